@@ -1,0 +1,50 @@
+"""Randomness as a function: the same (seed, purpose, client, attempt) always draws the same number.
+
+Nothing keeps a generator's state, so adding a client, or drawing in another order, reshuffles nothing.
+The mixer is splitmix64's finaliser (Steele, Lea, Flood: "Fast splittable pseudorandom number
+generators", OOPSLA 2014), applied once per input word; it uses 64-bit integer arithmetic alone, so
+compiled code can draw the very same numbers.
+"""
+
+import hashlib
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def mix(word: int) -> int:
+    """splitmix64's finaliser over one 64-bit word."""
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
+    return word ^ (word >> 31)
+
+
+_PURPOSES: dict[str, int] = {}
+
+
+def purpose_key(purpose: str) -> int:
+    """A purpose's name as a 64-bit word, the same on every machine and in every process."""
+    key = _PURPOSES.get(purpose)
+    if key is None:
+        key = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "big")
+        _PURPOSES[purpose] = key
+    return key
+
+
+def draw_bits(seed: int, purpose: str, client: int, attempt: int) -> int:
+    """64 uniformly distributed bits."""
+    word = mix((seed + _GOLDEN) & _MASK)
+    word = mix((word ^ purpose_key(purpose)) & _MASK)
+    word = mix((word + client * _GOLDEN) & _MASK)
+    return mix((word + attempt * 0xD1342543DE82EF95 + _GOLDEN) & _MASK)
+
+
+def draw(seed: int, purpose: str, client: int, attempt: int = 0) -> float:
+    """A uniform number in [0, 1) with 53 random bits."""
+    return (draw_bits(seed, purpose, client, attempt) >> 11) * 2.0**-53
+
+
+def share_of(items: list[int], share: float, seed: int, purpose: str) -> list[int]:
+    """The `share` (0..1) of `items` that a fault picks: exactly `round(share * n)` of them, in ascending order."""
+    count = round(share * len(items))
+    return sorted(sorted(items, key=lambda item: draw_bits(seed, purpose, item, 0))[:count])

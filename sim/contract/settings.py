@@ -1,0 +1,83 @@
+"""What a runtime of the sync lane can be configured with, and the switches that make it misbehave on purpose."""
+
+from typing import Annotated, Literal, get_args
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
+Profile = Literal["full", "pinned"]
+
+
+class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the runtime and its control service; every default is the sync lane's own unless its comment says [ours]."""
+
+    window_events: Count = 1024  # entries of a stream kept for replay
+    replay_budget_events: CountOrZero = 0  # 0: each topic class's own
+    replay_batch_size: Count = 200
+    outbound_queue_events: Count = 64  # waiting for one client before it counts as slow
+    topics_per_drain: Count = 2  # fairness: topics one client's drain serves before it goes to the back
+    slow_consumer_strikes: Count = 3
+    slow_consumer_tick_s: Positive = 0.5  # [ours] how often queues are looked at for a strike
+    slow_consumer_reconnect_after_ms: Count = 2000
+    heartbeat_interval_s: Positive = 15.0
+    client_timeout_s: Positive = 60.0  # a client silent for so long is dropped
+    token_ttl_s: Count = 300
+    token_ttl_min_s: Count = 60
+    token_ttl_max_s: Count = 900
+    token_refresh_margin_s: CountOrZero = 30
+    token_leeway_s: CountOrZero = 30
+    token_max_age_s: Count = 300
+    publishes_per_s: CountOrZero = 0  # 0: each topic class's own
+    profile: Profile = "full"  # of the metrics endpoint
+    sync_frames: bool = False  # deliver as canonical `sync:frame` envelopes
+    protocol_version: str = "spacetime.sync.v1"
+    schema_version: int = 1
+    min_client_build: str = "20260101T000000Z"  # [ours]
+    max_client_build: str = "20991231T235959Z"  # [ours]
+
+
+Defect = Literal[
+    "skip_delivery",
+    "duplicate_delivery",
+    "replay_off_by_one",
+    "ignore_cursor",
+    "no_stale_signal",
+    "accept_expired_token",
+    "accept_mutation",
+    "lose_log_on_restart",
+    "wrong_payload_hash",
+    "cross_topic_leak",
+    "reorder_replay",
+]
+DEFECTS: tuple[str, ...] = get_args(Defect)
+DEFECT_MEANINGS: dict[str, str] = {
+    "skip_delivery": "some events are never delivered to some clients, neither live nor in a replay",
+    "duplicate_delivery": "some live updates are sent twice, which the contract allows",
+    "replay_off_by_one": "a replay begins one event too late",
+    "ignore_cursor": "a replay begins at the oldest retained event, whatever the cursor",
+    "no_stale_signal": "a stale cursor is accepted without a word",
+    "accept_expired_token": "expired tokens open connections",
+    "accept_mutation": "a mutation sent over the socket is carried out",
+    "lose_log_on_restart": "a restart forgets every acknowledged event",
+    "wrong_payload_hash": "some updates carry a hash that is not their payload's",
+    "cross_topic_leak": "some events go to clients that never subscribed to their topic",
+    "reorder_replay": "the first two events of a replay batch change places",
+}
+
+
+class Switches(msgspec.Struct, forbid_unknown_fields=True):
+    """Faults and defects of a runtime that can be changed while it runs; the defaults are a healthy runtime."""
+
+    defects: set[Defect] = msgspec.field(default_factory=set)
+    seed: int = 1  # of the choice which clients and events a fault or defect concerns
+    mint_delay_ms: NotNegative = 0.0  # time one token takes at the control service
+    mint_concurrency: CountOrZero = 0  # tokens minted at once; 0: no limit
+    mint_outage: bool = False
+    skip_live_clients: NotNegative = 0.0  # share of clients whose live tail loses events
+    skip_live_events: NotNegative = 0.0  # share of those clients' live events that are lost
+    shrunk_budget_events: CountOrZero = 0  # replay budget in force instead of the configured; 0: none
+    tokens_void_before: float = 0.0  # tokens issued before this unix time count as expired

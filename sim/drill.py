@@ -1,0 +1,184 @@
+"""A drill: one typed TOML file that every engine runs and the same judges judge.
+
+    [fleet]    who connects        [load]     what is published     [phases]  steady, fault, heal, settle
+    [runtime]  settings of the embedded runtime       [[faults]]  what breaks, and when
+    [expect]   what must be seen besides the gates and the invariants
+
+All durations are seconds, and a fault's `at_s` counts from the beginning of the fault phase.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from sim.config import read_toml, set_key, to_struct
+from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings, Share
+from sim.errors import UsageError
+
+PolicyName = Literal["reference", "desktop"]
+CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
+ProbeName = Literal["expired_token", "mutation_over_socket"]
+StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The clients: how many, how they behave, how they arrive."""
+
+    clients: Count
+    policy: PolicyName = "reference"
+    topics_per_client: Count = 1
+    connects_per_s: Positive = 150.0  # of the first arrival, before anything is broken
+
+
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is published, over the runtime's HTTP, from the first connect until the settle phase."""
+
+    events_per_s: Positive  # over all streams together
+    run_streams: Count = 1
+    worker_events: bool = False  # also publish to, and subscribe everyone to, the one topic without snapshots
+    payload_bytes: CountOrZero = 64
+
+
+class Phases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long each phase lasts; `settle_s` is a limit, and ends early when every client has converged."""
+
+    steady_s: Positive
+    fault_s: Positive
+    heal_s: NotNegative = 1.0
+    settle_s: Positive = 30.0
+
+
+class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Base of all faults."""
+
+    at_s: NotNegative
+
+    @property
+    def kind(self) -> str:
+        """The name that drill files use."""
+        return str(self.__struct_config__.tag)
+
+
+class DropSockets(Fault, frozen=True, forbid_unknown_fields=True, tag="drop_sockets"):
+    """Cut the connections of a share of the clients at once; for `offline_s` their network stays away."""
+
+    share: Share = 1.0
+    offline_s: NotNegative = 0.0
+
+
+class ExpireTokens(Fault, frozen=True, forbid_unknown_fields=True, tag="expire_tokens"):
+    """Every token issued so far expires at once: live sockets are told `reauth_required`, old tokens are refused."""
+
+
+class SlowMint(Fault, frozen=True, forbid_unknown_fields=True, tag="slow_mint"):
+    """The control service takes `delay_ms` for a token, `concurrency` of them at once."""
+
+    delay_ms: Positive
+    concurrency: Count
+    for_s: Positive
+
+
+class SkipDeliveries(Fault, frozen=True, forbid_unknown_fields=True, tag="skip_deliveries"):
+    """The runtime leaves some live events out for some clients; a replay still has them."""
+
+    clients_share: Share
+    events_share: Share
+    for_s: Positive
+
+
+class ShrinkWindow(Fault, frozen=True, forbid_unknown_fields=True, tag="shrink_window"):
+    """The runtime forgets all but the newest `keep_events` of the first `streams` run streams."""
+
+    keep_events: CountOrZero
+    streams: Count = 1
+
+
+class ShrinkReplayBudget(Fault, frozen=True, forbid_unknown_fields=True, tag="shrink_replay_budget"):
+    """The runtime replays at most `events` to a returning client."""
+
+    events: Count
+    for_s: Positive
+
+
+class KillRuntime(Fault, frozen=True, forbid_unknown_fields=True, tag="kill_runtime"):
+    """The runtime's process is killed with SIGKILL and started again on the same log `down_s` later."""
+
+    down_s: NotNegative
+
+
+AnyFault = DropSockets | ExpireTokens | SlowMint | SkipDeliveries | ShrinkWindow | ShrinkReplayBudget | KillRuntime
+
+
+class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What must be seen for the drill to have asked its question at all."""
+
+    stale_reasons: tuple[StaleReason, ...] = ()  # each signalled to at least one client
+    declared_loss: bool = False  # clients may declare loss (streams without snapshots); else any is a failure
+    probes: tuple[ProbeName, ...] = ()  # clients that try what must be refused
+
+
+class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One drill, as its file has it."""
+
+    name: Name
+    summary: Annotated[str, msgspec.Meta(min_length=1)]  # the one question it asks
+    checks: Annotated[tuple[CheckName, ...], msgspec.Meta(min_length=1)]  # what must hold, as gate.check
+    fleet: Fleet
+    load: Load
+    phases: Phases
+    faults: Annotated[tuple[AnyFault, ...], msgspec.Meta(min_length=1)]
+    runtime: RuntimeSettings = RuntimeSettings()
+    expect: Expect = Expect()
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The gates it feeds, in the order its checks name them."""
+        return tuple(dict.fromkeys(check.partition(".")[0] for check in self.checks))
+
+    @property
+    def streams(self) -> int:
+        """How many streams are published to."""
+        return self.load.run_streams + int(self.load.worker_events)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the drill in canonical form: equal drills, equal digests, whatever their files' layout."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
+    """Read a drill file; `overrides` are `table.key=value` texts applied on top. Raises `UsageError`, one sentence."""
+    data = read_toml(path)
+    for assignment in overrides:
+        set_key(data, assignment)
+    drill = to_struct(data, Drill, str(path))
+    check(drill, str(path))
+    return drill
+
+
+def check(drill: Drill, where: str) -> None:
+    """Raise `UsageError` for combinations that cannot be run."""
+    if drill.fleet.topics_per_client > drill.load.run_streams:
+        raise UsageError(
+            f"{where}: key 'fleet.topics_per_client' is {drill.fleet.topics_per_client}, but 'load.run_streams' offers "
+            f"only {drill.load.run_streams}; allowed: 1 to {drill.load.run_streams}."
+        )
+    for index, fault in enumerate(drill.faults):
+        _check_fault(drill, fault, f"{where}: key 'faults.{index}")
+
+
+def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:
+    limit_s = drill.phases.fault_s
+    if fault.at_s >= limit_s:
+        raise UsageError(f"{key}.at_s' is {fault.at_s:g}, but the fault phase ends after {limit_s:g} s ('phases.fault_s').")
+    for name in ("for_s", "down_s", "offline_s"):
+        lasts_s = getattr(fault, name, 0.0)
+        if fault.at_s + lasts_s > limit_s:
+            raise UsageError(
+                f"{key}.{name}' is {lasts_s:g}, but a fault at {fault.at_s:g} s can last at most "
+                f"{limit_s - fault.at_s:g} s, to the end of the fault phase ('phases.fault_s' is {limit_s:g})."
+            )
+    if isinstance(fault, ShrinkWindow) and fault.streams > drill.load.run_streams:
+        raise UsageError(f"{key}.streams' is {fault.streams}, but 'load.run_streams' is only {drill.load.run_streams}.")

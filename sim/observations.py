@@ -1,0 +1,362 @@
+"""The flat record of everything that was observed, and its Parquet reader and writer.
+
+One row an observation. Columns, with the value that means "none":
+
+    t        float64   seconds since the run began
+    kind     string    one of `Kind`
+    client   int32     index of the client; -1: not a client's
+    stream   string    stream id; "": none
+    seq      int64     sequence number in that stream; -1: none
+    attempt  int32     the client's connect or backoff attempt; 0: none
+    value    float64   milliseconds, events or a count, by kind; NaN: none
+    detail   string    a code; "": none
+
+While a run goes on, rows are written as chunk files under `observations/`, each complete in itself, so a
+crash loses at most the last chunk. `seal` joins them into `observations.parquet`; a run's header keeps
+that file's SHA-256 and row count, so that a changed, cut or column-less file is noticed.
+"""
+
+import hashlib
+import queue
+import shutil
+import threading
+from array import array
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sim.errors import EvidenceError, StorageError
+
+FILE_NAME = "observations.parquet"
+CHUNK_FOLDER = "observations"
+CHUNK_ROWS = 131_072
+
+
+class Kind(StrEnum):
+    """What a row says. `value`, `seq` and `detail` are given in brackets where they are used."""
+
+    PHASE = "phase"  # a phase begins [detail: steady, fault, heal, settle, end]
+    TOKEN_MINTED = "token_minted"  # [value: ms from asking to having]
+    TOKEN_REFUSED = "token_refused"  # [value: ms, detail: code]
+    CONNECT_ATTEMPTED = "connect_attempted"
+    CONNECT_FAILED = "connect_failed"  # [value: ms, detail: code; auth codes are the runtime's own]
+    CONNECT_DONE = "connect_done"  # the WebSocket is open [value: ms from the moment the attempt was due]
+    JOINED = "joined"
+    SUBSCRIBED = "subscribed"  # the client is live [value: ms from the due moment of the attempt]
+    SUBSCRIBE_REFUSED = "subscribe_refused"  # [detail: code]
+    REPLAY_BEGUN = "replay_begun"  # one a stream of a subscribe [seq: cursor asked from, -1: none]
+    REPLAYED = "replayed"  # a stream's replay ended [seq: events replayed, value: those that were new]
+    REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the connect's due moment; NaN: a replay asked for again]
+    STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
+    REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, fresh]
+    PUBLISHED = "published"  # acknowledged [seq, value: ms from due to acknowledged, detail: payload hash]
+    PUBLISH_FAILED = "publish_failed"  # [value: ms, detail: code]
+    RECEIVED = "received"  # one update batch [value: updates in it]
+    APPLIED = "applied"  # [seq, detail: payload hash]
+    DUPLICATE_DROPPED = "duplicate_dropped"  # [seq]
+    GAP = "gap"  # [seq: got, value: watermark, detail: live or replay]
+    REPLAY_BELOW_CURSOR = "replay_below_cursor"  # the runtime ignored the cursor [seq: got, value: cursor asked from]
+    DECLARED_LOSS = "declared_loss"  # [seq: last lost, value: how many]
+    HASH_MISMATCH = "hash_mismatch"  # [seq]
+    UNGRANTED = "ungranted"  # an event of a topic never subscribed to [seq]
+    MALFORMED = "malformed"  # a frame that is none [detail: code]
+    CLAMPED = "clamped"  # watermark taken back to a lower head [seq: new, value: old]
+    CHECKPOINT_WRITTEN = "checkpoint_written"  # [seq]
+    DISCONNECTED = "disconnected"  # [detail: reason]
+    HEARTBEAT_TIMEOUT = "heartbeat_timeout"
+    EVICTED = "evicted"  # slow consumer, told to go [detail: action]
+    BACKOFF = "backoff"  # [attempt: the policy's own count, value: delay ms, detail: reason]
+    PROBED = "probed"  # a probe's question was answered [detail: probe:answer]
+    FAULT_BEGUN = "fault_begun"  # [attempt: index in the plan, detail: kind]
+    FAULT_OBSERVED = "fault_observed"  # it was seen to act [attempt: index, value: how often, detail: kind]
+    FAULT_ENDED = "fault_ended"  # taken back [attempt: index, detail: kind]
+    GENERATOR_LAG = "generator_lag"  # the load generator's own lateness [value: ms]
+    CLIENT_LAG = "client_lag"  # sampled head minus watermark [value: events]
+    STEADY = "steady"  # the check before anything is broken [value: 1 good, 0 sick; detail: why]
+    SETTLED = "settled"  # this client converged
+    STILL_PENDING = "still_pending"  # [seq: watermark, value: head, detail: why]
+
+
+SCHEMA = pa.schema(
+    [
+        ("t", pa.float64()),
+        ("kind", pa.dictionary(pa.int32(), pa.string())),
+        ("client", pa.int32()),
+        ("stream", pa.dictionary(pa.int32(), pa.string())),
+        ("seq", pa.int64()),
+        ("attempt", pa.int32()),
+        ("value", pa.float64()),
+        ("detail", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
+NAN = float("nan")
+
+
+class _Codes:
+    """Strings as small integers, first come first numbered."""
+
+    def __init__(self) -> None:
+        self.by_text: dict[str, int] = {}
+
+    def __getitem__(self, text: str) -> int:
+        code = self.by_text.get(text)
+        if code is None:
+            code = self.by_text[text] = len(self.by_text)
+        return code
+
+
+class Columns:
+    """Growing columns of one chunk; `add` is the hot path of every engine."""
+
+    def __init__(self) -> None:
+        self.t = array("d")
+        self.kind = array("i")
+        self.client = array("i")
+        self.stream = array("i")
+        self.seq = array("q")
+        self.attempt = array("i")
+        self.value = array("d")
+        self.detail = array("i")
+        self._kinds, self._streams, self._details = _Codes(), _Codes(), _Codes()
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def add(
+        self,
+        t: float,
+        kind: str,
+        client: int = -1,
+        stream: str = "",
+        seq: int = -1,
+        attempt: int = 0,
+        value: float = NAN,
+        detail: str = "",
+    ) -> None:
+        """Append one row."""
+        self.t.append(t)
+        self.kind.append(self._kinds[kind])
+        self.client.append(client)
+        self.stream.append(self._streams[stream])
+        self.seq.append(seq)
+        self.attempt.append(attempt)
+        self.value.append(value)
+        self.detail.append(self._details[detail])
+
+    def table(self) -> pa.Table:
+        """The rows so far as an Arrow table of `SCHEMA`."""
+
+        def words(codes: array, names: _Codes) -> pa.DictionaryArray:  # type: ignore[type-arg]
+            indices = pa.array(memoryview(codes), pa.int32())
+            return pa.DictionaryArray.from_arrays(indices, pa.array(list(names.by_text), pa.string()))
+
+        arrays = [
+            pa.array(memoryview(self.t), pa.float64()),
+            words(self.kind, self._kinds),
+            pa.array(memoryview(self.client), pa.int32()),
+            words(self.stream, self._streams),
+            pa.array(memoryview(self.seq), pa.int64()),
+            pa.array(memoryview(self.attempt), pa.int32()),
+            pa.array(memoryview(self.value), pa.float64()),
+            words(self.detail, self._details),
+        ]
+        return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+class Recorder:
+    """Writes observations to `folder` while the run goes on; a thread does the writing, so the caller never waits for a disk.
+
+    The first failure to write is kept and raised as `StorageError` by `check`, `flush` and `seal`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._columns = Columns()
+        self._pending: queue.SimpleQueue[tuple[int, Columns] | None] = queue.SimpleQueue()
+        self._chunks = 0
+        self._failure: OSError | None = None
+        chunks = folder / CHUNK_FOLDER
+        try:
+            chunks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{chunks}: cannot be created ({error.strerror}); give another folder with --out.") from None
+        self._thread = threading.Thread(target=self._write_chunks, name="observations", daemon=True)
+        self._thread.start()
+
+    def add(
+        self,
+        t: float,
+        kind: str,
+        client: int = -1,
+        stream: str = "",
+        seq: int = -1,
+        attempt: int = 0,
+        value: float = NAN,
+        detail: str = "",
+    ) -> None:
+        """Record one row; see the module's table for units."""
+        self._columns.add(t, kind, client, stream, seq, attempt, value, detail)
+        if len(self._columns.t) >= CHUNK_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what was recorded so far to the writer, as one chunk."""
+        if len(self._columns):
+            columns, self._columns = self._columns, Columns()
+            self._pending.put((self._chunks, columns))
+            self._chunks += 1
+
+    def check(self) -> None:
+        """Raise `StorageError` if anything could not be written."""
+        if self._failure is not None:
+            reason = self._failure.strerror or str(self._failure)
+            raise StorageError(
+                f"{self._folder}: observations cannot be written ({reason}); "
+                "free some space or give another folder with --out. What was written before is kept."
+            )
+
+    def seal(self) -> tuple[str, int]:
+        """Finish: join all chunks into `observations.parquet`; returns its SHA-256 (hex) and row count."""
+        self.flush()
+        self._pending.put(None)
+        self._thread.join()
+        self.check()
+        try:
+            return self._join_chunks()
+        except OSError as error:
+            self._failure = error
+            self.check()
+            raise
+
+    def _write_chunks(self) -> None:
+        while (item := self._pending.get()) is not None:
+            number, columns = item
+            if self._failure is not None:
+                continue
+            path = self._folder / CHUNK_FOLDER / f"{number:06d}.parquet"
+            try:
+                partial = path.with_suffix(".partial")
+                pq.write_table(columns.table(), partial, compression="zstd")
+                partial.rename(path)
+            except OSError as error:
+                self._failure = error
+
+    def _join_chunks(self) -> tuple[str, int]:
+        chunks = sorted((self._folder / CHUNK_FOLDER).glob("*.parquet"))
+        path = self._folder / FILE_NAME
+        partial = path.with_suffix(".partial")
+        rows = 0
+        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+            for chunk in chunks:
+                table = pq.read_table(chunk, schema=SCHEMA)
+                writer.write_table(table)
+                rows += table.num_rows
+        partial.rename(path)
+        shutil.rmtree(self._folder / CHUNK_FOLDER)
+        return file_sha256(path), rows
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(folder: Path) -> pa.Table:
+    """All observations of a run, sealed or, after a crash, from its chunks.
+
+    Raises `EvidenceError` when the file is missing, damaged, or lacks a column.
+    """
+    path = folder / FILE_NAME
+    chunks = sorted((folder / CHUNK_FOLDER).glob("*.parquet")) if not path.exists() else [path]
+    if not chunks:
+        raise EvidenceError(f"{path}: there are no observations.")
+    tables = [_read_one(chunk) for chunk in chunks]
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _read_one(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        first_line = str(error).splitlines()[0]
+        raise EvidenceError(f"{path}: cannot be read ({first_line}).") from None
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise EvidenceError(f"{path}: column {', '.join(missing)} is missing.")
+    try:
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except pa.ArrowException as error:
+        raise EvidenceError(f"{path}: a column has the wrong type ({str(error).splitlines()[0]}).") from None
+
+
+class RunHeader(msgspec.Struct, kw_only=True):
+    """Who, what and with what: `run.json`, written beside the observations before a run begins and when it ends."""
+
+    schema: int = 1
+    drill: str
+    drill_sha256: str
+    engine: str
+    target: str  # name or address, never a secret
+    target_kind: str  # mock, staging or production
+    policy: str
+    seed: int
+    clients: int  # of the fleet, indices 0..clients-1; probes and the auditor have higher ones
+    started_at: str  # ISO 8601, UTC
+    clock: str  # wall or virtual
+    versions: dict[str, str]
+    calibration: str = "none"
+    defects: list[str] = []
+    plan: list[dict[str, object]] = []  # the fault plan as it was resolved
+    subscriptions: dict[str, list[str]] = {}  # client index -> the stream ids it subscribes to
+    probes: dict[str, str] = {}  # client index -> name of the probe it is
+    auditor: int = -1  # index of the client that reads everything retained at the end
+    duration_s: float = 0.0
+    complete: bool = False  # it ran its whole course
+    stopped_because: str = ""  # why not, in words
+    observations_sha256: str = ""
+    observations_rows: int = 0
+
+
+HEADER_NAME = "run.json"
+
+
+def write_header(folder: Path, header: RunHeader) -> None:
+    """Write `run.json` atomically; raises `StorageError`."""
+    partial = folder / (HEADER_NAME + ".partial")
+    try:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(header), indent=2))
+        partial.replace(folder / HEADER_NAME)
+    except OSError as error:
+        raise StorageError(f"{folder / HEADER_NAME}: cannot be written ({error.strerror}).") from None
+
+
+def read_header(folder: Path) -> RunHeader:
+    """Read `run.json`; raises `EvidenceError` when it is missing or damaged."""
+    path = folder / HEADER_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunHeader)
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
+    except msgspec.DecodeError as error:
+        raise EvidenceError(f"{path}: is damaged ({error}).") from None
+
+
+def read_verified(folder: Path) -> tuple[RunHeader, pa.Table]:
+    """A finished run's header and observations, checked against each other.
+
+    Raises `EvidenceError` when the run was cut short, or when the observations are not, byte for byte, those it recorded.
+    """
+    header = read_header(folder)
+    table = read(folder)
+    if not header.complete:
+        raise EvidenceError(f"{folder}: the run did not reach its end ({header.stopped_because or 'it was cut off'}).")
+    path = folder / FILE_NAME
+    if not path.exists() or file_sha256(path) != header.observations_sha256:
+        raise EvidenceError(f"{path}: is not the file this run recorded (its SHA-256 differs from {HEADER_NAME}).")
+    if table.num_rows != header.observations_rows:
+        raise EvidenceError(f"{path}: has {table.num_rows} rows where {header.observations_rows} were recorded.")
+    return header, table
