@@ -1,0 +1,41 @@
+"""Why a client lost its connection, in the contract's words, and how error texts are told apart."""
+
+from enum import StrEnum
+
+
+class DisconnectReason(StrEnum):
+    """The contract's disconnect reasons."""
+
+    STREAM_CLOSED = "stream_closed"
+    TOKEN_REFRESH_DUE = "token_refresh_due"
+    STALE_CURSOR = "stale_cursor"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NETWORK = "network"
+    UNKNOWN = "unknown"
+
+
+MINTS_FIRST = frozenset({DisconnectReason.TOKEN_REFRESH_DUE, DisconnectReason.UNAUTHORIZED, DisconnectReason.FORBIDDEN})
+"""Reasons after which a client mints a new token before it connects again."""
+
+# First match wins: the lane's own codes stand before the words of HTTP and of operating systems.
+_MARKS: tuple[tuple[DisconnectReason, tuple[str, ...]], ...] = (
+    (DisconnectReason.TOKEN_REFRESH_DUE, ("token_refresh_due",)),
+    (DisconnectReason.STALE_CURSOR, ("stale_cursor",)),
+    (DisconnectReason.STREAM_CLOSED, ("stream_closed",)),
+    (DisconnectReason.UNAUTHORIZED, ("unauthorized", "401")),
+    (DisconnectReason.FORBIDDEN, ("forbidden", "403")),
+    (
+        DisconnectReason.NETWORK,
+        ("websocket closed", "connection", "network", "timed out", "timeout", "reset by peer", "broken pipe", "unreachable"),
+    ),
+)
+
+
+def classify(error_text: str) -> DisconnectReason:
+    """The reason an error text stands for; case does not matter, and what fits nothing is `unknown`."""
+    text = error_text.lower()
+    for reason, marks in _MARKS:
+        if any(mark in text for mark in marks):
+            return reason
+    return DisconnectReason.UNKNOWN

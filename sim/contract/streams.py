@@ -1,0 +1,112 @@
+"""Names and limits of streams: which topic and which stream id name one log, and what its class allows."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+CODEX_WORKER_EVENTS = "runtime.codex_worker_events"
+_CODEX_WORKER_STREAM = "runtime.codex.worker.events"
+_OTHER = "runtime.topic."
+
+# topic prefix, topic suffix, stream prefix, stream suffix, class name
+_PATTERNS = (
+    ("run:", ":events", "runtime.run.", ".events", "run_events"),
+    ("worker:", ":lifecycle", "runtime.worker.", ".lifecycle", "worker_lifecycle"),
+    ("fleet:user:", ":workers", "runtime.fleet.user.", ".workers", "fleet"),
+    ("fleet:guest:", ":workers", "runtime.fleet.guest.", ".workers", "fleet"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicClass:
+    """What the sync lane grants every topic of one class; all values are the lane's own defaults."""
+
+    name: str
+    qos: str  # hot, warm or cold
+    replay_budget_events: int  # a cursor farther behind the head is stale
+    retention_s: float
+    publishes_per_s: int
+    max_payload_bytes: int
+    snapshot_every_s: float | None  # None: the class has no snapshots
+
+
+def run_events(run_id: str) -> str:
+    """The topic of one run's events."""
+    return f"run:{run_id}:events"
+
+
+def stream_id(topic: str) -> str:
+    """The stream id of a topic. Total: an unknown form becomes `runtime.topic.` with its colons as dots."""
+    if topic == CODEX_WORKER_EVENTS:
+        return _CODEX_WORKER_STREAM
+    for prefix, suffix, stream_prefix, stream_suffix, _ in _PATTERNS:
+        middle = _between(topic, prefix, suffix)
+        if middle is not None:
+            return f"{stream_prefix}{middle}{stream_suffix}"
+    return _OTHER + topic.replace(":", ".")
+
+
+def topic_of(stream_id: str) -> str | None:
+    """The topic a stream id names, or None when it names none (an unknown form, or an empty id).
+
+    Not the inverse of `stream_id` for every topic: below `runtime.topic.` dots come back as colons,
+    so `runtime.topic.runtime.run_summaries` gives `runtime:run_summaries`. The shipped client does so too.
+    """
+    if stream_id == _CODEX_WORKER_STREAM:
+        return CODEX_WORKER_EVENTS
+    for prefix, suffix, stream_prefix, stream_suffix, _ in _PATTERNS:
+        middle = _between(stream_id, stream_prefix, stream_suffix)
+        if middle is not None:
+            return f"{prefix}{middle}{suffix}" if middle else None
+    rest = stream_id.removeprefix(_OTHER)
+    return rest.replace(".", ":") if rest and rest != stream_id else None
+
+
+def _between(text: str, prefix: str, suffix: str) -> str | None:
+    """What stands between prefix and suffix, possibly nothing; None when the text has another form."""
+    if not text.startswith(prefix):
+        return None
+    rest = text[len(prefix) :]  # the suffix must stand in the rest: "run:events" is no run without an id
+    return rest[: -len(suffix)] if rest.endswith(suffix) else None
+
+
+_KIB = 1024
+_DAY_S = 86_400.0
+
+
+def _runs(name: str) -> TopicClass:
+    return TopicClass(name, "warm", 20_000, 7 * _DAY_S, 240, 256 * _KIB, 300.0)
+
+
+def _workers(name: str) -> TopicClass:
+    return TopicClass(name, "warm", 10_000, 3 * _DAY_S, 180, 64 * _KIB, 120.0)
+
+
+def _cold(name: str) -> TopicClass:
+    return TopicClass(name, "cold", 500, _DAY_S / 2, 90, 64 * _KIB, None)
+
+
+FALLBACK = _cold("fallback")
+_CLASSES = {
+    "run_events": _runs("run_events"),
+    "worker_lifecycle": _workers("worker_lifecycle"),
+    "fleet": _workers("fleet"),
+}
+_SINGLES = {
+    "runtime.run_summaries": _runs("run_summaries"),
+    "runtime.codex_worker_summaries": _workers("codex_worker_summaries"),
+    CODEX_WORKER_EVENTS: TopicClass("codex_worker_events", "hot", 3_000, _DAY_S, 240, 128 * _KIB, None),
+    "runtime.notifications": _cold("notifications"),
+}
+SINGLE_TOPICS = tuple(_SINGLES)  # topics that are one log each, without an id in their name
+
+
+@lru_cache(maxsize=65_536)
+def topic_class(topic: str) -> TopicClass:
+    """The class of a topic; `FALLBACK` for a form the sync lane does not know, an empty id included."""
+    single = _SINGLES.get(topic)
+    if single is not None:
+        return single
+    for prefix, suffix, _, _, name in _PATTERNS:
+        if _between(topic, prefix, suffix):
+            return _CLASSES[name]
+    return FALLBACK
