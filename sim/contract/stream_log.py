@@ -19,7 +19,7 @@ def canonical_json(value: object) -> bytes:
     """`value` as canonical JSON: keys sorted at all levels, no whitespace, arrays in order.
 
     Not-a-number and infinity become `null`, as JSON has neither. Raises ValueError for what JSON
-    cannot hold: foreign types, integers over 64 bits, circular or too deeply nested values.
+    cannot hold: foreign types, keys that are not text, circular or too deeply nested values.
     """
     try:
         return _encoder.encode(value)
