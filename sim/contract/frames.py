@@ -136,8 +136,8 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
     message: str = ""
     subscription_id: str = ""
-    allowed_topics: tuple[str, ...] = ()
-    current_watermarks: tuple[Watermark, ...] = ()
+    allowed_topics: tuple[str, ...] | None = None
+    current_watermarks: tuple[Watermark, ...] | None = None
     forbidden_topics: tuple[str, ...] = ()
     full_resync_required: bool = False
     reason_codes: tuple[str, ...] = ()

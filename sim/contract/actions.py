@@ -1,0 +1,56 @@
+"""What a client session asks its driver to do, and what it is told about itself."""
+
+from dataclasses import dataclass
+
+from sim.contract.frames import ClientFrame, Compatibility
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A minted token; moments in unix seconds of the client's own clock."""
+
+    text: str
+    refresh_at: float
+    expires_at: float
+
+    def __repr__(self) -> str:
+        return f"Token(refresh_at={self.refresh_at}, expires_at={self.expires_at})"
+
+
+@dataclass(frozen=True, slots=True)
+class Mint:
+    """Ask the control service for a token; answer with `minted` or `mint_failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open a socket with this token; answer with `connected` or `connect_failed`."""
+
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a frame on the open socket."""
+
+    frame: ClientFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket, or give up opening it; no answer, and nothing more from that socket."""
+
+
+Action = Mint | Connect | Send | Close
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """What is the same for every client of a fleet. Defaults are the sync lane's own or marked [ours]."""
+
+    seed: int
+    compatibility: Compatibility
+    heartbeat_interval_s: float = 15.0
+    silence_limit_s: float = 45.0  # [ours] three missed heartbeats of the server
+    reply_timeout_s: float = 10.0  # [ours] for a connect, a join or a subscribe
+    replay_batch_size: int = 200

@@ -1,0 +1,459 @@
+"""ClientSession: one client of the sync lane, as pure code.
+
+Whatever drives it (a socket, a simulator) tells it what happened and when; it answers with actions to
+carry out, notices of what happened, and the next moment it wants to be woken:
+
+    session.start(now)                      session.actions() -> [Mint | Connect | Send | Close]
+    session.minted(token, now)              session.notices() -> [Notice]
+    session.connected(now)                  session.wake_at()  -> float
+    session.received(frame, now)
+    session.disconnected(code, now)         session.wake(now)
+
+Reconnects, backoff, heartbeats, time-outs and token refresh live here and nowhere else, so that two
+engines cannot disagree about them. All times are unix seconds; randomness is `draw(seed, purpose, client, n)`.
+"""
+
+import math
+from collections.abc import Iterable
+from enum import Enum, auto
+
+from sim.contract import chance
+from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
+from sim.contract.disconnects import MINTS_FIRST, DisconnectReason, classify
+from sim.contract.frames import (
+    Body,
+    ChannelClosed,
+    Envelope,
+    HeartbeatPush,
+    Join,
+    Reply,
+    ServerFrame,
+    Subscribe,
+    SyncError,
+    TransportBeat,
+    UpdateBatch,
+)
+from sim.contract.policies import Policy
+from sim.contract.replica import Notice, Replica
+from sim.errors import IllegalMoveError
+
+NEVER = math.inf
+
+
+class State(Enum):
+    """Where a session is; the contract's `connecting` is MINTING to SUBSCRIBING here."""
+
+    IDLE = auto()
+    MINTING = auto()
+    CONNECTING = auto()
+    JOINING = auto()
+    SUBSCRIBING = auto()
+    LIVE = auto()
+    BACKOFF = auto()
+    STOPPED = auto()
+
+
+_CONNECTED = frozenset({State.JOINING, State.SUBSCRIBING, State.LIVE})
+LEGAL: dict[str, frozenset[State]] = {
+    "start": frozenset({State.IDLE}),
+    "minted": frozenset({State.MINTING}),
+    "mint_failed": frozenset({State.MINTING}),
+    "connected": frozenset({State.CONNECTING}),
+    "connect_failed": frozenset({State.CONNECTING}),
+    "received": _CONNECTED,
+    "disconnected": _CONNECTED,
+}
+
+
+class ClientSession:
+    """One client and its streams. `topics` never change during its life; `checkpoints` are what it had persisted."""
+
+    def __init__(
+        self,
+        client: int,
+        topics: Iterable[str],
+        policy: Policy,
+        settings: ClientSettings,
+        checkpoints: dict[str, int] | None = None,
+    ) -> None:
+        self.client = client
+        self.policy = policy
+        self.settings = settings
+        self.state = State.IDLE
+        self._notices: list[Notice] = []
+        self.replica = Replica(topics, policy, self._note, checkpoints or {})
+        self.token: Token | None = None
+        self.disconnects = 0  # ever; the argument of every backoff draw
+        self.attempt = 0  # the policy's own count
+        self.is_caught_up = False
+        self._must_mint = True
+        self._actions: list[Action] = []
+        self._refs = 0
+        self._join_ref = self._ask_ref = ""
+        self._asking = False  # a subscribe's replay is running
+        self._ask_answered = self._ask_complete = False
+        self._fruitless = 0
+        self._due = 0.0  # when the running attempt was due
+        self._live_since = NEVER
+        self._previous_delay_ms = 0.0
+        self._last_heard = 0.0
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = NEVER
+        self._wake_at = NEVER
+
+    # --- what the driver reads ----------------------------------------------------------------------
+
+    def actions(self) -> list[Action]:
+        """What to do now, in order; each is handed out once."""
+        out, self._actions = self._actions, []
+        return out
+
+    def notices(self) -> list[Notice]:
+        """What happened since the last call."""
+        out, self._notices = self._notices, []
+        return out
+
+    def wake_at(self) -> float:
+        """When to call `wake`; infinity: not before something else happens. Waking earlier does no harm."""
+        return self._wake_at
+
+    @property
+    def is_live(self) -> bool:
+        """Subscribed, on an open socket."""
+        return self.state is State.LIVE
+
+    def why_pending(self) -> str:
+        """In a word or two, what this client still waits for."""
+        if self.state is not State.LIVE:
+            return self.state.name.lower()
+        if not self.is_caught_up:
+            return "replaying"
+        return "behind"
+
+    # --- what the driver tells ----------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin: mint a token, then connect."""
+        self._require("start")
+        self._due = now
+        self._begin_attempt(now)
+        self._schedule()
+
+    def stop(self, now: float) -> None:
+        """End for good."""
+        if self.state in _CONNECTED or self.state is State.CONNECTING:
+            self._actions.append(Close())
+        self.state = State.STOPPED
+        self._clear_deadlines()
+        self._schedule()
+
+    def minted(self, token: Token, now: float) -> None:
+        """The control service gave a token."""
+        self._require("minted")
+        self._note("token_minted", value=(now - self._due) * 1000)
+        self.token, self._must_mint, self._due = token, False, now
+        self._connect(now)
+        self._schedule()
+
+    def mint_failed(self, code: str, now: float, hint_ms: float | None = None) -> None:
+        """The control service gave none."""
+        self._require("mint_failed")
+        self._note("token_refused", value=(now - self._due) * 1000, detail=code)
+        self._back_off(DisconnectReason.UNAUTHORIZED, now, hint_ms)
+        self._schedule()
+
+    def connected(self, now: float) -> None:
+        """The socket is open."""
+        self._require("connected")
+        self._note("connect_done", value=(now - self._due) * 1000)
+        self.state = State.JOINING
+        self._last_heard = now
+        self._join_ref = self._next_ref()
+        self._actions.append(Send(Join(self._join_ref, self.settings.compatibility)))
+        self._reply_by = now + self.settings.reply_timeout_s
+        self._beat_at = now + self.settings.heartbeat_interval_s
+        self._refresh_at = self.token.refresh_at if self.token else NEVER
+        self._schedule()
+
+    def connect_failed(self, code: str, now: float) -> None:
+        """The socket could not be opened; `code` is the runtime's own for a refused token, else e.g. `network`."""
+        self._require("connect_failed")
+        self._note("connect_failed", value=(now - self._due) * 1000, detail=code)
+        self._back_off(_reason_of_refusal(code), now, None)
+        self._schedule()
+
+    def received(self, frame: ServerFrame, now: float) -> None:
+        """A frame came in."""
+        self._require("received")
+        self._last_heard = now
+        if isinstance(frame, UpdateBatch):
+            self._take_batch(frame, now)
+        elif isinstance(frame, Envelope):
+            self._take_batch(UpdateBatch((frame.update,)), now)
+        elif isinstance(frame, Reply):
+            self._take_reply(frame, now)
+        elif isinstance(frame, HeartbeatPush):
+            self._take_heartbeat(frame, now)
+        elif isinstance(frame, SyncError):
+            self._take_error(frame.body, now)
+        elif isinstance(frame, ChannelClosed):
+            self._leave(classify(f"spacetime channel error: {frame.event}"), now)
+
+    def malformed(self, code: str, now: float) -> None:
+        """Something came in that is not a frame: noted, and otherwise as if nothing had come."""
+        self._note("malformed", detail=code)
+
+    def disconnected(self, code: str, now: float) -> None:
+        """The socket is gone; `code` is an error text or a reason's name."""
+        self._require("disconnected")
+        self._lost(classify(code), now, None)
+        self._schedule()
+
+    def wake(self, now: float) -> None:
+        """A deadline may have passed."""
+        if self.state is State.BACKOFF and now >= self._retry_at:
+            self._due = self._retry_at
+            self._begin_attempt(now)
+        elif now >= self._reply_by:
+            self._time_out(now)
+        elif self.state in _CONNECTED:
+            self._wake_connected(now)
+        self._schedule()
+
+    # --- connecting ---------------------------------------------------------------------------------
+
+    def _begin_attempt(self, now: float) -> None:
+        self._retry_at = NEVER
+        if self._must_mint or self.token is None:
+            self.state = State.MINTING
+            self._actions.append(Mint())
+        else:
+            self._connect(now)
+
+    def _connect(self, now: float) -> None:
+        assert self.token is not None
+        self.state = State.CONNECTING
+        self._reply_by = now + self.settings.reply_timeout_s
+        self._note("connect_attempted")
+        self._actions.append(Connect(self.token))
+
+    def _wake_connected(self, now: float) -> None:
+        if now >= self._last_heard + self.settings.silence_limit_s:
+            self._note("heartbeat_timeout")
+            self._leave(DisconnectReason.NETWORK, now)
+            return
+        if now >= self._refresh_at:
+            self._leave(DisconnectReason.TOKEN_REFRESH_DUE, now)
+            return
+        if now >= self._beat_at:
+            self._actions.append(Send(TransportBeat(self._next_ref())))
+            self._beat_at = now + self.settings.heartbeat_interval_s
+        if now >= self._ask_at:
+            self._subscribe(now)
+
+    def _time_out(self, now: float) -> None:
+        self._reply_by = NEVER
+        if self.state is State.CONNECTING:
+            self._actions.append(Close())
+            self._note("connect_failed", value=(now - self._due) * 1000, detail="timeout")
+            self._back_off(DisconnectReason.NETWORK, now, None)
+        elif self.state in _CONNECTED:
+            self._leave(DisconnectReason.NETWORK, now)
+
+    def _leave(self, reason: DisconnectReason, now: float, hint_ms: float | None = None) -> None:
+        """Close the socket ourselves."""
+        self._actions.append(Close())
+        self._lost(reason, now, hint_ms)
+        self._schedule()
+
+    def _lost(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
+        self._note("disconnected", detail=reason)
+        self._back_off(reason, now, hint_ms)
+
+    def _back_off(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
+        """The socket is gone or never was: count, draw a delay, and wait it out."""
+        if self.policy.resets_when_live and now - self._live_since >= self.policy.live_period_s:
+            self.attempt = 0
+        self.attempt += 1
+        self.disconnects += 1
+        delay_ms, hinted = self._delay_ms(reason, hint_ms)
+        self._clear_deadlines()
+        self.state = State.BACKOFF
+        self.is_caught_up = False
+        self._retry_at = now + delay_ms / 1000
+        self._must_mint = self._needs_token(reason, now)
+        detail = f"{reason}:hint" if hinted else str(reason)
+        self._note("backoff", attempt=self.attempt, value=delay_ms, detail=detail)
+
+    def _delay_ms(self, reason: DisconnectReason, hint_ms: float | None) -> tuple[float, bool]:
+        draw = chance.draw(self.settings.seed, "backoff", self.client, self.disconnects)
+        if reason is DisconnectReason.TOKEN_REFRESH_DUE and self.policy.refresh_delay_ms is not None:
+            return self.policy.refresh_delay_ms, False
+        delay_ms = self.policy.backoff.delay_ms(self.attempt, draw, self._previous_delay_ms)
+        self._previous_delay_ms = delay_ms
+        if hint_ms is not None and self.policy.honours_hints:
+            return hint_ms + delay_ms, True  # jittered, or everyone told to wait would come back together
+        return delay_ms, False
+
+    def _needs_token(self, reason: DisconnectReason, now: float) -> bool:
+        if reason in MINTS_FIRST or self._must_mint or self.token is None:
+            return True
+        return now >= self.token.expires_at
+
+    def _clear_deadlines(self) -> None:
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = NEVER
+        self._live_since = NEVER
+        self._asking = False
+
+    # --- joined: replies, errors, heartbeats --------------------------------------------------------
+
+    def _take_reply(self, reply: Reply, now: float) -> None:
+        if reply.ref == self._join_ref and self.state is State.JOINING:
+            if reply.ok:
+                self._note("joined")
+                self._subscribe(now)
+            else:
+                self._refused(reply.body, now)
+        elif reply.ref == self._ask_ref:
+            if reply.ok:
+                self._ask_answered = True
+                self._go_live(now)
+                self._end_replay(now)
+            else:
+                self._refused(reply.body, now)
+        else:
+            self._take_other_reply(reply, now)
+
+    def _take_other_reply(self, reply: Reply, now: float) -> None:
+        """Replies to heartbeats, and to what a probe asked."""
+
+    def _take_error(self, body: Body, now: float) -> None:
+        if body.code == "slow_consumer":
+            if body.action == "disconnect":
+                self._note("evicted", detail=body.action)
+                self._leave(classify(body.code), now, body.reconnect_after_ms)
+        elif body.code == "stale_cursor":
+            self._take_stale(body, now)
+        elif body.code == "reauth_required":
+            self._leave(DisconnectReason.UNAUTHORIZED, now)
+        elif body.code == "rate_limited":
+            self._leave(DisconnectReason.UNKNOWN, now, body.retry_after_ms)
+
+    def _refused(self, body: Body, now: float) -> None:
+        """A join or subscribe was answered with an error."""
+        if body.code == "stale_cursor":
+            self._take_stale(body, now)
+            return
+        self._note("subscribe_refused", detail=body.code)
+        if body.code in ("slow_consumer", "reauth_required", "rate_limited"):
+            self._take_error(body, now)
+        else:
+            self._leave(classify(body.code), now, body.retry_after_ms)
+
+    def _take_heartbeat(self, frame: HeartbeatPush, now: float) -> None:
+        stuck = self.replica.compare_heads(frame.watermarks)
+        if stuck and self.policy.asks_again and self.state is State.LIVE and not self._asking:
+            self._ask_again(now)
+
+    # --- subscribing --------------------------------------------------------------------------------
+
+    def _subscribe(self, now: float) -> None:
+        """Ask for every stream from its cursor. All of them each time: a runtime may take it as the whole set."""
+        self._ask_at = NEVER
+        self._ask_ref = self._next_ref()
+        self._asking, self._ask_answered, self._ask_complete = True, False, False
+        if self.state is not State.LIVE:
+            self.state = State.SUBSCRIBING
+        resume_after = self.replica.begin_replay()
+        frame = Subscribe(self._ask_ref, self.replica.topics, resume_after, self.settings.replay_batch_size)
+        self._actions.append(Send(frame))
+        self._reply_by = now + self.settings.reply_timeout_s
+        self._schedule()
+
+    def _go_live(self, now: float) -> None:
+        self._reply_by = NEVER
+        if self.state is State.SUBSCRIBING:
+            self.state = State.LIVE
+            self._live_since = now
+            self._note("subscribed", value=(now - self._due) * 1000)
+            self._went_live(now)
+        self._schedule()
+
+    def _went_live(self, now: float) -> None:
+        """For probes: the session has just become live."""
+
+    def _ask_again(self, now: float) -> None:
+        """Close a hole by a replay from the watermark; when that did not help before, wait, and in the end reconnect."""
+        if self._fruitless >= self.policy.fruitless_asks:
+            self._fruitless = 0
+            self._leave(DisconnectReason.UNKNOWN, now)
+        elif self._fruitless == 0:
+            self._subscribe(now)
+        elif self._ask_at == NEVER:
+            draw = chance.draw(self.settings.seed, "ask", self.client, self._refs)
+            self._ask_at = now + self.policy.backoff.delay_ms(self._fruitless + 1, draw, 0.0) / 1000
+            self._schedule()
+
+    def _end_replay(self, now: float) -> None:
+        """A replay has ended when both its reply and `replay_complete` have come, in whichever order."""
+        if not (self._asking and self._ask_answered and self._ask_complete):
+            return
+        self._asking = False
+        behind = self.replica.end_replay()
+        if not self.is_caught_up:
+            self._note("replay_completed", value=(now - self._due) * 1000)
+        else:
+            self._note("replay_completed")
+        self.is_caught_up = True
+        self._fruitless = self._fruitless + 1 if behind else 0
+        if behind:
+            self._ask_again(now)
+
+    # --- stale cursors ------------------------------------------------------------------------------
+
+    def _take_stale(self, body: Body, now: float) -> None:
+        """Once a subscribe, whether it came as a push, as the reply, or both; and when a live stream falls off the window."""
+        if not self._asking and self.state is not State.LIVE:
+            return
+        again = self.replica.take_stale(body, self.disconnects)
+        if self.policy.takes_snapshots and again:
+            self._subscribe(now)
+        else:
+            self._leave(DisconnectReason.STALE_CURSOR, now)
+
+    # --- updates ------------------------------------------------------------------------------------
+
+    def _take_batch(self, batch: UpdateBatch, now: float) -> None:
+        first_replay = self._asking and self.state is not State.LIVE
+        gap = self.replica.take_updates(batch.updates, self._asking, first_replay)
+        self.replica.learn_heads(batch.head_watermarks)
+        if self._asking:
+            self._ask_complete |= batch.replay_complete
+            self._end_replay(now)
+        elif gap and self.state is State.LIVE:
+            self._ask_again(now)
+
+    # --- small change -------------------------------------------------------------------------------
+
+    def _next_ref(self) -> str:
+        self._refs += 1
+        return str(self._refs)
+
+    def _note(
+        self, kind: str, stream: str = "", seq: int = -1, attempt: int = 0, value: float = math.nan, detail: str = ""
+    ) -> None:
+        self._notices.append(Notice(kind, stream, seq, attempt, value, detail))
+
+    def _require(self, move: str) -> None:
+        if self.state not in LEGAL[move]:
+            raise IllegalMoveError(f"client {self.client}: '{move}' in state {self.state.name}")
+
+    def _schedule(self) -> None:
+        silent_at = self._last_heard + self.settings.silence_limit_s if self.state in _CONNECTED else NEVER
+        self._wake_at = min(self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, silent_at)
+
+
+def _reason_of_refusal(code: str) -> DisconnectReason:
+    """Refused tokens make a client mint anew; whatever else happens to a connect is the network's."""
+    if code in ("network", "timeout", "refused", "protocol"):
+        return DisconnectReason.NETWORK
+    return DisconnectReason.UNAUTHORIZED if code == "unauthorized" else DisconnectReason.FORBIDDEN

@@ -1,0 +1,45 @@
+"""The runtime's side of one client: its subscriptions, its outbound queue, and what it is still owed."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from sim.contract.frames import JOIN_REF, Compatibility, ServerFrame
+from sim.contract.tokens import Claims
+
+
+@dataclass(slots=True)
+class Replay:
+    """A replay under way: the topics still to be sent, and the subscribe it answers when done."""
+
+    ref: str
+    topics: list[str]
+    batch_size: int
+    next_topic: int = 0
+    sent: int = 0
+
+
+@dataclass(slots=True)
+class Connection:
+    """One open socket. `positions` holds, a topic, the last seq that was handed out for sending."""
+
+    number: int
+    claims: Claims
+    client_key: int  # of the device, for faults that concern some clients only
+    compatibility: Compatibility
+    last_heard: float
+    beat_at: float
+    join_ref: str = JOIN_REF
+    joined: bool = False
+    closing: bool = False
+    positions: dict[str, int] = field(default_factory=dict)
+    pending: dict[str, None] = field(default_factory=dict)  # topics with undelivered events, in fair order
+    outbox: deque[ServerFrame | Replay] = field(default_factory=deque)
+    strikes: int = 0
+
+    def close_with(self, *frames: ServerFrame) -> None:
+        """Say only this, and go."""
+        self.outbox.clear()
+        self.outbox.extend(frames)
+        self.positions.clear()
+        self.pending.clear()
+        self.closing = True

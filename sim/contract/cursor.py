@@ -1,0 +1,52 @@
+"""One client's place in one stream: the apply rule, and what a rebootstrap and a learnt head do to it."""
+
+from dataclasses import dataclass, field
+
+from sim.contract.streams import stream_id
+
+
+@dataclass(slots=True)
+class Cursor:
+    """`watermark` is the highest applied seq, None before any snapshot or cursor was accepted."""
+
+    topic: str
+    watermark: int | None = None
+    checkpoint: int | None = None  # what was persisted, and what a reconnect resumes after
+    start: int | None = None  # after a stale cursor: applied or covered by a snapshot up to here
+    head: int = 0  # highest head heard of
+    head_before: int = 0  # head of the heartbeat before the last
+    seen: int = 0  # highest seq received since the last subscribe
+    asked_from: int | None = None  # cursor of the subscribe whose replay is running
+    replayed: int = 0
+    replayed_new: int = 0
+    stream: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stream = stream_id(self.topic)
+
+    def begin_replay(self, asked_from: int | None) -> None:
+        """A subscribe was sent with this cursor."""
+        self.asked_from = asked_from
+        self.seen = 0
+        self.replayed = self.replayed_new = 0
+
+    def accept_start(self, first_seq: int) -> tuple[int, int]:
+        """Take the first retained event as the place to go on from.
+
+        Returns (old, lost): the watermark there was before, or -1, and how many events lie between it and the
+        new one, lost for good.
+        """
+        baseline = first_seq - 1
+        if self.start is None:
+            self.watermark = baseline
+            return -1, 0
+        old, self.start = self.start, None
+        self.watermark = max(old, baseline)
+        return old, self.watermark - old
+
+    def rebootstrap(self, snapshot_watermark: int | None) -> None:
+        """Drop the cursor; what a snapshot covers, and what was applied before, need not come again."""
+        known = self.watermark if self.watermark is not None else self.start
+        covered = [seq for seq in (known, snapshot_watermark) if seq is not None]
+        self.start = max(covered) if covered else None
+        self.watermark = None

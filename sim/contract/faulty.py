@@ -1,0 +1,80 @@
+"""How a runtime misdelivers when its switches say so: which client, which event, and what comes out instead.
+
+Every choice is a function of (seed, purpose, client, seq), so a run's faults are the same each time.
+"""
+
+from collections.abc import Sequence
+
+from sim.contract.chance import draw
+from sim.contract.frames import Update
+from sim.contract.settings import Switches
+from sim.contract.stream_log import Entry
+
+# [ours] How often a defect acts: often enough for any drill to meet it, seldom enough for a fleet to get going.
+DEFECT_CLIENTS = 0.25
+DEFECT_EVENTS = 0.05
+WRONG_HASH = "sha256:" + "0" * 64
+
+
+def is_skipped(switches: Switches, client_key: int, seq: int, live: bool) -> bool:
+    """Whether this client is never to get this event (defect), or not on its live tail (fault)."""
+    if "skip_delivery" in switches.defects and _hits(switches, "skip", client_key, seq, DEFECT_CLIENTS, DEFECT_EVENTS):
+        return True
+    shares = (switches.skip_live_clients, switches.skip_live_events)
+    return live and shares[0] > 0 and _hits(switches, "skip_live", client_key, seq, *shares)
+
+
+def may_skip(switches: Switches, client_key: int) -> bool:
+    """Whether this client is one that loses events at all: the cheap question, asked first."""
+    if "skip_delivery" in switches.defects and draw(switches.seed, "skip", client_key) < DEFECT_CLIENTS:
+        return True
+    share = switches.skip_live_clients
+    return share > 0 and draw(switches.seed, "skip_live", client_key) < share
+
+
+def _hits(switches: Switches, purpose: str, client_key: int, seq: int, clients: float, events: float) -> bool:
+    if draw(switches.seed, purpose, client_key) >= clients:
+        return False
+    return draw(switches.seed, purpose + "_event", client_key, seq) < events
+
+
+def leaks(switches: Switches, seq: int) -> bool:
+    """Whether this event also goes to someone who never asked for it."""
+    return "cross_topic_leak" in switches.defects and draw(switches.seed, "leak", 0, seq) < DEFECT_EVENTS
+
+
+def first_position(switches: Switches, after: int, oldest: int) -> int:
+    """Where a replay from the cursor `after` begins: the last seq that is *not* sent."""
+    if "ignore_cursor" in switches.defects:
+        return oldest - 1
+    if "replay_off_by_one" in switches.defects:
+        return after + 1
+    return after
+
+
+def disfigure(switches: Switches, topic: str, updates: Sequence[Update], replay: bool) -> tuple[Update, ...]:
+    """Updates as a defective runtime would send them; the healthy runtime never calls this."""
+    out: list[Update] = []
+    for update in updates:
+        wrong = "wrong_payload_hash" in switches.defects and _event(switches, "hash", update) < DEFECT_EVENTS
+        sent = with_hash(update, WRONG_HASH) if wrong else update
+        out.append(sent)
+        if "duplicate_delivery" in switches.defects and _event(switches, "duplicate", update) < 4 * DEFECT_EVENTS:
+            out.append(sent)
+    if replay and "reorder_replay" in switches.defects and len(out) > 1:
+        out[0], out[1] = out[1], out[0]
+    return tuple(out)
+
+
+def _event(switches: Switches, purpose: str, update: Update) -> float:
+    return draw(switches.seed, purpose, len(update.topic), update.watermark)
+
+
+def with_hash(update: Update, payload_hash: str) -> Update:
+    """The same update under another hash."""
+    return Update(update.topic, update.payload, payload_hash, update.watermark, update.doc_key, update.doc_version)
+
+
+def keep_unskipped(switches: Switches, client_key: int, entries: list[Entry], live: bool) -> list[Entry]:
+    """The entries this client is to get."""
+    return [entry for entry in entries if not is_skipped(switches, client_key, entry.seq, live)]

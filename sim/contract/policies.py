@@ -1,0 +1,55 @@
+"""How a client decides: the two policies that ship with the product, by name.
+
+`reference` is the contract as written; `desktop` is what the shipped desktop client does, defects
+included, so that drills show what they are for.
+"""
+
+from dataclasses import dataclass
+
+from sim.contract import backoff
+from sim.contract.backoff import Backoff
+from sim.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Choices a `ClientSession` makes. Durations in seconds unless the name says ms."""
+
+    name: str
+    backoff: Backoff
+    resets_when_live: bool  # the attempt count starts again after `live_period_s` of being live
+    honours_hints: bool  # waits as long as `reconnect_after_ms` or `retry_after_ms` asks
+    takes_snapshots: bool  # on a stale cursor: snapshot and no cursor; else: cursor 0
+    asks_again: bool  # on a gap: subscribe again from the watermark; else: jump over the hole
+    refresh_delay_ms: float | None = None  # fixed delay of a token refresh; None: as any disconnect
+    live_period_s: float = 5.0  # [ours] live for so long counts as a live period
+    fruitless_asks: int = 3  # [ours] replays that did not close a hole before the client reconnects
+
+
+POLICIES: dict[str, Policy] = {
+    "reference": Policy(
+        "reference",
+        backoff.get("reference"),
+        resets_when_live=True,
+        honours_hints=True,
+        takes_snapshots=True,
+        asks_again=True,
+    ),
+    "desktop": Policy(
+        "desktop",
+        backoff.get("desktop"),
+        resets_when_live=False,
+        honours_hints=False,
+        takes_snapshots=False,
+        asks_again=False,
+        refresh_delay_ms=100.0,
+    ),
+}
+
+
+def get(name: str) -> Policy:
+    """The policy called `name`; raises `UsageError` naming those that exist."""
+    try:
+        return POLICIES[name]
+    except KeyError:
+        raise UsageError(f"there is no client policy '{name}'; there are: {', '.join(POLICIES)}.") from None

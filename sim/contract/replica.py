@@ -1,0 +1,247 @@
+"""What one client has of its streams: applying updates, closing holes, recovering from a stale cursor.
+
+Both policies live here side by side: the reference's apply rule (apply, drop a duplicate, or apply
+nothing and ask again), and the desktop's, which jumps over holes.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from sim.contract import desktop
+from sim.contract.cursor import Cursor
+from sim.contract.frames import Body, Update, Watermark
+from sim.contract.policies import Policy
+from sim.contract.stream_log import hash_matches
+from sim.contract.streams import stream_id
+
+HASH_DIGITS = 12  # of a payload's hash, kept in observations
+
+
+class Notice(NamedTuple):
+    """Something that happened, with the fields of an observation (see `sim.observations`)."""
+
+    kind: str
+    stream: str = ""
+    seq: int = -1
+    attempt: int = 0
+    value: float = math.nan
+    detail: str = ""
+
+
+class Replica:
+    """A client's cursors, one a topic. `note` takes the fields of a `Notice`."""
+
+    def __init__(
+        self, topics: Iterable[str], policy: Policy, note: Callable[..., None], checkpoints: Mapping[str, int]
+    ) -> None:
+        self.cursors = {topic: Cursor(topic, checkpoints.get(topic), checkpoints.get(topic)) for topic in topics}
+        self.topics = tuple(self.cursors)
+        self._policy = policy
+        self._note = note
+
+    # --- replays ------------------------------------------------------------------------------------
+
+    def begin_replay(self) -> dict[str, int]:
+        """The cursors to subscribe with; a topic that has none is left out."""
+        resume_after: dict[str, int] = {}
+        for cursor in self.cursors.values():
+            after = self._resume_after(cursor)
+            cursor.begin_replay(after)
+            self._note("replay_begun", cursor.stream, -1 if after is None else after)
+            if after is not None:
+                resume_after[cursor.topic] = after
+        return resume_after
+
+    def _resume_after(self, cursor: Cursor) -> int | None:
+        if self._policy.takes_snapshots:
+            return cursor.watermark
+        if cursor.start is not None:  # desktop, after a stale cursor
+            return cursor.start
+        if cursor.watermark is None and cursor.head > 0:  # desktop: no checkpoint but a known head
+            self._rebase(cursor, cursor.head)
+        return cursor.watermark
+
+    def end_replay(self) -> bool:
+        """A replay is over; True when it left a hole below something it brought."""
+        behind = False
+        for cursor in self.cursors.values():
+            self._note("replayed", cursor.stream, cursor.replayed, value=float(cursor.replayed_new))
+            if not self._policy.asks_again:
+                continue
+            if cursor.watermark is None:  # it brought nothing: go on from the head, what lies between is lost
+                self._accept_start(cursor, cursor.head + 1)
+            assert cursor.watermark is not None
+            if cursor.watermark < cursor.seen:
+                self._note("gap", cursor.stream, cursor.seen, value=cursor.watermark, detail="replay")
+                behind = True
+        return behind
+
+    # --- heads --------------------------------------------------------------------------------------
+
+    def learn_heads(self, marks: Iterable[Watermark]) -> None:
+        """A cursor above its stream's head cannot be right: it is taken back to the head."""
+        for mark in marks:
+            if cursor := self.cursors.get(mark.topic):
+                cursor.head = mark.watermark
+                if self._policy.asks_again and cursor.watermark is not None and cursor.head < cursor.watermark:
+                    self._note("clamped", cursor.stream, cursor.head, value=float(cursor.watermark))
+                    cursor.watermark = cursor.head
+                    self._write_checkpoint(cursor, cursor.head)
+
+    def compare_heads(self, marks: Iterable[Watermark]) -> bool:
+        """Heads from a heartbeat; True when a stream that was behind the heartbeat before still is.
+
+        Only that shows an event lost at the very end of a stream; one heartbeat alone may have overtaken its updates.
+        """
+        stuck = False
+        for mark in marks:
+            if cursor := self.cursors.get(mark.topic):
+                stuck |= cursor.watermark is not None and cursor.watermark < cursor.head_before
+                cursor.head_before = mark.watermark
+                self.learn_heads((mark,))
+        return stuck
+
+    # --- stale cursors ------------------------------------------------------------------------------
+
+    def take_stale(self, body: Body, attempt: int) -> bool:
+        """Drop the stale cursors; False when asking again would change nothing, as none of them was in use."""
+        for topic in body.stale_topics:
+            if cursor := self.cursors.get(topic.topic):
+                reason = topic.reason or "+".join(body.reason_codes)
+                self._note("stale", cursor.stream, topic.resume_after, attempt, float(topic.replay_lag), reason)
+        if not body.stale_topics:
+            self._note("stale", attempt=attempt, detail="+".join(body.reason_codes))
+        names = {topic.topic for topic in body.stale_topics} or set(self.cursors)
+        stale = [cursor for cursor in self.cursors.values() if cursor.topic in names]
+        if not self._policy.takes_snapshots:
+            for cursor in stale:
+                cursor.start = 0
+            return True
+        marks = {entry.topic: entry.snapshot for entry in body.snapshot_plan.topics} if body.snapshot_plan else {}
+        had_cursor = any(cursor.watermark is not None for cursor in stale)
+        for cursor in stale:
+            self._rebootstrap(cursor, _snapshot_watermark(marks.get(cursor.topic)))
+        return had_cursor
+
+    def _rebootstrap(self, cursor: Cursor, snapshot_watermark: int | None) -> None:
+        old = cursor.watermark
+        cursor.rebootstrap(snapshot_watermark)
+        if snapshot_watermark is not None and snapshot_watermark > (old or 0):
+            value = math.nan if old is None else float(old)
+            self._note("rebootstrapped", cursor.stream, snapshot_watermark, value=value, detail="snapshot")
+            self._write_checkpoint(cursor, snapshot_watermark)
+
+    def _accept_start(self, cursor: Cursor, first_seq: int) -> None:
+        old, lost = cursor.accept_start(first_seq)
+        assert cursor.watermark is not None
+        if old < 0:
+            self._note("rebootstrapped", cursor.stream, cursor.watermark, detail="fresh")
+            return
+        self._note("rebootstrapped", cursor.stream, cursor.watermark, value=float(old), detail="retained")
+        if lost > 0:
+            self._note("declared_loss", cursor.stream, cursor.watermark, value=float(lost))
+
+    def _rebase(self, cursor: Cursor, watermark: int) -> None:
+        cursor.watermark = watermark
+        self._note("rebootstrapped", cursor.stream, watermark, detail="fresh")
+
+    # --- updates ------------------------------------------------------------------------------------
+
+    def take_updates(self, updates: tuple[Update, ...], replaying: bool, first_replay: bool) -> bool:
+        """Apply what can be applied; True when something showed a hole or could not be believed.
+
+        `replaying`: a subscribe's replay is running; `first_replay`: nothing of the live tail can be among it.
+        """
+        self._note("received", value=float(len(updates)))
+        if not self._policy.asks_again:
+            self._jump_over(updates, replaying)
+            return False
+        gap = False
+        touched: dict[str, Cursor] = {}
+        for update in updates:
+            cursor = self.cursors.get(update.topic)
+            if cursor is None:
+                self._note("ungranted", stream_id(update.topic), update.watermark)
+                continue
+            touched[update.topic] = cursor
+            gap |= not self._take_update(cursor, update, replaying, first_replay)
+        for cursor in touched.values():
+            assert cursor.watermark is not None
+            self._write_checkpoint(cursor, cursor.watermark)
+        return gap
+
+    def _take_update(self, cursor: Cursor, update: Update, replaying: bool, first_replay: bool) -> bool:
+        seq = update.watermark
+        if cursor.watermark is None:
+            self._accept_start(cursor, seq)
+        watermark = cursor.watermark
+        assert watermark is not None
+        if replaying:
+            self._count_replayed(cursor, seq, watermark)
+        if seq <= watermark:
+            self._note("duplicate_dropped", cursor.stream, seq)
+            return True
+        cursor.seen = max(cursor.seen, seq)
+        if not hash_matches(bytes(update.payload), update.payload_hash):
+            self._note("hash_mismatch", cursor.stream, seq)
+            return False
+        if seq > watermark + 1:
+            self._note("gap", cursor.stream, seq, value=float(watermark), detail="replay" if first_replay else "live")
+            return False
+        cursor.watermark = seq
+        self._note("applied", cursor.stream, seq, detail=short_hash(update.payload_hash))
+        return True
+
+    def _count_replayed(self, cursor: Cursor, seq: int, watermark: int) -> None:
+        cursor.replayed += 1
+        cursor.replayed_new += seq > watermark
+        if cursor.asked_from is not None and seq <= cursor.asked_from:
+            self._note("replay_below_cursor", cursor.stream, seq, value=float(cursor.asked_from))
+
+    def _jump_over(self, updates: tuple[Update, ...], replaying: bool) -> None:
+        """The desktop's apply: batch by batch, jumping over holes."""
+        by_topic: dict[str, list[Update]] = {}
+        for update in updates:
+            by_topic.setdefault(update.topic, []).append(update)
+        for topic, batch in by_topic.items():
+            if cursor := self.cursors.get(topic):
+                self._jump_one(cursor, batch, replaying)
+            else:
+                for update in batch:
+                    self._note("ungranted", stream_id(topic), update.watermark)
+
+    def _jump_one(self, cursor: Cursor, batch: list[Update], replaying: bool) -> None:
+        if cursor.watermark is None:
+            self._rebase(cursor, 0)
+        assert cursor.watermark is not None
+        before = cursor.watermark
+        hashes = {update.watermark: update.payload_hash for update in batch}
+        if replaying:
+            for seq in hashes:
+                self._count_replayed(cursor, seq, before)
+        result = desktop.apply_batch(before, [update.watermark for update in batch])
+        cursor.start, cursor.watermark = None, result.checkpoint
+        for seq in result.applied:
+            self._note("applied", cursor.stream, seq, detail=short_hash(hashes[seq]))
+        for seq in result.duplicate:
+            self._note("duplicate_dropped", cursor.stream, seq)
+        for seq in result.gap:
+            self._note("gap", cursor.stream, seq, value=float(before), detail="live")
+        self._write_checkpoint(cursor, result.checkpoint)
+
+    def _write_checkpoint(self, cursor: Cursor, seq: int) -> None:
+        """The checkpoint is what counts after a restart, so it is written whenever the watermark moved."""
+        if cursor.checkpoint != seq:
+            cursor.checkpoint = seq
+            self._note("checkpoint_written", cursor.stream, seq)
+
+
+def short_hash(payload_hash: str) -> str:
+    """The first digits of a payload hash, enough to tell two payloads of one event apart."""
+    return payload_hash[7 : 7 + HASH_DIGITS]
+
+
+def _snapshot_watermark(snapshot: Mapping[str, object] | None) -> int | None:
+    watermark = (snapshot or {}).get("watermark")
+    return watermark if isinstance(watermark, int) and watermark >= 0 else None
