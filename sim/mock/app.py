@@ -1,0 +1,288 @@
+"""The mock's HTTP: control service, runtime, metrics, and a loopback-only route for its fault switches."""
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sim.contract.cohorts import cohort_bucket
+from sim.contract.control import Control, ControlRefusedError, TokenRequest
+from sim.contract.counters import metrics
+from sim.contract.runtime import Runtime
+from sim.contract.settings import RuntimeSettings, Switches
+from sim.contract.stream_log import canonical_json
+from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.contract.tokens import Keyring
+from sim.mock.authority import Authority, PublishRefusedError
+from sim.mock.sockets import Message, Receive, Send, Sockets
+from sim.mock.store import Store
+
+CODEX_EVENT_PREFIX = "codex.worker."  # events of this type go to the one topic without snapshots
+DEFAULT_ADMIN_TOKEN = "mock-admin"
+SOCKET_PATH = "/sync/socket/websocket"
+_TICK_S = 0.05
+
+
+class _NewRun(msgspec.Struct):
+    worker_id: str
+    metadata: dict[str, Any] | None = None
+
+
+class _NewEvent(msgspec.Struct):
+    event_type: str
+    payload: Any = None
+    idempotency_key: str | None = None
+    expected_next_seq: int | None = None
+
+
+class _Revocation(msgspec.Struct):
+    session_ids: list[str]
+
+
+class _Shrink(msgspec.Struct, forbid_unknown_fields=True):
+    topic: str
+    keep_events: int
+
+
+class _Probe(msgspec.Struct):
+    thread_id: str
+    cohort_key: str
+
+
+@dataclass(frozen=True)
+class MockOptions:
+    """How an embedded runtime is to be."""
+
+    settings: RuntimeSettings
+    switches: Switches
+    admin_token: str = DEFAULT_ADMIN_TOKEN
+
+
+class Mock:
+    """One embedded runtime over one store."""
+
+    def __init__(self, options: MockOptions, store: Store) -> None:
+        keyring = Keyring(store.signing_key())
+        self.options = options
+        self.store = store
+        self.runtime = Runtime(options.settings, keyring, options.switches)
+        self.runtime.streams.logs.update(store.load(options.settings.window_events))
+        self.control = Control(options.settings, keyring)
+        self.authority = Authority(self.runtime, store, options.settings)
+        self.sockets = Sockets(self.runtime)
+        self.authority.committed = self.sockets.kick
+        self._minting: asyncio.Semaphore | None = None
+        self._minting_limit = 0
+
+    @property
+    def switches(self) -> Switches:
+        """The faults and defects in force."""
+        return self.runtime.switches
+
+    def app(self) -> Callable[[Message, Receive, Send], Awaitable[None]]:
+        """The ASGI application."""
+        http = Starlette(routes=self._routes(), lifespan=self._lifespan)
+
+        async def route(scope: Message, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket" and scope["path"] == SOCKET_PATH:
+                await self.sockets(scope, receive, send)
+            else:
+                await http(scope, receive, send)
+
+        return route
+
+    def _routes(self) -> list[Route]:
+        return [
+            Route("/api/spacetime/token", self._token, methods=["POST"]),
+            Route("/api/sync/token", self._token, methods=["POST"]),
+            Route("/api/status", self._status),
+            Route("/api/v1/control/runtime-routing/evaluate", self._evaluate, methods=["POST"]),
+            Route("/healthz", self._healthz),
+            Route("/readyz", self._readyz),
+            Route("/internal/v1/runs", self._new_run, methods=["POST"]),
+            Route("/internal/v1/runs/{run_id}/events", self._new_event, methods=["POST"]),
+            Route("/internal/v1/sync/sessions/revoke", self._revoke, methods=["POST"]),
+            Route("/internal/v1/spacetime/sync/metrics", self._metrics),
+            Route("/_mock/switches", self._put_switches, methods=["PUT"]),
+            Route("/_mock/window", self._shrink_window, methods=["PUT"]),
+            Route("/_mock/state", self._state),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        ticking = asyncio.create_task(self._tick())
+        yield
+        ticking.cancel()
+        self.store.close()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.runtime.wake(time.time())
+            while self.runtime.mutations:  # the defect accept_mutation: the socket changes something
+                payload = bytes(self.runtime.mutations.pop())
+                topic = next(iter(self.runtime.streams.logs), run_events("r1"))
+                with contextlib.suppress(PublishRefusedError):
+                    await self.authority.publish(topic, f"socket-{uuid.uuid4()}", payload, None)
+            self.sockets.kick()
+
+    # --- control service ----------------------------------------------------------------------------
+
+    async def _token(self, request: Request) -> Response:
+        try:
+            asked = TokenRequest.parse(request.headers.get("authorization"), await request.body())
+        except ControlRefusedError as error:
+            self.control.refused(error)
+            return _problem(error.status, error.code, error.message)
+        await self._take_minting_time()
+        try:
+            return JSONResponse(self.control.issue(asked, time.time(), outage=self.switches.mint_outage))
+        except ControlRefusedError as error:
+            return _problem(error.status, error.code, error.message)
+
+    async def _take_minting_time(self) -> None:
+        """The slow-mint fault: each token takes its time, a limited number of them at once."""
+        switches = self.switches
+        if switches.mint_delay_ms <= 0:
+            return
+        if self._minting is None or self._minting_limit != switches.mint_concurrency:
+            self._minting_limit = switches.mint_concurrency
+            self._minting = asyncio.Semaphore(switches.mint_concurrency or 1_000_000)
+        async with self._minting:
+            await asyncio.sleep(self.switches.mint_delay_ms / 1000)
+
+    async def _status(self, _: Request) -> Response:
+        return JSONResponse({"data": {"status": "ok", "counters": self.control.counters}})
+
+    async def _evaluate(self, request: Request) -> Response:
+        asked = await _body(request, _Probe)
+        if isinstance(asked, Response):
+            return asked
+        bucket = cohort_bucket("thread", asked.cohort_key)
+        return JSONResponse({"data": {"thread_id": asked.thread_id, "cohort_key": asked.cohort_key, "bucket": bucket}})
+
+    # --- runtime ------------------------------------------------------------------------------------
+
+    async def _healthz(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _readyz(self, _: Request) -> Response:
+        if self.authority.failure:
+            return _problem(503, "log_unavailable", self.authority.failure)
+        return JSONResponse({"status": "ready"})
+
+    async def _new_run(self, request: Request) -> Response:
+        asked = await _body(request, _NewRun)
+        if isinstance(asked, Response):
+            return asked
+        return JSONResponse({"run": {"id": self.store.add_run(asked.worker_id), "worker_id": asked.worker_id}}, 201)
+
+    async def _new_event(self, request: Request) -> Response:
+        run_id = request.path_params["run_id"]
+        asked = await _body(request, _NewEvent)
+        if isinstance(asked, Response):
+            return asked
+        if not self.store.has_run(run_id):
+            return _problem(404, "unknown_run", f"there is no run {run_id}")
+        topic = CODEX_WORKER_EVENTS if asked.event_type.startswith(CODEX_EVENT_PREFIX) else run_events(run_id)
+        try:
+            content = canonical_json({"run_id": run_id, "event_type": asked.event_type, "payload": asked.payload})
+            key = asked.idempotency_key or str(uuid.uuid4())
+            done = await self.authority.publish(topic, key, content, asked.expected_next_seq)
+        except ValueError as error:
+            return _problem(422, "invalid_payload", str(error))
+        except PublishRefusedError as refusal:
+            return _problem(refusal.status, refusal.code, str(refusal), refusal.retry_after_ms)
+        event = {
+            "run_id": run_id,
+            "seq": done.entry.seq,
+            "topic": topic,
+            "stream_id": stream_id(topic),
+            "payload_hash": done.entry.payload_hash,
+            "duplicate": done.duplicate,
+        }
+        return JSONResponse({"event": event}, 200 if done.duplicate else 201)
+
+    async def _revoke(self, request: Request) -> Response:
+        asked = await _body(request, _Revocation)
+        if isinstance(asked, Response):
+            return asked
+        closed = self.runtime.revoke(asked.session_ids)
+        self.sockets.kick()
+        return JSONResponse({"revoked": len(asked.session_ids), "sockets_closed": closed})
+
+    async def _metrics(self, request: Request) -> Response:
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self.options.admin_token}".encode()):
+            return _problem(401, "unauthorized", "the admin token is missing or wrong")
+        runtime = self.runtime
+        logs = runtime.streams.logs.values()
+        return JSONResponse(metrics(runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time()))
+
+    # --- switches, from this machine only -----------------------------------------------------------
+
+    async def _put_switches(self, request: Request) -> Response:
+        if not _is_local(request):
+            return _problem(403, "loopback_only", "switches are set from the mock's own machine")
+        asked = await _body(request, Switches)
+        if isinstance(asked, Response):
+            return asked
+        expelled = self.runtime.set_switches(asked)
+        self.sockets.kick()
+        return JSONResponse({"sockets_told_to_reauthenticate": expelled})
+
+    async def _shrink_window(self, request: Request) -> Response:
+        if not _is_local(request):
+            return _problem(403, "loopback_only", "the window is shrunk from the mock's own machine")
+        asked = await _body(request, _Shrink)
+        if isinstance(asked, Response):
+            return asked
+        return JSONResponse({"events_forgotten": self.runtime.shrink_window(asked.topic, asked.keep_events)})
+
+    async def _state(self, request: Request) -> Response:
+        if not _is_local(request):
+            return _problem(403, "loopback_only", "the mock's state is shown on its own machine")
+        streams = {topic: {"oldest": log.oldest, "head": log.head} for topic, log in self.runtime.streams.logs.items()}
+        state = {
+            "switches": msgspec.to_builtins(self.switches),
+            "deliveries_skipped": self.runtime.counters.skipped,
+            "consumers": self.runtime.consumers,
+            "streams": streams,
+        }
+        return JSONResponse(state)
+
+
+def _is_local(request: Request) -> bool:
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _problem(status: int, code: str, message: str, retry_after_ms: int | None = None) -> JSONResponse:
+    error: dict[str, object] = {"code": code, "message": message}
+    if retry_after_ms is not None:
+        error["retry_after_ms"] = retry_after_ms
+    return JSONResponse({"error": error}, status)
+
+
+T = TypeVar("T")
+
+
+async def _body(request: Request, kind: type[T]) -> T | JSONResponse:
+    """The request's JSON body as `kind`, or the 422 that says what is wrong with it."""
+    try:
+        return msgspec.json.decode(await request.body() or b"{}", type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _problem(422, "malformed_request", str(error))

@@ -1,0 +1,146 @@
+"""Publishing: admission, sequence numbers, group commit, and only then delivery and acknowledgement.
+
+All publishes that arrive in one turn of the event loop share one SQLite transaction. Nothing is shown to
+a subscriber, and nothing is acknowledged, before that transaction has committed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sim.contract.runtime import Runtime
+from sim.contract.settings import RuntimeSettings
+from sim.contract.stream_log import Appended, Entry, WrongNextSeqError
+from sim.contract.streams import topic_class
+from sim.errors import StorageError
+from sim.mock.store import Store
+
+
+class PublishRefusedError(Exception):
+    """A publish that is not accepted: HTTP status, code, and when to try again."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after_ms = status, code, retry_after_ms
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """A token bucket: one second's worth of publishes."""
+
+    rate: float
+    level: float
+    at: float
+
+    def take(self, now: float) -> float:
+        """Take one; returns 0, or the seconds until one is there."""
+        self.level = min(self.rate, self.level + (now - self.at) * self.rate)
+        self.at = now
+        if self.level >= 1:
+            self.level -= 1
+            return 0.0
+        return (1 - self.level) / self.rate
+
+
+@dataclass(slots=True)
+class _Publish:
+    topic: str
+    key: str
+    payload: bytes
+    expected_next_seq: int | None
+    done: asyncio.Future[Appended] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Authority:
+    """The one writer of the log. Once set, `committed` is called after each commit that brought something new."""
+
+    def __init__(self, runtime: Runtime, store: Store, settings: RuntimeSettings) -> None:
+        self._runtime = runtime
+        self._store = store
+        self._settings = settings
+        self._buckets: dict[str, _Bucket] = {}
+        self._waiting: list[_Publish] = []
+        self.failure = ""  # why nothing can be published any more
+        self.committed: Callable[[], None] = lambda: None  # called after each commit
+
+    async def publish(self, topic: str, key: str, payload: bytes, expected_next_seq: int | None) -> Appended:
+        """Append one event durably; raises `PublishRefusedError`."""
+        self._admit(topic, payload)
+        request = _Publish(topic, key, payload, expected_next_seq)
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._commit)
+        self._waiting.append(request)
+        return await request.done
+
+    def _admit(self, topic: str, payload: bytes) -> None:
+        kind = topic_class(topic)
+        if self.failure:
+            raise PublishRefusedError(503, "log_unavailable", self.failure)
+        if len(payload) > kind.max_payload_bytes:
+            self._refuse(413, "spacetime_frame_payload_too_large", f"at most {kind.max_payload_bytes} bytes")
+        rate = self._settings.publishes_per_s or kind.publishes_per_s
+        now = time.time()
+        bucket = self._buckets.setdefault(topic, _Bucket(rate, rate, now))
+        if wait_s := bucket.take(now):
+            self._refuse(429, "spacetime_publish_rate_limited", f"at most {rate} a second", int(wait_s * 1000) + 1)
+
+    def _refuse(self, status: int, code: str, message: str, retry_after_ms: int | None = None) -> None:
+        self._runtime.counters.publish_failed += 1
+        raise PublishRefusedError(status, code, message, retry_after_ms)
+
+    def _commit(self) -> None:
+        """Sequence and store everything that waits; deliver and acknowledge it once it is durable."""
+        waiting, self._waiting = self._waiting, []
+        heads = {request.topic: self._runtime.streams.head(request.topic) for request in waiting}
+        now = time.time()
+        appended = [(request, self._append(request, now)) for request in waiting]
+        fresh = [
+            (request.topic, outcome.entry)
+            for request, outcome in appended
+            if isinstance(outcome, Appended) and not outcome.duplicate
+        ]
+        try:
+            if fresh:
+                self._store.commit(fresh)
+        except StorageError as error:
+            self._undo(waiting, heads, str(error))
+            return
+        self._announce(fresh, now)
+        for request, outcome in appended:
+            self._answer(request, outcome)
+
+    def _append(self, request: _Publish, now: float) -> Appended | PublishRefusedError:
+        try:
+            return self._runtime.streams.log(request.topic).append(request.key, request.payload, now, request.expected_next_seq)
+        except WrongNextSeqError as error:
+            return PublishRefusedError(409, "expected_next_seq_mismatch", str(error))
+
+    def _undo(self, waiting: list[_Publish], heads: dict[str, int], reason: str) -> None:
+        """The disk would not have it: nobody saw these events, and nobody will."""
+        self.failure = reason
+        for topic, head in heads.items():
+            self._runtime.streams.log(topic).truncate(head)
+        for request in waiting:
+            self._runtime.counters.publish_failed += 1
+            _settle(request, PublishRefusedError(503, "log_unavailable", reason))
+
+    def _announce(self, fresh: list[tuple[str, Entry]], now: float) -> None:
+        self._runtime.counters.published += len(fresh)
+        for topic in dict.fromkeys(topic for topic, _ in fresh):
+            self._runtime.announce(topic, now)
+        self.committed()
+
+    def _answer(self, request: _Publish, outcome: Appended | PublishRefusedError) -> None:
+        if isinstance(outcome, Appended) and outcome.duplicate:
+            self._runtime.counters.duplicates_suppressed += 1
+        _settle(request, outcome)
+
+
+def _settle(request: _Publish, outcome: Appended | PublishRefusedError) -> None:
+    if request.done.done():  # its client has gone away
+        return
+    if isinstance(outcome, PublishRefusedError):
+        request.done.set_exception(outcome)
+    else:
+        request.done.set_result(outcome)

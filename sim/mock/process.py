@@ -1,0 +1,87 @@
+"""A mock as a process of its own: started, killed, started again on the same log, and never left behind."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from sim.errors import TargetError
+from sim.mock.server import ServeOptions
+
+START_LIMIT_S = 20.0
+STOP_LIMIT_S = 5.0
+_LISTENING = re.compile(rb"listening on http://(?P<host>\S+):(?P<port>\d+) ")
+
+
+class MockProcess:
+    """One mock process at a time, on one port and one log file in `folder`.
+
+    The process ends by itself when ours does: it watches a pipe that only we hold open.
+    """
+
+    def __init__(self, options: ServeOptions, folder: Path) -> None:
+        self._options = options
+        self._folder = folder
+        self._process: asyncio.subprocess.Process | None = None
+        self._port = options.port
+
+    @property
+    def url(self) -> str:
+        """Base URL of control service and runtime alike."""
+        return f"http://{self._options.host}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The running process's id, 0 when there is none."""
+        return self._process.pid if self._process and self._process.returncode is None else 0
+
+    async def start(self) -> None:
+        """Start on the port used before, if any; returns when it listens. Raises `TargetError`."""
+        options = msgspec.to_builtins(self._options) | {
+            "port": self._port,
+            "state": str(self._folder / "log.sqlite"),
+            "exit_with_stdin": True,
+        }
+        with (self._folder / "runtime.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "sim.mock.server",
+                msgspec.json.encode(options).decode(),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C on the terminal is for us; we then stop the mock in order
+            )
+        assert self._process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), START_LIMIT_S)
+        except TimeoutError:
+            line = b""
+        match = _LISTENING.search(line)
+        if match is None:
+            await self.kill()
+            raise TargetError(f"the embedded runtime did not start; its last words are in {self._folder / 'runtime.log'}.")
+        self._port = int(match["port"])
+
+    async def kill(self) -> int:
+        """SIGKILL, at once; returns the exit code, negative for a signal."""
+        if self._process is None:
+            return 0
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Ask it to end by closing its pipe, and make sure."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), STOP_LIMIT_S)
+        await self.kill()

@@ -1,0 +1,118 @@
+"""Serving a mock on a port, and the command line `python -m sim.mock.server` that engines start as a process of its own."""
+
+import asyncio
+import os
+import resource
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import uvicorn
+
+from sim.contract.settings import RuntimeSettings, Switches
+from sim.errors import StormgateError, UsageError
+from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
+from sim.mock.store import Store
+
+ADMIN_TOKEN_VARIABLE = "RUNTIME_ADMIN_TOKEN"
+_BACKLOG = 4096  # connections the kernel holds while a storm's connects wait to be accepted
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where and how to serve. `state` empty: a temporary file, gone afterwards. `exit_with_stdin`: end when stdin closes."""
+
+    settings: RuntimeSettings
+    switches: Switches
+    host: str = "127.0.0.1"
+    port: int = 0
+    state: str = ""
+    exit_with_stdin: bool = False
+
+
+def listening_line(host: str, port: int) -> str:
+    """What is printed once the port is open; `MockProcess` reads it."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"stormgate mock: listening on http://{shown}:{port} (pid {os.getpid()})"
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve until stopped by a signal; raises `UsageError` or `StorageError` when it cannot start."""
+    raise_descriptor_limit()
+    listener = _listen(options.host, options.port)
+    with tempfile.TemporaryDirectory(prefix="stormgate-mock-") as folder:
+        store = Store(Path(options.state) if options.state else Path(folder) / "log.sqlite")
+        if "lose_log_on_restart" in options.switches.defects:
+            store.forget_events()
+        mock = Mock(_mock_options(options), store)
+        config = uvicorn.Config(
+            mock.app(),
+            loop="uvloop",
+            http="httptools",
+            ws="websockets-sansio",
+            ws_ping_interval=None,
+            ws_per_message_deflate=False,
+            access_log=False,  # a request line holds the token
+            log_level="warning",
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=1,
+        )
+        print(listening_line(options.host, listener.getsockname()[1]), flush=True)
+        server = uvicorn.Server(config)
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_run(server, listener, options.exit_with_stdin))
+
+
+def _mock_options(options: ServeOptions) -> MockOptions:
+    admin_token = os.environ.get(ADMIN_TOKEN_VARIABLE) or DEFAULT_ADMIN_TOKEN
+    return MockOptions(options.settings, options.switches, admin_token)
+
+
+async def _run(server: uvicorn.Server, listener: socket.socket, exit_with_stdin: bool) -> None:
+    if exit_with_stdin:
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _leave_when_closed, server)
+    await server.serve(sockets=[listener])
+
+
+def _leave_when_closed(server: uvicorn.Server) -> None:
+    """Whoever started this process is gone, or wants it gone."""
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        server.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise UsageError(f"cannot listen on {host}:{port} ({error}); choose another --port, or 0 for any free one.") from None
+    return listener
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns the limit in force."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def main() -> int:
+    """`python -m sim.mock.server OPTIONS-AS-JSON`: how engines start it."""
+    try:
+        serve(msgspec.json.decode(sys.argv[1], type=ServeOptions))
+    except StormgateError as error:
+        print(f"stormgate mock: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The mock's WebSocket edge: frames of the core to and from ASGI, one writer task a socket.
+
+A writer pulls a frame only when the socket took the one before, so a reader that does not read leaves its
+frames in the core, where they count against its outbound queue.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from sim.contract.codec import decode_client, encode_server, push_parts, wrap_push
+from sim.contract.frames import Compatibility, ServerFrame, UpdateBatch
+from sim.contract.runtime import Runtime
+from sim.contract.tokens import TokenRefusedError
+from sim.errors import MalformedFrameError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_TEXTS_KEPT = 512  # encoded batches remembered, so that a fan-out encodes each batch once
+
+
+class Sockets:
+    """All open sockets of one runtime."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._wakers: dict[int, asyncio.Event] = {}
+        self._texts: dict[tuple[int, str], tuple[UpdateBatch, str]] = {}
+
+    def kick(self) -> None:
+        """Wake the writers of all connections that have something to send."""
+        for number in self._runtime.ready():
+            if waker := self._wakers.get(number):
+                waker.set()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The ASGI endpoint of `/sync/socket/websocket`."""
+        await receive()  # websocket.connect
+        query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+        try:
+            number = self._runtime.open(query.get("token"), _compatibility(query), time.time())
+        except TokenRefusedError as refusal:
+            await _deny(send, refusal.code)
+            return
+        waker = self._wakers[number] = asyncio.Event()
+        writer: asyncio.Task[None] | None = None
+        try:
+            await send({"type": "websocket.accept"})
+            writer = asyncio.create_task(self._write(number, waker, send))
+            await self._read(number, receive)
+        except OSError:  # the client went away in the middle; uvicorn's ClientDisconnected is one
+            pass
+        finally:
+            self._runtime.close(number)
+            del self._wakers[number]
+            waker.set()
+            if writer is not None:
+                writer.cancel()
+
+    async def _read(self, number: int, receive: Receive) -> None:
+        while (message := await receive())["type"] == "websocket.receive":
+            now = time.time()
+            try:
+                frame = decode_client(message.get("text") or message.get("bytes") or b"")
+            except MalformedFrameError as error:
+                self._runtime.malformed(number, error.code, now)
+            else:
+                self._runtime.received(number, frame, now)
+            self.kick()
+
+    async def _write(self, number: int, waker: asyncio.Event, send: Send) -> None:
+        try:
+            while True:
+                await waker.wait()
+                waker.clear()
+                while (frame := self._runtime.pull(number, time.time())) is not None:
+                    await send({"type": "websocket.send", "text": self._text(frame, self._runtime.join_ref(number))})
+                if self._runtime.is_closing(number):
+                    await send({"type": "websocket.close", "code": 1000})
+                    return
+        except (OSError, KeyError, RuntimeError):  # the client went away in the middle of a send
+            return
+
+    def _text(self, frame: ServerFrame, join_ref: str) -> str:
+        if not isinstance(frame, UpdateBatch):
+            return encode_server(frame, join_ref)
+        kept = self._texts.get((id(frame), join_ref))
+        if kept is not None and kept[0] is frame:
+            return kept[1]
+        text = wrap_push(join_ref, *push_parts(frame))
+        if len(self._texts) >= _TEXTS_KEPT:
+            self._texts.clear()
+        self._texts[id(frame), join_ref] = (frame, text)
+        return text
+
+
+def _compatibility(query: dict[str, str]) -> Compatibility:
+    return Compatibility(
+        client=query.get("client", ""),
+        client_build_id=query.get("client_build_id", ""),
+        protocol_version=query.get("protocol_version", ""),
+        schema_version=query.get("schema_version"),
+    )
+
+
+async def _deny(send: Send, code: str) -> None:
+    """Fail the upgrade with 403; the body names the code."""
+    body = msgspec.json.encode({"error": {"code": code}})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "websocket.http.response.start", "status": 403, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
