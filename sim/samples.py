@@ -1,0 +1,135 @@
+"""Raw samples and counts out of a history: what gates decide on and metrics summarise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.history import Floats, History, Ints, Mask, Rows
+from sim.ledger import Ledger
+from sim.observations import Kind
+
+AUTH_CODES = (
+    "unauthorized",
+    "forbidden",
+    "invalid_token",
+    "token_expired",
+    "token_not_yet_valid",
+    "token_too_old",
+    "token_revoked",
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """`hits` of `n`."""
+
+    hits: int
+    n: int
+
+    @property
+    def ratio(self) -> float:
+        """Their ratio; NaN of nothing."""
+        return self.hits / self.n if self.n else float("nan")
+
+
+def auth_refusals(history: History) -> Share:
+    """Connects that were refused for the token's sake, of all connects attempted by the fleet."""
+    refused = history.fleet(Kind.CONNECT_FAILED, Kind.SUBSCRIBE_REFUSED)
+    return Share(int(history.detail_is(refused, AUTH_CODES).sum()), len(history.fleet(Kind.CONNECT_ATTEMPTED)))
+
+
+def token_refusals(history: History) -> Share:
+    """Tokens refused, of all tokens the fleet asked for."""
+    refused = len(history.fleet(Kind.TOKEN_REFUSED))
+    return Share(refused, refused + len(history.fleet(Kind.TOKEN_MINTED)))
+
+
+def failed_publishes(history: History) -> Share:
+    """Publishes without an acknowledgement, of all publishes."""
+    failed = len(history.of(Kind.PUBLISH_FAILED))
+    return Share(failed, failed + len(history.of(Kind.PUBLISHED)))
+
+
+def subscribe_answers(history: History) -> int:
+    """How many subscribes of the fleet were answered, whatever the answer."""
+    others = len(history.fleet(Kind.SUBSCRIBED)) + len(history.fleet(Kind.SUBSCRIBE_REFUSED))
+    return others + len(stale_answers(history))
+
+
+def stale_answers(history: History) -> Rows:
+    """One row for each stale answer to the fleet, by client; an answer naming several streams was written as several rows."""
+    rows = history.fleet(Kind.STALE).by_client()
+    return rows.take(~_same_answer(rows)) if len(rows) else rows
+
+
+def stale_loops(history: History) -> Rows:
+    """The second stale answer of every run of two or more that no live period separates, by client."""
+    rows = history.fleet(Kind.STALE, Kind.SUBSCRIBED).by_client()
+    if len(rows) == 0:
+        return rows
+    stale = rows.is_kind(Kind.STALE)
+    rows = rows.take(~(stale & _same_answer(rows) & np.append(False, stale[:-1])))
+    stale = rows.is_kind(Kind.STALE)
+    again = stale[1:] & stale[:-1] & (rows.client[1:] == rows.client[:-1])
+    again = np.append(False, again)
+    return rows.take(again & ~np.append(False, again[:-1]))
+
+
+def _same_answer(rows: Rows) -> Mask:
+    """Where a row belongs to the same answer as the row before it."""
+    same = (np.diff(rows.client) == 0) & (np.diff(rows.attempt) == 0) & (np.diff(rows.t) == 0)
+    return np.append(False, same)
+
+
+def fullest_window(t: Floats, width_s: float) -> int:
+    """The most events that any window `[t, t + width_s)` holds; 0 of nothing."""
+    t = np.sort(t)
+    return int((np.searchsorted(t, t + width_s, side="left") - np.arange(len(t))).max(initial=0))
+
+
+def bootstrap_ms(history: History) -> Floats:
+    """From a connect's due moment to caught up: of the reconnects after the first fault, if there were any, else of all."""
+    rows = history.fleet(Kind.REPLAY_COMPLETED)
+    rows = rows.take(~np.isnan(rows.value))
+    after = rows.value[rows.t >= history.first_fault_t]
+    return after if len(after) else rows.value
+
+
+def client_lag_events(history: History) -> Floats:
+    """Sampled head minus watermark, outside the fault phase."""
+    rows = history.of(Kind.CLIENT_LAG)
+    rows = rows.take(rows.client < history.header.clients)
+    return rows.value[~history.in_fault_phase(rows.t)]
+
+
+def generator_lag_ms(history: History) -> Floats:
+    """The load generator's own lateness, all samples."""
+    return history.of(Kind.GENERATOR_LAG).value
+
+
+def publish_to_apply_ms(history: History, ledger: Ledger) -> Floats:
+    """From the moment an event was due to be published until a client applied it.
+
+    Left out: events due in the fault phase, and events due before the client was first live, which its
+    bootstrap brought it.
+    """
+    applied = history.fleet(Kind.APPLIED)
+    index = ledger.published.find(applied)
+    due_t = ledger.published.due_t[index] if len(ledger.published) else np.zeros(len(applied))
+    live = (index >= 0) & ~history.in_fault_phase(due_t) & (due_t >= history.first_live_t[applied.client])
+    return (applied.t[live] - due_t[live]) * 1000.0
+
+
+def divergences(history: History) -> Share:
+    """Replays that skipped events or began below the cursor, beside the number of replays."""
+    gaps = history.fleet(Kind.GAP)
+    diverged = int(history.detail_is(gaps, ["replay"]).sum()) + len(history.fleet(Kind.REPLAY_BELOW_CURSOR))
+    return Share(diverged, len(history.fleet(Kind.REPLAYED)))
+
+
+def unconverged(history: History) -> Ints:
+    """The fleet's clients that did not settle, or were still pending at the end."""
+    settled = np.zeros(history.header.clients, np.bool_)
+    settled[history.fleet(Kind.SETTLED).client] = True
+    settled[history.fleet(Kind.STILL_PENDING).client] = False
+    return np.flatnonzero(~settled)
