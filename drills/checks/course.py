@@ -1,0 +1,220 @@
+"""Checks that are always on: did the drill run its course, ask its question, and end where it must?"""
+
+import numpy as np
+
+from drills.checks.base import NAN, Answer, Case, Check, needed
+from drills.thresholds import Threshold
+from drills.verdicts import State
+from sim import samples
+from sim.history import PHASES
+from sim.observations import Kind
+
+# Late samples that a load generator is allowed before it counts as saturated.
+_LATE_SHARE = 0.05
+_UNANSWERED = ("", "no_answer", "unanswered", "timeout", "network", "unreachable", "not_asked", "error")
+
+
+def _course(case: Case, threshold: Threshold | None) -> Answer:
+    rows = case.history.of(Kind.PHASE)
+    seen = [case.history.details[code] for code in rows.detail]
+    if tuple(seen) == PHASES:
+        return Answer(State.PASS, len(seen), len(seen), "all phases in order")
+    return Answer(State.ERROR, len(seen), len(seen), f"the phases were {', '.join(seen) or 'none'}, not {', '.join(PHASES)}")
+
+
+def _steady_state(case: Case, threshold: Threshold | None) -> Answer:
+    rows = case.history.of(Kind.STEADY)
+    if len(rows) == 0:
+        return Answer(State.ERROR, NAN, 0, "nothing says that the system was well before it was broken")
+    sick = rows.take(rows.value != 1.0)
+    if len(sick):
+        why = case.history.details[sick.detail[0]] or "no reason was given"
+        return Answer(State.ERROR, 0.0, len(rows), f"the system was sick before it was broken: {why}")
+    return Answer(State.PASS, 1.0, len(rows), "the system was well before it was broken")
+
+
+def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
+    plan = case.history.header.plan
+    missing = [
+        f"{fault.get('kind', 'fault')} #{index}: {why}" for index, fault in enumerate(plan) if (why := _unseen(case, index))
+    ]
+    if len(plan) < len(case.drill.faults):
+        missing.append(f"the plan has {len(plan)} of {len(case.drill.faults)} faults")
+    if missing:
+        return Answer(State.ERROR, len(plan) - len(missing), len(plan), "; ".join(missing))
+    return Answer(State.PASS, len(plan), len(plan), "every fault was seen to act and was taken back")
+
+
+def _unseen(case: Case, index: int) -> str:
+    """What is missing of a fault; empty for nothing."""
+    history = case.history
+    begun, observed, ended = (history.of(kind) for kind in (Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED))
+    if not bool((begun.attempt == index).any()):
+        return "never began"
+    if not bool((observed.value[observed.attempt == index] >= 1).any()):
+        return "was not seen to act"
+    return "" if bool((ended.attempt == index).any()) else "was not taken back"
+
+
+def _converged(case: Case, threshold: Threshold | None) -> Answer:
+    history = case.history
+    clients, pending = history.header.clients, samples.unconverged(history)
+    if clients == 0:
+        return Answer(State.NO_DATA, NAN, 0, "there were no clients")
+    if len(pending) == 0:
+        return Answer(State.PASS, 0, clients, f"all {clients} clients converged")
+    rows = history.fleet(Kind.STILL_PENDING)
+    why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in list(history.detail_counts(rows).items())[:3])
+    return Answer(
+        State.FAIL, len(pending), clients, f"{len(pending)} of {clients} clients did not converge: {why or 'nothing says why'}"
+    )
+
+
+def _generator_lag(case: Case, threshold: Threshold | None) -> Answer:
+    limit, lags = needed(threshold), np.sort(samples.generator_lag_ms(case.history))
+    n = len(lags)
+    if n < (limit.minimum_n or 1):
+        return Answer(
+            State.ERROR, NAN, n, f"{n} samples of the load generator's lateness are too few; {limit.minimum_n} are needed"
+        )
+    # NumPy sorts what is no number last, so it counts as late.
+    lag = float(lags[n - 1 - int(_LATE_SHARE * n)])
+    if lag <= limit.threshold:
+        return Answer(State.PASS, lag, n, f"95 % of {n} samples are at most {lag:.3g} ms late")
+    return Answer(
+        State.ERROR,
+        lag,
+        n,
+        f"the load generator was saturated: more than 5 % of {n} samples are over {limit.threshold:g} ms late",
+    )
+
+
+def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
+    rows = case.history.fleet(Kind.DECLARED_LOSS)
+    if len(rows):
+        events = float(np.nansum(rows.value))
+        return Answer(
+            State.FAIL, events, len(rows), f"clients declared {events:g} events lost, which this drill does not allow"
+        )
+    if case.ledger.expected == 0:
+        return Answer(State.NO_DATA, NAN, 0, "there were no deliveries to lose")
+    return Answer(State.PASS, 0, case.ledger.expected, "no client declared a loss")
+
+
+def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
+    history, wanted = case.history, case.drill.expect.stale_reasons
+    rows = history.fleet(Kind.STALE)
+    seen = {reason for text in history.detail_counts(rows) for reason in text.split("+")}
+    missing = [reason for reason in wanted if reason not in seen]
+    if missing:
+        reason = f"no client was told {', '.join(missing)} though this drill makes cursors stale"
+        return Answer(State.FAIL, len(wanted) - len(missing), len(rows), reason)
+    return Answer(State.PASS, len(wanted), len(rows), f"clients were told {', '.join(wanted)}")
+
+
+def _probes(case: Case, threshold: Threshold | None) -> Answer:
+    history = case.history
+    answers = history.detail_counts(history.of(Kind.PROBED))
+    n = sum(answers.values())
+    accepted = [text for text in answers if text.endswith(":accepted")]
+    if accepted:
+        return Answer(State.FAIL, len(accepted), n, f"what must be refused was granted: {', '.join(accepted)}")
+    refused = {text.partition(":")[0] for text in answers if text.partition(":")[2] not in _UNANSWERED}
+    silent = [probe for probe in case.drill.expect.probes if probe not in refused]
+    if silent:
+        state = State.INCONCLUSIVE if n else State.NO_DATA
+        return Answer(state, NAN, n, f"no answer to the probe {', '.join(silent)}")
+    return Answer(State.PASS, 0, n, f"refused, as it must be: {', '.join(answers)}")
+
+
+def _audited(case: Case, threshold: Threshold | None) -> Answer:
+    read = len(case.ledger.published)
+    if case.ledger.audited:
+        return Answer(State.PASS, 1, read, "a fresh client read all that was retained at the end")
+    return Answer(State.NO_DATA, NAN, 0, "no fresh client read what was retained at the end, so a loss may be unseen")
+
+
+CHECKS = (
+    Check("drill", "course", "phases", "steady, fault, heal, settle, end", "all, in order", _course, takes_threshold=False),
+    Check(
+        "drill",
+        "steady_state",
+        "ok",
+        "the system's health before it is broken",
+        "every look at it is good",
+        _steady_state,
+        window="steady",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "faults_observed",
+        "faults",
+        "faults that were seen to act, and were taken back",
+        "all of the plan",
+        _faults_observed,
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "generator_lag_ms",
+        "ms",
+        "how late the load generator itself is",
+        "p95",
+        _generator_lag,
+        origin="synthetic",
+        extras=frozenset({"minimum_n"}),
+    ),
+    Check(
+        "drill",
+        "converged",
+        "clients",
+        "clients that did not come to rest at their streams' heads",
+        "count, 0 allowed",
+        _converged,
+        window="settle",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "audited",
+        "ok",
+        "a fresh client reads everything retained",
+        "it caught up",
+        _audited,
+        window="settle",
+        origin="synthetic",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "declared_loss",
+        "events",
+        "events that clients declared lost",
+        "count, 0 allowed",
+        _declared_loss,
+        takes_threshold=False,
+        applies=lambda drill: not drill.expect.declared_loss,
+    ),
+    Check(
+        "drill",
+        "stale_signalled",
+        "reasons",
+        "reasons for staleness that clients were told",
+        "all that the drill expects",
+        _stale_signalled,
+        takes_threshold=False,
+        applies=lambda drill: bool(drill.expect.stale_reasons),
+    ),
+    Check(
+        "drill",
+        "probes",
+        "grants",
+        "forbidden questions that were granted",
+        "count, 0 allowed; every probe was answered",
+        _probes,
+        origin="synthetic",
+        takes_threshold=False,
+        applies=lambda drill: bool(drill.expect.probes),
+    ),
+)

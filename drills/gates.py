@@ -1,0 +1,144 @@
+"""The gates: which checks there are, what a drill is asked, and the answers.
+
+A check that cannot be worked out is an `error` of that check and never stops the others; a check of a name that
+nobody knows is a mistake of the user's and stops everything before it begins.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from drills import thresholds as thresholds_file
+from drills.checks import course, lane, reconnect
+from drills.checks.base import Answer, Case, Check
+from drills.thresholds import Threshold, Thresholds
+from drills.verdicts import CheckResult, DrillVerdict, State
+from sim import invariants, metrics
+from sim.drill import Drill
+from sim.errors import UsageError
+from sim.history import History
+from sim.invariants import Violation
+from sim.metrics import Measure
+
+REGISTRY: Mapping[str, Check] = {check.full_name: check for check in (*lane.CHECKS, *reconnect.CHECKS, *course.CHECKS)}
+GATES = ("error", "replay", "reconnect", "delivery", "ux")
+
+
+def load_thresholds(path: Path = thresholds_file.DEFAULT_PATH) -> Thresholds:
+    """Read a thresholds file that must serve every check of the registry. Raises `UsageError`."""
+    return thresholds_file.load(path, {name: check.expected for name, check in REGISTRY.items() if check.takes_threshold})
+
+
+def require_checks(drill: Drill, thresholds: Thresholds) -> None:
+    """Raise `UsageError` when the drill lists a check that does not exist or has no threshold."""
+    known = [name for name, check in REGISTRY.items() if check.gate in GATES]
+    for name in drill.checks:
+        if name not in known:
+            raise UsageError(f"drill {drill.name}: there is no check '{name}'; there are: {', '.join(known)}.")
+    for check in _asked(drill):
+        if check.takes_threshold and check.full_name not in thresholds:
+            raise UsageError(f"drill {drill.name}: check '{check.full_name}' has no threshold.")
+
+
+def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str) -> DrillVerdict:
+    """Ask a drill's evidence everything its drill lists, and everything that is always asked.
+
+    `evidence` names the file it came from. Raises `UsageError` as `require_checks` does.
+    """
+    require_checks(drill, thresholds)
+    case, header = Case(drill, history), history.header
+    broken, laws = _laws(case, evidence)
+    measures, trouble = _measures(case)
+    results = [answer(check, case, thresholds.get(check.full_name), evidence) for check in _asked(drill)]
+    return DrillVerdict(
+        name=drill.name,
+        clients=header.clients,
+        duration_s=header.duration_s,
+        checks=(read_evidence(evidence, len(history), trouble), laws, *results),
+        violations=broken,
+        measures=measures,
+        summary=drill.summary,
+        policy=header.policy,
+        defects=tuple(header.defects),
+    )
+
+
+def _laws(case: Case, evidence: str) -> tuple[tuple[Violation, ...], CheckResult]:
+    """The broken invariants, and the check that says whether there are any, or that they could not be looked for."""
+    found: list[Violation] = []
+
+    def decide(case: Case, threshold: Threshold | None) -> Answer:
+        found.extend(invariants.violations(case.history, case.ledger))
+        names = ", ".join(violation.invariant for violation in found)
+        state = State.FAIL if found else State.PASS
+        return Answer(state, len(found), len(case.history), f"broken: {names}" if found else "no law was broken")
+
+    check = Check("drill", "invariants", "laws", "laws that were broken", "count, 0 allowed", decide)
+    result = answer(check, case, None, evidence)
+    return tuple(found), result
+
+
+def _measures(case: Case) -> tuple[tuple[Measure, ...], str]:
+    """What was measured, or why it could not be."""
+    try:
+        return tuple(metrics.measures(case.history, case.ledger)), ""
+    except Exception as error:  # a run that cannot be measured must not pass, and must still be reported
+        return (), f"the run cannot be measured: {error or type(error).__name__}"
+
+
+def answer(check: Check, case: Case, threshold: Threshold | None, evidence: str) -> CheckResult:
+    """One check's result; whatever goes wrong inside it makes it an `error` that says what."""
+    try:
+        found = check.decide(case, threshold)
+        state, value, n, interval, reason = found.state, float(found.value), found.n, found.interval, found.reason
+    except Exception as error:  # a check that fails to work must not be taken for one that passes
+        state, value, n, interval = State.ERROR, float("nan"), 0, None
+        reason = f"the check could not be worked out: {error or type(error).__name__}"
+    return CheckResult(
+        gate=check.gate,
+        check=check.name,
+        state=state,
+        value=value,
+        unit=check.unit,
+        n=n,
+        interval=interval,
+        comparator=check.comparator if threshold else "",
+        threshold=threshold.threshold if threshold else None,
+        source=threshold.source if threshold else "law of a drill's course",
+        window=check.window,
+        method=check.method,
+        origin=check.origin,
+        reason=reason,
+        evidence=evidence,
+    ).sound()
+
+
+def read_evidence(evidence: str, rows: int, trouble: str = "") -> CheckResult:
+    """Whether a drill's files can be believed; `trouble` says why not."""
+    return CheckResult(
+        gate="drill",
+        check="evidence",
+        state=State.ERROR if trouble else State.PASS,
+        value=float(rows),
+        unit="rows",
+        n=rows,
+        interval=None,
+        comparator="",
+        threshold=None,
+        source="law of a drill's course",
+        window="whole run",
+        method="complete, and byte for byte what the run recorded",
+        origin="synthetic",
+        reason=trouble or f"{rows} observations, as they were recorded",
+        evidence=evidence,
+    )
+
+
+def unreadable(name: str, trouble: str, evidence: str) -> DrillVerdict:
+    """The verdict on a drill of which nothing can be read."""
+    return DrillVerdict(name, 0, float("nan"), (read_evidence(evidence, 0, trouble),))
+
+
+def _asked(drill: Drill) -> Sequence[Check]:
+    """The drill's own checks, then those that are always on."""
+    own = [REGISTRY[name] for name in dict.fromkeys(drill.checks)]
+    return [*own, *(check for check in course.CHECKS if check.applies(drill))]

@@ -1,0 +1,85 @@
+"""How sure a sample makes us: one-sided 95 % bounds that assume nothing about how the values are distributed."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from sim.history import Floats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A value and its one-sided 95 % bounds; NaN where the sample is too small for one."""
+
+    value: float
+    lower: float
+    upper: float
+    n: int
+
+
+def ratio(hits: int, n: int) -> Bounds:
+    """Wilson score bounds of `hits` in `n`. Raises `ValueError` when there cannot be so many hits.
+
+    Two one-sided bounds of 95 % are the ends of a two-sided interval of 90 %. Source: E. B. Wilson,
+    "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    """
+    if not 0 <= hits <= n:
+        raise ValueError(f"{hits} of {n} cannot be a share")
+    if n == 0:
+        return Bounds(float("nan"), float("nan"), float("nan"), 0)
+    from scipy.stats import binomtest  # imported late: it takes longer than all the rest of the command line
+
+    interval = binomtest(hits, n).proportion_ci(1 - 2 * (1 - CONFIDENCE), "wilson")
+    return Bounds(hits / n, float(interval.low), float(interval.high), n)
+
+
+def percentile(samples: Floats, share: float) -> Bounds:
+    """The percentile of `samples` at `share`, with bounds by order statistics.
+
+    The k-th smallest of n samples is at or above the true percentile with the probability that a binomial
+    (n, share) is below k. Source: G. J. Hahn, W. Q. Meeker, "Statistical Intervals", section 5.2. Raises
+    `ValueError` for a sample that is no number, because no place in the order is right for it.
+    """
+    if bool(np.isnan(samples).any()):
+        raise ValueError("a sample is not a number")
+    n = len(samples)
+    if n == 0:
+        return Bounds(float("nan"), float("nan"), float("nan"), 0)
+    upper, lower = upper_rank(n, share), lower_rank(n, share)
+    middle = max(int(np.ceil(share * n - 1e-9)), 1)
+    ranks = sorted({rank for rank in (upper, lower, middle) if rank})
+    ordered = np.partition(samples, [rank - 1 for rank in ranks])
+
+    def at(rank: int | None) -> float:
+        return float(ordered[rank - 1]) if rank else float("nan")
+
+    return Bounds(at(middle), at(lower), at(upper), n)
+
+
+@lru_cache(maxsize=256)
+def upper_rank(n: int, share: float) -> int | None:
+    """The lowest rank (from 1) whose sample bounds the percentile from above; None when n is too small for any."""
+    from scipy.stats import binom
+
+    rank = int(binom.ppf(CONFIDENCE, n, share)) + 1
+    return rank if rank <= n else None
+
+
+@lru_cache(maxsize=256)
+def lower_rank(n: int, share: float) -> int | None:
+    """The highest rank (from 1) whose sample bounds the percentile from below; None when n is too small for any."""
+    from scipy.stats import binom
+
+    # P(at least r of n below the percentile) >= 95 %; ppf gives the first count with more than 5 % at or below it.
+    rank = int(binom.ppf(1 - CONFIDENCE, n, share))
+    return rank if rank >= 1 else None
+
+
+def binomial_tail(hits: int, n: int, share: float) -> float:
+    """The probability of `hits` or more in `n` when each has the chance `share`."""
+    from scipy.stats import binom
+
+    return float(binom.sf(hits - 1, n, share))

@@ -1,0 +1,84 @@
+"""Thresholds as operators write them: one table a check in a TOML file, each key checked against what the check takes."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from sim.config import read_toml, to_struct
+from sim.contract.settings import Count, NotNegative, Positive
+from sim.errors import UsageError
+
+DEFAULT_PATH = Path(__file__).with_name("thresholds.toml")
+Comparator = Literal["<=", "=="]
+
+
+class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One check's number. The optional keys are for the checks that take them."""
+
+    threshold: NotNegative
+    comparator: Comparator
+    unit: str
+    source: str
+    comment: str = ""
+    minimum_n: Count | None = None  # fewer cannot pass
+    live_for_s: Positive | None = None  # how long a client must be live for a live period
+    window_s: Positive | None = None  # the worst window of this width counts
+
+
+class Expected(NamedTuple):
+    """What a check takes from the file."""
+
+    unit: str
+    comparator: str
+    extras: frozenset[str] = frozenset()
+
+
+Thresholds = dict[str, Threshold]
+_EXTRAS = ("minimum_n", "live_for_s", "window_s")
+
+
+def load(path: Path, expected: Mapping[str, Expected]) -> Thresholds:
+    """Read a thresholds file; it must have exactly the `expected` checks (`gate.check`). Raises `UsageError`, one sentence."""
+    found = _tables(read_toml(path), path)
+    if not found:
+        raise UsageError(f"{path}: has no thresholds; expected one table a check, such as [{next(iter(expected))}].")
+    if unknown := sorted(set(found) - set(expected)):
+        raise UsageError(f"{path}: there is no check '{unknown[0]}' that takes a threshold; there are: {', '.join(expected)}.")
+    if missing := [name for name in expected if name not in found]:
+        raise UsageError(f"{path}: the threshold of '{missing[0]}' is missing; add a table [{missing[0]}].")
+    return {name: _checked(found[name], expected[name], f"{path}: [{name}]") for name in expected}
+
+
+def _tables(data: dict[str, object], path: Path) -> dict[str, dict[str, object]]:
+    tables: dict[str, dict[str, object]] = {}
+    for gate, checks in data.items():
+        if not isinstance(checks, dict):
+            raise UsageError(f"{path}: unknown key '{gate}'; expected one table a check, such as [ux.integrity].")
+        for check, table in checks.items():
+            if not isinstance(table, dict):
+                raise UsageError(f"{path}: key '{gate}.{check}' is {table!r}, but a check's threshold is a table.")
+            tables[f"{gate}.{check}"] = table
+    return tables
+
+
+def _checked(table: dict[str, object], expected: Expected, where: str) -> Threshold:
+    threshold = to_struct(table, Threshold, where)
+    if not math.isfinite(threshold.threshold):
+        raise UsageError(f"{where}: key 'threshold' is {threshold.threshold}, but a threshold is a finite number.")
+    for key in ("unit", "comparator"):
+        if getattr(threshold, key) != getattr(expected, key):
+            raise UsageError(
+                f"{where}: key '{key}' is {getattr(threshold, key)!r}, but this check is decided in {getattr(expected, key)!r}."
+            )
+    for key in _EXTRAS:
+        value = getattr(threshold, key)
+        if value is None and key in expected.extras:
+            raise UsageError(f"{where}: key '{key}' is missing; this check needs it.")
+        if value is not None and key not in expected.extras:
+            raise UsageError(f"{where}: key '{key}' is not one this check takes.")
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"{where}: key '{key}' is {value}, but a finite number is expected.")
+    return threshold
