@@ -1,0 +1,187 @@
+"""A verdict as files and on a terminal. Nothing here decides anything."""
+
+import math
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from drills.verdicts import CheckResult, DrillVerdict, RunVerdict, State
+from sim.invariants import Violation
+from sim.metrics import Measure
+
+if TYPE_CHECKING:
+    import jinja2
+    from rich.console import Console
+
+SCHEMA = 1
+_TEMPLATES = Path(__file__).with_name("templates")
+_MOST_REASONS = 3
+
+USERS_SAW = {
+    "applied_twice": "the same message shown, or the same change made, twice",
+    "applied_out_of_order": "messages in the wrong order",
+    "hole": "a message missing between two others",
+    "checkpoint_regressed": "a client that went back to an older state",
+    "stale_loop": "a client that reconnects for ever and never shows anything new",
+    "stale_without_recovery": "a client that stays out of date until it is restarted",
+    "silent_loss": "messages that never appear, while the client claims to be up to date",
+    "acknowledged_lost": "messages that were accepted and then gone, or replaced by others",
+    "phantom_event": "messages that nobody wrote",
+    "socket_changed_state": "nothing yet; but anyone with a socket can change what only the authority may change",
+    "expired_token_accepted": "nothing yet; but whoever lost access keeps it",
+    "cross_topic_leak": "messages of conversations they have no part in",
+    "jumbled_message": "garbled messages",
+}
+
+
+def summary(verdict: RunVerdict) -> dict[str, Any]:
+    """`summary.json` as plain values: no number in it is infinite or NaN, those are None."""
+    return {
+        "schema": SCHEMA,
+        "run_id": verdict.run_id,
+        "engine": verdict.engine,
+        "target": verdict.target,
+        "target_kind": verdict.target_kind,
+        "seed": verdict.seed,
+        "decision": verdict.decision,
+        "decision_reason": verdict.decision_reason,
+        "failures": verdict.failures,
+        "thresholds_sha256": verdict.thresholds_sha256,
+        "recorded_thresholds_sha256": verdict.recorded_thresholds_sha256,
+        "notes": list(verdict.notes),
+        "drills": [_drill_summary(drill) for drill in verdict.drills],
+    }
+
+
+def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
+    return {
+        "name": drill.name,
+        "status": str(drill.status),
+        "clients": drill.clients,
+        "duration_s": _finite(drill.duration_s),
+        "checks": [_check_summary(check) for check in drill.checks],
+        "violations": [asdict(violation) for violation in drill.violations],
+        "metrics": {measure.name: _measure_summary(measure) for measure in drill.measures},
+    }
+
+
+def _check_summary(check: CheckResult) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "state": str(check.state),
+        "value": _finite(check.value),
+        "unit": check.unit,
+        "n": check.n,
+        "interval": _interval(check),
+        "threshold": check.threshold,
+    }
+
+
+def _measure_summary(measure: Measure) -> dict[str, Any]:
+    return {"value": _finite(measure.value), "unit": measure.unit, "n": measure.n, "better": measure.better}
+
+
+def summary_json(verdict: RunVerdict) -> bytes:
+    """`summary.json`."""
+    return msgspec.json.format(msgspec.json.encode(summary(verdict)), indent=2) + b"\n"
+
+
+def gate_lines(verdict: RunVerdict) -> bytes:
+    """`gate-results.jsonl`: one line for each check of each drill."""
+    lines = (_gate_line(drill, check) for drill in verdict.drills for check in drill.checks)
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+
+def _gate_line(drill: DrillVerdict, check: CheckResult) -> dict[str, Any]:
+    line = {"drill": drill.name, **asdict(check)}
+    return {**line, "state": str(check.state), "value": _finite(check.value), "interval": _interval(check)}
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows neither infinity nor NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _interval(check: CheckResult) -> list[float | None] | None:
+    return [_finite(bound) for bound in check.interval] if check.interval else None
+
+
+def summary_markdown(verdict: RunVerdict) -> str:
+    """`SUMMARY.md`."""
+    return _environment().get_template("SUMMARY.md.j2").render(verdict=verdict)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "jinja2.Environment":
+    import jinja2  # imported late, as `--help` needs none of it
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=False, keep_trailing_newline=True)
+    environment.filters.update(number=number, cell=_cell, why=why, seen=users_saw, bounds=_bounds, limit=_limit)
+    return environment
+
+
+def number(value: float) -> str:
+    """A value for people: four significant digits, `never` for infinity, `-` for none."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "never"
+    return f"{value:.0f}" if value == int(value) else f"{value:.4g}"
+
+
+def users_saw(violation: Violation) -> str:
+    """What users would have seen of a violation."""
+    return USERS_SAW.get(violation.invariant, "what must be refused was granted")
+
+
+def why(drill: DrillVerdict) -> str:
+    """In one line why a drill did not pass; empty when it did."""
+    broken = [f"{violation.invariant} ({violation.count})" for violation in drill.violations]
+    checks = [check for check in drill.checks if check.state is not State.PASS and check.name != "drill.invariants"]
+    checks.sort(key=lambda check: (check.state is not State.FAIL, check.state is not State.ERROR))
+    reasons = broken + [f"{check.name} {check.state}: {check.reason}" for check in checks]
+    more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+    return "; ".join(reasons[:_MOST_REASONS]) + more
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a table's cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _bounds(check: CheckResult) -> str:
+    return f"{number(check.interval[0])} .. {number(check.interval[1])}" if check.interval else "-"
+
+
+def _limit(check: CheckResult) -> str:
+    return f"{check.comparator} {number(check.threshold)}" if check.threshold is not None else "-"
+
+
+_COLOURS = {State.PASS: "green", State.FAIL: "red", State.ERROR: "red"}
+
+
+def print_verdict(verdict: RunVerdict, console: "Console") -> None:
+    """A run's verdict on a terminal: one line a drill, and below each that did not pass the reasons."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("drill", "status", "clients", "live again (99 %)", "why", title_justify="left")
+    for drill in verdict.drills:
+        colour = _COLOURS.get(drill.status, "yellow")
+        table.add_row(
+            drill.name, f"[{colour}]{drill.status}[/]", str(drill.clients), _recovery(drill), escape(why(drill)) or "-"
+        )
+    console.print(table)
+    for note in verdict.notes:
+        console.print(escape(note), style="dim")
+    reason = f" ({verdict.decision_reason.replace('_', ' ')})" if verdict.decision_reason else ""
+    colour = _COLOURS.get(verdict.status, "yellow")
+    console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{reason}   Failures: {verdict.failures}")
+
+
+def _recovery(drill: DrillVerdict) -> str:
+    found = [measure for measure in drill.measures if measure.name == "live_again_99_s" and measure.n]
+    return f"{number(found[0].value)} s" if found else "-"

@@ -1,0 +1,286 @@
+"""The `results/` tree: the only code that knows where a run's files lie.
+
+    results/<run id>/
+        run-plan.json        what was going to run, written before anything did
+        thresholds.toml      the thresholds, as they were
+        drills/<name>/       drill.json, run.json, observations.parquet, runtime.log, <name>.png
+        summary.json, SUMMARY.md, gate-results.jsonl
+
+Judging reads and never writes. The plan is what makes a missing drill an error: a folder that was removed cannot
+turn a run into a go.
+"""
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from drills import gates, report
+from drills.thresholds import DEFAULT_PATH, Thresholds
+from drills.verdicts import DrillVerdict, RunVerdict
+from sim import invariants, observations
+from sim.drill import Drill
+from sim.errors import EvidenceError, StorageError, UsageError
+from sim.history import History
+from sim.ledger import Ledger
+
+PLAN_NAME = "run-plan.json"
+DRILL_NAME = "drill.json"
+THRESHOLDS_NAME = "thresholds.toml"
+SUMMARY_NAME = "summary.json"
+_DRILLS = "drills"
+
+
+class PlannedDrill(msgspec.Struct, frozen=True):
+    """One drill of a plan, by name and `Drill.digest`."""
+
+    name: str
+    sha256: str
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was going to do: `run-plan.json`."""
+
+    schema: int = 1
+    run_id: str
+    engine: str
+    target: str  # name or address, never a secret
+    target_kind: str  # mock, staging or production
+    seed: int
+    created_at: str  # ISO 8601, UTC
+    thresholds_sha256: str
+    drills: list[PlannedDrill]
+
+
+def create_run(
+    out: Path,
+    drills: Sequence[Drill],
+    *,
+    engine: str,
+    target: str,
+    target_kind: str,
+    seed: int,
+    thresholds: Path = DEFAULT_PATH,
+    now: datetime | None = None,
+) -> Path:
+    """Make the folder of a new run under `out`, with its plan and a copy of `thresholds`; returns the folder.
+
+    Raises `UsageError` for no drills, two of one name, or bad thresholds, and `StorageError` if it cannot be written.
+    """
+    _refuse_bad_plan(drills, thresholds)
+    now = now or datetime.now(UTC)
+    name = drills[0].name if len(drills) == 1 else "all"
+    run_id = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(2)}"
+    run_dir = out / run_id
+    plan = RunPlan(
+        run_id=run_id,
+        engine=engine,
+        target=target,
+        target_kind=target_kind,
+        seed=seed,
+        created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
+        thresholds_sha256=observations.file_sha256(thresholds),
+        drills=[PlannedDrill(drill.name, drill.digest()) for drill in drills],
+    )
+    try:
+        (run_dir / _DRILLS).mkdir(parents=True)
+        shutil.copyfile(thresholds, run_dir / THRESHOLDS_NAME)
+    except OSError as error:
+        raise _cannot_write(run_dir, error) from None
+    _write(run_dir / PLAN_NAME, msgspec.json.format(msgspec.json.encode(plan), indent=2))
+    return run_dir
+
+
+def _refuse_bad_plan(drills: Sequence[Drill], thresholds: Path) -> None:
+    if not drills:
+        raise UsageError("a run needs at least one drill.")
+    names = [drill.name for drill in drills]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two drills of one run are called '{twice[0]}'; each needs a name of its own.")
+    loaded = gates.load_thresholds(thresholds)
+    for drill in drills:
+        gates.require_checks(drill, loaded)
+
+
+def create_drill_folder(run_dir: Path, drill: Drill) -> Path:
+    """Make the folder that an engine writes one drill's files to, and put the drill itself there."""
+    folder = drill_folder(run_dir, drill.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    _write(folder / DRILL_NAME, msgspec.json.format(msgspec.json.encode(drill, order="deterministic"), indent=2))
+    return folder
+
+
+def drill_folder(run_dir: Path, name: str) -> Path:
+    """Where a drill's files lie."""
+    return run_dir / _DRILLS / name
+
+
+def figure_path(run_dir: Path, name: str) -> Path:
+    """Where a drill's figure lies."""
+    return drill_folder(run_dir, name) / f"{name}.png"
+
+
+def judge_run(run_dir: Path, thresholds: Path | None = None) -> RunVerdict:
+    """Judge a run from its files alone; writes nothing. `thresholds` is another file than the run's own copy.
+
+    Raises `UsageError` for a folder that is no run and for bad thresholds, `EvidenceError` for a run without a plan.
+    """
+    plan = read_plan(run_dir)
+    path = thresholds or run_dir / THRESHOLDS_NAME
+    if thresholds is None and not path.exists():
+        raise EvidenceError(f"{path}: the run's own thresholds are missing; give a file with --thresholds.")
+    loaded = gates.load_thresholds(path)
+    sha256 = observations.file_sha256(path)
+    return RunVerdict(
+        run_id=plan.run_id,
+        engine=plan.engine,
+        target=plan.target,
+        target_kind=plan.target_kind,
+        seed=plan.seed,
+        drills=tuple(_judge_all(run_dir, plan, loaded)),
+        thresholds_sha256=sha256,
+        recorded_thresholds_sha256=plan.thresholds_sha256,
+        notes=_notes(plan, path, sha256),
+    )
+
+
+def read_plan(run_dir: Path) -> RunPlan:
+    """A run's plan. Raises `UsageError` for a folder that is no run, `EvidenceError` for a missing or damaged plan."""
+    path = run_dir / PLAN_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunPlan)
+    except (FileNotFoundError, NotADirectoryError):
+        if (run_dir / _DRILLS).is_dir():
+            raise EvidenceError(f"{path}: is missing, so nothing says which drills this run should have.") from None
+        raise UsageError(f"{run_dir}: is not a run's folder (it has no {PLAN_NAME}).") from None
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
+    except msgspec.DecodeError as error:
+        raise EvidenceError(f"{path}: is damaged ({error}).") from None
+
+
+def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
+    """Write summary.json, SUMMARY.md and gate-results.jsonl. Raises `StorageError`."""
+    _write(run_dir / SUMMARY_NAME, report.summary_json(verdict))
+    _write(run_dir / "SUMMARY.md", report.summary_markdown(verdict).encode())
+    _write(run_dir / "gate-results.jsonl", report.gate_lines(verdict))
+
+
+def write_figures(run_dir: Path) -> list[Path]:
+    """Draw every drill whose observations can be read; returns the pictures. Raises `StorageError`."""
+    from sim import plots  # imported late: Matplotlib takes longer to import than a small run to judge
+
+    drawn = []
+    for planned in read_plan(run_dir).drills:
+        folder, path = drill_folder(run_dir, planned.name), figure_path(run_dir, planned.name)
+        try:
+            history = History(observations.read_header(folder), observations.read(folder))
+        except EvidenceError:
+            continue  # the verdict says so
+        try:
+            plots.save(plots.drill_figure(history), path)
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+        drawn.append(path)
+    return drawn
+
+
+def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds) -> list[DrillVerdict]:
+    verdicts = [_judge_drill(run_dir, plan, planned, thresholds) for planned in plan.drills]
+    names = {planned.name for planned in plan.drills}
+    folders = run_dir / _DRILLS
+    found = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []
+    strangers = [name for name in found if name not in names]
+    return verdicts + [
+        gates.unreadable(name, f"{name} is not a drill of this run's plan.", _evidence(name)) for name in strangers
+    ]
+
+
+def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds: Thresholds) -> DrillVerdict:
+    folder = drill_folder(run_dir, planned.name)
+    evidence = _evidence(planned.name)
+    try:
+        if not folder.is_dir():
+            raise EvidenceError(f"{folder}: the drill was planned, but its folder is missing.")
+        drill = _read_drill(folder, planned)
+        header, table = observations.read_verified(folder)
+        _require_same_run(header, plan, drill, folder)
+        return gates.judge(drill, History(header, table), thresholds, evidence)
+    except EvidenceError as error:
+        return _salvage(folder, gates.unreadable(planned.name, str(error), evidence))
+
+
+def _read_drill(folder: Path, planned: PlannedDrill) -> Drill:
+    path = folder / DRILL_NAME
+    try:
+        drill = msgspec.json.decode(path.read_bytes(), type=Drill)
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise EvidenceError(f"{path}: is damaged ({error}).") from None
+    if drill.digest() != planned.sha256:
+        raise EvidenceError(f"{path}: is not the drill that was planned (its digest differs from {PLAN_NAME}).")
+    return drill
+
+
+def _require_same_run(header: observations.RunHeader, plan: RunPlan, drill: Drill, folder: Path) -> None:
+    """Evidence of another drill, engine, target or seed proves nothing about this run."""
+    claims = {
+        "drill": (header.drill, drill.name),
+        "drill_sha256": (header.drill_sha256, drill.digest()),
+        "clients": (header.clients, drill.fleet.clients),
+        "policy": (header.policy, drill.fleet.policy),
+        "engine": (header.engine, plan.engine),
+        "target_kind": (header.target_kind, plan.target_kind),
+        "seed": (header.seed, plan.seed),
+    }
+    for name, (found, wanted) in claims.items():
+        if found != wanted:
+            where = folder / observations.HEADER_NAME
+            raise EvidenceError(f"{where}: says {name} {found!r}, but this run's is {wanted!r}.")
+
+
+def _salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
+    """Add what a run that was cut short already shows to have gone wrong; it stays an error or becomes a failure."""
+    try:
+        header = observations.read_header(folder)
+        if header.complete:
+            return verdict  # its files were changed or damaged: nothing in them can be believed
+        history = History(header, observations.read(folder))
+        broken = tuple(invariants.violations(history, Ledger(history), complete=False))
+    except Exception:  # it was unreadable anyway, and the verdict says why
+        return verdict
+    return replace(verdict, clients=header.clients, duration_s=history.duration_s, policy=header.policy, violations=broken)
+
+
+def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
+    notes = []
+    if plan.target_kind == "mock":
+        notes.append("The target was the embedded mock, so this says nothing about a deployed runtime.")
+    if sha256 != plan.thresholds_sha256:
+        notes.append(f"Judged with {path}, which is not the thresholds file this run recorded (its SHA-256 differs).")
+    return tuple(notes)
+
+
+def _evidence(name: str) -> str:
+    return f"{_DRILLS}/{name}/{observations.FILE_NAME}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be written ({error.strerror}); free some space or give another folder with --out.")

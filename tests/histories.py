@@ -1,0 +1,178 @@
+"""Hand-written histories: a few rows for one law, or a whole drill that went well and can then be spoilt."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from drills.gates import REGISTRY
+from sim.contract import chance
+from sim.drill import Drill, DropSockets, Expect, Fleet, Load, Phases
+from sim.history import History
+from sim.ledger import Ledger
+from sim.observations import Columns, Kind, Recorder, RunHeader, write_header
+
+STREAM = "runtime.run.1.events"
+AUDITOR = 1000
+GATED = tuple(name for name in REGISTRY if not name.startswith("drill."))
+
+
+@dataclass(frozen=True)
+class Row:
+    t: float
+    kind: Kind
+    client: int = -1
+    stream: str = ""
+    seq: int = -1
+    attempt: int = 0
+    value: float = float("nan")
+    detail: str = ""
+
+
+@dataclass
+class Story:
+    """Rows in the order they are told, and who took part."""
+
+    clients: int = 2
+    rows: list[Row] = field(default_factory=list)
+    header: dict[str, Any] = field(default_factory=dict)
+
+    def tell(self, t: float, kind: Kind, client: int = -1, stream: str = "", seq: int = -1, **more: Any) -> "Story":
+        self.rows.append(Row(t, kind, client, stream, seq, **more))
+        return self
+
+    def publish(self, *seqs: int, t: float = 1.0, stream: str = STREAM, **more: Any) -> "Story":
+        for seq in seqs:
+            self.tell(t, Kind.PUBLISHED, -1, stream, seq, **{"value": 0.0, "detail": f"h{seq}", **more})
+        return self
+
+    def fresh(self, client: int, baseline: int = 0, t: float = 0.5, stream: str = STREAM) -> "Story":
+        self.tell(t, Kind.SUBSCRIBED, client, value=20.0)
+        return self.tell(t, Kind.REBOOTSTRAPPED, client, stream, baseline, detail="fresh")
+
+    def apply(self, client: int, *seqs: int, t: float = 2.0, stream: str = STREAM) -> "Story":
+        for seq in seqs:
+            self.tell(t, Kind.APPLIED, client, stream, seq, detail=f"h{seq}")
+            self.tell(t, Kind.CHECKPOINT_WRITTEN, client, stream, seq)
+        return self
+
+    def audit(self, *seqs: int, baseline: int = 0, t: float = 90.0, stream: str = STREAM) -> "Story":
+        self.fresh(AUDITOR, baseline, t, stream).apply(AUDITOR, *seqs, t=t, stream=stream)
+        return self.tell(t, Kind.REPLAY_COMPLETED, AUDITOR, value=5.0)
+
+    def without(self, unwanted: Callable[[Row], bool]) -> "Story":
+        return Story(self.clients, [row for row in self.rows if not unwanted(row)], self.header)
+
+    def changed(self, which: Callable[[Row], bool], **fields: Any) -> "Story":
+        return Story(self.clients, [replace(row, **fields) if which(row) else row for row in self.rows], self.header)
+
+    def history(self) -> History:
+        columns = Columns()
+        for row in self.rows:
+            columns.add(row.t, str(row.kind), row.client, row.stream, row.seq, row.attempt, row.value, row.detail)
+        return History(run_header(self.clients, **self.header), columns.table())
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.history())
+
+    def write(self, folder: Path, drill: Drill, complete: bool = True, **header: Any) -> None:
+        """Leave the files that an engine leaves."""
+        recorder = Recorder(folder)
+        for row in self.rows:
+            recorder.add(row.t, str(row.kind), row.client, row.stream, row.seq, row.attempt, row.value, row.detail)
+        made = run_header(self.clients, **{**self.header, "drill": drill.name, "drill_sha256": drill.digest(), **header})
+        if complete:
+            made.observations_sha256, made.observations_rows = recorder.seal()
+        else:
+            recorder.flush()
+            recorder._pending.put(None)
+            recorder._thread.join()
+        made.complete = complete
+        write_header(folder, made)
+
+
+def run_header(clients: int, **more: Any) -> RunHeader:
+    fields: dict[str, Any] = {
+        "drill": "storm",
+        "drill_sha256": "",
+        "engine": "sockets",
+        "target": "mock",
+        "target_kind": "mock",
+        "policy": "reference",
+        "seed": 7,
+        "clients": clients,
+        "started_at": "2026-11-23T14:05:01+00:00",
+        "clock": "wall",
+        "versions": {},
+        "auditor": AUDITOR,
+        "duration_s": 60.0,
+        "plan": [{"kind": "drop_sockets", "at_s": 0.0}],
+    }
+    return RunHeader(**{**fields, **more})
+
+
+def storm_drill(clients: int = 150, checks: tuple[str, ...] = GATED, name: str = "storm", **expect: Any) -> Drill:
+    return Drill(
+        name=name,
+        summary="Does everybody come back when everybody is cut at once?",
+        checks=checks,
+        fleet=Fleet(clients=clients),
+        load=Load(events_per_s=5.0),
+        phases=Phases(steady_s=20.0, fault_s=5.0),
+        faults=(DropSockets(at_s=0.0),),
+        expect=Expect(**expect),
+    )
+
+
+def good_storm(clients: int = 150) -> Story:
+    """A drill in which everything went well: 100 events, all clients cut at 20 s, back with full jitter, nothing missed."""
+    story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}})
+    for t, phase in ((0.0, "steady"), (20.0, "fault"), (25.0, "heal"), (26.0, "settle"), (60.0, "end")):
+        story.tell(t, Kind.PHASE, detail=phase)
+    story.tell(19.9, Kind.STEADY, value=1.0)
+    story.tell(20.0, Kind.FAULT_BEGUN, detail="drop_sockets").tell(
+        20.2, Kind.FAULT_OBSERVED, value=clients, detail="drop_sockets"
+    )
+    story.tell(21.0, Kind.FAULT_ENDED, detail="drop_sockets")
+    for seq in range(1, 331):
+        story.publish(seq, t=2.0 + seq * 0.07, value=2.0)
+    for tick in range(120):
+        story.tell(tick * 0.5, Kind.GENERATOR_LAG, value=1.0 + tick % 7)
+    for client in range(clients):
+        _one_client(story, client)
+    story.audit(*range(1, 331), t=59.0)
+    story.rows.sort(key=lambda row: row.t)
+    return story
+
+
+def _one_client(story: Story, client: int) -> None:
+    begin, delay_ms = 0.01 * client, 250.0 * chance.draw(7, "test", client)
+    again = 20.1 + delay_ms / 1000
+    _connect(story, client, begin, 1)
+    story.tell(begin + 0.03, Kind.REBOOTSTRAPPED, client, STREAM, 0, detail="fresh")
+    story.tell(20.1, Kind.DISCONNECTED, client, detail="network")
+    story.tell(20.1, Kind.BACKOFF, client, attempt=1, value=delay_ms, detail="network")
+    _connect(story, client, again, 2)
+    story.tell(again + 0.04, Kind.REPLAY_BEGUN, client, STREAM, 258)
+    missed = 0
+    for seq in range(1, 331):
+        t = 2.0 + seq * 0.07 + 0.02
+        missed += 20.1 < t < again + 0.04
+        t = again + 0.04 if 20.1 < t < again + 0.04 else t
+        story.tell(t, Kind.APPLIED, client, STREAM, seq, detail=f"h{seq}").tell(t, Kind.CHECKPOINT_WRITTEN, client, STREAM, seq)
+    story.tell(again + 0.05, Kind.REPLAYED, client, STREAM, missed, value=float(missed))
+    for tick in range(5, 60, 5):
+        story.tell(tick + 0.001 * client, Kind.CLIENT_LAG, client, value=float(tick % 3))
+    story.tell(58.0, Kind.SETTLED, client)
+
+
+def _connect(story: Story, client: int, t: float, attempt: int) -> None:
+    story.tell(t, Kind.TOKEN_MINTED, client, value=4.0).tell(t, Kind.CONNECT_ATTEMPTED, client, attempt=attempt)
+    story.tell(t + 0.02, Kind.CONNECT_DONE, client, value=20.0).tell(t + 0.03, Kind.SUBSCRIBED, client, value=30.0)
+    story.tell(t + 0.05, Kind.REPLAY_COMPLETED, client, value=50.0 + client % 20)
+
+
+def decoded(data: bytes) -> Any:
+    return msgspec.json.decode(data)
