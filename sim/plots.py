@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from sim.history import PHASES, Floats, History
 from sim.observations import Kind
@@ -31,7 +32,7 @@ def drill_figure(history: History) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1.0) * 1.05)
     _name_course(panels[0], history)
     panels[-1].set_xlabel("time since the run began (s)")
     panels[-1].set_xlim(0, max(history.duration_s, 1e-3))
@@ -79,8 +80,8 @@ def _connects(axes: Axes, history: History) -> None:
     axes.stairs(counts / width_s, edges, fill=True, color=_ORANGE, alpha=0.85)
     failed, _ = np.histogram(history.fleet(Kind.CONNECT_FAILED).t, edges)
     if failed.any():
-        axes.stairs(failed / width_s, edges, color=_RED, linewidth=1.2, label="of which failed in that second")
-        axes.legend(loc="upper right", frameon=False, fontsize=8)
+        axes.stairs(failed / width_s, edges, color=_RED, linewidth=1.2, label="failed in that second")
+        _legend(axes)
     axes.set_ylabel("connects attempted (1/s)")
 
 
@@ -96,7 +97,12 @@ def _lag(axes: Axes, history: History) -> None:
     axes.plot(t, most, color=_GREY, linewidth=0.9, linestyle=":", label="highest")
     axes.plot(t, high, color=_RED, linewidth=1.4, linestyle="--", label="95th percentile")
     axes.plot(t, middle, color=_GREEN, linewidth=1.8, label="median")
-    axes.legend(loc="upper right", frameon=False, fontsize=8, ncols=3)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Above the panel, where it hides nothing."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), borderaxespad=0, frameon=False, fontsize=8, ncols=3)
 
 
 def _lag_by_time(t: Floats, value: Floats, width_s: float) -> Iterator[tuple[float, float, float, float]]:
@@ -136,4 +142,5 @@ def _name_course(axes: Axes, history: History) -> None:
             axes.text(t, 1.02 + 0.075 * row, f" {phase}", transform=span, fontsize=9, color=_GREY, va="bottom")
             last_t = t
     for place, (kind, begin, _) in enumerate(_faults(history)):
-        axes.text(begin, 0.06 + 0.1 * (place % 8), f" {kind}", transform=span, fontsize=9, color=_RED, fontweight="bold")
+        label = axes.text(begin, 0.06 + 0.11 * (place % 8), f" {kind}", transform=span, fontsize=9, color=_RED, fontweight="bold")
+        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
