@@ -19,7 +19,7 @@ from enum import Enum, auto
 
 from sim.contract import chance
 from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
-from sim.contract.disconnects import MINTS_FIRST, DisconnectReason, classify
+from sim.contract.disconnects import MINTS_FIRST, NETWORK_CODES, DisconnectReason, classify
 from sim.contract.frames import (
     Body,
     ChannelClosed,
@@ -97,7 +97,7 @@ class ClientSession:
         self._live_since = NEVER
         self._previous_delay_ms = 0.0
         self._last_heard = 0.0
-        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = NEVER
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
         self._wake_at = NEVER
 
     # --- what the driver reads ----------------------------------------------------------------------
@@ -249,6 +249,8 @@ class ClientSession:
             self._beat_at = now + self.settings.heartbeat_interval_s
         if now >= self._ask_at:
             self._subscribe(now)
+        if now >= self._probe_at:
+            self._wake_probe(now)
 
     def _time_out(self, now: float) -> None:
         self._reply_by = NEVER
@@ -300,7 +302,7 @@ class ClientSession:
         return now >= self.token.expires_at
 
     def _clear_deadlines(self) -> None:
-        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = NEVER
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
         self._live_since = NEVER
         self._asking = False
 
@@ -381,6 +383,9 @@ class ClientSession:
     def _went_live(self, now: float) -> None:
         """For probes: the session has just become live."""
 
+    def _wake_probe(self, now: float) -> None:
+        """For probes: `_probe_at` has passed without an answer."""
+
     def _ask_again(self, now: float) -> None:
         """Close a hole by a replay from the watermark; when that did not help before, wait, and in the end reconnect."""
         if self._fruitless >= self.policy.fruitless_asks:
@@ -449,11 +454,13 @@ class ClientSession:
 
     def _schedule(self) -> None:
         silent_at = self._last_heard + self.settings.silence_limit_s if self.state in _CONNECTED else NEVER
-        self._wake_at = min(self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, silent_at)
+        self._wake_at = min(
+            self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, self._probe_at, silent_at
+        )
 
 
 def _reason_of_refusal(code: str) -> DisconnectReason:
     """Refused tokens make a client mint anew; whatever else happens to a connect is the network's."""
-    if code in ("network", "timeout", "refused", "protocol"):
+    if code in NETWORK_CODES:
         return DisconnectReason.NETWORK
     return DisconnectReason.UNAUTHORIZED if code == "unauthorized" else DisconnectReason.FORBIDDEN

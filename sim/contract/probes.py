@@ -1,0 +1,95 @@
+"""Clients that try what must be refused: ordinary sessions that also ask a forbidden question and note the answer.
+
+The answer is a notice of kind `probed` whose detail is `<probe>:accepted` or `<probe>:refused:<code>`.
+"""
+
+import msgspec
+
+from sim.contract.actions import Send, Token
+from sim.contract.client import NEVER, ClientSession, State
+from sim.contract.disconnects import NETWORK_CODES
+from sim.contract.frames import Body, Reply, Request
+from sim.errors import UsageError
+
+EXPIRY_LEEWAY_S = 30.0  # the runtime's own: an expired token may still be good for so long
+
+
+class MutationProbe(ClientSession):
+    """Asks the socket for a publish each time it goes live. Whatever the answer, it stays live."""
+
+    name = "mutation_over_socket"
+    _probe_ref = ""
+
+    def _went_live(self, now: float) -> None:
+        self._probe_ref = self._next_ref()
+        event = {"event_type": "stormgate.probe", "payload": {"client": self.client}}
+        payload = msgspec.json.encode({"topic": self.replica.topics[0] if self.replica.topics else "", "event": event})
+        self._actions.append(Send(Request(self._probe_ref, "sync:publish", msgspec.Raw(payload))))
+        self._probe_at = now + self.settings.reply_timeout_s
+
+    def _take_other_reply(self, reply: Reply, now: float) -> None:
+        if self._probe_at < NEVER and reply.ref == self._probe_ref:
+            self._answered("accepted" if reply.ok else f"refused:{reply.body.code or 'error'}")
+
+    def _wake_probe(self, now: float) -> None:
+        self._answered("refused:silence")
+
+    def _answered(self, answer: str) -> None:
+        self._probe_at = NEVER
+        self._note("probed", detail=f"{self.name}:{answer}")
+
+
+class ExpiredTokenProbe(ClientSession):
+    """Connects with a token that it knows to be void, once a token, before it mints a new one.
+
+    It knows from `reauth_required`, or because the token's time and the runtime's leeway are over.
+    """
+
+    name = "expired_token"
+    _void: Token | None = None  # the token it was told is no longer good
+    _tried: Token | None = None  # whose question has been answered
+
+    def _take_error(self, body: Body, now: float) -> None:
+        if body.code == "reauth_required":
+            self._void = self.token
+        super()._take_error(body, now)
+
+    def _begin_attempt(self, now: float) -> None:
+        if self.token is not None and self._is_void(self.token, now) and self._tried is not self.token:
+            self._retry_at = NEVER
+            self._connect(now)
+        else:
+            super()._begin_attempt(now)
+
+    def _is_void(self, token: Token, now: float) -> bool:
+        return token is self._void or now >= token.expires_at + EXPIRY_LEEWAY_S
+
+    def connected(self, now: float) -> None:
+        """See `ClientSession`; with a void token, this is the defect."""
+        self._answer("accepted", now)
+        super().connected(now)
+
+    def connect_failed(self, code: str, now: float) -> None:
+        """See `ClientSession`; a failing network is no answer, so the question is put again."""
+        if code not in NETWORK_CODES:
+            self._answer(f"refused:{code}", now)
+        super().connect_failed(code, now)
+
+    def _answer(self, answer: str, now: float) -> None:
+        asked = self.state is State.CONNECTING and self._tried is not self.token
+        if asked and self.token is not None and self._is_void(self.token, now):
+            self._tried = self.token
+            self._note("probed", detail=f"{self.name}:{answer}")
+
+
+PROBES: dict[str, type[ClientSession]] = {probe.name: probe for probe in (MutationProbe, ExpiredTokenProbe)}
+
+
+def session_class(probe: str | None) -> type[ClientSession]:
+    """The class of session for a client that is this probe, or none; raises `UsageError` for an unknown name."""
+    if probe is None:
+        return ClientSession
+    try:
+        return PROBES[probe]
+    except KeyError:
+        raise UsageError(f"there is no probe '{probe}'; there are: {', '.join(PROBES)}.") from None
