@@ -90,10 +90,11 @@ class SkipDeliveries(Fault, frozen=True, forbid_unknown_fields=True, tag="skip_d
 
 
 class ShrinkWindow(Fault, frozen=True, forbid_unknown_fields=True, tag="shrink_window"):
-    """The runtime forgets all but the newest `keep_events` of the first `streams` run streams."""
+    """The runtime forgets all but the newest `keep_events` of the first `streams` run streams, and of the worker events'."""
 
     keep_events: CountOrZero
     streams: Count = 1
+    worker_events: bool = False
 
 
 class ShrinkReplayBudget(Fault, frozen=True, forbid_unknown_fields=True, tag="shrink_replay_budget"):
@@ -182,3 +183,5 @@ def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:
             )
     if isinstance(fault, ShrinkWindow) and fault.streams > drill.load.run_streams:
         raise UsageError(f"{key}.streams' is {fault.streams}, but 'load.run_streams' is only {drill.load.run_streams}.")
+    if isinstance(fault, ShrinkWindow) and fault.worker_events and not drill.load.worker_events:
+        raise UsageError(f"{key}.worker_events' is true, but 'load.worker_events' is not.")

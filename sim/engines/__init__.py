@@ -1,0 +1,1 @@
+"""Engines: each takes a drill and gives observations; none knows of another."""

@@ -1,0 +1,141 @@
+"""Carrying out a fault plan against real processes and sockets, seeing that each fault acts, and taking everything back."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from sim.contract.settings import Switches
+from sim.drill import DropSockets, ExpireTokens, KillRuntime, ShrinkReplayBudget, ShrinkWindow, SkipDeliveries, SlowMint
+from sim.engines.client_driver import ClientDriver, WallClock
+from sim.engines.lane_http import LaneHttp
+from sim.errors import TargetError, UsageError
+from sim.faults import PlannedFault, switches_during
+from sim.mock.process import MockProcess
+from sim.observations import Recorder
+
+_READY_POLL_S = 0.05
+_READY_LIMIT_S = 20.0
+_SLOW_ENOUGH = 0.9  # a token that took this share of the injected delay was slowed by it
+
+
+class FaultActions:
+    """All faults of one run. `process` is None when the runtime is not ours to kill."""
+
+    def __init__(
+        self,
+        http: LaneHttp,
+        process: MockProcess | None,
+        healthy: Switches,
+        clients: Sequence[ClientDriver],
+        run_topics: Sequence[str],
+        other_topics: Sequence[str],
+        mint_ms: list[tuple[float, float]],
+        clock: WallClock,
+        recorder: Recorder,
+    ) -> None:
+        self._http = http
+        self._process = process
+        self._healthy = healthy
+        self._clients = clients
+        self._run_topics, self._other_topics = run_topics, other_topics
+        self._mint_ms = mint_ms  # (unix time, ms) of every token minted
+        self._clock = clock
+        self._recorder = recorder
+        self._active: dict[int, PlannedFault] = {}
+        self._switched = False
+
+    async def run(self, fault: PlannedFault, began: float) -> None:
+        """Carry out one fault at its time; `began` is when the fault phase did."""
+        await self._sleep_until(began + fault.begins_s)
+        self._note("fault_begun", fault)
+        self._active[fault.index] = fault
+        observed = await self._act(fault, began)
+        del self._active[fault.index]
+        if observed:
+            self._note("fault_observed", fault, observed)
+        self._note("fault_ended", fault)
+
+    async def _act(self, planned: PlannedFault, began: float) -> int:
+        """Break it, keep it broken, mend it; returns how often it was seen to act."""
+        fault, ends = planned.fault, began + planned.ends_s
+        if isinstance(fault, DropSockets):
+            cut = sum(self._clients[client].cut(fault.offline_s) for client in planned.clients)
+            await self._sleep_until(ends)
+            return cut
+        if isinstance(fault, KillRuntime):
+            return await self._kill(ends)
+        if isinstance(fault, ShrinkWindow):
+            topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
+            return sum([await self._http.shrink_window(topic, fault.keep_events) for topic in topics])
+        if isinstance(fault, ExpireTokens):
+            self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=time.time())
+            return await self._set_switches()
+        return await self._switch(planned, ends)
+
+    async def _switch(self, planned: PlannedFault, ends: float) -> int:
+        """A fault that is a switch of the mock: on, and at its end off again."""
+        before = await self._http.mock_state()
+        began = self._clock.now()
+        await self._set_switches()
+        await self._sleep_until(ends)
+        after = await self._http.mock_state()
+        observed = self._seen(planned, began, before, after)
+        del self._active[planned.index]
+        await self._set_switches()
+        self._active[planned.index] = planned  # its caller takes it out for good
+        return observed
+
+    def _seen(self, planned: PlannedFault, began: float, before: dict[str, int], after: dict[str, object]) -> int:
+        fault = planned.fault
+        if isinstance(fault, SlowMint):
+            return sum(at >= began and ms >= _SLOW_ENOUGH * fault.delay_ms for at, ms in self._mint_ms)
+        if isinstance(fault, SkipDeliveries):
+            return int(str(after["deliveries_skipped"])) - before["deliveries_skipped"]
+        assert isinstance(fault, ShrinkReplayBudget)
+        in_force = msgspec.convert(after["switches"], Switches)
+        return int(in_force.shrunk_budget_events == fault.events)
+
+    async def _kill(self, ends: float) -> int:
+        if self._process is None:
+            raise UsageError("this runtime was not started here, so it cannot be killed; leave --target out for that drill.")
+        code = await self._process.kill()
+        gone = code < 0 and not await self._http.is_ready()
+        await self._sleep_until(ends)
+        await self._process.start()
+        await self._wait_ready()
+        await self._set_switches()
+        return int(gone)
+
+    async def _wait_ready(self) -> None:
+        limit = self._clock.now() + _READY_LIMIT_S
+        while not await self._http.is_ready():
+            if self._clock.now() > limit:
+                raise TargetError("the runtime did not become ready again after it was killed; see its runtime.log.")
+            await asyncio.sleep(_READY_POLL_S)
+
+    async def _set_switches(self) -> int:
+        self._switched = True
+        return await self._http.set_switches(switches_during(self._healthy, [f.fault for f in self._active.values()]))
+
+    async def heal(self) -> None:
+        """Take back whatever still acts, after all faults or in the middle of them."""
+        for client in self._clients:
+            client.come_online()
+        if self._process is not None and not self._process.pid:
+            await self._process.start()
+            await self._wait_ready()
+        left = list(self._active.values())
+        self._active.clear()
+        if self._switched:
+            await self._set_switches()
+        for fault in left:
+            self._note("fault_ended", fault)
+
+    async def _sleep_until(self, moment: float) -> None:
+        await asyncio.sleep(max(moment - self._clock.now(), 0))
+
+    def _note(self, kind: str, fault: PlannedFault, value: float = float("nan")) -> None:
+        t = self._clock.now() - self._clock.began
+        self._recorder.add(t, kind, attempt=fault.index, value=value, detail=fault.kind)

@@ -1,0 +1,224 @@
+"""The lane's HTTP as a drill needs it: tokens, runs, events, readiness, and the mock's fault switches."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import msgspec
+
+from sim.contract.actions import Token
+from sim.contract.client import ClientSession
+from sim.contract.settings import Switches
+from sim.engines.client_driver import MintFailedError
+from sim.errors import TargetError
+
+REQUEST_TIMEOUT_S = 10.0
+_AT_ONCE = 64  # requests in flight; httpx slows down badly when it has to queue many itself
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Where a lane's two services are. `session` is the bearer session; empty: one of the mock's own a client."""
+
+    name: str
+    kind: str  # mock, staging or production
+    runtime_url: str
+    control_url: str
+    session: str = ""
+
+    def __repr__(self) -> str:
+        return f"Lane({self.name}, {self.kind}, {self.runtime_url}, {self.control_url})"
+
+    @property
+    def socket_url(self) -> str:
+        """The WebSocket endpoint without its query."""
+        return self.runtime_url.replace("http", "ws", 1) + "/sync/socket/websocket"
+
+
+class PublishFailedError(Exception):
+    """An event was not acknowledged; `code` says why, `retry_after_ms` when to try again."""
+
+    def __init__(self, code: str, retry_after_ms: float | None = None, final: bool = False) -> None:
+        super().__init__(code)
+        self.code, self.retry_after_ms, self.final = code, retry_after_ms, final
+
+
+class _Minted(msgspec.Struct):
+    token: str
+    expires_in: float
+    refresh_after_in: float
+
+
+class _MintAnswer(msgspec.Struct):
+    data: _Minted
+
+
+class _Problem(msgspec.Struct):
+    code: str = "unknown"
+    retry_after_ms: float | None = None
+
+
+class _ProblemAnswer(msgspec.Struct):
+    error: _Problem
+
+
+class PublishedEvent(msgspec.Struct):
+    """What the runtime says of an event it took."""
+
+    seq: int
+    payload_hash: str = ""
+
+
+class _EventAnswer(msgspec.Struct):
+    event: PublishedEvent
+
+
+class LaneHttp:
+    """One HTTP client for a whole run; `close` it."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=_AT_ONCE)
+        self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, limits=limits, trust_env=False)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
+        async with self._slots:
+            return await self._http.request(method, url, **options)
+
+    # --- what clients need --------------------------------------------------------------------------
+
+    async def mint(self, session: ClientSession) -> Token:
+        """A token for this client and its topics; raises `MintFailedError`."""
+        try:
+            answer = await self._send(
+                "POST",
+                f"{self._lane.control_url}/api/spacetime/token",
+                headers=self._authorization(session.client),
+                json={"topics": list(session.replica.topics), "device_id": device_id(session.client)},
+            )
+        except httpx.HTTPError:
+            raise MintFailedError("network") from None
+        if answer.status_code != 200:
+            problem = _problem(answer)
+            raise MintFailedError(problem.code, problem.retry_after_ms)
+        try:
+            minted = msgspec.json.decode(answer.content, type=_MintAnswer).data
+        except msgspec.DecodeError:
+            raise MintFailedError("bad_response") from None
+        now = time.time()
+        return Token(minted.token, now + minted.refresh_after_in, now + minted.expires_in)
+
+    def _authorization(self, client: int) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._lane.session or f'session-client-{client}'}"}
+
+    # --- publishing ---------------------------------------------------------------------------------
+
+    async def create_run(self, worker_id: str) -> str:
+        """A new run; returns its id. Raises `TargetError`."""
+        url = f"{self._lane.runtime_url}/internal/v1/runs"
+        answer = await self._ask("POST", url, json={"worker_id": worker_id, "metadata": {"by": "stormgate"}})
+        try:
+            return str(answer.json()["run"]["id"])
+        except (ValueError, KeyError, TypeError):
+            raise TargetError(f"{url} answered {_shown(answer)} where a new run was expected.") from None
+
+    async def publish(self, run_id: str, event_type: str, payload: object, key: str) -> PublishedEvent:
+        """Append one event; raises `PublishFailedError`."""
+        url = f"{self._lane.runtime_url}/internal/v1/runs/{run_id}/events"
+        body = {"event_type": event_type, "payload": payload, "idempotency_key": key}
+        try:
+            answer = await self._send("POST", url, json=body)
+        except httpx.HTTPError:
+            raise PublishFailedError("unknown_outcome") from None
+        if answer.status_code >= 300:
+            problem = _problem(answer)
+            again = answer.status_code in (429, 502, 503, 504)
+            raise PublishFailedError(problem.code, problem.retry_after_ms, final=not again)
+        try:
+            return msgspec.json.decode(answer.content, type=_EventAnswer).event
+        except msgspec.DecodeError:
+            raise PublishFailedError("bad_response") from None
+
+    # --- is it there, and does it speak the protocol? -----------------------------------------------
+
+    async def check(self) -> None:
+        """Raise `TargetError`, one sentence, unless runtime and control service answer as the contract says."""
+        ready_url = f"{self._lane.runtime_url}/readyz"
+        answer = await self._ask("GET", ready_url)
+        if answer.status_code != 200:
+            raise TargetError(f"{ready_url} answered {_shown(answer)}, not 200: this is no sync runtime, or it is not ready.")
+        token_url = f"{self._lane.control_url}/api/spacetime/token"
+        answer = await self._ask("POST", token_url, headers=self._authorization(0), json={})
+        if answer.status_code != 200:
+            raise TargetError(
+                f"{token_url} answered {_shown(answer)} where a token was expected; "
+                "check that it is a control service and that the session may mint."
+            )
+        try:
+            msgspec.json.decode(answer.content, type=_MintAnswer)
+        except msgspec.DecodeError:
+            raise TargetError(f"{token_url} answered {_shown(answer)} where the token's JSON was expected.") from None
+
+    async def is_ready(self) -> bool:
+        """Whether the runtime answers 200 on /readyz."""
+        try:
+            return (await self._send("GET", f"{self._lane.runtime_url}/readyz")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
+        try:
+            return await self._send(method, url, **options)
+        except httpx.ConnectError:
+            raise TargetError(f"nothing answers at {url}; start the runtime there, or name another with --target.") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            what = str(error) or type(error).__name__
+            raise TargetError(f"{url} does not answer as an HTTP server ({what}); is this the runtime's port?") from None
+
+    # --- the mock's switches ------------------------------------------------------------------------
+
+    async def set_switches(self, switches: Switches) -> int:
+        """Put faults in force; returns how many sockets were told to authenticate again."""
+        answer = await self._mock("PUT", "switches", content=msgspec.json.encode(switches))
+        return int(answer["sockets_told_to_reauthenticate"])
+
+    async def shrink_window(self, topic: str, keep_events: int) -> int:
+        """Make the runtime forget; returns how many events it forgot."""
+        answer = await self._mock("PUT", "window", json={"topic": topic, "keep_events": keep_events})
+        return int(answer["events_forgotten"])
+
+    async def mock_state(self) -> dict[str, Any]:
+        """What the mock says of itself."""
+        return await self._mock("GET", "state")
+
+    async def _mock(self, method: str, name: str, **options: Any) -> dict[str, Any]:
+        url = f"{self._lane.runtime_url}/_mock/{name}"
+        answer = await self._ask(method, url, **options)
+        if answer.status_code != 200:
+            raise TargetError(f"{url} answered {_shown(answer)}: faults of the runtime need stormgate's own mock.")
+        body: dict[str, Any] = answer.json()
+        return body
+
+
+def device_id(client: int) -> str:
+    """The device a client says it is."""
+    return f"client-{client}"
+
+
+def _problem(answer: httpx.Response) -> _Problem:
+    try:
+        return msgspec.json.decode(answer.content, type=_ProblemAnswer).error
+    except msgspec.DecodeError:
+        return _Problem(f"http_{answer.status_code}")
+
+
+def _shown(answer: httpx.Response) -> str:
+    kind = answer.headers.get("content-type", "no content type").partition(";")[0]
+    return f"{answer.status_code} ({kind})"

@@ -1,0 +1,111 @@
+"""Publishes events at a fixed rate over the lane's HTTP, each due at its own moment whatever the ones before it do."""
+
+import asyncio
+from dataclasses import dataclass
+
+from sim.contract.replica import short_hash
+from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.engines.client_driver import WallClock
+from sim.engines.lane_http import LaneHttp, PublishFailedError
+from sim.observations import Recorder
+
+RETRY_S = 0.2
+GIVE_UP_S = 20.0  # after its due moment; an event not acknowledged by then has failed
+_CODEX_EVENT = "codex.worker.progress"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One stream a drill publishes to."""
+
+    topic: str
+    run_id: str
+    event_type: str
+
+    @property
+    def stream(self) -> str:
+        """Its stream id."""
+        return stream_id(self.topic)
+
+
+async def create_streams(http: LaneHttp, run_streams: int, worker_events: bool) -> list[Stream]:
+    """One new run a stream, so that nobody else publishes to them; raises `TargetError`."""
+    runs = [await http.create_run(f"stormgate-{number}") for number in range(run_streams)]
+    streams = [Stream(run_events(run_id), run_id, "run.progress") for run_id in runs]
+    if worker_events:
+        streams.append(Stream(CODEX_WORKER_EVENTS, runs[0], _CODEX_EVENT))
+    return streams
+
+
+class Publisher:
+    """`heads` holds, a topic, the highest seq that was acknowledged."""
+
+    def __init__(
+        self,
+        http: LaneHttp,
+        streams: list[Stream],
+        events_per_s: float,
+        payload_bytes: int,
+        clock: WallClock,
+        recorder: Recorder,
+    ) -> None:
+        self._http = http
+        self._streams = streams
+        self._period_s = 1 / events_per_s
+        self._payload = {"text": "x" * payload_bytes}
+        self._clock = clock
+        self._recorder = recorder
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop_task: asyncio.Task[None] | None = None
+        self.heads: dict[str, int] = {stream.topic: 0 for stream in streams}
+        self.acknowledged = 0
+
+    def start(self) -> None:
+        """Begin publishing."""
+        self._loop_task = asyncio.create_task(self._publish_all())
+
+    async def finish(self) -> None:
+        """Publish no more, and wait until each event under way is acknowledged or has failed."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Stop at once."""
+        for task in (*self._tasks, *([self._loop_task] if self._loop_task else [])):
+            task.cancel()
+
+    async def _publish_all(self) -> None:
+        began, number = self._clock.now(), 0
+        while True:
+            due = began + number * self._period_s
+            await asyncio.sleep(max(due - self._clock.now(), 0))
+            task = asyncio.create_task(self._publish(number, self._streams[number % len(self._streams)], due))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            number += 1
+
+    async def _publish(self, number: int, stream: Stream, due: float) -> None:
+        """One event, tried under one idempotency key until it is acknowledged or refused for good."""
+        payload = {"number": number, **self._payload}
+        key = f"{stream.run_id}-{number}"  # the stream may have had other publishers before
+        while True:
+            try:
+                event = await self._http.publish(stream.run_id, stream.event_type, payload, key)
+            except PublishFailedError as error:
+                wait_s = max((error.retry_after_ms or 0) / 1000, RETRY_S)
+                if error.final or self._clock.now() + wait_s > due + GIVE_UP_S:
+                    self._note("publish_failed", stream, due, detail=error.code)
+                    return
+                await asyncio.sleep(wait_s)
+            else:
+                self.acknowledged += 1
+                self.heads[stream.topic] = max(self.heads[stream.topic], event.seq)
+                self._note("published", stream, due, event.seq, short_hash(event.payload_hash))
+                return
+
+    def _note(self, kind: str, stream: Stream, due: float, seq: int = -1, detail: str = "") -> None:
+        now = self._clock.now()
+        t = now - self._clock.began
+        self._recorder.add(t, kind, stream=stream.stream, seq=seq, value=(now - due) * 1000, detail=detail)

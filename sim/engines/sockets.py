@@ -1,0 +1,404 @@
+"""The sockets engine: a drill over real processes and real WebSockets.
+
+The runtime is a process of its own (the embedded mock, or one that is already there); this process is the
+load generator, the publisher and the one that breaks things. It measures its own lateness all the time,
+because a generator that cannot keep up must not be mistaken for a slow runtime.
+"""
+
+import asyncio
+import platform
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from sim.contract import policies
+from sim.contract.actions import ClientSettings, Token
+from sim.contract.client import ClientSession
+from sim.contract.frames import Compatibility
+from sim.contract.probes import session_class
+from sim.contract.settings import Switches
+from sim.drill import Drill, KillRuntime
+from sim.engines.client_driver import ClientDriver, MintFailedError, WallClock
+from sim.engines.fault_actions import FaultActions
+from sim.engines.lane_http import Lane, LaneHttp
+from sim.engines.publisher import Publisher, Stream, create_streams
+from sim.errors import UsageError
+from sim.faults import plan
+from sim.mock.process import MockProcess
+from sim.mock.server import ServeOptions, raise_descriptor_limit
+from sim.observations import Recorder, RunHeader, write_header
+
+CLIENT_BUILD = "20260601T000000Z"
+SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
+STEADY_LIMIT_S = 20.0  # beyond the ramp and `steady_s`, for everyone to be live before anything is broken
+_POLL_S = 0.1
+_LAG_PERIOD_S = 0.05
+_SAMPLE_PERIOD_S = 0.5
+_LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would be load of its own
+_SILENCE_FLOOR_S = 10.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run. `lane` None: start the embedded mock with these switches."""
+
+    folder: Path
+    seed: int = 1
+    lane: Lane | None = None
+    switches: Switches = field(default_factory=Switches)
+    progress: Callable[[str, str], None] = lambda phase, text: None  # called now and then with what is going on
+
+
+def run(drill: Drill, options: Options) -> RunHeader:
+    """Run a drill into `options.folder`; returns the finished header.
+
+    Raises `UsageError`, `TargetError` or `StorageError` when it cannot begin or go on. A run that was cut short (Ctrl-C
+    included) still heals, keeps what it observed, and has a header that says so.
+    """
+    check(drill, options)
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_SocketsRun(drill, options).run())
+
+
+def check(drill: Drill, options: Options) -> None:
+    """Raise `UsageError` for what this machine or this target cannot do, before anything is started."""
+    limit = raise_descriptor_limit()
+    needed = drill.fleet.clients + SPARE_DESCRIPTORS
+    if needed > limit:
+        raise UsageError(
+            f"{drill.fleet.clients} clients need about {needed} file descriptors, but this process may open {limit}; "
+            f"use at most --clients {limit - SPARE_DESCRIPTORS}, or raise `ulimit -n`."
+        )
+    if options.lane is not None and any(isinstance(fault, KillRuntime) for fault in drill.faults):
+        raise UsageError(
+            f"drill '{drill.name}' kills the runtime's process, which only works on the embedded mock; leave --target out."
+        )
+
+
+class _SocketsRun:
+    """One run, from the first process started to the last one gone."""
+
+    def __init__(self, drill: Drill, options: Options) -> None:
+        self._drill = drill
+        self._options = options
+        self._faults = plan(drill, options.seed)
+        self._clock = WallClock()
+        self._recorder = Recorder(options.folder)
+        self._process: MockProcess | None = None
+        self._stop = asyncio.Event()
+        self._defect: Exception | None = None
+        self._mint_ms: list[tuple[float, float]] = []
+        self._clients: list[ClientDriver] = []
+        self._streams: list[Stream] = []
+        self._header = self._new_header()
+
+    async def run(self) -> RunHeader:
+        """The whole course; see the module's `run`."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._give_up)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        write_header(self._options.folder, self._header)
+        try:
+            await self._with_lane()
+        except Exception as error:
+            self._header.stopped_because = str(error) or type(error).__name__
+            raise
+        finally:
+            self._seal()
+        return self._header
+
+    def _give_up(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A defect of ours in a callback: what was measured cannot be trusted, so the run ends as one that was cut short."""
+        if self._defect is None:
+            error = context.get("exception")
+            self._defect = error if isinstance(error, Exception) else RuntimeError(str(context.get("message")))
+        self._stop.set()
+
+    def _seal(self) -> None:
+        self._header.duration_s = self._clock.now() - self._clock.began
+        self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
+        write_header(self._options.folder, self._header)
+
+    async def _with_lane(self) -> None:
+        """Start what is to be started, run the course, and leave nothing behind."""
+        lane = self._options.lane or await self._start_mock()
+        self._header.target, self._header.target_kind = lane.name, lane.kind
+        http = LaneHttp(lane)
+        try:
+            self._say("start", f"checking {lane.runtime_url}")
+            await http.check()
+            load = self._drill.load
+            self._streams = await create_streams(http, load.run_streams, load.worker_events)
+            await self._course(lane, http)
+        finally:
+            await http.close()
+            if self._process is not None:
+                await self._process.stop()
+
+    async def _start_mock(self) -> Lane:
+        settings = ServeOptions(self._drill.runtime, self._options.switches)
+        self._process = MockProcess(settings, self._options.folder)
+        await self._process.start()
+        return Lane("embedded mock", "mock", self._process.url, self._process.url)
+
+    # --- the course ---------------------------------------------------------------------------------
+
+    async def _course(self, lane: Lane, http: LaneHttp) -> None:
+        load = self._drill.load
+        publisher = Publisher(http, self._streams, load.events_per_s, load.payload_bytes, self._clock, self._recorder)
+        self._make_clients(lane, http)
+        topics = [stream.topic for stream in self._streams]
+        actions = FaultActions(
+            http,
+            self._process,
+            self._options.switches,
+            self._clients,
+            topics[: load.run_streams],
+            topics[load.run_streams :],
+            self._mint_ms,
+            self._clock,
+            self._recorder,
+        )
+        watching = [asyncio.create_task(self._watch_own_lag()), asyncio.create_task(self._sample_lag(publisher))]
+        try:
+            await self._phases(publisher, actions, lane, http)
+        finally:
+            publisher.cancel()
+            for task in watching:
+                task.cancel()
+            for client in self._clients:
+                client.stop()
+            await asyncio.sleep(_POLL_S)  # let the goodbyes out
+
+    async def _phases(self, publisher: Publisher, actions: FaultActions, lane: Lane, http: LaneHttp) -> None:
+        self._phase("steady")
+        publisher.start()
+        await self._ramp()
+        await self._pause(self._drill.phases.steady_s)
+        is_steady = await self._reach_steady(publisher)
+        self._phase("fault")
+        try:
+            if is_steady:
+                await self._break_things(actions)
+        finally:
+            self._phase("heal")
+            await actions.heal()
+        await self._pause(self._drill.phases.heal_s)
+        self._phase("settle")
+        await publisher.finish()
+        self._add_auditor(lane, http)
+        await self._settle(publisher.heads)
+        self._phase("end")
+        if self._defect is not None:
+            raise self._defect
+        if self._stop.is_set():
+            self._header.stopped_because = "it was interrupted"
+        else:
+            self._header.complete = True
+
+    async def _ramp(self) -> None:
+        """Let clients arrive one after the other."""
+        period_s = 1 / self._drill.fleet.connects_per_s
+        began = self._clock.now()
+        for number, client in enumerate(self._clients):
+            while (wait_s := began + number * period_s - self._clock.now()) > 0:
+                await asyncio.sleep(wait_s)
+            if self._stop.is_set():
+                return
+            client.start()
+
+    async def _reach_steady(self, publisher: Publisher) -> bool:
+        """The check before anything is broken: everyone live, events acknowledged."""
+        limit = self._clock.now() + STEADY_LIMIT_S
+        while (sick := self._sickness(publisher)) and self._clock.now() < limit and not self._stop.is_set():
+            await asyncio.sleep(_POLL_S)
+        self._add("steady", value=0.0 if sick else 1.0, detail=sick or "all clients live")
+        return not sick and not self._stop.is_set()
+
+    def _sickness(self, publisher: Publisher) -> str:
+        live = sum(client.session.is_live for client in self._fleet)
+        if live < len(self._fleet):
+            return f"{live} of {len(self._fleet)} clients live"
+        return "" if publisher.acknowledged else "no event acknowledged"
+
+    async def _break_things(self, actions: FaultActions) -> None:
+        began = self._clock.now()
+        running = asyncio.gather(*(actions.run(fault, began) for fault in self._faults))
+        try:
+            await self._pause(began + self._drill.phases.fault_s - self._clock.now(), running)
+            if not self._stop.is_set():
+                await running
+        finally:
+            running.cancel()
+
+    async def _settle(self, heads: dict[str, int]) -> None:
+        """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
+        limit = self._clock.now() + self._drill.phases.settle_s
+        pending = self._clients
+        while self._clock.now() < limit and not self._stop.is_set():
+            pending = [client for client in pending if self._behind(client.session, heads)]
+            if not pending:
+                break
+            await asyncio.sleep(_POLL_S)
+            self._recorder.check()
+        for driver in self._clients:
+            self._conclude(driver.session, heads)
+
+    def _conclude(self, session: ClientSession, heads: dict[str, int]) -> None:
+        behind = self._behind(session, heads)
+        if not behind:
+            self._add("settled", session.client)
+        for topic in behind:
+            cursor = session.replica.cursors[topic]
+            at = -1 if cursor.watermark is None else cursor.watermark
+            self._add("still_pending", session.client, cursor.stream, at, float(heads[topic]), session.why_pending())
+
+    def _behind(self, session: ClientSession, heads: dict[str, int]) -> list[str]:
+        """The topics in which a client has not got everything that was acknowledged."""
+        topics = session.replica.topics
+        if not session.is_live or not session.is_caught_up:
+            return list(topics)
+        return [topic for topic in topics if (session.replica.cursors[topic].watermark or 0) < heads[topic]]
+
+    # --- clients ------------------------------------------------------------------------------------
+
+    @property
+    def _fleet(self) -> list[ClientDriver]:
+        return self._clients[: self._drill.fleet.clients]
+
+    def _make_clients(self, lane: Lane, http: LaneHttp) -> None:
+        """The fleet, then a client for each probe."""
+        probes = (None,) * self._drill.fleet.clients + self._drill.expect.probes
+        for number, probe in enumerate(probes):
+            self._clients.append(self._driver(lane, http, number, probe, self._topics_of(number)))
+            if probe is not None:
+                self._header.probes[str(number)] = probe
+        self._header.subscriptions = {
+            str(driver.session.client): [cursor.stream for cursor in driver.session.replica.cursors.values()]
+            for driver in self._clients
+        }
+        write_header(self._options.folder, self._header)
+
+    def _topics_of(self, client: int) -> list[str]:
+        """Client n reads run streams n, n+1, …; everyone reads the stream without snapshots."""
+        runs = self._streams[: self._drill.load.run_streams]
+        own = [runs[(client + k) % len(runs)].topic for k in range(self._drill.fleet.topics_per_client)]
+        return own + [stream.topic for stream in self._streams[len(runs) :]]
+
+    def _driver(self, lane: Lane, http: LaneHttp, number: int, probe: str | None, topics: list[str]) -> ClientDriver:
+        is_fleet = number < self._drill.fleet.clients
+        policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
+        session = session_class(probe)(number, topics, policy, self._client_settings())
+
+        async def mint(asking: ClientSession) -> Token:
+            began = self._clock.now()
+            try:
+                return await http.mint(asking)
+            except MintFailedError:
+                raise
+            finally:
+                self._mint_ms.append((began, (self._clock.now() - began) * 1000))
+
+        return ClientDriver(session, lane.socket_url, mint, self._clock, self._recorder)
+
+    def _client_settings(self) -> ClientSettings:
+        runtime = self._drill.runtime
+        return ClientSettings(
+            seed=self._options.seed,
+            compatibility=Compatibility(
+                "stormgate", CLIENT_BUILD, runtime.protocol_version, schema_version=runtime.schema_version
+            ),
+            heartbeat_interval_s=runtime.heartbeat_interval_s,
+            silence_limit_s=max(3 * runtime.heartbeat_interval_s, _SILENCE_FLOOR_S),
+            replay_batch_size=runtime.replay_batch_size,
+        )
+
+    def _add_auditor(self, lane: Lane, http: LaneHttp) -> None:
+        """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""
+        number = len(self._clients)
+        auditor = self._driver(lane, http, number, None, [stream.topic for stream in self._streams])
+        self._header.auditor = number
+        self._header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
+        self._clients.append(auditor)
+        auditor.start()
+
+    # --- watching -----------------------------------------------------------------------------------
+
+    async def _watch_own_lag(self) -> None:
+        """How late this process's own timers are: its load generator's honesty. A long stall is many late ticks, not one."""
+        due = self._clock.now() + _LAG_PERIOD_S
+        while True:
+            await asyncio.sleep(max(due - self._clock.now(), 0))
+            while (late_s := self._clock.now() - due) >= 0:
+                self._add("generator_lag", value=late_s * 1000)
+                due += _LAG_PERIOD_S
+
+    async def _sample_lag(self, publisher: Publisher) -> None:
+        """Every client's distance from the head, in events, some clients at a time when there are many."""
+        first = 0
+        while True:
+            await asyncio.sleep(_SAMPLE_PERIOD_S)
+            self._recorder.flush()
+            self._recorder.check()
+            fleet = self._fleet
+            step = min(len(fleet), _LAG_SAMPLES)
+            for number in range(first, first + step):
+                self._sample_client(fleet[number % len(fleet)].session, publisher.heads)
+            first = (first + step) % len(fleet)
+
+    def _sample_client(self, session: ClientSession, heads: dict[str, int]) -> None:
+        cursors = session.replica.cursors.values()
+        lags = [heads[cursor.topic] - cursor.watermark for cursor in cursors if cursor.watermark is not None]
+        if lags:
+            self._add("client_lag", session.client, value=float(max(*lags, 0)))
+
+    async def _pause(self, seconds: float, running: "asyncio.Future[list[None]] | None" = None) -> None:
+        """Wait, but not past an interruption, nor past the failure of what is running meanwhile."""
+        ends = self._clock.now() + seconds
+        while (left_s := ends - self._clock.now()) > 0 and not self._stop.is_set():
+            self._recorder.check()
+            if running is not None and running.done() and running.exception() is not None:
+                return
+            await asyncio.sleep(min(left_s, _POLL_S))
+
+    def _phase(self, name: str) -> None:
+        self._add("phase", detail=name)
+        live = sum(client.session.is_live for client in self._fleet)
+        self._say(name, f"{live} of {len(self._fleet)} clients live")
+
+    def _say(self, phase: str, text: str) -> None:
+        self._options.progress(phase, text)
+
+    def _add(
+        self, kind: str, client: int = -1, stream: str = "", seq: int = -1, value: float = float("nan"), detail: str = ""
+    ) -> None:
+        t = self._clock.now() - self._clock.began
+        self._recorder.add(t, kind, client, stream, seq, value=value, detail=detail)
+
+    def _new_header(self) -> RunHeader:
+        return RunHeader(
+            drill=self._drill.name,
+            drill_sha256=self._drill.digest(),
+            engine="sockets",
+            target=self._options.lane.name if self._options.lane else "embedded mock",
+            target_kind=self._options.lane.kind if self._options.lane else "mock",
+            policy=self._drill.fleet.policy,
+            seed=self._options.seed,
+            clients=self._drill.fleet.clients,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            clock="wall",
+            versions={
+                "stormgate": version("stormgate"),
+                "python": platform.python_version(),
+                "websockets": version("websockets"),
+                "uvloop": version("uvloop"),
+            },
+            defects=sorted(self._options.switches.defects),
+            plan=[fault.describe() for fault in self._faults],
+        )
