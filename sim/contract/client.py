@@ -167,6 +167,7 @@ class ClientSession:
         self._note("connect_done", value=(now - self._due) * 1000)
         self.state = State.JOINING
         self._last_heard = now
+        self.replica.begin_connection()
         self._join_ref = self._next_ref()
         self._actions.append(Send(Join(self._join_ref, self.settings.compatibility)))
         self._reply_by = now + self.settings.reply_timeout_s
@@ -223,7 +224,7 @@ class ClientSession:
 
     def _begin_attempt(self, now: float) -> None:
         self._retry_at = NEVER
-        if self._must_mint or self.token is None:
+        if self._must_mint or self.token is None or now >= self.token.refresh_at:
             self.state = State.MINTING
             self._actions.append(Mint())
         else:
@@ -248,7 +249,7 @@ class ClientSession:
             self._actions.append(Send(TransportBeat(self._next_ref())))
             self._beat_at = now + self.settings.heartbeat_interval_s
         if now >= self._ask_at:
-            self._subscribe(now)
+            self._ask_once_more(now)
         if now >= self._probe_at:
             self._wake_probe(now)
 
@@ -258,6 +259,9 @@ class ClientSession:
             self._actions.append(Close())
             self._note("connect_failed", value=(now - self._due) * 1000, detail="timeout")
             self._back_off(DisconnectReason.NETWORK, now, None)
+        elif self.state is State.LIVE and self._ask_answered:
+            self._ask_complete = True  # a server that does not say when a replay is complete
+            self._end_replay(now)
         elif self.state in _CONNECTED:
             self._leave(DisconnectReason.NETWORK, now)
 
@@ -274,7 +278,7 @@ class ClientSession:
     def _back_off(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
         """The socket is gone or never was: count, draw a delay, and wait it out."""
         if self.policy.resets_when_live and now - self._live_since >= self.policy.live_period_s:
-            self.attempt = 0
+            self.attempt, self._previous_delay_ms = 0, 0.0
         self.attempt += 1
         self.disconnects += 1
         delay_ms, hinted = self._delay_ms(reason, hint_ms)
@@ -282,7 +286,7 @@ class ClientSession:
         self.state = State.BACKOFF
         self.is_caught_up = False
         self._retry_at = now + delay_ms / 1000
-        self._must_mint = self._needs_token(reason, now)
+        self._must_mint |= reason in MINTS_FIRST
         detail = f"{reason}:hint" if hinted else str(reason)
         self._note("backoff", attempt=self.attempt, value=delay_ms, detail=detail)
 
@@ -293,18 +297,15 @@ class ClientSession:
         delay_ms = self.policy.backoff.delay_ms(self.attempt, draw, self._previous_delay_ms)
         self._previous_delay_ms = delay_ms
         if hint_ms is not None and self.policy.honours_hints:
-            return hint_ms + delay_ms, True  # jittered, or everyone told to wait would come back together
+            # Jittered, or everyone told to wait would come back together.
+            return min(max(hint_ms, 0.0), self.policy.longest_hint_ms) + delay_ms, True
         return delay_ms, False
-
-    def _needs_token(self, reason: DisconnectReason, now: float) -> bool:
-        if reason in MINTS_FIRST or self._must_mint or self.token is None:
-            return True
-        return now >= self.token.expires_at
 
     def _clear_deadlines(self) -> None:
         self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
         self._live_since = NEVER
         self._asking = False
+        self._fruitless = 0
 
     # --- joined: replies, errors, heartbeats --------------------------------------------------------
 
@@ -315,7 +316,7 @@ class ClientSession:
                 self._subscribe(now)
             else:
                 self._refused(reply.body, now)
-        elif reply.ref == self._ask_ref:
+        elif reply.ref == self._ask_ref and self._asking:
             if reply.ok:
                 self._ask_answered = True
                 self._go_live(now)
@@ -334,7 +335,7 @@ class ClientSession:
                 self._note("evicted", detail=body.action)
                 self._leave(classify(body.code), now, body.reconnect_after_ms)
         elif body.code == "stale_cursor":
-            self._take_stale(body, now)
+            self._take_stale(body, now, is_answer=False)
         elif body.code == "reauth_required":
             self._leave(DisconnectReason.UNAUTHORIZED, now)
         elif body.code == "rate_limited":
@@ -343,7 +344,7 @@ class ClientSession:
     def _refused(self, body: Body, now: float) -> None:
         """A join or subscribe was answered with an error."""
         if body.code == "stale_cursor":
-            self._take_stale(body, now)
+            self._take_stale(body, now, is_answer=True)
             return
         self._note("subscribe_refused", detail=body.code)
         if body.code in ("slow_consumer", "reauth_required", "rate_limited"):
@@ -363,7 +364,7 @@ class ClientSession:
         self._ask_at = NEVER
         self._ask_ref = self._next_ref()
         self._asking, self._ask_answered, self._ask_complete = True, False, False
-        if self.state is not State.LIVE:
+        if self.state is State.JOINING:
             self.state = State.SUBSCRIBING
         resume_after = self.replica.begin_replay()
         frame = Subscribe(self._ask_ref, self.replica.topics, resume_after, self.settings.replay_batch_size)
@@ -372,7 +373,7 @@ class ClientSession:
         self._schedule()
 
     def _go_live(self, now: float) -> None:
-        self._reply_by = NEVER
+        self._reply_by = now + self.settings.reply_timeout_s  # for the replay, where it follows the reply
         if self.state is State.SUBSCRIBING:
             self.state = State.LIVE
             self._live_since = now
@@ -389,7 +390,6 @@ class ClientSession:
     def _ask_again(self, now: float) -> None:
         """Close a hole by a replay from the watermark; when that did not help before, wait, and in the end reconnect."""
         if self._fruitless >= self.policy.fruitless_asks:
-            self._fruitless = 0
             self._leave(DisconnectReason.UNKNOWN, now)
         elif self._fruitless == 0:
             self._subscribe(now)
@@ -398,16 +398,21 @@ class ClientSession:
             self._ask_at = now + self.policy.backoff.delay_ms(self._fruitless + 1, draw, 0.0) / 1000
             self._schedule()
 
+    def _ask_once_more(self, now: float) -> None:
+        self._ask_at = NEVER
+        if self.replica.is_behind():
+            self._subscribe(now)
+        else:
+            self._fruitless = 0
+
     def _end_replay(self, now: float) -> None:
         """A replay has ended when both its reply and `replay_complete` have come, in whichever order."""
         if not (self._asking and self._ask_answered and self._ask_complete):
             return
-        self._asking = False
-        behind = self.replica.end_replay()
-        if not self.is_caught_up:
-            self._note("replay_completed", value=(now - self._due) * 1000)
-        else:
-            self._note("replay_completed")
+        self._asking, self._reply_by = False, NEVER
+        # What the live tail brought before a replay asked for again may look like a hole that the replay left.
+        behind = self.replica.end_replay(diverged=not self.is_caught_up or self._fruitless > 0)
+        self._note("replay_completed", value=math.nan if self.is_caught_up else (now - self._due) * 1000)
         self.is_caught_up = True
         self._fruitless = self._fruitless + 1 if behind else 0
         if behind:
@@ -415,12 +420,16 @@ class ClientSession:
 
     # --- stale cursors ------------------------------------------------------------------------------
 
-    def _take_stale(self, body: Body, now: float) -> None:
-        """Once a subscribe, whether it came as a push, as the reply, or both; and when a live stream falls off the window."""
-        if not self._asking and self.state is not State.LIVE:
-            return
+    def _take_stale(self, body: Body, now: float, is_answer: bool) -> None:
+        """Before going live: subscribe again, once for a push and the reply that says the same. When live: reconnect.
+
+        On a live connection frames of the tail may be under way, and without a cursor the first of them
+        would be taken for the replay's: all that the replay then brought would be called lost.
+        """
+        if self.state is State.JOINING or (not is_answer and self.replica.has_dropped(body)):
+            return  # the push tells of the subscribe before; should it not, the reply or its time-out will tell
         again = self.replica.take_stale(body, self.disconnects)
-        if self.policy.takes_snapshots and again:
+        if again and self.policy.takes_snapshots and self.state is State.SUBSCRIBING:
             self._subscribe(now)
         else:
             self._leave(DisconnectReason.STALE_CURSOR, now)
@@ -428,13 +437,14 @@ class ClientSession:
     # --- updates ------------------------------------------------------------------------------------
 
     def _take_batch(self, batch: UpdateBatch, now: float) -> None:
-        first_replay = self._asking and self.state is not State.LIVE
-        gap = self.replica.take_updates(batch.updates, self._asking, first_replay)
-        self.replica.learn_heads(batch.head_watermarks)
+        hole = self.replica.take_updates(batch.updates, self._asking, self._asking and not self.is_caught_up)
+        hole |= self.replica.learn_heads(batch.head_watermarks)
         if self._asking:
+            if self.state is State.SUBSCRIBING:
+                self._reply_by = now + self.settings.reply_timeout_s  # a long replay is no silence
             self._ask_complete |= batch.replay_complete
             self._end_replay(now)
-        elif gap and self.state is State.LIVE:
+        elif hole and self.state is State.LIVE:
             self._ask_again(now)
 
     # --- small change -------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ class Cursor:
     start: int | None = None  # after a stale cursor: applied or covered by a snapshot up to here
     head: int = 0  # highest head heard of
     head_before: int = 0  # head of the heartbeat before the last
-    seen: int = 0  # highest seq received since the last subscribe
+    seen: int = 0  # highest seq above the watermark received on this connection
     asked_from: int | None = None  # cursor of the subscribe whose replay is running
     replayed: int = 0
     replayed_new: int = 0
@@ -24,11 +24,24 @@ class Cursor:
     def __post_init__(self) -> None:
         self.stream = stream_id(self.topic)
 
+    def begin_connection(self) -> None:
+        """A socket is open; nothing came over it yet."""
+        self.seen = self.head_before = 0
+
     def begin_replay(self, asked_from: int | None) -> None:
         """A subscribe was sent with this cursor."""
         self.asked_from = asked_from
-        self.seen = 0
         self.replayed = self.replayed_new = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether events are known to be missing: something above the watermark came, or the replay began above it."""
+        return self.watermark is not None and self.watermark < max(self.seen, self.asked_from or 0)
+
+    @property
+    def known(self) -> int | None:
+        """Up to where everything is applied or covered, the time between a rebootstrap and its first event included."""
+        return self.start if self.watermark is None else self.watermark
 
     def accept_start(self, first_seq: int) -> tuple[int, int]:
         """Take the first retained event as the place to go on from.
@@ -36,7 +49,7 @@ class Cursor:
         Returns (old, lost): the watermark there was before, or -1, and how many events lie between it and the
         new one, lost for good.
         """
-        baseline = first_seq - 1
+        baseline = max(first_seq - 1, 0)
         if self.start is None:
             self.watermark = baseline
             return -1, 0
@@ -46,7 +59,6 @@ class Cursor:
 
     def rebootstrap(self, snapshot_watermark: int | None) -> None:
         """Drop the cursor; what a snapshot covers, and what was applied before, need not come again."""
-        known = self.watermark if self.watermark is not None else self.start
-        covered = [seq for seq in (known, snapshot_watermark) if seq is not None]
+        covered = [seq for seq in (self.known, snapshot_watermark) if seq is not None]
         self.start = max(covered) if covered else None
         self.watermark = None

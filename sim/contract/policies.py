@@ -23,6 +23,7 @@ class Policy:
     asks_again: bool  # on a gap: subscribe again from the watermark; else: jump over the hole
     refresh_delay_ms: float | None = None  # fixed delay of a token refresh; None: as any disconnect
     live_period_s: float = 5.0  # [ours] live for so long counts as a live period
+    longest_hint_ms: float = 300_000.0  # [ours] a server's hint beyond it is not believed
     fruitless_asks: int = 3  # [ours] replays that did not close a hole before the client reconnects
 
 

@@ -42,6 +42,15 @@ class Replica:
 
     # --- replays ------------------------------------------------------------------------------------
 
+    def begin_connection(self) -> None:
+        """A socket is open; nothing came over it yet."""
+        for cursor in self.cursors.values():
+            cursor.begin_connection()
+
+    def is_behind(self) -> bool:
+        """Whether any stream is known to miss something below what it brought."""
+        return any(cursor.is_behind for cursor in self.cursors.values())
+
     def begin_replay(self) -> dict[str, int]:
         """The cursors to subscribe with; a topic that has none is left out."""
         resume_after: dict[str, int] = {}
@@ -62,35 +71,40 @@ class Replica:
             self._rebase(cursor, cursor.head)
         return cursor.watermark
 
-    def end_replay(self) -> bool:
-        """A replay is over; True when it left a hole below something it brought."""
+    def end_replay(self, diverged: bool) -> bool:
+        """A replay is over; True when it left a hole, which is noted as the replay's own fault if `diverged`."""
         behind = False
         for cursor in self.cursors.values():
             self._note("replayed", cursor.stream, cursor.replayed, value=float(cursor.replayed_new))
             if not self._policy.asks_again:
                 continue
             if cursor.watermark is None:  # it brought nothing: go on from the head, what lies between is lost
-                self._accept_start(cursor, cursor.head + 1)
-            assert cursor.watermark is not None
-            if cursor.watermark < cursor.seen:
-                self._note("gap", cursor.stream, cursor.seen, value=cursor.watermark, detail="replay")
+                self._write_checkpoint(cursor, self._accept_start(cursor, cursor.head + 1))
+            if cursor.is_behind:
                 behind = True
+                if diverged and cursor.seen:
+                    self._note("gap", cursor.stream, cursor.seen, value=float(cursor.watermark or 0), detail="replay")
         return behind
 
     # --- heads --------------------------------------------------------------------------------------
 
-    def learn_heads(self, marks: Iterable[Watermark]) -> None:
-        """A cursor above its stream's head cannot be right: it is taken back to the head."""
+    def learn_heads(self, marks: Iterable[Watermark]) -> bool:
+        """A cursor above its stream's head cannot be right: it is taken back to the head. True when one was.
+
+        A head below what this connection already brought is old news, and takes nothing back.
+        """
+        clamped = False
         for mark in marks:
             if cursor := self.cursors.get(mark.topic):
-                cursor.head = mark.watermark
-                if self._policy.asks_again and cursor.watermark is not None and cursor.head < cursor.watermark:
-                    self._note("clamped", cursor.stream, cursor.head, value=float(cursor.watermark))
-                    cursor.watermark = cursor.head
-                    self._write_checkpoint(cursor, cursor.head)
+                cursor.head = head = mark.watermark
+                if cursor.watermark is not None and cursor.seen <= head < cursor.watermark and self._policy.asks_again:
+                    self._note("clamped", cursor.stream, head, value=float(cursor.watermark))
+                    cursor.watermark, clamped = head, True
+                    self._write_checkpoint(cursor, head)
+        return clamped
 
     def compare_heads(self, marks: Iterable[Watermark]) -> bool:
-        """Heads from a heartbeat; True when a stream that was behind the heartbeat before still is.
+        """Heads from a heartbeat; True when a stream that was behind the heartbeat before still is, or was clamped.
 
         Only that shows an event lost at the very end of a stream; one heartbeat alone may have overtaken its updates.
         """
@@ -99,10 +113,15 @@ class Replica:
             if cursor := self.cursors.get(mark.topic):
                 stuck |= cursor.watermark is not None and cursor.watermark < cursor.head_before
                 cursor.head_before = mark.watermark
-                self.learn_heads((mark,))
+                stuck |= self.learn_heads((mark,))
         return stuck
 
     # --- stale cursors ------------------------------------------------------------------------------
+
+    def has_dropped(self, body: Body) -> bool:
+        """Whether every cursor that a stale signal names was dropped already."""
+        named = [self.cursors[topic.topic] for topic in body.stale_topics if topic.topic in self.cursors]
+        return self._policy.takes_snapshots and all(c.watermark is None for c in named or self.cursors.values())
 
     def take_stale(self, body: Body, attempt: int) -> bool:
         """Drop the stale cursors; False when asking again would change nothing, as none of them was in use."""
@@ -125,22 +144,24 @@ class Replica:
         return had_cursor
 
     def _rebootstrap(self, cursor: Cursor, snapshot_watermark: int | None) -> None:
-        old = cursor.watermark
+        old = cursor.known
         cursor.rebootstrap(snapshot_watermark)
         if snapshot_watermark is not None and snapshot_watermark > (old or 0):
             value = math.nan if old is None else float(old)
             self._note("rebootstrapped", cursor.stream, snapshot_watermark, value=value, detail="snapshot")
             self._write_checkpoint(cursor, snapshot_watermark)
 
-    def _accept_start(self, cursor: Cursor, first_seq: int) -> None:
+    def _accept_start(self, cursor: Cursor, first_seq: int) -> int:
+        """Go on from the event before `first_seq`; returns the watermark."""
         old, lost = cursor.accept_start(first_seq)
         assert cursor.watermark is not None
         if old < 0:
             self._note("rebootstrapped", cursor.stream, cursor.watermark, detail="fresh")
-            return
+            return cursor.watermark
         self._note("rebootstrapped", cursor.stream, cursor.watermark, value=float(old), detail="retained")
         if lost > 0:
             self._note("declared_loss", cursor.stream, cursor.watermark, value=float(lost))
+        return cursor.watermark
 
     def _rebase(self, cursor: Cursor, watermark: int) -> None:
         cursor.watermark = watermark
@@ -151,13 +172,13 @@ class Replica:
     def take_updates(self, updates: tuple[Update, ...], replaying: bool, first_replay: bool) -> bool:
         """Apply what can be applied; True when something showed a hole or could not be believed.
 
-        `replaying`: a subscribe's replay is running; `first_replay`: nothing of the live tail can be among it.
+        `replaying`: a subscribe's replay is running; `first_replay`: and nothing else came over this connection before.
         """
         self._note("received", value=float(len(updates)))
         if not self._policy.asks_again:
-            self._jump_over(updates, replaying)
+            self._jump_over(updates, replaying, first_replay)
             return False
-        gap = False
+        hole = False
         touched: dict[str, Cursor] = {}
         for update in updates:
             cursor = self.cursors.get(update.topic)
@@ -165,20 +186,19 @@ class Replica:
                 self._note("ungranted", stream_id(update.topic), update.watermark)
                 continue
             touched[update.topic] = cursor
-            gap |= not self._take_update(cursor, update, replaying, first_replay)
+            if replaying:
+                self._count_replayed(cursor, update.watermark, first_replay)
+            hole |= not self._take_update(cursor, update)
         for cursor in touched.values():
             assert cursor.watermark is not None
             self._write_checkpoint(cursor, cursor.watermark)
-        return gap
+        return hole
 
-    def _take_update(self, cursor: Cursor, update: Update, replaying: bool, first_replay: bool) -> bool:
+    def _take_update(self, cursor: Cursor, update: Update) -> bool:
         seq = update.watermark
-        if cursor.watermark is None:
-            self._accept_start(cursor, seq)
         watermark = cursor.watermark
-        assert watermark is not None
-        if replaying:
-            self._count_replayed(cursor, seq, watermark)
+        if watermark is None:
+            watermark = self._accept_start(cursor, seq)
         if seq <= watermark:
             self._note("duplicate_dropped", cursor.stream, seq)
             return True
@@ -187,39 +207,41 @@ class Replica:
             self._note("hash_mismatch", cursor.stream, seq)
             return False
         if seq > watermark + 1:
-            self._note("gap", cursor.stream, seq, value=float(watermark), detail="replay" if first_replay else "live")
+            self._note("gap", cursor.stream, seq, value=float(watermark), detail="live")
             return False
         cursor.watermark = seq
         self._note("applied", cursor.stream, seq, detail=short_hash(update.payload_hash))
         return True
 
-    def _count_replayed(self, cursor: Cursor, seq: int, watermark: int) -> None:
+    def _count_replayed(self, cursor: Cursor, seq: int, first_replay: bool) -> None:
         cursor.replayed += 1
-        cursor.replayed_new += seq > watermark
-        if cursor.asked_from is not None and seq <= cursor.asked_from:
+        cursor.replayed_new += cursor.watermark is None or seq > cursor.watermark
+        # Later on a connection this may be the live tail's lawful duplicate.
+        if first_replay and cursor.asked_from is not None and seq <= cursor.asked_from:
             self._note("replay_below_cursor", cursor.stream, seq, value=float(cursor.asked_from))
 
-    def _jump_over(self, updates: tuple[Update, ...], replaying: bool) -> None:
+    def _jump_over(self, updates: tuple[Update, ...], replaying: bool, first_replay: bool) -> None:
         """The desktop's apply: batch by batch, jumping over holes."""
         by_topic: dict[str, list[Update]] = {}
         for update in updates:
             by_topic.setdefault(update.topic, []).append(update)
         for topic, batch in by_topic.items():
-            if cursor := self.cursors.get(topic):
-                self._jump_one(cursor, batch, replaying)
-            else:
+            cursor = self.cursors.get(topic)
+            if cursor is None:
                 for update in batch:
                     self._note("ungranted", stream_id(topic), update.watermark)
+                continue
+            if replaying:
+                for update in batch:
+                    self._count_replayed(cursor, update.watermark, first_replay)
+            self._jump_one(cursor, batch)
 
-    def _jump_one(self, cursor: Cursor, batch: list[Update], replaying: bool) -> None:
+    def _jump_one(self, cursor: Cursor, batch: list[Update]) -> None:
         if cursor.watermark is None:
             self._rebase(cursor, 0)
         assert cursor.watermark is not None
         before = cursor.watermark
         hashes = {update.watermark: update.payload_hash for update in batch}
-        if replaying:
-            for seq in hashes:
-                self._count_replayed(cursor, seq, before)
         result = desktop.apply_batch(before, [update.watermark for update in batch])
         cursor.start, cursor.watermark = None, result.checkpoint
         for seq in result.applied:
