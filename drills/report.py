@@ -129,7 +129,7 @@ def number(value: float) -> str:
         return "-"
     if math.isinf(value):
         return "never"
-    return f"{value:.0f}" if value == int(value) else f"{value:.4g}"
+    return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def users_saw(violation: Violation) -> str:

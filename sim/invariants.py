@@ -13,7 +13,7 @@ import numpy as np
 from sim.history import History, Ints, Mask, Rows, at
 from sim.ledger import Ledger, Shortfall
 from sim.observations import Kind
-from sim.samples import stale_loops
+from sim.samples import RECOVERIES, stale_loops
 
 # Names that operators know, for probes whose forbidden question was granted.
 _PROBE_INVARIANTS = {"mutation_over_socket": "socket_changed_state", "expired_token": "expired_token_accepted"}
@@ -156,14 +156,14 @@ def _stale_loop(laws: _Laws) -> Iterator[Violation]:
 
 
 def _stale_without_recovery(laws: _Laws) -> Iterator[Violation]:
-    """A stale client that was never live again and did not settle."""
+    """A stale client that never recovered and did not settle."""
     history = laws.history
     stale = history.fleet(Kind.STALE)
-    last_live = np.full(history.header.clients, -np.inf)
-    live = history.fleet(Kind.SUBSCRIBED)
-    np.maximum.at(last_live, live.client, live.t)
-    last_live[history.fleet(Kind.SETTLED).client] = np.inf
-    stuck = stale.take(stale.t > last_live[stale.client])
+    recovered_t = np.full(history.header.clients, -np.inf)
+    recoveries = history.fleet(*RECOVERIES)
+    np.maximum.at(recovered_t, recoveries.client, recoveries.t)
+    recovered_t[history.fleet(Kind.SETTLED).client] = np.inf
+    stuck = stale.take(stale.t > recovered_t[stale.client])
     _, first = np.unique(stuck.client, return_index=True)
     yield from laws.broken("stale_without_recovery", stuck.take(first))
 

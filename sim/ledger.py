@@ -267,7 +267,8 @@ class Ledger:
         published = self.published
         if not self.audited:
             return np.zeros(len(published), np.bool_)
-        rows = self._auditor_rows(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN)
+        # What it saw but could not apply, behind a gap or with a wrong hash, is no less in the log.
+        rows = self._auditor_rows(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)
         found = np.full(len(self.history.streams), -1, np.int64)
         np.maximum.at(found, rows.stream, rows.seq)
         return (published.seq > found[published.stream]) & (published.acknowledged_t < self._audited_t)

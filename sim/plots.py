@@ -142,5 +142,6 @@ def _name_course(axes: Axes, history: History) -> None:
             axes.text(t, 1.02 + 0.075 * row, f" {phase}", transform=span, fontsize=9, color=_GREY, va="bottom")
             last_t = t
     for place, (kind, begin, _) in enumerate(_faults(history)):
-        label = axes.text(begin, 0.06 + 0.11 * (place % 8), f" {kind}", transform=span, fontsize=9, color=_RED, fontweight="bold")
+        height = 0.06 + 0.11 * (place % 8)
+        label = axes.text(begin, height, f" {kind}", transform=span, fontsize=9, color=_RED, fontweight="bold")
         label.set_path_effects([withStroke(linewidth=3, foreground="white")])

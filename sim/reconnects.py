@@ -105,15 +105,20 @@ class Herd:
 def herds(history: History) -> list[Herd]:
     """One `Herd` for each attempt number, and one of all delays in units of their nominal step.
 
-    Left out, because the client did not choose them: delays by a server's hint, and before a token refresh.
+    Left out: delays before a token refresh, which no fault caused, and those by a server's hint.
     """
-    rows = history.fleet(Kind.BACKOFF)
-    forced = [text for text in history.details if text == "token_refresh_due" or text.endswith(":hint")]
-    rows = rows.take(~history.detail_is(rows, forced) & (rows.attempt >= 1))
+    rows = chosen_backoffs(history)
+    rows = rows.take(~history.detail_is(rows, ["token_refresh_due"]) & (rows.attempt >= 1))
     in_steps = rows.value / nominal_step_ms(rows.attempt)
     groups = [(int(attempt), in_steps[rows.attempt == attempt]) for attempt in np.unique(rows.attempt)]
     groups = [(0, in_steps), *groups] if len(groups) > 1 else groups
     return [Herd(attempt, len(steps), fullest_window(steps, HERD_WINDOW)) for attempt, steps in groups]
+
+
+def chosen_backoffs(history: History) -> Rows:
+    """The fleet's backoffs whose delay the client chose itself, not a server by a hint."""
+    rows = history.fleet(Kind.BACKOFF)
+    return rows.take(~history.detail_is(rows, [text for text in history.details if text.endswith(":hint")]))
 
 
 def nominal_step_ms(attempt: Ints) -> Floats:

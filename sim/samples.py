@@ -17,6 +17,8 @@ AUTH_CODES = (
     "token_too_old",
     "token_revoked",
 )
+# What shows that a client's stale cursor was got over.
+RECOVERIES = (Kind.SUBSCRIBED, Kind.REPLAY_COMPLETED)
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,11 @@ def stale_answers(history: History) -> Rows:
 
 
 def stale_loops(history: History) -> Rows:
-    """The second stale answer of every run of two or more that no live period separates, by client."""
-    rows = history.fleet(Kind.STALE, Kind.SUBSCRIBED).by_client()
+    """The second stale answer of every run of two or more that no recovery separates, by client.
+
+    A recovery is going live or, for a client that was live when its stream fell off the window, a completed replay.
+    """
+    rows = history.fleet(Kind.STALE, *RECOVERIES).by_client()
     if len(rows) == 0:
         return rows
     stale = rows.is_kind(Kind.STALE)
@@ -82,7 +87,9 @@ def _same_answer(rows: Rows) -> Mask:
 
 
 def fullest_window(t: Floats, width_s: float) -> int:
-    """The most events that any window `[t, t + width_s)` holds; 0 of nothing."""
+    """The most events that any window `[t, t + width_s)` holds; 0 of nothing. Raises `ValueError` for what is no number."""
+    if bool(np.isnan(t).any()):
+        raise ValueError("a sample is not a number")
     t = np.sort(t)
     return int((np.searchsorted(t, t + width_s, side="left") - np.arange(len(t))).max(initial=0))
 

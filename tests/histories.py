@@ -60,7 +60,7 @@ class Story:
 
     def audit(self, *seqs: int, baseline: int = 0, t: float = 90.0, stream: str = STREAM) -> "Story":
         self.fresh(AUDITOR, baseline, t, stream).apply(AUDITOR, *seqs, t=t, stream=stream)
-        return self.tell(t, Kind.REPLAY_COMPLETED, AUDITOR, value=5.0)
+        return self.tell(t, Kind.REPLAY_COMPLETED, AUDITOR, value=5.0).tell(t + 0.1, Kind.SETTLED, AUDITOR)
 
     def without(self, unwanted: Callable[[Row], bool]) -> "Story":
         return Story(self.clients, [row for row in self.rows if not unwanted(row)], self.header)

@@ -128,10 +128,18 @@ def _probes(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _audited(case: Case, threshold: Threshold | None) -> Answer:
-    read = len(case.ledger.published)
-    if case.ledger.audited:
-        return Answer(State.PASS, 1, read, "a fresh client read all that was retained at the end")
-    return Answer(State.NO_DATA, NAN, 0, "no fresh client read what was retained at the end, so a loss may be unseen")
+    """Whether the fresh client at the end got everything: without it, a loss nobody else noticed stays unseen."""
+    history = case.history
+    auditor = history.header.auditor
+    pending, settled = history.of(Kind.STILL_PENDING), history.of(Kind.SETTLED)
+    pending = pending.take((pending.client == auditor) & (auditor >= 0))
+    n = len(case.ledger.published)
+    if len(pending):
+        why = ", ".join(text or "no reason" for text in history.detail_counts(pending))
+        return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
+    if not case.ledger.audited or not bool((settled.client == auditor).any()):
+        return Answer(State.NO_DATA, NAN, 0, "no fresh client read what was retained at the end, so a loss may be unseen")
+    return Answer(State.PASS, 1, n, "a fresh client read all that was retained at the end")
 
 
 CHECKS = (

@@ -30,9 +30,9 @@ def _live_again(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _bounded(case: Case, threshold: Threshold | None) -> Answer:
-    delays = case.history.fleet(Kind.BACKOFF).value
+    delays = reconnects.chosen_backoffs(case.history).value
     if len(delays) == 0:
-        return Answer(State.NO_DATA, NAN, 0, "no client backed off")
+        return Answer(State.NO_DATA, NAN, 0, "no client backed off by its own choice")
     longest = float(delays.max())
     state = State.PASS if longest <= needed(threshold).threshold else State.FAIL
     if longest != longest:
@@ -89,7 +89,7 @@ CHECKS = (
         _live_again,
         window="after each fault",
     ),
-    Check("reconnect", "backoff_bounded", "ms", "the longest delay before a reconnect", "maximum", _bounded),
+    Check("reconnect", "backoff_bounded", "ms", "the longest delay a client chose to wait", "maximum", _bounded),
     Check(
         "reconnect",
         "backoff_unjittered",

@@ -1,0 +1,231 @@
+"""The results tree: what a run leaves, and that no damage to it ever turns into a go."""
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from histories import GATED, Story, good_storm, storm_drill
+
+from drills import results
+from drills.thresholds import DEFAULT_PATH
+from drills.verdicts import RunVerdict, State
+from sim.drill import Drill
+from sim.errors import EvidenceError, StorageError, UsageError
+from sim.observations import FILE_NAME, Kind
+
+CHECKS = tuple(name for name in GATED if name != "reconnect.backoff_never_resets")
+DRILL = storm_drill(checks=CHECKS)
+
+
+def make_run(out: Path, *drills: Drill, story: Story | None = None) -> Path:
+    run_dir = results.create_run(out, drills, engine="sockets", target="mock", target_kind="mock", seed=7)
+    for drill in drills:
+        (story or good_storm()).write(results.create_drill_folder(run_dir, drill), drill)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("results"), DRILL)
+
+
+@pytest.fixture
+def run_dir(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / pristine.name))
+
+
+def reason(verdict: RunVerdict) -> str:
+    (check,) = (check for check in verdict.drills[0].checks if check.name == "drill.evidence")
+    return check.reason
+
+
+def test_a_run_id_says_when_and_what(tmp_path: Path) -> None:
+    now = datetime(2026, 11, 23, 14, 5, 1, tzinfo=UTC)
+    made = results.create_run(tmp_path, [DRILL], engine="sockets", target="mock", target_kind="mock", seed=7, now=now)
+    assert made.name.startswith("20261123T140501Z-storm-")
+    assert (made / "thresholds.toml").read_bytes() == DEFAULT_PATH.read_bytes()
+    two = [DRILL, storm_drill(name="other")]
+    made = results.create_run(tmp_path, two, engine="sockets", target="mock", target_kind="mock", seed=7, now=now)
+    assert made.name.startswith("20261123T140501Z-all-")
+
+
+def test_a_good_run_is_a_go(pristine: Path) -> None:
+    verdict = results.judge_run(pristine)
+    assert (verdict.decision, verdict.decision_reason, verdict.failures, verdict.exit_code) == ("go", "", 0, 0)
+    assert any("mock" in note for note in verdict.notes)
+
+
+def test_judging_writes_nothing_and_says_the_same_again(run_dir: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    assert results.judge_run(run_dir) == results.judge_run(run_dir)
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+# --- other thresholds -------------------------------------------------------------------------------
+
+
+def test_other_thresholds_give_another_verdict(pristine: Path, tmp_path: Path) -> None:
+    strict = tmp_path / "strict.toml"
+    strict.write_text(DEFAULT_PATH.read_text().replace("threshold = 600\n", "threshold = 1\n"))
+    verdict = results.judge_run(pristine, strict)
+    assert (verdict.decision, verdict.decision_reason, verdict.exit_code) == ("no_go", "breach", 1)
+    assert verdict.thresholds_sha256 != verdict.recorded_thresholds_sha256
+    assert any("not the thresholds file" in note for note in verdict.notes)
+
+
+def test_an_edited_copy_is_noticed(run_dir: Path) -> None:
+    path = run_dir / "thresholds.toml"
+    path.write_text(path.read_text() + "\n# looser\n")
+    assert any("not the thresholds file" in note for note in results.judge_run(run_dir).notes)
+
+
+def test_a_copy_that_is_gone_or_broken_is_not_replaced(run_dir: Path) -> None:
+    (run_dir / "thresholds.toml").write_text("")
+    with pytest.raises(UsageError, match="no thresholds"):
+        results.judge_run(run_dir)
+    (run_dir / "thresholds.toml").unlink()
+    with pytest.raises(EvidenceError, match="--thresholds"):
+        results.judge_run(run_dir)
+
+
+# --- damage -----------------------------------------------------------------------------------------
+
+
+def storm_folder(run_dir: Path) -> Path:
+    return run_dir / "drills" / "storm"
+
+
+def edit_json(path: Path, **fields: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def drop_column(folder: Path) -> None:
+    pq.write_table(pq.read_table(folder / FILE_NAME).drop_columns(["seq"]), folder / FILE_NAME)
+
+
+def drop_rows(folder: Path) -> None:
+    pq.write_table(pq.read_table(folder / FILE_NAME).slice(10), folder / FILE_NAME)
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / FILE_NAME).read_bytes()
+    (folder / FILE_NAME).write_bytes(data[: len(data) // 2])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "the folder is gone": (shutil.rmtree, "folder is missing"),
+    "no observations": (lambda folder: (folder / FILE_NAME).unlink(), "no observations"),
+    "a column is missing": (drop_column, "column seq is missing"),
+    "the file is cut": (truncate, "cannot be read"),
+    "rows are missing": (drop_rows, "SHA-256"),
+    "an empty file": (lambda folder: (folder / FILE_NAME).write_bytes(b""), "cannot be read"),
+    "no header": (lambda folder: (folder / "run.json").unlink(), "run.json"),
+    "a broken header": (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
+    "no drill": (lambda folder: (folder / "drill.json").unlink(), "drill.json"),
+    "a broken drill": (lambda folder: (folder / "drill.json").write_text("[]"), "damaged"),
+    "another drill": (
+        lambda folder: edit_json(folder / "drill.json", summary="Is this easier?"),
+        "not the drill that was planned",
+    ),
+    "fewer checks": (
+        lambda folder: edit_json(folder / "drill.json", checks=["ux.integrity"]),
+        "not the drill that was planned",
+    ),
+    "cut short": (lambda folder: edit_json(folder / "run.json", complete=False), "did not reach its end"),
+    "fewer clients": (lambda folder: edit_json(folder / "run.json", clients=5), "clients"),
+    "another seed": (lambda folder: edit_json(folder / "run.json", seed=8), "seed"),
+    "another engine": (lambda folder: edit_json(folder / "run.json", engine="virtual"), "engine"),
+    "another target": (lambda folder: edit_json(folder / "run.json", target_kind="staging"), "target_kind"),
+    "another drill's run": (lambda folder: edit_json(folder / "run.json", drill_sha256="0"), "drill_sha256"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_evidence_is_an_error(run_dir: Path, damage: str) -> None:
+    do, said = DAMAGE[damage]
+    do(storm_folder(run_dir))
+    verdict = results.judge_run(run_dir)
+    assert (verdict.decision, verdict.decision_reason, verdict.exit_code) == ("no_go", "error", 4)
+    assert verdict.failures == 1
+    assert said in reason(verdict)
+    assert "\n" not in reason(verdict)
+
+
+def test_a_drill_nobody_planned_is_an_error(run_dir: Path) -> None:
+    shutil.copytree(storm_folder(run_dir), run_dir / "drills" / "another")
+    verdict = results.judge_run(run_dir)
+    assert [drill.status for drill in verdict.drills] == [State.PASS, State.ERROR]
+    assert verdict.decision == "no_go"
+
+
+def test_a_crashed_run_still_tells_what_it_saw(tmp_path: Path) -> None:
+    run_dir = results.create_run(tmp_path, [DRILL], engine="sockets", target="mock", target_kind="mock", seed=7)
+    story = good_storm().without(lambda row: row.t > 15.0).tell(15.0, Kind.UNGRANTED, 0, "runtime.run.9.events", 3)
+    story.write(results.create_drill_folder(run_dir, DRILL), DRILL, complete=False)
+    verdict = results.judge_run(run_dir)
+    assert "did not reach its end" in reason(verdict)
+    assert [violation.invariant for violation in verdict.drills[0].violations] == ["cross_topic_leak"]
+    assert verdict.exit_code == 1
+
+
+def test_a_crashed_run_that_saw_nothing_wrong_is_an_error(tmp_path: Path) -> None:
+    run_dir = results.create_run(tmp_path, [DRILL], engine="sockets", target="mock", target_kind="mock", seed=7)
+    story = good_storm().without(lambda row: row.t > 15.0)
+    story.write(results.create_drill_folder(run_dir, DRILL), DRILL, complete=False)
+    assert results.judge_run(run_dir).exit_code == 4
+
+
+def test_one_missing_drill_of_two_is_no_go(tmp_path: Path) -> None:
+    other = storm_drill(checks=CHECKS, name="other")
+    run_dir = make_run(tmp_path, DRILL, other)
+    assert results.judge_run(run_dir).decision == "go"
+    shutil.rmtree(run_dir / "drills" / "other")
+    verdict = results.judge_run(run_dir)
+    assert [drill.status for drill in verdict.drills] == [State.PASS, State.ERROR]
+    assert verdict.decision == "no_go"
+
+
+# --- what is no run ---------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a run's folder"):
+        results.judge_run(tmp_path)
+    with pytest.raises(UsageError, match="not a run's folder"):
+        results.judge_run(tmp_path / "nowhere")
+
+
+def test_a_run_without_its_plan(run_dir: Path) -> None:
+    (run_dir / "run-plan.json").unlink()
+    with pytest.raises(EvidenceError, match=r"run-plan\.json"):
+        results.judge_run(run_dir)
+
+
+def test_a_plan_without_drills_is_no_go(run_dir: Path) -> None:
+    edit_json(run_dir / "run-plan.json", drills=[])
+    shutil.rmtree(run_dir / "drills")
+    verdict = results.judge_run(run_dir)
+    assert (verdict.decision, verdict.decision_reason, verdict.exit_code) == ("no_go", "insufficient_evidence", 2)
+
+
+@pytest.mark.parametrize("drills", [[], [DRILL, DRILL], [storm_drill(2, ("ux.happiness",))]])
+def test_a_plan_that_cannot_be(tmp_path: Path, drills: list[Drill]) -> None:
+    with pytest.raises(UsageError):
+        results.create_run(tmp_path, drills, engine="sockets", target="mock", target_kind="mock", seed=7)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="--out"):
+        results.create_run(tmp_path / "file", [DRILL], engine="sockets", target="mock", target_kind="mock", seed=7)
+
+
+def test_figures_are_drawn(run_dir: Path) -> None:
+    (path,) = results.write_figures(run_dir)
+    assert path == results.figure_path(run_dir, "storm")
+    assert path.read_bytes().startswith(b"\x89PNG")
