@@ -15,7 +15,6 @@ class Replay:
     topics: list[str]
     batch_size: int
     next_topic: int = 0
-    sent: int = 0
 
 
 @dataclass(slots=True)
@@ -35,6 +34,11 @@ class Connection:
     pending: dict[str, None] = field(default_factory=dict)  # topics with undelivered events, in fair order
     outbox: deque[ServerFrame | Replay] = field(default_factory=deque)
     strikes: int = 0
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether a replay is still to be sent."""
+        return any(isinstance(item, Replay) for item in self.outbox)
 
     def close_with(self, *frames: ServerFrame) -> None:
         """Say only this, and go."""

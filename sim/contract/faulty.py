@@ -52,7 +52,7 @@ def first_position(switches: Switches, after: int, oldest: int) -> int:
     return after
 
 
-def disfigure(switches: Switches, topic: str, updates: Sequence[Update], replay: bool) -> tuple[Update, ...]:
+def disfigure(switches: Switches, updates: Sequence[Update], replay: bool) -> tuple[Update, ...]:
     """Updates as a defective runtime would send them; the healthy runtime never calls this."""
     out: list[Update] = []
     for update in updates:

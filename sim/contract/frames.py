@@ -139,7 +139,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     allowed_topics: tuple[str, ...] | None = None
     current_watermarks: tuple[Watermark, ...] | None = None
     forbidden_topics: tuple[str, ...] = ()
-    full_resync_required: bool = False
+    full_resync_required: bool | None = None
     reason_codes: tuple[str, ...] = ()
     stale_topics: tuple[StaleTopic, ...] = ()
     snapshot_plan: SnapshotPlan | None = None

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from sim.contract import faulty
+from sim.contract.admission import incompatibility
 from sim.contract.connection import Connection, Replay
 from sim.contract.counters import Counters
+from sim.contract.fanout import FROM_OLDEST, Fanout, as_updates
 from sim.contract.frames import (
     Body,
     ClientFrame,
@@ -41,11 +43,7 @@ from sim.contract.frames import (
 )
 from sim.contract.retained import Streams
 from sim.contract.settings import RuntimeSettings, Switches
-from sim.contract.stream_log import Entry
 from sim.contract.tokens import Claims, Keyring, TokenRefusedError, may_read, verify
-
-NO_LIMIT = 2**63  # the position of a topic that is not subscribed to: nothing is owed
-_BUILD_LENGTH = len("20260101T000000Z")
 
 
 class Runtime:
@@ -57,6 +55,7 @@ class Runtime:
         self.switches = switches or Switches()
         self.counters = Counters()
         self.streams = Streams(settings)
+        self._fanout = Fanout(settings, self.streams, self.counters, self.switches)
         self.mutations: list[msgspec.Raw] = []  # carried out by the defect `accept_mutation`
         self._connections: dict[int, Connection] = {}
         self._subscribers: dict[str, dict[int, Connection]] = {}
@@ -66,8 +65,6 @@ class Runtime:
         self._tick_at = 0.0
         self._opened = 0
         self._revoked_sessions: set[str] = set()
-        self._shared: dict[tuple[str, int], tuple[Update, ...]] = {}  # live updates after a position, same for everyone
-        self._frames: dict[tuple[str, int], UpdateBatch] = {}
 
     @property
     def consumers(self) -> int:
@@ -131,7 +128,7 @@ class Runtime:
     def set_switches(self, switches: Switches) -> int:
         """Change faults and defects; returns how many sockets were told to authenticate again."""
         self.switches = switches
-        self._forget_shared()
+        self._fanout.set_switches(switches)
         return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before)
 
     def _expel(self, is_out: Callable[[Claims], bool]) -> int:
@@ -142,10 +139,9 @@ class Runtime:
         return len(gone)
 
     def _expel_one(self, connection: Connection, frame: ServerFrame) -> None:
-        for topic in connection.positions:
-            self._subscribers[topic].pop(connection.number, None)
+        for topic in list(connection.positions):
+            self._unsubscribe(connection, topic)
         connection.close_with(frame)
-        self._behind.pop(connection.number, None)
         self._ready.add(connection.number)
 
     # --- frames in ----------------------------------------------------------------------------------
@@ -176,9 +172,10 @@ class Runtime:
             body = Body(code="mutation_refused", message="the sync socket only delivers; send commands over HTTP")
             self._send(connection, Reply(frame.ref, ok=False, body=body))
             return
-        self._send(connection, Reply(frame.ref, ok=True))
         if isinstance(frame, Leave):
-            connection.closing = True
+            self._expel_one(connection, Reply(frame.ref, ok=True))
+        else:
+            self._send(connection, Reply(frame.ref, ok=True))
 
     def _mutate(self, frame: Request) -> bool:
         if "accept_mutation" not in self.switches.defects:
@@ -198,7 +195,7 @@ class Runtime:
 
     def _join(self, connection: Connection, frame: Join) -> None:
         connection.join_ref = frame.join_ref
-        code = self._incompatibility(frame.compatibility, connection.compatibility)
+        code = incompatibility(self.settings, frame.compatibility, connection.compatibility)
         if code:
             self._send(connection, Reply(frame.ref, ok=False, body=Body(code=code, message="this build cannot sync here")))
             return
@@ -206,21 +203,6 @@ class Runtime:
         topics = connection.claims.topics
         body = Body(subscription_id=f"sub-{connection.number}", allowed_topics=topics, current_watermarks=())
         self._send(connection, Reply(frame.ref, ok=True, body=body))
-
-    def _incompatibility(self, told: Compatibility, query: Compatibility) -> str:
-        """The refusal's code, empty for a client that fits; what the join leaves out the URL may say."""
-        settings = self.settings
-        if (told.protocol_version or query.protocol_version) != settings.protocol_version:
-            return "unsupported_protocol_version"
-        schema = query.schema_version if told.schema_version is None else told.schema_version
-        if str(schema) != str(settings.schema_version):
-            return "unsupported_schema_version"
-        build = told.client_build_id or query.client_build_id
-        if len(build) != _BUILD_LENGTH or build[8:9] != "T" or build[-1:] != "Z":
-            return "invalid_client_build"
-        if build < settings.min_client_build:
-            return "upgrade_required"
-        return "unsupported_client_build" if build > settings.max_client_build else ""
 
     # --- subscribing --------------------------------------------------------------------------------
 
@@ -251,7 +233,7 @@ class Runtime:
     def _place(self, connection: Connection, topic: str, after: int | None) -> None:
         log = self.streams.logs.get(topic)
         oldest = log.oldest if log else 1
-        position = oldest - 1 if after is None else faulty.first_position(self.switches, after, oldest)
+        position = FROM_OLDEST if after is None else faulty.first_position(self.switches, after, oldest)
         connection.positions[topic] = position
         self._subscribers.setdefault(topic, {})[connection.number] = connection
 
@@ -266,6 +248,8 @@ class Runtime:
         connection.positions.pop(topic, None)
         connection.pending.pop(topic, None)
         self._subscribers.get(topic, {}).pop(connection.number, None)
+        if not connection.pending:
+            self._behind.pop(connection.number, None)
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -273,7 +257,7 @@ class Runtime:
         """What was appended to the topic is durable: trim the window, and let subscribers have it."""
         log = self.streams.logs[topic]
         self.counters.trimmed += log.trim(now)
-        self._forget_shared()
+        self._fanout.forget(topic)
         for number, connection in self._subscribers.get(topic, {}).items():
             connection.pending[topic] = None
             self._behind[number] = connection
@@ -286,14 +270,14 @@ class Runtime:
         log = self.streams.log(topic)
         gone = log.keep_newest(keep_events)
         self.counters.trimmed += gone
-        self._forget_shared()
+        self._fanout.forget(topic)
         return gone
 
     def _leak(self, topic: str) -> None:
         for connection in self._connections.values():
             if connection.joined and topic not in connection.positions:
                 log = self.streams.logs[topic]
-                self._send(connection, UpdateBatch(self._updates(topic, log.after(log.head - 1, 1)), replay_complete=True))
+                self._send(connection, UpdateBatch(as_updates(topic, log.after(log.head - 1, 1)), replay_complete=True))
                 return
 
     # --- frames out ---------------------------------------------------------------------------------
@@ -309,113 +293,73 @@ class Runtime:
         if connection is None:
             return None
         self.counters.polls += 1
-        if connection.outbox:
-            item = connection.outbox[0]
-            if isinstance(item, Replay):
-                return self._replay_batch(connection, item, now)
-            connection.outbox.popleft()
-            return item
-        return self._live_batch(connection, now) if connection.pending else None
+        while True:
+            if connection.outbox:
+                item = connection.outbox[0]
+                if isinstance(item, Replay):
+                    return self._deliver(connection, self._replay_batch(connection, item, now))
+                connection.outbox.popleft()
+                return item
+            if not connection.pending:
+                return None
+            frame = self._live_batch(connection, now)
+            if frame.updates:
+                return self._deliver(connection, frame)
 
-    def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> ServerFrame:
+    def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> UpdateBatch:
         """The replay's next batch; after the last one the subscribe is answered."""
-        entries: list[Entry] = []
+        updates: tuple[Update, ...] = ()
         topic = ""
-        while replay.next_topic < len(replay.topics) and not entries:
+        while replay.next_topic < len(replay.topics) and not updates:
             topic = replay.topics[replay.next_topic]
-            entries = self._take(connection, topic, replay.batch_size, now, live=False)
-            if self._is_current(connection, topic):
+            if not self._fell_off(connection, topic, now):
+                updates = self._fanout.replay(connection, topic, replay.batch_size)
+            if self._fanout.is_current(connection, topic):
                 replay.next_topic += 1
-        replay.sent += len(entries)
-        complete = all(self._is_current(connection, rest) for rest in replay.topics[replay.next_topic :])
+        complete = all(self._fanout.is_current(connection, rest) for rest in replay.topics[replay.next_topic :])
         if complete:
             connection.outbox.popleft()
             connection.outbox.appendleft(Reply(replay.ref, ok=True, body=Body(subscription_id=f"sub-{connection.number}")))
-        heads = tuple(Watermark(name, self.streams.head(name)) for name in (replay.topics if complete else [topic]))
-        updates = self._updates(topic, entries)
-        if self.switches.defects:
-            updates = faulty.disfigure(self.switches, topic, updates, replay=True)
-        return self._deliver(connection, UpdateBatch(updates, complete, heads))
+        return UpdateBatch(updates, complete, self._heads(replay.topics if complete else [topic]))
 
-    def _is_current(self, connection: Connection, topic: str) -> bool:
-        return connection.positions.get(topic, NO_LIMIT) >= self.streams.head(topic)
-
-    def _live_batch(self, connection: Connection, now: float) -> ServerFrame | None:
+    def _live_batch(self, connection: Connection, now: float) -> UpdateBatch:
         """Up to `topics_per_drain` topics at once; those served go to the back, so that no busy topic starves another."""
         served = list(connection.pending)[: self.settings.topics_per_drain]
-        for topic in served:
-            del connection.pending[topic]
         if len(served) == 1:
             frame = self._single_topic_batch(connection, served[0], now)
         else:
             updates = tuple(update for topic in served for update in self._live_updates(connection, topic, now))
-            heads = tuple(Watermark(topic, self.streams.head(topic)) for topic in served)
-            frame = UpdateBatch(updates, replay_complete=True, head_watermarks=heads)
+            frame = UpdateBatch(updates, True, self._heads(served))
         for topic in served:
-            if not self._is_current(connection, topic):
+            connection.pending.pop(topic, None)
+            if not self._fanout.is_current(connection, topic):
                 connection.pending[topic] = None
         if not connection.pending:
+            connection.strikes = 0  # it got everything, so it is not slow
             self._behind.pop(connection.number, None)
-        if not frame.updates:
-            return self.pull(connection.number, now)
-        return self._deliver(connection, frame)
+        return frame
 
     def _single_topic_batch(self, connection: Connection, topic: str, now: float) -> UpdateBatch:
         """The common case, one frame shared by reference among all who are at the same position."""
-        key = (topic, connection.positions.get(topic, 0))
-        frame = self._frames.get(key)
-        if frame is None or not self._may_share(connection):
-            updates = self._live_updates(connection, topic, now)
-            frame = UpdateBatch(updates, replay_complete=True, head_watermarks=(Watermark(topic, self.streams.head(topic)),))
-            if self._may_share(connection) and updates:
-                self._frames[key] = frame
-        else:
-            connection.positions[topic] = frame.updates[-1].watermark
-        return frame
-
-    def _may_share(self, connection: Connection) -> bool:
-        return not faulty.may_skip(self.switches, connection.client_key)
+        if frame := self._fanout.shared_frame(connection, topic):
+            return frame
+        return UpdateBatch() if self._fell_off(connection, topic, now) else self._fanout.live_frame(connection, topic)
 
     def _live_updates(self, connection: Connection, topic: str, now: float) -> tuple[Update, ...]:
-        key = (topic, connection.positions.get(topic, 0))
-        shared = self._shared.get(key)
-        if shared is not None and self._may_share(connection):
-            connection.positions[topic] = shared[-1].watermark
-            return shared
-        updates = self._updates(topic, self._take(connection, topic, self.settings.replay_batch_size, now, live=True))
-        if self.switches.defects:
-            updates = faulty.disfigure(self.switches, topic, updates, replay=False)
-        if updates and self._may_share(connection):
-            self._shared[key] = updates
-        return updates
+        return () if self._fell_off(connection, topic, now) else self._fanout.live_updates(connection, topic)
 
-    def _forget_shared(self) -> None:
-        self._shared.clear()
-        self._frames.clear()
+    def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
+        """Whether the window no longer has this connection's next event: it is told, and gets no more of the topic."""
+        if not self._fanout.has_fallen_off(connection, topic):
+            return False
+        position = connection.positions[topic]
+        self._unsubscribe(connection, topic)
+        self.counters.stale_cursors += 1
+        connection.outbox.append(SyncError(self.streams.fell_off(topic, position, now)))
+        return True
 
-    def _take(self, connection: Connection, topic: str, limit: int, now: float, *, live: bool) -> list[Entry]:
-        """The topic's next entries for this connection, which moves on; one that fell off the window is told so."""
-        log, position = self.streams.logs.get(topic), connection.positions.get(topic)
-        if log is None or position is None:
-            return []
-        if position < log.oldest - 1 and "no_stale_signal" not in self.switches.defects:
-            self._unsubscribe(connection, topic)
-            self.counters.stale_cursors += 1
-            connection.outbox.append(SyncError(self.streams.fell_off(topic, position, now)))
-            return []
-        entries = log.after(position, limit)
-        if entries:
-            connection.positions[topic] = entries[-1].seq
-        if entries and faulty.may_skip(self.switches, connection.client_key):
-            kept = faulty.keep_unskipped(self.switches, connection.client_key, entries, live)
-            self.counters.skipped += len(entries) - len(kept)
-            return kept
-        return entries
-
-    def _updates(self, topic: str, entries: list[Entry]) -> tuple[Update, ...]:
-        return tuple(
-            Update(topic, msgspec.Raw(entry.payload), entry.payload_hash, entry.seq, topic, entry.seq) for entry in entries
-        )
+    def _heads(self, topics: Iterable[str]) -> tuple[Watermark, ...]:
+        return tuple(Watermark(topic, self.streams.head(topic)) for topic in topics)
 
     def _deliver(self, connection: Connection, frame: UpdateBatch) -> ServerFrame:
         self.counters.served += len(frame.updates)
@@ -455,13 +399,12 @@ class Runtime:
         if now >= connection.beat_at:
             connection.beat_at = now + self.settings.heartbeat_interval_s
             if connection.joined and not connection.closing:
-                marks = tuple(Watermark(topic, self.streams.head(topic)) for topic in connection.positions)
-                self._send(connection, HeartbeatPush(marks))
+                self._send(connection, HeartbeatPush(self._heads(connection.positions)))
 
     def _judge_consumer(self, connection: Connection) -> None:
-        limit = self.settings.outbound_queue_events
-        depth = sum(max(self.streams.head(topic) - at, 0) for topic, at in connection.positions.items())
-        if depth <= limit or connection.closing:
+        """A strike for a full queue. What a replay has yet to bring waits in the log, not in the queue."""
+        depth = sum(max(self.streams.head(topic) - connection.positions[topic], 0) for topic in connection.pending)
+        if depth <= self.settings.outbound_queue_events or connection.is_replaying:
             connection.strikes = 0
             return
         connection.strikes += 1
@@ -469,10 +412,11 @@ class Runtime:
         body = Body(
             code="slow_consumer",
             message="the outbound queue of this connection is full",
+            full_resync_required=False,
             action="disconnect" if out else "throttle",
-            topic=next(iter(connection.pending), ""),
+            topic=next(iter(connection.pending)),
             queue_depth=depth,
-            queue_limit=limit,
+            queue_limit=self.settings.outbound_queue_events,
             reconnect_after_ms=float(self.settings.slow_consumer_reconnect_after_ms),
         )
         if out:

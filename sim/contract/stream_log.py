@@ -13,6 +13,7 @@ from sim.errors import PeerError
 SNAPSHOT_FORMAT = "openagents.sync.snapshot.v1"
 _COMPACT_AT = 1024  # dead entries at the front of a log that are tolerated before it is moved together
 _encoder = msgspec.json.Encoder(order="deterministic")
+_decoder = msgspec.json.Decoder()
 
 
 def canonical_json(value: object) -> bytes:
@@ -33,16 +34,13 @@ def payload_hash(canonical: bytes) -> str:
 
 
 def hash_matches(raw_payload: bytes, declared: str) -> bool:
-    """Whether `declared` is the hash of a payload as it stood on the wire. Never raises.
+    """Whether `declared` is the hash of a payload's canonical form, however the payload stood on the wire. Never raises.
 
-    The bytes are first hashed as they are, since a peer that sends canonical JSON is the normal case
-    and needs no decoding; only else are they decoded and put into canonical form.
+    A hash of the very bytes that came is no excuse: two peers that write the same value differently must agree on it.
     """
-    if payload_hash(raw_payload) == declared:
-        return True
     try:
-        canonical = canonical_json(msgspec.json.decode(raw_payload))
-    except (ValueError, RecursionError, msgspec.MsgspecError):
+        canonical = _encoder.encode(_decoder.decode(raw_payload))
+    except (TypeError, OverflowError, RecursionError, ValueError, msgspec.MsgspecError):
         return False
     return payload_hash(canonical) == declared
 

@@ -278,3 +278,8 @@ def test_no_bytes_and_no_hash_make_the_check_fail(raw, declared):
 @pytest.mark.parametrize("raw", [b"", b"[" * 100_000, b"1e999", b'"\\ud800"', b"\xff", b'{"a":1}x'])
 def test_a_payload_that_is_no_json_matches_nothing(raw):
     assert not hash_matches(raw, payload_hash(b"{}"))
+
+
+@pytest.mark.parametrize("raw", [b'{"b":1,"a":2}', b'{ "a":2}', b'"\\u0041"'])
+def test_a_hash_of_text_that_is_not_canonical_is_not_believed(raw):
+    assert not hash_matches(raw, payload_hash(raw))

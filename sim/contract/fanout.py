@@ -1,0 +1,115 @@
+"""What connections are sent of the logs: the events after their positions, as frames that those at one position share.
+
+One event goes to a thousand subscribers as one and the same object, so it is built, and by an edge encoded,
+once. Shared frames hold until the topic's log or the switches change.
+"""
+
+import msgspec
+
+from sim.contract import faulty
+from sim.contract.connection import Connection
+from sim.contract.counters import Counters
+from sim.contract.frames import Update, UpdateBatch, Watermark
+from sim.contract.retained import Streams
+from sim.contract.settings import RuntimeSettings, Switches
+from sim.contract.stream_log import Entry
+
+FROM_OLDEST = -1  # the position of a subscription without a cursor, until its replay begins
+NO_LIMIT = 2**63  # the position of a topic that is not subscribed to: nothing is owed
+
+
+class Fanout:
+    """Moves connections forward through the logs. It changes nothing of a connection but its positions."""
+
+    def __init__(self, settings: RuntimeSettings, streams: Streams, counters: Counters, switches: Switches) -> None:
+        self._settings = settings
+        self._streams = streams
+        self._counters = counters
+        self._switches = switches
+        self._updates: dict[str, dict[int, tuple[Update, ...]]] = {}  # by topic and position
+        self._frames: dict[str, dict[int, UpdateBatch]] = {}
+
+    def set_switches(self, switches: Switches) -> None:
+        """Misdeliver, or no longer, from now on."""
+        self._switches = switches
+        self._updates.clear()
+        self._frames.clear()
+
+    def forget(self, topic: str) -> None:
+        """The topic's log has changed."""
+        self._updates.pop(topic, None)
+        self._frames.pop(topic, None)
+
+    def is_current(self, connection: Connection, topic: str) -> bool:
+        """Whether nothing more of the topic is owed for now."""
+        return connection.positions.get(topic, NO_LIMIT) >= self._streams.head(topic)
+
+    def has_fallen_off(self, connection: Connection, topic: str) -> bool:
+        """Whether the window no longer holds the connection's next event."""
+        log, position = self._streams.logs.get(topic), connection.positions.get(topic)
+        if log is None or position is None or position == FROM_OLDEST:
+            return False
+        return position < log.oldest - 1 and "no_stale_signal" not in self._switches.defects
+
+    def shared_frame(self, connection: Connection, topic: str) -> UpdateBatch | None:
+        """The live frame for this position, if it was made before; moves the connection on."""
+        frames = self._frames.get(topic)
+        frame = frames.get(connection.positions.get(topic, NO_LIMIT)) if frames else None
+        if frame is None or not self._may_share(connection):
+            return None
+        connection.positions[topic] = frame.updates[-1].watermark
+        return frame
+
+    def live_frame(self, connection: Connection, topic: str) -> UpdateBatch:
+        """What the topic has after this position, for now as a frame of its own; moves the connection on."""
+        position = connection.positions.get(topic, NO_LIMIT)
+        updates = self.live_updates(connection, topic)
+        frame = UpdateBatch(updates, True, (Watermark(topic, self._streams.head(topic)),))
+        if updates and self._may_share(connection):
+            self._frames.setdefault(topic, {})[position] = frame
+        return frame
+
+    def live_updates(self, connection: Connection, topic: str) -> tuple[Update, ...]:
+        """What the topic has after this position, up to a batch; moves the connection on."""
+        position = connection.positions.get(topic, NO_LIMIT)
+        shared = self._updates.setdefault(topic, {}).get(position)
+        if shared is not None and self._may_share(connection):
+            connection.positions[topic] = shared[-1].watermark
+            return shared
+        updates = as_updates(topic, self._take(connection, topic, self._settings.replay_batch_size, live=True))
+        if self._switches.defects:
+            updates = faulty.disfigure(self._switches, updates, replay=False)
+        if updates and self._may_share(connection):
+            self._updates[topic][position] = updates
+        return updates
+
+    def replay(self, connection: Connection, topic: str, limit: int) -> tuple[Update, ...]:
+        """Up to `limit` events of a replay; moves the connection on."""
+        updates = as_updates(topic, self._take(connection, topic, limit, live=False))
+        return faulty.disfigure(self._switches, updates, replay=True) if self._switches.defects else updates
+
+    def _may_share(self, connection: Connection) -> bool:
+        return not faulty.may_skip(self._switches, connection.client_key)
+
+    def _take(self, connection: Connection, topic: str, limit: int, *, live: bool) -> list[Entry]:
+        log, position = self._streams.logs.get(topic), connection.positions.get(topic)
+        if position == FROM_OLDEST:
+            position = connection.positions[topic] = log.oldest - 1 if log else 0
+        if log is None or position is None:
+            return []
+        entries = log.after(position, limit)
+        if not entries:
+            return []
+        connection.positions[topic] = entries[-1].seq
+        if not faulty.may_skip(self._switches, connection.client_key):
+            return entries
+        kept = faulty.keep_unskipped(self._switches, connection.client_key, entries, live)
+        self._counters.skipped += len(entries) - len(kept)
+        return kept
+
+
+def as_updates(topic: str, entries: list[Entry]) -> tuple[Update, ...]:
+    """Entries of a log in the form in which they are delivered."""
+    return tuple(
+        Update(topic, msgspec.Raw(entry.payload), entry.payload_hash, entry.seq, topic, entry.seq) for entry in entries
+    )
