@@ -11,7 +11,8 @@ from sim.observations import Kind
 
 # Late samples that a load generator is allowed before it counts as saturated.
 _LATE_SHARE = 0.05
-_UNANSWERED = ("", "no_answer", "unanswered", "timeout", "network", "unreachable", "not_asked", "error")
+# Codes of an answer that is none: nobody said no.
+_UNANSWERED = ("", "silence", "timeout", "network")
 
 
 def _course(case: Case, threshold: Threshold | None) -> Answer:
@@ -119,7 +120,7 @@ def _probes(case: Case, threshold: Threshold | None) -> Answer:
     accepted = [text for text in answers if text.endswith(":accepted")]
     if accepted:
         return Answer(State.FAIL, len(accepted), n, f"what must be refused was granted: {', '.join(accepted)}")
-    refused = {text.partition(":")[0] for text in answers if text.partition(":")[2] not in _UNANSWERED}
+    refused = {text.partition(":")[0] for text in answers if text.rpartition(":")[2] not in _UNANSWERED}
     silent = [probe for probe in case.drill.expect.probes if probe not in refused]
     if silent:
         state = State.INCONCLUSIVE if n else State.NO_DATA

@@ -351,11 +351,16 @@ def test_stale_signalled() -> None:
 
 def test_probes() -> None:
     drill = storm_drill(2, probes=("expired_token", "mutation_over_socket"))
-    story = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="expired_token:token_expired")
+    story = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="expired_token:refused:token_expired")
     assert state("drill.probes", good_storm(2), drill) is NO_DATA
     assert state("drill.probes", story, drill) is INCONCLUSIVE
-    assert state("drill.probes", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:timeout"), drill) is INCONCLUSIVE
-    assert state("drill.probes", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused"), drill) is PASS
+    assert (
+        state("drill.probes", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused:silence"), drill)
+        is INCONCLUSIVE
+    )
+    assert (
+        state("drill.probes", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused:bad_event"), drill) is PASS
+    )
     assert state("drill.probes", story.tell(32.0, Kind.PROBED, 3, detail="mutation_over_socket:accepted"), drill) is FAIL
 
 
