@@ -43,12 +43,13 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Phases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long each phase lasts; `settle_s` is a limit, and ends early when every client has converged."""
+    """How long each phase lasts. The limits end early, when everyone is live, and when everyone has converged."""
 
     steady_s: Positive
+    steady_limit_s: Positive = 20.0  # beyond `steady_s`, for everyone to be live before anything is broken
     fault_s: Positive
     heal_s: NotNegative = 1.0
-    settle_s: Positive = 30.0
+    settle_s: Positive = 30.0  # a limit
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -157,6 +158,12 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
     drill = to_struct(data, Drill, str(path))
     check(drill, str(path))
     return drill
+
+
+def expected_duration_s(drill: Drill) -> float:
+    """About how long a run takes in real time: everyone's arrival and the phases, settling early."""
+    arrival_s = drill.fleet.clients / drill.fleet.connects_per_s
+    return arrival_s + drill.phases.steady_s + drill.phases.fault_s + drill.phases.heal_s + 1.0
 
 
 def check(drill: Drill, where: str) -> None:

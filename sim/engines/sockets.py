@@ -36,7 +36,6 @@ from sim.observations import Recorder, RunHeader, write_header
 
 CLIENT_BUILD = "20260601T000000Z"
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
-STEADY_LIMIT_S = 20.0  # beyond the ramp and `steady_s`, for everyone to be live before anything is broken
 _POLL_S = 0.1
 _LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5
@@ -61,11 +60,24 @@ def run(drill: Drill, options: Options) -> RunHeader:
     Raises `UsageError`, `TargetError` or `StorageError` when it cannot begin or go on. A run that was cut short (Ctrl-C
     included) still heals, keeps what it observed, and has a header that says so.
     """
-    check(drill, options)
+    check(drill, options.lane)
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_SocketsRun(drill, options).run())
 
 
-def check(drill: Drill, options: Options) -> None:
+def check_lane(lane: Lane) -> None:
+    """Raise `TargetError`, one sentence, unless a lane is there and speaks the protocol."""
+
+    async def look() -> None:
+        http = LaneHttp(lane)
+        try:
+            await http.check()
+        finally:
+            await http.close()
+
+    asyncio.run(look())
+
+
+def check(drill: Drill, lane: Lane | None) -> None:
     """Raise `UsageError` for what this machine or this target cannot do, before anything is started."""
     limit = raise_descriptor_limit()
     needed = drill.fleet.clients + SPARE_DESCRIPTORS
@@ -74,7 +86,7 @@ def check(drill: Drill, options: Options) -> None:
             f"{drill.fleet.clients} clients need about {needed} file descriptors, but this process may open {limit}; "
             f"use at most --clients {limit - SPARE_DESCRIPTORS}, or raise `ulimit -n`."
         )
-    if options.lane is not None and any(isinstance(fault, KillRuntime) for fault in drill.faults):
+    if lane is not None and any(isinstance(fault, KillRuntime) for fault in drill.faults):
         raise UsageError(
             f"drill '{drill.name}' kills the runtime's process, which only works on the embedded mock; leave --target out."
         )
@@ -215,7 +227,7 @@ class _SocketsRun:
 
     async def _reach_steady(self, publisher: Publisher) -> bool:
         """The check before anything is broken: everyone live, events acknowledged."""
-        limit = self._clock.now() + STEADY_LIMIT_S
+        limit = self._clock.now() + self._drill.phases.steady_limit_s
         while (sick := self._sickness(publisher)) and self._clock.now() < limit and not self._stop.is_set():
             await asyncio.sleep(_POLL_S)
         self._add("steady", value=0.0 if sick else 1.0, detail=sick or "all clients live")

@@ -1,6 +1,7 @@
 """Serving a mock on a port, and the command line `python -m sim.mock.server` that engines start as a process of its own."""
 
 import asyncio
+import logging
 import os
 import resource
 import socket
@@ -60,10 +61,16 @@ def serve(options: ServeOptions) -> None:
             backlog=_BACKLOG,
             timeout_graceful_shutdown=1,
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         print(listening_line(options.host, listener.getsockname()[1]), flush=True)
         server = uvicorn.Server(config)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_run(server, listener, options.exit_with_stdin))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """uvicorn takes an upgrade that was refused with a body for one that was forgotten; nothing else is dropped."""
+    return "without completing handshake" not in record.getMessage()
 
 
 def _mock_options(options: ServeOptions) -> MockOptions:

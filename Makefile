@@ -1,0 +1,29 @@
+# Everything runs in .venv, made on first use; PYTHON names the interpreter it is made with (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: drill test check bench clean
+
+drill: $(READY)  ## storm the embedded runtime with the whole catalogue and say go or no-go
+	$(BIN)/stormgate drill run --all
+
+test: $(READY) check  ## style, types, and all tests
+	$(BIN)/pytest -n 4
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## measure mock and engine side by side with plain websockets clients
+	$(BIN)/python -m tests.bench
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,214 @@
+"""The command line. Exit codes everywhere: 0 go, 1 no-go, 2 cannot tell, 3 usage or configuration, 4 the tool itself failed.
+
+Heavy imports are inside the commands, so that `stormgate --help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from sim.errors import StormgateError, UsageError
+
+if TYPE_CHECKING:
+    from drills.verdicts import RunVerdict
+    from sim.drill import Drill
+
+CATALOG = Path(__file__).with_name("catalog")
+DEBUG_VARIABLE = "STORMGATE_DEBUG"
+_EXIT_USAGE, _EXIT_INTERNAL, _EXIT_CANNOT_TELL = 3, 4, 2
+
+app = typer.Typer(
+    help="Storm a realtime sync lane on purpose, and let the rollout gates judge what happened.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+drill_app = typer.Typer(help="Run drills and see what there is.", no_args_is_help=True)
+mock_app = typer.Typer(help="The embedded runtime.", no_args_is_help=True)
+app.add_typer(drill_app, name="drill")
+app.add_typer(mock_app, name="mock")
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. load.events_per_s=50.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+
+
+@drill_app.command("list")
+def drill_list() -> None:
+    """Show the catalogue: each drill's question, and the gates it feeds."""
+    from rich.table import Table
+
+    from drills.terminal import out
+    from sim import drill as drills
+
+    table = Table("drill", "question", "gates", "clients", "about", show_lines=True)
+    table.columns[0].no_wrap = True
+    for path in _catalogue().values():
+        drill = drills.load(path)
+        about_s = f"{drills.expected_duration_s(drill):.0f} s"
+        table.add_row(drill.name, drill.summary, " ".join(drill.gates), str(drill.fleet.clients), about_s)
+    out().print(table)
+
+
+@drill_app.command("run")
+def drill_run(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills of the catalogue, or .toml files.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Run the whole catalogue.")] = False,
+    engine: Annotated[str, typer.Option(help="sockets: real processes and real WebSockets.")] = "sockets",
+    target: Annotated[str, typer.Option(help="'mock' starts one; or the address of one on this machine.")] = "mock",
+    clients: Annotated[int | None, typer.Option(help="Size of the fleet, instead of the drill's own.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Client policy: reference or desktop.")] = None,
+    seed: Annotated[int, typer.Option(help="Names the run: same seed, same faults and same delays.")] = 1,
+    overrides: Set = None,
+    defect: Annotated[list[str] | None, typer.Option(help="Switch a named defect of the mock on (see `mock defects`).")] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="Judge by this file instead of the default thresholds.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder that runs are written to.")] = Path("results"),
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing (exits with 2).")] = False,
+) -> None:
+    """Run drills, judge them, and say go or no-go."""
+    from drills import running
+
+    chosen = _load(names or [], every, _overrides(overrides, clients, policy))
+    request = running.Request(
+        drills=chosen,
+        engine=engine,
+        target=target,
+        seed=seed,
+        defects=tuple(defect or ()),
+        thresholds=thresholds,
+        out=out,
+    )
+    if dry_run:
+        running.show_plan(request, as_json)
+        raise typer.Exit(_EXIT_CANNOT_TELL)
+    run_dir = running.run(request)
+    _say(running.conclude(run_dir), run_dir, as_json)
+
+
+@app.command()
+def judge(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, such as results/<run id>.")],
+    thresholds: Annotated[Path | None, typer.Option(help="Another thresholds file than the run's own copy.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a run again from its files alone; nothing is run, nothing is written."""
+    from drills import results
+
+    _say(results.judge_run(run_dir, thresholds), run_dir, as_json)
+
+
+@mock_app.command("serve")
+def mock_serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one; it is printed.", min=0, max=65535)] = 0,
+    state: Annotated[Path | None, typer.Option(help="SQLite file of the log; without it nothing is kept.")] = None,
+    defect: Annotated[list[str] | None, typer.Option(help="Switch a named defect on (see `mock defects`).")] = None,
+    profile: Annotated[str, typer.Option(help="Of the metrics endpoint: full or pinned.")] = "full",
+    overrides: Set = None,
+) -> None:
+    """Serve the embedded runtime: control service, HTTP authority and WebSocket on one port, until Ctrl-C."""
+    from drills import running
+    from sim.mock.server import ServeOptions, serve
+
+    settings = running.runtime_settings([*(overrides or []), f"profile={profile}"])
+    serve(ServeOptions(settings, running.switches(tuple(defect or ()), seed=1), host, port, str(state or "")))
+
+
+@mock_app.command("defects")
+def mock_defects() -> None:
+    """List the named defects, which drills must catch."""
+    from rich.table import Table
+
+    from drills.terminal import out
+    from sim.contract.settings import DEFECT_MEANINGS
+
+    table = Table("defect", "what the runtime then does wrong")
+    for name, meaning in DEFECT_MEANINGS.items():
+        table.add_row(name, meaning)
+    out().print(table)
+
+
+def _catalogue() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(CATALOG.glob("*.toml"))}
+
+
+def _load(names: list[str], every: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
+    """The drills asked for; raises `UsageError`."""
+    from sim import drill as drills
+
+    catalogue = _catalogue()
+    if every and names:
+        raise UsageError("give drill names or --all, not both.")
+    if not every and not names:
+        raise UsageError(f"name a drill, or use --all; there are: {', '.join(catalogue)}.")
+    paths = list(catalogue.values()) if every else [_path_of(name, catalogue) for name in names]
+    return tuple(drills.load(path, overrides) for path in paths)
+
+
+def _path_of(name: str, catalogue: dict[str, Path]) -> Path:
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in catalogue:
+        raise UsageError(f"there is no drill '{name}'; there are: {', '.join(catalogue)}, or give a .toml file.")
+    return catalogue[name]
+
+
+def _overrides(given: list[str] | None, clients: int | None, policy: str | None) -> tuple[str, ...]:
+    if clients is not None and clients < 1:
+        raise UsageError(f"--clients {clients}: a fleet needs at least 1 client.")
+    extra = [f"fleet.clients={clients}"] if clients is not None else []
+    return (*(given or []), *extra, *([f"fleet.policy={policy}"] if policy is not None else []))
+
+
+def _say(verdict: "RunVerdict", run_dir: Path, as_json: bool) -> None:
+    """Print a verdict and leave with its exit code."""
+    from drills import report
+    from drills.terminal import out
+
+    if as_json:
+        sys.stdout.write(report.summary_json(verdict).decode())
+    else:
+        report.print_verdict(verdict, out())
+        out().print(f"evidence: {run_dir}", soft_wrap=True)
+    raise typer.Exit(verdict.exit_code)
+
+
+def main() -> None:
+    """Entry point: every expected trouble is one sentence on stderr, and the right exit code."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, prog_name="stormgate", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except StormgateError as error:
+        return _complain(str(error), error.exit_code)
+    except click.ClickException as error:
+        return _complain(error.format_message(), _EXIT_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted.", _EXIT_INTERNAL)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone
+        return _EXIT_INTERNAL
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _complain(f"a defect of stormgate itself ({what}); set {DEBUG_VARIABLE}=1 to see where.", _EXIT_INTERNAL)
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"stormgate: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

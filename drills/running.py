@@ -1,0 +1,121 @@
+"""Running drills into a results folder: the engine is chosen, each drill runs in turn, and what they left is judged."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from drills import results, targets
+from drills.terminal import Progress, out
+from drills.thresholds import DEFAULT_PATH
+from drills.verdicts import RunVerdict
+from sim import faults
+from sim.config import set_key, to_struct
+from sim.contract.settings import DEFECTS, RuntimeSettings, Switches
+from sim.drill import Drill
+from sim.errors import UsageError
+
+ENGINES = ("sockets",)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    drills: tuple[Drill, ...]
+    engine: str
+    target: str
+    seed: int
+    defects: tuple[str, ...]
+    thresholds: Path | None
+    out: Path
+
+
+def run(request: Request) -> Path:
+    """Run all drills, one after the other; returns the run's folder.
+
+    Everything that can be known to be wrong is refused before anything starts. An interruption ends the run after the
+    drill it hit; the drills that did not run count as errors.
+    """
+    from sim.engines import sockets
+
+    _check(request)
+    lane = targets.resolve(request.target)
+    chosen = switches(request.defects, request.seed)
+    for drill in request.drills:
+        sockets.check(drill, lane)
+    if lane is not None:
+        sockets.check_lane(lane)
+    run_dir = results.create_run(
+        request.out,
+        request.drills,
+        engine=request.engine,
+        target=lane.name if lane else "embedded mock",
+        target_kind=lane.kind if lane else "mock",
+        seed=request.seed,
+        thresholds=request.thresholds or DEFAULT_PATH,
+    )
+    for drill in request.drills:
+        folder = results.create_drill_folder(run_dir, drill)
+        with Progress(drill.name) as progress:
+            header = sockets.run(drill, sockets.Options(folder, request.seed, lane, chosen, progress))
+        if not header.complete:
+            break
+    return run_dir
+
+
+def conclude(run_dir: Path) -> RunVerdict:
+    """Judge a run, and write its report and figures."""
+    verdict = results.judge_run(run_dir)
+    results.write_reports(run_dir, verdict)
+    results.write_figures(run_dir)
+    return verdict
+
+
+def show_plan(request: Request, as_json: bool) -> None:
+    """Say what a run would do."""
+    _check(request)
+    targets.resolve(request.target)
+    plans = {drill.name: [fault.describe() for fault in faults.plan(drill, request.seed)] for drill in request.drills}
+    if as_json:
+        body = {"dry_run": True, "target": request.target, "engine": request.engine, "seed": request.seed, "drills": plans}
+        sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
+        return
+    console = out()
+    for drill in request.drills:
+        fleet = f"{drill.fleet.clients} {drill.fleet.policy} clients, {drill.load.events_per_s:g} events/s"
+        console.print(f"[bold]{drill.name}[/] on {request.target} by {request.engine}: {fleet}")
+        for fault in plans[drill.name]:
+            parameters = ", ".join(f"{key} {value}" for key, value in fault.items() if key != "kind")
+            console.print(f"  {fault['kind']}: {parameters}", soft_wrap=True)
+    console.print("dry run: nothing was done, and nothing can be concluded from it")
+
+
+def _check(request: Request) -> None:
+    from drills import gates
+
+    if request.engine not in ENGINES:
+        raise UsageError(f"--engine {request.engine}: there is no such engine; there are: {', '.join(ENGINES)}.")
+    switches(request.defects, request.seed)
+    if request.defects and request.target != targets.EMBEDDED:
+        raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")
+    loaded = gates.load_thresholds(request.thresholds or DEFAULT_PATH)
+    for drill in request.drills:
+        gates.require_checks(drill, loaded)
+
+
+def switches(defects: tuple[str, ...], seed: int) -> Switches:
+    """The mock's switches with these defects on; raises `UsageError` for a name it does not know."""
+    for name in defects:
+        if name not in DEFECTS:
+            raise UsageError(f"--defect {name}: there is no such defect; there are: {', '.join(DEFECTS)}.")
+    return msgspec.convert({"defects": list(defects), "seed": seed}, Switches)
+
+
+def runtime_settings(overrides: list[str]) -> RuntimeSettings:
+    """The runtime's defaults with `KEY=VALUE` overrides; raises `UsageError`."""
+    data: dict[str, object] = {}
+    for assignment in overrides:
+        set_key(data, assignment)
+    return to_struct(data, RuntimeSettings, "--set")

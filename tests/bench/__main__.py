@@ -1,0 +1,158 @@
+"""`make bench`: prints a table and writes results/bench.json, with the machine's details.
+
+Each round starts a fresh mock, then runs our clients and plain ones by turns under the same load; figures are medians over
+rounds, ratios are made round by round. The publisher runs in this process, clients in one of their own, the mock in a third.
+"""
+
+import asyncio
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from sim.contract import policies
+from sim.contract.actions import ClientSettings, Token
+from sim.contract.client import ClientSession
+from sim.contract.settings import RuntimeSettings, Switches
+from sim.engines.client_driver import WallClock
+from sim.engines.lane_http import Lane, LaneHttp
+from sim.engines.publisher import Publisher, create_streams
+from sim.mock.process import MockProcess
+from sim.mock.server import ServeOptions, raise_descriptor_limit
+from sim.observations import Recorder
+from tests.bench.clients import COMPATIBILITY, Job, Report
+
+ROUNDS = 3
+CLIENTS = 1000
+EVENTS_PER_S = 120.0  # times CLIENTS deliveries are asked for: more than two cores can do, so that the limit shows
+MEASURE_S = 5.0
+OUTPUT = Path("results/bench.json")
+_SETTINGS = RuntimeSettings(publishes_per_s=100_000, outbound_queue_events=1_000_000)
+
+
+async def measure(kind: str, folder: Path) -> Report:
+    """One crowd against a fresh mock."""
+    process = MockProcess(ServeOptions(_SETTINGS, Switches()), folder)
+    await process.start()
+    lane = Lane("bench", "mock", process.url, process.url)
+    http = LaneHttp(lane)
+    try:
+        streams = await create_streams(http, 1, worker_events=False)
+        tokens = await _tokens(http, streams[0].topic)
+        job = folder / "job.json"
+        job.write_bytes(msgspec.json.encode(Job(kind, lane.socket_url, streams[0].topic, tokens, MEASURE_S)))
+        recorder = Recorder(folder)
+        publisher = Publisher(http, streams, EVENTS_PER_S, 64, WallClock(), recorder)
+        report = await _run_clients(job, publisher)
+        publisher.cancel()
+        recorder.seal()
+        return report
+    finally:
+        await http.close()
+        await process.stop()
+
+
+async def _tokens(http: LaneHttp, topic: str) -> list[str]:
+    settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
+    sessions = [ClientSession(number, [topic], policies.get("reference"), settings) for number in range(CLIENTS)]
+    tokens: list[Token] = await asyncio.gather(*(http.mint(session) for session in sessions))
+    return [token.text for token in tokens]
+
+
+async def _run_clients(job: Path, publisher: Publisher) -> Report:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.bench.clients", str(job), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()  # connected
+    publisher.start()
+    line = await process.stdout.readline()
+    await process.wait()
+    return msgspec.json.decode(line, type=Report)
+
+
+def figures(report: Report) -> dict[str, float]:
+    """One crowd's figures, units last."""
+    deliveries = max(report.deliveries, 1)
+    return {
+        "connects_per_s": report.connects_per_s,
+        "connect_cpu_us": report.connect_cpu_us,
+        "deliveries_per_s": report.deliveries / report.wall_s,
+        "frames_per_s": report.frames / report.wall_s,
+        "delivery_cpu_us": report.cpu_s / deliveries * 1e6,
+        "delivery_bytes": report.bytes / deliveries,
+        "memory_kib_per_client": report.kib_per_client,
+    }
+
+
+async def run() -> dict[str, object]:
+    """All rounds."""
+    rounds: list[dict[str, dict[str, float]]] = []
+    for _ in range(ROUNDS):
+        this: dict[str, dict[str, float]] = {}
+        for kind in ("ours", "plain"):
+            with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
+                this[kind] = figures(await measure(kind, Path(folder)))
+        rounds.append(this)
+    names = list(rounds[0]["ours"])
+    return {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "clients": CLIENTS,
+        "rounds": ROUNDS,
+        "events_per_s_asked": EVENTS_PER_S,
+        "median": {kind: {name: _median(rounds, kind, name) for name in names} for kind in ("ours", "plain")},
+        "ours_to_plain": {name: statistics.median(r["ours"][name] / r["plain"][name] for r in rounds) for name in names},
+        "each_round": rounds,
+    }
+
+
+def _median(rounds: list[dict[str, dict[str, float]]], kind: str, name: str) -> float:
+    return statistics.median(each[kind][name] for each in rounds)
+
+
+def machine() -> dict[str, object]:
+    """What it was measured on."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "unknown")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "websockets": version("websockets"),
+        "uvicorn": version("uvicorn"),
+    }
+
+
+def show(result: dict[str, dict[str, dict[str, float]]]) -> None:
+    """The table."""
+    table = Table("figure (median of rounds)", "ours", "plain websockets", "ours / plain")
+    for name, ours in result["median"]["ours"].items():
+        plain, ratio = result["median"]["plain"][name], result["ours_to_plain"][name]
+        table.add_row(name, f"{ours:,.1f}", f"{plain:,.1f}", f"{ratio:.2f}")
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure, show, write."""
+    raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result = runner.run(run())
+    show(result)  # type: ignore[arg-type]
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
+    print(f"written to {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()
