@@ -42,7 +42,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payload_bytes: CountOrZero = 64
 
 
-class Phases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long each phase lasts. The limits end early, when everyone is live, and when everyone has converged."""
 
     steady_s: Positive
