@@ -276,6 +276,9 @@ class Lane:
                 assert not self.silently_lost(client, topic), (client, topic)
                 written = [n.seq for n in self.of(client, "checkpoint_written") if n.stream == stream_id(topic)]
                 assert all(low < high for low, high in pairwise(written)), f"checkpoint went back: {written}"
+                declared = [n.seq for n in self.of(client, "declared_loss") if n.stream == stream_id(topic)]
+                oldest = self.runtime.streams.log(topic).oldest
+                assert all(seq < oldest for seq in declared), f"called lost what is still there: {declared}, {oldest}"
             self._check_conservation(client)
 
     def _check_conservation(self, client: int) -> None:
