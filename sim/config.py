@@ -4,8 +4,10 @@ Two structs of one file never disagree about what is allowed: the sentence is ma
 that decodes the file.
 """
 
+import math
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -34,6 +36,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def to_struct(data: dict[str, Any], kind: type[T], where: str) -> T:
     """Convert a parsed table to `kind`; raises `UsageError` naming `where`, the key, what was found and what is allowed."""
+    if endless := next(_not_finite(data, ""), None):
+        raise UsageError(f"{where}: key '{endless}' is {_value_at(data, endless)}, but expected a finite number.")
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
@@ -45,7 +49,7 @@ def to_struct(data: dict[str, Any], kind: type[T], where: str) -> T:
 def set_key(data: dict[str, Any], assignment: str) -> None:
     """Apply one `--set table.key=value` to a parsed table in place; the value is written as in TOML, bare words are strings."""
     key, separator, text = assignment.partition("=")
-    if not separator or not key.strip():
+    if not separator or not all(key.strip().split(".")):
         raise UsageError(f"--set {assignment}: expected KEY=VALUE, for example --set load.events_per_s=50.")
     try:
         value = tomllib.loads(f"v = {text.strip()}")["v"]
@@ -63,6 +67,15 @@ def set_key(data: dict[str, Any], assignment: str) -> None:
     if not isinstance(table, dict):
         raise UsageError(f"--set {assignment}: '{'.'.join(parents)}' is not a table.")
     table[last] = value
+
+
+def _not_finite(data: Any, path: str) -> Iterator[str]:
+    """The keys of all numbers that are infinite or none: TOML can write them, and nothing here can use them."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield path
+    parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for step, value in parts:
+        yield from _not_finite(value, f"{path}.{step}" if path else str(step))
 
 
 def _sentence(message: str, data: dict[str, Any], kind: type[msgspec.Struct], where: str) -> str:
@@ -118,7 +131,10 @@ def _choices_at(data: Any, kind: Any, path: str) -> list[str]:
         parent = get_type_hints(parent).get(steps[-1])
     elif members := [member for member in get_args(parent) if isinstance(member, type)]:
         return [str(member.__struct_config__.tag) for member in members if issubclass(member, msgspec.Struct)]
-    return [str(choice) for choice in get_args(parent) if isinstance(choice, str)]
+    choices = get_args(parent)
+    if choices and steps[-1].isdigit():  # an entry of a list: what its type allows
+        choices = get_args(choices[0])
+    return [str(choice) for choice in choices if isinstance(choice, str)]
 
 
 def _type_at(data: Any, kind: Any, steps: list[str]) -> Any:

@@ -188,6 +188,8 @@ def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:
                 f"{key}.{name}' is {lasts_s:g}, but a fault at {fault.at_s:g} s can last at most "
                 f"{limit_s - fault.at_s:g} s, to the end of the fault phase ('phases.fault_s' is {limit_s:g})."
             )
+    if isinstance(fault, DropSockets) and round(fault.share * drill.fleet.clients) == 0:
+        raise UsageError(f"{key}.share' is {fault.share:g}, which of {drill.fleet.clients} clients is none.")
     if isinstance(fault, ShrinkWindow) and fault.streams > drill.load.run_streams:
         raise UsageError(f"{key}.streams' is {fault.streams}, but 'load.run_streams' is only {drill.load.run_streams}.")
     if isinstance(fault, ShrinkWindow) and fault.worker_events and not drill.load.worker_events:

@@ -1,0 +1,121 @@
+"""The fault plan is a function of drill and seed, and what heals it is no fault at all."""
+
+import msgspec
+
+from sim import faults
+from sim.contract.settings import Switches
+from sim.drill import (
+    AnyFault,
+    Drill,
+    DropSockets,
+    ExpireTokens,
+    Fleet,
+    KillRuntime,
+    Load,
+    Phases,
+    ShrinkReplayBudget,
+    ShrinkWindow,
+    SkipDeliveries,
+    SlowMint,
+)
+
+
+def drill(*planned: AnyFault, clients: int = 200) -> Drill:
+    return Drill(
+        name="d",
+        summary="Does it?",
+        checks=("ux.integrity",),
+        fleet=Fleet(clients=clients),
+        load=Load(events_per_s=1.0),
+        phases=Phases(steady_s=1.0, fault_s=10.0),
+        faults=planned,
+    )
+
+
+def victims(clients: int = 200, seed: int = 1, share: float = 0.3, before: int = 0) -> set[int]:
+    others = (DropSockets(at_s=0.0),) * before
+    return set(faults.plan(drill(*others, DropSockets(at_s=1.0, share=share), clients=clients), seed)[-1].clients)
+
+
+def test_the_same_seed_plans_the_same():
+    storm = drill(
+        DropSockets(at_s=0.0, share=0.4),
+        SlowMint(at_s=1.0, delay_ms=5.0, concurrency=2, for_s=3.0),
+        KillRuntime(at_s=2.0, down_s=1.0),
+    )
+    assert faults.plan(storm, 7) == faults.plan(storm, 7)
+    assert [fault.describe() for fault in faults.plan(storm, 7)] == [fault.describe() for fault in faults.plan(storm, 7)]
+
+
+def test_another_seed_picks_other_victims_but_as_many():
+    one, other = victims(seed=1), victims(seed=2)
+    assert one != other
+    assert len(one) == len(other) == 60
+
+
+def test_two_faults_of_one_drill_pick_for_themselves():
+    assert victims(before=0) != victims(before=1)
+
+
+def test_one_more_client_moves_hardly_anybody():
+    few, more = victims(clients=200), victims(clients=201)
+    assert len(few & more) >= len(few) - 1
+
+
+def test_a_share_of_one_is_everybody():
+    assert victims(share=1.0) == set(range(200))
+
+
+def test_times_are_the_fault_phases_own():
+    planned = faults.plan(
+        drill(
+            DropSockets(at_s=1.0, offline_s=2.0),
+            ExpireTokens(at_s=1.5),
+            SkipDeliveries(at_s=0.0, clients_share=0.5, events_share=0.5, for_s=4.0),
+            ShrinkWindow(at_s=2.0, keep_events=0),
+            KillRuntime(at_s=3.0, down_s=1.5),
+        ),
+        1,
+    )
+    assert [(fault.index, fault.kind, fault.begins_s, fault.ends_s) for fault in planned] == [
+        (0, "drop_sockets", 1.0, 3.0),
+        (1, "expire_tokens", 1.5, 1.5),
+        (2, "skip_deliveries", 0.0, 4.0),
+        (3, "shrink_window", 2.0, 2.0),
+        (4, "kill_runtime", 3.0, 4.5),
+    ]
+    assert [len(fault.clients) for fault in planned] == [200, 0, 0, 0, 0]
+
+
+def test_a_plan_describes_itself_for_the_header():
+    (planned,) = faults.plan(drill(DropSockets(at_s=1.0, share=0.5, offline_s=2.0)), 1)
+    assert planned.describe() == {
+        "kind": "drop_sockets",
+        "at_s": 1.0,
+        "share": 0.5,
+        "offline_s": 2.0,
+        "ends_s": 3.0,
+        "clients": 100,
+    }
+
+
+HEALTHY = Switches(defects={"duplicate_delivery"}, seed=9, tokens_void_before=5.0)
+SLOW = SlowMint(at_s=0.0, delay_ms=20.0, concurrency=3, for_s=1.0)
+SKIP = SkipDeliveries(at_s=0.0, clients_share=0.25, events_share=0.125, for_s=1.0)
+SHRINK = ShrinkReplayBudget(at_s=0.0, events=7, for_s=1.0)
+
+
+def test_no_fault_is_healthy_again():
+    assert faults.switches_during(HEALTHY, []) == HEALTHY
+
+
+def test_each_fault_changes_its_own_switches_and_no_other():
+    def changed(*active: AnyFault) -> dict[str, object]:
+        now, before = (msgspec.to_builtins(switches) for switches in (faults.switches_during(HEALTHY, active), HEALTHY))
+        return {name: value for name, value in now.items() if value != before[name]}
+
+    assert changed(SLOW) == {"mint_delay_ms": 20.0, "mint_concurrency": 3}
+    assert changed(SKIP) == {"skip_live_clients": 0.25, "skip_live_events": 0.125}
+    assert changed(SHRINK) == {"shrunk_budget_events": 7}
+    assert changed(SLOW, SKIP, SHRINK) == changed(SLOW) | changed(SKIP) | changed(SHRINK)
+    assert changed(DropSockets(at_s=0.0), ExpireTokens(at_s=0.0), KillRuntime(at_s=0.0, down_s=0.0)) == {}
