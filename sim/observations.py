@@ -17,6 +17,7 @@ that file's SHA-256 and row count, so that a changed, cut or column-less file is
 """
 
 import hashlib
+import os
 import queue
 import shutil
 import threading
@@ -212,7 +213,8 @@ class Recorder:
     def check(self) -> None:
         """Raise `StorageError` if anything could not be written."""
         if self._failure is not None:
-            reason = self._failure.strerror or str(self._failure)
+            number = self._failure.errno  # Arrow knows it, and says it in its own roundabout words
+            reason = os.strerror(number) if number else str(self._failure)
             raise StorageError(
                 f"{self._folder}: observations cannot be written ({reason}); "
                 "free some space or give another folder with --out. What was written before is kept."
