@@ -1,6 +1,7 @@
 """A verdict as files and on a terminal. Nothing here decides anything."""
 
 import math
+import re
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -111,7 +112,8 @@ def _interval(check: CheckResult) -> list[float | None] | None:
 
 def summary_markdown(verdict: RunVerdict) -> str:
     """`SUMMARY.md`."""
-    return _environment().get_template("SUMMARY.md.j2").render(verdict=verdict)
+    text = _environment().get_template("SUMMARY.md.j2").render(verdict=verdict)
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,8 @@ from sim.history import PHASES, Floats, History
 from sim.observations import Kind
 
 _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
-_MOST_BINS = 600  # about one for every two pixels of the panel
+_MOST_BINS = 300  # wide enough to see each of them
+_NARROWEST_BIN_S = 0.25
 
 
 def drill_figure(history: History) -> Figure:
@@ -74,15 +75,15 @@ def _clients_live(axes: Axes, history: History) -> None:
 
 def _connects(axes: Axes, history: History) -> None:
     t = history.fleet(Kind.CONNECT_ATTEMPTED).t
-    width_s = max(1.0, history.duration_s / _MOST_BINS)
+    width_s = max(_NARROWEST_BIN_S, history.duration_s / _MOST_BINS)
     edges = np.arange(0.0, history.duration_s + 2 * width_s, width_s)
     counts, _ = np.histogram(t, edges)
-    axes.stairs(counts / width_s, edges, fill=True, color=_ORANGE, alpha=0.85)
+    axes.stairs(counts / width_s, edges, fill=True, color=_ORANGE, alpha=0.85, label="attempted")
     failed, _ = np.histogram(history.fleet(Kind.CONNECT_FAILED).t, edges)
     if failed.any():
-        axes.stairs(failed / width_s, edges, color=_RED, linewidth=1.2, label="failed in that second")
+        axes.stairs(np.where(failed, failed / width_s, np.nan), edges, color=_RED, linewidth=1.2, label="failed")
         _legend(axes)
-    axes.set_ylabel("connects attempted (1/s)")
+    axes.set_ylabel("connects (1/s)")
 
 
 def _lag(axes: Axes, history: History) -> None:

@@ -347,3 +347,12 @@ def test_a_cut_short_run_is_only_asked_what_it_can_answer() -> None:
 def test_probes_and_strangers_are_no_part_of_the_fleet() -> None:
     story = one_stream(1, 2, 3, 4, 5).apply(AUDITOR + 1, 2, 2, 5)
     assert broken(story) == {}
+
+
+def test_a_checkpoint_that_goes_back_by_one() -> None:
+    assert broken(one_stream(1, 2, 3, 4, 5).tell(3.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 4)) == {"checkpoint_regressed": 1}
+
+
+def test_the_last_stale_answer_of_one_client_and_the_first_of_the_next_are_no_loop() -> None:
+    story = stale(stale(Story().tell(1.0, Kind.SUBSCRIBED, 0), 0, 2.0), 1, 3.0)
+    assert broken(story.tell(4.0, Kind.SETTLED, 0).tell(4.0, Kind.SETTLED, 1)) == {}

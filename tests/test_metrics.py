@@ -258,3 +258,15 @@ def test_words_spread_over_chunks_stay_the_same_words() -> None:
     rows = history.of(Kind.APPLIED)
     assert [history.streams[code] for code in rows.stream] == ["b", "b"]
     assert rows.seq.tolist() == [1, 3]
+
+
+def test_an_answer_that_names_two_streams_is_one_answer() -> None:
+    story = Story(1).tell(1.0, Kind.STALE, 0, STREAM, 1, attempt=1).tell(1.0, Kind.STALE, 0, "other", 1, attempt=1)
+    assert len(samples.stale_answers(story.history())) == 1
+    assert samples.subscribe_answers(story.history()) == 1
+
+
+def test_a_window_does_not_hold_its_own_end() -> None:
+    assert samples.fullest_window(np.array([0.0, 1.0, 2.0]), 1.0) == 1
+    assert samples.fullest_window(np.array([0.0, 0.5, 1.0]), 1.0) == 2
+    assert samples.fullest_window(np.array([]), 1.0) == 0

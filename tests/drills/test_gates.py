@@ -514,6 +514,14 @@ def test_a_number_of_the_file_decides(tmp_path: Path) -> None:
     assert gates.answer(check, case, THRESHOLDS[check.full_name], "").state is PASS
 
 
+def test_operators_may_ask_for_more_samples(tmp_path: Path) -> None:
+    strict = gates.load_thresholds(rewritten(tmp_path, "minimum_n = 59", "minimum_n = 100"))
+    check = gates.REGISTRY["replay.bootstrap_ms"]
+    case = Case(storm_drill(1), many(99, Kind.REPLAY_COMPLETED, value=10.0).history())
+    assert gates.answer(check, case, strict[check.full_name], "").state is INCONCLUSIVE
+    assert gates.answer(check, case, THRESHOLDS[check.full_name], "").state is PASS
+
+
 def test_no_value_that_is_no_number_passes() -> None:
     result = ask("drill.course", good_storm(2))
     assert math.isfinite(result.value)
