@@ -173,6 +173,8 @@ class Lane:
     def advance(self, seconds: float, carrying: bool = False) -> None:
         """Let time pass, waking whoever asked to be woken; with `carrying`, frames travel at once."""
         until = self.now + seconds
+        if carrying:
+            self.carry_all()
         while (due := min(self.runtime.wake_at(), *(s.wake_at() for s in self.sessions))) <= until:
             self.now = max(self.now, due)
             self._wake()
