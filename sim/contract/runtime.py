@@ -258,6 +258,8 @@ class Runtime:
         log = self.streams.logs[topic]
         self.counters.trimmed += log.trim(now)
         self._fanout.forget(topic)
+        if not self._behind:
+            self._tick_at = now + self.settings.slow_consumer_tick_s  # readers get that long before the first look
         for number, connection in self._subscribers.get(topic, {}).items():
             connection.pending[topic] = None
             self._behind[number] = connection

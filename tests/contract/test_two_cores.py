@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lane import RUN, SMALL, TOPICS, WORKER, Lane
+from lane import RUN, SMALL, TOPICS, WORKER, Lane, RuntimeSettings
 from msgspec import structs
 
 CLIENTS = 2
@@ -43,10 +43,22 @@ def play(lane: Lane, step: tuple) -> None:
             getattr(lane, name)(*args)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(_STEPS, max_size=40))
-def test_whatever_happens_the_reference_client_comes_back_with_everything(script):
-    lane = Lane(CLIENTS)
+_RUNTIMES = st.sampled_from(
+    [
+        SMALL,
+        structs.replace(SMALL, sync_frames=True),
+        structs.replace(SMALL, window_events=3, replay_budget_events=1, topics_per_drain=1),
+        RuntimeSettings(),
+    ]
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.lists(_STEPS, min_size=8, max_size=50), _RUNTIMES, st.booleans())
+def test_whatever_happens_the_reference_client_comes_back_with_everything(script, runtime_settings, begins_live):
+    lane = Lane(CLIENTS, settings=runtime_settings)
+    if begins_live:
+        lane.settle()
     for step in script:
         play(lane, step)
     before = lane.actions.total()
