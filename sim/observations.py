@@ -22,6 +22,7 @@ import queue
 import shutil
 import threading
 from array import array
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -96,21 +97,20 @@ SCHEMA = pa.schema(
 NAN = float("nan")
 
 
-class _Codes:
-    """Strings as small integers, first come first numbered."""
+class _Codes(dict[str, int]):
+    """Strings as small integers, first come first numbered; a known one is a plain dictionary lookup."""
 
-    def __init__(self) -> None:
-        self.by_text: dict[str, int] = {}
-
-    def __getitem__(self, text: str) -> int:
-        code = self.by_text.get(text)
-        if code is None:
-            code = self.by_text[text] = len(self.by_text)
+    def __missing__(self, text: str) -> int:
+        code = self[text] = len(self)
         return code
 
 
+Row = tuple[str, str, int, int, float, str]
+"""One observation of a client without its time: kind, stream, seq, attempt, value, detail."""
+
+
 class Columns:
-    """Growing columns of one chunk; `add` is the hot path of every engine."""
+    """Growing columns of one chunk; `extend` is the hot path of every engine."""
 
     def __init__(self) -> None:
         self.t = array("d")
@@ -147,12 +147,25 @@ class Columns:
         self.value.append(value)
         self.detail.append(self._details[detail])
 
+    def extend(self, t: float, client: int, rows: Iterable[Row]) -> None:
+        """Append what one client noticed at one moment."""
+        kinds, streams, details = self._kinds, self._streams, self._details
+        for kind, stream, seq, attempt, value, detail in rows:
+            self.t.append(t)
+            self.kind.append(kinds[kind])
+            self.client.append(client)
+            self.stream.append(streams[stream])
+            self.seq.append(seq)
+            self.attempt.append(attempt)
+            self.value.append(value)
+            self.detail.append(details[detail])
+
     def table(self) -> pa.Table:
         """The rows so far as an Arrow table of `SCHEMA`."""
 
         def words(codes: array, names: _Codes) -> pa.DictionaryArray:  # type: ignore[type-arg]
             indices = pa.array(memoryview(codes), pa.int32())
-            return pa.DictionaryArray.from_arrays(indices, pa.array(list(names.by_text), pa.string()))
+            return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string()))
 
         arrays = [
             pa.array(memoryview(self.t), pa.float64()),
@@ -200,6 +213,12 @@ class Recorder:
     ) -> None:
         """Record one row; see the module's table for units."""
         self._columns.add(t, kind, client, stream, seq, attempt, value, detail)
+        if len(self._columns.t) >= CHUNK_ROWS:
+            self.flush()
+
+    def extend(self, t: float, client: int, rows: Iterable[Row]) -> None:
+        """Record what one client noticed at one moment."""
+        self._columns.extend(t, client, rows)
         if len(self._columns.t) >= CHUNK_ROWS:
             self.flush()
 

@@ -150,11 +150,8 @@ class ClientDriver:
             self._arm(wake_at)
 
     def _record(self) -> None:
-        notices = self.session.notices()
-        if notices:
-            t, client, add = self._clock.now() - self._clock.began, self.session.client, self._recorder.add
-            for kind, stream, seq, attempt, value, detail in notices:
-                add(t, kind, client, stream, seq, attempt, value, detail)
+        if notices := self.session.notices():
+            self._recorder.extend(self._clock.now() - self._clock.began, self.session.client, notices)
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Send):
