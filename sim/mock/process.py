@@ -5,6 +5,7 @@ import contextlib
 import re
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -18,14 +19,16 @@ _LISTENING = re.compile(rb"listening on http://(?P<host>\S+):(?P<port>\d+) ")
 
 
 class MockProcess:
-    """One mock process at a time, on one port and one log file in `folder`.
+    """One mock process at a time, on one port and one event log; what it says on stderr goes to `runtime.log` in `folder`.
 
-    The process ends by itself when ours does: it watches a pipe that only we hold open.
+    The process ends by itself when ours does: it watches a pipe that only we hold open. Its event log is kept apart from
+    `folder`, in a temporary one that goes with `stop`, because signing keys are in it.
     """
 
     def __init__(self, options: ServeOptions, folder: Path) -> None:
         self._options = options
         self._folder = folder
+        self._state = tempfile.TemporaryDirectory(prefix="stormgate-mock-")
         self._process: asyncio.subprocess.Process | None = None
         self._port = options.port
 
@@ -43,7 +46,7 @@ class MockProcess:
         """Start on the port used before, if any; returns when it listens. Raises `TargetError`."""
         options = msgspec.to_builtins(self._options) | {
             "port": self._port,
-            "state": str(self._folder / "log.sqlite"),
+            "state": str(Path(self._state.name) / "log.sqlite"),
             "exit_with_stdin": True,
         }
         with (self._folder / "runtime.log").open("ab") as log:
@@ -78,10 +81,10 @@ class MockProcess:
 
     async def stop(self) -> None:
         """Ask it to end by closing its pipe, and make sure."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), STOP_LIMIT_S)
-        await self.kill()
+        if self._process is not None and self._process.returncode is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), STOP_LIMIT_S)
+            await self.kill()
+        self._state.cleanup()
