@@ -40,7 +40,8 @@ class PlannedFault:
 
     def describe(self) -> dict[str, object]:
         """For a run's header: the parameters, and how many clients it picks."""
-        return msgspec.to_builtins(self.fault) | {"ends_s": self.ends_s, "clients": len(self.clients)}
+        parameters: dict[str, object] = msgspec.to_builtins(self.fault)
+        return {**parameters, "ends_s": self.ends_s, "clients": len(self.clients)}
 
 
 def plan(drill: Drill, seed: int) -> tuple[PlannedFault, ...]:

@@ -1,6 +1,7 @@
 """Serving a mock on a port, and the command line `python -m sim.mock.server` that engines start as a process of its own."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -44,8 +45,8 @@ def serve(options: ServeOptions) -> None:
     """Serve until stopped by a signal; raises `UsageError` or `StorageError` when it cannot start."""
     raise_descriptor_limit()
     listener = _listen(options.host, options.port)
-    with tempfile.TemporaryDirectory(prefix="stormgate-mock-") as folder:
-        store = Store(Path(options.state) if options.state else Path(folder) / "log.sqlite")
+    with contextlib.ExitStack() as cleanup:
+        store = Store(Path(options.state) if options.state else _temporary_log(cleanup))
         if "lose_log_on_restart" in options.switches.defects:
             store.forget_events()
         mock = Mock(_mock_options(options), store)
@@ -66,6 +67,10 @@ def serve(options: ServeOptions) -> None:
         server = uvicorn.Server(config)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_run(server, listener, options.exit_with_stdin))
+
+
+def _temporary_log(cleanup: contextlib.ExitStack) -> Path:
+    return Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="stormgate-mock-"))) / "log.sqlite"
 
 
 def _is_news(record: logging.LogRecord) -> bool:
