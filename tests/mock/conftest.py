@@ -1,0 +1,12 @@
+"""One mock for all tests of a module that leave it as they found it: each makes runs of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+from served import Served, serving
+
+
+@pytest.fixture(scope="package")
+def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("mock")) as served:
+        yield served

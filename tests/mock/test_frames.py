@@ -1,0 +1,363 @@
+"""The mock's WebSocket, spoken to by hand: nothing of the contract's own code on this side."""
+
+import json
+import socket
+import time
+
+import pytest
+from served import JOIN, Raw, Served, seqs, serving, updates_in
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+
+def topic_of(run: str) -> str:
+    return f"run:{run}:events"
+
+
+def refusal(mock: Served, token: str | None) -> str:
+    with pytest.raises(InvalidStatus) as raised, Raw(mock, token):
+        pass
+    assert raised.value.response.status_code == 403
+    return str(json.loads(raised.value.response.body)["error"]["code"])
+
+
+@pytest.mark.parametrize("token", [None, "", "x", "a.b.c", "x" * 6000, "eyJhbGciOiJub25lIn0.e30."])
+def test_an_upgrade_needs_a_token(mock: Served, token: str | None):
+    assert refusal(mock, token) in ("unauthorized", "invalid_token")
+
+
+def test_a_token_that_expired_or_was_tampered_with_opens_nothing(tmp_path):
+    with serving(tmp_path) as mock:
+        token = mock.token()
+        head, claims, signature = token.split(".")
+        assert refusal(mock, f"{head}.{claims}.{signature[::-1]}") == "invalid_token"
+        mock.switch(tokens_void_before=time.time() + 60)
+        assert refusal(mock, token) == "token_expired"
+        mock.switch()
+        with Raw(mock, token) as raw:
+            raw.join()
+
+
+def test_another_path_is_no_socket(mock: Served):
+    with pytest.raises(InvalidStatus) as raised, Raw(Served(mock.process, mock.url + "/elsewhere", mock.log), "x"):
+        pass
+    assert raised.value.response.status_code in (403, 404)
+
+
+# --- join, subscribe, replay, live ------------------------------------------------------------------
+
+
+def test_a_join_tells_what_may_be_read(mock: Served):
+    with Raw(mock, mock.token("run:r1:events", "run:r2:events")) as raw:
+        joined = raw.join()
+    assert joined["subscription_id"]
+    assert sorted(joined["allowed_topics"]) == ["run:r1:events", "run:r2:events"]
+    assert joined["current_watermarks"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"protocol_version": "spacetime.sync.v0"}, "unsupported_protocol_version"),
+        ({"schema_version": 2}, "unsupported_schema_version"),
+        ({"client_build_id": "yesterday"}, "invalid_client_build"),
+        ({"client_build_id": "20200101T000000Z"}, "upgrade_required"),
+        ({"client_build_id": "21000101T000000Z"}, "unsupported_client_build"),
+    ],
+)
+def test_an_incompatible_client_may_not_join(mock: Served, change: dict[str, object], code: str):
+    with Raw(mock, mock.token()) as raw:
+        status, response, _ = raw.ask("phx_join", JOIN | change)
+        assert (status, response["code"]) == ("error", code)
+        status, response, _ = raw.subscribe("run:r1:events")
+        assert (status, response["code"]) == ("error", "not_joined")
+
+
+def test_replay_comes_in_batches_before_the_reply_and_then_the_live_tail(mock: Served):
+    run = mock.run()
+    topic = topic_of(run)
+    sent = [mock.publish(run, {"n": number}).json()["event"]["payload_hash"] for number in range(7)]
+    with Raw(mock, mock.token(topic)) as raw:
+        raw.join()
+        status, _, before = raw.subscribe(topic, resume_after={topic: 2}, replay_batch_size=2)
+        assert status == "ok"
+        batches = [frame[4] for frame in before]
+        assert [seqs(batch["updates"]) for batch in batches] == [[3, 4], [5, 6], [7]]
+        assert [batch["replay_complete"] for batch in batches] == [False, False, True]
+        assert batches[-1]["head_watermarks"] == [{"topic": topic, "watermark": 7}]
+        first = batches[0]["updates"][0]
+        assert set(first) >= {"topic", "doc_key", "doc_version", "payload", "payload_hash", "watermark", "hydration_required"}
+        assert first["payload"] == {"run_id": run, "event_type": "run.progress", "payload": {"n": 2}}
+        assert [update["payload_hash"] for update in updates_in(before)] == sent[2:]
+        mock.publish(run, "live")
+        (update,) = raw.updates(1)
+        assert (update["watermark"], update["payload"]["payload"]) == (8, "live")
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_cursor_may_be_a_list_or_an_object_and_each_topic_has_its_own(mock: Served, as_list: bool):
+    runs = [mock.run(), mock.run()]
+    for run in runs:
+        for number in range(3):
+            mock.publish(run, number)
+    one, two = map(topic_of, runs)
+    cursors = [{"topic": one, "watermark": 2}, {"topic": two, "watermark": 1}] if as_list else {one: 2, two: 1}
+    with Raw(mock, mock.token(one, two)) as raw:
+        raw.join()
+        _, _, before = raw.subscribe(one, two, resume_after=cursors)
+    assert [(u["topic"], u["watermark"]) for u in updates_in(before)] == [(one, 3), (two, 2), (two, 3)]
+
+
+def test_a_cursor_above_the_head_gets_nothing_until_the_head_passes_it(mock: Served):
+    run = mock.run()
+    topic = topic_of(run)
+    mock.publish(run)
+    with Raw(mock, mock.token(topic)) as raw:
+        raw.join()
+        status, _, before = raw.subscribe(topic, resume_after={topic: 3})
+        assert (status, updates_in(before)) == ("ok", [])
+        for _ in range(3):
+            mock.publish(run)
+        assert seqs(raw.updates(1)) == [4]
+
+
+def test_canonical_envelopes_when_asked_for(tmp_path):
+    with serving(tmp_path, {"sync_frames": True}) as mock:
+        run = mock.run()
+        mock.publish(run, "x")
+        with Raw(mock, mock.token(topic_of(run))) as raw:
+            raw.join()
+            _, _, before = raw.subscribe(topic_of(run))
+        envelope = next(frame[4] for frame in before if frame[3] == "sync:frame")
+    assert (envelope["topic"], envelope["seq"], envelope["schema_version"]) == (topic_of(run), 1, 1)
+    assert set(envelope) >= {"kind", "payload_bytes"}
+
+
+def test_unsubscribing_ends_the_tail_and_leaving_the_connection(mock: Served):
+    run = mock.run()
+    topic = topic_of(run)
+    with Raw(mock, mock.token(topic)) as raw:
+        raw.join()
+        raw.subscribe(topic)
+        assert raw.ask("sync:unsubscribe", {"topics": [topic]})[0] == "ok"
+        mock.publish(run)
+        status, _, before = raw.ask("sync:heartbeat", {})
+        assert (status, updates_in(before)) == ("ok", [])
+        raw.send("phx_leave", {})
+        assert raw.to_the_end()[-1][4]["status"] == "ok"
+
+
+# --- stale cursors ----------------------------------------------------------------------------------
+
+
+def test_a_stale_cursor_is_pushed_and_replied_with_its_reasons_and_a_snapshot(tmp_path):
+    with serving(tmp_path, {"window_events": 4, "replay_budget_events": 2}) as mock:
+        run = mock.run()
+        topic = topic_of(run)
+        for number in range(10):
+            mock.publish(run, number)
+        with Raw(mock, mock.token(topic)) as raw:
+            raw.join()
+            status, reply, before = raw.subscribe(topic, resume_after={topic: 1})
+            assert status == "error"
+            assert [frame[3] for frame in before] == ["sync:error"]
+            assert before[0][4] == reply
+            assert reply["code"] == "stale_cursor"
+            assert reply["full_resync_required"] is True
+            assert reply["reason_codes"] == ["retention_floor_breach", "replay_budget_exceeded"]
+            (stale,) = reply["stale_topics"]
+            assert (stale["topic"], stale["resume_after"], stale["retention_floor"]) == (topic, 1, 6)
+            assert (stale["head_watermark"], stale["replay_lag"], stale["replay_budget_events"]) == (10, 9, 2)
+            assert (stale["reason"], stale["qos_tier"]) == ("retention_floor_breach", "warm")
+            assert reply["snapshot_plan"]["format"] == "openagents.sync.snapshot.v1"
+            (snapshot,) = reply["snapshot_plan"]["topics"]
+            assert (snapshot["topic"], snapshot["head_watermark"], snapshot["snapshot"]["watermark"]) == (topic, 10, 10)
+            status, reply, _ = raw.subscribe(topic, resume_after={topic: 7})
+            assert (status, reply["reason_codes"]) == ("error", ["replay_budget_exceeded"])
+            status, _, before = raw.subscribe(topic)
+            assert (status, seqs(updates_in(before))) == ("ok", [7, 8, 9, 10])
+
+
+# --- what is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("payload", [{"topics": []}, {}, {"topics": ["run:r1:events"], "resume_after": {"run:r1:events": "x"}}])
+def test_a_bad_subscription_is_refused(mock: Served, payload: dict[str, object]):
+    with Raw(mock, mock.token("run:r1:events")) as raw:
+        raw.join()
+        status, response, _ = raw.ask("sync:subscribe", payload)
+        assert (status, response["code"]) == ("error", "bad_subscription")
+        assert raw.subscribe("run:r1:events")[0] == "ok"
+
+
+def test_a_topic_that_was_not_granted_is_forbidden(mock: Served):
+    with Raw(mock, mock.token("run:r1:events")) as raw:
+        raw.join()
+        status, response, _ = raw.subscribe("run:r1:events", "run:r2:events")
+        assert (status, response["code"]) == ("error", "forbidden_topic")
+        assert response["forbidden_topics"] == ["run:r2:events"]
+
+
+@pytest.mark.parametrize("event", ["sync:publish", "publish", "run.create", "sync:update_batch", "phx_close"])
+def test_no_mutation_over_the_socket(mock: Served, event: str):
+    run = mock.run()
+    mock.publish(run)
+    before = mock.state()["streams"]
+    with Raw(mock, mock.token(topic_of(run))) as raw:
+        raw.join()
+        status, response, _ = raw.ask(event, {"topic": topic_of(run), "event": {"event_type": "x", "payload": 1}})
+        assert (status, response["code"]) == ("error", "mutation_refused")
+        assert raw.subscribe(topic_of(run))[0] == "ok"
+    assert mock.state()["streams"][topic_of(run)] == before[topic_of(run)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "{}",
+        "[]",
+        "null",
+        '["1","2","sync:v1"]',
+        "[1,2,3,4,5]",
+        "[" * 5000,
+        '["1","2","room:1","phx_join",{}]',
+        "\u0000",
+    ],
+)
+def test_a_malformed_frame_is_told_and_survived(mock: Served, text: str):
+    with Raw(mock, mock.token()) as raw:
+        raw.join()
+        raw.socket.send(text)
+        assert raw.until("sync:error")["code"] in ("malformed_frame", "unknown_topic")
+        raw.socket.send(text.encode() + b"\xff\xfe")  # and as a binary frame that is no text either
+        assert raw.until("sync:error")["code"]
+        assert raw.ask("heartbeat", {}, "phoenix")[0] == "ok"
+
+
+# --- heartbeats, revocation, slow readers -----------------------------------------------------------
+
+
+def test_heartbeats_tell_the_heads_and_a_silent_client_is_dropped(tmp_path):
+    with serving(tmp_path, {"heartbeat_interval_s": 0.2, "client_timeout_s": 1.0}) as mock:
+        run = mock.run()
+        mock.publish(run)
+        with Raw(mock, mock.token(topic_of(run))) as raw:
+            raw.join()
+            raw.subscribe(topic_of(run))
+            assert raw.until("sync:heartbeat") == {"watermarks": [{"topic": topic_of(run), "watermark": 1}]}
+            last = raw.to_the_end()[-1]
+        assert (last[3], last[4]["code"]) == ("sync:error", "client_timeout")
+
+
+def test_the_transports_own_heartbeat_is_answered_before_any_join(mock: Served):
+    with Raw(mock, mock.token()) as raw:
+        assert raw.ask("heartbeat", {}, "phoenix")[0] == "ok"
+
+
+def test_revoked_sessions_are_told_closed_and_kept_out(mock: Served):
+    kept, revoked = (mock.token_answer(session=f"session-{name}").json()["data"]["token"] for name in ("kept", "revoked"))
+    with Raw(mock, kept) as other, Raw(mock, revoked) as raw:
+        other.join()
+        raw.join()
+        answer = mock.http.post("/internal/v1/sync/sessions/revoke", json={"session_ids": ["session-revoked", "session-none"]})
+        assert answer.json() == {"revoked": 2, "sockets_closed": 1}
+        last = raw.to_the_end()[-1]
+        assert (last[3], last[4]["code"]) == ("sync:error", "reauth_required")
+        assert other.ask("heartbeat", {}, "phoenix")[0] == "ok"
+    assert refusal(mock, revoked) == "token_revoked"
+
+
+def test_expiring_all_tokens_at_once_expels_everybody(tmp_path):
+    with serving(tmp_path) as mock:
+        token = mock.token()
+        with Raw(mock, token) as raw:
+            raw.join()
+            mock.switch(tokens_void_before=time.time())
+            assert raw.to_the_end()[-1][4]["code"] == "reauth_required"
+        assert refusal(mock, token) == "token_expired"
+        with Raw(mock, mock.token()) as raw:
+            raw.join()
+
+
+def test_skipped_deliveries_are_still_in_a_replay(tmp_path):
+    with serving(tmp_path) as mock:
+        run = mock.run()
+        topic = topic_of(run)
+        mock.publish(run)
+        with Raw(mock, mock.token(topic)) as raw:
+            raw.join()
+            raw.subscribe(topic)
+            mock.switch(skip_live_clients=1.0, skip_live_events=1.0)
+            mock.publish(run, "lost")
+            deadline = time.monotonic() + 10
+            while not mock.state()["deliveries_skipped"] and time.monotonic() < deadline:
+                time.sleep(0.02)
+            mock.switch()
+            mock.publish(run, "seen")
+            assert seqs(raw.updates(1)) == [3]
+            _, _, before = raw.subscribe(topic, resume_after={topic: 1})
+            assert seqs(updates_in(before)) == [2, 3]
+
+
+def test_who_does_not_read_is_warned_and_then_shut_out(tmp_path):
+    """A socket with small buffers that nobody reads from while large events pile up behind it."""
+    with serving(tmp_path, {"outbound_queue_events": 4, "slow_consumer_tick_s": 0.1}) as mock:
+        run = mock.run()
+        topic = topic_of(run)
+        narrow = socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        narrow.connect((mock.http.base_url.host, mock.http.base_url.port))
+        with Raw(mock, mock.token(topic), sock=narrow, max_queue=1) as raw:
+            raw.join()
+            raw.subscribe(topic)
+            for _ in range(80):
+                assert mock.publish(run, "x" * 200_000).status_code == 201
+            deadline = time.monotonic() + 20
+            while mock.state()["streams"][topic]["head"] < 80 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(1.0)  # ten looks at the queue; three full ones in a row are enough
+            frames = raw.to_the_end()
+        errors = [frame[4] for frame in frames if frame[3] == "sync:error"]
+        assert {error["code"] for error in errors} == {"slow_consumer"}
+        # Whoever reads nothing may never see the warnings: they wait behind what it did not read.
+        assert [error["action"] for error in errors][-1:] == ["disconnect"]
+        assert errors[-1]["queue_depth"] > errors[-1]["queue_limit"] == 4
+        assert errors[-1]["reconnect_after_ms"] == 2000
+        received = seqs(updates_in(frames))
+        assert received == list(range(1, len(received) + 1))
+
+
+def test_a_reader_who_goes_away_in_the_middle_hurts_nobody(mock: Served):
+    run = mock.run()
+    topic = topic_of(run)
+    for _ in range(40):
+        mock.publish(run, "x" * 50_000)
+    for _ in range(5):
+        with Raw(mock, mock.token(topic)) as raw:
+            raw.join()
+            raw.send("sync:subscribe", {"topics": [topic]})
+            raw.socket.socket.shutdown(socket.SHUT_RDWR)
+            with pytest.raises(ConnectionClosed):
+                raw.until("phx_reply")
+    with Raw(mock, mock.token(topic)) as raw:
+        raw.join()
+        assert len(updates_in(raw.subscribe(topic)[2])) == 40
+    assert "Traceback" not in mock.log.read_text()
+
+
+def test_no_token_is_ever_logged(tmp_path):
+    with serving(tmp_path) as mock:
+        token = mock.token()
+        with Raw(mock, token) as raw:
+            raw.join()
+            raw.socket.send("garbage")
+            raw.until("sync:error")
+            mock.switch(tokens_void_before=time.time())
+            raw.to_the_end()
+        refusal(mock, token)
+        refusal(mock, token[:-3])
+        mock.http.get(f"/sync/socket/websocket?token={token}")
+        mock.http.get(f"/nowhere?token={token}")
+    assert token[:40] not in mock.log.read_text()
+    assert token.split(".")[1] not in mock.log.read_text()
