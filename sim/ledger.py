@@ -117,12 +117,16 @@ class Ledger:
 
     @cached_property
     def lost_by_authority(self) -> Ints:
-        """Indices into `published` of events that nobody got at all, or that the auditor no longer found at the end."""
+        """Indices into `published` of events that nobody got at all, or that the auditor no longer found at the end.
+
+        What the auditor saw beyond the last it could apply, behind a gap or with a wrong hash, is in the log and not lost.
+        """
         streams = np.unique(self.published.stream)
         gaps = self._had_by(lambda rows: rows.stream, everyone=True).gaps(streams)
         missing = _mark(self.published, gaps.owner, gaps.low, gaps.high)
         trimmed = np.minimum(self._auditor_baseline, self._lowest_fleet_baseline)[self.published.stream]
         missing &= self.published.seq > trimmed
+        missing &= ~self._between(self._audit_head(Kind.REBOOTSTRAPPED, Kind.APPLIED), self._audit_seen)
         return np.flatnonzero(missing | self._beyond_audit)
 
     @property
@@ -267,11 +271,26 @@ class Ledger:
         published = self.published
         if not self.audited:
             return np.zeros(len(published), np.bool_)
-        # What it saw but could not apply, behind a gap or with a wrong hash, is no less in the log.
-        rows = self._auditor_rows(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)
-        found = np.full(len(self.history.streams), -1, np.int64)
-        np.maximum.at(found, rows.stream, rows.seq)
-        return (published.seq > found[published.stream]) & (published.acknowledged_t < self._audited_t)
+        above = published.seq > self._audit_seen[published.stream]
+        return above & (published.acknowledged_t < self._audited_t)
+
+    @cached_property
+    def _audit_seen(self) -> Ints:
+        """By stream, the highest seq the auditor saw, whether it could apply it or not."""
+        return self._audit_head(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)
+
+    def _audit_head(self, *kinds: Kind) -> Ints:
+        """By stream, the highest seq in the auditor's rows of these kinds; -1 for none."""
+        head = np.full(len(self.history.streams), -1, np.int64)
+        rows = self._auditor_rows(*kinds)
+        np.maximum.at(head, rows.stream, rows.seq)
+        return head
+
+    def _between(self, low: Ints, high: Ints) -> Mask:
+        """Which events lie in `(low, high]` of their stream."""
+        stream, seq = self.published.stream, self.published.seq
+        inside: Mask = (seq > low[stream]) & (seq <= high[stream])
+        return inside
 
     def _auditor_rows(self, *kinds: Kind) -> Rows:
         rows = self.history.of(*kinds)

@@ -356,3 +356,9 @@ def test_a_checkpoint_that_goes_back_by_one() -> None:
 def test_the_last_stale_answer_of_one_client_and_the_first_of_the_next_are_no_loop() -> None:
     story = stale(stale(Story().tell(1.0, Kind.SUBSCRIBED, 0), 0, 2.0), 1, 3.0)
     assert broken(story.tell(4.0, Kind.SETTLED, 0).tell(4.0, Kind.SETTLED, 1)) == {}
+
+
+def test_what_the_auditor_saw_but_could_not_apply_is_not_lost() -> None:
+    story = Story(1).publish(1, 2, 3).fresh(0).apply(0, 1).audit(1).tell(90.0, Kind.HASH_MISMATCH, AUDITOR, STREAM, 2)
+    story.tell(90.0, Kind.GAP, AUDITOR, STREAM, 3, value=1.0, detail="replay")
+    assert broken(story) == {"jumbled_message": 1}
