@@ -24,6 +24,7 @@ from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import canonical_json
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.contract.tokens import Keyring
+from sim.errors import StorageError
 from sim.mock.authority import Authority, PublishRefusedError
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
@@ -92,7 +93,7 @@ class Mock:
 
     def app(self) -> Callable[[Message, Receive, Send], Awaitable[None]]:
         """The ASGI application."""
-        http = Starlette(routes=self._routes(), lifespan=self._lifespan)
+        http = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers={StorageError: _log_unavailable})
 
         async def route(scope: Message, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket" and scope["path"] == SOCKET_PATH:
@@ -275,6 +276,10 @@ def _problem(status: int, code: str, message: str, retry_after_ms: int | None = 
     if retry_after_ms is not None:
         error["retry_after_ms"] = retry_after_ms
     return JSONResponse({"error": error}, status)
+
+
+async def _log_unavailable(_: Request, error: Exception) -> Response:
+    return _problem(503, "log_unavailable", str(error))
 
 
 T = TypeVar("T")

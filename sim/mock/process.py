@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from sim.errors import TargetError
-from sim.mock.server import ServeOptions
+from sim.errors import StorageError, StormgateError, TargetError
+from sim.mock.server import COMPLAINT, ServeOptions
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 5.0
@@ -43,7 +43,7 @@ class MockProcess:
         return self._process.pid if self._process and self._process.returncode is None else 0
 
     async def start(self) -> None:
-        """Start on the port used before, if any; returns when it listens. Raises `TargetError`."""
+        """Start on the port used before, if any; returns when it listens. Raises `TargetError` or `StorageError`."""
         options = msgspec.to_builtins(self._options) | {
             "port": self._port,
             "state": str(Path(self._state.name) / "log.sqlite"),
@@ -60,16 +60,30 @@ class MockProcess:
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C on the terminal is for us; we then stop the mock in order
             )
-        assert self._process.stdout is not None
+        self._port = await self._port_told(self._process)
+
+    async def _port_told(self, process: asyncio.subprocess.Process) -> int:
+        assert process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), START_LIMIT_S)
+            line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
+            if match := _LISTENING.search(line):
+                return int(match["port"])
+            await asyncio.wait_for(process.wait(), STOP_LIMIT_S)  # it is on its way out, with an exit code of its own
         except TimeoutError:
-            line = b""
-        match = _LISTENING.search(line)
-        if match is None:
+            pass
+        except asyncio.CancelledError:
             await self.kill()
-            raise TargetError(f"the embedded runtime did not start; its last words are in {self._folder / 'runtime.log'}.")
-        self._port = int(match["port"])
+            raise
+        raise self._failure(await self.kill())
+
+    def _failure(self, code: int) -> StormgateError:
+        """Why it did not start, in its own last words if it had any."""
+        log = self._folder / "runtime.log"
+        said = log.read_text(errors="replace").splitlines()[-1:]
+        if not said or not said[0].startswith(COMPLAINT):
+            return TargetError(f"the embedded runtime did not start; what it wrote is in {log}.")
+        kind = StorageError if code == StorageError.exit_code else TargetError
+        return kind(f"the embedded runtime did not start: {said[0].removeprefix(COMPLAINT)}")
 
     async def kill(self) -> int:
         """SIGKILL, at once; returns the exit code, negative for a signal."""

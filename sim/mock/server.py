@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import resource
+import signal
 import socket
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from sim.errors import StormgateError, UsageError
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
 from sim.mock.store import Store
 
+COMPLAINT = "stormgate mock: "  # begins the one line on stderr that says why it cannot start
 ADMIN_TOKEN_VARIABLE = "RUNTIME_ADMIN_TOKEN"
 _BACKLOG = 4096  # connections the kernel holds while a storm's connects wait to be accepted
 
@@ -65,8 +67,19 @@ def serve(options: ServeOptions) -> None:
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         print(listening_line(options.host, listener.getsockname()[1]), flush=True)
         server = uvicorn.Server(config)
+        _end_with_signals(server)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_run(server, listener, options.exit_with_stdin))
+
+
+def _end_with_signals(server: uvicorn.Server) -> None:
+    """A signal is an order to end, not an error: uvicorn raises it again once it has ended, and then it must do no harm."""
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 def _temporary_log(cleanup: contextlib.ExitStack) -> Path:
@@ -121,7 +134,7 @@ def main() -> int:
     try:
         serve(msgspec.json.decode(sys.argv[1], type=ServeOptions))
     except StormgateError as error:
-        print(f"stormgate mock: {error}", file=sys.stderr)
+        print(f"{COMPLAINT}{error}", file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -4,10 +4,12 @@ WAL mode with `synchronous=NORMAL`: a committed event survives the process being
 It may not survive the machine losing power, which no drill does.
 """
 
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sim.contract.stream_log import Entry, StreamLog
 from sim.contract.streams import topic_class
@@ -23,6 +25,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS event_keys ON events (topic, key);
 CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, worker_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS signing_keys (number INTEGER PRIMARY KEY, kid TEXT NOT NULL, secret BLOB NOT NULL);
 """
+_RUN_ID = re.compile(r"r[1-9][0-9]{0,17}", re.ASCII)  # one run has one name, and so one topic
 
 
 class Store:
@@ -40,11 +43,11 @@ class Store:
 
     def signing_key(self) -> Key:
         """The key tokens are signed with, made at the first start, so that tokens outlive a restart."""
-        row = self._db.execute("SELECT kid, secret FROM signing_keys ORDER BY number DESC LIMIT 1").fetchone()
-        if row is None:
-            row = (f"key-{secrets.token_hex(4)}", secrets.token_bytes(32))
-            self._commit("INSERT INTO signing_keys (kid, secret) VALUES (?, ?)", [row])
-        return Key(row[0], row[1])
+        rows = self._rows("SELECT kid, secret FROM signing_keys ORDER BY number DESC LIMIT 1")
+        if not rows:
+            rows = [(f"key-{secrets.token_hex(4)}", secrets.token_bytes(32))]
+            self._commit("INSERT INTO signing_keys (kid, secret) VALUES (?, ?)", rows)
+        return Key(*rows[0])
 
     def add_run(self, worker_id: str) -> str:
         """Create a run; its id counts up, so that a drill's streams have the same names each time."""
@@ -55,10 +58,9 @@ class Store:
 
     def has_run(self, run_id: str) -> bool:
         """Whether a run was created."""
-        number = run_id.removeprefix("r")
-        if not (number.isascii() and number.isdigit() and len(number) < 18):
+        if not _RUN_ID.fullmatch(run_id):
             return False
-        return self._db.execute("SELECT 1 FROM runs WHERE number = ?", (int(number),)).fetchone() is not None
+        return bool(self._rows("SELECT 1 FROM runs WHERE number = ?", int(run_id[1:])))
 
     def commit(self, entries: Iterable[tuple[str, Entry]]) -> None:
         """Make (topic, entry) pairs durable, all or none."""
@@ -74,32 +76,36 @@ class Store:
                 self._db.executemany(statement, rows)
                 self._db.execute("COMMIT")
             except sqlite3.Error:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has already made SQLite take it back
+                    self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
             raise StorageError(f"{self._path}: cannot be written ({error}).") from None
 
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"{self._path}: cannot be read ({error}).") from None
+
     def load(self, window_events: int) -> dict[str, StreamLog]:
         """Every stream as it was: all keys, and the newest `window_events` entries."""
-        logs: dict[str, StreamLog] = {}
-        for topic, head in self._db.execute("SELECT topic, MAX(seq) FROM events GROUP BY topic").fetchall():
-            keys = {
-                key: (seq, payload_hash)
-                for key, seq, payload_hash in self._db.execute(
-                    "SELECT key, seq, payload_hash FROM events WHERE topic = ?", (topic,)
-                )
-            }
-            rows = self._db.execute(
-                "SELECT seq, key, payload, payload_hash, appended_at FROM events WHERE topic = ? AND seq > ?",
-                (topic, head - window_events),
-            )
-            entries = [Entry(*row) for row in rows]
-            logs[topic] = StreamLog.restore(window_events, topic_class(topic).retention_s, entries, keys, head)
-        return logs
+        heads = self._rows("SELECT topic, MAX(seq) FROM events GROUP BY topic")
+        return {topic: self._log(topic, head, window_events) for topic, head in heads}
+
+    def _log(self, topic: str, head: int, window_events: int) -> StreamLog:
+        known = self._rows("SELECT key, seq, payload_hash FROM events WHERE topic = ?", topic)
+        keys = {key: (seq, payload_hash) for key, seq, payload_hash in known}
+        newest = "SELECT seq, key, payload, payload_hash, appended_at FROM events WHERE topic = ? AND seq > ?"
+        entries = [Entry(*row) for row in self._rows(newest, topic, head - window_events)]
+        try:
+            return StreamLog.restore(window_events, topic_class(topic).retention_s, entries, keys, head)
+        except ValueError as error:
+            raise StorageError(f"{self._path}: stream {topic} contradicts itself ({error}).") from None
 
     def forget_events(self) -> None:
         """Lose every event (the defect `lose_log_on_restart`)."""
-        self._db.execute("DELETE FROM events")
+        self._commit("DELETE FROM events", [()])
 
     def close(self) -> None:
         """Close the file."""
