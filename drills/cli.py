@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from sim.errors import StormgateError, UsageError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 CATALOG = Path(__file__).with_name("catalog")
 DEBUG_VARIABLE = "STORMGATE_DEBUG"
 _EXIT_USAGE, _EXIT_INTERNAL, _EXIT_CANNOT_TELL = 3, 4, 2
+_TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     help="Storm a realtime sync lane on purpose, and let the rollout gates judge what happened.",
@@ -186,23 +186,27 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = app(arguments, prog_name="stormgate", standalone_mode=False)
+        code = int(app(arguments, prog_name="stormgate", standalone_mode=False) or 0)
         sys.stdout.flush()
-        return int(code or 0)
     except StormgateError as error:
         return _complain(str(error), error.exit_code)
-    except click.ClickException as error:
-        return _complain(error.format_message(), _EXIT_USAGE)
-    except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted.", _EXIT_INTERNAL)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone
+    except typer.TyperException as error:
+        return _complain(_sentence(error), _EXIT_USAGE)
+    except (BrokenPipeError, SystemExit):  # typer leaves the second way when whoever read us has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_INTERNAL
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         what = f"{type(error).__name__}: {error}"
         return _complain(f"a defect of stormgate itself ({what}); set {DEBUG_VARIABLE}=1 to see where.", _EXIT_INTERNAL)
+    return _complain("interrupted.", _EXIT_INTERNAL) if code == _TYPER_INTERRUPTED else code
+
+
+def _sentence(error: typer.TyperException) -> str:
+    """What typer complains of, on one line; it prints the help by itself where a command is missing, and says nothing."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    return (text or "name a command") + "."
 
 
 def _complain(sentence: str, code: int) -> int:
