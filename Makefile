@@ -2,16 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.dev
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: drill test check bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the whole catalogue and say go or no-go
 	$(BIN)/stormgate drill run --all
 
-test: $(READY) check  ## style, types, and all tests
+test: $(DEV) check  ## style, types, and all tests
 	$(BIN)/pytest -n 4
 
-check: $(READY)
+check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -20,10 +22,14 @@ bench: $(READY)  ## measure mock and engine side by side with plain websockets c
 	$(BIN)/python -m tests.bench
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch $(READY)
+	$(INSTALL) .
+	@touch $(READY)
+
+$(DEV): $(READY)
+	$(INSTALL) '.[dev]'
+	@touch $(DEV)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
