@@ -139,14 +139,23 @@ def users_saw(violation: Violation) -> str:
     return USERS_SAW.get(violation.invariant, "what must be refused was granted")
 
 
+def reasons(drill: DrillVerdict) -> list[str]:
+    """Why a drill did not pass, the gravest first: broken laws with what users would have seen, then checks."""
+    broken = [f"{each.invariant}: {each.count}, first {each.first}. {users_saw(each)}." for each in drill.violations]
+    return broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
+
+
 def why(drill: DrillVerdict) -> str:
     """In one line why a drill did not pass; empty when it did."""
     broken = [f"{violation.invariant} ({violation.count})" for violation in drill.violations]
+    found = broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
+    more = f"; and {len(found) - _MOST_REASONS} more" if len(found) > _MOST_REASONS else ""
+    return "; ".join(found[:_MOST_REASONS]) + more
+
+
+def _not_passed(drill: DrillVerdict) -> list[CheckResult]:
     checks = [check for check in drill.checks if check.state is not State.PASS and check.name != "drill.invariants"]
-    checks.sort(key=lambda check: (check.state is not State.FAIL, check.state is not State.ERROR))
-    reasons = broken + [f"{check.name} {check.state}: {check.reason}" for check in checks]
-    more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
-    return "; ".join(reasons[:_MOST_REASONS]) + more
+    return sorted(checks, key=lambda check: (check.state is not State.FAIL, check.state is not State.ERROR))
 
 
 def _cell(text: str) -> str:
@@ -166,24 +175,29 @@ _COLOURS = {State.PASS: "green", State.FAIL: "red", State.ERROR: "red"}
 
 
 def print_verdict(verdict: RunVerdict, console: "Console") -> None:
-    """A run's verdict on a terminal: one line a drill, and below each that did not pass the reasons."""
+    """A run's verdict on a terminal: a table of its drills, and below it, for each that did not pass, every reason."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("drill", "status", "clients", "live again (99 %)", "why", title_justify="left")
+    table = Table("drill", "status", "clients", "live again (99 %)")
     for drill in verdict.drills:
         colour = _COLOURS.get(drill.status, "yellow")
-        table.add_row(
-            drill.name, f"[{colour}]{drill.status}[/]", str(drill.clients), _recovery(drill), escape(why(drill)) or "-"
-        )
+        table.add_row(drill.name, f"[{colour}]{drill.status}[/]", str(drill.clients), _recovery(drill))
     console.print(table)
+    for drill in verdict.drills:
+        if drill.status is not State.PASS:
+            console.print(f"[bold]{drill.name}[/]")
+            for reason in reasons(drill):
+                console.print(f"  {escape(reason)}", soft_wrap=True)
     for note in verdict.notes:
-        console.print(escape(note), style="dim")
-    reason = f" ({verdict.decision_reason.replace('_', ' ')})" if verdict.decision_reason else ""
+        console.print(escape(note), style="dim", soft_wrap=True)
+    because = f" ({verdict.decision_reason.replace('_', ' ')})" if verdict.decision_reason else ""
     colour = _COLOURS.get(verdict.status, "yellow")
-    console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{reason}   Failures: {verdict.failures}")
+    console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{because}   Failures: {verdict.failures}")
 
 
 def _recovery(drill: DrillVerdict) -> str:
     found = [measure for measure in drill.measures if measure.name == "live_again_99_s" and measure.n]
-    return f"{number(found[0].value)} s" if found else "-"
+    if not found:
+        return "-"
+    return "never" if math.isinf(found[0].value) else f"{number(found[0].value)} s"

@@ -61,6 +61,7 @@ def run(request: Request) -> Path:
         with Progress(drill.name) as progress:
             header = sockets.run(drill, sockets.Options(folder, request.seed, lane, chosen, progress))
         if not header.complete:
+            print(f"stormgate: {header.stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
             break
     return run_dir
 

@@ -81,11 +81,8 @@ class FaultActions:
         await self._set_switches()
         await self._sleep_until(ends)
         after = await self._http.mock_state()
-        observed = self._seen(planned, began, before, after)
-        del self._active[planned.index]
-        await self._set_switches()
-        self._active[planned.index] = planned  # its caller takes it out for good
-        return observed
+        await self._set_switches(without=planned)
+        return self._seen(planned, began, before, after)
 
     def _seen(self, planned: PlannedFault, began: float, before: dict[str, int], after: dict[str, object]) -> int:
         fault = planned.fault
@@ -115,9 +112,11 @@ class FaultActions:
                 raise TargetError("the runtime did not become ready again after it was killed; see its runtime.log.")
             await asyncio.sleep(_READY_POLL_S)
 
-    async def _set_switches(self) -> int:
+    async def _set_switches(self, without: PlannedFault | None = None) -> int:
+        """Put in force what acts now."""
         self._switched = True
-        return await self._http.set_switches(switches_during(self._healthy, [f.fault for f in self._active.values()]))
+        active = [planned.fault for planned in self._active.values() if planned is not without]
+        return await self._http.set_switches(switches_during(self._healthy, active))
 
     async def heal(self) -> None:
         """Take back whatever still acts, after all faults or in the middle of them."""

@@ -15,6 +15,13 @@ from sim.engines.client_driver import MintFailedError
 from sim.errors import TargetError
 
 REQUEST_TIMEOUT_S = 10.0
+_UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "c3Rvcm1nYXRlIGtub2Nrcw==",
+}
+UNKNOWN_OUTCOME = "unknown_outcome"  # of a publish whose answer never came: the event may have been taken
 _AT_ONCE = 64  # requests in flight; httpx slows down badly when it has to queue many itself
 
 
@@ -136,7 +143,7 @@ class LaneHttp:
         try:
             answer = await self._send("POST", url, json=body)
         except httpx.HTTPError:
-            raise PublishFailedError("unknown_outcome") from None
+            raise PublishFailedError(UNKNOWN_OUTCOME) from None
         if answer.status_code >= 300:
             problem = _problem(answer)
             again = answer.status_code in (429, 502, 503, 504)
@@ -144,7 +151,7 @@ class LaneHttp:
         try:
             return msgspec.json.decode(answer.content, type=_EventAnswer).event
         except msgspec.DecodeError:
-            raise PublishFailedError("bad_response") from None
+            raise PublishFailedError(UNKNOWN_OUTCOME) from None
 
     # --- is it there, and does it speak the protocol? -----------------------------------------------
 
@@ -165,6 +172,13 @@ class LaneHttp:
             msgspec.json.decode(answer.content, type=_MintAnswer)
         except msgspec.DecodeError:
             raise TargetError(f"{token_url} answered {_shown(answer)} where the token's JSON was expected.") from None
+        socket_url = self._lane.socket_url.replace("ws", "http", 1)
+        answer = await self._ask("GET", socket_url, headers=_UPGRADE)
+        if answer.status_code != 403:
+            raise TargetError(
+                f"{socket_url} answered a WebSocket upgrade without a token with {_shown(answer)}, not 403: "
+                "this is no sync runtime's socket."
+            )
 
     async def is_ready(self) -> bool:
         """Whether the runtime answers 200 on /readyz."""

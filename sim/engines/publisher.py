@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sim.contract.replica import short_hash
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.engines.client_driver import WallClock
-from sim.engines.lane_http import LaneHttp, PublishFailedError
+from sim.engines.lane_http import UNKNOWN_OUTCOME, LaneHttp, PublishFailedError
 from sim.observations import Recorder
 
 RETRY_S = 0.2
@@ -90,13 +90,15 @@ class Publisher:
         """One event, tried under one idempotency key until it is acknowledged or refused for good."""
         payload = {"number": number, **self._payload}
         key = f"{stream.run_id}-{number}"  # the stream may have had other publishers before
+        worst = ""  # once a try's outcome was unknown, the event may have been taken, whatever later tries say
         while True:
             try:
                 event = await self._http.publish(stream.run_id, stream.event_type, payload, key)
             except PublishFailedError as error:
+                worst = worst if worst == UNKNOWN_OUTCOME else error.code
                 wait_s = max((error.retry_after_ms or 0) / 1000, RETRY_S)
                 if error.final or self._clock.now() + wait_s > due + GIVE_UP_S:
-                    self._note("publish_failed", stream, due, detail=error.code)
+                    self._note("publish_failed", stream, due, detail=worst)
                     return
                 await asyncio.sleep(wait_s)
             else:

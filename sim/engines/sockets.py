@@ -61,7 +61,8 @@ def run(drill: Drill, options: Options) -> RunHeader:
     included) still heals, keeps what it observed, and has a header that says so.
     """
     check(drill, options.lane)
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_SocketsRun(drill, options).run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # closing it gives Ctrl-C back to Python
+        return runner.run(_SocketsRun(drill, options).run())
 
 
 def check_lane(lane: Lane) -> None:
@@ -248,6 +249,8 @@ class _SocketsRun:
                 await running
         finally:
             running.cancel()
+            await asyncio.wait([running])  # a fault stopped half-way must not act on while it is healed
+            _ = running.cancelled() or running.exception()  # of several troubles the first is told
 
     async def _settle(self, heads: dict[str, int]) -> None:
         """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
