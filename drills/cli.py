@@ -116,8 +116,8 @@ def mock_serve(
     from drills import running
     from sim.mock.server import ServeOptions, serve
 
-    settings = running.runtime_settings([*(overrides or []), f"profile={profile}"])
-    serve(ServeOptions(settings, running.switches(tuple(defect or ()), seed=1), host, port, str(state or "")))
+    settings, switches = running.mock_settings([*(overrides or []), f"profile={profile}"], tuple(defect or ()))
+    serve(ServeOptions(settings, switches, host, port, str(state or "")))
 
 
 @mock_app.command("defects")

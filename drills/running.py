@@ -114,9 +114,11 @@ def switches(defects: tuple[str, ...], seed: int) -> Switches:
     return msgspec.convert({"defects": list(defects), "seed": seed}, Switches)
 
 
-def runtime_settings(overrides: list[str]) -> RuntimeSettings:
-    """The runtime's defaults with `KEY=VALUE` overrides; raises `UsageError`."""
+def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[RuntimeSettings, Switches]:
+    """The runtime's settings and switches with `KEY=VALUE` overrides of either; raises `UsageError`."""
     data: dict[str, object] = {}
     for assignment in overrides:
         set_key(data, assignment)
-    return to_struct(data, RuntimeSettings, "--set")
+    named = {name: data.pop(name) for name in list(data) if name in Switches.__struct_fields__}
+    on = to_struct({"defects": list(switches(defects, seed=1).defects), **named}, Switches, "--set")
+    return to_struct(data, RuntimeSettings, "--set"), on
