@@ -354,6 +354,37 @@ def test_a_cursor_above_the_head_is_clamped_and_asked_from_again():
     assert not hand.of("gap")
 
 
+@pytest.mark.parametrize("news", [heads(3), batch(head=3)])
+def test_a_lower_head_on_the_live_tail_clamps_and_asks_from_there(news):
+    hand = Hand(checkpoints={RUN: 90})
+    ask = hand.begin()
+    hand.receive(batch())
+    hand.reply(ask.ref)
+    hand.receive(news)
+    assert [(n.seq, n.value) for n in hand.of("clamped")] == [(3, 90.0)]
+    assert hand.seqs("checkpoint_written") == [3]
+    assert hand.subscribe().resume_after == {RUN: 3}
+
+
+def test_what_an_earlier_connection_brought_is_no_reason_to_ask_again():
+    hand = Hand().go_live(1)
+    hand.receive(batch(9))
+    hand.session.disconnected("network", hand.now)
+    ask = hand.come_back()
+    hand.receive(batch(2))
+    hand.reply(ask.ref)
+    hand.receive(heads(2))
+    hand.receive(heads(2))
+    hand.wait(1.0)
+    assert hand.actions() == []
+
+
+def test_there_is_no_event_zero():
+    hand = Hand().go_live(0, 1)
+    assert hand.seqs("applied") == [1]
+    assert hand.watermark == 1
+
+
 def test_an_old_heartbeat_takes_back_nothing_that_came_over_this_connection():
     hand = Hand().go_live(1, 2, 3)
     hand.receive(heads(2))

@@ -557,7 +557,7 @@ def test_a_reader_that_drains_is_never_evicted_however_much_comes():
         desk.publish(A, 50)
         desk.pull(number)
         desk.publish(A, 70)
-        desk.wait(0.4)
+        desk.wait(0.6)
     assert not desk.runtime.is_closing(number)
     assert desk.runtime.counters.evicted == 0
 
