@@ -1,0 +1,67 @@
+"""Small real drills: the catalogue's own, over real processes and sockets, with few clients and short phases."""
+
+from pathlib import Path
+
+from drills import results, running
+from drills.cli import CATALOG
+from drills.verdicts import DrillVerdict, State
+from sim import drill as drills
+from sim.drill import Drill
+
+SMALL = ("fleet.clients=40", "phases.steady_s=1.5", "phases.steady_limit_s=4", "phases.settle_s=5")
+# Each drill's faults, closer together.
+SHORT: dict[str, tuple[str, ...]] = {
+    "reconnect_storm": ("phases.fault_s=2.5", "faults.1.at_s=1.5", "phases.heal_s=0.5"),
+    "stale_cursor": (
+        *("phases.fault_s=3.5", "faults.0.offline_s=1.2", "faults.1.for_s=3.5", "faults.1.events=20"),
+        *("faults.2.at_s=1.0", "faults.2.keep_events=10", "phases.heal_s=0.5"),
+    ),
+    "dropped_delivery": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=2.5"),
+    "runtime_restart": ("phases.fault_s=3.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.heal_s=1.0"),
+    "token_expiry_storm": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=1.0"),
+}
+CATALOGUE = tuple(SHORT)
+# Checks that a slow machine may fail, or that a small fleet is too small for.
+OF_TIME = (
+    *("replay.bootstrap_ms", "replay.client_lag_events", "reconnect.live_again_99_s", "ux.publish_to_apply_ms"),
+    *("reconnect.heartbeat_timeouts_per_s", "drill.generator_lag_ms"),
+)
+OF_SIZE = (
+    *("error.websocket_auth_error_ratio", "error.token_issue_failure_ratio", "delivery.failed_publish_ratio"),
+    *("reconnect.backoff_unjittered", "reconnect.backoff_never_resets", "ux.integrity"),
+)
+
+
+def small(name: str, *overrides: str) -> Drill:
+    """A drill of the catalogue, made small."""
+    return drills.load(CATALOG / f"{name}.toml", (*SMALL, *SHORT[name], *overrides))
+
+
+def run_all(out: Path, *chosen: Drill, defects: tuple[str, ...] = (), seed: int = 1) -> Path:
+    """Run drills in this process; returns the run's folder."""
+    request = running.Request(chosen, engine="sockets", target="mock", seed=seed, defects=defects, thresholds=None, out=out)
+    return running.run(request)
+
+
+def storm(out: Path, drill: Drill, defects: tuple[str, ...] = (), seed: int = 1) -> DrillVerdict:
+    """Run one drill and judge it."""
+    (verdict,) = results.judge_run(run_all(out, drill, defects=defects, seed=seed)).drills
+    return verdict
+
+
+def red(verdict: DrillVerdict) -> set[str]:
+    """The names of all that turned red: checks that failed and laws that were broken."""
+    failed = {check.name for check in verdict.checks if check.state is State.FAIL}
+    return failed | {violation.invariant for violation in verdict.violations}
+
+
+def troubles(verdict: DrillVerdict) -> list[str]:
+    """What a healthy run must not have, latencies and sizes aside: broken laws, and checks that do not pass."""
+    checks = [check for check in verdict.checks if check.name not in OF_TIME]
+    sick = [check for check in checks if check.state is not State.PASS]
+    found = [
+        f"{check.name} {check.state}: {check.reason}"
+        for check in sick
+        if check.name not in OF_SIZE or check.state is State.FAIL
+    ]
+    return [str(violation) for violation in verdict.violations] + found
