@@ -59,7 +59,8 @@ def drill_run(
         list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills of the catalogue, or .toml files.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run the whole catalogue.")] = False,
-    engine: Annotated[str, typer.Option(help="sockets: real processes and real WebSockets.")] = "sockets",
+    engine: Annotated[str, typer.Option(help="sockets: real ones; virtual: simulated time.")] = "sockets",
+    model: Annotated[Path | None, typer.Option(help="System model of the virtual engine, a .toml file.")] = None,
     target: Annotated[str, typer.Option(help="'mock' starts one; or the address of one on this machine.")] = "mock",
     clients: Annotated[int | None, typer.Option(help="Size of the fleet, instead of the drill's own.")] = None,
     policy: Annotated[str | None, typer.Option(help="Client policy: reference or desktop.")] = None,
@@ -83,6 +84,7 @@ def drill_run(
         defects=tuple(defect or ()),
         thresholds=thresholds,
         out=out,
+        model=model,
     )
     if dry_run:
         running.show_plan(request, as_json)

@@ -262,7 +262,9 @@ def _salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
 
 def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
     notes = []
-    if plan.target_kind == "mock":
+    if plan.engine == "virtual":
+        notes.append("This was a simulation: it says how such a lane would behave, not how any real one did.")
+    elif plan.target_kind == "mock":
         notes.append("The target was the embedded mock, so this says nothing about a deployed runtime.")
     if sha256 != plan.thresholds_sha256:
         notes.append(f"Judged with {path}, which is not the thresholds file this run recorded (its SHA-256 differs).")

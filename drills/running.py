@@ -1,8 +1,10 @@
 """Running drills into a results folder: the engine is chosen, each drill runs in turn, and what they left is judged."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,8 +17,13 @@ from sim.config import set_key, to_struct
 from sim.contract.settings import DEFECTS, RuntimeSettings, Switches
 from sim.drill import Drill
 from sim.errors import UsageError
+from sim.observations import RunHeader
 
-ENGINES = ("sockets",)
+if TYPE_CHECKING:
+    from sim.engines.lane_http import Lane
+
+ENGINES = ("sockets", "virtual")
+RunDrill = Callable[[Drill, Path, Callable[[str, str], None]], RunHeader]
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Request:
     defects: tuple[str, ...]
     thresholds: Path | None
     out: Path
+    model: Path | None = None  # of the simulated system
 
 
 def run(request: Request) -> Path:
@@ -38,15 +46,9 @@ def run(request: Request) -> Path:
     Everything that can be known to be wrong is refused before anything starts. An interruption ends the run after the
     drill it hit; the drills that did not run count as errors.
     """
-    from sim.engines import sockets
-
     _check(request)
     lane = targets.resolve(request.target)
-    chosen = switches(request.defects, request.seed)
-    for drill in request.drills:
-        sockets.check(drill, lane)
-    if lane is not None:
-        sockets.check_lane(lane)
+    run_drill = _virtual(request) if request.engine == "virtual" else _sockets(request, lane)
     run_dir = results.create_run(
         request.out,
         request.drills,
@@ -59,11 +61,33 @@ def run(request: Request) -> Path:
     for drill in request.drills:
         folder = results.create_drill_folder(run_dir, drill)
         with Progress(drill.name) as progress:
-            header = sockets.run(drill, sockets.Options(folder, request.seed, lane, chosen, progress))
+            header = run_drill(drill, folder, progress)
         if not header.complete:
             print(f"stormgate: {header.stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
             break
     return run_dir
+
+
+def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
+    """The sockets engine, once it is known that it can run all drills on that lane."""
+    from sim.engines import sockets
+
+    for drill in request.drills:
+        sockets.check(drill, lane)
+    if lane is not None:
+        sockets.check_lane(lane)
+    chosen = switches(request.defects, request.seed)
+    return lambda drill, folder, progress: sockets.run(drill, sockets.Options(folder, request.seed, lane, chosen, progress))
+
+
+def _virtual(request: Request) -> RunDrill:
+    """The virtual engine, with its system model."""
+    from sim import system_model
+    from sim.engines import virtual
+
+    model = system_model.load(request.model) if request.model else system_model.SystemModel()
+    chosen = switches(request.defects, request.seed)
+    return lambda drill, folder, progress: virtual.run(drill, virtual.Options(folder, request.seed, model, chosen, progress))
 
 
 def conclude(run_dir: Path) -> RunVerdict:
@@ -98,6 +122,10 @@ def _check(request: Request) -> None:
 
     if request.engine not in ENGINES:
         raise UsageError(f"--engine {request.engine}: there is no such engine; there are: {', '.join(ENGINES)}.")
+    if request.engine == "virtual" and request.target != targets.EMBEDDED:
+        raise UsageError(f"--target {request.target}: the virtual engine simulates its lane; leave --target out.")
+    if request.model is not None and request.engine != "virtual":
+        raise UsageError(f"--model {request.model}: only the virtual engine takes a system model; add --engine virtual.")
     switches(request.defects, request.seed)
     if request.defects and request.target != targets.EMBEDDED:
         raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")

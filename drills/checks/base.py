@@ -56,6 +56,7 @@ class Check:
     origin: str = "client"  # server, client or synthetic
     comparator: Comparator = "<="
     takes_threshold: bool = True
+    timed: bool = False  # a late load generator makes it look worse than it is
     extras: frozenset[str] = field(default=frozenset())
     applies: Callable[[Drill], bool] = lambda drill: True
 

@@ -102,6 +102,7 @@ CHECKS = (
         P95,
         _bootstrap,
         window="after the first fault",
+        timed=True,
         extras=_MINIMUM_N,
     ),
     Check(
@@ -112,6 +113,7 @@ CHECKS = (
         P95,
         _client_lag,
         window=_OUTSIDE_FAULT,
+        timed=True,
         extras=_MINIMUM_N,
     ),
     Check("replay", "divergence", "events", "events that a replay skipped or began below the cursor", COUNT, _divergence),
@@ -144,6 +146,7 @@ CHECKS = (
         P95,
         _publish_to_apply,
         window=_OUTSIDE_FAULT,
+        timed=True,
         extras=_MINIMUM_N,
     ),
 )

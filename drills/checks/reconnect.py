@@ -88,6 +88,7 @@ CHECKS = (
         "worst fault",
         _live_again,
         window="after each fault",
+        timed=True,
     ),
     Check("reconnect", "backoff_bounded", "ms", "the longest delay a client chose to wait", "maximum", _bounded),
     Check(
@@ -115,5 +116,6 @@ CHECKS = (
         "connections given up for silence",
         "mean rate",
         _heartbeat_timeouts,
+        timed=True,
     ),
 )

@@ -1,0 +1,72 @@
+"""What every engine does alike: who reads which stream, how clients are set up, when a client counts as behind."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from sim.contract.actions import ClientSettings
+from sim.contract.client import ClientSession
+from sim.contract.frames import Compatibility
+from sim.drill import Drill
+from sim.faults import PlannedFault
+from sim.observations import RunHeader
+
+CLIENT_BUILD = "20260601T000000Z"
+SILENCE_FLOOR_S = 10.0  # a client never takes a shorter silence for a dead connection
+CODEX_EVENT = "codex.worker.progress"
+RUN_EVENT = "run.progress"
+
+
+def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str], count: int) -> list[str]:
+    """Client n reads run streams n, n+1, …; everyone reads the streams that are not runs'."""
+    own = [run_topics[(client + k) % len(run_topics)] for k in range(count)]
+    return [*own, *other_topics]
+
+
+def client_settings(drill: Drill, seed: int) -> ClientSettings:
+    """The same for every client of a run."""
+    runtime = drill.runtime
+    return ClientSettings(
+        seed=seed,
+        compatibility=Compatibility("stormgate", CLIENT_BUILD, runtime.protocol_version, schema_version=runtime.schema_version),
+        heartbeat_interval_s=runtime.heartbeat_interval_s,
+        silence_limit_s=max(3 * runtime.heartbeat_interval_s, SILENCE_FLOOR_S),
+        replay_batch_size=runtime.replay_batch_size,
+    )
+
+
+def behind(session: ClientSession, heads: Mapping[str, int]) -> list[str]:
+    """The topics in which a client has not got everything that was acknowledged."""
+    topics = session.replica.topics
+    if not session.is_live or not session.is_caught_up:
+        return list(topics)
+    return [topic for topic in topics if (session.replica.cursors[topic].watermark or 0) < heads[topic]]
+
+
+def lag_events(session: ClientSession, heads: Mapping[str, int]) -> float | None:
+    """How far a client's worst stream is from what was acknowledged; None before it has any position."""
+    cursors = session.replica.cursors.values()
+    lags = [heads[cursor.topic] - cursor.watermark for cursor in cursors if cursor.watermark is not None]
+    return float(max(*lags, 0)) if lags else None
+
+
+def new_header(
+    drill: Drill, faults: Sequence[PlannedFault], *, engine: str, clock: str, seed: int, libraries: Sequence[str]
+) -> RunHeader:
+    """A run's header before it begins, against the embedded mock unless changed."""
+    versions = {name: version(name) for name in ("stormgate", *libraries)}
+    return RunHeader(
+        drill=drill.name,
+        drill_sha256=drill.digest(),
+        engine=engine,
+        target="embedded mock",
+        target_kind="mock",
+        policy=drill.fleet.policy,
+        seed=seed,
+        clients=drill.fleet.clients,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        clock=clock,
+        versions={**versions, "python": platform.python_version()},
+        plan=[fault.describe() for fault in faults],
+    )

@@ -1,0 +1,258 @@
+"""The virtual engine: a whole fleet, its network and its lane in simulated time, driving the same sessions and cores.
+
+SimPy's environment is the only clock. Clients are callbacks with one lazily re-armed wake-up each, not a process a
+client; typed frames pass by reference and JSON frames are never made. One seed gives the same bytes of observations on
+every machine.
+"""
+
+import signal
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import simpy
+
+from sim.contract import policies
+from sim.contract.probes import session_class
+from sim.contract.replica import short_hash
+from sim.contract.settings import Switches
+from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.drill import Drill
+from sim.engines import course
+from sim.engines.virtual_client import VirtualClient
+from sim.engines.virtual_faults import VirtualFaults
+from sim.engines.virtual_lane import VirtualLane, call_at
+from sim.faults import plan
+from sim.observations import NAN, Recorder, RunHeader, write_header
+from sim.system_model import SystemModel
+
+EPOCH = 1_750_000_000.0  # unix time at which every simulated run begins
+RETRY_S = 0.2
+GIVE_UP_S = 20.0
+_POLL_S = 0.1
+_SLICE_S = 0.5  # simulated time between looks at the clock on the wall, for progress and Ctrl-C
+Steps = Generator[simpy.Event, object, None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run."""
+
+    folder: Path
+    seed: int = 1
+    model: SystemModel = field(default_factory=SystemModel)
+    switches: Switches = field(default_factory=Switches)
+    progress: Callable[[str, str], None] = lambda phase, text: None  # called now and then with what is going on
+
+
+def run(drill: Drill, options: Options) -> RunHeader:
+    """Run a drill into `options.folder`; returns the finished header. An interrupted run keeps what it had and says so."""
+    return _VirtualRun(drill, options).run()
+
+
+class _VirtualRun:
+    """One run, from the first arrival to the last client settled."""
+
+    def __init__(self, drill: Drill, options: Options) -> None:
+        self._drill = drill
+        self._options = options
+        self._faults = plan(drill, options.seed)
+        self._env = simpy.Environment(EPOCH)
+        self._recorder = Recorder(options.folder)
+        self._lane = VirtualLane(self._env, drill.runtime, options.switches, options.model)
+        self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
+        self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
+        self._heads = dict.fromkeys([*self._run_topics, *self._other_topics], 0)
+        self._clients: list[VirtualClient] = []
+        self._publishing = False
+        self._under_way = 0
+        self._phase_name = "steady"
+        self._interrupted = False
+        self._header = course.new_header(
+            drill, self._faults, engine="virtual", clock="virtual", seed=options.seed, libraries=("simpy",)
+        )
+        self._header.defects = sorted(options.switches.defects)
+
+    # --- the run ------------------------------------------------------------------------------------
+
+    def run(self) -> RunHeader:
+        """The whole course."""
+        write_header(self._options.folder, self._header)
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            self._make_clients()
+            self._simulate()
+        except Exception as error:
+            self._header.stopped_because = str(error) or type(error).__name__
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self._header.duration_s = self._env.now - EPOCH
+            self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
+            write_header(self._options.folder, self._header)
+        return self._header
+
+    def _interrupt(self, _: int, __: FrameType | None) -> None:
+        self._interrupted = True
+
+    def _simulate(self) -> None:
+        done = self._env.process(self._course())
+        while not done.processed and not self._interrupted:
+            self._env.run(until=self._env.any_of([done, self._env.timeout(_SLICE_S)]))
+            self._recorder.check()
+            self._say()
+        if self._interrupted:
+            self._header.stopped_because = "it was interrupted"
+        else:
+            self._header.complete = True
+
+    # --- the course ---------------------------------------------------------------------------------
+
+    def _course(self) -> Steps:
+        phases = self._drill.phases
+        self._phase("steady")
+        self._publishing = True
+        self._publish_next(self._env.now, 0)
+        self._env.process(self._sample_lag())
+        self._arrive()
+        yield self._env.timeout(self._drill.fleet.clients / self._drill.fleet.connects_per_s + phases.steady_s)
+        is_steady = yield from self._reach_steady()
+        self._phase("fault")
+        topics = (self._run_topics, self._other_topics)
+        model = self._options.model
+        faults = VirtualFaults(self._env, self._lane, self._clients, topics, model, self._recorder, EPOCH)
+        if is_steady:
+            running = [self._env.process(faults.run(fault)) for fault in self._faults]
+            yield self._env.timeout(phases.fault_s)
+            yield self._env.all_of(running)
+        self._phase("heal")
+        faults.heal()
+        yield self._env.timeout(phases.heal_s)
+        self._phase("settle")
+        self._publishing = False
+        yield from self._settle()
+        self._phase("end")
+
+    def _arrive(self) -> None:
+        period_s = 1 / self._drill.fleet.connects_per_s
+        for number, client in enumerate(self._clients):
+            call_at(self._env, EPOCH + number * period_s, client.start)
+
+    def _reach_steady(self) -> Generator[simpy.Event, object, bool]:
+        """The check before anything is broken: everyone live, events acknowledged."""
+        limit = self._env.now + self._drill.phases.steady_limit_s
+        while (sick := self._sickness()) and self._env.now < limit:
+            yield self._env.timeout(_POLL_S)
+        self._add("steady", value=0.0 if sick else 1.0, detail=sick or "all clients live")
+        return not sick
+
+    def _sickness(self) -> str:
+        live, fleet = self._live(), self._drill.fleet.clients
+        if live < fleet:
+            return f"{live} of {fleet} clients live"
+        return "" if any(self._heads.values()) else "no event acknowledged"
+
+    def _settle(self) -> Steps:
+        """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
+        while self._under_way:
+            yield self._env.timeout(_POLL_S)
+        self._add_auditor()
+        limit = self._env.now + self._drill.phases.settle_s
+        pending = list(self._clients)
+        while pending and self._env.now < limit:
+            yield self._env.timeout(_POLL_S)
+            pending = [client for client in pending if course.behind(client.session, self._heads)]
+        for client in self._clients:
+            self._conclude(client)
+
+    def _conclude(self, client: VirtualClient) -> None:
+        session = client.session
+        left = course.behind(session, self._heads)
+        if not left:
+            self._add("settled", session.client)
+        for topic in left:
+            cursor = session.replica.cursors[topic]
+            at = -1 if cursor.watermark is None else cursor.watermark
+            self._add("still_pending", session.client, cursor.stream, at, float(self._heads[topic]), session.why_pending())
+
+    # --- publishing ---------------------------------------------------------------------------------
+
+    def _publish_next(self, began: float, number: int) -> None:
+        """Publish event `number` now, and see to the next at its own due moment."""
+        if not self._publishing:
+            return
+        topics = list(self._heads)
+        self._under_way += 1
+        self._publish(topics[number % len(topics)], number, self._env.now)
+        due = began + (number + 1) / self._drill.load.events_per_s
+        call_at(self._env, due, lambda: self._publish_next(began, number + 1))
+
+    def _publish(self, topic: str, number: int, due: float) -> None:
+        kind = course.CODEX_EVENT if topic in self._other_topics else course.RUN_EVENT
+        payload = {"number": number, "text": "x" * self._drill.load.payload_bytes}
+        event = {"run_id": "r1" if topic in self._other_topics else topic.split(":")[1], "event_type": kind, "payload": payload}
+        self._lane.publish(topic, f"event-{number}", event, lambda answer: self._published(topic, number, due, answer))
+
+    def _published(self, topic: str, number: int, due: float, answer: tuple[int, str] | None) -> None:
+        now = self._env.now
+        stream, value = stream_id(topic), (now - due) * 1000
+        if answer is not None:
+            self._heads[topic] = max(self._heads[topic], answer[0])
+            self._add("published", stream=stream, seq=answer[0], value=value, detail=short_hash(answer[1]))
+        elif now + RETRY_S <= due + GIVE_UP_S:
+            call_at(self._env, now + RETRY_S, lambda: self._publish(topic, number, due))
+            return
+        else:
+            self._add("publish_failed", stream=stream, value=value, detail="unknown_outcome")
+        self._under_way -= 1
+
+    # --- clients ------------------------------------------------------------------------------------
+
+    def _make_clients(self) -> None:
+        """The fleet, then a client for each probe."""
+        fleet, probes = self._drill.fleet, self._drill.expect.probes
+        for number, probe in enumerate((None,) * fleet.clients + probes):
+            topics = course.topics_of(number, self._run_topics, self._other_topics, fleet.topics_per_client)
+            self._clients.append(self._client(number, probe, topics))
+            if probe is not None:
+                self._header.probes[str(number)] = probe
+        write_header(self._options.folder, self._header)
+
+    def _client(self, number: int, probe: str | None, topics: list[str]) -> VirtualClient:
+        policy = policies.get(self._drill.fleet.policy if number < self._drill.fleet.clients else "reference")
+        session = session_class(probe)(number, topics, policy, course.client_settings(self._drill, self._options.seed))
+        self._header.subscriptions[str(number)] = [cursor.stream for cursor in session.replica.cursors.values()]
+        return VirtualClient(self._env, session, self._lane, self._options.model, self._recorder, EPOCH)
+
+    def _add_auditor(self) -> None:
+        """A client without a past, who reads everything that is retained."""
+        number = len(self._clients)
+        self._header.auditor = number
+        self._clients.append(self._client(number, None, list(self._heads)))
+        self._clients[-1].start()
+
+    # --- watching -----------------------------------------------------------------------------------
+
+    def _sample_lag(self) -> Steps:
+        while True:
+            yield self._env.timeout(self._options.model.sample_period_s)
+            for client in self._clients[: self._drill.fleet.clients]:
+                lag = course.lag_events(client.session, self._heads)
+                if lag is not None:
+                    self._add("client_lag", client.session.client, value=lag)
+
+    def _live(self) -> int:
+        return sum(client.session.is_live for client in self._clients[: self._drill.fleet.clients])
+
+    def _phase(self, name: str) -> None:
+        self._phase_name = name
+        self._add("phase", detail=name)
+        self._say()
+
+    def _say(self) -> None:
+        live = f"{self._live()} of {self._drill.fleet.clients} clients live"
+        self._options.progress(self._phase_name, f"{self._env.now - EPOCH:.1f} s simulated, {live}")
+
+    def _add(self, kind: str, client: int = -1, stream: str = "", seq: int = -1, value: float = NAN, detail: str = "") -> None:
+        self._recorder.add(self._env.now - EPOCH, kind, client, stream, seq, value=value, detail=detail)

@@ -1,0 +1,104 @@
+"""Carrying out a fault plan in virtual time, and seeing that each fault acts."""
+
+from collections.abc import Generator, Sequence
+
+import msgspec
+import simpy
+
+from sim.drill import DropSockets, ExpireTokens, KillRuntime, ShrinkWindow, SkipDeliveries, SlowMint
+from sim.engines.virtual_client import VirtualClient
+from sim.engines.virtual_lane import VirtualLane
+from sim.faults import PlannedFault, switches_during
+from sim.observations import NAN, Recorder
+from sim.system_model import SystemModel
+
+Steps = Generator[simpy.Event, object, None]
+_SLOW_ENOUGH = 0.9  # a token that took this share of the injected delay was slowed by it
+
+
+class VirtualFaults:
+    """All faults of one run; each is a process of the environment."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        lane: VirtualLane,
+        clients: Sequence[VirtualClient],
+        topics: tuple[Sequence[str], Sequence[str]],
+        model: SystemModel,
+        recorder: Recorder,
+        began: float,
+    ) -> None:
+        self._env = env
+        self._lane = lane
+        self._clients = clients
+        self._run_topics, self._other_topics = topics
+        self._model = model
+        self._recorder = recorder
+        self._began = began
+        self._healthy = lane.switches
+        self._active: dict[int, PlannedFault] = {}
+
+    def run(self, planned: PlannedFault) -> Steps:
+        """One fault, from now on."""
+        yield self._env.timeout(planned.begins_s)
+        self._note("fault_begun", planned)
+        self._active[planned.index] = planned
+        observed = yield from self._act(planned)
+        self._active.pop(planned.index, None)
+        if observed:
+            self._note("fault_observed", planned, observed)
+        self._note("fault_ended", planned)
+
+    def _act(self, planned: PlannedFault) -> Generator[simpy.Event, object, float]:
+        fault, lasts_s = planned.fault, planned.ends_s - planned.begins_s
+        if isinstance(fault, DropSockets):
+            cut = sum(self._clients[client].cut(fault.offline_s) for client in planned.clients)
+            yield self._env.timeout(lasts_s)
+            return cut
+        if isinstance(fault, KillRuntime):
+            self._lane.kill()
+            yield self._env.timeout(lasts_s + self._model.server.cold_start_s)
+            self._lane.restart()
+            return 1
+        if isinstance(fault, ShrinkWindow):
+            topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
+            return sum(self._lane.runtime.shrink_window(topic, fault.keep_events) for topic in topics)
+        if isinstance(fault, ExpireTokens):
+            self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=self._env.now)
+            return self._switch()
+        return (yield from self._switch_for(planned, lasts_s))
+
+    def _switch_for(self, planned: PlannedFault, lasts_s: float) -> Generator[simpy.Event, object, float]:
+        """A fault that is a switch of the runtime: on, and at its end off again."""
+        began, skipped = self._env.now, self._lane.runtime.counters.skipped
+        self._switch()
+        yield self._env.timeout(lasts_s)
+        del self._active[planned.index]
+        self._switch()
+        fault = planned.fault
+        if isinstance(fault, SlowMint):
+            minted = (sample for client in self._clients for sample in client.mint_ms)
+            return sum(at >= began and ms >= _SLOW_ENOUGH * fault.delay_ms for at, ms in minted)
+        if isinstance(fault, SkipDeliveries):
+            return self._lane.runtime.counters.skipped - skipped
+        return 1  # the replay budget: a runtime of our own has what it was told
+
+    def _switch(self) -> int:
+        active = [planned.fault for planned in self._active.values()]
+        return self._lane.set_switches(switches_during(self._healthy, active))
+
+    def heal(self) -> None:
+        """Take back whatever still acts."""
+        for client in self._clients:
+            client.come_online()
+        if not self._lane.is_up:
+            self._lane.restart()
+        left = list(self._active.values())
+        self._active.clear()
+        self._switch()
+        for planned in left:
+            self._note("fault_ended", planned)
+
+    def _note(self, kind: str, planned: PlannedFault, value: float = NAN) -> None:
+        self._recorder.add(self._env.now - self._began, kind, attempt=planned.index, value=value, detail=planned.kind)

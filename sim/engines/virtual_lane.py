@@ -1,0 +1,239 @@
+"""The simulated services: control, HTTP authority and runtime, the contract's own cores behind queues that take time.
+
+Everything is callbacks on the environment's clock. `now` is always the environment's.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import simpy
+
+from sim.contract.actions import Token
+from sim.contract.client import ClientSession
+from sim.contract.control import Control, ControlRefusedError, TokenRequest
+from sim.contract.frames import ClientFrame, Compatibility, ServerFrame, UpdateBatch
+from sim.contract.runtime import Runtime
+from sim.contract.settings import RuntimeSettings, Switches
+from sim.contract.stream_log import StreamLog, canonical_json
+from sim.contract.tokens import Key, Keyring, TokenRefusedError
+from sim.engines.stations import Station
+from sim.system_model import SystemModel
+
+WORK_QUANTUM_S = 0.001  # the delivery worker hands out what it does in so much time at once
+_KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever sees a token of it").digest())
+
+
+def call_at(env: simpy.Environment, moment: float, do: Callable[[], None]) -> None:
+    """Have `do` called at `moment`, or at once when that has passed."""
+    env.timeout(max(moment - env.now, 0.0)).callbacks.append(lambda _: do())
+
+
+class Peer(Protocol):
+    """The client's end of a connection, as the lane sees it: where frames and the news of a loss are sent to."""
+
+    def sends(self, frame: ServerFrame, moment: float) -> None:
+        """A frame is put on the wire at `moment`."""
+
+    def lost(self) -> None:
+        """The connection is closed from the lane's side now."""
+
+
+class VirtualLane:
+    """One lane. It is up from the start; `kill` and `restart` take the runtime down and bring it back on the same log."""
+
+    def __init__(self, env: simpy.Environment, settings: RuntimeSettings, switches: Switches, model: SystemModel) -> None:
+        self._env = env
+        self._settings = settings
+        self._model = model
+        self.control = Control(settings, Keyring(_KEY))
+        self.runtime = Runtime(settings, Keyring(_KEY), switches)
+        self.is_up = True
+        self._handshakes = Station(model.server.handshake_workers)
+        self._minting = Station(model.control.mint_workers)
+        self._slow_minting: Station | None = None
+        self._publishing = Station(model.server.publish_workers)
+        self._peers: dict[int, Peer] = {}
+        self._waiting: deque[int] = deque()
+        self._queued: set[int] = set()
+        self._free_at = 0.0
+        self._working = False
+        self._wake_at = float("inf")
+        self.life = 0  # counts restarts: what was on its way to an earlier life is lost
+
+    @property
+    def switches(self) -> Switches:
+        """The faults and defects in force."""
+        return self.runtime.switches
+
+    # --- control service ----------------------------------------------------------------------------
+
+    def mint(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
+        """A token, or the refusal's code, when its turn has come."""
+        now, switches = self._env.now, self.switches
+        service_s = self._model.control.mint_ms / 1000
+        _, end = self._minting.admit(now, service_s)
+        if switches.mint_delay_ms > 0:
+            if self._slow_minting is None:
+                self._slow_minting = Station(switches.mint_concurrency or 10_000)
+            _, end = self._slow_minting.admit(end, switches.mint_delay_ms / 1000)
+        else:
+            self._slow_minting = None
+        request = TokenRequest(f"session-{device}", topics=session.replica.topics, device_id=device)
+        call_at(self._env, end, lambda: answer(self._issue(request)))
+
+    def _issue(self, request: TokenRequest) -> Token | str:
+        now = self._env.now
+        try:
+            data = self.control.issue(request, now, outage=self.switches.mint_outage)["data"]
+        except ControlRefusedError as error:
+            return error.code
+        return Token(data["token"], now + data["refresh_after_in"], now + data["expires_in"])
+
+    # --- connections --------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether the accept backlog takes another connection; if not, its SYN goes unanswered."""
+        return self._handshakes.inside(self._env.now) < self._model.server.accept_backlog
+
+    def upgrade(self, token: Token, peer: Peer, answer: Callable[[int | str], None]) -> None:
+        """Handshake: a connection's number, or the refusal's code, when its turn has come."""
+        _, end = self._handshakes.admit(self._env.now, self._model.server.handshake_ms / 1000)
+        life = self.life
+        call_at(self._env, end, lambda: answer(self._open(token, peer) if life == self.life else "network"))
+
+    def _open(self, token: Token, peer: Peer) -> int | str:
+        try:
+            number = self.runtime.open(token.text, Compatibility(), self._env.now)
+        except TokenRefusedError as refusal:
+            return refusal.code
+        self._peers[number] = peer
+        return number
+
+    def received(self, number: int, frame: ClientFrame) -> None:
+        """A client's frame arrived."""
+        self.runtime.received(number, frame, self._env.now)
+        for payload in self.runtime.mutations:  # the defect accept_mutation: the socket changes something
+            topic = next(iter(self.runtime.streams.logs))
+            self._append(topic, f"socket-{self._env.now}", bytes(payload))
+        self.runtime.mutations.clear()
+        self.kick()
+
+    def close(self, number: int) -> None:
+        """A client's goodbye, or the end of its network, arrived."""
+        self.runtime.close(number)
+        self._peers.pop(number, None)
+
+    # --- publishing ---------------------------------------------------------------------------------
+
+    def publish(self, topic: str, key: str, event: object, answer: Callable[[tuple[int, str] | None], None]) -> None:
+        """Append one event; answers (seq, payload hash), or None when the runtime is down."""
+        if not self.is_up:
+            answer(None)
+            return
+        _, end = self._publishing.admit(self._env.now, self._model.server.publish_ms / 1000)
+        life = self.life
+        call_at(self._env, end, lambda: answer(self._append(topic, key, canonical_json(event)) if life == self.life else None))
+
+    def _append(self, topic: str, key: str, payload: bytes) -> tuple[int, str]:
+        now = self._env.now
+        done = self.runtime.streams.log(topic).append(key, payload, now)
+        if not done.duplicate:
+            self.runtime.counters.published += 1
+            self.runtime.announce(topic, now)
+            self.kick()
+        return done.entry.seq, done.entry.payload_hash
+
+    # --- delivery -----------------------------------------------------------------------------------
+
+    def kick(self) -> None:
+        """Whoever has something to get stands in line for the delivery worker."""
+        for number in sorted(self.runtime.ready()):  # a set of integers, put in order: runs are to repeat exactly
+            if number not in self._queued:
+                self._queued.add(number)
+                self._waiting.append(number)
+        if self._waiting and not self._working:
+            self._working = True
+            call_at(self._env, self._free_at, self._work)
+        self._arm()
+
+    def _work(self) -> None:
+        """One worker, one frame a turn, for a quantum of its time."""
+        now = self._env.now
+        done_at, until = now, now + WORK_QUANTUM_S
+        while self._waiting and done_at <= until:
+            number = self._waiting.popleft()
+            frame = self.runtime.pull(number, now)
+            if frame is None:
+                self._queued.discard(number)
+                if self.runtime.is_closing(number):
+                    self._hang_up(number, done_at)
+                continue
+            done_at += self._cost_s(frame)
+            self._deliver(number, frame, done_at)
+            self._waiting.append(number)
+        self._free_at = done_at
+        self._working = bool(self._waiting)
+        if self._working:
+            call_at(self._env, done_at, self._work)
+
+    def _cost_s(self, frame: ServerFrame) -> float:
+        events = len(frame.updates) if isinstance(frame, UpdateBatch) else 0
+        server = self._model.server
+        return (server.delivery_batch_ms + events * server.delivery_event_ms) / 1000
+
+    def _deliver(self, number: int, frame: ServerFrame, moment: float) -> None:
+        if peer := self._peers.get(number):
+            peer.sends(frame, moment)
+
+    def _hang_up(self, number: int, moment: float) -> None:
+        peer = self._peers.pop(number, None)
+        self.runtime.close(number)
+        if peer is not None:
+            call_at(self._env, moment, peer.lost)
+
+    # --- the runtime's own deadlines ----------------------------------------------------------------
+
+    def _arm(self) -> None:
+        wake_at = self.runtime.wake_at()
+        if wake_at < self._wake_at:
+            self._wake_at = wake_at
+            life = self.life
+            call_at(self._env, wake_at, lambda: self._wake(wake_at, life))
+
+    def _wake(self, moment: float, life: int) -> None:
+        if life == self.life and moment == self._wake_at:
+            self._wake_at = float("inf")
+            self.runtime.wake(max(self._env.now, moment))
+            self.kick()
+
+    # --- faults -------------------------------------------------------------------------------------
+
+    def set_switches(self, switches: Switches) -> int:
+        """Put faults in force; returns how many sockets were told to authenticate again."""
+        expelled = self.runtime.set_switches(switches)
+        self.kick()
+        return expelled
+
+    def kill(self) -> None:
+        """The runtime's process is gone, and every connection with it; what was acknowledged is in its log."""
+        self.is_up = False
+        self.life += 1
+        peers, self._peers = self._peers, {}
+        self._waiting.clear()
+        self._queued.clear()
+        self._wake_at = float("inf")
+        for station in (self._handshakes, self._publishing):
+            station.clear(self._env.now)
+        for peer in peers.values():
+            peer.lost()
+
+    def restart(self) -> None:
+        """The runtime is up again, with nothing but its log."""
+        logs: dict[str, StreamLog] = {} if "lose_log_on_restart" in self.switches.defects else self.runtime.streams.logs
+        switches, counters = self.runtime.switches, self.runtime.counters
+        self.runtime = Runtime(self._settings, Keyring(_KEY), switches)
+        self.runtime.counters = counters
+        self.runtime.streams.logs.update(logs)
+        self.is_up = True

@@ -1,0 +1,72 @@
+"""What takes time in a simulated lane: one typed model, with a default for each number and where it comes from.
+
+"Measured" means: with the embedded mock on two shared cores, by `make bench` and a profile of it; they are the right
+order of magnitude for that mock, and nothing more. A model fitted to another target is a TOML file with these keys.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from sim.config import read_toml, to_struct
+from sim.contract.settings import Count, Positive
+
+Finite = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One-way delay of each client, log-normal over clients, the same for all its packets; [ours]: a wired office."""
+
+    median_ms: Finite = 10.0
+    sigma: Annotated[float, msgspec.Meta(ge=0, le=5)] = 0.5  # of the delay's logarithm; 0: everyone alike
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The runtime's capacity. Queues are first come, first served; times are of one worker."""
+
+    accept_backlog: Count = 4096  # connections waiting for a handshake; the mock's own
+    handshake_workers: Count = 1
+    handshake_ms: Finite = 0.35  # accept, upgrade and token verification; measured
+    delivery_batch_ms: Finite = 0.015  # a frame to one client; measured
+    delivery_event_ms: Finite = 0.002  # each update in it; measured
+    publish_workers: Count = 1
+    publish_ms: Finite = 0.5  # one event over HTTP until it is durable; measured
+    cold_start_s: Finite = 0.25  # from the process's start until it listens; measured
+
+
+class ControlService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Minting tokens."""
+
+    mint_workers: Count = 1
+    mint_ms: Finite = 0.6  # measured
+
+
+class SystemModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A lane and its network, as the virtual engine simulates them."""
+
+    network: Network = Network()
+    server: Server = Server()
+    control: ControlService = ControlService()
+    syn_retry_s: Positive = 1.0  # first retry of an unanswered SYN, doubling: RFC 6298, as Linux does it
+    sample_period_s: Positive = 0.5  # how often clients' lag is looked at
+
+
+UNLIMITED = SystemModel(
+    server=Server(
+        accept_backlog=2**31 - 1,
+        handshake_workers=1,
+        handshake_ms=0.0,
+        delivery_batch_ms=0.0,
+        delivery_event_ms=0.0,
+        publish_ms=0.0,
+        cold_start_s=0.0,
+    ),
+    control=ControlService(mint_ms=0.0),
+)
+"""A lane that takes no time at all: what remains are the network's delays and the clients' own waits."""
+
+
+def load(path: Path) -> SystemModel:
+    """Read a model file; raises `UsageError`, one sentence."""
+    return to_struct(read_toml(path), SystemModel, str(path))
