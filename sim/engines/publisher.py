@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from sim.contract.replica import short_hash
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.engines.client_driver import WallClock
+from sim.engines.course import CODEX_EVENT, RUN_EVENT
 from sim.engines.lane_http import UNKNOWN_OUTCOME, LaneHttp, PublishFailedError
 from sim.observations import Recorder
 
 RETRY_S = 0.2
 GIVE_UP_S = 20.0  # after its due moment; an event not acknowledged by then has failed
-_CODEX_EVENT = "codex.worker.progress"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Stream:
 async def create_streams(http: LaneHttp, run_streams: int, worker_events: bool) -> list[Stream]:
     """One new run a stream, so that nobody else publishes to them; raises `TargetError`."""
     runs = [await http.create_run(f"stormgate-{number}") for number in range(run_streams)]
-    streams = [Stream(run_events(run_id), run_id, "run.progress") for run_id in runs]
+    streams = [Stream(run_events(run_id), run_id, RUN_EVENT) for run_id in runs]
     if worker_events:
-        streams.append(Stream(CODEX_WORKER_EVENTS, runs[0], _CODEX_EVENT))
+        streams.append(Stream(CODEX_WORKER_EVENTS, runs[0], CODEX_EVENT))
     return streams
 
 

@@ -6,24 +6,21 @@ because a generator that cannot keep up must not be mistaken for a slow runtime.
 """
 
 import asyncio
-import platform
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from sim.contract import policies
-from sim.contract.actions import ClientSettings, Token
+from sim.contract.actions import Token
 from sim.contract.client import ClientSession
-from sim.contract.frames import Compatibility
 from sim.contract.probes import session_class
 from sim.contract.settings import Switches
 from sim.drill import Drill, KillRuntime
+from sim.engines import course
 from sim.engines.client_driver import ClientDriver, MintFailedError, WallClock
 from sim.engines.fault_actions import FaultActions
 from sim.engines.lane_http import Lane, LaneHttp
@@ -34,13 +31,11 @@ from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
 from sim.observations import Recorder, RunHeader, write_header
 
-CLIENT_BUILD = "20260601T000000Z"
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
 _POLL_S = 0.1
 _LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5
 _LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would be load of its own
-_SILENCE_FLOOR_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -257,7 +252,7 @@ class _SocketsRun:
         limit = self._clock.now() + self._drill.phases.settle_s
         pending = self._clients
         while self._clock.now() < limit and not self._stop.is_set():
-            pending = [client for client in pending if self._behind(client.session, heads)]
+            pending = [client for client in pending if course.behind(client.session, heads)]
             if not pending:
                 break
             await asyncio.sleep(_POLL_S)
@@ -266,20 +261,13 @@ class _SocketsRun:
             self._conclude(driver.session, heads)
 
     def _conclude(self, session: ClientSession, heads: dict[str, int]) -> None:
-        behind = self._behind(session, heads)
+        behind = course.behind(session, heads)
         if not behind:
             self._add("settled", session.client)
         for topic in behind:
             cursor = session.replica.cursors[topic]
             at = -1 if cursor.watermark is None else cursor.watermark
             self._add("still_pending", session.client, cursor.stream, at, float(heads[topic]), session.why_pending())
-
-    def _behind(self, session: ClientSession, heads: dict[str, int]) -> list[str]:
-        """The topics in which a client has not got everything that was acknowledged."""
-        topics = session.replica.topics
-        if not session.is_live or not session.is_caught_up:
-            return list(topics)
-        return [topic for topic in topics if (session.replica.cursors[topic].watermark or 0) < heads[topic]]
 
     # --- clients ------------------------------------------------------------------------------------
 
@@ -301,15 +289,13 @@ class _SocketsRun:
         write_header(self._options.folder, self._header)
 
     def _topics_of(self, client: int) -> list[str]:
-        """Client n reads run streams n, n+1, …; everyone reads the stream without snapshots."""
-        runs = self._streams[: self._drill.load.run_streams]
-        own = [runs[(client + k) % len(runs)].topic for k in range(self._drill.fleet.topics_per_client)]
-        return own + [stream.topic for stream in self._streams[len(runs) :]]
+        topics, runs = [stream.topic for stream in self._streams], self._drill.load.run_streams
+        return course.topics_of(client, topics[:runs], topics[runs:], self._drill.fleet.topics_per_client)
 
     def _driver(self, lane: Lane, http: LaneHttp, number: int, probe: str | None, topics: list[str]) -> ClientDriver:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
-        session = session_class(probe)(number, topics, policy, self._client_settings())
+        session = session_class(probe)(number, topics, policy, course.client_settings(self._drill, self._options.seed))
 
         async def mint(asking: ClientSession) -> Token:
             began = self._clock.now()
@@ -321,18 +307,6 @@ class _SocketsRun:
                 self._mint_ms.append((began, (self._clock.now() - began) * 1000))
 
         return ClientDriver(session, lane.socket_url, mint, self._clock, self._recorder)
-
-    def _client_settings(self) -> ClientSettings:
-        runtime = self._drill.runtime
-        return ClientSettings(
-            seed=self._options.seed,
-            compatibility=Compatibility(
-                "stormgate", CLIENT_BUILD, runtime.protocol_version, schema_version=runtime.schema_version
-            ),
-            heartbeat_interval_s=runtime.heartbeat_interval_s,
-            silence_limit_s=max(3 * runtime.heartbeat_interval_s, _SILENCE_FLOOR_S),
-            replay_batch_size=runtime.replay_batch_size,
-        )
 
     def _add_auditor(self, lane: Lane, http: LaneHttp) -> None:
         """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""
@@ -364,14 +338,11 @@ class _SocketsRun:
             fleet = self._fleet
             step = min(len(fleet), _LAG_SAMPLES)
             for number in range(first, first + step):
-                self._sample_client(fleet[number % len(fleet)].session, publisher.heads)
+                session = fleet[number % len(fleet)].session
+                lag = course.lag_events(session, publisher.heads)
+                if lag is not None:
+                    self._add("client_lag", session.client, value=lag)
             first = (first + step) % len(fleet)
-
-    def _sample_client(self, session: ClientSession, heads: dict[str, int]) -> None:
-        cursors = session.replica.cursors.values()
-        lags = [heads[cursor.topic] - cursor.watermark for cursor in cursors if cursor.watermark is not None]
-        if lags:
-            self._add("client_lag", session.client, value=float(max(*lags, 0)))
 
     async def _pause(self, seconds: float, running: "asyncio.Future[list[None]] | None" = None) -> None:
         """Wait, but not past an interruption, nor past the failure of what is running meanwhile."""
@@ -397,23 +368,11 @@ class _SocketsRun:
         self._recorder.add(t, kind, client, stream, seq, value=value, detail=detail)
 
     def _new_header(self) -> RunHeader:
-        return RunHeader(
-            drill=self._drill.name,
-            drill_sha256=self._drill.digest(),
-            engine="sockets",
-            target=self._options.lane.name if self._options.lane else "embedded mock",
-            target_kind=self._options.lane.kind if self._options.lane else "mock",
-            policy=self._drill.fleet.policy,
-            seed=self._options.seed,
-            clients=self._drill.fleet.clients,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            clock="wall",
-            versions={
-                "stormgate": version("stormgate"),
-                "python": platform.python_version(),
-                "websockets": version("websockets"),
-                "uvloop": version("uvloop"),
-            },
-            defects=sorted(self._options.switches.defects),
-            plan=[fault.describe() for fault in self._faults],
+        libraries = ("websockets", "uvloop")
+        header = course.new_header(
+            self._drill, self._faults, engine="sockets", clock="wall", seed=self._options.seed, libraries=libraries
         )
+        header.defects = sorted(self._options.switches.defects)
+        if self._options.lane is not None:
+            header.target, header.target_kind = self._options.lane.name, self._options.lane.kind
+        return header
