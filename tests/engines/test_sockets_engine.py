@@ -1,0 +1,157 @@
+"""The sockets engine, end to end: small drills over real processes and sockets."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+from storms import red, run_all, small, storm, troubles
+
+from drills import results
+from drills.verdicts import DrillVerdict
+from sim.drill import Drill, ShrinkWindow
+from sim.engines import sockets
+from sim.engines.lane_http import Lane
+from sim.errors import TargetError, UsageError
+from sim.observations import FILE_NAME, Kind, RunHeader, read_verified
+
+
+def columns(folder: Path) -> tuple[RunHeader, list[dict]]:
+    header, table = read_verified(folder)
+    return header, table.to_pylist()
+
+
+def judged(run_dir: Path) -> DrillVerdict:
+    (verdict,) = results.judge_run(run_dir).drills
+    return verdict
+
+
+def folder_of(run_dir: Path, drill: Drill) -> Path:
+    return results.drill_folder(run_dir, drill.name)
+
+
+def backoffs(rows: list[dict]) -> dict[tuple[int, int], tuple[int, float, str]]:
+    """Each client's n-th backoff: the policy's own count, the delay, the reason."""
+    seen: Counter[int] = Counter()
+    found = {}
+    for row in rows:
+        if row["kind"] == Kind.BACKOFF:
+            seen[row["client"]] += 1
+            found[row["client"], seen[row["client"]]] = (row["attempt"], row["value"], row["detail"])
+    return found
+
+
+def test_everything_acknowledged_is_applied_by_everyone_once_and_runs_repeat_by_their_seed(tmp_path: Path):
+    drill = small("reconnect_storm")
+    one, two = (run_all(tmp_path / name, drill) for name in ("one", "two"))
+    assert troubles(judged(one)) == []
+    header, rows = columns(folder_of(one, drill))
+    conservation(header, rows)
+    other_header, other_rows = columns(folder_of(two, drill))
+    assert other_header.plan == header.plan
+    assert other_header.subscriptions == header.subscriptions
+    delays, others = backoffs(rows), backoffs(other_rows)
+    common = delays.keys() & others.keys()
+    assert len(common) >= 2 * drill.fleet.clients
+    assert {key: delays[key] for key in common} == {key: others[key] for key in common}
+    assert sorted(path.name for path in folder_of(one, drill).iterdir()) == ["drill.json", FILE_NAME, "run.json", "runtime.log"]
+    assert (folder_of(one, drill) / "runtime.log").read_text() == ""
+
+
+def conservation(header: RunHeader, rows: list[dict]) -> None:
+    """Published, applied and settled add up, client by client and stream by stream."""
+    published = {(row["stream"], row["seq"]) for row in rows if row["kind"] == Kind.PUBLISHED}
+    heads = Counter(stream for stream, _ in published)
+    assert published == {(stream, seq) for stream, head in heads.items() for seq in range(1, head + 1)}
+    applied = Counter((row["client"], row["stream"], row["seq"]) for row in rows if row["kind"] == Kind.APPLIED)
+    assert set(applied.values()) == {1}
+    starts = {
+        (row["client"], row["stream"]): row["seq"]
+        for row in rows
+        if row["kind"] == Kind.REBOOTSTRAPPED and row["detail"] == "fresh"
+    }
+    for client, streams in header.subscriptions.items():
+        for stream in streams:
+            start = starts.get((int(client), stream), 0)
+            wanted = {(int(client), stream, seq) for seq in range(start + 1, heads[stream] + 1)}
+            assert wanted == {key for key in applied if key[:2] == (int(client), stream)}
+    settled = {row["client"] for row in rows if row["kind"] == Kind.SETTLED}
+    assert settled == {int(client) for client in header.subscriptions}
+    cut = [row["value"] for row in rows if row["kind"] == Kind.FAULT_OBSERVED]
+    assert len(cut) == 2
+    assert min(cut) >= 1
+
+
+def test_another_seed_draws_other_delays(tmp_path: Path):
+    drill = small("reconnect_storm", "fleet.clients=10", "faults.1.share=0.5")
+    runs = [run_all(tmp_path, drill, seed=seed) for seed in (1, 2)]
+    delays = [backoffs(columns(folder_of(run_dir, drill))[1]) for run_dir in runs]
+    common = delays[0].keys() & delays[1].keys()
+    assert common
+    assert {key: delays[0][key] for key in common} != {key: delays[1][key] for key in common}
+
+
+def test_a_steady_state_that_is_never_reached_is_an_error_and_nothing_is_broken(tmp_path: Path):
+    """A runtime that drops everybody at once for being silent."""
+    silent = ("runtime.client_timeout_s=0.01", "phases.steady_limit_s=0.5", "phases.settle_s=1")
+    verdict = storm(tmp_path, small("reconnect_storm", "phases.steady_s=0.3", *silent))
+    states = {check.name: check.state for check in verdict.checks}
+    assert states["drill.steady_state"] == "error"
+    assert states["drill.faults_observed"] == "error"
+    assert verdict.status != "pass"
+
+
+def test_a_generator_that_cannot_keep_up_measures_itself(tmp_path: Path):
+    """Its own callback blocks the event loop: the drill says so, and passes nothing off as the runtime's latency."""
+    drill = small("reconnect_storm", "fleet.clients=10")
+    run_dir = results.create_run(tmp_path, [drill], engine="sockets", target="embedded mock", target_kind="mock", seed=1)
+
+    def block(phase: str, text: str) -> None:
+        if phase in ("fault", "heal"):
+            time.sleep(1.5)
+
+    header = sockets.run(drill, sockets.Options(results.create_drill_folder(run_dir, drill), progress=block))
+    assert header.complete
+    verdict = judged(run_dir)
+    (lag,) = (check for check in verdict.checks if check.name == "drill.generator_lag_ms")
+    assert (lag.state, "saturated" in lag.reason) == ("error", True)
+    assert verdict.status == "error"
+
+
+def test_a_fault_that_does_nothing_proves_nothing(tmp_path: Path):
+    """A window of 1000 that is shrunk to 900 when it holds fewer forgets nothing."""
+    drill = small("dropped_delivery", "fleet.clients=10")
+    idle = Drill(
+        **{**{f: getattr(drill, f) for f in drill.__struct_fields__}, "faults": (ShrinkWindow(at_s=0.0, keep_events=900),)}
+    )
+    verdict = storm(tmp_path, idle)
+    states = {check.name: check.state for check in verdict.checks}
+    assert states["drill.faults_observed"] == "error"
+    assert (verdict.status, red(verdict)) == ("error", set())
+
+
+def test_a_defect_of_ours_in_a_callback_ends_the_run_as_one_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(self: object, socket: object, text: bytes) -> None:
+        raise ZeroDivisionError("a defect of ours")
+
+    monkeypatch.setattr(sockets.ClientDriver, "socket_text", broken)
+    drill = small("reconnect_storm", "fleet.clients=3")
+    run_dir = results.create_run(tmp_path, [drill], engine="sockets", target="embedded mock", target_kind="mock", seed=1)
+    with pytest.raises(ZeroDivisionError):
+        sockets.run(drill, sockets.Options(results.create_drill_folder(run_dir, drill)))
+    assert judged(run_dir).status == "error"
+
+
+def test_what_this_machine_or_target_cannot_do_is_said_before_anything_starts():
+    lane = Lane("l", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match="2000000 clients need about 2000200 file descriptors"):
+        sockets.check(small("reconnect_storm", "fleet.clients=2000000"), None)
+    with pytest.raises(UsageError, match="kills the runtime's process"):
+        sockets.check(small("runtime_restart"), lane)
+    with pytest.raises(TargetError, match="nothing answers at"):
+        sockets.check_lane(lane)
+
+
+def test_a_lane_never_shows_its_session():
+    assert "s3cret" not in repr(Lane("l", "staging", "http://r", "http://c", session="s3cret"))
