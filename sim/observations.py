@@ -191,7 +191,8 @@ class Recorder:
         self._columns = Columns()
         self._pending: queue.SimpleQueue[tuple[int, Columns] | None] = queue.SimpleQueue()
         self._chunks = 0
-        self._failure: OSError | None = None
+        self._rows = 0  # handed to the writer
+        self._failure: Exception | None = None
         chunks = folder / CHUNK_FOLDER
         try:
             chunks.mkdir(parents=True, exist_ok=True)
@@ -228,11 +229,12 @@ class Recorder:
             columns, self._columns = self._columns, Columns()
             self._pending.put((self._chunks, columns))
             self._chunks += 1
+            self._rows += len(columns)
 
     def check(self) -> None:
         """Raise `StorageError` if anything could not be written."""
         if self._failure is not None:
-            number = self._failure.errno  # Arrow knows it, and says it in its own roundabout words
+            number = getattr(self._failure, "errno", None)  # Arrow knows it, and says it in its own roundabout words
             reason = os.strerror(number) if number else str(self._failure)
             raise StorageError(
                 f"{self._folder}: observations cannot be written ({reason}); "
@@ -262,7 +264,7 @@ class Recorder:
                 partial = path.with_suffix(".partial")
                 pq.write_table(columns.table(), partial, compression="zstd")
                 partial.rename(path)
-            except OSError as error:
+            except Exception as error:  # whatever it is: rows are lost, and a thread that died would not say so
                 self._failure = error
 
     def _join_chunks(self) -> tuple[str, int]:
@@ -275,6 +277,8 @@ class Recorder:
                 table = pq.read_table(chunk, schema=SCHEMA)
                 writer.write_table(table)
                 rows += table.num_rows
+        if rows != self._rows:
+            raise StorageError(f"{path}: {rows} rows were written where {self._rows} were observed.")
         partial.rename(path)
         shutil.rmtree(self._folder / CHUNK_FOLDER)
         return file_sha256(path), rows
