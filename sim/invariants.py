@@ -256,6 +256,10 @@ def _jumbled_message(laws: _Laws) -> Iterator[Violation]:
     yield from laws.broken("jumbled_message", laws.history.of(Kind.HASH_MISMATCH))
 
 
+def _runtime_died(laws: _Laws) -> Iterator[Violation]:
+    yield from laws.broken("runtime_died", laws.history.of(Kind.RUNTIME_DIED))
+
+
 def _changes(codes: Ints) -> Mask:
     """Where a value differs from the one before it; the first always does."""
     return np.append(True, np.diff(codes) != 0) if len(codes) else np.zeros(0, np.bool_)
@@ -278,5 +282,6 @@ _LAWS: tuple[Callable[[_Laws], Iterator[Violation]], ...] = (
     _probes,
     _cross_topic_leak,
     _jumbled_message,
+    _runtime_died,
 )
 _NEED_THE_END = (_stale_without_recovery, _acknowledged_lost, _phantom_event)

@@ -75,6 +75,7 @@ class Kind(StrEnum):
     FAULT_BEGUN = "fault_begun"  # [attempt: index in the plan, detail: kind]
     FAULT_OBSERVED = "fault_observed"  # it was seen to act [attempt: index, value: how often, detail: kind]
     FAULT_ENDED = "fault_ended"  # taken back [attempt: index, detail: kind]
+    RUNTIME_DIED = "runtime_died"  # its process ended by itself, not by a fault
     GENERATOR_LAG = "generator_lag"  # the load generator's own lateness [value: ms]
     CLIENT_LAG = "client_lag"  # sampled head minus watermark [value: events]
     STEADY = "steady"  # the check before anything is broken [value: 1 good, 0 sick; detail: why]

@@ -97,6 +97,7 @@ class FaultActions:
     async def _kill(self, ends: float) -> int:
         if self._process is None:
             raise UsageError("this runtime was not started here, so it cannot be killed; leave --target out for that drill.")
+        self._note_death()
         code = await self._process.kill()
         gone = code < 0 and not await self._http.is_ready()
         await self._sleep_until(ends)
@@ -123,6 +124,8 @@ class FaultActions:
         for client in self._clients:
             client.come_online()
         if self._process is not None and not self._process.pid:
+            if not any(isinstance(planned.fault, KillRuntime) for planned in self._active.values()):
+                self._note_death()
             await self._process.start()
             await self._wait_ready()
         left = list(self._active.values())
@@ -131,6 +134,11 @@ class FaultActions:
             await self._set_switches()
         for fault in left:
             self._note("fault_ended", fault)
+
+    def _note_death(self) -> None:
+        """The runtime may have died before it was killed, or without: then the storm was more than it could take."""
+        if self._process is not None and not self._process.pid:
+            self._recorder.add(self._clock.now() - self._clock.began, "runtime_died")
 
     async def _sleep_until(self, moment: float) -> None:
         await asyncio.sleep(max(moment - self._clock.now(), 0))

@@ -208,6 +208,10 @@ class LaneHttp:
         answer = await self._mock("PUT", "window", json={"topic": topic, "keep_events": keep_events})
         return int(answer["events_forgotten"])
 
+    async def switches(self) -> Switches:
+        """The faults and defects in force."""
+        return msgspec.convert((await self.mock_state())["switches"], Switches)
+
     async def mock_state(self) -> dict[str, Any]:
         """What the mock says of itself."""
         return await self._mock("GET", "state")

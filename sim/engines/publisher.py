@@ -60,9 +60,10 @@ class Publisher:
         self.heads: dict[str, int] = {stream.topic: 0 for stream in streams}
         self.acknowledged = 0
 
-    def start(self) -> None:
-        """Begin publishing."""
+    def start(self) -> asyncio.Task[None]:
+        """Begin publishing; returns the task that does, which ends only when it fails or is cancelled."""
         self._loop_task = asyncio.create_task(self._publish_all())
+        return self._loop_task
 
     async def finish(self) -> None:
         """Publish no more, and wait until each event under way is acknowledged or has failed."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from sim.contract import policies
@@ -128,6 +129,11 @@ class _SocketsRun:
             self._defect = error if isinstance(error, Exception) else RuntimeError(str(context.get("message")))
         self._stop.set()
 
+    def _must_not_fail(self, task: asyncio.Task[None]) -> None:
+        """For tasks that last as long as the run: nobody awaits them, so an exception would lie in them unseen."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._give_up(task.get_loop(), {"exception": error})
+
     def _seal(self) -> None:
         self._header.duration_s = self._clock.now() - self._clock.began
         self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
@@ -141,9 +147,10 @@ class _SocketsRun:
         try:
             self._say("start", f"checking {lane.runtime_url}")
             await http.check()
+            healthy = await self._as_found(http)
             load = self._drill.load
             self._streams = await create_streams(http, load.run_streams, load.worker_events)
-            await self._course(lane, http)
+            await self._course(lane, http, healthy)
         finally:
             await http.close()
             if self._process is not None:
@@ -155,9 +162,17 @@ class _SocketsRun:
         await self._process.start()
         return Lane("embedded mock", "mock", self._process.url, self._process.url)
 
+    async def _as_found(self, http: LaneHttp) -> Switches:
+        """The switches to go back to after each fault: a drill must not mend what is wrong with a target."""
+        if self._options.lane is None:
+            return self._options.switches
+        found = await http.switches()
+        self._header.defects = sorted(found.defects)
+        return msgspec.structs.replace(found, seed=self._options.seed)
+
     # --- the course ---------------------------------------------------------------------------------
 
-    async def _course(self, lane: Lane, http: LaneHttp) -> None:
+    async def _course(self, lane: Lane, http: LaneHttp, healthy: Switches) -> None:
         load = self._drill.load
         publisher = Publisher(http, self._streams, load.events_per_s, load.payload_bytes, self._clock, self._recorder)
         self._make_clients(lane, http)
@@ -165,7 +180,7 @@ class _SocketsRun:
         actions = FaultActions(
             http,
             self._process,
-            self._options.switches,
+            healthy,
             self._clients,
             topics[: load.run_streams],
             topics[load.run_streams :],
@@ -174,6 +189,8 @@ class _SocketsRun:
             self._recorder,
         )
         watching = [asyncio.create_task(self._watch_own_lag()), asyncio.create_task(self._sample_lag(publisher))]
+        for task in watching:
+            task.add_done_callback(self._must_not_fail)
         try:
             await self._phases(publisher, actions, lane, http)
         finally:
@@ -186,7 +203,7 @@ class _SocketsRun:
 
     async def _phases(self, publisher: Publisher, actions: FaultActions, lane: Lane, http: LaneHttp) -> None:
         self._phase("steady")
-        publisher.start()
+        publisher.start().add_done_callback(self._must_not_fail)
         await self._ramp()
         await self._pause(self._drill.phases.steady_s)
         is_steady = await self._reach_steady(publisher)
