@@ -19,7 +19,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Mint:
-    """Ask the control service for a token; answer with `minted` or `mint_failed`."""
+    """Ask the control service for a token; answer with `minted` or `mint_failed`, in any case: nothing here times out."""
 
 
 @dataclass(frozen=True, slots=True)
