@@ -26,7 +26,7 @@ from sim.engines.client_driver import ClientDriver, MintFailedError, WallClock
 from sim.engines.fault_actions import FaultActions
 from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.publisher import Publisher, Stream, create_streams
-from sim.errors import UsageError
+from sim.errors import StorageError, UsageError
 from sim.faults import plan
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
@@ -136,8 +136,13 @@ class _SocketsRun:
 
     def _seal(self) -> None:
         self._header.duration_s = self._clock.now() - self._clock.began
-        self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
-        write_header(self._options.folder, self._header)
+        try:
+            self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
+        except StorageError as error:
+            self._header.complete, self._header.stopped_because = False, str(error)
+            raise
+        finally:
+            write_header(self._options.folder, self._header)
 
     async def _with_lane(self) -> None:
         """Start what is to be started, run the course, and leave nothing behind."""

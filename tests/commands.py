@@ -1,0 +1,126 @@
+"""The command line in processes of its own, and servers that are not what they should be."""
+
+import os
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+LIMIT_S = 90.0
+STORMGATE = (sys.executable, "-m", "drills.cli")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """Its one complaint, without the name before it; progress lines are no complaints."""
+        (line,) = (line for line in self.err.splitlines() if line.startswith("stormgate: "))
+        return line.removeprefix("stormgate: ")
+
+
+def stormgate(*arguments: object, before: Callable[[], None] | None = None, **environment: str) -> Said:
+    """Run the command line to its end."""
+    command = [*STORMGATE, *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        preexec_fn=before,
+        env={**os.environ, **environment},
+    )
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator["subprocess.Popen[str]"]:
+    """Start the command line, and make sure that it ends."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([*STORMGATE, *map(str, arguments)], stdout=pipe, stderr=pipe, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=LIMIT_S)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started and that are still its own."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Answer = tuple[int, str, bytes]
+
+
+@contextmanager
+def http_server(answer: Callable[[str, str], Answer]) -> Iterator[str]:
+    """An HTTP server that answers (method, path) with (status, content type, body); gives its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def reply(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            status, kind, body = answer(self.command, self.path.partition("?")[0])
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_PUT = reply  # noqa: N815 - the names that http.server looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        yield from _serve(server)
+
+
+@contextmanager
+def tcp_server(greeting: bytes) -> Iterator[str]:
+    """A server that greets whoever comes with these bytes, and leaves; gives its address as if it spoke HTTP."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(greeting)
+            self.request.recv(65536)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        yield from _serve(server)
+
+
+def _serve(server: socketserver.TCPServer) -> Iterator[str]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
