@@ -23,6 +23,7 @@ class Station:
         start = max(now, self._free_at[0])
         end = start + service_s
         heapq.heapreplace(self._free_at, end)
+        self.inside(now)  # forgets those who have left
         heapq.heappush(self._ends, end)
         self.arrivals += 1
         self.waited_s += start - now

@@ -21,13 +21,14 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.drill import Drill
 from sim.engines import course
 from sim.engines.virtual_client import VirtualClient
+from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_faults import VirtualFaults
-from sim.engines.virtual_lane import VirtualLane, call_at
+from sim.engines.virtual_lane import VirtualLane
 from sim.faults import plan
 from sim.observations import NAN, Recorder, RunHeader, write_header
 from sim.system_model import SystemModel
 
-EPOCH = 1_750_000_000.0  # unix time at which every simulated run begins
+EPOCH = 2.0**20  # unix time at which every simulated run begins: so small that moments are exact to a nanosecond
 RETRY_S = 0.2
 GIVE_UP_S = 20.0
 _POLL_S = 0.1
@@ -58,7 +59,7 @@ class _VirtualRun:
         self._drill = drill
         self._options = options
         self._faults = plan(drill, options.seed)
-        self._env = simpy.Environment(EPOCH)
+        self._env = VirtualClock(EPOCH)
         self._recorder = Recorder(options.folder)
         self._lane = VirtualLane(self._env, drill.runtime, options.switches, options.model)
         self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
@@ -137,7 +138,7 @@ class _VirtualRun:
     def _arrive(self) -> None:
         period_s = 1 / self._drill.fleet.connects_per_s
         for number, client in enumerate(self._clients):
-            call_at(self._env, EPOCH + number * period_s, client.start)
+            self._env.call_at(EPOCH + number * period_s, client.start)
 
     def _reach_steady(self) -> Generator[simpy.Event, object, bool]:
         """The check before anything is broken: everyone live, events acknowledged."""
@@ -186,7 +187,7 @@ class _VirtualRun:
         self._under_way += 1
         self._publish(topics[number % len(topics)], number, self._env.now)
         due = began + (number + 1) / self._drill.load.events_per_s
-        call_at(self._env, due, lambda: self._publish_next(began, number + 1))
+        self._env.call_at(due, self._publish_next, began, number + 1)
 
     def _publish(self, topic: str, number: int, due: float) -> None:
         kind = course.CODEX_EVENT if topic in self._other_topics else course.RUN_EVENT
@@ -201,7 +202,7 @@ class _VirtualRun:
             self._heads[topic] = max(self._heads[topic], answer[0])
             self._add("published", stream=stream, seq=answer[0], value=value, detail=short_hash(answer[1]))
         elif now + RETRY_S <= due + GIVE_UP_S:
-            call_at(self._env, now + RETRY_S, lambda: self._publish(topic, number, due))
+            self._env.call_at(now + RETRY_S, self._publish, topic, number, due)
             return
         else:
             self._add("publish_failed", stream=stream, value=value, detail="unknown_outcome")

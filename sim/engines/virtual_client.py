@@ -1,19 +1,18 @@
 """One simulated client: the same ClientSession as on the wire, its network a delay each way.
 
 Bytes arrive in the order they were sent, as TCP has it, so a frame never overtakes the one before. Whatever was on its
-way when a connection ended is dropped: every connection has a number of its own that callbacks carry.
+way when a connection ended is dropped: every attempt to connect has a `Link` of its own, which callbacks carry.
 """
 
 import math
 from collections.abc import Callable
 
-import simpy
-
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession, State
 from sim.contract.frames import ClientFrame, ServerFrame
-from sim.engines.virtual_lane import VirtualLane, call_at
+from sim.engines.virtual_clock import VirtualClock
+from sim.engines.virtual_lane import VirtualLane
 from sim.observations import Recorder
 from sim.system_model import SystemModel
 
@@ -25,7 +24,7 @@ class VirtualClient:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: VirtualClock,
         session: ClientSession,
         lane: VirtualLane,
         model: SystemModel,
@@ -39,9 +38,7 @@ class VirtualClient:
         self._recorder = recorder
         self._began = began
         self.delay_s = one_way_delay_s(model, session.settings.seed, session.client)
-        self._life = 0  # of the connection under way or open
-        self._number = 0  # the lane's, once open
-        self._up_free = self._down_free = 0.0  # when the last bytes each way arrive
+        self._link: Link | None = None  # the connection under way or open
         self._timer_at = NEVER
         self._offline_until = 0.0
         self.mint_ms: list[tuple[float, float]] = []
@@ -71,34 +68,23 @@ class VirtualClient:
         """Let connects through again."""
         self._offline_until = 0.0
 
-    # --- what the lane tells, through a connection's own link ---------------------------------------
+    # --- what comes over a link ---------------------------------------------------------------------
 
-    def sent(self, frame: ServerFrame, moment: float, life: int) -> None:
-        """The lane puts a frame on the wire of connection `life` at `moment`."""
-        if life == self._life:
-            self._down_free = max(self._down_free, moment + self.delay_s)
-            call_at(self._env, self._down_free, lambda: self._arrives(frame, life))
-
-    def _arrives(self, frame: ServerFrame, life: int) -> None:
-        if life == self._life:
+    def arrives(self, frame: ServerFrame, link: "Link") -> None:
+        """A frame of the lane's is here."""
+        if link is self._link:
             self.session.received(frame, self._env.now)
             self._pump()
 
-    def hung_up(self, life: int) -> None:
-        """The lane closed connection `life`, or died; the news takes a delay."""
-        if life == self._life:
-            call_at(self._env, max(self._down_free, self._env.now + self.delay_s), lambda: self._is_lost(life))
-
-    def _is_lost(self, life: int) -> None:
-        if life != self._life:
-            return
-        self._number = 0
-        self._life += 1
-        if self.session.state is State.CONNECTING:
-            self.session.connect_failed("network", self._env.now)
-        else:
-            self.session.disconnected("spacetime websocket closed", self._env.now)
-        self._pump()
+    def is_lost(self, link: "Link") -> None:
+        """The news that the lane closed the connection, or died, is here."""
+        if link is self._link:
+            self._link = None
+            if self.session.state is State.CONNECTING:
+                self.session.connect_failed("network", self._env.now)
+            else:
+                self.session.disconnected("spacetime websocket closed", self._env.now)
+            self._pump()
 
     # --- what the session wants ---------------------------------------------------------------------
 
@@ -123,31 +109,31 @@ class VirtualClient:
             self._mint()
 
     def _send(self, frame: ClientFrame) -> None:
-        number, life = self._number, self._life
-        self._up_free = max(self._up_free, self._env.now + self.delay_s)
-        call_at(self._env, self._up_free, lambda: self._lane.received(number, frame) if life == self._life else None)
+        if link := self._link:
+            link.up_free = max(link.up_free, self._env.now + self.delay_s)
+            self._env.call_at(link.up_free, self._reaches, frame, link)
+
+    def _reaches(self, frame: ClientFrame, link: "Link") -> None:
+        if link is self._link:
+            self._lane.received(link.number, link, frame)
 
     def _abandon(self) -> None:
         """Leave the connection; the lane hears of it a delay later."""
-        number, self._number = self._number, 0
-        self._life += 1
-        if number:
-            lane_life = self._lane.life
-            gone_at = max(self._up_free, self._env.now + self.delay_s)
-            call_at(self._env, gone_at, lambda: self._lane.close(number) if lane_life == self._lane.life else None)
+        link, self._link = self._link, None
+        if link is not None and link.number:
+            self._env.call_at(max(link.up_free, self._env.now + self.delay_s), self._lane.close, link.number, link)
 
     # --- minting ------------------------------------------------------------------------------------
 
     def _mint(self) -> None:
         asked = self._env.now
-        device = f"client-{self.session.client}"
-        call_at(self._env, asked + self.delay_s, lambda: self._lane.mint(self.session, device, self._back(asked)))
+        self._env.call_at(
+            asked + self.delay_s, self._lane.mint, self.session, f"client-{self.session.client}", self._back(asked)
+        )
 
     def _back(self, asked: float) -> Callable[[Token | str], None]:
-        def answer(token: Token | str) -> None:
-            call_at(self._env, self._env.now + self.delay_s, lambda: self._minted(token, asked))
-
-        return answer
+        """What takes the control service's answer, and a delay to bring it here."""
+        return lambda token: self._later(self._minted, token, asked)
 
     def _minted(self, token: Token | str, asked: float) -> None:
         now = self._env.now
@@ -162,66 +148,68 @@ class VirtualClient:
     # --- connecting ---------------------------------------------------------------------------------
 
     def _connect(self, token: Token) -> None:
-        self._life += 1
-        self._up_free = self._down_free = 0.0
-        life = self._life
+        link = self._link = Link(self, self._env, self.delay_s)
         if self._env.now < self._offline_until:
-            call_at(self._env, self._env.now, lambda: self._refused("network", life))
+            self._env.call_at(self._env.now, self._refused, "network", link)
         else:
-            self._syn(token, life, self._model.syn_retry_s)
+            self._syn(token, link, self._model.syn_retry_s)
 
-    def _syn(self, token: Token, life: int, retry_s: float) -> None:
-        call_at(self._env, self._env.now + self.delay_s, lambda: self._syn_arrives(token, life, retry_s))
+    def _syn(self, token: Token, link: "Link", retry_s: float) -> None:
+        if link is self._link:
+            self._later(self._syn_arrives, token, link, retry_s)
 
-    def _syn_arrives(self, token: Token, life: int, retry_s: float) -> None:
+    def _syn_arrives(self, token: Token, link: "Link", retry_s: float) -> None:
         """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
-        if life != self._life:
+        if link is not self._link:
             return
         if not self._lane.is_up:
-            call_at(self._env, self._env.now + self.delay_s, lambda: self._refused("network", life))
+            self._later(self._refused, "network", link)
         elif self._lane.has_room():
             round_trip_s = 2 * self.delay_s  # SYN-ACK down, the upgrade request up
-            call_at(self._env, self._env.now + round_trip_s, lambda: self._upgrade(token, life))
+            self._env.call_at(self._env.now + round_trip_s, self._upgrade, token, link)
         else:
-            again = self._env.now - self.delay_s + retry_s
-            call_at(self._env, again, lambda: self._syn(token, life, 2 * retry_s) if life == self._life else None)
+            self._env.call_at(self._env.now - self.delay_s + retry_s, self._syn, token, link, 2 * retry_s)
 
-    def _upgrade(self, token: Token, life: int) -> None:
-        if life != self._life:
+    def _upgrade(self, token: Token, link: "Link") -> None:
+        if link is not self._link:
             return
-        if not self._lane.is_up:
-            call_at(self._env, self._env.now + self.delay_s, lambda: self._refused("network", life))
-            return
-        self._lane.upgrade(token, Link(self, life), lambda outcome: self._upgraded(outcome, life))
+        if self._lane.is_up:
+            self._lane.upgrade(token, link, lambda outcome: self._upgraded(outcome, link))
+        else:
+            self._later(self._refused, "network", link)
 
-    def _upgraded(self, outcome: int | str, life: int) -> None:
+    def _upgraded(self, outcome: int | str, link: "Link") -> None:
         """The lane has answered; the answer arrives a delay later."""
-        if life != self._life:
-            if isinstance(outcome, int):
-                self._lane.close(outcome)
+        if isinstance(outcome, str):
+            self._later(self._refused, outcome, link)
             return
-        if isinstance(outcome, int):
-            self._number = outcome
-        arrives = self._env.now + self.delay_s
-        self._down_free = arrives
-        call_at(self._env, arrives, lambda: self._open(life) if isinstance(outcome, int) else self._refused(outcome, life))
+        link.number = outcome
+        if link is not self._link:
+            self._lane.close(outcome, link)
+            return
+        link.down_free = self._env.now + self.delay_s
+        self._env.call_at(link.down_free, self._open, link)
 
-    def _open(self, life: int) -> None:
-        if life == self._life:
+    def _open(self, link: "Link") -> None:
+        if link is self._link:
             self.session.connected(self._env.now)
             self._pump()
 
-    def _refused(self, code: str, life: int) -> None:
-        if life == self._life:
-            self._life += 1
+    def _refused(self, code: str, link: "Link") -> None:
+        if link is self._link:
+            self._link = None
             self.session.connect_failed(code, self._env.now)
             self._pump()
+
+    def _later(self, do: Callable[..., None], *arguments: object) -> None:
+        """A one-way delay from now."""
+        self._env.call_at(self._env.now + self.delay_s, do, *arguments)
 
     # --- time ---------------------------------------------------------------------------------------
 
     def _arm(self, moment: float) -> None:
         self._timer_at = moment
-        call_at(self._env, moment, lambda: self._wake(moment))
+        self._env.call_at(moment, self._wake, moment)
 
     def _wake(self, moment: float) -> None:
         """A timer that is no longer the armed one only costs this look."""
@@ -237,21 +225,28 @@ class VirtualClient:
 
 
 class Link:
-    """One connection of a client, as the lane holds it: what it says about an old one never reaches a new one."""
+    """One connection of a client, from its attempt on, as client and lane hold it: what it says never reaches a later one."""
 
-    __slots__ = ("_client", "_life")
+    __slots__ = ("_client", "_delay_s", "_env", "down_free", "number", "up_free")
 
-    def __init__(self, client: VirtualClient, life: int) -> None:
+    def __init__(self, client: VirtualClient, env: VirtualClock, delay_s: float) -> None:
         self._client = client
-        self._life = life
+        self._env = env
+        self._delay_s = delay_s
+        self.number = 0  # the lane's, once open
+        self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
 
     def sends(self, frame: ServerFrame, moment: float) -> None:
-        """A frame is put on the wire at `moment`."""
-        self._client.sent(frame, moment, self._life)
+        """The lane puts a frame on the wire at `moment`."""
+        arrives = moment + self._delay_s
+        if arrives < self.down_free:
+            arrives = self.down_free
+        self.down_free = arrives
+        self._env.call_at(arrives, self._client.arrives, frame, self)
 
     def lost(self) -> None:
-        """The connection is closed from the lane's side now."""
-        self._client.hung_up(self._life)
+        """The lane closes the connection now; the news takes a delay."""
+        self._env.call_at(max(self.down_free, self._env.now + self._delay_s), self._client.is_lost, self)
 
 
 def one_way_delay_s(model: SystemModel, seed: int, client: int) -> float:

@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-import simpy
-
 from sim.contract.actions import Token
 from sim.contract.client import ClientSession
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
@@ -19,15 +17,11 @@ from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import StreamLog, canonical_json
 from sim.contract.tokens import Key, Keyring, TokenRefusedError
 from sim.engines.stations import Station
+from sim.engines.virtual_clock import VirtualClock
 from sim.system_model import SystemModel
 
 WORK_QUANTUM_S = 0.001  # the delivery worker hands out what it does in so much time at once
 _KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever sees a token of it").digest())
-
-
-def call_at(env: simpy.Environment, moment: float, do: Callable[[], None]) -> None:
-    """Have `do` called at `moment`, or at once when that has passed."""
-    env.timeout(max(moment - env.now, 0.0)).callbacks.append(lambda _: do())
 
 
 class Peer(Protocol):
@@ -43,7 +37,7 @@ class Peer(Protocol):
 class VirtualLane:
     """One lane. It is up from the start; `kill` and `restart` take the runtime down and bring it back on the same log."""
 
-    def __init__(self, env: simpy.Environment, settings: RuntimeSettings, switches: Switches, model: SystemModel) -> None:
+    def __init__(self, env: VirtualClock, settings: RuntimeSettings, switches: Switches, model: SystemModel) -> None:
         self._env = env
         self._settings = settings
         self._model = model
@@ -55,6 +49,7 @@ class VirtualLane:
         self._slow_minting: Station | None = None
         self._publishing = Station(model.server.publish_workers)
         self._peers: dict[int, Peer] = {}
+        self._in_handshake: dict[Peer, Callable[[int | str], None]] = {}
         self._waiting: deque[int] = deque()
         self._queued: set[int] = set()
         self._free_at = 0.0
@@ -81,7 +76,7 @@ class VirtualLane:
         else:
             self._slow_minting = None
         request = TokenRequest(f"session-{device}", topics=session.replica.topics, device_id=device)
-        call_at(self._env, end, lambda: answer(self._issue(request)))
+        self._env.call_at(end, lambda: answer(self._issue(request)))
 
     def _issue(self, request: TokenRequest) -> Token | str:
         now = self._env.now
@@ -98,10 +93,14 @@ class VirtualLane:
         return self._handshakes.inside(self._env.now) < self._model.server.accept_backlog
 
     def upgrade(self, token: Token, peer: Peer, answer: Callable[[int | str], None]) -> None:
-        """Handshake: a connection's number, or the refusal's code, when its turn has come."""
+        """Handshake: a connection's number, or the refusal's code, when its turn has come; `network` if the lane dies first."""
         _, end = self._handshakes.admit(self._env.now, self._model.server.handshake_ms / 1000)
-        life = self.life
-        call_at(self._env, end, lambda: answer(self._open(token, peer) if life == self.life else "network"))
+        self._in_handshake[peer] = answer
+        self._env.call_at(end, self._shake, token, peer)
+
+    def _shake(self, token: Token, peer: Peer) -> None:
+        if answer := self._in_handshake.pop(peer, None):
+            answer(self._open(token, peer))
 
     def _open(self, token: Token, peer: Peer) -> int | str:
         try:
@@ -111,8 +110,10 @@ class VirtualLane:
         self._peers[number] = peer
         return number
 
-    def received(self, number: int, frame: ClientFrame) -> None:
-        """A client's frame arrived."""
+    def received(self, number: int, peer: Peer, frame: ClientFrame) -> None:
+        """A client's frame arrived, over a connection that may be of an earlier life."""
+        if self._peers.get(number) is not peer:
+            return
         self.runtime.received(number, frame, self._env.now)
         for payload in self.runtime.mutations:  # the defect accept_mutation: the socket changes something
             topic = next(iter(self.runtime.streams.logs))
@@ -120,10 +121,11 @@ class VirtualLane:
         self.runtime.mutations.clear()
         self.kick()
 
-    def close(self, number: int) -> None:
-        """A client's goodbye, or the end of its network, arrived."""
-        self.runtime.close(number)
-        self._peers.pop(number, None)
+    def close(self, number: int, peer: Peer) -> None:
+        """A client's goodbye, or the end of its network, arrived, over a connection that may be of an earlier life."""
+        if self._peers.get(number) is peer:
+            self.runtime.close(number)
+            del self._peers[number]
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -134,7 +136,7 @@ class VirtualLane:
             return
         _, end = self._publishing.admit(self._env.now, self._model.server.publish_ms / 1000)
         life = self.life
-        call_at(self._env, end, lambda: answer(self._append(topic, key, canonical_json(event)) if life == self.life else None))
+        self._env.call_at(end, lambda: answer(self._append(topic, key, canonical_json(event)) if life == self.life else None))
 
     def _append(self, topic: str, key: str, payload: bytes) -> tuple[int, str]:
         now = self._env.now
@@ -155,7 +157,7 @@ class VirtualLane:
                 self._waiting.append(number)
         if self._waiting and not self._working:
             self._working = True
-            call_at(self._env, self._free_at, self._work)
+            self._env.call_at(self._free_at, self._work)
         self._arm()
 
     def _work(self) -> None:
@@ -176,7 +178,7 @@ class VirtualLane:
         self._free_at = done_at
         self._working = bool(self._waiting)
         if self._working:
-            call_at(self._env, done_at, self._work)
+            self._env.call_at(done_at, self._work)
 
     def _cost_s(self, frame: ServerFrame) -> float:
         events = len(frame.updates) if isinstance(frame, UpdateBatch) else 0
@@ -191,7 +193,7 @@ class VirtualLane:
         peer = self._peers.pop(number, None)
         self.runtime.close(number)
         if peer is not None:
-            call_at(self._env, moment, peer.lost)
+            self._env.call_at(moment, peer.lost)
 
     # --- the runtime's own deadlines ----------------------------------------------------------------
 
@@ -200,7 +202,7 @@ class VirtualLane:
         if wake_at < self._wake_at:
             self._wake_at = wake_at
             life = self.life
-            call_at(self._env, wake_at, lambda: self._wake(wake_at, life))
+            self._env.call_at(wake_at, lambda: self._wake(wake_at, life))
 
     def _wake(self, moment: float, life: int) -> None:
         if life == self.life and moment == self._wake_at:
@@ -221,6 +223,7 @@ class VirtualLane:
         self.is_up = False
         self.life += 1
         peers, self._peers = self._peers, {}
+        waiting, self._in_handshake = self._in_handshake, {}
         self._waiting.clear()
         self._queued.clear()
         self._wake_at = float("inf")
@@ -228,6 +231,8 @@ class VirtualLane:
             station.clear(self._env.now)
         for peer in peers.values():
             peer.lost()
+        for answer in waiting.values():
+            answer("network")
 
     def restart(self) -> None:
         """The runtime is up again, with nothing but its log."""
