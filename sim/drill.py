@@ -17,6 +17,7 @@ from sim.config import read_toml, set_key, to_struct
 from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings, Share
 from sim.errors import UsageError
 
+EngineName = Literal["sockets", "virtual"]
 PolicyName = Literal["reference", "desktop"]
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
 ProbeName = Literal["expired_token", "mutation_over_socket"]
@@ -64,10 +65,15 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class DropSockets(Fault, frozen=True, forbid_unknown_fields=True, tag="drop_sockets"):
-    """Cut the connections of a share of the clients at once; for `offline_s` their network stays away."""
+    """Cut the connections of a share of the clients at once; for `offline_s` their network stays away.
+
+    A storm in waves is one fault a wave, alike in `share` and `waves`: nobody is in two waves, and together they are the share.
+    """
 
     share: Share = 1.0
     offline_s: NotNegative = 0.0
+    wave: Count = 1  # which one this is, from 1
+    waves: Count = 1  # disjoint parts that the share is cut in
 
 
 class ExpireTokens(Fault, frozen=True, forbid_unknown_fields=True, tag="expire_tokens"):
@@ -134,6 +140,7 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     faults: Annotated[tuple[AnyFault, ...], msgspec.Meta(min_length=1)]
     runtime: RuntimeSettings = RuntimeSettings()
     expect: Expect = Expect()
+    engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that it may run on
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -188,9 +195,16 @@ def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:
                 f"{key}.{name}' is {lasts_s:g}, but a fault at {fault.at_s:g} s can last at most "
                 f"{limit_s - fault.at_s:g} s, to the end of the fault phase ('phases.fault_s' is {limit_s:g})."
             )
-    if isinstance(fault, DropSockets) and round(fault.share * drill.fleet.clients) == 0:
-        raise UsageError(f"{key}.share' is {fault.share:g}, which of {drill.fleet.clients} clients is none.")
+    if isinstance(fault, DropSockets):
+        _check_picks(fault, drill.fleet.clients, key)
     if isinstance(fault, ShrinkWindow) and fault.streams > drill.load.run_streams:
         raise UsageError(f"{key}.streams' is {fault.streams}, but 'load.run_streams' is only {drill.load.run_streams}.")
     if isinstance(fault, ShrinkWindow) and fault.worker_events and not drill.load.worker_events:
         raise UsageError(f"{key}.worker_events' is true, but 'load.worker_events' is not.")
+
+
+def _check_picks(fault: DropSockets, clients: int, key: str) -> None:
+    if fault.wave > fault.waves:
+        raise UsageError(f"{key}.wave' is {fault.wave}, but there are only {fault.waves} ('waves').")
+    if round(fault.share * clients) == 0:
+        raise UsageError(f"{key}.share' is {fault.share:g}, which of {clients} clients is none.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sim.contract.chance import share_of
+from sim.contract.chance import part_of, share_of
 from sim.contract.settings import Switches
 from sim.drill import (
     AnyFault,
@@ -53,14 +53,20 @@ def _planned(index: int, fault: AnyFault, drill: Drill, seed: int) -> PlannedFau
     clients: tuple[int, ...] = ()
     lasts_s = 0.0
     if isinstance(fault, DropSockets):
-        fleet = list(range(drill.fleet.clients))
-        clients = tuple(share_of(fleet, fault.share, seed, f"drop_sockets:{index}"))
+        clients = _cut_by(fault, index, list(range(drill.fleet.clients)), seed)
         lasts_s = fault.offline_s
     elif isinstance(fault, SlowMint | SkipDeliveries | ShrinkReplayBudget):
         lasts_s = fault.for_s
     elif isinstance(fault, KillRuntime):
         lasts_s = fault.down_s
     return PlannedFault(index, fault, fault.at_s, fault.at_s + lasts_s, clients)
+
+
+def _cut_by(fault: DropSockets, index: int, fleet: list[int], seed: int) -> tuple[int, ...]:
+    """Whom a fault cuts. Waves draw alike, so that no client is in two of them; other faults draw each by itself."""
+    purpose = "drop_sockets:waves" if fault.waves > 1 else f"drop_sockets:{index}"
+    chosen = share_of(fleet, fault.share, seed, purpose)
+    return tuple(part_of(chosen, fault.wave, fault.waves, seed, "drop_sockets:wave"))
 
 
 def switches_during(healthy: Switches, active: Iterable[AnyFault]) -> Switches:

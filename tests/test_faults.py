@@ -37,6 +37,26 @@ def victims(clients: int = 200, seed: int = 1, share: float = 0.3, before: int =
     return set(faults.plan(drill(*others, DropSockets(at_s=1.0, share=share), clients=clients), seed)[-1].clients)
 
 
+def waves(clients: int, seed: int = 1, share: float = 1.0) -> list[set[int]]:
+    storm = [DropSockets(at_s=1.0 * number, share=share, wave=number, waves=4) for number in (1, 2, 3, 4)]
+    return [set(planned.clients) for planned in faults.plan(drill(*storm, clients=clients), seed)]
+
+
+def test_waves_part_everybody():
+    parts = waves(400)
+    assert sorted(client for part in parts for client in part) == list(range(400))
+    assert all(70 <= len(part) <= 130 for part in parts)
+    assert waves(400, seed=2) != parts
+
+
+def test_waves_part_a_share():
+    assert len([client for part in waves(400, share=0.3) for client in part]) == len(set.union(*waves(400, share=0.3))) == 120
+
+
+def test_one_more_client_moves_nobody_to_another_wave():
+    assert [part - {400} for part in waves(401)] == waves(400)
+
+
 def test_the_same_seed_plans_the_same():
     storm = drill(
         DropSockets(at_s=0.0, share=0.4),
@@ -94,6 +114,8 @@ def test_a_plan_describes_itself_for_the_header():
         "at_s": 1.0,
         "share": 0.5,
         "offline_s": 2.0,
+        "wave": 1,
+        "waves": 1,
         "ends_s": 3.0,
         "clients": 100,
     }

@@ -48,3 +48,8 @@ def share_of(items: list[int], share: float, seed: int, purpose: str) -> list[in
     """The `share` (0..1) of `items` that a fault picks: exactly `round(share * n)` of them, in ascending order."""
     count = round(share * len(items))
     return sorted(sorted(items, key=lambda item: draw_bits(seed, purpose, item, 0))[:count])
+
+
+def part_of(items: list[int], part: int, parts: int, seed: int, purpose: str) -> list[int]:
+    """The `part`-th (from 1) of `parts` disjoint parts of `items`, about equally large: each item draws its own."""
+    return [item for item in items if int(draw(seed, purpose, item) * parts) == part - 1]

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sim.contract.admission import PublishLimits
 from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings
 from sim.contract.stream_log import Appended, Entry, WrongNextSeqError
-from sim.contract.streams import topic_class
 from sim.errors import StorageError
 from sim.mock.store import Store
 
@@ -23,24 +23,6 @@ class PublishRefusedError(Exception):
     def __init__(self, status: int, code: str, message: str, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.retry_after_ms = status, code, retry_after_ms
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """A token bucket: one second's worth of publishes."""
-
-    rate: float
-    level: float
-    at: float
-
-    def take(self, now: float) -> float:
-        """Take one; returns 0, or the seconds until one is there."""
-        self.level = min(self.rate, self.level + (now - self.at) * self.rate)
-        self.at = now
-        if self.level >= 1:
-            self.level -= 1
-            return 0.0
-        return (1 - self.level) / self.rate
 
 
 @dataclass(slots=True)
@@ -58,8 +40,7 @@ class Authority:
     def __init__(self, runtime: Runtime, store: Store, settings: RuntimeSettings) -> None:
         self._runtime = runtime
         self._store = store
-        self._settings = settings
-        self._buckets: dict[str, _Bucket] = {}
+        self._limits = PublishLimits(settings)
         self._waiting: list[_Publish] = []
         self.failure = ""  # why nothing can be published any more
         self.committed: Callable[[], None] = lambda: None  # called after each commit
@@ -74,20 +55,11 @@ class Authority:
         return await request.done
 
     def _admit(self, topic: str, payload: bytes) -> None:
-        kind = topic_class(topic)
         if self.failure:
             raise PublishRefusedError(503, "log_unavailable", self.failure)
-        if len(payload) > kind.max_payload_bytes:
-            self._refuse(413, "spacetime_frame_payload_too_large", f"at most {kind.max_payload_bytes} bytes")
-        rate = self._settings.publishes_per_s or kind.publishes_per_s
-        now = time.time()
-        bucket = self._buckets.setdefault(topic, _Bucket(rate, rate, now))
-        if wait_s := bucket.take(now):
-            self._refuse(429, "spacetime_publish_rate_limited", f"at most {rate} a second", int(wait_s * 1000) + 1)
-
-    def _refuse(self, status: int, code: str, message: str, retry_after_ms: int | None = None) -> None:
-        self._runtime.counters.publish_failed += 1
-        raise PublishRefusedError(status, code, message, retry_after_ms)
+        if no := self._limits.refusal(topic, len(payload), time.time()):
+            self._runtime.counters.publish_failed += 1
+            raise PublishRefusedError(no.status, no.code, no.message, no.retry_after_ms)
 
     def _commit(self) -> None:
         """Sequence and store everything that waits; deliver and acknowledge it once it is durable."""
