@@ -1,5 +1,7 @@
 """The command line in processes of its own, and servers that are not what they should be."""
 
+import contextlib
+import io
 import os
 import signal
 import socket
@@ -12,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from drills import cli
 
 LIMIT_S = 90.0
 STORMGATE = (sys.executable, "-m", "drills.cli")
@@ -45,6 +49,13 @@ def stormgate(*arguments: object, before: Callable[[], None] | None = None, **en
         env={**os.environ, **environment},
     )
     return Said(done.returncode, done.stdout, done.stderr)
+
+
+def stormgate_here(*arguments: object) -> Said:
+    """The same in this process, which is quicker: for what ends before anything begins."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = cli._run([str(argument) for argument in arguments])
+    return Said(code, out.getvalue(), err.getvalue())
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Answer, Said, free_port, http_server, stormgate, tcp_server
+from commands import Answer, Said, free_port, http_server, stormgate, stormgate_here, tcp_server
 
 USAGE, STORAGE, CANNOT_TELL = 3, 4, 2
 JSON = "application/json"
@@ -24,7 +24,7 @@ def refused(said: Said, code: int, *words: str) -> None:
 
 
 def run(out: Path, *arguments: object) -> Said:
-    return stormgate("drill", "run", *arguments, "--out", out)
+    return stormgate_here("drill", "run", *arguments, "--out", out)
 
 
 # --- targets that are none --------------------------------------------------------------------------
@@ -39,6 +39,8 @@ def aimed_at(target: str, out: Path) -> Said:
 def test_a_dead_target(tmp_path: Path):
     url = f"http://127.0.0.1:{free_port()}"
     refused(aimed_at(url, tmp_path / "out"), USAGE, "nothing answers at", url)
+    said = stormgate("drill", "run", "reconnect_storm", "--target", url, "--out", tmp_path / "out")
+    refused(said, USAGE, "nothing answers at", url)
 
 
 def page(method: str, path: str) -> Answer:
@@ -173,12 +175,12 @@ def test_a_drill_file_that_is_none(tmp_path: Path, text: str, words: list[str]):
 
 @pytest.mark.parametrize("arguments", [["judge"], ["bogus"], ["mock", "bogus"], ["--colour"], ["drill", "run", "--out"]])
 def test_a_command_that_is_none(arguments: list[str]):
-    refused(stormgate(*arguments), USAGE)
+    refused(stormgate_here(*arguments), USAGE)
 
 
 @pytest.mark.parametrize("arguments", [[], ["drill"], ["mock"]])
 def test_no_command_shows_the_help(arguments: list[str]):
-    said = stormgate(*arguments)
+    said = stormgate_here(*arguments)
     assert said.code == USAGE
     assert "Usage:" in said.out
     assert said.sentence == "name a command."
@@ -190,6 +192,8 @@ def test_no_command_shows_the_help(arguments: list[str]):
 def test_a_place_that_cannot_be_written_to(tmp_path: Path):
     (tmp_path / "file").write_text("")
     refused(run(tmp_path / "file" / "out", "reconnect_storm", "--clients", 3), STORAGE, "cannot be written", "--out")
+    said = stormgate("drill", "run", "reconnect_storm", "--out", tmp_path / "file")
+    refused(said, STORAGE, "cannot be written", "--out")
 
 
 @pytest.mark.parametrize("limit", [1_000, 12_000])

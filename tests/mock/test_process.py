@@ -13,13 +13,13 @@ from textwrap import dedent
 
 import httpx
 import pytest
+from commands import STORMGATE, stormgate, stormgate_here
 
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.errors import StorageError, TargetError
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions
 
-STORMGATE = [sys.executable, "-m", "drills.cli"]
 OPTIONS = ServeOptions(RuntimeSettings(), Switches())
 
 
@@ -131,10 +131,6 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path):
 # --- as a person starts it --------------------------------------------------------------------------
 
 
-def serve(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*STORMGATE, "mock", "serve", *arguments], capture_output=True, text=True, timeout=60, check=False)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_order(tmp_path: Path, number: signal.Signals):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "RUNTIME_ADMIN_TOKEN": "s3cret"}
@@ -159,10 +155,10 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = serve("--port", str(port))
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith(f"stormgate: cannot listen on 127.0.0.1:{port}")
-    assert done.stderr.count("\n") == 1
+        said = stormgate("mock", "serve", "--port", port)
+    assert (said.code, said.out) == (3, "")
+    assert said.err.startswith(f"stormgate: cannot listen on 127.0.0.1:{port}")
+    assert said.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -182,22 +178,19 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path):
     ],
 )
 def test_a_wrong_option_is_one_sentence(arguments: list[str], words: list[str]):
-    done = serve(*arguments)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith("stormgate: ")
-    assert done.stderr.count("\n") == 1
-    assert [word for word in words if word not in done.stderr] == []
+    said = stormgate_here("mock", "serve", *arguments)
+    assert (said.code, said.out) == (3, "")
+    assert said.err.count("\n") == 1
+    assert [word for word in words if word not in said.sentence] == []
 
 
 @pytest.mark.parametrize("name", ["none/log.sqlite", "."])
 def test_a_state_file_that_cannot_be_is_one_sentence(tmp_path: Path, name: str):
-    done = serve("--state", str(tmp_path / name))
-    assert done.returncode == 4
-    assert done.stderr.startswith(f"stormgate: {tmp_path}")
-    assert done.stderr.count("\n") == 1
-    assert "listening" not in done.stdout
+    said = stormgate_here("mock", "serve", "--state", tmp_path / name)
+    assert (said.code, said.out) == (4, "")
+    assert said.err.count("\n") == 1
+    assert said.sentence.startswith(str(tmp_path))
 
 
 def test_its_defects_are_listed():
-    done = subprocess.run([*STORMGATE, "mock", "defects"], capture_output=True, text=True, timeout=60, check=True)
-    assert "skip_delivery" in done.stdout
+    assert "skip_delivery" in stormgate_here("mock", "defects").out
