@@ -3,6 +3,10 @@
 Both kinds do the same: open the socket with a ready-made token, join, subscribe, then receive. The plain one is what the
 documentation of `websockets` shows, with the standard library's JSON; ours records every observation, checks hashes and
 keeps cursors as in a drill.
+
+Events are published from here, too, with only so many of them not yet with every client: as fast as it goes, and no
+faster, so that neither side drowns in a queue. What that costs is in both kinds' figures. With few on their way each frame
+holds one event; with many the runtime puts several into one.
 """
 
 import asyncio
@@ -25,9 +29,12 @@ from sim.contract.client import ClientSession
 from sim.contract.codec import encode_client
 from sim.contract.frames import Compatibility, Join, Subscribe
 from sim.engines.client_driver import ClientDriver, WallClock
+from sim.engines.course import RUN_EVENT
+from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.socket import ClientSocket
 from sim.observations import Recorder
 
+WARM_UP_S = 1.0
 COMPATIBILITY = Compatibility("bench", "20260601T000000Z", "spacetime.sync.v1", 1)
 
 
@@ -35,23 +42,36 @@ class Job(msgspec.Struct):
     """What to do: `kind` is `ours` or `plain`; `tokens` one a client."""
 
     kind: str
-    socket_url: str
+    lane_url: str
+    run_id: str
     topic: str
     tokens: list[str]
+    outstanding: list[int]  # events on their way at once, one measurement each
     measure_s: float
+
+    @property
+    def lane(self) -> Lane:
+        """Where everything is."""
+        return Lane("bench", "mock", self.lane_url, self.lane_url)
+
+
+class Deliveries(msgspec.Struct):
+    """What came in during `wall_s`. CPU seconds are this process's own."""
+
+    deliveries: int
+    frames: int
+    bytes: int
+    wall_s: float
+    cpu_s: float
 
 
 class Report(msgspec.Struct):
-    """What it took. CPU seconds are this process's own."""
+    """What it took: to connect, and to receive, for each number of events on their way that was asked for."""
 
-    connects_per_s: float = 0.0
-    connect_cpu_us: float = 0.0
-    deliveries: int = 0
-    frames: int = 0
-    bytes: int = 0
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    kib_per_client: float = 0.0
+    connects_per_s: float
+    connect_cpu_us: float
+    kib_per_client: float
+    received: list[Deliveries]
 
 
 class Clients(Protocol):
@@ -102,7 +122,7 @@ class OurClients:
 
         for number in range(len(job.tokens)):
             session = ClientSession(number, [job.topic], policies.get("reference"), settings)
-            driver = CountingDriver(session, job.socket_url, mint, clock, self._recorder)
+            driver = CountingDriver(session, job.lane.socket_url, mint, clock, self._recorder)
             driver.crowd = self
             self._drivers.append(driver)
             driver.start()
@@ -123,7 +143,7 @@ class PlainClients:
         assert all(ready)
 
     async def _one(self, job: Job, token: str) -> bool:
-        url = f"{job.socket_url}?token={token}&vsn=2.0.0"
+        url = f"{job.lane.socket_url}?token={token}&vsn=2.0.0"
         socket = await connect(url, compression=None, ping_interval=None, open_timeout=None)
         await socket.send(encode_client(Join("1", COMPATIBILITY)))
         await socket.recv()
@@ -144,26 +164,59 @@ class PlainClients:
 
 
 async def run(job: Job, folder: Path) -> Report:
-    """Connect everyone, say so on stdout, measure deliveries for a while, report."""
+    """Connect everyone, measure deliveries for a while, report."""
     crowd: Clients = OurClients(folder) if job.kind == "ours" else PlainClients()
     gc.collect()
     memory_before, cpu, wall = _resident_kib(), time.process_time(), time.perf_counter()
     await crowd.connect(job)
     took_s, count = time.perf_counter() - wall, len(job.tokens)
-    report = Report(connects_per_s=count / took_s, connect_cpu_us=(time.process_time() - cpu) / count * 1e6)
+    connect_cpu_us = (time.process_time() - cpu) / count * 1e6
     gc.collect()
-    report.kib_per_client = (_resident_kib() - memory_before) / count
-    print("connected", flush=True)
-    await asyncio.sleep(1.0)  # the publisher gets going
-    began = (crowd.deliveries, crowd.frames, crowd.bytes, time.perf_counter(), time.process_time())
-    await asyncio.sleep(job.measure_s)
-    report.wall_s, report.cpu_s = time.perf_counter() - began[3], time.process_time() - began[4]
-    report.deliveries, report.frames, report.bytes = (
-        crowd.deliveries - began[0],
-        crowd.frames - began[1],
-        crowd.bytes - began[2],
-    )
+    report = Report(count / took_s, connect_cpu_us, (_resident_kib() - memory_before) / count, [])
+    publisher = Window(job, crowd)
+    for outstanding in job.outstanding:
+        publisher.outstanding = outstanding
+        await asyncio.sleep(WARM_UP_S)
+        report.received.append(await measure(crowd, job.measure_s))
+    publisher.task.cancel()
     return report
+
+
+async def measure(crowd: Clients, seconds: float) -> Deliveries:
+    """Count for a while."""
+    deliveries, frames, size = crowd.deliveries, crowd.frames, crowd.bytes
+    wall, cpu = time.perf_counter(), time.process_time()
+    await asyncio.sleep(seconds)
+    return Deliveries(
+        crowd.deliveries - deliveries,
+        crowd.frames - frames,
+        crowd.bytes - size,
+        time.perf_counter() - wall,
+        time.process_time() - cpu,
+    )
+
+
+class Window:
+    """Publishes while fewer than `outstanding` events are on their way."""
+
+    def __init__(self, job: Job, crowd: Clients) -> None:
+        self.outstanding = 0
+        self._job = job
+        self._crowd = crowd
+        self._http = LaneHttp(job.lane)
+        self.task = asyncio.create_task(self._publish_all())
+
+    async def _publish_all(self) -> None:
+        number = 0
+        while True:
+            room = self.outstanding - (number - self._crowd.deliveries // len(self._job.tokens))
+            await asyncio.gather(*(self._publish(number + k) for k in range(room)))
+            number += max(room, 0)
+            await asyncio.sleep(0.001)
+
+    async def _publish(self, number: int) -> None:
+        payload = {"number": number, "text": "x" * 64}
+        await self._http.publish(self._job.run_id, RUN_EVENT, payload, f"bench-{number}")
 
 
 def _resident_kib() -> float:
