@@ -1,0 +1,244 @@
+"""The virtual engine does what it says: exact instants, nothing lost or made up, the same bytes for the same seed."""
+
+import math
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import msgspec
+import pytest
+from storms import CATALOGUE, SHORT, small
+
+from drills.cli import CATALOG
+from sim import drill as drills
+from sim.contract.chance import draw
+from sim.drill import Drill
+from sim.engines import virtual, virtual_lane
+from sim.engines.stations import Station
+from sim.engines.virtual_client import one_way_delay_s
+from sim.observations import FILE_NAME, Kind, RunHeader, read_verified
+from sim.system_model import UNLIMITED, Network, Server, SystemModel
+
+MICROSECOND = 1e-6
+Rows = list[dict]
+
+
+def simulate(folder: Path, drill: Drill, seed: int = 1, model: SystemModel | None = None) -> tuple[RunHeader, Rows]:
+    folder.mkdir(parents=True, exist_ok=True)
+    virtual.run(drill, virtual.Options(folder, seed, model or SystemModel()))
+    header, table = read_verified(folder)
+    return header, table.to_pylist()
+
+
+def of(rows: Rows, *kinds: Kind) -> Rows:
+    return [row for row in rows if row["kind"] in kinds]
+
+
+def by_client(rows: Rows) -> dict[int, Rows]:
+    found: dict[int, Rows] = defaultdict(list)
+    for row in rows:
+        found[row["client"]].append(row)
+    return found
+
+
+# --- exact instants -------------------------------------------------------------------------------------
+
+
+def expected_delay_s(client: int, seed: int) -> float:
+    """The default network's: log-normal with median 10 ms and sigma 0.5, by Box and Muller."""
+    radius = math.sqrt(-2 * math.log(1 - draw(seed, "delay_u", client)))
+    return 0.010 * math.exp(0.5 * radius * math.cos(math.tau * draw(seed, "delay_v", client)))
+
+
+def full_jitter_s(client: int, seed: int, disconnects: int, attempt: int = 1) -> float:
+    return draw(seed, "backoff", client, disconnects) * min(0.250 * 2 ** (attempt - 1), 8.0)
+
+
+def test_without_limits_everyone_is_live_after_their_own_delays_and_backoff_to_the_microsecond(tmp_path: Path):
+    """Mint: there and back. Connect: SYN, SYN-ACK, upgrade, answer. Join and subscribe: there and back each."""
+    clients, seed, steady_s = 100, 3, 6.0
+    drill = drills.load(CATALOG / "reconnect_storm.toml", (f"fleet.clients={clients}", f"phases.steady_s={steady_s}"))
+    _, rows = simulate(tmp_path, drill, seed, UNLIMITED)
+    fault = next(row["t"] for row in of(rows, Kind.PHASE) if row["detail"] == "fault")
+    live = by_client(of(rows, Kind.SUBSCRIBED))
+    for client in range(clients):
+        delay_s = expected_delay_s(client, seed)
+        arrived = client / drill.fleet.connects_per_s + 10 * delay_s
+        first = fault + full_jitter_s(client, seed, 1) + 8 * delay_s
+        second = fault + drill.faults[1].at_s + full_jitter_s(client, seed, 2) + 8 * delay_s
+        times = [row["t"] for row in live[client]]
+        assert times == pytest.approx([arrived, first, second], rel=0, abs=MICROSECOND), client
+
+
+def test_without_limits_every_live_event_is_applied_one_delay_after_it_is_published(tmp_path: Path):
+    drill = small("reconnect_storm", "fleet.clients=20")
+    _, rows = simulate(tmp_path, drill, 1, UNLIMITED)
+    fault = next(row["t"] for row in of(rows, Kind.PHASE) if row["detail"] == "fault")
+    published = {(row["stream"], row["seq"]): row["t"] for row in of(rows, Kind.PUBLISHED)}
+    live_since = {row["client"]: row["t"] for row in reversed(of(rows, Kind.SUBSCRIBED))}
+    seen = 0
+    for row in of(rows, Kind.APPLIED):
+        at, client = published[row["stream"], row["seq"]], row["client"]
+        if live_since[client] < at and row["t"] < fault:
+            seen += 1
+            assert row["t"] == pytest.approx(at + expected_delay_s(client, 1), rel=0, abs=MICROSECOND)
+    assert seen > 100
+
+
+def test_delays_are_log_normal_over_clients():
+    model = SystemModel(network=Network(median_ms=20.0, sigma=0.7))
+    logs = [math.log(one_way_delay_s(model, 1, client) * 1000 / 20.0) / 0.7 for client in range(20_000)]
+    mean = sum(logs) / len(logs)
+    assert mean == pytest.approx(0.0, abs=0.02)
+    assert sum((value - mean) ** 2 for value in logs) / len(logs) == pytest.approx(1.0, abs=0.03)
+    assert sum(value > 1.6449 for value in logs) / len(logs) == pytest.approx(0.05, abs=0.005)
+    alike = SystemModel(network=Network(median_ms=20.0, sigma=0.0))
+    assert {one_way_delay_s(alike, 1, client) for client in range(10)} == {0.020}
+
+
+# --- nothing is lost, nothing is made up ----------------------------------------------------------------
+
+
+def account(rows: Rows, head: int) -> Counter[str]:
+    """What became of events 1 to `head` for one client and stream. `rows` are its own, in the order they were observed."""
+    fate: dict[int, str] = {}
+    covered_to = 0
+    for row in rows:
+        if row["kind"] == Kind.APPLIED:
+            assert fate.setdefault(row["seq"], "applied") == "applied"
+        elif row["kind"] == Kind.REBOOTSTRAPPED and row["detail"] == "fresh":
+            fate |= {seq: "before its time" for seq in range(1, row["seq"] + 1)}
+        elif row["kind"] == Kind.REBOOTSTRAPPED and row["detail"] == "snapshot":
+            covered_to = max(covered_to, row["seq"])
+        elif row["kind"] == Kind.DECLARED_LOSS:
+            for seq in range(row["seq"] - int(row["value"]) + 1, row["seq"] + 1):
+                assert fate.setdefault(seq, "declared lost") == "declared lost"
+    for seq in range(1, covered_to + 1):
+        fate.setdefault(seq, "covered")
+    assert max(fate, default=0) <= head
+    pending = [row for row in rows if row["kind"] == Kind.STILL_PENDING]
+    watermark = max(pending[0]["seq"], 0) if pending else head
+    for seq in range(watermark + 1, head + 1):
+        assert fate.setdefault(seq, "pending") == "pending"
+    return Counter(fate.values())
+
+
+SLOW = SystemModel(server=Server(delivery_batch_ms=40.0))  # a lane that falls behind for good: 25 frames a second
+
+
+@pytest.mark.parametrize("model", [SystemModel(), SLOW], ids=["default", "slow"])
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_for_each_client_what_was_published_is_applied_covered_declared_lost_or_pending(
+    tmp_path: Path, name: str, model: SystemModel
+):
+    limits = ("phases.steady_limit_s=0.1", "phases.settle_s=0.5") if model is SLOW else ()
+    header, rows = simulate(tmp_path, small(name, *limits), 1, model)
+    heads = Counter(row["stream"] for row in of(rows, Kind.PUBLISHED))
+    assert of(rows, Kind.PUBLISH_FAILED) == []
+    own = by_client(rows)
+    total: Counter[str] = Counter()
+    for client, streams in header.subscriptions.items():
+        for stream in streams:
+            fates = account([row for row in own[int(client)] if row["stream"] == stream], heads[stream])
+            assert sum(fates.values()) == heads[stream], (client, stream, fates)
+            total += fates
+    assert total["applied"] > 0
+    assert (total["pending"] > 0) == (model is SLOW)
+    if name == "stale_cursor" and model is not SLOW:
+        assert total["covered"] > 0
+        assert total["declared lost"] > 0
+
+
+def test_a_run_that_cannot_converge_ends_at_its_limit_and_says_who_is_pending_and_why(tmp_path: Path):
+    header, rows = simulate(tmp_path, small("dropped_delivery", "phases.steady_limit_s=0.1", "phases.settle_s=2"), 1, SLOW)
+    phases = {row["detail"]: row["t"] for row in of(rows, Kind.PHASE)}
+    assert header.complete
+    assert phases["end"] - phases["settle"] == pytest.approx(2, abs=0.2)
+    told = {row["client"] for row in of(rows, Kind.STILL_PENDING, Kind.SETTLED)}
+    assert told == {int(client) for client in header.subscriptions}
+    reasons = {row["detail"] for row in of(rows, Kind.STILL_PENDING)}
+    assert reasons
+    assert reasons <= {"behind", "replaying", "connecting", "joining", "subscribing", "backoff"}
+
+
+def test_littles_law_holds_for_the_handshakes_of_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The mean number in the station, looked at every millisecond, is the arrival rate times the mean stay."""
+    stays: list[tuple[float, float]] = []
+
+    class Watched(Station):
+        def admit(self, now: float, service_s: float) -> tuple[float, float]:
+            start, end = super().admit(now, service_s)
+            if service_s == 0.004:
+                stays.append((now, end))
+            return start, end
+
+    monkeypatch.setattr(virtual_lane, "Station", Watched)
+    model = SystemModel(server=Server(handshake_workers=2, handshake_ms=4.0))
+    simulate(tmp_path, small("reconnect_storm", "fleet.clients=300", "fleet.connects_per_s=400"), 1, model)
+    first, last = stays[0][0], max(end for _, end in stays)
+    watched, arrivals, number, total, looks = Station(2), iter(stays), 0.0, 0, 0
+    following = next(arrivals, None)
+    number = first
+    while number < last:
+        while following and following[0] <= number:
+            watched.admit(following[0], 0.004)
+            following = next(arrivals, None)
+        total, looks, number = total + watched.inside(number), looks + 1, number + 0.001
+    rate = len(stays) / (last - first)
+    mean_stay_s = sum(end - now for now, end in stays) / len(stays)
+    assert len(stays) >= 900
+    assert mean_stay_s > 0.010  # there was a queue
+    assert total / looks == pytest.approx(rate * mean_stay_s, rel=0.02)
+
+
+# --- the same bytes -------------------------------------------------------------------------------------
+
+RUN = """
+import sys
+from pathlib import Path
+from sim import drill as drills
+from sim.engines import virtual
+overrides, folder = tuple(sys.argv[3:]), Path(sys.argv[2])
+virtual.run(drills.load(Path(sys.argv[1]), overrides), virtual.Options(folder, 7))
+"""
+
+
+def observed(folder: Path) -> bytes:
+    return (folder / FILE_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["stale_cursor", "dropped_delivery"])
+def test_one_seed_gives_the_same_bytes_in_every_process_and_another_does_not(tmp_path: Path, name: str):
+    overrides = ("fleet.clients=40", "phases.steady_s=1.0", *SHORT[name])
+    drill = drills.load(CATALOG / f"{name}.toml", overrides)
+    simulate(tmp_path / "here", drill, 7)
+    simulate(tmp_path / "again", drill, 7)
+    simulate(tmp_path / "other", drill, 8)
+    children = []
+    for hash_seed in ("0", "4242"):
+        (tmp_path / hash_seed).mkdir()
+        command = [sys.executable, "-c", RUN, str(CATALOG / f"{name}.toml"), str(tmp_path / hash_seed), *overrides]
+        children.append(subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": hash_seed}))
+    assert [child.wait(60) for child in children] == [0, 0]
+    bytes_here = observed(tmp_path / "here")
+    assert all(observed(tmp_path / other) == bytes_here for other in ("again", "0", "4242"))
+    assert observed(tmp_path / "other") != bytes_here
+
+
+def test_one_client_more_changes_nothing_of_the_others_draws(tmp_path: Path):
+    """Without limits clients do not meet, so each one's whole story stays the same, row by row."""
+    steady = ("phases.steady_s=1.5", "fleet.connects_per_s=40")
+    stories = []
+    for clients in (40, 41):
+        # One more client arrives a fortieth of a second later; the phases begin at the same moments.
+        steady_s = 1.5 + (41 - clients) / 40
+        drill = small("reconnect_storm", *steady, f"fleet.clients={clients}", f"phases.steady_s={steady_s}")
+        drill = msgspec.structs.replace(drill, expect=drills.Expect())
+        _, rows = simulate(tmp_path / str(clients), drill, 1, UNLIMITED)
+        stories.append(by_client(rows))
+    assert sum(len(of(stories[0][client], Kind.BACKOFF)) for client in range(40)) >= 80
+    for client in range(40):
+        drawn = [[(row["t"], row["value"]) for row in of(story[client], Kind.BACKOFF, Kind.SUBSCRIBED)] for story in stories]
+        assert drawn[0] == drawn[1]
