@@ -147,7 +147,7 @@ def test_a_runtime_that_is_already_there_is_stormed_and_left_as_it_was(tmp_path:
     with started("mock", "serve") as served:
         url = re.search(r"http://\S+", served.stdout.readline())[0]
         command = ("drill", "run", "dropped_delivery", "--target", url, "--out", tmp_path, "--json")
-        said = stormgate(*command, *settings("dropped_delivery", "fleet.clients=10"))
+        said = stormgate(*command, *settings("dropped_delivery", "fleet.clients=10", "phases.settle_s=2"))
         summary = json.loads(said.out)
         assert (summary["target"], summary["target_kind"]) == (url, "mock")
         assert summary["drills"][0]["violations"] == []

@@ -82,15 +82,6 @@ def conservation(header: RunHeader, rows: list[dict]) -> None:
     assert min(cut) >= 1
 
 
-def test_another_seed_draws_other_delays(tmp_path: Path):
-    drill = small("reconnect_storm", "fleet.clients=10", "faults.1.share=0.5")
-    runs = [run_all(tmp_path, drill, seed=seed) for seed in (1, 2)]
-    delays = [backoffs(columns(folder_of(run_dir, drill))[1]) for run_dir in runs]
-    common = delays[0].keys() & delays[1].keys()
-    assert common
-    assert {key: delays[0][key] for key in common} != {key: delays[1][key] for key in common}
-
-
 def test_a_steady_state_that_is_never_reached_is_an_error_and_nothing_is_broken(tmp_path: Path):
     """A runtime that drops everybody at once for being silent."""
     silent = ("runtime.client_timeout_s=0.01", "phases.steady_limit_s=0.5", "phases.settle_s=1")
