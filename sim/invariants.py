@@ -177,15 +177,16 @@ def _place(shortfall: Shortfall) -> str:
 
 
 def _acknowledged_lost(laws: _Laws) -> Iterator[Violation]:
-    """Acknowledged events that the authority no longer has, or of which there are two versions."""
+    """Acknowledged events that the authority no longer has, of which there are two versions, or that are two in one."""
     history, ledger = laws.history, laws.ledger
     lost, (conflicts, first_conflict) = ledger.lost_by_authority, _conflicts(laws)
-    first = first_conflict
+    merged = ledger.acknowledged - len(ledger.published)
+    first = first_conflict or f"{merged} publishes were acknowledged as events that others had become before"
     if len(lost):
         event = lost[np.argmin(ledger.published.acknowledged_t[lost])]
         stream, seq = history.streams[ledger.published.stream[event]], int(ledger.published.seq[event])
         first = f"{stream}, seq {seq}, acknowledged at {ledger.published.acknowledged_t[event]:.3f} s, gone"
-    yield Violation("acknowledged_lost", len(lost) + conflicts, first)
+    yield Violation("acknowledged_lost", len(lost) + max(conflicts, merged), first)
 
 
 def _conflicts(laws: _Laws) -> tuple[int, str]:
@@ -253,11 +254,49 @@ def _cross_topic_leak(laws: _Laws) -> Iterator[Violation]:
 
 
 def _jumbled_message(laws: _Laws) -> Iterator[Violation]:
-    yield from laws.broken("jumbled_message", laws.history.of(Kind.HASH_MISMATCH))
+    yield from laws.broken("jumbled_message", laws.history.of(Kind.HASH_MISMATCH, Kind.MALFORMED))
+
+
+def _needless_loss(laws: _Laws) -> Iterator[Violation]:
+    """Events that a client declared lost although a fresh client still got them at the end."""
+    rows = laws.history.session_rows(Kind.DECLARED_LOSS)
+    low, high = laws.ledger.retained
+    first_lost = rows.seq - np.nan_to_num(rows.value, nan=0.0).astype(np.int64)
+    still_there = np.maximum(first_lost, low[rows.stream]) < np.minimum(rows.seq, high[rows.stream])
+    yield from laws.broken("needless_loss", rows.take(still_there))
+
+
+def _early_replay_complete(laws: _Laws) -> Iterator[Violation]:
+    """Catching up was called complete before the client had what was acknowledged when its connect was due."""
+    history, published = laws.history, laws.ledger.published
+    moves = history.fleet(Kind.APPLIED, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.CHECKPOINT_WRITTEN)
+    done = history.fleet(Kind.REPLAY_COMPLETED)
+    done = done.take(np.isfinite(done.value))
+    due_t = done.t - done.value / 1000.0
+    early = np.zeros(len(done), np.bool_)
+    for stream in np.unique(published.stream):
+        own, events = moves.take(moves.stream == stream), published.stream == stream
+        when = np.argsort(published.acknowledged_t[events], kind="stable")
+        heads = np.maximum.accumulate(np.append(0, published.seq[events][when]))
+        head = heads[np.searchsorted(published.acknowledged_t[events][when], due_t, side="right")]
+        early |= _reached(own, done) < head
+    yield from laws.broken("early_replay_complete", done.take(early))
 
 
 def _runtime_died(laws: _Laws) -> Iterator[Violation]:
     yield from laws.broken("runtime_died", laws.history.of(Kind.RUNTIME_DIED))
+
+
+def _reached(moves: Rows, moments: Rows) -> Ints:
+    """How far the client of each of `moments` had come by then, by `moves` of one stream; very far if it never moved."""
+    client = np.concatenate((moves.client, moments.client))
+    is_moment = np.repeat((False, True), (len(moves), len(moments)))
+    order = np.lexsort((is_moment, np.concatenate((moves.t, moments.t)), client))
+    place = client * _EPOCH_SPAN + np.append(moves.seq + 1, np.zeros(len(moments), np.int64))
+    farthest = np.empty(len(order), np.int64)
+    farthest[order] = np.maximum.accumulate(place[order])
+    reached = farthest[is_moment] - moments.client * _EPOCH_SPAN - 1
+    return np.where(reached >= 0, reached, _EPOCH_SPAN)
 
 
 def _changes(codes: Ints) -> Mask:
@@ -282,6 +321,8 @@ _LAWS: tuple[Callable[[_Laws], Iterator[Violation]], ...] = (
     _probes,
     _cross_topic_leak,
     _jumbled_message,
+    _needless_loss,
+    _early_replay_complete,
     _runtime_died,
 )
-_NEED_THE_END = (_stale_without_recovery, _acknowledged_lost, _phantom_event)
+_NEED_THE_END = (_stale_without_recovery, _acknowledged_lost, _phantom_event, _needless_loss)

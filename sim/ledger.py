@@ -129,6 +129,27 @@ class Ledger:
         missing &= ~self._between(self._audit_head(Kind.REBOOTSTRAPPED, Kind.APPLIED), self._audit_seen)
         return np.flatnonzero(missing | self._beyond_audit)
 
+    @cached_property
+    def acknowledged(self) -> int:
+        """How many publishes were acknowledged; each must have become an event of its own."""
+        return int((self.history.of(Kind.PUBLISHED).seq >= 0).sum())
+
+    @property
+    def retained(self) -> tuple[Ints, Ints]:
+        """By stream, the `(low, high]` that the auditor found at the end; empty without an audit."""
+        return self._auditor_baseline, self._audit_seen
+
+    def withheld(self, window_events: int, since_t: float) -> Ints:
+        """Indices into `published` of events that a window of so many must still hold, but that the auditor did not get.
+
+        Events acknowledged before `since_t` may have been forgotten on purpose.
+        """
+        published, baseline = self.published, self._auditor_baseline
+        head = self._audit_seen.copy()
+        np.maximum.at(head, published.stream, published.seq)
+        must_be = (published.seq > head[published.stream] - window_events) & (published.acknowledged_t > since_t)
+        return np.flatnonzero(must_be & (published.seq <= baseline[published.stream]) & self.audited)
+
     @property
     def audited(self) -> bool:
         """Whether the auditor got to read all that was retained at the end."""

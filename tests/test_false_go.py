@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from histories import storm_drill
+from histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 from served import serving
 from storms import red, run_all, storm
 
+from drills import gates
+from drills.verdicts import DrillVerdict, State
 from sim.drill import AnyFault, Drill, DropSockets, Load, Phases, ShrinkReplayBudget
 from sim.engines import course, sockets
 from sim.engines.fault_actions import FaultActions
@@ -17,7 +19,10 @@ from sim.engines.lane_http import Lane
 from sim.engines.publisher import Publisher, Stream
 from sim.errors import StorageError
 from sim.faults import PlannedFault
-from sim.observations import Columns, Recorder
+from sim.observations import Columns, Kind, Recorder
+
+ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
+EVENT_KINDS = (Kind.PUBLISHED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED)
 
 # --- evidence that was never written ----------------------------------------------------------------
 
@@ -111,3 +116,100 @@ def test_a_fault_does_not_mend_what_is_wrong_with_the_target(tmp_path: Path) -> 
     assert header.complete
     assert header.defects == left["defects"] == ["duplicate_delivery"]
     assert (left["mint_delay_ms"], left["shrunk_budget_events"]) == (1.0, 0)
+
+
+# --- evidence that looks well -----------------------------------------------------------------------
+
+
+def judged(story: Story, **expect: Any) -> DrillVerdict:
+    return gates.judge(storm_drill(checks=ENOUGH, **expect), story.history(), gates.load_thresholds(), "observations.parquet")
+
+
+def states(story: Story, **expect: Any) -> dict[str, str]:
+    """What is not a pass, by name; broken laws are `law`."""
+    verdict = judged(story, **expect)
+    return {check.name: str(check.state) for check in verdict.checks if check.state is not State.PASS} | {
+        violation.invariant: "law" for violation in verdict.violations
+    }
+
+
+def laws(story: Story) -> set[str]:
+    return {violation.invariant for violation in judged(story).violations}
+
+
+def test_a_storm_that_went_well_is_a_pass() -> None:
+    assert states(good_storm()) == {}
+
+
+def test_a_runtime_that_calls_everybody_stale_is_no_recovery() -> None:
+    """It never replays: everyone is told to take a snapshot, and what a snapshot covers counts as delivered."""
+    story = good_storm()
+    for client in range(story.clients):
+        story.tell(22.0, Kind.STALE, client, STREAM, 250, value=10.0, detail="replay_budget_exceeded")
+        story.tell(22.1, Kind.SUBSCRIBED, client, value=10.0)
+    assert states(story)["drill.unexpected_stale"] == "fail"
+    assert "drill.unexpected_stale" not in states(story, stale_reasons=("replay_budget_exceeded",))
+
+
+def test_connections_lost_while_nothing_is_broken_count() -> None:
+    """A runtime that dies in peace and is back in a second looked like one that never did."""
+    for t in (10.0, 40.0):
+        story = good_storm()
+        story.tell(t, Kind.DISCONNECTED, 3, detail="network").tell(t + 0.5, Kind.SUBSCRIBED, 3, value=10.0)
+        assert states(story) == {"drill.undisturbed": "fail"}
+    refreshed = good_storm().tell(40.0, Kind.DISCONNECTED, 3, detail="token_refresh_due")
+    assert states(refreshed.tell(40.5, Kind.SUBSCRIBED, 3, value=10.0)) == {}
+
+
+def test_a_storm_that_hit_a_few_is_none() -> None:
+    few = good_storm().changed(lambda row: row.kind is Kind.FAULT_OBSERVED, value=20.0)
+    assert states(few) == {"drill.faults_observed": "error"}
+    unnoticed = good_storm().without(lambda row: row.kind in (Kind.DISCONNECTED, Kind.BACKOFF) and row.client > 20)
+    assert states(unnoticed)["drill.faults_observed"] == "error"
+
+
+def test_a_publisher_that_fell_silent_leaves_little_to_lose() -> None:
+    story = good_storm().without(lambda row: row.seq > 100 and row.kind in EVENT_KINDS)
+    assert states(story)["drill.load"] == "error"
+
+
+def test_a_lateness_that_nobody_measured_is_not_small() -> None:
+    story = good_storm().without(lambda row: row.kind is Kind.GENERATOR_LAG and row.t > 15.0)
+    assert states(story) == {"drill.generator_lag_ms": "error"}
+
+
+# --- runtimes with defects that have no name --------------------------------------------------------
+
+
+def test_two_publishes_acknowledged_as_one_event_are_one_lost() -> None:
+    """It takes different idempotency keys for one, and answers the second publish with the first one's event."""
+    assert laws(good_storm().publish(7, t=12.0)) == {"acknowledged_lost"}
+
+
+def test_frames_that_are_none_are_jumbled_messages() -> None:
+    assert laws(good_storm().tell(40.0, Kind.MALFORMED, 3, detail="malformed_frame")) == {"jumbled_message"}
+
+
+def test_a_replay_that_is_called_complete_too_early_is_seen() -> None:
+    """The time to be caught up was taken from the runtime's word, and the events came seconds later, in the fault phase."""
+    story = good_storm()
+    done = max(
+        (row for row in story.rows if row.kind is Kind.REPLAY_COMPLETED and row.client != AUDITOR), key=lambda row: row.t
+    )
+    late = story.changed(
+        lambda row: row.client == done.client and row.kind in EVENT_KINDS and 20.1 < row.t <= done.t, t=done.t + 0.01
+    )
+    assert laws(late) == {"early_replay_complete"}
+
+
+def test_what_is_still_there_is_not_lost() -> None:
+    """A client that declares everything lost when it is told that it is stale, and a runtime that makes it do so."""
+    story = good_storm().tell(30.0, Kind.DECLARED_LOSS, 3, STREAM, 200, value=50.0)
+    assert "needless_loss" in {violation.invariant for violation in judged(story, declared_loss=True).violations}
+
+
+def test_a_fresh_client_gets_everything_that_must_be_retained() -> None:
+    """It forgets what it acknowledged once everybody has it: whoever comes next starts at the head."""
+    story = good_storm().without(lambda row: row.client == AUDITOR and row.kind in EVENT_KINDS)
+    story.tell(58.9, Kind.REBOOTSTRAPPED, AUDITOR, STREAM, 330, detail="fresh")
+    assert states(story) == {"drill.audited": "fail"}

@@ -6,11 +6,16 @@ from drills.checks.base import NAN, Answer, Case, Check, needed
 from drills.thresholds import Threshold
 from drills.verdicts import State
 from sim import samples
-from sim.history import PHASES
+from sim.history import PHASES, History
 from sim.observations import Kind
+from sim.reconnects import NOTICE_S
 
 # Late samples that a load generator is allowed before it counts as saturated.
 _LATE_SHARE = 0.05
+# [ours] Of those whom a fault must disconnect, and of the events that the drill asks for.
+_HIT_SHARE = 0.9
+_LOAD_SHARE = 0.9
+_HOLE_S = 1.0  # so long the load generator's lateness may go unmeasured
 # Codes of an answer that is none: nobody said no.
 _UNANSWERED = ("", "silence", "timeout", "network")
 
@@ -52,9 +57,61 @@ def _unseen(case: Case, index: int) -> str:
     begun, observed, ended = (history.of(kind) for kind in (Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED))
     if not bool((begun.attempt == index).any()):
         return "never began"
-    if not bool((observed.value[observed.attempt == index] >= 1).any()):
+    acted = observed.value[observed.attempt == index]
+    if not bool((acted >= 1).any()):
         return "was not seen to act"
-    return "" if bool((ended.attempt == index).any()) else "was not taken back"
+    if not bool((ended.attempt == index).any()):
+        return "was not taken back"
+    return _missed(history, index, float(acted.max()), float(begun.t[begun.attempt == index][0]))
+
+
+def _missed(history: History, index: int, acted: float, began_t: float) -> str:
+    """Whether a fault that must disconnect clients did so to nearly all of them; empty if it did."""
+    fault = history.header.plan[index]
+    kind = fault.get("kind")
+    if kind not in ("drop_sockets", "expire_tokens", "kill_runtime"):
+        return ""
+    # A cut names its clients; the others hit whoever is connected.
+    wanted = int(str(fault.get("clients", history.header.clients))) if kind == "drop_sockets" else _live_at(history, began_t)
+    cut = history.fleet(Kind.DISCONNECTED)
+    hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("heal", np.inf) + NOTICE_S)]))
+    hit = min(hit, wanted if kind == "kill_runtime" else int(acted))
+    return "" if hit >= _HIT_SHARE * wanted else f"disconnected {hit} of {wanted} clients"
+
+
+def _live_at(history: History, t: float) -> int:
+    """How many clients of the fleet were live just before `t`."""
+    rows = history.fleet(Kind.SUBSCRIBED, Kind.DISCONNECTED)
+    rows = rows.take(rows.t < t)
+    live = np.zeros(history.header.clients, np.bool_)
+    live[rows.client] = rows.is_kind(Kind.SUBSCRIBED)  # of several rows of one client the last counts
+    return int(live.sum())
+
+
+def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
+    """Connections lost while nothing was being broken are the runtime's own doing."""
+    history = case.history
+    lost, ended = history.fleet(Kind.DISCONNECTED), history.of(Kind.FAULT_ENDED)
+    calm_t = max(history.phases.get("heal", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
+    lost = lost.take((lost.t < history.first_fault_t) | (lost.t > calm_t))
+    lost = lost.take(~history.detail_is(lost, ["token_refresh_due"]))
+    lives = len(history.fleet(Kind.SUBSCRIBED))
+    if len(lost):
+        why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in history.detail_counts(lost).items())
+        return Answer(State.FAIL, len(lost), lives, f"connections were lost while nothing was being broken: {why}")
+    if lives == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
+    return Answer(State.PASS, 0, lives, "no connection was lost while nothing was being broken")
+
+
+def _load(case: Case, threshold: Threshold | None) -> Answer:
+    history, phases = case.history, case.history.phases
+    asked = case.drill.load.events_per_s * (phases.get("settle", np.nan) - phases.get("steady", np.nan))
+    tried = len(history.of(Kind.PUBLISHED)) + len(history.of(Kind.PUBLISH_FAILED))
+    enough = tried >= int(_LOAD_SHARE * asked) if np.isfinite(asked) else False
+    return Answer(
+        State.PASS if enough and tried else State.ERROR, tried, tried, f"{tried} of about {asked:.0f} events were published"
+    )
 
 
 def _converged(case: Case, threshold: Threshold | None) -> Answer:
@@ -80,6 +137,11 @@ def _generator_lag(case: Case, threshold: Threshold | None) -> Answer:
         return Answer(
             State.ERROR, NAN, n, f"{n} samples of the load generator's lateness are too few; {limit.minimum_n} are needed"
         )
+    phases, measured_t = case.history.phases, case.history.of(Kind.GENERATOR_LAG).t
+    t = np.concatenate(([phases.get("steady", 0.0)], measured_t, [phases.get("end", case.history.duration_s)]))
+    hole_s = float(np.diff(t).max())
+    if hole_s > _HOLE_S + float(lags[-1]) / 1000:
+        return Answer(State.ERROR, NAN, n, f"for {hole_s:.3g} s nothing says how late the load generator was")
     # NumPy sorts what is no number last, so it counts as late.
     lag = float(lags[n - 1 - int(_LATE_SHARE * n)])
     if lag <= limit.threshold:
@@ -102,6 +164,18 @@ def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
     if case.ledger.expected == 0:
         return Answer(State.NO_DATA, NAN, 0, "there were no deliveries to lose")
     return Answer(State.PASS, 0, case.ledger.expected, "no client declared a loss")
+
+
+def _unexpected_stale(case: Case, threshold: Threshold | None) -> Answer:
+    rows, answers = samples.stale_answers(case.history), samples.subscribe_answers(case.history)
+    if len(rows):
+        why = ", ".join(text or "no reason" for text in case.history.detail_counts(rows))
+        return Answer(
+            State.FAIL, len(rows), answers, f"clients were told that they are stale, which this drill does not expect: {why}"
+        )
+    if answers == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no subscribe was answered")
+    return Answer(State.PASS, 0, answers, "no client was told that it is stale")
 
 
 def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
@@ -142,7 +216,16 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
         return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
     if not case.ledger.audited or not bool((settled.client == auditor).any()):
         return Answer(State.NO_DATA, NAN, 0, "no fresh client read what was retained at the end, so a loss may be unseen")
+    window = case.drill.runtime.window_events
+    if withheld := len(case.ledger.withheld(window, _forgotten_until(history))):
+        return Answer(State.FAIL, 0, n, f"a fresh client did not get {withheld} events that a window of {window} must hold")
     return Answer(State.PASS, 1, n, "a fresh client read all that was retained at the end")
+
+
+def _forgotten_until(history: History) -> float:
+    """When events were last forgotten on purpose."""
+    ended = history.of(Kind.FAULT_ENDED)
+    return float(ended.t[history.detail_is(ended, ["shrink_window"])].max(initial=-np.inf))
 
 
 CHECKS = (
@@ -164,6 +247,26 @@ CHECKS = (
         "faults that were seen to act, and were taken back",
         "all of the plan",
         _faults_observed,
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "undisturbed",
+        "connections",
+        "connections lost while nothing was being broken",
+        "count, 0 allowed",
+        _undisturbed,
+        window="outside the fault phase",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "load",
+        "events",
+        "events that were published, acknowledged or not",
+        "nine tenths of what the drill asks for",
+        _load,
+        origin="synthetic",
         takes_threshold=False,
     ),
     Check(
@@ -206,6 +309,16 @@ CHECKS = (
         _declared_loss,
         takes_threshold=False,
         applies=lambda drill: not drill.expect.declared_loss,
+    ),
+    Check(
+        "drill",
+        "unexpected_stale",
+        "answers",
+        "stale answers that the drill does not expect",
+        "count, 0 allowed",
+        _unexpected_stale,
+        takes_threshold=False,
+        applies=lambda drill: not drill.expect.stale_reasons,
     ),
     Check(
         "drill",
