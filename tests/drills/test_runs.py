@@ -99,7 +99,7 @@ def wait_for(process, word: str) -> list[str]:
 @pytest.mark.parametrize(("name", "after_s"), [("runtime_restart", 2.0), ("reconnect_storm", 0.3)])
 def test_ctrl_c_in_the_middle_of_a_fault_heals_keeps_and_says_where(tmp_path: Path, name: str, after_s: float):
     """Of the restart it hits the moment at which there is no runtime at all."""
-    small = [part for key in ("fleet.clients=20", "phases.steady_s=0.5", "phases.fault_s=9") for part in ("--set", key)]
+    small = [part for key in ("fleet.clients=20", "phases.steady_s=2", "phases.fault_s=9") for part in ("--set", key)]
     with started("drill", "run", name, "dropped_delivery", "--out", tmp_path, *small) as process:
         lines = wait_for(process, " fault: ")
         time.sleep(after_s)
