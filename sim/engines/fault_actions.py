@@ -45,6 +45,7 @@ class FaultActions:
         self._recorder = recorder
         self._active: dict[int, PlannedFault] = {}
         self._switched = False
+        self._switching = asyncio.Lock()  # two requests under way at once could arrive in the other order
 
     async def run(self, fault: PlannedFault, began: float) -> None:
         """Carry out one fault at its time; `began` is when the fault phase did."""
@@ -70,8 +71,7 @@ class FaultActions:
             topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
             return sum([await self._http.shrink_window(topic, fault.keep_events) for topic in topics])
         if isinstance(fault, ExpireTokens):
-            self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=time.time())
-            return await self._set_switches()
+            return await self._set_switches(tokens_void_before=time.time())
         return await self._switch(planned, ends)
 
     async def _switch(self, planned: PlannedFault, ends: float) -> int:
@@ -113,11 +113,13 @@ class FaultActions:
                 raise TargetError("the runtime did not become ready again after it was killed; see its runtime.log.")
             await asyncio.sleep(_READY_POLL_S)
 
-    async def _set_switches(self, without: PlannedFault | None = None) -> int:
-        """Put in force what acts now."""
-        self._switched = True
-        active = [planned.fault for planned in self._active.values() if planned is not without]
-        return await self._http.set_switches(switches_during(self._healthy, active))
+    async def _set_switches(self, without: PlannedFault | None = None, **for_good: float) -> int:
+        """Put in force what acts now, and what stays; returns how many sockets were told to authenticate again."""
+        async with self._switching:
+            self._switched = True
+            self._healthy = msgspec.structs.replace(self._healthy, **for_good)
+            active = [planned.fault for planned in self._active.values() if planned is not without]
+            return await self._http.set_switches(switches_during(self._healthy, active))
 
     async def heal(self) -> None:
         """Take back whatever still acts, after all faults or in the middle of them."""
