@@ -37,15 +37,15 @@ def small(name: str, *overrides: str) -> Drill:
     return drills.load(CATALOG / f"{name}.toml", (*SMALL, *SHORT[name], *overrides))
 
 
-def run_all(out: Path, *chosen: Drill, defects: tuple[str, ...] = (), seed: int = 1) -> Path:
+def run_all(out: Path, *chosen: Drill, defects: tuple[str, ...] = (), seed: int = 1, engine: str = "sockets") -> Path:
     """Run drills in this process; returns the run's folder."""
-    request = running.Request(chosen, engine="sockets", target="mock", seed=seed, defects=defects, thresholds=None, out=out)
+    request = running.Request(chosen, engine=engine, target="mock", seed=seed, defects=defects, thresholds=None, out=out)
     return running.run(request)
 
 
-def storm(out: Path, drill: Drill, defects: tuple[str, ...] = (), seed: int = 1) -> DrillVerdict:
+def storm(out: Path, drill: Drill, defects: tuple[str, ...] = (), seed: int = 1, engine: str = "sockets") -> DrillVerdict:
     """Run one drill and judge it."""
-    (verdict,) = results.judge_run(run_all(out, drill, defects=defects, seed=seed)).drills
+    (verdict,) = results.judge_run(run_all(out, drill, defects=defects, seed=seed, engine=engine)).drills
     return verdict
 
 

@@ -1,6 +1,7 @@
 """Queues in virtual time against their closed forms, Little's law, and stations that lose everyone."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from bench.queues import SYSTEMS, System, closed_form, compare, erlang_c
@@ -37,7 +38,7 @@ def test_littles_law_holds_over_a_whole_run(workers: int):
     stays = [leaves - now for now, leaves in zip(arrivals, leaves, strict=True)]
     moments = sorted([*arrivals, *leaves])
     to_come, area = list(zip(arrivals, services, strict=True)), 0.0
-    for moment, following in zip(moments, moments[1:], strict=False):
+    for moment, following in pairwise(moments):
         while to_come and to_come[0][0] <= moment:
             counter.admit(*to_come.pop(0))
         area += counter.inside(moment) * (following - moment)

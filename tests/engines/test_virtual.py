@@ -109,7 +109,7 @@ def account(rows: Rows, head: int) -> Counter[str]:
         if row["kind"] == Kind.APPLIED:
             assert fate.setdefault(row["seq"], "applied") == "applied"
         elif row["kind"] == Kind.REBOOTSTRAPPED and row["detail"] == "fresh":
-            fate |= {seq: "before its time" for seq in range(1, row["seq"] + 1)}
+            fate |= dict.fromkeys(range(1, row["seq"] + 1), "before its time")
         elif row["kind"] == Kind.REBOOTSTRAPPED and row["detail"] == "snapshot":
             covered_to = max(covered_to, row["seq"])
         elif row["kind"] == Kind.DECLARED_LOSS:

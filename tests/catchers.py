@@ -1,0 +1,39 @@
+"""Which drill catches which defect, and which of the shipped client's, by which names: the same on every engine."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Catch:
+    """What is wrong, the drill that shows it, and what must turn red by name."""
+
+    wrong: str
+    drill: str
+    names: frozenset[str]
+
+
+def catch(wrong: str, drill: str, *names: str) -> Catch:
+    return Catch(wrong, drill, frozenset(names))
+
+
+DEFECT_CATCHERS = (
+    catch("skip_delivery", "dropped_delivery", "delivery.dropped_deliveries", "replay.divergence"),
+    catch("replay_off_by_one", "reconnect_storm", "replay.divergence"),
+    catch("ignore_cursor", "reconnect_storm", "replay.divergence"),
+    catch("no_stale_signal", "stale_cursor", "drill.stale_signalled"),
+    catch("accept_expired_token", "token_expiry_storm", "drill.probes", "expired_token_accepted"),
+    catch("accept_mutation", "reconnect_storm", "drill.probes", "socket_changed_state"),
+    catch("lose_log_on_restart", "runtime_restart", "acknowledged_lost"),
+    catch("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message"),
+    catch("cross_topic_leak", "reconnect_storm", "cross_topic_leak"),
+    catch("reorder_replay", "runtime_restart", "replay.divergence"),
+)
+HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
+DESKTOP_CATCHERS = (
+    catch("resubscribes from zero", "stale_cursor", "stale_loop", "replay.stale_loops", "reconnect.backoff_unjittered"),
+    catch("jumps over holes", "dropped_delivery", "silent_loss", "delivery.dropped_deliveries"),
+    catch("goes on counting", "reconnect_storm", "reconnect.backoff_never_resets", "reconnect.backoff_unjittered"),
+)
+# A second cut after a live period, the only place where a backoff that is never reset shows.
+LIVE_PERIOD = ("phases.fault_s=7.2", "faults.1.at_s=6.2")
+IMPATIENT = ("phases.settle_s=3", "phases.steady_limit_s=3")  # what will not converge need not be waited for

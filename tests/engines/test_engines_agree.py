@@ -1,0 +1,121 @@
+"""The same drill, simulated and over real sockets, is the same drill: what clients have in the end, which laws were broken,
+and what the judges say. Times are never compared."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from catchers import IMPATIENT
+from storms import CATALOGUE, OF_TIME, run_all, small
+
+from drills import results
+from drills.verdicts import DrillVerdict, State
+from sim.drill import Drill
+from sim.observations import Kind, RunHeader, read_verified
+
+# Fewer events than the drill's own, for a busy machine to be able to publish them, and limits to go with that.
+GENTLE = {"stale_cursor": ("load.events_per_s=45", "faults.1.events=5", "faults.2.keep_events=4")}
+Streams = dict[tuple[int, str], list[int]]
+
+
+def both(out: Path, drill: Drill, defects: tuple[str, ...] = ()) -> tuple[Path, Path]:
+    """The folders of a real and of a simulated run. A machine too busy for the real one gets a second chance."""
+    simulated = run_all(out / "virtual", drill, defects=defects, engine="virtual")
+    assert went_as_planned(judged(simulated))
+    for _ in range(2):
+        real = run_all(out / "sockets", drill, defects=defects)
+        if went_as_planned(judged(real)):
+            return real, simulated
+    pytest.skip("this machine is too busy for real sockets: twice the drill's course could not be kept to")
+
+
+def went_as_planned(verdict: DrillVerdict) -> bool:
+    """Whether the drill was the drill: everyone live before, events published, faults seen to act. How late does not matter."""
+    course = [check for check in verdict.checks if check.name.startswith("drill.") and check.name not in OF_TIME]
+    return not any(check.state is State.ERROR for check in course)
+
+
+def observed(run_dir: Path, drill: Drill) -> tuple[RunHeader, list[dict]]:
+    header, table = read_verified(results.drill_folder(run_dir, drill.name))
+    return header, table.to_pylist()
+
+
+def judged(run_dir: Path) -> DrillVerdict:
+    (verdict,) = results.judge_run(run_dir).drills
+    return verdict
+
+
+def fates(header: RunHeader, rows: list[dict]) -> tuple[Streams, Streams]:
+    """For each client and stream: what it applied, in that order; and all it has accounted for, in ascending order."""
+    pairs = [(int(client), stream) for client, streams in header.subscriptions.items() for stream in streams]
+    applied: Streams = {pair: [] for pair in pairs}
+    accounted: dict[tuple[int, str], set[int]] = defaultdict(set)
+    for row in rows:
+        pair = (row["client"], row["stream"])
+        if row["kind"] == Kind.APPLIED:
+            applied[pair].append(row["seq"])
+        elif row["kind"] == Kind.REBOOTSTRAPPED:
+            # Up to here everything is applied, covered by a snapshot, declared lost, or from before the client's time.
+            accounted[pair].update(range(1, row["seq"] + 1))
+    return applied, {pair: sorted(accounted[pair] | set(applied[pair])) for pair in pairs}
+
+
+def heads(rows: list[dict]) -> dict[str, int]:
+    found: dict[str, int] = defaultdict(int)
+    for row in rows:
+        if row["kind"] == Kind.PUBLISHED:
+            found[row["stream"]] = max(found[row["stream"]], row["seq"])
+    return found
+
+
+def common_heads(runs: list[list[dict]]) -> dict[str, int]:
+    """Runs do not last equally long to the event: each stream is compared up to its shorter head."""
+    found = [heads(rows) for rows in runs]
+    assert found[0].keys() == found[1].keys()
+    return {stream: min(each[stream] for each in found) for stream in found[0]}
+
+
+def verdict_of(verdict: DrillVerdict) -> tuple[set[str], set[str]]:
+    """The laws that were broken, and the checks that failed, those of time aside."""
+    failed = {check.name for check in verdict.checks if check.state is State.FAIL and check.name not in OF_TIME}
+    return {violation.invariant for violation in verdict.violations}, failed
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_both_engines_bring_every_client_the_same_events_in_the_same_order(tmp_path: Path, name: str):
+    drill = small(name, *GENTLE.get(name, ()))
+    runs = both(tmp_path, drill)
+    (header, rows), (other_header, other_rows) = (observed(run_dir, drill) for run_dir in runs)
+    assert other_header.subscriptions == header.subscriptions
+    assert other_header.plan == header.plan
+    upto = common_heads([rows, other_rows])
+    assert min(upto.values()) > 20
+    (applied, accounted), (other_applied, other_accounted) = fates(header, rows), fates(other_header, other_rows)
+    for pair, sequence in applied.items():
+        head = upto[pair[1]]
+        wanted = list(range(1, head + 1))
+        assert [seq for seq in accounted[pair] if seq <= head] == wanted, pair
+        assert [seq for seq in other_accounted[pair] if seq <= head] == wanted, pair
+        assert sequence == sorted(set(sequence)), pair
+        assert other_applied[pair] == sorted(set(other_applied[pair])), pair
+        if name != "stale_cursor":
+            assert [seq for seq in sequence if seq <= head] == wanted, pair
+            assert [seq for seq in other_applied[pair] if seq <= head] == wanted, pair
+    assert [verdict_of(judged(run_dir)) for run_dir in runs] == [(set(), set())] * 2
+
+
+SICK = (
+    ("reconnect_storm", "ignore_cursor"),
+    ("runtime_restart", "lose_log_on_restart"),
+    ("dropped_delivery", "desktop"),
+)
+
+
+@pytest.mark.parametrize(("name", "wrong"), SICK, ids=[wrong for _, wrong in SICK])
+def test_both_engines_find_the_same_wrong(tmp_path: Path, name: str, wrong: str):
+    """A handful of real runs; the whole table is held on each engine by its own test."""
+    is_policy = wrong == "desktop"
+    drill = small(name, *IMPATIENT, *(("fleet.policy=desktop",) if is_policy else ()))
+    real, simulated = (judged(run_dir) for run_dir in both(tmp_path, drill, () if is_policy else (wrong,)))
+    assert verdict_of(real) == verdict_of(simulated)
+    assert real.status == simulated.status == "fail"

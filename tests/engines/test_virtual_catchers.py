@@ -1,0 +1,26 @@
+"""Every defect is caught in simulation, too, by the names that catch it on real sockets; and what is lawful is not."""
+
+from pathlib import Path
+
+import pytest
+from catchers import DEFECT_CATCHERS, DESKTOP_CATCHERS, HARMLESS, IMPATIENT, LIVE_PERIOD, Catch
+from storms import CATALOGUE, red, small, storm, troubles
+
+
+@pytest.mark.parametrize("case", DEFECT_CATCHERS, ids=lambda case: case.wrong)
+def test_a_defect_is_caught_by_name(tmp_path: Path, case: Catch):
+    verdict = storm(tmp_path, small(case.drill, *IMPATIENT), defects=(case.wrong,), engine="virtual")
+    assert case.names <= red(verdict), verdict
+
+
+@pytest.mark.parametrize("case", DESKTOP_CATCHERS, ids=lambda case: case.wrong)
+def test_the_shipped_clients_defects_are_caught_by_name(tmp_path: Path, case: Catch):
+    long = LIVE_PERIOD if case.drill == "reconnect_storm" else ()
+    verdict = storm(tmp_path, small(case.drill, "fleet.policy=desktop", *long), engine="virtual")
+    assert case.names <= red(verdict), verdict
+
+
+@pytest.mark.parametrize("defects", [(), (HARMLESS,)], ids=["healthy", HARMLESS])
+@pytest.mark.parametrize("drill", CATALOGUE)
+def test_a_healthy_lane_and_lawful_duplicates_turn_nothing_red(tmp_path: Path, drill: str, defects: tuple[str, ...]):
+    assert troubles(storm(tmp_path, small(drill), defects=defects, engine="virtual")) == []
