@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sim.drill import Drill
 
 CATALOG = Path(__file__).with_name("catalog")
+EXAMPLES = Path(__file__).with_name("examples")  # run by name, and not by --all
 DEBUG_VARIABLE = "STORMGATE_DEBUG"
 _EXIT_USAGE, _EXIT_INTERNAL, _EXIT_CANNOT_TELL = 3, 4, 2
 _TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -38,18 +39,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 @drill_app.command("list")
 def drill_list() -> None:
-    """Show the catalogue: each drill's question, and the gates it feeds."""
+    """Show all drills: each one's question, the gates it feeds and the engines it runs on. `--all` leaves out the examples."""
     from rich.table import Table
 
     from drills.terminal import out
     from sim import drill as drills
 
-    table = Table("drill", "question", "gates", "clients", "about", show_lines=True)
+    table = Table("drill", "question", "gates", "clients", "about", "engines", show_lines=True)
     table.columns[0].no_wrap = True
-    for path in _catalogue().values():
+    for path in (_catalogue() | _examples()).values():
         drill = drills.load(path)
-        about_s = f"{drills.expected_duration_s(drill):.0f} s"
-        table.add_row(drill.name, drill.summary, " ".join(drill.gates), str(drill.fleet.clients), about_s)
+        about_s, gates, engines = f"{drills.expected_duration_s(drill):.0f} s", " ".join(drill.gates), " ".join(drill.engines)
+        name = f"{drill.name}\n(an example)" if path.parent == EXAMPLES else drill.name
+        table.add_row(name, drill.summary, gates, str(drill.fleet.clients), about_s, engines)
     out().print(table)
 
 
@@ -61,6 +63,9 @@ def drill_run(
     every: Annotated[bool, typer.Option("--all", help="Run the whole catalogue.")] = False,
     engine: Annotated[str, typer.Option(help="sockets: real ones; virtual: simulated time.")] = "sockets",
     model: Annotated[Path | None, typer.Option(help="System model of the virtual engine, a .toml file.")] = None,
+    replications: Annotated[
+        int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
+    ] = 1,
     target: Annotated[str, typer.Option(help="'mock' starts one; or the address of one on this machine.")] = "mock",
     clients: Annotated[int | None, typer.Option(help="Size of the fleet, instead of the drill's own.")] = None,
     policy: Annotated[str | None, typer.Option(help="Client policy: reference or desktop.")] = None,
@@ -85,6 +90,7 @@ def drill_run(
         thresholds=thresholds,
         out=out,
         model=model,
+        replications=replications,
     )
     if dry_run:
         running.show_plan(request, as_json)
@@ -140,6 +146,10 @@ def _catalogue() -> dict[str, Path]:
     return {path.stem: path for path in sorted(CATALOG.glob("*.toml"))}
 
 
+def _examples() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(EXAMPLES.glob("*.toml"))}
+
+
 def _load(names: list[str], every: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
     """The drills asked for; raises `UsageError`."""
     from sim import drill as drills
@@ -149,7 +159,7 @@ def _load(names: list[str], every: bool, overrides: tuple[str, ...]) -> "tuple[D
         raise UsageError("give drill names or --all, not both.")
     if not every and not names:
         raise UsageError(f"name a drill, or use --all; there are: {', '.join(catalogue)}.")
-    paths = list(catalogue.values()) if every else [_path_of(name, catalogue) for name in names]
+    paths = list(catalogue.values()) if every else [_path_of(name, catalogue | _examples()) for name in names]
     return tuple(drills.load(path, overrides) for path in paths)
 
 

@@ -65,8 +65,21 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
         "duration_s": _finite(drill.duration_s),
         "checks": [_check_summary(check) for check in drill.checks],
         "violations": [asdict(violation) for violation in drill.violations],
-        "metrics": {measure.name: _measure_summary(measure) for measure in drill.measures},
+        "metrics": _metrics(drill),
+        **({"replications": drill.replications} if drill.replications != 1 else {}),
     }
+
+
+def _metrics(drill: DrillVerdict) -> dict[str, Any]:
+    """Measures; those of several replications are means, with their interval and quantiles."""
+    found = {measure.name: _measure_summary(measure) for measure in drill.measures}
+    for spread in drill.spreads:
+        quantiles = {"min": spread.least, "p50": spread.median, "p95": spread.p95, "max": spread.most}
+        found[spread.name] |= {
+            "interval": [_finite(bound) for bound in spread.interval] if spread.interval else None,
+            "quantiles": {name: _finite(value) for name, value in quantiles.items()},
+        }
+    return found
 
 
 def _check_summary(check: CheckResult) -> dict[str, Any]:
@@ -121,7 +134,9 @@ def _environment() -> "jinja2.Environment":
     import jinja2  # imported late, as `--help` needs none of it
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=False, keep_trailing_newline=True)
-    environment.filters.update(number=number, cell=_cell, why=why, seen=users_saw, bounds=_bounds, limit=_limit)
+    environment.filters.update(
+        number=number, cell=_cell, why=why, seen=users_saw, bounds=_bounds, limit=_limit, between=_between
+    )
     return environment
 
 
@@ -164,7 +179,11 @@ def _cell(text: str) -> str:
 
 
 def _bounds(check: CheckResult) -> str:
-    return f"{number(check.interval[0])} .. {number(check.interval[1])}" if check.interval else "-"
+    return _between(check.interval)
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return f"{number(interval[0])} .. {number(interval[1])}" if interval else "-"
 
 
 def _limit(check: CheckResult) -> str:
@@ -179,10 +198,12 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("drill", "status", "clients", "live again (99 %)")
+    many = any(drill.replications != 1 for drill in verdict.drills)
+    table = Table("drill", "status", "clients", *(["replications"] if many else []), "live again (99 %)")
     for drill in verdict.drills:
         colour = _COLOURS.get(drill.status, "yellow")
-        table.add_row(drill.name, f"[{colour}]{drill.status}[/]", str(drill.clients), _recovery(drill))
+        count = [str(drill.replications)] if many else []
+        table.add_row(drill.name, f"[{colour}]{drill.status}[/]", str(drill.clients), *count, _recovery(drill))
     console.print(table)
     for drill in verdict.drills:
         if drill.status is not State.PASS:
@@ -200,4 +221,6 @@ def _recovery(drill: DrillVerdict) -> str:
     found = [measure for measure in drill.measures if measure.name == "live_again_99_s" and measure.n]
     if not found:
         return "-"
-    return "never" if math.isinf(found[0].value) else f"{number(found[0].value)} s"
+    interval = next((spread.interval for spread in drill.spreads if spread.name == "live_again_99_s"), None)
+    trust = f" ({_between(interval)})" if interval else ""
+    return "never" if math.isinf(found[0].value) else f"{number(found[0].value)} s{trust}"

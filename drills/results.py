@@ -4,6 +4,7 @@
         run-plan.json        what was going to run, written before anything did
         thresholds.toml      the thresholds, as they were
         drills/<name>/       drill.json, run.json, observations.parquet, runtime.log, <name>.png
+            replications/<seed>/    run.json and observations.parquet of each, where there is more than one
         summary.json, SUMMARY.md, gate-results.jsonl
 
 Judging reads and never writes. The plan is what makes a missing drill an error: a folder that was removed cannot
@@ -19,10 +20,11 @@ from pathlib import Path
 
 import msgspec
 
-from drills import gates, report
+from drills import combined, gates, report
 from drills.thresholds import DEFAULT_PATH, Thresholds
 from drills.verdicts import DrillVerdict, RunVerdict
 from sim import invariants, observations
+from sim.contract.settings import Count
 from sim.drill import Drill
 from sim.errors import EvidenceError, StorageError, UsageError
 from sim.history import History
@@ -33,6 +35,7 @@ DRILL_NAME = "drill.json"
 THRESHOLDS_NAME = "thresholds.toml"
 SUMMARY_NAME = "summary.json"
 _DRILLS = "drills"
+_REPLICATIONS = "replications"
 
 
 class PlannedDrill(msgspec.Struct, frozen=True):
@@ -54,6 +57,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str  # ISO 8601, UTC
     thresholds_sha256: str
     drills: list[PlannedDrill]
+    replications: Count = 1  # of each drill, under the seeds from `seed` on
 
 
 def create_run(
@@ -65,6 +69,7 @@ def create_run(
     target_kind: str,
     seed: int,
     thresholds: Path = DEFAULT_PATH,
+    replications: int = 1,
     now: datetime | None = None,
 ) -> Path:
     """Make the folder of a new run under `out`, with its plan and a copy of `thresholds`; returns the folder.
@@ -85,6 +90,7 @@ def create_run(
         created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
         thresholds_sha256=observations.file_sha256(thresholds),
         drills=[PlannedDrill(drill.name, drill.digest()) for drill in drills],
+        replications=replications,
     )
     try:
         (run_dir / _DRILLS).mkdir(parents=True)
@@ -120,6 +126,16 @@ def create_drill_folder(run_dir: Path, drill: Drill) -> Path:
 def drill_folder(run_dir: Path, name: str) -> Path:
     """Where a drill's files lie."""
     return run_dir / _DRILLS / name
+
+
+def replication_folder(run_dir: Path, name: str, seed: int) -> Path:
+    """Where the files of one of several replications lie."""
+    return drill_folder(run_dir, name) / _REPLICATIONS / str(seed)
+
+
+def seeds(first: int, replications: int) -> range:
+    """The seeds of a run's replications."""
+    return range(first, first + replications)
 
 
 def figure_path(run_dir: Path, name: str) -> Path:
@@ -174,12 +190,16 @@ def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
 
 
 def write_figures(run_dir: Path) -> list[Path]:
-    """Draw every drill whose observations can be read; returns the pictures. Raises `StorageError`."""
+    """Draw every drill whose observations can be read, of several replications the first; returns the pictures.
+
+    Raises `StorageError`.
+    """
     from sim import plots  # imported late: Matplotlib takes longer to import than a small run to judge
 
     drawn = []
-    for planned in read_plan(run_dir).drills:
-        folder, path = drill_folder(run_dir, planned.name), figure_path(run_dir, planned.name)
+    plan = read_plan(run_dir)
+    for planned in plan.drills:
+        folder, path = _folder(run_dir, plan, planned.name, plan.seed), figure_path(run_dir, planned.name)
         try:
             history = History(observations.read_header(folder), observations.read(folder))
         except EvidenceError:
@@ -204,17 +224,37 @@ def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds) -> list[Dri
 
 
 def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds: Thresholds) -> DrillVerdict:
-    folder = drill_folder(run_dir, planned.name)
-    evidence = _evidence(planned.name)
+    if plan.replications == 1:
+        return _judge_one(run_dir, plan, planned, plan.seed, thresholds)
+    wanted = seeds(plan.seed, plan.replications)
+    verdicts = {seed: _judge_one(run_dir, plan, planned, seed, thresholds) for seed in wanted}
+    verdict = combined.combine(verdicts, thresholds)
+    found = drill_folder(run_dir, planned.name) / _REPLICATIONS
+    names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
+    if strangers := [name for name in names if name not in map(str, wanted)]:
+        trouble = f"{found / strangers[0]}: is no replication of this run's plan."
+        return replace(verdict, checks=(gates.read_evidence(_evidence(planned.name), 0, trouble), *verdict.checks))
+    return verdict
+
+
+def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, thresholds: Thresholds) -> DrillVerdict:
+    """One run of a drill: its only one, or one of its replications."""
+    folder = _folder(run_dir, plan, planned.name, seed)
+    evidence = (folder / observations.FILE_NAME).relative_to(run_dir).as_posix()
     try:
         if not folder.is_dir():
-            raise EvidenceError(f"{folder}: the drill was planned, but its folder is missing.")
-        drill = _read_drill(folder, planned)
+            what = "drill" if plan.replications == 1 else "replication"
+            raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
+        drill = _read_drill(drill_folder(run_dir, planned.name), planned)
         header, table = observations.read_verified(folder)
-        _require_same_run(header, plan, drill, folder)
+        _require_same_run(header, plan, seed, drill, folder)
         return gates.judge(drill, History(header, table), thresholds, evidence)
     except EvidenceError as error:
         return _salvage(folder, gates.unreadable(planned.name, str(error), evidence))
+
+
+def _folder(run_dir: Path, plan: RunPlan, name: str, seed: int) -> Path:
+    return drill_folder(run_dir, name) if plan.replications == 1 else replication_folder(run_dir, name, seed)
 
 
 def _read_drill(folder: Path, planned: PlannedDrill) -> Drill:
@@ -230,7 +270,7 @@ def _read_drill(folder: Path, planned: PlannedDrill) -> Drill:
     return drill
 
 
-def _require_same_run(header: observations.RunHeader, plan: RunPlan, drill: Drill, folder: Path) -> None:
+def _require_same_run(header: observations.RunHeader, plan: RunPlan, seed: int, drill: Drill, folder: Path) -> None:
     """Evidence of another drill, engine, target or seed proves nothing about this run."""
     claims = {
         "drill": (header.drill, drill.name),
@@ -239,7 +279,7 @@ def _require_same_run(header: observations.RunHeader, plan: RunPlan, drill: Dril
         "policy": (header.policy, drill.fleet.policy),
         "engine": (header.engine, plan.engine),
         "target_kind": (header.target_kind, plan.target_kind),
-        "seed": (header.seed, plan.seed),
+        "seed": (header.seed, seed),
     }
     for name, (found, wanted) in claims.items():
         if found != wanted:
@@ -266,6 +306,11 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
         notes.append("This was a simulation: it says how such a lane would behave, not how any real one did.")
     elif plan.target_kind == "mock":
         notes.append("The target was the embedded mock, so this says nothing about a deployed runtime.")
+    if plan.replications != 1:
+        last = plan.seed + plan.replications - 1
+        notes.append(
+            f"Each drill was run {plan.replications} times, under the seeds {plan.seed} to {last}; measures are means."
+        )
     if sha256 != plan.thresholds_sha256:
         notes.append(f"Judged with {path}, which is not the thresholds file this run recorded (its SHA-256 differs).")
     return tuple(notes)

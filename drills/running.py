@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drills import results, targets
+from drills import replications, results, targets
 from drills.terminal import Progress, out
 from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import RunVerdict
 from sim import faults
 from sim.config import set_key, to_struct
 from sim.contract.settings import DEFECTS, RuntimeSettings, Switches
-from sim.drill import Drill
+from sim.drill import Drill, expected_duration_s
 from sim.errors import UsageError
 from sim.observations import RunHeader
 
 if TYPE_CHECKING:
     from sim.engines.lane_http import Lane
+    from sim.system_model import SystemModel
 
 ENGINES = ("sockets", "virtual")
-RunDrill = Callable[[Drill, Path, Callable[[str, str], None]], RunHeader]
+RunDrill = Callable[[Drill, Path, Progress], RunHeader]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Request:
     thresholds: Path | None
     out: Path
     model: Path | None = None  # of the simulated system
+    replications: int = 1  # of each drill, under as many seeds
 
 
 def run(request: Request) -> Path:
@@ -57,15 +59,54 @@ def run(request: Request) -> Path:
         target_kind=lane.kind if lane else "mock",
         seed=request.seed,
         thresholds=request.thresholds or DEFAULT_PATH,
+        replications=request.replications,
     )
     for drill in request.drills:
         folder = results.create_drill_folder(run_dir, drill)
-        with Progress(drill.name) as progress:
-            header = run_drill(drill, folder, progress)
-        if not header.complete:
-            print(f"stormgate: {header.stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
+        if request.replications > 1:
+            stopped_because = _replicate(drill, run_dir, request)
+        else:
+            stopped_because = _run_once(drill, folder, run_drill, request)
+        if stopped_because:
+            print(f"stormgate: {stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
             break
     return run_dir
+
+
+def _run_once(drill: Drill, folder: Path, run_drill: RunDrill, request: Request) -> str:
+    """The ordinary run of a drill; returns why it was cut short, empty when it was not."""
+    length = expected_duration_s(drill) if request.engine == "virtual" else None
+    with Progress(drill.name, length) as progress:
+        header = run_drill(drill, folder, progress)
+    return "" if header.complete else header.stopped_because
+
+
+def _replicate(drill: Drill, run_dir: Path, request: Request) -> str:
+    """All replications of a drill; returns why they ended early, empty when they did not."""
+    model = _model(request)
+    jobs = [
+        replications.Job(
+            drill, results.replication_folder(run_dir, drill.name, seed), seed, model, switches(request.defects, seed)
+        )
+        for seed in results.seeds(request.seed, request.replications)
+    ]
+    finished = 0
+
+    def say(done: int) -> None:
+        nonlocal finished
+        finished = done
+        progress("replications", f"{done} of {len(jobs)} are done", done)
+
+    with Progress(drill.name, len(jobs)) as progress:
+        why = replications.run(jobs, say)
+    return f"{why}, when {finished} of {len(jobs)} replications of {drill.name} were done" if why else ""
+
+
+def _model(request: Request) -> "SystemModel":
+    """The simulated system's model; raises `UsageError`."""
+    from sim import system_model
+
+    return system_model.load(request.model) if request.model else system_model.SystemModel()
 
 
 def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
@@ -82,10 +123,9 @@ def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
 
 def _virtual(request: Request) -> RunDrill:
     """The virtual engine, with its system model."""
-    from sim import system_model
     from sim.engines import virtual
 
-    model = system_model.load(request.model) if request.model else system_model.SystemModel()
+    model = _model(request)
     chosen = switches(request.defects, request.seed)
     return lambda drill, folder, progress: virtual.run(drill, virtual.Options(folder, request.seed, model, chosen, progress))
 
@@ -120,18 +160,42 @@ def show_plan(request: Request, as_json: bool) -> None:
 def _check(request: Request) -> None:
     from drills import gates
 
-    if request.engine not in ENGINES:
-        raise UsageError(f"--engine {request.engine}: there is no such engine; there are: {', '.join(ENGINES)}.")
-    if request.engine == "virtual" and request.target != targets.EMBEDDED:
-        raise UsageError(f"--target {request.target}: the virtual engine simulates its lane; leave --target out.")
-    if request.model is not None and request.engine != "virtual":
-        raise UsageError(f"--model {request.model}: only the virtual engine takes a system model; add --engine virtual.")
+    _check_engine(request)
     switches(request.defects, request.seed)
     if request.defects and request.target != targets.EMBEDDED:
         raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")
     loaded = gates.load_thresholds(request.thresholds or DEFAULT_PATH)
     for drill in request.drills:
         gates.require_checks(drill, loaded)
+
+
+def _check_engine(request: Request) -> None:
+    """Raise `UsageError` for what the chosen engine cannot do, or would have to leave out."""
+    if request.engine not in ENGINES:
+        raise UsageError(f"--engine {request.engine}: there is no such engine; there are: {', '.join(ENGINES)}.")
+    if request.engine == "virtual":
+        _check_virtual(request)
+    elif request.model is not None:
+        raise UsageError(f"--model {request.model}: only the virtual engine takes a system model; add --engine virtual.")
+    elif request.replications != 1:
+        raise UsageError(f"--replications {request.replications}: only the virtual engine replicates; add --engine virtual.")
+    for drill in request.drills:
+        if request.engine not in drill.engines:
+            raise UsageError(
+                f"drill '{drill.name}' is not for --engine {request.engine}; its key 'engines' has: {', '.join(drill.engines)}."
+            )
+
+
+def _check_virtual(request: Request) -> None:
+    from sim.engines import virtual
+
+    if request.target != targets.EMBEDDED:
+        raise UsageError(f"--target {request.target}: the virtual engine simulates its lane; leave --target out.")
+    if request.replications < 1:
+        raise UsageError(f"--replications {request.replications}: a drill needs at least 1.")
+    _model(request)
+    for drill in request.drills:
+        virtual.check(drill)
 
 
 def switches(defects: tuple[str, ...], seed: int) -> Switches:

@@ -1,5 +1,10 @@
-"""How sure a sample makes us: one-sided 95 % bounds that assume nothing about how the values are distributed."""
+"""How sure a sample makes us.
 
+Within a run: one-sided 95 % bounds that assume nothing about how the values are distributed. Over replications, which
+are independent and alike: the two-sided 95 % interval of their mean, by Student's t.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,6 +13,7 @@ import numpy as np
 from sim.history import Floats
 
 CONFIDENCE = 0.95
+MOST_REPLICATIONS = 100_000  # beyond, no number is said to do
 
 
 @dataclass(frozen=True)
@@ -83,3 +89,52 @@ def binomial_tail(hits: int, n: int, share: float) -> float:
     from scipy.stats import binom
 
     return float(binom.sf(hits - 1, n, share))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of `n` replications, its two-sided 95 % interval, and their standard deviation; NaN where n is too small."""
+
+    value: float
+    lower: float
+    upper: float
+    deviation: float
+    n: int
+
+
+def mean(values: Floats) -> Mean:
+    """The mean of one value a replication, with its interval. Source: Law, "Simulation Modeling and Analysis", section 4.5.
+
+    An infinite value makes the mean infinite and leaves no interval. Raises `ValueError` for a value that is no number.
+    """
+    n, nan = len(values), float("nan")
+    if bool(np.isnan(values).any()):
+        raise ValueError("a replication's value is not a number")
+    if n == 0 or not bool(np.isfinite(values).all()):
+        return Mean(float(np.mean(values)) if n else nan, nan, nan, nan, n)
+    middle = float(np.mean(values))
+    if n == 1:
+        return Mean(middle, nan, nan, nan, n)
+    deviation = float(np.std(values, ddof=1))
+    half = half_width(deviation, n)
+    return Mean(middle, middle - half, middle + half, deviation, n)
+
+
+def half_width(deviation: float, n: int) -> float:
+    """Half of the mean's 95 % interval for `n` replications of that standard deviation."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / float(np.sqrt(n))
+
+
+def smallest(n: int, does: Callable[[int], bool]) -> int | None:
+    """The smallest number from `n` that does, when all larger ones do too; None when none up to `MOST_REPLICATIONS` does."""
+    high = n
+    while not does(high):
+        if high >= MOST_REPLICATIONS:
+            return None
+        n, high = high + 1, min(2 * high, MOST_REPLICATIONS)
+    while n < high:
+        middle = (n + high) // 2
+        n, high = (n, middle) if does(middle) else (middle + 1, high)
+    return high

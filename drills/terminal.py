@@ -1,6 +1,11 @@
 """The terminal: verdicts on stdout, progress on stderr; plain lines where nobody watches."""
 
+import time
+
+from rich import progress as bars
 from rich.console import Console
+
+_LINE_EVERY_S = 1.0  # where lines are kept: enough to see that something goes on
 
 
 def out() -> Console:
@@ -9,26 +14,45 @@ def out() -> Console:
 
 
 class Progress:
-    """What a run is doing: one line that changes on a terminal, a line a step elsewhere."""
+    """What a run is doing: one line that changes on a terminal, with a bar if its length is known; a line a second elsewhere.
 
-    def __init__(self, drill: str) -> None:
-        self._drill = drill
+    `length` is how much there is to do, in the unit of `done`: seconds to simulate, replications to run.
+    """
+
+    def __init__(self, what: str, length: float | None = None) -> None:
+        self._what = what
+        self._length = length
         self._console = Console(stderr=True, highlight=False)
-        self._status = self._console.status(f"{drill}: starting") if self._console.is_terminal else None
+        self._live = self._bar() if self._console.is_terminal else None
+        self._said_at = 0.0
+        self._unsaid = ""
+
+    def _bar(self) -> bars.Progress:
+        length = [bars.BarColumn(bar_width=24)] if self._length else []
+        bar = bars.Progress(
+            bars.SpinnerColumn(), *length, bars.TextColumn("{task.description}"), console=self._console, transient=True
+        )
+        bar.add_task(f"{self._what}: starting", total=self._length)
+        return bar
 
     def __enter__(self) -> "Progress":
-        if self._status is not None:
-            self._status.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._live is not None:
+            self._live.stop()
+        elif self._unsaid:
+            self._console.print(self._unsaid, soft_wrap=True)
 
-    def __call__(self, phase: str, text: str) -> None:
+    def __call__(self, phase: str, text: str, done: float | None = None) -> None:
         """Say where the run is."""
-        line = f"{self._drill}: {phase}: {text}"
-        if self._status is not None:
-            self._status.update(line)
-        else:
+        line = f"{self._what}: {phase}: {text}"
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], description=line, completed=done)
+        elif time.monotonic() >= self._said_at + _LINE_EVERY_S:
             self._console.print(line, soft_wrap=True)
+            self._said_at, self._unsaid = time.monotonic(), ""
+        else:
+            self._unsaid = line

@@ -71,8 +71,23 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """One measure over replications. `n` of them had a value; the interval of the mean is two-sided, of 95 %."""
+
+    name: str
+    unit: str
+    n: int
+    mean: float
+    interval: tuple[float, float] | None  # None where there is none: of one value, or of an infinite one
+    least: float
+    median: float
+    p95: float
+    most: float
+
+
+@dataclass(frozen=True)
 class DrillVerdict:
-    """One drill's answer."""
+    """One drill's answer. Of several replications, `measures` are means, and `spreads` say how far they can be trusted."""
 
     name: str
     clients: int
@@ -83,6 +98,8 @@ class DrillVerdict:
     summary: str = ""  # the question it asked
     policy: str = ""
     defects: tuple[str, ...] = ()
+    replications: int = 1  # how many it was made of
+    spreads: tuple[Spread, ...] = ()
 
     @property
     def status(self) -> State:
@@ -98,7 +115,7 @@ class RunVerdict:
     engine: str
     target: str
     target_kind: str
-    seed: int
+    seed: int  # of the first replication
     drills: tuple[DrillVerdict, ...]
     thresholds_sha256: str
     recorded_thresholds_sha256: str

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from drills import statistics
 from drills.statistics import Bounds
@@ -16,6 +17,8 @@ from sim.ledger import Ledger
 from sim.samples import Share
 
 NAN = float("nan")
+# What several replications of a drill make of a check: one that fails makes it fail, or their mean or pooled ratio is judged.
+Across = Literal["worst", "mean", "ratio"]
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Check:
     comparator: Comparator = "<="
     takes_threshold: bool = True
     timed: bool = False  # a late load generator makes it look worse than it is
+    across: Across = "worst"
     extras: frozenset[str] = field(default=frozenset())
     applies: Callable[[Drill], bool] = lambda drill: True
 

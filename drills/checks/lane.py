@@ -82,8 +82,18 @@ def _publish_to_apply(case: Case, threshold: Threshold | None) -> Answer:
 
 _OUTSIDE_FAULT = "outside the fault phase"
 CHECKS = (
-    Check("error", "websocket_auth_error_ratio", "ratio", "connects refused for their token / attempts", RATIO, _auth_errors),
-    Check("error", "token_issue_failure_ratio", "ratio", "token requests refused / all", RATIO, _token_failures),
+    Check(
+        "error",
+        "websocket_auth_error_ratio",
+        "ratio",
+        "connects refused for their token / attempts",
+        RATIO,
+        _auth_errors,
+        across="ratio",
+    ),
+    Check(
+        "error", "token_issue_failure_ratio", "ratio", "token requests refused / all", RATIO, _token_failures, across="ratio"
+    ),
     Check(
         "error",
         "stale_cursors",
@@ -103,6 +113,7 @@ CHECKS = (
         _bootstrap,
         window="after the first fault",
         timed=True,
+        across="mean",
         extras=_MINIMUM_N,
     ),
     Check(
@@ -114,6 +125,7 @@ CHECKS = (
         _client_lag,
         window=_OUTSIDE_FAULT,
         timed=True,
+        across="mean",
         extras=_MINIMUM_N,
     ),
     Check("replay", "divergence", "events", "events that a replay skipped or began below the cursor", COUNT, _divergence),
@@ -126,6 +138,7 @@ CHECKS = (
         RATIO,
         _failed_publishes,
         origin="synthetic",
+        across="ratio",
     ),
     Check("delivery", "dropped_deliveries", "events", "published, never applied, not declared lost", COUNT, _dropped),
     Check("delivery", "slow_consumer_evictions", "evictions", "slow clients told to go", COUNT, _evictions),
@@ -147,6 +160,7 @@ CHECKS = (
         _publish_to_apply,
         window=_OUTSIDE_FAULT,
         timed=True,
+        across="mean",
         extras=_MINIMUM_N,
     ),
 )

@@ -89,6 +89,7 @@ CHECKS = (
         _live_again,
         window="after each fault",
         timed=True,
+        across="mean",
     ),
     Check("reconnect", "backoff_bounded", "ms", "the longest delay a client chose to wait", "maximum", _bounded),
     Check(
@@ -117,5 +118,6 @@ CHECKS = (
         "mean rate",
         _heartbeat_timeouts,
         timed=True,
+        across="mean",
     ),
 )
