@@ -49,7 +49,7 @@ class SystemModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     control: ControlService = ControlService()
     syn_retry_s: Positive = 1.0  # first retry of an unanswered SYN, doubling: RFC 6298, as Linux does it
-    sample_period_s: Positive = 0.5  # how often clients' lag is looked at
+    sample_period_s: Annotated[float, msgspec.Meta(ge=0.01)] = 0.5  # how often clients' lag is looked at, or more rarely
 
 
 UNLIMITED = SystemModel(

@@ -5,7 +5,9 @@ client; typed frames pass by reference and JSON frames are never made. One seed 
 every machine.
 """
 
+import math
 import signal
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,24 +17,25 @@ import simpy
 
 from sim.contract import policies
 from sim.contract.probes import session_class
-from sim.contract.replica import short_hash
 from sim.contract.settings import Switches
-from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.drill import Drill
-from sim.engines import course
+from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
+from sim.drill import Drill, KillRuntime, expected_duration_s
+from sim.engines import course, virtual_faults
 from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_faults import VirtualFaults
 from sim.engines.virtual_lane import VirtualLane
+from sim.engines.virtual_publisher import GIVE_UP_S, VirtualPublisher
+from sim.errors import UsageError
 from sim.faults import plan
 from sim.observations import NAN, Recorder, RunHeader, write_header
 from sim.system_model import SystemModel
 
 EPOCH = 2.0**20  # unix time at which every simulated run begins: so small that moments are exact to a nanosecond
-RETRY_S = 0.2
-GIVE_UP_S = 20.0
 _POLL_S = 0.1
 _SLICE_S = 0.5  # simulated time between looks at the clock on the wall, for progress and Ctrl-C
+_SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
+_MOST_LAG_SAMPLES = 500_000  # of a run; a long one with many clients is looked at more rarely
 Steps = Generator[simpy.Event, object, None]
 
 
@@ -44,12 +47,37 @@ class Options:
     seed: int = 1
     model: SystemModel = field(default_factory=SystemModel)
     switches: Switches = field(default_factory=Switches)
-    progress: Callable[[str, str], None] = lambda phase, text: None  # called now and then with what is going on
+    # Called now and then with the phase, what is going on, and how many seconds have been simulated.
+    progress: Callable[[str, str, float], None] = lambda phase, text, simulated_s: None
 
 
 def run(drill: Drill, options: Options) -> RunHeader:
-    """Run a drill into `options.folder`; returns the finished header. An interrupted run keeps what it had and says so."""
+    """Run a drill into `options.folder`; returns the finished header. An interrupted run keeps what it had and says so.
+
+    Raises `UsageError` for what has no meaning in simulation and for a simulation that comes to a standstill, and
+    `StorageError`.
+    """
+    check(drill)
     return _VirtualRun(drill, options).run()
+
+
+def check(drill: Drill) -> None:
+    """Raise `UsageError` for a drill with something in it that the simulation would have to leave out."""
+    for index, fault in enumerate(drill.faults):
+        if not isinstance(fault, virtual_faults.SIMULATED):
+            raise UsageError(
+                f"drill '{drill.name}': key 'faults.{index}.kind' is '{fault.kind}', which has no meaning in simulation; "
+                "use --engine sockets."
+            )
+
+
+def latest_end_s(drill: Drill, model: SystemModel) -> float:
+    """When a run must have ended, in simulated seconds, whatever goes wrong in it."""
+    phases = drill.phases
+    arrival_s = drill.fleet.clients / drill.fleet.connects_per_s
+    starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
+    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.heal_s, GIVE_UP_S, phases.settle_s)
+    return arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0
 
 
 class _VirtualRun:
@@ -64,12 +92,13 @@ class _VirtualRun:
         self._lane = VirtualLane(self._env, drill.runtime, options.switches, options.model)
         self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
         self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
-        self._heads = dict.fromkeys([*self._run_topics, *self._other_topics], 0)
+        topics = (self._run_topics, self._other_topics)
+        self._publisher = VirtualPublisher(self._env, self._lane, *topics, drill.load, self._recorder, EPOCH)
+        self._heads = self._publisher.heads
         self._clients: list[VirtualClient] = []
-        self._publishing = False
-        self._under_way = 0
         self._phase_name = "steady"
         self._interrupted = False
+        self._said_at = -math.inf
         self._header = course.new_header(
             drill, self._faults, engine="virtual", clock="virtual", seed=options.seed, libraries=("simpy",)
         )
@@ -100,21 +129,33 @@ class _VirtualRun:
     def _simulate(self) -> None:
         done = self._env.process(self._course())
         while not done.processed and not self._interrupted:
+            self._refuse_standstill()
             self._env.run(until=self._env.any_of([done, self._env.timeout(_SLICE_S)]))
             self._recorder.check()
-            self._say()
+            if time.monotonic() >= self._said_at + _SAY_EVERY_S:
+                self._say()
         if self._interrupted:
-            self._header.stopped_because = "it was interrupted"
+            self._header.stopped_because = (
+                f"it was interrupted in the {self._phase_name} phase, {self._env.now - EPOCH:.1f} s simulated"
+            )
         else:
             self._header.complete = True
+
+    def _refuse_standstill(self) -> None:
+        """A course that waits for what never happens would be simulated for ever."""
+        at_s = self._env.now - EPOCH
+        if self._env.peek() == math.inf or at_s > latest_end_s(self._drill, self._options.model):
+            raise UsageError(
+                f"drill '{self._drill.name}': the simulation came to a standstill in the {self._phase_name} phase, "
+                f"{at_s:.1f} s simulated: nothing that is still to happen can end it; look at the system model."
+            )
 
     # --- the course ---------------------------------------------------------------------------------
 
     def _course(self) -> Steps:
         phases = self._drill.phases
         self._phase("steady")
-        self._publishing = True
-        self._publish_next(self._env.now, 0)
+        self._publisher.start()
         self._env.process(self._sample_lag())
         self._arrive()
         yield self._env.timeout(self._drill.fleet.clients / self._drill.fleet.connects_per_s + phases.steady_s)
@@ -131,7 +172,7 @@ class _VirtualRun:
         faults.heal()
         yield self._env.timeout(phases.heal_s)
         self._phase("settle")
-        self._publishing = False
+        yield from self._publisher.finish()
         yield from self._settle()
         self._phase("end")
 
@@ -156,8 +197,6 @@ class _VirtualRun:
 
     def _settle(self) -> Steps:
         """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
-        while self._under_way:
-            yield self._env.timeout(_POLL_S)
         self._add_auditor()
         limit = self._env.now + self._drill.phases.settle_s
         pending = list(self._clients)
@@ -176,37 +215,6 @@ class _VirtualRun:
             cursor = session.replica.cursors[topic]
             at = -1 if cursor.watermark is None else cursor.watermark
             self._add("still_pending", session.client, cursor.stream, at, float(self._heads[topic]), session.why_pending())
-
-    # --- publishing ---------------------------------------------------------------------------------
-
-    def _publish_next(self, began: float, number: int) -> None:
-        """Publish event `number` now, and see to the next at its own due moment."""
-        if not self._publishing:
-            return
-        topics = list(self._heads)
-        self._under_way += 1
-        self._publish(topics[number % len(topics)], number, self._env.now)
-        due = began + (number + 1) / self._drill.load.events_per_s
-        self._env.call_at(due, self._publish_next, began, number + 1)
-
-    def _publish(self, topic: str, number: int, due: float) -> None:
-        kind = course.CODEX_EVENT if topic in self._other_topics else course.RUN_EVENT
-        payload = {"number": number, "text": "x" * self._drill.load.payload_bytes}
-        event = {"run_id": "r1" if topic in self._other_topics else topic.split(":")[1], "event_type": kind, "payload": payload}
-        self._lane.publish(topic, f"event-{number}", event, lambda answer: self._published(topic, number, due, answer))
-
-    def _published(self, topic: str, number: int, due: float, answer: tuple[int, str] | None) -> None:
-        now = self._env.now
-        stream, value = stream_id(topic), (now - due) * 1000
-        if answer is not None:
-            self._heads[topic] = max(self._heads[topic], answer[0])
-            self._add("published", stream=stream, seq=answer[0], value=value, detail=short_hash(answer[1]))
-        elif now + RETRY_S <= due + GIVE_UP_S:
-            self._env.call_at(now + RETRY_S, self._publish, topic, number, due)
-            return
-        else:
-            self._add("publish_failed", stream=stream, value=value, detail="unknown_outcome")
-        self._under_way -= 1
 
     # --- clients ------------------------------------------------------------------------------------
 
@@ -236,8 +244,10 @@ class _VirtualRun:
     # --- watching -----------------------------------------------------------------------------------
 
     def _sample_lag(self) -> Steps:
+        samples_per_s = _MOST_LAG_SAMPLES / self._drill.fleet.clients / expected_duration_s(self._drill)
+        period_s = max(self._options.model.sample_period_s, 1 / samples_per_s)
         while True:
-            yield self._env.timeout(self._options.model.sample_period_s)
+            yield self._env.timeout(period_s)
             for client in self._clients[: self._drill.fleet.clients]:
                 lag = course.lag_events(client.session, self._heads)
                 if lag is not None:
@@ -252,8 +262,10 @@ class _VirtualRun:
         self._say()
 
     def _say(self) -> None:
+        self._said_at = time.monotonic()
+        simulated_s = self._env.now - EPOCH
         live = f"{self._live()} of {self._drill.fleet.clients} clients live"
-        self._options.progress(self._phase_name, f"{self._env.now - EPOCH:.1f} s simulated, {live}")
+        self._options.progress(self._phase_name, f"{simulated_s:.1f} s simulated, {live}", simulated_s)
 
     def _add(self, kind: str, client: int = -1, stream: str = "", seq: int = -1, value: float = NAN, detail: str = "") -> None:
         self._recorder.add(self._env.now - EPOCH, kind, client, stream, seq, value=value, detail=detail)

@@ -5,13 +5,14 @@ from collections.abc import Generator, Sequence
 import msgspec
 import simpy
 
-from sim.drill import DropSockets, ExpireTokens, KillRuntime, ShrinkWindow, SkipDeliveries, SlowMint
+from sim.drill import DropSockets, ExpireTokens, KillRuntime, ShrinkReplayBudget, ShrinkWindow, SkipDeliveries, SlowMint
 from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_lane import VirtualLane
 from sim.faults import PlannedFault, switches_during
 from sim.observations import NAN, Recorder
 from sim.system_model import SystemModel
 
+SIMULATED = (DropSockets, ExpireTokens, KillRuntime, ShrinkReplayBudget, ShrinkWindow, SkipDeliveries, SlowMint)
 Steps = Generator[simpy.Event, object, None]
 _SLOW_ENOUGH = 0.9  # a token that took this share of the injected delay was slowed by it
 

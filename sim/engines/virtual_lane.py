@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sim.contract.actions import Token
+from sim.contract.admission import PublishLimits, Refusal
 from sim.contract.client import ClientSession
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
 from sim.contract.frames import ClientFrame, Compatibility, ServerFrame, UpdateBatch
@@ -43,6 +44,7 @@ class VirtualLane:
         self._model = model
         self.control = Control(settings, Keyring(_KEY))
         self.runtime = Runtime(settings, Keyring(_KEY), switches)
+        self._limits = PublishLimits(settings)
         self.is_up = True
         self._handshakes = Station(model.server.handshake_workers)
         self._minting = Station(model.control.mint_workers)
@@ -129,14 +131,19 @@ class VirtualLane:
 
     # --- publishing ---------------------------------------------------------------------------------
 
-    def publish(self, topic: str, key: str, event: object, answer: Callable[[tuple[int, str] | None], None]) -> None:
-        """Append one event; answers (seq, payload hash), or None when the runtime is down."""
+    def publish(self, topic: str, key: str, event: object, answer: Callable[[tuple[int, str] | Refusal | None], None]) -> None:
+        """Append one event; answers (seq, payload hash), a refusal, or None when the runtime is down."""
         if not self.is_up:
             answer(None)
             return
+        payload = canonical_json(event)
+        if no := self._limits.refusal(topic, len(payload), self._env.now):
+            self.runtime.counters.publish_failed += 1
+            answer(no)
+            return
         _, end = self._publishing.admit(self._env.now, self._model.server.publish_ms / 1000)
         life = self.life
-        self._env.call_at(end, lambda: answer(self._append(topic, key, canonical_json(event)) if life == self.life else None))
+        self._env.call_at(end, lambda: answer(self._append(topic, key, payload) if life == self.life else None))
 
     def _append(self, topic: str, key: str, payload: bytes) -> tuple[int, str]:
         now = self._env.now
@@ -241,4 +248,5 @@ class VirtualLane:
         self.runtime = Runtime(self._settings, Keyring(_KEY), switches)
         self.runtime.counters = counters
         self.runtime.streams.logs.update(logs)
+        self._limits = PublishLimits(self._settings)
         self.is_up = True
