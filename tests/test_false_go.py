@@ -1,9 +1,11 @@
 """Ways to a go that should be none: each was one once, or nearly."""
 
+import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from histories import AUDITOR, STREAM, Story, good_storm, storm_drill
@@ -12,16 +14,19 @@ from storms import red, run_all, storm
 
 from drills import gates
 from drills.verdicts import DrillVerdict, State
+from sim.contract.stream_log import canonical_json, payload_hash
+from sim.contract.streams import CODEX_WORKER_EVENTS, stream_id
 from sim.drill import AnyFault, Drill, DropSockets, Load, Phases, ShrinkReplayBudget
 from sim.engines import course, sockets
 from sim.engines.fault_actions import FaultActions
-from sim.engines.lane_http import Lane
+from sim.engines.lane_http import Lane, LaneHttp, PublishedEvent, PublishFailedError
 from sim.engines.publisher import Publisher, Stream
 from sim.errors import StorageError
 from sim.faults import PlannedFault
 from sim.observations import Columns, Kind, Recorder
 
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
+WORKERS = stream_id(CODEX_WORKER_EVENTS)
 EVENT_KINDS = (Kind.PUBLISHED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED)
 
 # --- evidence that was never written ----------------------------------------------------------------
@@ -213,3 +218,43 @@ def test_a_fresh_client_gets_everything_that_must_be_retained() -> None:
     story = good_storm().without(lambda row: row.client == AUDITOR and row.kind in EVENT_KINDS)
     story.tell(58.9, Kind.REBOOTSTRAPPED, AUDITOR, STREAM, 330, detail="fresh")
     assert states(story) == {"drill.audited": "fail"}
+
+
+@pytest.mark.parametrize("stream", [STREAM, WORKERS])
+def test_only_a_stream_without_snapshots_has_anything_to_declare_lost(stream: str) -> None:
+    """A runtime without the snapshots it owes: where a drill allows loss to be declared, it was allowed everywhere."""
+    story = good_storm().tell(30.0, Kind.DECLARED_LOSS, 3, stream, 200, value=50.0)
+    found = states(story, declared_loss=True)
+    assert found.get("drill.declared_loss") == ("fail" if stream == STREAM else None)
+
+
+class Answering(httpx.AsyncBaseTransport):
+    """A runtime that answers every publish with this event."""
+
+    def __init__(self, **event: object) -> None:
+        self.event = event
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(201, json={"event": self.event})
+
+
+def published(**event: object) -> PublishedEvent:
+    async def ask() -> PublishedEvent:
+        http = LaneHttp(Lane("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
+        http._http = httpx.AsyncClient(transport=Answering(**event))
+        return await http.publish("r1", "run.progress", {"number": 1}, "r1-1")
+
+    return asyncio.run(ask())
+
+
+def test_what_comes_out_is_held_against_what_went_in() -> None:
+    """A runtime that keeps another payload than it was sent, under a hash that fits that one, agrees with itself."""
+    sent = payload_hash(canonical_json({"run_id": "r1", "event_type": "run.progress", "payload": {"number": 1}}))
+    assert published(seq=3, payload_hash=payload_hash(b"null")).payload_hash == sent
+
+
+@pytest.mark.parametrize("seq", [0, -1])
+def test_an_acknowledgement_of_no_event_is_none(seq: int) -> None:
+    """The ledger knows no such event, so it could be lost without being missed."""
+    with pytest.raises(PublishFailedError, match="unknown_outcome"):
+        published(seq=seq)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from sim.contract.actions import Token
 from sim.contract.client import ClientSession
 from sim.contract.settings import Switches
+from sim.contract.stream_log import canonical_json, payload_hash
 from sim.engines.client_driver import MintFailedError
 from sim.errors import TargetError
 
@@ -72,9 +73,9 @@ class _ProblemAnswer(msgspec.Struct):
 
 
 class PublishedEvent(msgspec.Struct):
-    """What the runtime says of an event it took."""
+    """An event that the runtime took. `payload_hash` is the runtime's own word, or, on our mock, that of what was sent."""
 
-    seq: int
+    seq: Annotated[int, msgspec.Meta(ge=1)]
     payload_hash: str = ""
 
 
@@ -149,9 +150,13 @@ class LaneHttp:
             again = answer.status_code in (429, 502, 503, 504)
             raise PublishFailedError(problem.code, problem.retry_after_ms, final=not again)
         try:
-            return msgspec.json.decode(answer.content, type=_EventAnswer).event
+            event = msgspec.json.decode(answer.content, type=_EventAnswer).event
         except msgspec.DecodeError:
             raise PublishFailedError(UNKNOWN_OUTCOME) from None
+        if self._lane.kind == "mock":  # whose form of an event is known: what comes out is held against what went in
+            content = canonical_json({"run_id": run_id, "event_type": event_type, "payload": payload})
+            event.payload_hash = payload_hash(content)
+        return event
 
     # --- is it there, and does it speak the protocol? -----------------------------------------------
 

@@ -337,7 +337,10 @@ def test_declared_loss() -> None:
     assert state("drill.declared_loss", good_storm(2)) is PASS
     assert ask("drill.declared_loss", story).value == 2
     assert state("drill.declared_loss", story) is FAIL
-    assert "drill.declared_loss" not in names(judged(story, storm_drill(2, declared_loss=True)))
+    allowed = storm_drill(2, declared_loss=True)
+    assert state("drill.declared_loss", story, allowed) is FAIL, "the stream has snapshots"
+    elsewhere = good_storm(2).tell(30.0, Kind.DECLARED_LOSS, 0, "runtime.codex.worker.events", 4, value=2.0)
+    assert state("drill.declared_loss", elsewhere, allowed) is PASS
 
 
 def test_stale_signalled() -> None:
