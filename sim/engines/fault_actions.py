@@ -76,8 +76,8 @@ class FaultActions:
 
     async def _switch(self, planned: PlannedFault, ends: float) -> int:
         """A fault that is a switch of the mock: on, and at its end off again."""
-        before = await self._http.mock_state()
         began = self._clock.now()
+        before = await self._http.mock_state()
         await self._set_switches()
         await self._sleep_until(ends)
         after = await self._http.mock_state()
