@@ -14,7 +14,8 @@ def out() -> Console:
 
 
 class Progress:
-    """What a run is doing: one line that changes on a terminal, with a bar if its length is known; a line a second elsewhere.
+    """What a run is doing: one line that changes on a terminal, with a bar if its length is known; elsewhere a line a phase,
+    and in a long phase a line a second.
 
     `length` is how much there is to do, in the unit of `done`: seconds to simulate, replications to run.
     """
@@ -25,12 +26,16 @@ class Progress:
         self._console = Console(stderr=True, highlight=False)
         self._live = self._bar() if self._console.is_terminal else None
         self._said_at = 0.0
-        self._unsaid = ""
+        self._phase = self._unsaid = ""
 
     def _bar(self) -> bars.Progress:
         length = [bars.BarColumn(bar_width=24)] if self._length else []
         bar = bars.Progress(
-            bars.SpinnerColumn(), *length, bars.TextColumn("{task.description}"), console=self._console, transient=True
+            bars.SpinnerColumn(),
+            *length,
+            bars.TextColumn("{task.description}", markup=False),
+            console=self._console,
+            transient=True,
         )
         bar.add_task(f"{self._what}: starting", total=self._length)
         return bar
@@ -51,8 +56,8 @@ class Progress:
         line = f"{self._what}: {phase}: {text}"
         if self._live is not None:
             self._live.update(self._live.task_ids[0], description=line, completed=done)
-        elif time.monotonic() >= self._said_at + _LINE_EVERY_S:
+        elif phase != self._phase or time.monotonic() >= self._said_at + _LINE_EVERY_S:
             self._console.print(line, soft_wrap=True)
-            self._said_at, self._unsaid = time.monotonic(), ""
+            self._said_at, self._phase, self._unsaid = time.monotonic(), phase, ""
         else:
             self._unsaid = line

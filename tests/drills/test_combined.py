@@ -1,0 +1,206 @@
+"""Many replications, one verdict: intervals that are right, and no way for a bad storm to hide among good ones."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from drills import combined, gates, statistics
+from drills.gates import REGISTRY
+from drills.verdicts import CheckResult, DrillVerdict, State
+from sim.invariants import Violation
+from sim.metrics import Measure
+
+THRESHOLDS = gates.load_thresholds()
+MEAN, RATIO, COUNT = "reconnect.live_again_99_s", "error.token_issue_failure_ratio", "replay.divergence"
+NAN, INF = math.nan, math.inf
+
+
+def result(name: str, value: float, n: int = 300, state: State | None = None) -> CheckResult:
+    check, limit = REGISTRY[name], THRESHOLDS[name].threshold
+    state = state or (State.PASS if value <= limit else State.FAIL)
+    described = {"window": "w", "method": "m", "origin": "client", "reason": "so it was", "evidence": "e", "source": "s"}
+    return CheckResult(check.gate, check.name, state, value, check.unit, n, None, "<=", limit, **described)
+
+
+def verdict(*checks: CheckResult, **more: object) -> DrillVerdict:
+    return replace(DrillVerdict("storm", 300, 17.0, checks), **more)
+
+
+def combine(*verdicts: DrillVerdict, first_seed: int = 1) -> DrillVerdict:
+    return combined.combine(dict(enumerate(verdicts, first_seed)), THRESHOLDS)
+
+
+def check_of(name: str, *results: CheckResult) -> CheckResult:
+    (check,) = combine(*(verdict(each) for each in results)).checks
+    assert check.name == name
+    return check
+
+
+# --- the interval of a mean -------------------------------------------------------------------------
+
+
+def test_the_interval_is_students():
+    values = np.array([3.0, 5.0, 4.0, 8.0])
+    found = statistics.mean(values)
+    expected = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
+    assert (found.value, found.n) == (5.0, 4)
+    assert (found.lower, found.upper) == pytest.approx(expected)
+
+
+def test_the_interval_holds_the_mean_nineteen_times_in_twenty():
+    samples = np.random.default_rng(7).exponential(size=(2000, 20))
+    inside = sum(found.lower <= 1.0 <= found.upper for found in map(statistics.mean, samples))
+    assert 0.90 < inside / 2000 < 0.965  # exponential values are skewed: a little less than 0.95
+
+
+@pytest.mark.parametrize(("values", "mean"), [([], NAN), ([2.0], 2.0), ([1.0, INF], INF)])
+def test_without_an_interval_there_is_none(values: list[float], mean: float):
+    found = statistics.mean(np.array(values))
+    assert found.value == pytest.approx(mean, nan_ok=True)
+    assert math.isnan(found.lower)
+    assert math.isnan(found.upper)
+
+
+def test_what_is_no_number_has_no_mean():
+    with pytest.raises(ValueError, match="not a number"):
+        statistics.mean(np.array([1.0, NAN]))
+
+
+@pytest.mark.parametrize("wanted", [3, 4, 5, 17, 1000, 99_999, 100_000])
+def test_the_smallest_that_does(wanted: int):
+    assert statistics.smallest(3, lambda n: n >= wanted) == wanted
+
+
+def test_none_does():
+    assert statistics.smallest(3, lambda n: False) is None
+
+
+# --- a mean -----------------------------------------------------------------------------------------
+
+
+def test_the_upper_end_is_judged():
+    good = check_of(MEAN, *(result(MEAN, value) for value in (50.0, 51.0, 52.0)))
+    assert (good.state, good.value, good.n) == (State.PASS, 51.0, 3)
+    assert good.interval == pytest.approx(stats.t.interval(0.95, 2, loc=51, scale=1 / math.sqrt(3)))
+    wide = check_of(MEAN, *(result(MEAN, value) for value in (30.0, 45.0, 59.0)))
+    assert wide.state is State.INCONCLUSIVE
+
+
+def test_too_wide_says_how_many_would_do():
+    values = np.array([30.0, 45.0, 59.0])
+    wide = check_of(MEAN, *(result(MEAN, value) for value in values))
+    enough = int(wide.reason.partition("--replications ")[2].split()[0])
+    gap, deviation = 60 - values.mean(), values.std(ddof=1)
+    assert statistics.half_width(deviation, enough) <= gap < statistics.half_width(deviation, enough - 1)
+
+
+def test_on_the_threshold_no_number_would_do():
+    wide = check_of(MEAN, *(result(MEAN, value, state=State.INCONCLUSIVE) for value in (50.0, 60.0, 70.0)))
+    assert (wide.state, "no number of replications would do" in wide.reason) == (State.INCONCLUSIVE, True)
+
+
+def test_over_the_threshold_is_a_failure():
+    assert check_of(MEAN, *(result(MEAN, value) for value in (80.0, 81.0, 82.0))).state is State.FAIL
+    assert check_of(MEAN, result(MEAN, 61.0), result(MEAN, 900.0)).state is State.FAIL, "wide, but each failed by itself"
+
+
+def test_one_bad_storm_cannot_hide_in_a_good_mean():
+    found = check_of(MEAN, *(result(MEAN, value) for value in [1.0] * 99 + [61.0]))
+    assert found.interval is not None
+    assert found.interval[1] < 60
+    assert (found.state, "seed 100" in found.reason) == (State.INCONCLUSIVE, True)
+
+
+def test_one_that_never_recovered_is_a_failure():
+    found = check_of(MEAN, result(MEAN, 1.0), result(MEAN, INF), result(MEAN, 1.0))
+    assert (found.state, "seed 2" in found.reason) == (State.FAIL, True)
+
+
+@pytest.mark.parametrize("state", [State.NO_DATA, State.NOT_RUN, State.ERROR])
+def test_one_that_measured_nothing_is_no_pass(state: State):
+    assert check_of(MEAN, result(MEAN, 1.0), result(MEAN, NAN, 0, state), result(MEAN, 1.0)).state is state
+
+
+def test_many_small_samples_are_no_large_one():
+    name = "replay.bootstrap_ms"
+    small = [result(name, 10.0, 20, State.INCONCLUSIVE)] * 50
+    assert check_of(name, *small).state is State.INCONCLUSIVE
+
+
+# --- a ratio ----------------------------------------------------------------------------------------
+
+
+def test_no_hit_at_all_proves_no_more_than_its_sample():
+    """Ten tokens without a failure twice: their means do not vary at all, and say nothing about one in a hundred."""
+    found = check_of(RATIO, *[result(RATIO, 0.0, 10, State.INCONCLUSIVE)] * 2)
+    assert found.state is State.INCONCLUSIVE
+    assert "--replications 27 would do" in found.reason, "with no failure at all 268 tokens are needed"
+    assert check_of(RATIO, *[result(RATIO, 0.0, 10, State.INCONCLUSIVE)] * 27).state is State.PASS
+
+
+def test_replications_that_differ_widen_a_ratio():
+    values = [0.0] * 9 + [0.05]
+    found = check_of(RATIO, *(result(RATIO, value, 10_000, State.INCONCLUSIVE) for value in values))
+    assert found.state is State.INCONCLUSIVE, "one of ten had all the failures: the pooled bound alone would pass it"
+    assert found.value == pytest.approx(0.005)
+
+
+# --- counts and laws --------------------------------------------------------------------------------
+
+
+def test_one_failed_count_is_a_failure():
+    found = check_of(COUNT, result(COUNT, 0), result(COUNT, 2), result(COUNT, 0), result(COUNT, 7))
+    assert (found.state, found.value, found.n) == (State.FAIL, 7, 1200)
+    assert "2 of 4 replications (seed 2, 4), here with seed 4" in found.reason
+
+
+def test_one_broken_law_is_a_failure():
+    broken = verdict(result(COUNT, 0), violations=(Violation("hole", 2, "client 3"),))
+    found = combine(verdict(result(COUNT, 0)), broken, broken, first_seed=7)
+    assert found.status is State.FAIL
+    assert found.violations == (Violation("hole", 4, "with seed 8: client 3"),)
+
+
+def test_one_unreadable_replication_is_an_error():
+    good = gates.read_evidence("e", 10)
+    lost = gates.unreadable("storm", "observations.parquet: is missing.", "e")
+    found = combine(verdict(good, result(MEAN, 1.0)), lost, verdict(good, result(MEAN, 1.0)))
+    assert (found.status, found.clients) == (State.ERROR, 300)
+    assert "seed 2: observations.parquet: is missing." in found.checks[0].reason
+
+
+# --- measures ---------------------------------------------------------------------------------------
+
+
+def spread_of(*values: float, name: str = "m") -> combined.Spread:
+    (spread,) = combined.spreads([verdict(measures=(Measure(name, value, "s", 5),)) for value in values])
+    return spread
+
+
+def test_a_measure_has_mean_interval_and_quantiles():
+    spread = spread_of(*map(float, range(1, 21)))
+    assert (spread.mean, spread.least, spread.median, spread.p95, spread.most, spread.n) == (10.5, 1, 10, 19, 20, 20)
+    assert spread.interval == pytest.approx(stats.t.interval(0.95, 19, loc=10.5, scale=stats.sem(range(1, 21))))
+
+
+def test_a_measure_of_nothing_is_left_out_of_the_mean():
+    spread = spread_of(1.0, NAN, 3.0)
+    assert (spread.mean, spread.n) == (2.0, 2)
+    assert (spread_of(NAN, NAN).n, spread_of(NAN, NAN).interval) == (0, None)
+
+
+def test_an_endless_measure_has_no_interval():
+    spread = spread_of(1.0, INF)
+    assert (spread.mean, spread.interval, spread.most) == (INF, None, INF)
+
+
+def test_a_disconnect_nobody_had_counts_as_none():
+    seen = verdict(measures=(Measure("live", 1.0, "s", 5), Measure("disconnects.network", 4, "disconnects", 4)))
+    unseen = verdict(measures=(Measure("live", 3.0, "s", 5),))
+    assert {spread.name: (spread.mean, spread.n) for spread in combined.spreads([seen, unseen])} == {
+        "live": (2.0, 2),
+        "disconnects.network": (2.0, 2),
+    }
