@@ -11,6 +11,7 @@ Judging reads and never writes. The plan is what makes a missing drill an error:
 turn a run into a go.
 """
 
+import hashlib
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class PlannedDrill(msgspec.Struct, frozen=True):
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run was going to do: `run-plan.json`."""
 
-    schema: int = 1
+    schema: int = observations.SCHEMA_VERSION
     run_id: str
     engine: str
     target: str  # name or address, never a secret
@@ -171,7 +172,7 @@ def read_plan(run_dir: Path) -> RunPlan:
     """A run's plan. Raises `UsageError` for a folder that is no run, `EvidenceError` for a missing or damaged plan."""
     path = run_dir / PLAN_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunPlan)
+        plan = msgspec.json.decode(path.read_bytes(), type=RunPlan)
     except (FileNotFoundError, NotADirectoryError):
         if (run_dir / _DRILLS).is_dir():
             raise EvidenceError(f"{path}: is missing, so nothing says which drills this run should have.") from None
@@ -180,6 +181,9 @@ def read_plan(run_dir: Path) -> RunPlan:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
     except msgspec.DecodeError as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
+    if plan.schema != observations.SCHEMA_VERSION:
+        raise EvidenceError(f"{path}: is of schema {plan.schema}, which this version does not know.")
+    return plan
 
 
 def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
@@ -265,19 +269,25 @@ def _read_drill(folder: Path, planned: PlannedDrill) -> Drill:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
-    if drill.digest() != planned.sha256:
+    if _digest(path) != planned.sha256:
         raise EvidenceError(f"{path}: is not the drill that was planned (its digest differs from {PLAN_NAME}).")
     return drill
+
+
+def _digest(path: Path) -> str:
+    """`Drill.digest` of a drill as it was written: a later version, with keys of its own, would have it otherwise."""
+    return hashlib.sha256(msgspec.json.format(path.read_bytes(), indent=-1)).hexdigest()
 
 
 def _require_same_run(header: observations.RunHeader, plan: RunPlan, seed: int, drill: Drill, folder: Path) -> None:
     """Evidence of another drill, engine, target or seed proves nothing about this run."""
     claims = {
         "drill": (header.drill, drill.name),
-        "drill_sha256": (header.drill_sha256, drill.digest()),
+        "drill_sha256": (header.drill_sha256, _digest(folder / DRILL_NAME)),
         "clients": (header.clients, drill.fleet.clients),
         "policy": (header.policy, drill.fleet.policy),
         "engine": (header.engine, plan.engine),
+        "target": (header.target, plan.target),
         "target_kind": (header.target_kind, plan.target_kind),
         "seed": (header.seed, seed),
     }
@@ -285,6 +295,17 @@ def _require_same_run(header: observations.RunHeader, plan: RunPlan, seed: int, 
         if found != wanted:
             where = folder / observations.HEADER_NAME
             raise EvidenceError(f"{where}: says {name} {found!r}, but this run's is {wanted!r}.")
+    if not _is_after(header.started_at, plan.created_at):
+        raise EvidenceError(
+            f"{folder}: this began before this run did ({header.started_at}, {plan.created_at}); it is another's."
+        )
+
+
+def _is_after(moment: str, other: str) -> bool:
+    try:
+        return datetime.fromisoformat(moment) >= datetime.fromisoformat(other)
+    except (ValueError, TypeError):  # no moment at all, or one without its time zone
+        return False
 
 
 def _salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:

@@ -35,6 +35,7 @@ from sim.errors import EvidenceError, StorageError
 FILE_NAME = "observations.parquet"
 CHUNK_FOLDER = "observations"
 CHUNK_ROWS = 131_072
+SCHEMA_VERSION = 1  # of a run's files
 
 
 class Kind(StrEnum):
@@ -322,7 +323,7 @@ def _read_one(path: Path) -> pa.Table:
 class RunHeader(msgspec.Struct, kw_only=True):
     """Who, what and with what: `run.json`, written beside the observations before a run begins and when it ends."""
 
-    schema: int = 1
+    schema: int = SCHEMA_VERSION
     drill: str
     drill_sha256: str
     engine: str
@@ -364,11 +365,14 @@ def read_header(folder: Path) -> RunHeader:
     """Read `run.json`; raises `EvidenceError` when it is missing or damaged."""
     path = folder / HEADER_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunHeader)
+        header = msgspec.json.decode(path.read_bytes(), type=RunHeader)
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
     except msgspec.DecodeError as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
+    if header.schema != SCHEMA_VERSION:
+        raise EvidenceError(f"{path}: is of schema {header.schema}, which this version does not know.")
+    return header
 
 
 def read_verified(folder: Path) -> tuple[RunHeader, pa.Table]:

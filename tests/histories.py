@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ class Story:
         recorder = Recorder(folder)
         for row in self.rows:
             recorder.add(row.t, str(row.kind), row.client, row.stream, row.seq, row.attempt, row.value, row.detail)
-        made = run_header(self.clients, **{**self.header, "drill": drill.name, "drill_sha256": drill.digest(), **header})
+        about = {"drill": drill.name, "drill_sha256": drill.digest(), "started_at": datetime.now(UTC).isoformat()}
+        made = run_header(self.clients, **{**self.header, **about, **header})
         if complete:
             made.observations_sha256, made.observations_rows = recorder.seal()
         else:

@@ -1,6 +1,7 @@
 """Ways to a go that should be none: each was one once, or nearly."""
 
 import asyncio
+import hashlib
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 from served import serving
 from storms import red, run_all, storm
 
-from drills import gates
+from drills import gates, results
 from drills.verdicts import DrillVerdict, State
 from sim.contract.stream_log import canonical_json, payload_hash
 from sim.contract.streams import CODEX_WORKER_EVENTS, stream_id
@@ -21,9 +22,9 @@ from sim.engines import course, sockets
 from sim.engines.fault_actions import FaultActions
 from sim.engines.lane_http import Lane, LaneHttp, PublishedEvent, PublishFailedError
 from sim.engines.publisher import Publisher, Stream
-from sim.errors import StorageError
+from sim.errors import EvidenceError, StorageError
 from sim.faults import PlannedFault
-from sim.observations import Columns, Kind, Recorder
+from sim.observations import HEADER_NAME, Columns, Kind, Recorder
 
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
 WORKERS = stream_id(CODEX_WORKER_EVENTS)
@@ -258,3 +259,54 @@ def test_an_acknowledgement_of_no_event_is_none(seq: int) -> None:
     """The ledger knows no such event, so it could be lost without being missed."""
     with pytest.raises(PublishFailedError, match="unknown_outcome"):
         published(seq=seq)
+
+
+# --- folders of other runs and other versions -------------------------------------------------------
+
+
+def written(out: Path, **header: Any) -> Path:
+    drill = storm_drill(checks=ENOUGH)
+    run_dir = results.create_run(out, [drill], engine="sockets", target="mock", target_kind="mock", seed=7)
+    good_storm().write(results.create_drill_folder(run_dir, drill), drill, **header)
+    return run_dir
+
+
+def trouble(run_dir: Path) -> str:
+    (verdict,) = results.judge_run(run_dir).drills
+    return next(check.reason for check in verdict.checks if check.name == "drill.evidence" and check.state is State.ERROR)
+
+
+def test_a_run_as_it_is_written_is_a_go(tmp_path: Path) -> None:
+    assert results.judge_run(written(tmp_path)).exit_code == 0
+
+
+def test_evidence_from_before_the_run_is_another_runs(tmp_path: Path) -> None:
+    assert "began before this run" in trouble(written(tmp_path, started_at="2026-01-23T14:05:01+00:00"))
+    assert "began before this run" in trouble(written(tmp_path, started_at="yesterday"))
+
+
+def test_evidence_of_another_target_is_another_runs(tmp_path: Path) -> None:
+    assert "says target 'http://127.0.0.1:8080'" in trouble(written(tmp_path, target="http://127.0.0.1:8080"))
+
+
+@pytest.mark.parametrize("schema", [0, 2])
+def test_files_of_another_version_are_not_guessed_at(schema: int, tmp_path: Path) -> None:
+    assert f"schema {schema}" in trouble(written(tmp_path, schema=schema))
+    plan = written(tmp_path) / results.PLAN_NAME
+    plan.write_text(plan.read_text().replace('"schema": 1', f'"schema": {schema}'))
+    with pytest.raises(EvidenceError, match=f"schema {schema}"):
+        results.judge_run(plan.parent)
+
+
+def test_a_drill_is_known_by_what_was_written_not_by_keys_that_came_later(tmp_path: Path) -> None:
+    """No false go: a version with one more key, at its default, could not judge any older run."""
+    run_dir = written(tmp_path)
+    path = results.drill_folder(run_dir, "storm") / results.DRILL_NAME
+    older = msgspec.json.decode(path.read_bytes())
+    del older["runtime"]["sync_frames"]
+    content = msgspec.json.encode(older, order="deterministic")
+    digest = hashlib.sha256(content).hexdigest()
+    path.write_bytes(msgspec.json.format(content, indent=2))
+    for name in (run_dir / results.PLAN_NAME, path.parent / HEADER_NAME):
+        name.write_text(name.read_text().replace(storm_drill(checks=ENOUGH).digest(), digest))
+    assert results.judge_run(run_dir).exit_code == 0
