@@ -299,7 +299,9 @@ class Runtime:
             if connection.outbox:
                 item = connection.outbox[0]
                 if isinstance(item, Replay):
-                    return self._deliver(connection, self._replay_batch(connection, item, now))
+                    if batch := self._replay_batch(connection, item, now):
+                        return self._deliver(connection, batch)
+                    continue
                 connection.outbox.popleft()
                 return item
             if not connection.pending:
@@ -308,14 +310,17 @@ class Runtime:
             if frame.updates:
                 return self._deliver(connection, frame)
 
-    def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> UpdateBatch:
-        """The replay's next batch; after the last one the subscribe is answered."""
+    def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> UpdateBatch | None:
+        """The replay's next batch; after the last one the subscribe is answered. None: it cannot go on, and is refused."""
         updates: tuple[Update, ...] = ()
         topic = ""
         while replay.next_topic < len(replay.topics) and not updates:
             topic = replay.topics[replay.next_topic]
-            if not self._fell_off(connection, topic, now):
-                updates = self._fanout.replay(connection, topic, replay.batch_size)
+            if stale := self._fall_off(connection, topic, now):
+                connection.outbox.popleft()
+                connection.outbox.extendleft((Reply(replay.ref, ok=False, body=stale), SyncError(stale)))
+                return None
+            updates = self._fanout.replay(connection, topic, replay.batch_size)
             if self._fanout.is_current(connection, topic):
                 replay.next_topic += 1
         complete = all(self._fanout.is_current(connection, rest) for rest in replay.topics[replay.next_topic :])
@@ -351,14 +356,20 @@ class Runtime:
         return () if self._fell_off(connection, topic, now) else self._fanout.live_updates(connection, topic)
 
     def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
-        """Whether the window no longer has this connection's next event: it is told, and gets no more of the topic."""
+        """Whether the window no longer has this connection's next live event: then it is told."""
+        stale = self._fall_off(connection, topic, now)
+        if stale is not None:
+            connection.outbox.append(SyncError(stale))
+        return stale is not None
+
+    def _fall_off(self, connection: Connection, topic: str, now: float) -> Body | None:
+        """What to say to a connection whose next event the window no longer has; it gets no more of the topic."""
         if not self._fanout.has_fallen_off(connection, topic):
-            return False
+            return None
         position = connection.positions[topic]
         self._unsubscribe(connection, topic)
         self.counters.stale_cursors += 1
-        connection.outbox.append(SyncError(self.streams.fell_off(topic, position, now)))
-        return True
+        return self.streams.fell_off(topic, position, now)
 
     def _heads(self, topics: Iterable[str]) -> tuple[Watermark, ...]:
         return tuple(Watermark(topic, self.streams.head(topic)) for topic in topics)

@@ -329,7 +329,7 @@ def test_a_window_trimmed_under_a_live_subscriber_is_told_by_a_push_alone():
     assert desk.pull(number) == []
 
 
-def test_a_replay_overtaken_by_the_window_ends_with_a_stale_push():
+def test_a_replay_overtaken_by_the_window_is_refused_as_stale_and_never_called_complete():
     desk = Desk(window_events=10)
     desk.publish(A, 10)
     number = desk.joined()
@@ -337,9 +337,11 @@ def test_a_replay_overtaken_by_the_window_ends_with_a_stale_push():
     assert desk.runtime.pull(number, desk.now).updates[-1].watermark == 3
     desk.publish(A, 10)
     frames = desk.pull(number)
-    assert seqs(frames) == []
-    assert isinstance(frames[-1], SyncError)
-    assert [frame.ok for frame in frames if isinstance(frame, Reply)] == [True]
+    push, reply = frames
+    assert isinstance(push, SyncError)
+    assert isinstance(reply, Reply)
+    assert (reply.ref, reply.ok, reply.body.code) == ("2", False, "stale_cursor")
+    assert reply.body == push.body
 
 
 def test_a_replay_without_cursor_starts_at_what_is_retained_when_it_starts():

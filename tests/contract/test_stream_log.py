@@ -254,7 +254,9 @@ def circular() -> list[object]:
     return loop
 
 
-@pytest.mark.parametrize("value", [circular(), object(), {1: 2}, {"a": {(1,): 2}}, "\ud800"], ids=repr)
+@pytest.mark.parametrize(
+    "value", [circular(), pytest.param(object(), id="an object"), {1: 2}, {"a": {(1,): 2}}, "\ud800"], ids=repr
+)
 def test_what_json_cannot_hold_is_a_value_error(value):
     with pytest.raises(ValueError, match="not a JSON value"):
         canonical_json(value)
