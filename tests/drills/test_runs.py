@@ -47,7 +47,7 @@ def spoilt(run_dir: Path, name: str) -> tuple[Path, Path]:
 
 def test_a_run_and_what_can_be_concluded_from_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
-    options = settings("dropped_delivery", "load.events_per_s=60")
+    options = settings("dropped_delivery", "load.events_per_s=60", "fleet.clients=20")
     said = stormgate(
         *("drill", "run", "dropped_delivery", "--json", "--out", out, "--thresholds", patient_thresholds(tmp_path), *options)
     )
