@@ -81,7 +81,8 @@ class Publisher:
         began, number = self._clock.now(), 0
         while True:
             due = began + number * self._period_s
-            await asyncio.sleep(max(due - self._clock.now(), 0))
+            if (wait_s := due - self._clock.now()) > 0:  # all that is due goes out at once, however slow the event loop
+                await asyncio.sleep(wait_s)
             task = asyncio.create_task(self._publish(number, self._streams[number % len(self._streams)], due))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
