@@ -251,7 +251,7 @@ def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, t
             raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
         drill = _read_drill(drill_folder(run_dir, planned.name), planned)
         header, table = observations.read_verified(folder)
-        _require_same_run(header, plan, seed, drill, folder)
+        _require_same_run(header, plan, planned, seed, drill, folder)
         return gates.judge(drill, History(header, table), thresholds, evidence)
     except EvidenceError as error:
         return _salvage(folder, gates.unreadable(planned.name, str(error), evidence))
@@ -279,11 +279,13 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(msgspec.json.format(path.read_bytes(), indent=-1)).hexdigest()
 
 
-def _require_same_run(header: observations.RunHeader, plan: RunPlan, seed: int, drill: Drill, folder: Path) -> None:
+def _require_same_run(
+    header: observations.RunHeader, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill, folder: Path
+) -> None:
     """Evidence of another drill, engine, target or seed proves nothing about this run."""
     claims = {
         "drill": (header.drill, drill.name),
-        "drill_sha256": (header.drill_sha256, _digest(folder / DRILL_NAME)),
+        "drill_sha256": (header.drill_sha256, planned.sha256),
         "clients": (header.clients, drill.fleet.clients),
         "policy": (header.policy, drill.fleet.policy),
         "engine": (header.engine, plan.engine),

@@ -11,19 +11,22 @@ import pytest
 from commands import started, stormgate
 from storms import small
 
-from drills import report, results, running
+from drills import replications, report, results, running
+from drills.replications import Job
 from drills.verdicts import DrillVerdict, RunVerdict, State
 from sim import observations
+from sim.contract.settings import Switches
 from sim.drill import Drill
-from sim.errors import UsageError
+from sim.errors import StorageError, UsageError
+from sim.system_model import SystemModel
 
 ERROR, USAGE = 4, 3
 SEEDS = (5, 6, 7)
 
 
-def replicate(out: Path, drill: Drill, replications: int, seed: int = SEEDS[0], engine: str = "virtual") -> Path:
+def replicate(out: Path, drill: Drill, count: int, seed: int = SEEDS[0], engine: str = "virtual") -> Path:
     request = running.Request(
-        (drill,), engine=engine, target="mock", seed=seed, defects=(), thresholds=None, out=out, replications=replications
+        (drill,), engine=engine, target="mock", seed=seed, defects=(), thresholds=None, out=out, replications=count
     )
     return running.run(request)
 
@@ -128,36 +131,26 @@ def test_damage_to_one_replication_is_an_error(run_dir: Path, damage: Callable[[
     assert "6" in evidence.reason or "8" in evidence.reason
 
 
-@pytest.mark.parametrize("replications", [0, -1, "three"])
-def test_a_plan_without_replications_is_damaged(run_dir: Path, replications: object):
+@pytest.mark.parametrize("count", [0, -1, "three"])
+def test_a_plan_without_replications_is_damaged(run_dir: Path, count: object):
     path = run_dir / results.PLAN_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"replications": replications}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"replications": count}))
     said = stormgate("judge", run_dir)
     assert (said.code, "damaged" in said.sentence) == (ERROR, True)
 
 
-@pytest.mark.parametrize(("engine", "replications"), [("sockets", 3), ("sockets", 0), ("virtual", 0), ("virtual", -2)])
-def test_replications_that_cannot_be_are_refused(tmp_path: Path, engine: str, replications: int):
-    with pytest.raises(UsageError, match=f"--replications {replications}: "):
-        replicate(tmp_path / "out", small("reconnect_storm"), replications, engine=engine)
+@pytest.mark.parametrize(("engine", "count"), [("sockets", 3), ("sockets", 0), ("virtual", 0), ("virtual", -2)])
+def test_replications_that_cannot_be_are_refused(tmp_path: Path, engine: str, count: int):
+    with pytest.raises(UsageError, match=f"--replications {count}: "):
+        replicate(tmp_path / "out", small("reconnect_storm"), count, engine=engine)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_error_of_one_replication_is_told(tmp_path: Path):
     (tmp_path / "full").write_text("no folder")
-    job = running.replications.Job(
-        small("reconnect_storm"), tmp_path / "full", 1, running._model(request(tmp_path)), switches()
-    )
-    with pytest.raises(Exception, match="cannot be created"):
-        running.replications.run([job], lambda done: None)
-
-
-def request(out: Path) -> running.Request:
-    return running.Request((), engine="virtual", target="mock", seed=1, defects=(), thresholds=None, out=out)
-
-
-def switches() -> running.Switches:
-    return running.switches((), 1)
+    job = Job(small("reconnect_storm"), tmp_path / "full", 1, SystemModel(), Switches())
+    with pytest.raises(StorageError, match="cannot be created"):
+        replications.run([job], lambda done: None)
 
 
 def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path):
