@@ -8,8 +8,11 @@ from drills import gates
 from sim import drill as drills
 from sim.drill import Drill
 from sim.errors import UsageError
+from sim.faults import plan
 
-CATALOG = sorted((Path(drills.__file__).parents[1] / "drills" / "catalog").glob("*.toml"))
+CATALOG, EXAMPLES = (
+    sorted((Path(drills.__file__).parents[1] / "drills" / folder).glob("*.toml")) for folder in ("catalog", "examples")
+)
 TEXT = """
 name = "small"
 summary = "Is it well?"
@@ -140,11 +143,20 @@ def test_the_catalogue_has_the_five_drills():
     assert names <= {path.stem for path in CATALOG}
 
 
-@pytest.mark.parametrize("path", CATALOG, ids=lambda path: path.stem)
-def test_a_catalogue_file_loads_and_names_only_what_there_is(path: Path):
+@pytest.mark.parametrize("path", CATALOG + EXAMPLES, ids=lambda path: path.stem)
+def test_a_drill_of_ours_loads_and_names_only_what_there_is(path: Path):
     drill: Drill = drills.load(path)
     gates.require_checks(drill, gates.load_thresholds())
     assert drill.name == path.stem
     assert drill.summary.endswith("?")
     assert set(drill.gates) <= set(gates.GATES)
-    assert drills.expected_duration_s(drill) < 30
+    if "sockets" in drill.engines:
+        assert drills.expected_duration_s(drill) < 30
+
+
+def test_the_rollout_day_is_a_day_that_drops_everyone_once():
+    day = drills.load(EXAMPLES[0])
+    assert drills.expected_duration_s(day) == pytest.approx(8 * 3600, rel=0.01)
+    assert (day.fleet.clients, day.engines) == (2000, ("virtual",))
+    assert sorted(client for wave in plan(day, 1) for client in wave.clients) == list(range(2000))
+    assert day.runtime.window_events < 8 * 3600 * day.load.events_per_s / day.streams / 5  # most of it is trimmed
