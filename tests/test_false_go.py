@@ -15,8 +15,10 @@ from storms import red, run_all, storm
 
 from drills import gates, results
 from drills.verdicts import DrillVerdict, State
+from sim.contract import policies
+from sim.contract.client import ClientSession
 from sim.contract.stream_log import canonical_json, payload_hash
-from sim.contract.streams import CODEX_WORKER_EVENTS, stream_id
+from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.drill import AnyFault, Drill, DropSockets, Load, Phases, ShrinkReplayBudget
 from sim.engines import course, sockets
 from sim.engines.fault_actions import FaultActions
@@ -252,6 +254,29 @@ def test_what_comes_out_is_held_against_what_went_in() -> None:
     """A runtime that keeps another payload than it was sent, under a hash that fits that one, agrees with itself."""
     sent = payload_hash(canonical_json({"run_id": "r1", "event_type": "run.progress", "payload": {"number": 1}}))
     assert published(seq=3, payload_hash=payload_hash(b"null")).payload_hash == sent
+
+
+def test_no_event_waits_behind_a_storm_of_mints() -> None:
+    """No false go: the wait for one of our own connections counted as the runtime's latency."""
+
+    class MintsHang(Answering):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path.endswith("/token"):
+                await asyncio.Event().wait()
+            return await super().handle_async_request(request)
+
+    async def storm_of_mints() -> int:
+        http = LaneHttp(Lane("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
+        http._http = httpx.AsyncClient(transport=MintsHang(seq=3))
+        session = ClientSession(0, [run_events("r1")], policies.get("reference"), course.client_settings(tiny(), 1))
+        mints = [asyncio.create_task(http.mint(session)) for _ in range(200)]
+        await asyncio.sleep(0)
+        event = await asyncio.wait_for(http.publish("r1", "run.progress", {}, "r1-1"), 5.0)
+        for mint in mints:
+            mint.cancel()
+        return event.seq
+
+    assert asyncio.run(storm_of_mints()) == 3
 
 
 @pytest.mark.parametrize("seq", [0, -1])

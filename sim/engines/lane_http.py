@@ -22,6 +22,7 @@ _UPGRADE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "c3Rvcm1nYXRlIGtub2Nrcw==",
 }
+_MINT_PATH = "/api/spacetime/token"
 UNKNOWN_OUTCOME = "unknown_outcome"  # of a publish whose answer never came: the event may have been taken
 _AT_ONCE = 64  # requests in flight; httpx slows down badly when it has to queue many itself
 
@@ -90,14 +91,16 @@ class LaneHttp:
         self._lane = lane
         limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=_AT_ONCE)
         self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, limits=limits, trust_env=False)
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        # Apart, so that no event waits behind a storm of mints: that wait would be ours, and count as the runtime's.
+        self._minting = asyncio.Semaphore(_AT_ONCE // 2)
+        self._slots = asyncio.Semaphore(_AT_ONCE // 2)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._http.aclose()
 
     async def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
-        async with self._slots:
+        async with self._minting if url.endswith(_MINT_PATH) else self._slots:
             return await self._http.request(method, url, **options)
 
     # --- what clients need --------------------------------------------------------------------------
@@ -107,7 +110,7 @@ class LaneHttp:
         try:
             answer = await self._send(
                 "POST",
-                f"{self._lane.control_url}/api/spacetime/token",
+                self._lane.control_url + _MINT_PATH,
                 headers=self._authorization(session.client),
                 json={"topics": list(session.replica.topics), "device_id": device_id(session.client)},
             )
@@ -166,7 +169,7 @@ class LaneHttp:
         answer = await self._ask("GET", ready_url)
         if answer.status_code != 200:
             raise TargetError(f"{ready_url} answered {_shown(answer)}, not 200: this is no sync runtime, or it is not ready.")
-        token_url = f"{self._lane.control_url}/api/spacetime/token"
+        token_url = self._lane.control_url + _MINT_PATH
         answer = await self._ask("POST", token_url, headers=self._authorization(0), json={})
         if answer.status_code != 200:
             raise TargetError(
