@@ -1,8 +1,10 @@
 """What a client session asks its driver to do, and what it is told about itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.contract.frames import ClientFrame, Compatibility
+from sim.contract.frames import ClientFrame, Compatibility, Update
+from sim.contract.stream_log import is_intact
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +56,4 @@ class ClientSettings:
     silence_limit_s: float = 45.0  # [ours] three missed heartbeats of the server
     reply_timeout_s: float = 10.0  # [ours] for a connect, a join or a subscribe
     replay_batch_size: int = 200
+    is_intact: Callable[[Update], bool] = is_intact  # whether an update's payload is what its hash says

@@ -14,8 +14,9 @@ engines cannot disagree about them. All times are unix seconds; randomness is `d
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
+from functools import partial
 
 from sim.contract import chance
 from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
@@ -38,6 +39,8 @@ from sim.contract.replica import Notice, Replica
 from sim.errors import IllegalMoveError
 
 NEVER = math.inf
+# What `Notice(...)` does, without a Python function's call: every applied event makes some.
+_as_notice: Callable[[tuple[str, str, int, int, float, str]], Notice] = partial(tuple.__new__, Notice)
 
 
 class State(Enum):
@@ -81,7 +84,7 @@ class ClientSession:
         self.settings = settings
         self.state = State.IDLE
         self._notices: list[Notice] = []
-        self.replica = Replica(topics, policy, self._note, checkpoints or {})
+        self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.is_intact)
         self.token: Token | None = None
         self.disconnects = 0  # ever; the argument of every backoff draw
         self.attempt = 0  # the policy's own count
@@ -456,7 +459,7 @@ class ClientSession:
     def _note(
         self, kind: str, stream: str = "", seq: int = -1, attempt: int = 0, value: float = math.nan, detail: str = ""
     ) -> None:
-        self._notices.append(Notice(kind, stream, seq, attempt, value, detail))
+        self._notices.append(_as_notice((kind, stream, seq, attempt, value, detail)))
 
     def _require(self, move: str) -> None:
         if self.state not in LEGAL[move]:

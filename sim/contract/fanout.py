@@ -72,21 +72,40 @@ class Fanout:
     def live_updates(self, connection: Connection, topic: str) -> tuple[Update, ...]:
         """What the topic has after this position, up to a batch; moves the connection on."""
         position = connection.positions.get(topic, NO_LIMIT)
-        shared = self._updates.setdefault(topic, {}).get(position)
-        if shared is not None and self._may_share(connection):
-            connection.positions[topic] = shared[-1].watermark
+        if shared := self._shared_updates(connection, topic):
             return shared
         updates = as_updates(topic, self._take(connection, topic, self._settings.replay_batch_size, live=True))
         if self._switches.defects:
             updates = faulty.disfigure(self._switches, updates, replay=False)
-        if updates and self._may_share(connection):
-            self._updates[topic][position] = updates
+        self._share_updates(connection, topic, position, updates)
         return updates
 
     def replay(self, connection: Connection, topic: str, limit: int) -> tuple[Update, ...]:
-        """Up to `limit` events of a replay; moves the connection on."""
+        """Up to `limit` events of a replay; moves the connection on. Who comes back from one place gets one and the same."""
+        if self._switches.defects:
+            return faulty.disfigure(
+                self._switches, as_updates(topic, self._take(connection, topic, limit, live=False)), replay=True
+            )
+        is_usual = limit == self._settings.replay_batch_size
+        if is_usual and (shared := self._shared_updates(connection, topic)):
+            return shared
+        position = connection.positions.get(topic, NO_LIMIT)
         updates = as_updates(topic, self._take(connection, topic, limit, live=False))
-        return faulty.disfigure(self._switches, updates, replay=True) if self._switches.defects else updates
+        if is_usual:
+            self._share_updates(connection, topic, position, updates)
+        return updates
+
+    def _shared_updates(self, connection: Connection, topic: str) -> tuple[Update, ...]:
+        """What was found before to follow this position, or nothing; moves the connection on."""
+        shared = self._updates.setdefault(topic, {}).get(connection.positions.get(topic, NO_LIMIT), ())
+        if not shared or not self._may_share(connection):
+            return ()
+        connection.positions[topic] = shared[-1].watermark
+        return shared
+
+    def _share_updates(self, connection: Connection, topic: str, position: int, updates: tuple[Update, ...]) -> None:
+        if updates and self._may_share(connection):
+            self._updates[topic][position] = updates
 
     def _may_share(self, connection: Connection) -> bool:
         return not faulty.may_skip(self._switches, connection.client_key)

@@ -12,7 +12,7 @@ from sim.contract import desktop
 from sim.contract.cursor import Cursor
 from sim.contract.frames import Body, Update, Watermark
 from sim.contract.policies import Policy
-from sim.contract.stream_log import hash_matches
+from sim.contract.stream_log import is_intact
 from sim.contract.streams import stream_id
 
 HASH_DIGITS = 12  # of a payload's hash, kept in observations
@@ -33,12 +33,18 @@ class Replica:
     """A client's cursors, one a topic. `note` takes the fields of a `Notice`."""
 
     def __init__(
-        self, topics: Iterable[str], policy: Policy, note: Callable[..., None], checkpoints: Mapping[str, int]
+        self,
+        topics: Iterable[str],
+        policy: Policy,
+        note: Callable[..., None],
+        checkpoints: Mapping[str, int],
+        is_intact: Callable[[Update], bool] = is_intact,
     ) -> None:
         self.cursors = {topic: Cursor(topic, checkpoints.get(topic), checkpoints.get(topic)) for topic in topics}
         self.topics = tuple(self.cursors)
         self._policy = policy
         self._note = note
+        self._is_intact = is_intact
 
     # --- replays ------------------------------------------------------------------------------------
 
@@ -202,8 +208,9 @@ class Replica:
         if seq <= watermark:
             self._note("duplicate_dropped", cursor.stream, seq)
             return True
-        cursor.seen = max(cursor.seen, seq)
-        if not hash_matches(bytes(update.payload), update.payload_hash):
+        if seq > cursor.seen:
+            cursor.seen = seq
+        if not self._is_intact(update):
             self._note("hash_mismatch", cursor.stream, seq)
             return False
         if seq > watermark + 1:

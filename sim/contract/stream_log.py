@@ -8,6 +8,7 @@ from typing import Any, Self
 import msgspec
 
 from sim.contract.continuity import Window
+from sim.contract.frames import Update
 from sim.errors import PeerError
 
 SNAPSHOT_FORMAT = "openagents.sync.snapshot.v1"
@@ -43,6 +44,11 @@ def hash_matches(raw_payload: bytes, declared: str) -> bool:
     except (TypeError, OverflowError, RecursionError, ValueError, msgspec.MsgspecError):
         return False
     return payload_hash(canonical) == declared
+
+
+def is_intact(update: Update) -> bool:
+    """Whether an update's payload is the one that its hash was made of."""
+    return hash_matches(bytes(update.payload), update.payload_hash)
 
 
 class WrongNextSeqError(PeerError):

@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +21,7 @@ from sim.contract.settings import Switches
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
 from sim.drill import Drill, KillRuntime, expected_duration_s
 from sim.engines import course, virtual_faults
-from sim.engines.virtual_client import VirtualClient
+from sim.engines.virtual_client import IntactOnce, VirtualClient
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_faults import VirtualFaults
 from sim.engines.virtual_lane import VirtualLane
@@ -96,6 +96,7 @@ class _VirtualRun:
         self._publisher = VirtualPublisher(self._env, self._lane, *topics, drill.load, self._recorder, EPOCH)
         self._heads = self._publisher.heads
         self._clients: list[VirtualClient] = []
+        self._client_settings = replace(course.client_settings(drill, options.seed), is_intact=IntactOnce())
         self._phase_name = "steady"
         self._interrupted = False
         self._said_at = -math.inf
@@ -230,7 +231,7 @@ class _VirtualRun:
 
     def _client(self, number: int, probe: str | None, topics: list[str]) -> VirtualClient:
         policy = policies.get(self._drill.fleet.policy if number < self._drill.fleet.clients else "reference")
-        session = session_class(probe)(number, topics, policy, course.client_settings(self._drill, self._options.seed))
+        session = session_class(probe)(number, topics, policy, self._client_settings)
         self._header.subscriptions[str(number)] = [cursor.stream for cursor in session.replica.cursors.values()]
         return VirtualClient(self._env, session, self._lane, self._options.model, self._recorder, EPOCH)
 

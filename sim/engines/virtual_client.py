@@ -10,13 +10,15 @@ from collections.abc import Callable
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession, State
-from sim.contract.frames import ClientFrame, ServerFrame
+from sim.contract.frames import ClientFrame, ServerFrame, Update
+from sim.contract.stream_log import is_intact
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_lane import VirtualLane
 from sim.observations import Recorder
 from sim.system_model import SystemModel
 
 NEVER = math.inf
+_MOST_KNOWN = 10_000  # updates of late, whose hashes need not be worked out again
 
 
 class VirtualClient:
@@ -222,6 +224,26 @@ class VirtualClient:
         wake_at = self.session.wake_at()
         if self._timer_at == NEVER and wake_at < NEVER:
             self._arm(wake_at)
+
+
+class IntactOnce:
+    """Whether updates are what their hashes say, worked out once for each.
+
+    Frames pass by reference, so that a thousand clients are handed one and the same update, which can never change. It is
+    known by its identity alone, and held, so that no other object can have the same: whatever differs is looked at anew.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Update, bool]] = {}
+
+    def __call__(self, update: Update) -> bool:
+        """Whether the payload is the one that the hash was made of."""
+        known = self._known.get(id(update))
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[id(update)] = (update, is_intact(update))
+        return known[1]
 
 
 class Link:

@@ -57,6 +57,8 @@ class VirtualLane:
         self._free_at = 0.0
         self._working = False
         self._wake_at = float("inf")
+        self._batch_s = model.server.delivery_batch_ms / 1000
+        self._event_s = model.server.delivery_event_ms / 1000
         self.life = 0  # counts restarts: what was on its way to an earlier life is lost
 
     @property
@@ -188,9 +190,7 @@ class VirtualLane:
             self._env.call_at(done_at, self._work)
 
     def _cost_s(self, frame: ServerFrame) -> float:
-        events = len(frame.updates) if isinstance(frame, UpdateBatch) else 0
-        server = self._model.server
-        return (server.delivery_batch_ms + events * server.delivery_event_ms) / 1000
+        return self._batch_s + len(frame.updates) * self._event_s if isinstance(frame, UpdateBatch) else self._batch_s
 
     def _deliver(self, number: int, frame: ServerFrame, moment: float) -> None:
         if peer := self._peers.get(number):

@@ -448,6 +448,23 @@ def test_a_shared_frame_is_forgotten_when_the_log_moves_on():
     assert seqs(desk.pull(one)) == [2]
 
 
+def test_those_who_come_back_from_one_place_are_replayed_the_same_objects_until_the_log_moves_on():
+    desk = Desk(replay_batch_size=3)
+    desk.publish(A, 5)
+
+    def replayed(device: str, size: int = 0) -> list:
+        number = desk.joined(device)
+        frames = desk.tell(number, Subscribe("2", (A,), {A: 1}, size))
+        return [frame.updates for frame in frames if isinstance(frame, UpdateBatch)]
+
+    one, other, small = replayed("one"), replayed("other"), replayed("small", size=2)
+    assert [[u.watermark for u in updates] for updates in one] == [[2, 3, 4], [5]]
+    assert all(mine is yours for mine, yours in zip(one, other, strict=True))
+    assert [[u.watermark for u in updates] for updates in small] == [[2, 3], [4, 5]]
+    desk.publish(A)
+    assert [[u.watermark for u in updates] for updates in replayed("late")] == [[2, 3, 4], [5, 6]]
+
+
 _STEP = st.one_of(
     st.tuples(st.just("publish"), st.sampled_from([A, B]), st.integers(1, 5)),
     st.tuples(st.just("pull"), st.integers(0, 3), st.integers(1, 3)),

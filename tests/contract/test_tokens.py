@@ -228,3 +228,14 @@ def test_a_grant_without_the_scope_is_worth_nothing(topic):
     granted = dataclasses.replace(CLAIMS, scopes=(), topics=(topic,), streams=(stream_id(topic),))
     assert not may_read(granted, topic)
     assert may_read(dataclasses.replace(granted, scopes=(required_scope(topic),)), topic)
+
+
+def test_a_token_that_was_good_is_good_for_its_own_keys_and_its_own_time_only():
+    """Its signature is remembered, and nothing else about it."""
+    token = changed()
+    assert check(token) == check(token) == CLAIMS
+    assert refusal(token, ring=Keyring(Key("k2", b"another secret, as long as needs be"))) == "invalid_token"
+    assert refusal(token, now=NOW + 231) == "token_expired"
+    assert refusal(token, void_before=NOW + 1) == "token_expired"
+    assert refusal(token, revoked_tokens={"token-1"}) == "token_revoked"
+    assert check(token) == CLAIMS

@@ -14,10 +14,13 @@ from storms import CATALOGUE, SHORT, small
 from drills.cli import CATALOG
 from sim import drill as drills
 from sim.contract.chance import draw
+from sim.contract.faulty import WRONG_HASH
+from sim.contract.frames import Update
+from sim.contract.stream_log import payload_hash
 from sim.drill import Drill
 from sim.engines import virtual, virtual_lane
 from sim.engines.stations import Station
-from sim.engines.virtual_client import one_way_delay_s
+from sim.engines.virtual_client import IntactOnce, one_way_delay_s
 from sim.observations import FILE_NAME, Kind, RunHeader, read_verified
 from sim.system_model import UNLIMITED, Network, Server, SystemModel
 
@@ -242,3 +245,20 @@ def test_one_client_more_changes_nothing_of_the_others_draws(tmp_path: Path):
     for client in range(40):
         drawn = [[(row["t"], row["value"]) for row in of(story[client], Kind.BACKOFF, Kind.SUBSCRIBED)] for story in stories]
         assert drawn[0] == drawn[1]
+
+
+# --- what is worked out once ----------------------------------------------------------------------------
+
+
+def test_an_update_is_looked_at_once_and_whatever_differs_from_it_is_looked_at_anew():
+    """The memory is of the very object: an equal one with another hash, or in its old place, is not taken for it."""
+    payload = msgspec.Raw(b"{}")
+    good = Update("t", payload, payload_hash(b"{}"), 1)
+    is_intact = IntactOnce()
+    assert [is_intact(good), is_intact(good)] == [True, True]
+    assert not is_intact(Update("t", msgspec.Raw(b"[]"), good.payload_hash, 1))
+    assert not is_intact(Update("t", payload, WRONG_HASH, 1))
+    assert is_intact(good)
+    for number in range(30_000):  # each dies at once, and its place in memory is taken by one of the other kind
+        is_good = number % 3 == 0
+        assert is_intact(Update("t", payload, good.payload_hash if is_good else WRONG_HASH, number)) == is_good
