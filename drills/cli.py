@@ -39,19 +39,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 @drill_app.command("list")
 def drill_list() -> None:
-    """Show all drills: each one's question, the gates it feeds and the engines it runs on. `--all` leaves out the examples."""
+    """Show all drills: each one's question and the gates it feeds; last the examples, which `--all` leaves out."""
     from rich.table import Table
 
     from drills.terminal import out
     from sim import drill as drills
 
-    table = Table("drill", "question", "gates", "clients", "about", "engines", show_lines=True)
+    table = Table("drill", "question", "gates", "clients", "about", show_lines=True)
     table.columns[0].no_wrap = True
     for path in (_catalogue() | _examples()).values():
         drill = drills.load(path)
-        about_s, gates, engines = f"{drills.expected_duration_s(drill):.0f} s", " ".join(drill.gates), " ".join(drill.engines)
-        name = f"{drill.name}\n(an example)" if path.parent == EXAMPLES else drill.name
-        table.add_row(name, drill.summary, gates, str(drill.fleet.clients), about_s, engines)
+        about_s, gates = f"{drills.expected_duration_s(drill):.0f} s", " ".join(drill.gates)
+        name = f"{drill.name}\n({drill.engines[0]} only)" if len(drill.engines) == 1 else drill.name
+        table.add_row(name, drill.summary, gates, str(drill.fleet.clients), about_s)
     out().print(table)
 
 

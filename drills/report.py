@@ -199,7 +199,7 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
     from rich.table import Table
 
     many = any(drill.replications != 1 for drill in verdict.drills)
-    table = Table("drill", "status", "clients", *(["replications"] if many else []), "live again (99 %)")
+    table = Table("drill", "status", "clients", *(["runs"] if many else []), "live again (99 %)")
     for drill in verdict.drills:
         colour = _COLOURS.get(drill.status, "yellow")
         count = [str(drill.replications)] if many else []
@@ -222,5 +222,5 @@ def _recovery(drill: DrillVerdict) -> str:
     if not found:
         return "-"
     interval = next((spread.interval for spread in drill.spreads if spread.name == "live_again_99_s"), None)
-    trust = f" ({_between(interval)})" if interval else ""
+    trust = f" ({number(interval[0])}..{number(interval[1])})" if interval else ""
     return "never" if math.isinf(found[0].value) else f"{number(found[0].value)} s{trust}"
