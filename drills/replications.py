@@ -44,7 +44,7 @@ def run(jobs: Sequence[Job], say: Callable[[int], None], workers: int | None = N
     count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(stop,))
     try:
-        return _collect([pool.submit(_run_one, job) for job in jobs], say)
+        return _collect(_submit(pool, jobs), say)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenProcessPool:
@@ -52,6 +52,15 @@ def run(jobs: Sequence[Job], say: Callable[[int], None], workers: int | None = N
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> "list[Future[str]]":
+    """Hand over all jobs, which starts the workers: a Ctrl-C that hits them while they start must not kill them noisily."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it
+    try:
+        return [pool.submit(_run_one, job) for job in jobs]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _collect(futures: "Sequence[Future[str]]", say: Callable[[int], None]) -> str:
