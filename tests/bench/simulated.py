@@ -1,0 +1,178 @@
+"""How fast the virtual engine is: beside a naive SimPy model of the same storm, and from 1 000 to 30 000 clients.
+
+Each measurement is a process of its own (`python -m tests.bench.simulated JOB`), which reports its CPU time and peak memory;
+engine and naive model take turns. CPU seconds count, as other programs on the machine do not stretch those much.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from drills.cli import CATALOG
+from sim import drill as drills
+from sim.engines import virtual
+from sim.engines.virtual_clock import VirtualClock
+from sim.observations import Kind, Recorder, read
+from sim.system_model import UNLIMITED, SystemModel
+from tests.bench import naive_simpy
+
+# Real sessions; a toy as processes, and the same toy as the engine would drive it; both toys recording nothing.
+KINDS = ("engine", "naive", "callbacks", "naive_silent", "callbacks_silent")
+RATIOS = (("engine", "naive"), ("callbacks", "naive"), ("callbacks_silent", "naive_silent"))
+ROUNDS = 3
+RATIO_CLIENTS = 1000
+SIZES = (1_000, 3_000, 10_000, 30_000)
+ARRIVAL_S = 15.0  # whatever the size, so that every run has the same course
+# A few events a second for each client: what the modelled runtime can deliver to the largest fleet.
+STEADY_LOAD = ("load.events_per_s=3",)
+_MIB = 1024.0
+
+
+class Job(msgspec.Struct):
+    """What to simulate: `kind` is one of `KINDS`; without limits the lane itself takes no time."""
+
+    kind: str
+    clients: int
+    overrides: tuple[str, ...] = ()
+    unlimited: bool = False
+
+
+class Report(msgspec.Struct):
+    """What it took. Deliveries are events applied; events are entries of the simulation's queue."""
+
+    deliveries: int
+    events: int
+    cpu_s: float
+    wall_s: float
+    peak_mib: float
+
+
+class _Clocks(VirtualClock):
+    made: list[VirtualClock] = []  # noqa: RUF012
+
+    def __init__(self, initial_time: float) -> None:
+        super().__init__(initial_time)
+        self.made.append(self)
+
+
+def simulate(job: Job, folder: Path) -> tuple[int, int]:
+    """Carry it out; returns deliveries, as far as they were counted, and events."""
+    overrides = (f"fleet.clients={job.clients}", f"fleet.connects_per_s={job.clients / ARRIVAL_S}", *job.overrides)
+    drill = drills.load(CATALOG / "reconnect_storm.toml", overrides)
+    if job.kind != "engine":
+        fault_s = ARRIVAL_S + drill.phases.steady_s
+        cuts_s = [fault_s + fault.at_s for fault in drill.faults]
+        run_toy = naive_simpy.run if job.kind.startswith("naive") else naive_simpy.run_callbacks
+        recorder = None if job.kind.endswith("silent") else Recorder(folder)
+        done = run_toy(drill, recorder, cuts_s, fault_s + drill.phases.fault_s + drill.phases.heal_s)
+        if recorder is not None:
+            recorder.seal()
+        return done
+    vars(virtual)["VirtualClock"] = _Clocks
+    virtual.run(drill, virtual.Options(folder, model=UNLIMITED if job.unlimited else SystemModel()))
+    return 0, next(_Clocks.made[0]._eid)
+
+
+def applied(folder: Path) -> int:
+    """How many deliveries a run recorded."""
+    kinds = read(folder)["kind"].cast(pa.string()).to_pylist()
+    return kinds.count(Kind.APPLIED)
+
+
+def measure(job: Job) -> Report:
+    """In a process of its own."""
+    command = [sys.executable, "-m", "tests.bench.simulated", json.dumps(msgspec.to_builtins(job))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return msgspec.json.decode(done.stdout, type=Report)
+
+
+def run() -> dict[str, object]:
+    """The ratio, round by round, and the growth."""
+    rounds = []
+    for _ in range(ROUNDS):
+        rounds.append({kind: _rates(measure(Job(kind, RATIO_CLIENTS, unlimited=True))) for kind in KINDS})
+    growth = [{"clients": size, **_rates(measure(Job("engine", size, STEADY_LOAD)))} for size in SIZES]
+    median = {
+        kind: {name: statistics.median(each[kind][name] for each in rounds) for name in rounds[0][kind]} for kind in KINDS
+    }
+    return {
+        "clients": RATIO_CLIENTS,
+        "rounds": ROUNDS,
+        "median": median,
+        "ratios": {f"{one} / {other}": _ratio(rounds, one, other) for one, other in RATIOS},
+        "each_round": rounds,
+        "growth": growth,
+    }
+
+
+def _ratio(rounds: list[dict[str, dict[str, float]]], one: str, other: str) -> float:
+    """Deliveries per CPU second of one to the other's, the median of rounds."""
+    return statistics.median(each[one]["deliveries_per_cpu_s"] / each[other]["deliveries_per_cpu_s"] for each in rounds)
+
+
+def _rates(report: Report) -> dict[str, float]:
+    return {
+        "deliveries": float(report.deliveries),
+        "deliveries_per_cpu_s": report.deliveries / report.cpu_s,
+        "events_per_cpu_s": report.events / report.cpu_s,
+        "delivery_cpu_us": report.cpu_s / report.deliveries * 1e6,
+        "cpu_s": report.cpu_s,
+        "wall_s": report.wall_s,
+        "peak_mib": report.peak_mib,
+    }
+
+
+def show(result: dict[str, object]) -> None:
+    """Three tables."""
+    data = msgspec.convert(result, _Result)
+    table = Table(f"simulating {data.clients} clients", *KINDS)
+    for name in data.median["engine"]:
+        table.add_row(name, *(f"{data.median[kind][name]:,.1f}" for kind in KINDS))
+    ratios = Table("deliveries per CPU second", "ratio (median of rounds)")
+    for name, ratio in data.ratios.items():
+        ratios.add_row(name, f"{ratio:.2f}")
+    growth = Table("clients", "deliveries", "CPU s", "wall s", "CPU us a delivery", "CPU ms a client", "peak MiB")
+    for row in data.growth:
+        a_client = row["cpu_s"] / row["clients"] * 1000
+        figures = (row["deliveries"], row["cpu_s"], row["wall_s"], row["delivery_cpu_us"], a_client, row["peak_mib"])
+        growth.add_row(f"{row['clients']:,.0f}", *(f"{figure:,.1f}" for figure in figures))
+    Console(width=120).print(table, ratios, growth)
+
+
+class _Result(msgspec.Struct):
+    clients: int
+    median: dict[str, dict[str, float]]
+    ratios: dict[str, float]
+    growth: list[dict[str, float]]
+
+
+def main() -> None:
+    """Without an argument measure and show everything; with one carry that job out."""
+    if len(sys.argv) == 1:
+        show(run())
+        return
+    job = msgspec.json.decode(sys.argv[1], type=Job)
+    with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
+        wall, cpu = time.perf_counter(), time.process_time()
+        deliveries, events = simulate(job, Path(folder))
+        report = Report(deliveries, events, time.process_time() - cpu, time.perf_counter() - wall, _peak_mib())
+        report.deliveries = deliveries or applied(Path(folder))
+    print(msgspec.json.encode(report).decode())
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
+
+
+if __name__ == "__main__":
+    main()
