@@ -336,6 +336,8 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
         )
     if sha256 != plan.thresholds_sha256:
         notes.append(f"Judged with {path}, which is not the thresholds file this run recorded (its SHA-256 differs).")
+    if sha256 != observations.file_sha256(DEFAULT_PATH):
+        notes.append("The thresholds are not those that this version of stormgate ships with.")
     return tuple(notes)
 
 
