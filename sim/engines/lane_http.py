@@ -24,7 +24,9 @@ _UPGRADE = {
 }
 _MINT_PATH = "/api/spacetime/token"
 UNKNOWN_OUTCOME = "unknown_outcome"  # of a publish whose answer never came: the event may have been taken
-_AT_ONCE = 64  # requests in flight; httpx slows down badly when it has to queue many itself
+_MINTS_AT_ONCE = 32  # httpx slows down badly when it has to queue many itself
+PUBLISHES_AT_ONCE = 32  # for whoever publishes to keep to
+_SPARE = 16  # connections for everything else
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +91,26 @@ class LaneHttp:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=_AT_ONCE)
+        at_once = _MINTS_AT_ONCE + PUBLISHES_AT_ONCE + _SPARE
+        limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
         self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, limits=limits, trust_env=False)
-        # Apart, so that no event waits behind a storm of mints: that wait would be ours, and count as the runtime's.
-        self._minting = asyncio.Semaphore(_AT_ONCE // 2)
-        self._slots = asyncio.Semaphore(_AT_ONCE // 2)
+        # Limited apart, so that no event waits behind a storm of mints: that wait would be ours, and count as the
+        # runtime's. What a drill itself asks (readiness, switches) waits behind neither.
+        self._minting = asyncio.Semaphore(_MINTS_AT_ONCE)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._http.aclose()
 
-    async def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
-        async with self._minting if url.endswith(_MINT_PATH) else self._slots:
-            return await self._http.request(method, url, **options)
-
     # --- what clients need --------------------------------------------------------------------------
 
     async def mint(self, session: ClientSession) -> Token:
         """A token for this client and its topics; raises `MintFailedError`."""
+        headers = self._authorization(session.client)
+        body = {"topics": list(session.replica.topics), "device_id": device_id(session.client)}
         try:
-            answer = await self._send(
-                "POST",
-                self._lane.control_url + _MINT_PATH,
-                headers=self._authorization(session.client),
-                json={"topics": list(session.replica.topics), "device_id": device_id(session.client)},
-            )
+            async with self._minting:
+                answer = await self._http.request("POST", self._lane.control_url + _MINT_PATH, headers=headers, json=body)
         except httpx.HTTPError:
             raise MintFailedError("network") from None
         if answer.status_code != 200:
@@ -145,7 +142,7 @@ class LaneHttp:
         url = f"{self._lane.runtime_url}/internal/v1/runs/{run_id}/events"
         body = {"event_type": event_type, "payload": payload, "idempotency_key": key}
         try:
-            answer = await self._send("POST", url, json=body)
+            answer = await self._http.request("POST", url, json=body)
         except httpx.HTTPError:
             raise PublishFailedError(UNKNOWN_OUTCOME) from None
         if answer.status_code >= 300:
@@ -191,13 +188,13 @@ class LaneHttp:
     async def is_ready(self) -> bool:
         """Whether the runtime answers 200 on /readyz."""
         try:
-            return (await self._send("GET", f"{self._lane.runtime_url}/readyz")).status_code == 200
+            return (await self._http.request("GET", f"{self._lane.runtime_url}/readyz")).status_code == 200
         except httpx.HTTPError:
             return False
 
     async def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
         try:
-            return await self._send(method, url, **options)
+            return await self._http.request(method, url, **options)
         except httpx.ConnectError:
             raise TargetError(f"nothing answers at {url}; start the runtime there, or name another with --target.") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -7,7 +7,7 @@ from sim.contract.replica import short_hash
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.engines.client_driver import WallClock
 from sim.engines.course import CODEX_EVENT, RUN_EVENT
-from sim.engines.lane_http import UNKNOWN_OUTCOME, LaneHttp, PublishFailedError
+from sim.engines.lane_http import PUBLISHES_AT_ONCE, UNKNOWN_OUTCOME, LaneHttp, PublishFailedError
 from sim.observations import Recorder
 
 RETRY_S = 0.2
@@ -55,6 +55,7 @@ class Publisher:
         self._payload = {"text": "x" * payload_bytes}
         self._clock = clock
         self._recorder = recorder
+        self._slots = asyncio.Semaphore(PUBLISHES_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop_task: asyncio.Task[None] | None = None
         self.heads: dict[str, int] = {stream.topic: 0 for stream in streams}
@@ -66,7 +67,7 @@ class Publisher:
         return self._loop_task
 
     async def finish(self) -> None:
-        """Publish no more, and wait until each event under way is acknowledged or has failed."""
+        """Publish no more, and wait until each event under way is acknowledged or has failed, `GIVE_UP_S` or so at most."""
         if self._loop_task is not None:
             self._loop_task.cancel()
         if self._tasks:
@@ -95,7 +96,10 @@ class Publisher:
         worst = ""  # once a try's outcome was unknown, the event may have been taken, whatever later tries say
         while True:
             try:
-                event = await self._http.publish(stream.run_id, stream.event_type, payload, key)
+                async with self._slots:
+                    if not worst and self._clock.now() > due + GIVE_UP_S:
+                        return  # we never got round to it: our own failure, which the load that is missing shows
+                    event = await self._http.publish(stream.run_id, stream.event_type, payload, key)
             except PublishFailedError as error:
                 worst = worst if worst == UNKNOWN_OUTCOME else error.code
                 wait_s = max((error.retry_after_ms or 0) / 1000, RETRY_S)
