@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from sim.history import Floats, History, Ints, Mask, Rows
 from sim.ledger import Ledger
@@ -65,19 +66,19 @@ def stale_answers(history: History) -> Rows:
 
 
 def stale_loops(history: History) -> Rows:
-    """The second stale answer of every run of two or more that no recovery separates, by client.
+    """Where a client was told a second time that one stream's cursor is stale, with no recovery between; each loop once.
 
-    A recovery is going live or, for a client that was live when its stream fell off the window, a completed replay.
+    A recovery is going live or, for a client that was live when its stream fell off the window, a completed replay. Two
+    answers about different streams are no loop: a window may move between them.
     """
     rows = history.fleet(Kind.STALE, *RECOVERIES).by_client()
-    if len(rows) == 0:
-        return rows
     stale = rows.is_kind(Kind.STALE)
-    rows = rows.take(~(stale & _same_answer(rows) & np.append(False, stale[:-1])))
-    stale = rows.is_kind(Kind.STALE)
-    again = stale[1:] & stale[:-1] & (rows.client[1:] == rows.client[:-1])
-    again = np.append(False, again)
-    return rows.take(again & ~np.append(False, again[:-1]))
+    recoveries = np.cumsum(~stale)[stale]
+    rows = rows.take(stale)
+    seen = pd.DataFrame({"client": rows.client, "recoveries": recoveries, "stream": rows.stream})
+    second = seen.groupby(["client", "recoveries", "stream"]).cumcount().to_numpy() == 1
+    first_of_client = ~seen[second].duplicated(["client", "recoveries"]).to_numpy()
+    return rows.take(second).take(first_of_client)
 
 
 def _same_answer(rows: Rows) -> Mask:

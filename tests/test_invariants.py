@@ -164,6 +164,19 @@ def test_one_answer_that_names_two_streams_is_no_loop() -> None:
     assert broken(story) == {}
 
 
+def test_two_answers_about_different_streams_are_no_loop() -> None:
+    """A window that moves on between a client's two tries makes the second answer name another stream."""
+    story = stale(stale(one_stream(1, 2, 3, 4, 5), 0, 3.0), 0, 3.2, stream=WORKER).tell(3.5, Kind.SUBSCRIBED, 0)
+    assert broken(story) == {}
+
+
+def test_a_loop_over_two_streams_is_one_loop() -> None:
+    story = one_stream(1, 2, 3, 4, 5)
+    for attempt in (1, 2):
+        stale(stale(story, 0, 2.0 + attempt, attempt), 0, 2.0 + attempt, attempt, stream=WORKER)
+    assert broken(story.tell(5.0, Kind.SUBSCRIBED, 0)) == {"stale_loop": 1}
+
+
 @pytest.mark.parametrize("recovery", [Kind.SUBSCRIBED, Kind.REPLAY_COMPLETED])
 def test_a_recovery_between_two_stale_answers_makes_them_two(recovery: Kind) -> None:
     story = stale(one_stream(1, 2, 3, 4, 5), 0, 3.0).tell(3.5, recovery, 0)
