@@ -197,7 +197,7 @@ async def measure(crowd: Clients, seconds: float) -> Deliveries:
 
 
 class Window:
-    """Publishes while fewer than `outstanding` events are on their way."""
+    """Publishes so that at most `outstanding` events are on their way: a burst whenever half of them have arrived."""
 
     def __init__(self, job: Job, crowd: Clients) -> None:
         self.outstanding = 0
@@ -210,8 +210,9 @@ class Window:
         number = 0
         while True:
             room = self.outstanding - (number - self._crowd.deliveries // len(self._job.tokens))
-            await asyncio.gather(*(self._publish(number + k) for k in range(room)))
-            number += max(room, 0)
+            if 2 * room >= self.outstanding > 0:
+                await asyncio.gather(*(self._publish(number + k) for k in range(room)))
+                number += room
             await asyncio.sleep(0.001)
 
     async def _publish(self, number: int) -> None:
