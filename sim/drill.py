@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from sim.config import read_toml, set_key, to_struct
-from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings, Share
+from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings
 from sim.errors import UsageError
+from sim.fault_kinds import AnyFault, ClientFault, DropSockets, ShrinkWindow
 
 EngineName = Literal["sockets", "virtual"]
 PolicyName = Literal["reference", "desktop"]
@@ -51,73 +52,6 @@ class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fault_s: Positive
     heal_s: NotNegative = 1.0
     settle_s: Positive = 30.0  # a limit
-
-
-class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
-    """Base of all faults."""
-
-    at_s: NotNegative
-
-    @property
-    def kind(self) -> str:
-        """The name that drill files use."""
-        return str(self.__struct_config__.tag)
-
-
-class DropSockets(Fault, frozen=True, forbid_unknown_fields=True, tag="drop_sockets"):
-    """Cut the connections of a share of the clients at once; for `offline_s` their network stays away.
-
-    A storm in waves is one fault a wave, alike in `share` and `waves`: nobody is in two waves, and together they are the share.
-    """
-
-    share: Share = 1.0
-    offline_s: NotNegative = 0.0
-    wave: Count = 1  # which one this is, from 1
-    waves: Count = 1  # disjoint parts that the share is cut in
-
-
-class ExpireTokens(Fault, frozen=True, forbid_unknown_fields=True, tag="expire_tokens"):
-    """Every token issued so far expires at once: live sockets are told `reauth_required`, old tokens are refused."""
-
-
-class SlowMint(Fault, frozen=True, forbid_unknown_fields=True, tag="slow_mint"):
-    """The control service takes `delay_ms` for a token, `concurrency` of them at once."""
-
-    delay_ms: Positive
-    concurrency: Count
-    for_s: Positive
-
-
-class SkipDeliveries(Fault, frozen=True, forbid_unknown_fields=True, tag="skip_deliveries"):
-    """The runtime leaves some live events out for some clients; a replay still has them."""
-
-    clients_share: Share
-    events_share: Share
-    for_s: Positive
-
-
-class ShrinkWindow(Fault, frozen=True, forbid_unknown_fields=True, tag="shrink_window"):
-    """The runtime forgets all but the newest `keep_events` of the first `streams` run streams, and of the worker events'."""
-
-    keep_events: CountOrZero
-    streams: Count = 1
-    worker_events: bool = False
-
-
-class ShrinkReplayBudget(Fault, frozen=True, forbid_unknown_fields=True, tag="shrink_replay_budget"):
-    """The runtime replays at most `events` to a returning client."""
-
-    events: Count
-    for_s: Positive
-
-
-class KillRuntime(Fault, frozen=True, forbid_unknown_fields=True, tag="kill_runtime"):
-    """The runtime's process is killed with SIGKILL and started again on the same log `down_s` later."""
-
-    down_s: NotNegative
-
-
-AnyFault = DropSockets | ExpireTokens | SlowMint | SkipDeliveries | ShrinkWindow | ShrinkReplayBudget | KillRuntime
 
 
 class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,23 +122,16 @@ def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:
     limit_s = drill.phases.fault_s
     if fault.at_s >= limit_s:
         raise UsageError(f"{key}.at_s' is {fault.at_s:g}, but the fault phase ends after {limit_s:g} s ('phases.fault_s').")
-    for name in ("for_s", "down_s", "offline_s"):
-        lasts_s = getattr(fault, name, 0.0)
-        if fault.at_s + lasts_s > limit_s:
-            raise UsageError(
-                f"{key}.{name}' is {lasts_s:g}, but a fault at {fault.at_s:g} s can last at most "
-                f"{limit_s - fault.at_s:g} s, to the end of the fault phase ('phases.fault_s' is {limit_s:g})."
-            )
-    if isinstance(fault, DropSockets):
-        _check_picks(fault, drill.fleet.clients, key)
+    if fault.at_s + fault.lasts_s > limit_s:
+        raise UsageError(
+            f"{key}.{fault.duration_key}' is {fault.lasts_s:g}, but a fault at {fault.at_s:g} s can last at most "
+            f"{limit_s - fault.at_s:g} s, to the end of the fault phase ('phases.fault_s' is {limit_s:g})."
+        )
+    if isinstance(fault, ClientFault) and round(fault.share * drill.fleet.clients) == 0:
+        raise UsageError(f"{key}.share' is {fault.share:g}, which of {drill.fleet.clients} clients is none.")
+    if isinstance(fault, DropSockets) and fault.wave > fault.waves:
+        raise UsageError(f"{key}.wave' is {fault.wave}, but there are only {fault.waves} ('waves').")
     if isinstance(fault, ShrinkWindow) and fault.streams > drill.load.run_streams:
         raise UsageError(f"{key}.streams' is {fault.streams}, but 'load.run_streams' is only {drill.load.run_streams}.")
     if isinstance(fault, ShrinkWindow) and fault.worker_events and not drill.load.worker_events:
         raise UsageError(f"{key}.worker_events' is true, but 'load.worker_events' is not.")
-
-
-def _check_picks(fault: DropSockets, clients: int, key: str) -> None:
-    if fault.wave > fault.waves:
-        raise UsageError(f"{key}.wave' is {fault.wave}, but there are only {fault.waves} ('waves').")
-    if round(fault.share * clients) == 0:
-        raise UsageError(f"{key}.share' is {fault.share:g}, which of {clients} clients is none.")

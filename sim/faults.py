@@ -12,15 +12,8 @@ import msgspec
 
 from sim.contract.chance import part_of, share_of
 from sim.contract.settings import Switches
-from sim.drill import (
-    AnyFault,
-    Drill,
-    DropSockets,
-    KillRuntime,
-    ShrinkReplayBudget,
-    SkipDeliveries,
-    SlowMint,
-)
+from sim.drill import Drill
+from sim.fault_kinds import AnyFault, ClientFault, DropSockets, SwitchFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +24,7 @@ class PlannedFault:
     fault: AnyFault
     begins_s: float
     ends_s: float
-    clients: tuple[int, ...]  # whose sockets it cuts; empty when it acts on the runtime
+    clients: tuple[int, ...]  # whom it concerns, in no order; empty when it acts on the runtime
 
     @property
     def kind(self) -> str:
@@ -46,24 +39,19 @@ class PlannedFault:
 
 def plan(drill: Drill, seed: int) -> tuple[PlannedFault, ...]:
     """All faults of a drill, in the order of its file."""
-    return tuple(_planned(index, fault, drill, seed) for index, fault in enumerate(drill.faults))
+    return tuple(
+        PlannedFault(index, fault, fault.at_s, fault.at_s + fault.lasts_s, _concerned(fault, index, drill, seed))
+        for index, fault in enumerate(drill.faults)
+    )
 
 
-def _planned(index: int, fault: AnyFault, drill: Drill, seed: int) -> PlannedFault:
-    clients: tuple[int, ...] = ()
-    lasts_s = 0.0
-    if isinstance(fault, DropSockets):
-        clients = _cut_by(fault, index, list(range(drill.fleet.clients)), seed)
-        lasts_s = fault.offline_s
-    elif isinstance(fault, SlowMint | SkipDeliveries | ShrinkReplayBudget):
-        lasts_s = fault.for_s
-    elif isinstance(fault, KillRuntime):
-        lasts_s = fault.down_s
-    return PlannedFault(index, fault, fault.at_s, fault.at_s + lasts_s, clients)
-
-
-def _cut_by(fault: DropSockets, index: int, fleet: list[int], seed: int) -> tuple[int, ...]:
-    """Whom a fault cuts. Waves draw alike, so that no client is in two of them; other faults draw each by itself."""
+def _concerned(fault: AnyFault, index: int, drill: Drill, seed: int) -> tuple[int, ...]:
+    """Whom a fault concerns. Waves draw alike, so that no client is in two of them; other faults draw each by itself."""
+    if not isinstance(fault, ClientFault):
+        return ()
+    fleet = list(range(drill.fleet.clients))
+    if not isinstance(fault, DropSockets):
+        return tuple(share_of(fleet, fault.share, seed, f"{fault.kind}:{index}"))
     purpose = "drop_sockets:waves" if fault.waves > 1 else f"drop_sockets:{index}"
     chosen = share_of(fleet, fault.share, seed, purpose)
     return tuple(part_of(chosen, fault.wave, fault.waves, seed, "drop_sockets:wave"))
@@ -71,12 +59,8 @@ def _cut_by(fault: DropSockets, index: int, fleet: list[int], seed: int) -> tupl
 
 def switches_during(healthy: Switches, active: Iterable[AnyFault]) -> Switches:
     """The runtime's switches while these faults act, on top of those it has without any."""
-    changes: dict[str, float | int] = {}
+    changes: dict[str, float | int | bool | str] = {}
     for fault in active:
-        if isinstance(fault, SlowMint):
-            changes |= {"mint_delay_ms": fault.delay_ms, "mint_concurrency": fault.concurrency}
-        elif isinstance(fault, SkipDeliveries):
-            changes |= {"skip_live_clients": fault.clients_share, "skip_live_events": fault.events_share}
-        elif isinstance(fault, ShrinkReplayBudget):
-            changes |= {"shrunk_budget_events": fault.events}
+        if isinstance(fault, SwitchFault):
+            changes |= fault.switches()
     return msgspec.structs.replace(healthy, **changes)

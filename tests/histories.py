@@ -10,7 +10,8 @@ import msgspec
 
 from drills.gates import REGISTRY
 from sim.contract import chance
-from sim.drill import Drill, DropSockets, Expect, Fleet, Load, Phases
+from sim.drill import Drill, Expect, Fleet, Load, Phases
+from sim.fault_kinds import DropSockets
 from sim.history import History
 from sim.ledger import Ledger
 from sim.observations import Columns, Kind, Recorder, RunHeader, write_header

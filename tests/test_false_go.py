@@ -19,12 +19,13 @@ from sim.contract import policies
 from sim.contract.client import ClientSession
 from sim.contract.stream_log import canonical_json, payload_hash
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.drill import AnyFault, Drill, DropSockets, Load, Phases, ShrinkReplayBudget
+from sim.drill import Drill, Load, Phases
 from sim.engines import course, sockets
 from sim.engines.fault_actions import FaultActions
 from sim.engines.lane_http import Lane, LaneHttp, PublishedEvent, PublishFailedError
 from sim.engines.publisher import Publisher, Stream
 from sim.errors import EvidenceError, StorageError
+from sim.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
 from sim.faults import PlannedFault
 from sim.observations import HEADER_NAME, Columns, Kind, Recorder
 

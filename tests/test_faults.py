@@ -4,15 +4,12 @@ import msgspec
 
 from sim import faults
 from sim.contract.settings import Switches
-from sim.drill import (
+from sim.drill import Drill, Fleet, Load, Phases
+from sim.fault_kinds import (
     AnyFault,
-    Drill,
     DropSockets,
     ExpireTokens,
-    Fleet,
     KillRuntime,
-    Load,
-    Phases,
     ShrinkReplayBudget,
     ShrinkWindow,
     SkipDeliveries,

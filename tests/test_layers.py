@@ -14,6 +14,7 @@ CODE = ("sim", "drills", "locustfiles", "notebooks")
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("sim.errors",),
     ("sim.config", "sim.contract"),
+    ("sim.fault_kinds",),
     ("sim.drill", "sim.observations"),
     ("sim.faults", "sim.system_model"),
     ("sim.mock",),
@@ -26,7 +27,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 )
 ENGINE = re.compile(r"sim\.engines\.(virtual|fleet|sockets)(_\w+)?")  # and the modules that are one engine's own
 RUNNING = ("sim.mock", "sim.engines")  # rooms that judging and drawing must do without
-JUDGING = (*ROOMS[6], *ROOMS[7])
+JUDGING = (*ROOMS[7], *ROOMS[8])
 IMPURE = {
     *("asyncio", "http", "httpx", "io", "logging", "multiprocessing", "os", "pathlib", "random"),
     *("secrets", "select", "shutil", "signal", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading", "time"),
@@ -224,7 +225,8 @@ def project_files() -> list[Path]:
     """Every text of the project, not what was made from it."""
     below = [path for folder in (*CODE, "tests", ".ci") for path in (ROOT / folder).rglob("*")]
     unreadable = (".pyc", ".png", ".parquet", ".sqlite")
-    return [path for path in (*ROOT.iterdir(), *below) if path.is_file() and path.suffix not in unreadable]
+    own = [path for path in ROOT.iterdir() if path.name != ".git"]  # a file where the tree is a second one of its repository
+    return [path for path in (*own, *below) if path.is_file() and path.suffix not in unreadable]
 
 
 def test_the_project_stands_alone():

@@ -33,8 +33,12 @@ class Counters:
     stale_cursors: int = 0
     evicted: int = 0
     silent_clients: int = 0
-    skipped: int = 0  # deliveries left out by a fault or a defect
+    acted: dict[str, int] = field(default_factory=dict)  # how often each fault acted, by its kind
     auth: dict[str, int] = field(default_factory=lambda: dict.fromkeys(dict.fromkeys(_AUTH_COUNTERS.values()), 0))
+
+    def act(self, kind: str, times: int = 1) -> None:
+        """Count that a fault acted."""
+        self.acted[kind] = self.acted.get(kind, 0) + times
 
     def refused(self, code: str) -> None:
         """Count a refusal by its code."""

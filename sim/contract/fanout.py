@@ -123,7 +123,8 @@ class Fanout:
         if not faulty.may_skip(self._switches, connection.client_key):
             return entries
         kept = faulty.keep_unskipped(self._switches, connection.client_key, entries, live)
-        self._counters.skipped += len(entries) - len(kept)
+        if len(kept) < len(entries):
+            self._counters.act("skip_deliveries", len(entries) - len(kept))
         return kept
 
 

@@ -241,6 +241,8 @@ class Runtime:
         if "no_stale_signal" in self.switches.defects:
             return None
         refusal = self.streams.refusal(frame.topics, frame.resume_after, self.switches.shrunk_budget_events, now)
+        if self.switches.shrunk_budget_events:
+            self.counters.act("shrink_replay_budget")
         self.counters.stale_cursors += refusal is not None
         return refusal
 

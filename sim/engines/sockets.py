@@ -18,17 +18,17 @@ import msgspec
 import uvloop
 
 from sim.contract import policies
-from sim.contract.actions import Token
 from sim.contract.client import ClientSession
 from sim.contract.probes import session_class
 from sim.contract.settings import Switches
-from sim.drill import Drill, KillRuntime
+from sim.drill import Drill
 from sim.engines import course
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.fault_actions import FaultActions
 from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.publisher import Publisher, Stream, create_streams
 from sim.errors import StorageError, UsageError
+from sim.fault_kinds import KillRuntime
 from sim.faults import plan
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
@@ -116,7 +116,6 @@ class _SocketsRun:
         self._process: MockProcess | None = None
         self._stop = asyncio.Event()
         self._defect: Exception | None = None
-        self._mint_ms: list[tuple[float, float]] = []
         self._clients: list[ClientDriver] = []
         self._streams: list[Stream] = []
         self._header = self._new_header()
@@ -204,7 +203,6 @@ class _SocketsRun:
             self._clients,
             topics[: load.run_streams],
             topics[load.run_streams :],
-            self._mint_ms,
             self._clock,
             self._recorder,
         )
@@ -333,15 +331,7 @@ class _SocketsRun:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
         session = session_class(probe)(number, topics, policy, course.client_settings(self._drill, self._options.seed))
-
-        async def mint(asking: ClientSession) -> Token:
-            began = self._clock.now()
-            try:
-                return await http.mint(asking)
-            finally:
-                self._mint_ms.append((began, (self._clock.now() - began) * 1000))
-
-        return ClientDriver(session, lane.socket_url, mint, self._clock, self._recorder)
+        return ClientDriver(session, lane.socket_url, http.mint, self._clock, self._recorder)
 
     def _add_auditor(self, lane: Lane, http: LaneHttp) -> None:
         """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""

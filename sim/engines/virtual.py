@@ -19,7 +19,7 @@ from sim.contract import policies
 from sim.contract.probes import session_class
 from sim.contract.settings import Switches
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
-from sim.drill import Drill, KillRuntime, expected_duration_s
+from sim.drill import Drill, expected_duration_s
 from sim.engines import course, virtual_faults
 from sim.engines.virtual_client import IntactOnce, VirtualClient
 from sim.engines.virtual_clock import VirtualClock
@@ -27,6 +27,7 @@ from sim.engines.virtual_faults import VirtualFaults
 from sim.engines.virtual_lane import VirtualLane
 from sim.engines.virtual_publisher import GIVE_UP_S, VirtualPublisher
 from sim.errors import UsageError
+from sim.fault_kinds import KillRuntime
 from sim.faults import plan
 from sim.observations import NAN, Recorder, RunHeader, write_header
 from sim.system_model import SystemModel

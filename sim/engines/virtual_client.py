@@ -43,7 +43,6 @@ class VirtualClient:
         self._link: Link | None = None  # the connection under way or open
         self._timer_at = NEVER
         self._offline_until = 0.0
-        self.mint_ms: list[tuple[float, float]] = []
 
     # --- what the engine does with a client ---------------------------------------------------------
 
@@ -128,18 +127,14 @@ class VirtualClient:
     # --- minting ------------------------------------------------------------------------------------
 
     def _mint(self) -> None:
-        asked = self._env.now
-        self._env.call_at(
-            asked + self.delay_s, self._lane.mint, self.session, f"client-{self.session.client}", self._back(asked)
-        )
+        self._later(self._lane.mint, self.session, f"client-{self.session.client}", self._mint_answered)
 
-    def _back(self, asked: float) -> Callable[[Token | str], None]:
-        """What takes the control service's answer, and a delay to bring it here."""
-        return lambda token: self._later(self._minted, token, asked)
+    def _mint_answered(self, token: Token | str) -> None:
+        """The control service has answered; the answer arrives a delay later."""
+        self._later(self._minted, token)
 
-    def _minted(self, token: Token | str, asked: float) -> None:
+    def _minted(self, token: Token | str) -> None:
         now = self._env.now
-        self.mint_ms.append((asked, (now - asked) * 1000))
         if self.session.state is State.MINTING:
             if isinstance(token, Token):
                 self.session.minted(token, now)

@@ -5,16 +5,15 @@ from collections.abc import Generator, Sequence
 import msgspec
 import simpy
 
-from sim.drill import DropSockets, ExpireTokens, KillRuntime, ShrinkReplayBudget, ShrinkWindow, SkipDeliveries, SlowMint
 from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_lane import VirtualLane
+from sim.fault_kinds import DropSockets, ExpireTokens, KillRuntime, ShrinkWindow, SwitchFault
 from sim.faults import PlannedFault, switches_during
 from sim.observations import NAN, Recorder
 from sim.system_model import SystemModel
 
-SIMULATED = (DropSockets, ExpireTokens, KillRuntime, ShrinkReplayBudget, ShrinkWindow, SkipDeliveries, SlowMint)
+SIMULATED = (DropSockets, ExpireTokens, KillRuntime, ShrinkWindow, SwitchFault)
 Steps = Generator[simpy.Event, object, None]
-_SLOW_ENOUGH = 0.9  # a token that took this share of the injected delay was slowed by it
 
 
 class VirtualFaults:
@@ -52,38 +51,37 @@ class VirtualFaults:
         self._note("fault_ended", planned)
 
     def _act(self, planned: PlannedFault) -> Generator[simpy.Event, object, float]:
-        fault, lasts_s = planned.fault, planned.ends_s - planned.begins_s
-        if isinstance(fault, DropSockets):
-            cut = sum(self._clients[client].cut(fault.offline_s) for client in planned.clients)
-            yield self._env.timeout(lasts_s)
-            return cut
-        if isinstance(fault, KillRuntime):
-            self._lane.kill()
-            yield self._env.timeout(lasts_s + self._model.server.cold_start_s)
-            self._lane.restart()
-            return 1
-        if isinstance(fault, ShrinkWindow):
-            topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
-            return sum(self._lane.runtime.shrink_window(topic, fault.keep_events) for topic in topics)
-        if isinstance(fault, ExpireTokens):
-            self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=self._env.now)
-            return self._switch()
-        return (yield from self._switch_for(planned, lasts_s))
+        """Break it, keep it broken, mend it; returns how often it was seen to act."""
+        match planned.fault:
+            case SwitchFault():
+                return (yield from self._switch_on(planned))
+            case DropSockets(offline_s=offline_s):
+                cut = sum(self._clients[client].cut(offline_s) for client in planned.clients)
+                yield self._env.timeout(offline_s)
+                return cut
+            case KillRuntime(down_s=down_s):
+                self._lane.kill()
+                yield self._env.timeout(down_s + self._model.server.cold_start_s)
+                self._lane.restart()
+                return 1
+            case ShrinkWindow() as fault:
+                topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
+                return sum(self._lane.runtime.shrink_window(topic, fault.keep_events) for topic in topics)
+            case ExpireTokens():
+                self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=self._env.now)
+                return self._switch()
 
-    def _switch_for(self, planned: PlannedFault, lasts_s: float) -> Generator[simpy.Event, object, float]:
+    def _switch_on(self, planned: PlannedFault) -> Generator[simpy.Event, object, float]:
         """A fault that is a switch of the runtime: on, and at its end off again."""
-        began, skipped = self._env.now, self._lane.runtime.counters.skipped
+        before = self._acted(planned)
         self._switch()
-        yield self._env.timeout(lasts_s)
+        yield self._env.timeout(planned.fault.lasts_s)
         del self._active[planned.index]
         self._switch()
-        fault = planned.fault
-        if isinstance(fault, SlowMint):
-            minted = (sample for client in self._clients for sample in client.mint_ms)
-            return sum(at >= began and ms >= _SLOW_ENOUGH * fault.delay_ms for at, ms in minted)
-        if isinstance(fault, SkipDeliveries):
-            return self._lane.runtime.counters.skipped - skipped
-        return 1  # the replay budget: a runtime of our own has what it was told
+        return self._acted(planned) - before
+
+    def _acted(self, planned: PlannedFault) -> int:
+        return self._lane.runtime.counters.acted.get(planned.kind, 0)
 
     def _switch(self) -> int:
         active = [planned.fault for planned in self._active.values()]

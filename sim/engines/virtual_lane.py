@@ -77,6 +77,7 @@ class VirtualLane:
             if self._slow_minting is None:
                 self._slow_minting = Station(switches.mint_concurrency or 10_000)
             _, end = self._slow_minting.admit(end, switches.mint_delay_ms / 1000)
+            self.runtime.counters.act("slow_mint")
         else:
             self._slow_minting = None
         request = TokenRequest(f"session-{device}", topics=session.replica.topics, device_id=device)

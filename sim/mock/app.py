@@ -160,6 +160,7 @@ class Mock:
         if self._minting is None or self._minting_limit != switches.mint_concurrency:
             self._minting_limit = switches.mint_concurrency
             self._minting = asyncio.Semaphore(switches.mint_concurrency or 1_000_000)
+        self.runtime.counters.act("slow_mint")
         async with self._minting:
             await asyncio.sleep(self.switches.mint_delay_ms / 1000)
 
@@ -257,7 +258,7 @@ class Mock:
         streams = {topic: {"oldest": log.oldest, "head": log.head} for topic, log in self.runtime.streams.logs.items()}
         state = {
             "switches": msgspec.to_builtins(self.switches),
-            "deliveries_skipped": self.runtime.counters.skipped,
+            "acted": self.runtime.counters.acted,
             "consumers": self.runtime.consumers,
             "streams": streams,
         }

@@ -9,10 +9,11 @@ from storms import OF_TIME, red, run_all, small, storm, troubles
 
 from drills import results
 from drills.verdicts import DrillVerdict
-from sim.drill import Drill, ShrinkWindow
+from sim.drill import Drill
 from sim.engines import sockets
 from sim.engines.lane_http import Lane
 from sim.errors import StorageError, TargetError, UsageError
+from sim.fault_kinds import ShrinkWindow
 from sim.observations import CHUNK_FOLDER, FILE_NAME, Kind, RunHeader, read_header, read_verified
 
 

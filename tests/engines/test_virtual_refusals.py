@@ -16,9 +16,10 @@ from sim import drill as drills
 from sim import observations, system_model
 from sim.contract.admission import PublishLimits
 from sim.contract.settings import RuntimeSettings, Switches
-from sim.drill import Drill, Fault
+from sim.drill import Drill
 from sim.engines import virtual
 from sim.errors import UsageError
+from sim.fault_kinds import Fault
 from sim.history import History
 from sim.observations import Kind, RunHeader
 from sim.system_model import Network, Server, SystemModel

@@ -1,0 +1,125 @@
+"""The kinds of faults that a drill file can name, each with its parameters.
+
+What a fault does is here in words; whom it concerns and when is `sim.faults`; how it is done is each engine's own matter.
+All durations are seconds, and `at_s` counts from the beginning of the fault phase.
+"""
+
+import msgspec
+
+from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, Share
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Base of all faults."""
+
+    at_s: NotNegative
+
+    @property
+    def kind(self) -> str:
+        """The name that drill files use."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def duration_key(self) -> str:
+        """The parameter that says how long it lasts; empty for what is done at once."""
+        return next((name for name in ("for_s", "down_s", "offline_s") if name in self.__struct_fields__), "")
+
+    @property
+    def lasts_s(self) -> float:
+        """How long it acts until it is taken back."""
+        return float(getattr(self, self.duration_key)) if self.duration_key else 0.0
+
+
+class ClientFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the faults that concern a share of the fleet's clients, drawn by seed."""
+
+    share: Share = 1.0
+
+
+class SwitchFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the faults that are switches of the runtime: on for `for_s`, then off again.
+
+    The runtime counts under the fault's kind how often it acted (`Counters.acted`), which is how it is seen to act.
+    """
+
+    for_s: Positive
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """What it changes in `Switches`."""
+        raise NotImplementedError
+
+
+# --- clients and their sockets ----------------------------------------------------------------------
+
+
+class DropSockets(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="drop_sockets"):
+    """Cut the connections of a share of the clients at once; for `offline_s` their network stays away.
+
+    A storm in waves is one fault a wave, alike in `share` and `waves`: nobody is in two waves, and together they are the share.
+    """
+
+    offline_s: NotNegative = 0.0
+    wave: Count = 1  # which one this is, from 1
+    waves: Count = 1  # disjoint parts that the share is cut in
+
+
+# --- tokens -----------------------------------------------------------------------------------------
+
+
+class ExpireTokens(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="expire_tokens"):
+    """Every token issued so far expires at once: live sockets are told `reauth_required`, old tokens are refused."""
+
+
+class SlowMint(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_mint"):
+    """The control service takes `delay_ms` for a token, `concurrency` of them at once."""
+
+    delay_ms: Positive
+    concurrency: Count
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """See `SwitchFault`."""
+        return {"mint_delay_ms": self.delay_ms, "mint_concurrency": self.concurrency}
+
+
+# --- delivery ---------------------------------------------------------------------------------------
+
+
+class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skip_deliveries"):
+    """The runtime leaves some live events out for some clients; a replay still has them."""
+
+    clients_share: Share
+    events_share: Share
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """See `SwitchFault`."""
+        return {"skip_live_clients": self.clients_share, "skip_live_events": self.events_share}
+
+
+class ShrinkWindow(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="shrink_window"):
+    """The runtime forgets all but the newest `keep_events` of the first `streams` run streams, and of the worker events'."""
+
+    keep_events: CountOrZero
+    streams: Count = 1
+    worker_events: bool = False
+
+
+class ShrinkReplayBudget(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="shrink_replay_budget"):
+    """The runtime replays at most `events` to a returning client."""
+
+    events: Count
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """See `SwitchFault`."""
+        return {"shrunk_budget_events": self.events}
+
+
+# --- the runtime's process --------------------------------------------------------------------------
+
+
+class KillRuntime(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="kill_runtime"):
+    """The runtime's process is killed with SIGKILL and started again on the same log `down_s` later."""
+
+    down_s: NotNegative
+
+
+AnyFault = DropSockets | ExpireTokens | SlowMint | SkipDeliveries | ShrinkWindow | ShrinkReplayBudget | KillRuntime
