@@ -32,6 +32,7 @@ class Job:
     seed: int
     model: SystemModel
     switches: Switches
+    run_id: str = ""
 
 
 def run(jobs: Sequence[Job], say: Callable[[int], None], workers: int | None = None) -> str:
@@ -89,6 +90,6 @@ def _run_one(job: Job) -> str:
 
     if _stop is not None and _stop.is_set():
         return INTERRUPTED
-    options = virtual.Options(job.folder, job.seed, job.model, job.switches, watch)
+    options = virtual.Options(job.folder, job.seed, job.model, job.switches, watch, job.run_id)
     header = virtual.run(job.drill, options)
     return "" if header.complete else header.stopped_because

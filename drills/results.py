@@ -129,6 +129,11 @@ def drill_folder(run_dir: Path, name: str) -> Path:
     return run_dir / _DRILLS / name
 
 
+def run_id_of(drill_folder: Path) -> str:
+    """The run that a folder of `create_drill_folder` is a part of."""
+    return drill_folder.parents[1].name
+
+
 def replication_folder(run_dir: Path, name: str, seed: int) -> Path:
     """Where the files of one of several replications lie."""
     return drill_folder(run_dir, name) / _REPLICATIONS / str(seed)
@@ -282,8 +287,9 @@ def _digest(path: Path) -> str:
 def _require_same_run(
     header: observations.RunHeader, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill, folder: Path
 ) -> None:
-    """Evidence of another drill, engine, target or seed proves nothing about this run."""
+    """Evidence of another run, drill, engine, target or seed proves nothing about this run."""
     claims = {
+        "run_id": (header.run_id, plan.run_id),
         "drill": (header.drill, drill.name),
         "drill_sha256": (header.drill_sha256, planned.sha256),
         "clients": (header.clients, drill.fleet.clients),

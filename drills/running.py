@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sim.system_model import SystemModel
 
 ENGINES = ("sockets", "virtual")
-RunDrill = Callable[[Drill, Path, Progress], RunHeader]
+RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,12 @@ def _replicate(drill: Drill, run_dir: Path, request: Request) -> str:
     model = _model(request)
     jobs = [
         replications.Job(
-            drill, results.replication_folder(run_dir, drill.name, seed), seed, model, switches(request.defects, seed)
+            drill,
+            results.replication_folder(run_dir, drill.name, seed),
+            seed,
+            model,
+            switches(request.defects, seed),
+            run_dir.name,
         )
         for seed in results.seeds(request.seed, request.replications)
     ]
@@ -118,7 +123,13 @@ def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
     if lane is not None:
         sockets.check_lane(lane)
     chosen = switches(request.defects, request.seed)
-    return lambda drill, folder, progress: sockets.run(drill, sockets.Options(folder, request.seed, lane, chosen, progress))
+
+    def run_drill(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
+        return sockets.run(
+            drill, sockets.Options(folder, request.seed, lane, chosen, progress, run_id=results.run_id_of(folder))
+        )
+
+    return run_drill
 
 
 def _virtual(request: Request) -> RunDrill:
@@ -127,7 +138,12 @@ def _virtual(request: Request) -> RunDrill:
 
     model = _model(request)
     chosen = switches(request.defects, request.seed)
-    return lambda drill, folder, progress: virtual.run(drill, virtual.Options(folder, request.seed, model, chosen, progress))
+
+    def run_drill(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
+        run_id = results.run_id_of(folder)
+        return virtual.run(drill, virtual.Options(folder, request.seed, model, chosen, progress, run_id))
+
+    return run_drill
 
 
 def conclude(run_dir: Path) -> RunVerdict:

@@ -324,6 +324,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     """Who, what and with what: `run.json`, written beside the observations before a run begins and when it ends."""
 
     schema: int = SCHEMA_VERSION
+    run_id: str = ""  # of the run it is a part of; evidence of another run proves nothing about this one
     drill: str
     drill_sha256: str
     engine: str

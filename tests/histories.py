@@ -85,6 +85,7 @@ class Story:
         for row in self.rows:
             recorder.add(row.t, str(row.kind), row.client, row.stream, row.seq, row.attempt, row.value, row.detail)
         about = {"drill": drill.name, "drill_sha256": drill.digest(), "started_at": datetime.now(UTC).isoformat()}
+        about["run_id"] = folder.parents[1].name
         made = run_header(self.clients, **{**self.header, **about, **header})
         if complete:
             made.observations_sha256, made.observations_rows = recorder.seal()

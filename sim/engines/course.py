@@ -52,11 +52,12 @@ def lag_events(session: ClientSession, heads: Mapping[str, int]) -> float | None
 
 
 def new_header(
-    drill: Drill, faults: Sequence[PlannedFault], *, engine: str, clock: str, seed: int, libraries: Sequence[str]
+    drill: Drill, faults: Sequence[PlannedFault], *, run_id: str, engine: str, clock: str, seed: int, libraries: Sequence[str]
 ) -> RunHeader:
     """A run's header before it begins, against the embedded mock unless changed."""
     versions = {name: version(name) for name in ("stormgate", *libraries)}
     return RunHeader(
+        run_id=run_id,
         drill=drill.name,
         drill_sha256=drill.digest(),
         engine=engine,

@@ -51,6 +51,7 @@ class Options:
     lane: Lane | None = None
     switches: Switches = field(default_factory=Switches)
     progress: Callable[[str, str], None] = lambda phase, text: None  # called now and then with what is going on
+    run_id: str = ""  # of the run this is a part of
 
 
 def run(drill: Drill, options: Options) -> RunHeader:
@@ -395,7 +396,13 @@ class _SocketsRun:
     def _new_header(self) -> RunHeader:
         libraries = ("websockets", "uvloop")
         header = course.new_header(
-            self._drill, self._faults, engine="sockets", clock="wall", seed=self._options.seed, libraries=libraries
+            self._drill,
+            self._faults,
+            run_id=self._options.run_id,
+            engine="sockets",
+            clock="wall",
+            seed=self._options.seed,
+            libraries=libraries,
         )
         header.defects = sorted(self._options.switches.defects)
         if self._options.lane is not None:

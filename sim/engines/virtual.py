@@ -50,6 +50,7 @@ class Options:
     switches: Switches = field(default_factory=Switches)
     # Called now and then with the phase, what is going on, and how many seconds have been simulated.
     progress: Callable[[str, str, float], None] = lambda phase, text, simulated_s: None
+    run_id: str = ""  # of the run this is a part of
 
 
 def run(drill: Drill, options: Options) -> RunHeader:
@@ -102,7 +103,13 @@ class _VirtualRun:
         self._interrupted = False
         self._said_at = -math.inf
         self._header = course.new_header(
-            drill, self._faults, engine="virtual", clock="virtual", seed=options.seed, libraries=("simpy",)
+            drill,
+            self._faults,
+            run_id=options.run_id,
+            engine="virtual",
+            clock="virtual",
+            seed=options.seed,
+            libraries=("simpy",),
         )
         self._header.defects = sorted(options.switches.defects)
 

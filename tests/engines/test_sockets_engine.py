@@ -102,7 +102,8 @@ def test_a_generator_that_cannot_keep_up_measures_itself(tmp_path: Path):
         if phase in ("fault", "heal"):
             time.sleep(1.5)
 
-    header = sockets.run(drill, sockets.Options(results.create_drill_folder(run_dir, drill), progress=block))
+    folder = results.create_drill_folder(run_dir, drill)
+    header = sockets.run(drill, sockets.Options(folder, progress=block, run_id=run_dir.name))
     assert header.complete
     verdict = judged(run_dir)
     (lag,) = (check for check in verdict.checks if check.name == "drill.generator_lag_ms")
