@@ -71,7 +71,7 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fleet: Fleet
     load: Load
     phases: Phases
-    faults: Annotated[tuple[AnyFault, ...], msgspec.Meta(min_length=1)]
+    faults: tuple[AnyFault, ...]  # `[]`: it breaks nothing and only observes
     runtime: RuntimeSettings = RuntimeSettings()
     expect: Expect = Expect()
     engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that it may run on

@@ -145,7 +145,9 @@ class History:
         return float(self._rows.t[-1]) if len(self) else 0.0
 
     def in_fault_phase(self, t: Floats) -> Mask:
-        """Where a moment lies in the fault phase."""
+        """Where a moment lies in the fault phase; nowhere in a run that breaks nothing, whose phases are all alike."""
+        if not self.header.plan:
+            return np.zeros(len(t), np.bool_)
         begin = self.phases.get("fault", float("inf"))
         return (t >= begin) & (t < self.phases.get("heal", float("inf")))
 

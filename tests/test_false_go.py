@@ -27,7 +27,7 @@ from sim.engines.publisher import Publisher, Stream
 from sim.errors import EvidenceError, StorageError
 from sim.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
 from sim.faults import PlannedFault
-from sim.observations import HEADER_NAME, Columns, Kind, Recorder
+from sim.observations import FILE_NAME, HEADER_NAME, Columns, Kind, Recorder
 
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
 WORKERS = stream_id(CODEX_WORKER_EVENTS)
@@ -187,6 +187,43 @@ def test_a_lateness_that_nobody_measured_is_not_small() -> None:
     assert states(story) == {"drill.generator_lag_ms": "error"}
 
 
+# --- drills that break nothing ----------------------------------------------------------------------
+
+
+def peaceful() -> Story:
+    """A run of a drill without faults that went well."""
+    faults = (Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED, Kind.DISCONNECTED, Kind.BACKOFF)
+    story = good_storm().without(lambda row: row.kind in faults)
+    story.header["plan"] = []
+    return story
+
+
+def states_of_peace(story: Story, *checks: str) -> dict[str, str]:
+    drill = msgspec.structs.replace(storm_drill(checks=(*ENOUGH, *checks)), faults=())
+    verdict = gates.judge(drill, story.history(), gates.load_thresholds(), "observations.parquet")
+    return {check.name: str(check.state) for check in verdict.checks if check.state is not State.PASS}
+
+
+def test_a_drill_that_breaks_nothing_can_pass_and_says_so() -> None:
+    assert states_of_peace(peaceful(), "ux.publish_to_apply_ms", "replay.client_lag_events") == {}
+
+
+def test_without_a_fault_nothing_is_said_of_recovery() -> None:
+    assert states_of_peace(peaceful(), "reconnect.live_again_99_s") == {"reconnect.live_again_99_s": "not_run"}
+
+
+def test_without_a_fault_every_lost_connection_counts_and_no_phase_excuses_a_late_event() -> None:
+    lost = peaceful().tell(22.0, Kind.DISCONNECTED, 3, detail="network").tell(22.5, Kind.SUBSCRIBED, 3, value=10.0)
+    assert states_of_peace(lost) == {"drill.undisturbed": "fail"}
+    late = peaceful().changed(lambda row: row.kind is Kind.APPLIED and 20.0 < row.t < 24.9, t=24.95)
+    assert states_of_peace(late, "ux.publish_to_apply_ms")["ux.publish_to_apply_ms"] == "fail"
+
+
+def test_a_fault_that_the_drill_does_not_have_is_no_peace() -> None:
+    story = good_storm()
+    assert states_of_peace(story)["drill.faults_observed"] == "error"
+
+
 # --- runtimes with defects that have no name --------------------------------------------------------
 
 
@@ -313,6 +350,16 @@ def test_evidence_from_before_the_run_is_another_runs(tmp_path: Path) -> None:
 
 def test_evidence_of_another_target_is_another_runs(tmp_path: Path) -> None:
     assert "says target 'http://127.0.0.1:8080'" in trouble(written(tmp_path, target="http://127.0.0.1:8080"))
+
+
+def test_newer_evidence_of_the_same_drill_is_another_runs(tmp_path: Path) -> None:
+    """Same drill, same seed, same target, and later than this run began: only the run's own name tells them apart."""
+    older, newer = written(tmp_path), written(tmp_path)
+    ours, theirs = (results.drill_folder(run_dir, "storm") for run_dir in (older, newer))
+    for name in (HEADER_NAME, FILE_NAME):
+        (ours / name).write_bytes((theirs / name).read_bytes())
+    assert f"says run_id '{newer.name}', but this run's is '{older.name}'" in trouble(older)
+    assert "says run_id ''" in trouble(written(tmp_path, run_id=""))
 
 
 @pytest.mark.parametrize("schema", [0, 2])

@@ -47,8 +47,12 @@ def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
     ]
     if len(plan) < len(case.drill.faults):
         missing.append(f"the plan has {len(plan)} of {len(case.drill.faults)} faults")
+    if len(plan) > len(case.drill.faults):
+        missing.append(f"the plan has {len(plan)} faults where the drill has {len(case.drill.faults)}")
     if missing:
         return Answer(State.ERROR, len(plan) - len(missing), len(plan), "; ".join(missing))
+    if not plan:
+        return Answer(State.PASS, 0, len(case.history), "this drill breaks nothing: it only observes")
     return Answer(State.PASS, len(plan), len(plan), "every fault was seen to act and was taken back")
 
 
