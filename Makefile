@@ -3,20 +3,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
+PEERS := tests/peers/node_modules/.ready
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill test check bench clean
+.PHONY: drill test check peers bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the whole catalogue and say go or no-go
 	$(BIN)/stormgate drill run --all
 
-test: $(DEV) check  ## style, types, and all tests
+test: $(DEV) $(PEERS) check  ## style, types, and all tests
 	$(BIN)/pytest -n 4
 
 check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+peers: $(PEERS)  ## install the foreign clients that tests connect to the embedded runtime
 
 bench: $(READY)  ## measure mock and engine side by side with plain websockets clients
 	$(BIN)/python -m tests.bench
@@ -31,5 +34,11 @@ $(DEV): $(READY)
 	$(INSTALL) '.[dev]'
 	@touch $(DEV)
 
+# Exact versions of packages that need no others stand in the package.json: that is lock enough.
+$(PEERS): tests/peers/package.json
+	@command -v npm > /dev/null || { echo "Node.js 18 or newer with npm is needed for the tests; install it first." >&2; exit 1; }
+	npm install --prefix tests/peers --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $(PEERS)
+
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf tests/peers/node_modules .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

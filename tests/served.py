@@ -60,13 +60,18 @@ class Served:
 
 @contextmanager
 def serving(
-    folder: Path, settings: dict[str, Any] | None = None, before: Callable[[], None] | None = None, **more: Any
+    folder: Path,
+    settings: dict[str, Any] | None = None,
+    before: Callable[[], None] | None = None,
+    port: int = 0,
+    **more: Any,
 ) -> Iterator[Served]:
     """Serve on a free port with its log in `folder`; `more` are switches. It ends with its pipe, whatever happens to us."""
     folder.mkdir(parents=True, exist_ok=True)
     options = {
         "settings": settings or {},
         "switches": more,
+        "port": port,
         "state": str(folder / "log.sqlite"),
         "exit_with_stdin": True,
     }

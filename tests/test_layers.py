@@ -225,8 +225,9 @@ def project_files() -> list[Path]:
     """Every text of the project, not what was made from it."""
     below = [path for folder in (*CODE, "tests", ".ci") for path in (ROOT / folder).rglob("*")]
     unreadable = (".pyc", ".png", ".parquet", ".sqlite")
-    own = [path for path in ROOT.iterdir() if path.name != ".git"]  # a file where the tree is a second one of its repository
-    return [path for path in (*own, *below) if path.is_file() and path.suffix not in unreadable]
+    others = {"node_modules", ".git"}  # what npm installed; a work tree's pointer to its repository
+    ours = [path for path in (*ROOT.iterdir(), *below) if others.isdisjoint(path.parts)]
+    return [path for path in ours if path.is_file() and path.suffix not in unreadable]
 
 
 def test_the_project_stands_alone():

@@ -196,7 +196,8 @@ def encode_server(frame: ServerFrame, join_ref: str) -> str:
     """A server's frame as wire text, addressed to the channel joined as `join_ref`."""
     if isinstance(frame, Reply):
         payload = {"status": "ok" if frame.ok else "error", "response": frame.body}
-        return _text(join_ref, frame.ref, CHANNEL, "phx_reply", payload)
+        addressee = None if frame.channel == TRANSPORT_CHANNEL else frame.join_ref or join_ref
+        return _text(addressee, frame.ref, frame.channel, "phx_reply", payload)
     event, payload_bytes = push_parts(frame)
     return wrap_push(join_ref, event, payload_bytes)
 

@@ -40,6 +40,10 @@ class Connection:
         """Whether a replay is still to be sent."""
         return any(isinstance(item, Replay) for item in self.outbox)
 
+    def drop_replays(self) -> None:
+        """Send nothing more of what was asked for over a channel that is over."""
+        self.outbox = deque(item for item in self.outbox if not isinstance(item, Replay))
+
     def close_with(self, *frames: ServerFrame) -> None:
         """Say only this, and go."""
         self.outbox.clear()

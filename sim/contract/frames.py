@@ -152,11 +152,13 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """`phx_reply` to the request `ref`."""
+    """`phx_reply` to the request `ref`. An empty `join_ref` is that of the channel as it is joined now."""
 
     ref: str
     ok: bool
     body: Body = Body()
+    channel: str = CHANNEL
+    join_ref: str = ""
 
 
 class UpdateBatch(msgspec.Struct, frozen=True):

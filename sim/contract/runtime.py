@@ -22,6 +22,7 @@ from sim.contract.connection import Connection, Replay
 from sim.contract.counters import Counters
 from sim.contract.fanout import FROM_OLDEST, Fanout, as_updates
 from sim.contract.frames import (
+    TRANSPORT_CHANNEL,
     Body,
     ClientFrame,
     Compatibility,
@@ -153,7 +154,7 @@ class Runtime:
             return
         connection.last_heard = now
         if isinstance(frame, TransportBeat):
-            self._send(connection, Reply(frame.ref, ok=True))
+            self._send(connection, Reply(frame.ref, ok=True, channel=TRANSPORT_CHANNEL))
         elif isinstance(frame, Join):
             self._join(connection, frame)
         elif not connection.joined:
@@ -173,9 +174,18 @@ class Runtime:
             self._send(connection, Reply(frame.ref, ok=False, body=body))
             return
         if isinstance(frame, Leave):
-            self._expel_one(connection, Reply(frame.ref, ok=True))
+            self._end_channel(connection)
+            # Whoever joins again at once must not get this as an answer to the new channel.
+            self._send(connection, Reply(frame.ref, ok=True, join_ref=connection.join_ref))
         else:
             self._send(connection, Reply(frame.ref, ok=True))
+
+    def _end_channel(self, connection: Connection) -> None:
+        """The channel is over, the socket is not: a client may join again over it, under another reference."""
+        connection.joined = False
+        for topic in list(connection.positions):
+            self._unsubscribe(connection, topic)
+        connection.drop_replays()
 
     def _mutate(self, frame: Request) -> bool:
         if "accept_mutation" not in self.switches.defects:
@@ -194,6 +204,7 @@ class Runtime:
         self._ready.add(connection.number)
 
     def _join(self, connection: Connection, frame: Join) -> None:
+        self._end_channel(connection)  # a second join begins anew
         connection.join_ref = frame.join_ref
         code = incompatibility(self.settings, frame.compatibility, connection.compatibility)
         if code:

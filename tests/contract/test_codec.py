@@ -175,6 +175,12 @@ def test_client_frames_have_their_wire_form_and_come_back(frame, wire):
     assert decode_client(text) == decode_client(text.encode()) == frame
 
 
+def test_a_reply_goes_to_the_channel_that_asked():
+    ok = {"status": "ok", "response": {}}
+    assert json.loads(encode_server(Reply("9", True, join_ref="7"), "8")) == ["7", "9", "sync:v1", "phx_reply", ok]
+    assert json.loads(encode_server(Reply("9", True, channel="phoenix"), "8")) == [None, "9", "phoenix", "phx_reply", ok]
+
+
 @pytest.mark.parametrize(("frame", "wire"), SERVER_FRAMES)
 def test_server_frames_have_their_wire_form_and_come_back(frame, wire):
     text = encode_server(frame, "1")

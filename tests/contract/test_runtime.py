@@ -373,15 +373,42 @@ def test_unsubscribing_leaving_and_closing_end_delivery():
     desk.publish(A)
     desk.publish(B)
     assert seqs(desk.pull(number), B) == [1]
-    assert desk.tell(number, Leave("4")) == [Reply("4", True)]
+    assert desk.tell(number, Leave("4")) == [Reply("4", True, join_ref="1")]
     desk.publish(B)
     assert desk.pull(number) == []
-    assert desk.runtime.is_closing(number)
+    assert not desk.runtime.is_closing(number)
     desk.runtime.close(number)
     desk.runtime.close(number)
     assert desk.pull(number) == []
     assert desk.runtime.consumers == 0
     assert desk.runtime.wake_at() > desk.now
+
+
+def test_whoever_leaves_may_join_again_over_the_same_socket():
+    desk = Desk()
+    number = desk.live(A)
+    desk.publish(A, 3)
+    desk.pull(number)
+    desk.runtime.received(number, Subscribe("3", (A,), {A: 0}), desk.now)  # whose replay nobody waits for any more
+    desk.runtime.received(number, Leave("4"), desk.now)
+    desk.runtime.received(number, Join("5", COMPATIBILITY, join_ref="5"), desk.now)
+    left, joined = desk.pull(number)
+    assert (left.ref, left.ok, left.join_ref) == ("4", True, "1")
+    assert (joined.ref, joined.ok, joined.join_ref) == ("5", True, "")
+    assert desk.runtime.join_ref(number) == "5"
+    desk.publish(A)
+    assert desk.pull(number) == []
+    assert seqs(desk.tell(number, Subscribe("6", (A,), {A: 3}))) == [4]
+
+
+def test_a_second_join_begins_anew():
+    desk = Desk()
+    number = desk.live(A)
+    assert desk.tell(number, Join("9", COMPATIBILITY, join_ref="9"))[0].ok
+    desk.publish(A)
+    assert desk.pull(number) == []
+    assert not desk.tell(number, Join("10", Compatibility(protocol_version="spacetime.sync.v9"), join_ref="10"))[0].ok
+    assert desk.tell(number, SyncBeat("11"))[0].body.code == "not_joined"
 
 
 def test_a_mutation_over_the_socket_is_refused_and_changes_nothing():
@@ -397,7 +424,7 @@ def test_a_mutation_over_the_socket_is_refused_and_changes_nothing():
 def test_beats_are_answered_even_before_the_join():
     desk = Desk()
     number = desk.open()
-    assert desk.tell(number, TransportBeat("1")) == [Reply("1", True)]
+    assert desk.tell(number, TransportBeat("1")) == [Reply("1", True, channel="phoenix")]
     assert desk.tell(number, SyncBeat("2"))[0].body.code == "not_joined"
     number = desk.joined()
     assert desk.tell(number, SyncBeat("2")) == [Reply("2", True)]

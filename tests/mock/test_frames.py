@@ -132,7 +132,7 @@ def test_canonical_envelopes_when_asked_for(tmp_path):
     assert set(envelope) >= {"kind", "payload_bytes"}
 
 
-def test_unsubscribing_ends_the_tail_and_leaving_the_connection(mock: Served):
+def test_unsubscribing_ends_the_tail_and_leaving_the_channel(mock: Served):
     run = mock.run()
     topic = topic_of(run)
     with Raw(mock, mock.token(topic)) as raw:
@@ -142,8 +142,10 @@ def test_unsubscribing_ends_the_tail_and_leaving_the_connection(mock: Served):
         mock.publish(run)
         status, _, before = raw.ask("sync:heartbeat", {})
         assert (status, updates_in(before)) == ("ok", [])
-        raw.send("phx_leave", {})
-        assert raw.to_the_end()[-1][4]["status"] == "ok"
+        assert raw.ask("phx_leave", {})[0] == "ok"
+        assert raw.subscribe(topic)[:2] == ("error", {"code": "not_joined", "message": "join the channel first"})
+        raw.join()
+        assert raw.subscribe(topic)[0] == "ok"
 
 
 # --- stale cursors ----------------------------------------------------------------------------------
@@ -248,6 +250,12 @@ def test_heartbeats_tell_the_heads_and_a_silent_client_is_dropped(tmp_path):
             assert raw.until("sync:heartbeat") == {"watermarks": [{"topic": topic_of(run), "watermark": 1}]}
             last = raw.to_the_end()[-1]
         assert (last[3], last[4]["code"]) == ("sync:error", "client_timeout")
+
+
+def test_the_transports_own_heartbeat_is_answered_on_the_transports_own_channel(mock: Served):
+    with Raw(mock, mock.token()) as raw:
+        ref = raw.send("heartbeat", {}, "phoenix")
+        assert raw.receive() == [None, ref, "phoenix", "phx_reply", {"status": "ok", "response": {}}]
 
 
 def test_the_transports_own_heartbeat_is_answered_before_any_join(mock: Served):
