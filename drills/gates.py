@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drills import thresholds as thresholds_file
-from drills.checks import course, lane, reconnect
+from drills.checks import authority, course, lane, reconnect
 from drills.checks.base import Answer, Case, Check
 from drills.thresholds import Threshold, Thresholds
 from drills.verdicts import CheckResult, DrillVerdict, State
@@ -20,7 +20,8 @@ from sim.history import History
 from sim.invariants import Violation
 from sim.metrics import Measure
 
-REGISTRY: Mapping[str, Check] = {check.full_name: check for check in (*lane.CHECKS, *reconnect.CHECKS, *course.CHECKS)}
+_CHECKS = (*lane.CHECKS, *reconnect.CHECKS, *authority.CHECKS, *course.CHECKS)
+REGISTRY: Mapping[str, Check] = {check.full_name: check for check in _CHECKS}
 GENERATOR = "drill.generator_lag_ms"
 GATES = ("error", "replay", "reconnect", "delivery", "ux")
 
@@ -152,4 +153,4 @@ def unreadable(name: str, trouble: str, evidence: str) -> DrillVerdict:
 def _asked(drill: Drill) -> Sequence[Check]:
     """The drill's own checks, then those that are always on."""
     own = [REGISTRY[name] for name in dict.fromkeys(drill.checks)]
-    return [*own, *(check for check in course.CHECKS if check.applies(drill))]
+    return [*own, *(check for check in _CHECKS if check.gate not in GATES and check.applies(drill))]

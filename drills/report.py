@@ -35,6 +35,31 @@ USERS_SAW = {
     "expired_token_accepted": "nothing yet; but whoever lost access keeps it",
     "cross_topic_leak": "messages of conversations they have no part in",
     "jumbled_message": "garbled messages",
+    "runtime_died": "everything at a standstill until somebody starts the runtime again",
+    **dict.fromkeys(
+        (
+            *("missing_token_accepted", "garbled_token_accepted", "foreign_key_token_accepted"),
+            *("foreign_issuer_token_accepted", "foreign_audience_token_accepted"),
+        ),
+        "nothing yet; but anyone can read the lane with a token of their own making",
+    ),
+    **dict.fromkeys(("outdated_token_accepted", "overaged_token_accepted"), "nothing yet; but whoever lost access keeps it"),
+    **dict.fromkeys(
+        ("forbidden_topic_accepted", "foreign_topic_mint_accepted"), "messages of conversations they have no part in"
+    ),
+}
+# The same for checks that fail where no law is broken, by their names.
+USERS_SAW_OF_CHECKS = {
+    "error.tokens_too_old": "after every lost connection a refusal first: a client that takes a 900-second token believes in "
+    "it for 15 minutes, but is shut out from the fifth on, and comes back only with another one",
+    "replay.stale_loops": USERS_SAW["stale_loop"],
+    "delivery.dropped_deliveries": USERS_SAW["silent_loss"],
+    "reconnect.backoff_unjittered": "an outage that goes on after it was mended, as all clients come back in the same instant, "
+    "again and again",
+    "reconnect.backoff_never_resets": "a wait of 8 s after every hiccup, from the sixth of a session on, however long all was "
+    "well before it",
+    "drill.converged": "clients that stay out of date or offline after everything was mended",
+    "ux.integrity": "messages doubled, missing, garbled or in the wrong order",
 }
 
 
@@ -135,7 +160,14 @@ def _environment() -> "jinja2.Environment":
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=False, keep_trailing_newline=True)
     environment.filters.update(
-        number=number, cell=_cell, why=why, seen=users_saw, bounds=_bounds, limit=_limit, between=_between
+        number=number,
+        cell=_cell,
+        why=why,
+        seen=users_saw,
+        check_seen=check_seen,
+        bounds=_bounds,
+        limit=_limit,
+        between=_between,
     )
     return environment
 
@@ -152,6 +184,11 @@ def number(value: float) -> str:
 def users_saw(violation: Violation) -> str:
     """What users would have seen of a violation."""
     return USERS_SAW.get(violation.invariant, "what must be refused was granted")
+
+
+def check_seen(check: CheckResult) -> str:
+    """What users would have seen of a check that failed; empty where it did not, or nothing is known."""
+    return USERS_SAW_OF_CHECKS.get(check.name, "") if check.state is State.FAIL else ""
 
 
 def reasons(drill: DrillVerdict) -> list[str]:

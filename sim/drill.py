@@ -21,7 +21,22 @@ from sim.fault_kinds import AnyFault, ClientFault, DropSockets, ShrinkWindow
 EngineName = Literal["sockets", "virtual"]
 PolicyName = Literal["reference", "desktop"]
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
-ProbeName = Literal["expired_token", "mutation_over_socket"]
+ProbeName = Literal[
+    "expired_token",
+    "mutation_over_socket",
+    "missing_token",
+    "garbled_token",
+    "foreign_key_token",
+    "foreign_issuer_token",
+    "foreign_audience_token",
+    "outdated_token",
+    "overaged_token",
+    "premature_token",
+    "forbidden_topic",
+    "foreign_topic_mint",
+    "unsupported_topic_mint",
+    "endless_token_mint",
+]
 StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -32,6 +47,7 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clients: Count
     policy: PolicyName = "reference"
     topics_per_client: Count = 1
+    token_ttl_s: CountOrZero = 0  # that clients ask of the control service; 0: as it likes
     connects_per_s: Positive = 150.0  # of the first arrival, before anything is broken
 
 

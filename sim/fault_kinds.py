@@ -81,6 +81,16 @@ class SlowMint(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return {"mint_delay_ms": self.delay_ms, "mint_concurrency": self.concurrency}
 
 
+class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_control"):
+    """The control service's clock is `ahead_s` ahead of the runtime's: what it mints meanwhile is not valid yet."""
+
+    ahead_s: Positive
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """See `SwitchFault`."""
+        return {"mint_ahead_s": self.ahead_s}
+
+
 # --- delivery ---------------------------------------------------------------------------------------
 
 
@@ -122,4 +132,6 @@ class KillRuntime(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     down_s: NotNegative
 
 
-AnyFault = DropSockets | ExpireTokens | SlowMint | SkipDeliveries | ShrinkWindow | ShrinkReplayBudget | KillRuntime
+AnyFault = (
+    DropSockets | ExpireTokens | SlowMint | SkewControl | SkipDeliveries | ShrinkWindow | ShrinkReplayBudget | KillRuntime
+)

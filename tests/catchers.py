@@ -27,6 +27,10 @@ DEFECT_CATCHERS = (
     catch("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message"),
     catch("cross_topic_leak", "reconnect_storm", "cross_topic_leak"),
     catch("reorder_replay", "runtime_restart", "replay.divergence"),
+    catch("accept_any_signature", "token_misuse", "drill.probes", "garbled_token_accepted", "foreign_key_token_accepted"),
+    catch("vague_refusals", "token_misuse", "drill.probes"),
+    catch("ignore_grants", "token_misuse", "drill.probes", "forbidden_topic_accepted"),
+    catch("grant_any_topic", "token_misuse", "drill.probes", "foreign_topic_mint_accepted"),
 )
 HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
 DESKTOP_CATCHERS = (

@@ -17,8 +17,6 @@ _LATE_SHARE = 0.05
 _HIT_SHARE = 0.9
 _LOAD_SHARE = 0.9
 _HOLE_S = 1.0  # so long the load generator's lateness may go unmeasured
-# Codes of an answer that is none: nobody said no.
-_UNANSWERED = ("", "silence", "timeout", "network")
 
 
 def _course(case: Case, threshold: Threshold | None) -> Answer:
@@ -202,21 +200,6 @@ def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.PASS, len(wanted), len(rows), f"clients were told {', '.join(wanted)}")
 
 
-def _probes(case: Case, threshold: Threshold | None) -> Answer:
-    history = case.history
-    answers = history.detail_counts(history.of(Kind.PROBED))
-    n = sum(answers.values())
-    accepted = [text for text in answers if text.endswith(":accepted")]
-    if accepted:
-        return Answer(State.FAIL, len(accepted), n, f"what must be refused was granted: {', '.join(accepted)}")
-    refused = {text.partition(":")[0] for text in answers if text.rpartition(":")[2] not in _UNANSWERED}
-    silent = [probe for probe in case.drill.expect.probes if probe not in refused]
-    if silent:
-        state = State.INCONCLUSIVE if n else State.NO_DATA
-        return Answer(state, NAN, n, f"no answer to the probe {', '.join(silent)}")
-    return Answer(State.PASS, 0, n, f"refused, as it must be: {', '.join(answers)}")
-
-
 def _audited(case: Case, threshold: Threshold | None) -> Answer:
     """Whether the fresh client at the end got everything: without it, a loss nobody else noticed stays unseen."""
     history = case.history
@@ -341,16 +324,5 @@ CHECKS = (
         _stale_signalled,
         takes_threshold=False,
         applies=lambda drill: bool(drill.expect.stale_reasons),
-    ),
-    Check(
-        "drill",
-        "probes",
-        "grants",
-        "forbidden questions that were granted",
-        "count, 0 allowed; every probe was answered",
-        _probes,
-        origin="synthetic",
-        takes_threshold=False,
-        applies=lambda drill: bool(drill.expect.probes),
     ),
 )

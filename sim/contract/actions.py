@@ -1,27 +1,40 @@
 """What a client session asks its driver to do, and what it is told about itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sim.contract.frames import ClientFrame, Compatibility, Update
+from sim.contract.settings import RuntimeSettings
 from sim.contract.stream_log import is_intact
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A minted token; moments in unix seconds of the client's own clock."""
+    """A minted token; moments in unix seconds of the client's own clock. `key_id` and `session_id` are as they were told."""
 
     text: str
     refresh_at: float
     expires_at: float
+    key_id: str = ""
+    session_id: str = ""
 
     def __repr__(self) -> str:
         return f"Token(refresh_at={self.refresh_at}, expires_at={self.expires_at})"
 
 
 @dataclass(frozen=True, slots=True)
+class TokenWish:
+    """What a client wants its next token to be: for whom, for which topics, for how long (s; None: as the service likes)."""
+
+    account: str
+    topics: tuple[str, ...]
+    ttl_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Mint:
-    """Ask the control service for a token; answer with `minted` or `mint_failed`, in any case: nothing here times out."""
+    """Ask the control service for the session's `token_wish`; answer with `minted` or `mint_failed`, in any case: nothing
+    here times out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +70,5 @@ class ClientSettings:
     reply_timeout_s: float = 10.0  # [ours] for a connect, a join or a subscribe
     replay_batch_size: int = 200
     is_intact: Callable[[Update], bool] = is_intact  # whether an update's payload is what its hash says
+    token_ttl_s: int | None = None  # asked of the control service; None: its own default
+    lane: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that probes know what it must refuse

@@ -19,7 +19,7 @@ from enum import Enum, auto
 from functools import partial
 
 from sim.contract import chance
-from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
+from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token, TokenWish
 from sim.contract.disconnects import MINTS_FIRST, NETWORK_CODES, DisconnectReason, classify
 from sim.contract.frames import (
     Body,
@@ -118,6 +118,11 @@ class ClientSession:
     def wake_at(self) -> float:
         """When to call `wake`; infinity: not before something else happens. Waking earlier does no harm."""
         return self._wake_at
+
+    @property
+    def token_wish(self) -> TokenWish:
+        """What to ask the control service for."""
+        return TokenWish(f"client-{self.client}", self.replica.topics, self.settings.token_ttl_s)
 
     @property
     def is_live(self) -> bool:

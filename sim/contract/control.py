@@ -26,6 +26,7 @@ _SESSION = re.compile(r"session-([A-Za-z0-9._:-]{1,128})")
 _STREAM_TOPICS = {stream_id(topic): topic for topic in SINGLE_TOPICS}
 _GRANTABLE_SCOPES = tuple(dict.fromkeys(scope for name, scope in SCOPES.items() if name != FALLBACK.name))
 _ORG = "org-mock"
+_USER_FLEET = "fleet:user:"
 
 
 class ControlRefusedError(PeerError):
@@ -123,13 +124,17 @@ class Control:
         """Count a refusal that happened before `issue` was reached, such as a malformed body."""
         self._counts[_REFUSAL_COUNTERS[error.status]] += 1
 
-    def issue(self, request: TokenRequest, now: float, *, outage: bool, token_id: str | None = None) -> dict[str, Any]:
+    def issue(
+        self, request: TokenRequest, now: float, *, outage: bool, token_id: str | None = None, defects: Container[str] = ()
+    ) -> dict[str, Any]:
         """The 200 answer's body, `{"data": {...}}`. Raises ControlRefusedError, counted, for any other.
 
         With `outage` minting is disabled (503). Token ids count up unless one is given.
         """
         try:
             claims = self._decide(request, now, outage, token_id)
+            if "grant_any_topic" not in defects:
+                _refuse_other_tenants(claims)
             token = self._sign(claims)
         except ControlRefusedError as error:
             self.refused(error)
@@ -238,6 +243,13 @@ def _merged_topics(request: TokenRequest) -> tuple[str, ...]:
         if topic_class(topic) is FALLBACK:
             _refuse(422, "unsupported_topic", f"unsupported topic {topic[:128]!r}")
     return topics
+
+
+def _refuse_other_tenants(claims: Claims) -> None:
+    """A user's fleet is that user's own."""
+    for topic in claims.topics:
+        if topic.startswith(_USER_FLEET) and topic.split(":")[2] != claims.user_id:
+            _refuse(403, "scope_not_allowed", f"topic {topic[:128]!r} is another user's")
 
 
 def _scopes(asked: tuple[str, ...], topics: tuple[str, ...]) -> tuple[str, ...]:

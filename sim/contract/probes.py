@@ -1,23 +1,24 @@
 """Clients that try what must be refused: ordinary sessions that also ask a forbidden question and note the answer.
 
-The answer is a notice of kind `probed` whose detail is `<probe>:accepted` or `<probe>:refused:<code>`.
+The answer is a notice of kind `probed` whose detail is `<probe>:accepted` or `<probe>:refused:<code>`. `EXPECTED` says
+which codes the contract has for it; the others are wrong ones.
 """
 
 import msgspec
 
+from sim.contract import token_probes
 from sim.contract.actions import Send, Token
 from sim.contract.client import NEVER, ClientSession, State
 from sim.contract.disconnects import NETWORK_CODES
 from sim.contract.frames import Body, Reply, Request
 from sim.errors import UsageError
 
-EXPIRY_LEEWAY_S = 30.0  # the runtime's own: an expired token may still be good for so long
-
 
 class MutationProbe(ClientSession):
     """Asks the socket for a publish each time it goes live. Whatever the answer, it stays live."""
 
     name = "mutation_over_socket"
+    expects: tuple[str, ...] = ()
     _probe_ref = ""
 
     def _went_live(self, now: float) -> None:
@@ -46,6 +47,7 @@ class ExpiredTokenProbe(ClientSession):
     """
 
     name = "expired_token"
+    expects = ("token_expired",)
     _void: Token | None = None  # the token it was told is no longer good
     _tried: Token | None = None  # whose question has been answered
 
@@ -62,7 +64,7 @@ class ExpiredTokenProbe(ClientSession):
             super()._begin_attempt(now)
 
     def _is_void(self, token: Token, now: float) -> bool:
-        return token is self._void or now >= token.expires_at + EXPIRY_LEEWAY_S
+        return token is self._void or now >= token.expires_at + self.settings.lane.token_leeway_s
 
     def connected(self, now: float) -> None:
         """See `ClientSession`; with a void token, this is the defect."""
@@ -82,7 +84,10 @@ class ExpiredTokenProbe(ClientSession):
             self._note("probed", detail=f"{self.name}:{answer}")
 
 
-PROBES: dict[str, type[ClientSession]] = {probe.name: probe for probe in (MutationProbe, ExpiredTokenProbe)}
+_OWN = (MutationProbe, ExpiredTokenProbe)
+PROBES: dict[str, type[ClientSession]] = {probe.name: probe for probe in (*_OWN, *token_probes.PROBES)}
+# The codes that each is to be refused with; none: any will do, as the contract names none.
+EXPECTED: dict[str, tuple[str, ...]] = {probe.name: probe.expects for probe in (*_OWN, *token_probes.PROBES)}
 
 
 def session_class(probe: str | None) -> type[ClientSession]:

@@ -52,6 +52,10 @@ Defect = Literal[
     "wrong_payload_hash",
     "cross_topic_leak",
     "reorder_replay",
+    "accept_any_signature",
+    "vague_refusals",
+    "ignore_grants",
+    "grant_any_topic",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -66,6 +70,10 @@ DEFECT_MEANINGS: dict[str, str] = {
     "wrong_payload_hash": "some updates carry a hash that is not their payload's",
     "cross_topic_leak": "some events go to clients that never subscribed to their topic",
     "reorder_replay": "the first two events of a replay batch change places",
+    "accept_any_signature": "a token's signature is not looked at",
+    "vague_refusals": "every refused token is called unauthorized, whatever is wrong with it",
+    "ignore_grants": "a subscription gets any topic, whatever its token grants",
+    "grant_any_topic": "the control service grants topics of other users",
 }
 
 
@@ -77,6 +85,7 @@ class Switches(msgspec.Struct, forbid_unknown_fields=True):
     mint_delay_ms: NotNegative = 0.0  # time one token takes at the control service
     mint_concurrency: CountOrZero = 0  # tokens minted at once; 0: no limit
     mint_outage: bool = False
+    mint_ahead_s: NotNegative = 0.0  # by so much the control service's clock is ahead of the runtime's
     skip_live_clients: NotNegative = 0.0  # share of clients whose live tail loses events
     skip_live_events: NotNegative = 0.0  # share of those clients' live events that are lost
     shrunk_budget_events: CountOrZero = 0  # replay budget in force instead of the configured; 0: none

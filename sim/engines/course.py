@@ -33,6 +33,8 @@ def client_settings(drill: Drill, seed: int) -> ClientSettings:
         heartbeat_interval_s=runtime.heartbeat_interval_s,
         silence_limit_s=max(3 * runtime.heartbeat_interval_s, SILENCE_FLOOR_S),
         replay_batch_size=runtime.replay_batch_size,
+        token_ttl_s=drill.fleet.token_ttl_s or None,
+        lane=runtime,
     )
 
 

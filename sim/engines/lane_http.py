@@ -60,6 +60,8 @@ class _Minted(msgspec.Struct):
     token: str
     expires_in: float
     refresh_after_in: float
+    kid: str = ""
+    session_id: str = ""
 
 
 class _MintAnswer(msgspec.Struct):
@@ -106,8 +108,11 @@ class LaneHttp:
 
     async def mint(self, session: ClientSession) -> Token:
         """A token for this client and its topics; raises `MintFailedError`."""
-        headers = self._authorization(session.client)
-        body = {"topics": list(session.replica.topics), "device_id": device_id(session.client)}
+        wish = session.token_wish
+        headers = self._authorization(wish.account)
+        body: dict[str, Any] = {"topics": list(wish.topics), "device_id": device_id(session.client)}
+        if wish.ttl_s is not None:
+            body["ttl_seconds"] = wish.ttl_s
         try:
             async with self._minting:
                 answer = await self._http.request("POST", self._lane.control_url + _MINT_PATH, headers=headers, json=body)
@@ -121,10 +126,11 @@ class LaneHttp:
         except msgspec.DecodeError:
             raise MintFailedError("bad_response") from None
         now = time.time()
-        return Token(minted.token, now + minted.refresh_after_in, now + minted.expires_in)
+        moments = now + minted.refresh_after_in, now + minted.expires_in
+        return Token(minted.token, *moments, minted.kid, minted.session_id)
 
-    def _authorization(self, client: int) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._lane.session or f'session-client-{client}'}"}
+    def _authorization(self, account: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._lane.session or f'session-{account}'}"}
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -167,7 +173,7 @@ class LaneHttp:
         if answer.status_code != 200:
             raise TargetError(f"{ready_url} answered {_shown(answer)}, not 200: this is no sync runtime, or it is not ready.")
         token_url = self._lane.control_url + _MINT_PATH
-        answer = await self._ask("POST", token_url, headers=self._authorization(0), json={})
+        answer = await self._ask("POST", token_url, headers=self._authorization("client-0"), json={})
         if answer.status_code != 200:
             raise TargetError(
                 f"{token_url} answered {_shown(answer)} where a token was expected; "

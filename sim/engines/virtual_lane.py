@@ -80,16 +80,22 @@ class VirtualLane:
             self.runtime.counters.act("slow_mint")
         else:
             self._slow_minting = None
-        request = TokenRequest(f"session-{device}", topics=session.replica.topics, device_id=device)
+        wish = session.token_wish
+        request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id=device, ttl_s=wish.ttl_s)
         self._env.call_at(end, lambda: answer(self._issue(request)))
 
     def _issue(self, request: TokenRequest) -> Token | str:
-        now = self._env.now
+        now, switches = self._env.now, self.switches
+        if switches.mint_ahead_s:
+            self.runtime.counters.act("skew_control")
         try:
-            data = self.control.issue(request, now, outage=self.switches.mint_outage)["data"]
+            moment = now + switches.mint_ahead_s
+            answer = self.control.issue(request, moment, outage=switches.mint_outage, defects=switches.defects)
         except ControlRefusedError as error:
             return error.code
-        return Token(data["token"], now + data["refresh_after_in"], now + data["expires_in"])
+        data = answer["data"]
+        moments = now + data["refresh_after_in"], now + data["expires_in"]
+        return Token(data["token"], *moments, data["kid"], data["session_id"])
 
     # --- connections --------------------------------------------------------------------------------
 

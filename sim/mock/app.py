@@ -147,8 +147,12 @@ class Mock:
             self.control.refused(error)
             return _problem(error.status, error.code, error.message)
         await self._take_minting_time()
+        switches = self.switches
+        if switches.mint_ahead_s:
+            self.runtime.counters.act("skew_control")
         try:
-            return JSONResponse(self.control.issue(asked, time.time(), outage=self.switches.mint_outage))
+            moment = time.time() + switches.mint_ahead_s
+            return JSONResponse(self.control.issue(asked, moment, outage=switches.mint_outage, defects=switches.defects))
         except ControlRefusedError as error:
             return _problem(error.status, error.code, error.message)
 

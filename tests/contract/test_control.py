@@ -223,3 +223,9 @@ def test_any_request_is_answered_or_refused_by_status(session, body):
     except ControlRefusedError as error:
         status = error.status
     assert status in {200, 401, 422}
+
+
+def test_a_users_fleet_is_that_users_own():
+    assert refusal(control(), {"topics": ["fleet:user:bob:workers"]}) == (403, "scope_not_allowed")
+    assert refusal(control(), {"streams": ["runtime.fleet.user.bob.workers"]}) == (403, "scope_not_allowed")
+    assert ask(control(), {"topics": ["fleet:user:ada:workers"]})["granted_topics"]

@@ -5,6 +5,7 @@ import json
 
 import msgspec
 import pytest
+import test_token_probes
 from hypothesis import given
 from hypothesis import strategies as st
 from lane import COMPATIBILITY, KEYRING, START
@@ -751,7 +752,7 @@ def test_cross_topic_leak_sends_some_events_to_who_never_asked():
 
 def test_every_defect_has_its_test():
     """`lose_log_on_restart` is the one that the core knows nothing of: logs live and die outside it."""
-    tested = {name.removeprefix("test_") for name in globals()}
+    tested = {name.removeprefix("test_") for name in (*globals(), *vars(test_token_probes))}
     assert {d for d in DEFECTS if not any(name.startswith(d) for name in tested)} == {"lose_log_on_restart"}
 
 

@@ -166,10 +166,10 @@ def test_tokens_issued_before_a_time_are_void():
 
 
 def test_the_defect_lets_every_outdated_token_pass_and_no_other():
-    assert refusal(changed(), NOW + 10_000, accept_expired=True, void_before=NOW + 1) is None
-    assert refusal(changed(not_before=NOW + 99), accept_expired=True) == "token_not_yet_valid"
-    assert refusal(changed(), NOW + 10_000, accept_expired=True, revoked_tokens={"token-1"}) == "token_revoked"
-    assert refusal(changed(issuer="someone"), accept_expired=True) == "invalid_token"
+    assert refusal(changed(), NOW + 10_000, defects={"accept_expired_token"}, void_before=NOW + 1) is None
+    assert refusal(changed(not_before=NOW + 99), defects={"accept_expired_token"}) == "token_not_yet_valid"
+    assert refusal(changed(), NOW + 10_000, defects={"accept_expired_token"}, revoked_tokens={"token-1"}) == "token_revoked"
+    assert refusal(changed(issuer="someone"), defects={"accept_expired_token"}) == "invalid_token"
 
 
 def test_a_rotated_keyring_verifies_old_tokens_until_their_key_is_dropped():

@@ -367,6 +367,24 @@ def test_probes() -> None:
     assert state("drill.probes", story.tell(32.0, Kind.PROBED, 3, detail="mutation_over_socket:accepted"), drill) is FAIL
 
 
+def test_a_probe_that_is_refused_by_a_wrong_name_fails() -> None:
+    drill = storm_drill(2, probes=("garbled_token",))
+    right = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:invalid_token")
+    assert state("drill.probes", right, drill) is PASS
+    wrong = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:unauthorized")
+    assert state("drill.probes", wrong, drill) is FAIL
+    unanswered = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:timeout")
+    assert state("drill.probes", unanswered, drill) is INCONCLUSIVE
+
+
+def test_tokens_too_old() -> None:
+    drill = storm_drill(2, checks=("error.tokens_too_old",))
+    assert state("error.tokens_too_old", good_storm(2), drill) is PASS
+    refused = good_storm(2).tell(30.0, Kind.CONNECT_FAILED, 0, detail="token_too_old")
+    assert state("error.tokens_too_old", refused, drill) is FAIL
+    assert state("error.tokens_too_old", good_storm(2).tell(30.0, Kind.CONNECT_FAILED, 0, detail="network"), drill) is PASS
+
+
 # --- a drill as a whole -----------------------------------------------------------------------------
 
 QUICK = tuple(name for name in GATED if name != "reconnect.backoff_never_resets")

@@ -138,6 +138,22 @@ def test_a_violation_says_what_users_would_have_seen() -> None:
     assert "client 1 \\| seq 4" in text
 
 
+def test_a_failed_check_says_what_users_would_have_seen() -> None:
+    old = check(FAIL, check="tokens_too_old", gate="error")
+    assert "`error.tokens_too_old`: after every lost connection a refusal first" in report.summary_markdown(run(drill(old)))
+    assert "users would have seen" not in report.summary_markdown(run(drill(check(PASS, check="tokens_too_old", gate="error"))))
+
+
+@pytest.mark.parametrize("name", ["stale_loop", "silent_loss"])
+def test_what_the_shipped_client_does_wrong_has_its_sentence(name: str) -> None:
+    assert report.users_saw(Violation(name, 1, "")) != report.users_saw(Violation("no such law", 1, ""))
+
+
+@pytest.mark.parametrize("name", ["backoff_unjittered", "backoff_never_resets"])
+def test_how_the_shipped_client_backs_off_has_its_sentence(name: str) -> None:
+    assert report.check_seen(check(FAIL, check=name, gate="reconnect"))
+
+
 def test_every_value_is_shown_with_its_n_and_threshold() -> None:
     text = report.summary_markdown(run(drill(check(value=INF, interval=(0.5, NAN), threshold=0.25))))
     assert "| ux.integrity | pass | never events | 0.5 .. - | 5 | <= 0.25 | because |" in text

@@ -1,0 +1,168 @@
+"""Probes of tokens: each is refused by its right name, by the two cores themselves, and then an ordinary client."""
+
+import msgspec
+import pytest
+from lane import COMPATIBILITY, KEYRING, START
+
+from sim.contract import policies, tokens
+from sim.contract.actions import ClientSettings, Close, Connect, Mint, Send, Token
+from sim.contract.client import ClientSession
+from sim.contract.control import Control, ControlRefusedError, TokenRequest
+from sim.contract.probes import EXPECTED, PROBES, session_class
+from sim.contract.runtime import Runtime
+from sim.contract.settings import RuntimeSettings, Switches
+from sim.contract.streams import run_events
+from sim.contract.token_probes import PROBES as TOKEN_PROBES
+from sim.contract.tokens import TokenRefusedError
+from sim.drill import ProbeName
+
+RUN = run_events("7")
+SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
+NAMES = tuple(probe.name for probe in TOKEN_PROBES)
+
+
+class Authority:
+    """Control service, runtime and one client, without a network between them."""
+
+    def __init__(self, probe: str | None, *, offline: bool = False, **switches: object) -> None:
+        self.now = START
+        self.switches = Switches(**switches)
+        self.control = Control(SHORT, KEYRING)
+        self.runtime = Runtime(SHORT, KEYRING, self.switches)
+        self.number = 0
+        self.offline = offline
+        self.wishes: list[int | None] = []
+        settings = ClientSettings(1, COMPATIBILITY, lane=SHORT)
+        self.session: ClientSession = session_class(probe)(0, (RUN,), policies.get("reference"), settings)
+        self.notices: list[object] = []
+        self.session.start(self.now)
+
+    def pass_time(self, seconds: float) -> "Authority":
+        """Let so much time pass, in steps of 50 ms."""
+        for _ in range(round(seconds / 0.05)):
+            self._obey()
+            self.now += 0.05
+            self.session.wake(self.now)
+            self._obey()
+            while self.number and (frame := self.runtime.pull(self.number, self.now)):
+                self.session.received(frame, self.now)
+                self._obey()
+        return self
+
+    def _obey(self) -> None:
+        while actions := self.session.actions():
+            for action in actions:
+                self._do(action)
+        self.notices += self.session.notices()
+
+    def _do(self, action: object) -> None:
+        if isinstance(action, Mint):
+            self._mint()
+        elif isinstance(action, Connect) and self.offline:
+            self.session.connect_failed("network", self.now)
+        elif isinstance(action, Connect):
+            try:
+                self.number = self.runtime.open(action.token.text, COMPATIBILITY, self.now)
+            except TokenRefusedError as refusal:
+                self.session.connect_failed(refusal.code, self.now)
+            else:
+                self.session.connected(self.now)
+        elif isinstance(action, Send):
+            self.runtime.received(self.number, action.frame, self.now)
+        elif isinstance(action, Close):
+            self.runtime.close(self.number)
+            self.number = 0
+
+    def _mint(self) -> None:
+        wish = self.session.token_wish
+        self.wishes.append(wish.ttl_s)
+        request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id="d", ttl_s=wish.ttl_s)
+        moment = self.now + self.switches.mint_ahead_s
+        try:
+            data = self.control.issue(request, moment, outage=False, defects=self.switches.defects)["data"]
+        except ControlRefusedError as refusal:
+            self.session.mint_failed(refusal.code, self.now)
+        else:
+            moments = self.now + data["refresh_after_in"], self.now + data["expires_in"]
+            self.session.minted(Token(data["token"], *moments), self.now)
+
+    @property
+    def answers(self) -> list[str]:
+        """What the probe noted."""
+        return [notice.detail for notice in self.notices if notice.kind == "probed"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_refused_once_by_its_right_name_and_then_goes_live(name: str):
+    authority = Authority(name, mint_ahead_s=60.0 if name == "premature_token" else 0.0).pass_time(8.0)
+    (answer,) = authority.answers
+    probe, verdict, code = answer.split(":")
+    assert (probe, verdict) == (name, "refused")
+    assert code in EXPECTED[name]
+    authority.switches.mint_ahead_s = 0.0
+    authority.pass_time(10.0)
+    assert authority.session.is_live
+    assert authority.answers == [answer]
+
+
+def accepted(name: str, defect: str) -> bool:
+    """Whether a runtime with this defect grants what the probe asks."""
+    return Authority(name, defects={defect}).pass_time(8.0).answers == [f"{name}:accepted"]
+
+
+def test_accept_any_signature_lets_forgeries_in():
+    assert accepted("garbled_token", "accept_any_signature")
+    assert accepted("foreign_key_token", "accept_any_signature")
+    assert not accepted("foreign_issuer_token", "accept_any_signature")
+    assert not accepted("missing_token", "accept_any_signature")
+
+
+def test_vague_refusals_have_a_wrong_name():
+    for name in ("garbled_token", "outdated_token", "overaged_token"):
+        assert Authority(name, defects={"vague_refusals"}).pass_time(8.0).answers == [f"{name}:refused:unauthorized"]
+
+
+def test_ignore_grants_gives_any_topic():
+    assert accepted("forbidden_topic", "ignore_grants")
+
+
+def test_grant_any_topic_mints_for_other_users():
+    assert accepted("foreign_topic_mint", "grant_any_topic")
+
+
+def test_accept_expired_token_takes_every_outdated_one():
+    assert accepted("outdated_token", "accept_expired_token")
+    assert accepted("overaged_token", "accept_expired_token")
+
+
+def test_a_failing_network_is_no_answer():
+    authority = Authority("garbled_token", offline=True).pass_time(5.0)
+    assert authority.answers == []
+    authority.offline = False
+    assert authority.pass_time(10.0).answers == ["garbled_token:refused:invalid_token"]
+
+
+def test_without_a_token_whose_time_has_not_come_there_is_no_question():
+    authority = Authority("premature_token").pass_time(3.0)
+    assert authority.answers == []
+    assert len(authority.wishes) > 4
+    authority.switches.mint_ahead_s = 60.0
+    assert authority.pass_time(1.0).answers == ["premature_token:refused:token_not_yet_valid"]
+
+
+def test_special_lifetimes_are_asked_for_once():
+    assert Authority("outdated_token").pass_time(8.0).wishes == [2, None]
+    assert Authority("overaged_token").pass_time(10.0).wishes == [900, None]
+    assert Authority(None).pass_time(1.0).wishes == [None]
+
+
+def test_a_token_says_what_it_says_whoever_signed_it():
+    minted = Authority(None).control.issue(TokenRequest("session-a"), START, outage=False)["data"]["token"]
+    assert tokens.unverified(minted).user_id == "a"
+    for text in ("", "x", "a.b.c"):
+        with pytest.raises(TokenRefusedError, match="malformed"):
+            tokens.unverified(text)
+
+
+def test_a_drill_may_name_every_probe_and_no_other():
+    assert set(msgspec.json.schema(ProbeName)["enum"]) == set(PROBES) == set(EXPECTED)
