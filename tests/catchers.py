@@ -27,17 +27,23 @@ DEFECT_CATCHERS = (
     catch("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message"),
     catch("cross_topic_leak", "reconnect_storm", "cross_topic_leak"),
     catch("reorder_replay", "runtime_restart", "replay.divergence"),
+)
+# What is wrong with tokens, publishing and who may do what.
+AUTHORITY_CATCHERS = (
     catch("accept_any_signature", "token_misuse", "drill.probes", "garbled_token_accepted", "foreign_key_token_accepted"),
     catch("vague_refusals", "token_misuse", "drill.probes"),
     catch("ignore_grants", "token_misuse", "drill.probes", "forbidden_topic_accepted"),
     catch("grant_any_topic", "token_misuse", "drill.probes", "foreign_topic_mint_accepted"),
 )
+ALL_CATCHERS = (*DEFECT_CATCHERS, *AUTHORITY_CATCHERS)
 HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
 DESKTOP_CATCHERS = (
     catch("resubscribes from zero", "stale_cursor", "stale_loop", "replay.stale_loops", "reconnect.backoff_unjittered"),
     catch("jumps over holes", "dropped_delivery", "silent_loss", "delivery.dropped_deliveries"),
     catch("goes on counting", "reconnect_storm", "reconnect.backoff_never_resets", "reconnect.backoff_unjittered"),
 )
+# Settings of a fleet that its drill must not let pass.
+SETTING_CATCHERS = (catch("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old"),)
 # A second cut after a live period, the only place where a backoff that is never reset shows.
 LIVE_PERIOD = ("phases.fault_s=7.2", "faults.1.at_s=6.2")
 IMPATIENT = ("phases.settle_s=3",)  # what will not converge need not be waited for

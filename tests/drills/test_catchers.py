@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from catchers import DEFECT_CATCHERS, DESKTOP_CATCHERS, HARMLESS, IMPATIENT, LIVE_PERIOD, Catch
-from storms import CATALOGUE, red, small, storm, troubles
+from catchers import ALL_CATCHERS, DEFECT_CATCHERS, DESKTOP_CATCHERS, HARMLESS, IMPATIENT, LIVE_PERIOD, Catch
+from storms import red, small, storm, troubles
 
 from sim.contract.settings import DEFECTS
 
 
 def test_every_defect_has_a_catcher():
-    assert sorted([case.wrong for case in DEFECT_CATCHERS] + [HARMLESS]) == sorted(DEFECTS)
+    assert sorted({case.wrong for case in ALL_CATCHERS} | {HARMLESS}) == sorted(DEFECTS)
 
 
 @pytest.mark.parametrize("case", DEFECT_CATCHERS, ids=lambda case: case.wrong)
@@ -22,7 +22,7 @@ def test_a_defect_is_caught_by_name(tmp_path: Path, case: Catch):
     assert verdict.defects == (case.wrong,)
 
 
-@pytest.mark.parametrize("drill", CATALOGUE)
+@pytest.mark.parametrize("drill", sorted({case.drill for case in DEFECT_CATCHERS}))
 def test_duplicates_on_the_wire_turn_nothing_red(tmp_path: Path, drill: str):
     assert troubles(storm(tmp_path, small(drill), defects=(HARMLESS,))) == []
 

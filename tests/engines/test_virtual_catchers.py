@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from catchers import DEFECT_CATCHERS, DESKTOP_CATCHERS, HARMLESS, IMPATIENT, LIVE_PERIOD, Catch
+from catchers import ALL_CATCHERS, DESKTOP_CATCHERS, HARMLESS, IMPATIENT, LIVE_PERIOD, SETTING_CATCHERS, Catch
 from storms import CATALOGUE, red, small, storm, troubles
 
 
-@pytest.mark.parametrize("case", DEFECT_CATCHERS, ids=lambda case: case.wrong)
+@pytest.mark.parametrize("case", ALL_CATCHERS, ids=lambda case: f"{case.wrong}-{case.drill}")
 def test_a_defect_is_caught_by_name(tmp_path: Path, case: Catch):
     verdict = storm(tmp_path, small(case.drill, *IMPATIENT), defects=(case.wrong,), engine="virtual")
     assert case.names <= red(verdict), verdict
@@ -17,6 +17,12 @@ def test_a_defect_is_caught_by_name(tmp_path: Path, case: Catch):
 def test_the_shipped_clients_defects_are_caught_by_name(tmp_path: Path, case: Catch):
     long = LIVE_PERIOD if case.drill == "reconnect_storm" else ()
     verdict = storm(tmp_path, small(case.drill, "fleet.policy=desktop", *long), engine="virtual")
+    assert case.names <= red(verdict), verdict
+
+
+@pytest.mark.parametrize("case", SETTING_CATCHERS, ids=lambda case: case.wrong)
+def test_what_a_fleet_must_not_do_is_caught_by_name(tmp_path: Path, case: Catch):
+    verdict = storm(tmp_path, small(case.drill, case.wrong), engine="virtual")
     assert case.names <= red(verdict), verdict
 
 
