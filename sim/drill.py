@@ -48,7 +48,13 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: PolicyName = "reference"
     topics_per_client: Count = 1
     token_ttl_s: CountOrZero = 0  # that clients ask of the control service; 0: as it likes
-    connects_per_s: Positive = 150.0  # of the first arrival, before anything is broken
+    # Of the first arrival, before anything is broken; left out: 150, or as many as bring everyone within ten seconds.
+    connects_per_s: Positive | None = None
+
+    @property
+    def arrival_s(self) -> float:
+        """How long the fleet takes to arrive, one client after the other."""
+        return self.clients / self.connects_per_s if self.connects_per_s else min(self.clients / 150.0, 10.0)
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,8 +125,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
 
 def expected_duration_s(drill: Drill) -> float:
     """About how long a run takes in real time: everyone's arrival and the phases, settling early."""
-    arrival_s = drill.fleet.clients / drill.fleet.connects_per_s
-    return arrival_s + drill.phases.steady_s + drill.phases.fault_s + drill.phases.heal_s + 1.0
+    return drill.fleet.arrival_s + drill.phases.steady_s + drill.phases.fault_s + drill.phases.heal_s + 1.0
 
 
 def check(drill: Drill, where: str) -> None:

@@ -4,8 +4,7 @@ Judging reads millions of rows, so nothing here loops over rows: one stable sort
 built, and slices of it afterwards.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -20,31 +19,85 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_MOST_INT32 = 2**31
 _KINDS = tuple(Kind)
 _KIND_CODE = {str(kind): code for code, kind in enumerate(_KINDS)}
 
 PHASES = ("steady", "fault", "heal", "settle", "end")
 
 
-@dataclass(frozen=True)
 class Rows:
-    """Observations as parallel arrays, earliest first; `kind`, `stream` and `detail` are codes of their `History`."""
+    """Observations as parallel arrays, earliest first; `kind`, `stream` and `detail` are codes of their `History`.
 
-    t: Floats
-    kind: Ints
-    client: Ints
-    stream: Ints
-    seq: Ints
-    attempt: Ints
-    value: Floats
-    detail: Ints
+    `columns` are whole columns in as few bytes as they need, `where` the positions that these rows have in them (None: all).
+    A column is gathered when it is first asked for, since a judge of millions of rows looks at two or three of the eight.
+    """
+
+    def __init__(self, columns: Mapping[str, NDArray[Any]], where: NDArray[Any] | None = None) -> None:
+        self._columns = columns
+        self._where = where
 
     def __len__(self) -> int:
-        return len(self.t)
+        return len(self._columns["t"] if self._where is None else self._where)
 
-    def take(self, which: Mask | Ints) -> "Rows":
+    @cached_property
+    def t(self) -> Floats:
+        """Seconds since the run began."""
+        return self._gather("t")
+
+    @cached_property
+    def kind(self) -> Ints:
+        """Codes of `Kind`."""
+        return self._gather("kind")
+
+    @cached_property
+    def client(self) -> Ints:
+        """Indices of clients."""
+        return self._gather("client")
+
+    @cached_property
+    def stream(self) -> Ints:
+        """Codes of `History.streams`."""
+        return self._gather("stream")
+
+    @cached_property
+    def seq(self) -> Ints:
+        """Sequence numbers."""
+        return self._gather("seq")
+
+    @cached_property
+    def attempt(self) -> Ints:
+        """Attempts, or a fault's place in its plan."""
+        return self._gather("attempt")
+
+    @cached_property
+    def value(self) -> Floats:
+        """Milliseconds, events or counts, by kind."""
+        return self._gather("value")
+
+    @cached_property
+    def detail(self) -> Ints:
+        """Codes of `History.details`."""
+        return self._gather("detail")
+
+    def _gather(self, name: str) -> NDArray[Any]:
+        column = self._columns[name]
+        rows = column if self._where is None else column[self._where]
+        return rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64, copy=False)
+
+    def take(self, which: NDArray[Any]) -> "Rows":
         """The rows that a mask or an array of positions picks, in that order."""
-        return Rows(*(getattr(self, field.name)[which] for field in fields(self)))
+        if self._where is not None:
+            return Rows(self._columns, self._where[which])
+        return Rows(self._columns, np.flatnonzero(which) if which.dtype == np.bool_ else which)
+
+    def having(self, **columns: NDArray[Any]) -> "Rows":
+        """The same rows with other values in some columns."""
+        return Rows({name: columns.get(name, getattr(self, name)) for name in self._columns})
+
+    def and_then(self, others: "Rows") -> "Rows":
+        """These rows, then the others."""
+        return Rows({name: np.concatenate((getattr(self, name), getattr(others, name))) for name in self._columns})
 
     def by_client(self) -> "Rows":
         """The same rows ordered by client, each client's still in time order."""
@@ -69,18 +122,13 @@ class History:
         kind = _known_kinds(kinds)[kind_codes][order]
         stream, self.streams = _words(table, "stream")
         detail, self.details = _words(table, "detail")
-        self._rows = Rows(
-            t=_numbers(table, "t")[order],
-            kind=kind,
-            client=_integers(table, "client")[order],
-            stream=stream[order],
-            seq=_integers(table, "seq")[order],
-            attempt=_integers(table, "attempt")[order],
-            value=_numbers(table, "value")[order],
-            detail=detail[order],
-        )
+        columns = {
+            name: np.asarray(table.column(name).to_numpy())[order] for name in ("t", "client", "seq", "attempt", "value")
+        }
+        self._rows = Rows(columns | {"kind": kind, "stream": stream[order], "detail": detail[order]})
         # Sixteen bits are enough for kinds, and NumPy sorts those by radix.
-        self._by_kind = np.argsort(kind.astype(np.int16), kind="stable")
+        places = np.argsort(kind, kind="stable")
+        self._by_kind = places.astype(np.int32) if len(places) < _MOST_INT32 else places
         self._ends = np.concatenate(([0], np.cumsum(np.bincount(kind, minlength=len(_KINDS)))))
 
     def __len__(self) -> int:
@@ -164,37 +212,29 @@ def _refuse_empty_cells(table: pa.Table) -> None:
             raise EvidenceError(f"observations: column {name} has empty cells, which no engine writes.")
 
 
-def _numbers(table: pa.Table, name: str) -> Floats:
-    return np.asarray(table.column(name).to_numpy(), np.float64)
-
-
-def _integers(table: pa.Table, name: str) -> Ints:
-    return np.asarray(table.column(name).to_numpy(), np.int64)
-
-
 def _time_order(table: pa.Table) -> Ints | slice:
-    t = _numbers(table, "t")
+    t = np.asarray(table.column("t").to_numpy(), np.float64)
     if not bool(np.isfinite(t).all()):
         raise EvidenceError("observations: a time is not a finite number.")
     # Sorting copies every column, so it is spared where the engine wrote in order already.
     return slice(None) if bool((np.diff(t) >= 0).all()) else np.argsort(t, kind="stable")
 
 
-def _words(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
+def _words(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
     """A dictionary column as codes and the words they stand for, each word once."""
     if table.num_rows == 0:
-        return np.zeros(0, np.int64), []
+        return np.zeros(0, np.int32), []
     column = table.column(name).unify_dictionaries()
     chunks = cast("list[pa.DictionaryArray[Any, Any]]", column.chunks)
     words = cast(list[str], chunks[0].dictionary.to_pylist())
     codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in chunks])
     distinct = list(dict.fromkeys(words))
     place = {word: code for code, word in enumerate(distinct)}
-    return np.array([place[word] for word in words], np.int64)[codes], distinct
+    return np.array([place[word] for word in words], np.int32)[codes], distinct
 
 
-def _known_kinds(kinds: list[str]) -> Ints:
+def _known_kinds(kinds: list[str]) -> NDArray[np.int16]:
     unknown = [kind for kind in kinds if kind not in _KIND_CODE]
     if unknown:
         raise EvidenceError(f"observations: there are rows of kind '{unknown[0]}', which this version does not know.")
-    return np.array([_KIND_CODE[kind] for kind in kinds], np.int64)
+    return np.array([_KIND_CODE[kind] for kind in kinds], np.int16)

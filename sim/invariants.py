@@ -148,7 +148,7 @@ def _checkpoint_regressed(laws: _Laws) -> Iterator[Violation]:
     stretch = np.cumsum(first | ~written & ~history.detail_is(rows, ["fresh"]))[written]
     rows = rows.take(written)
     lower = np.append(False, (np.diff(stretch) == 0) & (np.diff(rows.seq) < 0)) if len(rows) else written[:0]
-    yield from laws.broken("checkpoint_regressed", _joined(rows.take(lower), walk.rows.take(clamped)))
+    yield from laws.broken("checkpoint_regressed", rows.take(lower).and_then(walk.rows.take(clamped)))
 
 
 def _stale_loop(laws: _Laws) -> Iterator[Violation]:
@@ -302,10 +302,6 @@ def _reached(moves: Rows, moments: Rows) -> Ints:
 def _changes(codes: Ints) -> Mask:
     """Where a value differs from the one before it; the first always does."""
     return np.append(True, np.diff(codes) != 0) if len(codes) else np.zeros(0, np.bool_)
-
-
-def _joined(one: Rows, other: Rows) -> Rows:
-    return Rows(*(np.concatenate((getattr(one, name), getattr(other, name))) for name in Rows.__dataclass_fields__))
 
 
 _LAWS: tuple[Callable[[_Laws], Iterator[Violation]], ...] = (

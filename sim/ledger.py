@@ -269,7 +269,7 @@ class Ledger:
             reach[mine] = np.minimum(reach[mine], heads[index])
         useful = reach > rows.value
         old = np.maximum(rows.value, 0)
-        return Rows(rows.t, rows.kind, rows.client, rows.stream, reach, rows.attempt, old, rows.detail).take(useful)
+        return rows.having(seq=reach, value=old).take(useful)
 
     @cached_property
     def _lowest_fleet_baseline(self) -> Ints:

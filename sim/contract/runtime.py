@@ -325,6 +325,11 @@ class Runtime:
             if frame.updates:
                 return self._deliver(connection, frame)
 
+    def owes(self, number: int) -> bool:
+        """Whether the connection has something to pull now."""
+        connection = self._connections.get(number)
+        return connection is not None and bool(connection.outbox or connection.pending)
+
     def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> UpdateBatch | None:
         """The replay's next batch; after the last one the subscribe is answered. None: it cannot go on, and is refused."""
         updates: tuple[Update, ...] = ()

@@ -6,10 +6,8 @@ because a generator that cannot keep up must not be mistaken for a slow runtime.
 """
 
 import asyncio
-import contextlib
-import gc
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from sim.drill import Drill
 from sim.engines import course
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.fault_actions import FaultActions
+from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.publisher import Publisher, Stream, create_streams
 from sim.errors import StorageError, UsageError
@@ -35,7 +34,6 @@ from sim.mock.server import ServeOptions, raise_descriptor_limit
 from sim.observations import Recorder, RunHeader, write_header
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
-_GC_THRESHOLDS = (100_000, 50, 100)  # Python's own are 700, 10, 10
 _POLL_S = 0.1
 _LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5
@@ -64,17 +62,6 @@ def run(drill: Drill, options: Options) -> RunHeader:
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with relaxed_garbage_collection(), runner:  # closing the runner gives Ctrl-C back to Python
         return runner.run(_SocketsRun(drill, options).run())
-
-
-@contextlib.contextmanager
-def relaxed_garbage_collection() -> Iterator[None]:
-    """Look for cycles more rarely: thousands of sessions make none, and looking took a tenth of a delivery's time."""
-    before = gc.get_threshold()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def check_lane(lane: Lane) -> None:
@@ -248,7 +235,7 @@ class _SocketsRun:
 
     async def _ramp(self) -> None:
         """Let clients arrive one after the other."""
-        period_s = 1 / self._drill.fleet.connects_per_s
+        period_s = self._drill.fleet.arrival_s / len(self._fleet)
         began = self._clock.now()
         for number, client in enumerate(self._clients):
             while (wait_s := began + number * period_s - self._clock.now()) > 0:

@@ -21,6 +21,7 @@ from sim.contract.settings import Switches
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
 from sim.drill import Drill, expected_duration_s
 from sim.engines import course, virtual_faults
+from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.virtual_client import IntactOnce, VirtualClient
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_faults import VirtualFaults
@@ -60,7 +61,8 @@ def run(drill: Drill, options: Options) -> RunHeader:
     `StorageError`.
     """
     check(drill)
-    return _VirtualRun(drill, options).run()
+    with relaxed_garbage_collection():
+        return _VirtualRun(drill, options).run()
 
 
 def check(drill: Drill) -> None:
@@ -76,10 +78,9 @@ def check(drill: Drill) -> None:
 def latest_end_s(drill: Drill, model: SystemModel) -> float:
     """When a run must have ended, in simulated seconds, whatever goes wrong in it."""
     phases = drill.phases
-    arrival_s = drill.fleet.clients / drill.fleet.connects_per_s
     starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
     limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.heal_s, GIVE_UP_S, phases.settle_s)
-    return arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0
+    return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0
 
 
 class _VirtualRun:
@@ -167,7 +168,7 @@ class _VirtualRun:
         self._publisher.start()
         self._env.process(self._sample_lag())
         self._arrive()
-        yield self._env.timeout(self._drill.fleet.clients / self._drill.fleet.connects_per_s + phases.steady_s)
+        yield self._env.timeout(self._drill.fleet.arrival_s + phases.steady_s)
         is_steady = yield from self._reach_steady()
         self._phase("fault")
         topics = (self._run_topics, self._other_topics)
@@ -186,7 +187,7 @@ class _VirtualRun:
         self._phase("end")
 
     def _arrive(self) -> None:
-        period_s = 1 / self._drill.fleet.connects_per_s
+        period_s = self._drill.fleet.arrival_s / self._drill.fleet.clients
         for number, client in enumerate(self._clients):
             self._env.call_at(EPOCH + number * period_s, client.start)
 

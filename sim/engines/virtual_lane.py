@@ -182,15 +182,15 @@ class VirtualLane:
         done_at, until = now, now + WORK_QUANTUM_S
         while self._waiting and done_at <= until:
             number = self._waiting.popleft()
-            frame = self.runtime.pull(number, now)
-            if frame is None:
-                self._queued.discard(number)
-                if self.runtime.is_closing(number):
-                    self._hang_up(number, done_at)
+            if frame := self.runtime.pull(number, now):
+                done_at += self._cost_s(frame)
+                self._deliver(number, frame, done_at)
+            if self.runtime.owes(number):
+                self._waiting.append(number)
                 continue
-            done_at += self._cost_s(frame)
-            self._deliver(number, frame, done_at)
-            self._waiting.append(number)
+            self._queued.discard(number)
+            if self.runtime.is_closing(number):
+                self._hang_up(number, done_at)
         self._free_at = done_at
         self._working = bool(self._waiting)
         if self._working:

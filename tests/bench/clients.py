@@ -31,9 +31,9 @@ from sim.contract.codec import encode_client
 from sim.contract.frames import Compatibility, Join, Subscribe
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.course import RUN_EVENT
+from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.socket import ClientSocket
-from sim.engines.sockets import relaxed_garbage_collection
 from sim.observations import Recorder
 
 WARM_UP_S = 1.0

@@ -142,7 +142,7 @@ def run_callbacks(drill: Drill, recorder: Recorder | None, cuts_s: list[float], 
     clients = [CallbackClient(clock, lane, n, recorder, one_way_delay_s(model, 1, n)) for n in range(drill.fleet.clients)]
     for number, client in enumerate(clients):
         client.clock = clock
-        clock.call_at(number / drill.fleet.connects_per_s + 2 * client.delay_s, client.connect, 0)
+        clock.call_at(number * drill.fleet.arrival_s / drill.fleet.clients + 2 * client.delay_s, client.connect, 0)
         for moment in cuts_s:
             clock.call_at(moment, client.cut)
     clock.process(lane.publish(drill.load.events_per_s, ends_s))
@@ -157,7 +157,7 @@ def run(drill: Drill, recorder: Recorder | None, cuts_s: list[float], ends_s: fl
     env.process(lane.publish(drill.load.events_per_s, ends_s))
     model = SystemModel()
     clients = [NaiveClient(env, lane, n, recorder, one_way_delay_s(model, 1, n)) for n in range(drill.fleet.clients)]
-    processes = [env.process(client.run(n / drill.fleet.connects_per_s)) for n, client in enumerate(clients)]
+    processes = [env.process(client.run(n * drill.fleet.arrival_s / drill.fleet.clients)) for n, client in enumerate(clients)]
 
     def cut() -> Steps:
         for moment in cuts_s:

@@ -68,7 +68,7 @@ def test_without_limits_everyone_is_live_after_their_own_delays_and_backoff_to_t
     live = by_client(of(rows, Kind.SUBSCRIBED))
     for client in range(clients):
         delay_s = expected_delay_s(client, seed)
-        arrived = client / drill.fleet.connects_per_s + 10 * delay_s
+        arrived = client * drill.fleet.arrival_s / drill.fleet.clients + 10 * delay_s
         first = fault + full_jitter_s(client, seed, 1) + 8 * delay_s
         second = fault + drill.faults[1].at_s + full_jitter_s(client, seed, 2) + 8 * delay_s
         times = [row["t"] for row in live[client]]
