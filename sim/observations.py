@@ -22,7 +22,7 @@ import queue
 import shutil
 import threading
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -124,6 +124,7 @@ class Columns:
         self.value = array("d")
         self.detail = array("i")
         self._kinds, self._streams, self._details = _Codes(), _Codes(), _Codes()
+        self._shared: dict[int, tuple[Sequence[Row], Columns]] = {}  # by identity
 
     def __len__(self) -> int:
         return len(self.t)
@@ -149,8 +150,11 @@ class Columns:
         self.value.append(value)
         self.detail.append(self._details[detail])
 
-    def extend(self, t: float, client: int, rows: Iterable[Row]) -> None:
-        """Append what one client noticed at one moment."""
+    def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
+        """Append what one client noticed at one moment; a tuple of rows is taken to be shared, and encoded once."""
+        if rows.__class__ is tuple:
+            self._extend_shared(t, client, rows)
+            return
         kinds, streams, details = self._kinds, self._streams, self._details
         for kind, stream, seq, attempt, value, detail in rows:
             self.t.append(t)
@@ -161,6 +165,26 @@ class Columns:
             self.attempt.append(attempt)
             self.value.append(value)
             self.detail.append(details[detail])
+
+    def _extend_shared(self, t: float, client: int, rows: Sequence[Row]) -> None:
+        _, known = self._shared.get(id(rows)) or self._encode(rows)
+        n = len(known)
+        self.t.extend(array("d", (t,)) * n)
+        self.client.extend(array("i", (client,)) * n)
+        self.kind.extend(known.kind)
+        self.stream.extend(known.stream)
+        self.seq.extend(known.seq)
+        self.attempt.extend(known.attempt)
+        self.value.extend(known.value)
+        self.detail.extend(known.detail)
+
+    def _encode(self, rows: Sequence[Row]) -> "tuple[Sequence[Row], Columns]":
+        """Rows as columns of their own; they are held, so that no others can have their identity."""
+        encoded = Columns()
+        encoded._kinds, encoded._streams, encoded._details = self._kinds, self._streams, self._details
+        encoded.extend(NAN, -1, list(rows))
+        self._shared[id(rows)] = rows, encoded
+        return rows, encoded
 
     def table(self) -> pa.Table:
         """The rows so far as an Arrow table of `SCHEMA`."""
@@ -219,7 +243,7 @@ class Recorder:
         if len(self._columns.t) >= CHUNK_ROWS:
             self.flush()
 
-    def extend(self, t: float, client: int, rows: Iterable[Row]) -> None:
+    def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
         """Record what one client noticed at one moment."""
         self._columns.extend(t, client, rows)
         if len(self._columns.t) >= CHUNK_ROWS:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sim.contract.frames import ClientFrame, Compatibility, Update
+from sim.contract.frames import ClientFrame, Compatibility, Update, UpdateBatch
+from sim.contract.runs import Run, no_run
 from sim.contract.settings import RuntimeSettings
 from sim.contract.stream_log import is_intact
 
@@ -72,3 +73,4 @@ class ClientSettings:
     is_intact: Callable[[Update], bool] = is_intact  # whether an update's payload is what its hash says
     token_ttl_s: int | None = None  # asked of the control service; None: its own default
     lane: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that probes know what it must refuse
+    run_of: Callable[[UpdateBatch], Run | None] = no_run  # what a frame does to whoever has all that came before it

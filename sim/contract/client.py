@@ -14,7 +14,7 @@ engines cannot disagree about them. All times are unix seconds; randomness is `d
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from functools import partial
 
@@ -34,8 +34,9 @@ from sim.contract.frames import (
     TransportBeat,
     UpdateBatch,
 )
+from sim.contract.notices import Notice
 from sim.contract.policies import Policy
-from sim.contract.replica import Notice, Replica
+from sim.contract.replica import Replica
 from sim.errors import IllegalMoveError
 
 NEVER = math.inf
@@ -84,6 +85,7 @@ class ClientSession:
         self.settings = settings
         self.state = State.IDLE
         self._notices: list[Notice] = []
+        self._run_notices: tuple[Notice, ...] = ()  # what happened before `_notices`: shared with other clients
         self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.is_intact)
         self.token: Token | None = None
         self.disconnects = 0  # ever; the argument of every backoff draw
@@ -110,10 +112,13 @@ class ClientSession:
         out, self._actions = self._actions, []
         return out
 
-    def notices(self) -> list[Notice]:
-        """What happened since the last call."""
+    def notices(self) -> Sequence[Notice]:
+        """What happened since the last call; a tuple is one and the same object for many clients."""
+        shared, self._run_notices = self._run_notices, ()
+        if shared and not self._notices:
+            return shared
         out, self._notices = self._notices, []
-        return out
+        return [*shared, *out]
 
     def wake_at(self) -> float:
         """When to call `wake`; infinity: not before something else happens. Waking earlier does no harm."""
@@ -445,6 +450,9 @@ class ClientSession:
     # --- updates ------------------------------------------------------------------------------------
 
     def _take_batch(self, batch: UpdateBatch, now: float) -> None:
+        if not self._asking and (run := self.settings.run_of(batch)) and self.replica.take_run(run):
+            self._note_run(run.notices)
+            return
         hole = self.replica.take_updates(batch.updates, self._asking, self._asking and not self.is_caught_up)
         hole |= self.replica.learn_heads(batch.head_watermarks)
         if self._asking:
@@ -465,6 +473,12 @@ class ClientSession:
         self, kind: str, stream: str = "", seq: int = -1, attempt: int = 0, value: float = math.nan, detail: str = ""
     ) -> None:
         self._notices.append(_as_notice((kind, stream, seq, attempt, value, detail)))
+
+    def _note_run(self, notices: tuple[Notice, ...]) -> None:
+        """Notices that many clients share stay one object, unless there is more to say."""
+        if self._run_notices or self._notices:
+            notices, self._notices = (), [*self._run_notices, *self._notices, *notices]
+        self._run_notices = notices
 
     def _require(self, move: str) -> None:
         if self.state not in LEGAL[move]:

@@ -6,27 +6,15 @@ nothing and ask again), and the desktop's, which jumps over holes.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 from sim.contract import desktop
 from sim.contract.cursor import Cursor
 from sim.contract.frames import Body, Update, Watermark
+from sim.contract.notices import short_hash
 from sim.contract.policies import Policy
+from sim.contract.runs import Run
 from sim.contract.stream_log import is_intact
 from sim.contract.streams import stream_id
-
-HASH_DIGITS = 12  # of a payload's hash, kept in observations
-
-
-class Notice(NamedTuple):
-    """Something that happened, with the fields of an observation (see `sim.observations`)."""
-
-    kind: str
-    stream: str = ""
-    seq: int = -1
-    attempt: int = 0
-    value: float = math.nan
-    detail: str = ""
 
 
 class Replica:
@@ -200,6 +188,17 @@ class Replica:
             self._write_checkpoint(cursor, cursor.watermark)
         return hole
 
+    def take_run(self, run: Run) -> bool:
+        """Take a whole frame at once, its notices left to the caller; False unless the client has exactly what came before."""
+        cursor = self.cursors.get(run.topic)
+        if cursor is None or cursor.watermark != run.after or cursor.checkpoint == run.last or not self._policy.asks_again:
+            return False
+        cursor.watermark = cursor.checkpoint = run.last
+        cursor.head = run.head
+        if cursor.seen < run.last:
+            cursor.seen = run.last
+        return True
+
     def _take_update(self, cursor: Cursor, update: Update) -> bool:
         seq = update.watermark
         watermark = cursor.watermark
@@ -264,11 +263,6 @@ class Replica:
         if cursor.checkpoint != seq:
             cursor.checkpoint = seq
             self._note("checkpoint_written", cursor.stream, seq)
-
-
-def short_hash(payload_hash: str) -> str:
-    """The first digits of a payload hash, enough to tell two payloads of one event apart."""
-    return payload_hash[7 : 7 + HASH_DIGITS]
 
 
 def _snapshot_watermark(snapshot: Mapping[str, object] | None) -> int | None:

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from sim.contract.replica import short_hash
+from sim.contract.notices import short_hash
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.engines.client_driver import WallClock
 from sim.engines.course import CODEX_EVENT, RUN_EVENT

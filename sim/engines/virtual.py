@@ -99,7 +99,8 @@ class _VirtualRun:
         self._publisher = VirtualPublisher(self._env, self._lane, *topics, drill.load, self._recorder, EPOCH)
         self._heads = self._publisher.heads
         self._clients: list[VirtualClient] = []
-        self._client_settings = replace(course.client_settings(drill, options.seed), is_intact=IntactOnce())
+        once = IntactOnce()
+        self._client_settings = replace(course.client_settings(drill, options.seed), is_intact=once, run_of=once.run_of)
         self._phase_name = "steady"
         self._interrupted = False
         self._said_at = -math.inf

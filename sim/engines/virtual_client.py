@@ -10,7 +10,8 @@ from collections.abc import Callable
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession, State
-from sim.contract.frames import ClientFrame, ServerFrame, Update
+from sim.contract.frames import ClientFrame, ServerFrame, Update, UpdateBatch
+from sim.contract.runs import Run, run_of
 from sim.contract.stream_log import is_intact
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_lane import VirtualLane
@@ -230,6 +231,7 @@ class IntactOnce:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Update, bool]] = {}
+        self._runs: dict[int, tuple[UpdateBatch, Run | None]] = {}
 
     def __call__(self, update: Update) -> bool:
         """Whether the payload is the one that the hash was made of."""
@@ -238,6 +240,15 @@ class IntactOnce:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             known = self._known[id(update)] = (update, is_intact(update))
+        return known[1]
+
+    def run_of(self, batch: UpdateBatch) -> Run | None:
+        """See `sim.contract.runs`."""
+        known = self._runs.get(id(batch))
+        if known is None:
+            if len(self._runs) >= _MOST_KNOWN:
+                self._runs.clear()
+            known = self._runs[id(batch)] = (batch, run_of(batch, self))
         return known[1]
 
 

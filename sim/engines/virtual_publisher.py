@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 import simpy
 
 from sim.contract.admission import Refusal
-from sim.contract.replica import short_hash
+from sim.contract.notices import short_hash
 from sim.contract.streams import stream_id
 from sim.drill import Load
 from sim.engines.course import CODEX_EVENT, RUN_EVENT

@@ -21,7 +21,7 @@ from sim.contract.frames import (
     UpdateBatch,
     Watermark,
 )
-from sim.contract.replica import Notice
+from sim.contract.notices import Notice
 from sim.contract.stream_log import canonical_json, payload_hash
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
 

@@ -22,7 +22,7 @@ from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, S
 from sim.contract.client import ClientSession
 from sim.contract.codec import decode_client, decode_server, encode_client, encode_server
 from sim.contract.frames import Compatibility
-from sim.contract.replica import Notice
+from sim.contract.notices import Notice
 from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import canonical_json
