@@ -22,6 +22,7 @@ def live(policy: str, shares: bool) -> Hand:
     hand.receive(batch(1, 2, complete=False))
     hand.receive(batch(1, 2, topic=WORKER))
     hand.reply(ask.ref)
+    hand.actions()  # and with them the notices so far
     return hand
 
 
