@@ -19,7 +19,15 @@ from sim.errors import UsageError
 from sim.fault_kinds import AnyFault, ClientFault, DropSockets, ShrinkWindow
 
 EngineName = Literal["sockets", "virtual"]
-PolicyName = Literal["reference", "desktop"]
+PolicyName = Literal[
+    "reference",
+    "desktop",
+    # Wrong on purpose, for the proof that a drill can fail; see `sim.contract.policies.WRONG`.
+    "wrong_applies_duplicates",
+    "wrong_ignores_hashes",
+    "wrong_reads_torn_checkpoints",
+    "wrong_trusts_future_checkpoints",
+]
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
 ProbeName = Literal[
     "expired_token",

@@ -6,6 +6,7 @@ All durations are seconds, and `at_s` counts from the beginning of the fault pha
 
 import msgspec
 
+from sim.contract.checkpoints import Damage
 from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, Share
 
 
@@ -61,6 +62,18 @@ class DropSockets(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=
     offline_s: NotNegative = 0.0
     wave: Count = 1  # which one this is, from 1
     waves: Count = 1  # disjoint parts that the share is cut in
+
+
+class RestartClients(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="restart_clients"):
+    """The processes of a share of the clients die at once and begin again `down_s` later, with nothing but their checkpoints.
+
+    These are `kept` as they were; `old`, from `events` events before; `lost`; `torn`, only partly written; or of the `future`,
+    `events` events too high, which must be above the head.
+    """
+
+    checkpoint: Damage
+    events: Count = 50
+    down_s: NotNegative = 0.0
 
 
 # --- tokens -----------------------------------------------------------------------------------------
@@ -133,5 +146,13 @@ class KillRuntime(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 AnyFault = (
-    DropSockets | ExpireTokens | SlowMint | SkewControl | SkipDeliveries | ShrinkWindow | ShrinkReplayBudget | KillRuntime
+    DropSockets
+    | RestartClients
+    | ExpireTokens
+    | SlowMint
+    | SkewControl
+    | SkipDeliveries
+    | ShrinkWindow
+    | ShrinkReplayBudget
+    | KillRuntime
 )

@@ -152,6 +152,29 @@ class History:
         inside = (rows.client >= 0) & (rows.client < self.header.clients)
         return rows.take(inside | (rows.client == self.header.auditor) & (rows.client >= 0))
 
+    def believable(self, rows: Rows) -> Rows:
+        """The rows without those restarts of clients that no fault announced, which excuse nothing.
+
+        A fault of the plan announces one restart a (client, stream), while it lasts and with the checkpoint it says.
+        """
+        restarted = rows.is_kind(Kind.RESTARTED)
+        if not restarted.any():
+            return rows
+        keep = ~restarted
+        for index, (begun_t, ended_t) in self.fault_times("restart_clients").items():
+            said = [str(self.header.plan[index].get("checkpoint"))] if index < len(self.header.plan) else []
+            inside = np.flatnonzero(restarted & (rows.t >= begun_t) & (rows.t <= ended_t) & self.detail_is(rows, said))
+            _, first = np.unique(self.pair(rows)[inside], return_index=True)
+            keep[inside[first]] = True
+        return rows.take(keep)
+
+    def fault_times(self, kind: str) -> dict[int, tuple[float, float]]:
+        """By index in the plan, when each fault of this kind began and ended, in seconds; infinity for never ended."""
+        begun, ended = self.of(Kind.FAULT_BEGUN), self.of(Kind.FAULT_ENDED)
+        begun = begun.take(self.detail_is(begun, [kind]))
+        ends = dict(zip(ended.attempt.tolist(), ended.t.tolist(), strict=True))
+        return {index: (t, ends.get(index, np.inf)) for index, t in zip(begun.attempt.tolist(), begun.t.tolist(), strict=True)}
+
     def detail_is(self, rows: Rows, texts: Iterable[str]) -> Mask:
         """Where a row's detail is one of `texts`."""
         wanted = set(texts)

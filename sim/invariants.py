@@ -18,6 +18,8 @@ from sim.samples import RECOVERIES, stale_loops
 # Names that operators know, for probes whose forbidden question was granted.
 _PROBE_INVARIANTS = {"mutation_over_socket": "socket_changed_state", "expired_token": "expired_token_accepted"}
 _EPOCH_SPAN = 1 << 40
+# What moves a client's watermark.
+_MOVES = (Kind.APPLIED, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def violations(history: History, ledger: Ledger, complete: bool = True) -> list[
 
 def integrity(history: History, who: Callable[[History], Rows] | None = None) -> Integrity:
     """Events applied twice, below the watermark, or above the next one, by the fleet (or by whose rows `who` gives)."""
-    rows = who(history) if who else history.fleet(Kind.APPLIED, Kind.REBOOTSTRAPPED, Kind.CLAMPED)
+    rows = who(history) if who else history.fleet(*_MOVES)
     walk = _Walk(history, rows)
     return Integrity(walk.rows.take(walk.twice), walk.rows.take(walk.back & ~walk.twice), walk.rows.take(walk.hole))
 
@@ -60,9 +62,13 @@ class _Walk:
 
     It moves by what is applied, by a rebootstrap and by a clamp; before any of those it is 0. An *epoch* lasts
     from one rebootstrap to the next: within it nothing may be applied twice.
+
+    When a fault kills the client's process, the next one has what its store says and no more: that is a new epoch, from
+    that checkpoint on. Without one (-1) nothing can be applied before a rebootstrap.
     """
 
     def __init__(self, history: History, rows: Rows) -> None:
+        rows = history.believable(rows)
         pair = history.pair(rows)
         order = np.argsort(pair, kind="stable")
         self.rows = rows.take(order)
@@ -70,6 +76,7 @@ class _Walk:
         self.applied = self.rows.is_kind(Kind.APPLIED)
         # `fresh` is a client's first word on a stream, so a later one is no recovery and excuses nothing.
         restart = self.rows.is_kind(Kind.REBOOTSTRAPPED) & ~history.detail_is(self.rows, ["fresh"])
+        restart |= self.rows.is_kind(Kind.RESTARTED)
         self.epoch = np.cumsum(first | restart)
         self.watermark = np.where(first, 0, np.append(0, self.rows.seq[:-1]) if len(self.rows) else 0)
 
@@ -113,7 +120,7 @@ class _Laws:
 
     @cached_property
     def walk(self) -> _Walk:
-        return _Walk(self.history, self.history.session_rows(Kind.APPLIED, Kind.REBOOTSTRAPPED, Kind.CLAMPED))
+        return _Walk(self.history, self.history.session_rows(*_MOVES))
 
     def broken(self, invariant: str, rows: Rows) -> Iterator[Violation]:
         """One violation for all of `rows`, the earliest of them named."""
@@ -137,10 +144,11 @@ def _hole(laws: _Laws) -> Iterator[Violation]:
 
 
 def _checkpoint_regressed(laws: _Laws) -> Iterator[Violation]:
-    """A checkpoint went back without a rebootstrap or a clamp, or a clamp took back what was applied."""
+    """A checkpoint went back without a rebootstrap, a clamp or a damage by a fault, or a clamp took back what was applied."""
     history, walk = laws.history, laws.walk
     clamped = walk.rows.is_kind(Kind.CLAMPED) & (walk.rows.seq < walk.highest_applied)
-    rows = history.session_rows(Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED, Kind.CLAMPED)
+    kinds = (Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
+    rows = history.believable(history.session_rows(*kinds))
     pair = history.pair(rows)
     order = np.argsort(pair, kind="stable")
     rows, first = rows.take(order), _changes(pair[order])
@@ -269,7 +277,7 @@ def _needless_loss(laws: _Laws) -> Iterator[Violation]:
 def _early_replay_complete(laws: _Laws) -> Iterator[Violation]:
     """Catching up was called complete before the client had what was acknowledged when its connect was due."""
     history, published = laws.history, laws.ledger.published
-    moves = history.fleet(Kind.APPLIED, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.CHECKPOINT_WRITTEN)
+    moves = history.believable(history.fleet(*_MOVES, Kind.CHECKPOINT_WRITTEN))
     done = history.fleet(Kind.REPLAY_COMPLETED)
     done = done.take(np.isfinite(done.value))
     due_t = done.t - done.value / 1000.0
@@ -288,14 +296,19 @@ def _runtime_died(laws: _Laws) -> Iterator[Violation]:
 
 
 def _reached(moves: Rows, moments: Rows) -> Ints:
-    """How far the client of each of `moments` had come by then, by `moves` of one stream; very far if it never moved."""
+    """How far the client of each of `moments` had come by then, by `moves` of one stream; very far if it never moved.
+
+    A client whose process died has come as far as its store says, and no farther.
+    """
     client = np.concatenate((moves.client, moments.client))
     is_moment = np.repeat((False, True), (len(moves), len(moments)))
     order = np.lexsort((is_moment, np.concatenate((moves.t, moments.t)), client))
-    place = client * _EPOCH_SPAN + np.append(moves.seq + 1, np.zeros(len(moments), np.int64))
-    farthest = np.empty(len(order), np.int64)
-    farthest[order] = np.maximum.accumulate(place[order])
-    reached = farthest[is_moment] - moments.client * _EPOCH_SPAN - 1
+    restarted = np.append(moves.is_kind(Kind.RESTARTED), np.zeros(len(moments), np.bool_))[order]
+    life = np.cumsum(_changes(client[order]) | restarted) * _EPOCH_SPAN
+    seq = np.append(np.maximum(moves.seq, 0) + 1, np.zeros(len(moments), np.int64))
+    reached = np.empty(len(order), np.int64)
+    reached[order] = np.maximum.accumulate(life + seq[order]) - life - 1
+    reached = reached[is_moment]
     return np.where(reached >= 0, reached, _EPOCH_SPAN)
 
 

@@ -165,7 +165,7 @@ class Ledger:
     @cached_property
     def _pairs(self) -> _Pairs:
         history = self.history
-        seen = history.fleet(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN)
+        seen = history.fleet(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN, Kind.RESTARTED)
         pair = np.unique(np.concatenate((_subscribed_pairs(history), history.pair(seen))))
         client, stream = pair // len(history.streams or [""]) - 1, pair % len(history.streams or [""])
         live_t = history.first_live_t[client]

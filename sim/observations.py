@@ -68,6 +68,7 @@ class Kind(StrEnum):
     MALFORMED = "malformed"  # a frame that is none [detail: code]
     CLAMPED = "clamped"  # watermark taken back to a lower head [seq: new, value: old]
     CHECKPOINT_WRITTEN = "checkpoint_written"  # [seq]
+    RESTARTED = "restarted"  # by a fault: its process died [seq: what its store says, -1: nothing, value: said before, detail]
     DISCONNECTED = "disconnected"  # [detail: reason]
     HEARTBEAT_TIMEOUT = "heartbeat_timeout"
     EVICTED = "evicted"  # slow consumer, told to go [detail: action]

@@ -118,14 +118,23 @@ def generator_lag_ms(history: History) -> Floats:
 def publish_to_apply_ms(history: History, ledger: Ledger) -> Floats:
     """From the moment an event was due to be published until a client applied it.
 
-    Left out: events due in the fault phase, and events due before the client was first live, which its
-    bootstrap brought it.
+    Left out: events due in the fault phase, events due before the client was first live, which its
+    bootstrap brought it, and what a client whose process had died applied for the second time.
     """
-    applied = history.fleet(Kind.APPLIED)
+    applied = _first_applied(history)
     index = ledger.published.find(applied)
     due_t = ledger.published.due_t[index] if len(ledger.published) else np.zeros(len(applied))
     live = (index >= 0) & ~history.in_fault_phase(due_t) & (due_t >= history.first_live_t[applied.client])
     return (applied.t[live] - due_t[live]) * 1000.0
+
+
+def _first_applied(history: History) -> Rows:
+    """What the fleet applied, each event of a (client, stream) the first time."""
+    applied = history.fleet(Kind.APPLIED)
+    if len(history.of(Kind.RESTARTED)) == 0:
+        return applied
+    events = pd.DataFrame({"pair": history.pair(applied), "seq": applied.seq})
+    return applied.take(~events.duplicated().to_numpy())
 
 
 def divergences(history: History) -> Share:

@@ -1,4 +1,4 @@
-"""Which drill catches which defect, and which of the shipped client's, by which names: the same on every engine."""
+"""Which drill catches which defect of a runtime or of a client, by which names: the same on every engine."""
 
 from dataclasses import dataclass
 
@@ -44,6 +44,11 @@ DESKTOP_CATCHERS = (
 )
 # Settings of a fleet that its drill must not let pass.
 SETTING_CATCHERS = (catch("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old"),)
+# Policies that are wrong on purpose: everything that turns red, and nothing else does.
+CLIENT_CATCHERS = (
+    catch("wrong_reads_torn_checkpoints", "checkpoint_damage", "hole", "ux.integrity"),
+    catch("wrong_trusts_future_checkpoints", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries"),
+)
 # A second cut after a live period, the only place where a backoff that is never reset shows.
 LIVE_PERIOD = ("phases.fault_s=7.2", "faults.1.at_s=6.2")
 IMPATIENT = ("phases.settle_s=3",)  # what will not converge need not be waited for

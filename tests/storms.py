@@ -20,6 +20,10 @@ SHORT: dict[str, tuple[str, ...]] = {
     "runtime_restart": ("phases.fault_s=3.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.heal_s=1.0"),
     "token_misuse": ("phases.fault_s=6.0",),
     "token_lifetime": ("phases.steady_s=7.0",),
+    "checkpoint_damage": (
+        *("phases.fault_s=5.0", "faults.1.at_s=0.6", "faults.2.at_s=1.2", "faults.3.at_s=1.8", "faults.4.at_s=2.4"),
+        *(f"faults.{number}.down_s=0.4" for number in range(5)),
+    ),
     "token_expiry_storm": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=1.0"),
 }
 CATALOGUE = tuple(SHORT)
@@ -55,6 +59,11 @@ def red(verdict: DrillVerdict) -> set[str]:
     """The names of all that turned red: checks that failed and laws that were broken."""
     failed = {check.name for check in verdict.checks if check.state is State.FAIL}
     return failed | {violation.invariant for violation in verdict.violations}
+
+
+def all_red(verdict: DrillVerdict) -> set[str]:
+    """The same without the check that only says that some law was broken: the law itself is there."""
+    return red(verdict) - {"drill.invariants"}
 
 
 def troubles(verdict: DrillVerdict) -> list[str]:

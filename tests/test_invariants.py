@@ -1,5 +1,7 @@
 """Every law: a history that keeps it, and histories that break it in each way it can be broken."""
 
+from typing import Any
+
 import pytest
 from histories import AUDITOR, STREAM, Row, Story, good_storm
 
@@ -133,6 +135,80 @@ def test_a_clamp_to_the_head_may_take_back_what_was_never_applied() -> None:
 def test_a_clamp_below_what_was_applied() -> None:
     story = one_stream(1, 2, 3, 4, 5).tell(3.0, Kind.CLAMPED, 0, STREAM, 3, value=5.0)
     assert broken(story) == {"checkpoint_regressed": 1}
+
+
+# --- clients whose processes die ---------------------------------------------------------------------
+
+
+def restarted(checkpoint: str, seq: int, *applied_again: int, t: float = 5.0, announced: str | None = None) -> Story:
+    """Client 0 applies 1 to 5 and dies; a fault says with which checkpoint; its next life applies what it is told to."""
+    story = one_stream(1, 2, 3, 4, 5)
+    story.header["plan"] = [{"kind": "restart_clients", "checkpoint": announced or checkpoint}]
+    story.tell(4.5, Kind.FAULT_BEGUN, detail="restart_clients").tell(6.0, Kind.FAULT_ENDED, detail="restart_clients")
+    story.tell(t, Kind.RESTARTED, 0, STREAM, seq, value=5.0, detail=checkpoint)
+    if seq < 0 and checkpoint == "lost":
+        story.tell(5.5, Kind.REBOOTSTRAPPED, 0, STREAM, 0, detail="fresh")
+    return story.apply(0, *applied_again, t=7.0)
+
+
+def test_a_client_that_died_goes_on_from_its_store() -> None:
+    assert broken(restarted("kept", 5)) == {}
+    assert broken(restarted("old", 2, 3, 4, 5)) == {}
+    assert broken(restarted("old", 0, 1, 2, 3, 4, 5)) == {}
+    assert broken(restarted("lost", -1, 1, 2, 3, 4, 5)) == {}
+
+
+def test_a_client_that_died_applies_nothing_below_its_store() -> None:
+    assert broken(restarted("old", 2, 2, 3, 4, 5)) == {"applied_out_of_order": 1}
+
+
+def test_a_client_that_died_applies_nothing_twice_in_its_next_life() -> None:
+    assert broken(restarted("old", 2, 3, 4, 4, 5)) == {"applied_twice": 1}
+
+
+def test_a_client_that_died_skips_nothing() -> None:
+    assert broken(restarted("old", 2, 4, 5)) == {"hole": 1}
+
+
+def test_an_unreadable_checkpoint_is_no_number() -> None:
+    assert broken(restarted("torn", -1, 1, 2, 3, 4, 5)) == {"hole": 1}
+
+
+def test_a_checkpoint_of_the_future_that_is_believed_is_a_silent_loss() -> None:
+    story = restarted("future", 1000).publish(6, 7, t=6.5).apply(1, 6, 7, t=7.0)
+    assert broken(story.apply(AUDITOR, 6, 7, t=90.05)) == {"silent_loss": 2}
+
+
+def test_a_checkpoint_of_the_future_may_be_taken_back() -> None:
+    story = restarted("future", 1000).tell(5.5, Kind.CLAMPED, 0, STREAM, 5, value=1000.0)
+    story.tell(5.8, Kind.REBOOTSTRAPPED, 0, STREAM, 0, detail="fresh")
+    assert broken(story.apply(0, 1, 2, 3, 4, 5, t=7.0)) == {}
+
+
+@pytest.mark.parametrize("of_another", [{"t": 9.0}, {"announced": "kept"}])
+def test_no_other_restart_excuses_anything(of_another: dict[str, Any]) -> None:
+    story = restarted("old", 2, t=5.0)
+    for seq in (3, 4, 5):
+        story.apply(0, seq, t=10.0)
+    assert broken(story) == {}
+    story = restarted("old", 2, **of_another).apply(0, 3, 4, 5, t=10.0)
+    assert broken(story) == {"applied_twice": 3, "checkpoint_regressed": 1}
+
+
+def test_a_fault_kills_a_client_only_once() -> None:
+    story = restarted("old", 2, 3, 4, 5).tell(5.9, Kind.RESTARTED, 0, STREAM, 4, value=5.0, detail="old")
+    assert broken(story) == {}
+    story.rows = [row for row in story.rows if not (row.kind == Kind.APPLIED and row.t == 7.0)]
+    story.apply(0, 3, 4, t=5.5).apply(0, 3, t=7.0)
+    assert broken(story)["applied_twice"] == 1
+
+
+def test_the_next_life_has_not_caught_up_by_what_the_one_before_had() -> None:
+    def story(t: float) -> Story:
+        return restarted("old", 2, 3, 4, 5).tell(t, Kind.REPLAY_COMPLETED, 0, value=10.0)
+
+    assert broken(story(8.0)) == {}
+    assert broken(story(5.9)) == {"early_replay_complete": 1}
 
 
 # --- staleness --------------------------------------------------------------------------------------

@@ -180,6 +180,13 @@ def test_latency_counts_from_the_due_moment_and_only_for_live_clients() -> None:
     assert sorted(found.round(3).tolist()) == [500.0, 500.0, 4100.0]
 
 
+def test_what_is_applied_again_after_a_restart_is_no_late_delivery() -> None:
+    story = Story(1).publish(1, 2, t=2.0).fresh(0).apply(0, 1, 2, t=2.5)
+    story.tell(5.0, Kind.RESTARTED, 0, STREAM, 0, detail="old").apply(0, 1, 2, t=6.0)
+    history = story.history()
+    assert samples.publish_to_apply_ms(history, Ledger(history)).round(3).tolist() == [500.0, 500.0]
+
+
 def test_bootstraps_after_the_first_fault_count_if_there_are_any() -> None:
     story = Story(1).tell(1.0, Kind.REPLAY_COMPLETED, 0, value=10.0).tell(2.0, Kind.REPLAY_COMPLETED, 0)
     assert samples.bootstrap_ms(story.history()).tolist() == [10.0]

@@ -17,6 +17,7 @@ _LATE_SHARE = 0.05
 _HIT_SHARE = 0.9
 _LOAD_SHARE = 0.9
 _HOLE_S = 1.0  # so long the load generator's lateness may go unmeasured
+_NAMING = ("drop_sockets", "restart_clients")
 
 
 def _course(case: Case, threshold: Threshold | None) -> Answer:
@@ -72,14 +73,16 @@ def _missed(history: History, index: int, acted: float, began_t: float) -> str:
     """Whether a fault that must disconnect clients did so to nearly all of them; empty if it did."""
     fault = history.header.plan[index]
     kind = fault.get("kind")
-    if kind not in ("drop_sockets", "expire_tokens", "kill_runtime"):
+    if kind not in (*_NAMING, "expire_tokens", "kill_runtime"):
         return ""
-    # A cut names its clients; the others hit whoever is connected.
-    wanted = int(str(fault.get("clients", history.header.clients))) if kind == "drop_sockets" else _live_at(history, began_t)
-    cut = history.fleet(Kind.DISCONNECTED)
+    # Some name their clients; the others hit whoever is connected.
+    wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, began_t)
+    # A process can die without a connection, too.
+    cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
     hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("heal", np.inf) + NOTICE_S)]))
     hit = min(hit, wanted if kind == "kill_runtime" else int(acted))
-    return "" if hit >= _HIT_SHARE * wanted else f"disconnected {hit} of {wanted} clients"
+    verb = "killed" if kind == "restart_clients" else "disconnected"
+    return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
 
 
 def _live_at(history: History, t: float) -> int:

@@ -20,7 +20,7 @@ from functools import partial
 
 from sim.contract import chance
 from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token, TokenWish
-from sim.contract.disconnects import MINTS_FIRST, NETWORK_CODES, DisconnectReason, classify
+from sim.contract.disconnects import MINTS_FIRST, DisconnectReason, classify, reason_of_refusal
 from sim.contract.frames import (
     Body,
     ChannelClosed,
@@ -57,15 +57,15 @@ class State(Enum):
     STOPPED = auto()
 
 
-_CONNECTED = frozenset({State.JOINING, State.SUBSCRIBING, State.LIVE})
+CONNECTED = frozenset({State.JOINING, State.SUBSCRIBING, State.LIVE})
 LEGAL: dict[str, frozenset[State]] = {
     "start": frozenset({State.IDLE}),
     "minted": frozenset({State.MINTING}),
     "mint_failed": frozenset({State.MINTING}),
     "connected": frozenset({State.CONNECTING}),
     "connect_failed": frozenset({State.CONNECTING}),
-    "received": _CONNECTED,
-    "disconnected": _CONNECTED,
+    "received": CONNECTED,
+    "disconnected": CONNECTED,
 }
 
 
@@ -153,7 +153,7 @@ class ClientSession:
 
     def stop(self, now: float) -> None:
         """End for good."""
-        if self.state in _CONNECTED or self.state is State.CONNECTING:
+        if self.state in CONNECTED or self.state is State.CONNECTING:
             self._actions.append(Close())
         self.state = State.STOPPED
         self._clear_deadlines()
@@ -192,7 +192,7 @@ class ClientSession:
         """The socket could not be opened; `code` is the runtime's own for a refused token, else e.g. `network`."""
         self._require("connect_failed")
         self._note("connect_failed", value=(now - self._due) * 1000, detail=code)
-        self._back_off(_reason_of_refusal(code), now, None)
+        self._back_off(reason_of_refusal(code), now, None)
         self._schedule()
 
     def received(self, frame: ServerFrame, now: float) -> None:
@@ -229,7 +229,7 @@ class ClientSession:
             self._begin_attempt(now)
         elif now >= self._reply_by:
             self._time_out(now)
-        elif self.state in _CONNECTED:
+        elif self.state in CONNECTED:
             self._wake_connected(now)
         self._schedule()
 
@@ -275,7 +275,7 @@ class ClientSession:
         elif self.state is State.LIVE and self._ask_answered:
             self._ask_complete = True  # a server that does not say when a replay is complete
             self._end_replay(now)
-        elif self.state in _CONNECTED:
+        elif self.state in CONNECTED:
             self._leave(DisconnectReason.NETWORK, now)
 
     def _leave(self, reason: DisconnectReason, now: float, hint_ms: float | None = None) -> None:
@@ -367,7 +367,9 @@ class ClientSession:
 
     def _take_heartbeat(self, frame: HeartbeatPush, now: float) -> None:
         stuck = self.replica.compare_heads(frame.watermarks)
-        if stuck and self.policy.asks_again and self.state is State.LIVE and not self._asking:
+        if self.replica.has_doubts():
+            self._leave(DisconnectReason.UNKNOWN, now)
+        elif stuck and self.policy.asks_again and self.state is State.LIVE and not self._asking:
             self._ask_again(now)
 
     # --- subscribing --------------------------------------------------------------------------------
@@ -455,7 +457,10 @@ class ClientSession:
             return
         hole = self.replica.take_updates(batch.updates, self._asking, self._asking and not self.is_caught_up)
         hole |= self.replica.learn_heads(batch.head_watermarks)
-        if self._asking:
+        if hole and self.replica.has_doubts():
+            # As with a stale cursor on a live connection: what is under way must not be taken for the new replay's.
+            self._leave(DisconnectReason.UNKNOWN, now)
+        elif self._asking:
             if self.state is State.SUBSCRIBING:
                 self._reply_by = now + self.settings.reply_timeout_s  # a long replay is no silence
             self._ask_complete |= batch.replay_complete
@@ -485,14 +490,7 @@ class ClientSession:
             raise IllegalMoveError(f"client {self.client}: '{move}' in state {self.state.name}")
 
     def _schedule(self) -> None:
-        silent_at = self._last_heard + self.settings.silence_limit_s if self.state in _CONNECTED else NEVER
+        silent_at = self._last_heard + self.settings.silence_limit_s if self.state in CONNECTED else NEVER
         self._wake_at = min(
             self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, self._probe_at, silent_at
         )
-
-
-def _reason_of_refusal(code: str) -> DisconnectReason:
-    """Refused tokens make a client mint anew; whatever else happens to a connect is the network's."""
-    if code in NETWORK_CODES:
-        return DisconnectReason.NETWORK
-    return DisconnectReason.UNAUTHORIZED if code == "unauthorized" else DisconnectReason.FORBIDDEN

@@ -13,6 +13,8 @@ class Cursor:
     watermark: int | None = None
     checkpoint: int | None = None  # what was persisted, and what a reconnect resumes after
     start: int | None = None  # after a stale cursor: applied or covered by a snapshot up to here
+    restored: int | None = None  # the checkpoint that an earlier life of the client left
+    doubted: bool = False  # and that was above the head: nobody knows what of the stream was ever applied
     head: int = 0  # highest head heard of
     head_before: int = 0  # head of the heartbeat before the last
     seen: int = 0  # highest seq above the watermark received on this connection
@@ -42,6 +44,19 @@ class Cursor:
     def known(self) -> int | None:
         """Up to where everything is applied or covered, the time between a rebootstrap and its first event included."""
         return self.start if self.watermark is None else self.watermark
+
+    def clamp(self, head: int) -> None:
+        """Come back to the head, which lies below the watermark.
+
+        What this life applied up to the head is there. Of a checkpoint that only came from an earlier one, nothing is known.
+        """
+        self.doubted = self.watermark == self.restored
+        self.watermark = head
+
+    def forget(self) -> None:
+        """Begin anew, as a client without a past."""
+        self.watermark = self.checkpoint = self.start = self.restored = None
+        self.doubted = False
 
     def accept_start(self, first_seq: int) -> tuple[int, int]:
         """Take the first retained event as the place to go on from.

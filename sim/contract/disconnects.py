@@ -42,3 +42,10 @@ def classify(error_text: str) -> DisconnectReason:
         if any(mark in text for mark in marks):
             return reason
     return DisconnectReason.UNKNOWN
+
+
+def reason_of_refusal(code: str) -> DisconnectReason:
+    """Refused tokens make a client mint anew; whatever else happens to a connect is the network's."""
+    if code in NETWORK_CODES:
+        return DisconnectReason.NETWORK
+    return DisconnectReason.UNAUTHORIZED if code == "unauthorized" else DisconnectReason.FORBIDDEN

@@ -1,14 +1,19 @@
-"""How a client decides: the two policies that ship with the product, by name.
+"""How a client decides: the two policies that ship with the product, by name, and some that are wrong on purpose.
 
 `reference` is the contract as written; `desktop` is what the shipped desktop client does, defects
-included, so that drills show what they are for.
+included, so that drills show what they are for. Those in `WRONG` are nobody's: each is the reference
+with one defect, for the proof that a drill can fail; no drill file of the catalogue names one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from sim.contract import backoff
 from sim.contract.backoff import Backoff
 from sim.errors import UsageError
+
+ClientDefect = Literal["applies_duplicates", "ignores_hashes", "reads_torn_checkpoints", "trusts_future_checkpoints"]
+CLIENT_DEFECTS: tuple[str, ...] = get_args(ClientDefect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,7 @@ class Policy:
     live_period_s: float = 5.0  # [ours] live for so long counts as a live period
     longest_hint_ms: float = 300_000.0  # [ours] a server's hint beyond it is not believed
     fruitless_asks: int = 3  # [ours] replays that did not close a hole before the client reconnects
+    defects: frozenset[str] = frozenset()  # of `CLIENT_DEFECTS`
 
 
 POLICIES: dict[str, Policy] = {
@@ -48,9 +54,16 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+# "wrong_" and what is wrong with it.
+WRONG: dict[str, Policy] = {
+    f"wrong_{defect}": replace(POLICIES["reference"], name=f"wrong_{defect}", defects=frozenset({defect}))
+    for defect in CLIENT_DEFECTS
+}
+
+
 def get(name: str) -> Policy:
     """The policy called `name`; raises `UsageError` naming those that exist."""
     try:
-        return POLICIES[name]
+        return (POLICIES | WRONG)[name]
     except KeyError:
         raise UsageError(f"there is no client policy '{name}'; there are: {', '.join(POLICIES)}.") from None

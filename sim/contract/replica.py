@@ -13,7 +13,7 @@ from sim.contract.frames import Body, Update, Watermark
 from sim.contract.notices import short_hash
 from sim.contract.policies import Policy
 from sim.contract.runs import Run
-from sim.contract.stream_log import is_intact
+from sim.contract.stream_log import is_intact, payload_hash
 from sim.contract.streams import stream_id
 
 
@@ -28,11 +28,13 @@ class Replica:
         checkpoints: Mapping[str, int],
         is_intact: Callable[[Update], bool] = is_intact,
     ) -> None:
-        self.cursors = {topic: Cursor(topic, checkpoints.get(topic), checkpoints.get(topic)) for topic in topics}
+        left = {topic: checkpoints.get(topic) for topic in topics}
+        self.cursors = {topic: Cursor(topic, seq, seq, restored=seq) for topic, seq in left.items()}
         self.topics = tuple(self.cursors)
         self._policy = policy
         self._note = note
         self._is_intact = is_intact
+        self._clamps = policy.asks_again and "trusts_future_checkpoints" not in policy.defects
 
     # --- replays ------------------------------------------------------------------------------------
 
@@ -44,6 +46,10 @@ class Replica:
     def is_behind(self) -> bool:
         """Whether any stream is known to miss something below what it brought."""
         return any(cursor.is_behind for cursor in self.cursors.values())
+
+    def has_doubts(self) -> bool:
+        """Whether a checkpoint of an earlier life turned out to be above its stream's head."""
+        return any(cursor.doubted for cursor in self.cursors.values())
 
     def begin_replay(self) -> dict[str, int]:
         """The cursors to subscribe with; a topic that has none is left out."""
@@ -57,6 +63,8 @@ class Replica:
         return resume_after
 
     def _resume_after(self, cursor: Cursor) -> int | None:
+        if cursor.doubted:
+            cursor.forget()
         if self._policy.takes_snapshots:
             return cursor.watermark
         if cursor.start is not None:  # desktop, after a stale cursor
@@ -91,10 +99,12 @@ class Replica:
         for mark in marks:
             if cursor := self.cursors.get(mark.topic):
                 cursor.head = head = mark.watermark
-                if cursor.watermark is not None and cursor.seen <= head < cursor.watermark and self._policy.asks_again:
+                if cursor.watermark is not None and cursor.seen <= head < cursor.watermark and self._clamps:
                     self._note("clamped", cursor.stream, head, value=float(cursor.watermark))
-                    cursor.watermark, clamped = head, True
-                    self._write_checkpoint(cursor, head)
+                    cursor.clamp(head)
+                    clamped = True
+                    if not cursor.doubted:
+                        self._write_checkpoint(cursor, head)
         return clamped
 
     def compare_heads(self, marks: Iterable[Watermark]) -> bool:
@@ -205,19 +215,28 @@ class Replica:
         if watermark is None:
             watermark = self._accept_start(cursor, seq)
         if seq <= watermark:
-            self._note("duplicate_dropped", cursor.stream, seq)
+            self._take_duplicate(cursor, update)
             return True
         if seq > cursor.seen:
             cursor.seen = seq
+        declared = update.payload_hash
         if not self._is_intact(update):
-            self._note("hash_mismatch", cursor.stream, seq)
-            return False
+            if "ignores_hashes" not in self._policy.defects:
+                self._note("hash_mismatch", cursor.stream, seq)
+                return False
+            declared = payload_hash(bytes(update.payload))  # of what it really applies
         if seq > watermark + 1:
             self._note("gap", cursor.stream, seq, value=float(watermark), detail="live")
             return False
         cursor.watermark = seq
-        self._note("applied", cursor.stream, seq, detail=short_hash(update.payload_hash))
+        self._note("applied", cursor.stream, seq, detail=short_hash(declared))
         return True
+
+    def _take_duplicate(self, cursor: Cursor, update: Update) -> None:
+        if "applies_duplicates" in self._policy.defects:
+            self._note("applied", cursor.stream, update.watermark, detail=short_hash(update.payload_hash))
+        else:
+            self._note("duplicate_dropped", cursor.stream, update.watermark)
 
     def _count_replayed(self, cursor: Cursor, seq: int, first_replay: bool) -> None:
         cursor.replayed += 1

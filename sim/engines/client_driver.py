@@ -11,8 +11,10 @@ from websockets.uri import parse_uri
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.client import ClientSession
 from sim.contract.codec import decode_server, encode_client
+from sim.engines import course
 from sim.engines.socket import ClientSocket
 from sim.errors import MalformedFrameError, TargetError
+from sim.fault_kinds import RestartClients
 from sim.observations import Recorder
 
 NEVER = float("inf")
@@ -69,6 +71,7 @@ class ClientDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
         self._offline_until = 0.0
+        self._is_dead = False
 
     # --- what the engine does with a client ---------------------------------------------------------
 
@@ -98,8 +101,31 @@ class ClientDriver:
         return True
 
     def come_online(self) -> None:
-        """Let connects through again."""
+        """Let connects through again; a process that is still down begins again."""
         self._offline_until = 0.0
+        if self._is_dead:
+            self.revive()
+
+    def die(self, fault: RestartClients) -> bool:
+        """End as a killed process does, with its checkpoints damaged; True if it was running. `revive` starts the next life."""
+        if self.session.state.name in ("IDLE", "STOPPED"):
+            return False
+        self._is_dead = True
+        for task in self._tasks:
+            task.cancel()
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.abort()
+        self._record()
+        self.session, rows = course.restart(self.session, fault)
+        self._recorder.extend(self._clock.now() - self._clock.began, self.session.client, rows)
+        return True
+
+    def revive(self) -> None:
+        """Start the next life of a process that died."""
+        if self._is_dead:
+            self._is_dead = False
+            self.start()
 
     # --- what the socket tells ----------------------------------------------------------------------
 

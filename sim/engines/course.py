@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from sim.contract import checkpoints
 from sim.contract.actions import ClientSettings
-from sim.contract.client import ClientSession
+from sim.contract.client import CONNECTED, ClientSession
 from sim.contract.frames import Compatibility
 from sim.drill import Drill
+from sim.fault_kinds import RestartClients
 from sim.faults import PlannedFault
-from sim.observations import RunHeader
+from sim.observations import NAN, Row, RunHeader
 
 CLIENT_BUILD = "20260601T000000Z"
 SILENCE_FLOOR_S = 10.0  # a client never takes a shorter silence for a dead connection
@@ -73,3 +75,15 @@ def new_header(
         versions={**versions, "python": platform.python_version()},
         plan=[fault.describe() for fault in faults],
     )
+
+
+def restart(session: ClientSession, fault: RestartClients) -> tuple[ClientSession, list[Row]]:
+    """The next life of a client whose process dies now with its checkpoints damaged, and what is to be recorded of that."""
+    rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died")] if session.state in CONNECTED else []
+    before = checkpoints.stored_by(session)
+    left = {topic: checkpoints.damaged(text, fault.checkpoint, fault.events) for topic, text in before.items()}
+    for cursor in session.replica.cursors.values():
+        seq, said = checkpoints.read(left.get(cursor.topic)), checkpoints.read(before.get(cursor.topic))
+        value = NAN if said is None else float(said)
+        rows.append(("restarted", cursor.stream, -1 if seq is None else seq, 0, value, fault.checkpoint))
+    return checkpoints.begin_again(session, left), rows

@@ -10,7 +10,7 @@ from sim.contract.settings import Switches
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.lane_http import LaneHttp
 from sim.errors import TargetError, UsageError
-from sim.fault_kinds import DropSockets, ExpireTokens, KillRuntime, ShrinkWindow, SwitchFault
+from sim.fault_kinds import DropSockets, ExpireTokens, KillRuntime, RestartClients, ShrinkWindow, SwitchFault
 from sim.faults import PlannedFault, switches_during
 from sim.mock.process import MockProcess
 from sim.observations import Recorder
@@ -65,6 +65,12 @@ class FaultActions:
                 cut = sum(self._clients[client].cut(offline_s) for client in planned.clients)
                 await self._sleep_until(ends)
                 return cut
+            case RestartClients() as fault:
+                died = [client for client in planned.clients if self._clients[client].die(fault)]
+                await self._sleep_until(ends)
+                for client in died:
+                    self._clients[client].revive()
+                return len(died)
             case KillRuntime():
                 return await self._kill(ends)
             case ShrinkWindow() as fault:

@@ -6,6 +6,7 @@ way when a connection ended is dropped: every attempt to connect has a `Link` of
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
@@ -13,8 +14,10 @@ from sim.contract.client import ClientSession, State
 from sim.contract.frames import ClientFrame, ServerFrame, Update, UpdateBatch
 from sim.contract.runs import Run, run_of
 from sim.contract.stream_log import is_intact
+from sim.engines import course
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_lane import VirtualLane
+from sim.fault_kinds import RestartClients
 from sim.observations import Recorder
 from sim.system_model import SystemModel
 
@@ -44,6 +47,7 @@ class VirtualClient:
         self._link: Link | None = None  # the connection under way or open
         self._timer_at = NEVER
         self._offline_until = 0.0
+        self._is_dead = False
 
     # --- what the engine does with a client ---------------------------------------------------------
 
@@ -67,8 +71,27 @@ class VirtualClient:
         return True
 
     def come_online(self) -> None:
-        """Let connects through again."""
+        """Let connects through again; a process that is still down begins again."""
         self._offline_until = 0.0
+        if self._is_dead:
+            self.revive()
+
+    def die(self, fault: RestartClients) -> bool:
+        """End as a killed process does, with its checkpoints damaged; True if it was running. `revive` starts the next life."""
+        if self.session.state in (State.IDLE, State.STOPPED):
+            return False
+        self._is_dead = True
+        self._abandon()
+        self._timer_at = NEVER
+        self.session, rows = course.restart(self.session, fault)
+        self._recorder.extend(self._env.now - self._began, self.session.client, rows)
+        return True
+
+    def revive(self) -> None:
+        """Start the next life of a process that died."""
+        if self._is_dead:
+            self._is_dead = False
+            self.start()
 
     # --- what comes over a link ---------------------------------------------------------------------
 
@@ -128,15 +151,15 @@ class VirtualClient:
     # --- minting ------------------------------------------------------------------------------------
 
     def _mint(self) -> None:
-        self._later(self._lane.mint, self.session, f"client-{self.session.client}", self._mint_answered)
+        self._later(self._lane.mint, self.session, f"client-{self.session.client}", partial(self._mint_answered, self.session))
 
-    def _mint_answered(self, token: Token | str) -> None:
+    def _mint_answered(self, asker: ClientSession, token: Token | str) -> None:
         """The control service has answered; the answer arrives a delay later."""
-        self._later(self._minted, token)
+        self._later(self._minted, asker, token)
 
-    def _minted(self, token: Token | str) -> None:
+    def _minted(self, asker: ClientSession, token: Token | str) -> None:
         now = self._env.now
-        if self.session.state is State.MINTING:
+        if asker is self.session and self.session.state is State.MINTING:
             if isinstance(token, Token):
                 self.session.minted(token, now)
             else:

@@ -7,12 +7,12 @@ import simpy
 
 from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_lane import VirtualLane
-from sim.fault_kinds import DropSockets, ExpireTokens, KillRuntime, ShrinkWindow, SwitchFault
+from sim.fault_kinds import DropSockets, ExpireTokens, KillRuntime, RestartClients, ShrinkWindow, SwitchFault
 from sim.faults import PlannedFault, switches_during
 from sim.observations import NAN, Recorder
 from sim.system_model import SystemModel
 
-SIMULATED = (DropSockets, ExpireTokens, KillRuntime, ShrinkWindow, SwitchFault)
+SIMULATED = (DropSockets, ExpireTokens, KillRuntime, RestartClients, ShrinkWindow, SwitchFault)
 Steps = Generator[simpy.Event, object, None]
 
 
@@ -59,6 +59,12 @@ class VirtualFaults:
                 cut = sum(self._clients[client].cut(offline_s) for client in planned.clients)
                 yield self._env.timeout(offline_s)
                 return cut
+            case RestartClients(down_s=down_s) as fault:
+                died = [client for client in planned.clients if self._clients[client].die(fault)]
+                yield self._env.timeout(down_s)
+                for client in died:
+                    self._clients[client].revive()
+                return len(died)
             case KillRuntime(down_s=down_s):
                 self._lane.kill()
                 yield self._env.timeout(down_s + self._model.server.cold_start_s)

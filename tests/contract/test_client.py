@@ -1,6 +1,7 @@
 """The client session, driven by hand: what it does on each thing that may come."""
 
 import math
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,7 +11,11 @@ from sim.contract.actions import Close, Connect, Mint
 from sim.contract.client import LEGAL, State
 from sim.contract.disconnects import DisconnectReason
 from sim.contract.frames import ChannelClosed, HeartbeatPush, SyncError, TransportBeat, UpdateBatch, Watermark
+from sim.contract.replica import short_hash
+from sim.contract.stream_log import payload_hash
 from sim.errors import IllegalMoveError
+
+ROOT = Path(__file__).parents[2]
 
 
 def heads(head: int, topic: str = RUN) -> HeartbeatPush:
@@ -340,8 +345,10 @@ def test_two_heartbeats_reveal_a_lost_last_event():
 
 
 def test_a_cursor_above_the_head_is_clamped_and_asked_from_again():
-    hand = Hand(checkpoints={RUN: 90})
-    ask = hand.begin()
+    """The runtime lost what this client has applied itself: up to the head it has everything."""
+    hand = Hand().go_live(*range(1, 91))
+    hand.session.disconnected("network", hand.now)
+    ask = hand.come_back()
     hand.receive(batch(head=3))
     hand.reply(ask.ref)
     assert [(n.seq, n.value) for n in hand.of("clamped")] == [(3, 90.0)]
@@ -350,20 +357,91 @@ def test_a_cursor_above_the_head_is_clamped_and_asked_from_again():
     assert ask.resume_after == {RUN: 3}
     hand.receive(batch(4))
     hand.reply(ask.ref)
-    assert hand.seqs("applied") == [4]
+    assert hand.seqs("applied")[90:] == [4]
+    assert hand.seqs("checkpoint_written")[-2:] == [3, 4]
     assert not hand.of("gap")
 
 
 @pytest.mark.parametrize("news", [heads(3), batch(head=3)])
 def test_a_lower_head_on_the_live_tail_clamps_and_asks_from_there(news):
-    hand = Hand(checkpoints={RUN: 90})
-    ask = hand.begin()
+    hand = Hand().go_live(*range(1, 91))
+    hand.session.disconnected("network", hand.now)
+    ask = hand.come_back()
     hand.receive(batch())
     hand.reply(ask.ref)
     hand.receive(news)
     assert [(n.seq, n.value) for n in hand.of("clamped")] == [(3, 90.0)]
-    assert hand.seqs("checkpoint_written") == [3]
+    assert hand.seqs("checkpoint_written")[-1] == 3
     assert hand.subscribe().resume_after == {RUN: 3}
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+@pytest.mark.parametrize("news", [heads(3), batch(head=3)])
+def test_an_earlier_lifes_checkpoint_above_the_head_is_clamped_and_not_believed(news, is_live):
+    """It may never have been true, so the head may hold events that nobody applied: everything is asked for again."""
+    hand = Hand(checkpoints={RUN: 90})
+    ask = hand.begin()
+    assert ask.resume_after == {RUN: 90}
+    if is_live:
+        hand.receive(batch())
+        hand.reply(ask.ref)
+    hand.receive(news)
+    assert [(n.seq, n.value) for n in hand.of("clamped")] == [(3, 90.0)]
+    hand.closes()
+    assert not hand.of("checkpoint_written")  # whoever dies now must not take the head for what it has
+    ask = hand.come_back()
+    assert ask.resume_after == {}
+    hand.receive(batch(1, 2, 3))
+    hand.reply(ask.ref)
+    assert hand.seqs("applied") == [1, 2, 3]
+    assert hand.watermark == hand.seqs("checkpoint_written")[-1] == 3
+
+
+def test_an_earlier_lifes_checkpoint_at_the_head_is_believed():
+    hand = Hand(checkpoints={RUN: 3})
+    ask = hand.begin()
+    hand.receive(batch(head=3))
+    hand.reply(ask.ref)
+    hand.receive(batch(4))
+    assert hand.seqs("applied") == [4]
+    assert not hand.of("clamped", "rebootstrapped")
+
+
+# --- policies that are wrong on purpose -----------------------------------------------------------------
+
+
+def test_one_wrong_client_applies_duplicates():
+    hand = Hand("wrong_applies_duplicates").go_live(1, 2)
+    hand.receive(batch(2, 3))
+    assert hand.seqs("applied") == [1, 2, 2, 3]
+    assert hand.watermark == 3
+
+
+def test_one_wrong_client_applies_whatever_the_hash_says():
+    hand = Hand("wrong_ignores_hashes").go_live(1)
+    jumbled = msgspec.structs.replace(update(2), payload=msgspec.Raw(b'{"n":3}'))
+    hand.receive(UpdateBatch((jumbled,), True))
+    applied = hand.of("applied")[-1]
+    assert applied.seq == 2
+    assert applied.detail == short_hash(payload_hash(b'{"n":3}')) != short_hash(jumbled.payload_hash)
+    assert not hand.of("hash_mismatch")
+
+
+def test_one_wrong_client_takes_any_checkpoint_for_its_own():
+    hand = Hand("wrong_trusts_future_checkpoints", checkpoints={RUN: 90})
+    ask = hand.begin()
+    hand.receive(batch(head=3))
+    hand.reply(ask.ref)
+    hand.receive(heads(4))
+    hand.receive(batch(4))
+    assert hand.watermark == 90
+    assert not hand.of("clamped", "applied")
+
+
+def test_no_drill_of_the_catalogue_asks_for_a_wrong_client():
+    paths = [path for folder in ("catalog", "examples") for path in (ROOT / "drills" / folder).glob("*.toml")]
+    assert paths
+    assert not [path.name for path in paths if "wrong_" in path.read_text()]
 
 
 def test_what_an_earlier_connection_brought_is_no_reason_to_ask_again():

@@ -3,9 +3,19 @@
 from pathlib import Path
 
 import pytest
-from catchers import ALL_CATCHERS, DEFECT_CATCHERS, DESKTOP_CATCHERS, HARMLESS, IMPATIENT, LIVE_PERIOD, Catch
+from catchers import (
+    ALL_CATCHERS,
+    CLIENT_CATCHERS,
+    DEFECT_CATCHERS,
+    DESKTOP_CATCHERS,
+    HARMLESS,
+    IMPATIENT,
+    LIVE_PERIOD,
+    Catch,
+)
 from storms import red, small, storm, troubles
 
+from sim.contract.policies import WRONG
 from sim.contract.settings import DEFECTS
 
 
@@ -41,3 +51,7 @@ def test_the_reference_client_passes_where_the_shipped_one_fails(tmp_path: Path)
     states = {check.name: check.state for check in verdict.checks}
     assert states["reconnect.backoff_never_resets"] == "pass"
     assert states["reconnect.backoff_unjittered"] == "pass"
+
+
+def test_every_client_that_is_wrong_on_purpose_has_a_catcher():
+    assert sorted({case.wrong for case in CLIENT_CATCHERS}) == sorted(WRONG)

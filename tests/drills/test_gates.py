@@ -303,6 +303,19 @@ def test_a_plan_without_the_drills_faults_proves_nothing() -> None:
     assert state("drill.faults_observed", story) is ERROR
 
 
+def test_clients_that_a_fault_must_kill_were_killed() -> None:
+    def story(killed: int) -> Story:
+        story = good_storm(10).changed(lambda row: row.detail == "drop_sockets", detail="restart_clients")
+        story.header["plan"] = [{"kind": "restart_clients", "checkpoint": "lost", "clients": 10}]
+        for client in range(killed):
+            story.tell(20.1, Kind.RESTARTED, client, STREAM, -1, detail="lost")
+        return story
+
+    assert state("drill.faults_observed", story(9)) is PASS
+    assert state("drill.faults_observed", story(8)) is ERROR
+    assert "killed 8 of 10 clients" in ask("drill.faults_observed", story(8)).reason
+
+
 def test_converged() -> None:
     story = good_storm(3)
     assert state("drill.converged", story) is PASS

@@ -46,7 +46,10 @@ def judged(run_dir: Path) -> DrillVerdict:
 
 
 def fates(header: RunHeader, rows: list[dict]) -> tuple[Streams, Streams]:
-    """For each client and stream: what it applied, in that order; and all it has accounted for, in ascending order."""
+    """For each client and stream: what it applied, in that order; and all it has accounted for, in ascending order.
+
+    A client whose process died has applied what its store says, and begins anew where it has none.
+    """
     pairs = [(int(client), stream) for client, streams in header.subscriptions.items() for stream in streams]
     applied: Streams = {pair: [] for pair in pairs}
     accounted: dict[tuple[int, str], set[int]] = defaultdict(set)
@@ -54,7 +57,10 @@ def fates(header: RunHeader, rows: list[dict]) -> tuple[Streams, Streams]:
         pair = (row["client"], row["stream"])
         if row["kind"] == Kind.APPLIED:
             applied[pair].append(row["seq"])
+        elif row["kind"] == Kind.RESTARTED:
+            applied[pair] = [seq for seq in applied[pair] if seq <= row["seq"]]
         elif row["kind"] == Kind.REBOOTSTRAPPED:
+            applied[pair] = [] if row["detail"] == "fresh" else applied[pair]
             # Up to here everything is applied, covered by a snapshot, declared lost, or from before the client's time.
             accounted[pair].update(range(1, row["seq"] + 1))
     return applied, {pair: sorted(accounted[pair] | set(applied[pair])) for pair in pairs}

@@ -3,8 +3,17 @@
 from pathlib import Path
 
 import pytest
-from catchers import ALL_CATCHERS, DESKTOP_CATCHERS, HARMLESS, IMPATIENT, LIVE_PERIOD, SETTING_CATCHERS, Catch
-from storms import CATALOGUE, red, small, storm, troubles
+from catchers import (
+    ALL_CATCHERS,
+    CLIENT_CATCHERS,
+    DESKTOP_CATCHERS,
+    HARMLESS,
+    IMPATIENT,
+    LIVE_PERIOD,
+    SETTING_CATCHERS,
+    Catch,
+)
+from storms import CATALOGUE, all_red, red, small, storm, troubles
 
 
 @pytest.mark.parametrize("case", ALL_CATCHERS, ids=lambda case: f"{case.wrong}-{case.drill}")
@@ -24,6 +33,12 @@ def test_the_shipped_clients_defects_are_caught_by_name(tmp_path: Path, case: Ca
 def test_what_a_fleet_must_not_do_is_caught_by_name(tmp_path: Path, case: Catch):
     verdict = storm(tmp_path, small(case.drill, case.wrong), engine="virtual")
     assert case.names <= red(verdict), verdict
+
+
+@pytest.mark.parametrize("case", CLIENT_CATCHERS, ids=lambda case: f"{case.wrong}-{case.drill}")
+def test_a_client_that_is_wrong_on_purpose_turns_just_this_red(tmp_path: Path, case: Catch):
+    verdict = storm(tmp_path, small(case.drill, *IMPATIENT, f"fleet.policy={case.wrong}"), engine="virtual")
+    assert all_red(verdict) == case.names, verdict
 
 
 @pytest.mark.parametrize("defects", [(), (HARMLESS,)], ids=["healthy", HARMLESS])
