@@ -4,6 +4,8 @@ What a fault does is here in words; whom it concerns and when is `sim.faults`; h
 All durations are seconds, and `at_s` counts from the beginning of the fault phase.
 """
 
+from typing import Literal
+
 import msgspec
 
 from sim.contract.checkpoints import Damage
@@ -104,6 +106,37 @@ class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=
         return {"mint_ahead_s": self.ahead_s}
 
 
+# --- publishing -------------------------------------------------------------------------------------
+
+
+class FailPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="fail_publishes"):
+    """A share of the publishes is refused with an HTTP status; with `taken`, the event is in the log all the same."""
+
+    status: Literal[413, 429, 500, 503]
+    share: Share
+    retry_after_ms: CountOrZero = 0  # that the refusal asks for; 0: it asks for none
+    taken: bool = False
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """See `SwitchFault`."""
+        return {
+            "publish_fail_status": self.status,
+            "publish_fail_share": self.share,
+            "publish_fail_retry_after_ms": self.retry_after_ms,
+            "publish_fail_taken": self.taken,
+        }
+
+
+class SlowPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_publishes"):
+    """Each publish takes `delay_ms` longer."""
+
+    delay_ms: Positive
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """See `SwitchFault`."""
+        return {"publish_delay_ms": self.delay_ms}
+
+
 # --- delivery ---------------------------------------------------------------------------------------
 
 
@@ -151,6 +184,8 @@ AnyFault = (
     | ExpireTokens
     | SlowMint
     | SkewControl
+    | FailPublishes
+    | SlowPublishes
     | SkipDeliveries
     | ShrinkWindow
     | ShrinkReplayBudget

@@ -34,6 +34,8 @@ AUTHORITY_CATCHERS = (
     catch("vague_refusals", "token_misuse", "drill.probes"),
     catch("ignore_grants", "token_misuse", "drill.probes", "forbidden_topic_accepted"),
     catch("grant_any_topic", "token_misuse", "drill.probes", "foreign_topic_mint_accepted"),
+    catch("forget_idempotency_keys", "publish_failures", "phantom_event"),
+    catch("acknowledge_unwritten", "publish_failures", "acknowledged_lost"),
 )
 ALL_CATCHERS = (*DEFECT_CATCHERS, *AUTHORITY_CATCHERS)
 HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere

@@ -18,6 +18,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     ),
     "dropped_delivery": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=2.5"),
     "runtime_restart": ("phases.fault_s=3.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.heal_s=1.0"),
+    "publish_failures": (),
     "token_misuse": ("phases.fault_s=6.0",),
     "token_lifetime": ("phases.steady_s=7.0",),
     "checkpoint_damage": (

@@ -1,9 +1,14 @@
 """Checks of tokens and of who says no: are the right ones refused, with the right words?"""
 
+import numpy as np
+
 from drills.checks.base import NAN, Answer, Case, Check, by_count, needed
 from drills.thresholds import Threshold
 from drills.verdicts import State
+from sim import samples
+from sim.contract.admission import is_final
 from sim.contract.probes import EXPECTED
+from sim.fault_kinds import AnyFault, FailPublishes
 from sim.observations import Kind
 
 # Codes of an answer that is none: nobody said no.
@@ -43,6 +48,23 @@ def _too_old(case: Case, threshold: Threshold | None) -> Answer:
     return by_count(too_old, attempts, needed(threshold), "connects refused as token_too_old", "connects attempted")
 
 
+def _publish_failures(case: Case, threshold: Threshold | None) -> Answer:
+    """The publishes that failed are those that were refused for good, no more and no fewer; the others were tried again."""
+    history = case.history
+    for_good = [index for index, fault in enumerate(case.drill.faults) if _refuses_for_good(fault)]
+    seen = history.of(Kind.FAULT_OBSERVED)
+    refused = int(seen.value[np.isin(seen.attempt, for_good)].sum())
+    failed, tried = len(history.of(Kind.PUBLISH_FAILED)), samples.failed_publishes(history).n
+    said = f"{failed} of {tried} publishes failed, and {refused} were refused for good"
+    if tried == 0:
+        return Answer(State.NO_DATA, NAN, 0, "nothing was published")
+    return Answer(State.PASS if failed == refused else State.FAIL, abs(failed - refused), tried, said)
+
+
+def _refuses_for_good(fault: AnyFault) -> bool:
+    return isinstance(fault, FailPublishes) and is_final(fault.status)
+
+
 CHECKS = (
     Check(
         "error",
@@ -51,6 +73,17 @@ CHECKS = (
         "connects refused because the token, though not expired, was older than the runtime takes",
         "count",
         _too_old,
+    ),
+    Check(
+        "drill",
+        "publish_failures",
+        "events",
+        "publishes that failed, beside those that the runtime refused for good",
+        "as many",
+        _publish_failures,
+        origin="synthetic",
+        takes_threshold=False,
+        applies=lambda drill: any(isinstance(fault, FailPublishes) for fault in drill.faults),
     ),
     Check(
         "drill",

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from sim.contract.chance import draw
+from sim.contract.counters import Counters
 from sim.contract.frames import Compatibility
-from sim.contract.settings import RuntimeSettings
+from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.streams import topic_class
 
 _BUILD_LENGTH = len("20260101T000000Z")
@@ -32,6 +34,38 @@ class Refusal:
     code: str
     message: str
     retry_after_ms: int | None = None
+    is_taken: bool = False  # by a fault: the event is in the log all the same
+
+
+# What a publish that fails by a fault is told, by its HTTP status.
+_FAILURES = {
+    413: ("spacetime_frame_payload_too_large", "the payload is called too large"),
+    429: ("spacetime_publish_rate_limited", "publishes are called too many"),
+    500: ("internal_error", "something went wrong"),
+    503: ("publishing_unavailable", "publishing is not available"),
+}
+
+
+def is_final(status: int) -> bool:
+    """Whether trying a refused publish again is no use; 5xx and 429 pass."""
+    return status < 500 and status != 429
+
+
+def may_be_taken(status: int) -> bool:
+    """Whether a refused publish may have been carried out all the same: errors in the middle of it, but not a plain 503."""
+    return status >= 500 and status != 503
+
+
+def failure(switches: Switches, counters: Counters) -> Refusal | None:
+    """What a publish is refused with by the fault `fail_publishes`, drawn by the number of the try; None for nothing."""
+    counters.publish_tries += 1
+    share = switches.publish_fail_share
+    if share <= 0 or draw(switches.seed, "fail_publish", counters.publish_tries) >= share:
+        return None
+    counters.act("fail_publishes")
+    code, message = _FAILURES[switches.publish_fail_status]
+    retry_after_ms = switches.publish_fail_retry_after_ms or None
+    return Refusal(switches.publish_fail_status, code, message, retry_after_ms, switches.publish_fail_taken)
 
 
 @dataclass(slots=True)

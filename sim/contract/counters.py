@@ -27,6 +27,7 @@ class Counters:
     published: int = 0
     duplicates_suppressed: int = 0
     publish_failed: int = 0
+    publish_tries: int = 0
     polls: int = 0
     served: int = 0
     trimmed: int = 0

@@ -56,6 +56,8 @@ Defect = Literal[
     "vague_refusals",
     "ignore_grants",
     "grant_any_topic",
+    "forget_idempotency_keys",
+    "acknowledge_unwritten",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -74,6 +76,8 @@ DEFECT_MEANINGS: dict[str, str] = {
     "vague_refusals": "every refused token is called unauthorized, whatever is wrong with it",
     "ignore_grants": "a subscription gets any topic, whatever its token grants",
     "grant_any_topic": "the control service grants topics of other users",
+    "forget_idempotency_keys": "an event that is published again under its key is appended a second time",
+    "acknowledge_unwritten": "a publish that fails is acknowledged all the same",
 }
 
 
@@ -86,6 +90,11 @@ class Switches(msgspec.Struct, forbid_unknown_fields=True):
     mint_concurrency: CountOrZero = 0  # tokens minted at once; 0: no limit
     mint_outage: bool = False
     mint_ahead_s: NotNegative = 0.0  # by so much the control service's clock is ahead of the runtime's
+    publish_fail_status: int = 0  # HTTP status that a share of the publishes is refused with; 0: none
+    publish_fail_share: NotNegative = 0.0
+    publish_fail_retry_after_ms: CountOrZero = 0  # that such a refusal asks for; 0: it asks for none
+    publish_fail_taken: bool = False  # the event is taken, and only its answer is the refusal
+    publish_delay_ms: NotNegative = 0.0
     skip_live_clients: NotNegative = 0.0  # share of clients whose live tail loses events
     skip_live_events: NotNegative = 0.0  # share of those clients' live events that are lost
     shrunk_budget_events: CountOrZero = 0  # replay budget in force instead of the configured; 0: none

@@ -84,8 +84,8 @@ class FaultActions:
         before = await self._acted(planned)
         await self._set_switches()
         await self._sleep_until(ends)
-        after = await self._acted(planned)
         await self._set_switches(without=planned)
+        after = await self._acted(planned)  # once it is off, so that every time it acted is counted
         return after - before if after >= before else after  # a restarted mock counts from nothing
 
     async def _acted(self, planned: PlannedFault) -> int:

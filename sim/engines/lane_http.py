@@ -9,6 +9,7 @@ import httpx
 import msgspec
 
 from sim.contract.actions import Token
+from sim.contract.admission import is_final, may_be_taken
 from sim.contract.client import ClientSession
 from sim.contract.settings import Switches
 from sim.contract.stream_log import canonical_json, payload_hash
@@ -152,9 +153,9 @@ class LaneHttp:
         except httpx.HTTPError:
             raise PublishFailedError(UNKNOWN_OUTCOME) from None
         if answer.status_code >= 300:
-            problem = _problem(answer)
-            again = answer.status_code in (429, 502, 503, 504)
-            raise PublishFailedError(problem.code, problem.retry_after_ms, final=not again)
+            problem, status = _problem(answer), answer.status_code
+            code = UNKNOWN_OUTCOME if may_be_taken(status) else problem.code
+            raise PublishFailedError(code, problem.retry_after_ms, final=is_final(status))
         try:
             event = msgspec.json.decode(answer.content, type=_EventAnswer).event
         except msgspec.DecodeError:

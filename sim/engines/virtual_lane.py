@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sim.contract.actions import Token
-from sim.contract.admission import PublishLimits, Refusal
+from sim.contract.admission import PublishLimits, Refusal, failure
 from sim.contract.client import ClientSession
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
 from sim.contract.frames import ClientFrame, Compatibility, ServerFrame, UpdateBatch
 from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings, Switches
-from sim.contract.stream_log import StreamLog, canonical_json
+from sim.contract.stream_log import StreamLog, canonical_json, payload_hash
 from sim.contract.tokens import Key, Keyring, TokenRefusedError
 from sim.engines.stations import Station
 from sim.engines.virtual_clock import VirtualClock
@@ -151,8 +151,26 @@ class VirtualLane:
             answer(no)
             return
         _, end = self._publishing.admit(self._env.now, self._model.server.publish_ms / 1000)
+        if delay_ms := self.switches.publish_delay_ms:
+            self.runtime.counters.act("slow_publishes")
+            end += delay_ms / 1000
         life = self.life
-        self._env.call_at(end, lambda: answer(self._append(topic, key, payload) if life == self.life else None))
+        self._env.call_at(end, lambda: answer(self._take(topic, key, payload) if life == self.life else None))
+
+    def _take(self, topic: str, key: str, payload: bytes) -> tuple[int, str] | Refusal:
+        """What becomes of a publish whose turn has come."""
+        counters, defects = self.runtime.counters, self.switches.defects
+        broken = failure(self.switches, counters)
+        if broken is not None and "acknowledge_unwritten" in defects:
+            return self.runtime.streams.head(topic) + 1, payload_hash(payload)
+        if broken is not None:
+            counters.publish_failed += 1
+        if broken is not None and not broken.is_taken:
+            return broken
+        if "forget_idempotency_keys" in defects:
+            key = f"{key}, try {counters.publish_tries}"
+        appended = self._append(topic, key, payload)
+        return broken or appended
 
     def _append(self, topic: str, key: str, payload: bytes) -> tuple[int, str]:
         now = self._env.now

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 
 import simpy
 
-from sim.contract.admission import Refusal
+from sim.contract.admission import Refusal, is_final, may_be_taken
 from sim.contract.notices import short_hash
 from sim.contract.streams import stream_id
 from sim.drill import Load
@@ -88,7 +88,8 @@ class VirtualPublisher:
             self._note("published", topic, due, answer[0], short_hash(answer[1]))
         elif isinstance(answer, Refusal):
             wait_s = max((answer.retry_after_ms or 0) / 1000, RETRY_S)
-            self._again(number, answer.code, wait_s, final=answer.retry_after_ms is None)
+            code = UNKNOWN_OUTCOME if may_be_taken(answer.status) else answer.code
+            self._again(number, code, wait_s, final=is_final(answer.status))
         else:
             self._again(number, UNKNOWN_OUTCOME, RETRY_S)
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sim.contract.admission import PublishLimits
+from sim.contract.admission import PublishLimits, Refusal, failure
 from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings
-from sim.contract.stream_log import Appended, Entry, WrongNextSeqError
+from sim.contract.stream_log import Appended, Entry, WrongNextSeqError, payload_hash
 from sim.errors import StorageError
 from sim.mock.store import Store
 
@@ -47,8 +47,29 @@ class Authority:
 
     async def publish(self, topic: str, key: str, payload: bytes, expected_next_seq: int | None) -> Appended:
         """Append one event durably; raises `PublishRefusedError`."""
+        runtime = self._runtime
+        if delay_ms := runtime.switches.publish_delay_ms:
+            runtime.counters.act("slow_publishes")
+            await asyncio.sleep(delay_ms / 1000)
         self._admit(topic, payload)
-        request = _Publish(topic, key, payload, expected_next_seq)
+        broken = failure(runtime.switches, runtime.counters)
+        if broken is not None and "acknowledge_unwritten" in runtime.switches.defects:
+            entry = Entry(runtime.streams.head(topic) + 1, key, payload, payload_hash(payload), time.time())
+            return Appended(entry, duplicate=False)
+        if broken is not None and not broken.is_taken:
+            raise self._refused(broken)
+        if "forget_idempotency_keys" in runtime.switches.defects:
+            key = f"{key}, try {runtime.counters.publish_tries}"
+        done = await self._append_durably(_Publish(topic, key, payload, expected_next_seq))
+        if broken is not None:
+            raise self._refused(broken)
+        return done
+
+    def _refused(self, no: Refusal) -> PublishRefusedError:
+        self._runtime.counters.publish_failed += 1
+        return PublishRefusedError(no.status, no.code, no.message, no.retry_after_ms)
+
+    async def _append_durably(self, request: _Publish) -> Appended:
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._commit)
         self._waiting.append(request)
@@ -58,8 +79,7 @@ class Authority:
         if self.failure:
             raise PublishRefusedError(503, "log_unavailable", self.failure)
         if no := self._limits.refusal(topic, len(payload), time.time()):
-            self._runtime.counters.publish_failed += 1
-            raise PublishRefusedError(no.status, no.code, no.message, no.retry_after_ms)
+            raise self._refused(no)
 
     def _commit(self) -> None:
         """Sequence and store everything that waits; deliver and acknowledge it once it is durable."""

@@ -7,12 +7,14 @@ import pytest
 from histories import AUDITOR, GATED, STREAM, Story, good_storm, storm_drill
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from drills import gates, thresholds
 from drills.checks.base import Case
 from drills.verdicts import CheckResult, DrillVerdict, State
 from sim.drill import Drill
 from sim.errors import UsageError
+from sim.fault_kinds import FailPublishes
 from sim.history import History
 from sim.observations import Kind
 
@@ -396,6 +398,24 @@ def test_tokens_too_old() -> None:
     refused = good_storm(2).tell(30.0, Kind.CONNECT_FAILED, 0, detail="token_too_old")
     assert state("error.tokens_too_old", refused, drill) is FAIL
     assert state("error.tokens_too_old", good_storm(2).tell(30.0, Kind.CONNECT_FAILED, 0, detail="network"), drill) is PASS
+
+
+@pytest.mark.parametrize(
+    ("status", "failed", "expected"), [(413, 3, "PASS"), (413, 2, "FAIL"), (429, 0, "PASS"), (503, 1, "FAIL")]
+)
+def test_publish_failures(status: int, failed: int, expected: str) -> None:
+    """Three publishes were refused: those of 413 for good, the others to be tried again."""
+    drill = replace(storm_drill(2), faults=(FailPublishes(at_s=0.0, status=status, share=0.5, for_s=1.0),))
+    story = good_storm(2).without(lambda row: row.kind == Kind.FAULT_OBSERVED)
+    story.tell(21.0, Kind.FAULT_OBSERVED, value=3.0, detail="fail_publishes")
+    for _ in range(failed):
+        story.tell(20.5, Kind.PUBLISH_FAILED, stream=STREAM, value=5.0, detail="some_code")
+    assert state("drill.publish_failures", story, drill) is State[expected]
+
+
+def test_publish_failures_of_nothing_published() -> None:
+    drill = replace(storm_drill(2), faults=(FailPublishes(at_s=0.0, status=413, share=0.5, for_s=1.0),))
+    assert state("drill.publish_failures", Story(2), drill) is NO_DATA
 
 
 # --- a drill as a whole -----------------------------------------------------------------------------
