@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from sim.config import read_toml, set_key, to_struct
-from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings
+from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings, ShareOrZero
 from sim.errors import UsageError
 from sim.fault_kinds import AnyFault, ClientFault, DropSockets, ShrinkWindow
 
@@ -87,7 +87,8 @@ class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What must be seen for the drill to have asked its question at all."""
 
-    stale_reasons: tuple[StaleReason, ...] = ()  # each signalled to at least one client
+    stale_reasons: tuple[StaleReason, ...] = ()  # each signalled to at least one client, and no other to any
+    stale_share: ShareOrZero = 0.0  # of the fleet, told that it is stale, for whatever reason
     declared_loss: bool = False  # clients may declare loss (streams without snapshots); else any is a failure
     probes: tuple[ProbeName, ...] = ()  # clients that try what must be refused
 

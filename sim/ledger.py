@@ -37,6 +37,17 @@ class Published:
         """Index of the first event of `stream` above `seq`."""
         return np.searchsorted(self.place, stream * _SPAN + seq, side="right")
 
+    def head_due(self, stream: Ints, t: Floats) -> Ints:
+        """The highest seq of each stream among the events that were due by then, which no head can have been above."""
+        head = np.zeros(len(stream), np.int64)
+        for code in np.unique(stream):
+            of_stream = self.stream == code
+            when = np.argsort(self.due_t[of_stream], kind="stable")
+            heads = np.maximum.accumulate(np.append(0, self.seq[of_stream][when]))
+            mine = stream == code
+            head[mine] = heads[np.searchsorted(self.due_t[of_stream][when], t[mine], side="right")]
+        return head
+
     def find(self, rows: Rows) -> Ints:
         """Index of the event that each row speaks of; -1 where it was never acknowledged."""
         if len(self) == 0:
@@ -259,14 +270,7 @@ class Ledger:
         A snapshot cannot cover what was not even due when it was taken, whatever watermark it claims.
         """
         rows = rows.take(self.history.detail_is(rows, ["snapshot"]) & np.isfinite(rows.value))
-        reach = rows.seq.copy()
-        for code in np.unique(rows.stream):
-            of_stream = self.published.stream == code
-            when = np.argsort(self.published.due_t[of_stream], kind="stable")
-            heads = np.maximum.accumulate(np.concatenate(([0], self.published.seq[of_stream][when])))
-            mine = rows.stream == code
-            index = np.searchsorted(self.published.due_t[of_stream][when], rows.t[mine], side="right")
-            reach[mine] = np.minimum(reach[mine], heads[index])
+        reach = np.minimum(rows.seq, self.published.head_due(rows.stream, rows.t))
         useful = reach > rows.value
         old = np.maximum(rows.value, 0)
         return rows.having(seq=reach, value=old).take(useful)

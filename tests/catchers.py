@@ -37,7 +37,13 @@ AUTHORITY_CATCHERS = (
     catch("forget_idempotency_keys", "publish_failures", "phantom_event"),
     catch("acknowledge_unwritten", "publish_failures", "acknowledged_lost"),
 )
-ALL_CATCHERS = (*DEFECT_CATCHERS, *AUTHORITY_CATCHERS)
+# What is wrong with replays, snapshots and the order of things.
+DELIVERY_CATCHERS = (
+    catch("old_snapshots", "stale_cursor_storm", "drill.declared_loss"),
+    catch("stale_too_early", "replay_budget_exceeded", "drill.stale_justified"),
+    catch("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled"),
+)
+ALL_CATCHERS = (*DEFECT_CATCHERS, *AUTHORITY_CATCHERS, *DELIVERY_CATCHERS)
 HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
 DESKTOP_CATCHERS = (
     catch("resubscribes from zero", "stale_cursor", "stale_loop", "replay.stale_loops", "reconnect.backoff_unjittered"),

@@ -21,6 +21,14 @@ SHORT: dict[str, tuple[str, ...]] = {
     "publish_failures": (),
     "token_misuse": ("phases.fault_s=6.0",),
     "token_lifetime": ("phases.steady_s=7.0",),
+    "stale_cursor_storm": (
+        *("phases.fault_s=4.0", "faults.0.offline_s=1.2", "faults.1.for_s=4.0", "faults.1.events=20"),
+        *("faults.2.at_s=1.0", "faults.2.keep_events=10", "phases.heal_s=0.5"),
+    ),
+    "replay_budget_exceeded": (
+        *("phases.fault_s=5.0", "faults.0.for_s=5.0", "faults.0.events=20", "faults.1.offline_s=1.2"),
+        *("faults.2.at_s=3.5", "faults.2.offline_s=0.1"),
+    ),
     "checkpoint_damage": (
         *("phases.fault_s=5.0", "faults.1.at_s=0.6", "faults.2.at_s=1.2", "faults.3.at_s=1.8", "faults.4.at_s=2.4"),
         *(f"faults.{number}.down_s=0.4" for number in range(5)),

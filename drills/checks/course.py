@@ -180,29 +180,6 @@ def _has_snapshots(stream: str) -> bool:
     return topic is not None and topic_class(topic).snapshot_every_s is not None
 
 
-def _unexpected_stale(case: Case, threshold: Threshold | None) -> Answer:
-    rows, answers = samples.stale_answers(case.history), samples.subscribe_answers(case.history)
-    if len(rows):
-        why = ", ".join(text or "no reason" for text in case.history.detail_counts(rows))
-        return Answer(
-            State.FAIL, len(rows), answers, f"clients were told that they are stale, which this drill does not expect: {why}"
-        )
-    if answers == 0:
-        return Answer(State.NO_DATA, NAN, 0, "no subscribe was answered")
-    return Answer(State.PASS, 0, answers, "no client was told that it is stale")
-
-
-def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
-    history, wanted = case.history, case.drill.expect.stale_reasons
-    rows = history.fleet(Kind.STALE)
-    seen = {reason for text in history.detail_counts(rows) for reason in text.split("+")}
-    missing = [reason for reason in wanted if reason not in seen]
-    if missing:
-        reason = f"no client was told {', '.join(missing)} though this drill makes cursors stale"
-        return Answer(State.FAIL, len(wanted) - len(missing), len(rows), reason)
-    return Answer(State.PASS, len(wanted), len(rows), f"clients were told {', '.join(wanted)}")
-
-
 def _audited(case: Case, threshold: Threshold | None) -> Answer:
     """Whether the fresh client at the end got everything: without it, a loss nobody else noticed stays unseen."""
     history = case.history
@@ -307,25 +284,5 @@ CHECKS = (
         "count, 0 allowed",
         _declared_loss,
         takes_threshold=False,
-    ),
-    Check(
-        "drill",
-        "unexpected_stale",
-        "answers",
-        "stale answers that the drill does not expect",
-        "count, 0 allowed",
-        _unexpected_stale,
-        takes_threshold=False,
-        applies=lambda drill: not drill.expect.stale_reasons,
-    ),
-    Check(
-        "drill",
-        "stale_signalled",
-        "reasons",
-        "reasons for staleness that clients were told",
-        "all that the drill expects",
-        _stale_signalled,
-        takes_threshold=False,
-        applies=lambda drill: bool(drill.expect.stale_reasons),
     ),
 )

@@ -5,7 +5,9 @@ Every choice is a function of (seed, purpose, client, seq), so a run's faults ar
 
 from collections.abc import Sequence
 
+from sim.contract import continuity
 from sim.contract.chance import draw
+from sim.contract.continuity import RETENTION_FLOOR_BREACH, Window
 from sim.contract.frames import Update
 from sim.contract.settings import Switches
 from sim.contract.stream_log import Entry
@@ -50,6 +52,16 @@ def first_position(switches: Switches, after: int, oldest: int) -> int:
     if "replay_off_by_one" in switches.defects:
         return after + 1
     return after
+
+
+def stale_reasons(switches: Switches, after: int, window: Window | None, budget_events: int) -> tuple[str, ...]:
+    """Why a cursor cannot resume, as this runtime has it; empty: it can."""
+    if "stale_too_early" in switches.defects:
+        budget_events //= 10
+    reasons = continuity.stale_reasons(after, window, budget_events)
+    if reasons and "wrong_stale_reason" in switches.defects:
+        return (RETENTION_FLOOR_BREACH,)
+    return reasons
 
 
 def disfigure(switches: Switches, updates: Sequence[Update], replay: bool) -> tuple[Update, ...]:

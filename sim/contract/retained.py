@@ -1,8 +1,9 @@
 """The streams of one runtime: their logs, and what a cursor that these no longer cover is told."""
 
-from sim.contract.continuity import effective_budget, stale_reasons
+from sim.contract import faulty
+from sim.contract.continuity import RETENTION_FLOOR_BREACH, effective_budget
 from sim.contract.frames import Body, SnapshotPlan, SnapshotTopic, StaleTopic
-from sim.contract.settings import RuntimeSettings
+from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import StreamLog
 from sim.contract.streams import topic_class
 
@@ -26,28 +27,28 @@ class Streams:
         log = self.logs.get(topic)
         return log.head if log else 0
 
-    def refusal(
-        self, topics: tuple[str, ...], resume_after: dict[str, int], shrunk_budget_events: int, now: float
-    ) -> Body | None:
+    def refusal(self, topics: tuple[str, ...], resume_after: dict[str, int], switches: Switches, now: float) -> Body | None:
         """The `stale_cursor` answer to a subscribe, or None when every cursor can be resumed from."""
         stale: dict[str, tuple[str, ...]] = {}
         for topic in topics:
             after, log = resume_after.get(topic), self.logs.get(topic)
             if after is not None and log is not None:
-                reasons = stale_reasons(after, log.window(), self._budget(topic, shrunk_budget_events))
+                budget = self._budget(topic, switches.shrunk_budget_events)
+                reasons = faulty.stale_reasons(switches, after, log.window(), budget)
                 if reasons:
                     stale[topic] = reasons
-        return self._body(stale, resume_after, shrunk_budget_events, now) if stale else None
+        return self._body(stale, resume_after, switches, now) if stale else None
 
-    def fell_off(self, topic: str, position: int, now: float) -> Body:
+    def fell_off(self, topic: str, position: int, switches: Switches, now: float) -> Body:
         """What a live subscriber is told whose next event the window no longer holds."""
-        return self._body({topic: ("retention_floor_breach",)}, {topic: position}, 0, now)
+        return self._body({topic: (RETENTION_FLOOR_BREACH,)}, {topic: position}, switches, now)
 
     def _budget(self, topic: str, shrunk_budget_events: int) -> int:
         own = self._settings.replay_budget_events or topic_class(topic).replay_budget_events
         return effective_budget(shrunk_budget_events or own)
 
-    def _body(self, stale: dict[str, tuple[str, ...]], cursors: dict[str, int], shrunk: int, now: float) -> Body:
+    def _body(self, stale: dict[str, tuple[str, ...]], cursors: dict[str, int], switches: Switches, now: float) -> Body:
+        shrunk = switches.shrunk_budget_events
         return Body(
             code="stale_cursor",
             message="a replay no longer covers the cursor; take the snapshot and subscribe without one",
@@ -57,7 +58,7 @@ class Streams:
                 self._stale_topic(topic, reasons[0], cursors[topic], shrunk) for topic, reasons in stale.items()
             ),
             snapshot_plan=SnapshotPlan(
-                tuple(SnapshotTopic(topic, self.head(topic), self._snapshot(topic, now)) for topic in stale)
+                tuple(SnapshotTopic(topic, self.head(topic), self._snapshot(topic, switches, now)) for topic in stale)
             ),
         )
 
@@ -74,7 +75,7 @@ class Streams:
             replay_budget_events=self._budget(topic, shrunk),
         )
 
-    def _snapshot(self, topic: str, now: float) -> dict[str, object] | None:
+    def _snapshot(self, topic: str, switches: Switches, now: float) -> dict[str, object] | None:
         """The topic's newest snapshot, taken anew when it is due or no longer reaches the retained window."""
         every_s = topic_class(topic).snapshot_every_s
         if every_s is None:
@@ -82,4 +83,4 @@ class Streams:
         log, kept = self.logs[topic], self._snapshots.get(topic)
         if kept is None or now - float(str(kept["taken_at"])) >= every_s or int(str(kept["watermark"])) < log.oldest - 1:
             kept = self._snapshots[topic] = log.snapshot(now)
-        return kept
+        return {**kept, "watermark": log.oldest // 2} if "old_snapshots" in switches.defects else kept

@@ -253,7 +253,7 @@ class Runtime:
     def _stale_refusal(self, frame: Subscribe, now: float) -> Body | None:
         if "no_stale_signal" in self.switches.defects:
             return None
-        refusal = self.streams.refusal(frame.topics, frame.resume_after, self.switches.shrunk_budget_events, now)
+        refusal = self.streams.refusal(frame.topics, frame.resume_after, self.switches, now)
         if self.switches.shrunk_budget_events:
             self.counters.act("shrink_replay_budget")
         self.counters.stale_cursors += refusal is not None
@@ -389,7 +389,7 @@ class Runtime:
         position = connection.positions[topic]
         self._unsubscribe(connection, topic)
         self.counters.stale_cursors += 1
-        return self.streams.fell_off(topic, position, now)
+        return self.streams.fell_off(topic, position, self.switches, now)
 
     def _heads(self, topics: Iterable[str]) -> tuple[Watermark, ...]:
         return tuple(Watermark(topic, self.streams.head(topic)) for topic in topics)

@@ -7,6 +7,7 @@ import msgspec
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+ShareOrZero = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Profile = Literal["full", "pinned"]
@@ -58,6 +59,9 @@ Defect = Literal[
     "grant_any_topic",
     "forget_idempotency_keys",
     "acknowledge_unwritten",
+    "old_snapshots",
+    "stale_too_early",
+    "wrong_stale_reason",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -78,6 +82,9 @@ DEFECT_MEANINGS: dict[str, str] = {
     "grant_any_topic": "the control service grants topics of other users",
     "forget_idempotency_keys": "an event that is published again under its key is appended a second time",
     "acknowledge_unwritten": "a publish that fails is acknowledged all the same",
+    "old_snapshots": "a snapshot ends before the first event that is retained",
+    "stale_too_early": "a cursor is refused long before the replay budget is used up",
+    "wrong_stale_reason": "every stale cursor is told that retention is to blame",
 }
 
 

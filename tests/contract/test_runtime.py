@@ -728,6 +728,28 @@ def test_no_stale_signal_lets_a_stale_cursor_resume_without_a_word():
     assert seqs(desk.pull(number)) == [13, 14, 15, 16, 17]
 
 
+def test_old_snapshots_end_before_what_is_retained():
+    desk = Desk(Switches(defects={"old_snapshots"}), window_events=5)
+    desk.publish(A, 10)
+    reply = desk.tell(desk.joined(), Subscribe("2", (A,), {A: 1}))[-1]
+    assert reply.body.snapshot_plan.topics[0].snapshot["watermark"] < 5
+
+
+def test_stale_too_early_refuses_what_the_budget_covers():
+    healthy, sick = (Desk(Switches(defects=defects), replay_budget_events=20) for defects in (set(), {"stale_too_early"}))
+    for desk, is_ok in ((healthy, True), (sick, False)):
+        desk.publish(A, 10)
+        assert desk.tell(desk.joined(), Subscribe("2", (A,), {A: 7}))[-1].ok is is_ok
+
+
+def test_wrong_stale_reason_blames_retention():
+    desk = Desk(Switches(defects={"wrong_stale_reason"}), replay_budget_events=3)
+    desk.publish(A, 10)
+    reply = desk.tell(desk.joined(), Subscribe("2", (A,), {A: 2}))[-1]
+    assert reply.body.reason_codes == ("retention_floor_breach",)
+    assert desk.tell(desk.joined(), Subscribe("2", (A,), {A: 9}))[-1].ok
+
+
 def test_accept_expired_token_opens_with_one():
     desk = Desk(Switches(defects={"accept_expired_token"}))
     desk.runtime.open(token(at=START - 1e6), COMPATIBILITY, desk.now)

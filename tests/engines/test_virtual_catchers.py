@@ -6,6 +6,7 @@ import pytest
 from catchers import (
     ALL_CATCHERS,
     CLIENT_CATCHERS,
+    DELIVERY_CATCHERS,
     DESKTOP_CATCHERS,
     HARMLESS,
     IMPATIENT,
@@ -20,6 +21,12 @@ from storms import CATALOGUE, all_red, red, small, storm, troubles
 def test_a_defect_is_caught_by_name(tmp_path: Path, case: Catch):
     verdict = storm(tmp_path, small(case.drill, *IMPATIENT), defects=(case.wrong,), engine="virtual")
     assert case.names <= red(verdict), verdict
+
+
+@pytest.mark.parametrize("case", DELIVERY_CATCHERS, ids=lambda case: f"{case.wrong}-{case.drill}")
+def test_a_defect_of_delivery_turns_nothing_else_red(tmp_path: Path, case: Catch):
+    verdict = storm(tmp_path, small(case.drill, *IMPATIENT), defects=(case.wrong,), engine="virtual")
+    assert all_red(verdict) == case.names, verdict
 
 
 @pytest.mark.parametrize("case", DESKTOP_CATCHERS, ids=lambda case: case.wrong)
