@@ -74,6 +74,15 @@ def test_sharing_changes_nothing(script: list[ServerFrame], policy: str, reads_e
     assert state(hands[0]) == state(hands[1])
 
 
+def test_notices_keep_their_order():
+    hands = [live("reference", shares) for shares in (False, True)]
+    for hand in hands:
+        for frame in (batch(3), batch(2), batch(4)):
+            hand.receive(frame)
+        hand.actions()
+    assert state(hands[0]) == state(hands[1])
+
+
 def test_what_follows_is_shared():
     one, other = live("reference", shares=True), live("reference", shares=True)
     frame = batch(3, 4, head=5)
