@@ -12,6 +12,7 @@ import msgspec
 from sim.config import read_toml, to_struct
 from sim.contract.settings import Count, Positive
 
+ShareOrZero = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Finite = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
@@ -32,6 +33,9 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delivery_event_ms: Finite = 0.002  # each update in it; measured
     publish_workers: Count = 1
     publish_ms: Finite = 0.5  # one event over HTTP until it is durable; measured
+    mirror_failure_share: ShareOrZero = 0.0  # of the mirror's tries; [ours]: a healthy one
+    mirror_tries: Count = 3  # the sync lane's own
+    mirror_retry_ms: Finite = 10.0  # between two tries; the sync lane's own
     cold_start_s: Finite = 0.25  # from the process's start until it listens; measured
 
 

@@ -37,7 +37,7 @@ EPOCH = 2.0**20  # unix time at which every simulated run begins: so small that 
 _POLL_S = 0.1
 _SLICE_S = 0.5  # simulated time between looks at the clock on the wall, for progress and Ctrl-C
 _SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
-_MOST_LAG_SAMPLES = 500_000  # of a run; a long one with many clients is looked at more rarely
+_MOST_LAG_SAMPLES = 200_000  # of a run; a long one with many clients is looked at more rarely
 Steps = Generator[simpy.Event, object, None]
 
 

@@ -10,12 +10,13 @@ from typing import Protocol
 
 from sim.contract.actions import Token
 from sim.contract.admission import PublishLimits, Refusal, failure
+from sim.contract.chance import draw
 from sim.contract.client import ClientSession
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
 from sim.contract.frames import ClientFrame, Compatibility, ServerFrame, UpdateBatch
 from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings, Switches
-from sim.contract.stream_log import StreamLog, canonical_json, payload_hash
+from sim.contract.stream_log import StreamLog, canonical_json
 from sim.contract.tokens import Key, Keyring, TokenRefusedError
 from sim.engines.stations import Station
 from sim.engines.virtual_clock import VirtualClock
@@ -140,8 +141,8 @@ class VirtualLane:
 
     # --- publishing ---------------------------------------------------------------------------------
 
-    def publish(self, topic: str, key: str, event: object, answer: Callable[[tuple[int, str] | Refusal | None], None]) -> None:
-        """Append one event; answers (seq, payload hash), a refusal, or None when the runtime is down."""
+    def publish(self, topic: str, key: str, event: object, answer: Callable[[int | Refusal | None], None]) -> None:
+        """Append one event; answers its seq, a refusal, or None when the runtime is down."""
         if not self.is_up:
             answer(None)
             return
@@ -157,12 +158,12 @@ class VirtualLane:
         life = self.life
         self._env.call_at(end, lambda: answer(self._take(topic, key, payload) if life == self.life else None))
 
-    def _take(self, topic: str, key: str, payload: bytes) -> tuple[int, str] | Refusal:
+    def _take(self, topic: str, key: str, payload: bytes) -> int | Refusal:
         """What becomes of a publish whose turn has come."""
         counters, defects = self.runtime.counters, self.switches.defects
         broken = failure(self.switches, counters)
         if broken is not None and "acknowledge_unwritten" in defects:
-            return self.runtime.streams.head(topic) + 1, payload_hash(payload)
+            return self.runtime.streams.head(topic) + 1
         if broken is not None:
             counters.publish_failed += 1
         if broken is not None and not broken.is_taken:
@@ -172,14 +173,23 @@ class VirtualLane:
         appended = self._append(topic, key, payload)
         return broken or appended
 
-    def _append(self, topic: str, key: str, payload: bytes) -> tuple[int, str]:
-        now = self._env.now
-        done = self.runtime.streams.log(topic).append(key, payload, now)
+    def _append(self, topic: str, key: str, payload: bytes) -> int:
+        done = self.runtime.streams.log(topic).append(key, payload, self._env.now)
         if not done.duplicate:
             self.runtime.counters.published += 1
-            self.runtime.announce(topic, now)
+            self._mirror(topic, self.runtime.counters.published)
+        return done.entry.seq
+
+    def _mirror(self, topic: str, number: int, tries: int = 1) -> None:
+        """Announce an event to its subscribers, if the mirror takes it; what it never takes comes with the topic's next."""
+        server = self._model.server
+        if draw(self.switches.seed, "mirror", number, tries) >= server.mirror_failure_share:
+            self.runtime.announce(topic, self._env.now)
             self.kick()
-        return done.entry.seq, done.entry.payload_hash
+        elif tries < server.mirror_tries:
+            self._env.call_at(self._env.now + server.mirror_retry_ms / 1000, self._mirror, topic, number, tries + 1)
+        else:
+            self.runtime.counters.publish_failed += 1
 
     # --- delivery -----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import simpy
 
 from sim.contract.admission import Refusal, is_final, may_be_taken
 from sim.contract.notices import short_hash
+from sim.contract.stream_log import canonical_json, payload_hash
 from sim.contract.streams import stream_id
 from sim.drill import Load
 from sim.engines.course import CODEX_EVENT, RUN_EVENT
@@ -72,20 +73,24 @@ class VirtualPublisher:
         if number not in self._under_way:
             return
         topic = self._under_way[number][0]
+        self._lane.publish(topic, f"event-{number}", self._event(number), lambda answer: self._answered(number, answer))
+
+    def _event(self, number: int) -> object:
+        topic = self._under_way[number][0]
         is_other = topic in self._other_topics
         payload = {"number": number, "text": "x" * self._load.payload_bytes}
         kind = CODEX_EVENT if is_other else RUN_EVENT
-        event = {"run_id": "r1" if is_other else topic.split(":")[1], "event_type": kind, "payload": payload}
-        self._lane.publish(topic, f"event-{number}", event, lambda answer: self._answered(number, answer))
+        return {"run_id": "r1" if is_other else topic.split(":")[1], "event_type": kind, "payload": payload}
 
-    def _answered(self, number: int, answer: tuple[int, str] | Refusal | None) -> None:
+    def _answered(self, number: int, answer: int | Refusal | None) -> None:
         if number not in self._under_way:
             return  # it was given up
         now, (topic, due, _) = self._clock.now, self._under_way[number]
-        if isinstance(answer, tuple) and now <= due + GIVE_UP_S:
+        if isinstance(answer, int) and now <= due + GIVE_UP_S:
+            sent = payload_hash(canonical_json(self._event(number)))  # what comes out is held against what went in
             del self._under_way[number]
-            self.heads[topic] = max(self.heads[topic], answer[0])
-            self._note("published", topic, due, answer[0], short_hash(answer[1]))
+            self.heads[topic] = max(self.heads[topic], answer)
+            self._note("published", topic, due, answer, short_hash(sent))
         elif isinstance(answer, Refusal):
             wait_s = max((answer.retry_after_ms or 0) / 1000, RETRY_S)
             code = UNKNOWN_OUTCOME if may_be_taken(answer.status) else answer.code

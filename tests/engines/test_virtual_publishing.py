@@ -1,0 +1,44 @@
+"""Publishing in simulation: the mirror's retries take their time, and what comes out is held against what went in."""
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+from storms import red, small, storm
+
+from sim.engines import virtual
+from sim.engines.virtual_client import one_way_delay_s
+from sim.engines.virtual_lane import VirtualLane
+from sim.observations import Kind, read_verified
+from sim.system_model import UNLIMITED
+
+FLAKY = msgspec.structs.replace(
+    UNLIMITED, server=msgspec.structs.replace(UNLIMITED.server, mirror_failure_share=0.5, mirror_tries=3, mirror_retry_ms=10.0)
+)
+
+
+def test_a_mirror_that_fails_is_tried_again_and_what_it_never_takes_comes_with_the_next_event(tmp_path: Path):
+    drill = small("reconnect_storm", "fleet.clients=20", "load.run_streams=1", "phases.steady_s=10")
+    virtual.run(drill, virtual.Options(tmp_path, 1, FLAKY))
+    _, table = read_verified(tmp_path)
+    rows = table.to_pylist()
+    fault = next(row["t"] for row in rows if row["kind"] == Kind.PHASE and row["detail"] == "fault")
+    published = {row["seq"]: row["t"] for row in rows if row["kind"] == Kind.PUBLISHED}
+    live_since = max(row["t"] for row in rows if row["kind"] == Kind.SUBSCRIBED and row["t"] < fault)
+    waits_ms = Counter(
+        round(1000 * (row["t"] - published[row["seq"]] - one_way_delay_s(FLAKY, 1, row["client"])), 3)
+        for row in rows
+        if row["kind"] == Kind.APPLIED and row["t"] < fault and published.get(row["seq"], 0.0) > live_since
+    )
+    at_once, tried_twice, tried_thrice = waits_ms[0.0], waits_ms[10.0], waits_ms[20.0]
+    later = waits_ms.total() - at_once - tried_twice - tried_thrice
+    assert at_once > tried_twice > tried_thrice > 0
+    assert later > 0
+    assert all(wait_ms >= 0.0 for wait_ms in waits_ms)
+
+
+def test_an_event_that_the_lane_changed_before_it_took_it_is_two_events_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    take = VirtualLane._append
+    monkeypatch.setattr(VirtualLane, "_append", lambda lane, topic, key, payload: take(lane, topic, key, b'{"other":1}'))
+    assert "acknowledged_lost" in red(storm(tmp_path, small("reconnect_storm"), engine="virtual"))
