@@ -1,11 +1,19 @@
-"""Queues in virtual time: a first-come-first-served station with c workers, worked out at arrival.
+"""Queues in virtual time.
 
-With FIFO order and no preemption an arrival's start and end are known the moment it arrives: it starts when it is there
+A `Station` is a first-come-first-served station with c workers, worked out at arrival:
+with FIFO order and no preemption an arrival's start and end are known the moment it arrives: it starts when it is there
 and the first worker is free (Kiefer and Wolfowitz 1955; for one worker Lindley 1952). So a station needs no events of its
 own, and costs O(log c) an arrival.
 """
 
 import heapq
+from collections import deque
+from collections.abc import Callable
+
+from sim.engines.virtual_clock import VirtualClock
+
+NO_LIMIT = 2**31
+Done = Callable[[], None]
 
 
 class Station:
@@ -40,3 +48,34 @@ class Station:
         """Everyone leaves at once: the server died."""
         self._free_at = [now] * len(self._free_at)
         self._ends.clear()
+
+
+class Turnstile:
+    """A station whose number of places and service time change while some wait: with a change, their wait changes, too."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._places = NO_LIMIT
+        self._takes_s = 0.0
+        self._inside = 0
+        self._waiting: deque[Done] = deque()
+
+    def set(self, places: int, takes_s: float) -> None:
+        """From now on; whoever is being served stays as long as was said when service began."""
+        self._places, self._takes_s = places, takes_s
+        self._admit()
+
+    def enter(self, done: Done) -> None:
+        """Wait for a place, be served, and have `done` called."""
+        self._waiting.append(done)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._inside < self._places:
+            self._inside += 1
+            self._clock.call_at(self._clock.now + self._takes_s, self._leave, self._waiting.popleft())
+
+    def _leave(self, done: Done) -> None:
+        self._inside -= 1
+        done()
+        self._admit()

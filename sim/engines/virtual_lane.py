@@ -18,7 +18,7 @@ from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import StreamLog, canonical_json
 from sim.contract.tokens import Key, Keyring, TokenRefusedError
-from sim.engines.stations import Station
+from sim.engines.stations import NO_LIMIT, Station, Turnstile
 from sim.engines.virtual_clock import VirtualClock
 from sim.system_model import SystemModel
 
@@ -49,7 +49,7 @@ class VirtualLane:
         self.is_up = True
         self._handshakes = Station(model.server.handshake_workers)
         self._minting = Station(model.control.mint_workers)
-        self._slow_minting: Station | None = None
+        self._slow_minting = Turnstile(env)
         self._publishing = Station(model.server.publish_workers)
         self._peers: dict[int, Peer] = {}
         self._in_handshake: dict[Peer, Callable[[int | str], None]] = {}
@@ -71,19 +71,18 @@ class VirtualLane:
 
     def mint(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
         """A token, or the refusal's code, when its turn has come."""
-        now, switches = self._env.now, self.switches
-        service_s = self._model.control.mint_ms / 1000
-        _, end = self._minting.admit(now, service_s)
-        if switches.mint_delay_ms > 0:
-            if self._slow_minting is None:
-                self._slow_minting = Station(switches.mint_concurrency or 10_000)
-            _, end = self._slow_minting.admit(end, switches.mint_delay_ms / 1000)
-            self.runtime.counters.act("slow_mint")
-        else:
-            self._slow_minting = None
+        _, end = self._minting.admit(self._env.now, self._model.control.mint_ms / 1000)
         wish = session.token_wish
         request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id=device, ttl_s=wish.ttl_s)
-        self._env.call_at(end, lambda: answer(self._issue(request)))
+        self._env.call_at(end, self._hold_up, lambda: answer(self._issue(request)))
+
+    def _hold_up(self, issue: Callable[[], None]) -> None:
+        """The slow-mint fault: each token takes its time, a limited number of them at once."""
+        if self.switches.mint_delay_ms > 0:
+            self.runtime.counters.act("slow_mint")
+            self._slow_minting.enter(issue)
+        else:
+            issue()
 
     def _issue(self, request: TokenRequest) -> Token | str:
         now, switches = self._env.now, self.switches
@@ -257,6 +256,7 @@ class VirtualLane:
     def set_switches(self, switches: Switches) -> int:
         """Put faults in force; returns how many sockets were told to authenticate again."""
         expelled = self.runtime.set_switches(switches)
+        self._slow_minting.set(switches.mint_concurrency or NO_LIMIT, switches.mint_delay_ms / 1000)
         self.kick()
         return expelled
 

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 from bench.queues import SYSTEMS, System, closed_form, compare, erlang_c
 
-from sim.engines.stations import Station
+from sim.engines.stations import NO_LIMIT, Station, Turnstile
+from sim.engines.virtual_clock import VirtualClock
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
@@ -68,3 +69,15 @@ def test_a_station_forgets_those_who_have_left():
     for number in range(10_000):
         station.admit(float(number), 0.5)
     assert len(station._ends) == 1
+
+
+def test_a_change_of_a_turnstile_changes_the_wait_of_those_who_wait():
+    """Two places of 1 s each; at 1.5 s the limit goes: the one still waiting is done at once, those inside stay."""
+    clock, left = VirtualClock(), {}
+    turnstile = Turnstile(clock)
+    turnstile.set(2, 1.0)
+    for name in "abcde":
+        turnstile.enter(lambda name=name: left.__setitem__(name, clock.now))
+    clock.call_at(1.5, turnstile.set, NO_LIMIT, 0.0)
+    clock.run(until=10.0)
+    assert left == {"a": 1.0, "b": 1.0, "c": 2.0, "d": 2.0, "e": 1.5}
