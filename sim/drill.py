@@ -38,6 +38,7 @@ ProbeName = Literal[
     "foreign_issuer_token",
     "foreign_audience_token",
     "outdated_token",
+    "revoked_token",
     "overaged_token",
     "premature_token",
     "forbidden_topic",

@@ -96,6 +96,27 @@ class SlowMint(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return {"mint_delay_ms": self.delay_ms, "mint_concurrency": self.concurrency}
 
 
+class MintOutage(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mint_outage"):
+    """The control service mints no tokens (503)."""
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """See `SwitchFault`."""
+        return {"mint_outage": True}
+
+
+class ForgetTokens(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="forget_tokens"):
+    """A share of the clients no longer has its token, and needs a new one for its next connect."""
+
+
+class RevokeSessions(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="revoke_sessions"):
+    """The sessions of a share of the clients, and of probes that ask about it, are revoked; `for_s` later they sign in anew.
+
+    Until then none of them may be let in; from then on all must come back, as everyone else.
+    """
+
+    for_s: Positive
+
+
 class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_control"):
     """The control service's clock is `ahead_s` ahead of the runtime's: what it mints meanwhile is not valid yet."""
 
@@ -183,6 +204,9 @@ AnyFault = (
     | RestartClients
     | ExpireTokens
     | SlowMint
+    | MintOutage
+    | ForgetTokens
+    | RevokeSessions
     | SkewControl
     | FailPublishes
     | SlowPublishes

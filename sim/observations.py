@@ -73,6 +73,9 @@ class Kind(StrEnum):
     HEARTBEAT_TIMEOUT = "heartbeat_timeout"
     EVICTED = "evicted"  # slow consumer, told to go [detail: action]
     BACKOFF = "backoff"  # [attempt: the policy's own count, value: delay ms, detail: reason]
+    TOKEN_FORGOTTEN = "token_forgotten"  # a fault took the client's token
+    SESSION_REVOKED = "session_revoked"  # a fault is about to revoke the client's session
+    SIGNED_IN = "signed_in"  # the fault is over: the client has a new session
     PROBED = "probed"  # a probe's question was answered [detail: probe:answer]
     FAULT_BEGUN = "fault_begun"  # [attempt: index in the plan, detail: kind]
     FAULT_OBSERVED = "fault_observed"  # it was seen to act [attempt: index, value: how often, detail: kind]

@@ -36,6 +36,10 @@ AUTHORITY_CATCHERS = (
     catch("grant_any_topic", "token_misuse", "drill.probes", "foreign_topic_mint_accepted"),
     catch("forget_idempotency_keys", "publish_failures", "phantom_event"),
     catch("acknowledge_unwritten", "publish_failures", "acknowledged_lost"),
+    catch("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders"),
+    catch("accept_revoked_token", "session_revocation", "drill.probes", "drill.revocation", "revoked_token_accepted"),
+    catch("keep_revoked_sockets", "session_revocation", "drill.revocation"),
+    catch("revoke_everyone", "session_revocation", "drill.revocation"),
 )
 # What is wrong with replays, snapshots and the order of things.
 DELIVERY_CATCHERS = (

@@ -8,7 +8,8 @@ from drills.verdicts import State
 from sim import samples
 from sim.contract.admission import is_final
 from sim.contract.probes import EXPECTED
-from sim.fault_kinds import AnyFault, FailPublishes
+from sim.fault_kinds import AnyFault, FailPublishes, ForgetTokens, RevokeSessions
+from sim.history import Floats, History
 from sim.observations import Kind
 
 # Codes of an answer that is none: nobody said no.
@@ -65,6 +66,71 @@ def _refuses_for_good(fault: AnyFault) -> bool:
     return isinstance(fault, FailPublishes) and is_final(fault.status)
 
 
+def _token_holders(case: Case, threshold: Threshold | None) -> Answer:
+    """Clients that were cut while nothing was minted, but had a good token, came back before minting was mended."""
+    history = case.history
+    outage_t, mended_t = _span(history, "mint_outage")
+    clients = history.header.clients
+    holds = np.ones(clients, np.bool_)
+    holds[history.fleet(Kind.TOKEN_FORGOTTEN).client] = False
+    cut = history.fleet(Kind.DISCONNECTED)
+    cut = cut.take(holds[cut.client] & (cut.t >= outage_t) & (cut.t < mended_t))
+    last_cut_t, last_live_t = np.full(clients, -np.inf), np.full(clients, -np.inf)
+    np.maximum.at(last_cut_t, cut.client, cut.t)
+    live = history.fleet(Kind.SUBSCRIBED)
+    live = live.take(live.t < mended_t)
+    np.maximum.at(last_live_t, live.client, live.t)
+    n, out = int(np.isfinite(last_cut_t).sum()), int((last_cut_t > last_live_t).sum())
+    if n == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no client with a token was cut while nothing was minted")
+    said = f"{out} of {n} clients with a token were not back while nothing was minted"
+    return Answer(State.FAIL if out else State.PASS, out, n, said)
+
+
+def _span(history: History, kind: str) -> tuple[float, float]:
+    """When faults of a kind began first and ended last; nothing lies between where there were none."""
+    begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
+    begun, ended = (rows.take(history.detail_is(rows, [kind])) for rows in (begun, ended))
+    return float(begun.t.min(initial=np.inf)), float(ended.t.max(initial=-np.inf))
+
+
+def _revocation(case: Case, threshold: Threshold | None) -> Answer:
+    """Whose session was revoked was told so and stayed out until it signed in anew; nobody else noticed."""
+    history = case.history
+    out_t = _moments(history, Kind.SESSION_REVOKED)
+    back_t = _moments(history, Kind.SIGNED_IN)
+    revoked = np.isfinite(out_t)
+    n = int(revoked.sum())
+    if n == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no client's session was revoked")
+    cut = history.fleet(Kind.DISCONNECTED)
+    told = cut.take(history.detail_is(cut, ["unauthorized"]) & (cut.t >= out_t[cut.client]) & (cut.t <= back_t[cut.client]))
+    told_t = np.full(len(out_t), np.inf)
+    np.minimum.at(told_t, told.client, told.t)
+    live = history.fleet(Kind.SUBSCRIBED)
+    live = live.take((live.t > told_t[live.client]) & (live.t <= back_t[live.client]))
+    others = cut.take(~revoked[cut.client] & ~history.detail_is(cut, ["token_refresh_due"]))
+    others = others.take((others.t >= out_t.min()) & (others.t <= back_t[revoked].max()))
+    counts = (
+        (int((revoked & np.isinf(told_t)).sum()), "revoked clients were not told so"),
+        (len(np.unique(live.client)), "were let in before they signed in anew"),
+        (len(np.unique(others.client)), "others were disconnected"),
+    )
+    said = (
+        ", ".join(f"{count} {what}" for count, what in counts if count) or "all were told, stayed out, and nobody else noticed"
+    )
+    wrong = sum(count for count, _ in counts)
+    return Answer(State.FAIL if wrong else State.PASS, wrong, n, f"of {n} revoked clients: {said}")
+
+
+def _moments(history: History, kind: Kind) -> Floats:
+    """By client of the fleet, when something first happened to it; infinity for never."""
+    rows = history.fleet(kind)
+    moments = np.full(history.header.clients, np.inf)
+    np.minimum.at(moments, rows.client, rows.t)
+    return moments
+
+
 CHECKS = (
     Check(
         "error",
@@ -73,6 +139,28 @@ CHECKS = (
         "connects refused because the token, though not expired, was older than the runtime takes",
         "count",
         _too_old,
+    ),
+    Check(
+        "drill",
+        "token_holders",
+        "clients",
+        "clients with a good token that did not come back while nothing was minted",
+        "count, 0 allowed",
+        _token_holders,
+        window="the outage of minting",
+        takes_threshold=False,
+        applies=lambda drill: any(isinstance(fault, ForgetTokens) for fault in drill.faults),
+    ),
+    Check(
+        "drill",
+        "revocation",
+        "clients",
+        "revoked clients that stayed or came back, and others that were disconnected",
+        "count, 0 allowed",
+        _revocation,
+        window="from revoked to signed in anew",
+        takes_threshold=False,
+        applies=lambda drill: any(isinstance(fault, RevokeSessions) for fault in drill.faults),
     ),
     Check(
         "drill",

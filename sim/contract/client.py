@@ -91,7 +91,8 @@ class ClientSession:
         self.disconnects = 0  # ever; the argument of every backoff draw
         self.attempt = 0  # the policy's own count
         self.is_caught_up = False
-        self._must_mint = True
+        self.must_mint = True  # the next connect needs a new token
+        self.sign_ins = 0  # how often a revoked session was followed by a new one
         self._actions: list[Action] = []
         self._refs = 0
         self._join_ref = self._ask_ref = ""
@@ -127,7 +128,8 @@ class ClientSession:
     @property
     def token_wish(self) -> TokenWish:
         """What to ask the control service for."""
-        return TokenWish(f"client-{self.client}", self.replica.topics, self.settings.token_ttl_s)
+        account = f"client-{self.client}.{self.sign_ins}" if self.sign_ins else f"client-{self.client}"
+        return TokenWish(account, self.replica.topics, self.settings.token_ttl_s)
 
     @property
     def is_live(self) -> bool:
@@ -163,7 +165,7 @@ class ClientSession:
         """The control service gave a token."""
         self._require("minted")
         self._note("token_minted", value=(now - self._due) * 1000)
-        self.token, self._must_mint, self._due = token, False, now
+        self.token, self.must_mint, self._due = token, False, now
         self._connect(now)
         self._schedule()
 
@@ -237,7 +239,7 @@ class ClientSession:
 
     def _begin_attempt(self, now: float) -> None:
         self._retry_at = NEVER
-        if self._must_mint or self.token is None or now >= self.token.refresh_at:
+        if self.must_mint or self.token is None or now >= self.token.refresh_at:
             self.state = State.MINTING
             self._actions.append(Mint())
         else:
@@ -299,7 +301,7 @@ class ClientSession:
         self.state = State.BACKOFF
         self.is_caught_up = False
         self._retry_at = now + delay_ms / 1000
-        self._must_mint |= reason in MINTS_FIRST
+        self.must_mint |= reason in MINTS_FIRST
         detail = f"{reason}:hint" if hinted else str(reason)
         self._note("backoff", attempt=self.attempt, value=delay_ms, detail=detail)
 

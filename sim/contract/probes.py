@@ -84,7 +84,14 @@ class ExpiredTokenProbe(ClientSession):
             self._note("probed", detail=f"{self.name}:{answer}")
 
 
-_OWN = (MutationProbe, ExpiredTokenProbe)
+class RevokedTokenProbe(ExpiredTokenProbe):
+    """Connects once more with the token of a session that was revoked."""
+
+    name = "revoked_token"
+    expects = ("token_revoked",)
+
+
+_OWN = (MutationProbe, ExpiredTokenProbe, RevokedTokenProbe)
 PROBES: dict[str, type[ClientSession]] = {probe.name: probe for probe in (*_OWN, *token_probes.PROBES)}
 # The codes that each is to be refused with; none: any will do, as the contract names none.
 EXPECTED: dict[str, tuple[str, ...]] = {probe.name: probe.expects for probe in (*_OWN, *token_probes.PROBES)}

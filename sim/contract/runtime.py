@@ -101,7 +101,9 @@ class Runtime:
             void_before=self.switches.tokens_void_before,
             defects=self.switches.defects,
         )
-        if claims.session_id in self._revoked_sessions:
+        if "introspect_tokens" in self.switches.defects and self.switches.mint_outage:
+            raise TokenRefusedError("unauthorized", "nobody can say whether the token is good")
+        if claims.session_id in self._revoked_sessions and "accept_revoked_token" not in self.switches.defects:
             raise TokenRefusedError("token_revoked", "the session was revoked")
         return claims
 
@@ -126,7 +128,10 @@ class Runtime:
     def revoke(self, sessions: Iterable[str]) -> int:
         """Revoke sessions: their live sockets are told, then closed. Returns how many sockets."""
         self._revoked_sessions.update(sessions)
-        return self._expel(lambda claims: claims.session_id in self._revoked_sessions)
+        if "keep_revoked_sockets" in self.switches.defects:
+            return 0
+        everyone = "revoke_everyone" in self.switches.defects
+        return self._expel(lambda claims: everyone or claims.session_id in self._revoked_sessions)
 
     def set_switches(self, switches: Switches) -> int:
         """Change faults and defects; returns how many sockets were told to authenticate again."""

@@ -62,6 +62,10 @@ Defect = Literal[
     "old_snapshots",
     "stale_too_early",
     "wrong_stale_reason",
+    "introspect_tokens",
+    "accept_revoked_token",
+    "keep_revoked_sockets",
+    "revoke_everyone",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -85,6 +89,10 @@ DEFECT_MEANINGS: dict[str, str] = {
     "old_snapshots": "a snapshot ends before the first event that is retained",
     "stale_too_early": "a cursor is refused long before the replay budget is used up",
     "wrong_stale_reason": "every stale cursor is told that retention is to blame",
+    "introspect_tokens": "while the control service mints no tokens, the runtime takes none either",
+    "accept_revoked_token": "tokens of revoked sessions open connections",
+    "keep_revoked_sockets": "a revoked session keeps the sockets that it has open",
+    "revoke_everyone": "revoking some sessions closes the sockets of all",
 }
 
 

@@ -36,7 +36,7 @@ class TokenProbe(ClientSession):
         return now
 
     def _begin_attempt(self, now: float) -> None:
-        if self._has_answer or self._must_mint or self.token is None:
+        if self._has_answer or self.must_mint or self.token is None:
             super()._begin_attempt(now)
         else:
             self._retry_at = NEVER
@@ -51,8 +51,8 @@ class TokenProbe(ClientSession):
             self.token = good
         else:
             self.state = State.BACKOFF
-            self._must_mint = due_at == NEVER
-            self._retry_at = now + _ASK_AGAIN_S if self._must_mint else due_at
+            self.must_mint = due_at == NEVER
+            self._retry_at = now + _ASK_AGAIN_S if self.must_mint else due_at
 
     def connected(self, now: float) -> None:
         """See `ClientSession`; with a bad token, this is the defect."""

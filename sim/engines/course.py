@@ -9,6 +9,7 @@ from sim.contract import checkpoints
 from sim.contract.actions import ClientSettings
 from sim.contract.client import CONNECTED, ClientSession
 from sim.contract.frames import Compatibility
+from sim.contract.probes import RevokedTokenProbe
 from sim.drill import Drill
 from sim.fault_kinds import RestartClients
 from sim.faults import PlannedFault
@@ -87,3 +88,14 @@ def restart(session: ClientSession, fault: RestartClients) -> tuple[ClientSessio
         value = NAN if said is None else float(said)
         rows.append(("restarted", cursor.stream, -1 if seq is None else seq, 0, value, fault.checkpoint))
     return checkpoints.begin_again(session, left), rows
+
+
+def revoked_with(session: ClientSession, is_concerned: bool) -> bool:
+    """Whether a fault that revokes sessions takes this one: of the clients it concerns, and of probes that ask about it."""
+    return session.token is not None and (is_concerned or isinstance(session, RevokedTokenProbe))
+
+
+def forget_token(session: ClientSession, *, sign_in: bool = False) -> None:
+    """The client's next connect needs a new token and, with `sign_in`, one of a new session."""
+    session.must_mint = True
+    session.sign_ins += sign_in

@@ -6,11 +6,22 @@ from collections.abc import Sequence
 
 import msgspec
 
+from sim.contract.client import ClientSession
 from sim.contract.settings import Switches
+from sim.engines import course
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.lane_http import LaneHttp
 from sim.errors import TargetError, UsageError
-from sim.fault_kinds import DropSockets, ExpireTokens, KillRuntime, RestartClients, ShrinkWindow, SwitchFault
+from sim.fault_kinds import (
+    DropSockets,
+    ExpireTokens,
+    ForgetTokens,
+    KillRuntime,
+    RestartClients,
+    RevokeSessions,
+    ShrinkWindow,
+    SwitchFault,
+)
 from sim.faults import PlannedFault, switches_during
 from sim.mock.process import MockProcess
 from sim.observations import Recorder
@@ -41,6 +52,7 @@ class FaultActions:
         self._clock = clock
         self._recorder = recorder
         self._active: dict[int, PlannedFault] = {}
+        self._revoked: list[ClientSession] = []  # that have not signed in anew
         self._switched = False
         self._switching = asyncio.Lock()  # two requests under way at once could arrive in the other order
 
@@ -71,6 +83,10 @@ class FaultActions:
                 for client in died:
                     self._clients[client].revive()
                 return len(died)
+            case ForgetTokens():
+                return self._forget_tokens(planned.clients)
+            case RevokeSessions():
+                return await self._revoke(planned, ends)
             case KillRuntime():
                 return await self._kill(ends)
             case ShrinkWindow() as fault:
@@ -91,6 +107,30 @@ class FaultActions:
     async def _acted(self, planned: PlannedFault) -> int:
         """How often the mock says that it acted, since it was started."""
         return int((await self._http.mock_state())["acted"].get(planned.kind, 0))
+
+    def _forget_tokens(self, clients: Sequence[int]) -> int:
+        for client in clients:
+            course.forget_token(self._clients[client].session)
+            self._note_client("token_forgotten", client)
+        return len(clients)
+
+    async def _revoke(self, planned: PlannedFault, ends: float) -> int:
+        """Revoke sessions, and in the end let their clients sign in anew."""
+        sessions = [client.session for client in self._clients]
+        concerned = [each for each in sessions if course.revoked_with(each, each.client in planned.clients)]
+        for session in concerned:
+            self._note_client("session_revoked", session.client)
+        self._revoked += concerned
+        done = await self._http.revoke([session.token.session_id for session in concerned if session.token])
+        await self._sleep_until(ends)
+        self._sign_in()
+        return done
+
+    def _sign_in(self) -> None:
+        for session in self._revoked:
+            course.forget_token(session, sign_in=True)
+            self._note_client("signed_in", session.client)
+        self._revoked.clear()
 
     async def _kill(self, ends: float) -> int:
         if self._process is None:
@@ -123,6 +163,7 @@ class FaultActions:
         """Take back whatever still acts, after all faults or in the middle of them."""
         for client in self._clients:
             client.come_online()
+        self._sign_in()
         if self._process is not None and not self._process.pid:
             if not any(isinstance(planned.fault, KillRuntime) for planned in self._active.values()):
                 self._note_death()
@@ -142,6 +183,9 @@ class FaultActions:
 
     async def _sleep_until(self, moment: float) -> None:
         await asyncio.sleep(max(moment - self._clock.now(), 0))
+
+    def _note_client(self, kind: str, client: int) -> None:
+        self._recorder.add(self._clock.now() - self._clock.began, kind, client)
 
     def _note(self, kind: str, fault: PlannedFault, value: float = float("nan")) -> None:
         t = self._clock.now() - self._clock.began

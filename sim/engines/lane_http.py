@@ -165,6 +165,15 @@ class LaneHttp:
             event.payload_hash = payload_hash(content)
         return event
 
+    async def revoke(self, sessions: list[str]) -> int:
+        """Revoke sessions; returns how many the runtime says it revoked. Raises `TargetError`."""
+        url = f"{self._lane.runtime_url}/internal/v1/sync/sessions/revoke"
+        answer = await self._ask("POST", url, json={"session_ids": sessions})
+        try:
+            return int(answer.json()["revoked"])
+        except (ValueError, KeyError, TypeError):
+            raise TargetError(f"{url} answered {_shown(answer)} where sessions were to be revoked.") from None
+
     # --- is it there, and does it speak the protocol? -----------------------------------------------
 
     async def check(self) -> None:

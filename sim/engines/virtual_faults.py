@@ -5,14 +5,28 @@ from collections.abc import Generator, Sequence
 import msgspec
 import simpy
 
+from sim.contract.client import ClientSession
+from sim.engines import course
 from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_lane import VirtualLane
-from sim.fault_kinds import DropSockets, ExpireTokens, KillRuntime, RestartClients, ShrinkWindow, SwitchFault
+from sim.fault_kinds import (
+    DropSockets,
+    ExpireTokens,
+    ForgetTokens,
+    KillRuntime,
+    RestartClients,
+    RevokeSessions,
+    ShrinkWindow,
+    SwitchFault,
+)
 from sim.faults import PlannedFault, switches_during
 from sim.observations import NAN, Recorder
 from sim.system_model import SystemModel
 
-SIMULATED = (DropSockets, ExpireTokens, KillRuntime, RestartClients, ShrinkWindow, SwitchFault)
+SIMULATED = (
+    *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, RestartClients, RevokeSessions, ShrinkWindow),
+    SwitchFault,
+)
 Steps = Generator[simpy.Event, object, None]
 
 
@@ -38,6 +52,7 @@ class VirtualFaults:
         self._began = began
         self._healthy = lane.switches
         self._active: dict[int, PlannedFault] = {}
+        self._revoked: list[ClientSession] = []  # that have not signed in anew
 
     def run(self, planned: PlannedFault) -> Steps:
         """One fault, from now on."""
@@ -65,6 +80,13 @@ class VirtualFaults:
                 for client in died:
                     self._clients[client].revive()
                 return len(died)
+            case ForgetTokens():
+                return self._forget_tokens(planned.clients)
+            case RevokeSessions(for_s=for_s):
+                done = self._revoke(planned)
+                yield self._env.timeout(for_s)
+                self._sign_in()
+                return done
             case KillRuntime(down_s=down_s):
                 self._lane.kill()
                 yield self._env.timeout(down_s + self._model.server.cold_start_s)
@@ -76,6 +98,27 @@ class VirtualFaults:
             case ExpireTokens():
                 self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=self._env.now)
                 return self._switch()
+
+    def _forget_tokens(self, clients: Sequence[int]) -> int:
+        for client in clients:
+            course.forget_token(self._clients[client].session)
+            self._note_client("token_forgotten", client)
+        return len(clients)
+
+    def _revoke(self, planned: PlannedFault) -> int:
+        """Revoke sessions; in the end their clients are to sign in anew."""
+        sessions = [client.session for client in self._clients]
+        concerned = [each for each in sessions if course.revoked_with(each, each.client in planned.clients)]
+        for session in concerned:
+            self._note_client("session_revoked", session.client)
+        self._revoked += concerned
+        return self._lane.revoke([session.token.session_id for session in concerned if session.token])
+
+    def _sign_in(self) -> None:
+        for session in self._revoked:
+            course.forget_token(session, sign_in=True)
+            self._note_client("signed_in", session.client)
+        self._revoked.clear()
 
     def _switch_on(self, planned: PlannedFault) -> Generator[simpy.Event, object, float]:
         """A fault that is a switch of the runtime: on, and at its end off again."""
@@ -97,6 +140,7 @@ class VirtualFaults:
         """Take back whatever still acts."""
         for client in self._clients:
             client.come_online()
+        self._sign_in()
         if not self._lane.is_up:
             self._lane.restart()
         left = list(self._active.values())
@@ -104,6 +148,9 @@ class VirtualFaults:
         self._switch()
         for planned in left:
             self._note("fault_ended", planned)
+
+    def _note_client(self, kind: str, client: int) -> None:
+        self._recorder.add(self._env.now - self._began, kind, client)
 
     def _note(self, kind: str, planned: PlannedFault, value: float = NAN) -> None:
         self._recorder.add(self._env.now - self._began, kind, attempt=planned.index, value=value, detail=planned.kind)

@@ -86,6 +86,8 @@ class VirtualLane:
 
     def _issue(self, request: TokenRequest) -> Token | str:
         now, switches = self._env.now, self.switches
+        if switches.mint_outage:
+            self.runtime.counters.act("mint_outage")
         if switches.mint_ahead_s:
             self.runtime.counters.act("skew_control")
         try:
@@ -259,6 +261,12 @@ class VirtualLane:
         self._slow_minting.set(switches.mint_concurrency or NO_LIMIT, switches.mint_delay_ms / 1000)
         self.kick()
         return expelled
+
+    def revoke(self, sessions: list[str]) -> int:
+        """Revoke sessions; returns how many."""
+        self.runtime.revoke(sessions)
+        self.kick()
+        return len(sessions)
 
     def kill(self) -> None:
         """The runtime's process is gone, and every connection with it; what was acknowledged is in its log."""

@@ -148,6 +148,8 @@ class Mock:
             return _problem(error.status, error.code, error.message)
         await self._take_minting_time()
         switches = self.switches
+        if switches.mint_outage:
+            self.runtime.counters.act("mint_outage")
         if switches.mint_ahead_s:
             self.runtime.counters.act("skew_control")
         try:

@@ -15,6 +15,7 @@ from sim.contract.streams import run_events
 from sim.contract.token_probes import PROBES as TOKEN_PROBES
 from sim.contract.tokens import TokenRefusedError
 from sim.drill import ProbeName
+from sim.engines.course import forget_token
 
 RUN = run_events("7")
 SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
@@ -79,12 +80,12 @@ class Authority:
         request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id="d", ttl_s=wish.ttl_s)
         moment = self.now + self.switches.mint_ahead_s
         try:
-            data = self.control.issue(request, moment, outage=False, defects=self.switches.defects)["data"]
+            data = self.control.issue(request, moment, outage=self.switches.mint_outage, defects=self.switches.defects)["data"]
         except ControlRefusedError as refusal:
             self.session.mint_failed(refusal.code, self.now)
         else:
             moments = self.now + data["refresh_after_in"], self.now + data["expires_in"]
-            self.session.minted(Token(data["token"], *moments), self.now)
+            self.session.minted(Token(data["token"], *moments, data["kid"], data["session_id"]), self.now)
 
     @property
     def answers(self) -> list[str]:
@@ -133,6 +134,58 @@ def test_grant_any_topic_mints_for_other_users():
 def test_accept_expired_token_takes_every_outdated_one():
     assert accepted("outdated_token", "accept_expired_token")
     assert accepted("overaged_token", "accept_expired_token")
+
+
+def revoked(*defects: str) -> Authority:
+    """A client of a runtime with these defects, that was live before its session was revoked."""
+    authority = Authority("revoked_token", defects=set(defects)).pass_time(1.0)
+    assert authority.session.is_live
+    assert authority.session.token is not None
+    authority.runtime.revoke([authority.session.token.session_id])
+    return authority.pass_time(3.0)
+
+
+def test_a_revoked_session_is_told_and_kept_out_until_there_is_a_new_one():
+    authority = revoked()
+    assert authority.answers == ["revoked_token:refused:token_revoked"]
+    assert not authority.session.is_live
+    assert authority.session.token_wish.account == "client-0"
+    forget_token(authority.session, sign_in=True)
+    assert authority.session.token_wish.account == "client-0.1"
+    assert authority.pass_time(9.0).session.is_live
+
+
+def test_accept_revoked_token_lets_it_in_again():
+    authority = revoked("accept_revoked_token")
+    assert authority.answers == ["revoked_token:accepted"]
+    assert authority.session.is_live
+
+
+def test_keep_revoked_sockets_tells_nobody():
+    assert revoked("keep_revoked_sockets").session.disconnects == 0
+
+
+def test_revoke_everyone_closes_the_sockets_of_others():
+    for defects, told in (((), 0), (("revoke_everyone",), 1)):
+        authority = Authority(None, defects=set(defects)).pass_time(1.0)
+        authority.runtime.revoke(["somebody else's"])
+        assert authority.pass_time(0.2).session.disconnects == told
+
+
+def test_introspect_tokens_takes_none_while_none_are_minted():
+    for defects, expected in (((), True), (("introspect_tokens",), False)):
+        authority = Authority(None, defects=set(defects)).pass_time(1.0)
+        authority.switches.mint_outage = True
+        authority.session.disconnected("network", authority.now)
+        assert authority.pass_time(1.0).session.is_live == expected
+
+
+def test_a_client_that_lost_its_token_asks_for_another_at_its_next_connect():
+    authority = Authority(None).pass_time(1.0)
+    forget_token(authority.session)
+    assert authority.pass_time(1.0).wishes == [None]
+    authority.session.disconnected("network", authority.now)
+    assert authority.pass_time(1.0).wishes == [None, None]
 
 
 def test_a_failing_network_is_no_answer():

@@ -14,7 +14,7 @@ from drills.checks.base import Case
 from drills.verdicts import CheckResult, DrillVerdict, State
 from sim.drill import Drill
 from sim.errors import UsageError
-from sim.fault_kinds import FailPublishes
+from sim.fault_kinds import FailPublishes, ForgetTokens, RevokeSessions
 from sim.history import History
 from sim.observations import Kind
 
@@ -416,6 +416,61 @@ def test_publish_failures(status: int, failed: int, expected: str) -> None:
 def test_publish_failures_of_nothing_published() -> None:
     drill = replace(storm_drill(2), faults=(FailPublishes(at_s=0.0, status=413, share=0.5, for_s=1.0),))
     assert state("drill.publish_failures", Story(2), drill) is NO_DATA
+
+
+def outage(*lives: tuple[int, float]) -> Story:
+    """Nothing is minted from 10 s to 20 s; clients 0 to 2 are cut at 11 s, client 2 without a token; `lives`: live again."""
+    story = Story(3).tell(10.0, Kind.FAULT_BEGUN, detail="mint_outage").tell(10.0, Kind.TOKEN_FORGOTTEN, 2)
+    for client in range(3):
+        story.tell(5.0, Kind.SUBSCRIBED, client).tell(11.0, Kind.DISCONNECTED, client, detail="network")
+    for client, t in lives:
+        story.tell(t, Kind.SUBSCRIBED, client)
+    return story.tell(20.0, Kind.FAULT_ENDED, detail="mint_outage")
+
+
+@pytest.mark.parametrize(
+    ("story", "expected"),
+    [
+        (outage((0, 12.0), (1, 12.0), (2, 22.0)), "PASS"),
+        (outage((0, 12.0), (1, 21.0), (2, 22.0)), "FAIL"),
+        (outage((0, 12.0)), "FAIL"),
+        (Story(3), "NO_DATA"),
+    ],
+    ids=["back", "too late", "never", "nothing cut"],
+)
+def test_token_holders(story: Story, expected: str) -> None:
+    drill = replace(storm_drill(3), faults=(ForgetTokens(at_s=0.0),))
+    assert state("drill.token_holders", story, drill) is State[expected]
+
+
+def revocation(**more: float) -> Story:
+    """Client 0 is revoked at 10 s, told at 10.1 s, signed in at 15 s, back at 16 s; client 1 stays; `more`: what is not so."""
+    story = Story(2).tell(1.0, Kind.SUBSCRIBED, 0).tell(1.0, Kind.SUBSCRIBED, 1)
+    story.tell(10.0, Kind.SESSION_REVOKED, 0).tell(15.0, Kind.SIGNED_IN, 0).tell(16.0, Kind.SUBSCRIBED, 0)
+    if "untold" not in more:
+        story.tell(10.1, Kind.DISCONNECTED, 0, detail="unauthorized")
+    if "let_in" in more:
+        story.tell(more["let_in"], Kind.SUBSCRIBED, 0)
+    if "other" in more:
+        story.tell(more["other"], Kind.DISCONNECTED, 1, detail="network")
+    return story
+
+
+@pytest.mark.parametrize(
+    ("story", "expected"),
+    [
+        (revocation(), "PASS"),
+        (revocation(untold=1.0), "FAIL"),
+        (revocation(let_in=12.0), "FAIL"),
+        (revocation(other=11.0), "FAIL"),
+        (revocation(other=17.0), "PASS"),
+        (Story(2), "NO_DATA"),
+    ],
+    ids=["as it must be", "untold", "let in", "another cut", "another cut later", "nobody revoked"],
+)
+def test_revocation(story: Story, expected: str) -> None:
+    drill = replace(storm_drill(2), faults=(RevokeSessions(at_s=0.0, for_s=1.0),))
+    assert state("drill.revocation", story, drill) is State[expected]
 
 
 # --- a drill as a whole -----------------------------------------------------------------------------
