@@ -42,6 +42,7 @@ def drill_list() -> None:
     """Show all drills: each one's question and the gates it feeds; last the examples, which `--all` leaves out."""
     from rich.table import Table
 
+    from drills import surfaces
     from drills.terminal import out
     from sim import drill as drills
 
@@ -49,7 +50,8 @@ def drill_list() -> None:
     table.columns[0].no_wrap = True
     for path in (_catalogue() | _examples()).values():
         drill = drills.load(path)
-        about_s, gates = f"{drills.expected_duration_s(drill):.0f} s", " ".join(drill.gates)
+        real_runs = sum(surface.engine == "sockets" for surface in surfaces.surfaces_of(drill)) or 1
+        about_s, gates = f"{real_runs * drills.expected_duration_s(drill):.0f} s", " ".join(drill.gates)
         name = f"{drill.name}\n({drill.engines[0]} only)" if len(drill.engines) == 1 else drill.name
         table.add_row(name, drill.summary, gates, str(drill.fleet.clients), about_s)
     out().print(table)
@@ -61,7 +63,10 @@ def drill_run(
         list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills of the catalogue, or .toml files.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run the whole catalogue.")] = False,
-    engine: Annotated[str, typer.Option(help="sockets: real ones; virtual: simulated time.")] = "sockets",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="sockets: real ones (default); virtual: simulated time. A drill of surfaces runs on both."),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="System model of the virtual engine, a .toml file.")] = None,
     replications: Annotated[
         int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
@@ -78,12 +83,14 @@ def drill_run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing (exits with 2).")] = False,
 ) -> None:
     """Run drills, judge them, and say go or no-go."""
-    from drills import running
+    from drills import running, surfaces
 
     chosen = _load(names or [], every, _overrides(overrides, clients, policy))
+    if engine in running.ENGINES:
+        chosen = tuple(surfaces.on_engine(drill, engine) for drill in chosen)
     request = running.Request(
         drills=chosen,
-        engine=engine,
+        engine=engine or running.ENGINES[0],
         target=target,
         seed=seed,
         defects=tuple(defect or ()),

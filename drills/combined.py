@@ -17,11 +17,10 @@ from drills import statistics
 from drills.gates import REGISTRY
 from drills.statistics import Mean
 from drills.thresholds import Thresholds
-from drills.verdicts import CheckResult, DrillVerdict, Spread, State
+from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, Spread, State
 from sim.invariants import Violation
 from sim.metrics import Measure, percentile
 
-_GRAVEST_FIRST = (State.FAIL, State.ERROR, State.NOT_RUN, State.NO_DATA, State.INCONCLUSIVE, State.PASS)
 _ANSWERS = (State.PASS, State.FAIL, State.INCONCLUSIVE)  # something was measured
 _MOST_SEEDS = 5
 _COUNTED_WHEN_SEEN = "disconnects."  # measures that a run has only when there was one
@@ -107,7 +106,7 @@ def _check(name: str, verdicts: dict[int, DrillVerdict], thresholds: Thresholds)
 
 def _worst(results: Results) -> CheckResult:
     """The gravest answer, and of several the one with the highest value."""
-    for state in _GRAVEST_FIRST:
+    for state in GRAVEST_FIRST:
         those = {seed: result for seed, result in results.items() if result.state is state}
         if those:
             break

@@ -5,6 +5,7 @@
         thresholds.toml      the thresholds, as they were
         drills/<name>/       drill.json, run.json, observations.parquet, runtime.log, <name>.png
             replications/<seed>/    run.json and observations.parquet of each, where there is more than one
+            surfaces/<name>/        the same, and drill.json as it ran there, where a drill runs on several to compare
         summary.json, SUMMARY.md, gate-results.jsonl
 
 Judging reads and never writes. The plan is what makes a missing drill an error: a folder that was removed cannot
@@ -21,7 +22,8 @@ from pathlib import Path
 
 import msgspec
 
-from drills import combined, gates, report
+from drills import combined, gates, report, surfaces
+from drills.surfaces import Surface
 from drills.thresholds import DEFAULT_PATH, Thresholds
 from drills.verdicts import DrillVerdict, RunVerdict
 from sim import invariants, observations
@@ -37,6 +39,7 @@ THRESHOLDS_NAME = "thresholds.toml"
 SUMMARY_NAME = "summary.json"
 _DRILLS = "drills"
 _REPLICATIONS = "replications"
+_SURFACES = "surfaces"
 
 
 class PlannedDrill(msgspec.Struct, frozen=True):
@@ -115,7 +118,15 @@ def _refuse_bad_plan(drills: Sequence[Drill], thresholds: Path) -> None:
 
 def create_drill_folder(run_dir: Path, drill: Drill) -> Path:
     """Make the folder that an engine writes one drill's files to, and put the drill itself there."""
-    folder = drill_folder(run_dir, drill.name)
+    return _create_folder(drill_folder(run_dir, drill.name), drill)
+
+
+def create_surface_folder(run_dir: Path, drill: Drill, surface: Surface) -> Path:
+    """Make the folder of one surface of a drill, and put the drill there as it runs on it."""
+    return _create_folder(surface_folder(run_dir, drill.name, surface), surface.variant(drill))
+
+
+def _create_folder(folder: Path, drill: Drill) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,6 +148,11 @@ def run_id_of(drill_folder: Path) -> str:
 def replication_folder(run_dir: Path, name: str, seed: int) -> Path:
     """Where the files of one of several replications lie."""
     return drill_folder(run_dir, name) / _REPLICATIONS / str(seed)
+
+
+def surface_folder(run_dir: Path, name: str, surface: Surface) -> Path:
+    """Where the files of one of several surfaces lie."""
+    return drill_folder(run_dir, name) / _SURFACES / surface.name
 
 
 def seeds(first: int, replications: int) -> range:
@@ -208,7 +224,7 @@ def write_figures(run_dir: Path) -> list[Path]:
     drawn = []
     plan = read_plan(run_dir)
     for planned in plan.drills:
-        folder, path = _folder(run_dir, plan, planned.name, plan.seed), figure_path(run_dir, planned.name)
+        folder, path = _drawn_folder(run_dir, plan, planned), figure_path(run_dir, planned.name)
         try:
             history = History(observations.read_header(folder), observations.read(folder))
         except EvidenceError:
@@ -219,6 +235,14 @@ def write_figures(run_dir: Path) -> list[Path]:
             raise _cannot_write(path, error) from None
         drawn.append(path)
     return drawn
+
+
+def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
+    """The run of a drill that its figure shows: its only one, or the first of several."""
+    drill = _drill_with_surfaces(run_dir, planned)
+    if drill is not None and plan.replications == 1:
+        return surface_folder(run_dir, drill.name, surfaces.surfaces_of(drill)[0])
+    return _folder(run_dir, plan, planned.name, plan.seed)
 
 
 def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds) -> list[DrillVerdict]:
@@ -234,6 +258,9 @@ def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds) -> list[Dri
 
 def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds: Thresholds) -> DrillVerdict:
     if plan.replications == 1:
+        drill = _drill_with_surfaces(run_dir, planned)
+        if drill is not None:
+            return _judge_surfaces(run_dir, plan, planned, drill, thresholds)
         return _judge_one(run_dir, plan, planned, plan.seed, thresholds)
     wanted = seeds(plan.seed, plan.replications)
     verdicts = {seed: _judge_one(run_dir, plan, planned, seed, thresholds) for seed in wanted}
@@ -255,11 +282,57 @@ def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, t
             what = "drill" if plan.replications == 1 else "replication"
             raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
         drill = _read_drill(drill_folder(run_dir, planned.name), planned)
-        header, table = observations.read_verified(folder)
-        _require_same_run(header, plan, planned, seed, drill, folder)
-        return gates.judge(drill, History(header, table), thresholds, evidence)
+        return gates.judge(drill, _recorded(folder, plan, planned, seed, drill), thresholds, evidence)
     except EvidenceError as error:
         return _salvage(folder, gates.unreadable(planned.name, str(error), evidence))
+
+
+def _recorded(folder: Path, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill) -> History:
+    """What an engine recorded, once it is sure that it did so for this run. Raises `EvidenceError`."""
+    header, table = observations.read_verified(folder)
+    _require_same_run(header, plan, planned, seed, drill, folder)
+    return History(header, table)
+
+
+def _drill_with_surfaces(run_dir: Path, planned: PlannedDrill) -> Drill | None:
+    """The drill, if it runs on several surfaces; None for any other, and for one that cannot be read."""
+    try:
+        drill = _read_drill(drill_folder(run_dir, planned.name), planned)
+    except EvidenceError:
+        return None  # judging it as any other says why
+    return drill if drill.surfaces else None
+
+
+def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: Drill, thresholds: Thresholds) -> DrillVerdict:
+    """All surfaces of a drill, each by itself and all compared."""
+    verdicts: dict[str, DrillVerdict] = {}
+    histories: dict[str, History] = {}
+    wanted = surfaces.surfaces_of(drill)
+    for surface in wanted:
+        folder = surface_folder(run_dir, drill.name, surface)
+        evidence = (folder / observations.FILE_NAME).relative_to(run_dir).as_posix()
+        try:
+            variant = surface.variant(drill)
+            here = PlannedDrill(variant.name, _digest_of(folder / DRILL_NAME, variant))
+            history = _recorded(folder, msgspec.structs.replace(plan, engine=surface.engine), here, plan.seed, variant)
+            verdicts[surface.name] = gates.judge(variant, history, thresholds, evidence)
+            histories[surface.name] = history
+        except EvidenceError as error:
+            verdicts[surface.name] = _salvage(folder, gates.unreadable(drill.name, str(error), evidence))
+    verdict = surfaces.combine(drill, verdicts, histories, f"{_DRILLS}/{drill.name}/{_SURFACES}")
+    found = drill_folder(run_dir, drill.name) / _SURFACES
+    names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
+    if strangers := [name for name in names if name not in {surface.name for surface in wanted}]:
+        trouble = f"{found / strangers[0]}: is no surface of this run's drill."
+        return replace(verdict, checks=(gates.read_evidence(_evidence(planned.name), 0, trouble), *verdict.checks))
+    return verdict
+
+
+def _digest_of(path: Path, drill: Drill) -> str:
+    """The digest of a drill as it was written, which must be this one. Raises `EvidenceError`."""
+    if _decoded_drill(path) != drill:
+        raise EvidenceError(f"{path}: is not the drill as it should have run here.")
+    return _digest(path)
 
 
 def _folder(run_dir: Path, plan: RunPlan, name: str, seed: int) -> Path:
@@ -268,15 +341,19 @@ def _folder(run_dir: Path, plan: RunPlan, name: str, seed: int) -> Path:
 
 def _read_drill(folder: Path, planned: PlannedDrill) -> Drill:
     path = folder / DRILL_NAME
+    drill = _decoded_drill(path)
+    if _digest(path) != planned.sha256:
+        raise EvidenceError(f"{path}: is not the drill that was planned (its digest differs from {PLAN_NAME}).")
+    return drill
+
+
+def _decoded_drill(path: Path) -> Drill:
     try:
-        drill = msgspec.json.decode(path.read_bytes(), type=Drill)
+        return msgspec.json.decode(path.read_bytes(), type=Drill)
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
-    if _digest(path) != planned.sha256:
-        raise EvidenceError(f"{path}: is not the drill that was planned (its digest differs from {PLAN_NAME}).")
-    return drill
 
 
 def _digest(path: Path) -> str:

@@ -1,14 +1,14 @@
 """Running drills into a results folder: the engine is chosen, each drill runs in turn, and what they left is judged."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from drills import replications, results, targets
+from drills import replications, results, surfaces, targets
 from drills.terminal import Progress, out
 from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import RunVerdict
@@ -54,7 +54,7 @@ def run(request: Request) -> Path:
     run_dir = results.create_run(
         request.out,
         request.drills,
-        engine=request.engine,
+        engine=_engine_name(request),
         target=lane.name if lane else "embedded mock",
         target_kind=lane.kind if lane else "mock",
         seed=request.seed,
@@ -63,7 +63,9 @@ def run(request: Request) -> Path:
     )
     for drill in request.drills:
         folder = results.create_drill_folder(run_dir, drill)
-        if request.replications > 1:
+        if drill.surfaces:
+            stopped_because = run_surfaces(drill, run_dir, request)
+        elif request.replications > 1:
             stopped_because = _replicate(drill, run_dir, request)
         else:
             stopped_because = _run_once(drill, folder, run_drill, request)
@@ -71,6 +73,12 @@ def run(request: Request) -> Path:
             print(f"stormgate: {stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
             break
     return run_dir
+
+
+def _engine_name(request: Request) -> str:
+    """What a run's plan says: surfaces bring their own engines."""
+    own = dict.fromkeys(engine for drill in request.drills for engine in surfaces.engines_of(drill))
+    return " and ".join(own) if all(drill.surfaces for drill in request.drills) else request.engine
 
 
 def _run_once(drill: Drill, folder: Path, run_drill: RunDrill, request: Request) -> str:
@@ -105,6 +113,23 @@ def _replicate(drill: Drill, run_dir: Path, request: Request) -> str:
     with Progress(drill.name, len(jobs)) as progress:
         why = replications.run(jobs, say)
     return f"{why}, when {finished} of {len(jobs)} replications of {drill.name} were done" if why else ""
+
+
+def run_surfaces(drill: Drill, run_dir: Path, request: Request, wrong_on: Mapping[str, tuple[str, ...]] | None = None) -> str:
+    """A drill on all its surfaces; returns why they ended early, empty when they did not.
+
+    `wrong_on` has more defects for the runtimes of single surfaces, by the surface's name.
+    """
+    with Progress(drill.name) as progress:
+        options = surfaces.Options(
+            folder_of=lambda surface: results.create_surface_folder(run_dir, drill, surface),
+            switches_of=lambda on: switches((*request.defects, *(wrong_on or {}).get(on.name, ())), request.seed),
+            progress=progress,
+            run_id=run_dir.name,
+            seed=request.seed,
+            model=_model(request),
+        )
+        return surfaces.run(drill, options)
 
 
 def _model(request: Request) -> "SystemModel":
@@ -160,17 +185,31 @@ def show_plan(request: Request, as_json: bool) -> None:
     targets.resolve(request.target)
     plans = {drill.name: [fault.describe() for fault in faults.plan(drill, request.seed)] for drill in request.drills}
     if as_json:
-        body = {"dry_run": True, "target": request.target, "engine": request.engine, "seed": request.seed, "drills": plans}
+        body: dict[str, object] = {
+            "dry_run": True,
+            "target": request.target,
+            "engine": request.engine,
+            "seed": request.seed,
+            "drills": plans,
+        }
+        if several := {drill.name: _names(drill) for drill in request.drills if drill.surfaces}:
+            body["surfaces"] = several
         sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
         return
     console = out()
     for drill in request.drills:
         fleet = f"{drill.fleet.clients} {drill.fleet.policy} clients, {drill.load.events_per_s:g} events/s"
         console.print(f"[bold]{drill.name}[/] on {request.target} by {request.engine}: {fleet}")
+        if drill.surfaces:
+            console.print(f"  on {len(_names(drill))} surfaces: {', '.join(_names(drill))}", soft_wrap=True)
         for fault in plans[drill.name]:
             parameters = ", ".join(f"{key} {value}" for key, value in fault.items() if key != "kind")
             console.print(f"  {fault['kind']}: {parameters}", soft_wrap=True)
     console.print("dry run: nothing was done, and nothing can be concluded from it")
+
+
+def _names(drill: Drill) -> list[str]:
+    return [surface.name for surface in surfaces.surfaces_of(drill)]
 
 
 def _check(request: Request) -> None:
@@ -196,10 +235,24 @@ def _check_engine(request: Request) -> None:
     elif request.replications != 1:
         raise UsageError(f"--replications {request.replications}: only the virtual engine replicates; add --engine virtual.")
     for drill in request.drills:
-        if request.engine not in drill.engines:
+        if drill.surfaces:
+            _check_surfaces(drill, request)
+        elif request.engine not in drill.engines:
             raise UsageError(
                 f"drill '{drill.name}' is not for --engine {request.engine}; its key 'engines' has: {', '.join(drill.engines)}."
             )
+
+
+def _check_surfaces(drill: Drill, request: Request) -> None:
+    from sim.engines import sockets, virtual
+
+    if request.target != targets.EMBEDDED:
+        raise UsageError(f"drill '{drill.name}' compares runtimes of its own; leave --target out.")
+    if request.replications != 1:
+        raise UsageError(f"drill '{drill.name}' compares single runs; leave --replications out, or the drill.")
+    for surface in surfaces.surfaces_of(drill):
+        variant = surface.variant(drill)
+        virtual.check(variant) if surface.engine == "virtual" else sockets.check(variant, None)
 
 
 def _check_virtual(request: Request) -> None:

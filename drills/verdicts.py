@@ -24,6 +24,7 @@ class State(StrEnum):
     NOT_RUN = "not_run"  # the drill never got to the question
 
 
+GRAVEST_FIRST = (State.FAIL, State.ERROR, State.NOT_RUN, State.NO_DATA, State.INCONCLUSIVE, State.PASS)
 _GRAVITY = (State.FAIL, State.ERROR)
 _EXIT_CODES = {State.PASS: 0, State.FAIL: 1, State.ERROR: 4, State.INCONCLUSIVE: 2}
 _REASONS = {State.FAIL: "breach", State.ERROR: "error", State.INCONCLUSIVE: "insufficient_evidence", State.PASS: ""}

@@ -22,12 +22,21 @@ EngineName = Literal["sockets", "virtual"]
 PolicyName = Literal[
     "reference",
     "desktop",
+    # The reference with another client's delays.
+    "sdk",
+    "phoenix_js",
+    "centrifuge_js",
+    "ably",
+    "server_hint",
+    "equal_jitter",
+    "decorrelated",
     # Wrong on purpose, for the proof that a drill can fail; see `sim.contract.policies.WRONG`.
     "wrong_applies_duplicates",
     "wrong_ignores_hashes",
     "wrong_reads_torn_checkpoints",
     "wrong_trusts_future_checkpoints",
 ]
+DeliveryName = Literal["update_batch", "frame"]  # `sync:update_batch` or `sync:frame`
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
 ProbeName = Literal[
     "expired_token",
@@ -73,6 +82,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_streams: Count = 1
     worker_events: bool = False  # also publish to, and subscribe everyone to, the one topic without snapshots
     payload_bytes: CountOrZero = 64
+    # So many in all, those of one stream one after the other, so that every run has the very same; 0: until the settle phase.
+    events: CountOrZero = 0
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +105,14 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probes: tuple[ProbeName, ...] = ()  # clients that try what must be refused
 
 
+class Surfaces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Worlds that a drill runs in to be compared: this engine with each policy and each form of delivery."""
+
+    engine: EngineName
+    policies: Annotated[tuple[PolicyName, ...], msgspec.Meta(min_length=1)]
+    deliveries: Annotated[tuple[DeliveryName, ...], msgspec.Meta(min_length=1)] = ("update_batch", "frame")
+
+
 class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One drill, as its file has it."""
 
@@ -107,6 +126,7 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runtime: RuntimeSettings = RuntimeSettings()
     expect: Expect = Expect()
     engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that it may run on
+    surfaces: tuple[Surfaces, ...] = ()  # run on each of these instead of once, and compare; see sim.parity
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -147,6 +167,25 @@ def check(drill: Drill, where: str) -> None:
         )
     for index, fault in enumerate(drill.faults):
         _check_fault(drill, fault, f"{where}: key 'faults.{index}")
+    _check_events(drill, where)
+
+
+def _check_events(drill: Drill, where: str) -> None:
+    load, phases = drill.load, drill.phases
+    takes_s, has_s = load.events / load.events_per_s, phases.steady_s + phases.fault_s + phases.heal_s
+    if takes_s > has_s:
+        raise UsageError(
+            f"{where}: key 'load.events' is {load.events}, which takes {takes_s:g} s at 'load.events_per_s' "
+            f"{load.events_per_s:g}, but the phases before settling last {has_s:g} s; "
+            f"allowed: at most {int(has_s * load.events_per_s)}."
+        )
+    if drill.surfaces and not load.events:
+        raise UsageError(f"{where}: key 'load.events' is 0, but only a fixed number of events can be compared over 'surfaces'.")
+    if drill.surfaces and load.worker_events:
+        raise UsageError(
+            f"{where}: key 'load.worker_events' is true, but that stream has no snapshots: what is lost of it depends on "
+            "when, and cannot be compared over 'surfaces'."
+        )
 
 
 def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:

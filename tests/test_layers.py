@@ -19,7 +19,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("sim.faults", "sim.system_model"),
     ("sim.mock",),
     ("sim.engines",),
-    ("sim.history", "sim.ledger", "sim.reconnects", "sim.samples", "sim.invariants", "sim.metrics"),
+    ("sim.history", "sim.ledger", "sim.reconnects", "sim.samples", "sim.invariants", "sim.metrics", "sim.parity"),
     ("sim.plots",),
     ("drills",),
     ("locustfiles",),

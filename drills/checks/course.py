@@ -112,8 +112,12 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
 
 def _load(case: Case, threshold: Threshold | None) -> Answer:
     history, phases = case.history, case.history.phases
-    asked = case.drill.load.events_per_s * (phases.get("settle", np.nan) - phases.get("steady", np.nan))
+    load = case.drill.load
+    asked = load.events_per_s * (phases.get("settle", np.nan) - phases.get("steady", np.nan))
     tried = len(history.of(Kind.PUBLISHED)) + len(history.of(Kind.PUBLISH_FAILED))
+    if load.events:
+        state = State.PASS if tried == load.events else State.ERROR
+        return Answer(state, tried, tried, f"{tried} of {load.events} events were published")
     enough = tried >= int(_LOAD_SHARE * asked) if np.isfinite(asked) else False
     return Answer(
         State.PASS if enough and tried else State.ERROR, tried, tried, f"{tried} of about {asked:.0f} events were published"

@@ -1,8 +1,10 @@
-"""How a client decides: the two policies that ship with the product, by name, and some that are wrong on purpose.
+"""How a client decides: the two policies that ship with the product, by name, and variants of the first.
 
 `reference` is the contract as written; `desktop` is what the shipped desktop client does, defects
-included, so that drills show what they are for. Those in `WRONG` are nobody's: each is the reference
-with one defect, for the proof that a drill can fail; no drill file of the catalogue names one.
+included, so that drills show what they are for. A policy that has the name of a backoff preset is the
+reference but for when it comes back: it claims to end up with the same, whatever happens. Those in `WRONG`
+are nobody's: each is the reference with one defect, for the proof that a drill can fail; no drill file of
+the catalogue names one.
 """
 
 from dataclasses import dataclass, replace
@@ -32,16 +34,20 @@ class Policy:
     fruitless_asks: int = 3  # [ours] replays that did not close a hole before the client reconnects
     defects: frozenset[str] = frozenset()  # of `CLIENT_DEFECTS`
 
+    @property
+    def claims_correctness(self) -> bool:
+        """Whether it says of itself that nothing gets lost: it goes on from a snapshot, and never jumps over a hole."""
+        return self.takes_snapshots and self.asks_again and not self.defects
 
+
+def _by_the_contract(delays: str) -> Policy:
+    return Policy(delays, backoff.get(delays), resets_when_live=True, honours_hints=True, takes_snapshots=True, asks_again=True)
+
+
+# All of `backoff.PRESETS` that some client waits; an immediate retry for ever is nobody's.
+_OTHER_DELAYS = ("sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint", "equal_jitter", "decorrelated")
 POLICIES: dict[str, Policy] = {
-    "reference": Policy(
-        "reference",
-        backoff.get("reference"),
-        resets_when_live=True,
-        honours_hints=True,
-        takes_snapshots=True,
-        asks_again=True,
-    ),
+    "reference": _by_the_contract("reference"),
     "desktop": Policy(
         "desktop",
         backoff.get("desktop"),
@@ -51,6 +57,7 @@ POLICIES: dict[str, Policy] = {
         asks_again=False,
         refresh_delay_ms=100.0,
     ),
+    **{name: _by_the_contract(name) for name in _OTHER_DELAYS},
 }
 
 

@@ -48,9 +48,12 @@ class Publisher:
         payload_bytes: int,
         clock: WallClock,
         recorder: Recorder,
+        events: int = 0,
     ) -> None:
         self._http = http
         self._streams = streams
+        self._events = events  # 0: as many as there is time for
+        self._turns = {stream.topic: asyncio.Lock() for stream in streams}
         self._period_s = 1 / events_per_s
         self._payload = {"text": "x" * payload_bytes}
         self._clock = clock
@@ -62,7 +65,7 @@ class Publisher:
         self.acknowledged = 0
 
     def start(self) -> asyncio.Task[None]:
-        """Begin publishing; returns the task that does, which ends only when it fails or is cancelled."""
+        """Begin publishing; returns the task that does, which ends when all is published, fails or is cancelled."""
         self._loop_task = asyncio.create_task(self._publish_all())
         return self._loop_task
 
@@ -80,14 +83,20 @@ class Publisher:
 
     async def _publish_all(self) -> None:
         began, number = self._clock.now(), 0
-        while True:
+        while not self._events or number < self._events:
             due = began + number * self._period_s
             if (wait_s := due - self._clock.now()) > 0:  # all that is due goes out at once, however slow the event loop
                 await asyncio.sleep(wait_s)
-            task = asyncio.create_task(self._publish(number, self._streams[number % len(self._streams)], due))
+            publish = self._publish_in_turn if self._events else self._publish
+            task = asyncio.create_task(publish(number, self._streams[number % len(self._streams)], due))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             number += 1
+
+    async def _publish_in_turn(self, number: int, stream: Stream, due: float) -> None:
+        """One event, after those of its stream that were due before: each then has the same seq in every run."""
+        async with self._turns[stream.topic]:  # first come, first served
+            await self._publish(number, stream, due)
 
     async def _publish(self, number: int, stream: Stream, due: float) -> None:
         """One event, tried under one idempotency key until it is acknowledged or refused for good."""

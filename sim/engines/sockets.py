@@ -181,7 +181,9 @@ class _SocketsRun:
 
     async def _course(self, lane: Lane, http: LaneHttp, healthy: Switches) -> None:
         load = self._drill.load
-        publisher = Publisher(http, self._streams, load.events_per_s, load.payload_bytes, self._clock, self._recorder)
+        publisher = Publisher(
+            http, self._streams, load.events_per_s, load.payload_bytes, self._clock, self._recorder, load.events
+        )
         self._make_clients(lane, http)
         topics = [stream.topic for stream in self._streams]
         actions = FaultActions(

@@ -1,5 +1,6 @@
 """Publishes events at a fixed rate to a simulated lane, each due at its own moment whatever the ones before it do."""
 
+from collections import deque
 from collections.abc import Generator, Sequence
 
 import simpy
@@ -42,6 +43,7 @@ class VirtualPublisher:
         self._began = began
         self._first_due = 0.0
         self._is_on = False
+        self._turns: dict[str, deque[int]] = {topic: deque() for topic in self._topics}  # where the load is counted
         self._under_way: dict[int, tuple[str, float, str]] = {}  # number -> topic, due, the gravest refusal so far
         self.heads = dict.fromkeys(self._topics, 0)
 
@@ -62,10 +64,14 @@ class VirtualPublisher:
 
     def _next(self, number: int) -> None:
         """Publish event `number` now, and see to the next at its own due moment."""
-        if not self._is_on:
+        if not self._is_on or 0 < self._load.events <= number:
             return
-        self._under_way[number] = (self._topics[number % len(self._topics)], self._clock.now, "")
-        self._try(number)
+        topic = self._topics[number % len(self._topics)]
+        self._under_way[number] = (topic, self._clock.now, "")
+        if self._load.events:
+            self._turns[topic].append(number)
+        if not self._load.events or len(self._turns[topic]) == 1:
+            self._try(number)
         self._clock.call_at(self._first_due + (number + 1) / self._load.events_per_s, self._next, number + 1)
 
     def _try(self, number: int) -> None:
@@ -88,7 +94,7 @@ class VirtualPublisher:
         now, (topic, due, _) = self._clock.now, self._under_way[number]
         if isinstance(answer, int) and now <= due + GIVE_UP_S:
             sent = payload_hash(canonical_json(self._event(number)))  # what comes out is held against what went in
-            del self._under_way[number]
+            self._done(number)
             self.heads[topic] = max(self.heads[topic], answer)
             self._note("published", topic, due, answer, short_hash(sent))
         elif isinstance(answer, Refusal):
@@ -109,8 +115,18 @@ class VirtualPublisher:
             self._clock.call_at(self._clock.now + wait_s, self._try, number)
 
     def _failed(self, number: int, code: str) -> None:
-        topic, due, _ = self._under_way.pop(number)
+        topic, due, _ = self._done(number)
         self._note("publish_failed", topic, due, detail=code)
+
+    def _done(self, number: int) -> tuple[str, float, str]:
+        """Nothing more is to be done for this event; where the load is counted, its stream's next has its turn."""
+        found = self._under_way.pop(number)
+        turns = self._turns[found[0]]
+        if turns and turns[0] == number:
+            turns.popleft()
+            if turns:
+                self._clock.call_at(self._clock.now, self._try, turns[0])
+        return found
 
     def _note(self, kind: str, topic: str, due: float, seq: int = -1, detail: str = "") -> None:
         now = self._clock.now

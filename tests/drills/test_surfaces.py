@@ -1,0 +1,231 @@
+"""The drill parity: one history on several surfaces, red as soon as one of them is not as the others."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import stormgate, stormgate_here
+from storms import red
+
+from drills import results, running, surfaces
+from drills.cli import CATALOG
+from drills.verdicts import CheckResult, DrillVerdict, State
+from sim import drill as drills
+from sim.contract import backoff, policies
+from sim.drill import Drill
+from sim.errors import UsageError
+
+GO, NO_GO, USAGE, ERROR = 0, 1, 3, 4
+# Two policies, few clients.
+SMALL = ("fleet.clients=6", "surfaces.0.policies=['reference', 'phoenix_js']")
+
+
+def parity(*overrides: str, engine: str | None = "virtual") -> Drill:
+    drill = drills.load(CATALOG / "parity.toml", (*SMALL, *overrides))
+    return surfaces.on_engine(drill, engine) if engine else drill
+
+
+def ran(out: Path, drill: Drill, wrong_on: dict[str, tuple[str, ...]] | None = None, seed: int = 1) -> Path:
+    """Run it on all its surfaces, some of whose runtimes are wrong; returns the run's folder."""
+    request = running.Request((drill,), engine="virtual", target="mock", seed=seed, defects=(), thresholds=None, out=out)
+    if not wrong_on:
+        return running.run(request)
+    run_dir = results.create_run(out, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=seed)
+    results.create_drill_folder(run_dir, drill)
+    assert running.run_surfaces(drill, run_dir, request, wrong_on) == ""
+    return run_dir
+
+
+def verdict_of(run_dir: Path) -> DrillVerdict:
+    (verdict,) = results.judge_run(run_dir).drills
+    return verdict
+
+
+def check_of(verdict: DrillVerdict, name: str = "replay.parity") -> CheckResult:
+    return next(check for check in verdict.checks if check.name == name)
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ran(tmp_path_factory.mktemp("healthy"), parity())
+
+
+def test_all_surfaces_of_a_healthy_lane_are_alike(healthy: Path):
+    verdict = verdict_of(healthy)
+    found = check_of(verdict)
+    assert (found.state, found.value, found.n) == (State.PASS, 0.0, 4)
+    assert found.reason.startswith("4 surfaces have the same 400 events")
+    assert verdict.status is State.PASS
+    assert verdict.policy == "reference, phoenix_js"
+    rebooted = check_of(verdict, "drill.stale_signalled")  # the trim really hit someone on every surface
+    assert rebooted.state is State.PASS
+    assert "on each of 4 surfaces" in rebooted.reason
+
+
+@pytest.mark.parametrize(
+    ("defect", "has"),
+    [
+        ("wrong_payload_hash", "nothing"),
+        ("skip_delivery", "late on"),
+        ("reorder_replay", "nothing"),
+        ("lose_log_on_restart", "the log"),
+        ("replay_off_by_one", "late on"),
+    ],
+)
+def test_a_defect_of_one_surface_is_red_and_named(tmp_path: Path, defect: str, has: str):
+    wrong = "virtual-frame-phoenix_js"
+    verdict = verdict_of(ran(tmp_path, parity("fleet.clients=12"), {wrong: (defect,)}))
+    found = check_of(verdict)
+    assert found.state is State.FAIL
+    assert found.value == 1.0
+    assert found.reason.startswith("first at runtime.run.r")
+    assert ", seq " in found.reason
+    assert " on virtual-update_batch-reference, but " in found.reason
+    assert found.reason.endswith(f" on {wrong}")
+    assert has in found.reason
+    assert verdict.defects == (defect,)
+
+
+def test_the_shipped_client_parts_by_name(tmp_path: Path):
+    verdict = verdict_of(ran(tmp_path, parity("fleet.policy=desktop")))
+    found = check_of(verdict)
+    assert (found.state, found.value, found.n) == (State.FAIL, 2.0, 4)
+    assert "on virtual-update_batch-reference, but nothing on virtual-update_batch-desktop" in found.reason
+    assert "stale_loop" in red(verdict)
+    assert verdict.policy == "reference, desktop"
+
+
+def test_both_engines_are_alike(tmp_path: Path):
+    """A machine too busy for real sockets may not keep to the drill's course, which is no failure of parity: it gets more."""
+    drill = parity("surfaces.0.policies=['reference']", "surfaces.1.policies=['reference']", engine=None)
+    for _ in range(4):
+        verdict = verdict_of(ran(tmp_path, drill))
+        found = check_of(verdict)
+        assert found.state in (State.PASS, State.ERROR), found.reason
+        if found.state is State.PASS:
+            break
+    assert (found.state, found.n) == (State.PASS, 4), found.reason
+    assert {surface.engine for surface in surfaces.surfaces_of(drill)} == {"virtual", "sockets"}
+
+
+def test_a_real_runtime_that_is_wrong_parts_from_the_simulated_ones(tmp_path: Path):
+    drill = parity("surfaces.0.policies=['reference']", "surfaces.1.policies=['reference']", engine=None)
+    found = check_of(verdict_of(ran(tmp_path, drill, {"sockets-frame-reference": ("wrong_payload_hash",)})))
+    assert found.state is State.FAIL
+    assert found.reason.endswith(" on sockets-frame-reference")
+
+
+# --- evidence ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_dir(healthy: Path, tmp_path: Path) -> Path:
+    """A copy that may be spoilt. Its folder has the same name, as evidence is bound to its run."""
+    return Path(shutil.copytree(healthy, tmp_path / healthy.name))
+
+
+def surface_of(run_dir: Path, name: str = "virtual-frame-phoenix_js") -> Path:
+    return run_dir / "drills" / "parity" / "surfaces" / name
+
+
+def test_a_missing_surface_is_an_error(run_dir: Path):
+    shutil.rmtree(surface_of(run_dir))
+    verdict = verdict_of(run_dir)
+    assert verdict.status is State.ERROR
+    assert check_of(verdict).reason == "there is nothing to compare of virtual-frame-phoenix_js"
+
+
+def test_the_evidence_of_another_surface_proves_nothing(run_dir: Path):
+    shutil.rmtree(surface_of(run_dir))
+    shutil.copytree(surface_of(run_dir, "virtual-frame-reference"), surface_of(run_dir))
+    verdict = verdict_of(run_dir)
+    assert verdict.status is State.ERROR
+    assert "is not the drill as it should have run here" in check_of(verdict, "drill.evidence").reason
+
+
+def test_a_changed_surface_is_an_error(run_dir: Path):
+    path = surface_of(run_dir) / "observations.parquet"
+    path.write_bytes(surface_of(run_dir, "virtual-frame-reference").joinpath("observations.parquet").read_bytes())
+    verdict = verdict_of(run_dir)
+    assert verdict.status is State.ERROR
+    assert "SHA-256 differs" in check_of(verdict, "drill.evidence").reason
+
+
+def test_a_surface_that_was_not_planned_is_an_error(run_dir: Path):
+    surface_of(run_dir, "virtual-frame-mine").mkdir()
+    assert "no surface of this run's drill" in check_of(verdict_of(run_dir), "drill.evidence").reason
+    assert verdict_of(run_dir).status is State.ERROR
+
+
+def test_judging_again_says_the_same_and_a_report_has_it(healthy: Path):
+    said = stormgate_here("judge", healthy, "--json")
+    assert said.code == GO
+    running.conclude(healthy)
+    assert json.loads((healthy / "summary.json").read_text()) == json.loads(said.out)
+    (drill,) = json.loads(said.out)["drills"]
+    assert drill["metrics"]["parity.surfaces"]["value"] == 4
+    assert drill["checks"][0]["name"] == "replay.parity"
+    assert "| replay.parity | pass |" in (healthy / "SUMMARY.md").read_text()
+    assert (healthy / "drills" / "parity" / "parity.png").exists()
+
+
+# --- asking -----------------------------------------------------------------------------------------
+
+
+def test_from_the_command_line_on_one_engine(tmp_path: Path):
+    sets = [argument for override in SMALL for argument in ("--set", override)]
+    said = stormgate("drill", "run", "parity", "--engine", "virtual", *sets, "--out", tmp_path, "--json")
+    assert said.code == GO, said.err
+    (drill,) = json.loads(said.out)["drills"]
+    assert (drill["name"], drill["status"]) == ("parity", "pass")
+    assert json.loads(said.out)["engine"] == "virtual"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target", "http://127.0.0.1:9"], ["parity", "--target"]),
+        (["--engine", "virtual", "--replications", "3"], ["parity", "--replications"]),
+        (["--engine", "steam"], ["--engine steam"]),
+        (["--model", "none.toml"], ["--engine virtual"]),
+        (["--set", "load.events=0"], ["load.events", "surfaces"]),
+        (["--set", "load.events=5000"], ["load.events", "at most 470"]),
+        (["--set", "load.worker_events=true"], ["load.worker_events", "snapshots"]),
+        (["--set", "surfaces.0.policies=['mobile']"], ["surfaces", "mobile"]),
+        (["--set", "surfaces.0.deliveries=[]"], ["surfaces"]),
+        (
+            ["--engine", "sockets", "--set", "surfaces.1.policies=['reference']", "--set", "surfaces.1.deliveries=['frame']"],
+            ["--engine sockets leaves 1"],
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: list[str], words: list[str]):
+    said = stormgate_here("drill", "run", "parity", *arguments, "--out", tmp_path / "out")
+    assert (said.code, said.out) == (USAGE, "")
+    assert [word for word in words if word not in said.sentence] == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_names_the_surfaces(tmp_path: Path):
+    said = stormgate_here("drill", "run", "parity", "--dry-run", "--json", "--out", tmp_path / "out")
+    assert json.loads(said.out)["surfaces"]["parity"][0] == "virtual-update_batch-reference"
+
+
+def test_every_policy_that_claims_correctness_is_compared():
+    claiming = {name for name, policy in policies.POLICIES.items() if policy.claims_correctness}
+    simulated = {surface.policy for surface in surfaces.surfaces_of(drills.load(CATALOG / "parity.toml"))}
+    assert simulated == claiming == set(policies.POLICIES) - {"desktop"}
+    assert set(backoff.PRESETS) - set(policies.POLICIES) == {"none"}
+
+
+def test_another_policy_is_compared_with_the_reference():
+    asked = surfaces.surfaces_of(drills.load(CATALOG / "parity.toml", ("fleet.policy=desktop",)))
+    assert {surface.policy for surface in asked} == {"reference", "desktop"}
+    assert len(asked) == 8
+
+
+def test_an_engine_without_surfaces_leaves_nothing():
+    drill = drills.load(CATALOG / "parity.toml", ("surfaces.0.engine=sockets",))
+    with pytest.raises(UsageError, match="--engine virtual leaves 0 of its surfaces"):
+        surfaces.on_engine(drill, "virtual")
