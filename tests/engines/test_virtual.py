@@ -139,7 +139,8 @@ def test_for_each_client_what_was_published_is_applied_covered_declared_lost_or_
     limits = ("phases.steady_limit_s=0.1", "phases.settle_s=0.5") if model is SLOW else ()
     header, rows = simulate(tmp_path, small(name, *limits), 1, model)
     heads = Counter(row["stream"] for row in of(rows, Kind.PUBLISHED))
-    assert bool(of(rows, Kind.PUBLISH_FAILED)) == (name == "publish_failures")  # what is refused for good is no event
+    is_refused = name == "publish_failures" and model is not SLOW  # which never gets as far as the faults
+    assert bool(of(rows, Kind.PUBLISH_FAILED)) == is_refused
     own = by_client(rows)
     total: Counter[str] = Counter()
     for client, streams in header.subscriptions.items():
