@@ -16,7 +16,7 @@ import msgspec
 from sim.config import read_toml, set_key, to_struct
 from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings, ShareOrZero
 from sim.errors import UsageError
-from sim.fault_kinds import AnyFault, ClientFault, DropSockets, ShrinkWindow
+from sim.fault_kinds import AnyFault, ClientFault, DropSockets, ShrinkWindow, SlowLinks
 
 EngineName = Literal["sockets", "virtual"]
 PolicyName = Literal[
@@ -35,6 +35,7 @@ PolicyName = Literal[
     "wrong_ignores_hashes",
     "wrong_reads_torn_checkpoints",
     "wrong_trusts_future_checkpoints",
+    "wrong_trusts_silence",
 ]
 DeliveryName = Literal["update_batch", "frame"]  # `sync:update_batch` or `sync:frame`
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
@@ -194,11 +195,13 @@ def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:
         raise UsageError(f"{key}.at_s' is {fault.at_s:g}, but the fault phase ends after {limit_s:g} s ('phases.fault_s').")
     if fault.at_s + fault.lasts_s > limit_s:
         raise UsageError(
-            f"{key}.{fault.duration_key}' is {fault.lasts_s:g}, but a fault at {fault.at_s:g} s can last at most "
+            f"{key}.{fault.duration_key}' makes it last {fault.lasts_s:g} s, but a fault at {fault.at_s:g} s can last at most "
             f"{limit_s - fault.at_s:g} s, to the end of the fault phase ('phases.fault_s' is {limit_s:g})."
         )
     if isinstance(fault, ClientFault) and round(fault.share * drill.fleet.clients) == 0:
         raise UsageError(f"{key}.share' is {fault.share:g}, which of {drill.fleet.clients} clients is none.")
+    if isinstance(fault, SlowLinks) and not (fault.latency_ms or fault.jitter_ms or fault.kib_per_s):
+        raise UsageError(f"{key}' slows nothing; give it 'latency_ms', 'jitter_ms' or 'kib_per_s'.")
     if isinstance(fault, DropSockets) and fault.wave > fault.waves:
         raise UsageError(f"{key}.wave' is {fault.wave}, but there are only {fault.waves} ('waves').")
     if isinstance(fault, ShrinkWindow) and fault.streams > drill.load.run_streams:

@@ -78,6 +78,102 @@ class RestartClients(ClientFault, frozen=True, kw_only=True, forbid_unknown_fiel
     down_s: NotNegative = 0.0
 
 
+class StopReading(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stop_reading"):
+    """Clients stop reading their sockets, as one whose process hangs or is suspended; what they send still goes out.
+
+    Once the buffers between are full the runtime's own queue fills. To the runtime it is what `stall_links` to the client
+    is; but the client does it, so it needs no proxy and works where none can be.
+    """
+
+    for_s: Positive
+
+
+# --- the network between clients and runtime --------------------------------------------------------
+
+Direction = Literal["both", "to_client", "to_runtime"]
+
+
+class LinkFault(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the faults of the network, each of some clients' links. Only sync sockets are concerned, never HTTP.
+
+    A link is a client's way to the runtime, whichever connection it has at the time: all of its connections are alike
+    concerned, those open already and those opened meanwhile, unless a kind says otherwise.
+    """
+
+
+class SlowLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_links"):
+    """Bytes take `latency_ms` and up to `jitter_ms` longer each way, and no more than `kib_per_s` pass (0: no limit).
+
+    Their order stays, as in TCP: jitter of one packet holds up those behind it.
+    """
+
+    for_s: Positive
+    latency_ms: NotNegative = 0.0
+    jitter_ms: NotNegative = 0.0
+    kib_per_s: NotNegative = 0.0
+    direction: Direction = "both"
+
+
+class StallLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stall_links"):
+    """No byte passes and nothing is closed, as in a partition; all of it passes when it is over."""
+
+    for_s: Positive
+    direction: Direction = "both"
+
+
+class HalfOpenLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="half_open_links"):
+    """Each open connection loses one side, which closes it, and the other side hears nothing of it.
+
+    What the side left behind sends is lost; who is still left in such a connection after `for_s` gets a reset. New
+    connections are whole.
+    """
+
+    for_s: Positive
+    gone: Literal["client", "runtime"]
+
+
+class ResetLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="reset_links"):
+    """Open connections are reset under both sides, `times` times, `every_s` apart: a network that flaps."""
+
+    times: Count = 1
+    every_s: Positive = 1.0
+
+    @property
+    def duration_key(self) -> str:
+        """See `Fault`."""
+        return "times"
+
+    @property
+    def lasts_s(self) -> float:
+        """From the first reset to the last."""
+        return (self.times - 1) * self.every_s
+
+
+class RefuseConnects(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="refuse_connects"):
+    """New connections are reset before a byte has passed; open ones go on."""
+
+    for_s: Positive
+
+
+class CutAfterBytes(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cut_after_bytes"):
+    """Each connection is reset once `after_bytes` have passed in one direction since the fault began, in mid-frame or not.
+
+    In simulation frames count by the length of their JSON, and the one that would pass the limit does not arrive.
+    """
+
+    for_s: Positive
+    after_bytes: Count
+    direction: Direction = "both"
+
+
+class SlowClose(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_close"):
+    """The news that a connection was closed takes `delay_ms` longer to reach the other side; bytes take no longer."""
+
+    for_s: Positive
+    delay_ms: Positive
+    direction: Direction = "both"
+
+
 # --- tokens -----------------------------------------------------------------------------------------
 
 
@@ -202,6 +298,14 @@ class KillRuntime(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 AnyFault = (
     DropSockets
     | RestartClients
+    | StopReading
+    | SlowLinks
+    | StallLinks
+    | HalfOpenLinks
+    | ResetLinks
+    | RefuseConnects
+    | CutAfterBytes
+    | SlowClose
     | ExpireTokens
     | SlowMint
     | MintOutage

@@ -2,10 +2,11 @@
 
 A plan is a function of (drill, seed), so that every engine breaks the same things for the same clients.
 Faults that act through the runtime's switches are described by `switches_during`; healing is then only
-the switches of no fault at all.
+the switches of no fault at all. So are those that act on clients' links, by `link_during`.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,7 +14,18 @@ import msgspec
 from sim.contract.chance import part_of, share_of
 from sim.contract.settings import Switches
 from sim.drill import Drill
-from sim.fault_kinds import AnyFault, ClientFault, DropSockets, SwitchFault
+from sim.fault_kinds import (
+    AnyFault,
+    ClientFault,
+    CutAfterBytes,
+    DropSockets,
+    LinkFault,
+    RefuseConnects,
+    SlowClose,
+    SlowLinks,
+    StallLinks,
+    SwitchFault,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +76,60 @@ def switches_during(healthy: Switches, active: Iterable[AnyFault]) -> Switches:
         if isinstance(fault, SwitchFault):
             changes |= fault.switches()
     return msgspec.structs.replace(healthy, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What one direction of a link is like; the defaults are one that nothing is wrong with."""
+
+    latency_s: float = 0.0  # on top of what it takes anyway
+    jitter_s: float = 0.0  # at most, on top of that
+    bytes_per_s: float = math.inf
+    stalled: bool = False
+    cut_after_bytes: float = math.inf
+    close_delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConditions:
+    """What a link is like, in both directions."""
+
+    to_runtime: Way = Way()
+    to_client: Way = Way()
+    refuses: bool = False
+
+
+CALM = LinkConditions()
+
+
+def link_during(active: Iterable[AnyFault]) -> LinkConditions:
+    """What a link is like while these faults concern it. Delays add up; of limits the strictest holds."""
+    faults = [fault for fault in active if isinstance(fault, LinkFault)]
+    to_runtime, to_client = (_way([f for f in faults if _goes(f, way)]) for way in ("to_runtime", "to_client"))
+    return LinkConditions(to_runtime, to_client, any(isinstance(fault, RefuseConnects) for fault in faults))
+
+
+def _goes(fault: LinkFault, way: str) -> bool:
+    return getattr(fault, "direction", "both") in ("both", way)
+
+
+def _way(faults: Sequence[LinkFault]) -> Way:
+    slow = [fault for fault in faults if isinstance(fault, SlowLinks)]
+    return Way(
+        latency_s=sum(fault.latency_ms for fault in slow) / 1000,
+        jitter_s=sum(fault.jitter_ms for fault in slow) / 1000,
+        bytes_per_s=min((fault.kib_per_s * 1024 for fault in slow if fault.kib_per_s), default=math.inf),
+        stalled=any(isinstance(fault, StallLinks) for fault in faults),
+        cut_after_bytes=min((fault.after_bytes for fault in faults if isinstance(fault, CutAfterBytes)), default=math.inf),
+        close_delay_s=sum(fault.delay_ms for fault in faults if isinstance(fault, SlowClose)) / 1000,
+    )
+
+
+def links_concerned(planned: Iterable[PlannedFault]) -> dict[int, frozenset[int]]:
+    """For each client whose link some fault concerns, which faults do, by their index."""
+    found: dict[int, frozenset[int]] = {}
+    for each in planned:
+        if isinstance(each.fault, LinkFault):
+            for client in each.clients:
+                found[client] = found.get(client, frozenset()) | {each.index}
+    return found

@@ -80,6 +80,8 @@ class Kind(StrEnum):
     FAULT_BEGUN = "fault_begun"  # [attempt: index in the plan, detail: kind]
     FAULT_OBSERVED = "fault_observed"  # it was seen to act [attempt: index, value: how often, detail: kind]
     FAULT_ENDED = "fault_ended"  # taken back [attempt: index, detail: kind]
+    # Half-open connections that a side was still in when time was up [attempt: the fault's index, value: how many]
+    HALF_OPEN_LEFT = "half_open_left"
     RUNTIME_DIED = "runtime_died"  # its process ended by itself, not by a fault
     GENERATOR_LAG = "generator_lag"  # the load generator's own lateness [value: ms]
     CLIENT_LAG = "client_lag"  # sampled head minus watermark [value: events]

@@ -16,7 +16,7 @@ from sim.samples import fullest_window
 BACKOFF_BASE_MS = 250.0
 BACKOFF_CAP_MS = 8000.0
 HERD_WINDOW = 0.1  # of the nominal step
-# A cut is noticed by the clients a moment after the fault that made it, even when that fault is over at once.
+# A cut is noticed by the clients a moment after the fault that made it, even when that fault is over by then.
 NOTICE_S = 1.0
 
 
@@ -57,7 +57,7 @@ def episodes(history: History) -> list[Episode]:
 
 def _episode(history: History, fault: str, began_t: float, ended_t: float) -> Episode:
     cut = history.fleet(Kind.DISCONNECTED)
-    until = max(ended_t, began_t + NOTICE_S) if np.isfinite(ended_t) else history.duration_s
+    until = ended_t + NOTICE_S if np.isfinite(ended_t) else history.duration_s
     cut = cut.take((cut.t >= began_t) & (cut.t <= until))
     last_cut = np.full(history.header.clients, -np.inf)
     np.maximum.at(last_cut, cut.client, cut.t)

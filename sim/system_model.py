@@ -21,6 +21,9 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     median_ms: Finite = 10.0
     sigma: Annotated[float, msgspec.Meta(ge=0, le=5)] = 0.5  # of the delay's logarithm; 0: everyone alike
+    # What a runtime can write to a client that reads nothing before it has to wait: its own writer's buffer, and the two
+    # kernels' where these are small. [ours]
+    buffer_kib: Finite = 160.0
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

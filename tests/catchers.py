@@ -47,7 +47,14 @@ DELIVERY_CATCHERS = (
     catch("stale_too_early", "replay_budget_exceeded", "drill.stale_justified"),
     catch("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled"),
 )
-ALL_CATCHERS = (*DEFECT_CATCHERS, *AUTHORITY_CATCHERS, *DELIVERY_CATCHERS)
+# What a runtime does wrong with slow, silent and late clients.
+SILENCE_CATCHERS = (
+    catch("keep_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold"),
+    catch("skip_for_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold", "delivery.live_gaps"),
+    catch("keep_silent_clients", "half_open_sockets", "reconnect.half_open_left"),
+    catch("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects"),
+)
+ALL_CATCHERS = (*DEFECT_CATCHERS, *AUTHORITY_CATCHERS, *DELIVERY_CATCHERS, *SILENCE_CATCHERS)
 HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
 DESKTOP_CATCHERS = (
     catch("resubscribes from zero", "stale_cursor", "stale_loop", "replay.stale_loops", "reconnect.backoff_unjittered"),
@@ -60,6 +67,16 @@ SETTING_CATCHERS = (catch("fleet.token_ttl_s=900", "token_lifetime", "error.toke
 CLIENT_CATCHERS = (
     catch("wrong_reads_torn_checkpoints", "checkpoint_damage", "hole", "ux.integrity"),
     catch("wrong_trusts_future_checkpoints", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries"),
+    catch("wrong_trusts_silence", "half_open_sockets", "reconnect.half_open_left"),
+)
+# The network's drills on defects that other drills catch, too, and on the shipped client.
+NETWORK_CATCHERS = (
+    catch("ignore_cursor", "partition_heal", "replay.divergence"),
+    catch("replay_off_by_one", "network_flap", "replay.divergence"),
+)
+DESKTOP_NETWORK_CATCHERS = (
+    catch("desktop", "slow_consumer", "reconnect.early_returns"),
+    catch("desktop", "network_flap", "reconnect.backoff_unjittered"),
 )
 # A second cut after a live period, the only place where a backoff that is never reset shows.
 LIVE_PERIOD = ("phases.fault_s=7.2", "faults.1.at_s=6.2")

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
+
 from drills import results, running
 from drills.cli import CATALOG
 from drills.verdicts import DrillVerdict, State
 from sim import drill as drills
-from sim.drill import Drill
+from sim.drill import Drill, Expect
+from sim.fault_kinds import AnyFault
 
 SMALL = ("fleet.clients=40", "phases.steady_s=1.5", "phases.steady_limit_s=20", "phases.settle_s=5")
 # Each drill's faults, closer together.
@@ -37,6 +40,12 @@ SHORT: dict[str, tuple[str, ...]] = {
         *(f"faults.{number}.down_s=0.4" for number in range(5)),
     ),
     "token_expiry_storm": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=1.0"),
+    "network_flap": ("phases.fault_s=4.0", "faults.0.times=3", "faults.0.every_s=0.7", "phases.heal_s=0.5"),
+    # A client's patience with a silent connection is 10 s, whatever the size of a drill.
+    "partition_heal": ("phases.fault_s=12.0", "faults.0.for_s=11.5", "phases.heal_s=0.5"),
+    "half_open_sockets": ("phases.fault_s=17.5", "faults.0.for_s=17.0", "faults.1.at_s=0.5", "faults.1.for_s=12.0"),
+    "slow_consumer": ("fleet.clients=20", "phases.heal_s=1"),
+    "latency_brownout": ("phases.fault_s=5.0", "faults.0.for_s=4.5", "phases.heal_s=1.0"),
 }
 CATALOGUE = tuple(SHORT)
 # Checks that a slow machine may fail, or that a small fleet is too small for.
@@ -53,6 +62,12 @@ OF_SIZE = (
 def small(name: str, *overrides: str) -> Drill:
     """A drill of the catalogue, made small."""
     return drills.load(CATALOG / f"{name}.toml", (*SMALL, *SHORT[name], *overrides))
+
+
+def with_faults(drill: Drill, *faults: dict[str, object]) -> Drill:
+    """The same drill with these faults instead of its own, and no probes."""
+    planned = msgspec.convert(faults, tuple[AnyFault, ...])
+    return msgspec.structs.replace(drill, faults=planned, expect=Expect())
 
 
 def run_all(out: Path, *chosen: Drill, defects: tuple[str, ...] = (), seed: int = 1, engine: str = "sockets") -> Path:

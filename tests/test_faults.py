@@ -1,19 +1,26 @@
 """The fault plan is a function of drill and seed, and what heals it is no fault at all."""
 
 import msgspec
+import pytest
 
 from sim import faults
 from sim.contract.settings import Switches
 from sim.drill import Drill, Fleet, Load, Phases
 from sim.fault_kinds import (
     AnyFault,
+    CutAfterBytes,
     DropSockets,
     ExpireTokens,
     KillRuntime,
+    RefuseConnects,
+    ResetLinks,
     ShrinkReplayBudget,
     ShrinkWindow,
     SkipDeliveries,
+    SlowClose,
+    SlowLinks,
     SlowMint,
+    StallLinks,
 )
 
 
@@ -138,3 +145,49 @@ def test_each_fault_changes_its_own_switches_and_no_other():
     assert changed(SHRINK) == {"shrunk_budget_events": 7}
     assert changed(SLOW, SKIP, SHRINK) == changed(SLOW) | changed(SKIP) | changed(SHRINK)
     assert changed(DropSockets(at_s=0.0), ExpireTokens(at_s=0.0), KillRuntime(at_s=0.0, down_s=0.0)) == {}
+
+
+# --- links ------------------------------------------------------------------------------------------------
+
+NARROW = SlowLinks(at_s=0.0, for_s=1.0, latency_ms=100.0, kib_per_s=4.0)
+JITTERY = SlowLinks(at_s=0.0, for_s=1.0, latency_ms=50.0, jitter_ms=20.0, kib_per_s=8.0, direction="to_client")
+
+
+def test_no_fault_leaves_a_calm_link():
+    assert faults.link_during([]) == faults.link_during([SLOW, DropSockets(at_s=0.0), ResetLinks(at_s=0.0)]) == faults.CALM
+
+
+def test_delays_add_up_and_of_limits_the_strictest_holds_each_in_its_direction():
+    link = faults.link_during([NARROW, JITTERY])
+    assert link.to_runtime == faults.Way(latency_s=0.1, bytes_per_s=4096)
+    assert link.to_client == faults.Way(latency_s=pytest.approx(0.15), jitter_s=0.02, bytes_per_s=4096)
+
+
+@pytest.mark.parametrize(
+    ("direction", "up", "down"), [("both", True, True), ("to_client", False, True), ("to_runtime", True, False)]
+)
+def test_a_direction_is_what_the_fault_says(direction: str, up: bool, down: bool):
+    stall = faults.link_during([StallLinks(at_s=0.0, for_s=1.0, direction=direction)])
+    assert (stall.to_runtime.stalled, stall.to_client.stalled, stall.refuses) == (up, down, False)
+    cut = faults.link_during([CutAfterBytes(at_s=0.0, for_s=1.0, after_bytes=9, direction=direction)])
+    assert (cut.to_runtime.cut_after_bytes == 9, cut.to_client.cut_after_bytes == 9) == (up, down)
+    late = faults.link_during([SlowClose(at_s=0.0, for_s=1.0, delay_ms=500, direction=direction)])
+    assert (late.to_runtime.close_delay_s, late.to_client.close_delay_s) == (0.5 * up, 0.5 * down)
+
+
+def test_refused_connects_go_neither_way():
+    link = faults.link_during([RefuseConnects(at_s=0.0, for_s=1.0)])
+    assert link == faults.LinkConditions(refuses=True)
+
+
+def test_who_is_concerned_by_which_faults():
+    planned = faults.plan(drill(DropSockets(at_s=0.0), StallLinks(at_s=0.0, for_s=1.0, share=0.5), NARROW), 1)
+    concerned = faults.links_concerned(planned)
+    assert set(concerned.values()) == {frozenset({2}), frozenset({1, 2})}
+    assert {client for client, which in concerned.items() if 1 in which} == set(planned[1].clients)
+    assert faults.links_concerned(planned[:1]) == {}
+
+
+def test_a_flap_lasts_from_its_first_reset_to_its_last():
+    (planned,) = faults.plan(drill(ResetLinks(at_s=1.0, times=4, every_s=1.5)), 1)
+    assert (planned.begins_s, planned.ends_s) == (1.0, 5.5)

@@ -18,6 +18,8 @@ _HIT_SHARE = 0.9
 _LOAD_SHARE = 0.9
 _HOLE_S = 1.0  # so long the load generator's lateness may go unmeasured
 _NAMING = ("drop_sockets", "restart_clients")
+# Faults that act on the open connections of the clients they name, each of which counts as one.
+_ON_LINKS = ("slow_links", "stall_links", "half_open_links", "reset_links", "stop_reading")
 
 
 def _course(case: Case, threshold: Threshold | None) -> Answer:
@@ -73,6 +75,9 @@ def _missed(history: History, index: int, acted: float, began_t: float) -> str:
     """Whether a fault that must disconnect clients did so to nearly all of them; empty if it did."""
     fault = history.header.plan[index]
     kind = fault.get("kind")
+    if kind in _ON_LINKS:
+        named = int(str(fault.get("clients", history.header.clients)))
+        return "" if acted >= _HIT_SHARE * named else f"concerned {acted:g} of {named} clients"
     if kind not in (*_NAMING, "expire_tokens", "kill_runtime"):
         return ""
     # Some name their clients; the others hit whoever is connected.

@@ -87,6 +87,7 @@ class ClientSession:
         self._notices: list[Notice] = []
         self._run_notices: tuple[Notice, ...] = ()  # what happened before `_notices`: shared with other clients
         self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.is_intact)
+        self._notices_silence = "trusts_silence" not in policy.defects
         self.token: Token | None = None
         self.disconnects = 0  # ever; the argument of every backoff draw
         self.attempt = 0  # the policy's own count
@@ -253,7 +254,7 @@ class ClientSession:
         self._actions.append(Connect(self.token))
 
     def _wake_connected(self, now: float) -> None:
-        if now >= self._last_heard + self.settings.silence_limit_s:
+        if self._notices_silence and now >= self._last_heard + self.settings.silence_limit_s:
             self._note("heartbeat_timeout")
             self._leave(DisconnectReason.NETWORK, now)
             return
@@ -492,7 +493,8 @@ class ClientSession:
             raise IllegalMoveError(f"client {self.client}: '{move}' in state {self.state.name}")
 
     def _schedule(self) -> None:
-        silent_at = self._last_heard + self.settings.silence_limit_s if self.state in CONNECTED else NEVER
+        listens = self.state in CONNECTED and self._notices_silence
+        silent_at = self._last_heard + self.settings.silence_limit_s if listens else NEVER
         self._wake_at = min(
             self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, self._probe_at, silent_at
         )

@@ -3,18 +3,20 @@
 Every choice is a function of (seed, purpose, client, seq), so a run's faults are the same each time.
 """
 
+import math
 from collections.abc import Sequence
 
 from sim.contract import continuity
 from sim.contract.chance import draw
 from sim.contract.continuity import RETENTION_FLOOR_BREACH, Window
 from sim.contract.frames import Update
-from sim.contract.settings import Switches
+from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import Entry
 
 # [ours] How often a defect acts: often enough for any drill to meet it, seldom enough for a fleet to get going.
 DEFECT_CLIENTS = 0.25
 DEFECT_EVENTS = 0.05
+LATE_HEARTBEAT = 1.2  # intervals without a word from a client
 WRONG_HASH = "sha256:" + "0" * 64
 
 
@@ -62,6 +64,15 @@ def stale_reasons(switches: Switches, after: int, window: Window | None, budget_
     if reasons and "wrong_stale_reason" in switches.defects:
         return (RETENTION_FLOOR_BREACH,)
     return reasons
+
+
+def client_timeout_s(switches: Switches, settings: RuntimeSettings) -> float:
+    """How long a client may be silent before it is dropped."""
+    if "keep_silent_clients" in switches.defects:
+        return math.inf
+    if "drop_late_heartbeats" in switches.defects:
+        return LATE_HEARTBEAT * settings.heartbeat_interval_s
+    return settings.client_timeout_s
 
 
 def disfigure(switches: Switches, updates: Sequence[Update], replay: bool) -> tuple[Update, ...]:

@@ -14,7 +14,13 @@ from sim.contract import backoff
 from sim.contract.backoff import Backoff
 from sim.errors import UsageError
 
-ClientDefect = Literal["applies_duplicates", "ignores_hashes", "reads_torn_checkpoints", "trusts_future_checkpoints"]
+ClientDefect = Literal[
+    "applies_duplicates",
+    "ignores_hashes",
+    "reads_torn_checkpoints",
+    "trusts_future_checkpoints",
+    "trusts_silence",
+]
 CLIENT_DEFECTS: tuple[str, ...] = get_args(ClientDefect)
 
 

@@ -426,11 +426,15 @@ class Runtime:
             for connection in list(self._behind.values()):
                 self._judge_consumer(connection)
 
+    @property
+    def _client_timeout_s(self) -> float:
+        return faulty.client_timeout_s(self.switches, self.settings)
+
     def _deadline(self, connection: Connection) -> float:
-        return min(connection.beat_at, connection.last_heard + self.settings.client_timeout_s)
+        return min(connection.beat_at, connection.last_heard + self._client_timeout_s)
 
     def _beat(self, connection: Connection, now: float) -> None:
-        if now >= connection.last_heard + self.settings.client_timeout_s:
+        if now >= connection.last_heard + self._client_timeout_s:
             self.counters.silent_clients += 1
             connection.last_heard = now  # once is enough
             self._expel_one(connection, SyncError(Body(code="client_timeout", message="nothing heard from this client")))
@@ -444,6 +448,9 @@ class Runtime:
         depth = sum(max(self.streams.head(topic) - connection.positions[topic], 0) for topic in connection.pending)
         if depth <= self.settings.outbound_queue_events or connection.is_replaying:
             connection.strikes = 0
+            return
+        if {"keep_slow_consumers", "skip_for_slow_consumers"} & self.switches.defects:
+            self._mistreat(connection)
             return
         connection.strikes += 1
         out = connection.strikes >= self.settings.slow_consumer_strikes
@@ -462,3 +469,9 @@ class Runtime:
             self._expel_one(connection, SyncError(body))
         else:
             self._send(connection, SyncError(body))
+
+    def _mistreat(self, connection: Connection) -> None:
+        """What defective runtimes do to a slow consumer instead of telling it."""
+        if "skip_for_slow_consumers" in self.switches.defects:
+            for topic in connection.pending:
+                connection.positions[topic] = self.streams.head(topic)

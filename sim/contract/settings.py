@@ -24,6 +24,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slow_consumer_strikes: Count = 3
     slow_consumer_tick_s: Positive = 0.5  # [ours] how often queues are looked at for a strike
     slow_consumer_reconnect_after_ms: Count = 2000
+    send_buffer_kib: CountOrZero = 0  # [ours] of each socket, in the kernel; 0: as the system has it
     heartbeat_interval_s: Positive = 15.0
     client_timeout_s: Positive = 60.0  # a client silent for so long is dropped
     token_ttl_s: Count = 300
@@ -66,6 +67,10 @@ Defect = Literal[
     "accept_revoked_token",
     "keep_revoked_sockets",
     "revoke_everyone",
+    "keep_slow_consumers",
+    "skip_for_slow_consumers",
+    "keep_silent_clients",
+    "drop_late_heartbeats",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -93,6 +98,10 @@ DEFECT_MEANINGS: dict[str, str] = {
     "accept_revoked_token": "tokens of revoked sessions open connections",
     "keep_revoked_sockets": "a revoked session keeps the sockets that it has open",
     "revoke_everyone": "revoking some sessions closes the sockets of all",
+    "keep_slow_consumers": "a client whose queue is full is neither told nor sent away",
+    "skip_for_slow_consumers": "what a full queue has no room for is left out without a word",
+    "keep_silent_clients": "a client from which nothing more comes is never dropped",
+    "drop_late_heartbeats": "a client is dropped as silent as soon as one of its heartbeats is late",
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 from urllib.parse import quote
 
-from websockets.uri import parse_uri
+from websockets.uri import WebSocketURI, parse_uri
 
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.client import ClientSession
@@ -18,6 +18,7 @@ from sim.fault_kinds import RestartClients
 from sim.observations import Recorder
 
 NEVER = float("inf")
+_PROXY_HOST = "127.0.0.1"
 
 
 class MintFailedError(Exception):
@@ -57,11 +58,24 @@ class WallClock:
 
 
 class ClientDriver:
-    """One client's life over sockets. `socket_url` is `ws://host:port/path` without the token."""
+    """One client's life over sockets.
 
-    def __init__(self, session: ClientSession, socket_url: str, mint: MintToken, clock: WallClock, recorder: Recorder) -> None:
+    `socket_url` is `ws://host:port/path` without the token; `port` is one on this machine to connect to instead.
+    """
+
+    def __init__(
+        self,
+        session: ClientSession,
+        socket_url: str,
+        mint: MintToken,
+        clock: WallClock,
+        recorder: Recorder,
+        port: int | None = None,
+    ) -> None:
         self.session = session
         self._socket_url = socket_url
+        self._port = port
+        self._reads = True
         self._mint = mint
         self._clock = clock
         self._recorder = recorder
@@ -126,6 +140,14 @@ class ClientDriver:
         if self._is_dead:
             self._is_dead = False
             self.start()
+
+    def read(self, reads: bool) -> bool:
+        """Read this client's sockets, or leave what comes to the kernel; True if there is one open now."""
+        self._reads = reads
+        if self._socket is None:
+            return False
+        self._socket.read(reads)
+        return True
 
     # --- what the socket tells ----------------------------------------------------------------------
 
@@ -204,11 +226,17 @@ class ClientDriver:
         uri = parse_uri(f"{self._socket_url}?token={quote(token.text)}&vsn=2.0.0")
         socket = self._socket = ClientSocket(uri, self)
         try:
-            await self._loop.create_connection(lambda: socket, uri.host, uri.port, ssl=uri.secure or None)
+            await self._dial(socket, uri)
         except OSError:
             if self._socket is socket:
                 self._socket = None
                 self._fail_connect()
+
+    async def _dial(self, socket: ClientSocket, uri: WebSocketURI) -> None:
+        host, port = (uri.host, uri.port) if self._port is None else (_PROXY_HOST, self._port)
+        name = uri.host if uri.secure and self._port is not None else None
+        socket.read(self._reads)
+        await self._loop.create_connection(lambda: socket, host, port, ssl=uri.secure or None, server_hostname=name)
 
     def _fail_connect(self) -> None:
         if self.session.state.name == "CONNECTING":

@@ -11,15 +11,18 @@ from sim.contract.settings import Switches
 from sim.engines import course
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.lane_http import LaneHttp
+from sim.engines.link_actions import LinkActions
 from sim.errors import TargetError, UsageError
 from sim.fault_kinds import (
     DropSockets,
     ExpireTokens,
     ForgetTokens,
     KillRuntime,
+    LinkFault,
     RestartClients,
     RevokeSessions,
     ShrinkWindow,
+    StopReading,
     SwitchFault,
 )
 from sim.faults import PlannedFault, switches_during
@@ -39,6 +42,7 @@ class FaultActions:
         process: MockProcess | None,
         healthy: Switches,
         clients: Sequence[ClientDriver],
+        links: LinkActions,
         run_topics: Sequence[str],
         other_topics: Sequence[str],
         clock: WallClock,
@@ -48,6 +52,7 @@ class FaultActions:
         self._process = process
         self._healthy = healthy
         self._clients = clients
+        self._links = links
         self._run_topics, self._other_topics = run_topics, other_topics
         self._clock = clock
         self._recorder = recorder
@@ -87,6 +92,10 @@ class FaultActions:
                 return self._forget_tokens(planned.clients)
             case RevokeSessions():
                 return await self._revoke(planned, ends)
+            case StopReading():
+                return await self._stop_reading(planned, ends)
+            case LinkFault():
+                return await self._break_links(planned, began)
             case KillRuntime():
                 return await self._kill(ends)
             case ShrinkWindow() as fault:
@@ -94,6 +103,20 @@ class FaultActions:
                 return sum([await self._http.shrink_window(topic, fault.keep_events) for topic in topics])
             case ExpireTokens():
                 return await self._set_switches(tokens_void_before=time.time())
+
+    async def _break_links(self, planned: PlannedFault, began: float) -> int:
+        acted, left = await self._links.act(planned, began, self._clock)
+        if left is not None:
+            self._note("half_open_left", planned, left)
+        return acted
+
+    async def _stop_reading(self, planned: PlannedFault, ends: float) -> int:
+        clients = [self._clients[client] for client in planned.clients]
+        stopped = sum(client.read(False) for client in clients)
+        await self._sleep_until(ends)
+        for client in clients:
+            client.read(True)
+        return stopped
 
     async def _switch(self, planned: PlannedFault, ends: float) -> int:
         """A fault that is a switch of the mock: on, and at its end off again."""
@@ -163,6 +186,8 @@ class FaultActions:
         """Take back whatever still acts, after all faults or in the middle of them."""
         for client in self._clients:
             client.come_online()
+            client.read(True)
+        self._links.heal()
         self._sign_in()
         if self._process is not None and not self._process.pid:
             if not any(isinstance(planned.fault, KillRuntime) for planned in self._active.values()):

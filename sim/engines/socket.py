@@ -43,6 +43,7 @@ class ClientSocket(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._is_open = False
         self._parts: list[bytes] = []
+        self._reads = True
 
     # --- the owner's side ---------------------------------------------------------------------------
 
@@ -67,6 +68,16 @@ class ClientSocket(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def read(self, reads: bool) -> None:
+        """Read what comes, or leave it to the kernel until that is full, and the other side cannot send."""
+        was, self._reads = self._reads, reads
+        if self._transport is None or was == reads or self._transport.is_closing():
+            return
+        if reads:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
     # --- the event loop's side ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,6 +86,8 @@ class ClientSocket(asyncio.Protocol):
         if self._owner is None:
             self._transport.abort()
             return
+        if not self._reads:
+            self._transport.pause_reading()
         self._ws.send_request(self._ws.connect())
         self._flush()
 

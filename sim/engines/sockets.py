@@ -25,15 +25,17 @@ from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.fault_actions import FaultActions
 from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane_http import Lane, LaneHttp
+from sim.engines.link_actions import LinkActions
 from sim.engines.publisher import Publisher, Stream, create_streams
 from sim.errors import StorageError, UsageError
-from sim.fault_kinds import KillRuntime
+from sim.fault_kinds import KillRuntime, LinkFault
 from sim.faults import plan
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
 from sim.observations import Recorder, RunHeader, write_header
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
+_PROXIED_DESCRIPTORS = 3  # of a client whose link a fault concerns: its own, and the proxy's two
 _POLL_S = 0.1
 _LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5
@@ -80,11 +82,12 @@ def check_lane(lane: Lane) -> None:
 def check(drill: Drill, lane: Lane | None) -> None:
     """Raise `UsageError` for what this machine or this target cannot do, before anything is started."""
     limit = raise_descriptor_limit()
-    needed = drill.fleet.clients + SPARE_DESCRIPTORS
+    of_each = _PROXIED_DESCRIPTORS if any(isinstance(fault, LinkFault) for fault in drill.faults) else 1
+    needed = drill.fleet.clients * of_each + SPARE_DESCRIPTORS
     if needed > limit:
         raise UsageError(
             f"{drill.fleet.clients} clients need about {needed} file descriptors, but this process may open {limit}; "
-            f"use at most --clients {limit - SPARE_DESCRIPTORS}, or raise `ulimit -n`."
+            f"use at most --clients {(limit - SPARE_DESCRIPTORS) // of_each}, or raise `ulimit -n`."
         )
     if lane is not None and any(isinstance(fault, KillRuntime) for fault in drill.faults):
         raise UsageError(
@@ -184,13 +187,15 @@ class _SocketsRun:
         publisher = Publisher(
             http, self._streams, load.events_per_s, load.payload_bytes, self._clock, self._recorder, load.events
         )
-        self._make_clients(lane, http)
+        links = await LinkActions.open(self._faults, lane.socket_url, self._options.seed)
+        self._make_clients(lane, http, links)
         topics = [stream.topic for stream in self._streams]
         actions = FaultActions(
             http,
             self._process,
             healthy,
             self._clients,
+            links,
             topics[: load.run_streams],
             topics[load.run_streams :],
             self._clock,
@@ -208,6 +213,7 @@ class _SocketsRun:
             for client in self._clients:
                 client.stop()
             await asyncio.sleep(_POLL_S)  # let the goodbyes out
+            await links.close()
 
     async def _phases(self, publisher: Publisher, actions: FaultActions, lane: Lane, http: LaneHttp) -> None:
         self._phase("steady")
@@ -300,11 +306,12 @@ class _SocketsRun:
     def _fleet(self) -> list[ClientDriver]:
         return self._clients[: self._drill.fleet.clients]
 
-    def _make_clients(self, lane: Lane, http: LaneHttp) -> None:
+    def _make_clients(self, lane: Lane, http: LaneHttp, links: LinkActions) -> None:
         """The fleet, then a client for each probe."""
         probes = (None,) * self._drill.fleet.clients + self._drill.expect.probes
         for number, probe in enumerate(probes):
-            self._clients.append(self._driver(lane, http, number, probe, self._topics_of(number)))
+            topics, port = self._topics_of(number), links.port_of(number)
+            self._clients.append(self._driver(lane, http, number, probe, topics, port))
             if probe is not None:
                 self._header.probes[str(number)] = probe
         self._header.subscriptions = {
@@ -317,11 +324,13 @@ class _SocketsRun:
         topics, runs = [stream.topic for stream in self._streams], self._drill.load.run_streams
         return course.topics_of(client, topics[:runs], topics[runs:], self._drill.fleet.topics_per_client)
 
-    def _driver(self, lane: Lane, http: LaneHttp, number: int, probe: str | None, topics: list[str]) -> ClientDriver:
+    def _driver(
+        self, lane: Lane, http: LaneHttp, number: int, probe: str | None, topics: list[str], port: int | None = None
+    ) -> ClientDriver:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
         session = session_class(probe)(number, topics, policy, course.client_settings(self._drill, self._options.seed))
-        return ClientDriver(session, lane.socket_url, http.mint, self._clock, self._recorder)
+        return ClientDriver(session, lane.socket_url, http.mint, self._clock, self._recorder, port)
 
     def _add_auditor(self, lane: Lane, http: LaneHttp) -> None:
         """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""

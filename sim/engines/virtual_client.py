@@ -11,12 +11,14 @@ from functools import partial
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession, State
-from sim.contract.frames import ClientFrame, ServerFrame, Update, UpdateBatch
+from sim.contract.codec import encode_client, encode_server
+from sim.contract.frames import JOIN_REF, ClientFrame, ServerFrame, Update, UpdateBatch
 from sim.contract.runs import Run, run_of
 from sim.contract.stream_log import is_intact
 from sim.engines import course
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_lane import VirtualLane
+from sim.engines.virtual_links import RoughLink
 from sim.fault_kinds import RestartClients
 from sim.observations import Recorder
 from sim.system_model import SystemModel
@@ -48,6 +50,7 @@ class VirtualClient:
         self._timer_at = NEVER
         self._offline_until = 0.0
         self._is_dead = False
+        self.rough: RoughLink | None = None  # what faults make of its link; None: nothing
 
     # --- what the engine does with a client ---------------------------------------------------------
 
@@ -63,11 +66,7 @@ class VirtualClient:
         if state not in (State.CONNECTING, State.JOINING, State.SUBSCRIBING, State.LIVE):
             return False
         self._abandon()
-        if state is State.CONNECTING:
-            self.session.connect_failed("network", self._env.now)
-        else:
-            self.session.disconnected("Connection reset by peer", self._env.now)
-        self._pump()
+        self._lose("Connection reset by peer")
         return True
 
     def come_online(self) -> None:
@@ -93,6 +92,43 @@ class VirtualClient:
             self._is_dead = False
             self.start()
 
+    # --- what network faults do to its connection ---------------------------------------------------
+
+    def reset(self) -> bool:
+        """The network resets the connection under both sides; True if there was one."""
+        link, self._link = self._link, None
+        if link is None:
+            return False
+        self._later(self._lane.close, link.number, link)
+        self._lose("Connection reset by peer")
+        return True
+
+    def reset_one(self, link: object) -> None:
+        """As `reset`, if the client still has this connection."""
+        if link is self._link:
+            self.reset()
+
+    def half_open(self, gone: str) -> "Link | None":
+        """Take one side away from the open connection; returns what the other side is left in, if there was one."""
+        link = self._link
+        if link is None or not link.number or self.session.state is State.CONNECTING:
+            return None
+        if gone == "runtime":
+            self._lane.close(link.number, link)
+        else:
+            self._link = None
+            self._lose("Connection reset by peer")
+        return link
+
+    def is_left_in(self, link: "Link") -> bool:
+        """Whether a side still has this half-open connection."""
+        return link is self._link or self._lane.has(link.number, link)
+
+    def end_half_open(self, link: "Link") -> None:
+        """Whoever still has it gets a reset."""
+        self._lane.close(link.number, link)
+        self.reset_one(link)
+
     # --- what comes over a link ---------------------------------------------------------------------
 
     def arrives(self, frame: ServerFrame, link: "Link") -> None:
@@ -105,11 +141,14 @@ class VirtualClient:
         """The news that the lane closed the connection, or died, is here."""
         if link is self._link:
             self._link = None
-            if self.session.state is State.CONNECTING:
-                self.session.connect_failed("network", self._env.now)
-            else:
-                self.session.disconnected("spacetime websocket closed", self._env.now)
-            self._pump()
+            self._lose("spacetime websocket closed")
+
+    def _lose(self, why: str) -> None:
+        if self.session.state is State.CONNECTING:
+            self.session.connect_failed("network", self._env.now)
+        else:
+            self.session.disconnected(why, self._env.now)
+        self._pump()
 
     # --- what the session wants ---------------------------------------------------------------------
 
@@ -135,6 +174,9 @@ class VirtualClient:
 
     def _send(self, frame: ClientFrame) -> None:
         if link := self._link:
+            if self.rough is not None:
+                self.rough.to_runtime.carry(link, self._env.now, len(encode_client(frame)), self._reaches, frame, link)
+                return
             link.up_free = max(link.up_free, self._env.now + self.delay_s)
             self._env.call_at(link.up_free, self._reaches, frame, link)
 
@@ -145,7 +187,11 @@ class VirtualClient:
     def _abandon(self) -> None:
         """Leave the connection; the lane hears of it a delay later."""
         link, self._link = self._link, None
-        if link is not None and link.number:
+        if link is None or not link.number:
+            return
+        if self.rough is not None:
+            self.rough.to_runtime.close(link, self._env.now, self._lane.close, link.number, link)
+        else:
             self._env.call_at(max(link.up_free, self._env.now + self.delay_s), self._lane.close, link.number, link)
 
     # --- minting ------------------------------------------------------------------------------------
@@ -183,13 +229,19 @@ class VirtualClient:
         """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
         if link is not self._link:
             return
-        if not self._lane.is_up:
+        if not self._lane.is_up or (self.rough is not None and self.rough.is_refused()):
             self._later(self._refused, "network", link)
         elif self._lane.has_room():
-            round_trip_s = 2 * self.delay_s  # SYN-ACK down, the upgrade request up
-            self._env.call_at(self._env.now + round_trip_s, self._upgrade, token, link)
+            self._ask_upgrade(token, link)
         else:
             self._env.call_at(self._env.now - self.delay_s + retry_s, self._syn, token, link, 2 * retry_s)
+
+    def _ask_upgrade(self, token: Token, link: "Link") -> None:
+        """The SYN-ACK comes down, and the upgrade request goes up."""
+        if self.rough is not None:
+            self.rough.to_runtime.carry(link, self._env.now + self.delay_s, 0.0, self._upgrade, token, link)
+        else:
+            self._env.call_at(self._env.now + 2 * self.delay_s, self._upgrade, token, link)
 
     def _upgrade(self, token: Token, link: "Link") -> None:
         if link is not self._link:
@@ -207,6 +259,9 @@ class VirtualClient:
         link.number = outcome
         if link is not self._link:
             self._lane.close(outcome, link)
+            return
+        if self.rough is not None:
+            self.rough.to_client.carry(link, self._env.now, 0.0, self._open, link)
             return
         link.down_free = self._env.now + self.delay_s
         self._env.call_at(link.down_free, self._open, link)
@@ -289,6 +344,10 @@ class Link:
 
     def sends(self, frame: ServerFrame, moment: float) -> None:
         """The lane puts a frame on the wire at `moment`."""
+        if (rough := self._client.rough) is not None:
+            size = len(encode_server(frame, JOIN_REF))
+            rough.to_client.carry(self, moment, size, self._client.arrives, frame, self)
+            return
         arrives = moment + self._delay_s
         if arrives < self.down_free:
             arrives = self.down_free
@@ -297,6 +356,9 @@ class Link:
 
     def lost(self) -> None:
         """The lane closes the connection now; the news takes a delay."""
+        if (rough := self._client.rough) is not None:
+            rough.to_client.close(self, self._env.now, self._client.is_lost, self)
+            return
         self._env.call_at(max(self.down_free, self._env.now + self._delay_s), self._client.is_lost, self)
 
 

@@ -8,15 +8,19 @@ import simpy
 from sim.contract.client import ClientSession
 from sim.engines import course
 from sim.engines.virtual_client import VirtualClient
+from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_lane import VirtualLane
+from sim.engines.virtual_link_faults import VirtualLinkFaults
 from sim.fault_kinds import (
     DropSockets,
     ExpireTokens,
     ForgetTokens,
     KillRuntime,
+    LinkFault,
     RestartClients,
     RevokeSessions,
     ShrinkWindow,
+    StopReading,
     SwitchFault,
 )
 from sim.faults import PlannedFault, switches_during
@@ -25,7 +29,7 @@ from sim.system_model import SystemModel
 
 SIMULATED = (
     *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, RestartClients, RevokeSessions, ShrinkWindow),
-    SwitchFault,
+    *(LinkFault, StopReading, SwitchFault),
 )
 Steps = Generator[simpy.Event, object, None]
 
@@ -35,7 +39,7 @@ class VirtualFaults:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: VirtualClock,
         lane: VirtualLane,
         clients: Sequence[VirtualClient],
         topics: tuple[Sequence[str], Sequence[str]],
@@ -53,6 +57,7 @@ class VirtualFaults:
         self._healthy = lane.switches
         self._active: dict[int, PlannedFault] = {}
         self._revoked: list[ClientSession] = []  # that have not signed in anew
+        self._links = VirtualLinkFaults(env, lane, clients, model, recorder, began)
 
     def run(self, planned: PlannedFault) -> Steps:
         """One fault, from now on."""
@@ -87,6 +92,8 @@ class VirtualFaults:
                 yield self._env.timeout(for_s)
                 self._sign_in()
                 return done
+            case LinkFault() | StopReading():
+                return (yield from self._links.act(planned))
             case KillRuntime(down_s=down_s):
                 self._lane.kill()
                 yield self._env.timeout(down_s + self._model.server.cold_start_s)
@@ -141,6 +148,7 @@ class VirtualFaults:
         for client in self._clients:
             client.come_online()
         self._sign_in()
+        self._links.heal()
         if not self._lane.is_up:
             self._lane.restart()
         left = list(self._active.values())

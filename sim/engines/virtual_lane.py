@@ -5,7 +5,7 @@ Everything is callbacks on the environment's clock. `now` is always the environm
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from sim.contract.actions import Token
@@ -55,6 +55,7 @@ class VirtualLane:
         self._in_handshake: dict[Peer, Callable[[int | str], None]] = {}
         self._waiting: deque[int] = deque()
         self._queued: set[int] = set()
+        self._full: set[int] = set()  # connections whose way takes no more for now
         self._free_at = 0.0
         self._working = False
         self._wake_at = float("inf")
@@ -139,6 +140,11 @@ class VirtualLane:
         if self._peers.get(number) is peer:
             self.runtime.close(number)
             del self._peers[number]
+            self._full.discard(number)
+
+    def has(self, number: int, peer: Peer) -> bool:
+        """Whether this connection is open, as far as the lane knows."""
+        return self._peers.get(number) is peer
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -196,14 +202,17 @@ class VirtualLane:
 
     def kick(self) -> None:
         """Whoever has something to get stands in line for the delivery worker."""
-        for number in sorted(self.runtime.ready()):  # a set of integers, put in order: runs are to repeat exactly
+        self._line_up(sorted(self.runtime.ready()))  # a set of integers, put in order: runs are to repeat exactly
+        self._arm()
+
+    def _line_up(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             if number not in self._queued:
                 self._queued.add(number)
                 self._waiting.append(number)
         if self._waiting and not self._working:
             self._working = True
             self._env.call_at(self._free_at, self._work)
-        self._arm()
 
     def _work(self) -> None:
         """One worker, one frame a turn, for a quantum of its time."""
@@ -211,6 +220,9 @@ class VirtualLane:
         done_at, until = now, now + WORK_QUANTUM_S
         while self._waiting and done_at <= until:
             number = self._waiting.popleft()
+            if number in self._full:
+                self._queued.discard(number)
+                continue
             if frame := self.runtime.pull(number, now):
                 done_at += self._cost_s(frame)
                 self._deliver(number, frame, done_at)
@@ -224,6 +236,17 @@ class VirtualLane:
         self._working = bool(self._waiting)
         if self._working:
             self._env.call_at(done_at, self._work)
+
+    def hold(self, number: int) -> None:
+        """Send nothing more to this connection: the way to it is full."""
+        if number in self._peers:
+            self._full.add(number)
+
+    def release(self, number: int) -> None:
+        """There is room again."""
+        if number in self._full:
+            self._full.discard(number)
+            self._line_up([number])
 
     def _cost_s(self, frame: ServerFrame) -> float:
         return self._batch_s + len(frame.updates) * self._event_s if isinstance(frame, UpdateBatch) else self._batch_s
@@ -276,6 +299,7 @@ class VirtualLane:
         waiting, self._in_handshake = self._in_handshake, {}
         self._waiting.clear()
         self._queued.clear()
+        self._full.clear()
         self._wake_at = float("inf")
         for station in (self._handshakes, self._publishing):
             station.clear(self._env.now)

@@ -46,7 +46,7 @@ def listening_line(host: str, port: int) -> str:
 def serve(options: ServeOptions) -> None:
     """Serve until stopped by a signal; raises `UsageError` or `StorageError` when it cannot start."""
     raise_descriptor_limit()
-    listener = _listen(options.host, options.port)
+    listener = _listen(options.host, options.port, options.settings.send_buffer_kib)
     with contextlib.ExitStack() as cleanup:
         store = Store(Path(options.state) if options.state else _temporary_log(cleanup))
         if "lose_log_on_restart" in options.switches.defects:
@@ -109,10 +109,12 @@ def _leave_when_closed(server: uvicorn.Server) -> None:
         server.should_exit = True
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, send_buffer_kib: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if send_buffer_kib:  # the sockets it accepts have the same
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_kib * 1024)
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)

@@ -485,6 +485,13 @@ def test_it_beats_in_time_and_gives_up_a_silent_server():
     assert hand.of("disconnected")[-1].detail == DisconnectReason.NETWORK
 
 
+def test_a_client_that_trusts_silence_believes_a_silent_server_for_ever():
+    hand = Hand(policy="wrong_trusts_silence").go_live(1)
+    hand.wait(600.0)
+    assert Close() not in hand.actions()
+    assert hand.session.is_live
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_an_unanswered_connect_join_or_subscribe_times_out(steps):
     hand = Hand()

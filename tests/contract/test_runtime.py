@@ -772,6 +772,45 @@ def test_cross_topic_leak_sends_some_events_to_who_never_asked():
     assert seqs(desk.pull(subscriber)) == list(range(1, 201))
 
 
+@pytest.mark.parametrize("defect", ["keep_slow_consumers", "skip_for_slow_consumers"])
+def test_keep_slow_consumers_neither_tells_nor_evicts(defect):
+    desk = Desk(Switches(defects={defect}))
+    number = desk.live(A)
+    desk.publish(A, 100)
+    desk.wait(5.0)
+    frames = desk.pull(number)
+    assert not [frame for frame in frames if isinstance(frame, SyncError)]
+    assert seqs(frames) == (list(range(1, 101)) if defect == "keep_slow_consumers" else [])
+    assert not desk.runtime.is_closing(number)
+    assert desk.runtime.counters.evicted == 0
+
+
+def test_skip_for_slow_consumers_leaves_a_hole_in_the_live_tail():
+    desk = Desk(Switches(defects={"skip_for_slow_consumers"}))
+    number = desk.live(A)
+    desk.publish(A, 100)
+    desk.wait(0.6)
+    desk.publish(A)
+    assert seqs(desk.pull(number)) == [101]
+
+
+def test_keep_silent_clients_never_drops_one():
+    desk = Desk(Switches(defects={"keep_silent_clients"}))
+    silent = desk.live(A)
+    desk.wait(600.0)
+    assert not desk.runtime.is_closing(silent)
+
+
+def test_drop_late_heartbeats_drops_who_is_a_little_late():
+    desk = Desk(Switches(defects={"drop_late_heartbeats"}))
+    late, punctual = desk.live(A, device="late"), desk.live(A, device="punctual")
+    desk.wait(15.0)
+    desk.tell(punctual, TransportBeat("9"))
+    desk.wait(3.1)
+    assert desk.runtime.is_closing(late)
+    assert not desk.runtime.is_closing(punctual)
+
+
 OUTSIDE = {"lose_log_on_restart", "forget_idempotency_keys", "acknowledge_unwritten"}
 
 

@@ -8,16 +8,18 @@ from catchers import (
     CLIENT_CATCHERS,
     DELIVERY_CATCHERS,
     DESKTOP_CATCHERS,
+    DESKTOP_NETWORK_CATCHERS,
     HARMLESS,
     IMPATIENT,
     LIVE_PERIOD,
+    NETWORK_CATCHERS,
     SETTING_CATCHERS,
     Catch,
 )
 from storms import CATALOGUE, all_red, red, small, storm, troubles
 
 
-@pytest.mark.parametrize("case", ALL_CATCHERS, ids=lambda case: f"{case.wrong}-{case.drill}")
+@pytest.mark.parametrize("case", ALL_CATCHERS + NETWORK_CATCHERS, ids=lambda case: f"{case.wrong}-{case.drill}")
 def test_a_defect_is_caught_by_name(tmp_path: Path, case: Catch):
     verdict = storm(tmp_path, small(case.drill, *IMPATIENT), defects=(case.wrong,), engine="virtual")
     assert case.names <= red(verdict), verdict
@@ -46,6 +48,12 @@ def test_what_a_fleet_must_not_do_is_caught_by_name(tmp_path: Path, case: Catch)
 def test_a_client_that_is_wrong_on_purpose_turns_just_this_red(tmp_path: Path, case: Catch):
     verdict = storm(tmp_path, small(case.drill, *IMPATIENT, f"fleet.policy={case.wrong}"), engine="virtual")
     assert all_red(verdict) == case.names, verdict
+
+
+@pytest.mark.parametrize("case", DESKTOP_NETWORK_CATCHERS, ids=lambda case: f"{case.wrong}-{case.drill}")
+def test_the_shipped_client_is_caught_by_the_networks_drills(tmp_path: Path, case: Catch):
+    verdict = storm(tmp_path, small(case.drill, f"fleet.policy={case.wrong}"), engine="virtual")
+    assert case.names <= red(verdict), verdict
 
 
 @pytest.mark.parametrize("defects", [(), (HARMLESS,)], ids=["healthy", HARMLESS])

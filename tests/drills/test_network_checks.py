@@ -1,0 +1,104 @@
+"""The checks of the network drills: seen to pass, to fail, and to say that there was nothing to look at."""
+
+from typing import Any
+
+import pytest
+from histories import Story, good_storm, storm_drill
+
+from drills import gates
+from drills.checks.base import Case
+from drills.verdicts import CheckResult, State
+from sim.observations import Kind
+
+PASS, FAIL, NO_DATA, ERROR = State.PASS, State.FAIL, State.NO_DATA, State.ERROR
+
+
+def ask(name: str, story: Story) -> CheckResult:
+    check = gates.REGISTRY[name]
+    case = Case(storm_drill(story.clients), story.history())
+    return gates.answer(check, case, None, "observations.parquet")
+
+
+def broken_by(kind: str, acted: float, clients: int = 10, **more: Any) -> Story:
+    """A drill with one fault, from 20 to 30 s."""
+    plan = [{"kind": kind, "at_s": 0.0, "clients": clients, **more}]
+    story = Story(clients, header={"plan": plan})
+    story.tell(20.0, Kind.FAULT_BEGUN, attempt=0, detail=kind)
+    story.tell(30.0, Kind.FAULT_OBSERVED, attempt=0, value=acted, detail=kind)
+    return story.tell(30.0, Kind.FAULT_ENDED, attempt=0, detail=kind)
+
+
+@pytest.mark.parametrize(("left", "state"), [(0, PASS), (1, FAIL), (None, NO_DATA)])
+def test_half_open_connections_that_a_side_still_held(left: int | None, state: State):
+    story = broken_by("half_open_links", 10)
+    if left is not None:
+        story.tell(30.0, Kind.HALF_OPEN_LEFT, attempt=0, value=float(left))
+    answer = ask("reconnect.half_open_left", story)
+    assert answer.state is state
+    assert answer.n == (10 if left is not None else 0)
+
+
+def test_half_open_rows_of_no_such_fault_count_for_nothing():
+    story = broken_by("stall_links", 10).tell(30.0, Kind.HALF_OPEN_LEFT, attempt=0, value=0.0)
+    assert ask("reconnect.half_open_left", story).state is NO_DATA
+
+
+@pytest.mark.parametrize(("reason", "state"), [("network", FAIL), ("unknown", FAIL), ("token_refresh_due", PASS), (None, PASS)])
+def test_connections_lost_that_nothing_cut(reason: str | None, state: State):
+    story = broken_by("slow_links", 10).tell(1.0, Kind.SUBSCRIBED, 0)
+    if reason:
+        story.tell(25.0, Kind.DISCONNECTED, 0, detail=reason)
+    assert ask("reconnect.needless_disconnects", story).state is state
+    assert ask("reconnect.needless_disconnects", Story(1)).state is NO_DATA
+
+
+def evictions(*moments: float) -> Story:
+    story = broken_by("stop_reading", 3)
+    for client, t in enumerate(moments):
+        story.tell(t, Kind.EVICTED, client, detail="disconnect")
+    return story
+
+
+@pytest.mark.parametrize(
+    ("moments", "untold"),
+    [((25.0, 29.0, 31.0), 0), ((25.0, 29.0), 1), ((10.0, 25.0, 29.0), 1), ((25.0, 29.0, 36.0), 1), ((), 3)],
+)
+def test_who_stopped_reading_and_was_never_told(moments: tuple[float, ...], untold: int):
+    answer = ask("delivery.slow_consumers_untold", evictions(*moments))
+    assert (answer.state, answer.value, answer.n) == (FAIL if untold else PASS, untold, 3)
+
+
+def test_one_client_told_twice_is_one_client():
+    assert ask("delivery.slow_consumers_untold", evictions(25.0, 26.0).tell(28.0, Kind.EVICTED, 1)).value == 1
+    assert ask("delivery.slow_consumers_untold", broken_by("slow_links", 3)).state is NO_DATA
+
+
+@pytest.mark.parametrize(("after_s", "state"), [(2.0, PASS), (2.2, PASS), (1.9, FAIL), (None, PASS)])
+def test_evicted_clients_come_back_when_they_were_asked_to(after_s: float | None, state: State):
+    story = evictions(25.0).tell(24.0, Kind.CONNECT_ATTEMPTED, 0).tell(25.1, Kind.CONNECT_ATTEMPTED, 1)
+    if after_s is not None:
+        story.tell(25.0 + after_s, Kind.CONNECT_ATTEMPTED, 0)
+    assert ask("reconnect.early_returns", story).state is state
+    assert ask("reconnect.early_returns", evictions()).state is NO_DATA
+
+
+@pytest.mark.parametrize(("detail", "state"), [("live", FAIL), ("replay", PASS), (None, PASS)])
+def test_holes_in_a_live_tail(detail: str | None, state: State):
+    story = Story(1).fresh(0).publish(1, 2).apply(0, 1, 2)
+    if detail:
+        story.tell(3.0, Kind.GAP, 0, "s", 4, value=2.0, detail=detail)
+    assert ask("delivery.live_gaps", story).state is state
+    assert ask("delivery.live_gaps", Story(1)).state is NO_DATA
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("slow_links", 0.9), ("stall_links", 0.9), ("stop_reading", 0.9), ("slow_close", 0.0)]
+)
+@pytest.mark.parametrize("acted", [8.0, 9.0])
+def test_a_fault_of_links_must_act_on_nearly_all_that_it_names(kind: str, wanted: float, acted: float):
+    state = ask("drill.faults_observed", broken_by(kind, acted)).state
+    assert state is (PASS if acted >= wanted * 10 else ERROR)
+
+
+def test_a_good_storm_is_no_network_drill():
+    assert ask("reconnect.half_open_left", good_storm(2)).state is NO_DATA
