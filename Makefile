@@ -8,8 +8,8 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 
 .PHONY: drill test check peers bench clean
 
-drill: $(READY)  ## storm the embedded runtime with the whole catalogue and say go or no-go
-	$(BIN)/stormgate drill run --all
+drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
+	$(BIN)/stormgate drill run --quick
 
 test: $(DEV) $(PEERS) check  ## style, types, and all tests
 	$(BIN)/pytest -n 4

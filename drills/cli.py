@@ -39,21 +39,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 @drill_app.command("list")
 def drill_list() -> None:
-    """Show all drills: each one's question and the gates it feeds; last the examples, which `--all` leaves out."""
+    """Show all drills: each one's question, the gates it feeds, the engines it is for, and how long it takes on real sockets.
+
+    Those marked quick are the set that `--quick` runs; the last ones are examples, which `--all` leaves out.
+    """
     from rich.table import Table
 
     from drills import surfaces
     from drills.terminal import out
     from sim import drill as drills
 
-    table = Table("drill", "question", "gates", "clients", "about", show_lines=True)
+    table = Table("drill", "question", "gates", "engines", "clients", "about", show_lines=True)
     table.columns[0].no_wrap = True
     for path in (_catalogue() | _examples()).values():
         drill = drills.load(path)
         real_runs = sum(surface.engine == "sockets" for surface in surfaces.surfaces_of(drill)) or 1
         about_s, gates = f"{real_runs * drills.expected_duration_s(drill):.0f} s", " ".join(drill.gates)
-        name = f"{drill.name}\n({drill.engines[0]} only)" if len(drill.engines) == 1 else drill.name
-        table.add_row(name, drill.summary, gates, str(drill.fleet.clients), about_s)
+        name = f"{drill.name}\n[green]quick[/]" if drill.quick else drill.name
+        table.add_row(name, drill.summary, gates, " ".join(drill.engines), str(drill.fleet.clients), about_s)
     out().print(table)
 
 
@@ -63,6 +66,7 @@ def drill_run(
         list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills of the catalogue, or .toml files.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run the whole catalogue.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run the catalogue's quick set (see `drill list`).")] = False,
     engine: Annotated[
         str | None,
         typer.Option(help="sockets: real ones (default); virtual: simulated time. A drill of surfaces runs on both."),
@@ -85,7 +89,7 @@ def drill_run(
     """Run drills, judge them, and say go or no-go."""
     from drills import running, surfaces
 
-    chosen = _load(names or [], every, _overrides(overrides, clients, policy))
+    chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
     if engine in running.ENGINES:
         chosen = tuple(surfaces.on_engine(drill, engine) for drill in chosen)
     request = running.Request(
@@ -157,17 +161,18 @@ def _examples() -> dict[str, Path]:
     return {path.stem: path for path in sorted(EXAMPLES.glob("*.toml"))}
 
 
-def _load(names: list[str], every: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
+def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
     """The drills asked for; raises `UsageError`."""
     from sim import drill as drills
 
     catalogue = _catalogue()
-    if every and names:
-        raise UsageError("give drill names or --all, not both.")
-    if not every and not names:
-        raise UsageError(f"name a drill, or use --all; there are: {', '.join(catalogue)}.")
-    paths = list(catalogue.values()) if every else [_path_of(name, catalogue | _examples()) for name in names]
-    return tuple(drills.load(path, overrides) for path in paths)
+    if bool(names) + every + quick > 1:
+        raise UsageError("give drill names, --quick or --all, not two of them.")
+    if not every and not quick and not names:
+        raise UsageError(f"name a drill, or use --quick or --all; there are: {', '.join(catalogue)}.")
+    paths = [_path_of(name, catalogue | _examples()) for name in names] or list(catalogue.values())
+    loaded = [drills.load(path, overrides) for path in paths]
+    return tuple(drill for drill in loaded if drill.quick or not quick)
 
 
 def _path_of(name: str, catalogue: dict[str, Path]) -> Path:

@@ -127,6 +127,7 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runtime: RuntimeSettings = RuntimeSettings()
     expect: Expect = Expect()
     engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that it may run on
+    quick: bool = False  # one of the set that `drill run --quick` runs: the questions that every stage begins with
     surfaces: tuple[Surfaces, ...] = ()  # run on each of these instead of once, and compare; see sim.parity
 
     @property

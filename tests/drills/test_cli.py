@@ -11,6 +11,7 @@ import pytest
 from commands import Answer, Said, free_port, http_server, stormgate, stormgate_here, tcp_server
 
 from drills.cli import CATALOG
+from sim.drill import expected_duration_s, load
 
 USAGE, STORAGE, CANNOT_TELL = 3, 4, 2
 JSON = "application/json"
@@ -137,7 +138,8 @@ def test_a_drill_that_kills_needs_its_own_runtime(tmp_path: Path):
     [
         (["no_such_drill"], ["no_such_drill", "reconnect_storm", "token_expiry_storm"]),
         ([], ["--all", "reconnect_storm"]),
-        (["reconnect_storm", "--all"], ["not both"]),
+        (["reconnect_storm", "--all"], ["not two of them"]),
+        (["--quick", "--all"], ["not two of them"]),
         (["reconnect_storm", "reconnect_storm"], ["two drills", "reconnect_storm"]),
         (["reconnect_storm", "--engine", "steam"], ["--engine steam", "sockets"]),
         (["reconnect_storm", "--policy", "mobile"], ["'fleet.policy'", "'mobile'", "reference, desktop"]),
@@ -233,6 +235,14 @@ def test_a_dry_run_as_json_is_one_object(tmp_path: Path):
     assert (said.code, said.err, said.out.count("\n")) == (CANNOT_TELL, "", 1)
     assert (plan["dry_run"], plan["seed"], len(plan["drills"])) == (True, 5, len(list(CATALOG.glob("*.toml"))))
     assert run(tmp_path / "out", "--all", "--dry-run", "--json", "--seed", 5).out == said.out
+
+
+def test_the_quick_set_is_a_part_of_the_catalogue(tmp_path: Path):
+    """It is what `make drill` runs in a fresh clone, in less than four minutes, so it must not grow by accident."""
+    plans = [json.loads(run(tmp_path / "out", which, "--dry-run", "--json").out) for which in ("--quick", "--all")]
+    quick, every = (set(plan["drills"]) for plan in plans)
+    assert {"reconnect_storm", "stale_cursor", "runtime_restart", "token_misuse"} <= quick < every
+    assert sum(expected_duration_s(load(CATALOG / f"{name}.toml")) for name in quick) < 150
 
 
 def test_the_catalogue_is_listed():
