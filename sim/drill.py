@@ -55,6 +55,13 @@ ProbeName = Literal[
     "foreign_topic_mint",
     "unsupported_topic_mint",
     "endless_token_mint",
+    "old_build",
+    "new_build",
+    "malformed_build",
+    "other_protocol",
+    "other_schema",
+    "oldest_build",
+    "newest_build",
 ]
 StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -213,6 +213,12 @@ class RevokeSessions(ClientFault, frozen=True, kw_only=True, forbid_unknown_fiel
     for_s: Positive
 
 
+class RotateKeys(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rotate_keys"):
+    """Tokens are signed with a new key; `for_s` later, what the old one signed no longer verifies."""
+
+    for_s: Positive
+
+
 class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_control"):
     """The control service's clock is `ahead_s` ahead of the runtime's: what it mints meanwhile is not valid yet."""
 
@@ -255,6 +261,14 @@ class SlowPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_field
 
 
 # --- delivery ---------------------------------------------------------------------------------------
+
+
+class StopDelivery(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stop_delivery"):
+    """Sockets are closed and refused (503), while HTTP is served: commands and publishes go on."""
+
+    def switches(self) -> dict[str, float | int | bool | str]:
+        """See `SwitchFault`."""
+        return {"delivery_down": True}
 
 
 class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skip_deliveries"):
@@ -311,9 +325,11 @@ AnyFault = (
     | MintOutage
     | ForgetTokens
     | RevokeSessions
+    | RotateKeys
     | SkewControl
     | FailPublishes
     | SlowPublishes
+    | StopDelivery
     | SkipDeliveries
     | ShrinkWindow
     | ShrinkReplayBudget

@@ -42,7 +42,7 @@ class Kind(StrEnum):
     """What a row says. `value`, `seq` and `detail` are given in brackets where they are used."""
 
     PHASE = "phase"  # a phase begins [detail: steady, fault, heal, settle, end]
-    TOKEN_MINTED = "token_minted"  # [value: ms from asking to having]
+    TOKEN_MINTED = "token_minted"  # [value: ms from the moment it was due to having it, detail: id of the signing key]
     TOKEN_REFUSED = "token_refused"  # [value: ms, detail: code]
     CONNECT_ATTEMPTED = "connect_attempted"
     CONNECT_FAILED = "connect_failed"  # [value: ms, detail: code; auth codes are the runtime's own]
@@ -74,6 +74,7 @@ class Kind(StrEnum):
     EVICTED = "evicted"  # slow consumer, told to go [detail: action]
     BACKOFF = "backoff"  # [attempt: the policy's own count, value: delay ms, detail: reason]
     TOKEN_FORGOTTEN = "token_forgotten"  # a fault took the client's token
+    KEYS_ROTATED = "keys_rotated"  # tokens are signed with another key from now on [detail: its id]
     SESSION_REVOKED = "session_revoked"  # a fault is about to revoke the client's session
     SIGNED_IN = "signed_in"  # the fault is over: the client has a new session
     PROBED = "probed"  # a probe's question was answered [detail: probe:answer]

@@ -40,6 +40,12 @@ AUTHORITY_CATCHERS = (
     catch("accept_revoked_token", "session_revocation", "drill.probes", "drill.revocation", "revoked_token_accepted"),
     catch("keep_revoked_sockets", "session_revocation", "drill.revocation"),
     catch("revoke_everyone", "session_revocation", "drill.revocation"),
+    catch("forget_fallback_key", "token_rotation", "drill.key_rotation", "error.websocket_auth_error_ratio"),
+    catch("sign_with_old_key", "token_rotation", "drill.key_rotation"),
+    catch("publish_needs_delivery", "http_authority", "drill.authority_served"),
+    catch("lose_undelivered", "http_authority", "acknowledged_lost"),
+    catch("accept_old_builds", "compatibility_window", "drill.probes", "old_build_accepted"),
+    catch("refuse_oldest_build", "compatibility_window", "drill.probes"),
 )
 # What is wrong with replays, snapshots and the order of things.
 DELIVERY_CATCHERS = (

@@ -22,6 +22,9 @@ SHORT: dict[str, tuple[str, ...]] = {
     "dropped_delivery": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=2.5"),
     "runtime_restart": ("phases.fault_s=3.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.heal_s=1.0"),
     "publish_failures": (),
+    "token_rotation": ("phases.steady_s=2.0",),
+    "http_authority": ("phases.fault_s=4.0", "faults.0.for_s=2.5", "phases.settle_s=20"),
+    "compatibility_window": ("phases.fault_s=2.0",),
     # Long backoffs come of being refused again and again, so these take their time to settle.
     "control_outage": ("phases.fault_s=4.0", "faults.0.for_s=3.0", "phases.settle_s=20"),
     "session_revocation": ("phases.fault_s=4.0", "faults.0.for_s=2.5", "phases.settle_s=20"),

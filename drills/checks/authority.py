@@ -8,12 +8,14 @@ from drills.verdicts import State
 from sim import samples
 from sim.contract.admission import is_final
 from sim.contract.probes import EXPECTED
-from sim.fault_kinds import AnyFault, FailPublishes, ForgetTokens, RevokeSessions
+from sim.fault_kinds import AnyFault, FailPublishes, ForgetTokens, RevokeSessions, RotateKeys, StopDelivery
 from sim.history import Floats, History
 from sim.observations import Kind
 
 # Codes of an answer that is none: nobody said no.
 _UNANSWERED = ("", "silence", "timeout", "network")
+_ANSWER_S = 1.0  # [ours] so long an acknowledgement may take
+_LATE_PUBLISHES = 0.01  # [ours] share of the publishes that may take longer
 
 
 def _probes(case: Case, threshold: Threshold | None) -> Answer:
@@ -123,6 +125,40 @@ def _revocation(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.FAIL if wrong else State.PASS, wrong, n, f"of {n} revoked clients: {said}")
 
 
+def _key_rotation(case: Case, threshold: Threshold | None) -> Answer:
+    """Tokens asked for since the keys were rotated are signed with the new one, and no token was refused for its signature."""
+    history = case.history
+    rotated = history.of(Kind.KEYS_ROTATED)
+    if len(rotated) == 0:
+        return Answer(State.NO_DATA, NAN, 0, "the keys were not rotated")
+    minted = history.fleet(Kind.TOKEN_MINTED)
+    minted = minted.take(minted.t - minted.value / 1000 > rotated.t[-1])
+    old = int((minted.detail != rotated.detail[-1]).sum())
+    failed = history.fleet(Kind.CONNECT_FAILED)
+    refused = int(history.detail_is(failed, ["invalid_token"]).sum())
+    n, said = len(minted), f"{old} of {len(minted)} later tokens have not the new key, {refused} connects refused for their key"
+    if old or refused:
+        return Answer(State.FAIL, old + refused, n, said)
+    if n == 0:
+        return Answer(State.NO_DATA, NAN, 0, "nobody asked for a token since the keys were rotated")
+    return Answer(State.PASS, 0, n, said)
+
+
+def _authority_served(case: Case, threshold: Threshold | None) -> Answer:
+    """What was due while delivery was down was acknowledged meanwhile, not when it was up again."""
+    history = case.history
+    down_t, up_t = _span(history, "stop_delivery")
+    tried = history.of(Kind.PUBLISHED, Kind.PUBLISH_FAILED)
+    due_t = tried.t - tried.value / 1000
+    tried = tried.take((due_t > down_t) & (due_t < up_t - _ANSWER_S))
+    served = tried.take(tried.is_kind(Kind.PUBLISHED) & (tried.t < up_t))
+    n, late = len(tried), len(tried) - len(served)
+    if n == 0:
+        return Answer(State.NO_DATA, NAN, 0, "nothing was to be published while delivery was down")
+    state = State.FAIL if late > _LATE_PUBLISHES * n else State.PASS
+    return Answer(state, late, n, f"{late} of {n} publishes were not acknowledged while delivery was down")
+
+
 def _moments(history: History, kind: Kind) -> Floats:
     """By client of the fleet, when something first happened to it; infinity for never."""
     rows = history.fleet(kind)
@@ -161,6 +197,29 @@ CHECKS = (
         window="from revoked to signed in anew",
         takes_threshold=False,
         applies=lambda drill: any(isinstance(fault, RevokeSessions) for fault in drill.faults),
+    ),
+    Check(
+        "drill",
+        "key_rotation",
+        "tokens",
+        "tokens that are not signed with the new key, and connects refused for their key",
+        "count, 0 allowed",
+        _key_rotation,
+        window="since the keys were rotated",
+        takes_threshold=False,
+        applies=lambda drill: any(isinstance(fault, RotateKeys) for fault in drill.faults),
+    ),
+    Check(
+        "drill",
+        "authority_served",
+        "events",
+        "events that were not acknowledged while delivery was down",
+        "count, one in a hundred allowed",
+        _authority_served,
+        window="while delivery is down",
+        origin="synthetic",
+        takes_threshold=False,
+        applies=lambda drill: any(isinstance(fault, StopDelivery) for fault in drill.faults),
     ),
     Check(
         "drill",

@@ -78,14 +78,14 @@ def _missed(history: History, index: int, acted: float, began_t: float) -> str:
     if kind in _ON_LINKS:
         named = int(str(fault.get("clients", history.header.clients)))
         return "" if acted >= _HIT_SHARE * named else f"concerned {acted:g} of {named} clients"
-    if kind not in (*_NAMING, "expire_tokens", "kill_runtime"):
+    if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
         return ""
     # Some name their clients; the others hit whoever is connected.
     wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, began_t)
     # A process can die without a connection, too.
     cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
     hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("heal", np.inf) + NOTICE_S)]))
-    hit = min(hit, wanted if kind == "kill_runtime" else int(acted))
+    hit = min(hit, wanted if kind in ("kill_runtime", "stop_delivery") else int(acted))
     verb = "killed" if kind == "restart_clients" else "disconnected"
     return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
 

@@ -1,5 +1,6 @@
 """What a runtime lets in: which clients may join (the compatibility window), and which events may be published."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from sim.contract.chance import draw
@@ -11,7 +12,7 @@ from sim.contract.streams import topic_class
 _BUILD_LENGTH = len("20260101T000000Z")
 
 
-def incompatibility(settings: RuntimeSettings, told: Compatibility, query: Compatibility) -> str:
+def incompatibility(settings: RuntimeSettings, told: Compatibility, query: Compatibility, defects: Container[str] = ()) -> str:
     """The code of a join's refusal, empty for a client that fits; what the join leaves out, the URL's query may say."""
     if (told.protocol_version or query.protocol_version) != settings.protocol_version:
         return "unsupported_protocol_version"
@@ -21,7 +22,8 @@ def incompatibility(settings: RuntimeSettings, told: Compatibility, query: Compa
     build = told.client_build_id or query.client_build_id
     if len(build) != _BUILD_LENGTH or build[8] != "T" or build[-1] != "Z":
         return "invalid_client_build"
-    if build < settings.min_client_build:
+    is_oldest = build == settings.min_client_build and "refuse_oldest_build" in defects
+    if is_oldest or (build < settings.min_client_build and "accept_old_builds" not in defects):
         return "upgrade_required"
     return "unsupported_client_build" if build > settings.max_client_build else ""
 
@@ -56,9 +58,17 @@ def may_be_taken(status: int) -> bool:
     return status >= 500 and status != 503
 
 
+def is_acknowledged_unwritten(switches: Switches) -> bool:
+    """Whether a defect has publishes that fail acknowledged all the same."""
+    lost = "lose_undelivered" in switches.defects and switches.delivery_down
+    return lost or "acknowledge_unwritten" in switches.defects
+
+
 def failure(switches: Switches, counters: Counters) -> Refusal | None:
-    """What a publish is refused with by the fault `fail_publishes`, drawn by the number of the try; None for nothing."""
+    """What a publish is refused with by a defect, or by the fault `fail_publishes` (drawn by the try's number), if at all."""
     counters.publish_tries += 1
+    if switches.delivery_down and switches.defects & {"publish_needs_delivery", "lose_undelivered"}:
+        return Refusal(503, *_FAILURES[503])
     share = switches.publish_fail_share
     if share <= 0 or draw(switches.seed, "fail_publish", counters.publish_tries) >= share:
         return None

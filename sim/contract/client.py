@@ -165,7 +165,7 @@ class ClientSession:
     def minted(self, token: Token, now: float) -> None:
         """The control service gave a token."""
         self._require("minted")
-        self._note("token_minted", value=(now - self._due) * 1000)
+        self._note("token_minted", value=(now - self._due) * 1000, detail=token.key_id)
         self.token, self.must_mint, self._due = token, False, now
         self._connect(now)
         self._schedule()

@@ -120,6 +120,10 @@ class Control:
         """Sign with another key from now on; what older keys signed still verifies."""
         self._keyring = self._keyring.rotated(key)
 
+    def retire_old_keys(self) -> None:
+        """What older keys signed no longer verifies."""
+        self._keyring = Keyring(self._keyring.primary)
+
     def refused(self, error: ControlRefusedError) -> None:
         """Count a refusal that happened before `issue` was reached, such as a malformed body."""
         self._counts[_REFUSAL_COUNTERS[error.status]] += 1
@@ -135,12 +139,15 @@ class Control:
             claims = self._decide(request, now, outage, token_id)
             if "grant_any_topic" not in defects:
                 _refuse_other_tenants(claims)
-            token = self._sign(claims)
+            key = self._keyring.primary
+            if "sign_with_old_key" in defects and self._keyring.fallbacks:
+                key = self._keyring.fallbacks[0]
+            token = self._sign(claims, key)
         except ControlRefusedError as error:
             self.refused(error)
             raise
         self._counts[ISSUED] += 1
-        return {"data": self._answer(claims, token)}
+        return {"data": self._answer(claims, token, key)}
 
     def _decide(self, request: TokenRequest, now: float, outage: bool, token_id: str | None) -> Claims:
         if outage:
@@ -181,15 +188,15 @@ class Control:
             _refuse(403, "device_not_allowed", "the device is not allowed")
         return asked or f"device-{user}"
 
-    def _sign(self, claims: Claims) -> str:
-        token = mint(claims, self._keyring.primary)
+    def _sign(self, claims: Claims, key: Key) -> str:
+        token = mint(claims, key)
         if len(token) > MAX_TOKEN_CHARS:
             _refuse(
                 422, "grant_too_large", f"the token would be longer than {MAX_TOKEN_CHARS} characters: ask for fewer topics"
             )
         return token
 
-    def _answer(self, claims: Claims, token: str) -> dict[str, Any]:
+    def _answer(self, claims: Claims, token: str, key: Key) -> dict[str, Any]:
         ttl_s = round(claims.expires_at - claims.issued_at)
         refresh_s = max(ttl_s - self._settings.token_refresh_margin_s, 1)
         return {
@@ -202,7 +209,7 @@ class Control:
             "issued_at": _rfc3339(claims.issued_at),
             "refresh_after": _rfc3339(claims.issued_at + refresh_s),
             "expires_at": _rfc3339(claims.expires_at),
-            "kid": self._keyring.primary.kid,
+            "kid": key.kid,
             **_granted(claims),
         }
 

@@ -1,12 +1,13 @@
 """Clients that try what must be refused: ordinary sessions that also ask a forbidden question and note the answer.
 
-The answer is a notice of kind `probed` whose detail is `<probe>:accepted` or `<probe>:refused:<code>`. `EXPECTED` says
+The answer is a notice of kind `probed` whose detail is `<probe>:accepted` or `<probe>:refused:<code>` (or `<probe>:served`,
+where that is what must be). `EXPECTED` says
 which codes the contract has for it; the others are wrong ones.
 """
 
 import msgspec
 
-from sim.contract import token_probes
+from sim.contract import build_probes, token_probes
 from sim.contract.actions import Send, Token
 from sim.contract.client import NEVER, ClientSession, State
 from sim.contract.disconnects import NETWORK_CODES
@@ -92,9 +93,10 @@ class RevokedTokenProbe(ExpiredTokenProbe):
 
 
 _OWN = (MutationProbe, ExpiredTokenProbe, RevokedTokenProbe)
-PROBES: dict[str, type[ClientSession]] = {probe.name: probe for probe in (*_OWN, *token_probes.PROBES)}
+_ALL = (*_OWN, *token_probes.PROBES, *build_probes.PROBES)
+PROBES: dict[str, type[ClientSession]] = {probe.name: probe for probe in _ALL}
 # The codes that each is to be refused with; none: any will do, as the contract names none.
-EXPECTED: dict[str, tuple[str, ...]] = {probe.name: probe.expects for probe in (*_OWN, *token_probes.PROBES)}
+EXPECTED: dict[str, tuple[str, ...]] = {probe.name: probe.expects for probe in _ALL}
 
 
 def session_class(probe: str | None) -> type[ClientSession]:

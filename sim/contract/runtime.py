@@ -45,6 +45,11 @@ from sim.contract.frames import (
 from sim.contract.retained import Streams
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.tokens import Claims, Keyring, TokenRefusedError, may_read, verify
+from sim.errors import PeerError
+
+
+class DeliveryDownError(PeerError):
+    """No socket is served, whatever its token."""
 
 
 class Runtime:
@@ -74,8 +79,15 @@ class Runtime:
 
     # --- connections --------------------------------------------------------------------------------
 
+    def take_keys(self, keyring: Keyring) -> None:
+        """Verify tokens with these keys from now on."""
+        self.keyring = Keyring(keyring.primary) if "forget_fallback_key" in self.switches.defects else keyring
+
     def open(self, token: str | None, compatibility: Compatibility, now: float) -> int:
-        """Admit a socket; raises `TokenRefusedError`, counted."""
+        """Admit a socket; raises `TokenRefusedError`, counted, and `DeliveryDownError`."""
+        if self.switches.delivery_down:
+            self.counters.act("stop_delivery")
+            raise DeliveryDownError("sockets are not served now")
         try:
             claims = self._verify(token, now)
         except TokenRefusedError as refusal:
@@ -137,7 +149,16 @@ class Runtime:
         """Change faults and defects; returns how many sockets were told to authenticate again."""
         self.switches = switches
         self._fanout.set_switches(switches)
+        if switches.delivery_down:
+            self._close_all()
         return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before)
+
+    def _close_all(self) -> None:
+        """Close every socket without a word."""
+        for connection in self._connections.values():
+            if not connection.closing:
+                self.counters.act("stop_delivery")
+                self._expel_one(connection)
 
     def _expel(self, is_out: Callable[[Claims], bool]) -> int:
         body = Body(code="reauth_required", message="authenticate again with a new token")
@@ -146,10 +167,10 @@ class Runtime:
             self._expel_one(connection, SyncError(body))
         return len(gone)
 
-    def _expel_one(self, connection: Connection, frame: ServerFrame) -> None:
+    def _expel_one(self, connection: Connection, *last_words: ServerFrame) -> None:
         for topic in list(connection.positions):
             self._unsubscribe(connection, topic)
-        connection.close_with(frame)
+        connection.close_with(*last_words)
         self._ready.add(connection.number)
 
     # --- frames in ----------------------------------------------------------------------------------
@@ -213,7 +234,7 @@ class Runtime:
     def _join(self, connection: Connection, frame: Join) -> None:
         self._end_channel(connection)  # a second join begins anew
         connection.join_ref = frame.join_ref
-        code = incompatibility(self.settings, frame.compatibility, connection.compatibility)
+        code = incompatibility(self.settings, frame.compatibility, connection.compatibility, self.switches.defects)
         if code:
             self._send(connection, Reply(frame.ref, ok=False, body=Body(code=code, message="this build cannot sync here")))
             return

@@ -71,6 +71,12 @@ Defect = Literal[
     "skip_for_slow_consumers",
     "keep_silent_clients",
     "drop_late_heartbeats",
+    "forget_fallback_key",
+    "sign_with_old_key",
+    "publish_needs_delivery",
+    "lose_undelivered",
+    "accept_old_builds",
+    "refuse_oldest_build",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -102,6 +108,12 @@ DEFECT_MEANINGS: dict[str, str] = {
     "skip_for_slow_consumers": "what a full queue has no room for is left out without a word",
     "keep_silent_clients": "a client from which nothing more comes is never dropped",
     "drop_late_heartbeats": "a client is dropped as silent as soon as one of its heartbeats is late",
+    "forget_fallback_key": "with a new signing key, what the old one signed is refused at once",
+    "sign_with_old_key": "the control service goes on signing with the old key while that one still verifies",
+    "publish_needs_delivery": "while delivery is down, publishes are refused",
+    "lose_undelivered": "what is published while delivery is down is acknowledged, and gone",
+    "accept_old_builds": "clients of builds that are too old may join",
+    "refuse_oldest_build": "the oldest build of the compatibility window is refused",
 }
 
 
@@ -119,6 +131,7 @@ class Switches(msgspec.Struct, forbid_unknown_fields=True):
     publish_fail_retry_after_ms: CountOrZero = 0  # that such a refusal asks for; 0: it asks for none
     publish_fail_taken: bool = False  # the event is taken, and only its answer is the refusal
     publish_delay_ms: NotNegative = 0.0
+    delivery_down: bool = False  # sockets are closed and refused, while HTTP is served
     skip_live_clients: NotNegative = 0.0  # share of clients whose live tail loses events
     skip_live_events: NotNegative = 0.0  # share of those clients' live events that are lost
     shrunk_budget_events: CountOrZero = 0  # replay budget in force instead of the configured; 0: none

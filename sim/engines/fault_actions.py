@@ -21,6 +21,7 @@ from sim.fault_kinds import (
     LinkFault,
     RestartClients,
     RevokeSessions,
+    RotateKeys,
     ShrinkWindow,
     StopReading,
     SwitchFault,
@@ -57,6 +58,7 @@ class FaultActions:
         self._clock = clock
         self._recorder = recorder
         self._active: dict[int, PlannedFault] = {}
+        self._keys_overlap = False
         self._revoked: list[ClientSession] = []  # that have not signed in anew
         self._switched = False
         self._switching = asyncio.Lock()  # two requests under way at once could arrive in the other order
@@ -90,6 +92,8 @@ class FaultActions:
                 return len(died)
             case ForgetTokens():
                 return self._forget_tokens(planned.clients)
+            case RotateKeys():
+                return await self._rotate_keys(ends)
             case RevokeSessions():
                 return await self._revoke(planned, ends)
             case StopReading():
@@ -136,6 +140,19 @@ class FaultActions:
             course.forget_token(self._clients[client].session)
             self._note_client("token_forgotten", client)
         return len(clients)
+
+    async def _rotate_keys(self, ends: float) -> int:
+        """A new key, and for a while the old one beside it; returns 1."""
+        self._keys_overlap = True
+        self._note_client("keys_rotated", detail=await self._http.change_keys(rotate=True))
+        await self._sleep_until(ends)
+        await self._retire_keys()
+        return 1
+
+    async def _retire_keys(self) -> None:
+        if self._keys_overlap:
+            self._keys_overlap = False
+            await self._http.change_keys(rotate=False)
 
     async def _revoke(self, planned: PlannedFault, ends: float) -> int:
         """Revoke sessions, and in the end let their clients sign in anew."""
@@ -194,6 +211,7 @@ class FaultActions:
                 self._note_death()
             await self._process.start()
             await self._wait_ready()
+        await self._retire_keys()
         left = list(self._active.values())
         self._active.clear()
         if self._switched:
@@ -209,8 +227,8 @@ class FaultActions:
     async def _sleep_until(self, moment: float) -> None:
         await asyncio.sleep(max(moment - self._clock.now(), 0))
 
-    def _note_client(self, kind: str, client: int) -> None:
-        self._recorder.add(self._clock.now() - self._clock.began, kind, client)
+    def _note_client(self, kind: str, client: int = -1, detail: str = "") -> None:
+        self._recorder.add(self._clock.now() - self._clock.began, kind, client, detail=detail)
 
     def _note(self, kind: str, fault: PlannedFault, value: float = float("nan")) -> None:
         t = self._clock.now() - self._clock.began

@@ -229,6 +229,10 @@ class LaneHttp:
         answer = await self._mock("PUT", "window", json={"topic": topic, "keep_events": keep_events})
         return int(answer["events_forgotten"])
 
+    async def change_keys(self, *, rotate: bool) -> str:
+        """Sign with a new key, or let the old ones go; returns the id of the key that signs."""
+        return str((await self._mock("PUT", "keys", json={"rotate": rotate}))["kid"])
+
     async def switches(self) -> Switches:
         """The faults and defects in force."""
         return msgspec.convert((await self.mock_state())["switches"], Switches)

@@ -19,6 +19,7 @@ from sim.fault_kinds import (
     LinkFault,
     RestartClients,
     RevokeSessions,
+    RotateKeys,
     ShrinkWindow,
     StopReading,
     SwitchFault,
@@ -28,7 +29,7 @@ from sim.observations import NAN, Recorder
 from sim.system_model import SystemModel
 
 SIMULATED = (
-    *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, RestartClients, RevokeSessions, ShrinkWindow),
+    *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, RestartClients, RevokeSessions, RotateKeys, ShrinkWindow),
     *(LinkFault, StopReading, SwitchFault),
 )
 Steps = Generator[simpy.Event, object, None]
@@ -56,6 +57,7 @@ class VirtualFaults:
         self._began = began
         self._healthy = lane.switches
         self._active: dict[int, PlannedFault] = {}
+        self._keys_overlap = False
         self._revoked: list[ClientSession] = []  # that have not signed in anew
         self._links = VirtualLinkFaults(env, lane, clients, model, recorder, began)
 
@@ -87,6 +89,12 @@ class VirtualFaults:
                 return len(died)
             case ForgetTokens():
                 return self._forget_tokens(planned.clients)
+            case RotateKeys(for_s=for_s):
+                self._keys_overlap = True
+                self._note_client("keys_rotated", detail=self._lane.rotate_keys())
+                yield self._env.timeout(for_s)
+                self._retire_keys()
+                return 1
             case RevokeSessions(for_s=for_s):
                 done = self._revoke(planned)
                 yield self._env.timeout(for_s)
@@ -111,6 +119,11 @@ class VirtualFaults:
             course.forget_token(self._clients[client].session)
             self._note_client("token_forgotten", client)
         return len(clients)
+
+    def _retire_keys(self) -> None:
+        if self._keys_overlap:
+            self._keys_overlap = False
+            self._lane.retire_keys()
 
     def _revoke(self, planned: PlannedFault) -> int:
         """Revoke sessions; in the end their clients are to sign in anew."""
@@ -151,14 +164,15 @@ class VirtualFaults:
         self._links.heal()
         if not self._lane.is_up:
             self._lane.restart()
+        self._retire_keys()
         left = list(self._active.values())
         self._active.clear()
         self._switch()
         for planned in left:
             self._note("fault_ended", planned)
 
-    def _note_client(self, kind: str, client: int) -> None:
-        self._recorder.add(self._env.now - self._began, kind, client)
+    def _note_client(self, kind: str, client: int = -1, detail: str = "") -> None:
+        self._recorder.add(self._env.now - self._began, kind, client, detail=detail)
 
     def _note(self, kind: str, planned: PlannedFault, value: float = NAN) -> None:
         self._recorder.add(self._env.now - self._began, kind, attempt=planned.index, value=value, detail=planned.kind)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from sim.contract.actions import Token
-from sim.contract.admission import PublishLimits, Refusal, failure
+from sim.contract.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
 from sim.contract.frames import ClientFrame, Compatibility, ServerFrame, UpdateBatch
-from sim.contract.runtime import Runtime
+from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import StreamLog, canonical_json
 from sim.contract.tokens import Key, Keyring, TokenRefusedError
@@ -46,6 +46,7 @@ class VirtualLane:
         self.control = Control(settings, Keyring(_KEY))
         self.runtime = Runtime(settings, Keyring(_KEY), switches)
         self._limits = PublishLimits(settings)
+        self._rotations = 0
         self.is_up = True
         self._handshakes = Station(model.server.handshake_workers)
         self._minting = Station(model.control.mint_workers)
@@ -121,6 +122,8 @@ class VirtualLane:
             number = self.runtime.open(token.text, Compatibility(), self._env.now)
         except TokenRefusedError as refusal:
             return refusal.code
+        except DeliveryDownError:
+            return "protocol"
         self._peers[number] = peer
         return number
 
@@ -169,7 +172,7 @@ class VirtualLane:
         """What becomes of a publish whose turn has come."""
         counters, defects = self.runtime.counters, self.switches.defects
         broken = failure(self.switches, counters)
-        if broken is not None and "acknowledge_unwritten" in defects:
+        if broken is not None and is_acknowledged_unwritten(self.switches):
             return self.runtime.streams.head(topic) + 1
         if broken is not None:
             counters.publish_failed += 1
@@ -285,6 +288,19 @@ class VirtualLane:
         self.kick()
         return expelled
 
+    def rotate_keys(self) -> str:
+        """Sign with a new key; what the old one signed still verifies. Returns the new key's id."""
+        self._rotations += 1
+        kid = f"{_KEY.kid}-{self._rotations}"
+        self.control.rotate(Key(kid, hashlib.sha256(kid.encode()).digest()))
+        self.runtime.take_keys(self.control.keyring)
+        return kid
+
+    def retire_keys(self) -> None:
+        """Only what the newest key signed verifies any more."""
+        self.control.retire_old_keys()
+        self.runtime.take_keys(self.control.keyring)
+
     def revoke(self, sessions: list[str]) -> int:
         """Revoke sessions; returns how many."""
         self.runtime.revoke(sessions)
@@ -312,7 +328,7 @@ class VirtualLane:
         """The runtime is up again, with nothing but its log."""
         logs: dict[str, StreamLog] = {} if "lose_log_on_restart" in self.switches.defects else self.runtime.streams.logs
         switches, counters = self.runtime.switches, self.runtime.counters
-        self.runtime = Runtime(self._settings, Keyring(_KEY), switches)
+        self.runtime = Runtime(self._settings, self.control.keyring, switches)
         self.runtime.counters = counters
         self.runtime.streams.logs.update(logs)
         self._limits = PublishLimits(self._settings)

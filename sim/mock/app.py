@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +24,7 @@ from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import canonical_json
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.contract.tokens import Keyring
+from sim.contract.tokens import Key, Keyring
 from sim.errors import StorageError
 from sim.mock.authority import Authority, PublishRefusedError
 from sim.mock.sockets import Message, Receive, Send, Sockets
@@ -54,6 +55,10 @@ class _Revocation(msgspec.Struct):
 class _Shrink(msgspec.Struct, forbid_unknown_fields=True):
     topic: str
     keep_events: int
+
+
+class _Keys(msgspec.Struct, forbid_unknown_fields=True):
+    rotate: bool  # else: retire
 
 
 class _Probe(msgspec.Struct):
@@ -117,6 +122,7 @@ class Mock:
             Route("/internal/v1/spacetime/sync/metrics", self._metrics),
             Route("/_mock/switches", self._put_switches, methods=["PUT"]),
             Route("/_mock/window", self._shrink_window, methods=["PUT"]),
+            Route("/_mock/keys", self._put_keys, methods=["PUT"]),
             Route("/_mock/state", self._state),
         ]
 
@@ -257,6 +263,20 @@ class Mock:
         if isinstance(asked, Response):
             return asked
         return JSONResponse({"events_forgotten": self.runtime.shrink_window(asked.topic, asked.keep_events)})
+
+    async def _put_keys(self, request: Request) -> Response:
+        """Sign with a new key, or let the older ones go; the file keeps the first, so a restart takes it all back."""
+        if not _is_local(request):
+            return _problem(403, "loopback_only", "keys are changed from the mock's own machine")
+        asked = await _body(request, _Keys)
+        if isinstance(asked, Response):
+            return asked
+        if asked.rotate:
+            self.control.rotate(Key(f"mock-{uuid.uuid4()}", secrets.token_bytes(32)))
+        else:
+            self.control.retire_old_keys()
+        self.runtime.take_keys(self.control.keyring)
+        return JSONResponse({"kid": self.control.keyring.primary.kid})
 
     async def _state(self, request: Request) -> Response:
         if not _is_local(request):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sim.contract.admission import PublishLimits, Refusal, failure
+from sim.contract.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings
 from sim.contract.stream_log import Appended, Entry, WrongNextSeqError, payload_hash
@@ -53,7 +53,7 @@ class Authority:
             await asyncio.sleep(delay_ms / 1000)
         self._admit(topic, payload)
         broken = failure(runtime.switches, runtime.counters)
-        if broken is not None and "acknowledge_unwritten" in runtime.switches.defects:
+        if broken is not None and is_acknowledged_unwritten(runtime.switches):
             entry = Entry(runtime.streams.head(topic) + 1, key, payload, payload_hash(payload), time.time())
             return Appended(entry, duplicate=False)
         if broken is not None and not broken.is_taken:

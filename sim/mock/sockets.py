@@ -14,7 +14,7 @@ import msgspec
 
 from sim.contract.codec import decode_client, encode_server, push_parts, wrap_push
 from sim.contract.frames import Compatibility, ServerFrame, UpdateBatch
-from sim.contract.runtime import Runtime
+from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.tokens import TokenRefusedError
 from sim.errors import MalformedFrameError
 
@@ -46,7 +46,10 @@ class Sockets:
         try:
             number = self._runtime.open(query.get("token"), _compatibility(query), time.time())
         except TokenRefusedError as refusal:
-            await _deny(send, refusal.code)
+            await _deny(send, 403, refusal.code)
+            return
+        except DeliveryDownError:
+            await _deny(send, 503)
             return
         waker = self._wakers[number] = asyncio.Event()
         writer: asyncio.Task[None] | None = None
@@ -109,9 +112,9 @@ def _compatibility(query: dict[str, str]) -> Compatibility:
     )
 
 
-async def _deny(send: Send, code: str) -> None:
-    """Fail the upgrade with 403; the body names the code."""
-    body = msgspec.json.encode({"error": {"code": code}})
+async def _deny(send: Send, status: int, code: str = "") -> None:
+    """Fail the upgrade; the body names the code, if there is one."""
+    body = msgspec.json.encode({"error": {"code": code}} if code else {})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "websocket.http.response.start", "status": 403, "headers": headers})
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

@@ -6,14 +6,16 @@ from lane import COMPATIBILITY, KEYRING, START
 
 from sim.contract import policies, tokens
 from sim.contract.actions import ClientSettings, Close, Connect, Mint, Send, Token
+from sim.contract.build_probes import PROBES as BUILD_PROBES
+from sim.contract.build_probes import BuildProbe
 from sim.contract.client import ClientSession
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
 from sim.contract.probes import EXPECTED, PROBES, session_class
-from sim.contract.runtime import Runtime
+from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.streams import run_events
 from sim.contract.token_probes import PROBES as TOKEN_PROBES
-from sim.contract.tokens import TokenRefusedError
+from sim.contract.tokens import Key, TokenRefusedError
 from sim.drill import ProbeName
 from sim.engines.course import forget_token
 
@@ -186,6 +188,66 @@ def test_a_client_that_lost_its_token_asks_for_another_at_its_next_connect():
     assert authority.pass_time(1.0).wishes == [None]
     authority.session.disconnected("network", authority.now)
     assert authority.pass_time(1.0).wishes == [None, None]
+
+
+@pytest.mark.parametrize("probe", BUILD_PROBES, ids=lambda probe: probe.name)
+def test_each_build_is_answered_by_its_right_name_once_and_then_goes_live(probe: type[BuildProbe]):
+    authority = Authority(probe.name).pass_time(5.0)
+    (expected,) = probe.expects
+    assert authority.answers == [f"{probe.name}:{expected if expected == 'served' else f'refused:{expected}'}"]
+    assert authority.session.is_live
+
+
+def rotated(*defects: str) -> Authority:
+    """A live client of a lane whose key was changed, with the old one kept beside it."""
+    authority = Authority(None, defects=set(defects)).pass_time(1.0)
+    authority.control.rotate(Key("k2", b"two"))
+    authority.runtime.take_keys(authority.control.keyring)
+    authority.session.disconnected("network", authority.now)
+    return authority.pass_time(1.0)
+
+
+def kids(authority: Authority) -> list[str]:
+    return [notice.detail for notice in authority.notices if notice.kind == "token_minted"]
+
+
+def test_old_tokens_outlive_their_key_until_it_is_let_go():
+    authority = rotated()
+    assert authority.session.is_live
+    assert kids(authority) == ["k1"]
+    authority.control.retire_old_keys()
+    authority.runtime.take_keys(authority.control.keyring)
+    authority.session.disconnected("network", authority.now)
+    assert authority.pass_time(3.0).session.is_live
+    assert kids(authority) == ["k1", "k2"]
+
+
+def test_forget_fallback_key_refuses_old_tokens_at_once():
+    assert kids(rotated("forget_fallback_key").pass_time(2.0)) == ["k1", "k2"]
+
+
+def test_sign_with_old_key_goes_on_until_it_is_let_go():
+    authority = rotated("sign_with_old_key")
+    forget_token(authority.session)
+    authority.session.disconnected("network", authority.now)
+    assert kids(authority.pass_time(2.0)) == ["k1", "k1"]
+    authority.control.retire_old_keys()
+    forget_token(authority.session)
+    authority.session.disconnected("network", authority.now)
+    assert kids(authority.pass_time(3.0)) == ["k1", "k1", "k2"]
+
+
+def test_without_delivery_sockets_are_closed_and_refused():
+    authority = Authority(None).pass_time(1.0)
+    down = Switches(delivery_down=True)
+    authority.runtime.set_switches(down)
+    authority.pass_time(0.1)
+    assert authority.runtime.is_closing(authority.number)
+    with pytest.raises(DeliveryDownError):
+        authority.runtime.open(authority.session.token.text, COMPATIBILITY, authority.now)
+    assert authority.runtime.counters.acted == {"stop_delivery": 2}
+    authority.runtime.set_switches(Switches())
+    assert authority.runtime.open(authority.session.token.text, COMPATIBILITY, authority.now)
 
 
 def test_a_failing_network_is_no_answer():

@@ -14,7 +14,7 @@ from drills.checks.base import Case
 from drills.verdicts import CheckResult, DrillVerdict, State
 from sim.drill import Drill
 from sim.errors import UsageError
-from sim.fault_kinds import FailPublishes, ForgetTokens, RevokeSessions
+from sim.fault_kinds import FailPublishes, ForgetTokens, RevokeSessions, RotateKeys, StopDelivery
 from sim.history import History
 from sim.observations import Kind
 
@@ -471,6 +471,54 @@ def revocation(**more: float) -> Story:
 def test_revocation(story: Story, expected: str) -> None:
     drill = replace(storm_drill(2), faults=(RevokeSessions(at_s=0.0, for_s=1.0),))
     assert state("drill.revocation", story, drill) is State[expected]
+
+
+def rotation(kid: str, due: float = 12.0, refused: str = "network") -> Story:
+    """The keys were rotated at 10 s; a token due then or later has this key, and a connect was refused."""
+    story = Story(2).tell(5.0, Kind.TOKEN_MINTED, 0, value=1.0, detail="old").tell(10.0, Kind.KEYS_ROTATED, detail="new")
+    story.tell(due + 1.0, Kind.TOKEN_MINTED, 0, value=1000.0, detail=kid)
+    return story.tell(14.0, Kind.CONNECT_FAILED, 0, detail=refused)
+
+
+@pytest.mark.parametrize(
+    ("story", "expected"),
+    [
+        (rotation("new"), "PASS"),
+        (rotation("old"), "FAIL"),
+        (rotation("new", refused="invalid_token"), "FAIL"),
+        (rotation("old", due=9.5), "NO_DATA"),  # asked for before
+        (Story(2), "NO_DATA"),
+    ],
+    ids=["new key", "old key", "refused", "before", "not rotated"],
+)
+def test_key_rotation(story: Story, expected: str) -> None:
+    drill = replace(storm_drill(2), faults=(RotateKeys(at_s=0.0, for_s=1.0),))
+    assert state("drill.key_rotation", story, drill) is State[expected]
+
+
+def without_delivery(*acknowledged: float, failed: int = 0) -> Story:
+    """Delivery is down from 10 s to 20 s; an event is due every second from 11 s, acknowledged at these moments."""
+    story = Story(1).tell(10.0, Kind.FAULT_BEGUN, detail="stop_delivery").tell(20.0, Kind.FAULT_ENDED, detail="stop_delivery")
+    for number, t in enumerate(acknowledged):
+        story.tell(t, Kind.PUBLISHED, stream=STREAM, seq=number + 1, value=(t - 11.0 - number) * 1000)
+    for _ in range(failed):
+        story.tell(12.0, Kind.PUBLISH_FAILED, stream=STREAM, value=10.0, detail="publishing_unavailable")
+    return story
+
+
+@pytest.mark.parametrize(
+    ("story", "expected"),
+    [
+        (without_delivery(11.1, 12.1, 13.1), "PASS"),
+        (without_delivery(11.1, 12.1, 20.5), "FAIL"),
+        (without_delivery(11.1, failed=1), "FAIL"),
+        (without_delivery(), "NO_DATA"),
+    ],
+    ids=["at once", "only afterwards", "never", "nothing due"],
+)
+def test_authority_served(story: Story, expected: str) -> None:
+    drill = replace(storm_drill(1), faults=(StopDelivery(at_s=0.0, for_s=1.0),))
+    assert state("drill.authority_served", story, drill) is State[expected]
 
 
 # --- a drill as a whole -----------------------------------------------------------------------------
