@@ -4,6 +4,7 @@ Heavy imports are inside the commands, so that `stormgate --help` answers at onc
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -205,6 +206,7 @@ def _say(verdict: "RunVerdict", run_dir: Path, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: every expected trouble is one sentence on stderr, and the right exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us politely gets what Ctrl-C gets
     sys.exit(_run(sys.argv[1:]))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drills import replications, results, surfaces, targets
+from drills import leftovers, replications, results, surfaces, targets
 from drills.terminal import Progress, out
 from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import RunVerdict
@@ -51,6 +51,8 @@ def run(request: Request) -> Path:
     _check(request)
     lane = targets.resolve(request.target)
     run_drill = _virtual(request) if request.engine == "virtual" else _sockets(request, lane)
+    for sentence in leftovers.clean_up(request.out):
+        print(f"note: {sentence}", file=sys.stderr)
     run_dir = results.create_run(
         request.out,
         request.drills,
@@ -61,6 +63,15 @@ def run(request: Request) -> Path:
         thresholds=request.thresholds or DEFAULT_PATH,
         replications=request.replications,
     )
+    mark = leftovers.mark(run_dir)
+    try:
+        _run_all(request, run_dir, run_drill)
+    finally:
+        mark.remove()
+    return run_dir
+
+
+def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> None:
     for drill in request.drills:
         folder = results.create_drill_folder(run_dir, drill)
         if drill.surfaces:
@@ -72,7 +83,6 @@ def run(request: Request) -> Path:
         if stopped_because:
             print(f"stormgate: {stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
             break
-    return run_dir
 
 
 def _engine_name(request: Request) -> str:

@@ -178,6 +178,9 @@ class _SocketsRun:
             return self._options.switches
         found = await http.switches()
         self._header.defects = sorted(found.defects)
+        usual = Switches(seed=found.seed, defects=found.defects)
+        if on := [name for name in Switches.__struct_fields__ if getattr(found, name) != getattr(usual, name)]:
+            self._say("found", f"this runtime has faults on already ({', '.join(on)}); a killed run may have left them there")
         return msgspec.structs.replace(found, seed=self._options.seed)
 
     # --- the course ---------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class _VirtualRun:
     def run(self) -> RunHeader:
         """The whole course."""
         write_header(self._options.folder, self._header)
-        before = signal.signal(signal.SIGINT, self._interrupt)
+        before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._make_clients()
             self._simulate()
@@ -128,7 +128,8 @@ class _VirtualRun:
             self._header.stopped_because = str(error) or type(error).__name__
             raise
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self._header.duration_s = self._env.now - EPOCH
             self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
             write_header(self._options.folder, self._header)

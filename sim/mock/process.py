@@ -5,13 +5,13 @@ import contextlib
 import re
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from sim.errors import StorageError, StormgateError, TargetError
 from sim.mock.server import COMPLAINT, ServeOptions
+from sim.ownership import STATE_PREFIX, OwnedFolder
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 5.0
@@ -28,7 +28,7 @@ class MockProcess:
     def __init__(self, options: ServeOptions, folder: Path) -> None:
         self._options = options
         self._folder = folder
-        self._state = tempfile.TemporaryDirectory(prefix="stormgate-mock-")
+        self._state = OwnedFolder(STATE_PREFIX)
         self._process: asyncio.subprocess.Process | None = None
         self._port = options.port
 

@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from sim.contract.settings import RuntimeSettings, Switches
 from sim.errors import StormgateError, UsageError
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
 from sim.mock.store import Store
+from sim.ownership import STATE_PREFIX, OwnedFolder
 
 COMPLAINT = "stormgate mock: "  # begins the one line on stderr that says why it cannot start
 ADMIN_TOKEN_VARIABLE = "RUNTIME_ADMIN_TOKEN"
@@ -83,7 +83,7 @@ def _end_with_signals(server: uvicorn.Server) -> None:
 
 
 def _temporary_log(cleanup: contextlib.ExitStack) -> Path:
-    return Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="stormgate-mock-"))) / "log.sqlite"
+    return Path(cleanup.enter_context(OwnedFolder(STATE_PREFIX))) / "log.sqlite"
 
 
 def _is_news(record: logging.LogRecord) -> bool:
