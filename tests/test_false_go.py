@@ -6,7 +6,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 from histories import AUDITOR, STREAM, Story, good_storm, storm_drill
@@ -22,6 +21,7 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.drill import Drill, Load, Phases
 from sim.engines import course, sockets
 from sim.engines.fault_actions import FaultActions
+from sim.engines.http import Answer
 from sim.engines.lane_http import Lane, LaneHttp, PublishedEvent, PublishFailedError
 from sim.engines.publisher import Publisher, Stream
 from sim.errors import EvidenceError, StorageError
@@ -269,20 +269,20 @@ def test_only_a_stream_without_snapshots_has_anything_to_declare_lost(stream: st
     assert found.get("drill.declared_loss") == ("fail" if stream == STREAM else None)
 
 
-class Answering(httpx.AsyncBaseTransport):
+class Answering:
     """A runtime that answers every publish with this event."""
 
     def __init__(self, **event: object) -> None:
         self.event = event
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return httpx.Response(201, json={"event": self.event})
+    async def request(self, method: str, url: str, **_: object) -> Answer:
+        return Answer(201, "application/json", msgspec.json.encode({"event": self.event}))
 
 
 def published(**event: object) -> PublishedEvent:
     async def ask() -> PublishedEvent:
         http = LaneHttp(Lane("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
-        http._http = httpx.AsyncClient(transport=Answering(**event))
+        http._http = Answering(**event)
         return await http.publish("r1", "run.progress", {"number": 1}, "r1-1")
 
     return asyncio.run(ask())
@@ -298,14 +298,14 @@ def test_no_event_waits_behind_a_storm_of_mints() -> None:
     """No false go: the wait for one of our own connections counted as the runtime's latency."""
 
     class MintsHang(Answering):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if request.url.path.endswith("/token"):
+        async def request(self, method: str, url: str, **_: object) -> Answer:
+            if url.endswith("/token"):
                 await asyncio.Event().wait()
-            return await super().handle_async_request(request)
+            return await super().request(method, url)
 
     async def storm_of_mints() -> int:
         http = LaneHttp(Lane("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
-        http._http = httpx.AsyncClient(transport=MintsHang(seq=3))
+        http._http = MintsHang(seq=3)
         session = ClientSession(0, [run_events("r1")], policies.get("reference"), course.client_settings(tiny(), 1))
         mints = [asyncio.create_task(http.mint(session)) for _ in range(200)]
         await asyncio.sleep(0)

@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import httpx
 import msgspec
 
 from sim.contract.actions import Token
@@ -14,9 +13,9 @@ from sim.contract.client import ClientSession
 from sim.contract.settings import Switches
 from sim.contract.stream_log import canonical_json, payload_hash
 from sim.engines.client_driver import MintFailedError
+from sim.engines.http import Answer, Http, NoAnswerError, NothingThereError
 from sim.errors import TargetError
 
-REQUEST_TIMEOUT_S = 10.0
 _UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -25,7 +24,7 @@ _UPGRADE = {
 }
 _MINT_PATH = "/api/spacetime/token"
 UNKNOWN_OUTCOME = "unknown_outcome"  # of a publish whose answer never came: the event may have been taken
-_MINTS_AT_ONCE = 32  # httpx slows down badly when it has to queue many itself
+_MINTS_AT_ONCE = 32
 PUBLISHES_AT_ONCE = 32  # for whoever publishes to keep to
 _SPARE = 16  # connections for everything else
 
@@ -95,15 +94,14 @@ class LaneHttp:
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
         at_once = _MINTS_AT_ONCE + PUBLISHES_AT_ONCE + _SPARE
-        limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
-        self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, limits=limits, trust_env=False)
+        self._http = Http(at_once)
         # Limited apart, so that no event waits behind a storm of mints: that wait would be ours, and count as the
         # runtime's. What a drill itself asks (readiness, switches) waits behind neither.
         self._minting = asyncio.Semaphore(_MINTS_AT_ONCE)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._http.close()
 
     # --- what clients need --------------------------------------------------------------------------
 
@@ -117,7 +115,7 @@ class LaneHttp:
         try:
             async with self._minting:
                 answer = await self._http.request("POST", self._lane.control_url + _MINT_PATH, headers=headers, json=body)
-        except httpx.HTTPError:
+        except NoAnswerError:
             raise MintFailedError("network") from None
         if answer.status_code != 200:
             problem = _problem(answer)
@@ -150,7 +148,7 @@ class LaneHttp:
         body = {"event_type": event_type, "payload": payload, "idempotency_key": key}
         try:
             answer = await self._http.request("POST", url, json=body)
-        except httpx.HTTPError:
+        except NoAnswerError:
             raise PublishFailedError(UNKNOWN_OUTCOME) from None
         if answer.status_code >= 300:
             problem, status = _problem(answer), answer.status_code
@@ -205,17 +203,16 @@ class LaneHttp:
         """Whether the runtime answers 200 on /readyz."""
         try:
             return (await self._http.request("GET", f"{self._lane.runtime_url}/readyz")).status_code == 200
-        except httpx.HTTPError:
+        except NoAnswerError:
             return False
 
-    async def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
+    async def _ask(self, method: str, url: str, **options: Any) -> Answer:
         try:
             return await self._http.request(method, url, **options)
-        except httpx.ConnectError:
+        except NothingThereError:
             raise TargetError(f"nothing answers at {url}; start the runtime there, or name another with --target.") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            what = str(error) or type(error).__name__
-            raise TargetError(f"{url} does not answer as an HTTP server ({what}); is this the runtime's port?") from None
+        except NoAnswerError as error:
+            raise TargetError(f"{url} does not answer as an HTTP server ({error}); is this the runtime's port?") from None
 
     # --- the mock's switches ------------------------------------------------------------------------
 
@@ -255,13 +252,12 @@ def device_id(client: int) -> str:
     return f"client-{client}"
 
 
-def _problem(answer: httpx.Response) -> _Problem:
+def _problem(answer: Answer) -> _Problem:
     try:
         return msgspec.json.decode(answer.content, type=_ProblemAnswer).error
     except msgspec.DecodeError:
         return _Problem(f"http_{answer.status_code}")
 
 
-def _shown(answer: httpx.Response) -> str:
-    kind = answer.headers.get("content-type", "no content type").partition(";")[0]
-    return f"{answer.status_code} ({kind})"
+def _shown(answer: Answer) -> str:
+    return f"{answer.status_code} ({answer.content_type})"
