@@ -78,7 +78,9 @@ def drill_run(
     ] = 1,
     target: Annotated[str, typer.Option(help="'mock' starts one; or the address of one on this machine.")] = "mock",
     clients: Annotated[int | None, typer.Option(help="Size of the fleet, instead of the drill's own.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Client policy: reference or desktop.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Client policy: reference, desktop, or the reference with other delays, as phoenix_js.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Names the run: same seed, same faults and same delays.")] = 1,
     overrides: Set = None,
     defect: Annotated[list[str] | None, typer.Option(help="Switch a named defect of the mock on (see `mock defects`).")] = None,

@@ -6,8 +6,9 @@ because a generator that cannot keep up must not be mistaken for a slow runtime.
 """
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,18 @@ def run(drill: Drill, options: Options) -> RunHeader:
     """
     check(drill, options.lane)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with relaxed_garbage_collection(), runner:  # closing the runner gives Ctrl-C back to Python
+    with relaxed_garbage_collection(), _end_signal_given_back(), runner:  # closing the runner gives Ctrl-C back to Python
         return runner.run(_SocketsRun(drill, options).run())
+
+
+@contextlib.contextmanager
+def _end_signal_given_back() -> Iterator[None]:
+    """A closed event loop leaves SIGTERM to the system, whatever was done about it before."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_lane(lane: Lane) -> None:

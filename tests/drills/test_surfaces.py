@@ -15,6 +15,7 @@ from sim import drill as drills
 from sim.contract import backoff, policies
 from sim.drill import Drill
 from sim.errors import UsageError
+from sim.observations import Kind, read_verified
 
 GO, NO_GO, USAGE, ERROR = 0, 1, 3, 4
 # Two policies, few clients.
@@ -61,6 +62,18 @@ def test_all_surfaces_of_a_healthy_lane_are_alike(healthy: Path):
     rebooted = check_of(verdict, "drill.stale_signalled")  # the trim really hit someone on every surface
     assert rebooted.state is State.PASS
     assert "on each of 4 surfaces" in rebooted.reason
+
+
+def test_each_surface_is_what_its_name_says(healthy: Path):
+    """Frames bring one update each, batches bring several at once when a client comes back; the policy's delays are its own."""
+    for surface in surfaces.surfaces_of(parity()):
+        header, table = read_verified(results.surface_folder(healthy, "parity", surface))
+        rows = table.to_pylist()
+        received = {row["value"] for row in rows if row["kind"] == Kind.RECEIVED}
+        assert (max(received) > 1) == (surface.delivery == "update_batch")
+        assert (header.engine, header.policy) == (surface.engine, surface.policy)
+        first_delays = {row["value"] for row in rows if row["kind"] == Kind.BACKOFF and row["attempt"] == 1}
+        assert (first_delays == {10.0}) == (surface.policy == "phoenix_js")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The sockets engine, end to end: small drills over real processes and sockets."""
 
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -168,3 +169,14 @@ def test_what_this_machine_or_target_cannot_do_is_said_before_anything_starts():
 
 def test_a_lane_never_shows_its_session():
     assert "s3cret" not in repr(Lane("l", "staging", "http://r", "http://c", session="s3cret"))
+
+
+def test_what_was_to_happen_on_a_signal_happens_again_afterwards(tmp_path: Path):
+    gone = Lane("gone", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(TargetError):
+            sockets.run(small("reconnect_storm"), sockets.Options(tmp_path, lane=gone))
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
