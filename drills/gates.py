@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drills import thresholds as thresholds_file
-from drills.checks import authority, course, lane, network, reconnect, stale
+from drills.checks import authority, course, delivery, lane, network, reconnect, stale
 from drills.checks.base import Answer, Case, Check
 from drills.thresholds import Threshold, Thresholds
 from drills.verdicts import CheckResult, DrillVerdict, State
@@ -20,7 +20,10 @@ from sim.history import History
 from sim.invariants import Violation
 from sim.metrics import Measure
 
-_CHECKS = (*lane.CHECKS, *reconnect.CHECKS, *authority.CHECKS, *network.CHECKS, *course.CHECKS, *stale.CHECKS)
+_CHECKS = (
+    *(*lane.CHECKS, *reconnect.CHECKS, *authority.CHECKS, *delivery.CHECKS),
+    *(*network.CHECKS, *course.CHECKS, *stale.CHECKS),
+)
 REGISTRY: Mapping[str, Check] = {check.full_name: check for check in _CHECKS}
 GENERATOR = "drill.generator_lag_ms"
 GATES = ("error", "replay", "reconnect", "delivery", "ux")

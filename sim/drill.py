@@ -32,6 +32,7 @@ PolicyName = Literal[
     "decorrelated",
     # Wrong on purpose, for the proof that a drill can fail; see `sim.contract.policies.WRONG`.
     "wrong_applies_duplicates",
+    "wrong_applies_past_holes",
     "wrong_ignores_hashes",
     "wrong_reads_torn_checkpoints",
     "wrong_trusts_future_checkpoints",

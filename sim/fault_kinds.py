@@ -9,7 +9,9 @@ from typing import Literal
 import msgspec
 
 from sim.contract.checkpoints import Damage
-from sim.contract.settings import Count, CountOrZero, NotNegative, Positive, Share
+from sim.contract.settings import Count, CountOrZero, LiveFault, NotNegative, Positive, Share
+
+SwitchValue = float | int | bool | str | LiveFault
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -26,6 +28,11 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def duration_key(self) -> str:
         """The parameter that says how long it lasts; empty for what is done at once."""
         return next((name for name in ("for_s", "down_s", "offline_s") if name in self.__struct_fields__), "")
+
+    @property
+    def parts(self) -> int:
+        """As how many faults it is planned."""
+        return 1
 
     @property
     def lasts_s(self) -> float:
@@ -47,7 +54,7 @@ class SwitchFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     for_s: Positive
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """What it changes in `Switches`."""
         raise NotImplementedError
 
@@ -64,6 +71,31 @@ class DropSockets(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=
     offline_s: NotNegative = 0.0
     wave: Count = 1  # which one this is, from 1
     waves: Count = 1  # disjoint parts that the share is cut in
+
+
+class RollingDeploy(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rolling_deploy"):
+    """The runtime closes the sockets of a share of the clients, wave by wave, as instances that are replaced one by one do.
+
+    Every `wave_s` a wave; nobody is in two of them, and no event is lost. Each wave is a fault of its own in a run's plan.
+    """
+
+    waves: Count
+    wave_s: Positive
+
+    @property
+    def duration_key(self) -> str:
+        """See `Fault`."""
+        return "wave_s"
+
+    @property
+    def parts(self) -> int:
+        """See `Fault`."""
+        return self.waves
+
+    @property
+    def lasts_s(self) -> float:
+        """Up to its last wave."""
+        return (self.waves - 1) * self.wave_s
 
 
 class RestartClients(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="restart_clients"):
@@ -187,7 +219,7 @@ class SlowMint(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     delay_ms: Positive
     concurrency: Count
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
         return {"mint_delay_ms": self.delay_ms, "mint_concurrency": self.concurrency}
 
@@ -195,7 +227,7 @@ class SlowMint(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class MintOutage(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mint_outage"):
     """The control service mints no tokens (503)."""
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
         return {"mint_outage": True}
 
@@ -224,7 +256,7 @@ class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=
 
     ahead_s: Positive
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
         return {"mint_ahead_s": self.ahead_s}
 
@@ -240,7 +272,7 @@ class FailPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_field
     retry_after_ms: CountOrZero = 0  # that the refusal asks for; 0: it asks for none
     taken: bool = False
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
         return {
             "publish_fail_status": self.status,
@@ -255,7 +287,7 @@ class SlowPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_field
 
     delay_ms: Positive
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
         return {"publish_delay_ms": self.delay_ms}
 
@@ -266,7 +298,7 @@ class SlowPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_field
 class StopDelivery(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stop_delivery"):
     """Sockets are closed and refused (503), while HTTP is served: commands and publishes go on."""
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
         return {"delivery_down": True}
 
@@ -277,9 +309,49 @@ class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fiel
     clients_share: Share
     events_share: Share
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
         return {"skip_live_clients": self.clients_share, "skip_live_events": self.events_share}
+
+
+class LiveDeliveryFault(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the faults by which some live events go wrong for some clients; a replay still has them as they are.
+
+    Its kind is its switch's name.
+    """
+
+    clients_share: Share
+    events_share: Share
+
+    def switches(self) -> dict[str, SwitchValue]:
+        """See `SwitchFault`."""
+        return {self.kind: LiveFault(self.clients_share, self.events_share)}
+
+
+class DuplicateDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="duplicate_deliveries"):
+    """Live events are sent twice, which the contract allows."""
+
+
+class JumbleDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="jumble_deliveries"):
+    """Live events come with a payload that is not their hash's."""
+
+
+class MalformFrames(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="malform_frames"):
+    """Instead of the frame that a live event is in, something comes that is none."""
+
+
+class ReorderDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="reorder_deliveries"):
+    """Live events come after the one that follows them."""
+
+
+class DelayDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="delay_deliveries"):
+    """Live events come `delay_ms` late, after those that follow them meanwhile."""
+
+    delay_ms: Positive
+
+    def switches(self) -> dict[str, SwitchValue]:
+        """See `SwitchFault`."""
+        return {self.kind: LiveFault(self.clients_share, self.events_share, self.delay_ms)}
 
 
 class ShrinkWindow(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="shrink_window"):
@@ -295,7 +367,7 @@ class ShrinkReplayBudget(SwitchFault, frozen=True, kw_only=True, forbid_unknown_
 
     events: Count
 
-    def switches(self) -> dict[str, float | int | bool | str]:
+    def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
         return {"shrunk_budget_events": self.events}
 
@@ -320,6 +392,7 @@ AnyFault = (
     | RefuseConnects
     | CutAfterBytes
     | SlowClose
+    | RollingDeploy
     | ExpireTokens
     | SlowMint
     | MintOutage
@@ -331,6 +404,11 @@ AnyFault = (
     | SlowPublishes
     | StopDelivery
     | SkipDeliveries
+    | DuplicateDeliveries
+    | JumbleDeliveries
+    | MalformFrames
+    | ReorderDeliveries
+    | DelayDeliveries
     | ShrinkWindow
     | ShrinkReplayBudget
     | KillRuntime

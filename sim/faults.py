@@ -21,10 +21,12 @@ from sim.fault_kinds import (
     DropSockets,
     LinkFault,
     RefuseConnects,
+    RollingDeploy,
     SlowClose,
     SlowLinks,
     StallLinks,
     SwitchFault,
+    SwitchValue,
 )
 
 
@@ -50,11 +52,21 @@ class PlannedFault:
 
 
 def plan(drill: Drill, seed: int) -> tuple[PlannedFault, ...]:
-    """All faults of a drill, in the order of its file."""
-    return tuple(
-        PlannedFault(index, fault, fault.at_s, fault.at_s + fault.lasts_s, _concerned(fault, index, drill, seed))
-        for index, fault in enumerate(drill.faults)
-    )
+    """All faults of a drill, in the order of its file; of a deploy the first wave, and the others at the end."""
+    planned = [_parts(fault, number, drill, seed) for number, fault in enumerate(drill.faults)]
+    in_order = [parts[0] for parts in planned] + [part for parts in planned for part in parts[1:]]
+    return tuple(PlannedFault(index, *part) for index, part in enumerate(in_order))
+
+
+def _parts(fault: AnyFault, number: int, drill: Drill, seed: int) -> list[tuple[AnyFault, float, float, tuple[int, ...]]]:
+    """A fault, when it begins and ends, and whom it concerns; of a deploy, each wave, over at once."""
+    chosen = _concerned(fault, number, drill, seed)
+    if not isinstance(fault, RollingDeploy):
+        return [(fault, fault.at_s, fault.at_s + fault.lasts_s, chosen)]
+    purpose = f"rolling_deploy:{number}:wave"
+    waves = [tuple(part_of(list(chosen), wave, fault.waves, seed, purpose)) for wave in range(1, fault.waves + 1)]
+    times_s = [fault.at_s + wave * fault.wave_s for wave in range(fault.waves)]
+    return [(fault, at_s, at_s, clients) for at_s, clients in zip(times_s, waves, strict=True)]
 
 
 def _concerned(fault: AnyFault, index: int, drill: Drill, seed: int) -> tuple[int, ...]:
@@ -71,7 +83,7 @@ def _concerned(fault: AnyFault, index: int, drill: Drill, seed: int) -> tuple[in
 
 def switches_during(healthy: Switches, active: Iterable[AnyFault]) -> Switches:
     """The runtime's switches while these faults act, on top of those it has without any."""
-    changes: dict[str, float | int | bool | str] = {}
+    changes: dict[str, SwitchValue] = {}
     for fault in active:
         if isinstance(fault, SwitchFault):
             changes |= fault.switches()

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sim import jumbled
 from sim.history import History, Ints, Mask, Rows, at
 from sim.ledger import Ledger, Shortfall
 from sim.observations import Kind
@@ -262,7 +263,9 @@ def _cross_topic_leak(laws: _Laws) -> Iterator[Violation]:
 
 
 def _jumbled_message(laws: _Laws) -> Iterator[Violation]:
-    yield from laws.broken("jumbled_message", laws.history.of(Kind.HASH_MISMATCH, Kind.MALFORMED))
+    """Hash mismatches and malformed frames that no fault made."""
+    mismatches, malformed = (jumbled.unannounced(laws.history, kind) for kind in (Kind.HASH_MISMATCH, Kind.MALFORMED))
+    yield from laws.broken("jumbled_message", mismatches.and_then(malformed))
 
 
 def _needless_loss(laws: _Laws) -> Iterator[Violation]:

@@ -52,6 +52,8 @@ DELIVERY_CATCHERS = (
     catch("old_snapshots", "stale_cursor_storm", "drill.declared_loss"),
     catch("stale_too_early", "replay_budget_exceeded", "drill.stale_justified"),
     catch("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled"),
+    catch("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost"),
+    catch("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once"),
 )
 # What a runtime does wrong with slow, silent and late clients.
 SILENCE_CATCHERS = (
@@ -71,6 +73,12 @@ DESKTOP_CATCHERS = (
 SETTING_CATCHERS = (catch("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old"),)
 # Policies that are wrong on purpose: everything that turns red, and nothing else does.
 CLIENT_CATCHERS = (
+    catch("wrong_applies_duplicates", "duplicate_delivery", "applied_twice", "ux.integrity", "drill.faults_noticed"),
+    catch("wrong_ignores_hashes", "jumbled_frames", "acknowledged_lost", "delivery.one_order", "drill.faults_noticed"),
+    catch(
+        *("wrong_applies_past_holes", "disordered_delivery", "hole", "silent_loss"),
+        *("ux.integrity", "delivery.dropped_deliveries", "drill.faults_noticed"),
+    ),
     catch("wrong_reads_torn_checkpoints", "checkpoint_damage", "hole", "ux.integrity"),
     catch("wrong_trusts_future_checkpoints", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries"),
     catch("wrong_trusts_silence", "half_open_sockets", "reconnect.half_open_left"),

@@ -38,6 +38,13 @@ SHORT: dict[str, tuple[str, ...]] = {
         *("phases.fault_s=5.0", "faults.0.for_s=5.0", "faults.0.events=20", "faults.1.offline_s=1.2"),
         *("faults.2.at_s=3.5", "faults.2.offline_s=0.1"),
     ),
+    "duplicate_delivery": ("phases.fault_s=2.0", "faults.0.for_s=2.0", "phases.heal_s=2.5"),
+    **dict.fromkeys(
+        ("jumbled_frames", "disordered_delivery"),
+        ("phases.fault_s=5.0", "faults.0.for_s=2.0", "faults.1.at_s=2.5", "faults.1.for_s=2.0", "phases.heal_s=2.5"),
+    ),
+    "multi_client_order": ("phases.fault_s=4.0", "faults.0.for_s=4.0", "faults.2.at_s=2.5", "phases.heal_s=2.5"),
+    "rolling_deploy": ("phases.fault_s=4.0", "faults.0.waves=3", "faults.0.wave_s=1.2"),
     "checkpoint_damage": (
         *("phases.fault_s=5.0", "faults.1.at_s=0.6", "faults.2.at_s=1.2", "faults.3.at_s=1.8", "faults.4.at_s=2.4"),
         *(f"faults.{number}.down_s=0.4" for number in range(5)),

@@ -14,6 +14,7 @@ from sim.fault_kinds import (
     KillRuntime,
     RefuseConnects,
     ResetLinks,
+    RollingDeploy,
     ShrinkReplayBudget,
     ShrinkWindow,
     SkipDeliveries,
@@ -84,6 +85,21 @@ def test_two_faults_of_one_drill_pick_for_themselves():
 def test_one_more_client_moves_hardly_anybody():
     few, more = victims(clients=200), victims(clients=201)
     assert len(few & more) >= len(few) - 1
+
+
+def test_a_deploy_is_as_many_faults_as_it_has_waves() -> None:
+    deploy = RollingDeploy(at_s=1.0, waves=3, wave_s=2.0, share=0.5)
+    storm = faults.plan(drill(deploy, KillRuntime(at_s=9.0, down_s=0.5)), 1)
+    assert [(planned.index, planned.kind, planned.begins_s, planned.ends_s) for planned in storm] == [
+        (0, "rolling_deploy", 1.0, 1.0),
+        (1, "kill_runtime", 9.0, 9.5),
+        (2, "rolling_deploy", 3.0, 3.0),
+        (3, "rolling_deploy", 5.0, 5.0),
+    ]
+    waves = [set(planned.clients) for planned in storm if planned.kind == "rolling_deploy"]
+    assert sum(map(len, waves)) == len(set.union(*waves)) == 100
+    assert all(20 <= len(wave) <= 46 for wave in waves)
+    assert len(storm) == sum(fault.parts for fault in (deploy, storm[1].fault))
 
 
 def test_a_share_of_one_is_everybody():

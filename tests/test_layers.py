@@ -19,7 +19,10 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("sim.faults", "sim.system_model"),
     ("sim.mock",),
     ("sim.engines",),
-    ("sim.history", "sim.ledger", "sim.reconnects", "sim.samples", "sim.invariants", "sim.metrics", "sim.parity"),
+    (
+        *("sim.history", "sim.ledger", "sim.reconnects", "sim.samples", "sim.invariants", "sim.jumbled"),
+        *("sim.metrics", "sim.parity"),
+    ),
     ("sim.plots",),
     ("drills",),
     ("locustfiles",),

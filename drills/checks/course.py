@@ -17,7 +17,7 @@ _LATE_SHARE = 0.05
 _HIT_SHARE = 0.9
 _LOAD_SHARE = 0.9
 _HOLE_S = 1.0  # so long the load generator's lateness may go unmeasured
-_NAMING = ("drop_sockets", "restart_clients")
+_NAMING = ("drop_sockets", "restart_clients", "rolling_deploy")
 # Faults that act on the open connections of the clients they name, each of which counts as one.
 _ON_LINKS = ("slow_links", "stall_links", "half_open_links", "reset_links", "stop_reading")
 
@@ -46,10 +46,11 @@ def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
     missing = [
         f"{fault.get('kind', 'fault')} #{index}: {why}" for index, fault in enumerate(plan) if (why := _unseen(case, index))
     ]
-    if len(plan) < len(case.drill.faults):
-        missing.append(f"the plan has {len(plan)} of {len(case.drill.faults)} faults")
-    if len(plan) > len(case.drill.faults):
-        missing.append(f"the plan has {len(plan)} faults where the drill has {len(case.drill.faults)}")
+    wanted = sum(fault.parts for fault in case.drill.faults)
+    if len(plan) < wanted:
+        missing.append(f"the plan has {len(plan)} of {wanted} faults")
+    if len(plan) > wanted:
+        missing.append(f"the plan has {len(plan)} faults where the drill has {wanted}")
     if missing:
         return Answer(State.ERROR, len(plan) - len(missing), len(plan), "; ".join(missing))
     if not plan:

@@ -3,7 +3,7 @@
 from drills.checks.base import Answer, Case, Check, by_count, by_percentile, by_ratio, needed
 from drills.thresholds import Threshold
 from drills.verdicts import State
-from sim import invariants, samples
+from sim import invariants, jumbled, samples
 from sim.observations import Kind
 
 RATIO = "one-sided 95 % Wilson bound"
@@ -64,8 +64,9 @@ def _evictions(case: Case, threshold: Threshold | None) -> Answer:
 def _integrity(case: Case, threshold: Threshold | None) -> Answer:
     limit = needed(threshold)
     found = invariants.integrity(case.history)
-    jumbled = len(case.history.fleet(Kind.HASH_MISMATCH))
-    wrong = len(found.applied_twice) + len(found.out_of_order) + len(found.holes) + jumbled
+    mismatches = jumbled.unannounced(case.history, Kind.HASH_MISMATCH)
+    wrong = len(found.applied_twice) + len(found.out_of_order) + len(found.holes)
+    wrong += int(((mismatches.client >= 0) & (mismatches.client < case.history.header.clients)).sum())
     applied = len(case.history.fleet(Kind.APPLIED))
     answer = by_count(wrong, applied, limit, "events doubled, out of order, missing or jumbled", "applied events")
     if answer.state is State.PASS and applied < (limit.minimum_n or 0):

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from sim.contract.chance import draw
 from sim.contract.counters import Counters
-from sim.contract.frames import Compatibility
+from sim.contract.frames import Body, Compatibility, Subscribe
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.streams import topic_class
+from sim.contract.tokens import Claims, may_read
 
 _BUILD_LENGTH = len("20260101T000000Z")
 
@@ -26,6 +27,30 @@ def incompatibility(settings: RuntimeSettings, told: Compatibility, query: Compa
     if is_oldest or (build < settings.min_client_build and "accept_old_builds" not in defects):
         return "upgrade_required"
     return "unsupported_client_build" if build > settings.max_client_build else ""
+
+
+def subscribe_refusal(claims: Claims, frame: Subscribe, defects: Container[str]) -> Body | None:
+    """The answer to a subscribe that asks for nothing, for nonsense, or for what its token does not grant; None for others."""
+    if not frame.topics or frame.bad_cursor:
+        return Body(code="bad_subscription", message="a subscription needs topics, and cursors that are numbers")
+    forbidden = tuple(topic for topic in frame.topics if not may_read(claims, topic))
+    if forbidden and "ignore_grants" not in defects:
+        return Body(code="forbidden_topic", message="not granted by this token", forbidden_topics=forbidden)
+    return None
+
+
+def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, out: bool) -> Body:
+    """What a client is told whose outbound queue is full: to read faster, or, at last, to go."""
+    return Body(
+        code="slow_consumer",
+        message="the outbound queue of this connection is full",
+        full_resync_required=False,
+        action="disconnect" if out else "throttle",
+        topic=topic,
+        queue_depth=depth,
+        queue_limit=settings.outbound_queue_events,
+        reconnect_after_ms=float(settings.slow_consumer_reconnect_after_ms),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ edges the answer must be `served`.
 """
 
 from sim.contract.actions import Send
-from sim.contract.client import ClientSession, State
+from sim.contract.client import ClientSession
 from sim.contract.frames import Body, Compatibility, Join, Reply
 from sim.contract.settings import RuntimeSettings
+from sim.contract.states import State
 
 _CLIENT = "stormgate"
 

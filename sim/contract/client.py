@@ -15,7 +15,6 @@ engines cannot disagree about them. All times are unix seconds; randomness is `d
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum, auto
 from functools import partial
 
 from sim.contract import chance
@@ -27,6 +26,7 @@ from sim.contract.frames import (
     Envelope,
     HeartbeatPush,
     Join,
+    Malformed,
     Reply,
     ServerFrame,
     Subscribe,
@@ -37,36 +37,12 @@ from sim.contract.frames import (
 from sim.contract.notices import Notice
 from sim.contract.policies import Policy
 from sim.contract.replica import Replica
+from sim.contract.states import CONNECTED, LEGAL, State
 from sim.errors import IllegalMoveError
 
 NEVER = math.inf
 # What `Notice(...)` does, without a Python function's call: every applied event makes some.
 _as_notice: Callable[[tuple[str, str, int, int, float, str]], Notice] = partial(tuple.__new__, Notice)
-
-
-class State(Enum):
-    """Where a session is; the contract's `connecting` is MINTING to SUBSCRIBING here."""
-
-    IDLE = auto()
-    MINTING = auto()
-    CONNECTING = auto()
-    JOINING = auto()
-    SUBSCRIBING = auto()
-    LIVE = auto()
-    BACKOFF = auto()
-    STOPPED = auto()
-
-
-CONNECTED = frozenset({State.JOINING, State.SUBSCRIBING, State.LIVE})
-LEGAL: dict[str, frozenset[State]] = {
-    "start": frozenset({State.IDLE}),
-    "minted": frozenset({State.MINTING}),
-    "mint_failed": frozenset({State.MINTING}),
-    "connected": frozenset({State.CONNECTING}),
-    "connect_failed": frozenset({State.CONNECTING}),
-    "received": CONNECTED,
-    "disconnected": CONNECTED,
-}
 
 
 class ClientSession:
@@ -212,6 +188,8 @@ class ClientSession:
             self._take_heartbeat(frame, now)
         elif isinstance(frame, SyncError):
             self._take_error(frame.body, now)
+        elif isinstance(frame, Malformed):
+            self.malformed(frame.code, now)
         elif isinstance(frame, ChannelClosed):
             self._leave(classify(f"spacetime channel error: {frame.event}"), now)
 

@@ -22,6 +22,7 @@ from sim.contract.frames import (
     HeartbeatPush,
     Join,
     Leave,
+    Malformed,
     Other,
     Reply,
     Request,
@@ -198,6 +199,8 @@ def encode_server(frame: ServerFrame, join_ref: str) -> str:
         payload = {"status": "ok" if frame.ok else "error", "response": frame.body}
         addressee = None if frame.channel == TRANSPORT_CHANNEL else frame.join_ref or join_ref
         return _text(addressee, frame.ref, frame.channel, "phx_reply", payload)
+    if isinstance(frame, Malformed):
+        return '["1",null,"sync:v1","sync:update_batch",{"updates":[{"topic":'
     event, payload_bytes = push_parts(frame)
     return wrap_push(join_ref, event, payload_bytes)
 

@@ -76,16 +76,15 @@ class Fanout:
             return shared
         updates = as_updates(topic, self._take(connection, topic, self._settings.replay_batch_size, live=True))
         if self._switches.defects:
-            updates = faulty.disfigure(self._switches, updates, replay=False)
+            updates = faulty.disfigure(self._switches, connection.client_key, updates, replay=False)
         self._share_updates(connection, topic, position, updates)
         return updates
 
     def replay(self, connection: Connection, topic: str, limit: int) -> tuple[Update, ...]:
         """Up to `limit` events of a replay; moves the connection on. Who comes back from one place gets one and the same."""
         if self._switches.defects:
-            return faulty.disfigure(
-                self._switches, as_updates(topic, self._take(connection, topic, limit, live=False)), replay=True
-            )
+            updates = as_updates(topic, self._take(connection, topic, limit, live=False))
+            return faulty.disfigure(self._switches, connection.client_key, updates, replay=True)
         is_usual = limit == self._settings.replay_batch_size
         if is_usual and (shared := self._shared_updates(connection, topic)):
             return shared
@@ -108,7 +107,8 @@ class Fanout:
             self._updates[topic][position] = updates
 
     def _may_share(self, connection: Connection) -> bool:
-        return not faulty.may_skip(self._switches, connection.client_key)
+        key = connection.client_key
+        return not faulty.may_skip(self._switches, key) and not faulty.has_own_version(self._switches, key)
 
     def _take(self, connection: Connection, topic: str, limit: int, *, live: bool) -> list[Entry]:
         log, position = self._streams.logs.get(topic), connection.positions.get(topic)

@@ -6,12 +6,14 @@ Every choice is a function of (seed, purpose, client, seq), so a run's faults ar
 import math
 from collections.abc import Sequence
 
+import msgspec
+
 from sim.contract import continuity
 from sim.contract.chance import draw
 from sim.contract.continuity import RETENTION_FLOOR_BREACH, Window
 from sim.contract.frames import Update
 from sim.contract.settings import RuntimeSettings, Switches
-from sim.contract.stream_log import Entry
+from sim.contract.stream_log import Entry, canonical_json, payload_hash
 
 # [ours] How often a defect acts: often enough for any drill to meet it, seldom enough for a fleet to get going.
 DEFECT_CLIENTS = 0.25
@@ -75,9 +77,23 @@ def client_timeout_s(switches: Switches, settings: RuntimeSettings) -> float:
     return settings.client_timeout_s
 
 
-def disfigure(switches: Switches, updates: Sequence[Update], replay: bool) -> tuple[Update, ...]:
+def has_own_version(switches: Switches, client_key: int) -> bool:
+    """Whether this client is handed other payloads than the rest."""
+    return "two_versions" in switches.defects and draw(switches.seed, "version", client_key) < DEFECT_CLIENTS
+
+
+def _own_version(switches: Switches, update: Update) -> Update:
+    if _event(switches, "version", update) >= DEFECT_EVENTS:
+        return update
+    payload = canonical_json({"version": 2, "seq": update.watermark})
+    return msgspec.structs.replace(update, payload=msgspec.Raw(payload), payload_hash=payload_hash(payload))
+
+
+def disfigure(switches: Switches, client_key: int, updates: Sequence[Update], replay: bool) -> tuple[Update, ...]:
     """Updates as a defective runtime would send them; the healthy runtime never calls this."""
     out: list[Update] = []
+    if has_own_version(switches, client_key):
+        updates = [_own_version(switches, update) for update in updates]
     for update in updates:
         wrong = "wrong_payload_hash" in switches.defects and _event(switches, "hash", update) < DEFECT_EVENTS
         sent = with_hash(update, WRONG_HASH) if wrong else update

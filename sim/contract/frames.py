@@ -193,10 +193,16 @@ class ChannelClosed(msgspec.Struct, frozen=True):
     event: str
 
 
+class Malformed(msgspec.Struct, frozen=True):
+    """What is no frame: how a runtime under a fault breaks one. `code` is what its reader makes of it."""
+
+    code: str
+
+
 class Other(msgspec.Struct, frozen=True):
     """A push the contract does not know; clients ignore it."""
 
     event: str
 
 
-ServerFrame = Reply | UpdateBatch | Envelope | HeartbeatPush | SyncError | ChannelClosed | Other
+ServerFrame = Reply | UpdateBatch | Envelope | HeartbeatPush | SyncError | ChannelClosed | Malformed | Other

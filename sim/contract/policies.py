@@ -16,6 +16,7 @@ from sim.errors import UsageError
 
 ClientDefect = Literal[
     "applies_duplicates",
+    "applies_past_holes",
     "ignores_hashes",
     "reads_torn_checkpoints",
     "trusts_future_checkpoints",

@@ -9,9 +9,10 @@ import msgspec
 
 from sim.contract import build_probes, token_probes
 from sim.contract.actions import Send, Token
-from sim.contract.client import NEVER, ClientSession, State
+from sim.contract.client import NEVER, ClientSession
 from sim.contract.disconnects import NETWORK_CODES
 from sim.contract.frames import Body, Reply, Request
+from sim.contract.states import State
 from sim.errors import UsageError
 
 

@@ -225,7 +225,7 @@ class Replica:
                 self._note("hash_mismatch", cursor.stream, seq)
                 return False
             declared = payload_hash(bytes(update.payload))  # of what it really applies
-        if seq > watermark + 1:
+        if seq > watermark + 1 and "applies_past_holes" not in self._policy.defects:
             self._note("gap", cursor.stream, seq, value=float(watermark), detail="live")
             return False
         cursor.watermark = seq

@@ -11,15 +11,15 @@ it is pulled, so a connection costs no memory for what it has yet to get.
 """
 
 import heapq
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
 from sim.contract import faulty
-from sim.contract.admission import incompatibility
+from sim.contract.admission import incompatibility, slow_consumer, subscribe_refusal
 from sim.contract.connection import Connection, Replay
 from sim.contract.counters import Counters
+from sim.contract.disorder import Disorder, client_key
 from sim.contract.fanout import FROM_OLDEST, Fanout, as_updates
 from sim.contract.frames import (
     TRANSPORT_CHANNEL,
@@ -30,6 +30,7 @@ from sim.contract.frames import (
     HeartbeatPush,
     Join,
     Leave,
+    Malformed,
     Reply,
     Request,
     ServerFrame,
@@ -44,7 +45,7 @@ from sim.contract.frames import (
 )
 from sim.contract.retained import Streams
 from sim.contract.settings import RuntimeSettings, Switches
-from sim.contract.tokens import Claims, Keyring, TokenRefusedError, may_read, verify
+from sim.contract.tokens import Claims, Keyring, TokenRefusedError, verify
 from sim.errors import PeerError
 
 
@@ -62,6 +63,7 @@ class Runtime:
         self.counters = Counters()
         self.streams = Streams(settings)
         self._fanout = Fanout(settings, self.streams, self.counters, self.switches)
+        self._disorder = Disorder(self.counters, self.switches)
         self.mutations: list[msgspec.Raw] = []  # carried out by the defect `accept_mutation`
         self._connections: dict[int, Connection] = {}
         self._subscribers: dict[str, dict[int, Connection]] = {}
@@ -97,9 +99,9 @@ class Runtime:
             raise
         self._opened += 1
         number = self._opened
-        client_key = zlib.crc32(claims.device_id.encode())
+        key = client_key(claims.device_id)
         beat_at = now + self.settings.heartbeat_interval_s
-        self._connections[number] = Connection(number, claims, client_key, compatibility, now, beat_at)
+        self._connections[number] = Connection(number, claims, key, compatibility, now, beat_at)
         heapq.heappush(self._deadlines, (self._deadline(self._connections[number]), number))
         return number
 
@@ -127,6 +129,7 @@ class Runtime:
                 self._subscribers.get(topic, {}).pop(number, None)
             self._behind.pop(number, None)
             self._ready.discard(number)
+            self._disorder.forget(number)
 
     def is_closing(self, number: int) -> bool:
         """Whether the connection is to be closed once everything was pulled."""
@@ -145,10 +148,19 @@ class Runtime:
         everyone = "revoke_everyone" in self.switches.defects
         return self._expel(lambda claims: everyone or claims.session_id in self._revoked_sessions)
 
+    def hang_up(self, devices: Collection[str]) -> int:
+        """Close the sockets of these devices, as an instance that is replaced does; returns how many."""
+        everyone = "deploy_cuts_everyone" in self.switches.defects
+        gone = [c for c in self._connections.values() if not c.closing and (everyone or c.claims.device_id in devices)]
+        for connection in gone:
+            self._expel_one(connection)
+        return len(gone)
+
     def set_switches(self, switches: Switches) -> int:
         """Change faults and defects; returns how many sockets were told to authenticate again."""
         self.switches = switches
         self._fanout.set_switches(switches)
+        self._disorder.set_switches(switches)
         if switches.delivery_down:
             self._close_all()
         return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before)
@@ -246,9 +258,11 @@ class Runtime:
     # --- subscribing --------------------------------------------------------------------------------
 
     def _subscribe(self, connection: Connection, frame: Subscribe, now: float) -> None:
-        refusal = self._subscribe_refusal(connection, frame)
+        refusal = subscribe_refusal(connection.claims, frame, self.switches.defects)
         if refusal is None:
             refusal = self._stale_refusal(frame, now)
+        elif refusal.forbidden_topics:
+            self.counters.refused("forbidden_topic")
         if refusal is not None:
             if refusal.code == "stale_cursor":
                 self._send(connection, SyncError(refusal))
@@ -259,15 +273,6 @@ class Runtime:
         size = min(frame.replay_batch_size or self.settings.replay_batch_size, self.settings.replay_batch_size)
         connection.outbox.append(Replay(frame.ref, list(dict.fromkeys(frame.topics)), size))
         self._ready.add(connection.number)
-
-    def _subscribe_refusal(self, connection: Connection, frame: Subscribe) -> Body | None:
-        if not frame.topics or frame.bad_cursor:
-            return Body(code="bad_subscription", message="a subscription needs topics, and cursors that are numbers")
-        forbidden = tuple(topic for topic in frame.topics if not may_read(connection.claims, topic))
-        if forbidden and "ignore_grants" not in self.switches.defects:
-            self.counters.refused("forbidden_topic")
-            return Body(code="forbidden_topic", message="not granted by this token", forbidden_topics=forbidden)
-        return None
 
     def _place(self, connection: Connection, topic: str, after: int | None) -> None:
         log = self.streams.logs.get(topic)
@@ -347,7 +352,9 @@ class Runtime:
                 return item
             if not connection.pending:
                 return None
-            frame = self._live_batch(connection, now)
+            frame = self._live_frame(connection, now)
+            if isinstance(frame, Malformed):
+                return frame
             if frame.updates:
                 return self._deliver(connection, frame)
 
@@ -374,6 +381,12 @@ class Runtime:
             connection.outbox.popleft()
             connection.outbox.appendleft(Reply(replay.ref, ok=True, body=Body(subscription_id=f"sub-{connection.number}")))
         return UpdateBatch(updates, complete, self._heads(replay.topics if complete else [topic]))
+
+    def _live_frame(self, connection: Connection, now: float) -> UpdateBatch | Malformed:
+        frame = self._live_batch(connection, now)
+        if self._disorder.is_idle or not frame.updates:
+            return frame
+        return self._disorder.spoil(connection, frame, now)
 
     def _live_batch(self, connection: Connection, now: float) -> UpdateBatch:
         """Up to `topics_per_drain` topics at once; those served go to the back, so that no busy topic starves another."""
@@ -432,7 +445,7 @@ class Runtime:
 
     def wake_at(self) -> float:
         """When to call `wake` next."""
-        beat_at = self._deadlines[0][0] if self._deadlines else float("inf")
+        beat_at = min(self._deadlines[0][0] if self._deadlines else float("inf"), self._disorder.due_at())
         return min(beat_at, self._tick_at) if self._behind else beat_at
 
     def wake(self, now: float) -> None:
@@ -442,6 +455,9 @@ class Runtime:
             if connection := self._connections.get(number):
                 self._beat(connection, now)
                 heapq.heappush(self._deadlines, (self._deadline(connection), number))
+        for number, late in self._disorder.due(now):
+            if (connection := self._connections.get(number)) and not connection.closing:
+                self._send(connection, late)
         if self._behind and now >= self._tick_at:
             self._tick_at = now + self.settings.slow_consumer_tick_s
             for connection in list(self._behind.values()):
@@ -471,28 +487,14 @@ class Runtime:
             connection.strikes = 0
             return
         if {"keep_slow_consumers", "skip_for_slow_consumers"} & self.switches.defects:
-            self._mistreat(connection)
+            if "skip_for_slow_consumers" in self.switches.defects:
+                connection.positions |= {topic: self.streams.head(topic) for topic in connection.pending}
             return
         connection.strikes += 1
         out = connection.strikes >= self.settings.slow_consumer_strikes
-        body = Body(
-            code="slow_consumer",
-            message="the outbound queue of this connection is full",
-            full_resync_required=False,
-            action="disconnect" if out else "throttle",
-            topic=next(iter(connection.pending)),
-            queue_depth=depth,
-            queue_limit=self.settings.outbound_queue_events,
-            reconnect_after_ms=float(self.settings.slow_consumer_reconnect_after_ms),
-        )
+        told = SyncError(slow_consumer(self.settings, next(iter(connection.pending)), depth, out))
         if out:
             self.counters.evicted += 1
-            self._expel_one(connection, SyncError(body))
+            self._expel_one(connection, told)
         else:
-            self._send(connection, SyncError(body))
-
-    def _mistreat(self, connection: Connection) -> None:
-        """What defective runtimes do to a slow consumer instead of telling it."""
-        if "skip_for_slow_consumers" in self.switches.defects:
-            for topic in connection.pending:
-                connection.positions[topic] = self.streams.head(topic)
+            self._send(connection, told)

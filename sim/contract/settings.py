@@ -42,6 +42,14 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_client_build: str = "20991231T235959Z"  # [ours]
 
 
+class LiveFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Some live updates of some clients go wrong; see `sim.contract.disorder`."""
+
+    clients: Share
+    events: Share
+    delay_ms: NotNegative = 0.0
+
+
 Defect = Literal[
     "skip_delivery",
     "duplicate_delivery",
@@ -77,6 +85,8 @@ Defect = Literal[
     "lose_undelivered",
     "accept_old_builds",
     "refuse_oldest_build",
+    "two_versions",
+    "deploy_cuts_everyone",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -114,6 +124,8 @@ DEFECT_MEANINGS: dict[str, str] = {
     "lose_undelivered": "what is published while delivery is down is acknowledged, and gone",
     "accept_old_builds": "clients of builds that are too old may join",
     "refuse_oldest_build": "the oldest build of the compatibility window is refused",
+    "two_versions": "some clients are handed other payloads than the rest, each under its right hash",
+    "deploy_cuts_everyone": "a wave of a deploy closes the sockets of all instances",
 }
 
 
@@ -134,5 +146,10 @@ class Switches(msgspec.Struct, forbid_unknown_fields=True):
     delivery_down: bool = False  # sockets are closed and refused, while HTTP is served
     skip_live_clients: NotNegative = 0.0  # share of clients whose live tail loses events
     skip_live_events: NotNegative = 0.0  # share of those clients' live events that are lost
+    duplicate_deliveries: LiveFault | None = None  # sent twice
+    jumble_deliveries: LiveFault | None = None  # with a payload that is not their hash's
+    reorder_deliveries: LiveFault | None = None  # after the one that follows
+    delay_deliveries: LiveFault | None = None  # `delay_ms` late, after whatever follows meanwhile
+    malform_frames: LiveFault | None = None  # the whole frame is none
     shrunk_budget_events: CountOrZero = 0  # replay budget in force instead of the configured; 0: none
     tokens_void_before: float = 0.0  # tokens issued before this unix time count as expired

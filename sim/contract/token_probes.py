@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from sim.contract import tokens
 from sim.contract.actions import Send, Token, TokenWish
-from sim.contract.client import NEVER, ClientSession, State
+from sim.contract.client import NEVER, ClientSession
 from sim.contract.disconnects import NETWORK_CODES
 from sim.contract.frames import Reply, Subscribe
+from sim.contract.states import State
 from sim.contract.streams import run_events
 
 # A forger's: no control service signs with it.

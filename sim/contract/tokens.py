@@ -233,3 +233,8 @@ def may_read(claims: Claims, topic: str) -> bool:
     if not (claims.topics or claims.streams):
         return True
     return topic in claims.topics or stream_id(topic) in claims.streams
+
+
+def device_id(client: int) -> str:
+    """The device that a drill's client says it is, which is what a runtime knows it by."""
+    return f"client-{client}"

@@ -7,9 +7,10 @@ from importlib.metadata import version
 
 from sim.contract import checkpoints
 from sim.contract.actions import ClientSettings
-from sim.contract.client import CONNECTED, ClientSession
+from sim.contract.client import ClientSession
 from sim.contract.frames import Compatibility
 from sim.contract.probes import RevokedTokenProbe
+from sim.contract.states import CONNECTED
 from sim.drill import Drill
 from sim.fault_kinds import RestartClients
 from sim.faults import PlannedFault

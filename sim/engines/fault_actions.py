@@ -21,6 +21,7 @@ from sim.fault_kinds import (
     LinkFault,
     RestartClients,
     RevokeSessions,
+    RollingDeploy,
     RotateKeys,
     ShrinkWindow,
     StopReading,
@@ -100,6 +101,8 @@ class FaultActions:
                 return await self._stop_reading(planned, ends)
             case LinkFault():
                 return await self._break_links(planned, began)
+            case RollingDeploy():
+                return await self._http.hang_up(planned.clients)
             case KillRuntime():
                 return await self._kill(ends)
             case ShrinkWindow() as fault:

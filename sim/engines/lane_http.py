@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from sim.contract.admission import is_final, may_be_taken
 from sim.contract.client import ClientSession
 from sim.contract.settings import Switches
 from sim.contract.stream_log import canonical_json, payload_hash
+from sim.contract.tokens import device_id
 from sim.engines.client_driver import MintFailedError
 from sim.engines.http import Answer, Http, NoAnswerError, NothingThereError
 from sim.errors import TargetError
@@ -230,6 +232,11 @@ class LaneHttp:
         """Sign with a new key, or let the old ones go; returns the id of the key that signs."""
         return str((await self._mock("PUT", "keys", json={"rotate": rotate}))["kid"])
 
+    async def hang_up(self, clients: Iterable[int]) -> int:
+        """Make the runtime close these clients' sockets; returns how many it closed."""
+        answer = await self._mock("PUT", "sockets", json={"devices": [device_id(client) for client in clients]})
+        return int(answer["sockets_closed"])
+
     async def switches(self) -> Switches:
         """The faults and defects in force."""
         return msgspec.convert((await self.mock_state())["switches"], Switches)
@@ -245,11 +252,6 @@ class LaneHttp:
             raise TargetError(f"{url} answered {_shown(answer)}: faults of the runtime need stormgate's own mock.")
         body: dict[str, Any] = answer.json()
         return body
-
-
-def device_id(client: int) -> str:
-    """The device a client says it is."""
-    return f"client-{client}"
 
 
 def _problem(answer: Answer) -> _Problem:

@@ -10,10 +10,11 @@ from functools import partial
 
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
-from sim.contract.client import ClientSession, State
+from sim.contract.client import ClientSession
 from sim.contract.codec import encode_client, encode_server
 from sim.contract.frames import JOIN_REF, ClientFrame, ServerFrame, Update, UpdateBatch
 from sim.contract.runs import Run, run_of
+from sim.contract.states import State
 from sim.contract.stream_log import is_intact
 from sim.engines import course
 from sim.engines.virtual_clock import VirtualClock

@@ -19,6 +19,7 @@ from sim.fault_kinds import (
     LinkFault,
     RestartClients,
     RevokeSessions,
+    RollingDeploy,
     RotateKeys,
     ShrinkWindow,
     StopReading,
@@ -29,7 +30,8 @@ from sim.observations import NAN, Recorder
 from sim.system_model import SystemModel
 
 SIMULATED = (
-    *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, RestartClients, RevokeSessions, RotateKeys, ShrinkWindow),
+    *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, RestartClients, RevokeSessions, RollingDeploy, RotateKeys),
+    ShrinkWindow,
     *(LinkFault, StopReading, SwitchFault),
 )
 Steps = Generator[simpy.Event, object, None]
@@ -102,6 +104,8 @@ class VirtualFaults:
                 return done
             case LinkFault() | StopReading():
                 return (yield from self._links.act(planned))
+            case RollingDeploy():
+                return self._lane.hang_up(planned.clients)
             case KillRuntime(down_s=down_s):
                 self._lane.kill()
                 yield self._env.timeout(down_s + self._model.server.cold_start_s)

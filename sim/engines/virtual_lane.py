@@ -17,7 +17,7 @@ from sim.contract.frames import ClientFrame, Compatibility, ServerFrame, UpdateB
 from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import StreamLog, canonical_json
-from sim.contract.tokens import Key, Keyring, TokenRefusedError
+from sim.contract.tokens import Key, Keyring, TokenRefusedError, device_id
 from sim.engines.stations import NO_LIMIT, Station, Turnstile
 from sim.engines.virtual_clock import VirtualClock
 from sim.system_model import SystemModel
@@ -306,6 +306,12 @@ class VirtualLane:
         self.runtime.revoke(sessions)
         self.kick()
         return len(sessions)
+
+    def hang_up(self, clients: Iterable[int]) -> int:
+        """Close these clients' sockets; returns how many."""
+        closed = self.runtime.hang_up({device_id(client) for client in clients})
+        self.kick()
+        return closed
 
     def kill(self) -> None:
         """The runtime's process is gone, and every connection with it; what was acknowledged is in its log."""

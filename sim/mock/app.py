@@ -61,6 +61,10 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True):
     rotate: bool  # else: retire
 
 
+class _HangUp(msgspec.Struct, forbid_unknown_fields=True):
+    devices: frozenset[str]
+
+
 class _Probe(msgspec.Struct):
     thread_id: str
     cohort_key: str
@@ -121,6 +125,7 @@ class Mock:
             Route("/internal/v1/sync/sessions/revoke", self._revoke, methods=["POST"]),
             Route("/internal/v1/spacetime/sync/metrics", self._metrics),
             Route("/_mock/switches", self._put_switches, methods=["PUT"]),
+            Route("/_mock/sockets", self._hang_up, methods=["PUT"]),
             Route("/_mock/window", self._shrink_window, methods=["PUT"]),
             Route("/_mock/keys", self._put_keys, methods=["PUT"]),
             Route("/_mock/state", self._state),
@@ -277,6 +282,16 @@ class Mock:
             self.control.retire_old_keys()
         self.runtime.take_keys(self.control.keyring)
         return JSONResponse({"kid": self.control.keyring.primary.kid})
+
+    async def _hang_up(self, request: Request) -> Response:
+        if not _is_local(request):
+            return _problem(403, "loopback_only", "sockets are closed from the mock's own machine")
+        asked = await _body(request, _HangUp)
+        if isinstance(asked, Response):
+            return asked
+        closed = self.runtime.hang_up(asked.devices)
+        self.sockets.kick()
+        return JSONResponse({"sockets_closed": closed})
 
     async def _state(self, request: Request) -> Response:
         if not _is_local(request):

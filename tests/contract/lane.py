@@ -28,6 +28,7 @@ from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import canonical_json
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.contract.tokens import AUDIENCE, ISSUER, Claims, Key, Keyring, TokenRefusedError, mint, required_scope
+from sim.errors import MalformedFrameError
 
 RUN, WORKER = run_events("7"), CODEX_WORKER_EVENTS
 TOPICS = (RUN, WORKER)
@@ -145,7 +146,12 @@ class Lane:
         session, delivered = self.sessions[client], 0
         while (wire := self.wires.get(client)) and wire.down and delivered < frames:
             delivered += 1
-            session.received(decode_server(wire.down.popleft()), self.now)
+            try:
+                frame = decode_server(wire.down.popleft())
+            except MalformedFrameError as error:
+                session.malformed(error.code, self.now)
+            else:
+                session.received(frame, self.now)
             self._obey(session)
         wire = self.wires.get(client)
         if wire and not wire.down and self.runtime.is_closing(wire.number) and not self.pull(client, 1):

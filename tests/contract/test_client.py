@@ -8,10 +8,10 @@ import pytest
 from hand import RUN, WORKER, Hand, batch, stale, update
 
 from sim.contract.actions import Close, Connect, Mint
-from sim.contract.client import LEGAL, State
 from sim.contract.disconnects import DisconnectReason
 from sim.contract.frames import ChannelClosed, HeartbeatPush, SyncError, TransportBeat, UpdateBatch, Watermark
 from sim.contract.replica import short_hash
+from sim.contract.states import LEGAL, State
 from sim.contract.stream_log import payload_hash
 from sim.errors import IllegalMoveError
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.contract.actions import Close, Connect, Mint, Send
-from sim.contract.client import State
 from sim.contract.disconnects import DisconnectReason
 from sim.contract.frames import (
     Body,
@@ -26,6 +25,7 @@ from sim.contract.frames import (
     UpdateBatch,
     Watermark,
 )
+from sim.contract.states import State
 
 
 def test_the_reply_may_come_before_the_replay():

@@ -31,7 +31,7 @@ from sim.contract.frames import (
 )
 from sim.contract.runtime import Runtime
 from sim.contract.settings import DEFECTS, RuntimeSettings, Switches
-from sim.contract.stream_log import canonical_json, hash_matches
+from sim.contract.stream_log import canonical_json, hash_matches, is_intact
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
 from sim.contract.tokens import AUDIENCE, ISSUER, Claims, TokenRefusedError, mint, required_scope
 
@@ -749,6 +749,29 @@ def test_wrong_stale_reason_blames_retention():
     reply = desk.tell(desk.joined(), Subscribe("2", (A,), {A: 2}))[-1]
     assert reply.body.reason_codes == ("retention_floor_breach",)
     assert desk.tell(desk.joined(), Subscribe("2", (A,), {A: 9}))[-1].ok
+
+
+def test_two_versions_hands_some_clients_payloads_of_their_own():
+    desk = Desk(Switches(defects={"two_versions"}))
+    numbers = [desk.live(A, device=f"d{n}") for n in range(CLIENTS)]
+    desk.publish(A, 100)
+    live = [[u for f in desk.pull(number) for u in f.updates] for number in numbers]
+    assert all(is_intact(update) for updates in live for update in updates)
+    versions = {tuple(update.payload_hash for update in updates) for updates in live}
+    assert len(versions) == 2
+    for number, updates in zip(numbers, live, strict=True):  # and a replay says the same
+        again = [u for f in desk.tell(number, Subscribe("5", (A,), {A: 0}))[:-1] for u in f.updates]
+        assert [u.payload_hash for u in again] == [u.payload_hash for u in updates]
+
+
+@pytest.mark.parametrize(("defects", "closed"), [(set(), {"d1", "d3"}), ({"deploy_cuts_everyone"}, {"d0", "d1", "d2", "d3"})])
+def test_deploy_cuts_everyone_where_a_healthy_one_closes_the_sockets_of_one_instance(defects, closed):
+    desk = Desk(Switches(defects=defects))
+    numbers = {f"d{n}": desk.live(A, device=f"d{n}") for n in range(4)}
+    assert desk.runtime.hang_up({"d1", "d3", "nobody"}) == len(closed)
+    assert {device for device, number in numbers.items() if desk.runtime.is_closing(number)} == closed
+    assert all(desk.pull(number) == [] for number in numbers.values())
+    assert desk.runtime.hang_up({"d1", "d3"}) == 0
 
 
 def test_accept_expired_token_opens_with_one():

@@ -5,6 +5,9 @@ from hypothesis import strategies as st
 from lane import RUN, SMALL, TOPICS, WORKER, Lane, RuntimeSettings
 from msgspec import structs
 
+from sim.contract.disorder import LIVE_FAULTS
+from sim.contract.settings import LiveFault
+
 CLIENTS = 2
 _client = st.integers(0, CLIENTS - 1)
 _few = st.integers(1, 9)
@@ -22,6 +25,7 @@ _STEPS = st.one_of(
     st.tuples(st.just("advance"), st.sampled_from([0.1, 0.6, 3.0, 16.0, 50.0])),
     st.tuples(st.just("skip_live")),
     st.tuples(st.just("shrink_budget"), _few),
+    st.tuples(st.just("disorder"), st.lists(st.sampled_from(LIVE_FAULTS), min_size=1, max_size=3, unique=True)),
     st.tuples(st.just("expire_tokens")),
     st.tuples(st.just("carry_all")),
     st.tuples(st.just("settle")),
@@ -35,6 +39,8 @@ def play(lane: Lane, step: tuple) -> None:
             lane.runtime.shrink_window(topic, keep)
         case ("skip_live",):
             lane.switch(skip_live_clients=1.0, skip_live_events=0.4)
+        case ("disorder", kinds):
+            lane.switch(**{kind: LiveFault(1.0, 0.4, 700.0) for kind in kinds})
         case ("shrink_budget", events):
             lane.switch(shrunk_budget_events=events)
         case ("expire_tokens",):

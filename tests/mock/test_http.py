@@ -280,6 +280,15 @@ def test_the_window_shrinks_on_demand(mock: Served):
     assert [update["watermark"] for update in updates_in(before)] == [4, 5]
 
 
+def test_sockets_are_closed_on_demand(mock: Served):
+    with Raw(mock, mock.token(device_id="one")) as one, Raw(mock, mock.token(device_id="two")) as two:
+        one.join()
+        two.join()
+        assert mock.http.put("/_mock/sockets", json={"devices": ["one", "nobody"]}).json() == {"sockets_closed": 1}
+        assert one.to_the_end() == []
+        assert mock.state()["consumers"] == 1
+
+
 @pytest.mark.parametrize("address", ["192.0.2.7", "10.0.0.1", "2001:db8::1", "nonsense"])
 def test_switches_are_for_this_machine_only(tmp_path, address: str):
     app = Mock(MockOptions(RuntimeSettings(), Switches()), Store(tmp_path / "log.sqlite")).app()
@@ -287,7 +296,8 @@ def test_switches_are_for_this_machine_only(tmp_path, address: str):
     async def ask() -> None:
         transport = httpx.ASGITransport(app, client=(address, 4000))
         async with httpx.AsyncClient(transport=transport, base_url="http://mock") as http:
-            for method, path in (("PUT", "/_mock/switches"), ("PUT", "/_mock/window"), ("GET", "/_mock/state")):
+            puts = [("PUT", f"/_mock/{name}") for name in ("switches", "window", "sockets")]
+            for method, path in (*puts, ("GET", "/_mock/state")):
                 answer = await http.request(method, path, json={})
                 assert (answer.status_code, error_of(answer)) == (403, "loopback_only")
             assert (await http.get("/healthz")).status_code == 200

@@ -1,0 +1,42 @@
+"""Jumbled messages: hash mismatches and malformed frames, beside those that a fault of the plan made on purpose.
+
+A fault excuses no more of them than it made, at its clients, while it lasted. Everything else is the runtime's own doing.
+"""
+
+import numpy as np
+
+from sim.contract.disorder import client_key, concerns
+from sim.contract.tokens import device_id
+from sim.history import History, Mask, Rows
+from sim.observations import Kind
+
+# [ours] So long after a fault has ended, a frame that it spoilt may still be under way.
+_UNDER_WAY_S = 2.0
+_MADE_BY = {Kind.HASH_MISMATCH: "jumble_deliveries", Kind.MALFORMED: "malform_frames"}
+
+
+def unannounced(history: History, kind: Kind) -> Rows:
+    """The rows of `kind` (hash mismatches, or malformed frames) that no fault of the plan explains."""
+    rows = history.of(kind)
+    excused = np.zeros(len(rows), np.bool_)
+    for index, (begun_t, ended_t) in history.fault_times(_MADE_BY[kind]).items():
+        inside = (rows.t >= begun_t) & (rows.t <= ended_t + _UNDER_WAY_S)
+        inside &= _concerned(history, rows, index, _MADE_BY[kind])
+        excused[np.flatnonzero(inside)[: acted(history).get(index, 0)]] = True
+    return rows.take(~excused)
+
+
+def acted(history: History) -> dict[int, int]:
+    """How often each fault of the plan was seen to act, by its index."""
+    observed = history.of(Kind.FAULT_OBSERVED)
+    return dict(zip(observed.attempt.tolist(), np.nan_to_num(observed.value).astype(int).tolist(), strict=True))
+
+
+def _concerned(history: History, rows: Rows, index: int, kind: str) -> Mask:
+    """Where a row is of a client that the fault concerns, as the runtime drew it."""
+    plan = history.header.plan
+    share = float(str(plan[index].get("clients_share", 0.0))) if index < len(plan) else 0.0
+    clients = [client for client in np.unique(rows.client).tolist() if client >= 0]
+    hit = [client for client in clients if concerns(history.header.seed, kind, client_key(device_id(client)), share)]
+    mask: Mask = np.isin(rows.client, hit)
+    return mask
