@@ -321,7 +321,7 @@ class Side(asyncio.Protocol):
             self.is_gone = True
         if self._transport is None or self.is_gone:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # its descriptor may be closed, and it not know it yet
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_WAIT_ON_CLOSE)
         self._transport.abort()
 

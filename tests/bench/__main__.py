@@ -27,7 +27,7 @@ from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.publisher import create_streams
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
-from tests.bench import simulated
+from tests.bench import proxied, simulated
 from tests.bench.clients import COMPATIBILITY, Job, Report
 
 ROUNDS = 3
@@ -148,6 +148,8 @@ def main() -> None:
     show(result)  # type: ignore[arg-type]
     result["simulated"] = simulated.run()
     simulated.show(result["simulated"])  # type: ignore[arg-type]
+    result["proxied"] = proxied.run()
+    proxied.show(result["proxied"])  # type: ignore[arg-type]
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
     print(f"written to {OUTPUT}")

@@ -272,6 +272,43 @@ def test_a_reset_reaches_both_sides_and_only_open_connections_count():
     run(course())
 
 
+def test_a_connection_that_is_being_reset_may_be_reset_again():
+    async def course() -> None:
+        async with proxied() as (_, group, connect):
+            await connect()
+            (connection,) = group.connections.values()
+            connection.reset()
+            connection.reset()
+            await until(lambda: not group.connections)
+
+    run(course())
+
+
+def test_a_side_whose_descriptor_is_closed_already_is_given_up_all_the_same():
+    """The loop closes it a moment before it says so."""
+
+    class Gone(asyncio.Transport):
+        aborted = False
+
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return socket.socket(fileno=-1)  # "negative file descriptor"
+
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+            pass
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def course() -> None:
+        group = Group(("127.0.0.1", 9), 1)
+        side, transport = proxies.Connection(group, 1).client, Gone()
+        group.change(LinkConditions(refuses=True))
+        side.connection_made(transport)  # refused: reset
+        assert transport.aborted
+
+    run(course())
+
+
 @pytest.mark.parametrize("gone", ["client", "runtime"])
 def test_half_open_one_side_goes_and_the_other_hears_nothing_until_it_lets_go(gone: str):
     async def course() -> None:
