@@ -362,13 +362,10 @@ class Pipe:
         self.pump()
 
     def end(self, *, reset: bool) -> None:
-        """The source will send no more: in order, or by a reset, which overtakes what it sent before."""
-        way = self._way
-        if reset and self._end_at == math.inf and not way.stalled:
-            self._queue.clear()
-            self.held_bytes = 0
+        """The source will send no more, in order or by a reset; the sink learns it behind what was sent before."""
         if self._end_at == math.inf:
-            self._end_at = self._loop.time() + way.close_delay_s
+            way = self._way
+            self._end_at = max(self._loop.time() + way.latency_s, self._last_due) + way.close_delay_s
             if way.close_delay_s:
                 self._group.note("closed_late", self._number)
         self._is_reset |= reset

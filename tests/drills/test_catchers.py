@@ -11,6 +11,7 @@ from catchers import (
     HARMLESS,
     IMPATIENT,
     LIVE_PERIOD,
+    SILENCE_CATCHERS,
     Catch,
 )
 from storms import red, small, storm, troubles
@@ -23,7 +24,11 @@ def test_every_defect_has_a_catcher():
     assert sorted({case.wrong for case in ALL_CATCHERS} | {HARMLESS}) == sorted(DEFECTS)
 
 
-@pytest.mark.parametrize("case", DEFECT_CATCHERS, ids=lambda case: case.wrong)
+# Of the network's drills two, one by the proxy and one without; simulation has them all.
+NETWORK = tuple(case for case in SILENCE_CATCHERS if case.wrong in ("skip_for_slow_consumers", "drop_late_heartbeats"))
+
+
+@pytest.mark.parametrize("case", DEFECT_CATCHERS + NETWORK, ids=lambda case: case.wrong)
 def test_a_defect_is_caught_by_name(tmp_path: Path, case: Catch):
     # Under wrong hashes nobody ever gets going, so there is no steady state to wait for.
     hasty = ("phases.steady_limit_s=3",) if case.wrong == "wrong_payload_hash" else ()

@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim.engines import proxy as proxies
+from sim.engines.client_driver import WallClock
 from sim.engines.link_actions import LinkActions
 from sim.engines.proxy import HELD_BYTES, FaultProxy, Group
 from sim.errors import IllegalMoveError
-from sim.faults import CALM, LinkConditions, Way
+from sim.fault_kinds import HalfOpenLinks, StallLinks
+from sim.faults import CALM, LinkConditions, PlannedFault, Way
 
 LIMIT_S = 20.0  # for what happens at once on any machine
 READ_BYTES = 256 * 1024  # the most that one read brings
@@ -413,6 +415,28 @@ def test_a_client_that_resets_is_a_reset_for_the_runtime():
     run(course())
 
 
+def test_the_end_of_a_connection_takes_as_long_as_its_bytes_and_comes_behind_them():
+    async def course() -> None:
+        loop = asyncio.get_running_loop()
+        async with proxied() as (_, group, connect):
+            (_, writer), (up_reader, _) = await connect()
+            (_, other_writer), (other_reader, _) = await connect()
+            group.change(LinkConditions(to_runtime=Way(latency_s=0.3)))
+            began = loop.time()
+            other_writer.write_eof()
+            writer.write(b"last words")
+            await asyncio.sleep(0.1)
+            raw = writer.transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, proxies._NO_WAIT_ON_CLOSE)
+            writer.transport.abort()
+            assert await soon(up_reader.readexactly(10)) == b"last words"
+            assert await is_reset(up_reader)
+            assert await soon(other_reader.read()) == b""
+            assert loop.time() - began >= 0.39
+
+    run(course())
+
+
 def test_a_runtime_that_is_not_there_is_a_reset_for_the_client():
     async def course() -> None:
         async with Upstream() as upstream:
@@ -472,6 +496,33 @@ def test_what_would_be_left_is_said_and_is_a_defect_of_ours(monkeypatch: pytest.
                 await proxy.close()
             monkeypatch.undo()
             await proxy.close()
+
+    run(course())
+
+
+def test_a_fault_stopped_half_way_is_healed():
+    async def course() -> None:
+        async with Upstream() as upstream:
+            faults = (StallLinks(at_s=0.0, for_s=60.0), HalfOpenLinks(at_s=0.0, for_s=60.0, gone="runtime"))
+            plan = [PlannedFault(index, fault, 0.0, 60.0, (0, 1)) for index, fault in enumerate(faults)]
+            links = await LinkActions.open(plan, f"ws://127.0.0.1:{upstream.port}/sync", 1)
+            port = links.port_of(0)
+            assert port == links.port_of(1)
+            assert links.port_of(2) is None
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await soon(upstream.came.get())
+            clock = WallClock()
+            acting = [asyncio.ensure_future(links.act(planned, clock.now(), clock)) for planned in plan]
+            (group,) = links._groups.values()
+            await until(lambda: group.conditions != CALM and bool(group.held))
+            for task in acting:
+                task.cancel()
+            await asyncio.wait(acting)
+            links.heal()
+            assert group.conditions == CALM
+            assert await is_reset(reader)
+            writer.close()
+            await links.close()
 
     run(course())
 
