@@ -37,6 +37,7 @@ PolicyName = Literal[
     "wrong_reads_torn_checkpoints",
     "wrong_trusts_future_checkpoints",
     "wrong_trusts_silence",
+    "wrong_trusts_clock",
 ]
 DeliveryName = Literal["update_batch", "frame"]  # `sync:update_batch` or `sync:frame`
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
@@ -111,6 +112,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stale_reasons: tuple[StaleReason, ...] = ()  # each signalled to at least one client, and no other to any
     stale_share: ShareOrZero = 0.0  # of the fleet, told that it is stale, for whatever reason
     declared_loss: bool = False  # clients may declare loss (streams without snapshots); else any is a failure
+    retired_routes: bool = False  # ask for the routes that are gone, all the time; by HTTP, so on real sockets only
     probes: tuple[ProbeName, ...] = ()  # clients that try what must be refused
 
 

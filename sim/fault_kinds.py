@@ -98,6 +98,13 @@ class RollingDeploy(ClientFault, frozen=True, kw_only=True, forbid_unknown_field
         return (self.waves - 1) * self.wave_s
 
 
+class SkewClocks(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_clocks"):
+    """The clocks of a share of the clients are off by `by_s`: every other one's is ahead, the others' are behind."""
+
+    by_s: Positive
+    for_s: Positive
+
+
 class RestartClients(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="restart_clients"):
     """The processes of a share of the clients die at once and begin again `down_s` later, with nothing but their checkpoints.
 
@@ -383,6 +390,7 @@ class KillRuntime(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 AnyFault = (
     DropSockets
+    | SkewClocks
     | RestartClients
     | StopReading
     | SlowLinks

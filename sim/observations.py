@@ -77,6 +77,7 @@ class Kind(StrEnum):
     KEYS_ROTATED = "keys_rotated"  # tokens are signed with another key from now on [detail: its id]
     SESSION_REVOKED = "session_revoked"  # a fault is about to revoke the client's session
     SIGNED_IN = "signed_in"  # the fault is over: the client has a new session
+    ROUTE_ANSWERED = "route_answered"  # a route that is gone [value: HTTP status, detail: method and route]
     PROBED = "probed"  # a probe's question was answered [detail: probe:answer]
     FAULT_BEGUN = "fault_begun"  # [attempt: index in the plan, detail: kind]
     FAULT_OBSERVED = "fault_observed"  # it was seen to act [attempt: index, value: how often, detail: kind]

@@ -62,6 +62,8 @@ SILENCE_CATCHERS = (
     catch("keep_silent_clients", "half_open_sockets", "reconnect.half_open_left"),
     catch("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects"),
 )
+# By drills that only run on real sockets.
+SOCKETS_CATCHERS = (catch("serve_retired_route", "retired_routes", "drill.retired_routes"),)
 ALL_CATCHERS = (*DEFECT_CATCHERS, *AUTHORITY_CATCHERS, *DELIVERY_CATCHERS, *SILENCE_CATCHERS)
 HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
 DESKTOP_CATCHERS = (
@@ -70,7 +72,10 @@ DESKTOP_CATCHERS = (
     catch("goes on counting", "reconnect_storm", "reconnect.backoff_never_resets", "reconnect.backoff_unjittered"),
 )
 # Settings of a fleet that its drill must not let pass.
-SETTING_CATCHERS = (catch("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old"),)
+SETTING_CATCHERS = (
+    catch("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old"),
+    catch("fleet.policy=wrong_trusts_clock", "clock_skew", "drill.clocks", "error.tokens_too_old"),
+)
 # Policies that are wrong on purpose: everything that turns red, and nothing else does.
 CLIENT_CATCHERS = (
     catch("wrong_applies_duplicates", "duplicate_delivery", "applied_twice", "ux.integrity", "drill.faults_noticed"),

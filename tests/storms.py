@@ -22,6 +22,8 @@ SHORT: dict[str, tuple[str, ...]] = {
     "dropped_delivery": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=2.5"),
     "runtime_restart": ("phases.fault_s=3.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.heal_s=1.0"),
     "publish_failures": (),
+    "retired_routes": ("phases.fault_s=2.0",),
+    "clock_skew": (),
     "token_rotation": ("phases.steady_s=2.0",),
     "http_authority": ("phases.fault_s=4.0", "faults.0.for_s=2.5", "phases.settle_s=20"),
     "compatibility_window": ("phases.fault_s=2.0",),
@@ -57,7 +59,8 @@ SHORT: dict[str, tuple[str, ...]] = {
     "slow_consumer": ("fleet.clients=20", "phases.heal_s=1"),
     "latency_brownout": ("phases.fault_s=5.0", "faults.0.for_s=4.5", "phases.heal_s=1.0"),
 }
-CATALOGUE = tuple(SHORT)
+SOCKETS_ONLY = ("retired_routes",)
+CATALOGUE = tuple(name for name in SHORT if name not in SOCKETS_ONLY)  # what both engines run
 # Checks that a slow machine may fail, or that a small fleet is too small for.
 OF_TIME = (
     *("replay.bootstrap_ms", "replay.client_lag_events", "reconnect.live_again_99_s", "ux.publish_to_apply_ms"),

@@ -140,7 +140,7 @@ def test_a_digest_is_of_the_drill_and_not_of_its_files_layout(path: Path):
 def test_the_catalogue_has_the_five_drills():
     names = {"reconnect_storm", "stale_cursor", "dropped_delivery", "runtime_restart", "token_expiry_storm"}
     names |= {"token_misuse", "token_lifetime", "publish_failures", "control_outage", "session_revocation"}
-    names |= {"token_rotation", "http_authority", "compatibility_window"}
+    names |= {"token_rotation", "http_authority", "compatibility_window", "clock_skew", "retired_routes"}
     assert names <= {path.stem for path in CATALOG}
 
 

@@ -8,13 +8,17 @@ from drills.verdicts import State
 from sim import samples
 from sim.contract.admission import is_final
 from sim.contract.probes import EXPECTED
-from sim.fault_kinds import AnyFault, FailPublishes, ForgetTokens, RevokeSessions, RotateKeys, StopDelivery
+from sim.contract.retired_routes import RETIRED
+from sim.fault_kinds import AnyFault, FailPublishes, MintOutage, RevokeSessions, RotateKeys, SkewClocks, StopDelivery
 from sim.history import Floats, History
 from sim.observations import Kind
 
 # Codes of an answer that is none: nobody said no.
 _UNANSWERED = ("", "silence", "timeout", "network")
 _ANSWER_S = 1.0  # [ours] so long an acknowledgement may take
+_EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed
+_NOT_FOUND = 404
+_PHASES = ("before", "during", "after")
 _LATE_PUBLISHES = 0.01  # [ours] share of the publishes that may take longer
 
 
@@ -159,6 +163,42 @@ def _authority_served(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(state, late, n, f"{late} of {n} publishes were not acknowledged while delivery was down")
 
 
+def _clocks(case: Case, threshold: Threshold | None) -> Answer:
+    """Nobody renews a token long before it is time, as a client does whose own clock it believes is ahead."""
+    history, runtime = case.history, case.drill.runtime
+    ttl_s = case.drill.fleet.token_ttl_s or runtime.token_ttl_s
+    soonest_s = _EARLY_SHARE * max(ttl_s - runtime.token_refresh_margin_s, 1)
+    rows = history.fleet(Kind.TOKEN_MINTED, Kind.DISCONNECTED)
+    rows = rows.take(rows.is_kind(Kind.TOKEN_MINTED) | history.detail_is(rows, ["token_refresh_due"])).by_client()
+    renewed = np.append(False, rows.is_kind(Kind.DISCONNECTED)[1:] & rows.is_kind(Kind.TOKEN_MINTED)[:-1])
+    renewed &= np.append(False, np.diff(rows.client) == 0) if len(rows) else renewed
+    early = int((np.append(np.inf, np.diff(rows.t))[renewed] < soonest_s).sum()) if len(rows) else 0
+    begun_t, ended_t = _span(history, "skew_clocks")
+    minted = history.fleet(Kind.TOKEN_MINTED)
+    n = int(((minted.t >= begun_t) & (minted.t <= ended_t)).sum())
+    if n == 0:
+        return Answer(State.NO_DATA, NAN, 0, "nobody got a token while clocks were off")
+    said = f"{early} tokens were given up within {soonest_s:g} s, and {n} were got while clocks were off"
+    return Answer(State.FAIL if early else State.PASS, early, n, said)
+
+
+def _retired_routes(case: Case, threshold: Threshold | None) -> Answer:
+    """The routes that are gone answer 404, each of them before, during and after what the drill breaks."""
+    history = case.history
+    rows = history.of(Kind.ROUTE_ANSWERED)
+    n, served = len(rows), rows.take(rows.value != _NOT_FOUND)
+    if len(served):
+        said = ", ".join(f"{route} ({count})" for route, count in history.detail_counts(served).items())
+        return Answer(State.FAIL, len(served), n, f"answered other than 404: {said}; first {served.value[0]:.0f}")
+    phase = (rows.t >= history.phases.get("fault", np.inf)).astype(np.int64) + (rows.t >= history.phases.get("heal", np.inf))
+    heard = {(int(when), history.details[code]) for when, code in zip(phase, rows.detail, strict=True)}
+    wanted = len(_PHASES) * len(RETIRED)
+    if len(heard) < wanted:
+        state = State.INCONCLUSIVE if n else State.NO_DATA
+        return Answer(state, NAN, n, f"{len(heard)} of {wanted} questions, each route {', '.join(_PHASES)}, were answered")
+    return Answer(State.PASS, 0, n, f"{len(RETIRED)} routes answered 404 each time, {', '.join(_PHASES)}")
+
+
 def _moments(history: History, kind: Kind) -> Floats:
     """By client of the fleet, when something first happened to it; infinity for never."""
     rows = history.fleet(kind)
@@ -185,7 +225,7 @@ CHECKS = (
         _token_holders,
         window="the outage of minting",
         takes_threshold=False,
-        applies=lambda drill: any(isinstance(fault, ForgetTokens) for fault in drill.faults),
+        applies=lambda drill: any(isinstance(fault, MintOutage) for fault in drill.faults),
     ),
     Check(
         "drill",
@@ -220,6 +260,27 @@ CHECKS = (
         origin="synthetic",
         takes_threshold=False,
         applies=lambda drill: any(isinstance(fault, StopDelivery) for fault in drill.faults),
+    ),
+    Check(
+        "drill",
+        "clocks",
+        "tokens",
+        "tokens that were given up long before it was time",
+        "count, 0 allowed",
+        _clocks,
+        takes_threshold=False,
+        applies=lambda drill: any(isinstance(fault, SkewClocks) for fault in drill.faults),
+    ),
+    Check(
+        "drill",
+        "retired_routes",
+        "answers",
+        "answers other than 404 of routes that are gone",
+        "count, 0 allowed; each route was asked in each phase",
+        _retired_routes,
+        origin="synthetic",
+        takes_threshold=False,
+        applies=lambda drill: drill.expect.retired_routes,
     ),
     Check(
         "drill",

@@ -1,7 +1,8 @@
 """What a client session asks its driver to do, and what it is told about itself."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sim.contract.frames import ClientFrame, Compatibility, Update, UpdateBatch
 from sim.contract.runs import Run, no_run
@@ -11,13 +12,23 @@ from sim.contract.stream_log import is_intact
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A minted token; moments in unix seconds of the client's own clock. `key_id` and `session_id` are as they were told."""
+    """A minted token; moments in unix seconds of the client's own clock, worked out from how long it is good for.
+
+    `told_*` are as the control service has them, by its own clock (NaN: it told none).
+    """
 
     text: str
     refresh_at: float
     expires_at: float
     key_id: str = ""
     session_id: str = ""
+    told_refresh_at: float = math.nan
+    told_expires_at: float = math.nan
+
+    def by_clock(self, ahead_s: float) -> "Token":
+        """As a client takes it that believes in the moments it was told, with a clock of its own that is so much ahead."""
+        moments = self.told_refresh_at - ahead_s, self.told_expires_at - ahead_s
+        return self if math.isnan(sum(moments)) else replace(self, refresh_at=moments[0], expires_at=moments[1])
 
     def __repr__(self) -> str:
         return f"Token(refresh_at={self.refresh_at}, expires_at={self.expires_at})"

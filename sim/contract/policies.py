@@ -21,6 +21,7 @@ ClientDefect = Literal[
     "reads_torn_checkpoints",
     "trusts_future_checkpoints",
     "trusts_silence",
+    "trusts_clock",
 ]
 CLIENT_DEFECTS: tuple[str, ...] = get_args(ClientDefect)
 

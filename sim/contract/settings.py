@@ -87,6 +87,7 @@ Defect = Literal[
     "refuse_oldest_build",
     "two_versions",
     "deploy_cuts_everyone",
+    "serve_retired_route",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -126,6 +127,7 @@ DEFECT_MEANINGS: dict[str, str] = {
     "refuse_oldest_build": "the oldest build of the compatibility window is refused",
     "two_versions": "some clients are handed other payloads than the rest, each under its right hash",
     "deploy_cuts_everyone": "a wave of a deploy closes the sockets of all instances",
+    "serve_retired_route": "a route that is gone for good is still answered",
 }
 
 

@@ -1,12 +1,13 @@
 """What every engine does alike: who reads which stream, how clients are set up, when a client counts as behind."""
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from sim.contract import checkpoints
-from sim.contract.actions import ClientSettings
+from sim.contract.actions import ClientSettings, Token
 from sim.contract.client import ClientSession
 from sim.contract.frames import Compatibility
 from sim.contract.probes import RevokedTokenProbe
@@ -100,3 +101,21 @@ def forget_token(session: ClientSession, *, sign_in: bool = False) -> None:
     """The client's next connect needs a new token and, with `sign_in`, one of a new session."""
     session.must_mint = True
     session.sign_ins += sign_in
+
+
+def unix_s(moment: str) -> float:
+    """An RFC 3339 moment in unix seconds; NaN for what is none."""
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return math.nan
+
+
+def by_own_clock(token: Token, session: ClientSession, ahead_s: float) -> Token:
+    """A token as this client takes it, whose clock is `ahead_s` ahead; to one that keeps to the contract it is all the same."""
+    return token.by_clock(ahead_s) if "trusts_clock" in session.policy.defects else token
+
+
+def clock_ahead_s(client: int, by_s: float) -> float:
+    """By how much a skewed client's clock is off: every other one's is ahead, the others' are behind."""
+    return by_s if client % 2 == 0 else -by_s

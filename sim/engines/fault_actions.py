@@ -24,6 +24,7 @@ from sim.fault_kinds import (
     RollingDeploy,
     RotateKeys,
     ShrinkWindow,
+    SkewClocks,
     StopReading,
     SwitchFault,
 )
@@ -91,6 +92,11 @@ class FaultActions:
                 for client in died:
                     self._clients[client].revive()
                 return len(died)
+            case SkewClocks(by_s=by_s):
+                self._skew_clocks(planned.clients, by_s)
+                await self._sleep_until(ends)
+                self._skew_clocks(planned.clients, 0.0)
+                return len(planned.clients)
             case ForgetTokens():
                 return self._forget_tokens(planned.clients)
             case RotateKeys():
@@ -137,6 +143,10 @@ class FaultActions:
     async def _acted(self, planned: PlannedFault) -> int:
         """How often the mock says that it acted, since it was started."""
         return int((await self._http.mock_state())["acted"].get(planned.kind, 0))
+
+    def _skew_clocks(self, clients: Sequence[int], by_s: float) -> None:
+        for client in clients:
+            self._clients[client].clock_ahead_s = course.clock_ahead_s(client, by_s)
 
     def _forget_tokens(self, clients: Sequence[int]) -> int:
         for client in clients:

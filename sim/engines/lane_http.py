@@ -15,6 +15,7 @@ from sim.contract.settings import Switches
 from sim.contract.stream_log import canonical_json, payload_hash
 from sim.contract.tokens import device_id
 from sim.engines.client_driver import MintFailedError
+from sim.engines.course import unix_s
 from sim.engines.http import Answer, Http, NoAnswerError, NothingThereError
 from sim.errors import TargetError
 
@@ -64,6 +65,8 @@ class _Minted(msgspec.Struct):
     refresh_after_in: float
     kid: str = ""
     session_id: str = ""
+    refresh_after: str = ""
+    expires_at: str = ""
 
 
 class _MintAnswer(msgspec.Struct):
@@ -128,7 +131,8 @@ class LaneHttp:
             raise MintFailedError("bad_response") from None
         now = time.time()
         moments = now + minted.refresh_after_in, now + minted.expires_in
-        return Token(minted.token, *moments, minted.kid, minted.session_id)
+        told = unix_s(minted.refresh_after), unix_s(minted.expires_at)
+        return Token(minted.token, *moments, minted.kid, minted.session_id, *told)
 
     def _authorization(self, account: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._lane.session or f'session-{account}'}"}
@@ -200,6 +204,13 @@ class LaneHttp:
                 f"{socket_url} answered a WebSocket upgrade without a token with {_shown(answer)}, not 403: "
                 "this is no sync runtime's socket."
             )
+
+    async def status_of(self, method: str, path: str) -> int:
+        """What the runtime answers to a request without a body: its HTTP status, 0 for nothing."""
+        try:
+            return (await self._http.request(method, self._lane.runtime_url + path)).status_code
+        except NoAnswerError:
+            return 0
 
     async def is_ready(self) -> bool:
         """Whether the runtime answers 200 on /readyz."""

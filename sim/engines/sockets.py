@@ -28,6 +28,7 @@ from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.link_actions import LinkActions
 from sim.engines.publisher import Publisher, Stream, create_streams
+from sim.engines.route_watch import watch_retired_routes
 from sim.errors import StorageError, UsageError
 from sim.fault_kinds import KillRuntime, LinkFault
 from sim.faults import plan
@@ -216,6 +217,8 @@ class _SocketsRun:
             self._recorder,
         )
         watching = [asyncio.create_task(self._watch_own_lag()), asyncio.create_task(self._sample_lag(publisher))]
+        if self._drill.expect.retired_routes:
+            watching.append(asyncio.create_task(watch_retired_routes(http, self._clock, self._recorder)))
         for task in watching:
             task.add_done_callback(self._must_not_fail)
         try:

@@ -73,6 +73,10 @@ def check(drill: Drill) -> None:
                 f"drill '{drill.name}': key 'faults.{index}.kind' is '{fault.kind}', which has no meaning in simulation; "
                 "use --engine sockets."
             )
+    if drill.expect.retired_routes:
+        raise UsageError(
+            f"drill '{drill.name}': key 'expect.retired_routes' is true, but simulation has no HTTP; use --engine sockets."
+        )
 
 
 def latest_end_s(drill: Drill, model: SystemModel) -> float:

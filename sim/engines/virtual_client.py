@@ -51,6 +51,7 @@ class VirtualClient:
         self._timer_at = NEVER
         self._offline_until = 0.0
         self._is_dead = False
+        self.clock_ahead_s = 0.0  # by so much its own clock is off, which only who trusts it goes by
         self.rough: RoughLink | None = None  # what faults make of its link; None: nothing
 
     # --- what the engine does with a client ---------------------------------------------------------
@@ -73,6 +74,7 @@ class VirtualClient:
     def come_online(self) -> None:
         """Let connects through again; a process that is still down begins again."""
         self._offline_until = 0.0
+        self.clock_ahead_s = 0.0
         if self._is_dead:
             self.revive()
 
@@ -208,7 +210,7 @@ class VirtualClient:
         now = self._env.now
         if asker is self.session and self.session.state is State.MINTING:
             if isinstance(token, Token):
-                self.session.minted(token, now)
+                self.session.minted(course.by_own_clock(token, self.session, self.clock_ahead_s), now)
             else:
                 self.session.mint_failed(token, now)
             self._pump()

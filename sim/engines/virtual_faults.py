@@ -22,6 +22,7 @@ from sim.fault_kinds import (
     RollingDeploy,
     RotateKeys,
     ShrinkWindow,
+    SkewClocks,
     StopReading,
     SwitchFault,
 )
@@ -32,7 +33,7 @@ from sim.system_model import SystemModel
 SIMULATED = (
     *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, RestartClients, RevokeSessions, RollingDeploy, RotateKeys),
     ShrinkWindow,
-    *(LinkFault, StopReading, SwitchFault),
+    *(LinkFault, SkewClocks, StopReading, SwitchFault),
 )
 Steps = Generator[simpy.Event, object, None]
 
@@ -89,6 +90,11 @@ class VirtualFaults:
                 for client in died:
                     self._clients[client].revive()
                 return len(died)
+            case SkewClocks(by_s=by_s, for_s=for_s):
+                self._skew_clocks(planned.clients, by_s)
+                yield self._env.timeout(for_s)
+                self._skew_clocks(planned.clients, 0.0)
+                return len(planned.clients)
             case ForgetTokens():
                 return self._forget_tokens(planned.clients)
             case RotateKeys(for_s=for_s):
@@ -117,6 +123,10 @@ class VirtualFaults:
             case ExpireTokens():
                 self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=self._env.now)
                 return self._switch()
+
+    def _skew_clocks(self, clients: Sequence[int], by_s: float) -> None:
+        for client in clients:
+            self._clients[client].clock_ahead_s = course.clock_ahead_s(client, by_s)
 
     def _forget_tokens(self, clients: Sequence[int]) -> int:
         for client in clients:

@@ -18,6 +18,7 @@ from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import StreamLog, canonical_json
 from sim.contract.tokens import Key, Keyring, TokenRefusedError, device_id
+from sim.engines import course
 from sim.engines.stations import NO_LIMIT, Station, Turnstile
 from sim.engines.virtual_clock import VirtualClock
 from sim.system_model import SystemModel
@@ -99,7 +100,8 @@ class VirtualLane:
             return error.code
         data = answer["data"]
         moments = now + data["refresh_after_in"], now + data["expires_in"]
-        return Token(data["token"], *moments, data["kid"], data["session_id"])
+        told = course.unix_s(data["refresh_after"]), course.unix_s(data["expires_at"])
+        return Token(data["token"], *moments, data["kid"], data["session_id"], *told)
 
     # --- connections --------------------------------------------------------------------------------
 

@@ -124,6 +124,7 @@ class Mock:
             Route("/internal/v1/runs/{run_id}/events", self._new_event, methods=["POST"]),
             Route("/internal/v1/sync/sessions/revoke", self._revoke, methods=["POST"]),
             Route("/internal/v1/spacetime/sync/metrics", self._metrics),
+            Route("/internal/v1/spacetime/fanout/metrics", self._retired_metrics),
             Route("/_mock/switches", self._put_switches, methods=["PUT"]),
             Route("/_mock/sockets", self._hang_up, methods=["PUT"]),
             Route("/_mock/window", self._shrink_window, methods=["PUT"]),
@@ -248,6 +249,11 @@ class Mock:
         runtime = self.runtime
         logs = runtime.streams.logs.values()
         return JSONResponse(metrics(runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time()))
+
+    async def _retired_metrics(self, _: Request) -> Response:
+        if "serve_retired_route" in self.switches.defects:
+            return JSONResponse({"subscribers": self.runtime.consumers})
+        return JSONResponse({"detail": "Not Found"}, 404)
 
     # --- switches, from this machine only -----------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Probes of tokens: each is refused by its right name, by the two cores themselves, and then an ordinary client."""
 
+import math
+
 import msgspec
 import pytest
 from lane import COMPATIBILITY, KEYRING, START
@@ -17,7 +19,7 @@ from sim.contract.streams import run_events
 from sim.contract.token_probes import PROBES as TOKEN_PROBES
 from sim.contract.tokens import Key, TokenRefusedError
 from sim.drill import ProbeName
-from sim.engines.course import forget_token
+from sim.engines.course import by_own_clock, clock_ahead_s, forget_token, unix_s
 
 RUN = run_events("7")
 SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
@@ -248,6 +250,25 @@ def test_without_delivery_sockets_are_closed_and_refused():
     assert authority.runtime.counters.acted == {"stop_delivery": 2}
     authority.runtime.set_switches(Switches())
     assert authority.runtime.open(authority.session.token.text, COMPATIBILITY, authority.now)
+
+
+@pytest.mark.parametrize(
+    ("policy", "ahead_s", "refresh_s"), [("reference", 300.0, 270.0), ("wrong_trusts_clock", 300.0, -30.0)]
+)
+def test_only_who_trusts_its_clock_goes_by_it(policy: str, ahead_s: float, refresh_s: float):
+    settings = ClientSettings(1, COMPATIBILITY)
+    session = ClientSession(0, (RUN,), policies.get(policy), settings)
+    token = Token("t", 270.0, 300.0, told_refresh_at=270.0, told_expires_at=300.0)
+    assert by_own_clock(token, session, ahead_s).refresh_at == refresh_s
+    assert by_own_clock(token, session, 0.0) == token
+    untold = Token("t", 270.0, 300.0)
+    assert by_own_clock(untold, session, ahead_s) is untold
+
+
+def test_moments_that_were_told():
+    assert unix_s("1970-01-01T00:01:00.500Z") == 60.5
+    assert math.isnan(unix_s("soon"))
+    assert [clock_ahead_s(client, 300.0) for client in (0, 1, 2)] == [300.0, -300.0, 300.0]
 
 
 def test_a_failing_network_is_no_answer():

@@ -11,7 +11,9 @@ from catchers import (
     HARMLESS,
     IMPATIENT,
     LIVE_PERIOD,
+    SETTING_CATCHERS,
     SILENCE_CATCHERS,
+    SOCKETS_CATCHERS,
     Catch,
 )
 from storms import red, small, storm, troubles
@@ -21,14 +23,14 @@ from sim.contract.settings import DEFECTS
 
 
 def test_every_defect_has_a_catcher():
-    assert sorted({case.wrong for case in ALL_CATCHERS} | {HARMLESS}) == sorted(DEFECTS)
+    assert sorted({case.wrong for case in (*ALL_CATCHERS, *SOCKETS_CATCHERS)} | {HARMLESS}) == sorted(DEFECTS)
 
 
 # Of the network's drills two, one by the proxy and one without; simulation has them all.
 NETWORK = tuple(case for case in SILENCE_CATCHERS if case.wrong in ("skip_for_slow_consumers", "drop_late_heartbeats"))
 
 
-@pytest.mark.parametrize("case", DEFECT_CATCHERS + NETWORK, ids=lambda case: case.wrong)
+@pytest.mark.parametrize("case", DEFECT_CATCHERS + NETWORK + SOCKETS_CATCHERS, ids=lambda case: case.wrong)
 def test_a_defect_is_caught_by_name(tmp_path: Path, case: Catch):
     # Under wrong hashes nobody ever gets going, so there is no steady state to wait for.
     hasty = ("phases.steady_limit_s=3",) if case.wrong == "wrong_payload_hash" else ()
@@ -59,4 +61,5 @@ def test_the_reference_client_passes_where_the_shipped_one_fails(tmp_path: Path)
 
 
 def test_every_client_that_is_wrong_on_purpose_has_a_catcher():
-    assert sorted(case.wrong for case in CLIENT_CATCHERS) == sorted(WRONG)
+    cases = (*CLIENT_CATCHERS, *SETTING_CATCHERS)
+    assert {case.wrong.removeprefix("fleet.policy=") for case in cases} >= set(WRONG)

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from drills import gates, thresholds
 from drills.checks.base import Case
 from drills.verdicts import CheckResult, DrillVerdict, State
+from sim.contract.retired_routes import RETIRED
 from sim.drill import Drill
 from sim.errors import UsageError
-from sim.fault_kinds import FailPublishes, ForgetTokens, RevokeSessions, RotateKeys, StopDelivery
+from sim.fault_kinds import FailPublishes, MintOutage, RevokeSessions, RotateKeys, SkewClocks, StopDelivery
 from sim.history import History
 from sim.observations import Kind
 
@@ -439,7 +440,7 @@ def outage(*lives: tuple[int, float]) -> Story:
     ids=["back", "too late", "never", "nothing cut"],
 )
 def test_token_holders(story: Story, expected: str) -> None:
-    drill = replace(storm_drill(3), faults=(ForgetTokens(at_s=0.0),))
+    drill = replace(storm_drill(3), faults=(MintOutage(at_s=0.0, for_s=1.0),))
     assert state("drill.token_holders", story, drill) is State[expected]
 
 
@@ -519,6 +520,53 @@ def without_delivery(*acknowledged: float, failed: int = 0) -> Story:
 def test_authority_served(story: Story, expected: str) -> None:
     drill = replace(storm_drill(1), faults=(StopDelivery(at_s=0.0, for_s=1.0),))
     assert state("drill.authority_served", story, drill) is State[expected]
+
+
+def skewed(renewed_after_s: float) -> Story:
+    """A token is got at 10 s, while clocks are off, and given up so much later; it is to be renewed after 270 s."""
+    story = Story(2).tell(9.0, Kind.FAULT_BEGUN, detail="skew_clocks").tell(10.0, Kind.TOKEN_MINTED, 1, value=1.0)
+    story.tell(10.0 + renewed_after_s, Kind.DISCONNECTED, 1, detail="token_refresh_due")
+    return story.tell(20.0, Kind.FAULT_ENDED, detail="skew_clocks")
+
+
+@pytest.mark.parametrize(
+    ("story", "expected"),
+    [
+        (skewed(270.0), "PASS"),
+        (skewed(0.1), "FAIL"),
+        (skewed(0.1).changed(lambda row: row.kind is Kind.DISCONNECTED, detail="network"), "PASS"),
+        (skewed(0.1).changed(lambda row: row.kind is Kind.DISCONNECTED, client=0), "PASS"),
+        (Story(2), "NO_DATA"),
+    ],
+    ids=["in time", "at once", "for another reason", "another client's", "no token"],
+)
+def test_clocks(story: Story, expected: str) -> None:
+    drill = replace(storm_drill(2), faults=(SkewClocks(at_s=0.0, by_s=300.0, for_s=1.0),))
+    assert state("drill.clocks", story, drill) is State[expected]
+
+
+def asked(*moments: float, status: float = 404.0) -> Story:
+    """The routes that are gone were asked for at these moments; the drill's fault phase is from 20 s to 25 s."""
+    story = good_storm(1)
+    for t in moments:
+        for method, path in RETIRED:
+            story.tell(t, Kind.ROUTE_ANSWERED, value=status, detail=f"{method} {path}")
+    return story
+
+
+@pytest.mark.parametrize(
+    ("story", "expected"),
+    [
+        (asked(1.0, 22.0, 30.0), "PASS"),
+        (asked(1.0, 30.0), "INCONCLUSIVE"),
+        (asked(1.0, 22.0, 30.0).tell(31.0, Kind.ROUTE_ANSWERED, value=200.0, detail="GET /x"), "FAIL"),
+        (asked(1.0, 22.0, 30.0, status=503.0), "FAIL"),
+        (asked(), "NO_DATA"),
+    ],
+    ids=["gone", "not asked in the storm", "served", "another error", "not asked"],
+)
+def test_retired_routes(story: Story, expected: str) -> None:
+    assert state("drill.retired_routes", story, storm_drill(1, retired_routes=True)) is State[expected]
 
 
 # --- a drill as a whole -----------------------------------------------------------------------------

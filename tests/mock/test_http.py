@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,6 +40,11 @@ def test_it_says_that_it_is_there(mock: Served, path: str):
 )
 def test_retired_routes_are_gone(mock: Served, method: str, path: str):
     assert mock.http.request(method, path).status_code == 404
+
+
+def test_a_defect_answers_a_retired_route(tmp_path: Path):
+    with serving(tmp_path, defects=["serve_retired_route"]) as mock:
+        assert mock.http.get("/internal/v1/spacetime/fanout/metrics").status_code == 200
 
 
 # --- tokens -----------------------------------------------------------------------------------------

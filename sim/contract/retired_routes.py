@@ -1,0 +1,9 @@
+"""The runtime's routes that are gone for good, and must answer 404: an old client that finds one would go by what it says."""
+
+from typing import Final
+
+RETIRED: Final = (
+    ("GET", "/internal/v1/spacetime/topics/run:stormgate:events/messages"),
+    ("POST", "/internal/v1/spacetime/fanout/hooks"),
+    ("GET", "/internal/v1/spacetime/fanout/metrics"),
+)
