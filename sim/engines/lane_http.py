@@ -171,6 +171,8 @@ class LaneHttp:
 
     async def revoke(self, sessions: list[str]) -> int:
         """Revoke sessions; returns how many the runtime says it revoked. Raises `TargetError`."""
+        if self._lane.kind != "mock":  # whose sessions are its users', and the operator's own
+            raise TargetError(f"sessions are only ever revoked on stormgate's own mock, not on {self._lane.name}.")
         url = f"{self._lane.runtime_url}/internal/v1/sync/sessions/revoke"
         answer = await self._ask("POST", url, json={"session_ids": sessions})
         try:

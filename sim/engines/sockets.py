@@ -19,7 +19,7 @@ import uvloop
 from sim.contract import policies
 from sim.contract.client import ClientSession
 from sim.contract.probes import session_class
-from sim.contract.settings import Switches
+from sim.contract.settings import RuntimeSettings, Switches
 from sim.drill import Drill
 from sim.engines import course
 from sim.engines.client_driver import ClientDriver, WallClock
@@ -104,6 +104,13 @@ def check(drill: Drill, lane: Lane | None) -> None:
     if lane is not None and any(isinstance(fault, KillRuntime) for fault in drill.faults):
         raise UsageError(
             f"drill '{drill.name}' kills the runtime's process, which only works on the embedded mock; leave --target out."
+        )
+    wanted, usual = drill.runtime, RuntimeSettings()
+    own = [key for key in usual.__struct_fields__ if key.startswith("token_") and getattr(wanted, key) != getattr(usual, key)]
+    if lane is not None and own:
+        raise UsageError(
+            f"drill '{drill.name}' needs a runtime whose tokens live as its file says ('runtime.{own[0]}' and others), "
+            "which only the embedded mock can be told; leave --target out."
         )
 
 

@@ -1,5 +1,6 @@
 """The sockets engine, end to end: small drills over real processes and sockets."""
 
+import asyncio
 import signal
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from drills import results
 from drills.verdicts import DrillVerdict
 from sim.drill import Drill
 from sim.engines import sockets
-from sim.engines.lane_http import Lane
+from sim.engines.lane_http import Lane, LaneHttp
 from sim.errors import StorageError, TargetError, UsageError
 from sim.fault_kinds import ShrinkWindow
 from sim.observations import CHUNK_FOLDER, FILE_NAME, Kind, RunHeader, read_header, read_verified
@@ -163,8 +164,23 @@ def test_what_this_machine_or_target_cannot_do_is_said_before_anything_starts():
         sockets.check(small("reconnect_storm", "fleet.clients=2000000"), None)
     with pytest.raises(UsageError, match="kills the runtime's process"):
         sockets.check(small("runtime_restart"), lane)
+    with pytest.raises(UsageError, match="tokens live as its file says"):
+        sockets.check(small("token_lifetime"), lane)
+    sockets.check(small("control_outage"), lane)
     with pytest.raises(TargetError, match="nothing answers at"):
         sockets.check_lane(lane)
+
+
+def test_nobodys_sessions_are_revoked_on_a_lane_that_is_not_ours():
+    async def revoke() -> None:
+        http = LaneHttp(Lane("theirs", "staging", "http://127.0.0.1:9", "http://127.0.0.1:9", session="s3cret"))
+        try:
+            await http.revoke(["a"])
+        finally:
+            await http.close()
+
+    with pytest.raises(TargetError, match="only ever revoked on stormgate's own mock"):
+        asyncio.run(revoke())
 
 
 def test_a_lane_never_shows_its_session():
