@@ -4,6 +4,9 @@ One event goes to a thousand subscribers as one and the same object, so it is bu
 once. Shared frames hold until the topic's log or the switches change.
 """
 
+from collections.abc import Sequence
+from itertools import chain
+
 import msgspec
 
 from sim.contract import faulty
@@ -28,17 +31,20 @@ class Fanout:
         self._switches = switches
         self._updates: dict[str, dict[int, tuple[Update, ...]]] = {}  # by topic and position
         self._frames: dict[str, dict[int, UpdateBatch]] = {}
+        self._joint_frames: dict[tuple[tuple[str, int], ...], UpdateBatch] = {}  # of several topics and positions
 
     def set_switches(self, switches: Switches) -> None:
         """Misdeliver, or no longer, from now on."""
         self._switches = switches
         self._updates.clear()
         self._frames.clear()
+        self._joint_frames.clear()
 
     def forget(self, topic: str) -> None:
         """The topic's log has changed."""
         self._updates.pop(topic, None)
         self._frames.pop(topic, None)
+        self._joint_frames.clear()
 
     def is_current(self, connection: Connection, topic: str) -> bool:
         """Whether nothing more of the topic is owed for now."""
@@ -58,6 +64,20 @@ class Fanout:
         if frame is None or not self._may_share(connection):
             return None
         connection.positions[topic] = frame.updates[-1].watermark
+        return frame
+
+    def joint_frame(self, connection: Connection, topics: Sequence[str]) -> UpdateBatch:
+        """What all of these topics have after their positions; moves the connection on."""
+        places = tuple((topic, connection.positions.get(topic, NO_LIMIT)) for topic in topics)
+        frame = self._joint_frames.get(places)
+        if frame is not None and self._may_share(connection):
+            for update in frame.updates:
+                connection.positions[update.topic] = update.watermark
+            return frame
+        updates = tuple(chain.from_iterable(self.live_updates(connection, topic) for topic in topics))
+        frame = UpdateBatch(updates, True, tuple(Watermark(topic, self._streams.head(topic)) for topic in topics))
+        if updates and self._may_share(connection):
+            self._joint_frames[places] = frame
         return frame
 
     def live_frame(self, connection: Connection, topic: str) -> UpdateBatch:

@@ -200,13 +200,18 @@ class Replica:
 
     def take_run(self, run: Run) -> bool:
         """Take a whole frame at once, its notices left to the caller; False unless the client has exactly what came before."""
-        cursor = self.cursors.get(run.topic)
-        if cursor is None or cursor.watermark != run.after or cursor.checkpoint == run.last or not self._policy.asks_again:
+        if not self._policy.asks_again:
             return False
-        cursor.watermark = cursor.checkpoint = run.last
-        cursor.head = run.head
-        if cursor.seen < run.last:
-            cursor.seen = run.last
+        for span in run.spans:
+            cursor = self.cursors.get(span.topic)
+            if cursor is None or cursor.watermark != span.after or cursor.checkpoint == span.last:
+                return False
+        for topic, _, last, head in run.spans:
+            cursor = self.cursors[topic]
+            cursor.watermark = cursor.checkpoint = last
+            cursor.head = head
+            if cursor.seen < last:
+                cursor.seen = last
         return True
 
     def _take_update(self, cursor: Cursor, update: Update) -> bool:

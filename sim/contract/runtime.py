@@ -394,8 +394,8 @@ class Runtime:
         if len(served) == 1:
             frame = self._single_topic_batch(connection, served[0], now)
         else:
-            updates = tuple(update for topic in served for update in self._live_updates(connection, topic, now))
-            frame = UpdateBatch(updates, True, self._heads(served))
+            there = [topic for topic in served if not self._fell_off(connection, topic, now)]
+            frame = self._fanout.joint_frame(connection, there)
         for topic in served:
             connection.pending.pop(topic, None)
             if not self._fanout.is_current(connection, topic):
@@ -410,9 +410,6 @@ class Runtime:
         if frame := self._fanout.shared_frame(connection, topic):
             return frame
         return UpdateBatch() if self._fell_off(connection, topic, now) else self._fanout.live_frame(connection, topic)
-
-    def _live_updates(self, connection: Connection, topic: str, now: float) -> tuple[Update, ...]:
-        return () if self._fell_off(connection, topic, now) else self._fanout.live_updates(connection, topic)
 
     def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
         """Whether the window no longer has this connection's next live event: then it is told."""

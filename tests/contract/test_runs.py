@@ -54,6 +54,11 @@ def frames(draw: st.DrawFn, following: dict[str, int]) -> ServerFrame:
         updates.append(update(first, draw(st.sampled_from((RUN, WORKER, "run:elsewhere:events")))))
     head = max(seqs, default=0) + draw(st.sampled_from((0, 0, 0, 2, -3)))
     marks = (Watermark(topic, max(head, 0)),) * draw(st.sampled_from((1, 1, 1, 0, 2)))
+    if draw(st.integers(0, 2)) == 0:  # both topics in one frame
+        other = WORKER if topic == RUN else RUN
+        updates.append(update(following[other], other))
+        marks = (*marks, Watermark(other, following[other] + draw(st.sampled_from((0, 0, 1, -1)))))
+        following[other] += 1
     if draw(st.integers(0, 9)) == 0:
         return HeartbeatPush(marks)
     return UpdateBatch(tuple(updates), draw(st.booleans()), marks)
@@ -110,6 +115,7 @@ def test_what_follows_is_shared():
         UpdateBatch((update(3),), True, ()),
         UpdateBatch((update(3),), True, (Watermark(WORKER, 3),)),
         UpdateBatch((update(3), update(4, WORKER)), True, (Watermark(RUN, 4),)),
+        UpdateBatch((update(3), update(3, WORKER)), True, (Watermark(RUN, 3), Watermark(RUN, 3))),
         UpdateBatch((with_hash(update(3), WRONG_HASH),), True, (Watermark(RUN, 3),)),
     ],
 )
