@@ -76,7 +76,12 @@ def drill_run(
     replications: Annotated[
         int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
     ] = 1,
-    target: Annotated[str, typer.Option(help="'mock' starts one; or the address of one on this machine.")] = "mock",
+    target: Annotated[
+        str, typer.Option(help="'mock' starts one; or the address of one on this machine; or a name of the targets file.")
+    ] = "mock",
+    targets: Annotated[
+        Path | None, typer.Option(help="File that names live targets.", show_default="targets.toml in this folder")
+    ] = None,
     clients: Annotated[int | None, typer.Option(help="Size of the fleet, instead of the drill's own.")] = None,
     policy: Annotated[
         str | None, typer.Option(help="Client policy: reference, desktop, or the reference with other delays, as phoenix_js.")
@@ -105,6 +110,7 @@ def drill_run(
         out=out,
         model=model,
         replications=replications,
+        targets=targets,
     )
     if dry_run:
         running.show_plan(request, as_json)

@@ -4,7 +4,7 @@ A check that cannot be worked out is an `error` of that check and never stops th
 nobody knows is a mistake of the user's and stops everything before it begins.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from drills import thresholds as thresholds_file
 from drills.checks import authority, course, delivery, lane, network, reconnect, stale
 from drills.checks.base import Answer, Case, Check
 from drills.thresholds import Threshold, Thresholds
-from drills.verdicts import CheckResult, DrillVerdict, State
-from sim import invariants, metrics
+from drills.verdicts import CheckResult, DrillVerdict, ServerView, State
+from sim import invariants, metrics, samples, server_figures
 from sim.drill import Drill
 from sim.errors import UsageError
 from sim.history import History
 from sim.invariants import Violation
 from sim.metrics import Measure
+from sim.samples import Share
 
 _CHECKS = (
     *(*lane.CHECKS, *reconnect.CHECKS, *authority.CHECKS, *delivery.CHECKS),
@@ -26,6 +27,8 @@ _CHECKS = (
 )
 REGISTRY: Mapping[str, Check] = {check.full_name: check for check in _CHECKS}
 GENERATOR = "drill.generator_lag_ms"
+HOOKS_FOLDER = "hooks"
+_PACED_SHARE = 0.1  # [ours] of the connects after the first fault, that may wait for a cap
 GATES = ("error", "replay", "reconnect", "delivery", "ux")
 
 
@@ -55,6 +58,8 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
     broken, laws = _laws(case, evidence)
     measures, trouble = _measures(case)
     results = _disown([answer(check, case, thresholds.get(check.full_name), evidence) for check in _asked(drill)])
+    paced = samples.paced(history)
+    results = _doubt(results, paced)
     return DrillVerdict(
         name=drill.name,
         clients=header.clients,
@@ -65,7 +70,48 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         summary=drill.summary,
         policy=header.policy,
         defects=tuple(header.defects),
+        remarks=tuple(_remarks(history, paced)),
+        server=_server_view(history),
     )
+
+
+def _remarks(history: History, paced: Share) -> Iterator[str]:
+    """What a reader must know of how a drill was run, in sentences."""
+    yield from history.header.remarks
+    if paced.hits:
+        yield f"{paced.hits} of {paced.n} connects waited for the target's cap: this storm was paced, so it measures less."
+    if hooks := history.header.hooks:
+        yield f"{len(hooks)} hook commands were run; what they said is in {HOOKS_FOLDER}/ of the drill's folder."
+    polls = server_figures.polls(history)
+    if polls.failures:
+        why = ", ".join(f"{reason} ({count})" for reason, count in polls.failed.items())
+        yield (
+            f"The runtime's metrics endpoint gave nothing at {polls.failures} of {polls.n} polls: {why}. What it would have "
+            "said is missing here, not zero; every check above rests on what clients saw."
+        )
+
+
+def _server_view(history: History) -> ServerView | None:
+    polls = server_figures.polls(history)
+    if polls.n == 0:
+        return None
+    absent = server_figures.absent(history, history.header.metrics_profile)
+    return ServerView(polls.n, polls.failed, server_figures.figures(history), absent)
+
+
+def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult]:
+    """Where a cap held back many of the storm's connects, times are neither the target's nor a storm's: they decide nothing."""
+    if paced.n == 0 or paced.ratio <= _PACED_SHARE:
+        return results
+    why = f"the target's cap paced {paced.hits} of {paced.n} connects, so this was no storm of that size"
+    timed = {name for name, check in REGISTRY.items() if check.timed}
+    decided = (State.PASS, State.FAIL)
+    return [
+        replace(result, state=State.INCONCLUSIVE, reason=f"{why} ({result.reason})")
+        if result.name in timed and result.state in decided
+        else result
+        for result in results
+    ]
 
 
 def _disown(results: Sequence[CheckResult]) -> Sequence[CheckResult]:
@@ -144,6 +190,27 @@ def read_evidence(evidence: str, rows: int, trouble: str = "") -> CheckResult:
         method="complete, and byte for byte what the run recorded",
         origin="synthetic",
         reason=trouble or f"{rows} observations, as they were recorded",
+        evidence=evidence,
+    )
+
+
+def stopped(evidence: str, condition: str) -> CheckResult:
+    """A stop condition of the target ended the drill: that is a failure, whatever else can be said."""
+    return CheckResult(
+        gate="drill",
+        check="stop_condition",
+        state=State.FAIL,
+        value=1.0,
+        unit="conditions",
+        n=1,
+        interval=None,
+        comparator="",
+        threshold=None,
+        source="the target's stop conditions",
+        window="until then",
+        method="none may be met",
+        origin="synthetic",
+        reason=f"a stop condition of the target was met, {condition}",
         evidence=evidence,
     )
 

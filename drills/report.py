@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drills.verdicts import CheckResult, DrillVerdict, RunVerdict, State
+from drills.verdicts import CheckResult, DrillVerdict, RunVerdict, ServerView, State
 from sim.invariants import Violation
 from sim.metrics import Measure
+from sim.server_figures import ServerFigure
 
 if TYPE_CHECKING:
     import jinja2
@@ -92,7 +93,26 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
         "violations": [asdict(violation) for violation in drill.violations],
         "metrics": _metrics(drill),
         **({"replications": drill.replications} if drill.replications != 1 else {}),
+        **({"remarks": list(drill.remarks)} if drill.remarks else {}),
+        **({"server": _server_summary(drill.server)} if drill.server else {}),
     }
+
+
+def _server_summary(server: ServerView) -> dict[str, Any]:
+    """What the runtime said of itself; what it did not serve has no value at all."""
+    return {
+        "origin": "server",
+        "polls": server.polls,
+        "failed_polls": server.failed,
+        "figures": {figure.name: _server_figure(figure) for figure in server.figures},
+        "absent": list(server.absent),
+    }
+
+
+def _server_figure(figure: ServerFigure) -> dict[str, Any]:
+    counted = {"increase": figure.increase, "resets": figure.resets} if figure.increase is not None else {}
+    meaning = {"meaning": figure.meaning} if figure.meaning else {}
+    return {"first": figure.first, "last": figure.last, "n": figure.n, **counted, **meaning}
 
 
 def _metrics(drill: DrillVerdict) -> dict[str, Any]:
@@ -247,6 +267,8 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
             console.print(f"[bold]{drill.name}[/]")
             for reason in reasons(drill):
                 console.print(f"  {escape(reason)}", soft_wrap=True)
+        for remark in drill.remarks:
+            console.print(escape(f"{drill.name}: {remark}"), style="dim", soft_wrap=True)
     for note in verdict.notes:
         console.print(escape(note), style="dim", soft_wrap=True)
     because = f" ({verdict.decision_reason.replace('_', ' ')})" if verdict.decision_reason else ""

@@ -397,8 +397,14 @@ def _salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
     """Add what a run that was cut short already shows to have gone wrong; it stays an error or becomes a failure."""
     try:
         header = observations.read_header(folder)
-        if header.complete:
-            return verdict  # its files were changed or damaged: nothing in them can be believed
+    except EvidenceError:
+        return verdict
+    if header.complete:
+        return verdict  # its files were changed or damaged: nothing in them can be believed
+    if header.stop_condition:
+        met = gates.stopped(verdict.checks[0].evidence, header.stop_condition)
+        verdict = replace(verdict, checks=(*verdict.checks, met), remarks=tuple(header.remarks))
+    try:
         history = History(header, observations.read(folder))
         broken = tuple(invariants.violations(history, Ledger(history), complete=False))
     except Exception:  # it was unreadable anyway, and the verdict says why
@@ -412,6 +418,8 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
         notes.append("This was a simulation: it says how such a lane would behave, not how any real one did.")
     elif plan.target_kind == "mock":
         notes.append("The target was the embedded mock, so this says nothing about a deployed runtime.")
+    else:
+        notes.append(f"The target was '{plan.target}', of kind {plan.target_kind}, as its operators have configured it.")
     if plan.replications != 1:
         last = plan.seed + plan.replications - 1
         notes.append(

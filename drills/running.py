@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drills import leftovers, replications, results, surfaces, targets
-from drills.terminal import Progress, out
+from drills import leftovers, plan, replications, results, surfaces, targets
+from drills.terminal import Progress, err, out
 from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import RunVerdict
-from sim import faults
 from sim.config import set_key, to_struct
 from sim.contract.settings import DEFECTS, RuntimeSettings, Switches
 from sim.drill import Drill, expected_duration_s
@@ -40,6 +39,7 @@ class Request:
     out: Path
     model: Path | None = None  # of the simulated system
     replications: int = 1  # of each drill, under as many seeds
+    targets: Path | None = None  # the file that names targets; None: the one in the working directory
 
 
 def run(request: Request) -> Path:
@@ -48,8 +48,9 @@ def run(request: Request) -> Path:
     Everything that can be known to be wrong is refused before anything starts. An interruption ends the run after the
     drill it hit; the drills that did not run count as errors.
     """
-    _check(request)
-    lane = targets.resolve(request.target)
+    lane = _allowed_lane(request)
+    if lane is not None and not lane.is_mock:
+        plan.in_words(request, lane, err())
     run_drill = _virtual(request) if request.engine == "virtual" else _sockets(request, lane)
     for sentence in leftovers.clean_up(request.out):
         print(f"note: {sentence}", file=sys.stderr)
@@ -190,36 +191,26 @@ def conclude(run_dir: Path) -> RunVerdict:
 
 
 def show_plan(request: Request, as_json: bool) -> None:
-    """Say what a run would do."""
-    _check(request)
-    targets.resolve(request.target)
-    plans = {drill.name: [fault.describe() for fault in faults.plan(drill, request.seed)] for drill in request.drills}
+    """Say what a run would do, once it is known that it could."""
+    lane = _allowed_lane(request)
     if as_json:
-        body: dict[str, object] = {
-            "dry_run": True,
-            "target": request.target,
-            "engine": request.engine,
-            "seed": request.seed,
-            "drills": plans,
-        }
-        if several := {drill.name: _names(drill) for drill in request.drills if drill.surfaces}:
-            body["surfaces"] = several
-        sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
+        plan.as_json(request, lane)
         return
     console = out()
-    for drill in request.drills:
-        fleet = f"{drill.fleet.clients} {drill.fleet.policy} clients, {drill.load.events_per_s:g} events/s"
-        console.print(f"[bold]{drill.name}[/] on {request.target} by {request.engine}: {fleet}")
-        if drill.surfaces:
-            console.print(f"  on {len(_names(drill))} surfaces: {', '.join(_names(drill))}", soft_wrap=True)
-        for fault in plans[drill.name]:
-            parameters = ", ".join(f"{key} {value}" for key, value in fault.items() if key != "kind")
-            console.print(f"  {fault['kind']}: {parameters}", soft_wrap=True)
+    plan.in_words(request, lane, console)
     console.print("dry run: nothing was done, and nothing can be concluded from it")
 
 
-def _names(drill: Drill) -> list[str]:
-    return [surface.name for surface in surfaces.surfaces_of(drill)]
+def _allowed_lane(request: Request) -> "Lane | None":
+    """The target's lane, if it allows all drills; raises `UsageError`. Nothing is asked of it yet."""
+    _check(request)
+    lane = targets.resolve(request.target, request.targets)
+    if lane is not None:
+        from sim.engines import permission
+
+        for drill in request.drills:
+            permission.require_allowed(drill, lane)
+    return lane
 
 
 def _check(request: Request) -> None:

@@ -13,6 +13,11 @@ def out() -> Console:
     return Console(highlight=False)
 
 
+def err() -> Console:
+    """Where everything goes that is no verdict."""
+    return Console(stderr=True, highlight=False)
+
+
 class Progress:
     """What a run is doing: one line that changes on a terminal, with a bar if its length is known; elsewhere a line a phase,
     and in a long phase a line a second.

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from sim.invariants import Violation
 from sim.metrics import Measure
+from sim.server_figures import ServerFigure
 
 
 class State(StrEnum):
@@ -87,6 +88,16 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class ServerView:
+    """The runtime's own figures, from which no check takes its value. `absent`: its profile has them, it served none."""
+
+    polls: int
+    failed: dict[str, int]  # polls that gave nothing, by reason
+    figures: tuple[ServerFigure, ...]
+    absent: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DrillVerdict:
     """One drill's answer. Of several replications, `measures` are means, and `spreads` say how far they can be trusted."""
 
@@ -101,6 +112,8 @@ class DrillVerdict:
     defects: tuple[str, ...] = ()
     replications: int = 1  # how many it was made of
     spreads: tuple[Spread, ...] = ()
+    remarks: tuple[str, ...] = ()  # what a reader must know of how it was run
+    server: ServerView | None = None  # what the runtime said of itself, where it was asked
 
     @property
     def status(self) -> State:

@@ -46,5 +46,9 @@ class StorageError(StormgateError):
     """Results could not be written, for example because the disk is full."""
 
 
+class HookError(StormgateError):
+    """An operator's hook did not do what it was asked to, so the drill could not go on."""
+
+
 class IllegalMoveError(StormgateError):
     """A defect of ours: an adapter called a session in a state that does not allow it."""

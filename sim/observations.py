@@ -87,6 +87,9 @@ class Kind(StrEnum):
     RUNTIME_DIED = "runtime_died"  # its process ended by itself, not by a fault
     GENERATOR_LAG = "generator_lag"  # the load generator's own lateness [value: ms]
     CLIENT_LAG = "client_lag"  # sampled head minus watermark [value: events]
+    PACED = "paced"  # a connect waited for the target's cap [value: ms]
+    METRICS_POLLED = "metrics_polled"  # of the runtime [attempt: which poll, value: ms, detail: ok, or why not]
+    SERVER_FIGURE = "server_figure"  # of those metrics [attempt: which poll, value, detail: its name]
     STEADY = "steady"  # the check before anything is broken [value: 1 good, 0 sick; detail: why]
     SETTLED = "settled"  # this client converged
     STILL_PENDING = "still_pending"  # [seq: watermark, value: head, detail: why]
@@ -377,6 +380,11 @@ class RunHeader(msgspec.Struct, kw_only=True):
     duration_s: float = 0.0
     complete: bool = False  # it ran its whole course
     stopped_because: str = ""  # why not, in words
+    stop_condition: str = ""  # of the target, that ended the run, in words
+    metrics_profile: str = "none"  # of the runtime's metrics endpoint, as the target says it is
+    remarks: list[str] = []  # what a reader must know of how it was run
+    hooks: list[dict[str, object]] = []  # the operators' commands that were run (`sim.engines.hooks.Done`)
+    evidence: dict[str, str] = {}  # further files of this folder, with their hex SHA-256
     observations_sha256: str = ""
     observations_rows: int = 0
 
@@ -422,4 +430,12 @@ def read_verified(folder: Path) -> tuple[RunHeader, pa.Table]:
         raise EvidenceError(f"{path}: is not the file this run recorded (its SHA-256 differs from {HEADER_NAME}).")
     if table.num_rows != header.observations_rows:
         raise EvidenceError(f"{path}: has {table.num_rows} rows where {header.observations_rows} were recorded.")
+    _require_further(folder, header)
     return header, table
+
+
+def _require_further(folder: Path, header: RunHeader) -> None:
+    for name, sha256 in header.evidence.items():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != sha256:
+            raise EvidenceError(f"{path}: is not the file this run recorded (its SHA-256 differs from {HEADER_NAME}).")

@@ -87,6 +87,13 @@ def _same_answer(rows: Rows) -> Mask:
     return np.append(False, same)
 
 
+def paced(history: History) -> Share:
+    """Connects that waited for the target's cap, of all that the fleet attempted; after the first fault, if any was."""
+    waited, tried = history.fleet(Kind.PACED), history.fleet(Kind.CONNECT_ATTEMPTED)
+    since_t = history.first_fault_t if np.isfinite(history.first_fault_t) else -np.inf
+    return Share(int((waited.t >= since_t).sum()), int((tried.t >= since_t).sum()))
+
+
 def fullest_window(t: Floats, width_s: float) -> int:
     """The most events that any window `[t, t + width_s)` holds; 0 of nothing. Raises `ValueError` for what is no number."""
     if bool(np.isnan(t).any()):

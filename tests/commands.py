@@ -59,10 +59,11 @@ def stormgate_here(*arguments: object) -> Said:
 
 
 @contextmanager
-def started(*arguments: object) -> Iterator["subprocess.Popen[str]"]:
+def started(*arguments: object, **environment: str) -> Iterator["subprocess.Popen[str]"]:
     """Start the command line, and make sure that it ends."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([*STORMGATE, *map(str, arguments)], stdout=pipe, stderr=pipe, text=True)
+    command = [*STORMGATE, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
     try:
         yield process
     finally:

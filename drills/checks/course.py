@@ -5,7 +5,8 @@ import numpy as np
 from drills.checks.base import NAN, Answer, Case, Check, needed
 from drills.thresholds import Threshold
 from drills.verdicts import State
-from sim import samples
+from sim import samples, server_figures
+from sim.contract.settings import RuntimeSettings
 from sim.contract.streams import topic_class, topic_of
 from sim.history import PHASES, History
 from sim.observations import Kind
@@ -20,6 +21,15 @@ _HOLE_S = 1.0  # so long the load generator's lateness may go unmeasured
 _NAMING = ("drop_sockets", "restart_clients", "rolling_deploy")
 # Faults that act on the open connections of the clients they name, each of which counts as one.
 _ON_LINKS = ("slow_links", "stall_links", "half_open_links", "reset_links", "stop_reading")
+_SLOW_ENOUGH = 0.9  # what took this share of the injected delay was slowed by it
+# How a hook's fault shows to clients, and what is said when it does not; kinds that disconnect them are seen by that.
+_SHOWS_AS = {
+    "slow_mint": (Kind.TOKEN_MINTED, "no token took so long"),
+    "slow_publishes": (Kind.PUBLISHED, "no publish took so long"),
+    "skip_deliveries": (Kind.GAP, "no client missed an event"),
+    "shrink_window": (Kind.STALE, "no client was told that it is stale"),
+    "shrink_replay_budget": (Kind.STALE, "no client was told that it is stale"),
+}
 
 
 def _course(case: Case, threshold: Threshold | None) -> Answer:
@@ -76,17 +86,18 @@ def _missed(history: History, index: int, acted: float, began_t: float) -> str:
     """Whether a fault that must disconnect clients did so to nearly all of them; empty if it did."""
     fault = history.header.plan[index]
     kind = fault.get("kind")
+    by_hook = fault.get("by") == "hook"
     if kind in _ON_LINKS:
         named = int(str(fault.get("clients", history.header.clients)))
         return "" if acted >= _HIT_SHARE * named else f"concerned {acted:g} of {named} clients"
     if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
-        return ""
+        return _unseen_by_clients(history, fault, began_t) if by_hook else ""
     # Some name their clients; the others hit whoever is connected.
     wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, began_t)
     # A process can die without a connection, too.
     cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
     hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("heal", np.inf) + NOTICE_S)]))
-    hit = min(hit, wanted if kind in ("kill_runtime", "stop_delivery") else int(acted))
+    hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(acted))
     verb = "killed" if kind == "restart_clients" else "disconnected"
     return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
 
@@ -100,6 +111,19 @@ def _live_at(history: History, t: float) -> int:
     return int(live.sum())
 
 
+def _unseen_by_clients(history: History, fault: dict[str, object], began_t: float) -> str:
+    """A hook's exit code is its own word; what clients saw must bear it out. What they did not see of it, in words."""
+    kind = str(fault.get("kind"))
+    if kind not in _SHOWS_AS:
+        return "was done by a hook, and nothing that clients see shows whether it acted"
+    shows_as, what = _SHOWS_AS[kind]
+    rows = history.of(shows_as)
+    rows = rows.take(rows.t >= began_t)
+    if "delay_ms" in fault:
+        rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(fault.get("delay_ms"))))
+    return "" if len(rows) else f"was done by a hook, but {what}"
+
+
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     """Connections lost while nothing was being broken are the runtime's own doing."""
     history = case.history
@@ -108,11 +132,15 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     lost = lost.take((lost.t < history.first_fault_t) | (lost.t > calm_t))
     lost = lost.take(~history.detail_is(lost, ["token_refresh_due"]))
     lives = len(history.fleet(Kind.SUBSCRIBED))
+    resets = server_figures.unexplained_resets(history)
     if len(lost):
         why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in history.detail_counts(lost).items())
         return Answer(State.FAIL, len(lost), lives, f"connections were lost while nothing was being broken: {why}")
     if lives == 0:
         return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
+    if resets:
+        why = f"the runtime's own counters went back at {resets[0]:.1f} s, as if it had begun anew, though nothing made it"
+        return Answer(State.INCONCLUSIVE, len(resets), lives, why)
     return Answer(State.PASS, 0, lives, "no connection was lost while nothing was being broken")
 
 
@@ -202,7 +230,9 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
         return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
     if not case.ledger.audited or not bool((settled.client == auditor).any()):
         return Answer(State.NO_DATA, NAN, 0, "no fresh client read what was retained at the end, so a loss may be unseen")
-    window = case.drill.runtime.window_events
+    # What a drill says of the runtime is for the mock; any other has the lane's own window.
+    runtime = case.drill.runtime if history.header.target_kind == "mock" else RuntimeSettings()
+    window = runtime.window_events
     if withheld := len(case.ledger.withheld(window, _forgotten_until(history))):
         return Answer(State.FAIL, 0, n, f"a fresh client did not get {withheld} events that a window of {window} must hold")
     return Answer(State.PASS, 1, n, "a fresh client read all that was retained at the end")

@@ -12,6 +12,7 @@ from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.client import ClientSession
 from sim.contract.codec import decode_server, encode_client
 from sim.engines import course
+from sim.engines.pacer import Pacer
 from sim.engines.socket import ClientSocket
 from sim.errors import MalformedFrameError, TargetError
 from sim.fault_kinds import RestartClients
@@ -19,6 +20,7 @@ from sim.observations import Recorder
 
 NEVER = float("inf")
 _PROXY_HOST = "127.0.0.1"
+_NO_WAIT_S = 0.0005  # as exact as timers are
 
 
 class MintFailedError(Exception):
@@ -71,6 +73,7 @@ class ClientDriver:
         clock: WallClock,
         recorder: Recorder,
         port: int | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         self.session = session
         self._socket_url = socket_url
@@ -87,11 +90,18 @@ class ClientDriver:
         self._timer_at = NEVER
         self._offline_until = 0.0
         self._is_dead = False
+        self._pacer = pacer  # keeps all clients' connects to the target's cap
+        self._may_connect_at = 0.0  # the moment it gave this client for its next connect; 0: none
+        self._asked_at = 0.0  # when it was asked for that
 
     # --- what the engine does with a client ---------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to mint and connect."""
+        """Begin to mint and connect, as soon as the target's cap allows."""
+        if self._must_wait():
+            self._arm(self._may_connect_at, self.start)
+            return
+        self._disarm()
         self.session.start(self._clock.now())
         self._pump()
 
@@ -99,10 +109,10 @@ class ClientDriver:
         """End for good; what is still open is closed."""
         self.session.stop(self._clock.now())
         self._pump()
+        self._is_dead = False
         for task in self._tasks:
             task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._disarm()
 
     def cut(self, offline_s: float) -> bool:
         """Cut the socket at once, and for a while let no connect through; True if there was one to cut."""
@@ -258,18 +268,41 @@ class ClientDriver:
                 self.session.minted(course.by_own_clock(token, self.session, self.clock_ahead_s), self._clock.now())
         self._pump()
 
+    def _must_wait(self) -> bool:
+        """Whether the target's cap forbids an attempt just now; once one may be made, what was waited for it is recorded."""
+        if self._pacer is None:
+            return False
+        now = self._clock.now()
+        if not self._may_connect_at:
+            self._asked_at, self._may_connect_at = now, self._pacer.reserve(now)
+        if self._may_connect_at <= now + _NO_WAIT_S:
+            self._may_connect_at = self._pacer.act(max(now, self._may_connect_at))
+        if self._may_connect_at > now + _NO_WAIT_S:
+            return True
+        self._may_connect_at = 0.0
+        if (waited_s := now - self._asked_at) > _NO_WAIT_S:
+            self._recorder.add(now - self._clock.began, "paced", self.session.client, value=waited_s * 1000)
+        return False
+
     # --- time ---------------------------------------------------------------------------------------
 
-    def _arm(self, moment: float) -> None:
+    def _arm(self, moment: float, then: Callable[[], None] | None = None) -> None:
+        self._disarm()
+        self._timer_at = moment
+        self._timer = self._loop.call_at(self._clock.loop_time(moment), then or self._wake)
+
+    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = moment
-        self._timer = self._loop.call_at(self._clock.loop_time(moment), self._wake)
+        self._timer, self._timer_at = None, NEVER
 
     def _wake(self) -> None:
         """Wake the session if it is time; deadlines that moved away meanwhile only cost this one look."""
         self._timer, self._timer_at = None, NEVER
         if self.session.wake_at() <= self._clock.now() + 0.0005:
+            if self.session.state.name == "BACKOFF" and self._must_wait():
+                self._arm(self._may_connect_at)
+                return
             self.session.wake(max(self._clock.now(), self.session.wake_at()))
         self._pump()
         if self._timer is None and self.session.wake_at() < NEVER:

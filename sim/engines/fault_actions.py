@@ -10,6 +10,7 @@ from sim.contract.client import ClientSession
 from sim.contract.settings import Switches
 from sim.engines import course
 from sim.engines.client_driver import ClientDriver, WallClock
+from sim.engines.hooks import Hooks
 from sim.engines.lane_http import LaneHttp
 from sim.engines.link_actions import LinkActions
 from sim.errors import TargetError, UsageError
@@ -50,7 +51,9 @@ class FaultActions:
         other_topics: Sequence[str],
         clock: WallClock,
         recorder: Recorder,
+        hooks: Hooks,
     ) -> None:
+        self._hooks = hooks
         self._http = http
         self._process = process
         self._healthy = healthy
@@ -79,6 +82,8 @@ class FaultActions:
     async def _act(self, planned: PlannedFault, began: float) -> int:
         """Break it, keep it broken, mend it; returns how often it was seen to act."""
         ends = began + planned.ends_s
+        if self._hooks.has(planned.kind):
+            return await self._hooks.act(planned, lambda: self._sleep_until(ends))
         match planned.fault:
             case SwitchFault():
                 return await self._switch(planned, ends)
@@ -214,6 +219,12 @@ class FaultActions:
 
     async def heal(self) -> None:
         """Take back whatever still acts, after all faults or in the middle of them."""
+        try:
+            await self._hooks.heal()
+        finally:
+            await self._heal_our_own()
+
+    async def _heal_our_own(self) -> None:
         for client in self._clients:
             client.come_online()
             client.read(True)

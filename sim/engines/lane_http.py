@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -18,6 +19,7 @@ from sim.engines.client_driver import MintFailedError
 from sim.engines.course import unix_s
 from sim.engines.http import Answer, Http, NoAnswerError, NothingThereError
 from sim.errors import TargetError
+from sim.target import SOCKET_PATH, Rules
 
 _UPGRADE = {
     "Connection": "Upgrade",
@@ -34,13 +36,27 @@ _SPARE = 16  # connections for everything else
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Where a lane's two services are. `session` is the bearer session; empty: one of the mock's own a client."""
+    """Where a lane's two services are, and what may be done to them. `session` is the bearer session; empty: one of the
+    mock's own a client. Without an `admin_token` the metrics endpoint is not asked."""
 
     name: str
     kind: str  # mock, staging or production
     runtime_url: str
     control_url: str
     session: str = ""
+    admin_token: str = ""
+    socket_path: str = SOCKET_PATH
+    rules: Rules = field(default_factory=Rules)
+
+    @property
+    def is_mock(self) -> bool:
+        """Whether it is a mock of ours, whose switches stormgate may set."""
+        return self.kind == "mock"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be written anywhere."""
+        return tuple(secret for secret in (self.session, self.admin_token) if secret)
 
     def __repr__(self) -> str:
         return f"Lane({self.name}, {self.kind}, {self.runtime_url}, {self.control_url})"
@@ -48,7 +64,7 @@ class Lane:
     @property
     def socket_url(self) -> str:
         """The WebSocket endpoint without its query."""
-        return self.runtime_url.replace("http", "ws", 1) + "/sync/socket/websocket"
+        return self.runtime_url.replace("http", "ws", 1) + self.socket_path
 
 
 class PublishFailedError(Exception):
@@ -150,7 +166,7 @@ class LaneHttp:
 
     async def publish(self, run_id: str, event_type: str, payload: object, key: str) -> PublishedEvent:
         """Append one event; raises `PublishFailedError`."""
-        url = f"{self._lane.runtime_url}/internal/v1/runs/{run_id}/events"
+        url = f"{self._lane.runtime_url}/internal/v1/runs/{quote(run_id, safe='')}/events"
         body = {"event_type": event_type, "payload": payload, "idempotency_key": key}
         try:
             answer = await self._http.request("POST", url, json=body)
@@ -164,7 +180,7 @@ class LaneHttp:
             event = msgspec.json.decode(answer.content, type=_EventAnswer).event
         except msgspec.DecodeError:
             raise PublishFailedError(UNKNOWN_OUTCOME) from None
-        if self._lane.kind == "mock":  # whose form of an event is known: what comes out is held against what went in
+        if self._lane.is_mock:  # whose form of an event is known: what comes out is held against what went in
             content = canonical_json({"run_id": run_id, "event_type": event_type, "payload": payload})
             event.payload_hash = payload_hash(content)
         return event
@@ -201,7 +217,7 @@ class LaneHttp:
             raise TargetError(f"{token_url} answered {_shown(answer)} where the token's JSON was expected.") from None
         socket_url = self._lane.socket_url.replace("ws", "http", 1)
         answer = await self._ask("GET", socket_url, headers=_UPGRADE)
-        if answer.status_code != 403:
+        if answer.status_code not in (401, 403):  # some proxies in front of a runtime say 401
             raise TargetError(
                 f"{socket_url} answered a WebSocket upgrade without a token with {_shown(answer)}, not 403: "
                 "this is no sync runtime's socket."

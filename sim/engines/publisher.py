@@ -8,6 +8,7 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.engines.client_driver import WallClock
 from sim.engines.course import CODEX_EVENT, RUN_EVENT
 from sim.engines.lane_http import PUBLISHES_AT_ONCE, UNKNOWN_OUTCOME, LaneHttp, PublishFailedError
+from sim.engines.pacer import Pacer
 from sim.observations import Recorder
 
 RETRY_S = 0.2
@@ -49,7 +50,9 @@ class Publisher:
         clock: WallClock,
         recorder: Recorder,
         events: int = 0,
+        pacer: Pacer | None = None,  # keeps to a target's cap
     ) -> None:
+        self._pacer = pacer
         self._http = http
         self._streams = streams
         self._events = events  # 0: as many as there is time for
@@ -106,6 +109,7 @@ class Publisher:
         while True:
             try:
                 async with self._slots:
+                    await self._wait_for_the_cap()
                     if not worst and self._clock.now() > due + GIVE_UP_S:
                         return  # we never got round to it: our own failure, which the load that is missing shows
                     event = await self._http.publish(stream.run_id, stream.event_type, payload, key)
@@ -121,6 +125,13 @@ class Publisher:
                 self.heads[stream.topic] = max(self.heads[stream.topic], event.seq)
                 self._note("published", stream, due, event.seq, short_hash(event.payload_hash))
                 return
+
+    async def _wait_for_the_cap(self) -> None:
+        if self._pacer is not None:
+            now = self._clock.now()
+            await asyncio.sleep(self._pacer.reserve(now) - now)
+            while (again_at := self._pacer.act(now := self._clock.now())) > now:
+                await asyncio.sleep(again_at - now)
 
     def _note(self, kind: str, stream: Stream, due: float, seq: int = -1, detail: str = "") -> None:
         now = self._clock.now()

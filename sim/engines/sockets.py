@@ -21,7 +21,7 @@ from sim.contract.client import ClientSession
 from sim.contract.probes import session_class
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.drill import Drill
-from sim.engines import course
+from sim.engines import course, permission, target_watch
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.fault_actions import FaultActions
 from sim.engines.garbage import relaxed_garbage_collection
@@ -29,12 +29,13 @@ from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.link_actions import LinkActions
 from sim.engines.publisher import Publisher, Stream, create_streams
 from sim.engines.route_watch import watch_retired_routes
+from sim.engines.target_watch import TargetWatch
 from sim.errors import StorageError, UsageError
-from sim.fault_kinds import KillRuntime, LinkFault
+from sim.fault_kinds import LinkFault
 from sim.faults import plan
 from sim.mock.process import MockProcess
-from sim.mock.server import ServeOptions, raise_descriptor_limit
-from sim.observations import Recorder, RunHeader, write_header
+from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
+from sim.observations import RunHeader, write_header
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
 _PROXIED_DESCRIPTORS = 3  # of a client whose link a fault concerns: its own, and the proxy's two
@@ -101,17 +102,8 @@ def check(drill: Drill, lane: Lane | None) -> None:
             f"{drill.fleet.clients} clients need about {needed} file descriptors, but this process may open {limit}; "
             f"use at most --clients {(limit - SPARE_DESCRIPTORS) // of_each}, or raise `ulimit -n`."
         )
-    if lane is not None and any(isinstance(fault, KillRuntime) for fault in drill.faults):
-        raise UsageError(
-            f"drill '{drill.name}' kills the runtime's process, which only works on the embedded mock; leave --target out."
-        )
-    wanted, usual = drill.runtime, RuntimeSettings()
-    own = [key for key in usual.__struct_fields__ if key.startswith("token_") and getattr(wanted, key) != getattr(usual, key)]
-    if lane is not None and own:
-        raise UsageError(
-            f"drill '{drill.name}' needs a runtime whose tokens live as its file says ('runtime.{own[0]}' and others), "
-            "which only the embedded mock can be told; leave --target out."
-        )
+    if lane is not None:
+        permission.require_allowed(drill, lane)
 
 
 class _SocketsRun:
@@ -122,19 +114,22 @@ class _SocketsRun:
         self._options = options
         self._faults = plan(drill, options.seed)
         self._clock = WallClock()
-        self._recorder = Recorder(options.folder)
+        self._recorder = target_watch.recorder(options.folder, options.lane)
         self._process: MockProcess | None = None
         self._stop = asyncio.Event()
         self._defect: Exception | None = None
         self._clients: list[ClientDriver] = []
         self._streams: list[Stream] = []
+        self._everyone_came = False
         self._header = self._new_header()
 
     async def run(self) -> RunHeader:
         """The whole course; see the module's `run`."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._give_up)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # under nohup, a terminal that is closed ends nothing
             loop.add_signal_handler(number, self._stop.set)
         write_header(self._options.folder, self._header)
         try:
@@ -171,17 +166,21 @@ class _SocketsRun:
     async def _with_lane(self) -> None:
         """Start what is to be started, run the course, and leave nothing behind."""
         lane = self._options.lane or await self._start_mock()
-        self._header.target, self._header.target_kind = lane.name, lane.kind
+        target_watch.prepare(self._header, self._drill, lane)
         http = LaneHttp(lane)
+        self._watch = TargetWatch(lane, self._options.folder, self._clock, self._recorder, self._header)
         try:
             self._say("start", f"checking {lane.runtime_url}")
             await http.check()
-            healthy = await self._as_found(http)
+            await self._watch.before()
+            healthy = await self._as_found(http, lane)
             load = self._drill.load
             self._streams = await create_streams(http, load.run_streams, load.worker_events)
             await self._course(lane, http, healthy)
+            await self._watch.after()
         finally:
             await http.close()
+            await self._watch.close()
             if self._process is not None:
                 await self._process.stop()
 
@@ -189,11 +188,14 @@ class _SocketsRun:
         settings = ServeOptions(self._drill.runtime, self._options.switches)
         self._process = MockProcess(settings, self._options.folder)
         await self._process.start()
-        return Lane("embedded mock", "mock", self._process.url, self._process.url)
+        return Lane("embedded mock", "mock", self._process.url, self._process.url, admin_token=admin_token())
 
-    async def _as_found(self, http: LaneHttp) -> Switches:
-        """The switches to go back to after each fault: a drill must not mend what is wrong with a target."""
-        if self._options.lane is None:
+    async def _as_found(self, http: LaneHttp, lane: Lane) -> Switches:
+        """The switches to go back to after each fault: a drill must not mend what is wrong with a target.
+
+        Those of a mock that is not ours to start are its own; what is no mock has none.
+        """
+        if self._options.lane is None or not lane.is_mock:
             return self._options.switches
         found = await http.switches()
         self._header.defects = sorted(found.defects)
@@ -207,7 +209,14 @@ class _SocketsRun:
     async def _course(self, lane: Lane, http: LaneHttp, healthy: Switches) -> None:
         load = self._drill.load
         publisher = Publisher(
-            http, self._streams, load.events_per_s, load.payload_bytes, self._clock, self._recorder, load.events
+            http,
+            self._streams,
+            load.events_per_s,
+            load.payload_bytes,
+            self._clock,
+            self._recorder,
+            load.events,
+            self._watch.events,
         )
         links = await LinkActions.open(self._faults, lane.socket_url, self._options.seed)
         self._make_clients(lane, http, links)
@@ -222,6 +231,7 @@ class _SocketsRun:
             topics[load.run_streams :],
             self._clock,
             self._recorder,
+            self._watch.hooks(self._drill, topics),
         )
         watching = [asyncio.create_task(self._watch_own_lag()), asyncio.create_task(self._sample_lag(publisher))]
         if self._drill.expect.retired_routes:
@@ -229,41 +239,71 @@ class _SocketsRun:
         for task in watching:
             task.add_done_callback(self._must_not_fail)
         try:
-            await self._phases(publisher, actions, lane, http)
+            async with self._watch.during(self._live_share, self._stop_for, self._must_not_fail):
+                await self._phases(publisher, actions, lane, http)
         finally:
-            publisher.cancel()
             for task in watching:
                 task.cancel()
-            for client in self._clients:
-                client.stop()
+            self._end_load(publisher)
             await asyncio.sleep(_POLL_S)  # let the goodbyes out
             await links.close()
+
+    def _end_load(self, publisher: Publisher) -> None:
+        """Ask nothing more of the target."""
+        publisher.cancel()
+        for client in self._clients:
+            client.stop()
+
+    def _live_share(self) -> float | None:
+        """The share of the fleet that is live; None before it was all there once."""
+        if not self._everyone_came:
+            return None
+        return sum(client.session.is_live for client in self._fleet) / len(self._fleet)
+
+    def _stop_for(self, condition: str) -> None:
+        """A stop condition of the target is met."""
+        self._header.stop_condition = condition
+        self._say("stop", condition)
+        self._stop.set()
 
     async def _phases(self, publisher: Publisher, actions: FaultActions, lane: Lane, http: LaneHttp) -> None:
         self._phase("steady")
         publisher.start().add_done_callback(self._must_not_fail)
         await self._ramp()
         await self._pause(self._drill.phases.steady_s)
-        is_steady = await self._reach_steady(publisher)
-        self._phase("fault")
+        self._everyone_came = is_steady = await self._reach_steady(publisher)
         try:
+            self._phase("fault")
             if is_steady:
                 await self._break_things(actions)
+        except Exception:
+            self._stop.set()
+            raise
         finally:
-            self._phase("heal")
-            await actions.heal()
+            await self._heal(publisher, actions)
         await self._pause(self._drill.phases.heal_s)
         self._phase("settle")
-        await publisher.finish()
-        self._add_auditor(lane, http)
+        if not self._stop.is_set():
+            await publisher.finish()
+            self._add_auditor(lane, http)
         await self._settle(publisher.heads)
         self._phase("end")
         if self._defect is not None:
             raise self._defect
         if self._stop.is_set():
-            self._header.stopped_because = "it was interrupted"
+            met = self._header.stop_condition
+            self._header.stopped_because = f"a stop condition of the target was met, {met}" if met else "it was interrupted"
         else:
             self._header.complete = True
+
+    async def _heal(self, publisher: Publisher, actions: FaultActions) -> None:
+        """Take everything back, whatever else goes wrong; a drill that is being aborted asks nothing more meanwhile."""
+        try:
+            self._phase("heal")
+            if self._stop.is_set():
+                self._end_load(publisher)
+        finally:
+            await actions.heal()
 
     async def _ramp(self) -> None:
         """Let clients arrive one after the other."""
@@ -271,9 +311,9 @@ class _SocketsRun:
         began = self._clock.now()
         for number, client in enumerate(self._clients):
             while (wait_s := began + number * period_s - self._clock.now()) > 0:
-                await asyncio.sleep(wait_s)
-            if self._stop.is_set():
-                return
+                await asyncio.sleep(min(wait_s, _POLL_S))
+                if self._stop.is_set():
+                    return
             client.start()
 
     async def _reach_steady(self, publisher: Publisher) -> bool:
@@ -295,7 +335,9 @@ class _SocketsRun:
         running = asyncio.gather(*(actions.run(fault, began) for fault in self._faults))
         try:
             await self._pause(began + self._drill.phases.fault_s - self._clock.now(), running)
-            if not self._stop.is_set():
+            while not running.done() and not self._stop.is_set():  # a hook may take longer than the phase
+                await asyncio.wait([running], timeout=_POLL_S)
+            if running.done():
                 await running
         finally:
             running.cancel()
@@ -353,8 +395,10 @@ class _SocketsRun:
     ) -> ClientDriver:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
-        session = session_class(probe)(number, topics, policy, course.client_settings(self._drill, self._options.seed))
-        return ClientDriver(session, lane.socket_url, http.mint, self._clock, self._recorder, port)
+        # What the drill says of the runtime is for our own; any other is met with the lane's defaults.
+        drill = self._drill if lane.is_mock else msgspec.structs.replace(self._drill, runtime=RuntimeSettings())
+        session = session_class(probe)(number, topics, policy, course.client_settings(drill, self._options.seed))
+        return ClientDriver(session, lane.socket_url, http.mint, self._clock, self._recorder, port, self._watch.connects)
 
     def _add_auditor(self, lane: Lane, http: LaneHttp) -> None:
         """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""
@@ -428,5 +472,5 @@ class _SocketsRun:
         )
         header.defects = sorted(self._options.switches.defects)
         if self._options.lane is not None:
-            header.target, header.target_kind = self._options.lane.name, self._options.lane.kind
+            target_watch.prepare(header, self._drill, self._options.lane)
         return header

@@ -91,9 +91,13 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "without completing handshake" not in record.getMessage()
 
 
+def admin_token() -> str:
+    """What a mock started from here takes for its metrics endpoint: the environment's, or its default."""
+    return os.environ.get(ADMIN_TOKEN_VARIABLE) or DEFAULT_ADMIN_TOKEN
+
+
 def _mock_options(options: ServeOptions) -> MockOptions:
-    admin_token = os.environ.get(ADMIN_TOKEN_VARIABLE) or DEFAULT_ADMIN_TOKEN
-    return MockOptions(options.settings, options.switches, admin_token)
+    return MockOptions(options.settings, options.switches, admin_token())
 
 
 async def _run(server: uvicorn.Server, listener: socket.socket, exit_with_stdin: bool) -> None:

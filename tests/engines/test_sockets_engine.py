@@ -12,7 +12,7 @@ from storms import OF_TIME, red, run_all, small, storm, troubles
 from drills import results
 from drills.verdicts import DrillVerdict
 from sim.drill import Drill
-from sim.engines import sockets
+from sim.engines import metrics_poll, sockets
 from sim.engines.lane_http import Lane, LaneHttp
 from sim.errors import StorageError, TargetError, UsageError
 from sim.fault_kinds import ShrinkWindow
@@ -57,7 +57,8 @@ def test_everything_acknowledged_is_applied_by_everyone_once_and_runs_repeat_by_
     common = delays.keys() & others.keys()
     assert len(common) >= 2 * drill.fleet.clients
     assert {key: delays[key] for key in common} == {key: others[key] for key in common}
-    assert sorted(path.name for path in folder_of(one, drill).iterdir()) == ["drill.json", FILE_NAME, "run.json", "runtime.log"]
+    left = sorted(path.name for path in folder_of(one, drill).iterdir())
+    assert left == ["drill.json", FILE_NAME, "run.json", "runtime.log", metrics_poll.FILE_NAME]
     assert (folder_of(one, drill) / "runtime.log").read_text() == ""
 
 

@@ -1,0 +1,57 @@
+"""What may be done to a live target and how: caps, stop conditions, hooks. Operators write it; nothing here acts."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from sim.contract.settings import Count, Positive, Share
+
+TargetKind = Literal["mock", "staging", "production"]
+MetricsProfile = Literal["full", "pinned", "none"]  # none: the endpoint is not asked
+Command = Annotated[list[str], msgspec.Meta(min_length=1)]  # a program and its arguments; no shell reads it
+SOCKET_PATH = "/sync/socket/websocket"
+
+
+class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The most that a drill may do to a target, checked before it starts and kept while it runs."""
+
+    clients: Count  # connections open at once, probes and the auditor included
+    connects_per_s: Positive  # in any one second, storms included
+    events_per_s: Positive  # publishes in any one second, retries included
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a drill is to be aborted and healed; a condition that is left out is never met. All defaults are [ours]."""
+
+    error_ratio: Share | None = None  # of mints, connects and publishes that fail, within `error_window_s`: stops above it
+    error_window_s: Positive = 10.0
+    error_minimum_n: Count = 20  # of fewer, nothing is concluded
+    live_share: Share | None = None  # of the fleet that is live: stops when it was under it for `live_share_for_s`
+    live_share_for_s: Positive = 30.0
+    metrics_unreachable_polls: Count | None = None  # polls of the metrics endpoint in a row that failed
+    # Figures of the endpoint, such as `delivery.max_replay_lag`, and the value that each may reach; of counters (names in
+    # `_total` and the like) it is the increase since the run began.
+    metrics_above: dict[str, float] = {}
+
+    @property
+    def needs_metrics(self) -> bool:
+        """Whether it cannot be kept without the metrics endpoint."""
+        return self.metrics_unreachable_polls is not None or bool(self.metrics_above)
+
+
+class Hook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How operators carry out one kind of fault on their target, and how they take it back."""
+
+    inject: Command
+    heal: list[str] = []  # empty: it heals by itself
+    timeout_s: Positive = 60.0  # [ours] of either command
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. The defaults are those of a mock of ours: nothing is capped, nothing stops a drill."""
+
+    caps: Caps | None = None
+    stop: Stop = Stop()
+    hooks: dict[str, Hook] = {}  # by kind of fault
+    metrics_profile: MetricsProfile = "full"
+    metrics_every_s: Positive = 2.0  # [ours]

@@ -1,0 +1,258 @@
+"""The targets file: every mistake in one sentence, caps and hooks held before anything starts, and no secret ever said."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import Said, free_port, stormgate_here
+
+from drills import target_file, targets
+from sim.errors import UsageError
+from sim.target import Caps
+
+USAGE, CANNOT_TELL = 3, 2
+EXAMPLE = Path(target_file.__file__).with_name("targets.example.toml")
+VARIABLES = {
+    "RUNTIME_BASE_URL": "https://runtime.staging.example.com/base/",
+    "STORMGATE_SESSION": "s3cret-session",
+    "RUNTIME_ADMIN_TOKEN": "s3cret-admin",
+    "STORMGATE_PRODUCTION_SESSION": "s3cret-production",
+}
+GOOD = """
+[targets.staging]
+kind = "staging"
+runtime_url_env = "RUNTIME_BASE_URL"
+control_url = "https://control.staging.example.com"
+session_token_env = "STORMGATE_SESSION"
+admin_token_env = "RUNTIME_ADMIN_TOKEN"
+caps = { clients = 100, connects_per_s = 50.0, events_per_s = 10.0 }
+"""
+
+
+@pytest.fixture(autouse=True)
+def variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+
+def dry(file: Path | None, *options: object, name: str = "staging", drill: str = "reconnect_storm") -> Said:
+    given = ["--targets", file] if file else []
+    return stormgate_here("drill", "run", drill, "--target", name, *given, "--dry-run", *options)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my-targets.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_example_is_one() -> None:
+    staging, production = (target_file.read(EXAMPLE, name) for name in ("staging", "production"))
+    assert staging.runtime_url == "https://runtime.staging.example.com/base"
+    assert (staging.session, staging.admin_token) == ("s3cret-session", "s3cret-admin")
+    assert staging.rules.stop.metrics_above == {"auth_failures.unauthorized_total": 500}
+    assert production.rules.caps == Caps(clients=120, connects_per_s=25.0, events_per_s=15.0)
+    assert "s3cret" not in repr(staging)
+
+
+def test_the_examples_hook_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(target_file.shutil, "which", lambda program: f"/bin/{program}")
+    begin = "# [targets.staging.hooks"
+    head, found, hook = EXAMPLE.read_text().partition(begin)
+    hook, _, tail = (found + hook).partition("\n\n")
+    text = head + hook.replace("# ", "") + "\n\n" + tail
+    assert target_file.read(written(tmp_path, text), "staging").rules.hooks["kill_runtime"].timeout_s == 90
+
+
+def test_the_example_can_be_run_dry_by_the_catalogue_and_observed() -> None:
+    said = dry(EXAMPLE)
+    assert said.code == CANNOT_TELL, said
+    assert dry(EXAMPLE, name="production", drill="observation").code == CANNOT_TELL
+
+
+def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
+    (tmp_path / "targets.toml").write_text(GOOD)
+    lane = targets.resolve("staging")
+    assert lane is not None
+    assert lane.socket_url == "wss://runtime.staging.example.com/base/sync/socket/websocket"
+    assert "s3cret" not in repr(lane)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('kind = "staging"', 'kind = "prod"'), ["'kind'", "'prod'", "mock, staging, production"]),
+        (('kind = "staging"', ""), ["'kind'", "is missing"]),
+        (('kind = "staging"', 'kind = "staging"\ncolour = 1'), ["'colour'", "unknown key", "runtime_url"]),
+        (('session_token_env = "STORMGATE_SESSION"', ""), ["'session_token_env'", "is missing"]),
+        (('"STORMGATE_SESSION"', '"NOT_SET_ANYWHERE"'), ["'session_token_env'", "NOT_SET_ANYWHERE", "not set"]),
+        (('"RUNTIME_BASE_URL"', '"NOT_SET_ANYWHERE"'), ["'runtime_url_env'", "NOT_SET_ANYWHERE", "not set"]),
+        (('"STORMGATE_SESSION"', '"a name"'), ["'session_token_env'", "'a name'"]),
+        (("caps = {", "cups = {"), ["'cups'", "unknown key"]),
+        (("clients = 100", "clients = 0"), ["'caps.clients'", "0", ">= 1"]),
+        (("clients = 100, ", ""), ["'caps.clients'", "is missing"]),
+        (("connects_per_s = 50.0", "connects_per_s = inf"), ["'caps.connects_per_s'", "finite"]),
+        (('control_url = "https:', 'control_url = "ftp:'), ["'control_url'", "https://"]),
+        (('control_url = "https://', 'control_url = "https://u:s3cret@'), ["'control_url'", "no user"]),
+        (('control_url = "https', 'control_url_env = "X"\ncontrol_url = "https'), ["'control_url'", "both given"]),
+        (('control_url = "https://control.staging.example.com"', ""), ["'control_url'", "both missing"]),
+        (("caps = {", 'socket_path = "sync?x=1"\ncaps = {'), ["'socket_path'", "sync?x=1"]),
+        (("caps = {", 'metrics_profile = "half"\ncaps = {'), ["'metrics_profile'", "full, pinned, none"]),
+        (("caps = {", "stop = { error_ratio = 2.0 }\ncaps = {"), ["[targets.staging.stop]", "'error_ratio'", "2.0"]),
+        (("caps = {", "stop = { colour = 2.0 }\ncaps = {"), ["'colour'", "live_share"]),
+        (("caps = {", "stop = 3\ncaps = {"), ["'stop'", "a table"]),
+        (("caps = {", "stop.metrics_above.delivery.max_replay_lag = 3\ncaps = {"), ["metrics_above.delivery", "in quotes"]),
+        (
+            ('admin_token_env = "RUNTIME_ADMIN_TOKEN"', "stop = { metrics_unreachable_polls = 2 }"),
+            ["'stop'", "admin_token_env"],
+        ),
+        (("caps = {", "hooks = 3\ncaps = {"), ["'hooks'", "one table a kind"]),
+        (("caps = {", "hooks.meteor = { inject = ['true'] }\ncaps = {"), ["meteor", "no such fault", "kill_runtime"]),
+        (("caps = {", "hooks.drop_sockets = { inject = ['true'] }\ncaps = {"), ["drop_sockets", "by itself"]),
+        (("caps = {", "hooks.kill_runtime = { inject = [] }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "length >= 1"]),
+        (("caps = {", "hooks.kill_runtime = { heal = [] }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "is missing"]),
+        (("caps = {", "hooks.kill_runtime = { inject = 'true' }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "array"]),
+        (
+            ("caps = {", "hooks.kill_runtime = { inject = ['true'], heal = ['no-such-program-here'] }\ncaps = {"),
+            ["hooks.kill_runtime]", "'heal'", "'no-such-program-here'", "no program"],
+        ),
+        (("[targets.staging]", "[staging]"), ["'staging'", "[targets.staging]"]),
+        (("[targets.staging]", "[targets.mock]"), ["'targets.mock'", "embedded mock"]),
+        (("[targets.staging]", "[targets.preview]"), ["no target 'staging'", "preview"]),
+        (("[targets.staging]", "[targets.staging"), ["not valid TOML"]),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(tmp_path: Path, change: tuple[str, str], words: list[str]) -> None:
+    assert change[0] in GOOD
+    said = dry(written(tmp_path, GOOD.replace(*change)))
+    assert said.code == USAGE, said
+    assert "my-targets.toml" in said.sentence
+    assert [word for word in words if word not in said.sentence] == [], said.sentence
+    assert said.sentence.count("\n") == 0
+    assert "s3cret" not in said.err + said.out
+
+
+def test_an_address_in_a_variable_is_never_said_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("https://u:s3cret@h", "s3cret", "https://h?token=s3cret", "https://h:s3cret", "https://h/s3 cret"):
+        monkeypatch.setenv("RUNTIME_BASE_URL", address)
+        said = dry(written(tmp_path, GOOD))
+        assert said.code == USAGE
+        assert "'runtime_url_env'" in said.sentence
+        assert "s3" not in said.sentence.replace("s3cret-", "")
+
+
+def test_a_secret_that_fits_in_no_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORMGATE_SESSION", "s3cret\nX: y")
+    said = dry(written(tmp_path, GOOD))
+    assert "fits in no HTTP header" in said.sentence
+    assert "s3cret" not in said.err
+
+
+@pytest.mark.parametrize("name", ["staging", "https//x", "ftp://u:s3cret@h"])
+def test_a_name_without_a_file(name: str) -> None:
+    said = dry(None, name=name)
+    assert said.code == USAGE
+    assert "targets.toml" in said.sentence
+    assert "s3cret" not in said.err
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    said = dry(tmp_path / "none.toml")
+    assert said.code == USAGE
+    assert "none.toml: no such file" in said.sentence
+
+
+def test_what_is_no_name_is_not_said_again(tmp_path: Path) -> None:
+    said = dry(written(tmp_path, GOOD), name="ftp://u:s3cret@h")
+    assert said.code == USAGE
+    assert "s3cret" not in said.err
+
+
+# --- what a target does not allow -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], ["caps.clients is 100", "302 connections", "--clients 98"]),
+        (["--clients", 98], ["caps.connects_per_s is 50", "150/s", "--set fleet.connects_per_s=50"]),
+        (
+            ["--clients", 98, "--set", "fleet.connects_per_s=50"],
+            ["caps.events_per_s is 10", "30/s", "--set load.events_per_s=10"],
+        ),
+    ],
+)
+def test_a_drill_over_a_cap_is_refused_with_the_flag_to_use(tmp_path: Path, options: list[object], words: list[str]) -> None:
+    said = dry(written(tmp_path, GOOD), *options)
+    assert said.code == USAGE
+    assert [word for word in words if word not in said.sentence] == [], said.sentence
+
+
+WITHIN = ("--clients", 98, "--set", "fleet.connects_per_s=50", "--set", "load.events_per_s=10")
+
+
+def test_a_storm_that_will_be_paced_says_so_before(tmp_path: Path) -> None:
+    said = dry(written(tmp_path, GOOD), *WITHIN)
+    assert said.code == CANNOT_TELL
+    assert "Up to 98 clients" in said.out
+    assert "--clients 50 would not be paced" in said.out
+    assert "would not be paced" not in dry(written(tmp_path, GOOD), *WITHIN, "--clients", 50).out
+
+
+def test_a_fault_without_a_hook_is_refused_by_name(tmp_path: Path) -> None:
+    said = dry(written(tmp_path, GOOD), *WITHIN, "--clients", 97, drill="token_expiry_storm")
+    assert said.code == USAGE
+    for word in ("token_expiry_storm", "has the fault", "[targets.staging.hooks.", "staging"):
+        assert word in said.sentence
+
+
+def test_production_refuses_whatever_breaks_anything(tmp_path: Path) -> None:
+    hook = "hooks.kill_runtime = { inject = ['true'] }\ncaps = {"
+    text = GOOD.replace('"staging"', '"production"').replace("caps = {", hook)
+    said = dry(written(tmp_path, text), *WITHIN, drill="runtime_restart")
+    assert said.code == USAGE
+    assert "kill_runtime" in said.sentence
+    assert "production" in said.sentence
+
+
+# --- what is shown ----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_where_it_would_go_and_what_it_would_do_and_no_secret(tmp_path: Path) -> None:
+    hook = "hooks.kill_runtime = { inject = ['echo', 's3cret-admin', 'x y'], heal = ['true'] }\ncaps = {"
+    file = written(tmp_path, GOOD.replace("caps = {", hook))
+    said = dry(file, *WITHIN, drill="runtime_restart")
+    assert said.code == CANNOT_TELL, said
+    for word in (
+        "https://runtime.staging.example.com/base",
+        "https://control.staging.example.com",
+        "100 clients, 50 connects/s, 10 events/s",
+        "echo '[secret]' 'x y'",
+        "every client of the runtime and not only this drill's",
+    ):
+        assert word in said.out
+    as_json = dry(file, *WITHIN, "--json", drill="runtime_restart")
+    plan = json.loads(as_json.out)
+    assert plan["target_plan"]["runtime_url"] == "https://runtime.staging.example.com/base"
+    assert plan["target_plan"]["hooks"]["kill_runtime"]["inject"] == ["echo", "[secret]", "x y"]
+    assert "s3cret" not in said.out + said.err + as_json.out
+
+
+def test_a_mock_of_ours_elsewhere_can_be_named(tmp_path: Path) -> None:
+    port = free_port()
+    text = f'[targets.ours]\nkind = "mock"\nruntime_url = "http://127.0.0.1:{port}"\ncontrol_url = "http://127.0.0.1:{port}"\n'
+    assert dry(written(tmp_path, text), name="ours").code == CANNOT_TELL
+    said = dry(written(tmp_path, text), name="ours", drill="runtime_restart")
+    assert "only works on the embedded mock" in said.sentence
+
+
+def test_the_virtual_engine_takes_no_target(tmp_path: Path) -> None:
+    said = dry(written(tmp_path, GOOD), "--engine", "virtual")
+    assert said.code == USAGE
+    assert "leave --target out" in said.sentence
+
+
+def test_a_name_is_not_guessed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no target 'stage'; there are: staging"):
+        targets.resolve("stage", written(tmp_path, GOOD))
