@@ -35,6 +35,8 @@ app.add_typer(drill_app, name="drill")
 app.add_typer(mock_app, name="mock")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. load.events_per_s=50.")]
+Target = Annotated[str, typer.Option(help="'mock' starts one; or an address on this machine; or a live target's name.")]
+Targets = Annotated[Path | None, typer.Option(help="File of live targets; without it, targets.toml in this folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 
@@ -76,12 +78,8 @@ def drill_run(
     replications: Annotated[
         int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
     ] = 1,
-    target: Annotated[
-        str, typer.Option(help="'mock' starts one; or the address of one on this machine; or a name of the targets file.")
-    ] = "mock",
-    targets: Annotated[
-        Path | None, typer.Option(help="File that names live targets.", show_default="targets.toml in this folder")
-    ] = None,
+    target: Target = "mock",
+    targets: Targets = None,
     clients: Annotated[int | None, typer.Option(help="Size of the fleet, instead of the drill's own.")] = None,
     policy: Annotated[
         str | None, typer.Option(help="Client policy: reference, desktop, or the reference with other delays, as phoenix_js.")
