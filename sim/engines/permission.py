@@ -16,6 +16,7 @@ from sim.fault_kinds import (
     KillRuntime,
     LinkFault,
     RestartClients,
+    StopDelivery,
     StopReading,
 )
 from sim.target import Caps
@@ -23,7 +24,7 @@ from sim.target import Caps
 # Done by our own clients or in front of them, so possible on any target. Whatever is not listed is taken to need the server.
 ACTS_FROM_HERE: tuple[type[Fault], ...] = (DropSockets, RestartClients, StopReading, LinkFault, ForgetTokens)
 # They disconnect everybody, and not only the drill's clients.
-_HITS_EVERYBODY = (KillRuntime, ExpireTokens)
+_HITS_EVERYBODY = (KillRuntime, ExpireTokens, StopDelivery)
 
 _ROUNDING = 1e-9
 
