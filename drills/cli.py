@@ -35,6 +35,9 @@ app.add_typer(drill_app, name="drill")
 app.add_typer(mock_app, name="mock")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. load.events_per_s=50.")]
+Replications = Annotated[
+    int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
+]
 Target = Annotated[str, typer.Option(help="'mock' starts one; or an address on this machine; or a live target's name.")]
 Targets = Annotated[Path | None, typer.Option(help="File of live targets; without it, targets.toml in this folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
@@ -75,9 +78,7 @@ def drill_run(
         typer.Option(help="sockets: real ones (default); virtual: simulated time. A drill of surfaces runs on both."),
     ] = None,
     model: Annotated[Path | None, typer.Option(help="System model of the virtual engine, a .toml file.")] = None,
-    replications: Annotated[
-        int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
-    ] = 1,
+    replications: Replications = 1,
     target: Target = "mock",
     targets: Targets = None,
     clients: Annotated[int | None, typer.Option(help="Size of the fleet, instead of the drill's own.")] = None,
