@@ -44,6 +44,8 @@ CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|deliv
 ProbeName = Literal[
     "expired_token",
     "mutation_over_socket",
+    "any_mutation",
+    "hidden_mutation",
     "missing_token",
     "garbled_token",
     "foreign_key_token",

@@ -17,7 +17,11 @@ from sim.observations import Kind
 from sim.samples import RECOVERIES, stale_loops
 
 # Names that operators know, for probes whose forbidden question was granted.
-_PROBE_INVARIANTS = {"mutation_over_socket": "socket_changed_state", "expired_token": "expired_token_accepted"}
+_PROBE_INVARIANTS = {
+    "mutation_over_socket": "socket_changed_state",
+    "any_mutation": "socket_changed_state",
+    "expired_token": "expired_token_accepted",
+}
 _EPOCH_SPAN = 1 << 40
 # What moves a client's watermark.
 _MOVES = (Kind.APPLIED, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)

@@ -54,6 +54,8 @@ DELIVERY_CATCHERS = (
     catch("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled"),
     catch("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost"),
     catch("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once"),
+    catch("accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.probes"),
+    catch("accept_hidden_mutation", "mutation_over_socket", "phantom_event"),
 )
 # What a runtime does wrong with slow, silent and late clients.
 SILENCE_CATCHERS = (

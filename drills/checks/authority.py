@@ -15,6 +15,7 @@ from sim.observations import Kind
 
 # Codes of an answer that is none: nobody said no.
 _UNANSWERED = ("", "silence", "timeout", "network")
+_MUTATORS = ("mutation_over_socket", "any_mutation", "hidden_mutation")
 _ANSWER_S = 1.0  # [ours] so long an acknowledgement may take
 _EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed
 _NOT_FOUND = 404
@@ -45,6 +46,20 @@ def _wrong_word(text: str) -> str:
     probe, code = text.partition(":")[0], text.rpartition(":")[2]
     right = EXPECTED.get(probe, ())
     return "" if not right or code in right else f"{probe} ({code} instead of {' or '.join(right)})"
+
+
+def _mutators_served(case: Case, threshold: Threshold | None) -> Answer:
+    """Whoever was refused a mutation is a client like any other, and ends at the head of its streams."""
+    history = case.history
+    mutators = [int(client) for client, probe in history.header.probes.items() if probe in _MUTATORS]
+    settled = set(history.of(Kind.SETTLED).client.tolist())
+    probed = set(history.of(Kind.PROBED).client.tolist())
+    lost = [client for client in mutators if client not in settled]
+    if not mutators or not probed.intersection(mutators):
+        return Answer(State.NO_DATA, NAN, 0, "nobody tried a mutation")
+    if lost:
+        return Answer(State.FAIL, len(lost), len(mutators), f"{len(lost)} clients were not served after they tried a mutation")
+    return Answer(State.PASS, 0, len(mutators), "those who tried a mutation went on being served")
 
 
 def _too_old(case: Case, threshold: Threshold | None) -> Answer:
@@ -303,5 +318,16 @@ CHECKS = (
         origin="synthetic",
         takes_threshold=False,
         applies=lambda drill: bool(drill.expect.probes),
+    ),
+    Check(
+        "drill",
+        "mutators_served",
+        "clients",
+        "clients that were no longer served after they had tried a mutation over the socket",
+        "count, 0 allowed",
+        _mutators_served,
+        window="settle",
+        takes_threshold=False,
+        applies=lambda drill: bool(set(_MUTATORS) & set(drill.expect.probes)),
     ),
 )

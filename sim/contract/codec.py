@@ -156,7 +156,7 @@ def _decode_request(join_ref: str | None, ref: str, event: str, payload: msgspec
     if event == "sync:unsubscribe":
         return Unsubscribe(ref, _TOPICS.decode(payload).topics)
     if event == "sync:heartbeat":
-        return SyncBeat(ref)
+        return SyncBeat(ref, msgspec.Raw(bytes(payload)))
     if event == "phx_leave":
         return Leave(ref)
     return Request(ref, event, msgspec.Raw(bytes(payload)))

@@ -72,9 +72,10 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 
 
 class SyncBeat(msgspec.Struct, frozen=True):
-    """The client's `sync:heartbeat`."""
+    """The client's `sync:heartbeat`. What else it carries means nothing, and a runtime does nothing with it."""
 
     ref: str
+    payload: msgspec.Raw = EMPTY_OBJECT
 
 
 class TransportBeat(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ which codes the contract has for it; the others are wrong ones.
 
 import msgspec
 
-from sim.contract import build_probes, token_probes
+from sim.contract import build_probes, mutation_probes, token_probes
 from sim.contract.actions import Send, Token
 from sim.contract.client import NEVER, ClientSession
 from sim.contract.disconnects import NETWORK_CODES
@@ -94,10 +94,19 @@ class RevokedTokenProbe(ExpiredTokenProbe):
 
 
 _OWN = (MutationProbe, ExpiredTokenProbe, RevokedTokenProbe)
-_ALL = (*_OWN, *token_probes.PROBES, *build_probes.PROBES)
-PROBES: dict[str, type[ClientSession]] = {probe.name: probe for probe in _ALL}
+_OTHERS = (*token_probes.PROBES, *build_probes.PROBES)
+_MUTATIONS = mutation_probes.PROBES
+PROBES: dict[str, type[ClientSession]] = {
+    **{probe.name: probe for probe in _OWN},
+    **{probe.name: probe for probe in _MUTATIONS},
+    **{probe.name: probe for probe in _OTHERS},
+}
 # The codes that each is to be refused with; none: any will do, as the contract names none.
-EXPECTED: dict[str, tuple[str, ...]] = {probe.name: probe.expects for probe in _ALL}
+EXPECTED: dict[str, tuple[str, ...]] = {
+    **{probe.name: probe.expects for probe in _OWN},
+    **{probe.name: probe.expects for probe in _MUTATIONS},
+    **{probe.name: probe.expects for probe in _OTHERS},
+}
 
 
 def session_class(probe: str | None) -> type[ClientSession]:

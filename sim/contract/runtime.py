@@ -44,7 +44,7 @@ from sim.contract.frames import (
     Watermark,
 )
 from sim.contract.retained import Streams
-from sim.contract.settings import RuntimeSettings, Switches
+from sim.contract.settings import Defect, RuntimeSettings, Switches
 from sim.contract.tokens import Claims, Keyring, TokenRefusedError, verify
 from sim.errors import PeerError
 
@@ -209,7 +209,9 @@ class Runtime:
         if isinstance(frame, Unsubscribe):
             for topic in frame.topics:
                 self._unsubscribe(connection, topic)
-        elif isinstance(frame, Request) and not self._mutate(frame):
+        elif isinstance(frame, SyncBeat):
+            self._mutate(frame.payload, "accept_hidden_mutation")
+        elif isinstance(frame, Request) and not self._mutate(frame.payload, "accept_mutation"):
             body = Body(code="mutation_refused", message="the sync socket only delivers; send commands over HTTP")
             self._send(connection, Reply(frame.ref, ok=False, body=body))
             return
@@ -227,11 +229,10 @@ class Runtime:
             self._unsubscribe(connection, topic)
         connection.drop_replays()
 
-    def _mutate(self, frame: Request) -> bool:
-        if "accept_mutation" not in self.switches.defects:
-            return False
-        self.mutations.append(frame.payload)
-        return True
+    def _mutate(self, payload: msgspec.Raw, defect: Defect) -> bool:
+        acts = defect in self.switches.defects and bytes(payload) != b"{}"
+        self.mutations += [payload] * acts
+        return acts
 
     def malformed(self, number: int, code: str, now: float) -> None:
         """A client sent what is no frame; it is told, and nothing else happens."""
@@ -384,9 +385,8 @@ class Runtime:
 
     def _live_frame(self, connection: Connection, now: float) -> UpdateBatch | Malformed:
         frame = self._live_batch(connection, now)
-        if self._disorder.is_idle or not frame.updates:
-            return frame
-        return self._disorder.spoil(connection, frame, now)
+        goes_as_it_is = self._disorder.is_idle or not frame.updates
+        return frame if goes_as_it_is else self._disorder.spoil(connection, frame, now)
 
     def _live_batch(self, connection: Connection, now: float) -> UpdateBatch:
         """Up to `topics_per_drain` topics at once; those served go to the back, so that no busy topic starves another."""

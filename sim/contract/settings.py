@@ -88,6 +88,7 @@ Defect = Literal[
     "two_versions",
     "deploy_cuts_everyone",
     "serve_retired_route",
+    "accept_hidden_mutation",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -128,6 +129,7 @@ DEFECT_MEANINGS: dict[str, str] = {
     "two_versions": "some clients are handed other payloads than the rest, each under its right hash",
     "deploy_cuts_everyone": "a wave of a deploy closes the sockets of all instances",
     "serve_retired_route": "a route that is gone for good is still answered",
+    "accept_hidden_mutation": "a mutation that is hidden in a heartbeat is carried out",
 }
 
 

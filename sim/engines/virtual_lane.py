@@ -8,12 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import msgspec
+
 from sim.contract.actions import Token
 from sim.contract.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession
+from sim.contract.codec import decode_client, encode_client
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
-from sim.contract.frames import ClientFrame, Compatibility, ServerFrame, UpdateBatch
+from sim.contract.frames import ClientFrame, Compatibility, Request, ServerFrame, UpdateBatch
 from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import StreamLog, canonical_json
@@ -133,10 +136,12 @@ class VirtualLane:
         """A client's frame arrived, over a connection that may be of an earlier life."""
         if self._peers.get(number) is not peer:
             return
+        if isinstance(frame, Request):  # what it is, its reader decides
+            frame = decode_client(encode_client(frame))
         self.runtime.received(number, frame, self._env.now)
         for payload in self.runtime.mutations:  # the defect accept_mutation: the socket changes something
             topic = next(iter(self.runtime.streams.logs))
-            self._append(topic, f"socket-{self._env.now}", bytes(payload))
+            self._append(topic, f"socket-{self._env.now}", canonical_json(msgspec.json.decode(payload)))
         self.runtime.mutations.clear()
         self.kick()
 

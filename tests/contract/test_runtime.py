@@ -788,6 +788,16 @@ def test_accept_mutation_carries_one_out():
     assert desk.runtime.mutations == [msgspec.Raw(b'{"x":1}')]
 
 
+def test_accept_hidden_mutation_carries_out_what_a_heartbeat_hides():
+    hidden = msgspec.Raw(b'{"x":1}')
+    for defects, done in ((set(), []), ({"accept_hidden_mutation"}, [hidden])):
+        desk = Desk(Switches(defects=defects))
+        number = desk.joined()
+        assert desk.tell(number, SyncBeat("5", hidden))[-1].ok
+        assert desk.tell(number, SyncBeat("6"))[-1].ok
+        assert desk.runtime.mutations == done
+
+
 def test_cross_topic_leak_sends_some_events_to_who_never_asked():
     desk = Desk(Switches(defects={"cross_topic_leak"}))
     subscriber, stranger = desk.live(A, device="one"), desk.live(B, device="other")

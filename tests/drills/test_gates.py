@@ -368,6 +368,20 @@ def test_stale_signalled() -> None:
     assert "drill.stale_signalled" not in names(judged(story))
 
 
+def test_those_who_tried_a_mutation_are_served_as_before() -> None:
+    def story(*settled: int) -> Story:
+        story = good_storm(2)
+        story.header["probes"] = {"2": "any_mutation", "3": "hidden_mutation", "4": "expired_token"}
+        story.tell(30.0, Kind.PROBED, 2, detail="any_mutation:refused:mutation_refused")
+        for client in settled:
+            story.tell(58.0, Kind.SETTLED, client)
+        return story
+
+    assert state("drill.mutators_served", story(2, 3)) is PASS
+    assert state("drill.mutators_served", story(2, 4)) is FAIL
+    assert state("drill.mutators_served", story(2, 3).without(lambda row: row.kind == Kind.PROBED)) is NO_DATA
+
+
 def test_probes() -> None:
     drill = storm_drill(2, probes=("expired_token", "mutation_over_socket"))
     story = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="expired_token:refused:token_expired")
