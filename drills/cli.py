@@ -97,6 +97,8 @@ def drill_run(
     from drills import running, surfaces
 
     chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
+    if not names:
+        chosen = _able(chosen, engine or running.ENGINES[0], replications)
     if engine in running.ENGINES:
         chosen = tuple(surfaces.on_engine(drill, engine) for drill in chosen)
     request = running.Request(
@@ -181,6 +183,17 @@ def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]
     paths = [_path_of(name, catalogue | _examples()) for name in names] or list(catalogue.values())
     loaded = [drills.load(path, overrides) for path in paths]
     return tuple(drill for drill in loaded if drill.quick or not quick)
+
+
+def _able(drills: "tuple[Drill, ...]", engine: str, replications: int) -> "tuple[Drill, ...]":
+    """Those of a whole set that can be run in this way; what is left out is said. A drill asked for by name is refused instead."""
+    unfit = {drill.name: f"not for --engine {engine}" for drill in drills if engine not in drill.engines}
+    if replications > 1:
+        unfit |= {drill.name: "it compares surfaces, one run of each" for drill in drills if drill.surfaces}
+    if unfit:
+        said = "; ".join(f"{name} ({why})" for name, why in unfit.items())
+        print(f"stormgate: note: left out: {said}.", file=sys.stderr)
+    return tuple(drill for drill in drills if drill.name not in unfit)
 
 
 def _path_of(name: str, catalogue: dict[str, Path]) -> Path:

@@ -245,6 +245,17 @@ def test_the_quick_set_is_a_part_of_the_catalogue(tmp_path: Path):
     assert sum(expected_duration_s(load(CATALOG / f"{name}.toml")) for name in quick) < 150
 
 
+@pytest.mark.parametrize(
+    ("more", "left_out"), [((), {"retired_routes"}), (("--replications", "3"), {"retired_routes", "parity"})]
+)
+def test_of_a_whole_set_what_cannot_be_run_so_is_left_out_and_said(tmp_path: Path, more: tuple[str, ...], left_out: set[str]):
+    said = run(tmp_path / "out", "--all", "--engine", "virtual", "--dry-run", "--json", *more)
+    everything = {path.stem for path in CATALOG.glob("*.toml")}
+    assert everything - set(json.loads(said.out)["drills"]) == left_out
+    assert all(f"{name} (" in said.err for name in left_out)
+    assert said.err.count("\n") == 1
+
+
 def test_the_catalogue_is_listed():
     said = stormgate("drill", "list", COLUMNS="160")
     assert said.code == 0
