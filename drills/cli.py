@@ -186,7 +186,7 @@ def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]
 
 
 def _able(drills: "tuple[Drill, ...]", engine: str, replications: int) -> "tuple[Drill, ...]":
-    """Those of a whole set that can be run in this way; what is left out is said. A drill asked for by name is refused instead."""
+    """Those of a whole set that can be run so; what is left out is said. A drill asked for by name is refused instead."""
     unfit = {drill.name: f"not for --engine {engine}" for drill in drills if engine not in drill.engines}
     if replications > 1:
         unfit |= {drill.name: "it compares surfaces, one run of each" for drill in drills if drill.surfaces}
