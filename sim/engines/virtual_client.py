@@ -11,8 +11,8 @@ from functools import partial
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession
-from sim.contract.codec import encode_client, encode_server
-from sim.contract.frames import JOIN_REF, ClientFrame, ServerFrame, Update, UpdateBatch
+from sim.contract.codec import encode_client
+from sim.contract.frames import ClientFrame, ServerFrame, Update, UpdateBatch
 from sim.contract.runs import Run, run_of
 from sim.contract.states import State
 from sim.contract.stream_log import is_intact
@@ -348,8 +348,7 @@ class Link:
     def sends(self, frame: ServerFrame, moment: float) -> None:
         """The lane puts a frame on the wire at `moment`."""
         if (rough := self._client.rough) is not None:
-            size = len(encode_server(frame, JOIN_REF))
-            rough.to_client.carry(self, moment, size, self._client.arrives, frame, self)
+            rough.to_client.carry(self, moment, rough.size_of(frame), self._client.arrives, frame, self)
             return
         arrives = moment + self._delay_s
         if arrives < self.down_free:

@@ -7,7 +7,7 @@ import simpy
 from sim.engines.virtual_client import Link, VirtualClient
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_lane import VirtualLane
-from sim.engines.virtual_links import RoughLink
+from sim.engines.virtual_links import FrameSizes, RoughLink
 from sim.fault_kinds import (
     CutAfterBytes,
     HalfOpenLinks,
@@ -54,6 +54,7 @@ class VirtualLinkFaults:
         self._began = began
         self._active: dict[int, PlannedFault] = {}
         self._links: dict[int, RoughLink] = {}
+        self._sizes = FrameSizes()
         self._half_open: dict[int, list[tuple[VirtualClient, Link]]] = {}
 
     def act(self, planned: PlannedFault) -> Acting:
@@ -111,8 +112,9 @@ class VirtualLinkFaults:
             self._end_half_open(index)
 
     def _change(self, clients: Sequence[int]) -> None:
+        active = [(planned.fault, frozenset(planned.clients)) for planned in self._active.values()]
         for number in clients:
-            faults = [planned.fault for planned in self._active.values() if number in planned.clients]
+            faults = [fault for fault, concerned in active if number in concerned]
             link, client = self._link(number), self._clients[number]
             link.change(link_during(faults), reads=not any(isinstance(fault, StopReading) for fault in faults))
             client.rough = None if link.is_calm else link
@@ -122,6 +124,6 @@ class VirtualLinkFaults:
             client = self._clients[number]
             seed, delay_s = client.session.settings.seed, client.delay_s
             self._links[number] = RoughLink(
-                self._clock, self._lane, number, seed, delay_s, self._buffer_bytes, client.reset_one
+                self._clock, self._lane, number, seed, delay_s, self._buffer_bytes, client.reset_one, self._sizes
             )
         return self._links[number]

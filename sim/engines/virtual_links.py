@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sim.contract.chance import draw
+from sim.contract.codec import encode_server
+from sim.contract.frames import JOIN_REF, ServerFrame
 from sim.engines.virtual_clock import VirtualClock
 from sim.faults import CALM, LinkConditions, Way
 
@@ -33,14 +35,34 @@ class Line(Protocol):
         """There is room again."""
 
 
+_MOST_KNOWN = 10_000  # frames of late, whose lengths need not be worked out again
 Carried = tuple[Connection, float, Callable[..., None], tuple[object, ...], bool]
 """What is on its way: over which connection, how many bytes, what to call on arrival, and whether it is a connection's end."""
+
+
+class FrameSizes:
+    """The length of frames' JSON, worked out once for a frame that many are sent.
+
+    It is known by its identity alone, and held, so that no other object can have the same.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[ServerFrame, int]] = {}
+
+    def __call__(self, frame: ServerFrame) -> int:
+        """In bytes."""
+        known = self._known.get(id(frame))
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[id(frame)] = (frame, len(encode_server(frame, JOIN_REF)))
+        return known[1]
 
 
 class RoughLink:
     """Both ways of one link. `acted` counts by what was done: slowed, stalled, unread, refused, cut, closed_late.
 
-    `reset` is called with a connection that is cut.
+    `reset` is called with a connection that is cut; `size_of` says how long a frame is.
     """
 
     def __init__(
@@ -52,8 +74,10 @@ class RoughLink:
         delay_s: float,
         buffer_bytes: float,
         reset: Callable[[Connection], None],
+        size_of: Callable[[ServerFrame], int],
     ) -> None:
         self.acted: Counter[str] = Counter()
+        self.size_of = size_of
         self.refuses = False
         self.is_calm = True
 

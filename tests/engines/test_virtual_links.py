@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from storms import small, with_faults
 
+from sim.contract.codec import encode_server
+from sim.contract.frames import JOIN_REF, HeartbeatPush, Watermark
 from sim.engines import virtual
 from sim.engines.virtual_clock import VirtualClock
-from sim.engines.virtual_links import RoughLink
+from sim.engines.virtual_links import FrameSizes, RoughLink
 from sim.faults import CALM, LinkConditions, Way
 from sim.observations import Kind, read_verified
 from sim.system_model import UNLIMITED, Network
@@ -41,7 +43,7 @@ class Bench:
     cut: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.link = RoughLink(self.clock, self, 3, 1, DELAY_S, BUFFER, self.cut.append)
+        self.link = RoughLink(self.clock, self, 3, 1, DELAY_S, BUFFER, self.cut.append, FrameSizes())
 
     def hold(self, number: int) -> None:
         self.full.append(True)
@@ -161,6 +163,13 @@ def test_refused_connects_are_counted_and_only_while_refused():
     bench.be()
     assert not bench.link.is_refused()
     assert bench.link.acted["refused"] == 1
+
+
+def test_a_frame_is_as_long_as_its_json_and_another_of_the_same_identity_is_looked_at_anew():
+    sizes = FrameSizes()
+    for number in range(100):  # frames that are let go, whose identities come back
+        frame = HeartbeatPush((Watermark("t" * number, number),))
+        assert sizes(frame) == sizes(frame) == len(encode_server(frame, JOIN_REF))
 
 
 # --- in a drill -------------------------------------------------------------------------------------------
