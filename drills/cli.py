@@ -94,15 +94,11 @@ def drill_run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing (exits with 2).")] = False,
 ) -> None:
     """Run drills, judge them, and say go or no-go."""
-    from drills import running, surfaces
+    from drills import running
 
     chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
-    if not names:
-        chosen = _able(chosen, engine or running.ENGINES[0], replications)
-    if engine in running.ENGINES:
-        chosen = tuple(surfaces.on_engine(drill, engine) for drill in chosen)
     request = running.Request(
-        drills=chosen,
+        drills=_fit(chosen, engine, replications, by_name=bool(names)),
         engine=engine or running.ENGINES[0],
         target=target,
         seed=seed,
@@ -183,6 +179,15 @@ def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]
     paths = [_path_of(name, catalogue | _examples()) for name in names] or list(catalogue.values())
     loaded = [drills.load(path, overrides) for path in paths]
     return tuple(drill for drill in loaded if drill.quick or not quick)
+
+
+def _fit(chosen: "tuple[Drill, ...]", engine: str | None, replications: int, by_name: bool) -> "tuple[Drill, ...]":
+    """The drills as this engine runs them."""
+    from drills import running, surfaces
+
+    if not by_name:
+        chosen = _able(chosen, engine or running.ENGINES[0], replications)
+    return tuple(surfaces.on_engine(drill, engine) for drill in chosen) if engine in running.ENGINES else chosen
 
 
 def _able(drills: "tuple[Drill, ...]", engine: str, replications: int) -> "tuple[Drill, ...]":
