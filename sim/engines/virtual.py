@@ -215,10 +215,11 @@ class _VirtualRun:
         """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
         self._add_auditor()
         limit = self._env.now + self._drill.phases.settle_s
-        pending = list(self._clients)
-        while pending and self._env.now < limit:
+        is_over = False
+        while not is_over and self._env.now < limit:
             yield self._env.timeout(_POLL_S)
-            pending = [client for client in pending if course.behind(client.session, self._heads)]
+            # All at one moment: who had converged may be renewing its token by now.
+            is_over = not any(course.behind(client.session, self._heads) for client in self._clients)
         for client in self._clients:
             self._conclude(client)
 
