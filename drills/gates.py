@@ -32,9 +32,10 @@ _PACED_SHARE = 0.1  # [ours] of the connects after the first fault, that may wai
 GATES = ("error", "replay", "reconnect", "delivery", "ux")
 
 
-def load_thresholds(path: Path = thresholds_file.DEFAULT_PATH) -> Thresholds:
-    """Read a thresholds file that must serve every check of the registry. Raises `UsageError`."""
-    return thresholds_file.load(path, {name: check.expected for name, check in REGISTRY.items() if check.takes_threshold})
+def load_thresholds(path: Path = thresholds_file.DEFAULT_PATH, is_record: bool = False) -> Thresholds:
+    """Read a thresholds file; unless it is a run's own copy it must serve every check of the registry. Raises `UsageError`."""
+    expected = {name: check.expected for name, check in REGISTRY.items() if check.takes_threshold}
+    return thresholds_file.load(path, expected, is_record)
 
 
 def require_checks(drill: Drill, thresholds: Thresholds) -> None:

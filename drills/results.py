@@ -174,7 +174,7 @@ def judge_run(run_dir: Path, thresholds: Path | None = None) -> RunVerdict:
     path = thresholds or run_dir / THRESHOLDS_NAME
     if thresholds is None and not path.exists():
         raise EvidenceError(f"{path}: the run's own thresholds are missing; give a file with --thresholds.")
-    loaded = gates.load_thresholds(path)
+    loaded = gates.load_thresholds(path, is_record=thresholds is None)
     sha256 = observations.file_sha256(path)
     return RunVerdict(
         run_id=plan.run_id,

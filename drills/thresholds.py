@@ -40,16 +40,19 @@ Thresholds = dict[str, Threshold]
 _EXTRAS = ("minimum_n", "live_for_s", "window_s")
 
 
-def load(path: Path, expected: Mapping[str, Expected]) -> Thresholds:
-    """Read a thresholds file; it must have exactly the `expected` checks (`gate.check`). Raises `UsageError`, one sentence."""
+def load(path: Path, expected: Mapping[str, Expected], is_record: bool = False) -> Thresholds:
+    """Read a thresholds file; it must have the `expected` checks (`gate.check`), and no others. Raises `UsageError`.
+
+    A run's own copy (`is_record`) may lack those that were not yet there when it was made; whoever needs one will say so.
+    """
     found = _tables(read_toml(path), path)
     if not found:
         raise UsageError(f"{path}: has no thresholds; expected one table a check, such as [{next(iter(expected))}].")
     if unknown := sorted(set(found) - set(expected)):
         raise UsageError(f"{path}: there is no check '{unknown[0]}' that takes a threshold; there are: {', '.join(expected)}.")
-    if missing := [name for name in expected if name not in found]:
+    if not is_record and (missing := [name for name in expected if name not in found]):
         raise UsageError(f"{path}: the threshold of '{missing[0]}' is missing; add a table [{missing[0]}].")
-    return {name: _checked(found[name], expected[name], f"{path}: [{name}]") for name in expected}
+    return {name: _checked(found[name], expected[name], f"{path}: [{name}]") for name in expected if name in found}
 
 
 def _tables(data: dict[str, object], path: Path) -> dict[str, dict[str, object]]:

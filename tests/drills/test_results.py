@@ -1,6 +1,7 @@
 """The results tree: what a run leaves, and that no damage to it ever turns into a go."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from sim.drill import Drill
 from sim.errors import EvidenceError, StorageError, UsageError
 from sim.observations import FILE_NAME, Kind
 
+EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 CHECKS = tuple(name for name in GATED if name != "reconnect.backoff_never_resets")
 DRILL = storm_drill(checks=CHECKS)
 
@@ -66,6 +68,32 @@ def test_judging_writes_nothing_and_says_the_same_again(run_dir: Path) -> None:
 
 
 # --- other thresholds -------------------------------------------------------------------------------
+
+
+def test_the_kept_example_is_judged_as_it_was() -> None:
+    assert results.judge_run(EXAMPLE).decision == "go"
+
+
+def without(run_dir: Path, check: str) -> None:
+    """Take one threshold out of a run's own copy."""
+    path = run_dir / results.THRESHOLDS_NAME
+    tables = re.split(r"(?m)^(?=\[)", path.read_text())
+    left = [table for table in tables if not table.startswith(f"[{check}]")]
+    assert len(left) == len(tables) - 1
+    path.write_text("".join(left))
+
+
+def test_a_run_older_than_a_check_is_judged_without_it(tmp_path: Path) -> None:
+    newer = "error.tokens_too_old"
+    run_dir = make_run(tmp_path, storm_drill(checks=tuple(check for check in CHECKS if check != newer)))
+    without(run_dir, newer)
+    assert results.judge_run(run_dir).decision == "go"
+
+
+def test_a_threshold_that_the_drill_needs_is_missed(run_dir: Path) -> None:
+    without(run_dir, "ux.integrity")
+    with pytest.raises(UsageError, match=r"'ux\.integrity' has no threshold"):
+        results.judge_run(run_dir)
 
 
 def test_other_thresholds_give_another_verdict(pristine: Path, tmp_path: Path) -> None:
