@@ -12,7 +12,7 @@ drill: $(READY)  ## storm the embedded runtime with the quick set of drills and 
 	$(BIN)/stormgate drill run --quick
 
 test: $(DEV) $(PEERS) check  ## style, types, and all tests
-	$(BIN)/pytest -n 4
+	$(BIN)/pytest -n 4 --dist worksteal
 
 check: $(DEV)
 	$(BIN)/ruff check .
