@@ -1,104 +1,234 @@
-"""Which drill catches which defect of a runtime or of a client, by which names: the same on every engine."""
+"""Which drill catches what is wrong with a runtime, a client or a setting, and by which names: one table for every engine.
+
+The table is the proof that drills, laws and checks can fail. The ordinary tests run all of it in simulation and a few rows on
+real sockets. What no row can turn red has a hand-written history in `tests/spoilt.py`, and
+`tests/test_everything_can_fail.py` holds that nothing has neither.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from storms import small
+
+from drills import results, running, surfaces
+from drills.verdicts import DrillVerdict, State
+from sim.drill import Drill
+
+EVERYWHERE = ("sockets", "virtual")
+HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
+IMPATIENT = ("phases.settle_s=3",)  # what will not converge need not be waited for
+PATIENT = ()  # long backoffs come of being refused again and again: those who are not lost take their time to converge
+# A second cut after a live period, the only place where a backoff that is never reset shows.
+LIVE_PERIOD = ("phases.fault_s=7.2", "faults.1.at_s=6.2")
 
 
 @dataclass(frozen=True)
 class Catch:
     """What is wrong, the drill that shows it, and what must turn red by name."""
 
-    wrong: str
+    kind: Literal["defect", "policy", "setting", "model"]
+    wrong: str  # a defect of the mock, a client's policy, or KEY=VALUE of the drill or of the model that is simulated
     drill: str
-    names: frozenset[str]
+    names: frozenset[str]  # of checks that fail or are an error, and of laws
+    only: bool = False  # in simulation nothing else turns red; on a busy machine times may
+    course: tuple[str, ...] = ()  # more settings, without which there is less to see or longer to wait
+    engines: tuple[str, ...] = EVERYWHERE
+    tested: tuple[str, ...] = ("virtual",)  # on these engines by the ordinary tests, too
+
+    def __str__(self) -> str:
+        return f"{self.wrong}-{self.drill}"
+
+    def planned(self, engine: str) -> Drill:
+        """The drill with what is wrong in it, made small."""
+        own = {"policy": (f"fleet.policy={self.wrong}",), "setting": (self.wrong,)}.get(self.kind, ())
+        drill = small(self.drill, *self.course, *own)
+        return surfaces.on_engine(drill, engine) if drill.surfaces else drill
+
+    def judged(self, out: Path, engine: str) -> DrillVerdict:
+        """The verdict on that drill, run into a folder of its own below `out`."""
+        defects = (self.wrong,) if self.kind == "defect" else ()
+        model = None
+        if self.kind == "model":
+            model = out / "model.toml"
+            model.write_text(self.wrong)
+        request = running.Request(
+            (self.planned(engine),),
+            engine=engine,
+            target="mock",
+            seed=1,
+            defects=defects,
+            thresholds=None,
+            out=out,
+            model=model,
+        )
+        (verdict,) = results.judge_run(running.run(request)).drills
+        return verdict
+
+    def missed(self, verdict: DrillVerdict, engine: str) -> str:
+        """What is not as it must be, in words; empty where all that must turn red did."""
+        found = turned_red(verdict)
+        pale = sorted(self.names - found)
+        more = sorted(found - self.names) if self.only and engine == "virtual" else []
+        complaints = (f"not red: {', '.join(pale)}" if pale else "", f"red, too: {', '.join(more)}" if more else "")
+        return "; ".join(complaint for complaint in complaints if complaint)
 
 
-def catch(wrong: str, drill: str, *names: str) -> Catch:
-    return Catch(wrong, drill, frozenset(names))
+def turned_red(verdict: DrillVerdict) -> frozenset[str]:
+    """Checks that failed or are an error, and broken laws, but not the check that only says that there are some."""
+    checks = {check.name for check in verdict.checks if check.state in (State.FAIL, State.ERROR)}
+    return frozenset(checks - {"drill.invariants"} | {violation.invariant for violation in verdict.violations})
 
 
-DEFECT_CATCHERS = (
-    catch("skip_delivery", "dropped_delivery", "delivery.dropped_deliveries", "replay.divergence"),
-    catch("replay_off_by_one", "reconnect_storm", "replay.divergence"),
-    catch("ignore_cursor", "reconnect_storm", "replay.divergence"),
-    catch("no_stale_signal", "stale_cursor", "drill.stale_signalled"),
-    catch("accept_expired_token", "token_expiry_storm", "drill.probes", "expired_token_accepted"),
-    catch("accept_mutation", "reconnect_storm", "drill.probes", "socket_changed_state"),
-    catch("lose_log_on_restart", "runtime_restart", "acknowledged_lost"),
-    catch("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message"),
-    catch("cross_topic_leak", "reconnect_storm", "cross_topic_leak"),
-    catch("reorder_replay", "runtime_restart", "replay.divergence"),
-)
-# What is wrong with tokens, publishing and who may do what.
-AUTHORITY_CATCHERS = (
-    catch("accept_any_signature", "token_misuse", "drill.probes", "garbled_token_accepted", "foreign_key_token_accepted"),
-    catch("vague_refusals", "token_misuse", "drill.probes"),
-    catch("ignore_grants", "token_misuse", "drill.probes", "forbidden_topic_accepted"),
-    catch("grant_any_topic", "token_misuse", "drill.probes", "foreign_topic_mint_accepted"),
-    catch("forget_idempotency_keys", "publish_failures", "phantom_event"),
-    catch("acknowledge_unwritten", "publish_failures", "acknowledged_lost"),
-    catch("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders"),
-    catch("accept_revoked_token", "session_revocation", "drill.probes", "drill.revocation", "revoked_token_accepted"),
-    catch("keep_revoked_sockets", "session_revocation", "drill.revocation"),
-    catch("revoke_everyone", "session_revocation", "drill.revocation"),
-    catch("forget_fallback_key", "token_rotation", "drill.key_rotation", "error.websocket_auth_error_ratio"),
-    catch("sign_with_old_key", "token_rotation", "drill.key_rotation"),
-    catch("publish_needs_delivery", "http_authority", "drill.authority_served"),
-    catch("lose_undelivered", "http_authority", "acknowledged_lost"),
-    catch("accept_old_builds", "compatibility_window", "drill.probes", "old_build_accepted"),
-    catch("refuse_oldest_build", "compatibility_window", "drill.probes"),
-)
-# What is wrong with replays, snapshots and the order of things.
-DELIVERY_CATCHERS = (
-    catch("old_snapshots", "stale_cursor_storm", "drill.declared_loss"),
-    catch("stale_too_early", "replay_budget_exceeded", "drill.stale_justified"),
-    catch("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled"),
-    catch("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost"),
-    catch("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once"),
-    catch("accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.probes"),
-    catch("accept_hidden_mutation", "mutation_over_socket", "phantom_event"),
-)
-# What a runtime does wrong with slow, silent and late clients.
-SILENCE_CATCHERS = (
-    catch("keep_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold"),
-    catch("skip_for_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold", "delivery.live_gaps"),
-    catch("keep_silent_clients", "half_open_sockets", "reconnect.half_open_left"),
-    catch("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects"),
-)
-# By drills that only run on real sockets.
-SOCKETS_CATCHERS = (catch("serve_retired_route", "retired_routes", "drill.retired_routes"),)
-ALL_CATCHERS = (*DEFECT_CATCHERS, *AUTHORITY_CATCHERS, *DELIVERY_CATCHERS, *SILENCE_CATCHERS)
-HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
-DESKTOP_CATCHERS = (
-    catch("resubscribes from zero", "stale_cursor", "stale_loop", "replay.stale_loops", "reconnect.backoff_unjittered"),
-    catch("jumps over holes", "dropped_delivery", "silent_loss", "delivery.dropped_deliveries"),
-    catch("goes on counting", "reconnect_storm", "reconnect.backoff_never_resets", "reconnect.backoff_unjittered"),
-)
-# Settings of a fleet that its drill must not let pass.
-SETTING_CATCHERS = (
-    catch("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old"),
-    catch("fleet.policy=wrong_trusts_clock", "clock_skew", "drill.clocks", "error.tokens_too_old"),
-)
-# Policies that are wrong on purpose: everything that turns red, and nothing else does.
-CLIENT_CATCHERS = (
-    catch("wrong_applies_duplicates", "duplicate_delivery", "applied_twice", "ux.integrity", "drill.faults_noticed"),
-    catch("wrong_ignores_hashes", "jumbled_frames", "acknowledged_lost", "delivery.one_order", "drill.faults_noticed"),
-    catch(
+def defect(wrong: str, drill: str, *names: str, course: tuple[str, ...] = IMPATIENT, **more: Any) -> Catch:
+    return Catch("defect", wrong, drill, frozenset(names), course=course, **more)
+
+
+def policy(wrong: str, drill: str, *names: str, **more: Any) -> Catch:
+    return Catch("policy", wrong, drill, frozenset(names), **more)
+
+
+def setting(wrong: str, drill: str, *names: str, **more: Any) -> Catch:
+    return Catch("setting", wrong, drill, frozenset(names), **more)
+
+
+def model(wrong: str, drill: str, *names: str, **more: Any) -> Catch:
+    """Of the simulated lane, which alone has a model."""
+    return Catch("model", wrong, drill, frozenset(names), engines=("virtual",), **more)
+
+
+CATCHERS = (
+    # Deliveries, replays, tokens, the log: what can be wrong with a runtime most simply.
+    defect(
+        *("skip_delivery", "dropped_delivery", "delivery.dropped_deliveries", "replay.divergence", "early_replay_complete"),
+        tested=EVERYWHERE,
+    ),
+    defect("replay_off_by_one", "reconnect_storm", "replay.divergence", tested=EVERYWHERE),
+    defect("ignore_cursor", "reconnect_storm", "replay.divergence", only=True, tested=EVERYWHERE),
+    defect("no_stale_signal", "stale_cursor", "drill.stale_signalled", tested=EVERYWHERE),
+    defect(
+        *("accept_expired_token", "token_expiry_storm", "drill.probes", "expired_token_accepted"),
+        only=True,
+        tested=EVERYWHERE,
+    ),
+    defect(
+        *("accept_mutation", "reconnect_storm", "drill.probes", "socket_changed_state", "phantom_event"),
+        only=True,
+        tested=EVERYWHERE,
+    ),
+    defect("lose_log_on_restart", "runtime_restart", "acknowledged_lost", "checkpoint_regressed", tested=EVERYWHERE),
+    defect(  # nobody ever gets going, so there is no steady state to wait for
+        *("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message", "drill.steady_state"),
+        course=(*IMPATIENT, "phases.steady_limit_s=3"),
+        tested=EVERYWHERE,
+    ),
+    defect("cross_topic_leak", "reconnect_storm", "cross_topic_leak", only=True, tested=EVERYWHERE),
+    defect("reorder_replay", "runtime_restart", "replay.divergence", "drill.audited", "drill.converged", tested=EVERYWHERE),
+    # Tokens, publishing, and who may do what.
+    defect(
+        *("accept_any_signature", "token_misuse", "drill.probes"),
+        *("garbled_token_accepted", "foreign_key_token_accepted"),
+        only=True,
+    ),
+    defect("vague_refusals", "token_misuse", "drill.probes", only=True),
+    defect("ignore_grants", "token_misuse", "drill.probes", "forbidden_topic_accepted", only=True),
+    defect("grant_any_topic", "token_misuse", "drill.probes", "foreign_topic_mint_accepted", only=True),
+    defect("forget_idempotency_keys", "publish_failures", "phantom_event", only=True),
+    defect("acknowledge_unwritten", "publish_failures", "acknowledged_lost", "drill.publish_failures", only=True),
+    defect("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders", course=PATIENT),
+    defect(
+        *("accept_revoked_token", "session_revocation", "drill.probes", "drill.revocation", "revoked_token_accepted"),
+        only=True,
+    ),
+    defect("keep_revoked_sockets", "session_revocation", "drill.revocation", only=True),
+    defect("revoke_everyone", "session_revocation", "drill.revocation", course=PATIENT),
+    defect("forget_fallback_key", "token_rotation", "drill.key_rotation", "error.websocket_auth_error_ratio", only=True),
+    defect("sign_with_old_key", "token_rotation", "drill.key_rotation"),
+    defect("publish_needs_delivery", "http_authority", "drill.authority_served", course=PATIENT),
+    defect("lose_undelivered", "http_authority", "acknowledged_lost", course=PATIENT),
+    defect("accept_old_builds", "compatibility_window", "drill.probes", "old_build_accepted", only=True),
+    defect("refuse_oldest_build", "compatibility_window", "drill.probes", only=True),
+    defect("serve_retired_route", "retired_routes", "drill.retired_routes", engines=("sockets",), tested=("sockets",)),
+    # Snapshots, staleness, and the order of things.
+    defect("old_snapshots", "stale_cursor_storm", "drill.declared_loss", only=True),
+    defect("stale_too_early", "replay_budget_exceeded", "drill.stale_justified", only=True),
+    defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", only=True),
+    defect("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost", only=True),
+    defect("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once", only=True),
+    defect("accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.probes", only=True),
+    defect("accept_hidden_mutation", "mutation_over_socket", "phantom_event", only=True),
+    # Slow, silent and late clients, and networks that break.
+    defect("keep_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold", only=True),
+    defect(
+        *("skip_for_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold", "delivery.live_gaps"),
+        only=True,
+        tested=EVERYWHERE,
+    ),
+    defect("keep_silent_clients", "half_open_sockets", "reconnect.half_open_left"),
+    defect("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects", tested=EVERYWHERE),
+    defect("ignore_cursor", "partition_heal", "replay.divergence", only=True),
+    defect("replay_off_by_one", "network_flap", "replay.divergence"),
+    # The shipped client: it resubscribes from zero, jumps over holes, goes on counting, and comes back when it likes.
+    policy(
+        *("desktop", "stale_cursor", "stale_loop", "replay.stale_loops", "stale_without_recovery"),
+        "reconnect.backoff_unjittered",
+        tested=EVERYWHERE,
+    ),
+    policy(
+        "desktop",
+        "dropped_delivery",
+        "silent_loss",
+        "delivery.dropped_deliveries",
+        "drill.converged",
+        only=True,
+        tested=EVERYWHERE,
+    ),
+    policy(
+        *("desktop", "reconnect_storm", "reconnect.backoff_never_resets", "reconnect.backoff_unjittered"),
+        only=True,
+        course=LIVE_PERIOD,
+        tested=EVERYWHERE,
+    ),
+    policy("desktop", "slow_consumer", "reconnect.early_returns", only=True),
+    policy("desktop", "network_flap", "reconnect.backoff_unjittered", only=True),
+    policy("desktop", "parity", "replay.parity"),
+    # Clients that are wrong on purpose, and one that waits for longer than the lane allows.
+    policy("wrong_trusts_clock", "clock_skew", "drill.clocks", "error.tokens_too_old"),
+    policy(
+        *("wrong_applies_duplicates", "duplicate_delivery", "applied_twice", "ux.integrity", "drill.faults_noticed"),
+        only=True,
+        course=IMPATIENT,
+    ),
+    policy(
+        *("wrong_ignores_hashes", "jumbled_frames", "acknowledged_lost", "delivery.one_order", "drill.faults_noticed"),
+        only=True,
+        course=IMPATIENT,
+    ),
+    policy(
         *("wrong_applies_past_holes", "disordered_delivery", "hole", "silent_loss"),
         *("ux.integrity", "delivery.dropped_deliveries", "drill.faults_noticed"),
+        only=True,
+        course=IMPATIENT,
     ),
-    catch("wrong_reads_torn_checkpoints", "checkpoint_damage", "hole", "ux.integrity"),
-    catch("wrong_trusts_future_checkpoints", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries"),
-    catch("wrong_trusts_silence", "half_open_sockets", "reconnect.half_open_left"),
+    policy("wrong_reads_torn_checkpoints", "checkpoint_damage", "hole", "ux.integrity", only=True, course=IMPATIENT),
+    policy(
+        *("wrong_trusts_future_checkpoints", "checkpoint_damage", "silent_loss", "delivery.dropped_deliveries"),
+        only=True,
+        course=IMPATIENT,
+    ),
+    policy("wrong_trusts_silence", "half_open_sockets", "reconnect.half_open_left", only=True, course=IMPATIENT),
+    policy("ably", "runtime_restart", "reconnect.backoff_bounded"),
+    # Settings of a drill's fleet, runtime or course that it must not let pass.
+    setting("fleet.token_ttl_s=900", "token_lifetime", "error.tokens_too_old", "error.websocket_auth_error_ratio", only=True),
+    setting("runtime.publishes_per_s=1", "reconnect_storm", "delivery.failed_publish_ratio"),
+    setting("runtime.replay_budget_events=1", "reconnect_storm", "drill.unexpected_stale", only=True),
+    setting(  # clients are dropped before their next heartbeat is due
+        *("runtime.client_timeout_s=0.5", "reconnect_storm", "drill.undisturbed", "drill.steady_state"),
+        course=("phases.steady_limit_s=3",),
+    ),
+    setting("phases.settle_s=0.1", "runtime_restart", "drill.converged", "reconnect.live_again_99_s"),
+    # Lanes that are too slow.
+    model("server.handshake_ms = 30", "reconnect_storm", "replay.bootstrap_ms", only=True),
+    model("server.publish_ms = 700", "reconnect_storm", "ux.publish_to_apply_ms", "delivery.failed_publish_ratio", only=True),
+    model("server.delivery_event_ms = 4", "dropped_delivery", "replay.client_lag_events"),
 )
-# The network's drills on defects that other drills catch, too, and on the shipped client.
-NETWORK_CATCHERS = (
-    catch("ignore_cursor", "partition_heal", "replay.divergence"),
-    catch("replay_off_by_one", "network_flap", "replay.divergence"),
-)
-DESKTOP_NETWORK_CATCHERS = (
-    catch("desktop", "slow_consumer", "reconnect.early_returns"),
-    catch("desktop", "network_flap", "reconnect.backoff_unjittered"),
-)
-# A second cut after a live period, the only place where a backoff that is never reset shows.
-LIVE_PERIOD = ("phases.fault_s=7.2", "faults.1.at_s=6.2")
-IMPATIENT = ("phases.settle_s=3",)  # what will not converge need not be waited for

@@ -75,7 +75,7 @@ OF_SIZE = (
 
 def small(name: str, *overrides: str) -> Drill:
     """A drill of the catalogue, made small."""
-    return drills.load(CATALOG / f"{name}.toml", (*SMALL, *SHORT[name], *overrides))
+    return drills.load(CATALOG / f"{name}.toml", (*SMALL, *SHORT.get(name, ()), *overrides))
 
 
 def with_faults(drill: Drill, *faults: dict[str, object]) -> Drill:
