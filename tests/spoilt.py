@@ -1,0 +1,145 @@
+"""Hand-written histories for checks and laws that no drill of `tests/catchers.py` turns red: each good but for one thing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from histories import STREAM, Story, good_storm, storm_drill
+
+from drills import gates
+from drills.verdicts import DrillVerdict
+from sim import invariants
+from sim.contract.probes import EXPECTED, PROBES
+from sim.contract.streams import CODEX_WORKER_EVENTS, stream_id
+from sim.observations import Kind
+
+ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
+WORKERS = stream_id(CODEX_WORKER_EVENTS)
+IN_THE_FAULT_S = 22.0  # while clients may be disconnected, and events late
+CLIENTS = 150  # enough tokens for their ratio to pass
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """What turns red when this is done to a history that passes."""
+
+    names: frozenset[str]
+    spoil: Callable[[Story], Story]
+    prepare: Callable[[Story], Story] = lambda story: story  # what the good history needs beside a good storm
+    expect: dict[str, Any] = field(default_factory=dict)  # by the drill
+
+    def __str__(self) -> str:
+        return "+".join(sorted(self.names))
+
+    def good(self) -> Story:
+        return self.prepare(_storm().without(lambda row: False))
+
+    def judged(self, story: Story) -> DrillVerdict:
+        own = tuple(name for name in self.names if name in gates.REGISTRY and gates.REGISTRY[name].gate in gates.GATES)
+        drill = storm_drill(CLIENTS, (*ENOUGH, *own), **self.expect)
+        return gates.judge(drill, story.history(), gates.load_thresholds(), "observations.parquet")
+
+
+@cache
+def _storm() -> Story:
+    return good_storm(CLIENTS)
+
+
+def told(kind: Kind, *clients: int, t: float = IN_THE_FAULT_S, **more: Any) -> Callable[[Story], Story]:
+    """That something is told of these clients, too."""
+
+    def spoil(story: Story) -> Story:
+        for client in clients:
+            story.tell(t, kind, client, **more)
+        return story
+
+    return spoil
+
+
+def changed(kind: Kind, **fields: Any) -> Callable[[Story], Story]:
+    return lambda story: story.changed(lambda row: row.kind is kind, **fields)
+
+
+def spoilt(*names: str, by: Callable[[Story], Story], **more: Any) -> Spoilt:
+    return Spoilt(frozenset(names), by, **more)
+
+
+# --- what must be told in more than a line ------------------------------------------------------------
+
+
+def falls_silent(story: Story) -> Story:
+    """The publisher, after a third of its events."""
+    events = (Kind.PUBLISHED, Kind.APPLIED, Kind.CHECKPOINT_WRITTEN)
+    return story.without(lambda row: row.seq > 100 and row.kind in events)
+
+
+def applies_the_last_again(story: Story) -> Story:
+    """A client that went on from a snapshot applies what that has already."""
+    story.tell(57.0, Kind.REBOOTSTRAPPED, 0, STREAM, 330, detail="snapshot")
+    return story.tell(57.1, Kind.APPLIED, 0, STREAM, 330, detail="h330")
+
+
+def with_workers(story: Story) -> Story:
+    """A stream without snapshots, of which a client may declare events lost."""
+    story.publish(*range(1, 11), t=5.0, stream=WORKERS)
+    return story.audit(*range(1, 11), t=59.0, stream=WORKERS)
+
+
+def asks(probe: str) -> Callable[[Story], Story]:
+    """One client more, that tries what must be refused, is refused, and goes on as if nothing had been."""
+
+    def prepare(story: Story) -> Story:
+        story.header = {**story.header, "probes": {str(CLIENTS): probe}}
+        code = next(iter(EXPECTED[probe]), "refused")
+        story.tell(30.0, Kind.PROBED, CLIENTS, detail=f"{probe}:refused:{code}")
+        return story.tell(58.0, Kind.SETTLED, CLIENTS)
+
+    return prepare
+
+
+def law_of(probe: str) -> str:
+    """The law that is broken where this probe's question is granted."""
+    return invariants._PROBE_INVARIANTS.get(probe, f"{probe}_accepted")
+
+
+def granted(probe: str) -> Spoilt:
+    """What must be refused is not."""
+    spoil = told(Kind.PROBED, CLIENTS, t=31.0, detail=f"{probe}:accepted")
+    return spoilt("drill.probes", law_of(probe), by=spoil, prepare=asks(probe), expect={"probes": (probe,)})
+
+
+def stale(*clients: int) -> Callable[[Story], Story]:
+    return told(Kind.STALE, *clients, stream=STREAM, seq=1, attempt=1, detail="retention_floor_breach")
+
+
+SPOILT = (
+    spoilt(
+        "error.stale_cursors",
+        by=stale(*range(1, 22)),
+        prepare=stale(0),
+        expect={"stale_reasons": ("retention_floor_breach",)},
+    ),
+    spoilt("error.token_issue_failure_ratio", by=told(Kind.TOKEN_REFUSED, *range(60), detail="forbidden")),
+    spoilt("reconnect.heartbeat_timeouts_per_s", by=told(Kind.HEARTBEAT_TIMEOUT, *range(10))),
+    spoilt("delivery.slow_consumer_evictions", by=told(Kind.EVICTED, 3)),
+    spoilt("drill.course", by=told(Kind.PHASE, -1, t=25.0, detail="heal")),
+    spoilt("drill.faults_observed", by=changed(Kind.FAULT_OBSERVED, value=20.0)),
+    spoilt("drill.generator_lag_ms", by=changed(Kind.GENERATOR_LAG, value=900.0)),
+    spoilt("drill.load", by=falls_silent),
+    spoilt(
+        "drill.mutators_served",
+        by=lambda story: story.without(lambda row: row.kind is Kind.SETTLED and row.client == CLIENTS),
+        prepare=asks("any_mutation"),
+        expect={"probes": ("any_mutation",)},
+    ),
+    spoilt("applied_out_of_order", "ux.integrity", by=applies_the_last_again),
+    spoilt(
+        "needless_loss",
+        by=told(Kind.DECLARED_LOSS, 3, stream=WORKERS, seq=8, value=5.0),
+        prepare=with_workers,
+        expect={"declared_loss": True},
+    ),
+    spoilt("runtime_died", by=told(Kind.RUNTIME_DIED, -1)),
+    *map(granted, PROBES),
+)

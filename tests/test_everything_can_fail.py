@@ -1,0 +1,55 @@
+"""Nothing is always green: for every drill, check, law, defect and wrong policy there is something that turns it red.
+
+What the drills themselves show is in `tests/catchers.py`, the rest in `tests/spoilt.py`.
+"""
+
+import pytest
+from catchers import CATCHERS, HARMLESS, turned_red
+from spoilt import SPOILT, Spoilt, law_of
+
+from drills import gates
+from drills.cli import CATALOG
+from drills.verdicts import State
+from sim import invariants
+from sim.contract.policies import WRONG
+from sim.contract.probes import PROBES
+from sim.contract.settings import DEFECTS
+
+RED = frozenset[str]().union(*(case.names for case in (*CATCHERS, *SPOILT)))
+CHECKS = {*gates.REGISTRY, "replay.parity"}  # the last is made of all surfaces of a drill at once
+# A law has the name of its function; that on probes has one for each.
+LAWS = {law.__name__.lstrip("_") for law in invariants._LAWS if law is not invariants._probes} | {*map(law_of, PROBES)}
+
+
+def test_every_drill_can_fail():
+    assert sorted({path.stem for path in CATALOG.glob("*.toml")} - {case.drill for case in CATCHERS}) == []
+
+
+def test_every_check_can_fail():
+    assert sorted(CHECKS - RED) == []
+
+
+def test_every_law_can_be_broken():
+    assert sorted(LAWS - RED) == []
+
+
+def test_every_defect_and_wrong_policy_is_caught_and_there_is_no_other():
+    wrong = {kind: {case.wrong for case in CATCHERS if case.kind == kind} for kind in ("defect", "policy")}
+    assert wrong["defect"] == {*DEFECTS} - {HARMLESS}
+    assert sorted({*WRONG, "desktop"} - wrong["policy"]) == []
+
+
+def test_nothing_is_named_that_does_not_exist():
+    assert sorted(RED - CHECKS - LAWS) == []
+
+
+def test_every_row_is_one_and_is_tested():
+    assert len({str(case) for case in CATCHERS}) == len(CATCHERS)
+    assert [str(case) for case in CATCHERS if not case.tested or not {*case.tested} <= {*case.engines}] == []
+
+
+@pytest.mark.parametrize("case", SPOILT, ids=str)
+def test_a_good_history_with_one_thing_wrong_turns_just_this_red(case: Spoilt):
+    good, bad = case.judged(case.good()), case.judged(case.spoil(case.good()))
+    assert good.status is State.PASS, good
+    assert turned_red(bad) == case.names, bad
