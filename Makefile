@@ -6,7 +6,7 @@ DEV := .venv/.dev
 PEERS := tests/peers/node_modules/.ready
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill test check peers bench clean
+.PHONY: drill test check prove peers bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
@@ -18,6 +18,9 @@ check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+prove: $(DEV)  ## show on real sockets that whatever is wrong on purpose is caught by name: about half an hour
+	$(BIN)/python -m tests.prove
 
 peers: $(PEERS)  ## install the foreign clients that tests connect to the embedded runtime
 

@@ -1,7 +1,7 @@
 """Which drill catches what is wrong with a runtime, a client or a setting, and by which names: one table for every engine.
 
 The table is the proof that drills, laws and checks can fail. The ordinary tests run all of it in simulation and a few rows on
-real sockets. What no row can turn red has a hand-written history in `tests/spoilt.py`, and
+real sockets; `make prove` runs all of it there. What no row can turn red has a hand-written history in `tests/spoilt.py`, and
 `tests/test_everything_can_fail.py` holds that nothing has neither.
 """
 

@@ -17,7 +17,7 @@ from sim.observations import Kind
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
 WORKERS = stream_id(CODEX_WORKER_EVENTS)
 IN_THE_FAULT_S = 22.0  # while clients may be disconnected, and events late
-CLIENTS = 150  # enough tokens for their ratio to pass
+CLIENTS = 30
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,11 @@ SPOILT = (
         prepare=stale(0),
         expect={"stale_reasons": ("retention_floor_breach",)},
     ),
-    spoilt("error.token_issue_failure_ratio", by=told(Kind.TOKEN_REFUSED, *range(60), detail="forbidden")),
+    spoilt(
+        "error.token_issue_failure_ratio",
+        by=told(Kind.TOKEN_REFUSED, *range(CLIENTS), detail="forbidden"),
+        prepare=told(Kind.TOKEN_MINTED, *[*range(CLIENTS)] * 10, value=4.0),
+    ),
     spoilt("reconnect.heartbeat_timeouts_per_s", by=told(Kind.HEARTBEAT_TIMEOUT, *range(10))),
     spoilt("delivery.slow_consumer_evictions", by=told(Kind.EVICTED, 3)),
     spoilt("drill.course", by=told(Kind.PHASE, -1, t=25.0, detail="heal")),
