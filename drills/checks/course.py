@@ -25,8 +25,14 @@ _SLOW_ENOUGH = 0.9  # what took this share of the injected delay was slowed by i
 # How a hook's fault shows to clients, and what is said when it does not; kinds that disconnect them are seen by that.
 _SHOWS_AS = {
     "slow_mint": (Kind.TOKEN_MINTED, "no token took so long"),
+    "mint_outage": (Kind.TOKEN_REFUSED, "no token was refused"),
+    "revoke_sessions": (Kind.DISCONNECTED, "no client was disconnected"),
     "slow_publishes": (Kind.PUBLISHED, "no publish took so long"),
     "skip_deliveries": (Kind.GAP, "no client missed an event"),
+    "duplicate_deliveries": (Kind.DUPLICATE_DROPPED, "no client got an event twice"),
+    "reorder_deliveries": (Kind.GAP, "no client got an event before its turn"),
+    "jumble_deliveries": (Kind.HASH_MISMATCH, "no client got an event that was changed on the way"),
+    "malform_frames": (Kind.MALFORMED, "no client got a frame that is none"),
     "shrink_window": (Kind.STALE, "no client was told that it is stale"),
     "shrink_replay_budget": (Kind.STALE, "no client was told that it is stale"),
 }

@@ -1,0 +1,61 @@
+"""A hook's word is not enough: each kind of fault that a hook does must show to clients, and shows by its own sign."""
+
+import pytest
+from histories import STREAM, Story, good_storm, storm_drill
+
+from drills import gates
+from drills.checks.course import _SHOWS_AS
+from drills.verdicts import CheckResult
+from sim.observations import Kind
+
+# What one client observes of it, as (kind, seq, value).
+SIGNS = {
+    "slow_mint": (Kind.TOKEN_MINTED, -1, 200.0),
+    "slow_publishes": (Kind.PUBLISHED, 331, 200.0),
+    "mint_outage": (Kind.TOKEN_REFUSED, -1, 5.0),
+    "revoke_sessions": (Kind.DISCONNECTED, -1, 0.0),
+    "skip_deliveries": (Kind.GAP, 9, 7.0),
+    "reorder_deliveries": (Kind.GAP, 9, 7.0),
+    "duplicate_deliveries": (Kind.DUPLICATE_DROPPED, 5, 0.0),
+    "jumble_deliveries": (Kind.HASH_MISMATCH, 5, 0.0),
+    "malform_frames": (Kind.MALFORMED, -1, 0.0),
+    "shrink_window": (Kind.STALE, 3, 50.0),
+    "shrink_replay_budget": (Kind.STALE, 3, 50.0),
+}
+
+
+def hooked(kind: str) -> Story:
+    """A storm in which a hook says that it did this, and no client saw a thing."""
+    story = good_storm().without(lambda row: row.kind is Kind.DISCONNECTED)
+    delay = {"delay_ms": 150.0} if kind.startswith("slow_") else {}
+    story.header["plan"] = [{"kind": kind, "by": "hook", "at_s": 0.0, **delay}]
+    return story
+
+
+def observed(story: Story) -> CheckResult:
+    drill, history = storm_drill(), story.history()
+    verdict = gates.judge(drill, history, gates.load_thresholds(), "observations.parquet")
+    return next(check for check in verdict.checks if check.name == "drill.faults_observed")
+
+
+def test_each_kind_has_its_sign_here():
+    assert SIGNS.keys() == _SHOWS_AS.keys()
+
+
+@pytest.mark.parametrize("kind", SIGNS)
+def test_a_hook_that_nobody_saw_act_is_an_error(kind: str):
+    told = observed(hooked(kind))
+    assert told.state == "error"
+    assert f"{kind} #0: was done by a hook, but no" in told.reason
+
+
+@pytest.mark.parametrize("kind", SIGNS)
+def test_a_hook_that_was_seen_to_act_is_believed(kind: str):
+    sign, seq, value = SIGNS[kind]
+    assert observed(hooked(kind).tell(20.5, sign, 3, STREAM, seq, value=value)).state == "pass"
+
+
+@pytest.mark.parametrize("kind", SIGNS)
+def test_what_was_seen_before_the_hook_proves_nothing(kind: str):
+    sign, seq, value = SIGNS[kind]
+    assert observed(hooked(kind).tell(19.0, sign, 3, STREAM, seq, value=value)).state == "error"
