@@ -19,7 +19,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-prove: $(DEV)  ## show on real sockets that whatever is wrong on purpose is caught by name: about half an hour
+prove: $(DEV)  ## show on real sockets that whatever is wrong on purpose is caught by name: about a quarter of an hour
 	$(BIN)/python -m tests.prove
 
 peers: $(PEERS)  ## install the foreign clients that tests connect to the embedded runtime

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the tests know each other by t
 from catchers import CATCHERS, EVERYWHERE, Catch, turned_red
 
 CAUGHT, MISSED, USAGE, STOPPED = 0, 1, 3, 130
-MINUTES = 60.0  # [ours] for all rows; they take about twenty
+MINUTES = 60.0  # [ours] for all rows; they take about fifteen
 ROW_S = 180.0  # [ours] for one row; the longest takes about a minute
 HEAL_S = 30.0  # [ours] for a drill that is told to end, to take back what it broke
 _LOOK_EVERY_S = 0.1
