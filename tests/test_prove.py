@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,12 +45,14 @@ def answering(monkeypatch: pytest.MonkeyPatch, *troubles: str) -> None:
 
 @pytest.mark.parametrize(("trouble", "code"), [("", prove.CAUGHT), ("not red: replay.divergence", prove.MISSED)])
 def test_one_row_that_is_not_caught_is_enough(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str, code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answering(monkeypatch, "", trouble)
     monkeypatch.setattr(prove, "CATCHERS", CATCHERS[:2])
     assert ask() == code
     assert ("NOT CAUGHT" in capsys.readouterr().out) == bool(trouble)
+    assert len([*tmp_path.iterdir()]) == bool(trouble)  # the evidence of what was not caught, and nothing else
 
 
 def test_rows_that_were_not_tried_were_not_caught(capsys: pytest.CaptureFixture[str]):
