@@ -47,6 +47,7 @@ class ControlService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mint_workers: Count = 1
     mint_ms: Finite = 0.6  # measured
+    mints_per_s: Finite = 0.0  # rate limit: whoever is over it waits; 0, the mock's own: none but the workers'
 
 
 class SystemModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

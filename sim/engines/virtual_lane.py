@@ -54,6 +54,8 @@ class VirtualLane:
         self.is_up = True
         self._handshakes = Station(model.server.handshake_workers)
         self._minting = Station(model.control.mint_workers)
+        self._mint_limit = Station(1)
+        self._mint_gap_s = 1 / model.control.mints_per_s if model.control.mints_per_s else 0.0
         self._slow_minting = Turnstile(env)
         self._publishing = Station(model.server.publish_workers)
         self._peers: dict[int, Peer] = {}
@@ -77,6 +79,10 @@ class VirtualLane:
 
     def mint(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
         """A token, or the refusal's code, when its turn has come."""
+        turn, _ = self._mint_limit.admit(self._env.now, self._mint_gap_s)
+        self._env.call_at(turn, self._begin_minting, session, device, answer)
+
+    def _begin_minting(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
         _, end = self._minting.admit(self._env.now, self._model.control.mint_ms / 1000)
         wish = session.token_wish
         request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id=device, ttl_s=wish.ttl_s)
