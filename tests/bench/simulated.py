@@ -20,15 +20,16 @@ from rich.table import Table
 
 from drills.cli import CATALOG
 from sim import drill as drills
+from sim.drill import Drill
 from sim.engines import virtual
 from sim.engines.virtual_clock import VirtualClock
 from sim.observations import Kind, Recorder, read
 from sim.system_model import UNLIMITED, SystemModel
-from tests.bench import naive_simpy
+from tests.bench import naive_sessions, naive_simpy
 
-# Real sessions; a toy as processes, and the same toy as the engine would drive it; both toys recording nothing.
-KINDS = ("engine", "naive", "callbacks", "naive_silent", "callbacks_silent")
-RATIOS = (("engine", "naive"), ("callbacks", "naive"), ("callbacks_silent", "naive_silent"))
+# Real sessions, driven by the engine and as processes; a toy as processes, and as the engine would drive it; both toys silent.
+KINDS = ("engine", "naive_sessions", "naive", "callbacks", "naive_silent", "callbacks_silent")
+RATIOS = (("engine", "naive_sessions"), ("engine", "naive"), ("callbacks", "naive"), ("callbacks_silent", "naive_silent"))
 ROUNDS = 3
 RATIO_CLIENTS = 1000
 SIZES = (1_000, 3_000, 10_000, 30_000)
@@ -72,15 +73,23 @@ def simulate(job: Job, folder: Path) -> tuple[int, int]:
     if job.kind != "engine":
         fault_s = ARRIVAL_S + drill.phases.steady_s
         cuts_s = [fault_s + fault.at_s for fault in drill.faults]
-        run_toy = naive_simpy.run if job.kind.startswith("naive") else naive_simpy.run_callbacks
+        ends_s = fault_s + drill.phases.fault_s + drill.phases.heal_s
         recorder = None if job.kind.endswith("silent") else Recorder(folder)
-        done = run_toy(drill, recorder, cuts_s, fault_s + drill.phases.fault_s + drill.phases.heal_s)
+        done = _run_other(job.kind, drill, recorder, cuts_s, ends_s)
         if recorder is not None:
             recorder.seal()
         return done
     vars(virtual)["VirtualClock"] = _Clocks
     virtual.run(drill, virtual.Options(folder, model=UNLIMITED if job.unlimited else SystemModel()))
     return 0, next(_Clocks.made[0]._eid)
+
+
+def _run_other(kind: str, drill: Drill, recorder: Recorder | None, cuts_s: list[float], ends_s: float) -> tuple[int, int]:
+    if kind == "naive_sessions":
+        assert recorder is not None
+        return naive_sessions.run(drill, recorder, cuts_s, ends_s)
+    run_toy = naive_simpy.run if kind.startswith("naive") else naive_simpy.run_callbacks
+    return run_toy(drill, recorder, cuts_s, ends_s)
 
 
 def applied(folder: Path) -> int:

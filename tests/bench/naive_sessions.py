@@ -1,0 +1,152 @@
+"""The real sessions against the simulated lane as one would first write it with SimPy: equal work, another way of driving.
+
+Each client is a generator process with a Store for what it receives; each frame on its way is a process of its own; every frame
+is JSON in between, encoded once for each client and decoded by it. Sessions, lane, records and moments are the engine's.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import simpy
+
+from sim.contract import policies
+from sim.contract.actions import Action, Close, Connect, Send, Token
+from sim.contract.client import ClientSession
+from sim.contract.codec import decode_client, decode_server, encode_client, encode_server
+from sim.contract.frames import ServerFrame
+from sim.contract.settings import Switches
+from sim.contract.states import State
+from sim.contract.streams import run_events
+from sim.drill import Drill
+from sim.engines import course
+from sim.engines.virtual import EPOCH
+from sim.engines.virtual_client import one_way_delay_s
+from sim.engines.virtual_clock import VirtualClock
+from sim.engines.virtual_lane import VirtualLane
+from sim.engines.virtual_publisher import VirtualPublisher
+from sim.observations import Recorder
+from sim.system_model import UNLIMITED
+
+Steps = Generator[simpy.Event, Any, None]
+_LOST = ""  # in a client's Store: the lane has closed the connection
+
+
+def _teller(event: simpy.Event) -> Callable[[object], None]:
+    def tell(value: object) -> None:
+        event.succeed(value)
+
+    return tell
+
+
+class SessionProcess:
+    """One client, as a process that waits for a frame or for its own deadline."""
+
+    def __init__(self, env: VirtualClock, session: ClientSession, lane: VirtualLane, recorder: Recorder) -> None:
+        self._env = env
+        self._session = session
+        self._lane = lane
+        self._recorder = recorder
+        self._inbox = simpy.Store(env)
+        self._number = 0
+        self._delay_s = one_way_delay_s(UNLIMITED, 1, session.client)
+
+    # --- as the lane sees it ------------------------------------------------------------------------
+
+    def sends(self, frame: ServerFrame, moment: float) -> None:
+        """A frame is put on the wire."""
+        self._env.process(self._down(self._inbox, encode_server(frame, "1"), moment))
+
+    def lost(self) -> None:
+        """The connection is closed."""
+        self._env.process(self._down(self._inbox, _LOST, self._env.now))
+
+    def _down(self, inbox: simpy.Store, text: str, moment: float) -> Steps:
+        yield self._env.timeout(moment + self._delay_s - self._env.now)
+        inbox.put(text)
+
+    def _up(self, text: str, number: int) -> Steps:
+        yield self._env.timeout(self._delay_s)
+        self._lane.received(number, self, decode_client(text))
+
+    # --- its life -----------------------------------------------------------------------------------
+
+    def run(self, arrives_s: float) -> Steps:
+        """From its arrival on; an interrupt cuts its connection."""
+        yield self._env.timeout(arrives_s)
+        self._session.start(self._env.now)
+        while True:
+            try:
+                yield from self._pump()
+                yield from self._wait()
+            except simpy.Interrupt:
+                self._inbox = simpy.Store(self._env)
+                self._lane.close(self._number, self)
+                if self._session.state in (State.JOINING, State.SUBSCRIBING, State.LIVE):
+                    self._session.disconnected("Connection reset by peer", self._env.now)
+                elif self._session.state is State.CONNECTING:
+                    self._session.connect_failed("network", self._env.now)
+
+    def _wait(self) -> Steps:
+        got = self._inbox.get()
+        timer = self._env.timeout(max(self._session.wake_at() - self._env.now, 0.0))
+        yield got | timer
+        if got.triggered and got.value != _LOST:
+            self._session.received(decode_server(str(got.value)), self._env.now)
+        elif got.triggered:
+            self._session.disconnected("spacetime websocket closed", self._env.now)
+        else:
+            got.cancel()
+            self._session.wake(self._env.now)
+
+    def _pump(self) -> Steps:
+        while actions := self._session.actions():
+            for action in actions:
+                yield from self._carry_out(action)
+        self._recorder.extend(self._env.now - EPOCH, self._session.client, list(self._session.notices()))
+
+    def _carry_out(self, action: Action) -> Steps:
+        if isinstance(action, Send):
+            self._env.process(self._up(encode_client(action.frame), self._number))
+        elif isinstance(action, Close):
+            self._lane.close(self._number, self)
+        elif isinstance(action, Connect):
+            yield from self._connect(action.token)
+        else:
+            answer = self._env.event()
+            yield self._env.timeout(self._delay_s)
+            self._lane.mint(self._session, f"client-{self._session.client}", _teller(answer))
+            token = yield answer
+            yield self._env.timeout(self._delay_s)
+            self._session.minted(token, self._env.now)
+
+    def _connect(self, token: Token) -> Steps:
+        yield self._env.timeout(3 * self._delay_s)  # SYN, SYN-ACK, upgrade
+        answer = self._env.event()
+        self._lane.upgrade(token, self, _teller(answer))
+        self._number = yield answer
+        yield self._env.timeout(self._delay_s)
+        self._session.connected(self._env.now)
+
+
+def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) -> tuple[int, int]:
+    """The drill's storm with these moments of cutting everyone, without limits; returns 0 (count them) and SimPy's events."""
+    env = VirtualClock(EPOCH)
+    lane = VirtualLane(env, drill.runtime, Switches(), UNLIMITED)
+    topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
+    publisher = VirtualPublisher(env, lane, topics, [], drill.load, recorder, EPOCH)
+    settings, policy = course.client_settings(drill, 1), policies.get("reference")
+    sessions = [ClientSession(n, [topics[n % len(topics)]], policy, settings) for n in range(drill.fleet.clients)]
+    clients = [SessionProcess(env, session, lane, recorder) for session in sessions]
+    period_s = drill.fleet.arrival_s / drill.fleet.clients
+    processes = [env.process(client.run(n * period_s)) for n, client in enumerate(clients)]
+
+    def cut() -> Steps:
+        for moment in cuts_s:
+            yield env.timeout(EPOCH + moment - env.now)
+            for process in processes:
+                process.interrupt()
+
+    publisher.start()
+    env.process(cut())
+    env.run(until=EPOCH + ends_s)
+    return 0, next(env._eid)
