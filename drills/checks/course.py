@@ -8,7 +8,7 @@ from drills.verdicts import State
 from sim import samples, server_figures
 from sim.contract.settings import RuntimeSettings
 from sim.contract.streams import topic_class, topic_of
-from sim.history import PHASES, History
+from sim.history import PHASES, History, Rows
 from sim.observations import Kind
 from sim.reconnects import NOTICE_S
 
@@ -97,11 +97,12 @@ def _missed(history: History, index: int, acted: float, began_t: float) -> str:
         named = int(str(fault.get("clients", history.header.clients)))
         return "" if acted >= _HIT_SHARE * named else f"concerned {acted:g} of {named} clients"
     if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
-        return _unseen_by_clients(history, fault, began_t) if by_hook else ""
+        return _unseen_by_clients(history, index, began_t) if by_hook else ""
     # Some name their clients; the others hit whoever is connected.
     wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, began_t)
     # A process can die without a connection, too.
     cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
+    cut = _not_by_itself(history, cut) if by_hook else cut
     hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("heal", np.inf) + NOTICE_S)]))
     hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(acted))
     verb = "killed" if kind == "restart_clients" else "disconnected"
@@ -117,14 +118,23 @@ def _live_at(history: History, t: float) -> int:
     return int(live.sum())
 
 
-def _unseen_by_clients(history: History, fault: dict[str, object], began_t: float) -> str:
+def _not_by_itself(history: History, cut: Rows) -> Rows:
+    """Without those connections that a client left to renew its token, which nobody made it do."""
+    return cut.take(~history.detail_is(cut, ["token_refresh_due"]))
+
+
+def _unseen_by_clients(history: History, index: int, began_t: float) -> str:
     """A hook's exit code is its own word; what clients saw must bear it out. What they did not see of it, in words."""
+    fault = history.header.plan[index]
     kind = str(fault.get("kind"))
     if kind not in _SHOWS_AS:
         return "was done by a hook, and nothing that clients see shows whether it acted"
     shows_as, what = _SHOWS_AS[kind]
+    # What was forgotten shows whenever a client comes back; all else shows while it lasts.
+    ended = history.of(Kind.FAULT_ENDED)
+    until_t = np.inf if kind == "shrink_window" else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
     rows = history.of(shows_as)
-    rows = rows.take(rows.t >= began_t)
+    rows = _not_by_itself(history, rows.take((rows.t >= began_t) & (rows.t <= until_t)))
     if "delay_ms" in fault:
         rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(fault.get("delay_ms"))))
     return "" if len(rows) else f"was done by a hook, but {what}"

@@ -55,6 +55,29 @@ def test_a_hook_that_was_seen_to_act_is_believed(kind: str):
     assert observed(hooked(kind).tell(20.5, sign, 3, STREAM, seq, value=value)).state == "pass"
 
 
+@pytest.mark.parametrize("kind", sorted(SIGNS.keys() - {"shrink_window"}))
+def test_what_was_seen_long_after_it_proves_nothing(kind: str):
+    """Another fault had done it, or nobody had."""
+    sign, seq, value = SIGNS[kind]
+    assert observed(hooked(kind).tell(22.1, sign, 3, STREAM, seq, value=value)).state == "error"
+
+
+def test_what_was_forgotten_shows_when_somebody_comes_back():
+    assert observed(hooked("shrink_window").tell(24.0, Kind.STALE, 3, STREAM, 3, value=50.0)).state == "pass"
+
+
+def test_a_client_that_renews_its_token_shows_no_revocation():
+    renewed = hooked("revoke_sessions").tell(20.5, Kind.DISCONNECTED, 3, detail="token_refresh_due")
+    assert observed(renewed).state == "error"
+
+
+def test_nor_does_a_fleet_that_does_show_a_restart():
+    story = good_storm().changed(lambda row: row.kind is Kind.DISCONNECTED, detail="token_refresh_due")
+    story.header["plan"] = [{"kind": "kill_runtime", "by": "hook", "at_s": 0.0}]
+    assert observed(story).state == "error"
+    assert observed(story.changed(lambda row: row.kind is Kind.DISCONNECTED, detail="network")).state == "pass"
+
+
 @pytest.mark.parametrize("kind", SIGNS)
 def test_what_was_seen_before_the_hook_proves_nothing(kind: str):
     sign, seq, value = SIGNS[kind]
