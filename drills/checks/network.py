@@ -3,11 +3,14 @@
 Each counts what must not be there at all, so none takes a threshold.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from drills.checks.base import NAN, Answer, Case, Check
 from drills.thresholds import Threshold
 from drills.verdicts import State
+from sim import faults
 from sim.history import Floats, Rows
 from sim.observations import Kind
 
@@ -50,17 +53,20 @@ def _needless_disconnects(case: Case, threshold: Threshold | None) -> Answer:
 def _untold(case: Case, threshold: Threshold | None) -> Answer:
     """Clients that stopped reading, and were not told to go for it."""
     stopped = _seen(case, Kind.FAULT_OBSERVED, "stop_reading")
-    told = [_evicted_during(case, index) for index in stopped]
+    who = {fault.index: fault.clients for fault in faults.plan(case.drill, case.history.header.seed)}
+    told = [_evicted_during(case, index, who.get(index, ())) for index in stopped]
     missing = sum(max(int(wanted) - got, 0) for wanted, got in zip(stopped.values(), told, strict=True))
     return _none_of(missing, int(sum(stopped.values())), "never told to go", "clients that stopped reading")
 
 
-def _evicted_during(case: Case, index: int) -> int:
+def _evicted_during(case: Case, index: int, clients: Sequence[int]) -> int:
+    """How many of these clients were told; that others were proves nothing."""
     history = case.history
     begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
     began_t = begun.t[begun.attempt == index].min(initial=np.inf)
     ended_t = ended.t[ended.attempt == index].max(initial=-np.inf)
     evicted = history.fleet(Kind.EVICTED)
+    evicted = evicted.take(np.isin(evicted.client, clients))
     return len(np.unique(evicted.client[(evicted.t >= began_t) & (evicted.t <= ended_t + _TOLD_S)]))
 
 

@@ -2,20 +2,29 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from histories import Story, good_storm, storm_drill
 
 from drills import gates
 from drills.checks.base import Case
 from drills.verdicts import CheckResult, State
+from sim import faults
+from sim.drill import Drill
+from sim.fault_kinds import StopReading
 from sim.observations import Kind
 
 PASS, FAIL, NO_DATA, ERROR = State.PASS, State.FAIL, State.NO_DATA, State.ERROR
 
 
-def ask(name: str, story: Story) -> CheckResult:
+# Of ten clients three stop reading: whom the fault draws by the seed.
+STOPPED = msgspec.structs.replace(storm_drill(10), faults=(StopReading(at_s=0.0, for_s=4.0, share=0.3),))
+WHO = faults.plan(STOPPED, 7)[0].clients
+
+
+def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:
     check = gates.REGISTRY[name]
-    case = Case(storm_drill(story.clients), story.history())
+    case = Case(drill or storm_drill(story.clients), story.history())
     return gates.answer(check, case, None, "observations.parquet")
 
 
@@ -54,7 +63,7 @@ def test_connections_lost_that_nothing_cut(reason: str | None, state: State):
 
 def evictions(*moments: float) -> Story:
     story = broken_by("stop_reading", 3)
-    for client, t in enumerate(moments):
+    for client, t in zip(WHO, moments, strict=False):
         story.tell(t, Kind.EVICTED, client, detail="disconnect")
     return story
 
@@ -64,20 +73,30 @@ def evictions(*moments: float) -> Story:
     [((25.0, 29.0, 31.0), 0), ((25.0, 29.0), 1), ((10.0, 25.0, 29.0), 1), ((25.0, 29.0, 36.0), 1), ((), 3)],
 )
 def test_who_stopped_reading_and_was_never_told(moments: tuple[float, ...], untold: int):
-    answer = ask("delivery.slow_consumers_untold", evictions(*moments))
+    answer = ask("delivery.slow_consumers_untold", evictions(*moments), STOPPED)
     assert (answer.state, answer.value, answer.n) == (FAIL if untold else PASS, untold, 3)
 
 
 def test_one_client_told_twice_is_one_client():
-    assert ask("delivery.slow_consumers_untold", evictions(25.0, 26.0).tell(28.0, Kind.EVICTED, 1)).value == 1
+    twice = evictions(25.0, 26.0).tell(28.0, Kind.EVICTED, WHO[1])
+    assert ask("delivery.slow_consumers_untold", twice, STOPPED).value == 1
     assert ask("delivery.slow_consumers_untold", broken_by("slow_links", 3)).state is NO_DATA
+
+
+def test_it_is_those_who_stopped_that_are_told():
+    """As many others were sent away in their stead, and whoever does not read was kept."""
+    story = broken_by("stop_reading", 3)
+    for client in [client for client in range(10) if client not in WHO][:3]:
+        story.tell(25.0, Kind.EVICTED, client, detail="disconnect")
+    answer = ask("delivery.slow_consumers_untold", story, STOPPED)
+    assert (answer.state, answer.value) == (FAIL, 3)
 
 
 @pytest.mark.parametrize(("after_s", "state"), [(2.0, PASS), (2.2, PASS), (1.9, FAIL), (None, PASS)])
 def test_evicted_clients_come_back_when_they_were_asked_to(after_s: float | None, state: State):
-    story = evictions(25.0).tell(24.0, Kind.CONNECT_ATTEMPTED, 0).tell(25.1, Kind.CONNECT_ATTEMPTED, 1)
+    story = evictions(25.0).tell(24.0, Kind.CONNECT_ATTEMPTED, WHO[0]).tell(25.1, Kind.CONNECT_ATTEMPTED, WHO[1])
     if after_s is not None:
-        story.tell(25.0 + after_s, Kind.CONNECT_ATTEMPTED, 0)
+        story.tell(25.0 + after_s, Kind.CONNECT_ATTEMPTED, WHO[0])
     assert ask("reconnect.early_returns", story).state is state
     assert ask("reconnect.early_returns", evictions()).state is NO_DATA
 
