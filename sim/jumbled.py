@@ -5,7 +5,7 @@ A fault excuses no more of them than it made, at its clients, while it lasted. E
 
 import numpy as np
 
-from sim.contract.disorder import client_key, concerns
+from sim.contract.disorder import client_key, concerns, concerns_event
 from sim.contract.tokens import device_id
 from sim.history import History, Mask, Rows
 from sim.observations import Kind
@@ -39,4 +39,14 @@ def _concerned(history: History, rows: Rows, index: int, kind: str) -> Mask:
     clients = [client for client in np.unique(rows.client).tolist() if client >= 0]
     hit = [client for client in clients if concerns(history.header.seed, kind, client_key(device_id(client)), share)]
     mask: Mask = np.isin(rows.client, hit)
-    return mask
+    return mask & _of_its_events(history, rows, index, kind)
+
+
+def _of_its_events(history: History, rows: Rows, index: int, kind: str) -> Mask:
+    """Where a row is of an event that the fault concerns; what is no frame at all does not say of which it is."""
+    plan, seed = history.header.plan, history.header.seed
+    share = float(str(plan[index].get("events_share", 0.0))) if index < len(plan) else 0.0
+    keys = {client: client_key(device_id(client)) for client in np.unique(rows.client).tolist()}
+    pairs = zip(rows.client.tolist(), rows.seq.tolist(), strict=True)
+    mine = [seq < 0 or concerns_event(seed, kind, keys[client], seq, share) for client, seq in pairs]
+    return np.array(mine, np.bool_)

@@ -5,7 +5,7 @@ from histories import STREAM, Story, good_storm
 from test_invariants import broken
 
 from sim import jumbled
-from sim.contract.disorder import client_key, concerns
+from sim.contract.disorder import client_key, concerns, concerns_event
 from sim.contract.tokens import device_id
 from sim.observations import Kind
 
@@ -19,10 +19,10 @@ def hit(kind: Kind, is_hit: bool = True) -> int:
     return list(draws).index(is_hit)
 
 
-def story(kind: Kind, acted: int = 2) -> Story:
+def story(kind: Kind, acted: int = 2, events_share: float = 1.0) -> Story:
     fault = KINDS[kind]
     made = good_storm(10)
-    made.header["plan"] = [{"kind": "drop_sockets"}, {"kind": fault, "clients_share": SHARE}]
+    made.header["plan"] = [{"kind": "drop_sockets"}, {"kind": fault, "clients_share": SHARE, "events_share": events_share}]
     made.tell(20.0, Kind.FAULT_BEGUN, attempt=1, detail=fault).tell(24.0, Kind.FAULT_ENDED, attempt=1, detail=fault)
     return made.tell(24.0, Kind.FAULT_OBSERVED, attempt=1, value=acted, detail=fault)
 
@@ -50,6 +50,16 @@ def test_nor_is_anything_before_or_after_it(kind: Kind, t: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_nor_at_clients_that_it_does_not_concern(kind: Kind) -> None:
     assert broken(story(kind).tell(21.0, kind, hit(kind, False), STREAM, 5)) == {"jumbled_message": 1}
+
+
+def test_nor_of_events_that_it_does_not_concern() -> None:
+    """A replay that is jumbled hid behind the live events that a fault had jumbled and nobody had noticed."""
+    kind, share = Kind.HASH_MISMATCH, 0.1
+    client = hit(kind)
+    draws = [concerns_event(SEED, KINDS[kind], client_key(device_id(client)), seq, share) for seq in range(100)]
+    made = story(kind, 2, share).tell(21.0, kind, client, STREAM, draws.index(True))
+    assert broken(made) == {}
+    assert broken(made.tell(21.0, kind, client, STREAM, draws.index(False))) == {"jumbled_message": 1}
 
 
 def test_nor_of_the_other_kind() -> None:

@@ -32,6 +32,11 @@ def concerns(seed: int, kind: str, key: int, clients_share: float) -> bool:
     return draw(seed, kind, key) < clients_share
 
 
+def concerns_event(seed: int, kind: str, key: int, seq: int, events_share: float) -> bool:
+    """Whether a fault of this kind concerns an event, of a client that it concerns."""
+    return draw(seed, f"{kind}:event", key, seq) < events_share
+
+
 class Disorder:
     """The faults in force, and what they hold back."""
 
@@ -78,7 +83,7 @@ class Disorder:
         key = connection.client_key
         if not concerns(self._seed, kind, key, fault.clients):
             return set()
-        return {u.watermark for u in updates if draw(self._seed, f"{kind}:event", key, u.watermark) < fault.events}
+        return {u.watermark for u in updates if concerns_event(self._seed, kind, key, u.watermark, fault.events)}
 
     def _one(
         self,
