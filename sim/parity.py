@@ -55,7 +55,7 @@ class Comparison:
 
     surfaces: int
     events: int  # acknowledged on the first surface
-    sequences: int
+    sequences: int  # (client, stream) pairs in which the first surface has anything to compare
     partings: tuple[Parting, ...]  # one for each surface that is not as the first, the earliest event first
     unequal: str = ""  # why the histories are not of the same events at all
 
@@ -82,15 +82,15 @@ def compare(histories: Mapping[str, History], events: int) -> Comparison:
     return Comparison(
         surfaces=len(states),
         events=states[first].acknowledged if states else 0,
-        sequences=_sequences(next(iter(histories.values()))) if states else 0,
+        sequences=_sequences(states[first]) if states else 0,
         partings=tuple(sorted(found, key=lambda parting: (parting.seq, streams.index(parting.stream)))),
         unequal=f"not all events were acknowledged: {'; '.join(short)}" if short else "",
     )
 
 
-def _sequences(history: History) -> int:
-    header = history.header
-    return sum(len(names) for client, names in header.subscriptions.items() if int(client) < header.clients)
+def _sequences(state: _State) -> int:
+    """In how many (client, stream) pairs there is anything at all."""
+    return int(((state.held != "").any(axis=-1) | (state.checkpoint > 0)).sum())
 
 
 def _streams(histories: Mapping[str, History]) -> list[str]:

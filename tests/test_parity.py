@@ -113,3 +113,9 @@ def test_other_histories_cannot_be_compared():
 def test_of_fewer_than_two_there_is_nothing_to_compare(stories: dict[str, Story]):
     found = compared(**stories)
     assert (found.surfaces, found.partings) == (len(stories), ())
+
+
+def test_where_nobody_has_anything_there_is_nothing_to_compare():
+    nothing = {name: told(lambda story, client: None) for name in "ab"}
+    found = compared(**nothing)
+    assert (found.partings, found.events, found.sequences) == ((), EVENTS, 0)
