@@ -298,6 +298,17 @@ def _early_replay_complete(laws: _Laws) -> Iterator[Violation]:
     yield from laws.broken("early_replay_complete", done.take(early))
 
 
+def _false_start(laws: _Laws) -> Iterator[Violation]:
+    """A client whose checkpoint was gone was begun above what is retained to the end, as if it still had what lies below."""
+    history, ledger = laws.history, laws.ledger
+    rows = history.fleet(Kind.RESTARTED, Kind.REBOOTSTRAPPED)
+    rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
+    pair, before = history.pair(rows), np.append(False, rows.is_kind(Kind.RESTARTED)[:-1])[: len(rows)]
+    again = before & ~_changes(pair) & history.detail_is(rows, ["fresh"])
+    low, _ = ledger.retained
+    yield from laws.broken("false_start", rows.take(again & (rows.seq > low[rows.stream])))
+
+
 def _runtime_died(laws: _Laws) -> Iterator[Violation]:
     yield from laws.broken("runtime_died", laws.history.of(Kind.RUNTIME_DIED))
 
@@ -339,6 +350,7 @@ _LAWS: tuple[Callable[[_Laws], Iterator[Violation]], ...] = (
     _jumbled_message,
     _needless_loss,
     _early_replay_complete,
+    _false_start,
     _runtime_died,
 )
-_NEED_THE_END = (_stale_without_recovery, _acknowledged_lost, _phantom_event, _needless_loss)
+_NEED_THE_END = (_stale_without_recovery, _acknowledged_lost, _phantom_event, _needless_loss, _false_start)

@@ -80,6 +80,12 @@ def applies_the_last_again(story: Story) -> Story:
     return story.tell(57.1, Kind.APPLIED, 0, STREAM, 330, detail="h330")
 
 
+def begins_at_the_head(story: Story) -> Story:
+    """A client whose checkpoint is lost gets nothing of what is retained."""
+    story.tell(57.0, Kind.RESTARTED, 0, STREAM, -1, value=330.0, detail="lost")
+    return story.tell(57.1, Kind.REBOOTSTRAPPED, 0, STREAM, 330, detail="fresh")
+
+
 def with_workers(story: Story) -> Story:
     """A stream without snapshots, of which a client may declare events lost."""
     story.publish(*range(1, 11), t=5.0, stream=WORKERS)
@@ -144,6 +150,7 @@ SPOILT = (
         prepare=with_workers,
         expect={"declared_loss": True},
     ),
+    spoilt("false_start", by=begins_at_the_head),
     spoilt("runtime_died", by=told(Kind.RUNTIME_DIED, -1)),
     *map(granted, PROBES),
 )

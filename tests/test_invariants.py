@@ -158,6 +158,18 @@ def test_a_client_that_died_goes_on_from_its_store() -> None:
     assert broken(restarted("lost", -1, 1, 2, 3, 4, 5)) == {}
 
 
+@pytest.mark.parametrize(("baseline", "broken_by_it"), [(0, {}), (2, {}), (3, {"false_start": 1}), (5, {"false_start": 1})])
+def test_a_client_that_lost_everything_gets_all_that_is_retained(baseline: int, broken_by_it: dict[str, int]) -> None:
+    """A runtime remembers how far the device once was, and goes on from there: what the client lost it never gets again."""
+    story = Story(1).publish(*range(1, 6)).fresh(0).apply(0, *range(1, 6))
+    story.tell(5.0, Kind.RESTARTED, 0, STREAM, -1, value=5.0, detail="lost")
+    story.header["plan"] = [{"kind": "restart_clients", "checkpoint": "lost"}]
+    story.tell(4.5, Kind.FAULT_BEGUN, detail="restart_clients").tell(6.0, Kind.FAULT_ENDED, detail="restart_clients")
+    story.tell(5.5, Kind.REBOOTSTRAPPED, 0, STREAM, baseline, detail="fresh").apply(0, *range(baseline + 1, 6), t=7.0)
+    story.rows.sort(key=lambda row: row.t)
+    assert broken(story.audit(*range(3, 6), baseline=2)) == broken_by_it
+
+
 def test_a_client_that_died_applies_nothing_below_its_store() -> None:
     assert broken(restarted("old", 2, 2, 3, 4, 5)) == {"applied_out_of_order": 1}
 
