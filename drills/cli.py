@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from drills import CATALOG
 from sim.errors import StormgateError, UsageError
 
 if TYPE_CHECKING:
     from drills.verdicts import RunVerdict
     from sim.drill import Drill
 
-CATALOG = Path(__file__).with_name("catalog")
 EXAMPLES = Path(__file__).with_name("examples")  # run by name, and not by --all
 DEBUG_VARIABLE = "STORMGATE_DEBUG"
 _EXIT_USAGE, _EXIT_INTERNAL, _EXIT_CANNOT_TELL = 3, 4, 2

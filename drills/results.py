@@ -22,13 +22,14 @@ from pathlib import Path
 
 import msgspec
 
-from drills import combined, gates, report, surfaces
+from drills import CATALOG, combined, gates, report, surfaces
 from drills.surfaces import Surface
 from drills.thresholds import DEFAULT_PATH, Thresholds
 from drills.verdicts import DrillVerdict, RunVerdict
 from sim import invariants, observations
 from sim.contract.settings import Count
 from sim.drill import Drill
+from sim.drill import load as load_drill
 from sim.errors import EvidenceError, StorageError, UsageError
 from sim.history import History
 from sim.ledger import Ledger
@@ -429,7 +430,15 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
         notes.append(f"Judged with {path}, which is not the thresholds file this run recorded (its SHA-256 differs).")
     if sha256 != observations.file_sha256(DEFAULT_PATH):
         notes.append("The thresholds are not those that this version of stormgate ships with.")
+    for name in (drill.name for drill in plan.drills if not _as_shipped(drill)):
+        notes.append(f"{name} is not the drill that this version of stormgate ships: its verdict is on what was run instead.")
     return tuple(notes)
+
+
+def _as_shipped(planned: PlannedDrill) -> bool:
+    """False for a drill of the catalogue with other settings; drills of other names are their operators' own."""
+    path = CATALOG / f"{planned.name}.toml"
+    return not path.exists() or load_drill(path).digest() == planned.sha256
 
 
 def _evidence(name: str) -> str:

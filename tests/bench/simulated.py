@@ -18,7 +18,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from drills.cli import CATALOG
+from drills import CATALOG
 from sim import drill as drills
 from sim.drill import Drill
 from sim.engines import virtual

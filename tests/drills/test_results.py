@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from histories import GATED, Story, good_storm, storm_drill
 
-from drills import results
+from drills import CATALOG, results
 from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import RunVerdict, State
-from sim.drill import Drill
+from sim.drill import Drill, load
 from sim.errors import EvidenceError, StorageError, UsageError
 from sim.observations import FILE_NAME, Kind
 
@@ -103,6 +103,15 @@ def test_other_thresholds_give_another_verdict(pristine: Path, tmp_path: Path) -
     assert (verdict.decision, verdict.decision_reason, verdict.exit_code) == ("no_go", "breach", 1)
     assert verdict.thresholds_sha256 != verdict.recorded_thresholds_sha256
     assert any("not the thresholds file" in note for note in verdict.notes)
+
+
+def test_a_drill_of_the_catalogue_with_other_settings_is_not_taken_for_it(tmp_path: Path) -> None:
+    """One client in a hundred and fifty was cut, and the report said that the drill had passed."""
+    path = CATALOG / "partition_heal.toml"
+    for overrides, said in ((), False), (("faults.0.share=0.01",), True):
+        drill = load(path, overrides)
+        made = results.create_run(tmp_path, [drill], engine="sockets", target="mock", target_kind="mock", seed=7)
+        assert any("partition_heal is not the drill" in note for note in results.judge_run(made).notes) is said
 
 
 def test_an_edited_copy_is_noticed(run_dir: Path) -> None:
