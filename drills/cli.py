@@ -95,11 +95,12 @@ def drill_run(
 ) -> None:
     """Run drills, judge them, and say go or no-go."""
     from drills import running
+    from drills.request import ENGINES, Request
 
     chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
-    request = running.Request(
+    request = Request(
         drills=_fit(chosen, engine, replications, by_name=bool(names)),
-        engine=engine or running.ENGINES[0],
+        engine=engine or ENGINES[0],
         target=target,
         seed=seed,
         defects=tuple(defect or ()),
@@ -183,11 +184,12 @@ def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]
 
 def _fit(chosen: "tuple[Drill, ...]", engine: str | None, replications: int, by_name: bool) -> "tuple[Drill, ...]":
     """The drills as this engine runs them."""
-    from drills import running, surfaces
+    from drills import surfaces
+    from drills.request import ENGINES
 
     if not by_name:
-        chosen = _able(chosen, engine or running.ENGINES[0], replications)
-    return tuple(surfaces.on_engine(drill, engine) for drill in chosen) if engine in running.ENGINES else chosen
+        chosen = _able(chosen, engine or ENGINES[0], replications)
+    return tuple(surfaces.on_engine(drill, engine) for drill in chosen) if engine in ENGINES else chosen
 
 
 def _able(drills: "tuple[Drill, ...]", engine: str, replications: int) -> "tuple[Drill, ...]":

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drills import surfaces
+from drills.request import Request
 from sim import faults
 from sim.target import Stop
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from drills.running import Request
     from sim.drill import Drill
     from sim.engines.lane_http import Lane
 
 
-def as_json(request: "Request", lane: "Lane | None") -> None:
+def as_json(request: Request, lane: "Lane | None") -> None:
     """One object on stdout."""
     body: dict[str, Any] = {
         "dry_run": True,
@@ -35,7 +35,7 @@ def as_json(request: "Request", lane: "Lane | None") -> None:
     sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
 
 
-def in_words(request: "Request", lane: "Lane | None", console: "Console") -> None:
+def in_words(request: Request, lane: "Lane | None", console: "Console") -> None:
     """Every drill with its faults; of a named target also where it is and what may be done to it."""
     if lane is not None:
         for line in _target_lines(lane):
@@ -60,7 +60,7 @@ def _surfaces(drill: "Drill") -> list[str]:
     return [surface.name for surface in surfaces.surfaces_of(drill)]
 
 
-def _remarks(request: "Request", lane: "Lane") -> list[str]:
+def _remarks(request: Request, lane: "Lane") -> list[str]:
     from sim.engines import permission
 
     return list(dict.fromkeys(remark for drill in request.drills for remark in permission.remarks(drill, lane)))

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from drills import leftovers, plan, replications, results, surfaces, targets
+from drills.request import ENGINES, Request
 from drills.terminal import Progress, err, out
 from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import RunVerdict
@@ -22,24 +22,7 @@ if TYPE_CHECKING:
     from sim.engines.lane_http import Lane
     from sim.system_model import SystemModel
 
-ENGINES = ("sockets", "virtual")
 RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for."""
-
-    drills: tuple[Drill, ...]
-    engine: str
-    target: str
-    seed: int
-    defects: tuple[str, ...]
-    thresholds: Path | None
-    out: Path
-    model: Path | None = None  # of the simulated system
-    replications: int = 1  # of each drill, under as many seeds
-    targets: Path | None = None  # the file that names targets; None: the one in the working directory
 
 
 def run(request: Request) -> Path:

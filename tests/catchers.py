@@ -12,6 +12,7 @@ from typing import Any, Literal
 from storms import small
 
 from drills import results, running, surfaces
+from drills.request import Request
 from drills.verdicts import DrillVerdict, State
 from sim.drill import Drill
 
@@ -52,7 +53,7 @@ class Catch:
         if self.kind == "model":
             model = out / "model.toml"
             model.write_text(self.wrong)
-        request = running.Request(
+        request = Request(
             (self.planned(engine),),
             engine=engine,
             target="mock",

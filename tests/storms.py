@@ -6,6 +6,7 @@ import msgspec
 
 from drills import results, running
 from drills.cli import CATALOG
+from drills.request import Request
 from drills.verdicts import DrillVerdict, State
 from sim import drill as drills
 from sim.drill import Drill, Expect
@@ -86,7 +87,7 @@ def with_faults(drill: Drill, *faults: dict[str, object]) -> Drill:
 
 def run_all(out: Path, *chosen: Drill, defects: tuple[str, ...] = (), seed: int = 1, engine: str = "sockets") -> Path:
     """Run drills in this process; returns the run's folder."""
-    request = running.Request(chosen, engine=engine, target="mock", seed=seed, defects=defects, thresholds=None, out=out)
+    request = Request(chosen, engine=engine, target="mock", seed=seed, defects=defects, thresholds=None, out=out)
     return running.run(request)
 
 

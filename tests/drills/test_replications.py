@@ -13,6 +13,7 @@ from storms import small
 
 from drills import replications, report, results, running
 from drills.replications import Job
+from drills.request import Request
 from drills.verdicts import DrillVerdict, RunVerdict, State
 from sim import observations
 from sim.contract.settings import Switches
@@ -25,7 +26,7 @@ SEEDS = (5, 6, 7)
 
 
 def replicate(out: Path, drill: Drill, count: int, seed: int = SEEDS[0], engine: str = "virtual") -> Path:
-    request = running.Request(
+    request = Request(
         (drill,), engine=engine, target="mock", seed=seed, defects=(), thresholds=None, out=out, replications=count
     )
     return running.run(request)

@@ -10,6 +10,7 @@ from storms import red
 
 from drills import results, running, surfaces
 from drills.cli import CATALOG
+from drills.request import Request
 from drills.verdicts import CheckResult, DrillVerdict, State
 from sim import drill as drills
 from sim.contract import backoff, policies
@@ -29,7 +30,7 @@ def parity(*overrides: str, engine: str | None = "virtual") -> Drill:
 
 def ran(out: Path, drill: Drill, wrong_on: dict[str, tuple[str, ...]] | None = None, seed: int = 1) -> Path:
     """Run it on all its surfaces, some of whose runtimes are wrong; returns the run's folder."""
-    request = running.Request((drill,), engine="virtual", target="mock", seed=seed, defects=(), thresholds=None, out=out)
+    request = Request((drill,), engine="virtual", target="mock", seed=seed, defects=(), thresholds=None, out=out)
     if not wrong_on:
         return running.run(request)
     run_dir = results.create_run(out, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=seed)

@@ -11,6 +11,7 @@ from storms import run_all, small
 
 from drills import results, running
 from drills.cli import EXAMPLES
+from drills.request import Request
 from drills.verdicts import State
 from sim import drill as drills
 from sim import observations, system_model
@@ -33,9 +34,9 @@ def simulate(folder: Path, drill: Drill, model: SystemModel | None = None, **opt
     return History(header, observations.read(folder))
 
 
-def request(out: Path, *chosen: Drill, **more: object) -> running.Request:
+def request(out: Path, *chosen: Drill, **more: object) -> Request:
     like = {"engine": "virtual", "target": "mock", "seed": 1, "defects": (), "thresholds": None}
-    return running.Request(chosen, out=out, **(like | more))
+    return Request(chosen, out=out, **(like | more))
 
 
 # --- by name --------------------------------------------------------------------------------------------

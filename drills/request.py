@@ -1,0 +1,24 @@
+"""What a user can ask to be run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim.drill import Drill
+
+ENGINES = ("sockets", "virtual")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    drills: tuple[Drill, ...]
+    engine: str
+    target: str
+    seed: int
+    defects: tuple[str, ...]
+    thresholds: Path | None
+    out: Path
+    model: Path | None = None  # of the simulated system
+    replications: int = 1  # of each drill, under as many seeds
+    targets: Path | None = None  # the file that names targets; None: the one in the working directory
