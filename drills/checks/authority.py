@@ -18,6 +18,7 @@ _UNANSWERED = ("", "silence", "timeout", "network")
 _MUTATORS = ("mutation_over_socket", "any_mutation", "hidden_mutation")
 _ANSWER_S = 1.0  # [ours] so long an acknowledgement may take
 _EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed
+_TOLD_S = 2.0  # [ours] so long after its session was revoked a live client may go unaware of it
 _NOT_FOUND = 404
 _PHASES = ("before", "during", "after")
 _LATE_PUBLISHES = 0.01  # [ours] share of the publishes that may take longer
@@ -116,7 +117,7 @@ def _span(history: History, kind: str) -> tuple[float, float]:
 
 
 def _revocation(case: Case, threshold: Threshold | None) -> Answer:
-    """Whose session was revoked was told so and stayed out until it signed in anew; nobody else noticed."""
+    """Whose session was revoked was told so at once and stayed out until it signed in anew; nobody else noticed."""
     history = case.history
     out_t = _moments(history, Kind.SESSION_REVOKED)
     back_t = _moments(history, Kind.SIGNED_IN)
@@ -134,6 +135,7 @@ def _revocation(case: Case, threshold: Threshold | None) -> Answer:
     others = others.take((others.t >= out_t.min()) & (others.t <= back_t[revoked].max()))
     counts = (
         (int((revoked & np.isinf(told_t)).sum()), "revoked clients were not told so"),
+        (int((np.isfinite(told_t) & (told_t > out_t + _TOLD_S)).sum()), f"were told later than after {_TOLD_S:g} s"),
         (len(np.unique(live.client)), "were let in before they signed in anew"),
         (len(np.unique(others.client)), "others were disconnected"),
     )

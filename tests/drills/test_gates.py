@@ -463,7 +463,7 @@ def revocation(**more: float) -> Story:
     story = Story(2).tell(1.0, Kind.SUBSCRIBED, 0).tell(1.0, Kind.SUBSCRIBED, 1)
     story.tell(10.0, Kind.SESSION_REVOKED, 0).tell(15.0, Kind.SIGNED_IN, 0).tell(16.0, Kind.SUBSCRIBED, 0)
     if "untold" not in more:
-        story.tell(10.1, Kind.DISCONNECTED, 0, detail="unauthorized")
+        story.tell(more.get("told", 10.1), Kind.DISCONNECTED, 0, detail="unauthorized")
     if "let_in" in more:
         story.tell(more["let_in"], Kind.SUBSCRIBED, 0)
     if "other" in more:
@@ -476,12 +476,23 @@ def revocation(**more: float) -> Story:
     [
         (revocation(), "PASS"),
         (revocation(untold=1.0), "FAIL"),
+        (revocation(told=12.0), "PASS"),
+        (revocation(told=14.9), "FAIL"),
         (revocation(let_in=12.0), "FAIL"),
         (revocation(other=11.0), "FAIL"),
         (revocation(other=17.0), "PASS"),
         (Story(2), "NO_DATA"),
     ],
-    ids=["as it must be", "untold", "let in", "another cut", "another cut later", "nobody revoked"],
+    ids=[
+        "as it must be",
+        "untold",
+        "told in time",
+        "told late",
+        "let in",
+        "another cut",
+        "another cut later",
+        "nobody revoked",
+    ],
 )
 def test_revocation(story: Story, expected: str) -> None:
     drill = replace(storm_drill(2), faults=(RevokeSessions(at_s=0.0, for_s=1.0),))
