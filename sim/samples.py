@@ -47,6 +47,15 @@ def token_refusals(history: History) -> Share:
     return Share(refused, refused + len(history.fleet(Kind.TOKEN_MINTED)))
 
 
+def renewals(history: History) -> tuple[Rows, Floats]:
+    """The connections that the fleet left to renew a token, and how many seconds after it had got that."""
+    rows = history.fleet(Kind.TOKEN_MINTED, Kind.DISCONNECTED)
+    rows = rows.take(rows.is_kind(Kind.TOKEN_MINTED) | history.detail_is(rows, ["token_refresh_due"])).by_client()
+    left = rows.is_kind(Kind.DISCONNECTED)
+    again = np.append(False, left[1:] & ~left[:-1] & (np.diff(rows.client) == 0)) if len(rows) else left
+    return rows.take(again), np.diff(rows.t, prepend=0.0)[again]
+
+
 def failed_publishes(history: History) -> Share:
     """Publishes without an acknowledgement, of all publishes."""
     failed = len(history.of(Kind.PUBLISH_FAILED))

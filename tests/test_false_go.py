@@ -16,6 +16,7 @@ from drills import gates, results
 from drills.verdicts import DrillVerdict, State
 from sim.contract import policies
 from sim.contract.client import ClientSession
+from sim.contract.settings import RuntimeSettings
 from sim.contract.stream_log import canonical_json, payload_hash
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.drill import Drill, Load, Phases
@@ -166,8 +167,21 @@ def test_connections_lost_while_nothing_is_broken_count() -> None:
         story = good_storm()
         story.tell(t, Kind.DISCONNECTED, 3, detail="network").tell(t + 0.5, Kind.SUBSCRIBED, 3, value=10.0)
         assert states(story) == {"drill.undisturbed": "fail"}
-    refreshed = good_storm().tell(40.0, Kind.DISCONNECTED, 3, detail="token_refresh_due")
-    assert states(refreshed.tell(40.5, Kind.SUBSCRIBED, 3, value=10.0)) == {}
+
+
+def test_tokens_that_are_renewed_all_the_time_are_no_peace() -> None:
+    """A control service has every client renew its token each second: everybody was cut for ever, and that was well."""
+
+    def renewing(every_s: float) -> Story:
+        story = good_storm().tell(8.0, Kind.TOKEN_MINTED, 3, value=4.0)
+        story.tell(8.0 + every_s, Kind.DISCONNECTED, 3, detail="token_refresh_due")
+        return story.tell(8.2 + every_s, Kind.SUBSCRIBED, 3, value=10.0)
+
+    drill = msgspec.structs.replace(storm_drill(checks=ENOUGH), runtime=RuntimeSettings(token_ttl_s=60))
+    for every_s, state in ((1.0, State.FAIL), (30.0, State.PASS)):
+        verdict = gates.judge(drill, renewing(every_s).history(), gates.load_thresholds(), "observations.parquet")
+        (found,) = [check for check in verdict.checks if check.name == "drill.undisturbed"]
+        assert found.state is state, found.reason
 
 
 def test_a_storm_that_hit_a_few_is_none() -> None:

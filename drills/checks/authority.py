@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from drills.checks.base import NAN, Answer, Case, Check, by_count, needed
+from drills.checks.base import NAN, Answer, Case, Check, by_count, needed, soonest_renewal_s
 from drills.thresholds import Threshold
 from drills.verdicts import State
 from sim import samples
@@ -17,7 +17,6 @@ from sim.observations import Kind
 _UNANSWERED = ("", "silence", "timeout", "network")
 _MUTATORS = ("mutation_over_socket", "any_mutation", "hidden_mutation")
 _ANSWER_S = 1.0  # [ours] so long an acknowledgement may take
-_EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed
 _TOLD_S = 2.0  # [ours] so long after its session was revoked a live client may go unaware of it
 _NOT_FOUND = 404
 _PHASES = ("before", "during", "after")
@@ -182,14 +181,9 @@ def _authority_served(case: Case, threshold: Threshold | None) -> Answer:
 
 def _clocks(case: Case, threshold: Threshold | None) -> Answer:
     """Nobody renews a token long before it is time, as a client does whose own clock it believes is ahead."""
-    history, runtime = case.history, case.drill.runtime
-    ttl_s = case.drill.fleet.token_ttl_s or runtime.token_ttl_s
-    soonest_s = _EARLY_SHARE * max(ttl_s - runtime.token_refresh_margin_s, 1)
-    rows = history.fleet(Kind.TOKEN_MINTED, Kind.DISCONNECTED)
-    rows = rows.take(rows.is_kind(Kind.TOKEN_MINTED) | history.detail_is(rows, ["token_refresh_due"])).by_client()
-    renewed = np.append(False, rows.is_kind(Kind.DISCONNECTED)[1:] & rows.is_kind(Kind.TOKEN_MINTED)[:-1])
-    renewed &= np.append(False, np.diff(rows.client) == 0) if len(rows) else renewed
-    early = int((np.append(np.inf, np.diff(rows.t))[renewed] < soonest_s).sum()) if len(rows) else 0
+    history = case.history
+    soonest_s = soonest_renewal_s(case)
+    early = int((samples.renewals(history)[1] < soonest_s).sum())
     begun_t, ended_t = _span(history, "skew_clocks")
     minted = history.fleet(Kind.TOKEN_MINTED)
     n = int(((minted.t >= begun_t) & (minted.t <= ended_t)).sum())

@@ -10,6 +10,7 @@ from drills import statistics
 from drills.statistics import Bounds
 from drills.thresholds import Comparator, Expected, Threshold
 from drills.verdicts import State
+from sim.contract.settings import RuntimeSettings
 from sim.drill import Drill
 from sim.errors import IllegalMoveError
 from sim.history import Floats, History
@@ -17,6 +18,7 @@ from sim.ledger import Ledger
 from sim.samples import Share
 
 NAN = float("nan")
+_EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed
 # What several replications of a drill make of a check: one that fails makes it fail, or their mean or pooled ratio is judged.
 Across = Literal["worst", "mean", "ratio"]
 
@@ -73,6 +75,15 @@ class Check:
     def expected(self) -> Expected:
         """What it takes from a thresholds file."""
         return Expected(self.unit, self.comparator, self.extras)
+
+
+def soonest_renewal_s(case: Case) -> float:
+    """Seconds after which a token may be renewed, by the drill's runtime; all but mocks grant it for the lane's least time."""
+    fleet, lane = case.drill.fleet, RuntimeSettings()
+    mock = case.history.header.target_kind == "mock"
+    runtime = case.drill.runtime if mock else lane
+    ttl_s = fleet.token_ttl_s or (runtime.token_ttl_s if mock else lane.token_ttl_min_s)
+    return _EARLY_SHARE * max(ttl_s - runtime.token_refresh_margin_s, 1)
 
 
 def needed(threshold: Threshold | None) -> Threshold:
