@@ -151,7 +151,7 @@ def test_a_drill_of_ours_loads_and_names_only_what_there_is(path: Path):
     assert drill.name == path.stem
     assert drill.summary.endswith("?")
     assert set(drill.gates) <= set(gates.GATES)
-    if "sockets" in drill.engines:
+    if path in CATALOG and "sockets" in drill.engines:
         assert drills.expected_duration_s(drill) < 30
 
 
