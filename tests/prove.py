@@ -20,8 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-_TESTS = Path(__file__).parent
-sys.path[:0] = [str(_TESTS.parent), str(_TESTS)]  # the rooms, and the tests, which know each other by their bare names
+sys.path.insert(0, str(Path(__file__).parent))  # the tests know each other by their bare names
+sys.path.insert(0, str(Path(__file__).parents[1]))  # but drills are the room, not the tests' folder
 
 from catchers import CATCHERS, EVERYWHERE, Catch, turned_red
 
