@@ -1,0 +1,295 @@
+"""What a gate execution leaves behind: one typed record for each artifact, and where it lies.
+
+    results/<run id>/
+        stage-plan.json                   what was going to be done, written before anything was
+        stages.toml, thresholds.toml      as they were
+        snapshots.jsonl, snapshots/*.json what the servers said, and when
+        watches/<run id>/                 ordinary observing drills that ran beside it, clients' side of the same window
+        drills/<run id>/                  ordinary runs of the catalogue; results.jsonl and SUMMARY.md there tell of them
+        commands.jsonl, logs/             commands that were run, and what they printed
+        probes.jsonl                      cohort probes
+        hold.jsonl                        when the hold began, broke, began again, ended
+        rollback.json                     a rehearsal
+        gate-results.jsonl, stage-report.json, STAGE_REPORT.md, STAGE_REPORT.html, blockers.json, junit.xml
+        signoff.json, waivers.json        written by people, later
+
+All but the last two lines is evidence; what is in the line before the last is worked out from it, and can be again.
+Times are ISO 8601 in UTC. No number is NaN or infinite: a value that is none is null.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from sim.target import TargetKind
+
+SCHEMA = 1
+PLAN, STAGES, THRESHOLDS = "stage-plan.json", "stages.toml", "thresholds.toml"
+SNAPSHOTS, BODIES, WATCHES, DRILLS = "snapshots.jsonl", "snapshots", "watches", "drills"
+DRILL_RESULTS, DRILL_SUMMARY = "drills/results.jsonl", "drills/SUMMARY.md"
+COMMANDS, LOGS, PROBES, HOLD, ROLLBACK = "commands.jsonl", "logs", "probes.jsonl", "hold.jsonl", "rollback.json"
+GATE_RESULTS, REPORT, REPORT_MD, REPORT_HTML = (
+    *("gate-results.jsonl", "stage-report.json", "STAGE_REPORT.md"),
+    "STAGE_REPORT.html",
+)
+BLOCKERS, JUNIT, SIGNOFF, WAIVERS = "blockers.json", "junit.xml", "signoff.json", "waivers.json"
+
+Stage = Literal["0", "1", "2", "3a", "3b", "4"]
+Phase = Literal["baseline", "hold", "drills", "rollback", "other"]
+Origin = Literal["server", "client", "synthetic"]
+Decision = Literal["go", "no_go"]
+Reason = Literal["", "breach", "insufficient_evidence", "error", "expired"]
+
+
+class Revisions(msgspec.Struct, frozen=True, kw_only=True):
+    """What was deployed; empty where it could not be found out, which is never the same as unchanged."""
+
+    control: str = ""
+    runtime: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether both were found out."""
+        return bool(self.control and self.runtime)
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer of a server: a line of `snapshots.jsonl`. `figures` has only what was served and is a finite number."""
+
+    n: int  # from 1 on, without a hole in one file
+    at: str  # when it was asked
+    source: Literal["metrics", "control", "prometheus"]
+    profile: Literal["full", "pinned", ""]  # of the metrics endpoint, as the body has it
+    phase: Phase
+    fault: bool = False  # whether something was being broken on purpose then
+    url: str  # without anything secret
+    outcome: str  # ok, or why it tells nothing: http_500, timeout, unreachable, no_json, no_figures, stale_body, ...
+    status: int | None = None
+    latency_ms: float = 0.0
+    generated_at: str | None = None  # what the body says
+    clock_skew_s: float | None = None  # the answer's Date minus our clock
+    revisions: Revisions = Revisions()
+    sha256: str = ""  # of the body's file
+    body: str = ""  # the file, below the run's folder
+    missing: tuple[str, ...] = ()  # figures that the profile promises
+    figures: dict[str, float] = {}  # by name, such as `delivery.served_messages`
+
+    @property
+    def ok(self) -> bool:
+        """Whether it tells anything."""
+        return self.outcome == "ok"
+
+
+class CommandDone(msgspec.Struct, frozen=True, kw_only=True):
+    """One command that was run, or was to be: a line of `commands.jsonl`."""
+
+    name: str
+    argv: tuple[str, ...]
+    cwd: str
+    state: Literal["pass", "fail", "error", "not_run"]
+    reason: str
+    exit_code: int | None = None
+    began: str = ""
+    duration_s: float = 0.0
+    log: str = ""  # the file of what it printed, below the run's folder
+    sha256: str = ""  # of that file
+    runner: str = ""  # which runner's words the tests were counted from: cargo, pytest, go, node
+    tests: int | None = None  # how many ran; None where a command runs none by its nature
+    stands_for: str = ""  # the operators' command in whose place nothing of ours can stand, but beside which this does
+
+
+class DrillDone(msgspec.Struct, frozen=True, kw_only=True):
+    """One drill: a line of `drills/results.jsonl`."""
+
+    name: str
+    run: str  # its run's folder, below the stage's
+    status: str
+    seed: int
+    faults: tuple[str, ...]
+    injected_at_s: tuple[float, ...]  # seconds after the run began
+    observed: bool  # whether the faults were seen to act
+    recovered_at_s: float | None
+    duration_s: float
+    assertions: tuple[tuple[str, str], ...]  # each check's name and state
+    reason: str = ""
+
+
+class CohortProbe(msgspec.Struct, frozen=True, kw_only=True):
+    """One key's answer of the routing service: a line of `probes.jsonl`."""
+
+    at: str
+    key: str
+    bucket: int  # by the cohort hash, worked out here
+    in_cohort: bool | None  # as the service says; None where it said nothing
+    outcome: str  # ok, or why it tells nothing
+    revision: str = ""
+
+
+class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of `hold.jsonl`."""
+
+    at: str
+    kind: Literal["begun", "restarted", "interrupted", "resumed", "aborted", "ended"]
+    reason: str = ""
+
+
+class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a rollback."""
+
+    n: int  # 1 to 4
+    name: Literal["traffic", "throttle", "cohort", "recovery"]
+    state: Literal["pass", "fail", "error", "not_run"]
+    reason: str
+    before: dict[str, str]
+    after: dict[str, str]
+    verified_by: str  # the observation, in words
+    began: str
+    ended: str
+    restored: bool | None = None  # None: there was nothing to restore
+
+
+class Rollback(msgspec.Struct, frozen=True, kw_only=True):
+    """`rollback.json`: a rehearsal."""
+
+    schema: int = SCHEMA
+    run_id: str
+    target: str
+    target_kind: TargetKind
+    dry_run: bool
+    began: str
+    ended: str
+    seconds: float | None  # to recover; None when it did not
+    limit_s: float
+    state: Literal["pass", "fail", "error", "not_run"]
+    reason: str
+    steps: tuple[RollbackStep, ...]
+
+
+class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """`stage-plan.json`."""
+
+    schema: int = SCHEMA
+    run_id: str
+    rollout: str
+    stage: Stage
+    title: str
+    cohort: str
+    cohort_percent: float | None
+    target: str
+    target_kind: TargetKind
+    revisions: Revisions
+    began: str
+    hold_required_s: float  # 0: nothing is held
+    snapshot_interval_s: float
+    thresholds_sha256: str
+    stages_sha256: str
+    configuration_sha256: str  # of what was said of the target, without secrets
+    previous_run: str  # the stage before this one, empty for the first
+    previous_report_sha256: str
+    tool_version: str
+    tool_commit: str
+    required: tuple[str, ...]  # parts that a go needs: preconditions, commands, drills, rollback, baseline, hold, cohort
+    synthetic_load: str  # what load of ours was added, in words; empty for none
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One file that a report rests on."""
+
+    path: str  # below the run's folder
+    sha256: str
+    size_bytes: int
+
+
+class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One check's answer, as in `gate-results.jsonl`."""
+
+    gate: str
+    check: str
+    state: str
+    value: float | None
+    unit: str
+    n: int
+    interval: tuple[float | None, float | None] | None
+    comparator: str
+    threshold: float | None
+    source: str
+    window: str
+    method: str
+    origin: str
+    reason: str
+    evidence: str
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """One gate: the worst of its checks."""
+
+    name: str
+    state: str
+    checks: tuple[GateCheck, ...]
+
+
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+    """How well the window was watched."""
+
+    expected: int
+    got: int
+    longest_hole_s: float
+    interval_s: float
+    state: str
+    reason: str
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Something beside the gates that a go needs: a precondition, the hold, the drills, the rehearsal."""
+
+    name: str
+    state: str
+    reason: str
+    evidence: str = ""
+
+
+class Blocker(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that stands in the way: an entry of `blockers.json`."""
+
+    id: str
+    gate: str
+    check: str
+    severity: Literal["blocker", "major"]
+    cause: str
+    remediation: tuple[str, ...]  # steps, the runbook's own next one first
+    retest: str  # a command
+    owner: str = ""
+    due: str = ""
+    status: Literal["open", "done"] = "open"
+
+
+class StageReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`stage-report.json`. Whether somebody has signed it is said by `signoff.json`, which holds the hash of this."""
+
+    schema: int = SCHEMA
+    plan: StagePlan
+    ended: str
+    hold_observed_s: float
+    coverage: Coverage | None
+    gates: tuple[Gate, ...]
+    parts: tuple[Part, ...]
+    decision: Decision
+    reason: Reason
+    why: tuple[str, ...]  # sentences, the gravest first
+    blockers: tuple[Blocker, ...]
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+
+
+class Signoff(msgspec.Struct, frozen=True, kw_only=True):
+    """`signoff.json`: a person's word on a report."""
+
+    schema: int = SCHEMA
+    run_id: str
+    owner: str
+    role: str
+    at: str
+    decision: Decision
+    statement: str
+    report_sha256: str
