@@ -4,8 +4,9 @@
         stage-plan.json                   what was going to be done, written before anything was
         stages.toml, thresholds.toml      as they were
         snapshots.jsonl, snapshots/*.json what the servers said, and when
-        watches/<run id>/                 ordinary observing drills that ran beside it, clients' side of the same window
+        watches.jsonl, watches/<run id>/  ordinary observing drills that ran beside it, clients' side of the same window
         drills/<run id>/                  ordinary runs of the catalogue; results.jsonl and SUMMARY.md there tell of them
+        preconditions.jsonl               what must be so before a rollout begins, and whether it was
         commands.jsonl, logs/             commands that were run, and what they printed
         probes.jsonl                      cohort probes
         hold.jsonl                        when the hold began, broke, began again, ended
@@ -27,6 +28,7 @@ SCHEMA = 1
 PLAN, STAGES, THRESHOLDS = "stage-plan.json", "stages.toml", "thresholds.toml"
 SNAPSHOTS, BODIES, WATCHES, DRILLS = "snapshots.jsonl", "snapshots", "watches", "drills"
 DRILL_RESULTS, DRILL_SUMMARY = "drills/results.jsonl", "drills/SUMMARY.md"
+WATCH_LIST, PRECONDITIONS = "watches.jsonl", "preconditions.jsonl"
 COMMANDS, LOGS, PROBES, HOLD, ROLLBACK = "commands.jsonl", "logs", "probes.jsonl", "hold.jsonl", "rollback.json"
 GATE_RESULTS, REPORT, REPORT_MD, REPORT_HTML = (
     *("gate-results.jsonl", "stage-report.json", "STAGE_REPORT.md"),
@@ -39,6 +41,10 @@ Phase = Literal["baseline", "hold", "drills", "rollback", "other"]
 Origin = Literal["server", "client", "synthetic"]
 Decision = Literal["go", "no_go"]
 Reason = Literal["", "breach", "insufficient_evidence", "error", "expired"]
+PRECONDITION_NAMES = (
+    *("observability_tests", "retired_route_guard", "token_issuance", "builds_deployed"),
+    "rollback_revisions",
+)
 
 
 class Revisions(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +102,30 @@ class CommandDone(msgspec.Struct, frozen=True, kw_only=True):
     runner: str = ""  # which runner's words the tests were counted from: cargo, pytest, go, node
     tests: int | None = None  # how many ran; None where a command runs none by its nature
     stands_for: str = ""  # the operators' command in whose place nothing of ours can stand, but beside which this does
+    required: bool = True  # False only of the operators' commands on a target of kind mock, and believed of no other kind
+
+
+class Precondition(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `PRECONDITION_NAMES`: a line of `preconditions.jsonl`; of several lines of one name the last counts."""
+
+    at: str
+    name: str
+    state: Literal["pass", "fail", "error", "not_run"]
+    reason: str
+    evidence: str = ""  # a file below the run's folder
+    required: bool = True  # as of a command
+
+
+class WatchDone(msgspec.Struct, frozen=True, kw_only=True):
+    """One watch: a line of `watches.jsonl`. Its observations count their seconds from `at`, whatever clock it ran under."""
+
+    at: str
+    ended: str
+    run: str  # its run's folder, below the stage's; empty where it could not even begin
+    drill: str
+    phase: Phase
+    status: str  # a check's state
+    reason: str = ""
 
 
 class DrillDone(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,8 +159,10 @@ class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A line of `hold.jsonl`."""
 
     at: str
-    kind: Literal["begun", "restarted", "interrupted", "resumed", "aborted", "ended"]
+    kind: Literal["begun", "restarted", "interrupted", "resumed", "gate", "aborted", "ended"]
     reason: str = ""
+    gate_h: float | None = None  # of a gate that was judged within the hold: so many hours after it began
+    state: str = ""  # what that gate said
 
 
 class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +222,10 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     tool_commit: str
     required: tuple[str, ...]  # parts that a go needs: preconditions, commands, drills, rollback, baseline, hold, cohort
     synthetic_load: str  # what load of ours was added, in words; empty for none
+    commands: tuple[str, ...] = ()  # by name: each must have a line in commands.jsonl
+    drills: tuple[str, ...] = ()  # by name: each must have a line in drills/results.jsonl
+    left_out: tuple[str, ...] = ()  # drills of the catalogue that were not asked for
+    gates_at_h: tuple[float, ...] = ()  # hours after the hold began at which gates are judged, besides its end
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,5 +327,19 @@ class Signoff(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     at: str
     decision: Decision
+    statement: str
+    report_sha256: str
+
+
+class Waiver(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of `waivers.json`: somebody has seen what a check says and lives with it. It changes no state and opens nothing.
+
+    One without owner, role and statement, or of another report, counts for nothing at all.
+    """
+
+    check: str  # `gate.check`, or a part's name
+    owner: str
+    role: str
+    at: str
     statement: str
     report_sha256: str
