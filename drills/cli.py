@@ -142,8 +142,8 @@ def mock_serve(
     from drills import running
     from sim.mock.server import ServeOptions, serve
 
-    settings, switches = running.mock_settings([*(overrides or []), f"profile={profile}"], tuple(defect or ()))
-    serve(ServeOptions(settings, switches, host, port, str(state or "")))
+    settings, switches, deployment = running.mock_settings([*(overrides or []), f"profile={profile}"], tuple(defect or ()))
+    serve(ServeOptions(settings, switches, host, port, str(state or ""), deployment=deployment))
 
 
 @mock_app.command("defects")

@@ -13,6 +13,7 @@ from drills.terminal import Progress, err, out
 from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import RunVerdict
 from sim.config import set_key, to_struct
+from sim.contract.deployment import Deployment
 from sim.contract.settings import DEFECTS, RuntimeSettings, Switches
 from sim.drill import Drill, expected_duration_s
 from sim.errors import UsageError
@@ -259,11 +260,12 @@ def switches(defects: tuple[str, ...], seed: int) -> Switches:
     return msgspec.convert({"defects": list(defects), "seed": seed}, Switches)
 
 
-def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[RuntimeSettings, Switches]:
-    """The runtime's settings and switches with `KEY=VALUE` overrides of either; raises `UsageError`."""
+def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[RuntimeSettings, Switches, Deployment]:
+    """The runtime's settings, switches and revisions with `KEY=VALUE` overrides of any of them; raises `UsageError`."""
     data: dict[str, object] = {}
     for assignment in overrides:
         set_key(data, assignment)
     named = {name: data.pop(name) for name in list(data) if name in Switches.__struct_fields__}
+    deployed = {name: data.pop(name) for name in list(data) if name in Deployment.__struct_fields__}
     on = to_struct({"defects": list(switches(defects, seed=1).defects), **named}, Switches, "--set")
-    return to_struct(data, RuntimeSettings, "--set"), on
+    return to_struct(data, RuntimeSettings, "--set"), on, to_struct(deployed, Deployment, "--set")

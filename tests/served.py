@@ -64,6 +64,7 @@ def serving(
     settings: dict[str, Any] | None = None,
     before: Callable[[], None] | None = None,
     port: int = 0,
+    deployment: dict[str, Any] | None = None,
     **more: Any,
 ) -> Iterator[Served]:
     """Serve on a free port with its log in `folder`; `more` are switches. It ends with its pipe, whatever happens to us."""
@@ -71,6 +72,7 @@ def serving(
     options = {
         "settings": settings or {},
         "switches": more,
+        "deployment": deployment or {},
         "port": port,
         "state": str(folder / "log.sqlite"),
         "exit_with_stdin": True,

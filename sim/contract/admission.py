@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from sim.contract.chance import draw
 from sim.contract.counters import Counters
+from sim.contract.deployment import Throttle
+from sim.contract.disconnects import RATE_LIMITED
 from sim.contract.frames import Body, Compatibility, Subscribe
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.streams import topic_class
@@ -104,8 +106,8 @@ def failure(switches: Switches, counters: Counters) -> Refusal | None:
 
 
 @dataclass(slots=True)
-class _Bucket:
-    """A token bucket: one second's worth of publishes."""
+class TokenBucket:
+    """So many a second, and one second's worth of them at once, but always one. It begins full."""
 
     rate: float
     level: float
@@ -113,7 +115,7 @@ class _Bucket:
 
     def take(self, now: float) -> float:
         """Take one; returns 0, or the seconds until one is there."""
-        self.level = min(self.rate, self.level + (now - self.at) * self.rate)
+        self.level = min(max(self.rate, 1.0), self.level + (now - self.at) * self.rate)
         self.at = now
         if self.level >= 1:
             self.level -= 1
@@ -121,12 +123,39 @@ class _Bucket:
         return (1 - self.level) / self.rate
 
 
+class LaneLimits:
+    """What the whole lane lets in by its throttle, whatever each topic's own limit is."""
+
+    def __init__(self, throttle: Throttle, now: float) -> None:
+        self._publishes = _bucket(throttle.publishes_per_s, now)
+        self._connects = _bucket(throttle.connects_per_s, now)
+
+    def publish_refusal(self, now: float) -> Refusal | None:
+        """Why no publish is let in at `now` (s), None when one is."""
+        return _over(self._publishes, "spacetime_publish_rate_limited", now)
+
+    def connect_refusal(self, now: float) -> Refusal | None:
+        """Why no socket is let in at `now` (s), None when one is."""
+        return _over(self._connects, RATE_LIMITED, now)
+
+
+def _bucket(rate: float | None, now: float) -> TokenBucket | None:
+    return TokenBucket(rate, max(rate, 1.0), now) if rate else None
+
+
+def _over(bucket: TokenBucket | None, code: str, now: float) -> Refusal | None:
+    wait_s = bucket.take(now) if bucket else 0.0
+    if bucket is None or not wait_s:
+        return None
+    return Refusal(429, code, f"the lane is throttled to {bucket.rate:g} a second", int(wait_s * 1000) + 1)
+
+
 class PublishLimits:
     """How large an event of a topic may be, and how many of them may come a second."""
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def refusal(self, topic: str, payload_bytes: int, now: float) -> Refusal | None:
         """Why a publish at `now` (s) is not accepted, None when it is."""
@@ -134,7 +163,7 @@ class PublishLimits:
         if payload_bytes > kind.max_payload_bytes:
             return Refusal(413, "spacetime_frame_payload_too_large", f"at most {kind.max_payload_bytes} bytes")
         rate = self._settings.publishes_per_s or kind.publishes_per_s
-        bucket = self._buckets.setdefault(topic, _Bucket(rate, rate, now))
+        bucket = self._buckets.setdefault(topic, TokenBucket(rate, rate, now))
         if wait_s := bucket.take(now):
             return Refusal(429, "spacetime_publish_rate_limited", f"at most {rate} a second", int(wait_s * 1000) + 1)
         return None

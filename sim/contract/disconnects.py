@@ -18,7 +18,8 @@ class DisconnectReason(StrEnum):
 MINTS_FIRST = frozenset({DisconnectReason.TOKEN_REFRESH_DUE, DisconnectReason.UNAUTHORIZED, DisconnectReason.FORBIDDEN})
 """Reasons after which a client mints a new token before it connects again."""
 
-NETWORK_CODES = frozenset({"network", "timeout", "refused", "protocol"})
+RATE_LIMITED = "rate_limited"
+NETWORK_CODES = frozenset({"network", "timeout", "refused", "protocol", RATE_LIMITED})
 """Codes of a failed connect that tell of the way to the runtime, not of the token."""
 
 # First match wins: the lane's own codes stand before the words of HTTP and of operating systems.

@@ -1,15 +1,13 @@
-"""The mock's HTTP: control service, runtime, metrics, and a loopback-only route for its fault switches."""
+"""The mock's HTTP: control service, runtime, metrics, and what `panel.py` adds for its own machine."""
 
 import asyncio
 import contextlib
 import hmac
-import ipaddress
-import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -17,16 +15,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sim.contract.cohorts import cohort_bucket
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
 from sim.contract.counters import metrics
+from sim.contract.deployment import Deployment, routing_answer
 from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import canonical_json
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.contract.tokens import Key, Keyring
+from sim.contract.tokens import Keyring
 from sim.errors import StorageError
+from sim.mock.answers import body, problem
 from sim.mock.authority import Authority, PublishRefusedError
+from sim.mock.panel import Panel
+from sim.mock.rollout import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
 
@@ -52,19 +53,6 @@ class _Revocation(msgspec.Struct):
     session_ids: list[str]
 
 
-class _Shrink(msgspec.Struct, forbid_unknown_fields=True):
-    topic: str
-    keep_events: int
-
-
-class _Keys(msgspec.Struct, forbid_unknown_fields=True):
-    rotate: bool  # else: retire
-
-
-class _HangUp(msgspec.Struct, forbid_unknown_fields=True):
-    devices: frozenset[str]
-
-
 class _Probe(msgspec.Struct):
     thread_id: str
     cohort_key: str
@@ -77,6 +65,7 @@ class MockOptions:
     settings: RuntimeSettings
     switches: Switches
     admin_token: str = DEFAULT_ADMIN_TOKEN
+    deployment: Deployment = field(default_factory=Deployment)
 
 
 class Mock:
@@ -86,11 +75,14 @@ class Mock:
         keyring = Keyring(store.signing_key())
         self.options = options
         self.store = store
-        self.runtime = Runtime(options.settings, keyring, options.switches)
+        self.rollout = Rollout(options.deployment, options.switches, store)
+        self.runtime = Runtime(options.settings, keyring, self.rollout.switches)
+        if "lose_log_on_restart" in self.switches.defects:
+            store.forget_events()
         self.runtime.streams.logs.update(store.load(options.settings.window_events))
         self.control = Control(options.settings, keyring)
-        self.authority = Authority(self.runtime, store, options.settings)
-        self.sockets = Sockets(self.runtime)
+        self.authority = Authority(self.runtime, store, options.settings, self.rollout)
+        self.sockets = Sockets(self.runtime, self.rollout)
         self.authority.committed = self.sockets.kick
         self._minting: asyncio.Semaphore | None = None
         self._minting_limit = 0
@@ -125,11 +117,7 @@ class Mock:
             Route("/internal/v1/sync/sessions/revoke", self._revoke, methods=["POST"]),
             Route("/internal/v1/spacetime/sync/metrics", self._metrics),
             Route("/internal/v1/spacetime/fanout/metrics", self._retired_metrics),
-            Route("/_mock/switches", self._put_switches, methods=["PUT"]),
-            Route("/_mock/sockets", self._hang_up, methods=["PUT"]),
-            Route("/_mock/window", self._shrink_window, methods=["PUT"]),
-            Route("/_mock/keys", self._put_keys, methods=["PUT"]),
-            Route("/_mock/state", self._state),
+            *Panel(self).routes(),
         ]
 
     @contextlib.asynccontextmanager
@@ -157,7 +145,7 @@ class Mock:
             asked = TokenRequest.parse(request.headers.get("authorization"), await request.body())
         except ControlRefusedError as error:
             self.control.refused(error)
-            return _problem(error.status, error.code, error.message)
+            return problem(error.status, error.code, error.message)
         await self._take_minting_time()
         switches = self.switches
         if switches.mint_outage:
@@ -168,7 +156,7 @@ class Mock:
             moment = time.time() + switches.mint_ahead_s
             return JSONResponse(self.control.issue(asked, moment, outage=switches.mint_outage, defects=switches.defects))
         except ControlRefusedError as error:
-            return _problem(error.status, error.code, error.message)
+            return problem(error.status, error.code, error.message)
 
     async def _take_minting_time(self) -> None:
         """The slow-mint fault: each token takes its time, a limited number of them at once."""
@@ -183,47 +171,48 @@ class Mock:
             await asyncio.sleep(self.switches.mint_delay_ms / 1000)
 
     async def _status(self, _: Request) -> Response:
-        return JSONResponse({"data": {"status": "ok", "counters": self.control.counters}})
+        revision = self.rollout.traffic.serving
+        return JSONResponse({"data": {"status": "ok", "revision": revision, "counters": self.control.counters}})
 
     async def _evaluate(self, request: Request) -> Response:
-        asked = await _body(request, _Probe)
+        asked = await body(request, _Probe)
         if isinstance(asked, Response):
             return asked
-        bucket = cohort_bucket("thread", asked.cohort_key)
-        return JSONResponse({"data": {"thread_id": asked.thread_id, "cohort_key": asked.cohort_key, "bucket": bucket}})
+        rollout = self.rollout
+        return JSONResponse({"data": routing_answer(rollout.deployment, rollout.traffic, asked.thread_id, asked.cohort_key)})
 
     # --- runtime ------------------------------------------------------------------------------------
 
     async def _healthz(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "ok", "revision": self.rollout.traffic.serving})
 
     async def _readyz(self, _: Request) -> Response:
         if self.authority.failure:
-            return _problem(503, "log_unavailable", self.authority.failure)
+            return problem(503, "log_unavailable", self.authority.failure)
         return JSONResponse({"status": "ready"})
 
     async def _new_run(self, request: Request) -> Response:
-        asked = await _body(request, _NewRun)
+        asked = await body(request, _NewRun)
         if isinstance(asked, Response):
             return asked
         return JSONResponse({"run": {"id": self.store.add_run(asked.worker_id), "worker_id": asked.worker_id}}, 201)
 
     async def _new_event(self, request: Request) -> Response:
         run_id = request.path_params["run_id"]
-        asked = await _body(request, _NewEvent)
+        asked = await body(request, _NewEvent)
         if isinstance(asked, Response):
             return asked
         if not self.store.has_run(run_id):
-            return _problem(404, "unknown_run", f"there is no run {run_id}")
+            return problem(404, "unknown_run", f"there is no run {run_id}")
         topic = CODEX_WORKER_EVENTS if asked.event_type.startswith(CODEX_EVENT_PREFIX) else run_events(run_id)
         try:
             content = canonical_json({"run_id": run_id, "event_type": asked.event_type, "payload": asked.payload})
             key = asked.idempotency_key or str(uuid.uuid4())
             done = await self.authority.publish(topic, key, content, asked.expected_next_seq)
         except ValueError as error:
-            return _problem(422, "invalid_payload", str(error))
+            return problem(422, "invalid_payload", str(error))
         except PublishRefusedError as refusal:
-            return _problem(refusal.status, refusal.code, str(refusal), refusal.retry_after_ms)
+            return problem(refusal.status, refusal.code, str(refusal), refusal.retry_after_ms)
         event = {
             "run_id": run_id,
             "seq": done.entry.seq,
@@ -235,7 +224,7 @@ class Mock:
         return JSONResponse({"event": event}, 200 if done.duplicate else 201)
 
     async def _revoke(self, request: Request) -> Response:
-        asked = await _body(request, _Revocation)
+        asked = await body(request, _Revocation)
         if isinstance(asked, Response):
             return asked
         closed = self.runtime.revoke(asked.session_ids)
@@ -245,7 +234,7 @@ class Mock:
     async def _metrics(self, request: Request) -> Response:
         given = request.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self.options.admin_token}".encode()):
-            return _problem(401, "unauthorized", "the admin token is missing or wrong")
+            return problem(401, "unauthorized", "the admin token is missing or wrong")
         runtime = self.runtime
         logs = runtime.streams.logs.values()
         return JSONResponse(metrics(runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time()))
@@ -255,87 +244,13 @@ class Mock:
             return JSONResponse({"subscribers": self.runtime.consumers})
         return JSONResponse({"detail": "Not Found"}, 404)
 
-    # --- switches, from this machine only -----------------------------------------------------------
-
-    async def _put_switches(self, request: Request) -> Response:
-        if not _is_local(request):
-            return _problem(403, "loopback_only", "switches are set from the mock's own machine")
-        asked = await _body(request, Switches)
-        if isinstance(asked, Response):
-            return asked
-        expelled = self.runtime.set_switches(asked)
+    def set_switches(self, chosen: Switches) -> int:
+        """Put faults and defects in force, beside those of the revision; returns how many sockets must authenticate again."""
+        self.rollout.chosen = chosen
+        expelled = self.runtime.set_switches(self.rollout.switches)
         self.sockets.kick()
-        return JSONResponse({"sockets_told_to_reauthenticate": expelled})
-
-    async def _shrink_window(self, request: Request) -> Response:
-        if not _is_local(request):
-            return _problem(403, "loopback_only", "the window is shrunk from the mock's own machine")
-        asked = await _body(request, _Shrink)
-        if isinstance(asked, Response):
-            return asked
-        return JSONResponse({"events_forgotten": self.runtime.shrink_window(asked.topic, asked.keep_events)})
-
-    async def _put_keys(self, request: Request) -> Response:
-        """Sign with a new key, or let the older ones go; the file keeps the first, so a restart takes it all back."""
-        if not _is_local(request):
-            return _problem(403, "loopback_only", "keys are changed from the mock's own machine")
-        asked = await _body(request, _Keys)
-        if isinstance(asked, Response):
-            return asked
-        if asked.rotate:
-            self.control.rotate(Key(f"mock-{uuid.uuid4()}", secrets.token_bytes(32)))
-        else:
-            self.control.retire_old_keys()
-        self.runtime.take_keys(self.control.keyring)
-        return JSONResponse({"kid": self.control.keyring.primary.kid})
-
-    async def _hang_up(self, request: Request) -> Response:
-        if not _is_local(request):
-            return _problem(403, "loopback_only", "sockets are closed from the mock's own machine")
-        asked = await _body(request, _HangUp)
-        if isinstance(asked, Response):
-            return asked
-        closed = self.runtime.hang_up(asked.devices)
-        self.sockets.kick()
-        return JSONResponse({"sockets_closed": closed})
-
-    async def _state(self, request: Request) -> Response:
-        if not _is_local(request):
-            return _problem(403, "loopback_only", "the mock's state is shown on its own machine")
-        streams = {topic: {"oldest": log.oldest, "head": log.head} for topic, log in self.runtime.streams.logs.items()}
-        state = {
-            "switches": msgspec.to_builtins(self.switches),
-            "acted": self.runtime.counters.acted,
-            "consumers": self.runtime.consumers,
-            "streams": streams,
-        }
-        return JSONResponse(state)
-
-
-def _is_local(request: Request) -> bool:
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
-
-
-def _problem(status: int, code: str, message: str, retry_after_ms: int | None = None) -> JSONResponse:
-    error: dict[str, object] = {"code": code, "message": message}
-    if retry_after_ms is not None:
-        error["retry_after_ms"] = retry_after_ms
-    return JSONResponse({"error": error}, status)
+        return expelled
 
 
 async def _log_unavailable(_: Request, error: Exception) -> Response:
-    return _problem(503, "log_unavailable", str(error))
-
-
-T = TypeVar("T")
-
-
-async def _body(request: Request, kind: type[T]) -> T | JSONResponse:
-    """The request's JSON body as `kind`, or the 422 that says what is wrong with it."""
-    try:
-        return msgspec.json.decode(await request.body() or b"{}", type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        return _problem(422, "malformed_request", str(error))
+    return problem(503, "log_unavailable", str(error))

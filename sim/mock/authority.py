@@ -14,6 +14,7 @@ from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings
 from sim.contract.stream_log import Appended, Entry, WrongNextSeqError, payload_hash
 from sim.errors import StorageError
+from sim.mock.rollout import Rollout
 from sim.mock.store import Store
 
 
@@ -37,8 +38,9 @@ class _Publish:
 class Authority:
     """The one writer of the log. Once set, `committed` is called after each commit that brought something new."""
 
-    def __init__(self, runtime: Runtime, store: Store, settings: RuntimeSettings) -> None:
+    def __init__(self, runtime: Runtime, store: Store, settings: RuntimeSettings, rollout: Rollout) -> None:
         self._runtime = runtime
+        self._rollout = rollout
         self._store = store
         self._limits = PublishLimits(settings)
         self._waiting: list[_Publish] = []
@@ -78,7 +80,8 @@ class Authority:
     def _admit(self, topic: str, payload: bytes) -> None:
         if self.failure:
             raise PublishRefusedError(503, "log_unavailable", self.failure)
-        if no := self._limits.refusal(topic, len(payload), time.time()):
+        now = time.time()
+        if no := self._limits.refusal(topic, len(payload), now) or self._rollout.limits.publish_refusal(now):
             raise self._refused(no)
 
     def _commit(self) -> None:

@@ -8,12 +8,13 @@ import resource
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import uvicorn
 
+from sim.contract.deployment import Deployment
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.errors import StormgateError, UsageError
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
@@ -35,6 +36,7 @@ class ServeOptions:
     port: int = 0
     state: str = ""
     exit_with_stdin: bool = False
+    deployment: Deployment = field(default_factory=Deployment)
 
 
 def listening_line(host: str, port: int) -> str:
@@ -49,8 +51,6 @@ def serve(options: ServeOptions) -> None:
     listener = _listen(options.host, options.port, options.settings.send_buffer_kib)
     with contextlib.ExitStack() as cleanup:
         store = Store(Path(options.state) if options.state else _temporary_log(cleanup))
-        if "lose_log_on_restart" in options.switches.defects:
-            store.forget_events()
         mock = Mock(_mock_options(options), store)
         config = uvicorn.Config(
             mock.app(),
@@ -97,7 +97,7 @@ def admin_token() -> str:
 
 
 def _mock_options(options: ServeOptions) -> MockOptions:
-    return MockOptions(options.settings, options.switches, admin_token())
+    return MockOptions(options.settings, options.switches, admin_token(), options.deployment)
 
 
 async def _run(server: uvicorn.Server, listener: socket.socket, exit_with_stdin: bool) -> None:

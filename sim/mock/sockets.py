@@ -17,6 +17,7 @@ from sim.contract.frames import Compatibility, ServerFrame, UpdateBatch
 from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.tokens import TokenRefusedError
 from sim.errors import MalformedFrameError
+from sim.mock.rollout import Rollout
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -28,8 +29,9 @@ _TEXTS_KEPT = 512  # encoded batches remembered, so that a fan-out encodes each 
 class Sockets:
     """All open sockets of one runtime."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, rollout: Rollout) -> None:
         self._runtime = runtime
+        self._rollout = rollout
         self._wakers: dict[int, asyncio.Event] = {}
         self._texts: dict[tuple[int, str], tuple[UpdateBatch, str]] = {}
 
@@ -43,6 +45,10 @@ class Sockets:
         """The ASGI endpoint of `/sync/socket/websocket`."""
         await receive()  # websocket.connect
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+        no = self._rollout.limits.connect_refusal(time.time()) if "token" in query else None
+        if no is not None:
+            await _deny(send, no.status, no.code, no.retry_after_ms)
+            return
         try:
             number = self._runtime.open(query.get("token"), _compatibility(query), time.time())
         except TokenRefusedError as refusal:
@@ -112,9 +118,10 @@ def _compatibility(query: dict[str, str]) -> Compatibility:
     )
 
 
-async def _deny(send: Send, status: int, code: str = "") -> None:
+async def _deny(send: Send, status: int, code: str = "", retry_after_ms: int | None = None) -> None:
     """Fail the upgrade; the body names the code, if there is one."""
-    body = msgspec.json.encode({"error": {"code": code}} if code else {})
+    error = {"code": code} if retry_after_ms is None else {"code": code, "retry_after_ms": retry_after_ms}
+    body = msgspec.json.encode({"error": error} if code else {})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""The mock's durable memory: events, idempotency keys, runs and signing keys in one SQLite file.
+"""The mock's durable memory: events, idempotency keys, runs, signing keys and notes in one SQLite file.
 
 WAL mode with `synchronous=NORMAL`: a committed event survives the process being killed at any moment.
 It may not survive the machine losing power, which no drill does.
@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE UNIQUE INDEX IF NOT EXISTS event_keys ON events (topic, key);
 CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, worker_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS signing_keys (number INTEGER PRIMARY KEY, kid TEXT NOT NULL, secret BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
 _RUN_ID = re.compile(r"r[1-9][0-9]{0,17}", re.ASCII)  # one run has one name, and so one topic
 
@@ -102,6 +103,15 @@ class Store:
             return StreamLog.restore(window_events, topic_class(topic).retention_s, entries, keys, head)
         except ValueError as error:
             raise StorageError(f"{self._path}: stream {topic} contradicts itself ({error}).") from None
+
+    def note(self, name: str) -> bytes:
+        """What was kept under a name; empty for nothing."""
+        rows = self._rows("SELECT content FROM notes WHERE name = ?", name)
+        return bytes(rows[0][0]) if rows else b""
+
+    def keep_note(self, name: str, content: bytes) -> None:
+        """Keep something under a name, in the place of what was there."""
+        self._commit("INSERT OR REPLACE INTO notes (name, content) VALUES (?, ?)", [(name, content)])
 
     def forget_events(self) -> None:
         """Lose every event (the defect `lose_log_on_restart`)."""

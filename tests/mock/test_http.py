@@ -139,7 +139,8 @@ def test_the_cohort_probe_answers(mock: Served):
     answer = mock.http.post("/api/v1/control/runtime-routing/evaluate", json=probe)
     bucket = int.from_bytes(hashlib.sha256(b"runtime-canary-v1|thread|key").digest()[:4], "big") % 100
     assert answer.status_code == 200
-    assert answer.json()["data"] == {**probe, "bucket": bucket}
+    routed = {"bucket": bucket, "cohort": "canary", "percent": 100, "revision": "mock-r1"}
+    assert answer.json()["data"] == {**probe, **routed}
     assert mock.http.post("/api/v1/control/runtime-routing/evaluate", json={"thread_id": "t"}).status_code == 422
 
 
@@ -302,7 +303,9 @@ def test_switches_are_for_this_machine_only(tmp_path, address: str):
     async def ask() -> None:
         transport = httpx.ASGITransport(app, client=(address, 4000))
         async with httpx.AsyncClient(transport=transport, base_url="http://mock") as http:
-            puts = [("PUT", f"/_mock/{name}") for name in ("switches", "window", "sockets")]
+            puts = [
+                ("PUT", f"/_mock/{name}") for name in ("switches", "window", "sockets", "keys", "traffic", "throttle", "cohort")
+            ]
             for method, path in (*puts, ("GET", "/_mock/state")):
                 answer = await http.request(method, path, json={})
                 assert (answer.status_code, error_of(answer)) == (403, "loopback_only")

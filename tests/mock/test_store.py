@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from served import Raw, seqs, serving, updates_in
 
+from sim.contract.deployment import Deployment
 from sim.contract.runtime import Runtime
-from sim.contract.settings import RuntimeSettings
+from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import Entry, StreamLog, payload_hash
 from sim.contract.tokens import Key, Keyring
 from sim.errors import StorageError
 from sim.mock.authority import Authority, PublishRefusedError
+from sim.mock.rollout import Rollout
 from sim.mock.store import Store
 
 TOPIC = "run:r1:events"
@@ -143,7 +145,7 @@ def test_what_could_not_be_committed_was_never_there(path: Path):
     async def publish_all() -> list[object]:
         store = Store(path)
         runtime = Runtime(RuntimeSettings(), Keyring(Key("k", b"s" * 32)))
-        authority = Authority(runtime, store, RuntimeSettings())
+        authority = Authority(runtime, store, RuntimeSettings(), Rollout(Deployment(), Switches(), store))
         announced = []
         authority.committed = lambda: announced.append(runtime.streams.head(TOPIC))
         await authority.publish(TOPIC, "first", b"{}", None)
