@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sim.drill import Drill
+
+if TYPE_CHECKING:
+    from sim.engines.lane_http import Lane
 
 ENGINES = ("sockets", "virtual")
 
@@ -22,3 +26,4 @@ class Request:
     model: Path | None = None  # of the simulated system
     replications: int = 1  # of each drill, under as many seeds
     targets: Path | None = None  # the file that names targets; None: the one in the working directory
+    lane: "Lane | None" = None  # looked up already; None: `target` says where

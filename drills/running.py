@@ -188,7 +188,7 @@ def show_plan(request: Request, as_json: bool) -> None:
 def _allowed_lane(request: Request) -> "Lane | None":
     """The target's lane, if it allows all drills; raises `UsageError`. Nothing is asked of it yet."""
     _check(request)
-    lane = targets.resolve(request.target, request.targets)
+    lane = request.lane or targets.resolve(request.target, request.targets)
     if lane is not None:
         from sim.engines import permission
 

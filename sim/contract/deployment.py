@@ -11,13 +11,14 @@ ROUTING_SCOPE = "thread"
 CANARY, CONTROL = "canary", "control"
 Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
 Revision = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+RevisionOrNone = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")]
 
 
 class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The revisions that there are. All defaults are [ours]: a lane of one revision, which everybody is routed to."""
+    """The revisions that there are. All defaults are [ours]: everybody is routed to the new one of two."""
 
-    revision: Revision = "mock-r1"  # the one that is being rolled out
-    previous_revision: Revision | None = None  # the last known good one
+    revision: Revision = "mock-r2"  # the one that is being rolled out
+    previous_revision: RevisionOrNone = "mock-r1"  # the last known good one; empty: there is none
     cohort_percent: Percent = 100  # of all keys that are routed to `revision`, as it begins
     canary_defects: tuple[Defect, ...] = ()  # of `revision` alone, so that going back cures them
 

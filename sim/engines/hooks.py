@@ -5,11 +5,7 @@ environment variables (`STORMGATE_…`), no shell reads them, and what they prin
 Whatever was begun is healed: after its time, or when the drill is aborted, interrupted or fails in the middle.
 """
 
-import asyncio
-import contextlib
-import hashlib
 import os
-import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,16 +13,14 @@ from pathlib import Path
 
 import msgspec
 
+from sim.engines import operator_command
+from sim.engines.operator_command import Output
 from sim.engines.redaction import Redactor
 from sim.errors import HookError
 from sim.faults import PlannedFault
 from sim.target import Hook
 
 FOLDER = "hooks"
-MOST_OUTPUT_BYTES = 256 * 1024  # of one command, kept
-_CHUNK_BYTES = 64 * 1024
-_GRACE_S = 2.0  # from SIGTERM to SIGKILL
-_LAST_WORDS_S = 1.0  # for output still under way when the command has ended
 _PREFIX = "STORMGATE_"
 
 
@@ -43,7 +37,7 @@ class Done:
     exit_code: int | None  # None: it was ended for taking too long, or because the drill was
     why: str  # what went wrong, empty for nothing
     output: str  # the file, below the drill's folder
-    output_bytes: int  # printed; the file has at most `MOST_OUTPUT_BYTES` of them
+    output_bytes: int  # printed; the file has at most `operator_command.MOST_OUTPUT_BYTES` of them
     sha256: str  # of the file
 
 
@@ -98,11 +92,11 @@ class Hooks:
         """One command to its end; raises `HookError` unless it says that it succeeded."""
         limit_s = self._hooks[fault.kind].timeout_s
         began_t, began = self._now_s(), time.monotonic()
-        output = _Output(MOST_OUTPUT_BYTES + self._redact.longest)
+        output = Output(self._redact)
         code: int | None = None
         why = "the drill was ended meanwhile"
         try:
-            code, why = await _command(command, self._environment(fault, action), limit_s, output)
+            code, why = await operator_command.run(command, self._environment(fault, action), limit_s, output)
         finally:
             name, digest = self._keep(fault, action, output)
             argv = [self._redact.text(part) for part in command]
@@ -119,68 +113,10 @@ class Hooks:
         about = {"ACTION": action, "FAULT": fault.kind, "FAULT_INDEX": str(fault.index), **self._about}
         return {**os.environ, **{_PREFIX + name: value for name, value in {**parameters, **about}.items()}}
 
-    def _keep(self, fault: PlannedFault, action: str, output: "_Output") -> tuple[str, str]:
+    def _keep(self, fault: PlannedFault, action: str, output: Output) -> tuple[str, str]:
         """Write what a command said; returns the file's name and its SHA-256."""
-        content = self._redact(bytes(output.kept))[:MOST_OUTPUT_BYTES]
         name = f"{FOLDER}/{len(self.done):02d}-{fault.kind}-{action}.txt"
-        path = self._folder / name
-        try:
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
-        except OSError:
-            return name, ""  # evidence without its digest is an error; but a full disk must not keep anything from being healed
-        return name, hashlib.sha256(content).hexdigest()
-
-
-class _Output:
-    """What a command prints, as much of it as is kept."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.kept = bytearray()
-        self.total = 0
-
-    async def take(self, stream: asyncio.StreamReader) -> None:
-        while chunk := await stream.read(_CHUNK_BYTES):
-            self.total += len(chunk)
-            self.kept += chunk[: self._most - len(self.kept)]
-
-
-async def _command(argv: list[str], environment: dict[str, str], limit_s: float, output: _Output) -> tuple[int | None, str]:
-    """Run a command; returns its exit code and what went wrong. Whatever it started ends with it."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # a Ctrl-C on the terminal is for us; and a time-out ends its children, too
-        )
-    except OSError as error:
-        return None, f"could not be started ({error.strerror})"
-    assert process.stdout is not None
-    reading = asyncio.create_task(output.take(process.stdout))
-    try:
-        await asyncio.wait_for(process.wait(), limit_s)
-    except TimeoutError:
-        return None, f"did not end within {limit_s:g} s"
-    finally:
-        await _end(process)
-        await asyncio.wait([reading], timeout=_LAST_WORDS_S)
-        reading.cancel()
-    return process.returncode, f"ended with exit code {process.returncode}" if process.returncode else ""
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Make sure that a command has ended; one that was cut short gets a moment to leave in order."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _GRACE_S)
+        return name, output.keep(self._folder / name)
 
 
 def _plain(value: object) -> str:

@@ -245,7 +245,7 @@ class LaneHttp:
         except NoAnswerError as error:
             raise TargetError(f"{url} does not answer as an HTTP server ({error}); is this the runtime's port?") from None
 
-    # --- the mock's switches ------------------------------------------------------------------------
+    # --- the mock's own routes ----------------------------------------------------------------------
 
     async def set_switches(self, switches: Switches) -> int:
         """Put faults in force; returns how many sockets were told to authenticate again."""
@@ -265,6 +265,10 @@ class LaneHttp:
         """Make the runtime close these clients' sockets; returns how many it closed."""
         answer = await self._mock("PUT", "sockets", json={"devices": [device_id(client) for client in clients]})
         return int(answer["sockets_closed"])
+
+    async def change(self, name: str, body: object) -> None:
+        """Change something of a mock's rollout: its traffic, throttle or cohort. Raises `TargetError`."""
+        await self._mock("PUT", name, json=body)
 
     async def switches(self) -> Switches:
         """The faults and defects in force."""

@@ -139,7 +139,7 @@ def test_the_cohort_probe_answers(mock: Served):
     answer = mock.http.post("/api/v1/control/runtime-routing/evaluate", json=probe)
     bucket = int.from_bytes(hashlib.sha256(b"runtime-canary-v1|thread|key").digest()[:4], "big") % 100
     assert answer.status_code == 200
-    routed = {"bucket": bucket, "cohort": "canary", "percent": 100, "revision": "mock-r1"}
+    routed = {"bucket": bucket, "cohort": "canary", "percent": 100, "revision": "mock-r2"}
     assert answer.json()["data"] == {**probe, **routed}
     assert mock.http.post("/api/v1/control/runtime-routing/evaluate", json={"thread_id": "t"}).status_code == 422
 

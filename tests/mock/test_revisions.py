@@ -135,7 +135,7 @@ def test_a_restart_changes_nothing_but_another_deployment_begins_anew(tmp_path: 
     [
         ("cohort_percent=101", ["cohort_percent", "<= 100"]),
         ('canary_defects=["rust"]', ["canary_defects", "rust"]),
-        ("previous_revision=mock-r1", ["previous_revision", "mock-r1"]),
+        ("previous_revision=mock-r2", ["previous_revision", "mock-r2"]),
         ("revision=a b", ["revision", "a b"]),
     ],
 )
