@@ -7,6 +7,9 @@
             replications/<seed>/    run.json and observations.parquet of each, where there is more than one
             surfaces/<name>/        the same, and drill.json as it ran there, where a drill runs on several to compare
         summary.json, SUMMARY.md, gate-results.jsonl
+    results/rollouts/<name>/
+        journal.jsonl        what happened to this rollout
+        runs/<run id>/       a stage's gate execution; `drills.rollout.records` names what lies in it
 
 Judging reads and never writes. The plan is what makes a missing drill an error: a folder that was removed cannot
 turn a run into a go.
@@ -41,6 +44,7 @@ SUMMARY_NAME = "summary.json"
 _DRILLS = "drills"
 _REPLICATIONS = "replications"
 _SURFACES = "surfaces"
+_ROLLOUTS, _STAGE_RUNS = "rollouts", "runs"
 
 
 class PlannedDrill(msgspec.Struct, frozen=True):
@@ -164,6 +168,16 @@ def seeds(first: int, replications: int) -> range:
 def figure_path(run_dir: Path, name: str) -> Path:
     """Where a drill's figure lies."""
     return drill_folder(run_dir, name) / f"{name}.png"
+
+
+def rollout_folder(out: Path, name: str) -> Path:
+    """Where all that belongs to one rollout lies."""
+    return out / _ROLLOUTS / name
+
+
+def stage_folder(rollout: Path, run_id: str) -> Path:
+    """Where one stage's gate execution lies, below its rollout's folder."""
+    return rollout / _STAGE_RUNS / run_id
 
 
 def judge_run(run_dir: Path, thresholds: Path | None = None) -> RunVerdict:

@@ -88,15 +88,15 @@ Answer = tuple[int, str, bytes]
 
 
 @contextmanager
-def http_server(answer: Callable[[str, str], Answer]) -> Iterator[str]:
-    """An HTTP server that answers (method, path) with (status, content type, body); gives its address."""
+def http_server(answer: Callable[..., Answer], takes_body: bool = False) -> Iterator[str]:
+    """An HTTP server that answers (method, path[, body]) with (status, content type, body); gives its address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def reply(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length") or 0))
-            status, kind, body = answer(self.command, self.path.partition("?")[0])
+            asked = self.rfile.read(int(self.headers.get("content-length") or 0))
+            status, kind, body = answer(self.command, self.path.partition("?")[0], *([asked] if takes_body else []))
             self.send_response(status)
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))

@@ -1,0 +1,104 @@
+"""Cohort probes: a routing service that says who is in a canary, and what is wrong with one that does not mean it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import http_server
+
+from drills.rollout import cohort, records
+from drills.rollout.clock import SystemClock
+from drills.rollout.records import CohortProbe
+from drills.rollout.stages import Probes
+from drills.verdicts import State
+from sim.contract.cohorts import cohort_bucket
+from sim.engines.lane_http import Lane
+
+
+def answers(percent: float, n: int = 300, inside: Callable[[int, int], bool] | None = None) -> list[CohortProbe]:
+    found = []
+    for number in range(n):
+        key = f"stormgate-probe-{number}"
+        bucket = cohort_bucket("thread", key)
+        is_in = inside(number, bucket) if inside else bucket < percent
+        found.append(CohortProbe(at="2026-11-23T15:00:00Z", key=key, bucket=bucket, in_cohort=is_in, outcome="ok"))
+    return found
+
+
+@pytest.mark.parametrize("percent", [5.0, 25.0, 50.0, 100.0])
+def test_a_cohort_that_is_what_it_is_said_to_be(percent: float):
+    part = cohort.judge(answers(percent), percent)
+    assert part.state == State.PASS, part.reason
+
+
+@pytest.mark.parametrize(
+    ("percent", "really", "words"),
+    [(5.0, 50.0, "wrong side"), (5.0, 0.0, "wrong side"), (50.0, 25.0, "wrong side"), (100.0, 99.0, "wrong side")],
+)
+def test_a_cohort_of_another_size_fails(percent: float, really: float, words: str):
+    part = cohort.judge(answers(really), percent)
+    assert (part.state, words in part.reason) == (State.FAIL, True), part.reason
+
+
+def test_the_right_share_of_the_wrong_keys_fails_by_name():
+    part = cohort.judge(answers(5.0, inside=lambda number, bucket: number % 20 == 0), 5.0)
+    assert part.state == State.FAIL
+    assert "stormgate-probe-" in part.reason
+
+
+def test_buckets_that_are_told_wrongly_are_worked_out_again():
+    told = [CohortProbe(at="", key=each.key, bucket=0, in_cohort=True, outcome="ok") for each in answers(5.0)]
+    assert cohort.judge(told, 5.0).state == State.FAIL
+
+
+def test_too_few_answers_or_none_are_no_pass():
+    assert cohort.judge([], 5.0).state == State.NOT_RUN
+    assert cohort.judge(answers(5.0, n=60), 5.0).state in (State.INCONCLUSIVE, State.FAIL)
+    silent = [CohortProbe(at="", key="k", bucket=0, in_cohort=None, outcome="http_500")] * 5
+    assert cohort.judge(silent, 5.0).state == State.NO_DATA
+    assert cohort.judge([*answers(5.0), *silent], 5.0).state == State.INCONCLUSIVE
+
+
+def asked(folder: Path, answer: Callable[[dict[str, Any]], tuple[int, object]], keys: int = 100) -> list[CohortProbe]:
+    bodies: list[dict[str, Any]] = []
+
+    def serve(method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
+        assert (method, path) == ("POST", cohort.PATH)
+        bodies.append(json.loads(body))
+        status, said = answer(bodies[-1])
+        return status, "application/json", json.dumps(said).encode()
+
+    with http_server(serve, takes_body=True) as url:
+        found = cohort.probe(Lane("there", "mock", url, url), Probes(keys=keys, per_s=1000.0), folder, SystemClock())
+    lines = (folder / records.PROBES).read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == [each.key for each in found]
+    return found
+
+
+def test_a_service_is_asked_key_by_key(tmp_path: Path):
+    def answer(body: dict[str, Any]) -> tuple[int, object]:
+        bucket = cohort_bucket("thread", body["cohort_key"])
+        said = {**body, "bucket": bucket, "cohort": "canary" if bucket < 25 else "control", "percent": 25, "revision": "r2"}
+        return 200, {"data": said}
+
+    found = asked(tmp_path, answer)
+    assert cohort.judge(found, 25.0).state == State.PASS
+    assert {each.revision for each in found} == {"r2"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "outcome"),
+    [
+        (500, {}, "http_500"),
+        (200, {"data": {"cohort_key": "another", "cohort": "canary"}}, "another_key"),
+        (200, {"data": {"cohort_key": "stormgate-probe-0", "cohort": None}}, "no_cohort"),
+        (200, {}, "no_cohort"),
+    ],
+)
+def test_an_answer_that_tells_nothing_is_no_answer_and_the_asking_ends(tmp_path: Path, status: int, body: object, outcome: str):
+    found = asked(tmp_path, lambda _: (status, body))
+    assert found[0].outcome == outcome
+    assert len(found) < 20
+    assert all(each.in_cohort is None for each in found)

@@ -1,0 +1,146 @@
+"""Verification commands: how tests are counted, and that nothing but a command which ran tests is a pass."""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from drills.rollout import commands, counting, records
+from drills.rollout.clock import SystemClock
+from drills.rollout.commands import Setting
+from drills.rollout.records import CommandDone
+from drills.rollout.stages import Command
+
+CARGO = """
+running 1 test
+test tests::retired_spacetime_routes_return_not_found ... ok
+
+test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 120 filtered out; finished in 0.03s
+
+     Running tests/other.rs
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+"""
+FILTERED = (
+    "running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 120 filtered out; finished in 0.00s\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("runner", "output", "n"),
+    [
+        ("cargo", CARGO, 3),
+        ("cargo", FILTERED, 0),
+        ("cargo", "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out", 3),
+        ("cargo", "error: no such package\n", 0),
+        ("cargo", "\x1b[32mtest result: ok. 4 passed; 0 failed; 0 ignored\x1b[0m".replace("\x1b[32m", ""), 4),
+        ("pytest", "...\n3 passed in 0.12s\n", 3),
+        ("pytest", "===== 2 failed, 5 passed, 1 skipped, 1 warning in 3.10s =====\n", 7),
+        ("pytest", "===== 12 skipped in 0.10s =====\n", 0),
+        ("pytest", "===== 4 deselected in 0.10s =====\n", 0),
+        ("pytest", "no tests ran in 0.01s\n", 0),
+        ("pytest", "test_x.py: 3 passed the exam\n", 0),
+        ("go", "=== RUN TestA\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/sub (0.00s)\nPASS\nok  \tx/y\t0.010s\n", 2),
+        ("go", "ok  \tx/y\t0.010s\nok  \tx/z\t(cached)\n", 2),
+        ("go", "ok  \tx/y\t0.010s [no tests to run]\n?   \tx/z\t[no test files]\n", 0),
+        ("go", '{"Action":"run","Test":"TestA"}\n{"Action":"pass","Test":"TestA"}\n{"Action":"pass","Package":"x"}\n', 1),
+        ("go", '{"Action":"skip","Test":"TestA"}\n{"Action":"pass","Package":"x"}\n', 0),
+        ("node", "# tests 5\n# suites 0\n# pass 4\n# fail 1\n# skipped 0\n", 5),
+        ("node", "ℹ tests 0\nℹ pass 0\nℹ fail 0\n", 0),
+        ("node", "# tests 3\n# pass 0\n# fail 0\n# skipped 3\n", 0),
+    ],
+)
+def test_tests_are_counted_in_the_runners_own_words(runner: str, output: str, n: int):
+    assert counting.tests(runner, output) == n
+
+
+def command(script: str, **more: object) -> Command:
+    return Command(**{"name": "check", "argv": ("sh", "-c", script), **more})  # type: ignore[arg-type]
+
+
+def done(folder: Path, what: Command, **setting: object) -> CommandDone:
+    found = commands.run(what, folder, SystemClock(), Setting(**setting))  # type: ignore[arg-type]
+    lines = (folder / records.COMMANDS).read_text().splitlines()
+    assert json.loads(lines[-1])["state"] == found.state, "what is said is what was written"
+    return found
+
+
+def test_a_command_that_ran_tests_passes_and_leaves_what_it_said(tmp_path: Path):
+    found = done(tmp_path, command(f"cat <<'X'\n{CARGO}X", runner="cargo"))
+    assert (found.state, found.tests, found.exit_code, found.reason) == ("pass", 3, 0, "3 tests ran")
+    kept = (tmp_path / found.log).read_bytes()
+    assert b"filtered out" in kept
+    assert hashlib.sha256(kept).hexdigest() == found.sha256
+
+
+@pytest.mark.parametrize(
+    ("script", "more", "state", "words"),
+    [
+        (f"cat <<'X'\n{FILTERED}X", {"runner": "cargo"}, "fail", "no test ran"),
+        ("true", {"runner": "pytest"}, "fail", "no test ran"),
+        ("echo 3 passed in 0.1s; exit 1", {"runner": "pytest"}, "fail", "exit code 1"),
+        ("sleep 30", {"timeout_s": 0.3}, "fail", "within 0.3 s"),
+        ("there-is-no-such-program", {}, "not_run", "127"),
+        ("true", {"cwd_env": "NO_SUCH_VARIABLE"}, "not_run", "NO_SUCH_VARIABLE"),
+        ("true", {"cwd": "/no/such/folder"}, "not_run", "/no/such/folder"),
+        ("true", {"programs": ("no-such-program",)}, "not_run", "no-such-program"),
+        ("true", {"argv": ("./scripts/none.sh",)}, "not_run", "none.sh"),
+        ("true", {"environment": ("NO_SUCH_VARIABLE",)}, "not_run", "NO_SUCH_VARIABLE"),
+        ("true", {}, "pass", "exit code 0"),
+    ],
+)
+def test_only_what_ran_and_ran_tests_passes(tmp_path: Path, script: str, more: dict[str, object], state: str, words: str):
+    found = done(tmp_path, command(script, **more))
+    assert (found.state, words in found.reason) == (state, True), found
+
+
+def test_nothing_of_our_environment_is_handed_on_unasked_and_no_secret_is_kept(tmp_path: Path):
+    environment = {**os.environ, "RUNTIME_ADMIN_TOKEN": "adm1n-s3cret", "OTHER": "other-value", "ASKED": "asked-value"}
+    script = "env; echo $RUNTIME_ADMIN_TOKEN adm1n-s3cret session-s3cret"
+    found = done(
+        tmp_path,
+        command(script, environment=("RUNTIME_ADMIN_TOKEN",)),
+        environment=environment,
+        secrets=("session-s3cret",),
+    )
+    said = (tmp_path / found.log).read_text()
+    assert "RUNTIME_ADMIN_TOKEN=[secret]" in said
+    assert "OTHER" not in said
+    assert "s3cret" not in said + (tmp_path / records.COMMANDS).read_text()
+
+
+def test_what_a_command_started_ends_with_it(tmp_path: Path):
+    mark = tmp_path / "pid"
+    done(tmp_path, command(f"sleep 60 & echo $! > {mark}; wait", timeout_s=0.5))
+    limit = time.monotonic() + 5
+    while Path(f"/proc/{mark.read_text().strip()}").exists() and time.monotonic() < limit:
+        state = Path(f"/proc/{mark.read_text().strip()}/stat").read_text().split()[2]
+        if state == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+
+
+def test_a_flood_of_output_is_cut_in_its_middle(tmp_path: Path):
+    found = done(tmp_path, command("yes x | head -c 9000000; echo 7 passed in 1.00s", runner="pytest"))
+    assert found.tests == 7
+    assert (tmp_path / found.log).stat().st_size < 5_000_000
+
+
+def test_the_operators_own_are_not_required_of_a_mock_and_ours_always_are(tmp_path: Path):
+    missing = {"cwd_env": "NO_SUCH_VARIABLE"}
+    assert not done(tmp_path, command("true", **missing), is_mock=True).required
+    assert done(tmp_path, command("true", **missing), is_mock=False).required
+    assert done(tmp_path, command("true", stands_for="other"), is_mock=True).required
+
+
+def test_a_precondition_is_the_worst_of_its_commands(tmp_path: Path):
+    rules = [command("true", name=name, precondition="observability_tests") for name in ("a", "b")]
+    lines = {"a": done(tmp_path, rules[0])}
+    assert commands.precondition(rules, lines, "observability_tests")[0] == "pass"
+    lines["b"] = done(tmp_path, command("exit 3", name="b"))
+    assert commands.precondition(rules, lines, "observability_tests") == ("fail", "b: ended with exit code 3")
+    assert commands.precondition(rules, {}, "observability_tests")[0] == "not_run"

@@ -1,0 +1,95 @@
+"""The stages' file: what ships is the law, and whatever breaks the law is refused in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from drills.rollout import stages
+from drills.rollout.stages import DEFAULT_PATH, ORDER, load
+from sim.errors import UsageError
+
+
+def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
+    text = DEFAULT_PATH.read_text()
+    for old, new in pairs:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    path = folder / "stages.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_ships_is_what_the_stages_are():
+    found = load(DEFAULT_PATH)
+    assert tuple(found.stages) == ORDER
+    assert [rules.cohort_percent for rules in found.stages.values()] == [None, None, 5.0, 25.0, 50.0, 100.0]
+    assert (found.stages["1"].hold_s, found.stages["3a"].hold_s, found.stages["4"].hold_s) == (3600.0, 14400.0, 86400.0)
+    assert found.stages["4"].gates_at_h == (0.0, 1.0, 6.0, 24.0)
+    day = found.stages["2"].business_day
+    assert day is not None
+    assert (day.from_, day.to) == ("09:00", "17:00")
+    assert found.stages["0"].rehearsal_limit_s == 300.0
+    assert (found.baseline_s("staging"), found.baseline_s("mock") < 120) == (3600.0, True)
+    assert found.signoff.valid_h == 24.0
+
+
+def test_the_runbooks_five_verifications_are_asked_and_ours_stand_beside_them():
+    found = load(DEFAULT_PATH)
+    theirs = [command.name for command in found.commands if not command.is_ours]
+    assert theirs == [
+        "runtime_sync_metrics",
+        "retired_routes",
+        "replay_resume_parity",
+        "chaos_drills",
+        "metrics_snapshot",
+        "docs",
+    ]
+    assert {command.stands_for for command in found.commands if command.is_ours} <= set(theirs)
+    assert all("RUNTIME_ADMIN_TOKEN" not in part or "printf" in part for command in found.commands for part in command.argv)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("hold_s = 3600.0", "hold_s = 600.0", "stage 1 is held for at least 3600 s"),
+        ("hold_s = 14400.0", "hold_s = 900.0", "stage 3a is held for at least 1800 s"),
+        ("hold_s = 86400.0", "hold_s = 8640.0", "stage 4 is held for at least 86400 s"),
+        ("gates_at_h = [0.0, 1.0, 6.0, 24.0]", "gates_at_h = [24.0]", "0, 1, 6 and 24 hours"),
+        ("gates_at_h = [0.0,", "gates_at_h = [0.0, 48.0,", "beyond the hold"),
+        ('required = ["hold"]', "required = []", "lacks 'hold'"),
+        ('"drills", "rollback", "baseline"]', '"drills", "baseline"]', "lacks 'rollback'"),
+        ('required = ["hold"]', 'required = ["hold", "luck"]', "'luck'"),
+        ('{ from = "09:00", to = "17:00" }', '{ from = "19:00", to = "17:00" }', "no hours"),
+        ('{ from = "09:00"', '{ from = "9"', "[stages.2]: key 'business_day.from' is '9'"),
+        ("business_day = {", "hold_s = 60.0\n#", "business day"),
+        ("cohort_percent = 5.0", "", "stages.2.cohort_percent"),
+        ("cohort_percent = 5.0", "cohort_percent = 500.0", "[stages.2]: key 'cohort_percent' is 500.0"),
+        ("valid_h = 24.0", "valid_h = 48.0", "valid_h"),
+        ('mock = ["all"]', "mock = []", "empty for one kind"),
+        ('client_builds = ["20260601T000000Z"]', "client_builds = []", "client_builds"),
+        ('precondition = "retired_route_guard"', "", "retired_route_guard"),
+        ('name = "chaos_drills"', 'name = "docs"', "two of the 'commands'"),
+        ('stands_for = "docs"', 'stands_for = "luck"', "'luck'"),
+        ("days_off = []", 'days_off = ["Christmas"]', "Christmas"),
+        ("[signoff]", "[signof]", "signof"),
+        ("every_s = 300.0", "every_s = -1.0", "watch.every_s"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_it(tmp_path: Path, old: str, new: str, words: str):
+    path = changed(tmp_path, (old, new))
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    said = str(caught.value)
+    assert said.startswith(str(path))
+    assert words in said
+    assert said.count("\n") == 0
+
+
+def test_a_stage_that_is_missing_is_missed(tmp_path: Path):
+    path = changed(tmp_path, ("[stages.3b]", "[stages.3c]"))
+    with pytest.raises(UsageError, match="3c"):
+        load(path)
+
+
+def test_every_required_part_can_be_asked_of_its_stage():
+    assert set(stages.REQUIRED) == set(ORDER)
