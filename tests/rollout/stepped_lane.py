@@ -1,0 +1,171 @@
+"""A real mock whose day goes by on a stepped clock, met as a stranger: over HTTP and WebSockets, through a targets file.
+
+Only what says what time it is follows the clock: the `Date` of each answer, and `generated_at` of the metrics. Tokens,
+heartbeats and deliveries go by real time.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from drills.rollout.clock import Clock, iso
+from sim.contract.deployment import Deployment
+from sim.contract.settings import RuntimeSettings, Switches
+from sim.mock.app import Mock, MockOptions
+from sim.mock.store import Store
+
+METRICS = "/internal/v1/spacetime/sync/metrics"
+SESSION, ADMIN = "session-stepped", "stepped-adm1n"
+VARIABLES = {"STEPPED_SESSION": SESSION, "STEPPED_ADMIN": ADMIN}
+CAPS = "caps = { clients = 200, connects_per_s = 200.0, events_per_s = 200.0 }\n"
+Message = dict[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Spoil = Callable[[str, int, bytes], tuple[int, bytes]]  # of path, status and body: the status and body that are sent
+_LIMIT_S = 20.0
+
+
+def unspoilt(path: str, status: int, body: bytes) -> tuple[int, bytes]:
+    return status, body
+
+
+@dataclass
+class SteppedLane:
+    """The running lane. `spoil` may be set to anything while it runs; it is asked of every HTTP answer."""
+
+    url: str
+    mock: Mock
+    folder: Path
+    name: str
+    spoil: Spoil = field(default=unspoilt)
+
+    @property
+    def targets(self) -> Path:
+        """The targets file, which names it."""
+        return self.folder / "stepped-targets.toml"
+
+    def write(self, kind: str = "staging", extra: str = "") -> Path:
+        """Write the targets file anew."""
+        caps = "" if "caps" in extra else CAPS
+        self.targets.write_text(
+            f'[targets.{self.name}]\nkind = "{kind}"\nruntime_url = "{self.url}"\ncontrol_url = "{self.url}"\n'
+            f'session_token_env = "STEPPED_SESSION"\nadmin_token_env = "STEPPED_ADMIN"\nmetrics_every_s = 1.0\n{caps}{extra}'
+        )
+        return self.targets
+
+    def panel(self, name: str, **body: Any) -> Any:
+        """Turn one of the mock's own switches, as `/_mock/<name>`."""
+        answer = httpx.put(f"{self.url}/_mock/{name}", json=body, timeout=_LIMIT_S, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@contextlib.contextmanager
+def stepped_lane(
+    folder: Path,
+    clock: Clock,
+    *,
+    kind: str = "staging",
+    name: str = "stepped",
+    extra: str = "",
+    settings: RuntimeSettings | None = None,
+    deployment: Deployment | None = None,
+    switches: Switches | None = None,
+) -> Iterator[SteppedLane]:
+    """Serve on a free port, with a targets file of `kind` in `folder` and its variables in the environment."""
+    options = MockOptions(settings or RuntimeSettings(), switches or Switches(), ADMIN, deployment or Deployment())
+    mock = Mock(options, Store(folder / "stepped-log.sqlite"))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1024)
+        lane = SteppedLane(f"http://127.0.0.1:{listener.getsockname()[1]}", mock, folder, name)
+        lane.write(kind, extra)
+        with _variables(), _served(_on_its_clock(mock.app(), clock, lane), listener):
+            yield lane
+
+
+@contextlib.contextmanager
+def _variables() -> Iterator[None]:
+    before = {variable: os.environ.get(variable) for variable in VARIABLES}
+    os.environ.update(VARIABLES)
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            os.environ.pop(variable) if value is None else os.environ.update({variable: value})
+
+
+@contextlib.contextmanager
+def _served(app: Callable[..., Awaitable[None]], listener: socket.socket) -> Iterator[None]:
+    """In a thread of its own, until the body has ended."""
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        access_log=False,
+        log_level="error",
+        date_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        limit = time.monotonic() + _LIMIT_S
+        while not server.started:
+            assert thread.is_alive()
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(_LIMIT_S)
+
+
+def _on_its_clock(app: Callable[..., Awaitable[None]], clock: Clock, lane: SteppedLane) -> Callable[..., Awaitable[None]]:
+    async def stepped(scope: Message, receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        started: Message = {}
+        parts: list[bytes] = []
+
+        async def held(message: Message) -> None:
+            """Nothing is sent before all of it is there, as its length may change."""
+            if message["type"] == "http.response.start":
+                started.update(message)
+                return
+            parts.append(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            status, body = _told(scope["path"], started["status"], b"".join(parts), clock, lane)
+            kept = [(key, value) for key, value in started["headers"] if key.lower() not in (b"content-length", b"date")]
+            date = format_datetime(clock.now(), usegmt=True).encode()
+            headers = [*kept, (b"content-length", str(len(body)).encode()), (b"date", date)]
+            await send({**started, "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+        await app(scope, receive, held)
+
+    return stepped
+
+
+def _told(path: str, status: int, body: bytes, clock: Clock, lane: SteppedLane) -> tuple[int, bytes]:
+    if path == METRICS and status == 200:
+        said = json.loads(body)
+        said["generated_at"] = iso(clock.now())
+        body = json.dumps(said).encode()
+    return lane.spoil(path, status, body)

@@ -1,0 +1,41 @@
+"""The stepped lane is a mock like any other, but for what time it says it is."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx
+from stepped_lane import ADMIN, METRICS, stepped_lane
+
+from drills import targets
+from drills.rollout.clock import SteppedClock, from_iso
+from drills.rollout.preflight import joins, mint
+
+START = datetime(2026, 3, 2, 15, tzinfo=UTC)
+
+
+def test_what_says_the_time_follows_the_clock(tmp_path: Path):
+    clock = SteppedClock(START)
+    with stepped_lane(tmp_path, clock) as stepped:
+        for _ in range(2):
+            answer = httpx.get(stepped.url + METRICS, headers={"Authorization": f"Bearer {ADMIN}"}, trust_env=False)
+            assert from_iso(answer.json()["generated_at"]) == clock.now()
+            assert parsedate_to_datetime(answer.headers["date"]) == clock.now()
+            clock.step(timedelta(days=1))
+
+
+def test_it_is_met_through_a_targets_file_and_can_be_spoilt(tmp_path: Path):
+    with stepped_lane(tmp_path, SteppedClock(START)) as stepped:
+        lane = targets.resolve(stepped.name, stepped.targets)
+        assert lane is not None
+        assert (lane.kind, lane.admin_token) == ("staging", ADMIN)
+        token, (state, reason) = mint(lane)
+        assert (state, bool(token)) == ("pass", True), reason
+        assert joins(lane, token, ["20260601T000000Z"])[0] == "pass"
+        refused = joins(lane, token, ["20260601T000000Z", "20000101T000000Z"])
+        assert refused == ("fail", "a client of build 20000101T000000Z cannot join: upgrade_required")
+        assert joins(lane, "no-token", ["20260601T000000Z"])[0] == "fail"
+        stepped.spoil = lambda path, status, body: (503, b"gone")
+        assert mint(lane)[1][0] == "fail"
+        stepped.spoil = lambda path, status, body: (200, b"<html>")
+        assert mint(lane)[1] == ("fail", f"{lane.control_url}/api/spacetime/token answered 200, but with no token in it")
