@@ -1,4 +1,5 @@
-"""What the runtime's metrics endpoint serves in each of its profiles, and what its figures mean."""
+"""The figures that a lane has of itself: what its metrics endpoint serves in each profile, what its control service counts,
+what only its own monitoring may know, and what they mean."""
 
 _MIRROR = ("published_total", "duplicate_suppressed_total", "failed_total", "duplicate_suppression_rate_pct")
 _DELIVERY = (
@@ -10,6 +11,8 @@ _AUTH = (
     *("token_not_yet_valid_total", "token_revoked_total"),
 )
 METRICS_PATH = "/internal/v1/spacetime/sync/metrics"
+STATUS_PATH = "/api/status"
+HEALTH_PATH = "/healthz"
 # Figures by profile; the pinned one is what older runtimes have, and lacks most.
 PROFILES: dict[str, tuple[str, ...]] = {
     "full": (
@@ -20,6 +23,21 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "pinned": (*(f"mirror.{name}" for name in _MIRROR), "delivery.stream_count", "delivery.event_count"),
     "none": (),
 }
+STATUS_COUNTERS = (
+    *("sync.token.issued", "sync.token.issue.failed", "sync.token.issue.policy_denied"),
+    *("sync.token.issue.auth_failed", "sync.token.issue.policy_eval_failed"),
+)
+# Figures [ours] of the operators' alert list that no endpoint serves: a Prometheus may have them, and nothing else.
+MONITORED = {
+    "sockets.connects_total": "WebSocket upgrades that were asked for, refused ones included",
+    "sockets.reconnects_total": "those of clients that had been connected before",
+    "sockets.heartbeat_timeouts_total": "sockets closed because nothing more came from the client",
+    "delivery.slow_consumer_evictions_total": "sockets closed because the client did not take what was sent to it",
+    "replay.errors_total": "replays that ended in an error",
+    "replay.divergences_total": "replays that were found to differ from the authority's log",
+}
+# Every name that some source of figures knows; any other name is a mistake of whoever wrote it.
+KNOWN = (*dict.fromkeys((*PROFILES["full"], *PROFILES["pinned"], *STATUS_COUNTERS, *MONITORED)),)
 # Figures whose names promise something else than they are.
 MEANINGS = {
     "delivery.max_replay_lag": "the depth of the fullest retained window, not a client's lag",
@@ -30,4 +48,4 @@ _OTHER_COUNTERS = ("delivery.total_polls", "delivery.served_messages")
 
 def is_counter(name: str) -> bool:
     """Whether a figure only grows while the runtime's process lives."""
-    return name.endswith("_total") or name in _OTHER_COUNTERS
+    return name.endswith("_total") or name in _OTHER_COUNTERS or name in STATUS_COUNTERS

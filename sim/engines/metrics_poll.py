@@ -6,29 +6,22 @@ recorded as missing and never as zero.
 
 import asyncio
 import hashlib
-import math
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import msgspec
 
 from sim.contract.endpoint import METRICS_PATH, is_counter
+from sim.contract.figures import OK, read_metrics
 from sim.engines.client_driver import Clock
+from sim.engines.fetch import FIGURES, Fetched, client, fetch
 from sim.engines.lane_http import Lane
 from sim.engines.redaction import Redactor
 from sim.errors import StorageError
 from sim.observations import Kind, Recorder
 
 FILE_NAME = "server-metrics.jsonl"
-MOST_BODY_BYTES = 256 * 1024
-MOST_FIGURES = 200
 _TRIES = 2  # of one poll
 _TIMEOUT_S = 3.0  # of one try, from connecting to the last byte
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,120}")
-OK = "ok"
 
 
 class MetricsPoll:
@@ -36,12 +29,8 @@ class MetricsPoll:
 
     def __init__(self, lane: Lane, folder: Path, clock: Clock, recorder: Recorder, redact: Redactor) -> None:
         self._url = lane.runtime_url + METRICS_PATH
-        self._headers = {
-            "Authorization": f"Bearer {lane.admin_token}",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-        }
-        self._http = httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False)
+        self._headers = {"Authorization": f"Bearer {lane.admin_token}", **FIGURES}
+        self._http = client()
         self._path = folder / FILE_NAME
         self._clock, self._recorder, self._redact = clock, recorder, redact
         self._polling = asyncio.Lock()
@@ -70,37 +59,22 @@ class MetricsPoll:
         """Ask once, twice if need be. Never raises for what the other side does; `StorageError` for a full disk."""
         async with self._polling:
             began = self._clock.now()
-            outcome, body = await self._ask()
+            fetched = await self._ask()
             for _ in range(_TRIES - 1):
-                if outcome == OK:
+                if fetched.outcome == OK:
                     break
-                outcome, body = await self._ask()
-            body = self._redact(body)
+                fetched = await self._ask()
+            outcome, body = fetched.outcome, self._redact(fetched.body)
             figures: dict[str, float] = {}
             if outcome == OK:
-                try:
-                    decoded = msgspec.json.decode(body)
-                    figures = dict(list(_numbers(decoded, ""))[:MOST_FIGURES])
-                except (msgspec.DecodeError, RecursionError):
-                    outcome = "no_json"
+                reading = read_metrics(body)
+                outcome, figures = reading.outcome, reading.figures if reading.outcome == OK else {}
             self._polls += 1
             self._keep(outcome, body, began)
             self._take(outcome, figures, began)
 
-    async def _ask(self) -> tuple[str, bytes]:
-        """What came of one request, and its body."""
-        try:
-            async with asyncio.timeout(_TIMEOUT_S), self._http.stream("GET", self._url, headers=self._headers) as answer:
-                body = b""
-                async for part in answer.aiter_bytes():
-                    body += part
-                    if len(body) > MOST_BODY_BYTES:
-                        return "too_large", b""
-                return (OK if answer.status_code == 200 else f"http_{answer.status_code}"), body
-        except (TimeoutError, httpx.TimeoutException):
-            return "timeout", b""
-        except (httpx.HTTPError, httpx.InvalidURL):
-            return "unreachable", b""
+    async def _ask(self) -> Fetched:
+        return await fetch(self._http, self._url, self._headers, _TIMEOUT_S)
 
     def _keep(self, outcome: str, body: bytes, began: float) -> None:
         text = body.decode("utf-8", "replace")
@@ -134,17 +108,3 @@ class MetricsPoll:
                 self.increase[name] = self.increase.get(name, 0.0) + (value - before if value >= before else value)
                 self._counters[name] = value
         self.latest = figures
-
-
-def _numbers(data: Any, path: str) -> Iterator[tuple[str, float]]:
-    """All numbers of an answer by their place in it, such as `delivery.served_messages`; text that looks like one is none."""
-    if isinstance(data, dict):
-        for name, value in data.items():
-            yield from _numbers(value, f"{path}.{name}" if path else str(name))
-    elif isinstance(data, int | float) and not isinstance(data, bool) and _NAME.fullmatch(path):
-        try:
-            number = float(data)
-        except OverflowError:
-            return
-        if math.isfinite(number):
-            yield path, number
