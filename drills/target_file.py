@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, get_args
 from urllib.parse import SplitResult, urlsplit
@@ -12,15 +12,18 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from sim.config import read_toml, to_struct
+from sim.contract.endpoint import KNOWN
 from sim.contract.settings import Positive
 from sim.errors import UsageError
 from sim.fault_kinds import AnyFault
-from sim.target import SOCKET_PATH, Caps, Hook, MetricsProfile, Rules, Stop, TargetKind
+from sim.target import SOCKET_PATH, Caps, Hook, MetricsProfile, RevisionCommands, Rules, Stop, TargetKind
 
 RESERVED = "mock"  # the embedded one
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
+Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TABLES = ("hooks", "stop", "revisions", "prometheus")  # below a target's own, each read by itself
 _LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
 
 
@@ -40,6 +43,26 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     caps: Caps | None = None
 
 
+class PrometheusEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[targets.NAME.prometheus]`: a server that has figures of the lane, too."""
+
+    url: str = ""
+    url_env: VariableName | None = None
+    token_env: VariableName | None = None  # of a bearer token; without it none is sent
+    max_age_s: Positive = 150.0  # [ours] of a sample, two scrapes a minute apart and some: older ones tell nothing
+    expressions: dict[str, Expression]  # PromQL, one series each, by the figure's name
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """The same with everything looked up."""
+
+    url: str
+    token: str = field(repr=False)
+    max_age_s: float
+    expressions: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Target:
     """A named target with everything looked up. Its secrets are in no repr."""
@@ -51,6 +74,8 @@ class Target:
     control_url: str
     admin_token: str
     session: str
+    revisions: RevisionCommands = field(default_factory=RevisionCommands)
+    prometheus: Prometheus | None = None
 
     def __repr__(self) -> str:
         return f"Target({self.name}, {self.entry.kind}, {self.runtime_url}, {self.control_url})"
@@ -77,7 +102,7 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
     where = f"{path}: [targets.{name}]"
     if not isinstance(table, dict):
         raise UsageError(f"{path}: key 'targets.{name}' is {table!r}, but a target is a table.")
-    rest = {key: value for key, value in table.items() if key not in ("hooks", "stop")}
+    rest = {key: value for key, value in table.items() if key not in _TABLES}
     entry = to_struct(rest, Entry, where)
     stop = _stop(table.get("stop", {}), where)
     _require_live(entry, stop, where)
@@ -95,6 +120,8 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
         control_url=_url(entry.control_url, entry.control_url_env, "control_url", where, environment),
         admin_token=_secret(entry.admin_token_env, "admin_token_env", where, environment),
         session=_secret(entry.session_token_env, "session_token_env", where, environment),
+        revisions=_revisions(table.get("revisions", {}), where),
+        prometheus=_prometheus(table["prometheus"], where, environment) if "prometheus" in table else None,
     )
 
 
@@ -148,6 +175,42 @@ def _hooks(tables: object, where: str) -> dict[str, Hook]:
         for key, command in (("inject", hook.inject), ("heal", hook.heal)):
             _require_program(command, f"{at}: key '{key}'")
     return hooks
+
+
+def _revisions(table: object, where: str) -> RevisionCommands:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: key 'revisions' is {table!r}, but expected a table with 'control' and 'runtime'.")
+    at = f"{where[:-1]}.revisions]"
+    commands = to_struct(table, RevisionCommands, at)
+    for key, command in (("control", commands.control), ("runtime", commands.runtime)):
+        if key in table and not command:
+            raise UsageError(f"{at}: key '{key}' is empty; expected a program and its arguments, or no such key.")
+        _require_program(command, f"{at}: key '{key}'")
+    return commands
+
+
+def _prometheus(table: object, where: str, environment: Mapping[str, str]) -> Prometheus:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: key 'prometheus' is {table!r}, but expected a table with 'url' and 'expressions'.")
+    at = f"{where[:-1]}.prometheus]"
+    expressions = table.get("expressions", {})
+    for name, expression in expressions.items() if isinstance(expressions, dict) else ():
+        if not isinstance(expression, str) or not expression.strip():
+            raise UsageError(
+                f"{at}: key 'expressions.{name}' is {expression!r}, but expected a PromQL expression as text; a figure's name "
+                'is written in quotes, as "mirror.failed_total" = "sum(publish_failures_total)".'
+            )
+        if name not in KNOWN:
+            raise UsageError(f"{at}: key 'expressions.\"{name}\"': there is no such figure; there are: {', '.join(KNOWN)}.")
+    entry = to_struct(table, PrometheusEntry, at)
+    if not entry.expressions:
+        raise UsageError(f"{at}: key 'expressions' is empty; expected one expression a figure.")
+    return Prometheus(
+        url=_url(entry.url, entry.url_env, "url", at, environment),
+        token=_secret(entry.token_env, "token_env", at, environment),
+        max_age_s=entry.max_age_s,
+        expressions=dict(entry.expressions),
+    )
 
 
 def _require_program(command: list[str], key: str) -> None:

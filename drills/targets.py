@@ -45,6 +45,7 @@ def _named(name: str, file: Path | None) -> "Lane":
         admin_token=found.admin_token,
         socket_path=found.entry.socket_path,
         rules=found.rules,
+        further_secrets=(found.prometheus.token,) if found.prometheus else (),
     )
 
 

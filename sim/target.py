@@ -47,6 +47,14 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timeout_s: Positive = 60.0  # [ours] of either command
 
 
+class RevisionCommands(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to find out what is deployed: the first line that each prints is the revision. One left out: the service is asked."""
+
+    control: list[str] = []
+    runtime: list[str] = []
+    timeout_s: Positive = 10.0  # [ours] of either command
+
+
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. The defaults are those of a mock of ours: nothing is capped, nothing stops a drill."""
 

@@ -47,6 +47,7 @@ class Lane:
     admin_token: str = ""
     socket_path: str = SOCKET_PATH
     rules: Rules = field(default_factory=Rules)
+    further_secrets: tuple[str, ...] = ()  # not for the lane itself, but to be kept to oneself all the same
 
     @property
     def is_mock(self) -> bool:
@@ -56,7 +57,7 @@ class Lane:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be written anywhere."""
-        return tuple(secret for secret in (self.session, self.admin_token) if secret)
+        return tuple(secret for secret in (self.session, self.admin_token, *self.further_secrets) if secret)
 
     def __repr__(self) -> str:
         return f"Lane({self.name}, {self.kind}, {self.runtime_url}, {self.control_url})"

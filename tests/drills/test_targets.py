@@ -41,6 +41,14 @@ def dry(file: Path | None, *options: object, name: str = "staging", drill: str =
     return stormgate_here("drill", "run", drill, "--target", name, *given, "--dry-run", *options)
 
 
+def prometheus(
+    expressions: str = "'mirror.failed_total' = 'x'", url: str = "https://prometheus.example.com", more: str = ""
+) -> str:
+    """What to put before the caps."""
+    inside = ", ".join(part for part in (f"url = '{url}'", more, f"expressions = {{ {expressions} }}") if part)
+    return f"prometheus = {{ {inside} }}\ncaps = {{"
+
+
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "my-targets.toml"
     path.write_text(text)
@@ -63,6 +71,29 @@ def test_the_examples_hook_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     hook, _, tail = (found + hook).partition("\n\n")
     text = head + hook.replace("# ", "") + "\n\n" + tail
     assert target_file.read(written(tmp_path, text), "staging").rules.hooks["kill_runtime"].timeout_s == 90
+
+
+def test_the_examples_revisions_and_prometheus_are_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(target_file.shutil, "which", lambda program: f"/bin/{program}")
+    monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
+    head, begin, rest = EXAMPLE.read_text().partition("# [targets.staging.revisions]")
+    tables, production, tail = (begin + rest).partition("[targets.production]")
+    keys = [line.removeprefix("# ") for line in tables.splitlines() if line.startswith(("# [", '# "')) or " = " in line]
+    found = target_file.read(written(tmp_path, "\n".join([head, *keys, production + tail])), "staging")
+    assert found.revisions.runtime[0] == "kubectl"
+    assert found.prometheus is not None
+    assert set(found.prometheus.expressions) == {"auth_failures.unauthorized_total", "sockets.reconnects_total"}
+    assert found.prometheus.token == "s3cret-prometheus"
+    assert "s3cret" not in repr(found) + repr(found.prometheus)
+
+
+def test_a_prometheus_token_is_kept_secret_with_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
+    text = GOOD.replace("caps = {", prometheus(more="token_env = 'PROMETHEUS_TOKEN'"))
+    lane = targets.resolve("staging", written(tmp_path, text))
+    assert lane is not None
+    assert "s3cret-prometheus" in lane.secrets
+    assert "s3cret" not in repr(lane)
 
 
 def test_the_example_can_be_run_dry_by_the_catalogue_and_observed() -> None:
@@ -117,6 +148,30 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
             ("caps = {", "hooks.kill_runtime = { inject = ['true'], heal = ['no-such-program-here'] }\ncaps = {"),
             ["hooks.kill_runtime]", "'heal'", "'no-such-program-here'", "no program"],
         ),
+        (("caps = {", "revisions = 3\ncaps = {"), ["'revisions'", "'control' and 'runtime'"]),
+        (("caps = {", "revisions = { runtim = ['true'] }\ncaps = {"), ["[targets.staging.revisions]", "'runtim'", "runtime"]),
+        (("caps = {", "revisions = { runtime = 'true' }\ncaps = {"), ["[targets.staging.revisions]", "'runtime'", "array"]),
+        (("caps = {", "revisions = { runtime = [] }\ncaps = {"), ["[targets.staging.revisions]", "'runtime'", "is empty"]),
+        (("caps = {", "revisions = { timeout_s = 0 }\ncaps = {"), ["[targets.staging.revisions]", "'timeout_s'"]),
+        (
+            ("caps = {", "revisions = { control = ['no-such-program-here'] }\ncaps = {"),
+            ["[targets.staging.revisions]", "'control'", "'no-such-program-here'", "no program"],
+        ),
+        (("caps = {", "prometheus = 3\ncaps = {"), ["'prometheus'", "'url' and 'expressions'"]),
+        (("caps = {", prometheus(url="")), ["[targets.staging.prometheus]", "'url'", "both missing"]),
+        (("caps = {", prometheus(url="https://u:s3cret@h")), ["[targets.staging.prometheus]", "'url'", "no user"]),
+        (("caps = {", prometheus(url="ftp://h")), ["[targets.staging.prometheus]", "'url'", "https://"]),
+        (("caps = {", prometheus(more="token_env = 'NOT_SET_ANYWHERE'")), ["'token_env'", "NOT_SET_ANYWHERE", "not set"]),
+        (("caps = {", prometheus(more="tokn_env = 'X'")), ["[targets.staging.prometheus]", "'tokn_env'", "token_env"]),
+        (("caps = {", prometheus(more="max_age_s = 0")), ["[targets.staging.prometheus]", "'max_age_s'"]),
+        (("caps = {", prometheus("mirror.failed = 'x'")), ["expressions.mirror", "in quotes"]),
+        (("caps = {", prometheus("'mirror.failed_total' = 3")), ["expressions.mirror.failed_total", "PromQL", "as text"]),
+        (("caps = {", prometheus("'mirror.failed_total' = ''")), ["expressions.mirror.failed_total", "''", "PromQL"]),
+        (
+            ("caps = {", prometheus("'mirror.faild_total' = 'x'")),
+            ["mirror.faild_total", "no such figure", "mirror.failed_total"],
+        ),
+        (("caps = {", prometheus("")), ["[targets.staging.prometheus]", "'expressions' is empty"]),
         (("[targets.staging]", "[staging]"), ["'staging'", "[targets.staging]"]),
         (("[targets.staging]", "[targets.mock]"), ["'targets.mock'", "embedded mock"]),
         (("[targets.staging]", "[targets.preview]"), ["no target 'staging'", "preview"]),
