@@ -74,11 +74,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float = 0.0
     generated_at: str | None = None  # what the body says
     clock_skew_s: float | None = None  # the answer's Date minus our clock
-    revisions: Revisions = Revisions()
+    revisions: Revisions = Revisions()  # of the service that was asked, found out at the same time; the other's is empty
     sha256: str = ""  # of the body's file
     body: str = ""  # the file, below the run's folder
     missing: tuple[str, ...] = ()  # figures that the profile promises
     figures: dict[str, float] = {}  # by name, such as `delivery.served_messages`
+    notes: tuple[str, ...] = ()  # in words: what is odd about it, or why it tells nothing
 
     @property
     def ok(self) -> bool:

@@ -1,0 +1,159 @@
+"""A Prometheus as a second source of figures: one instant query a figure, all of them one snapshot.
+
+Each expression must come to one number. More than one series is a mistake in the expression, and so is one that the server
+refuses: then the whole snapshot is not believed, so that somebody mends it. A result that is empty, no finite number or too
+old is missing, never zero.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from drills.rollout import freshness
+from drills.rollout.clock import Clock, iso
+from drills.rollout.records import Phase, Snapshot
+from drills.target_file import Prometheus
+from sim.contract.figures import OK, decoded, what_is_wrong
+from sim.engines.fetch import FIGURES, Fetched, client, fetch
+from sim.engines.redaction import Redactor
+
+QUERY_PATH = "/api/v1/query"
+LIMIT_S = 5.0  # [ours] of one query, from connecting to the last byte
+_AT_ONCE = 4  # [ours] queries
+_REFUSED = ("http_400", "http_422")  # the expression's fault, by Prometheus' own account
+_MOST_WORDS = 200  # of what the server says of an expression, kept
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one expression came to. `outcome` is `ok`, `missing`, `stale_body`, or why the whole snapshot is not believed."""
+
+    outcome: str
+    value: float = math.nan
+    at_s: float = math.nan  # of the sample, POSIX seconds
+    why: str = ""
+
+
+class PrometheusSource:
+    """All expressions of one target."""
+
+    name = "prometheus"
+
+    def __init__(self, about: Prometheus, redact: Redactor) -> None:
+        self._about, self._redact = about, redact
+        self.url = about.url + QUERY_PATH
+        self._headers = {**FIGURES, **({"Authorization": f"Bearer {about.token}"} if about.token else {})}
+
+    def ask(self, n: int, phase: Phase, fault: bool, clock: Clock) -> tuple[Snapshot, bytes]:
+        """See `drills.rollout.snapshots.Source`. The body is ours: each expression, and what the server answered to it."""
+        asked_at = clock.now()
+        answers = asyncio.run(self._ask_all())
+        now = clock.now()
+        texts = {name: self._redact(answer.body) for name, answer in answers.items()}
+        results = {name: self._result(name, answers[name], texts[name], now) for name in answers}
+        figures = {name: found.value for name, found in results.items() if found.outcome == OK}
+        slowest = max(answers.values(), key=lambda answer: answer.latency_ms)
+        made = freshness.earliest([results[name].at_s for name in figures])
+        snapshot = Snapshot(
+            n=n,
+            at=iso(asked_at),
+            source="prometheus",
+            profile="",
+            phase=phase,
+            fault=fault,
+            url=self._redact.text(self.url),
+            outcome=_outcome(results),
+            status=slowest.status,
+            latency_ms=round(slowest.latency_ms, 3),
+            generated_at=iso(made) if made else None,
+            clock_skew_s=freshness.skew_s(slowest, now),
+            missing=tuple(name for name in self._about.expressions if name not in figures),
+            figures=figures,
+            notes=tuple(self._redact.text(f"{name}: {found.why}") for name, found in results.items() if found.why),
+        )
+        return snapshot, self._body(texts, results)
+
+    async def _ask_all(self) -> dict[str, Fetched]:
+        limit = asyncio.Semaphore(_AT_ONCE)
+        async with client() as http:
+
+            async def ask(expression: str) -> Fetched:
+                # Not every server of this interface knows the second key, so the sample's own time is looked at, too.
+                query = {"query": expression, "lookback_delta": f"{self._about.max_age_s:g}"}
+                async with limit:
+                    return await fetch(http, self.url, self._headers, LIMIT_S, query)
+
+            answers = await asyncio.gather(*map(ask, self._about.expressions.values()))
+        return dict(zip(self._about.expressions, answers, strict=True))
+
+    def _result(self, name: str, answer: Fetched, text: bytes, now: datetime) -> Result:
+        """What an expression came to, of now."""
+        found = read(name, answer.outcome, text)
+        if found.outcome != OK:
+            return found
+        made = freshness.earliest([found.at_s])
+        if made is None:
+            return Result("not_prometheus", why="its sample is of no time")
+        outcome, notes = freshness.judged(made, answer, now, self._about.max_age_s)
+        return found if outcome == OK else Result(outcome, why=f"its sample {notes[0]}")
+
+    def _body(self, texts: Mapping[str, bytes], results: Mapping[str, Result]) -> bytes:
+        kept = {
+            name: {"expression": expression, "outcome": results[name].outcome, "answer": texts[name].decode("utf-8", "replace")}
+            for name, expression in self._about.expressions.items()
+        }
+        return self._redact(json.dumps(kept, indent=1).encode())
+
+
+def read(name: str, outcome: str, text: bytes) -> Result:
+    """What a server answered to the expression of one figure; `outcome` is what came of the request."""
+    if outcome not in (OK, *_REFUSED):
+        return Result(outcome)
+    try:
+        answer = decoded(text)
+    except ValueError:
+        return Result("no_json" if outcome == OK else outcome)
+    if not isinstance(answer, dict) or answer.get("status") not in ("success", "error"):
+        return Result("not_prometheus" if outcome == OK else outcome)
+    if answer["status"] == "error":
+        said = f"{answer.get('errorType')}: {answer.get('error')}"
+        return Result("bad_expression", why=" ".join(said.split())[:_MOST_WORDS])
+    if warnings := answer.get("warnings"):  # such as that some of its stores did not answer: the number may be too small
+        return Result("partial_result", why=" ".join(str(warnings).split())[:_MOST_WORDS])
+    data = answer.get("data")
+    return _value(name, data) if isinstance(data, dict) else Result("not_prometheus")
+
+
+def _value(name: str, data: Mapping[str, Any]) -> Result:
+    kind, series = data.get("resultType"), data.get("result")
+    if kind not in ("vector", "scalar"):
+        return Result("bad_expression", why=f"comes to a {str(kind)[:20]}, but expected one number at one moment")
+    if kind == "vector":
+        if not isinstance(series, list):
+            return Result("not_prometheus")
+        if not series:
+            return Result("missing", why="no series has it now")
+        if len(series) > 1:
+            return Result("bad_expression", why=f"comes to {len(series)} series, but expected one; sum() makes one of them")
+        series = series[0].get("value") if isinstance(series[0], dict) else None
+    try:
+        at_s, value = (float(part) for part in series or ())
+    except (TypeError, ValueError):
+        return Result("not_prometheus")
+    if not math.isfinite(value):
+        return Result("missing", why=f"is {value}")
+    if wrong := what_is_wrong(name, value):
+        return Result("bad_numbers", why=f"is {wrong}")
+    return Result(OK, value, at_s)
+
+
+def _outcome(results: Mapping[str, Result]) -> str:
+    """Of all expressions: what makes the snapshot one that is not believed, else whether there is anything in it."""
+    outcomes = [found.outcome for found in results.values()]
+    if grave := [outcome for outcome in outcomes if outcome not in (OK, "missing", "stale_body")]:
+        return grave[0]
+    return OK if OK in outcomes else "stale_body" if "stale_body" in outcomes else "no_figures"

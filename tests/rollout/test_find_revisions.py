@@ -1,0 +1,150 @@
+"""What is deployed: found out by the operators' commands or from the services; whatever is no plain word is unknown."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from commands import LIMIT_S, free_port
+from pages import Asked, Page, pages
+
+from drills import target_file
+from drills.rollout import revisions
+from drills.rollout.records import Revisions
+from drills.rollout.revisions import Finder
+from drills.target_file import Target
+from sim.contract.endpoint import HEALTH_PATH, STATUS_PATH
+from sim.engines.lane_http import Lane
+
+SECRET = "s3ssion-s3cret"
+
+
+def lane(url: str = "http://127.0.0.1:9") -> Lane:
+    return Lane("theirs", "staging", url, url, session=SECRET)
+
+
+def entry(**commands: object) -> Target:
+    """The entry of a targets file with these commands; JSON of them is TOML, too."""
+    keys = "\n".join(f"{name} = {json.dumps(value)}" for name, value in commands.items())
+    text = '[targets.theirs]\nkind = "mock"\nruntime_url = "http://h"\ncontrol_url = "http://h"\n[targets.theirs.revisions]\n'
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(text + keys)
+        file.flush()
+        return target_file.read(Path(file.name), "theirs")
+
+
+def said(script: str, timeout_s: float = 10.0) -> str:
+    """What is made of a command that runs this script."""
+    about = entry(runtime=[sys.executable, "-c", script], timeout_s=timeout_s)
+    return Finder(lane(), about).runtime()
+
+
+def test_services_say_it_themselves() -> None:
+    bodies = {STATUS_PATH: {"data": {"revision": "control-7"}}, HEALTH_PATH: {"status": "ok", "revision": "runtime-9"}}
+    with pages(lambda request: Page(json.dumps(bodies[request.path]).encode())) as url:
+        assert revisions.find(lane(url), None) == Revisions(control="control-7", runtime="runtime-9")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        Page(b"{}"),
+        Page(b"<html>"),
+        Page(b'{"revision": 9, "data": {"revision": null}}'),
+        Page(b'{"revision": "", "data": {"revision": ""}}'),
+        Page(b'{"revision": "two words", "data": {"revision": "a\\tb"}}'),
+        Page(b'{"revision": "r1", "data": {"revision": "r1"}}', status=500),
+        Page(f'{{"revision": "{SECRET}", "data": {{"revision": "x-{SECRET}"}}}}'.encode()),
+    ],
+)
+def test_what_services_do_not_say_is_unknown(page: Page) -> None:
+    with pages(lambda _: page) as url:
+        found = revisions.find(lane(url), None)
+    assert (found, found.known) == (Revisions(), False)
+
+
+def test_nobody_there_is_unknown() -> None:
+    assert revisions.find(lane(f"http://127.0.0.1:{free_port()}"), None) == Revisions()
+
+
+def test_commands_come_before_what_services_say(tmp_path: Path) -> None:
+    about = entry(control=["echo", "by-command"])
+    with pages(lambda _: Page(b'{"revision": "by-service", "data": {"revision": "by-service"}}')) as url:
+        found = revisions.find(lane(url), about)
+        assert found == Revisions(control="by-command", runtime="by-service")
+        assert Finder(lane(url), about).control("by-its-last-answer") == "by-command"
+        assert Finder(lane(url), None).control("by-its-last-answer") == "by-its-last-answer"
+
+
+def test_a_command_that_fails_is_not_made_up_for_by_the_service() -> None:
+    with pages(lambda _: Page(b'{"revision": "r1"}')) as url:
+        assert Finder(lane(url), entry(runtime=["false"])).runtime() == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "revision"),
+    [
+        ("print('sha256:0a1b2c'); print('and more')", "sha256:0a1b2c"),
+        ("print('  r42  ')", "r42"),
+        ("print('two words')", ""),
+        ("print()", ""),
+        ("pass", ""),
+        ("print('r42'); raise SystemExit(1)", ""),
+        ("import sys; print('r42', file=sys.stderr)", ""),
+        ("print('\\x1b[31mr42')", ""),
+        ("print('r\\u00fcck')", ""),
+        ("print('x' * 129)", ""),
+        ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe')", ""),
+        (f"print('{SECRET}')", ""),
+        (f"print('r-{SECRET}-1')", ""),
+        ("print('[secret]')", ""),
+        (
+            "import os; print(os.environ['STORMGATE_TARGET'] + '@' + os.environ['STORMGATE_RUNTIME_URL'])",
+            "theirs@http://127.0.0.1:9",
+        ),
+        ("print(input())", ""),
+    ],
+)
+def test_of_a_command_the_first_line_counts_if_it_is_a_word(script: str, revision: str) -> None:
+    assert said(script) == revision
+
+
+@pytest.mark.parametrize(
+    ("script", "revision"),
+    [("sleep 60 & echo $! > {pid}; echo r1; wait", ""), ("sleep 60 > /dev/null & echo $! > {pid}; echo r1", "r1")],
+)
+def test_all_that_a_command_started_ends_with_it(tmp_path: Path, script: str, revision: str) -> None:
+    pid = tmp_path / "pid"
+    about = entry(runtime=["sh", "-c", script.format(pid=pid)], timeout_s=1.5)
+    assert Finder(lane(), about).runtime() == revision
+    until = time.monotonic() + LIMIT_S
+    while is_alive(int(pid.read_text())):
+        assert time.monotonic() < until, "it was left behind"
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process still runs; one that only waits to be buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_the_environment_of_a_command_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "theirs")
+    assert said("import os; print(os.environ['KUBECONFIG'])") == "theirs"
+    assert os.environ.get("STORMGATE_TARGET") is None
+
+
+def test_every_request_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revisions, "LIMIT_S", 0.2)
+
+    def answer(_: Asked) -> Page:
+        return Page(b'{"revision": "r1"}', drip_s=0.1)
+
+    with pages(answer) as url:
+        assert Finder(lane(url), None).runtime() == ""

@@ -1,0 +1,219 @@
+"""Snapshots: every way in which an answer can tell nothing has a name of its own, and nothing of it is ever an exception."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from commands import free_port, tcp_server
+from pages import Asked, Page, pages
+
+from drills.rollout import snapshots
+from drills.rollout.clock import SteppedClock
+from drills.rollout.records import Snapshot
+from sim.contract.counters import Counters, metrics
+from sim.contract.endpoint import HEALTH_PATH, METRICS_PATH, PROFILES, STATUS_COUNTERS, STATUS_PATH
+from sim.engines.lane_http import Lane
+from sim.target import Rules
+
+NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
+DATE = format_datetime(NOW, usegmt=True)
+YESTERDAY = NOW.timestamp() - 86_400
+SECRET = "adm1n-s3cret"
+
+
+def metrics_body(profile: str = "full", at_s: float = NOW.timestamp(), **more: object) -> bytes:
+    return json.dumps({**metrics(Counters(published=7), [], 3, profile, at_s), **more}).encode()  # type: ignore[arg-type]
+
+
+def lane(url: str, **more: object) -> Lane:
+    return Lane("theirs", "staging", url, url, **{"admin_token": SECRET, **more})  # type: ignore[arg-type]
+
+
+def asked(answer: Page | Callable[[Asked], Page], source: str = "metrics", **more: object) -> tuple[Snapshot, bytes]:
+    """What a snapshot of a lane has whose every page is `answer`."""
+    with pages(answer if callable(answer) else lambda _: answer) as url:
+        return ask(lane(url, **more), source)
+
+
+def ask(where: Lane, source: str = "metrics") -> tuple[Snapshot, bytes]:
+    sources = dict(zip(("metrics", "control"), snapshots.sources_of(where, None), strict=True))
+    return sources[source].ask(4, "hold", True, SteppedClock(NOW))
+
+
+def test_a_good_answer_has_all_that_is_to_be_kept() -> None:
+    def answer(request: Asked) -> Page:
+        if request.path == HEALTH_PATH:
+            return Page(b'{"status": "ok", "revision": "r7"}', date=DATE)
+        assert request.path == METRICS_PATH
+        assert request.headers["authorization"] == f"bearer {SECRET}"
+        return Page(metrics_body(), date=DATE)
+
+    snapshot, body = asked(answer)
+    assert body == metrics_body()
+    assert (snapshot.n, snapshot.at, snapshot.source, snapshot.profile) == (4, "2026-03-02T09:00:00.000Z", "metrics", "full")
+    assert (snapshot.phase, snapshot.fault, snapshot.outcome, snapshot.status) == ("hold", True, "ok", 200)
+    assert snapshot.url.endswith(METRICS_PATH)
+    assert snapshot.latency_ms > 0
+    assert (snapshot.generated_at, snapshot.clock_skew_s) == ("2026-03-02T09:00:00Z", 0.0)
+    assert (snapshot.revisions.runtime, snapshot.revisions.control) == ("r7", "")
+    assert sorted(snapshot.figures) == sorted(PROFILES["full"])
+    assert (snapshot.missing, snapshot.notes) == ((), ())
+
+
+PAGES = {
+    "no_figures": Page(b"{}"),
+    "nulls": Page(json.dumps({"mirror": dict.fromkeys(["published_total", "failed_total"]), "delivery": None}).encode()),
+    "strings": Page(b'{"mirror": {"published_total": "7"}}'),
+    "html": Page(b"<html>sign in</html>", kind="text/html"),
+    "no_body": Page(b""),
+    "another_json": Page(b'{"status": "ok", "uptime": 3}'),
+    "yesterdays": Page(metrics_body(at_s=YESTERDAY), date=DATE),
+    "yesterdays_with_its_headers": Page(
+        metrics_body(at_s=YESTERDAY), date=format_datetime(datetime.fromtimestamp(YESTERDAY, UTC))
+    ),
+    "yesterdays_without_a_date": Page(metrics_body(at_s=YESTERDAY), date=""),
+    "of_a_cache": Page(metrics_body(), date=DATE, more={"age": "3600"}),
+    "tomorrows": Page(metrics_body(at_s=NOW.timestamp() + 86_400), date=DATE),
+    "undated": Page(metrics_body(generated_at=None), date=DATE),
+    "of_no_time_zone": Page(metrics_body(generated_at="2026-03-02T09:00:00"), date=DATE),
+    "negative": Page(metrics_body(mirror={"published_total": -1}), date=DATE),
+    "nan": Page(metrics_body(mirror={"published_total": float("nan")}), date=DATE),
+    "500": Page(b'{"error": 1}', status=500),
+    "401": Page(b'{"error": 1}', status=401),
+    "302": Page(status=302, more={"location": "http://127.0.0.1:9/"}),
+    "204": Page(b"", status=204),
+    "huge": Page(b'{"x": "' + b"x" * 300_000 + b'"}'),
+}
+OUTCOMES = {
+    "no_figures": "no_figures",
+    "nulls": "no_figures",
+    "strings": "no_figures",
+    "html": "no_json",
+    "no_body": "no_json",
+    "another_json": "not_metrics",
+    "yesterdays": "stale_body",
+    "yesterdays_with_its_headers": "stale_body",
+    "yesterdays_without_a_date": "stale_body",
+    "of_a_cache": "stale_body",
+    "tomorrows": "future_body",
+    "undated": "undated_body",
+    "of_no_time_zone": "undated_body",
+    "negative": "bad_numbers",
+    "nan": "bad_numbers",
+    "500": "http_500",
+    "401": "http_401",
+    "302": "http_302",
+    "204": "http_204",
+    "huge": "too_large",
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_answer_that_tells_nothing_says_why(name: str) -> None:
+    snapshot, body = asked(PAGES[name])
+    assert snapshot.outcome == OUTCOMES[name], snapshot
+    assert not snapshot.ok
+    assert body == (b"" if name == "huge" else PAGES[name].body), "it is kept as it came, but never without end"
+    assert (snapshot.status, snapshot.revisions.known) == (PAGES[name].status, False)
+
+
+def test_without_a_date_our_own_clock_says_that_it_is_of_now() -> None:
+    snapshot, _ = asked(Page(metrics_body(), date=""))
+    assert (snapshot.outcome, snapshot.clock_skew_s) == ("ok", None)
+
+
+def test_the_difference_of_the_clocks_is_noted() -> None:
+    late = NOW.timestamp() - 90
+    snapshot, _ = asked(Page(metrics_body(at_s=late), date=format_datetime(datetime.fromtimestamp(late, UTC))))
+    assert (snapshot.outcome, snapshot.clock_skew_s) == ("ok", -90.0)
+    assert snapshot.notes == ("its clock is 0:01:30 behind ours",)
+
+
+@pytest.mark.parametrize(("promised", "served"), [("full", "pinned"), ("pinned", "full")])
+def test_another_profile_than_the_entry_says_is_noted_and_asked_for_what_it_has(promised: str, served: str) -> None:
+    page = Page(metrics_body(served), date=DATE)
+    snapshot, _ = asked(page, rules=Rules(metrics_profile=promised))  # type: ignore[arg-type]
+    assert (snapshot.outcome, snapshot.profile, snapshot.missing) == ("ok", served, ())
+    assert snapshot.notes == (f"it serves the {served} profile, but the target's entry says {promised}",)
+
+
+def test_what_the_profile_promises_and_the_body_lacks_is_missing_and_not_zero() -> None:
+    snapshot, _ = asked(Page(metrics_body(mirror={"published_total": 3, "failed_total": None}), date=DATE))
+    assert snapshot.outcome == "ok"
+    assert snapshot.missing == (
+        "mirror.duplicate_suppressed_total",
+        "mirror.failed_total",
+        "mirror.duplicate_suppression_rate_pct",
+    )
+    assert "mirror.failed_total" not in snapshot.figures
+
+
+def test_of_a_body_without_any_figure_all_that_the_entry_promises_is_missing() -> None:
+    snapshot, _ = asked(Page(b"{}"), rules=Rules(metrics_profile="pinned"))
+    assert snapshot.missing == PROFILES["pinned"]
+
+
+def test_nobody_there() -> None:
+    snapshot, body = ask(lane(f"http://127.0.0.1:{free_port()}"))
+    assert (snapshot.outcome, snapshot.status, snapshot.clock_skew_s, body) == ("unreachable", None, None, b"")
+
+
+@pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])
+def test_what_speaks_no_http(greeting: bytes) -> None:
+    with tcp_server(greeting) as url:
+        assert ask(lane(url))[0].outcome == "unreachable"
+
+
+def test_an_answer_that_drips_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "LIMIT_S", 0.3)
+
+    def answer(request: Asked) -> Page:
+        return Page(metrics_body(), drip_s=0.1 if request.path == METRICS_PATH else 0.0)
+
+    snapshot, body = asked(answer)
+    assert (snapshot.outcome, body) == ("timeout", b"")
+
+
+def test_the_control_services_counters_and_revision() -> None:
+    counters = dict.fromkeys(STATUS_COUNTERS, 2)
+    page = Page(json.dumps({"data": {"status": "ok", "revision": "c3", "counters": counters}}).encode(), date=DATE)
+    snapshot, _ = asked(page, "control")
+    assert (snapshot.outcome, snapshot.source, snapshot.figures, snapshot.missing) == ("ok", "control", counters, ())
+    assert (snapshot.revisions.control, snapshot.revisions.runtime) == ("c3", "")
+    assert snapshot.url.endswith(STATUS_PATH)
+
+
+def test_the_control_service_gets_no_secret() -> None:
+    seen: list[Asked] = []
+    asked(lambda request: seen.append(request) or Page(), "control")  # type: ignore[func-returns-value]
+    assert seen
+    assert all("authorization" not in request.headers for request in seen)
+
+
+def test_a_status_without_counters_tells_nothing() -> None:
+    assert asked(Page(b'{"data": {"status": "ok"}}', date=DATE), "control")[0].outcome == "no_figures"
+
+
+def test_no_secret_is_kept_even_if_the_lane_gives_it_away() -> None:
+    snapshot, body = asked(Page(metrics_body(echo=f"Bearer {SECRET}"), date=DATE))
+    assert snapshot.ok
+    assert SECRET.encode() not in body
+    assert b"[secret]" in body
+
+
+@pytest.mark.parametrize(
+    ("more", "sources"), [({}, 2), ({"admin_token": ""}, 1), ({"rules": Rules(metrics_profile="none")}, 1)]
+)
+def test_the_metrics_endpoint_is_asked_only_where_the_entry_allows_it(more: dict[str, object], sources: int) -> None:
+    assert len(snapshots.sources_of(lane("http://127.0.0.1:9", **more), None)) == sources
+
+
+def test_no_page_is_forgotten() -> None:
+    assert PAGES.keys() == OUTCOMES.keys()
+
+
+def test_a_name_that_is_none_is_no_exception(tmp_path: Path) -> None:
+    assert ask(lane("http://" + "a" * 70 + ".invalid"))[0].outcome == "unreachable"
