@@ -10,6 +10,8 @@
     results/rollouts/<name>/
         journal.jsonl        what happened to this rollout
         runs/<run id>/       a stage's gate execution; `drills.rollout.records` names what lies in it
+=======
+    results/snapshots/<moment>/   what servers said of themselves when they were just asked, and nothing judged
 
 Judging reads and never writes. The plan is what makes a missing drill an error: a folder that was removed cannot
 turn a run into a go.
@@ -180,6 +182,11 @@ def stage_folder(rollout: Path, run_id: str) -> Path:
     return rollout / _STAGE_RUNS / run_id
 
 
+def snapshot_folder(out: Path, now: datetime) -> Path:
+    """Where the snapshots of one call go that is part of no run."""
+    return out / "snapshots" / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
 def judge_run(run_dir: Path, thresholds: Path | None = None) -> RunVerdict:
     """Judge a run from its files alone; writes nothing. `thresholds` is another file than the run's own copy.
 
@@ -258,23 +265,6 @@ def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
     if drill is not None and plan.replications == 1:
         return surface_folder(run_dir, drill.name, surfaces.surfaces_of(drill)[0])
     return _folder(run_dir, plan, planned.name, plan.seed)
-
-
-def drill_folders(run_dir: Path) -> list[Path]:
-    """Where the drills of a run's plan lie, each run once. Raises as `read_plan` does."""
-    return [drill_folder(run_dir, planned.name) for planned in read_plan(run_dir).drills]
-
-
-def recorded(folder: Path) -> tuple[Drill, History]:
-    """The drill of a folder and what was observed, once it is sure that this is all of it and just as it was recorded.
-
-    Raises `EvidenceError`.
-    """
-    header, table = observations.read_verified(folder)
-    drill = _decoded_drill(folder / DRILL_NAME)
-    if header.drill_sha256 != _digest(folder / DRILL_NAME):
-        raise EvidenceError(f"{folder / DRILL_NAME}: is not the drill that was run (its digest differs from run.json).")
-    return drill, History(header, table)
 
 
 def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds) -> list[DrillVerdict]:
