@@ -11,7 +11,9 @@ from pathlib import Path
 from drills import thresholds as thresholds_file
 from drills.checks import authority, course, delivery, lane, network, reconnect, stale
 from drills.checks.base import Answer, Case, Check
-from drills.thresholds import Threshold, Thresholds
+from drills.rollout.window_checks import REGISTRY as WINDOW_REGISTRY
+from drills.rollout.window_checks.base import WindowCheck
+from drills.thresholds import Expected, Threshold, Thresholds
 from drills.verdicts import CheckResult, DrillVerdict, ServerView, State
 from sim import invariants, metrics, samples, server_figures
 from sim.drill import Drill
@@ -33,9 +35,21 @@ GATES = ("error", "replay", "reconnect", "delivery", "ux")
 
 
 def load_thresholds(path: Path = thresholds_file.DEFAULT_PATH, is_record: bool = False) -> Thresholds:
-    """Read a thresholds file; unless it is a run's own copy it must serve every check of the registry. Raises `UsageError`."""
-    expected = {name: check.expected for name, check in REGISTRY.items() if check.takes_threshold}
-    return thresholds_file.load(path, expected, is_record)
+    """Read a thresholds file; unless it is a run's own copy it must serve every check. Raises `UsageError`.
+
+    A check of drills and one of a stage's window that have one name have one threshold.
+    """
+    return thresholds_file.load(path, expected_thresholds(), is_record)
+
+
+def expected_thresholds() -> dict[str, Expected]:
+    """What each check takes from the file, of drills first."""
+    expected: dict[str, Expected] = {}
+    checks: tuple[Check | WindowCheck, ...] = (*REGISTRY.values(), *WINDOW_REGISTRY.values())
+    for check in checks:
+        if check.takes_threshold:
+            expected[check.full_name] = check.expected.joined(expected.get(check.full_name))
+    return expected
 
 
 def require_checks(drill: Drill, thresholds: Thresholds) -> None:

@@ -267,6 +267,23 @@ def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
     return _folder(run_dir, plan, planned.name, plan.seed)
 
 
+def drill_folders(run_dir: Path) -> list[Path]:
+    """Where the drills of a run's plan lie, each run once. Raises as `read_plan` does."""
+    return [drill_folder(run_dir, planned.name) for planned in read_plan(run_dir).drills]
+
+
+def recorded(folder: Path) -> tuple[Drill, History]:
+    """The drill of a folder and what was observed, once it is sure that this is all of it and just as it was recorded.
+
+    Raises `EvidenceError`.
+    """
+    header, table = observations.read_verified(folder)
+    drill = _decoded_drill(folder / DRILL_NAME)
+    if header.drill_sha256 != _digest(folder / DRILL_NAME):
+        raise EvidenceError(f"{folder / DRILL_NAME}: is not the drill that was run (its digest differs from run.json).")
+    return drill, History(header, table)
+
+
 def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds) -> list[DrillVerdict]:
     verdicts = [_judge_drill(run_dir, plan, planned, thresholds) for planned in plan.drills]
     names = {planned.name for planned in plan.drills}

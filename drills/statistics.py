@@ -91,6 +91,46 @@ def binomial_tail(hits: int, n: int, share: float) -> float:
     return float(binom.sf(hits - 1, n, share))
 
 
+def rate(events: int, exposure: float) -> Bounds:
+    """Events per unit of `exposure`, with the exact bounds of a Poisson count. `n` is the count of events.
+
+    Source: F. Garwood, "Fiducial limits for the Poisson distribution", Biometrika 28, 1936. Raises `ValueError` for a negative.
+    """
+    if events < 0 or exposure < 0:
+        raise ValueError(f"{events} events in {exposure:g} cannot be a rate")
+    if exposure == 0:
+        return Bounds(float("nan"), float("nan"), float("nan"), 0)
+    from scipy.stats import chi2
+
+    lower = float(chi2.ppf(1 - CONFIDENCE, 2 * events)) / 2 if events else 0.0
+    upper = float(chi2.ppf(CONFIDENCE, 2 * (events + 1))) / 2
+    return Bounds(events / exposure, lower / exposure, upper / exposure, events)
+
+
+def mann_kendall(values: Floats) -> int:
+    """Mann and Kendall's S: pairs that rise minus pairs that fall. Source: H. B. Mann, Econometrica 13, 1945.
+
+    Of six values it is 15 at most, and 13 or more with a chance of 6 in 720 where there is no trend. Raises `ValueError`
+    for a value that is no number.
+    """
+    if bool(np.isnan(values).any()):
+        raise ValueError("a value is not a number")
+    rises = np.sign(values[None, :] - values[:, None])
+    return int(np.triu(rises).sum())
+
+
+def rising(values: Floats) -> float:
+    """How likely such a rise, or a greater one, would be without a trend: Kendall's tau of values against time, one-sided.
+
+    1 where all values are alike, or there are fewer than two.
+    """
+    if len(values) < 2 or float(np.ptp(values)) == 0.0:
+        return 1.0
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(np.arange(len(values)), values, alternative="greater").pvalue)
+
+
 @dataclass(frozen=True)
 class Mean:
     """The mean of `n` replications, its two-sided 95 % interval, and their standard deviation; NaN where n is too small."""

@@ -9,7 +9,7 @@ import msgspec
 
 from sim.config import read_toml, to_struct
 from sim.contract.settings import Count, NotNegative, Positive
-from sim.errors import UsageError
+from sim.errors import IllegalMoveError, UsageError
 
 DEFAULT_PATH = Path(__file__).with_name("thresholds.toml")
 Comparator = Literal["<=", "=="]
@@ -26,6 +26,10 @@ class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     minimum_n: Count | None = None  # fewer cannot pass
     live_for_s: Positive | None = None  # how long a client must be live for a live period
     window_s: Positive | None = None  # the worst window of this width counts
+    warn: NotNegative | None = None  # a value over this is told, and passes
+    long_s: Positive | None = None  # the longer of two windows that must both be over it, the shorter being a twelfth of it
+    minimum_events: NotNegative | None = None  # fewer in a window do not count
+    budget: Positive | None = None  # the share of errors that counts as 1
 
 
 class Expected(NamedTuple):
@@ -33,11 +37,20 @@ class Expected(NamedTuple):
 
     unit: str
     comparator: str
-    extras: frozenset[str] = frozenset()
+    extras: frozenset[str] = frozenset()  # further keys that must be there
+    options: frozenset[str] = frozenset()  # and those that may
+
+    def joined(self, other: "Expected | None") -> "Expected":
+        """What two checks of one name take together."""
+        if other is None:
+            return self
+        if (self.unit, self.comparator) != (other.unit, other.comparator):
+            raise IllegalMoveError(f"checks of one name are decided in {self.unit} and in {other.unit}")
+        return self._replace(extras=self.extras | other.extras, options=self.options | other.options)
 
 
 Thresholds = dict[str, Threshold]
-_EXTRAS = ("minimum_n", "live_for_s", "window_s")
+_EXTRAS = ("minimum_n", "live_for_s", "window_s", "warn", "long_s", "minimum_events", "budget")
 
 
 def load(path: Path, expected: Mapping[str, Expected], is_record: bool = False) -> Thresholds:
@@ -80,7 +93,7 @@ def _checked(table: dict[str, object], expected: Expected, where: str) -> Thresh
         value = getattr(threshold, key)
         if value is None and key in expected.extras:
             raise UsageError(f"{where}: key '{key}' is missing; this check needs it.")
-        if value is not None and key not in expected.extras:
+        if value is not None and key not in expected.extras | expected.options:
             raise UsageError(f"{where}: key '{key}' is not one this check takes.")
         if value is not None and not math.isfinite(value):
             raise UsageError(f"{where}: key '{key}' is {value}, but a finite number is expected.")

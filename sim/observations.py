@@ -20,8 +20,8 @@ import hashlib
 import os
 import queue
 import shutil
+import sys
 import threading
-from array import array
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -30,12 +30,17 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sim.columns import NAN as NAN
+from sim.columns import SCHEMA as SCHEMA
+from sim.columns import Columns as Columns
+from sim.columns import Row as Row
 from sim.errors import EvidenceError, StorageError
 
 FILE_NAME = "observations.parquet"
 CHUNK_FOLDER = "observations"
 CHUNK_ROWS = 131_072
 SCHEMA_VERSION = 1  # of a run's files
+_WORDS = ["kind", "stream", "detail"]  # columns of few words; of numbers Parquet's dictionaries cost time and save nothing
 
 
 class Kind(StrEnum):
@@ -95,137 +100,18 @@ class Kind(StrEnum):
     STILL_PENDING = "still_pending"  # [seq: watermark, value: head, detail: why]
 
 
-SCHEMA = pa.schema(
-    [
-        ("t", pa.float64()),
-        ("kind", pa.dictionary(pa.int32(), pa.string())),
-        ("client", pa.int32()),
-        ("stream", pa.dictionary(pa.int32(), pa.string())),
-        ("seq", pa.int64()),
-        ("attempt", pa.int32()),
-        ("value", pa.float64()),
-        ("detail", pa.dictionary(pa.int32(), pa.string())),
-    ]
-)
-NAN = float("nan")
-
-
-class _Codes(dict[str, int]):
-    """Strings as small integers, first come first numbered; a known one is a plain dictionary lookup."""
-
-    def __missing__(self, text: str) -> int:
-        code = self[text] = len(self)
-        return code
-
-
-Row = tuple[str, str, int, int, float, str]
-"""One observation of a client without its time: kind, stream, seq, attempt, value, detail."""
-
-
-class Columns:
-    """Growing columns of one chunk; `extend` is the hot path of every engine."""
-
-    def __init__(self) -> None:
-        self.t = array("d")
-        self.kind = array("i")
-        self.client = array("i")
-        self.stream = array("i")
-        self.seq = array("q")
-        self.attempt = array("i")
-        self.value = array("d")
-        self.detail = array("i")
-        self._kinds, self._streams, self._details = _Codes(), _Codes(), _Codes()
-        self._shared: dict[int, tuple[Sequence[Row], Columns]] = {}  # by identity
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    def add(
-        self,
-        t: float,
-        kind: str,
-        client: int = -1,
-        stream: str = "",
-        seq: int = -1,
-        attempt: int = 0,
-        value: float = NAN,
-        detail: str = "",
-    ) -> None:
-        """Append one row."""
-        self.t.append(t)
-        self.kind.append(self._kinds[kind])
-        self.client.append(client)
-        self.stream.append(self._streams[stream])
-        self.seq.append(seq)
-        self.attempt.append(attempt)
-        self.value.append(value)
-        self.detail.append(self._details[detail])
-
-    def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
-        """Append what one client noticed at one moment; a tuple of rows is taken to be shared, and encoded once."""
-        if rows.__class__ is tuple:
-            self._extend_shared(t, client, rows)
-            return
-        kinds, streams, details = self._kinds, self._streams, self._details
-        for kind, stream, seq, attempt, value, detail in rows:
-            self.t.append(t)
-            self.kind.append(kinds[kind])
-            self.client.append(client)
-            self.stream.append(streams[stream])
-            self.seq.append(seq)
-            self.attempt.append(attempt)
-            self.value.append(value)
-            self.detail.append(details[detail])
-
-    def _extend_shared(self, t: float, client: int, rows: Sequence[Row]) -> None:
-        _, known = self._shared.get(id(rows)) or self._encode(rows)
-        n = len(known)
-        self.t.extend(array("d", (t,)) * n)
-        self.client.extend(array("i", (client,)) * n)
-        self.kind.extend(known.kind)
-        self.stream.extend(known.stream)
-        self.seq.extend(known.seq)
-        self.attempt.extend(known.attempt)
-        self.value.extend(known.value)
-        self.detail.extend(known.detail)
-
-    def _encode(self, rows: Sequence[Row]) -> "tuple[Sequence[Row], Columns]":
-        """Rows as columns of their own; they are held, so that no others can have their identity."""
-        encoded = Columns()
-        encoded._kinds, encoded._streams, encoded._details = self._kinds, self._streams, self._details
-        encoded.extend(NAN, -1, list(rows))
-        self._shared[id(rows)] = rows, encoded
-        return rows, encoded
-
-    def table(self) -> pa.Table:
-        """The rows so far as an Arrow table of `SCHEMA`."""
-
-        def words(codes: array, names: _Codes) -> pa.DictionaryArray:  # type: ignore[type-arg]
-            indices = pa.array(memoryview(codes), pa.int32())
-            return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string()))
-
-        arrays = [
-            pa.array(memoryview(self.t), pa.float64()),
-            words(self.kind, self._kinds),
-            pa.array(memoryview(self.client), pa.int32()),
-            words(self.stream, self._streams),
-            pa.array(memoryview(self.seq), pa.int64()),
-            pa.array(memoryview(self.attempt), pa.int32()),
-            pa.array(memoryview(self.value), pa.float64()),
-            words(self.detail, self._details),
-        ]
-        return pa.Table.from_arrays(arrays, schema=SCHEMA)
-
-
 class Recorder:
     """Writes observations to `folder` while the run goes on; a thread does the writing, so the caller never waits for a disk.
 
-    The first failure to write is kept and raised as `StorageError` by `check`, `flush` and `seal`.
+    With `at_will` chunks end only where the caller says `flush`, or `flush_if_full`: for who learns late of what happened
+    earlier, since only within a chunk rows are put in order. The first failure to write is kept and raised as `StorageError`
+    by `check`, `flush` and `seal`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, at_will: bool = False) -> None:
         self._folder = folder
         self._columns = Columns()
+        self._most_rows = sys.maxsize if at_will else CHUNK_ROWS
         self._pending: queue.SimpleQueue[tuple[int, Columns] | None] = queue.SimpleQueue()
         self._chunks = 0
         self._rows = 0  # handed to the writer
@@ -235,6 +121,7 @@ class Recorder:
             chunks.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{chunks}: cannot be created ({error.strerror}); give another folder with --out.") from None
+        self._joined = _Joined(folder / FILE_NAME)
         self._thread = threading.Thread(target=self._write_chunks, name="observations", daemon=True)
         self._thread.start()
 
@@ -251,13 +138,18 @@ class Recorder:
     ) -> None:
         """Record one row; see the module's table for units."""
         self._columns.add(t, kind, client, stream, seq, attempt, value, detail)
-        if len(self._columns.t) >= CHUNK_ROWS:
+        if len(self._columns.t) >= self._most_rows:
             self.flush()
 
     def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
         """Record what one client noticed at one moment."""
         self._columns.extend(t, client, rows)
-        if len(self._columns.t) >= CHUNK_ROWS:
+        if len(self._columns.t) >= self._most_rows:
+            self.flush()
+
+    def flush_if_full(self) -> None:
+        """`flush`, if what was recorded so far is worth a chunk."""
+        if len(self._columns) >= CHUNK_ROWS:
             self.flush()
 
     def flush(self) -> None:
@@ -279,17 +171,21 @@ class Recorder:
             )
 
     def seal(self) -> tuple[str, int]:
-        """Finish: join all chunks into `observations.parquet`; returns its SHA-256 (hex) and row count."""
+        """Finish: leave `observations.parquet` instead of the chunks; returns its SHA-256 (hex) and row count."""
         self.flush()
         self._pending.put(None)
         self._thread.join()
         self.check()
         try:
-            return self._join_chunks()
+            rows = self._joined.finish()
+            shutil.rmtree(self._folder / CHUNK_FOLDER)
         except OSError as error:
             self._failure = error
             self.check()
             raise
+        if rows != self._rows:
+            raise StorageError(f"{self._joined.path}: {rows} rows were written where {self._rows} were observed.")
+        return file_sha256(self._joined.path), rows
 
     def _write_chunks(self) -> None:
         while (item := self._pending.get()) is not None:
@@ -298,27 +194,46 @@ class Recorder:
                 continue
             path = self._folder / CHUNK_FOLDER / f"{number:06d}.parquet"
             try:
+                table = columns.table()
                 partial = path.with_suffix(".partial")
-                pq.write_table(columns.table(), partial, compression="zstd")
+                pq.write_table(table, partial, compression="lz4", use_dictionary=_WORDS)  # type: ignore[arg-type]
                 partial.rename(path)
+                self._joined.add(table)
             except Exception as error:  # whatever it is: rows are lost, and a thread that died would not say so
                 self._failure = error
 
-    def _join_chunks(self) -> tuple[str, int]:
-        chunks = sorted((self._folder / CHUNK_FOLDER).glob("*.parquet"))
-        path = self._folder / FILE_NAME
-        partial = path.with_suffix(".partial")
-        rows = 0
-        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-            for chunk in chunks:
-                table = pq.read_table(chunk, schema=SCHEMA)
-                writer.write_table(table)
-                rows += table.num_rows
-        if rows != self._rows:
-            raise StorageError(f"{path}: {rows} rows were written where {self._rows} were observed.")
-        partial.rename(path)
-        shutil.rmtree(self._folder / CHUNK_FOLDER)
-        return file_sha256(path), rows
+
+class _Joined:
+    """All chunks as one file, written beside them as they come; only `finish` gives it its name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_suffix(".partial")
+        self._writer: pq.ParquetWriter | None = None
+        self._failure: Exception | None = None  # the chunks are written all the same
+        self._rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Append a chunk; what goes wrong is told at the end."""
+        if self._failure is None:
+            try:
+                self._open().write_table(table)
+                self._rows += table.num_rows
+            except Exception as error:
+                self._failure = error
+
+    def _open(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._partial, SCHEMA, compression="zstd", use_dictionary=_WORDS)  # type: ignore[arg-type]
+        return self._writer
+
+    def finish(self) -> int:
+        """Close the file; returns its rows. Raises `OSError`."""
+        if self._failure is not None:
+            raise self._failure
+        self._open().close()
+        self._partial.rename(self.path)
+        return self._rows
 
 
 def file_sha256(path: Path) -> str:

@@ -28,7 +28,7 @@ from sim.engines.publisher import Publisher, Stream
 from sim.errors import EvidenceError, StorageError
 from sim.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
 from sim.faults import PlannedFault
-from sim.observations import FILE_NAME, HEADER_NAME, Columns, Kind, Recorder
+from sim.observations import FILE_NAME, HEADER_NAME, SCHEMA, Columns, Kind, Recorder, read
 
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
 WORKERS = stream_id(CODEX_WORKER_EVENTS)
@@ -52,15 +52,27 @@ def test_rows_that_the_writer_could_not_make_sense_of_are_not_left_out(tmp_path:
         recorder.seal()
 
 
-def test_a_chunk_that_vanished_meanwhile_is_missed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["observations.partial", "observations/000001.parquet"])
+def test_what_vanished_meanwhile_is_missed_or_not_needed(tmp_path: Path, name: str):
     recorder = Recorder(tmp_path)
     for t in range(3):
         recorder.add(float(t), "phase", detail="steady")
         recorder.flush()
-    while not (vanishing := tmp_path / "observations" / "000001.parquet").exists():
+    while not (tmp_path / "observations" / "000002.parquet").exists():
         pass
-    vanishing.unlink()
-    with pytest.raises(StorageError, match="2 rows were written where 3 were observed"):
+    (tmp_path / name).unlink()
+    if name == "observations.partial":
+        with pytest.raises(StorageError, match="cannot be written"):
+            recorder.seal()
+    else:
+        assert recorder.seal()[1] == read(tmp_path).num_rows == 3
+
+
+def test_a_chunk_that_was_never_written_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Columns, "table", lambda columns: SCHEMA.empty_table())
+    recorder = Recorder(tmp_path)
+    recorder.add(1.0, "phase", detail="steady")
+    with pytest.raises(StorageError, match="0 rows were written where 1 were observed"):
         recorder.seal()
 
 

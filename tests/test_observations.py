@@ -10,6 +10,8 @@ from textwrap import dedent
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sim import observations
 from sim.errors import EvidenceError, StorageError
@@ -88,6 +90,31 @@ def test_columns_make_the_table_the_recorder_writes():
         columns.add(*row)
     assert same(rows(columns.table()), ROWS)
     assert len(columns) == len(ROWS)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.sampled_from(("alone", "shared")))))
+def test_what_is_shared_stands_among_the_rest_in_order_of_time(entries: list[tuple[int, int, str]]):
+    """Of rows of one moment the one that was added first comes first, whether many share it or not."""
+    shared = {number: tuple((f"kind {number}", "s", row, 0, 1.0, "d") for row in range(number)) for number in range(4)}
+    columns, expected = Columns(), []
+    for client, (t, number, how) in enumerate(entries):
+        noticed = shared[number] if how == "shared" else list(shared[number])
+        columns.extend(float(t), client, noticed)
+        expected += [(float(t), row[0], client, *row[1:]) for row in noticed]
+    assert rows(columns.table()) == sorted(expected, key=lambda row: row[0])
+    assert len(columns) == len(expected)
+
+
+def test_chunks_at_will_end_where_the_caller_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(observations, "CHUNK_ROWS", 10)
+    recorder = Recorder(tmp_path, at_will=True)
+    for number in range(25):
+        recorder.add(float(24 - number), "applied", number)
+    recorder.flush_if_full()
+    recorder.add(30.0, "applied")
+    recorder.flush_if_full()
+    assert recorder.seal()[1] == 26
+    assert read(tmp_path)["t"].to_pylist() == [*map(float, range(25)), 30.0]
 
 
 def test_a_run_of_no_rows_is_readable(tmp_path: Path):

@@ -37,6 +37,7 @@ from sim.contract.frames import (
 from sim.contract.notices import Notice
 from sim.contract.policies import Policy
 from sim.contract.replica import Replica
+from sim.contract.runs import Run
 from sim.contract.states import CONNECTED, LEGAL, State
 from sim.errors import IllegalMoveError
 
@@ -112,6 +113,12 @@ class ClientSession:
     def is_live(self) -> bool:
         """Subscribed, on an open socket."""
         return self.state is State.LIVE
+
+    @property
+    def only_follows(self) -> bool:
+        """Live, with nothing missing and nothing asked for: of the runs that go on from here it only takes what they bring."""
+        is_idle = self.state is State.LIVE and self.is_caught_up and not self._asking and self._ask_at == NEVER
+        return is_idle and self.policy.asks_again and not self.replica.is_behind()
 
     def why_pending(self) -> str:
         """In a word or two, what this client still waits for."""
@@ -192,6 +199,15 @@ class ClientSession:
             self.malformed(frame.code, now)
         elif isinstance(frame, ChannelClosed):
             self._leave(classify(f"spacetime channel error: {frame.event}"), now)
+
+    def follow(self, run: Run, now: float) -> None:
+        """A frame came in that was foreseen to be the run that goes on from here: as `received`, and its notices are `run`'s.
+
+        For a client that `only_follows`, and whom nothing happened to since but such runs.
+        """
+        if self.state is not State.LIVE or not self.replica.take_run(run):
+            raise IllegalMoveError(f"client {self.client}: a run that does not go on from where it is")
+        self._last_heard = now
 
     def malformed(self, code: str, now: float) -> None:
         """Something came in that is not a frame: noted, and otherwise as if nothing had come."""

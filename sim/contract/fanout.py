@@ -4,7 +4,7 @@ One event goes to a thousand subscribers as one and the same object, so it is bu
 once. Shared frames hold until the topic's log or the switches change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import msgspec
@@ -19,6 +19,7 @@ from sim.contract.stream_log import Entry
 
 FROM_OLDEST = -1  # the position of a subscription without a cursor, until its replay begins
 NO_LIMIT = 2**63  # the position of a topic that is not subscribed to: nothing is owed
+_MOST_KNOWN = 4096  # events of a topic whose updates are kept; more than any window of late
 
 
 class Fanout:
@@ -29,6 +30,8 @@ class Fanout:
         self._streams = streams
         self._counters = counters
         self._switches = switches
+        self._all_alike = faulty.treats_alike(switches)
+        self._built: dict[str, dict[int, Update]] = {}  # by topic and seq: an event is one object, wherever it is sent from
         self._updates: dict[str, dict[int, tuple[Update, ...]]] = {}  # by topic and position
         self._frames: dict[str, dict[int, UpdateBatch]] = {}
         self._joint_frames: dict[tuple[tuple[str, int], ...], UpdateBatch] = {}  # of several topics and positions
@@ -36,6 +39,7 @@ class Fanout:
     def set_switches(self, switches: Switches) -> None:
         """Misdeliver, or no longer, from now on."""
         self._switches = switches
+        self._all_alike = faulty.treats_alike(switches)
         self._updates.clear()
         self._frames.clear()
         self._joint_frames.clear()
@@ -57,13 +61,16 @@ class Fanout:
             return False
         return position < log.oldest - 1 and "no_stale_signal" not in self._switches.defects
 
-    def shared_frame(self, connection: Connection, topic: str) -> UpdateBatch | None:
-        """The live frame for this position, if it was made before; moves the connection on."""
+    def last_frame(self, connection: Connection) -> UpdateBatch | None:
+        """All that the only topic with something pending has for this connection, if it was made before; moves it on."""
+        if len(connection.pending) != 1 or not self._may_share(connection):
+            return None
+        (topic,) = connection.pending
         frames = self._frames.get(topic)
         frame = frames.get(connection.positions.get(topic, NO_LIMIT)) if frames else None
-        if frame is None or not self._may_share(connection):
+        if frame is None or (last := frame.updates[-1].watermark) < frame.head_watermarks[0].watermark:
             return None
-        connection.positions[topic] = frame.updates[-1].watermark
+        connection.positions[topic] = last
         return frame
 
     def joint_frame(self, connection: Connection, topics: Sequence[str]) -> UpdateBatch:
@@ -81,12 +88,16 @@ class Fanout:
         return frame
 
     def live_frame(self, connection: Connection, topic: str) -> UpdateBatch:
-        """What the topic has after this position, for now as a frame of its own; moves the connection on."""
+        """What the topic has after this position, up to a batch; moves the connection on."""
         position = connection.positions.get(topic, NO_LIMIT)
+        frame = self._frames.setdefault(topic, {}).get(position)
+        if frame is not None and self._may_share(connection):
+            connection.positions[topic] = frame.updates[-1].watermark
+            return frame
         updates = self.live_updates(connection, topic)
         frame = UpdateBatch(updates, True, (Watermark(topic, self._streams.head(topic)),))
         if updates and self._may_share(connection):
-            self._frames.setdefault(topic, {})[position] = frame
+            self._frames[topic][position] = frame
         return frame
 
     def live_updates(self, connection: Connection, topic: str) -> tuple[Update, ...]:
@@ -94,7 +105,7 @@ class Fanout:
         position = connection.positions.get(topic, NO_LIMIT)
         if shared := self._shared_updates(connection, topic):
             return shared
-        updates = as_updates(topic, self._take(connection, topic, self._settings.replay_batch_size, live=True))
+        updates = self._as_updates(topic, self._take(connection, topic, self._settings.replay_batch_size, live=True))
         if self._switches.defects:
             updates = faulty.disfigure(self._switches, connection.client_key, updates, replay=False)
         self._share_updates(connection, topic, position, updates)
@@ -103,13 +114,13 @@ class Fanout:
     def replay(self, connection: Connection, topic: str, limit: int) -> tuple[Update, ...]:
         """Up to `limit` events of a replay; moves the connection on. Who comes back from one place gets one and the same."""
         if self._switches.defects:
-            updates = as_updates(topic, self._take(connection, topic, limit, live=False))
+            updates = self._as_updates(topic, self._take(connection, topic, limit, live=False))
             return faulty.disfigure(self._switches, connection.client_key, updates, replay=True)
         is_usual = limit == self._settings.replay_batch_size
         if is_usual and (shared := self._shared_updates(connection, topic)):
             return shared
         position = connection.positions.get(topic, NO_LIMIT)
-        updates = as_updates(topic, self._take(connection, topic, limit, live=False))
+        updates = self._as_updates(topic, self._take(connection, topic, limit, live=False))
         if is_usual:
             self._share_updates(connection, topic, position, updates)
         return updates
@@ -126,7 +137,15 @@ class Fanout:
         if updates and self._may_share(connection):
             self._updates[topic][position] = updates
 
+    def _as_updates(self, topic: str, entries: Sequence[Entry]) -> tuple[Update, ...]:
+        built = self._built.setdefault(topic, {})
+        if len(built) > _MOST_KNOWN:
+            built.clear()
+        return tuple(_known(built, topic, entry) for entry in entries)
+
     def _may_share(self, connection: Connection) -> bool:
+        if self._all_alike:
+            return True
         key = connection.client_key
         return not faulty.may_skip(self._switches, key) and not faulty.has_own_version(self._switches, key)
 
@@ -148,8 +167,18 @@ class Fanout:
         return kept
 
 
-def as_updates(topic: str, entries: list[Entry]) -> tuple[Update, ...]:
+def as_updates(topic: str, entries: Iterable[Entry]) -> tuple[Update, ...]:
     """Entries of a log in the form in which they are delivered."""
-    return tuple(
-        Update(topic, msgspec.Raw(entry.payload), entry.payload_hash, entry.seq, topic, entry.seq) for entry in entries
-    )
+    return tuple(_as_update(topic, entry) for entry in entries)
+
+
+def _as_update(topic: str, entry: Entry) -> Update:
+    return Update(topic, msgspec.Raw(entry.payload), entry.payload_hash, entry.seq, topic, entry.seq)
+
+
+def _known(built: dict[int, Update], topic: str, entry: Entry) -> Update:
+    """The update made of an entry before; a log that was taken back may have another under the same seq."""
+    update = built.get(entry.seq)
+    if update is None or update.payload_hash is not entry.payload_hash:
+        update = built[entry.seq] = _as_update(topic, entry)
+    return update

@@ -30,6 +30,11 @@ def is_skipped(switches: Switches, client_key: int, seq: int, live: bool) -> boo
     return live and shares[0] > 0 and _hits(switches, "skip_live", client_key, seq, *shares)
 
 
+def treats_alike(switches: Switches) -> bool:
+    """Whether no client at all loses events, or is handed other payloads than the rest: the cheapest question."""
+    return not (switches.defects & {"skip_delivery", "two_versions"} or switches.skip_live_clients > 0)
+
+
 def may_skip(switches: Switches, client_key: int) -> bool:
     """Whether this client is one that loses events at all: the cheap question, asked first."""
     if "skip_delivery" in switches.defects and draw(switches.seed, "skip", client_key) < DEFECT_CLIENTS:

@@ -202,12 +202,13 @@ class Replica:
         """Take a whole frame at once, its notices left to the caller; False unless the client has exactly what came before."""
         if not self._policy.asks_again:
             return False
-        for span in run.spans:
-            cursor = self.cursors.get(span.topic)
-            if cursor is None or cursor.watermark != span.after or cursor.checkpoint == span.last:
+        cursors = self.cursors
+        for topic, after, last, _ in run.spans:
+            cursor = cursors.get(topic)
+            if cursor is None or cursor.watermark != after or cursor.checkpoint == last:
                 return False
         for topic, _, last, head in run.spans:
-            cursor = self.cursors[topic]
+            cursor = cursors[topic]
             cursor.watermark = cursor.checkpoint = last
             cursor.head = head
             if cursor.seen < last:

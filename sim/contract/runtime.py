@@ -384,32 +384,34 @@ class Runtime:
         return UpdateBatch(updates, complete, self._heads(replay.topics if complete else [topic]))
 
     def _live_frame(self, connection: Connection, now: float) -> UpdateBatch | Malformed:
-        frame = self._live_batch(connection, now)
+        if frame := self._fanout.last_frame(connection):
+            self._is_current(connection)
+        else:
+            frame = self._live_batch(connection, now)
         goes_as_it_is = self._disorder.is_idle or not frame.updates
         return frame if goes_as_it_is else self._disorder.spoil(connection, frame, now)
+
+    def _is_current(self, connection: Connection) -> None:
+        """It got everything, so it is not slow."""
+        connection.pending.clear()
+        connection.strikes = 0
+        self._behind.pop(connection.number, None)
 
     def _live_batch(self, connection: Connection, now: float) -> UpdateBatch:
         """Up to `topics_per_drain` topics at once; those served go to the back, so that no busy topic starves another."""
         served = list(connection.pending)[: self.settings.topics_per_drain]
-        if len(served) == 1:
-            frame = self._single_topic_batch(connection, served[0], now)
+        there = [topic for topic in served if not self._fell_off(connection, topic, now)]
+        if len(there) == 1:
+            frame = self._fanout.live_frame(connection, there[0])
         else:
-            there = [topic for topic in served if not self._fell_off(connection, topic, now)]
-            frame = self._fanout.joint_frame(connection, there)
+            frame = self._fanout.joint_frame(connection, there) if there else UpdateBatch()
         for topic in served:
             connection.pending.pop(topic, None)
             if not self._fanout.is_current(connection, topic):
                 connection.pending[topic] = None
         if not connection.pending:
-            connection.strikes = 0  # it got everything, so it is not slow
-            self._behind.pop(connection.number, None)
+            self._is_current(connection)
         return frame
-
-    def _single_topic_batch(self, connection: Connection, topic: str, now: float) -> UpdateBatch:
-        """The common case, one frame shared by reference among all who are at the same position."""
-        if frame := self._fanout.shared_frame(connection, topic):
-            return frame
-        return UpdateBatch() if self._fell_off(connection, topic, now) else self._fanout.live_frame(connection, topic)
 
     def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
         """Whether the window no longer has this connection's next live event: then it is told."""

@@ -22,9 +22,10 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
 from sim.drill import Drill, expected_duration_s
 from sim.engines import course, virtual_faults
 from sim.engines.garbage import relaxed_garbage_collection
-from sim.engines.virtual_client import IntactOnce, VirtualClient
+from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_faults import VirtualFaults
+from sim.engines.virtual_inbox import IntactOnce
 from sim.engines.virtual_lane import VirtualLane
 from sim.engines.virtual_publisher import GIVE_UP_S, VirtualPublisher
 from sim.errors import UsageError
@@ -95,7 +96,7 @@ class _VirtualRun:
         self._options = options
         self._faults = plan(drill, options.seed)
         self._env = VirtualClock(EPOCH)
-        self._recorder = Recorder(options.folder)
+        self._recorder = Recorder(options.folder, at_will=True)
         self._lane = VirtualLane(self._env, drill.runtime, options.switches, options.model)
         self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
         self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
@@ -147,6 +148,7 @@ class _VirtualRun:
         while not done.processed and not self._interrupted:
             self._refuse_standstill()
             self._env.run(until=self._env.any_of([done, self._env.timeout(_SLICE_S)]))
+            self._catch_up()
             self._recorder.check()
             if time.monotonic() >= self._said_at + _SAY_EVERY_S:
                 self._say()
@@ -219,13 +221,17 @@ class _VirtualRun:
         while not is_over and self._env.now < limit:
             yield self._env.timeout(_POLL_S)
             # All at one moment: who had converged may be renewing its token by now.
-            is_over = not any(course.behind(client.session, self._heads) for client in self._clients)
+            is_over = not any(self._behind(client) for client in self._clients)
         for client in self._clients:
             self._conclude(client)
 
+    def _behind(self, client: VirtualClient) -> list[str]:
+        client.catch_up()
+        return course.behind(client.session, self._heads)
+
     def _conclude(self, client: VirtualClient) -> None:
         session = client.session
-        left = course.behind(session, self._heads)
+        left = self._behind(client)
         if not left:
             self._add("settled", session.client)
         for topic in left:
@@ -266,9 +272,16 @@ class _VirtualRun:
         while True:
             yield self._env.timeout(period_s)
             for client in self._clients[: self._drill.fleet.clients]:
+                client.catch_up()
                 lag = course.lag_events(client.session, self._heads)
                 if lag is not None:
                     self._add("client_lag", client.session.client, value=lag)
+
+    def _catch_up(self) -> None:
+        """Everyone takes what has arrived: what was observed until now is complete, and may be written."""
+        for client in self._clients:
+            client.catch_up()
+        self._recorder.flush_if_full()
 
     def _live(self) -> int:
         return sum(client.session.is_live for client in self._clients[: self._drill.fleet.clients])

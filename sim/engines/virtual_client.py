@@ -1,7 +1,8 @@
 """One simulated client: the same ClientSession as on the wire, its network a delay each way.
 
 Bytes arrive in the order they were sent, as TCP has it, so a frame never overtakes the one before. Whatever was on its
-way when a connection ended is dropped: every attempt to connect has a `Link` of its own, which callbacks carry.
+way when a connection ended is dropped: every attempt to connect has a `Link` of its own, which callbacks carry. Frames that
+only bring what comes next wait in its inbox until someone looks at the client (`catch_up`).
 """
 
 import math
@@ -12,12 +13,11 @@ from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession
 from sim.contract.codec import encode_client
-from sim.contract.frames import ClientFrame, ServerFrame, Update, UpdateBatch
-from sim.contract.runs import Run, run_of
+from sim.contract.frames import ClientFrame, ServerFrame
 from sim.contract.states import State
-from sim.contract.stream_log import is_intact
 from sim.engines import course
 from sim.engines.virtual_clock import VirtualClock
+from sim.engines.virtual_inbox import Link
 from sim.engines.virtual_lane import VirtualLane
 from sim.engines.virtual_links import RoughLink
 from sim.fault_kinds import RestartClients
@@ -25,7 +25,6 @@ from sim.observations import Recorder
 from sim.system_model import SystemModel
 
 NEVER = math.inf
-_MOST_KNOWN = 10_000  # updates of late, whose hashes need not be worked out again
 
 
 class VirtualClient:
@@ -63,6 +62,7 @@ class VirtualClient:
 
     def cut(self, offline_s: float) -> bool:
         """Cut the socket at once, and for a while let no connect through; True if there was one to cut."""
+        self.catch_up()
         self._offline_until = self._env.now + offline_s
         state = self.session.state
         if state not in (State.CONNECTING, State.JOINING, State.SUBSCRIBING, State.LIVE):
@@ -82,6 +82,7 @@ class VirtualClient:
         """End as a killed process does, with its checkpoints damaged; True if it was running. `revive` starts the next life."""
         if self.session.state in (State.IDLE, State.STOPPED):
             return False
+        self.catch_up()
         self._is_dead = True
         self._abandon()
         self._timer_at = NEVER
@@ -99,6 +100,7 @@ class VirtualClient:
 
     def reset(self) -> bool:
         """The network resets the connection under both sides; True if there was one."""
+        self.catch_up()
         link, self._link = self._link, None
         if link is None:
             return False
@@ -113,6 +115,7 @@ class VirtualClient:
 
     def half_open(self, gone: str) -> "Link | None":
         """Take one side away from the open connection; returns what the other side is left in, if there was one."""
+        self.catch_up()
         link = self._link
         if link is None or not link.number or self.session.state is State.CONNECTING:
             return None
@@ -123,26 +126,57 @@ class VirtualClient:
             self._lose("Connection reset by peer")
         return link
 
-    def is_left_in(self, link: "Link") -> bool:
+    def is_left_in(self, link: Link) -> bool:
         """Whether a side still has this half-open connection."""
         return link is self._link or self._lane.has(link.number, link)
 
-    def end_half_open(self, link: "Link") -> None:
+    def end_half_open(self, link: Link) -> None:
         """Whoever still has it gets a reset."""
         self._lane.close(link.number, link)
         self.reset_one(link)
 
     # --- what comes over a link ---------------------------------------------------------------------
 
-    def arrives(self, frame: ServerFrame, link: "Link") -> None:
-        """A frame of the lane's is here."""
+    def arrives(self, frame: ServerFrame, link: Link, place: int) -> None:
+        """A frame of the lane's is here, and so are the first `place` that its link was ever to keep in its inbox."""
         if link is self._link:
-            self.session.received(frame, self._env.now)
-            self._pump()
+            link.called -= 1
+            self._read(link, len(link.inbox) - link.kept + place)
+            if link is self._link:
+                self._receive(frame, link)
 
-    def is_lost(self, link: "Link") -> None:
+    def catch_up(self) -> None:
+        """Take what has arrived by now and waits in the inbox."""
+        if (link := self._link) is not None and (inbox := link.inbox):
+            now = self._env.now
+            self._read(link, sum(arrived <= now for arrived, _, _ in inbox))
+
+    def _read(self, link: Link, count: int) -> None:
+        """Take the first `count` frames of the inbox."""
+        inbox, session, began = link.inbox, self.session, self._began
+        for _ in range(count):
+            arrived, frame, run = inbox.popleft()
+            if link.is_foreseen:
+                session.follow(run, arrived)
+                self._recorder.extend(arrived - began, session.client, run.notices)
+            elif link is self._link:
+                self._receive(frame, link)
+
+    def _receive(self, frame: ServerFrame, link: Link) -> None:
+        self.session.received(frame, self._env.now)
+        self._pump()
+        if link is self._link and link.may_be_foreseen:
+            link.foresee(self.session)
+
+    def _look(self, link: Link) -> None:
+        """A frame of the inbox is here, and what it does was not to be foreseen after all."""
+        if link is self._link:
+            self.catch_up()
+
+    def is_lost(self, link: Link) -> None:
         """The news that the lane closed the connection, or died, is here."""
         if link is self._link:
+            self.catch_up()
             self._link = None
             self._lose("spacetime websocket closed")
 
@@ -161,6 +195,8 @@ class VirtualClient:
                 self._carry_out(action)
         if notices := self.session.notices():
             self._recorder.extend(self._env.now - self._began, self.session.client, notices)
+            if self._link is not None and self._link.is_foreseen:
+                self._link.surprise(self._look)
         wake_at = self.session.wake_at()
         if wake_at < self._timer_at:
             self._arm(wake_at)
@@ -183,7 +219,7 @@ class VirtualClient:
             link.up_free = max(link.up_free, self._env.now + self.delay_s)
             self._env.call_at(link.up_free, self._reaches, frame, link)
 
-    def _reaches(self, frame: ClientFrame, link: "Link") -> None:
+    def _reaches(self, frame: ClientFrame, link: Link) -> None:
         if link is self._link:
             self._lane.received(link.number, link, frame)
 
@@ -218,17 +254,17 @@ class VirtualClient:
     # --- connecting ---------------------------------------------------------------------------------
 
     def _connect(self, token: Token) -> None:
-        link = self._link = Link(self, self._env, self.delay_s)
+        link = self._link = Link(self, self._env, self.delay_s, self.session.settings.run_of)
         if self._env.now < self._offline_until:
             self._env.call_at(self._env.now, self._refused, "network", link)
         else:
             self._syn(token, link, self._model.syn_retry_s)
 
-    def _syn(self, token: Token, link: "Link", retry_s: float) -> None:
+    def _syn(self, token: Token, link: Link, retry_s: float) -> None:
         if link is self._link:
             self._later(self._syn_arrives, token, link, retry_s)
 
-    def _syn_arrives(self, token: Token, link: "Link", retry_s: float) -> None:
+    def _syn_arrives(self, token: Token, link: Link, retry_s: float) -> None:
         """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
         if link is not self._link:
             return
@@ -239,14 +275,14 @@ class VirtualClient:
         else:
             self._env.call_at(self._env.now - self.delay_s + retry_s, self._syn, token, link, 2 * retry_s)
 
-    def _ask_upgrade(self, token: Token, link: "Link") -> None:
+    def _ask_upgrade(self, token: Token, link: Link) -> None:
         """The SYN-ACK comes down, and the upgrade request goes up."""
         if self.rough is not None:
             self.rough.to_runtime.carry(link, self._env.now + self.delay_s, 0.0, self._upgrade, token, link)
         else:
             self._env.call_at(self._env.now + 2 * self.delay_s, self._upgrade, token, link)
 
-    def _upgrade(self, token: Token, link: "Link") -> None:
+    def _upgrade(self, token: Token, link: Link) -> None:
         if link is not self._link:
             return
         if self._lane.is_up:
@@ -254,7 +290,7 @@ class VirtualClient:
         else:
             self._later(self._refused, "network", link)
 
-    def _upgraded(self, outcome: int | str, link: "Link") -> None:
+    def _upgraded(self, outcome: int | str, link: Link) -> None:
         """The lane has answered; the answer arrives a delay later."""
         if isinstance(outcome, str):
             self._later(self._refused, outcome, link)
@@ -269,12 +305,12 @@ class VirtualClient:
         link.down_free = self._env.now + self.delay_s
         self._env.call_at(link.down_free, self._open, link)
 
-    def _open(self, link: "Link") -> None:
+    def _open(self, link: Link) -> None:
         if link is self._link:
             self.session.connected(self._env.now)
             self._pump()
 
-    def _refused(self, code: str, link: "Link") -> None:
+    def _refused(self, code: str, link: Link) -> None:
         if link is self._link:
             self._link = None
             self.session.connect_failed(code, self._env.now)
@@ -294,6 +330,7 @@ class VirtualClient:
         """A timer that is no longer the armed one only costs this look."""
         if moment != self._timer_at:
             return
+        self.catch_up()
         self._timer_at = NEVER
         if self.session.wake_at() <= moment:
             self.session.wake(max(self._env.now, moment))
@@ -301,67 +338,6 @@ class VirtualClient:
         wake_at = self.session.wake_at()
         if self._timer_at == NEVER and wake_at < NEVER:
             self._arm(wake_at)
-
-
-class IntactOnce:
-    """Whether updates are what their hashes say, worked out once for each.
-
-    Frames pass by reference, so that a thousand clients are handed one and the same update, which can never change. It is
-    known by its identity alone, and held, so that no other object can have the same: whatever differs is looked at anew.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Update, bool]] = {}
-        self._runs: dict[int, tuple[UpdateBatch, Run | None]] = {}
-
-    def __call__(self, update: Update) -> bool:
-        """Whether the payload is the one that the hash was made of."""
-        known = self._known.get(id(update))
-        if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            known = self._known[id(update)] = (update, is_intact(update))
-        return known[1]
-
-    def run_of(self, batch: UpdateBatch) -> Run | None:
-        """See `sim.contract.runs`."""
-        known = self._runs.get(id(batch))
-        if known is None:
-            if len(self._runs) >= _MOST_KNOWN:
-                self._runs.clear()
-            known = self._runs[id(batch)] = (batch, run_of(batch, self))
-        return known[1]
-
-
-class Link:
-    """One connection of a client, from its attempt on, as client and lane hold it: what it says never reaches a later one."""
-
-    __slots__ = ("_client", "_delay_s", "_env", "down_free", "number", "up_free")
-
-    def __init__(self, client: VirtualClient, env: VirtualClock, delay_s: float) -> None:
-        self._client = client
-        self._env = env
-        self._delay_s = delay_s
-        self.number = 0  # the lane's, once open
-        self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
-
-    def sends(self, frame: ServerFrame, moment: float) -> None:
-        """The lane puts a frame on the wire at `moment`."""
-        if (rough := self._client.rough) is not None:
-            rough.to_client.carry(self, moment, rough.size_of(frame), self._client.arrives, frame, self)
-            return
-        arrives = moment + self._delay_s
-        if arrives < self.down_free:
-            arrives = self.down_free
-        self.down_free = arrives
-        self._env.call_at(arrives, self._client.arrives, frame, self)
-
-    def lost(self) -> None:
-        """The lane closes the connection now; the news takes a delay."""
-        if (rough := self._client.rough) is not None:
-            rough.to_client.close(self, self._env.now, self._client.is_lost, self)
-            return
-        self._env.call_at(max(self.down_free, self._env.now + self._delay_s), self._client.is_lost, self)
 
 
 def one_way_delay_s(model: SystemModel, seed: int, client: int) -> float:

@@ -234,22 +234,25 @@ class VirtualLane:
         """One worker, one frame a turn, for a quantum of its time."""
         now = self._env.now
         done_at, until = now, now + WORK_QUANTUM_S
-        while self._waiting and done_at <= until:
-            number = self._waiting.popleft()
-            if number in self._full:
-                self._queued.discard(number)
+        waiting, queued, full, peers, runtime = self._waiting, self._queued, self._full, self._peers, self.runtime
+        while waiting and done_at <= until:
+            number = waiting.popleft()
+            if number in full:
+                queued.discard(number)
                 continue
-            if frame := self.runtime.pull(number, now):
-                done_at += self._cost_s(frame)
-                self._deliver(number, frame, done_at)
-            if self.runtime.owes(number):
-                self._waiting.append(number)
+            if frame := runtime.pull(number, now):
+                updates = len(frame.updates) if isinstance(frame, UpdateBatch) else 0
+                done_at += self._batch_s + updates * self._event_s
+                if peer := peers.get(number):
+                    peer.sends(frame, done_at)
+            if runtime.owes(number):
+                waiting.append(number)
                 continue
-            self._queued.discard(number)
-            if self.runtime.is_closing(number):
+            queued.discard(number)
+            if runtime.is_closing(number):
                 self._hang_up(number, done_at)
         self._free_at = done_at
-        self._working = bool(self._waiting)
+        self._working = bool(waiting)
         if self._working:
             self._env.call_at(done_at, self._work)
 
@@ -263,13 +266,6 @@ class VirtualLane:
         if number in self._full:
             self._full.discard(number)
             self._line_up([number])
-
-    def _cost_s(self, frame: ServerFrame) -> float:
-        return self._batch_s + len(frame.updates) * self._event_s if isinstance(frame, UpdateBatch) else self._batch_s
-
-    def _deliver(self, number: int, frame: ServerFrame, moment: float) -> None:
-        if peer := self._peers.get(number):
-            peer.sends(frame, moment)
 
     def _hang_up(self, number: int, moment: float) -> None:
         peer = self._peers.pop(number, None)

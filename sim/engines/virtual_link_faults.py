@@ -4,8 +4,9 @@ from collections.abc import Generator, Sequence
 
 import simpy
 
-from sim.engines.virtual_client import Link, VirtualClient
+from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_clock import VirtualClock
+from sim.engines.virtual_inbox import Link
 from sim.engines.virtual_lane import VirtualLane
 from sim.engines.virtual_links import FrameSizes, RoughLink
 from sim.fault_kinds import (

@@ -11,6 +11,7 @@ from sim.contract.faulty import WRONG_HASH, with_hash
 from sim.contract.frames import HeartbeatPush, ServerFrame, UpdateBatch, Watermark
 from sim.contract.runs import run_of
 from sim.contract.stream_log import is_intact
+from sim.errors import IllegalMoveError
 
 
 def live(policy: str, shares: bool) -> Hand:
@@ -77,6 +78,34 @@ def test_sharing_changes_nothing(script: list[ServerFrame], policy: str, reads_e
     for hand in hands:
         hand.actions()
     assert state(hands[0]) == state(hands[1])
+
+
+@given(scripts())
+def test_following_is_receiving(script: list[ServerFrame]):
+    """A driver that foresees a run tells of it by `follow`, and has its notices from the run."""
+    hands = [live("reference", shares) for shares in (True, True)]
+    for frame in script:
+        for hand, follows in zip(hands, (False, True), strict=True):
+            session = hand.session
+            hand.now += 0.01
+            run = run_of(frame, is_intact) if isinstance(frame, UpdateBatch) and session.only_follows else None
+            places = {topic: cursor.watermark for topic, cursor in session.replica.cursors.items()}
+            if follows and run is not None and all(places.get(span.topic) == span.after for span in run.spans):
+                session.follow(run, hand.now)
+                hand.notices += run.notices
+            elif session.is_live:
+                hand.receive(frame)
+            hand.notices += session.notices()
+    for hand in hands:
+        hand.actions()
+    assert state(hands[0]) == state(hands[1])
+
+
+def test_a_run_that_does_not_go_on_is_not_followed():
+    hand = live("reference", shares=True)
+    run = run_of(batch(4), is_intact)
+    with pytest.raises(IllegalMoveError, match="does not go on"):
+        hand.session.follow(run, hand.now)
 
 
 def test_notices_keep_their_order():

@@ -20,7 +20,8 @@ from sim.contract.stream_log import payload_hash
 from sim.drill import Drill
 from sim.engines import virtual, virtual_lane
 from sim.engines.stations import Station
-from sim.engines.virtual_client import IntactOnce, one_way_delay_s
+from sim.engines.virtual_client import one_way_delay_s
+from sim.engines.virtual_inbox import IntactOnce
 from sim.observations import FILE_NAME, Kind, RunHeader, read_verified
 from sim.system_model import UNLIMITED, Network, Server, SystemModel
 

@@ -1,0 +1,159 @@
+"""What the servers' counters counted in a window, source by source, with all that makes it doubtful.
+
+Between two answers it is known how much was counted, but not when. So what a shorter span holds is told by two bounds: the
+steps that lie in it, and those that touch it. Taking an answer away only ever moves the bounds apart.
+
+A counter that went back was begun anew by another process: its series is split there, and what it shows then was counted since.
+Unless somebody was breaking something on purpose just then, nobody knows what was lost with the old process.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from drills.rollout.records import Snapshot
+from drills.rollout.stage_window import StageWindow, covered, is_clean, moments
+from drills.verdicts import State
+from sim.contract.control import COUNTERS
+from sim.contract.endpoint import PROFILES
+from sim.history import Floats, Ints, Mask
+
+SOURCES = ("metrics", "control", "prometheus")
+_ANSWERS = ("ok", "no_figures")
+_SCRAPE_INTERVALS = 2  # [ours] so many intervals two sources may lie apart, as one of them scrapes the other
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The sum of some counters of one source. `steps[i]` was counted between `t[i]` and `t[i + 1]`."""
+
+    source: str
+    t: Floats
+    steps: Floats
+    clean: Mask  # by step: nothing was being broken on purpose
+    doubt: str  # why it cannot pass anything; empty where it can
+
+    @cached_property
+    def total(self) -> int:
+        """All that was counted while nothing was being broken."""
+        return round(float(self.steps[self.clean].sum()))
+
+    def within(self, since_s: float, until_s: float) -> tuple[float, float]:
+        """At least and at most how much was counted between two moments."""
+        inside = self.clean & (self.t[:-1] >= since_s) & (self.t[1:] <= until_s)
+        touching = self.clean & (self.t[:-1] < until_s) & (self.t[1:] > since_s)
+        return float(self.steps[inside].sum()), float(self.steps[touching].sum())
+
+    def worst(self, width_s: float) -> tuple[float, float]:
+        """At least and at most how much any span of this width holds."""
+        begin = np.arange(len(self.steps))
+        inside = np.searchsorted(self.t, self.t[:-1] + width_s, side="right") - 1
+        touching = np.searchsorted(self.t[:-1], self.t[1:] + width_s, side="left")
+        return self._most(begin, inside), self._most(begin, touching)
+
+    def _most(self, begin: Ints, end: Ints) -> float:
+        total = self.reached
+        return float((total[np.maximum(end, begin)] - total[begin]).max(initial=0.0))
+
+    @cached_property
+    def reached(self) -> Floats:
+        """By moment, what had been counted since the first, breaks on purpose left out."""
+        return np.concatenate(([0.0], np.cumsum(np.where(self.clean, self.steps, 0.0))))
+
+
+def counted(window: StageWindow, names: Sequence[str]) -> list[Counted]:
+    """The sum of these counters by each source that has all of them in some answer, the first the most direct."""
+    return [found for source in SOURCES if (found := _of_source(window, source, names)) is not None]
+
+
+def promised(window: StageWindow, names: Sequence[str]) -> bool:
+    """Whether some source of the window has, or should have, any of these figures."""
+    wanted = set(names)
+    return any(not wanted.isdisjoint(_promises(each)) for each in window.snapshots)
+
+
+def _promises(snapshot: Snapshot) -> Iterator[str]:
+    yield from snapshot.figures
+    if snapshot.source == "control":  # whose status need not have counters; if it has one, it has all
+        yield from COUNTERS if snapshot.figures else ()
+        return
+    yield from snapshot.missing
+    if snapshot.source == "metrics" and snapshot.profile:
+        yield from PROFILES[snapshot.profile]
+
+
+def unanswered(window: StageWindow, names: Sequence[str]) -> str:
+    """Why it is not known whether the servers have such counters; empty where they answered throughout."""
+    if not window.primary or window.coverage.state != State.PASS:
+        return window.coverage.reason
+    control = [each for each in window.ordered if each.source == "control"]
+    if control and not set(COUNTERS).isdisjoint(names):
+        found = covered(window, moments([each for each in control if each.outcome in _ANSWERS]))
+        return "" if found.state == State.PASS else f"control service: {found.reason}"
+    return ""
+
+
+def _of_source(window: StageWindow, source: str, names: Sequence[str]) -> Counted | None:
+    answers = [each for each in window.ordered if each.source == source]
+    having = [each for each in answers if each.ok and all(np.isfinite(each.figures.get(name, np.nan)) for name in names)]
+    if not having:
+        return None
+    t = moments(having)
+    values = np.array([[each.figures[name] for name in names] for each in having])
+    change = np.diff(values, axis=0)
+    back: Mask = np.any(change < 0, axis=1)
+    # Of a process that began anew all that it counted is new, also by those of its counters that are higher already.
+    steps = np.where(back[:, None], values[1:], change).sum(axis=1)
+    dirty = _dirty(answers, having)
+    lacking = sum(each.ok for each in answers) - len(having)
+    return Counted(source, t, steps, ~dirty, _doubt(window, t, back & ~dirty, names, lacking))
+
+
+def _dirty(answers: Sequence[Snapshot], having: Sequence[Snapshot]) -> Mask:
+    """By step between two of `having`, whether something was being broken then, by any of the source's answers."""
+    places = np.searchsorted([each.n for each in answers], [each.n for each in having])
+    broken = np.concatenate(([0], np.cumsum([not is_clean(each) for each in answers])))
+    dirty: Mask = broken[places[1:] + 1] > broken[places[:-1]]
+    return dirty
+
+
+def _doubt(window: StageWindow, t: Floats, resets: Mask, names: Sequence[str], lacking: int) -> str:
+    coverage = covered(window, t)
+    if lacking:
+        return f"{', '.join(names)}: {lacking} answers lack what {len(t)} have"
+    if window.snapshot_trouble:
+        return window.snapshot_trouble
+    if resets.any():
+        return f"counters went back {int(resets.sum())} times, and nothing of ours explains it"
+    if coverage.state != State.PASS:
+        return f"{', '.join(names)}: {coverage.reason}"
+    return ""
+
+
+def disagreement(window: StageWindow, sources: Sequence[Counted]) -> str:
+    """Where a second source counted something else than the first, in words; empty where they agree, or nobody can tell."""
+    found = (_disagreement(sources[0], other, _SCRAPE_INTERVALS * window.interval_s) for other in sources[1:])
+    return next((text for text in found if text), "")
+
+
+def _disagreement(first: Counted, other: Counted, delay_s: float) -> str:
+    """The second source may be late by `delay_s`; what either counted while something was being broken is not compared."""
+    if not (first.clean.all() and other.clean.all()):
+        return ""
+    places = np.flatnonzero((other.t >= first.t[0] + delay_s) & (other.t <= first.t[-1]))
+    if len(places) == 0:
+        return ""
+    t, grown = other.t[places], other.reached[places] - other.reached[places[0]]
+    before = first.reached[np.searchsorted(first.t, t - delay_s, side="right") - 1]
+    after = first.reached[np.searchsorted(first.t, t, side="left")]
+    low, high = np.maximum(before - after[0], 0.0), after - before[0]
+    wrong = np.flatnonzero((grown < low - 0.5) | (grown > high + 0.5))
+    if len(wrong) == 0:
+        return ""
+    at = wrong[-1]
+    return (
+        f"{other.source} counted {grown[at]:g} where {first.source} counted {low[at]:g} to {high[at]:g}, "
+        "which no delay of scraping explains"
+    )

@@ -1,0 +1,169 @@
+"""A stage's window: read from the files of its folder, judged by every check, and asked whether to stop at once."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from drills import results
+from drills.rollout import records
+from drills.rollout.clock import from_iso
+from drills.rollout.records import Coverage, HoldEvent, Snapshot, StagePlan, WatchDone
+from drills.rollout.stage_window import StageWindow, Watch
+from drills.rollout.window_checks import CHECKS, REGISTRY
+from drills.rollout.window_checks import course as window_course
+from drills.rollout.window_checks.base import answer
+from drills.thresholds import Thresholds
+from drills.verdicts import CheckResult, State
+from sim import observations
+from sim.errors import EvidenceError, StormgateError, UsageError
+
+__all__ = ["CHECKS", "REGISTRY", "StageWindow", "Watch", "abort_reason", "coverage", "judge", "load"]
+
+# What stops a stage at once, beside what the watches' laws say.
+_TRIGGERS = (
+    *("replay.divergence", "replay.stale_loops", "error.error_budget_burn_fast", "error.error_budget_burn_slow"),
+    *("reconnect.reconnects_per_s", "reconnect.reconnects_per_s_per_100"),
+)
+_CONSUMERS = "delivery.active_consumers"
+_KEPT = 512  # histories of watches that are not read again while a hold is judged: a day of one every three minutes
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def coverage(window: StageWindow) -> Coverage:
+    """How well the servers were watched."""
+    return window.coverage
+
+
+def judge(window: StageWindow, thresholds: Thresholds) -> tuple[CheckResult, ...]:
+    """Every check that can be asked of a window, in whatever state it is."""
+    return tuple(answer(check, window, thresholds.get(check.full_name)) for check in CHECKS)
+
+
+def abort_reason(window: StageWindow, thresholds: Thresholds) -> str:
+    """Why to stop at once: a broken law, a replay that diverged, a stale loop, a budget that burns. Empty for nothing."""
+    return next(_reasons(window, thresholds), "")
+
+
+def _reasons(window: StageWindow, thresholds: Thresholds) -> Iterator[str]:
+    try:
+        for found in window_course.violations(window):
+            yield f"{found.invariant}: {found.first}"
+    except Exception as error:  # a law that cannot be looked for stops nothing, and passes nothing either
+        _ = error
+    for name in _TRIGGERS:
+        result = answer(REGISTRY[name], window, thresholds.get(name))
+        if result.state is State.FAIL:
+            yield f"{name}: {result.reason} (by {result.origin})"
+
+
+def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = None, ended: str | None = None) -> StageWindow:
+    """The window of a stage's folder, and of stage 0's as its baseline. `began` and `ended` are moments as the files have them.
+
+    Without them: the last hold, from where it was begun or begun again; without a hold the baseline, from its first snapshot to
+    its last; without any, from the plan's begin to the last snapshot. Raises `EvidenceError` for what is missing or damaged.
+    """
+    plan = _read_plan(run_dir)
+    events, snapshots = _lines(run_dir / records.HOLD, HoldEvent), _lines(run_dir / records.SNAPSHOTS, Snapshot)
+    since, until = _span(plan, events, snapshots)
+    since, until = began or since, ended or until
+    if from_iso(until) < from_iso(since):
+        raise EvidenceError(f"{run_dir}: a window from {since} to {until} ends before it begins.")
+    inside = tuple(each for each in snapshots if from_iso(since) <= from_iso(each.at) <= from_iso(until))
+    watches = _Watches(run_dir, since, until)
+    consumers = [each.figures[_CONSUMERS] for each in inside if each.ok and _CONSUMERS in each.figures]
+    fleets = [watch.history.header.clients for watch in watches.found]
+    return StageWindow(
+        began_s=from_iso(since).timestamp(),
+        ended_s=from_iso(until).timestamp(),
+        interval_s=plan.snapshot_interval_s,
+        snapshots=inside,
+        watches=tuple(watches.found),
+        baseline=load(baseline_dir) if baseline_dir else None,
+        clients=round(max([*consumers, *fleets], default=0)),
+        told=len(watches.found),
+        troubles=tuple(watches.troubles),
+        cut_short=watches.cut_short,
+    )
+
+
+def _span(plan: StagePlan, events: Sequence[HoldEvent], snapshots: Sequence[Snapshot]) -> tuple[str, str]:
+    begun = [each.at for each in events if each.kind in ("begun", "restarted")]
+    over = [each.at for each in events if each.kind in ("aborted", "ended")]
+    baseline = [each.at for each in snapshots if each.phase == "baseline"]
+    last = snapshots[-1].at if snapshots else plan.began
+    if begun:
+        ended = [at for at in over if from_iso(at) >= from_iso(begun[-1])]
+        return begun[-1], ended[-1] if ended else max(last, begun[-1], key=from_iso)
+    return (baseline[0], baseline[-1]) if baseline else (plan.began, last)
+
+
+class _Watches:
+    """The watches of a folder that began between two moments: those that can be read, and what is wrong with the others."""
+
+    def __init__(self, run_dir: Path, since: str, until: str) -> None:
+        self.found: list[Watch] = []
+        self.troubles: list[str] = []
+        self.cut_short = 0
+        for told in _lines(run_dir / records.WATCH_LIST, WatchDone):
+            if from_iso(since) <= from_iso(told.at) <= from_iso(until):
+                self._add(run_dir, told)
+
+    def _add(self, run_dir: Path, told: WatchDone) -> None:
+        if not told.run:
+            self.troubles += [f"a watch at {told.at} could not begin ({told.reason})"] if told.status != "not_run" else []
+            return
+        try:
+            folders = results.drill_folders(run_dir / told.run)
+        except StormgateError as error:
+            self.troubles.append(str(error).rstrip("."))
+            return
+        for folder in folders:
+            self._add_drill(run_dir, folder, told)
+
+    def _add_drill(self, run_dir: Path, folder: Path, told: WatchDone) -> None:
+        try:
+            header = observations.read_header(folder)
+            if not header.complete:
+                self.cut_short += 1
+                return
+            began_s = from_iso(told.at).timestamp()
+            self.found.append(_watch(folder, folder.relative_to(run_dir).as_posix(), began_s, header.observations_sha256))
+        except StormgateError as error:
+            self.troubles.append(str(error).rstrip("."))
+
+
+@lru_cache(maxsize=_KEPT)
+def _watch(folder: Path, path: str, began_s: float, sha256: str) -> Watch:
+    """A finished watch; `sha256` is of its observations, so that another is read again. Raises `EvidenceError`."""
+    drill, history = results.recorded(folder)
+    return Watch(began_s, history, drill, path)
+
+
+def _read_plan(run_dir: Path) -> StagePlan:
+    path = run_dir / records.PLAN
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=StagePlan)
+    except FileNotFoundError:
+        raise UsageError(f"{run_dir}: is not a stage's folder (it has no {records.PLAN}).") from None
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise EvidenceError(f"{path}: is damaged ({error}).") from None
+
+
+def _lines(path: Path, kind: type[T]) -> list[T]:
+    """A file of one JSON object a line, of one that is not there none; half a line at the end was being written."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
+    try:
+        return [msgspec.json.decode(line, type=kind) for line in lines]
+    except (msgspec.DecodeError, ValueError) as error:
+        raise EvidenceError(f"{path}: is damaged ({error}).") from None

@@ -1,0 +1,12 @@
+"""The checks that are asked of a stage's window, by name."""
+
+from collections.abc import Mapping
+
+from drills.rollout.window_checks import course, delivery, error, reconnect, replay, ux
+from drills.rollout.window_checks.base import WindowCheck
+
+CHECKS: tuple[WindowCheck, ...] = (
+    *(*course.CHECKS, *error.CHECKS, *replay.CHECKS),
+    *(*reconnect.CHECKS, *delivery.CHECKS, *ux.CHECKS),
+)
+REGISTRY: Mapping[str, WindowCheck] = {check.full_name: check for check in CHECKS}

@@ -1,0 +1,146 @@
+"""A simulated connection, and the frames on their way over it that need not be called out when they arrive.
+
+Most frames only bring a client the events that follow those it has, and it does nothing but take them. What such a frame will
+do is known when it is sent, so it waits in the link's inbox until somebody looks at the client, or something else happens to
+it: then it is taken, as at the moment of its arrival. Every other frame is called out at its moment, behind those that were
+sent before it. Should something happen that was not foreseen, what is left in the inbox is called out, too.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from sim.contract.client import ClientSession
+from sim.contract.frames import ServerFrame, Update, UpdateBatch
+from sim.contract.runs import Run, run_of
+from sim.contract.stream_log import is_intact
+from sim.engines.virtual_clock import VirtualClock
+from sim.engines.virtual_links import RoughLink
+
+_MOST_KNOWN = 10_000  # updates and frames of late, which need not be looked at again
+
+
+class Reader(Protocol):
+    """The client at the end of a link."""
+
+    rough: RoughLink | None
+
+    def arrives(self, frame: ServerFrame, link: "Link", place: int) -> None:
+        """A frame is here, and so are the first `place` that the link was ever to keep in its inbox."""
+
+    def is_lost(self, link: "Link") -> None:
+        """The news that the connection is closed is here."""
+
+
+class Link:
+    """One connection of a client, from its attempt on, as client and lane hold it: what it says never reaches a later one.
+
+    It is foreseen while its client only follows: `follows` is then where that will stand, by topic, behind all that was
+    sent; None: what comes next is not known.
+    """
+
+    __slots__ = (
+        *("_client", "_delay_s", "_env", "_run_of", "called", "down_free", "follows", "inbox", "is_foreseen", "kept"),
+        *("number", "up_free"),
+    )
+
+    def __init__(self, client: Reader, env: VirtualClock, delay_s: float, run_of: Callable[[UpdateBatch], Run | None]) -> None:
+        self._client = client
+        self._env = env
+        self._delay_s = delay_s
+        self._run_of = run_of
+        self.number = 0  # the lane's, once open
+        self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
+        self.inbox: deque[tuple[float, UpdateBatch, Run]] = deque()  # when each arrives, first come first
+        self.kept = 0  # how many were ever put there
+        self.called = 0  # frames on their way that are called out
+        self.is_foreseen = False
+        self.follows: dict[str, int] | None = None
+
+    # --- the lane's end -----------------------------------------------------------------------------
+
+    def sends(self, frame: ServerFrame, moment: float) -> None:
+        """The lane puts a frame on the wire at `moment`."""
+        if (rough := self._client.rough) is not None:
+            self.follows = None
+            self.called += 1
+            rough.to_client.carry(self, moment, rough.size_of(frame), self._client.arrives, frame, self, self.kept)
+            return
+        arrives = moment + self._delay_s
+        if arrives < self.down_free:
+            arrives = self.down_free
+        self.down_free = arrives
+        if self.follows is not None and frame.__class__ is UpdateBatch:
+            if (run := self._run_of(frame)) is not None and self._goes_on(run, self.follows):
+                self.inbox.append((arrives, frame, run))
+                self.kept += 1
+                return
+            self.follows = None
+        self.called += 1
+        self._env.call_at(arrives, self._client.arrives, frame, self, self.kept)
+
+    def _goes_on(self, run: Run, follows: dict[str, int]) -> bool:
+        """Whether a run goes on from where the client will stand; if so, it will stand behind it."""
+        for topic, after, _, _ in run.spans:
+            if follows.get(topic) != after:
+                return False
+        for topic, _, last, _ in run.spans:
+            follows[topic] = last
+        return True
+
+    def lost(self) -> None:
+        """The lane closes the connection now; the news takes a delay."""
+        if (rough := self._client.rough) is not None:
+            rough.to_client.close(self, self._env.now, self._client.is_lost, self)
+            return
+        self._env.call_at(max(self.down_free, self._env.now + self._delay_s), self._client.is_lost, self)
+
+    # --- the client's end ---------------------------------------------------------------------------
+
+    @property
+    def may_be_foreseen(self) -> bool:
+        """Whether nothing is on its way of which it is not known what it will do."""
+        return self.follows is None and not self.called and not self.inbox
+
+    def foresee(self, session: ClientSession) -> None:
+        """Keep what follows in the inbox from now on, if the session does nothing but take it."""
+        self.is_foreseen = session.__class__ is ClientSession and session.only_follows
+        if self.is_foreseen:
+            cursors = session.replica.cursors.values()
+            self.follows = {c.topic: c.watermark for c in cursors if c.watermark is not None and c.watermark == c.checkpoint}
+
+    def surprise(self, look: Callable[["Link"], None]) -> None:
+        """Something happened to the client: call out what is on its way."""
+        self.is_foreseen, self.follows = False, None
+        for arrives in dict.fromkeys(arrives for arrives, _, _ in self.inbox):
+            self._env.call_at(arrives, look, self)
+
+
+class IntactOnce:
+    """Whether updates are what their hashes say, worked out once for each.
+
+    Frames pass by reference, so that a thousand clients are handed one and the same update, which can never change. It is
+    known by its identity alone, and held, so that no other object can have the same: whatever differs is looked at anew.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Update, bool]] = {}
+        self._runs: dict[int, tuple[UpdateBatch, Run | None]] = {}
+
+    def __call__(self, update: Update) -> bool:
+        """Whether the payload is the one that the hash was made of."""
+        known = self._known.get(id(update))
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[id(update)] = (update, is_intact(update))
+        return known[1]
+
+    def run_of(self, batch: UpdateBatch) -> Run | None:
+        """See `sim.contract.runs`."""
+        known = self._runs.get(id(batch))
+        if known is None:
+            if len(self._runs) >= _MOST_KNOWN:
+                self._runs.clear()
+            known = self._runs[id(batch)] = (batch, run_of(batch, self))
+        return known[1]

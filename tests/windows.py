@@ -1,0 +1,189 @@
+"""Hand-written windows of a stage: an hour in which all is well, by servers and by clients, and what can be wrong with it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+import msgspec
+from histories import STREAM, Story
+
+from drills import gates
+from drills.rollout import window
+from drills.rollout.clock import iso
+from drills.rollout.records import Phase, Revisions, Snapshot
+from drills.rollout.window import StageWindow, Watch
+from drills.verdicts import CheckResult, State
+from sim.contract.control import COUNTERS
+from sim.contract.endpoint import PROFILES, is_counter
+from sim.drill import Drill, Fleet, Load, Phases
+from sim.observations import Kind
+
+BEGAN = datetime(2026, 3, 2, 9, tzinfo=UTC)
+BEGAN_S = BEGAN.timestamp()
+INTERVAL_S = 60.0
+HOUR = 60  # of intervals
+EVERY_S = 300.0  # a watch
+CLIENTS, EVENTS = 60, 30
+THRESHOLDS = gates.load_thresholds()
+DRILL = Drill(
+    name="observation",
+    summary="Does everybody get every event?",
+    checks=("ux.integrity", "delivery.dropped_deliveries"),
+    fleet=Fleet(clients=CLIENTS),
+    load=Load(events_per_s=5.0),
+    phases=Phases(steady_s=2.0, fault_s=4.0),
+    faults=(),
+)
+# What a good lane counts in a minute; all else stays where it was.
+PER_MINUTE = {"mirror.published_total": 300.0, "sync.token.issued": 50.0, "delivery.served_messages": 9000.0}
+Figures = Callable[[int], dict[str, float]]
+
+
+def snapshot(n: int, minute: float, source: str, figures: dict[str, float], **more: Any) -> Snapshot:
+    about: dict[str, Any] = {
+        "profile": "full" if source == "metrics" else "",
+        "phase": "hold",
+        "url": f"http://127.0.0.1/{source}",
+        "outcome": "ok",
+        "revisions": Revisions(runtime="r1") if source == "metrics" else Revisions(),
+    }
+    at = iso(BEGAN + timedelta(seconds=minute * INTERVAL_S))
+    return Snapshot(n=n, at=at, source=source, figures=figures, **{**about, **more})  # type: ignore[arg-type]
+
+
+def counting(names: Iterable[str], **per_minute: float) -> Figures:
+    """Counters that grow evenly; what is no counter stays at 4."""
+    rates = {name: PER_MINUTE.get(name, 0.0) for name in names} | {name.replace("__", "."): v for name, v in per_minute.items()}
+    return lambda minute: {name: 7.0 + rate * minute if _grows(name) else 4.0 for name, rate in rates.items()}
+
+
+def _grows(name: str) -> bool:
+    return is_counter(name) or name in COUNTERS
+
+
+@dataclass(frozen=True)
+class Servers:
+    """What servers say, minute by minute."""
+
+    figures: dict[str, Figures] = field(
+        default_factory=lambda: {"metrics": counting(PROFILES["full"]), "control": counting(COUNTERS)}
+    )
+    minutes: int = HOUR
+    profile: str = "full"
+    phase: Phase = "hold"
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        asked = [(minute, source) for minute in range(self.minutes + 1) for source in self.figures]
+        return tuple(
+            snapshot(
+                n,
+                minute,
+                source,
+                self.figures[source](minute),
+                phase=self.phase,
+                profile=self.profile if source == "metrics" else "",
+            )
+            for n, (minute, source) in enumerate(asked, 1)
+        )
+
+
+def quiet(clients: int = CLIENTS, events: int = EVENTS) -> Story:
+    """A watch in which all is well: ten seconds, every client live at once, every event applied by everybody."""
+    story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}, "plan": []})
+    for t, phase in ((0.0, "steady"), (2.0, "fault"), (6.0, "heal"), (6.1, "settle"), (10.0, "end")):
+        story.tell(t, Kind.PHASE, detail=phase)
+    story.tell(1.9, Kind.STEADY, value=1.0)
+    for tick in range(100):
+        story.tell(tick * 0.1, Kind.GENERATOR_LAG, value=1.0 + tick % 7)
+    for client in range(clients):
+        _one_client(story, client, events)
+    for seq in range(1, events + 1):
+        story.publish(seq, t=0.9 + seq * 5.0 / events, value=2.0)
+    story.audit(*range(1, events + 1), t=9.0)
+    story.rows.sort(key=lambda row: row.t)
+    return story
+
+
+def _one_client(story: Story, client: int, events: int) -> None:
+    begin = 0.005 * client
+    story.tell(begin, Kind.TOKEN_MINTED, client, value=4.0)
+    story.tell(begin, Kind.CONNECT_ATTEMPTED, client, attempt=1)
+    story.tell(begin + 0.02, Kind.CONNECT_DONE, client, value=20.0)
+    story.tell(begin + 0.03, Kind.SUBSCRIBED, client, value=30.0)
+    story.tell(begin + 0.03, Kind.REBOOTSTRAPPED, client, STREAM, 0, detail="fresh")
+    story.tell(begin + 0.04, Kind.REPLAYED, client, STREAM, 0, value=0.0)
+    story.tell(begin + 0.05, Kind.REPLAY_COMPLETED, client, value=50.0 + client % 20)
+    for seq in range(1, events + 1):
+        story.apply(client, seq, t=0.92 + seq * 5.0 / events)
+    for tick in range(1, 9):
+        story.tell(tick + 0.001 * client, Kind.CLIENT_LAG, client, value=float(tick % 3))
+    story.tell(8.5, Kind.SETTLED, client)
+
+
+@cache
+def _quiet() -> Story:
+    return quiet()
+
+
+def watch(began_s: float, story: Story | None = None) -> Watch:
+    """A watch whose evidence is whole; `began_s` counts from the window's begin."""
+    told = story or _quiet()
+    whole = Story(told.clients, told.rows, {**told.header, "observations_rows": len(told.rows)})
+    return Watch(BEGAN_S + began_s, whole.history(), DRILL, f"watches/{began_s:g}")
+
+
+def watches(minutes: int = HOUR, of: Callable[[int], Story | None] = lambda n: None) -> tuple[Watch, ...]:
+    """One every five minutes; `of` tells the n-th."""
+    return tuple(watch(10.0 + n * EVERY_S, of(n)) for n in range(int(minutes * INTERVAL_S / EVERY_S)))
+
+
+def good(servers: Servers | None = None, seen: tuple[Watch, ...] | None = None, **more: Any) -> StageWindow:
+    """A window in which all is well."""
+    told = servers or Servers()
+    seen = _watches() if seen is None else seen
+    about: dict[str, Any] = {"clients": 400, "baseline": _baseline(), "told": len(seen)}
+    ended_s = BEGAN_S + told.minutes * INTERVAL_S
+    return StageWindow(BEGAN_S, ended_s, INTERVAL_S, told.snapshots(), seen, **{**about, **more})
+
+
+@cache
+def _watches() -> tuple[Watch, ...]:
+    return watches()
+
+
+@cache
+def _baseline() -> StageWindow:
+    return StageWindow(BEGAN_S, BEGAN_S + 3600, INTERVAL_S, Servers(phase="baseline").snapshots(), _watches())
+
+
+def counters(source: str = "metrics", **per_minute: float) -> Servers:
+    """A good hour, but for counters of one source that grow so much a minute."""
+    return with_figures(source, counting(PROFILES["full"] if source == "metrics" else COUNTERS, **per_minute))
+
+
+def with_figures(source: str, figures: Figures, **more: Any) -> Servers:
+    told = Servers(**more)
+    return replace(told, figures={**told.figures, source: figures})
+
+
+def changed(found: StageWindow, which: Callable[[Snapshot], bool], **fields: Any) -> StageWindow:
+    """The window with other fields in some snapshots."""
+    return replace(
+        found,
+        snapshots=tuple(msgspec.structs.replace(each, **fields) if which(each) else each for each in found.snapshots),
+    )
+
+
+def without(found: StageWindow, which: Callable[[Snapshot], bool]) -> StageWindow:
+    """The window without some snapshots."""
+    return replace(found, snapshots=tuple(each for each in found.snapshots if not which(each)))
+
+
+def judged(found: StageWindow) -> dict[str, CheckResult]:
+    return {result.name: result for result in window.judge(found, THRESHOLDS)}
+
+
+def states(found: StageWindow) -> dict[str, State]:
+    return {name: result.state for name, result in judged(found).items()}
