@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drills import CATALOG
+from drills.rollout.cli_gates import gates_app
 from drills.rollout.cli_snapshot import snapshot
 from sim.errors import StormgateError, UsageError
 
@@ -35,6 +36,7 @@ mock_app = typer.Typer(help="The embedded runtime.", no_args_is_help=True)
 app.add_typer(drill_app, name="drill")
 app.add_typer(mock_app, name="mock")
 app.command()(snapshot)
+app.add_typer(gates_app, name="gates")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. load.events_per_s=50.")]
 Replications = Annotated[

@@ -135,8 +135,15 @@ def watch(began_s: float, story: Story | None = None) -> Watch:
 
 
 def watches(minutes: int = HOUR, of: Callable[[int], Story | None] = lambda n: None) -> tuple[Watch, ...]:
-    """One every five minutes; `of` tells the n-th."""
-    return tuple(watch(10.0 + n * EVERY_S, of(n)) for n in range(int(minutes * INTERVAL_S / EVERY_S)))
+    """One every five minutes; `of` tells the n-th. Those of one story share what is worked out from it."""
+    found: dict[int, Watch] = {}
+    told: list[Watch] = []
+    for n in range(int(minutes * INTERVAL_S / EVERY_S)):
+        story = of(n) or _quiet()
+        alike = found.get(id(story)) or watch(0.0, story)
+        found[id(story)] = alike
+        told.append(replace(alike, began_s=BEGAN_S + 10.0 + n * EVERY_S, path=f"watches/{n}"))
+    return tuple(told)
 
 
 def good(servers: Servers | None = None, seen: tuple[Watch, ...] | None = None, **more: Any) -> StageWindow:

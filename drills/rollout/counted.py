@@ -22,6 +22,7 @@ from sim.history import Floats, Ints, Mask
 
 SOURCES = ("metrics", "control", "prometheus")
 _ANSWERS = ("ok", "no_figures")
+_EDGE_INTERVALS = 2  # [ours] so long before its first and after its last answer a window may go on
 _SCRAPE_INTERVALS = 2  # [ours] so many intervals two sources may lie apart, as one of them scrapes the other
 
 
@@ -77,7 +78,7 @@ def promised(window: StageWindow, names: Sequence[str]) -> bool:
 def _promises(snapshot: Snapshot) -> Iterator[str]:
     yield from snapshot.figures
     if snapshot.source == "control":  # whose status need not have counters; if it has one, it has all
-        yield from COUNTERS if snapshot.figures else ()
+        yield from COUNTERS if snapshot.figures or snapshot.ok else ()
         return
     yield from snapshot.missing
     if snapshot.source == "metrics" and snapshot.profile:
@@ -129,6 +130,9 @@ def _doubt(window: StageWindow, t: Floats, resets: Mask, names: Sequence[str], l
         return f"counters went back {int(resets.sum())} times, and nothing of ours explains it"
     if coverage.state != State.PASS:
         return f"{', '.join(names)}: {coverage.reason}"
+    unseen_s = max(t[0] - window.began_s, window.ended_s - t[-1])
+    if unseen_s > _EDGE_INTERVALS * window.interval_s:
+        return f"{', '.join(names)}: nothing is known of {unseen_s:.0f} s at an end of the window"
     return ""
 
 

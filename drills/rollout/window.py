@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from drills import results
-from drills.rollout import records
+from drills.rollout import records, sampler
 from drills.rollout.clock import from_iso
 from drills.rollout.records import Coverage, HoldEvent, Snapshot, StagePlan, WatchDone
 from drills.rollout.stage_window import StageWindow, Watch
@@ -67,7 +67,7 @@ def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = No
     its last; without any, from the plan's begin to the last snapshot. Raises `EvidenceError` for what is missing or damaged.
     """
     plan = _read_plan(run_dir)
-    events, snapshots = _lines(run_dir / records.HOLD, HoldEvent), _lines(run_dir / records.SNAPSHOTS, Snapshot)
+    events, snapshots = _lines(run_dir / records.HOLD, HoldEvent), sampler.read(run_dir)
     since, until = _span(plan, events, snapshots)
     since, until = began or since, ended or until
     if from_iso(until) < from_iso(since):

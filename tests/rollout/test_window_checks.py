@@ -1,11 +1,14 @@
 """Every check of a window: seen to pass, to fail, to be unable to tell, and to have no data."""
 
 import pytest
-from windows import good, judged
+from spoilt_windows import SPOILT, Spoilt
+from windows import THRESHOLDS, good, judged
 
 from drills import gates
 from drills.rollout import window
+from drills.rollout.window_checks.base import answer
 from drills.verdicts import State
+from sim.contract.endpoint import KNOWN, MEANINGS
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 
@@ -14,6 +17,13 @@ def test_a_good_hour_passes_everything() -> None:
     results = judged(good())
     assert {name: result.reason for name, result in results.items() if result.state is not PASS} == {}
     assert tuple(results) == tuple(window.REGISTRY)
+
+
+@pytest.mark.parametrize("case", SPOILT, ids=str)
+def test_one_thing_wrong(case: Spoilt) -> None:
+    result = answer(window.REGISTRY[case.name], case.window(), THRESHOLDS.get(case.name))
+    assert result.state is case.state, result
+    assert case.origin in ("", result.origin), result
 
 
 def test_one_name_has_one_threshold() -> None:
@@ -26,3 +36,9 @@ def test_one_name_has_one_threshold() -> None:
 def test_no_check_passes_on_nothing(name: str) -> None:
     empty = window.StageWindow(0.0, 3600.0, 60.0, (), ())
     assert judged(empty)[name].state in (NO_DATA, INCONCLUSIVE)
+
+
+def test_every_figure_that_is_read_is_one_that_a_source_knows() -> None:
+    read = {figure for check in window.REGISTRY.values() for ask in check.asks for figure in ask.figures}
+    assert sorted(read - set(KNOWN)) == []
+    assert read.isdisjoint(MEANINGS)  # what is called otherwise than it is decides nothing

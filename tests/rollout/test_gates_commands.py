@@ -1,0 +1,55 @@
+"""`stormgate gates`: everything there is can be explained, and a slip of the pen is answered with what is near it."""
+
+import pytest
+
+from drills import cli, gates
+from drills.rollout import explain, window
+
+
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> str:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert cli._run(["gates", *arguments]) == code
+    out, err = capsys.readouterr()
+    return out if code == 0 else err
+
+
+def test_all_checks_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = said(capsys, monkeypatch, "list")
+    assert [name for name in (*gates.REGISTRY, *window.REGISTRY) if name not in listed] == []
+
+
+@pytest.mark.parametrize("name", explain.names())
+def test_all_checks_are_explained(name: str) -> None:
+    thresholds = gates.load_thresholds()
+    told = [heading for heading, text in explain.lines(name, thresholds) if text]
+    assert told.count("") == len(explain.asked_of(name))
+    for heading in ("measures", "asks", "window", "decides by", "passes", "if absent"):
+        assert told.count(heading) == told.count("")
+
+
+def test_a_check_of_both_is_explained_for_both(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told = said(capsys, monkeypatch, "explain", "delivery.dropped_deliveries")
+    assert "asked of a drill" in told
+    assert "asked of a stage's window" in told
+    assert "dropped_messages_total" in told
+    assert "<= 0 events" in told
+
+
+def test_what_is_ours_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told = said(capsys, monkeypatch, "explain", "error.unauthorized_surge")
+    assert "[ours]" in told
+    assert "server: the servers' own counters; then client: what clients saw" in told
+    assert "auth_failures.unauthorized_total" in told
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "near"),
+    [("replay.bootstrap", "replay.bootstrap_ms"), ("bootstrap_ms", "replay.bootstrap_ms"), ("UX.Integrity", "ux.integrity")],
+)
+def test_a_misspelt_name_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, misspelt: str, near: str
+) -> None:
+    sentence = said(capsys, monkeypatch, "explain", misspelt, code=3)
+    assert sentence.count("\n") == 1
+    assert misspelt in sentence
+    assert near in sentence
