@@ -46,6 +46,7 @@ ProbeName = Literal[
     "mutation_over_socket",
     "any_mutation",
     "hidden_mutation",
+    "malformed_frames",
     "missing_token",
     "garbled_token",
     "foreign_key_token",

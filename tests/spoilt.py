@@ -138,7 +138,7 @@ SPOILT = (
     spoilt("drill.generator_lag_ms", by=changed(Kind.GENERATOR_LAG, value=900.0)),
     spoilt("drill.load", by=falls_silent),
     spoilt(
-        "drill.mutators_served",
+        "drill.misusers_served",
         by=lambda story: story.without(lambda row: row.kind is Kind.SETTLED and row.client == CLIENTS),
         prepare=asks("any_mutation"),
         expect={"probes": ("any_mutation",)},

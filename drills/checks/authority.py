@@ -15,7 +15,7 @@ from sim.observations import Kind
 
 # Codes of an answer that is none: nobody said no.
 _UNANSWERED = ("", "silence", "timeout", "network")
-_MUTATORS = ("mutation_over_socket", "any_mutation", "hidden_mutation")
+_MISUSERS = ("mutation_over_socket", "any_mutation", "hidden_mutation", "malformed_frames")  # of an open socket
 _ANSWER_S = 1.0  # [ours] so long an acknowledgement may take
 _TOLD_S = 2.0  # [ours] so long after its session was revoked a live client may go unaware of it
 _NOT_FOUND = 404
@@ -48,18 +48,18 @@ def _wrong_word(text: str) -> str:
     return "" if not right or code in right else f"{probe} ({code} instead of {' or '.join(right)})"
 
 
-def _mutators_served(case: Case, threshold: Threshold | None) -> Answer:
-    """Whoever was refused a mutation is a client like any other, and ends at the head of its streams."""
+def _misusers_served(case: Case, threshold: Threshold | None) -> Answer:
+    """Whoever asked a socket for what it must refuse is a client like any other, and ends at the head of its streams."""
     history = case.history
-    mutators = [int(client) for client, probe in history.header.probes.items() if probe in _MUTATORS]
+    misusers = [int(client) for client, probe in history.header.probes.items() if probe in _MISUSERS]
     settled = set(history.of(Kind.SETTLED).client.tolist())
     probed = set(history.of(Kind.PROBED).client.tolist())
-    lost = [client for client in mutators if client not in settled]
-    if not mutators or not probed.intersection(mutators):
-        return Answer(State.NO_DATA, NAN, 0, "nobody tried a mutation")
+    lost = [client for client in misusers if client not in settled]
+    if not misusers or not probed.intersection(misusers):
+        return Answer(State.NO_DATA, NAN, 0, "nobody asked a socket for what it must refuse")
     if lost:
-        return Answer(State.FAIL, len(lost), len(mutators), f"{len(lost)} clients were not served after they tried a mutation")
-    return Answer(State.PASS, 0, len(mutators), "those who tried a mutation went on being served")
+        return Answer(State.FAIL, len(lost), len(misusers), f"{len(lost)} clients were not served after they were refused")
+    return Answer(State.PASS, 0, len(misusers), "those who were refused went on being served")
 
 
 def _too_old(case: Case, threshold: Threshold | None) -> Answer:
@@ -317,13 +317,13 @@ CHECKS = (
     ),
     Check(
         "drill",
-        "mutators_served",
+        "misusers_served",
         "clients",
-        "clients that were no longer served after they had tried a mutation over the socket",
+        "clients that were no longer served after they had asked a socket for what it must refuse",
         "count, 0 allowed",
-        _mutators_served,
+        _misusers_served,
         window="settle",
         takes_threshold=False,
-        applies=lambda drill: bool(set(_MUTATORS) & set(drill.expect.probes)),
+        applies=lambda drill: bool(set(_MISUSERS) & set(drill.expect.probes)),
     ),
 )

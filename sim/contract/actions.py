@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from sim.contract.frames import ClientFrame, Compatibility, Update, UpdateBatch
+from sim.contract.frames import ClientFrame, Compatibility, Garbage, Update, UpdateBatch
 from sim.contract.runs import Run, no_run
 from sim.contract.settings import RuntimeSettings
 from sim.contract.stream_log import is_intact
@@ -58,9 +58,9 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a frame on the open socket."""
+    """Send a frame on the open socket, or what is none."""
 
-    frame: ClientFrame
+    frame: ClientFrame | Garbage
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from sim.contract.frames import (
     ClientFrame,
     Compatibility,
     Envelope,
+    Garbage,
     HeartbeatPush,
     Join,
     Leave,
@@ -173,8 +174,10 @@ def _decode_subscribe(ref: str, payload: msgspec.Raw) -> Subscribe:
     return Subscribe(ref, wanted.topics, cursors, wanted.replay_batch_size or 0)
 
 
-def encode_client(frame: ClientFrame) -> str:
-    """A client's frame as wire text."""
+def encode_client(frame: ClientFrame | Garbage) -> str | bytes:
+    """A client's frame as wire text; bytes, for a binary message, only where that is what is to be sent."""
+    if isinstance(frame, Garbage):
+        return frame.data
     if isinstance(frame, TransportBeat):
         return _text(None, frame.ref, TRANSPORT_CHANNEL, "heartbeat", {})
     if isinstance(frame, Join):

@@ -98,6 +98,12 @@ class Request(msgspec.Struct, frozen=True):
     payload: msgspec.Raw = EMPTY_OBJECT
 
 
+class Garbage(msgspec.Struct, frozen=True):
+    """What a client sends that is no frame: text, or bytes in a binary message. What it is, is for its reader to find out."""
+
+    data: str | bytes
+
+
 ClientFrame = Join | Subscribe | Unsubscribe | SyncBeat | TransportBeat | Leave | Request
 
 # --- server to client -------------------------------------------------------------------------------

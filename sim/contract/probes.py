@@ -7,7 +7,7 @@ which codes the contract has for it; the others are wrong ones.
 
 import msgspec
 
-from sim.contract import build_probes, mutation_probes, token_probes
+from sim.contract import build_probes, malformed_probe, mutation_probes, token_probes
 from sim.contract.actions import Send, Token
 from sim.contract.client import NEVER, ClientSession
 from sim.contract.disconnects import NETWORK_CODES
@@ -93,7 +93,7 @@ class RevokedTokenProbe(ExpiredTokenProbe):
     expects = ("token_revoked",)
 
 
-_OWN = (MutationProbe, ExpiredTokenProbe, RevokedTokenProbe)
+_OWN = (MutationProbe, ExpiredTokenProbe, RevokedTokenProbe, malformed_probe.MalformedFramesProbe)
 _OTHERS = (*token_probes.PROBES, *build_probes.PROBES)
 _MUTATIONS = mutation_probes.PROBES
 PROBES: dict[str, type[ClientSession]] = {

@@ -238,7 +238,8 @@ class Runtime:
         """A client sent what is no frame; it is told, and nothing else happens."""
         if connection := self._connections.get(number):
             connection.last_heard = now
-            self._send(connection, SyncError(Body(code=code, message="not a frame of this channel")))
+            no = SyncError(Body(code=code, message="not a frame of this channel"))
+            self._send(connection, Reply("", ok=True) if "accept_malformed" in self.switches.defects else no)
 
     def _send(self, connection: Connection, frame: ServerFrame) -> None:
         connection.outbox.append(frame)

@@ -89,6 +89,7 @@ Defect = Literal[
     "deploy_cuts_everyone",
     "serve_retired_route",
     "accept_hidden_mutation",
+    "accept_malformed",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -130,6 +131,7 @@ DEFECT_MEANINGS: dict[str, str] = {
     "deploy_cuts_everyone": "a wave of a deploy closes the sockets of all instances",
     "serve_retired_route": "a route that is gone for good is still answered",
     "accept_hidden_mutation": "a mutation that is hidden in a heartbeat is carried out",
+    "accept_malformed": "what is no frame is answered as one that was carried out",
 }
 
 

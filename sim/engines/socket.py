@@ -47,10 +47,13 @@ class ClientSocket(asyncio.Protocol):
 
     # --- the owner's side ---------------------------------------------------------------------------
 
-    def send(self, text: str) -> None:
-        """Send one text message; nothing happens when the other side is already closing."""
+    def send(self, message: str | bytes) -> None:
+        """Send one message, text or binary by its type; nothing happens when the other side is already closing."""
         if self._ws.state is State.OPEN:
-            self._ws.send_text(text.encode())
+            if isinstance(message, str):
+                self._ws.send_text(message.encode())
+            else:
+                self._ws.send_binary(message)
             self._flush()
 
     def close(self) -> None:

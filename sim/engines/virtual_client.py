@@ -13,7 +13,7 @@ from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession
 from sim.contract.codec import encode_client
-from sim.contract.frames import ClientFrame, ServerFrame
+from sim.contract.frames import ClientFrame, Garbage, ServerFrame
 from sim.contract.states import State
 from sim.engines import course
 from sim.engines.virtual_clock import VirtualClock
@@ -211,7 +211,7 @@ class VirtualClient:
         else:
             self._mint()
 
-    def _send(self, frame: ClientFrame) -> None:
+    def _send(self, frame: ClientFrame | Garbage) -> None:
         if link := self._link:
             if self.rough is not None:
                 self.rough.to_runtime.carry(link, self._env.now, len(encode_client(frame)), self._reaches, frame, link)
@@ -219,7 +219,7 @@ class VirtualClient:
             link.up_free = max(link.up_free, self._env.now + self.delay_s)
             self._env.call_at(link.up_free, self._reaches, frame, link)
 
-    def _reaches(self, frame: ClientFrame, link: Link) -> None:
+    def _reaches(self, frame: ClientFrame | Garbage, link: Link) -> None:
         if link is self._link:
             self._lane.received(link.number, link, frame)
 

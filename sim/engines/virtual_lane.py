@@ -16,7 +16,7 @@ from sim.contract.chance import draw
 from sim.contract.client import ClientSession
 from sim.contract.codec import decode_client, encode_client
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
-from sim.contract.frames import ClientFrame, Compatibility, Request, ServerFrame, UpdateBatch
+from sim.contract.frames import ClientFrame, Compatibility, Garbage, Request, ServerFrame, UpdateBatch
 from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import StreamLog, canonical_json
@@ -24,6 +24,7 @@ from sim.contract.tokens import Key, Keyring, TokenRefusedError, device_id
 from sim.engines import course
 from sim.engines.stations import NO_LIMIT, Station, Turnstile
 from sim.engines.virtual_clock import VirtualClock
+from sim.errors import MalformedFrameError
 from sim.system_model import SystemModel
 
 WORK_QUANTUM_S = 0.001  # the delivery worker hands out what it does in so much time at once
@@ -138,18 +139,28 @@ class VirtualLane:
         self._peers[number] = peer
         return number
 
-    def received(self, number: int, peer: Peer, frame: ClientFrame) -> None:
+    def received(self, number: int, peer: Peer, frame: ClientFrame | Garbage) -> None:
         """A client's frame arrived, over a connection that may be of an earlier life."""
         if self._peers.get(number) is not peer:
             return
-        if isinstance(frame, Request):  # what it is, its reader decides
-            frame = decode_client(encode_client(frame))
-        self.runtime.received(number, frame, self._env.now)
+        if isinstance(frame, Request | Garbage):  # what it is, its reader decides
+            self._read(number, encode_client(frame))
+        else:
+            self.runtime.received(number, frame, self._env.now)
         for payload in self.runtime.mutations:  # the defect accept_mutation: the socket changes something
             topic = next(iter(self.runtime.streams.logs))
             self._append(topic, f"socket-{self._env.now}", canonical_json(msgspec.json.decode(payload)))
         self.runtime.mutations.clear()
         self.kick()
+
+    def _read(self, number: int, message: str | bytes) -> None:
+        """What came as it would over a socket."""
+        try:
+            frame = decode_client(message)
+        except MalformedFrameError as error:
+            self.runtime.malformed(number, error.code, self._env.now)
+        else:
+            self.runtime.received(number, frame, self._env.now)
 
     def close(self, number: int, peer: Peer) -> None:
         """A client's goodbye, or the end of its network, arrived, over a connection that may be of an earlier life."""

@@ -64,7 +64,7 @@ class SessionProcess:
         yield self._env.timeout(moment + self._delay_s - self._env.now)
         inbox.put(text)
 
-    def _up(self, text: str, number: int) -> Steps:
+    def _up(self, text: str | bytes, number: int) -> Steps:
         yield self._env.timeout(self._delay_s)
         self._lane.received(number, self, decode_client(text))
 

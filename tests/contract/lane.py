@@ -127,8 +127,13 @@ class Lane:
         wire = self.wires.get(client)
         sent = 0
         while wire and wire.up:
-            self.runtime.received(wire.number, decode_client(wire.up.popleft()), self.now)
             sent += 1
+            try:
+                frame = decode_client(wire.up.popleft())
+            except MalformedFrameError as error:
+                self.runtime.malformed(wire.number, error.code, self.now)
+            else:
+                self.runtime.received(wire.number, frame, self.now)
         return sent
 
     def pull(self, client: int, frames: int = 1_000_000) -> int:

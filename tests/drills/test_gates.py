@@ -377,9 +377,9 @@ def test_those_who_tried_a_mutation_are_served_as_before() -> None:
             story.tell(58.0, Kind.SETTLED, client)
         return story
 
-    assert state("drill.mutators_served", story(2, 3)) is PASS
-    assert state("drill.mutators_served", story(2, 4)) is FAIL
-    assert state("drill.mutators_served", story(2, 3).without(lambda row: row.kind == Kind.PROBED)) is NO_DATA
+    assert state("drill.misusers_served", story(2, 3)) is PASS
+    assert state("drill.misusers_served", story(2, 4)) is FAIL
+    assert state("drill.misusers_served", story(2, 3).without(lambda row: row.kind == Kind.PROBED)) is NO_DATA
 
 
 def test_probes() -> None:
