@@ -255,6 +255,7 @@ class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     reason: str
     evidence: str
+    required: bool = True  # False: it is told, and its answer decides nothing
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,6 +301,20 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["open", "done"] = "open"
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One check, now and in the report of the stage before."""
+
+    gate: str
+    check: str
+    unit: str
+    before_state: str  # empty: it was not asked then
+    state: str  # empty: it is not asked now
+    before: float | None
+    now: float | None
+    change: float | None  # now minus before; None where one of them is none
+    verdict: Literal["better", "worse", "same"]  # of the states alone
+
+
 class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     """`stage-report.json`. Whether somebody has signed it is said by `signoff.json`, which holds the hash of this."""
 
@@ -317,6 +332,8 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     evidence: tuple[Evidence, ...]
+    changes: tuple[Change, ...] = ()  # against the stage before
+    rendered: tuple[Evidence, ...] = ()  # the other files that were written of this report
 
 
 class Signoff(msgspec.Struct, frozen=True, kw_only=True):
