@@ -1,0 +1,100 @@
+"""The stages before this one: each report names the one before by run and hash, so that none of them can be exchanged."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from drills.rollout import evidence, records
+from drills.rollout import stages as stages_file
+from drills.rollout.clock import from_iso
+from drills.rollout.records import Part, Stage, StagePlan, StageReport
+from drills.verdicts import State
+from sim.errors import EvidenceError, StormgateError
+
+BEFORE: dict[Stage, Stage] = {"1": "0", "2": "1", "3a": "2", "3b": "3a", "4": "3b"}
+EXPIRED = "expired: "  # a part's reason begins so where time alone has spoilt it
+_MOST_STAGES = 20
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A stage before this one, as its report has it."""
+
+    run_dir: Path
+    report: StageReport
+
+
+def earlier(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
+    """The stages before, the nearest first. Raises `EvidenceError` for one that is missing, or not the one that was named."""
+    for _ in range(_MOST_STAGES):
+        if not plan.previous_run:
+            return
+        run_dir = run_dir.parent / plan.previous_run
+        path = run_dir / records.REPORT
+        if not path.is_file():
+            raise EvidenceError(f"{path}: is missing, so what the stage before showed cannot be worked out again.")
+        if evidence.sha256(path) != plan.previous_report_sha256:
+            raise EvidenceError(f"{path}: is not the report that the stage after it was opened on (its SHA-256 differs).")
+        report = evidence.read_struct(path, StageReport)
+        yield Earlier(run_dir, report)
+        plan = report.plan
+    raise EvidenceError(f"{run_dir}: the stages before it go round in a circle.")
+
+
+def unspoilt(stage: Earlier) -> None:
+    """Raise `EvidenceError` when a file that an earlier report rests on is not what it was."""
+    wanted = {each.path: each.sha256 for each in stage.report.evidence}
+    found = {each.path: each.sha256 for each in evidence.files(stage.run_dir)}
+    for path in sorted(wanted.keys() | found.keys()):
+        if wanted.get(path) != found.get(path):
+            raise EvidenceError(f"{stage.run_dir / path}: is not what the report of that stage rests on.")
+
+
+def opened_rightly(run_dir: Path, plan: StagePlan) -> Part:
+    """Whether the stage before was a signed go, of the same revisions and thresholds, and no older than it may be."""
+    proof = f"../{plan.previous_run}/{records.REPORT}" if plan.previous_run else ""
+    try:
+        state, reason = _opened(run_dir, plan)
+    except (StormgateError, ValueError) as error:
+        state, reason = State.ERROR, str(error)
+    return Part(name="previous_stage", state=state, reason=reason, evidence=proof)
+
+
+def _opened(run_dir: Path, plan: StagePlan) -> tuple[State, str]:
+    before = next(earlier(run_dir, plan), None)
+    if before is None:
+        return State.NOT_RUN, f"stage {plan.stage} began without stage {BEFORE[plan.stage]} before it"
+    old, signoff = before.report, evidence.read_signoff(before.run_dir)
+    named = f"stage {old.plan.stage} ({old.plan.run_id})"
+    if signoff is None:
+        return State.NOT_RUN, f"nobody has signed {named}"
+    if signoff.report_sha256 != plan.previous_report_sha256 or signoff.run_id != old.plan.run_id:
+        return State.FAIL, f"the signature of {named} is of another report"
+    if trouble := next(_differences(plan, old, named), ""):
+        return State.FAIL, trouble
+    if (old.decision, signoff.decision) != ("go", "go"):
+        return State.FAIL, f"{named} is no signed go: its report says {old.decision}, its signature {signoff.decision}"
+    age = from_iso(plan.began) - from_iso(signoff.at)
+    if age < timedelta(0):
+        return State.FAIL, f"{named} was signed at {signoff.at}, after this stage had begun ({plan.began})"
+    valid = timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.valid_h)
+    if age > valid:
+        return State.INCONCLUSIVE, f"{EXPIRED}{named} was signed {age} before this stage began; {valid} are allowed"
+    return State.PASS, f"{named} is a go that {signoff.owner} signed {age} before, over the same revisions and thresholds"
+
+
+def _differences(plan: StagePlan, old: StageReport, named: str) -> Iterator[str]:
+    """What must be the same in both stages, and is not."""
+    if old.plan.stage != BEFORE[plan.stage]:
+        yield f"{named} is not the stage before stage {plan.stage}, which is {BEFORE[plan.stage]}"
+    for what in ("rollout", "target", "target_kind", "revisions", "thresholds_sha256"):
+        was, now = getattr(old.plan, what), getattr(plan, what)
+        if was != now:
+            yield f"{what.replace('_', ' ')} changed since {named}: {_words(was)}, now {_words(now)}"
+
+
+def _words(value: object) -> str:
+    if isinstance(value, records.Revisions):
+        return f"control {value.control or '?'}, runtime {value.runtime or '?'}"
+    return str(value)

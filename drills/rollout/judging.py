@@ -1,0 +1,283 @@
+"""A stage's verdict, from the files of its folder alone: what every gate and every part says, and the decision they make.
+
+A gate is the worst of its required checks, the decision the worst of gates and parts. Nothing but a pass is read as a pass.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from drills import gates
+from drills.rollout import blockers, chain, comparison, evidence, parts, records, stage_drills, stage_files
+from drills.rollout import window as windows
+from drills.rollout.clock import from_iso
+from drills.rollout.records import Coverage, Gate, GateCheck, HoldEvent, Part, Snapshot, StagePlan, StageReport
+from drills.rollout.stage_drills import Shown
+from drills.rollout.stages import REQUIRED
+from drills.thresholds import Thresholds
+from drills.verdicts import GRAVEST_FIRST, State, worst
+from sim.errors import EvidenceError, StormgateError
+
+# No operator document asks for it where nothing says it: then it is told, and decides nothing.
+TOLD_IF_ABSENT = frozenset({"delivery.slow_consumer_growth"})
+OF_WINDOW = {"coverage": "coverage", "watches": "watches", "invariants": "laws"}  # checks of the window itself -> parts
+
+
+@dataclass
+class _Stage:
+    """What is known of a stage while it is judged; `trouble` keeps what is wrong with its files."""
+
+    run_dir: Path
+    plan: StagePlan
+    events: list[HoldEvent] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    thresholds: Thresholds = field(default_factory=dict)
+    window: windows.StageWindow | None = None
+    trouble: list[str] = field(default_factory=list)
+
+
+def conclude(run_dir: Path) -> StageReport:
+    """Judge a stage, and write its report. Raises `StorageError`, and what `judge_stage` raises."""
+    return stage_files.write(run_dir, judge_stage(run_dir))
+
+
+def judge_stage(run_dir: Path) -> StageReport:
+    """Judge a stage from its files; writes nothing.
+
+    Raises `UsageError` for a folder that is none of a stage, and `EvidenceError` where not even its plan can be read.
+    """
+    plan = evidence.read_plan(run_dir)
+    stage = _read(run_dir, plan)
+    shown = stage_drills.of_stage(run_dir, plan)
+    answers = _window_checks(stage)
+    judged = _gates(answers, stage, shown)
+    covered = _coverage(stage)
+    stated = tuple(_parts(stage, shown, answers))
+    decision, reason = decide(judged, stated)
+    report = StageReport(
+        plan=plan,
+        ended=_ended(stage),
+        hold_observed_s=_held_s(stage.events),
+        coverage=covered,
+        gates=judged,
+        parts=stated,
+        decision=decision,
+        reason=reason,
+        why=tuple(_why(judged, stated)),
+        blockers=(),
+        skipped=tuple(_skipped(plan, judged, stated)),
+        notes=tuple(_notes(plan)),
+        evidence=evidence.files(run_dir),
+        changes=comparison.changes(run_dir, plan, judged),
+    )
+    return msgspec.structs.replace(report, blockers=blockers.of(report))
+
+
+def decide(judged: Sequence[Gate], stated: Sequence[Part]) -> tuple[records.Decision, records.Reason]:
+    """The decision, and why not: of several reasons the gravest. A gate of which nothing is required decides nothing."""
+    deciding = [gate for gate in judged if any(check.required for check in gate.checks)]
+    state = worst(State(said) for said in [*(gate.state for gate in deciding), *(part.state for part in stated)])
+    if state is State.PASS:
+        return "go", ""
+    if state is State.FAIL:
+        return "no_go", "breach"
+    if state is State.ERROR:
+        return "no_go", "error"
+    only_old = all(each.state == "pass" or each.reason.startswith(chain.EXPIRED) for each in stated)
+    gates_pass = all(gate.state == "pass" for gate in deciding)
+    return "no_go", "expired" if only_old and gates_pass else "insufficient_evidence"
+
+
+def _read(run_dir: Path, plan: StagePlan) -> _Stage:
+    """All that judging needs; what cannot be read is told as trouble, and judged without."""
+    stage = _Stage(run_dir, plan)
+    for read in (_require_records, _read_events, _read_thresholds, _read_window):
+        try:
+            read(stage)
+        except StormgateError as error:
+            stage.trouble.append(str(error))
+        except Exception as error:  # whatever is wrong with a file, the others are still judged
+            stage.trouble.append(f"{run_dir}: cannot be read ({error or type(error).__name__}).")
+    return stage
+
+
+def _require_records(stage: _Stage) -> None:
+    for name, wanted in ((records.THRESHOLDS, stage.plan.thresholds_sha256), (records.STAGES, stage.plan.stages_sha256)):
+        if evidence.sha256(stage.run_dir / name) != wanted:
+            raise EvidenceError(f"{stage.run_dir / name}: is not the file that this stage began with (its SHA-256 differs).")
+
+
+def _read_events(stage: _Stage) -> None:
+    stage.events = evidence.read_lines(stage.run_dir / records.HOLD, HoldEvent)
+    stage.snapshots = evidence.read_lines(stage.run_dir / records.SNAPSHOTS, Snapshot)
+
+
+def _read_thresholds(stage: _Stage) -> None:
+    stage.thresholds = gates.load_thresholds(stage.run_dir / records.THRESHOLDS, is_record=True)
+
+
+def _read_window(stage: _Stage) -> None:
+    if stage.plan.stage == "0":
+        stage.window = windows.load(stage.run_dir)
+        return
+    first = [before for before in chain.earlier(stage.run_dir, stage.plan) if before.report.plan.stage == "0"]
+    if not first:
+        raise EvidenceError(f"{stage.run_dir}: no stage 0 comes before it, so there is no baseline to compare with.")
+    chain.unspoilt(first[0])
+    stage.window = windows.load(stage.run_dir, first[0].run_dir)
+
+
+def _gates(answers: Mapping[str, GateCheck], stage: _Stage, shown: Shown) -> tuple[Gate, ...]:
+    """All five, each with what the window and the drills say to it."""
+    missing = [_unjudged(name, stage) for name in windows.REGISTRY if name not in answers]
+    found = [*answers.values(), *missing, *stage_drills.checks(shown)]
+    return tuple(_gate(name, tuple(check for check in found if check.gate == name)) for name in gates.GATES)
+
+
+def _window_checks(stage: _Stage) -> dict[str, GateCheck]:
+    """What the window says to each of its checks, by name."""
+    if stage.window is None:
+        return {}
+    try:
+        results = windows.judge(stage.window, stage.thresholds)
+    except Exception as error:  # without them no gate passes
+        stage.trouble.append(f"the window cannot be judged: {error or type(error).__name__}.")
+        return {}
+    return {
+        result.name: stage_drills.gate_check(result, _is_required(result.name, result.state, stage.plan)) for result in results
+    }
+
+
+def _is_required(name: str, state: State, plan: StagePlan) -> bool:
+    """Whether an answer counts: a failure always does; of a preflight's baseline, and of what is only told, nothing else."""
+    is_absent = state is State.NO_DATA and name in TOLD_IF_ABSENT
+    return state is State.FAIL or (plan.stage != "0" and not is_absent)
+
+
+def _unjudged(name: str, stage: _Stage) -> GateCheck:
+    """A check of the window that was not answered at all."""
+    known = windows.REGISTRY[name]
+    return GateCheck(
+        gate=known.gate,
+        check=known.name,
+        state=State.ERROR if stage.trouble else State.NOT_RUN,
+        value=None,
+        unit=known.unit,
+        n=0,
+        interval=None,
+        comparator="",
+        threshold=None,
+        source="",
+        window=known.window,
+        method=known.method,
+        origin=known.origins[0],
+        reason=stage.trouble[-1] if stage.trouble else "it was not asked",
+        evidence=records.SNAPSHOTS,
+        required=stage.plan.stage != "0",
+    )
+
+
+def _gate(name: str, checks: tuple[GateCheck, ...]) -> Gate:
+    """The gravest of its required checks; of those that are only told where none is required."""
+    states = {State(check.state) for check in checks if check.required} or {State(check.state) for check in checks}
+    return Gate(name=name, state=next((state for state in GRAVEST_FIRST if state in states), State.NOT_RUN), checks=checks)
+
+
+def _coverage(stage: _Stage) -> Coverage | None:
+    if stage.window is None:
+        return None
+    try:
+        return windows.coverage(stage.window)
+    except Exception as error:  # no window is believed that was not seen to be whole
+        stage.trouble.append(f"the window's coverage cannot be worked out: {error or type(error).__name__}.")
+        return None
+
+
+def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Iterator[Part]:
+    """Every part that a go of this stage needs; those that no plan can take away come first."""
+    run_dir, plan = stage.run_dir, stage.plan
+    trouble = "; ".join(text.rstrip(".") for text in stage.trouble)
+    whole = (State.ERROR, trouble) if trouble else (State.PASS, "every file is whole and is this stage's")
+    yield Part(name="evidence", state=whole[0], reason=whole[1])
+    if plan.stage != "0":
+        yield chain.opened_rightly(run_dir, plan)
+        yield parts.part("target", records.PLAN, lambda: _target(plan))
+    yield parts.part("revisions", records.PLAN, lambda: parts.revisions(plan))
+    how: dict[str, tuple[str, Callable[[], parts.Found]]] = {
+        "preconditions": (records.PRECONDITIONS, lambda: parts.preconditions(run_dir, plan)),
+        "commands": (records.COMMANDS, lambda: parts.commands(run_dir, plan)),
+        "drills": (records.DRILL_RESULTS, lambda: stage_drills.part(run_dir, plan, shown)),
+        "rollback": (records.ROLLBACK, lambda: parts.rollback(run_dir, plan)),
+        "baseline": (records.SNAPSHOTS, lambda: parts.baseline(run_dir, plan, stage.snapshots)),
+        "hold": (records.HOLD, lambda: parts.hold(stage.events, plan, stage.snapshots)),
+        "cohort": (records.PROBES, lambda: parts.cohort(run_dir, plan)),
+    }
+    for name in dict.fromkeys((*REQUIRED[plan.stage], *plan.required)):
+        proof, decide_part = how.get(name, ("", lambda: (State.ERROR, "nobody knows how to judge this part")))
+        yield parts.part(name, proof, decide_part)
+    for check, name in OF_WINDOW.items():
+        said = answers.get(f"window.{check}")
+        found = (State(said.state), said.reason) if said else (State.NO_DATA, "there is no window that could be judged")
+        yield _of_window(name, found, said.evidence if said else records.SNAPSHOTS, stage)
+
+
+def _of_window(name: str, found: parts.Found, proof: str, stage: _Stage) -> Part:
+    """A check of the window itself, as a part; what is told of the watches is held against what is there."""
+    if name == "watches":
+        return parts.part(name, proof, lambda: parts.watches(stage.run_dir, stage.events, found))
+    return Part(name=name, state=found[0], reason=found[1], evidence=proof)
+
+
+def _target(plan: StagePlan) -> parts.Found:
+    if plan.target_kind == "mock":
+        return State.FAIL, f"a mock opens no stage, so nothing of stage {plan.stage} can be shown on one"
+    return State.PASS, f"{plan.target}, of kind {plan.target_kind}"
+
+
+def _why(judged: Sequence[Gate], stated: Sequence[Part]) -> Iterator[str]:
+    """A sentence for each thing that stands in the way, the gravest first."""
+    found = [(State(part.state), f"{part.name}: {part.reason}") for part in stated]
+    found += [
+        (State(check.state), f"{check.gate}.{check.check}: {check.reason}")
+        for gate in judged
+        for check in gate.checks
+        if check.required
+    ]
+    for state, sentence in sorted(found, key=lambda each: GRAVEST_FIRST.index(each[0])):
+        if state is not State.PASS:
+            yield f"{state.replace('_', ' ')}: {sentence.rstrip('.')}."
+
+
+def _skipped(plan: StagePlan, judged: Sequence[Gate], stated: Sequence[Part]) -> Iterator[str]:
+    """What was not done, or was done and decides nothing."""
+    for name in plan.left_out:
+        yield f"drill {name}: was not asked for"
+    for each in stated:
+        if each.state == State.NOT_RUN:
+            yield f"{each.name}: {each.reason}"
+    for gate in judged:
+        for check in gate.checks:
+            if not check.required and check.state != State.PASS:
+                yield f"{gate.name}.{check.check} ({check.state}) is told and decides nothing here: {check.reason}"
+
+
+def _notes(plan: StagePlan) -> Iterator[str]:
+    if plan.target_kind == "mock":
+        yield "The target was the embedded mock, so this says nothing about a deployed runtime, and opens no stage."
+    if plan.synthetic_load:
+        yield f"Load of our own was added: {plan.synthetic_load}. What it shows is labelled synthetic."
+    if plan.stage == "0":
+        yield "A preflight's gates are told of its baseline; of the window's checks only a failure counts against it."
+
+
+def _held_s(events: Sequence[HoldEvent]) -> float:
+    began, ended = parts.hold_span(events)
+    return (from_iso(ended or events[-1].at) - from_iso(began)).total_seconds() if began else 0.0
+
+
+def _ended(stage: _Stage) -> str:
+    """The last moment that any evidence is of; when the stage began, where there is none."""
+    moments = [event.at for event in stage.events] + [snapshot.at for snapshot in stage.snapshots]
+    return max([*moments, stage.plan.began], key=from_iso)

@@ -1,0 +1,189 @@
+"""The drills of a stage: each an ordinary run, judged again from its own files, and what they say to the gates."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from drills import gates, results
+from drills.rollout import chain, evidence, records
+from drills.rollout.parts import Found, gravest
+from drills.rollout.records import DrillDone, GateCheck, StagePlan
+from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict, State
+from sim.errors import StormgateError
+
+# What only a drill can show of a gate: somebody has to break something first.
+CHECKS = (
+    "reconnect.live_again_99_s",
+    "reconnect.backoff_bounded",
+    "reconnect.backoff_unjittered",
+    "reconnect.backoff_never_resets",
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The drills that speak for a stage, its own or an earlier one's; `trouble` says why there are none to believe."""
+
+    of: str  # in words
+    verdicts: Mapping[str, RunVerdict]  # by the run's folder, below the stage's
+    trouble: str = ""
+
+
+def of_stage(run_dir: Path, plan: StagePlan) -> Shown:
+    """Its own drills where it has to run some, else those of the nearest stage before that had to, of the same revisions."""
+    try:
+        if "drills" in plan.required or not plan.previous_run:
+            return Shown("drills of this stage", dict(_judged(run_dir)))
+        for before in chain.earlier(run_dir, plan):
+            if "drills" in before.report.plan.required:
+                chain.unspoilt(before)
+                return _carried(before, plan)
+        return Shown("drills", {})
+    except StormgateError as error:
+        return Shown("drills", {}, str(error))
+
+
+def _carried(before: chain.Earlier, plan: StagePlan) -> Shown:
+    old = before.report.plan
+    of = f"drills of stage {old.stage} ({old.run_id})"
+    if old.revisions != plan.revisions or not plan.revisions.known:
+        return Shown(of, {}, f"the {of} were run on other revisions, or on unknown ones")
+    return Shown(of, dict(_judged(before.run_dir)))
+
+
+def _judged(run_dir: Path) -> Iterator[tuple[str, RunVerdict]]:
+    folder = run_dir / records.DRILLS
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir():
+            yield f"{records.DRILLS}/{path.name}", results.judge_run(path)
+
+
+def part(run_dir: Path, plan: StagePlan, shown: Shown) -> Found:
+    """Whether every drill of this stage is green, and each is what `results.jsonl` tells of it."""
+    if shown.trouble:
+        return State.ERROR, shown.trouble
+    told = evidence.read_lines(run_dir / records.DRILL_RESULTS, DrillDone)
+    absent = sorted(set(plan.drills) - {each.name for each in told})
+    found: list[Found] = [(State.NOT_RUN, f"{name}: was not run") for name in absent]
+    found += [*_missing(told, shown), *(_run(plan, run, verdict) for run, verdict in shown.verdicts.items())]
+    found += [(State(each.status), f"{each.name}: {each.reason or each.status}") for each in told if each.status != "pass"]
+    if not shown.verdicts:
+        return gravest(found) if found else (State.NOT_RUN, "no drill was run")
+    if wrong := [each for each in found if each[0] is not State.PASS]:
+        return gravest(wrong)
+    count = sum(len(verdict.drills) for verdict in shown.verdicts.values())
+    return State.PASS, f"Failures: 0, of {count} drills"
+
+
+def _missing(told: list[DrillDone], shown: Shown) -> Iterator[Found]:
+    """Drills that are told of but not there, or there and not told of."""
+    there = {(run, drill.name): drill for run, verdict in shown.verdicts.items() for drill in verdict.drills}
+    named = {(_below(each.run), each.name): each for each in told}
+    for run, name in sorted(there.keys() - named.keys()):
+        yield State.ERROR, f"{name}: {run} is there, but {records.DRILL_RESULTS} does not tell of it"
+    for run, name in sorted(named.keys() - there.keys()):
+        if named[run, name].status not in ("not_run", "error"):
+            yield State.ERROR, f"{name}: {records.DRILL_RESULTS} tells of {run or 'no run'}, which is not there"
+    for key in sorted(named.keys() & there.keys()):
+        if named[key].status != str(there[key].status):
+            yield State.ERROR, f"{key[1]}: is told to be {named[key].status}, but its files say {there[key].status}"
+
+
+def _below(run: str) -> str:
+    """A run's folder below the stage's, also where only the run itself was named."""
+    return run if not run or "/" in run else f"{records.DRILLS}/{run}"
+
+
+def _run(plan: StagePlan, run: str, verdict: RunVerdict) -> Found:
+    """One run of drills: whether it is this stage's, and what it says."""
+    where = f"{verdict.target} ({verdict.target_kind})"
+    same_place = plan.target_kind == "mock" or verdict.target == plan.target  # each drill may have a mock of its own
+    if verdict.target_kind != plan.target_kind or not same_place:
+        return State.ERROR, f"{run}: ran against {where}, not {plan.target} ({plan.target_kind})"
+    if verdict.engine == "virtual":
+        return State.ERROR, f"{run}: is a simulation, which opens no gate"
+    if {verdict.thresholds_sha256, verdict.recorded_thresholds_sha256} != {plan.thresholds_sha256}:
+        return State.ERROR, f"{run}: was judged by other thresholds than this stage"
+    return gravest([(drill.status, _said(drill)) for drill in verdict.drills] or [(State.NOT_RUN, f"{run}: has no drill")])
+
+
+def _said(drill: DrillVerdict) -> str:
+    wrong = [check for check in drill.checks if check.state is not State.PASS]
+    worst = min(wrong, key=lambda check: GRAVEST_FIRST.index(check.state), default=None)
+    return f"{drill.name}: {worst.name} {worst.state} ({worst.reason})" if worst else f"{drill.name}: {drill.status}"
+
+
+def checks(shown: Shown) -> Iterator[GateCheck]:
+    """What the drills say to the gates: of each check the gravest answer of any drill, and of equal ones the largest value."""
+    for name in CHECKS:
+        answers = [
+            (drill, check, run)
+            for run, verdict in shown.verdicts.items()
+            for drill in verdict.drills
+            for check in drill.checks
+            if check.name == name
+        ]
+        yield _gravest(answers, shown) if answers else _unasked(name, shown)
+
+
+def _gravest(answers: list[tuple[DrillVerdict, CheckResult, str]], shown: Shown) -> GateCheck:
+    def order(answer: tuple[DrillVerdict, CheckResult, str]) -> tuple[int, float]:
+        value = answer[1].value
+        return GRAVEST_FIRST.index(answer[1].state), -value if not math.isnan(value) else -math.inf
+
+    drill, check, run = min(answers, key=order)
+    found = gate_check(check)
+    window, proof = f"{shown.of}: worst of {len(answers)}, {drill.name}", f"{run}/{check.evidence}"
+    return msgspec.structs.replace(found, window=window, evidence=proof)
+
+
+def _unasked(name: str, shown: Shown) -> GateCheck:
+    check = gates.REGISTRY[name]
+    return GateCheck(
+        gate=check.gate,
+        check=check.name,
+        state=State.ERROR if shown.trouble else State.NOT_RUN,
+        value=None,
+        unit=check.unit,
+        n=0,
+        interval=None,
+        comparator="",
+        threshold=None,
+        source="",
+        window=shown.of,
+        method=check.method,
+        origin=check.origin,
+        reason=shown.trouble or "no drill was run that asks this",
+        evidence=records.DRILLS,
+    )
+
+
+def gate_check(found: CheckResult, required: bool = True) -> GateCheck:
+    """A check's answer as a stage keeps it, with null for every number that is none."""
+    sound = found.sound()
+    return GateCheck(
+        gate=sound.gate,
+        check=sound.check,
+        state=str(sound.state),
+        value=finite(sound.value),
+        unit=sound.unit,
+        n=sound.n,
+        interval=(finite(sound.interval[0]), finite(sound.interval[1])) if sound.interval else None,
+        comparator=sound.comparator,
+        threshold=finite(sound.threshold) if sound.threshold is not None else None,
+        source=sound.source,
+        window=sound.window,
+        method=sound.method,
+        origin=sound.origin,
+        reason=sound.reason,
+        evidence=sound.evidence,
+        required=required,
+    )
+
+
+def finite(value: float) -> float | None:
+    """The value, None for infinity and for no number at all: JSON knows neither."""
+    return value if math.isfinite(value) else None
