@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from drills import gates
-from drills.rollout import blockers, chain, comparison, evidence, parts, records, stage_drills, stage_files
+from drills.rollout import blockers, chain, comparison, evidence, parts, records, sampler, stage_drills, stage_files
 from drills.rollout import window as windows
 from drills.rollout.clock import from_iso
 from drills.rollout.records import Coverage, Gate, GateCheck, HoldEvent, Part, Snapshot, StagePlan, StageReport
@@ -111,7 +111,7 @@ def _require_records(stage: _Stage) -> None:
 
 def _read_events(stage: _Stage) -> None:
     stage.events = evidence.read_lines(stage.run_dir / records.HOLD, HoldEvent)
-    stage.snapshots = evidence.read_lines(stage.run_dir / records.SNAPSHOTS, Snapshot)
+    stage.snapshots = sampler.read(stage.run_dir)
 
 
 def _read_thresholds(stage: _Stage) -> None:
@@ -198,7 +198,7 @@ def _coverage(stage: _Stage) -> Coverage | None:
 def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Iterator[Part]:
     """Every part that a go of this stage needs; those that no plan can take away come first."""
     run_dir, plan = stage.run_dir, stage.plan
-    trouble = "; ".join(text.rstrip(".") for text in stage.trouble)
+    trouble = "; ".join(dict.fromkeys(text.rstrip(".") for text in stage.trouble))
     whole = (State.ERROR, trouble) if trouble else (State.PASS, "every file is whole and is this stage's")
     yield Part(name="evidence", state=whole[0], reason=whole[1])
     if plan.stage != "0":

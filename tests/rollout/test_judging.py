@@ -1,0 +1,375 @@
+"""A stage's verdict from its folder: a good one is a go, and nothing that is missing, spoilt or of another stage ever is."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from stage_folders import DRILL, KIND, NOW, TARGET, Folder, passing
+
+from drills.rollout import judging, records, stage_drills, stages, window
+from drills.rollout.records import (
+    CohortProbe,
+    CommandDone,
+    DrillDone,
+    HoldEvent,
+    Precondition,
+    Revisions,
+    Rollback,
+    Signoff,
+    Snapshot,
+    StagePlan,
+    StageReport,
+    WatchDone,
+)
+from drills.verdicts import CheckResult, State
+from sim.errors import EvidenceError, UsageError
+
+Answers = dict[str, CheckResult]
+
+
+def well() -> Answers:
+    return {name: passing(name) for name in window.REGISTRY}
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """What the window says, to be changed by a test; what it works out by itself has tests of its own."""
+    found = well()
+    monkeypatch.setattr(window, "judge", lambda *_: tuple(found.values()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def rollout(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Stage 1, held, after a stage 0 that was a signed go; and stage 2's folder, not yet judged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "judge", lambda *_: tuple(well().values()))
+        first = Folder(tmp_path_factory.mktemp("rollout") / "runs").write()
+        judging.conclude(first.path)
+        first.sign()
+        second = Folder(first.runs, "1", first, began=first.began + timedelta(hours=2)).write()
+        judging.conclude(second.path)
+        second.sign()
+        Folder(first.runs, "2", second, began=second.began + timedelta(hours=2)).write()
+    return second
+
+
+@pytest.fixture
+def stage(rollout: Folder, tmp_path: Path) -> Callable[[records.Stage], Folder]:
+    """A copy of them all, to be spoilt: gives a stage's folder."""
+    runs = Path(shutil.copytree(rollout.runs, tmp_path / "runs"))
+    first = Folder(runs)
+    second = replace(rollout, runs=runs, previous=first)
+    third = Folder(runs, "2", second, began=second.began + timedelta(hours=2))
+    return {"0": first, "1": second, "2": third}.__getitem__
+
+
+@pytest.fixture
+def quick(rollout: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """Stage 1, to be judged often under other windows: what they do not change is worked out once."""
+    shown = stage_drills.of_stage(rollout.path, rollout.plan())
+    loaded = window.load(rollout.path)
+    monkeypatch.setattr(judging.stage_drills, "of_stage", lambda *_: shown)
+    monkeypatch.setattr(window, "load", lambda *_: loaded)
+    monkeypatch.setattr(judging.chain, "unspoilt", lambda _: None)
+    monkeypatch.setattr(judging.evidence, "files", lambda _: ())
+    return rollout
+
+
+def part(report: StageReport, name: str) -> records.Part:
+    (found,) = (each for each in report.parts if each.name == name)
+    return found
+
+
+@pytest.mark.parametrize("name", ["0", "1", "2"])
+def test_a_good_stage_is_a_go(stage: Callable[[str], Folder], answers: Answers, name: str) -> None:
+    report = judging.judge_stage(stage(name).path)
+    assert (report.decision, report.reason, report.why, report.blockers) == ("go", "", (), ())
+    assert {gate.name: gate.state for gate in report.gates} == dict.fromkeys(
+        ("error", "replay", "reconnect", "delivery", "ux"), "pass"
+    )
+    assert {each.state for each in report.parts} == {"pass"}
+
+
+def test_a_later_stage_takes_its_drills_from_the_preflight(stage: Callable[[str], Folder], answers: Answers) -> None:
+    report = judging.judge_stage(stage("2").path)
+    (found,) = (check for gate in report.gates for check in gate.checks if check.check == "live_again_99_s")
+    assert found.state == "pass"
+    assert "drills of stage 0" in found.window
+    assert report.hold_observed_s == 3600.0
+
+
+Spoil = Callable[[Folder], None]
+
+
+def lines(name: str, of: type[Any], change: Callable[[list[Any]], list[Any]]) -> Spoil:
+    return lambda folder: folder.edit(name, of, change)
+
+
+def every(name: str, of: type[Any], /, **changes: Any) -> Spoil:
+    return lines(name, of, lambda found: [msgspec.structs.replace(each, **changes) for each in found])
+
+
+def last(name: str, of: type[Any], /, **changes: Any) -> Spoil:
+    return lines(name, of, lambda found: [*found[:-1], msgspec.structs.replace(found[-1], **changes)])
+
+
+def without(name: str) -> Spoil:
+    def remove(folder: Folder) -> None:
+        path = folder.path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
+
+
+def plan(**changes: Any) -> Spoil:
+    return lambda folder: folder.rewrite(records.PLAN, StagePlan, **changes)
+
+
+def rollback(**changes: Any) -> Spoil:
+    return lambda folder: folder.rewrite(records.ROLLBACK, Rollback, **changes)
+
+
+def steps(change: Callable[[tuple[records.RollbackStep, ...]], tuple[records.RollbackStep, ...]]) -> Spoil:
+    def spoil(folder: Folder) -> None:
+        folder.rewrite(records.ROLLBACK, Rollback, steps=change(folder.rollback().steps))
+
+    return spoil
+
+
+def append(name: str, text: str) -> Spoil:
+    def spoil(folder: Folder) -> None:
+        with (folder.path / name).open("a") as file:
+            file.write(text)
+
+    return spoil
+
+
+def before(spoil: Spoil) -> Spoil:
+    """The same in the folder of the stage before."""
+
+    def spoil_before(folder: Folder) -> None:
+        assert folder.previous is not None
+        spoil(folder.previous)
+
+    return spoil_before
+
+
+def resigned(**changes: Any) -> Spoil:
+    return before(lambda folder: folder.rewrite(records.SIGNOFF, Signoff, **changes))
+
+
+def drill_file(change: Callable[[Path], object]) -> Spoil:
+    def spoil(folder: Folder) -> None:
+        (path,) = (path for path in (folder.path / records.DRILLS).rglob("observations.parquet") if DRILL.name in str(path))
+        change(path)
+
+    return spoil
+
+
+FEW = "insufficient_evidence"
+SPOILT: list[tuple[str, str, Spoil, str, str]] = [
+    # stage, part, what is done to it, reason of the no-go, words of why
+    ("0", "preconditions", without(records.PRECONDITIONS), FEW, "nobody looked"),
+    ("0", "preconditions", last(records.PRECONDITIONS, Precondition, state="fail", reason="none"), "breach", "none"),
+    (
+        "0",
+        "preconditions",
+        last(records.PRECONDITIONS, Precondition, state="not_run", required=False),
+        FEW,
+        "",
+    ),
+    (
+        "0",
+        "preconditions",
+        lines(records.PRECONDITIONS, Precondition, lambda found: found[:-1]),
+        FEW,
+        "rollback",
+    ),
+    ("0", "commands", without(records.COMMANDS), FEW, "no command"),
+    (
+        "0",
+        "commands",
+        lines(records.COMMANDS, CommandDone, lambda found: found[:1]),
+        FEW,
+        "docs: was not run",
+    ),
+    ("0", "commands", every(records.COMMANDS, CommandDone, tests=0), "breach", "ran no test"),
+    ("0", "commands", last(records.COMMANDS, CommandDone, exit_code=1), "error", "exit code 1"),
+    ("0", "commands", last(records.COMMANDS, CommandDone, state="not_run", required=False), FEW, ""),
+    ("0", "commands", append("logs/docs.txt", "x"), "error", "was changed"),
+    ("0", "commands", without("logs/docs.txt"), "error", "missing"),
+    ("0", "drills", without(records.DRILLS), FEW, "was not run"),
+    ("0", "drills", plan(drills=("storm", "resets", "parity")), FEW, "parity: was not run"),
+    ("0", "drills", last(records.DRILL_RESULTS, DrillDone, status="not_run", reason="skipped"), "error", "resets"),
+    ("0", "drills", last(records.DRILL_RESULTS, DrillDone, status="fail", reason="no"), "breach", "resets: no"),
+    ("0", "drills", lines(records.DRILL_RESULTS, DrillDone, lambda found: found[:1]), "error", "does not tell"),
+    ("0", "drills", drill_file(lambda path: path.write_bytes(path.read_bytes()[:-9])), "error", "storm"),
+    ("0", "drills", drill_file(lambda path: path.unlink()), "error", "storm"),
+    ("0", "drills", plan(target="another"), "error", "ran against elsewhere"),
+    ("0", "drills", plan(thresholds_sha256="d" * 64), "error", "other thresholds"),
+    ("0", "rollback", without(records.ROLLBACK), FEW, "no rollback"),
+    ("0", "rollback", rollback(dry_run=True), FEW, "dry run"),
+    ("0", "rollback", rollback(seconds=None), "breach", "never"),
+    ("0", "rollback", rollback(seconds=301.0, limit_s=900.0), "breach", "301 s"),
+    ("0", "rollback", rollback(state="error", reason="unreachable"), "error", "unreachable"),
+    ("0", "rollback", rollback(run_id="another"), "error", "another"),
+    ("0", "rollback", steps(lambda found: (found[1], found[0], *found[2:])), "error", "in this order"),
+    ("0", "rollback", steps(lambda found: found[:3]), "error", "in this order"),
+    (
+        "0",
+        "rollback",
+        steps(lambda f: (*f[:3], msgspec.structs.replace(f[3], state="not_run"))),
+        FEW,
+        "step 4",
+    ),
+    ("0", "rollback", steps(lambda f: (msgspec.structs.replace(f[0], restored=False), *f[1:])), "error", "restored"),
+    ("0", "rollback", steps(lambda f: (msgspec.structs.replace(f[0], verified_by=""), *f[1:])), "error", "verified"),
+    ("0", "baseline", last(records.HOLD, HoldEvent, at="2026-11-23T09:59:00.000Z"), FEW, "held for 3540 s"),
+    ("0", "revisions", plan(revisions=Revisions(control="c")), FEW, "runtime unknown"),
+    ("0", "evidence", append(records.THRESHOLDS, "\n"), "error", "thresholds.toml"),
+    ("0", "evidence", without(records.STAGES), "error", "stages.toml"),
+    ("0", "evidence", append(records.SNAPSHOTS, "{}\n"), "error", "snapshots.jsonl"),
+    ("0", "watches", last(records.WATCH_LIST, WatchDone, status="fail", reason="ux"), "breach", "ux"),
+    ("0", "watches", lines(records.WATCH_LIST, WatchDone, lambda found: found[:1]), "error", "does not tell"),
+    ("1", "hold", without(records.HOLD), FEW, "nothing was held"),
+    ("1", "hold", lines(records.HOLD, HoldEvent, lambda found: found[:1]), "error", "cut short"),
+    ("1", "hold", last(records.HOLD, HoldEvent, kind="aborted", reason="a stale loop"), "breach", "a stale loop"),
+    ("1", "hold", plan(hold_required_s=3601.0), FEW, "3600 s of 3601 s"),
+    ("1", "hold", plan(gates_at_h=(0.5,)), FEW, "0.5 h"),
+    ("1", "hold", last(records.SNAPSHOTS, Snapshot, revisions=Revisions(runtime="newer")), "breach", "newer"),
+    ("1", "target", plan(target_kind="mock"), "breach", "opens no stage"),
+    ("1", "nonsense", plan(required=("hold", "nonsense")), "error", "nobody knows"),
+    ("1", "previous_stage", plan(previous_run=""), "error", ""),
+    ("1", "previous_stage", plan(revisions=Revisions(control="c", runtime="r")), "breach", "revisions changed"),
+    ("1", "previous_stage", plan(rollout="december"), "breach", "rollout changed"),
+    ("1", "previous_stage", plan(previous_report_sha256="e" * 64), "error", "not the report"),
+    ("1", "previous_stage", before(without(records.SIGNOFF)), FEW, "nobody has signed"),
+    ("1", "previous_stage", before(append(records.REPORT, "\n")), "error", "not the report"),
+    ("1", "previous_stage", before(without(records.REPORT)), "error", "missing"),
+    ("1", "previous_stage", resigned(decision="no_go"), "breach", "no signed go"),
+    ("1", "previous_stage", resigned(report_sha256="f" * 64), "breach", "another report"),
+    ("1", "previous_stage", resigned(at="2026-11-23T12:00:00.000Z"), "breach", "after this stage"),
+    ("1", "previous_stage", resigned(at="2026-11-22T10:00:00.000Z"), "expired", "1 day"),
+    ("1", "previous_stage", resigned(at="yesterday"), "error", "yesterday"),
+    ("1", "evidence", before(append("logs/docs.txt", "x")), "error", "docs.txt"),
+    ("2", "previous_stage", plan(stage="3a"), "breach", "not the stage before"),
+    ("2", "cohort", without(records.PROBES), FEW, "not asked"),
+    ("2", "cohort", every(records.PROBES, CohortProbe, in_cohort=None, outcome="timeout"), FEW, "nothing"),
+    ("2", "cohort", last(records.PROBES, CohortProbe, in_cohort=True), "breach", "wrong side"),
+    ("2", "cohort", plan(cohort_percent=25.0), "breach", "wrong side"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "which", "spoil", "reason", "words"), SPOILT, ids=[f"{row[0]}-{row[1]}-{n}" for n, row in enumerate(SPOILT)]
+)
+def test_a_part_that_is_not_well_is_no_go(
+    stage: Callable[[str], Folder], answers: Answers, name: str, which: str, spoil: Spoil, reason: str, words: str
+) -> None:
+    folder = stage(name)
+    spoil(folder)
+    report = judging.judge_stage(folder.path)
+    assert (report.decision, report.reason) == ("no_go", reason)
+    assert part(report, which).state != "pass"
+    assert words in part(report, which).reason
+    assert any(blocker.check == which and blocker.remediation and blocker.retest for blocker in report.blockers)
+
+
+@pytest.mark.parametrize("check", list(window.REGISTRY))
+def test_only_a_pass_of_the_window_is_a_pass(quick: Folder, answers: Answers, check: str) -> None:
+    for state in set(State) - {State.PASS}:
+        answers[check] = passing(check, state=state, reason="so it is")
+        report = judging.judge_stage(quick.path)
+        told = check in judging.TOLD_IF_ABSENT and state is State.NO_DATA
+        assert report.decision == ("go" if told else "no_go")
+        assert any("so it is" in sentence for sentence in (report.skipped if told else report.why))
+
+
+def test_what_is_no_number_is_no_pass(stage: Callable[[str], Folder], answers: Answers) -> None:
+    answers["ux.integrity"] = passing("ux.integrity", value=float("nan"))
+    report = judging.judge_stage(stage("1").path)
+    assert (report.decision, report.reason) == ("no_go", "error")
+
+
+def test_a_check_that_vanished_is_no_pass(stage: Callable[[str], Folder], answers: Answers) -> None:
+    del answers["replay.divergence"]
+    report = judging.judge_stage(stage("1").path)
+    assert (report.decision, report.reason) == ("no_go", FEW)
+    assert any("replay.divergence" in sentence for sentence in report.why)
+
+
+def test_a_window_that_cannot_be_judged_passes_no_gate(stage: Callable[[str], Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("no width")
+
+    monkeypatch.setattr(window, "judge", broken)
+    report = judging.judge_stage(stage("1").path)
+    assert (report.decision, report.reason) == ("no_go", "error")
+    assert {gate.state for gate in report.gates} == {"error"}
+    assert "no width" in part(report, "evidence").reason
+
+
+def test_of_a_preflight_only_a_failure_of_the_window_counts(stage: Callable[[str], Folder], answers: Answers) -> None:
+    answers["replay.client_lag_events"] = passing("replay.client_lag_events", state=State.NO_DATA)
+    report = judging.judge_stage(stage("0").path)
+    assert report.decision == "go"
+    assert any("replay.client_lag_events (no_data)" in sentence for sentence in report.skipped)
+    answers["replay.client_lag_events"] = passing("replay.client_lag_events", state=State.FAIL)
+    assert judging.judge_stage(stage("0").path).reason == "breach"
+
+
+def test_a_rehearsal_on_a_mock_is_spared_what_only_operators_have(tmp_path: Path, answers: Answers) -> None:
+    folder = Folder(tmp_path / "runs", kind="mock").write()
+    last(records.COMMANDS, CommandDone, state="not_run", reason="no checkout", required=False)(folder)
+    report = judging.conclude(folder.path)
+    assert report.decision == "go"
+    assert "not asked of a mock: docs" in part(report, "commands").reason
+    first_line = (folder.path / records.REPORT_MD).read_text().splitlines()[0]
+    assert first_line.startswith("# GO (against the embedded mock")
+    assert "opens no stage" in first_line
+
+
+def test_the_gravest_reason_comes_first(stage: Callable[[str], Folder], answers: Answers) -> None:
+    for name, state in (
+        ("error.stale_cursors", State.INCONCLUSIVE),
+        ("ux.integrity", State.FAIL),
+        ("replay.errors", State.ERROR),
+    ):
+        answers[name] = passing(name, state=state)
+    why = judging.judge_stage(stage("1").path).why
+    assert [sentence.partition(":")[0] for sentence in why] == ["fail", "error", "inconclusive"]
+
+
+def test_judging_writes_nothing_and_gives_the_same_again(stage: Callable[[str], Folder], answers: Answers) -> None:
+    folder = stage("1").path
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert judging.judge_stage(folder) == judging.judge_stage(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_is_no_stage_is_said(tmp_path: Path, stage: Callable[[str], Folder]) -> None:
+    with pytest.raises(UsageError, match="is not a stage's folder"):
+        judging.judge_stage(tmp_path)
+    folder = stage("1").path
+    (folder / records.PLAN).unlink()
+    with pytest.raises(EvidenceError, match="missing"):
+        judging.judge_stage(folder)
+    (folder / records.PLAN).write_text("{")
+    with pytest.raises(EvidenceError, match="damaged"):
+        judging.judge_stage(folder)
+
+
+def test_the_stages_own_law_stands_above_a_plan(stage: Callable[[str], Folder], answers: Answers) -> None:
+    """A plan that asks for nothing is judged by all that its stage needs."""
+    folder = stage("0")
+    plan(required=())(folder)
+    without(records.ROLLBACK)(folder)
+    assert judging.judge_stage(folder.path).decision == "no_go"
+    assert set(stages.REQUIRED["0"]) <= {each.name for each in judging.judge_stage(folder.path).parts}
+    assert (KIND, TARGET, NOW.known) == ("staging", "elsewhere", True)

@@ -1,0 +1,393 @@
+"""A stage's folder as a run leaves it, written by hand: everything in it is well, and can then be spoilt."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from histories import GATED, STREAM, Story, good_storm, storm_drill
+
+from drills import results
+from drills.rollout import records, stages
+from drills.rollout.clock import iso
+from drills.rollout.records import (
+    CohortProbe,
+    CommandDone,
+    DrillDone,
+    HoldEvent,
+    Precondition,
+    Revisions,
+    Rollback,
+    RollbackStep,
+    Signoff,
+    Snapshot,
+    StagePlan,
+    StageReport,
+    WatchDone,
+)
+from drills.thresholds import DEFAULT_PATH
+from drills.verdicts import CheckResult, State
+from sim.contract import chance
+from sim.contract.cohorts import cohort_bucket
+from sim.contract.endpoint import PROFILES
+from sim.drill import Drill, Fleet, Load, Phases
+from sim.fault_kinds import DropSockets
+from sim.observations import Kind
+
+BEGAN = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+INTERVAL_S = 30.0
+TARGET, KIND = "elsewhere", "staging"
+NOW = Revisions(control="control-00042", runtime="runtime-00017")
+DRILL = storm_drill(checks=tuple(name for name in GATED if name != "reconnect.backoff_never_resets"))
+RESETS = msgspec.structs.replace(
+    storm_drill(name="resets", checks=("reconnect.backoff_never_resets",)),
+    phases=Phases(steady_s=20.0, fault_s=12.0),
+    faults=(DropSockets(at_s=0.0), DropSockets(at_s=8.0)),
+)
+WATCH = Drill(
+    name="observation",
+    summary="Is all well?",
+    checks=("ux.publish_to_apply_ms",),
+    fleet=Fleet(clients=12),
+    load=Load(events_per_s=2.0),
+    phases=Phases(steady_s=5.0, fault_s=30.0),
+    faults=(),
+)
+PERCENT = {"2": 5.0, "3a": 25.0, "3b": 50.0, "4": 100.0}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def dump(path: Path, *lines: msgspec.Struct) -> None:
+    """A file of one object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+
+
+@dataclass
+class Folder:
+    """One stage's folder below its rollout's."""
+
+    runs: Path
+    stage: records.Stage = "0"
+    previous: "Folder | None" = None
+    kind: str = KIND
+    began: datetime = BEGAN
+
+    @property
+    def path(self) -> Path:
+        return self.runs / f"{self.began:%Y%m%dT%H%M%SZ}-stage-{self.stage}-abcd"
+
+    @property
+    def held_s(self) -> float:
+        return 3600.0
+
+    def plan(self, **changes: Any) -> StagePlan:
+        before = self.previous.path if self.previous else None
+        fields: dict[str, Any] = {
+            "run_id": self.path.name,
+            "rollout": "november",
+            "stage": self.stage,
+            "title": {"0": "preflight", "1": "internal canary"}.get(self.stage, "broad rollout"),
+            "cohort": "internal list" if self.stage == "1" else "none" if self.stage == "0" else "external",
+            "cohort_percent": PERCENT.get(self.stage),
+            "target": TARGET,
+            "target_kind": self.kind,
+            "revisions": NOW,
+            "began": iso(self.began),
+            "hold_required_s": self.held_s,
+            "snapshot_interval_s": INTERVAL_S,
+            "thresholds_sha256": sha256(DEFAULT_PATH.read_bytes()),
+            "stages_sha256": sha256(stages.DEFAULT_PATH.read_bytes()),
+            "configuration_sha256": "c" * 64,
+            "previous_run": before.name if before else "",
+            "previous_report_sha256": sha256((before / records.REPORT).read_bytes()) if before else "",
+            "tool_version": "0.1.0",
+            "tool_commit": "0123456789abcdef",
+            "required": stages.REQUIRED[self.stage],
+            "synthetic_load": "the watches' own publishes, 2 a second",
+            "commands": ("retired_routes", "docs") if self.stage == "0" else (),
+            "drills": (DRILL.name, RESETS.name) if self.stage == "0" else (),
+            "left_out": ("half_open_sockets",) if self.stage == "0" else (),
+        }
+        return StagePlan(**{**fields, **changes})
+
+    def write(self, **changes: Any) -> "Folder":
+        """Leave all that a good run leaves."""
+        self.path.mkdir(parents=True)
+        plan = self.plan(**changes)
+        (self.path / records.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2))
+        shutil.copyfile(DEFAULT_PATH, self.path / records.THRESHOLDS)
+        shutil.copyfile(stages.DEFAULT_PATH, self.path / records.STAGES)
+        self._snapshots()
+        self._watches()
+        ended = self.began + timedelta(seconds=self.held_s)
+        dump(
+            self.path / records.HOLD,
+            HoldEvent(at=iso(self.began), kind="begun"),
+            HoldEvent(at=iso(ended), kind="ended"),
+        )
+        if self.stage == "0":
+            self._preflight()
+        if self.stage in PERCENT:
+            self._probes(PERCENT[self.stage])
+        return self
+
+    def at(self, seconds: float) -> str:
+        return iso(self.began + timedelta(seconds=seconds))
+
+    def _snapshots(self) -> None:
+        found = []
+        for tick in range(int(self.held_s / INTERVAL_S) + 1):
+            figures = {name: 0.0 for name in PROFILES["full"] if not name.startswith("stream.")}
+            counted = {"mirror.published_total": 60.0, "delivery.served_messages": 700.0, "delivery.total_polls": 40.0}
+            figures |= {name: step * tick + (tick % 5) * step / 9 for name, step in counted.items()}
+            figures |= {"delivery.active_consumers": 12.0 + tick % 3, "auth_failures.token_expired_total": float(tick // 9)}
+            body = msgspec.json.encode({"generated_at": self.at(tick * INTERVAL_S), "figures": figures})
+            name = f"{records.BODIES}/{tick + 1:06d}-metrics.json"
+            (self.path / records.BODIES).mkdir(exist_ok=True)
+            (self.path / name).write_bytes(body)
+            found.append(self._snapshot(tick, figures, body, name))
+        dump(self.path / records.SNAPSHOTS, *found)
+
+    def _snapshot(self, tick: int, figures: dict[str, float], body: bytes, name: str) -> Snapshot:
+        return Snapshot(
+            n=tick + 1,
+            at=self.at(tick * INTERVAL_S),
+            source="metrics",
+            profile="full",
+            phase="baseline" if self.stage == "0" else "hold",
+            url="http://elsewhere.example/internal/v1/spacetime/sync/metrics",
+            outcome="ok",
+            status=200,
+            latency_ms=4.0,
+            generated_at=self.at(tick * INTERVAL_S),
+            clock_skew_s=0.0,
+            revisions=Revisions(runtime=NOW.runtime),
+            sha256=sha256(body),
+            body=name,
+            figures=figures,
+        )
+
+    def _watches(self) -> None:
+        lines = []
+        for n in range(4):
+            run_dir = results.create_run(
+                self.path / records.WATCHES, [WATCH], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
+            )
+            story = quiet_story(slower_ms=30.0 * n)
+            story.write(results.create_drill_folder(run_dir, WATCH), WATCH, target=TARGET, target_kind=self.kind, plan=[])
+            begun_s = 300.0 + 800.0 * n
+            lines.append(
+                WatchDone(
+                    at=self.at(begun_s),
+                    ended=self.at(begun_s + 60),
+                    run=f"{records.WATCHES}/{run_dir.name}",
+                    drill=WATCH.name,
+                    phase="baseline" if self.stage == "0" else "hold",
+                    status=str(results.judge_run(run_dir).status),
+                )
+            )
+        dump(self.path / records.WATCH_LIST, *lines)
+
+    def _preflight(self) -> None:
+        dump(
+            self.path / records.PRECONDITIONS,
+            *(
+                Precondition(at=self.at(1), name=name, state="pass", reason="it is so", evidence=records.COMMANDS)
+                for name in records.PRECONDITION_NAMES
+            ),
+        )
+        dump(self.path / records.COMMANDS, self.command("retired_routes", tests=3), self.command("docs", tests=None))
+        dump(self.path / records.DRILL_RESULTS, *(self.drill(drill) for drill in (DRILL, RESETS)))
+        (self.path / records.DRILL_SUMMARY).write_text("Failures: 0\n")
+        (self.path / records.ROLLBACK).write_bytes(msgspec.json.encode(self.rollback()))
+
+    def command(self, name: str, tests: int | None) -> CommandDone:
+        log = self.path / records.LOGS / f"{name}.txt"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"test result: ok. {tests} passed\n")
+        return CommandDone(
+            name=name,
+            argv=("./scripts/local-ci.sh", name),
+            cwd="somewhere",
+            state="pass",
+            reason="ended with exit code 0",
+            exit_code=0,
+            began=self.at(60),
+            duration_s=2.5,
+            log=f"{records.LOGS}/{log.name}",
+            sha256=sha256(log.read_bytes()),
+            runner="cargo" if tests else "",
+            tests=tests,
+        )
+
+    def drill(self, drill: Drill) -> DrillDone:
+        run_dir = results.create_run(
+            self.path / records.DRILLS, [drill], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
+        )
+        story = good_storm() if drill is DRILL else twice_cut_storm()
+        story.write(results.create_drill_folder(run_dir, drill), drill, target=TARGET, target_kind=self.kind)
+        return DrillDone(
+            name=drill.name,
+            run=run_dir.name,
+            status=str(results.judge_run(run_dir).status),
+            seed=7,
+            faults=("drop_sockets",),
+            injected_at_s=(20.0,),
+            observed=True,
+            recovered_at_s=20.4,
+            duration_s=60.0,
+            assertions=(),
+        )
+
+    def rollback(self, **changes: Any) -> Rollback:
+        names = ("traffic", "throttle", "cohort", "recovery")
+        steps = tuple(
+            RollbackStep(
+                n=n,
+                name=name,  # type: ignore[arg-type]
+                state="pass",
+                reason="seen",
+                before={"revision": "new"},
+                after={"revision": "good"},
+                verified_by="the revision that the metrics name",
+                began=self.at(3000 + 20 * n),
+                ended=self.at(3015 + 20 * n),
+                restored=True,
+            )
+            for n, name in enumerate(names, 1)
+        )
+        fields: dict[str, Any] = {
+            "run_id": self.path.name,
+            "target": TARGET,
+            "target_kind": self.kind,
+            "dry_run": False,
+            "began": self.at(3000),
+            "ended": self.at(3100),
+            "seconds": 87.0,
+            "limit_s": 300.0,
+            "state": "pass",
+            "reason": "recovered",
+            "steps": steps,
+        }
+        return Rollback(**{**fields, **changes})
+
+    def _probes(self, percent: float) -> None:
+        keys = [f"stormgate-probe-{n}" for n in range(300)]
+        dump(
+            self.path / records.PROBES,
+            *(
+                CohortProbe(
+                    at=self.at(10 + n / 20),
+                    key=key,
+                    bucket=cohort_bucket("thread", key),
+                    in_cohort=cohort_bucket("thread", key) < percent,
+                    outcome="ok",
+                    revision=NOW.runtime,
+                )
+                for n, key in enumerate(keys)
+            ),
+        )
+
+    def sign(self, after_s: float = 4000.0, **changes: Any) -> "Folder":
+        """A person's word on its report."""
+        content = (self.path / records.REPORT).read_bytes()
+        report = msgspec.json.decode(content, type=StageReport)
+        fields: dict[str, Any] = {
+            "run_id": self.path.name,
+            "owner": "Robin Example",
+            "role": "release owner",
+            "at": self.at(after_s),
+            "decision": report.decision,
+            "statement": "I have read it.",
+            "report_sha256": sha256(content),
+        }
+        (self.path / records.SIGNOFF).write_bytes(msgspec.json.encode(Signoff(**{**fields, **changes})))
+        return self
+
+    def edit(self, name: str, kind: type[Any], change: Callable[[list[Any]], list[Any]]) -> None:
+        """Change the lines of a file, as another run would have left them."""
+        path = self.path / name
+        lines = [msgspec.json.decode(line, type=kind) for line in path.read_bytes().splitlines()]
+        dump(path, *change(lines))
+
+    def rewrite(self, name: str, kind: type[Any], **changes: Any) -> None:
+        """Change an object of its own file."""
+        path = self.path / name
+        found = msgspec.structs.replace(msgspec.json.decode(path.read_bytes(), type=kind), **changes)
+        path.write_bytes(msgspec.json.encode(found))
+
+
+def quiet_story(slower_ms: float = 0.0, clients: int = WATCH.fleet.clients) -> Story:
+    """An observation in which nothing happened: every event reaches everybody in time."""
+    story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}})
+    for t, phase in ((0.0, "steady"), (5.0, "fault"), (35.0, "heal"), (36.0, "settle"), (60.0, "end")):
+        story.tell(t, Kind.PHASE, detail=phase)
+    story.tell(4.9, Kind.STEADY, value=1.0)
+    for seq in range(1, 61):
+        story.publish(seq, t=4.0 + seq * 0.5, value=2.0)
+    for tick in range(120):
+        story.tell(tick * 0.5, Kind.GENERATOR_LAG, value=1.0 + tick % 7)
+    for client in range(clients):
+        story.tell(0.1, Kind.TOKEN_MINTED, client, value=4.0).tell(0.1, Kind.CONNECT_ATTEMPTED, client, attempt=1)
+        story.tell(0.12, Kind.CONNECT_DONE, client, value=20.0).tell(0.13, Kind.SUBSCRIBED, client, value=30.0)
+        story.tell(0.13, Kind.REBOOTSTRAPPED, client, STREAM, 0, detail="fresh")
+        story.tell(0.15, Kind.REPLAY_COMPLETED, client, value=50.0 + client % 20)
+        for seq in range(1, 61):
+            t = 4.0 + seq * 0.5 + (40.0 + slower_ms + 7 * (seq * client % 11)) / 1000
+            story.tell(t, Kind.APPLIED, client, STREAM, seq, detail=f"h{seq}")
+            story.tell(t, Kind.CHECKPOINT_WRITTEN, client, STREAM, seq)
+        for tick in range(5, 60, 5):
+            story.tell(tick + 0.001 * client, Kind.CLIENT_LAG, client, value=float(tick % 3))
+        story.tell(58.0, Kind.SETTLED, client)
+    story.audit(*range(1, 61), t=59.0)
+    story.rows.sort(key=lambda row: row.t)
+    return story
+
+
+def twice_cut_storm() -> Story:
+    """The good storm with a second cut, after which clients begin their backoff anew."""
+    story = good_storm().changed(lambda row: row.detail == "heal", t=32.0).changed(lambda row: row.detail == "settle", t=33.0)
+    story.header["plan"] = [{"kind": "drop_sockets", "at_s": 0.0}, {"kind": "drop_sockets", "at_s": 8.0}]
+    for t, kind, value in ((28.0, Kind.FAULT_BEGUN, 0.0), (28.2, Kind.FAULT_OBSERVED, 150.0), (29.0, Kind.FAULT_ENDED, 0.0)):
+        story.tell(t, kind, attempt=1, value=value, detail="drop_sockets")
+    for client in range(story.clients):
+        wait_s = 0.25 * chance.draw(8, "test", client)
+        again = 28.1 + wait_s
+        story.tell(28.1, Kind.DISCONNECTED, client, detail="network")
+        story.tell(28.1, Kind.BACKOFF, client, attempt=1, value=1000 * wait_s, detail="network")
+        story.tell(again, Kind.CONNECT_ATTEMPTED, client, attempt=3).tell(again + 0.02, Kind.CONNECT_DONE, client, value=20.0)
+        story.tell(again + 0.03, Kind.SUBSCRIBED, client, value=30.0)
+        story.tell(again + 0.05, Kind.REPLAY_COMPLETED, client, value=50.0)
+    story.rows.sort(key=lambda row: row.t)
+    return story
+
+
+def passing(name: str, **changes: Any) -> CheckResult:
+    """A check of the window that passed."""
+    gate, check = name.split(".")
+    fields: dict[str, Any] = {
+        "gate": gate,
+        "check": check,
+        "state": State.PASS,
+        "value": 1.0,
+        "unit": "ms" if check.endswith("_ms") else "ratio",
+        "n": 1234,
+        "interval": (0.5, 1.5),
+        "comparator": "<=",
+        "threshold": 600.0 if check.endswith("_ms") else 2.0,
+        "source": "SLO targets",
+        "window": "stage",
+        "method": "upper bound",
+        "origin": "server",
+        "reason": "at most 1.5 with 95 % confidence",
+        "evidence": records.SNAPSHOTS,
+    }
+    return CheckResult(**{**fields, **changes})
