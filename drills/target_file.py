@@ -16,14 +16,25 @@ from sim.contract.endpoint import KNOWN
 from sim.contract.settings import Positive
 from sim.errors import UsageError
 from sim.fault_kinds import AnyFault
-from sim.target import SOCKET_PATH, Caps, Hook, MetricsProfile, RevisionCommands, Rules, Stop, TargetKind
+from sim.target import (
+    SOCKET_PATH,
+    Caps,
+    Hook,
+    MetricsProfile,
+    RevisionCommands,
+    RollbackHook,
+    RollbackRules,
+    Rules,
+    Stop,
+    TargetKind,
+)
 
 RESERVED = "mock"  # the embedded one
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_TABLES = ("hooks", "stop", "revisions", "prometheus")  # below a target's own, each read by itself
+_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback")  # below a target's own, each read by itself
 _LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
 
 
@@ -76,6 +87,7 @@ class Target:
     session: str
     revisions: RevisionCommands = field(default_factory=RevisionCommands)
     prometheus: Prometheus | None = None
+    rollback: RollbackRules = field(default_factory=RollbackRules)
 
     def __repr__(self) -> str:
         return f"Target({self.name}, {self.entry.kind}, {self.runtime_url}, {self.control_url})"
@@ -122,6 +134,7 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
         session=_secret(entry.session_token_env, "session_token_env", where, environment),
         revisions=_revisions(table.get("revisions", {}), where),
         prometheus=_prometheus(table["prometheus"], where, environment) if "prometheus" in table else None,
+        rollback=_rollback(table.get("rollback", {}), where),
     )
 
 
@@ -211,6 +224,22 @@ def _prometheus(table: object, where: str, environment: Mapping[str, str]) -> Pr
         max_age_s=entry.max_age_s,
         expressions=dict(entry.expressions),
     )
+
+
+def _rollback(table: object, where: str) -> RollbackRules:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: key 'rollback' is {table!r}, but expected a table with 'traffic', 'throttle' and 'cohort'.")
+    at = f"{where[:-1]}.rollback]"
+    for name in ("traffic", "throttle", "cohort"):
+        if name in table and not isinstance(table[name], dict):
+            raise UsageError(f"{at}: key '{name}' is {table[name]!r}, but expected a table with 'apply' and 'restore'.")
+    rules = to_struct(table, RollbackRules, at)
+    hooks: dict[str, RollbackHook | None] = {"traffic": rules.traffic, "throttle": rules.throttle, "cohort": rules.cohort}
+    for name, hook in hooks.items():
+        if hook is not None:
+            _require_program(hook.apply, f"{at}: key '{name}.apply'")
+            _require_program(hook.restore, f"{at}: key '{name}.restore'")
+    return rules
 
 
 def _require_program(command: list[str], key: str) -> None:

@@ -9,6 +9,7 @@ from sim.contract.settings import Count, Positive, Share
 TargetKind = Literal["mock", "staging", "production"]
 MetricsProfile = Literal["full", "pinned", "none"]  # none: the endpoint is not asked
 Command = Annotated[list[str], msgspec.Meta(min_length=1)]  # a program and its arguments; no shell reads it
+Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,200}$")]  # printable, without blanks
 SOCKET_PATH = "/sync/socket/websocket"
 
 
@@ -53,6 +54,47 @@ class RevisionCommands(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     control: list[str] = []
     runtime: list[str] = []
     timeout_s: Positive = 10.0  # [ours] of either command
+
+
+class RollbackHook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How operators change one thing in a rollback, and how they put it back after a rehearsal."""
+
+    apply: Command
+    restore: Command
+    timeout_s: Positive = 60.0  # [ours] of either command
+
+
+class TrafficRollback(RollbackHook, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Traffic to the last known good revisions, and which these are."""
+
+    control_revision: Word
+    runtime_revision: Word
+
+
+class ThrottleRollback(RollbackHook, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tighter throttle or guard, and how its effect is seen."""
+
+    refuses: Literal["publishes", "connects"] = "publishes"
+    burst: Annotated[int, msgspec.Meta(ge=2, le=1000)] = (
+        40  # [ours] at once: taken without the throttle, refused in part with it
+    )
+
+
+class CohortRollback(RollbackHook, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The client cohort alone, and how large it is then."""
+
+    percent: Annotated[float, msgspec.Meta(ge=0, lt=100)] = 0.0
+
+
+class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a rollback is rehearsed on a target. Only a mock of ours needs no hooks."""
+
+    traffic: TrafficRollback | None = None
+    throttle: ThrottleRollback | None = None
+    cohort: CohortRollback | None = None
+    seen_within_s: Positive = 60.0  # [ours] from a command's end to its effect
+    watch: tuple[str, ...] = ()  # overrides of the drill that watches, as with --set
+    allow_on_production: bool = False  # a rehearsal moves everybody's traffic
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@
         commands.jsonl, logs/             commands that were run, and what they printed
         probes.jsonl                      cohort probes
         hold.jsonl                        when the hold began, broke, began again, ended
-        rollback.json                     a rehearsal
+        rollback.json, rollback/          a rehearsal; what its commands said, cohort probes, and its watches
         gate-results.jsonl, stage-report.json, STAGE_REPORT.md, STAGE_REPORT.html, blockers.json, junit.xml
         signoff.json, waivers.json        written by people, later
 
@@ -179,6 +179,7 @@ class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
     began: str
     ended: str
     restored: bool | None = None  # None: there was nothing to restore
+    evidence: tuple[str, ...] = ()  # files and folders below the run's
 
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,8 +192,9 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
     began: str
     ended: str
-    seconds: float | None  # to recover; None when it did not
+    seconds: float | None  # to recover: from the begin of step 1 to recovery seen by clients; None when it was not
     limit_s: float
+    stable_s: float | None = None  # watched from then on, beyond `seconds`; None when it did not come to that
     state: Literal["pass", "fail", "error", "not_run"]
     reason: str
     steps: tuple[RollbackStep, ...]

@@ -19,7 +19,7 @@ from sim.engines.client_driver import MintFailedError
 from sim.engines.course import unix_s
 from sim.engines.http import Answer, Http, NoAnswerError, NothingThereError
 from sim.errors import TargetError
-from sim.target import SOCKET_PATH, Rules
+from sim.target import SOCKET_PATH, Rules, TargetKind
 
 _UPGRADE = {
     "Connection": "Upgrade",
@@ -40,7 +40,7 @@ class Lane:
     mock's own a client. Without an `admin_token` the metrics endpoint is not asked."""
 
     name: str
-    kind: str  # mock, staging or production
+    kind: TargetKind
     runtime_url: str
     control_url: str
     session: str = ""
@@ -150,6 +150,15 @@ class LaneHttp:
         moments = now + minted.refresh_after_in, now + minted.expires_in
         told = unix_s(minted.refresh_after), unix_s(minted.expires_at)
         return Token(minted.token, *moments, minted.kid, minted.session_id, *told)
+
+    async def any_token(self) -> str:
+        """A token for no topic in particular. Raises `TargetError`."""
+        url = self._lane.control_url + _MINT_PATH
+        answer = await self._ask("POST", url, headers=self._authorization("client-0"), json={})
+        try:
+            return msgspec.json.decode(answer.content, type=_MintAnswer).data.token
+        except msgspec.DecodeError:
+            raise TargetError(f"{url} answered {_shown(answer)} where a token was expected.") from None
 
     def _authorization(self, account: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._lane.session or f'session-{account}'}"}
