@@ -87,8 +87,18 @@ class StageWindow:
 
     @cached_property
     def revisions(self) -> tuple[Revisions, ...]:
-        """What servers said was deployed, each pair once, in the order in which they appeared."""
-        return tuple(dict.fromkeys(each.revisions for each in self.ordered if each.revisions != Revisions()))
+        """What servers said was deployed, each pair once, in the order in which they appeared.
+
+        A snapshot tells of the service that it asked; the other is as it was, and before that as it is first told of.
+        """
+        told = [each.revisions for each in self.ordered]
+        control = next((each.control for each in told if each.control), "")
+        runtime = next((each.runtime for each in told if each.runtime), "")
+        pairs = []
+        for each in told:
+            control, runtime = each.control or control, each.runtime or runtime
+            pairs.append(Revisions(control=control, runtime=runtime))
+        return tuple(dict.fromkeys(pair for pair in pairs if pair != Revisions()))
 
     @cached_property
     def ordered(self) -> tuple[Snapshot, ...]:

@@ -1,0 +1,27 @@
+"""What was deployed in a window, of snapshots that each tell of one service only."""
+
+import pytest
+from windows import snapshot
+
+from drills.rollout.records import Revisions
+from drills.rollout.window import StageWindow
+
+
+@pytest.mark.parametrize(
+    ("told", "pairs"),
+    [
+        ([("", "r1"), ("c1", ""), ("", "r1"), ("c1", "")], [("c1", "r1")]),
+        ([("", "r1"), ("c1", ""), ("", "r2"), ("c1", "")], [("c1", "r1"), ("c1", "r2")]),
+        ([("", "r1"), ("c1", ""), ("", ""), ("c2", "")], [("c1", "r1"), ("c2", "r1")]),
+        ([("", "r1"), ("c1", ""), ("", "r2"), ("", "r1")], [("c1", "r1"), ("c1", "r2")]),
+        ([("", "r1"), ("", "")], [("", "r1")]),
+        ([("", ""), ("", "")], []),
+    ],
+)
+def test_a_service_that_was_not_asked_is_as_it_was(told: list[tuple[str, str]], pairs: list[tuple[str, str]]) -> None:
+    taken = tuple(
+        snapshot(n, n, "metrics", {}, revisions=Revisions(control=control, runtime=runtime))
+        for n, (control, runtime) in enumerate(told, 1)
+    )
+    found = StageWindow(0.0, 3600.0, 60.0, taken, ()).revisions
+    assert [(pair.control, pair.runtime) for pair in found] == pairs
