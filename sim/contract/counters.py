@@ -34,16 +34,34 @@ class Counters:
     stale_cursors: int = 0
     evicted: int = 0
     silent_clients: int = 0
+    upgrades: int = 0  # asked for, refused ones included; counted by whoever serves them
+    returns: int = 0  # sockets of clients that had been let in before
     acted: dict[str, int] = field(default_factory=dict)  # how often each fault acted, by its kind
+    came_before: set[int] = field(default_factory=set)  # clients by their keys
     auth: dict[str, int] = field(default_factory=lambda: dict.fromkeys(dict.fromkeys(_AUTH_COUNTERS.values()), 0))
 
     def act(self, kind: str, times: int = 1) -> None:
         """Count that a fault acted."""
         self.acted[kind] = self.acted.get(kind, 0) + times
 
+    def came(self, client: int) -> None:
+        """Count that a client was let in, by its key."""
+        self.returns += client in self.came_before
+        self.came_before.add(client)
+
     def refused(self, code: str) -> None:
         """Count a refusal by its code."""
         self.auth[_AUTH_COUNTERS.get(code, "unauthorized_total")] += 1
+
+
+def monitored(counters: Counters) -> dict[str, float]:
+    """What a lane's own monitoring knows beyond its metrics endpoint, as far as a runtime counts it."""
+    return {
+        "sockets.connects_total": counters.upgrades,
+        "sockets.reconnects_total": counters.returns,
+        "sockets.heartbeat_timeouts_total": counters.silent_clients,
+        "delivery.slow_consumer_evictions_total": counters.evicted,
+    }
 
 
 def metrics(counters: Counters, logs: Iterable[StreamLog], consumers: int, profile: Profile, now: float) -> dict[str, object]:

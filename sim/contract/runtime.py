@@ -97,9 +97,9 @@ class Runtime:
             if "vague_refusals" in self.switches.defects:
                 raise TokenRefusedError("unauthorized", "no good token was given") from None
             raise
-        self._opened += 1
-        number = self._opened
+        number = self._opened = self._opened + 1
         key = client_key(claims.device_id)
+        self.counters.came(key)
         beat_at = now + self.settings.heartbeat_interval_s
         self._connections[number] = Connection(number, claims, key, compatibility, now, beat_at)
         heapq.heappush(self._deadlines, (self._deadline(self._connections[number]), number))

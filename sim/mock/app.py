@@ -116,6 +116,7 @@ class Mock:
             Route("/internal/v1/runs/{run_id}/events", self._new_event, methods=["POST"]),
             Route("/internal/v1/sync/sessions/revoke", self._revoke, methods=["POST"]),
             Route("/internal/v1/spacetime/sync/metrics", self._metrics),
+            Route("/metrics", self._prometheus),
             Route("/internal/v1/spacetime/fanout/metrics", self._retired_metrics),
             *Panel(self).routes(),
         ]
@@ -232,12 +233,25 @@ class Mock:
         return JSONResponse({"revoked": len(asked.session_ids), "sockets_closed": closed})
 
     async def _metrics(self, request: Request) -> Response:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self.options.admin_token}".encode()):
-            return problem(401, "unauthorized", "the admin token is missing or wrong")
+        if refused := self._not_admin(request):
+            return refused
         runtime = self.runtime
         logs = runtime.streams.logs.values()
         return JSONResponse(metrics(runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time()))
+
+    async def _prometheus(self, request: Request) -> Response:
+        """The same and more, for a Prometheus that sends the same bearer token: the figures are as secret in either form."""
+        from sim.mock import exposition  # imported late: it takes longer to import than a mock takes to start
+
+        if refused := self._not_admin(request):
+            return refused
+        return Response(exposition.text(self.runtime, self.control), media_type=exposition.MEDIA_TYPE)
+
+    def _not_admin(self, request: Request) -> Response | None:
+        given = request.headers.get("authorization", "")
+        if hmac.compare_digest(given.encode(), f"Bearer {self.options.admin_token}".encode()):
+            return None
+        return problem(401, "unauthorized", "the admin token is missing or wrong")
 
     async def _retired_metrics(self, _: Request) -> Response:
         if "serve_retired_route" in self.switches.defects:

@@ -44,6 +44,7 @@ class Sockets:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """The ASGI endpoint of `/sync/socket/websocket`."""
         await receive()  # websocket.connect
+        self._runtime.counters.upgrades += 1
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
         no = self._rollout.limits.connect_refusal(time.time()) if "token" in query else None
         if no is not None:

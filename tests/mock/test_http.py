@@ -7,10 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from served import ADMIN, Raw, Served, serving, updates_in
+from websockets.exceptions import InvalidStatus
 
+from sim.contract.endpoint import MONITORED, PROFILES, STATUS_COUNTERS, is_counter
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.mock.app import Mock, MockOptions
+from sim.mock.exposition import name_of
 from sim.mock.store import Store
 
 TOKEN_KEYS = {
@@ -312,3 +316,34 @@ def test_switches_are_for_this_machine_only(tmp_path, address: str):
             assert (await http.get("/healthz")).status_code == 200
 
     asyncio.run(ask())
+
+
+def test_a_prometheus_gets_every_figure_and_what_no_endpoint_serves(mock: Served):
+    assert mock.http.get("/metrics").status_code == 401
+    answer = mock.http.get("/metrics", headers=ADMIN)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    figures = {*PROFILES["full"], *PROFILES["pinned"], *STATUS_COUNTERS, *MONITORED} - {
+        "replay.errors_total",
+        "replay.divergences_total",
+    }
+    for figure in figures:
+        family = families.pop(name_of(figure).removesuffix("_total"))
+        assert (family.type, len(family.samples)) == ("counter" if is_counter(figure) else "gauge", 1)
+        assert family.documentation
+    assert families == {}
+
+
+def test_sockets_are_counted_for_a_prometheus(tmp_path: Path):
+    with serving(tmp_path) as mock:
+        token = mock.token("run:r1:events")
+        for _ in range(3):
+            with Raw(mock, token):
+                pass
+        with pytest.raises(InvalidStatus), Raw(mock, "no-token"):
+            pass
+        page = mock.http.get("/metrics", headers=ADMIN).text
+    assert "\nstormgate_sockets_connects_total 4.0\n" in page
+    assert "\nstormgate_sockets_reconnects_total 2.0\n" in page
+    assert "\nstormgate_auth_failures_invalid_token_total 1.0\n" in page
