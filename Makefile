@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
 PEERS := tests/peers/node_modules/.ready
+PROMETHEUS := .peers/.ready
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: drill test check prove peers bench clean
@@ -11,7 +12,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
 
-test: $(DEV) $(PEERS) check  ## style, types, and all tests
+test: $(DEV) $(PEERS) $(PROMETHEUS) check  ## style, types, and all tests
 	$(BIN)/pytest -n 4 --dist worksteal
 
 check: $(DEV)
@@ -22,7 +23,7 @@ check: $(DEV)
 prove: $(DEV)  ## show on real sockets that whatever is wrong on purpose is caught by name: about a quarter of an hour
 	$(BIN)/python -m tests.prove
 
-peers: $(PEERS)  ## install the foreign clients that tests connect to the embedded runtime
+peers: $(PEERS) $(PROMETHEUS)  ## fetch the foreign programs that tests connect to the embedded runtime
 
 bench: $(READY)  ## measure mock and engine side by side with plain websockets clients
 	$(BIN)/python -m tests.bench
@@ -43,5 +44,10 @@ $(PEERS): tests/peers/package.json
 	npm install --prefix tests/peers --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $(PEERS)
 
+$(PROMETHEUS): tests/peers/prometheus.sh
+	@rm -f .peers/prometheus
+	@bash tests/peers/prometheus.sh
+	@touch $(PROMETHEUS)
+
 clean:
-	rm -rf tests/peers/node_modules .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .peers tests/peers/node_modules .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,13 +3,18 @@
 Each expression must come to one number. More than one series is a mistake in the expression, and so is one that the server
 refuses: then the whole snapshot is not believed, so that somebody mends it. A result that is empty, no finite number or too
 old is missing, never zero.
+
+An answer has the moment it was worked out at, not its samples', which may be as old as the server looks back (five minutes, if
+nobody has set it otherwise). So the samples of a series, or of a sum, minimum, maximum or mean of one, are asked for their
+moments, too; and servers that can (from 2.44 on) are told to look back no further than `max_age_s`, whatever the expression.
 """
 
 import asyncio
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +30,10 @@ QUERY_PATH = "/api/v1/query"
 LIMIT_S = 5.0  # [ours] of one query, from connecting to the last byte
 _AT_ONCE = 4  # [ours] queries
 _REFUSED = ("http_400", "http_422")  # the expression's fault, by Prometheus' own account
+_SAMPLED = " sampled at"  # after a figure's name: the query for its samples' moment
+_ONE_SERIES = re.compile(
+    r"\s*(?P<fold>(sum|min|max|avg)\s*\(\s*)?(?P<series>[a-zA-Z_:][a-zA-Z0-9_:]*\s*(\{[^{}]*\})?)\s*(?(fold)\)\s*)"
+)
 _MOST_WORDS = 200  # of what the server says of an expression, kept
 
 
@@ -51,10 +60,10 @@ class PrometheusSource:
     def ask(self, n: int, phase: Phase, fault: bool, clock: Clock) -> tuple[Snapshot, bytes]:
         """See `drills.rollout.snapshots.Source`. The body is ours: each expression, and what the server answered to it."""
         asked_at = clock.now()
-        answers = asyncio.run(self._ask_all())
+        queries = dict(self._queries())
+        answers = asyncio.run(self._ask_all(queries))
         now = clock.now()
-        texts = {name: self._redact(answer.body) for name, answer in answers.items()}
-        results = {name: self._result(name, answers[name], texts[name], now) for name in answers}
+        results = {name: self._result(name, answers, now) for name in self._about.expressions}
         figures = {name: found.value for name, found in results.items() if found.outcome == OK}
         slowest = max(answers.values(), key=lambda answer: answer.latency_ms)
         made = freshness.earliest([results[name].at_s for name in figures])
@@ -75,24 +84,34 @@ class PrometheusSource:
             figures=figures,
             notes=tuple(self._redact.text(f"{name}: {found.why}") for name, found in results.items() if found.why),
         )
-        return snapshot, self._body(texts, results)
+        return snapshot, self._body(queries, answers)
 
-    async def _ask_all(self) -> dict[str, Fetched]:
+    def _queries(self) -> Iterator[tuple[str, str]]:
+        """All that is asked, by a figure's name, or by that of its samples' moment."""
+        for name, expression in self._about.expressions.items():
+            yield name, expression
+            if found := _ONE_SERIES.fullmatch(expression):
+                yield name + _SAMPLED, f"min(timestamp({found['series']}))"
+
+    async def _ask_all(self, queries: Mapping[str, str]) -> dict[str, Fetched]:
         limit = asyncio.Semaphore(_AT_ONCE)
         async with client() as http:
 
             async def ask(expression: str) -> Fetched:
-                # Not every server of this interface knows the second key, so the sample's own time is looked at, too.
-                query = {"query": expression, "lookback_delta": f"{self._about.max_age_s:g}"}
+                query = {"query": expression, "lookback_delta": f"{math.ceil(self._about.max_age_s)}s"}
                 async with limit:
                     return await fetch(http, self.url, self._headers, LIMIT_S, query)
 
-            answers = await asyncio.gather(*map(ask, self._about.expressions.values()))
-        return dict(zip(self._about.expressions, answers, strict=True))
+            answers = await asyncio.gather(*map(ask, queries.values()))
+        return dict(zip(queries, answers, strict=True))
 
-    def _result(self, name: str, answer: Fetched, text: bytes, now: datetime) -> Result:
+    def _result(self, name: str, answers: Mapping[str, Fetched], now: datetime) -> Result:
         """What an expression came to, of now."""
-        found = read(name, answer.outcome, text)
+        answer = answers[name]
+        found = read(name, answer.outcome, self._redact(answer.body))
+        if found.outcome == OK and (moment := answers.get(name + _SAMPLED)) is not None:
+            sampled = read(name, moment.outcome, self._redact(moment.body))
+            found = replace(found, at_s=sampled.value) if sampled.outcome == OK else sampled
         if found.outcome != OK:
             return found
         made = freshness.earliest([found.at_s])
@@ -101,10 +120,10 @@ class PrometheusSource:
         outcome, notes = freshness.judged(made, answer, now, self._about.max_age_s)
         return found if outcome == OK else Result(outcome, why=f"its sample {notes[0]}")
 
-    def _body(self, texts: Mapping[str, bytes], results: Mapping[str, Result]) -> bytes:
+    def _body(self, queries: Mapping[str, str], answers: Mapping[str, Fetched]) -> bytes:
         kept = {
-            name: {"expression": expression, "outcome": results[name].outcome, "answer": texts[name].decode("utf-8", "replace")}
-            for name, expression in self._about.expressions.items()
+            name: {"query": query, "answer": self._redact(answers[name].body).decode("utf-8", "replace")}
+            for name, query in queries.items()
         }
         return self._redact(json.dumps(kept, indent=1).encode())
 
