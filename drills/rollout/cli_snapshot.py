@@ -46,7 +46,11 @@ def snapshot(
     clock = SystemClock()
     with _lane(target, targets) as (lane, entry):
         folder = out or results.snapshot_folder(Path("results"), clock.now())
-        taken = _sample(lane, entry, folder, every, seconds)
+        try:
+            taken = _sample(lane, entry, folder, every, seconds)
+        except KeyboardInterrupt:
+            print(f"note: what was taken until then is in {folder}.", file=sys.stderr)
+            raise
         _say(taken, lane, folder, as_json)
     if not any(each.status is not None for each in taken):
         raise TargetError(f"nothing answers at {lane.runtime_url}, nor at {lane.control_url}; is this target's address right?")
@@ -66,20 +70,20 @@ def _sample(lane: "Lane", entry: "Target | None", folder: Path, every: float | N
     with Sampler(folder, sources_of(lane, entry), clock) as sampler:
         while True:
             clock.sleep_until(due)
-            taken += sampler.poll("other")
+            taken += (polled := sampler.poll("other"))
             if every is None or seconds is None:
                 return taken
+            _tell(polled)
             now = clock.now()
             while due <= now:  # a poll that took longer than the interval is no reason to ask twice at once
                 due += timedelta(seconds=every)
             if due > began + timedelta(seconds=seconds):
                 return taken
-            _progress(taken, len(taken))
 
 
-def _progress(taken: "list[Snapshot]", asked: int) -> None:
-    latest = taken[-1]
-    print(f"snapshot {asked} at {latest.at}: {latest.source} {latest.outcome}", file=sys.stderr)
+def _tell(polled: "list[Snapshot]") -> None:
+    said = ", ".join(f"{each.source} {each.outcome}" for each in polled)
+    print(f"snapshot {polled[-1].n} at {polled[-1].at}: {said}", file=sys.stderr)
 
 
 @contextmanager
