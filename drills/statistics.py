@@ -26,6 +26,7 @@ class Bounds:
     n: int
 
 
+@lru_cache(maxsize=4096)
 def ratio(hits: int, n: int) -> Bounds:
     """Wilson score bounds of `hits` in `n`. Raises `ValueError` when there cannot be so many hits.
 
@@ -91,6 +92,7 @@ def binomial_tail(hits: int, n: int, share: float) -> float:
     return float(binom.sf(hits - 1, n, share))
 
 
+@lru_cache(maxsize=4096)
 def rate(events: int, exposure: float) -> Bounds:
     """Events per unit of `exposure`, with the exact bounds of a Poisson count. `n` is the count of events.
 

@@ -7,22 +7,20 @@ A counter that went back was begun anew by another process: its series is split 
 Unless somebody was breaking something on purpose just then, nobody knows what was lost with the old process.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from drills.rollout.records import Snapshot
-from drills.rollout.stage_window import StageWindow, covered, is_clean, moments
+from drills.rollout.stage_window import StageWindow, covered, moments
 from drills.verdicts import State
-from sim.contract.control import COUNTERS
-from sim.contract.endpoint import PROFILES
+from sim.contract.endpoint import STATUS_COUNTERS
 from sim.history import Floats, Ints, Mask
 
 SOURCES = ("metrics", "control", "prometheus")
 _ANSWERS = ("ok", "no_figures")
-_EDGE_INTERVALS = 2  # [ours] so long before its first and after its last answer a window may go on
+_BEGIN_INTERVALS = 2  # [ours] so long before its first answer a window may begin, as when a hold was begun anew
 _SCRAPE_INTERVALS = 2  # [ours] so many intervals two sources may lie apart, as one of them scrapes the other
 
 
@@ -71,18 +69,7 @@ def counted(window: StageWindow, names: Sequence[str]) -> list[Counted]:
 
 def promised(window: StageWindow, names: Sequence[str]) -> bool:
     """Whether some source of the window has, or should have, any of these figures."""
-    wanted = set(names)
-    return any(not wanted.isdisjoint(_promises(each)) for each in window.snapshots)
-
-
-def _promises(snapshot: Snapshot) -> Iterator[str]:
-    yield from snapshot.figures
-    if snapshot.source == "control":  # whose status need not have counters; if it has one, it has all
-        yield from COUNTERS if snapshot.figures or snapshot.ok else ()
-        return
-    yield from snapshot.missing
-    if snapshot.source == "metrics" and snapshot.profile:
-        yield from PROFILES[snapshot.profile]
+    return not window.promises.isdisjoint(names)
 
 
 def unanswered(window: StageWindow, names: Sequence[str]) -> str:
@@ -90,34 +77,25 @@ def unanswered(window: StageWindow, names: Sequence[str]) -> str:
     if not window.primary or window.coverage.state != State.PASS:
         return window.coverage.reason
     control = [each for each in window.ordered if each.source == "control"]
-    if control and not set(COUNTERS).isdisjoint(names):
+    if control and not set(STATUS_COUNTERS).isdisjoint(names):
         found = covered(window, moments([each for each in control if each.outcome in _ANSWERS]))
         return "" if found.state == State.PASS else f"control service: {found.reason}"
     return ""
 
 
 def _of_source(window: StageWindow, source: str, names: Sequence[str]) -> Counted | None:
-    answers = [each for each in window.ordered if each.source == source]
-    having = [each for each in answers if each.ok and all(np.isfinite(each.figures.get(name, np.nan)) for name in names)]
-    if not having:
+    answers = window.of(source)
+    every = np.column_stack([answers.figure(name) for name in names])
+    having = np.flatnonzero(~np.isnan(every).any(axis=1))
+    if len(having) == 0:
         return None
-    t = moments(having)
-    values = np.array([[each.figures[name] for name in names] for each in having])
+    t, values = answers.t[having], every[having]
     change = np.diff(values, axis=0)
     back: Mask = np.any(change < 0, axis=1)
     # Of a process that began anew all that it counted is new, also by those of its counters that are higher already.
     steps = np.where(back[:, None], values[1:], change).sum(axis=1)
-    dirty = _dirty(answers, having)
-    lacking = sum(each.ok for each in answers) - len(having)
+    dirty, lacking = answers.dirty(having), len(every) - len(having)
     return Counted(source, t, steps, ~dirty, _doubt(window, t, back & ~dirty, names, lacking))
-
-
-def _dirty(answers: Sequence[Snapshot], having: Sequence[Snapshot]) -> Mask:
-    """By step between two of `having`, whether something was being broken then, by any of the source's answers."""
-    places = np.searchsorted([each.n for each in answers], [each.n for each in having])
-    broken = np.concatenate(([0], np.cumsum([not is_clean(each) for each in answers])))
-    dirty: Mask = broken[places[1:] + 1] > broken[places[:-1]]
-    return dirty
 
 
 def _doubt(window: StageWindow, t: Floats, resets: Mask, names: Sequence[str], lacking: int) -> str:
@@ -130,9 +108,10 @@ def _doubt(window: StageWindow, t: Floats, resets: Mask, names: Sequence[str], l
         return f"counters went back {int(resets.sum())} times, and nothing of ours explains it"
     if coverage.state != State.PASS:
         return f"{', '.join(names)}: {coverage.reason}"
-    unseen_s = max(t[0] - window.began_s, window.ended_s - t[-1])
-    if unseen_s > _EDGE_INTERVALS * window.interval_s:
-        return f"{', '.join(names)}: nothing is known of {unseen_s:.0f} s at an end of the window"
+    if t[0] - window.began_s > _BEGIN_INTERVALS * window.interval_s:
+        return f"{', '.join(names)}: nothing is known of the window's first {t[0] - window.began_s:.0f} s"
+    if window.ended_s - t[-1] >= window.interval_s:  # what ends a window is an answer, so one that comes after it is missing
+        return f"{', '.join(names)}: nothing is known of the window's last {window.ended_s - t[-1]:.0f} s"
     return ""
 
 

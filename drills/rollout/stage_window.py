@@ -4,7 +4,7 @@ Seconds are POSIX seconds. What a check may believe of it is decided here: snaps
 watches that nothing is left of are trouble, and whoever has trouble can still fail, but not pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -15,8 +15,9 @@ from drills.checks.base import Case
 from drills.rollout.clock import from_iso
 from drills.rollout.records import Coverage, Revisions, Snapshot
 from drills.verdicts import State
+from sim.contract.endpoint import PROFILES, STATUS_COUNTERS
 from sim.drill import Drill
-from sim.history import Floats, History, Rows
+from sim.history import Floats, History, Ints, Mask, Rows
 
 T = TypeVar("T")
 MOST_HOLE_INTERVALS = 3
@@ -105,6 +106,21 @@ class StageWindow:
         """The snapshots as they were taken."""
         return tuple(sorted(self.snapshots, key=lambda each: each.n))
 
+    def of(self, source: str) -> "Answers":
+        """What one source answered."""
+        if source not in self._answers:
+            self._answers[source] = Answers([each for each in self.ordered if each.source == source])
+        return self._answers[source]
+
+    @cached_property
+    def _answers(self) -> "dict[str, Answers]":
+        return {}
+
+    @cached_property
+    def promises(self) -> frozenset[str]:
+        """Every figure that some server has, or should have."""
+        return frozenset(name for each in self.snapshots for name in _promises(each))
+
     @cached_property
     def snapshot_trouble(self) -> str:
         """Why the snapshots cannot be believed: their numbers have a hole, or their times go back. Empty where they can."""
@@ -152,6 +168,32 @@ class StageWindow:
         return found
 
 
+class Answers:
+    """What one source answered in a window, in the order of time; figures that are no numbers are not there."""
+
+    def __init__(self, snapshots: Sequence[Snapshot]) -> None:
+        self.all = snapshots
+        self.ok = [each for each in snapshots if each.ok]
+        self.t = moments(self.ok)
+        self._figures: dict[str, Floats] = {}
+        n = np.array([each.n for each in snapshots], np.int64)
+        self._place = np.searchsorted(n, np.array([each.n for each in self.ok], np.int64))
+        self._broken = np.concatenate(([0], np.cumsum([not is_clean(each) for each in snapshots])))
+
+    def figure(self, name: str) -> Floats:
+        """By answer that told something, the figure; NaN where it is not there."""
+        if name not in self._figures:
+            found = np.array([each.figures.get(name, np.nan) for each in self.ok], np.float64)
+            self._figures[name] = np.where(np.isfinite(found), found, np.nan)
+        return self._figures[name]
+
+    def dirty(self, having: Ints) -> Mask:
+        """By step between two of `ok`, whose places these are, whether any answer is of a moment when something was broken."""
+        place = self._place[having]
+        dirty: Mask = self._broken[place[1:] + 1] > self._broken[place[:-1]]
+        return dirty
+
+
 def moment_s(snapshot: Snapshot) -> float:
     """When it was asked."""
     return from_iso(snapshot.at).timestamp()
@@ -160,6 +202,16 @@ def moment_s(snapshot: Snapshot) -> float:
 def moments(snapshots: Sequence[Snapshot]) -> Floats:
     """When they were asked, never going back."""
     return np.maximum.accumulate(np.array([moment_s(each) for each in snapshots], np.float64))
+
+
+def _promises(snapshot: Snapshot) -> Iterator[str]:
+    yield from snapshot.figures
+    if snapshot.source == "control":  # whose status need not have counters; if it has one, it has all
+        yield from STATUS_COUNTERS if snapshot.figures or snapshot.ok else ()
+        return
+    yield from snapshot.missing
+    if snapshot.source == "metrics" and snapshot.profile:
+        yield from PROFILES[snapshot.profile]
 
 
 def is_clean(snapshot: Snapshot) -> bool:

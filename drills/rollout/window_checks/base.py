@@ -1,8 +1,8 @@
 """What a check of a window is, from whom it takes its answer, and what makes an answer doubtful.
 
-A check asks several origins in its order. What any of them shows as failed fails; else the first that has data decides, and
-says which it was. Clients stand in for a server only where the servers were asked throughout and have no such figure by their
-nature: one that is promised and was not served, or that was served with holes, lets nobody else speak for it.
+A check asks several origins in its order. What any of them shows as failed fails, and an error of any is one; else the first
+that has data decides, and says which it was. Clients stand in for a server only where the servers were asked throughout and
+have no such figure by their nature: one that is promised and was not served, or was served with holes, lets nobody else speak.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,14 +84,19 @@ def answer(check: WindowCheck, window: StageWindow, threshold: Threshold | None)
     ).sound()
 
 
+class Suspicion(Answer):
+    """Something that would be a failure, but for what is missing to tell it by: whoever else passes, nobody knows."""
+
+
 def _resolved(check: WindowCheck, window: StageWindow, threshold: Threshold | None) -> tuple[Origin, Answer]:
-    """Who answers: whoever shows a failure, else the first who has data. In a tie of failures the first counts."""
+    """Who answers: whoever shows a failure, or that something is not in order, else the first who has data."""
     if check.takes_threshold and threshold is None:
         return check.asks[0].origin, Answer(State.ERROR, NAN, 0, f"there is no threshold of {check.full_name}")
     answers = [(ask.origin, found) for ask in check.asks if (found := _asked(ask, window, threshold)) is not None]
-    failed = [each for each in answers if each[1].state is State.FAIL]
-    if failed or answers:
-        return (failed or answers)[0]
+    grave = [each for state in (State.FAIL, State.ERROR) for each in answers if each[1].state is state]
+    grave += [each for each in answers if isinstance(each[1], Suspicion)]
+    if grave or answers:
+        return (grave or answers)[0]
     return check.asks[0].origin, Answer(State.NO_DATA, NAN, 0, NONE_SAYS)
 
 

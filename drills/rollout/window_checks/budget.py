@@ -35,17 +35,19 @@ _SHARES = {
 
 
 class _Tally(NamedTuple):
-    """Errors and tries of one kind, as steps between moments: of `t[i]` to `t[i + 1]`."""
+    """Errors and tries of one kind, as steps from `since` to `until`, both ascending."""
 
     since: Floats
     until: Floats
     errors: Floats
     tries: Floats
 
-    def between(self, since_s: float, until_s: float) -> tuple[int, int]:
-        """What surely lies between two moments."""
-        inside = (self.since >= since_s) & (self.until <= until_s)
-        return round(float(self.errors[inside].sum())), round(float(self.tries[inside].sum()))
+    def before(self, ends: Floats, span_s: float) -> tuple[Floats, Floats]:
+        """What surely lies in the span before each of these moments."""
+        first = np.searchsorted(self.since, ends - span_s, side="left")
+        last = np.maximum(np.searchsorted(self.until, ends, side="right"), first)
+        errors, tries = (np.concatenate(([0.0], np.cumsum(steps))) for steps in (self.errors, self.tries))
+        return errors[last] - errors[first], tries[last] - tries[first]
 
 
 def ratio_by_servers(window: StageWindow, threshold: Threshold | None) -> Answer | None:
@@ -84,10 +86,10 @@ def burn_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer 
 
     def judged() -> Answer:
         watches = sorted(window.watches, key=lambda watch: watch.ended_s)
-        since, until = np.array([watch.began_s for watch in watches]), np.array([watch.ended_s for watch in watches])
+        until = np.array([watch.ended_s for watch in watches])  # a watch's counts are told when it is over
         shares = [[share_of(watch, name, of) for watch in watches] for name, of in _SHARES.items()]
         tallies = [
-            _Tally(since, until, np.array([s.hits for s in kind], np.float64), np.array([s.n for s in kind], np.float64))
+            _Tally(until, until, np.array([s.hits for s in kind], np.float64), np.array([s.n for s in kind], np.float64))
             for kind in shares
         ]
         return _burn(tallies, until, window.began_s, needed(threshold))
@@ -124,25 +126,32 @@ def _tally(errors: Counted, tries: Counted) -> _Tally | None:
 def _burn(tallies: Sequence[_Tally], ends: Floats, began_s: float, limit: Threshold) -> Answer:
     """The fastest burn of both spans at once; sure only by the lower bounds of their ratios."""
     long_s, short_s, budget = limit.long_s or 0.0, limit.window_s or 0.0, limit.budget or 1.0
-    plain, sure, n = NAN, 0.0, 0
-    for end in ends[ends >= began_s + short_s]:
-        bounds = [_ratio(tallies, end - span_s, end) for span_s in (long_s, short_s)]
-        if min(each.n for each in bounds) == 0:
-            continue
-        plain = max(min(each.value for each in bounds) / budget, 0.0 if plain != plain else plain)
-        sure = max(min(each.lower for each in bounds) / budget, sure)
-        n = max(n, bounds[0].n)
-    if n == 0:
+    ends = ends[ends >= began_s + short_s]
+    errors, tries = np.moveaxis(np.array([_sums(tallies, ends, span_s) for span_s in (long_s, short_s)]), 1, 0)
+    asked = np.all(tries > 0, axis=0)
+    if not asked.any():
         return Answer(State.NO_DATA, NAN, 0, f"nothing was asked for within {short_s:g} s")
+    errors, tries = np.minimum(errors, tries)[:, asked], tries[:, asked]
+    burns = np.min(errors / tries, axis=0) / budget
+    plain, n = float(burns.max()), int(tries[0].max())
+    over = np.flatnonzero(burns > limit.threshold)  # elsewhere no lower bound can be over it
+    sure = max((_least(errors[:, at], tries[:, at]) / budget for at in over), default=0.0)
     state = State.FAIL if sure > limit.threshold else State.PASS if plain <= limit.threshold else State.INCONCLUSIVE
     reason = f"the budget of {budget:g} burnt at most {plain:.3g} times too fast, over {long_s:g} s and {short_s:g} s at once"
     return Answer(state, plain, n, reason, (sure, plain))
 
 
-def _ratio(tallies: Sequence[_Tally], since_s: float, until_s: float) -> statistics.Bounds:
-    found = [tally.between(since_s, until_s) for tally in tallies]
-    errors, tries = sum(each[0] for each in found), sum(each[1] for each in found)
-    return statistics.ratio(min(errors, tries), tries)
+def _sums(tallies: Sequence[_Tally], ends: Floats, span_s: float) -> Floats:
+    """Errors and tries of all kinds in the span before each moment."""
+    total: Floats = np.zeros((2, len(ends)))
+    for tally in tallies:
+        total += np.array(tally.before(ends, span_s))
+    return total
+
+
+def _least(errors: Floats, tries: Floats) -> float:
+    """The least that the lower of two ratios surely is."""
+    return min(statistics.ratio(round(hits), round(n)).lower for hits, n in zip(errors.tolist(), tries.tolist(), strict=True))
 
 
 BY_SERVERS: tuple[str, ...] = tuple(dict.fromkeys(name for errors, tries in PIECES for name in (*errors, *tries)))

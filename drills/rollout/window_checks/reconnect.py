@@ -66,17 +66,21 @@ class _Rate:
 
     def _bounds(self, window: StageWindow, scale: float) -> Bounds:
         """Events a second among `scale` clients, by all seconds of all clients of the watches."""
+        return statistics.rate(*self._seen(window, scale))
+
+    def _seen(self, window: StageWindow, scale: float) -> tuple[int, float]:
+        """Events, and in how many seconds of so many clients."""
         events = sum(watch.once(f"rate.{self._name}", self._count) for watch in window.watches)
         seconds = sum(watch.history.duration_s * watch.history.header.clients for watch in window.watches)
-        return statistics.rate(events, seconds / scale if scale else 0.0)
+        return events, seconds / scale if scale else 0.0
 
     def _lives(self, window: StageWindow) -> int:
         return sum(watch.once("lives", lambda case: len(case.history.fleet(Kind.SUBSCRIBED))) for watch in window.watches)
 
     def _is_held(self, span: StageWindow, scale: float, limit: float) -> bool:
         """Whether each of two or more watches within ten minutes was over it."""
-        each = [self._bounds(StageWindow(0.0, 0.0, 1.0, (), (watch,)), scale).value for watch in span.watches]
-        return len(each) > 1 and all(value > limit for value in each)
+        each = [self._seen(StageWindow(0.0, 0.0, 1.0, (), (watch,)), scale) for watch in span.watches]
+        return len(each) > 1 and all(events > limit * seconds for events, seconds in each)
 
 
 def _check(

@@ -8,7 +8,7 @@ import numpy as np
 from drills.checks.base import NAN, Answer, needed
 from drills.rollout.counted import Counted, counted
 from drills.rollout.stage_window import StageWindow
-from drills.rollout.window_checks.base import Decide, by_clients, by_server
+from drills.rollout.window_checks.base import Decide, Suspicion, by_clients, by_server
 from drills.rollout.window_checks.clients import ShareOf, pooled
 from drills.thresholds import Threshold
 from drills.verdicts import State
@@ -56,7 +56,7 @@ def _surge(source: Counted, usual: float | None, slack_s: float, limit: Threshol
         elif usual is not None:
             usual_low = usual_high = usual * width_s
         else:
-            answers.append(Answer(State.INCONCLUSIVE, NAN, source.total, _NO_BASELINE.format(f"{high:g} {what}", width_s)))
+            answers.append(Suspicion(State.INCONCLUSIVE, NAN, source.total, _NO_BASELINE.format(f"{high:g} {what}", width_s)))
             continue
         answers.append(_compared(low, high, usual_low, usual_high, limit, what, source.total))
         worst = max(worst, answers[-1].value)
@@ -105,7 +105,7 @@ def _of_span(window: StageWindow, end_s: float, code: str, of: ShareOf, limit: T
     if end_s - hour_s < window.began_s:
         before = _pooled(window.baseline, code, of) if window.baseline else Share(0, 0)
     if before.n == 0:
-        return Answer(State.INCONCLUSIVE, NAN, now.n, _NO_BASELINE.format(f"{now.hits} {what}", width_s))
+        return Suspicion(State.INCONCLUSIVE, NAN, now.n, _NO_BASELINE.format(f"{now.hits} {what}", width_s))
     usual = before.ratio * now.n
     return _compared(now.hits, now.hits, usual, usual, limit, what, now.n)
 

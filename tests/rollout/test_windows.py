@@ -1,0 +1,362 @@
+"""A window's evidence: what is believed of it, who may speak for whom, and that less of it never says more."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache, partial
+
+import msgspec
+import pytest
+from histories import Story
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spoilt_windows import SPOILT, a_hole, of_metrics, of_monitoring, rates, seen, told
+from windows import (
+    BEGAN_S,
+    INTERVAL_S,
+    THRESHOLDS,
+    Servers,
+    changed,
+    counting,
+    good,
+    judged,
+    quiet,
+    states,
+    watch,
+    watches,
+    with_figures,
+    without,
+)
+
+from drills.rollout import window
+from drills.rollout.records import Revisions, Snapshot
+from drills.rollout.stage_window import moment_s
+from drills.rollout.window import StageWindow
+from drills.verdicts import State
+from sim.contract.endpoint import PROFILES, STATUS_COUNTERS
+from sim.observations import Kind
+
+PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
+BY_COUNTERS = (
+    *("error.token_issue_failure_ratio", "error.stale_cursors", "error.unauthorized_surge", "error.error_budget_ratio"),
+    *("delivery.failed_publish_ratio", "delivery.failed_publish_growth"),
+)
+
+
+def of(found: StageWindow, *names: str) -> set[State]:
+    results = judged(found)
+    return {results[name].state for name in names}
+
+
+# --- coverage -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("minutes", "silent", "state"),
+    [
+        (60, range(0), PASS),
+        (60, range(10, 12), PASS),
+        (60, range(10, 13), INCONCLUSIVE),  # four minutes between two answers
+        (48, range(0), INCONCLUSIVE),  # 49 snapshots
+        (49, range(0), PASS),
+        (100, range(0, 100, 9), INCONCLUSIVE),  # 11 in 100 are missing, never two in a row
+        (60, range(61), NO_DATA),
+        (60, range(4), INCONCLUSIVE),  # the first hole counts
+        (60, range(57, 61), INCONCLUSIVE),  # and so does the last
+    ],
+)
+def test_coverage(minutes: int, silent: range, state: State) -> None:
+    whole = good(Servers(minutes=minutes))
+    quiet_ones = {whole.began_s + minute * INTERVAL_S for minute in silent}
+    found = changed(whole, lambda each: moment_s(each) in quiet_ones, outcome="timeout", figures={})
+    coverage = window.coverage(found)
+    assert coverage.state == state, coverage.reason
+    assert coverage.expected == minutes
+    assert judged(found)["window.coverage"].state is state
+    if state is not PASS:
+        assert PASS not in of(found, *BY_COUNTERS)
+
+
+def test_a_snapshot_that_was_taken_out_shows() -> None:
+    found = without(good(), lambda each: each.n == 40)
+    assert "snapshot 40 is missing" in window.coverage(found).reason
+    assert of(found, *BY_COUNTERS) == {ERROR}
+
+
+def test_the_last_answers_cannot_be_taken_away() -> None:
+    """What the last minute showed is not forgotten by forgetting the last minute."""
+    found = burst(60)
+    assert of(found, "delivery.failed_publish_ratio") == {FAIL}
+    assert of(without(found, lambda each: each.n > 120), "delivery.failed_publish_ratio") == {INCONCLUSIVE}
+
+
+def test_a_clock_that_was_set_back_shows() -> None:
+    found = changed(good(), lambda each: each.n == 60, at="2026-03-02T09:01:00.000Z")
+    assert window.coverage(found).state == ERROR
+
+
+def test_a_change_of_revisions_is_told() -> None:
+    found = changed(good(), lambda each: each.n == 61, revisions=Revisions(runtime="r2"))
+    assert [each.runtime for each in found.revisions] == ["r1", "r2"]
+    assert "revisions changed" in judged(found)["window.coverage"].reason
+
+
+# --- counters -------------------------------------------------------------------------------------------
+
+
+def restarting(minute: int) -> dict[str, float]:
+    """The runtime begins anew after half an hour."""
+    return counting(PROFILES["full"])(minute if minute < 30 else minute - 30)
+
+
+def test_an_unexplained_reset_tells_nothing() -> None:
+    results = judged(good(with_figures("metrics", restarting)))
+    for name in ("delivery.failed_publish_ratio", "error.error_budget_ratio"):
+        assert results[name].state is INCONCLUSIVE, results[name]
+        assert "went back" in results[name].reason
+
+
+def test_a_reset_that_a_fault_explains_is_left_out() -> None:
+    found = changed(good(with_figures("metrics", restarting)), lambda each: 60 <= each.n <= 63, fault=True)
+    assert of(found, "delivery.failed_publish_ratio", "error.error_budget_ratio") == {PASS}
+
+
+def test_what_a_new_process_counted_first_counts() -> None:
+    """A failure that shows after a reset is one, whoever lost the rest."""
+    figures = counting(PROFILES["full"])
+
+    def reset(minute: int) -> dict[str, float]:
+        before = figures(minute)
+        if minute < 30:
+            return before
+        return {**before, "mirror.published_total": 300.0 * (minute - 30), "mirror.failed_total": 50.0 * (minute - 29)}
+
+    result = judged(good(with_figures("metrics", reset)))["delivery.failed_publish_ratio"]
+    assert result.state is FAIL
+    assert result.origin == "server"
+
+
+def test_minutes_with_a_fault_are_left_out() -> None:
+    story = of_metrics("mirror.failed_total", lambda minute: 500.0 * (20 < minute <= 22) + 500.0 * (minute > 22))
+    found = changed(story(), lambda each: 41 <= each.n <= 44, fault=True)
+    assert of(story(), "delivery.failed_publish_ratio") == {FAIL}
+    assert of(found, "delivery.failed_publish_ratio") == {PASS}
+    assert window.coverage(found).state == PASS
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_figure_that_is_no_number_is_none(value: float) -> None:
+    def spoil(each: Snapshot) -> Snapshot:
+        spoilt = {**each.figures, "mirror.failed_total": value, "sync.token.issue.failed": value}
+        return msgspec.structs.replace(each, figures=spoilt) if each.n in (40, 41) else each
+
+    found = good()
+    found = replace(found, snapshots=tuple(map(spoil, found.snapshots)))
+    assert of(found, "delivery.failed_publish_ratio", "error.token_issue_failure_ratio") == {INCONCLUSIVE}
+
+
+def test_a_figure_that_is_promised_and_missing_lets_nobody_speak_for_it() -> None:
+    name = "delivery.stale_cursor_events_total"
+    found = good()
+    figures = {each.n: {key: value for key, value in each.figures.items() if key != name} for each in found.snapshots}
+    gone = replace(found, snapshots=tuple(msgspec.structs.replace(each, figures=figures[each.n]) for each in found.snapshots))
+    assert judged(gone)["error.stale_cursors"].state is NO_DATA
+
+
+def test_one_sample_of_each_passes_nothing_that_is_counted_or_measured() -> None:
+    one = Story(1, header={"observations_rows": 0, "plan": []})
+    first = tuple(each for each in Servers().snapshots() if each.n <= 2)
+    found = StageWindow(BEGAN_S, BEGAN_S + 3600, INTERVAL_S, first, (watch(0.0, one),))
+    assert {name: state for name, state in states(found).items() if state is PASS} in ({}, {"window.invariants": PASS})
+
+
+# --- several sources ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("late_by", "state"), [(0, PASS), (1, PASS), (2, PASS), (6, INCONCLUSIVE)])
+def test_a_second_source_may_be_late_but_not_wrong(late_by: int, state: State) -> None:
+    failed = [minute // 10 for minute in range(61)]
+
+    def monitored(minute: int) -> dict[str, float]:
+        return {"mirror.failed_total": float(failed[max(minute - late_by, 0)])}
+
+    servers = with_figures("metrics", lambda m: {**counting(PROFILES["full"])(m), "mirror.failed_total": float(failed[m])})
+    found = good(replace(servers, figures={**servers.figures, "prometheus": monitored}))
+    result = judged(found)["delivery.failed_publish_growth"]
+    assert result.state is state, result.reason
+
+
+def test_a_second_source_that_counts_otherwise_leaves_doubt() -> None:
+    figures = {"mirror.published_total": 200.0, "mirror.duplicate_suppressed_total": 0.0, "mirror.failed_total": 0.0}
+    found = of_monitoring(200.0, "mirror.published_total", **figures)()
+    result = judged(found)["delivery.failed_publish_ratio"]
+    assert result.state is INCONCLUSIVE
+    assert "no delay of scraping explains" in result.reason
+
+
+def pinned() -> StageWindow:
+    """Servers that say as little as older runtimes do: nothing of deliveries and tokens."""
+    silent: Callable[[int], dict[str, float]] = lambda minute: {}  # noqa: E731
+    servers = Servers({"metrics": counting(PROFILES["pinned"]), "control": silent}, profile="pinned")
+    return changed(good(servers), lambda each: each.source == "control", outcome="no_figures")
+
+
+def test_clients_can_speak_for_a_pinned_profile() -> None:
+    results = judged(pinned())
+    assert {name: result.reason for name, result in results.items() if result.state is not PASS} == {}
+    stood_in = {name for name, result in results.items() if result.origin == "client"}
+    assert {"error.stale_cursors", "error.unauthorized_surge", "error.token_issue_failure_ratio"} <= stood_in
+    assert results["delivery.failed_publish_ratio"].origin == "server"
+
+
+def test_clients_do_not_speak_for_a_control_service_that_did_not_answer() -> None:
+    found = changed(pinned(), lambda each: each.source == "control", outcome="timeout")
+    assert of(found, "error.token_issue_failure_ratio") == {NO_DATA}
+
+
+def test_what_clients_saw_fail_fails_whatever_servers_say() -> None:
+    result = judged(seen(told(Kind.TOKEN_REFUSED, 20, detail="forbidden"))())["error.token_issue_failure_ratio"]
+    assert (result.state, result.origin) == (FAIL, "client")
+
+
+# --- watches --------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_gone_show() -> None:
+    cut = replace(watch(10.0, quiet().without(lambda row: row.kind is Kind.GENERATOR_LAG)), path="watches/cut")
+    assert not cut.trouble
+    cut.history.header.observations_rows += 1
+    found = good(seen=(*watches(), cut))
+    assert of(found, "ux.integrity", "window.invariants", "delivery.dropped_deliveries") == {ERROR}
+
+
+def test_a_watch_that_is_gone_shows() -> None:
+    found = good()
+    gone = replace(found, watches=found.watches[1:])
+    assert of(gone, "ux.integrity", "window.invariants", "replay.bootstrap_ms") == {ERROR}
+    assert "11 watches where 12 are told of" in judged(gone)["ux.integrity"].reason
+
+
+def test_clients_must_have_been_there_throughout() -> None:
+    found = good(seen=watches()[:6])
+    assert of(found, "ux.integrity", "replay.bootstrap_ms") == {INCONCLUSIVE}
+    assert "no watch began for" in judged(found)["ux.integrity"].reason
+
+
+def test_a_late_load_generator_measures_itself() -> None:
+    story = quiet()
+    late = Story(
+        story.clients, [replace(r, value=900.0) if r.kind is Kind.GENERATOR_LAG else r for r in story.rows], story.header
+    )
+    every = judged(good(seen=watches(of=lambda n: late)))
+    assert {every[name].state for name in ("replay.bootstrap_ms", "ux.publish_to_apply_ms")} == {ERROR}
+    assert every["ux.integrity"].state is PASS
+    assert of(good(seen=watches(of=lambda n: late if n == 3 else None)), "replay.bootstrap_ms") == {PASS}
+
+
+def test_watches_that_were_cut_short_count_for_nothing_but_their_number() -> None:
+    assert of(good(cut_short=1), "window.watches") == {PASS}
+    assert of(good(cut_short=2), "window.watches") == {INCONCLUSIVE}
+
+
+# --- to stop at once ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (good, ""),
+        (rates(mirror__failed_total=350.0), "error.error_budget_burn_fast"),
+        (rates(mirror__failed_total=90.0), "error.error_budget_burn_slow"),
+        (rates(mirror__failed_total=10.0), ""),
+        (seen(told(Kind.UNGRANTED, 1, stream="s", seq=1)), "cross_topic_leak"),
+        (seen(told(Kind.PROBED, 1, detail="expired_token:accepted")), "expired_token_accepted"),
+        (of_monitoring(0.1, "replay.divergences_total"), "replay.divergence"),
+        (of_monitoring(120.0, "sockets.reconnects_total"), "reconnect.reconnects_per_s"),
+        (a_hole, ""),
+    ],
+)
+def test_what_stops_a_stage(found: Callable[[], StageWindow], said: str) -> None:
+    reason = window.abort_reason(found(), THRESHOLDS)
+    assert reason.startswith(said) if said else reason == ""
+
+
+# --- less evidence never says more ----------------------------------------------------------------------
+
+BURST = {"mirror.failed_total": 900.0, "delivery.stale_cursor_events_total": 30.0, "sync.token.issue.failed": 300.0}
+
+
+def burst(at: int) -> StageWindow:
+    """All that goes wrong goes wrong within one minute."""
+
+    def of_source(names: Iterable[str]) -> Callable[[int], dict[str, float]]:
+        rest = counting(names)
+        return lambda minute: {name: value + BURST.get(name, 0.0) * (minute >= at) for name, value in rest(minute).items()}
+
+    return good(Servers({"metrics": of_source(PROFILES["full"]), "control": of_source(STATUS_COUNTERS)}))
+
+
+# What goes wrong within a minute is soonest hidden, so each of those counts as many.
+BURSTS: dict[str, Callable[[], StageWindow]] = {
+    f"{at} {again}": partial(burst, at) for at in (1, 2, 30, 59, 60) for again in range(8)
+}
+BASES: dict[str, Callable[[], StageWindow]] = {"good": good, "pinned": pinned, **BURSTS} | {
+    str(case): case.window for case in SPOILT if case.origin == "server" or "one watch" in case.what or "client" in case.what
+}
+
+
+@cache
+def base(name: str) -> tuple[StageWindow, dict[str, State]]:
+    found = BASES[name]()
+    return found, states(found)
+
+
+def less(data: st.DataObject, found: StageWindow) -> StageWindow:
+    """The window with something taken out."""
+    what = data.draw(st.sampled_from(("snapshots", "figures", "figure", "watches", "rows", "baseline")))
+    numbers = [each.n for each in found.snapshots]
+    if what == "snapshots":
+        # None from the front, where the lines of their file, numbered from 1, show it.
+        gone = data.draw(st.sets(st.sampled_from(numbers[2:]), min_size=1, max_size=6))
+        return without(found, lambda each: each.n in gone)
+    if what in ("figures", "figure"):
+        return fewer_figures(data, found, every=what == "figure")
+    if what == "watches":
+        kept = data.draw(st.lists(st.sampled_from(range(len(found.watches))), unique=True, max_size=len(found.watches) - 1))
+        return replace(found, watches=tuple(found.watches[n] for n in sorted(kept)))
+    if what == "rows":
+        return fewer_rows(data, found)
+    return replace(found, baseline=None)
+
+
+def fewer_figures(data: st.DataObject, found: StageWindow, every: bool) -> StageWindow:
+    """Without some figures in some answers, or one in all; a Prometheus tells what it was asked for in vain."""
+    name = st.sampled_from(sorted(BURST)) | st.sampled_from(sorted({n for each in found.snapshots for n in each.figures}))
+    names = {data.draw(name)} if every else data.draw(st.sets(name, min_size=1))
+    numbers = {each.n for each in found.snapshots}
+    where = numbers if every else data.draw(st.sets(st.sampled_from(sorted(numbers)), min_size=1, max_size=6))
+
+    def taken(each: Snapshot) -> Snapshot:
+        left = {name: value for name, value in each.figures.items() if name not in names}
+        missing = tuple(sorted(names & each.figures.keys())) if each.source == "prometheus" else each.missing
+        return msgspec.structs.replace(each, figures=left, missing=missing) if each.n in where else each
+
+    return replace(found, snapshots=tuple(map(taken, found.snapshots)))
+
+
+def fewer_rows(data: st.DataObject, found: StageWindow) -> StageWindow:
+    n = data.draw(st.sampled_from(range(len(found.watches))))
+    kind = data.draw(st.sampled_from((Kind.APPLIED, Kind.CONNECT_ATTEMPTED, Kind.PUBLISHED, Kind.PHASE, Kind.SETTLED)))
+    whole = quiet(clients=3, events=3)
+    fewer = watch(0.0, whole.without(lambda row: row.kind is kind))
+    fewer.history.header.observations_rows = len(whole.rows)
+    cut = replace(fewer, began_s=found.watches[n].began_s)
+    return replace(found, watches=(*found.watches[:n], cut, *found.watches[n + 1 :]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_less_evidence_never_says_more(data: st.DataObject) -> None:
+    before, was = base(data.draw(st.sampled_from(sorted(BASES))))
+    now = states(less(data, before))
+    grown = {name: (was[name], now[name]) for name in was if was[name] is not PASS and now[name] is PASS}
+    assert grown == {}
