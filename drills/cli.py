@@ -98,7 +98,7 @@ def drill_run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing (exits with 2).")] = False,
 ) -> None:
     """Run drills, judge them, and say go or no-go."""
-    from drills import running
+    from drills import conclusion, running
     from drills.request import ENGINES, Request
 
     chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
@@ -118,7 +118,7 @@ def drill_run(
         running.show_plan(request, as_json)
         raise typer.Exit(_EXIT_CANNOT_TELL)
     run_dir = running.run(request)
-    _say(running.conclude(run_dir), run_dir, as_json)
+    _say(conclusion.conclude(run_dir), run_dir, as_json)
 
 
 @app.command()

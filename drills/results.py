@@ -20,7 +20,7 @@ turn a run into a go.
 import hashlib
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from drills import CATALOG, combined, gates, report, surfaces
 from drills.surfaces import Surface
 from drills.thresholds import DEFAULT_PATH, Thresholds
 from drills.verdicts import DrillVerdict, RunVerdict
-from sim import invariants, observations
+from sim import invariants, observations, parity
 from sim.contract.settings import Count
 from sim.drill import Drill
 from sim.drill import load as load_drill
@@ -187,8 +187,9 @@ def snapshot_folder(out: Path, now: datetime) -> Path:
     return out / "snapshots" / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
-def judge_run(run_dir: Path, thresholds: Path | None = None) -> RunVerdict:
-    """Judge a run from its files alone; writes nothing. `thresholds` is another file than the run's own copy.
+def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str, DrillVerdict] | None = None) -> RunVerdict:
+    """Judge a run from its files alone; writes nothing. `thresholds` is another file than the run's own copy, and `judged` has
+    what `judge_drill` said of single drills already.
 
     Raises `UsageError` for a folder that is no run and for bad thresholds, `EvidenceError` for a run without a plan.
     """
@@ -204,11 +205,18 @@ def judge_run(run_dir: Path, thresholds: Path | None = None) -> RunVerdict:
         target=plan.target,
         target_kind=plan.target_kind,
         seed=plan.seed,
-        drills=tuple(_judge_all(run_dir, plan, loaded)),
+        drills=tuple(_judge_all(run_dir, plan, loaded, judged or {})),
         thresholds_sha256=sha256,
         recorded_thresholds_sha256=plan.thresholds_sha256,
         notes=_notes(plan, path, sha256),
     )
+
+
+def judge_drill(run_dir: Path, name: str) -> DrillVerdict:
+    """Judge one drill of a run, from its files and by the run's own copy of the thresholds; writes nothing."""
+    plan = read_plan(run_dir)
+    planned = next(each for each in plan.drills if each.name == name)
+    return _judge_drill(run_dir, plan, planned, gates.load_thresholds(run_dir / THRESHOLDS_NAME, is_record=True))
 
 
 def read_plan(run_dir: Path) -> RunPlan:
@@ -236,27 +244,22 @@ def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
     _write(run_dir / "gate-results.jsonl", report.gate_lines(verdict))
 
 
-def write_figures(run_dir: Path) -> list[Path]:
-    """Draw every drill whose observations can be read, of several replications the first; returns the pictures.
-
-    Raises `StorageError`.
-    """
+def write_figure(run_dir: Path, name: str) -> Path | None:
+    """Draw a drill, of several replications the first; None if its observations cannot be read. Raises `StorageError`."""
     from sim import plots  # imported late: Matplotlib takes longer to import than a small run to judge
 
-    drawn = []
     plan = read_plan(run_dir)
-    for planned in plan.drills:
-        folder, path = _drawn_folder(run_dir, plan, planned), figure_path(run_dir, planned.name)
-        try:
-            history = History(observations.read_header(folder), observations.read(folder))
-        except EvidenceError:
-            continue  # the verdict says so
-        try:
-            plots.save(plots.drill_figure(history), path)
-        except OSError as error:
-            raise _cannot_write(path, error) from None
-        drawn.append(path)
-    return drawn
+    planned = next(each for each in plan.drills if each.name == name)
+    folder, path = _drawn_folder(run_dir, plan, planned), figure_path(run_dir, name)
+    try:
+        history = History(observations.read_header(folder), observations.read(folder))
+    except EvidenceError:
+        return None  # the verdict says so
+    try:
+        plots.save(plots.drill_figure(history), path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    return path
 
 
 def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
@@ -284,8 +287,8 @@ def recorded(folder: Path) -> tuple[Drill, History]:
     return drill, History(header, table)
 
 
-def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds) -> list[DrillVerdict]:
-    verdicts = [_judge_drill(run_dir, plan, planned, thresholds) for planned in plan.drills]
+def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds, judged: Mapping[str, DrillVerdict]) -> list[DrillVerdict]:
+    verdicts = [judged.get(each.name) or _judge_drill(run_dir, plan, each, thresholds) for each in plan.drills]
     names = {planned.name for planned in plan.drills}
     folders = run_dir / _DRILLS
     found = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []
@@ -345,7 +348,7 @@ def _drill_with_surfaces(run_dir: Path, planned: PlannedDrill) -> Drill | None:
 def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: Drill, thresholds: Thresholds) -> DrillVerdict:
     """All surfaces of a drill, each by itself and all compared."""
     verdicts: dict[str, DrillVerdict] = {}
-    histories: dict[str, History] = {}
+    accounts: dict[str, parity.Account] = {}  # of all surfaces: of their histories one at a time is enough to hold
     wanted = surfaces.surfaces_of(drill)
     for surface in wanted:
         folder = surface_folder(run_dir, drill.name, surface)
@@ -355,10 +358,10 @@ def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: 
             here = PlannedDrill(variant.name, _digest_of(folder / DRILL_NAME, variant))
             history = _recorded(folder, msgspec.structs.replace(plan, engine=surface.engine), here, plan.seed, variant)
             verdicts[surface.name] = gates.judge(variant, history, thresholds, evidence)
-            histories[surface.name] = history
+            accounts[surface.name] = parity.account(history)
         except EvidenceError as error:
             verdicts[surface.name] = _salvage(folder, gates.unreadable(drill.name, str(error), evidence))
-    verdict = surfaces.combine(drill, verdicts, histories, f"{_DRILLS}/{drill.name}/{_SURFACES}")
+    verdict = surfaces.combine(drill, verdicts, accounts, f"{_DRILLS}/{drill.name}/{_SURFACES}")
     found = drill_folder(run_dir, drill.name) / _SURFACES
     names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
     if strangers := [name for name in names if name not in {surface.name for surface in wanted}]:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drills import leftovers, plan, replications, results, surfaces, targets
+from drills import leftovers, plan, results, simulations, surfaces, targets
 from drills.request import ENGINES, Request
-from drills.terminal import Progress, err, out
+from drills.terminal import Progress, Several, err, out
 from drills.thresholds import DEFAULT_PATH
-from drills.verdicts import RunVerdict
 from sim.config import set_key, to_struct
 from sim.contract.deployment import Deployment
 from sim.contract.settings import DEFECTS, RuntimeSettings, Switches
@@ -27,15 +26,15 @@ RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 
 
 def run(request: Request) -> Path:
-    """Run all drills, one after the other; returns the run's folder.
+    """Run all drills, real ones one after the other, simulated ones on all cores; returns the run's folder.
 
     Everything that can be known to be wrong is refused before anything starts. An interruption ends the run after the
-    drill it hit; the drills that did not run count as errors.
+    drills it hit; the drills that did not run count as errors.
     """
     lane = _allowed_lane(request)
     if lane is not None and not lane.is_mock:
         plan.in_words(request, lane, err())
-    run_drill = _virtual(request) if request.engine == "virtual" else _sockets(request, lane)
+    run_drill = None if request.engine == "virtual" else _sockets(request, lane)
     for sentence in leftovers.clean_up(request.out):
         print(f"note: {sentence}", file=sys.stderr)
     run_dir = results.create_run(
@@ -50,24 +49,73 @@ def run(request: Request) -> Path:
     )
     mark = leftovers.mark(run_dir)
     try:
-        _run_all(request, run_dir, run_drill)
+        stopped_because = _simulate_all(request, run_dir) if run_drill is None else _run_all(request, run_dir, run_drill)
+        if stopped_because:
+            print(f"stormgate: {stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
     finally:
         mark.remove()
     return run_dir
 
 
-def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> None:
+def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> str:
+    """One after the other; returns why they ended early, empty when they did not."""
     for drill in request.drills:
         folder = results.create_drill_folder(run_dir, drill)
-        if drill.surfaces:
-            stopped_because = run_surfaces(drill, run_dir, request)
-        elif request.replications > 1:
-            stopped_because = _replicate(drill, run_dir, request)
-        else:
-            stopped_because = _run_once(drill, folder, run_drill, request)
+        stopped_because = run_surfaces(drill, run_dir, request) if drill.surfaces else _run_once(drill, folder, run_drill)
         if stopped_because:
-            print(f"stormgate: {stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
-            break
+            return stopped_because
+    return ""
+
+
+def _simulate_all(request: Request, run_dir: Path) -> str:
+    """All simulated runs, on all cores; returns why they ended early, empty when they did not."""
+    jobs: list[simulations.Job] = []
+    for drill in request.drills:
+        if "sockets" not in surfaces.engines_of(drill):
+            jobs += _jobs(drill, run_dir, request)
+            continue
+        results.create_drill_folder(run_dir, drill)
+        if why := run_surfaces(drill, run_dir, request):  # real ones have the machine to themselves
+            return why
+    if not jobs:
+        return ""
+    if len(jobs) == 1:
+        return _simulate_one(jobs[0])
+    jobs.sort(key=lambda job: -job.load)  # or the longest might begin last, and hold up the end
+    what = request.drills[0].name if len(request.drills) == 1 else f"{len(request.drills)} drills"
+    with Several(what, [job.name for job in jobs]) as progress:
+        outcome = simulations.run(jobs, progress)
+    done = sum(not why for why in outcome.results.values())
+    why = outcome.stopped_because
+    return f"{why}, when {done} of {len(jobs)} runs were done" if why else ""
+
+
+def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job]:
+    """The runs of a drill: its only one, one on each of its surfaces, or its replications."""
+    folder = results.create_drill_folder(run_dir, drill)
+    model = _model(request)
+
+    def job(variant: Drill, folder: Path, seed: int, name: str) -> simulations.Job:
+        return simulations.Job(variant, folder, seed, model, switches(request.defects, seed), run_dir.name, name)
+
+    if drill.surfaces:
+        all_of_them = [(on, results.create_surface_folder(run_dir, drill, on)) for on in surfaces.surfaces_of(drill)]
+        return [job(on.variant(drill), own, request.seed, f"{drill.name} on {on.name}") for on, own in all_of_them]
+    if request.replications > 1:
+        return [
+            job(drill, results.replication_folder(run_dir, drill.name, seed), seed, f"{drill.name} with seed {seed}")
+            for seed in results.seeds(request.seed, request.replications)
+        ]
+    return [job(drill, folder, request.seed, drill.name)]
+
+
+def _simulate_one(job: simulations.Job) -> str:
+    """The only run there is, in this process; returns why it was cut short, empty when it was not."""
+    from sim.engines import virtual
+
+    with Progress(job.name, expected_duration_s(job.drill)) as progress:
+        header = virtual.run(job.drill, job.options(progress))
+    return "" if header.complete else header.stopped_because
 
 
 def _engine_name(request: Request) -> str:
@@ -76,38 +124,11 @@ def _engine_name(request: Request) -> str:
     return " and ".join(own) if all(drill.surfaces for drill in request.drills) else request.engine
 
 
-def _run_once(drill: Drill, folder: Path, run_drill: RunDrill, request: Request) -> str:
-    """The ordinary run of a drill; returns why it was cut short, empty when it was not."""
-    length = expected_duration_s(drill) if request.engine == "virtual" else None
-    with Progress(drill.name, length) as progress:
+def _run_once(drill: Drill, folder: Path, run_drill: RunDrill) -> str:
+    """The ordinary run of a drill on real sockets; returns why it was cut short, empty when it was not."""
+    with Progress(drill.name) as progress:
         header = run_drill(drill, folder, progress)
     return "" if header.complete else header.stopped_because
-
-
-def _replicate(drill: Drill, run_dir: Path, request: Request) -> str:
-    """All replications of a drill; returns why they ended early, empty when they did not."""
-    model = _model(request)
-    jobs = [
-        replications.Job(
-            drill,
-            results.replication_folder(run_dir, drill.name, seed),
-            seed,
-            model,
-            switches(request.defects, seed),
-            run_dir.name,
-        )
-        for seed in results.seeds(request.seed, request.replications)
-    ]
-    finished = 0
-
-    def say(done: int) -> None:
-        nonlocal finished
-        finished = done
-        progress("replications", f"{done} of {len(jobs)} are done", done)
-
-    with Progress(drill.name, len(jobs)) as progress:
-        why = replications.run(jobs, say)
-    return f"{why}, when {finished} of {len(jobs)} replications of {drill.name} were done" if why else ""
 
 
 def run_surfaces(drill: Drill, run_dir: Path, request: Request, wrong_on: Mapping[str, tuple[str, ...]] | None = None) -> str:
@@ -150,28 +171,6 @@ def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
         )
 
     return run_drill
-
-
-def _virtual(request: Request) -> RunDrill:
-    """The virtual engine, with its system model."""
-    from sim.engines import virtual
-
-    model = _model(request)
-    chosen = switches(request.defects, request.seed)
-
-    def run_drill(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
-        run_id = results.run_id_of(folder)
-        return virtual.run(drill, virtual.Options(folder, request.seed, model, chosen, progress, run_id))
-
-    return run_drill
-
-
-def conclude(run_dir: Path) -> RunVerdict:
-    """Judge a run, and write its report and figures."""
-    verdict = results.judge_run(run_dir)
-    results.write_reports(run_dir, verdict)
-    results.write_figures(run_dir)
-    return verdict
 
 
 def show_plan(request: Request, as_json: bool) -> None:

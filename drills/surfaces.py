@@ -14,10 +14,10 @@ from sim import parity
 from sim.contract.settings import Switches
 from sim.drill import DeliveryName, Drill, EngineName, PolicyName
 from sim.errors import UsageError
-from sim.history import History
 from sim.invariants import Violation
 from sim.metrics import Measure
 from sim.observations import RunHeader
+from sim.parity import Account
 from sim.system_model import SystemModel
 
 BASELINE: PolicyName = "reference"
@@ -111,12 +111,10 @@ def _run_one(variant: Drill, surface: Surface, options: Options) -> RunHeader:
 # --- judging ----------------------------------------------------------------------------------------
 
 
-def combine(
-    drill: Drill, verdicts: Mapping[str, DrillVerdict], histories: Mapping[str, History], evidence: str
-) -> DrillVerdict:
-    """One verdict from those of all surfaces by name, and from comparing the histories of all that could be read."""
-    compared = parity.compare(histories, drill.load.events)
-    unread = [name for name in verdicts if name not in histories]
+def combine(drill: Drill, verdicts: Mapping[str, DrillVerdict], accounts: Mapping[str, Account], evidence: str) -> DrillVerdict:
+    """One verdict from those of all surfaces by name, and from comparing what came of all that could be read."""
+    compared = parity.compare(accounts, drill.load.events)
+    unread = [name for name in verdicts if name not in accounts]
     names = dict.fromkeys(check.name for verdict in verdicts.values() for check in verdict.checks)
     each = [_worst({name: _check_of(verdict, check) for name, verdict in verdicts.items()}) for check in names]
     return DrillVerdict(

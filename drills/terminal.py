@@ -1,11 +1,15 @@
 """The terminal: verdicts on stdout, progress on stderr; plain lines where nobody watches."""
 
 import time
+from collections.abc import Sequence
 
 from rich import progress as bars
 from rich.console import Console
 
+from drills.pool import Standing
+
 _LINE_EVERY_S = 1.0  # where lines are kept: enough to see that something goes on
+_SEVERAL_EVERY_S = 10.0  # and of several at once, while none of them ends
 
 
 def out() -> Console:
@@ -66,3 +70,52 @@ class Progress:
             self._said_at, self._phase, self._unsaid = time.monotonic(), phase, ""
         else:
             self._unsaid = line
+
+
+class Several:
+    """What several at once are doing: on a terminal a bar over all, and a line for each that runs; elsewhere a line when some
+    have ended, and one now and then.
+    """
+
+    def __init__(self, what: str, names: Sequence[str]) -> None:
+        self._what = what
+        self._names = names
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._bar() if self._console.is_terminal else None
+        self._said_at, self._done = 0.0, -1
+
+    def _bar(self) -> bars.Progress:
+        columns = bars.SpinnerColumn(), bars.BarColumn(bar_width=24), bars.TextColumn("{task.description}", markup=False)
+        bar = bars.Progress(*columns, console=self._console, transient=True)
+        bar.add_task(f"{self._what}: starting", total=len(self._names))
+        return bar
+
+    def __enter__(self) -> "Several":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, standings: Sequence[Standing]) -> None:
+        """Say how all of them stand."""
+        done = sum(standing.is_done for standing in standings)
+        said = f"{self._what}: {done} of {len(self._names)} are done"
+        running = [_at(name, standing) for name, standing in zip(self._names, standings, strict=True) if standing.is_running]
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], description="\n".join((said, *running)), completed=done)
+        elif self._is_time(done, len(standings)):
+            self._console.print("; ".join((said, *running)), soft_wrap=True, markup=False)
+            self._said_at, self._done = time.monotonic(), done
+
+    def _is_time(self, done: int, total: int) -> bool:
+        silent_s = time.monotonic() - self._said_at
+        news = done != self._done and (silent_s >= _LINE_EVERY_S or done == total)
+        return news or silent_s >= _SEVERAL_EVERY_S
+
+
+def _at(name: str, standing: Standing) -> str:
+    reached = f", {standing.reached:.1f} s simulated" if standing.reached else ""
+    return f"{name}: {standing.phase}{reached}" if standing.phase else f"{name}: starting"

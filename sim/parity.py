@@ -17,7 +17,7 @@ Streams without snapshots are left out of such drills: there, what is lost for g
 The first event at which a surface parts is the one of the lowest seq; every surface is compared with the first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from sim.history import History, Ints, Rows
 from sim.observations import Kind
 
-Words = NDArray[np.str_]
-_LONGEST = 32  # characters of what is said to be had: a short hash and a remark
+Codes = NDArray[np.int32]
 NOTHING = "nothing"
 _LATE = " late"
 
@@ -61,42 +60,70 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _State:
-    """What one surface came to. Axes: clients, streams, seq - 1; the log lacks the first one."""
+class Account:
+    """What one surface came to, in so few bytes that many of them can be held.
 
-    log: Words
-    held: Words
+    Axes: clients, streams, seq - 1; the log lacks the first one. What was had of an event is the place of its word in `words`;
+    the first of these is no word at all: nothing was had.
+    """
+
+    streams: tuple[str, ...]
+    words: tuple[str, ...]
+    log: Codes
+    held: Codes
     checkpoint: Ints
     acknowledged: int
 
 
-def compare(histories: Mapping[str, History], events: int) -> Comparison:
+def account(history: History) -> Account:
+    """What a surface's history comes to."""
+    # Runs are counted up, so streams have the same names everywhere.
+    streams = tuple(dict.fromkeys(name for own in history.header.subscriptions.values() for name in own))
+    length, clients = _highest_seq(history), history.header.clients
+    place = np.array([streams.index(name) if name in streams else -1 for name in history.streams] or [-1], np.int64)
+    words = ("", *history.details)
+    code = np.array([1 + at if text else 0 for at, text in enumerate(history.details)] or [0], np.int32)
+
+    def known(rows: Rows) -> Rows:
+        return rows.take((place[rows.stream] >= 0) & (rows.seq >= 1))
+
+    log = np.zeros((len(streams), length), np.int32)
+    published = known(_log_rows(history))
+    log[place[published.stream], published.seq - 1] = code[published.detail]
+    held = np.zeros((clients, len(streams), length), np.int32)
+    snapshots = known(history.fleet(Kind.REBOOTSTRAPPED))
+    snapshots = snapshots.take(history.detail_is(snapshots, ["snapshot"]))
+    olds = np.nan_to_num(snapshots.value, nan=0.0).astype(np.int64)
+    for client, stream, old, new in zip(snapshots.client, place[snapshots.stream], olds, snapshots.seq, strict=True):
+        held[client, stream, old:new] = log[stream, old:new]
+    applied = known(history.fleet(Kind.APPLIED))
+    held[applied.client, place[applied.stream], applied.seq - 1] = code[applied.detail]
+    gaps = known(history.fleet(Kind.GAP))
+    gaps = gaps.take(np.isfinite(gaps.value) & (gaps.value < gaps.seq))
+    late = (gaps.client, place[gaps.stream], gaps.value.astype(np.int64))  # the one after the watermark should have come
+    held[late] += np.where((held[late] > 0) & (held[late] < len(words)), len(words), 0).astype(np.int32)
+    checkpoint = np.zeros((clients, len(streams)), np.int64)
+    written = known(history.fleet(Kind.CHECKPOINT_WRITTEN))
+    checkpoint[written.client, place[written.stream]] = written.seq  # of several the last counts
+    return Account(streams, (*words, *(word + _LATE for word in words)), log, held, checkpoint, len(published))
+
+
+def compare(accounts: Mapping[str, Account], events: int) -> Comparison:
     """Compare surfaces, by name, that each published `events` events; of fewer than two nothing can be said."""
-    streams = _streams(histories)
-    clients = max((history.header.clients for history in histories.values()), default=0)
-    length = max((_highest_seq(history) for history in histories.values()), default=0)
-    states = {name: _state(history, streams, clients, length) for name, history in histories.items()}
-    short = [f"{state.acknowledged} of {events} on {name}" for name, state in states.items() if state.acknowledged != events]
-    first, *others = states or ("",)
-    found = [parting for other in others if (parting := _first_parting(streams, states, first, other))]
+    short = [f"{each.acknowledged} of {events} on {name}" for name, each in accounts.items() if each.acknowledged != events]
+    if not accounts:
+        return Comparison(0, 0, 0, ())
+    common = _Common(list(accounts.values()))
+    (first, one), *others = accounts.items()
+    mine = common.aligned(one)
+    found = [parting for name, other in others if (parting := common.parting(first, mine, name, common.aligned(other)))]
     return Comparison(
-        surfaces=len(states),
-        events=states[first].acknowledged if states else 0,
-        sequences=_sequences(states[first]) if states else 0,
-        partings=tuple(sorted(found, key=lambda parting: (parting.seq, streams.index(parting.stream)))),
+        surfaces=len(accounts),
+        events=one.acknowledged,
+        sequences=int(((one.held > 0).any(axis=-1) | (one.checkpoint > 0)).sum()),
+        partings=tuple(sorted(found, key=lambda parting: (parting.seq, common.streams.index(parting.stream)))),
         unequal=f"not all events were acknowledged: {'; '.join(short)}" if short else "",
     )
-
-
-def _sequences(state: _State) -> int:
-    """In how many (client, stream) pairs there is anything at all."""
-    return int(((state.held != "").any(axis=-1) | (state.checkpoint > 0)).sum())
-
-
-def _streams(histories: Mapping[str, History]) -> list[str]:
-    """All streams that anyone subscribed to; runs are counted up, so they have the same names everywhere."""
-    names = (name for history in histories.values() for own in history.header.subscriptions.values() for name in own)
-    return list(dict.fromkeys(names))
 
 
 def _highest_seq(history: History) -> int:
@@ -109,61 +136,55 @@ def _log_rows(history: History) -> Rows:
     return rows.take(rows.seq >= 1)
 
 
-def _state(history: History, streams: list[str], clients: int, length: int) -> _State:
-    place = np.array([streams.index(name) if name in streams else -1 for name in history.streams] or [-1], np.int64)
-    words = np.array(history.details or [""], f"U{_LONGEST}")
-
-    def known(rows: Rows) -> Rows:
-        return rows.take((place[rows.stream] >= 0) & (rows.seq >= 1))
-
-    log = np.full((len(streams), length), "", words.dtype)
-    published = known(_log_rows(history))
-    log[place[published.stream], published.seq - 1] = words[published.detail]
-    held = np.full((clients, len(streams), length), "", words.dtype)
-    snapshots = known(history.fleet(Kind.REBOOTSTRAPPED))
-    snapshots = snapshots.take(history.detail_is(snapshots, ["snapshot"]))
-    olds = np.nan_to_num(snapshots.value, nan=0.0).astype(np.int64)
-    for client, stream, old, new in zip(snapshots.client, place[snapshots.stream], olds, snapshots.seq, strict=True):
-        held[client, stream, old:new] = log[stream, old:new]
-    applied = known(history.fleet(Kind.APPLIED))
-    held[applied.client, place[applied.stream], applied.seq - 1] = words[applied.detail]
-    gaps = known(history.fleet(Kind.GAP))
-    gaps = gaps.take(np.isfinite(gaps.value) & (gaps.value < gaps.seq))
-    late = (gaps.client, place[gaps.stream], gaps.value.astype(np.int64))  # the one after the watermark should have come
-    held[late] = np.where(held[late] == "", "", np.char.add(held[late], _LATE))
-    checkpoint = np.zeros((clients, len(streams)), np.int64)
-    written = known(history.fleet(Kind.CHECKPOINT_WRITTEN))
-    checkpoint[written.client, place[written.stream]] = written.seq  # of several the last counts
-    return _State(log, held, checkpoint, len(published))
-
-
-def _first_parting(streams: list[str], states: Mapping[str, _State], first: str, other: str) -> Parting | None:
-    one, two = states[first], states[other]
-    found = (*_log_partings(one, two), *_held_partings(one, two), *_checkpoint_partings(one, two))
-    if not found:
-        return None
-    seq, stream, client, one_has, other_has = min(found, key=lambda each: each[:3])
-    return Parting(streams[stream], seq, client, first, one_has or NOTHING, other, other_has or NOTHING)
-
-
 _Found = tuple[int, int, int, str, str]  # seq, place of the stream, client, what the one has, what the other has
 
 
-def _log_partings(one: _State, two: _State) -> list[_Found]:
-    return [
-        (int(at) + 1, int(stream), -1, str(one.log[stream, at]), str(two.log[stream, at]))
-        for stream, at in _earliest(one.log != two.log)
-    ]
+class _Common:
+    """The streams, seqs, clients and words of several accounts together."""
+
+    def __init__(self, accounts: Sequence[Account]) -> None:
+        self.streams = list(dict.fromkeys(name for each in accounts for name in each.streams))
+        self._clients = max(each.held.shape[0] for each in accounts)
+        self._length = max(each.held.shape[2] for each in accounts)
+        self._words = list(dict.fromkeys(word for each in accounts for word in each.words))
+
+    def aligned(self, one: Account) -> Account:
+        """The same account with everyone's axes and words."""
+        places = {word: place for place, word in enumerate(self._words)}
+        code = np.array([places[word] for word in one.words], np.int32)
+        streams = [self.streams.index(name) for name in one.streams]
+        clients, _, length = one.held.shape
+        log = np.zeros((len(self.streams), self._length), np.int32)
+        held = np.zeros((self._clients, len(self.streams), self._length), np.int32)
+        checkpoint = np.zeros((self._clients, len(self.streams)), np.int64)
+        log[streams, :length] = code[one.log]
+        held[:clients, streams, :length] = code[one.held]
+        checkpoint[:clients, streams] = one.checkpoint
+        return Account(tuple(self.streams), tuple(self._words), log, held, checkpoint, one.acknowledged)
+
+    def parting(self, first: str, one: Account, other: str, two: Account) -> Parting | None:
+        """Where two aligned accounts part first, if they do."""
+        found = (*self._log_partings(one, two), *self._held_partings(one, two), *_checkpoint_partings(one, two))
+        if not found:
+            return None
+        seq, stream, client, one_has, other_has = min(found, key=lambda each: each[:3])
+        return Parting(self.streams[stream], seq, client, first, one_has or NOTHING, other, other_has or NOTHING)
+
+    def _log_partings(self, one: Account, two: Account) -> list[_Found]:
+        return [
+            (int(at) + 1, int(stream), -1, self._words[one.log[stream, at]], self._words[two.log[stream, at]])
+            for stream, at in _earliest(one.log != two.log)
+        ]
+
+    def _held_partings(self, one: Account, two: Account) -> list[_Found]:
+        found = [(int(at), int(stream), int(client)) for client, stream, at in _earliest(one.held != two.held)]
+        return [
+            (at + 1, stream, client, self._words[one.held[client, stream, at]], self._words[two.held[client, stream, at]])
+            for at, stream, client in found
+        ]
 
 
-def _held_partings(one: _State, two: _State) -> list[_Found]:
-    return [
-        (int(at) + 1, int(stream), int(client), str(one.held[client, stream, at]), str(two.held[client, stream, at]))
-        for client, stream, at in _earliest(one.held != two.held)
-    ]
-
-
-def _checkpoint_partings(one: _State, two: _State) -> list[_Found]:
+def _checkpoint_partings(one: Account, two: Account) -> list[_Found]:
     found = []
     for client, stream in np.argwhere(one.checkpoint != two.checkpoint)[:1]:
         marks = int(one.checkpoint[client, stream]), int(two.checkpoint[client, stream])

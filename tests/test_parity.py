@@ -6,7 +6,7 @@ import pytest
 from histories import STREAM, Story
 
 from sim.observations import Kind
-from sim.parity import Comparison, compare
+from sim.parity import Comparison, account, compare
 
 OTHER = "runtime.run.2.events"
 EVENTS = 6
@@ -23,7 +23,7 @@ def told(way: Callable[[Story, int], object] = lambda story, client: story.apply
 
 
 def compared(**stories: Story) -> Comparison:
-    return compare({name: story.history() for name, story in stories.items()}, EVENTS)
+    return compare({name: account(story.history()) for name, story in stories.items()}, EVENTS)
 
 
 def parting(other: Story) -> str:
@@ -95,7 +95,7 @@ def test_streams_are_told_apart():
     story.publish(1, stream=OTHER)
     story.apply(0, 1, stream=OTHER).apply(1, 1, stream=OTHER)
     spoilt = story.without(lambda row: row.kind == Kind.APPLIED and row.stream == OTHER and row.client == 0)
-    (only,) = compare({"a": story.history(), "b": spoilt.history()}, EVENTS + 1).partings
+    (only,) = compare({"a": account(story.history()), "b": account(spoilt.history())}, EVENTS + 1).partings
     assert (only.stream, only.seq, only.client) == (OTHER, 1, 0)
 
 

@@ -11,9 +11,9 @@ import pytest
 from commands import started, stormgate
 from storms import small
 
-from drills import replications, report, results, running
-from drills.replications import Job
+from drills import conclusion, report, results, running, simulations
 from drills.request import Request
+from drills.simulations import Job
 from drills.verdicts import DrillVerdict, RunVerdict, State
 from sim import observations
 from sim.contract.settings import Switches
@@ -35,7 +35,7 @@ def replicate(out: Path, drill: Drill, count: int, seed: int = SEEDS[0], engine:
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = replicate(tmp_path_factory.mktemp("results"), small("reconnect_storm"), len(SEEDS))
-    running.conclude(run_dir)
+    conclusion.conclude(run_dir)
     return run_dir
 
 
@@ -151,7 +151,7 @@ def test_an_error_of_one_replication_is_told(tmp_path: Path):
     (tmp_path / "full").write_text("no folder")
     job = Job(small("reconnect_storm"), tmp_path / "full", 1, SystemModel(), Switches())
     with pytest.raises(StorageError, match="cannot be created"):
-        replications.run([job], lambda done: None)
+        simulations.run([job], lambda standings: None)
 
 
 def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path):

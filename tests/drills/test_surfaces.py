@@ -8,7 +8,7 @@ import pytest
 from commands import stormgate, stormgate_here
 from storms import red
 
-from drills import results, running, surfaces
+from drills import conclusion, results, running, surfaces
 from drills.cli import CATALOG
 from drills.request import Request
 from drills.verdicts import CheckResult, DrillVerdict, State
@@ -175,7 +175,7 @@ def test_a_surface_that_was_not_planned_is_an_error(run_dir: Path):
 def test_judging_again_says_the_same_and_a_report_has_it(healthy: Path):
     said = stormgate_here("judge", healthy, "--json")
     assert said.code == GO
-    running.conclude(healthy)
+    conclusion.conclude(healthy)
     assert json.loads((healthy / "summary.json").read_text()) == json.loads(said.out)
     (drill,) = json.loads(said.out)["drills"]
     assert drill["metrics"]["parity.surfaces"]["value"] == 4

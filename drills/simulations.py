@@ -1,0 +1,67 @@
+"""Simulated runs in processes: several drills, replications of one, or its surfaces.
+
+Each is an ordinary run of the engine into a folder of its own, whatever else runs beside it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drills import pool
+from drills.pool import INTERRUPTED, Outcome, Say, Standing
+from sim.contract.settings import Switches
+from sim.drill import Drill, expected_duration_s
+from sim.system_model import SystemModel
+
+if TYPE_CHECKING:
+    from sim.engines import virtual
+
+Progress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. `name` is what progress calls it."""
+
+    drill: Drill
+    folder: Path
+    seed: int
+    model: SystemModel
+    switches: Switches
+    run_id: str = ""
+    name: str = ""
+
+    def options(self, progress: Progress) -> "virtual.Options":
+        """The engine's."""
+        from sim.engines import virtual
+
+        return virtual.Options(self.folder, self.seed, self.model, self.switches, progress, self.run_id)
+
+    @property
+    def load(self) -> float:
+        """About how many deliveries it simulates."""
+        topics = self.drill.fleet.topics_per_client / self.drill.load.run_streams
+        return self.drill.fleet.clients * self.drill.load.events_per_s * topics * expected_duration_s(self.drill)
+
+
+def run(jobs: Sequence[Job], watch: Callable[[Sequence[Standing]], None], workers: int | None = None) -> Outcome[str]:
+    """Run all jobs.
+
+    Ctrl-C ends them all; what they had is kept. The first error of one ends the others, and is raised.
+    """
+    return pool.run(_simulate, jobs, watch, str, workers)
+
+
+def _simulate(job: Job, say: Say) -> str:
+    """One run; returns why it was cut short, empty when it was not."""
+    from sim.engines import virtual
+
+    if pool.is_to_end():
+        return INTERRUPTED
+
+    def watch(phase: str, text: str, simulated_s: float) -> None:
+        say(phase, simulated_s)
+
+    header = virtual.run(job.drill, job.options(watch))
+    return "" if header.complete else header.stopped_because

@@ -1,0 +1,174 @@
+"""Several simulated drills at once: the same runs and verdicts as one by one, and nothing lost when they are interrupted."""
+
+import json
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from commands import children_of, started, stormgate
+from storms import small
+
+from drills import conclusion, pool, report, results, running, terminal
+from drills.pool import Say, Standing
+from drills.request import Request
+from drills.terminal import Several
+from sim import observations
+from sim.errors import EvidenceError
+
+ERROR = 4
+NAMES = ("reconnect_storm", "mutation_over_socket")
+
+
+def run(out: Path, *names: str) -> Path:
+    chosen = tuple(small(name) for name in names)
+    return running.run(Request(chosen, engine="virtual", target="mock", seed=4, defects=(), thresholds=None, out=out))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("both"), *NAMES)
+
+
+def test_drills_side_by_side_are_the_drills_alone(both: Path, tmp_path: Path):
+    for name in NAMES:
+        header, _ = observations.read_verified(results.drill_folder(both, name))
+        alone, _ = observations.read_verified(results.drill_folder(run(tmp_path / name, name), name))
+        assert header.observations_sha256 == alone.observations_sha256
+        assert header.run_id == both.name
+
+
+def test_judged_in_processes_or_not_the_verdict_is_that_of_the_files_alone(both: Path, monkeypatch: pytest.MonkeyPatch):
+    few = report.summary_json(conclusion.conclude(both))
+    monkeypatch.setattr(conclusion, "_MANY_BYTES", 0)
+    for name in NAMES:
+        results.figure_path(both, name).unlink()
+    many = report.summary_json(conclusion.conclude(both))
+    assert few == many == report.summary_json(results.judge_run(both)) == (both / "summary.json").read_bytes()
+    assert all(results.figure_path(both, name).stat().st_size > 10_000 for name in NAMES)
+
+
+def test_ctrl_c_keeps_what_all_of_them_had(tmp_path: Path):
+    command = (
+        "drill",
+        "run",
+        *NAMES,
+        "runtime_restart",
+        "--engine",
+        "virtual",
+        "--clients",
+        2000,
+        "--set",
+        "phases.steady_s=900",
+    )
+    with started(*command, "--out", tmp_path, "--json") as process:
+        line = process.stderr.readline()
+        assert line.startswith("3 drills: 0 of 3 are done")
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("*/drills/*/run.json"))) < min(2, os.cpu_count() or 1) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    (run_dir,) = tmp_path.iterdir()
+    (sentence,) = (line for line in err.splitlines() if line.startswith("stormgate: "))
+    assert sentence == (
+        f"stormgate: it was interrupted, when 0 of 3 runs were done; what was observed until then is in {run_dir}."
+    )
+    assert "Traceback" not in err
+    assert process.returncode == ERROR
+    assert [drill["status"] for drill in json.loads(out)["drills"]] == ["error"] * 3
+    begun = list(run_dir.glob("drills/*/run.json"))
+    headers = [observations.read_header(path.parent) for path in begun]
+    assert begun
+    assert all(header.stopped_because.startswith("it was interrupted in the") for header in headers)
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def small_files() -> None:
+    """No file may grow over a limit, which observations do."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+
+def test_an_error_of_one_ends_the_others_and_is_told(tmp_path: Path):
+    said = stormgate("drill", "run", *NAMES, "--engine", "virtual", "--out", tmp_path / "out", before=small_files)
+    assert (said.code, "observations cannot be written" in said.sentence) == (ERROR, True), said
+
+
+# --- the pool itself --------------------------------------------------------------------------------
+
+
+def halve(number: int, say: Say) -> float:
+    say("judging", 1.0)
+    if number < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 13:
+        raise EvidenceError("thirteen.")
+    return number / 2
+
+
+def test_results_come_by_their_place_and_standings_say_how_it_goes():
+    seen: list[list[Standing]] = []
+    outcome = pool.run(halve, range(5), lambda standings: seen.append(list(standings)), workers=2)
+    assert (outcome.results, outcome.stopped_because) == ({n: n / 2 for n in range(5)}, "")
+    assert seen[0] == [Standing(False, False, "", 0.0)] * 5
+    assert seen[-1] == [Standing(False, True, "judging", 1.0)] * 5
+
+
+def test_a_result_may_end_the_rest():
+    outcome = pool.run(halve, range(200), lambda standings: None, lambda half: "enough" if half == 1 else "", workers=1)
+    assert outcome.stopped_because == "enough"
+    assert len(outcome.results) < 200
+
+
+def test_a_worker_that_is_killed_is_told():
+    outcome = pool.run(halve, (1, -1, 2), lambda standings: None, workers=1)
+    assert "was killed" in outcome.stopped_because
+
+
+def test_the_first_error_is_raised():
+    with pytest.raises(EvidenceError, match="thirteen"):
+        pool.run(halve, (1, 13, 2), lambda standings: None, workers=1)
+
+
+def test_a_run_that_could_not_be_judged_says_what_else_to_do(both: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(conclusion, "_MANY_BYTES", 0)
+    monkeypatch.setattr(pool, "run", lambda *arguments: pool.Outcome({}, "a worker process was killed"))
+    with pytest.raises(EvidenceError, match=r"a worker process was killed; `stormgate judge`"):
+        conclusion.conclude(both)
+
+
+# --- progress ---------------------------------------------------------------------------------------
+
+WAITS, RUNS, DONE = (Standing(False, False, "", 0.0), Standing(True, False, "fault", 3.25), Standing(False, True, "end", 9.0))
+
+
+def test_a_line_when_one_has_ended_and_one_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    now = [1000.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with Several("2 drills", ("one", "two")) as progress:
+        for standings in ((WAITS, WAITS), (RUNS, WAITS), (RUNS, WAITS), (DONE, RUNS), (DONE, DONE)):
+            progress(standings)
+            now[0] += 6.0
+    assert capsys.readouterr().err.splitlines() == [
+        "2 drills: 0 of 2 are done",
+        "2 drills: 0 of 2 are done; one: fault, 3.2 s simulated",
+        "2 drills: 1 of 2 are done; two: fault, 3.2 s simulated",
+        "2 drills: 2 of 2 are done",
+    ]
+
+
+def test_a_terminal_gets_a_bar_and_a_line_for_each_that_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes anything for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    with Several("3 drills", ("one", "two", "three")) as progress:
+        progress((DONE, RUNS, RUNS))
+        progress._live.refresh()
+    said = capsys.readouterr().err
+    assert [word for word in ("1 of 3", "two: fault", "three: fault", "━") if word not in said] == []
