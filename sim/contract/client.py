@@ -79,6 +79,7 @@ class ClientSession:
         self._fruitless = 0
         self._due = 0.0  # when the running attempt was due
         self._live_since = NEVER
+        self.renewing_since = -NEVER  # left in good order to renew the token, and not live again yet
         self._previous_delay_ms = 0.0
         self._last_heard = 0.0
         self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
@@ -291,6 +292,8 @@ class ClientSession:
             self.attempt, self._previous_delay_ms = 0, 0.0
         self.attempt += 1
         self.disconnects += 1
+        # Who has to renew again and again, or goes on to fail, is in no good order.
+        self.renewing_since = now if reason is DisconnectReason.TOKEN_REFRESH_DUE and self.attempt == 1 else -NEVER
         delay_ms, hinted = self._delay_ms(reason, hint_ms)
         self._clear_deadlines()
         self.state = State.BACKOFF
@@ -388,7 +391,7 @@ class ClientSession:
         self._reply_by = now + self.settings.reply_timeout_s  # for the replay, where it follows the reply
         if self.state is State.SUBSCRIBING:
             self.state = State.LIVE
-            self._live_since = now
+            self._live_since, self.renewing_since = now, -NEVER
             self._note("subscribed", value=(now - self._due) * 1000)
             self._went_live(now)
         self._schedule()

@@ -18,6 +18,7 @@ from sim.faults import PlannedFault
 from sim.observations import NAN, Row, RunHeader
 
 CLIENT_BUILD = "20260601T000000Z"
+RENEWAL_S = 1.0  # [ours] a renewal that takes longer is none in good order
 SILENCE_FLOOR_S = 10.0  # a client never takes a shorter silence for a dead connection
 CODEX_EVENT = "codex.worker.progress"
 RUN_EVENT = "run.progress"
@@ -43,10 +44,15 @@ def client_settings(drill: Drill, seed: int) -> ClientSettings:
     )
 
 
-def behind(session: ClientSession, heads: Mapping[str, int]) -> list[str]:
+def is_there(session: ClientSession, now: float) -> bool:
+    """Live, or away for a moment to renew its token: of a large fleet, someone always is."""
+    return session.is_live or now <= session.renewing_since + RENEWAL_S
+
+
+def behind(session: ClientSession, heads: Mapping[str, int], now: float) -> list[str]:
     """The topics in which a client has not got everything that was acknowledged."""
     topics = session.replica.topics
-    if not session.is_live or not session.is_caught_up:
+    if not is_there(session, now) or (session.is_live and not session.is_caught_up):
         return list(topics)
     return [topic for topic in topics if (session.replica.cursors[topic].watermark or 0) < heads[topic]]
 

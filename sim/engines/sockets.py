@@ -325,7 +325,7 @@ class _SocketsRun:
         return not sick and not self._stop.is_set()
 
     def _sickness(self, publisher: Publisher) -> str:
-        live = sum(client.session.is_live for client in self._fleet)
+        live = sum(course.is_there(client.session, self._clock.now()) for client in self._fleet)
         if live < len(self._fleet):
             return f"{live} of {len(self._fleet)} clients live"
         return "" if publisher.acknowledged else "no event acknowledged"
@@ -349,7 +349,7 @@ class _SocketsRun:
         limit = self._clock.now() + self._drill.phases.settle_s
         while self._clock.now() < limit and not self._stop.is_set():
             # All at one moment: who had converged may be renewing its token by now.
-            if not any(course.behind(client.session, heads) for client in self._clients):
+            if not any(course.behind(client.session, heads, self._clock.now()) for client in self._clients):
                 break
             await asyncio.sleep(_POLL_S)
             self._recorder.check()
@@ -357,7 +357,7 @@ class _SocketsRun:
             self._conclude(driver.session, heads)
 
     def _conclude(self, session: ClientSession, heads: dict[str, int]) -> None:
-        behind = course.behind(session, heads)
+        behind = course.behind(session, heads, self._clock.now())
         if not behind:
             self._add("settled", session.client)
         for topic in behind:

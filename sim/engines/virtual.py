@@ -208,7 +208,8 @@ class _VirtualRun:
         return not sick
 
     def _sickness(self) -> str:
-        live, fleet = self._live(), self._drill.fleet.clients
+        fleet = self._drill.fleet.clients
+        live = sum(course.is_there(client.session, self._env.now) for client in self._clients[:fleet])
         if live < fleet:
             return f"{live} of {fleet} clients live"
         return "" if any(self._heads.values()) else "no event acknowledged"
@@ -227,7 +228,7 @@ class _VirtualRun:
 
     def _behind(self, client: VirtualClient) -> list[str]:
         client.catch_up()
-        return course.behind(client.session, self._heads)
+        return course.behind(client.session, self._heads, self._env.now)
 
     def _conclude(self, client: VirtualClient) -> None:
         session = client.session
