@@ -14,6 +14,7 @@ import typer
 from drills import CATALOG
 from drills.rollout.cli_gates import gates_app
 from drills.rollout.cli_snapshot import snapshot
+from drills.rollout.cli_stage import stage_app
 from sim.errors import StormgateError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ drill_app = typer.Typer(help="Run drills and see what there is.", no_args_is_hel
 mock_app = typer.Typer(help="The embedded runtime.", no_args_is_help=True)
 app.add_typer(drill_app, name="drill")
 app.add_typer(mock_app, name="mock")
+app.add_typer(stage_app, name="stage")
 app.command()(snapshot)
 app.add_typer(gates_app, name="gates")
 
@@ -238,10 +240,11 @@ def _say(verdict: "RunVerdict", run_dir: Path, as_json: bool) -> None:
 def main() -> None:
     """Entry point: every expected trouble is one sentence on stderr, and the right exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us politely gets what Ctrl-C gets
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(run_words(sys.argv[1:]))
 
 
-def _run(arguments: list[str]) -> int:
+def run_words(arguments: list[str]) -> int:
+    """Run the command line with these words; returns its exit code. Every expected trouble is one sentence on stderr."""
     try:
         code = int(app(arguments, prog_name="stormgate", standalone_mode=False) or 0)
         sys.stdout.flush()

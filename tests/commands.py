@@ -54,7 +54,7 @@ def stormgate(*arguments: object, before: Callable[[], None] | None = None, **en
 def stormgate_here(*arguments: object) -> Said:
     """The same in this process, which is quicker: for what ends before anything begins."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        code = cli._run([str(argument) for argument in arguments])
+        code = cli.run_words([str(argument) for argument in arguments])
     return Said(code, out.getvalue(), err.getvalue())
 
 

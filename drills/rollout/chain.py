@@ -51,17 +51,20 @@ def unspoilt(stage: Earlier) -> None:
             raise EvidenceError(f"{stage.run_dir / path}: is not what the report of that stage rests on.")
 
 
-def opened_rightly(run_dir: Path, plan: StagePlan) -> Part:
-    """Whether the stage before was a signed go, of the same revisions and thresholds, and no older than it may be."""
+def opened_rightly(run_dir: Path, plan: StagePlan, valid_h: float | None = None) -> Part:
+    """Whether the stage before was a signed go, of the same revisions and thresholds, and no older than it may be.
+
+    `valid_h` is how old that is, in hours; without it, what the run's own copy of the stages says.
+    """
     proof = f"../{plan.previous_run}/{records.REPORT}" if plan.previous_run else ""
     try:
-        state, reason = _opened(run_dir, plan)
+        state, reason = _opened(run_dir, plan, valid_h)
     except (StormgateError, ValueError) as error:
         state, reason = State.ERROR, str(error)
     return Part(name="previous_stage", state=state, reason=reason, evidence=proof)
 
 
-def _opened(run_dir: Path, plan: StagePlan) -> tuple[State, str]:
+def _opened(run_dir: Path, plan: StagePlan, valid_h: float | None) -> tuple[State, str]:
     before = next(earlier(run_dir, plan), None)
     if before is None:
         return State.NOT_RUN, f"stage {plan.stage} began without stage {BEFORE[plan.stage]} before it"
@@ -78,7 +81,7 @@ def _opened(run_dir: Path, plan: StagePlan) -> tuple[State, str]:
     age = from_iso(plan.began) - from_iso(signoff.at)
     if age < timedelta(0):
         return State.FAIL, f"{named} was signed at {signoff.at}, after this stage had begun ({plan.began})"
-    valid = timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.valid_h)
+    valid = timedelta(hours=valid_h or stages_file.load(run_dir / records.STAGES).signoff.valid_h)
     if age > valid:
         return State.INCONCLUSIVE, f"{EXPIRED}{named} was signed {age} before this stage began; {valid} are allowed"
     return State.PASS, f"{named} is a go that {signoff.owner} signed {age} before, over the same revisions and thresholds"

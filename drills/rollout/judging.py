@@ -145,12 +145,10 @@ def _window_checks(stage: _Stage) -> dict[str, GateCheck]:
     except Exception as error:  # without them no gate passes
         stage.trouble.append(f"the window cannot be judged: {error or type(error).__name__}.")
         return {}
-    return {
-        result.name: stage_drills.gate_check(result, _is_required(result.name, result.state, stage.plan)) for result in results
-    }
+    return {result.name: stage_drills.gate_check(result, counts(result.name, result.state, stage.plan)) for result in results}
 
 
-def _is_required(name: str, state: State, plan: StagePlan) -> bool:
+def counts(name: str, state: State, plan: StagePlan) -> bool:
     """Whether an answer counts: a failure always does; of a preflight's baseline, and of what is only told, nothing else."""
     is_absent = state is State.NO_DATA and name in TOLD_IF_ABSENT
     return state is State.FAIL or (plan.stage != "0" and not is_absent)

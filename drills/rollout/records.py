@@ -156,11 +156,14 @@ class CohortProbe(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""
 
 
+HoldKind = Literal["begun", "restarted", "interrupted", "resumed", "gate", "aborted", "ended"]
+
+
 class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A line of `hold.jsonl`."""
 
     at: str
-    kind: Literal["begun", "restarted", "interrupted", "resumed", "gate", "aborted", "ended"]
+    kind: HoldKind
     reason: str = ""
     gate_h: float | None = None  # of a gate that was judged within the hold: so many hours after it began
     state: str = ""  # what that gate said

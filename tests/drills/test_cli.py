@@ -294,7 +294,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]):
     script = f"""
 import sys
 from drills import cli
-code = cli._run({arguments})
+code = cli.run_words({arguments})
 print(code, sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)

@@ -34,7 +34,7 @@ def patient_thresholds(folder: Path) -> Path:
 
 
 def judge(capsys: pytest.CaptureFixture[str], run_dir: Path, *options: str) -> tuple[int, dict]:
-    code = cli._run(["judge", str(run_dir), "--json", *options])
+    code = cli.run_words(["judge", str(run_dir), "--json", *options])
     return code, json.loads(capsys.readouterr().out)
 
 

@@ -30,6 +30,7 @@ SESSION, ADMIN = "session-stepped", "stepped-adm1n"
 VARIABLES = {"STEPPED_SESSION": SESSION, "STEPPED_ADMIN": ADMIN}
 CAPS = "caps = { clients = 200, connects_per_s = 200.0, events_per_s = 200.0 }\n"
 Message = dict[str, Any]
+App = Callable[..., Awaitable[None]]
 Send = Callable[[Message], Awaitable[None]]
 Spoil = Callable[[str, int, bytes], tuple[int, bytes]]  # of path, status and body: the status and body that are sent
 _LIMIT_S = 20.0
@@ -44,7 +45,6 @@ class SteppedLane:
     """The running lane. `spoil` may be set to anything while it runs; it is asked of every HTTP answer."""
 
     url: str
-    mock: Mock
     folder: Path
     name: str
     spoil: Spoil = field(default=unspoilt)
@@ -84,13 +84,16 @@ def stepped_lane(
 ) -> Iterator[SteppedLane]:
     """Serve on a free port, with a targets file of `kind` in `folder` and its variables in the environment."""
     options = MockOptions(settings or RuntimeSettings(), switches or Switches(), ADMIN, deployment or Deployment())
-    mock = Mock(options, Store(folder / "stepped-log.sqlite"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
-        lane = SteppedLane(f"http://127.0.0.1:{listener.getsockname()[1]}", mock, folder, name)
+        lane = SteppedLane(f"http://127.0.0.1:{listener.getsockname()[1]}", folder, name)
         lane.write(kind, extra)
-        with _variables(), _served(_on_its_clock(mock.app(), clock, lane), listener):
+
+        def app() -> App:
+            return _on_its_clock(Mock(options, Store(folder / "stepped-log.sqlite")).app(), clock, lane)
+
+        with _variables(), _served(app, listener):
             yield lane
 
 
@@ -106,17 +109,18 @@ def _variables() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _served(app: Callable[..., Awaitable[None]], listener: socket.socket) -> Iterator[None]:
-    """In a thread of its own, until the body has ended."""
+def _served(app: Callable[[], App], listener: socket.socket) -> Iterator[None]:
+    """In a thread of its own, where it is also made, until the body has ended."""
     config = uvicorn.Config(
         app,
+        factory=True,
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
         ws_ping_interval=None,
         ws_per_message_deflate=False,
         access_log=False,
-        log_level="error",
+        log_level="critical",
         date_header=False,
         timeout_graceful_shutdown=1,
     )
@@ -133,9 +137,10 @@ def _served(app: Callable[..., Awaitable[None]], listener: socket.socket) -> Ite
     finally:
         server.should_exit = True
         thread.join(_LIMIT_S)
+        assert not thread.is_alive()
 
 
-def _on_its_clock(app: Callable[..., Awaitable[None]], clock: Clock, lane: SteppedLane) -> Callable[..., Awaitable[None]]:
+def _on_its_clock(app: App, clock: Clock, lane: SteppedLane) -> App:
     async def stepped(scope: Message, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)

@@ -1,0 +1,81 @@
+"""Where a stage goes: the lane, its operators' file, and a hash of what they configured."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from drills import target_file, targets
+from drills.rollout import embedded
+from sim.engines.lane_http import Lane
+from sim.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One target. `given` is what `--target` said, with `{...}` of an embedded mock its address; `entry` is None of a mock."""
+
+    given: str
+    file: Path | None
+    lane: Lane
+    entry: target_file.Target | None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the mock was started for this."""
+        return self.lane.name == embedded.NAME
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether its metrics endpoint is asked."""
+        return bool(self.lane.admin_token) and self.lane.rules.metrics_profile != "none"
+
+    def configuration(self) -> str:
+        """Hex SHA-256 of all that was said of the target, without its secrets."""
+        return _digest(self.lane, self.is_embedded)
+
+    def configuration_now(self) -> str:
+        """The same of the file as it is at this moment; a sentence instead where it cannot be read any more."""
+        if self.entry is None:
+            return self.configuration()
+        try:
+            return _digest(_named(self.given, self.file).lane, False)
+        except UsageError as error:
+            return str(error)
+
+
+@contextlib.contextmanager
+def aimed(given: str, file: Path | None, log: Path) -> Iterator[Aim]:
+    """The target that `--target` names; the embedded mock runs for as long as the body does, and writes to `log`.
+
+    Raises `UsageError` and `TargetError`.
+    """
+    if given != targets.EMBEDDED:
+        yield resolve(given, file)
+        return
+    with embedded.serving(log) as lane:
+        yield Aim(lane.runtime_url, None, lane, None)
+
+
+def resolve(given: str, file: Path | None) -> Aim:
+    """Any target but the embedded mock. Raises `UsageError`."""
+    if "://" in given:
+        lane = targets.resolve(given, file)
+        assert lane is not None
+        return Aim(given, file, lane, None)
+    return _named(given, file)
+
+
+def _named(name: str, file: Path | None) -> Aim:
+    lane = targets.resolve(name, file)
+    assert lane is not None
+    return Aim(name, file, lane, target_file.read(file or targets.DEFAULT_FILE, name))
+
+
+def _digest(lane: Lane, is_embedded: bool) -> str:
+    where = [] if is_embedded else [lane.runtime_url, lane.control_url, lane.socket_path]  # its port is another every time
+    said = [lane.name, lane.kind, *where, msgspec.to_builtins(lane.rules)]
+    return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).hexdigest()

@@ -1,0 +1,28 @@
+"""What the gates say of a hold while it lasts, by the same code that judges it afterwards."""
+
+from datetime import datetime
+
+from drills import gates
+from drills.rollout import chain, judging, records, window
+from drills.rollout.clock import iso
+from drills.rollout.hold import Judge, Look
+from drills.rollout.rollouts import Course
+from drills.verdicts import State
+from sim.errors import EvidenceError
+
+
+def judge_of(course: Course) -> Judge:
+    """A judge of this stage's folder. Raises `EvidenceError` where stage 0's baseline cannot be had."""
+    run_dir, plan = course.run_dir, course.plan
+    thresholds = gates.load_thresholds(run_dir / records.THRESHOLDS, is_record=True)
+    first = [before for before in chain.earlier(run_dir, plan) if before.report.plan.stage == "0"]
+    if not first:
+        raise EvidenceError(f"{run_dir}: no stage 0 comes before it, so there is no baseline to compare with.")
+
+    def judge(began: datetime, ended: datetime) -> Look:
+        found = window.load(run_dir, first[0].run_dir, iso(began), iso(ended))
+        checks = tuple(check for check in window.judge(found, thresholds) if judging.counts(check.name, check.state, plan))
+        covered = window.coverage(found)
+        return Look(checks, State(covered.state), covered.reason, window.abort_reason(found, thresholds))
+
+    return judge
