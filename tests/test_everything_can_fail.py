@@ -1,14 +1,17 @@
 """Nothing is always green: for every drill, check, law, defect and wrong policy there is something that turns it red.
 
-What the drills themselves show is in `tests/catchers.py`, the rest in `tests/spoilt.py`.
+What the drills themselves show is in `tests/catchers.py`, the rest in `tests/spoilt.py`, and windows of stages in
+`tests/spoilt_windows.py`.
 """
 
 import pytest
 from catchers import CATCHERS, HARMLESS, turned_red
 from spoilt import SPOILT, Spoilt, law_of
+from spoilt_windows import SPOILT as SPOILT_WINDOWS
 
 from drills import gates
 from drills.cli import CATALOG
+from drills.rollout import window
 from drills.verdicts import State
 from sim import invariants
 from sim.contract.policies import WRONG
@@ -27,6 +30,12 @@ def test_every_drill_can_fail():
 
 def test_every_check_can_fail():
     assert sorted(CHECKS - RED) == []
+
+
+def test_every_check_of_a_window_can_fail():
+    """What each row of that table says is asked for by `tests/rollout/test_window_checks.py`."""
+    red = {case.name for case in SPOILT_WINDOWS if case.state in (State.FAIL, State.ERROR)}
+    assert sorted(window.REGISTRY.keys() - red) == []
 
 
 def test_every_law_can_be_broken():

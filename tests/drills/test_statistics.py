@@ -1,5 +1,6 @@
 """The bounds, against numbers worked out elsewhere and against simulation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -66,3 +67,66 @@ def test_the_upper_bound_is_above_the_percentile_95_times_in_100() -> None:
     assert above / 4000 >= 0.95
     below = sum(statistics.percentile(row, 0.95).lower <= truth for row in draws)
     assert below / 4000 >= 0.95
+
+
+# --- trends and rates -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "s"),
+    [
+        ([1, 2, 3, 4, 5, 6], 15),  # all 15 pairs rise
+        ([1, 3, 2, 4, 5, 6], 13),  # one pair falls
+        ([2, 1, 4, 3, 5, 6], 11),  # two do
+        ([6, 5, 4, 3, 2, 1], -15),
+        ([1, 1, 2, 2, 3, 3], 12),  # three pairs are ties
+        ([4, 4, 4, 4, 4, 4], 0),
+        ([7], 0),
+        ([], 0),
+    ],
+)
+def test_s_of_mann_and_kendall(values: list[float], s: int) -> None:
+    assert statistics.mann_kendall(np.array(values, float)) == s
+
+
+def test_thirteen_of_fifteen_is_rare_without_a_trend() -> None:
+    """Kendall's table for n = 6: P(S >= 13) = 0.0083, P(S >= 11) = 0.0278, by counting all orders."""
+    found = [statistics.mann_kendall(np.array(order, float)) for order in itertools.permutations(range(6))]
+    assert sum(s >= 13 for s in found) == 6
+    assert sum(s >= 11 for s in found) == 20
+
+
+def test_a_trend_of_no_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        statistics.mann_kendall(np.array([1.0, math.nan]))
+
+
+@pytest.mark.parametrize(
+    ("values", "chance"),
+    [
+        ([1, 2, 3, 4, 5, 6], 1 / 720),
+        ([1, 3, 2, 4, 5, 6], 6 / 720),
+        ([6, 5, 4, 3, 2, 1], 1.0),
+        ([5, 5, 5, 5], 1.0),
+        ([5], 1.0),
+        ([], 1.0),
+    ],
+)
+def test_how_likely_a_rise_is(values: list[float], chance: float) -> None:
+    assert statistics.rising(np.array(values, float)) == pytest.approx(chance, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("events", "lower", "upper"), [(0, 0.0, 2.9957), (1, 0.0513, 4.7439), (5, 1.9701, 10.5130), (10, 5.4254, 16.9622)]
+)
+def test_bounds_of_a_count(events: int, lower: float, upper: float) -> None:
+    """Garwood's table, one-sided 95 %."""
+    bounds = statistics.rate(events, 1.0)
+    assert (bounds.lower, bounds.upper) == pytest.approx((lower, upper), abs=1e-4)
+    assert statistics.rate(events, 10.0).upper == pytest.approx(upper / 10, abs=1e-5)
+
+
+def test_a_rate_of_no_time_has_no_bounds() -> None:
+    assert math.isnan(statistics.rate(0, 0.0).upper)
+    with pytest.raises(ValueError, match="cannot be a rate"):
+        statistics.rate(-1, 1.0)

@@ -248,7 +248,7 @@ def test_a_late_load_generator_measures_itself() -> None:
         story.clients, [replace(r, value=900.0) if r.kind is Kind.GENERATOR_LAG else r for r in story.rows], story.header
     )
     every = judged(good(seen=watches(of=lambda n: late)))
-    assert {every[name].state for name in ("replay.bootstrap_ms", "ux.publish_to_apply_ms")} == {ERROR}
+    assert {every[name].state for name in ("replay.bootstrap_ms", "ux.publish_to_apply_ms")} == {INCONCLUSIVE}
     assert every["ux.integrity"].state is PASS
     assert of(good(seen=watches(of=lambda n: late if n == 3 else None)), "replay.bootstrap_ms") == {PASS}
 

@@ -171,9 +171,9 @@ def _against(now: Bounds, before: Bounds, threshold: Threshold, what: str) -> An
 
 
 def _unless_late(window: StageWindow, fit: StageWindow, found: Answer) -> Answer:
-    """The answer, unless too many watches measured themselves."""
+    """The answer, unless too many watches measured themselves: then nothing is known, neither good nor bad."""
     late = len(window.watches) - len(fit.watches)
     if late > _LATE_SHARE * len(window.watches):
         why = f"the load generator was late itself in {late} of {len(window.watches)} watches"
-        return replace(found, state=State.ERROR, reason=f"{why} ({found.reason})")
+        return replace(found, state=State.INCONCLUSIVE, reason=f"{why} ({found.reason})")
     return found

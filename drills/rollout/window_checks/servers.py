@@ -1,7 +1,6 @@
 """The ways in which a check decides on what the servers counted."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -96,8 +95,3 @@ def _longest_held(
     """The highest rate that was never gone below for as long as it must be held."""
     spans = ((first, int(np.searchsorted(t, begin + HELD_S, side="left"))) for first, begin in enumerate(t))
     return max((float(rates[first : last + 1].min()) for first, last in spans if last < len(t)), default=0.0)
-
-
-def stale_clients(found: Answer, limit: Threshold) -> Answer:
-    """The same answer, with a warning where it is due."""
-    return replace(found, reason=found.reason + warning(found.value, limit)) if found.state is State.PASS else found

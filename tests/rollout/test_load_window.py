@@ -1,0 +1,127 @@
+"""A window from a stage's folder: which moments it has, and that nothing is taken out of its evidence unseen."""
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from stage_folders import INTERVAL_S, Folder, dump
+from windows import judged
+
+from drills.rollout import records, window
+from drills.rollout.clock import iso
+from drills.rollout.records import HoldEvent, WatchDone
+from drills.rollout.window import StageWindow
+from drills.verdicts import State
+from sim.errors import EvidenceError, UsageError
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("rollout") / "runs", "1").write()
+
+
+@pytest.fixture
+def folder(whole: Folder, tmp_path: Path) -> Folder:
+    """A copy, to be spoilt."""
+    return Folder(Path(shutil.copytree(whole.runs, tmp_path / "runs")), "1")
+
+
+def test_a_whole_hold(whole: Folder) -> None:
+    found = window.load(whole.path, whole.path)
+    assert (found.began_s, found.seconds, found.interval_s) == (whole.began.timestamp(), 3600.0, INTERVAL_S)
+    assert len(found.snapshots) == 3600 / INTERVAL_S + 1
+    assert found.watches[0].began_s >= found.began_s
+    assert found.told == len(found.watches) > 1
+    assert found.baseline is not None
+    assert (found.troubles, found.snapshot_trouble, found.watch_trouble) == ((), "", "")
+    assert judged(found)["delivery.dropped_deliveries"].state is State.PASS
+
+
+def test_only_what_lies_within(whole: Folder) -> None:
+    began, ended = whole.began + timedelta(minutes=20), whole.began + timedelta(minutes=30)
+    found = window.load(whole.path, began=iso(began), ended=iso(ended))
+    assert len(found.snapshots) == 600 / INTERVAL_S + 1
+    assert all(began.timestamp() <= watch.began_s <= ended.timestamp() for watch in found.watches)
+    with pytest.raises(EvidenceError, match="ends before it begins"):
+        window.load(whole.path, began=iso(ended), ended=iso(began))
+
+
+def test_a_hold_that_was_begun_anew_begins_there(folder: Folder) -> None:
+    anew = folder.began + timedelta(minutes=10)
+    events = (("begun", folder.began), ("restarted", anew))
+    dump(folder.path / records.HOLD, *(HoldEvent(at=iso(at), kind=kind) for kind, at in events))  # type: ignore[arg-type]
+    found = window.load(folder.path)
+    assert found.began_s == anew.timestamp()
+    assert found.seconds == 3000.0  # to the last snapshot, as it has not ended
+
+
+def test_without_a_hold_it_is_the_baseline(folder: Folder) -> None:
+    (folder.path / records.HOLD).unlink()
+    path = folder.path / records.SNAPSHOTS
+    assert window.load(folder.path).seconds == 3600.0  # of neither: all that there is
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(first + b"\n" + rest.replace(b'"phase":"hold"', b'"phase":"baseline"'))
+    assert window.load(folder.path).seconds == 3600.0 - INTERVAL_S
+
+
+def drop_line(name: str, number: int) -> Callable[[Folder], None]:
+    def spoil(folder: Folder) -> None:
+        path = folder.path / name
+        lines = path.read_bytes().splitlines(keepends=True)
+        del lines[number]
+        path.write_bytes(b"".join(lines))
+
+    return spoil
+
+
+def drop_watch(folder: Folder) -> None:
+    shutil.rmtree(sorted((folder.path / records.WATCHES).iterdir())[0])
+
+
+def cut_observations(folder: Folder) -> None:
+    path = next((folder.path / records.WATCHES).rglob("observations.parquet"))
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("number", [0, 1, 60, -2])
+def test_a_snapshot_that_was_taken_out_is_told(folder: Folder, number: int) -> None:
+    drop_line(records.SNAPSHOTS, number)(folder)
+    with pytest.raises(EvidenceError, match="has the number"):
+        window.load(folder.path)
+
+
+@pytest.mark.parametrize("spoil", [drop_watch, cut_observations])
+def test_a_watch_that_was_spoilt_is_an_error(folder: Folder, spoil: Callable[[Folder], None]) -> None:
+    spoil(folder)
+    found = window.load(folder.path)
+    assert len(found.troubles) == 1
+    assert client_states(found) == {State.ERROR}
+
+
+def client_states(found: StageWindow) -> set[State]:
+    results = judged(found)
+    return {results[name].state for name in ("ux.integrity", "replay.stale_loops", "window.invariants", "window.watches")}
+
+
+def test_a_watch_that_could_not_begin_is_an_error(folder: Folder) -> None:
+    path = folder.path / records.WATCH_LIST
+    line = WatchDone(
+        at=iso(folder.began), ended=iso(folder.began), run="", drill="observation", phase="baseline", status="error"
+    )
+    path.write_bytes(path.read_bytes() + msgspec.json.encode(line) + b"\n")
+    assert client_states(window.load(folder.path)) == {State.ERROR}
+
+
+def test_what_is_no_folder_of_a_stage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a stage's folder"):
+        window.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [records.PLAN, records.HOLD, records.WATCH_LIST])
+def test_a_damaged_file_is_named(folder: Folder, name: str) -> None:
+    (folder.path / name).write_bytes(b"{\n")
+    with pytest.raises(EvidenceError, match=f"{name}: is damaged"):
+        window.load(folder.path)
