@@ -15,6 +15,8 @@ class State(Enum):
     BACKOFF = auto()
     STOPPED = auto()
 
+    __hash__ = object.__hash__  # each exists once; Enum's own hashes its name, at every look into a set
+
 
 CONNECTED = frozenset({State.JOINING, State.SUBSCRIBING, State.LIVE})
 LEGAL: dict[str, frozenset[State]] = {

@@ -156,9 +156,11 @@ class VirtualClient:
         inbox, session, began = link.inbox, self.session, self._began
         for _ in range(count):
             arrived, frame, run = inbox.popleft()
-            if link.is_foreseen:
+            if link.is_foreseen and run is not None:
                 session.follow(run, arrived)
                 self._recorder.extend(arrived - began, session.client, run.notices)
+            elif link.is_foreseen:
+                session.received(frame, arrived)  # of which there is nothing to tell
             elif link is self._link:
                 self._receive(frame, link)
 

@@ -1,9 +1,10 @@
 """A simulated connection, and the frames on their way over it that need not be called out when they arrive.
 
-Most frames only bring a client the events that follow those it has, and it does nothing but take them. What such a frame will
-do is known when it is sent, so it waits in the link's inbox until somebody looks at the client, or something else happens to
-it: then it is taken, as at the moment of its arrival. Every other frame is called out at its moment, behind those that were
-sent before it. Should something happen that was not foreseen, what is left in the inbox is called out, too.
+Most frames only bring a client the events that follow those it has, or show that the lane is alive, and it does nothing but
+take them. What such a frame will do is known when it is sent, so it waits in the link's inbox until somebody looks at the
+client, or something else happens to it: then it is taken, as at the moment of its arrival. Every other frame is called out at
+its moment, behind those that were sent before it. Should something happen that was not foreseen, what is left in the inbox is
+called out, too.
 """
 
 from collections import deque
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sim.contract.client import ClientSession
-from sim.contract.frames import ServerFrame, Update, UpdateBatch
+from sim.contract.frames import TRANSPORT_CHANNEL, HeartbeatPush, Reply, ServerFrame, Update, UpdateBatch
 from sim.contract.runs import Run, run_of
 from sim.contract.stream_log import is_intact
 from sim.engines.virtual_clock import VirtualClock
@@ -51,7 +52,7 @@ class Link:
         self._run_of = run_of
         self.number = 0  # the lane's, once open
         self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
-        self.inbox: deque[tuple[float, UpdateBatch, Run]] = deque()  # when each arrives, first come first
+        self.inbox: deque[tuple[float, ServerFrame, Run | None]] = deque()  # when each arrives, first come first
         self.kept = 0  # how many were ever put there
         self.called = 0  # frames on their way that are called out
         self.is_foreseen = False
@@ -70,23 +71,16 @@ class Link:
         if arrives < self.down_free:
             arrives = self.down_free
         self.down_free = arrives
-        if self.follows is not None and frame.__class__ is UpdateBatch:
-            if (run := self._run_of(frame)) is not None and self._goes_on(run, self.follows):
+        if (follows := self.follows) is not None:
+            run = self._run_of(frame) if isinstance(frame, UpdateBatch) else None
+            if _goes_on(run, follows) if run is not None else _says_nothing(frame, follows):
                 self.inbox.append((arrives, frame, run))
                 self.kept += 1
                 return
-            self.follows = None
+            if not isinstance(frame, HeartbeatPush):
+                self.follows = None
         self.called += 1
         self._env.call_at(arrives, self._client.arrives, frame, self, self.kept)
-
-    def _goes_on(self, run: Run, follows: dict[str, int]) -> bool:
-        """Whether a run goes on from where the client will stand; if so, it will stand behind it."""
-        for topic, after, _, _ in run.spans:
-            if follows.get(topic) != after:
-                return False
-        for topic, _, last, _ in run.spans:
-            follows[topic] = last
-        return True
 
     def lost(self) -> None:
         """The lane closes the connection now; the news takes a delay."""
@@ -114,6 +108,23 @@ class Link:
         self.is_foreseen, self.follows = False, None
         for arrives in dict.fromkeys(arrives for arrives, _, _ in self.inbox):
             self._env.call_at(arrives, look, self)
+
+
+def _goes_on(run: Run, follows: dict[str, int]) -> bool:
+    """Whether a run goes on from where the client will stand; if so, it will stand behind it."""
+    for topic, after, _, _ in run.spans:
+        if follows.get(topic) != after:
+            return False
+    for topic, _, last, _ in run.spans:
+        follows[topic] = last
+    return True
+
+
+def _says_nothing(frame: ServerFrame, follows: dict[str, int]) -> bool:
+    """Whether a frame only shows that the lane is alive: its answer to a heartbeat, or heads that the client will stand at."""
+    if isinstance(frame, Reply):
+        return frame.channel == TRANSPORT_CHANNEL
+    return isinstance(frame, HeartbeatPush) and all(follows.get(mark.topic) == mark.watermark for mark in frame.watermarks)
 
 
 class IntactOnce:
