@@ -174,6 +174,19 @@ SPOILT = (
         of_monitoring(50.0, "sockets.connects_total", **{**AUTH, UNAUTHORIZED: 9.0}),
         "server",
     ),
+    Spoilt(
+        *("error.websocket_auth_error_ratio", "monitored beside the endpoint", FAIL),
+        lambda: good(
+            replace(
+                counters(auth_failures__unauthorized_total=9.0),
+                figures={
+                    **counters(auth_failures__unauthorized_total=9.0).figures,
+                    "prometheus": lambda minute: {"sockets.connects_total": 50.0 * minute},
+                },
+            )
+        ),
+        "server",
+    ),
     Spoilt("error.websocket_auth_error_ratio_10m", "in one watch", FAIL, seen(REFUSED, only=range(4, 5)), "client"),
     Spoilt(
         *("error.websocket_auth_error_ratio_10m", "a few", INCONCLUSIVE),

@@ -1,18 +1,34 @@
 """What every check of the gates measures, of whom it asks it, and when it passes: for people, from the registries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 
 import msgspec
 
 from drills import gates
-from drills.checks.base import Check
+from drills.checks.base import Answer, Case, Check
 from drills.rollout.window_checks import REGISTRY
 from drills.rollout.window_checks.base import WindowCheck
 from drills.thresholds import Threshold, Thresholds
 from sim.contract.endpoint import MEANINGS
-from sim.errors import UsageError
+from sim.errors import IllegalMoveError, UsageError
 
+
+def _never(case: Case, threshold: Threshold | None) -> Answer:
+    raise IllegalMoveError("this check is made elsewhere, and here only explained")
+
+
+# Checks of drills that are not asked of one history, and so are in no registry.
+_MADE = (
+    Check("replay", "parity", "surfaces", "surfaces on which the same history came to another end", "count, 0 allowed", _never),
+    Check("drill", "invariants", "laws", "laws that were broken", "count, 0 allowed", _never),
+    Check("drill", "evidence", "rows", "whether a drill's files can be believed", "complete, and as recorded", _never),
+    Check("drill", "stop_condition", "conditions", "stop conditions of the target that were met", "none may be", _never),
+)
+DRILL_CHECKS: Mapping[str, Check] = {**gates.REGISTRY} | {
+    check.full_name: replace(check, takes_threshold=False) for check in _MADE
+}
 Asked = Check | WindowCheck
 _SPEAKS = {
     "server": "the servers' own counters",
@@ -34,14 +50,14 @@ _KEYS = {
 
 def names() -> list[str]:
     """All checks, those of drills first."""
-    return list(dict.fromkeys((*gates.REGISTRY, *REGISTRY)))
+    return list(dict.fromkeys((*DRILL_CHECKS, *REGISTRY)))
 
 
 def asked_of(name: str) -> dict[str, Asked]:
     """The checks of that name, by what they are asked of. Raises `UsageError` for a name that there is not."""
     found: dict[str, Asked] = {}
-    if name in gates.REGISTRY:
-        found["a drill"] = gates.REGISTRY[name]
+    if name in DRILL_CHECKS:
+        found["a drill"] = DRILL_CHECKS[name]
     if name in REGISTRY:
         found["a stage's window"] = REGISTRY[name]
     if not found:

@@ -25,7 +25,7 @@ __all__ = ["CHECKS", "REGISTRY", "StageWindow", "Watch", "abort_reason", "covera
 # What stops a stage at once, beside what the watches' laws say.
 _TRIGGERS = (
     *("replay.divergence", "replay.stale_loops", "error.error_budget_burn_fast", "error.error_budget_burn_slow"),
-    *("reconnect.reconnects_per_s", "reconnect.reconnects_per_s_per_100"),
+    *("reconnect.reconnects_per_s", "reconnect.reconnects_per_s_per_100", "reconnect.heartbeat_timeouts_per_s"),
 )
 _CONSUMERS = "delivery.active_consumers"
 _KEPT = 512  # histories of watches that are not read again while a hold is judged: a day of one every three minutes

@@ -8,7 +8,7 @@ from drills.rollout import explain, window
 
 def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> str:
     monkeypatch.setenv("COLUMNS", "160")
-    assert cli._run(["gates", *arguments]) == code
+    assert cli.run_words(["gates", *arguments]) == code
     out, err = capsys.readouterr()
     return out if code == 0 else err
 

@@ -272,6 +272,7 @@ def test_watches_that_were_cut_short_count_for_nothing_but_their_number() -> Non
         (seen(told(Kind.PROBED, 1, detail="expired_token:accepted")), "expired_token_accepted"),
         (of_monitoring(0.1, "replay.divergences_total"), "replay.divergence"),
         (of_monitoring(120.0, "sockets.reconnects_total"), "reconnect.reconnects_per_s"),
+        (of_monitoring(6.0, "sockets.heartbeat_timeouts_total"), "reconnect.heartbeat_timeouts_per_s"),
         (a_hole, ""),
     ],
 )

@@ -20,10 +20,11 @@ def ratio(hits: Sequence[str], tries: Sequence[str], what: str) -> Decide:
 
     def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
         def judged(source: Counted) -> Answer:
-            mine = [each for each in counted(window, hits) if each.source == source.source]
-            if not mine:
-                return Answer(State.NO_DATA, NAN, 0, f"{source.source} counts tries, but no {', '.join(hits)}")
-            return doubted(by_ratio(Share(mine[0].total, source.total), needed(threshold), what), mine[0].doubt)
+            sources = counted(window, hits)
+            if not sources:
+                return Answer(State.NO_DATA, NAN, 0, f"{source.source} counts tries, but nobody counts {', '.join(hits)}")
+            mine = next((each for each in sources if each.source == source.source), sources[0])
+            return doubted(by_ratio(Share(mine.total, source.total), needed(threshold), what), mine.doubt)
 
         return by_server(window, tries, judged)
 
