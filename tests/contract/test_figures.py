@@ -32,6 +32,12 @@ def test_the_profile_is_what_the_body_has(data: dict[str, object], profile: str)
     assert reading.notes == ()
 
 
+def test_tables_are_not_looked_into_without_end() -> None:
+    found = read_metrics(changed(a={"b": {"c": {"d": 1}}}, deep={"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": 1}}}}}}}}))
+    assert found.figures["a.b.c.d"] == 1
+    assert [name for name in found.figures if name.startswith("deep")] == []
+
+
 def test_one_figure_of_the_full_profile_is_enough_to_know_it() -> None:
     assert read_metrics(changed(delivery={}, auth_failures={"forbidden_total": 1})).profile == "full"
     assert read_metrics(body({"mirror": {"failed_total": 0}})).profile == ""

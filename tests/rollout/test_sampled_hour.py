@@ -1,0 +1,84 @@
+"""An hour of snapshots of a real mock, on a stepped clock and through a targets file, as a stage takes them."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from stepped_lane import ADMIN, METRICS, SESSION, SteppedLane, stepped_lane, unspoilt
+
+from drills import target_file, targets
+from drills.rollout import revisions, sampler
+from drills.rollout.clock import SteppedClock, iso
+from drills.rollout.records import Revisions, Snapshot
+from drills.rollout.sampler import Sampler
+from drills.rollout.snapshots import sources_of
+from sim.contract.deployment import Deployment
+
+START = datetime(2026, 3, 2, 9, tzinfo=UTC)
+REVISION = Deployment().revision
+
+
+@pytest.fixture(scope="module")
+def clock() -> SteppedClock:
+    return SteppedClock(START)
+
+
+@pytest.fixture(scope="module")
+def lane(tmp_path_factory: pytest.TempPathFactory, clock: SteppedClock) -> Iterator[SteppedLane]:
+    with stepped_lane(tmp_path_factory.mktemp("lane"), clock) as served:
+        yield served
+
+
+def polled(lane: SteppedLane, folder: Path, clock: SteppedClock, minutes: int) -> list[Snapshot]:
+    found, entry = targets.resolve(lane.name, lane.targets), target_file.read(lane.targets, lane.name)
+    assert found is not None
+    taken = []
+    with Sampler(folder, sources_of(found, entry), clock) as taking:
+        for _ in range(minutes):
+            taken += taking.poll("hold")
+            clock.sleep_until(clock.now() + timedelta(minutes=1))
+    return taken
+
+
+def test_an_hour_is_sampled_without_a_hole(lane: SteppedLane, clock: SteppedClock, tmp_path: Path) -> None:
+    began = clock.now()
+    taken = polled(lane, tmp_path, clock, 60)
+    assert sampler.read(tmp_path) == taken
+    assert {(each.source, each.outcome, each.notes) for each in taken} == {("metrics", "ok", ()), ("control", "ok", ())}
+    assert [each.at for each in taken[::2]] == [iso(began + timedelta(minutes=minute)) for minute in range(60)]
+    assert {each.revisions for each in taken} == {Revisions(control=REVISION), Revisions(runtime=REVISION)}
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert SESSION.encode() not in kept
+    assert ADMIN.encode() not in kept
+
+
+def test_a_cache_before_the_endpoint_is_found_out(lane: SteppedLane, clock: SteppedClock, tmp_path: Path) -> None:
+    cached: dict[str, bytes] = {}
+    lane.spoil = lambda path, status, body: (status, cached.setdefault(path, body) if path == METRICS else body)
+    try:
+        taken = polled(lane, tmp_path, clock, 4)
+    finally:
+        lane.spoil = unspoilt
+    outcomes = [each.outcome for each in taken if each.source == "metrics"]
+    assert outcomes == ["ok", "ok", "stale_body", "stale_body"], "it may be a minute old"
+    assert {each.outcome for each in taken if each.source == "control"} == {"ok"}
+
+
+def test_revisions_are_found(lane: SteppedLane) -> None:
+    found = targets.resolve(lane.name, lane.targets)
+    assert found is not None
+    assert revisions.find(found, target_file.read(lane.targets, lane.name)) == Revisions(control=REVISION, runtime=REVISION)
+
+
+def test_a_runtime_that_says_nothing_of_itself_is_unknown(lane: SteppedLane, clock: SteppedClock, tmp_path: Path) -> None:
+    lane.spoil = lambda path, status, body: (
+        (200, json.dumps({"data": {"status": "ok"}}).encode()) if path != METRICS else (200, body)
+    )
+    try:
+        metrics, control = polled(lane, tmp_path, clock, 1)
+    finally:
+        lane.spoil = unspoilt
+    assert (metrics.outcome, metrics.revisions) == ("ok", Revisions())
+    assert (control.outcome, control.revisions) == ("no_figures", Revisions())
