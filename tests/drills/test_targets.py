@@ -73,6 +73,56 @@ def test_the_examples_hook_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert target_file.read(written(tmp_path, text), "staging").rules.hooks["kill_runtime"].timeout_s == 90
 
 
+def test_the_examples_way_back_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(target_file.shutil, "which", lambda program: f"/bin/{program}")
+    head, begin, rest = EXAMPLE.read_text().partition("# [targets.staging.rollback]")
+    tables, production, tail = (begin + rest).partition("[targets.production]")
+    text = (
+        head + "\n".join(line.removeprefix("# ").removeprefix("#") for line in tables.splitlines()) + "\n" + production + tail
+    )
+    way = target_file.read(written(tmp_path, text), "staging").rollback
+    assert (way.seen_within_s, way.allow_on_production, way.watch) == (60.0, False, ())
+    assert way.traffic is not None
+    assert way.throttle is not None
+    assert way.cohort is not None
+    assert (way.traffic.control_revision, way.traffic.runtime_revision, way.traffic.timeout_s) == (
+        *("control-00041", "runtime-00087"),
+        90.0,
+    )
+    assert (way.throttle.refuses, way.throttle.burst, way.cohort.percent) == ("publishes", 40, 0.0)
+
+
+WAY = 'apply = ["true"], restore = ["true"]'
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ("rollback = 3", ["'rollback' is 3", "traffic", "cohort"]),
+        ("rollback = { cohort = 3 }", ["rollback]", "'cohort' is 3", "'apply' and 'restore'"]),
+        ("rollback = { routing = {} }", ["rollback]", "unknown key 'routing'", "traffic"]),
+        ("rollback = { cohort = { apply = ['true'] } }", ["'cohort.restore' is missing"]),
+        ("rollback = { cohort = { apply = [], restore = ['true'] } }", ["'cohort.apply'", "length >= 1"]),
+        ("rollback = { cohort = { apply = ['no_such_tool'], restore = ['true'] } }", ["'cohort.apply'", "'no_such_tool'"]),
+        ("rollback = { cohort = { apply = ['true'], restore = ['no_such_tool'] } }", ["'cohort.restore'", "'no_such_tool'"]),
+        (f"rollback = {{ cohort = {{ {WAY}, percent = 100 }} }}", ["'cohort.percent' is 100", "< 100"]),
+        (f"rollback = {{ traffic = {{ {WAY}, control_revision = 'a' }} }}", ["'traffic.runtime_revision' is missing"]),
+        (
+            f"rollback = {{ traffic = {{ {WAY}, control_revision = 'a', runtime_revision = '' }} }}",
+            ["traffic.runtime_revision"],
+        ),
+        (f"rollback = {{ throttle = {{ {WAY}, burst = 1 }} }}", ["'throttle.burst' is 1", ">= 2"]),
+        (f"rollback = {{ throttle = {{ {WAY}, refuses = 'mints' }} }}", ["'throttle.refuses'", "publishes, connects"]),
+        ("rollback = { seen_within_s = 0 }", ["'seen_within_s' is 0", "> 0"]),
+    ],
+)
+def test_a_mistake_in_the_way_back_is_one_sentence(tmp_path: Path, tables: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as said:
+        target_file.read(written(tmp_path, GOOD.replace("caps = {", f"{tables}\ncaps = {{")), "staging")
+    assert [word for word in ["my-targets.toml", *words] if word not in str(said.value)] == []
+    assert str(said.value).count("\n") == 0
+
+
 def test_the_examples_revisions_and_prometheus_are_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(target_file.shutil, "which", lambda program: f"/bin/{program}")
     monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
