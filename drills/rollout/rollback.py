@@ -83,7 +83,7 @@ class Rehearsal:
                 self._trouble = "it was interrupted" if interrupted else f"a defect of stormgate itself ({error!r})"
                 raise
             finally:
-                self.restore()
+                self._restore_for_sure()
                 result = self._write(self.result())
         return result
 
@@ -131,15 +131,24 @@ class Rehearsal:
 
     def restore(self) -> None:
         """Put everything back in reverse order, and see that it is; nothing interrupts that."""
-        touched, self._touched = self._touched, []
         with interruption.held_off(lambda: self._say("what the rehearsal changed is being put back; wait until that is done.")):
-            for change in reversed(touched):
+            while self._touched:
+                change = self._touched.pop()
                 missing = self._put_back(change)
                 self._mark(change, not missing)
                 if missing:
                     by_hand = change.lever.in_words[1]
                     self._left.append(f"{change.name} ({missing}); to put it back by hand, run: {by_hand}")
                     self._say(f"THE {change.name.upper()} WAS NOT PUT BACK: {missing}; run: {by_hand}")
+
+    def _restore_for_sure(self) -> None:
+        """The same for who is impatient: in the moment before interruptions are held off, one may still come."""
+        while True:
+            try:
+                self.restore()
+                return
+            except KeyboardInterrupt:
+                continue
 
     def result(self) -> Rollback:
         """What is to be recorded."""

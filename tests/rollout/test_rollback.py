@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from served import Served, serving
 
 from drills import target_file
-from drills.rollout import changes, rehearsal_plan, rollback
+from drills.rollout import changes, interruption, rehearsal_plan, rollback
 from drills.rollout.changes import CannotBeginError
 from drills.rollout.clock import Clock, SteppedClock, SystemClock
 from drills.rollout.records import Rollback
@@ -410,6 +411,27 @@ def test_putting_back_is_not_interrupted(mock: Served, tmp_path: Path) -> None:
     assert said == ["what the rehearsal changed is being put back; wait until that is done."] * 2
     assert traffic_of(mock) == AS_IT_WAS
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handled
+
+
+def test_who_interrupts_it_twice_gets_everything_put_back(
+    mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_off, impatient = interruption.held_off, [True]
+
+    def once_more(say: Callable[[], None]) -> AbstractContextManager[None]:
+        if impatient:
+            impatient.clear()
+            raise KeyboardInterrupt
+        return held_off(say)
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interruption, "held_off", once_more)
+    with pytest.raises(KeyboardInterrupt):
+        rehearsal(mock, tmp_path, Watches(meanwhile=interrupt)).run()
+    assert impatient == []
+    assert traffic_of(mock) == AS_IT_WAS
 
 
 @pytest.mark.parametrize("command", [NOTHING, [sys.executable, "-c", "raise SystemExit(3)"]])
