@@ -13,6 +13,7 @@ import typer
 
 from drills import CATALOG
 from drills.rollout.cli_gates import gates_app
+from drills.rollout.cli_rollback import rollback_app
 from drills.rollout.cli_snapshot import snapshot
 from drills.rollout.cli_stage import stage_app
 from sim.errors import StormgateError, UsageError
@@ -39,6 +40,7 @@ app.add_typer(mock_app, name="mock")
 app.add_typer(stage_app, name="stage")
 app.command()(snapshot)
 app.add_typer(gates_app, name="gates")
+app.add_typer(rollback_app, name="rollback")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. load.events_per_s=50.")]
 Replications = Annotated[
