@@ -16,6 +16,7 @@ from drills.rollout.cli_gates import gates_app
 from drills.rollout.cli_rollback import rollback_app
 from drills.rollout.cli_snapshot import snapshot
 from drills.rollout.cli_stage import stage_app
+from drills.rollout.cli_verify import stage_judge, stage_verify
 from sim.errors import StormgateError, UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ drill_app = typer.Typer(help="Run drills and see what there is.", no_args_is_hel
 mock_app = typer.Typer(help="The embedded runtime.", no_args_is_help=True)
 app.add_typer(drill_app, name="drill")
 app.add_typer(mock_app, name="mock")
+stage_app.command("judge")(stage_judge)
+stage_app.command("verify")(stage_verify)
 app.add_typer(stage_app, name="stage")
 app.command()(snapshot)
 app.add_typer(gates_app, name="gates")
@@ -48,6 +51,7 @@ Replications = Annotated[
 ]
 Target = Annotated[str, typer.Option(help="'mock' starts one; or an address on this machine; or a live target's name.")]
 Targets = Annotated[Path | None, typer.Option(help="File of live targets; without it, targets.toml in this folder.")]
+Junit = Annotated[Path | None, typer.Option(help="Write the verdict as JUnit XML to this file, too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 
@@ -99,6 +103,7 @@ def drill_run(
     thresholds: Annotated[Path | None, typer.Option(help="Judge by this file instead of the default thresholds.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that runs are written to.")] = Path("results"),
     as_json: AsJson = False,
+    junit: Junit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing (exits with 2).")] = False,
 ) -> None:
     """Run drills, judge them, and say go or no-go."""
@@ -122,7 +127,7 @@ def drill_run(
         running.show_plan(request, as_json)
         raise typer.Exit(_EXIT_CANNOT_TELL)
     run_dir = running.run(request)
-    _say(conclusion.conclude(run_dir), run_dir, as_json)
+    _say(conclusion.conclude(run_dir), run_dir, as_json, junit)
 
 
 @app.command()
@@ -130,11 +135,12 @@ def judge(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, such as results/<run id>.")],
     thresholds: Annotated[Path | None, typer.Option(help="Another thresholds file than the run's own copy.")] = None,
     as_json: AsJson = False,
+    junit: Junit = None,
 ) -> None:
-    """Judge a run again from its files alone; nothing is run, nothing is written."""
+    """Judge a run again from its files alone; nothing is run, and nothing in its folder is written."""
     from drills import results
 
-    _say(results.judge_run(run_dir, thresholds), run_dir, as_json)
+    _say(results.judge_run(run_dir, thresholds), run_dir, as_json, junit)
 
 
 @mock_app.command("serve")
@@ -226,8 +232,12 @@ def _overrides(given: list[str] | None, clients: int | None, policy: str | None)
     return (*(given or []), *extra, *([f"fleet.policy={policy}"] if policy is not None else []))
 
 
-def _say(verdict: "RunVerdict", run_dir: Path, as_json: bool) -> None:
+def _say(verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path | None) -> None:
     """Print a verdict and leave with its exit code."""
+    if junit_file is not None:
+        from drills.rollout import junit
+
+        junit.write(verdict, junit_file)
     from drills import report
     from drills.terminal import out
 

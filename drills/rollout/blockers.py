@@ -40,7 +40,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Causes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole table. In its texts `{stage}`, `{target}` and `{rollout}` are the stage's own."""
+    """The whole table. In its texts `{stage}`, `{target}`, `{rollout}` and `{run}` are the stage's own."""
 
     owner: Text
     retest: Text
@@ -82,7 +82,8 @@ def _blocker(report: StageReport, gate: str, name: str, state: State, reason: st
     causes, plan = table(), report.plan
     known = (causes.parts if gate == "stage" else causes.checks).get(name) or _unknown(name)
     way = _way(causes, known, state, reason)
-    words = {"stage": plan.stage, "target": plan.target, "rollout": plan.rollout}
+    begun_with = "run" if plan.stage == "0" else "hold"
+    words = {"stage": plan.stage, "target": plan.target, "rollout": plan.rollout, "run": begun_with}
     steps = [*_first(causes, report, state), *way.steps]
     if state is State.FAIL and plan.stage != "0":
         steps.append(f"If that was not enough: {'; then '.join(_lowered(step) for step in causes.rollback[1:])}")

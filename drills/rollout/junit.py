@@ -7,10 +7,12 @@ what decides nothing, which CI servers show apart.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from drills.rollout.records import GateCheck, StageReport
 from drills.verdicts import RunVerdict, State
+from sim.errors import StorageError
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -40,6 +42,16 @@ def of_run(verdict: RunVerdict) -> bytes:
         cases += [Case(f"law.{each.invariant}", State.FAIL, f"{each.count}, first {each.first}") for each in drill.violations]
         suites.append((drill.name, cases))
     return _document("drills", "", verdict.run_id, suites)
+
+
+def write(verdict: RunVerdict, path: Path) -> None:
+    """A run's drills into a file. Raises `StorageError`."""
+    try:
+        path.write_bytes(of_run(verdict))
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); give --junit a file in a folder that exists."
+        ) from None
 
 
 def _check_case(check: GateCheck) -> Case:

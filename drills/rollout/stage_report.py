@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _MOST_WHY = 6  # sentences that a reader gets first
-_EXIT_CODES = {"": 0, "breach": 1, "error": 4, "insufficient_evidence": 2, "expired": 2}
+_EXIT_CODES = {"": 0, "breach": 1, "error": 4, "insufficient_evidence": 2, "expired": 1}
 
 
 def headline(report: StageReport) -> str:
@@ -36,7 +36,7 @@ def about(plan: StagePlan) -> str:
 
 
 def exit_code(report: StageReport) -> int:
-    """0 go, 1 a failure, 2 cannot tell, 4 the tool or the evidence failed."""
+    """0 go, 1 a failure or a proof that is too old, 2 cannot tell, 4 the tool or the evidence failed."""
     return _EXIT_CODES[report.reason]
 
 
