@@ -7,12 +7,12 @@ PEERS := tests/peers/node_modules/.ready
 PROMETHEUS := .peers/.ready
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill test check prove peers bench clean
+.PHONY: drill test check prove peers browser bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
 
-test: $(DEV) $(PEERS) $(PROMETHEUS) check  ## style, types, and all tests
+test: $(DEV) $(PEERS) $(PROMETHEUS) browser check  ## style, types, and all tests
 	$(BIN)/pytest -n 4 --dist worksteal
 
 check: $(DEV)
@@ -23,7 +23,10 @@ check: $(DEV)
 prove: $(DEV)  ## show on real sockets that whatever is wrong on purpose is caught by name: about a quarter of an hour
 	$(BIN)/python -m tests.prove
 
-peers: $(PEERS) $(PROMETHEUS)  ## fetch the foreign programs that tests connect to the embedded runtime
+peers: $(PEERS) $(PROMETHEUS) browser  ## fetch the foreign programs that tests connect to the embedded runtime
+
+browser:  ## find or install the browser that looks at the reports
+	@bash tests/peers/chromium.sh > /dev/null
 
 bench: $(READY)  ## measure mock and engine side by side with plain websockets clients
 	$(BIN)/python -m tests.bench

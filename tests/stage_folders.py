@@ -39,12 +39,13 @@ from sim.fault_kinds import DropSockets
 from sim.observations import Kind
 
 BEGAN = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
-INTERVAL_S = 30.0
+INTERVAL_S = 60.0
+CLIENTS = 140
 TARGET, KIND = "elsewhere", "staging"
 NOW = Revisions(control="control-00042", runtime="runtime-00017")
-DRILL = storm_drill(checks=tuple(name for name in GATED if name != "reconnect.backoff_never_resets"))
+DRILL = storm_drill(CLIENTS, checks=tuple(name for name in GATED if name != "reconnect.backoff_never_resets"))
 RESETS = msgspec.structs.replace(
-    storm_drill(name="resets", checks=("reconnect.backoff_never_resets",)),
+    storm_drill(CLIENTS, name="resets", checks=("reconnect.backoff_never_resets",)),
     phases=Phases(steady_s=20.0, fault_s=12.0),
     faults=(DropSockets(at_s=0.0), DropSockets(at_s=8.0)),
 )
@@ -177,13 +178,13 @@ class Folder:
 
     def _watches(self) -> None:
         lines = []
-        for n in range(4):
+        for n in range(2):
             run_dir = results.create_run(
                 self.path / records.WATCHES, [WATCH], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
             )
             story = quiet_story(slower_ms=30.0 * n)
             story.write(results.create_drill_folder(run_dir, WATCH), WATCH, target=TARGET, target_kind=self.kind, plan=[])
-            begun_s = 300.0 + 800.0 * n
+            begun_s = 300.0 + 1600.0 * n
             lines.append(
                 WatchDone(
                     at=self.at(begun_s),
@@ -232,7 +233,7 @@ class Folder:
         run_dir = results.create_run(
             self.path / records.DRILLS, [drill], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
         )
-        story = good_storm() if drill is DRILL else twice_cut_storm()
+        story = good_storm(CLIENTS) if drill is DRILL else twice_cut_storm()
         story.write(results.create_drill_folder(run_dir, drill), drill, target=TARGET, target_kind=self.kind)
         return DrillDone(
             name=drill.name,
@@ -354,9 +355,17 @@ def quiet_story(slower_ms: float = 0.0, clients: int = WATCH.fleet.clients) -> S
 
 def twice_cut_storm() -> Story:
     """The good storm with a second cut, after which clients begin their backoff anew."""
-    story = good_storm().changed(lambda row: row.detail == "heal", t=32.0).changed(lambda row: row.detail == "settle", t=33.0)
+    story = (
+        good_storm(CLIENTS)
+        .changed(lambda row: row.detail == "heal", t=32.0)
+        .changed(lambda row: row.detail == "settle", t=33.0)
+    )
     story.header["plan"] = [{"kind": "drop_sockets", "at_s": 0.0}, {"kind": "drop_sockets", "at_s": 8.0}]
-    for t, kind, value in ((28.0, Kind.FAULT_BEGUN, 0.0), (28.2, Kind.FAULT_OBSERVED, 150.0), (29.0, Kind.FAULT_ENDED, 0.0)):
+    for t, kind, value in (
+        (28.0, Kind.FAULT_BEGUN, 0.0),
+        (28.2, Kind.FAULT_OBSERVED, float(CLIENTS)),
+        (29.0, Kind.FAULT_ENDED, 0.0),
+    ):
         story.tell(t, kind, attempt=1, value=value, detail="drop_sockets")
     for client in range(story.clients):
         wait_s = 0.25 * chance.draw(8, "test", client)

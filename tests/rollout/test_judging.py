@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from stage_folders import DRILL, KIND, NOW, TARGET, Folder, passing
 
+from drills import results
 from drills.rollout import judging, records, stage_drills, stages, window
 from drills.rollout.records import (
     CohortProbe,
@@ -26,7 +27,7 @@ from drills.rollout.records import (
     StageReport,
     WatchDone,
 )
-from drills.verdicts import CheckResult, State
+from drills.verdicts import CheckResult, RunVerdict, State
 from sim.errors import EvidenceError, UsageError
 
 Answers = dict[str, CheckResult]
@@ -41,7 +42,20 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     """What the window says, to be changed by a test; what it works out by itself has tests of its own."""
     found = well()
     monkeypatch.setattr(window, "judge", lambda *_: tuple(found.values()))
+    monkeypatch.setattr(results, "judge_run", judge_once)
     return found
+
+
+KNOWN: dict[object, RunVerdict] = {}
+
+
+def judge_once(run_dir: Path, judge: Callable[[Path], RunVerdict] = results.judge_run) -> RunVerdict:
+    """A run that was not touched need not be judged in every test again."""
+    files = sorted(path for path in run_dir.rglob("*") if path.is_file())
+    key = tuple((str(path.relative_to(run_dir.parent)), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    if key not in KNOWN:
+        KNOWN[key] = judge(run_dir)
+    return KNOWN[key]
 
 
 @pytest.fixture(scope="module")

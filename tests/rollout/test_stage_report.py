@@ -1,0 +1,258 @@
+"""What a stage's report says to people, programs and CI: the same verdict in each, and nothing that is not in the evidence."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from commands import stormgate_here
+from playwright.sync_api import Browser, sync_playwright
+from stage_folders import Folder, passing
+from test_judging import judge_once
+
+from drills import results
+from drills.rollout import blockers, comparison, judging, junit, records, stage_drills, stage_report, window
+from drills.rollout.records import Gate, Snapshot, StageReport
+from drills.verdicts import CheckResult, State
+
+LOUD = 'a|b <script>alert("x")</script> `c` \\ d'
+CHROMIUM = Path(__file__).parents[1] / "peers" / "chromium.sh"
+
+
+def answers(**changes: CheckResult) -> dict[str, CheckResult]:
+    return {name: passing(name) for name in window.REGISTRY} | changes
+
+
+BAD = {
+    "delivery.failed_publish_ratio": passing(
+        "delivery.failed_publish_ratio", state=State.FAIL, value=0.034, threshold=0.01, interval=(0.021, 0.05), reason=LOUD
+    ),
+    "replay.client_lag_events": passing(
+        "replay.client_lag_events", state=State.NO_DATA, value=float("nan"), n=0, interval=None, reason="no lag was sampled"
+    ),
+    "error.stale_cursors": passing("error.stale_cursors", value=3.0),
+    "error.token_expired_surge": passing("error.token_expired_surge", state=State.ERROR, reason="a defect"),
+    "delivery.slow_consumer_growth": passing("delivery.slow_consumer_growth", state=State.NO_DATA, reason="nobody counts it"),
+}
+
+
+@pytest.fixture(scope="module")
+def rollout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, StageReport]]:
+    """A stage 1 that is a no-go, after a stage 0 that was a go, with a fault, a restart and a hole in its window."""
+    said = answers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "judge", lambda *_: tuple(said.values()))
+        patch.setattr(results, "judge_run", judge_once)
+        first = Folder(tmp_path_factory.mktemp("reports") / "runs").write()
+        judging.conclude(first.path)
+        first.sign()
+        said |= BAD
+        second = Folder(first.runs, "1", first, began=first.began + timedelta(hours=2)).write()
+        second.edit(records.SNAPSHOTS, Snapshot, troubled)
+        yield second, judging.conclude(second.path)
+
+
+def troubled(lines: list[Snapshot]) -> list[Snapshot]:
+    """Three minutes with a fault, then a restart of the runtime, then two polls without an answer."""
+
+    def changed(line: Snapshot) -> Snapshot:
+        again = {name: value / 9 for name, value in line.figures.items()} if line.n > 30 else line.figures
+        bad = line.n in (40, 41)
+        return msgspec.structs.replace(
+            line, fault=10 < line.n < 14, figures={} if bad else again, outcome="timeout" if bad else "ok"
+        )
+
+    return [changed(line) for line in lines]
+
+
+def text(rollout: tuple[Folder, StageReport], name: str) -> str:
+    return (rollout[0].path / name).read_text()
+
+
+def test_the_first_screen_says_all_that_matters(rollout: tuple[Folder, StageReport]) -> None:
+    lines = text(rollout, records.REPORT_MD).splitlines()
+    assert lines[0] == "# NO-GO: breach (target elsewhere, staging)"
+    top = "\n".join(lines[:40])
+    assert "1. fail: delivery.failed_publish_ratio" in top
+    assert "| delivery | **fail** | failed_publish_ratio" in top
+    assert "| replay | **no_data** | client_lag_events: no lag was sampled |" in top
+    assert "control control-00042, runtime runtime-00017" in top
+
+
+def test_every_check_has_its_row(rollout: tuple[Folder, StageReport]) -> None:
+    table = text(rollout, records.REPORT_MD)
+    _, report = rollout
+    for gate in report.gates:
+        for check in gate.checks:
+            assert f"| {gate.name}.{check.check} | {check.state}" in table
+    assert "| 0.034 ratio | 0.021 .. 0.05 | 1234 | <= 0.01 | server |" in table
+
+
+def test_text_from_elsewhere_breaks_nothing(rollout: tuple[Folder, StageReport]) -> None:
+    markdown, html = text(rollout, records.REPORT_MD), text(rollout, records.REPORT_HTML)
+    assert "<script" not in markdown
+    assert "<script" not in html
+    rows = [line for line in markdown.splitlines() if line.startswith("| delivery.failed_publish_ratio | fail")]
+    assert len(rows) == 1
+    assert len(re.split(r"(?<!\\)\|", rows[0])) == 12
+
+
+def test_the_page_needs_nothing_else(rollout: tuple[Folder, StageReport]) -> None:
+    html = text(rollout, records.REPORT_HTML)
+    assert re.findall(r"(?:src|href)=[\"'](?!#)[^\"']+", html) == []
+    assert re.findall(r"url\((?!#)[^)]*\)|@import", html) == []
+    assert html.count("<figure>") == html.count("<svg ") == 3
+
+
+def test_a_go_has_no_blockers(rollout: tuple[Folder, StageReport]) -> None:
+    folder, report = rollout
+    assert (folder.path / records.BLOCKERS).exists()
+    assert folder.previous is not None
+    assert not (folder.previous.path / records.BLOCKERS).exists()
+    found = msgspec.json.decode((folder.path / records.BLOCKERS).read_bytes(), type=list[records.Blocker])
+    assert tuple(found) == report.blockers
+
+
+def test_blockers_begin_with_the_runbooks_next_step(rollout: tuple[Folder, StageReport]) -> None:
+    _, report = rollout
+    assert [blocker.check for blocker in report.blockers] == [
+        "delivery.failed_publish_ratio",
+        "error.token_expired_surge",
+        "replay.client_lag_events",
+    ]
+    failed, broken, unknown = report.blockers
+    assert failed.remediation[0].startswith("Roll traffic back to the last known-good revisions")
+    assert "tighten the sync throttle" in failed.remediation[-1]
+    assert failed.remediation[-1].index("throttle") < failed.remediation[-1].index("cohort alone")
+    assert failed.retest == "stormgate drill run publish_failures --target elsewhere"
+    assert (failed.severity, broken.severity, unknown.severity) == ("blocker", "blocker", "major")
+    assert "clients that sample their lag" in unknown.remediation[-1]
+    assert not any("Roll traffic" in step for step in (*broken.remediation, *unknown.remediation))
+
+
+def test_in_a_preflight_nothing_is_rolled_back(rollout: tuple[Folder, StageReport]) -> None:
+    folder, report = rollout
+    assert folder.previous is not None
+    plan = msgspec.structs.replace(report.plan, stage="0")
+    found = blockers.of(msgspec.structs.replace(report, plan=plan))
+    assert found[0].remediation[0].startswith("Do not open the next stage")
+
+
+def test_everything_that_can_stand_in_the_way_has_its_cause(rollout: tuple[Folder, StageReport]) -> None:
+    table = blockers.table()
+    asked = {name for name in window.REGISTRY if not name.startswith("window.")} | set(stage_drills.CHECKS)
+    parts = {"evidence", "previous_stage", "target", "revisions", *judging.OF_WINDOW.values()}
+    parts |= {name for required in judging.REQUIRED.values() for name in required}
+    assert set(table.checks) == asked
+    assert set(table.parts) == parts
+    assert set(table.states) == set(State)
+    known = {path.stem for path in results.CATALOG.glob("*.toml")} | {"observation"}
+    for cause in (*table.checks.values(), *table.parts.values()):
+        named = re.findall(r"drill run ([a-z_ ]+)", cause.retest)
+        assert {drill for names in named for drill in names.split()} <= known
+
+
+def test_what_changed_since_the_stage_before_is_told(rollout: tuple[Folder, StageReport]) -> None:
+    _, report = rollout
+    found = {f"{change.gate}.{change.check}": change for change in report.changes}
+    ratio, cursors = found["delivery.failed_publish_ratio"], found["error.stale_cursors"]
+    assert (ratio.before_state, ratio.state, ratio.verdict) == ("pass", "fail", "worse")
+    assert (cursors.before, cursors.now, cursors.change, cursors.verdict) == (1.0, 3.0, 2.0, "same")
+    assert found["replay.client_lag_events"].change is None
+    assert [change.verdict for change in report.changes[:4]] == ["worse"] * 4
+    for name in (records.REPORT_MD, records.REPORT_HTML):
+        assert "Since the stage before" in text(rollout, name)
+    backwards = comparison.compare(report.gates, [Gate(name="delivery", state="pass", checks=())])
+    assert {change.state for change in backwards} == {""}
+
+
+def test_ci_sees_only_a_pass_as_green(rollout: tuple[Folder, StageReport]) -> None:
+    root = ElementTree.fromstring(text(rollout, records.JUNIT))
+    cases = {case.get("name"): case for case in root.iter("testcase")}
+    assert {suite.get("name") for suite in root} == {"error", "replay", "reconnect", "delivery", "ux", "stage"}
+    kinds = {name: [child.tag for child in case] for name, case in cases.items()}
+    assert kinds["delivery.failed_publish_ratio"] == ["failure"]
+    assert kinds["error.token_expired_surge"] == ["error"]
+    assert kinds["replay.client_lag_events"] == ["failure"]
+    assert cases["replay.client_lag_events"][0].get("type") == "no_data"
+    assert kinds["delivery.slow_consumer_growth"] == ["skipped"]
+    assert kinds["error.stale_cursors"] == kinds["hold"] == []
+    assert [root.get(name) for name in ("tests", "failures", "errors", "skipped")] == [str(len(cases)), "2", "1", "1"]
+
+
+def test_no_text_makes_the_xml_unreadable(rollout: tuple[Folder, StageReport]) -> None:
+    _, report = rollout
+    part = records.Part(name="odd", state="fail", reason="a \x00 \x1b[31m b \ud800 <&>\"'")
+    ElementTree.fromstring(junit.of_stage(msgspec.structs.replace(report, parts=(part,))))
+
+
+def test_the_terminal_and_the_exit_code_say_the_same(
+    rollout: tuple[Folder, StageReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, report = rollout
+    said = stormgate_here("stage", "judge", folder.path)
+    assert said.code == 1
+    assert "NO-GO: breach (target elsewhere, staging)" in said.out
+    assert msgspec.json.decode(stormgate_here("stage", "judge", folder.path, "--json").out)["decision"] == "no_go"
+    codes = {"": 0, "breach": 1, "insufficient_evidence": 2, "expired": 1, "error": 4}
+    for reason, code in codes.items():
+        assert stage_report.exit_code(msgspec.structs.replace(report, reason=reason)) == code
+
+
+def test_a_drills_run_is_told_to_ci_too(rollout: tuple[Folder, StageReport], tmp_path: Path) -> None:
+    folder, _ = rollout
+    assert folder.previous is not None
+    (run,) = (folder.previous.path / records.DRILLS).glob("*-storm-*")
+    said = stormgate_here("judge", run, "--junit", tmp_path / "drills.xml")
+    assert said.code == 0
+    root = ElementTree.parse(tmp_path / "drills.xml").getroot()
+    assert (root.get("failures"), root.get("errors")) == ("0", "0")
+    assert {suite.get("name") for suite in root} == {"storm"}
+    said = stormgate_here("judge", run, "--junit", tmp_path / "nowhere" / "drills.xml")
+    assert (said.code, "nowhere" in said.sentence) == (4, True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    asked = subprocess.run(["bash", str(CHROMIUM)], capture_output=True, text=True, check=False)
+    assert asked.returncode == 0, asked.stderr
+    found = asked.stdout.strip()
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def test_a_browser_shows_it_in_light_and_dark(rollout: tuple[Folder, StageReport], browser: Browser) -> None:
+    address = (rollout[0].path / records.REPORT_HTML).as_uri()
+    papers = {}
+    for scheme in ("light", "dark"):
+        page = browser.new_page(viewport={"width": 1160, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+        troubles: list[str] = []
+        page.on("console", lambda message, troubles=troubles: troubles.append(message.text))
+        page.on("request", lambda request, troubles=troubles: request.url == address or troubles.append(request.url))
+        page.goto(address)
+        assert page.inner_text("h1") == "NO-GO: breach"
+        colours = "e => [getComputedStyle(document.body).backgroundColor, getComputedStyle(e).stroke]"
+        papers[scheme] = page.eval_on_selector("figure svg path[style*='--series-1']", colours)
+        shown = page.eval_on_selector_all("figure svg", "all => all.map(e => e.getBoundingClientRect().height)")
+        assert len(shown) == 3
+        assert min(shown) > 60
+        assert troubles == []
+        page.close()
+    assert papers["light"] == ["rgb(255, 255, 255)", "rgb(0, 114, 178)"]
+    assert papers["dark"] == ["rgb(20, 23, 27)", "rgb(86, 180, 233)"]
+
+
+def test_it_fits_a_telephone_and_a_printer(rollout: tuple[Folder, StageReport], browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
+    page.goto((rollout[0].path / records.REPORT_HTML).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+    page.close()

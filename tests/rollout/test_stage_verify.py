@@ -1,0 +1,196 @@
+"""`stormgate stage verify`: everything holds as it was left, and one byte anywhere is found."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from commands import stormgate_here
+from stage_folders import Folder, passing
+from test_judging import judge_once
+
+from drills import results
+from drills.rollout import evidence, journal, judging, records, schemas, stage_files, window
+from drills.rollout.clock import SteppedClock
+from drills.rollout.records import Signoff, StageReport, Waiver
+from drills.rollout.verify import verify
+from drills.verdicts import State
+from sim.errors import UsageError
+
+SHOWN_BODIES = 2  # of the many alike
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _well() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "judge", lambda *_: tuple(passing(name) for name in window.REGISTRY))
+        patch.setattr(results, "judge_run", judge_once)
+        yield
+
+
+def tell(folder: Folder) -> None:
+    """The journal's lines of a run that was reported and signed."""
+    sha = {name: hashlib.sha256((folder.path / name).read_bytes()).hexdigest() for name in (records.REPORT, records.SIGNOFF)}
+    with journal.Journal(folder.runs.parent / journal.NAME, SteppedClock(folder.began)) as told:
+        told.append("reported", run=folder.path.name, report_sha256=sha[records.REPORT])
+        told.append("signed", run=folder.path.name, signoff_sha256=sha[records.SIGNOFF], report_sha256=sha[records.REPORT])
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    folder = Folder(tmp_path_factory.mktemp("verified") / "runs").write()
+    judging.conclude(folder.path)
+    tell(folder.sign())
+    return folder
+
+
+@pytest.fixture
+def folder(pristine: Folder, tmp_path: Path) -> Folder:
+    shutil.copytree(pristine.runs.parent, tmp_path / "rollout")
+    return Folder(tmp_path / "rollout" / "runs")
+
+
+def test_what_was_left_alone_holds(pristine: Folder) -> None:
+    found = verify(pristine.path)
+    assert (found.troubles, found.decision, found.holds) == ((), "go", True)
+    assert found.signed_by.startswith("Robin Example (release owner)")
+    said = stormgate_here("stage", "verify", pristine.path)
+    assert said.code == 0
+    assert "files are as they were" in said.out
+
+
+def test_one_changed_byte_is_found_in_any_file(folder: Folder) -> None:
+    files = sorted(path for path in folder.path.rglob("*") if path.is_file())
+    bodies = [path for path in files if path.parent.name == records.BODIES]
+    for path in (path for path in files if path not in bodies[SHOWN_BODIES:]):
+        content = path.read_bytes()
+        at = len(content) // 2
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        said = stormgate_here("stage", "verify", folder.path)
+        assert said.code == 4, path
+        assert path.name in said.out + said.err, path
+        path.write_bytes(content)
+    assert verify(folder.path).holds
+
+
+@pytest.mark.parametrize("name", ["rollback.json", "logs/docs.txt", "snapshots/000007-metrics.json", "STAGE_REPORT.md"])
+def test_a_missing_file_is_found(folder: Folder, name: str) -> None:
+    (folder.path / name).unlink()
+    assert any(name in trouble for trouble in verify(folder.path).troubles)
+
+
+@pytest.mark.parametrize("name", ["extra.json", "snapshots/999999-metrics.json", "drills/notes.txt", "blockers.json"])
+def test_a_stray_file_is_found(folder: Folder, name: str) -> None:
+    (folder.path / name).write_text("[]")
+    assert any(name in trouble for trouble in verify(folder.path).troubles)
+
+
+def test_a_link_is_no_evidence(folder: Folder) -> None:
+    (folder.path / "logs" / "more.txt").symlink_to("/etc/hostname")
+    said = stormgate_here("stage", "verify", folder.path)
+    assert said.code == 4
+    assert "is a link" in said.err
+
+
+def rewritten(folder: Folder, **changes: Any) -> StageReport:
+    """The report with other words, and with the hashes that belong to them: the work of somebody who knows how."""
+    report = evidence.read_report(folder.path)
+    assert report is not None
+    report = msgspec.structs.replace(report, **changes)
+    html = (folder.path / records.REPORT_HTML).read_bytes()
+    rendered = {**stage_files.render(report, ()), records.REPORT_HTML: html}
+    report = msgspec.structs.replace(report, rendered=stage_files.described(rendered))
+    for name, content in {**rendered, records.REPORT: stage_files.encoded(report)}.items():
+        (folder.path / name).write_bytes(content)
+    return report
+
+
+def test_a_forged_verdict_is_found_by_its_evidence(folder: Folder) -> None:
+    folder.edit(records.HOLD, records.HoldEvent, lambda lines: lines[:1])
+    rewritten(folder, evidence=evidence.files(folder.path))
+    troubles = verify(folder.path).troubles
+    assert any("says go, but the evidence says no_go error" in trouble for trouble in troubles)
+
+
+def test_a_report_that_was_edited_after_its_signature_is_found(folder: Folder) -> None:
+    rewritten(folder, notes=("All is well.",))
+    troubles = verify(folder.path).troubles
+    assert any("was changed after Robin Example signed it" in trouble for trouble in troubles)
+    assert any("notes" in trouble and "not what the evidence says" in trouble for trouble in troubles)
+    assert any("not the one that the journal tells of" in trouble for trouble in troubles)
+
+
+def test_a_signature_is_held_against_the_journal(folder: Folder) -> None:
+    folder.rewrite(records.SIGNOFF, Signoff, owner="Somebody Else")
+    assert any("signoff.json" in trouble and "journal" in trouble for trouble in verify(folder.path).troubles)
+    (folder.path / records.SIGNOFF).unlink()
+    assert any("signoff.json" in trouble and "journal" in trouble for trouble in verify(folder.path).troubles)
+
+
+def test_a_waiver_that_nobody_made_is_found(folder: Folder) -> None:
+    sha = hashlib.sha256((folder.path / records.REPORT).read_bytes()).hexdigest()
+    waiver = Waiver(check="ux.integrity", owner="A", role="B", at=folder.at(1), statement="so be it", report_sha256=sha)
+    (folder.path / records.WAIVERS).write_bytes(msgspec.json.encode([waiver]))
+    assert any("waiver of ux.integrity" in trouble for trouble in verify(folder.path).troubles)
+    assert judging.judge_stage(folder.path).decision == "go"
+
+
+def test_a_stage_that_was_not_concluded_does_not_hold(folder: Folder) -> None:
+    (folder.path / records.REPORT).unlink()
+    assert any("was not concluded" in trouble for trouble in verify(folder.path).troubles)
+
+
+def test_as_json_it_is_one_object(folder: Folder) -> None:
+    (folder.path / "logs" / "docs.txt").write_text("another")
+    said = stormgate_here("stage", "verify", folder.path, "--json")
+    found = msgspec.json.decode(said.out)
+    assert (said.code, found["holds"], found["run_id"]) == (4, False, folder.path.name)
+    assert "logs/docs.txt: was changed (its SHA-256 differs)." in found["troubles"]
+
+
+def test_a_signed_report_is_not_written_over(folder: Folder) -> None:
+    assert judging.conclude(folder.path).decision == "go"
+    folder.edit(records.HOLD, records.HoldEvent, lambda lines: lines[:1])
+    before = (folder.path / records.REPORT).read_bytes()
+    with pytest.raises(UsageError, match="signed already"):
+        judging.conclude(folder.path)
+    assert (folder.path / records.REPORT).read_bytes() == before
+
+
+@pytest.mark.parametrize("artifact", list(schemas.ARTIFACTS))
+def test_every_artifact_has_its_schema_as_the_records_have_it(artifact: str) -> None:
+    assert schemas.path_of(artifact).read_bytes() == schemas.made(artifact), "run python -m drills.rollout.schemas"
+
+
+def test_artifacts_are_what_their_schemas_say(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = Folder(folder.runs, "2", folder, began=folder.began + timedelta(hours=2)).write()
+    answers = {name: passing(name) for name in window.REGISTRY}
+    answers["ux.integrity"] = passing("ux.integrity", state=State.NO_DATA, value=float("nan"), interval=(float("nan"), 1.0))
+    monkeypatch.setattr(window, "judge", lambda *_: tuple(answers.values()))
+    judging.conclude(second.path)
+    second.sign()
+    seen = set()
+    for run in (folder.path, second.path, folder.runs.parent):
+        for artifact in schemas.ARTIFACTS:
+            if (run / artifact).exists():
+                seen.add(artifact)
+                validate(run / artifact, artifact)
+    assert set(schemas.ARTIFACTS) - seen == {records.WAIVERS}
+
+
+def validate(path: Path, artifact: str) -> None:
+    schema = msgspec.json.decode(schemas.path_of(artifact).read_bytes())
+    checker = jsonschema.Draft202012Validator(schema)
+    checker.check_schema(schema)
+    content = path.read_bytes()
+    assert b"NaN" not in content
+    assert b"Infinity" not in content
+    for text in content.splitlines() if artifact.endswith("l") else [content]:
+        assert list(checker.iter_errors(msgspec.json.decode(text))) == []
+        with pytest.raises(jsonschema.ValidationError):
+            checker.validate({"nothing": "of it"})
