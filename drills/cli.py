@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drills import CATALOG
+from drills.options import AsJson, Target, Targets
 from drills.rollout.cli_gates import gates_app
 from drills.rollout.cli_rollback import rollback_app
 from drills.rollout.cli_snapshot import snapshot
@@ -49,10 +50,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Replications = Annotated[
     int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
 ]
-Target = Annotated[str, typer.Option(help="'mock' starts one; or an address on this machine; or a live target's name.")]
-Targets = Annotated[Path | None, typer.Option(help="File of live targets; without it, targets.toml in this folder.")]
 Junit = Annotated[Path | None, typer.Option(help="Write the verdict as JUnit XML to this file, too.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 
 @drill_app.command("list")

@@ -35,14 +35,15 @@ class Aim:
 
     def configuration(self) -> str:
         """Hex SHA-256 of all that was said of the target, without its secrets."""
-        return _digest(self.lane, self.is_embedded)
+        return _digest(self.lane, self.entry, self.is_embedded)
 
     def configuration_now(self) -> str:
         """The same of the file as it is at this moment; a sentence instead where it cannot be read any more."""
         if self.entry is None:
             return self.configuration()
         try:
-            return _digest(_named(self.given, self.file).lane, False)
+            now = _named(self.given, self.file)
+            return _digest(now.lane, now.entry, False)
         except UsageError as error:
             return str(error)
 
@@ -75,7 +76,11 @@ def _named(name: str, file: Path | None) -> Aim:
     return Aim(name, file, lane, target_file.read(file or targets.DEFAULT_FILE, name))
 
 
-def _digest(lane: Lane, is_embedded: bool) -> str:
+def _digest(lane: Lane, entry: target_file.Target | None, is_embedded: bool) -> str:
     where = [] if is_embedded else [lane.runtime_url, lane.control_url, lane.socket_path]  # its port is another every time
     said = [lane.name, lane.kind, *where, msgspec.to_builtins(lane.rules)]
+    if entry is not None:
+        said.append(msgspec.to_builtins(entry.revisions))
+        if (found := entry.prometheus) is not None:
+            said.append([found.url, found.max_age_s, found.expressions])
     return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).hexdigest()

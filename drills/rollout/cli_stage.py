@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from drills.options import AsJson, Target, Targets
 from sim.errors import StormgateError, UsageError
 
 if TYPE_CHECKING:
@@ -19,13 +20,10 @@ _EXIT_CANNOT_TELL = 2
 
 stage_app = typer.Typer(help="A rollout, stage by stage: preflight, holds, signatures.", no_args_is_help=True)
 
-Target = Annotated[str, typer.Option(help="'mock' starts one; or an address on this machine; or a live target's name.")]
-Targets = Annotated[Path | None, typer.Option(help="File of live targets; without it, targets.toml in this folder.")]
 Rollout = Annotated[str, typer.Option(help="The rollout's name; without it, the target's.")]
 StagesFile = Annotated[Path | None, typer.Option("--stages", help="Another file of stages than the one that ships.")]
 Thresholds = Annotated[Path | None, typer.Option(help="Judge by this file instead of the default thresholds.")]
 Out = Annotated[Path, typer.Option(help="Folder that rollouts are kept in.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing (exits with 2).")]
 Owner = Annotated[str, typer.Option(help="Who signs.")]
 Role = Annotated[str, typer.Option(help="What they are responsible for.")]

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from drills.options import AsJson
+
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A stage's folder: results/rollouts/<rollout>/runs/<run id>.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 
 def stage_verify(run_dir: Dir, as_json: AsJson = False) -> None:

@@ -140,7 +140,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     said = taken("--target", url, "--out", tmp_path / "kept")
     assert said.code == USAGE
-    assert said.sentence == f"nothing answers at {url}, nor at {url}; is this target's address right?"
+    assert said.sentence == f"nothing answers at {url}; start it there, or mend this target's addresses."
     assert [each.outcome for each in sampler.read(tmp_path / "kept")] == ["unreachable", "unreachable"]
 
 
