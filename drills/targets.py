@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from sim.errors import UsageError
 
 if TYPE_CHECKING:
-    from sim.engines.lane_http import Lane
+    from sim.engines.lane import Lane
 
 EMBEDDED = "mock"
 DEFAULT_FILE = Path("targets.toml")
@@ -28,7 +28,7 @@ def resolve(target: str, file: Path | None = None) -> "Lane | None":
 
 def _named(name: str, file: Path | None) -> "Lane":
     from drills import target_file
-    from sim.engines.lane_http import Lane  # imported late: it takes httpx, which the help text does not need
+    from sim.engines.lane import Lane  # imported late: the help text does not need it
 
     if file is None and not DEFAULT_FILE.exists():
         raise UsageError(
@@ -51,7 +51,7 @@ def _named(name: str, file: Path | None) -> "Lane":
 
 def _address(parts: SplitResult) -> "Lane":
     """A mock of ours at an address on this machine."""
-    from sim.engines.lane_http import Lane
+    from sim.engines.lane import Lane
     from sim.mock.server import admin_token
 
     shown = f"--target {parts.scheme}://{parts.hostname}"  # no more of it, as a secret may stand in the rest

@@ -122,8 +122,7 @@ class Recorder:
         except OSError as error:
             raise StorageError(f"{chunks}: cannot be created ({error.strerror}); give another folder with --out.") from None
         self._joined = _Joined(folder / FILE_NAME)
-        self._thread = threading.Thread(target=self._write_chunks, name="observations", daemon=True)
-        self._thread.start()
+        self._begin_writing()
 
     def add(
         self,
@@ -174,7 +173,7 @@ class Recorder:
         """Finish: leave `observations.parquet` instead of the chunks; returns its SHA-256 (hex) and row count."""
         self.flush()
         self._pending.put(None)
-        self._thread.join()
+        self._end_writing()
         self.check()
         try:
             rows = self._joined.finish()
@@ -186,6 +185,15 @@ class Recorder:
         if rows != self._rows:
             raise StorageError(f"{self._joined.path}: {rows} rows were written where {self._rows} were observed.")
         return file_sha256(self._joined.path), rows
+
+    def _begin_writing(self) -> None:
+        """Run `_write_chunks` beside everything else."""
+        self._thread = threading.Thread(target=self._write_chunks, name="observations", daemon=True)
+        self._thread.start()
+
+    def _end_writing(self) -> None:
+        """Wait until it is done."""
+        self._thread.join()
 
     def _write_chunks(self) -> None:
         while (item := self._pending.get()) is not None:

@@ -22,9 +22,10 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.drill import Drill, Load, Phases
 from sim.engines import course, sockets
 from sim.engines.fault_actions import FaultActions
-from sim.engines.http import Answer
+from sim.engines.lane import Answer
 from sim.engines.lane_http import Lane, LaneHttp, PublishedEvent, PublishFailedError
-from sim.engines.publisher import Publisher, Stream
+from sim.engines.publisher import Publisher
+from sim.engines.publishing import DueEvent
 from sim.errors import EvidenceError, StorageError
 from sim.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
 from sim.faults import PlannedFault
@@ -104,10 +105,10 @@ def test_a_sampler_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_publisher_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish = Publisher._publish
 
-    def fails(self: Publisher, number: int, stream: Stream, due: float) -> Coroutine[Any, Any, None]:
-        if number > 10:
+    def fails(self: Publisher, event: DueEvent) -> Coroutine[Any, Any, None]:
+        if int(event.key.rpartition("-")[2]) > 10:
             raise LookupError("the publisher died")
-        return publish(self, number, stream, due)
+        return publish(self, event)
 
     monkeypatch.setattr(Publisher, "_publish", fails)
     with pytest.raises(LookupError, match="the publisher died"):

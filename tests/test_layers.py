@@ -29,6 +29,16 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("notebooks",),
 )
 ENGINE = re.compile(r"sim\.engines\.(virtual|fleet|sockets)(_\w+)?")  # and the modules that are one engine's own
+# Of the engines' room what waits for nothing, so that whoever waits in another way can use it, too.
+NEUTRAL = tuple(
+    f"sim.engines.{name}" for name in ("course", "garbage", "lane", "pacer", "permission", "publishing", "session_driver", "web_socket")
+)
+WAITING = {"aiohttp", "asyncio", "httpx", "simpy", "uvloop", "socket", "subprocess", "threading"}
+# What load tests need of the operators' side: a run's folder and its verdict.
+FOR_LOCUST = (
+    *NEUTRAL,
+    *(f"drills.{name}" for name in ("gates", "leftovers", "report", "results", "targets", "thresholds", "verdicts")),
+)
 RUNNING = ("sim.mock", "sim.engines")  # rooms that judging and drawing must do without
 JUDGING = (*ROOMS[7], *ROOMS[8])
 IMPURE = {
@@ -85,8 +95,14 @@ def complaint(importer: str, imported: str) -> str:
         return "engines do not know each other"
     if is_in(importer, JUDGING) and is_in(imported, RUNNING):
         return "judging does without what ran"
-    if is_in(importer, ("locustfiles", "notebooks")) and is_in(imported, ("sim.engines",)):
-        return "Locust and notebooks use no engine"
+    if is_in(importer, ("notebooks",)) and is_in(imported, ("sim.engines",)):
+        return "notebooks use no engine"
+    if (
+        is_in(importer, ("locustfiles",))
+        and is_in(imported, ("sim.engines", "drills"))
+        and imported not in ("drills", *FOR_LOCUST)
+    ):
+        return "Locust uses no engine, and of drills only what judges"
     above, below = room_of(imported), room_of(importer)
     if imported.partition(".")[0] not in CODE or imported in CODE:
         return ""
@@ -125,6 +141,14 @@ def too_long(root: Path) -> list[str]:
 def test_every_arrow_points_down():
     assert len(modules(ROOT)) > 40
     assert wrong_imports(ROOT) == []
+
+
+def test_what_waits_for_nothing_imports_nothing_that_waits():
+    found = modules(ROOT)
+    for name in NEUTRAL:
+        imported = set(imports(name, found[name], set(found)))
+        assert {module.partition(".")[0] for module in imported} & WAITING == set(), name
+        assert {module for module in imported if is_in(module, ("sim.engines",))} <= set(NEUTRAL), name
 
 
 def test_every_module_has_a_room():
@@ -167,6 +191,8 @@ def test_nothing_is_too_long():
         ("drills/cli.py", "import locustfiles.shapes", "upwards"),
         ("drills/cli.py", "from sim.utils import everything", "no room"),
         ("locustfiles/user.py", "from sim.engines import sockets", "no engine"),
+        ("locustfiles/user.py", "from drills import cli", "only what judges"),
+        ("notebooks/sweep.py", "from sim.engines import course", "no engine"),
         ("sim/utils.py", "from sim import errors", "no room"),
     ],
 )
@@ -180,6 +206,8 @@ def test_a_wrong_arrow_is_found(tmp_path: Path, module: str, source: str, why: s
         "sim/plots.py",
         "sim/contract/client.py",
         "drills/gates.py",
+        "drills/cli.py",
+        "sim/engines/course.py",
     ):
         tree(tmp_path, name, "")
     tree(tmp_path, module, source)
@@ -194,6 +222,9 @@ def test_right_arrows_are_let_through(tmp_path: Path):
     tree(tmp_path, "sim/engines/sockets.py", "from sim.engines import socket\nfrom sim import faults")
     tree(tmp_path, "sim/metrics.py", "from sim.samples import Share\nfrom sim.observations import Kind")
     tree(tmp_path, "drills/cli.py", "def run():\n    from sim.engines import sockets")
+    tree(tmp_path, "drills/results.py", "from drills import cli")
+    tree(tmp_path, "sim/engines/lane.py", "import time")
+    tree(tmp_path, "locustfiles/user.py", "from drills import results\nfrom sim.engines import lane")
     assert wrong_imports(tmp_path) == []
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sim.contract.settings import RuntimeSettings
 from sim.drill import Drill
-from sim.engines.lane_http import Lane
+from sim.engines.lane import Lane
 from sim.errors import UsageError
 from sim.fault_kinds import (
     AnyFault,

@@ -15,7 +15,34 @@ from sim.ownership import STATE_PREFIX, OwnedFolder
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 5.0
+LOG_NAME = "runtime.log"
 _LISTENING = re.compile(rb"listening on http://(?P<host>\S+):(?P<port>\d+) ")
+
+
+def command(options: ServeOptions, port: int, state: OwnedFolder) -> list[str]:
+    """The command line of a mock that ends when its stdin closes, with its event log in `state`."""
+    told = msgspec.to_builtins(options) | {
+        "port": port,
+        "state": str(Path(state.name) / "log.sqlite"),
+        "exit_with_stdin": True,
+    }
+    return [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(told).decode()]
+
+
+def port_of(line: bytes) -> int:
+    """The port that a mock says it listens on; 0 where it says something else."""
+    match = _LISTENING.search(line)
+    return int(match["port"]) if match else 0
+
+
+def failure(folder: Path, code: int) -> StormgateError:
+    """Why a mock did not start, in its own last words in `folder` if it had any."""
+    log = folder / LOG_NAME
+    said = log.read_text(errors="replace").splitlines()[-1:]
+    if not said or not said[0].startswith(COMPLAINT):
+        return TargetError(f"the embedded runtime did not start; what it wrote is in {log}.")
+    kind = StorageError if code == StorageError.exit_code else TargetError
+    return kind(f"the embedded runtime did not start: {said[0].removeprefix(COMPLAINT)}")
 
 
 class MockProcess:
@@ -44,17 +71,9 @@ class MockProcess:
 
     async def start(self) -> None:
         """Start on the port used before, if any; returns when it listens. Raises `TargetError` or `StorageError`."""
-        options = msgspec.to_builtins(self._options) | {
-            "port": self._port,
-            "state": str(Path(self._state.name) / "log.sqlite"),
-            "exit_with_stdin": True,
-        }
-        with (self._folder / "runtime.log").open("ab") as log:
+        with (self._folder / LOG_NAME).open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "sim.mock.server",
-                msgspec.json.encode(options).decode(),
+                *command(self._options, self._port, self._state),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -66,24 +85,15 @@ class MockProcess:
         assert process.stdout is not None
         try:
             line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
-            if match := _LISTENING.search(line):
-                return int(match["port"])
+            if port := port_of(line):
+                return port
             await asyncio.wait_for(process.wait(), STOP_LIMIT_S)  # it is on its way out, with an exit code of its own
         except TimeoutError:
             pass
         except asyncio.CancelledError:
             await self.kill()
             raise
-        raise self._failure(await self.kill())
-
-    def _failure(self, code: int) -> StormgateError:
-        """Why it did not start, in its own last words if it had any."""
-        log = self._folder / "runtime.log"
-        said = log.read_text(errors="replace").splitlines()[-1:]
-        if not said or not said[0].startswith(COMPLAINT):
-            return TargetError(f"the embedded runtime did not start; what it wrote is in {log}.")
-        kind = StorageError if code == StorageError.exit_code else TargetError
-        return kind(f"the embedded runtime did not start: {said[0].removeprefix(COMPLAINT)}")
+        raise failure(self._folder, await self.kill())
 
     async def kill(self) -> int:
         """SIGKILL, at once; returns the exit code, negative for a signal."""

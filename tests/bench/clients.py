@@ -33,7 +33,7 @@ from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.course import RUN_EVENT
 from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane_http import Lane, LaneHttp
-from sim.engines.socket import ClientSocket
+from sim.engines.web_socket import WebSocket
 from sim.observations import Recorder
 
 WARM_UP_S = 1.0
@@ -92,7 +92,7 @@ class CountingDriver(ClientDriver):
 
     crowd: "OurClients"
 
-    def socket_text(self, socket: ClientSocket, text: bytes) -> None:
+    def socket_text(self, socket: WebSocket, text: bytes) -> None:
         """Count, then as always."""
         self.crowd.frames += 1
         self.crowd.bytes += len(text)
