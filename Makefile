@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
+LOAD := .venv/.load
 PEERS := tests/peers/node_modules/.ready
 PROMETHEUS := .peers/.ready
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
@@ -38,8 +39,12 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 $(DEV): $(READY)
-	$(INSTALL) '.[dev]'
-	@touch $(DEV)
+	$(INSTALL) '.[dev,load]'
+	@touch $(DEV) $(LOAD)
+
+$(LOAD): $(READY)
+	$(INSTALL) '.[load]'
+	@touch $(LOAD)
 
 # Exact versions of packages that need no others stand in the package.json: that is lock enough.
 $(PEERS): tests/peers/package.json
