@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import aiohttp
 
 from sim.engines.http import REQUEST_TIMEOUT_S
-from sim.engines.lane_http import PUBLISHES_AT_ONCE, Lane, LaneHttp, PublishFailedError
+from sim.engines.lane import PUBLISHES_AT_ONCE
+from sim.engines.lane_http import Lane, LaneHttp, PublishFailedError
 
 RATE_CODES = frozenset({"spacetime_publish_rate_limited", "rate_limited", "http_429"})
 _RUNS = 3  # [ours] new streams that a burst is spread over, so that no topic's own limit is met first
