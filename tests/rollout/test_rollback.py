@@ -251,6 +251,18 @@ def test_a_command_that_fails_ends_it_and_is_undone(mock: Served, tmp_path: Path
     assert traffic_of(mock) == AS_IT_WAS
 
 
+def test_a_command_that_takes_too_long_is_ended_and_undone(mock: Served, tmp_path: Path) -> None:
+    put_and_stay = f"{PUT}; import time; time.sleep(60)"
+    tables = {"traffic": rules(mock)["traffic"] | {"timeout_s": 1.5}}
+    tables["traffic"]["apply"] = [sys.executable, "-c", put_and_stay, f"{mock.url}/_mock/traffic", '{"revision": "r1"}']
+    entry = target(mock, tmp_path, tables)
+    plan = rehearsal_plan.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
+    done = Rehearsal(replace(plan, watch=Watches()), tmp_path / "run", SteppedClock(START)).run()
+    assert (done.state, done.steps[0].state, done.steps[0].restored) == ("error", "error", True)
+    assert "did not end within 1.5 s" in done.reason
+    assert traffic_of(mock) == AS_IT_WAS
+
+
 def test_the_cohort_is_let_alone_while_the_server_is_not_well(mock: Served, tmp_path: Path) -> None:
     done = rehearsal(mock, tmp_path, Watches(SICK), cohort_apply=put(mock, "no_such", "{}")).run()
     assert states(done) == ["pass", "pass", "fail", "not_run"]
