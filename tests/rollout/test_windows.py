@@ -31,6 +31,7 @@ from drills.rollout import window
 from drills.rollout.records import Revisions, Snapshot
 from drills.rollout.stage_window import moment_s
 from drills.rollout.window import StageWindow
+from drills.rollout.window_checks import clients
 from drills.verdicts import State
 from sim.contract.endpoint import PROFILES, STATUS_COUNTERS
 from sim.observations import Kind
@@ -251,6 +252,11 @@ def test_a_late_load_generator_measures_itself() -> None:
     assert {every[name].state for name in ("replay.bootstrap_ms", "ux.publish_to_apply_ms")} == {INCONCLUSIVE}
     assert every["ux.integrity"].state is PASS
     assert of(good(seen=watches(of=lambda n: late if n == 3 else None)), "replay.bootstrap_ms") == {PASS}
+
+
+def test_a_late_generator_is_one_as_of_drills() -> None:
+    asked, shipped = clients._GENERATOR, THRESHOLDS["drill.generator_lag_ms"]
+    assert (asked.threshold, asked.unit, asked.minimum_n) == (shipped.threshold, shipped.unit, shipped.minimum_n)
 
 
 def test_watches_that_were_cut_short_count_for_nothing_but_their_number() -> None:

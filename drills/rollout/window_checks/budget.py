@@ -3,7 +3,7 @@
 Asked for are tokens, connects and publishes. What servers count of them is one origin, what the watches' clients saw another.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +21,10 @@ from sim import samples
 from sim.history import Floats
 from sim.samples import Share
 
-WHAT = "tokens, connects and publishes failed"
 PIECES = (
-    (names.PUBLISH_FAILED, names.PUBLISH_TRIES),
-    (names.TOKEN_FAILURES, names.TOKEN_TRIES),
-    (names.AUTH_FAILURES, names.CONNECTS),
+    ("publishes", names.PUBLISH_FAILED, names.PUBLISH_TRIES),
+    ("tokens", names.TOKEN_FAILURES, names.TOKEN_TRIES),
+    ("connects", names.AUTH_FAILURES, names.CONNECTS),
 )
 _SHARES = {
     "tokens": samples.token_refusals,
@@ -52,11 +51,11 @@ class _Tally(NamedTuple):
 
 def ratio_by_servers(window: StageWindow, threshold: Threshold | None) -> Answer | None:
     """All pieces that servers count both sides of; publishes, at the least."""
-    pairs = list(_pairs(window))
+    pairs = _pairs(window)
     if not pairs:
         return unserved(window, names.PUBLISH_TRIES)
-    share = Share(sum(errors.total for errors, _ in pairs), sum(tries.total for _, tries in pairs))
-    found = by_ratio(share, needed(threshold), WHAT)
+    share = Share(sum(errors.total for errors, _ in pairs.values()), sum(tries.total for _, tries in pairs.values()))
+    found = by_ratio(share, needed(threshold), f"{' and '.join(pairs)} failed")
     return trusted(window, doubted(found, _doubt(window, pairs)))
 
 
@@ -65,17 +64,18 @@ def ratio_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer
 
     def judged() -> Answer:
         shares = [share_of(watch, name, of) for watch in window.watches for name, of in _SHARES.items()]
-        return by_ratio(Share(sum(s.hits for s in shares), sum(s.n for s in shares)), needed(threshold), WHAT)
+        share = Share(sum(each.hits for each in shares), sum(each.n for each in shares))
+        return by_ratio(share, needed(threshold), f"{' and '.join(_SHARES)} failed")
 
     return by_clients(window, judged)
 
 
 def burn_by_servers(window: StageWindow, threshold: Threshold | None) -> Answer | None:
     """How fast the servers' counters burn the budget."""
-    pairs = list(_pairs(window))
+    pairs = _pairs(window)
     if not pairs:
         return unserved(window, names.PUBLISH_TRIES)
-    tallies = [tally for errors, tries in pairs if (tally := _tally(errors, tries)) is not None]
+    tallies = [tally for errors, tries in pairs.values() if (tally := _tally(errors, tries)) is not None]
     ends = np.unique(np.concatenate([np.zeros(0), *(tally.until for tally in tallies)]))
     found = _burn(tallies, ends, window.began_s, needed(threshold))
     return trusted(window, doubted(found, _doubt(window, pairs)))
@@ -97,22 +97,23 @@ def burn_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer 
     return by_clients(window, judged)
 
 
-def _pairs(window: StageWindow) -> Iterator[tuple[Counted, Counted]]:
-    for errors, tries in PIECES:
+def _pairs(window: StageWindow) -> dict[str, tuple[Counted, Counted]]:
+    """By kind, its errors and its tries, both by one source."""
+    found = {}
+    for kind, errors, tries in PIECES:
         by_source = {each.source: each for each in counted(window, errors)}
-        for all_of_it in counted(window, tries):
-            if all_of_it.source in by_source:
-                yield by_source[all_of_it.source], all_of_it
-                break
+        both = [(by_source[each.source], each) for each in counted(window, tries) if each.source in by_source]
+        if both:
+            found[kind] = both[0]
+    return found
 
 
-def _doubt(window: StageWindow, pairs: Sequence[tuple[Counted, Counted]]) -> str:
-    """Pieces that are promised must be there, too."""
-    found = len(pairs)
-    wanted = sum(promised(window, tries) for _, tries in PIECES)
-    if found < wanted:
-        return f"{found} of {wanted} kinds of errors that are promised were served"
-    return next((each.doubt for pair in pairs for each in pair if each.doubt), "")
+def _doubt(window: StageWindow, pairs: Mapping[str, tuple[Counted, Counted]]) -> str:
+    """Kinds that are promised must be there, too."""
+    missing = [kind for kind, _, tries in PIECES if kind not in pairs and promised(window, tries)]
+    if missing:
+        return f"errors of {' and '.join(missing)} are promised and were not served"
+    return next((each.doubt for pair in pairs.values() for each in pair if each.doubt), "")
 
 
 def _tally(errors: Counted, tries: Counted) -> _Tally | None:
@@ -154,6 +155,6 @@ def _least(errors: Floats, tries: Floats) -> float:
     return min(statistics.ratio(round(hits), round(n)).lower for hits, n in zip(errors.tolist(), tries.tolist(), strict=True))
 
 
-BY_SERVERS: tuple[str, ...] = tuple(dict.fromkeys(name for errors, tries in PIECES for name in (*errors, *tries)))
+BY_SERVERS: tuple[str, ...] = tuple(dict.fromkeys(name for _, errors, tries in PIECES for name in (*errors, *tries)))
 RATIO: tuple[Decide, Decide] = (ratio_by_servers, ratio_by_clients)
 BURN: tuple[Decide, Decide] = (burn_by_servers, burn_by_clients)
