@@ -54,7 +54,7 @@ WATCH = Drill(
     summary="Is all well?",
     checks=("ux.publish_to_apply_ms",),
     fleet=Fleet(clients=12),
-    load=Load(events_per_s=2.0),
+    load=Load(events_per_s=60 / 36),
     phases=Phases(steady_s=5.0, fault_s=30.0),
     faults=(),
 )
@@ -244,6 +244,26 @@ class Folder:
             injected_at_s=(20.0,),
             observed=True,
             recovered_at_s=20.4,
+            duration_s=60.0,
+            assertions=(),
+        )
+
+    def observed(self) -> DrillDone:
+        """A drill that broke nothing."""
+        run_dir = results.create_run(
+            self.path / records.DRILLS, [WATCH], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
+        )
+        folder = results.create_drill_folder(run_dir, WATCH)
+        quiet_story().write(folder, WATCH, target=TARGET, target_kind=self.kind, plan=[])
+        return DrillDone(
+            name=WATCH.name,
+            run=run_dir.name,
+            status=str(results.judge_run(run_dir).status),
+            seed=7,
+            faults=(),
+            injected_at_s=(),
+            observed=False,
+            recovered_at_s=None,
             duration_s=60.0,
             assertions=(),
         )

@@ -83,7 +83,8 @@ def _blocker(report: StageReport, gate: str, name: str, state: State, reason: st
     known = (causes.parts if gate == "stage" else causes.checks).get(name) or _unknown(name)
     way = _way(causes, known, state, reason)
     begun_with = "run" if plan.stage == "0" else "hold"
-    words = {"stage": plan.stage, "target": plan.target, "rollout": plan.rollout, "run": begun_with}
+    target = "mock" if plan.target_kind == "mock" else plan.target  # a mock's name is no word for a command line
+    words = {"stage": plan.stage, "target": target, "rollout": plan.rollout, "run": begun_with}
     steps = [*_first(causes, report, state), *way.steps]
     if state is State.FAIL and plan.stage != "0":
         steps.append(f"If that was not enough: {'; then '.join(_lowered(step) for step in causes.rollback[1:])}")

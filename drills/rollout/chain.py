@@ -42,6 +42,18 @@ def earlier(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
     raise EvidenceError(f"{run_dir}: the stages before it go round in a circle.")
 
 
+def signed_preflights(run_dir: Path) -> Iterator[Earlier]:
+    """Every stage 0 of the rollouts beside this run's own whose report is a signed go, but for those that cannot be read."""
+    for path in sorted(run_dir.resolve().parents[2].glob(f"*/runs/*/{records.REPORT}")):
+        try:
+            report, signoff = evidence.read_struct(path, StageReport), evidence.read_signoff(path.parent)
+        except EvidenceError:
+            continue
+        signed = signoff is not None and signoff.report_sha256 == evidence.sha256(path)
+        if signed and signoff is not None and (report.plan.stage, report.decision, signoff.decision) == ("0", "go", "go"):
+            yield Earlier(path.parent, report)
+
+
 def unspoilt(stage: Earlier) -> None:
     """Raise `EvidenceError` when a file that an earlier report rests on is not what it was."""
     wanted = {each.path: each.sha256 for each in stage.report.evidence}

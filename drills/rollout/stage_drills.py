@@ -9,6 +9,7 @@ import msgspec
 
 from drills import gates, results
 from drills.rollout import chain, evidence, records
+from drills.rollout.clock import from_iso
 from drills.rollout.parts import Found, gravest
 from drills.rollout.records import DrillDone, GateCheck, StagePlan
 from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict, State
@@ -30,16 +31,16 @@ class Shown:
     of: str  # in words
     verdicts: Mapping[str, RunVerdict]  # by the run's folder, below the stage's
     trouble: str = ""
+    breaking: "Shown | None" = None  # those of a staging, where nothing may be broken on the target itself
 
 
 def of_stage(run_dir: Path, plan: StagePlan) -> Shown:
     """Its own drills where it has to run some, else those of the nearest stage before that had to, of the same revisions."""
     try:
         if "drills" in plan.required or not plan.previous_run:
-            return Shown("drills of this stage", dict(_judged(run_dir)))
+            return Shown("drills of this stage", dict(_judged(run_dir)), breaking=_elsewhere(run_dir, plan))
         for before in chain.earlier(run_dir, plan):
             if "drills" in before.report.plan.required:
-                chain.unspoilt(before)
                 return _carried(before, plan)
         return Shown("drills", {})
     except StormgateError as error:
@@ -51,7 +52,26 @@ def _carried(before: chain.Earlier, plan: StagePlan) -> Shown:
     of = f"drills of stage {old.stage} ({old.run_id})"
     if old.revisions != plan.revisions or not plan.revisions.known:
         return Shown(of, {}, f"the {of} were run on other revisions, or on unknown ones")
-    return Shown(of, dict(_judged(before.run_dir)))
+    chain.unspoilt(before)
+    return Shown(of, dict(_judged(before.run_dir)), breaking=_elsewhere(before.run_dir, old))
+
+
+def _elsewhere(run_dir: Path, plan: StagePlan) -> "Shown | None":
+    """What a staging has shown of the same revisions, for a target of kind production, which nothing may be broken on.
+
+    It counts as the stage before does: the last signed go of a preflight that was over before this began, under the same
+    thresholds, with every file as it was.
+    """
+    if plan.target_kind != "production" or not plan.revisions.known:
+        return None
+    for before in sorted(chain.signed_preflights(run_dir), key=lambda each: each.report.ended, reverse=True):
+        old = before.report.plan
+        same = (old.revisions, old.thresholds_sha256) == (plan.revisions, plan.thresholds_sha256)
+        if old.target_kind == "staging" and same and from_iso(before.report.ended) <= from_iso(plan.began):
+            chain.unspoilt(before)
+            of = f"drills of stage 0 on {old.target} ({old.run_id} of rollout {old.rollout})"
+            return Shown(of, dict(_judged(before.run_dir)))
+    return None
 
 
 def _judged(run_dir: Path) -> Iterator[tuple[str, RunVerdict]]:
@@ -119,14 +139,22 @@ def _said(drill: DrillVerdict) -> str:
 def checks(shown: Shown) -> Iterator[GateCheck]:
     """What the drills say to the gates: of each check the gravest answer of any drill, and of equal ones the largest value."""
     for name in CHECKS:
-        answers = [
-            (drill, check, run)
-            for run, verdict in shown.verdicts.items()
-            for drill in verdict.drills
-            for check in drill.checks
-            if check.name == name
-        ]
-        yield _gravest(answers, shown) if answers else _unasked(name, shown)
+        if answers := _answers(name, shown):
+            yield _gravest(answers, shown)
+        elif shown.breaking is not None and (answers := _answers(name, shown.breaking)):
+            yield _gravest(answers, shown.breaking)
+        else:
+            yield _unasked(name, shown)
+
+
+def _answers(name: str, shown: Shown) -> list[tuple[DrillVerdict, CheckResult, str]]:
+    return [
+        (drill, check, run)
+        for run, verdict in shown.verdicts.items()
+        for drill in verdict.drills
+        for check in drill.checks
+        if check.name == name
+    ]
 
 
 def _gravest(answers: list[tuple[DrillVerdict, CheckResult, str]], shown: Shown) -> GateCheck:

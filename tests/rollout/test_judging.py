@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +387,33 @@ def test_the_stages_own_law_stands_above_a_plan(stage: Callable[[str], Folder], 
     assert judging.judge_stage(folder.path).decision == "no_go"
     assert set(stages.REQUIRED["0"]) <= {each.name for each in judging.judge_stage(folder.path).parts}
     assert (KIND, TARGET, NOW.known) == ("staging", "elsewhere", True)
+
+
+def production(runs: Path, began: datetime) -> Folder:
+    """A preflight on production, where nothing was broken."""
+    folder = Folder(runs, kind="production", began=began).write(drills=())
+    for path in (folder.path / records.DRILLS).iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder.path / records.DRILL_RESULTS).write_bytes(msgspec.json.encode(folder.observed()) + b"\n")
+    return folder
+
+
+def test_what_may_not_be_broken_in_production_is_taken_from_a_staging(
+    tmp_path: Path, rollout: Folder, answers: Answers
+) -> None:
+    shutil.copytree(rollout.runs.parent, tmp_path / "staging")
+    staging = Folder(tmp_path / "staging" / "runs")
+    folder = production(tmp_path / "production" / "runs", rollout.began)
+    report = judging.judge_stage(folder.path)
+    assert (report.decision, report.why) == ("go", ())
+    (found,) = (check for gate in report.gates for check in gate.checks if check.check == "live_again_99_s")
+    assert "drills of stage 0 on elsewhere" in found.window
+    plan(revisions=Revisions(control="c", runtime="r"))(folder)
+    assert judging.judge_stage(folder.path).decision == "no_go"
+    folder.rewrite(records.PLAN, StagePlan, revisions=NOW, began=staging.at(0))
+    assert any("no drill was run that asks this" in each for each in judging.judge_stage(folder.path).why)
+    folder.rewrite(records.PLAN, StagePlan, began=folder.at(0))
+    append("logs/docs.txt", "x")(staging)
+    assert judging.judge_stage(folder.path).reason == "error"
+    without(records.SIGNOFF)(staging)
+    assert judging.judge_stage(folder.path).reason == "insufficient_evidence"

@@ -134,6 +134,16 @@ def test_blockers_begin_with_the_runbooks_next_step(rollout: tuple[Folder, Stage
     assert not any("Roll traffic" in step for step in (*broken.remediation, *unknown.remediation))
 
 
+def test_a_command_to_retest_can_be_typed(rollout: tuple[Folder, StageReport]) -> None:
+    _, report = rollout
+    plan = msgspec.structs.replace(report.plan, target="embedded mock", target_kind="mock", stage="0")
+    found = {each.check: each.retest for each in blockers.of(msgspec.structs.replace(report, plan=plan))}
+    assert found["error.token_expired_surge"] == "stormgate drill run token_expiry_storm clock_skew --target mock"
+    part = records.Part(name="baseline", state="not_run", reason="none")
+    (last,) = blockers.of(msgspec.structs.replace(report, plan=plan, gates=(), parts=(part,)))
+    assert last.retest == "stormgate stage run 0 --target mock --rollout november"
+
+
 def test_in_a_preflight_nothing_is_rolled_back(rollout: tuple[Folder, StageReport]) -> None:
     folder, report = rollout
     assert folder.previous is not None
