@@ -1,12 +1,11 @@
 """Whether a lane is well, as clients see it: a drill without faults, judged by all its checks and by how many are let in."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from drills import report, results, running, statistics
 from drills.request import Request
-from drills.verdicts import DrillVerdict, State
+from drills.verdicts import DrillVerdict, State, worst
 from sim import drill as drill_file
 from sim import observations, samples
 from sim.drill import Drill
@@ -17,7 +16,7 @@ from sim.samples import Share
 
 DRILL = Path(__file__).parents[1] / "examples" / "observation.toml"
 MOST_AUTH_FAILURES = 0.02  # of connects, and of tokens asked for: the operators' rollback procedure
-_CLIENTS = 150  # [ours] with fewer than 133 connects, no share of failures can be told to be under 2 %
+_CLIENTS = 150  # [ours] with fewer than 133 connects, no share of failures is surely under 2 %
 _ON_MOCK = (  # [ours] as many samples in less time
     *("fleet.connects_per_s=50.0", "load.events_per_s=50.0", "load.run_streams=3"),
     *("phases.steady_s=1.0", "phases.fault_s=5.0"),
@@ -50,9 +49,10 @@ def drill_for(lane: Lane, overrides: tuple[str, ...], length_s: float | None = N
     return drill_file.load(DRILL, (*usual, *overrides, *length))
 
 
-def watch(lane: Lane, drill: Drill, folder: Path, thresholds: Path | None) -> Watched:
+def watch(lane: Lane, drill: Drill, folder: Path, thresholds: Path | None, surely: bool) -> Watched:
     """Run it into a folder of its own below `folder`, and judge it by `thresholds` (None: the usual ones).
 
+    `surely`: that few are refused must be sure, which takes 133 connects; else it is enough that it looks so.
     Raises what a drill raises, and `InterruptedWatchError`.
     """
     request = Request(
@@ -61,11 +61,11 @@ def watch(lane: Lane, drill: Drill, folder: Path, thresholds: Path | None) -> Wa
     run_dir = running.run(request)
     verdict = results.judge_run(run_dir)
     results.write_reports(run_dir, verdict)
-    return judged(run_dir, verdict.drills[0], f"{folder.parent.name}/{folder.name}/{run_dir.name}")
+    return judged(run_dir, verdict.drills[0], f"{folder.parent.name}/{folder.name}/{run_dir.name}", surely)
 
 
-def judged(run_dir: Path, verdict: DrillVerdict, name: str) -> Watched:
-    """What a watch's files say. Raises `InterruptedWatchError` for one that was."""
+def judged(run_dir: Path, verdict: DrillVerdict, name: str, surely: bool) -> Watched:
+    """What a watch's files say; `surely` as with `watch`. Raises `InterruptedWatchError` for one that was."""
     folder = results.drill_folder(run_dir, verdict.name)
     try:
         header = observations.read_header(folder)
@@ -75,21 +75,23 @@ def judged(run_dir: Path, verdict: DrillVerdict, name: str) -> Watched:
     except EvidenceError as error:
         return Watched(State.ERROR, str(error), name, "")
     refusals = {"connects": samples.auth_refusals(history), "tokens asked for": samples.token_refusals(history)}
-    auth = {what: _few(share, what) for what, share in refusals.items()}
-    said = "; ".join(words for _, words in auth.values())
-    for state in (verdict.status, *(state for state, _ in auth.values())):
-        if state is not State.PASS:
-            why = report.why(verdict) if state is verdict.status else said
-            return Watched(state, why, name, said)
-    return Watched(State.PASS, f"every check of {verdict.name} passed; {said}", name, said)
+    answers = [few(share, what, surely) for what, share in refusals.items()]
+    said = "; ".join(words for _, words in answers)
+    state = worst([verdict.status, *(each for each, _ in answers)])
+    if state is State.PASS:
+        return Watched(state, f"every check of {verdict.name} passed; {said}", name, said)
+    wrong = [words for each, words in answers if each is not State.PASS]
+    return Watched(state, "; ".join(filter(None, [report.why(verdict), *wrong])), name, said)
 
 
-def _few(share: Share, what: str) -> tuple[State, str]:
-    """Whether refusals are surely under the limit, surely over it, or neither."""
+def few(share: Share, what: str, surely: bool) -> tuple[State, str]:
+    """Whether refusals are under the limit: with 95 % confidence if `surely`, else as far as can be seen; and that in words."""
     bounds = statistics.ratio(share.hits, share.n)
-    words = f"{share.hits} of {share.n} {what} refused (at most {100 * bounds.upper:.2g} %)"
-    if math.isnan(bounds.upper):
+    if share.n == 0:
         return State.NO_DATA, f"there were no {what}"
-    if bounds.lower > MOST_AUTH_FAILURES:
+    words = f"{share.hits} of {share.n} {what} refused (at most {100 * bounds.upper:.2g} %)"
+    if bounds.lower > MOST_AUTH_FAILURES or (share.ratio >= MOST_AUTH_FAILURES and not surely):
         return State.FAIL, words
-    return (State.PASS if bounds.upper < MOST_AUTH_FAILURES else State.INCONCLUSIVE), words
+    if surely and bounds.upper >= MOST_AUTH_FAILURES:
+        return State.INCONCLUSIVE, f"{words}, which cannot be told from {100 * MOST_AUTH_FAILURES:g} %"
+    return State.PASS, words

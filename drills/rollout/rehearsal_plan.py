@@ -55,9 +55,8 @@ def make(lane: Lane, entry: Target | None, folder: Path, clock: Clock, limit_s: 
     own, thresholds = folder / FOLDER, folder / records.THRESHOLDS  # a stage's own, where there are such
 
     def watch(length_s: float | None) -> Watched:
-        return recovery.watch(
-            lane, recovery.drill_for(lane, rules.watch, length_s), own / "watches", thresholds if thresholds.exists() else None
-        )
+        drill, surely = recovery.drill_for(lane, rules.watch, length_s), length_s is not None  # of 15 min of it
+        return recovery.watch(lane, drill, own / "watches", thresholds if thresholds.exists() else None, surely)
 
     return Plan(
         target=lane.name,

@@ -16,7 +16,7 @@ import pytest
 from served import Served, serving
 
 from drills import target_file
-from drills.rollout import changes, interruption, rehearsal_plan, rollback
+from drills.rollout import changes, interruption, recovery, rehearsal_plan, rollback
 from drills.rollout.changes import CannotBeginError
 from drills.rollout.clock import Clock, SteppedClock, SystemClock
 from drills.rollout.records import Rollback
@@ -28,6 +28,7 @@ from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import State
 from sim.engines.lane_http import Lane
 from sim.errors import UsageError
+from sim.samples import Share
 
 START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 DEPLOYMENT = {"revision": "r2", "previous_revision": "r1", "cohort_percent": 30, "canary_defects": ["skip_delivery"]}
@@ -299,6 +300,22 @@ def test_a_lane_that_does_not_stay_well_has_not_recovered_for_good(mock: Served,
         done = rehearsal(mock, tmp_path, Watches(WELL, WELL, answer)).run()
         assert (done.state, done.steps[3].state, done.stable_s) == (state, state, None)
         assert "did not stay well" in done.reason
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "looks", "is_sure"),
+    [
+        (0, 150, State.PASS, State.PASS),
+        (0, 100, State.PASS, State.INCONCLUSIVE),
+        (2, 150, State.PASS, State.INCONCLUSIVE),
+        (3, 150, State.FAIL, State.INCONCLUSIVE),
+        (9, 150, State.FAIL, State.FAIL),
+        (0, 0, State.NO_DATA, State.NO_DATA),
+    ],
+)
+def test_few_refusals_are_sure_only_of_many_connects(hits: int, n: int, looks: State, is_sure: State) -> None:
+    share = Share(hits, n)
+    assert (recovery.few(share, "connects", False)[0], recovery.few(share, "connects", True)[0]) == (looks, is_sure)
 
 
 def test_who_recovers_too_late_fails(mock: Served, tmp_path: Path) -> None:
