@@ -248,12 +248,13 @@ def _baseline(course: Course, sampler: Sampler) -> None:
     course.say(f"baseline: {plan.hold_required_s:g} s, a snapshot every {plan.snapshot_interval_s:g} s")
     began = clock.now()
     until = began + timedelta(seconds=plan.hold_required_s)
+    last_watch = max(until - watcher.takes, began)
     rollouts.tell_hold(course, HoldEvent(at=iso(began), kind="begun"))
     try:
         turns = 0
         while clock.now() < until or watcher.is_running:
             sampler.poll("baseline")
-            watcher.step("baseline", clock.now() < until)
+            watcher.step("baseline", clock.now() <= last_watch)
             turns = max(turns + 1, int((clock.now() - began).total_seconds() // plan.snapshot_interval_s) + 1)
             clock.sleep_until(began + turns * timedelta(seconds=plan.snapshot_interval_s))
     except KeyboardInterrupt:

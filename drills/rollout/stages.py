@@ -77,7 +77,7 @@ class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class OnMock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is shorter on a target of kind mock. All defaults are [ours]."""
 
-    baseline_s: Positive = 64.0
+    baseline_s: Positive = 56.0
     interval_s: Positive = 1.0
     watch_every_s: Positive = 15.0
     watch_set: tuple[str, ...] = ()

@@ -91,6 +91,11 @@ class Watcher:
         return self._taken(answer) if answer is not None else None
 
     @property
+    def takes(self) -> timedelta:
+        """About how long one takes."""
+        return timedelta(seconds=expected_duration_s(drill_file.load(self._path, self._watching.set)))
+
+    @property
     def is_running(self) -> bool:
         """Whether one is under way."""
         return self._run is not None

@@ -1,0 +1,309 @@
+"""A whole rollout on a stepped clock and a staging-like mock: days of holding in seconds, with real snapshots and reports.
+
+Only two things are not done anew each time: a watch is run once and its evidence copied for all others, with what it made the
+servers count; and a rollback is taken as rehearsed, as what recovers from one takes its time.
+"""
+
+import contextlib
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from stepped_lane import ADMIN, METRICS, Spoil, SteppedLane, stepped_lane, unspoilt
+
+from drills.rollout import evidence, figures, one_drill, records, rollback, rollouts, signoff, stage_run, watch
+from drills.rollout.clock import Clock, SteppedClock, from_iso, iso
+from drills.rollout.one_drill import Order
+from drills.rollout.records import Rollback, RollbackStep, Signoff, StageReport
+from drills.rollout.signoff import Person
+from drills.rollout.stage_run import Asked
+from drills.thresholds import DEFAULT_PATH as THRESHOLDS
+
+START = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
+WATCH = """
+name = "tiny_watch"
+summary = "Does everybody get every event in time?"
+checks = ["replay.divergence", "delivery.dropped_deliveries", "ux.integrity"]
+faults = []
+fleet = { clients = 100, connects_per_s = 100.0 }
+load = { events_per_s = 60.0, run_streams = 2 }
+phases = { steady_s = 1.0, fault_s = 11.0, heal_s = 0.0, settle_s = 10.0 }
+"""
+STORM = """
+name = "tiny_storm"
+summary = "Does everybody come back after a cut, spread out, and soon?"
+checks = [
+    "reconnect.live_again_99_s", "reconnect.backoff_bounded", "reconnect.backoff_unjittered",
+    "reconnect.backoff_never_resets", "delivery.dropped_deliveries", "ux.integrity",
+]
+faults = [{ kind = "drop_sockets", at_s = 0.0 }, { kind = "drop_sockets", at_s = 6.5 }]
+fleet = { clients = 100, connects_per_s = 100.0 }
+load = { events_per_s = 30.0, run_streams = 2 }
+phases = { steady_s = 5.2, fault_s = 7.5, heal_s = 0.2, settle_s = 10.0 }
+"""
+CHECKOUT_TESTS = 'argv = ["sh", "-c", "echo test result: ok. 1 passed\\\\; 0 failed\\\\;"]\nrunner = "cargo"\n'
+STAGES = f"""
+calendar = {{ zone = "America/Chicago", country = "US" }}
+sampling = {{ interval_s = 300.0, judge_every_s = 86400.0, extend_up_to_s = 7200.0 }}
+watch = {{ drill = "tiny_watch.toml", every_s = 3600.0 }}
+probes = {{ keys = 100, every_s = 86400.0, per_s = 10000.0 }}
+
+[stages.0]
+title = "preflight"
+cohort = "none"
+required = ["preconditions", "commands", "drills", "rollback", "baseline"]
+baseline_s = 18000.0
+rehearsal_limit_s = 300.0
+client_builds = ["20260601T000000Z"]
+drills = {{ mock = ["tiny_storm.toml"], staging = ["tiny_storm.toml"] }}
+
+[stages.1]
+title = "internal canary"
+cohort = "internal list"
+required = ["hold"]
+hold_s = 18000.0
+
+[stages.2]
+title = "external canary"
+cohort = "external"
+cohort_percent = 5.0
+required = ["hold", "cohort"]
+business_day = {{ from = "09:00", to = "17:00" }}
+
+[stages.3a]
+title = "broad, first step"
+cohort = "external"
+cohort_percent = 25.0
+required = ["hold", "cohort"]
+hold_s = 18000.0
+
+[stages.3b]
+title = "broad, second step"
+cohort = "external"
+cohort_percent = 50.0
+required = ["hold", "cohort"]
+hold_s = 18000.0
+
+[stages.4]
+title = "full rollout"
+cohort = "everybody"
+cohort_percent = 100.0
+required = ["hold", "cohort"]
+hold_s = 86400.0
+gates_at_h = [0.0, 1.0, 6.0, 24.0]
+
+[[commands]]
+name = "sync_metrics"
+precondition = "observability_tests"
+{CHECKOUT_TESTS}
+[[commands]]
+name = "retired_routes"
+precondition = "retired_route_guard"
+{CHECKOUT_TESTS}
+"""
+
+
+def patient(thresholds: str) -> str:
+    """Thresholds by which a machine may be as slow as it likes: these tests are about what is decided, not about how fast."""
+    times = ("replay.bootstrap_ms", "replay.bootstrap_vs_baseline", "ux.publish_to_apply_ms", "drill.generator_lag_ms")
+    for name in times:
+        before, found, rest = thresholds.partition(f"[{name}]\n")
+        assert found
+        thresholds = before + found + re.sub(r"threshold = [\d.]+", "threshold = 1000000", rest, count=1)
+    return thresholds
+
+
+@dataclass
+class RolloutWorld:
+    """One rollout, its lane and its clock."""
+
+    folder: Path
+    clock: SteppedClock
+    lane: SteppedLane
+    said: list[str] = field(default_factory=list)
+    watch_run: Path | None = None  # the watch that all others are copies of
+    counted: dict[str, dict[str, float]] = field(default_factory=dict)  # by path: what one watch made the servers count
+    copies: int = 0
+    spoil: Spoil = unspoilt
+
+    def __post_init__(self) -> None:
+        self.lane.spoil = self._answer
+
+    def _answer(self, path: str, status: int, body: bytes) -> tuple[int, bytes]:
+        """As if each watch had been there."""
+        if self.copies and path in self.counted and status == 200:
+            body = json.dumps(added(json.loads(body), self.counted[path], self.copies)).encode()
+        return self.spoil(path, status, body)
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def rollout(self) -> Path:
+        return rollouts.folder_of(self.out, "r")
+
+    def figures(self) -> dict[str, Any]:
+        """What both services say of themselves."""
+        headers = {"Authorization": f"Bearer {ADMIN}"}
+        return {
+            path: httpx.get(self.lane.url + path, headers=headers, trust_env=False).json() for path in (METRICS, "/api/status")
+        }
+
+    def asked(self, stage: str, **more: Any) -> Asked:
+        stages, thresholds = self.folder / "their-stages.toml", self.folder / "their-thresholds.toml"
+        return replace(Asked(stage, self.lane.name, self.lane.targets, "r", stages, thresholds, self.out), **more)
+
+    def stage(self, stage: str, **more: Any) -> tuple[Path, StageReport]:
+        """Run or hold a stage."""
+        return stage_run.run(self.asked(stage, **more), self.clock, self.said.append)
+
+    def sign(self, decision: Any = "go") -> Signoff:
+        """Sign the latest report."""
+        with rollouts.journal_of(self.rollout, self.clock) as journal:
+            run = signoff.signable(self.rollout, journal.entries)
+            person = Person(owner="Ann", role="sync lane", statement="I have read it.")
+            return signoff.sign(self.rollout, run, person, decision, journal, self.clock)
+
+    def through(self, *stages: str) -> None:
+        """These stages, each a signed go."""
+        for stage in stages:
+            if stage not in ("0", "1"):
+                self.lane.panel("cohort", percent={"2": 5, "3a": 25, "3b": 50, "4": 100}[stage])
+            _, report = self.stage(stage)
+            assert report.decision == "go", (stage, report.why)
+            self.sign()
+
+
+def grown(now: Any, before: Any, path: str = "") -> dict[str, float]:
+    """Every counter that has grown, by its place."""
+    if isinstance(now, dict):
+        parts = (grown(now[key], before.get(key, 0), f"{path}/{key}") for key in now)
+        return {name: value for part in parts for name, value in part.items()}
+    is_counter = isinstance(now, int) and not isinstance(now, bool) and now > before and "lag" not in path
+    return {path: float(now - before)} if is_counter else {}
+
+
+def added(said: Any, more: dict[str, float], times: int, path: str = "") -> Any:
+    """What a service says, and so many times what a watch makes it count."""
+    if isinstance(said, dict):
+        return {key: added(value, more, times, f"{path}/{key}") for key, value in said.items()}
+    return said + int(more[path]) * times if path in more else said
+
+
+class Kept(msgspec.Struct):
+    """What is known of a rollout that others begin with."""
+
+    at: str
+    counted: dict[str, dict[str, float]]
+
+
+def signed_preflight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A rollout whose stage 0 is a signed go, for others to begin with; made once, by whichever process comes first."""
+    made, lock = folder / "made", folder / "lock"
+    folder.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not made.exists():
+            making = folder / "making"
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            with rollout_world(making, monkeypatch) as world:
+                world.through("0")
+                (making / "kept.json").write_bytes(msgspec.json.encode(Kept(iso(world.clock.now()), world.counted)))
+            making.rename(made)
+    return made
+
+
+@contextlib.contextmanager
+def after_preflight(folder: Path, made: Path, monkeypatch: pytest.MonkeyPatch, **lane: Any) -> Iterator[RolloutWorld]:
+    """A rollout of one's own whose stage 0 is a signed go."""
+    kept = msgspec.json.decode((made / "kept.json").read_bytes(), type=Kept)
+    with rollout_world(folder, monkeypatch, from_iso(kept.at), **lane) as world:
+        shutil.copytree(made / "out", folder / "out")
+        shutil.copytree(made / "the-watch", folder / "the-watch")
+        shutil.copyfile(made / "the-watch.json", folder / "the-watch.json")
+        world.watch_run, world.counted = folder / "the-watch", kept.counted
+        monkeypatch.setattr(figures, "of", lambda *_: ())
+        yield world
+
+
+@contextlib.contextmanager
+def rollout_world(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, start: datetime = START, **lane: Any
+) -> Iterator[RolloutWorld]:
+    """A rollout that nothing has happened to yet."""
+    clock = SteppedClock(start)
+    for name, text in (("tiny_watch.toml", WATCH), ("tiny_storm.toml", STORM), ("their-stages.toml", STAGES)):
+        (folder / name).write_text(text)
+    (folder / "their-thresholds.toml").write_text(patient(THRESHOLDS.read_text()))
+    with stepped_lane(folder, clock, **lane) as stepped:
+        world = RolloutWorld(folder, clock, stepped)
+        monkeypatch.setattr(watch, "within", lambda order, log: _copied(world, order))
+        monkeypatch.setattr(rollback, "rehearse", rehearsed)
+        yield world
+
+
+def _copied(world: RolloutWorld, order: Order) -> watch.Run:
+    """A watch's evidence, of which each copy has a name of its own."""
+    if world.watch_run is None:
+        before = world.figures()
+        done = one_drill.run(order)
+        world.counted = {path: grown(now, before[path]) for path, now in world.figures().items()}
+        if done.status != "fail":
+            world.watch_run = world.folder / "the-watch"
+            shutil.copytree(Path(order.out) / done.run, world.watch_run)
+            (world.folder / "the-watch.json").write_bytes(msgspec.json.encode(done))
+        return watch.Over(done)
+    done = msgspec.json.decode((world.folder / "the-watch.json").read_bytes(), type=records.DrillDone)
+    out = Path(order.out)
+    world.copies += 1
+    n = len(list(out.glob("*"))) if out.exists() else 0
+    name = f"{done.run}-{n}"
+    shutil.copytree(world.watch_run, out / name)
+    return watch.Over(msgspec.structs.replace(done, run=name))
+
+
+def rehearsed(lane: Any, entry: Any, folder: Path, clock: Clock, *, dry_run: bool, limit_s: float = 300.0) -> Rollback:
+    """A rollback as it should be."""
+    plan, now = evidence.read_plan(folder), iso(clock.now())
+    names = ("traffic", "throttle", "cohort", "recovery")
+    steps = [
+        RollbackStep(
+            n=n,
+            name=name,  # type: ignore[arg-type]
+            state="pass",
+            reason="",
+            before={"it": "new"},
+            after={"it": "old"},
+            verified_by="what the services said",
+            began=now,
+            ended=now,
+            restored=True,
+        )
+        for n, name in enumerate(names, 1)
+    ]
+    found = Rollback(
+        run_id=plan.run_id,
+        target=plan.target,
+        target_kind=plan.target_kind,
+        dry_run=dry_run,
+        began=now,
+        ended=now,
+        seconds=12.0,
+        limit_s=limit_s,
+        state="pass",
+        reason="",
+        steps=tuple(steps),
+    )
+    (folder / records.ROLLBACK).write_bytes(msgspec.json.encode(found))
+    return found
