@@ -53,7 +53,7 @@ phases = { steady_s = 5.2, fault_s = 7.5, heal_s = 0.2, settle_s = 10.0 }
 CHECKOUT_TESTS = 'argv = ["sh", "-c", "echo test result: ok. 1 passed\\\\; 0 failed\\\\;"]\nrunner = "cargo"\n'
 STAGES = f"""
 calendar = {{ zone = "America/Chicago", country = "US" }}
-sampling = {{ interval_s = 300.0, judge_every_s = 86400.0, extend_up_to_s = 7200.0 }}
+sampling = {{ interval_s = 300.0, judge_every_s = 7200.0, extend_up_to_s = 7200.0 }}
 watch = {{ drill = "tiny_watch.toml", every_s = 3600.0 }}
 probes = {{ keys = 100, every_s = 86400.0, per_s = 10000.0 }}
 
