@@ -47,16 +47,16 @@ class _Shared:
         self.first, self.count = array("q"), array("q")  # by tuple: its first row, and how many
         self.t, self.client, self.code = array("d"), array("i"), array("i")
         self.place = array("q")  # how many rows stood alone before
-        self._held: dict[int, tuple[Sequence[Row], int]] = {}  # by identity; held, so that no other can have the same
+        self.held: dict[int, tuple[Sequence[Row], int]] = {}  # by identity; held, so that no other can have the same
 
     def code_of(self, rows: Sequence[Row]) -> int:
-        known = self._held.get(id(rows))
-        if known is None:
-            known = self._held[id(rows)] = rows, len(self.first)
-            self.first.append(len(self.rows))
-            self.count.append(len(rows))
-            self.rows += rows
-        return known[1]
+        """A code for a tuple that has none yet."""
+        code = len(self.first)
+        self.held[id(rows)] = rows, code
+        self.first.append(len(self.rows))
+        self.count.append(len(rows))
+        self.rows += rows
+        return code
 
 
 class Columns:
@@ -101,8 +101,8 @@ class Columns:
 
     def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
         """Append what one client noticed at one moment; a tuple of rows is taken to be shared."""
-        if rows.__class__ is tuple:
-            self._share(t, client, rows)
+        if isinstance(rows, tuple):
+            self.share(t, client, rows)
             return
         kinds, streams, details = self._kinds, self._streams, self._details
         for kind, stream, seq, attempt, value, detail in rows:
@@ -115,9 +115,11 @@ class Columns:
             self.value.append(value)
             self.detail.append(details[detail])
 
-    def _share(self, t: float, client: int, rows: Sequence[Row]) -> None:
+    def share(self, t: float, client: int, rows: tuple[Row, ...]) -> None:
+        """Append what one client noticed at one moment, of which many notice the very same."""
         shared = self._shared
-        shared.code.append(shared.code_of(rows))
+        known = shared.held.get(id(rows))
+        shared.code.append(shared.code_of(rows) if known is None else known[1])
         shared.t.append(t)
         shared.client.append(client)
         shared.place.append(len(self.t))

@@ -111,6 +111,7 @@ class Recorder:
     def __init__(self, folder: Path, *, at_will: bool = False) -> None:
         self._folder = folder
         self._columns = Columns()
+        self.share = self._columns.share  # as `extend`, for a tuple of rows that many clients share
         self._most_rows = sys.maxsize if at_will else CHUNK_ROWS
         self._pending: queue.SimpleQueue[tuple[int, Columns] | None] = queue.SimpleQueue()
         self._chunks = 0
@@ -155,6 +156,7 @@ class Recorder:
         """Hand what was recorded so far to the writer, as one chunk."""
         if len(self._columns):
             columns, self._columns = self._columns, Columns()
+            self.share = self._columns.share
             self._pending.put((self._chunks, columns))
             self._chunks += 1
             self._rows += len(columns)

@@ -206,7 +206,7 @@ class ClientSession:
 
         For a client that `only_follows`, and whom nothing happened to since but such runs.
         """
-        if self.state is not State.LIVE or not self.replica.take_run(run):
+        if self.state is not State.LIVE or not self.replica.follow(run):
             raise IllegalMoveError(f"client {self.client}: a run that does not go on from where it is")
         self._last_heard = now
 

@@ -63,7 +63,7 @@ class Fanout:
 
     def last_frame(self, connection: Connection) -> UpdateBatch | None:
         """All that the only topic with something pending has for this connection, if it was made before; moves it on."""
-        if len(connection.pending) != 1 or not self._may_share(connection):
+        if len(connection.pending) != 1 or not (self._all_alike or self._may_share(connection)):
             return None
         (topic,) = connection.pending
         frames = self._frames.get(topic)

@@ -215,6 +215,18 @@ class Replica:
                 cursor.seen = last
         return True
 
+    def follow(self, run: Run) -> bool:
+        """`take_run` of a run that was foreseen to go on from here; False if it does not after all, and nothing is right."""
+        for topic, after, last, head in run.spans:
+            cursor = self.cursors[topic]
+            if cursor.watermark != after:
+                return False
+            cursor.watermark = cursor.checkpoint = last
+            cursor.head = head
+            if cursor.seen < last:
+                cursor.seen = last
+        return True
+
     def _take_update(self, cursor: Cursor, update: Update) -> bool:
         seq = update.watermark
         watermark = cursor.watermark

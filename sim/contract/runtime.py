@@ -98,8 +98,7 @@ class Runtime:
                 raise TokenRefusedError("unauthorized", "no good token was given") from None
             raise
         number = self._opened = self._opened + 1
-        key = client_key(claims.device_id)
-        self.counters.came(key)
+        self.counters.came(key := client_key(claims.device_id))
         beat_at = now + self.settings.heartbeat_interval_s
         self._connections[number] = Connection(number, claims, key, compatibility, now, beat_at)
         heapq.heappush(self._deadlines, (self._deadline(self._connections[number]), number))
@@ -308,10 +307,11 @@ class Runtime:
         self._fanout.forget(topic)
         if not self._behind:
             self._tick_at = now + self.settings.slow_consumer_tick_s  # readers get that long before the first look
-        for number, connection in self._subscribers.get(topic, {}).items():
+        subscribers = self._subscribers.get(topic, {})
+        for connection in subscribers.values():
             connection.pending[topic] = None
-            self._behind[number] = connection
-            self._ready.add(number)
+        self._behind.update(subscribers)
+        self._ready.update(subscribers)
         if faulty.leaks(self.switches, log.head):
             self._leak(topic)
 

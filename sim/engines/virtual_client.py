@@ -141,28 +141,31 @@ class VirtualClient:
         """A frame of the lane's is here, and so are the first `place` that its link was ever to keep in its inbox."""
         if link is self._link:
             link.called -= 1
-            self._read(link, len(link.inbox) - link.kept + place)
+            self._read(link, self._env.now, link.taken + len(link.inbox) - place)
             if link is self._link:
                 self._receive(frame, link)
 
     def catch_up(self) -> None:
         """Take what has arrived by now and waits in the inbox."""
-        if (link := self._link) is not None and (inbox := link.inbox):
-            now = self._env.now
-            self._read(link, sum(arrived <= now for arrived, _, _ in inbox))
+        if (link := self._link) is not None and link.inbox:
+            self._read(link, self._env.now, 0)
 
-    def _read(self, link: Link, count: int) -> None:
-        """Take the first `count` frames of the inbox."""
-        inbox, session, began = link.inbox, self.session, self._began
-        for _ in range(count):
+    def _read(self, link: Link, now: float, leave: int) -> None:
+        """Take what is in the inbox and has arrived, but for so many at its end."""
+        inbox, session, share, began = link.inbox, self.session, self._recorder.share, self._began
+        before = len(inbox)
+        while len(inbox) > leave and inbox[0][0] <= now:
             arrived, frame, run = inbox.popleft()
-            if link.is_foreseen and run is not None:
+            if not link.is_foreseen:
+                link.taken, before = link.taken + before - len(inbox), len(inbox)
+                if link is self._link:
+                    self._receive(frame, link)
+            elif run is not None:
                 session.follow(run, arrived)
-                self._recorder.extend(arrived - began, session.client, run.notices)
-            elif link.is_foreseen:
+                share(arrived - began, session.client, run.notices)
+            else:
                 session.received(frame, arrived)  # of which there is nothing to tell
-            elif link is self._link:
-                self._receive(frame, link)
+        link.taken += before - len(inbox)
 
     def _receive(self, frame: ServerFrame, link: Link) -> None:
         self.session.received(frame, self._env.now)

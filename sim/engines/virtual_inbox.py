@@ -41,8 +41,8 @@ class Link:
     """
 
     __slots__ = (
-        *("_client", "_delay_s", "_env", "_run_of", "called", "down_free", "follows", "inbox", "is_foreseen", "kept"),
-        *("number", "up_free"),
+        *("_client", "_delay_s", "_env", "_run_of", "called", "down_free", "follows", "inbox", "is_foreseen", "number"),
+        *("taken", "up_free"),
     )
 
     def __init__(self, client: Reader, env: VirtualClock, delay_s: float, run_of: Callable[[UpdateBatch], Run | None]) -> None:
@@ -53,7 +53,7 @@ class Link:
         self.number = 0  # the lane's, once open
         self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
         self.inbox: deque[tuple[float, ServerFrame, Run | None]] = deque()  # when each arrives, first come first
-        self.kept = 0  # how many were ever put there
+        self.taken = 0  # how many were ever taken out of it
         self.called = 0  # frames on their way that are called out
         self.is_foreseen = False
         self.follows: dict[str, int] | None = None
@@ -65,7 +65,8 @@ class Link:
         if (rough := self._client.rough) is not None:
             self.follows = None
             self.called += 1
-            rough.to_client.carry(self, moment, rough.size_of(frame), self._client.arrives, frame, self, self.kept)
+            place = self.taken + len(self.inbox)
+            rough.to_client.carry(self, moment, rough.size_of(frame), self._client.arrives, frame, self, place)
             return
         arrives = moment + self._delay_s
         if arrives < self.down_free:
@@ -75,12 +76,11 @@ class Link:
             run = self._run_of(frame) if isinstance(frame, UpdateBatch) else None
             if _goes_on(run, follows) if run is not None else _says_nothing(frame, follows):
                 self.inbox.append((arrives, frame, run))
-                self.kept += 1
                 return
             if not isinstance(frame, HeartbeatPush):
                 self.follows = None
         self.called += 1
-        self._env.call_at(arrives, self._client.arrives, frame, self, self.kept)
+        self._env.call_at(arrives, self._client.arrives, frame, self, self.taken + len(self.inbox))
 
     def lost(self) -> None:
         """The lane closes the connection now; the news takes a delay."""
@@ -112,10 +112,17 @@ class Link:
 
 def _goes_on(run: Run, follows: dict[str, int]) -> bool:
     """Whether a run goes on from where the client will stand; if so, it will stand behind it."""
-    for topic, after, _, _ in run.spans:
+    spans = run.spans
+    if len(spans) == 1:
+        topic, after, last, _ = spans[0]
         if follows.get(topic) != after:
             return False
-    for topic, _, last, _ in run.spans:
+        follows[topic] = last
+        return True
+    for topic, after, _, _ in spans:
+        if follows.get(topic) != after:
+            return False
+    for topic, _, last, _ in spans:
         follows[topic] = last
     return True
 

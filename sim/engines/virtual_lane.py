@@ -233,10 +233,10 @@ class VirtualLane:
         self._arm()
 
     def _line_up(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            if number not in self._queued:
-                self._queued.add(number)
-                self._waiting.append(number)
+        queued = self._queued
+        new = [number for number in numbers if number not in queued]
+        queued.update(new)
+        self._waiting.extend(new)
         if self._waiting and not self._working:
             self._working = True
             self._env.call_at(self._free_at, self._work)
