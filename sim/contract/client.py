@@ -452,11 +452,12 @@ class ClientSession:
     # --- updates ------------------------------------------------------------------------------------
 
     def _take_batch(self, batch: UpdateBatch, now: float) -> None:
-        if not self._asking and (run := self.settings.run_of(batch)) and self.replica.take_run(run):
+        hole = False
+        if (run := self.settings.run_of(batch)) and self.replica.take_run(run, self._asking):
             self._note_run(run.notices)
-            return
-        hole = self.replica.take_updates(batch.updates, self._asking, self._asking and not self.is_caught_up)
-        hole |= self.replica.learn_heads(batch.head_watermarks)
+        else:
+            hole = self.replica.take_updates(batch.updates, self._asking, self._asking and not self.is_caught_up)
+            hole |= self.replica.learn_heads(batch.head_watermarks)
         if hole and self.replica.has_doubts():
             # As with a stale cursor on a live connection: what is under way must not be taken for the new replay's.
             self._leave(DisconnectReason.UNKNOWN, now)

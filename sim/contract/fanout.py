@@ -34,6 +34,7 @@ class Fanout:
         self._built: dict[str, dict[int, Update]] = {}  # by topic and seq: an event is one object, wherever it is sent from
         self._updates: dict[str, dict[int, tuple[Update, ...]]] = {}  # by topic and position
         self._frames: dict[str, dict[int, UpdateBatch]] = {}
+        self._replay_frames: dict[tuple[int, bool, tuple[Watermark, ...]], UpdateBatch] = {}
         self._joint_frames: dict[tuple[tuple[str, int], ...], UpdateBatch] = {}  # of several topics and positions
 
     def set_switches(self, switches: Switches) -> None:
@@ -42,12 +43,14 @@ class Fanout:
         self._all_alike = faulty.treats_alike(switches)
         self._updates.clear()
         self._frames.clear()
+        self._replay_frames.clear()
         self._joint_frames.clear()
 
     def forget(self, topic: str) -> None:
         """The topic's log has changed."""
         self._updates.pop(topic, None)
         self._frames.pop(topic, None)
+        self._replay_frames.clear()
         self._joint_frames.clear()
 
     def is_current(self, connection: Connection, topic: str) -> bool:
@@ -124,6 +127,14 @@ class Fanout:
         if is_usual:
             self._share_updates(connection, topic, position, updates)
         return updates
+
+    def replay_frame(self, updates: tuple[Update, ...], complete: bool, heads: tuple[Watermark, ...]) -> UpdateBatch:
+        """A replay's frame: one and the same for all who get the very same updates."""
+        key = (id(updates), complete, heads)  # the frame holds its updates, so no others can have their identity
+        frame = self._replay_frames.get(key)
+        if frame is None:
+            frame = self._replay_frames[key] = UpdateBatch(updates, complete, heads)
+        return frame
 
     def _shared_updates(self, connection: Connection, topic: str) -> tuple[Update, ...]:
         """What was found before to follow this position, or nothing; moves the connection on."""

@@ -198,8 +198,8 @@ class Replica:
             self._write_checkpoint(cursor, cursor.watermark)
         return hole
 
-    def take_run(self, run: Run) -> bool:
-        """Take a whole frame at once, its notices left to the caller; False unless the client has exactly what came before."""
+    def take_run(self, run: Run, replaying: bool = False) -> bool:
+        """Take a whole frame at once, its notices left to the caller; False unless the client has just what came before it."""
         if not self._policy.asks_again:
             return False
         cursors = self.cursors
@@ -207,13 +207,13 @@ class Replica:
             cursor = cursors.get(topic)
             if cursor is None or cursor.watermark != after or cursor.checkpoint == last:
                 return False
-        for topic, _, last, head in run.spans:
-            cursor = cursors[topic]
-            cursor.watermark = cursor.checkpoint = last
-            cursor.head = head
-            if cursor.seen < last:
-                cursor.seen = last
-        return True
+            if replaying and after < (cursor.asked_from or 0):
+                return False
+        if replaying:
+            for topic, after, last, _ in run.spans:
+                cursors[topic].replayed += last - after
+                cursors[topic].replayed_new += last - after
+        return self.follow(run)
 
     def follow(self, run: Run) -> bool:
         """`take_run` of a run that was foreseen to go on from here; False if it does not after all, and nothing is right."""

@@ -382,7 +382,7 @@ class Runtime:
         if complete:
             connection.outbox.popleft()
             connection.outbox.appendleft(Reply(replay.ref, ok=True, body=Body(subscription_id=f"sub-{connection.number}")))
-        return UpdateBatch(updates, complete, self._heads(replay.topics if complete else [topic]))
+        return self._fanout.replay_frame(updates, complete, self._heads(replay.topics if complete else [topic]))
 
     def _live_frame(self, connection: Connection, now: float) -> UpdateBatch | Malformed:
         if frame := self._fanout.last_frame(connection):

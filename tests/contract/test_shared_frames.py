@@ -29,7 +29,10 @@ def live(policy: str, shares: bool) -> Hand:
 
 def state(hand: Hand) -> object:
     session = hand.session
-    cursors = [(c.topic, c.watermark, c.checkpoint, c.head, c.seen, c.replayed) for c in session.replica.cursors.values()]
+    cursors = [
+        (c.topic, c.watermark, c.checkpoint, c.head, c.seen, c.replayed, c.replayed_new)
+        for c in session.replica.cursors.values()
+    ]
     return session.state, session.wake_at(), session.is_caught_up, cursors, [repr(notice) for notice in hand.notices]
 
 
