@@ -197,8 +197,7 @@ class Runtime:
         elif isinstance(frame, Join):
             self._join(connection, frame)
         elif not connection.joined:
-            body = Body(code="not_joined", message="join the channel first")
-            self._send(connection, Reply(frame.ref, ok=False, body=body))
+            self._send(connection, Reply(frame.ref, ok=False, body=Body(code="not_joined", message="join the channel first")))
         elif isinstance(frame, Subscribe):
             self._subscribe(connection, frame, now)
         else:
@@ -343,6 +342,8 @@ class Runtime:
         if connection is None:
             return None
         self.counters.polls += 1
+        if usual := self._usual_frame(connection):
+            return usual
         while True:
             if connection.outbox:
                 item = connection.outbox[0]
@@ -354,7 +355,8 @@ class Runtime:
                 return item
             if not connection.pending:
                 return None
-            frame = self._live_frame(connection, now)
+            batch = self._live_batch(connection, now)
+            frame = batch if self._disorder.is_idle or not batch.updates else self._disorder.spoil(connection, batch, now)
             if isinstance(frame, Malformed):
                 return frame
             if frame.updates:
@@ -384,19 +386,16 @@ class Runtime:
             connection.outbox.appendleft(Reply(replay.ref, ok=True, body=Body(subscription_id=f"sub-{connection.number}")))
         return self._fanout.replay_frame(updates, complete, self._heads(replay.topics if complete else [topic]))
 
-    def _live_frame(self, connection: Connection, now: float) -> UpdateBatch | Malformed:
+    def _usual_frame(self, connection: Connection) -> UpdateBatch | None:
+        """The one frame that is all a connection has to get, if it was made for another and goes out as it is."""
+        if connection.outbox or self.settings.sync_frames or not self._disorder.is_idle:
+            return None
         if frame := self._fanout.last_frame(connection):
-            self._is_current(connection)
-        else:
-            frame = self._live_batch(connection, now)
-        goes_as_it_is = self._disorder.is_idle or not frame.updates
-        return frame if goes_as_it_is else self._disorder.spoil(connection, frame, now)
-
-    def _is_current(self, connection: Connection) -> None:
-        """It got everything, so it is not slow."""
-        connection.pending.clear()
-        connection.strikes = 0
-        self._behind.pop(connection.number, None)
+            connection.pending.clear()
+            connection.strikes = 0
+            self._behind.pop(connection.number, None)
+            self.counters.served += len(frame.updates)
+        return frame
 
     def _live_batch(self, connection: Connection, now: float) -> UpdateBatch:
         """Up to `topics_per_drain` topics at once; those served go to the back, so that no busy topic starves another."""
@@ -411,7 +410,8 @@ class Runtime:
             if not self._fanout.is_current(connection, topic):
                 connection.pending[topic] = None
         if not connection.pending:
-            self._is_current(connection)
+            connection.strikes = 0  # it got everything, so it is not slow
+            self._behind.pop(connection.number, None)
         return frame
 
     def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
