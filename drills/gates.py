@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drills import thresholds as thresholds_file
-from drills.checks import authority, course, delivery, lane, network, reconnect, stale
+from drills.checks import authority, course, delivery, lane, malformed, network, reconnect, stale
 from drills.checks.base import Answer, Case, Check
 from drills.rollout.window_checks import REGISTRY as WINDOW_REGISTRY
 from drills.rollout.window_checks.base import WindowCheck
@@ -25,7 +25,7 @@ from sim.samples import Share
 
 _CHECKS = (
     *(*lane.CHECKS, *reconnect.CHECKS, *authority.CHECKS, *delivery.CHECKS),
-    *(*network.CHECKS, *course.CHECKS, *stale.CHECKS),
+    *(*network.CHECKS, *course.CHECKS, *stale.CHECKS, *malformed.CHECKS),
 )
 REGISTRY: Mapping[str, Check] = {check.full_name: check for check in _CHECKS}
 GENERATOR = "drill.generator_lag_ms"

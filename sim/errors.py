@@ -38,6 +38,14 @@ class MalformedFrameError(PeerError):
         self.code = code
 
 
+class BrokenMessageError(PeerError):
+    """A message that ends its connection by the WebSocket's own rules, before anyone reads it; `status` (RFC 6455) says why."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the connection is closed with status {status}")
+        self.status = status
+
+
 class EvidenceError(StormgateError):
     """A run's files are missing, damaged or cut short, so nothing can be concluded from them."""
 

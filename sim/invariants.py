@@ -256,7 +256,7 @@ def _probes(laws: _Laws) -> Iterator[Violation]:
     history = laws.history
     rows = history.of(Kind.PROBED)
     for text in history.detail_counts(rows):
-        probe, _, answer = text.partition(":")
+        probe, answer = text.partition(":")[0], text.rpartition(":")[2]
         if answer == "accepted":
             name = _PROBE_INVARIANTS.get(probe, f"{probe}_accepted")
             yield from laws.broken(name, rows.take(history.detail_is(rows, [text])))

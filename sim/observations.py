@@ -83,7 +83,7 @@ class Kind(StrEnum):
     SESSION_REVOKED = "session_revoked"  # a fault is about to revoke the client's session
     SIGNED_IN = "signed_in"  # the fault is over: the client has a new session
     ROUTE_ANSWERED = "route_answered"  # a route that is gone [value: HTTP status, detail: method and route]
-    PROBED = "probed"  # a probe's question was answered [detail: probe:answer]
+    PROBED = "probed"  # a probe's question was answered [detail: probe:answer, or probe:what:answer]
     FAULT_BEGUN = "fault_begun"  # [attempt: index in the plan, detail: kind]
     FAULT_OBSERVED = "fault_observed"  # it was seen to act [attempt: index, value: how often, detail: kind]
     FAULT_ENDED = "fault_ended"  # taken back [attempt: index, detail: kind]

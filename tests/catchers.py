@@ -158,7 +158,11 @@ CATCHERS = (
     defect("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once", only=True),
     defect("accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.probes", only=True),
     defect("accept_hidden_mutation", "mutation_over_socket", "phantom_event", only=True),
-    defect("accept_malformed", "malformed_clients", "drill.probes", "malformed_frames_accepted", only=True),
+    defect("accept_malformed", "malformed_clients", "drill.probes", "malformed_frames_accepted", only=True, tested=EVERYWHERE),
+    defect(
+        *("malformed_cuts_everyone", "malformed_clients", "drill.undisturbed", "drill.malformed_frames"),
+        course=(*IMPATIENT, "phases.steady_limit_s=3"),
+    ),
     # Slow, silent and late clients, and networks that break.
     defect("keep_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold", only=True),
     defect(

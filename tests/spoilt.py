@@ -10,6 +10,7 @@ from histories import STREAM, Story, good_storm, storm_drill
 from drills import gates
 from drills.verdicts import DrillVerdict
 from sim import invariants
+from sim.contract.malformed_probe import KINDS, MalformedFramesProbe
 from sim.contract.probes import EXPECTED, PROBES
 from sim.contract.streams import CODEX_WORKER_EVENTS, stream_id
 from sim.observations import Kind
@@ -98,7 +99,8 @@ def asks(probe: str) -> Callable[[Story], Story]:
     def prepare(story: Story) -> Story:
         story.header = {**story.header, "probes": {str(CLIENTS): probe}}
         code = next(iter(EXPECTED[probe]), "refused")
-        story.tell(30.0, Kind.PROBED, CLIENTS, detail=f"{probe}:refused:{code}")
+        for question in (f"{probe}:{what}" for what in KINDS) if probe == MalformedFramesProbe.name else (probe,):
+            story.tell(30.0, Kind.PROBED, CLIENTS, detail=f"{question}:refused:{code}")
         return story.tell(58.0, Kind.SETTLED, CLIENTS)
 
     return prepare
@@ -142,6 +144,12 @@ SPOILT = (
         by=lambda story: story.without(lambda row: row.kind is Kind.SETTLED and row.client == CLIENTS),
         prepare=asks("any_mutation"),
         expect={"probes": ("any_mutation",)},
+    ),
+    spoilt(
+        "drill.malformed_frames",
+        by=told(Kind.PROBED, CLIENTS, detail="malformed_frames:no_json:refused:closed"),
+        prepare=asks("malformed_frames"),
+        expect={"probes": ("malformed_frames",)},
     ),
     spoilt("applied_out_of_order", "ux.integrity", by=applies_the_last_again),
     spoilt(

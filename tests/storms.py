@@ -41,6 +41,7 @@ SHORT: dict[str, tuple[str, ...]] = {
         *("phases.fault_s=5.0", "faults.0.for_s=5.0", "faults.0.events=20", "faults.1.offline_s=1.2"),
         *("faults.2.at_s=3.5", "faults.2.offline_s=0.1"),
     ),
+    "malformed_clients": ("phases.fault_s=2.5", "faults.0.at_s=0.5"),
     "mutation_over_socket": ("phases.fault_s=2.5", "faults.0.at_s=0.5"),
     "duplicate_delivery": ("phases.fault_s=2.0", "faults.0.for_s=2.0", "phases.heal_s=2.5"),
     **dict.fromkeys(

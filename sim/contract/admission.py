@@ -1,4 +1,4 @@
-"""What a runtime lets in: which clients may join (the compatibility window), and which events may be published."""
+"""What a runtime lets in: whose connects, which clients may join (the compatibility window), which events may be published."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -10,9 +10,29 @@ from sim.contract.disconnects import RATE_LIMITED
 from sim.contract.frames import Body, Compatibility, Subscribe
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.streams import topic_class
-from sim.contract.tokens import Claims, may_read
+from sim.contract.tokens import Claims, Keyring, TokenRefusedError, may_read, verify
 
 _BUILD_LENGTH = len("20260101T000000Z")
+
+
+def admitted(
+    token: str | None, keyring: Keyring, now: float, settings: RuntimeSettings, switches: Switches, revoked: Container[str]
+) -> Claims:
+    """What a connect's token grants; raises `TokenRefusedError`. `revoked` are ids of sessions."""
+    claims = verify(
+        token,
+        keyring,
+        now,
+        leeway_s=settings.token_leeway_s,
+        max_age_s=settings.token_max_age_s,
+        void_before=switches.tokens_void_before,
+        defects=switches.defects,
+    )
+    if "introspect_tokens" in switches.defects and switches.mint_outage:
+        raise TokenRefusedError("unauthorized", "nobody can say whether the token is good")
+    if claims.session_id in revoked and "accept_revoked_token" not in switches.defects:
+        raise TokenRefusedError("token_revoked", "the session was revoked")
+    return claims
 
 
 def incompatibility(settings: RuntimeSettings, told: Compatibility, query: Compatibility, defects: Container[str] = ()) -> str:

@@ -19,7 +19,6 @@ from sim.contract.frames import (
     ClientFrame,
     Compatibility,
     Envelope,
-    Garbage,
     HeartbeatPush,
     Join,
     Leave,
@@ -38,7 +37,7 @@ from sim.contract.frames import (
     UpdateBatch,
     Watermark,
 )
-from sim.errors import MalformedFrameError
+from sim.errors import BrokenMessageError, MalformedFrameError
 
 
 class _Envelope(msgspec.Struct):
@@ -83,7 +82,9 @@ _SUBSCRIBE = msgspec.json.Decoder(_SubscribePayload)
 _TOPICS = msgspec.json.Decoder(_TopicsPayload)
 _COMPATIBILITY = msgspec.json.Decoder(Compatibility)
 _CURSORS = msgspec.json.Decoder(dict[str, Seq] | list[Watermark])
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
+_NO_TEXT, _TOO_LONG = 1007, 1009  # RFC 6455, 7.4.1
 _INPUT_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
 
 
@@ -149,6 +150,16 @@ def decode_client(text: str | bytes) -> ClientFrame:
         raise MalformedFrameError("malformed_frame", f"not a frame of the sync channel ({error})") from None
 
 
+def decode_message(data: bytes, is_text: bool, most_bytes: int) -> ClientFrame:
+    """What a client sent in one message, as a WebSocket server reads it; raises `MalformedFrameError`, `BrokenMessageError`."""
+    if len(data) > most_bytes:
+        raise BrokenMessageError(_TOO_LONG)
+    try:
+        return decode_client(data.decode() if is_text else data)
+    except UnicodeDecodeError:
+        raise BrokenMessageError(_NO_TEXT) from None
+
+
 def _decode_request(join_ref: str | None, ref: str, event: str, payload: msgspec.Raw) -> ClientFrame:
     if event == "phx_join":
         return Join(ref, _COMPATIBILITY.decode(payload), join_ref or ref)
@@ -157,14 +168,25 @@ def _decode_request(join_ref: str | None, ref: str, event: str, payload: msgspec
     if event == "sync:unsubscribe":
         return Unsubscribe(ref, _TOPICS.decode(payload).topics)
     if event == "sync:heartbeat":
-        return SyncBeat(ref, msgspec.Raw(bytes(payload)))
+        return SyncBeat(ref, _object(payload))
     if event == "phx_leave":
+        _object(payload)
         return Leave(ref)
     return Request(ref, event, msgspec.Raw(bytes(payload)))
 
 
+def _object(payload: msgspec.Raw) -> msgspec.Raw:
+    """A payload that may hold anything, but must be an object."""
+    _OBJECT.decode(payload)
+    return msgspec.Raw(bytes(payload))
+
+
 def _decode_subscribe(ref: str, payload: msgspec.Raw) -> Subscribe:
-    wanted = _SUBSCRIBE.decode(payload)
+    """Whoever subscribes waits for a reply, so what is wrong with the payload is for the runtime to tell."""
+    try:
+        wanted = _SUBSCRIBE.decode(payload)
+    except msgspec.DecodeError:
+        return Subscribe(ref, (), {}, bad_cursor=True)
     try:
         cursors = _CURSORS.decode(wanted.resume_after)
     except msgspec.DecodeError:
@@ -174,10 +196,8 @@ def _decode_subscribe(ref: str, payload: msgspec.Raw) -> Subscribe:
     return Subscribe(ref, wanted.topics, cursors, wanted.replay_batch_size or 0)
 
 
-def encode_client(frame: ClientFrame | Garbage) -> str | bytes:
-    """A client's frame as wire text; bytes, for a binary message, only where that is what is to be sent."""
-    if isinstance(frame, Garbage):
-        return frame.data
+def encode_client(frame: ClientFrame) -> str:
+    """A client's frame as wire text."""
     if isinstance(frame, TransportBeat):
         return _text(None, frame.ref, TRANSPORT_CHANNEL, "heartbeat", {})
     if isinstance(frame, Join):
@@ -201,7 +221,7 @@ def encode_server(frame: ServerFrame, join_ref: str) -> str:
     if isinstance(frame, Reply):
         payload = {"status": "ok" if frame.ok else "error", "response": frame.body}
         addressee = None if frame.channel == TRANSPORT_CHANNEL else frame.join_ref or join_ref
-        return _text(addressee, frame.ref, frame.channel, "phx_reply", payload)
+        return _text(addressee, frame.ref or None, frame.channel, "phx_reply", payload)
     if isinstance(frame, Malformed):
         return '["1",null,"sync:v1","sync:update_batch",{"updates":[{"topic":'
     event, payload_bytes = push_parts(frame)
@@ -240,5 +260,5 @@ def _quote(text: str) -> str:
     return _ENCODER.encode(text).decode()
 
 
-def _text(join_ref: str | None, ref: str, topic: str, event: str, payload: object) -> str:
+def _text(join_ref: str | None, ref: str | None, topic: str, event: str, payload: object) -> str:
     return _ENCODER.encode((join_ref, ref, topic, event, payload)).decode()

@@ -36,6 +36,21 @@ _MARKS: tuple[tuple[DisconnectReason, tuple[str, ...]], ...] = (
 )
 
 
+CLOSED = "spacetime websocket closed"
+# Of the WebSocket's status codes (RFC 6455, 7.4.1) those that say what was wrong.
+_WRONGS = (1002, 1003, 1007, 1008, 1009, 1010, 1011)
+
+
+def closed(status: int | None) -> str:
+    """The error text of a connection that the other side closed, which tells the status if that says what was wrong."""
+    return f"{CLOSED} ({status})" if status in _WRONGS else CLOSED
+
+
+def wrong_of(error_text: str) -> str:
+    """What was wrong with a connection that the other side closed, e.g. `closed_1009`; empty where nothing says so."""
+    return next((f"closed_{status}" for status in _WRONGS if error_text == closed(status)), "")
+
+
 def classify(error_text: str) -> DisconnectReason:
     """The reason an error text stands for; case does not matter, and what fits nothing is `unknown`."""
     text = error_text.lower()

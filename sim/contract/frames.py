@@ -55,7 +55,7 @@ class Join(msgspec.Struct, frozen=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """`sync:subscribe`; a topic left out of `resume_after` starts without a cursor. `bad_cursor`: it was malformed."""
+    """`sync:subscribe`; a topic left out of `resume_after` starts without a cursor. `bad_cursor`: that or all is malformed."""
 
     ref: str
     topics: tuple[str, ...]
@@ -99,9 +99,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Garbage(msgspec.Struct, frozen=True):
-    """What a client sends that is no frame: text, or bytes in a binary message. What it is, is for its reader to find out."""
+    """What a client sends that is no frame, in a text or a binary message. What it is, is for its reader to find out."""
 
-    data: str | bytes
+    data: bytes
+    is_text: bool = True  # whether or not it is UTF-8
 
 
 ClientFrame = Join | Subscribe | Unsubscribe | SyncBeat | TransportBeat | Leave | Request

@@ -1,8 +1,8 @@
 """Clients that try what must be refused: ordinary sessions that also ask a forbidden question and note the answer.
 
 The answer is a notice of kind `probed` whose detail is `<probe>:accepted` or `<probe>:refused:<code>` (or `<probe>:served`,
-where that is what must be). `EXPECTED` says
-which codes the contract has for it; the others are wrong ones.
+where that is what must be); a probe with several questions names each, as `<probe>:<what>:accepted`. `EXPECTED` says which
+codes the contract has for it; the others are wrong ones.
 """
 
 import msgspec

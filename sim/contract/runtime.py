@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable
 import msgspec
 
 from sim.contract import faulty
-from sim.contract.admission import incompatibility, slow_consumer, subscribe_refusal
+from sim.contract.admission import admitted, incompatibility, slow_consumer, subscribe_refusal
 from sim.contract.connection import Connection, Replay
 from sim.contract.counters import Counters
 from sim.contract.disorder import Disorder, client_key
@@ -45,7 +45,7 @@ from sim.contract.frames import (
 )
 from sim.contract.retained import Streams
 from sim.contract.settings import Defect, RuntimeSettings, Switches
-from sim.contract.tokens import Claims, Keyring, TokenRefusedError, verify
+from sim.contract.tokens import Claims, Keyring, TokenRefusedError
 from sim.errors import PeerError
 
 
@@ -91,7 +91,7 @@ class Runtime:
             self.counters.act("stop_delivery")
             raise DeliveryDownError("sockets are not served now")
         try:
-            claims = self._verify(token, now)
+            claims = admitted(token, self.keyring, now, self.settings, self.switches, self._revoked_sessions)
         except TokenRefusedError as refusal:
             self.counters.refused(refusal.code)
             if "vague_refusals" in self.switches.defects:
@@ -103,22 +103,6 @@ class Runtime:
         self._connections[number] = Connection(number, claims, key, compatibility, now, beat_at)
         heapq.heappush(self._deadlines, (self._deadline(self._connections[number]), number))
         return number
-
-    def _verify(self, token: str | None, now: float) -> Claims:
-        claims = verify(
-            token,
-            self.keyring,
-            now,
-            leeway_s=self.settings.token_leeway_s,
-            max_age_s=self.settings.token_max_age_s,
-            void_before=self.switches.tokens_void_before,
-            defects=self.switches.defects,
-        )
-        if "introspect_tokens" in self.switches.defects and self.switches.mint_outage:
-            raise TokenRefusedError("unauthorized", "nobody can say whether the token is good")
-        if claims.session_id in self._revoked_sessions and "accept_revoked_token" not in self.switches.defects:
-            raise TokenRefusedError("token_revoked", "the session was revoked")
-        return claims
 
     def close(self, number: int) -> None:
         """The socket is gone."""
@@ -234,10 +218,14 @@ class Runtime:
 
     def malformed(self, number: int, code: str, now: float) -> None:
         """A client sent what is no frame; it is told, and nothing else happens."""
-        if connection := self._connections.get(number):
-            connection.last_heard = now
-            no = SyncError(Body(code=code, message="not a frame of this channel"))
-            self._send(connection, Reply("", ok=True) if "accept_malformed" in self.switches.defects else no)
+        connection = self._connections.get(number)
+        if connection is None or connection.closing:
+            return
+        connection.last_heard = now
+        no = SyncError(Body(code=code, message="not a frame of this channel"))
+        self._send(connection, Reply("", ok=True) if "accept_malformed" in self.switches.defects else no)
+        if "malformed_cuts_everyone" in self.switches.defects:
+            self.hang_up({each.claims.device_id for each in self._connections.values()})
 
     def _send(self, connection: Connection, frame: ServerFrame) -> None:
         connection.outbox.append(frame)

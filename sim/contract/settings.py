@@ -25,6 +25,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slow_consumer_tick_s: Positive = 0.5  # [ours] how often queues are looked at for a strike
     slow_consumer_reconnect_after_ms: Count = 2000
     send_buffer_kib: CountOrZero = 0  # [ours] of each socket, in the kernel; 0: as the system has it
+    longest_frame_kib: Count = 256  # [ours] a client's connection ends with a longer one
     heartbeat_interval_s: Positive = 15.0
     client_timeout_s: Positive = 60.0  # a client silent for so long is dropped
     token_ttl_s: Count = 300
@@ -90,6 +91,7 @@ Defect = Literal[
     "serve_retired_route",
     "accept_hidden_mutation",
     "accept_malformed",
+    "malformed_cuts_everyone",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
 DEFECT_MEANINGS: dict[str, str] = {
@@ -132,6 +134,7 @@ DEFECT_MEANINGS: dict[str, str] = {
     "serve_retired_route": "a route that is gone for good is still answered",
     "accept_hidden_mutation": "a mutation that is hidden in a heartbeat is carried out",
     "accept_malformed": "what is no frame is answered as one that was carried out",
+    "malformed_cuts_everyone": "what is no frame closes the sockets of all clients",
 }
 
 

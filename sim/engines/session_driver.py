@@ -10,6 +10,7 @@ from typing import Protocol
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.client import ClientSession
 from sim.contract.codec import decode_server, encode_client
+from sim.contract.frames import ClientFrame, Garbage
 from sim.contract.notices import Notice
 from sim.engines import course
 from sim.engines.lane import MintFailedError
@@ -179,8 +180,7 @@ class SessionDriver:
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Send):
-            if self._socket is not None:
-                self._socket.send(encode_client(action.frame))
+            self._send(action.frame)
         elif isinstance(action, Close):
             if self._socket is not None:
                 self._socket.close()
@@ -189,6 +189,14 @@ class SessionDriver:
             self._begin_connect(action.token)
         else:
             self._begin_mint()
+
+    def _send(self, frame: ClientFrame | Garbage) -> None:
+        if self._socket is None:
+            return
+        if isinstance(frame, Garbage):
+            self._socket.send(frame.data, frame.is_text)
+        else:
+            self._socket.send(encode_client(frame).encode())
 
     def _fail_connect(self) -> None:
         if self.session.state.name == "CONNECTING":

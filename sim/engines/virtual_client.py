@@ -178,12 +178,12 @@ class VirtualClient:
         if link is self._link:
             self.catch_up()
 
-    def is_lost(self, link: Link) -> None:
+    def is_lost(self, link: Link, why: str) -> None:
         """The news that the lane closed the connection, or died, is here."""
         if link is self._link:
             self.catch_up()
             self._link = None
-            self._lose("spacetime websocket closed")
+            self._lose(why)
 
     def _lose(self, why: str) -> None:
         if self.session.state is State.CONNECTING:
@@ -219,7 +219,8 @@ class VirtualClient:
     def _send(self, frame: ClientFrame | Garbage) -> None:
         if link := self._link:
             if self.rough is not None:
-                self.rough.to_runtime.carry(link, self._env.now, len(encode_client(frame)), self._reaches, frame, link)
+                size = len(frame.data if isinstance(frame, Garbage) else encode_client(frame))
+                self.rough.to_runtime.carry(link, self._env.now, size, self._reaches, frame, link)
                 return
             link.up_free = max(link.up_free, self._env.now + self.delay_s)
             self._env.call_at(link.up_free, self._reaches, frame, link)

@@ -29,7 +29,7 @@ class Reader(Protocol):
     def arrives(self, frame: ServerFrame, link: "Link", place: int) -> None:
         """A frame is here, and so are the first `place` that the link was ever to keep in its inbox."""
 
-    def is_lost(self, link: "Link") -> None:
+    def is_lost(self, link: "Link", why: str) -> None:
         """The news that the connection is closed is here."""
 
 
@@ -82,12 +82,12 @@ class Link:
         self.called += 1
         self._env.call_at(arrives, self._client.arrives, frame, self, self.taken + len(self.inbox))
 
-    def lost(self) -> None:
+    def lost(self, why: str) -> None:
         """The lane closes the connection now; the news takes a delay."""
         if (rough := self._client.rough) is not None:
-            rough.to_client.close(self, self._env.now, self._client.is_lost, self)
+            rough.to_client.close(self, self._env.now, self._client.is_lost, self, why)
             return
-        self._env.call_at(max(self.down_free, self._env.now + self._delay_s), self._client.is_lost, self)
+        self._env.call_at(max(self.down_free, self._env.now + self._delay_s), self._client.is_lost, self, why)
 
     # --- the client's end ---------------------------------------------------------------------------
 

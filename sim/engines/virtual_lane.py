@@ -14,8 +14,9 @@ from sim.contract.actions import Token
 from sim.contract.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.contract.chance import draw
 from sim.contract.client import ClientSession
-from sim.contract.codec import decode_client, encode_client
+from sim.contract.codec import decode_message, encode_client
 from sim.contract.control import Control, ControlRefusedError, TokenRequest
+from sim.contract.disconnects import CLOSED, closed
 from sim.contract.frames import ClientFrame, Compatibility, Garbage, Request, ServerFrame, UpdateBatch
 from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.settings import RuntimeSettings, Switches
@@ -24,7 +25,7 @@ from sim.contract.tokens import Key, Keyring, TokenRefusedError, device_id
 from sim.engines import course
 from sim.engines.stations import NO_LIMIT, Station, Turnstile
 from sim.engines.virtual_clock import VirtualClock
-from sim.errors import MalformedFrameError
+from sim.errors import BrokenMessageError, MalformedFrameError
 from sim.system_model import SystemModel
 
 WORK_QUANTUM_S = 0.001  # the delivery worker hands out what it does in so much time at once
@@ -37,8 +38,8 @@ class Peer(Protocol):
     def sends(self, frame: ServerFrame, moment: float) -> None:
         """A frame is put on the wire at `moment`."""
 
-    def lost(self) -> None:
-        """The connection is closed from the lane's side now."""
+    def lost(self, why: str) -> None:
+        """The connection is closed from the lane's side now; `why` is the error text that its client gets."""
 
 
 class VirtualLane:
@@ -144,7 +145,7 @@ class VirtualLane:
         if self._peers.get(number) is not peer:
             return
         if isinstance(frame, Request | Garbage):  # what it is, its reader decides
-            self._read(number, encode_client(frame))
+            self._read(number, frame)
         else:
             self.runtime.received(number, frame, self._env.now)
         for payload in self.runtime.mutations:  # the defect accept_mutation: the socket changes something
@@ -153,10 +154,13 @@ class VirtualLane:
         self.runtime.mutations.clear()
         self.kick()
 
-    def _read(self, number: int, message: str | bytes) -> None:
-        """What came as it would over a socket."""
+    def _read(self, number: int, sent: Request | Garbage) -> None:
+        """What came as it would over a socket, by a WebSocket server's rules."""
+        message = sent if isinstance(sent, Garbage) else Garbage(encode_client(sent).encode())
         try:
-            frame = decode_client(message)
+            frame = decode_message(message.data, message.is_text, self._settings.longest_frame_kib * 1024)
+        except BrokenMessageError as error:
+            self._hang_up(number, self._env.now, closed(error.status))
         except MalformedFrameError as error:
             self.runtime.malformed(number, error.code, self._env.now)
         else:
@@ -278,11 +282,11 @@ class VirtualLane:
             self._full.discard(number)
             self._line_up([number])
 
-    def _hang_up(self, number: int, moment: float) -> None:
+    def _hang_up(self, number: int, moment: float, why: str = CLOSED) -> None:
         peer = self._peers.pop(number, None)
         self.runtime.close(number)
         if peer is not None:
-            self._env.call_at(moment, peer.lost)
+            self._env.call_at(moment, peer.lost, why)
 
     # --- the runtime's own deadlines ----------------------------------------------------------------
 
@@ -346,7 +350,7 @@ class VirtualLane:
         for station in (self._handshakes, self._publishing):
             station.clear(self._env.now)
         for peer in peers.values():
-            peer.lost()
+            peer.lost(CLOSED)
         for answer in waiting.values():
             answer("network")
 

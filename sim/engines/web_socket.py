@@ -14,6 +14,8 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
+from sim.contract.disconnects import CLOSED, closed
+
 MAX_MESSAGE_BYTES = 16 * 2**20
 _ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])
 
@@ -48,13 +50,13 @@ class WebSocket:
 
     # --- the owner's side ---------------------------------------------------------------------------
 
-    def send(self, message: str | bytes) -> None:
-        """Send one message, text or binary by its type; nothing happens when the other side is already closing."""
+    def send(self, data: bytes, is_text: bool = True) -> None:
+        """Send one message; nothing happens when the other side is already closing."""
         if self._ws.state is State.OPEN:
-            if isinstance(message, str):
-                self._ws.send_text(message.encode())
+            if is_text:
+                self._ws.send_text(data)
             else:
-                self._ws.send_binary(message)
+                self._ws.send_binary(data)
             self._flush()
 
     def close(self) -> None:
@@ -101,7 +103,7 @@ class WebSocket:
     def _take_end(self, error: Exception | None) -> None:
         """TCP is gone."""
         if self._is_open:
-            self._lose("Connection reset by peer" if error else "spacetime websocket closed")
+            self._lose("Connection reset by peer" if error else CLOSED)
         else:
             self._refuse("network")
 
@@ -131,7 +133,8 @@ class WebSocket:
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
-            self._lose("spacetime websocket closed")
+            told = self._ws.close_rcvd
+            self._lose(closed(told.code if told else None))
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             if not frame.fin or self._parts:
                 self._parts.append(bytes(frame.data))

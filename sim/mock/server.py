@@ -87,8 +87,10 @@ def _temporary_log(cleanup: contextlib.ExitStack) -> Path:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """uvicorn takes an upgrade that was refused with a body for one that was forgotten; nothing else is dropped."""
-    return "without completing handshake" not in record.getMessage()
+    """uvicorn takes an upgrade that was refused with a body for one that was forgotten, and logs a traceback of its own for
+    bytes of a client that are no text; nothing else is dropped."""
+    message = record.getMessage()
+    return "without completing handshake" not in message and "Invalid UTF-8 sequence" not in message
 
 
 def admin_token() -> str:

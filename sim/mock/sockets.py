@@ -12,11 +12,11 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from sim.contract.codec import decode_client, encode_server, push_parts, wrap_push
+from sim.contract.codec import decode_message, encode_server, push_parts, wrap_push
 from sim.contract.frames import Compatibility, ServerFrame, UpdateBatch
 from sim.contract.runtime import DeliveryDownError, Runtime
 from sim.contract.tokens import TokenRefusedError
-from sim.errors import MalformedFrameError
+from sim.errors import BrokenMessageError, MalformedFrameError
 from sim.mock.rollout import Rollout
 
 Message = MutableMapping[str, Any]
@@ -63,7 +63,7 @@ class Sockets:
         try:
             await send({"type": "websocket.accept"})
             writer = asyncio.create_task(self._write(number, waker, send))
-            await self._read(number, receive)
+            await self._read(number, receive, send)
         except OSError:  # the client went away in the middle; uvicorn's ClientDisconnected is one
             pass
         finally:
@@ -73,11 +73,17 @@ class Sockets:
             if writer is not None:
                 writer.cancel()
 
-    async def _read(self, number: int, receive: Receive) -> None:
+    async def _read(self, number: int, receive: Receive, send: Send) -> None:
+        most_bytes = self._runtime.settings.longest_frame_kib * 1024
         while (message := await receive())["type"] == "websocket.receive":
             now = time.time()
+            text = message.get("text")
             try:
-                frame = decode_client(message.get("text") or message.get("bytes") or b"")
+                data = message["bytes"] if text is None else text.encode()
+                frame = decode_message(data, text is not None, most_bytes)
+            except BrokenMessageError as error:  # now that all of it is read, its sender will hear of it
+                await send({"type": "websocket.close", "code": error.status})
+                return
             except MalformedFrameError as error:
                 self._runtime.malformed(number, error.code, now)
             else:

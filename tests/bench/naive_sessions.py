@@ -13,7 +13,7 @@ from sim.contract import policies
 from sim.contract.actions import Action, Close, Connect, Send, Token
 from sim.contract.client import ClientSession
 from sim.contract.codec import decode_client, decode_server, encode_client, encode_server
-from sim.contract.frames import ServerFrame
+from sim.contract.frames import Garbage, ServerFrame
 from sim.contract.settings import Switches
 from sim.contract.states import State
 from sim.contract.streams import run_events
@@ -56,7 +56,7 @@ class SessionProcess:
         """A frame is put on the wire."""
         self._env.process(self._down(self._inbox, encode_server(frame, "1"), moment))
 
-    def lost(self) -> None:
+    def lost(self, why: str) -> None:
         """The connection is closed."""
         self._env.process(self._down(self._inbox, _LOST, self._env.now))
 
@@ -64,7 +64,7 @@ class SessionProcess:
         yield self._env.timeout(moment + self._delay_s - self._env.now)
         inbox.put(text)
 
-    def _up(self, text: str | bytes, number: int) -> Steps:
+    def _up(self, text: str, number: int) -> Steps:
         yield self._env.timeout(self._delay_s)
         self._lane.received(number, self, decode_client(text))
 
@@ -106,6 +106,7 @@ class SessionProcess:
 
     def _carry_out(self, action: Action) -> Steps:
         if isinstance(action, Send):
+            assert not isinstance(action.frame, Garbage)  # no probe is among them
             self._env.process(self._up(encode_client(action.frame), self._number))
         elif isinstance(action, Close):
             self._lane.close(self._number, self)

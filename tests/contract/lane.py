@@ -20,15 +20,16 @@ from itertools import pairwise
 from sim.contract import policies
 from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
 from sim.contract.client import ClientSession
-from sim.contract.codec import decode_client, decode_server, encode_client, encode_server
-from sim.contract.frames import Compatibility
+from sim.contract.codec import decode_message, decode_server, encode_client, encode_server
+from sim.contract.disconnects import closed
+from sim.contract.frames import Compatibility, Garbage
 from sim.contract.notices import Notice
 from sim.contract.runtime import Runtime
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.contract.stream_log import canonical_json
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.contract.tokens import AUDIENCE, ISSUER, Claims, Key, Keyring, TokenRefusedError, mint, required_scope
-from sim.errors import MalformedFrameError
+from sim.errors import BrokenMessageError, MalformedFrameError
 
 RUN, WORKER = run_events("7"), CODEX_WORKER_EVENTS
 TOPICS = (RUN, WORKER)
@@ -40,10 +41,10 @@ SMALL = RuntimeSettings(window_events=8, replay_budget_events=6, replay_batch_si
 
 @dataclass
 class Wire:
-    """One open socket and what is in flight on it, as wire text."""
+    """One open socket and what is in flight on it, as it is on the wire."""
 
     number: int
-    up: deque[str] = field(default_factory=deque)
+    up: deque[Garbage] = field(default_factory=deque)
     down: deque[str] = field(default_factory=deque)
 
 
@@ -88,7 +89,9 @@ class Lane:
         elif isinstance(action, Connect):
             self._connect(session, action.token)
         elif isinstance(action, Send):
-            self.wires[session.client].up.append(encode_client(action.frame))
+            frame = action.frame
+            sent = frame if isinstance(frame, Garbage) else Garbage(encode_client(frame).encode())
+            self.wires[session.client].up.append(sent)
         elif isinstance(action, Close):
             self._hang_up(session.client)
 
@@ -128,8 +131,12 @@ class Lane:
         sent = 0
         while wire and wire.up:
             sent += 1
+            message = wire.up.popleft()
             try:
-                frame = decode_client(wire.up.popleft())
+                frame = decode_message(message.data, message.is_text, self.runtime.settings.longest_frame_kib * 1024)
+            except BrokenMessageError as error:
+                self.cut(client, closed(error.status))
+                break
             except MalformedFrameError as error:
                 self.runtime.malformed(wire.number, error.code, self.now)
             else:

@@ -439,6 +439,9 @@ def test_what_is_no_frame_is_answered_and_changes_nothing():
     (push,) = desk.pull(number)
     assert push.body.code == "malformed_frame"
     desk.runtime.malformed(99, "malformed_frame", desk.now)
+    desk.runtime.hang_up({"d"})
+    desk.runtime.malformed(number, "malformed_frame", desk.now)  # whoever is sent away gets no more words
+    assert desk.pull(number) == []
 
 
 # --- the live tail --------------------------------------------------------------------------------------
@@ -843,6 +846,21 @@ def test_drop_late_heartbeats_drops_who_is_a_little_late():
     desk.wait(3.1)
     assert desk.runtime.is_closing(late)
     assert not desk.runtime.is_closing(punctual)
+
+
+def test_accept_malformed_says_ok_to_what_is_no_frame():
+    desk = Desk(Switches(defects={"accept_malformed"}))
+    number = desk.live(A)
+    desk.runtime.malformed(number, "malformed_frame", desk.now)
+    assert desk.pull(number) == [Reply("", True)]
+
+
+def test_malformed_cuts_everyone_closes_all_sockets():
+    desk = Desk(Switches(defects={"malformed_cuts_everyone"}))
+    number, other = desk.live(A), desk.live(A, device="other")
+    desk.runtime.malformed(number, "malformed_frame", desk.now)
+    assert desk.runtime.is_closing(number)
+    assert desk.runtime.is_closing(other)
 
 
 OUTSIDE = {"lose_log_on_restart", "forget_idempotency_keys", "serve_retired_route"}

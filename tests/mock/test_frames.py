@@ -237,6 +237,36 @@ def test_a_malformed_frame_is_told_and_survived(mock: Served, text: str):
         assert raw.ask("heartbeat", {}, "phoenix")[0] == "ok"
 
 
+def test_what_the_websockets_own_rules_forbid_closes_that_one_socket_and_says_why(mock: Served):
+    huge = json.dumps(["1", "2", "sync:v1", "sync:heartbeat", {"x": "x" * 256 * 1024}])
+    with Raw(mock, mock.token()) as other:
+        other.join()
+        for sent, status in ((b'["1","2","sync:v1","sync:heartbeat",{"x":"\xff"}]', 1007), (huge, 1009)):
+            with Raw(mock, mock.token()) as raw:
+                raw.join()
+                raw.socket.send(sent, text=True)
+                with pytest.raises(ConnectionClosed) as raised:
+                    raw.receive()
+                assert raised.value.rcvd is not None
+                assert raised.value.rcvd.code == status
+        assert other.ask("heartbeat", {}, "phoenix")[0] == "ok"
+    assert "Traceback" not in mock.log.read_text()
+
+
+def test_a_request_without_a_reference_is_answered_without_one(mock: Served):
+    with Raw(mock, mock.token()) as raw:
+        raw.socket.send('[null,null,"phoenix","heartbeat",{}]')
+        assert raw.receive() == [None, None, "phoenix", "phx_reply", {"status": "ok", "response": {}}]
+
+
+@pytest.mark.parametrize("payload", [7, None, [], "x", {"topics": [1, 2]}, {"topics": "run:r1:events"}])
+def test_a_subscription_with_a_payload_of_the_wrong_type_is_answered_under_its_reference(mock: Served, payload: object):
+    with Raw(mock, mock.token("run:r1:events")) as raw:
+        raw.join()
+        status, response, _ = raw.ask("sync:subscribe", payload)
+        assert (status, response["code"]) == ("error", "bad_subscription")
+
+
 # --- heartbeats, revocation, slow readers -----------------------------------------------------------
 
 
