@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -194,3 +194,17 @@ def validate(path: Path, artifact: str) -> None:
         assert list(checker.iter_errors(msgspec.json.decode(text))) == []
         with pytest.raises(jsonschema.ValidationError):
             checker.validate({"nothing": "of it"})
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda text: text + "\n", lambda text: text.replace('"schema": 1,', '"schema": 1, "more": 1,', 1)]
+)
+def test_an_edit_that_says_nothing_else_is_found_without_signature_or_journal(
+    folder: Folder, edit: Callable[[str], str]
+) -> None:
+    (folder.path / records.SIGNOFF).unlink()
+    (folder.runs.parent / journal.NAME).unlink()
+    assert verify(folder.path).holds
+    path = folder.path / records.REPORT
+    path.write_text(edit(path.read_text()))
+    assert [trouble for trouble in verify(folder.path).troubles if "it was edited" in trouble]
