@@ -801,6 +801,14 @@ def test_accept_hidden_mutation_carries_out_what_a_heartbeat_hides():
         assert desk.runtime.mutations == done
 
 
+def test_accept_malformed_answers_what_is_no_frame_as_carried_out():
+    desk = Desk(Switches(defects={"accept_malformed"}))
+    number = desk.live(A)
+    desk.runtime.malformed(number, "malformed_frame", desk.now)
+    (reply,) = desk.pull(number)
+    assert reply.ok
+
+
 def test_cross_topic_leak_sends_some_events_to_who_never_asked():
     desk = Desk(Switches(defects={"cross_topic_leak"}))
     subscriber, stranger = desk.live(A, device="one"), desk.live(B, device="other")
