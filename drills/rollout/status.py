@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drills.rollout import evidence, opening, records, rollouts, signoff
+from drills import targets
+from drills.rollout import embedded, evidence, opening, records, rollouts, signoff
 from drills.rollout.clock import from_iso, iso
 from drills.rollout.journal import NAME, Entry
 from drills.rollout.journal import read as read_journal
@@ -66,7 +67,7 @@ def of(folder: Path, now: datetime, valid_h: float) -> Status:
     stages = tuple(_stage(folder, entries, stage, now) for stage in ORDER)
     stage = _next(stages)
     missing = tuple(opening.missing(folder, entries, stage, now, valid_h)) if stage else ()
-    target = next((each.target for each in stages if each.target), "mock")
+    target = next((each.target for each in stages if each.target not in ("", embedded.NAME)), targets.EMBEDDED)
     return Status(
         rollout=folder.name,
         folder=str(folder),
