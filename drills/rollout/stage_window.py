@@ -34,26 +34,41 @@ class Watch:
     """One observing drill that ran beside a stage. Its observations count their seconds from `began_s`."""
 
     began_s: float
-    history: History
+    source: History | Callable[[], History]  # what was observed, or how to read it: a day's watches do not fit into memory
     drill: Drill
     path: str  # its folder, below the stage's
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @cached_property
-    def case(self) -> Case:
-        """It as the checks of drills look at it."""
-        return Case(self.drill, self.history)
+    @property
+    def history(self) -> History:
+        """What was observed. Raises `EvidenceError` where it is no more what it was."""
+        return self.source if isinstance(self.source, History) else self.source()
 
     def once(self, name: str, work_out: Callable[[Case], T]) -> T:
         """What is worked out from it alone, and only once: a hold is judged again and again."""
         if name not in self._known:
-            self._known[name] = work_out(self.case)
+            self._known[name] = work_out(Case(self.drill, self.history))
         return cast(T, self._known[name])
+
+    @property
+    def duration_s(self) -> float:
+        """From its begin to its last observation."""
+        return self.once("duration_s", lambda case: case.history.duration_s)
+
+    @property
+    def clients(self) -> int:
+        """How many clients its fleet had."""
+        return self.once("clients", lambda case: case.history.header.clients)
+
+    @property
+    def rows(self) -> int:
+        """How many observations it has."""
+        return self.once("rows", lambda case: len(case.history))
 
     @property
     def ended_s(self) -> float:
         """When its last observation was made."""
-        return self.began_s + self.history.duration_s
+        return self.began_s + self.duration_s
 
     def moments(self, rows: Rows) -> Floats:
         """When each of these rows of it was observed."""
@@ -62,8 +77,8 @@ class Watch:
     @property
     def trouble(self) -> str:
         """Why it cannot be believed; empty where it can."""
-        recorded = self.history.header.observations_rows
-        return "" if recorded == len(self.history) else f"{self.path}: has {len(self.history)} rows of {recorded} recorded ones"
+        recorded = self.once("recorded", lambda case: case.history.header.observations_rows)
+        return "" if recorded == self.rows else f"{self.path}: has {self.rows} rows of {recorded} recorded ones"
 
 
 @dataclass(frozen=True)

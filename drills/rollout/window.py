@@ -1,13 +1,15 @@
 """A stage's window: read from the files of its folder, judged by every check, and asked whether to stop at once."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from drills import results
+from drills.checks.base import Case
 from drills.rollout import records, sampler
 from drills.rollout.clock import from_iso
 from drills.rollout.records import Coverage, HoldEvent, Snapshot, StagePlan, WatchDone
@@ -18,7 +20,9 @@ from drills.rollout.window_checks.base import answer
 from drills.thresholds import Thresholds
 from drills.verdicts import CheckResult, State
 from sim import observations
+from sim.drill import Drill
 from sim.errors import EvidenceError, StormgateError, UsageError
+from sim.history import History
 
 __all__ = ["CHECKS", "REGISTRY", "StageWindow", "Watch", "abort_reason", "coverage", "judge", "load"]
 
@@ -28,7 +32,7 @@ _TRIGGERS = (
     *("reconnect.reconnects_per_s", "reconnect.reconnects_per_s_per_100", "reconnect.heartbeat_timeouts_per_s"),
 )
 _CONSUMERS = "delivery.active_consumers"
-_KEPT = 512  # histories of watches that are not read again while a hold is judged: a day of one every three minutes
+_KEPT = 2048  # watches of which is kept what was worked out of them, for a hold that is judged again and again
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -40,12 +44,27 @@ def coverage(window: StageWindow) -> Coverage:
 
 def judge(window: StageWindow, thresholds: Thresholds) -> tuple[CheckResult, ...]:
     """Every check that can be asked of a window, in whatever state it is."""
+    _prepare(window, thresholds)
     return tuple(answer(check, window, thresholds.get(check.full_name)) for check in CHECKS)
 
 
 def abort_reason(window: StageWindow, thresholds: Thresholds) -> str:
     """Why to stop at once: a broken law, a replay that diverged, a stale loop, a budget that burns. Empty for nothing."""
+    _prepare(window, thresholds)
     return next(_reasons(window, thresholds), "")
+
+
+def _prepare(window: StageWindow, thresholds: Thresholds) -> None:
+    """Have every check look at each watch by itself, so that each is read once and not once a check."""
+    for watch in window.watches:
+        alone = replace(window, snapshots=(), watches=(watch,), baseline=None, told=None, troubles=())
+        watch.once("prepared", partial(_asked_all, alone, thresholds))
+
+
+def _asked_all(alone: StageWindow, thresholds: Thresholds, _: Case) -> bool:
+    for check in CHECKS:
+        answer(check, alone, thresholds.get(check.full_name))
+    return True
 
 
 def _reasons(window: StageWindow, thresholds: Thresholds) -> Iterator[str]:
@@ -75,7 +94,7 @@ def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = No
     inside = tuple(each for each in snapshots if from_iso(since) <= from_iso(each.at) <= from_iso(until))
     watches = _Watches(run_dir, since, until)
     consumers = [each.figures[_CONSUMERS] for each in inside if each.ok and _CONSUMERS in each.figures]
-    fleets = [watch.history.header.clients for watch in watches.found]
+    fleets = [watch.clients for watch in watches.found]
     return StageWindow(
         began_s=from_iso(since).timestamp(),
         ended_s=from_iso(until).timestamp(),
@@ -139,8 +158,13 @@ class _Watches:
 @lru_cache(maxsize=_KEPT)
 def _watch(folder: Path, path: str, began_s: float, sha256: str) -> Watch:
     """A finished watch; `sha256` is of its observations, so that another is read again. Raises `EvidenceError`."""
-    drill, history = results.recorded(folder)
-    return Watch(began_s, history, drill, path)
+    drill, _ = _recorded(folder, sha256)
+    return Watch(began_s, lambda: _recorded(folder, sha256)[1], drill, path)
+
+
+@lru_cache(maxsize=2)
+def _recorded(folder: Path, sha256: str) -> tuple[Drill, History]:
+    return results.recorded(folder)
 
 
 def _read_plan(run_dir: Path) -> StagePlan:

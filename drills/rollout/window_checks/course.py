@@ -25,7 +25,7 @@ def _laws(case: Case) -> list[Violation]:
 def _invariants(window: StageWindow, threshold: Threshold | None) -> Answer | None:
     def judged() -> Answer:
         found = violations(window)
-        rows = sum(len(watch.history) for watch in window.watches)
+        rows = sum(watch.rows for watch in window.watches)
         named = ", ".join(dict.fromkeys(f"{each.invariant} ({each.first})" for each in found))
         state = State.FAIL if found else State.PASS if rows else State.NO_DATA
         return Answer(state, len(found), rows, f"broken: {named}" if found else f"no law was broken in {rows} observations")

@@ -53,7 +53,7 @@ def of_clients(name: str, count: Callable[[Case], int], what: str) -> Decide:
     def judged(window: StageWindow, threshold: Threshold) -> Answer:
         watches = sorted(window.watches, key=lambda watch: watch.began_s)
         events = np.array([watch.once(f"growth.{name}", count) for watch in watches], np.float64)
-        seconds = np.array([watch.history.duration_s for watch in watches])
+        seconds = np.array([watch.duration_s for watch in watches])
         if seconds.sum() == 0:
             return Answer(State.NO_DATA, NAN, 0, "no watch lasted")
         place = np.array([(watch.began_s - window.began_s) / max(window.seconds, 1e-9) * BLOCKS for watch in watches])

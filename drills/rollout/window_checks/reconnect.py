@@ -45,7 +45,7 @@ class _Rate:
         return by_clients(window, lambda: self._judged(window, needed(threshold)))
 
     def _judged(self, window: StageWindow, limit: Threshold) -> Answer:
-        fleet = max((watch.history.header.clients for watch in window.watches), default=0)
+        fleet = max((watch.clients for watch in window.watches), default=0)
         scale = self._per_clients or float(fleet)
         stage, lives = self._bounds(window, scale), self._lives(window)
         if lives == 0 or stage.value != stage.value:
@@ -71,7 +71,7 @@ class _Rate:
     def _seen(self, window: StageWindow, scale: float) -> tuple[int, float]:
         """Events, and in how many seconds of so many clients."""
         events = sum(watch.once(f"rate.{self._name}", self._count) for watch in window.watches)
-        seconds = sum(watch.history.duration_s * watch.history.header.clients for watch in window.watches)
+        seconds = sum(watch.duration_s * watch.clients for watch in window.watches)
         return events, seconds / scale if scale else 0.0
 
     def _lives(self, window: StageWindow) -> int:
