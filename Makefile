@@ -8,10 +8,16 @@ PEERS := tests/peers/node_modules/.ready
 PROMETHEUS := .peers/.ready
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill test check prove peers browser bench clean
+.PHONY: drill load load-headless test check prove peers browser bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
+
+load: $(LOAD)  ## open Locust's page on the embedded runtime; it tells its address
+	$(BIN)/python -m locustfiles.start
+
+load-headless: $(LOAD)  ## storm the embedded runtime with Locust for about two minutes and say go or no-go
+	$(BIN)/locust -f locustfiles/reconnect_storm.py --headless --only-summary --pattern waves --steady-s 30 --fault-s 75
 
 test: $(DEV) $(PEERS) $(PROMETHEUS) browser check  ## style, types, and all tests
 	$(BIN)/pytest -n 4 --dist worksteal

@@ -1,0 +1,128 @@
+"""What this process observes: the record that is judged, and the figures that can be watched while it grows.
+
+The record is a drill's (`sim.observations`). The live figures are sketches that can be merged (DDSketch, within 1 % of
+the value): good to look at, and never what a verdict rests on.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+import gevent
+from ddsketch import DDSketch
+from gevent import monkey
+
+from sim.contract.client import ClientSession
+from sim.contract.notices import Notice
+from sim.engines.publishing import DueEvent
+from sim.observations import Recorder
+
+_CURVE_SAMPLES = 7200  # of the recovery curve: an hour at two a second
+_WAITING_EVENTS = 50_000  # whose publisher's word is still to come
+Report = Callable[[str, str, float, str], None]  # type, name, ms, error code; how Locust's own tables learn of it
+
+
+class GreenRecorder(Recorder):
+    """A recorder whose writer is a real thread: as a greenlet it would hold up all clients while it compresses."""
+
+    def _begin_writing(self) -> None:
+        native: type[SimpleQueue] = monkey.get_original("queue", "SimpleQueue")  # type: ignore[type-arg]
+        self._pending = native()
+        self._written = gevent.get_hub().threadpool.spawn(self._write_chunks)
+
+    def _end_writing(self) -> None:
+        self._written.get()
+
+
+class Deliveries:
+    """From when an event was due to when a client applied it. Who publishes often learns its seq after clients have it."""
+
+    def __init__(self, took: Callable[[float], None]) -> None:
+        self._took = took
+        self._due: dict[tuple[str, int], float] = {}
+        self._waiting: dict[tuple[str, int], list[float]] = {}
+
+    def published(self, event: DueEvent, seq: int) -> None:
+        """The event of this stream and seq was due then."""
+        key = event.stream.stream, seq
+        self._due[key] = event.due
+        for applied_at in self._waiting.pop(key, ()):
+            self._took((applied_at - event.due) * 1000)
+
+    def applied(self, stream: str, seq: int, now: float) -> None:
+        """A client applied it."""
+        due = self._due.get((stream, seq))
+        if due is not None:
+            self._took((now - due) * 1000)
+        elif len(self._waiting) < _WAITING_EVENTS:
+            self._waiting.setdefault((stream, seq), []).append(now)
+
+
+class LiveFigures:
+    """Counts, sketches and the recovery curve of a run that goes on."""
+
+    def __init__(self, report: Report) -> None:
+        self.counts: Counter[str] = Counter()  # by kind of observation
+        self.sketches: dict[str, DDSketch] = {}  # ms, by what Locust's tables call it
+        self.curve: deque[dict[str, float]] = deque(maxlen=_CURVE_SAMPLES)
+        self.deliveries = Deliveries(lambda ms: self._took("delivery", ms))
+        self._report = report
+        self._connected_at: dict[int, float] = {}
+
+    def noticed(self, now: float, session: ClientSession, notices: Sequence[Notice]) -> None:
+        """A client noticed something; what Locust shows is told to it."""
+        for kind, stream, seq, _, value, detail in notices:
+            self.counts[kind] += 1
+            if kind == "applied":
+                self.deliveries.applied(stream, seq, now)
+            else:
+                self._tell(kind, now, session.client, value, detail)
+
+    def _tell(self, kind: str, now: float, client: int, value: float, detail: str) -> None:
+        match kind:
+            case "token_minted" | "token_refused":
+                self._took("mint", value, detail if kind == "token_refused" else "")
+            case "connect_done":
+                self._connected_at[client] = now
+                self._took("WS connect", value)
+            case "connect_failed":
+                self._took("WS connect", value, detail)
+            case "joined":
+                self._took("join", (now - self._connected_at.pop(client, now)) * 1000)
+            case "subscribed":
+                self._took("subscribe", value)
+            case "subscribe_refused":
+                asked = "join" if client in self._connected_at else "subscribe"
+                self._took(asked, (now - self._connected_at.pop(client, now)) * 1000, detail)
+            case "replay_completed":
+                if value == value:  # one that was asked for again has no due moment
+                    self._took("replay bootstrap", value)
+
+    def published(self, event: DueEvent, seq: int, ms: float) -> None:
+        """An event was acknowledged."""
+        self.counts["published"] += 1
+        self.deliveries.published(event, seq)
+        self._took("publish", ms)
+
+    def publish_failed(self, ms: float, code: str) -> None:
+        """An event was given up."""
+        self.counts["publish_failed"] += 1
+        self._took("publish", ms, code)
+
+    def sample(self, t: float, live: int, clients: int, lag_ms: float) -> None:
+        """One point of the recovery curve."""
+        self.curve.append(
+            {"t": t, "live": live, "clients": clients, "connects": self.counts["connect_done"], "generator_lag_ms": lag_ms}
+        )
+
+    def percentile(self, name: str, share: float) -> float | None:
+        """Milliseconds of what Locust's tables call so; None before there is any."""
+        sketch = self.sketches.get(name)
+        return None if sketch is None else sketch.get_quantile_value(share)
+
+    def _took(self, name: str, ms: float, error: str = "") -> None:
+        if not error:
+            if name not in self.sketches:
+                self.sketches[name] = DDSketch(0.01)
+            self.sketches[name].add(max(ms, 0.0))
+        self._report("WS" if name not in ("mint", "publish") else "HTTP", name, max(ms, 0.0), error)

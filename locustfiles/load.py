@@ -1,0 +1,42 @@
+"""Hooks a locustfile into Locust: its drill's fields, the conductor, and a verdict however the run ends."""
+
+import logging
+import signal
+from typing import Any
+
+import gevent
+from locust import events
+
+from locustfiles import options
+from locustfiles.conductor import conductor_of
+
+
+def of(drill: str, **defaults: object) -> None:
+    """This locustfile runs that drill, with these defaults of its fields, unless something else is chosen."""
+
+    def add_fields(parser: Any) -> None:
+        options.add_to(parser, drill, **defaults)
+
+    def begin(environment: Any, runner: Any, **_: Any) -> None:
+        conductor_of(environment)
+        gevent.signal_handler(signal.SIGTERM, _quit, environment, runner)
+
+    def end(environment: Any, **_: Any) -> None:
+        conductor_of(environment).stop("it was interrupted")
+
+    events.init_command_line_parser.add_listener(add_fields)
+    events.init.add_listener(begin)
+    events.test_stopping.add_listener(end)
+    events.quitting.add_listener(end)
+    logging.getLogger("locust.runners").addFilter(_is_news)
+
+
+def _quit(environment: Any, runner: Any) -> None:
+    """Locust listens to SIGTERM only once a test without a page is over."""
+    conductor_of(environment).stop("it was interrupted")
+    runner.quit()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Users are spawned at once, and each arrives at its own moment: a warning of a high rate would be wrong."""
+    return "spawn rate is very high" not in str(record.msg)

@@ -1,0 +1,135 @@
+"""What a load test can be asked: command-line arguments, which are the web page's fields too, and what they come to."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drills import CATALOG, gates, targets
+from drills.thresholds import DEFAULT_PATH
+from locustfiles import patterns, storms
+from sim import drill as drills
+from sim.config import to_struct
+from sim.contract.settings import DEFECTS, Switches
+from sim.drill import Drill
+from sim.engines import permission
+from sim.engines.lane import Lane
+from sim.errors import UsageError
+
+AS_THE_DRILL_HAS_IT = 0.0  # of a number: what the drill's file says
+POLICIES = ("", "reference", "desktop", "sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint")
+EXAMPLES = CATALOG.parent / "examples"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run. `lane` None: the embedded mock is started for it, with these switches."""
+
+    drill: Drill
+    seed: int
+    lane: Lane | None
+    switches: Switches
+    thresholds: Path
+    out: Path
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """Name and kind, as a run's files have them."""
+        return (self.lane.name, self.lane.kind) if self.lane else ("embedded mock", "mock")
+
+
+def possible_drills() -> list[str]:
+    """The drills that load tests can do."""
+    found = []
+    for path in sorted((*CATALOG.glob("*.toml"), *EXAMPLES.glob("*.toml"))):
+        try:
+            storms.require_possible(drills.load(path))
+        except UsageError:
+            continue
+        found.append(path.stem)
+    return found
+
+
+def add_to(parser: Any, drill: str, **defaults: object) -> None:
+    """Add all fields to Locust's parser; `drill` and `defaults` are what this locustfile is for."""
+
+    def add(name: str, default: Any, help_text: str, **more: Any) -> None:
+        key = name.removeprefix("--").replace("-", "_")
+        parser.add_argument(name, default=defaults.get(key, default), help=help_text, **more)
+
+    def number(name: str, help_text: str, kind: type = float, default: float = AS_THE_DRILL_HAS_IT) -> None:
+        add(name, kind(default), help_text, type=kind)
+
+    add("--drill", drill, "Which drill's course, faults and checks.", choices=possible_drills())
+    number("--clients", "Clients of the fleet; 0: as many as the drill has.", int)
+    add("--policy", "", "Client policy; empty: the drill's own.", choices=POLICIES)
+    number("--topics-per-client", "Run streams that each client reads; 0: as the drill has it.", int)
+    number("--events-per-s", "Published over all streams together; 0: as the drill has it.")
+    number("--connects-per-s", "At which clients arrive; 0: as the drill has it.")
+    number("--steady-s", "Seconds before the storm; 0: as the drill has it.")
+    number("--fault-s", "Seconds of the storm's phase; 0: as the drill has it.")
+    add("--pattern", patterns.AS_THE_DRILL, "In which sockets are cut.", choices=(patterns.AS_THE_DRILL, *patterns.PATTERNS))
+    number("--share-dropped", "Of the fleet, that each cut takes; 0: as the drill has it, or all.")
+    number("--storm-at", "When the first fault begins, in s of its phase; -1: as the drill has it.", default=-1.0)
+    add("--target", targets.EMBEDDED, "'mock' starts one; or the address of a mock on this machine.")
+    add("--thresholds", "", "Judge by this file instead of the default thresholds.")
+    number("--seed", "Names the run: same seed, same faults and same delays.", int, 1)
+    add("--set", [], "Override any key of the drill.", action="append", metavar="KEY=VALUE", include_in_web_ui=False)
+    add("--defect", [], "Switch a named defect of the embedded mock on.", action="append", include_in_web_ui=False)
+    add("--out", "results", "Folder that runs are written to.", include_in_web_ui=False)
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """What these options come to; raises `UsageError`, one sentence, for what cannot be run."""
+    drill = _drill(options)
+    storms.require_possible(drill)
+    lane = targets.resolve(options.target)
+    if lane is not None:
+        _require_mock(lane)
+        permission.require_allowed(drill, lane)
+    if lane is not None and options.defect:
+        raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")
+    thresholds = Path(options.thresholds) if options.thresholds else DEFAULT_PATH
+    gates.require_checks(drill, gates.load_thresholds(thresholds))
+    return Plan(drill, options.seed, lane, _switches(options), thresholds, Path(options.out))
+
+
+def _require_mock(lane: Lane) -> None:
+    if not lane.is_mock:
+        raise UsageError(
+            f"target '{lane.name}' is {lane.kind}: load tests know no caps and stop conditions, so they only go to mocks; "
+            "use `stormgate drill run`, which keeps to both."
+        )
+
+
+def _switches(options: argparse.Namespace) -> Switches:
+    for name in options.defect:
+        if name not in DEFECTS:
+            raise UsageError(f"--defect {name}: there is no such defect; there are: {', '.join(DEFECTS)}.")
+    return to_struct({"defects": list(options.defect), "seed": options.seed}, Switches, "--defect")
+
+
+def _drill(options: argparse.Namespace) -> Drill:
+    path = next(path for path in (CATALOG / f"{options.drill}.toml", EXAMPLES / f"{options.drill}.toml") if path.exists())
+    drill = drills.load(path, (*_changes(options, drills.load(path)), *options.set))
+    return patterns.with_pattern(drill, options.pattern, options.share_dropped or 1.0)
+
+
+def _changes(options: argparse.Namespace, drill: Drill) -> list[str]:
+    """What the fields change in the drill's file, as `--set` has it."""
+    fields = {
+        "fleet.clients": options.clients,
+        "fleet.policy": options.policy,
+        "fleet.topics_per_client": options.topics_per_client,
+        "fleet.connects_per_s": options.connects_per_s,
+        "load.events_per_s": options.events_per_s,
+        "phases.steady_s": options.steady_s,
+        "phases.fault_s": options.fault_s,
+    }
+    changes = [f"{key}={value}" for key, value in fields.items() if value]
+    if options.storm_at >= 0 and drill.faults:
+        changes.append(f"faults.0.at_s={options.storm_at}")
+    if options.share_dropped:
+        cuts = [number for number, fault in enumerate(drill.faults) if fault.kind == "drop_sockets"]
+        changes += [f"faults.{number}.share={options.share_dropped}" for number in cuts]
+    return changes

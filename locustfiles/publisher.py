@@ -1,0 +1,19 @@
+"""A user that publishes a drill's load over HTTP."""
+
+import gevent
+from locust import User, task
+
+from locustfiles.conductor import conductor_of
+
+
+class PublisherUser(User):
+    """Publishes the drill's events; there is one of it, however many clients."""
+
+    abstract = True
+    fixed_count = 1
+
+    @task
+    def publish_events(self) -> None:
+        """The whole run's load."""
+        conductor_of(self.environment).publish()
+        gevent.sleep(float("inf"))

@@ -1,0 +1,159 @@
+"""Carrying out a drill's fault plan by greenlets: what our own clients do, and what the mock's switches do.
+
+The rest (network faults, killed runtimes, revoked sessions, rotated keys, clocks) is refused by name: `stormgate drill run`
+does it.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import gevent
+import msgspec
+from gevent.lock import BoundedSemaphore
+
+from locustfiles.lane import LaneRequests
+from sim.contract.settings import Switches
+from sim.drill import Drill
+from sim.engines import course
+from sim.engines.session_driver import SessionDriver, WallClock
+from sim.errors import UsageError
+from sim.fault_kinds import (
+    DropSockets,
+    ExpireTokens,
+    Fault,
+    ForgetTokens,
+    RestartClients,
+    RollingDeploy,
+    ShrinkWindow,
+    SwitchFault,
+)
+from sim.faults import PlannedFault, switches_during
+from sim.observations import NAN, Recorder
+
+POSSIBLE: tuple[type[Fault], ...] = (
+    DropSockets,
+    ExpireTokens,
+    ForgetTokens,
+    RestartClients,
+    RollingDeploy,
+    ShrinkWindow,
+    SwitchFault,
+)
+
+
+def require_possible(drill: Drill) -> None:
+    """Raise `UsageError` for a drill with anything that is not done here."""
+    wanted = [fault.kind for fault in drill.faults if not isinstance(fault, POSSIBLE)]
+    wanted += ["retired routes"] if drill.expect.retired_routes else []
+    wanted += ["surfaces to compare"] if drill.surfaces else []
+    wanted += ["a fixed number of events"] if drill.load.events else []
+    if "sockets" not in drill.engines:
+        raise UsageError(f"drill '{drill.name}' is not for real sockets; its key 'engines' has: {', '.join(drill.engines)}.")
+    if wanted:
+        raise UsageError(
+            f"drill '{drill.name}' has {', '.join(dict.fromkeys(wanted))}, which load tests do not do; "
+            f"use `stormgate drill run {drill.name}`."
+        )
+
+
+class Storms:
+    """All faults of one run. `clients` is by the client's number."""
+
+    def __init__(
+        self,
+        lane: LaneRequests,
+        healthy: Switches,
+        clients: Mapping[int, SessionDriver],
+        topics: tuple[Sequence[str], Sequence[str]],
+        clock: WallClock,
+        recorder: Recorder,
+    ) -> None:
+        self._lane = lane
+        self._healthy = healthy
+        self._clients = clients
+        self._run_topics, self._other_topics = topics
+        self._clock = clock
+        self._recorder = recorder
+        self._active: dict[int, PlannedFault] = {}
+        self._switched = False
+        self._switching = BoundedSemaphore()  # two requests under way at once could arrive in the other order
+
+    def run(self, planned: PlannedFault, began: float) -> None:
+        """Carry out one fault at its time; `began` is when the fault phase did."""
+        self._sleep_until(began + planned.begins_s)
+        self._note("fault_begun", planned)
+        self._active[planned.index] = planned
+        observed = self._act(planned, began + planned.ends_s)
+        self._active.pop(planned.index, None)
+        if observed:
+            self._note("fault_observed", planned, observed)
+        self._note("fault_ended", planned)
+
+    def _act(self, planned: PlannedFault, ends: float) -> int:
+        """Break it, keep it broken, mend it; returns how often it was seen to act."""
+        match planned.fault:
+            case SwitchFault():
+                return self._switch(planned, ends)
+            case DropSockets(offline_s=offline_s):
+                cut = sum(self._clients[client].cut(offline_s) for client in planned.clients)
+                self._sleep_until(ends)
+                return cut
+            case RestartClients() as fault:
+                died = [client for client in planned.clients if self._clients[client].die(fault)]
+                self._sleep_until(ends)
+                for client in died:
+                    self._clients[client].revive()
+                return len(died)
+            case ForgetTokens():
+                for client in planned.clients:
+                    course.forget_token(self._clients[client].session)
+                    self._recorder.add(self._clock.now() - self._clock.began, "token_forgotten", client)
+                return len(planned.clients)
+            case RollingDeploy():
+                return self._lane.hang_up(planned.clients)
+            case ShrinkWindow() as fault:
+                topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
+                return sum(self._lane.shrink_window(topic, fault.keep_events) for topic in topics)
+            case ExpireTokens():
+                return self._set_switches(tokens_void_before=time.time())
+            case _:
+                raise UsageError(f"load tests do not do {planned.kind}.")
+
+    def _switch(self, planned: PlannedFault, ends: float) -> int:
+        """A fault that is a switch of the mock: on, and at its end off again."""
+        before = self._acted(planned)
+        self._set_switches()
+        self._sleep_until(ends)
+        self._set_switches(without=planned)
+        return self._acted(planned) - before  # once it is off, so that every time it acted is counted
+
+    def _acted(self, planned: PlannedFault) -> int:
+        """How often the mock says that it acted, since it was started."""
+        return int(self._lane.mock_state()["acted"].get(planned.kind, 0))
+
+    def _set_switches(self, without: PlannedFault | None = None, **for_good: float) -> int:
+        """Put in force what acts now, and what stays; returns how many sockets were told to authenticate again."""
+        with self._switching:
+            self._switched = True
+            self._healthy = msgspec.structs.replace(self._healthy, **for_good)
+            active = [planned.fault for planned in self._active.values() if planned is not without]
+            return self._lane.set_switches(switches_during(self._healthy, active))
+
+    def heal(self) -> None:
+        """Take back whatever still acts, after all faults or in the middle of them."""
+        for client in self._clients.values():
+            client.come_online()
+        left = list(self._active.values())
+        self._active.clear()
+        if self._switched:
+            self._set_switches()
+        for planned in left:
+            self._note("fault_ended", planned)
+
+    def _sleep_until(self, moment: float) -> None:
+        while (wait_s := moment - self._clock.now()) > 0:
+            gevent.sleep(wait_s)
+
+    def _note(self, kind: str, planned: PlannedFault, value: float = NAN) -> None:
+        t = self._clock.now() - self._clock.began
+        self._recorder.add(t, kind, attempt=planned.index, value=value, detail=planned.kind)

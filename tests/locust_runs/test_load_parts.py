@@ -1,0 +1,126 @@
+"""The parts of load tests that need no Locust: what is asked, what is watched."""
+
+import argparse
+from types import SimpleNamespace
+
+import pytest
+
+from drills.thresholds import Threshold
+from locustfiles import options, patterns, verdict
+from locustfiles.collecting import LiveFigures
+from sim.contract.notices import Notice
+from sim.errors import UsageError
+from sim.fault_kinds import DropSockets
+
+NAN = float("nan")
+
+
+class Parser:
+    """Takes fields as Locust's parser does."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, object] = {}
+        self.choices: dict[str, object] = {}
+
+    def add_argument(self, name: str, default: object, help: str, **more: object) -> None:
+        self.values[name.removeprefix("--").replace("-", "_")] = default
+        self.choices[name] = more.get("choices")
+
+
+def asked(drill: str = "reconnect_storm", **fields: object) -> argparse.Namespace:
+    parser = Parser()
+    options.add_to(parser, drill)
+    assert set(fields) <= set(parser.values)
+    return argparse.Namespace(**(parser.values | fields))
+
+
+def test_fields_left_alone_are_the_drill_as_it_is():
+    plan = options.plan_of(asked())
+    assert (plan.drill.fleet.clients, plan.target, plan.seed) == (300, ("embedded mock", "mock"), 1)
+    assert options.plan_of(asked()).drill.digest() == options.drills.load(options.CATALOG / "reconnect_storm.toml").digest()
+
+
+def test_fields_change_the_drill():
+    drill = options.plan_of(
+        asked(clients=20, share_dropped=0.5, storm_at=1.5, events_per_s=7.0, set=["fleet.policy=desktop"])
+    ).drill
+    assert (drill.fleet.clients, drill.fleet.policy, drill.load.events_per_s) == (20, "desktop", 7.0)
+    assert [(fault.at_s, fault.share) for fault in drill.faults] == [(1.5, 0.5), (7.0, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"drill": "runtime_restart"}, "kill_runtime"),
+        ({"drill": "network_flap"}, "reset_links"),
+        ({"drill": "rollout_day"}, "not for real sockets"),
+        ({"drill": "retired_routes"}, "retired routes"),
+        ({"clients": -3}, "fleet.clients"),
+        ({"defect": ["no_such"]}, "there is no such defect"),
+        ({"target": "http://example.org"}, "addresses are of this machine only"),
+        ({"target": "http://127.0.0.1:1", "defect": ["skip_delivery"]}, "embedded mock only"),
+        ({"thresholds": "no/such.toml"}, "no such file"),
+        ({"pattern": "waves", "drill": "dropped_delivery"}, "cuts no sockets"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(fields: dict[str, object], why: str):
+    with pytest.raises(UsageError, match=why):
+        options.plan_of(asked(**fields))
+
+
+def test_live_targets_are_refused(monkeypatch: pytest.MonkeyPatch):
+    lane = options.Lane("staging", "staging", "http://127.0.0.1:1", "http://127.0.0.1:1")
+    monkeypatch.setattr(options.targets, "resolve", lambda target: lane)
+    with pytest.raises(UsageError, match="know no caps"):
+        options.plan_of(asked(target="staging"))
+
+
+def test_every_drill_that_is_offered_can_be_planned():
+    assert {"reconnect_storm", "stale_cursor", "dropped_delivery", "token_expiry_storm", "observation"} <= set(
+        options.possible_drills()
+    )
+    for name in options.possible_drills():
+        options.plan_of(asked(name))
+
+
+@pytest.mark.parametrize("name", patterns.PATTERNS)
+def test_patterns_cut_sockets_within_the_phase(name: str):
+    drill = options.plan_of(asked("multi_client_order", pattern=name, share_dropped=0.5)).drill
+    cuts = [fault for fault in drill.faults if isinstance(fault, DropSockets)]
+    assert len(drill.faults) == len(cuts) + 1  # what else the drill does stays
+    assert all(fault.at_s + fault.lasts_s <= drill.phases.fault_s and fault.share <= 0.5 for fault in cuts)
+
+
+def test_deliveries_are_timed_from_when_the_event_was_due_whoever_learns_of_it_first():
+    reports: list[tuple[str, str, float, str]] = []
+    live = LiveFigures(lambda *row: reports.append(row))
+    due = SimpleNamespace(due=100.0, stream=SimpleNamespace(stream="s"))
+    client = SimpleNamespace(client=0)
+    live.noticed(100.25, client, [Notice("applied", "s", 1, 0, NAN, "")])
+    assert reports == []
+    live.published(due, 1, 300.0)
+    live.noticed(100.5, client, [Notice("applied", "s", 1, 0, NAN, "")])
+    assert [(name, ms) for _, name, ms, _ in reports] == [("delivery", 250.0), ("publish", 300.0), ("delivery", 500.0)]
+
+
+def test_failures_are_told_with_their_reasons():
+    reports: list[tuple[str, str, float, str]] = []
+    live = LiveFigures(lambda *row: reports.append(row))
+    client = SimpleNamespace(client=0)
+    live.noticed(1.0, client, [Notice("connect_failed", "", -1, 0, 9.0, "unauthorized")])
+    live.noticed(2.0, client, [Notice("connect_done", "", -1, 0, 5.0, "")])
+    live.noticed(3.0, client, [Notice("subscribe_refused", "", -1, 0, NAN, "unsupported_client_build")])
+    assert reports == [
+        ("WS", "WS connect", 9.0, "unauthorized"),
+        ("WS", "WS connect", 5.0, ""),
+        ("WS", "join", 1000.0, "unsupported_client_build"),
+    ]
+
+
+def test_gates_look_open_until_there_is_something_to_see():
+    live = LiveFigures(lambda *_: None)
+    limits = {"replay.bootstrap_ms": Threshold(600, "<=", "ms", "", "")}
+    (before,) = verdict.provisional(("replay.bootstrap_ms",), limits, live)
+    live.noticed(1.0, SimpleNamespace(client=0), [Notice("replay_completed", "", -1, 0, 900.0, "")])
+    (after,) = verdict.provisional(("replay.bootstrap_ms",), limits, live)
+    assert (before.state, after.state) == ("open", "fail")
