@@ -9,6 +9,7 @@ from rich.console import Console
 from drills import gates, report
 from drills.verdicts import RunVerdict
 from locustfiles import verdict as verdicts
+from locustfiles.climb import Climb
 from locustfiles.drill_run import DrillRun
 from locustfiles.options import Plan, plan_of
 from locustfiles.verdict import Provisional, RunFolder
@@ -26,7 +27,9 @@ class Conductor:
         self.run: DrillRun | None = None  # the one that goes on, or the last one
         self.folder: RunFolder | None = None
         self.verdict: RunVerdict | None = None  # of the last run; None while one goes on
-        self.refusal = ""  # why the last test could not begin
+        self.refusal = ""  # why the last test could not begin, or could not be judged
+        self.climbs = False  # whether a green run is followed by a larger one
+        self.climb: Climb | None = None
         self.is_over = False  # the run is judged, or could not be
         self._is_expected = True
         self._course: gevent.Greenlet[[], None] | None = None
@@ -44,7 +47,7 @@ class Conductor:
             self._is_expected = False
             if not self._begin():
                 return None
-        if self.run is None or self.is_over:
+        if self.run is None or (self.is_over and not self._begin_next()):
             return None
         clients = self.run.plan.drill.fleet.clients
         return clients + 1, float(clients + 1)  # at once: each arrives at its own moment
@@ -58,10 +61,12 @@ class Conductor:
     # --- users --------------------------------------------------------------------------------------
 
     def be_a_client(self, user: object) -> None:
-        """This user is the next client of the fleet, until the run ends; one too many is none."""
-        if self.run is not None and (number := self.run.take_client()) is not None:
-            self._clients[user] = number
-            self.run.be_a_client(number)
+        """This user is the next client of the fleet, until there is another run; one too many is none."""
+        if (run := self._run_or_wait()) is not None:
+            if (number := run.take_client()) is not None:
+                self._clients[user] = number
+                run.be_a_client(number)
+            run.replaced.wait()
 
     def leave(self, user: object) -> None:
         """Locust takes a user away."""
@@ -70,9 +75,16 @@ class Conductor:
             self.run.clients[number].stop()
 
     def publish(self) -> None:
-        """This user publishes until the run ends."""
-        if self.run is not None:
-            self.run.publish()
+        """This user publishes until there is another run."""
+        if (run := self._run_or_wait()) is not None:
+            run.publish()
+            run.replaced.wait()
+
+    def _run_or_wait(self) -> DrillRun | None:
+        """The run that goes on; without one, a user comes back later, or never."""
+        if self.run is None:
+            gevent.sleep(1.0)
+        return self.run
 
     # --- runs ---------------------------------------------------------------------------------------
 
@@ -84,29 +96,59 @@ class Conductor:
         return verdicts.provisional(plan.drill.checks, gates.load_thresholds(plan.thresholds), self.run.live)
 
     def _begin(self) -> bool:
-        """Begin a run; if it cannot be, say why in one sentence."""
-        self.verdict, self.refusal, self.run, self.folder, self.is_over = None, "", None, None, False
-        self._clients.clear()
+        """Begin the run, or the first one, that the options ask for."""
+        self.climb, self.refusal = None, ""
         self._environment.process_exit_code = _EXIT_INTERNAL  # until there is a verdict
+        options = self._environment.parsed_options
         try:
-            plan = plan_of(self._environment.parsed_options)
+            self.climb = Climb(options) if self.climbs else None
+            plan = plan_of(options)
+        except StormgateError as error:
+            self._fail(str(error), error.exit_code)
+            return False
+        return self._begin_run(plan)
+
+    def _begin_next(self) -> bool:
+        """Begin the next run of a climb, if there is one."""
+        if self.climb is None or self.run is None or self.verdict is None:
+            return False
+        plan = self.climb.after(self.run.plan, self.verdict)
+        log.info("climb: %s", f"next {plan.drill.fleet.clients} clients" if plan else self.climb.in_words())
+        self._environment.process_exit_code = self.climb.exit_code
+        return plan is not None and self._begin_run(plan)
+
+    def _begin_run(self, plan: Plan) -> bool:
+        """Begin a run; if it cannot be, say why in one sentence."""
+        before, self.run, self.folder, self.verdict, self.is_over = self.run, None, None, None, False
+        self._environment.process_exit_code = _EXIT_INTERNAL
+        self._clients.clear()
+        try:
             self._prepare(plan)
         except StormgateError as error:
             self._fail(str(error), error.exit_code)
-            if self.run is not None:
-                self.run.stop(str(error))
-                self.run.close()
-            if self.folder is not None:
-                self.folder.mark.remove()
+            self._abandon(str(error))
             return False
+        except BaseException:  # killed by who stops the test
+            self._abandon("it was interrupted")
+            raise
         self._course = gevent.spawn(self._follow)
+        if before is not None:
+            before.replaced.set()
         return True
 
     def _prepare(self, plan: Plan) -> None:
         self.folder = verdicts.open_folder(plan)
-        say = log.info
-        self.run = DrillRun(plan, self.folder.folder, self.folder.run_dir.name, self._report, lambda text: say("%s", text))
+        self.run = DrillRun(plan, self.folder.folder, self.folder.run_dir.name, self._report, lambda text: log.info("%s", text))
         self.run.prepare()
+
+    def _abandon(self, because: str) -> None:
+        """Leave nothing behind of a run that did not begin."""
+        if self.run is not None:
+            self.run.stop(because)
+            self.run.close()
+            self.run = None
+        if self.folder is not None:
+            self.folder.mark.remove()
 
     def _follow(self) -> None:
         """The run's whole course, and its verdict; whatever goes wrong, the test ends and the exit code is no go."""

@@ -59,6 +59,7 @@ class DrillRun:
         self._mock: EmbeddedMock | None = None
         self._lag_ms = 0.0
         self.began = NEVER  # when the first client is to arrive
+        self.replaced = Event()  # another run has begun
         self.header = self._new_header(run_id)
 
     # --- before -------------------------------------------------------------------------------------

@@ -7,18 +7,23 @@ from typing import Any
 import gevent
 from locust import events
 
-from locustfiles import options
+from locustfiles import climb, options
 from locustfiles.conductor import conductor_of
 
 
-def of(drill: str, **defaults: object) -> None:
-    """This locustfile runs that drill, with these defaults of its fields, unless something else is chosen."""
+def of(drill: str, climbs: bool = False, **defaults: object) -> None:
+    """This locustfile runs that drill, with these defaults of its fields, unless something else is chosen.
+
+    With `climbs` it goes on with more and more clients.
+    """
 
     def add_fields(parser: Any) -> None:
         options.add_to(parser, drill, **defaults)
+        if climbs:
+            climb.add_to(parser)
 
     def begin(environment: Any, runner: Any, **_: Any) -> None:
-        conductor_of(environment)
+        conductor_of(environment).climbs = climbs
         gevent.signal_handler(signal.SIGTERM, _quit, environment, runner)
 
     def end(environment: Any, **_: Any) -> None:

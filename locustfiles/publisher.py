@@ -1,6 +1,5 @@
 """A user that publishes a drill's load over HTTP."""
 
-import gevent
 from locust import User, task
 
 from locustfiles.conductor import conductor_of
@@ -16,4 +15,3 @@ class PublisherUser(User):
     def publish_events(self) -> None:
         """The whole run's load."""
         conductor_of(self.environment).publish()
-        gevent.sleep(float("inf"))

@@ -1,6 +1,5 @@
 """A user that is one client of the sync lane: its whole life is one ClientSession over one socket at a time."""
 
-import gevent
 from locust import User, task
 
 from locustfiles.conductor import conductor_of
@@ -15,7 +14,6 @@ class SyncUser(User):
     def be_a_client(self) -> None:
         """One client's life."""
         conductor_of(self.environment).be_a_client(self)
-        gevent.sleep(float("inf"))
 
     def on_stop(self) -> None:
         """Locust takes this user away: its client is gone with it."""

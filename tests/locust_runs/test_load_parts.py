@@ -7,6 +7,7 @@ import pytest
 
 from drills.thresholds import Threshold
 from locustfiles import options, patterns, verdict
+from locustfiles.climb import Climb
 from locustfiles.collecting import LiveFigures
 from sim.contract.notices import Notice
 from sim.errors import UsageError
@@ -124,3 +125,45 @@ def test_gates_look_open_until_there_is_something_to_see():
     live.noticed(1.0, SimpleNamespace(client=0), [Notice("replay_completed", "", -1, 0, 900.0, "")])
     (after,) = verdict.provisional(("replay.bootstrap_ms",), limits, live)
     assert (before.state, after.state) == ("open", "fail")
+
+
+def judged(exit_code: int, late: bool = False) -> SimpleNamespace:
+    """A verdict, as much of it as a climb looks at."""
+    check = SimpleNamespace(name="drill.generator_lag_ms", state="error" if late else "pass")
+    return SimpleNamespace(exit_code=exit_code, run_id="the run", drills=(SimpleNamespace(checks=(check,)),))
+
+
+def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[Climb, list[int]]:
+    """A climb from 100 clients, and the clients of its steps."""
+    climb = Climb(argparse.Namespace(growth=2.0, most_clients=most))
+    plan, steps = options.plan_of(asked(clients=100)), []
+    for each in verdicts:
+        assert plan is not None
+        steps.append(plan.drill.fleet.clients)
+        plan = climb.after(plan, each)
+    assert plan is None
+    return climb, steps
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "clients", "exit_code", "said"),
+    [
+        ((judged(0), judged(0), judged(1)), [100, 200, 400], 0, "green up to 200 clients (the run); 400 clients were red"),
+        ((judged(0), judged(0), judged(0)), [100, 200, 400], 2, "no limit was found"),
+        ((judged(1),), [100], 1, "no load was green; 100 clients were red"),
+        ((judged(0), judged(2)), [100, 200], 2, "200 clients were not decided"),
+        ((judged(0), judged(4, late=True)), [100, 200], 4, "its limit, not the lane's"),
+    ],
+)
+def test_a_climb_ends_at_the_first_load_that_is_not_green(
+    verdicts: tuple[SimpleNamespace, ...], clients: list[int], exit_code: int, said: str
+):
+    climb, steps = climbed(*verdicts)
+    assert steps == clients
+    assert climb.exit_code == exit_code
+    assert said in climb.in_words()
+
+
+def test_a_climb_must_grow():
+    with pytest.raises(UsageError, match="more than 1"):
+        Climb(argparse.Namespace(growth=1.0, most_clients=10))

@@ -1,0 +1,20 @@
+"""Storms of more and more clients, until a gate is not green: which load does the lane still take?"""
+
+from locustfiles import load
+from locustfiles.publisher import PublisherUser
+from locustfiles.shapes import DrillShape
+from locustfiles.sync_user import SyncUser
+
+load.of("reconnect_storm", climbs=True, clients=100, steady_s=3.0)
+
+
+class Client(SyncUser):
+    """A client of the lane."""
+
+
+class Publisher(PublisherUser):
+    """Publishes the drill's events."""
+
+
+class Course(DrillShape):
+    """One drill after the other."""
