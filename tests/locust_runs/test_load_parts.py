@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from drills.thresholds import Threshold
+from drills.verdicts import State
 from locustfiles import options, patterns, verdict
 from locustfiles.climb import Climb
 from locustfiles.collecting import LiveFigures
@@ -129,7 +130,7 @@ def test_gates_look_open_until_there_is_something_to_see():
 
 def judged(exit_code: int, late: bool = False) -> SimpleNamespace:
     """A verdict, as much of it as a climb looks at."""
-    check = SimpleNamespace(name="drill.generator_lag_ms", state="error" if late else "pass")
+    check = SimpleNamespace(name="drill.generator_lag_ms", state=State.ERROR if late else State.PASS)
     return SimpleNamespace(exit_code=exit_code, run_id="the run", drills=(SimpleNamespace(checks=(check,)),))
 
 
