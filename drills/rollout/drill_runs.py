@@ -68,7 +68,7 @@ class Child:
     def interrupt(self) -> DrillDone:
         """End it in order: it heals, and keeps what it observed."""
         if self._process.poll() is None:
-            os.kill(self._process.pid, signal.SIGINT)
+            os.kill(self._process.pid, signal.SIGTERM)  # which nobody ignores
         return self.wait(_LAST_WORDS_S)
 
     def _taken(self) -> DrillDone:

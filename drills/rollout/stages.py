@@ -30,6 +30,7 @@ Runner = Literal["cargo", "pytest", "go", "node", ""]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Interval = Annotated[float, msgspec.Meta(gt=0, le=300)]  # seconds; the fastest burn of a budget is looked for within 300 s
 Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 Words = Annotated[str, msgspec.Meta(min_length=1)]
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -47,7 +48,7 @@ class Calendar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a window is watched. All defaults are [ours]."""
 
-    interval_s: Positive = 30.0
+    interval_s: Interval = 30.0
     judge_every_s: Positive = 60.0
     extend_up_to_s: NotNegative = 14_400.0
 

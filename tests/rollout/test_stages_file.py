@@ -72,6 +72,7 @@ def test_the_runbooks_five_verifications_are_asked_and_ours_stand_beside_them():
         ('stands_for = "docs"', 'stands_for = "luck"', "'luck'"),
         ("days_off = []", 'days_off = ["Christmas"]', "Christmas"),
         ("[signoff]", "[signof]", "signof"),
+        ("interval_s = 30.0", "interval_s = 900.0", "sampling.interval_s"),
         ("every_s = 300.0", "every_s = -1.0", "watch.every_s"),
     ],
 )
