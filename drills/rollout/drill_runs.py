@@ -12,7 +12,7 @@ from typing import IO
 
 import msgspec
 
-from drills import CATALOG, gates
+from drills import CATALOG, gates, surfaces
 from drills.rollout import one_drill, records
 from drills.rollout.aim import Aim
 from drills.rollout.commands import append, end
@@ -23,7 +23,7 @@ from drills.thresholds import Thresholds
 from drills.verdicts import State
 from sim import drill as drill_file
 from sim.contract.settings import RuntimeSettings
-from sim.drill import Drill
+from sim.drill import Drill, expected_duration_s
 from sim.errors import StorageError, UsageError
 
 EXAMPLES = CATALOG.with_name("examples")
@@ -138,7 +138,7 @@ def run_all(drills: dict[str, Path], folder: Path, aim: Aim, side_by_side: int, 
         out.mkdir(exist_ok=True)
     except OSError as error:
         raise StorageError(f"{out}: cannot be written ({error.strerror}).") from None
-    orders = [_order(path, folder, aim) for path in drills.values()]
+    orders = [_order(path, folder, aim) for path in sorted(drills.values(), key=_length_s, reverse=True)]  # no long one last
     at_once = side_by_side if aim.is_embedded else 1
     done: list[DrillDone] = []
     running: list[Child] = []
@@ -156,6 +156,11 @@ def run_all(drills: dict[str, Path], folder: Path, aim: Aim, side_by_side: int, 
     finally:
         _summarise(folder, done)
     return done
+
+
+def _length_s(path: Path) -> float:
+    drill = drill_file.load(path)
+    return expected_duration_s(drill) * max(len(surfaces.surfaces_of(drill)), 1)
 
 
 def _order(path: Path, folder: Path, aim: Aim) -> Order:
