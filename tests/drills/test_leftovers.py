@@ -193,7 +193,7 @@ REPLICATED = ("dropped_delivery", "--engine", "virtual", "--replications", "60")
 def test_replications_leave_no_workers(tmp_path: Path, number: signal.Signals):
     with running(tmp_path, *REPLICATED) as run:
         assert soon(lambda: len(run.pids) >= 3)  # ours, and at least one worker with what watches over it
-        run.until("replications: ")
+        run.until(" of 60 are done")
         run.process.send_signal(number)
         assert run.wait() == (-signal.SIGKILL if number is signal.SIGKILL else INTERRUPTED)
         assert soon(lambda: run.pids == [])
