@@ -5,9 +5,11 @@ import contextlib
 import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from sim.ownership import STATE_PREFIX, OwnedFolder
 
 COMPLAINT = "stormgate mock: "  # begins the one line on stderr that says why it cannot start
 ADMIN_TOKEN_VARIABLE = "RUNTIME_ADMIN_TOKEN"
+_OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT, _PORTS_TRIED = 10_000, 20  # [ours] above what well-known services listen on
 _BACKLOG = 4096  # connections the kernel holds while a storm's connects wait to be accepted
 
 
@@ -116,17 +120,38 @@ def _leave_when_closed(server: uvicorn.Server) -> None:
 
 
 def _listen(host: str, port: int, send_buffer_kib: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    """A listening socket. Raises `UsageError` when the address cannot be had."""
+    for candidate in (port,) if port else _lasting_ports():
+        try:
+            return _bound(host, candidate, send_buffer_kib)
+        except (OSError, OverflowError) as error:
+            why = error
+    raise UsageError(f"cannot listen on {host}:{port} ({why}); choose another --port, or 0 for any free one.") from None
+
+
+def _lasting_ports() -> Iterator[int]:
+    """Ports that the kernel gives to no outgoing connection, so that a mock that is down for a while finds its own free; then
+    any that is free."""
+    try:
+        outgoing_from = int(_OUTGOING_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        outgoing_from = 0
+    if outgoing_from > _LOWEST_PORT:
+        yield from (_LOWEST_PORT + secrets.randbelow(outgoing_from - _LOWEST_PORT) for _ in range(_PORTS_TRIED))
+    yield 0
+
+
+def _bound(host: str, port: int, send_buffer_kib: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if send_buffer_kib:  # the sockets it accepts have the same
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_kib * 1024)
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError):
         listener.close()
-        raise UsageError(f"cannot listen on {host}:{port} ({error}); choose another --port, or 0 for any free one.") from None
+        raise
     return listener
 
 

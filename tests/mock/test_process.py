@@ -67,6 +67,17 @@ def test_it_is_killed_and_comes_back_on_the_same_port_and_log(tmp_path: Path):
     assert "Traceback" not in (tmp_path / "runtime.log").read_text()
 
 
+def test_no_outgoing_connection_can_take_its_port_while_it_is_down(tmp_path: Path):
+    async def port() -> int:
+        process = MockProcess(OPTIONS, tmp_path)
+        await process.start()
+        await process.stop()
+        return int(process.url.rpartition(":")[2])
+
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert not first <= asyncio.run(port()) <= last
+
+
 def test_a_process_never_started_can_be_stopped(tmp_path: Path):
     process = MockProcess(OPTIONS, tmp_path)
     asyncio.run(process.stop())
