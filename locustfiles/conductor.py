@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import gevent
+from locust.runners import MasterRunner
 from rich.console import Console
 
 from drills import gates, report
@@ -13,7 +14,7 @@ from locustfiles.climb import Climb
 from locustfiles.drill_run import DrillRun
 from locustfiles.options import Plan, plan_of
 from locustfiles.verdict import Provisional, RunFolder
-from sim.errors import StormgateError
+from sim.errors import StormgateError, UsageError
 
 log = logging.getLogger("stormgate")
 _EXIT_INTERNAL = 4
@@ -92,8 +93,7 @@ class Conductor:
         """How the run's checks look now."""
         if self.run is None:
             return []
-        plan = self.run.plan
-        return verdicts.provisional(plan.drill.checks, gates.load_thresholds(plan.thresholds), self.run.live)
+        return verdicts.provisional(self.run.plan.drill.checks, self._thresholds, self.run.live)
 
     def _begin(self) -> bool:
         """Begin the run, or the first one, that the options ask for."""
@@ -101,6 +101,7 @@ class Conductor:
         self._environment.process_exit_code = _EXIT_INTERNAL  # until there is a verdict
         options = self._environment.parsed_options
         try:
+            _require_one_process(self._environment.runner)
             self.climb = Climb(options) if self.climbs else None
             plan = plan_of(options)
         except StormgateError as error:
@@ -137,6 +138,7 @@ class Conductor:
         return True
 
     def _prepare(self, plan: Plan) -> None:
+        self._thresholds = gates.load_thresholds(plan.thresholds)
         self.folder = verdicts.open_folder(plan)
         self.run = DrillRun(plan, self.folder.folder, self.folder.run_dir.name, self._report, lambda text: log.info("%s", text))
         self.run.prepare()
@@ -180,6 +182,14 @@ class Conductor:
         stats.log_request(kind, name, ms, 0)
         if error:
             stats.log_error(kind, name, error)
+
+
+def _require_one_process(runner: object) -> None:
+    if isinstance(runner, MasterRunner):
+        raise UsageError(
+            "load tests run in one process: what workers observe cannot be judged together yet; leave --master, --worker and "
+            "--processes out."
+        )
 
 
 def conductor_of(environment: Any) -> Conductor:
