@@ -1,4 +1,7 @@
-"""In which pattern sockets are cut during the fault phase: other storms than the drill's own, made of its own faults."""
+"""In which pattern sockets are cut during the fault phase: other storms than the drill's own, made of its own faults.
+
+Each pattern comes twice: only a second cut shows whether a client that was live again began its backoff anew.
+"""
 
 from collections.abc import Callable
 
@@ -7,7 +10,7 @@ import msgspec
 from sim import drill as drills
 from sim.drill import Drill
 from sim.errors import UsageError
-from sim.fault_kinds import AnyFault, DropSockets
+from sim.fault_kinds import DropSockets
 
 # All numbers of patterns are [ours].
 _WAVES = 4
@@ -15,28 +18,27 @@ _TEETH = (0.25, 0.5, 0.75, 1.0)
 _SPIKE_OFFLINE_S = 2.0
 
 
-def _storm(fault_s: float, share: float) -> list[AnyFault]:
-    """All at once, once."""
+def _storm(half_s: float, share: float) -> list[DropSockets]:
+    """All at once."""
     return [DropSockets(at_s=0.0, share=share)]
 
 
-def _waves(fault_s: float, share: float) -> list[AnyFault]:
+def _waves(half_s: float, share: float) -> list[DropSockets]:
     """The share in four parts that have nobody in common, one after the other."""
-    return [DropSockets(at_s=n * fault_s / _WAVES, share=share, wave=n + 1, waves=_WAVES) for n in range(_WAVES)]
+    return [DropSockets(at_s=n * half_s / _WAVES, share=share, wave=n + 1, waves=_WAVES) for n in range(_WAVES)]
 
 
-def _sawtooth(fault_s: float, share: float) -> list[AnyFault]:
-    """Each cut larger than the one before, and twice over."""
-    sizes = [tooth * share for tooth in (*_TEETH, *_TEETH)]
-    return [DropSockets(at_s=n * fault_s / len(sizes), share=size) for n, size in enumerate(sizes)]
+def _sawtooth(half_s: float, share: float) -> list[DropSockets]:
+    """Each cut larger than the one before."""
+    return [DropSockets(at_s=n * half_s / len(_TEETH), share=tooth * share) for n, tooth in enumerate(_TEETH)]
 
 
-def _spike(fault_s: float, share: float) -> list[AnyFault]:
+def _spike(half_s: float, share: float) -> list[DropSockets]:
     """Cut and kept away together, so that all come back at one moment."""
-    return [DropSockets(at_s=0.0, share=share, offline_s=min(_SPIKE_OFFLINE_S, fault_s / 2))]
+    return [DropSockets(at_s=0.0, share=share, offline_s=min(_SPIKE_OFFLINE_S, half_s / 2))]
 
 
-PATTERNS: dict[str, Callable[[float, float], list[AnyFault]]] = {
+PATTERNS: dict[str, Callable[[float, float], list[DropSockets]]] = {
     "storm": _storm,
     "waves": _waves,
     "sawtooth": _sawtooth,
@@ -52,7 +54,9 @@ def with_pattern(drill: Drill, name: str, share: float) -> Drill:
     others = tuple(fault for fault in drill.faults if not isinstance(fault, DropSockets))
     if len(others) == len(drill.faults):
         raise UsageError(f"drill '{drill.name}' cuts no sockets, so they cannot be cut in the pattern '{name}'.")
-    cuts = tuple(PATTERNS[name](drill.phases.fault_s, share))
-    changed = msgspec.structs.replace(drill, faults=(*others, *cuts))
+    half_s = drill.phases.fault_s / 2
+    once = PATTERNS[name](half_s, share)
+    again = [msgspec.structs.replace(cut, at_s=cut.at_s + half_s) for cut in once]
+    changed = msgspec.structs.replace(drill, faults=(*others, *once, *again))
     drills.check(changed, f"drill '{drill.name}' in the pattern '{name}'")
     return changed
