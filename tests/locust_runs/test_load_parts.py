@@ -1,6 +1,7 @@
 """The parts of load tests that need no Locust: what is asked, what is watched."""
 
 import argparse
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from locustfiles.collecting import LiveFigures
 from sim.contract.notices import Notice
 from sim.errors import UsageError
 from sim.fault_kinds import DropSockets
+from sim.faults import plan
 
 NAN = float("nan")
 
@@ -37,8 +39,8 @@ def asked(drill: str = "reconnect_storm", **fields: object) -> argparse.Namespac
 
 
 def test_fields_left_alone_are_the_drill_as_it_is():
-    plan = options.plan_of(asked())
-    assert (plan.drill.fleet.clients, plan.target, plan.seed) == (300, ("embedded mock", "mock"), 1)
+    asked_for = options.plan_of(asked())
+    assert (asked_for.drill.fleet.clients, asked_for.target, asked_for.seed) == (300, ("embedded mock", "mock"), 1)
     assert options.plan_of(asked()).drill.digest() == options.drills.load(options.CATALOG / "reconnect_storm.toml").digest()
 
 
@@ -93,6 +95,14 @@ def test_patterns_cut_sockets_within_the_phase(name: str):
     assert all(fault.at_s + fault.lasts_s <= drill.phases.fault_s and fault.share <= 0.5 for fault in cuts)
 
 
+def test_every_pattern_of_all_cuts_each_client_twice_or_more():
+    for name in patterns.PATTERNS:
+        planned = plan(options.plan_of(asked(pattern=name, clients=40)).drill, seed=1)
+        cuts = Counter(client for fault in planned for client in fault.clients)
+        assert len(cuts) == 40, name
+        assert min(cuts.values()) >= 2, name
+
+
 def test_deliveries_are_timed_from_when_the_event_was_due_whoever_learns_of_it_first():
     reports: list[tuple[str, str, float, str]] = []
     live = LiveFigures(lambda *row: reports.append(row))
@@ -137,12 +147,12 @@ def judged(exit_code: int, late: bool = False) -> SimpleNamespace:
 def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[Climb, list[int]]:
     """A climb from 100 clients, and the clients of its steps."""
     climb = Climb(argparse.Namespace(growth=2.0, most_clients=most))
-    plan, steps = options.plan_of(asked(clients=100)), []
+    wanted, steps = options.plan_of(asked(clients=100)), []
     for each in verdicts:
-        assert plan is not None
-        steps.append(plan.drill.fleet.clients)
-        plan = climb.after(plan, each)
-    assert plan is None
+        assert wanted is not None
+        steps.append(wanted.drill.fleet.clients)
+        wanted = climb.after(wanted, each)
+    assert wanted is None
     return climb, steps
 
 
