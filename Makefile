@@ -35,7 +35,7 @@ peers: $(PEERS) $(PROMETHEUS) browser  ## fetch the foreign programs that tests 
 browser:  ## find or install the browser that looks at the reports
 	@bash tests/peers/chromium.sh > /dev/null
 
-bench: $(READY)  ## measure mock and engine side by side with plain websockets clients
+bench: $(LOAD)  ## measure mock, engine and load tests side by side with plain clients
 	$(BIN)/python -m tests.bench
 
 $(READY): pyproject.toml constraints.txt

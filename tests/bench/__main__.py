@@ -28,8 +28,16 @@ from sim.engines.publisher import create_streams
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
 from tests.bench import proxied, simulated
-from tests.bench.clients import COMPATIBILITY, Job, Report
+from tests.bench.report import COMPATIBILITY, Job, Report
 
+# Kinds of clients, and the module that is a process full of them: the sockets engine's and plain `websockets` ones, a load
+# test's and plain `websocket-client` ones in Locust.
+CROWDS = {
+    "ours": "tests.bench.clients",
+    "plain": "tests.bench.clients",
+    "locust": "tests.bench.green_clients",
+    "plain_locust": "tests.bench.green_clients",
+}
 ROUNDS = 3
 CLIENTS = 1000
 MEASURE_S = 4.0
@@ -52,7 +60,7 @@ async def measure(kind: str, folder: Path) -> Report:
         windows = list(ON_THEIR_WAY.values())
         what = Job(kind, process.url, streams[0].run_id, streams[0].topic, tokens, windows, MEASURE_S)
         job.write_bytes(msgspec.json.encode(what))
-        return await _run_clients(job)
+        return await _run_clients(CROWDS[kind], job)
     finally:
         await http.close()
         await process.stop()
@@ -65,10 +73,8 @@ async def _tokens(http: LaneHttp, topic: str) -> list[str]:
     return [token.text for token in tokens]
 
 
-async def _run_clients(job: Path) -> Report:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.clients", str(job), stdout=asyncio.subprocess.PIPE
-    )
+async def _run_clients(module: str, job: Path) -> Report:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, str(job), stdout=asyncio.subprocess.PIPE)
     line, _ = await asyncio.wait_for(process.communicate(), LIMIT_S)
     return msgspec.json.decode(line, type=Report)
 
@@ -96,7 +102,7 @@ async def run() -> dict[str, object]:
     rounds: list[dict[str, dict[str, float]]] = []
     for _ in range(ROUNDS):
         this: dict[str, dict[str, float]] = {}
-        for kind in ("ours", "plain"):
+        for kind in CROWDS:
             with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
                 this[kind] = figures(await measure(kind, Path(folder)))
         rounds.append(this)
@@ -107,14 +113,19 @@ async def run() -> dict[str, object]:
         "clients": CLIENTS,
         "rounds": ROUNDS,
         "events_on_their_way": ON_THEIR_WAY,
-        "median": {kind: {name: _median(rounds, kind, name) for name in names} for kind in ("ours", "plain")},
-        "ours_to_plain": {name: statistics.median(r["ours"][name] / r["plain"][name] for r in rounds) for name in names},
+        "median": {kind: {name: _median(rounds, kind, name) for name in names} for kind in CROWDS},
+        "ours_to_plain": {name: _ratio(rounds, "ours", "plain", name) for name in names},
+        "locust_to_plain_locust": {name: _ratio(rounds, "locust", "plain_locust", name) for name in names},
         "each_round": rounds,
     }
 
 
 def _median(rounds: list[dict[str, dict[str, float]]], kind: str, name: str) -> float:
     return statistics.median(each[kind][name] for each in rounds)
+
+
+def _ratio(rounds: list[dict[str, dict[str, float]]], kind: str, other: str, name: str) -> float:
+    return statistics.median(each[kind][name] / each[other][name] for each in rounds)
 
 
 def machine() -> dict[str, object]:
@@ -133,10 +144,11 @@ def machine() -> dict[str, object]:
 
 def show(result: dict[str, dict[str, dict[str, float]]]) -> None:
     """The table."""
-    table = Table("figure (median of rounds)", "ours", "plain websockets", "ours / plain")
-    for name, ours in result["median"]["ours"].items():
-        plain, ratio = result["median"]["plain"][name], result["ours_to_plain"][name]
-        table.add_row(name, f"{ours:,.1f}", f"{plain:,.1f}", f"{ratio:.2f}")
+    table = Table("figure (median of rounds)", "ours", "plain websockets", "ratio", "in Locust", "websocket-client", "ratio")
+    for name in result["median"]["ours"]:
+        ours, plain, load, plain_load = (f"{result['median'][kind][name]:,.1f}" for kind in CROWDS)
+        ratio, load_ratio = (f"{result[each][name]:.2f}" for each in ("ours_to_plain", "locust_to_plain_locust"))
+        table.add_row(name, ours, plain, ratio, load, plain_load, load_ratio)
     Console().print(table)
 
 

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -28,52 +27,14 @@ from sim.contract import policies
 from sim.contract.actions import ClientSettings, Token
 from sim.contract.client import ClientSession
 from sim.contract.codec import encode_client
-from sim.contract.frames import Compatibility, Join, Subscribe
+from sim.contract.frames import Join, Subscribe
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.course import RUN_EVENT
 from sim.engines.garbage import relaxed_garbage_collection
-from sim.engines.lane_http import Lane, LaneHttp
+from sim.engines.lane_http import LaneHttp
 from sim.engines.web_socket import WebSocket
 from sim.observations import Recorder
-
-WARM_UP_S = 1.0
-COMPATIBILITY = Compatibility("bench", "20260601T000000Z", "spacetime.sync.v1", 1)
-
-
-class Job(msgspec.Struct):
-    """What to do: `kind` is `ours` or `plain`; `tokens` one a client."""
-
-    kind: str
-    lane_url: str
-    run_id: str
-    topic: str
-    tokens: list[str]
-    outstanding: list[int]  # events on their way at once, one measurement each
-    measure_s: float
-
-    @property
-    def lane(self) -> Lane:
-        """Where everything is."""
-        return Lane("bench", "mock", self.lane_url, self.lane_url)
-
-
-class Deliveries(msgspec.Struct):
-    """What came in during `wall_s`. CPU seconds are this process's own."""
-
-    deliveries: int
-    frames: int
-    bytes: int
-    wall_s: float
-    cpu_s: float
-
-
-class Report(msgspec.Struct):
-    """What it took: to connect, and to receive, for each number of events on their way that was asked for."""
-
-    connects_per_s: float
-    connect_cpu_us: float
-    kib_per_client: float
-    received: list[Deliveries]
+from tests.bench.report import COMPATIBILITY, WARM_UP_S, Deliveries, Job, Report, resident_kib
 
 
 class Clients(Protocol):
@@ -169,12 +130,12 @@ async def run(job: Job, folder: Path) -> Report:
     """Connect everyone, measure deliveries for a while, report."""
     crowd: Clients = OurClients(folder) if job.kind == "ours" else PlainClients()
     gc.collect()
-    memory_before, cpu, wall = _resident_kib(), time.process_time(), time.perf_counter()
+    memory_before, cpu, wall = resident_kib(), time.process_time(), time.perf_counter()
     await crowd.connect(job)
     took_s, count = time.perf_counter() - wall, len(job.tokens)
     connect_cpu_us = (time.process_time() - cpu) / count * 1e6
     gc.collect()
-    report = Report(count / took_s, connect_cpu_us, (_resident_kib() - memory_before) / count, [])
+    report = Report(count / took_s, connect_cpu_us, (resident_kib() - memory_before) / count, [])
     publisher = Window(job, crowd)
     for outstanding in job.outstanding:
         publisher.outstanding = outstanding
@@ -220,11 +181,6 @@ class Window:
     async def _publish(self, number: int) -> None:
         payload = {"number": number, "text": "x" * 64}
         await self._http.publish(self._job.run_id, RUN_EVENT, payload, f"bench-{number}")
-
-
-def _resident_kib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1024
 
 
 def main() -> None:

@@ -1,0 +1,214 @@
+"""One Locust process full of clients, ours or plain ones: `python -m tests.bench.green_clients JSON` reports what it took.
+
+Ours are a load test's clients, who record as in a drill and tell Locust of each delivery; the plain ones are what one would
+write for Locust without them: a `websocket-client` socket a user and the standard library's JSON, told to Locust by its event.
+All users are greenlets of a real Locust environment without a web page. Otherwise as `tests.bench.clients`.
+"""
+
+import locust  # first of all: it changes Python's sockets
+
+# isort: split
+import contextlib
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import gevent
+import msgspec
+import websocket
+from locust.env import Environment
+
+from locustfiles.collecting import GreenRecorder, LiveFigures
+from locustfiles.lane import LaneRequests
+from locustfiles.wire_client import WireClient
+from sim.contract import policies
+from sim.contract.actions import ClientSettings, Token
+from sim.contract.client import ClientSession
+from sim.contract.codec import encode_client
+from sim.contract.frames import Join, Subscribe
+from sim.engines.course import RUN_EVENT
+from sim.engines.garbage import relaxed_garbage_collection
+from sim.engines.session_driver import WallClock
+from sim.engines.web_socket import WebSocket
+from sim.mock.server import raise_descriptor_limit
+from tests.bench.report import COMPATIBILITY, WARM_UP_S, Deliveries, Job, Report, resident_kib
+
+
+class Crowd(Protocol):
+    """Clients that can be connected, and count what they get."""
+
+    deliveries: int
+    frames: int
+    bytes: int
+
+    def connect(self, job: Job) -> None:
+        """Return when every client has subscribed."""
+
+
+class ReadyTokens(LaneRequests):
+    """The lane's HTTP with tokens that are there already."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.lane)
+        self._tokens = iter(job.tokens)
+
+    def mint(self, session: ClientSession) -> Token:
+        """The next one."""
+        return Token(next(self._tokens), time.time() + 270, time.time() + 300)
+
+
+class CountingClient(WireClient):
+    """A load test's client that also counts bytes."""
+
+    crowd: "OurCrowd"
+
+    def socket_text(self, socket: WebSocket, text: bytes) -> None:
+        """Count, then as always."""
+        self.crowd.frames += 1
+        self.crowd.bytes += len(text)
+        before = _watermark(self.session)
+        super().socket_text(socket, text)
+        self.crowd.deliveries += _watermark(self.session) - before
+
+
+def _watermark(session: ClientSession) -> int:
+    return next(iter(session.replica.cursors.values())).watermark or 0
+
+
+class OurCrowd:
+    """A load test's clients."""
+
+    def __init__(self, folder: Path, environment: Environment) -> None:
+        self.deliveries = self.frames = self.bytes = 0
+        self._recorder = GreenRecorder(folder)
+        self._stats = environment.stats
+        self._live = LiveFigures(lambda kind, name, ms, _: self._stats.log_request(kind, name, round(ms), 0))
+        self._clients: list[CountingClient] = []
+
+    def connect(self, job: Job) -> None:
+        """See `Crowd`."""
+        clock, lane = WallClock(), ReadyTokens(job)
+        settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
+        for number in range(len(job.tokens)):
+            session = ClientSession(number, [job.topic], policies.get("reference"), settings)
+            client = CountingClient(session, lane, clock, self._recorder, self._live.noticed)
+            client.crowd = self
+            self._clients.append(client)
+            gevent.spawn(client.run, 0.0)
+        while not all(client.session.is_caught_up for client in self._clients):
+            gevent.sleep(0.005)
+
+
+class PlainCrowd:
+    """Users as one would write them for Locust."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.deliveries = self.frames = self.bytes = 0
+        self._fire: Callable[..., None] = environment.events.request.fire
+
+    def connect(self, job: Job) -> None:
+        """See `Crowd`."""
+        users = [gevent.spawn(self._one, job, token) for token in job.tokens]
+        gevent.joinall(users, raise_error=True)
+
+    def _one(self, job: Job, token: str) -> None:
+        began = time.perf_counter()
+        socket: Any = websocket.create_connection(f"{job.lane.socket_url}?token={token}&vsn=2.0.0", enable_multithread=False)
+        socket.send(encode_client(Join("1", COMPATIBILITY)))
+        socket.recv()
+        socket.send(encode_client(Subscribe("2", (job.topic,), {}, 200)))
+        while json.loads(socket.recv())[3] != "phx_reply":
+            pass
+        self._tell("connect", began)
+        gevent.spawn(self._read, socket)
+
+    def _read(self, socket: Any) -> None:
+        while text := socket.recv():  # nothing: the server has closed it
+            began, event = time.perf_counter(), json.loads(text)
+            self.frames += 1
+            self.bytes += len(text)
+            if event[3] == "sync:update_batch":
+                for _ in event[4]["updates"]:
+                    self.deliveries += 1
+                    self._tell("delivery", began)
+
+    def _tell(self, name: str, began: float) -> None:
+        ms = (time.perf_counter() - began) * 1000
+        self._fire(request_type="WS", name=name, response_time=ms, response_length=0, exception=None, context={})
+
+
+class Window:
+    """Publishes so that at most `outstanding` events are on their way: a burst whenever half of them have arrived."""
+
+    def __init__(self, job: Job, crowd: Crowd) -> None:
+        self.outstanding = 0
+        self._job = job
+        self._crowd = crowd
+        self._lane = LaneRequests(job.lane)
+        self.greenlet = gevent.spawn(self._publish_all)
+
+    def _publish_all(self) -> None:
+        number = 0
+        while True:
+            room = self.outstanding - (number - self._crowd.deliveries // len(self._job.tokens))
+            if 2 * room >= self.outstanding > 0:
+                gevent.joinall([gevent.spawn(self._publish, number + k) for k in range(room)], raise_error=True)
+                number += room
+            gevent.sleep(0.001)
+
+    def _publish(self, number: int) -> None:
+        self._lane.publish(self._job.run_id, RUN_EVENT, {"number": number, "text": "x" * 64}, f"bench-{number}")
+
+
+def run(job: Job, folder: Path) -> Report:
+    """Connect everyone, measure deliveries for a while, report."""
+    environment = Environment(user_classes=[])
+    environment.create_local_runner()  # it listens to what users tell
+    crowd: Crowd = OurCrowd(folder, environment) if job.kind == "locust" else PlainCrowd(environment)
+    gc.collect()
+    memory_before, cpu, wall = resident_kib(), time.process_time(), time.perf_counter()
+    crowd.connect(job)
+    took_s, count = time.perf_counter() - wall, len(job.tokens)
+    connect_cpu_us = (time.process_time() - cpu) / count * 1e6
+    gc.collect()
+    report = Report(count / took_s, connect_cpu_us, (resident_kib() - memory_before) / count, [])
+    publisher = Window(job, crowd)
+    for outstanding in job.outstanding:
+        publisher.outstanding = outstanding
+        gevent.sleep(WARM_UP_S)
+        report.received.append(measure(crowd, job.measure_s))
+    publisher.greenlet.kill()
+    return report
+
+
+def measure(crowd: Crowd, seconds: float) -> Deliveries:
+    """Count for a while."""
+    deliveries, frames, size = crowd.deliveries, crowd.frames, crowd.bytes
+    wall, cpu = time.perf_counter(), time.process_time()
+    gevent.sleep(seconds)
+    return Deliveries(
+        crowd.deliveries - deliveries,
+        crowd.frames - frames,
+        crowd.bytes - size,
+        time.perf_counter() - wall,
+        time.process_time() - cpu,
+    )
+
+
+def main() -> None:
+    """Run the job given on the command line's file; the report is the last line printed."""
+    assert locust
+    raise_descriptor_limit()
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    like_a_run = relaxed_garbage_collection() if job.kind == "locust" else contextlib.nullcontext()
+    with like_a_run, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        print(msgspec.json.encode(run(job, Path(folder))).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
