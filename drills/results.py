@@ -10,7 +10,6 @@
     results/rollouts/<name>/
         journal.jsonl        what happened to this rollout
         runs/<run id>/       a stage's gate execution; `drills.rollout.records` names what lies in it
-=======
     results/snapshots/<moment>/   what servers said of themselves when they were just asked, and nothing judged
 
 Judging reads and never writes. The plan is what makes a missing drill an error: a folder that was removed cannot
