@@ -87,7 +87,8 @@ def commands(run_dir: Path, plan: StagePlan) -> Found:
     tests, passed = sum(each.tests or 0 for each in done), sum(each.state == "pass" for each in done)
     if not passed:
         return State.NOT_RUN, "no command was run"
-    return State.PASS, f"{passed} commands passed, with {tests} tests{_spared(done)}"
+    ran = f"{tests} tests ran in them" if tests else "none of which is a run of tests"
+    return State.PASS, f"{passed} commands passed, {ran}{_spared(done)}"
 
 
 def _command(run_dir: Path, done: CommandDone, plan: StagePlan) -> Found:
