@@ -104,9 +104,9 @@ CATCHERS = (
         *("skip_delivery", "dropped_delivery", "delivery.dropped_deliveries", "replay.divergence", "early_replay_complete"),
         tested=EVERYWHERE,
     ),
-    defect("replay_off_by_one", "reconnect_storm", "replay.divergence", tested=EVERYWHERE),
-    defect("ignore_cursor", "reconnect_storm", "replay.divergence", only=True, tested=EVERYWHERE),
-    defect("no_stale_signal", "stale_cursor", "drill.stale_signalled", tested=EVERYWHERE),
+    defect("replay_off_by_one", "reconnect_storm", "replay.divergence"),
+    defect("ignore_cursor", "reconnect_storm", "replay.divergence", only=True),
+    defect("no_stale_signal", "stale_cursor", "drill.stale_signalled"),
     defect(
         *("accept_expired_token", "token_expiry_storm", "drill.probes", "expired_token_accepted"),
         only=True,
@@ -121,10 +121,9 @@ CATCHERS = (
     defect(  # nobody ever gets going, so there is no steady state to wait for
         *("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message", "drill.steady_state"),
         course=(*IMPATIENT, "phases.steady_limit_s=3"),
-        tested=EVERYWHERE,
     ),
-    defect("cross_topic_leak", "reconnect_storm", "cross_topic_leak", only=True, tested=EVERYWHERE),
-    defect("reorder_replay", "runtime_restart", "replay.divergence", "drill.audited", "drill.converged", tested=EVERYWHERE),
+    defect("cross_topic_leak", "reconnect_storm", "cross_topic_leak", only=True),
+    defect("reorder_replay", "runtime_restart", "replay.divergence", "drill.audited", "drill.converged"),
     # Tokens, publishing, and who may do what.
     defect(
         *("accept_any_signature", "token_misuse", "drill.probes"),
@@ -171,7 +170,7 @@ CATCHERS = (
         tested=EVERYWHERE,
     ),
     defect("keep_silent_clients", "half_open_sockets", "reconnect.half_open_left", only=True),
-    defect("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects", only=True, tested=EVERYWHERE),
+    defect("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects", only=True),
     defect("ignore_cursor", "partition_heal", "replay.divergence", only=True),
     defect("replay_off_by_one", "network_flap", "replay.divergence"),
     # The shipped client: it resubscribes from zero, jumps over holes, goes on counting, and comes back when it likes.
