@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from drills.rollout import evidence, records
+from drills.rollout import evidence, journal, records
 from drills.rollout import stages as stages_file
 from drills.rollout.clock import from_iso
 from drills.rollout.records import Part, Stage, StagePlan, StageReport
@@ -13,6 +13,14 @@ from drills.verdicts import State
 from sim.errors import EvidenceError, StormgateError
 
 BEFORE: dict[Stage, Stage] = {"1": "0", "2": "1", "3a": "2", "3b": "3a", "4": "3b"}
+SAME = (
+    "rollout",
+    "target",
+    "target_kind",
+    "configuration_sha256",
+    "revisions",
+    "thresholds_sha256",
+)  # of a stage and the one before
 EXPIRED = "expired: "  # a part's reason begins so where time alone has spoilt it
 _MOST_STAGES = 20
 
@@ -42,16 +50,33 @@ def earlier(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
     raise EvidenceError(f"{run_dir}: the stages before it go round in a circle.")
 
 
-def signed_preflights(run_dir: Path) -> Iterator[Earlier]:
-    """Every stage 0 of the rollouts beside this run's own whose report is a signed go, but for those that cannot be read."""
+def signed_preflights(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
+    """Every stage 0 of the rollouts beside this run's own whose report is a signed go of before it began.
+
+    Those that cannot be read are left out, and so are those whose own journal does not tell of report and signature.
+    """
+    began = from_iso(plan.began)
     for path in sorted(run_dir.resolve().parents[2].glob(f"*/runs/*/{records.REPORT}")):
         try:
             report, signoff = evidence.read_struct(path, StageReport), evidence.read_signoff(path.parent)
         except EvidenceError:
             continue
-        signed = signoff is not None and signoff.report_sha256 == evidence.sha256(path)
-        if signed and signoff is not None and (report.plan.stage, report.decision, signoff.decision) == ("0", "go", "go"):
+        is_go = signoff is not None and (report.plan.stage, report.decision, signoff.decision) == ("0", "go", "go")
+        if is_go and _is_told(path.parent) and signoff is not None and from_iso(signoff.at) <= began:
             yield Earlier(path.parent, report)
+
+
+def _is_told(run_dir: Path) -> bool:
+    """Whether the journal of its rollout tells of a run's report and signature as they are."""
+    try:
+        told = [
+            entry.body for entry in journal.read(run_dir.parents[1] / journal.NAME) if entry.body.get("run") == run_dir.name
+        ]
+        report, signoff = evidence.sha256(run_dir / records.REPORT), evidence.sha256(run_dir / records.SIGNOFF)
+    except EvidenceError:
+        return False
+    of_report = [body["report_sha256"] for body in told if "report_sha256" in body]
+    return set(of_report) == {report} and [body["signoff_sha256"] for body in told if "signoff_sha256" in body] == [signoff]
 
 
 def unspoilt(stage: Earlier) -> None:
@@ -94,6 +119,8 @@ def _opened(run_dir: Path, plan: StagePlan, valid_h: float | None) -> tuple[Stat
     if age < timedelta(0):
         return State.FAIL, f"{named} was signed at {signoff.at}, after this stage had begun ({plan.began})"
     valid = timedelta(hours=valid_h or stages_file.load(run_dir / records.STAGES).signoff.valid_h)
+    if (old_age := from_iso(plan.began) - from_iso(old.ended)) > valid:
+        return State.INCONCLUSIVE, f"{EXPIRED}{named} ended {old_age} before this stage began; {valid} are allowed"
     if age > valid:
         return State.INCONCLUSIVE, f"{EXPIRED}{named} was signed {age} before this stage began; {valid} are allowed"
     return State.PASS, f"{named} is a go that {signoff.owner} signed {age} before, over the same revisions and thresholds"
@@ -103,7 +130,7 @@ def _differences(plan: StagePlan, old: StageReport, named: str) -> Iterator[str]
     """What must be the same in both stages, and is not."""
     if old.plan.stage != BEFORE[plan.stage]:
         yield f"{named} is not the stage before stage {plan.stage}, which is {BEFORE[plan.stage]}"
-    for what in ("rollout", "target", "target_kind", "revisions", "thresholds_sha256"):
+    for what in SAME:
         was, now = getattr(old.plan, what), getattr(plan, what)
         if was != now:
             yield f"{what.replace('_', ' ')} changed since {named}: {_words(was)}, now {_words(now)}"

@@ -104,8 +104,10 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
         (folder / log).write_bytes(said)
     except OSError as error:
         raise StorageError(f"{folder / log}: cannot be written ({error.strerror}).") from None
-    tests = counting.tests(command.runner, said.decode("utf-8", "replace")) if command.runner else None
-    state, reason = _judged(code, why, tests, command)
+    words = said.decode("utf-8", "replace")
+    tests = counting.tests(command.runner, words) if command.runner else None
+    failed = counting.failed(command.runner, words) if command.runner else 0
+    state, reason = _judged(code, why, tests, failed, command)
     return msgspec.structs.replace(
         plain,
         argv=tuple(redact.text(part) for part in argv),
@@ -120,7 +122,7 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
     )
 
 
-def _judged(code: int | None, why: str, tests: int | None, command: Command) -> tuple[Outcome, str]:
+def _judged(code: int | None, why: str, tests: int | None, failed: int, command: Command) -> tuple[Outcome, str]:
     if why:
         return "fail", why
     if code == _NOT_FOUND:
@@ -129,6 +131,8 @@ def _judged(code: int | None, why: str, tests: int | None, command: Command) -> 
         return "fail", f"ended with exit code {code}"
     if tests == 0:
         return "fail", f"ended with exit code 0, but by {command.runner}'s own words no test ran"
+    if failed:
+        return "fail", f"ended with exit code 0, but by {command.runner}'s own words {failed} of {tests} tests failed"
     return "pass", f"{tests} tests ran" if tests is not None else "ended with exit code 0"
 
 

@@ -10,7 +10,7 @@ _PYTEST = re.compile(r"^=*\s*(?=.*\bin [\d.]+s)(?P<counts>\d+ \w+(?:, \d+ \w+)*)
 _PYTEST_COUNT = re.compile(r"(?P<n>\d+) (?P<what>passed|failed|errors?)\b")
 _GO_TEST = re.compile(r"^\s*--- (?:PASS|FAIL): ", re.MULTILINE)
 _GO_PACKAGE = re.compile(r"^(?:ok|FAIL)\s+\S+\s+(?:\(cached\)|[\d.]+s)(?P<rest>.*)$", re.MULTILINE)
-_NODE_PASSED = re.compile(r"^(?:#|ℹ) (?:pass|fail) (?P<n>\d+)\s*$", re.MULTILINE)
+_NODE = re.compile(r"^(?:#|ℹ) (?P<what>pass|fail) (?P<n>\d+)\s*$", re.MULTILINE)
 
 
 def tests(runner: str, output: str) -> int:
@@ -18,14 +18,32 @@ def tests(runner: str, output: str) -> int:
     return _COUNTS[runner](_COLOURS.sub("", output).replace("\r\n", "\n"))
 
 
+def failed(runner: str, output: str) -> int:
+    """How many of them failed, in the same words: a script may well end with 0 all the same."""
+    return _FAILED[runner](_COLOURS.sub("", output).replace("\r\n", "\n"))
+
+
 def _cargo(output: str) -> int:
     return sum(int(found["passed"]) + int(found["failed"]) for found in _CARGO.finditer(output))
 
 
+def _cargo_failed(output: str) -> int:
+    return sum(int(found["failed"]) for found in _CARGO.finditer(output))
+
+
 def _pytest(output: str) -> int:
     """Of the last summary line: plug-ins print others."""
-    summaries = [found["counts"] for found in _PYTEST.finditer(output)]
-    return sum(int(found["n"]) for found in _PYTEST_COUNT.finditer(summaries[-1])) if summaries else 0
+    return sum(int(found["n"]) for found in _PYTEST_COUNT.finditer(_last_summary(output)))
+
+
+def _pytest_failed(output: str) -> int:
+    """Of any summary line: a script may run it twice."""
+    lines = (found["counts"] for found in _PYTEST.finditer(output))
+    return sum(int(found["n"]) for line in lines for found in _PYTEST_COUNT.finditer(line) if found["what"] != "passed")
+
+
+def _last_summary(output: str) -> str:
+    return next((found["counts"] for found in reversed(list(_PYTEST.finditer(output)))), "")
 
 
 def _go(output: str) -> int:
@@ -35,7 +53,12 @@ def _go(output: str) -> int:
     return sum("[no tests to run]" not in found["rest"] for found in _GO_PACKAGE.finditer(output))
 
 
-def _go_json(output: str) -> int:
+def _go_failed(output: str) -> int:
+    packages = sum(found[0].startswith("FAIL") for found in _GO_PACKAGE.finditer(output))
+    return output.count("--- FAIL: ") or _go_json(output, ("fail",)) or packages
+
+
+def _go_json(output: str, actions: tuple[str, ...] = ("pass", "fail")) -> int:
     found = 0
     for line in output.splitlines():
         if not line.startswith("{"):
@@ -44,12 +67,22 @@ def _go_json(output: str) -> int:
             event = json.loads(line)
         except ValueError:
             continue
-        found += isinstance(event, dict) and event.get("Action") in ("pass", "fail") and bool(event.get("Test"))
+        found += isinstance(event, dict) and event.get("Action") in actions and bool(event.get("Test"))
     return found
 
 
 def _node(output: str) -> int:
-    return sum(int(found["n"]) for found in _NODE_PASSED.finditer(output))
+    return sum(int(found["n"]) for found in _NODE.finditer(output))
+
+
+def _node_failed(output: str) -> int:
+    return sum(int(found["n"]) for found in _NODE.finditer(output) if found["what"] == "fail")
 
 
 _COUNTS: dict[str, Callable[[str], int]] = {"cargo": _cargo, "pytest": _pytest, "go": _go, "node": _node}
+_FAILED: dict[str, Callable[[str], int]] = {
+    "cargo": _cargo_failed,
+    "pytest": _pytest_failed,
+    "go": _go_failed,
+    "node": _node_failed,
+}

@@ -144,7 +144,8 @@ class Hold:
         self._now()
         for event in events:
             if event.kind in ("begun", "restarted"):
-                self._began, self._gates_passed = from_iso(event.at), set()
+                self._began, self._gates_passed = None if event.waits else from_iso(event.at), set()
+                self._broken, self._broken_since = (event.reason, from_iso(event.at)) if event.waits else ("", None)
                 self._restarts += event.kind == "restarted"
             elif event.kind == "gate" and event.gate_h is not None and event.state == State.PASS:
                 self._gates_passed.add(event.gate_h)
@@ -286,7 +287,7 @@ class Hold:
         if self._broken or self._over:
             return
         self._broken, self._broken_since, self._began = reason, self._clock.now(), None
-        self._count_restart(reason)
+        self._count_restart(reason, waits=True)
 
     def _restart(self, reason: str) -> None:
         """Begin anew, now or with the next business day."""
@@ -300,9 +301,9 @@ class Hold:
         else:
             self._begin_at(self._clock.now())
 
-    def _count_restart(self, reason: str) -> None:
+    def _count_restart(self, reason: str, waits: bool = False) -> None:
         self._restarts += 1
-        self._tell("restarted", reason)
+        self._tell("restarted", reason, waits=waits)
         self._course.say(f"the hold begins anew: {reason}")
         if self._restarts > MOST_RESTARTS:
             self._end("aborted", f"it was broken {self._restarts} times, the last time because {reason}")
@@ -383,8 +384,8 @@ class Hold:
         self._course.say(f"the hold {'ended' if kind == 'ended' else 'was stopped'}: {reason}")
         self._over = True
 
-    def _tell(self, kind: HoldKind, reason: str, gate_h: float | None = None, state: str = "") -> None:
-        event = HoldEvent(at=iso(self._clock.now()), kind=kind, reason=reason, gate_h=gate_h, state=state)
+    def _tell(self, kind: HoldKind, reason: str, gate_h: float | None = None, state: str = "", waits: bool = False) -> None:
+        event = HoldEvent(at=iso(self._clock.now()), kind=kind, reason=reason, gate_h=gate_h, state=state, waits=waits)
         rollouts.tell_hold(self._course, event)
 
     def _next_poll(self) -> datetime:

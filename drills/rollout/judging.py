@@ -202,7 +202,7 @@ def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Ite
     if plan.stage != "0":
         yield chain.opened_rightly(run_dir, plan)
         yield parts.part("target", records.PLAN, lambda: _target(plan))
-    yield parts.part("revisions", records.PLAN, lambda: parts.revisions(plan))
+    yield parts.part("revisions", records.PLAN, lambda: parts.revisions(plan, stage.snapshots))
     how: dict[str, tuple[str, Callable[[], parts.Found]]] = {
         "preconditions": (records.PRECONDITIONS, lambda: parts.preconditions(run_dir, plan)),
         "commands": (records.COMMANDS, lambda: parts.commands(run_dir, plan)),

@@ -34,6 +34,8 @@ def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime,
     """What a stage still waits for, as far as the rollout's own files tell; a sentence each."""
     if stage == "0":
         return
+    if strange := rollouts.untold(folder, entries):
+        yield f"the journal does not tell of the run {strange[0]}, which is there: its end was cut off, or it is an older copy"
     run = rollouts.latest(entries, BEFORE[stage])
     if run is None:
         yield f"stage {BEFORE[stage]} has not been run"
@@ -42,6 +44,7 @@ def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime,
     else:
         try:
             yield from _reported(rollouts.run_dir(folder, run.run_id), run, now, valid_h)
+            yield from superseded(folder, entries, run)
         except (StormgateError, ValueError) as error:
             yield str(error)
 
@@ -55,6 +58,8 @@ def _reported(run_dir: Path, run: StageRun, now: datetime, valid_h: float) -> It
         yield f"{named} is a no-go ({report.reason.replace('_', ' ')}): {next(iter(report.why), 'it does not say why')}"
         return
     chain.unspoilt(chain.Earlier(run_dir, report))
+    if (old := now - from_iso(report.ended)) > timedelta(hours=valid_h):
+        yield f"{named} ended {old.total_seconds() / 3600:.1f} h ago, and {valid_h:g} h are allowed: run it again"
     signoff = told_signoff(run_dir, run)
     if signoff is None:
         yield f"nobody has signed {named}"
@@ -67,12 +72,40 @@ def _reported(run_dir: Path, run: StageRun, now: datetime, valid_h: float) -> It
         yield f"{named} was signed at {signoff.at}, which is still to come: a clock was set back"
 
 
+def superseded(folder: Path, entries: Sequence[Entry], run: StageRun) -> Iterator[str]:
+    """Stages that a run rests on and that were run again since, unless to another signed go of the same.
+
+    Raises `EvidenceError` where a stage before it cannot be read.
+    """
+    run_dir = rollouts.run_dir(folder, run.run_id)
+    for before in chain.earlier(run_dir, evidence.read_plan(run_dir)):
+        old = before.report.plan
+        newest = rollouts.latest(entries, old.stage)
+        if newest is None:
+            yield f"stage {run.stage} ({run.run_id}) rests on {old.run_id}, which the journal does not tell of"
+        elif newest.run_id != old.run_id and not _is_such_a_go(folder, newest, old):
+            yield (
+                f"stage {run.stage} ({run.run_id}) rests on {old.run_id}; stage {old.stage} was run again since "
+                f"({newest.run_id}), which is no signed go of the same"
+            )
+
+
+def _is_such_a_go(folder: Path, run: StageRun, old: StagePlan) -> bool:
+    if run.reported is None:
+        return False
+    run_dir = rollouts.run_dir(folder, run.run_id)
+    report, signoff = told_report(run_dir, run), told_signoff(run_dir, run)
+    same = all(getattr(report.plan, name) == getattr(old, name) for name in chain.SAME)
+    return same and signoff is not None and (report.decision, signoff.decision) == ("go", "go")
+
+
 def told_report(run_dir: Path, run: StageRun) -> StageReport:
     """A run's report, once it is sure that it is the one that the journal tells of. Raises `EvidenceError`, `UsageError`."""
     path = run_dir / records.REPORT
     report = evidence.read_report(run_dir)
     if report is None or run.reported is None:
         raise UsageError(f"{run_dir}: has no report.")
+    rollouts.require_plan(run_dir, run)
     if evidence.sha256(path) != run.reported.body["report_sha256"]:
         raise UsageError(f"{path}: is not the report that was made (its SHA-256 differs); it was changed afterwards.")
     return report

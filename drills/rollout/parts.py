@@ -18,6 +18,7 @@ from drills.rollout.records import (
     StagePlan,
     WatchDone,
 )
+from drills.rollout.stages import MOST_HOLE_INTERVALS
 from drills.verdicts import GRAVEST_FIRST, State
 from sim.errors import StormgateError
 
@@ -99,6 +100,8 @@ def _command(run_dir: Path, done: CommandDone, plan: StagePlan) -> Found:
         return State(done.state), f"{done.name}: {done.reason}"
     if done.exit_code != 0:
         return State.ERROR, f"{done.name}: is told to have passed, with exit code {done.exit_code}"
+    if done.runner and done.tests is None:
+        return State.ERROR, f"{done.name}: {done.runner} ran it, and nobody counted its tests"
     if done.tests is not None and done.tests <= 0:
         return State.FAIL, f"{done.name}: ran no test"
     if not done.log or not log.is_file() or evidence.sha256(log) != done.sha256:
@@ -170,6 +173,8 @@ def hold(events: Sequence[HoldEvent], plan: StagePlan, snapshots: Sequence[Snaps
         return State.ERROR, f"it was cut short; its last word is '{events[-1].kind}', at {events[-1].at}"
     if changed := next(_changed(snapshots, plan, began, ended), ""):
         return State.FAIL, changed
+    if untold := next(_untold(snapshots, plan, began, ended), ""):
+        return State.INCONCLUSIVE, untold
     held_s = (from_iso(ended) - from_iso(began)).total_seconds()
     if held_s < plan.hold_required_s:
         return State.INCONCLUSIVE, f"held for {held_s:.0f} s of {plan.hold_required_s:.0f} s"
@@ -199,6 +204,18 @@ def _changed(snapshots: Sequence[Snapshot], plan: StagePlan, began: str, ended: 
                 yield f"the {what}'s revision was {now} at {each.at}, but this stage is about {was}"
 
 
+def _untold(snapshots: Sequence[Snapshot], plan: StagePlan, began: str, ended: str) -> Iterator[str]:
+    """Services that did not say for too long which revision they were: what is unknown is not unchanged."""
+    for service, source in (("control", "control"), ("runtime", "metrics")):
+        silent = 0
+        for each in snapshots:
+            if each.source != source or not each.ok or not from_iso(began) <= from_iso(each.at) <= from_iso(ended):
+                continue
+            silent = 0 if getattr(each.revisions, service) else silent + 1
+            if silent > MOST_HOLE_INTERVALS and getattr(plan.revisions, service):
+                yield f"the {service}'s revision was unknown in {silent} snapshots in a row, the last at {each.at}"
+
+
 def baseline(run_dir: Path, plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
     """Whether the metrics were watched for as long as a baseline needs."""
     events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
@@ -212,9 +229,11 @@ def baseline(run_dir: Path, plan: StagePlan, snapshots: Sequence[Snapshot]) -> F
     return state, f"watched for {seconds:.0f} s of {plan.hold_required_s:.0f} s"
 
 
-def revisions(plan: StagePlan) -> Found:
-    """Whether it is known what was deployed."""
+def revisions(plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
+    """Whether it is known what was deployed, and, of a preflight, whether that was so until its last snapshot."""
     known = plan.revisions
+    if plan.stage == "0" and snapshots and (changed := next(_changed(snapshots, plan, plan.began, snapshots[-1].at), "")):
+        return State.FAIL, changed
     said = f"control {known.control or 'unknown'}, runtime {known.runtime or 'unknown'}"
     return (State.PASS if known.known else State.NO_DATA), said
 

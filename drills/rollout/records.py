@@ -167,6 +167,7 @@ class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     gate_h: float | None = None  # of a gate that was judged within the hold: so many hours after it began
     state: str = ""  # what that gate said
+    waits: bool = False  # of a hold that was broken: it begins anew once that is over, and not yet
 
 
 class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,14 +16,15 @@ import msgspec
 from drills import results
 from drills.rollout import evidence, records
 from drills.rollout.aim import Aim
-from drills.rollout.clock import Clock, iso
+from drills.rollout.clock import Clock, from_iso, iso
 from drills.rollout.journal import NAME, Entry, Journal
 from drills.rollout.records import HoldEvent, Stage, StagePlan, StageReport
 from drills.rollout.stages import Stages
-from sim.errors import StorageError, UsageError
+from sim.errors import EvidenceError, StorageError, UsageError
 
 BEGUN, REPORTED, SIGNED, WAIVED = "stage_begun", "reported", "signed", "waived"
 HOLD_PREFIX = "hold_"
+_TOLD_WITHIN_S = 60.0  # [ours] from a hold's event to its line in the journal
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Say = Callable[[str], None]
 
@@ -90,6 +91,41 @@ def latest(entries: Sequence[Entry], stage: Stage) -> StageRun | None:
     return next((run for run in reversed(runs(entries)) if run.stage == stage), None)
 
 
+def require_plan(where: Path, run: StageRun) -> None:
+    """Raise `EvidenceError` unless a run's plan is the one that it began with."""
+    path = where / records.PLAN
+    if evidence.sha256(path) != run.begun.body.get("plan_sha256"):
+        raise EvidenceError(
+            f"{path}: is not the plan that this stage began with (its SHA-256 differs); it was changed by hand."
+        )
+
+
+def require_hold(where: Path, run: StageRun, entries: Sequence[Entry]) -> None:
+    """Raise `EvidenceError` where a run's own file lacks what the journal tells of its hold, or has it of another time."""
+    path = where / records.HOLD
+    there = iter(evidence.read_lines(path, HoldEvent))
+    told = [entry for entry in entries if entry.body.get("run") == run.run_id and entry.kind.startswith(HOLD_PREFIX)]
+    for entry in told:  # in this order: what was passed over is not found again
+        if not any(_is_of(event, entry) for event in there):
+            raise EvidenceError(
+                f"{path}: lacks '{entry.kind}' of {entry.at}, which the journal tells of; it was changed by hand."
+            )
+
+
+def _is_of(event: HoldEvent, entry: Entry) -> bool:
+    apart_s = (from_iso(entry.at) - from_iso(event.at)).total_seconds()
+    same = (f"{HOLD_PREFIX}{event.kind}", event.reason) == (entry.kind, entry.body.get("reason"))
+    return same and abs(apart_s) <= _TOLD_WITHIN_S
+
+
+def untold(folder: Path, entries: Sequence[Entry]) -> list[str]:
+    """Runs that began in earnest and that the journal does not tell of: its end was cut off, or it is an older copy."""
+    known = {run.run_id for run in runs(entries)}
+    left = (records.HOLD, records.REPORT)
+    there = sorted(path.parent for path in run_dir(folder, "").glob(f"*/{records.PLAN}"))
+    return [where.name for where in there if where.name not in known and any((where / name).exists() for name in left)]
+
+
 def run_dir(folder: Path, run_id: str) -> Path:
     """Where a run's files lie."""
     return results.stage_folder(folder, run_id)
@@ -142,6 +178,9 @@ def conclude(course: Course) -> StageReport:
     """Judge the run from its files, write its report, and say so in the journal."""
     from drills.rollout import judging
 
+    run = next(each for each in runs(course.journal.entries) if each.run_id == course.plan.run_id)
+    require_plan(course.run_dir, run)
+    require_hold(course.run_dir, run, course.journal.entries)
     report = judging.conclude(course.run_dir)
     told = evidence.sha256(course.run_dir / records.REPORT)
     course.journal.append(REPORTED, run=course.plan.run_id, decision=report.decision, reason=report.reason, report_sha256=told)

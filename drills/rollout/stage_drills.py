@@ -64,7 +64,7 @@ def _elsewhere(run_dir: Path, plan: StagePlan) -> "Shown | None":
     """
     if plan.target_kind != "production" or not plan.revisions.known:
         return None
-    for before in sorted(chain.signed_preflights(run_dir), key=lambda each: each.report.ended, reverse=True):
+    for before in sorted(chain.signed_preflights(run_dir, plan), key=lambda each: each.report.ended, reverse=True):
         old = before.report.plan
         same = (old.revisions, old.thresholds_sha256) == (plan.revisions, plan.thresholds_sha256)
         if old.target_kind == "staging" and same and from_iso(before.report.ended) <= from_iso(plan.began):

@@ -127,6 +127,8 @@ def _course(
     left = rollouts.latest(journal.entries, stage)
     if stage != "0" and left is not None and not left.is_finished:
         run_dir = rollouts.run_dir(folder, left.run_id)
+        rollouts.require_plan(run_dir, left)
+        rollouts.require_hold(run_dir, left, journal.entries)
         plan = evidence.read_plan(run_dir)
         if plan.target != aim.lane.name:
             raise UsageError(f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{aim.lane.name}'.")

@@ -94,7 +94,7 @@ class StageWindow:
     clients: int = 0  # the fleet's size as far as known, for rates of the whole lane; 0 where it is not
     told: int | None = None  # how many watches there must be; None where nobody knows
     troubles: tuple[str, ...] = ()  # watches of which something is missing or was changed, in words
-    cut_short: int = 0  # watches that did not reach their end, and are left out
+    cut_short: int = 0  # watches that could not begin or did not reach their end, and are left out
 
     @property
     def seconds(self) -> float:

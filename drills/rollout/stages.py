@@ -24,6 +24,9 @@ REQUIRED: dict[Stage, tuple[str, ...]] = {
     **dict.fromkeys(("2", "3a", "3b", "4"), ("hold", "cohort")),
 }
 SHORTEST_HOLD_S: dict[Stage, float] = {"1": 3600.0, "3a": 1800.0, "3b": 1800.0, "4": 86400.0}
+SHORTEST_DAY_H = 8  # of work: 09:00 to 17:00 is one day
+SHORTEST_BASELINE_S = 1800.0  # [ours] it stands for the hour before a hold
+EVERYBODY_PERCENT = 100.0
 LAST_GATES_H = (0.0, 1.0, 6.0, 24.0)
 
 Runner = Literal["cargo", "pytest", "go", "node", ""]
@@ -31,6 +34,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Interval = Annotated[float, msgspec.Meta(gt=0, le=300)]  # seconds; the fastest burn of a budget is looked for within 300 s
+WatchInterval = Annotated[float, msgspec.Meta(gt=0, le=3600)]  # seconds; clients are what most gates rest on [ours]
 Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 Words = Annotated[str, msgspec.Meta(min_length=1)]
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -57,7 +61,7 @@ class Watching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The drill that runs beside a baseline or a hold. All defaults are [ours]."""
 
     drill: Words = "observation"
-    every_s: Positive = 300.0
+    every_s: WatchInterval = 300.0
     set: tuple[str, ...] = ()
 
 
@@ -106,6 +110,16 @@ class BusinessDay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         if self.from_ >= self.to:
             raise ValueError(f"a business day from {self.from_} to {self.to} has no hours")
+        if _minutes(self.to) - _minutes(self.from_) < SHORTEST_DAY_H * 60:
+            raise ValueError(
+                f"from {self.from_} to {self.to} is no whole business day, which has {SHORTEST_DAY_H} hours at least"
+            )
+
+
+def _minutes(time_of_day: str) -> int:
+    """From midnight on."""
+    hours, minutes = time_of_day.split(":")
+    return int(hours) * 60 + int(minutes)
 
 
 class StageRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -200,6 +214,7 @@ def _stages(tables: object, path: Path) -> Iterator[tuple[Stage, StageRules]]:
 def _mistakes(stages: Stages) -> Iterator[str]:
     for stage, rules in stages.stages.items():
         yield from _mistakes_of_a_stage(stage, rules)
+    yield from _mistakes_of_cohorts(stages)
     yield from _mistakes_of_commands(stages)
     for day in stages.calendar.days_off:
         if not _DAY.fullmatch(day):
@@ -240,10 +255,24 @@ def _mistakes_of_a_hold(stage: Stage, rules: StageRules, key: str) -> Iterator[s
         yield f"{key}.gates_at_h' is {list(rules.gates_at_h)}, which goes beyond the hold of {rules.hold_s:g} s."
 
 
+def _mistakes_of_cohorts(stages: Stages) -> Iterator[str]:
+    """A cohort only ever grows, and the last one is everybody: a full rollout to a few would have shown nothing."""
+    before = 0.0
+    for stage, rules in stages.stages.items():
+        percent = rules.cohort_percent or 0.0
+        if percent < before:
+            yield f"key 'stages.{stage}.cohort_percent' is {percent:g}, which is less than the {before:g} of the stage before."
+        before = percent
+    if before != EVERYBODY_PERCENT:
+        yield f"key 'stages.4.cohort_percent' is {before:g}, but a full rollout is to {EVERYBODY_PERCENT:g} percent."
+
+
 def _mistakes_of_preflight(rules: StageRules, key: str) -> Iterator[str]:
     for name in ("drills", "baseline_s", "rehearsal_limit_s"):
         if getattr(rules, name) is None:
             yield f"{key}.{name}' is missing; stage 0 needs it."
+    if rules.baseline_s is not None and rules.baseline_s < SHORTEST_BASELINE_S:
+        yield f"{key}.baseline_s' is {rules.baseline_s:g}, but a baseline takes at least {SHORTEST_BASELINE_S:g} s."
     if not rules.client_builds:
         yield f"{key}.client_builds' is empty; expected the builds that the target surfaces have."
     if rules.hold_s is not None or rules.business_day is not None:
@@ -264,6 +293,8 @@ def _mistakes_of_commands(stages: Stages) -> Iterator[str]:
         if not any(command.precondition == precondition for command in theirs):
             yield f"no command of the operators' own has precondition = {precondition!r}."
     for command in stages.commands:
+        if command.precondition and not command.runner:
+            yield f"the command {command.name!r} answers a precondition by its tests; without 'runner' nobody counts them."
         if command.is_ours and command.precondition:
             yield f"the command {command.name!r} stands beside another, so it answers no 'precondition'."
         if command.is_ours and command.stands_for not in names:

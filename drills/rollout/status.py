@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drills import targets
-from drills.rollout import embedded, evidence, opening, records, rollouts, signoff
+from drills.rollout import chain, embedded, evidence, opening, records, rollouts, signoff
 from drills.rollout.clock import from_iso, iso
 from drills.rollout.journal import NAME, Entry
 from drills.rollout.journal import read as read_journal
@@ -38,7 +38,7 @@ class StageStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One stage by its latest run."""
 
     stage: Stage
-    state: str  # not_begun, under_way, no_go, go; a signature is told behind it
+    state: str  # not_begun, under_way, no_go, go, outdated; a signature is told behind it
     run: str = ""
     target: str = ""
     why: tuple[str, ...] = ()
@@ -88,7 +88,10 @@ def _stage(folder: Path, entries: list[Entry], stage: Stage, now: datetime) -> S
         hold = _hold(run_dir, now)
         return StageStatus(stage=stage, state="under_way", run=run.run_id, target=target, hold=hold)
     try:
-        return _reported(run_dir, run, target, entries)
+        found = _reported(run_dir, run, target, entries)
+        if outdated := tuple(opening.superseded(folder, entries, run)):
+            return msgspec.structs.replace(found, state="outdated", why=outdated)
+        return found
     except StormgateError as error:
         return StageStatus(stage=stage, state="no_go", run=run.run_id, target=target, why=(str(error),))
 
@@ -96,6 +99,7 @@ def _stage(folder: Path, entries: list[Entry], stage: Stage, now: datetime) -> S
 def _reported(run_dir: Path, run: StageRun, target: str, entries: list[Entry]) -> StageStatus:
     report = opening.told_report(run_dir, run)
     signed = opening.told_signoff(run_dir, run)
+    chain.unspoilt(chain.Earlier(run_dir, report))
     sha256 = evidence.sha256(run_dir / records.REPORT)
     waivers = [(waiver, signoff.unsigned(waiver, entries, sha256)) for waiver in signoff.read_waivers(run_dir)]
     return StageStatus(
@@ -118,7 +122,8 @@ def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
         events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
     except StormgateError:
         return None
-    began = [event.at for event in events if event.kind in ("begun", "restarted")]
+    begun = [event for event in events if event.kind in ("begun", "restarted")]
+    began = [event.at for event in begun] if begun and not begun[-1].waits else []  # what waits has not begun anew yet
     end = from_iso(began[-1]) + timedelta(seconds=plan.hold_required_s) if began else None
     return HoldStatus(
         began=began[-1] if began else "",

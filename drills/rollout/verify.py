@@ -122,6 +122,9 @@ def _journal(run_dir: Path, run_id: str, waivers: list[Waiver]) -> Iterator[str]
     except EvidenceError as error:
         yield str(error)
         return
+    planned = [entry.body["plan_sha256"] for entry in told if "plan_sha256" in entry.body]
+    if planned and evidence.sha256(run_dir / records.PLAN) != planned[-1]:
+        yield f"{run_dir / records.PLAN}: is not the one that the journal tells of."
     for name, key in ((records.REPORT, "report_sha256"), (records.SIGNOFF, "signoff_sha256")):
         wanted = [entry.body[key] for entry in told if key in entry.body]
         here = (run_dir / name).is_file()

@@ -133,7 +133,10 @@ class _Watches:
 
     def _add(self, run_dir: Path, told: WatchDone) -> None:
         if not told.run:
-            self.troubles += [f"a watch at {told.at} could not begin ({told.reason})"] if told.status != "not_run" else []
+            if told.status == "not_run":
+                self.cut_short += 1
+            else:
+                self.troubles.append(f"a watch at {told.at} could not begin ({told.reason})")
             return
         try:
             folders = results.drill_folders(run_dir / told.run)

@@ -21,6 +21,7 @@ import pytest
 from stepped_lane import ADMIN, METRICS, Spoil, SteppedLane, stepped_lane, unspoilt
 
 from drills.rollout import evidence, figures, one_drill, records, rollback, rollouts, signoff, stage_run, watch
+from drills.rollout.aim import Aim
 from drills.rollout.clock import Clock, SteppedClock, from_iso, iso
 from drills.rollout.one_drill import Order
 from drills.rollout.records import Rollback, RollbackStep, Signoff, StageReport
@@ -28,6 +29,7 @@ from drills.rollout.signoff import Person
 from drills.rollout.stage_run import Asked
 from drills.thresholds import DEFAULT_PATH as THRESHOLDS
 
+CONFIGURATION = Aim.configuration
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
 WATCH = """
 name = "tiny_watch"
@@ -237,6 +239,11 @@ def after_preflight(folder: Path, made: Path, monkeypatch: pytest.MonkeyPatch, *
         yield world
 
 
+def at_one_place(aim: Aim) -> str:
+    """What is configured of a target, at whichever port this one serves."""
+    return str(CONFIGURATION(replace(aim, lane=replace(aim.lane, runtime_url="http://lane", control_url="http://lane"))))
+
+
 @contextlib.contextmanager
 def rollout_world(
     folder: Path, monkeypatch: pytest.MonkeyPatch, start: datetime = START, **lane: Any
@@ -250,6 +257,8 @@ def rollout_world(
         world = RolloutWorld(folder, clock, stepped)
         monkeypatch.setattr(watch, "within", lambda order, log: _copied(world, order))
         monkeypatch.setattr(rollback, "rehearse", rehearsed)
+        monkeypatch.setattr(Aim, "configuration", at_one_place)
+        monkeypatch.setattr(Aim, "configuration_now", at_one_place)
         yield world
 
 

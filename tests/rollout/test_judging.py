@@ -12,7 +12,8 @@ import pytest
 from stage_folders import DRILL, KIND, NOW, TARGET, Folder, passing
 
 from drills import results
-from drills.rollout import judging, records, stage_drills, stages, window
+from drills.rollout import evidence, journal, judging, records, stage_drills, stages, window
+from drills.rollout.clock import SteppedClock
 from drills.rollout.records import (
     CohortProbe,
     CommandDone,
@@ -403,6 +404,10 @@ def test_what_may_not_be_broken_in_production_is_taken_from_a_staging(
 ) -> None:
     shutil.copytree(rollout.runs.parent, tmp_path / "staging")
     staging = Folder(tmp_path / "staging" / "runs")
+    with journal.Journal(staging.runs.parent / journal.NAME, SteppedClock(staging.began)) as told:
+        sha = {name: evidence.sha256(staging.path / name) for name in (records.REPORT, records.SIGNOFF)}
+        told.append("reported", run=staging.path.name, report_sha256=sha[records.REPORT])
+        told.append("signed", run=staging.path.name, report_sha256=sha[records.REPORT], signoff_sha256=sha[records.SIGNOFF])
     folder = production(tmp_path / "production" / "runs", rollout.began)
     report = judging.judge_stage(folder.path)
     assert (report.decision, report.why) == ("go", ())

@@ -1,0 +1,253 @@
+"""Ways that once led to a go, or opened a stage, and no longer do."""
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from rollout_world import RolloutWorld
+from stage_folders import NOW, Folder, dump
+from test_hold import KilledError as HoldKilledError
+from test_hold import World, between, held_s, never
+from test_no_false_go import KilledError, latest, refused
+from test_stages_file import changed
+
+from drills.rollout import chain, commands, evidence, parts, records, rollouts, stages, status, window
+from drills.rollout.clock import SteppedClock, SystemClock, from_iso, iso
+from drills.rollout.journal import NAME, Journal
+from drills.rollout.records import HoldEvent, Revisions, Signoff, Snapshot, StagePlan, WatchDone
+from drills.rollout.stages import Command
+from drills.verdicts import State
+from sim.errors import EvidenceError, UsageError
+
+# --- a stages file that asks for almost nothing -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('to = "17:00"', 'to = "09:01"', "no whole business day"),
+        ("every_s = 300.0", "every_s = 43200.0", "watch.every_s"),
+        ("baseline_s = 3600.0", "baseline_s = 5.0", "a baseline takes at least"),
+        ("cohort_percent = 50.0", "cohort_percent = 0.01", "less than the 25 of the stage before"),
+        ("cohort_percent = 100.0", "cohort_percent = 50.0", "a full rollout is to 100 percent"),
+        ('runner = "cargo"', "", "nobody counts them"),
+    ],
+)
+def test_a_stages_file_that_asks_for_almost_nothing(tmp_path: Path, old: str, new: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        stages.load(changed(tmp_path, (old, new)))
+
+
+# --- commands ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("runner", "said"),
+    [
+        ("cargo", "test result: FAILED. 3 passed; 2 failed; 0 ignored"),
+        ("pytest", "== 2 failed, 5 passed in 3.10s ==\n== 7 passed in 1.00s =="),
+        ("pytest", "== 5 passed, 1 error in 3.10s =="),
+        ("go", "--- PASS: TestA (0.00s)\n--- FAIL: TestB (0.00s)"),
+        ("go", '{"Action":"pass","Test":"TestA"}\n{"Action":"fail","Test":"TestB"}'),
+        ("go", "ok  \tx/y\t0.010s\nFAIL\tx/z\t0.010s"),
+        ("node", "# pass 4\n# fail 1"),
+    ],
+)
+def test_a_script_that_ends_with_0_although_tests_failed(tmp_path: Path, runner: str, said: str) -> None:
+    words = tmp_path / "said.txt"
+    words.write_text(said + "\n")
+    command = Command(name="check", argv=("sh", "-c", f"cat {words} || true"), runner=runner)  # type: ignore[arg-type]
+    done = commands.run(command, tmp_path, SystemClock())
+    assert (done.state, done.exit_code) == ("fail", 0)
+    assert "failed" in done.reason
+
+
+# --- what was changed by hand -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def killed(rollout: RolloutWorld) -> Path:
+    """The folder of a hold of stage 1 that was killed after an hour."""
+    began, sleeping = rollout.clock.now(), SteppedClock.sleep_until
+
+    def sleep_until(clock: SteppedClock, moment: object) -> None:
+        if clock.now() > began + timedelta(hours=1):
+            raise KilledError
+        sleeping(clock, moment)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SteppedClock, "sleep_until", sleep_until)
+        with pytest.raises(KilledError):
+            rollout.stage("1")
+    return latest(rollout)
+
+
+def test_a_plan_that_was_made_easier_while_the_hold_was_killed(rollout: RolloutWorld, killed: Path) -> None:
+    path = killed / records.PLAN
+    plan = evidence.read_plan(killed)
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(plan, hold_required_s=1.0)))
+    refused(rollout, "1", "is not the plan that this stage began with")
+
+
+def test_a_hold_that_was_made_longer_while_it_was_killed(rollout: RolloutWorld, killed: Path) -> None:
+    (begun,) = evidence.read_lines(killed / records.HOLD, HoldEvent)
+    earlier = iso(from_iso(begun.at) - timedelta(hours=5))
+    dump(killed / records.HOLD, msgspec.structs.replace(begun, at=earlier))
+    refused(rollout, "1", "lacks 'hold_begun'")
+
+
+def test_a_journal_whose_end_was_cut_off(rollout: RolloutWorld) -> None:
+    """As where a red run of a stage is to be forgotten: its folder is still there."""
+    run_dir = latest(rollout)
+    shutil.copytree(run_dir, run_dir.with_name("20261121T000000Z-stage-0-beef"))
+    refused(rollout, "1", "does not tell of the run 20261121T000000Z-stage-0-beef")
+
+
+def test_another_place_under_the_same_name(rollout: RolloutWorld) -> None:
+    rollout.lane.write(extra="caps = { clients = 150, connects_per_s = 200.0, events_per_s = 200.0 }\n")
+    refused(rollout, "1", "configuration sha256 changed")
+
+
+def test_a_go_of_last_week_that_is_signed_today(rollout: RolloutWorld) -> None:
+    run_dir = latest(rollout)
+    with Journal(rollout.rollout / NAME, rollout.clock) as journal:
+        (run,) = rollouts.runs(journal.entries)
+        late = msgspec.structs.replace(evidence.read_struct(run_dir / records.SIGNOFF, Signoff), at=iso(_week_on(rollout)))
+        (run_dir / records.SIGNOFF).write_bytes(msgspec.json.encode(late))
+        sha256 = evidence.sha256(run_dir / records.SIGNOFF)
+        journal.append("signed", run=run.run_id, signoff_sha256=sha256, report_sha256=late.report_sha256)
+    refused(rollout, "1", "ended 168", "24 h are allowed")
+
+
+def _week_on(rollout: RolloutWorld) -> object:
+    rollout.clock.step(timedelta(days=7))
+    return rollout.clock.now()
+
+
+def test_a_status_tells_of_changed_evidence(rollout: RolloutWorld) -> None:
+    path = latest(rollout) / records.COMMANDS
+    path.write_bytes(path.read_bytes() + b"\n")
+    found = status.of(rollout.rollout, rollout.clock.now(), 24.0)
+    assert found.stages[0].state == "no_go"
+    assert "is not what the report of that stage rests on" in found.stages[0].why[0]
+
+
+# --- a stage before that was run again --------------------------------------------------------------
+
+
+def test_a_preflight_that_was_run_again_and_is_no_go_closes_what_rests_on_the_old_one(rollout: RolloutWorld) -> None:
+    rollout.through("1")
+    with Journal(rollout.rollout / NAME, rollout.clock) as journal:
+        journal.append("stage_begun", run="again", stage="0", target="stepped")
+    refused(rollout, "2", "rests on", "stage 0 was run again since (again)")
+    found = {each.stage: each for each in status.of(rollout.rollout, rollout.clock.now(), 24.0).stages}
+    assert (found["0"].state, found["1"].state) == ("under_way", "outdated")
+
+
+# --- revisions --------------------------------------------------------------------------------------
+
+
+def snapshots(folder: Folder) -> list[Snapshot]:
+    return evidence.read_lines(folder.path / records.SNAPSHOTS, Snapshot)
+
+
+def test_a_revision_that_was_another_while_the_drills_ran(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs").write()
+    there = snapshots(folder)
+    after = msgspec.structs.replace(
+        there[-1], n=there[-1].n + 1, at=folder.at(9000), phase="drills", revisions=Revisions(runtime="another")
+    )
+    assert parts.revisions(folder.plan(), there)[0] is State.PASS
+    state, reason = parts.revisions(folder.plan(), [*there, after])
+    assert (state, "another" in reason) == (State.FAIL, True)
+
+
+def test_a_revision_that_nobody_told_for_a_while_is_not_unchanged(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs").write()
+    events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
+    there = snapshots(folder)
+    silent = [msgspec.structs.replace(each, revisions=Revisions()) if 20 < each.n < 26 else each for each in there]
+    assert parts.hold(events, folder.plan(), there)[0] is State.PASS
+    state, reason = parts.hold(events, folder.plan(), silent)
+    assert (state, "was unknown in 4 snapshots" in reason) == (State.INCONCLUSIVE, True)
+
+
+# --- clients that were not there --------------------------------------------------------------------
+
+
+def test_watches_that_could_not_begin_are_missed(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs").write()
+    path = folder.path / records.WATCH_LIST
+    told = evidence.read_lines(path, WatchDone)
+    refusals = [
+        WatchDone(at=folder.at(s), ended=folder.at(s), run="", drill="observation", phase="baseline", status="not_run")
+        for s in range(400, 1800, 300)
+    ]
+    dump(path, *sorted([*told, *refusals], key=lambda each: each.at))
+    found = window.load(folder.path)
+    assert (len(found.watches), found.cut_short) == (2, 5)
+
+
+# --- killed while it was broken ---------------------------------------------------------------------
+
+
+def test_a_hold_that_was_killed_while_it_was_broken_does_not_count_that(tmp_path: Path) -> None:
+    world = World(tmp_path, killed=between(1200, 1230))
+    thresholds = tmp_path / "the-thresholds.toml"
+    as_it_was = thresholds.read_text()
+
+    def looser(now: object) -> bool:
+        thresholds.write_text("looser" if between(600, 1200)(now) else as_it_was)  # type: ignore[arg-type]
+        return False
+
+    world.silent = looser
+    with pytest.raises(HoldKilledError):
+        world.held()
+    thresholds.write_text(as_it_was)
+    world.killed = never
+    world.clock.step(timedelta(seconds=20))
+    events = world.held()
+    assert events[-1].kind == "ended"
+    assert held_s(events) == 3600.0
+    assert (from_iso(events[-1].at) - from_iso(world.plan.began)).total_seconds() >= 1200 + 3600
+
+
+# --- a staging's word for production ----------------------------------------------------------------
+
+
+def preflight_on_staging(tmp_path: Path) -> tuple[Folder, Callable[[], list[chain.Earlier]]]:
+    from drills.rollout import judging
+
+    folder = Folder(tmp_path / "staging" / "runs").write()
+    report = judging.judge_stage(folder.path)
+    judging.stage_files.write(folder.path, msgspec.structs.replace(report, decision="go", reason="", why=()))
+    folder.sign()
+    later = Folder(tmp_path / "production" / "runs", kind="production", began=folder.began + timedelta(hours=2))
+    return folder, lambda: list(chain.signed_preflights(later.path, _plan_of(later)))
+
+
+def _plan_of(folder: Folder) -> StagePlan:
+    return folder.plan(revisions=NOW)
+
+
+def test_a_signature_that_was_put_there_by_hand_speaks_for_no_production(tmp_path: Path) -> None:
+    folder, found = preflight_on_staging(tmp_path)
+    assert found() == []
+    with Journal(folder.runs.parent / NAME, SteppedClock(folder.began)) as journal:
+        report, signoff = (evidence.sha256(folder.path / name) for name in (records.REPORT, records.SIGNOFF))
+        journal.append("reported", run=folder.path.name, report_sha256=report)
+        journal.append("signed", run=folder.path.name, report_sha256=report, signoff_sha256=signoff)
+    assert len(found()) == 1
+    folder.sign(after_s=8000.0)
+    assert found() == []
+
+
+def test_an_edited_journal_speaks_for_no_production(tmp_path: Path) -> None:
+    folder, found = preflight_on_staging(tmp_path)
+    (folder.runs.parent / NAME).write_text("{}\n")
+    assert found() == []
+    with pytest.raises(EvidenceError), Journal(folder.runs.parent / NAME, SteppedClock(folder.began)):
+        pass
