@@ -13,13 +13,13 @@ from itertools import chain
 
 import numpy as np
 
-from drills import statistics
 from drills.gates import REGISTRY
-from drills.statistics import Mean
 from drills.thresholds import Thresholds
 from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, Spread, State
+from sim import statistics
 from sim.invariants import Violation
 from sim.metrics import Measure, percentile
+from sim.statistics import Mean
 
 _ANSWERS = (State.PASS, State.FAIL, State.INCONCLUSIVE)  # something was measured
 _MOST_SEEDS = 5

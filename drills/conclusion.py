@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from drills import pool, results
-from drills.pool import INTERRUPTED, Say
+from drills import results
 from drills.terminal import Several
 from drills.verdicts import DrillVerdict, RunVerdict
+from sim import pool
 from sim.errors import EvidenceError
+from sim.pool import INTERRUPTED, Say
 
 # [ours] Observations that are worth processes of their own: these take about a second to start.
 _MANY_BYTES = 4_000_000

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drills import pool
-from drills.pool import INTERRUPTED, Outcome, Say, Standing
+from sim import pool
 from sim.contract.settings import Switches
 from sim.drill import Drill, expected_duration_s
+from sim.pool import INTERRUPTED, Outcome, Say, Standing
 from sim.system_model import SystemModel
 
 if TYPE_CHECKING:

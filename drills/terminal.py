@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich import progress as bars
 from rich.console import Console
 
-from drills.pool import Standing
+from sim.pool import Standing
 
 _LINE_EVERY_S = 1.0  # where lines are kept: enough to see that something goes on
 _SEVERAL_EVERY_S = 10.0  # and of several at once, while none of them ends

@@ -13,7 +13,7 @@ CODE = ("sim", "drills", "locustfiles", "notebooks")
 # From the top down; of several prefixes that fit a module the longest counts.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("sim.errors",),
-    ("sim.columns", "sim.config", "sim.contract", "sim.ownership"),
+    ("sim.columns", "sim.config", "sim.contract", "sim.ownership", "sim.pool"),
     ("sim.fault_kinds",),
     ("sim.drill", "sim.observations", "sim.target"),
     ("sim.faults", "sim.system_model"),
@@ -21,9 +21,10 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("sim.engines",),
     (
         *("sim.history", "sim.ledger", "sim.reconnects", "sim.samples", "sim.invariants", "sim.jumbled"),
-        *("sim.metrics", "sim.parity", "sim.server_figures"),
+        *("sim.metrics", "sim.parity", "sim.server_figures", "sim.statistics"),
     ),
     ("sim.plots",),
+    ("sim.planning", "sim.calibration"),
     ("drills",),
     ("locustfiles",),
     ("notebooks",),

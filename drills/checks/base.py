@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from drills import statistics
-from drills.statistics import Bounds
 from drills.thresholds import Comparator, Expected, Threshold
 from drills.verdicts import State
+from sim import statistics
 from sim.contract.settings import RuntimeSettings
 from sim.drill import Drill
 from sim.errors import IllegalMoveError
 from sim.history import Floats, History
 from sim.ledger import Ledger
 from sim.samples import Share
+from sim.statistics import Bounds
 
 NAN = float("nan")
 _EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed

@@ -1,10 +1,9 @@
 """Checks of the gate `reconnect`: recovery in time, and a backoff that is bounded, jittered and reset."""
 
-from drills import statistics
 from drills.checks.base import NAN, Answer, Case, Check, by_count, needed
 from drills.thresholds import Threshold
 from drills.verdicts import State
-from sim import reconnects
+from sim import reconnects, statistics
 from sim.observations import Kind
 from sim.reconnects import Herd
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from drills import report, results, running, statistics
+from drills import report, results, running
 from drills.request import Request
 from drills.verdicts import DrillVerdict, State, worst
 from sim import drill as drill_file
-from sim import observations, samples
+from sim import observations, samples, statistics
 from sim.drill import Drill
 from sim.engines.lane_http import Lane
 from sim.errors import EvidenceError

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from drills import combined, gates, statistics
+from drills import combined, gates
 from drills.gates import REGISTRY
 from drills.verdicts import CheckResult, DrillVerdict, State
+from sim import statistics
 from sim.invariants import Violation
 from sim.metrics import Measure
 

@@ -11,12 +11,12 @@ import pytest
 from commands import children_of, started, stormgate
 from storms import small
 
-from drills import conclusion, pool, report, results, running, terminal
-from drills.pool import Say, Standing
+from drills import conclusion, report, results, running, terminal
 from drills.request import Request
 from drills.terminal import Several
-from sim import observations
+from sim import observations, pool
 from sim.errors import EvidenceError
+from sim.pool import Say, Standing
 
 ERROR = 4
 NAMES = ("reconnect_storm", "mutation_over_socket")

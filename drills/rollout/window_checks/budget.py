@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drills import statistics
 from drills.checks.base import NAN, Answer, by_ratio, needed
 from drills.rollout.counted import Counted, counted, promised
 from drills.rollout.stage_window import StageWindow
@@ -17,7 +16,7 @@ from drills.rollout.window_checks.base import Decide, by_clients, doubted, trust
 from drills.rollout.window_checks.clients import share_of
 from drills.thresholds import Threshold
 from drills.verdicts import State
-from sim import samples
+from sim import samples, statistics
 from sim.history import Floats
 from sim.samples import Share
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from drills import statistics
 from drills.checks import course, lane
 from drills.checks.base import NAN, Answer, Case, by_count, by_percentile, by_ratio, needed
 from drills.rollout.stage_window import StageWindow, Watch
 from drills.rollout.window_checks.base import Decide, by_clients, gravest
-from drills.statistics import Bounds
 from drills.thresholds import Threshold
 from drills.verdicts import State
+from sim import statistics
 from sim.history import Floats, History
 from sim.samples import Share
+from sim.statistics import Bounds
 
 SPAN_S = 600.0  # the ten minutes of everything that is judged by its worst ten
 _LATE_SHARE = 0.1  # [ours] of the watches, that may have measured themselves or been cut short

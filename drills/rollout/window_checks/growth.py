@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from drills import statistics
 from drills.checks.base import NAN, Answer, Case, needed
 from drills.rollout.counted import Counted
 from drills.rollout.stage_window import StageWindow
 from drills.rollout.window_checks.base import Decide, by_clients, by_server
 from drills.thresholds import Threshold
 from drills.verdicts import State
+from sim import statistics
 from sim.history import Floats, Ints
 
 BLOCKS = 6

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drills import statistics
 from drills.checks.base import NAN, Answer, Case, needed
 from drills.rollout.stage_window import StageWindow
 from drills.rollout.window_checks import clients, names, servers
 from drills.rollout.window_checks.base import Ask, WindowCheck, by_clients
-from drills.statistics import Bounds
 from drills.thresholds import Threshold
 from drills.verdicts import State
+from sim import statistics
 from sim.observations import Kind
+from sim.statistics import Bounds
 
 _METHOD = (
     "by a server: the rate over any 5 min that is held for 10, by its bounds between two answers; by clients, of themselves: "

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from drills import statistics
+from sim import statistics
 
 
 @pytest.mark.parametrize(("n", "threshold"), [(268, 0.01), (133, 0.02), (88, 0.03), (52, 0.05)])
