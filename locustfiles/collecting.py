@@ -4,6 +4,7 @@ The record is a drill's (`sim.observations`). The live figures are sketches that
 the value): good to look at, and never what a verdict rests on.
 """
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -65,7 +66,9 @@ class LiveFigures:
         self.counts: Counter[str] = Counter()  # by kind of observation
         self.sketches: dict[str, DDSketch] = {}  # ms, by what Locust's tables call it
         self.curve: deque[dict[str, float]] = deque(maxlen=_CURVE_SAMPLES)
+        self.phases: dict[str, float] = {}  # when each began, in s of the run
         self.deliveries = Deliveries(lambda ms: self._took("delivery", ms))
+        self._worst: dict[str, float] = {}  # ms, since the last sample
         self._report = report
         self._connected_at: dict[int, float] = {}
 
@@ -109,10 +112,21 @@ class LiveFigures:
         self.counts["publish_failed"] += 1
         self._took("publish", ms, code)
 
-    def sample(self, t: float, live: int, clients: int, lag_ms: float) -> None:
-        """One point of the recovery curve."""
+    def sample(self, t: float, live: int, clients: int, lag_ms: float, behind_events: float = math.nan) -> None:
+        """One point of the recovery curve; what took worst is of the time since the one before."""
+        worst, self._worst = self._worst, {}
         self.curve.append(
-            {"t": t, "live": live, "clients": clients, "connects": self.counts["connect_done"], "generator_lag_ms": lag_ms}
+            {
+                "t": t,
+                "live": live,
+                "clients": clients,
+                "connects": self.counts["connect_done"],
+                "applied": self.counts["applied"],
+                "behind_events": behind_events,
+                "delivery_ms": worst.get("delivery", math.nan),
+                "replay_ms": worst.get("replay bootstrap", math.nan),
+                "generator_lag_ms": lag_ms,
+            }
         )
 
     def percentile(self, name: str, share: float) -> float | None:
@@ -125,4 +139,5 @@ class LiveFigures:
             if name not in self.sketches:
                 self.sketches[name] = DDSketch(0.01)
             self.sketches[name].add(max(ms, 0.0))
+            self._worst[name] = max(ms, self._worst.get(name, 0.0))
         self._report("WS" if name not in ("mint", "publish") else "HTTP", name, max(ms, 0.0), error)

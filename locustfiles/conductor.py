@@ -59,6 +59,21 @@ class Conductor:
             self.run.stop(because)
             self._course.join()
 
+    # --- an operator's side -------------------------------------------------------------------------
+
+    def storm_now(self) -> str:
+        """The next fault of the run that goes on begins now; says which. Raises `UsageError` where there is none."""
+        return self._run_that_goes_on().storm_now()
+
+    def heal_now(self) -> None:
+        """Take back now what the run that goes on has broken. Raises `UsageError` where there is nothing."""
+        self._run_that_goes_on().heal_now()
+
+    def _run_that_goes_on(self) -> DrillRun:
+        if self.run is None or self.is_over:
+            raise UsageError("no run is going on; start one first.")
+        return self.run
+
     # --- users --------------------------------------------------------------------------------------
 
     def be_a_client(self, user: object) -> None:

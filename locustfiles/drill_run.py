@@ -28,7 +28,8 @@ from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane import Lane
 from sim.engines.publishing import streams_of
 from sim.engines.session_driver import NEVER, WallClock
-from sim.errors import StorageError, StormgateError
+from sim.errors import StorageError, StormgateError, UsageError
+from sim.faults import PlannedFault
 from sim.faults import plan as fault_plan
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.observations import NAN, RunHeader, write_header
@@ -54,6 +55,9 @@ class DrillRun:
         self._recorder = GreenRecorder(folder)
         self._stop = Event()
         self._because = ""
+        self._storm_asked = Event()
+        self._heal_asked = Event()
+        self._cues = {planned.index: Event() for planned in self._faults}  # set once a fault has begun, or is to at once
         self._free: deque[int] = deque()
         self._helpers = Group()
         self._mock: EmbeddedMock | None = None
@@ -152,6 +156,36 @@ class DrillRun:
         self._because = self._because or because
         self._stop.set()
 
+    # --- by hand ------------------------------------------------------------------------------------
+
+    def storm_now(self) -> str:
+        """The next fault does not wait for its time any more; says which. Raises `UsageError` if there is none to begin."""
+        if self.phase not in ("steady", "fault"):
+            raise UsageError(f"the run is in its phase '{self.phase}': a storm can begin in 'steady' and in 'fault' only.")
+        waiting = [planned for planned in self._faults if not self._cues[planned.index].is_set()]
+        if not waiting or self._heal_asked.is_set():
+            raise UsageError("every fault of this drill has begun already, or it breaks nothing; start another run.")
+        planned = min(waiting, key=lambda each: each.begins_s)
+        self._by_hand(f"{planned.kind} began by hand, before its time")
+        self._cues[planned.index].set()
+        self._storm_asked.set()
+        return planned.kind
+
+    def heal_now(self) -> None:
+        """Take everything back now; faults that have not begun never will. Raises `UsageError` if nothing is being broken."""
+        if self.phase != "fault":
+            raise UsageError(
+                f"the run is in its phase '{self.phase}': there is nothing to heal; it is in 'fault' that things break."
+            )
+        self._by_hand("healed by hand")
+        self._heal_asked.set()
+        self._storms.end()
+
+    def _by_hand(self, what: str) -> None:
+        """Whoever reads the verdict must know of it."""
+        at_s = self.clock.now() - self.clock.began
+        self.header.remarks = [*self.header.remarks, f"{what}, {at_s:.1f} s into the run, in the phase '{self.phase}'"]
+
     # --- the course ---------------------------------------------------------------------------------
 
     def follow_course(self) -> RunHeader:
@@ -173,7 +207,7 @@ class DrillRun:
         self._enter("steady")
         for number in map(int, self.header.probes):
             self._help(partial(self._live, number))
-        self._pause(self.plan.drill.fleet.arrival_s + phases.steady_s)
+        self._pause(self.plan.drill.fleet.arrival_s + phases.steady_s, or_until=self._storm_asked)
         is_steady = self._reach_steady()
         try:
             self._enter("fault")
@@ -220,15 +254,20 @@ class DrillRun:
         for planned in self._faults:
             acting.start(gevent.Greenlet(self._act, planned, began))
         try:
-            self._pause(began + self.plan.drill.phases.fault_s - self.clock.now())
+            self._pause(began + self.plan.drill.phases.fault_s - self.clock.now(), or_until=self._heal_asked)
             while len(acting) and not self._stop.is_set():
                 acting.join(_POLL_S)
         finally:
             acting.kill()  # a fault stopped half-way must not act on while it is healed
 
-    def _act(self, planned: object, began: float) -> None:
-        with self._must_not_fail():
-            self._storms.run(planned, began)  # type: ignore[arg-type]
+    def _act(self, planned: PlannedFault, began: float) -> None:
+        """One fault at its time, or when it is asked for."""
+        cue = self._cues[planned.index]
+        gevent.wait([cue, self._heal_asked], max(began + planned.begins_s - self.clock.now(), 0), count=1)
+        if not self._heal_asked.is_set():
+            cue.set()
+            with self._must_not_fail():
+                self._storms.run(planned)
 
     def _add_auditor(self) -> None:
         """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""
@@ -278,13 +317,14 @@ class DrillRun:
             gevent.sleep(_SAMPLE_PERIOD_S)
             self._recorder.flush()
             self._recorder.check()
-            step = min(fleet, _LAG_SAMPLES)
+            step, worst = min(fleet, _LAG_SAMPLES), NAN
             for number in range(first, first + step):
                 session = self.clients[number % fleet].session
                 if (lag := course.lag_events(session, self._book.heads)) is not None:
                     self._add("client_lag", session.client, value=lag)
+                    worst = lag if worst != worst else max(worst, lag)  # NaN until there is one
             first = (first + step) % fleet
-            self.live.sample(self.clock.now() - self.clock.began, self.live_clients, fleet, self._lag_ms)
+            self.live.sample(self.clock.now() - self.clock.began, self.live_clients, fleet, self._lag_ms, worst)
 
     # --- ending -------------------------------------------------------------------------------------
 
@@ -320,12 +360,14 @@ class DrillRun:
 
         self._helpers.spawn(guarded)
 
-    def _pause(self, seconds: float) -> None:
-        self._stop.wait(max(seconds, 0))
+    def _pause(self, seconds: float, or_until: Event | None = None) -> None:
+        """Wait so long, or until the run is to stop, or until that happens."""
+        gevent.wait([self._stop, *([or_until] if or_until else [])], max(seconds, 0), count=1)
         self._recorder.check()
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
+        self.live.phases[phase] = self.clock.now() - self.clock.began
         self._add("phase", detail=phase)
         self._say(f"{phase}: {self.live_clients} of {self.plan.drill.fleet.clients} clients live")
 

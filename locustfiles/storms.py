@@ -7,8 +7,8 @@ does it.
 import time
 from collections.abc import Mapping, Sequence
 
-import gevent
 import msgspec
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from locustfiles.lane import LaneRequests
@@ -77,13 +77,13 @@ class Storms:
         self._active: dict[int, PlannedFault] = {}
         self._switched = False
         self._switching = BoundedSemaphore()  # two requests under way at once could arrive in the other order
+        self._is_over = Event()
 
-    def run(self, planned: PlannedFault, began: float) -> None:
-        """Carry out one fault at its time; `began` is when the fault phase did."""
-        self._sleep_until(began + planned.begins_s)
+    def run(self, planned: PlannedFault) -> None:
+        """Carry out one fault now, for as long as it is to last, or until `end`."""
         self._note("fault_begun", planned)
         self._active[planned.index] = planned
-        observed = self._act(planned, began + planned.ends_s)
+        observed = self._act(planned, self._clock.now() + planned.ends_s - planned.begins_s)
         self._active.pop(planned.index, None)
         if observed:
             self._note("fault_observed", planned, observed)
@@ -139,6 +139,10 @@ class Storms:
             active = [planned.fault for planned in self._active.values() if planned is not without]
             return self._lane.set_switches(switches_during(self._healthy, active))
 
+    def end(self) -> None:
+        """Faults that act end now, each in good order."""
+        self._is_over.set()
+
     def heal(self) -> None:
         """Take back whatever still acts, after all faults or in the middle of them."""
         for client in self._clients.values():
@@ -151,8 +155,8 @@ class Storms:
             self._note("fault_ended", planned)
 
     def _sleep_until(self, moment: float) -> None:
-        while (wait_s := moment - self._clock.now()) > 0:
-            gevent.sleep(wait_s)
+        while (wait_s := moment - self._clock.now()) > 0 and not self._is_over.wait(wait_s):
+            pass
 
     def _note(self, kind: str, planned: PlannedFault, value: float = NAN) -> None:
         t = self._clock.now() - self._clock.began
