@@ -157,24 +157,9 @@ def counts(name: str, state: State, plan: StagePlan) -> bool:
 def _unjudged(name: str, stage: _Stage) -> GateCheck:
     """A check of the window that was not answered at all."""
     known = windows.REGISTRY[name]
-    return GateCheck(
-        gate=known.gate,
-        check=known.name,
-        state=State.ERROR if stage.trouble else State.NOT_RUN,
-        value=None,
-        unit=known.unit,
-        n=0,
-        interval=None,
-        comparator="",
-        threshold=None,
-        source="",
-        window=known.window,
-        method=known.method,
-        origin=known.origins[0],
-        reason=stage.trouble[-1] if stage.trouble else "it was not asked",
-        evidence=records.SNAPSHOTS,
-        required=stage.plan.stage != "0",
-    )
+    why = stage.trouble[-1] if stage.trouble else "it was not asked"
+    found = stage_drills.unanswered(known, known.origins[0], known.window, records.SNAPSHOTS, why, is_error=bool(stage.trouble))
+    return msgspec.structs.replace(found, required=stage.plan.stage != "0")
 
 
 def _gate(name: str, checks: tuple[GateCheck, ...]) -> Gate:

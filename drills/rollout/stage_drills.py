@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 
 from drills import gates, results
+from drills.checks.base import Check
 from drills.rollout import chain, evidence, records
 from drills.rollout.clock import from_iso
 from drills.rollout.parts import Found, gravest
 from drills.rollout.records import DrillDone, GateCheck, StagePlan
+from drills.rollout.window_checks.base import WindowCheck
 from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict, State
 from sim.errors import StormgateError
 
@@ -170,10 +172,16 @@ def _gravest(answers: list[tuple[DrillVerdict, CheckResult, str]], shown: Shown)
 
 def _unasked(name: str, shown: Shown) -> GateCheck:
     check = gates.REGISTRY[name]
+    why = shown.trouble or "no drill was run that asks this"
+    return unanswered(check, check.origin, shown.of, records.DRILLS, why, is_error=bool(shown.trouble))
+
+
+def unanswered(check: Check | WindowCheck, origin: str, window: str, proof: str, reason: str, *, is_error: bool) -> GateCheck:
+    """A check that nobody has answered, as a stage keeps it."""
     return GateCheck(
         gate=check.gate,
         check=check.name,
-        state=State.ERROR if shown.trouble else State.NOT_RUN,
+        state=State.ERROR if is_error else State.NOT_RUN,
         value=None,
         unit=check.unit,
         n=0,
@@ -181,11 +189,11 @@ def _unasked(name: str, shown: Shown) -> GateCheck:
         comparator="",
         threshold=None,
         source="",
-        window=shown.of,
+        window=window,
         method=check.method,
-        origin=check.origin,
-        reason=shown.trouble or "no drill was run that asks this",
-        evidence=records.DRILLS,
+        origin=origin,
+        reason=reason,
+        evidence=proof,
     )
 
 

@@ -339,6 +339,15 @@ def test_of_a_preflight_only_a_failure_of_the_window_counts(stage: Callable[[str
     assert judging.judge_stage(stage("0").path).reason == "breach"
 
 
+def test_a_window_check_that_vanished_from_a_preflight_is_told_and_no_more(
+    stage: Callable[[str], Folder], answers: Answers
+) -> None:
+    del answers["replay.divergence"]
+    report = judging.judge_stage(stage("0").path)
+    assert report.decision == "go"
+    assert any("replay.divergence (not_run)" in sentence for sentence in report.skipped)
+
+
 def test_a_rehearsal_on_a_mock_is_spared_what_only_operators_have(tmp_path: Path, answers: Answers) -> None:
     folder = Folder(tmp_path / "runs", kind="mock").write()
     last(records.COMMANDS, CommandDone, state="not_run", reason="no checkout", required=False)(folder)
