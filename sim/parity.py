@@ -14,6 +14,7 @@ trimmed. What may not differ is what comes of it, and that is compared for each 
   runtime never sees that, in no replay and on no live tail, so a surface on which it does has parted from the others.
 
 Streams without snapshots are left out of such drills: there, what is lost for good depends on when a client was away.
+Nor does a surface say anything that was never well: it broke nothing, and its clients had not even caught up.
 The first event at which a surface parts is the one of the lowest seq; every surface is compared with the first.
 """
 
@@ -73,6 +74,7 @@ class Account:
     held: Codes
     checkpoint: Ints
     acknowledged: int
+    sick: str = ""  # why everyone was never live and up to date at one time, before anything was broken
 
 
 def account(history: History) -> Account:
@@ -105,12 +107,11 @@ def account(history: History) -> Account:
     checkpoint = np.zeros((clients, len(streams)), np.int64)
     written = known(history.fleet(Kind.CHECKPOINT_WRITTEN))
     checkpoint[written.client, place[written.stream]] = written.seq  # of several the last counts
-    return Account(streams, (*words, *(word + _LATE for word in words)), log, held, checkpoint, len(published))
+    return Account(streams, (*words, *(word + _LATE for word in words)), log, held, checkpoint, len(published), _sick(history))
 
 
 def compare(accounts: Mapping[str, Account], events: int) -> Comparison:
     """Compare surfaces, by name, that each published `events` events; of fewer than two nothing can be said."""
-    short = [f"{each.acknowledged} of {events} on {name}" for name, each in accounts.items() if each.acknowledged != events]
     if not accounts:
         return Comparison(0, 0, 0, ())
     common = _Common(list(accounts.values()))
@@ -122,13 +123,26 @@ def compare(accounts: Mapping[str, Account], events: int) -> Comparison:
         events=one.acknowledged,
         sequences=int(((one.held > 0).any(axis=-1) | (one.checkpoint > 0)).sum()),
         partings=tuple(sorted(found, key=lambda parting: (parting.seq, common.streams.index(parting.stream)))),
-        unequal=f"not all events were acknowledged: {'; '.join(short)}" if short else "",
+        unequal=_unequal(accounts, events),
     )
+
+
+def _unequal(accounts: Mapping[str, Account], events: int) -> str:
+    short = [f"{each.acknowledged} of {events} on {name}" for name, each in accounts.items() if each.acknowledged != events]
+    sick = [f"{name} ({each.sick})" for name, each in accounts.items() if each.sick]
+    found = f"not all events were acknowledged: {'; '.join(short)}" if short else ""
+    return found or (f"never well before anything was to be broken: {', '.join(sick)}" if sick else "")
 
 
 def _highest_seq(history: History) -> int:
     rows = history.of(Kind.PUBLISHED, Kind.APPLIED, Kind.GAP)
     return int(rows.seq.max(initial=0))
+
+
+def _sick(history: History) -> str:
+    steady = history.of(Kind.STEADY)
+    why = steady.take(steady.value != 1.0).detail
+    return (history.details[why[0]] or "no reason was given") if len(why) else ""
 
 
 def _log_rows(history: History) -> Rows:
@@ -160,7 +174,7 @@ class _Common:
         log[streams, :length] = code[one.log]
         held[:clients, streams, :length] = code[one.held]
         checkpoint[:clients, streams] = one.checkpoint
-        return Account(tuple(self.streams), tuple(self._words), log, held, checkpoint, one.acknowledged)
+        return Account(tuple(self.streams), tuple(self._words), log, held, checkpoint, one.acknowledged, one.sick)
 
     def parting(self, first: str, one: Account, other: str, two: Account) -> Parting | None:
         """Where two aligned accounts part first, if they do."""
