@@ -16,6 +16,7 @@ from sim.errors import EvidenceError
 from sim.observations import Kind, RunHeader
 
 Ints = NDArray[np.int64]
+Codes = NDArray[np.signedinteger[Any]]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -46,9 +47,9 @@ class Rows:
         return self._gather("t")
 
     @cached_property
-    def kind(self) -> Ints:
+    def kind(self) -> Codes:
         """Codes of `Kind`."""
-        return self._gather("kind")
+        return self._gather_codes("kind")
 
     @cached_property
     def client(self) -> Ints:
@@ -76,13 +77,17 @@ class Rows:
         return self._gather("value")
 
     @cached_property
-    def detail(self) -> Ints:
+    def detail(self) -> Codes:
         """Codes of `History.details`."""
-        return self._gather("detail")
+        return self._gather_codes("detail")
+
+    def _gather_codes(self, name: str) -> Codes:
+        """In as few bytes as the column has: these codes are compared and looked up, not reckoned with."""
+        column = self._columns[name]
+        return column if self._where is None else column[self._where]
 
     def _gather(self, name: str) -> NDArray[Any]:
-        column = self._columns[name]
-        rows = column if self._where is None else column[self._where]
+        rows: NDArray[Any] = self._gather_codes(name)
         return rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64, copy=False)
 
     def take(self, which: NDArray[Any]) -> "Rows":
