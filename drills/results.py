@@ -322,6 +322,8 @@ def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, t
         if not folder.is_dir():
             what = "drill" if plan.replications == 1 else "replication"
             raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
+        if not (folder / observations.HEADER_NAME).exists():
+            raise EvidenceError(f"{folder}: it was planned, but has no {observations.HEADER_NAME}: it never began, or that was lost.")
         drill = _read_drill(drill_folder(run_dir, planned.name), planned)
         return gates.judge(drill, _recorded(folder, plan, planned, seed, drill), thresholds, evidence)
     except EvidenceError as error:

@@ -160,7 +160,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "the file is cut": (truncate, "cannot be read"),
     "rows are missing": (drop_rows, "SHA-256"),
     "an empty file": (lambda folder: (folder / FILE_NAME).write_bytes(b""), "cannot be read"),
-    "no header": (lambda folder: (folder / "run.json").unlink(), "run.json"),
+    "no header": (lambda folder: (folder / "run.json").unlink(), "it never began"),
     "a broken header": (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
     "no drill": (lambda folder: (folder / "drill.json").unlink(), "drill.json"),
     "a broken drill": (lambda folder: (folder / "drill.json").write_text("[]"), "damaged"),
