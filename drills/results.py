@@ -323,7 +323,7 @@ def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, t
             what = "drill" if plan.replications == 1 else "replication"
             raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
         if not (folder / observations.HEADER_NAME).exists():
-            raise EvidenceError(f"{folder}: it was planned, but has no {observations.HEADER_NAME}: it never began, or that was lost.")
+            raise EvidenceError(f"{folder}: has no {observations.HEADER_NAME}, so it never began, or lost it since.")
         drill = _read_drill(drill_folder(run_dir, planned.name), planned)
         return gates.judge(drill, _recorded(folder, plan, planned, seed, drill), thresholds, evidence)
     except EvidenceError as error:
