@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drills import CATALOG
+from drills.cli_plan import plan_app
 from drills.options import AsJson, Target, Targets
 from drills.rollout.cli_gates import gates_app
 from drills.rollout.cli_rollback import rollback_app
@@ -45,6 +46,7 @@ app.add_typer(stage_app, name="stage")
 app.command()(snapshot)
 app.add_typer(gates_app, name="gates")
 app.add_typer(rollback_app, name="rollback")
+app.add_typer(plan_app, name="plan")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. load.events_per_s=50.")]
 Replications = Annotated[

@@ -55,7 +55,12 @@ def set_key(data: dict[str, Any], assignment: str) -> None:
         value = tomllib.loads(f"v = {text.strip()}")["v"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    *parents, last = key.strip().split(".")
+    put(data, key.strip(), value, f"--set {assignment}")
+
+
+def put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set `table.key` of a parsed table in place, and make tables that are missing; raises `UsageError`."""
+    *parents, last = key.split(".")
     table: Any = data
     for name in parents:
         if isinstance(table, list) and name.isdigit() and int(name) < len(table):
@@ -65,7 +70,7 @@ def set_key(data: dict[str, Any], assignment: str) -> None:
         else:
             break
     if not isinstance(table, dict):
-        raise UsageError(f"--set {assignment}: '{'.'.join(parents)}' is not a table.")
+        raise UsageError(f"{where}: '{'.'.join(parents)}' is not a table.")
     table[last] = value
 
 

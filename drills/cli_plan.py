@@ -1,0 +1,110 @@
+"""`stormgate plan`: sweeps and searches in simulation, for who has to know how large a lane must be.
+
+Exit codes as everywhere: 0 there is an answer, 1 nothing within the bounds will do, 2 cannot tell, 3 usage, 4 cut short.
+"""
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drills.options import AsJson
+
+if TYPE_CHECKING:
+    from drills.plans import Execute, Swept
+
+_CANNOT_TELL = 2
+
+plan_app = typer.Typer(help="Sweep a drill over fleets, models and policies, in simulation.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="What to sweep: a .toml file, see drills/examples/plans.")]
+Out = Annotated[Path, typer.Option(help="Folder that results are written to, below plans/.")]
+Thresholds = Annotated[Path | None, typer.Option(help="Judge by this file instead of the default thresholds.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes to simulate in, instead of one a core.")]
+
+
+@plan_app.command("sweep")
+def plan_sweep(
+    file: File,
+    out: Out = Path("results"),
+    thresholds: Thresholds = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the points, and simulate nothing (exits with 2).")] = False,
+) -> None:
+    """Run a drill at every point of a design, under the same seeds; a sweep that was cut short goes on where it was."""
+    from drills import plans
+    from drills.planning_gates import Gates
+    from sim.planning import designs
+
+    plan = plans.load(file)
+    if dry_run:
+        _show_points(designs.points(plan), plan.sweep.replications, as_json)
+        raise typer.Exit(_CANNOT_TELL)
+    swept = plans.sweep(plan, out, _execute(plan.sweep.name, workers), Gates(thresholds))
+    _say(swept, as_json)
+    if not any(row.measures for rows in swept.rows.values() for row in rows):
+        raise typer.Exit(_CANNOT_TELL)
+
+
+def _execute(name: str, workers: int | None) -> "Execute":
+    from drills import plans
+
+    return plans.on_all_cores(name, workers)
+
+
+def _show_points(points: Any, replications: int, as_json: bool) -> None:
+    from drills.terminal import out
+
+    if as_json:
+        _json({"dry_run": True, "replications": replications, "points": [dict(point.values) for point in points]})
+        return
+    for point in points:
+        out().print(", ".join(f"{key} = {value}" for key, value in point.values.items()), soft_wrap=True, markup=False)
+    out().print(f"{len(points)} points, {replications} replications each; dry run: nothing was simulated")
+
+
+def _say(swept: "Swept", as_json: bool) -> None:
+    from rich.table import Table
+
+    from drills import plans
+    from drills.terminal import out
+
+    if as_json:
+        _json({"name": swept.plan.sweep.name, "folder": str(swept.folder), "points": [_point(swept, p) for p in swept.points]})
+        return
+    heads, body = plans.lines(swept)
+    table = Table(*heads)
+    for line in body:
+        table.add_row(*line)
+    out().print(table)
+    out().print(f"{swept.plan.sweep.question}\ntables: {swept.folder}", soft_wrap=True, markup=False)
+
+
+def _point(swept: "Swept", point: Any) -> dict[str, Any]:
+    """One point for programs: no number in it is infinite or NaN, those are null."""
+    table = swept.table
+    rows = table[table["point"] == point.number]
+    verdict = swept.verdicts[point.number]
+    columns = ("n", "missing", "mean", "lower", "upper")
+    return {
+        "values": dict(point.values),
+        "gates": str(verdict.status),
+        "checks": {check.name: str(check.state) for check in verdict.checks},
+        "measures": {
+            row["measure"]: {"unit": row["unit"]} | {key: _finite(float(row[key])) for key in columns}
+            for _, row in rows.iterrows()
+        },
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _json(body: dict[str, Any]) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(body).decode() + "\n")

@@ -1,0 +1,53 @@
+"""Sweep files of a drill so small that a run takes a moment."""
+
+from pathlib import Path
+from typing import Any
+
+from drills import plans
+from sim.planning import sweeps
+from sim.planning.sweeps import Plan
+
+DRILL = """
+name = "little_storm"
+summary = "Is everyone back?"
+checks = ["reconnect.live_again_99_s", "delivery.dropped_deliveries"]
+[fleet]
+clients = 12
+connects_per_s = 40.0
+[load]
+events_per_s = 5.0
+[phases]
+steady_s = 0.5
+fault_s = 1.0
+heal_s = 0.2
+settle_s = 10.0
+[[faults]]
+kind = "drop_sockets"
+at_s = 0.0
+"""
+SWEEP = """
+name = "little"
+question = "Who comes back when?"
+drill = "little_storm.toml"
+replications = 3
+"""
+TWO_POINTS = SWEEP + '[[parameters]]\nkey = "fleet.clients"\nvalues = [8, 16]\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    """A sweep file with its drill beside it."""
+    (folder / "little_storm.toml").write_text(DRILL)
+    path = folder / "sweep.toml"
+    path.write_text(text)
+    return path
+
+
+def load(folder: Path, text: str) -> Plan:
+    return plans.load(write(folder, text))
+
+
+def made(folder: Path, **keys: Any) -> Plan:
+    """A plan without a file of its own."""
+    write(folder, SWEEP)
+    keys = {"name": "made", "question": "?", "drill": "little_storm.toml"} | keys
+    return sweeps.plan(sweeps.Sweep(**keys), "made", {}, folder)

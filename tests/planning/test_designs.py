@@ -1,0 +1,111 @@
+"""Which points a sweep has, and which files are refused, with a sentence each."""
+
+from pathlib import Path
+
+import pytest
+from commands import stormgate_here
+from plan_files import SWEEP, TWO_POINTS, load, made, write
+
+from sim.errors import UsageError
+from sim.planning import designs
+from sim.planning.sweeps import Parameter
+
+CLIENTS = '[[parameters]]\nkey = "fleet.clients"\n'
+
+
+def values(plan) -> list[dict]:
+    return [dict(point.values) for point in designs.points(plan)]
+
+
+def test_a_grid_has_all_combinations(tmp_path: Path):
+    plan = load(
+        tmp_path,
+        TWO_POINTS + '[[parameters]]\nkey = "model.server.handshake_ms"\nlow = 1\nhigh = 100\nscale = "log"\nsteps = 3\n',
+    )
+    assert values(plan) == [
+        {"fleet.clients": clients, "model.server.handshake_ms": ms} for clients in (8, 16) for ms in (1, 10, 100)
+    ]
+    last = designs.points(plan)[-1]
+    assert (last.drill.fleet.clients, last.model.server.handshake_ms) == (16, 100)
+
+
+def test_a_latin_hypercube_has_each_stretch_of_each_parameter_once(tmp_path: Path):
+    parameters = (
+        Parameter(key="fleet.clients", low=1, high=40),
+        Parameter(key="load.events_per_s", low=1.0, high=9.0),
+        Parameter(key="fleet.policy", values=("reference", "ably")),
+    )
+    plan = made(tmp_path, design="latin_hypercube", points=8, parameters=parameters)
+    found = values(plan)
+    assert sorted((each["fleet.clients"] - 1) // 5 for each in found) == list(range(8))
+    assert sorted(int(each["load.events_per_s"] - 1) for each in found) == list(range(8))
+    assert [each["fleet.policy"] for each in found].count("ably") == 4
+    assert found == values(plan)
+
+
+def test_a_hypercube_of_another_seed_is_another(tmp_path: Path):
+    parameters = (Parameter(key="load.events_per_s", low=1.0, high=9.0),)
+    one, other = (made(tmp_path, design="latin_hypercube", points=4, seed=seed, parameters=parameters) for seed in (1, 2))
+    assert values(one) != values(other)
+
+
+def test_one_at_a_time_starts_from_the_drills_own_values(tmp_path: Path):
+    parameters = (Parameter(key="fleet.clients", values=(12, 20)), Parameter(key="model.control.mint_ms", values=(0.6, 5.0)))
+    plan = made(tmp_path, design="one_at_a_time", parameters=parameters)
+    base = {"fleet.clients": 12, "model.control.mint_ms": 0.6}
+    assert values(plan) == [base, base | {"fleet.clients": 20}, base | {"model.control.mint_ms": 5.0}]
+    assert [point.varies for point in designs.points(plan)] == ["", "fleet.clients", "model.control.mint_ms"]
+
+
+def test_a_value_inside_a_list_is_reached(tmp_path: Path):
+    plan = made(tmp_path, parameters=(Parameter(key="faults.0.share", values=(0.5, 1.0)),))
+    assert [point.drill.faults[0].share for point in designs.points(plan)] == [0.5, 1.0]
+
+
+def test_equal_points_have_equal_digests(tmp_path: Path):
+    plan = load(tmp_path, TWO_POINTS)
+    one, other = designs.points(plan)
+    assert one.digest == designs.point(plan, {"fleet.clients": 8}).digest != other.digest
+
+
+MODEL = '[[parameters]]\nkey = "model.server.{}"\n'
+WIDE = '[[parameters]]\nkey = "load.x{}"\nlow = 0.0\nhigh = 1.0\nsteps = 1000\n'
+WRONG = {
+    "nothing varies": (SWEEP, "nothing varies"),
+    "no such drill": (TWO_POINTS.replace("little_storm.toml", "no_drill"), "key 'drill' is 'no_drill', but there are: "),
+    "no drill file": (TWO_POINTS.replace("little_storm.toml", "missing.toml"), "missing.toml: no such file"),
+    "unknown key": (TWO_POINTS.replace("fleet.clients", "fleet.klients"), "unknown key 'fleet.klients'; allowed here: clients"),
+    "unknown key of the model": (SWEEP + MODEL.format("speed") + "values = [1]", "unknown key 'server.speed'"),
+    "value that cannot be": (SWEEP + CLIENTS + "values = [5, 0]", "with fleet.clients = 0: key 'fleet.clients' is 0"),
+    "turned bounds": (SWEEP + CLIENTS + "low = 9\nhigh = 3", "'low' is 9 and 'high' is 3, so nothing lies between them"),
+    "half a range": (SWEEP + CLIENTS + "low = 9", "give both 'low' and 'high'"),
+    "both": (SWEEP + CLIENTS + "values = [2]\nlow = 1\nhigh = 3", "give 'values', or both 'low' and 'high'"),
+    "log from zero": (SWEEP + CLIENTS + 'low = 0\nhigh = 3\nscale = "log"', "a logarithmic scale begins above 0"),
+    "endless": (SWEEP + CLIENTS + "low = 1\nhigh = inf", "expected a finite number"),
+    "twice": (TWO_POINTS + CLIENTS + "values = [3]", "two parameters with the key 'fleet.clients'"),
+    "the same value twice": (SWEEP + CLIENTS + "values = [3, 3]", "is there twice"),
+    "too many": (SWEEP + WIDE.format(1) + WIDE.format(2), "the grid has 1000000 points"),
+    "no replications": (TWO_POINTS.replace("= 3", "= 0"), "key 'replications' is 0"),
+    "no engine": ('engine = "magic"' + TWO_POINTS, "key 'engine' is 'magic'"),
+    "not TOML": ("name = ", "is not valid TOML"),
+    "a drill that cannot be simulated": (
+        TWO_POINTS.replace("little_storm.toml", "retired_routes"),
+        "not for the engine",
+    ),
+    "no values of its own": (TWO_POINTS + 'steps = 2\n[[parameters]]\nkey = "faults.7.share"\nvalues = [1]', "is not a table"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_bad_sweep_file_is_one_sentence(tmp_path: Path, name: str):
+    text, words = WRONG[name]
+    said = stormgate_here("plan", "sweep", write(tmp_path, text), "--out", tmp_path / "out")
+    assert said.code == 3, said
+    assert words in said.sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_value_that_no_base_has_is_told(tmp_path: Path):
+    plan = made(tmp_path, design="one_at_a_time", parameters=(Parameter(key="fleet.connects_per_hour", values=(1,)),))
+    with pytest.raises(UsageError, match=r"no value of its own at 'fleet\.connects_per_hour'"):
+        designs.points(plan)

@@ -1,0 +1,209 @@
+"""A sweep's runs: the same wherever and however often they are run, and never half of one taken for a whole."""
+
+import math
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import msgspec
+import pandas as pd
+import pytest
+from commands import STORMGATE, stormgate_here
+from plan_files import TWO_POINTS, load, made, write
+
+from drills import plans
+from drills.planning_gates import Gates
+from drills.plans import CutShortError, Swept
+from drills.thresholds import DEFAULT_PATH
+from drills.verdicts import State
+from sim.errors import StorageError
+from sim.metrics import Measure
+from sim.ownership import Mark
+from sim.planning import runs, tables
+from sim.planning.store import Row, Store
+from sim.planning.sweeps import Parameter
+
+
+def here(jobs, store: Store) -> str:
+    return runs.run(jobs, store, workers=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path) -> Swept:
+    return plans.sweep(load(folder, TWO_POINTS), folder, here)
+
+
+def test_the_table_has_a_row_for_each_point_and_measure(swept: Swept):
+    table = pd.read_parquet(swept.folder / "sweep.parquet")
+    live = table[table["measure"] == "live_again_95_s"]
+    assert live["fleet.clients"].tolist() == [8, 16]
+    assert live["n"].tolist() == [3, 3]
+    assert ((live["lower"] < live["mean"]) & (live["mean"] < live["upper"])).all()
+    assert not table.duplicated(["point", "measure"]).any()
+    every = pd.read_parquet(swept.folder / "runs.parquet")
+    some = every[(every["measure"] == "live_again_95_s") & (every["fleet.clients"] == 8)]
+    assert some["seed"].tolist() == [1, 2, 3]
+    assert some["value"].mean() == pytest.approx(live["mean"].iloc[0], rel=1e-12)
+    assert "| 8 | pass |" in (swept.folder / "SUMMARY.md").read_text()
+
+
+def test_a_point_is_judged_by_the_gates(swept: Swept):
+    assert [verdict.status for verdict in swept.verdicts.values()] == [State.PASS, State.PASS]
+    assert swept.verdicts[0].replications == 3
+
+
+def test_a_sweep_that_is_done_runs_nothing_again(swept: Swept, monkeypatch: pytest.MonkeyPatch):
+    before = (swept.folder / "sweep.parquet").read_bytes()
+    monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("it was there already"))
+    plans.sweep(swept.plan, swept.folder.parents[1], here)
+    assert (swept.folder / "sweep.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: whole[:-1] + b"!", lambda whole: b""])
+def test_a_damaged_row_is_run_again_and_comes_to_the_same(swept: Swept, damage):
+    path = sorted((swept.folder / "rows").iterdir())[0]
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert Store(swept.folder).get(path.stem) is None
+    plans.sweep(swept.plan, swept.folder.parents[1], here)
+    assert path.read_bytes() == whole
+
+
+def test_a_row_under_another_name_is_not_believed(swept: Swept):
+    one, other = sorted((swept.folder / "rows").iterdir())[:2]
+    whole = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    assert Store(swept.folder).get(one.stem) is None
+    one.write_bytes(whole)
+
+
+def test_a_killed_sweep_goes_on_in_processes_and_comes_to_the_same(swept: Swept, tmp_path: Path):
+    """Killed as hard as can be, when some rows are there; then gone on with by two processes."""
+    path = write(tmp_path, TWO_POINTS)
+    command = (*STORMGATE, "plan", "sweep", str(path), "--out", str(tmp_path), "--workers", "1")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rows = tmp_path / "plans" / "little" / "rows"
+    limit = time.monotonic() + 60
+    while not list(rows.glob("*.row")) and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    there = {row.name: row.stat().st_mtime_ns for row in rows.glob("*.row")}
+    assert len(there) > 0
+    assert not (rows.parent / "sweep.parquet").exists()
+    again = plans.sweep(plans.load(path), tmp_path, plans.on_all_cores("little", 2))
+    assert {name: (rows / name).stat().st_mtime_ns for name in there} == there
+    assert {row.name: row.read_bytes() for row in rows.iterdir()} == {
+        row.name: row.read_bytes() for row in (swept.folder / "rows").iterdir()
+    }
+    pd.testing.assert_frame_equal(again.table, swept.table, check_exact=True)
+
+
+def test_a_sweep_that_was_interrupted_says_how_to_go_on(tmp_path: Path):
+    with pytest.raises(CutShortError, match=r"interrupted, with 0 of 6 runs done; the same command goes on") as told:
+        plans.sweep(load(tmp_path, TWO_POINTS), tmp_path, lambda jobs, store: "it was interrupted")
+    assert told.value.exit_code == 4
+    assert not (tmp_path / "plans" / "little" / "sweep.parquet").exists()
+
+
+def test_a_sweep_begun_anew_has_no_table_until_it_is_complete(tmp_path: Path):
+    plan = load(tmp_path, TWO_POINTS)
+    table = tmp_path / "plans" / "little" / "sweep.parquet"
+    table.parent.mkdir(parents=True)
+    table.write_bytes(b"of an earlier one")
+    with pytest.raises(CutShortError):
+        plans.sweep(plan, tmp_path, lambda jobs, store: "")
+    assert not table.exists()
+
+
+def test_two_at_once_in_one_folder_are_told(tmp_path: Path):
+    folder = tmp_path / "plans" / "little"
+    folder.mkdir(parents=True)
+    mark = Mark(folder / "owner")
+    with pytest.raises(StorageError, match="another stormgate is at work here"):
+        plans.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
+    mark.remove()
+
+
+def test_points_are_run_under_the_same_seeds(swept: Swept):
+    """So the first client's backoff is the same in both fleets, and points differ by what they are."""
+    assert [row.seed for row in swept.rows[0]] == [row.seed for row in swept.rows[1]] == [1, 2, 3]
+    same = tables.difference(swept.rows[0], swept.rows[0], "live_again_95_s")
+    assert (same.value, same.lower, same.upper, same.n) == (0.0, 0.0, 0.0, 3)
+
+
+def test_a_point_that_comes_to_a_standstill_is_no_success(tmp_path: Path):
+    """A lane that lets nobody in: no measures, an error for the gates, and the sweep goes on."""
+    parameters = (Parameter(key="model.server.handshake_ms", values=(0.3, 1e8)),)
+    found = plans.sweep(made(tmp_path, replications=1, parameters=parameters), tmp_path, here)
+    assert [verdict.status for verdict in found.verdicts.values()] in ([State.PASS, State.ERROR], [State.PASS, State.FAIL])
+    live = found.table[found.table["measure"] == "live_again_95_s"]
+    assert not any(math.isfinite(mean) for mean in live[live["point"] == 1]["mean"])
+
+
+def row(seed: int, **measures: float) -> Row:
+    return Row("", seed, tuple(Measure(name, value, "s", 1) for name, value in measures.items()))
+
+
+def test_what_one_run_or_an_endless_one_says_has_no_interval(tmp_path: Path, swept: Swept):
+    point = swept.points[0]
+    one = tables.tidy([point], {0: [row(1, live=2.0)]}).iloc[0]
+    assert (one["mean"], one["n"]) == (2.0, 1)
+    assert math.isnan(one["lower"])
+    never = tables.tidy([point], {0: [row(1, live=2.0), row(2, live=math.inf)]}).iloc[0]
+    assert never["mean"] == math.inf
+    assert math.isnan(never["upper"])
+    gone = tables.tidy([point], {0: [row(1, live=2.0), row(2, live=math.nan), row(3, live=4.0)]}).iloc[0]
+    assert (gone["n"], gone["missing"], gone["mean"]) == (2, 1, 3.0)
+
+
+def test_a_difference_with_a_run_that_has_no_value_is_not_told():
+    one, other = [row(1, live=2.0), row(2, live=math.inf)], [row(1, live=1.0), row(2, live=1.0)]
+    assert math.isnan(tables.difference(one, other, "live").value)
+    assert tables.difference([row(1, live=2.0)], [row(2, live=2.0)], "live").n == 0
+
+
+def test_common_seeds_tell_what_means_cannot():
+    """Two points that differ by little, and runs that differ by much: only run by run they can be told apart."""
+    rows = [[row(seed, live=10.0 * seed + more + 0.01 * (seed % 2)) for seed in range(1, 9)] for more in (0.0, 1.0)]
+    found = tables.difference(rows[1], rows[0], "live")
+    assert found.lower > 0
+
+
+def test_sensitivity_ranks_parameters_and_says_what_may_be_chance():
+    lines = [("", 1, 1, 5.0, 4.9, 5.1), ("a", 2, 1, 9.0, 8.5, 9.5), ("b", 1, 2, 5.2, 4.6, 5.8)]
+    frame = pd.DataFrame(lines, columns=["varies", "a", "b", "mean", "lower", "upper"]).assign(measure="live")
+    found = tables.sensitivity(frame, "live")
+    assert found["parameter"].tolist() == ["a", "b"]
+    assert found["told"].tolist() == [True, False]
+    assert found["swing"].tolist() == pytest.approx([4.0, 0.2])
+
+
+def test_what_judges_decides_which_rows_are_the_same(swept: Swept, tmp_path: Path):
+    other = tmp_path / "thresholds.toml"
+    other.write_text(DEFAULT_PATH.read_text().replace("threshold = 60\n", "threshold = 61\n"))
+    point = swept.points[0]
+    assert runs.job("virtual", point, 1, Gates()).digest != runs.job("virtual", point, 1, Gates(other)).digest
+
+
+def test_the_command_says_points_and_gates(swept: Swept):
+    said = stormgate_here("plan", "sweep", swept.plan.where, "--out", swept.folder.parents[1], "--json", "--workers", 1)
+    body = msgspec.json.decode(said.out)
+    assert said.code == 0
+    assert [point["values"] for point in body["points"]] == [{"fleet.clients": 8}, {"fleet.clients": 16}]
+    assert body["points"][0]["measures"]["live_again_95_s"]["n"] == 3
+    assert body["points"][0]["gates"] == "pass"
+
+
+def test_a_dry_run_simulates_nothing(folder: Path, tmp_path: Path):
+    said = stormgate_here("plan", "sweep", folder / "sweep.toml", "--dry-run", "--out", tmp_path)
+    assert said.code == 2
+    assert "2 points, 3 replications each" in said.out
+    assert list(tmp_path.iterdir()) == []
