@@ -108,3 +108,31 @@ def _json(body: dict[str, Any]) -> None:
     import msgspec
 
     sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
+
+
+@plan_app.command("find")
+def plan_find(
+    file: File,
+    out: Out = Path("results"),
+    thresholds: Thresholds = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for the largest, smallest or best value of the file's [find] at which the gates stay green."""
+    from drills import plan_search, plans
+    from drills.planning_gates import Gates
+    from drills.terminal import out as console
+
+    plan = plans.load(file)
+    searched = plan_search.find(plan, out, _execute(plan.sweep.name, workers), Gates(thresholds))
+    if as_json:
+        _json(plan_search.summary(searched))
+    else:
+        from rich.table import Table
+
+        table = Table(searched.find.key, "gates", "replications", "why")
+        for line in plan_search.lines(searched):
+            table.add_row(*line)
+        console().print(table)
+        console().print(f"{searched.sentence}\n{searched.confidence}\n{searched.folder}", soft_wrap=True, markup=False)
+    raise typer.Exit({"green": 0, "red": 1}.get(searched.found.word, _CANNOT_TELL))

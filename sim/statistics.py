@@ -135,7 +135,7 @@ def rising(values: Floats) -> float:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of `n` replications, its two-sided 95 % interval, and their standard deviation; NaN where n is too small."""
+    """The mean of `n` replications, its two-sided interval, and their standard deviation; NaN where n is too small."""
 
     value: float
     lower: float
@@ -144,7 +144,7 @@ class Mean:
     n: int
 
 
-def mean(values: Floats) -> Mean:
+def mean(values: Floats, confidence: float = CONFIDENCE) -> Mean:
     """The mean of one value a replication, with its interval. Source: Law, "Simulation Modeling and Analysis", section 4.5.
 
     An infinite value makes the mean infinite and leaves no interval. Raises `ValueError` for a value that is no number.
@@ -158,15 +158,15 @@ def mean(values: Floats) -> Mean:
     if n == 1:
         return Mean(middle, nan, nan, nan, n)
     deviation = float(np.std(values, ddof=1))
-    half = half_width(deviation, n)
+    half = half_width(deviation, n, confidence)
     return Mean(middle, middle - half, middle + half, deviation, n)
 
 
-def half_width(deviation: float, n: int) -> float:
-    """Half of the mean's 95 % interval for `n` replications of that standard deviation."""
+def half_width(deviation: float, n: int, confidence: float = CONFIDENCE) -> float:
+    """Half of the mean's interval for `n` replications of that standard deviation."""
     from scipy.stats import t
 
-    return float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / float(np.sqrt(n))
+    return float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / float(np.sqrt(n))
 
 
 def smallest(n: int, does: Callable[[int], bool]) -> int | None:

@@ -10,7 +10,7 @@ from sim import statistics
 from sim.metrics import percentile
 from sim.planning.designs import Point
 from sim.planning.store import Row
-from sim.statistics import Mean
+from sim.statistics import CONFIDENCE, Mean
 
 POINT_COLUMNS = ("point", "varies")
 _COUNTED_WHEN_SEEN = "disconnects."  # measures that a run has only when there was one
@@ -66,7 +66,7 @@ def _value(row: Row, name: str) -> float:
     return next((measure.value for measure in row.measures if measure.name == name), absent)
 
 
-def difference(one: Sequence[Row], other: Sequence[Row], measure: str) -> Mean:
+def difference(one: Sequence[Row], other: Sequence[Row], measure: str, confidence: float = CONFIDENCE) -> Mean:
     """How much larger a measure is in `one` than in `other`, run by run under the same seed: what both have of luck cancels.
 
     NaN, without an interval, where a run of either has no finite value: then nothing can be said.
@@ -76,7 +76,7 @@ def difference(one: Sequence[Row], other: Sequence[Row], measure: str) -> Mean:
     differences = np.array([first - second for first, second in pairs if math.isfinite(first) and math.isfinite(second)])
     if not len(differences) or len(differences) < len(pairs):
         return Mean(math.nan, math.nan, math.nan, math.nan, len(differences))
-    return statistics.mean(differences)
+    return statistics.mean(differences, confidence)
 
 
 def sensitivity(frame: pd.DataFrame, measure: str) -> pd.DataFrame:

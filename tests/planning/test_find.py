@@ -1,0 +1,217 @@
+"""Searches: an answer was shown to be green, and what cannot be told is never one."""
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from commands import stormgate_here
+from plan_files import SWEEP, write
+
+from drills.plan_search import judged
+from drills.verdicts import CheckResult, DrillVerdict, State
+from sim import statistics
+from sim.errors import UsageError
+from sim.invariants import Violation
+from sim.planning import search
+from sim.planning.search import Trial, Word
+from sim.planning.sweeps import Find
+
+LARGEST = Find(key="fleet.clients", want="largest", low=1, high=1000, tolerance=0.001)
+
+
+def lane(limit: float, unsure: tuple[float, float] = (0, 0), told_by: int = 10**6):
+    """Green up to the limit; between two values it takes so many replications to tell."""
+
+    def ask(value, replications: int) -> Trial:
+        if unsure[0] <= value <= unsure[1] and replications < told_by:
+            return Trial(value, Word.UNSURE, replications, "too wide")
+        return Trial(value, Word.GREEN if value <= limit else Word.RED, replications, "" if value <= limit else "slow")
+
+    return ask
+
+
+@pytest.mark.parametrize("limit", [1, 2, 137, 500, 998, 999])
+def test_the_largest_is_found_to_the_unit(limit: int):
+    found = search.number(LARGEST, 5, lane(limit))
+    assert (found.answer, found.beyond, found.word) == (limit, limit + 1, Word.GREEN)
+    assert len(found.trials) <= 16
+
+
+def test_the_smallest_is_found():
+    find = Find(key="model.server.handshake_workers", want="smallest", low=1, high=64)
+    found = search.number(find, 5, lambda value, n: Trial(value, Word.GREEN if value >= 11 else Word.RED, n))
+    assert (found.answer, found.beyond) == (11, 10)
+
+
+def test_a_number_that_is_not_whole_is_found_within_the_tolerance():
+    find = Find(key="model.server.handshake_ms", want="largest", low=0.1, high=100.0, tolerance=0.01)
+    found = search.number(find, 5, lane(7.3))
+    assert found.answer <= 7.3 < found.beyond
+    assert found.beyond - found.answer <= 0.01 * found.beyond
+
+
+def test_a_bound_that_is_green_is_said_to_be_the_bound():
+    found = search.number(LARGEST, 5, lane(10**9))
+    assert (found.answer, found.at_bound, len(found.trials)) == (1000, True, 2)
+
+
+def test_nothing_is_found_where_the_easiest_is_red():
+    found = search.number(LARGEST, 5, lane(0))
+    assert (found.answer, found.word) == (None, Word.RED)
+    assert "already at 1 it is red: slow" in found.why
+
+
+@pytest.mark.parametrize("word", [Word.UNSURE, Word.ERROR])
+def test_nothing_is_told_where_the_easiest_cannot_be(word: Word):
+    found = search.number(LARGEST, 5, lambda value, n: Trial(value, word, n))
+    assert (found.answer, found.word) == (None, Word.UNSURE)
+
+
+def test_more_replications_are_asked_where_fewer_cannot_tell():
+    found = search.number(LARGEST, 5, lane(500, unsure=(400, 600), told_by=20))
+    assert found.answer == 500
+    assert max(trial.replications for trial in found.trials) == 20
+
+
+def test_an_answer_never_lies_where_nothing_can_be_told():
+    found = search.number(LARGEST, 5, lane(500, unsure=(400, 600)))
+    assert (found.answer, found.beyond) == (399, min(t.value for t in found.trials if t.word is Word.RED))
+    assert found.beyond > 600
+
+
+def compare(means: dict[str, float], wide: dict[int, float]):
+    def difference(one, other, n: int, confidence: float) -> statistics.Mean:
+        middle = means[one] - means[other]
+        return statistics.Mean(middle, middle - wide[n], middle + wide[n], 1.0, n)
+
+    return difference
+
+
+BEST = Find(key="fleet.policy", want="best", values=("a", "b", "c"), most_replications=20)
+
+
+def green_but(*reds: str):
+    return lambda value, n: Trial(value, Word.RED if value in reds else Word.GREEN, n, "slow")
+
+
+def test_the_best_is_the_least_of_those_that_are_green():
+    found = search.best(BEST, 5, green_but("a"), compare({"a": 1, "b": 3, "c": 2}, {5: 0.5}))
+    assert (found.answer, found.ties, found.word) == ("c", (), Word.GREEN)
+
+
+def test_the_best_takes_more_replications_where_two_are_close():
+    found = search.best(BEST, 5, green_but("a"), compare({"b": 3, "c": 2}, {5: 2.0, 10: 1.5, 20: 0.5}))
+    assert (found.answer, found.ties) == ("c", ())
+    assert {trial.replications for trial in found.trials if trial.word is Word.GREEN} == {20}
+
+
+def test_two_that_cannot_be_told_apart_are_no_best():
+    found = search.best(BEST, 5, green_but("a"), compare({"b": 3, "c": 2}, {5: 2.0, 10: 2.0, 20: 2.0}))
+    assert (found.answer, found.ties, found.word) == ("c", ("b",), Word.UNSURE)
+
+
+def test_none_that_is_green_is_no_best():
+    found = search.best(BEST, 5, green_but("a", "b", "c"), compare({}, {}))
+    assert (found.answer, found.word) == (None, Word.RED)
+
+
+def test_what_never_comes_back_is_not_compared():
+    nothing = statistics.Mean(math.nan, math.nan, math.nan, math.nan, 0)
+    with pytest.raises(UsageError, match="a run has no finite value"):
+        search.best(BEST, 5, green_but(), lambda *asked: nothing)
+
+
+def test_many_comparisons_make_each_interval_wider():
+    seen = []
+
+    def noting(one, other, n: int, confidence: float) -> statistics.Mean:
+        seen.append(confidence)
+        return statistics.mean(np.array([1.0, 1.1, 0.9]), confidence)
+
+    search.best(BEST, 20, green_but(), noting)
+    assert {round(confidence, 6) for confidence in seen} == {0.975}
+    one, three = (statistics.mean(np.array([1.0, 1.1, 0.9]), confidence) for confidence in (0.95, 0.975))
+    assert three.upper > one.upper
+
+
+# --- what the gates make of one value ---------------------------------------------------------------
+
+
+def verdict(violations: tuple[Violation, ...] = (), **checks: State) -> DrillVerdict:
+    made = [
+        CheckResult(*name.split("__"), state, 0.0, "s", 1, None, "<=", 1.0, "", "", "", "client", "as it is", "")
+        for name, state in checks.items()
+    ]
+    return DrillVerdict("x", 10, 1.0, tuple(made), violations)
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [
+        (State.PASS, Word.GREEN),
+        (State.FAIL, Word.RED),
+        (State.ERROR, Word.ERROR),
+        (State.INCONCLUSIVE, Word.UNSURE),
+        (State.NO_DATA, Word.UNSURE),
+        (State.NOT_RUN, Word.UNSURE),
+    ],
+)
+def test_only_a_pass_is_green(state: State, word: Word):
+    assert judged(verdict(ux__integrity=State.PASS, replay__bootstrap_ms=state), ())[0] is word
+
+
+def test_what_is_not_kept_does_not_decide_but_the_course_does():
+    keep = ("ux.integrity",)
+    assert judged(verdict(ux__integrity=State.PASS, replay__bootstrap_ms=State.FAIL), keep)[0] is Word.GREEN
+    assert judged(verdict(ux__integrity=State.PASS, drill__steady=State.ERROR), keep)[0] is Word.ERROR
+    assert judged(verdict(ux__integrity=State.PASS, drill__converged=State.FAIL), keep)[0] is Word.RED
+    assert judged(verdict(drill__steady=State.PASS), keep)[0] is Word.UNSURE  # it was never asked
+
+
+def test_a_broken_law_is_red_whatever_is_kept():
+    broken = (Violation("hole", 1, "somewhere"),)
+    assert judged(verdict(broken, ux__integrity=State.PASS), ("ux.integrity",))[0] is Word.RED
+
+
+def test_nothing_asked_is_not_green():
+    assert judged(verdict(), ())[0] is Word.UNSURE
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+FIND = (
+    SWEEP.replace("= 3", "= 2")
+    + '[find]\nkey = "model.server.handshake_ms"\nwant = "largest"\nlow = 1\nhigh = 100000\n'
+FIND += "tolerance = 0.9\n"
+)
+
+
+def test_the_command_finds_and_says_how_sure_it_is(tmp_path: Path):
+    said = stormgate_here("plan", "find", write(tmp_path, FIND), "--out", tmp_path, "--workers", 1, "--json")
+    body = msgspec.json.decode(said.out)
+    assert said.code == 0
+    assert body["word"] == "green"
+    green = [trial["value"] for trial in body["trials"] if trial["word"] == "green"]
+    assert body["answer"] == max(green) < 100000
+    assert "each check with 95% confidence" in body["confidence"]
+    assert (tmp_path / "plans" / "little" / "found.json").is_file()
+
+
+WRONG = {
+    "no find": (SWEEP + '[[parameters]]\nkey = "fleet.clients"\nvalues = [8]\n', "has no [find]"),
+    "turned": (FIND.replace("low = 1\n", "low = 200000\n"), "so nothing lies between them"),
+    "no such key": (FIND.replace("handshake_ms", "handshake_weeks"), "unknown key 'server.handshake_weeks'"),
+    "impossible": (FIND.replace("low = 1\n", "low = -5\n"), "is -5"),
+    "best of none": (FIND.replace("largest", "best"), "the best is looked for among 'values'"),
+    "a check that is not asked": (FIND + 'keep = ["ux.integrity"]', "'find.keep' has ux.integrity, but the drill asks: "),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_bad_search_is_one_sentence(tmp_path: Path, name: str):
+    text, words = WRONG[name]
+    said = stormgate_here("plan", "find", write(tmp_path, text), "--out", tmp_path / "out")
+    assert (said.code, words in said.sentence) == (3, True), said
+    assert not (tmp_path / "out").exists()
