@@ -183,8 +183,14 @@ def test_nothing_asked_is_not_green():
 
 FIND = (
     SWEEP.replace("= 3", "= 2")
-    + '[find]\nkey = "model.server.handshake_ms"\nwant = "largest"\nlow = 1\nhigh = 100000\n'
-FIND += "tolerance = 0.9\n"
+    + """
+[find]
+key = "model.server.handshake_ms"
+want = "largest"
+low = 1
+high = 100000
+tolerance = 0.9
+"""
 )
 
 
