@@ -4,7 +4,8 @@ import logging
 from typing import Any
 
 import gevent
-from locust.runners import MasterRunner
+from locust import User
+from locust.runners import MasterRunner, WorkerRunner
 from rich.console import Console
 
 from drills import gates, report
@@ -12,29 +13,36 @@ from drills.verdicts import RunVerdict
 from locustfiles import verdict as verdicts
 from locustfiles.climb import Climb
 from locustfiles.drill_run import DrillRun
+from locustfiles.messages import AnyFromWorker, Channel
 from locustfiles.options import Plan, plan_of
+from locustfiles.users import Run, Users
 from locustfiles.verdict import Provisional, RunFolder
+from locustfiles.worker import Worker
+from locustfiles.workers import Send, nobody_to_tell
 from sim.errors import StormgateError, UsageError
 
 log = logging.getLogger("stormgate")
 _EXIT_INTERNAL = 4
 
 
-class Conductor:
+class Conductor(Users):
     """Of one Locust process; every test it starts is a run with a folder and a verdict of its own."""
 
     def __init__(self, environment: Any) -> None:
+        super().__init__()
         self._environment = environment
+        is_master = isinstance(environment.runner, MasterRunner)
+        self._channel = Channel(environment.runner, self._hear, is_master=True) if is_master else None
         self.run: DrillRun | None = None  # the one that goes on, or the last one
         self.folder: RunFolder | None = None
         self.verdict: RunVerdict | None = None  # of the last run; None while one goes on
         self.refusal = ""  # why the last test could not begin, or could not be judged
         self.climbs = False  # whether a green run is followed by a larger one
         self.climb: Climb | None = None
+        self._run_id = ""
         self.is_over = False  # the run is judged, or could not be
         self._is_expected = True
         self._course: gevent.Greenlet[[], None] | None = None
-        self._clients: dict[Any, int] = {}
 
     # --- Locust's side ------------------------------------------------------------------------------
 
@@ -42,8 +50,8 @@ class Conductor:
         """The next tick begins a run."""
         self._is_expected = True
 
-    def tick(self) -> tuple[int, float] | None:
-        """Users, and how many of them a second; None when there is nothing more to do."""
+    def tick(self) -> tuple[int, float] | tuple[int, float, list[type[User]]] | None:
+        """Users, how many of them a second, and which; None when there is nothing more to do."""
         if self._is_expected:
             self._is_expected = False
             if not self._begin():
@@ -51,6 +59,8 @@ class Conductor:
         if self.run is None or (self.is_over and not self._begin_next()):
             return None
         clients = self.run.plan.drill.fleet.clients
+        if self._channel is not None:  # a master publishes itself
+            return clients, float(clients), [each for each in self._environment.user_classes if not each.fixed_count]
         return clients + 1, float(clients + 1)  # at once: each arrives at its own moment
 
     def stop(self, because: str) -> None:
@@ -76,31 +86,14 @@ class Conductor:
 
     # --- users --------------------------------------------------------------------------------------
 
-    def be_a_client(self, user: object) -> None:
-        """This user is the next client of the fleet, until there is another run; one too many is none."""
-        if (run := self._run_or_wait()) is not None:
-            if (number := run.take_client()) is not None:
-                self._clients[user] = number
-                run.be_a_client(number)
-            run.replaced.wait()
-
-    def leave(self, user: object) -> None:
-        """Locust takes a user away."""
-        number = self._clients.pop(user, None)
-        if number is not None and self.run is not None and not self.is_over:
-            self.run.clients[number].stop()
-
-    def publish(self) -> None:
-        """This user publishes until there is another run."""
-        if (run := self._run_or_wait()) is not None:
-            run.publish()
-            run.replaced.wait()
-
-    def _run_or_wait(self) -> DrillRun | None:
-        """The run that goes on; without one, a user comes back later, or never."""
-        if self.run is None:
-            gevent.sleep(1.0)
+    def run_of_users(self) -> Run | None:
+        """See `Users`."""
         return self.run
+
+    @property
+    def is_run_over(self) -> bool:
+        """See `Users`."""
+        return self.is_over
 
     # --- runs ---------------------------------------------------------------------------------------
 
@@ -116,7 +109,6 @@ class Conductor:
         self._environment.process_exit_code = _EXIT_INTERNAL  # until there is a verdict
         options = self._environment.parsed_options
         try:
-            _require_one_process(self._environment.runner)
             self.climb = Climb(options) if self.climbs else None
             plan = plan_of(options)
         except StormgateError as error:
@@ -155,8 +147,25 @@ class Conductor:
     def _prepare(self, plan: Plan) -> None:
         self._thresholds = gates.load_thresholds(plan.thresholds)
         self.folder = verdicts.open_folder(plan)
-        self.run = DrillRun(plan, self.folder.folder, self.folder.run_dir.name, self._report, lambda text: log.info("%s", text))
+        run_id = self.folder.run_dir.name
+        workers, send = self._workers(run_id)
+        self._run_id = run_id
+        self.run = DrillRun(plan, self.folder.folder, run_id, self._report, lambda text: log.info("%s", text), workers, send)
         self.run.prepare()
+
+    def _workers(self, run_id: str) -> tuple[list[str], Send]:
+        """Those that are ready now, and how to say something to one; nobody in a process that does all by itself."""
+        if self._channel is None:
+            return [], nobody_to_tell
+        channel, nodes = self._channel, self._environment.runner.clients
+        ids = [each.id for state in ("ready", "running", "spawning") for each in getattr(nodes, state)]
+        if not ids:
+            raise UsageError("no worker has come; start some with --worker --master-host, or use --processes.")
+        return ids, lambda worker, said: channel.send(run_id, said, worker)
+
+    def _hear(self, worker: str, run_id: str, said: AnyFromWorker) -> None:
+        if self.run is not None and run_id == self._run_id:
+            self.run.hear(worker, said)
 
     def _abandon(self, because: str) -> None:
         """Leave nothing behind of a run that did not begin."""
@@ -199,17 +208,17 @@ class Conductor:
             stats.log_error(kind, name, error)
 
 
-def _require_one_process(runner: object) -> None:
-    if isinstance(runner, MasterRunner):
-        raise UsageError(
-            "load tests run in one process: what workers observe cannot be judged together yet; leave --master, --worker and "
-            "--processes out."
-        )
+def of(environment: Any) -> "Conductor | Worker":
+    """What stands between Locust and a run in this process, whichever part it has."""
+    if not hasattr(environment, "stormgate"):
+        is_worker = isinstance(environment.runner, WorkerRunner)
+        environment.stormgate = Worker(environment) if is_worker else Conductor(environment)
+    found: Conductor | Worker = environment.stormgate
+    return found
 
 
 def conductor_of(environment: Any) -> Conductor:
-    """The conductor of a Locust process."""
-    if not hasattr(environment, "stormgate"):
-        environment.stormgate = Conductor(environment)
-    conductor: Conductor = environment.stormgate
-    return conductor
+    """The conductor of a process that is no worker."""
+    found = of(environment)
+    assert isinstance(found, Conductor)
+    return found

@@ -12,22 +12,21 @@ from gevent.event import Event
 from gevent.pool import Group
 
 from locustfiles.collecting import GreenRecorder, LiveFigures, Report
+from locustfiles.crew import Crew
 from locustfiles.embedded import EmbeddedMock
 from locustfiles.event_publisher import EventPublisher, WatchedPublished
+from locustfiles.helpers import Helpers, OwnLag
 from locustfiles.lane import LaneRequests
+from locustfiles.messages import AnyFromWorker
 from locustfiles.options import Plan
 from locustfiles.storms import Storms
-from locustfiles.wire_client import WireClient
-from sim.contract import policies
-from sim.contract.client import ClientSession
-from sim.contract.notices import Notice
-from sim.contract.probes import session_class
+from locustfiles.workers import NoWorkers, Send, Workers, nobody_to_tell
 from sim.contract.settings import Switches
 from sim.engines import course, permission
 from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane import Lane
 from sim.engines.publishing import streams_of
-from sim.engines.session_driver import NEVER, WallClock
+from sim.engines.session_driver import WallClock
 from sim.errors import StorageError, StormgateError, UsageError
 from sim.faults import PlannedFault
 from sim.faults import plan as fault_plan
@@ -35,20 +34,27 @@ from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.observations import NAN, RunHeader, write_header
 
 _POLL_S = 0.1
-_LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5
-_LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would be load of its own
 
 
 class DrillRun:
     """One run into `folder`: `prepare`, then `follow_course` in a greenlet of its own while users `be_a_client`."""
 
-    def __init__(self, plan: Plan, folder: Path, run_id: str, report: Report, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        run_id: str,
+        report: Report,
+        say: Callable[[str], None],
+        workers: Sequence[str] = (),
+        send: Send = nobody_to_tell,
+    ) -> None:
+        """`workers` are the ids of those that the fleet is spread over, to whom `send` speaks; without any it is all here."""
         self.plan = plan
         self.phase = "start"
         self.live = LiveFigures(report)
         self.clock = WallClock()
-        self.clients: dict[int, WireClient] = {}
         self._folder = folder
         self._say = say
         self._faults = fault_plan(plan.drill, plan.seed)
@@ -59,10 +65,14 @@ class DrillRun:
         self._heal_asked = Event()
         self._cues = {planned.index: Event() for planned in self._faults}  # set once a fault has begun, or is to at once
         self._free: deque[int] = deque()
-        self._helpers = Group()
+        self._helpers = Helpers(self.stop)
         self._mock: EmbeddedMock | None = None
-        self._lag_ms = 0.0
-        self.began = NEVER  # when the first client is to arrive
+        self._workers = tuple(workers)
+        self._lag = OwnLag(self.clock, self._recorder, "master" if workers else "")
+        self._others = NoWorkers()
+        if workers:
+            fleet = plan.drill.fleet.clients
+            self._others = Workers(workers, fleet, send, self.clock, self._recorder, self.live, self.stop)
         self.replaced = Event()  # another run has begun
         self.header = self._new_header(run_id)
 
@@ -81,12 +91,14 @@ class DrillRun:
         load = self.plan.drill.load
         runs = [self._lane.create_run(f"stormgate-{number}") for number in range(load.run_streams)]
         self._streams = streams_of(runs, load.worker_events)
-        self._book = WatchedPublished(self._streams, load.payload_bytes, self.clock, self._recorder, self.live)
+        self._book = WatchedPublished(self._streams, load.payload_bytes, self.clock, self._recorder, self.live, self._others)
         self.publisher = EventPublisher(self._lane, self._book, load.events_per_s, self.clock)
-        self._make_fleet()
         topics = [stream.topic for stream in self._streams]
+        self._crew = Crew(self.plan.drill, self.plan.seed, self._lane, topics, self.clock, self._recorder, self.live.noticed)
+        self._make_fleet()
         by_class = topics[: load.run_streams], topics[load.run_streams :]
-        self._storms = Storms(self._lane, healthy, self.clients, by_class, self.clock, self._recorder)
+        self._storms = Storms(self._lane, healthy, self._crew, self._others, by_class, self.clock, self._recorder)
+        self._prepare_workers(topics)
 
     def _start_mock(self) -> Lane:
         self._mock = EmbeddedMock(ServeOptions(self.plan.drill.runtime, self.plan.switches), self._folder)
@@ -101,31 +113,28 @@ class DrillRun:
         return msgspec.structs.replace(found, seed=self.plan.seed)
 
     def _make_fleet(self) -> None:
-        """The clients that users will be, then one for each probe."""
-        drill = self.plan.drill
-        for number in range(drill.fleet.clients + len(drill.expect.probes)):
-            probe = None if number < drill.fleet.clients else drill.expect.probes[number - drill.fleet.clients]
-            self.clients[number] = self._client(number, self._topics_of(number), probe)
-            if probe is None:
+        """The clients that users of this process will be, and one for each probe."""
+        drill, fleet = self.plan.drill, self.plan.drill.fleet.clients
+        for number in range(fleet + len(drill.expect.probes)):
+            if number >= fleet:
+                self.header.probes[str(number)] = drill.expect.probes[number - fleet]
+                self._crew.add(number, drill.expect.probes[number - fleet])
+            elif not self._workers:
                 self._free.append(number)
-            else:
-                self.header.probes[str(number)] = probe
-        self.header.subscriptions = {
-            str(number): [cursor.stream for cursor in client.session.replica.cursors.values()]
-            for number, client in self.clients.items()
-        }
+                self._crew.add(number)
+            self.header.subscriptions[str(number)] = self._crew.streams_of(number)
         write_header(self._folder, self.header)
 
-    def _topics_of(self, client: int) -> list[str]:
-        topics, runs = [stream.topic for stream in self._streams], self.plan.drill.load.run_streams
-        return course.topics_of(client, topics[:runs], topics[runs:], self.plan.drill.fleet.topics_per_client)
+    def _prepare_workers(self, topics: list[str]) -> None:
+        """Raises `TargetError` for a worker that cannot take part."""
+        if isinstance(self._others, Workers):
+            target = self._mock.url if self._mock is not None else self._lane.lane.name
+            self._others.prepare(self.plan.drill, self.plan.seed, target, topics)
 
-    def _client(self, number: int, topics: list[str], probe: str | None = None) -> WireClient:
-        drill = self.plan.drill
-        policy = policies.get(drill.fleet.policy if number < drill.fleet.clients else "reference")
-        session = session_class(probe)(number, topics, policy, course.client_settings(drill, self.plan.seed))
-        listener = self.live.noticed if number in range(drill.fleet.clients) else _nobody  # what is watched is the fleet
-        return WireClient(session, self._lane, self.clock, self._recorder, listener)
+    def hear(self, worker: str, said: AnyFromWorker) -> None:
+        """A worker says something."""
+        if isinstance(self._others, Workers):
+            self._others.hear(worker, said)
 
     # --- what users do ------------------------------------------------------------------------------
 
@@ -135,21 +144,18 @@ class DrillRun:
 
     def be_a_client(self, number: int) -> None:
         """A user's greenlet is that client until the run ends."""
-        with self._must_not_fail():
-            self._live(number)
+        with self._helpers.must_not_fail():
+            self._crew.live_on(number)
 
-    def _live(self, number: int) -> None:
-        """One client's whole life; it arrives at its own moment, as in every engine."""
-        fleet = self.plan.drill.fleet
-        self.clients[number].run(self.began + number * fleet.arrival_s / fleet.clients)
+    def leave(self, number: int) -> None:
+        """Locust takes a user away: a fleet that shrinks by itself is not what was asked for."""
+        self._crew.clients[number].stop()
+        self.stop(f"Locust took the user of client {number} away")
 
     def publish(self) -> None:
         """A user's greenlet publishes until the run wants no more."""
-        with self._must_not_fail():
+        with self._helpers.must_not_fail():
             self.publisher.run()
-
-    def _must_not_fail(self) -> "_EndsTheRun":
-        return _EndsTheRun(self)
 
     def stop(self, because: str) -> None:
         """End before its time: heal, keep what was observed, and say that it is not complete."""
@@ -201,12 +207,10 @@ class DrillRun:
 
     def _phases(self) -> None:
         phases = self.plan.drill.phases
-        self.began = self.clock.now()
-        self._help(self._watch_own_lag)
-        self._help(self._sample)
-        self._enter("steady")
-        for number in map(int, self.header.probes):
-            self._help(partial(self._live, number))
+        self._helpers.help(self._lag.watch)
+        self._helpers.help(self._sample)
+        self._others.gather(self._stop.is_set)
+        self._arrive()
         self._pause(self.plan.drill.fleet.arrival_s + phases.steady_s, or_until=self._storm_asked)
         is_steady = self._reach_steady()
         try:
@@ -229,6 +233,16 @@ class DrillRun:
         self._enter("end")
         self.header.complete = not self._stop.is_set()
 
+    def _arrive(self) -> None:
+        """The fleet begins to come, everywhere from the same moment on, and publishing begins."""
+        self._crew.began = self.clock.now() + self._others.lead_s
+        self._others.start(self._crew.began)
+        self._enter("steady")
+        for number in map(int, self.header.probes):
+            self._helpers.help(partial(self._crew.live_on, number))
+        if self._workers:  # without them a user publishes
+            self._helpers.help(self.publisher.run)
+
     def _reach_steady(self) -> bool:
         """The check before anything is broken: everyone live, events acknowledged."""
         limit = self.clock.now() + self.plan.drill.phases.steady_limit_s
@@ -238,15 +252,14 @@ class DrillRun:
         return not sick and not self._stop.is_set()
 
     def _sickness(self) -> str:
-        if (live := self.live_clients) < (wanted := self.plan.drill.fleet.clients):
-            return f"{live} of {wanted} clients live"
+        if (there := self._crew.there + self._others.there) < (wanted := self.plan.drill.fleet.clients):
+            return f"{there} of {wanted} clients live"
         return "" if self._book.acknowledged else "no event acknowledged"
 
     @property
     def live_clients(self) -> int:
         """How many of the fleet are live."""
-        fleet = self.plan.drill.fleet.clients
-        return sum(client.session.is_live for number, client in self.clients.items() if number < fleet)
+        return self._crew.live + self._others.live
 
     def _break_things(self) -> None:
         began = self.clock.now()
@@ -266,71 +279,47 @@ class DrillRun:
         gevent.wait([cue, self._heal_asked], max(began + planned.begins_s - self.clock.now(), 0), count=1)
         if not self._heal_asked.is_set():
             cue.set()
-            with self._must_not_fail():
+            with self._helpers.must_not_fail():
                 self._storms.run(planned)
 
     def _add_auditor(self) -> None:
-        """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""
-        number = len(self.clients)
-        auditor = self._client(number, [stream.topic for stream in self._streams])
+        number = self.plan.drill.fleet.clients + len(self.header.probes)
+        self._crew.add_auditor(number)
         self.header.auditor = number
         self.header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
-        self.clients[number] = auditor
-        self._help(lambda: auditor.run(0.0))
+        self._helpers.help(partial(self._crew.clients[number].run, 0.0))
 
     def _settle(self) -> None:
         """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
         limit, heads = self.clock.now() + self.plan.drill.phases.settle_s, self._book.heads
         while self.clock.now() < limit and not self._stop.is_set():
-            # All at one moment: who had converged may be renewing its token by now.
-            if not any(course.behind(client.session, heads, self.clock.now()) for client in self.clients.values()):
+            if not self._others.behind(heads) + self._crew.behind(heads):
                 break
             self._stop.wait(_POLL_S)
-        for client in self.clients.values():
-            self._conclude(client.session, heads)
-
-    def _conclude(self, session: ClientSession, heads: dict[str, int]) -> None:
-        behind = course.behind(session, heads, self.clock.now())
-        if not behind:
-            self._add("settled", session.client)
-        for topic in behind:
-            cursor = session.replica.cursors[topic]
-            at = -1 if cursor.watermark is None else cursor.watermark
-            self._add("still_pending", session.client, cursor.stream, at, float(heads[topic]), session.why_pending())
+        self._crew.conclude(heads)
+        self._others.conclude(heads)
 
     # --- watching -----------------------------------------------------------------------------------
 
-    def _watch_own_lag(self) -> None:
-        """How late this process's own timers are: its load generator's honesty. A long stall is many late ticks, not one."""
-        due = self.clock.now() + _LAG_PERIOD_S
-        while True:
-            gevent.sleep(max(due - self.clock.now(), 0))
-            while (late_s := self.clock.now() - due) >= 0:
-                self._lag_ms = late_s * 1000
-                self._add("generator_lag", value=self._lag_ms)
-                due += _LAG_PERIOD_S
-
     def _sample(self) -> None:
-        """Every client's distance from the head, in events, some clients at a time when there are many."""
-        first, fleet = 0, self.plan.drill.fleet.clients
+        """Now and then every client's distance from the head, and a point of the recovery curve."""
         while True:
             gevent.sleep(_SAMPLE_PERIOD_S)
             self._recorder.flush()
             self._recorder.check()
-            step, worst = min(fleet, _LAG_SAMPLES), NAN
-            for number in range(first, first + step):
-                session = self.clients[number % fleet].session
-                if (lag := course.lag_events(session, self._book.heads)) is not None:
-                    self._add("client_lag", session.client, value=lag)
-                    worst = lag if worst != worst else max(worst, lag)  # NaN until there is one
-            first = (first + step) % fleet
-            self.live.sample(self.clock.now() - self.clock.began, self.live_clients, fleet, self._lag_ms, worst)
+            lags = [lag for lag in (self._crew.sample_lag(self._book.heads), self._others.take_worst_lag()) if lag == lag]
+            t, late_ms = self.clock.now() - self.clock.began, max(self._lag.ms, self._others.lag_ms)
+            self.live.sample(t, self.live_clients, self.plan.drill.fleet.clients, late_ms, max(lags, default=NAN))
 
     # --- ending -------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Leave nothing behind: clients gone, record sealed, header written, mock stopped."""
         self._end_load()
+        if wrong := self._others.end():
+            self.header.complete = False
+            self._because = f"{self._because}; {wrong}" if self._because else wrong
+        self.header.workers = self._others.evidence()
         self._helpers.kill()
         self._lane.close() if hasattr(self, "_lane") else None
         self.header.stopped_because = self._because
@@ -348,17 +337,10 @@ class DrillRun:
         """Ask nothing more of the target."""
         if hasattr(self, "publisher"):
             self.publisher.cancel()
-        for client in self.clients.values():
-            client.stop()
+        if hasattr(self, "_crew"):
+            self._crew.stop()
 
     # --- small change -------------------------------------------------------------------------------
-
-    def _help(self, work: Callable[[], None]) -> None:
-        def guarded() -> None:
-            with self._must_not_fail():
-                work()
-
-        self._helpers.spawn(guarded)
 
     def _pause(self, seconds: float, or_until: Event | None = None) -> None:
         """Wait so long, or until the run is to stop, or until that happens."""
@@ -387,23 +369,3 @@ class DrillRun:
         header.defects = sorted(self.plan.switches.defects)
         header.target, header.target_kind = self.plan.target
         return header
-
-
-def _nobody(now: float, session: ClientSession, notices: Sequence[Notice]) -> None:
-    """Hears nothing."""
-
-
-class _EndsTheRun:
-    """A defect of ours in any greenlet: what was measured cannot be trusted, so the run ends as one that was cut short."""
-
-    def __init__(self, run: DrillRun) -> None:
-        self._run = run
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception):  # a greenlet that is killed ends as it should
-            return False
-        self._run.stop(str(error) or type(error).__name__)
-        return True

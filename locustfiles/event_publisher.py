@@ -5,6 +5,7 @@ from gevent.pool import Group
 
 from locustfiles.collecting import LiveFigures
 from locustfiles.lane import LaneRequests
+from locustfiles.workers import NoWorkers
 from sim.engines.lane import PublishedEvent, PublishFailedError
 from sim.engines.publishing import DueEvent, Published, Stream
 from sim.engines.session_driver import WallClock
@@ -12,17 +13,25 @@ from sim.observations import Recorder
 
 
 class WatchedPublished(Published):
-    """What became of all events, told to the live figures, too."""
+    """What became of all events, told to the live figures and to workers, too."""
 
     def __init__(
-        self, streams: list[Stream], payload_bytes: int, clock: WallClock, recorder: Recorder, live: LiveFigures
+        self,
+        streams: list[Stream],
+        payload_bytes: int,
+        clock: WallClock,
+        recorder: Recorder,
+        live: LiveFigures,
+        others: NoWorkers,
     ) -> None:
         super().__init__(streams, payload_bytes, clock, recorder)
         self._live = live
+        self._others = others
 
     def take(self, event: DueEvent, acknowledged: PublishedEvent) -> None:
         """See `Published`."""
         super().take(event, acknowledged)
+        self._others.published(event.stream.stream, acknowledged.seq, event.due)
         self._live.published(event, acknowledged.seq, self._late_ms(event))
 
     def give_up(self, event: DueEvent, code: str) -> None:

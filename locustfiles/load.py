@@ -7,8 +7,8 @@ from typing import Any
 import gevent
 from locust import events
 
-from locustfiles import climb, options
-from locustfiles.conductor import conductor_of
+from locustfiles import climb, conductor, options
+from locustfiles.conductor import Conductor
 
 
 def of(drill: str, climbs: bool = False, **defaults: object) -> None:
@@ -23,11 +23,13 @@ def of(drill: str, climbs: bool = False, **defaults: object) -> None:
             climb.add_to(parser)
 
     def begin(environment: Any, runner: Any, **_: Any) -> None:
-        conductor_of(environment).climbs = climbs
+        ours = conductor.of(environment)
+        if isinstance(ours, Conductor):
+            ours.climbs = climbs
         gevent.signal_handler(signal.SIGTERM, _quit, environment, runner)
 
     def end(environment: Any, **_: Any) -> None:
-        conductor_of(environment).stop("it was interrupted")
+        conductor.of(environment).stop("it was interrupted")
 
     events.init_command_line_parser.add_listener(add_fields)
     events.init.add_listener(begin)
@@ -38,7 +40,7 @@ def of(drill: str, climbs: bool = False, **defaults: object) -> None:
 
 def _quit(environment: Any, runner: Any) -> None:
     """Locust listens to SIGTERM only once a test without a page is over."""
-    conductor_of(environment).stop("it was interrupted")
+    conductor.of(environment).stop("it was interrupted")
     runner.quit()
 
 

@@ -72,6 +72,7 @@ def add_to(parser: Any, drill: str, **defaults: object) -> None:
     number("--share-dropped", "Of the fleet, that each cut takes; 0: as the drill has it, or all.")
     number("--storm-at", "When the first fault begins, in s of its phase; -1: as the drill has it.", default=-1.0)
     add("--target", targets.EMBEDDED, "'mock' starts one; or the address of a mock on this machine.")
+    add("--targets", "", "The targets file that --target names one of; a worker has its own.", include_in_web_ui=False)
     add("--thresholds", "", "Judge by this file instead of the default thresholds.")
     number("--seed", "Names the run: same seed, same faults and same delays.", int, 1)
     add("--set", [], "Override any key of the drill.", action="append", metavar="KEY=VALUE", include_in_web_ui=False)
@@ -83,7 +84,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     """What these options come to; raises `UsageError`, one sentence, for what cannot be run."""
     drill = _drill(options)
     storms.require_possible(drill)
-    lane = targets.resolve(options.target)
+    lane = targets.resolve(options.target, Path(options.targets) if options.targets else None)
     if lane is not None:
         _require_mock(lane)
         permission.require_allowed(drill, lane)

@@ -2,7 +2,7 @@
 
 from locust import User, task
 
-from locustfiles.conductor import conductor_of
+from locustfiles import conductor
 
 
 class PublisherUser(User):
@@ -14,4 +14,4 @@ class PublisherUser(User):
     @task
     def publish_events(self) -> None:
         """The whole run's load."""
-        conductor_of(self.environment).publish()
+        conductor.of(self.environment).publish()

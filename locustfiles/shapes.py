@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gevent
 from locust import LoadTestShape
 
 from locustfiles.conductor import conductor_of
@@ -13,9 +14,9 @@ class DrillShape(LoadTestShape):
     abstract = True
 
     def reset_time(self) -> None:
-        """Locust begins a test."""
+        """Locust begins a test; a master says so once more when the first tick has asked for users."""
         super().reset_time()
-        if self.runner is not None:
+        if self.runner is not None and gevent.getcurrent() is not self.runner.shape_greenlet:
             conductor_of(self.runner.environment).expect_run()
 
     def tick(self) -> Any:

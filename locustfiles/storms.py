@@ -5,40 +5,24 @@ does it.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
+from locustfiles.crew import CLIENT_FAULTS, Crew
 from locustfiles.lane import LaneRequests
+from locustfiles.workers import NoWorkers
 from sim.contract.settings import Switches
 from sim.drill import Drill
-from sim.engines import course
-from sim.engines.session_driver import SessionDriver, WallClock
+from sim.engines.session_driver import WallClock
 from sim.errors import UsageError
-from sim.fault_kinds import (
-    DropSockets,
-    ExpireTokens,
-    Fault,
-    ForgetTokens,
-    RestartClients,
-    RollingDeploy,
-    ShrinkWindow,
-    SwitchFault,
-)
+from sim.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
 from sim.faults import PlannedFault, switches_during
 from sim.observations import NAN, Recorder
 
-POSSIBLE: tuple[type[Fault], ...] = (
-    DropSockets,
-    ExpireTokens,
-    ForgetTokens,
-    RestartClients,
-    RollingDeploy,
-    ShrinkWindow,
-    SwitchFault,
-)
+POSSIBLE: tuple[type[Fault], ...] = (*CLIENT_FAULTS, ExpireTokens, RollingDeploy, ShrinkWindow, SwitchFault)
 
 
 def require_possible(drill: Drill) -> None:
@@ -57,20 +41,22 @@ def require_possible(drill: Drill) -> None:
 
 
 class Storms:
-    """All faults of one run. `clients` is by the client's number."""
+    """All faults of one run: what is done to clients in this process and in others, and what the runtime does."""
 
     def __init__(
         self,
         lane: LaneRequests,
         healthy: Switches,
-        clients: Mapping[int, SessionDriver],
+        crew: Crew,
+        others: NoWorkers,
         topics: tuple[Sequence[str], Sequence[str]],
         clock: WallClock,
         recorder: Recorder,
     ) -> None:
         self._lane = lane
         self._healthy = healthy
-        self._clients = clients
+        self._crew = crew
+        self._others = others
         self._run_topics, self._other_topics = topics
         self._clock = clock
         self._recorder = recorder
@@ -81,34 +67,31 @@ class Storms:
 
     def run(self, planned: PlannedFault) -> None:
         """Carry out one fault now, for as long as it is to last, or until `end`."""
-        self._note("fault_begun", planned)
+        at = self._clock.now() + self._others.lead_s
+        until = at + planned.ends_s - planned.begins_s
+        is_clients = isinstance(planned.fault, CLIENT_FAULTS)
+        order = self._others.strike(planned, at, until) if is_clients else 0
+        self._sleep_until(at)
+        self._note("fault_begun", planned, t=at - self._clock.began)
         self._active[planned.index] = planned
-        observed = self._act(planned, self._clock.now() + planned.ends_s - planned.begins_s)
+        observed = self._strike(planned, until) + self._others.acted(order) if is_clients else self._act(planned, until)
         self._active.pop(planned.index, None)
         if observed:
             self._note("fault_observed", planned, observed)
         self._note("fault_ended", planned)
 
+    def _strike(self, planned: PlannedFault, ends: float) -> int:
+        """What is done to clients where they are; returns on how many it acted."""
+        struck = self._crew.strike(planned)
+        self._sleep_until(ends)
+        self._crew.mend(struck)
+        return len(struck)
+
     def _act(self, planned: PlannedFault, ends: float) -> int:
-        """Break it, keep it broken, mend it; returns how often it was seen to act."""
+        """Break what is the runtime's, keep it broken, mend it; returns how often it was seen to act."""
         match planned.fault:
             case SwitchFault():
                 return self._switch(planned, ends)
-            case DropSockets(offline_s=offline_s):
-                cut = sum(self._clients[client].cut(offline_s) for client in planned.clients)
-                self._sleep_until(ends)
-                return cut
-            case RestartClients() as fault:
-                died = [client for client in planned.clients if self._clients[client].die(fault)]
-                self._sleep_until(ends)
-                for client in died:
-                    self._clients[client].revive()
-                return len(died)
-            case ForgetTokens():
-                for client in planned.clients:
-                    course.forget_token(self._clients[client].session)
-                    self._recorder.add(self._clock.now() - self._clock.began, "token_forgotten", client)
-                return len(planned.clients)
             case RollingDeploy():
                 return self._lane.hang_up(planned.clients)
             case ShrinkWindow() as fault:
@@ -141,12 +124,13 @@ class Storms:
 
     def end(self) -> None:
         """Faults that act end now, each in good order."""
+        self._others.end_faults()
         self._is_over.set()
 
     def heal(self) -> None:
         """Take back whatever still acts, after all faults or in the middle of them."""
-        for client in self._clients.values():
-            client.come_online()
+        self._crew.heal()
+        self._others.heal()
         left = list(self._active.values())
         self._active.clear()
         if self._switched:
@@ -158,6 +142,6 @@ class Storms:
         while (wait_s := moment - self._clock.now()) > 0 and not self._is_over.wait(wait_s):
             pass
 
-    def _note(self, kind: str, planned: PlannedFault, value: float = NAN) -> None:
-        t = self._clock.now() - self._clock.began
+    def _note(self, kind: str, planned: PlannedFault, value: float = NAN, t: float | None = None) -> None:
+        t = self._clock.now() - self._clock.began if t is None else t
         self._recorder.add(t, kind, attempt=planned.index, value=value, detail=planned.kind)

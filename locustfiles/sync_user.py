@@ -2,7 +2,7 @@
 
 from locust import User, task
 
-from locustfiles.conductor import conductor_of
+from locustfiles import conductor
 
 
 class SyncUser(User):
@@ -13,8 +13,8 @@ class SyncUser(User):
     @task
     def be_a_client(self) -> None:
         """One client's life."""
-        conductor_of(self.environment).be_a_client(self)
+        conductor.of(self.environment).be_a_client(self)
 
     def on_stop(self) -> None:
         """Locust takes this user away: its client is gone with it."""
-        conductor_of(self.environment).leave(self)
+        conductor.of(self.environment).leave(self)

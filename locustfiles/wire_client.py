@@ -15,10 +15,11 @@ from sim.contract.actions import Token
 from sim.contract.client import ClientSession
 from sim.contract.notices import Notice
 from sim.engines.lane import MintFailedError
+from sim.engines.pacer import Pacer
 from sim.engines.session_driver import NO_WAIT_S, SessionDriver, WallClock
 from sim.engines.web_socket import Owner, WebSocket
 from sim.errors import TargetError
-from sim.observations import Recorder
+from sim.observations import Collector
 
 _READ_BYTES = 65536
 _LONGEST_WAIT_S = 3600.0
@@ -104,9 +105,15 @@ class WireClient(SessionDriver):
     """One client's life over sockets; `run` is its greenlet's whole work. `listener` hears what is recorded."""
 
     def __init__(
-        self, session: ClientSession, lane: LaneRequests, clock: WallClock, recorder: Recorder, listener: Listener
+        self,
+        session: ClientSession,
+        lane: LaneRequests,
+        clock: WallClock,
+        recorder: Collector,
+        listener: Listener,
+        pacer: Pacer | None = None,
     ) -> None:
-        super().__init__(session, clock, recorder)
+        super().__init__(session, clock, recorder, pacer)
         self._lane = lane
         self._listener = listener
         self._nudged = Event()
@@ -124,8 +131,17 @@ class WireClient(SessionDriver):
 
     def start(self) -> None:
         """See `SessionDriver`."""
+        if self._must_wait():
+            self._todo = self._start_later
+            self._nudged.set()
+            return
         self.session.start(self._clock.now())
         self._pump()
+
+    def _start_later(self) -> None:
+        self._nudged.wait(max(self._may_connect_at - self._clock.now(), 0))
+        if not self._is_over and not self._is_dead:
+            self.start()
 
     def stop(self) -> None:
         """See `SessionDriver`."""
@@ -140,6 +156,8 @@ class WireClient(SessionDriver):
         todo, self._todo = self._todo, None
         if todo is not None:
             todo()
+        elif left_s <= NO_WAIT_S and self.session.state.name == "BACKOFF" and self._must_wait():
+            self._nudged.wait(max(self._may_connect_at - self._clock.now(), 0))
         elif left_s <= NO_WAIT_S:
             self.session.wake(max(self._clock.now(), self.session.wake_at()))
             self._pump()

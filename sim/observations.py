@@ -25,6 +25,7 @@ import threading
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import pyarrow as pa
@@ -100,30 +101,23 @@ class Kind(StrEnum):
     STILL_PENDING = "still_pending"  # [seq: watermark, value: head, detail: why]
 
 
-class Recorder:
-    """Writes observations to `folder` while the run goes on; a thread does the writing, so the caller never waits for a disk.
+class Chunk(Protocol):
+    """Rows that were recorded."""
 
-    With `at_will` chunks end only where the caller says `flush`, or `flush_if_full`: for who learns late of what happened
-    earlier, since only within a chunk rows are put in order. The first failure to write is kept and raised as `StorageError`
-    by `check`, `flush` and `seal`.
-    """
+    def __len__(self) -> int:
+        """How many."""
 
-    def __init__(self, folder: Path, *, at_will: bool = False) -> None:
-        self._folder = folder
+    def table(self) -> pa.Table:
+        """They, as an Arrow table of `SCHEMA`."""
+
+
+class Collector:
+    """Takes observations; `flush` hands on what has come, as one chunk, and what becomes of that is a subclass's own matter."""
+
+    def __init__(self, most_rows: int) -> None:
         self._columns = Columns()
         self.share = self._columns.share  # as `extend`, for a tuple of rows that many clients share
-        self._most_rows = sys.maxsize if at_will else CHUNK_ROWS
-        self._pending: queue.SimpleQueue[tuple[int, Columns] | None] = queue.SimpleQueue()
-        self._chunks = 0
-        self._rows = 0  # handed to the writer
-        self._failure: Exception | None = None
-        chunks = folder / CHUNK_FOLDER
-        try:
-            chunks.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{chunks}: cannot be created ({error.strerror}); give another folder with --out.") from None
-        self._joined = _Joined(folder / FILE_NAME)
-        self._begin_writing()
+        self._most_rows = most_rows
 
     def add(
         self,
@@ -153,13 +147,47 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Hand what was recorded so far to the writer, as one chunk."""
+        """Hand on what was recorded so far."""
         if len(self._columns):
             columns, self._columns = self._columns, Columns()
             self.share = self._columns.share
-            self._pending.put((self._chunks, columns))
-            self._chunks += 1
-            self._rows += len(columns)
+            self._hand_on(columns)
+
+    def _hand_on(self, columns: Columns) -> None:
+        raise NotImplementedError
+
+
+class Recorder(Collector):
+    """Writes observations to `folder` while the run goes on; a thread does the writing, so the caller never waits for a disk.
+
+    With `at_will` chunks end only where the caller says `flush`, or `flush_if_full`: for who learns late of what happened
+    earlier, since only within a chunk rows are put in order. The first failure to write is kept and raised as `StorageError`
+    by `check`, `flush` and `seal`.
+    """
+
+    def __init__(self, folder: Path, *, at_will: bool = False) -> None:
+        super().__init__(sys.maxsize if at_will else CHUNK_ROWS)
+        self._folder = folder
+        self._pending: queue.SimpleQueue[tuple[int, Chunk] | None] = queue.SimpleQueue()
+        self._chunks = 0
+        self._rows = 0  # handed to the writer
+        self._failure: Exception | None = None
+        chunks = folder / CHUNK_FOLDER
+        try:
+            chunks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{chunks}: cannot be created ({error.strerror}); give another folder with --out.") from None
+        self._joined = _Joined(folder / FILE_NAME)
+        self._begin_writing()
+
+    def take(self, chunk: Chunk) -> None:
+        """Record rows that came from elsewhere, as a chunk of their own."""
+        self._pending.put((self._chunks, chunk))
+        self._chunks += 1
+        self._rows += len(chunk)
+
+    def _hand_on(self, columns: Columns) -> None:
+        self.take(columns)
 
     def check(self) -> None:
         """Raise `StorageError` if anything could not be written."""
@@ -199,12 +227,12 @@ class Recorder:
 
     def _write_chunks(self) -> None:
         while (item := self._pending.get()) is not None:
-            number, columns = item
+            number, chunk = item
             if self._failure is not None:
                 continue
             path = self._folder / CHUNK_FOLDER / f"{number:06d}.parquet"
             try:
-                table = columns.table()
+                table = chunk.table()
                 partial = path.with_suffix(".partial")
                 pq.write_table(table, partial, compression="lz4", use_dictionary=_WORDS)  # type: ignore[arg-type]
                 partial.rename(path)
@@ -309,6 +337,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     metrics_profile: str = "none"  # of the runtime's metrics endpoint, as the target says it is
     remarks: list[str] = []  # what a reader must know of how it was run
     hooks: list[dict[str, object]] = []  # the operators' commands that were run (`sim.engines.hooks.Done`)
+    workers: list[dict[str, object]] = []  # of a load test over several processes: what each said, and what came of it
     evidence: dict[str, str] = {}  # further files of this folder, with their hex SHA-256
     observations_sha256: str = ""
     observations_rows: int = 0

@@ -197,29 +197,37 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _generator_lag(case: Case, threshold: Threshold | None) -> Answer:
-    limit, lags = needed(threshold), np.sort(samples.generator_lag_ms(case.history))
-    n = len(lags)
-    if case.history.header.clock == "virtual":
-        return Answer(State.PASS, 0, n, "simulated time waits for its load generator")
+    """Of several processes each must have kept up: among the samples of many, those of one that did not would be few."""
+    limit, history = needed(threshold), case.history
+    rows = history.of(Kind.GENERATOR_LAG)
+    if history.header.clock == "virtual":
+        return Answer(State.PASS, 0, len(rows), "simulated time waits for its load generator")
+    names = {history.details[code] for code in np.unique(rows.detail)}
+    wanted = {str(worker.get("name")) for worker in history.header.workers}
+    answers = [
+        _lateness(history, rows.take(history.detail_is(rows, [name])), limit, f" of the {name}" if name else "")
+        for name in sorted(names | wanted or {""})
+    ]
+    errors = [answer for answer in answers if answer.state is not State.PASS]
+    return errors[0] if errors else max(answers, key=lambda answer: answer.value)
+
+
+def _lateness(history: History, rows: Rows, limit: Threshold, whose: str) -> Answer:
+    lags = np.sort(rows.value)
+    n, phases = len(lags), history.phases
     if n < (limit.minimum_n or 1):
-        return Answer(
-            State.ERROR, NAN, n, f"{n} samples of the load generator's lateness are too few; {limit.minimum_n} are needed"
-        )
-    phases, measured_t = case.history.phases, case.history.of(Kind.GENERATOR_LAG).t
-    t = np.concatenate(([phases.get("steady", 0.0)], measured_t, [phases.get("end", case.history.duration_s)]))
+        few = f"{n} samples of the load generator's lateness{whose} are too few; {limit.minimum_n} are needed"
+        return Answer(State.ERROR, NAN, n, few)
+    t = np.concatenate(([phases.get("steady", 0.0)], rows.t, [phases.get("end", history.duration_s)]))
     hole_s = float(np.diff(t).max())
     if hole_s > _HOLE_S + float(lags[-1]) / 1000:
-        return Answer(State.ERROR, NAN, n, f"for {hole_s:.3g} s nothing says how late the load generator was")
+        return Answer(State.ERROR, NAN, n, f"for {hole_s:.3g} s nothing says how late the load generator{whose} was")
     # NumPy sorts what is no number last, so it counts as late.
     lag = float(lags[n - 1 - int(_LATE_SHARE * n)])
     if lag <= limit.threshold:
-        return Answer(State.PASS, lag, n, f"95 % of {n} samples are at most {lag:.3g} ms late")
-    return Answer(
-        State.ERROR,
-        lag,
-        n,
-        f"the load generator was saturated: more than 5 % of {n} samples are over {limit.threshold:g} ms late",
-    )
+        return Answer(State.PASS, lag, n, f"95 % of {n} samples{whose} are at most {lag:.3g} ms late")
+    late = f"more than 5 % of {n} samples{whose} are over {limit.threshold:g} ms late"
+    return Answer(State.ERROR, lag, n, f"the load generator was saturated: {late}")
 
 
 def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:

@@ -18,7 +18,7 @@ from sim.engines.pacer import Pacer
 from sim.engines.web_socket import WebSocket
 from sim.errors import MalformedFrameError, TargetError
 from sim.fault_kinds import RestartClients
-from sim.observations import Recorder
+from sim.observations import Collector
 
 NEVER = float("inf")
 NO_WAIT_S = 0.0005  # as exact as timers are
@@ -52,7 +52,7 @@ class WallClock:
 class SessionDriver:
     """One client's life over sockets, but for the waiting: subclasses connect, mint, and wake it in time."""
 
-    def __init__(self, session: ClientSession, clock: Clock, recorder: Recorder, pacer: Pacer | None = None) -> None:
+    def __init__(self, session: ClientSession, clock: Clock, recorder: Collector, pacer: Pacer | None = None) -> None:
         self.session = session
         self.clock_ahead_s = 0.0  # by so much its own clock is off, which only who trusts it goes by
         self._clock = clock

@@ -340,6 +340,20 @@ def test_generator_lag() -> None:
     assert state("drill.generator_lag_ms", story(18, 2)) is ERROR
 
 
+def test_generator_lag_of_several_processes() -> None:
+    """A few late samples among many are a whole process that did not keep up."""
+
+    def story(late: float, *names: str) -> Story:
+        story = many(100, Kind.GENERATOR_LAG, value=1.0, detail="worker 1")
+        story.header["workers"] = [{"name": name} for name in names]
+        return many(24, Kind.GENERATOR_LAG, story, value=late, detail="worker 2")
+
+    assert state("drill.generator_lag_ms", story(250.0, "worker 1", "worker 2")) is PASS
+    assert state("drill.generator_lag_ms", story(251.0, "worker 1", "worker 2")) is ERROR
+    assert "worker 2" in ask("drill.generator_lag_ms", story(251.0)).reason
+    assert state("drill.generator_lag_ms", story(1.0, "worker 1", "worker 2", "worker 3")) is ERROR
+
+
 def test_audited() -> None:
     story = good_storm(2)
     assert state("drill.audited", story) is PASS

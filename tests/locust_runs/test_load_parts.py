@@ -74,7 +74,7 @@ def test_what_cannot_be_run_is_refused(fields: dict[str, object], why: str):
 
 def test_live_targets_are_refused(monkeypatch: pytest.MonkeyPatch):
     lane = options.Lane("staging", "staging", "http://127.0.0.1:1", "http://127.0.0.1:1")
-    monkeypatch.setattr(options.targets, "resolve", lambda target: lane)
+    monkeypatch.setattr(options.targets, "resolve", lambda *_: lane)
     with pytest.raises(UsageError, match="know no caps"):
         options.plan_of(asked(target="staging"))
 

@@ -1,0 +1,81 @@
+"""Whole load tests as processes: Locust has one of its own, because it changes Python's sockets."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from storms import OF_TIME, SHORT, SMALL
+
+from drills import results
+from drills.verdicts import DrillVerdict, RunVerdict, State
+
+ROOT = Path(__file__).parents[2]
+DRILL = "reconnect_storm"
+PATIENCE = ("phases.settle_s=25",)  # a limit, for a busy machine
+SETTINGS = (*SMALL, *SHORT[DRILL], *PATIENCE)
+TOO_LONG = 240.0
+
+
+class Load:
+    """One `locust` process and the folder its run goes to; `beside` is another locustfile to put beside the first."""
+
+    def __init__(self, out: Path, locustfile: str, *arguments: str, beside: str = "") -> None:
+        self.out = out
+        self._log = (out.parent / f"{out.name}.log").open("w+")
+        sets = [f"--set={setting}" for setting in SETTINGS]
+        files = ",".join(filter(None, [f"locustfiles/{locustfile}.py", beside]))
+        command = [sys.executable, "-m", "locust", "-f", files, "--headless", "--only-summary"]
+        self.process = subprocess.Popen(
+            [*command, "--out", str(out), *sets, *arguments], cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT
+        )
+
+    def end(self) -> int:
+        """Its exit code, once it has ended."""
+        return self.process.wait(TOO_LONG)
+
+    @property
+    def said(self) -> str:
+        """All it has said until now."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def wait_for(self, text: str) -> None:
+        """Until it says so."""
+        limit = time.monotonic() + TOO_LONG
+        while text not in self.said:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < limit, self.said
+            time.sleep(0.05)
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of its one run."""
+        (found,) = self.out.iterdir()
+        return found
+
+    @property
+    def verdict(self) -> RunVerdict:
+        """What `stormgate judge` makes of it."""
+        return results.judge_run(self.run_dir)
+
+
+def over_two_processes() -> list[str]:
+    """Arguments for a master and two workers, on a port of their own."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    return ["--processes", "2", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
+
+
+def drill_of(verdict: RunVerdict) -> DrillVerdict:
+    """Of its only drill."""
+    (drill,) = verdict.drills
+    return drill
+
+
+def wrong(verdict: DrillVerdict) -> tuple[set[str], set[str]]:
+    """Broken laws, and failed checks that have nothing to do with time."""
+    failed = {check.name for check in verdict.checks if check.state is State.FAIL and check.name not in OF_TIME}
+    return {violation.invariant for violation in verdict.violations}, failed

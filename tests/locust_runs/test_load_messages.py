@@ -1,0 +1,238 @@
+"""What master and workers say to each other: nothing is lost unseen, and figures merged are the figures of one process."""
+
+import random
+from types import SimpleNamespace
+
+import gevent
+import msgspec
+import pyarrow as pa
+import pytest
+
+from locustfiles import messages, options, workers
+from locustfiles.clocks import SharedClock
+from locustfiles.collecting import LiveFigures
+from locustfiles.messages import Channel, ToWorker
+from locustfiles.shipping import Arrived, Heads, Shipment
+from locustfiles.workers import Workers
+from sim import drill as drills
+from sim import faults
+from sim.engines.session_driver import WallClock
+from sim.errors import TargetError
+from sim.observations import Chunk
+
+NAN = float("nan")
+STORM = drills.load(options.CATALOG / "reconnect_storm.toml")
+READY = messages.Ready("here", 7, workers.version("stormgate"), 0.0, 0.2)
+
+
+class Kept:
+    """A recorder, as much of it as workers need."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def take(self, chunk: Chunk) -> None:
+        self.rows += len(chunk)
+
+
+class Told:
+    """Workers of a run of ten clients, who are told things and say what a test has them say."""
+
+    def __init__(self, count: int = 2) -> None:
+        self.said: list[tuple[str, ToWorker]] = []
+        self.stopped: list[str] = []
+        self.recorder = Kept()
+        self.live = LiveFigures(lambda *_: None)
+        ids = [f"id{number}" for number in range(1, count + 1)]
+        send, stop = (lambda worker, said: self.said.append((worker, said))), self.stopped.append
+        self.workers = Workers(ids, 10, send, WallClock(), self.recorder, self.live, stop)  # type: ignore[arg-type]
+        for each in ids:
+            self.workers.hear(each, READY)
+
+    def ended(self, *done: messages.Done) -> str:
+        for number, said in enumerate(done, 1):
+            self.workers.hear(f"id{number}", said)
+        return self.workers.end()
+
+
+def done(**changes: object) -> messages.Done:
+    return msgspec.structs.replace(messages.Done(0, 0, 5, 0.0, 0.2, ""), **changes)
+
+
+def shipped(*rows: tuple[float, str, int, str, int]) -> list[messages.Rows]:
+    """What a worker sends of these observations."""
+    shipment, sent = Shipment(), []
+    for t, kind, client, stream, seq in rows:
+        shipment.extend(t, client, [(kind, stream, seq, 0, NAN, "")])
+    shipment.ship(sent.append)
+    assert (shipment.rows, shipment.messages) == (len(rows), len(sent))
+    return sent
+
+
+def test_every_message_arrives_as_it_was_sent():
+    """Also a fault with everything in it."""
+    planned = faults.plan(STORM, seed=1)[0]
+    runner, heard = SimpleNamespace(), []
+    runner.register_message = lambda name, listener: setattr(runner, "listener", listener)
+    runner.send_message = lambda name, data, worker: runner.listener(None, SimpleNamespace(node_id="me", data=data))
+    to_worker = Channel(runner, lambda *said: heard.append(said), is_master=False)
+    order = messages.Break(1, planned, 5.0, 6.0)
+    begin = messages.Begin("worker 1", STORM, 1, "http://127.0.0.1:1", ["topic"], 0.0, 0.5)
+    to_worker.send("run", order)
+    to_worker.send("run", begin)
+    assert heard == [("me", "run", order), ("me", "run", begin)]
+    assert heard[1][2].drill.digest() == STORM.digest()
+
+
+def test_clients_have_one_user_each_however_many_come():
+    told = Told()
+    for users in (3, 3, 6, 9):
+        told.workers.hear("id1", messages.Wanted(users))
+    told.workers.hear("id2", messages.Wanted(7))
+    told.workers.hear("stranger", messages.Wanted(7))
+    numbers = {each: [n for worker, said in told.said if worker == each for n in said.numbers] for each in ("id1", "id2")}
+    assert numbers == {"id1": [0, 2, 4, 6, 8, 1, 3, 5, 7], "id2": [9]}
+
+
+def test_what_was_observed_must_have_arrived():
+    def said_of(rows: int) -> str:
+        told = Told(1)
+        for each in shipped((1.0, "applied", 0, "s", 1), (1.1, "applied", 1, "s", 1)):
+            told.workers.hear("id1", each)
+        return told.ended(done(messages=1, rows=rows))
+
+    assert said_of(2) == ""
+    assert said_of(3) == "worker 1 (process 7 on here) observed 3 rows, of which 2 arrived"
+
+
+def test_what_cannot_be_read_is_missed():
+    told = Told(1)
+    told.workers.hear("id1", messages.Rows(0, 1, b"nothing"))
+    assert "cannot be read" in told.ended(done(messages=1, rows=1))
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (done(left="it was interrupted"), "left early: it was interrupted"),
+        (done(clock_within_ms=150.0), "known within 150 ms only"),
+        (done(clock_moved_ms=-170.0), "known within 170 ms only"),
+    ],
+)
+def test_a_worker_in_trouble_is_named(said: messages.Done, why: str):
+    told = Told(1)
+    assert why in told.ended(said)
+    assert bool(told.stopped) == bool(said.left)
+
+
+def test_a_worker_that_never_says_its_last_word_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "LAST_WORD_S", 0.1)
+    told = Told()
+    said = told.ended(done())
+    assert said == "worker 2 (process 7 on here) never said how much it had observed; 0 observations of it arrived"
+
+
+def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "SILENCE_S", 0.2)
+    told = Told()
+    told.workers.hear("id1", done())  # whoever said its last word may be silent
+    gevent.sleep(0.8)
+    assert told.stopped == ["worker 2 (process 7 on here) was lost in the middle of the run: nothing was heard of it for 0.2 s"]
+
+
+def test_a_fault_that_begins_late_somewhere_is_none_at_one_moment():
+    told = Told()
+    order = told.workers.strike(faults.plan(STORM, seed=1)[0], 1.0, 1.0)
+    told.workers.hear("id1", messages.Acted(order, 5, 3.0))
+    assert told.stopped == []
+    told.workers.hear("id2", messages.Acted(order, 4, 1400.0))
+    assert (told.workers.acted(order), told.stopped) == (
+        9,
+        ["worker 2 (process 7 on here) began a fault 1.4 s later than the others"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (messages.Refused("nothing answers at http://127.0.0.1:1/readyz"), "worker 1: nothing answers"),
+        (msgspec.structs.replace(READY, version="0.0"), "has stormgate 0.0, but the master has"),
+        (None, "worker 1 did not get ready"),
+    ],
+)
+def test_a_worker_that_cannot_take_part_is_named(
+    answer: messages.AnyFromWorker | None, why: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(workers, "READY_LIMIT_S", 0.1)
+    told = Told(0)
+    told.workers = Workers(["id"], 10, lambda *_: None, WallClock(), told.recorder, told.live, told.stopped.append)  # type: ignore[arg-type]
+    if answer is not None:
+        told.workers.hear("id", answer)
+    with pytest.raises(TargetError, match=why):
+        told.workers.prepare(STORM, 1, "mock", [])
+
+
+def test_who_is_behind_is_asked_of_everybody():
+    told = Told()
+    status = messages.Status(5, 5, -1, 0.0, {}, {})
+    for each in ("id1", "id2"):
+        told.workers.hear(each, status)
+    assert told.workers.behind({"t": 3}) == 2  # nobody has answered yet
+    told.workers.hear("id1", msgspec.structs.replace(status, behind=0))
+    told.workers.hear("id2", msgspec.structs.replace(status, behind=4))
+    assert (told.workers.behind({"t": 3}), told.workers.live) == (4, 10)
+
+
+def test_the_distance_from_the_heads_is_that_of_the_moment_and_of_the_worst_stream():
+    heads = Heads()
+    for seq, t in ((1, 1.0), (2, 2.0), (3, 2.5)):
+        heads.acknowledged("s", seq, t)
+    heads.acknowledged("other", 7, 2.2)
+    shipment, sent = Shipment(), []
+    shipment.extend(2.3, 4, [("client_lag", "s", 1, 0, NAN, ""), ("client_lag", "other", 3, 0, NAN, "")])
+    shipment.extend(2.6, 4, [("client_lag", "s", 3, 0, NAN, ""), ("applied", "s", 3, 0, NAN, "")])
+    shipment.ship(sent.append)
+    arrived = Arrived(sent[0], heads)
+    kept = arrived.table().select(["t", "kind", "client", "seq", "value"]).to_pylist()
+    lags = [(row["t"], row["client"], row["value"]) for row in kept if row["kind"] == "client_lag"]
+    assert lags == [(2.3, 4, 4.0), (2.6, 4, 0.0)]
+    assert (arrived.worst_lag, len(arrived)) == (4.0, 3)
+
+
+def test_a_message_that_holds_less_than_it_says_is_refused():
+    (said,) = shipped((1.0, "applied", 0, "s", 1))
+    with pytest.raises(ValueError, match="2 observations has 1"):
+        Arrived(msgspec.structs.replace(said, rows=2), Heads())
+    with pytest.raises(pa.ArrowInvalid):
+        Arrived(msgspec.structs.replace(said, table=b"nothing"), Heads())
+
+
+def test_merged_figures_are_those_of_one_process():
+    draws = random.Random(1)
+    one, parts = LiveFigures(lambda *_: None), [LiveFigures(lambda *_: None) for _ in range(2)]
+    for number in range(2000):
+        due = SimpleNamespace(due=0.0, stream=SimpleNamespace(stream="s"))
+        ms = draws.expovariate(1 / 50) if number % 10 else 0.0
+        for figures in (one, parts[number % 2]):
+            figures.published(due, number, ms)  # type: ignore[arg-type]
+    merged = LiveFigures(lambda *_: None)
+    for number, part in enumerate(parts):
+        for _ in range(2):  # said twice it counts once
+            merged.worker_counted(f"worker {number}", part.own_counts(), {})
+            merged.worker_measured(f"worker {number}", part.own_values())
+    assert merged.counts == one.counts
+    for share in (0.0, 0.5, 0.95, 1.0):
+        assert merged.percentile("publish", share) == one.percentile("publish", share)
+
+
+def test_of_several_answers_the_quickest_says_what_time_it_is(monkeypatch: pytest.MonkeyPatch):
+    clock = SharedClock()
+    now = clock.now()
+    for took_s, ahead_s in ((0.4, 5.3), (0.002, 5.0), (0.1, 5.04)):
+        monkeypatch.setattr(clock, "now", lambda took_s=took_s: now + took_s)
+        clock.answered(now, now + took_s / 2 + ahead_s)
+    assert clock.within_s == pytest.approx(0.001, rel=0.01)
+    assert clock.follow() == pytest.approx(5.0)
+    monkeypatch.undo()
+    assert clock.now() - now == pytest.approx(5.0, abs=0.5)
+    assert clock.answers == 0

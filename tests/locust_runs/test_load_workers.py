@@ -1,0 +1,105 @@
+"""Whole load tests over several processes: what workers observe is judged, and one in trouble makes nothing rosier."""
+
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loads import DRILL, Load, drill_of, over_two_processes, wrong
+
+from drills import results
+from drills.verdicts import State
+from sim.history import History
+from sim.ledger import Ledger
+from sim.observations import Kind, read_header, read_verified
+
+BUSY = str(Path(__file__).with_name("busy_worker.py"))
+
+
+@pytest.fixture(scope="module")
+def loads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Load]]:
+    """All load tests of this module; none asserts how long anything took."""
+    out = tmp_path_factory.mktemp("workers")
+    begun = {"well": Load(out / "well", DRILL, *over_two_processes()), "lost": Load(out / "lost", DRILL, *over_two_processes())}
+    begun["lost"].wait_for("fault: 40 of 40")
+    os.kill(process_of(begun["lost"], "worker 2"), signal.SIGKILL)
+    yield begun
+    for load in begun.values():
+        load.process.kill()
+        load.process.wait()
+
+
+def process_of(load: Load, worker: str) -> int:
+    """Its process, as it says itself."""
+    said = re.search(rf"begins here as {worker} \(process (\d+)\)", load.said)
+    assert said is not None
+    return int(said[1])
+
+
+def test_what_workers_observe_is_counted_to_the_last_event(loads: dict[str, Load]):
+    load = loads["well"]
+    code = load.end()
+    header, table = read_verified(results.drill_folder(load.run_dir, DRILL))
+    history = History(header, table)
+    ledger = Ledger(history)
+    assert code == load.verdict.exit_code, load.said
+    assert (header.complete, wrong(drill_of(load.verdict))) == (True, (set(), set())), load.said
+    assert [(each["name"], each["clients"]) for each in header.workers] == [("worker 1", 20), ("worker 2", 20)]
+    assert all(each["rows_observed"] == each["rows_arrived"] for each in header.workers)
+    assert len(history.fleet(Kind.APPLIED)) == ledger.expected > len(ledger.published) > 100
+    assert ledger.dropped.count == 0
+    assert Counter(history.fleet(Kind.SETTLED).client.tolist()) == Counter(range(40))  # numbers are unique over workers
+    lateness = history.of(Kind.GENERATOR_LAG)
+    assert {history.details[code] for code in lateness.detail} == {"master", "worker 1", "worker 2"}
+
+
+def test_the_storm_begins_everywhere_within_a_second(loads: dict[str, Load]):
+    load = loads["well"]
+    load.end()
+    header, table = read_verified(results.drill_folder(load.run_dir, DRILL))
+    history = History(header, table)
+    began = history.of(Kind.FAULT_BEGUN).t
+    cut = history.fleet(Kind.DISCONNECTED)
+    for t in began.tolist():
+        assert len(set(cut.client[(cut.t >= t) & (cut.t <= t + 1.0)].tolist())) == 40
+    assert all(0 <= float(str(each["latest_fault_ms"])) <= 1000 for each in header.workers)
+    assert all(float(str(each["clock_within_ms"])) < 100 for each in header.workers)
+
+
+def test_a_worker_that_is_killed_makes_an_error_that_names_it(loads: dict[str, Load]):
+    load = loads["lost"]
+    assert load.end() == 4, load.said
+    header = read_header(results.drill_folder(load.run_dir, DRILL))
+    assert not header.complete
+    assert re.search(r"worker 2 \(process \d+ on \S+\) was lost in the middle of the run", header.stopped_because)
+    assert "worker 1" not in header.stopped_because  # it handed over all it had
+    assert [each["lost"] for each in header.workers] == [False, True]
+    assert header.observations_rows > 0
+    assert load.verdict.exit_code == 4
+    assert "Traceback" not in load.said
+
+
+def test_a_worker_that_cannot_keep_up_stops_a_go(tmp_path: Path):
+    shorter = [f"--set={setting}" for setting in ("phases.steady_s=0.5", "phases.fault_s=1.5", "faults.1.at_s=1.0")]
+    load = Load(tmp_path / "busy", DRILL, *over_two_processes(), *shorter, beside=BUSY)
+    assert load.end() == 4, load.said
+    (lag,) = [check for check in drill_of(load.verdict).checks if check.name == "drill.generator_lag_ms"]
+    assert (lag.state, "worker 1" in lag.reason) == (State.ERROR, True), lag.reason
+    assert read_header(results.drill_folder(load.run_dir, DRILL)).complete
+
+
+def test_a_master_that_is_told_to_end_keeps_the_evidence_and_its_workers_end(tmp_path: Path):
+    load = Load(tmp_path / "ended", DRILL, *over_two_processes())
+    load.wait_for("fault: 40 of 40")
+    workers = [process_of(load, name) for name in ("worker 1", "worker 2")]
+    load.process.send_signal(signal.SIGTERM)
+    assert load.end() == 4, load.said
+    header = read_header(results.drill_folder(load.run_dir, DRILL))
+    assert (header.complete, header.stopped_because) == (False, "it was interrupted")
+    assert [each["rows_observed"] == each["rows_arrived"] for each in header.workers] == [True, True]
+    for process in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
