@@ -52,6 +52,13 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Replications = Annotated[
     int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
 ]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills of the catalogue, or .toml files.")]
+Policy = Annotated[
+    str | None, typer.Option(help="Client policy: reference, desktop, or the reference with other delays, as phoenix_js.")
+]
+Predict = Annotated[
+    bool, typer.Option("--predict", help="Let a model fitted to the target (`plan calibrate`, or --model) foretell each drill.")
+]
 Junit = Annotated[Path | None, typer.Option(help="Write the verdict as JUnit XML to this file, too.")]
 
 
@@ -80,23 +87,22 @@ def drill_list() -> None:
 
 @drill_app.command("run")
 def drill_run(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills of the catalogue, or .toml files.")
-    ] = None,
+    names: Names = None,
     every: Annotated[bool, typer.Option("--all", help="Run the whole catalogue.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Run the catalogue's quick set (see `drill list`).")] = False,
     engine: Annotated[
         str | None,
         typer.Option(help="sockets: real ones (default); virtual: simulated time. A drill of surfaces runs on both."),
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="System model of the virtual engine, a .toml file.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="System model of the virtual engine or of --predict, a .toml file.")
+    ] = None,
+    predict: Predict = False,
     replications: Replications = 1,
     target: Target = "mock",
     targets: Targets = None,
     clients: Annotated[int | None, typer.Option(help="Size of the fleet, instead of the drill's own.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Client policy: reference, desktop, or the reference with other delays, as phoenix_js.")
-    ] = None,
+    policy: Policy = None,
     seed: Annotated[int, typer.Option(help="Names the run: same seed, same faults and same delays.")] = 1,
     overrides: Set = None,
     defect: Annotated[list[str] | None, typer.Option(help="Switch a named defect of the mock on (see `mock defects`).")] = None,
@@ -122,6 +128,7 @@ def drill_run(
         model=model,
         replications=replications,
         targets=targets,
+        predict=predict,
     )
     if dry_run:
         running.show_plan(request, as_json)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from drills.options import AsJson
+from drills.options import AsJson, Target, Targets
 
 if TYPE_CHECKING:
     from drills.plans import Execute, Swept
+    from sim.calibration.fitting import Fit
 
 _CANNOT_TELL = 2
 
@@ -136,3 +137,49 @@ def plan_find(
         console().print(table)
         console().print(f"{searched.sentence}\n{searched.confidence}\n{searched.folder}", soft_wrap=True, markup=False)
     raise typer.Exit({"green": 0, "red": 1}.get(searched.found.word, _CANNOT_TELL))
+
+
+@plan_app.command("calibrate")
+def plan_calibrate(
+    target: Target = "mock",
+    targets: Targets = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; without it results/calibrations/<target>.toml.")] = None,
+    rounds: Annotated[int, typer.Option(min=2, max=50, help="How often each probe is repeated.")] = 3,
+    clients: Annotated[int, typer.Option(min=20, help="Clients of the largest probe.")] = 400,
+    seed: Annotated[int, typer.Option(help="Of the first round.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a target on this machine by small drills, and fit a system model to it (a few minutes)."""
+    import msgspec
+
+    from drills import calibrating, predictions
+    from drills.terminal import Progress
+    from sim.calibration.probes import Sizes
+
+    sizes = Sizes(rounds=rounds, large_burst=clients, small_burst=max(clients * 3 // 8, 10), mint_clients=max(clients // 2, 10))
+    with Progress(f"calibrating {target}") as progress:
+        fit, about = calibrating.calibrate(target, targets, sizes, seed, lambda what: progress("measuring", what))
+    path = out or predictions.calibration_path(Path("results"), target)
+    calibrating.write(path, fit, about)
+    if as_json:
+        _json({"file": str(path), "model": msgspec.to_builtins(fit.model), "calibration": msgspec.to_builtins(about)})
+        return
+    _say_fit(fit, path)
+
+
+def _say_fit(fit: "Fit", path: Path) -> None:
+    from rich.table import Table
+
+    from drills import calibrating
+    from drills.terminal import out
+
+    numbers, told = calibrating.lines(fit)
+    table = Table("number", "value", "95 % interval", "found as")
+    for line in numbers:
+        table.add_row(*line)
+    beside = Table("probe", "measure", "measured", "simulated", "error")
+    for line in told:
+        beside.add_row(*line)
+    out().print(table)
+    out().print(beside)
+    out().print(f"model: {path}", soft_wrap=True, markup=False)

@@ -86,6 +86,7 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         policy=header.policy,
         defects=tuple(header.defects),
         remarks=tuple(_remarks(history, paced)),
+        forecast=header.forecast,
         server=_server_view(history),
     )
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drills.verdicts import CheckResult, DrillVerdict, RunVerdict, ServerView, State
+from sim import forecasts
+from sim.forecasts import Compared, Forecast
 from sim.invariants import Violation
 from sim.metrics import Measure
 from sim.server_figures import ServerFigure
@@ -17,6 +20,7 @@ from sim.server_figures import ServerFigure
 if TYPE_CHECKING:
     import jinja2
     from rich.console import Console
+    from rich.table import Table
 
 SCHEMA = 1
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -94,8 +98,25 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
         "metrics": _metrics(drill),
         **({"replications": drill.replications} if drill.replications != 1 else {}),
         **({"remarks": list(drill.remarks)} if drill.remarks else {}),
+        **({"prediction": _prediction_summary(drill, drill.forecast)} if drill.forecast else {}),
         **({"server": _server_summary(drill.server)} if drill.server else {}),
     }
+
+
+def _prediction_summary(drill: DrillVerdict, forecast: Forecast) -> dict[str, Any]:
+    """What a fitted model foretold, beside what was measured."""
+    about = {name: getattr(forecast, name) for name in ("model", "model_sha256", "engine", "replications", "made_at")}
+    measures = {
+        each.measure: {
+            "unit": each.unit,
+            "predicted": _finite(each.predicted),
+            "interval": list(each.interval) if each.interval else None,
+            "measured": _finite(each.measured),
+            "error": _finite(each.error),
+        }
+        for each in _compared(drill, forecast)
+    }
+    return {**about, "not_foretold": list(forecast.not_foretold), "measures": measures}
 
 
 def _server_summary(server: ServerView) -> dict[str, Any]:
@@ -188,6 +209,8 @@ def _environment() -> "jinja2.Environment":
         bounds=_bounds,
         limit=_limit,
         between=_between,
+        compared=_compared,
+        percent=_percent,
     )
     return environment
 
@@ -243,6 +266,14 @@ def _between(interval: tuple[float, float] | None) -> str:
     return f"{number(interval[0])} .. {number(interval[1])}" if interval else "-"
 
 
+def _compared(drill: DrillVerdict, forecast: Forecast) -> Sequence[Compared]:
+    return forecasts.compare(forecast, {measure.name: measure.value for measure in drill.measures})
+
+
+def _percent(share: float) -> str:
+    return f"{share:+.0%}" if math.isfinite(share) else "-"
+
+
 def _limit(check: CheckResult) -> str:
     return f"{check.comparator} {number(check.threshold)}" if check.threshold is not None else "-"
 
@@ -267,6 +298,8 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
             console.print(f"[bold]{drill.name}[/]")
             for reason in reasons(drill):
                 console.print(f"  {escape(reason)}", soft_wrap=True)
+        if drill.forecast is not None:
+            console.print(_predicted_table(drill, drill.forecast))
         for remark in drill.remarks:
             console.print(escape(f"{drill.name}: {remark}"), style="dim", soft_wrap=True)
     for note in verdict.notes:
@@ -274,6 +307,17 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
     because = f" ({verdict.decision_reason.replace('_', ' ')})" if verdict.decision_reason else ""
     colour = _COLOURS.get(verdict.status, "yellow")
     console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{because}   Failures: {verdict.failures}")
+
+
+def _predicted_table(drill: DrillVerdict, forecast: Forecast) -> "Table":
+    """What was foretold beside what was measured."""
+    from rich.table import Table
+
+    table = Table("measure", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {forecast.model}")
+    for each in _compared(drill, forecast):
+        cells = (f"{number(each.predicted)} {each.unit}", _between(each.interval), f"{number(each.measured)} {each.unit}")
+        table.add_row(each.measure, *cells, _percent(each.error))
+    return table
 
 
 def _recovery(drill: DrillVerdict) -> str:

@@ -26,4 +26,5 @@ class Request:
     model: Path | None = None  # of the simulated system
     replications: int = 1  # of each drill, under as many seeds
     targets: Path | None = None  # the file that names targets; None: the one in the working directory
+    predict: bool = False  # let a model that was fitted to the target foretell each drill
     lane: "Lane | None" = None  # looked up already; None: `target` says where

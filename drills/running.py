@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drills import leftovers, plan, results, simulations, surfaces, targets
+from drills import leftovers, plan, predictions, results, simulations, surfaces, targets
 from drills.request import ENGINES, Request
 from drills.terminal import Progress, Several, err, out
 from drills.thresholds import DEFAULT_PATH
@@ -170,7 +170,20 @@ def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
             drill, sockets.Options(folder, request.seed, lane, chosen, progress, run_id=results.run_id_of(folder))
         )
 
-    return run_drill
+    return _predicted(run_drill, request) if request.predict else run_drill
+
+
+def _predicted(run_drill: RunDrill, request: Request) -> RunDrill:
+    """The same, but a fitted model says before each drill what will come of it."""
+    prophet = predictions.prophet(request.model, request.target, request.out)
+
+    def run_predicted(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
+        forecast = prophet.foretell(drill, request.seed)
+        header = run_drill(drill, folder, progress)
+        predictions.keep(folder, header, forecast)
+        return header
+
+    return run_predicted
 
 
 def show_plan(request: Request, as_json: bool) -> None:
@@ -213,9 +226,16 @@ def _check_engine(request: Request) -> None:
     if request.engine not in ENGINES:
         raise UsageError(f"--engine {request.engine}: there is no such engine; there are: {', '.join(ENGINES)}.")
     if request.engine == "virtual":
+        if request.predict:
+            raise UsageError("--predict foretells what real sockets do; leave --engine virtual out.")
         _check_virtual(request)
+    elif request.predict:
+        for drill in request.drills:
+            predictions.check(drill)
     elif request.model is not None:
-        raise UsageError(f"--model {request.model}: only the virtual engine takes a system model; add --engine virtual.")
+        raise UsageError(
+            f"--model {request.model}: only the virtual engine takes a system model; add --engine virtual or --predict."
+        )
     elif request.replications != 1:
         raise UsageError(f"--replications {request.replications}: only the virtual engine replicates; add --engine virtual.")
     for drill in request.drills:

@@ -61,7 +61,7 @@ def _address(parts: SplitResult) -> "Lane":
         port = 0
     if port == 0:
         raise UsageError(f"{shown}: the port must be a number from 1 to 65535.")
-    if not _is_loopback(str(parts.hostname)):
+    if not is_loopback(str(parts.hostname)):
         raise UsageError(
             f"{shown}: addresses are of this machine only, such as http://127.0.0.1:8080; others need a name in a targets file."
         )
@@ -81,7 +81,8 @@ def _parts(target: str) -> SplitResult | None:
     return parts if parts.scheme in ("http", "https") and parts.hostname else None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

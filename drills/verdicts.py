@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from sim.forecasts import Forecast
 from sim.invariants import Violation
 from sim.metrics import Measure
 from sim.server_figures import ServerFigure
@@ -113,6 +114,7 @@ class DrillVerdict:
     replications: int = 1  # how many it was made of
     spreads: tuple[Spread, ...] = ()
     remarks: tuple[str, ...] = ()  # what a reader must know of how it was run
+    forecast: Forecast | None = None  # what a fitted model said of it beforehand
     server: ServerView | None = None  # what the runtime said of itself, where it was asked
 
     @property

@@ -36,6 +36,7 @@ from sim.columns import SCHEMA as SCHEMA
 from sim.columns import Columns as Columns
 from sim.columns import Row as Row
 from sim.errors import EvidenceError, StorageError
+from sim.forecasts import Forecast
 
 FILE_NAME = "observations.parquet"
 CHUNK_FOLDER = "observations"
@@ -338,6 +339,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     remarks: list[str] = []  # what a reader must know of how it was run
     hooks: list[dict[str, object]] = []  # the operators' commands that were run (`sim.engines.hooks.Done`)
     workers: list[dict[str, object]] = []  # of a load test over several processes: what each said, and what came of it
+    forecast: Forecast | None = None  # what a fitted model said of it beforehand
     evidence: dict[str, str] = {}  # further files of this folder, with their hex SHA-256
     observations_sha256: str = ""
     observations_rows: int = 0

@@ -76,5 +76,7 @@ UNLIMITED = SystemModel(
 
 
 def load(path: Path) -> SystemModel:
-    """Read a model file; raises `UsageError`, one sentence."""
-    return to_struct(read_toml(path), SystemModel, str(path))
+    """Read a model file; raises `UsageError`, one sentence. A table `calibration` only says what it was fitted to."""
+    data = read_toml(path)
+    data.pop("calibration", None)
+    return to_struct(data, SystemModel, str(path))

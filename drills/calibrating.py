@@ -1,0 +1,113 @@
+"""`stormgate plan calibrate`: a target is measured by small drills, and a system model fitted to it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from drills import targets
+from sim.calibration import files, fitting, probes
+from sim.calibration.files import About
+from sim.calibration.fitting import Fit
+from sim.calibration.probes import Sizes
+from sim.drill import Drill
+from sim.errors import UsageError
+from sim.observations import RunHeader
+from sim.ownership import OwnedFolder
+from sim.system_model import SystemModel
+
+if TYPE_CHECKING:
+    from sim.engines.lane_http import Lane
+
+WORK_PREFIX = "stormgate-calibrate-"
+METHOD = (
+    "Small drills, each number by itself: latencies are medians of a quiet lane, service times are the steps of a full queue, "
+    "workers are how many steps a single one takes; means over rounds with their 95 % intervals (Student's t)."
+)
+NOT_MEASURED = [
+    "server.accept_backlog",
+    "server.cold_start_s",
+    "server.mirror_failure_share",
+    "network.buffer_kib",
+    "syn_retry_s",
+]
+
+
+def calibrate(target: str, file: Path | None, sizes: Sizes, seed: int, say: Callable[[str], None]) -> tuple[Fit, About]:
+    """Measure a target and fit a model to it. Raises `UsageError` before anything is measured, `TargetError` and more."""
+    from sim.engines import sockets
+
+    lane = targets.resolve(target, file)
+    if lane is not None and not _is_here(lane):
+        raise UsageError(
+            f"--target {target}: only targets on this machine are calibrated; its sockets are at {lane.socket_url}."
+        )
+    for drill in (probes.quiet(sizes), *probes.one_round(sizes)):
+        sockets.check(drill, lane)
+    if lane is not None:
+        sockets.check_lane(lane)
+    with OwnedFolder(WORK_PREFIX) as folder:
+        measured = fitting.measure(_on_sockets(lane), Path(folder), sizes, seed, say)
+        say("fitting")
+        model, estimates = fitting.fit(measured)
+        told = fitting.residuals(measured, _simulated(model), Path(folder) / "simulated", sizes, seed)
+    return Fit(model, estimates, told), _about(target, lane, sizes, Fit(model, estimates, told))
+
+
+def _is_here(lane: "Lane") -> bool:
+    from urllib.parse import urlsplit
+
+    hosts = {urlsplit(url).hostname or "" for url in (lane.runtime_url, lane.control_url, lane.socket_url)}
+    return all(targets.is_loopback(host) for host in hosts)
+
+
+def _on_sockets(lane: "Lane | None") -> fitting.RunProbe:
+    from sim.engines import sockets
+
+    def run(drill: Drill, folder: Path, seed: int) -> RunHeader:
+        return sockets.run(drill, sockets.Options(folder, seed, lane))
+
+    return run
+
+
+def _simulated(model: SystemModel) -> fitting.RunProbe:
+    from sim.engines import virtual
+
+    def run(drill: Drill, folder: Path, seed: int) -> RunHeader:
+        return virtual.run(drill, virtual.Options(folder, seed, model))
+
+    return run
+
+
+def _about(target: str, lane: "Lane | None", sizes: Sizes, fit: Fit) -> About:
+    return About(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        target=target,
+        target_kind=lane.kind if lane is not None else "mock",
+        method=METHOD,
+        probes=msgspec.to_builtins(sizes),
+        not_measured=NOT_MEASURED,
+        estimates=fit.estimates,
+        residuals=list(fit.residuals),
+    )
+
+
+def lines(fit: Fit) -> tuple[list[list[str]], list[list[str]]]:
+    """For people: each number with its interval and how it was found; each probe beside its simulation."""
+    numbers = [[key, f"{each.value:.4g} {each.unit}", _interval(each), each.how] for key, each in fit.estimates.items()]
+    told = [
+        [each.probe, each.measure, f"{each.measured:.4g}", f"{each.simulated:.4g}", f"{each.error:+.1%}"]
+        for each in fit.residuals
+    ]
+    return numbers, told
+
+
+def _interval(estimate: fitting.Estimate) -> str:
+    return "-" if estimate.lower is None or estimate.upper is None else f"{estimate.lower:.4g}..{estimate.upper:.4g}"
+
+
+def write(path: Path, fit: Fit, about: About) -> None:
+    """Write the model file. Raises `StorageError`."""
+    files.write(path, fit, about)

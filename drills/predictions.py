@@ -1,0 +1,101 @@
+"""`--predict`: a fitted model foretells a drill before it is run, and the verdict says how far off that was."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from drills.terminal import Several
+from sim.calibration import files
+from sim.drill import Drill
+from sim.errors import EvidenceError, UsageError
+from sim.forecasts import Forecast, Foretold
+from sim.observations import RunHeader, write_header
+from sim.ownership import OwnedFolder
+from sim.planning import runs
+from sim.planning.designs import Point
+from sim.planning.runs import WORK_PREFIX
+from sim.planning.store import Row, Store
+from sim.statistics import mean
+from sim.system_model import SystemModel
+
+ENGINE = "virtual"
+REPLICATIONS = 5  # [ours]
+RECOVERY = (
+    *("live_again_50_s", "live_again_95_s", "live_again_99_s", "caught_up_99_s", "peak_connects_per_s", "connects_attempted"),
+    *("attempts_per_client_mean", "bootstrap_p95_ms", "publish_to_apply_p95_ms"),
+)
+
+
+@dataclass(frozen=True)
+class Prophet:
+    """A fitted model, ready to foretell."""
+
+    path: Path
+    model: SystemModel
+    fitted_to: str
+
+    def foretell(self, drill: Drill, seed: int, workers: int | None = None) -> Forecast:
+        """Simulate a drill under some seeds. Raises `EvidenceError` where that was cut short."""
+        jobs = [runs.job(ENGINE, Point(0, {}, drill, self.model), seed + n, runs.Measured()) for n in range(REPLICATIONS)]
+        with OwnedFolder(WORK_PREFIX) as folder, Several(f"predicting {drill.name}", [job.name for job in jobs]) as progress:
+            store = Store(Path(folder))
+            if why := runs.run(jobs, store, progress, workers):
+                raise EvidenceError(f"drill '{drill.name}' could not be predicted: {why}.")
+            rows = [row for job in jobs if (row := store.get(job.digest)) is not None]
+        found = [_foretold(name, rows) for name in RECOVERY]
+        return Forecast(
+            model=f"{self.path.name}, fitted to {self.fitted_to}",
+            model_sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
+            engine=ENGINE,
+            replications=REPLICATIONS,
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            foretold=tuple(each for each in found if each is not None),
+            not_foretold=tuple(name for name, each in zip(RECOVERY, found, strict=True) if each is None),
+        )
+
+
+def prophet(path: Path | None, target: str, out: Path) -> Prophet:
+    """The model of a file, or what `plan calibrate` wrote for this target. Raises `UsageError`."""
+    path = path or calibration_path(out, target)
+    if not path.is_file():
+        raise UsageError(
+            f"--predict: there is no model fitted to '{target}' ({path}); make one by "
+            f"`stormgate plan calibrate --target {target}`, or give one with --model."
+        )
+    model, about = files.read(path)
+    return Prophet(path, model, f"{about.target} on {about.date}")
+
+
+def calibration_path(out: Path, target: str) -> Path:
+    """Where the fitted model of a target lies, unless it was written elsewhere."""
+    name = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in target)
+    return out / "calibrations" / f"{name}.toml"
+
+
+def check(drill: Drill) -> None:
+    """Raise `UsageError` for a drill that cannot be foretold, because it cannot be simulated."""
+    if drill.surfaces:
+        raise UsageError(f"--predict: drill '{drill.name}' compares surfaces, and has no recovery to foretell; leave it out.")
+    runs.check(ENGINE, drill)
+
+
+def keep(folder: Path, header: RunHeader, forecast: Forecast) -> None:
+    """Put a forecast into the header of the run that it was made for. Raises `StorageError`."""
+    header.forecast = forecast
+    write_header(folder, header)
+
+
+def _foretold(name: str, rows: Sequence[Row]) -> Foretold | None:
+    """The mean of all runs, and where the next one is expected: Student's interval of a single new value."""
+    found = [measure for row in rows for measure in row.measures if measure.name == name]
+    values = np.array([measure.value for measure in found])
+    if len(values) < REPLICATIONS or not bool(np.isfinite(values).all()):
+        return None
+    middle = mean(values)
+    half = (middle.upper - middle.value) * math.sqrt(len(values) + 1)
+    return Foretold(name, found[0].unit, middle.value, middle.value - half, middle.value + half)

@@ -1,0 +1,171 @@
+"""A calibration finds again what a lane was made of, says how sure it is, and is not made of a target that was not itself."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from commands import stormgate_here
+
+from sim import system_model
+from sim.calibration import files, fitting, probes
+from sim.calibration.files import About
+from sim.calibration.fitting import Fit, Measured
+from sim.calibration.probes import Sizes
+from sim.engines import virtual
+from sim.errors import EvidenceError, TargetError, UsageError
+from sim.observations import RunHeader
+from sim.system_model import ControlService, Network, Server, SystemModel
+
+SIZES = Sizes(rounds=2, mint_clients=60, small_burst=40, large_burst=80, replay_clients=16, seconds=1.0)
+LANE = SystemModel(
+    network=Network(median_ms=0.3, sigma=0.3),
+    server=Server(
+        handshake_ms=0.8,
+        handshake_workers=2,
+        delivery_batch_ms=0.03,
+        delivery_event_ms=0.004,
+        publish_ms=0.9,
+        accept_backlog=512,
+    ),
+    control=ControlService(mint_ms=1.2),
+)
+
+
+def simulated(model: SystemModel):
+    def run(drill, folder: Path, seed: int) -> RunHeader:
+        return virtual.run(drill, virtual.Options(folder, seed, model))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    return fitting.measure(simulated(LANE), tmp_path_factory.mktemp("probes"), SIZES, 1, lambda what: None)
+
+
+@pytest.fixture(scope="module")
+def fit(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    model, estimates = fitting.fit(measured)
+    told = fitting.residuals(measured, simulated(model), tmp_path_factory.mktemp("again"), SIZES, 1)
+    return Fit(model, estimates, told)
+
+
+TRUE = {
+    "network.median_ms": (0.3, 0.2),
+    "server.handshake_workers": (2, 0),
+    "server.handshake_ms": (0.8, 0.1),
+    "server.delivery_batch_ms": (0.03, 0.2),
+    "server.delivery_event_ms": (0.004, 0.1),
+    "server.publish_ms": (0.9, 0.01),
+    "control.mint_workers": (1, 0),
+    "control.mint_ms": (1.2, 0.02),
+}
+
+
+@pytest.mark.parametrize("key", TRUE)
+def test_a_known_lane_is_found_again(fit: Fit, key: str):
+    value, within = TRUE[key]
+    assert fit.estimates[key].value == pytest.approx(value, rel=within)
+    table, name = key.split(".")
+    assert getattr(getattr(fit.model, table), name) == fit.estimates[key].value
+
+
+def test_what_is_not_measured_keeps_its_default(fit: Fit):
+    assert fit.model.server.accept_backlog == Server().accept_backlog
+
+
+def test_intervals_come_of_the_rounds(fit: Fit):
+    found = fit.estimates["server.handshake_ms"]
+    assert found.n == SIZES.rounds
+    assert found.lower < found.value < found.upper
+
+
+def test_the_fitted_model_tells_its_own_probes(fit: Fit):
+    assert {each.probe for each in fit.residuals} == {"burst_small", "burst_large", "replay"}
+    assert max(abs(each.error) for each in fit.residuals) < 0.05
+
+
+def about(fit: Fit) -> About:
+    return About(
+        date="2026-01-01T00:00:00+00:00",
+        target="mock",
+        target_kind="mock",
+        method='in "words"',
+        probes=msgspec.to_builtins(SIZES),
+        not_measured=["server.cold_start_s"],
+        estimates=fit.estimates,
+        residuals=list(fit.residuals),
+    )
+
+
+def test_the_file_is_a_model_and_says_what_it_was_fitted_to(fit: Fit, tmp_path: Path):
+    path = tmp_path / "deep" / "mock.toml"
+    files.write(path, fit, about(fit))
+    model, said = files.read(path)
+    assert model == system_model.load(path) == fit.model
+    assert said == about(fit)
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_a_model_that_was_fitted_to_nothing_is_told(tmp_path: Path):
+    path = tmp_path / "model.toml"
+    path.write_text("[server]\nhandshake_ms = 1.0\n")
+    with pytest.raises(UsageError, match="fitted to nothing"):
+        files.read(path)
+
+
+# --- what no model is made of -----------------------------------------------------------------------
+
+
+def test_a_target_that_changes_meanwhile_is_told(tmp_path: Path):
+    slower = msgspec.structs.replace(LANE, server=msgspec.structs.replace(LANE.server, publish_ms=9.0))
+    ran: list[str] = []
+
+    def run(drill, folder: Path, seed: int) -> RunHeader:
+        ran.append(drill.name)
+        return simulated(LANE if ran.count("calibrate_quiet") < 2 else slower)(drill, folder, seed)
+
+    with pytest.raises(
+        TargetError, match=r"changed while it was calibrated: publishing an event took 0\.9 ms before and 9 ms after"
+    ):
+        fitting.measure(run, tmp_path, SIZES, 1, lambda what: None)
+
+
+def test_a_target_that_is_not_well_is_told(tmp_path: Path):
+    sick = msgspec.structs.replace(LANE, server=msgspec.structs.replace(LANE.server, handshake_ms=5000.0))
+    with pytest.raises(TargetError, match="not well during the probe quiet-1"):
+        fitting.measure(simulated(sick), tmp_path, SIZES, 1, lambda what: None)
+
+
+def test_a_late_load_generator_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fitting.estimates, "generator_lag_ms", lambda history: 80.0)
+    with pytest.raises(EvidenceError, match="load generator itself was 80 ms late"):
+        fitting.measure(simulated(LANE), tmp_path, SIZES, 1, lambda what: None)
+
+
+def test_too_few_clients_show_no_queue(tmp_path: Path):
+    few = Sizes(rounds=2, mint_clients=3, small_burst=3, large_burst=3, replay_clients=3, seconds=1.0)
+    found = fitting.measure(simulated(LANE), tmp_path, few, 1, lambda what: None)
+    with pytest.raises(EvidenceError, match="too few got that far"):
+        fitting.fit(found)
+
+
+def test_every_probe_can_be_run_by_both_engines():
+    for drill in (probes.quiet(SIZES), *probes.one_round(SIZES)):
+        virtual.check(drill)
+        assert drill.fleet.clients <= SIZES.most_clients
+
+
+WRONG = {
+    "no such target": (("--target", "nowhere"), "targets.toml"),
+    "elsewhere": (("--target", "http://192.0.2.1:80"), "addresses are of this machine only"),
+    "not there": (("--target", "http://127.0.0.1:1"), "127.0.0.1:1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_target_that_cannot_be_calibrated_is_one_sentence(tmp_path: Path, name: str):
+    words, sentence = WRONG[name]
+    said = stormgate_here("plan", "calibrate", *words, "--out", tmp_path / "model.toml")
+    assert (said.code, sentence in said.sentence) == (3, True), said
+    assert list(tmp_path.iterdir()) == []

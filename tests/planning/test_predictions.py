@@ -1,0 +1,148 @@
+"""A fitted model's word on a drill before it is run, held against what was measured."""
+
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+from commands import stormgate_here
+from plan_files import DRILL
+
+from drills import predictions, report, results
+from drills.predictions import Prophet
+from drills.verdicts import RunVerdict
+from sim import drill as drills
+from sim import observations
+from sim.drill import Drill
+from sim.engines import virtual
+from sim.errors import UsageError
+from sim.forecasts import Forecast, Foretold, compare
+from sim.system_model import SystemModel
+
+FITTED = """
+[server]
+handshake_ms = 0.5
+[calibration]
+date = "2026-01-01T00:00:00+00:00"
+target = "mock"
+target_kind = "mock"
+method = "none"
+probes = {}
+not_measured = []
+estimates = {}
+residuals = []
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predicted")
+    (folder / "little_storm.toml").write_text(DRILL)
+    (folder / "fitted.toml").write_text(FITTED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drill(folder: Path) -> Drill:
+    return drills.load(folder / "little_storm.toml")
+
+
+@pytest.fixture(scope="module")
+def prophet(folder: Path) -> Prophet:
+    return predictions.prophet(folder / "fitted.toml", "mock", folder)
+
+
+@pytest.fixture(scope="module")
+def forecast(prophet: Prophet, drill: Drill) -> Forecast:
+    return prophet.foretell(drill, 100, workers=1)
+
+
+@pytest.fixture(scope="module")
+def verdict(folder: Path, prophet: Prophet, forecast: Forecast, drill: Drill) -> RunVerdict:
+    """Of a run of the very model that foretold it, under another seed."""
+    run = results.create_run(folder, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=7)
+    own = results.create_drill_folder(run, drill)
+    header = virtual.run(drill, virtual.Options(own, 7, prophet.model, run_id=run.name))
+    predictions.keep(own, header, forecast)
+    return results.judge_run(run)
+
+
+def test_a_run_of_the_model_itself_is_where_it_was_expected(verdict: RunVerdict):
+    (judged,) = verdict.drills
+    assert judged.forecast is not None
+    found = compare(judged.forecast, {measure.name: measure.value for measure in judged.measures})
+    assert {"live_again_95_s", "peak_connects_per_s"} <= {each.measure for each in found}
+    outside = [each for each in found if not each.interval[0] <= each.measured <= each.interval[1]]
+    assert len(outside) <= 1, outside
+
+
+def test_a_forecast_judges_nothing(verdict: RunVerdict, folder: Path, drill: Drill):
+    before = report.summary(verdict)["drills"][0]
+    run = next(path for path in folder.iterdir() if (path / "run-plan.json").exists())
+    header = observations.read_header(results.drill_folder(run, drill.name))
+    wrong = msgspec.structs.replace(header.forecast, foretold=(Foretold("live_again_95_s", "s", 1e6, 1e6, 1e6),))
+    predictions.keep(results.drill_folder(run, drill.name), header, wrong)
+    after = report.summary(results.judge_run(run))["drills"][0]
+    assert after["prediction"]["measures"]["live_again_95_s"]["predicted"] == 1e6
+    assert {**before, "prediction": None} == {**after, "prediction": None}
+
+
+def test_the_error_is_in_the_summary_and_the_report(verdict: RunVerdict, forecast: Forecast):
+    said = report.summary(verdict)["drills"][0]["prediction"]
+    peak = said["measures"]["peak_connects_per_s"]
+    assert peak["error"] == pytest.approx((peak["predicted"] - peak["measured"]) / peak["measured"])
+    assert said["model"] == "fitted.toml, fitted to mock on 2026-01-01T00:00:00+00:00"
+    text = report.summary_markdown(verdict)
+    assert "### Predicted and measured" in text
+    assert "| live_again_95_s | " in text
+
+
+def test_what_a_run_lacks_has_no_error():
+    told = Forecast(
+        model="m", model_sha256="", engine="virtual", replications=5, made_at="", foretold=(Foretold("x", "s", 1.0, 0.5, 1.5),)
+    )
+    (missing,), (endless,), (found,) = (compare(told, measured) for measured in ({}, {"x": math.inf}, {"x": 2.0}))
+    assert math.isnan(missing.error)
+    assert math.isnan(endless.error)
+    assert found.error == -0.5
+
+
+def test_what_a_simulated_run_never_reaches_is_not_foretold(folder: Path, drill: Drill):
+    """With a lane that lets nobody in, no time until everyone is back can be told, and none is made up."""
+    never = msgspec.convert({"server": {"handshake_ms": 5000.0}}, SystemModel)
+    told = Prophet(folder / "fitted.toml", never, "nothing").foretell(drill, 1, workers=1)
+    assert "live_again_99_s" in told.not_foretold
+    assert not any(each.measure == "live_again_99_s" for each in told.foretold)
+
+
+def test_a_drill_of_surfaces_is_not_foretold():
+    with pytest.raises(UsageError, match="compares surfaces"):
+        predictions.check(drills.load(Path(predictions.__file__).with_name("catalog") / "parity.toml"))
+
+
+WRONG = {
+    "nothing was fitted": (("reconnect_storm", "--predict"), "there is no model fitted to 'mock'"),
+    "a model that was fitted to nothing": (("reconnect_storm", "--predict", "--model", "plain.toml"), "fitted to nothing"),
+    "what cannot be simulated": (("retired_routes", "--predict", "--model", "fitted.toml"), "not for the engine virtual"),
+    "in simulation": (("reconnect_storm", "--predict", "--engine", "virtual"), "leave --engine virtual out"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_foretold_is_one_sentence(folder: Path, tmp_path: Path, name: str):
+    (tmp_path / "plain.toml").write_text("[server]\nhandshake_ms = 1.0\n")
+    (tmp_path / "fitted.toml").write_text(FITTED)
+    words, sentence = WRONG[name]
+    given = [tmp_path / word if word.endswith(".toml") else word for word in words]
+    said = stormgate_here("drill", "run", *given, "--out", tmp_path / "out")
+    assert (said.code, sentence in said.sentence) == (3, True), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_run_is_foretold_first(folder: Path, tmp_path: Path):
+    words = ("drill", "run", folder / "little_storm.toml", "--predict", "--model", folder / "fitted.toml", "--out", tmp_path)
+    said = stormgate_here(*words, "--json")
+    body = msgspec.json.decode(said.out)
+    measures = body["drills"][0]["prediction"]["measures"]
+    assert measures["live_again_95_s"]["measured"] > 0
+    assert math.isfinite(measures["peak_connects_per_s"]["error"])
