@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
-_TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).with_name("templates")
+COLOURS = "colours.css"  # in there: of all our pages, light and dark
 _MOST_REASONS = 3
 
 USERS_SAW = {
@@ -199,7 +200,7 @@ def summary_markdown(verdict: RunVerdict) -> str:
 def _environment() -> "jinja2.Environment":
     import jinja2  # imported late, as `--help` needs none of it
 
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=False, keep_trailing_newline=True)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=False, keep_trailing_newline=True)
     environment.filters.update(
         number=number,
         cell=_cell,

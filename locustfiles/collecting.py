@@ -91,6 +91,8 @@ class LiveFigures:
         self.phases: dict[str, float] = {}  # when each began, in s of the run
         self.deliveries = Deliveries(lambda ms: self._took("delivery", ms))
         self._worst: dict[str, float] = {}  # ms, since the last sample
+        self._live: set[int] = set()
+        self._fewest = 0  # that were live at once, since the last sample
         self._report = report
         self._connected_at: dict[int, float] = {}
 
@@ -155,7 +157,11 @@ class LiveFigures:
                 self._took("WS connect", value, detail)
             case "joined":
                 self._took("join", (now - self._connected_at.pop(client, now)) * 1000)
+            case "disconnected":
+                self._live.discard(client)
+                self._fewest = min(self._fewest, len(self._live))
             case "subscribed":
+                self._live.add(client)
                 self._took("subscribe", value)
             case "subscribe_refused":
                 asked = "join" if client in self._connected_at else "subscribe"
@@ -178,10 +184,12 @@ class LiveFigures:
     def sample(self, t: float, live: int, clients: int, lag_ms: float, behind_events: float = math.nan) -> None:
         """One point of the recovery curve; what took worst is of the time since the one before."""
         worst, counts = self.take_worst(), self.counts
+        fewest, self._fewest = live if self._workers else min(self._fewest, live), len(self._live)
         self.curve.append(
             {
                 "t": t,
                 "live": live,
+                "fewest_live": fewest,
                 "clients": clients,
                 "connects": counts["connect_done"],
                 "applied": counts["applied"],
@@ -196,6 +204,11 @@ class LiveFigures:
         """Milliseconds of what Locust's tables call so; None before there is any."""
         sketch = self.sketches.get(name)
         return None if sketch is None else sketch.get_quantile_value(share)
+
+    def n(self, name: str) -> int:
+        """How many of those there were."""
+        sketch = self.sketches.get(name)
+        return 0 if sketch is None else int(sketch.count)
 
     def _took(self, name: str, ms: float, error: str = "") -> None:
         if not error:

@@ -1,7 +1,7 @@
 """Between Locust and a drill's run: begins one when a test starts, has users be its clients, judges it when it is over."""
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import gevent
 from locust import User
@@ -23,6 +23,7 @@ from sim.errors import StormgateError, UsageError
 
 log = logging.getLogger("stormgate")
 _EXIT_INTERNAL = 4
+_NO_RUN = "no run is going on; start one first."
 
 
 class Conductor(Users):
@@ -36,24 +37,25 @@ class Conductor(Users):
         self.run: DrillRun | None = None  # the one that goes on, or the last one
         self.folder: RunFolder | None = None
         self.verdict: RunVerdict | None = None  # of the last run; None while one goes on
+        self.judged: list[RunVerdict] = []  # of all runs until now
         self.refusal = ""  # why the last test could not begin, or could not be judged
         self.climbs = False  # whether a green run is followed by a larger one
         self.climb: Climb | None = None
         self._run_id = ""
         self.is_over = False  # the run is judged, or could not be
-        self._is_expected = True
+        self.is_expected = True  # the next tick begins a run
         self._course: gevent.Greenlet[[], None] | None = None
 
     # --- Locust's side ------------------------------------------------------------------------------
 
     def expect_run(self) -> None:
         """The next tick begins a run."""
-        self._is_expected = True
+        self.is_expected = True
 
     def tick(self) -> tuple[int, float] | tuple[int, float, list[type[User]]] | None:
         """Users, how many of them a second, and which; None when there is nothing more to do."""
-        if self._is_expected:
-            self._is_expected = False
+        if self.is_expected:
+            self.is_expected = False
             if not self._begin():
                 return None
         if self.run is None or (self.is_over and not self._begin_next()):
@@ -79,9 +81,15 @@ class Conductor(Users):
         """Take back now what the run that goes on has broken. Raises `UsageError` where there is nothing."""
         self._run_that_goes_on().heal_now()
 
+    def why_no(self, what: Literal["storm", "heal"]) -> str:
+        """Why that cannot be done now, in a sentence; empty if it can."""
+        if self.run is None or self.is_over:
+            return _NO_RUN
+        return self.run.why_no_storm() if what == "storm" else self.run.why_no_heal()
+
     def _run_that_goes_on(self) -> DrillRun:
         if self.run is None or self.is_over:
-            raise UsageError("no run is going on; start one first.")
+            raise UsageError(_NO_RUN)
         return self.run
 
     # --- users --------------------------------------------------------------------------------------
@@ -190,6 +198,7 @@ class Conductor(Users):
         else:
             self._environment.process_exit_code = verdict.exit_code
             self.verdict = verdict
+            self.judged.append(verdict)
             report.print_verdict(verdict, Console(highlight=False))
             log.info("%s; evidence: %s", verdicts.in_words(verdict), self.folder.run_dir)
         finally:

@@ -166,12 +166,9 @@ class DrillRun:
 
     def storm_now(self) -> str:
         """The next fault does not wait for its time any more; says which. Raises `UsageError` if there is none to begin."""
-        if self.phase not in ("steady", "fault"):
-            raise UsageError(f"the run is in its phase '{self.phase}': a storm can begin in 'steady' and in 'fault' only.")
-        waiting = [planned for planned in self._faults if not self._cues[planned.index].is_set()]
-        if not waiting or self._heal_asked.is_set():
-            raise UsageError("every fault of this drill has begun already, or it breaks nothing; start another run.")
-        planned = min(waiting, key=lambda each: each.begins_s)
+        if why_not := self.why_no_storm():
+            raise UsageError(why_not)
+        planned = min(self._waiting(), key=lambda each: each.begins_s)
         self._by_hand(f"{planned.kind} began by hand, before its time")
         self._cues[planned.index].set()
         self._storm_asked.set()
@@ -179,13 +176,28 @@ class DrillRun:
 
     def heal_now(self) -> None:
         """Take everything back now; faults that have not begun never will. Raises `UsageError` if nothing is being broken."""
-        if self.phase != "fault":
-            raise UsageError(
-                f"the run is in its phase '{self.phase}': there is nothing to heal; it is in 'fault' that things break."
-            )
+        if why_not := self.why_no_heal():
+            raise UsageError(why_not)
         self._by_hand("healed by hand")
         self._heal_asked.set()
         self._storms.end()
+
+    def why_no_storm(self) -> str:
+        """Why no storm can begin now, in a sentence; empty if one can."""
+        if self.phase not in ("steady", "fault"):
+            return f"the run is in its phase '{self.phase}': a storm can begin in 'steady' and in 'fault' only."
+        if not self._faults:
+            return "this drill breaks nothing: it only observes."
+        return "" if self._waiting() and not self._heal_asked.is_set() else "every fault of this drill has begun already."
+
+    def why_no_heal(self) -> str:
+        """Why nothing can be healed now, in a sentence; empty if it can."""
+        if self.phase != "fault":
+            return f"the run is in its phase '{self.phase}': there is something to heal in 'fault' only."
+        return "it is being healed already." if self._heal_asked.is_set() else ""
+
+    def _waiting(self) -> list[PlannedFault]:
+        return [planned for planned in self._faults if not self._cues[planned.index].is_set()]
 
     def _by_hand(self, what: str) -> None:
         """Whoever reads the verdict must know of it."""

@@ -17,6 +17,7 @@ from sim.engines.lane import Lane
 from sim.errors import UsageError
 
 AS_THE_DRILL_HAS_IT = 0.0  # of a number: what the drill's file says
+AS_THE_DRILL_CUTS = -1.0  # of a moment, because a fault may begin at 0 s
 POLICIES = ("", "reference", "desktop", "sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint")
 EXAMPLES = CATALOG.parent / "examples"
 
@@ -60,20 +61,20 @@ def add_to(parser: Any, drill: str, **defaults: object) -> None:
     def number(name: str, help_text: str, kind: type = float, default: float = AS_THE_DRILL_HAS_IT) -> None:
         add(name, kind(default), help_text, type=kind)
 
-    add("--drill", drill, "Which drill's course, faults and checks.", choices=possible_drills())
-    number("--clients", "Clients of the fleet; 0: as many as the drill has.", int)
-    add("--policy", "", "Client policy; empty: the drill's own.", choices=POLICIES)
+    add("--drill", drill, "What is done to the lane, and what is asked of it.", choices=possible_drills())
+    number("--clients", "How many connect; 0: as many as the drill has.", int)
+    add("--policy", "", "How a client reconnects and keeps its place; empty: the drill's own.", choices=POLICIES)
     number("--topics-per-client", "Run streams that each client reads; 0: as the drill has it.", int)
     number("--events-per-s", "Published over all streams together; 0: as the drill has it.")
     number("--connects-per-s", "At which clients arrive; 0: as the drill has it.")
     number("--steady-s", "Seconds before the storm; 0: as the drill has it.")
     number("--fault-s", "Seconds of the storm's phase; 0: as the drill has it.")
     add("--pattern", patterns.AS_THE_DRILL, "In which sockets are cut.", choices=(patterns.AS_THE_DRILL, *patterns.PATTERNS))
-    number("--share-dropped", "Of the fleet, that each cut takes; 0: as the drill has it, or all.")
-    number("--storm-at", "When the first fault begins, in s of its phase; -1: as the drill has it.", default=-1.0)
-    add("--target", targets.EMBEDDED, "'mock' starts one; or the address of a mock on this machine.")
+    number("--share-dropped", "Of the fleet, from 0 to 1, that each cut takes; 0: as the drill has it, or all.")
+    number("--storm-at", "When the first fault begins, in s of its phase; -1: as the drill has it.", default=AS_THE_DRILL_CUTS)
+    add("--target", targets.EMBEDDED, "'mock' starts one for the run; or the address of a mock on this machine.")
     add("--targets", "", "The targets file that --target names one of; a worker has its own.", include_in_web_ui=False)
-    add("--thresholds", "", "Judge by this file instead of the default thresholds.")
+    add("--thresholds", "", "Judge by this file instead of the default thresholds; empty: those.")
     number("--seed", "Names the run: same seed, same faults and same delays.", int, 1)
     add("--set", [], "Override any key of the drill.", action="append", metavar="KEY=VALUE", include_in_web_ui=False)
     add("--defect", [], "Switch a named defect of the embedded mock on.", action="append", include_in_web_ui=False)
@@ -110,9 +111,14 @@ def _switches(options: argparse.Namespace) -> Switches:
     return to_struct({"defects": list(options.defect), "seed": options.seed}, Switches, "--defect")
 
 
+def path_of(drill: str) -> Path:
+    """The file of one of the `possible_drills`."""
+    return next(path for path in (CATALOG / f"{drill}.toml", EXAMPLES / f"{drill}.toml") if path.exists())
+
+
 def _drill(options: argparse.Namespace) -> Drill:
-    path = next(path for path in (CATALOG / f"{options.drill}.toml", EXAMPLES / f"{options.drill}.toml") if path.exists())
-    drill = drills.load(path, (*_changes(options, drills.load(path)), *options.set))
+    path = path_of(options.drill)
+    drill = drills.load(path, (*options.set, *_changes(options, drills.load(path))))  # what a form says goes last
     return patterns.with_pattern(drill, options.pattern, options.share_dropped or 1.0)
 
 

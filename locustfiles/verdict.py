@@ -74,6 +74,7 @@ class Provisional:
     state: str
     value: float
     threshold: float
+    n: int = 0
 
 
 def provisional(checks: tuple[str, ...], thresholds: Mapping[str, Threshold], live: LiveFigures) -> list[Provisional]:
@@ -82,11 +83,11 @@ def provisional(checks: tuple[str, ...], thresholds: Mapping[str, Threshold], li
 
 
 def _look(name: str, limit: float, live: LiveFigures) -> Provisional:
-    value: float | None = None
+    value, n = None, 0
     if name in _LIVE:
-        value = live.percentile(*_LIVE[name])
+        value, n = live.percentile(*_LIVE[name]), live.n(_LIVE[name][0])
     elif name in _LIVE_COUNTS:
-        value = float(live.counts[_LIVE_COUNTS[name]])
+        value, n = float(live.counts[_LIVE_COUNTS[name]]), live.counts["applied"]
     if value is None or math.isnan(limit):
         return Provisional(name, "open", math.nan, limit)
-    return Provisional(name, "pass" if value <= limit else "fail", value, limit)
+    return Provisional(name, "pass" if value <= limit else "fail", value, limit, n)

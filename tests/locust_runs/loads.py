@@ -28,11 +28,7 @@ class Load:
         files = ",".join(filter(None, [f"locustfiles/{locustfile}.py", beside]))
         command = [sys.executable, "-m", "locust", "-f", files, "--headless", "--only-summary"]
         self.process = subprocess.Popen(
-            [*command, "--out", str(out), *sets, *arguments],
-            cwd=ROOT,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+            [*command, "--out", str(out), *sets, *arguments], cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT
         )
 
     def end(self) -> int:

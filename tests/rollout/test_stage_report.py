@@ -1,7 +1,6 @@
 """What a stage's report says to people, programs and CI: the same verdict in each, and nothing that is not in the evidence."""
 
 import re
-import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,8 +8,9 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from browsers import chromium
 from commands import stormgate_here
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from stage_folders import Folder, passing
 from test_judging import judge_once
 
@@ -20,7 +20,6 @@ from drills.rollout.records import Gate, Snapshot, StageReport
 from drills.verdicts import CheckResult, State
 
 LOUD = 'a|b <script>alert("x")</script> `c` \\ d'
-CHROMIUM = Path(__file__).parents[1] / "peers" / "chromium.sh"
 
 
 def answers(**changes: CheckResult) -> dict[str, CheckResult]:
@@ -228,13 +227,8 @@ def test_a_drills_run_is_told_to_ci_too(rollout: tuple[Folder, StageReport], tmp
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    asked = subprocess.run(["bash", str(CHROMIUM)], capture_output=True, text=True, check=False)
-    assert asked.returncode == 0, asked.stderr
-    found = asked.stdout.strip()
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 def test_a_browser_shows_it_in_light_and_dark(rollout: tuple[Folder, StageReport], browser: Browser) -> None:

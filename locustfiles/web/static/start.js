@@ -1,0 +1,107 @@
+// Shows a run on our own page, or as a part of Locust's: the form before it, then the tabs Gates and Sync.
+
+import { h } from "./dom.js";
+import { startForm } from "./form.js";
+import * as panel from "./panel.js";
+
+const isOwnPage = document.body.classList.contains("storm-page");
+const OFTEN_MS = 1000, SELDOM_MS = 3000;
+const nothing = { state: "idle", checks: [], figures: [], noticed: [], downloads: [], ended: [], phases: {}, elapsed_s: 0, expected_s: 0 };
+let shown = nothing, curve = [], isLost = false, drawnIn = null, timer;
+
+const place = h("div", { class: "stormgate" });
+const parts = Object.fromEntries(["top", "form", "gates", "sync", "files"].map((name) => [name, h("div", { class: `part-${name}` })]));
+const buttons = panel.buttons("");
+place.append(parts.top, buttons.element, parts.form, parts.sync, parts.gates, parts.files);
+
+// --- where we are -----------------------------------------------------------------------------------
+
+// Of Locust's page: `start` while it shows its form, else the tab that is open; "" for those that are not ours.
+function view() {
+  if (isOwnPage) return "all";
+  if (!document.querySelector("main [role=tablist]")) return "start";
+  const tab = new URLSearchParams(location.search).get("tab");
+  return tab === "gates" || tab === "sync" ? tab : "";
+}
+
+const SHOWN_IN = {
+  top: ["all", "start", "gates", "sync"], form: ["all", "start", "gates"], gates: ["all", "gates"], sync: ["all", "sync"], files: ["all", "gates"],
+};
+
+function arrange() {
+  const main = document.querySelector("main");
+  if (!main) return;
+  if (main.lastElementChild !== place) main.append(place);
+  const now = (drawnIn = view()), isOn = ["starting", "running", "judging"].includes(shown.state);
+  document.body.classList.toggle("storm-start", now === "start");
+  for (const [name, views] of Object.entries(SHOWN_IN)) parts[name].hidden = !views.includes(now) || (name === "form" && isOn);
+  buttons.element.hidden = !["all", "gates", "sync"].includes(now);
+}
+
+// --- what there is to see ---------------------------------------------------------------------------
+
+function draw() {
+  arrange();
+  parts.top.replaceChildren(...(isLost ? [lost()] : []), panel.standing(shown), ...elsewhere());
+  buttons.update(shown);
+  if (!parts.gates.hidden) parts.gates.replaceChildren(panel.gates(shown));
+  if (!parts.sync.hidden) parts.sync.replaceChildren(panel.sync(shown, curve));
+  if (!parts.files.hidden) parts.files.replaceChildren(panel.leftBehind(shown));
+}
+
+function lost() {
+  return h("p", { class: "lost", role: "alert" }, "Locust does not answer any more: what stands here is what it said last. Its terminal says why it ended.");
+}
+
+function elsewhere() {
+  if (isOwnPage) return [h("p", { class: "note" }, h("a", { href: "./" }, "Locust's own tables and charts"))];
+  const page = h("a", { href: "stormgate" }, "Everything on one page");
+  const isOn = shown.state === "running" || shown.state === "judged";
+  return [h("p", { class: "note" }, view() === "start" && isOn ? [h("a", { href: "?tab=gates" }, "Watch this run"), " · "] : null, page)];
+}
+
+async function look() {
+  clearTimeout(timer);
+  try {
+    const after = curve.length ? curve.at(-1).t : "";
+    const response = await fetch(`stormgate/state?after=${after}`);
+    const said = await response.json();
+    if (said.run_id !== shown.run_id && after !== "") {  // another run: its curve from the beginning
+      curve = [];
+      shown = said;
+      return look();
+    }
+    curve.push(...said.curve);
+    shown = said;
+    isLost = false;
+  } catch {
+    isLost = true;
+  }
+  draw();
+  timer = setTimeout(look, ["starting", "running", "judging"].includes(shown.state) ? OFTEN_MS : SELDOM_MS);
+}
+
+// Locust's page learns that a test goes on only when it is opened anew.
+async function watchStart() {
+  shown = { ...nothing, state: "starting", ended: shown.ended };
+  curve = [];
+  draw();
+  await look();
+  while (!isOwnPage && !shown.is_busy && shown.state !== "refused") {
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    await look();
+  }
+  if (!isOwnPage && shown.state !== "refused") location.assign("?tab=gates");
+}
+
+if (!isOwnPage) {
+  for (const name of ["colours.css", "page.css"]) document.head.append(h("link", { rel: "stylesheet", href: `stormgate/static/${name}` }));
+  // React draws what is above us, and tells nobody of it: another tab, or the page's first.
+  const hasMoved = () => view() !== drawnIn || document.querySelector("main")?.lastElementChild !== place;
+  new MutationObserver(() => hasMoved() && draw()).observe(document.getElementById("root"), { childList: true, subtree: true });
+}
+document.addEventListener("visibilitychange", () => document.hidden || look());
+const form = await startForm("", watchStart);
+parts.form.append(form);
+await look();
+form.open = shown.state === "idle" || view() === "start";

@@ -1,0 +1,195 @@
+"""Locust's page in a browser, as an operator has it: one Locust process, a storm that goes well, then one on a broken mock."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from browsers import chromium
+from playwright.sync_api import Browser, Locator, Page, expect
+from served import serving
+from storms import SHORT, SMALL
+
+from drills import results
+from drills.thresholds import DEFAULT_PATH
+from drills.verdicts import RunVerdict
+from locustfiles.start import free_port
+
+ROOT = Path(__file__).parents[2]
+LIMIT_MS = 60_000.0  # for a busy machine
+PATIENT = ("replay.bootstrap_ms", "ux.publish_to_apply_ms", "drill.generator_lag_ms")  # what a busy machine may be late with
+
+CHECKS = '["replay.bootstrap_ms", "replay.stale_loops", "delivery.dropped_deliveries", "ux.publish_to_apply_ms"]'
+STEADY = "Steady phase, before anything breaks (s)"
+
+
+@contextmanager
+def locust(folder: Path) -> Iterator[str]:
+    """A Locust process with a page, whose runs go to `folder`; gives its address."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    sets = [f"--set={setting}" for setting in (*SMALL, *SHORT["reconnect_storm"], "phases.settle_s=10", f"checks={CHECKS}")]
+    command = [sys.executable, "-m", "locust", "-f", "locustfiles/reconnect_storm.py", "--web-host", "127.0.0.1"]
+    log = folder / "locust.log"
+    with log.open("w") as said:
+        process = subprocess.Popen(
+            [*command, "--web-port", str(port), "--out", str(folder / "results"), *sets], cwd=ROOT, stdout=said, stderr=said
+        )
+    try:
+        until = time.monotonic() + LIMIT_MS / 1000
+        while not answers(url):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        yield url
+        assert "Traceback" not in log.read_text()
+        assert "defect of stormgate" not in log.read_text()
+    finally:
+        process.terminate()
+        process.wait(LIMIT_MS / 1000)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+def patient_thresholds(folder: Path) -> Path:
+    """The thresholds as they are, but for what has to do with how busy this machine is."""
+    text = DEFAULT_PATH.read_text()
+    for name in PATIENT:
+        text, changed = re.subn(rf"(\[{re.escape(name)}\]\nthreshold = )\d+", r"\g<1>60000", text)
+        assert changed == 1, name
+    path = folder / "thresholds.toml"
+    path.write_text(text)
+    return path
+
+
+def field_of(page: Page, label: str) -> Locator:
+    return page.locator(".stormgate").get_by_label(label, exact=True)
+
+
+def press(page: Page, button: str, answer: str) -> None:
+    page.get_by_role("button", name=button).click()
+    expect(page.get_by_role("status").get_by_text(answer)).to_be_visible(timeout=LIMIT_MS)
+
+
+def ended(page: Page, kind: str) -> None:
+    expect(page.locator(f"header.{kind}[data-state=judged]")).to_be_visible(timeout=LIMIT_MS)
+
+
+def states(page: Page) -> list[str]:
+    """Of all checks in the table, in words."""
+    return [text.split(" ", 1)[1] for text in page.locator("table[aria-label=Checks] .state").all_inner_texts()]
+
+
+def in_phase(page: Page, name: str) -> None:
+    expect(page.locator("[aria-current=step]")).to_contain_text(name, timeout=LIMIT_MS)
+
+
+def verdict_of(run_dir: Path) -> RunVerdict:
+    return results.judge_run(run_dir)
+
+
+def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Path) -> None:
+    with locust(tmp_path) as url:
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(LIMIT_MS)
+        troubles: list[str] = []
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: request.url.startswith((url, "data:")) or troubles.append(request.url))
+        page.goto(url)
+        refuses_what_was_typed(page)
+        goes_well(page, patient_thresholds(tmp_path))
+        (well,) = (tmp_path / "results").iterdir()
+        assert verdict_of(well).exit_code == 0
+        other = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+        other.set_default_timeout(LIMIT_MS)
+        with serving(tmp_path / "broken", {"heartbeat_interval_s": 2.0}, defects=["skip_delivery"]) as broken:
+            goes_badly(other, page, url, broken.url)
+        (bad,) = set((tmp_path / "results").iterdir()) - {well}
+        verdict = verdict_of(bad)
+        assert verdict.exit_code == 1
+        assert [remark.split(",")[0] for remark in verdict.drills[0].remarks if "by hand" in remark] == [
+            "drop_sockets began by hand",
+            "healed by hand",
+        ]
+        assert troubles == []
+
+
+def refuses_what_was_typed(page: Page) -> None:
+    """A sentence on the page, and no run."""
+    expect(page.locator("header[data-state=idle]")).to_contain_text("No run yet")
+    for label, value, sentence in (
+        ("Clients", "-3", "Clients: -3 is below 0"),
+        ("Clients", "many", "Clients: expected a whole number, got 'many'"),
+        ("Share of clients that each cut takes (0 to 1)", "2", "share"),
+        ("Thresholds file", "nowhere.toml", "nowhere.toml"),
+        ("Runtime", "http://192.0.2.1:80", "addresses are of this machine only"),
+    ):
+        field = field_of(page, label)
+        before = field.input_value()
+        field.fill(value)
+        page.get_by_role("button", name="Start", exact=True).click()
+        expect(page.get_by_role("alert").get_by_text("Not started")).to_contain_text(sentence)
+        field.fill(before)
+    expect(page.locator("header[data-state=idle]")).to_be_visible()
+
+
+def goes_well(page: Page, thresholds: Path) -> None:
+    """From the form to a green verdict, with a storm that does not wait for its time."""
+    for label, value in (("Clients", "45"), ("Events published, over all topics (per s)", "80"), (STEADY, "300")):
+        field_of(page, label).fill(value)
+    field_of(page, "Thresholds file").fill(str(thresholds))
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url("**tab=gates")
+    in_phase(page, "steady")
+    expect(page.locator(".stormgate h1")).to_have_text("Running: 45 of 45 clients live", timeout=LIMIT_MS)
+    assert set(states(page)) <= {"pending", "looks good"}
+    assert "pending" in states(page)
+    press(page, "Heal", "Not done: the run is in its phase 'steady'")
+    page.get_by_role("tab", name="Sync").click()
+    expect(page.locator("dd").first).to_have_text("45 of 45")
+    press(page, "Storm now", "Begun: drop_sockets")
+    expect(page.locator("rect.phase.fault").first).to_be_attached(timeout=LIMIT_MS)
+    assert page.evaluate("fetch('swarm', {method: 'POST'}).then(answer => answer.json())")["message"] == (
+        "Not started: a run goes on already; stop it first, or wait for its verdict."
+    )
+    page.get_by_role("tab", name="Gates").click()
+    ended(page, "go")
+    assert set(states(page)) == {"pass"}
+    press(page, "Storm now", "Not done: no run is going on")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="observations.parquet").click()
+    assert saved.value.path().read_bytes().startswith(b"PAR1")
+
+
+def goes_badly(page: Page, other: Page, url: str, broken: str) -> None:
+    """Another browser, on our own page, starts a run on a broken mock; the one from before sees it, too."""
+    page.goto(f"{url}/stormgate")
+    page.get_by_text("Start a run").click()
+    for label, value in (("Runtime", broken), ("Clients", "20"), (STEADY, "2"), ("Fault phase (s)", "300")):
+        field_of(page, label).fill(value)
+    page.get_by_role("button", name="Start", exact=True).click()
+    in_phase(page, "steady")
+    press(page, "Storm now", "Begun: drop_sockets")
+    in_phase(page, "fault")
+    in_phase(other, "fault")
+    press(page, "Heal", "Healing")
+    for each in (page, other):
+        ended(each, "no_go")
+        assert "fail" in states(each)
+        expect(each.get_by_role("table", name="Broken laws")).to_contain_text("client")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

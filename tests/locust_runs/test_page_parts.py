@@ -1,0 +1,217 @@
+"""The parts of the load tests' page that need neither Locust nor a browser: who may ask, what may be typed, what is shown."""
+
+import argparse
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_load_parts import Parser
+
+from drills import gates
+from drills.verdicts import CheckResult, DrillVerdict, RunVerdict, State
+from locustfiles import climb, options, verdict
+from locustfiles.collecting import LiveFigures
+from locustfiles.web import form, guard, shown
+from sim.contract.notices import Notice
+from sim.invariants import Violation
+
+HERE = "127.0.0.1:8089"
+
+
+@pytest.mark.parametrize(
+    ("headers", "host", "changes", "is_refused"),
+    [
+        ({}, HERE, True, False),  # no browser
+        ({"Origin": f"http://{HERE}", "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, HERE, True, False),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, HERE, False, False),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, HERE, False, False),  # a link to us
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, HERE, True, True),  # a form of another site
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, HERE, False, True),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, HERE, True, True),  # another port of this machine
+        ({"Origin": "http://elsewhere.example"}, HERE, True, True),
+        ({"Origin": "null"}, HERE, True, True),
+        ({}, "elsewhere.example:8089", False, True),  # a name that was made to lead here
+        ({}, "localhost:8089", True, False),
+        ({}, "[::1]:8089", True, False),
+    ],
+)
+def test_another_site_neither_reads_nor_changes_anything(headers: dict[str, str], host: str, changes: bool, is_refused: bool):
+    assert bool(guard.refusal(headers, host, "127.0.0.1", changes=changes)) == is_refused
+
+
+def arguments() -> tuple[dict[str, dict[str, Any]], argparse.Namespace]:
+    """The fields as Locust lists them, and the options of a process that was started without any."""
+    parser = Parser()
+    options.add_to(parser, "reconnect_storm")
+    hidden = ("set", "defect", "out", "targets")
+    listed = {
+        name: {
+            "default_value": value,
+            "choices": parser.choices[f"--{name.replace('_', '-')}"],
+            "is_secret": False,
+            "help_text": "What it is; 0: as the drill has it.",
+        }
+        for name, value in parser.values.items()
+        if name not in hidden
+    }
+    return listed, argparse.Namespace(**parser.values, growth=1.5)
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ({"clients": "-3"}, "Clients: -3 is below 0."),
+        ({"clients": "1.5"}, "Clients: expected a whole number, got '1.5'."),
+        ({"clients": ""}, "Clients: expected a whole number, got ''."),
+        ({"steady_s": "nan"}, "expected a number"),
+        ({"storm_at": "-2"}, "-2 is below 0"),
+        ({"storm_at": "900"}, "at_s"),
+        ({"share_dropped": "1.5"}, "share"),
+        ({"drill": "runtime_restart"}, "Drill: there is no 'runtime_restart'"),
+        ({"policy": "nobody"}, "Client policy: there is no 'nobody'; there are: reference,"),
+        ({"thresholds": "nowhere.toml"}, "nowhere.toml"),
+        ({"target": "nobody"}, "targets.toml"),
+        ({"out": "/somewhere"}, "out: this page cannot set it"),
+        ({"growth": "0.5"}, "a climb needs more than 1"),
+    ],
+)
+def test_what_was_typed_is_refused_in_a_sentence(typed: dict[str, str], why: str):
+    listed, before = arguments()
+    listed["growth"] = {**listed["clients"], "default_value": 1.5}
+    before.most_clients = 10
+    assert why in form.refusal(typed, listed, before, climbs=True)
+
+
+def test_what_can_be_run_is_not_refused():
+    listed, before = arguments()
+    typed = {"clients": "20", "storm_at": "-1", "policy": "", "user_count": "1", "host": "", "drill": "stale_cursor"}
+    assert form.refusal(typed, listed, before, climbs=False) == ""
+    assert (before.clients, before.drill) == (0, "reconnect_storm")
+
+
+def test_every_field_has_words_and_every_drill_its_own_values():
+    listed, _ = arguments()
+    listed["token"] = {"default_value": "hunter2", "choices": None, "is_secret": True, "help_text": "A secret."}
+    made = form.form(listed)
+    fields = {field.name: field for group in made.groups for field in group.fields}
+    assert set(fields) == set(listed)
+    assert [group.title for group in made.groups][-1] == "More"  # only what nobody has found words for
+    assert [field.name for field in made.groups[-1].fields] == ["token"]
+    assert (fields["token"].kind, fields["token"].default) == ("secret", "")
+    assert (fields["clients"].kind, fields["clients"].help, fields["storm_at"].empty) == ("number", "What it is", "-1")
+    assert set(made.drills) == set(options.possible_drills())
+    assert made.drills["reconnect_storm"].fields["clients"] == "300"
+    assert set(climb_fields()) <= {name for group in form.GROUPS.values() for name in group}
+
+
+def climb_fields() -> list[str]:
+    parser = Parser()
+    climb.add_to(SimpleNamespace(add_argument=lambda name, type, default, help: parser.add_argument(name, default, help)))
+    return list(parser.values)
+
+
+# --- what is shown ----------------------------------------------------------------------------------
+
+
+class Run:
+    """A run as the page knows it, with figures of its own."""
+
+    def __init__(self) -> None:
+        self.plan = options.plan_of(arguments()[1])
+        self.live = LiveFigures(lambda *_: None)
+        self.phase, self.live_clients = "fault", 299
+        self.header = SimpleNamespace(duration_s=0.0)
+        self.clock = SimpleNamespace(now=lambda: 107.0, began=100.0)
+
+
+def conductor(tmp_path: Any, **changes: Any) -> Any:
+    run, thresholds = Run(), gates.load_thresholds()
+    folder = SimpleNamespace(run_dir=tmp_path / "20261123-run", folder=tmp_path / "20261123-run" / "drills" / "reconnect_storm")
+    made = SimpleNamespace(
+        run=run, folder=folder, verdict=None, judged=[], refusal="", climb=None, is_over=False, is_expected=False
+    )
+    made.why_no = lambda what: "" if what == "storm" else "nothing to heal."
+    made.provisional = lambda: verdict.provisional(run.plan.drill.checks, thresholds, run.live)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def look(made: Any, is_on: bool = True, after_s: float = -1.0) -> shown.Shown:
+    return shown.shown(made, is_asked=is_on, is_busy=is_on, after_s=after_s)
+
+
+def answered(name: str, state: State, value: float = 1.0) -> CheckResult:
+    gate, check = name.split(".")
+    return CheckResult(gate, check, state, value, "ms", 9, None, "<=", 600.0, "", "", "", "client", "because", "run.json")
+
+
+def test_no_run_a_refused_one_and_one_that_begins(tmp_path: Any):
+    assert look(conductor(tmp_path, run=None, folder=None), is_on=False).state == "idle"
+    assert look(conductor(tmp_path, run=None, folder=None)).state == "starting"
+    refused = look(conductor(tmp_path, run=None, folder=None, refusal="nothing answers there."), is_on=False)
+    assert (refused.state, refused.refusal) == ("refused", "nothing answers there.")
+    assert look(conductor(tmp_path, is_expected=True)).state == "starting"  # what there is, is of the run before
+
+
+def test_while_a_run_goes_on_nothing_is_a_pass(tmp_path: Any):
+    made = conductor(tmp_path)
+    session: Any = SimpleNamespace(client=3)
+    made.run.live.noticed(1.0, session, [Notice("replay_completed", value=12.0), Notice("gap")])
+    made.run.live.sample(0.5, 300, 300, 1.0)
+    made.run.live.sample(1.0, 299, 300, 1.0, behind_events=4.0)
+    now = look(made, after_s=0.5)
+    checks = {check.name: check for check in now.checks}
+    assert {check.state for check in now.checks} == {"pending", "looks_good"}
+    assert (checks["replay.bootstrap_ms"].n, checks["replay.bootstrap_ms"].limit) == (1, "<= 600 ms")
+    assert [(point["t"], point["live"], point["behind_events"]) for point in now.curve] == [(1.0, 299, 4.0)]
+    assert (now.state, now.elapsed_s, now.verdict, now.downloads) == ("running", 7.0, None, ())
+    assert [each.count for each in now.noticed if "holes" in each.what] == [1]
+
+
+@pytest.mark.parametrize(
+    ("states", "kind"),
+    [
+        ([State.PASS, State.PASS], "go"),
+        ([State.PASS, State.FAIL], "no_go"),
+        ([State.PASS, State.ERROR], "no_go"),
+        ([State.PASS, State.NO_DATA], "doubt"),
+        ([State.PASS, State.INCONCLUSIVE], "doubt"),
+        ([State.PASS, State.NOT_RUN], "doubt"),
+    ],
+)
+def test_only_passes_are_a_go_and_the_gravest_stands_first(tmp_path: Any, states: list[State], kind: str):
+    checks = tuple(answered(name, state) for name, state in zip(("replay.bootstrap_ms", "made.up"), states, strict=True))
+    judged = RunVerdict("r", "locust", "mock", "mock", 1, (DrillVerdict("reconnect_storm", 300, 1.0, checks),), "", "")
+    now = look(conductor(tmp_path, verdict=judged, judged=[judged], is_over=True), is_on=False)
+    assert now.verdict is not None
+    assert (now.state, now.verdict.kind, now.checks[0].state) == (
+        "judged",
+        kind,
+        str(max(states, key=lambda s: s != State.PASS)),
+    )
+    assert [each.kind for each in now.ended] == [kind]
+
+
+def test_a_broken_law_is_told_in_words(tmp_path: Any):
+    drill = DrillVerdict(
+        "reconnect_storm", 300, 1.0, (answered("drill.load", State.PASS),), (Violation("hole", 2, "client 3"),)
+    )
+    judged = RunVerdict("r", "locust", "mock", "mock", 1, (drill,), "", "")
+    now = look(conductor(tmp_path, verdict=judged, is_over=True), is_on=False)
+    assert now.verdict is not None
+    assert now.verdict.kind == "no_go"
+    assert [(each.law, each.count, each.users_saw) for each in now.verdict.broken] == [
+        ("hole", 2, "a message missing between two others")
+    ]
+
+
+def test_files_are_offered_once_they_are_there(tmp_path: Any):
+    made = conductor(tmp_path, is_over=True)
+    assert look(made, is_on=False).downloads == ()
+    made.folder.folder.mkdir(parents=True)
+    (made.folder.run_dir / "SUMMARY.md").write_text("go")
+    (made.folder.folder / "observations.parquet").write_text("")
+    assert look(made, is_on=False).downloads == ("SUMMARY.md", "observations.parquet")
+    made.is_over = False
+    assert look(made).downloads == ()
