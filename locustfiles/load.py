@@ -6,10 +6,12 @@ from typing import Any
 
 import gevent
 from locust import events
+from locust.runners import MasterRunner
 
 from locustfiles import climb, conductor, options
 from locustfiles.conductor import Conductor
 from locustfiles.web import routes as web
+from sim.errors import UsageError
 
 
 def of(drill: str, climbs: bool = False, **defaults: object) -> None:
@@ -29,6 +31,7 @@ def of(drill: str, climbs: bool = False, **defaults: object) -> None:
             ours.climbs = climbs
             web.install(environment)
         gevent.signal_handler(signal.SIGTERM, _quit, environment, runner)
+        gevent.signal_handler(signal.SIGINT, _interrupt, environment, runner)
 
     def end(environment: Any, **_: Any) -> None:
         conductor.of(environment).stop("it was interrupted")
@@ -44,6 +47,15 @@ def _quit(environment: Any, runner: Any) -> None:
     """Locust listens to SIGTERM only once a test without a page is over."""
     conductor.of(environment).stop("it was interrupted")
     runner.quit()
+
+
+def _interrupt(environment: Any, runner: Any) -> None:
+    """Ctrl-C would else end whichever greenlet has its turn; here what was observed is safe first, and then Locust ends."""
+    conductor.of(environment).stop("it was interrupted")
+    waits_for_workers = isinstance(runner, MasterRunner) and environment.web_ui is None and runner.shape_greenlet is None
+    main = gevent.get_hub().parent
+    assert main is not None
+    gevent.kill(main, SystemExit(UsageError.exit_code) if waits_for_workers else KeyboardInterrupt())
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -1,5 +1,6 @@
 """A worker's part of a run: its share of the fleet, which does what the master says, and tells it all that is observed."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from sim.engines.pacer import Pacer
 from sim.errors import StormgateError
 from sim.mock.server import raise_descriptor_limit
 
+log = logging.getLogger("stormgate")
 # All numbers are [ours].
 _STATUS_S = 0.25
 _SHIP_S = 0.5
@@ -31,8 +33,8 @@ _SKETCHES_S = 1.0
 _WANTED_S = 0.05
 _PING_S = 1.0
 _FIRST_PINGS, _PING_APART_S = 10, 0.02
+SILENCE_S = 5.0  # a master answers every second; one that does not for so long is gone
 _CLOCK_LIMIT_S = 5.0  # for the first ones to be answered
-_POLL_S = 0.05
 
 
 class WorkerRun:
@@ -56,6 +58,7 @@ class WorkerRun:
         self._heads: dict[str, int] | None = None
         self._lane: LaneRequests | None = None
         self._crew: Crew | None = None
+        self._heard_at = 0.0  # of the master
         self._ending: gevent.Greenlet[..., None] | None = None
 
     def begin(self) -> None:
@@ -147,6 +150,7 @@ class WorkerRun:
         """The master says something; what takes time is done by a greenlet of its own."""
         if isinstance(said, messages.Pong):
             self._clock.answered(said.sent, said.at)
+            self._heard_at = self._clock.now()
         elif self._crew is not None and not self.is_over:
             with self._helpers.must_not_fail():
                 self._obey(said, self._crew)
@@ -224,9 +228,13 @@ class WorkerRun:
             self._crew.sample_positions()
 
     def _ping(self) -> None:
-        while True:
+        """Keep the clock known, and notice when the master is gone: nobody else would take the load off its target."""
+        self._heard_at = self._clock.now()
+        while self._clock.now() - self._heard_at < SILENCE_S:
             self._send(messages.Ping(self._clock.now()))
             gevent.sleep(_PING_S)
+        log.error("nothing was heard of the master for %g s; this worker's clients end", SILENCE_S)
+        self.stop("nothing was heard of the master")
 
     def _end(self, left: str) -> None:
         """Clients gone, all that was observed handed over, and the last word said."""

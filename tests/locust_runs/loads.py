@@ -28,7 +28,11 @@ class Load:
         files = ",".join(filter(None, [f"locustfiles/{locustfile}.py", beside]))
         command = [sys.executable, "-m", "locust", "-f", files, "--headless", "--only-summary"]
         self.process = subprocess.Popen(
-            [*command, "--out", str(out), *sets, *arguments], cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT
+            [*command, "--out", str(out), *sets, *arguments],
+            cwd=ROOT,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     def end(self) -> int:

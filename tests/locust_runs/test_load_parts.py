@@ -11,6 +11,7 @@ from drills.verdicts import State
 from locustfiles import options, patterns, verdict
 from locustfiles.climb import Climb
 from locustfiles.collecting import LiveFigures
+from locustfiles.users import Run, Users
 from sim.contract.notices import Notice
 from sim.errors import UsageError
 from sim.fault_kinds import DropSockets
@@ -136,6 +137,41 @@ def test_gates_look_open_until_there_is_something_to_see():
     live.noticed(1.0, SimpleNamespace(client=0), [Notice("replay_completed", "", -1, 0, 900.0, "")])
     (after,) = verdict.provisional(("replay.bootstrap_ms",), limits, live)
     assert (before.state, after.state) == ("open", "fail")
+
+
+class Cast(Users):
+    """Users of a run that never ends by itself."""
+
+    def __init__(self, clients: int) -> None:
+        super().__init__()
+        self.left: list[int] = []
+        self.over = False
+        free = list(range(clients))
+        self.run = SimpleNamespace(
+            take_client=lambda: free.pop(0) if free else None,
+            be_a_client=lambda number: None,
+            leave=self.left.append,
+            replaced=SimpleNamespace(wait=lambda: None),
+        )
+
+    def run_of_users(self) -> Run:
+        return self.run
+
+    @property
+    def is_run_over(self) -> bool:
+        return self.over
+
+
+def test_a_user_that_goes_is_missed_unless_the_run_is_over_or_it_was_no_client():
+    cast = Cast(clients=2)
+    for user in ("a", "b", "one too many"):
+        cast.be_a_client(user)
+    cast.leave("one too many")
+    cast.leave("b")
+    cast.leave("b")
+    cast.over = True
+    cast.leave("a")
+    assert cast.left == [1]
 
 
 def judged(exit_code: int, late: bool = False) -> SimpleNamespace:

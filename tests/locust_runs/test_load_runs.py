@@ -9,7 +9,7 @@ from storms import run_all, small
 
 from drills import results
 from drills.verdicts import State
-from sim.observations import Kind, read_verified
+from sim.observations import Kind, read_header, read_verified
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,14 @@ def test_the_sockets_engine_finds_the_same_of_a_defect(loads: dict[str, Load], t
     assert load.end() == 1, load.said
     (sockets,) = results.judge_run(run_all(tmp_path, small(DRILL, *PATIENCE), defects=("ignore_cursor",))).drills
     assert wrong(drill_of(load.verdict)) == wrong(sockets) != (set(), set())
+
+
+def test_a_user_that_is_taken_away_is_missed(tmp_path: Path):
+    load = Load(tmp_path / "out", DRILL, beside=str(Path(__file__).with_name("takes_away.py")))
+    assert load.end() == 4, load.said
+    header = read_header(results.drill_folder(load.run_dir, DRILL))
+    assert "Locust took the user of client" in header.stopped_because
+    assert load.verdict.exit_code == 4
 
 
 def test_what_cannot_be_run_is_refused_in_a_sentence(tmp_path: Path):

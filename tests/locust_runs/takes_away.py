@@ -1,0 +1,24 @@
+"""A locustfile to put beside another: three users are taken away while the run goes on, as by the keys of Locust's terminal."""
+
+from typing import Any
+
+import gevent
+from locust import events
+from locust.runners import WorkerRunner
+
+from locustfiles.conductor import conductor_of
+
+
+def take_away(environment: Any, runner: Any, **_: Any) -> None:
+    if not isinstance(runner, WorkerRunner):
+        gevent.spawn(_wait_and_take, environment, runner)
+
+
+def _wait_and_take(environment: Any, runner: Any) -> None:
+    conductor = conductor_of(environment)
+    while conductor.run is None or conductor.run.phase != "fault":
+        gevent.sleep(0.05)
+    runner.start(runner.target_user_count - 3, 100)
+
+
+events.init.add_listener(take_away)
