@@ -4,11 +4,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
 LOAD := .venv/.load
+NOTEBOOKS := .venv/.notebooks
 PEERS := tests/peers/node_modules/.ready
 PROMETHEUS := .peers/.ready
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill load load-headless test check prove peers browser bench clean
+.PHONY: drill load load-headless notebooks test check prove peers browser bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
@@ -18,6 +19,9 @@ load: $(LOAD)  ## open Locust's page on the embedded runtime; it tells its addre
 
 load-headless: $(LOAD)  ## storm the embedded runtime with Locust for about two minutes and say go or no-go
 	$(BIN)/locust -f locustfiles/reconnect_storm.py --headless --only-summary --pattern waves --steady-s 30 --fault-s 75
+
+notebooks: $(NOTEBOOKS)  ## open the planners' notebooks
+	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
 
 test: $(DEV) $(PEERS) $(PROMETHEUS) browser check  ## style, types, and all tests
 	$(BIN)/pytest -n 4 --dist worksteal
@@ -47,6 +51,10 @@ $(READY): pyproject.toml constraints.txt
 $(DEV): $(READY)
 	$(INSTALL) '.[dev,load]'
 	@touch $(DEV) $(LOAD)
+
+$(NOTEBOOKS): $(READY)
+	$(INSTALL) '.[notebooks]'
+	@touch $(NOTEBOOKS)
 
 $(LOAD): $(READY)
 	$(INSTALL) '.[load]'

@@ -25,6 +25,8 @@ Out = Annotated[Path, typer.Option(help="Folder that results are written to, bel
 Thresholds = Annotated[Path | None, typer.Option(help="Judge by this file instead of the default thresholds.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes to simulate in, instead of one a core.")]
 
+Scheduler = Annotated[str | None, typer.Option(help="Simulate on a dask cluster: its scheduler's address, tcp://HOST:PORT.")]
+
 
 @plan_app.command("sweep")
 def plan_sweep(
@@ -32,6 +34,7 @@ def plan_sweep(
     out: Out = Path("results"),
     thresholds: Thresholds = None,
     workers: Workers = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the points, and simulate nothing (exits with 2).")] = False,
 ) -> None:
@@ -44,16 +47,16 @@ def plan_sweep(
     if dry_run:
         _show_points(designs.points(plan), plan.sweep.replications, as_json)
         raise typer.Exit(_CANNOT_TELL)
-    swept = plans.sweep(plan, out, _execute(plan.sweep.name, workers), Gates(thresholds))
+    swept = plans.sweep(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
     _say(swept, as_json)
     if not any(row.measures for rows in swept.rows.values() for row in rows):
         raise typer.Exit(_CANNOT_TELL)
 
 
-def _execute(name: str, workers: int | None) -> "Execute":
+def _execute(name: str, workers: int | None, scheduler: str | None) -> "Execute":
     from drills import plans
 
-    return plans.on_all_cores(name, workers)
+    return plans.on_cluster(name, scheduler) if scheduler else plans.on_all_cores(name, workers)
 
 
 def _show_points(points: Any, replications: int, as_json: bool) -> None:
@@ -117,6 +120,7 @@ def plan_find(
     out: Out = Path("results"),
     thresholds: Thresholds = None,
     workers: Workers = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for the largest, smallest or best value of the file's [find] at which the gates stay green."""
@@ -125,7 +129,7 @@ def plan_find(
     from drills.terminal import out as console
 
     plan = plans.load(file)
-    searched = plan_search.find(plan, out, _execute(plan.sweep.name, workers), Gates(thresholds))
+    searched = plan_search.find(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
     if as_json:
         _json(plan_search.summary(searched))
     else:

@@ -20,7 +20,7 @@ import pandas as pd
 from drills import CATALOG
 from drills.planning_gates import Gates
 from drills.report import number
-from drills.terminal import Several
+from drills.terminal import Progress, Several
 from drills.verdicts import DrillVerdict
 from sim.errors import StorageError, StormgateError, UsageError
 from sim.ownership import Mark, remove_leftovers
@@ -83,6 +83,19 @@ def on_all_cores(name: str, workers: int | None = None) -> Execute:
         missing = [job for job in jobs if store.get(job.digest) is None]
         with Several(name, [job.name for job in missing]) as progress:
             return runs.run(missing, store, progress, workers)
+
+    return execute
+
+
+def on_cluster(name: str, address: str) -> Execute:
+    """Runs on a dask cluster, with progress."""
+    from sim.planning import cluster
+
+    def execute(jobs: Sequence[Job], store: Store) -> str:
+        with Progress(name) as progress:
+            return cluster.run(
+                jobs, store, address, lambda done, count: progress("sweep", f"{done} of {count} runs are done", done)
+            )
 
     return execute
 

@@ -7,6 +7,7 @@ every machine.
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
@@ -125,7 +126,9 @@ class _VirtualRun:
     def run(self) -> RunHeader:
         """The whole course."""
         write_header(self._options.folder, self._header)
-        before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Only the main thread hears signals; in any other there is nothing to be done about them.
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._interrupt) for number in heard}
         try:
             self._make_clients()
             self._simulate()

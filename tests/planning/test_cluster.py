@@ -1,0 +1,111 @@
+"""A sweep on a dask cluster of real processes: the same rows to the bit, though a worker is killed in the middle."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from commands import stormgate_here
+from plan_files import TWO_POINTS, load, write
+
+from drills import plans
+from sim.errors import UsageError
+from sim.planning import cluster, runs
+from sim.planning.store import Row, Store
+
+LIMIT_S = 60.0
+SWEEP = TWO_POINTS.replace("replications = 3", "replications = 4")
+
+
+def started(*words: str) -> subprocess.Popen[bytes]:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]], **quiet)
+
+
+@contextlib.contextmanager
+def ended(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def address_in(path: Path) -> str:
+    limit = time.monotonic() + LIMIT_S
+    while time.monotonic() < limit:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return str(json.loads(path.read_text())["address"])
+        time.sleep(0.05)
+    raise TimeoutError("the scheduler did not start")
+
+
+def test_a_sweep_survives_a_killed_worker_and_comes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "scheduler.json"
+    scheduler = started("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    with ended(scheduler):
+        address = address_in(file)
+        options = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--local-directory", str(tmp_path))
+        workers = [started("worker", address, *options) for _ in range(2)]
+        with ended(*workers):
+            client = _with_two(address)
+            client.close()
+            kept: list[str] = []
+
+            def put(store: Store, row: Row) -> None:
+                kept.append(row.digest)
+                if len(kept) == 2:
+                    os.kill(workers[0].pid, signal.SIGKILL)
+                original(store, row)
+
+            original = Store.put
+            monkeypatch.setattr(Store, "put", put)
+            far = plans.sweep(load(tmp_path, SWEEP), tmp_path / "far", plans.on_cluster("far", address))
+            monkeypatch.undo()
+    near = plans.sweep(load(tmp_path, SWEEP), tmp_path / "near", lambda jobs, store: runs.run(jobs, store, workers=1))
+    assert len(kept) == 8
+    assert workers[0].returncode == -signal.SIGKILL
+    pd.testing.assert_frame_equal(far.table, near.table, check_exact=True)
+    one, other = ({path.name: path.read_bytes() for path in (each.folder / "rows").iterdir()} for each in (far, near))
+    assert one == other
+
+
+def _with_two(address: str):
+    limit = time.monotonic() + LIMIT_S
+    while time.monotonic() < limit:
+        with contextlib.suppress(Exception):
+            client = cluster.connect(address)
+            client.wait_for_workers(2, timeout=LIMIT_S)
+            return client
+        time.sleep(0.1)
+    raise TimeoutError("the workers did not start")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:8786", "expected the address of a dask scheduler"),
+        ("tcp://127.0.0.1:1", "no dask scheduler answers there"),
+        ("tcp://nowhere", "no dask scheduler answers there"),
+    ],
+)
+def test_a_scheduler_that_is_not_there_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, words: str
+):
+    monkeypatch.setattr(cluster, "CONNECT_LIMIT_S", 0.5)
+    said = stormgate_here("plan", "sweep", write(tmp_path, SWEEP), "--out", tmp_path, "--scheduler", address)
+    assert (said.code, words in said.sentence) == (3, True), said
+    assert not (tmp_path / "plans" / "little" / "sweep.parquet").exists()
+
+
+def test_workers_of_other_code_are_not_believed():
+    with pytest.raises(UsageError, match="other code than this stormgate"):
+        cluster._row(lambda: Row("", 1, (), code="another"), "tcp://there")
