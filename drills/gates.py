@@ -11,6 +11,7 @@ from pathlib import Path
 from drills import thresholds as thresholds_file
 from drills.checks import authority, course, delivery, lane, malformed, network, reconnect, stale
 from drills.checks.base import Answer, Case, Check
+from drills.rollout.window_checks import AGAINST_CONTROL
 from drills.rollout.window_checks import REGISTRY as WINDOW_REGISTRY
 from drills.rollout.window_checks.base import WindowCheck
 from drills.thresholds import Expected, Threshold, Thresholds
@@ -45,7 +46,8 @@ def load_thresholds(path: Path = thresholds_file.DEFAULT_PATH, is_record: bool =
 def expected_thresholds() -> dict[str, Expected]:
     """What each check takes from the file, of drills first."""
     expected: dict[str, Expected] = {}
-    checks: tuple[Check | WindowCheck, ...] = (*REGISTRY.values(), *WINDOW_REGISTRY.values())
+    of_windows = (*WINDOW_REGISTRY.values(), *AGAINST_CONTROL.values())
+    checks: tuple[Check | WindowCheck, ...] = (*REGISTRY.values(), *of_windows)
     for check in checks:
         if check.takes_threshold:
             expected[check.full_name] = check.expected.joined(expected.get(check.full_name))

@@ -70,6 +70,8 @@ ProbeName = Literal[
 ]
 StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # of a client, such as 20260601T000000Z
+CLIENT_BUILD = "20260601T000000Z"  # [ours]
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +83,7 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_ttl_s: CountOrZero = 0  # that clients ask of the control service; 0: as it likes
     # Of the first arrival, before anything is broken; left out: 150, or as many as bring everyone within ten seconds.
     connects_per_s: Positive | None = None
+    client_build: Build = CLIENT_BUILD  # that every client says it is of when it joins
 
     @property
     def arrival_s(self) -> float:

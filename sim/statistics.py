@@ -4,6 +4,7 @@ Within a run: one-sided 95 % bounds that assume nothing about how the values are
 are independent and alike: the two-sided 95 % interval of their mean, by Student's t.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,8 +44,28 @@ def ratio(hits: int, n: int) -> Bounds:
     return Bounds(hits / n, float(interval.low), float(interval.high), n)
 
 
-def percentile(samples: Floats, share: float) -> Bounds:
-    """The percentile of `samples` at `share`, with bounds by order statistics.
+def difference(hits: int, n: int, other_hits: int, other_n: int) -> Bounds:
+    """The first share minus the second, with one-sided 95 % bounds out of both Wilson intervals; `n` is the smaller sample.
+
+    Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions: comparison of eleven
+    methods", Statistics in Medicine 17, 1998, method 10. Raises `ValueError` when there cannot be so many hits.
+    """
+    one, other = ratio(hits, n), ratio(other_hits, other_n)
+    apart = one.value - other.value
+    lower = apart - math.hypot(one.value - one.lower, other.upper - other.value)
+    upper = apart + math.hypot(one.upper - one.value, other.value - other.lower)
+    return Bounds(apart, lower, upper, min(n, other_n))
+
+
+def by_chance(hits: int, n: int, other_hits: int, other_n: int) -> float:
+    """How likely so many of all hits, or more, would be in the first sample if both had one share: Fisher's exact test."""
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.sf(hits - 1, n + other_n, hits + other_hits, n))
+
+
+def percentile(samples: Floats, share: float, confidence: float = CONFIDENCE) -> Bounds:
+    """The percentile of `samples` at `share`, with bounds by order statistics, each of this confidence.
 
     The k-th smallest of n samples is at or above the true percentile with the probability that a binomial
     (n, share) is below k. Source: G. J. Hahn, W. Q. Meeker, "Statistical Intervals", section 5.2. Raises
@@ -55,7 +76,7 @@ def percentile(samples: Floats, share: float) -> Bounds:
     n = len(samples)
     if n == 0:
         return Bounds(float("nan"), float("nan"), float("nan"), 0)
-    upper, lower = upper_rank(n, share), lower_rank(n, share)
+    upper, lower = upper_rank(n, share, confidence), lower_rank(n, share, confidence)
     middle = max(int(np.ceil(share * n - 1e-9)), 1)
     ranks = sorted({rank for rank in (upper, lower, middle) if rank})
     ordered = np.partition(samples, [rank - 1 for rank in ranks])
@@ -67,21 +88,21 @@ def percentile(samples: Floats, share: float) -> Bounds:
 
 
 @lru_cache(maxsize=256)
-def upper_rank(n: int, share: float) -> int | None:
+def upper_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
     """The lowest rank (from 1) whose sample bounds the percentile from above; None when n is too small for any."""
     from scipy.stats import binom
 
-    rank = int(binom.ppf(CONFIDENCE, n, share)) + 1
+    rank = int(binom.ppf(confidence, n, share)) + 1
     return rank if rank <= n else None
 
 
 @lru_cache(maxsize=256)
-def lower_rank(n: int, share: float) -> int | None:
+def lower_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
     """The highest rank (from 1) whose sample bounds the percentile from below; None when n is too small for any."""
     from scipy.stats import binom
 
     # P(at least r of n below the percentile) >= 95 %; ppf gives the first count with more than 5 % at or below it.
-    rank = int(binom.ppf(1 - CONFIDENCE, n, share))
+    rank = int(binom.ppf(1 - confidence, n, share))
     return rank if rank >= 1 else None
 
 

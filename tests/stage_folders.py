@@ -17,6 +17,7 @@ from drills.rollout.clock import iso
 from drills.rollout.records import (
     CohortProbe,
     CommandDone,
+    Control,
     DrillDone,
     HoldEvent,
     Precondition,
@@ -34,7 +35,7 @@ from drills.verdicts import CheckResult, State
 from sim.contract import chance
 from sim.contract.cohorts import cohort_bucket
 from sim.contract.endpoint import PROFILES
-from sim.drill import Drill, Fleet, Load, Phases
+from sim.drill import CLIENT_BUILD, Drill, Fleet, Load, Phases
 from sim.fault_kinds import DropSockets
 from sim.observations import Kind
 
@@ -43,6 +44,9 @@ INTERVAL_S = 60.0
 CLIENTS = 140
 TARGET, KIND = "elsewhere", "staging"
 NOW = Revisions(control="control-00042", runtime="runtime-00017")
+CONTROL = Control(
+    target="control", revisions=Revisions(control="control-00041", runtime="runtime-00016"), configuration_sha256="d" * 64
+)
 DRILL = storm_drill(CLIENTS, checks=tuple(name for name in GATED if name != "reconnect.backoff_never_resets"))
 RESETS = msgspec.structs.replace(
     storm_drill(CLIENTS, name="resets", checks=("reconnect.backoff_never_resets",)),
@@ -115,6 +119,8 @@ class Folder:
             "synthetic_load": "the watches' own publishes, 2 a second",
             "commands": ("retired_routes", "docs") if self.stage == "0" else (),
             "drills": (DRILL.name, RESETS.name) if self.stage == "0" else (),
+            "client_builds": (CLIENT_BUILD,),
+            "control": CONTROL if self.stage == "2" else None,
             "left_out": ("half_open_sockets",) if self.stage == "0" else (),
         }
         return StagePlan(**{**fields, **changes})
@@ -196,6 +202,15 @@ class Folder:
                 )
             )
         dump(self.path / records.WATCH_LIST, *lines)
+
+    def watch_control(self) -> "Folder":
+        """What the control's watches saw, which is what the target's saw."""
+        shutil.copytree(self.path / records.WATCHES, self.path / records.CONTROL)
+        for header in (self.path / records.CONTROL).rglob("run.json"):
+            header.write_bytes(header.read_bytes().replace(b'"target": "elsewhere"', b'"target": "control"'))
+        shutil.copyfile(self.path / records.WATCH_LIST, self.path / records.CONTROL_LIST)
+        self.edit(records.CONTROL_LIST, WatchDone, lambda found: [*map(_of_control, found)])
+        return self
 
     def _preflight(self) -> None:
         dump(
@@ -344,6 +359,10 @@ class Folder:
         path = self.path / name
         found = msgspec.structs.replace(msgspec.json.decode(path.read_bytes(), type=kind), **changes)
         path.write_bytes(msgspec.json.encode(found))
+
+
+def _of_control(line: WatchDone) -> WatchDone:
+    return msgspec.structs.replace(line, run=line.run.replace("watches/", "control/"), revisions=CONTROL.revisions)
 
 
 def quiet_story(slower_ms: float = 0.0, clients: int = WATCH.fleet.clients) -> Story:

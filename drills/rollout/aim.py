@@ -70,6 +70,30 @@ def resolve(given: str, file: Path | None) -> Aim:
     return _named(given, file)
 
 
+def control_of(name: str, aim: Aim) -> Aim | None:
+    """The control that a stage names, for its canary to be held against; None where it names none.
+
+    Raises `UsageError` for one that does not compare: of another kind, with other caps, or at the target's own address.
+    """
+    if not name:
+        return None
+    found = _named(name, aim.file)
+    for what, mine, theirs in (
+        ("is of kind", aim.lane.kind, found.lane.kind),
+        ("has caps", aim.lane.rules.caps, found.lane.rules.caps),
+    ):
+        if mine != theirs:
+            raise UsageError(
+                f"the control '{name}' {what} {theirs}, but the target '{aim.lane.name}' {mine}; give both the same."
+            )
+    if found.lane.runtime_url == aim.lane.runtime_url:
+        raise UsageError(
+            f"the control '{name}' is at the address of the target '{aim.lane.name}', {found.lane.runtime_url}; expected one "
+            "where the revisions before are reached."
+        )
+    return found
+
+
 def _named(name: str, file: Path | None) -> Aim:
     lane = targets.resolve(name, file)
     assert lane is not None

@@ -136,7 +136,7 @@ def status(
     from drills.rollout.clock import SystemClock
 
     rules = stage_file.load(stages or stage_file.DEFAULT_PATH)
-    found = standing.of(_existing(out, rollout), SystemClock().now(), rules.signoff.valid_h)
+    found = standing.of(_existing(out, rollout), SystemClock().now(), rules.signoff.valid_h, rules)
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
     else:

@@ -8,7 +8,8 @@ import msgspec
 
 from drills import gates
 from drills.checks.base import Answer, Case, Check
-from drills.rollout.window_checks import REGISTRY
+from drills.rollout.splits import BY_BUILD
+from drills.rollout.window_checks import AGAINST_CONTROL, REGISTRY
 from drills.rollout.window_checks.base import WindowCheck
 from drills.thresholds import Threshold, Thresholds
 from sim.contract.endpoint import MEANINGS
@@ -50,7 +51,7 @@ _KEYS = {
 
 def names() -> list[str]:
     """All checks, those of drills first."""
-    return list(dict.fromkeys((*DRILL_CHECKS, *REGISTRY)))
+    return list(dict.fromkeys((*DRILL_CHECKS, *REGISTRY, *AGAINST_CONTROL)))
 
 
 def asked_of(name: str) -> dict[str, Asked]:
@@ -60,6 +61,8 @@ def asked_of(name: str) -> dict[str, Asked]:
         found["a drill"] = DRILL_CHECKS[name]
     if name in REGISTRY:
         found["a stage's window"] = REGISTRY[name]
+    if name in AGAINST_CONTROL:
+        found["a stage's window, where a control is named"] = AGAINST_CONTROL[name]
     if not found:
         raise UsageError(f"there is no check '{name}'{_near(name)}; `stormgate gates list` shows all.")
     return found
@@ -85,6 +88,8 @@ def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
         yield "decides by", check.method
         yield from _threshold(check, thresholds.get(name))
         yield "if absent", _absent(check)
+        if isinstance(check, WindowCheck) and name in BY_BUILD:
+            yield "by build", "asked of the clients of each build by itself, too, from stage 2 on"
 
 
 def origins(check: Asked) -> tuple[str, ...]:

@@ -281,6 +281,12 @@ class Hold:
                 yield str(error)
         if course.aim.configuration_now() != plan.configuration_sha256:
             yield "what is configured of the target is not what it was when this stage began"
+        control = (
+            course.control.configuration_now() if course.control else None,
+            plan.control and plan.control.configuration_sha256,
+        )
+        if control[0] != control[1]:
+            yield "what is configured of the control is not what it was when this stage began"
 
     def _break(self, reason: str) -> None:
         """Something is wrong that a new beginning must wait for."""

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from drills import gates
-from drills.rollout import chain, judging, records, window
+from drills.rollout import chain, judging, records, splits, window
 from drills.rollout.clock import iso
 from drills.rollout.hold import Judge, Look
 from drills.rollout.rollouts import Course
@@ -22,6 +22,7 @@ def judge_of(course: Course) -> Judge:
     def judge(began: datetime, ended: datetime) -> Look:
         found = window.load(run_dir, first[0].run_dir, iso(began), iso(ended))
         checks = tuple(check for check in window.judge(found, thresholds) if judging.counts(check.name, check.state, plan))
+        checks += splits.of(found, thresholds, plan)
         covered = window.coverage(found)
         return Look(checks, State(covered.state), covered.reason, window.abort_reason(found, thresholds))
 

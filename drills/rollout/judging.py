@@ -10,14 +10,24 @@ from pathlib import Path
 import msgspec
 
 from drills import gates
-from drills.rollout import blockers, chain, comparison, evidence, parts, records, sampler, stage_drills, stage_files
+from drills.rollout import (
+    blockers,
+    chain,
+    comparison,
+    evidence,
+    parts,
+    records,
+    sampler,
+    splits,
+    stage_drills,
+    stage_files,
+)
 from drills.rollout import window as windows
 from drills.rollout.clock import from_iso
 from drills.rollout.records import Coverage, Gate, GateCheck, HoldEvent, Part, Snapshot, StagePlan, StageReport
 from drills.rollout.stage_drills import Shown
-from drills.rollout.stages import REQUIRED
 from drills.thresholds import Thresholds
-from drills.verdicts import GRAVEST_FIRST, State, worst
+from drills.verdicts import GRAVEST_FIRST, CheckResult, State, worst
 from sim.errors import EvidenceError, StormgateError
 
 # No operator document asks for it where nothing says it: then it is told, and decides nothing.
@@ -35,6 +45,7 @@ class _Stage:
     snapshots: list[Snapshot] = field(default_factory=list)
     thresholds: Thresholds = field(default_factory=dict)
     window: windows.StageWindow | None = None
+    splits: tuple[CheckResult, ...] = ()
     trouble: list[str] = field(default_factory=list)
 
 
@@ -53,6 +64,7 @@ def judge_stage(run_dir: Path) -> StageReport:
     shown = stage_drills.of_stage(run_dir, plan)
     answers = _window_checks(stage)
     judged = _gates(answers, stage, shown)
+    stage.splits = _splits(stage)
     covered = _coverage(stage)
     stated = tuple(_parts(stage, shown, answers))
     decision, reason = decide(judged, stated)
@@ -71,6 +83,7 @@ def judge_stage(run_dir: Path) -> StageReport:
         notes=tuple(_notes(plan)),
         evidence=evidence.files(run_dir),
         changes=comparison.changes(run_dir, plan, judged),
+        splits=tuple(stage_drills.gate_check(result) for result in stage.splits),
     )
     return msgspec.structs.replace(report, blockers=blockers.of(report))
 
@@ -148,6 +161,17 @@ def _window_checks(stage: _Stage) -> dict[str, GateCheck]:
     return {result.name: stage_drills.gate_check(result, counts(result.name, result.state, stage.plan)) for result in results}
 
 
+def _splits(stage: _Stage) -> tuple[CheckResult, ...]:
+    """What the window says of each build, and of the canary against its control."""
+    if stage.window is None:
+        return ()
+    try:
+        return splits.of(stage.window, stage.thresholds, stage.plan)
+    except Exception as error:  # without them neither of the two parts passes
+        stage.trouble.append(f"the window cannot be taken apart: {error or type(error).__name__}.")
+        return ()
+
+
 def counts(name: str, state: State, plan: StagePlan) -> bool:
     """Whether an answer counts: a failure always does; of a preflight's baseline, and of what is only told, nothing else."""
     is_absent = state is State.NO_DATA and name in TOLD_IF_ABSENT
@@ -196,8 +220,10 @@ def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Ite
         "baseline": (records.SNAPSHOTS, lambda: parts.baseline(run_dir, plan, stage.snapshots)),
         "hold": (records.HOLD, lambda: parts.hold(stage.events, plan, stage.snapshots)),
         "cohort": (records.PROBES, lambda: parts.cohort(run_dir, plan)),
+        splits.BUILDS: (records.WATCH_LIST, lambda: splits.builds(plan, stage.splits)),
+        splits.CANARY: (records.CONTROL_LIST, lambda: splits.canary(run_dir, plan, stage.splits)),
     }
-    for name in dict.fromkeys((*REQUIRED[plan.stage], *plan.required)):
+    for name in splits.asked(plan):
         proof, decide_part = how.get(name, ("", lambda: (State.ERROR, "nobody knows how to judge this part")))
         yield parts.part(name, proof, decide_part)
     for check, name in OF_WINDOW.items():

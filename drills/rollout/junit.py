@@ -30,6 +30,8 @@ class Case:
 def of_stage(report: StageReport) -> bytes:
     """A stage's gates and parts."""
     suites = [(gate.name, [_check_case(check) for check in gate.checks]) for gate in report.gates]
+    for name in dict.fromkeys(check.gate for check in report.splits):
+        suites.append((name, [_check_case(check) for check in report.splits if check.gate == name]))
     suites.append(("stage", [Case(part.name, part.state, part.reason) for part in report.parts]))
     return _document(f"stage {report.plan.stage}", report.plan.began, report.plan.run_id, suites)
 

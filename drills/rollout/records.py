@@ -5,6 +5,7 @@
         stages.toml, thresholds.toml      as they were
         snapshots.jsonl, snapshots/*.json what the servers said, and when
         watches.jsonl, watches/<run id>/  ordinary observing drills that ran beside it, clients' side of the same window
+        control-watches.jsonl, control/   the same of the control, which the canary is held against
         drills/<run id>/                  ordinary runs of the catalogue; results.jsonl and SUMMARY.md there tell of them
         preconditions.jsonl               what must be so before a rollout begins, and whether it was
         commands.jsonl, logs/             commands that were run, and what they printed
@@ -29,6 +30,7 @@ PLAN, STAGES, THRESHOLDS = "stage-plan.json", "stages.toml", "thresholds.toml"
 SNAPSHOTS, BODIES, WATCHES, DRILLS = "snapshots.jsonl", "snapshots", "watches", "drills"
 DRILL_RESULTS, DRILL_SUMMARY = "drills/results.jsonl", "drills/SUMMARY.md"
 WATCH_LIST, PRECONDITIONS = "watches.jsonl", "preconditions.jsonl"
+CONTROL_LIST, CONTROL = "control-watches.jsonl", "control"
 COMMANDS, LOGS, PROBES, HOLD, ROLLBACK = "commands.jsonl", "logs", "probes.jsonl", "hold.jsonl", "rollback.json"
 GATE_RESULTS, REPORT, REPORT_MD, REPORT_HTML = (
     *("gate-results.jsonl", "stage-report.json", "STAGE_REPORT.md"),
@@ -118,7 +120,10 @@ class Precondition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchDone(msgspec.Struct, frozen=True, kw_only=True):
-    """One watch: a line of `watches.jsonl`. Its observations count their seconds from `at`, whatever clock it ran under."""
+    """One watch: a line of `watches.jsonl`, or of `control-watches.jsonl`.
+
+    Its observations count their seconds from `at`, whatever clock it ran under.
+    """
 
     at: str
     ended: str
@@ -127,6 +132,8 @@ class WatchDone(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     status: str  # a check's state
     reason: str = ""
+    build: str = ""  # that its clients said they are of
+    revisions: Revisions = Revisions()  # of the control, the same before and after; unknown where they were not. Else unknown
 
 
 class DrillDone(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +211,14 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[RollbackStep, ...]
 
 
+class Control(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the revisions before are reached, for a canary to be held against."""
+
+    target: str
+    revisions: Revisions
+    configuration_sha256: str
+
+
 class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """`stage-plan.json`."""
 
@@ -233,6 +248,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     drills: tuple[str, ...] = ()  # by name: each must have a line in drills/results.jsonl
     left_out: tuple[str, ...] = ()  # drills of the catalogue that were not asked for
     gates_at_h: tuple[float, ...] = ()  # hours after the hold began at which gates are judged, besides its end
+    client_builds: tuple[str, ...] = ()  # that the watches take turns over
+    control: Control | None = None
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -340,6 +357,7 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[Evidence, ...]
     changes: tuple[Change, ...] = ()  # against the stage before
     rendered: tuple[Evidence, ...] = ()  # the other files that were written of this report
+    splits: tuple[GateCheck, ...] = ()  # what was asked of each client build by itself, and of the canary against control
 
 
 class Signoff(msgspec.Struct, frozen=True, kw_only=True):

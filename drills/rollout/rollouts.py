@@ -58,6 +58,7 @@ class Course:
     clock: Clock
     journal: Journal
     say: Say
+    control: Aim | None = None  # what the target is held against
 
 
 def folder_of(out: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ ARTIFACTS: dict[str, Any] = {
     records.PLAN: records.StagePlan,
     records.SNAPSHOTS: records.Snapshot,
     records.WATCH_LIST: records.WatchDone,
+    records.CONTROL_LIST: records.WatchDone,
     records.PRECONDITIONS: records.Precondition,
     records.COMMANDS: records.CommandDone,
     records.DRILL_RESULTS: records.DrillDone,

@@ -32,7 +32,7 @@ def write(run_dir: Path, report: StageReport) -> StageReport:
 
 def render(report: StageReport, drawn: tuple[figures.Drawn, ...]) -> dict[str, bytes]:
     """All files but the report itself, by name. A go has no blockers."""
-    checks = [check for gate in report.gates for check in gate.checks]
+    checks = [*(check for gate in report.gates for check in gate.checks), *report.splits]
     found = {
         records.GATE_RESULTS: b"".join(msgspec.json.encode(check) + b"\n" for check in checks),
         records.REPORT_MD: stage_report.markdown(report).encode(),

@@ -25,6 +25,7 @@ from drills.rollout import (
     rollback,
     rollouts,
     snapshots,
+    splits,
     watch,
 )
 from drills.rollout import stages as stage_file
@@ -34,7 +35,7 @@ from drills.rollout.chain import BEFORE
 from drills.rollout.clock import Clock, iso
 from drills.rollout.hold import Hold
 from drills.rollout.journal import Journal
-from drills.rollout.records import CommandDone, HoldEvent, Revisions, Rollback, Stage, StagePlan, StageReport
+from drills.rollout.records import CommandDone, Control, HoldEvent, Revisions, Rollback, Stage, StagePlan, StageReport
 from drills.rollout.rehearsal_plan import LIMIT_S
 from drills.rollout.rollouts import Course, Say
 from drills.rollout.sampler import Sampler
@@ -71,14 +72,18 @@ def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
         log = cleanup.enter_context(_scratch())
         aim = cleanup.enter_context(aims.aimed(asked.target, asked.targets, log / "runtime.log"))
         kind = aim.lane.kind
-        watched = watch.load(stages.watching(kind), asked.stages.parent, kind, stages.interval_s(kind))
+        control = aims.control_of(stages.stages[stage].control, aim)
+        sides = 2 if control else 1
+        watched = watch.load(stages.watching(kind), asked.stages.parent, kind, stages.interval_s(kind), sides)
         watch.require_allowed(watched, aim)
         drills = _drills(stages, asked.stages.parent, kind) if stage == "0" else {}
         drill_runs.require_judged([*drills.values()], thresholds)
         calendar = Calendar(stages.calendar) if stages.stages[stage].business_day else None
         journal = cleanup.enter_context(rollouts.journal_of(folder, clock))
-        course = _course(asked, stage, aim, stages, watched, drills, calendar, clock, journal, say)
+        course = _course(asked, stage, aim, control, stages, watched, drills, calendar, clock, journal, say)
         say(f"stage {stage} ({course.plan.title}) on {course.plan.target}: {course.run_dir}")
+        if splits.CANARY in splits.asked(course.plan) and control is None:
+            say(f"no control is named in [stages.{stage}], so this stage will be no go; its file says what to write")
         if stage == "0":
             _preflight(course, drills)
         else:
@@ -114,6 +119,7 @@ def _course(
     asked: Asked,
     stage: Stage,
     aim: Aim,
+    control: Aim | None,
     stages: Stages,
     watched: Drill,
     drills: dict[str, Path],
@@ -132,18 +138,19 @@ def _course(
         plan = evidence.read_plan(run_dir)
         if plan.target != aim.lane.name:
             raise UsageError(f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{aim.lane.name}'.")
-        return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say)
-    plan = _plan(asked, stage, aim, stages, watched, drills, calendar, clock, journal)
+        return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
+    plan = _plan(asked, stage, aim, control, stages, watched, drills, calendar, clock, journal)
     if stage != "0":
         opening.require_open(folder, journal.entries, plan, clock.now(), stages.signoff.valid_h)
     run_dir = rollouts.begin(folder, plan, asked.stages, asked.thresholds, journal)
-    return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say)
+    return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
 
 
 def _plan(
     asked: Asked,
     stage: Stage,
     aim: Aim,
+    control: Aim | None,
     stages: Stages,
     watched: Drill,
     drills: dict[str, Path],
@@ -183,6 +190,16 @@ def _plan(
         drills=tuple(drills),
         left_out=drill_runs.left_out(drills) if stage == "0" else (),
         gates_at_h=rules.gates_at_h,
+        client_builds=stages.stages["0"].client_builds,
+        control=_control(control) if control else None,
+    )
+
+
+def _control(aim: Aim) -> Control:
+    return Control(
+        target=aim.lane.name,
+        revisions=revisions.find(aim.lane, aim.entry),
+        configuration_sha256=aim.configuration(),
     )
 
 
@@ -241,7 +258,8 @@ def _sampler(course: Course) -> Sampler:
 
 def _watcher(course: Course) -> watch.Watcher:
     watching = course.stages.watching(course.plan.target_kind)
-    return watch.Watcher(watching, course.stages_path.parent, course.run_dir, course.aim, course.clock)
+    beside, builds = course.stages_path.parent, course.plan.client_builds
+    return watch.Watcher(watching, beside, course.run_dir, course.aim, course.clock, builds, course.control)
 
 
 def _baseline(course: Course, sampler: Sampler) -> None:

@@ -61,6 +61,11 @@ class Watch:
         return self.once("clients", lambda case: case.history.header.clients)
 
     @property
+    def build(self) -> str:
+        """That its clients said they are of."""
+        return self.drill.fleet.client_build
+
+    @property
     def rows(self) -> int:
         """How many observations it has."""
         return self.once("rows", lambda case: len(case.history))
@@ -95,6 +100,7 @@ class StageWindow:
     told: int | None = None  # how many watches there must be; None where nobody knows
     troubles: tuple[str, ...] = ()  # watches of which something is missing or was changed, in words
     cut_short: int = 0  # watches that could not begin or did not reach their end, and are left out
+    control: "StageWindow | None" = None  # of the same time, with the watches of the control alone
 
     @property
     def seconds(self) -> float:

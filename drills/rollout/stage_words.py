@@ -35,19 +35,25 @@ def lines(asked: "Asked") -> list[str]:
     stage, stages = asked.stage, stage_file.load(asked.stages)
     thresholds = gates.load_thresholds(asked.thresholds)
     kind: TargetKind = "mock"
-    where = "the embedded mock"
+    where, control = "the embedded mock", None
     if asked.target != targets.EMBEDDED:
-        lane = aims.resolve(asked.target, asked.targets).lane
+        aim = aims.resolve(asked.target, asked.targets)
+        lane, control = aim.lane, aims.control_of(stages.stages[asked.stage].control, aim)
         kind, where = lane.kind, f"{lane.name} ({lane.kind}): {lane.runtime_url}, {lane.control_url}"
     if kind == "mock" and stage != "0":
         raise UsageError(f"stage {stage} cannot begin: a mock opens no stage but 0.")
     told = [f"stage {stage}: {stages.stages[stage].title}, rollout {asked.rollout}", f"target {where}"]
     watching = stages.watching(kind)
-    watched = watch.load(watching, asked.stages.parent, kind, stages.interval_s(kind))
+    watched = watch.load(watching, asked.stages.parent, kind, stages.interval_s(kind), 2 if control else 1)
     told.append(
         f"a snapshot every {stages.interval_s(kind):g} s; a watch every {watching.every_s:g} s: {watched.name}, "
         f"{watched.fleet.clients} clients, {watched.load.events_per_s:g} events/s, about {expected_duration_s(watched):.0f} s"
     )
+    told.append(f"watches take turns over the builds {', '.join(stages.stages['0'].client_builds)}")
+    if control is not None:
+        told.append(f"control {control.lane.name}: {control.lane.runtime_url}, {control.lane.control_url}, watched as often")
+    elif "canary_vs_control" in stages.stages[stage].required:
+        told.append(f"control: none is named in [stages.{stage}], so the canary is held against nothing, which is no go")
     if stage != "0":
         return [*told, _hold(stages, stage)]
     for command in stages.commands:

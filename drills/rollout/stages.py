@@ -10,6 +10,7 @@ import msgspec
 from drills.rollout.records import PRECONDITION_NAMES, Stage
 from sim.config import read_toml, to_struct
 from sim.contract.settings import Count, NotNegative, Positive
+from sim.drill import Build
 from sim.errors import UsageError
 from sim.target import TargetKind
 
@@ -21,7 +22,8 @@ MOST_HOLE_INTERVALS = 3  # a longer one breaks a hold
 REQUIRED: dict[Stage, tuple[str, ...]] = {
     "0": ("preconditions", "commands", "drills", "rollback", "baseline"),
     "1": ("hold",),
-    **dict.fromkeys(("2", "3a", "3b", "4"), ("hold", "cohort")),
+    "2": ("hold", "cohort", "builds", "canary_vs_control"),
+    **dict.fromkeys(("3a", "3b", "4"), ("hold", "cohort", "builds")),
 }
 SHORTEST_HOLD_S: dict[Stage, float] = {"1": 3600.0, "3a": 1800.0, "3b": 1800.0, "4": 86400.0}
 SHORTEST_DAY_H = 8  # of work: 09:00 to 17:00 is one day
@@ -132,9 +134,10 @@ class StageRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hold_s: Positive | None = None
     business_day: BusinessDay | None = None
     gates_at_h: tuple[NotNegative, ...] = ()  # within the hold; its end is one in any case
+    control: str = ""  # the target of the targets file where the revisions before are reached, of stages 1 to 3b
     baseline_s: Positive | None = None  # from here on of stage 0 alone
     rehearsal_limit_s: Positive | None = None
-    client_builds: tuple[Words, ...] = ()
+    client_builds: tuple[Build, ...] = ()
     side_by_side: Count = 1
     drills: DrillsByKind | None = None
 
@@ -234,6 +237,8 @@ def _mistakes_of_a_stage(stage: Stage, rules: StageRules) -> Iterator[str]:
         return
     if rules.drills or rules.baseline_s or rules.rehearsal_limit_s or rules.client_builds:
         yield f"{key}' has keys of stage 0, such as 'drills'; they mean nothing here."
+    if stage == "4" and rules.control:
+        yield f"{key}.control' is {rules.control!r}, but a full rollout leaves no control to hold it against."
     if "cohort" in REQUIRED[stage] and rules.cohort_percent is None:
         yield f"{key}.cohort_percent' is missing; expected the share of the keys that the cohort has, in percent."
     yield from _mistakes_of_a_hold(stage, rules, key)
@@ -275,6 +280,8 @@ def _mistakes_of_preflight(rules: StageRules, key: str) -> Iterator[str]:
         yield f"{key}.baseline_s' is {rules.baseline_s:g}, but a baseline takes at least {SHORTEST_BASELINE_S:g} s."
     if not rules.client_builds:
         yield f"{key}.client_builds' is empty; expected the builds that the target surfaces have."
+    if rules.control:
+        yield f"{key}.control' means nothing here: nothing new is served yet."
     if rules.hold_s is not None or rules.business_day is not None:
         yield f"{key}' is not held; leave 'hold_s' and 'business_day' out."
     if rules.drills is not None and not (rules.drills.mock and rules.drills.staging and rules.drills.production):

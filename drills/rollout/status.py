@@ -1,6 +1,6 @@
 """Where a rollout stands: each stage, what the next one waits for, and when a hold could end at the earliest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drills import targets
-from drills.rollout import chain, embedded, evidence, opening, records, rollouts, signoff
+from drills.rollout import chain, embedded, evidence, opening, records, rollouts, signoff, splits
 from drills.rollout.clock import from_iso, iso
 from drills.rollout.journal import NAME, Entry
 from drills.rollout.journal import read as read_journal
 from drills.rollout.records import HoldEvent, Stage, StagePlan
 from drills.rollout.rollouts import StageRun
-from drills.rollout.stages import ORDER
+from drills.rollout.stages import ORDER, Stages
 from sim.errors import StormgateError, UsageError
 
 if TYPE_CHECKING:
@@ -59,14 +59,19 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     command: str
 
 
-def of(folder: Path, now: datetime, valid_h: float) -> Status:
-    """Where it stands. Raises `UsageError` for a rollout that there is not, `EvidenceError` for a journal that was changed."""
+def of(folder: Path, now: datetime, valid_h: float, stages_file: Stages | None = None) -> Status:
+    """Where it stands, and what `stages_file` lacks for the next stage.
+
+    Raises `UsageError` for a rollout that there is not, `EvidenceError` for a journal that was changed.
+    """
     if not (folder / NAME).exists():
         raise UsageError(f"{folder}: there is no such rollout; begin one with `stormgate stage run 0 --rollout {folder.name}`.")
     entries = read_journal(folder / NAME)
     stages = tuple(_stage(folder, entries, stage, now) for stage in ORDER)
     stage = _next(stages)
     missing = tuple(opening.missing(folder, entries, stage, now, valid_h)) if stage else ()
+    if stage and stages_file is not None:
+        missing += tuple(_lacking(stage, stages_file))
     target = next((each.target for each in stages if each.target not in ("", embedded.NAME)), targets.EMBEDDED)
     return Status(
         rollout=folder.name,
@@ -77,6 +82,12 @@ def of(folder: Path, now: datetime, valid_h: float) -> Status:
         missing=missing,
         command=_command(stage, folder.name, target, missing, stages) if stage else "",
     )
+
+
+def _lacking(stage: Stage, stages_file: Stages) -> Iterator[str]:
+    rules = stages_file.stages[stage]
+    if splits.CANARY in rules.required and not rules.control:
+        yield f'no control is named, so its canary is held against nothing: write control = "NAME" into [stages.{stage}]'
 
 
 def _stage(folder: Path, entries: list[Entry], stage: Stage, now: datetime) -> StageStatus:

@@ -1,21 +1,25 @@
-"""Watches: an ordinary drill without faults that runs beside a baseline or a hold, every so often."""
+"""Watches: an ordinary drill without faults that runs beside a baseline or a hold, every so often.
 
-from collections.abc import Callable
+They take turns: between the target and the control, where there is one, and over the client builds. What a control's watches
+saw lies in a folder and a list of its own, so that nothing of it can count as the target's.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from drills.rollout import drill_runs, one_drill, records
+from drills.rollout import drill_runs, evidence, one_drill, records, revisions
 from drills.rollout.aim import Aim
 from drills.rollout.clock import Clock, SystemClock, iso
 from drills.rollout.commands import append
 from drills.rollout.drill_runs import Child
 from drills.rollout.one_drill import Order
-from drills.rollout.records import DrillDone, Phase, WatchDone
+from drills.rollout.records import DrillDone, Phase, Revisions, WatchDone
 from drills.rollout.stages import Watching
 from sim import drill as drill_file
-from sim.drill import Drill, expected_duration_s
+from sim.drill import CLIENT_BUILD, Drill, expected_duration_s
 from sim.engines import permission
 from sim.errors import UsageError
 
@@ -55,39 +59,83 @@ def within(order: Order, _: Path) -> Run:
     return Over(one_drill.run(order))
 
 
-def load(watching: Watching, beside: Path, aim_lane_kind: str, interval_s: float) -> Drill:
-    """The watch, as it will run. Raises `UsageError` for one that breaks something, or takes longer than there is time for."""
+def load(watching: Watching, beside: Path, aim_lane_kind: str, interval_s: float, sides: int = 1) -> Drill:
+    """The watch, as it will run. Raises `UsageError` for one that breaks something, or takes longer than there is time for.
+
+    `sides`: how many targets are watched in turns, each so often.
+    """
     path = drill_runs.path_of(watching.drill, beside)
     drill = drill_file.load(path, watching.set)
     if drill.faults or drill.expect.probes:
         raise UsageError(f"{path}: has faults or probes, and a watch breaks nothing; expected one such as 'observation'.")
-    if expected_duration_s(drill) > watching.every_s:
+    if expected_duration_s(drill) > watching.every_s / sides:
+        beside_it = " and one of the control between" if sides > 1 else ""
         raise UsageError(
-            f"{path}: takes about {expected_duration_s(drill):.0f} s, but there is to be a watch every {watching.every_s:g} s "
-            f"on a target of kind {aim_lane_kind} (snapshots every {interval_s:g} s); make it shorter with 'set', or rarer."
+            f"{path}: takes about {expected_duration_s(drill):.0f} s, but there is to be a watch every {watching.every_s:g} s"
+            f"{beside_it} on a target of kind {aim_lane_kind} (snapshots every {interval_s:g} s); make it shorter with 'set', "
+            "or rarer."
         )
     return drill
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the targets that are watched in turns, and where its watches are kept."""
+
+    aim: Aim
+    listed: str = records.WATCH_LIST
+    folder: str = records.WATCHES
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is what the target is held against."""
+        return self.listed == records.CONTROL_LIST
+
+    def revisions(self) -> Revisions:
+        """What is deployed there; of the target itself others ask."""
+        return revisions.find(self.aim.lane, self.aim.entry) if self.is_control else Revisions()
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One watch that is under way."""
+
+    side: Side
+    build: str
+    began: datetime
+    phase: Phase
+    revisions: Revisions
+    run: Run
 
 
 class Watcher:
     """All watches of one window."""
 
-    def __init__(self, watching: Watching, beside: Path, folder: Path, aim: Aim, clock: Clock) -> None:
-        self._watching, self._folder, self._aim, self._clock = watching, folder, aim, clock
+    def __init__(
+        self,
+        watching: Watching,
+        beside: Path,
+        folder: Path,
+        aim: Aim,
+        clock: Clock,
+        builds: Sequence[str] = (CLIENT_BUILD,),
+        control: Aim | None = None,
+    ) -> None:
+        self._watching, self._folder, self._clock, self._builds = watching, folder, clock, builds
         self._path = drill_runs.path_of(watching.drill, beside)
         self._start: Start = Child if isinstance(clock, SystemClock) else within
-        self._run: Run | None = None
-        self._began: datetime | None = None
+        self._sides = [Side(aim), *([Side(control, records.CONTROL_LIST, records.CONTROL)] if control else [])]
+        self._turn: _Turn | None = None
+        self._begun = sum(len(evidence.read_lines(folder / side.listed, WatchDone)) for side in self._sides)
         self._due: datetime | None = None
-        self._phase: Phase = "hold"
 
     def step(self, phase: Phase, may_begin: bool = True) -> WatchDone | None:
-        """Begin a watch if one is due, and take one that has ended: then its line, which is on disk."""
+        """Begin a watch if one is due, and take one that has ended: then its line, which is on disk; none of a control's."""
         now = self._clock.now()
-        if may_begin and self._run is None and (self._due is None or now >= self._due):
-            self._began, self._due, self._phase = now, now + timedelta(seconds=self._watching.every_s), phase
-            self._run = self._start(self._order(), self._folder / _LOG)
-        answer = self._run.poll() if self._run is not None else None
+        if may_begin and self._turn is None and (self._due is None or now >= self._due):
+            self._due = now + timedelta(seconds=self._watching.every_s / len(self._sides))
+            self._turn = self._begin(now, phase)
+        answer = self._turn.run.poll() if self._turn is not None else None
         return self._taken(answer) if answer is not None else None
 
     @property
@@ -98,37 +146,47 @@ class Watcher:
     @property
     def is_running(self) -> bool:
         """Whether one is under way."""
-        return self._run is not None
+        return self._turn is not None
 
     def close(self) -> None:
         """End what is under way, in order."""
-        if self._run is not None:
-            self._taken(self._run.interrupt())
+        if self._turn is not None:
+            self._taken(self._turn.run.interrupt())
 
-    def _taken(self, answer: DrillDone) -> WatchDone:
-        assert self._began is not None
-        self._run = None
-        self._clock.sleep_until(self._began + timedelta(seconds=answer.duration_s))  # a real clock has been there already
+    def _begin(self, now: datetime, phase: Phase) -> _Turn:
+        """Each build is seen on every side before the next one has its turn."""
+        n, self._begun = self._begun, self._begun + 1
+        side = self._sides[n % len(self._sides)]
+        build = self._builds[n // len(self._sides) % len(self._builds)]
+        found = side.revisions()
+        return _Turn(side, build, now, phase, found, self._start(self._order(side, build), self._folder / _LOG))
+
+    def _taken(self, answer: DrillDone) -> WatchDone | None:
+        turn, self._turn = self._turn, None
+        assert turn is not None
+        self._clock.sleep_until(turn.began + timedelta(seconds=answer.duration_s))  # a real clock has been there already
         line = WatchDone(
-            at=iso(self._began),
+            at=iso(turn.began),
             ended=iso(self._clock.now()),
-            run=f"{records.WATCHES}/{answer.run}" if answer.run else "",
+            run=f"{turn.side.folder}/{answer.run}" if answer.run else "",
             drill=answer.name,
-            phase=self._phase,
+            phase=turn.phase,
             status=answer.status,
             reason=answer.reason,
+            build=turn.build,
+            revisions=turn.revisions if turn.side.revisions() == turn.revisions else Revisions(),
         )
-        append(self._folder / records.WATCH_LIST, line)
-        return line
+        append(self._folder / turn.side.listed, line)
+        return None if turn.side.is_control else line
 
-    def _order(self) -> Order:
+    def _order(self, side: Side, build: str) -> Order:
         return Order(
             drill=str(self._path.resolve()),
-            set=self._watching.set,
-            target=self._aim.given,
-            targets=str(self._aim.file) if self._aim.file else "",
+            set=(*self._watching.set, f"fleet.client_build={build}"),
+            target=side.aim.given,
+            targets=str(side.aim.file) if side.aim.file else "",
             thresholds=str(self._folder / records.THRESHOLDS),
-            out=str(self._folder / records.WATCHES),
+            out=str(self._folder / side.folder),
         )
 
 

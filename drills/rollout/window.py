@@ -12,7 +12,7 @@ from drills import results
 from drills.checks.base import Case
 from drills.rollout import records, sampler
 from drills.rollout.clock import from_iso
-from drills.rollout.records import Coverage, HoldEvent, Snapshot, StagePlan, WatchDone
+from drills.rollout.records import Coverage, HoldEvent, Revisions, Snapshot, StagePlan, WatchDone
 from drills.rollout.stage_window import StageWindow, Watch
 from drills.rollout.window_checks import CHECKS, REGISTRY
 from drills.rollout.window_checks import course as window_course
@@ -23,6 +23,7 @@ from sim import observations
 from sim.drill import Drill
 from sim.errors import EvidenceError, StormgateError, UsageError
 from sim.history import History
+from sim.target import TargetKind
 
 __all__ = ["CHECKS", "REGISTRY", "StageWindow", "Watch", "abort_reason", "coverage", "judge", "load"]
 
@@ -56,8 +57,8 @@ def abort_reason(window: StageWindow, thresholds: Thresholds) -> str:
 
 def _prepare(window: StageWindow, thresholds: Thresholds) -> None:
     """Have every check look at each watch by itself, so that each is read once and not once a check."""
-    for watch in window.watches:
-        alone = replace(window, snapshots=(), watches=(watch,), baseline=None, told=None, troubles=())
+    for watch in (*window.watches, *(window.control.watches if window.control else ())):
+        alone = replace(window, snapshots=(), watches=(watch,), baseline=None, control=None, told=None, troubles=())
         watch.once("prepared", partial(_asked_all, alone, thresholds))
 
 
@@ -92,7 +93,7 @@ def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = No
     if from_iso(until) < from_iso(since):
         raise EvidenceError(f"{run_dir}: a window from {since} to {until} ends before it begins.")
     inside = tuple(each for each in snapshots if from_iso(since) <= from_iso(each.at) <= from_iso(until))
-    watches = _Watches(run_dir, since, until)
+    watches = _Watches(run_dir, since, until, plan.target, plan.target_kind)
     consumers = [each.figures[_CONSUMERS] for each in inside if each.ok and _CONSUMERS in each.figures]
     fleets = [watch.clients for watch in watches.found]
     return StageWindow(
@@ -103,6 +104,23 @@ def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = No
         watches=tuple(watches.found),
         baseline=load(baseline_dir) if baseline_dir else None,
         clients=round(max([*consumers, *fleets], default=0)),
+        told=len(watches.found),
+        troubles=tuple(watches.troubles),
+        cut_short=watches.cut_short,
+        control=_control(run_dir, plan, since, until) if plan.control else None,
+    )
+
+
+def _control(run_dir: Path, plan: StagePlan, since: str, until: str) -> StageWindow:
+    """What the control's watches saw in the same time."""
+    assert plan.control is not None
+    watches = _Watches(run_dir, since, until, plan.control.target, plan.target_kind, plan.control.revisions)
+    return StageWindow(
+        began_s=from_iso(since).timestamp(),
+        ended_s=from_iso(until).timestamp(),
+        interval_s=plan.snapshot_interval_s,
+        snapshots=(),
+        watches=tuple(watches.found),
         told=len(watches.found),
         troubles=tuple(watches.troubles),
         cut_short=watches.cut_short,
@@ -121,17 +139,34 @@ def _span(plan: StagePlan, events: Sequence[HoldEvent], snapshots: Sequence[Snap
 
 
 class _Watches:
-    """The watches of a folder that began between two moments: those that can be read, and what is wrong with the others."""
+    """The watches of a folder that began between two moments: those that can be read, and what is wrong with the others.
 
-    def __init__(self, run_dir: Path, since: str, until: str) -> None:
+    With `revisions` those of the control: one that failed, or of which nobody knows what was deployed, is left out.
+    """
+
+    def __init__(
+        self, run_dir: Path, since: str, until: str, target: str, kind: TargetKind, revisions: Revisions | None = None
+    ) -> None:
+        self._run_dir, self._target, self._kind = run_dir, target, kind
         self.found: list[Watch] = []
         self.troubles: list[str] = []
         self.cut_short = 0
-        for told in _lines(run_dir / records.WATCH_LIST, WatchDone):
-            if from_iso(since) <= from_iso(told.at) <= from_iso(until):
-                self._add(run_dir, told)
+        for told in _lines(run_dir / (records.WATCH_LIST if revisions is None else records.CONTROL_LIST), WatchDone):
+            if from_iso(since) <= from_iso(told.at) <= from_iso(until) and self._counts(told, revisions):
+                self._add(told)
 
-    def _add(self, run_dir: Path, told: WatchDone) -> None:
+    def _counts(self, told: WatchDone, control: Revisions | None) -> bool:
+        if control is None or told.revisions == control:
+            self.cut_short += (is_left_out := control is not None and told.status == State.FAIL)
+            return not is_left_out
+        if told.revisions.known:
+            deployed = f"control {told.revisions.control}, runtime {told.revisions.runtime}"
+            self.troubles.append(f"at {told.at} the control was of other revisions ({deployed}) than when this stage began")
+        else:
+            self.cut_short += 1
+        return False
+
+    def _add(self, told: WatchDone) -> None:
         if not told.run:
             if told.status == "not_run":
                 self.cut_short += 1
@@ -139,23 +174,31 @@ class _Watches:
                 self.troubles.append(f"a watch at {told.at} could not begin ({told.reason})")
             return
         try:
-            folders = results.drill_folders(run_dir / told.run)
+            folders = results.drill_folders(self._run_dir / told.run)
         except StormgateError as error:
             self.troubles.append(str(error).rstrip("."))
             return
         for folder in folders:
-            self._add_drill(run_dir, folder, told)
+            self._add_drill(folder, told)
 
-    def _add_drill(self, run_dir: Path, folder: Path, told: WatchDone) -> None:
+    def _add_drill(self, folder: Path, told: WatchDone) -> None:
         try:
             header = observations.read_header(folder)
             if not header.complete:
                 self.cut_short += 1
                 return
-            began_s = from_iso(told.at).timestamp()
-            self.found.append(_watch(folder, folder.relative_to(run_dir).as_posix(), began_s, header.observations_sha256))
+            path, began_s = folder.relative_to(self._run_dir).as_posix(), from_iso(told.at).timestamp()
+            watch = _watch(folder, path, began_s, header.observations_sha256)
         except StormgateError as error:
             self.troubles.append(str(error).rstrip("."))
+            return
+        if self._kind != "mock" and (header.target, header.target_kind) != (self._target, self._kind):
+            where = f"{header.target} ({header.target_kind})"
+            self.troubles.append(f"{path}: watched {where}, not {self._target} ({self._kind})")
+        elif told.build and told.build != watch.build:
+            self.troubles.append(f"{path}: is told to be of build {told.build}, but its clients were of {watch.build}")
+        else:
+            self.found.append(watch)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -17,7 +17,6 @@ from sim.fault_kinds import RestartClients
 from sim.faults import PlannedFault
 from sim.observations import NAN, Row, RunHeader
 
-CLIENT_BUILD = "20260601T000000Z"
 RENEWAL_S = 1.0  # [ours] a renewal that takes longer is none in good order
 SILENCE_FLOOR_S = 10.0  # a client never takes a shorter silence for a dead connection
 CODEX_EVENT = "codex.worker.progress"
@@ -35,7 +34,9 @@ def client_settings(drill: Drill, seed: int) -> ClientSettings:
     runtime = drill.runtime
     return ClientSettings(
         seed=seed,
-        compatibility=Compatibility("stormgate", CLIENT_BUILD, runtime.protocol_version, schema_version=runtime.schema_version),
+        compatibility=Compatibility(
+            "stormgate", drill.fleet.client_build, runtime.protocol_version, schema_version=runtime.schema_version
+        ),
         heartbeat_interval_s=runtime.heartbeat_interval_s,
         silence_limit_s=max(3 * runtime.heartbeat_interval_s, SILENCE_FLOOR_S),
         replay_batch_size=runtime.replay_batch_size,

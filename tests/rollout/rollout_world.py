@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from stepped_lane import ADMIN, METRICS, Spoil, SteppedLane, stepped_lane, unspoilt
 
+from drills import results
 from drills.rollout import evidence, figures, one_drill, records, rollback, rollouts, signoff, stage_run, watch
 from drills.rollout.aim import Aim
 from drills.rollout.clock import Clock, SteppedClock, from_iso, iso
@@ -28,6 +29,8 @@ from drills.rollout.records import Rollback, RollbackStep, Signoff, StageReport
 from drills.rollout.signoff import Person
 from drills.rollout.stage_run import Asked
 from drills.thresholds import DEFAULT_PATH as THRESHOLDS
+from sim import drill as drill_file
+from sim import observations
 
 CONFIGURATION = Aim.configuration
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
@@ -65,7 +68,7 @@ cohort = "none"
 required = ["preconditions", "commands", "drills", "rollback", "baseline"]
 baseline_s = 18000.0
 rehearsal_limit_s = 300.0
-client_builds = ["20260601T000000Z"]
+client_builds = ["20260601T000000Z", "20260801T000000Z"]
 drills = {{ mock = ["tiny_storm.toml"], staging = ["tiny_storm.toml"] }}
 
 [stages.1]
@@ -78,28 +81,29 @@ hold_s = 18000.0
 title = "external canary"
 cohort = "external"
 cohort_percent = 5.0
-required = ["hold", "cohort"]
+required = ["hold", "cohort", "builds", "canary_vs_control"]
+control = "control"
 business_day = {{ from = "09:00", to = "17:00" }}
 
 [stages.3a]
 title = "broad, first step"
 cohort = "external"
 cohort_percent = 25.0
-required = ["hold", "cohort"]
+required = ["hold", "cohort", "builds"]
 hold_s = 18000.0
 
 [stages.3b]
 title = "broad, second step"
 cohort = "external"
 cohort_percent = 50.0
-required = ["hold", "cohort"]
+required = ["hold", "cohort", "builds"]
 hold_s = 18000.0
 
 [stages.4]
 title = "full rollout"
 cohort = "everybody"
 cohort_percent = 100.0
-required = ["hold", "cohort"]
+required = ["hold", "cohort", "builds"]
 hold_s = 86400.0
 gates_at_h = [0.0, 1.0, 6.0, 24.0]
 
@@ -116,7 +120,10 @@ precondition = "retired_route_guard"
 
 def patient(thresholds: str) -> str:
     """Thresholds by which a machine may be as slow as it likes: these tests are about what is decided, not about how fast."""
-    times = ("replay.bootstrap_ms", "replay.bootstrap_vs_baseline", "ux.publish_to_apply_ms", "drill.generator_lag_ms")
+    times = (
+        *("replay.bootstrap_ms", "replay.bootstrap_vs_baseline", "ux.publish_to_apply_ms", "drill.generator_lag_ms"),
+        *("canary.bootstrap_ms", "canary.publish_to_apply_ms"),
+    )
     for name in times:
         before, found, rest = thresholds.partition(f"[{name}]\n")
         assert found
@@ -275,11 +282,22 @@ def _copied(world: RolloutWorld, order: Order) -> watch.Run:
         return watch.Over(done)
     done = msgspec.json.decode((world.folder / "the-watch.json").read_bytes(), type=records.DrillDone)
     out = Path(order.out)
-    world.copies += 1
+    world.copies += order.target == world.lane.name
     n = len(list(out.glob("*"))) if out.exists() else 0
     name = f"{done.run}-{n}"
     shutil.copytree(world.watch_run, out / name)
+    recast(out / name, order)
     return watch.Over(msgspec.structs.replace(done, run=name))
+
+
+def recast(run_dir: Path, order: Order) -> None:
+    """A copy of a watch as if it had been of another target and another build."""
+    (folder,) = (run_dir / "drills").iterdir()
+    drill = drill_file.load(Path(order.drill), order.set)
+    (folder / results.DRILL_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(drill, order="deterministic"), indent=2))
+    header = observations.read_header(folder)
+    header.target, header.drill_sha256 = order.target, drill.digest()
+    observations.write_header(folder, header)
 
 
 def rehearsed(lane: Any, entry: Any, folder: Path, clock: Clock, *, dry_run: bool, limit_s: float = 300.0) -> Rollback:

@@ -48,6 +48,7 @@ class SteppedLane:
     folder: Path
     name: str
     spoil: Spoil = field(default=unspoilt)
+    control_url: str = "http://127.0.0.1:9"  # where nobody answers
 
     @property
     def targets(self) -> Path:
@@ -60,6 +61,8 @@ class SteppedLane:
         self.targets.write_text(
             f'[targets.{self.name}]\nkind = "{kind}"\nruntime_url = "{self.url}"\ncontrol_url = "{self.url}"\n'
             f'session_token_env = "STEPPED_SESSION"\nadmin_token_env = "STEPPED_ADMIN"\nmetrics_every_s = 1.0\n{caps}{extra}'
+            f'\n[targets.control]\nkind = "{kind}"\nruntime_url = "{self.control_url}"\ncontrol_url = "{self.control_url}"\n'
+            f'session_token_env = "STEPPED_SESSION"\n{CAPS}'
         )
         return self.targets
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from stage_folders import DRILL, KIND, NOW, TARGET, Folder, passing
+from stage_folders import CONTROL, DRILL, KIND, NOW, TARGET, Folder, passing
 
 from drills import results
-from drills.rollout import evidence, journal, judging, records, stage_drills, stages, window
+from drills.rollout import evidence, journal, judging, records, splits, stage_drills, stages, window
 from drills.rollout.clock import SteppedClock
 from drills.rollout.records import (
     CohortProbe,
@@ -28,6 +28,7 @@ from drills.rollout.records import (
     StageReport,
     WatchDone,
 )
+from drills.rollout.window_checks import AGAINST_CONTROL
 from drills.verdicts import CheckResult, RunVerdict, State
 from sim.errors import EvidenceError, UsageError
 
@@ -38,11 +39,22 @@ def well() -> Answers:
     return {name: passing(name) for name in window.REGISTRY}
 
 
+def apart(window: object, thresholds: object, plan: StagePlan) -> tuple[CheckResult, ...]:
+    """All well for each build and against the control; that it need not be is asked in a test of its own."""
+    builds = [
+        replace(passing(name), gate="builds", check=f"{build} {name}")
+        for build in plan.client_builds
+        for name in splits.BY_BUILD
+    ]
+    return (*builds, *(passing(name) for name in AGAINST_CONTROL))
+
+
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     """What the window says, to be changed by a test; what it works out by itself has tests of its own."""
     found = well()
     monkeypatch.setattr(window, "judge", lambda *_: tuple(found.values()))
+    monkeypatch.setattr(splits, "of", apart)
     monkeypatch.setattr(results, "judge_run", judge_once)
     return found
 
@@ -187,6 +199,10 @@ def drill_file(change: Callable[[Path], object]) -> Spoil:
     return spoil
 
 
+def strange_run(folder: Folder) -> None:
+    (folder.path / records.CONTROL / "somebody-elses").mkdir(parents=True)
+
+
 FEW = "insufficient_evidence"
 SPOILT: list[tuple[str, str, Spoil, str, str]] = [
     # stage, part, what is done to it, reason of the no-go, words of why
@@ -278,6 +294,11 @@ SPOILT: list[tuple[str, str, Spoil, str, str]] = [
     ("2", "cohort", every(records.PROBES, CohortProbe, in_cohort=None, outcome="timeout"), FEW, "nothing"),
     ("2", "cohort", last(records.PROBES, CohortProbe, in_cohort=True), "breach", "wrong side"),
     ("2", "cohort", plan(cohort_percent=25.0), "breach", "wrong side"),
+    ("2", "builds", plan(client_builds=()), "error", "names no client build"),
+    ("2", "canary_vs_control", plan(control=None), FEW, 'control = "NAME" into [stages.2]'),
+    ("2", "canary_vs_control", plan(control=msgspec.structs.replace(CONTROL, revisions=NOW)), FEW, "canary's own revisions"),
+    ("2", "canary_vs_control", plan(control=msgspec.structs.replace(CONTROL, revisions=Revisions())), FEW, "cannot be found"),
+    ("2", "canary_vs_control", strange_run, "error", "and not both"),
 ]
 
 

@@ -1,17 +1,30 @@
 """A whole rollout, from the preflight to the day after, in compressed time on a staging-like mock."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from rollout_world import START, RolloutWorld
+from stepped_lane import stepped_lane
 
-from drills.rollout import evidence, records, rollouts, status
+from drills.rollout import evidence, records, rollouts, stages, status
 from drills.rollout.clock import from_iso
 from drills.rollout.journal import NAME, read
-from drills.rollout.records import HoldEvent
+from drills.rollout.records import HoldEvent, StageReport
+from sim.contract.deployment import Deployment
 
 
-def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld):
-    rollout.through("1", "2", "3a", "3b", "4")
+def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld, tmp_path: Path):
+    (tmp_path / "control").mkdir()
+    before = Deployment(revision="mock-r1", previous_revision="")
+    with stepped_lane(tmp_path / "control", rollout.clock, name="control", deployment=before) as control:
+        rollout.lane.control_url = control.url
+        rollout.lane.write()
+        rollout.through("1")
+        rules = stages.load(stages.DEFAULT_PATH)
+        (lacks,) = status.of(rollout.rollout, rollout.clock.now(), 24.0, rules).missing
+        assert 'control = "NAME" into [stages.2]' in lacks
+        rollout.through("2")
+    rollout.through("3a", "3b", "4")
     runs = rollouts.runs(read(rollout.rollout / NAME))
     assert [run.stage for run in runs] == ["0", "1", "2", "3a", "3b", "4"]
     holds = {
@@ -20,6 +33,13 @@ def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld)
     assert from_iso(holds["2"][0].at).weekday() == 0, "begun on a Friday evening, it waits for the Monday"
     assert [event.gate_h for event in holds["4"] if event.kind == "gate"] == [0.0, 1.0, 6.0, 24.0]
     assert rollout.clock.now() - START > timedelta(days=4)
+    second = next(run for run in runs if run.stage == "2")
+    report = evidence.read_struct(rollouts.run_dir(rollout.rollout, second.run_id) / records.REPORT, StageReport)
+    assert {part.name: part.state for part in report.parts if part.name in ("builds", "canary_vs_control")} == {
+        "builds": "pass",
+        "canary_vs_control": "pass",
+    }
+    assert len({check.check.split()[0] for check in report.splits if check.gate == "builds"}) == 2
     found = status.of(rollout.rollout, rollout.clock.now(), 24.0)
     assert {stage.state for stage in found.stages} == {"go, signed"}
     assert (found.next_stage, found.missing) == ("", ())

@@ -15,7 +15,7 @@ from stage_folders import Folder, passing
 from test_judging import judge_once
 
 from drills import results
-from drills.rollout import blockers, comparison, judging, junit, records, stage_drills, stage_report, window
+from drills.rollout import blockers, comparison, judging, junit, records, stage_drills, stage_report, stages, window
 from drills.rollout.records import Gate, Snapshot, StageReport
 from drills.verdicts import CheckResult, State
 
@@ -155,7 +155,7 @@ def test_everything_that_can_stand_in_the_way_has_its_cause(rollout: tuple[Folde
     table = blockers.table()
     asked = {name for name in window.REGISTRY if not name.startswith("window.")} | set(stage_drills.CHECKS)
     parts = {"evidence", "previous_stage", "target", "revisions", *judging.OF_WINDOW.values()}
-    parts |= {name for required in judging.REQUIRED.values() for name in required}
+    parts |= {name for required in stages.REQUIRED.values() for name in required}
     assert set(table.checks) == asked
     assert set(table.parts) == parts
     assert set(table.states) == set(State)

@@ -168,7 +168,7 @@ def test_every_artifact_has_its_schema_as_the_records_have_it(artifact: str) -> 
 
 
 def test_artifacts_are_what_their_schemas_say(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    second = Folder(folder.runs, "2", folder, began=folder.began + timedelta(hours=2)).write()
+    second = Folder(folder.runs, "2", folder, began=folder.began + timedelta(hours=2)).write().watch_control()
     answers = {name: passing(name) for name in window.REGISTRY}
     answers["ux.integrity"] = passing("ux.integrity", state=State.NO_DATA, value=float("nan"), interval=(float("nan"), 1.0))
     monkeypatch.setattr(window, "judge", lambda *_: tuple(answers.values()))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from drills.rollout.window_checks import course, delivery, error, reconnect, replay, ux
+from drills.rollout.window_checks import canary, course, delivery, error, reconnect, replay, ux
 from drills.rollout.window_checks.base import WindowCheck
 
 CHECKS: tuple[WindowCheck, ...] = (
@@ -10,3 +10,4 @@ CHECKS: tuple[WindowCheck, ...] = (
     *(*reconnect.CHECKS, *delivery.CHECKS, *ux.CHECKS),
 )
 REGISTRY: Mapping[str, WindowCheck] = {check.full_name: check for check in CHECKS}
+AGAINST_CONTROL: Mapping[str, WindowCheck] = {check.full_name: check for check in canary.CHECKS}  # where there is one

@@ -25,7 +25,7 @@ PIECES = (
     ("tokens", names.TOKEN_FAILURES, names.TOKEN_TRIES),
     ("connects", names.AUTH_FAILURES, names.CONNECTS),
 )
-_SHARES = {
+SHARES = {
     "tokens": samples.token_refusals,
     "connects": samples.auth_refusals,
     "publishes": samples.failed_publishes,
@@ -62,9 +62,9 @@ def ratio_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer
     """All that the watches' clients asked for."""
 
     def judged() -> Answer:
-        shares = [share_of(watch, name, of) for watch in window.watches for name, of in _SHARES.items()]
+        shares = [share_of(watch, name, of) for watch in window.watches for name, of in SHARES.items()]
         share = Share(sum(each.hits for each in shares), sum(each.n for each in shares))
-        return by_ratio(share, needed(threshold), f"{' and '.join(_SHARES)} failed")
+        return by_ratio(share, needed(threshold), f"{' and '.join(SHARES)} failed")
 
     return by_clients(window, judged)
 
@@ -86,7 +86,7 @@ def burn_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer 
     def judged() -> Answer:
         watches = sorted(window.watches, key=lambda watch: watch.ended_s)
         until = np.array([watch.ended_s for watch in watches])  # a watch's counts are told when it is over
-        shares = [[share_of(watch, name, of) for watch in watches] for name, of in _SHARES.items()]
+        shares = [[share_of(watch, name, of) for watch in watches] for name, of in SHARES.items()]
         tallies = [
             _Tally(until, until, np.array([s.hits for s in kind], np.float64), np.array([s.n for s in kind], np.float64))
             for kind in shares

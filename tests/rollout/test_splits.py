@@ -1,0 +1,294 @@
+"""A hold's window taken apart: each client build by itself, and the canary against its control."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from histories import Story
+from spoilt_windows import drops, late, told, values
+from stage_folders import CONTROL, Folder, dump
+from windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, good, quiet, watches
+
+from drills.rollout import aim as aims
+from drills.rollout import evidence, one_drill, records, revisions, splits, stages, watch, window
+from drills.rollout.clock import SteppedClock, iso
+from drills.rollout.one_drill import Order
+from drills.rollout.records import Revisions, StagePlan, WatchDone
+from drills.rollout.stage_window import StageWindow, Watch
+from drills.rollout.stages import Watching
+from drills.verdicts import CheckResult, State
+from sim.engines.lane import Lane
+from sim.errors import UsageError
+from sim.observations import Kind
+
+PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
+OLD, NEW = "20260601T000000Z", "20260801T000000Z"
+AT = datetime(2026, 11, 23, 15, tzinfo=UTC)
+Seen = Callable[[int], Story | None]
+
+
+def well(n: int) -> Story | None:
+    return None
+
+
+def of_build(seen: Watch, build: str) -> Watch:
+    """The same clients, of another build; what was worked out of one is not taken for the other's."""
+    drill = seen.drill
+    return replace(
+        seen, drill=msgspec.structs.replace(drill, fleet=msgspec.structs.replace(drill.fleet, client_build=build)), _known={}
+    )
+
+
+def in_turns(of: Seen = well, minutes: int = HOUR) -> tuple[Watch, ...]:
+    return tuple(of_build(each, (OLD, NEW)[n % 2]) for n, each in enumerate(watches(minutes, of)))
+
+
+def control(of: Seen = well, **more: object) -> StageWindow:
+    about = {"told": HOUR * 60 // 300, **more}
+    return StageWindow(BEGAN_S, BEGAN_S + HOUR * INTERVAL_S, INTERVAL_S, (), watches(of=of), **about)  # type: ignore[arg-type]
+
+
+def hour(of: Seen = well, against: StageWindow | None = None) -> StageWindow:
+    return good(seen=in_turns(of), control=against)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("splits") / "runs", "2")
+
+
+def answers(folder: Folder, found: StageWindow, **plan: object) -> dict[str, CheckResult]:
+    return {each.name: each for each in splits.of(found, THRESHOLDS, planned(folder, **plan))}
+
+
+def planned(folder: Folder, **changes: object) -> StagePlan:
+    return folder.plan(client_builds=(OLD, NEW), previous_run="", **changes)
+
+
+def slower(story: Story, times: float = 1.5) -> Story:
+    return values(Kind.REPLAY_COMPLETED, lambda value: value * times)(story)
+
+
+SLOW, LOSSY, REFUSED = slower(quiet()), drops(1)(quiet()), told(Kind.CONNECT_FAILED, 20, detail="token_expired")(quiet())
+LATELY = late(quiet())  # everything is applied a second late
+LATE = values(Kind.GENERATOR_LAG, lambda _: 900.0)(quiet())
+
+
+# --- by build ---------------------------------------------------------------------------------------
+
+
+def test_each_build_is_judged_by_itself(folder: Folder) -> None:
+    plan, found = planned(folder), answers(folder, hour(against=control()))
+    assert {name: each.reason for name, each in found.items() if each.state is not PASS} == {}
+    assert len([name for name in found if name.startswith("builds.")]) == 2 * len(splits.BY_BUILD)
+    assert splits.builds(plan, tuple(found.values()))[0] is PASS
+    assert found[f"builds.{OLD} ux.integrity"].n < answers(folder, hour())[f"builds.{OLD} ux.integrity"].n * 2
+
+
+def test_one_build_that_is_bad_is_not_hidden_by_the_other(folder: Folder) -> None:
+    slow = values(Kind.REPLAY_COMPLETED, lambda value: value + 900.0)(quiet())
+    found = answers(folder, hour(lambda n: slow if n % 2 else None))
+    assert found[f"builds.{NEW} replay.bootstrap_ms"].state is FAIL
+    assert found[f"builds.{OLD} replay.bootstrap_ms"].state is PASS
+    state, reason = splits.builds(planned(folder), tuple(found.values()))
+    assert (state, reason.startswith(f"{NEW} replay.bootstrap_ms")) == (FAIL, True)
+
+
+def test_a_build_that_was_seen_too_little_is_inconclusive_and_one_that_was_not_seen_no_data(folder: Folder) -> None:
+    few = replace(hour(), watches=tuple(each for n, each in enumerate(in_turns()) if n % 2 == 0 or n == 5))
+    found = tuple(answers(folder, replace(few, told=len(few.watches))).values())
+    assert splits.builds(planned(folder), found)[0] is INCONCLUSIVE
+    none = replace(hour(), watches=in_turns()[::2], told=HOUR * 60 // 600)
+    state, reason = splits.builds(planned(folder), tuple(answers(folder, none).values()))
+    assert (state, "no watch had clients of this build" in reason) == (NO_DATA, True)
+    assert splits.builds(planned(folder), ())[0] is NO_DATA
+
+
+# --- against the control ----------------------------------------------------------------------------
+
+
+def refused(clients: int) -> Story:
+    return told(Kind.CONNECT_FAILED, clients, detail="token_expired")(quiet())
+
+
+@pytest.mark.parametrize(
+    ("name", "canary", "against", "state"),
+    [
+        ("bootstrap_ms", lambda n: SLOW, control(), FAIL),
+        ("bootstrap_ms", well, control(lambda n: SLOW), PASS),
+        ("bootstrap_ms", lambda n: SLOW, control(lambda n: SLOW), PASS),
+        ("bootstrap_ms", lambda n: slower(quiet(), 1.19), control(), INCONCLUSIVE),
+        ("publish_to_apply_ms", well, control(), PASS),
+        ("publish_to_apply_ms", lambda n: LATELY, control(), FAIL),
+        ("error_ratio", lambda n: REFUSED, control(), FAIL),
+        ("error_ratio", lambda n: REFUSED if n == 0 else None, control(), FAIL),  # few, but surely more
+        ("error_ratio", lambda n: refused(3) if n == 0 else None, control(), PASS),
+        ("error_ratio", lambda n: refused(5) if n == 0 else None, control(), INCONCLUSIVE),  # unlikely to be chance
+        ("error_ratio", well, control(lambda n: REFUSED), PASS),
+        ("bootstrap_ms", lambda n: SLOW, replace(control(), watches=(), told=0), NO_DATA),
+        ("bootstrap_ms", well, replace(control(), watches=control().watches[:2], told=2), INCONCLUSIVE),
+        ("bootstrap_ms", well, control(lambda n: LATE if n < 4 else None), INCONCLUSIVE),
+        ("bootstrap_ms", well, replace(control(), cut_short=4), INCONCLUSIVE),
+        ("bootstrap_ms", well, replace(control(), troubles=("something was changed",)), ERROR),
+        ("bootstrap_ms", well, replace(control(), told=13), ERROR),
+    ],
+)
+def test_the_canary_against_its_control(folder: Folder, name: str, canary: Seen, against: StageWindow, state: State) -> None:
+    found = answers(folder, hour(canary, against))[f"canary.{name}"]
+    assert found.state is state, found
+    if state in (PASS, FAIL):
+        assert found.interval is not None
+        assert found.n > 0
+
+
+def test_a_control_that_lost_events_says_nothing_to_the_canarys_gates(folder: Folder) -> None:
+    plain, beside = hour(), hour(against=control(lambda n: LOSSY))
+    assert window.judge(beside, THRESHOLDS) == window.judge(plain, THRESHOLDS)
+    assert window.abort_reason(beside, THRESHOLDS) == ""
+    assert "canary.error_ratio" not in answers(folder, plain, control=None)
+
+
+def test_without_a_control_it_is_said_what_to_write(tmp_path: Path, folder: Folder) -> None:
+    state, reason = splits.canary(tmp_path, planned(folder, control=None), ())
+    assert (state, 'control = "NAME" into [stages.2]' in reason) == (NO_DATA, True)
+    assert splits.canary(tmp_path, planned(folder), ())[0] is NO_DATA
+    assert splits.CANARY in splits.asked(planned(folder, required=("hold",), control=None))
+
+
+# --- what lies in a folder --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Folder:
+    """A stage 2 whose control was watched, too."""
+    return Folder(tmp_path / "runs", "2").write().watch_control()
+
+
+def changed_control(folder: Folder, **changes: object) -> StageWindow:
+    lines = evidence.read_lines(folder.path / records.CONTROL_LIST, WatchDone)
+    dump(folder.path / records.CONTROL_LIST, *(msgspec.structs.replace(each, **changes) for each in lines))
+    found = window.load(folder.path).control
+    assert found is not None
+    return found
+
+
+def test_a_controls_watches_are_read_apart(held: Folder) -> None:
+    found = window.load(held.path)
+    assert found.control is not None
+    assert [each.path.split("/")[0] for each in (*found.watches, *found.control.watches)] == ["watches"] * 2 + ["control"] * 2
+    assert (found.watch_trouble, found.control.watch_trouble) == ("", "")
+
+
+def test_a_control_of_other_revisions_than_at_the_begin_is_no_control(held: Folder) -> None:
+    found = changed_control(held, revisions=Revisions(control="control-00042", runtime="runtime-00017"))
+    assert (found.watches, "was of other revisions" in found.watch_trouble) == ((), True)
+
+
+@pytest.mark.parametrize("change", [{"revisions": Revisions()}, {"status": "fail"}])
+def test_a_control_that_failed_or_that_nobody_knows_is_left_out(held: Folder, change: dict[str, object]) -> None:
+    found = changed_control(held, **change)
+    assert (found.watches, found.cut_short, found.watch_trouble) == ((), 2, "")
+
+
+def test_a_watch_of_another_target_counts_for_nobody(held: Folder) -> None:
+    for header in (held.path / records.WATCHES).rglob("run.json"):
+        header.write_bytes(header.read_bytes().replace(b'"target": "elsewhere"', b'"target": "control"'))
+    assert "watched control (staging), not elsewhere" in window.load(held.path).watch_trouble
+
+
+def test_a_watch_that_is_told_to_be_of_another_build_counts_for_none(held: Folder) -> None:
+    lines = evidence.read_lines(held.path / records.WATCH_LIST, WatchDone)
+    dump(held.path / records.WATCH_LIST, *(msgspec.structs.replace(each, build=NEW) for each in lines))
+    assert f"is told to be of build {NEW}, but its clients were of {OLD}" in window.load(held.path).watch_trouble
+
+
+# --- taking turns -----------------------------------------------------------------------------------
+
+
+def aim(name: str, **lane: object) -> aims.Aim:
+    return aims.Aim(name, None, Lane(name, "staging", f"http://{name}", f"http://{name}", **lane), None)  # type: ignore[arg-type]
+
+
+def watcher(folder: Path, clock: SteppedClock) -> watch.Watcher:
+    watching = Watching(drill="observation", every_s=300.0)
+    return watch.Watcher(watching, folder, folder, aim("canary"), clock, (OLD, NEW), aim("control"))
+
+
+def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ordered, lined = SteppedClock(AT), list[tuple[str, str]](), 0
+
+    def within(order: Order, _: Path) -> watch.Run:
+        ordered.append((order.target, order.set[-1].rpartition("=")[2]))
+        return watch.Over(msgspec.structs.replace(one_drill.not_run("observation", 1, ""), run=f"r{len(ordered)}"))
+
+    monkeypatch.setattr(watch, "within", within)
+    monkeypatch.setattr(revisions, "find", lambda *_: CONTROL.revisions)
+    for n in range(6):
+        mine = watcher(tmp_path, clock)  # as if it had been killed each time
+        lined += mine.step("hold") is not None
+        assert mine.step("hold") is None, "not before half of the time is over"
+        clock.sleep_until(datetime.fromtimestamp(AT.timestamp() + 150.0 * (n + 1), UTC))
+    assert ordered == [("canary", OLD), ("control", OLD), ("canary", NEW), ("control", NEW), ("canary", OLD), ("control", OLD)]
+    assert lined == 3, "of the control's nothing is said"
+    told = evidence.read_lines(tmp_path / records.CONTROL_LIST, WatchDone)
+    assert {each.revisions for each in told} == {CONTROL.revisions}
+    assert {each.run.split("/")[0] for each in told} == {records.CONTROL}
+    assert {each.revisions.known for each in evidence.read_lines(tmp_path / records.WATCH_LIST, WatchDone)} == {False}
+    assert iso(AT) == evidence.read_lines(tmp_path / records.WATCH_LIST, WatchDone)[0].at
+
+
+def test_a_watch_of_both_must_fit_into_the_time(tmp_path: Path) -> None:
+    watching = Watching(drill="observation", every_s=40.0)
+    watch.load(watching, tmp_path, "staging", 30.0)
+    with pytest.raises(UsageError, match="one of the control between"):
+        watch.load(watching, tmp_path, "staging", 30.0, sides=2)
+
+
+TARGETS = """
+[targets.{name}]
+kind = "{kind}"
+runtime_url = "http://127.0.0.1:{port}"
+control_url = "http://127.0.0.1:{port}"
+session_token_env = "SESSION"
+caps = {{ clients = {clients}, connects_per_s = 10.0, events_per_s = 10.0 }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [
+        ({"kind": "production"}, "is of kind production"),
+        ({"clients": 50}, "has caps"),
+        ({"port": 8001}, "is at the address of the target"),
+        ({"name": "other"}, "there is no target 'control'"),
+    ],
+)
+def test_a_control_that_does_not_compare_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: dict[str, object], words: str
+) -> None:
+    monkeypatch.setenv("SESSION", "s3ssion")
+    usual: dict[str, object] = {"name": "staging", "kind": "staging", "port": 8001, "clients": 120}
+    file = tmp_path / "targets.toml"
+    good = {**usual, "name": "control", "port": 8002}
+    file.write_text(TARGETS.format(**usual) + TARGETS.format(**good))
+    found = aims.control_of("control", aims.resolve("staging", file))
+    assert found is not None
+    assert found.lane.name == "control"
+    file.write_text(TARGETS.format(**usual) + TARGETS.format(**{**good, **control}))
+    with pytest.raises(UsageError, match=words):
+        aims.control_of("control", aims.resolve("staging", file))
+
+
+@pytest.mark.parametrize(("stage", "words"), [("0", "means nothing here"), ("4", "leaves no control")])
+def test_only_between_the_preflight_and_everybody_there_is_a_control(tmp_path: Path, stage: str, words: str) -> None:
+    text = stages.DEFAULT_PATH.read_text().replace(f"[stages.{stage}]\n", f'[stages.{stage}]\ncontrol = "before"\n')
+    (tmp_path / "stages.toml").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        stages.load(tmp_path / "stages.toml")
+
+
+def test_twelve_watches_are_enough() -> None:
+    assert len(control().watches) * CLIENTS > THRESHOLDS["canary.bootstrap_ms"].minimum_n  # type: ignore[operator]
