@@ -7,6 +7,7 @@ LOAD := .venv/.load
 NOTEBOOKS := .venv/.notebooks
 PEERS := tests/peers/node_modules/.ready
 PROMETHEUS := .peers/.ready
+MAKEFLAGS += --jobs=3  # what is fetched from different places need not wait for each other
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: drill load load-headless notebooks test check prove peers browser bench clean
@@ -66,7 +67,7 @@ $(PEERS): tests/peers/package.json
 	npm install --prefix tests/peers --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $(PEERS)
 
-$(PROMETHEUS): tests/peers/prometheus.sh
+$(PROMETHEUS): tests/peers/prometheus.sh | browser  # apt serves one at a time
 	@rm -f .peers/prometheus
 	@bash tests/peers/prometheus.sh
 	@touch $(PROMETHEUS)
