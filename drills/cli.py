@@ -50,7 +50,7 @@ app.add_typer(plan_app, name="plan")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. load.events_per_s=50.")]
 Replications = Annotated[
-    int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (virtual engine).")
+    int, typer.Option(help="Run each drill under so many seeds, from --seed on, and judge them together (simulations).")
 ]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills of the catalogue, or .toml files.")]
 Policy = Annotated[
@@ -92,11 +92,9 @@ def drill_run(
     quick: Annotated[bool, typer.Option("--quick", help="Run the catalogue's quick set (see `drill list`).")] = False,
     engine: Annotated[
         str | None,
-        typer.Option(help="sockets: real ones (default); virtual: simulated time. A drill of surfaces runs on both."),
+        typer.Option(help="sockets: real ones (default); virtual: simulated time; fleet: the storm alone, for millions."),
     ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="System model of the virtual engine or of --predict, a .toml file.")
-    ] = None,
+    model: Annotated[Path | None, typer.Option(help="System model of a simulation or of --predict, a .toml file.")] = None,
     predict: Predict = False,
     replications: Replications = 1,
     target: Target = "mock",
@@ -215,13 +213,24 @@ def _fit(chosen: "tuple[Drill, ...]", engine: str | None, replications: int, by_
 
 def _able(drills: "tuple[Drill, ...]", engine: str, replications: int) -> "tuple[Drill, ...]":
     """Those of a whole set that can be run so; what is left out is said. A drill asked for by name is refused instead."""
-    unfit = {drill.name: f"not for --engine {engine}" for drill in drills if engine not in drill.engines}
+    unfit = {drill.name: f"not for --engine {engine}" for drill in drills if not _is_for(drill, engine)}
     if replications > 1:
         unfit |= {drill.name: "it compares surfaces, one run of each" for drill in drills if drill.surfaces}
     if unfit:
         said = "; ".join(f"{name} ({why})" for name, why in unfit.items())
         print(f"stormgate: note: left out: {said}.", file=sys.stderr)
     return tuple(drill for drill in drills if drill.name not in unfit)
+
+
+def _is_for(drill: "Drill", engine: str) -> bool:
+    """Whether an engine is meant for a drill and, if it is the fleet's, can represent it."""
+    from sim.drill import runs_on
+
+    if engine != "fleet":
+        return runs_on(drill, engine)
+    from sim.engines import fleet
+
+    return runs_on(drill, engine) and not drill.surfaces and fleet.can_represent(drill)
 
 
 def _path_of(name: str, catalogue: dict[str, Path]) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drills import thresholds as thresholds_file
-from drills.checks import authority, course, delivery, lane, malformed, network, reconnect, stale
+from drills.checks import authority, course, delivery, lane, malformed, network, reconnect, stale, tallied
 from drills.checks.base import Answer, Case, Check
 from drills.rollout.window_checks import AGAINST_CONTROL
 from drills.rollout.window_checks import REGISTRY as WINDOW_REGISTRY
@@ -87,7 +87,7 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         summary=drill.summary,
         policy=header.policy,
         defects=tuple(header.defects),
-        remarks=tuple(_remarks(history, paced)),
+        remarks=(*_remarks(history, paced), *tallied.remarks(case, (laws, *results))),
         forecast=header.forecast,
         server=_server_view(history),
     )
@@ -167,7 +167,8 @@ def _measures(case: Case) -> tuple[tuple[Measure, ...], str]:
 def answer(check: Check, case: Case, threshold: Threshold | None, evidence: str) -> CheckResult:
     """One check's result; whatever goes wrong inside it makes it an `error` that says what."""
     try:
-        found = check.decide(case, threshold)
+        decide = check.decide if case.history.header.tally is None else tallied.decider(check)
+        found = decide(case, threshold)
         state, value, n, interval, reason = found.state, float(found.value), found.n, found.interval, found.reason
     except Exception as error:  # a check that fails to work must not be taken for one that passes
         state, value, n, interval = State.ERROR, float("nan"), 0, None

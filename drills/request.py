@@ -9,7 +9,12 @@ from sim.drill import Drill
 if TYPE_CHECKING:
     from sim.engines.lane_http import Lane
 
-ENGINES = ("sockets", "virtual")
+ENGINES = ("sockets", "virtual", "fleet")
+SIMULATED = {
+    "virtual": "This was a simulation: it says how such a lane would behave, not how any real one did.",
+    "fleet": "This was a simulation of the storm alone: nothing was delivered and no law looked at, so it can never be a go.",
+}
+"""Engines that simulate, and what must be known of what they say."""
 
 
 @dataclass(frozen=True)

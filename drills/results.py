@@ -27,6 +27,7 @@ from pathlib import Path
 import msgspec
 
 from drills import CATALOG, combined, gates, report, surfaces
+from drills.request import SIMULATED
 from drills.surfaces import Surface
 from drills.thresholds import DEFAULT_PATH, Thresholds
 from drills.verdicts import DrillVerdict, RunVerdict
@@ -456,12 +457,10 @@ def _salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
 
 
 def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
-    notes = []
-    if plan.engine == "virtual":
-        notes.append("This was a simulation: it says how such a lane would behave, not how any real one did.")
-    elif plan.target_kind == "mock":
+    notes = [SIMULATED[plan.engine]] if plan.engine in SIMULATED else []
+    if plan.target_kind == "mock" and not notes:
         notes.append("The target was the embedded mock, so this says nothing about a deployed runtime.")
-    else:
+    elif not notes:
         notes.append(f"The target was '{plan.target}', of kind {plan.target_kind}, as its operators have configured it.")
     if plan.replications != 1:
         last = plan.seed + plan.replications - 1

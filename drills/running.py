@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from drills import leftovers, plan, predictions, results, simulations, surfaces, targets
-from drills.request import ENGINES, Request
+from drills.request import ENGINES, SIMULATED, Request
 from drills.terminal import Progress, Several, err, out
 from drills.thresholds import DEFAULT_PATH
 from sim.config import set_key, to_struct
 from sim.contract.deployment import Deployment
 from sim.contract.settings import DEFECTS, RuntimeSettings, Switches
-from sim.drill import Drill, expected_duration_s
+from sim.drill import Drill, expected_duration_s, runs_on
 from sim.errors import UsageError
 from sim.observations import RunHeader
 
@@ -34,7 +34,7 @@ def run(request: Request) -> Path:
     lane = _allowed_lane(request)
     if lane is not None and not lane.is_mock:
         plan.in_words(request, lane, err())
-    run_drill = None if request.engine == "virtual" else _sockets(request, lane)
+    run_drill = None if request.engine in SIMULATED else _sockets(request, lane)
     for sentence in leftovers.clean_up(request.out):
         print(f"note: {sentence}", file=sys.stderr)
     run_dir = results.create_run(
@@ -96,7 +96,8 @@ def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job
     model = _model(request)
 
     def job(variant: Drill, folder: Path, seed: int, name: str) -> simulations.Job:
-        return simulations.Job(variant, folder, seed, model, switches(request.defects, seed), run_dir.name, name)
+        on = switches(request.defects, seed)
+        return simulations.Job(variant, folder, seed, model, on, run_dir.name, name, request.engine)
 
     if drill.surfaces:
         all_of_them = [(on, results.create_surface_folder(run_dir, drill, on)) for on in surfaces.surfaces_of(drill)]
@@ -111,10 +112,8 @@ def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job
 
 def _simulate_one(job: simulations.Job) -> str:
     """The only run there is, in this process; returns why it was cut short, empty when it was not."""
-    from sim.engines import virtual
-
     with Progress(job.name, expected_duration_s(job.drill)) as progress:
-        header = virtual.run(job.drill, job.options(progress))
+        header = job.run(progress)
     return "" if header.complete else header.stopped_because
 
 
@@ -225,23 +224,23 @@ def _check_engine(request: Request) -> None:
     """Raise `UsageError` for what the chosen engine cannot do, or would have to leave out."""
     if request.engine not in ENGINES:
         raise UsageError(f"--engine {request.engine}: there is no such engine; there are: {', '.join(ENGINES)}.")
-    if request.engine == "virtual":
+    if request.engine in SIMULATED:
         if request.predict:
-            raise UsageError("--predict foretells what real sockets do; leave --engine virtual out.")
-        _check_virtual(request)
+            raise UsageError(f"--predict foretells what real sockets do; leave --engine {request.engine} out.")
+        _check_simulated(request)
     elif request.predict:
         for drill in request.drills:
             predictions.check(drill)
     elif request.model is not None:
         raise UsageError(
-            f"--model {request.model}: only the virtual engine takes a system model; add --engine virtual or --predict."
+            f"--model {request.model}: only simulations take a system model; add --engine virtual, --engine fleet or --predict."
         )
     elif request.replications != 1:
-        raise UsageError(f"--replications {request.replications}: only the virtual engine replicates; add --engine virtual.")
+        raise UsageError(f"--replications {request.replications}: only simulations replicate; add --engine virtual or fleet.")
     for drill in request.drills:
         if drill.surfaces:
             _check_surfaces(drill, request)
-        elif request.engine not in drill.engines:
+        elif not runs_on(drill, request.engine):
             raise UsageError(
                 f"drill '{drill.name}' is not for --engine {request.engine}; its key 'engines' has: {', '.join(drill.engines)}."
             )
@@ -259,16 +258,14 @@ def _check_surfaces(drill: Drill, request: Request) -> None:
         virtual.check(variant) if surface.engine == "virtual" else sockets.check(variant, None)
 
 
-def _check_virtual(request: Request) -> None:
-    from sim.engines import virtual
-
+def _check_simulated(request: Request) -> None:
     if request.target != targets.EMBEDDED:
-        raise UsageError(f"--target {request.target}: the virtual engine simulates its lane; leave --target out.")
+        raise UsageError(f"--target {request.target}: the {request.engine} engine simulates its lane; leave --target out.")
     if request.replications < 1:
         raise UsageError(f"--replications {request.replications}: a drill needs at least 1.")
-    _model(request)
+    model, on = _model(request), switches(request.defects, request.seed)
     for drill in request.drills:
-        virtual.check(drill)
+        simulations.check(request.engine, drill, model, on)
 
 
 def switches(defects: tuple[str, ...], seed: int) -> Switches:

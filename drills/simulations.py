@@ -6,16 +6,13 @@ Each is an ordinary run of the engine into a folder of its own, whatever else ru
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sim import pool
 from sim.contract.settings import Switches
 from sim.drill import Drill, expected_duration_s
+from sim.observations import RunHeader
 from sim.pool import INTERRUPTED, Outcome, Say, Standing
 from sim.system_model import SystemModel
-
-if TYPE_CHECKING:
-    from sim.engines import virtual
 
 Progress = Callable[[str, str, float], None]
 
@@ -31,18 +28,36 @@ class Job:
     switches: Switches
     run_id: str = ""
     name: str = ""
+    engine: str = "virtual"
 
-    def options(self, progress: Progress) -> "virtual.Options":
-        """The engine's."""
+    def run(self, progress: Progress) -> RunHeader:
+        """Simulate it here and now."""
+        options = (self.folder, self.seed, self.model, self.switches, progress, self.run_id)
+        if self.engine == "fleet":
+            from sim.engines import fleet
+
+            return fleet.run(self.drill, fleet.Options(*options))
         from sim.engines import virtual
 
-        return virtual.Options(self.folder, self.seed, self.model, self.switches, progress, self.run_id)
+        return virtual.run(self.drill, virtual.Options(*options))
 
     @property
     def load(self) -> float:
         """About how many deliveries it simulates."""
         topics = self.drill.fleet.topics_per_client / self.drill.load.run_streams
         return self.drill.fleet.clients * self.drill.load.events_per_s * topics * expected_duration_s(self.drill)
+
+
+def check(engine: str, drill: Drill, model: SystemModel, switches: Switches) -> None:
+    """Raise `UsageError` for what the engine would have to leave out."""
+    if engine == "fleet":
+        from sim.engines import fleet
+
+        fleet.check(drill, model, switches)
+    else:
+        from sim.engines import virtual
+
+        virtual.check(drill)
 
 
 def run(jobs: Sequence[Job], watch: Callable[[Sequence[Standing]], None], workers: int | None = None) -> Outcome[str]:
@@ -55,13 +70,11 @@ def run(jobs: Sequence[Job], watch: Callable[[Sequence[Standing]], None], worker
 
 def _simulate(job: Job, say: Say) -> str:
     """One run; returns why it was cut short, empty when it was not."""
-    from sim.engines import virtual
-
     if pool.is_to_end():
         return INTERRUPTED
 
     def watch(phase: str, text: str, simulated_s: float) -> None:
         say(phase, simulated_s)
 
-    header = virtual.run(job.drill, job.options(watch))
+    header = job.run(watch)
     return "" if header.complete else header.stopped_because

@@ -161,6 +161,11 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
 
+def runs_on(drill: Drill, engine: str) -> bool:
+    """Whether a drill is meant for an engine; what is meant for the virtual one is for the fleet engine, too."""
+    return engine in drill.engines or (engine == "fleet" and "virtual" in drill.engines)
+
+
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
     """Read a drill file; `overrides` are `table.key=value` texts applied on top. Raises `UsageError`, one sentence."""
     data = read_toml(path)

@@ -13,6 +13,7 @@ from sim import reconnects, samples
 from sim.history import Floats, History
 from sim.ledger import Ledger
 from sim.observations import Kind
+from sim.tally import Tally
 
 Better = Literal["lower", "higher", "neither"]
 _NAN = float("nan")
@@ -31,6 +32,8 @@ class Measure:
 
 def measures(history: History, ledger: Ledger) -> list[Measure]:
     """All measures of a run."""
+    if history.header.tally is not None:
+        return list(tallied_measures(history.header.tally))
     return [
         *_recovery(history),
         *_connects(history),
@@ -127,3 +130,46 @@ def _percentiles(name: str, values: Floats, unit: str) -> Iterator[Measure]:
 def _count(history: History, name: str, kind: Kind, better: Better = "lower") -> Measure:
     count = len(history.fleet(kind))
     return Measure(name, count, "count", count, better)
+
+
+# --- of a fleet run ---------------------------------------------------------------------------------
+
+
+def tallied_measures(tally: Tally) -> Iterator[Measure]:
+    """Those measures that a fleet run counts, by the same names; the others it has not."""
+    yield from _tallied_recovery(tally)
+    totals = tally.totals
+    attempts, failed = totals["connects_attempted"], totals["connects_failed"]
+    yield Measure("peak_connects_per_s", tally.peak_connects_per_s, "connects/s", attempts)
+    yield Measure("connects_attempted", attempts, "connects", attempts, "neither")
+    yield Measure("connects_failed", failed, "count", failed)
+    lost = sum(tally.disconnects.values())
+    yield Measure("disconnects", lost, "disconnects", lost)
+    for reason, count in sorted(tally.disconnects.items(), key=lambda item: (-item[1], item[0])):
+        if count:
+            yield Measure(f"disconnects.{reason}", count, "disconnects", lost)
+    longest = _NAN if tally.longest_backoff_ms is None else tally.longest_backoff_ms
+    yield Measure("backoff_max_ms", longest, "ms", totals["backoffs"])
+    yield Measure("rebootstrapped_share", totals["rebootstrapped"] / tally.clients, "ratio", tally.clients)
+    yield Measure("stale_answers", totals["stale_answers"], "answers", totals["subscribe_answers"])
+    yield Measure("unconverged_clients", tally.unconverged, "clients", tally.clients)
+    yield Measure("published_events", totals["published"], "events", totals["published"], "neither")
+    yield from _percentiles("bootstrap", tally.bootstrap_ms.samples(), "ms")
+    yield from _percentiles("token_mint", tally.token_ms.samples(), "ms")
+
+
+def _tallied_recovery(tally: Tally) -> Iterator[Measure]:
+    recoveries = tally.recoveries
+    affected = sum(each.clients for each in recoveries)
+    for percent in (50, 95, 99):
+        never = [each.live_again_s[str(percent)] is None for each in recoveries]
+        seconds = [each.live_again_s[str(percent)] or 0.0 for each in recoveries]
+        worst = float("inf") if any(never) else max(seconds, default=_NAN)
+        yield Measure(f"live_again_{percent}_s", worst, "s", affected)
+        if percent == 99:  # a client is live when its replay is complete: both in one answer
+            yield Measure("caught_up_99_s", worst, "s", affected)
+    yield Measure("clients_disconnected_by_faults", affected, "clients", len(recoveries), "neither")
+    mean = sum(each.tries_mean * each.clients for each in recoveries) / affected if affected else _NAN
+    yield Measure("attempts_per_client_mean", mean, "attempts", affected)
+    most = float(max((each.tries_most for each in recoveries), default=0)) if affected else _NAN
+    yield Measure("attempts_per_client_max", most, "attempts", affected)

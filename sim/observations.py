@@ -37,6 +37,7 @@ from sim.columns import Columns as Columns
 from sim.columns import Row as Row
 from sim.errors import EvidenceError, StorageError
 from sim.forecasts import Forecast
+from sim.tally import Tally
 
 FILE_NAME = "observations.parquet"
 CHUNK_FOLDER = "observations"
@@ -341,6 +342,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     workers: list[dict[str, object]] = []  # of a load test over several processes: what each said, and what came of it
     forecast: Forecast | None = None  # what a fitted model said of it beforehand
     evidence: dict[str, str] = {}  # further files of this folder, with their hex SHA-256
+    tally: Tally | None = None  # of a fleet run, which counts where others record
     observations_sha256: str = ""
     observations_rows: int = 0
 

@@ -54,6 +54,9 @@ def save(figure: Figure, path: Path) -> None:
 
 def clients_live(history: History) -> tuple[Floats, Floats]:
     """When the number of live clients changed (s), and what it changed to."""
+    if (tally := history.header.tally) is not None:
+        changes = np.array(tally.series["went_live"]) - np.array(tally.series["left_live"])
+        return (np.arange(len(changes), dtype=np.float64) + 1) * tally.bin_s, np.cumsum(changes).astype(np.float64)
     rows = history.fleet(Kind.SUBSCRIBED, Kind.DISCONNECTED).by_client()
     live = rows.is_kind(Kind.SUBSCRIBED)
     # A client that never went live before it was cut, or is told twice that it is live, changes nothing.
@@ -73,13 +76,20 @@ def _clients_live(axes: Axes, history: History) -> None:
     axes.set_ylabel("clients live")
 
 
+def _counted(history: History, edges: Floats, kind: Kind) -> Floats:
+    """How many of a kind there were between edges of time (s)."""
+    if (tally := history.header.tally) is None:
+        return np.histogram(history.fleet(kind).t, edges)[0].astype(np.float64)
+    counts = np.array(tally.series["connects_attempted" if kind is Kind.CONNECT_ATTEMPTED else "connects_failed"])
+    return np.histogram((np.arange(len(counts)) + 0.5) * tally.bin_s, edges, weights=counts)[0]
+
+
 def _connects(axes: Axes, history: History) -> None:
-    t = history.fleet(Kind.CONNECT_ATTEMPTED).t
     width_s = max(_NARROWEST_BIN_S, history.duration_s / _MOST_BINS)
     edges = np.arange(0.0, history.duration_s + 2 * width_s, width_s)
-    counts, _ = np.histogram(t, edges)
+    counts = _counted(history, edges, Kind.CONNECT_ATTEMPTED)
     axes.stairs(counts / width_s, edges, fill=True, color=_ORANGE, alpha=0.85, label="attempted")
-    failed, _ = np.histogram(history.fleet(Kind.CONNECT_FAILED).t, edges)
+    failed = _counted(history, edges, Kind.CONNECT_FAILED)
     if failed.any():
         axes.stairs(np.where(failed, failed / width_s, np.nan), edges, color=_RED, linewidth=1.2, label="failed")
         _legend(axes)
@@ -91,7 +101,8 @@ def _lag(axes: Axes, history: History) -> None:
     rows = rows.take((rows.client < history.header.clients) & np.isfinite(rows.value))
     axes.set_ylabel("lag behind the head (events)")
     if len(rows) == 0:
-        axes.text(0.5, 0.5, "no lag was sampled", transform=axes.transAxes, ha="center", color=_GREY)
+        why = "no lag was sampled" if history.header.tally is None else "the fleet engine delivers nothing: no lag was measured"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color=_GREY)
         return
     width_s = max(1.0, history.duration_s / _MOST_BINS)
     t, middle, high, most = (np.array(column) for column in zip(*_lag_by_time(rows.t, rows.value, width_s), strict=True))

@@ -11,6 +11,7 @@ from sim.contract.streams import topic_class, topic_of
 from sim.history import PHASES, History, Rows
 from sim.observations import Kind
 from sim.reconnects import NOTICE_S
+from sim.tally import Tally
 
 # Late samples that a load generator is allowed before it counts as saturated.
 _LATE_SHARE = 0.05
@@ -98,6 +99,8 @@ def _missed(history: History, index: int, acted: float, began_t: float) -> str:
         return "" if acted >= _HIT_SHARE * named else f"concerned {acted:g} of {named} clients"
     if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
         return _unseen_by_clients(history, index, began_t) if by_hook else ""
+    if (tally := history.header.tally) is not None:
+        return _missed_by_tally(tally, index, int(str(fault.get("clients"))) or history.header.clients)
     # Some name their clients; the others hit whoever is connected.
     wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, began_t)
     # A process can die without a connection, too.
@@ -107,6 +110,11 @@ def _missed(history: History, index: int, acted: float, began_t: float) -> str:
     hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(acted))
     verb = "killed" if kind == "restart_clients" else "disconnected"
     return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
+
+
+def _missed_by_tally(tally: Tally, index: int, wanted: int) -> str:
+    hit = next((each.clients for each in tally.recoveries if each.index == index), 0)
+    return "" if hit >= _HIT_SHARE * wanted else f"disconnected {hit} of {wanted} clients"
 
 
 def _live_at(history: History, t: float) -> int:
@@ -169,10 +177,13 @@ def _renewed_early(case: Case) -> Rows:
 
 
 def _load(case: Case, threshold: Threshold | None) -> Answer:
-    history, phases = case.history, case.history.phases
-    load = case.drill.load
+    return by_load(case, len(case.history.of(Kind.PUBLISHED)) + len(case.history.of(Kind.PUBLISH_FAILED)))
+
+
+def by_load(case: Case, tried: int) -> Answer:
+    """Whether so many publishes are what the drill asks for."""
+    load, phases = case.drill.load, case.history.phases
     asked = load.events_per_s * (phases.get("settle", np.nan) - phases.get("steady", np.nan))
-    tried = len(history.of(Kind.PUBLISHED)) + len(history.of(Kind.PUBLISH_FAILED))
     if load.events:
         state = State.PASS if tried == load.events else State.ERROR
         return Answer(state, tried, tried, f"{tried} of {load.events} events were published")

@@ -1,5 +1,7 @@
 """Checks of the gate `reconnect`: recovery in time, and a backoff that is bounded, jittered and reset."""
 
+from collections.abc import Sequence
+
 from drills.checks.base import NAN, Answer, Case, Check, by_count, needed
 from drills.thresholds import Threshold
 from drills.verdicts import State
@@ -15,13 +17,16 @@ _CHANCE = 0.05
 
 
 def _live_again(case: Case, threshold: Threshold | None) -> Answer:
-    limit = needed(threshold).threshold
     episodes = reconnects.episodes(case.history)
     if not episodes:
         return Answer(State.NOT_RUN, NAN, 0, "no fault disconnected a client")
-    seconds, fault, n = max(
-        (reconnects.time_until(0.99, episode.live_s), episode.fault, episode.clients) for episode in episodes
-    )
+    found = [(reconnects.time_until(0.99, episode.live_s), episode.fault, episode.clients) for episode in episodes]
+    return by_recovery(*max(found), needed(threshold))
+
+
+def by_recovery(seconds: float, fault: str, n: int, threshold: Threshold) -> Answer:
+    """Whether 99 % of the clients that the worst fault disconnected were live again in time."""
+    limit = threshold.threshold
     reason = f"99 % of the {n} clients that {fault} disconnected were live again after {seconds:.3g} s"
     if seconds == float("inf"):
         reason = f"fewer than 99 % of the {n} clients that {fault} disconnected were ever live again"
@@ -40,9 +45,11 @@ def _bounded(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _unjittered(case: Case, threshold: Threshold | None) -> Answer:
+    return by_herds(reconnects.herds(case.history), needed(threshold))
+
+
+def by_herds(herds: Sequence[Herd], limit: Threshold) -> Answer:
     """The worst group of delays. Groups under `minimum_n` cannot pass, but can fail where chance is no explanation."""
-    limit = needed(threshold)
-    herds = reconnects.herds(case.history)
     proven = [herd for herd in herds if herd.n < (limit.minimum_n or 0) and _is_herd(herd, limit.threshold)]
     judged = [herd for herd in herds if herd.n >= (limit.minimum_n or 0)] + proven
     if not judged:

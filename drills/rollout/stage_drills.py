@@ -9,6 +9,7 @@ import msgspec
 
 from drills import gates, results
 from drills.checks.base import Check
+from drills.request import SIMULATED
 from drills.rollout import chain, evidence, records
 from drills.rollout.clock import from_iso
 from drills.rollout.parts import Found, gravest
@@ -125,7 +126,7 @@ def _run(plan: StagePlan, run: str, verdict: RunVerdict) -> Found:
     same_place = plan.target_kind == "mock" or verdict.target == plan.target  # each drill may have a mock of its own
     if verdict.target_kind != plan.target_kind or not same_place:
         return State.ERROR, f"{run}: ran against {where}, not {plan.target} ({plan.target_kind})"
-    if verdict.engine == "virtual":
+    if verdict.engine in SIMULATED:
         return State.ERROR, f"{run}: is a simulation, which opens no gate"
     if {verdict.thresholds_sha256, verdict.recorded_thresholds_sha256} != {plan.thresholds_sha256}:
         return State.ERROR, f"{run}: was judged by other thresholds than this stage"

@@ -1,0 +1,201 @@
+"""A client's way in, compiled: token, connect, join, subscribe, replay, live.
+
+Retells `VirtualClient`, `VirtualLane` and the cores that they drive in numbers, moment by moment; tests hold both to the same.
+"""
+
+import math
+
+from sim.engines import fleet_world
+from sim.engines.fleet_arrays import beats, budgets, clients, floors, handshakers, inside, live_t, minters, readers
+from sim.engines.fleet_compile import inner
+from sim.engines.fleet_lane import admit, attempted, count, has_room, head_of, serve, size, stream_of
+from sim.engines.fleet_leave import back_off, connect
+from sim.engines.fleet_queue import schedule
+from sim.engines.fleet_world import Lane, whole
+
+_WAITING, _CONNECTING, _JOINING = fleet_world.WAITING, fleet_world.CONNECTING, fleet_world.JOINING
+_SUBSCRIBING, _LIVE = fleet_world.SUBSCRIBING, fleet_world.LIVE
+_NOTHING, _ISSUE, _SYN, _UPGRADE = fleet_world.NOTHING, fleet_world.ISSUE, fleet_world.SYN, fleet_world.UPGRADE
+_JOIN, _SUBSCRIBE, _REPLAY, _REPLY = fleet_world.JOIN, fleet_world.SUBSCRIBE, fleet_world.REPLAY, fleet_world.REPLY
+_GO_LIVE, _REFUSED, _TIME_OUT = fleet_world.GO_LIVE, fleet_world.REFUSED, fleet_world.TIME_OUT
+_LEAVE_STALE, _REFRESH, _UNAUTHORIZED = fleet_world.LEAVE_STALE, fleet_world.REFRESH, fleet_world.UNAUTHORIZED
+_HAS_BEAT, _IS_SUBSCRIBED = fleet_world.HAS_BEAT, fleet_world.IS_SUBSCRIBED
+_REBOOTSTRAPPED, _CURSOR_ZERO = fleet_world.REBOOTSTRAPPED, fleet_world.CURSOR_ZERO
+_WENT_LIVE, _MINTED, _TOKEN_REFUSED = fleet_world.WENT_LIVE, fleet_world.MINTED, fleet_world.TOKEN_REFUSED
+_STALE_ANSWERS, _SUBSCRIBED = fleet_world.STALE_ANSWERS, fleet_world.SUBSCRIBED
+_BEFORE, _AFTER, _TOKEN_WAIT = fleet_world.BOOTSTRAP_BEFORE, fleet_world.BOOTSTRAP_AFTER, fleet_world.TOKEN_WAIT
+
+
+@inner
+def mint(w: Lane, i: int, at: float) -> None:
+    """The request for a token is at the control service."""
+    turn = max(at, w.mint_turn)
+    w.mint_turn = turn + w.mint_gap_s
+    schedule(w, i, _ISSUE, admit(minters(w), turn, w.mint_s))
+
+
+@inner
+def issue(w: Lane, i: int, at: float) -> None:
+    """The control service has decided; its answer is a delay away."""
+    client = clients(w)[i]
+    back_at = at + client.delay
+    if w.mint_outage:
+        w.refused_mints += 1
+        count(w, _TOKEN_REFUSED, back_at)
+        back_off(w, i, back_at, _UNAUTHORIZED)
+        return
+    count(w, _MINTED, back_at)
+    size(w, _TOKEN_WAIT, back_at - client.due)
+    client.refresh_at = at + w.refresh_after_s
+    connect(w, i, back_at)
+
+
+@inner
+def syn(w: Lane, i: int, at: float) -> None:
+    """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
+    client = clients(w)[i]
+    if client.state == _WAITING:
+        client.state, client.retry_s = _CONNECTING, w.syn_retry_s
+        attempted(w, i, client.due)
+    give_up_at = client.due + w.reply_timeout_s
+    if not w.is_up:
+        schedule(w, i, _REFUSED, at + client.delay)
+    elif has_room(w, at):
+        schedule(w, i, _UPGRADE, at + 2 * client.delay)
+    elif at + client.retry_s < give_up_at:
+        schedule(w, i, _SYN, at + client.retry_s)
+        client.retry_s *= 2
+    else:
+        schedule(w, i, _TIME_OUT, give_up_at)
+
+
+@inner
+def upgrade(w: Lane, i: int, at: float) -> None:
+    """The request for a WebSocket is at the w."""
+    client = clients(w)[i]
+    if not w.is_up:
+        schedule(w, i, _REFUSED, at + client.delay)
+        return
+    done = admit(handshakers(w), at, w.handshake_s)
+    if len(inside(w)):
+        inside(w)[w.inside_tail % len(inside(w))] = done
+        w.inside_tail += 1
+    give_up_at = client.due + w.reply_timeout_s
+    if done + client.delay >= give_up_at:  # the handshake is done for nobody
+        schedule(w, i, _TIME_OUT, give_up_at)
+    else:
+        schedule(w, i, _JOIN, done + 2 * client.delay)
+
+
+@inner
+def join(w: Lane, i: int, at: float) -> None:
+    """The socket is open, and the client's join is at the w."""
+    client = clients(w)[i]
+    client.state = _JOINING
+    client.beat = int((at - 2 * client.delay) / w.beat_s) % len(beats(w))
+    client.flags |= _HAS_BEAT
+    beats(w)[client.beat] += 1
+    schedule(w, i, _SUBSCRIBE, serve(w, at, w.batch_s) + 2 * client.delay)
+
+
+@inner
+def subscribe(w: Lane, i: int, at: float) -> None:
+    """Stale, or a replay begins."""
+    client = clients(w)[i]
+    client.state = _SUBSCRIBING
+    count(w, _SUBSCRIBED, at)
+    w.limited_subscribes += w.shrunk_budget > 0
+    stale = _stale_topics(w, i, at)
+    if stale == 0:
+        client.topic, client.position = 0, -1
+        client.flags |= _IS_SUBSCRIBED
+        for topic in range(w.topics):
+            readers(w)[stream_of(w, i, topic)] += 1
+        replay(w, i, at)
+        return
+    count(w, _STALE_ANSWERS, at)
+    told = serve(w, at, w.batch_s)
+    serve(w, at, w.batch_s)  # the answer that says the same, and is not waited for
+    if w.snapshots:
+        client.fresh |= stale
+        if not client.flags & _REBOOTSTRAPPED:
+            client.flags |= _REBOOTSTRAPPED
+            w.rebootstrapped += 1
+        schedule(w, i, _SUBSCRIBE, told + 2 * client.delay)
+    else:
+        schedule(w, i, _LEAVE_STALE, told + client.delay)
+
+
+@inner
+def _oldest(w: Lane, stream: int, head: int) -> int:
+    return max(max(1, head - w.window + 1), floors(w)[stream] + 1)
+
+
+@inner
+def _stale_topics(w: Lane, i: int, at: float) -> int:
+    client = clients(w)[i]
+    stale = 0
+    for topic in range(w.topics):
+        stream = stream_of(w, i, topic)
+        if client.fresh >> topic & 1:
+            continue
+        head = head_of(w, stream, at)
+        after = 0 if client.flags & _CURSOR_ZERO else head_of(w, stream, client.has_until)
+        budget = w.shrunk_budget if w.shrunk_budget > 0 else budgets(w)[stream]
+        if head > 0 and (after < _oldest(w, stream, head) - 1 or head - after > max(budget, 1)):
+            stale |= 1 << topic
+    return stale
+
+
+@inner
+def replay(w: Lane, i: int, at: float) -> None:
+    """The replay's next frame is handed out, and the client stands in line for the one after it."""
+    client = clients(w)[i]
+    is_idle = w.free_at <= at
+    start = max(at, w.free_at)
+    sent = 0
+    while client.topic < w.topics and sent == 0:
+        stream = stream_of(w, i, whole(client.topic))
+        head = head_of(w, stream, start)
+        if client.position < 0:
+            if client.fresh >> client.topic & 1:
+                client.position = _oldest(w, stream, head) - 1
+            else:
+                client.position = 0 if client.flags & _CURSOR_ZERO else head_of(w, stream, client.has_until)
+        sent = max(min(head - client.position, w.batch_size), 0)
+        client.position += sent
+        if client.position >= head:
+            client.topic, client.position = client.topic + 1, -1
+    w.replayed += sent
+    serve(w, at, w.batch_s + sent * w.event_s)
+    if client.topic < w.topics:
+        schedule(w, i, _REPLAY, start)
+    elif is_idle:
+        reply(w, i, at)
+    else:
+        schedule(w, i, _REPLY, start)
+
+
+@inner
+def reply(w: Lane, i: int, at: float) -> None:
+    """The subscribe's answer, behind the whole replay."""
+    schedule(w, i, _GO_LIVE, serve(w, at, w.batch_s) + clients(w)[i].delay)
+
+
+@inner
+def go_live(w: Lane, i: int, at: float) -> None:
+    """The answer is with the client."""
+    client = clients(w)[i]
+    client.state, client.live_since = _LIVE, at
+    client.flags &= 0xFF ^ _CURSOR_ZERO
+    client.fresh = 0
+    w.live += 1
+    count(w, _WENT_LIVE, at)
+    size(w, _AFTER if at >= w.first_fault_t else _BEFORE, at - client.due)
+    for e in range(w.begun):
+        if live_t(w)[e, i] == math.inf:
+            live_t(w)[e, i] = at
+    if client.refresh_at < w.horizon_s:
+        schedule(w, i, _REFRESH, max(at, client.refresh_at))
+    else:
+        client.event = _NOTHING

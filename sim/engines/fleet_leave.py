@@ -1,0 +1,133 @@
+"""A client that leaves, or does not get in, compiled: what it lost, and when it tries again.
+
+Retells `ClientSession._lost` and `_back_off` in numbers. What the live tail brought a client follows from when it was cut off.
+"""
+
+import math
+
+from sim.engines import fleet_world
+from sim.engines.fleet_arrays import beats, clients, episodes, herd, live_t, lives, offline, readers, reasons, steps_ms
+from sim.engines.fleet_chance import draw
+from sim.engines.fleet_compile import inner
+from sim.engines.fleet_lane import count, stream_of
+from sim.engines.fleet_queue import schedule
+from sim.engines.fleet_world import Lane, whole
+
+_WAITING, _LIVE = fleet_world.WAITING, fleet_world.LIVE
+_MINT, _SYN, _OFFLINE = fleet_world.MINT, fleet_world.SYN, fleet_world.OFFLINE
+_NETWORK, _REFRESH_DUE, _UNAUTHORIZED = fleet_world.NETWORK, fleet_world.REFRESH_DUE, fleet_world.UNAUTHORIZED
+_HAS_BEAT, _IS_SUBSCRIBED = fleet_world.HAS_BEAT, fleet_world.IS_SUBSCRIBED
+_FAILED, _LEFT_LIVE = fleet_world.FAILED, fleet_world.LEFT_LIVE
+_DISCONNECTED, _RENEWED = fleet_world.DISCONNECTED, fleet_world.RENEWED
+_HERD_ATTEMPTS, _STEP_BINS = fleet_world.HERD_ATTEMPTS, fleet_world.STEP_BINS
+_HERD_BINS = fleet_world.STEP_BINS * fleet_world.MOST_STEPS
+_LIFE_BINS, _LIVES_A_S = fleet_world.LIFE_BINS, round(1 / fleet_world.LIFE_BIN_S)
+_BASE_MS, _CAP_MS, _MOST_DOUBLINGS = 250.0, 8000.0, 10  # of the nominal step that delays are counted in: `sim.reconnects`
+FULL, EQUAL, DECORRELATED, PLAIN, CENTRIFUGE, LISTED, UNIFORM = range(7)
+"""The formulas of `sim.contract.backoff`, as `fleet_setup` tells them apart."""
+
+
+@inner
+def connect(w: Lane, i: int, at: float) -> None:
+    """With a token in hand, an attempt is due; its event is the SYN's arrival, or at once where there is no network."""
+    client = clients(w)[i]
+    client.due = at
+    if w.honours_offline and at < offline(w)[i]:
+        schedule(w, i, _OFFLINE, at)
+    else:
+        schedule(w, i, _SYN, at + client.delay)
+
+
+@inner
+def lost(w: Lane, i: int, at: float, reason: int) -> None:
+    """Its connection is gone. It has what was announced until then, but for what was still on its way."""
+    client = clients(w)[i]
+    unsubscribe(w, i)
+    count(w, _RENEWED if reason == _REFRESH_DUE else _DISCONNECTED, at)
+    reasons(w)[reason] += 1
+    for e in range(w.begun):
+        if episodes(w)[e, 0] <= at <= episodes(w)[e, 1]:
+            live_t(w)[e, i] = math.inf
+    if client.state == _LIVE:
+        w.live -= 1
+        count(w, _LEFT_LIVE, at)
+        client.has_until = at - client.delay - max(w.free_at - at, 0.0) / 2
+    back_off(w, i, at, reason)
+
+
+@inner
+def unsubscribe(w: Lane, i: int) -> None:
+    """The lane sends it nothing more."""
+    client = clients(w)[i]
+    if client.flags & _HAS_BEAT:
+        client.flags &= 0xFF ^ _HAS_BEAT
+        beats(w)[client.beat] -= 1
+    if client.flags & _IS_SUBSCRIBED:
+        client.flags &= 0xFF ^ _IS_SUBSCRIBED
+        for topic in range(w.topics):
+            readers(w)[stream_of(w, i, topic)] -= 1
+
+
+@inner
+def fail(w: Lane, i: int, at: float) -> None:
+    """An attempt came to nothing."""
+    count(w, _FAILED, at)
+    back_off(w, i, at, _NETWORK)
+
+
+@inner
+def back_off(w: Lane, i: int, at: float, reason: int) -> None:
+    """As `ClientSession._back_off`: count, draw a delay, and wait it out."""
+    client = clients(w)[i]
+    was_live = client.state == _LIVE
+    if was_live and w.resets and at - client.live_since >= w.live_period_s:
+        client.attempt, client.previous_ms = 0, 0.0
+    client.attempt += 1
+    if was_live and client.disconnects > 0:
+        life = min(int((at - client.live_since) * _LIVES_A_S), _LIFE_BINS - 1)
+        lives(w)[0, life] += 1
+        lives(w)[1, life] += client.attempt > 1
+    client.disconnects += 1
+    delay_ms = w.refresh_delay_ms
+    if reason != _REFRESH_DUE or delay_ms < 0:
+        drawn = draw(w.backoff_key, i, whole(client.disconnects))
+        delay_ms = _delay_ms(w, whole(client.attempt), drawn, client.previous_ms)
+        client.previous_ms = delay_ms
+    _count_delay(w, whole(client.attempt), delay_ms, reason)
+    client.state, client.due = _WAITING, at + delay_ms / 1000
+    client.live_since = at if reason == _REFRESH_DUE and client.attempt == 1 else -math.inf
+    if reason in (_REFRESH_DUE, _UNAUTHORIZED):
+        client.refresh_at = -math.inf
+    if client.due >= client.refresh_at:
+        schedule(w, i, _MINT, client.due + client.delay)
+    else:
+        connect(w, i, client.due)
+
+
+@inner
+def _count_delay(w: Lane, attempt: int, delay_ms: float, reason: int) -> None:
+    w.backoffs += 1
+    w.longest_ms = max(w.longest_ms, delay_ms)
+    if reason != _REFRESH_DUE:
+        step_ms = min(_BASE_MS * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS), _CAP_MS)
+        place = min(int(delay_ms / step_ms * _STEP_BINS), _HERD_BINS - 1)
+        herd(w)[min(attempt, _HERD_ATTEMPTS - 1), place] += 1
+
+
+@inner
+def _delay_ms(w: Lane, attempt: int, drawn: float, previous_ms: float) -> float:
+    """`sim.contract.backoff`."""
+    base, cap = w.base_ms, w.cap_ms
+    if w.backoff == UNIFORM:
+        return base + drawn * cap
+    if w.backoff == LISTED:
+        return steps_ms(w)[min(attempt - 1, len(steps_ms(w)) - 1)]
+    if w.backoff == DECORRELATED:
+        highest = 3.0 * min(max(previous_ms, base), cap)
+        return min(base + drawn * (highest - base), cap)
+    step = min(base * 2.0 ** min(attempt - 1, w.doublings), cap)
+    if w.backoff == FULL:
+        return drawn * step
+    if w.backoff == EQUAL:
+        return (0.5 + 0.5 * drawn) * step
+    return step if w.backoff == PLAIN else min(cap, base + drawn * step)

@@ -1,0 +1,139 @@
+"""What the compiled simulation works on: a record a client, the lane's own numbers, queues, and what is counted.
+
+All moments are seconds since the run began. Nothing here is compiled; `fleet_kernel` is.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+whole: Any = np.int64  # a number as compiled code has most of them
+
+
+def _codes(count: int) -> Any:
+    """Numbers from 0 on. They are NumPy's: of functions that are handed Python's own, Numba compiles a version for each."""
+    return np.arange(count, dtype=np.int64)
+
+
+# Where a client is: waiting (for its backoff or a token), on its way in, or live.
+WAITING, CONNECTING, JOINING, SUBSCRIBING, LIVE = _codes(5)
+# What happens to it next, and where: at the lane, or at the client itself.
+(NOTHING, MINT, ISSUE, SYN, UPGRADE, JOIN, SUBSCRIBE, REPLAY, REPLY, GO_LIVE, REFUSED, OFFLINE, LOST, LEAVE_STALE, REFRESH) = (
+    _codes(15)
+)
+TIME_OUT = whole(15)
+# Why a connection, or an attempt, came to nothing.
+NETWORK, REFRESH_DUE, STALE, UNAUTHORIZED = _codes(4)
+REASONS = ("network", "token_refresh_due", "stale_cursor", "unauthorized")
+# What is counted in bins of time.
+ATTEMPTED, FAILED, WENT_LIVE, LEFT_LIVE, DISCONNECTED, RENEWED, MINTED, TOKEN_REFUSED, STALE_ANSWERS, SUBSCRIBED = _codes(10)
+SERIES = (
+    *("connects_attempted", "connects_failed", "went_live", "left_live", "disconnected", "renewed", "tokens_minted"),
+    *("tokens_refused", "stale_answers", "subscribe_answers"),
+)
+# What is counted by size, in bins of a thousandth: bootstraps before and after the first fault, and tokens. Seconds.
+BOOTSTRAP_BEFORE, BOOTSTRAP_AFTER, TOKEN_WAIT = _codes(3)
+OCTAVE_BINS, LOWEST_OCTAVE, OCTAVES = 1024, -20, 44
+HERD_ATTEMPTS, STEP_BINS, MOST_STEPS = 33, 200, 64  # delays by attempt, in bins of a part of their nominal step
+LIFE_BINS, LIFE_BIN_S = 6001, 0.1  # live periods that ended in a backoff
+# A client's flags.
+HAS_BEAT, IS_SUBSCRIBED, REBOOTSTRAPPED, CURSOR_ZERO = 1, 2, 4, 8
+
+CLIENT = np.dtype(
+    [
+        ("at", "f8"),  # when it happens
+        ("due", "f8"),  # of the attempt under way, or of the token's request
+        ("delay", "f8"),  # one way to the lane
+        ("live_since", "f8"),  # when not live: since when it is renewing its token, -inf for not at all
+        ("has_until", "f8"),  # it has all that was announced until then; -inf: it never had anything
+        ("refresh_at", "f8"),  # of its token; -inf: it needs a new one first
+        ("previous_ms", "f8"),  # its last backoff
+        ("next", "i4"),  # in its bucket of the queue
+        ("disconnects", "i4"),
+        ("attempt", "i4"),
+        ("position", "i4"),  # in the topic that is replayed; -1: not begun
+        ("fresh", "u4"),  # which of its topics it subscribes to without a cursor, by bit
+        ("retry_s", "f4"),  # until its next SYN
+        ("beat", "i4"),  # when in a heartbeat's interval its own is
+        ("state", "u1"),
+        ("event", "u1"),
+        ("flags", "u1"),
+        ("topic", "u1"),  # which is replayed
+    ],
+    align=True,
+)
+
+ARRAYS: dict[str, Any] = {
+    "clients": CLIENT,  # everyone
+    "buckets": "i4",  # the first client of each, -1: none
+    "heap_at": "f8",  # the bucket that is being worked through
+    "heap_client": "i4",
+    "heads": "i8",  # how many events are announced in all, by stream
+    "order": "f8",  # all announcements, in order
+    "order_stream": "i4",
+    "readers": "i8",  # subscribed connections, by stream
+    "floors": "i8",  # trimmed by a fault up to here, by stream
+    "budgets": "i8",  # replay budget, by stream
+    "handshakers": "f8",  # when each worker is free; a heap
+    "inside": "f8",  # when handshakes end, a ring
+    "minters": "f8",  # a heap
+    "beats": "i4",  # connections by the place of their heartbeat in the interval
+    "offline": "f8",  # a client's network is away until then
+    "reasons": "i8",  # disconnects
+    "steps_ms": "f8",  # of a backoff that is a list, the last one for ever
+}
+TABLES: dict[str, Any] = {
+    "published": "f8",  # [stream, event]: when each is announced
+    "bursts": "f8",  # [stream, 3]: begin and end of the last one, and for how many
+    "series": "i4",  # [SERIES, bin]
+    "sizes": "i8",  # [3, bin]
+    "herd": "i4",  # [attempt, bin]
+    "lives": "i8",  # [2, bin]: all, and those after which the backoff went on counting
+    "live_t": "f8",  # [episode, client]: live again; -1: never cut, inf: not yet
+    "tries": "u2",  # [episode, client]
+    "episodes": "f8",  # [episode, 2]: a disconnect from then to then is of this fault
+}
+
+LANE = np.dtype(
+    [
+        *((name, "f8") for name in ("now", "width_s", "horizon_s", "bin_s", "free_at", "next_pub", "next_beat")),
+        *((name, "f8") for name in ("handshake_s", "batch_s", "event_s", "mint_s", "mint_gap_s", "mint_turn", "syn_retry_s")),
+        *((name, "f8") for name in ("beat_s", "reply_timeout_s", "live_period_s", "refresh_after_s", "first_fault_t")),
+        *((name, "f8") for name in ("base_ms", "cap_ms", "refresh_delay_ms", "most_behind_s", "longest_ms", "arrival_gap_s")),
+        *((name, "i8") for name in ("bucket", "heaped", "planned", "announced", "backlog", "inside_head", "inside_tail")),
+        *((name, "i8") for name in ("live", "window", "shrunk_budget", "batch_size", "topics", "run_streams", "worker_events")),
+        *((name, "i8") for name in ("begun", "backoff", "doublings", "resets", "snapshots", "honours_offline", "is_up")),
+        *((name, "i8") for name in ("mint_outage", "refused_mints", "limited_subscribes", "replayed", "backoffs", "events")),
+        *((name, "i8") for name in ("rebootstrapped", "unsynced", "overtaken")),
+        *((name, "u8") for name in ("backoff_key", "delay_u_key", "delay_v_key")),
+        *((name, "f8") for name in ("median_s", "sigma", "overloaded_at")),
+        *((f"{name}_at", "u8") for name in (*ARRAYS, *TABLES)),  # where each array is, and how large: see `fleet_arrays`
+        *((f"{name}_rows", "i8") for name in (*ARRAYS, *TABLES)),
+        *((f"{name}_columns", "i8") for name in TABLES),
+    ],
+    align=True,
+)
+Lane = Any
+"""A record of `LANE`, as compiled code has it."""
+
+
+class World:
+    """Everything a run has: the lane's record, and arrays by their names in `ARRAYS` and `TABLES`."""
+
+    def __init__(self, lane: Array, arrays: dict[str, Array]) -> None:
+        self.lane = lane
+        self._arrays: dict[str, Array] = {}
+        for name, array in arrays.items():
+            self[name] = array
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        """Compiled code finds it from now on: the lane's record has its address, and this object keeps it there."""
+        kept = self._arrays[name] = np.ascontiguousarray(array, {**ARRAYS, **TABLES}[name])
+        self.lane[f"{name}_at"], self.lane[f"{name}_rows"] = kept.ctypes.data, len(kept)
+        if name in TABLES:
+            self.lane[f"{name}_columns"] = kept.shape[1]

@@ -1,0 +1,270 @@
+"""The fleet engine comes to the same moments as the virtual engine, and never to a go."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import stormgate_here
+
+from drills import conclusion, results, running
+from drills.cli import CATALOG
+from drills.request import Request
+from drills.rollout import stage_drills
+from drills.verdicts import RunVerdict, State
+from sim import drill as drills
+from sim import faults, metrics, observations, reconnects
+from sim.contract import chance
+from sim.contract.settings import Switches
+from sim.drill import Drill
+from sim.engines import fleet, fleet_compile, virtual
+from sim.engines.fleet_chance import bits_of_all, draw_all, key_of
+from sim.engines.fleet_faults import plan
+from sim.engines.fleet_storm import Storm
+from sim.errors import UsageError
+from sim.history import History
+from sim.ledger import Ledger
+from sim.observations import Kind
+from sim.system_model import UNLIMITED, Server, SystemModel
+from sim.tally import Tally
+
+SHORT = ("phases.steady_s=2", "phases.fault_s=3", "phases.heal_s=0.5", "faults.1.at_s=2.2")
+POLICIES = ("reference", "desktop", "sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint", "equal_jitter", "decorrelated")
+
+
+def storm(*overrides: str) -> Drill:
+    return drills.load(CATALOG / "reconnect_storm.toml", (*SHORT, *overrides))
+
+
+def of_virtual(folder: Path, drill: Drill, model: SystemModel, seed: int = 1) -> History:
+    header = virtual.run(drill, virtual.Options(folder, seed, model))
+    return History(header, observations.read(folder))
+
+
+def of_fleet(drill: Drill, model: SystemModel, seed: int = 1) -> Storm:
+    simulated = Storm(drill, model, seed)
+    simulated.run()
+    return simulated
+
+
+# --- the same draws -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seed", "purpose", "attempt"), [(1, "backoff", 1), (2**63 + 5, "delay_u", 0), (7, "ask", 2**31 - 1)])
+def test_compiled_code_draws_the_same(seed: int, purpose: str, attempt: int):
+    clients, key = 300, key_of(seed, purpose)
+    draws, bits = np.empty(clients), np.empty(clients, np.uint64)
+    draw_all(key, draws, attempt)
+    bits_of_all(key, bits)
+    assert draws.tolist() == [chance.draw(seed, purpose, client, attempt) for client in range(clients)]
+    assert bits.tolist() == [chance.draw_bits(seed, purpose, client, 0) for client in range(clients)]
+
+
+def test_faults_concern_the_same_clients():
+    waves = [f"faults.{index}.waves=2" for index in (0, 1)]
+    for overrides in ((), ("faults.0.share=0.3", "faults.1.share=0.61"), (*waves, "faults.1.wave=2", "faults.0.share=0.5")):
+        drill = storm(*overrides)
+        theirs, ours = faults.plan(drill, 5), plan(drill, 5)
+        assert [np.flatnonzero(each.clients).tolist() for each in ours] == [sorted(each.clients) for each in theirs]
+        assert [each.describe() for each in ours] == [each.describe() for each in theirs]
+
+
+# --- the same moments -----------------------------------------------------------------------------------
+
+
+def last_live(history: History) -> np.ndarray[Any, Any]:
+    """When each client went live for the last time."""
+    live = np.full(history.header.clients, -np.inf)
+    rows = history.fleet(Kind.SUBSCRIBED)
+    np.maximum.at(live, rows.client, rows.t)
+    return live
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_without_contention_each_client_is_live_at_the_same_microsecond(policy: str, tmp_path: Path):
+    drill = storm("fleet.clients=60", f"fleet.policy={policy}", "faults.1.share=0.5", "phases.settle_s=40")
+    ours, theirs = of_fleet(drill, UNLIMITED), of_virtual(tmp_path, drill, UNLIMITED)
+    assert np.abs(ours.world["clients"]["live_since"] - last_live(theirs)).max() < 1e-6
+    replayed = theirs.fleet(Kind.REPLAYED).seq
+    assert ours.tally().totals["replayed"] == replayed[replayed > 0].sum()  # and each has missed the same events
+
+
+def same(ours: Tally, theirs: History, within: float) -> None:
+    """Recovery, load and attempts of both, side by side."""
+    mine = {each.name: each.value for each in metrics.tallied_measures(ours)}
+    other = {each.name: each.value for each in metrics.measures(theirs, Ledger(theirs))}
+    names = [f"live_again_{percent}_s" for percent in (50, 95, 99)] + ["peak_connects_per_s", "connects_attempted"]
+    names += ["rebootstrapped_share", "stale_answers", "disconnects", "bootstrap_p95_ms", "published_events"]
+    for name in names:
+        assert mine[name] == pytest.approx(other[name], rel=within, abs=1e-9), name
+    for found, episode in zip(ours.recoveries, reconnects.episodes(theirs), strict=True):
+        assert (found.fault, found.clients) == (episode.fault, episode.clients)
+        assert found.tries_mean == pytest.approx(episode.attempts.mean(), rel=within)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_under_contention_recovery_is_the_same_within_two_percent(seed: int, tmp_path: Path):
+    """Handshakes take turns, the backlog is full, and a SYN is lost now and then."""
+    model = SystemModel(server=Server(accept_backlog=30, handshake_ms=2.0))
+    drill = storm("fleet.clients=400", "load.events_per_s=60", "phases.settle_s=40", "fleet.connects_per_s=40")
+    same(of_fleet(drill, model, seed).tally(), of_virtual(tmp_path, drill, model, seed), 0.02)
+
+
+# --- what it says ---------------------------------------------------------------------------------------
+
+
+def judged(out: Path, *chosen: Drill, **more: object) -> RunVerdict:
+    like = {"engine": "fleet", "target": "mock", "seed": 1, "defects": (), "thresholds": None}
+    return conclusion.conclude(running.run(Request(chosen, out=out, **(like | more))))
+
+
+def test_the_best_it_can_be_is_inconclusive(tmp_path: Path):
+    verdict = judged(tmp_path, storm("fleet.clients=200", "phases.fault_s=9", "phases.steady_s=5", "faults.1.at_s=7"))
+    (drill,) = verdict.drills
+    states = {check.name: check.state for check in drill.checks}
+    assert verdict.exit_code == 2
+    assert verdict.status is State.INCONCLUSIVE
+    assert (
+        states["reconnect.live_again_99_s"] is states["reconnect.backoff_unjittered"] is states["drill.converged"] is State.PASS
+    )
+    unasked = {name for name, state in states.items() if state is State.NO_DATA}
+    assert {"drill.invariants", "ux.integrity", "delivery.dropped_deliveries", "drill.audited", "drill.probes"} <= unasked
+    assert all(name in drill.remarks[0] for name in unasked)
+    assert any("can never be a go" in note for note in verdict.notes)
+
+
+def test_what_it_measures_can_fail(tmp_path: Path):
+    """A client without jitter that never resets its backoff, and a lane that is too slow for it."""
+    shape = ("phases.fault_s=9", "phases.steady_s=5", "phases.settle_s=60")
+    verdict = judged(tmp_path, storm("fleet.clients=2000", "fleet.policy=desktop", "faults.1.at_s=7", *shape))
+    failed = {check.name for check in verdict.drills[0].checks if check.state is State.FAIL}
+    assert {"reconnect.backoff_unjittered", "reconnect.backoff_never_resets", "replay.bootstrap_ms"} <= failed
+    assert verdict.exit_code == 1
+
+
+def test_a_lane_that_never_gets_well_is_an_error(tmp_path: Path):
+    verdict = judged(tmp_path, storm("fleet.clients=40000", "phases.steady_limit_s=1", "phases.settle_s=1"))
+    states = {check.name: check.state for check in verdict.drills[0].checks}
+    assert states["drill.steady_state"] is states["drill.faults_observed"] is State.ERROR
+    assert states["drill.converged"] is State.FAIL
+
+
+def test_an_overloaded_delivery_passes_nothing(tmp_path: Path):
+    """Beyond what a reader's queue holds, a lane sends it away, which is not simulated."""
+    drill = storm("fleet.clients=300", "load.events_per_s=200")
+    model = tmp_path / "slow.toml"
+    model.write_text("[server]\ndelivery_event_ms = 0.1\n")
+    verdict = judged(tmp_path, drill, model=model)
+    assert not {check.name for check in verdict.drills[0].checks if check.state is State.PASS} - {"drill.evidence"}
+    assert any("too good" in remark for remark in verdict.drills[0].remarks)
+
+
+def test_replications_are_judged_together(tmp_path: Path):
+    verdict = judged(tmp_path, storm("fleet.clients=100"), replications=3)
+    assert verdict.drills[0].replications == 3
+    assert verdict.exit_code == 2
+    assert next(spread.n for spread in verdict.drills[0].spreads if spread.name == "live_again_99_s") == 3
+
+
+def test_a_stage_takes_it_for_no_evidence(tmp_path: Path):
+    verdict = judged(tmp_path, storm("fleet.clients=50"))
+    plan = SimpleNamespace(target_kind="mock", target="embedded mock", thresholds_sha256=verdict.thresholds_sha256)
+    state, why = stage_drills._run(plan, "drills/x", verdict)
+    assert (state, "is a simulation, which opens no gate" in why) == (State.ERROR, True)
+
+
+def test_one_seed_gives_the_same_bytes(tmp_path: Path):
+    headers = [fleet.run(storm("fleet.clients=500"), fleet.Options(tmp_path / name)) for name in ("a", "b")]
+    assert headers[0].tally == headers[1].tally
+    assert headers[0].observations_sha256 == headers[1].observations_sha256
+
+
+# --- what it refuses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "key"),
+    [
+        ("jumbled_frames", (), r"'faults\.0\.kind' is 'jumble_deliveries', a fault"),
+        ("retired_routes", (), "'expect.retired_routes' is true, HTTP"),
+        ("reconnect_storm", ("fleet.policy=wrong_trusts_silence",), "'fleet.policy' is 'wrong_trusts_silence'"),
+        ("reconnect_storm", ("load.events_per_s=3000",), "'load.events_per_s' is 3000, throttled publishing"),
+        ("reconnect_storm", ("runtime.sync_frames=true",), "'runtime.sync_frames' is true"),
+        ("reconnect_storm", ("fleet.token_ttl_s=900",), "the tokens' lifetime is 900 s"),
+        ("reconnect_storm", ("runtime.heartbeat_interval_s=70",), "'runtime.heartbeat_interval_s' is 70"),
+    ],
+)
+def test_what_cannot_be_represented_is_refused_by_name(name: str, overrides: tuple[str, ...], key: str):
+    with pytest.raises(UsageError, match=key):
+        fleet.check(drills.load(CATALOG / f"{name}.toml", overrides))
+
+
+def test_a_defect_and_a_failing_mirror_are_refused():
+    with pytest.raises(UsageError, match="--defect is skip_delivery"):
+        fleet.check(storm(), switches=Switches(defects={"skip_delivery"}))
+    with pytest.raises(UsageError, match=r"mirror_failure_share' is 0\.5"):
+        fleet.check(storm(), SystemModel(server=Server(mirror_failure_share=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("parity", "--engine", "fleet"), "leaves 0 of its surfaces to compare"),
+        (("reconnect_storm", "--engine", "fleet", "--target", "staging"), "the fleet engine simulates its lane"),
+        (("reconnect_storm", "--engine", "fleet", "--defect", "skip_delivery"), "--engine virtual"),
+        (("reconnect_storm", "--engine", "flote"), "sockets, virtual, fleet"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments: tuple[str, ...], sentence: str, tmp_path: Path):
+    said = stormgate_here("drill", "run", *arguments, "--out", tmp_path)
+    assert said.code == 3
+    assert sentence in said.sentence
+    assert not list(tmp_path.iterdir())
+
+
+# --- compiled code that cannot be kept ------------------------------------------------------------------
+
+
+def double(x: float) -> float:
+    return 2 * x
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Callable[[float], float]]:
+    def compile_into(folder: Path) -> Callable[[float], float]:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
+        return fleet_compile.compiled(double)
+
+    return compile_into
+
+
+def test_it_runs_where_nothing_can_be_kept(compiled: Callable[[Path], Callable[[float], float]], tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+    assert compiled(tmp_path / "file")(2.0) == 4.0
+
+
+def test_it_runs_on_a_full_disk(
+    compiled: Callable[[Path], Callable[[float], float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_data", full)
+    assert compiled(tmp_path / "cache")(2.0) == 4.0
+
+
+def test_it_runs_with_damaged_code(compiled: Callable[[Path], Callable[[float], float]], tmp_path: Path):
+    assert compiled(tmp_path)(2.0) == 4.0
+    kept = [path for path in tmp_path.rglob("*.nb?") if path.is_file()]
+    assert kept
+    for path in kept:
+        path.write_bytes(b"not what it was")
+    assert compiled(tmp_path)(2.0) == 4.0
+
+
+def test_results_can_be_judged_again(tmp_path: Path):
+    verdict = judged(tmp_path, storm("fleet.clients=50"))
+    assert results.judge_run(tmp_path / verdict.run_id) == verdict
