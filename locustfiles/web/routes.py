@@ -9,7 +9,7 @@ from typing import Any
 import flask
 import msgspec
 from locust.argument_parser import ui_extra_args_dict
-from locust.runners import STATE_INIT, STATE_STOPPED
+from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_RUNNING, STATE_STOPPED
 from werkzeug.exceptions import HTTPException
 
 from drills import report
@@ -20,7 +20,7 @@ from sim.errors import StormgateError
 log = logging.getLogger("stormgate")
 _STATIC = Path(__file__).with_name("static")
 _PAGE, _BEGINS = "locust.index", "locust.swarm"  # Locust's own
-_STATS = "locust.request_stats"  # its page would never ask again once it is told "cleanup"
+_STATS = "locust.request_stats"
 _GOES_ON = "a run goes on already; stop it first, or wait for its verdict."
 _EMBEDDED = '<script type="module" src="./stormgate/static/start.js"></script></body>'
 TABS = ({"title": "Gates", "key": "gates"}, {"title": "Sync", "key": "sync"})
@@ -86,8 +86,17 @@ class _Page:
         if flask.request.endpoint == _PAGE and response.status_code == 200:
             response.set_data(response.get_data(as_text=True).replace("</body>", _EMBEDDED))
         if flask.request.endpoint == _STATS and response.status_code == 200:
-            response.set_data(response.get_data().replace(b'"state":"cleanup"', b'"state":"running"'))
+            response.set_data(msgspec.json.encode({**msgspec.json.decode(response.get_data()), "state": self._state}))
         return response
+
+    @property
+    def _state(self) -> str:
+        """Locust's own, as its page must be told it.
+
+        Locust's answer may be two seconds old, and its page asks no more once it hears of "ready" or of "cleanup".
+        """
+        state = str(self._environment.runner.state)
+        return STATE_RUNNING if state == STATE_CLEANUP else state
 
     @property
     def _is_asked(self) -> bool:

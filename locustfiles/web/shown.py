@@ -162,7 +162,7 @@ def shown(conductor: "Conductor", *, is_asked: bool, is_busy: bool, after_s: flo
         no_heal=conductor.why_no("heal"),
         downloads=tuple(name for name, path in downloads(conductor).items() if path.exists()),
         ended=ended,
-        climb=conductor.climb.in_words() if conductor.climb else "",
+        climb=conductor.climb.in_words() if conductor.climb and conductor.climb.steps else "",
     )
 
 

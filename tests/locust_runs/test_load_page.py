@@ -17,7 +17,6 @@ from storms import SHORT, SMALL
 
 from drills import results
 from drills.thresholds import DEFAULT_PATH
-from drills.verdicts import RunVerdict
 from locustfiles.start import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -99,8 +98,9 @@ def in_phase(page: Page, name: str) -> None:
     expect(page.locator("[aria-current=step]")).to_contain_text(name, timeout=LIMIT_MS)
 
 
-def verdict_of(run_dir: Path) -> RunVerdict:
-    return results.judge_run(run_dir)
+def judged(folder: Path) -> set[Path]:
+    """The folders of runs that have a verdict."""
+    return {report.parent for report in (folder / "results").glob("*/SUMMARY.md")}
 
 
 def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Pa
         page.goto(url)
         refuses_what_was_typed(page)
         goes_well(page, patient_thresholds(tmp_path))
-        (well,) = (tmp_path / "results").iterdir()
-        assert verdict_of(well).exit_code == 0
+        (well,) = judged(tmp_path)
+        assert results.judge_run(well).exit_code == 0
         other = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         other.set_default_timeout(LIMIT_MS)
         with serving(tmp_path / "broken", {"heartbeat_interval_s": 2.0}, defects=["skip_delivery"]) as broken:
             goes_badly(other, page, url, broken.url)
-        (bad,) = set((tmp_path / "results").iterdir()) - {well}
-        verdict = verdict_of(bad)
+        (bad,) = judged(tmp_path) - {well}
+        verdict = results.judge_run(bad)
         assert verdict.exit_code == 1
         assert [remark.split(",")[0] for remark in verdict.drills[0].remarks if "by hand" in remark] == [
             "drop_sockets began by hand",
@@ -146,6 +146,10 @@ def refuses_what_was_typed(page: Page) -> None:
         expect(page.get_by_role("alert").get_by_text("Not started")).to_contain_text(sentence)
         field.fill(before)
     expect(page.locator("header[data-state=idle]")).to_be_visible()
+    field_of(page, "Runtime").fill("http://127.0.0.1:9")  # that nobody is there is known only by asking
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.locator("header[data-state=refused]")).to_contain_text("nothing answers at", timeout=LIMIT_MS)
+    field_of(page, "Runtime").fill("mock")
 
 
 def goes_well(page: Page, thresholds: Path) -> None:
@@ -153,6 +157,7 @@ def goes_well(page: Page, thresholds: Path) -> None:
     for label, value in (("Clients", "45"), ("Events published, over all topics (per s)", "80"), (STEADY, "300")):
         field_of(page, label).fill(value)
     field_of(page, "Thresholds file").fill(str(thresholds))
+    page.evaluate("fetch('stats/requests')")  # Locust remembers its answer for two seconds
     page.get_by_role("button", name="Start", exact=True).click()
     page.wait_for_url("**tab=gates")
     in_phase(page, "steady")

@@ -7,7 +7,7 @@ const HEIGHT = 170, LEFT = 46, RIGHT = 10, TOP = 22, BOTTOM = 22;
 // `of(point, before)` gives a chart's value; null where there is none. `worst`: which of many values in one pixel is drawn.
 const rate = (key) => (point, before) => (before && point.t > before.t ? (point[key] - before[key]) / (point.t - before.t) : null);
 export const CHARTS = [
-  { title: "Clients live, the fewest in each half second", unit: "clients", of: (point) => point.fewest_live, worst: Math.min, most: (shown) => shown.clients, series: 1,
+  { title: "Clients live, the fewest in each half second", unit: "clients", of: (point) => point.fewest_live, worst: Math.min, most: (shown) => shown.clients, series: 1, isStep: true,
     empty: "no client has been counted yet" },
   { title: "Connects", unit: "per s", of: rate("connects"), worst: Math.max, series: 2, empty: "no client has connected yet" },
   { title: "Replay lag: how far the last client is behind", unit: "events", of: (point) => point.behind_events, worst: Math.max, series: 3,
@@ -27,7 +27,7 @@ function figure(kind, curve, shown) {
   const points = curve.map((point, at) => [point.t, kind.of(point, curve[at - 1])]).filter(([, y]) => y !== null && y !== undefined);
   const last = points.at(-1);
   const most = points.reduce((so_far, [, y]) => Math.max(so_far, y), 0);
-  const says = last ? `now ${number(last[1])} ${kind.unit}, at most ${number(most)}` : kind.empty;
+  const says = last ? `${shown.state === "running" ? "now" : "last"} ${number(last[1])} ${kind.unit}, at most ${number(most)}` : "";
   return h("figure", {}, h("figcaption", {}, h("b", {}, kind.title), h("span", {}, says)),
     last ? drawn(kind, points, Math.max(most, kind.most ? kind.most(shown) : 0) || 1, shown, says)
       : h("p", { class: "empty" }, shown.state === "idle" ? "Nothing yet: no run has been started." : `Nothing yet: ${kind.empty}.`));
@@ -48,10 +48,10 @@ function phases(shown, x, until) {
   const begun = Object.entries(shown.phases).filter(([name]) => name !== "end");
   return begun.flatMap(([name, t], at) => {
     const end = begun[at + 1] ? begun[at + 1][1] : shown.phases.end ?? shown.elapsed_s;
-    const isWide = x(end) - x(t) > name.length * 6.5 || at === begun.length - 1;
+    const room = at === begun.length - 1 ? x(until) - x(t) : x(end) - x(t);
     return [h("rect", { class: `phase ${name}`, x: x(t), y: TOP, width: Math.max(0, x(end) - x(t)), height: HEIGHT - TOP - BOTTOM }),
       h("line", { class: "edge", x1: x(t), x2: x(t), y1: TOP - 4, y2: HEIGHT - BOTTOM }),
-      isWide ? h("text", { x: x(t) + 3, y: TOP - 7 }, name) : null];
+      room > name.length * 6.5 ? h("text", { x: x(t) + 3, y: TOP - 7 }, name) : null];
   });
 }
 
@@ -90,5 +90,7 @@ function curveOf(kind, points, x, y) {
     return h("g", { class: `series series-${kind.series}` }, points.map(at).map(([cx, cy]) =>
       [h("line", { x1: cx, x2: cx, y1: y(0), y2: cy }), h("circle", { cx, cy, r: 2.5 })]));
   }
-  return h("g", { class: `series series-${kind.series}` }, h("path", { d: `M${points.map((point) => at(point).join(" ")).join("L")}` }));
+  const to = ([px, py]) => (kind.isStep ? `H${px}V${py}` : `L${px} ${py}`);
+  const [first, ...others] = points.map(at);
+  return h("g", { class: `series series-${kind.series}` }, h("path", { d: `M${first.join(" ")}${others.map(to).join("")}` }));
 }

@@ -2,6 +2,8 @@
 
 import { h, seconds } from "./dom.js";
 
+const AS_THE_DRILL = ["", "drill"];  // choices that leave it to the drill
+
 export async function startForm(root, whenStarted) {
   const { groups, drills } = await (await fetch(root + "stormgate/form")).json();
   const question = h("p", { class: "note" });
@@ -48,7 +50,7 @@ function labelled(field) {
   const shared = { id, name: field.name, "aria-describedby": help };
   const input = field.kind === "choice"
     ? h("select", shared, field.choices.map((choice) => h("option", { value: choice, selected: choice === field.default },
-      choice || "as the drill has it")))
+      AS_THE_DRILL.includes(choice) ? "as the drill has it" : choice)))
     : h("input", { ...shared, type: field.kind === "secret" ? "password" : "text", inputmode: field.kind === "number" ? "decimal" : null,
       value: field.default === field.empty ? "" : field.default, autocomplete: "off" });
   return h("div", { class: "field" }, h("label", { for: id }, field.label, field.unit ? h("span", { class: "told" }, ` (${field.unit})`) : null),

@@ -20,14 +20,14 @@ export function standing(shown) {
 
 function said(shown) {
   const run = `${shown.drill}: ${number(shown.clients)} clients, policy ${shown.policy}, ${shown.target}, seed ${shown.seed}`;
-  const saved = `Saved in ${shown.folder}`;
+  const saved = `Saved in ${shown.folder}`, climb = shown.climb ? [`Climb: ${shown.climb}.`] : [];
   switch (shown.state) {
     case "idle": return ["calm", "No run yet", ["Choose a drill below, or leave everything as it is, and press Start."]];
     case "starting": return ["calm", "Starting …", ["The runtime is started and the clients are made."]];
     case "running": return ["calm", `Running: ${shown.live} of ${number(shown.clients)} clients live`,
-      [run, `${seconds(shown.elapsed_s)} of about ${seconds(shown.expected_s)}. Checks are pending until the run is over.`]];
+      [run, `${seconds(shown.elapsed_s)} of about ${seconds(shown.expected_s)}. Checks are pending until the run is over.`, ...climb]];
     case "judging": return ["calm", "Judging …", [run, "Laws and checks are worked out from the record."]];
-    case "judged": return [shown.verdict.kind, shown.verdict.headline, [run, saved]];
+    case "judged": return [shown.verdict.kind, shown.verdict.headline, [run, saved, ...climb]];
     default: return ["no_go", "No run, no verdict", [shown.refusal || "Why is not known; see the tab Logs.", ...(shown.folder ? [saved] : [])]];
   }
 }
@@ -117,7 +117,7 @@ export function sync(shown, curve) {
 }
 
 function violations(shown) {
-  if (!shown.verdict) return "told by the verdict";
+  if (!shown.verdict) return shown.state === "running" || shown.state === "judging" ? "known at the end" : "-";
   const count = shown.verdict.broken.reduce((sum, each) => sum + each.count, 0);
   return count ? `${number(count)}, of ${shown.verdict.broken.map((each) => each.law).join(", ")}` : "none";
 }
@@ -140,7 +140,7 @@ function noticed(shown) {
 // --- what can be taken away -------------------------------------------------------------------------
 
 const WORDS = { "SUMMARY.md": "report, for people", "summary.json": "report, for programs", "gate-results.jsonl": "one line a check",
-  "observations.parquet": "all observations", "run.json": "the run's header" };
+  "observations.parquet": "all observations", "run.json": "the run's header", "figure.png": "the run as a figure" };
 
 export function leftBehind(shown) {
   const files = shown.downloads.filter((name) => WORDS[name]);
@@ -150,6 +150,5 @@ export function leftBehind(shown) {
       : h("p", { class: "empty" }, "Nothing yet: files are written when a run is over and judged."),
     shown.ended.length > 1 ? [h("h3", {}, "Runs since Locust was started"), table("Runs", [
       ["Run", false, (row) => row.run_id], ["Clients", true, (row) => number(row.clients)],
-      ["Verdict", false, (row) => row.headline]], [...shown.ended].reverse())] : null,
-    shown.climb ? h("p", { class: "note" }, `Climb: ${shown.climb}`) : null);
+      ["Verdict", false, (row) => row.headline]], [...shown.ended].reverse())] : null);
 }

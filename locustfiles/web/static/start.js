@@ -19,7 +19,7 @@ place.append(parts.top, buttons.element, parts.form, parts.sync, parts.gates, pa
 // Of Locust's page: `start` while it shows its form, else the tab that is open; "" for those that are not ours.
 function view() {
   if (isOwnPage) return "all";
-  if (!document.querySelector("main [role=tablist]")) return "start";
+  if (!document.querySelector("main [role=tablist]")) return window.templateArgs?.state === "ready" ? "start" : "";
   const tab = new URLSearchParams(location.search).get("tab");
   return tab === "gates" || tab === "sync" ? tab : "";
 }
@@ -38,10 +38,21 @@ function arrange() {
   buttons.element.hidden = !["all", "gates", "sync"].includes(now);
 }
 
+// Locust's page has a switch of its own between light and dark, of which our colours, made for the browser's choice, know nothing.
+function paint() {
+  const isDark = localStorage.theme ? localStorage.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const sheet = [...document.styleSheets].find((each) => each.href?.endsWith("colours.css"));
+  const rules = [...(sheet?.cssRules ?? [])];
+  const chosen = isDark ? rules.find((rule) => rule.media)?.cssRules[0] : rules[0];
+  for (const name of chosen?.style ?? []) place.style.setProperty(name, chosen.style.getPropertyValue(name));
+  place.style.colorScheme = isDark ? "dark" : "light";
+}
+
 // --- what there is to see ---------------------------------------------------------------------------
 
 function draw() {
   arrange();
+  if (!isOwnPage) paint();
   parts.top.replaceChildren(...(isLost ? [lost()] : []), panel.standing(shown), ...elsewhere());
   buttons.update(shown);
   if (!parts.gates.hidden) parts.gates.replaceChildren(panel.gates(shown));
