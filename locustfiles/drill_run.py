@@ -11,7 +11,8 @@ import msgspec
 from gevent.event import Event
 from gevent.pool import Group
 
-from locustfiles.collecting import GreenRecorder, LiveFigures, Report
+from locustfiles import target_guard
+from locustfiles.collecting import LiveFigures, Report
 from locustfiles.crew import Crew
 from locustfiles.embedded import EmbeddedMock
 from locustfiles.event_publisher import EventPublisher, WatchedPublished
@@ -22,7 +23,7 @@ from locustfiles.options import Plan
 from locustfiles.storms import Storms
 from locustfiles.workers import NoWorkers, Send, Workers, nobody_to_tell
 from sim.contract.settings import Switches
-from sim.engines import course, permission
+from sim.engines import course
 from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane import Lane
 from sim.engines.publishing import streams_of
@@ -58,8 +59,9 @@ class DrillRun:
         self._folder = folder
         self._say = say
         self._faults = fault_plan(plan.drill, plan.seed)
-        self._recorder = GreenRecorder(folder)
+        self._recorder = target_guard.recorder(folder, plan.lane)
         self._stop = Event()
+        self._everyone_came = False
         self._because = ""
         self._storm_asked = Event()
         self._heal_asked = Event()
@@ -83,18 +85,28 @@ class DrillRun:
         raise_descriptor_limit()
         write_header(self._folder, self.header)
         lane = self.plan.lane or self._start_mock()
-        self.header.target, self.header.target_kind = lane.name, lane.kind
-        self.header.remarks = permission.remarks(self.plan.drill, lane)
+        parts = self._folder, self.clock, self._recorder, self.header
+        self._guard = target_guard.TargetGuard(self.plan.drill, lane, *parts, len(self._workers))
         self._lane = LaneRequests(lane)
         self._lane.check()
+        self._guard.before()
         healthy = self._as_found(lane)
         load = self.plan.drill.load
         runs = [self._lane.create_run(f"stormgate-{number}") for number in range(load.run_streams)]
         self._streams = streams_of(runs, load.worker_events)
         self._book = WatchedPublished(self._streams, load.payload_bytes, self.clock, self._recorder, self.live, self._others)
-        self.publisher = EventPublisher(self._lane, self._book, load.events_per_s, self.clock)
+        self.publisher = EventPublisher(self._lane, self._book, load.events_per_s, self.clock, self._guard.events)
         topics = [stream.topic for stream in self._streams]
-        self._crew = Crew(self.plan.drill, self.plan.seed, self._lane, topics, self.clock, self._recorder, self.live.noticed)
+        self._crew = Crew(
+            self.plan.drill,
+            self.plan.seed,
+            self._lane,
+            topics,
+            self.clock,
+            self._recorder,
+            self.live.noticed,
+            self._guard.connects,
+        )
         self._make_fleet()
         by_class = topics[: load.run_streams], topics[load.run_streams :]
         self._storms = Storms(self._lane, healthy, self._crew, self._others, by_class, self.clock, self._recorder)
@@ -106,7 +118,7 @@ class DrillRun:
 
     def _as_found(self, lane: Lane) -> Switches:
         """The switches to go back to after each fault: a drill must not mend what is wrong with a target."""
-        if self._mock is not None:
+        if self._mock is not None or not lane.is_mock:
             return self.plan.switches
         found = self._lane.switches()
         self.header.defects = sorted(found.defects)
@@ -129,7 +141,8 @@ class DrillRun:
         """Raises `TargetError` for a worker that cannot take part."""
         if isinstance(self._others, Workers):
             target = self._mock.url if self._mock is not None else self._lane.lane.name
-            self._others.prepare(self.plan.drill, self.plan.seed, target, topics)
+            pace = self._guard.worker_connects_per_s
+            self._others.prepare(self.plan.drill, self.plan.seed, target, topics, pace)
 
     def hear(self, worker: str, said: AnyFromWorker) -> None:
         """A worker says something."""
@@ -221,10 +234,12 @@ class DrillRun:
         phases = self.plan.drill.phases
         self._helpers.help(self._lag.watch)
         self._helpers.help(self._sample)
+        self._helpers.help(self._guard.poll)
+        self._helpers.help(partial(self._guard.look, self._live_share, self.stop))
         self._others.gather(self._stop.is_set)
         self._arrive()
         self._pause(self.plan.drill.fleet.arrival_s + phases.steady_s, or_until=self._storm_asked)
-        is_steady = self._reach_steady()
+        self._everyone_came = is_steady = self._reach_steady()
         try:
             self._enter("fault")
             if is_steady:
@@ -233,6 +248,7 @@ class DrillRun:
             self._enter("heal")
             if self._stop.is_set():
                 self._end_load()
+                self._others.take_away()
             self._storms.heal()
             if self._mock is not None and self._mock.has_died:
                 self._add("runtime_died")
@@ -267,6 +283,10 @@ class DrillRun:
         if (there := self._crew.there + self._others.there) < (wanted := self.plan.drill.fleet.clients):
             return f"{there} of {wanted} clients live"
         return "" if self._book.acknowledged else "no event acknowledged"
+
+    def _live_share(self) -> float | None:
+        """The share of the fleet that is live; None before it was all there once."""
+        return self.live_clients / self.plan.drill.fleet.clients if self._everyone_came else None
 
     @property
     def live_clients(self) -> int:
@@ -333,6 +353,7 @@ class DrillRun:
             self._because = f"{self._because}; {wrong}" if self._because else wrong
         self.header.workers = self._others.evidence()
         self._helpers.kill()
+        self._close_guard()
         self._lane.close() if hasattr(self, "_lane") else None
         self.header.stopped_because = self._because
         self.header.duration_s = self.clock.now() - self.clock.began
@@ -344,6 +365,12 @@ class DrillRun:
             self._mock.stop()
         with suppress(StormgateError):  # an older header says that the run is not complete
             write_header(self._folder, self.header)
+
+    def _close_guard(self) -> None:
+        try:
+            self._guard.close() if hasattr(self, "_guard") else None
+        except StormgateError as error:
+            self.header.complete, self._because = False, self._because or str(error)
 
     def _end_load(self) -> None:
         """Ask nothing more of the target."""

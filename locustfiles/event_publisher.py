@@ -7,6 +7,7 @@ from locustfiles.collecting import LiveFigures
 from locustfiles.lane import LaneRequests
 from locustfiles.workers import NoWorkers
 from sim.engines.lane import PublishedEvent, PublishFailedError
+from sim.engines.pacer import Pacer
 from sim.engines.publishing import DueEvent, Published, Stream
 from sim.engines.session_driver import WallClock
 from sim.observations import Recorder
@@ -46,8 +47,11 @@ class WatchedPublished(Published):
 class EventPublisher:
     """Publishes at a fixed rate until it is told to finish; a greenlet an event, so that none waits for another."""
 
-    def __init__(self, lane: LaneRequests, book: Published, events_per_s: float, clock: WallClock) -> None:
+    def __init__(
+        self, lane: LaneRequests, book: Published, events_per_s: float, clock: WallClock, pacer: Pacer | None = None
+    ) -> None:
         self.book = book
+        self._pacer = pacer  # keeps to a target's cap
         self._lane = lane
         self._period_s = 1 / events_per_s
         self._clock = clock
@@ -76,7 +80,10 @@ class EventPublisher:
         self._under_way.kill()
 
     def _publish(self, event: DueEvent) -> None:
-        while not event.is_too_late:
+        while True:
+            self._wait_for_the_cap()
+            if event.is_too_late:
+                return
             stream = event.stream
             try:
                 taken = self._lane.publish(stream.run_id, stream.event_type, event.payload, event.key)
@@ -87,3 +94,10 @@ class EventPublisher:
             else:
                 event.succeeded(taken)
                 return
+
+    def _wait_for_the_cap(self) -> None:
+        if self._pacer is not None:
+            now = self._clock.now()
+            gevent.sleep(self._pacer.reserve(now) - now)
+            while (again_at := self._pacer.act(now := self._clock.now())) > now:
+                gevent.sleep(again_at - now)

@@ -31,7 +31,7 @@ class Begin(ToWorker, frozen=True):
     target: str  # an address on this machine, or a name of the targets file that is on every machine
     topics: list[str]  # of the streams that are published to
     clock_began: float  # from which the run's observations count
-    share: float  # of the target's caps that is this worker's
+    connects_per_s: float  # the part of the target's cap that is this worker's; 0: there is no cap
 
 
 class Ready(FromWorker, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any
 from drills import CATALOG, gates, targets
 from drills.thresholds import DEFAULT_PATH
 from locustfiles import patterns, storms
+from locustfiles.crew import CLIENT_FAULTS
 from sim import drill as drills
 from sim.config import to_struct
 from sim.contract.settings import DEFECTS, Switches
@@ -87,8 +88,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
     storms.require_possible(drill)
     lane = targets.resolve(options.target, Path(options.targets) if options.targets else None)
     if lane is not None:
-        _require_mock(lane)
         permission.require_allowed(drill, lane)
+        _require_no_hooks(drill, lane)
     if lane is not None and options.defect:
         raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")
     thresholds = Path(options.thresholds) if options.thresholds else DEFAULT_PATH
@@ -96,11 +97,13 @@ def plan_of(options: argparse.Namespace) -> Plan:
     return Plan(drill, options.seed, lane, _switches(options), thresholds, Path(options.out))
 
 
-def _require_mock(lane: Lane) -> None:
-    if not lane.is_mock:
+def _require_no_hooks(drill: Drill, lane: Lane) -> None:
+    """Operators' commands are run by `stormgate drill run` alone."""
+    kinds = [fault.kind for fault in drill.faults if not isinstance(fault, CLIENT_FAULTS) or fault.kind in lane.rules.hooks]
+    if kinds and not lane.is_mock:
         raise UsageError(
-            f"target '{lane.name}' is {lane.kind}: load tests know no caps and stop conditions, so they only go to mocks; "
-            "use `stormgate drill run`, which keeps to both."
+            f"drill '{drill.name}' has {kinds[0]}, which on target '{lane.name}' is done by a hook, and load tests run none; "
+            f"use `stormgate drill run {drill.name} --target {lane.name}`."
         )
 
 

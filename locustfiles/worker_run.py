@@ -20,6 +20,7 @@ from locustfiles.helpers import Helpers, OwnLag
 from locustfiles.lane import LaneRequests
 from locustfiles.messages import Begin, FromWorker
 from locustfiles.shipping import Shipment
+from sim.engines import permission
 from sim.engines.pacer import Pacer
 from sim.errors import StormgateError
 from sim.mock.server import raise_descriptor_limit
@@ -98,10 +99,10 @@ class WorkerRun:
         what = self._what
         lane = targets.resolve(what.target, self._targets_file)
         assert lane is not None  # the master started the mock
+        permission.require_allowed(what.drill, lane)  # by this machine's own targets file
         self._lane = LaneRequests(lane)
         self._lane.check()
-        caps = lane.rules.caps
-        pacer = Pacer(caps.connects_per_s * what.share) if caps else None
+        pacer = Pacer(what.connects_per_s) if what.connects_per_s else None
         self._crew = Crew(
             what.drill, what.seed, self._lane, what.topics, self._clock, self._shipment, self._live.noticed, pacer
         )

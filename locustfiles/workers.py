@@ -18,6 +18,7 @@ from locustfiles.messages import ToWorker
 from locustfiles.shipping import Arrived, Heads
 from sim.drill import Drill
 from sim.engines.session_driver import WallClock
+from sim.engines.stops import CountingRecorder
 from sim.errors import TargetError
 from sim.faults import PlannedFault
 from sim.observations import NAN, Recorder
@@ -93,6 +94,9 @@ class NoWorkers:
     def conclude(self, heads: Mapping[str, int]) -> None:
         """Nobody is asked."""
 
+    def take_away(self) -> None:
+        """Nobody asks anything."""
+
     def end(self) -> str:
         """Nothing is missing."""
         return ""
@@ -134,11 +138,10 @@ class Workers(NoWorkers):
         self._trouble = ""
         self._greenlets = [gevent.spawn(work) for work in (self._watch, self._tell_news, self._take_in)]
 
-    def prepare(self, drill: Drill, seed: int, target: str, topics: list[str]) -> None:
+    def prepare(self, drill: Drill, seed: int, target: str, topics: list[str], connects_per_s: float) -> None:
         """Have all of them make ready; raises `TargetError` for the first that cannot."""
-        share = 1 / (len(self._all) + 1)  # the master connects, too
         for each, worker in self._all.items():
-            self._send(each, messages.Begin(worker.name, drill, seed, target, topics, self._clock.began, share))
+            self._send(each, messages.Begin(worker.name, drill, seed, target, topics, self._clock.began, connects_per_s))
         self._wait(
             lambda: any(worker.refusal for worker in self._here) or all(each.ready for each in self._here), READY_LIMIT_S
         )
@@ -177,6 +180,7 @@ class Workers(NoWorkers):
     def _hear_of_course(self, worker: "_Worker", said: messages.AnyFromWorker) -> None:
         match said:
             case messages.Status():
+                self._count(worker, said)
                 worker.status = said
                 self._live.worker_counted(worker.name, said.counts, said.worst_ms)
             case messages.Acted():
@@ -189,6 +193,13 @@ class Workers(NoWorkers):
                 worker.done = said
                 if said.left and not self._is_ending:
                     self._stop(f"{worker.who} left in the middle of the run: {said.left}")
+
+    def _count(self, worker: "_Worker", said: messages.Status) -> None:
+        """Stop conditions go by what all processes observe."""
+        if isinstance(self._recorder, CountingRecorder):
+            before = worker.status.counts if worker.status else {}
+            more = {kind: count - before.get(kind, 0) for kind, count in said.counts.items()}
+            self._recorder.count_others(self._clock.now() - self._clock.began, more)
 
     # --- who is there -------------------------------------------------------------------------------
 
@@ -304,10 +315,15 @@ class Workers(NoWorkers):
 
     # --- the end ------------------------------------------------------------------------------------
 
+    def take_away(self) -> None:
+        """Have them ask nothing more of the target, and hand over what is left."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._tell(messages.End())
+
     def end(self) -> str:
         """Have them close everything, and take in what is left; returns what is wrong with what arrived, empty for nothing."""
-        self._is_ending = True
-        self._tell(messages.End())
+        self.take_away()
         self._wait(lambda: all(worker.done for worker in self._here) and self._arrived.empty(), LAST_WORD_S)
         gevent.killall(self._greenlets)
         wrong = [self._trouble, *(self._wrong(worker) for worker in self._all.values())]

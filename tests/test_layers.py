@@ -33,7 +33,10 @@ ENGINE = re.compile(r"sim\.engines\.(virtual|fleet|sockets)(_\w+)?")  # and the 
 # Of the engines' room what waits for nothing, so that whoever waits in another way can use it, too.
 NEUTRAL = tuple(
     f"sim.engines.{name}"
-    for name in ("course", "garbage", "lane", "pacer", "permission", "publishing", "session_driver", "web_socket")
+    for name in (
+        *("course", "garbage", "lane", "metrics_book", "pacer", "permission", "publishing", "redaction", "session_driver"),
+        *("stops", "web_socket"),
+    )
 )
 WAITING = {"aiohttp", "asyncio", "httpx", "simpy", "uvloop", "socket", "subprocess", "threading"}
 # What load tests need of the operators' side: a run's folder and its verdict.

@@ -12,9 +12,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from sim.contract.figures import OK
-
-MOST_BODY_BYTES = 256 * 1024
-FIGURES = {"Accept": "application/json", "Accept-Encoding": "identity"}  # headers that whoever asks for figures sends
+from sim.engines.metrics_book import FIGURES as FIGURES
+from sim.engines.metrics_book import MOST_BODY_BYTES
 
 
 @dataclass(frozen=True, slots=True)

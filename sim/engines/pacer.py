@@ -12,7 +12,7 @@ class Pacer:
 
     def __init__(self, per_s: float) -> None:
         at_once = max(int(per_s), 1)
-        self._window_s = at_once / per_s
+        self._window_s = max(at_once / per_s, 1.0)  # 1.5 a second are never two in one
         self._given: deque[float] = deque(maxlen=at_once)  # the latest moments given out, in order
         self._acts: deque[float] = deque(maxlen=at_once)  # the latest acts
 

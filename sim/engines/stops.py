@@ -1,11 +1,11 @@
 """Stop conditions of a live target: what is counted for them, and when one is met."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sim.contract.endpoint import is_counter
-from sim.engines.metrics_poll import MetricsPoll
+from sim.engines.metrics_book import MetricsBook
 from sim.observations import NAN, Recorder, Row
 from sim.target import Stop
 
@@ -43,12 +43,17 @@ class CountingRecorder(Recorder):
             self._count(t, row[0])
         super().extend(t, client, rows)
 
-    def _count(self, t: float, kind: str) -> None:
+    def _count(self, t: float, kind: str, many: int = 1) -> None:
         which = 1 if kind in _WORKED else 2 if kind in _FAILED else 0
         if which:
             if not self._buckets or t >= self._buckets[-1][0] + _BUCKET_S:
                 self._buckets.append([t, 0, 0])
-            self._buckets[-1][which] += 1
+            self._buckets[-1][which] += many
+
+    def count_others(self, t: float, counts: Mapping[str, int]) -> None:
+        """What another process observed, by kind, since it last said so."""
+        for kind, many in counts.items():
+            self._count(t, kind, many)
 
     def failed_within(self, width_s: float, t: float) -> tuple[int, int]:
         """How many failed of how many in the last `width_s` before `t`; what is older is forgotten."""
@@ -61,7 +66,7 @@ class CountingRecorder(Recorder):
 class StopWatch:
     """Looks at a target's stop conditions."""
 
-    def __init__(self, stop: Stop, recorder: Recorder, metrics: MetricsPoll | None) -> None:
+    def __init__(self, stop: Stop, recorder: Recorder, metrics: MetricsBook | None) -> None:
         self._stop = stop
         self._recorder = recorder
         self._metrics = metrics

@@ -13,11 +13,11 @@ from sim.engines import permission
 from sim.engines.client_driver import WallClock
 from sim.engines.hooks import Hooks
 from sim.engines.lane_http import Lane
+from sim.engines.metrics_book import is_asked
 from sim.engines.metrics_poll import MetricsPoll
 from sim.engines.pacer import Pacer
 from sim.engines.redaction import Redactor
 from sim.engines.stops import CountingRecorder, StopWatch
-from sim.errors import TargetError
 from sim.observations import Recorder, RunHeader
 
 _LOOK_S = 0.25  # between looks at the stop conditions
@@ -47,8 +47,7 @@ class TargetWatch:
         self._clock = clock
         self._header = header
         self._redact = Redactor(lane.secrets)
-        asks = lane.admin_token and lane.rules.metrics_profile != "none"
-        self._metrics = MetricsPoll(lane, folder, clock, recorder, self._redact) if asks else None
+        self._metrics = MetricsPoll(lane, folder, clock, recorder) if is_asked(lane) else None
         self._folder = folder
         self._recorder = recorder
         self._hooks: Hooks | None = None
@@ -75,21 +74,9 @@ class TargetWatch:
 
     async def before(self) -> None:
         """Poll once before anything else is done; raises `TargetError` where a stop condition could never be met."""
-        if self._metrics is None:
-            return
-        await self._metrics.poll()
-        stop = self._lane.rules.stop
-        if stop.needs_metrics and self._metrics.trouble:
-            raise TargetError(
-                f"the metrics endpoint of target '{self._lane.name}' cannot be read ({self._metrics.trouble}), and its stop "
-                "conditions need it; check its address and admin token."
-            )
-        missing = [name for name in stop.metrics_above if name not in self._metrics.latest]
-        if missing:
-            raise TargetError(
-                f"the stop condition metrics_above of target '{self._lane.name}' names {missing[0]}, which its metrics "
-                f"endpoint does not have; it has: {', '.join(self._metrics.latest) or 'nothing'}."
-            )
+        if self._metrics is not None:
+            await self._metrics.poll()
+            self._metrics.require_usable()
 
     @contextlib.asynccontextmanager
     async def during(

@@ -1,9 +1,11 @@
 """Whole load tests as processes: Locust has one of its own, because it changes Python's sockets."""
 
+import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from storms import OF_TIME, SHORT, SMALL
@@ -21,7 +23,9 @@ TOO_LONG = 240.0
 class Load:
     """One `locust` process and the folder its run goes to; `beside` is another locustfile to put beside the first."""
 
-    def __init__(self, out: Path, locustfile: str, *arguments: str, beside: str = "") -> None:
+    def __init__(
+        self, out: Path, locustfile: str, *arguments: str, beside: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
         self.out = out
         self._log = (out.parent / f"{out.name}.log").open("w+")
         sets = [f"--set={setting}" for setting in SETTINGS]
@@ -33,6 +37,7 @@ class Load:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
 
     def end(self) -> int:

@@ -1,6 +1,7 @@
 """What master and workers say to each other: nothing is lost unseen, and figures merged are the figures of one process."""
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import gevent
@@ -17,6 +18,7 @@ from locustfiles.workers import Workers
 from sim import drill as drills
 from sim import faults
 from sim.engines.session_driver import WallClock
+from sim.engines.stops import CountingRecorder
 from sim.errors import TargetError
 from sim.observations import Chunk
 
@@ -169,7 +171,17 @@ def test_a_worker_that_cannot_take_part_is_named(
     if answer is not None:
         told.workers.hear("id", answer)
     with pytest.raises(TargetError, match=why):
-        told.workers.prepare(STORM, 1, "mock", [])
+        told.workers.prepare(STORM, 1, "mock", [], 0.0)
+
+
+def test_stop_conditions_count_what_all_workers_observe(tmp_path: Path):
+    told = Told(1)
+    told.workers._recorder = counting = CountingRecorder(tmp_path)
+    status = messages.Status(5, 5, -1, 0.0, {"connect_done": 3, "connect_failed": 1, "applied": 9}, {})
+    told.workers.hear("id1", status)
+    told.workers.hear("id1", msgspec.structs.replace(status, counts={"connect_done": 4, "connect_failed": 3}))
+    assert counting.failed_within(100.0, 50.0) == (3, 7)
+    counting.seal()
 
 
 def test_who_is_behind_is_asked_of_everybody():

@@ -5,17 +5,20 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from msgspec import structs
 
 from drills.thresholds import Threshold
 from drills.verdicts import State
-from locustfiles import options, patterns, verdict
+from locustfiles import options, patterns, target_guard, verdict
 from locustfiles.climb import Climb
 from locustfiles.collecting import LiveFigures
 from locustfiles.users import Run, Users
 from sim.contract.notices import Notice
+from sim.engines.pacer import Pacer
 from sim.errors import UsageError
 from sim.fault_kinds import DropSockets
 from sim.faults import plan
+from sim.target import Caps, Hook, Rules
 
 NAN = float("nan")
 
@@ -73,11 +76,44 @@ def test_what_cannot_be_run_is_refused(fields: dict[str, object], why: str):
         options.plan_of(asked(**fields))
 
 
-def test_live_targets_are_refused(monkeypatch: pytest.MonkeyPatch):
-    lane = options.Lane("staging", "staging", "http://127.0.0.1:1", "http://127.0.0.1:1")
+CAPS = Caps(clients=1000, connects_per_s=1000.0, events_per_s=1000.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "drill", "rules", "why"),
+    [
+        ("staging", "stale_cursor", Rules(caps=CAPS), "no hook for it"),
+        ("staging", "reconnect_storm", Rules(caps=CAPS, hooks={"drop_sockets": Hook(inject=["true"])}), "load tests run none"),
+        ("staging", "reconnect_storm", Rules(caps=structs.replace(CAPS, clients=9)), "caps.clients is 9"),
+        ("production", "reconnect_storm", Rules(caps=CAPS), "only drills without faults"),
+    ],
+)
+def test_what_a_live_target_does_not_allow_is_refused(
+    kind: str, drill: str, rules: Rules, why: str, monkeypatch: pytest.MonkeyPatch
+):
+    lane = options.Lane("theirs", kind, "http://127.0.0.1:1", "http://127.0.0.1:1", rules=rules)
     monkeypatch.setattr(options.targets, "resolve", lambda *_: lane)
-    with pytest.raises(UsageError, match="know no caps"):
-        options.plan_of(asked(target="staging"))
+    with pytest.raises(UsageError, match=why):
+        options.plan_of(asked(drill, target="theirs"))
+
+
+@pytest.mark.parametrize(("cap", "workers"), [(100.0, 0), (100.0, 1), (100.0, 7), (8.5, 7), (2.0, 1)])
+def test_all_processes_together_keep_to_a_cap(cap: float, workers: int):
+    lane = options.Lane("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=cap)))
+    own, each = target_guard.connects_per_s(lane, workers)
+    pacers = [Pacer(own), *(Pacer(each) for _ in range(workers))]
+    acts = sum(pacer.act(0.001 * k) == 0.001 * k for pacer in pacers for k in range(1000))
+    assert cap / 2 <= acts <= cap
+
+
+def test_a_cap_that_so_many_workers_cannot_share_is_refused():
+    lane = options.Lane("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=7.0)))
+    with pytest.raises(UsageError, match="use fewer workers"):
+        target_guard.connects_per_s(lane, 7)
+
+
+def test_without_caps_nobody_is_paced():
+    assert target_guard.connects_per_s(options.Lane("mock", "mock", "", ""), 3) == (0.0, 0.0)
 
 
 def test_every_drill_that_is_offered_can_be_planned():
