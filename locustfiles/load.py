@@ -13,6 +13,9 @@ from locustfiles.conductor import Conductor
 from locustfiles.web import routes as web
 from sim.errors import UsageError
 
+# Whoever reaches these may start storms and send observations: from other machines that has to be asked for.
+_LOOPBACK = {"master_bind_host": "127.0.0.1", "web_host": "127.0.0.1"}
+
 
 def of(drill: str, climbs: bool = False, **defaults: object) -> None:
     """This locustfile runs that drill, with these defaults of its fields, unless something else is chosen.
@@ -21,6 +24,7 @@ def of(drill: str, climbs: bool = False, **defaults: object) -> None:
     """
 
     def add_fields(parser: Any) -> None:
+        parser.set_defaults(**_LOOPBACK)
         options.add_to(parser, drill, **defaults)
         if climbs:
             climb.add_to(parser)

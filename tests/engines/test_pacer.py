@@ -31,7 +31,9 @@ def test_never_more_in_any_window(per_s: float, waits: list[float]):
         given_out.append(pacer.reserve(now))
     at_once = max(int(per_s), 1)
     assert given_out == sorted(given_out)
-    assert all(later - early >= max(at_once / per_s, 1.0) - 1e-9 for early, later in zip(given_out, given_out[at_once:], strict=False))
+    assert all(
+        later - early >= max(at_once / per_s, 1.0) - 1e-9 for early, later in zip(given_out, given_out[at_once:], strict=False)
+    )
 
 
 def test_those_who_wake_late_together_do_not_go_together():
