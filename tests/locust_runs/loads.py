@@ -70,12 +70,17 @@ class Load:
         return results.judge_run(self.run_dir)
 
 
-def over_two_processes() -> list[str]:
-    """Arguments for a master and two workers, on a port of their own."""
+def free_port() -> int:
+    """One that nobody listens on just now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
-    return ["--processes", "2", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
+        return int(one.getsockname()[1])
+
+
+def over_two_processes() -> list[str]:
+    """Arguments for a master and two workers, on a port of their own."""
+    port = str(free_port())
+    return ["--processes", "2", "--master-bind-port", port, "--master-port", port]
 
 
 def drill_of(verdict: RunVerdict) -> DrillVerdict:

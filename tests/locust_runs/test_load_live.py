@@ -2,19 +2,30 @@
 
 from pathlib import Path
 
-from live import SECRETS, Live, thirdparty
-from loads import DRILL, Load, over_two_processes
+import yaml
+from live import SECRETS, thirdparty
+from loads import DRILL, ROOT, Load, free_port
 
 from drills import results
 from sim.observations import Kind, read_header, read_verified
 
 CAP = 20
+GENTLE = (f"--set=fleet.connects_per_s={CAP}", "--set=load.events_per_s=30")
 
 
-def load_on(live: Live, extra: str, *more: str) -> Load:
-    targets, _ = live.write(extra=extra)
-    gentle = [f"--set=fleet.connects_per_s={CAP}", "--set=load.events_per_s=30", "--target=thirdparty", f"--targets={targets}"]
-    return Load(live.folder / "out", DRILL, *gentle, *more, environment=live.environment)
+def command_of(service: str, targets: Path, port: int) -> list[str]:
+    """A command of the example for Docker Compose, its two hosts on this machine, without the file that it runs."""
+    compose = yaml.safe_load((ROOT / "examples" / "load" / "compose.yaml").read_text())
+    here = {
+        "--master-bind-host=0.0.0.0": f"--master-bind-host=127.0.0.1 --master-bind-port={port}",
+        "--master-host=master": f"--master-host=127.0.0.1 --master-port={port}",
+        "--target=staging": "--target=thirdparty",
+        "--targets=/config/targets.toml": f"--targets={targets}",
+        "--out=/results": "",
+    }
+    words = compose["services"][service]["command"]
+    assert words[:2] == ["locust", f"--locustfile=locustfiles/{DRILL}.py"]
+    return [part for word in words[2:] for part in here.get(word, word).split()]
 
 
 def reveals_nothing(load: Load) -> None:
@@ -22,11 +33,15 @@ def reveals_nothing(load: Load) -> None:
     assert [secret for secret in SECRETS.values() for text in everything if secret.encode() in text] == []
 
 
-def test_workers_together_keep_to_the_caps_of_a_live_target(tmp_path: Path):
+def test_the_example_of_a_master_and_two_workers_keeps_to_the_caps_of_a_live_target(tmp_path: Path):
     with thirdparty(tmp_path) as live:
-        caps = f"caps = {{ clients = 42, connects_per_s = {CAP}, events_per_s = 30 }}\n"
-        load = load_on(live, caps, *over_two_processes())
+        targets, _ = live.write(extra=f"caps = {{ clients = 42, connects_per_s = {CAP}, events_per_s = 30 }}\n")
+        port = free_port()
+        load = Load(tmp_path / "out", DRILL, *GENTLE, *command_of("master", targets, port), environment=live.environment)
+        worker = command_of("worker", targets, port)
+        workers = [Load(tmp_path / f"worker{n}", DRILL, *worker, environment=live.environment) for n in (1, 2)]
         assert load.end() in (2, 4), load.said  # it cannot tell; a busy machine may be late besides
+        assert [each.end() for each in workers] == [0, 0]
         moments = {what: sorted(t for each, t in live.log if each == what) for what in ("upgrade", "publish")}
     header, table = read_verified(results.drill_folder(load.run_dir, DRILL))
     assert (header.target, header.target_kind, header.metrics_profile) == ("thirdparty", "staging", "pinned")
@@ -42,7 +57,9 @@ def test_workers_together_keep_to_the_caps_of_a_live_target(tmp_path: Path):
 
 def test_a_stop_condition_ends_a_load_test_as_a_no_go(tmp_path: Path):
     with thirdparty(tmp_path) as live:
-        load = load_on(live, 'stop.metrics_above."mirror.published_total" = 30\n')
+        targets, _ = live.write(extra='stop.metrics_above."mirror.published_total" = 30\n')
+        named = "--target=thirdparty", f"--targets={targets}"
+        load = Load(tmp_path / "out", DRILL, *GENTLE, *named, environment=live.environment)
         assert load.end() == 1, load.said
     header = read_header(results.drill_folder(load.run_dir, DRILL))
     assert not header.complete
