@@ -144,6 +144,10 @@ class Conductor(Users):
             self._fail(str(error), error.exit_code)
             self._abandon(str(error))
             return False
+        except Exception as error:  # Locust would take a test for one that goes on for ever
+            self._fail(f"a defect of stormgate itself ({type(error).__name__}: {error}).", _EXIT_INTERNAL)
+            self._abandon(self.refusal)
+            return False
         except BaseException:  # killed by who stops the test
             self._abandon("it was interrupted")
             raise

@@ -42,6 +42,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 _SAID_ANYWAY = re.compile(r"; (0|-1|empty): [^;]*$")  # what it is to leave a field empty, which the field itself shows
+_MOST = 1_000_000  # [ours] of anything: a mistyped number must not fill a machine's memory before it fails
 _LOCUSTS_OWN = {"user_count", "spawn_rate", "host", "run_time", "profile", "user_classes", "shape_class"}
 _AT_WHICH = {"storm_at": options.AS_THE_DRILL_CUTS}  # the value of a field left empty; else it is 0
 
@@ -158,4 +159,6 @@ def _value(name: str, text: str, arguments: Mapping[str, Mapping[str, Any]], bef
         raise UsageError(f"{label}: expected a {'whole ' if kind is int else ''}number, got '{text[:60]}'.")
     if number < 0 and number != _AT_WHICH.get(name):
         raise UsageError(f"{label}: {text} is below 0.")
+    if number > _MOST:
+        raise UsageError(f"{label}: {text} is more than {_MOST}, and more than one machine can do.")
     return number

@@ -111,6 +111,7 @@ def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Pa
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("request", lambda request: request.url.startswith((url, "data:")) or troubles.append(request.url))
         page.goto(url)
+        refuses_another_site(url)
         refuses_what_was_typed(page)
         goes_well(page, patient_thresholds(tmp_path))
         (well,) = judged(tmp_path)
@@ -127,6 +128,20 @@ def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Pa
             "healed by hand",
         ]
         assert troubles == []
+
+
+def refuses_another_site(url: str) -> None:
+    """Locust's own routes, too, and whatever name leads here."""
+    ask = {"trust_env": False, "headers": {"Origin": "http://elsewhere.example"}}
+    for path in ("/stormgate/storm", "/stormgate/heal", "/swarm", "/stop"):
+        assert httpx.post(url + path, **ask).status_code == 403, path
+    for path in ("/", "/stormgate", "/stormgate/state"):
+        assert httpx.get(url + path, **ask).status_code == 403, path
+        assert httpx.get(url + path, headers={"Host": "elsewhere.example"}, trust_env=False).status_code == 403, path
+    assert httpx.post(url + "/stormgate/heal", trust_env=False).text == "Not done: no run is going on; start one first.\n"
+    assert httpx.get(url + "/stormgate/heal", trust_env=False).status_code == 405
+    assert httpx.get(url + "/stormgate/download/SUMMARY.md", trust_env=False).text.startswith("there is no SUMMARY.md yet")
+    assert httpx.get(url + "/stormgate/download/..%2Frun.json", trust_env=False).status_code == 404
 
 
 def refuses_what_was_typed(page: Page) -> None:
@@ -198,3 +213,5 @@ def goes_badly(page: Page, other: Page, url: str, broken: str) -> None:
         assert "fail" in states(each)
         expect(each.get_by_role("table", name="Broken laws")).to_contain_text("client")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    other.get_by_role("button", name="New", exact=True).click()
+    expect(field_of(other, "Clients")).to_be_visible()

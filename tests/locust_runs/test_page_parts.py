@@ -63,6 +63,7 @@ def arguments() -> tuple[dict[str, dict[str, Any]], argparse.Namespace]:
         ({"clients": "-3"}, "Clients: -3 is below 0."),
         ({"clients": "1.5"}, "Clients: expected a whole number, got '1.5'."),
         ({"clients": ""}, "Clients: expected a whole number, got ''."),
+        ({"clients": "9" * 20}, "is more than 1000000"),
         ({"steady_s": "nan"}, "expected a number"),
         ({"storm_at": "-2"}, "-2 is below 0"),
         ({"storm_at": "900"}, "at_s"),

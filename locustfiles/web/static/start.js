@@ -7,7 +7,7 @@ import * as panel from "./panel.js";
 const isOwnPage = document.body.classList.contains("storm-page");
 const OFTEN_MS = 1000, SELDOM_MS = 3000;
 const nothing = { state: "idle", checks: [], figures: [], noticed: [], downloads: [], ended: [], phases: {}, elapsed_s: 0, expected_s: 0 };
-let shown = nothing, curve = [], isLost = false, drawnIn = null, timer;
+let shown = nothing, curve = [], isLost = false, drawnIn = null, saidLast = "", timer;
 
 const place = h("div", { class: "stormgate" });
 const parts = Object.fromEntries(["top", "form", "gates", "sync", "files"].map((name) => [name, h("div", { class: `part-${name}` })]));
@@ -75,8 +75,10 @@ async function look() {
   clearTimeout(timer);
   try {
     const after = curve.length ? curve.at(-1).t : "";
-    const response = await fetch(`stormgate/state?after=${after}`);
-    const said = await response.json();
+    const text = await (await fetch(`stormgate/state?after=${after}`)).text();
+    if (text === saidLast && !isLost) return again();  // nothing to draw, so nobody's focus or selection is taken away
+    const said = JSON.parse(text);
+    saidLast = text;
     if (said.run_id !== shown.run_id && after !== "") {  // another run: its curve from the beginning
       curve = [];
       shown = said;
@@ -89,12 +91,17 @@ async function look() {
     isLost = true;
   }
   draw();
+  again();
+}
+
+function again() {
   timer = setTimeout(look, ["starting", "running", "judging"].includes(shown.state) ? OFTEN_MS : SELDOM_MS);
 }
 
 // Locust's page learns that a test goes on only when it is opened anew.
 async function watchStart() {
   shown = { ...nothing, state: "starting", ended: shown.ended };
+  saidLast = "";
   curve = [];
   draw();
   await look();
@@ -105,7 +112,22 @@ async function watchStart() {
   if (!isOwnPage && shown.state !== "refused") location.assign("?tab=gates");
 }
 
+// Locust's button for a new test would open its own form, which knows neither units nor what a drill has.
+function openForm(event) {
+  const button = event.target.closest?.("button");
+  if (button?.textContent !== "New" || place.contains(button)) return;
+  event.stopImmediatePropagation();
+  if (view() !== "gates") location.assign("?tab=gates#start");
+  else openAsked();
+}
+
+function openAsked() {
+  form.open = true;
+  form.scrollIntoView();
+}
+
 if (!isOwnPage) {
+  document.addEventListener("click", openForm, { capture: true });
   for (const name of ["colours.css", "page.css"]) document.head.append(h("link", { rel: "stylesheet", href: `stormgate/static/${name}` }));
   // React draws what is above us, and tells nobody of it: another tab, or the page's first.
   const hasMoved = () => view() !== drawnIn || document.querySelector("main")?.lastElementChild !== place;
@@ -116,3 +138,4 @@ const form = await startForm("", watchStart);
 parts.form.append(form);
 await look();
 form.open = shown.state === "idle" || view() === "start";
+if (location.hash === "#start") openAsked();
