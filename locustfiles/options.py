@@ -73,7 +73,11 @@ def add_to(parser: Any, drill: str, **defaults: object) -> None:
     add("--pattern", patterns.AS_THE_DRILL, "In which sockets are cut.", choices=(patterns.AS_THE_DRILL, *patterns.PATTERNS))
     number("--share-dropped", "Of the fleet, from 0 to 1, that each cut takes; 0: as the drill has it, or all.")
     number("--storm-at", "When the first fault begins, in s of its phase; -1: as the drill has it.", default=AS_THE_DRILL_CUTS)
-    add("--target", targets.EMBEDDED, "'mock' starts one for the run; or the address of a mock on this machine.")
+    add(
+        "--target",
+        targets.EMBEDDED,
+        "'mock' starts one for the run; or the address of a mock on this machine, or a name of the targets file.",
+    )
     add("--targets", "", "The targets file that --target names one of; a worker has its own.", include_in_web_ui=False)
     add("--thresholds", "", "Judge by this file instead of the default thresholds; empty: those.")
     number("--seed", "Names the run: same seed, same faults and same delays.", int, 1)
