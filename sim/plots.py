@@ -15,15 +15,20 @@ from matplotlib.patheffects import withStroke
 
 from sim.history import PHASES, Floats, History
 from sim.observations import Kind
+from sim.plots_style import BLUE as _BLUE
+from sim.plots_style import GREEN as _GREEN
+from sim.plots_style import GREY as _GREY
+from sim.plots_style import ORANGE as _ORANGE
+from sim.plots_style import RED as _RED
+from sim.plots_style import ShownFigure
 
-_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 _MOST_BINS = 300  # wide enough to see each of them
 _NARROWEST_BIN_S = 0.25
 
 
 def drill_figure(history: History) -> Figure:
     """Clients live, connects attempted and the fleet's lag over the course of a drill, its faults shaded."""
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure = ShownFigure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(3, 1, sharex=True)
     drawers: tuple[Callable[[Axes, History], None], ...] = (_clients_live, _connects, _lag)

@@ -1,0 +1,45 @@
+"""How a fleet came back, as a curve of each run: kept with its row, so that bands over runs can be drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim import metrics
+from sim.drill import Drill
+from sim.history import Floats, History
+from sim.ledger import Ledger
+from sim.metrics import Measure
+from sim.planning.store import Row
+
+STEPS = 240  # of a curve; [ours], more than a figure's pixels can show apart
+
+
+@dataclass(frozen=True)
+class Curves:
+    """An `Evaluate` that keeps, besides the measures, the share of clients live from the first fault for `until_s` seconds."""
+
+    until_s: float
+
+    @property
+    def key(self) -> str:
+        """As `Evaluate` has it."""
+        return f"curves for {self.until_s:g} s"
+
+    def of(self, drill: Drill, history: History) -> tuple[tuple[Measure, ...], bytes]:
+        """The measures, and the curve at `times`."""
+        from sim import plots  # imported late: Matplotlib takes longer to import than a small run to simulate
+
+        t, live = plots.clients_live(history)
+        places = np.searchsorted(t, history.first_fault_t + self.times, side="right") - 1
+        shares = np.where(places >= 0, live[np.maximum(places, 0)], 0.0) / history.header.clients if len(t) else np.zeros(STEPS)
+        return tuple(metrics.measures(history, Ledger(history))), shares.astype(np.float64).tobytes()
+
+    @property
+    def times(self) -> Floats:
+        """Seconds since the first fault began."""
+        return np.linspace(0.0, self.until_s, STEPS)
+
+    def read(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
+        """The times, and the curve of each run that was measured as a row of an array."""
+        return self.times, np.array([np.frombuffer(row.judgement) for row in rows if row.judgement]).reshape(-1, STEPS)

@@ -1,0 +1,55 @@
+"""How every figure looks: colours that people with any of the common colour blindnesses can tell apart, and quiet axes.
+
+The colours are Okabe and Ito's. No line is told from another by colour alone: each has its own dash and marker, too.
+"""
+
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
+LINES = (
+    (BLUE, "-", "o"),
+    (RED, "--", "s"),
+    (GREEN, "-.", "^"),
+    (ORANGE, ":", "D"),
+    (PURPLE, (0, (5, 1)), "v"),
+    (SKY, (0, (3, 1, 1, 1)), "P"),
+    (BLACK, (0, (1, 1)), "X"),
+    (GREY, (0, (7, 3)), "*"),
+)
+"""Colour, dash and marker of one line after the other; more lines than these no figure can tell apart."""
+
+
+class ShownFigure(Figure):
+    """A figure that notebooks show by themselves, without Matplotlib's global state."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+
+def figure(title: str, width: float = 9.0, height: float = 5.0) -> ShownFigure:
+    """An empty figure with its title."""
+    made = ShownFigure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    made.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return made
+
+
+def quiet(axes: Axes, grid: str = "y") -> None:
+    """A frame and a grid that do not shout."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+
+
+def limit_line(axes: Axes, value: float, name: str) -> None:
+    """What must not be crossed, as a dashed line with its name."""
+    axes.axhline(value, color=BLACK, linewidth=1.0, linestyle=(0, (6, 4)))
+    place = axes.get_yaxis_transform()
+    axes.text(0.995, value, f"{name} {value:g}", transform=place, fontsize=8, ha="right", va="bottom", color=BLACK)
