@@ -59,9 +59,10 @@ class Searched:
     def confidence(self) -> str:
         """What its certainty is, in words."""
         most = max(trial.replications for trial in self.found.trials)
+        limits = " Its engine delivers nothing and looks at no law." if self.plan.sweep.engine == "fleet" else ""
         return (
             f"Each value was judged by {self.plan.sweep.replications} to {most} replications under common seeds, each check "
-            f"with {CONFIDENCE:.0%} confidence, in simulation."
+            f"with {CONFIDENCE:.0%} confidence, in simulation.{limits}"
         )
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 from drills import CATALOG
 from drills.planning_gates import Gates
 from drills.report import number
+from drills.request import SIMULATED as ENGINES_SAY
 from drills.terminal import Progress, Several
 from drills.verdicts import DrillVerdict
 from sim.errors import StorageError, StormgateError, UsageError
@@ -221,7 +222,7 @@ def markdown(swept: Swept) -> str:
         f"# {sweep.name}",
         sweep.question,
         f"Drill `{sweep.drill}` by the engine {sweep.engine}: {len(swept.points)} points ({sweep.design}), each under the "
-        f"{sweep.replications} seeds from {sweep.seed} on. This was a simulation: it says how such a lane would behave. "
+        f"{sweep.replications} seeds from {sweep.seed} on. {ENGINES_SAY[sweep.engine]} "
         "Behind each mean stands its 95 % interval over replications (Student's t).",
         "\n".join(_row(cells) for cells in (heads, ["---"] * len(heads), *body)),
         *_troubles(swept),

@@ -6,6 +6,7 @@ tail and delivers no event: it measures recovery, and proves no law. Its evidenc
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -149,7 +150,9 @@ class _FleetRun:
         """The whole course."""
         folder = self._options.folder
         write_header(folder, self._header)
-        before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Only the main thread hears signals; in any other there is nothing to be done about them.
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._interrupt) for number in heard}
         try:
             self._storm.run()
             self._header.complete = True

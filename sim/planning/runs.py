@@ -72,26 +72,31 @@ def job(engine: str, point: Point, seed: int, evaluate: Evaluate) -> Job:
     return Job(engine, point.drill, point.model, seed, evaluate, digest)
 
 
-def jobs(engine: str, points: Iterable[Point], seeds: Iterable[int], evaluate: Evaluate) -> list[Job]:
+def jobs(engine: str, points: Sequence[Point], seeds: Iterable[int], evaluate: Evaluate) -> list[Job]:
     """Every point under every seed; points that come to the same are run once. Raises `UsageError` as `check` does."""
     wanted = list(seeds)
     all_of_them = [job(engine, point, seed, evaluate) for point in points for seed in wanted]
     different = list({each.digest: each for each in all_of_them}.values())
-    for drill in {each.drill.digest(): each.drill for each in different}.values():
-        check(engine, drill)
+    for point in points:
+        check(engine, point.drill, point.model)
     return different
 
 
-def check(engine: str, drill: Drill) -> None:
-    """Raise `UsageError` for a drill that this engine cannot run."""
-    from sim.engines import virtual
-
-    if engine not in drill.engines:
+def check(engine: str, drill: Drill, model: SystemModel | None = None) -> None:
+    """Raise `UsageError` for a drill that this engine cannot run. The fleet engine runs what is for the virtual one."""
+    if "virtual" not in drill.engines:
         raise UsageError(
             f"drill '{drill.name}' is not for the engine {engine}; its key 'engines' has: {', '.join(drill.engines)}."
         )
     if drill.surfaces:
         raise UsageError(f"drill '{drill.name}' compares surfaces, and has no measures to plan by; choose another.")
+    if engine == "fleet":
+        from sim.engines import fleet
+
+        fleet.check(drill, model)
+        return
+    from sim.engines import virtual
+
     virtual.check(drill)
 
 
@@ -110,10 +115,14 @@ def perform(job: Job, say: Say) -> Row | None:
 
 
 def _simulate(job: Job, folder: Path, say: Say) -> RunHeader:
-    from sim.engines import virtual
-
     def progress(phase: str, text: str, simulated_s: float) -> None:
         say(phase, simulated_s)
+
+    if job.engine == "fleet":
+        from sim.engines import fleet
+
+        return fleet.run(job.drill, fleet.Options(folder, job.seed, job.model, progress=progress))
+    from sim.engines import virtual
 
     return virtual.run(job.drill, virtual.Options(folder, job.seed, job.model, progress=progress))
 

@@ -33,7 +33,7 @@ from sim.drill import CheckName, Drill, Name, check
 from sim.errors import UsageError
 from sim.system_model import SystemModel
 
-EngineName = Literal["virtual"]
+EngineName = Literal["virtual", "fleet"]
 DesignName = Literal["grid", "latin_hypercube", "one_at_a_time"]
 Key = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)+$")]
 Value = bool | int | float | str

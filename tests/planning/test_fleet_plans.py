@@ -1,0 +1,74 @@
+"""Sweeps and searches by the fleet engine: the same storm as the virtual one, and no word on what it did not look at."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plan_files import SWEEP, TWO_POINTS, load, write
+
+from drills import plan_search, plans
+from drills.plans import Swept
+from drills.verdicts import State
+from sim.planning import runs
+from sim.planning.curves import STEPS
+from sim.planning.search import Word
+from sim.planning.studies import study
+
+
+def here(jobs, store) -> str:
+    return runs.run(jobs, store, workers=1)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    folder = tmp_path_factory.mktemp("fleet")
+    return plans.sweep(load(folder, 'engine = "fleet"\n' + TWO_POINTS), folder, here)
+
+
+def test_the_fleet_engine_comes_to_what_the_virtual_one_does(swept: Swept, tmp_path: Path):
+    virtual = plans.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
+    for name in ("live_again_95_s", "peak_connects_per_s"):
+        one, other = (each.table[each.table["measure"] == name]["mean"].to_numpy() for each in (swept, virtual))
+        assert one == pytest.approx(other, rel=0.02), name
+
+
+def test_what_it_does_not_look_at_is_never_green(swept: Swept):
+    verdict = swept.verdicts[0]
+    assert verdict.status is State.INCONCLUSIVE
+    states = {check.name: check.state for check in verdict.checks}
+    assert states["reconnect.live_again_99_s"] is State.PASS
+    assert states["delivery.dropped_deliveries"] is State.NO_DATA
+    assert "no law looked at" in (swept.folder / "SUMMARY.md").read_text()
+
+
+FIND = (
+    'engine = "fleet"\n'
+    + SWEEP
+    + '[find]\nkey = "fleet.clients"\nwant = "largest"\nlow = 8\nhigh = 16\nmost_replications = 4\n'
+)
+
+
+def test_a_search_of_all_checks_cannot_tell_and_one_of_those_it_measures_can(tmp_path: Path):
+    every = plan_search.find(load(tmp_path, FIND), tmp_path / "1", here)
+    assert (every.found.answer, every.found.word) == (None, Word.UNSURE)
+    assert "delivery.dropped_deliveries no_data" in every.sentence
+    kept = plan_search.find(load(tmp_path, FIND + 'keep = ["reconnect.live_again_99_s"]\n'), tmp_path / "2", here)
+    assert (kept.found.answer, kept.found.word) == (16, Word.GREEN)
+    assert "looks at no law" in kept.confidence
+
+
+@pytest.mark.parametrize("engine", ["virtual", "fleet"])
+def test_a_study_keeps_how_the_fleet_came_back(tmp_path: Path, engine: str):
+    write(tmp_path, SWEEP)
+    done = study(
+        tmp_path / "little_storm.toml", {"fleet.clients": (8, 16)}, replications=2, engine=engine, folder=tmp_path, curve_s=5.0
+    )
+    t, shares = done.curve(clients=16)
+    assert shares.shape == (2, STEPS)
+    assert shares.min() < 0.5  # the fleet engine counts in bins, so it is a moment late
+    assert (shares[:, -1] == 1.0).all()
+    reached = [float(t[np.flatnonzero(run < 0.95)[-1]]) for run in shares]
+    live = done.runs[(done.runs["measure"] == "live_again_95_s") & (done.runs["fleet.clients"] == 16)]["value"]
+    assert reached == pytest.approx(live.tolist(), abs=0.3)
+    with pytest.raises(ValueError, match="0 points have"):
+        done.curve(clients=9)
