@@ -128,6 +128,7 @@ def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Pa
             "healed by hand",
         ]
         assert troubles == []
+    expect(other.locator(".lost")).to_contain_text("Locust does not answer any more", timeout=LIMIT_MS)
 
 
 def refuses_another_site(url: str) -> None:
@@ -192,6 +193,8 @@ def goes_well(page: Page, url: str, thresholds: Path) -> None:
     press(page, "Heal", "Not done: the run is in its phase 'steady'")
     page.get_by_role("tab", name="Sync").click()
     expect(page.locator("dd").first).to_have_text("45 of 45")
+    page.locator("figure svg").first.hover()
+    expect(page.locator("figure .reading").first).to_contain_text("clients at")
     press(page, "Storm now", "Begun: drop_sockets")
     expect(page.locator("rect.phase.fault").first).to_be_attached(timeout=LIMIT_MS)
     assert page.evaluate("fetch('swarm', {method: 'POST'}).then(answer => answer.json())")["message"] == (

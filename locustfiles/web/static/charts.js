@@ -39,10 +39,31 @@ function drawn(kind, points, top, shown, says) {
   const until = Math.max(shown.elapsed_s, points.at(-1)[0], Math.min(shown.state === "running" ? shown.expected_s : 0, LEAST_S), 1);
   const x = (t) => LEFT + (t / until) * (width - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - (value / (top * 1.05)) * (HEIGHT - TOP - BOTTOM);
-  return h("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${kind.title}, ${kind.unit}: ${says}` },
+  const svg = h("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${kind.title}, ${kind.unit}: ${says}` },
     phases(shown, x, until), grid(kind, top, y, width, until, x),
     kind.most ? h("line", { class: "limit", x1: LEFT, x2: width - RIGHT, y1: y(kind.most(shown)), y2: y(kind.most(shown)) }) : null,
     curveOf(kind, thinned(points, kind.worst, until / width), x, y));
+  read(svg, kind, points, width, x, y);
+  return svg;
+}
+
+// Under the pointer, the value of the nearest moment.
+function read(svg, kind, points, width, x, y) {
+  const line = h("line", { class: "limit", y1: TOP, y2: HEIGHT - BOTTOM }), dot = h("circle", { r: 3 }), text = h("text", { y: TOP + 10, class: "reading" });
+  const reading = h("g", { visibility: "hidden" }, line, dot, text);
+  svg.append(reading);
+  svg.addEventListener("pointerleave", () => reading.setAttribute("visibility", "hidden"));
+  svg.addEventListener("pointermove", (event) => {
+    const box = svg.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * width;
+    const [t, value] = points.reduce((best, point) => (Math.abs(x(point[0]) - at) < Math.abs(x(best[0]) - at) ? point : best));
+    for (const name of ["x1", "x2"]) line.setAttribute(name, x(t));
+    dot.setAttribute("cx", x(t));
+    dot.setAttribute("cy", y(value));
+    text.setAttribute("x", x(t) + (x(t) > width / 2 ? -6 : 6));
+    text.setAttribute("text-anchor", x(t) > width / 2 ? "end" : "start");
+    text.textContent = `${number(value)} ${kind.unit} at ${t.toFixed(1)} s`;
+    reading.removeAttribute("visibility");
+  });
 }
 
 function phases(shown, x, until) {
