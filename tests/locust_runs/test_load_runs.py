@@ -9,6 +9,7 @@ from storms import run_all, small
 
 from drills import results
 from drills.verdicts import State
+from sim.history import History
 from sim.observations import Kind, read_header, read_verified
 
 
@@ -48,8 +49,20 @@ def test_a_storm_is_a_drill_s_run(loads: dict[str, Load]):
 def test_the_sockets_engine_finds_the_same_of_a_defect(loads: dict[str, Load], tmp_path: Path):
     load = loads["defect"]
     assert load.end() == 1, load.said
-    (sockets,) = results.judge_run(run_all(tmp_path, small(DRILL, *PATIENCE), defects=("ignore_cursor",))).drills
+    run_dir = run_all(tmp_path, small(DRILL, *PATIENCE), defects=("ignore_cursor",))
+    (sockets,) = results.judge_run(run_dir).drills
     assert wrong(drill_of(load.verdict)) == wrong(sockets) != (set(), set())
+    ours, theirs = (first_backoffs_ms(results.drill_folder(each, DRILL)) for each in (load.run_dir, run_dir))
+    assert len(ours) == 40
+    assert (
+        ours == theirs
+    )  # one seed, one storm: everyone waits the same before coming back, so recovery can only differ by noise
+
+
+def first_backoffs_ms(folder: Path) -> dict[int, float]:
+    """How long each client of the fleet waited before its first return."""
+    rows = History(*read_verified(folder)).fleet(Kind.BACKOFF)
+    return dict(zip(rows.client[::-1].tolist(), rows.value[::-1].tolist(), strict=True))
 
 
 def test_a_user_that_is_taken_away_is_missed(tmp_path: Path):
