@@ -27,7 +27,7 @@ from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.publisher import create_streams
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
-from tests.bench import proxied, simulated
+from tests.bench import held, proxied, simulated
 from tests.bench.report import COMPATIBILITY, Job, Report
 
 # Kinds of clients, and the module that is a process full of them: the sockets engine's and plain `websockets` ones, a load
@@ -93,6 +93,7 @@ def figures(report: Report) -> dict[str, float]:
             f"{name}_frames_per_s": got.frames / got.wall_s,
             f"{name}_delivery_cpu_us": got.cpu_s / deliveries * 1e6,
             f"{name}_delivery_bytes": got.bytes / deliveries,
+            f"{name}_frames_per_cpu_s": got.frames / got.cpu_s,  # which many users one core holds, at a frame a second each
         }
     return out
 
@@ -158,6 +159,8 @@ def main() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(run())
     show(result)  # type: ignore[arg-type]
+    result["held"] = held.run()
+    held.show(result["held"])  # type: ignore[arg-type]
     result["simulated"] = simulated.run()
     simulated.show(result["simulated"])  # type: ignore[arg-type]
     result["proxied"] = proxied.run()
