@@ -41,6 +41,9 @@ USERS_SAW = {
     "expired_token_accepted": "nothing yet; but whoever lost access keeps it",
     "cross_topic_leak": "messages of conversations they have no part in",
     "jumbled_message": "garbled messages",
+    "needless_loss": "messages missing that the runtime still had",
+    "early_replay_complete": "messages missing for a while, although the client says that it is up to date",
+    "false_start": "older messages missing for good, although the runtime still had them",
     "runtime_died": "everything at a standstill until somebody starts the runtime again",
     **dict.fromkeys(
         (
