@@ -127,8 +127,11 @@ def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Pa
             "drop_sockets began by hand",
             "healed by hand",
         ]
+        is_stopped(page)
+        (stopped,) = judged(tmp_path) - {well, bad}
+        assert results.judge_run(stopped).exit_code == 4
         assert troubles == []
-    expect(other.locator(".lost")).to_contain_text("Locust does not answer any more", timeout=LIMIT_MS)
+    expect(page.locator(".lost")).to_contain_text("Locust does not answer any more", timeout=LIMIT_MS)
 
 
 def refuses_another_site(url: str) -> None:
@@ -226,5 +229,16 @@ def goes_badly(page: Page, other: Page, url: str, broken: str) -> None:
         assert "fail" in states(each)
         expect(each.get_by_role("table", name="Broken laws")).to_contain_text("client")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    other.get_by_role("button", name="New", exact=True).click()
-    expect(field_of(other, "Clients")).to_be_visible()
+
+
+def is_stopped(page: Page) -> None:
+    """Once more from Locust's page, by its own button, and ended before its time."""
+    page.get_by_role("button", name="New", exact=True).click()
+    for label, value in (("Clients", "5"), (STEADY, "300")):
+        field_of(page, label).fill(value)
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.locator(".stormgate h1")).to_have_text("Running: 5 of 5 clients live", timeout=LIMIT_MS)
+    press(page, "Stop the run", "Stopped: what was observed is judged as a run that was cut short")
+    ended(page, "no_go")
+    assert states(page) == ["error"]
+    expect(page.get_by_role("table", name="Runs").get_by_role("row")).to_have_count(4)
