@@ -81,7 +81,14 @@ def add_to(parser: Any, drill: str, **defaults: object) -> None:
     add("--targets", "", "The targets file that --target names one of; a worker has its own.", include_in_web_ui=False)
     add("--thresholds", "", "Judge by this file instead of the default thresholds; empty: those.")
     number("--seed", "Names the run: same seed, same faults and same delays.", int, 1)
-    add("--set", [], "Override any key of the drill; what a field says counts more.", action="append", metavar="KEY=VALUE", include_in_web_ui=False)
+    add(
+        "--set",
+        [],
+        "Override any key of the drill; a field counts more.",
+        action="append",
+        metavar="KEY=VALUE",
+        include_in_web_ui=False,
+    )
     add("--defect", [], "Switch a named defect of the embedded mock on.", action="append", include_in_web_ui=False)
     add("--out", "results", "Folder that runs are written to.", include_in_web_ui=False)
 
