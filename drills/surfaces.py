@@ -117,12 +117,13 @@ def combine(drill: Drill, verdicts: Mapping[str, DrillVerdict], accounts: Mappin
     unread = [name for name in verdicts if name not in accounts]
     names = dict.fromkeys(check.name for verdict in verdicts.values() for check in verdict.checks)
     each = [_worst({name: _check_of(verdict, check) for name, verdict in verdicts.items()}) for check in names]
+    broken = _violations(verdicts)
     return DrillVerdict(
         name=drill.name,
         clients=max(verdict.clients for verdict in verdicts.values()),
         duration_s=sum(verdict.duration_s for verdict in verdicts.values()),
-        checks=(_same_everywhere(compared, unread, evidence), *each),
-        violations=_violations(verdicts),
+        checks=(_same_everywhere(compared, unread, evidence, is_lawful=not broken), *each),
+        violations=broken,
         measures=(
             Measure("parity.surfaces", compared.surfaces, "surfaces", compared.surfaces, "higher"),
             Measure("parity.events", compared.events, "events", compared.surfaces, "higher"),
@@ -165,8 +166,8 @@ def _violations(verdicts: Mapping[str, DrillVerdict]) -> tuple[Violation, ...]:
     return tuple(found.values())
 
 
-def _same_everywhere(compared: parity.Comparison, unread: Sequence[str], evidence: str) -> CheckResult:
-    state, reason = _parity_state(compared, unread)
+def _same_everywhere(compared: parity.Comparison, unread: Sequence[str], evidence: str, is_lawful: bool) -> CheckResult:
+    state, reason = _parity_state(compared, unread, is_lawful)
     return CheckResult(
         gate="replay",
         check="parity",
@@ -186,15 +187,20 @@ def _same_everywhere(compared: parity.Comparison, unread: Sequence[str], evidenc
     )
 
 
-def _parity_state(compared: parity.Comparison, unread: Sequence[str]) -> tuple[State, str]:
-    """A history that is not the same can still show that nothing else is to be concluded, but never that all is well."""
-    if compared.partings and not compared.unequal:
+def _parity_state(compared: parity.Comparison, unread: Sequence[str], is_lawful: bool) -> tuple[State, str]:
+    """A history that is not the same can still show that nothing else is to be concluded, but never that all is well.
+
+    Where a surface was never well, what its clients lack may only be late, unless somewhere a law was broken.
+    """
+    if compared.partings and not compared.unequal and not (compared.sick and is_lawful):
         more = f"; {len(compared.partings)} surfaces part in all" if len(compared.partings) > 1 else ""
         return State.FAIL, f"first at {compared.partings[0]}{more}"
     if unread:
         return State.ERROR, f"there is nothing to compare of {_named(unread)}"
     if compared.unequal:
         return State.ERROR, f"the surfaces had not the same history: {compared.unequal}"
+    if compared.sick:
+        return State.ERROR, f"not every surface was well before it was broken: {compared.sick}"
     if compared.surfaces < 2:
         return State.INCONCLUSIVE, f"{compared.surfaces} surfaces are too few to compare"
     if not compared.events or not compared.sequences:

@@ -14,7 +14,7 @@ trimmed. What may not differ is what comes of it, and that is compared for each 
   runtime never sees that, in no replay and on no live tail, so a surface on which it does has parted from the others.
 
 Streams without snapshots are left out of such drills: there, what is lost for good depends on when a client was away.
-Nor does a surface say anything that was never well: it broke nothing, and its clients had not even caught up.
+Nor does a surface that was never well say much: nothing was broken there, and its clients had not even caught up.
 The first event at which a surface parts is the one of the lowest seq; every surface is compared with the first.
 """
 
@@ -58,6 +58,7 @@ class Comparison:
     sequences: int  # (client, stream) pairs in which the first surface has anything to compare
     partings: tuple[Parting, ...]  # one for each surface that is not as the first, the earliest event first
     unequal: str = ""  # why the histories are not of the same events at all
+    sick: str = ""  # which surfaces were never well before anything was to be broken, and why
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def account(history: History) -> Account:
 
 def compare(accounts: Mapping[str, Account], events: int) -> Comparison:
     """Compare surfaces, by name, that each published `events` events; of fewer than two nothing can be said."""
+    short = [f"{each.acknowledged} of {events} on {name}" for name, each in accounts.items() if each.acknowledged != events]
     if not accounts:
         return Comparison(0, 0, 0, ())
     common = _Common(list(accounts.values()))
@@ -123,15 +125,9 @@ def compare(accounts: Mapping[str, Account], events: int) -> Comparison:
         events=one.acknowledged,
         sequences=int(((one.held > 0).any(axis=-1) | (one.checkpoint > 0)).sum()),
         partings=tuple(sorted(found, key=lambda parting: (parting.seq, common.streams.index(parting.stream)))),
-        unequal=_unequal(accounts, events),
+        unequal=f"not all events were acknowledged: {'; '.join(short)}" if short else "",
+        sick=", ".join(f"{name} ({each.sick})" for name, each in accounts.items() if each.sick),
     )
-
-
-def _unequal(accounts: Mapping[str, Account], events: int) -> str:
-    short = [f"{each.acknowledged} of {events} on {name}" for name, each in accounts.items() if each.acknowledged != events]
-    sick = [f"{name} ({each.sick})" for name, each in accounts.items() if each.sick]
-    found = f"not all events were acknowledged: {'; '.join(short)}" if short else ""
-    return found or (f"never well before anything was to be broken: {', '.join(sick)}" if sick else "")
 
 
 def _highest_seq(history: History) -> int:

@@ -28,9 +28,11 @@ def parity(*overrides: str, engine: str | None = "virtual") -> Drill:
     return surfaces.on_engine(drill, engine) if engine else drill
 
 
-def ran(out: Path, drill: Drill, wrong_on: dict[str, tuple[str, ...]] | None = None, seed: int = 1) -> Path:
+def ran(
+    out: Path, drill: Drill, wrong_on: dict[str, tuple[str, ...]] | None = None, seed: int = 1, model: Path | None = None
+) -> Path:
     """Run it on all its surfaces, some of whose runtimes are wrong; returns the run's folder."""
-    request = Request((drill,), engine="virtual", target="mock", seed=seed, defects=(), thresholds=None, out=out)
+    request = Request((drill,), engine="virtual", target="mock", seed=seed, defects=(), thresholds=None, out=out, model=model)
     if not wrong_on:
         return running.run(request)
     run_dir = results.create_run(out, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=seed)
@@ -108,6 +110,15 @@ def test_the_shipped_client_parts_by_name(tmp_path: Path):
     assert "on virtual-update_batch-reference, but nothing on virtual-update_batch-desktop" in found.reason
     assert "stale_loop" in red(verdict)
     assert verdict.policy == "reference, desktop"
+
+
+def test_of_a_surface_that_could_not_carry_the_load_nothing_can_be_told(tmp_path: Path):
+    model = tmp_path / "slow.toml"
+    model.write_text("[server]\ndelivery_batch_ms = 10.0\n")
+    drill = parity("surfaces.0.policies=['reference']", "phases.steady_limit_s=6.0", "phases.settle_s=4.0")
+    found = check_of(verdict_of(ran(tmp_path / "out", drill, model=model)))
+    assert found.state is State.ERROR
+    assert found.reason.startswith("not every surface was well before it was broken: virtual-frame-reference (")
 
 
 def test_both_engines_are_alike(tmp_path: Path):
