@@ -131,7 +131,10 @@ class Ledger:
         """Indices into `published` of events that nobody got at all, or that the auditor no longer found at the end.
 
         What the auditor saw beyond the last it could apply, behind a gap or with a wrong hash, is in the log and not lost.
+        While the auditor still reads, nobody can say what is gone: none are.
         """
+        if not self.audited:
+            return np.zeros(0, np.int64)
         streams = np.unique(self.published.stream)
         gaps = self._had_by(lambda rows: rows.stream, everyone=True).gaps(streams)
         missing = _mark(self.published, gaps.owner, gaps.low, gaps.high)

@@ -357,6 +357,12 @@ def test_what_only_the_auditor_read_is_not_lost() -> None:
     assert broken(Story(1).publish(1, 2, 3).fresh(0).apply(0, 1, 2).audit(1, 2, 3)) == {}
 
 
+def test_what_an_auditor_who_still_reads_has_not_got_to_is_not_lost() -> None:
+    story = Story(1).publish(1, 2, 3, 4).fresh(0).apply(0, 1, 2).audit(1)
+    assert broken(story) == {"acknowledged_lost": 3}
+    assert broken(story.without(lambda row: row.kind == Kind.REPLAY_COMPLETED)) == {}
+
+
 def test_what_was_trimmed_before_anybody_asked_is_not_lost() -> None:
     story = Story(1).publish(1, 2, 3).audit(3, baseline=2)
     assert broken(story) == {}
