@@ -25,6 +25,7 @@ notebooks: $(NOTEBOOKS)  ## open the planners' notebooks
 	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
 
 test: $(DEV) $(PEERS) $(PROMETHEUS) browser check  ## style, types, and all tests
+	$(BIN)/python -m compileall -q sim drills locustfiles tests  # hundreds of processes that tests start need not do it each
 	$(BIN)/pytest -n 4 --dist worksteal
 
 check: $(DEV)
