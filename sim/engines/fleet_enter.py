@@ -6,7 +6,7 @@ Retells `VirtualClient`, `VirtualLane` and the cores that they drive in numbers,
 import math
 
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import beats, budgets, clients, floors, handshakers, inside, live_t, minters, readers
+from sim.engines.fleet_arrays import beats, budgets, clients, floors, handshakers, holders, inside, live_t, minters, readers
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_lane import admit, attempted, count, has_room, head_of, serve, size, stream_of
 from sim.engines.fleet_leave import back_off, connect
@@ -15,9 +15,11 @@ from sim.engines.fleet_world import Lane, whole
 
 _WAITING, _CONNECTING, _JOINING = fleet_world.WAITING, fleet_world.CONNECTING, fleet_world.JOINING
 _SUBSCRIBING, _LIVE = fleet_world.SUBSCRIBING, fleet_world.LIVE
-_NOTHING, _ISSUE, _SYN, _UPGRADE = fleet_world.NOTHING, fleet_world.ISSUE, fleet_world.SYN, fleet_world.UPGRADE
+_NOTHING, _ISSUE, _HAND_OUT = fleet_world.NOTHING, fleet_world.ISSUE, fleet_world.HAND_OUT
+_SYN, _UPGRADE = fleet_world.SYN, fleet_world.UPGRADE
 _JOIN, _SUBSCRIBE, _REPLAY, _REPLY = fleet_world.JOIN, fleet_world.SUBSCRIBE, fleet_world.REPLAY, fleet_world.REPLY
-_GO_LIVE, _REFUSED, _TIME_OUT = fleet_world.GO_LIVE, fleet_world.REFUSED, fleet_world.TIME_OUT
+_GO_LIVE, _REFUSED, _DENIED = fleet_world.GO_LIVE, fleet_world.REFUSED, fleet_world.DENIED
+_TIME_OUT, _UNANSWERED = fleet_world.TIME_OUT, fleet_world.UNANSWERED
 _LEAVE_STALE, _REFRESH, _UNAUTHORIZED = fleet_world.LEAVE_STALE, fleet_world.REFRESH, fleet_world.UNAUTHORIZED
 _HAS_BEAT, _IS_SUBSCRIBED = fleet_world.HAS_BEAT, fleet_world.IS_SUBSCRIBED
 _REBOOTSTRAPPED, _CURSOR_ZERO = fleet_world.REBOOTSTRAPPED, fleet_world.CURSOR_ZERO
@@ -36,6 +38,16 @@ def mint(w: Lane, i: int, at: float) -> None:
 
 @inner
 def issue(w: Lane, i: int, at: float) -> None:
+    """A token is about to be handed out, unless a fault holds it up."""
+    if w.held_mint_s > 0:
+        w.held_mints += 1
+        schedule(w, i, _HAND_OUT, admit(holders(w), at, w.held_mint_s))
+    else:
+        hand_out(w, i, at)
+
+
+@inner
+def hand_out(w: Lane, i: int, at: float) -> None:
     """The control service has decided; its answer is a delay away."""
     client = clients(w)[i]
     back_at = at + client.delay
@@ -66,7 +78,7 @@ def syn(w: Lane, i: int, at: float) -> None:
         schedule(w, i, _SYN, at + client.retry_s)
         client.retry_s *= 2
     else:
-        schedule(w, i, _TIME_OUT, give_up_at)
+        schedule(w, i, _UNANSWERED, give_up_at)
 
 
 @inner
@@ -83,6 +95,8 @@ def upgrade(w: Lane, i: int, at: float) -> None:
     give_up_at = client.due + w.reply_timeout_s
     if done + client.delay >= give_up_at:  # the handshake is done for nobody
         schedule(w, i, _TIME_OUT, give_up_at)
+    elif client.refresh_at - w.refresh_after_s < w.void_before:
+        schedule(w, i, _DENIED, done + client.delay)
     else:
         schedule(w, i, _JOIN, done + 2 * client.delay)
 
@@ -109,8 +123,7 @@ def subscribe(w: Lane, i: int, at: float) -> None:
     if stale == 0:
         client.topic, client.position = 0, -1
         client.flags |= _IS_SUBSCRIBED
-        for topic in range(w.topics):
-            readers(w)[stream_of(w, i, topic)] += 1
+        readers(w)[i % w.run_streams] += 1
         replay(w, i, at)
         return
     count(w, _STALE_ANSWERS, at)

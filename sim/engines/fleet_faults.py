@@ -7,13 +7,29 @@ import msgspec
 import numpy as np
 
 from sim.drill import Drill
-from sim.engines import fleet_kernel
+from sim.engines import fleet_kernel, fleet_world
 from sim.engines.fleet_chance import bits_of_all, draw_all, key_of
 from sim.engines.fleet_world import Array, World
-from sim.fault_kinds import AnyFault, DropSockets
+from sim.fault_kinds import (
+    AnyFault,
+    DropSockets,
+    ExpireTokens,
+    ForgetTokens,
+    KillRuntime,
+    MintOutage,
+    RollingDeploy,
+    ShrinkReplayBudget,
+    ShrinkWindow,
+    SlowMint,
+)
+from sim.system_model import SystemModel
 
-REPRESENTED = (DropSockets,)
+REPRESENTED = (
+    *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, MintOutage, RollingDeploy, ShrinkReplayBudget, ShrinkWindow),
+    SlowMint,
+)
 NOTICE_S = 1.0  # as `sim.reconnects` has it: a cut is noticed a moment after the fault that made it
+_NOBODY = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,7 @@ class FleetFault:
     fault: AnyFault
     index: int
     begins_s: float
+    ends_s: float  # as the plan has it
     clients: Array  # whether it concerns each; empty when it acts on the runtime
 
     @property
@@ -30,10 +47,10 @@ class FleetFault:
         """The name that drill files use."""
         return self.fault.kind
 
-    @property
-    def ends_s(self) -> float:
-        """When it is taken back."""
-        return self.begins_s + self.fault.lasts_s
+    def lasts_s(self, model: SystemModel) -> float:
+        """How long until it is taken back; a killed runtime has to start anew, which the plan does not count."""
+        again_s = model.server.cold_start_s if isinstance(self.fault, KillRuntime) else 0.0
+        return self.ends_s - self.begins_s + again_s
 
     def describe(self) -> dict[str, object]:
         """As `PlannedFault.describe`."""
@@ -42,20 +59,29 @@ class FleetFault:
 
 
 def plan(drill: Drill, seed: int) -> list[FleetFault]:
-    """As `sim.faults.plan`: the same clients for the same seed."""
-    return list(_planned(drill, seed))
+    """As `sim.faults.plan`: the same clients for the same seed; of a deploy the first wave, and the others at the end."""
+    planned = [list(_parts(fault, number, drill.fleet.clients, seed)) for number, fault in enumerate(drill.faults)]
+    in_order = [parts[0] for parts in planned] + [part for parts in planned for part in parts[1:]]
+    return [FleetFault(fault, index, *times, chosen) for index, (fault, times, chosen) in enumerate(in_order)]
 
 
-def _planned(drill: Drill, seed: int) -> Iterator[FleetFault]:
-    for index, fault in enumerate(drill.faults):
-        chosen = np.zeros(0, np.bool_)
-        if isinstance(fault, DropSockets):
-            chosen = _dropped(fault, index, drill.fleet.clients, seed)
-        yield FleetFault(fault, index, fault.at_s, chosen)
+def _parts(fault: AnyFault, number: int, clients: int, seed: int) -> Iterator[tuple[AnyFault, tuple[float, float], Array]]:
+    if isinstance(fault, RollingDeploy):
+        chosen = share_of(clients, fault.share, seed, f"{fault.kind}:{number}")
+        for wave in range(fault.waves):
+            at_s = fault.at_s + wave * fault.wave_s
+            yield fault, (at_s, at_s), part_of(chosen, wave + 1, fault.waves, seed, f"{fault.kind}:{number}:wave")
+        return
+    chosen = _NOBODY
+    if isinstance(fault, DropSockets):
+        chosen = _dropped(fault, number, clients, seed)
+    elif isinstance(fault, ForgetTokens):
+        chosen = share_of(clients, fault.share, seed, f"{fault.kind}:{number}")
+    yield fault, (fault.at_s, fault.at_s + fault.lasts_s), chosen
 
 
-def _dropped(fault: DropSockets, index: int, clients: int, seed: int) -> Array:
-    purpose = "drop_sockets:waves" if fault.waves > 1 else f"drop_sockets:{index}"
+def _dropped(fault: DropSockets, number: int, clients: int, seed: int) -> Array:
+    purpose = "drop_sockets:waves" if fault.waves > 1 else f"drop_sockets:{number}"
     chosen = share_of(clients, fault.share, seed, purpose)
     return part_of(chosen, fault.wave, fault.waves, seed, "drop_sockets:wave")
 
@@ -83,8 +109,63 @@ def part_of(chosen: Array, part: int, parts: int, seed: int, purpose: str) -> Ar
 
 def begin(world: World, planned: FleetFault) -> int:
     """Do it now; returns how often it was seen to act at once."""
+    lane = world.lane
     match planned.fault:
         case DropSockets(offline_s=offline_s):
-            return int(fleet_kernel.cut(world.lane, planned.clients, offline_s))
+            return _strike(world, fleet_world.CUT, planned.clients, offline_s)
+        case RollingDeploy():
+            return _strike(world, fleet_world.HANG_UP, planned.clients)
+        case KillRuntime():
+            _strike(world, fleet_world.KILL)
+            return 1
+        case ExpireTokens():
+            return _strike(world, fleet_world.EXPEL)
+        case ForgetTokens():
+            return _strike(world, fleet_world.FORGET, planned.clients)
+        case ShrinkWindow() as fault:
+            return _trim(world, fault)
+        case MintOutage():
+            lane["mint_outage"], lane["refused_mints"] = 1, 0
+        case ShrinkReplayBudget(events=events):
+            lane["shrunk_budget"], lane["limited_subscribes"] = events, 0
+        case SlowMint(delay_ms=delay_ms, concurrency=concurrency):
+            lane["held_mint_s"], lane["held_mints"] = delay_ms / 1000, 0
+            world["holders"] = np.full(concurrency, lane["now"][0])
         case _:
             raise TypeError(f"a fault that is not represented: {planned.kind}")
+    return 0
+
+
+def end(world: World, planned: FleetFault) -> int:
+    """Take it back; returns how often it acted, for one that shows only while it lasts."""
+    lane = world.lane
+    match planned.fault:
+        case KillRuntime():
+            lane["is_up"] = 1
+        case MintOutage():
+            lane["mint_outage"] = 0
+            return int(lane["refused_mints"][0])
+        case ShrinkReplayBudget():
+            lane["shrunk_budget"] = 0
+            return int(lane["limited_subscribes"][0])
+        case SlowMint(delay_ms=delay_ms):
+            lane["held_mint_s"] = 0.0
+            _strike(world, fleet_world.MINT_FREELY, value=delay_ms / 1000)
+            return int(lane["held_mints"][0])
+    return 0
+
+
+def _strike(world: World, how: int, chosen: Array = _NOBODY, value: float = 0.0) -> int:
+    return int(fleet_kernel.strike(world.lane, how, chosen, value))
+
+
+def _trim(world: World, fault: ShrinkWindow) -> int:
+    """All but the newest events of some streams are gone; returns how many went."""
+    lane, gone = world.lane[0], 0
+    other = [int(lane["run_streams"])] if fault.worker_events else []
+    for stream in [*range(fault.streams), *other]:
+        head = int(np.searchsorted(world["published"][stream], lane["now"], side="right"))
+        oldest = max(1, head - int(lane["window"]) + 1, int(world["floors"][stream]) + 1)
+        gone += max(head - oldest + 1 - fault.keep_events, 0)
+        world["floors"][stream] = max(head - fault.keep_events, oldest - 1)
+    return gone

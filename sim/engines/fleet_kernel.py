@@ -6,23 +6,25 @@ A client is a record and one pending event. Tests hold it to the virtual engine,
 import math
 
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import clients, heap_at, offline
+from sim.engines.fleet_arrays import clients, heap_at
 from sim.engines.fleet_chance import draw
 from sim.engines.fleet_compile import compiled, inner
-from sim.engines.fleet_enter import go_live, issue, join, mint, replay, reply, subscribe, syn, upgrade
+from sim.engines.fleet_enter import go_live, hand_out, issue, join, mint, replay, reply, subscribe, syn, upgrade
 from sim.engines.fleet_lane import attempted, tend
-from sim.engines.fleet_leave import connect, fail, lost
+from sim.engines.fleet_leave import fail, lost
 from sim.engines.fleet_queue import fill, forget_queue, pop, requeue, schedule
+from sim.engines.fleet_strike import cut, expel, fall_silent, forget, hang_up, kill, mint_freely
 from sim.engines.fleet_world import Array, Lane
 
-_WAITING, _CONNECTING, _LIVE = fleet_world.WAITING, fleet_world.CONNECTING, fleet_world.LIVE
-_NOTHING, _MINT, _ISSUE, _SYN, _UPGRADE = (
-    *(fleet_world.NOTHING, fleet_world.MINT, fleet_world.ISSUE, fleet_world.SYN, fleet_world.UPGRADE),
-)
-_JOIN, _SUBSCRIBE, _REPLAY, _REPLY = fleet_world.JOIN, fleet_world.SUBSCRIBE, fleet_world.REPLAY, fleet_world.REPLY
-_GO_LIVE, _REFUSED, _OFFLINE, _LOST = fleet_world.GO_LIVE, fleet_world.REFUSED, fleet_world.OFFLINE, fleet_world.LOST
-_LEAVE_STALE, _REFRESH, _TIME_OUT = fleet_world.LEAVE_STALE, fleet_world.REFRESH, fleet_world.TIME_OUT
+_LIVE = fleet_world.LIVE
+_MINT, _ISSUE, _HAND_OUT, _SYN = fleet_world.MINT, fleet_world.ISSUE, fleet_world.HAND_OUT, fleet_world.SYN
+_UPGRADE, _JOIN, _SUBSCRIBE = fleet_world.UPGRADE, fleet_world.JOIN, fleet_world.SUBSCRIBE
+_REPLAY, _REPLY, _GO_LIVE = fleet_world.REPLAY, fleet_world.REPLY, fleet_world.GO_LIVE
+_REFUSED, _OFFLINE, _DENIED = fleet_world.REFUSED, fleet_world.OFFLINE, fleet_world.DENIED
+_TIME_OUT, _UNANSWERED, _LOST = fleet_world.TIME_OUT, fleet_world.UNANSWERED, fleet_world.LOST
+_EXPELLED, _LEAVE_STALE, _REFRESH = fleet_world.EXPELLED, fleet_world.LEAVE_STALE, fleet_world.REFRESH
 _NETWORK, _REFRESH_DUE, _STALE = fleet_world.NETWORK, fleet_world.REFRESH_DUE, fleet_world.STALE
+_UNAUTHORIZED, _FORBIDDEN = fleet_world.UNAUTHORIZED, fleet_world.FORBIDDEN
 _CURSOR_ZERO = fleet_world.CURSOR_ZERO
 
 
@@ -48,15 +50,21 @@ def happen(w: Lane, i: int, at: float) -> None:
         mint(w, i, at)
     elif event == _ISSUE:
         issue(w, i, at)
+    elif event == _HAND_OUT:
+        hand_out(w, i, at)
     elif event == _OFFLINE:
         attempted(w, i, at)
-        fail(w, i, at)
-    elif event in (_REFUSED, _TIME_OUT):
-        fail(w, i, at)
+        fail(w, i, at, _NETWORK)
+    elif event in (_REFUSED, _TIME_OUT, _UNANSWERED):
+        fail(w, i, at, _NETWORK)
+    elif event == _DENIED:
+        fail(w, i, at, _FORBIDDEN)
     elif event == _LOST:
         lost(w, i, at, _NETWORK)
     elif event == _REFRESH:
         lost(w, i, at, _REFRESH_DUE)
+    elif event == _EXPELLED:
+        lost(w, i, at, _UNAUTHORIZED)
     elif event == _LEAVE_STALE:
         clients(w)[i].flags |= _CURSOR_ZERO
         lost(w, i, at, _STALE)
@@ -106,30 +114,27 @@ def there(lane: Array, renewal_s: float) -> int:
 
 
 @compiled
-def cut(lane: Array, chosen: Array, offline_s: float) -> int:
-    """Cut the sockets of the chosen now, and keep their network away for a while; returns how many there were to cut."""
+def strike(lane: Array, how: int, chosen: Array, value: float) -> int:
+    """What a fault does at a moment, to the chosen or, if it asks for none, to all; returns how many it hit."""
     w = lane[0]
-    hit = 0
-    now = w.now
     forget_queue(w)
+    if how == fleet_world.KILL:
+        fall_silent(w)
+    hit = 0
     for i in range(len(clients(w))):
-        if not chosen[i]:
+        if len(chosen) and not chosen[i]:
             continue
-        client = clients(w)[i]
-        if w.honours_offline:
-            offline(w)[i] = now + offline_s
-        is_trying = client.event == _SYN and client.due <= now
-        if client.state == _WAITING and not is_trying:
-            if client.event == _SYN:
-                connect(w, i, client.due)
-            continue
-        hit += 1
-        if client.state == _WAITING:
-            attempted(w, i, client.due)
-        is_open = client.event == _JOIN and client.at - client.delay <= now
-        if client.state <= _CONNECTING and not is_open:
-            fail(w, i, now)
-        else:
-            lost(w, i, now, _NETWORK)
+        if how == fleet_world.CUT:
+            hit += cut(w, i, value)
+        elif how == fleet_world.KILL:
+            hit += kill(w, i)
+        elif how == fleet_world.HANG_UP:
+            hit += hang_up(w, i)
+        elif how == fleet_world.EXPEL:
+            hit += expel(w, i)
+        elif how == fleet_world.FORGET:
+            hit += forget(w, i)
+        elif how == fleet_world.MINT_FREELY:
+            hit += mint_freely(w, i, value)
     requeue(w)
     return hit

@@ -96,18 +96,29 @@ def serve(w: Lane, at: float, takes_s: float) -> float:
 
 @inner
 def announce(w: Lane, stream: int, at: float) -> None:
-    """An event goes to all readers of its stream; to whom the one before has yet to go, both go in one frame."""
-    n = readers(w)[stream]
+    """An event goes to all readers of its stream."""
+    if stream == w.run_streams:  # everyone reads the one that is none of a run's
+        for group in range(len(readers(w))):
+            _deliver(w, group, at)
+        return
+    for topic in range(w.topics - w.worker_events):
+        _deliver(w, (stream - topic) % w.run_streams, at)
+
+
+@inner
+def _deliver(w: Lane, group: int, at: float) -> None:
+    """A burst to all who read the same; to whom the one before has yet to go, it goes in the same frame."""
+    n = readers(w)[group]
     if n == 0:
         return
-    begin, end, of = bursts(w)[stream, 0], bursts(w)[stream, 1], bursts(w)[stream, 2]
+    begin, end, of = bursts(w)[group, 0], bursts(w)[group, 1], bursts(w)[group, 2]
     left = 0.0
     if at < end:
         left = min(of if at <= begin else of * (end - at) / (end - begin), float(n))
     start = max(at, w.free_at)
-    done = serve(w, at, (n - left) * (w.batch_s + w.event_s) + left * w.event_s)
-    bursts(w)[stream, 0] = max(begin, at) if left > 0 else start
-    bursts(w)[stream, 1], bursts(w)[stream, 2] = done, n
+    w.delivered_at = serve(w, at, (n - left) * (w.batch_s + w.event_s) + left * w.event_s)
+    bursts(w)[group, 0] = max(begin, at) if left > 0 else start
+    bursts(w)[group, 1], bursts(w)[group, 2] = w.delivered_at, n
 
 
 @inner

@@ -9,13 +9,13 @@ from sim.engines import fleet_world
 from sim.engines.fleet_arrays import beats, clients, episodes, herd, live_t, lives, offline, readers, reasons, steps_ms
 from sim.engines.fleet_chance import draw
 from sim.engines.fleet_compile import inner
-from sim.engines.fleet_lane import count, stream_of
+from sim.engines.fleet_lane import count
 from sim.engines.fleet_queue import schedule
 from sim.engines.fleet_world import Lane, whole
 
 _WAITING, _LIVE = fleet_world.WAITING, fleet_world.LIVE
 _MINT, _SYN, _OFFLINE = fleet_world.MINT, fleet_world.SYN, fleet_world.OFFLINE
-_NETWORK, _REFRESH_DUE, _UNAUTHORIZED = fleet_world.NETWORK, fleet_world.REFRESH_DUE, fleet_world.UNAUTHORIZED
+_REFRESH_DUE, _UNAUTHORIZED, _FORBIDDEN = fleet_world.REFRESH_DUE, fleet_world.UNAUTHORIZED, fleet_world.FORBIDDEN
 _HAS_BEAT, _IS_SUBSCRIBED = fleet_world.HAS_BEAT, fleet_world.IS_SUBSCRIBED
 _FAILED, _LEFT_LIVE = fleet_world.FAILED, fleet_world.LEFT_LIVE
 _DISCONNECTED, _RENEWED = fleet_world.DISCONNECTED, fleet_world.RENEWED
@@ -64,15 +64,14 @@ def unsubscribe(w: Lane, i: int) -> None:
         beats(w)[client.beat] -= 1
     if client.flags & _IS_SUBSCRIBED:
         client.flags &= 0xFF ^ _IS_SUBSCRIBED
-        for topic in range(w.topics):
-            readers(w)[stream_of(w, i, topic)] -= 1
+        readers(w)[i % w.run_streams] -= 1
 
 
 @inner
-def fail(w: Lane, i: int, at: float) -> None:
+def fail(w: Lane, i: int, at: float, reason: int) -> None:
     """An attempt came to nothing."""
     count(w, _FAILED, at)
-    back_off(w, i, at, _NETWORK)
+    back_off(w, i, at, reason)
 
 
 @inner
@@ -96,7 +95,7 @@ def back_off(w: Lane, i: int, at: float, reason: int) -> None:
     _count_delay(w, whole(client.attempt), delay_ms, reason)
     client.state, client.due = _WAITING, at + delay_ms / 1000
     client.live_since = at if reason == _REFRESH_DUE and client.attempt == 1 else -math.inf
-    if reason in (_REFRESH_DUE, _UNAUTHORIZED):
+    if reason in (_REFRESH_DUE, _UNAUTHORIZED, _FORBIDDEN):
         client.refresh_at = -math.inf
     if client.due >= client.refresh_at:
         schedule(w, i, _MINT, client.due + client.delay)

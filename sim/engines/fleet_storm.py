@@ -1,5 +1,6 @@
 """One simulated storm from the first arrival to the last client settled, in memory alone."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from sim.engines.fleet_faults import NOTICE_S, FleetFault
 from sim.engines.fleet_publisher import FleetPublisher
 from sim.engines.fleet_setup import make_world
 from sim.engines.fleet_tally import tally_of
+from sim.fault_kinds import KillRuntime
 from sim.system_model import SystemModel
 from sim.tally import Tally
 
@@ -45,7 +47,7 @@ class Storm:
         self.phase = ""
         self.unconverged = drill.fleet.clients
         self._done: list[tuple[str, float, float]] = []  # faults, in the order of the world's episodes
-        self._observed: dict[int, int] = {}
+        self.observed: dict[int, int] = {}  # by fault, how often it was seen to act
         fleet_kernel.arrive(self.world.lane)
         self._farthest_s = float(self.world["clients"]["delay"].max())
 
@@ -99,27 +101,38 @@ class Storm:
         return live if live == self._drill.fleet.clients else int(fleet_kernel.there(self.world.lane, course.RENEWAL_S))
 
     def _break(self, began: float) -> None:
-        """All faults, each begun and taken back at its moment."""
-        moments = [(began + each.begins_s, 1, each) for each in self.faults]
-        moments += [(began + each.ends_s, 0 if each.ends_s > each.begins_s else 2, each) for each in self.faults]
-        for at, order, planned in sorted(moments, key=lambda moment: (*moment[:2], moment[2].index)):
+        """All faults, each begun and taken back at its moment; of those that begin together all are known before one acts."""
+        begins = [(began + each.begins_s, 1, each) for each in self.faults]
+        ends = [(at + each.lasts_s(self._model), 0 if each.lasts_s(self._model) else 2, each) for at, _, each in begins]
+        in_order = sorted((*begins, *ends), key=lambda moment: (*moment[:2], moment[2].index))
+        for (at, order), together in itertools.groupby(in_order, key=lambda moment: moment[:2]):
             self._advance(at)
-            self._begin(planned) if order == 1 else self._end(planned)
+            those = [each for _, _, each in together]
+            for each in those:
+                self._announce(each) if order == 1 else self._end(each)
+            for each in those if order == 1 else ():
+                self._begin(each)
         self._advance(max(self.now, began + self._drill.phases.fault_s))
 
-    def _begin(self, planned: FleetFault) -> None:
-        lane, place = self.world.lane, len(self._done)
-        now = self.now
+    def _announce(self, planned: FleetFault) -> None:
+        """From now on, who is disconnected may be so by this fault."""
+        lane, place, now = self.world.lane, len(self._done), self.now
         self._note(now, "fault_begun", planned.index, NAN, planned.kind)
         lane["first_fault_t"] = np.minimum(lane["first_fault_t"], now)
-        ends = now + planned.ends_s - planned.begins_s
+        ends = now + planned.lasts_s(self._model)
         self.world["episodes"][place] = now, ends + NOTICE_S
         lane["begun"] = place + 1
         self._done.append((planned.kind, now, ends))
-        self._observed[planned.index] = fleet_faults.begin(self.world, planned)
+
+    def _begin(self, planned: FleetFault) -> None:
+        self.observed[planned.index] = fleet_faults.begin(self.world, planned)
+        if isinstance(planned.fault, KillRuntime):
+            self._publisher.stall(self.now, self.now + planned.lasts_s(self._model))
+            self._publisher.into(self.world)
 
     def _end(self, planned: FleetFault) -> None:
-        if observed := self._observed[planned.index]:
+        self.observed[planned.index] += fleet_faults.end(self.world, planned)
+        if observed := self.observed[planned.index]:
             self._note(self.now, "fault_observed", planned.index, float(observed), planned.kind)
         self._note(self.now, "fault_ended", planned.index, NAN, planned.kind)
 
@@ -136,7 +149,7 @@ class Storm:
         is_over = False
         while not is_over and self.now < limit:
             self._advance(self.now + _POLL_S)
-            delivered = max(self._publisher.last_s, float(self.world.lane["free_at"][0])) + self._farthest_s
+            delivered = max(self._publisher.last_s, float(self.world.lane["delivered_at"][0])) + self._farthest_s
             is_over = self._there() == self._drill.fleet.clients and self.now >= delivered
         there = self._there()
         self.unconverged = self._drill.fleet.clients - there if is_over or there < self._drill.fleet.clients else there
@@ -151,4 +164,5 @@ def latest_end_s(drill: Drill, model: SystemModel) -> float:
     """When a run must have ended, in simulated seconds, whatever goes wrong in it."""
     phases = drill.phases
     limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.heal_s, _GIVE_UP_S, phases.settle_s)
-    return drill.fleet.arrival_s + sum(limits) + 1.0
+    starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
+    return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0

@@ -23,7 +23,7 @@ def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverg
     bootstraps = after if after.sum() else world["sizes"][fleet_world.BOOTSTRAP_BEFORE]
     bin_s, series = _series(world)
     totals = {name: int(counts.sum()) for name, counts in zip(fleet_world.SERIES, world["series"], strict=True)}
-    counted = ("backoffs", "refused_mints", "limited_subscribes", "replayed", "rebootstrapped")
+    counted = ("backoffs", "refused_mints", "limited_subscribes", "replayed", "rebootstrapped", "held_mints")
     return Tally(
         clients=len(world["clients"]),
         events=int(lane["events"]),

@@ -20,13 +20,13 @@ def _codes(count: int) -> Any:
 # Where a client is: waiting (for its backoff or a token), on its way in, or live.
 WAITING, CONNECTING, JOINING, SUBSCRIBING, LIVE = _codes(5)
 # What happens to it next, and where: at the lane, or at the client itself.
-(NOTHING, MINT, ISSUE, SYN, UPGRADE, JOIN, SUBSCRIBE, REPLAY, REPLY, GO_LIVE, REFUSED, OFFLINE, LOST, LEAVE_STALE, REFRESH) = (
-    _codes(15)
-)
-TIME_OUT = whole(15)
+NOTHING, MINT, ISSUE, HAND_OUT, SYN, UPGRADE, JOIN, SUBSCRIBE, REPLAY, REPLY, GO_LIVE, REFUSED, OFFLINE = _codes(13)
+TIME_OUT, UNANSWERED, DENIED, LOST, EXPELLED, LEAVE_STALE, REFRESH = _codes(20)[13:]
 # Why a connection, or an attempt, came to nothing.
-NETWORK, REFRESH_DUE, STALE, UNAUTHORIZED = _codes(4)
-REASONS = ("network", "token_refresh_due", "stale_cursor", "unauthorized")
+NETWORK, REFRESH_DUE, STALE, UNAUTHORIZED, FORBIDDEN = _codes(5)
+REASONS = ("network", "token_refresh_due", "stale_cursor", "unauthorized", "forbidden")
+# What a fault does, once it is known to whom.
+CUT, KILL, HANG_UP, EXPEL, FORGET, MINT_FREELY = _codes(6)
 # What is counted in bins of time.
 ATTEMPTED, FAILED, WENT_LIVE, LEFT_LIVE, DISCONNECTED, RENEWED, MINTED, TOKEN_REFUSED, STALE_ANSWERS, SUBSCRIBED = _codes(10)
 SERIES = (
@@ -73,12 +73,13 @@ ARRAYS: dict[str, Any] = {
     "heads": "i8",  # how many events are announced in all, by stream
     "order": "f8",  # all announcements, in order
     "order_stream": "i4",
-    "readers": "i8",  # subscribed connections, by stream
+    "readers": "i8",  # subscribed connections, by the first stream they read: the same for all who read the same
     "floors": "i8",  # trimmed by a fault up to here, by stream
     "budgets": "i8",  # replay budget, by stream
     "handshakers": "f8",  # when each worker is free; a heap
     "inside": "f8",  # when handshakes end, a ring
     "minters": "f8",  # a heap
+    "holders": "f8",  # of tokens that a fault holds up; a heap
     "beats": "i4",  # connections by the place of their heartbeat in the interval
     "offline": "f8",  # a client's network is away until then
     "reasons": "i8",  # disconnects
@@ -86,7 +87,7 @@ ARRAYS: dict[str, Any] = {
 }
 TABLES: dict[str, Any] = {
     "published": "f8",  # [stream, event]: when each is announced
-    "bursts": "f8",  # [stream, 3]: begin and end of the last one, and for how many
+    "bursts": "f8",  # [first stream, 3]: begin and end of the last one, and for how many
     "series": "i4",  # [SERIES, bin]
     "sizes": "i8",  # [3, bin]
     "herd": "i4",  # [attempt, bin]
@@ -106,9 +107,9 @@ LANE = np.dtype(
         *((name, "i8") for name in ("live", "window", "shrunk_budget", "batch_size", "topics", "run_streams", "worker_events")),
         *((name, "i8") for name in ("begun", "backoff", "doublings", "resets", "snapshots", "honours_offline", "is_up")),
         *((name, "i8") for name in ("mint_outage", "refused_mints", "limited_subscribes", "replayed", "backoffs", "events")),
-        *((name, "i8") for name in ("rebootstrapped", "unsynced", "overtaken")),
+        *((name, "i8") for name in ("rebootstrapped", "held_mints")),
         *((name, "u8") for name in ("backoff_key", "delay_u_key", "delay_v_key")),
-        *((name, "f8") for name in ("median_s", "sigma", "overloaded_at")),
+        *((name, "f8") for name in ("median_s", "sigma", "overloaded_at", "held_mint_s", "void_before", "delivered_at")),
         *((f"{name}_at", "u8") for name in (*ARRAYS, *TABLES)),  # where each array is, and how large: see `fleet_arrays`
         *((f"{name}_rows", "i8") for name in (*ARRAYS, *TABLES)),
         *((f"{name}_columns", "i8") for name in TABLES),

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from commands import stormgate_here
@@ -19,7 +20,7 @@ from sim import drill as drills
 from sim import faults, metrics, observations, reconnects
 from sim.contract import chance
 from sim.contract.settings import Switches
-from sim.drill import Drill
+from sim.drill import Drill, Expect
 from sim.engines import fleet, fleet_compile, virtual
 from sim.engines.fleet_chance import bits_of_all, draw_all, key_of
 from sim.engines.fleet_faults import plan
@@ -99,6 +100,9 @@ def same(ours: Tally, theirs: History, within: float) -> None:
     names = [f"live_again_{percent}_s" for percent in (50, 95, 99)] + ["peak_connects_per_s", "connects_attempted"]
     names += ["rebootstrapped_share", "stale_answers", "disconnects", "bootstrap_p95_ms", "published_events"]
     for name in names:
+        if other[name] != other[name]:
+            assert mine[name] != mine[name], name  # neither has measured it
+            continue
         assert mine[name] == pytest.approx(other[name], rel=within, abs=1e-9), name
     for found, episode in zip(ours.recoveries, reconnects.episodes(theirs), strict=True):
         assert (found.fault, found.clients) == (episode.fault, episode.clients)
@@ -111,6 +115,19 @@ def test_under_contention_recovery_is_the_same_within_two_percent(seed: int, tmp
     model = SystemModel(server=Server(accept_backlog=30, handshake_ms=2.0))
     drill = storm("fleet.clients=400", "load.events_per_s=60", "phases.settle_s=40", "fleet.connects_per_s=40")
     same(of_fleet(drill, model, seed).tally(), of_virtual(tmp_path, drill, model, seed), 0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["stale_cursor_storm", "runtime_restart", "token_expiry_storm", "control_outage", "rolling_deploy", "stale_cursor"]
+)
+def test_every_fault_that_it_represents_comes_to_the_same(name: str, tmp_path: Path):
+    drill = drills.load(CATALOG / f"{name}.toml", ("fleet.clients=120",))
+    drill = msgspec.structs.replace(drill, expect=Expect())  # probes ask for tokens, too
+    ours, theirs = of_fleet(drill, SystemModel()), of_virtual(tmp_path, drill, SystemModel())
+    same(ours.tally(), theirs, 0.02)
+    seen = theirs.of(Kind.FAULT_OBSERVED)
+    for index, acted in zip(seen.attempt.tolist(), seen.value.tolist(), strict=True):
+        assert ours.observed[index] == pytest.approx(acted, rel=0.02)
 
 
 # --- what it says ---------------------------------------------------------------------------------------
@@ -163,10 +180,10 @@ def test_an_overloaded_delivery_passes_nothing(tmp_path: Path):
 
 
 def test_replications_are_judged_together(tmp_path: Path):
-    verdict = judged(tmp_path, storm("fleet.clients=100"), replications=3)
-    assert verdict.drills[0].replications == 3
+    verdict = judged(tmp_path, storm("fleet.clients=100"), replications=2)
+    assert verdict.drills[0].replications == 2
     assert verdict.exit_code == 2
-    assert next(spread.n for spread in verdict.drills[0].spreads if spread.name == "live_again_99_s") == 3
+    assert next(spread.n for spread in verdict.drills[0].spreads if spread.name == "live_again_99_s") == 2
 
 
 def test_a_stage_takes_it_for_no_evidence(tmp_path: Path):

@@ -1,0 +1,76 @@
+"""How far the fleet engine agrees with the virtual one: `python -m tests.bench.equivalence [CLIENTS...]` prints a table.
+
+The same drills, models and seeds on both, as far as the fleet engine represents them; every measure that both have, with the
+largest difference over the seeds. The virtual engine needs minutes for 10 000 clients.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from drills import CATALOG
+from sim import drill as drills
+from sim import metrics, observations
+from sim.drill import Drill
+from sim.engines import fleet, virtual
+from sim.history import History
+from sim.ledger import Ledger
+from sim.system_model import SystemModel
+
+SIZES = (1000,)
+SEEDS = (1, 2)
+MEASURES = (
+    *("live_again_50_s", "live_again_95_s", "live_again_99_s", "bootstrap_p95_ms", "peak_connects_per_s"),
+    *("connects_attempted", "rebootstrapped_share"),
+)
+
+
+def both(drill: Drill, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """All measures of the fleet engine and of the virtual one, by name; and the CPU seconds of each."""
+    model = SystemModel()
+    begun = time.process_time()
+    ours = {each.name: each.value for each in metrics.tallied_measures(fleet.measure(drill, model, seed))}
+    ours["cpu_s"] = time.process_time() - begun
+    with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
+        begun = time.process_time()
+        header = virtual.run(drill, virtual.Options(Path(folder), seed, model))
+        cpu_s = time.process_time() - begun
+        history = History(header, observations.read(Path(folder)))
+    theirs = {each.name: each.value for each in metrics.measures(history, Ledger(history))}
+    return ours, {**theirs, "cpu_s": cpu_s}
+
+
+def difference(one: float, other: float) -> float:
+    """Of the first from the second, as a share of it; 0 where neither has a value."""
+    if one == other or (one != one and other != other):
+        return 0.0
+    return abs(one / other - 1) if other else float("inf")
+
+
+def represented() -> list[str]:
+    """The drills of the catalogue that the fleet engine can run."""
+    found = {path.stem: drills.load(path) for path in sorted(CATALOG.glob("*.toml"))}
+    return [name for name, drill in found.items() if not drill.surfaces and fleet.can_represent(drill)]
+
+
+def main() -> None:
+    """Print a row for each drill and size, as soon as it is there."""
+    console = Console(width=150)
+    for clients in [int(size) for size in sys.argv[1:]] or SIZES:
+        table = Table(f"{clients} clients, seeds {SEEDS}", *MEASURES, "CPU s, fleet", "CPU s, virtual")
+        for name in represented():
+            drill = drills.load(CATALOG / f"{name}.toml", (f"fleet.clients={clients}",))
+            pairs = [both(drill, seed) for seed in SEEDS]
+            worst = [max(difference(ours[measure], theirs[measure]) for ours, theirs in pairs) for measure in MEASURES]
+            cpu = [sum(pair[place]["cpu_s"] for pair in pairs) / len(pairs) for place in (0, 1)]
+            table.add_row(name, *(f"{100 * each:.2f} %" for each in worst), *(f"{each:.3f}" for each in cpu))
+            print(f"{name}, {clients} clients: done", file=sys.stderr)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
