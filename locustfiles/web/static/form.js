@@ -4,8 +4,8 @@ import { h, seconds } from "./dom.js";
 
 const AS_THE_DRILL = ["", "drill"];  // choices that leave it to the drill
 
-export async function startForm(root, whenStarted) {
-  const { groups, drills } = await (await fetch(root + "stormgate/form")).json();
+export async function startForm(whenStarted) {
+  const { groups, drills } = await (await fetch("stormgate/form")).json();
   const question = h("p", { class: "note" });
   const message = h("p", { class: "message", role: "alert" });
   const button = h("button", { type: "submit", class: "storm" }, "Start");
@@ -27,7 +27,7 @@ export async function startForm(root, whenStarted) {
     button.disabled = true;
     message.textContent = "";
     try {
-      const answer = await (await fetch(root + "swarm", { method: "POST", body: asked(form, groups) })).json();
+      const answer = await (await fetch("swarm", { method: "POST", body: asked(form, groups) })).json();
       if (answer.success) whenStarted();
       else message.textContent = answer.message;
     } catch {

@@ -7,7 +7,7 @@ const PHASES = [["steady", "before anything breaks"], ["fault", "things are brok
   ["settle", "everyone must catch up"], ["end", "verdict"]];
 const MARKS = { pass: "✓", fail: "✗", error: "!", inconclusive: "?", no_data: "?", not_run: "?", pending: "…", looks_good: "✓", looks_bad: "✗" };
 
-export function state(name) {
+function state(name) {
   return h("span", { class: `state ${name}` }, `${MARKS[name] ?? ""} ${name.replaceAll("_", " ")}`);
 }
 
@@ -43,12 +43,12 @@ function steps(shown) {
 // --- buttons ----------------------------------------------------------------------------------------
 
 // They stay; `update` only says which of them can do something now. Pressed all the same, they say why not.
-export function buttons(root) {
+export function buttons() {
   const answer = h("p", { class: "answer", role: "status" });
   const ask = async (path) => {
     answer.textContent = "…";
     try {
-      const response = await fetch(root + path, { method: "POST" });
+      const response = await fetch(path, { method: "POST" });
       const text = await response.text();
       answer.textContent = path === "stop" ? "Stopped: what was observed is judged as a run that was cut short." : text;
     } catch {

@@ -11,7 +11,7 @@ let shown = nothing, curve = [], isLost = false, drawnIn = null, saidLast = "", 
 
 const place = h("div", { class: "stormgate" });
 const parts = Object.fromEntries(["top", "form", "gates", "sync", "files"].map((name) => [name, h("div", { class: `part-${name}` })]));
-const buttons = panel.buttons("");
+const buttons = panel.buttons();
 place.append(parts.top, buttons.element, parts.form, parts.sync, parts.gates, parts.files);
 
 // --- where we are -----------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ if (!isOwnPage) {
   new MutationObserver(() => hasMoved() && draw()).observe(document.getElementById("root"), { childList: true, subtree: true });
 }
 document.addEventListener("visibilitychange", () => document.hidden || look());
-const form = await startForm("", watchStart);
+const form = await startForm(watchStart);
 parts.form.append(form);
 await look();
 form.open = shown.state === "idle" || view() === "start";
