@@ -234,6 +234,7 @@ def _rollback(table: object, where: str) -> RollbackRules:
         if name in table and not isinstance(table[name], dict):
             raise UsageError(f"{at}: key '{name}' is {table[name]!r}, but expected a table with 'apply' and 'restore'.")
     rules = to_struct(table, RollbackRules, at)
+    _require_program(rules.check, f"{at}: key 'check'")
     hooks: dict[str, RollbackHook | None] = {"traffic": rules.traffic, "throttle": rules.throttle, "cohort": rules.cohort}
     for name, hook in hooks.items():
         if hook is not None:

@@ -93,6 +93,7 @@ class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     throttle: ThrottleRollback | None = None
     cohort: CohortRollback | None = None
     seen_within_s: Positive = 60.0  # [ours] from a command's end to its effect
+    check: list[str] = []  # ends with 0 where the last good revisions are still there; changes nothing
     watch: tuple[str, ...] = ()  # overrides of the drill that watches, as with --set
     allow_on_production: bool = False  # a rehearsal moves everybody's traffic
 

@@ -309,6 +309,7 @@ class Folder:
             "ended": self.at(3100),
             "seconds": 87.0,
             "limit_s": 300.0,
+            "stable_s": 900.0,
             "state": "pass",
             "reason": "recovered",
             "steps": steps,

@@ -104,7 +104,7 @@ def _digest(lane: Lane, entry: target_file.Target | None, is_embedded: bool) -> 
     where = [] if is_embedded else [lane.runtime_url, lane.control_url, lane.socket_path]  # its port is another every time
     said = [lane.name, lane.kind, *where, msgspec.to_builtins(lane.rules)]
     if entry is not None:
-        said.append(msgspec.to_builtins(entry.revisions))
+        said += [msgspec.to_builtins(entry.revisions), msgspec.to_builtins(entry.rollback)]
         if (found := entry.prometheus) is not None:
             said.append([found.url, found.max_age_s, found.expressions])
     return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).hexdigest()

@@ -86,6 +86,7 @@ class Hold:
         calendar: Calendar | None = None,
         probe: Callable[[], object] | None = None,
         find: Callable[[], Revisions] | None = None,
+        arm: Callable[[float], str] | None = None,
     ) -> None:
         self._course, self._poller, self._watching, self._judge = course, poller, watching, judge
         self._calendar, self._probe = calendar, probe
@@ -102,7 +103,8 @@ class Hold:
         self._latest = self._grid = self._last_ok = self._clock.now()
         self._never = datetime.min.replace(tzinfo=self._latest.tzinfo)
         self._judged = self._probed = self._never
-        self._find = find
+        self._find, self._arm = find, arm  # `arm`: why the way back is not open at a gate; empty where it is
+        self._unarmed = ""
         self._changed: dict[str, str] = {}  # services whose revision is not the plan's, and what it is
         self._has_watched = False  # since the hold began
         self._watch_failed = ""
@@ -361,16 +363,22 @@ class Hold:
         assert self._began is not None
         for hour in self._course.plan.gates_at_h:
             is_due = hour not in self._gates_passed and now >= self._began + timedelta(hours=hour)
-            if is_due and (self._has_watched if hour == 0 else not look.missing):
+            if is_due and (self._has_watched if hour == 0 else not look.missing) and self._is_armed(hour):
                 self._gates_passed.add(hour)
                 said = "nothing is wrong" if hour == 0 else "every gate passes"
                 self._tell("gate", said, gate_h=hour, state=State.PASS)
+
+    def _is_armed(self, hour: float) -> bool:
+        """Whether the way back is open; it is looked at again until it is, and without it no gate passes."""
+        self._unarmed = self._arm(hour) if self._arm is not None else ""
+        return not self._unarmed
 
     def _end_if_over(self, now: datetime, look: Look) -> None:
         assert self._began is not None
         end = self._began + self._required
         late = [f"the gates at {hour:g} h" for hour in self._course.plan.gates_at_h if hour not in self._gates_passed]
-        missing = (*look.missing, *late)
+        unarmed = [f"the rollback is not armed ({self._unarmed})"] if late and self._unarmed else []
+        missing = (*look.missing, *late, *unarmed)
         self._say_where(now, end, missing)
         if now < end or self._watching.is_running:
             return

@@ -11,6 +11,7 @@ import msgspec
 
 from drills import gates
 from drills.rollout import (
+    armed,
     blockers,
     chain,
     comparison,
@@ -219,7 +220,8 @@ def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Ite
         "rollback": (records.ROLLBACK, lambda: parts.rollback(run_dir, plan)),
         "baseline": (records.SNAPSHOTS, lambda: parts.baseline(run_dir, plan, stage.snapshots)),
         "hold": (records.HOLD, lambda: parts.hold(stage.events, plan, stage.snapshots)),
-        "cohort": (records.PROBES, lambda: parts.cohort(run_dir, plan)),
+        "cohort": (records.PROBES, lambda: parts.cohort(run_dir, plan, stage.events)),
+        "armed": (records.ARMED, lambda: armed.part(run_dir, plan, stage.events)),
         splits.BUILDS: (records.WATCH_LIST, lambda: splits.builds(plan, stage.splits)),
         splits.CANARY: (records.CONTROL_LIST, lambda: splits.canary(run_dir, plan, stage.splits)),
     }

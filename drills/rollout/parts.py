@@ -5,6 +5,7 @@ from pathlib import Path
 
 from drills.rollout import cohort as cohorts
 from drills.rollout import evidence, records
+from drills.rollout import stages as stages_file
 from drills.rollout.clock import from_iso
 from drills.rollout.records import (
     CohortProbe,
@@ -23,6 +24,7 @@ from drills.verdicts import GRAVEST_FIRST, State
 from sim.errors import StormgateError
 
 ROLLBACK_LIMIT_S = 300.0  # within which a rehearsal must have recovered, whatever it allowed itself
+ROLLBACK_STABLE_S = 900.0  # for which recovery must have been watched, but on a mock
 _ORDER = ("traffic", "throttle", "cohort", "recovery")
 
 Found = tuple[State, str]
@@ -148,6 +150,9 @@ def _rehearsed(found: Rollback) -> Found:
     if found.seconds is None or not 0 <= found.seconds <= limit_s:
         took = "never" if found.seconds is None else f"{found.seconds:.0f} s"
         return State.FAIL, f"recovered: {took}; {limit_s:.0f} s are allowed"
+    if found.target_kind != "mock" and (found.stable_s is None or not found.stable_s >= ROLLBACK_STABLE_S):
+        watched = f"for {found.stable_s:g} s" if found.stable_s is not None else "no longer"
+        return State.INCONCLUSIVE, f"recovered, and then watched {watched}; {ROLLBACK_STABLE_S:g} s are needed"
     return State.PASS, f"recovered in {found.seconds:.0f} s of {limit_s:.0f} s, every step seen to act and undone"
 
 
@@ -238,11 +243,21 @@ def revisions(plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
     return (State.PASS if known.known else State.NO_DATA), said
 
 
-def cohort(run_dir: Path, plan: StagePlan) -> Found:
-    """Whether the routing service lets in whom it should, and nobody else, each time that it was asked."""
+def cohort(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found:
+    """Whether the routing service lets in whom it should, and nobody else, each time that it was asked; to the hold's end."""
     if plan.cohort_percent is None:
         return State.ERROR, "the plan does not say how large the cohort is"
-    found = cohorts.judge(evidence.read_lines(run_dir / records.PROBES, CohortProbe), plan.cohort_percent)
+    probes = evidence.read_lines(run_dir / records.PROBES, CohortProbe)
+    found = cohorts.judge(probes, plan.cohort_percent)
+    rules, (_, ended) = stages_file.load(run_dir / records.STAGES), hold_span(events)
+    most_s = rules.probes.every_s + rules.sampling.judge_every_s + plan.snapshot_interval_s  # it is asked when it is judged
+    if found.state == State.PASS and ended and probes:
+        silent_s = (from_iso(ended) - max(from_iso(each.at) for each in probes)).total_seconds()
+        if silent_s > most_s:
+            return (
+                State.INCONCLUSIVE,
+                f"nobody asked for the cohort in the hold's last {silent_s:.0f} s; {most_s:.0f} s may be",
+            )
     return State(found.state), found.reason
 
 

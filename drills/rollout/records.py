@@ -11,6 +11,7 @@
         commands.jsonl, logs/             commands that were run, and what they printed
         probes.jsonl                      cohort probes
         hold.jsonl                        when the hold began, broke, began again, ended
+        armed.jsonl                       whether the way back was open at each gate of the full rollout
         rollback.json, rollback/          a rehearsal; what its commands said, cohort probes, and its watches
         gate-results.jsonl, stage-report.json, STAGE_REPORT.md, STAGE_REPORT.html, blockers.json, junit.xml
         signoff.json, waivers.json        written by people, later
@@ -30,7 +31,7 @@ PLAN, STAGES, THRESHOLDS = "stage-plan.json", "stages.toml", "thresholds.toml"
 SNAPSHOTS, BODIES, WATCHES, DRILLS = "snapshots.jsonl", "snapshots", "watches", "drills"
 DRILL_RESULTS, DRILL_SUMMARY = "drills/results.jsonl", "drills/SUMMARY.md"
 WATCH_LIST, PRECONDITIONS = "watches.jsonl", "preconditions.jsonl"
-CONTROL_LIST, CONTROL = "control-watches.jsonl", "control"
+CONTROL_LIST, CONTROL, ARMED = "control-watches.jsonl", "control", "armed.jsonl"
 COMMANDS, LOGS, PROBES, HOLD, ROLLBACK = "commands.jsonl", "logs", "probes.jsonl", "hold.jsonl", "rollback.json"
 GATE_RESULTS, REPORT, REPORT_MD, REPORT_HTML = (
     *("gate-results.jsonl", "stage-report.json", "STAGE_REPORT.md"),
@@ -177,6 +178,17 @@ class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
     waits: bool = False  # of a hold that was broken: it begins anew once that is over, and not yet
 
 
+class Armed(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the way back was open at one gate: a line of `armed.jsonl`; of several lines of one gate the last counts."""
+
+    at: str
+    gate_h: float  # hours after the hold began
+    state: str  # a check's
+    reason: str
+    hooks_sha256: str  # of the rollback's commands then, as in `rollback.json`
+    last_good: Revisions  # that they lead back to
+
+
 class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a rollback."""
 
@@ -209,6 +221,7 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["pass", "fail", "error", "not_run"]
     reason: str
     steps: tuple[RollbackStep, ...]
+    hooks_sha256: str = ""  # of the commands that were rehearsed, and of the files that they name
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from drills.rollout import bursts, records, recovery, revisions
+from drills.rollout import armed, bursts, records, recovery, revisions
 from drills.rollout.bursts import Burst
 from drills.rollout.changes import Change, Cohort, Throttle, Traffic
 from drills.rollout.clock import Clock
@@ -44,6 +44,7 @@ class Plan:
     stable_s: float
     limit_s: float
     seen_within_s: float
+    hooks_sha256: str = ""  # of the commands, as they are now
 
 
 def make(lane: Lane, entry: Target | None, folder: Path, clock: Clock, limit_s: float = LIMIT_S) -> Plan:
@@ -66,6 +67,7 @@ def make(lane: Lane, entry: Target | None, folder: Path, clock: Clock, limit_s: 
         stable_s=MOCK_STABLE_S if lane.is_mock else STABLE_S,
         limit_s=limit_s,
         seen_within_s=rules.seen_within_s,
+        hooks_sha256=armed.digest(rules),
     )
 
 

@@ -290,6 +290,7 @@ class Rehearsal:
             state=state,
             reason=reason,
             steps=tuple(self._steps),
+            hooks_sha256=self._plan.hooks_sha256,
         )
 
     def _write(self, rollback: Rollback) -> Rollback:

@@ -20,6 +20,7 @@ ARTIFACTS: dict[str, Any] = {
     records.DRILL_RESULTS: records.DrillDone,
     records.PROBES: records.CohortProbe,
     records.HOLD: records.HoldEvent,
+    records.ARMED: records.Armed,
     records.ROLLBACK: records.Rollback,
     records.GATE_RESULTS: records.GateCheck,
     records.REPORT: records.StageReport,

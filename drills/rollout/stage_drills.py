@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from drills import gates, results
 from drills.checks.base import Check
 from drills.request import SIMULATED
 from drills.rollout import chain, evidence, records
+from drills.rollout import stages as stages_file
 from drills.rollout.clock import from_iso
 from drills.rollout.parts import Found, gravest
 from drills.rollout.records import DrillDone, GateCheck, StagePlan
@@ -71,8 +73,11 @@ def _elsewhere(run_dir: Path, plan: StagePlan) -> "Shown | None":
         old = before.report.plan
         same = (old.revisions, old.thresholds_sha256) == (plan.revisions, plan.thresholds_sha256)
         if old.target_kind == "staging" and same and from_iso(before.report.ended) <= from_iso(plan.began):
-            chain.unspoilt(before)
             of = f"drills of stage 0 on {old.target} ({old.run_id} of rollout {old.rollout})"
+            valid = timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.staging_valid_h)
+            if (age := from_iso(plan.began) - from_iso(before.report.ended)) > valid:
+                return Shown(of, {}, f"the {of} ended {age} before this preflight began; {valid} are allowed")
+            chain.unspoilt(before)
             return Shown(of, dict(_judged(before.run_dir)))
     return None
 
@@ -173,7 +178,8 @@ def _gravest(answers: list[tuple[DrillVerdict, CheckResult, str]], shown: Shown)
 
 def _unasked(name: str, shown: Shown) -> GateCheck:
     check = gates.REGISTRY[name]
-    why = shown.trouble or "no drill was run that asks this"
+    elsewhere = shown.breaking.trouble if shown.breaking else ""
+    why = shown.trouble or elsewhere or "no drill was run that asks this"
     return unanswered(check, check.origin, shown.of, records.DRILLS, why, is_error=bool(shown.trouble))
 
 

@@ -13,6 +13,7 @@ from drills.rollout import (
     aim as aims,
 )
 from drills.rollout import (
+    armed,
     cohort,
     commands,
     drill_runs,
@@ -339,6 +340,7 @@ def _hold(course: Course, calendar: Calendar | None) -> None:
         return revisions.find(aim.lane, aim.entry)
 
     asks: Callable[[], None] | None = probe if course.plan.cohort_percent is not None else None
+    arm = armed.Watchman(aim, course.plan, course.run_dir, course.clock).look if "armed" in course.plan.required else None
     judge = hold_judge.judge_of(course)
     with contextlib.closing(_sampler(course)) as sampler:
-        Hold(course, sampler, _watcher(course), judge, calendar=calendar, probe=asks, find=find).run()
+        Hold(course, sampler, _watcher(course), judge, calendar=calendar, probe=asks, find=find, arm=arm).run()

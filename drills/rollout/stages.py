@@ -23,9 +23,11 @@ REQUIRED: dict[Stage, tuple[str, ...]] = {
     "0": ("preconditions", "commands", "drills", "rollback", "baseline"),
     "1": ("hold",),
     "2": ("hold", "cohort", "builds", "canary_vs_control"),
-    **dict.fromkeys(("3a", "3b", "4"), ("hold", "cohort", "builds")),
+    **dict.fromkeys(("3a", "3b"), ("hold", "cohort", "builds")),
+    "4": ("hold", "cohort", "builds", "armed"),
 }
 SHORTEST_HOLD_S: dict[Stage, float] = {"1": 3600.0, "3a": 1800.0, "3b": 1800.0, "4": 86400.0}
+LONGEST_JUDGING_S = 300.0  # [ours] between two looks at a hold: a budget that burns fast is seen within that
 SHORTEST_DAY_H = 8  # of work: 09:00 to 17:00 is one day
 SHORTEST_BASELINE_S = 1800.0  # [ours] it stands for the hour before a hold
 EVERYBODY_PERCENT = 100.0
@@ -76,9 +78,11 @@ class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long a signature opens the next stage. The default is [ours], and the most that is allowed."""
+    """How long what was shown is good for. The defaults are [ours], and the most that is allowed."""
 
-    valid_h: Annotated[float, msgspec.Meta(gt=0, le=24)] = 24.0
+    valid_h: Annotated[float, msgspec.Meta(gt=0, le=24)] = 24.0  # a go and its signature, to open the next stage
+    staging_valid_h: Annotated[float, msgspec.Meta(gt=0, le=168)] = 168.0  # staging's drills, for production's preflight
+    rehearsal_valid_h: Annotated[float, msgspec.Meta(gt=0, le=336)] = 336.0  # the rollback's, for a full rollout
 
 
 class OnMock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -217,6 +221,11 @@ def _stages(tables: object, path: Path) -> Iterator[tuple[Stage, StageRules]]:
 def _mistakes(stages: Stages) -> Iterator[str]:
     for stage, rules in stages.stages.items():
         yield from _mistakes_of_a_stage(stage, rules)
+    if stages.sampling.judge_every_s > LONGEST_JUDGING_S:
+        yield (
+            f"key 'sampling.judge_every_s' is {stages.sampling.judge_every_s:g}, but a hold is judged every "
+            f"{LONGEST_JUDGING_S:g} s at least, or what must stop it at once goes on."
+        )
     yield from _mistakes_of_cohorts(stages)
     yield from _mistakes_of_commands(stages)
     for day in stages.calendar.days_off:

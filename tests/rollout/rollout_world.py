@@ -21,7 +21,7 @@ import pytest
 from stepped_lane import ADMIN, METRICS, Spoil, SteppedLane, stepped_lane, unspoilt
 
 from drills import results
-from drills.rollout import evidence, figures, one_drill, records, rollback, rollouts, signoff, stage_run, watch
+from drills.rollout import armed, evidence, figures, one_drill, records, rollback, rollouts, signoff, stage_run, stages, watch
 from drills.rollout.aim import Aim
 from drills.rollout.clock import Clock, SteppedClock, from_iso, iso
 from drills.rollout.one_drill import Order
@@ -56,6 +56,13 @@ load = { events_per_s = 30.0, run_streams = 2 }
 phases = { steady_s = 5.2, fault_s = 7.5, heal_s = 0.2, settle_s = 10.0 }
 """
 CHECKOUT_TESTS = 'argv = ["sh", "-c", "echo test result: ok. 1 passed\\\\; 0 failed\\\\;"]\nrunner = "cargo"\n'
+ROLLBACK = """
+[targets.stepped.rollback]
+check = ["true"]
+traffic = { apply = ["true"], restore = ["true"], control_revision = "mock-r1", runtime_revision = "mock-r1" }
+throttle = { apply = ["true"], restore = ["true"] }
+cohort = { apply = ["true"], restore = ["true"] }
+"""
 STAGES = f"""
 calendar = {{ zone = "America/Chicago", country = "US" }}
 sampling = {{ interval_s = 300.0, judge_every_s = 7200.0, extend_up_to_s = 7200.0 }}
@@ -103,7 +110,7 @@ hold_s = 18000.0
 title = "full rollout"
 cohort = "everybody"
 cohort_percent = 100.0
-required = ["hold", "cohort", "builds"]
+required = ["hold", "cohort", "builds", "armed"]
 hold_s = 86400.0
 gates_at_h = [0.0, 1.0, 6.0, 24.0]
 
@@ -260,7 +267,8 @@ def rollout_world(
     for name, text in (("tiny_watch.toml", WATCH), ("tiny_storm.toml", STORM), ("their-stages.toml", STAGES)):
         (folder / name).write_text(text)
     (folder / "their-thresholds.toml").write_text(patient(THRESHOLDS.read_text()))
-    with stepped_lane(folder, clock, **lane) as stepped:
+    monkeypatch.setattr(stages, "LONGEST_JUDGING_S", 7200.0)  # judging takes longer than anything else here
+    with stepped_lane(folder, clock, **{"extra": ROLLBACK, **lane}) as stepped:
         world = RolloutWorld(folder, clock, stepped)
         monkeypatch.setattr(watch, "within", lambda order, log: _copied(world, order))
         monkeypatch.setattr(rollback, "rehearse", rehearsed)
@@ -328,6 +336,8 @@ def rehearsed(lane: Any, entry: Any, folder: Path, clock: Clock, *, dry_run: boo
         ended=now,
         seconds=12.0,
         limit_s=limit_s,
+        stable_s=900.0,
+        hooks_sha256=armed.digest(entry.rollback),
         state="pass",
         reason="",
         steps=tuple(steps),

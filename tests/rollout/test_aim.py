@@ -29,6 +29,10 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
         ('expressions = { "mirror.failed_total" = "x" }', 'expressions = { "mirror.failed_total" = "y" }'),
         ("token_env =", "max_age_s = 60\ntoken_env ="),
         ("[targets.theirs.prometheus]", '[targets.theirs.revisions]\nruntime = ["true"]\n[targets.theirs.prometheus]'),
+        (
+            "[targets.theirs.prometheus]",
+            '[targets.theirs.rollback.throttle]\napply = ["true"]\nrestore = ["true"]\n[targets.theirs.prometheus]',
+        ),
         ('control_url = "http://127.0.0.1:9"', 'control_url = "http://127.0.0.1:10"'),
     ],
 )

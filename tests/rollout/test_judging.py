@@ -248,6 +248,8 @@ SPOILT: list[tuple[str, str, Spoil, str, str]] = [
     ("0", "rollback", rollback(dry_run=True), FEW, "dry run"),
     ("0", "rollback", rollback(seconds=None), "breach", "never"),
     ("0", "rollback", rollback(seconds=301.0, limit_s=900.0), "breach", "301 s"),
+    ("0", "rollback", rollback(stable_s=899.0), FEW, "899 s; 900 s are needed"),
+    ("0", "rollback", rollback(stable_s=None), FEW, "no longer; 900 s"),
     ("0", "rollback", rollback(state="error", reason="unreachable"), "error", "unreachable"),
     ("0", "rollback", rollback(run_id="another"), "error", "another"),
     ("0", "rollback", steps(lambda found: (found[1], found[0], *found[2:])), "error", "in this order"),
@@ -445,7 +447,9 @@ def test_what_may_not_be_broken_in_production_is_taken_from_a_staging(
     assert "drills of stage 0 on elsewhere" in found.window
     plan(revisions=Revisions(control="c", runtime="r"))(folder)
     assert judging.judge_stage(folder.path).decision == "no_go"
-    folder.rewrite(records.PLAN, StagePlan, revisions=NOW, began=staging.at(0))
+    folder.rewrite(records.PLAN, StagePlan, revisions=NOW, began=staging.at(9 * 86400))
+    assert any("168" in each or "7 days" in each for each in judging.judge_stage(folder.path).why)
+    folder.rewrite(records.PLAN, StagePlan, began=staging.at(0))
     assert any("no drill was run that asks this" in each for each in judging.judge_stage(folder.path).why)
     folder.rewrite(records.PLAN, StagePlan, began=folder.at(0))
     append("logs/docs.txt", "x")(staging)

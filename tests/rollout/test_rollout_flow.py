@@ -3,13 +3,13 @@
 from datetime import timedelta
 from pathlib import Path
 
-from rollout_world import START, RolloutWorld
+from rollout_world import ROLLBACK, START, RolloutWorld
 from stepped_lane import stepped_lane
 
 from drills.rollout import evidence, records, rollouts, stages, status
 from drills.rollout.clock import from_iso
 from drills.rollout.journal import NAME, read
-from drills.rollout.records import HoldEvent, StageReport
+from drills.rollout.records import Armed, HoldEvent, StageReport
 from sim.contract.deployment import Deployment
 
 
@@ -18,7 +18,7 @@ def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld,
     before = Deployment(revision="mock-r1", previous_revision="")
     with stepped_lane(tmp_path / "control", rollout.clock, name="control", deployment=before) as control:
         rollout.lane.control_url = control.url
-        rollout.lane.write()
+        rollout.lane.write(extra=ROLLBACK)
         rollout.through("1")
         rules = stages.load(stages.DEFAULT_PATH)
         (lacks,) = status.of(rollout.rollout, rollout.clock.now(), 24.0, rules).missing
@@ -40,6 +40,9 @@ def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld,
         "canary_vs_control": "pass",
     }
     assert len({check.check.split()[0] for check in report.splits if check.gate == "builds"}) == 2
+    (fourth,) = (run for run in runs if run.stage == "4")
+    looks = evidence.read_lines(rollouts.run_dir(rollout.rollout, fourth.run_id) / records.ARMED, Armed)
+    assert [(look.gate_h, look.state) for look in looks] == [(0.0, "pass"), (1.0, "pass"), (6.0, "pass"), (24.0, "pass")]
     found = status.of(rollout.rollout, rollout.clock.now(), 24.0)
     assert {stage.state for stage in found.stages} == {"go, signed"}
     assert (found.next_stage, found.missing) == ("", ())

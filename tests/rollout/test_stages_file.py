@@ -74,6 +74,11 @@ def test_the_runbooks_five_verifications_are_asked_and_ours_stand_beside_them():
         ("[signoff]", "[signof]", "signof"),
         ("interval_s = 30.0", "interval_s = 900.0", "sampling.interval_s"),
         ("every_s = 300.0", "every_s = -1.0", "watch.every_s"),
+        ("judge_every_s = 60.0", "judge_every_s = 3600.0", "a hold is judged every 300 s"),
+        ("rehearsal_valid_h = 336.0", "rehearsal_valid_h = 999.0", "rehearsal_valid_h"),
+        ("staging_valid_h = 168.0", "staging_valid_h = 999.0", "staging_valid_h"),
+        ('"builds", "canary_vs_control"]', '"builds"]', "lacks 'canary_vs_control'"),
+        ('"builds", "armed"]', '"builds"]', "lacks 'armed'"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_it(tmp_path: Path, old: str, new: str, words: str):
