@@ -2,19 +2,24 @@
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 from rollout_world import RolloutWorld
+from stage_folders import Folder
 from stepped_lane import METRICS
+from windows import BEGAN_S, THRESHOLDS, good
 
-from drills.rollout import opening, records, rollouts, signoff, status
-from drills.rollout.clock import SteppedClock, iso
+from drills.rollout import evidence, opening, parts, records, rollouts, signoff, splits, status, window
+from drills.rollout.clock import SteppedClock, from_iso, iso
 from drills.rollout.journal import NAME, read
-from drills.rollout.records import Signoff, StageReport, Waiver
+from drills.rollout.records import HoldEvent, Signoff, StageReport, Waiver
 from drills.rollout.signoff import Person
+from drills.verdicts import State
+from sim.drill import CLIENT_BUILD
 from sim.errors import EvidenceError, StormgateError, UsageError
 
 
@@ -73,6 +78,44 @@ def test_metrics_that_tell_nothing_end_a_hold(rollout: RolloutWorld, body: Body 
     rollout.spoil = spoil
     _, report = rollout.stage("1")
     not_a_go(report, "hold: it was stopped", "nothing can be seen of the servers any more")
+
+
+# --- everything in the first minute -----------------------------------------------------------------
+
+
+def squeezed(moment_s: float) -> float:
+    """What an hour's evidence has, as if all of it were of the first minute."""
+    return BEGAN_S + (moment_s - BEGAN_S) / 60
+
+
+def test_an_hour_of_which_all_samples_were_taken_in_the_first_minute() -> None:
+    """As many as there must be, and each of them well; but nobody looked afterwards."""
+    hour = replace(good(), control=replace(good(), snapshots=()))
+    assert {result.state for result in window.judge(hour, THRESHOLDS)} == {State.PASS}
+    snapshots = [
+        msgspec.structs.replace(each, at=iso(datetime.fromtimestamp(squeezed(from_iso(each.at).timestamp()), UTC)))
+        for each in hour.snapshots
+    ]
+    watches = tuple(replace(each, began_s=squeezed(each.began_s)) for each in hour.watches)
+    assert hour.control is not None
+    first = replace(hour, snapshots=tuple(snapshots), watches=watches, control=replace(hour.control, watches=watches))
+    found = {result.name: result for result in window.judge(first, THRESHOLDS)}
+    assert [name for name, result in found.items() if result.state is State.PASS] == []
+    assert "61 of 60 snapshots, with a hole of 3540 s" in found["window.coverage"].reason
+    assert "no watch began for 3545 s" in found["ux.integrity"].reason
+    plan = Folder(Path("runs"), "2").plan(previous_run="", client_builds=(CLIENT_BUILD,))
+    apart = splits.of(first, THRESHOLDS, plan)
+    assert len(apart) > len(splits.BY_BUILD)
+    assert {result.state for result in apart} == {State.INCONCLUSIVE}
+
+
+def test_a_cohort_that_was_asked_for_in_the_first_minute_alone(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs", "2").write()
+    events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
+    assert parts.cohort(folder.path, folder.plan(), events)[0] is State.PASS
+    longer = [*events[:-1], HoldEvent(at=folder.at(8 * 3600), kind="ended")]
+    state, reason = parts.cohort(folder.path, folder.plan(), longer)
+    assert (state, "in the hold's last 28775 s" in reason) == (State.INCONCLUSIVE, True), reason
 
 
 # --- a preflight that asked nothing -----------------------------------------------------------------
