@@ -28,22 +28,22 @@ from sim.errors import StorageError, UsageError
 
 EXAMPLES = CATALOG.with_name("examples")
 _LOOK_S = 0.1
-_LAST_WORDS_S = 90.0  # for an interrupted drill to heal and save
+LAST_WORDS_S = 90.0  # for an interrupted drill to heal and save
 Say = Callable[[str], None]
 
 
 class Child:
-    """One drill in a process of its own. What it says while it runs goes to `log`."""
+    """One drill in a process of its own, which ends with ours, however that ends. What it says goes to `log`."""
 
     def __init__(self, order: Order, log: Path) -> None:
-        self._order = order
+        self._order = order = msgspec.structs.replace(order, ends_with_stdin=True)
         self._answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the process has ended
         command = [sys.executable, "-m", "drills.rollout.one_drill", msgspec.json.encode(order).decode()]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as words:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=self._answer, stderr=words, start_new_session=True
+                    command, stdin=subprocess.PIPE, stdout=self._answer, stderr=words, start_new_session=True
                 )
         except OSError as error:
             raise StorageError(f"{log}: cannot be written ({error.strerror}).") from None
@@ -69,9 +69,11 @@ class Child:
         """End it in order: it heals, and keeps what it observed."""
         if self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGTERM)  # which nobody ignores
-        return self.wait(_LAST_WORDS_S)
+        return self.wait(LAST_WORDS_S)
 
     def _taken(self) -> DrillDone:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._answer.seek(0)
         try:
             return msgspec.json.decode(self._answer.read(), type=DrillDone)

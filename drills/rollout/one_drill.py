@@ -3,9 +3,13 @@
 A process of its own lets whoever started it go on looking at the clock, and several drills run side by side.
 """
 
+import contextlib
+import fcntl
 import math
+import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -33,6 +37,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     out: str  # the folder that the run's own is made in
     seed: int = 1
     figures: bool = False
+    ends_with_stdin: bool = False  # whoever ordered it holds the other end, and is gone when that is closed
+    mark: str = ""  # a file that is locked while it runs
 
 
 def run(order: Order) -> DrillDone:
@@ -118,10 +124,22 @@ def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
     return tuple(round(float(t), 3) for t in begun.t), sorted(round(float(t), 3) for t in ended.t)
 
 
+def _end_with_parent() -> None:
+    """Whoever ordered this was killed: nobody will take the answer, so heal and save what there is, and end."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main() -> int:
     """The command line; the answer is one line of JSON on stdout."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # heal and save, as for Ctrl-C
-    done = run(msgspec.json.decode(sys.argv[1], type=Order))
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    with contextlib.ExitStack() as until_end:
+        if order.mark:
+            fcntl.flock(until_end.enter_context(Path(order.mark).open()), fcntl.LOCK_EX)
+        if order.ends_with_stdin:
+            threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        done = run(order)
     sys.stdout.buffer.write(msgspec.json.encode(done) + b"\n")
     return 0
 

@@ -32,6 +32,7 @@ SNAPSHOTS, BODIES, WATCHES, DRILLS = "snapshots.jsonl", "snapshots", "watches", 
 DRILL_RESULTS, DRILL_SUMMARY = "drills/results.jsonl", "drills/SUMMARY.md"
 WATCH_LIST, PRECONDITIONS = "watches.jsonl", "preconditions.jsonl"
 CONTROL_LIST, CONTROL, ARMED = "control-watches.jsonl", "control", "armed.jsonl"
+UNDER_WAY = "watch-under-way.json"  # a `WatchDone` of the one that runs, with the folder that its run is made in
 COMMANDS, LOGS, PROBES, HOLD, ROLLBACK = "commands.jsonl", "logs", "probes.jsonl", "hold.jsonl", "rollback.json"
 GATE_RESULTS, REPORT, REPORT_MD, REPORT_HTML = (
     *("gate-results.jsonl", "stage-report.json", "STAGE_REPORT.md"),

@@ -22,7 +22,7 @@ from drills.rollout.records import HoldEvent, Stage, StagePlan, StageReport
 from drills.rollout.stages import Stages
 from sim.errors import EvidenceError, StorageError, UsageError
 
-BEGUN, REPORTED, SIGNED, WAIVED = "stage_begun", "reported", "signed", "waived"
+BEGUN, REPORTED, SIGNED, WAIVED, ADOPTED = "stage_begun", "reported", "signed", "waived", "watch_adopted"
 HOLD_PREFIX = "hold_"
 _TOLD_WITHIN_S = 60.0  # [ours] from a hold's event to its line in the journal
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

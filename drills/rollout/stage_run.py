@@ -139,12 +139,20 @@ def _course(
         plan = evidence.read_plan(run_dir)
         if plan.target != aim.lane.name:
             raise UsageError(f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{aim.lane.name}'.")
+        _adopt(run_dir, plan, clock, journal, say)
         return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
     plan = _plan(asked, stage, aim, control, stages, watched, drills, calendar, clock, journal)
     if stage != "0":
         opening.require_open(folder, journal.entries, plan, clock.now(), stages.signoff.valid_h)
     run_dir = rollouts.begin(folder, plan, asked.stages, asked.thresholds, journal)
     return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
+
+
+def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: Say) -> None:
+    """A watch that nobody told of, as the stormgate that began it was killed, is told of now."""
+    for line in watch.adopt(run_dir, clock):
+        journal.append(rollouts.ADOPTED, run=plan.run_id, watch=line.run, status=line.status, reason=line.reason)
+        say(f"{line.run} was under way when the hold was killed; it counts as {line.status} ({line.reason})")
 
 
 def _plan(

@@ -4,12 +4,16 @@ They take turns: between the target and the control, where there is one, and ove
 saw lies in a folder and a list of its own, so that nothing of it can count as the target's.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
+from drills import report, results
 from drills.rollout import drill_runs, evidence, one_drill, records, revisions
 from drills.rollout.aim import Aim
 from drills.rollout.clock import Clock, SystemClock, iso
@@ -18,12 +22,16 @@ from drills.rollout.drill_runs import Child
 from drills.rollout.one_drill import Order
 from drills.rollout.records import DrillDone, Phase, Revisions, WatchDone
 from drills.rollout.stages import Watching
+from drills.verdicts import State
 from sim import drill as drill_file
 from sim.drill import CLIENT_BUILD, Drill, expected_duration_s
 from sim.engines import permission
-from sim.errors import UsageError
+from sim.errors import StorageError, StormgateError, UsageError
+from sim.ownership import is_left_behind
 
 _LOG = f"{records.LOGS}/watches.txt"
+_LEFT = "the stormgate that began it was killed"
+_LOOK_S = 0.2
 
 
 class Run(Protocol):
@@ -98,13 +106,11 @@ class Side:
 
 @dataclass(frozen=True)
 class _Turn:
-    """One watch that is under way."""
+    """One watch that is under way; its line lacks what only its end tells."""
 
     side: Side
-    build: str
     began: datetime
-    phase: Phase
-    revisions: Revisions
+    line: WatchDone
     run: Run
 
 
@@ -158,25 +164,36 @@ class Watcher:
         n, self._begun = self._begun, self._begun + 1
         side = self._sides[n % len(self._sides)]
         build = self._builds[n // len(self._sides) % len(self._builds)]
-        found = side.revisions()
-        return _Turn(side, build, now, phase, found, self._start(self._order(side, build), self._folder / _LOG))
+        line = WatchDone(
+            at=iso(now),
+            ended=iso(now),
+            run=side.folder,
+            drill=self._path.stem,
+            phase=phase,
+            status=State.NOT_RUN,
+            reason=_LEFT,
+            build=build,
+            revisions=side.revisions(),
+        )
+        order = self._order(side, build)
+        _mark(Path(order.mark), line)
+        return _Turn(side, now, line, self._start(order, self._folder / _LOG))
 
     def _taken(self, answer: DrillDone) -> WatchDone | None:
         turn, self._turn = self._turn, None
         assert turn is not None
         self._clock.sleep_until(turn.began + timedelta(seconds=answer.duration_s))  # a real clock has been there already
-        line = WatchDone(
-            at=iso(turn.began),
+        line = msgspec.structs.replace(
+            turn.line,
             ended=iso(self._clock.now()),
             run=f"{turn.side.folder}/{answer.run}" if answer.run else "",
             drill=answer.name,
-            phase=turn.phase,
             status=answer.status,
             reason=answer.reason,
-            build=turn.build,
-            revisions=turn.revisions if turn.side.revisions() == turn.revisions else Revisions(),
+            revisions=turn.line.revisions if turn.side.revisions() == turn.line.revisions else Revisions(),
         )
         append(self._folder / turn.side.listed, line)
+        (self._folder / records.UNDER_WAY).unlink(missing_ok=True)
         return None if turn.side.is_control else line
 
     def _order(self, side: Side, build: str) -> Order:
@@ -187,7 +204,55 @@ class Watcher:
             targets=str(side.aim.file) if side.aim.file else "",
             thresholds=str(self._folder / records.THRESHOLDS),
             out=str(self._folder / side.folder),
+            mark=str(self._folder / records.UNDER_WAY),
         )
+
+
+def adopt(folder: Path, clock: Clock) -> list[WatchDone]:
+    """Tell of the watch that was under way when its stormgate was killed: it is judged by what it left.
+
+    Returns its line, which is on disk; none where none was left. Raises `EvidenceError`, and `UsageError` while it still runs.
+    """
+    mark = folder / records.UNDER_WAY
+    if not mark.exists():
+        return []
+    _wait_for(mark)
+    left = evidence.read_struct(mark, WatchDone)
+    listed = folder / (records.CONTROL_LIST if left.run == records.CONTROL else records.WATCH_LIST)
+    told = {each.run for each in evidence.read_lines(listed, WatchDone)}
+    there = sorted(f"{left.run}/{path.name}" for path in (folder / left.run).glob("*"))
+    found = [_adopted(folder, run, left, clock) for run in there if run not in told]
+    for line in found:
+        append(listed, line)
+    mark.unlink()
+    return found
+
+
+def _wait_for(mark: Path) -> None:
+    """Until the watch has ended, which it does when whoever began it has."""
+    until = time.monotonic() + drill_runs.LAST_WORDS_S
+    while not is_left_behind(mark):
+        if time.monotonic() > until:
+            raise UsageError(f"{mark.parent}: a watch of the stormgate that was killed still runs; wait until it has ended.")
+        time.sleep(_LOOK_S)
+
+
+def _adopted(folder: Path, run: str, left: WatchDone, clock: Clock) -> WatchDone:
+    """What it saw counts against the target as always; for it only where the watch came to its end."""
+    try:
+        verdict = results.judge_run(folder / run).drills[0]
+        status, why = str(verdict.status), "" if verdict.status is State.PASS else report.why(verdict)
+    except StormgateError as error:
+        status, why = str(State.NOT_RUN), str(error)
+    reason = f"{_LEFT}: {why}" if why else _LEFT
+    return msgspec.structs.replace(left, ended=iso(clock.now()), run=run, status=status, reason=reason, revisions=Revisions())
+
+
+def _mark(path: Path, line: WatchDone) -> None:
+    try:
+        path.write_bytes(msgspec.json.encode(line))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
 def require_allowed(drill: Drill, aim: Aim) -> None:

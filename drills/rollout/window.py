@@ -176,7 +176,10 @@ class _Watches:
         try:
             folders = results.drill_folders(self._run_dir / told.run)
         except StormgateError as error:
-            self.troubles.append(str(error).rstrip("."))
+            if told.status == "not_run":  # it was killed before it came to anything
+                self.cut_short += 1
+            else:
+                self.troubles.append(str(error).rstrip("."))
             return
         for folder in folders:
             self._add_drill(folder, told)

@@ -1,0 +1,185 @@
+"""A watch whose stormgate was killed: it ends by itself, and the hold that goes on tells of it, whatever it saw."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from served import serving
+from stage_folders import CONTROL, Folder, dump, quiet_story
+
+from drills import results
+from drills.rollout import evidence, parts, records, watch, window
+from drills.rollout.clock import SteppedClock, from_iso, iso
+from drills.rollout.one_drill import Order
+from drills.rollout.records import HoldEvent, Revisions, WatchDone
+from drills.thresholds import DEFAULT_PATH
+from drills.verdicts import State
+from sim import observations
+from sim.errors import EvidenceError
+from sim.ownership import is_left_behind
+
+PARENT = """
+import sys, time
+from pathlib import Path
+import msgspec
+from drills.rollout.drill_runs import Child
+from drills.rollout.one_drill import Order
+child = Child(msgspec.json.decode(sys.argv[1], type=Order), Path(sys.argv[2]))
+time.sleep(600)
+"""
+LONG = """
+name = "long_watch"
+summary = "Is all well for a long time?"
+checks = ["ux.integrity"]
+faults = []
+fleet = { clients = 5 }
+load = { events_per_s = 20.0 }
+phases = { steady_s = 1.0, fault_s = 600.0, heal_s = 0.0, settle_s = 5.0 }
+"""
+LEFT = WatchDone(
+    at="2026-11-23T09:30:00.000Z",
+    ended="2026-11-23T09:30:00.000Z",
+    run=records.WATCHES,
+    drill="observation",
+    phase="hold",
+    status="not_run",
+    reason="it was killed",
+    build="20260601T000000Z",
+)
+LIMIT_S = 60.0
+
+
+def wait_for(what: str, is_so: object) -> None:
+    until = time.monotonic() + LIMIT_S
+    while not is_so():  # type: ignore[operator]
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
+
+
+def test_a_watch_ends_when_whoever_began_it_was_killed_and_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "long_watch.toml").write_text(LONG)
+    mark, log = tmp_path / records.UNDER_WAY, tmp_path / "log.txt"
+    mark.write_bytes(msgspec.json.encode(LEFT))
+    with serving(tmp_path / "mock") as served:
+        order = Order(
+            drill=str(tmp_path / "long_watch.toml"),
+            target=served.url,
+            thresholds=str(DEFAULT_PATH),
+            out=str(tmp_path / records.WATCHES),
+            mark=str(mark),
+        )
+        parent = subprocess.Popen([sys.executable, "-c", PARENT, msgspec.json.encode(order).decode(), str(log)])
+        wait_for("it runs", lambda: log.exists() and "steady" in log.read_text())
+        assert not is_left_behind(mark), "while it runs it holds its mark"
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        wait_for("it ends", lambda: is_left_behind(mark))
+    (line,) = watch.adopt(tmp_path, SteppedClock(from_iso(LEFT.at)))
+    assert line.run.startswith("watches/")
+    assert line.status != State.PASS
+    assert line.reason.startswith("the stormgate that began it was killed")
+    (folder,) = results.drill_folders(tmp_path / line.run)
+    assert observations.read_header(folder).stopped_because, "it saved what it had seen"
+    assert watch.adopt(tmp_path, SteppedClock(from_iso(LEFT.at))) == [], "told once"
+
+
+# --- what was left ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("left") / "runs", "1").write()
+
+
+@pytest.fixture
+def folder(whole: Folder, tmp_path: Path) -> Folder:
+    """A hold that was killed while its second watch was under way: nobody has told of that."""
+    folder = Folder(Path(shutil.copytree(whole.runs, tmp_path / "runs")), "1")
+    lines = evidence.read_lines(folder.path / records.WATCH_LIST, WatchDone)
+    dump(folder.path / records.WATCH_LIST, *lines[:1])
+    (folder.path / records.UNDER_WAY).write_bytes(msgspec.json.encode(msgspec.structs.replace(LEFT, at=lines[1].at)))
+    return folder
+
+
+def left(folder: Folder) -> Path:
+    told = evidence.read_lines(folder.path / records.WATCH_LIST, WatchDone)
+    (found,) = [path for path in (folder.path / records.WATCHES).iterdir() if f"watches/{path.name}" != told[0].run]
+    return found
+
+
+def adopted(folder: Folder) -> WatchDone:
+    (line,) = watch.adopt(folder.path, SteppedClock(folder.began + timedelta(hours=1)))
+    assert not (folder.path / records.UNDER_WAY).exists()
+    return line
+
+
+def judged(folder: Folder) -> parts.Found:
+    events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
+    return parts.watches(folder.path, events, (State.PASS, "well"))
+
+
+def test_what_came_to_its_end_counts_as_always(folder: Folder) -> None:
+    assert judged(folder)[0] is State.ERROR
+    line = adopted(folder)
+    assert line.at == evidence.read_lines(folder.path / records.WATCH_LIST, WatchDone)[1].at
+    assert judged(folder)[0] is State.PASS
+    found = window.load(folder.path)
+    assert (len(found.watches), found.cut_short, found.watch_trouble) == (2, 0, "")
+
+
+def test_what_it_saw_go_wrong_is_not_lost(folder: Folder) -> None:
+    (drill,) = results.drill_folders(left(folder))
+    recorded, _ = results.recorded(drill)
+    story = quiet_story().without(lambda row: row.kind == observations.Kind.APPLIED and row.seq == 30 and row.client == 3)
+    header = observations.read_header(drill)
+    story.write(drill, recorded, target=header.target, target_kind=header.target_kind, plan=[])
+    assert adopted(folder).status == State.FAIL
+    assert judged(folder)[0] is State.FAIL
+
+
+def test_what_was_cut_short_tells_nothing(folder: Folder) -> None:
+    (drill,) = results.drill_folders(left(folder))
+    header = observations.read_header(drill)
+    header.complete = False
+    observations.write_header(drill, header)
+    assert adopted(folder).status != State.PASS
+    found = window.load(folder.path)
+    assert (len(found.watches), found.cut_short, found.watch_trouble) == (1, 1, "")
+
+
+def test_what_had_hardly_begun_is_left_out_and_no_trouble(folder: Folder) -> None:
+    for path in left(folder).iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert adopted(folder).status == State.NOT_RUN
+    assert judged(folder)[0] is State.PASS
+    found = window.load(folder.path)
+    assert (len(found.watches), found.cut_short, found.watch_trouble) == (1, 1, "")
+
+
+def test_what_left_nothing_needs_no_line(folder: Folder) -> None:
+    shutil.rmtree(left(folder))
+    assert watch.adopt(folder.path, SteppedClock(folder.began)) == []
+    assert watch.adopt(folder.path, SteppedClock(folder.began)) == []
+
+
+def test_a_controls_watch_is_told_of_among_the_controls(folder: Folder) -> None:
+    shutil.copytree(left(folder), folder.path / records.CONTROL / "one")
+    mark = msgspec.structs.replace(LEFT, run=records.CONTROL, revisions=CONTROL.revisions)
+    (folder.path / records.UNDER_WAY).write_bytes(msgspec.json.encode(mark))
+    line = adopted(folder)
+    assert (line.run, line.revisions) == ("control/one", Revisions()), "nobody knows what was deployed when it ended"
+    assert evidence.read_lines(folder.path / records.CONTROL_LIST, WatchDone) == [line]
+
+
+def test_a_damaged_mark_is_said(folder: Folder) -> None:
+    (folder.path / records.UNDER_WAY).write_text("{")
+    with pytest.raises(EvidenceError, match=records.UNDER_WAY):
+        watch.adopt(folder.path, SteppedClock(folder.began))
+    assert iso(folder.began) < LEFT.at
