@@ -247,6 +247,9 @@ SPOILT = (
     Spoilt("reconnect.heartbeat_timeouts_per_s", "silence", FAIL, seen(told(Kind.HEARTBEAT_TIMEOUT, 5)), "client"),
     Spoilt("reconnect.heartbeat_timeouts_per_s", "monitored", FAIL, of_monitoring(6.0, "sockets.heartbeat_timeouts_total")),
     Spoilt("delivery.failed_publish_ratio", "3 %", FAIL, rates(mirror__failed_total=10.0), "server"),
+    Spoilt("delivery.failed_publish_ratio", "another runtime's", INCONCLUSIVE, rates(mirror__published_total=5.0), "server"),
+    Spoilt("error.stale_cursors", "another runtime's", INCONCLUSIVE, rates(mirror__published_total=5.0), "server"),
+    Spoilt("delivery.failed_publish_ratio", "a runtime with little else", PASS, rates(mirror__published_total=31.0), "server"),
     Spoilt("delivery.failed_publish_ratio", "about 1 %", INCONCLUSIVE, rates(mirror__failed_total=3.0), "server"),
     Spoilt(
         *("delivery.failed_publish_ratio", "ours", FAIL),

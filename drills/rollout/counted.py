@@ -5,22 +5,28 @@ steps that lie in it, and those that touch it. Taking an answer away only ever m
 
 A counter that went back was begun anew by another process: its series is split there, and what it shows then was counted since.
 Unless somebody was breaking something on purpose just then, nobody knows what was lost with the old process.
+
+What the watches published, and got acknowledged, is held against what a source counted around each of them: a source that
+counted less is of another runtime, or of a part of this one, and nothing that it counted can pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from drills.checks.base import Case
 from drills.rollout.stage_window import StageWindow, covered, moments
 from drills.verdicts import State
 from sim.contract.endpoint import STATUS_COUNTERS
 from sim.history import Floats, Ints, Mask
+from sim.observations import Kind
 
 SOURCES = ("metrics", "control", "prometheus")
 _ANSWERS = ("ok", "no_figures")
 _BEGIN_INTERVALS = 2  # [ours] so long before its first answer a window may begin, as when a hold was begun anew
+_PUBLISHED = ("mirror.published_total", "mirror.duplicate_suppressed_total")  # what was taken, the second time, too
 _SCRAPE_INTERVALS = 2  # [ours] so many intervals two sources may lie apart, as one of them scrapes the other
 
 
@@ -95,7 +101,8 @@ def _of_source(window: StageWindow, source: str, names: Sequence[str]) -> Counte
     # Of a process that began anew all that it counted is new, also by those of its counters that are higher already.
     steps = np.where(back[:, None], values[1:], change).sum(axis=1)
     dirty, lacking = answers.dirty(having), len(every) - len(having)
-    return Counted(source, t, steps, ~dirty, _doubt(window, t, back & ~dirty, names, lacking))
+    doubt = _doubt(window, t, back & ~dirty, names, lacking) or _stranger(window, source)
+    return Counted(source, t, steps, ~dirty, doubt)
 
 
 def _doubt(window: StageWindow, t: Floats, resets: Mask, names: Sequence[str], lacking: int) -> str:
@@ -113,6 +120,38 @@ def _doubt(window: StageWindow, t: Floats, resets: Mask, names: Sequence[str], l
     if window.ended_s - t[-1] >= window.interval_s:  # what ends a window is an answer, so one that comes after it is missing
         return f"{', '.join(names)}: nothing is known of the window's last {window.ended_s - t[-1]:.0f} s"
     return ""
+
+
+def _stranger(window: StageWindow, source: str) -> str:
+    """Why a source is not of the runtime that the watches published to, in words; empty where it may be, or nobody can tell."""
+    if source not in window.strangers:
+        window.strangers[source] = next(_uncounted(window, source), "")
+    return window.strangers[source]
+
+
+def _uncounted(window: StageWindow, source: str) -> Iterator[str]:
+    """Watches of which a source counted less than they published, though it had some time to."""
+    answers, delay_s = window.of(source), _SCRAPE_INTERVALS * window.interval_s
+    values = np.column_stack([answers.figure(name) for name in _PUBLISHED])
+    having = ~np.isnan(values).any(axis=1)
+    t, change = answers.t[having], np.diff(values[having], axis=0)
+    steps = np.where(np.any(change < 0, axis=1)[:, None], values[having][1:], change).sum(axis=1)
+    reached = np.concatenate(([0.0], np.cumsum(steps)))
+    for watch in window.watches if len(t) else ():
+        before = int(np.searchsorted(t, watch.began_s, side="right")) - 1
+        after = int(np.searchsorted(t, watch.ended_s + delay_s, side="left"))
+        if before < 0 or after == len(t):
+            continue
+        grown, ours = float(reached[after] - reached[before]), watch.once("published", _published)
+        if grown < ours:
+            yield (
+                f"{source} counted {grown:g} publishes while {watch.path} alone had {ours} acknowledged, so it is of another "
+                "runtime, or of a part of this one"
+            )
+
+
+def _published(case: Case) -> int:
+    return len(case.history.of(Kind.PUBLISHED))
 
 
 def disagreement(window: StageWindow, sources: Sequence[Counted]) -> str:

@@ -138,6 +138,11 @@ class StageWindow:
         return {}
 
     @cached_property
+    def strangers(self) -> dict[str, str]:
+        """By source, why it is of another runtime than the watches, in words; as far as that was asked."""
+        return {}
+
+    @cached_property
     def promises(self) -> frozenset[str]:
         """Every figure that some server has, or should have."""
         return frozenset(name for each in self.snapshots for name in _promises(each))
