@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from drills.rollout.records import StageReport
     from drills.rollout.stage_run import Asked
 
-_EXIT_CODES = {"": 0, "breach": 1, "expired": 1, "insufficient_evidence": 2, "error": 4}
 _EXIT_CANNOT_TELL = 2
 
 stage_app = typer.Typer(help="A rollout, stage by stage: preflight, holds, signatures.", no_args_is_help=True)
@@ -164,7 +163,7 @@ def _asked(
 def _run(asked: "Asked", as_json: bool, dry_run: bool) -> None:
     import msgspec
 
-    from drills.rollout import stage_run, stage_words
+    from drills.rollout import stage_report, stage_run, stage_words
     from drills.rollout.clock import SystemClock
     from drills.terminal import err
 
@@ -185,22 +184,16 @@ def _run(asked: "Asked", as_json: bool, dry_run: bool) -> None:
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     else:
         _show(report, run_dir)
-    raise typer.Exit(_EXIT_CODES[report.reason])
+    raise typer.Exit(stage_report.exit_code(report))
 
 
 def _show(report: "StageReport", run_dir: Path) -> None:
-    console, plan = _out(), report.plan
-    on = "the embedded mock" if plan.target_kind == "mock" else f"'{plan.target}' ({plan.target_kind})"
-    console.print(f"stage {plan.stage} ({plan.title}) on {on}", markup=False, soft_wrap=True)
-    for gate in report.gates:
-        console.print(f"  gate {gate.name}: {gate.state}", markup=False)
-    for part in report.parts:
-        console.print(f"  {part.name}: {part.state} ({part.reason})", markup=False, soft_wrap=True)
-    for sentence in (*report.why, *report.notes):
-        console.print(sentence, markup=False, soft_wrap=True)
-    because = f" ({report.reason.replace('_', ' ')})" if report.reason else ""
-    console.print(f"[bold {'green' if report.decision == 'go' else 'red'}]{report.decision.replace('_', '-')}[/]{because}")
-    console.print(f"evidence: {run_dir}", markup=False, soft_wrap=True)
+    from drills.rollout import stage_report
+
+    plan = report.plan
+    _out().print(f"stage {plan.stage} ({plan.title})", markup=False, soft_wrap=True)
+    stage_report.print_report(report, _out())
+    _out().print(f"evidence: {run_dir}", markup=False, soft_wrap=True)
 
 
 def _decision(given: str) -> Literal["go", "no_go"]:

@@ -51,7 +51,7 @@ class Setting:
     is_mock: bool = False
 
 
-class _NotRunError(Exception):
+class NotRunError(Exception):
     """What it would need is not there; the text says what."""
 
 
@@ -74,7 +74,7 @@ def run(command: Command, folder: Path, clock: Clock, setting: Setting | None = 
     )
     try:
         done = _run(command, folder, setting, redact, plain)
-    except _NotRunError as error:
+    except NotRunError as error:
         done = msgspec.structs.replace(plain, reason=redact.text(str(error)))
     append(folder / records.COMMANDS, done)
     return done
@@ -98,7 +98,7 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
         logs.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=logs.parent) as output:
             began = time.monotonic()
-            code, why = _to_its_end(argv, cwd, _environment(command, setting), command.timeout_s, output)
+            code, why = to_its_end(argv, cwd, _environment(command, setting), command.timeout_s, output)
             took_s = time.monotonic() - began
             said = redact(_kept(output))
         (folder / log).write_bytes(said)
@@ -140,16 +140,16 @@ def _folder(command: Command, environment: Mapping[str, str]) -> Path:
     if command.cwd_env is None:
         folder = Path(command.cwd or ".")
     elif not (root := environment.get(command.cwd_env, "")):
-        raise _NotRunError(f"the environment variable {command.cwd_env}, which names the folder to run it in, is not set")
+        raise NotRunError(f"the environment variable {command.cwd_env}, which names the folder to run it in, is not set")
     else:
         folder = Path(root) / command.cwd
     if not folder.is_dir():
-        raise _NotRunError(f"its folder {folder} is not there")
+        raise NotRunError(f"its folder {folder} is not there")
     return folder.resolve()
 
 
 def _argv(command: Command, cwd: Path, logs: Path, setting: Setting) -> list[str]:
-    """The command with its places filled in. Raises `_NotRunError` for a program that is not there."""
+    """The command with its places filled in. Raises `NotRunError` for a program that is not there."""
     is_stormgate = command.argv[0] == "{stormgate}"
     parts = [*STORMGATE, *command.argv[1:]] if is_stormgate else list(command.argv)
     places = {
@@ -164,7 +164,7 @@ def _argv(command: Command, cwd: Path, logs: Path, setting: Setting) -> list[str
     for program in (parts[0], *command.programs):
         there = cwd / program if "/" in program else program
         if shutil.which(str(there), path=setting.environment.get("PATH")) is None:
-            raise _NotRunError(f"there is no program {program!r} that can be run")
+            raise NotRunError(f"there is no program {program!r} that can be run")
     return parts
 
 
@@ -179,14 +179,19 @@ def _environment(command: Command, setting: Setting) -> dict[str, str]:
     if command.is_ours:  # our own commands may need whatever variables a targets file names
         small = dict(own)
     if missing := [name for name in command.environment if not own.get(name)]:
-        raise _NotRunError(f"the environment variable {missing[0]}, which it needs, is not set")
+        raise NotRunError(f"the environment variable {missing[0]}, which it needs, is not set")
     return {**small, **_handed_on(command, own), "TERM": "dumb", "CARGO_TERM_COLOR": "never", "NO_COLOR": "1"}
 
 
-def _to_its_end(
-    argv: list[str], cwd: Path, environment: Mapping[str, str], limit_s: float, output: IO[bytes]
+def to_its_end(
+    argv: list[str],
+    cwd: Path | None,
+    environment: Mapping[str, str],
+    limit_s: float,
+    output: IO[bytes],
+    errors: int = subprocess.STDOUT,
 ) -> tuple[int | None, str]:
-    """Its exit code and what went wrong. Whatever it started ends with it."""
+    """Run a command; its exit code and what went wrong. Whatever it started ends with it. Raises `NotRunError`."""
     try:
         process = subprocess.Popen(
             argv,
@@ -194,11 +199,11 @@ def _to_its_end(
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
             start_new_session=True,  # a Ctrl-C on the terminal is for us; and a time-out ends its children, too
         )
     except OSError as error:
-        raise _NotRunError(f"it could not be started ({error.strerror})") from None
+        raise NotRunError(f"it could not be started ({error.strerror})") from None
     try:
         return process.wait(limit_s), ""
     except subprocess.TimeoutExpired:

@@ -6,8 +6,9 @@ stands for unknown; and what is unknown is never the same as before.
 
 import os
 import subprocess
+import tempfile
 
-from drills.rollout.commands import end
+from drills.rollout.commands import NotRunError, to_its_end
 from drills.rollout.records import Revisions
 from drills.target_file import Target
 from sim.contract.endpoint import HEALTH_PATH, STATUS_PATH
@@ -70,22 +71,10 @@ class Finder:
 
 def _first_output(command: list[str], environment: dict[str, str], limit_s: float) -> bytes:
     """What a command that succeeds prints; nothing for any other. Whatever it started ends with it."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-    except (OSError, ValueError):
-        return b""
-    with process:
+    with tempfile.TemporaryFile() as output:
         try:
-            output, _ = process.communicate(timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            output = b""
-        finally:
-            end(process)
-    return output[:_MOST_OUTPUT_BYTES] if process.returncode == 0 else b""
+            code, _ = to_its_end(command, None, environment, limit_s, output, errors=subprocess.DEVNULL)
+        except (NotRunError, ValueError):
+            return b""
+        output.seek(0)
+        return output.read(_MOST_OUTPUT_BYTES) if code == 0 else b""
