@@ -10,6 +10,7 @@ import pytest
 from histories import Story
 from spoilt_windows import drops, late, told, values
 from stage_folders import CONTROL, Folder, dump
+from test_hold import World
 from windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, good, quiet, watches
 
 from drills.rollout import aim as aims
@@ -245,6 +246,13 @@ def test_a_watch_of_both_must_fit_into_the_time(tmp_path: Path) -> None:
     watch.load(watching, tmp_path, "staging", 30.0)
     with pytest.raises(UsageError, match="one of the control between"):
         watch.load(watching, tmp_path, "staging", 30.0, sides=2)
+
+
+def test_a_control_that_is_configured_otherwise_breaks_the_hold(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.plan = msgspec.structs.replace(world.plan, control=CONTROL)
+    events = world.held()
+    assert (events[-1].kind, "what is configured of the control" in events[-1].reason) == ("aborted", True)
 
 
 TARGETS = """

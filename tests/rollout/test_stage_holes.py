@@ -218,13 +218,21 @@ def test_a_hold_that_was_killed_while_it_was_broken_does_not_count_that(tmp_path
 # --- a staging's word for production ----------------------------------------------------------------
 
 
-def preflight_on_staging(tmp_path: Path) -> tuple[Folder, Callable[[], list[chain.Earlier]]]:
+@pytest.fixture(scope="module")
+def on_staging(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a rollout on staging whose preflight is a signed go."""
     from drills.rollout import judging
 
-    folder = Folder(tmp_path / "staging" / "runs").write()
+    folder = Folder(tmp_path_factory.mktemp("production") / "staging" / "runs").write()
     report = judging.judge_stage(folder.path)
-    judging.stage_files.write(folder.path, msgspec.structs.replace(report, decision="go", reason="", why=()))
-    folder.sign()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging.stage_files.figures, "of", lambda *_: ())
+        judging.stage_files.write(folder.path, msgspec.structs.replace(report, decision="go", reason="", why=()))
+    return folder.sign().runs.parent
+
+
+def preflight_on_staging(on_staging: Path, tmp_path: Path) -> tuple[Folder, Callable[[], list[chain.Earlier]]]:
+    folder = Folder(Path(shutil.copytree(on_staging, tmp_path / "staging")) / "runs")
     later = Folder(tmp_path / "production" / "runs", kind="production", began=folder.began + timedelta(hours=2))
     return folder, lambda: list(chain.signed_preflights(later.path, _plan_of(later)))
 
@@ -233,8 +241,8 @@ def _plan_of(folder: Folder) -> StagePlan:
     return folder.plan(revisions=NOW)
 
 
-def test_a_signature_that_was_put_there_by_hand_speaks_for_no_production(tmp_path: Path) -> None:
-    folder, found = preflight_on_staging(tmp_path)
+def test_a_signature_that_was_put_there_by_hand_speaks_for_no_production(on_staging: Path, tmp_path: Path) -> None:
+    folder, found = preflight_on_staging(on_staging, tmp_path)
     assert found() == []
     with Journal(folder.runs.parent / NAME, SteppedClock(folder.began)) as journal:
         report, signoff = (evidence.sha256(folder.path / name) for name in (records.REPORT, records.SIGNOFF))
@@ -245,8 +253,8 @@ def test_a_signature_that_was_put_there_by_hand_speaks_for_no_production(tmp_pat
     assert found() == []
 
 
-def test_an_edited_journal_speaks_for_no_production(tmp_path: Path) -> None:
-    folder, found = preflight_on_staging(tmp_path)
+def test_an_edited_journal_speaks_for_no_production(on_staging: Path, tmp_path: Path) -> None:
+    folder, found = preflight_on_staging(on_staging, tmp_path)
     (folder.runs.parent / NAME).write_text("{}\n")
     assert found() == []
     with pytest.raises(EvidenceError), Journal(folder.runs.parent / NAME, SteppedClock(folder.began)):

@@ -11,13 +11,13 @@ import jsonschema
 import msgspec
 import pytest
 from commands import stormgate_here
-from stage_folders import Folder, passing
+from stage_folders import Folder, dump, passing
 from test_judging import judge_once
 
 from drills import results
 from drills.rollout import evidence, journal, judging, records, schemas, stage_files, window
 from drills.rollout.clock import SteppedClock
-from drills.rollout.records import Signoff, StageReport, Waiver
+from drills.rollout.records import Armed, Revisions, Signoff, StageReport, Waiver
 from drills.rollout.verify import verify
 from drills.verdicts import State
 from sim.errors import UsageError
@@ -169,6 +169,10 @@ def test_every_artifact_has_its_schema_as_the_records_have_it(artifact: str) -> 
 
 def test_artifacts_are_what_their_schemas_say(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     second = Folder(folder.runs, "2", folder, began=folder.began + timedelta(hours=2)).write().watch_control()
+    gone = Revisions(control="control-00041", runtime="runtime-00016")
+    dump(
+        second.path / records.ARMED, Armed(at=second.at(5), gate_h=0, state="pass", reason="", hooks_sha256="", last_good=gone)
+    )
     answers = {name: passing(name) for name in window.REGISTRY}
     answers["ux.integrity"] = passing("ux.integrity", state=State.NO_DATA, value=float("nan"), interval=(float("nan"), 1.0))
     monkeypatch.setattr(window, "judge", lambda *_: tuple(answers.values()))
