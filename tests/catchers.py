@@ -115,7 +115,6 @@ CATCHERS = (
     defect(
         *("accept_mutation", "reconnect_storm", "drill.probes", "socket_changed_state", "phantom_event"),
         only=True,
-        tested=EVERYWHERE,
     ),
     defect("lose_log_on_restart", "runtime_restart", "acknowledged_lost", "checkpoint_regressed", tested=EVERYWHERE),
     defect(  # nobody ever gets going, so there is no steady state to wait for
@@ -167,7 +166,6 @@ CATCHERS = (
     defect(
         *("skip_for_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold", "delivery.live_gaps"),
         only=True,
-        tested=EVERYWHERE,
     ),
     defect("keep_silent_clients", "half_open_sockets", "reconnect.half_open_left", only=True),
     defect("drop_late_heartbeats", "latency_brownout", "reconnect.needless_disconnects", only=True),
@@ -177,7 +175,6 @@ CATCHERS = (
     policy(
         *("desktop", "stale_cursor", "stale_loop", "replay.stale_loops", "stale_without_recovery"),
         "reconnect.backoff_unjittered",
-        tested=EVERYWHERE,
     ),
     policy(
         "desktop",
@@ -192,7 +189,6 @@ CATCHERS = (
         *("desktop", "reconnect_storm", "reconnect.backoff_never_resets", "reconnect.backoff_unjittered"),
         only=True,
         course=LIVE_PERIOD,
-        tested=EVERYWHERE,
     ),
     policy("desktop", "slow_consumer", "reconnect.early_returns", only=True),
     policy("desktop", "network_flap", "reconnect.backoff_unjittered", only=True),

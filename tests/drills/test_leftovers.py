@@ -141,8 +141,7 @@ def test_a_run_that_ends_by_itself_leaves_nothing(tmp_path: Path, defects: list[
         assert not (run.runs[0] / MARK_NAME).exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize(("name", "number"), list(zip(LONG, (signal.SIGINT, signal.SIGTERM), strict=True)))
 def test_a_run_that_is_interrupted_in_a_fault_leaves_nothing(tmp_path: Path, name: str, number: signal.Signals):
     with running(tmp_path, name, *sets(name, *LONG[name])) as run:
         run.until("fault: ")
@@ -189,7 +188,7 @@ def test_what_a_killed_run_leaves_is_found_by_the_next(tmp_path: Path, name: str
 REPLICATED = ("dropped_delivery", "--engine", "virtual", "--replications", "60")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_replications_leave_no_workers(tmp_path: Path, number: signal.Signals):
     with running(tmp_path, *REPLICATED) as run:
         assert soon(lambda: len(run.pids) >= 3)  # ours, and at least one worker with what watches over it
@@ -210,14 +209,13 @@ def test_a_simulation_that_is_interrupted_says_so(tmp_path: Path, number: signal
         assert "it was interrupted" in (run.runs[0] / "drills" / "rollout_day" / "run.json").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_surfaces_that_are_interrupted_leave_nothing(tmp_path: Path, number: signal.Signals):
+def test_surfaces_that_are_interrupted_leave_nothing(tmp_path: Path):
     with running(tmp_path, "parity", "--engine", "sockets") as run:
         run.until("surface 1 of 4")
         assert soon(lambda: len(run.temporary) == 1)
         assert soon(lambda: len(ports_of(run.pids)) == 1)
         time.sleep(1.5)  # into its course
-        run.process.send_signal(number)
+        run.process.send_signal(signal.SIGTERM)
         assert run.wait() == INTERRUPTED
         assert run.pids == []
         assert run.temporary == []

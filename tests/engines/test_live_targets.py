@@ -250,7 +250,7 @@ def test_a_hook_that_fails_ends_the_drill_and_is_healed(tmp_path: Path, what: st
     assert hooks_run(live) == ["inject kill_runtime 1.0", "heal kill_runtime 1.0"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_drill_heals_what_its_hook_broke(tmp_path: Path, number: int) -> None:
     with thirdparty(tmp_path) as live:
         inject = script(live, "shut", f"kill -USR1 {live.pid}", "sleep 30")
