@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from sim.contract import policies
 from sim.contract.settings import Switches
-from sim.contract.streams import topic_class
 from sim.drill import Drill
-from sim.engines import course, fleet_faults
-from sim.engines.fleet_setup import topics_of
+from sim.engines import course
+from sim.engines.fleet_limits import unfit
 from sim.engines.fleet_storm import Storm
 from sim.errors import UsageError
 from sim.observations import Recorder, RunHeader, write_header
@@ -26,8 +24,6 @@ from sim.system_model import SystemModel
 from sim.tally import Tally
 
 _SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
-_MOST_TOPICS = 32  # of a client: it has a bit for each
-_USE_VIRTUAL = "use --engine virtual"
 
 
 @dataclass(frozen=True)
@@ -65,64 +61,15 @@ def measure(drill: Drill, model: SystemModel, seed: int) -> Tally:
 
 def check(drill: Drill, model: SystemModel | None = None, switches: Switches | None = None) -> None:
     """Raise `UsageError` for a drill with something in it that this engine would have to leave out."""
-    for key, value, why, instead in _unfit(drill, model or SystemModel(), switches or Switches()):
-        raise UsageError(f"drill '{drill.name}': {key} is {value}, {why}, which the fleet engine does not simulate; {instead}.")
+    for key, value, why in unfit(drill, model or SystemModel(), switches or Switches()):
+        raise UsageError(
+            f"drill '{drill.name}': {key} is {value}, {why}, which the fleet engine does not simulate; use another engine."
+        )
 
 
 def can_represent(drill: Drill) -> bool:
     """Whether `check` lets it pass, under the default model."""
-    return not _unfit(drill, SystemModel(), Switches())
-
-
-def _unfit(drill: Drill, model: SystemModel, switches: Switches) -> list[tuple[str, object, str, str]]:
-    """Of all that is so: the key, its value, what it means, and what to do."""
-    fleet, load, runtime = drill.fleet, drill.load, drill.runtime
-    policy, topics = policies.get(fleet.policy), fleet.topics_per_client + load.worker_events
-    slowest = min(runtime.publishes_per_s or topic_class(topic).publishes_per_s for topic in topics_of(drill))
-    ttl_s = fleet.token_ttl_s or runtime.token_ttl_s
-    in_bounds = runtime.token_ttl_min_s <= ttl_s <= min(runtime.token_ttl_max_s, runtime.token_max_age_s)
-    asks = [
-        (bool(switches.defects), "--defect", ", ".join(sorted(switches.defects)), "a runtime with a defect", _USE_VIRTUAL),
-        (bool(policy.defects), "key 'fleet.policy'", f"'{fleet.policy}'", "a client that is wrong on purpose", _USE_VIRTUAL),
-        (drill.expect.retired_routes, "key 'expect.retired_routes'", "true", "HTTP", "use --engine sockets"),
-        (load.events > 0, "key 'load.events'", load.events, "publishing by count", _USE_VIRTUAL),
-        (
-            load.events_per_s / drill.streams > slowest,
-            "key 'load.events_per_s'",
-            f"{load.events_per_s:g}",
-            "throttled publishing",
-            _USE_VIRTUAL,
-        ),
-        (runtime.sync_frames, "key 'runtime.sync_frames'", "true", "delivery event by event", _USE_VIRTUAL),
-        (
-            topics > _MOST_TOPICS,
-            "key 'fleet.topics_per_client'",
-            fleet.topics_per_client,
-            f"more than {_MOST_TOPICS} streams a client",
-            _USE_VIRTUAL,
-        ),
-        (not in_bounds, "the tokens' lifetime", f"{ttl_s} s", "tokens that the lane refuses", _USE_VIRTUAL),
-        (
-            runtime.heartbeat_interval_s >= runtime.client_timeout_s,
-            "key 'runtime.heartbeat_interval_s'",
-            f"{runtime.heartbeat_interval_s:g}",
-            "clients dropped as silent",
-            _USE_VIRTUAL,
-        ),
-        (
-            model.server.mirror_failure_share > 0,
-            "the model's 'server.mirror_failure_share'",
-            f"{model.server.mirror_failure_share:g}",
-            "a mirror that fails",
-            _USE_VIRTUAL,
-        ),
-    ]
-    faults = [
-        (f"key 'faults.{index}.kind'", f"'{fault.kind}'", "a fault", _USE_VIRTUAL)
-        for index, fault in enumerate(drill.faults)
-        if not isinstance(fault, fleet_faults.REPRESENTED)
-    ]
-    return [(key, value, why, instead) for is_so, key, value, why, instead in asks if is_so] + faults
+    return not any(unfit(drill, SystemModel(), Switches()))
 
 
 class _FleetRun:

@@ -49,6 +49,7 @@ def _table(name: str) -> Find:
 
 
 clients = _vector("clients")
+more = _vector("more")
 buckets = _vector("buckets")
 heap_at = _vector("heap_at")
 heap_client = _vector("heap_client")

@@ -3,10 +3,21 @@
 Retells `VirtualClient`, `VirtualLane` and the cores that they drive in numbers, moment by moment; tests hold both to the same.
 """
 
-import math
-
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import beats, budgets, clients, floors, handshakers, holders, inside, live_t, minters, readers
+from sim.engines.fleet_arrays import (
+    beats,
+    budgets,
+    clients,
+    floors,
+    handshakers,
+    holders,
+    inside,
+    live_t,
+    minters,
+    more,
+    readers,
+    tries,
+)
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_lane import admit, attempted, count, has_room, head_of, serve, size, stream_of
 from sim.engines.fleet_leave import back_off, connect
@@ -67,16 +78,16 @@ def syn(w: Lane, i: int, at: float) -> None:
     """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
     client = clients(w)[i]
     if client.state == _WAITING:
-        client.state, client.retry_s = _CONNECTING, w.syn_retry_s
+        client.state, more(w)[i].retry_s = _CONNECTING, w.syn_retry_s
         attempted(w, i, client.due)
     give_up_at = client.due + w.reply_timeout_s
     if not w.is_up:
         schedule(w, i, _REFUSED, at + client.delay)
     elif has_room(w, at):
         schedule(w, i, _UPGRADE, at + 2 * client.delay)
-    elif at + client.retry_s < give_up_at:
-        schedule(w, i, _SYN, at + client.retry_s)
-        client.retry_s *= 2
+    elif at + more(w)[i].retry_s < give_up_at:
+        schedule(w, i, _SYN, at + more(w)[i].retry_s)
+        more(w)[i].retry_s *= 2
     else:
         schedule(w, i, _UNANSWERED, give_up_at)
 
@@ -106,9 +117,9 @@ def join(w: Lane, i: int, at: float) -> None:
     """The socket is open, and the client's join is at the w."""
     client = clients(w)[i]
     client.state = _JOINING
-    client.beat = int((at - 2 * client.delay) / w.beat_s) % len(beats(w))
+    beat = more(w)[i].beat = int((at - 2 * client.delay) / w.beat_s) % len(beats(w))
     client.flags |= _HAS_BEAT
-    beats(w)[client.beat] += 1
+    beats(w)[beat] += 1
     schedule(w, i, _SUBSCRIBE, serve(w, at, w.batch_s) + 2 * client.delay)
 
 
@@ -121,7 +132,7 @@ def subscribe(w: Lane, i: int, at: float) -> None:
     w.limited_subscribes += w.shrunk_budget > 0
     stale = _stale_topics(w, i, at)
     if stale == 0:
-        client.topic, client.position = 0, -1
+        client.topic, more(w)[i].position = 0, -1
         client.flags |= _IS_SUBSCRIBED
         readers(w)[i % w.run_streams] += 1
         replay(w, i, at)
@@ -130,7 +141,7 @@ def subscribe(w: Lane, i: int, at: float) -> None:
     told = serve(w, at, w.batch_s)
     serve(w, at, w.batch_s)  # the answer that says the same, and is not waited for
     if w.snapshots:
-        client.fresh |= stale
+        more(w)[i].fresh |= stale
         if not client.flags & _REBOOTSTRAPPED:
             client.flags |= _REBOOTSTRAPPED
             w.rebootstrapped += 1
@@ -150,7 +161,7 @@ def _stale_topics(w: Lane, i: int, at: float) -> int:
     stale = 0
     for topic in range(w.topics):
         stream = stream_of(w, i, topic)
-        if client.fresh >> topic & 1:
+        if more(w)[i].fresh >> topic & 1:
             continue
         head = head_of(w, stream, at)
         after = 0 if client.flags & _CURSOR_ZERO else head_of(w, stream, client.has_until)
@@ -163,22 +174,22 @@ def _stale_topics(w: Lane, i: int, at: float) -> int:
 @inner
 def replay(w: Lane, i: int, at: float) -> None:
     """The replay's next frame is handed out, and the client stands in line for the one after it."""
-    client = clients(w)[i]
+    client, rest = clients(w)[i], more(w)[i]
     is_idle = w.free_at <= at
     start = max(at, w.free_at)
     sent = 0
     while client.topic < w.topics and sent == 0:
         stream = stream_of(w, i, whole(client.topic))
         head = head_of(w, stream, start)
-        if client.position < 0:
-            if client.fresh >> client.topic & 1:
-                client.position = _oldest(w, stream, head) - 1
+        if rest.position < 0:
+            if rest.fresh >> client.topic & 1:
+                rest.position = _oldest(w, stream, head) - 1
             else:
-                client.position = 0 if client.flags & _CURSOR_ZERO else head_of(w, stream, client.has_until)
-        sent = max(min(head - client.position, w.batch_size), 0)
-        client.position += sent
-        if client.position >= head:
-            client.topic, client.position = client.topic + 1, -1
+                rest.position = 0 if client.flags & _CURSOR_ZERO else head_of(w, stream, client.has_until)
+        sent = max(min(head - rest.position, w.batch_size), 0)
+        rest.position += sent
+        if rest.position >= head:
+            client.topic, rest.position = client.topic + 1, -1
     w.replayed += sent
     serve(w, at, w.batch_s + sent * w.event_s)
     if client.topic < w.topics:
@@ -201,13 +212,15 @@ def go_live(w: Lane, i: int, at: float) -> None:
     client = clients(w)[i]
     client.state, client.live_since = _LIVE, at
     client.flags &= 0xFF ^ _CURSOR_ZERO
-    client.fresh = 0
+    more(w)[i].fresh = 0
     w.live += 1
     count(w, _WENT_LIVE, at)
     size(w, _AFTER if at >= w.first_fault_t else _BEFORE, at - client.due)
     for e in range(w.begun):
-        if live_t(w)[e, i] == math.inf:
+        if client.pending >> e & 1:
             live_t(w)[e, i] = at
+            tries(w)[e, i] += client.tries
+    client.pending = client.tries = 0
     if client.refresh_at < w.horizon_s:
         schedule(w, i, _REFRESH, max(at, client.refresh_at))
     else:

@@ -6,7 +6,7 @@ A client is a record and one pending event. Tests hold it to the virtual engine,
 import math
 
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import clients, heap_at
+from sim.engines.fleet_arrays import clients, heap_at, more
 from sim.engines.fleet_chance import draw
 from sim.engines.fleet_compile import compiled, inner
 from sim.engines.fleet_enter import go_live, hand_out, issue, join, mint, replay, reply, subscribe, syn, upgrade
@@ -99,7 +99,7 @@ def arrive(lane: Array) -> None:
         client.delay = w.median_s * math.exp(w.sigma * normal)
         client.due = i * w.arrival_gap_s
         client.live_since = client.has_until = client.refresh_at = -math.inf
-        client.fresh = (1 << w.topics) - 1
+        more(w)[i].fresh = (1 << w.topics) - 1
         schedule(w, i, _MINT, client.due + client.delay)
 
 

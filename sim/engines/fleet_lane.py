@@ -9,17 +9,15 @@ from sim.engines import fleet_world
 from sim.engines.fleet_arrays import (
     beats,
     bursts,
-    episodes,
+    clients,
     heads,
     inside,
-    live_t,
     order,
     order_stream,
     published,
     readers,
     series,
     sizes,
-    tries,
 )
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_world import Array, Lane
@@ -27,7 +25,7 @@ from sim.engines.fleet_world import Array, Lane
 _ATTEMPTED = fleet_world.ATTEMPTED
 _OCTAVE_BINS, _LOWEST_OCTAVE = fleet_world.OCTAVE_BINS, fleet_world.LOWEST_OCTAVE
 _SIZE_BINS = fleet_world.OCTAVE_BINS * fleet_world.OCTAVES
-_MOST_TRIES = 65_535
+_MOST_TRIES = 2**15 - 1
 
 
 @inner
@@ -47,12 +45,11 @@ def size(w: Lane, what: int, seconds: float) -> None:
 
 @inner
 def attempted(w: Lane, i: int, at: float) -> None:
-    """A client connects; of each fault that it has not recovered from, this is one try more."""
+    """A client connects."""
     count(w, _ATTEMPTED, at)
-    for e in range(w.begun):
-        is_back = live_t(w)[e, i] >= 0 and live_t(w)[e, i] < math.inf
-        if episodes(w)[e, 0] <= at and not is_back and tries(w)[e, i] < _MOST_TRIES:
-            tries(w)[e, i] += 1
+    client = clients(w)[i]
+    if client.tries < _MOST_TRIES:
+        client.tries += 1
 
 
 @inner

@@ -6,7 +6,7 @@ Retells `ClientSession._lost` and `_back_off` in numbers. What the live tail bro
 import math
 
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import beats, clients, episodes, herd, live_t, lives, offline, readers, reasons, steps_ms
+from sim.engines.fleet_arrays import beats, clients, episodes, herd, lives, more, offline, readers, reasons, steps_ms
 from sim.engines.fleet_chance import draw
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_lane import count
@@ -47,7 +47,7 @@ def lost(w: Lane, i: int, at: float, reason: int) -> None:
     reasons(w)[reason] += 1
     for e in range(w.begun):
         if episodes(w)[e, 0] <= at <= episodes(w)[e, 1]:
-            live_t(w)[e, i] = math.inf
+            client.pending |= 1 << e
     if client.state == _LIVE:
         w.live -= 1
         count(w, _LEFT_LIVE, at)
@@ -61,7 +61,7 @@ def unsubscribe(w: Lane, i: int) -> None:
     client = clients(w)[i]
     if client.flags & _HAS_BEAT:
         client.flags &= 0xFF ^ _HAS_BEAT
-        beats(w)[client.beat] -= 1
+        beats(w)[more(w)[i].beat] -= 1
     if client.flags & _IS_SUBSCRIBED:
         client.flags &= 0xFF ^ _IS_SUBSCRIBED
         readers(w)[i % w.run_streams] -= 1
@@ -80,7 +80,9 @@ def back_off(w: Lane, i: int, at: float, reason: int) -> None:
     client = clients(w)[i]
     was_live = client.state == _LIVE
     if was_live and w.resets and at - client.live_since >= w.live_period_s:
-        client.attempt, client.previous_ms = 0, 0.0
+        client.attempt = 0
+        if w.backoff == DECORRELATED:
+            more(w)[i].previous_ms = 0.0
     client.attempt += 1
     if was_live and client.disconnects > 0:
         life = min(int((at - client.live_since) * _LIVES_A_S), _LIFE_BINS - 1)
@@ -90,8 +92,7 @@ def back_off(w: Lane, i: int, at: float, reason: int) -> None:
     delay_ms = w.refresh_delay_ms
     if reason != _REFRESH_DUE or delay_ms < 0:
         drawn = draw(w.backoff_key, i, whole(client.disconnects))
-        delay_ms = _delay_ms(w, whole(client.attempt), drawn, client.previous_ms)
-        client.previous_ms = delay_ms
+        delay_ms = _delay_ms(w, i, whole(client.attempt), drawn)
     _count_delay(w, whole(client.attempt), delay_ms, reason)
     client.state, client.due = _WAITING, at + delay_ms / 1000
     client.live_since = at if reason == _REFRESH_DUE and client.attempt == 1 else -math.inf
@@ -114,7 +115,7 @@ def _count_delay(w: Lane, attempt: int, delay_ms: float, reason: int) -> None:
 
 
 @inner
-def _delay_ms(w: Lane, attempt: int, drawn: float, previous_ms: float) -> float:
+def _delay_ms(w: Lane, i: int, attempt: int, drawn: float) -> float:
     """`sim.contract.backoff`."""
     base, cap = w.base_ms, w.cap_ms
     if w.backoff == UNIFORM:
@@ -122,8 +123,9 @@ def _delay_ms(w: Lane, attempt: int, drawn: float, previous_ms: float) -> float:
     if w.backoff == LISTED:
         return steps_ms(w)[min(attempt - 1, len(steps_ms(w)) - 1)]
     if w.backoff == DECORRELATED:
-        highest = 3.0 * min(max(previous_ms, base), cap)
-        return min(base + drawn * (highest - base), cap)
+        highest = 3.0 * min(max(more(w)[i].previous_ms, base), cap)
+        more(w)[i].previous_ms = delay_ms = min(base + drawn * (highest - base), cap)
+        return delay_ms
     step = min(base * 2.0 ** min(attempt - 1, w.doublings), cap)
     if w.backoff == FULL:
         return drawn * step

@@ -11,13 +11,14 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, topic_class
 from sim.drill import Drill
 from sim.engines import course, fleet_leave, fleet_world
 from sim.engines.fleet_chance import key_of
-from sim.engines.fleet_world import CLIENT, LANE, Array, World
+from sim.engines.fleet_world import CLIENT, LANE, MORE, Array, World
 from sim.system_model import SystemModel
 
 _BEAT_S = 0.005  # heartbeats are served together, so many seconds at a time
 _BIN_S, _MOST_BINS = 0.001, 400_000  # of the series; a long run has wider ones
-_MOST_BUCKETS = 2**22
-_BUCKETS_A_CLIENT = 4
+_MOST_BUCKETS = 2**23
+_CACHE_LINE = 64  # bytes
+_BUCKETS_A_CLIENT = 8
 _LONGEST_WAIT_S = 9.0  # for a frame: a client gives a reply up after ten
 
 
@@ -33,7 +34,8 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
     server = model.server
     lane = _lane(drill, model, seed, horizon_s, horizon_s / buckets, horizon_s / (bins - 1), policy)
     arrays: dict[str, Array] = {
-        "clients": np.zeros(clients, CLIENT),
+        "clients": _aligned(clients),
+        "more": np.zeros(clients, MORE),
         "buckets": np.full(buckets + 1, -1, np.int32),
         "heap_at": np.zeros(clients + 1),
         "heap_client": np.zeros(clients + 1, np.int32),
@@ -55,13 +57,20 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "herd": np.zeros((fleet_world.HERD_ATTEMPTS, fleet_world.STEP_BINS * fleet_world.MOST_STEPS), np.int32),
         "lives": np.zeros((2, fleet_world.LIFE_BINS), np.int64),
         "live_t": np.full((episodes, clients), -1.0),
-        "tries": np.zeros((episodes, clients), np.uint16),
+        "tries": np.zeros((episodes, clients), np.int16),
         "episodes": np.zeros((episodes, 2)),
         "offline": np.zeros(clients if is_away else 1),
         "reasons": np.zeros(len(fleet_world.REASONS), np.int64),
         "steps_ms": _formula(policy.backoff)[3],
     }
     return World(lane, arrays)
+
+
+def _aligned(clients: int) -> Array:
+    """Each record in a line of the processor's cache, not across two."""
+    raw = np.zeros(clients * CLIENT.itemsize + _CACHE_LINE, np.uint8)
+    begin = -raw.ctypes.data % _CACHE_LINE
+    return raw[begin : begin + clients * CLIENT.itemsize].view(CLIENT)
 
 
 def topics_of(drill: Drill) -> list[str]:

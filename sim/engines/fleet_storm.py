@@ -121,6 +121,7 @@ class Storm:
         lane["first_fault_t"] = np.minimum(lane["first_fault_t"], now)
         ends = now + planned.lasts_s(self._model)
         self.world["episodes"][place] = now, ends + NOTICE_S
+        self.world["tries"][place] -= self.world["clients"]["tries"].astype(np.int16)  # these were before
         lane["begun"] = place + 1
         self._done.append((planned.kind, now, ends))
 

@@ -50,11 +50,14 @@ def time_until(percent: int, seconds: Array) -> float:
 
 
 def _recovery(world: World, index: int, fault: str, began_s: float, ended_s: float) -> Recovery | None:
-    live_t = world["live_t"][index]
+    clients = world["clients"]
+    away = (clients["pending"] >> index & 1).astype(np.bool_)
+    live_t = np.where(away, np.inf, world["live_t"][index])
     hit = live_t >= 0
     if not hit.any():
         return None
-    live_s, tries = np.maximum(live_t[hit] - ended_s, 0.0), world["tries"][index][hit]
+    live_s = np.maximum(live_t[hit] - ended_s, 0.0)
+    tries = (world["tries"][index] + np.where(away, clients["tries"], 0))[hit]
     again = {str(percent): _finite(time_until(percent, live_s)) for percent in _PERCENTS}
     return Recovery(fault, index, began_s, ended_s, len(live_s), again, float(tries.mean()), int(tries.max()))
 

@@ -41,32 +41,41 @@ LIFE_BINS, LIFE_BIN_S = 6001, 0.1  # live periods that ended in a backoff
 # A client's flags.
 HAS_BEAT, IS_SUBSCRIBED, REBOOTSTRAPPED, CURSOR_ZERO = 1, 2, 4, 8
 
+# What nearly every event of a client looks at: as much as a processor's cache takes at once.
 CLIENT = np.dtype(
     [
         ("at", "f8"),  # when it happens
         ("due", "f8"),  # of the attempt under way, or of the token's request
-        ("delay", "f8"),  # one way to the lane
         ("live_since", "f8"),  # when not live: since when it is renewing its token, -inf for not at all
         ("has_until", "f8"),  # it has all that was announced until then; -inf: it never had anything
         ("refresh_at", "f8"),  # of its token; -inf: it needs a new one first
-        ("previous_ms", "f8"),  # its last backoff
+        ("delay", "f4"),  # one way to the lane; right to a nanosecond or so
         ("next", "i4"),  # in its bucket of the queue
+        ("pending", "u4"),  # of which episodes it is not live again, by bit
         ("disconnects", "i4"),
-        ("attempt", "i4"),
-        ("position", "i4"),  # in the topic that is replayed; -1: not begun
-        ("fresh", "u4"),  # which of its topics it subscribes to without a cursor, by bit
-        ("retry_s", "f4"),  # until its next SYN
-        ("beat", "i4"),  # when in a heartbeat's interval its own is
+        ("attempt", "u2"),
+        ("tries", "u2"),  # attempts since it was live
         ("state", "u1"),
         ("event", "u1"),
         ("flags", "u1"),
         ("topic", "u1"),  # which is replayed
     ],
-    align=True,
 )
+# The rest.
+MORE = np.dtype(
+    [
+        ("previous_ms", "f8"),  # its last backoff, for those that depend on it
+        ("position", "i4"),  # in the topic that is replayed; -1: not begun
+        ("fresh", "u4"),  # which of its topics it subscribes to without a cursor, by bit
+        ("retry_s", "f4"),  # until its next SYN
+        ("beat", "i4"),  # when in a heartbeat's interval its own is
+    ],
+)
+MOST_EPISODES = MOST_TOPICS = 32  # that have a bit each
 
 ARRAYS: dict[str, Any] = {
     "clients": CLIENT,  # everyone
+    "more": MORE,  # of everyone
     "buckets": "i4",  # the first client of each, -1: none
     "heap_at": "f8",  # the bucket that is being worked through
     "heap_client": "i4",
@@ -92,8 +101,8 @@ TABLES: dict[str, Any] = {
     "sizes": "i8",  # [3, bin]
     "herd": "i4",  # [attempt, bin]
     "lives": "i8",  # [2, bin]: all, and those after which the backoff went on counting
-    "live_t": "f8",  # [episode, client]: live again; -1: never cut, inf: not yet
-    "tries": "u2",  # [episode, client]
+    "live_t": "f8",  # [episode, client]: live again; -1: not so far
+    "tries": "i2",  # [episode, client]: attempts from its begin until then
     "episodes": "f8",  # [episode, 2]: a disconnect from then to then is of this fault
 }
 

@@ -1,7 +1,8 @@
-"""How far the fleet engine agrees with the virtual one: `python -m tests.bench.equivalence [CLIENTS...]` prints a table.
+"""How far the fleet engine agrees with the virtual one: a table of differences.
 
-The same drills, models and seeds on both, as far as the fleet engine represents them; every measure that both have, with the
-largest difference over the seeds. The virtual engine needs minutes for 10 000 clients.
+`python -m tests.bench.equivalence [CLIENTS...] [DRILL...]`; without drills all that the fleet engine represents. Drill, model
+and seed are the same for both; of each measure it shows the largest difference over the seeds. The virtual engine needs minutes
+for 10 000 clients.
 """
 
 import sys
@@ -60,15 +61,17 @@ def represented() -> list[str]:
 def main() -> None:
     """Print a row for each drill and size, as soon as it is there."""
     console = Console(width=150)
-    for clients in [int(size) for size in sys.argv[1:]] or SIZES:
-        table = Table(f"{clients} clients, seeds {SEEDS}", *MEASURES, "CPU s, fleet", "CPU s, virtual")
-        for name in represented():
+    names = [word for word in sys.argv[1:] if not word.isdigit()] or represented()
+    for clients in [int(word) for word in sys.argv[1:] if word.isdigit()] or SIZES:
+        table = Table(f"{clients} clients", *(name.replace("_", " ") for name in MEASURES), "CPU s, fleet", "CPU s, virtual")
+        for name in names:
             drill = drills.load(CATALOG / f"{name}.toml", (f"fleet.clients={clients}",))
             pairs = [both(drill, seed) for seed in SEEDS]
             worst = [max(difference(ours[measure], theirs[measure]) for ours, theirs in pairs) for measure in MEASURES]
             cpu = [sum(pair[place]["cpu_s"] for pair in pairs) / len(pairs) for place in (0, 1)]
             table.add_row(name, *(f"{100 * each:.2f} %" for each in worst), *(f"{each:.3f}" for each in cpu))
             print(f"{name}, {clients} clients: done", file=sys.stderr)
+        table.columns[0].no_wrap = True
         console.print(table)
 
 

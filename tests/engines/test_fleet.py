@@ -211,6 +211,12 @@ def test_one_seed_gives_the_same_bytes(tmp_path: Path):
         ("reconnect_storm", ("load.events_per_s=3000",), "'load.events_per_s' is 3000, throttled publishing"),
         ("reconnect_storm", ("runtime.sync_frames=true",), "'runtime.sync_frames' is true"),
         ("reconnect_storm", ("fleet.token_ttl_s=900",), "the tokens' lifetime is 900 s"),
+        (
+            "reconnect_storm",
+            ("fleet.client_build=20250101T000000Z",),
+            "'fleet.client_build' is '20250101T000000Z'",
+        ),
+        ("rolling_deploy", ("faults.0.waves=40", "faults.0.wave_s=0.1"), "the number of faults and waves is 40"),
         ("reconnect_storm", ("runtime.heartbeat_interval_s=70",), "'runtime.heartbeat_interval_s' is 70"),
     ],
 )
@@ -231,7 +237,7 @@ def test_a_defect_and_a_failing_mirror_are_refused():
     [
         (("parity", "--engine", "fleet"), "leaves 0 of its surfaces to compare"),
         (("reconnect_storm", "--engine", "fleet", "--target", "staging"), "the fleet engine simulates its lane"),
-        (("reconnect_storm", "--engine", "fleet", "--defect", "skip_delivery"), "--engine virtual"),
+        (("reconnect_storm", "--engine", "fleet", "--defect", "skip_delivery"), "a runtime with a defect"),
         (("reconnect_storm", "--engine", "flote"), "sockets, virtual, fleet"),
     ],
 )
