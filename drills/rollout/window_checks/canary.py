@@ -1,13 +1,19 @@
 """Checks of a canary against its control: the same watches, in turns, of the same hours, on the new revisions and the old.
 
 What is absolutely bad fails elsewhere; here it is asked whether the new revisions are worse than those that they replace.
+Latencies are compared all together, and watch by watch with the control's nearest in time: samples of one watch have much in
+common, such as a busy minute of the machine that they were taken on, so the one alone would be far too sure. What is told are
+the bounds that hold both ways.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from drills.checks.base import NAN, Answer, Case, needed
-from drills.rollout.stage_window import StageWindow
+from drills.rollout.stage_window import StageWindow, Watch
 from drills.rollout.window_checks import budget
 from drills.rollout.window_checks.base import Ask, Decide, WindowCheck, by_clients
 from drills.rollout.window_checks.clients import SamplesOf, punctual, share_of
@@ -22,6 +28,7 @@ _LEFT_OUT_SHARE = 0.1  # [ours] of a side's watches, that may have been cut shor
 _SURELY = 0.001  # [ours] so unlikely by chance is no chance: a hold is asked again and again
 _LIKELY = 0.05  # what is likelier than this by chance may be chance
 _EACH = 0.975  # of the two bounds that a ratio of two percentiles is made of, so that both hold with 95 %
+_LEAST_PAIRS = 5  # of fewer the median has no bounds
 _ABSENT = "no_data: without a control nothing is compared, and stage 2 is no go"
 Judged = Callable[[StageWindow, StageWindow, Threshold], Answer]  # of the canary's watches and the control's
 
@@ -81,22 +88,38 @@ def _errors(window: StageWindow) -> Share:
 
 def _p95(name: str, of: SamplesOf, what: str) -> Judged:
     def judged(canary: StageWindow, control: StageWindow, limit: Threshold) -> Answer:
-        now, before = (
-            statistics.percentile(samples_of_all(punctual(side), name, of), 0.95, _EACH) for side in (canary, control)
-        )
+        sides = punctual(canary), punctual(control)
+        now, before = (statistics.percentile(samples_of_all(side, name, of), 0.95, _EACH) for side in sides)
+        times = statistics.percentile(np.array([*_times(*sides, name, of)], np.float64), 0.5)
         n, least = min(now.n, before.n), limit.minimum_n or 0
-        if n < least or not before.lower > 0:
-            said = f"{now.n} {what} against {before.n} of the control are too few; {least} are needed of each"
-            return Answer(State.INCONCLUSIVE, NAN, n, said)
-        low, high = now.lower / before.upper, now.upper / before.lower
+        if n < least or not before.lower > 0 or math.isnan(times.lower):
+            said = f"{now.n} {what} against {before.n} of the control, in {times.n} pairs of watches, are too few"
+            return Answer(State.INCONCLUSIVE, NAN, n, f"{said}; {least} are needed of each, and {_LEAST_PAIRS} pairs")
+        low, high = min(now.lower / before.upper, times.lower), max(now.upper / before.lower, times.upper)
         state = State.PASS if high <= limit.threshold else State.FAIL if low > limit.threshold else State.INCONCLUSIVE
         reason = (
-            f"p95 of {now.n} {what}: {now.value:.4g} ms, of {before.n} on the control: {before.value:.4g} ms; "
-            f"{low:.3g} to {high:.3g} times as long with 95 % confidence"
+            f"p95 of {now.n} {what}: {now.value:.4g} ms, of {before.n} on the control: {before.value:.4g} ms; {low:.3g} to "
+            f"{high:.3g} times as long, by all together and by {times.n} pairs of watches"
         )
         return Answer(state, now.value / before.value, n, reason, (low, high))
 
     return judged
+
+
+def _times(canary: StageWindow, control: StageWindow, name: str, of: SamplesOf) -> Iterator[float]:
+    """How many times as long each watch of the canary took as the control's nearest to it in time, by their p95."""
+    left = list(control.watches)
+    for watch in sorted(canary.watches, key=lambda each: each.began_s):
+        if not left:
+            return
+        near = min(range(len(left)), key=lambda n: abs(left[n].began_s - watch.began_s))
+        mine, theirs = (_own_p95(each, name, of) for each in (watch, left.pop(near)))
+        if theirs > 0 and not math.isnan(mine):
+            yield mine / theirs
+
+
+def _own_p95(watch: Watch, name: str, of: SamplesOf) -> float:
+    return watch.once(f"p95.{name}", lambda case: statistics.percentile(of(case), 0.95).value)
 
 
 def _bootstrap_ms(case: Case) -> Floats:
@@ -113,7 +136,7 @@ def _latency(name: str, judged: Judged, measures: str) -> WindowCheck:
         name,
         "times",
         f"{measures}, on the canary against the control",
-        "ratio of both 95th percentiles; bounds by order statistics, of 97.5 % each, so that their ratio holds with 95 %",
+        "ratio of both 95th percentiles by bounds of 97.5 % each, and the median of that ratio watch by watch: the wider",
         (Ask("client", _compared(judged)),),
         absent=_ABSENT,
         extras=frozenset({"minimum_n"}),
