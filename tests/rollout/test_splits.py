@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from test_hold import World
 from windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, good, quiet, watches
 
 from drills.rollout import aim as aims
-from drills.rollout import evidence, one_drill, records, revisions, splits, stages, watch, window
+from drills.rollout import evidence, hold_judge, one_drill, records, revisions, splits, stages, watch, window
 from drills.rollout.clock import SteppedClock, iso
 from drills.rollout.one_drill import Order
 from drills.rollout.records import Revisions, StagePlan, WatchDone
@@ -159,6 +160,23 @@ def test_without_a_control_it_is_said_what_to_write(tmp_path: Path, folder: Fold
     assert (state, 'control = "NAME" into [stages.2]' in reason) == (NO_DATA, True)
     assert splits.canary(tmp_path, planned(folder), ())[0] is NO_DATA
     assert splits.CANARY in splits.asked(planned(folder, required=("hold",), control=None))
+
+
+def test_a_hold_waits_for_each_build_and_for_the_control(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its judge asks for both, so a red one begins it anew, and one that was seen too little extends it."""
+    found = hour(against=control(lambda n: SLOW))
+    preflight = SimpleNamespace(run_dir=folder.path, report=SimpleNamespace(plan=SimpleNamespace(stage="0")))
+    monkeypatch.setattr(hold_judge.chain, "earlier", lambda *_: [preflight])
+    monkeypatch.setattr(hold_judge.gates, "load_thresholds", lambda *_, **__: THRESHOLDS)
+    monkeypatch.setattr(hold_judge.window, "load", lambda *_: found)
+    judge = hold_judge.judge_of(SimpleNamespace(run_dir=folder.path, plan=planned(folder)))  # type: ignore[arg-type]
+    assert (judge(AT, AT).red, judge(AT, AT).missing) == ("", ())
+    found = hour(lambda n: SLOW, control())
+    assert ("canary.bootstrap_ms", FAIL) in {(each.name, each.state) for each in judge(AT, AT).checks}
+    found = replace(hour(against=replace(control(), watches=(), told=0)), watches=in_turns()[::2], told=HOUR * 60 // 600)
+    missing = " ".join(judge(AT, AT).missing)
+    assert f"builds.{NEW} ux.integrity (no_data)" in missing
+    assert "canary.error_ratio (no_data)" in missing
 
 
 # --- what lies in a folder --------------------------------------------------------------------------
