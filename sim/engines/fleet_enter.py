@@ -19,7 +19,8 @@ from sim.engines.fleet_arrays import (
     tries,
 )
 from sim.engines.fleet_compile import inner
-from sim.engines.fleet_lane import admit, attempted, count, has_room, head_of, serve, size, stream_of
+from sim.engines.fleet_delivery import one_more, stand_in_line
+from sim.engines.fleet_lane import admit, attempted, count, has_room, head_of, size, stream_of
 from sim.engines.fleet_leave import back_off, connect
 from sim.engines.fleet_queue import schedule
 from sim.engines.fleet_world import Lane, whole
@@ -27,11 +28,13 @@ from sim.engines.fleet_world import Lane, whole
 _WAITING, _CONNECTING, _JOINING = fleet_world.WAITING, fleet_world.CONNECTING, fleet_world.JOINING
 _SUBSCRIBING, _LIVE = fleet_world.SUBSCRIBING, fleet_world.LIVE
 _NOTHING, _ISSUE, _HAND_OUT = fleet_world.NOTHING, fleet_world.ISSUE, fleet_world.HAND_OUT
-_SYN, _UPGRADE = fleet_world.SYN, fleet_world.UPGRADE
-_JOIN, _SUBSCRIBE, _REPLAY, _REPLY = fleet_world.JOIN, fleet_world.SUBSCRIBE, fleet_world.REPLAY, fleet_world.REPLY
+_SYN, _UPGRADE, _JOIN, _SUBSCRIBE = fleet_world.SYN, fleet_world.UPGRADE, fleet_world.JOIN, fleet_world.SUBSCRIBE
 _GO_LIVE, _REFUSED, _DENIED = fleet_world.GO_LIVE, fleet_world.REFUSED, fleet_world.DENIED
-_TIME_OUT, _UNANSWERED = fleet_world.TIME_OUT, fleet_world.UNANSWERED
-_LEAVE_STALE, _REFRESH, _UNAUTHORIZED = fleet_world.LEAVE_STALE, fleet_world.REFRESH, fleet_world.UNAUTHORIZED
+_TIME_OUT, _UNANSWERED, _LOST = fleet_world.TIME_OUT, fleet_world.UNANSWERED, fleet_world.LOST
+_EXPELLED, _LEAVE_STALE, _REFRESH = fleet_world.EXPELLED, fleet_world.LEAVE_STALE, fleet_world.REFRESH
+_FOR_JOIN, _FOR_STALE, _FOR_REPLAY = fleet_world.FOR_JOIN, fleet_world.FOR_STALE, fleet_world.FOR_REPLAY
+_FOR_REPLY, _FOR_HANG_UP, _FOR_EXPEL = fleet_world.FOR_REPLY, fleet_world.FOR_HANG_UP, fleet_world.FOR_EXPEL
+_UNAUTHORIZED = fleet_world.UNAUTHORIZED
 _HAS_BEAT, _IS_SUBSCRIBED = fleet_world.HAS_BEAT, fleet_world.IS_SUBSCRIBED
 _REBOOTSTRAPPED, _CURSOR_ZERO = fleet_world.REBOOTSTRAPPED, fleet_world.CURSOR_ZERO
 _WENT_LIVE, _MINTED, _TOKEN_REFUSED = fleet_world.WENT_LIVE, fleet_world.MINTED, fleet_world.TOKEN_REFUSED
@@ -94,7 +97,7 @@ def syn(w: Lane, i: int, at: float) -> None:
 
 @inner
 def upgrade(w: Lane, i: int, at: float) -> None:
-    """The request for a WebSocket is at the w."""
+    """The request for a WebSocket is at the lane."""
     client = clients(w)[i]
     if not w.is_up:
         schedule(w, i, _REFUSED, at + client.delay)
@@ -120,7 +123,7 @@ def join(w: Lane, i: int, at: float) -> None:
     beat = more(w)[i].beat = int((at - 2 * client.delay) / w.beat_s) % len(beats(w))
     client.flags |= _HAS_BEAT
     beats(w)[beat] += 1
-    schedule(w, i, _SUBSCRIBE, serve(w, at, w.batch_s) + 2 * client.delay)
+    stand_in_line(w, i, _FOR_JOIN, at)
 
 
 @inner
@@ -133,21 +136,41 @@ def subscribe(w: Lane, i: int, at: float) -> None:
     stale = _stale_topics(w, i, at)
     if stale == 0:
         client.topic, more(w)[i].position = 0, -1
-        client.flags |= _IS_SUBSCRIBED
-        readers(w)[i % w.run_streams] += 1
-        replay(w, i, at)
+        stand_in_line(w, i, _FOR_REPLAY, at)
         return
     count(w, _STALE_ANSWERS, at)
-    told = serve(w, at, w.batch_s)
-    serve(w, at, w.batch_s)  # the answer that says the same, and is not waited for
     if w.snapshots:
         more(w)[i].fresh |= stale
         if not client.flags & _REBOOTSTRAPPED:
             client.flags |= _REBOOTSTRAPPED
             w.rebootstrapped += 1
+    stand_in_line(w, i, _FOR_STALE, at)
+
+
+@inner
+def served(w: Lane, i: int, at: float) -> None:
+    """It is a client's turn."""
+    client = clients(w)[i]
+    what = client.event
+    if what == _FOR_REPLAY:
+        _replay(w, i, at)
+        return
+    if what == _FOR_HANG_UP:
+        schedule(w, i, _LOST, at + client.delay)
+        return
+    w.free_at = told = at + w.batch_s
+    if what == _FOR_JOIN:
         schedule(w, i, _SUBSCRIBE, told + 2 * client.delay)
-    else:
-        schedule(w, i, _LEAVE_STALE, told + client.delay)
+    elif what == _FOR_REPLY:
+        schedule(w, i, _GO_LIVE, told + client.delay)
+    elif what == _FOR_EXPEL:
+        schedule(w, i, _EXPELLED, told + client.delay)
+    elif what == _FOR_STALE:
+        one_more(w, at)  # the answer that says the same, and is not waited for
+        if w.snapshots:
+            schedule(w, i, _SUBSCRIBE, told + 2 * client.delay)
+        else:
+            schedule(w, i, _LEAVE_STALE, told + client.delay)
 
 
 @inner
@@ -172,15 +195,13 @@ def _stale_topics(w: Lane, i: int, at: float) -> int:
 
 
 @inner
-def replay(w: Lane, i: int, at: float) -> None:
+def _replay(w: Lane, i: int, at: float) -> None:
     """The replay's next frame is handed out, and the client stands in line for the one after it."""
     client, rest = clients(w)[i], more(w)[i]
-    is_idle = w.free_at <= at
-    start = max(at, w.free_at)
     sent = 0
     while client.topic < w.topics and sent == 0:
         stream = stream_of(w, i, whole(client.topic))
-        head = head_of(w, stream, start)
+        head = head_of(w, stream, at)
         if rest.position < 0:
             if rest.fresh >> client.topic & 1:
                 rest.position = _oldest(w, stream, head) - 1
@@ -191,19 +212,13 @@ def replay(w: Lane, i: int, at: float) -> None:
         if rest.position >= head:
             client.topic, rest.position = client.topic + 1, -1
     w.replayed += sent
-    serve(w, at, w.batch_s + sent * w.event_s)
+    w.free_at = at + w.batch_s + sent * w.event_s
     if client.topic < w.topics:
-        schedule(w, i, _REPLAY, start)
-    elif is_idle:
-        reply(w, i, at)
-    else:
-        schedule(w, i, _REPLY, start)
-
-
-@inner
-def reply(w: Lane, i: int, at: float) -> None:
-    """The subscribe's answer, behind the whole replay."""
-    schedule(w, i, _GO_LIVE, serve(w, at, w.batch_s) + clients(w)[i].delay)
+        stand_in_line(w, i, _FOR_REPLAY, at)
+        return
+    client.flags |= _IS_SUBSCRIBED  # until now the replay brought it whatever was announced
+    readers(w)[i % w.run_streams] += 1
+    stand_in_line(w, i, _FOR_REPLY, at)
 
 
 @inner

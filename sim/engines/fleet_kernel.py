@@ -9,8 +9,9 @@ from sim.engines import fleet_world
 from sim.engines.fleet_arrays import clients, heap_at, more
 from sim.engines.fleet_chance import draw
 from sim.engines.fleet_compile import compiled, inner
-from sim.engines.fleet_enter import go_live, hand_out, issue, join, mint, replay, reply, subscribe, syn, upgrade
-from sim.engines.fleet_lane import attempted, tend
+from sim.engines.fleet_delivery import next_turn, take_turn, tend
+from sim.engines.fleet_enter import go_live, hand_out, issue, join, mint, served, subscribe, syn, upgrade
+from sim.engines.fleet_lane import attempted
 from sim.engines.fleet_leave import fail, lost
 from sim.engines.fleet_queue import fill, forget_queue, pop, requeue, schedule
 from sim.engines.fleet_strike import cut, expel, fall_silent, forget, hang_up, kill, mint_freely
@@ -19,7 +20,7 @@ from sim.engines.fleet_world import Array, Lane
 _LIVE = fleet_world.LIVE
 _MINT, _ISSUE, _HAND_OUT, _SYN = fleet_world.MINT, fleet_world.ISSUE, fleet_world.HAND_OUT, fleet_world.SYN
 _UPGRADE, _JOIN, _SUBSCRIBE = fleet_world.UPGRADE, fleet_world.JOIN, fleet_world.SUBSCRIBE
-_REPLAY, _REPLY, _GO_LIVE = fleet_world.REPLAY, fleet_world.REPLY, fleet_world.GO_LIVE
+_GO_LIVE = fleet_world.GO_LIVE
 _REFUSED, _OFFLINE, _DENIED = fleet_world.REFUSED, fleet_world.OFFLINE, fleet_world.DENIED
 _TIME_OUT, _UNANSWERED, _LOST = fleet_world.TIME_OUT, fleet_world.UNANSWERED, fleet_world.LOST
 _EXPELLED, _LEAVE_STALE, _REFRESH = fleet_world.EXPELLED, fleet_world.LEAVE_STALE, fleet_world.REFRESH
@@ -42,10 +43,6 @@ def happen(w: Lane, i: int, at: float) -> None:
         subscribe(w, i, at)
     elif event == _GO_LIVE:
         go_live(w, i, at)
-    elif event == _REPLAY:
-        replay(w, i, at)
-    elif event == _REPLY:
-        reply(w, i, at)
     elif event == _MINT:
         mint(w, i, at)
     elif event == _ISSUE:
@@ -70,21 +67,32 @@ def happen(w: Lane, i: int, at: float) -> None:
         lost(w, i, at, _STALE)
 
 
+@inner
+def turn(w: Lane) -> None:
+    """The next place in the delivery worker's line."""
+    i = take_turn(w)
+    if i >= 0:
+        served(w, i, w.free_at)
+
+
 @compiled
 def advance(lane: Array, until: float) -> None:
-    """Everything that happens before a moment."""
+    """Everything that happens up to a moment."""
     w = lane[0]
     while True:
-        if w.heaped == 0 and not fill(w, until):
+        has_event = w.heaped > 0 or fill(w, until)
+        at = min(heap_at(w)[0], until) if has_event else until
+        turn_at, tend_at = next_turn(w), min(w.next_pub, w.next_beat)
+        if min(turn_at, tend_at) <= at:
+            if turn_at <= tend_at:
+                turn(w)
+            else:
+                tend(w)
+            continue
+        if not has_event or at >= until:
             break
-        at = heap_at(w)[0]
-        if at >= until:
-            break
-        if at >= w.next_pub or at >= w.next_beat:
-            tend(w, at)
         w.events += 1
         happen(w, pop(w), at)
-    tend(w, until)
     w.now = until
 
 

@@ -1,24 +1,9 @@
-"""What the lane does for all clients together, compiled: its queues, its announcements, and what is counted.
-
-Frames of the live tail are no events: what they cost the delivery worker is reckoned burst by burst.
-"""
+"""What the lane does for all clients together, compiled: handshakes, heads of streams, and what is counted."""
 
 import math
 
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import (
-    beats,
-    bursts,
-    clients,
-    heads,
-    inside,
-    order,
-    order_stream,
-    published,
-    readers,
-    series,
-    sizes,
-)
+from sim.engines.fleet_arrays import clients, heads, inside, published, series, sizes
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_world import Array, Lane
 
@@ -80,58 +65,6 @@ def has_room(w: Lane, at: float) -> bool:
     while w.inside_head < w.inside_tail and inside(w)[w.inside_head % ring] <= at:
         w.inside_head += 1
     return w.inside_tail - w.inside_head < w.backlog
-
-
-@inner
-def serve(w: Lane, at: float, takes_s: float) -> float:
-    """A frame for one client by the delivery worker: when it goes out."""
-    w.free_at = max(at, w.free_at) + takes_s
-    if w.free_at - at > w.most_behind_s and w.overloaded_at == math.inf:
-        w.overloaded_at = at
-    return w.free_at
-
-
-@inner
-def announce(w: Lane, stream: int, at: float) -> None:
-    """An event goes to all readers of its stream."""
-    if stream == w.run_streams:  # everyone reads the one that is none of a run's
-        for group in range(len(readers(w))):
-            _deliver(w, group, at)
-        return
-    for topic in range(w.topics - w.worker_events):
-        _deliver(w, (stream - topic) % w.run_streams, at)
-
-
-@inner
-def _deliver(w: Lane, group: int, at: float) -> None:
-    """A burst to all who read the same; to whom the one before has yet to go, it goes in the same frame."""
-    n = readers(w)[group]
-    if n == 0:
-        return
-    begin, end, of = bursts(w)[group, 0], bursts(w)[group, 1], bursts(w)[group, 2]
-    left = 0.0
-    if at < end:
-        left = min(of if at <= begin else of * (end - at) / (end - begin), float(n))
-    start = max(at, w.free_at)
-    w.delivered_at = serve(w, at, (n - left) * (w.batch_s + w.event_s) + left * w.event_s)
-    bursts(w)[group, 0] = max(begin, at) if left > 0 else start
-    bursts(w)[group, 1], bursts(w)[group, 2] = w.delivered_at, n
-
-
-@inner
-def tend(w: Lane, until: float) -> None:
-    """Announcements and heartbeats up to a moment: what they cost the delivery worker."""
-    while min(w.next_pub, w.next_beat) <= until:
-        if w.next_pub <= w.next_beat:
-            announce(w, order_stream(w)[w.announced], w.next_pub)
-            w.announced += 1
-            w.next_pub = order(w)[w.announced] if w.announced < w.planned else math.inf
-        else:
-            places = len(beats(w))
-            place = int(w.next_beat / w.beat_s + 0.5) % places
-            if beats(w)[place] > 0 and w.batch_s > 0:  # the lane's own, and its answer to the client's
-                serve(w, w.next_beat, 2 * beats(w)[place] * w.batch_s)
-            w.next_beat += w.beat_s
 
 
 @inner

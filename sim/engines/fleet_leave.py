@@ -6,9 +6,10 @@ Retells `ClientSession._lost` and `_back_off` in numbers. What the live tail bro
 import math
 
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import beats, clients, episodes, herd, lives, more, offline, readers, reasons, steps_ms
+from sim.engines.fleet_arrays import beats, clients, episodes, herd, lives, more, offline, reasons, steps_ms
 from sim.engines.fleet_chance import draw
 from sim.engines.fleet_compile import inner
+from sim.engines.fleet_delivery import behind_s, leave_group
 from sim.engines.fleet_lane import count
 from sim.engines.fleet_queue import schedule
 from sim.engines.fleet_world import Lane, whole
@@ -42,6 +43,7 @@ def connect(w: Lane, i: int, at: float) -> None:
 def lost(w: Lane, i: int, at: float, reason: int) -> None:
     """Its connection is gone. It has what was announced until then, but for what was still on its way."""
     client = clients(w)[i]
+    behind = behind_s(w, i % w.run_streams, at)
     unsubscribe(w, i)
     count(w, _RENEWED if reason == _REFRESH_DUE else _DISCONNECTED, at)
     reasons(w)[reason] += 1
@@ -51,7 +53,7 @@ def lost(w: Lane, i: int, at: float, reason: int) -> None:
     if client.state == _LIVE:
         w.live -= 1
         count(w, _LEFT_LIVE, at)
-        client.has_until = at - client.delay - max(w.free_at - at, 0.0) / 2
+        client.has_until = at - client.delay - behind
     back_off(w, i, at, reason)
 
 
@@ -64,7 +66,7 @@ def unsubscribe(w: Lane, i: int) -> None:
         beats(w)[more(w)[i].beat] -= 1
     if client.flags & _IS_SUBSCRIBED:
         client.flags &= 0xFF ^ _IS_SUBSCRIBED
-        readers(w)[i % w.run_streams] -= 1
+        leave_group(w, i % w.run_streams)
 
 
 @inner

@@ -9,7 +9,7 @@ from sim.engines.fleet_arrays import buckets, clients, heap_at, heap_client
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_world import Lane, whole
 
-_NOTHING = fleet_world.NOTHING
+_NOTHING, _IN_LINE = fleet_world.NOTHING, fleet_world.IN_LINE
 
 
 @inner
@@ -98,5 +98,5 @@ def requeue(w: Lane) -> None:
     buckets(w)[:] = -1
     w.heaped, w.bucket = 0, int(w.now / w.width_s)
     for i in range(len(clients(w))):
-        if clients(w)[i].event != _NOTHING:
+        if _NOTHING < clients(w)[i].event < _IN_LINE:
             schedule(w, i, clients(w)[i].event, clients(w)[i].at)

@@ -11,13 +11,14 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, topic_class
 from sim.drill import Drill
 from sim.engines import course, fleet_leave, fleet_world
 from sim.engines.fleet_chance import key_of
-from sim.engines.fleet_world import CLIENT, LANE, MORE, Array, World
+from sim.engines.fleet_world import CLIENT, LANE, MORE, PLACE, Array, World
 from sim.system_model import SystemModel
 
 _BEAT_S = 0.005  # heartbeats are served together, so many seconds at a time
 _BIN_S, _MOST_BINS = 0.001, 400_000  # of the series; a long run has wider ones
 _MOST_BUCKETS = 2**23
 _CACHE_LINE = 64  # bytes
+_LONGEST_LINE = 2**21
 _BUCKETS_A_CLIENT = 8
 _LONGEST_WAIT_S = 9.0  # for a frame: a client gives a reply up after ten
 
@@ -44,7 +45,9 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "order": np.zeros(0),
         "order_stream": np.zeros(0, np.int32),
         "readers": np.zeros(drill.load.run_streams, np.int64),
-        "bursts": np.zeros((drill.load.run_streams, 3)),
+        "queued": np.zeros(drill.load.run_streams),
+        "announced_to": np.zeros(drill.load.run_streams, np.int64),
+        "line": np.zeros(min(2 * clients, _LONGEST_LINE) + _LONGEST_LINE // 16, PLACE),
         "floors": np.zeros(len(topics), np.int64),
         "budgets": np.array([_budget(drill, topic) for topic in topics], np.int64),
         "handshakers": np.zeros(server.handshake_workers),

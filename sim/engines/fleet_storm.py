@@ -151,7 +151,8 @@ class Storm:
         while not is_over and self.now < limit:
             self._advance(self.now + _POLL_S)
             delivered = max(self._publisher.last_s, float(self.world.lane["delivered_at"][0])) + self._farthest_s
-            is_over = self._there() == self._drill.fleet.clients and self.now >= delivered
+            is_delivered = self.now >= delivered and not self.world["queued"].any()
+            is_over = self._there() == self._drill.fleet.clients and is_delivered
         there = self._there()
         self.unconverged = self._drill.fleet.clients - there if is_over or there < self._drill.fleet.clients else there
 

@@ -6,9 +6,10 @@ While they are at work nothing is in the queue; it is put in order anew when all
 import math
 
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import bursts, clients, handshakers, offline
+from sim.engines.fleet_arrays import clients, handshakers, offline, queued
 from sim.engines.fleet_compile import inner
-from sim.engines.fleet_lane import attempted, serve
+from sim.engines.fleet_delivery import stand_in_line
+from sim.engines.fleet_lane import attempted
 from sim.engines.fleet_leave import connect, fail, lost, unsubscribe
 from sim.engines.fleet_queue import schedule
 from sim.engines.fleet_world import Lane
@@ -17,6 +18,7 @@ _WAITING, _CONNECTING, _LIVE = fleet_world.WAITING, fleet_world.CONNECTING, flee
 _MINT, _HAND_OUT, _SYN, _JOIN = fleet_world.MINT, fleet_world.HAND_OUT, fleet_world.SYN, fleet_world.JOIN
 _REFUSED, _DENIED, _TIME_OUT = fleet_world.REFUSED, fleet_world.DENIED, fleet_world.TIME_OUT
 _LOST, _EXPELLED = fleet_world.LOST, fleet_world.EXPELLED
+_FOR_HANG_UP, _FOR_EXPEL = fleet_world.FOR_HANG_UP, fleet_world.FOR_EXPEL
 _NETWORK = fleet_world.NETWORK
 
 
@@ -47,7 +49,7 @@ def _is_served(w: Lane, i: int) -> bool:
     client = clients(w)[i]
     if client.event == _JOIN:
         return client.at - 2 * client.delay <= w.now
-    return client.state > _CONNECTING and client.event != _LOST and client.event != _EXPELLED
+    return client.state > _CONNECTING and client.event not in (_LOST, _EXPELLED, _FOR_HANG_UP, _FOR_EXPEL)
 
 
 @inner
@@ -57,7 +59,8 @@ def fall_silent(w: Lane) -> None:
     w.inside_head = w.inside_tail
     w.free_at = w.now
     handshakers(w)[:] = w.now
-    bursts(w)[:] = 0.0
+    w.line_head = w.line_tail
+    queued(w)[:] = 0.0
 
 
 @inner
@@ -80,7 +83,7 @@ def hang_up(w: Lane, i: int) -> bool:
     if not _is_served(w, i):
         return False
     unsubscribe(w, i)
-    schedule(w, i, _LOST, serve(w, w.now, 0.0) + clients(w)[i].delay)
+    stand_in_line(w, i, _FOR_HANG_UP, w.now)
     return True
 
 
@@ -91,7 +94,7 @@ def expel(w: Lane, i: int) -> bool:
     w.void_before = w.now
     if _is_served(w, i):
         unsubscribe(w, i)
-        schedule(w, i, _EXPELLED, serve(w, w.now, w.batch_s) + client.delay)
+        stand_in_line(w, i, _FOR_EXPEL, w.now)
         return True
     if client.event == _JOIN:
         schedule(w, i, _DENIED, client.at - client.delay)

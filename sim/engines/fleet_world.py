@@ -20,8 +20,11 @@ def _codes(count: int) -> Any:
 # Where a client is: waiting (for its backoff or a token), on its way in, or live.
 WAITING, CONNECTING, JOINING, SUBSCRIBING, LIVE = _codes(5)
 # What happens to it next, and where: at the lane, or at the client itself.
-NOTHING, MINT, ISSUE, HAND_OUT, SYN, UPGRADE, JOIN, SUBSCRIBE, REPLAY, REPLY, GO_LIVE, REFUSED, OFFLINE = _codes(13)
-TIME_OUT, UNANSWERED, DENIED, LOST, EXPELLED, LEAVE_STALE, REFRESH = _codes(20)[13:]
+NOTHING, MINT, ISSUE, HAND_OUT, SYN, UPGRADE, JOIN, SUBSCRIBE, GO_LIVE, REFUSED, OFFLINE = _codes(11)
+TIME_OUT, UNANSWERED, DENIED, LOST, EXPELLED, LEAVE_STALE, REFRESH = _codes(18)[11:]
+# What it stands in the delivery worker's line for; its event then has no moment of its own.
+FOR_JOIN, FOR_STALE, FOR_REPLAY, FOR_REPLY, FOR_HANG_UP, FOR_EXPEL = _codes(6) + 32
+IN_LINE = FOR_JOIN
 # Why a connection, or an attempt, came to nothing.
 NETWORK, REFRESH_DUE, STALE, UNAUTHORIZED, FORBIDDEN = _codes(5)
 REASONS = ("network", "token_refresh_due", "stale_cursor", "unauthorized", "forbidden")
@@ -69,20 +72,38 @@ MORE = np.dtype(
         ("fresh", "u4"),  # which of its topics it subscribes to without a cursor, by bit
         ("retry_s", "f4"),  # until its next SYN
         ("beat", "i4"),  # when in a heartbeat's interval its own is
+        ("ticket", "i4"),  # of its place in the line; any other that it has there is void
+    ],
+    align=True,
+)
+# A place in the delivery worker's line: a client's, or so many frames of one kind.
+PLACE = np.dtype(
+    [
+        ("since", "f8"),
+        ("frames", "f8"),  # left, all alike; a burst is a liquid here
+        ("readers", "f8"),  # of the group, when it was lined up
+        ("announced", "i8"),  # to the group, up to then
+        ("who", "i4"),  # a client, or `HEARTBEATS`, or those below: groups of readers
+        ("ticket", "i4"),
     ],
 )
+HEARTBEATS = whole(-1)
+FIRST_GROUP = whole(-2)
 MOST_EPISODES = MOST_TOPICS = 32  # that have a bit each
 
 ARRAYS: dict[str, Any] = {
     "clients": CLIENT,  # everyone
     "more": MORE,  # of everyone
+    "line": PLACE,  # a ring: who waits for the delivery worker
+    "queued": "f8",  # readers in that line, by group
+    "announced_to": "i8",  # events, by group
     "buckets": "i4",  # the first client of each, -1: none
     "heap_at": "f8",  # the bucket that is being worked through
     "heap_client": "i4",
     "heads": "i8",  # how many events are announced in all, by stream
     "order": "f8",  # all announcements, in order
     "order_stream": "i4",
-    "readers": "i8",  # subscribed connections, by the first stream they read: the same for all who read the same
+    "readers": "i8",  # subscribed connections, by group: those who read the same, known by the first stream they read
     "floors": "i8",  # trimmed by a fault up to here, by stream
     "budgets": "i8",  # replay budget, by stream
     "handshakers": "f8",  # when each worker is free; a heap
@@ -96,7 +117,6 @@ ARRAYS: dict[str, Any] = {
 }
 TABLES: dict[str, Any] = {
     "published": "f8",  # [stream, event]: when each is announced
-    "bursts": "f8",  # [first stream, 3]: begin and end of the last one, and for how many
     "series": "i4",  # [SERIES, bin]
     "sizes": "i8",  # [3, bin]
     "herd": "i4",  # [attempt, bin]
@@ -113,6 +133,7 @@ LANE = np.dtype(
         *((name, "f8") for name in ("beat_s", "reply_timeout_s", "live_period_s", "refresh_after_s", "first_fault_t")),
         *((name, "f8") for name in ("base_ms", "cap_ms", "refresh_delay_ms", "most_behind_s", "longest_ms", "arrival_gap_s")),
         *((name, "i8") for name in ("bucket", "heaped", "planned", "announced", "backlog", "inside_head", "inside_tail")),
+        *((name, "i8") for name in ("line_head", "line_tail")),
         *((name, "i8") for name in ("live", "window", "shrunk_budget", "batch_size", "topics", "run_streams", "worker_events")),
         *((name, "i8") for name in ("begun", "backoff", "doublings", "resets", "snapshots", "honours_offline", "is_up")),
         *((name, "i8") for name in ("mint_outage", "refused_mints", "limited_subscribes", "replayed", "backoffs", "events")),

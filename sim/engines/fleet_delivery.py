@@ -1,0 +1,177 @@
+"""The delivery worker and its line, compiled: one frame a turn, and whoever is owed another goes to the back.
+
+Frames of the live tail are no events. All readers of the same streams are a group; an event that is announced to it puts those
+of its readers into the line that are not in it yet, as one place, and those that are get it in the frame that they wait for.
+"""
+
+import math
+
+from sim.engines import fleet_world
+from sim.engines.fleet_arrays import announced_to, beats, clients, line, more, order, order_stream, queued, readers
+from sim.engines.fleet_compile import inner
+from sim.engines.fleet_world import Lane, whole
+
+_HEARTBEATS, _FIRST_GROUP = fleet_world.HEARTBEATS, fleet_world.FIRST_GROUP
+
+
+@inner
+def _line_up(w: Lane, who: int, frames: float, at: float) -> int:
+    """To the back; returns the place."""
+    size = len(line(w))
+    if w.line_tail - w.line_head >= size:  # beyond any sense: the oldest place is given up
+        w.line_head += 1
+        w.overloaded_at = min(w.overloaded_at, at)
+    if w.line_head == w.line_tail:
+        w.free_at = max(w.free_at, at)
+    number = w.line_tail % size
+    w.line_tail += 1
+    place = line(w)[number]
+    place.who, place.frames, place.since, place.ticket = who, frames, at, 0
+    return number
+
+
+@inner
+def stand_in_line(w: Lane, i: int, what: int, at: float) -> None:
+    """A client is to get a frame."""
+    number = _line_up(w, i, 1.0, at)
+    clients(w)[i].event = what
+    more(w)[i].ticket += 1
+    line(w)[number].ticket = more(w)[i].ticket
+
+
+@inner
+def one_more(w: Lane, at: float) -> None:
+    """A frame that nobody waits for."""
+    _line_up(w, _HEARTBEATS, 1.0, at)
+
+
+@inner
+def _cost_s(w: Lane, number: int) -> float:
+    """For each of those whose place it is, if it is no client's."""
+    place = line(w)[number]
+    if place.who == _HEARTBEATS:
+        return w.batch_s
+    events = announced_to(w)[_FIRST_GROUP - place.who] - place.announced + 1
+    return w.batch_s + events * w.event_s
+
+
+@inner
+def _frames(w: Lane, number: int) -> float:
+    """That are left of it: readers who have gone meanwhile get none."""
+    place = line(w)[number]
+    if place.who == _HEARTBEATS:
+        return place.frames
+    return place.frames * min(1.0, readers(w)[_FIRST_GROUP - place.who] / place.readers)
+
+
+@inner
+def next_turn(w: Lane) -> float:
+    """When the first place is a client's turn, or is done; infinity if there is none."""
+    if w.line_head == w.line_tail:
+        return math.inf
+    number = w.line_head % len(line(w))
+    if line(w)[number].who >= 0:
+        return w.free_at
+    return w.free_at + _frames(w, number) * _cost_s(w, number)
+
+
+@inner
+def take_turn(w: Lane) -> int:
+    """Whose turn it is at `free_at`, or a negative number: it was no client's, or one's that waits no more."""
+    number = w.line_head % len(line(w))
+    place = line(w)[number]
+    if w.free_at - place.since > w.most_behind_s:
+        w.overloaded_at = min(w.overloaded_at, w.free_at)
+    if place.who < 0:
+        frames = _frames(w, number)
+        w.free_at += frames * _cost_s(w, number)
+        if place.who != _HEARTBEATS:
+            _gone(w, _FIRST_GROUP - place.who, place.frames)
+            w.delivered_at = w.free_at
+    w.line_head += 1
+    who = whole(place.who)
+    if who >= 0 and (more(w)[who].ticket != place.ticket or clients(w)[who].event < fleet_world.IN_LINE):
+        return -1
+    return who
+
+
+@inner
+def _gone(w: Lane, group: int, frames: float) -> None:
+    queued(w)[group] = max(queued(w)[group] - frames, 0.0)
+
+
+@inner
+def _work_on(w: Lane, at: float) -> None:
+    """What of the first place is done by then, before what is left of it changes."""
+    if w.line_head == w.line_tail or w.free_at >= at:
+        return
+    number = w.line_head % len(line(w))
+    place = line(w)[number]
+    cost_s = 0.0 if place.who >= 0 else _cost_s(w, number)
+    if cost_s <= 0:
+        return
+    frames = _frames(w, number)
+    done = min(frames, (at - w.free_at) / cost_s)
+    w.free_at += done * cost_s
+    if place.who != _HEARTBEATS:
+        group = _FIRST_GROUP - place.who
+        _gone(w, group, place.frames - (frames - done))
+        place.readers = max(readers(w)[group], 1)
+    place.frames = frames - done
+
+
+@inner
+def announce(w: Lane, stream: int, at: float) -> None:
+    """An event goes to all readers of its stream."""
+    _work_on(w, at)
+    if stream == w.run_streams:  # everyone reads the one that is none of a run's
+        for group in range(len(readers(w))):
+            _deliver(w, group, at)
+        return
+    for topic in range(w.topics - w.worker_events):
+        _deliver(w, (stream - topic) % w.run_streams, at)
+
+
+@inner
+def _deliver(w: Lane, group: int, at: float) -> None:
+    announced_to(w)[group] += 1
+    new = readers(w)[group] - queued(w)[group]
+    if new < 0.5:
+        return
+    place = line(w)[_line_up(w, _FIRST_GROUP - group, new, at)]
+    place.readers, place.announced = readers(w)[group], announced_to(w)[group]
+    queued(w)[group] += new
+
+
+@inner
+def leave_group(w: Lane, group: int) -> None:
+    """One reader less, in the line or not."""
+    n = readers(w)[group]
+    readers(w)[group] = n - 1
+    queued(w)[group] *= (n - 1) / n
+
+
+@inner
+def behind_s(w: Lane, group: int, at: float) -> float:
+    """By how much of a while, on average, a reader has not got what was announced."""
+    if w.line_head == w.line_tail or readers(w)[group] <= 0:
+        return 0.0
+    share = min(queued(w)[group] / readers(w)[group], 1.0)
+    return share * max(at - line(w)[w.line_head % len(line(w))].since, 0.0)
+
+
+@inner
+def tend(w: Lane) -> None:
+    """The next announcement, or the heartbeats of the next stretch of time."""
+    if w.next_pub <= w.next_beat:
+        announce(w, order_stream(w)[w.announced], w.next_pub)
+        w.announced += 1
+        w.next_pub = order(w)[w.announced] if w.announced < w.planned else math.inf
+        return
+    place = int(w.next_beat / w.beat_s + 0.5) % len(beats(w))
+    # The lane's own, and its answer to the client's. Who is in the line already gets it at its turn, and lines up anew for what
+    # it was there for: that makes the line no longer.
+    frames = 2.0 * beats(w)[place] * (1.0 - min(queued(w).sum() / max(readers(w).sum(), 1), 1.0))
+    if frames > 0 and w.batch_s > 0:
+        _line_up(w, _HEARTBEATS, frames, w.next_beat)
+    w.next_beat += w.beat_s
