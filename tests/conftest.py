@@ -2,5 +2,7 @@
 
 import signal
 
-# Whoever starts the tests in the background leaves them, and all that they start, with Ctrl-C ignored: it could not be tested.
+# Whoever starts the tests in the background, or with nohup, leaves them, and all that they start, with Ctrl-C and a terminal's
+# end ignored: neither could be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
