@@ -15,10 +15,10 @@ from locustfiles.climb import Climb
 from locustfiles.drill_run import DrillRun
 from locustfiles.messages import AnyFromWorker, Channel
 from locustfiles.options import Plan, plan_of
+from locustfiles.others import Send, nobody_to_tell
 from locustfiles.users import Run, Users
 from locustfiles.verdict import Provisional, RunFolder
 from locustfiles.worker import Worker
-from locustfiles.workers import Send, nobody_to_tell
 from sim.errors import StormgateError, UsageError
 
 log = logging.getLogger("stormgate")

@@ -20,8 +20,9 @@ from locustfiles.helpers import Helpers, OwnLag
 from locustfiles.lane import LaneRequests
 from locustfiles.messages import AnyFromWorker
 from locustfiles.options import Plan
+from locustfiles.others import NoWorkers, Send, nobody_to_tell
 from locustfiles.storms import Storms
-from locustfiles.workers import NoWorkers, Send, Workers, nobody_to_tell
+from locustfiles.workers import Workers
 from sim.contract.settings import Switches
 from sim.engines import course
 from sim.engines.garbage import relaxed_garbage_collection

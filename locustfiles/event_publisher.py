@@ -5,7 +5,7 @@ from gevent.pool import Group
 
 from locustfiles.collecting import LiveFigures
 from locustfiles.lane import LaneRequests
-from locustfiles.workers import NoWorkers
+from locustfiles.others import NoWorkers
 from sim.engines.lane import PublishedEvent, PublishFailedError
 from sim.engines.pacer import Pacer
 from sim.engines.publishing import DueEvent, Published, Stream

@@ -13,7 +13,7 @@ from gevent.lock import BoundedSemaphore
 
 from locustfiles.crew import CLIENT_FAULTS, Crew
 from locustfiles.lane import LaneRequests
-from locustfiles.workers import NoWorkers
+from locustfiles.others import NoWorkers
 from sim.contract.settings import Switches
 from sim.drill import Drill
 from sim.engines.session_driver import WallClock

@@ -129,7 +129,7 @@ class WorkerRun:
 
     def leave(self, number: int) -> None:
         """Locust takes a user away: a fleet that shrinks by itself is not what was asked for."""
-        self.stop(f"Locust took the user of client {number} away")
+        self.stop(f"Locust took the user of client {number} away, as it does when a worker comes late")
 
     def publish(self) -> None:
         """The master publishes."""

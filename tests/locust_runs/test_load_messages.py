@@ -96,6 +96,17 @@ def test_clients_have_one_user_each_however_many_come():
     assert numbers == {"id1": [0, 2, 4, 6, 8, 1, 3, 5, 7], "id2": [9]}
 
 
+def test_users_that_never_come_leave_clients_that_are_never_live(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "GATHER_LIMIT_S", 0.2)
+    told = Told(1)
+    told.workers.hear("id1", messages.Wanted(7))
+    told.workers.gather(lambda: False)
+    told.workers.start(5.0)
+    told.workers.hear("id1", messages.Status(7, 7, -1, 0.0, {}, {}))
+    assert told.said == [("id1", messages.Clients(list(range(7)))), ("id1", messages.Start(5.0))]
+    assert told.workers.there == 7  # of ten: the run never gets well, which its steady state says
+
+
 def test_what_was_observed_must_have_arrived():
     def said_of(rows: int) -> str:
         told = Told(1)
