@@ -213,13 +213,14 @@ def test_the_distance_from_the_heads_is_that_of_the_moment_and_of_the_worst_stre
     heads.acknowledged("other", 7, 2.2)
     shipment, sent = Shipment(), []
     shipment.extend(2.3, 4, [("client_lag", "s", 1, 0, NAN, ""), ("client_lag", "other", 3, 0, NAN, "")])
+    shipment.extend(2.4, 5, [("client_lag", "s", 1, 0, NAN, "")])
     shipment.extend(2.6, 4, [("client_lag", "s", 3, 0, NAN, ""), ("applied", "s", 3, 0, NAN, "")])
     shipment.ship(sent.append)
     arrived = Arrived(sent[0], heads)
     kept = arrived.table().select(["t", "kind", "client", "seq", "value"]).to_pylist()
     lags = [(row["t"], row["client"], row["value"]) for row in kept if row["kind"] == "client_lag"]
-    assert lags == [(2.3, 4, 4.0), (2.6, 4, 0.0)]
-    assert (arrived.worst_lag, len(arrived)) == (4.0, 3)
+    assert lags == [(2.3, 4, 4.0), (2.4, 5, 1.0), (2.6, 4, 0.0)]
+    assert (arrived.worst_lag, len(arrived)) == (4.0, 4)
 
 
 def test_a_message_that_holds_less_than_it_says_is_refused():
