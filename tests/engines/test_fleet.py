@@ -1,6 +1,7 @@
 """The fleet engine comes to the same moments as the virtual engine, and never to a go."""
 
 import errno
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,6 +198,17 @@ def test_one_seed_gives_the_same_bytes(tmp_path: Path):
     headers = [fleet.run(storm("fleet.clients=500"), fleet.Options(tmp_path / name)) for name in ("a", "b")]
     assert headers[0].tally == headers[1].tally
     assert headers[0].observations_sha256 == headers[1].observations_sha256
+
+
+def test_an_interrupted_run_keeps_what_it_had_and_says_so(tmp_path: Path):
+    def interrupt(phase: str, text: str, simulated_s: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    header = fleet.run(storm("fleet.clients=100"), fleet.Options(tmp_path, progress=interrupt))
+    assert not header.complete
+    assert header.stopped_because.startswith("it was interrupted in the steady phase, ")
+    assert header.tally is not None
+    assert header.tally.totals["connects_attempted"] > 0
 
 
 # --- what it refuses ------------------------------------------------------------------------------------
