@@ -49,10 +49,12 @@ class _Compiled:
         return answer
 
     def _keeping(self) -> Callable[..., Any]:
-        numba.config.CACHE_DIR = str(_folder())  # type: ignore[attr-defined]
+        folder = _folder()
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
             return njit(cache=True, error_model="numpy")(self._function)
-        except RuntimeError:  # there is no folder that can be written
+        except (OSError, RuntimeError):  # there is no folder that can be written, and none beside the source is wanted
             return njit(error_model="numpy")(self._function)
 
 

@@ -279,6 +279,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path]
 def test_it_runs_where_nothing_can_be_kept(compiled: Callable[[Path], Callable[[float], float]], tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     assert compiled(tmp_path / "file")(2.0) == 4.0
+    assert not list(Path(__file__).with_name("__pycache__").glob("*.nb?"))
 
 
 def test_it_runs_on_a_full_disk(
