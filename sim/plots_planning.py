@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from sim.forecasts import Compared
 from sim.history import Floats
 from sim.plots_style import BLACK, BLUE, GREEN, GREY, LINES, ORANGE, RED, ShownFigure, figure, limit_line, quiet
 
 _BAND = (0.05, 0.95)
+_FAR = 50.0
 _MANY = 4  # steps a decade, from which on an axis is logarithmic
 
 
@@ -26,13 +28,18 @@ def recovery(curves: Mapping[str, tuple[Floats, Floats]], title: str) -> ShownFi
     """
     made = figure(title)
     axes = made.subplots()
-    for (name, (t, shares)), (colour, dash, _) in zip(curves.items(), LINES, strict=False):
+    known = {name: curve for name, curve in curves.items() if len(curve[1])}
+    for name in curves:
+        if name not in known:
+            axes.plot([], [], linestyle="none", label=f"{name}: never well before the cut")
+    for (name, (t, shares)), (colour, dash, _) in zip(known.items(), LINES, strict=False):
         low, middle, high = np.quantile(100 * shares, (_BAND[0], 0.5, _BAND[1]), axis=0)
         axes.plot(t, middle, color=colour, linestyle=dash, linewidth=2.0, label=name)
         axes.fill_between(t, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.axhline(95, color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlabel="time since the first cut (s)", ylabel="clients live (%)", ylim=(0, 103))
-    axes.set_xlim(0, _until(curves))
+    if known:
+        axes.set_xlim(0, _until(known))
     quiet(axes)
     axes.legend(frameon=False, fontsize=9, title="median, band 5 to 95 % of runs", title_fontsize=8, loc="lower right")
     return made
@@ -63,7 +70,7 @@ def small_multiples(
     for axes, (measure, words) in zip(panels, measures.items(), strict=True):
         _lines(axes, table[table["measure"] == measure], x, by)
         axes.set_ylabel(words)
-        axes.set_ylim(bottom=0)
+        _height(axes, table[table["measure"] == measure]["mean"])
         if limits and measure in limits:
             axes.set_ylim(top=max(axes.get_ylim()[1], 1.15 * limits[measure]))
             limit_line(axes, limits[measure], "limit")
@@ -82,6 +89,16 @@ def _lines(axes: Axes, rows: pd.DataFrame, x: str, by: str) -> None:
         place, mean, lower, upper = (ordered[key].to_numpy(dtype=float) for key in (x, "mean", "lower", "upper"))
         axes.plot(place, mean, color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.8, label=name)
         axes.fill_between(place, lower, upper, color=colour, alpha=0.18, linewidth=0)
+
+
+def _height(axes: Axes, values: "pd.Series[Any]") -> None:
+    """From zero, but logarithmic where the values are so far apart that the small ones could not be seen."""
+    places = values.to_numpy(dtype=float)
+    places = places[np.isfinite(places)]
+    if len(places) and places.min() > 0 and places.max() / places.min() > _FAR:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def _scale(axes: Axes, values: "pd.Series[Any]") -> None:
@@ -157,6 +174,8 @@ def ranking(table: pd.DataFrame, key: str, measures: Mapping[str, str], title: s
         axes.errorbar(mean, range(len(order)), xerr=np.nan_to_num(reach), fmt="o", color=BLUE, ecolor=BLUE, capsize=3)
         axes.set_xlabel(words)
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
         quiet(axes, "x")
     panels[0].set_yticks(range(len(order)), order)
     return made

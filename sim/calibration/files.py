@@ -22,9 +22,9 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     target: str  # its name, never a secret
     target_kind: str
     method: str
-    probes: dict[str, int | float]
+    probes: dict[str, int | float] = {}
     not_measured: list[str]  # what kept the model's own default
-    estimates: dict[str, Estimate]
+    estimates: dict[str, Estimate] = {}
     residuals: list[Residual]
 
 

@@ -1,5 +1,6 @@
 """How a fleet came back, as a curve of each run: kept with its row, so that bands over runs can be drawn."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,10 +31,13 @@ class Curves:
         """The measures, and the curve at `times`."""
         from sim import plots  # imported late: Matplotlib takes longer to import than a small run to simulate
 
+        found = tuple(metrics.measures(history, Ledger(history)))
         t, live = plots.clients_live(history)
+        if not math.isfinite(history.first_fault_t) or not len(t):  # the lane was never well, so nothing was broken
+            return found, b""
         places = np.searchsorted(t, history.first_fault_t + self.times, side="right") - 1
-        shares = np.where(places >= 0, live[np.maximum(places, 0)], 0.0) / history.header.clients if len(t) else np.zeros(STEPS)
-        return tuple(metrics.measures(history, Ledger(history))), shares.astype(np.float64).tobytes()
+        shares = np.where(places >= 0, live[np.maximum(places, 0)], 0.0) / history.header.clients
+        return found, shares.astype(np.float64).tobytes()
 
     @property
     def times(self) -> Floats:
@@ -41,5 +45,5 @@ class Curves:
         return np.linspace(0.0, self.until_s, STEPS)
 
     def read(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
-        """The times, and the curve of each run that was measured as a row of an array."""
+        """The times, and the curve of each run in which something was broken, as a row of an array."""
         return self.times, np.array([np.frombuffer(row.judgement) for row in rows if row.judgement]).reshape(-1, STEPS)
