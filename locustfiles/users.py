@@ -1,5 +1,6 @@
 """What Locust's users do in any process: each is a client of the run that goes on, or of the next one."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import gevent
@@ -24,20 +25,20 @@ class Run(Protocol):
         """Return when the run wants no more events."""
 
 
-class Users:
+class Users(ABC):
     """Of one Locust process."""
 
     def __init__(self) -> None:
         self._clients: dict[Any, int] = {}
 
+    @abstractmethod
     def run_of_users(self) -> Run | None:
         """The run that goes on, or the last one."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def is_run_over(self) -> bool:
         """Whether users may go without being missed."""
-        raise NotImplementedError
 
     def be_a_client(self, user: object) -> None:
         """This user is the next client of the fleet, until there is another run; one too many is none."""

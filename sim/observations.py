@@ -22,6 +22,7 @@ import queue
 import shutil
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -113,7 +114,7 @@ class Chunk(Protocol):
         """They, as an Arrow table of `SCHEMA`."""
 
 
-class Collector:
+class Collector(ABC):
     """Takes observations; `flush` hands on what has come, as one chunk, and what becomes of that is a subclass's own matter."""
 
     def __init__(self, most_rows: int) -> None:
@@ -155,8 +156,9 @@ class Collector:
             self.share = self._columns.share
             self._hand_on(columns)
 
+    @abstractmethod
     def _hand_on(self, columns: Columns) -> None:
-        raise NotImplementedError
+        """Take a chunk that is full."""
 
 
 class Recorder(Collector):

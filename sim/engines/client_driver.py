@@ -29,6 +29,7 @@ class ClientDriver(SessionDriver):
     """
 
     _clock: WallClock
+    _socket: ClientSocket | None
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class ClientDriver(SessionDriver):
         super().__init__(session, clock, recorder, pacer)
         self._socket_url = socket_url
         self._port = port
+        self._reads = True
         self._mint = mint
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,6 +59,14 @@ class ClientDriver(SessionDriver):
         self._disarm()
         self.session.start(self._clock.now())
         self._pump()
+
+    def read(self, reads: bool) -> bool:
+        """Read this client's sockets, or leave what comes to the kernel; True if there is one open now."""
+        self._reads = reads
+        if self._socket is None:
+            return False
+        self._socket.read(reads)
+        return True
 
     def _drop_work(self) -> None:
         for task in self._tasks:

@@ -8,9 +8,6 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 
 from sim.contract.settings import Switches
@@ -18,24 +15,13 @@ from sim.drill import Drill
 from sim.engines import course
 from sim.engines.fleet_limits import unfit
 from sim.engines.fleet_storm import Storm
+from sim.engines.simulation import Options as Options
 from sim.errors import UsageError
 from sim.observations import Recorder, RunHeader, write_header
 from sim.system_model import SystemModel
 from sim.tally import Tally
 
 _SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run; as the virtual engine's."""
-
-    folder: Path
-    seed: int = 1
-    model: SystemModel = field(default_factory=SystemModel)
-    switches: Switches = field(default_factory=Switches)
-    progress: Callable[[str, str, float], None] = lambda phase, text, simulated_s: None
-    run_id: str = ""
 
 
 class _InterruptedError(Exception):

@@ -4,6 +4,7 @@
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class WallClock:
         return moment - self._offset
 
 
-class SessionDriver:
+class SessionDriver(ABC):
     """One client's life over sockets, but for the waiting: subclasses connect, mint, and wake it in time."""
 
     def __init__(self, session: ClientSession, clock: Clock, recorder: Collector, pacer: Pacer | None = None) -> None:
@@ -58,7 +59,6 @@ class SessionDriver:
         self._clock = clock
         self._recorder = recorder
         self._socket: WebSocket | None = None
-        self._reads = True
         self._offline_until = 0.0
         self._is_dead = False
         self._pacer = pacer  # keeps all clients' connects to the target's cap
@@ -67,9 +67,9 @@ class SessionDriver:
 
     # --- what an engine does with a client ----------------------------------------------------------
 
+    @abstractmethod
     def start(self) -> None:
         """Begin to mint and connect, as soon as the target's cap allows."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End for good; what is still open is closed."""
@@ -115,14 +115,6 @@ class SessionDriver:
         if self._is_dead:
             self._is_dead = False
             self.start()
-
-    def read(self, reads: bool) -> bool:
-        """Read this client's sockets, or leave what comes to the kernel; True if there is one open now."""
-        self._reads = reads
-        if self._socket is None:
-            return False
-        self._socket.read(reads)
-        return True
 
     # --- what the socket tells ----------------------------------------------------------------------
 
@@ -233,18 +225,18 @@ class SessionDriver:
 
     # --- what a subclass does -----------------------------------------------------------------------
 
+    @abstractmethod
     def _begin_connect(self, token: Token) -> None:
         """Connect, and say `_fail_connect` where TCP never comes about."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _begin_mint(self) -> None:
         """Ask for a token, and say `_has_token` or `_fail_mint`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drop_work(self) -> None:
         """Leave alone whatever is under way, and wake the session no more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _wake_in_time(self, wake_at: float) -> None:
         """See to it that the session is woken then."""
-        raise NotImplementedError

@@ -20,7 +20,7 @@ class ClientSocket(WebSocket, asyncio.Protocol):
         self._reads = True
 
     def read(self, reads: bool) -> None:
-        """See `WebSocket`."""
+        """Read what comes, or leave it to the kernel until that is full, and the other side cannot send."""
         was, self._reads = self._reads, reads
         if self._transport is None or was == reads or self._transport.is_closing():
             return

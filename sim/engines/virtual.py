@@ -9,20 +9,19 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Generator
+from dataclasses import replace
 from types import FrameType
 
 import simpy
 
 from sim.contract import policies
 from sim.contract.probes import session_class
-from sim.contract.settings import Switches
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
 from sim.drill import Drill, expected_duration_s
 from sim.engines import course, virtual_faults
 from sim.engines.garbage import relaxed_garbage_collection
+from sim.engines.simulation import Options as Options
 from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_clock import VirtualClock
 from sim.engines.virtual_faults import VirtualFaults
@@ -41,19 +40,6 @@ _SLICE_S = 0.5  # simulated time between looks at the clock on the wall, for pro
 _SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
 _MOST_LAG_SAMPLES = 200_000  # of a run; a long one with many clients is looked at more rarely
 Steps = Generator[simpy.Event, object, None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run."""
-
-    folder: Path
-    seed: int = 1
-    model: SystemModel = field(default_factory=SystemModel)
-    switches: Switches = field(default_factory=Switches)
-    # Called now and then with the phase, what is going on, and how many seconds have been simulated.
-    progress: Callable[[str, str, float], None] = lambda phase, text, simulated_s: None
-    run_id: str = ""  # of the run this is a part of
 
 
 def run(drill: Drill, options: Options) -> RunHeader:

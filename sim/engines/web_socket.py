@@ -5,6 +5,7 @@ Whoever has the bytes (asyncio, gevent) subclasses it. Pings are answered, none 
 business.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import msgspec
@@ -36,7 +37,7 @@ class Owner(Protocol):
         """An open socket is gone; nothing more will come."""
 
 
-class WebSocket:
+class WebSocket(ABC):
     """The client's end of one connection. After `close` or `abort` its owner hears nothing more.
 
     A subclass has the transport: it calls the `_take…` methods, and carries out `_flush`, `_hang_up` and `_cut`.
@@ -72,10 +73,6 @@ class WebSocket:
         self._owner = None
         self._cut()
 
-    def read(self, reads: bool) -> None:
-        """Read what comes, or leave it to the kernel until that is full, and the other side cannot send."""
-        raise NotImplementedError
-
     # --- what a transport tells ---------------------------------------------------------------------
 
     def _ask_upgrade(self) -> None:
@@ -109,17 +106,17 @@ class WebSocket:
 
     # --- what a transport does ----------------------------------------------------------------------
 
+    @abstractmethod
     def _flush(self) -> None:
         """Send what `_ws` has to send; empty bytes are the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _hang_up(self) -> None:
         """Close TCP, once what was flushed is out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cut(self) -> None:
         """Close TCP at once."""
-        raise NotImplementedError
 
     # --- what comes of it ---------------------------------------------------------------------------
 

@@ -1,0 +1,21 @@
+"""What both engines that simulate are given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sim.contract.settings import Switches
+from sim.system_model import SystemModel
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a simulation."""
+
+    folder: Path
+    seed: int = 1
+    model: SystemModel = field(default_factory=SystemModel)
+    switches: Switches = field(default_factory=Switches)
+    # Called now and then with the phase, what is going on, and how many seconds have been simulated.
+    progress: Callable[[str, str, float], None] = lambda phase, text, simulated_s: None
+    run_id: str = ""  # of the run this is a part of
