@@ -10,12 +10,16 @@ import threading
 import time
 from types import FrameType
 
+import pyarrow as pa
+
+from sim.columns import Columns
 from sim.contract.settings import Switches
 from sim.drill import Drill
 from sim.engines import course
 from sim.engines.fleet_limits import unfit
 from sim.engines.fleet_storm import Storm
 from sim.engines.simulation import Options as Options
+from sim.engines.simulation import Progress
 from sim.errors import UsageError
 from sim.observations import Recorder, RunHeader, write_header
 from sim.system_model import SystemModel
@@ -34,7 +38,26 @@ def run(drill: Drill, options: Options) -> RunHeader:
     Raises `UsageError` for what this engine cannot represent, and `StorageError`.
     """
     check(drill, options.model, options.switches)
-    return _FleetRun(drill, options).run()
+    recorder = Recorder(options.folder)
+    made = _FleetRun(drill, options.model, options.seed, options.progress, options.run_id)
+    write_header(options.folder, made.header)
+    try:
+        made.run()
+    finally:
+        recorder.take(made.rows)
+        made.header.observations_sha256, made.header.observations_rows = recorder.seal()
+        write_header(options.folder, made.header)
+    return made.header
+
+
+def observe(
+    drill: Drill, model: SystemModel, seed: int, progress: Progress = lambda phase, text, simulated_s: None
+) -> tuple[RunHeader, pa.Table]:
+    """What `run` leaves in a folder, header and observations, without one. Raises `UsageError` as `run` does."""
+    check(drill, model)
+    made = _FleetRun(drill, model, seed, progress)
+    made.run()
+    return made.header, made.rows.table()
 
 
 def measure(drill: Drill, model: SystemModel, seed: int) -> Tally:
@@ -59,56 +82,45 @@ def can_represent(drill: Drill) -> bool:
 
 
 class _FleetRun:
-    """One run into a folder."""
+    """One run: what is simulated, and what came of it so far."""
 
-    def __init__(self, drill: Drill, options: Options) -> None:
-        self._options = options
+    def __init__(self, drill: Drill, model: SystemModel, seed: int, progress: Progress, run_id: str = "") -> None:
         self._clients = drill.fleet.clients
-        self._recorder = Recorder(options.folder)
+        self._progress = progress
         self._interrupted = False
         self._said_at = -math.inf
-        self._storm = Storm(drill, options.model, options.seed, self._note, self._look)
-        self._header = course.new_header(
-            drill,
-            (),
-            run_id=options.run_id,
-            engine="fleet",
-            clock="virtual",
-            seed=options.seed,
-            libraries=("numba",),
+        self._storm = Storm(drill, model, seed, self._note, self._look)
+        self.rows = Columns()
+        self.header = course.new_header(
+            drill, (), run_id=run_id, engine="fleet", clock="virtual", seed=seed, libraries=("numba",)
         )
-        self._header.plan = [fault.describe() for fault in self._storm.faults]
+        self.header.plan = [fault.describe() for fault in self._storm.faults]
 
-    def run(self) -> RunHeader:
+    def run(self) -> None:
         """The whole course."""
-        folder = self._options.folder
-        write_header(folder, self._header)
         # Only the main thread hears signals; in any other there is nothing to be done about them.
         heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._interrupt) for number in heard}
         try:
             self._storm.run()
-            self._header.complete = True
+            self.header.complete = True
         except _InterruptedError:
             phase, at_s = self._storm.phase, self._storm.now
-            self._header.stopped_because = f"it was interrupted in the {phase} phase, {at_s:.1f} s simulated"
+            self.header.stopped_because = f"it was interrupted in the {phase} phase, {at_s:.1f} s simulated"
         except Exception as error:
-            self._header.stopped_because = str(error) or type(error).__name__
+            self.header.stopped_because = str(error) or type(error).__name__
             raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._header.duration_s = self._storm.now
-            self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
-            self._header.tally = self._storm.tally()
-            write_header(folder, self._header)
-        return self._header
+            self.header.duration_s = self._storm.now
+            self.header.tally = self._storm.tally()
 
     def _interrupt(self, _: int, __: FrameType | None) -> None:
         self._interrupted = True
 
     def _note(self, t: float, kind: str, index: int, value: float, detail: str) -> None:
-        self._recorder.add(t, kind, attempt=index, value=value, detail=detail)
+        self.rows.add(t, kind, attempt=index, value=value, detail=detail)
 
     def _look(self, phase: str, simulated_s: float, live: int) -> None:
         if self._interrupted:
@@ -116,4 +128,4 @@ class _FleetRun:
         if time.monotonic() >= self._said_at + _SAY_EVERY_S:
             self._said_at = time.monotonic()
             text = f"{simulated_s:.1f} s simulated, {live} of {self._clients} clients live"
-            self._options.progress(phase, text, simulated_s)
+            self._progress(phase, text, simulated_s)

@@ -7,6 +7,8 @@ from pathlib import Path
 from sim.contract.settings import Switches
 from sim.system_model import SystemModel
 
+Progress = Callable[[str, str, float], None]  # now and then: the phase, what is going on, seconds simulated
+
 
 @dataclass(frozen=True)
 class Options:
@@ -16,6 +18,5 @@ class Options:
     seed: int = 1
     model: SystemModel = field(default_factory=SystemModel)
     switches: Switches = field(default_factory=Switches)
-    # Called now and then with the phase, what is going on, and how many seconds have been simulated.
-    progress: Callable[[str, str, float], None] = lambda phase, text, simulated_s: None
+    progress: Progress = lambda phase, text, simulated_s: None
     run_id: str = ""  # of the run this is a part of

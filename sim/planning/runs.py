@@ -15,7 +15,6 @@ from sim.errors import UsageError
 from sim.history import History
 from sim.ledger import Ledger
 from sim.metrics import Measure
-from sim.observations import RunHeader
 from sim.ownership import OwnedFolder
 from sim.planning.designs import Point
 from sim.planning.store import Row, Store, code_digest
@@ -102,29 +101,32 @@ def check(engine: str, drill: Drill, model: SystemModel | None = None) -> None:
 
 def perform(job: Job, say: Say) -> Row | None:
     """Simulate, measure, and leave nothing behind; None when it was interrupted. One that cannot end says why in its row."""
-    with OwnedFolder(WORK_PREFIX) as folder:
-        try:
-            header = _simulate(job, Path(folder), say)
-        except UsageError as error:  # it came to a standstill, as every run of it would
-            return Row(job.digest, job.seed, (), trouble=str(error), code=code_digest())
-        if not header.complete:
-            return None
-        _, table = observations.read_verified(Path(folder))
-        measures, judgement = job.evaluate.of(job.drill, History(header, table))
+    try:
+        history = _simulate(job, say)
+    except UsageError as error:  # it came to a standstill, as every run of it would
+        return Row(job.digest, job.seed, (), trouble=str(error), code=code_digest())
+    if history is None:
+        return None
+    measures, judgement = job.evaluate.of(job.drill, history)
     return Row(job.digest, job.seed, measures, judgement, code=code_digest())
 
 
-def _simulate(job: Job, folder: Path, say: Say) -> RunHeader:
+def _simulate(job: Job, say: Say) -> History | None:
+    """What was observed; None when it was interrupted."""
+
     def progress(phase: str, text: str, simulated_s: float) -> None:
         say(phase, simulated_s)
 
     if job.engine == "fleet":
         from sim.engines import fleet
 
-        return fleet.run(job.drill, fleet.Options(folder, job.seed, job.model, progress=progress))
+        header, table = fleet.observe(job.drill, job.model, job.seed, progress)
+        return History(header, table) if header.complete else None
     from sim.engines import virtual
 
-    return virtual.run(job.drill, virtual.Options(folder, job.seed, job.model, progress=progress))
+    with OwnedFolder(WORK_PREFIX) as folder:
+        header = virtual.run(job.drill, virtual.Options(Path(folder), job.seed, job.model, progress=progress))
+        return History(*observations.read_verified(Path(folder))) if header.complete else None
 
 
 def run(wanted: Sequence[Job], store: Store, watch: Watch = lambda standings: None, workers: int | None = None) -> str:

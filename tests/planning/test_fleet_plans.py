@@ -7,9 +7,13 @@ import pytest
 from plan_files import SWEEP, TWO_POINTS, load, write
 
 from drills import plan_search, plans
+from drills.planning_gates import Gates
 from drills.plans import Swept
 from drills.verdicts import State
-from sim.planning import runs
+from sim import observations
+from sim.engines import fleet
+from sim.history import History
+from sim.planning import designs, runs
 from sim.planning.curves import STEPS
 from sim.planning.search import Word
 from sim.planning.studies import study
@@ -72,3 +76,13 @@ def test_a_study_keeps_how_the_fleet_came_back(tmp_path: Path, engine: str):
     assert reached == pytest.approx(live.tolist(), abs=0.3)
     with pytest.raises(ValueError, match="0 points have"):
         done.curve(clients=9)
+
+
+def test_a_run_that_leaves_no_folder_is_judged_as_the_one_that_does(tmp_path: Path):
+    point = designs.points(load(tmp_path, 'engine = "fleet"\n' + TWO_POINTS))[1]
+    row = runs.perform(runs.job("fleet", point, 3, Gates()), lambda phase, reached: None)
+    fleet.run(point.drill, fleet.Options(tmp_path / "run", 3, point.model))
+    measures, judgement = Gates().of(point.drill, History(*observations.read_verified(tmp_path / "run")))
+    assert row is not None
+    assert repr(row.measures) == repr(measures)  # some are NaN
+    assert row.judgement == judgement
