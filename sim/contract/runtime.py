@@ -355,6 +355,11 @@ class Runtime:
         connection = self._connections.get(number)
         return connection is not None and bool(connection.outbox or connection.pending)
 
+    def waiting(self, number: int) -> int:
+        """How many frames wait to be pulled by the connection, beside the events that its positions stand for."""
+        connection = self._connections.get(number)
+        return 0 if connection is None else len(connection.outbox)
+
     def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> UpdateBatch | None:
         """The replay's next batch; after the last one the subscribe is answered. None: it cannot go on, and is refused."""
         updates: tuple[Update, ...] = ()

@@ -114,6 +114,8 @@ class Panel:
             "switches": msgspec.to_builtins(mock.rollout.chosen),
             "acted": mock.runtime.counters.acted,
             "consumers": mock.runtime.consumers,
+            "held_back": mock.sockets.held_back,
+            "longest_outbox": mock.sockets.longest_outbox,
             "streams": streams,
             "deployment": msgspec.to_builtins(mock.rollout.deployment),
             "traffic": msgspec.to_builtins(mock.rollout.traffic),

@@ -1,12 +1,14 @@
 """The mock's WebSocket edge: frames of the core to and from ASGI, one writer task a socket.
 
 A writer pulls a frame only when the socket took the one before, so a reader that does not read leaves its
-frames in the core, where they count against its outbound queue.
+frames in the core, where they count against its outbound queue. Answers do not count there, so of who asks and
+does not read no further frame is read while more than `MOST_WAITING` frames wait for it in the core: then TCP holds it up.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,7 +25,23 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+MOST_WAITING = 256  # [ours] more than one replay batch as single envelopes, 200 of them
 _TEXTS_KEPT = 512  # encoded batches remembered, so that a fan-out encodes each batch once
+
+
+@dataclass(slots=True)
+class _Line:
+    """What a socket's reader and its writer tell each other."""
+
+    something_to_send: asyncio.Event = field(default_factory=asyncio.Event)
+    room: asyncio.Event = field(default_factory=asyncio.Event)  # for the answer to another frame
+    is_over: bool = False  # nothing more will be sent
+
+    def end(self) -> None:
+        """Keep nobody waiting."""
+        self.is_over = True
+        self.something_to_send.set()
+        self.room.set()
 
 
 class Sockets:
@@ -32,14 +50,20 @@ class Sockets:
     def __init__(self, runtime: Runtime, rollout: Rollout) -> None:
         self._runtime = runtime
         self._rollout = rollout
-        self._wakers: dict[int, asyncio.Event] = {}
+        self._lines: dict[int, _Line] = {}
+        self.held_back = 0  # clients that are not read from now
         self._texts: dict[tuple[int, str], tuple[UpdateBatch, str]] = {}
+
+    @property
+    def longest_outbox(self) -> int:
+        """The most frames that wait in the core for any one client, beside its events."""
+        return max(map(self._runtime.waiting, self._lines), default=0)
 
     def kick(self) -> None:
         """Wake the writers of all connections that have something to send."""
         for number in self._runtime.ready():
-            if waker := self._wakers.get(number):
-                waker.set()
+            if line := self._lines.get(number):
+                line.something_to_send.set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """The ASGI endpoint of `/sync/socket/websocket`."""
@@ -58,22 +82,22 @@ class Sockets:
         except DeliveryDownError:
             await _deny(send, 503)
             return
-        waker = self._wakers[number] = asyncio.Event()
+        line = self._lines[number] = _Line()
         writer: asyncio.Task[None] | None = None
         try:
             await send({"type": "websocket.accept"})
-            writer = asyncio.create_task(self._write(number, waker, send))
-            await self._read(number, receive, send)
+            writer = asyncio.create_task(self._write(number, line, send))
+            await self._read(number, line, receive, send)
         except OSError:  # the client went away in the middle; uvicorn's ClientDisconnected is one
             pass
         finally:
             self._runtime.close(number)
-            del self._wakers[number]
-            waker.set()
+            del self._lines[number]
+            line.end()
             if writer is not None:
                 writer.cancel()
 
-    async def _read(self, number: int, receive: Receive, send: Send) -> None:
+    async def _read(self, number: int, line: _Line, receive: Receive, send: Send) -> None:
         most_bytes = self._runtime.settings.longest_frame_kib * 1024
         while (message := await receive())["type"] == "websocket.receive":
             now = time.time()
@@ -89,19 +113,33 @@ class Sockets:
             else:
                 self._runtime.received(number, frame, now)
             self.kick()
+            if self._runtime.waiting(number) > MOST_WAITING:
+                await self._wait_for_room(number, line)
 
-    async def _write(self, number: int, waker: asyncio.Event, send: Send) -> None:
+    async def _wait_for_room(self, number: int, line: _Line) -> None:
+        self.held_back += 1
+        try:
+            while self._runtime.waiting(number) > MOST_WAITING and not line.is_over:
+                line.room.clear()
+                await line.room.wait()
+        finally:
+            self.held_back -= 1
+
+    async def _write(self, number: int, line: _Line, send: Send) -> None:
         try:
             while True:
-                await waker.wait()
-                waker.clear()
+                await line.something_to_send.wait()
+                line.something_to_send.clear()
                 while (frame := self._runtime.pull(number, time.time())) is not None:
                     await send({"type": "websocket.send", "text": self._text(frame, self._runtime.join_ref(number))})
+                    line.room.set()
                 if self._runtime.is_closing(number):
                     await send({"type": "websocket.close", "code": 1000})
                     return
         except (OSError, KeyError, RuntimeError):  # the client went away in the middle of a send
             return
+        finally:
+            line.end()
 
     def _text(self, frame: ServerFrame, join_ref: str) -> str:
         if not isinstance(frame, UpdateBatch):

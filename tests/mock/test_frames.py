@@ -1,12 +1,17 @@
 """The mock's WebSocket, spoken to by hand: nothing of the contract's own code on this side."""
 
+import contextlib
 import json
 import socket
+import threading
 import time
+from typing import Any
 
 import pytest
-from served import JOIN, Raw, Served, seqs, serving, updates_in
+from served import JOIN, LIMIT_S, Raw, Served, seqs, serving, updates_in
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+MOST_WAITING = 256  # frames that the mock keeps for a client beside its events
 
 
 def topic_of(run: str) -> str:
@@ -338,15 +343,20 @@ def test_skipped_deliveries_are_still_in_a_replay(tmp_path):
             assert seqs(updates_in(before)) == [2, 3]
 
 
+def narrow_socket(mock: Served) -> socket.socket:
+    """A connection to it that holds little of what its end does not read."""
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    narrow.connect((mock.http.base_url.host, mock.http.base_url.port))
+    return narrow
+
+
 def test_who_does_not_read_is_warned_and_then_shut_out(tmp_path):
     """A socket with small buffers that nobody reads from while large events pile up behind it."""
     with serving(tmp_path, {"outbound_queue_events": 4, "slow_consumer_tick_s": 0.1}) as mock:
         run = mock.run()
         topic = topic_of(run)
-        narrow = socket.socket()
-        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        narrow.connect((mock.http.base_url.host, mock.http.base_url.port))
-        with Raw(mock, mock.token(topic), sock=narrow, max_queue=1) as raw:
+        with Raw(mock, mock.token(topic), sock=narrow_socket(mock), max_queue=1) as raw:
             raw.join()
             raw.subscribe(topic)
             for _ in range(80):
@@ -364,6 +374,42 @@ def test_who_does_not_read_is_warned_and_then_shut_out(tmp_path):
         assert errors[-1]["reconnect_after_ms"] == 2000
         received = seqs(updates_in(frames))
         assert received == list(range(1, len(received) + 1))
+
+
+def test_who_asks_and_does_not_read_is_not_read_from_until_it_does(tmp_path):
+    """Each answer is as long as its question, so what sockets hold of them is soon full."""
+    questions = [f"{number} {'x' * 1000}" for number in range(1500)]
+    with serving(tmp_path, {"send_buffer_kib": 16}) as mock:
+        with Raw(mock, mock.token(), sock=narrow_socket(mock), max_queue=1) as raw:
+            asking = threading.Thread(target=ask, args=(raw, questions))
+            asking.start()
+            assert until(mock, "held_back", 1)["longest_outbox"] == MOST_WAITING + 1
+            assert [raw.receive()[1] for _ in questions] == questions
+            asking.join(LIMIT_S)
+            assert mock.state()["held_back"] == 0
+        with Raw(mock, mock.token(), sock=narrow_socket(mock), max_queue=1) as raw:
+            asking = threading.Thread(target=ask, args=(raw, questions))
+            asking.start()
+            until(mock, "held_back", 1)
+            raw.socket.socket.shutdown(socket.SHUT_RDWR)
+            asking.join(LIMIT_S)
+        assert until(mock, "consumers", 0)["held_back"] == 0, "one that goes away meanwhile is not waited for"
+
+
+def ask(raw: Raw, questions: list[str]) -> None:
+    """Ask without a look at the answers, until all is asked or the connection is gone."""
+    with contextlib.suppress(ConnectionClosed):
+        for ref in questions:
+            raw.socket.send(json.dumps([None, ref, "phoenix", "heartbeat", {}]))
+
+
+def until(mock: Served, key: str, value: int) -> dict[str, Any]:
+    """The mock's state once it says so."""
+    deadline = time.monotonic() + LIMIT_S
+    while (state := mock.state())[key] != value and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert state[key] == value, state
+    return state
 
 
 def test_a_reader_who_goes_away_in_the_middle_hurts_nobody(mock: Served):
