@@ -50,5 +50,5 @@ def begin_again(session: ClientSession, stored: Mapping[str, str | None]) -> Cli
     found = {topic: read(text, careless) for topic, text in stored.items()}
     checkpoints = {topic: seq for topic, seq in found.items() if seq is not None}
     again = type(session)(session.client, session.replica.topics, session.policy, session.settings, checkpoints)
-    again.disconnects = session.disconnects  # what the draws count by, so that no two lives draw the same
+    again.retries.disconnects = session.retries.disconnects  # what the draws count by, so that no two lives draw the same
     return again

@@ -14,8 +14,7 @@ engines cannot disagree about them. All times are unix seconds; randomness is `d
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 from sim.contract import chance
 from sim.contract.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token, TokenWish
@@ -34,16 +33,15 @@ from sim.contract.frames import (
     TransportBeat,
     UpdateBatch,
 )
-from sim.contract.notices import Notice
+from sim.contract.notices import Notes, Notice
 from sim.contract.policies import Policy
 from sim.contract.replica import Replica
+from sim.contract.retries import Retries
 from sim.contract.runs import Run
 from sim.contract.states import CONNECTED, LEGAL, State
 from sim.errors import IllegalMoveError
 
 NEVER = math.inf
-# What `Notice(...)` does, without a Python function's call: every applied event makes some.
-_as_notice: Callable[[tuple[str, str, int, int, float, str]], Notice] = partial(tuple.__new__, Notice)
 
 
 class ClientSession:
@@ -61,13 +59,12 @@ class ClientSession:
         self.policy = policy
         self.settings = settings
         self.state = State.IDLE
-        self._notices: list[Notice] = []
-        self._run_notices: tuple[Notice, ...] = ()  # what happened before `_notices`: shared with other clients
+        self._notes = Notes()
+        self._note = self._notes.add
         self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.is_intact)
         self._notices_silence = "trusts_silence" not in policy.defects
         self.token: Token | None = None
-        self.disconnects = 0  # ever; the argument of every backoff draw
-        self.attempt = 0  # the policy's own count
+        self.retries = Retries(client, policy, settings.seed)
         self.is_caught_up = False
         self.must_mint = True  # the next connect needs a new token
         self.sign_ins = 0  # how often a revoked session was followed by a new one
@@ -80,7 +77,6 @@ class ClientSession:
         self._due = 0.0  # when the running attempt was due
         self._live_since = NEVER
         self.renewing_since = -NEVER  # left in good order to renew the token, and not live again yet
-        self._previous_delay_ms = 0.0
         self._last_heard = 0.0
         self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
         self._wake_at = NEVER
@@ -94,11 +90,7 @@ class ClientSession:
 
     def notices(self) -> Sequence[Notice]:
         """What happened since the last call; a tuple is one and the same object for many clients."""
-        shared, self._run_notices = self._run_notices, ()
-        if shared and not self._notices:
-            return shared
-        out, self._notices = self._notices, []
-        return [*shared, *out]
+        return self._notes.take()
 
     def wake_at(self) -> float:
         """When to call `wake`; infinity: not before something else happens. Waking earlier does no harm."""
@@ -288,31 +280,18 @@ class ClientSession:
 
     def _back_off(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
         """The socket is gone or never was: count, draw a delay, and wait it out."""
-        if self.policy.resets_when_live and now - self._live_since >= self.policy.live_period_s:
-            self.attempt, self._previous_delay_ms = 0, 0.0
-        self.attempt += 1
-        self.disconnects += 1
+        self.retries.count(live_for_s=now - self._live_since)
+        attempt = self.retries.attempt
         # Who has to renew again and again, or goes on to fail, is in no good order.
-        self.renewing_since = now if reason is DisconnectReason.TOKEN_REFRESH_DUE and self.attempt == 1 else -NEVER
-        delay_ms, hinted = self._delay_ms(reason, hint_ms)
+        self.renewing_since = now if reason is DisconnectReason.TOKEN_REFRESH_DUE and attempt == 1 else -NEVER
+        delay_ms, hinted = self.retries.delay_ms(reason, hint_ms)
         self._clear_deadlines()
         self.state = State.BACKOFF
         self.is_caught_up = False
         self._retry_at = now + delay_ms / 1000
         self.must_mint |= reason in MINTS_FIRST
         detail = f"{reason}:hint" if hinted else str(reason)
-        self._note("backoff", attempt=self.attempt, value=delay_ms, detail=detail)
-
-    def _delay_ms(self, reason: DisconnectReason, hint_ms: float | None) -> tuple[float, bool]:
-        draw = chance.draw(self.settings.seed, "backoff", self.client, self.disconnects)
-        if reason is DisconnectReason.TOKEN_REFRESH_DUE and self.policy.refresh_delay_ms is not None:
-            return self.policy.refresh_delay_ms, False
-        delay_ms = self.policy.backoff.delay_ms(self.attempt, draw, self._previous_delay_ms)
-        self._previous_delay_ms = delay_ms
-        if hint_ms is not None and self.policy.honours_hints:
-            # Jittered, or everyone told to wait would come back together.
-            return min(max(hint_ms, 0.0), self.policy.longest_hint_ms) + delay_ms, True
-        return delay_ms, False
+        self._note("backoff", attempt=attempt, value=delay_ms, detail=detail)
 
     def _clear_deadlines(self) -> None:
         self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
@@ -443,7 +422,7 @@ class ClientSession:
         """
         if self.state is State.JOINING or (not is_answer and self.replica.has_dropped(body)):
             return  # the push tells of the subscribe before; should it not, the reply or its time-out will tell
-        again = self.replica.take_stale(body, self.disconnects)
+        again = self.replica.take_stale(body, self.retries.disconnects)
         if again and self.policy.takes_snapshots and self.state is State.SUBSCRIBING:
             self._subscribe(now)
         else:
@@ -454,7 +433,7 @@ class ClientSession:
     def _take_batch(self, batch: UpdateBatch, now: float) -> None:
         hole = False
         if (run := self.settings.run_of(batch)) and self.replica.take_run(run, self._asking):
-            self._note_run(run.notices)
+            self._notes.add_shared(run.notices)
         else:
             hole = self.replica.take_updates(batch.updates, self._asking, self._asking and not self.is_caught_up)
             hole |= self.replica.learn_heads(batch.head_watermarks)
@@ -474,17 +453,6 @@ class ClientSession:
     def _next_ref(self) -> str:
         self._refs += 1
         return str(self._refs)
-
-    def _note(
-        self, kind: str, stream: str = "", seq: int = -1, attempt: int = 0, value: float = math.nan, detail: str = ""
-    ) -> None:
-        self._notices.append(_as_notice((kind, stream, seq, attempt, value, detail)))
-
-    def _note_run(self, notices: tuple[Notice, ...]) -> None:
-        """Notices that many clients share stay one object, unless there is more to say."""
-        if self._run_notices or self._notices:
-            notices, self._notices = (), [*self._run_notices, *self._notices, *notices]
-        self._run_notices = notices
 
     def _require(self, move: str) -> None:
         if self.state not in LEGAL[move]:

@@ -68,6 +68,6 @@ def test_the_next_life_has_its_store_and_its_draws_and_nothing_else():
     again = checkpoints.begin_again(hand.session, stored)
     assert type(again) is type(hand.session)
     assert [again.replica.cursors[topic].watermark for topic in (RUN, WORKER)] == [3, 0]
-    assert again.disconnects == hand.session.disconnects == 1
-    assert again.attempt == 0
+    assert again.retries.disconnects == hand.session.retries.disconnects == 1
+    assert again.retries.attempt == 0
     assert again.token is None

@@ -166,14 +166,14 @@ def test_accept_revoked_token_lets_it_in_again():
 
 
 def test_keep_revoked_sockets_tells_nobody():
-    assert revoked("keep_revoked_sockets").session.disconnects == 0
+    assert revoked("keep_revoked_sockets").session.retries.disconnects == 0
 
 
 def test_revoke_everyone_closes_the_sockets_of_others():
     for defects, told in (((), 0), (("revoke_everyone",), 1)):
         authority = Authority(None, defects=set(defects)).pass_time(1.0)
         authority.runtime.revoke(["somebody else's"])
-        assert authority.pass_time(0.2).session.disconnects == told
+        assert authority.pass_time(0.2).session.retries.disconnects == told
 
 
 def test_introspect_tokens_takes_none_while_none_are_minted():
