@@ -13,6 +13,7 @@ import typer
 from drills.options import AsJson, Target, Targets
 
 if TYPE_CHECKING:
+    from drills.plan_search import Searched
     from drills.plans import Execute, Swept
     from sim.calibration.fitting import Fit
 
@@ -39,7 +40,7 @@ def plan_sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the points, and simulate nothing (exits with 2).")] = False,
 ) -> None:
     """Run a drill at every point of a design, under the same seeds; a sweep that was cut short goes on where it was."""
-    from drills import plans
+    from drills import plan_report, plans
     from drills.planning_gates import Gates
     from sim.planning import designs
 
@@ -48,9 +49,8 @@ def plan_sweep(
         _show_points(designs.points(plan), plan.sweep.replications, as_json)
         raise typer.Exit(_CANNOT_TELL)
     swept = plans.sweep(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
-    _say(swept, as_json)
-    if not any(row.measures for rows in swept.rows.values() for row in rows):
-        raise typer.Exit(_CANNOT_TELL)
+    plan_report.write(swept)
+    _say_swept(swept, as_json)
 
 
 def _execute(name: str, workers: int | None, scheduler: str | None) -> "Execute":
@@ -70,21 +70,42 @@ def _show_points(points: Any, replications: int, as_json: bool) -> None:
     out().print(f"{len(points)} points, {replications} replications each; dry run: nothing was simulated")
 
 
-def _say(swept: "Swept", as_json: bool) -> None:
-    from rich.table import Table
-
-    from drills import plans
-    from drills.terminal import out
+def _say_swept(swept: "Swept", as_json: bool) -> None:
+    """Print a sweep; one without any measures can tell nothing."""
+    from drills import plan_report
 
     if as_json:
         _json({"name": swept.plan.sweep.name, "folder": str(swept.folder), "points": [_point(swept, p) for p in swept.points]})
-        return
-    heads, body = plans.lines(swept)
-    table = Table(*heads)
+    else:
+        heads, body = plan_report.lines(swept, brief=True)
+        _print(heads, body, f"{swept.plan.sweep.question}\ntables and figures: {swept.folder} (± is half of the 95 % interval)")
+    if not any(row.measures for rows in swept.rows.values() for row in rows):
+        raise typer.Exit(_CANNOT_TELL)
+
+
+def _say_searched(searched: "Searched", as_json: bool) -> None:
+    """Print a search's answer, and leave with what it says."""
+    from drills import plan_search
+
+    if as_json:
+        _json({**plan_search.summary(searched), "folder": str(searched.folder)})
+    else:
+        heads = [searched.find.key, "gates", "replications", "why"]
+        said = f"{searched.sentence}\n{searched.confidence}\ntables and figures: {searched.folder}"
+        _print(heads, plan_search.lines(searched), said)
+    raise typer.Exit({"green": 0, "red": 1}.get(searched.found.word, _CANNOT_TELL))
+
+
+def _print(heads: list[str], body: list[list[str]], said: str) -> None:
+    from rich.table import Column, Table
+
+    from drills.terminal import out
+
+    table = Table(*(Column(head.replace(".", ".\n"), overflow="fold", no_wrap=head == "gates") for head in heads))
     for line in body:
         table.add_row(*line)
     out().print(table)
-    out().print(f"{swept.plan.sweep.question}\ntables: {swept.folder}", soft_wrap=True, markup=False)
+    out().print(said, soft_wrap=True, markup=False)
 
 
 def _point(swept: "Swept", point: Any) -> dict[str, Any]:
@@ -124,23 +145,29 @@ def plan_find(
     as_json: AsJson = False,
 ) -> None:
     """Look for the largest, smallest or best value of the file's [find] at which the gates stay green."""
-    from drills import plan_search, plans
+    from drills import plan_report, plan_search, plans
     from drills.planning_gates import Gates
-    from drills.terminal import out as console
 
     plan = plans.load(file)
     searched = plan_search.find(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
-    if as_json:
-        _json(plan_search.summary(searched))
-    else:
-        from rich.table import Table
+    plan_report.write(searched)
+    _say_searched(searched, as_json)
 
-        table = Table(searched.find.key, "gates", "replications", "why")
-        for line in plan_search.lines(searched):
-            table.add_row(*line)
-        console().print(table)
-        console().print(f"{searched.sentence}\n{searched.confidence}\n{searched.folder}", soft_wrap=True, markup=False)
-    raise typer.Exit({"green": 0, "red": 1}.get(searched.found.word, _CANNOT_TELL))
+
+@plan_app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A complete sweep or search: its folder below results/plans.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the summary and the figures of a sweep or search again, from what was kept, and simulate nothing."""
+    from drills import plan_report
+    from drills.plans import Swept
+
+    done = plan_report.again(folder)
+    if isinstance(done, Swept):
+        _say_swept(done, as_json)
+    else:
+        _say_searched(done, as_json)
 
 
 @plan_app.command("calibrate")

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pandas as pd
 
 from drills import plans
 from drills.planning_gates import Gates, states
@@ -19,7 +21,6 @@ from sim.planning.store import Row, Store
 from sim.planning.sweeps import Find, Plan, Value
 from sim.statistics import CONFIDENCE, Mean
 
-FOUND_NAME = "found.json"
 _COURSE = "drill."  # checks of the drill's course: whatever is kept, these must not have gone wrong
 _MOST_REASONS = 2
 
@@ -32,6 +33,13 @@ class Searched:
     find: Find
     folder: Path
     found: Found
+    rows: tuple[Sequence[Row], ...]  # of each trial
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row for each value and measure, as `tables.tidy` has it: the number of a trial is its point's."""
+        points = [designs.point(self.plan, {self.find.key: trial.value}, n) for n, trial in enumerate(self.found.trials)]
+        return tables.tidy(points, dict(enumerate(self.rows)))
 
     @property
     def sentence(self) -> str:
@@ -58,12 +66,16 @@ class Searched:
     @property
     def confidence(self) -> str:
         """What its certainty is, in words."""
-        most = max(trial.replications for trial in self.found.trials)
         limits = " Its engine delivers nothing and looks at no law." if self.plan.sweep.engine == "fleet" else ""
         return (
-            f"Each value was judged by {self.plan.sweep.replications} to {most} replications under common seeds, each check "
+            f"Each value was judged by {self._counts} replications under common seeds, each check "
             f"with {CONFIDENCE:.0%} confidence, in simulation.{limits}"
         )
+
+    @property
+    def _counts(self) -> str:
+        counts = [trial.replications for trial in self.found.trials]
+        return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def find(plan: Plan, out: Path, execute: Execute, judge: Gates | None = None) -> Searched:
@@ -75,18 +87,42 @@ def find(plan: Plan, out: Path, execute: Execute, judge: Gates | None = None) ->
     for value in (wanted.low, wanted.high, *wanted.values):  # what cannot be run is refused before anything begins
         if value is not None:
             _check(plan, wanted, value)
-    mark, store = plans.open_folder(folder, plan)
+    judge = judge or Gates()
+    mark, store = plans.open_folder(folder, plan, judge)
     try:
-        asking = _Asking(plan, wanted, store, execute, judge or Gates(), folder)
-        if wanted.want == "best":
-            found = search.best(wanted, plan.sweep.replications, asking.ask, asking.compare)
-        else:
-            found = search.number(wanted, plan.sweep.replications, asking.ask)
-        searched = Searched(plan, wanted, folder, found)
-        plans.write(folder / FOUND_NAME, lambda partial: partial.write_bytes(msgspec.json.encode(summary(searched)) + b"\n"))
+        searched = _search(_Asking(plan, wanted, store, execute, judge, folder))
+        write_found(searched)
     finally:
         mark.remove()
     return searched
+
+
+def read(folder: Path) -> Searched:
+    """A search that is complete, gone through again with the rows that its folder kept.
+
+    Raises `UsageError`, and `EvidenceError` for what is not whole.
+    """
+    plan, judge = plans.read_kept(folder)
+    wanted = plan.sweep.find
+    if wanted is None:
+        raise UsageError(f"{folder}: its plan has no [find], so it is no search.")
+    return _search(_Asking(plan, wanted, Store(folder), plans.nothing(folder), judge, folder))
+
+
+def _search(asking: "_Asking") -> Searched:
+    plan, wanted = asking.plan, asking.wanted
+    if wanted.want == "best":
+        found = search.best(wanted, plan.sweep.replications, asking.ask, asking.compare)
+    else:
+        found = search.number(wanted, plan.sweep.replications, asking.ask)
+    rows = tuple(asking.rows(trial.value, trial.replications)[0] for trial in found.trials)
+    return Searched(plan, wanted, asking.folder, found, rows)
+
+
+def write_found(searched: Searched) -> None:
+    """The answer for programs. Raises `StorageError`."""
+    body = msgspec.json.encode(summary(searched)) + b"\n"
+    plans.write(searched.folder / plans.FOUND_NAME, lambda partial: partial.write_bytes(body))
 
 
 def _check(plan: Plan, wanted: Find, value: Value) -> None:
@@ -108,18 +144,18 @@ class _Asking:
     folder: Path
 
     def ask(self, value: Value, replications: int) -> Trial:
-        rows, drill = self._rows(value, replications)
+        rows, drill = self.rows(value, replications)
         word, reason = judged(self.judge.together(drill, rows), self.wanted.keep)
         return Trial(value, word, replications, reason)
 
     def compare(self, one: Value, other: Value, replications: int, confidence: float) -> Mean:
         by = self.wanted.by
-        rows = [self._rows(value, replications)[0] for value in (one, other)]
+        rows = [self.rows(value, replications)[0] for value in (one, other)]
         if by not in {measure.name for measure in rows[0][0].measures}:
             raise UsageError(f"{self.plan.where}: 'find.by' is {by}, which no run measures.")
         return tables.difference(rows[0], rows[1], by, confidence)
 
-    def _rows(self, value: Value, replications: int) -> tuple[Sequence[Row], Drill]:
+    def rows(self, value: Value, replications: int) -> tuple[Sequence[Row], Drill]:
         """The runs of a value, simulated if they are not there yet."""
         point = designs.point(self.plan, {self.wanted.key: value})
         jobs = runs.jobs(self.plan.sweep.engine, [point], plans.seeds(self.plan, replications), self.judge)

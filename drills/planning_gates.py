@@ -28,7 +28,7 @@ class Gates:
     @property
     def key(self) -> str:
         """Thresholds, and the code that judges by them."""
-        return f"gates {observations.file_sha256(self.thresholds or DEFAULT_PATH)} {_code()}"
+        return f"gates {observations.file_sha256(self.thresholds or DEFAULT_PATH)} {judging_code()}"
 
     def of(self, drill: Drill, history: History) -> tuple[tuple[Measure, ...], bytes]:
         """The measures and the verdict."""
@@ -52,7 +52,7 @@ def _load(path: Path | None) -> Thresholds:
 
 
 @lru_cache(maxsize=1)
-def _code() -> str:
+def judging_code() -> str:
     """A digest of the code that judges: `sim` is in the digest of every row anyway."""
     root = Path(__file__).parent
     paths = (*sorted((root / "checks").glob("*.py")), root / "gates.py", root / "verdicts.py", root / "thresholds.py")

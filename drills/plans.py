@@ -2,40 +2,40 @@
 
 results/plans/<name>/
     sweep.toml       the file as it was
+    plan.json        the same with drill and model written out, and by which code it was run
+    thresholds.toml  what it was judged by
     rows/            one file for each run that is done (`sim.planning.store`)
     runs.parquet     a row for each measure of each run
     sweep.parquet    a row for each point and measure, with its interval: written last, when all runs are done
-    SUMMARY.md, sweep.png
+    SUMMARY.md       for people, with figures beside it (`drills.plan_report`)
 """
 
-import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 
 from drills import CATALOG
-from drills.planning_gates import Gates
-from drills.report import number
-from drills.request import SIMULATED as ENGINES_SAY
+from drills.planning_gates import Gates, judging_code
 from drills.terminal import Progress, Several
+from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import DrillVerdict
-from sim.errors import StorageError, StormgateError, UsageError
-from sim.ownership import Mark, remove_leftovers
+from sim.errors import EvidenceError, StorageError, StormgateError, UsageError
+from sim.ownership import Mark, is_left_behind, remove_leftovers
 from sim.planning import designs, runs, sweeps, tables
 from sim.planning.designs import Point
 from sim.planning.runs import Job
-from sim.planning.store import Row, Store
+from sim.planning.store import Row, Store, code_digest
 from sim.planning.sweeps import Plan
 from sim.pool import INTERRUPTED
 
 EXAMPLES = Path(__file__).with_name("examples")
-SWEEP_NAME, RUNS_NAME, TABLE_NAME, SUMMARY_NAME = "sweep.toml", "runs.parquet", "sweep.parquet", "SUMMARY.md"
-HEADLINES = ("live_again_95_s", "peak_connects_per_s", "bootstrap_p95_ms")
-"""The measures that a summary tells; the tables have all of them."""
+SWEEP_NAME, RUNS_NAME, TABLE_NAME = "sweep.toml", "runs.parquet", "sweep.parquet"
+PLAN_NAME, THRESHOLDS_NAME, FOUND_NAME = "plan.json", "thresholds.toml", "found.json"
 
 
 class CutShortError(StormgateError):
@@ -52,7 +52,7 @@ class Swept:
     rows: Mapping[int, Sequence[Row]]
     verdicts: Mapping[int, DrillVerdict]
 
-    @property
+    @cached_property
     def table(self) -> pd.DataFrame:
         """As `sweep.parquet` has it."""
         return tables.tidy(self.points, self.rows)
@@ -65,6 +65,13 @@ class Swept:
 
 Execute = Callable[[Sequence[Job], Store], str]
 """Runs what the store has not yet; returns why it ended early."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """`plan.json`: what a folder's rows are of, so that it can be read without the files that it was made from."""
+
+    plan: Plan
+    code: str  # a digest of what simulates and judges: rows of other code are not believed
 
 
 def drills_by_name() -> dict[str, Path]:
@@ -107,20 +114,30 @@ def sweep(plan: Plan, out: Path, execute: Execute, judge: Gates | None = None) -
     Raises `UsageError` before anything begins, `StorageError`, and `CutShortError` when not all runs were done.
     """
     judge = judge or Gates()
+    folder = folder_of(out, plan)
     points = designs.points(plan)
     jobs = runs.jobs(plan.sweep.engine, points, seeds(plan), judge)
-    folder = folder_of(out, plan)
-    mark, store = open_folder(folder, plan)
+    mark, store = open_folder(folder, plan, judge)
     try:
         why = execute(jobs, store)
         rows = collect(plan, points, store, judge)
         if why or len(rows) < len(points):
             raise cut_short(folder, why, len([job for job in jobs if store.get(job.digest)]), len(jobs))
         swept = Swept(plan, folder, points, rows, _verdicts(points, rows, judge))
-        _write(swept)
+        write_tables(swept)
     finally:
         mark.remove()
     return swept
+
+
+def read(folder: Path) -> Swept:
+    """A sweep that is complete, from what its folder kept. Raises `UsageError`, and `EvidenceError` for what is not whole."""
+    plan, judge = read_kept(folder)
+    points = designs.points(plan)
+    store = Store(folder)
+    nothing(folder)(runs.jobs(plan.sweep.engine, points, seeds(plan), judge), store)
+    rows = collect(plan, points, store, judge)
+    return Swept(plan, folder, points, rows, _verdicts(points, rows, judge))
 
 
 def folder_of(out: Path, plan: Plan) -> Path:
@@ -133,18 +150,79 @@ def seeds(plan: Plan, count: int | None = None) -> range:
     return range(plan.sweep.seed, plan.sweep.seed + (count or plan.sweep.replications))
 
 
-def open_folder(folder: Path, plan: Plan) -> tuple[Mark, Store]:
+def open_folder(folder: Path, plan: Plan, judge: Gates) -> tuple[Mark, Store]:
     """A plan's folder, taken for this process, without what killed ones left. Raises `StorageError`."""
     remove_leftovers(runs.WORK_PREFIX)
     store = Store(folder)
-    try:
-        mark = Mark(folder / "owner")
-    except StorageError:
-        raise StorageError(f"{folder}: another stormgate is at work here; wait for it, or give another --out.") from None
+    mark = take(folder)
+    for name in (TABLE_NAME, FOUND_NAME):  # of an earlier one: until this one is complete there is nothing that looks so
+        (folder / name).unlink(missing_ok=True)
     if Path(plan.where).is_file():
-        write(folder / SWEEP_NAME, lambda partial: partial.write_bytes(Path(plan.where).read_bytes()))
-    (folder / TABLE_NAME).unlink(missing_ok=True)  # of an earlier sweep: until this one is complete there is no table
+        _copy(Path(plan.where), folder / SWEEP_NAME)
+    _copy(judge.thresholds or DEFAULT_PATH, folder / THRESHOLDS_NAME)
+    kept = msgspec.json.format(msgspec.json.encode(Kept(plan, code()))) + b"\n"
+    write(folder / PLAN_NAME, lambda partial: partial.write_bytes(kept))
     return mark, store
+
+
+def take(folder: Path) -> Mark:
+    """Take a folder for this process. Raises `StorageError` where another is at work, or nothing can be written."""
+    try:
+        return Mark(folder / "owner")
+    except StorageError:
+        if not (folder / "owner").exists() or is_left_behind(folder / "owner"):
+            raise
+        raise StorageError(f"{folder}: another stormgate is at work here; wait for it, or give another --out.") from None
+
+
+def _copy(source: Path, to: Path) -> None:
+    if source.resolve() != to.resolve():
+        write(to, lambda partial: partial.write_bytes(source.read_bytes()))
+
+
+# --- what a folder keeps ----------------------------------------------------------------------------
+
+
+def code() -> str:
+    """A digest of all code that decides what a row has in it."""
+    return f"{code_digest()} {judging_code()}"
+
+
+def read_kept(folder: Path) -> tuple[Plan, Gates]:
+    """The plan that a folder is of, and its gates. Raises `UsageError` for no such folder, `EvidenceError` for damage."""
+    path = folder / PLAN_NAME
+    if not path.is_file():
+        raise UsageError(f"{folder}: is not the folder of a sweep or search (it has no {PLAN_NAME}); see results/plans/.")
+    try:
+        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+    except (OSError, msgspec.DecodeError) as error:
+        raise EvidenceError(
+            f"{path}: is damaged ({error}); run its plan again, which simulates only what is not there."
+        ) from None
+    if kept.code != code():
+        raise EvidenceError(f"{folder}: its rows are of other code than this stormgate; run its plan again to have them anew.")
+    if not (folder / THRESHOLDS_NAME).is_file():
+        raise EvidenceError(f"{folder / THRESHOLDS_NAME}: is not there, so nothing can be judged; run its plan again.")
+    return kept.plan, Gates(folder / THRESHOLDS_NAME)
+
+
+def nothing(folder: Path) -> Execute:
+    """Runs nothing: what is missing or damaged is an `EvidenceError`."""
+
+    def execute(jobs: Sequence[Job], store: Store) -> str:
+        missing = [job for job in jobs if store.get(job.digest) is None]
+        if damaged := [job for job in missing if store.path(job.digest).exists()]:
+            first = store.path(damaged[0].digest)
+            more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise EvidenceError(f"{first}: is damaged{more}; run its plan again, which simulates only what is not there.")
+        if missing:
+            raise EvidenceError(
+                f"{folder}: is not complete, it has {len(jobs) - len(missing)} of {len(jobs)} runs of the same thresholds; "
+                "run its plan again, which goes on from there."
+            )
+        return ""
+
+    return execute
 
 
 def collect(plan: Plan, points: Sequence[Point], store: Store, judge: Gates) -> dict[int, list[Row]]:
@@ -181,10 +259,10 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror or error}); free some space.") from None
 
 
-def _write(swept: Swept) -> None:
+def write_tables(swept: Swept) -> None:
+    """All that programs read of a sweep. Raises `StorageError`."""
     folder = swept.folder
     write(folder / RUNS_NAME, _one_type_a_column(swept.runs).to_parquet)
-    write(folder / SUMMARY_NAME, lambda partial: partial.write_text(markdown(swept), encoding="utf-8"))
     write(folder / TABLE_NAME, _one_type_a_column(swept.table).to_parquet)
 
 
@@ -192,62 +270,3 @@ def _one_type_a_column(frame: pd.DataFrame) -> pd.DataFrame:
     """Parquet's columns have one type: values of several become words."""
     mixed = [name for name in frame.columns if frame[name].dtype == object and len({type(each) for each in frame[name]}) > 1]
     return frame.astype(dict.fromkeys(mixed, str))
-
-
-def lines(swept: Swept) -> tuple[list[str], list[list[str]]]:
-    """A table for people: the heads, and a line a point."""
-    keys = list(swept.points[0].values)
-    table = swept.table.set_index(["point", "measure"])
-    known = [name for name in HEADLINES if name in set(table.index.get_level_values("measure"))]
-    body = []
-    for point in swept.points:
-        told = [estimate(table.loc[[(point.number, name)]]) if (point.number, name) in table.index else "-" for name in known]
-        body.append([*(str(point.values[key]) for key in keys), str(swept.verdicts[point.number].status), *told])
-    return [*keys, "gates", *known], body
-
-
-def estimate(found: pd.DataFrame) -> str:
-    """A mean with its interval, and how many runs had no value, of a line of the table."""
-    row = found.iloc[0]
-    mean, lower, upper = (float(row[name]) for name in ("mean", "lower", "upper"))
-    interval = f" ({number(lower)}..{number(upper)})" if math.isfinite(lower) else ""
-    return f"{number(mean)}{interval}" + (f" without {int(row['missing'])} runs" if row["missing"] else "")
-
-
-def markdown(swept: Swept) -> str:
-    """`SUMMARY.md`."""
-    sweep = swept.plan.sweep
-    heads, body = lines(swept)
-    said = [
-        f"# {sweep.name}",
-        sweep.question,
-        f"Drill `{sweep.drill}` by the engine {sweep.engine}: {len(swept.points)} points ({sweep.design}), each under the "
-        f"{sweep.replications} seeds from {sweep.seed} on. {ENGINES_SAY[sweep.engine]} "
-        "Behind each mean stands its 95 % interval over replications (Student's t).",
-        "\n".join(_row(cells) for cells in (heads, ["---"] * len(heads), *body)),
-        *_troubles(swept),
-    ]
-    return "\n\n".join(said) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _troubles(swept: Swept) -> list[str]:
-    """Points with runs that never ended, in sentences."""
-    troubled = {number: [row.trouble for row in rows if row.trouble] for number, rows in swept.rows.items()}
-    return [f"Point {number}: {len(why)} runs have no measures: {why[0]}" for number, why in troubled.items() if why]
-
-
-def read_table(folder: Path) -> pd.DataFrame:
-    """The table of a complete sweep. Raises `UsageError` where there is none."""
-    path = folder / TABLE_NAME
-    if not path.is_file():
-        raise UsageError(f"{path}: there is none, so this is no complete sweep; run `stormgate plan sweep` on its file.")
-    return pd.read_parquet(path)
-
-
-def say(text: str) -> None:
-    """A note that is no verdict."""
-    print(f"note: {text}", file=sys.stderr)

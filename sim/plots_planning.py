@@ -10,14 +10,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from sim.forecasts import Compared
 from sim.history import Floats
-from sim.plots_style import BLACK, BLUE, GREEN, GREY, LINES, ORANGE, RED, ShownFigure, figure, limit_line, quiet
+from sim.plots_style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    RED,
+    STATES,
+    STATES_SAY,
+    ShownFigure,
+    figure,
+    limit_line,
+    plain,
+    quiet,
+)
 
 _BAND = (0.05, 0.95)
 _FAR = 50.0
+_BORDER = 0.96  # of an axis, where that stands which has no place on it
+_MOST_WIDE = 8  # columns, from which on each is narrow
 _MANY = 4  # steps a decade, from which on an axis is logarithmic
 
 
@@ -70,15 +88,16 @@ def small_multiples(
     for axes, (measure, words) in zip(panels, measures.items(), strict=True):
         _lines(axes, table[table["measure"] == measure], x, by)
         axes.set_ylabel(words)
-        _height(axes, table[table["measure"] == measure]["mean"])
+        height(axes, table[table["measure"] == measure]["mean"])
         if limits and measure in limits:
             axes.set_ylim(top=max(axes.get_ylim()[1], 1.15 * limits[measure]))
             limit_line(axes, limits[measure], "limit")
         quiet(axes)
     panels[-1].set_xlabel(x_label or x)
-    _scale(panels[-1], table[x])
+    scale(panels[-1], table[x])
     if by:
-        panels[0].legend(frameon=False, fontsize=8, title=by, title_fontsize=8, ncols=2)
+        handles, names = panels[0].get_legend_handles_labels()
+        made.legend(handles, names, frameon=False, fontsize=8, title=by, title_fontsize=8, loc="outside right center")
     return made
 
 
@@ -91,58 +110,78 @@ def _lines(axes: Axes, rows: pd.DataFrame, x: str, by: str) -> None:
         axes.fill_between(place, lower, upper, color=colour, alpha=0.18, linewidth=0)
 
 
-def _height(axes: Axes, values: "pd.Series[Any]") -> None:
+def height(axes: Axes, values: "pd.Series[Any]") -> None:
     """From zero, but logarithmic where the values are so far apart that the small ones could not be seen."""
     places = values.to_numpy(dtype=float)
     places = places[np.isfinite(places)]
     if len(places) and places.min() > 0 and places.max() / places.min() > _FAR:
         axes.set_yscale("log")
+
     else:
         axes.set_ylim(bottom=0)
+    plain(axes.yaxis)
 
 
-def _scale(axes: Axes, values: "pd.Series[Any]") -> None:
+def scale(axes: Axes, values: "pd.Series[Any]") -> None:
     """Logarithmic where the values spread over more than a decade; the values themselves are the ticks."""
     places = sorted({float(value) for value in values})
-    if places[0] > 0 and places[-1] / places[0] > 10:
+    if places[0] > 0 and places[-1] / places[0] >= 10:
         axes.set_xscale("log")
+        plain(axes.xaxis)
         if len(places) <= 3 * _MANY:
             axes.set_xticks(places, [f"{place:,.6g}" for place in places])
             axes.minorticks_off()
 
 
 def heat_map(
-    table: pd.DataFrame, x: str, y: str, measure: str, title: str, *, words: str = "", limit: float | None = None
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    measure: str,
+    title: str,
+    *,
+    words: str = "",
+    limit: float | None = None,
+    x_label: str = "",
+    y_label: str = "",
 ) -> ShownFigure:
-    """A measure's mean over two parameters, its number in each field; fields over the limit are hatched."""
+    """A measure's mean over two parameters, its number in each field; fields over the limit are hatched.
+
+    Where the table has a column `gates` with a state for each point, it stands in the field's corner.
+    """
     rows = table[table["measure"] == measure]
     grid = rows.pivot(index=y, columns=x, values="mean").sort_index(ascending=False)
     values = grid.to_numpy(dtype=float)
-    made = figure(title, width=2.5 + 1.1 * values.shape[1], height=2.0 + 0.7 * values.shape[0])
+    made = figure(title, width=max(2.5 + 1.1 * values.shape[1], 7.5), height=2.0 + 0.7 * values.shape[0])
     axes = made.subplots()
-    shown = np.ma.masked_invalid(values)
-    image = axes.imshow(shown, cmap="cividis", aspect="auto")
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        bright = np.isfinite(value) and float(np.asarray(image.norm(value))) > 0.55
-        text = _short(value) if np.isfinite(value) else "never" if np.isinf(value) else "-"
-        axes.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=9,
-            color=BLACK if bright or not np.isfinite(value) else "white",
-        )
         if limit is not None and not value <= limit:
             axes.add_patch(_hatched(column, row))
+        shade = image.cmap(image.norm(value))[:3] if np.isfinite(value) else (1.0, 1.0, 1.0)
+        bright = float(np.dot(shade, (0.299, 0.587, 0.114))) > 0.5
+        text = _short(value) if np.isfinite(value) else "never" if np.isinf(value) else "-"
+        label = axes.text(column, row, text, ha="center", va="center", fontsize=9, color=BLACK if bright else "white")
+        label.set_path_effects([withStroke(linewidth=3, foreground=shade)])  # a hatch must not cross it out
+    if "gates" in rows:
+        _corner_states(axes, rows.pivot(index=y, columns=x, values="gates").reindex_like(grid))
     axes.set_xticks(range(values.shape[1]), [_word(value) for value in grid.columns])
     axes.set_yticks(range(values.shape[0]), [_word(value) for value in grid.index])
-    axes.set(xlabel=x, ylabel=y)
+    axes.set(xlabel=x_label or x, ylabel=y_label or y)
     bar = made.colorbar(image, ax=axes, label=words or measure)
-    if limit is not None:
+    if limit is not None and not (values <= limit).all():
         bar.ax.set_title(f"hatched: over {limit:g}", fontsize=8)
     return made
+
+
+def _corner_states(axes: Axes, states: pd.DataFrame) -> None:
+    for (row, column), state in np.ndenumerate(states.to_numpy(dtype=object)):
+        colour, letter, *_ = STATES.get(str(state), ("white", ""))
+        axes.text(
+            column - 0.45, row - 0.42, letter, ha="left", va="top", fontsize=7, color="white", fontweight="bold",
+            bbox={"facecolor": colour, "edgecolor": "white", "linewidth": 0.5, "pad": 1.5},
+        )  # fmt: skip
+    axes.set_title(f"the gates of each point: {STATES_SAY}", fontsize=8, color=GREY, loc="left")
 
 
 def _short(value: float) -> str:
@@ -171,14 +210,46 @@ def ranking(table: pd.DataFrame, key: str, measures: Mapping[str, str], title: s
         )
         mean = rows["mean"].to_numpy(dtype=float)
         reach = np.array([mean - rows["lower"].to_numpy(dtype=float), rows["upper"].to_numpy(dtype=float) - mean])
-        axes.errorbar(mean, range(len(order)), xerr=np.nan_to_num(reach), fmt="o", color=BLUE, ecolor=BLUE, capsize=3)
+        fmt = "none" if "gates" in rows else "o"
+        axes.errorbar(mean, range(len(order)), xerr=np.nan_to_num(reach, posinf=0), fmt=fmt, color=BLUE, ecolor=BLUE, capsize=3)
+        if "gates" in rows:
+            mark_states(axes, mean, range(len(order)), rows["gates"].tolist())
         axes.set_xlabel(words)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        plain(axes.xaxis)
         quiet(axes, "x")
     panels[0].set_yticks(range(len(order)), order)
+    if "gates" in table:
+        states_legend(made)
     return made
+
+
+def mark_states(axes: Axes, x: Sequence[float] | Floats, y: Sequence[float] | Floats, states: Sequence[str]) -> None:
+    """A marker for what the gates said at each place; what has no finite place is at the border, with the reason."""
+    for place, height, state in zip(x, y, states, strict=True):
+        colour, _, marker, _ = STATES[state]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "s": 48, "edgecolors": "white", "linewidths": 0.8}
+        look |= {"zorder": 5, "clip_on": False}
+        if np.isfinite(place) and np.isfinite(height):
+            axes.scatter([place], [height], **look)
+            continue
+        upright = bool(np.isfinite(place))
+        across = axes.get_xaxis_transform() if upright else axes.get_yaxis_transform()
+        at = (float(place), _BORDER) if upright else (_BORDER, float(height))
+        axes.scatter([at[0]], [at[1]], transform=across, **look)
+        said = "no value" if np.isnan(place) or np.isnan(height) else "never"
+        axes.annotate(said, at, xycoords=across, xytext=(-6, -3), textcoords="offset points", fontsize=8, ha="right")
+
+
+def states_legend(made: ShownFigure, title: str = "gates") -> None:
+    """What the markers of `mark_states` mean, beside the panels."""
+    looks = dict.fromkeys(STATES.values())
+    handles = [
+        Line2D([], [], linestyle="none", color=colour, marker=marker, markersize=7, label=words)
+        for colour, _, marker, words in looks
+    ]
+    made.legend(handles=handles, frameon=False, fontsize=8, title=title, title_fontsize=8, loc="outside right lower")
 
 
 def sensitivity(frame: pd.DataFrame, title: str, words: str) -> ShownFigure:
@@ -204,7 +275,7 @@ def sensitivity(frame: pd.DataFrame, title: str, words: str) -> ShownFigure:
             )  # fmt: skip
     axes.axvline(float(rows["base"].iloc[0]), color=BLACK, linewidth=1.0)
     axes.set_yticks(range(len(rows)), rows["parameter"].tolist())
-    axes.set_xlabel(f"{words} (line: the base; hollow: may be chance)")
+    axes.set_xlabel(f"{words}\nline: the base; hollow: may be chance")
     low, high = float(rows["least"].min()), float(rows["greatest"].max())
     room = 0.12 * (high - low or 1.0)
     axes.set_xlim(low - room, high + room)
@@ -241,27 +312,21 @@ def _over(each: Compared, side: int) -> float:
 
 def gates(states: pd.DataFrame, title: str) -> ShownFigure:
     """What each check said: rows are checks, columns runs or drills, a letter and a colour for each state."""
-    made = figure(title, width=4.5 + 0.8 * states.shape[1], height=1.6 + 0.28 * len(states))
+    many = states.shape[1] > _MOST_WIDE
+    made = figure(title, width=4.5 + (0.36 if many else 0.8) * states.shape[1], height=2.0 + 0.28 * len(states))
     axes = made.subplots()
     for (row, column), state in np.ndenumerate(states.to_numpy(dtype=object)):
-        colour, letter = _STATES.get(str(state), ("white", ""))
+        colour, letter = STATES.get(str(state), ("white", ""))[:2]
         axes.add_patch(_box(column, row, colour))
         axes.text(column, row, letter, ha="center", va="center", fontsize=8, color="white", fontweight="bold")
     axes.set(xlim=(-0.5, states.shape[1] - 0.5), ylim=(len(states) - 0.5, -0.5))
-    axes.set_xticks(range(states.shape[1]), [str(name) for name in states.columns], rotation=30, ha="right")
+    names = [str(name) for name in states.columns]
+    axes.set_xticks(range(len(names)), names, rotation=90 if many else 30, ha="center" if many else "right", fontsize=8)
     axes.set_yticks(range(len(states)), [str(name) for name in states.index], fontsize=8)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_xlabel("P pass, F fail, E error, ? cannot tell", fontsize=8, color=GREY)
+    axes.set_xlabel("\n".join(filter(None, (str(states.columns.name or ""), STATES_SAY))), fontsize=8, color=GREY)
     return made
-
-
-_STATES = {
-    "pass": (GREEN, "P"),
-    "fail": (RED, "F"),
-    "error": (BLACK, "E"),
-    **dict.fromkeys(("inconclusive", "no_data", "not_run"), (ORANGE, "?")),
-}
 
 
 def _box(column: int, row: int, colour: str) -> Any:

@@ -4,10 +4,13 @@ The colours are Okabe and Ito's. No line is told from another by colour alone: e
 """
 
 import io
+import textwrap
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
@@ -22,6 +25,15 @@ LINES = (
     (GREY, (0, (7, 3)), "*"),
 )
 """Colour, dash and marker of one line after the other; more lines than these no figure can tell apart."""
+_UNSURE = (ORANGE, "?", "D", "cannot tell")
+STATES = {
+    "pass": (GREEN, "P", "o", "pass"),
+    "fail": (RED, "F", "X", "fail"),
+    "error": (BLACK, "E", "s", "error"),
+    **dict.fromkeys(("inconclusive", "no_data", "not_run"), _UNSURE),
+}
+"""Colour, letter, marker and words of what a gate may say."""
+STATES_SAY = "P pass, F fail, E error, ? cannot tell"
 
 
 class ShownFigure(Figure):
@@ -34,10 +46,10 @@ class ShownFigure(Figure):
 
 
 def figure(title: str, width: float = 9.0, height: float = 5.0) -> ShownFigure:
-    """An empty figure with its title."""
+    """An empty figure with its title, in as many lines as it takes."""
     made = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
-    made.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    made.suptitle(textwrap.fill(title, max(int(9 * width), 24)), x=0.01, ha="left", fontsize=12, fontweight="bold")
     return made
 
 
@@ -53,3 +65,8 @@ def limit_line(axes: Axes, value: float, name: str) -> None:
     axes.axhline(value, color=BLACK, linewidth=1.0, linestyle=(0, (6, 4)))
     place = axes.get_yaxis_transform()
     axes.text(0.995, value, f"{name} {value:g}", transform=place, fontsize=8, ha="right", va="bottom", color=BLACK)
+
+
+def plain(axis: Axis) -> None:
+    """Numbers as people write them, also on logarithmic axes."""
+    axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))

@@ -23,7 +23,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         *("sim.history", "sim.ledger", "sim.reconnects", "sim.samples", "sim.invariants", "sim.jumbled"),
         *("sim.metrics", "sim.parity", "sim.server_figures", "sim.statistics"),
     ),
-    ("sim.plots", "sim.plots_planning", "sim.plots_style"),
+    ("sim.plots", "sim.plots_planning", "sim.plots_style", "sim.plots_sweeps"),
     ("sim.planning", "sim.calibration"),
     ("drills",),
     ("locustfiles",),

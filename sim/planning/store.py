@@ -45,7 +45,7 @@ class Store:
     def get(self, digest: str) -> Row | None:
         """A row that is there and whole."""
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            content = self._path(digest).read_bytes()
+            content = self.path(digest).read_bytes()
             body = content[_HASH_BYTES:]
             if hashlib.sha256(body).digest() == content[:_HASH_BYTES]:
                 row = msgspec.msgpack.decode(body, type=Row)
@@ -55,7 +55,7 @@ class Store:
     def put(self, row: Row) -> None:
         """Keep a row. Raises `StorageError`."""
         body = msgspec.msgpack.encode(row)
-        path = self._path(row.digest)
+        path = self.path(row.digest)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             partial.write_bytes(hashlib.sha256(body).digest() + body)
@@ -63,7 +63,8 @@ class Store:
         except OSError as error:
             raise _cannot_write(path, error) from None
 
-    def _path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Path:
+        """Where a row is kept, whether it is there or not."""
         return self._folder / f"{digest}.row"
 
 

@@ -51,7 +51,6 @@ def test_the_table_has_a_row_for_each_point_and_measure(swept: Swept):
     some = every[(every["measure"] == "live_again_95_s") & (every["fleet.clients"] == 8)]
     assert some["seed"].tolist() == [1, 2, 3]
     assert some["value"].mean() == pytest.approx(live["mean"].iloc[0], rel=1e-12)
-    assert "| 8 | pass |" in (swept.folder / "SUMMARY.md").read_text()
 
 
 def test_a_point_is_judged_by_the_gates(swept: Swept):

@@ -1,0 +1,194 @@
+"""Reports of sweeps and searches: from the kept rows alone, the same each time, and never from what is not whole."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pandas as pd
+import pytest
+from commands import stormgate_here
+from plan_files import SWEEP, TWO_POINTS, load
+
+from drills import plan_figures, plan_report, plan_search, plans
+from drills.plans import Swept
+from drills.verdicts import CheckResult, DrillVerdict, State
+from sim.metrics import Measure
+from sim.ownership import Mark
+from sim.planning import designs, runs
+from sim.planning.store import Row
+from sim.planning.sweeps import Parameter
+
+FIND = SWEEP + '[find]\nkey = "fleet.clients"\nwant = "largest"\nlow = 8\nhigh = 16\nkeep = ["reconnect.live_again_99_s"]\n'
+
+
+def here(jobs, store) -> str:
+    return runs.run(jobs, store, workers=1)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    folder = tmp_path_factory.mktemp("report")
+    found = plans.sweep(load(folder, 'engine = "fleet"\n' + TWO_POINTS), folder, here)
+    plan_report.write(found)
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_report_writes_the_same_again_and_runs_nothing(swept: Swept, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("a report simulates nothing"))
+    before = contents(swept.folder)
+    assert {"SUMMARY.md", "figure-curves.png", "figure-gates.png"} <= set(before)
+    for name in ("SUMMARY.md", "figure-curves.png", "sweep.parquet"):
+        (swept.folder / name).unlink()
+    (swept.folder / "figure-of-another-design.png").write_bytes(b"stale")
+    said = stormgate_here("plan", "report", swept.folder, "--json")
+    assert said.code == 0
+    assert msgspec.json.decode(said.out)["folder"] == str(swept.folder)
+    assert contents(swept.folder) == before
+    assert "| 8 | inconclusive |" in before["SUMMARY.md"].decode()
+
+
+def test_a_report_needs_none_of_the_files_that_the_sweep_was_made_from(swept: Swept):
+    drill = swept.folder.parents[1] / "little_storm.toml"
+    text = drill.read_text()
+    drill.unlink()
+    assert plan_report.read(swept.folder).table.equals(swept.table)
+    drill.write_text(text)
+
+
+@pytest.fixture
+def spoilt(swept: Swept) -> Iterator[Path]:
+    """The folder, made whole again afterwards."""
+    files = {path: path.read_bytes() for path in swept.folder.rglob("*") if path.is_file()}
+    yield swept.folder
+    for path, content in files.items():
+        path.write_bytes(content)
+
+
+def refused(folder: Path) -> tuple[int, str]:
+    said = stormgate_here("plan", "report", folder)
+    assert said.err.count("\n") == 1
+    return said.code, said.err
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path):
+    for folder in (tmp_path, tmp_path / "none"):
+        code, why = refused(folder)
+        assert code == 3
+        assert "is not the folder of a sweep or search" in why
+
+
+def test_an_incomplete_folder_is_refused(spoilt: Path):
+    sorted((spoilt / "rows").iterdir())[0].unlink()
+    code, why = refused(spoilt)
+    assert code == 4
+    assert "is not complete, it has 5 of 6 runs" in why
+
+
+def test_a_damaged_row_is_refused_by_its_name(spoilt: Path):
+    path = sorted((spoilt / "rows").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    code, why = refused(spoilt)
+    assert code == 4
+    assert f"{path.name}: is damaged; run its plan again" in why
+
+
+def test_rows_of_other_code_are_refused(swept: Swept, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plans, "code_digest", lambda: "another")
+    code, why = refused(swept.folder)
+    assert code == 4
+    assert "its rows are of other code" in why
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"plan": 1, "code": ""}'])
+def test_a_damaged_plan_is_refused(spoilt: Path, content: bytes):
+    (spoilt / "plan.json").write_bytes(content)
+    code, why = refused(spoilt)
+    assert code == 4
+    assert "plan.json: is damaged" in why
+
+
+def test_thresholds_that_were_changed_afterwards_are_refused(spoilt: Path):
+    path = spoilt / "thresholds.toml"
+    path.write_text(path.read_text() + "# changed\n")
+    code, why = refused(spoilt)
+    assert code == 4
+    assert "0 of 6 runs of the same thresholds" in why
+
+
+def test_a_folder_that_a_sweep_is_at_work_in_is_left_alone(swept: Swept):
+    mark = Mark(swept.folder / "owner")
+    code, why = refused(swept.folder)
+    mark.remove()
+    assert code == 4
+    assert "another stormgate is at work here" in why
+
+
+def test_a_search_tells_its_trials_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    searched = plan_search.find(load(tmp_path, 'engine = "fleet"\n' + FIND), tmp_path, here)
+    monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("a report simulates nothing"))
+    said = stormgate_here("plan", "report", searched.folder)
+    assert said.code == 0
+    assert searched.sentence in said.out
+    summary = (searched.folder / "SUMMARY.md").read_text()
+    assert "| 8 | green | 3 |" in summary
+    assert "figure-trials.png" in summary
+
+
+# --- figures by design --------------------------------------------------------------------------------
+
+
+def drawn(folder: Path, design: str, live: float = math.nan, **values: tuple) -> dict:
+    """The figures of a sweep whose measures are made up; `live` is that of the last point."""
+    plan = load(folder, TWO_POINTS)
+    parameters = tuple(Parameter(key=key, values=each) for key, each in values.items())
+    plan = msgspec.structs.replace(
+        plan, sweep=msgspec.structs.replace(plan.sweep, design=design, parameters=parameters, points=9)
+    )
+    points = designs.points(plan)
+    means = [1.0 + number for number in range(len(points) - 1)] + [live]
+    rows = {number: [Row("", seed, (Measure("live_again_95_s", mean + seed, "s", 1),)) for seed in (1, 2)]
+            for number, mean in enumerate(means)}  # fmt: skip
+    check = CheckResult("reconnect", "live_again_99_s", State.PASS, 1.0, "s", 9, None, "<=", 60.0, "", "", "", "client", "", "")
+    verdicts = {point.number: DrillVerdict("x", 1, 1.0, (check,)) for point in points}
+    return plan_figures.of_sweep(Swept(plan, folder, points, rows, verdicts))
+
+
+CLIENTS, POLICY, WORKERS = (
+    ("fleet.clients", (8, 16)),
+    ("fleet.policy", ("sdk", "ably")),
+    ("model.server.handshake_workers", (1, 2)),
+)
+
+
+@pytest.mark.parametrize(
+    ("design", "values", "names"),
+    [
+        ("grid", (CLIENTS,), {"curves"}),
+        ("grid", (POLICY,), {"ranking"}),
+        ("grid", (POLICY, CLIENTS), {"map-live_again_95_s", "curves"}),
+        ("grid", (CLIENTS, POLICY, WORKERS), {"curves"}),
+        ("latin_hypercube", (("fleet.clients", (8, 16)), POLICY), {"scatter"}),
+        ("one_at_a_time", (CLIENTS, POLICY), {"sensitivity-live_again_95_s"}),
+    ],
+)
+@pytest.mark.parametrize("live", [math.inf, math.nan])
+def test_each_design_has_its_figures(tmp_path: Path, design: str, values, names: set[str], live: float):
+    figures = drawn(tmp_path, design, live, **dict(values))
+    assert set(figures) == names | {"gates"}
+    said = " ".join(
+        text.get_text() for figure in figures.values() for text in figure.findobj(lambda each: hasattr(each, "get_text"))
+    )
+    assert "95 % live again (s)" in said
+    assert ("never" if math.isinf(live) else "no value") in said
+
+
+def test_an_estimate_says_what_is_missing():
+    row = pd.Series({"mean": 2.0, "lower": 1.5, "upper": 2.5, "missing": 1, "n": 3})
+    assert plan_report._estimate(row) == "2 (1.5..2.5) without 1 runs"
+    assert plan_report._briefly(row) == "2 ±0.5"
+    assert plan_report._briefly(pd.Series({"mean": math.nan, "lower": math.nan, "upper": math.nan, "n": 0})) == "none"
