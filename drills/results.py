@@ -16,7 +16,6 @@ Judging reads and never writes. The plan is what makes a missing drill an error:
 turn a run into a go.
 """
 
-import hashlib
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,47 +27,28 @@ import msgspec
 
 from drills import CATALOG, combined, gates, report, surfaces
 from drills.request import SIMULATED
+from drills.run_evidence import recorded as recorded
+from drills.run_evidence import recorded_of, salvage
+from drills.run_plan import DRILL_NAME as DRILL_NAME
+from drills.run_plan import DRILLS, PlannedDrill, RunPlan, digest_of, read_drill
+from drills.run_plan import PLAN_NAME as PLAN_NAME
+from drills.run_plan import read_plan as read_plan
 from drills.surfaces import Surface
 from drills.thresholds import DEFAULT_PATH, Thresholds
 from drills.verdicts import DrillVerdict, RunVerdict
-from sim import invariants, observations, parity
-from sim.contract.settings import Count
+from sim import observations, parity
 from sim.drill import Drill
 from sim.drill import load as load_drill
 from sim.errors import EvidenceError, StorageError, UsageError
+from sim.files import write_whole
 from sim.history import History
-from sim.ledger import Ledger
 
-PLAN_NAME = "run-plan.json"
-DRILL_NAME = "drill.json"
 THRESHOLDS_NAME = "thresholds.toml"
 SUMMARY_NAME = "summary.json"
-_DRILLS = "drills"
 _REPLICATIONS = "replications"
 _SURFACES = "surfaces"
+_REMEDY = "free some space or give another folder with --out"
 _ROLLOUTS, _STAGE_RUNS = "rollouts", "runs"
-
-
-class PlannedDrill(msgspec.Struct, frozen=True):
-    """One drill of a plan, by name and `Drill.digest`."""
-
-    name: str
-    sha256: str
-
-
-class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was going to do: `run-plan.json`."""
-
-    schema: int = observations.SCHEMA_VERSION
-    run_id: str
-    engine: str
-    target: str  # name or address, never a secret
-    target_kind: str  # mock, staging or production
-    seed: int
-    created_at: str  # ISO 8601, UTC
-    thresholds_sha256: str
-    drills: list[PlannedDrill]
-    replications: Count = 1  # of each drill, under the seeds from `seed` on
 
 
 def create_run(
@@ -104,7 +84,7 @@ def create_run(
         replications=replications,
     )
     try:
-        (run_dir / _DRILLS).mkdir(parents=True)
+        (run_dir / DRILLS).mkdir(parents=True)
         shutil.copyfile(thresholds, run_dir / THRESHOLDS_NAME)
     except OSError as error:
         raise _cannot_write(run_dir, error) from None
@@ -144,7 +124,7 @@ def _create_folder(folder: Path, drill: Drill) -> Path:
 
 def drill_folder(run_dir: Path, name: str) -> Path:
     """Where a drill's files lie."""
-    return run_dir / _DRILLS / name
+    return run_dir / DRILLS / name
 
 
 def run_id_of(drill_folder: Path) -> str:
@@ -219,24 +199,6 @@ def judge_drill(run_dir: Path, name: str) -> DrillVerdict:
     return _judge_drill(run_dir, plan, planned, gates.load_thresholds(run_dir / THRESHOLDS_NAME, is_record=True))
 
 
-def read_plan(run_dir: Path) -> RunPlan:
-    """A run's plan. Raises `UsageError` for a folder that is no run, `EvidenceError` for a missing or damaged plan."""
-    path = run_dir / PLAN_NAME
-    try:
-        plan = msgspec.json.decode(path.read_bytes(), type=RunPlan)
-    except (FileNotFoundError, NotADirectoryError):
-        if (run_dir / _DRILLS).is_dir():
-            raise EvidenceError(f"{path}: is missing, so nothing says which drills this run should have.") from None
-        raise UsageError(f"{run_dir}: is not a run's folder (it has no {PLAN_NAME}).") from None
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    except msgspec.DecodeError as error:
-        raise EvidenceError(f"{path}: is damaged ({error}).") from None
-    if plan.schema != observations.SCHEMA_VERSION:
-        raise EvidenceError(f"{path}: is of schema {plan.schema}, which this version does not know.")
-    return plan
-
-
 def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
     """Write summary.json, SUMMARY.md and gate-results.jsonl. Raises `StorageError`."""
     _write(run_dir / SUMMARY_NAME, report.summary_json(verdict))
@@ -275,22 +237,10 @@ def drill_folders(run_dir: Path) -> list[Path]:
     return [drill_folder(run_dir, planned.name) for planned in read_plan(run_dir).drills]
 
 
-def recorded(folder: Path) -> tuple[Drill, History]:
-    """The drill of a folder and what was observed, once it is sure that this is all of it and just as it was recorded.
-
-    Raises `EvidenceError`.
-    """
-    header, table = observations.read_verified(folder)
-    drill = _decoded_drill(folder / DRILL_NAME)
-    if header.drill_sha256 != _digest(folder / DRILL_NAME):
-        raise EvidenceError(f"{folder / DRILL_NAME}: is not the drill that was run (its digest differs from run.json).")
-    return drill, History(header, table)
-
-
 def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds, judged: Mapping[str, DrillVerdict]) -> list[DrillVerdict]:
     verdicts = [judged.get(each.name) or _judge_drill(run_dir, plan, each, thresholds) for each in plan.drills]
     names = {planned.name for planned in plan.drills}
-    folders = run_dir / _DRILLS
+    folders = run_dir / DRILLS
     found = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []
     strangers = [name for name in found if name not in names]
     return verdicts + [
@@ -325,23 +275,16 @@ def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, t
             raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
         if not (folder / observations.HEADER_NAME).exists():
             raise EvidenceError(f"{folder}: has no {observations.HEADER_NAME}, so it never began, or lost it since.")
-        drill = _read_drill(drill_folder(run_dir, planned.name), planned)
-        return gates.judge(drill, _recorded(folder, plan, planned, seed, drill), thresholds, evidence)
+        drill = read_drill(drill_folder(run_dir, planned.name), planned)
+        return gates.judge(drill, recorded_of(folder, plan, planned, seed, drill), thresholds, evidence)
     except EvidenceError as error:
-        return _salvage(folder, gates.unreadable(planned.name, str(error), evidence))
-
-
-def _recorded(folder: Path, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill) -> History:
-    """What an engine recorded, once it is sure that it did so for this run. Raises `EvidenceError`."""
-    header, table = observations.read_verified(folder)
-    _require_same_run(header, plan, planned, seed, drill, folder)
-    return History(header, table)
+        return salvage(folder, gates.unreadable(planned.name, str(error), evidence))
 
 
 def _drill_with_surfaces(run_dir: Path, planned: PlannedDrill) -> Drill | None:
     """The drill, if it runs on several surfaces; None for any other, and for one that cannot be read."""
     try:
-        drill = _read_drill(drill_folder(run_dir, planned.name), planned)
+        drill = read_drill(drill_folder(run_dir, planned.name), planned)
     except EvidenceError:
         return None  # judging it as any other says why
     return drill if drill.surfaces else None
@@ -357,13 +300,13 @@ def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: 
         evidence = (folder / observations.FILE_NAME).relative_to(run_dir).as_posix()
         try:
             variant = surface.variant(drill)
-            here = PlannedDrill(variant.name, _digest_of(folder / DRILL_NAME, variant))
-            history = _recorded(folder, msgspec.structs.replace(plan, engine=surface.engine), here, plan.seed, variant)
+            here = PlannedDrill(variant.name, digest_of(folder / DRILL_NAME, variant))
+            history = recorded_of(folder, msgspec.structs.replace(plan, engine=surface.engine), here, plan.seed, variant)
             verdicts[surface.name] = gates.judge(variant, history, thresholds, evidence)
             accounts[surface.name] = parity.account(history)
         except EvidenceError as error:
-            verdicts[surface.name] = _salvage(folder, gates.unreadable(drill.name, str(error), evidence))
-    verdict = surfaces.combine(drill, verdicts, accounts, f"{_DRILLS}/{drill.name}/{_SURFACES}")
+            verdicts[surface.name] = salvage(folder, gates.unreadable(drill.name, str(error), evidence))
+    verdict = surfaces.combine(drill, verdicts, accounts, f"{DRILLS}/{drill.name}/{_SURFACES}")
     found = drill_folder(run_dir, drill.name) / _SURFACES
     names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
     if strangers := [name for name in names if name not in {surface.name for surface in wanted}]:
@@ -372,88 +315,8 @@ def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: 
     return verdict
 
 
-def _digest_of(path: Path, drill: Drill) -> str:
-    """The digest of a drill as it was written, which must be this one. Raises `EvidenceError`."""
-    if _decoded_drill(path) != drill:
-        raise EvidenceError(f"{path}: is not the drill as it should have run here.")
-    return _digest(path)
-
-
 def _folder(run_dir: Path, plan: RunPlan, name: str, seed: int) -> Path:
     return drill_folder(run_dir, name) if plan.replications == 1 else replication_folder(run_dir, name, seed)
-
-
-def _read_drill(folder: Path, planned: PlannedDrill) -> Drill:
-    path = folder / DRILL_NAME
-    drill = _decoded_drill(path)
-    if _digest(path) != planned.sha256:
-        raise EvidenceError(f"{path}: is not the drill that was planned (its digest differs from {PLAN_NAME}).")
-    return drill
-
-
-def _decoded_drill(path: Path) -> Drill:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Drill)
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise EvidenceError(f"{path}: is damaged ({error}).") from None
-
-
-def _digest(path: Path) -> str:
-    """`Drill.digest` of a drill as it was written: a later version, with keys of its own, would have it otherwise."""
-    return hashlib.sha256(msgspec.json.format(path.read_bytes(), indent=-1)).hexdigest()
-
-
-def _require_same_run(
-    header: observations.RunHeader, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill, folder: Path
-) -> None:
-    """Evidence of another run, drill, engine, target or seed proves nothing about this run."""
-    claims = {
-        "run_id": (header.run_id, plan.run_id),
-        "drill": (header.drill, drill.name),
-        "drill_sha256": (header.drill_sha256, planned.sha256),
-        "clients": (header.clients, drill.fleet.clients),
-        "policy": (header.policy, drill.fleet.policy),
-        "engine": (header.engine, plan.engine),
-        "target": (header.target, plan.target),
-        "target_kind": (header.target_kind, plan.target_kind),
-        "seed": (header.seed, seed),
-    }
-    for name, (found, wanted) in claims.items():
-        if found != wanted:
-            where = folder / observations.HEADER_NAME
-            raise EvidenceError(f"{where}: says {name} {found!r}, but this run's is {wanted!r}.")
-    if not _is_after(header.started_at, plan.created_at):
-        raise EvidenceError(
-            f"{folder}: this began before this run did ({header.started_at}, {plan.created_at}); it is another's."
-        )
-
-
-def _is_after(moment: str, other: str) -> bool:
-    try:
-        return datetime.fromisoformat(moment) >= datetime.fromisoformat(other)
-    except (ValueError, TypeError):  # no moment at all, or one without its time zone
-        return False
-
-
-def _salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
-    """Add what a run that was cut short already shows to have gone wrong; it stays an error or becomes a failure."""
-    try:
-        header = observations.read_header(folder)
-    except EvidenceError:
-        return verdict
-    if header.complete:
-        return verdict  # its files were changed or damaged: nothing in them can be believed
-    if header.stop_condition:
-        met = gates.stopped(verdict.checks[0].evidence, header.stop_condition)
-        verdict = replace(verdict, checks=(*verdict.checks, met), remarks=tuple(header.remarks))
-    try:
-        history = History(header, observations.read(folder))
-        broken = tuple(invariants.violations(history, Ledger(history), complete=False))
-    except Exception:  # it was unreadable anyway, and the verdict says why
-        return verdict
-    return replace(verdict, clients=header.clients, duration_s=history.duration_s, policy=header.policy, violations=broken)
 
 
 def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
@@ -483,17 +346,12 @@ def _as_shipped(planned: PlannedDrill) -> bool:
 
 
 def _evidence(name: str) -> str:
-    return f"{_DRILLS}/{name}/{observations.FILE_NAME}"
+    return f"{DRILLS}/{name}/{observations.FILE_NAME}"
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
+    write_whole(path, content, _REMEDY)
 
 
 def _cannot_write(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be written ({error.strerror}); free some space or give another folder with --out.")
+    return StorageError(f"{path}: cannot be written ({error.strerror}); {_REMEDY}.")

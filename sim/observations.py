@@ -37,6 +37,7 @@ from sim.columns import SCHEMA as SCHEMA
 from sim.columns import Columns as Columns
 from sim.columns import Row as Row
 from sim.errors import EvidenceError, StorageError
+from sim.files import write_whole
 from sim.forecasts import Forecast
 from sim.tally import Tally
 
@@ -354,12 +355,7 @@ HEADER_NAME = "run.json"
 
 def write_header(folder: Path, header: RunHeader) -> None:
     """Write `run.json` atomically; raises `StorageError`."""
-    partial = folder / (HEADER_NAME + ".partial")
-    try:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(header), indent=2))
-        partial.replace(folder / HEADER_NAME)
-    except OSError as error:
-        raise StorageError(f"{folder / HEADER_NAME}: cannot be written ({error.strerror}).") from None
+    write_whole(folder / HEADER_NAME, msgspec.json.format(msgspec.json.encode(header), indent=2))
 
 
 def read_header(folder: Path) -> RunHeader:

@@ -13,7 +13,7 @@ CODE = ("sim", "drills", "locustfiles", "notebooks")
 # From the top down; of several prefixes that fit a module the longest counts.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("sim.errors",),
-    ("sim.columns", "sim.config", "sim.contract", "sim.forecasts", "sim.ownership", "sim.pool", "sim.tally"),
+    ("sim.columns", "sim.config", "sim.contract", "sim.files", "sim.forecasts", "sim.ownership", "sim.pool", "sim.tally"),
     ("sim.fault_kinds",),
     ("sim.drill", "sim.observations", "sim.target"),
     ("sim.faults", "sim.system_model"),

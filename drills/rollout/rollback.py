@@ -27,6 +27,7 @@ from drills.target_file import Target
 from drills.verdicts import State
 from sim.engines.lane_http import Lane
 from sim.errors import StorageError, StormgateError, UsageError
+from sim.files import write_whole
 
 StepName = Literal["traffic", "throttle", "cohort", "recovery"]
 StepState = Literal["pass", "fail", "error", "not_run"]
@@ -294,14 +295,11 @@ class Rehearsal:
         )
 
     def _write(self, rollback: Rollback) -> Rollback:
-        path = self._folder / records.ROLLBACK
-        partial = path.with_name(path.name + ".partial")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(msgspec.json.format(msgspec.json.encode(rollback), indent=2) + b"\n")
-            partial.replace(path)
         except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
+            raise StorageError(f"{self._folder}: cannot be created ({error.strerror}).") from None
+        write_whole(self._folder / records.ROLLBACK, msgspec.json.format(msgspec.json.encode(rollback), indent=2) + b"\n")
         return rollback
 
 

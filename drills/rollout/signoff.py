@@ -10,7 +10,8 @@ from drills.rollout.clock import Clock, iso
 from drills.rollout.journal import Entry, Journal
 from drills.rollout.records import Decision, Signoff, StageReport, Waiver
 from drills.rollout.rollouts import SIGNED, WAIVED, StageRun
-from sim.errors import EvidenceError, StorageError, UsageError
+from sim.errors import EvidenceError, UsageError
+from sim.files import write_whole
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +58,7 @@ def sign(folder: Path, run: StageRun, person: Person, decision: Decision, journa
         report_sha256=evidence.sha256(run_dir / records.REPORT),
     )
     content = msgspec.json.format(msgspec.json.encode(signoff), indent=2) + b"\n"
-    _write(run_dir / records.SIGNOFF, content)
+    write_whole(run_dir / records.SIGNOFF, content)
     journal.append(
         SIGNED,
         run=run.run_id,
@@ -85,7 +86,7 @@ def waive(folder: Path, run: StageRun, check: str, person: Person, journal: Jour
         statement=person.statement.strip(),
         report_sha256=evidence.sha256(run_dir / records.REPORT),
     )
-    _write(
+    write_whole(
         run_dir / records.WAIVERS, msgspec.json.format(msgspec.json.encode([*read_waivers(run_dir), waiver]), indent=2) + b"\n"
     )
     journal.append(WAIVED, run=run.run_id, check=check, owner=waiver.owner, waiver_sha256=_digest(waiver))
@@ -123,12 +124,3 @@ def unsigned(waiver: Waiver, entries: list[Entry], report_sha256: str) -> str:
 
 def _digest(waiver: Waiver) -> str:
     return hashlib.sha256(msgspec.json.encode(waiver, order="deterministic")).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None

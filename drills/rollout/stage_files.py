@@ -8,6 +8,7 @@ import msgspec
 from drills.rollout import evidence, figures, junit, records, stage_report
 from drills.rollout.records import Evidence, StageReport
 from sim.errors import StorageError, UsageError
+from sim.files import write_whole
 
 
 def write(run_dir: Path, report: StageReport) -> StageReport:
@@ -23,10 +24,10 @@ def write(run_dir: Path, report: StageReport) -> StageReport:
         raise UsageError(f"{run_dir}: is signed already, and its report would now be another; run the stage again instead.")
     for name in evidence.RENDERED:
         if name in rendered:
-            _write(run_dir / name, rendered[name])
+            write_whole(run_dir / name, rendered[name])
         else:
             _remove(run_dir / name)
-    _write(run_dir / records.REPORT, content)
+    write_whole(run_dir / records.REPORT, content)
     return report
 
 
@@ -55,15 +56,6 @@ def described(rendered: dict[str, bytes]) -> tuple[Evidence, ...]:
         Evidence(path=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
         for name, content in sorted(rendered.items())
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); free some space and try again.") from None
 
 
 def _remove(path: Path) -> None:
