@@ -7,14 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from sim.engines.fleet_compile import inner
-from sim.engines.fleet_world import ARRAYS, TABLES, Array, Lane
+from sim.engines.fleet_world import ARRAYS, CHUNK, CLIENT, MORE, TABLES, Array, Lane
 
+_CLIENT_BYTES = np.uint64(CLIENT.itemsize)
+_MORE_BYTES = np.uint64(MORE.itemsize)
+_CHUNK_BYTES = np.uint64(4 * CHUNK)
 Find = Callable[[Lane], Array]
 
 
@@ -26,6 +30,20 @@ def _pointer(_: Any, __: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.uint64), generate
+
+
+@intrinsic
+def _prefetch(_: Any, __: Any) -> Any:
+    """Ask the processor for what is at an address, without waiting for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        takes = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, *[ir.IntType(32)] * 3])
+        function = cgutils.get_or_insert_function(builder.module, takes, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        address = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        builder.call(function, [address, *(ir.Constant(ir.IntType(32), number) for number in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.none(types.uint64), generate
 
 
 def _vector(name: str) -> Find:
@@ -56,6 +74,7 @@ announced_to = _vector("announced_to")
 buckets = _vector("buckets")
 heap_at = _vector("heap_at")
 heap_client = _vector("heap_client")
+chunks = _table("chunks")
 published = _table("published")
 heads = _vector("heads")
 order = _vector("order")
@@ -78,3 +97,16 @@ episodes = _table("episodes")
 offline = _vector("offline")
 reasons = _vector("reasons")
 steps_ms = _vector("steps_ms")
+
+
+@inner
+def fetch(w: Lane, i: int) -> None:
+    """A client is about to be looked at: the processor need not wait for its records then."""
+    _prefetch(w.clients_at + np.uint64(i) * _CLIENT_BYTES)  # type: ignore[call-arg]
+    _prefetch(w.more_at + np.uint64(i) * _MORE_BYTES)
+
+
+@inner
+def fetch_chunk(w: Lane, number: int) -> None:
+    """The same of a chunk; a negative number is none, and does no harm."""
+    _prefetch(w.chunks_at + np.uint64(number) * _CHUNK_BYTES)  # type: ignore[call-arg]

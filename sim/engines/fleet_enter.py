@@ -81,16 +81,16 @@ def syn(w: Lane, i: int, at: float) -> None:
     """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
     client = clients(w)[i]
     if client.state == _WAITING:
-        client.state, more(w)[i].retry_s = _CONNECTING, w.syn_retry_s
+        client.state, client.retry_s = _CONNECTING, w.syn_retry_s
         attempted(w, i, client.due)
     give_up_at = client.due + w.reply_timeout_s
     if not w.is_up:
         schedule(w, i, _REFUSED, at + client.delay)
     elif has_room(w, at):
         schedule(w, i, _UPGRADE, at + 2 * client.delay)
-    elif at + more(w)[i].retry_s < give_up_at:
-        schedule(w, i, _SYN, at + more(w)[i].retry_s)
-        more(w)[i].retry_s *= 2
+    elif at + client.retry_s < give_up_at:
+        schedule(w, i, _SYN, at + client.retry_s)
+        client.retry_s *= 2
     else:
         schedule(w, i, _UNANSWERED, give_up_at)
 

@@ -1,14 +1,15 @@
 """The queue of events, compiled: buckets of time, and one pending event a client.
 
-A bucket is a list through the clients' own records. The one that is being worked through is a small heap, so that what falls
+A bucket is a list of chunks with a few clients each. The one that is being worked through is a small heap, so that what falls
 into it meanwhile finds its place; of one moment the client with the lower number comes first, however wide buckets are.
 """
 
 from sim.engines import fleet_world
-from sim.engines.fleet_arrays import buckets, clients, heap_at, heap_client
+from sim.engines.fleet_arrays import buckets, chunks, clients, fetch, fetch_chunk, heap_at, heap_client
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_world import Lane, whole
 
+_PLACES = fleet_world.CHUNK - 2
 _NOTHING, _IN_LINE = fleet_world.NOTHING, fleet_world.IN_LINE
 
 
@@ -17,14 +18,32 @@ def schedule(w: Lane, i: int, event: int, at: float) -> None:
     """What happens to a client next; it has one event at a time."""
     client = clients(w)[i]
     client.event, client.at = event, at
+    if w.bucket < 0:  # everything is put off until `requeue`
+        return
     bucket = int(at / w.width_s)
     if bucket <= w.bucket:
         push(w, i, at)
         return
-    last = len(buckets(w)) - 1
-    bucket = min(bucket, last)
-    client.next = buckets(w)[bucket]
-    buckets(w)[bucket] = i
+    bucket = min(bucket, len(buckets(w)) - 1)
+    number = whole(buckets(w)[bucket])
+    if number < 0 or chunks(w)[number, 1] == _PLACES:
+        number = buckets(w)[bucket] = _new_chunk(w, number)
+    chunk = chunks(w)[number]
+    chunk[2 + chunk[1]] = i
+    chunk[1] += 1
+
+
+@inner
+def _new_chunk(w: Lane, before: int) -> int:
+    """An empty one, in front of another; there are as many as clients, and none is kept without a client."""
+    number = w.free_chunk
+    if number >= 0:
+        w.free_chunk = chunks(w)[number, 0]
+    else:
+        number = w.chunks_used
+        w.chunks_used = number + 1
+    chunks(w)[number, 0], chunks(w)[number, 1] = before, 0
+    return number
 
 
 @inner
@@ -78,12 +97,31 @@ def fill(w: Lane, until: float) -> bool:
         w.bucket = max(w.bucket, end)
         return False
     w.bucket = bucket
-    i = whole(buckets(w)[bucket])
+    _look_ahead(w, bucket)
+    number = whole(buckets(w)[bucket])
     buckets(w)[bucket] = -1
-    while i >= 0:
-        push(w, i, clients(w)[i].at)
-        i = whole(clients(w)[i].next)
+    while number >= 0:
+        chunk = chunks(w)[number]
+        for place in range(2, 2 + chunk[1]):
+            push(w, whole(chunk[place]), clients(w)[chunk[place]].at)
+        after = whole(chunk[0])
+        chunk[0] = w.free_chunk
+        w.free_chunk, number = number, after
     return True
+
+
+@inner
+def _look_ahead(w: Lane, bucket: int) -> None:
+    """What is needed soon: the clients of the next bucket, and the first chunk of the one after it."""
+    if bucket + 2 >= len(buckets(w)):
+        return
+    fetch_chunk(w, buckets(w)[bucket + 2])
+    number = whole(buckets(w)[bucket + 1])
+    while number >= 0:
+        chunk = chunks(w)[number]
+        for place in range(2, 2 + chunk[1]):
+            fetch(w, chunk[place])
+        number = whole(chunk[0])
 
 
 @inner
@@ -96,6 +134,7 @@ def forget_queue(w: Lane) -> None:
 def requeue(w: Lane) -> None:
     """Put every client's event into the queue anew, after some were changed."""
     buckets(w)[:] = -1
+    w.free_chunk, w.chunks_used = -1, 0
     w.heaped, w.bucket = 0, int(w.now / w.width_s)
     for i in range(len(clients(w))):
         if _NOTHING < clients(w)[i].event < _IN_LINE:

@@ -11,7 +11,7 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, topic_class
 from sim.drill import Drill
 from sim.engines import course, fleet_leave, fleet_world
 from sim.engines.fleet_chance import key_of
-from sim.engines.fleet_world import CLIENT, LANE, MORE, PLACE, Array, World
+from sim.engines.fleet_world import CHUNK, CLIENT, LANE, MORE, PLACE, Array, World
 from sim.system_model import SystemModel
 
 _BEAT_S = 0.005  # heartbeats are served together, so many seconds at a time
@@ -38,6 +38,7 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "clients": _aligned(clients),
         "more": np.zeros(clients, MORE),
         "buckets": np.full(buckets + 1, -1, np.int32),
+        "chunks": np.zeros((clients, CHUNK), np.int32),
         "heap_at": np.zeros(clients + 1),
         "heap_client": np.zeros(clients + 1, np.int32),
         "published": np.zeros((len(topics), 0)),
@@ -148,7 +149,7 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         # Beyond it a reader has more waiting than its queue may hold.
         "most_behind_s": min(runtime.outbound_queue_events / per_client, _LONGEST_WAIT_S),
         "arrival_gap_s": drill.fleet.arrival_s / drill.fleet.clients,
-        "bucket": -1,
+        "free_chunk": -1,
         "backlog": server.accept_backlog,
         "window": runtime.window_events,
         "batch_size": min(runtime.replay_batch_size, settings.replay_batch_size),

@@ -53,7 +53,7 @@ CLIENT = np.dtype(
         ("has_until", "f8"),  # it has all that was announced until then; -inf: it never had anything
         ("refresh_at", "f8"),  # of its token; -inf: it needs a new one first
         ("delay", "f4"),  # one way to the lane; right to a nanosecond or so
-        ("next", "i4"),  # in its bucket of the queue
+        ("retry_s", "f4"),  # until its next SYN
         ("pending", "u4"),  # of which episodes it is not live again, by bit
         ("disconnects", "i4"),
         ("attempt", "u2"),
@@ -70,7 +70,6 @@ MORE = np.dtype(
         ("previous_ms", "f8"),  # its last backoff, for those that depend on it
         ("position", "i4"),  # in the topic that is replayed; -1: not begun
         ("fresh", "u4"),  # which of its topics it subscribes to without a cursor, by bit
-        ("retry_s", "f4"),  # until its next SYN
         ("beat", "i4"),  # when in a heartbeat's interval its own is
         ("ticket", "i4"),  # of its place in the line; any other that it has there is void
     ],
@@ -87,6 +86,7 @@ PLACE = np.dtype(
         ("ticket", "i4"),
     ],
 )
+CHUNK = 8  # numbers: a bucket of the queue is a list of chunks, each with two numbers and up to six clients
 HEARTBEATS = whole(-1)
 FIRST_GROUP = whole(-2)
 MOST_EPISODES = MOST_TOPICS = 32  # that have a bit each
@@ -97,7 +97,7 @@ ARRAYS: dict[str, Any] = {
     "line": PLACE,  # a ring: who waits for the delivery worker
     "queued": "f8",  # readers in that line, by group
     "announced_to": "i8",  # events, by group
-    "buckets": "i4",  # the first client of each, -1: none
+    "buckets": "i4",  # the first chunk of each, -1: none
     "heap_at": "f8",  # the bucket that is being worked through
     "heap_client": "i4",
     "heads": "i8",  # how many events are announced in all, by stream
@@ -116,6 +116,7 @@ ARRAYS: dict[str, Any] = {
     "steps_ms": "f8",  # of a backoff that is a list, the last one for ever
 }
 TABLES: dict[str, Any] = {
+    "chunks": "i4",  # [chunk, 2 + place]: the next of its bucket, or of those that are free; how many clients; who
     "published": "f8",  # [stream, event]: when each is announced
     "series": "i4",  # [SERIES, bin]
     "sizes": "i8",  # [3, bin]
@@ -133,7 +134,7 @@ LANE = np.dtype(
         *((name, "f8") for name in ("beat_s", "reply_timeout_s", "live_period_s", "refresh_after_s", "first_fault_t")),
         *((name, "f8") for name in ("base_ms", "cap_ms", "refresh_delay_ms", "most_behind_s", "longest_ms", "arrival_gap_s")),
         *((name, "i8") for name in ("bucket", "heaped", "planned", "announced", "backlog", "inside_head", "inside_tail")),
-        *((name, "i8") for name in ("line_head", "line_tail")),
+        *((name, "i8") for name in ("line_head", "line_tail", "free_chunk", "chunks_used")),
         *((name, "i8") for name in ("live", "window", "shrunk_budget", "batch_size", "topics", "run_streams", "worker_events")),
         *((name, "i8") for name in ("begun", "backoff", "doublings", "resets", "snapshots", "honours_offline", "is_up")),
         *((name, "i8") for name in ("mint_outage", "refused_mints", "limited_subscribes", "replayed", "backoffs", "events")),
