@@ -1,9 +1,9 @@
 """What clients are handed, and what they notice: hand-written histories for and against."""
 
 import pytest
+from asking import FAIL, NO_DATA, PASS, state
 from histories import STREAM, Story, good_storm, storm_drill
 from msgspec.structs import replace
-from test_gates import FAIL, NO_DATA, PASS, state
 
 from drills import gates
 from sim.drill import Drill

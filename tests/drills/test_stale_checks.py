@@ -1,8 +1,8 @@
 """Whether just those are called stale who must be: hand-written answers for and against."""
 
+from asking import FAIL, NO_DATA, PASS, state
 from histories import STREAM, Story, good_storm, storm_drill
 from msgspec.structs import replace
-from test_gates import FAIL, NO_DATA, PASS, state
 
 from sim.drill import Drill
 from sim.fault_kinds import ShrinkReplayBudget

@@ -1,0 +1,46 @@
+"""One check or one drill asked of a told story."""
+
+from histories import GATED, Story, storm_drill
+
+from drills import gates
+from drills.checks.base import Case
+from drills.verdicts import CheckResult, DrillVerdict, State
+from sim.drill import Drill
+from sim.observations import Kind
+
+THRESHOLDS = gates.load_thresholds()
+PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
+NAN, INF = float("nan"), float("inf")
+
+
+def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:
+    check = gates.REGISTRY[name]
+    case = Case(drill or storm_drill(story.clients), story.history())
+    return gates.answer(check, case, THRESHOLDS.get(name), "observations.parquet")
+
+
+def state(name: str, story: Story, drill: Drill | None = None) -> State:
+    return ask(name, story, drill).state
+
+
+def many(count: int, kind: Kind, story: Story | None = None, **fields: object) -> Story:
+    story = story or Story(1)
+    for number in range(count):
+        story.tell(1.0 + number * 0.01, kind, **{"client": 0, **fields})  # type: ignore[arg-type]
+    return story
+
+
+def back_after(seconds: float) -> Story:
+    story = Story(1).tell(1.0, Kind.FAULT_BEGUN).tell(1.5, Kind.DISCONNECTED, 0).tell(2.0, Kind.FAULT_ENDED)
+    return story.tell(2.0 + seconds, Kind.SUBSCRIBED, 0) if seconds < INF else story
+
+
+QUICK = tuple(name for name in GATED if name != "reconnect.backoff_never_resets")
+
+
+def judged(story: Story, drill: Drill | None = None) -> DrillVerdict:
+    return gates.judge(drill or storm_drill(story.clients, QUICK), story.history(), THRESHOLDS, "observations.parquet")
+
+
+def names(verdict: DrillVerdict) -> dict[str, State]:
+    return {check.name: check.state for check in verdict.checks}

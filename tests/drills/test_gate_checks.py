@@ -1,0 +1,211 @@
+"""The checks of the five gates: each seen to pass, to fail, and to say that it cannot tell."""
+
+import pytest
+from asking import ERROR, FAIL, INCONCLUSIVE, INF, NAN, NO_DATA, NOT_RUN, PASS, ask, back_after, many, state
+from histories import STREAM, Story
+
+from sim.observations import Kind
+
+# --- ratios -----------------------------------------------------------------------------------------
+
+RATIOS = [
+    ("error.websocket_auth_error_ratio", Kind.CONNECT_ATTEMPTED, Kind.CONNECT_FAILED, "token_expired", 88, True),
+    ("error.token_issue_failure_ratio", Kind.TOKEN_MINTED, Kind.TOKEN_REFUSED, "forbidden", 268, False),
+    ("delivery.failed_publish_ratio", Kind.PUBLISHED, Kind.PUBLISH_FAILED, "rate_limited", 268, False),
+]
+
+
+@pytest.mark.parametrize(("name", "good", "bad", "code", "needed", "counted_twice"), RATIOS)
+def test_ratios(name: str, good: Kind, bad: Kind, code: str, needed: int, counted_twice: bool) -> None:
+    def story(n: int, hits: int) -> Story:
+        fine = many(n if counted_twice else n - hits, good, stream=STREAM, seq=1)
+        return many(hits, bad, fine, stream=STREAM, detail=code)
+
+    assert state(name, story(needed, 0)) is PASS
+    assert state(name, story(needed - 1, 0)) is INCONCLUSIVE
+    assert state(name, story(1, 0)) is INCONCLUSIVE
+    assert state(name, story(300, 5)) is INCONCLUSIVE
+    assert state(name, story(300, 60)) is FAIL
+    result = ask(name, story(300, 60))
+    assert (result.value, result.n) == (0.2, 300)
+    assert result.interval is not None
+    assert result.interval[0] < 0.2 < result.interval[1]
+
+
+def test_more_refusals_than_attempts_is_an_error() -> None:
+    assert state("error.websocket_auth_error_ratio", many(3, Kind.CONNECT_FAILED, detail="unauthorized")) is ERROR
+
+
+def test_a_network_failure_is_no_auth_error() -> None:
+    story = many(100, Kind.CONNECT_FAILED, many(200, Kind.CONNECT_ATTEMPTED), detail="network")
+    assert state("error.websocket_auth_error_ratio", story) is PASS
+
+
+def test_probes_are_no_part_of_a_ratio() -> None:
+    story = many(90, Kind.CONNECT_FAILED, many(200, Kind.CONNECT_ATTEMPTED), client=5, detail="token_expired")
+    assert ask("error.websocket_auth_error_ratio", story).value == 0
+
+
+# --- percentiles ------------------------------------------------------------------------------------
+
+
+def delivered(story: Story, value: float) -> Story:
+    """One more event, live and applied `value` ms after it was due."""
+    seq = sum(row.kind == Kind.PUBLISHED for row in story.rows) + 1
+    if seq == 1:
+        story.fresh(0)
+    return story.publish(seq, t=2.0).apply(0, seq, t=2.0 + value / 1000)
+
+
+PERCENTILES = {
+    "replay.bootstrap_ms": lambda story, value: story.tell(1.0, Kind.REPLAY_COMPLETED, 0, value=value),
+    "replay.client_lag_events": lambda story, value: story.tell(1.0, Kind.CLIENT_LAG, 0, value=value),
+    "ux.publish_to_apply_ms": delivered,
+}
+
+
+@pytest.mark.parametrize("name", PERCENTILES)
+def test_percentiles(name: str) -> None:
+    def story(*values: float) -> Story:
+        made = Story(1)
+        for value in values:
+            PERCENTILES[name](made, value)
+        return made
+
+    assert state(name, story(*[100.0] * 59)) is PASS
+    assert state(name, story(*[100.0] * 58)) is INCONCLUSIVE
+    assert state(name, story(100.0)) is INCONCLUSIVE
+    assert state(name, story(*[100.0] * 58, 5000.0)) is INCONCLUSIVE
+    assert state(name, story(*[5000.0] * 59)) is FAIL
+    assert state(name, story(*[5000.0] * 20)) is FAIL
+    assert state(name, story(*[100.0] * 996, *[5000.0] * 4)) is PASS
+
+
+def test_a_lag_that_is_no_number_is_an_error() -> None:
+    story = many(1, Kind.CLIENT_LAG, many(200, Kind.CLIENT_LAG, value=1.0), value=NAN)
+    assert state("replay.client_lag_events", story) is ERROR
+
+
+def test_infinite_lags_never_pass() -> None:
+    story = many(4, Kind.CLIENT_LAG, many(59, Kind.CLIENT_LAG, value=1.0), value=INF)
+    assert state("replay.client_lag_events", story) is not PASS
+
+
+# --- counts -----------------------------------------------------------------------------------------
+
+
+def test_stale_cursors_counts_the_worst_ten_minutes() -> None:
+    def story(*times: float) -> Story:
+        made = Story(1).tell(0.0, Kind.SUBSCRIBED, 0)
+        for number, t in enumerate(times):
+            made.tell(t, Kind.STALE, 0, STREAM, 1, attempt=number, detail="retention_floor_breach")
+        return made
+
+    assert state("error.stale_cursors", story(*range(20))) is PASS
+    assert state("error.stale_cursors", story(*range(21))) is FAIL
+    assert state("error.stale_cursors", story(*range(0, 21 * 31, 31))) is PASS  # 21, but spread over more than 600 s
+
+
+def test_divergence() -> None:
+    replays = many(3, Kind.REPLAYED, stream=STREAM, seq=5, value=5.0)
+    assert state("replay.divergence", replays) is PASS
+    assert state("replay.divergence", many(1, Kind.GAP, many(1, Kind.REPLAYED), detail="live")) is PASS
+    assert state("replay.divergence", many(1, Kind.GAP, many(1, Kind.REPLAYED), detail="replay")) is FAIL
+    assert state("replay.divergence", many(1, Kind.REPLAY_BELOW_CURSOR)) is FAIL
+    assert state("replay.divergence", many(1, Kind.GAP, detail="live")) is NO_DATA
+
+
+def test_stale_loops() -> None:
+    story = many(1, Kind.STALE, many(1, Kind.SUBSCRIBED), attempt=1)
+    assert state("replay.stale_loops", story) is PASS
+    assert state("replay.stale_loops", story.tell(3.0, Kind.STALE, 0, attempt=2)) is FAIL
+
+
+def test_dropped_deliveries() -> None:
+    story = Story(1).publish(1, 2).fresh(0)
+    assert state("delivery.dropped_deliveries", story.apply(0, 1)) is FAIL
+    assert state("delivery.dropped_deliveries", story.apply(0, 2)) is PASS
+    assert state("delivery.dropped_deliveries", Story(1).publish(1)) is NO_DATA
+
+
+def test_evictions() -> None:
+    assert state("delivery.slow_consumer_evictions", many(1, Kind.SUBSCRIBED)) is PASS
+    assert state("delivery.slow_consumer_evictions", many(1, Kind.EVICTED, many(1, Kind.SUBSCRIBED))) is FAIL
+
+
+def test_integrity() -> None:
+    story = Story(1).fresh(0).apply(0, *range(1, 1000))
+    assert state("ux.integrity", story) is INCONCLUSIVE
+    assert state("ux.integrity", story.apply(0, 1000)) is PASS
+    assert state("ux.integrity", story.apply(0, 1000)) is FAIL
+    assert state("ux.integrity", Story(1).fresh(0).apply(0, 1, 3)) is FAIL
+    assert state("ux.integrity", Story(1).tell(1.0, Kind.HASH_MISMATCH, 0, STREAM, 1)) is FAIL
+
+
+# --- reconnects -------------------------------------------------------------------------------------
+
+
+def test_live_again() -> None:
+    assert state("reconnect.live_again_99_s", back_after(60.0)) is PASS
+    assert state("reconnect.live_again_99_s", back_after(60.5)) is FAIL
+    assert state("reconnect.live_again_99_s", back_after(INF)) is FAIL
+    assert state("reconnect.live_again_99_s", many(5, Kind.SUBSCRIBED)) is NOT_RUN
+
+
+def test_backoff_bounded() -> None:
+    assert state("reconnect.backoff_bounded", many(3, Kind.BACKOFF, value=8000.0)) is PASS
+    assert state("reconnect.backoff_bounded", many(3, Kind.BACKOFF, value=8001.0)) is FAIL
+    assert state("reconnect.backoff_bounded", many(3, Kind.BACKOFF, value=NAN)) is ERROR
+    assert state("reconnect.backoff_bounded", many(3, Kind.BACKOFF, value=INF)) is FAIL
+    assert state("reconnect.backoff_bounded", many(3, Kind.BACKOFF, value=9000.0, detail="unknown:hint")) is NO_DATA
+
+
+def delays(n: int, spread: float, attempt: int = 1) -> Story:
+    """`n` delays of one attempt number, evenly spread over the last `spread` of its step."""
+    story, step = Story(n), min(250.0 * 2 ** (attempt - 1), 8000.0)
+    for client in range(n):
+        story.tell(1.0, Kind.BACKOFF, client, attempt=attempt, value=step * (1 - spread * (client + 0.5) / n))
+    return story
+
+
+@pytest.mark.parametrize("attempt", [1, 3, 9])
+def test_backoff_unjittered(attempt: int) -> None:
+    name = "reconnect.backoff_unjittered"
+    assert state(name, delays(100, 1.0, attempt)) is PASS
+    assert state(name, delays(100, 0.5, attempt)) is PASS  # equal jitter
+    assert state(name, delays(100, 0.2, attempt)) is FAIL
+    assert state(name, delays(100, 0.0, attempt)) is FAIL
+    assert state(name, delays(20, 0.0, attempt)) is FAIL  # too few to pass, enough to prove a herd
+    assert state(name, delays(20, 1.0, attempt)) is INCONCLUSIVE
+    assert state(name, delays(19, 0.0, attempt)) is INCONCLUSIVE
+    assert state(name, many(300, Kind.BACKOFF, attempt=1, value=100.0, detail="token_refresh_due")) is NO_DATA
+
+
+def test_one_attempt_number_without_jitter_is_enough() -> None:
+    story = delays(200, 1.0)
+    for client in range(100):
+        story.tell(2.0, Kind.BACKOFF, client, attempt=2, value=500.0)
+    assert state("reconnect.backoff_unjittered", story) is FAIL
+
+
+def test_delays_that_are_no_numbers_do_not_pass() -> None:
+    assert state("reconnect.backoff_unjittered", many(300, Kind.BACKOFF, attempt=1, value=NAN)) is ERROR
+
+
+def test_backoff_never_resets() -> None:
+    def story(attempt: int) -> Story:
+        made = Story(1)
+        for t, number in ((0.0, 1), (20.0, attempt)):
+            made.tell(t, Kind.SUBSCRIBED, 0).tell(t + 10, Kind.DISCONNECTED, 0)
+            made.tell(t + 10, Kind.BACKOFF, 0, attempt=number, value=5.0)
+        return made
+
+    assert state("reconnect.backoff_never_resets", story(1)) is PASS
+    assert state("reconnect.backoff_never_resets", story(2)) is FAIL
+
+
+def test_heartbeat_timeouts() -> None:
+    story = Story(1).tell(0.0, Kind.SUBSCRIBED, 0).tell(100.0, Kind.PHASE, detail="end")
+    assert state("reconnect.heartbeat_timeouts_per_s", story) is PASS
+    assert state("reconnect.heartbeat_timeouts_per_s", many(5, Kind.HEARTBEAT_TIMEOUT, story)) is PASS
+    assert state("reconnect.heartbeat_timeouts_per_s", many(1, Kind.HEARTBEAT_TIMEOUT, story)) is FAIL
