@@ -121,10 +121,13 @@ def _latencies(history: History, ledger: Ledger) -> Iterator[Measure]:
 
 
 def _percentiles(name: str, values: Floats, unit: str) -> Iterator[Measure]:
-    ordered = np.sort(values)
+    yield from _of_ascending(name, np.sort(values), unit)
+
+
+def _of_ascending(name: str, values: Floats, unit: str) -> Iterator[Measure]:
     for percent in (50, 95, 99):
-        yield Measure(f"{name}_p{percent}_{unit}", reconnects.time_until(percent / 100, ordered), unit, len(values))
-    yield Measure(f"{name}_max_{unit}", float(ordered[-1]) if len(ordered) else _NAN, unit, len(values))
+        yield Measure(f"{name}_p{percent}_{unit}", reconnects.time_until(percent / 100, values), unit, len(values))
+    yield Measure(f"{name}_max_{unit}", float(values[-1]) if len(values) else _NAN, unit, len(values))
 
 
 def _count(history: History, name: str, kind: Kind, better: Better = "lower") -> Measure:
@@ -154,8 +157,8 @@ def tallied_measures(tally: Tally) -> Iterator[Measure]:
     yield Measure("stale_answers", totals["stale_answers"], "answers", totals["subscribe_answers"])
     yield Measure("unconverged_clients", tally.unconverged, "clients", tally.clients)
     yield Measure("published_events", totals["published"], "events", totals["published"], "neither")
-    yield from _percentiles("bootstrap", tally.bootstrap_ms.samples(), "ms")
-    yield from _percentiles("token_mint", tally.token_ms.samples(), "ms")
+    yield from _of_ascending("bootstrap", tally.bootstrap_ms.samples(), "ms")
+    yield from _of_ascending("token_mint", tally.token_ms.samples(), "ms")
 
 
 def _tallied_recovery(tally: Tally) -> Iterator[Measure]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sim.drill import Drill
-from sim.engines import course, fleet_faults, fleet_kernel
+from sim.engines import course, fleet_faults, fleet_kernel, fleet_world
 from sim.engines.fleet_faults import NOTICE_S, FleetFault
 from sim.engines.fleet_publisher import FleetPublisher
 from sim.engines.fleet_setup import make_world
@@ -98,7 +98,8 @@ class Storm:
 
     def _there(self) -> int:
         live = int(self.world.lane["live"][0])
-        return live if live == self._drill.fleet.clients else int(fleet_kernel.there(self.world.lane, course.RENEWAL_S))
+        is_renewing = live < self._drill.fleet.clients and self.world["reasons"][fleet_world.REFRESH_DUE] > 0
+        return live if not is_renewing else int(fleet_kernel.there(self.world.lane, course.RENEWAL_S))
 
     def _break(self, began: float) -> None:
         """All faults, each begun and taken back at its moment; of those that begin together all are known before one acts."""

@@ -43,10 +43,11 @@ def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverg
     )
 
 
-def time_until(percent: int, seconds: Array) -> float:
-    """The smallest sample that at least so many percent of all do not exceed, as `sim.reconnects` has it."""
-    place = max(math.ceil(percent / 100 * len(seconds) - 1e-9), 1) - 1
-    return float(np.partition(seconds, place)[place])
+def times_until(percents: Sequence[int], seconds: Array) -> list[float]:
+    """The smallest samples that at least so many percent of all do not exceed, as `sim.reconnects` has it."""
+    places = [max(math.ceil(percent / 100 * len(seconds) - 1e-9), 1) - 1 for percent in percents]
+    ordered = np.partition(seconds, places)
+    return [float(ordered[place]) for place in places]
 
 
 def _recovery(world: World, index: int, fault: str, began_s: float, ended_s: float) -> Recovery | None:
@@ -58,7 +59,7 @@ def _recovery(world: World, index: int, fault: str, began_s: float, ended_s: flo
         return None
     live_s = np.maximum(live_t[hit] - ended_s, 0.0)
     tries = (world["tries"][index] + np.where(away, clients["tries"], 0))[hit]
-    again = {str(percent): _finite(time_until(percent, live_s)) for percent in _PERCENTS}
+    again = {str(percent): _finite(until) for percent, until in zip(_PERCENTS, times_until(_PERCENTS, live_s), strict=True)}
     return Recovery(fault, index, began_s, ended_s, len(live_s), again, float(tries.mean()), int(tries.max()))
 
 
