@@ -15,9 +15,8 @@ import numpy as np
 
 from drills.gates import REGISTRY
 from drills.thresholds import Thresholds
-from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, Spread, State
+from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, Spread, State, merged_violations
 from sim import statistics
-from sim.invariants import Violation
 from sim.metrics import Measure, percentile
 from sim.statistics import Mean
 
@@ -40,7 +39,7 @@ def combine(verdicts: dict[int, DrillVerdict], thresholds: Thresholds) -> DrillV
         clients=named.clients,
         duration_s=max(verdict.duration_s for verdict in verdicts.values()),
         checks=tuple(_check(name, verdicts, thresholds) for name in names),
-        violations=_violations(verdicts),
+        violations=merged_violations({f"with seed {seed}": verdict for seed, verdict in verdicts.items()}),
         measures=_means(named.measures, found),
         summary=named.summary,
         policy=named.policy,
@@ -76,17 +75,6 @@ def _spread(name: str, unit: str, values: Sequence[float]) -> Spread:
 def _means(like: Sequence[Measure], found: Sequence[Spread]) -> tuple[Measure, ...]:
     better = {measure.name: measure.better for measure in like}
     return tuple(Measure(s.name, s.mean, s.unit, s.n, better.get(s.name, "lower")) for s in found)
-
-
-def _violations(verdicts: dict[int, DrillVerdict]) -> tuple[Violation, ...]:
-    """All broken laws, with how often over all replications, and where first."""
-    found: dict[str, Violation] = {}
-    for seed, verdict in verdicts.items():
-        for each in verdict.violations:
-            before = found.get(each.invariant)
-            first = before.first if before else f"with seed {seed}: {each.first}"
-            found[each.invariant] = replace(each, count=each.count + (before.count if before else 0), first=first)
-    return tuple(found.values())
 
 
 # --- checks -----------------------------------------------------------------------------------------

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, State
+from drills.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, State, merged_violations
 from sim import parity
 from sim.contract.settings import Switches
 from sim.drill import DeliveryName, Drill, EngineName, PolicyName
 from sim.errors import UsageError
-from sim.invariants import Violation
 from sim.metrics import Measure
 from sim.observations import RunHeader
 from sim.parity import Account
@@ -117,7 +116,7 @@ def combine(drill: Drill, verdicts: Mapping[str, DrillVerdict], accounts: Mappin
     unread = [name for name in verdicts if name not in accounts]
     names = dict.fromkeys(check.name for verdict in verdicts.values() for check in verdict.checks)
     each = [_worst({name: _check_of(verdict, check) for name, verdict in verdicts.items()}) for check in names]
-    broken = _violations(verdicts)
+    broken = merged_violations({f"on {name}": verdict for name, verdict in verdicts.items()})
     return DrillVerdict(
         name=drill.name,
         clients=max(verdict.clients for verdict in verdicts.values()),
@@ -153,17 +152,6 @@ def _worst(found: Mapping[str, CheckResult | None]) -> CheckResult:
 
 def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
-
-
-def _violations(verdicts: Mapping[str, DrillVerdict]) -> tuple[Violation, ...]:
-    """All broken laws, with how often over all surfaces, and where first."""
-    found: dict[str, Violation] = {}
-    for name, verdict in verdicts.items():
-        for each in verdict.violations:
-            before = found.get(each.invariant)
-            first = before.first if before else f"on {name}: {each.first}"
-            found[each.invariant] = replace(each, count=each.count + (before.count if before else 0), first=first)
-    return tuple(found.values())
 
 
 def _same_everywhere(compared: parity.Comparison, unread: Sequence[str], evidence: str, is_lawful: bool) -> CheckResult:

@@ -5,7 +5,7 @@ that means "cannot tell".
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -121,6 +121,17 @@ class DrillVerdict:
     def status(self) -> State:
         """The worst of its checks; a broken law is a failure whatever they say."""
         return State.FAIL if self.violations else worst(check.state for check in self.checks)
+
+
+def merged_violations(verdicts: Mapping[str, DrillVerdict]) -> tuple[Violation, ...]:
+    """All laws broken in several runs of a drill, with how often in all of them, and where first; keys say where that is."""
+    found: dict[str, Violation] = {}
+    for where, verdict in verdicts.items():
+        for each in verdict.violations:
+            before = found.get(each.invariant)
+            first = before.first if before else f"{where}: {each.first}"
+            found[each.invariant] = replace(each, count=each.count + (before.count if before else 0), first=first)
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)

@@ -138,14 +138,8 @@ class Crew:
     def conclude(self, heads: Mapping[str, int]) -> None:
         """Record who has converged, and who has not, with the reason."""
         for client in self.clients.values():
-            session = client.session
-            behind = course.behind(session, heads, self._clock.now())
-            if not behind:
-                self._add_row("settled", session.client)
-            for topic in behind:
-                cursor = session.replica.cursors[topic]
-                at = -1 if cursor.watermark is None else cursor.watermark
-                self._add_row("still_pending", session.client, cursor.stream, at, float(heads[topic]), session.why_pending())
+            now, session = self._clock.now(), client.session
+            self._recorder.extend(now - self._clock.began, session.client, course.conclusion(session, heads, now))
 
     def sample_lag(self, heads: Mapping[str, int]) -> float:
         """Record how far clients are from the heads, in events, some each time; returns the worst, NaN for nobody."""

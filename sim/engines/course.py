@@ -58,6 +58,17 @@ def behind(session: ClientSession, heads: Mapping[str, int], now: float) -> list
     return [topic for topic in topics if (session.replica.cursors[topic].watermark or 0) < heads[topic]]
 
 
+def conclusion(session: ClientSession, heads: Mapping[str, int], now: float) -> list[Row]:
+    """What is to be recorded of a client when time is up: that it settled, or what it still waits for, with the reason."""
+    left = behind(session, heads, now)
+    rows: list[Row] = [] if left else [("settled", "", -1, 0, NAN, "")]
+    for topic in left:
+        cursor = session.replica.cursors[topic]
+        at = -1 if cursor.watermark is None else cursor.watermark
+        rows.append(("still_pending", cursor.stream, at, 0, float(heads[topic]), session.why_pending()))
+    return rows
+
+
 def lag_events(session: ClientSession, heads: Mapping[str, int]) -> float | None:
     """How far a client's worst stream is from what was acknowledged; None before it has any position."""
     cursors = session.replica.cursors.values()

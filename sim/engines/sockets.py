@@ -17,7 +17,6 @@ import msgspec
 import uvloop
 
 from sim.contract import policies
-from sim.contract.client import ClientSession
 from sim.contract.probes import session_class
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.drill import Drill
@@ -354,16 +353,8 @@ class _SocketsRun:
             await asyncio.sleep(_POLL_S)
             self._recorder.check()
         for driver in self._clients:
-            self._conclude(driver.session, heads)
-
-    def _conclude(self, session: ClientSession, heads: dict[str, int]) -> None:
-        behind = course.behind(session, heads, self._clock.now())
-        if not behind:
-            self._add("settled", session.client)
-        for topic in behind:
-            cursor = session.replica.cursors[topic]
-            at = -1 if cursor.watermark is None else cursor.watermark
-            self._add("still_pending", session.client, cursor.stream, at, float(heads[topic]), session.why_pending())
+            now, session = self._clock.now(), driver.session
+            self._recorder.extend(now - self._clock.began, session.client, course.conclusion(session, heads, now))
 
     # --- clients ------------------------------------------------------------------------------------
 

@@ -220,14 +220,9 @@ class _VirtualRun:
         return course.behind(client.session, self._heads, self._env.now)
 
     def _conclude(self, client: VirtualClient) -> None:
-        session = client.session
-        left = self._behind(client)
-        if not left:
-            self._add("settled", session.client)
-        for topic in left:
-            cursor = session.replica.cursors[topic]
-            at = -1 if cursor.watermark is None else cursor.watermark
-            self._add("still_pending", session.client, cursor.stream, at, float(self._heads[topic]), session.why_pending())
+        client.catch_up()
+        now, session = self._env.now, client.session
+        self._recorder.extend(now - EPOCH, session.client, course.conclusion(session, self._heads, now))
 
     # --- clients ------------------------------------------------------------------------------------
 

@@ -32,38 +32,19 @@ from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.course import RUN_EVENT
 from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane_http import LaneHttp
-from sim.engines.web_socket import WebSocket
 from sim.observations import Recorder
-from tests.bench.report import COMPATIBILITY, WARM_UP_S, Deliveries, Job, Report, resident_kib
+from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
 
 
-class Clients(Protocol):
+class Clients(Count, Protocol):
     """A crowd that can be connected, and counts what it gets."""
-
-    deliveries: int
-    frames: int
-    bytes: int
 
     async def connect(self, job: Job) -> None:
         """Return when every client has subscribed."""
 
 
-class CountingDriver(ClientDriver):
-    """A drill's client that also counts bytes."""
-
-    crowd: "OurClients"
-
-    def socket_text(self, socket: WebSocket, text: bytes) -> None:
-        """Count, then as always."""
-        self.crowd.frames += 1
-        self.crowd.bytes += len(text)
-        before = _watermark(self.session)
-        super().socket_text(socket, text)
-        self.crowd.deliveries += _watermark(self.session) - before
-
-
-def _watermark(session: ClientSession) -> int:
-    return next(iter(session.replica.cursors.values())).watermark or 0
+class CountingDriver(Counting, ClientDriver):
+    """A drill's client that also counts."""
 
 
 class OurClients:
@@ -147,16 +128,9 @@ async def run(job: Job, folder: Path) -> Report:
 
 async def measure(crowd: Clients, seconds: float) -> Deliveries:
     """Count for a while."""
-    deliveries, frames, size = crowd.deliveries, crowd.frames, crowd.bytes
-    wall, cpu = time.perf_counter(), time.process_time()
+    since = Since(crowd)
     await asyncio.sleep(seconds)
-    return Deliveries(
-        crowd.deliveries - deliveries,
-        crowd.frames - frames,
-        crowd.bytes - size,
-        time.perf_counter() - wall,
-        time.process_time() - cpu,
-    )
+    return since.deliveries()
 
 
 class Window:

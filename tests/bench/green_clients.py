@@ -34,17 +34,12 @@ from sim.contract.frames import Join, Subscribe
 from sim.engines.course import RUN_EVENT
 from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.session_driver import WallClock
-from sim.engines.web_socket import WebSocket
 from sim.mock.server import raise_descriptor_limit
-from tests.bench.report import COMPATIBILITY, WARM_UP_S, Deliveries, Job, Report, resident_kib
+from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
 
 
-class Crowd(Protocol):
+class Crowd(Count, Protocol):
     """Clients that can be connected, and count what they get."""
-
-    deliveries: int
-    frames: int
-    bytes: int
 
     def connect(self, job: Job) -> None:
         """Return when every client has subscribed."""
@@ -62,22 +57,8 @@ class ReadyTokens(LaneRequests):
         return Token(next(self._tokens), time.time() + 270, time.time() + 300)
 
 
-class CountingClient(WireClient):
-    """A load test's client that also counts bytes."""
-
-    crowd: "OurCrowd"
-
-    def socket_text(self, socket: WebSocket, text: bytes) -> None:
-        """Count, then as always."""
-        self.crowd.frames += 1
-        self.crowd.bytes += len(text)
-        before = _watermark(self.session)
-        super().socket_text(socket, text)
-        self.crowd.deliveries += _watermark(self.session) - before
-
-
-def _watermark(session: ClientSession) -> int:
-    return next(iter(session.replica.cursors.values())).watermark or 0
+class CountingClient(Counting, WireClient):
+    """A load test's client that also counts."""
 
 
 class OurCrowd:
@@ -188,16 +169,9 @@ def run(job: Job, folder: Path) -> Report:
 
 def measure(crowd: Crowd, seconds: float) -> Deliveries:
     """Count for a while."""
-    deliveries, frames, size = crowd.deliveries, crowd.frames, crowd.bytes
-    wall, cpu = time.perf_counter(), time.process_time()
+    since = Since(crowd)
     gevent.sleep(seconds)
-    return Deliveries(
-        crowd.deliveries - deliveries,
-        crowd.frames - frames,
-        crowd.bytes - size,
-        time.perf_counter() - wall,
-        time.process_time() - cpu,
-    )
+    return since.deliveries()
 
 
 def main() -> None:

@@ -1,12 +1,17 @@
 """What a process full of clients is told to do, and what it reports."""
 
 import resource
+import time
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
+from sim.contract.client import ClientSession
 from sim.contract.frames import Compatibility
 from sim.engines.lane import Lane
+from sim.engines.session_driver import SessionDriver
+from sim.engines.web_socket import WebSocket
 
 WARM_UP_S = 1.0
 COMPATIBILITY = Compatibility("bench", "20260601T000000Z", "spacetime.sync.v1", 1)
@@ -46,6 +51,51 @@ class Report(msgspec.Struct):
     connect_cpu_us: float
     kib_per_client: float
     received: list[Deliveries]
+
+
+class Count(Protocol):
+    """What a crowd of clients got so far."""
+
+    deliveries: int
+    frames: int
+    bytes: int
+
+
+class Counting(SessionDriver):
+    """To be put before a driver of sessions, which then also counts for its crowd."""
+
+    crowd: Count
+
+    def socket_text(self, socket: WebSocket, text: bytes) -> None:
+        """Count, then as always."""
+        self.crowd.frames += 1
+        self.crowd.bytes += len(text)
+        before = _watermark(self.session)
+        super().socket_text(socket, text)
+        self.crowd.deliveries += _watermark(self.session) - before
+
+
+def _watermark(session: ClientSession) -> int:
+    return next(iter(session.replica.cursors.values())).watermark or 0
+
+
+class Since:
+    """What a crowd gets from now on, and what that takes."""
+
+    def __init__(self, crowd: Count) -> None:
+        self._crowd = crowd
+        self._deliveries, self._frames, self._bytes = crowd.deliveries, crowd.frames, crowd.bytes
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+
+    def deliveries(self) -> Deliveries:
+        """Until now."""
+        return Deliveries(
+            self._crowd.deliveries - self._deliveries,
+            self._crowd.frames - self._frames,
+            self._crowd.bytes - self._bytes,
+            time.perf_counter() - self._wall_s,
+            time.process_time() - self._cpu_s,
+        )
 
 
 def resident_kib() -> float:

@@ -47,6 +47,21 @@ def not_a_go(report: StageReport, *words: str) -> None:
         assert word in said, said
 
 
+def kill_after_an_hour(world: RolloutWorld, stage: str) -> None:
+    """The stage is begun, and killed after an hour."""
+    began, sleeping = world.clock.now(), SteppedClock.sleep_until
+
+    def sleep_until(clock: SteppedClock, moment: object) -> None:
+        if clock.now() > began + timedelta(hours=1):
+            raise KilledError
+        sleeping(clock, moment)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SteppedClock, "sleep_until", sleep_until)
+        with pytest.raises(KilledError):
+            world.stage(stage)
+
+
 def latest(world: RolloutWorld) -> Path:
     return rollouts.run_dir(world.rollout, rollouts.runs(read(world.rollout / NAME))[-1].run_id)
 
@@ -260,18 +275,7 @@ def test_two_tools_at_once(rollout: RolloutWorld):
 
 
 def test_a_hold_of_another_target_is_not_gone_on_with(rollout: RolloutWorld):
-    began = rollout.clock.now()
-    sleeping = SteppedClock.sleep_until
-
-    def sleep_until(clock: SteppedClock, moment: object) -> None:
-        if clock.now() > began + timedelta(hours=1):
-            raise KilledError
-        sleeping(clock, moment)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SteppedClock, "sleep_until", sleep_until)
-        with pytest.raises(KilledError):
-            rollout.stage("1")
+    kill_after_an_hour(rollout, "1")
     refused(rollout, "1", "is on target 'stepped', not", target=rollout.lane.url, targets=None)
     assert "has no report yet" in next(
         opening.missing(rollout.rollout, read(rollout.rollout / NAME), "2", rollout.clock.now(), 24.0)

@@ -11,7 +11,7 @@ from rollout_world import RolloutWorld
 from stage_folders import NOW, Folder, dump
 from test_hold import KilledError as HoldKilledError
 from test_hold import World, between, held_s, never
-from test_no_false_go import KilledError, latest, refused
+from test_no_false_go import kill_after_an_hour, latest, refused
 from test_stages_file import changed
 
 from drills.rollout import chain, commands, evidence, parts, records, rollouts, stages, status, window
@@ -71,17 +71,7 @@ def test_a_script_that_ends_with_0_although_tests_failed(tmp_path: Path, runner:
 @pytest.fixture
 def killed(rollout: RolloutWorld) -> Path:
     """The folder of a hold of stage 1 that was killed after an hour."""
-    began, sleeping = rollout.clock.now(), SteppedClock.sleep_until
-
-    def sleep_until(clock: SteppedClock, moment: object) -> None:
-        if clock.now() > began + timedelta(hours=1):
-            raise KilledError
-        sleeping(clock, moment)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SteppedClock, "sleep_until", sleep_until)
-        with pytest.raises(KilledError):
-            rollout.stage("1")
+    kill_after_an_hour(rollout, "1")
     return latest(rollout)
 
 
