@@ -33,6 +33,7 @@ from sim.plots_style import (
 )
 
 _BAND = (0.05, 0.95)
+_ALMOST = 0.005
 _FAR = 50.0
 _BORDER = 0.96  # of an axis, where that stands which has no place on it
 _MOST_WIDE = 8  # columns, from which on each is narrow
@@ -55,6 +56,7 @@ def recovery(curves: Mapping[str, tuple[Floats, Floats]], title: str) -> ShownFi
         axes.plot(t, middle, color=colour, linestyle=dash, linewidth=2.0, label=name)
         axes.fill_between(t, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.axhline(95, color=GREY, linewidth=0.8, linestyle=":")
+    axes.text(0.995, 94, "95 %", transform=axes.get_yaxis_transform(), fontsize=8, ha="right", va="top", color=GREY)
     axes.set(xlabel="time since the first cut (s)", ylabel="clients live (%)", ylim=(0, 103))
     if known:
         axes.set_xlim(0, _until(known))
@@ -64,10 +66,11 @@ def recovery(curves: Mapping[str, tuple[Floats, Floats]], title: str) -> ShownFi
 
 
 def _until(curves: Mapping[str, tuple[Floats, Floats]]) -> float:
-    """A little beyond the moment from which every run has all it ever has."""
+    """A little beyond the moment from which every run has all it ever has, to half a percent."""
     longest = max(float(t[-1]) for t, _ in curves.values())
     still = [
-        float(t[int(np.flatnonzero((shares < shares[:, -1:]).any(axis=0)).max(initial=0))]) for t, shares in curves.values()
+        float(t[int(np.flatnonzero((shares < shares[:, -1:] - _ALMOST).any(axis=0)).max(initial=0))])
+        for t, shares in curves.values()
     ]
     return min(1.25 * max(still) + 0.1, longest)
 

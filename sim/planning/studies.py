@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from sim import plots_planning
 from sim.drill import expected_duration_s
 from sim.errors import EvidenceError
 from sim.history import Floats
@@ -19,10 +20,12 @@ from sim.planning.designs import Point
 from sim.planning.runs import Job
 from sim.planning.store import Row, Store
 from sim.planning.sweeps import DesignName, EngineName, Parameter, Sweep, Value
+from sim.plots_style import ShownFigure
 
 KEPT = Path("../results/plans/notebooks")  # as seen from the notebooks' folder
 _CURVE_S = 20.0
 _LITTLE = 300_000  # [ours] deliveries that are simulated sooner than processes start
+_A_CLIENT = 0.25  # [ours] deliveries that take the virtual engine as long as a client's whole storm takes the fleet engine
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,37 @@ def study(
     curves, store = Curves(curve_s), Store(folder)
     seeds = range(1, replications + 1)
     jobs = runs.jobs(engine, points, seeds, curves)
-    if why := runs.run(jobs, store, workers=1 if _load(jobs, store) < _LITTLE else None):
+    if why := runs.run(jobs, store, workers=1 if _load(engine, jobs, store) < _LITTLE else None):
         raise EvidenceError(f"the study was cut short: {why}; run the cell again to go on.")
     return Study(points, {point.number: _rows(engine, point, seeds, curves, store) for point in points}, curves)
+
+
+def recovery_of(
+    clients: int,
+    drill: Path,
+    key: str,
+    values: Sequence[Value],
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    replications: int = 3,
+    engine: EngineName = "fleet",
+    curve_s: float = _CURVE_S,
+    folder: Path = KEPT,
+) -> ShownFigure:
+    """How one size of fleet comes back, as a figure with a curve for each value of a key; as `study` otherwise."""
+    found = study(
+        drill,
+        {"fleet.clients": (clients,), key: values},
+        fixed=fixed,
+        model=model,
+        replications=replications,
+        engine=engine,
+        curve_s=curve_s,
+        folder=folder,
+    )
+    curves = {f"{key} = {point.values[key]}": found.curves.read(found.rows[point.number]) for point in found.points}
+    return plots_planning.recovery(curves, f"Recovery of {clients:,} clients")
 
 
 def _rows(engine: str, point: Point, seeds: range, curves: Curves, store: Store) -> list[Row]:
@@ -93,9 +124,11 @@ def _rows(engine: str, point: Point, seeds: range, curves: Curves, store: Store)
     return [row for row in found if row is not None]
 
 
-def _load(jobs: Sequence[Job], store: Store) -> float:
-    """About how many deliveries are still to be simulated."""
+def _load(engine: str, jobs: Sequence[Job], store: Store) -> float:
+    """About how many deliveries are still to be simulated, or what takes as long."""
     missing = [job.drill for job in jobs if store.get(job.digest) is None]
+    if engine == "fleet":
+        return _A_CLIENT * sum(drill.fleet.clients for drill in missing)
     rates = [drill.fleet.clients * drill.load.events_per_s / drill.load.run_streams for drill in missing]
     return sum(rate * expected_duration_s(drill) for rate, drill in zip(rates, missing, strict=True))
 

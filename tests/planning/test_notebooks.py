@@ -20,7 +20,7 @@ SMALL = {
     "stage_readout": "from pathlib import Path\nRUN = Path('../results/example')",
 }
 # How many each shows; of those that are not here, two.
-FIGURES = {"capacity_planning": 3, "token_and_control_plane": 3}
+FIGURES = {"capacity_planning": 4, "token_and_control_plane": 3}
 
 
 @pytest.fixture(scope="module")
