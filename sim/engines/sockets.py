@@ -24,6 +24,7 @@ from sim.engines import course, permission, target_watch
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.fault_actions import FaultActions
 from sim.engines.garbage import relaxed_garbage_collection
+from sim.engines.lag_watch import sample_client_lag, watch_own_lag
 from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.link_actions import LinkActions
 from sim.engines.publisher import Publisher, Stream, create_streams
@@ -34,14 +35,11 @@ from sim.fault_kinds import LinkFault
 from sim.faults import plan
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
-from sim.observations import RunHeader, write_header
+from sim.observations import NAN, RunHeader, write_header
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
 _PROXIED_DESCRIPTORS = 3  # of a client whose link a fault concerns: its own, and the proxy's two
 _POLL_S = 0.1
-_LAG_PERIOD_S = 0.05
-_SAMPLE_PERIOD_S = 0.5
-_LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would be load of its own
 
 
 @dataclass(frozen=True)
@@ -232,7 +230,10 @@ class _SocketsRun:
             self._recorder,
             self._watch.hooks(self._drill, topics),
         )
-        watching = [asyncio.create_task(self._watch_own_lag()), asyncio.create_task(self._sample_lag(publisher))]
+        watching = [
+            asyncio.create_task(watch_own_lag(self._clock, self._recorder)),
+            asyncio.create_task(sample_client_lag(self._fleet, publisher.heads, self._clock, self._recorder)),
+        ]
         if self._drill.expect.retired_routes:
             watching.append(asyncio.create_task(watch_retired_routes(http, self._clock, self._recorder)))
         for task in watching:
@@ -399,32 +400,7 @@ class _SocketsRun:
         self._clients.append(auditor)
         auditor.start()
 
-    # --- watching -----------------------------------------------------------------------------------
-
-    async def _watch_own_lag(self) -> None:
-        """How late this process's own timers are: its load generator's honesty. A long stall is many late ticks, not one."""
-        due = self._clock.now() + _LAG_PERIOD_S
-        while True:
-            await asyncio.sleep(max(due - self._clock.now(), 0))
-            while (late_s := self._clock.now() - due) >= 0:
-                self._add("generator_lag", value=late_s * 1000)
-                due += _LAG_PERIOD_S
-
-    async def _sample_lag(self, publisher: Publisher) -> None:
-        """Every client's distance from the head, in events, some clients at a time when there are many."""
-        first = 0
-        while True:
-            await asyncio.sleep(_SAMPLE_PERIOD_S)
-            self._recorder.flush()
-            self._recorder.check()
-            fleet = self._fleet
-            step = min(len(fleet), _LAG_SAMPLES)
-            for number in range(first, first + step):
-                session = fleet[number % len(fleet)].session
-                lag = course.lag_events(session, publisher.heads)
-                if lag is not None:
-                    self._add("client_lag", session.client, value=lag)
-            first = (first + step) % len(fleet)
+    # --- small change -------------------------------------------------------------------------------
 
     async def _pause(self, seconds: float, running: "asyncio.Future[list[None]] | None" = None) -> None:
         """Wait, but not past an interruption, nor past the failure of what is running meanwhile."""
@@ -443,11 +419,8 @@ class _SocketsRun:
     def _say(self, phase: str, text: str) -> None:
         self._options.progress(phase, text)
 
-    def _add(
-        self, kind: str, client: int = -1, stream: str = "", seq: int = -1, value: float = float("nan"), detail: str = ""
-    ) -> None:
-        t = self._clock.now() - self._clock.began
-        self._recorder.add(t, kind, client, stream, seq, value=value, detail=detail)
+    def _add(self, kind: str, value: float = NAN, detail: str = "") -> None:
+        self._recorder.add(self._clock.now() - self._clock.began, kind, value=value, detail=detail)
 
     def _new_header(self) -> RunHeader:
         libraries = ("websockets", "uvloop")
