@@ -43,6 +43,7 @@ from sim.contract.frames import (
     UpdateBatch,
     Watermark,
 )
+from sim.contract.readers import Readers
 from sim.contract.retained import Streams
 from sim.contract.settings import Defect, RuntimeSettings, Switches
 from sim.contract.tokens import Claims, Keyring, TokenRefusedError
@@ -66,11 +67,9 @@ class Runtime:
         self._disorder = Disorder(self.counters, self.switches)
         self.mutations: list[msgspec.Raw] = []  # carried out by the defect `accept_mutation`
         self._connections: dict[int, Connection] = {}
-        self._subscribers: dict[str, dict[int, Connection]] = {}
+        self._readers = Readers(settings.slow_consumer_tick_s)
         self._ready: set[int] = set()
-        self._behind: dict[int, Connection] = {}  # with undelivered events, looked at by the slow-consumer tick
         self._deadlines: list[tuple[float, int]] = []
-        self._tick_at = 0.0
         self._opened = 0
         self._revoked_sessions: set[str] = set()
 
@@ -108,9 +107,7 @@ class Runtime:
         """The socket is gone."""
         connection = self._connections.pop(number, None)
         if connection is not None:
-            for topic in connection.positions:
-                self._subscribers.get(topic, {}).pop(number, None)
-            self._behind.pop(number, None)
+            self._readers.forget(connection)
             self._ready.discard(number)
             self._disorder.forget(number)
 
@@ -164,7 +161,7 @@ class Runtime:
 
     def _expel_one(self, connection: Connection, *last_words: ServerFrame) -> None:
         for topic in list(connection.positions):
-            self._unsubscribe(connection, topic)
+            self._readers.remove(connection, topic)
         connection.close_with(*last_words)
         self._ready.add(connection.number)
 
@@ -190,7 +187,7 @@ class Runtime:
     def _minor(self, connection: Connection, frame: Unsubscribe | SyncBeat | Leave | Request) -> None:
         if isinstance(frame, Unsubscribe):
             for topic in frame.topics:
-                self._unsubscribe(connection, topic)
+                self._readers.remove(connection, topic)
         elif isinstance(frame, SyncBeat):
             self._mutate(frame.payload, "accept_hidden_mutation")
         elif isinstance(frame, Request) and not self._mutate(frame.payload, "accept_mutation"):
@@ -208,7 +205,7 @@ class Runtime:
         """The channel is over, the socket is not: a client may join again over it, under another reference."""
         connection.joined = False
         for topic in list(connection.positions):
-            self._unsubscribe(connection, topic)
+            self._readers.remove(connection, topic)
         connection.drop_replays()
 
     def _mutate(self, payload: msgspec.Raw, defect: Defect) -> bool:
@@ -266,8 +263,7 @@ class Runtime:
         log = self.streams.logs.get(topic)
         oldest = log.oldest if log else 1
         position = FROM_OLDEST if after is None else faulty.first_position(self.switches, after, oldest)
-        connection.positions[topic] = position
-        self._subscribers.setdefault(topic, {})[connection.number] = connection
+        self._readers.add(connection, topic, position)
 
     def _stale_refusal(self, frame: Subscribe, now: float) -> Body | None:
         if "no_stale_signal" in self.switches.defects:
@@ -278,13 +274,6 @@ class Runtime:
         self.counters.stale_cursors += refusal is not None
         return refusal
 
-    def _unsubscribe(self, connection: Connection, topic: str) -> None:
-        connection.positions.pop(topic, None)
-        connection.pending.pop(topic, None)
-        self._subscribers.get(topic, {}).pop(connection.number, None)
-        if not connection.pending:
-            self._behind.pop(connection.number, None)
-
     # --- publishing ---------------------------------------------------------------------------------
 
     def announce(self, topic: str, now: float) -> None:
@@ -292,13 +281,7 @@ class Runtime:
         log = self.streams.logs[topic]
         self.counters.trimmed += log.trim(now)
         self._fanout.forget(topic)
-        if not self._behind:
-            self._tick_at = now + self.settings.slow_consumer_tick_s  # readers get that long before the first look
-        subscribers = self._subscribers.get(topic, {})
-        for connection in subscribers.values():
-            connection.pending[topic] = None
-        self._behind.update(subscribers)
-        self._ready.update(subscribers)
+        self._ready.update(self._readers.announce(topic, now))
         if faulty.leaks(self.switches, log.head):
             self._leak(topic)
 
@@ -386,7 +369,7 @@ class Runtime:
         if frame := self._fanout.last_frame(connection):
             connection.pending.clear()
             connection.strikes = 0
-            self._behind.pop(connection.number, None)
+            self._readers.behind.pop(connection.number, None)  # as `got_everything`, without a call: for most frames there are
             self.counters.served += len(frame.updates)
         return frame
 
@@ -403,8 +386,7 @@ class Runtime:
             if not self._fanout.is_current(connection, topic):
                 connection.pending[topic] = None
         if not connection.pending:
-            connection.strikes = 0  # it got everything, so it is not slow
-            self._behind.pop(connection.number, None)
+            self._readers.got_everything(connection)
         return frame
 
     def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
@@ -419,7 +401,7 @@ class Runtime:
         if not self._fanout.has_fallen_off(connection, topic):
             return None
         position = connection.positions[topic]
-        self._unsubscribe(connection, topic)
+        self._readers.remove(connection, topic)
         self.counters.stale_cursors += 1
         return self.streams.fell_off(topic, position, self.switches, now)
 
@@ -438,8 +420,8 @@ class Runtime:
 
     def wake_at(self) -> float:
         """When to call `wake` next."""
-        beat_at = min(self._deadlines[0][0] if self._deadlines else float("inf"), self._disorder.due_at())
-        return min(beat_at, self._tick_at) if self._behind else beat_at
+        beat_at = self._deadlines[0][0] if self._deadlines else float("inf")
+        return min(beat_at, self._disorder.due_at(), self._readers.tick_at())
 
     def wake(self, now: float) -> None:
         """Send the heartbeats that are due, drop silent clients, give slow ones a strike."""
@@ -451,10 +433,8 @@ class Runtime:
         for number, late in self._disorder.due(now):
             if (connection := self._connections.get(number)) and not connection.closing:
                 self._send(connection, late)
-        if self._behind and now >= self._tick_at:
-            self._tick_at = now + self.settings.slow_consumer_tick_s
-            for connection in list(self._behind.values()):
-                self._judge_consumer(connection)
+        for connection in self._readers.due(now):
+            self._judge_consumer(connection)
 
     @property
     def _client_timeout_s(self) -> float:
