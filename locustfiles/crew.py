@@ -163,8 +163,8 @@ class Crew:
         self._next_sample = (first + step) % max(len(fleet), 1)
         return [fleet[number % len(fleet)] for number in range(first, first + step)]
 
-    def _add_row(self, kind: str, client: int, stream: str = "", seq: int = -1, value: float = NAN, detail: str = "") -> None:
-        self._recorder.add(self._clock.now() - self._clock.began, kind, client, stream, seq, value=value, detail=detail)
+    def _add_row(self, kind: str, client: int, value: float = NAN) -> None:
+        self._recorder.add(self._clock.now() - self._clock.began, kind, client, value=value)
 
 
 def _nobody(now: float, session: ClientSession, notices: Sequence[Notice]) -> None:

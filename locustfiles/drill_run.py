@@ -355,7 +355,8 @@ class DrillRun:
         self.header.workers = self._others.evidence()
         self._helpers.kill()
         self._close_guard()
-        self._lane.close() if hasattr(self, "_lane") else None
+        if hasattr(self, "_lane"):
+            self._lane.close()
         self.header.stopped_because = self._because
         self.header.duration_s = self.clock.now() - self.clock.began
         try:
@@ -369,7 +370,8 @@ class DrillRun:
 
     def _close_guard(self) -> None:
         try:
-            self._guard.close() if hasattr(self, "_guard") else None
+            if hasattr(self, "_guard"):
+                self._guard.close()
         except StormgateError as error:
             self.header.complete, self._because = False, self._because or str(error)
 
@@ -393,8 +395,8 @@ class DrillRun:
         self._add("phase", detail=phase)
         self._say(f"{phase}: {self.live_clients} of {self.plan.drill.fleet.clients} clients live")
 
-    def _add(self, kind: str, client: int = -1, stream: str = "", seq: int = -1, value: float = NAN, detail: str = "") -> None:
-        self._recorder.add(self.clock.now() - self.clock.began, kind, client, stream, seq, value=value, detail=detail)
+    def _add(self, kind: str, value: float = NAN, detail: str = "") -> None:
+        self._recorder.add(self.clock.now() - self.clock.began, kind, value=value, detail=detail)
 
     def _new_header(self, run_id: str) -> RunHeader:
         header = course.new_header(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -161,12 +161,6 @@ def _command(stage: Stage, rollout: str, target: str, missing: Sequence[str], st
     if missing:
         return ""
     return f"stormgate stage {'run' if stage == '0' else 'hold'} {stage} --rollout {rollout} --target {target}"
-
-
-def as_plain(status: Status) -> dict[str, Any]:
-    """For programs."""
-    plain: dict[str, Any] = msgspec.to_builtins(status)
-    return plain
 
 
 def show(status: Status, console: "Console") -> None:

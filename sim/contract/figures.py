@@ -91,15 +91,6 @@ def decoded(body: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def is_json(body: bytes) -> bool:
-    """Whether a body can be taken apart at all."""
-    try:
-        decoded(body)
-    except ValueError:
-        return False
-    return True
-
-
 def _numbers(data: Any, path: str, depth: int = 0) -> Iterator[tuple[str, float]]:
     """All numbers by their place, impossible ones included."""
     if isinstance(data, dict):

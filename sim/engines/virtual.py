@@ -282,5 +282,5 @@ class _VirtualRun:
         live = f"{self._live()} of {self._drill.fleet.clients} clients live"
         self._options.progress(self._phase_name, f"{simulated_s:.1f} s simulated, {live}", simulated_s)
 
-    def _add(self, kind: str, client: int = -1, stream: str = "", seq: int = -1, value: float = NAN, detail: str = "") -> None:
-        self._recorder.add(self._env.now - EPOCH, kind, client, stream, seq, value=value, detail=detail)
+    def _add(self, kind: str, client: int = -1, value: float = NAN, detail: str = "") -> None:
+        self._recorder.add(self._env.now - EPOCH, kind, client, value=value, detail=detail)

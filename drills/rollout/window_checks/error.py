@@ -10,7 +10,6 @@ from drills.verdicts import State
 from sim import samples
 
 _REFUSED = "connects refused for their token"
-_NO_TOKEN = "token requests refused"
 _CLIENTS_COUNT = "clients' own counts stand in, labelled so"
 
 
