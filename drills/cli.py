@@ -283,6 +283,10 @@ def run_words(arguments: list[str]) -> int:
     except (BrokenPipeError, SystemExit):  # typer leaves the second way when whoever read us has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_INTERNAL
+    except MemoryError as error:
+        return _complain(
+            f"this machine has too little memory for it ({error or 'none is left'}); ask for less.", _EXIT_INTERNAL
+        )
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise

@@ -256,6 +256,7 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
         fill(partial)
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written ({error.strerror or error}); free some space.") from None
 
 

@@ -76,7 +76,9 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     design: DesignName = "grid"
     points: Count = 32  # of a Latin hypercube
     replications: Annotated[int, msgspec.Meta(ge=1, le=MOST_REPLICATIONS)] = 5
-    seed: int = 1  # of the first replication, the same at each point; and of the hypercube
+    seed: Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)] = (
+        1  # of the first replication, the same at each point; and of the hypercube
+    )
     set: dict[str, Any] = {}
     model: dict[str, Any] = {}  # as a model file has it
     model_file: str = ""  # beside this one

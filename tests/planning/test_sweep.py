@@ -112,6 +112,26 @@ def test_a_sweep_that_was_interrupted_says_how_to_go_on(tmp_path: Path):
     assert not (tmp_path / "plans" / "little" / "sweep.parquet").exists()
 
 
+def test_what_cannot_be_written_leaves_no_half_of_it(tmp_path: Path):
+    def fill(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"table: cannot be written \(No space left on device\)"):
+        plans.write(tmp_path / "table", fill)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fleet_that_no_machine_has_memory_for_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def too_large(*_: object) -> None:
+        raise MemoryError("Unable to allocate 931. GiB")
+
+    monkeypatch.setattr(plans, "load", too_large)
+    said = stormgate_here("plan", "sweep", folder / "sweep.toml", "--out", tmp_path)
+    assert said.code == 4
+    assert said.err == "stormgate: this machine has too little memory for it (Unable to allocate 931. GiB); ask for less.\n"
+
+
 def test_a_sweep_begun_anew_has_no_table_until_it_is_complete(tmp_path: Path):
     plan = load(tmp_path, TWO_POINTS)
     table = tmp_path / "plans" / "little" / "sweep.parquet"
