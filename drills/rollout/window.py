@@ -4,13 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
-
-import msgspec
 
 from drills import results
 from drills.checks.base import Case
-from drills.rollout import records, sampler
+from drills.rollout import evidence, records, sampler
 from drills.rollout.clock import from_iso
 from drills.rollout.records import Coverage, HoldEvent, Revisions, Snapshot, StagePlan, WatchDone
 from drills.rollout.stage_window import StageWindow, Watch
@@ -21,7 +18,7 @@ from drills.thresholds import Thresholds
 from drills.verdicts import CheckResult, State
 from sim import observations
 from sim.drill import Drill
-from sim.errors import EvidenceError, StormgateError, UsageError
+from sim.errors import EvidenceError, StormgateError
 from sim.history import History
 from sim.target import TargetKind
 
@@ -34,8 +31,6 @@ _TRIGGERS = (
 )
 _CONSUMERS = "delivery.active_consumers"
 _KEPT = 2048  # watches of which is kept what was worked out of them, for a hold that is judged again and again
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 def coverage(window: StageWindow) -> Coverage:
@@ -86,8 +81,8 @@ def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = No
     Without them: the last hold, from where it was begun or begun again; without a hold the baseline, from its first snapshot to
     its last; without any, from the plan's begin to the last snapshot. Raises `EvidenceError` for what is missing or damaged.
     """
-    plan = _read_plan(run_dir)
-    events, snapshots = _lines(run_dir / records.HOLD, HoldEvent), sampler.read(run_dir)
+    plan = evidence.read_plan(run_dir)
+    events, snapshots = evidence.read_lines(run_dir / records.HOLD, HoldEvent), sampler.read(run_dir)
     since, until = _span(plan, events, snapshots)
     since, until = began or since, ended or until
     if from_iso(until) < from_iso(since):
@@ -151,7 +146,8 @@ class _Watches:
         self.found: list[Watch] = []
         self.troubles: list[str] = []
         self.cut_short = 0
-        for told in _lines(run_dir / (records.WATCH_LIST if revisions is None else records.CONTROL_LIST), WatchDone):
+        listed = records.WATCH_LIST if revisions is None else records.CONTROL_LIST
+        for told in evidence.read_lines(run_dir / listed, WatchDone):
             if from_iso(since) <= from_iso(told.at) <= from_iso(until) and self._counts(told, revisions):
                 self._add(told)
 
@@ -214,29 +210,3 @@ def _watch(folder: Path, path: str, began_s: float, sha256: str) -> Watch:
 @lru_cache(maxsize=2)
 def _recorded(folder: Path, sha256: str) -> tuple[Drill, History]:
     return results.recorded(folder)
-
-
-def _read_plan(run_dir: Path) -> StagePlan:
-    path = run_dir / records.PLAN
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=StagePlan)
-    except FileNotFoundError:
-        raise UsageError(f"{run_dir}: is not a stage's folder (it has no {records.PLAN}).") from None
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise EvidenceError(f"{path}: is damaged ({error}).") from None
-
-
-def _lines(path: Path, kind: type[T]) -> list[T]:
-    """A file of one JSON object a line, of one that is not there none; half a line at the end was being written."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    try:
-        return [msgspec.json.decode(line, type=kind) for line in lines]
-    except (msgspec.DecodeError, ValueError) as error:
-        raise EvidenceError(f"{path}: is damaged ({error}).") from None
