@@ -1,7 +1,8 @@
 """The delivery worker and its line, compiled: one frame a turn, and whoever is owed another goes to the back.
 
 Frames of the live tail are no events. All readers of the same streams are a group; an event that is announced to it puts those
-of its readers into the line that are not in it yet, as one place, and those that are get it in the frame that they wait for.
+of its readers into the line that are not in it yet, as one place, and those that are get it in the frame that they wait for. A
+frame takes a few topics: who is owed more goes to the back of the line with what is left, as from any turn of the virtual lane.
 """
 
 import math
@@ -11,6 +12,8 @@ from sim.engines.fleet_arrays import announced_to, beats, clients, line, more, o
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_world import Lane, whole
 
+_NOBODY = 1e-6  # readers: what is left of sums of fractions
+_TURN_S = 0.001  # as the virtual lane's `WORK_QUANTUM_S`
 _HEARTBEATS, _FIRST_GROUP = fleet_world.HEARTBEATS, fleet_world.FIRST_GROUP
 
 
@@ -51,8 +54,23 @@ def _cost_s(w: Lane, number: int) -> float:
     place = line(w)[number]
     if place.who == _HEARTBEATS:
         return w.batch_s
-    events = announced_to(w)[_FIRST_GROUP - place.who] - place.announced + 1
-    return w.batch_s + events * w.event_s
+    owed = _owed(w, number)
+    return w.batch_s + (owed - _kept_back(w, owed)) * w.event_s
+
+
+@inner
+def _owed(w: Lane, number: int) -> int:
+    """Events, to each reader of the group whose place it is."""
+    place = line(w)[number]
+    return announced_to(w)[_FIRST_GROUP - place.who] - place.announced + 1
+
+
+@inner
+def _kept_back(w: Lane, owed: int) -> int:
+    """Of so many events, of one topic after the other, those of topics that a frame has no room for."""
+    if w.topics <= w.drained_topics:
+        return 0
+    return owed - owed // w.topics * w.drained_topics - min(owed % w.topics, w.drained_topics)
 
 
 @inner
@@ -65,6 +83,43 @@ def _frames(w: Lane, number: int) -> float:
 
 
 @inner
+def _at_once(w: Lane, number: int) -> float:
+    """Frames of it that are one turn: where readers stand in line anew for the rest, they do so when they have their frame."""
+    frames = _frames(w, number)
+    if line(w)[number].who == _HEARTBEATS or _kept_back(w, _owed(w, number)) == 0:
+        return frames
+    return min(frames, max(_TURN_S / _cost_s(w, number), 1.0))
+
+
+@inner
+def _hand_out(w: Lane, number: int, done: float) -> None:
+    """So many frames of the place are sent; what is left of it changes."""
+    frames, place = _frames(w, number), line(w)[number]
+    w.free_at += done * _cost_s(w, number)
+    if place.who != _HEARTBEATS:
+        group = _FIRST_GROUP - place.who
+        waiting = queued(w)[group] - done  # whoever left is no more among them
+        queued(w)[group] = waiting if waiting > _NOBODY else 0.0
+        place.readers = max(readers(w)[group], 1)
+        rest = _kept_back(w, _owed(w, number))
+        if rest > 0:
+            _wait_anew(w, whole(group), done, rest)
+    place.frames = frames - done
+
+
+@inner
+def _wait_anew(w: Lane, group: int, frames: float, owed: int) -> None:
+    """So many readers of a group are owed more events, and go to the back of the line."""
+    announced, last = announced_to(w)[group] + 1 - owed, (w.line_tail - 1) % len(line(w))
+    queued(w)[group] += frames
+    if w.line_tail - w.line_head > 1 and line(w)[last].who == _FIRST_GROUP - group and line(w)[last].announced == announced:
+        line(w)[last].frames += frames  # those before them are owed the same
+        return
+    place = line(w)[_line_up(w, _FIRST_GROUP - group, frames, w.free_at)]
+    place.readers, place.announced = max(readers(w)[group], 1), announced
+
+
+@inner
 def next_turn(w: Lane) -> float:
     """When the first place is a client's turn, or is done; infinity if there is none."""
     if w.line_head == w.line_tail:
@@ -72,7 +127,7 @@ def next_turn(w: Lane) -> float:
     number = w.line_head % len(line(w))
     if line(w)[number].who >= 0:
         return w.free_at
-    return w.free_at + _frames(w, number) * _cost_s(w, number)
+    return w.free_at + _at_once(w, number) * _cost_s(w, number)
 
 
 @inner
@@ -83,11 +138,12 @@ def take_turn(w: Lane) -> int:
     if w.free_at - place.since > w.most_behind_s:
         w.overloaded_at = min(w.overloaded_at, w.free_at)
     if place.who < 0:
-        frames = _frames(w, number)
-        w.free_at += frames * _cost_s(w, number)
+        done, frames = _at_once(w, number), _frames(w, number)
+        _hand_out(w, number, done)
         if place.who != _HEARTBEATS:
-            _gone(w, _FIRST_GROUP - place.who, place.frames)
             w.delivered_at = w.free_at
+        if done < frames:
+            return -1
     w.line_head += 1
     who = whole(place.who)
     if who >= 0 and (more(w)[who].ticket != place.ticket or clients(w)[who].event < fleet_world.IN_LINE):
@@ -96,28 +152,14 @@ def take_turn(w: Lane) -> int:
 
 
 @inner
-def _gone(w: Lane, group: int, frames: float) -> None:
-    queued(w)[group] = max(queued(w)[group] - frames, 0.0)
-
-
-@inner
 def _work_on(w: Lane, at: float) -> None:
     """What of the first place is done by then, before what is left of it changes."""
     if w.line_head == w.line_tail or w.free_at >= at:
         return
     number = w.line_head % len(line(w))
-    place = line(w)[number]
-    cost_s = 0.0 if place.who >= 0 else _cost_s(w, number)
-    if cost_s <= 0:
-        return
-    frames = _frames(w, number)
-    done = min(frames, (at - w.free_at) / cost_s)
-    w.free_at += done * cost_s
-    if place.who != _HEARTBEATS:
-        group = _FIRST_GROUP - place.who
-        _gone(w, group, place.frames - (frames - done))
-        place.readers = max(readers(w)[group], 1)
-    place.frames = frames - done
+    cost_s = 0.0 if line(w)[number].who >= 0 else _cost_s(w, number)
+    if cost_s > 0:
+        _hand_out(w, number, min(_frames(w, number), (at - w.free_at) / cost_s))
 
 
 @inner

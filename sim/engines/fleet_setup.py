@@ -155,6 +155,7 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         "batch_size": min(runtime.replay_batch_size, settings.replay_batch_size),
         "topics": drill.fleet.topics_per_client + drill.load.worker_events,
         "run_streams": drill.load.run_streams,
+        "drained_topics": runtime.topics_per_drain,
         "worker_events": drill.load.worker_events,
         "backoff": formula,
         "doublings": getattr(policy.backoff, "most_doublings", 31),
@@ -167,8 +168,7 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         "overloaded_at": math.inf,
         "longest_ms": -1.0,
     }
-    for name, value in values.items():
+    keys = {f"{purpose}_key": key_of(seed, purpose) for purpose in ("backoff", "delay_u", "delay_v")}
+    for name, value in {**values, **keys}.items():
         lane[name] = value
-    for purpose in ("backoff", "delay_u", "delay_v"):
-        lane[f"{purpose}_key"] = key_of(seed, purpose)
     return lane

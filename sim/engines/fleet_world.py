@@ -134,7 +134,7 @@ LANE = np.dtype(
         *((name, "f8") for name in ("beat_s", "reply_timeout_s", "live_period_s", "refresh_after_s", "first_fault_t")),
         *((name, "f8") for name in ("base_ms", "cap_ms", "refresh_delay_ms", "most_behind_s", "longest_ms", "arrival_gap_s")),
         *((name, "i8") for name in ("bucket", "heaped", "planned", "announced", "backlog", "inside_head", "inside_tail")),
-        *((name, "i8") for name in ("line_head", "line_tail", "free_chunk", "chunks_used")),
+        *((name, "i8") for name in ("line_head", "line_tail", "drained_topics", "free_chunk", "chunks_used")),
         *((name, "i8") for name in ("live", "window", "shrunk_budget", "batch_size", "topics", "run_streams", "worker_events")),
         *((name, "i8") for name in ("begun", "backoff", "doublings", "resets", "snapshots", "honours_offline", "is_up")),
         *((name, "i8") for name in ("mint_outage", "refused_mints", "limited_subscribes", "replayed", "backoffs", "events")),
