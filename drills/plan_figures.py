@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
+from drills import gates
 from drills.plan_search import Searched
-from drills.plans import Swept
+from drills.plans import THRESHOLDS_NAME, Swept
 from drills.verdicts import DrillVerdict
 from sim import plots_planning, plots_sweeps
 from sim.planning import tables
@@ -120,7 +121,7 @@ def _sensitivity_of_each(swept: Swept, table: pd.DataFrame, measures: dict[str, 
     for name, words in measures.items():
         found = tables.sensitivity(table, name)
         left_out = len(swept.points) - int((table["measure"] == name).sum())
-        said = f"{words}; without {left_out} points where it never ends or has no value" if left_out else words
+        said = f"{words}; points left out, where it never ends or has no value: {left_out}" if left_out else words
         if len(found) and math.isfinite(found["base"].iloc[0]):
             yield f"sensitivity-{name}", plots_planning.sensitivity(found, swept.plan.sweep.question, said)
 
@@ -145,4 +146,11 @@ def of_search(searched: Searched) -> dict[str, Figure]:
         return {"trials": plots_planning.ranking(table, key, {**first, **measures}, title)}
     marked = {"answer": searched.found.answer, "shown to be red": searched.found.beyond}
     known = {name: float(value) for name, value in marked.items() if value is not None}
-    return {"trials": plots_sweeps.trials(table, key, measures, title, known, {})}
+    return {"trials": plots_sweeps.trials(table, key, measures, title, known, _limits_of_search(searched))}
+
+
+def _limits_of_search(searched: Searched) -> dict[str, float]:
+    """The limits of those checks that had to stay green."""
+    asked = searched.find.keep or searched.plan.variant({})[0].checks
+    thresholds = gates.load_thresholds(searched.folder / THRESHOLDS_NAME)
+    return {measure: thresholds[check].threshold for measure, check in _DECIDED_BY.items() if check in asked}

@@ -16,6 +16,8 @@ from drills.verdicts import DrillVerdict, State
 from sim.drill import Drill
 from sim.errors import UsageError
 from sim.planning import designs, runs, search, tables
+from sim.planning.designs import Point
+from sim.planning.runs import Job
 from sim.planning.search import Found, Trial, Word
 from sim.planning.store import Row, Store
 from sim.planning.sweeps import Find, Plan, Value
@@ -112,6 +114,7 @@ def read(folder: Path) -> Searched:
 def _search(asking: "_Asking") -> Searched:
     plan, wanted = asking.plan, asking.wanted
     if wanted.want == "best":
+        asking.simulate(wanted.values, plan.sweep.replications)  # all at once, as all of them will be asked for
         found = search.best(wanted, plan.sweep.replications, asking.ask, asking.compare)
     else:
         found = search.number(wanted, plan.sweep.replications, asking.ask)
@@ -157,13 +160,24 @@ class _Asking:
 
     def rows(self, value: Value, replications: int) -> tuple[Sequence[Row], Drill]:
         """The runs of a value, simulated if they are not there yet."""
-        point = designs.point(self.plan, {self.wanted.key: value})
-        jobs = runs.jobs(self.plan.sweep.engine, [point], plans.seeds(self.plan, replications), self.judge)
+        self.simulate([value], replications)
+        jobs = self._jobs([value], replications)
+        return [row for job in jobs if (row := self.store.get(job.digest)) is not None], self._point(value).drill
+
+    def simulate(self, values: Sequence[Value], replications: int) -> None:
+        """See that the runs of these values are there. Raises `CutShortError`."""
+        jobs = self._jobs(values, replications)
         why = self.execute(jobs, self.store)
-        rows = [row for job in jobs if (row := self.store.get(job.digest)) is not None]
-        if why or len(rows) < len(jobs):
-            raise plans.cut_short(self.folder, why, len(rows), len(jobs))
-        return rows, point.drill
+        missing = [job for job in jobs if self.store.get(job.digest) is None]
+        if why or missing:
+            raise plans.cut_short(self.folder, why, len(jobs) - len(missing), len(jobs))
+
+    def _jobs(self, values: Sequence[Value], replications: int) -> list[Job]:
+        points = [self._point(value) for value in values]
+        return runs.jobs(self.plan.sweep.engine, points, plans.seeds(self.plan, replications), self.judge)
+
+    def _point(self, value: Value) -> Point:
+        return designs.point(self.plan, {self.wanted.key: value})
 
 
 def judged(verdict: DrillVerdict, keep: Sequence[str]) -> tuple[Word, str]:

@@ -26,7 +26,7 @@ from drills.thresholds import DEFAULT_PATH
 from drills.verdicts import DrillVerdict
 from sim.errors import EvidenceError, StorageError, StormgateError, UsageError
 from sim.ownership import Mark, is_left_behind, remove_leftovers
-from sim.planning import designs, runs, sweeps, tables
+from sim.planning import designs, runs, sizes, sweeps, tables
 from sim.planning.designs import Point
 from sim.planning.runs import Job
 from sim.planning.store import Row, Store, code_digest
@@ -85,12 +85,12 @@ def load(path: Path) -> Plan:
 
 
 def on_all_cores(name: str, workers: int | None = None) -> Execute:
-    """Runs in processes of this machine, with progress."""
+    """Runs in processes of this machine, with progress; what is done sooner than processes start is done in this one."""
 
     def execute(jobs: Sequence[Job], store: Store) -> str:
         missing = [job for job in jobs if store.get(job.digest) is None]
         with Several(name, [job.name for job in missing]) as progress:
-            return runs.run(missing, store, progress, workers)
+            return runs.run(missing, store, progress, workers or (1 if sizes.is_little(missing) else None))
 
     return execute
 

@@ -34,6 +34,7 @@ from sim.plots_style import (
 
 _BAND = (0.05, 0.95)
 _ALMOST = 0.005
+_TICK_ROOM = 0.11  # of the axis, that a tick's number needs
 _FAR = 50.0
 _BORDER = 0.96  # of an axis, where that stands which has no place on it
 _MOST_WIDE = 8  # columns, from which on each is narrow
@@ -126,14 +127,26 @@ def height(axes: Axes, values: "pd.Series[Any]") -> None:
 
 
 def scale(axes: Axes, values: "pd.Series[Any]") -> None:
-    """Logarithmic where the values spread over more than a decade; the values themselves are the ticks."""
+    """Logarithmic where the values spread over more than a decade; those of the values that have room are the ticks."""
     places = sorted({float(value) for value in values})
+    plain(axes.xaxis)
     if places[0] > 0 and places[-1] / places[0] >= 10:
         axes.set_xscale("log")
         plain(axes.xaxis)
         if len(places) <= 3 * _MANY:
-            axes.set_xticks(places, [f"{place:,.6g}" for place in places])
+            ticks = _far_enough(places)
+            axes.set_xticks(ticks, [f"{place:,.6g}" for place in ticks])
             axes.minorticks_off()
+
+
+def _far_enough(places: Sequence[float]) -> list[float]:
+    """Of rising values the first, the last, and those between that are not too near to another on a logarithmic axis."""
+    least = (places[-1] / places[0]) ** _TICK_ROOM
+    kept = [places[0]]
+    for place in places[1:-1]:
+        if place / kept[-1] >= least and places[-1] / place >= least:
+            kept.append(place)
+    return [*kept, places[-1]]
 
 
 def heat_map(

@@ -116,10 +116,12 @@ def trials(
 ) -> ShownFigure:
     """The values that a search of a number looked at, with what was measured there; `marked` are named by upright lines."""
     made = curves(table, key, measures, title, limits=limits)
-    for number, axes in enumerate(made.axes):
-        for name, value in marked.items():
+    ordered = sorted(marked.items(), key=lambda named: named[1])
+    for axes in made.axes:
+        for _, value in ordered:
             axes.axvline(value, color=GREY, linewidth=1.0, linestyle=":")
-            if not number:
-                place = axes.get_xaxis_transform()
-                axes.text(value, 1.01, name, transform=place, fontsize=8, ha="center", va="bottom", color=GREY)
+    top = made.axes[0]
+    for (name, value), side in zip(ordered, ("right", "left"), strict=False):
+        place = top.get_xaxis_transform()
+        top.text(value, 1.01, f" {name} ", transform=place, fontsize=8, ha=side, va="bottom", color=GREY)
     return made

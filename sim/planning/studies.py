@@ -11,10 +11,9 @@ from typing import Any
 import pandas as pd
 
 from sim import plots_planning
-from sim.drill import expected_duration_s
 from sim.errors import EvidenceError
 from sim.history import Floats
-from sim.planning import designs, runs, sweeps, tables
+from sim.planning import designs, runs, sizes, sweeps, tables
 from sim.planning.curves import Curves
 from sim.planning.designs import Point
 from sim.planning.runs import Job
@@ -24,8 +23,6 @@ from sim.plots_style import ShownFigure
 
 KEPT = Path("../results/plans/notebooks")  # as seen from the notebooks' folder
 _CURVE_S = 20.0
-_LITTLE = 300_000  # [ours] deliveries that are simulated sooner than processes start
-_A_CLIENT = 0.25  # [ours] deliveries that take the virtual engine as long as a client's whole storm takes the fleet engine
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def study(
     curves, store = Curves(curve_s), Store(folder)
     seeds = range(1, replications + 1)
     jobs = runs.jobs(engine, points, seeds, curves)
-    if why := runs.run(jobs, store, workers=1 if _load(engine, jobs, store) < _LITTLE else None):
+    if why := runs.run(jobs, store, workers=1 if sizes.is_little(_missing(jobs, store)) else None):
         raise EvidenceError(f"the study was cut short: {why}; run the cell again to go on.")
     return Study(points, {point.number: _rows(engine, point, seeds, curves, store) for point in points}, curves)
 
@@ -124,13 +121,8 @@ def _rows(engine: str, point: Point, seeds: range, curves: Curves, store: Store)
     return [row for row in found if row is not None]
 
 
-def _load(engine: str, jobs: Sequence[Job], store: Store) -> float:
-    """About how many deliveries are still to be simulated, or what takes as long."""
-    missing = [job.drill for job in jobs if store.get(job.digest) is None]
-    if engine == "fleet":
-        return _A_CLIENT * sum(drill.fleet.clients for drill in missing)
-    rates = [drill.fleet.clients * drill.load.events_per_s / drill.load.run_streams for drill in missing]
-    return sum(rate * expected_duration_s(drill) for rate, drill in zip(rates, missing, strict=True))
+def _missing(jobs: Sequence[Job], store: Store) -> list[Job]:
+    return [job for job in jobs if store.get(job.digest) is None]
 
 
 def _value(point: Point, name: str) -> Value | None:

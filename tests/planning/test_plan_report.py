@@ -139,6 +139,21 @@ def test_a_search_tells_its_trials_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert "figure-trials.png" in summary
 
 
+def test_the_values_of_a_best_are_simulated_at_once_and_ranked(tmp_path: Path):
+    best = SWEEP + '[find]\nkey = "fleet.policy"\nwant = "best"\nvalues = ["sdk", "server_hint"]\nmost_replications = 3\n'
+    asked = []
+
+    def execute(jobs, store) -> str:
+        asked.append([job for job in jobs if store.get(job.digest) is None])
+        return here(jobs, store)
+
+    plan = load(tmp_path, 'engine = "fleet"\n' + best + 'keep = ["reconnect.live_again_99_s"]\n')
+    searched = plan_search.find(plan, tmp_path, execute)
+    assert [len(missing) for missing in asked if missing] == [6]
+    assert set(plan_figures.of_search(searched)) == {"trials"}
+    assert plan_search.read(searched.folder).sentence == searched.sentence
+
+
 # --- figures by design --------------------------------------------------------------------------------
 
 

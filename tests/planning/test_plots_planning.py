@@ -103,3 +103,10 @@ def test_a_figure_shows_itself_in_a_notebook():
 
 def test_lines_differ_by_dash_and_marker_too():
     assert len({str(dash) for _, dash, _ in LINES}) == len({marker for _, _, marker in LINES}) == len(LINES)
+
+
+def test_values_too_near_to_each_other_share_a_tick():
+    frame = TIDY[TIDY["model.workers"] == 1]
+    near = pd.concat([frame, frame[frame["fleet.clients"] == 1000].assign(**{"fleet.clients": 1050})])
+    made = plots_planning.small_multiples(near, "fleet.clients", {"live": "s"}, "T")
+    assert [label.get_text() for label in made.axes[0].get_xticklabels()] == ["100", "1,000", "10,000"]
