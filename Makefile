@@ -22,7 +22,7 @@ load-headless: $(LOAD)  ## storm the embedded runtime with Locust for about two 
 	$(BIN)/locust -f locustfiles/reconnect_storm.py --headless --only-summary --pattern waves --steady-s 30 --fault-s 75
 
 notebooks: $(NOTEBOOKS)  ## open the planners' notebooks
-	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
+	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks --allow-root  # only here, and with a token: containers know no other user
 
 test: $(DEV) $(PEERS) $(PROMETHEUS) browser check  ## style, types, and all tests
 	$(BIN)/python -m compileall -q sim drills locustfiles tests  # hundreds of processes that tests start need not do it each
