@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from drills import targets
-from sim.calibration import files, fitting, probes
+from sim.calibration import agreement, files, measuring, probes
+from sim.calibration.agreement import Fit
 from sim.calibration.files import About
-from sim.calibration.fitting import Fit
+from sim.calibration.fitting import Estimate
 from sim.calibration.probes import Sizes
 from sim.drill import Drill
 from sim.errors import UsageError
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 WORK_PREFIX = "stormgate-calibrate-"
 METHOD = (
-    "Small drills, each number by itself: latencies are medians of a quiet lane, service times are the steps of a full queue, "
-    "workers are how many steps a single one takes; means over rounds with their 95 % intervals (Student's t)."
+    "Small drills. Each number by itself: latencies are medians of a quiet lane, service times are shares of a full queue, "
+    "workers are how many shares a single one takes; means over rounds with their 95 % intervals (Student's t). Then a "
+    "handshake's and a replayed event's time are corrected until the simulated bursts take as long as the measured ones, and "
+    "whether handshakes and frames share one loop is what tells the busy burst better."
 )
 NOT_MEASURED = [
     "server.accept_backlog",
@@ -49,11 +52,10 @@ def calibrate(target: str, file: Path | None, sizes: Sizes, seed: int, say: Call
     if lane is not None:
         sockets.check_lane(lane)
     with OwnedFolder(WORK_PREFIX) as folder:
-        measured = fitting.measure(_on_sockets(lane), Path(folder), sizes, seed, say)
+        measured = measuring.measure(_on_sockets(lane), Path(folder), sizes, seed, say)
         say("fitting")
-        model, estimates = fitting.fit(measured)
-        told = fitting.residuals(measured, _simulated(model), Path(folder) / "simulated", sizes, seed)
-    return Fit(model, estimates, told), _about(target, lane, sizes, Fit(model, estimates, told))
+        found = agreement.fit(measured, _simulated, Path(folder) / "simulated", sizes, seed)
+    return found, _about(target, lane, sizes, found)
 
 
 def _is_here(lane: "Lane") -> bool:
@@ -63,7 +65,7 @@ def _is_here(lane: "Lane") -> bool:
     return all(targets.is_loopback(host) for host in hosts)
 
 
-def _on_sockets(lane: "Lane | None") -> fitting.RunProbe:
+def _on_sockets(lane: "Lane | None") -> measuring.RunProbe:
     from sim.engines import sockets
 
     def run(drill: Drill, folder: Path, seed: int) -> RunHeader:
@@ -72,7 +74,7 @@ def _on_sockets(lane: "Lane | None") -> fitting.RunProbe:
     return run
 
 
-def _simulated(model: SystemModel) -> fitting.RunProbe:
+def _simulated(model: SystemModel) -> measuring.RunProbe:
     from sim.engines import virtual
 
     def run(drill: Drill, folder: Path, seed: int) -> RunHeader:
@@ -104,7 +106,7 @@ def lines(fit: Fit) -> tuple[list[list[str]], list[list[str]]]:
     return numbers, told
 
 
-def _interval(estimate: fitting.Estimate) -> str:
+def _interval(estimate: Estimate) -> str:
     return "-" if estimate.lower is None or estimate.upper is None else f"{estimate.lower:.4g}..{estimate.upper:.4g}"
 
 

@@ -15,7 +15,7 @@ from drills.options import AsJson, Target, Targets
 if TYPE_CHECKING:
     from drills.plan_search import Searched
     from drills.plans import Execute, Swept
-    from sim.calibration.fitting import Fit
+    from sim.calibration.agreement import Fit
 
 _CANNOT_TELL = 2
 

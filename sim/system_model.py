@@ -34,6 +34,9 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     handshake_ms: Finite = 0.35  # accept, upgrade and token verification; measured
     delivery_batch_ms: Finite = 0.015  # a frame to one client; measured
     delivery_event_ms: Finite = 0.002  # each update in it; measured
+    # Handshakes are done by the worker that delivers, when no frame waits, as in a runtime of one event loop: whoever is live
+    # slows down those who come back. `handshake_workers` is then 1. [ours]: a runtime that has processes for it.
+    one_loop: bool = False
     publish_workers: Count = 1
     publish_ms: Finite = 0.5  # one event over HTTP until it is durable; measured
     mirror_failure_share: ShareOrZero = 0.0  # of the mirror's tries; [ours]: a healthy one

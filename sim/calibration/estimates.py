@@ -50,20 +50,16 @@ def mint_step_ms(history: History) -> float:
     return queue_step_ms(history.fleet(Kind.TOKEN_MINTED).t)
 
 
-def live_step_ms(history: History) -> float:
-    """Between two clients that got live again, when all of them wait."""
-    return queue_step_ms(_after_fault(history, Kind.SUBSCRIBED))
-
-
 def fan_out_step_ms(history: History) -> float:
-    """Between two clients that had the same event, as the median over events that many had."""
+    """Between two clients that had the same event, as the median over events that found all live and nothing broken yet."""
     rows = history.fleet(Kind.APPLIED)
     before = rows.take(rows.t < history.first_fault_t)
     keys = before.stream * (1 + int(before.seq.max(initial=0))) + before.seq
     order = np.argsort(keys, kind="stable")
     ends = np.flatnonzero(np.diff(keys[order])) + 1
-    steps = [queue_step_ms(group) for group in np.split(before.t[order], ends)]
-    known = [step for step in steps if not math.isnan(step)]
+    arrived_t = history.first_live_t.max(initial=0.0)  # whoever arrives takes the lane's time from those who read
+    groups = [group for group in np.split(before.t[order], ends) if group.min(initial=np.inf) > arrived_t]
+    known = [step for step in map(queue_step_ms, groups) if not math.isnan(step)]
     return float(np.median(known)) if known else math.nan
 
 
@@ -74,19 +70,21 @@ def replayed_each(history: History) -> float:
     return float(np.maximum(rows.seq, 0).sum()) / history.header.clients
 
 
-def replay_step_ms(history: History) -> float:
-    """What one client's coming back takes, when all of them come at once and read a replay: of the whole, its share."""
-    opened, done = (_after_fault(history, kind) for kind in (Kind.CONNECT_DONE, Kind.REPLAY_COMPLETED))
+def return_step_ms(history: History) -> float:
+    """What one client's coming back takes, when all of them come at once: of the whole, its share."""
+    opened, done = (_after_fault(history, kind) for kind in (Kind.CONNECT_DONE, Kind.SUBSCRIBED))
     if len(done) < _FEWEST:
         return math.nan
     return float(done.max() - opened.min()) / len(done) * 1000
 
 
-def live_again_s(history: History, share: float) -> float:
-    """Seconds from the cut until that share of the fleet was live; NaN if it never was."""
-    t = np.sort(_after_fault(history, Kind.SUBSCRIBED))
+def return_s(history: History, share: float) -> float:
+    """From the first attempt after the fault that got through until that share of the fleet was live; NaN if it never was."""
+    opened = history.fleet(Kind.CONNECT_DONE)
+    opened = opened.take(opened.t >= history.first_fault_t)
+    live_t = np.sort(_after_fault(history, Kind.SUBSCRIBED))
     place = math.ceil(share * history.header.clients) - 1
-    return float(t[place] - history.first_fault_t) if place < len(t) else math.nan
+    return float(live_t[place] - (opened.t - opened.value / 1000).min()) if place < len(live_t) else math.nan
 
 
 def generator_lag_ms(history: History) -> float:

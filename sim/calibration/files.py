@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from sim import system_model
-from sim.calibration.fitting import Estimate, Fit, Residual
+from sim.calibration.agreement import Fit, Residual
+from sim.calibration.fitting import Estimate
 from sim.config import read_toml, to_struct
 from sim.errors import StorageError, UsageError
 from sim.system_model import SystemModel

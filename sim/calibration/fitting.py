@@ -1,4 +1,4 @@
-"""From what the probes left to a system model: each number by itself, with its interval over the rounds.
+"""From what the probes left to the numbers of a system model: each by itself, with its interval over the rounds.
 
 The formulas follow the simulation's own course, with d for the one-way delay: a handshake is seen after 4 d and its service,
 getting live takes 4 d more, a token 2 d and its service. What a full queue lets through tells a service's time where it is a
@@ -6,32 +6,22 @@ bottleneck; where single ones take longer than that, there is room for several a
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
-from sim import observations, statistics
-from sim.calibration import estimates, probes
-from sim.calibration.probes import Sizes
-from sim.drill import Drill
-from sim.errors import EvidenceError, StormgateError, TargetError
+from sim import statistics
+from sim.calibration import estimates
+from sim.calibration.measuring import Measured
+from sim.errors import EvidenceError
 from sim.history import Floats, History
-from sim.observations import Kind, RunHeader
+from sim.observations import Kind
 from sim.system_model import ControlService, Network, Server, SystemModel
 
-RunProbe = Callable[[Drill, Path, int], RunHeader]  # into a folder, under a seed
 MOST_WORKERS = 64
-MOST_GENERATOR_LAG_MS = 50.0  # [ours] beyond, the probes measured the load generator
-MOST_CHANGE = 1.0  # [ours] of a latency between the first and the last quiet probe: it doubled
-_LEAST_CHANGE_MS = 2.0  # [ours] a smaller difference is none, whatever its share
-_LEAST_DELAY_MS = 0.001
+_LEAST_DELAY_MS = _LEAST_STEP_MS = 0.001
 REPLIES = 3  # frames that a client gets while it gets live, besides a replay's
-
-
-class ProbesCutShortError(StormgateError):
-    """A probe did not reach its end."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -45,110 +35,36 @@ class Estimate(msgspec.Struct, frozen=True):
     how: str = ""
 
 
-class Residual(msgspec.Struct, frozen=True):
-    """A probe's measure beside what the fitted model makes of that probe. `error` is (simulated - measured) / measured."""
-
-    probe: str
-    measure: str
-    measured: float
-    simulated: float
-    error: float
-
-
-class Fit(msgspec.Struct, frozen=True):
-    """A model, each of its measured numbers by its key, and how well it tells its own probes."""
-
-    model: SystemModel
-    estimates: dict[str, Estimate]
-    residuals: tuple[Residual, ...]
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """What all probes left, by probe: one history a round."""
-
-    quiet: tuple[History, ...]
-    rounds: Mapping[str, tuple[History, ...]]
-
-
-def measure(run: RunProbe, folder: Path, sizes: Sizes, seed: int, say: Callable[[str], None]) -> Measured:
-    """Run all probes: a quiet one, the rounds, and a quiet one again.
-
-    Raises `TargetError` for a target that was not well or that changed meanwhile, `EvidenceError` where the load generator was
-    too late to measure anything, and `ProbesCutShortError`.
-    """
-
-    def one(drill: Drill, name: str, seed: int) -> History:
-        say(name)
-        return _probe(run, drill, folder / name, seed)
-
-    before = one(probes.quiet(sizes), "quiet-1", seed)
-    found: dict[str, list[History]] = {}
-    for number in range(sizes.rounds):
-        for drill in probes.one_round(sizes):
-            name = drill.name.removeprefix("calibrate_")
-            found.setdefault(name, []).append(one(drill, f"{name}-{number + 1}", seed + number))
-    after = one(probes.quiet(sizes), "quiet-2", seed)
-    require_unchanged(before, after)
-    return Measured((before, after), {name: tuple(histories) for name, histories in found.items()})
-
-
-def _probe(run: RunProbe, drill: Drill, folder: Path, seed: int) -> History:
-    folder.mkdir(parents=True, exist_ok=True)
-    header = run(drill, folder, seed)
-    if not header.complete:
-        raise ProbesCutShortError(f"the probe {folder.name} was cut short: {header.stopped_because}; nothing was fitted.")
-    history = History(*observations.read_verified(folder))
-    if not estimates.is_well(history):
-        raise TargetError(f"the target was not well during the probe {folder.name} (not everyone got live); mend it first.")
-    if (late_ms := estimates.generator_lag_ms(history)) > MOST_GENERATOR_LAG_MS:
-        raise EvidenceError(
-            f"the load generator itself was {late_ms:.0f} ms late during the probe {folder.name}, so it measured this machine "
-            "and not the target; calibrate when the machine is quieter."
-        )
-    return history
-
-
-_QUIET: Mapping[str, Callable[[History], float]] = {
-    "minting a token": lambda history: estimates.median_ms(history, Kind.TOKEN_MINTED),
-    "a handshake": lambda history: estimates.median_ms(history, Kind.CONNECT_DONE),
-    "publishing an event": estimates.publish_ms,
-    "delivering an event": estimates.apply_ms,
-}
-
-
-def require_unchanged(before: History, after: History) -> None:
-    """Raise `TargetError` if the target was another one at the end than at the beginning."""
-    for what, of in _QUIET.items():
-        one, other = of(before), of(after)
-        if not abs(other - one) <= max(MOST_CHANGE * min(one, other), _LEAST_CHANGE_MS):
-            raise TargetError(
-                f"the target changed while it was calibrated: {what} took {one:.3g} ms before and {other:.3g} ms after; "
-                "nothing was fitted. Calibrate again when nothing else happens to it."
-            )
-
-
-def fit(measured: Measured) -> tuple[SystemModel, dict[str, Estimate]]:
-    """The model, and its estimates by the model's keys."""
+def estimated(measured: Measured) -> dict[str, Estimate]:
+    """Each number by itself, by the model's keys."""
     network = _network(measured.quiet)
-    delay_ms, sigma = network["network.median_ms"], network["network.sigma"]
-    handshake = _handshake(measured, delay_ms.value)
-    minting = _minting(measured, delay_ms.value)
+    delay_ms = network["network.median_ms"].value
     delivery = _delivery(measured)
     publish = _estimate([estimates.publish_ms(each) for each in measured.quiet], "ms", "median of the quiet probes")
-    model = SystemModel(
-        network=Network(median_ms=delay_ms.value, sigma=sigma.value),
+    return {
+        **network,
+        **_handshake(measured, delay_ms, delivery),
+        **_minting(measured, delay_ms),
+        **delivery,
+        "server.publish_ms": publish,
+    }
+
+
+def model_of(found: Mapping[str, Estimate]) -> SystemModel:
+    """A system model of these numbers; whatever else it has keeps its default."""
+    value = {key: each.value for key, each in found.items()}
+    return SystemModel(
+        network=Network(median_ms=value["network.median_ms"], sigma=value["network.sigma"]),
         server=Server(
-            handshake_workers=int(handshake["server.handshake_workers"].value),
-            handshake_ms=handshake["server.handshake_ms"].value,
-            delivery_batch_ms=delivery["server.delivery_batch_ms"].value,
-            delivery_event_ms=delivery["server.delivery_event_ms"].value,
-            publish_ms=publish.value,
+            one_loop=bool(value.get("server.one_loop", 0.0)),
+            handshake_workers=int(value["server.handshake_workers"]),
+            handshake_ms=value["server.handshake_ms"],
+            delivery_batch_ms=value["server.delivery_batch_ms"],
+            delivery_event_ms=value["server.delivery_event_ms"],
+            publish_ms=value["server.publish_ms"],
         ),
-        control=ControlService(
-            mint_workers=int(minting["control.mint_workers"].value), mint_ms=minting["control.mint_ms"].value
-        ),
+        control=ControlService(mint_workers=int(value["control.mint_workers"]), mint_ms=value["control.mint_ms"]),
     )
-    return model, {**network, **handshake, **minting, **delivery, "server.publish_ms": publish}
 
 
 def _network(quiet: Sequence[History]) -> dict[str, Estimate]:
@@ -177,10 +93,12 @@ def _first_t(history: History, kind: Kind) -> Floats:
     return first
 
 
-def _handshake(measured: Measured, delay_ms: float) -> dict[str, Estimate]:
-    steps = [estimates.live_step_ms(history) for history in measured.rounds["burst_large"]]
+def _handshake(measured: Measured, delay_ms: float, delivery: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    replies_ms = REPLIES * delivery["server.delivery_batch_ms"].value
+    steps = [estimates.return_step_ms(history) - replies_ms for history in measured.rounds["burst_large"]]
     alone_ms = float(np.mean([estimates.median_ms(history, Kind.CONNECT_DONE) for history in measured.quiet])) - 4 * delay_ms
-    return _station("server.handshake", steps, alone_ms, "between two that get live in a burst")
+    least = [max(step, _LEAST_STEP_MS) for step in steps]
+    return _station("server.handshake", least, alone_ms, "a client's share of a burst's return, less the frames it gets")
 
 
 def _minting(measured: Measured, delay_ms: float) -> dict[str, Estimate]:
@@ -199,14 +117,14 @@ def _station(name: str, steps_ms: Sequence[float], alone_ms: float, how: str) ->
     knee = f"one alone takes {alone_ms:.3g} ms, and every {step.value:.3g} ms one gets through"
     return {
         f"{name}_workers": Estimate(workers, None, None, step.n, "", knee),
-        f"{name}_ms": _times(step, workers, f"{how}, times the workers"),
+        f"{name}_ms": times(msgspec.structs.replace(step, how=f"{how}, times the workers"), workers),
     }
 
 
 def _delivery(measured: Measured) -> dict[str, Estimate]:
     """A frame with one event from a fan-out, and a replay's many events in few frames; both unknowns from both."""
-    large = [estimates.fan_out_step_ms(history) for history in measured.rounds["burst_large"]]
-    found = [_replay_costs(history, frame_ms) for history, frame_ms in zip(measured.rounds["replay"], large, strict=True)]
+    busy = [estimates.fan_out_step_ms(history) for history in measured.rounds["burst_busy"]]
+    found = [_replay_costs(history, frame_ms) for history, frame_ms in zip(measured.rounds["replay"], busy, strict=True)]
     batch, event = ([one[place] for one in found] for place in (0, 1))
     return {
         "server.delivery_batch_ms": _estimate(batch, "ms", "between two clients that get the same event, less an event"),
@@ -216,7 +134,7 @@ def _delivery(measured: Measured) -> dict[str, Estimate]:
 
 def _replay_costs(history: History, frame_ms: float) -> tuple[float, float]:
     """What a frame, and an event in it, cost."""
-    events, step_ms = estimates.replayed_each(history), estimates.replay_step_ms(history)
+    events, step_ms = estimates.replayed_each(history), estimates.return_step_ms(history)
     frames = REPLIES + math.ceil(events / 200)  # a replay's batch
     event_ms = max((step_ms - frames * frame_ms) / max(events - frames, 1.0), 0.0)
     event_ms = min(event_ms, frame_ms)
@@ -233,36 +151,11 @@ def _estimate(values: Sequence[float], unit: str, how: str) -> Estimate:
     return Estimate(found.value, _known(found.lower), _known(found.upper), len(values), unit, how)
 
 
-def _times(estimate: Estimate, factor: float, how: str) -> Estimate:
+def times(estimate: Estimate, factor: float) -> Estimate:
+    """So many times an estimate, with its interval."""
     lower, upper = (None if bound is None else bound * factor for bound in (estimate.lower, estimate.upper))
-    return msgspec.structs.replace(estimate, value=estimate.value * factor, lower=lower, upper=upper, how=how)
+    return msgspec.structs.replace(estimate, value=estimate.value * factor, lower=lower, upper=upper)
 
 
 def _known(bound: float) -> float | None:
     return None if math.isnan(bound) else max(bound, 0.0)
-
-
-# --- how well a model tells the probes it was made of -----------------------------------------------
-
-_TOLD: Mapping[str, Callable[[History], float]] = {
-    "live_again_50_s": lambda history: estimates.live_again_s(history, 0.5),
-    "live_again_95_s": lambda history: estimates.live_again_s(history, 0.95),
-}
-
-
-def residuals(measured: Measured, simulate: RunProbe, folder: Path, sizes: Sizes, seed: int) -> tuple[Residual, ...]:
-    """Each burst and replay beside its simulation with the fitted model, as means over the rounds."""
-    found: list[Residual] = []
-    for drill in probes.one_round(sizes)[1:]:
-        name = drill.name.removeprefix("calibrate_")
-        simulated = [_simulated(simulate, drill, folder / f"{name}-{n}", seed + n) for n in range(sizes.rounds)]
-        for what, of in _TOLD.items():
-            one, other = (float(np.mean([of(history) for history in each])) for each in (measured.rounds[name], simulated))
-            found.append(Residual(name, what, one, other, (other - one) / one))
-    return tuple(found)
-
-
-def _simulated(simulate: RunProbe, drill: Drill, folder: Path, seed: int) -> History:
-    folder.mkdir(parents=True, exist_ok=True)
-    simulate(drill, folder, seed)
-    return History(*observations.read_verified(folder))

@@ -55,6 +55,7 @@ class VirtualLane:
         self._rotations = 0
         self.is_up = True
         self._handshakes = Station(model.server.handshake_workers)
+        self._at_door: deque[tuple[Token, Peer]] = deque()  # of a lane of one loop: who waits for a handshake
         self._minting = Station(model.control.mint_workers)
         self._mint_limit = Station(1)
         self._mint_gap_s = 1 / model.control.mints_per_s if model.control.mints_per_s else 0.0
@@ -68,6 +69,8 @@ class VirtualLane:
         self._free_at = 0.0
         self._working = False
         self._wake_at = float("inf")
+        self._is_one_loop = model.server.one_loop
+        self._handshake_s = model.server.handshake_ms / 1000
         self._batch_s = model.server.delivery_batch_ms / 1000
         self._event_s = model.server.delivery_event_ms / 1000
         self.life = 0  # counts restarts: what was on its way to an earlier life is lost
@@ -118,12 +121,17 @@ class VirtualLane:
 
     def has_room(self) -> bool:
         """Whether the accept backlog takes another connection; if not, its SYN goes unanswered."""
-        return self._handshakes.inside(self._env.now) < self._model.server.accept_backlog
+        inside = len(self._at_door) if self._is_one_loop else self._handshakes.inside(self._env.now)
+        return inside < self._model.server.accept_backlog
 
     def upgrade(self, token: Token, peer: Peer, answer: Callable[[int | str], None]) -> None:
         """Handshake: a connection's number, or the refusal's code, when its turn has come; `network` if the lane dies first."""
-        _, end = self._handshakes.admit(self._env.now, self._model.server.handshake_ms / 1000)
         self._in_handshake[peer] = answer
+        if self._is_one_loop:
+            self._at_door.append((token, peer))
+            self._go_to_work()
+            return
+        _, end = self._handshakes.admit(self._env.now, self._handshake_s)
         self._env.call_at(end, self._shake, token, peer)
 
     def _shake(self, token: Token, peer: Peer) -> None:
@@ -241,12 +249,15 @@ class VirtualLane:
         new = [number for number in numbers if number not in queued]
         queued.update(new)
         self._waiting.extend(new)
-        if self._waiting and not self._working:
+        self._go_to_work()
+
+    def _go_to_work(self) -> None:
+        if not self._working and (self._waiting or self._at_door):
             self._working = True
             self._env.call_at(self._free_at, self._work)
 
     def _work(self) -> None:
-        """One worker, one frame a turn, for a quantum of its time."""
+        """One worker, one frame a turn, for a quantum of its time; if it does the handshakes too, when no frame waits."""
         now = self._env.now
         done_at, until = now, now + WORK_QUANTUM_S
         waiting, queued, full, peers, runtime = self._waiting, self._queued, self._full, self._peers, self.runtime
@@ -266,8 +277,11 @@ class VirtualLane:
             queued.discard(number)
             if runtime.is_closing(number):
                 self._hang_up(number, done_at)
+        while self._at_door and done_at <= until:
+            done_at += self._handshake_s
+            self._env.call_at(done_at, self._shake, *self._at_door.popleft())
         self._free_at = done_at
-        self._working = bool(waiting)
+        self._working = bool(waiting or self._at_door)
         if self._working:
             self._env.call_at(done_at, self._work)
 
@@ -344,6 +358,7 @@ class VirtualLane:
         peers, self._peers = self._peers, {}
         waiting, self._in_handshake = self._in_handshake, {}
         self._waiting.clear()
+        self._at_door.clear()
         self._queued.clear()
         self._full.clear()
         self._wake_at = float("inf")

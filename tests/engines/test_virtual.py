@@ -168,6 +168,40 @@ def test_a_run_that_cannot_converge_ends_at_its_limit_and_says_who_is_pending_an
     assert reasons <= {"behind", "replaying", "connecting", "joining", "subscribing", "backoff"}
 
 
+def return_s(folder: Path, one_loop: bool) -> float:
+    """From the first connect that got through until all of sixty clients are live, who come back at one moment."""
+    server = Server(one_loop=one_loop, handshake_ms=2.0, delivery_batch_ms=0.5, delivery_event_ms=0.0, publish_ms=0.0)
+    model = SystemModel(network=Network(median_ms=0.0), server=server)
+    drill = small("reconnect_storm", "fleet.clients=60", "fleet.policy=sdk", "load.events_per_s=1")
+    _, rows = simulate(folder, drill, 1, model)
+    after = next(row["t"] for row in of(rows, Kind.FAULT_BEGUN))
+    through = [row["t"] - row["value"] / 1000 for row in of(rows, Kind.CONNECT_DONE) if row["t"] > after]
+    return sorted(row["t"] for row in of(rows, Kind.SUBSCRIBED) if row["t"] > after)[59] - min(through)
+
+
+def test_in_one_loop_a_return_takes_the_time_of_handshakes_and_frames_together(tmp_path: Path):
+    """Sixty times 2 ms, and at least three frames of 0.5 ms each: one worker does one thing at a time, two share it."""
+    assert return_s(tmp_path / "one", one_loop=True) >= 60 * (2.0 + 3 * 0.5) / 1000 - MICROSECOND
+    assert 60 * 2.0 / 1000 < return_s(tmp_path / "two", one_loop=False) < 60 * (2.0 + 0.5) / 1000
+
+
+def test_in_one_loop_frames_go_before_handshakes(tmp_path: Path):
+    """A storm's sixty handshakes would hold up everyone who is live by 0.12 s; an event waits for one of them at most."""
+    model = SystemModel(
+        network=Network(median_ms=0.0), server=Server(one_loop=True, handshake_ms=2.0, delivery_batch_ms=0.0, publish_ms=0.0)
+    )
+    drill = small("reconnect_storm", "fleet.clients=80", "fleet.policy=sdk", "load.events_per_s=100", "load.run_streams=1")
+    fault = msgspec.structs.replace(drill.faults[0], share=0.75)
+    _, rows = simulate(tmp_path, msgspec.structs.replace(drill, faults=(fault,)), 1, model)
+    begun = next(row["t"] for row in of(rows, Kind.FAULT_BEGUN))
+    published = {row["seq"]: row["t"] for row in of(rows, Kind.PUBLISHED) if row["t"] > begun}
+    stayed = set(range(80)) - {row["client"] for row in of(rows, Kind.DISCONNECTED)}
+    applied = [row for row in of(rows, Kind.APPLIED) if row["seq"] in published and row["client"] in stayed]
+    waited = [row["t"] - published[row["seq"]] for row in applied]
+    assert len(waited) > 1000
+    assert max(waited) <= 0.002 + virtual_lane.WORK_QUANTUM_S + MICROSECOND
+
+
 def test_littles_law_holds_for_the_handshakes_of_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The mean number in the station, looked at every millisecond, is the arrival rate times the mean stay."""
     stays: list[tuple[float, float]] = []

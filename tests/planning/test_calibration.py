@@ -7,9 +7,10 @@ import pytest
 from commands import stormgate_here
 
 from sim import system_model
-from sim.calibration import files, fitting, probes
+from sim.calibration import agreement, estimates, files, measuring, probes
+from sim.calibration.agreement import Fit
 from sim.calibration.files import About
-from sim.calibration.fitting import Fit, Measured
+from sim.calibration.measuring import Measured
 from sim.calibration.probes import Sizes
 from sim.engines import virtual
 from sim.errors import EvidenceError, TargetError, UsageError
@@ -40,14 +41,12 @@ def simulated(model: SystemModel):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    return fitting.measure(simulated(LANE), tmp_path_factory.mktemp("probes"), SIZES, 1, lambda what: None)
+    return measuring.measure(simulated(LANE), tmp_path_factory.mktemp("probes"), SIZES, 1, lambda what: None)
 
 
 @pytest.fixture(scope="module")
 def fit(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    model, estimates = fitting.fit(measured)
-    told = fitting.residuals(measured, simulated(model), tmp_path_factory.mktemp("again"), SIZES, 1)
-    return Fit(model, estimates, told)
+    return agreement.fit(measured, simulated, tmp_path_factory.mktemp("again"), SIZES, 1)
 
 
 TRUE = {
@@ -70,6 +69,16 @@ def test_a_known_lane_is_found_again(fit: Fit, key: str):
     assert getattr(getattr(fit.model, table), name) == fit.estimates[key].value
 
 
+def test_a_lane_of_one_loop_is_told_from_one_with_handshake_workers(fit: Fit, tmp_path: Path):
+    server = msgspec.structs.replace(LANE.server, one_loop=True, handshake_workers=1, handshake_ms=0.5)
+    lane = msgspec.structs.replace(LANE, server=server)
+    found = measuring.measure(simulated(lane), tmp_path / "probes", SIZES, 1, lambda what: None)
+    other = agreement.fit(found, simulated, tmp_path / "again", SIZES, 1)
+    assert (fit.model.server.one_loop, other.model.server.one_loop) == (False, True)
+    assert (other.model.server.handshake_workers, other.model.server.handshake_ms) == (1, pytest.approx(0.5, rel=0.03))
+    assert max(abs(each.error) for each in other.residuals) < 0.05
+
+
 def test_what_is_not_measured_keeps_its_default(fit: Fit):
     assert fit.model.server.accept_backlog == Server().accept_backlog
 
@@ -81,7 +90,7 @@ def test_intervals_come_of_the_rounds(fit: Fit):
 
 
 def test_the_fitted_model_tells_its_own_probes(fit: Fit):
-    assert {each.probe for each in fit.residuals} == {"burst_small", "burst_large", "replay"}
+    assert {each.probe for each in fit.residuals} == {"burst_small", "burst_large", "burst_busy", "replay"}
     assert max(abs(each.error) for each in fit.residuals) < 0.05
 
 
@@ -128,26 +137,26 @@ def test_a_target_that_changes_meanwhile_is_told(tmp_path: Path):
     with pytest.raises(
         TargetError, match=r"changed while it was calibrated: publishing an event took 0\.9 ms before and 9 ms after"
     ):
-        fitting.measure(run, tmp_path, SIZES, 1, lambda what: None)
+        measuring.measure(run, tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_a_target_that_is_not_well_is_told(tmp_path: Path):
     sick = msgspec.structs.replace(LANE, server=msgspec.structs.replace(LANE.server, handshake_ms=5000.0))
     with pytest.raises(TargetError, match="not well during the probe quiet-1"):
-        fitting.measure(simulated(sick), tmp_path, SIZES, 1, lambda what: None)
+        measuring.measure(simulated(sick), tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_a_late_load_generator_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fitting.estimates, "generator_lag_ms", lambda history: 80.0)
+    monkeypatch.setattr(estimates, "generator_lag_ms", lambda history: 80.0)
     with pytest.raises(EvidenceError, match="load generator itself was 80 ms late"):
-        fitting.measure(simulated(LANE), tmp_path, SIZES, 1, lambda what: None)
+        measuring.measure(simulated(LANE), tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_too_few_clients_show_no_queue(tmp_path: Path):
     few = Sizes(rounds=2, mint_clients=3, small_burst=3, large_burst=3, replay_clients=3, seconds=1.0)
-    found = fitting.measure(simulated(LANE), tmp_path, few, 1, lambda what: None)
+    found = measuring.measure(simulated(LANE), tmp_path, few, 1, lambda what: None)
     with pytest.raises(EvidenceError, match="too few got that far"):
-        fitting.fit(found)
+        agreement.fit(found, simulated, tmp_path, few, 1)
 
 
 def test_every_probe_can_be_run_by_both_engines():
