@@ -121,9 +121,7 @@ def _wait_anew(w: Lane, group: int, frames: float, owed: int) -> None:
 
 @inner
 def next_turn(w: Lane) -> float:
-    """When the first place is a client's turn, or is done; infinity if there is none."""
-    if w.line_head == w.line_tail:
-        return math.inf
+    """When the first place, which there must be, is a client's turn, or is done."""
     number = w.line_head % len(line(w))
     if line(w)[number].who >= 0:
         return w.free_at

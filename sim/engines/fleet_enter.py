@@ -20,6 +20,7 @@ from sim.engines.fleet_arrays import (
 )
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_delivery import one_more, stand_in_line
+from sim.engines.fleet_door import knock
 from sim.engines.fleet_lane import admit, attempted, count, has_room, head_of, size, stream_of
 from sim.engines.fleet_leave import back_off, connect
 from sim.engines.fleet_queue import schedule
@@ -101,6 +102,9 @@ def upgrade(w: Lane, i: int, at: float) -> None:
     client = clients(w)[i]
     if not w.is_up:
         schedule(w, i, _REFUSED, at + client.delay)
+        return
+    if w.one_loop:
+        knock(w, i, at)
         return
     done = admit(handshakers(w), at, w.handshake_s)
     if len(inside(w)):

@@ -10,6 +10,7 @@ from sim.engines.fleet_arrays import clients, heap_at, more
 from sim.engines.fleet_chance import draw
 from sim.engines.fleet_compile import compiled, inner
 from sim.engines.fleet_delivery import next_turn, take_turn, tend
+from sim.engines.fleet_door import give_up, next_handshake, shake_hands
 from sim.engines.fleet_enter import go_live, hand_out, issue, join, mint, served, subscribe, syn, upgrade
 from sim.engines.fleet_lane import attempted
 from sim.engines.fleet_leave import fail, lost
@@ -69,7 +70,10 @@ def happen(w: Lane, i: int, at: float) -> None:
 
 @inner
 def turn(w: Lane) -> None:
-    """The next place in the delivery worker's line."""
+    """The next place in the delivery worker's line, or else at its door."""
+    if w.line_head == w.line_tail:
+        shake_hands(w)
+        return
     i = take_turn(w)
     if i >= 0:
         served(w, i, w.free_at)
@@ -82,12 +86,15 @@ def advance(lane: Array, until: float) -> None:
     while True:
         has_event = w.heaped > 0 or fill(w, until)
         at = min(heap_at(w)[0], until) if has_event else until
-        turn_at, tend_at = next_turn(w), min(w.next_pub, w.next_beat)
-        if min(turn_at, tend_at) <= at:
-            if turn_at <= tend_at:
+        turn_at = next_turn(w) if w.line_head < w.line_tail else next_handshake(w)
+        tend_at = min(w.next_pub, w.next_beat)
+        if min(turn_at, tend_at, w.next_give_up) <= at:
+            if turn_at <= min(tend_at, w.next_give_up):
                 turn(w)
-            else:
+            elif tend_at <= w.next_give_up:
                 tend(w)
+            else:
+                give_up(w)
             continue
         if not has_event or at >= until:
             break

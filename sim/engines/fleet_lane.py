@@ -59,6 +59,8 @@ def admit(free_at: Array, at: float, takes_s: float) -> float:
 @inner
 def has_room(w: Lane, at: float) -> bool:
     """Whether the accept backlog takes one more. Handshakes all take the same, so they end in the order they came."""
+    if w.one_loop:
+        return w.door_tail - w.door_head < w.backlog
     ring = len(inside(w))
     if ring == 0:
         return True

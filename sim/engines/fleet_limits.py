@@ -27,8 +27,6 @@ def unfit(drill: Drill, model: SystemModel, switches: Switches) -> Iterator[Unfi
         yield "key 'expect.retired_routes'", "true", "HTTP"
     if switches.defects:
         yield "--defect", ", ".join(sorted(switches.defects)), "a runtime with a defect"
-    if model.server.one_loop:
-        yield "the model's 'server.one_loop'", "true", "handshakes that wait for frames"
     if share := model.server.mirror_failure_share:
         yield "the model's 'server.mirror_failure_share'", f"{share:g}", "a mirror that fails"
 

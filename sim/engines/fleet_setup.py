@@ -12,7 +12,7 @@ from sim.drill import Drill
 from sim.engines import course, fleet_leave, fleet_world
 from sim.engines.fleet_chance import key_of
 from sim.engines.fleet_world import CHUNK, CLIENT, LANE, MORE, PLACE, Array, World
-from sim.system_model import SystemModel
+from sim.system_model import Server, SystemModel
 
 _BEAT_S = 0.005  # heartbeats are served together, so many seconds at a time
 _BIN_S, _MOST_BINS = 0.001, 400_000  # of the series; a long run has wider ones
@@ -53,6 +53,7 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "budgets": np.array([_budget(drill, topic) for topic in topics], np.int64),
         "handshakers": np.zeros(server.handshake_workers),
         "inside": np.zeros(_ring(clients, settings.reply_timeout_s, server.accept_backlog, server.handshake_ms, horizon_s)),
+        **_door(clients, server, horizon_s / settings.reply_timeout_s + 2),
         "minters": np.zeros(model.control.mint_workers),
         "holders": np.zeros(1),
         "beats": np.zeros(beats, np.int32),
@@ -100,6 +101,15 @@ def _ring(clients: int, reply_timeout_s: float, backlog: int, handshake_ms: floa
     return 0 if handshake_ms == 0 or backlog >= most else backlog + clients + 1
 
 
+def _door(clients: int, server: Server, attempts: float) -> dict[str, Array]:
+    """Room for who waits for a handshake of one loop: the backlog and those on their way to it; and for when they give up."""
+    if not server.one_loop:
+        return {"door": np.zeros(0, KNOCK), "give_up_at": np.zeros(0), "give_up_client": np.zeros(0, np.int32)}
+    places = math.ceil(min(server.accept_backlog, clients * attempts)) + clients + 1
+    waits = 2 * clients
+    return {"door": np.zeros(places, KNOCK), "give_up_at": np.zeros(waits), "give_up_client": np.zeros(waits, np.int32)}
+
+
 def _formula(delays: Backoff) -> tuple[int, float, float, Array]:
     """A preset's formula, its two numbers, and its list."""
     none = np.zeros(1)
@@ -132,6 +142,8 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         "horizon_s": horizon_s,
         "bin_s": bin_s,
         "next_pub": math.inf,
+        "next_give_up": math.inf,
+        "one_loop": server.one_loop,
         "handshake_s": server.handshake_ms / 1000,
         "batch_s": server.delivery_batch_ms / 1000,
         "event_s": server.delivery_event_ms / 1000,

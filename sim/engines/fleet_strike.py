@@ -19,6 +19,7 @@ _MINT, _HAND_OUT, _SYN, _JOIN = fleet_world.MINT, fleet_world.HAND_OUT, fleet_wo
 _REFUSED, _DENIED, _TIME_OUT = fleet_world.REFUSED, fleet_world.DENIED, fleet_world.TIME_OUT
 _LOST, _EXPELLED = fleet_world.LOST, fleet_world.EXPELLED
 _FOR_HANG_UP, _FOR_EXPEL = fleet_world.FOR_HANG_UP, fleet_world.FOR_EXPEL
+_FOR_HANDSHAKE = fleet_world.FOR_HANDSHAKE
 _NETWORK = fleet_world.NETWORK
 
 
@@ -56,7 +57,7 @@ def _is_served(w: Lane, i: int) -> bool:
 def fall_silent(w: Lane) -> None:
     """The runtime's process is gone, with all that waited in it."""
     w.is_up = 0
-    w.inside_head = w.inside_tail
+    w.inside_head, w.door_head = w.inside_tail, w.door_tail
     w.free_at = w.now
     handshakers(w)[:] = w.now
     w.line_head = w.line_tail
@@ -72,7 +73,8 @@ def kill(w: Lane, i: int) -> bool:
         unsubscribe(w, i)
         schedule(w, i, _LOST, hears_at)
         return True
-    if client.event == _JOIN or (client.event == _TIME_OUT and hears_at < client.at):
+    is_early = hears_at < client.due + w.reply_timeout_s
+    if client.event == _JOIN or (client.event in (_TIME_OUT, _FOR_HANDSHAKE) and is_early):
         schedule(w, i, _REFUSED, hears_at)
     return False
 

@@ -23,7 +23,7 @@ WAITING, CONNECTING, JOINING, SUBSCRIBING, LIVE = _codes(5)
 NOTHING, MINT, ISSUE, HAND_OUT, SYN, UPGRADE, JOIN, SUBSCRIBE, GO_LIVE, REFUSED, OFFLINE = _codes(11)
 TIME_OUT, UNANSWERED, DENIED, LOST, EXPELLED, LEAVE_STALE, REFRESH = _codes(18)[11:]
 # What it stands in the delivery worker's line for; its event then has no moment of its own.
-FOR_JOIN, FOR_STALE, FOR_REPLAY, FOR_REPLY, FOR_HANG_UP, FOR_EXPEL = _codes(6) + 32
+FOR_JOIN, FOR_STALE, FOR_REPLAY, FOR_REPLY, FOR_HANG_UP, FOR_EXPEL, FOR_HANDSHAKE = _codes(7) + 32
 IN_LINE = FOR_JOIN
 # Why a connection, or an attempt, came to nothing.
 NETWORK, REFRESH_DUE, STALE, UNAUTHORIZED, FORBIDDEN = _codes(5)
@@ -86,6 +86,8 @@ PLACE = np.dtype(
         ("ticket", "i4"),
     ],
 )
+# A place at the door of a lane of one loop.
+KNOCK = np.dtype([("since", "f8"), ("who", "i4"), ("ticket", "i4")])
 CHUNK = 8  # numbers: a bucket of the queue is a list of chunks, each with two numbers and up to six clients
 HEARTBEATS = whole(-1)
 FIRST_GROUP = whole(-2)
@@ -108,6 +110,9 @@ ARRAYS: dict[str, Any] = {
     "budgets": "i8",  # replay budget, by stream
     "handshakers": "f8",  # when each worker is free; a heap
     "inside": "f8",  # when handshakes end, a ring
+    "door": KNOCK,  # of one loop: a ring of who waits for a handshake
+    "give_up_at": "f8",  # and when each will wait no longer; a heap
+    "give_up_client": "i4",
     "minters": "f8",  # a heap
     "holders": "f8",  # of tokens that a fault holds up; a heap
     "beats": "i4",  # connections by the place of their heartbeat in the interval
@@ -138,9 +143,10 @@ LANE = np.dtype(
         *((name, "i8") for name in ("live", "window", "shrunk_budget", "batch_size", "topics", "run_streams", "worker_events")),
         *((name, "i8") for name in ("begun", "backoff", "doublings", "resets", "snapshots", "honours_offline", "is_up")),
         *((name, "i8") for name in ("mint_outage", "refused_mints", "limited_subscribes", "replayed", "backoffs", "events")),
-        *((name, "i8") for name in ("rebootstrapped", "held_mints")),
+        *((name, "i8") for name in ("rebootstrapped", "held_mints", "one_loop", "door_head", "door_tail", "waiting")),
         *((name, "u8") for name in ("backoff_key", "delay_u_key", "delay_v_key")),
         *((name, "f8") for name in ("median_s", "sigma", "overloaded_at", "held_mint_s", "void_before", "delivered_at")),
+        ("next_give_up", "f8"),
         *((f"{name}_at", "u8") for name in (*ARRAYS, *TABLES)),  # where each array is, and how large: see `fleet_arrays`
         *((f"{name}_rows", "i8") for name in (*ARRAYS, *TABLES)),
         *((f"{name}_columns", "i8") for name in TABLES),

@@ -110,12 +110,23 @@ def same(ours: Tally, theirs: History, within: float) -> None:
         assert found.tries_mean == pytest.approx(episode.attempts.mean(), rel=within)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_under_contention_recovery_is_the_same_within_two_percent(seed: int, tmp_path: Path):
+@pytest.mark.parametrize(("seed", "one_loop"), [(1, False), (2, True)])
+def test_under_contention_recovery_is_the_same_within_two_percent(seed: int, one_loop: bool, tmp_path: Path):
     """Handshakes take turns, the backlog is full, and a SYN is lost now and then."""
-    model = SystemModel(server=Server(accept_backlog=30, handshake_ms=2.0))
+    model = SystemModel(server=Server(accept_backlog=30, handshake_ms=2.0, one_loop=one_loop))
     drill = storm("fleet.clients=400", "load.events_per_s=60", "phases.settle_s=40", "fleet.connects_per_s=40")
     same(of_fleet(drill, model, seed).tally(), of_virtual(tmp_path, drill, model, seed), 0.02)
+
+
+def test_who_waits_too_long_at_the_door_of_one_loop_gives_up_and_comes_again(tmp_path: Path):
+    """A return of 20 s, of which half is the frames of those who are back; a client waits 10 s for a handshake."""
+    model = SystemModel(server=Server(one_loop=True, handshake_ms=40.0, delivery_batch_ms=0.15))
+    drill = storm("fleet.clients=250", "load.events_per_s=60", "phases.settle_s=90", "fleet.connects_per_s=12", "faults.1.share=0.2")
+    ours, theirs = of_fleet(drill, model).tally(), of_virtual(tmp_path, drill, model)
+    failed = theirs.fleet(Kind.CONNECT_FAILED)
+    assert ours.totals["connects_failed"] == pytest.approx(len(failed), rel=0.02)
+    assert len(failed) > 50
+    same(ours, theirs, 0.02)
 
 
 @pytest.mark.parametrize(
