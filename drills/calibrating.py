@@ -26,8 +26,8 @@ WORK_PREFIX = "stormgate-calibrate-"
 METHOD = (
     "Small drills. Each number by itself: latencies are medians of a quiet lane, service times are shares of a full queue, "
     "workers are how many shares a single one takes; means over rounds with their 95 % intervals (Student's t). Then a "
-    "handshake's and a replayed event's time are corrected until the simulated bursts take as long as the measured ones, and "
-    "whether handshakes and frames share one loop is what tells the busy burst better."
+    "handshake's, a frame's and a replayed event's time are corrected until the simulated bursts take as long as the measured "
+    "ones. Handshakes and frames are taken to share one loop unless the busy burst shows that they do not."
 )
 NOT_MEASURED = [
     "server.accept_backlog",

@@ -79,12 +79,12 @@ def return_step_ms(history: History) -> float:
 
 
 def return_s(history: History, share: float) -> float:
-    """From the first attempt after the fault that got through until that share of the fleet was live; NaN if it never was."""
-    opened = history.fleet(Kind.CONNECT_DONE)
+    """From the first attempt after the fault that got through until that share of those who were cut was live; NaN: never."""
+    cut, opened = (history.fleet(kind) for kind in (Kind.DISCONNECTED, Kind.CONNECT_DONE))
     opened = opened.take(opened.t >= history.first_fault_t)
     live_t = np.sort(_after_fault(history, Kind.SUBSCRIBED))
-    place = math.ceil(share * history.header.clients) - 1
-    return float(live_t[place] - (opened.t - opened.value / 1000).min()) if place < len(live_t) else math.nan
+    place = math.ceil(share * len(np.unique(cut.client[cut.t >= history.first_fault_t]))) - 1
+    return float(live_t[place] - (opened.t - opened.value / 1000).min()) if 0 <= place < len(live_t) else math.nan
 
 
 def generator_lag_ms(history: History) -> float:

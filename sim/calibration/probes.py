@@ -8,7 +8,7 @@ bounds them, and what they leave is an ordinary run's observations.
 | quiet | few clients, one after the other, some events | latencies without a queue: mint, handshake, publish, delivery |
 | mints | a fleet arrives at once | how quickly tokens are minted when many wait |
 | burst_small, burst_large | a fleet is cut, and all come back at the same moment | how quickly a queue of clients gets live |
-| burst_busy | the same while much is published | what a frame costs, and whether who is live holds up who comes back |
+| burst_busy | half of twice the fleet is, while much is published | what a frame costs, and whether it holds up handshakes |
 | replay | a few are cut and stay away while much is published | what an event costs in a replay |
 """
 
@@ -23,7 +23,7 @@ from sim.fault_kinds import DropSockets
 BURST_POLICY: PolicyName = "sdk"  # waits 200 ms without jitter after a cut, so that all clients stand in one queue
 REPLAY_EVENTS_PER_S = 150.0  # below what the sync lane takes for one stream (240)
 REPLAY_OFFLINE_S = 4.0
-BUSY_DELIVERIES_PER_S = 12_000.0  # [ours] what one process of a load generator takes without being late itself
+BUSY_DELIVERIES_PER_S = 16_000.0  # [ours] what one process of a load generator takes without being late itself
 _CHECK = ("delivery.dropped_deliveries",)
 
 
@@ -41,7 +41,7 @@ class Sizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def most_clients(self) -> int:
         """The largest fleet that a probe has."""
-        return max(self.quiet_clients, self.mint_clients, self.small_burst, self.large_burst, self.replay_clients)
+        return max(self.quiet_clients, self.mint_clients, self.small_burst, 2 * self.large_burst, self.replay_clients)
 
 
 def quiet(sizes: Sizes) -> Drill:
@@ -59,11 +59,12 @@ def mints(sizes: Sizes) -> Drill:
     return _drill("mints", "How quickly are tokens minted when many wait?", fleet, Load(events_per_s=2.0), phases)
 
 
-def burst(name: str, clients: int, sizes: Sizes, events_per_s: float = 2.0) -> Drill:
-    """All are cut, and come back at the same moment."""
+def burst(name: str, clients: int, sizes: Sizes, events_per_s: float = 2.0, share: float = 1.0) -> Drill:
+    """All are cut, or a share, and come back at the same moment."""
     phases = Phases(steady_s=2.0, fault_s=sizes.seconds, heal_s=0.0, settle_s=20.0)
     fleet, load = Fleet(clients, policy=BURST_POLICY), Load(events_per_s=events_per_s)
-    return _drill(name, "How quickly does a queue of clients get live?", fleet, load, phases, DropSockets(at_s=0.0))
+    fault = DropSockets(at_s=0.0, share=share)
+    return _drill(name, "How quickly does a queue of clients get live?", fleet, load, phases, fault)
 
 
 def replay(sizes: Sizes) -> Drill:
@@ -79,7 +80,8 @@ def replay(sizes: Sizes) -> Drill:
 def one_round(sizes: Sizes) -> tuple[Drill, ...]:
     """Every probe that is repeated."""
     small, large = sizes.small_burst, sizes.large_burst
-    busy = burst("burst_busy", large, sizes, min(BUSY_DELIVERIES_PER_S / large, REPLAY_EVENTS_PER_S))
+    events_per_s = min(BUSY_DELIVERIES_PER_S / (2 * large), REPLAY_EVENTS_PER_S)
+    busy = burst("burst_busy", 2 * large, sizes, events_per_s, share=0.5)
     return (mints(sizes), burst("burst_small", small, sizes), burst("burst_large", large, sizes), busy, replay(sizes))
 
 

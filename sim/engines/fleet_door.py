@@ -1,7 +1,7 @@
 """The door of a lane of one loop, compiled: handshakes are done by the delivery worker, when no frame waits.
 
-When a handshake will be done is not known when it is asked for, so whoever waits for one has no event: it is let in at its turn,
-or gives up at its moment. Both orders are kept apart from the queue of events, and hold places of clients that are long gone.
+When a handshake will be done is not known when it is asked for, so whoever waits for one has no event: it is let in at its
+turn, or gives up at its moment. Both orders are kept beside the queue of events, and hold places of clients long gone.
 """
 
 import math

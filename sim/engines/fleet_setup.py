@@ -11,7 +11,7 @@ from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, topic_class
 from sim.drill import Drill
 from sim.engines import course, fleet_leave, fleet_world
 from sim.engines.fleet_chance import key_of
-from sim.engines.fleet_world import CHUNK, CLIENT, LANE, MORE, PLACE, Array, World
+from sim.engines.fleet_world import CHUNK, CLIENT, KNOCK, LANE, MORE, PLACE, Array, World
 from sim.system_model import Server, SystemModel
 
 _BEAT_S = 0.005  # heartbeats are served together, so many seconds at a time
