@@ -14,10 +14,11 @@ from sim.planning.store import Row, Store, code_digest
 from sim.pool import INTERRUPTED
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 CONNECT_LIMIT_S = 5.0
 NO_WORKERS_LIMIT_S = 30.0  # [ours] how long a cluster may be without any
+FETCH_LIMIT_S = 5.0  # [ours] for a row, which is small; a worker that died has none to give
 _POLL_S = 0.1
 
 Told = Callable[[int, int], None]
@@ -83,9 +84,13 @@ def _collect(client: "Client", missing: Sequence[Job], store: Store, address: st
     while done < len(futures):
         batch = waiting.next_batch(block=False)
         for future in batch:
-            store.put(_row(future.result if future.status == "finished" else future.exception, address))
+            try:
+                store.put(_row(_answer(future), address))
+            except TimeoutError:  # its worker died with it: the scheduler gives the run to another, if there is one
+                waiting.add(future)
+                continue
             future.release()
-        done += len(batch)
+            done += 1
         told(done, len(futures))
         if client.status != "running":
             raise TargetError(f"--scheduler {address}: it went away with {done} of {len(futures)} runs done; they are kept.")
@@ -96,9 +101,13 @@ def _collect(client: "Client", missing: Sequence[Job], store: Store, address: st
         time.sleep(0.0 if batch else _POLL_S)
 
 
-def _row(answer: Callable[[], object], address: str) -> Row:
-    """A run's row, or the error that it ended with."""
-    row = answer()
+def _answer(future: "Future") -> object:
+    """What a run came to, or the error that it ended with. Raises `TimeoutError` for what nobody has any more."""
+    return future.result(FETCH_LIMIT_S) if future.status == "finished" else future.exception(FETCH_LIMIT_S)
+
+
+def _row(row: object, address: str) -> Row:
+    """A run's row, or the error that it ended with, raised."""
     if isinstance(row, Row) and row.code == code_digest():
         return row
     if isinstance(row, Row):

@@ -16,7 +16,7 @@ from commands import stormgate_here
 from plan_files import TWO_POINTS, load, write
 
 from drills import plans
-from sim.errors import UsageError
+from sim.errors import TargetError, UsageError
 from sim.planning import cluster, runs
 from sim.planning.store import Row, Store
 
@@ -70,12 +70,29 @@ def test_a_sweep_survives_a_killed_worker_and_comes_to_the_same(tmp_path: Path, 
             monkeypatch.setattr(Store, "put", put)
             far = plans.sweep(load(tmp_path, SWEEP), tmp_path / "far", plans.on_cluster("far", address))
             monkeypatch.undo()
+            _loses_its_last_worker(tmp_path, monkeypatch, address, workers[1])
     near = plans.sweep(load(tmp_path, SWEEP), tmp_path / "near", lambda jobs, store: runs.run(jobs, store, workers=1))
     assert len(kept) == 8
     assert workers[0].returncode == -signal.SIGKILL
     pd.testing.assert_frame_equal(far.table, near.table, check_exact=True)
     one, other = ({path.name: path.read_bytes() for path in (each.folder / "rows").iterdir()} for each in (far, near))
     assert one == other
+
+
+def _loses_its_last_worker(folder: Path, patch: pytest.MonkeyPatch, address: str, worker: subprocess.Popen[bytes]) -> None:
+    """It dies with a run that it has done and not handed over: nobody else will do it, and nobody waits for ever."""
+
+    def answer(future) -> object:
+        worker.kill()
+        worker.wait()
+        return original(future)
+
+    original = cluster._answer
+    patch.setattr(cluster, "_answer", answer)
+    patch.setattr(cluster, "FETCH_LIMIT_S", 0.5)
+    patch.setattr(cluster, "NO_WORKERS_LIMIT_S", 1.0)
+    with pytest.raises(TargetError, match="all its workers went away with 0 runs done"):
+        plans.sweep(load(folder, SWEEP), folder / "gone", plans.on_cluster("gone", address))
 
 
 def _with_two(address: str):
@@ -108,4 +125,4 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
 
 def test_workers_of_other_code_are_not_believed():
     with pytest.raises(UsageError, match="other code than this stormgate"):
-        cluster._row(lambda: Row("", 1, (), code="another"), "tcp://there")
+        cluster._row(Row("", 1, (), code="another"), "tcp://there")
