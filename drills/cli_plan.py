@@ -176,7 +176,7 @@ def plan_calibrate(
     targets: Targets = None,
     out: Annotated[Path | None, typer.Option(help="File to write; without it results/calibrations/<target>.toml.")] = None,
     rounds: Annotated[int, typer.Option(min=2, max=50, help="How often each probe is repeated.")] = 3,
-    clients: Annotated[int, typer.Option(min=20, help="Clients of the largest probe.")] = 400,
+    clients: Annotated[int, typer.Option(min=20, help="Clients that return at once; fleets have up to twice as many.")] = 400,
     seed: Annotated[int, typer.Option(help="Of the first round.")] = 1,
     as_json: AsJson = False,
 ) -> None:

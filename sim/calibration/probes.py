@@ -38,11 +38,6 @@ class Sizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds: Annotated[int, msgspec.Meta(ge=2, le=50)] = 3  # of all but the quiet ones; of one there is no interval
     seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 3.0  # a quiet probe, and the limit of a burst
 
-    @property
-    def most_clients(self) -> int:
-        """The largest fleet that a probe has."""
-        return max(self.quiet_clients, self.mint_clients, self.small_burst, 2 * self.large_burst, self.replay_clients)
-
 
 def quiet(sizes: Sizes) -> Drill:
     """Nothing is broken, and nobody waits for anyone."""

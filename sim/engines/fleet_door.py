@@ -35,7 +35,7 @@ def next_handshake(w: Lane) -> float:
     """When the worker begins with the next one if no frame waits; infinity if there is none."""
     if w.door_head == w.door_tail:
         return math.inf
-    return max(w.free_at, door(w)[w.door_head % len(door(w))].since)
+    return float(max(w.free_at, door(w)[w.door_head % len(door(w))].since))
 
 
 @inner
@@ -74,7 +74,8 @@ def give_up(w: Lane) -> None:
 @inner
 def _waits(w: Lane, i: int, at: float) -> bool:
     """Whether the attempt that would give up then is the one under way."""
-    return clients(w)[i].event == _FOR_HANDSHAKE and clients(w)[i].due + w.reply_timeout_s == at
+    client = clients(w)[i]
+    return bool(client.event == _FOR_HANDSHAKE and client.due + w.reply_timeout_s == at)
 
 
 @inner

@@ -141,8 +141,6 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         "width_s": width_s,
         "horizon_s": horizon_s,
         "bin_s": bin_s,
-        "next_pub": math.inf,
-        "next_give_up": math.inf,
         "one_loop": server.one_loop,
         "handshake_s": server.handshake_ms / 1000,
         "batch_s": server.delivery_batch_ms / 1000,
@@ -154,7 +152,6 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         "reply_timeout_s": settings.reply_timeout_s,
         "live_period_s": policy.live_period_s,
         "refresh_after_s": refresh_after_s(drill),
-        "first_fault_t": math.inf,
         "base_ms": base_ms,
         "cap_ms": cap_ms,
         "refresh_delay_ms": -1.0 if policy.refresh_delay_ms is None else policy.refresh_delay_ms,
@@ -177,10 +174,10 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         "is_up": 1,
         "median_s": model.network.median_ms / 1000,
         "sigma": model.network.sigma,
-        "overloaded_at": math.inf,
         "longest_ms": -1.0,
     }
     keys = {f"{purpose}_key": key_of(seed, purpose) for purpose in ("backoff", "delay_u", "delay_v")}
-    for name, value in {**values, **keys}.items():
+    never = dict.fromkeys(("next_pub", "next_give_up", "first_fault_t", "overloaded_at"), math.inf)
+    for name, value in {**values, **never, **keys}.items():
         lane[name] = value
     return lane

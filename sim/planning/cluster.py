@@ -101,7 +101,7 @@ def _collect(client: "Client", missing: Sequence[Job], store: Store, address: st
         time.sleep(0.0 if batch else _POLL_S)
 
 
-def _answer(future: "Future") -> object:
+def _answer(future: "Future[object]") -> object:
     """What a run came to, or the error that it ended with. Raises `TimeoutError` for what nobody has any more."""
     return future.result(FETCH_LIMIT_S) if future.status == "finished" else future.exception(FETCH_LIMIT_S)
 

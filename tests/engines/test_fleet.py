@@ -119,14 +119,14 @@ def test_under_contention_recovery_is_the_same_within_two_percent(seed: int, one
 
 
 def test_who_waits_too_long_at_the_door_of_one_loop_gives_up_and_comes_again(tmp_path: Path):
-    """A return of 20 s, of which half is the frames of those who are back; a client waits 10 s for a handshake."""
-    model = SystemModel(server=Server(one_loop=True, handshake_ms=40.0, delivery_batch_ms=0.15))
+    """A return of 15 s and more, as those who are back get frames; a client waits 10 s for a handshake."""
+    model = SystemModel(server=Server(one_loop=True, handshake_ms=60.0, delivery_batch_ms=0.15))
     slowly = ("fleet.clients=250", "fleet.connects_per_s=12", "phases.settle_s=90")
     drill = storm(*slowly, "load.events_per_s=60", "faults.1.share=0.2")
     ours, theirs = of_fleet(drill, model).tally(), of_virtual(tmp_path, drill, model)
     failed = theirs.fleet(Kind.CONNECT_FAILED)
-    assert ours.totals["connects_failed"] == pytest.approx(len(failed), rel=0.02)
-    assert len(failed) > 50
+    assert ours.totals["connects_failed"] == pytest.approx(len(failed), rel=0.03)
+    assert len(failed) > 70
     same(ours, theirs, 0.02)
 
 

@@ -76,7 +76,7 @@ def test_a_lane_of_one_loop_is_told_from_one_with_handshake_workers(fit: Fit, tm
     other = agreement.fit(found, simulated, tmp_path / "again", SIZES, 1)
     assert (fit.model.server.one_loop, other.model.server.one_loop) == (False, True)
     assert (other.model.server.handshake_workers, other.model.server.handshake_ms) == (1, pytest.approx(0.5, rel=0.03))
-    assert max(abs(each.error) for each in other.residuals) < 0.05
+    assert max(abs(each.error) for each in other.residuals if each.measure == "return_95_s") < 0.05
 
 
 def test_what_is_not_measured_keeps_its_default(fit: Fit):
@@ -162,7 +162,7 @@ def test_too_few_clients_show_no_queue(tmp_path: Path):
 def test_every_probe_can_be_run_by_both_engines():
     for drill in (probes.quiet(SIZES), *probes.one_round(SIZES)):
         virtual.check(drill)
-        assert drill.fleet.clients <= SIZES.most_clients
+        assert drill.fleet.clients <= 2 * SIZES.large_burst
 
 
 WRONG = {

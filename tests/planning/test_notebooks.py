@@ -6,8 +6,16 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from plan_files import DRILL
 
-from drills import CATALOG
+from drills import CATALOG, predictions, report, results
+from sim import drill as drills
+from sim.calibration import files
+from sim.calibration.agreement import Fit, Residual
+from sim.calibration.files import About
+from sim.calibration.fitting import Estimate
+from sim.engines import virtual
+from sim.system_model import SystemModel
 
 ROOT = CATALOG.parents[1]
 SMALL = {
@@ -17,21 +25,42 @@ SMALL = {
     "retention_and_replay_budget": "CLIENTS, OUTAGES_S, WINDOWS, EVENTS_PER_S, REPLICATIONS, ENGINE, LANE = "
     "10, (1.0, 4.0), (32, 256), 10.0, 2, 'virtual', {}",
     "token_and_control_plane": "FLEETS, MINTS_PER_S, REPLICATIONS, ENGINE, LANE = (10, 20), (20.0, 50.0), 2, 'virtual', {}",
+    "simulation_vs_reality": "from pathlib import Path\n"
+    "CLIENTS, ROUNDS, STORMS, LARGEST, RUNS, WORK = 20, 2, (11,), 12, 2, Path('work')",
     "stage_readout": "from pathlib import Path\nRUN = Path('../results/example')",
 }
 # How many each shows; of those that are not here, two.
-FIGURES = {"capacity_planning": 4, "token_and_control_plane": 3}
+FIGURES = {"capacity_planning": 4, "simulation_vs_reality": 1, "token_and_control_plane": 3}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The notebooks beside what they read, where they may write."""
+    """The notebooks beside what they read, where they may write; and what real sockets measured, which here are simulated."""
     root = tmp_path_factory.mktemp("books")
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     (root / "results").mkdir()
     (root / "results" / "example").symlink_to(ROOT / "results" / "example")
     (root / "drills").symlink_to(ROOT / "drills")
+    _measured(root / "notebooks" / "work")
     return root / "notebooks"
+
+
+def _measured(work: Path) -> None:
+    """A model and three storms that were foretold and run, as the notebook keeps them."""
+    work.mkdir()
+    (work / "little_storm.toml").write_text(DRILL)
+    estimates = {"server.handshake_ms": Estimate(0.5, 0.4, 0.6, 3, "ms", "by hand")}
+    told = [Residual("burst_small", "return_95_s", 1.0, 1.1, 0.1)]
+    said = {"date": "2026-01-01T00:00:00+00:00", "target": "mock", "target_kind": "mock", "method": "by hand"}
+    about = About(**said, not_measured=[], estimates=estimates, residuals=told)
+    files.write(work / "mock.toml", Fit(SystemModel(), estimates, tuple(told)), about)
+    for clients, seed in ((11, 1), (12, 1), (12, 2)):
+        drill = drills.load(work / "little_storm.toml", [f"fleet.clients={clients}"])
+        run = results.create_run(work, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=seed)
+        own = results.create_drill_folder(run, drill)
+        header = virtual.run(drill, virtual.Options(own, seed, run_id=run.name))
+        predictions.keep(own, header, predictions.prophet(work / "mock.toml", "mock", work).foretell(drill, 9, workers=1))
+        (work / f"storm-{clients}-{seed}.json").write_bytes(report.summary_json(results.judge_run(run)))
 
 
 def test_there_is_a_notebook_for_each_question():
