@@ -26,7 +26,8 @@ def _line_up(w: Lane, who: int, frames: float, at: float) -> int:
         w.overloaded_at = min(w.overloaded_at, at)
     if w.line_head == w.line_tail:
         w.free_at = max(w.free_at, at)
-    number = w.line_tail % size
+        w.line_head = w.line_tail = 0  # a short line stays in the processor's cache
+    number = w.line_tail & (size - 1)
     w.line_tail += 1
     place = line(w)[number]
     place.who, place.frames, place.since, place.ticket = who, frames, at, 0
@@ -110,7 +111,7 @@ def _hand_out(w: Lane, number: int, done: float) -> None:
 @inner
 def _wait_anew(w: Lane, group: int, frames: float, owed: int) -> None:
     """So many readers of a group are owed more events, and go to the back of the line."""
-    announced, last = announced_to(w)[group] + 1 - owed, (w.line_tail - 1) % len(line(w))
+    announced, last = announced_to(w)[group] + 1 - owed, (w.line_tail - 1) & (len(line(w)) - 1)
     queued(w)[group] += frames
     if w.line_tail - w.line_head > 1 and line(w)[last].who == _FIRST_GROUP - group and line(w)[last].announced == announced:
         line(w)[last].frames += frames  # those before them are owed the same
@@ -122,7 +123,7 @@ def _wait_anew(w: Lane, group: int, frames: float, owed: int) -> None:
 @inner
 def next_turn(w: Lane) -> float:
     """When the first place, which there must be, is a client's turn, or is done."""
-    number = w.line_head % len(line(w))
+    number = w.line_head & (len(line(w)) - 1)
     if line(w)[number].who >= 0:
         return w.free_at
     return w.free_at + _at_once(w, number) * _cost_s(w, number)
@@ -131,7 +132,7 @@ def next_turn(w: Lane) -> float:
 @inner
 def take_turn(w: Lane) -> int:
     """Whose turn it is at `free_at`, or a negative number: it was no client's, or one's that waits no more."""
-    number = w.line_head % len(line(w))
+    number = w.line_head & (len(line(w)) - 1)
     place = line(w)[number]
     if w.free_at - place.since > w.most_behind_s:
         w.overloaded_at = min(w.overloaded_at, w.free_at)
@@ -154,7 +155,7 @@ def _work_on(w: Lane, at: float) -> None:
     """What of the first place is done by then, before what is left of it changes."""
     if w.line_head == w.line_tail or w.free_at >= at:
         return
-    number = w.line_head % len(line(w))
+    number = w.line_head & (len(line(w)) - 1)
     cost_s = 0.0 if line(w)[number].who >= 0 else _cost_s(w, number)
     if cost_s > 0:
         _hand_out(w, number, min(_frames(w, number), (at - w.free_at) / cost_s))
@@ -197,7 +198,7 @@ def behind_s(w: Lane, group: int, at: float) -> float:
     if w.line_head == w.line_tail or readers(w)[group] <= 0:
         return 0.0
     share = min(queued(w)[group] / readers(w)[group], 1.0)
-    return share * max(at - line(w)[w.line_head % len(line(w))].since, 0.0)
+    return share * max(at - line(w)[w.line_head & (len(line(w)) - 1)].since, 0.0)
 
 
 @inner

@@ -20,7 +20,7 @@ def schedule(w: Lane, i: int, event: int, at: float) -> None:
     client.event, client.at = event, at
     if w.bucket < 0:  # everything is put off until `requeue`
         return
-    bucket = int(at / w.width_s)
+    bucket = int(at * w.buckets_a_s)
     if bucket <= w.bucket:
         push(w, i, at)
         return
@@ -90,7 +90,7 @@ def pop(w: Lane) -> int:
 def fill(w: Lane, until: float) -> bool:
     """Turn to the next bucket that has something; False if there is none that begins before `until`."""
     bucket, last = w.bucket + 1, len(buckets(w)) - 1
-    end = min(int(until / w.width_s), last)
+    end = min(int(until * w.buckets_a_s), last)
     while bucket <= end and buckets(w)[bucket] < 0:
         bucket += 1
     if bucket > end:
@@ -135,7 +135,7 @@ def requeue(w: Lane) -> None:
     """Put every client's event into the queue anew, after some were changed."""
     buckets(w)[:] = -1
     w.free_chunk, w.chunks_used = -1, 0
-    w.heaped, w.bucket = 0, int(w.now / w.width_s)
+    w.heaped, w.bucket = 0, int(w.now * w.buckets_a_s)
     for i in range(len(clients(w))):
         if _NOTHING < clients(w)[i].event < _IN_LINE:
             schedule(w, i, clients(w)[i].event, clients(w)[i].at)

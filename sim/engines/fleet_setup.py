@@ -48,7 +48,7 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "readers": np.zeros(drill.load.run_streams, np.int64),
         "queued": np.zeros(drill.load.run_streams),
         "announced_to": np.zeros(drill.load.run_streams, np.int64),
-        "line": np.zeros(min(2 * clients, _LONGEST_LINE) + _LONGEST_LINE // 16, PLACE),
+        "line": np.zeros(1 << (min(2 * clients, _LONGEST_LINE) + _LONGEST_LINE // 16).bit_length(), PLACE),
         "floors": np.zeros(len(topics), np.int64),
         "budgets": np.array([_budget(drill, topic) for topic in topics], np.int64),
         "handshakers": np.zeros(server.handshake_workers),
@@ -138,7 +138,7 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
     formula, base_ms, cap_ms, _ = _formula(policy.backoff)
     per_client = drill.load.events_per_s / drill.streams * (drill.fleet.topics_per_client + drill.load.worker_events)
     values: dict[str, float] = {
-        "width_s": width_s,
+        "buckets_a_s": 1 / width_s,
         "horizon_s": horizon_s,
         "bin_s": bin_s,
         "one_loop": server.one_loop,

@@ -96,7 +96,7 @@ MOST_EPISODES = MOST_TOPICS = 32  # that have a bit each
 ARRAYS: dict[str, Any] = {
     "clients": CLIENT,  # everyone
     "more": MORE,  # of everyone
-    "line": PLACE,  # a ring: who waits for the delivery worker
+    "line": PLACE,  # a ring: who waits for the delivery worker; it is a power of two long
     "queued": "f8",  # readers in that line, by group
     "announced_to": "i8",  # events, by group
     "buckets": "i4",  # the first chunk of each, -1: none
@@ -134,7 +134,7 @@ TABLES: dict[str, Any] = {
 
 LANE = np.dtype(
     [
-        *((name, "f8") for name in ("now", "width_s", "horizon_s", "bin_s", "free_at", "next_pub", "next_beat")),
+        *((name, "f8") for name in ("now", "buckets_a_s", "horizon_s", "bin_s", "free_at", "next_pub", "next_beat")),
         *((name, "f8") for name in ("handshake_s", "batch_s", "event_s", "mint_s", "mint_gap_s", "mint_turn", "syn_retry_s")),
         *((name, "f8") for name in ("beat_s", "reply_timeout_s", "live_period_s", "refresh_after_s", "first_fault_t")),
         *((name, "f8") for name in ("base_ms", "cap_ms", "refresh_delay_ms", "most_behind_s", "longest_ms", "arrival_gap_s")),
