@@ -10,7 +10,7 @@ PROMETHEUS := .peers/.ready
 MAKEFLAGS += --jobs=3  # what is fetched from different places need not wait for each other
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill load load-headless notebooks test check compiled prove peers browser bench clean
+.PHONY: drill load load-headless notebooks test tests check compiled prove peers browser bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
@@ -24,8 +24,10 @@ load-headless: $(LOAD)  ## storm the embedded runtime with Locust for about two 
 notebooks: $(NOTEBOOKS)  ## open the planners' notebooks
 	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks --allow-root  # only here, and with a token: containers know no other user
 
-test: $(DEV) $(PEERS) $(PROMETHEUS) browser check compiled  ## style, types, and all tests
-	$(BIN)/pytest -n 4 --dist worksteal
+test: check tests  ## style, types, and all tests
+
+tests: $(DEV) $(PEERS) $(PROMETHEUS) browser compiled  # many wait more than they work: what `check` takes fits in between
+	$(BIN)/pytest -n 4 --dist worksteal --durations 25
 
 compiled: $(DEV)  # once: the hundreds of processes that tests start need not do it each
 	$(BIN)/python -m compileall -q sim drills locustfiles tests
