@@ -10,6 +10,7 @@ from drills.verdicts import DrillVerdict
 from sim import invariants, observations
 from sim.drill import Drill
 from sim.errors import EvidenceError
+from sim.files import read_struct
 from sim.history import History
 from sim.ledger import Ledger
 
@@ -20,7 +21,7 @@ def recorded(folder: Path) -> tuple[Drill, History]:
     Raises `EvidenceError`.
     """
     header, table = observations.read_verified(folder)
-    drill = run_plan.decoded_drill(folder / run_plan.DRILL_NAME)
+    drill = read_struct(folder / run_plan.DRILL_NAME, Drill)
     if header.drill_sha256 != run_plan.digest(folder / run_plan.DRILL_NAME):
         raise EvidenceError(
             f"{folder / run_plan.DRILL_NAME}: is not the drill that was run (its digest differs from run.json)."

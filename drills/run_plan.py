@@ -9,6 +9,7 @@ from sim import observations
 from sim.contract.settings import Count
 from sim.drill import Drill
 from sim.errors import EvidenceError, UsageError
+from sim.files import read_struct
 
 PLAN_NAME = "run-plan.json"
 DRILL_NAME = "drill.json"
@@ -58,20 +59,10 @@ def read_plan(run_dir: Path) -> RunPlan:
 def read_drill(folder: Path, planned: PlannedDrill) -> Drill:
     """The drill of a folder, which must be the planned one. Raises `EvidenceError`."""
     path = folder / DRILL_NAME
-    drill = decoded_drill(path)
+    drill = read_struct(path, Drill)
     if digest(path) != planned.sha256:
         raise EvidenceError(f"{path}: is not the drill that was planned (its digest differs from {PLAN_NAME}).")
     return drill
-
-
-def decoded_drill(path: Path) -> Drill:
-    """A drill as it was written. Raises `EvidenceError`."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Drill)
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise EvidenceError(f"{path}: is damaged ({error}).") from None
 
 
 def digest(path: Path) -> str:
@@ -81,6 +72,6 @@ def digest(path: Path) -> str:
 
 def digest_of(path: Path, drill: Drill) -> str:
     """The digest of a drill as it was written, which must be this one. Raises `EvidenceError`."""
-    if decoded_drill(path) != drill:
+    if read_struct(path, Drill) != drill:
         raise EvidenceError(f"{path}: is not the drill as it should have run here.")
     return digest(path)

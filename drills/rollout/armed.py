@@ -25,6 +25,7 @@ from drills.rollout.commands import append
 from drills.rollout.parts import Found, gravest, hold_span
 from drills.rollout.records import Armed, HoldEvent, Revisions, Rollback, StagePlan
 from drills.verdicts import State
+from sim import files
 from sim.engines import operator_command
 from sim.engines.operator_command import Output
 from sim.engines.redaction import Redactor
@@ -129,7 +130,7 @@ def _rehearsal(run_dir: Path, plan: StagePlan) -> Rollback:
     """The rehearsal that this stage rests on: its preflight's. Raises `EvidenceError`."""
     for before in chain.earlier(run_dir, plan):
         if before.report.plan.stage == "0":
-            return evidence.read_struct(before.run_dir / records.ROLLBACK, Rollback)
+            return files.read_struct(before.run_dir / records.ROLLBACK, Rollback)
     raise EvidenceError(f"{run_dir}: no stage 0 comes before it, so no rollback was rehearsed.")
 
 

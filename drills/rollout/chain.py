@@ -10,6 +10,7 @@ from drills.rollout import stages as stages_file
 from drills.rollout.clock import from_iso
 from drills.rollout.records import Part, Stage, StagePlan, StageReport
 from drills.verdicts import State
+from sim import files
 from sim.errors import EvidenceError, StormgateError
 
 BEFORE: dict[Stage, Stage] = {"1": "0", "2": "1", "3a": "2", "3b": "3a", "4": "3b"}
@@ -44,7 +45,7 @@ def earlier(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
             raise EvidenceError(f"{path}: is missing, so what the stage before showed cannot be worked out again.")
         if evidence.sha256(path) != plan.previous_report_sha256:
             raise EvidenceError(f"{path}: is not the report that the stage after it was opened on (its SHA-256 differs).")
-        report = evidence.read_struct(path, StageReport)
+        report = files.read_struct(path, StageReport)
         yield Earlier(run_dir, report)
         plan = report.plan
     raise EvidenceError(f"{run_dir}: the stages before it go round in a circle.")
@@ -58,7 +59,7 @@ def signed_preflights(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
     began = from_iso(plan.began)
     for path in sorted(run_dir.resolve().parents[2].glob(f"*/runs/*/{records.REPORT}")):
         try:
-            report, signoff = evidence.read_struct(path, StageReport), evidence.read_signoff(path.parent)
+            report, signoff = files.read_struct(path, StageReport), evidence.read_signoff(path.parent)
         except EvidenceError:
             continue
         is_go = signoff is not None and (report.plan.stage, report.decision, signoff.decision) == ("0", "go", "go")

@@ -9,6 +9,7 @@ import msgspec
 from drills.rollout import records
 from drills.rollout.records import Evidence, Signoff, StagePlan, StageReport
 from sim.errors import EvidenceError, UsageError
+from sim.files import read_struct
 from sim.ownership import MARK_NAME
 
 RENDERED = (records.GATE_RESULTS, records.REPORT_MD, records.REPORT_HTML, records.BLOCKERS, records.JUNIT)
@@ -40,16 +41,6 @@ def read_signoff(run_dir: Path) -> Signoff | None:
     """A person's word on a stage, None when nobody has signed. Raises `EvidenceError` for a damaged one."""
     path = run_dir / records.SIGNOFF
     return read_struct(path, Signoff) if path.exists() else None
-
-
-def read_struct(path: Path, kind: type[T]) -> T:
-    """One JSON file. Raises `EvidenceError`."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise EvidenceError(f"{path}: is damaged ({error}).") from None
 
 
 def read_lines(path: Path, kind: type[T]) -> list[T]:

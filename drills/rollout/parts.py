@@ -21,6 +21,7 @@ from drills.rollout.records import (
 )
 from drills.rollout.stages import MOST_HOLE_INTERVALS
 from drills.verdicts import GRAVEST_FIRST, State
+from sim import files
 from sim.errors import StormgateError
 
 ROLLBACK_LIMIT_S = 300.0  # within which a rehearsal must have recovered, whatever it allowed itself
@@ -116,7 +117,7 @@ def rollback(run_dir: Path, plan: StagePlan) -> Found:
     path = run_dir / records.ROLLBACK
     if not path.is_file():
         return State.NOT_RUN, "no rollback was rehearsed"
-    found = evidence.read_struct(path, Rollback)
+    found = files.read_struct(path, Rollback)
     if trouble := next(_another(found, plan), ""):
         return State.ERROR, trouble
     if found.dry_run:

@@ -15,6 +15,7 @@ from drills.rollout.journal import read as read_journal
 from drills.rollout.records import HoldEvent, Stage, StagePlan
 from drills.rollout.rollouts import StageRun
 from drills.rollout.stages import ORDER, Stages
+from sim import files
 from sim.errors import StormgateError, UsageError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _reported(run_dir: Path, run: StageRun, target: str, entries: list[Entry]) -
 
 def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
     try:
-        plan = evidence.read_struct(run_dir / records.PLAN, StagePlan)
+        plan = files.read_struct(run_dir / records.PLAN, StagePlan)
         events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
     except StormgateError:
         return None

@@ -24,6 +24,7 @@ from drills.rollout.records import DrillDone, Phase, Revisions, WatchDone
 from drills.rollout.stages import Watching
 from drills.verdicts import State
 from sim import drill as drill_file
+from sim import files
 from sim.drill import CLIENT_BUILD, Drill, expected_duration_s
 from sim.engines import permission
 from sim.errors import StorageError, StormgateError, UsageError
@@ -217,7 +218,7 @@ def adopt(folder: Path, clock: Clock) -> list[WatchDone]:
     if not mark.exists():
         return []
     _wait_for(mark)
-    left = evidence.read_struct(mark, WatchDone)
+    left = files.read_struct(mark, WatchDone)
     listed = folder / (records.CONTROL_LIST if left.run == records.CONTROL else records.WATCH_LIST)
     told = {each.run for each in evidence.read_lines(listed, WatchDone)}
     there = sorted(f"{left.run}/{path.name}" for path in (folder / left.run).glob("*"))

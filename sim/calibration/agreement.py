@@ -88,10 +88,10 @@ def _takes_s(rounds: Sequence[History], share: float) -> float:
 
 def _of_either_kind(bench: _Bench, alone: Numbers) -> Numbers:
     """With handshakes and frames at one worker, or each at its own."""
-    workers = alone["server.handshake_workers"]
+    workers = alone[_WORKERS]
     shared = {
-        "server.handshake_workers": msgspec.structs.replace(workers, value=1, how="of one loop"),
-        "server.handshake_ms": fitting.times(alone["server.handshake_ms"], 1 / workers.value),
+        _WORKERS: msgspec.structs.replace(workers, value=1, how="of one loop"),
+        _HANDSHAKE: msgspec.structs.replace(fitting.times(alone[_HANDSHAKE], 1 / workers.value), how=fitting.RETURN_SHARE),
         "server.one_loop": Estimate(1.0),
     }
     one = _corrected(bench, {**alone, **shared})

@@ -21,6 +21,7 @@ from sim.system_model import ControlService, Network, Server, SystemModel
 
 MOST_WORKERS = 64
 _LEAST_DELAY_MS = _LEAST_STEP_MS = 0.001
+RETURN_SHARE = "a client's share of a burst's return, less the frames it gets"
 REPLIES = 3  # frames that a client gets while it gets live, besides a replay's
 
 
@@ -98,7 +99,7 @@ def _handshake(measured: Measured, delay_ms: float, delivery: Mapping[str, Estim
     steps = [estimates.return_step_ms(history) - replies_ms for history in measured.rounds["burst_large"]]
     alone_ms = float(np.mean([estimates.median_ms(history, Kind.CONNECT_DONE) for history in measured.quiet])) - 4 * delay_ms
     least = [max(step, _LEAST_STEP_MS) for step in steps]
-    return _station("server.handshake", least, alone_ms, "a client's share of a burst's return, less the frames it gets")
+    return _station("server.handshake", least, alone_ms, RETURN_SHARE)
 
 
 def _minting(measured: Measured, delay_ms: float) -> dict[str, Estimate]:

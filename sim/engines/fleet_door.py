@@ -10,7 +10,7 @@ from sim.engines import fleet_world
 from sim.engines.fleet_arrays import clients, door, give_up_at, give_up_client, more
 from sim.engines.fleet_compile import inner
 from sim.engines.fleet_leave import fail
-from sim.engines.fleet_queue import schedule
+from sim.engines.fleet_queue import rise, schedule, sink
 from sim.engines.fleet_world import Lane, whole
 
 _JOIN, _DENIED, _FOR_HANDSHAKE = fleet_world.JOIN, fleet_world.DENIED, fleet_world.FOR_HANDSHAKE
@@ -63,10 +63,9 @@ def shake_hands(w: Lane) -> None:
 def give_up(w: Lane) -> None:
     """The first moment of all: its client gives up, if it still waits for that handshake."""
     i, at = whole(give_up_client(w)[0]), give_up_at(w)[0]
-    last = w.waiting = w.waiting - 1
-    if last > 0:
-        _sink(w, whole(give_up_client(w)[last]), give_up_at(w)[last])
-    w.next_give_up = give_up_at(w)[0] if last > 0 else math.inf
+    w.waiting -= 1
+    sink(give_up_at(w), give_up_client(w), w.waiting)
+    w.next_give_up = give_up_at(w)[0] if w.waiting > 0 else math.inf
     if _waits(w, i, at):
         fail(w, i, at, _NETWORK)
 
@@ -80,33 +79,9 @@ def _waits(w: Lane, i: int, at: float) -> bool:
 
 @inner
 def _watch(w: Lane, i: int, at: float) -> None:
-    place = w.waiting
-    w.waiting = place + 1
-    while place > 0:
-        above = (place - 1) >> 1
-        if give_up_at(w)[above] <= at:
-            break
-        give_up_at(w)[place], give_up_client(w)[place] = give_up_at(w)[above], give_up_client(w)[above]
-        place = above
-    give_up_at(w)[place], give_up_client(w)[place] = at, i
+    w.waiting += 1
+    rise(give_up_at(w), give_up_client(w), w.waiting - 1, at, i)
     w.next_give_up = give_up_at(w)[0]
-
-
-@inner
-def _sink(w: Lane, i: int, at: float) -> None:
-    """Put one in from the top."""
-    place = 0
-    while True:
-        below = 2 * place + 1
-        if below >= w.waiting:
-            break
-        if below + 1 < w.waiting and give_up_at(w)[below + 1] < give_up_at(w)[below]:
-            below += 1
-        if at <= give_up_at(w)[below]:
-            break
-        give_up_at(w)[place], give_up_client(w)[place] = give_up_at(w)[below], give_up_client(w)[below]
-        place = below
-    give_up_at(w)[place], give_up_client(w)[place] = at, i
 
 
 @inner

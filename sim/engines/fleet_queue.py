@@ -7,7 +7,7 @@ into it meanwhile finds its place; of one moment the client with the lower numbe
 from sim.engines import fleet_world
 from sim.engines.fleet_arrays import buckets, chunks, clients, fetch, fetch_chunk, heap_at, heap_client
 from sim.engines.fleet_compile import inner
-from sim.engines.fleet_world import Lane, whole
+from sim.engines.fleet_world import Array, Lane, whole
 
 _PLACES = fleet_world.CHUNK - 2
 _NOTHING, _IN_LINE = fleet_world.NOTHING, fleet_world.IN_LINE
@@ -49,41 +49,48 @@ def _new_chunk(w: Lane, before: int) -> int:
 @inner
 def push(w: Lane, i: int, at: float) -> None:
     """Into the heap of the bucket at work."""
-    place = w.heaped
-    w.heaped = place + 1
-    while place > 0:
-        above = (place - 1) >> 1
-        if heap_at(w)[above] < at or (heap_at(w)[above] == at and heap_client(w)[above] < i):
-            break
-        heap_at(w)[place], heap_client(w)[place] = heap_at(w)[above], heap_client(w)[above]
-        place = above
-    heap_at(w)[place], heap_client(w)[place] = at, i
+    w.heaped += 1
+    rise(heap_at(w), heap_client(w), w.heaped - 1, at, i)
 
 
 @inner
 def pop(w: Lane) -> int:
     """The first client of the heap."""
     first = whole(heap_client(w)[0])
-    last = w.heaped - 1
-    w.heaped = last
-    at, i = heap_at(w)[last], heap_client(w)[last]
+    w.heaped -= 1
+    sink(heap_at(w), heap_client(w), w.heaped)
+    return first
+
+
+@inner
+def rise(ats: Array, who: Array, place: int, at: float, i: int) -> None:
+    """Into a heap of moments and clients whose last place is free."""
+    while place > 0:
+        above = (place - 1) >> 1
+        if ats[above] < at or (ats[above] == at and who[above] < i):
+            break
+        ats[place], who[place] = ats[above], who[above]
+        place = above
+    ats[place], who[place] = at, i
+
+
+@inner
+def sink(ats: Array, who: Array, last: int) -> None:
+    """The last of a heap takes the place of the first, which is gone, and goes down from there."""
+    at, i = ats[last], who[last]
     place = 0
     while True:
         below = 2 * place + 1
         if below >= last:
             break
         right = below + 1
-        if right < last and (
-            heap_at(w)[right] < heap_at(w)[below]
-            or (heap_at(w)[right] == heap_at(w)[below] and heap_client(w)[right] < heap_client(w)[below])
-        ):
+        if right < last and (ats[right] < ats[below] or (ats[right] == ats[below] and who[right] < who[below])):
             below = right
-        if at < heap_at(w)[below] or (at == heap_at(w)[below] and i < heap_client(w)[below]):
+        if at < ats[below] or (at == ats[below] and i < who[below]):
             break
-        heap_at(w)[place], heap_client(w)[place] = heap_at(w)[below], heap_client(w)[below]
+        ats[place], who[place] = ats[below], who[below]
         place = below
-    heap_at(w)[place], heap_client(w)[place] = at, i
-    return first
+    ats[place], who[place] = at, i
 
 
 @inner

@@ -20,6 +20,7 @@ from drills.rollout.journal import NAME, Journal
 from drills.rollout.records import HoldEvent, Revisions, Signoff, Snapshot, StagePlan, WatchDone
 from drills.rollout.stages import Command
 from drills.verdicts import State
+from sim import files
 from sim.errors import EvidenceError, UsageError
 
 # --- a stages file that asks for almost nothing -----------------------------------------------------
@@ -105,7 +106,7 @@ def test_a_go_of_last_week_that_is_signed_today(rollout: RolloutWorld) -> None:
     run_dir = latest(rollout)
     with Journal(rollout.rollout / NAME, rollout.clock) as journal:
         (run,) = rollouts.runs(journal.entries)
-        late = msgspec.structs.replace(evidence.read_struct(run_dir / records.SIGNOFF, Signoff), at=iso(_week_on(rollout)))
+        late = msgspec.structs.replace(files.read_struct(run_dir / records.SIGNOFF, Signoff), at=iso(_week_on(rollout)))
         (run_dir / records.SIGNOFF).write_bytes(msgspec.json.encode(late))
         sha256 = evidence.sha256(run_dir / records.SIGNOFF)
         journal.append("signed", run=run.run_id, signoff_sha256=sha256, report_sha256=late.report_sha256)
