@@ -1,4 +1,8 @@
-"""`--predict`: a fitted model foretells a drill before it is run, and the verdict says how far off that was."""
+"""`--predict`: a fitted model foretells a drill before it is run, and the verdict says how far off that was.
+
+Simulated runs are much alike, real ones are not: the same lane is quicker or slower from one to the next. So the lane of each
+simulated run is as much so as the probes' rounds were among each other, and what is expected of a run is told with that in it.
+"""
 
 import hashlib
 import math
@@ -6,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import NormalDist, stdev
 
 import numpy as np
 
 from drills.terminal import Several
 from sim.calibration import files
+from sim.calibration.agreement import pace_spread
 from sim.drill import Drill
 from sim.errors import EvidenceError, UsageError
 from sim.forecasts import Forecast, Foretold
@@ -38,16 +44,20 @@ class Prophet:
     path: Path
     model: SystemModel
     fitted_to: str
+    spread: float  # of the lane's pace, see `pace_spread`; NaN: not known, so no interval is either
 
     def foretell(self, drill: Drill, seed: int, workers: int | None = None) -> Forecast:
         """Simulate a drill under some seeds. Raises `EvidenceError` where that was cut short."""
-        jobs = [runs.job(ENGINE, Point(0, {}, drill, self.model), seed + n, runs.Measured()) for n in range(REPLICATIONS)]
+        is_known = math.isfinite(self.spread)
+        lanes = [self.model.slowed(math.exp(score * self.spread) if is_known else 1.0) for score in _scores()]
+        points = [Point(0, {}, drill, lane) for lane in lanes]
+        jobs = [runs.job(ENGINE, point, seed + n, runs.Measured()) for n, point in enumerate(points)]
         with OwnedFolder(WORK_PREFIX) as folder, Several(f"predicting {drill.name}", [job.name for job in jobs]) as progress:
             store = Store(Path(folder))
             if why := runs.run(jobs, store, progress, workers):
                 raise EvidenceError(f"drill '{drill.name}' could not be predicted: {why}.")
             rows = [row for job in jobs if (row := store.get(job.digest)) is not None]
-        found = [_foretold(name, rows) for name in RECOVERY]
+        found = [_foretold(name, rows, is_known) for name in RECOVERY]
         return Forecast(
             model=f"{self.path.name}, fitted to {self.fitted_to}",
             model_sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
@@ -68,7 +78,7 @@ def prophet(path: Path | None, target: str, out: Path) -> Prophet:
             f"`stormgate plan calibrate --target {target}`, or give one with --model."
         )
     model, about = files.read(path)
-    return Prophet(path, model, f"{about.target} on {about.date}")
+    return Prophet(path, model, f"{about.target} on {about.date}", pace_spread(about.residuals))
 
 
 def calibration_path(out: Path, target: str) -> Path:
@@ -90,12 +100,20 @@ def keep(folder: Path, header: RunHeader, forecast: Forecast) -> None:
     write_header(folder, header)
 
 
-def _foretold(name: str, rows: Sequence[Row]) -> Foretold | None:
+def _scores() -> list[float]:
+    """A standard normal's values in the middles of as many equal shares as there are replications, at a deviation of 1."""
+    places = [NormalDist().inv_cdf((n + 0.5) / REPLICATIONS) for n in range(REPLICATIONS)]
+    return [place / stdev(places) for place in places]
+
+
+def _foretold(name: str, rows: Sequence[Row], has_interval: bool) -> Foretold | None:
     """The mean of all runs, and where the next one is expected: Student's interval of a single new value."""
     found = [measure for row in rows for measure in row.measures if measure.name == name]
     values = np.array([measure.value for measure in found])
     if len(values) < REPLICATIONS or not bool(np.isfinite(values).all()):
         return None
     middle = mean(values)
+    if not has_interval:
+        return Foretold(name, found[0].unit, middle.value, None, None)
     half = (middle.upper - middle.value) * math.sqrt(len(values) + 1)
-    return Foretold(name, found[0].unit, middle.value, middle.value - half, middle.value + half)
+    return Foretold(name, found[0].unit, middle.value, max(middle.value - half, 0.0), middle.value + half)

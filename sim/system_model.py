@@ -45,6 +45,9 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cold_start_s: Finite = 0.25  # from the process's start until it listens; measured
 
 
+_SERVICE_TIMES = ("handshake_ms", "delivery_batch_ms", "delivery_event_ms", "publish_ms")
+
+
 class ControlService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Minting tokens."""
 
@@ -61,6 +64,16 @@ class SystemModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control: ControlService = ControlService()
     syn_retry_s: Positive = 1.0  # first retry of an unanswered SYN, doubling: RFC 6298, as Linux does it
     sample_period_s: Annotated[float, msgspec.Meta(ge=0.01)] = 0.5  # how often clients' lag is looked at, or more rarely
+
+    def slowed(self, factor: float) -> "SystemModel":
+        """The same lane where whatever it works on takes so many times as long; the network is as it was."""
+        server, control = self.server, self.control
+        slower = {name: getattr(server, name) * factor for name in _SERVICE_TIMES}
+        return msgspec.structs.replace(
+            self,
+            server=msgspec.structs.replace(server, **slower),
+            control=msgspec.structs.replace(control, mint_ms=control.mint_ms * factor),
+        )
 
 
 UNLIMITED = SystemModel(

@@ -35,13 +35,17 @@ _FRAME, _EVENT = "server.delivery_batch_ms", "server.delivery_event_ms"
 
 
 class Residual(msgspec.Struct, frozen=True):
-    """A probe's measure beside what the fitted model makes of that probe. `error` is (simulated - measured) / measured."""
+    """A probe's measure (s) beside what the fitted model makes of that probe, both as means over the rounds.
+
+    `error` is (simulated - measured) / measured, `rounds` what each round measured.
+    """
 
     probe: str
     measure: str
     measured: float
     simulated: float
     error: float
+    rounds: tuple[float, ...]
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -80,6 +84,19 @@ class _Bench:
     def slower_s(self, model: SystemModel, probe: str) -> float:
         """By so much the measured probe took longer than the simulated one, until nearly all were live again."""
         return _takes_s(self.measured.rounds[probe], _NEARLY_ALL) - _takes_s([self.simulated(model, probe)], _NEARLY_ALL)
+
+
+def pace_spread(residuals: Sequence[Residual]) -> float:
+    """How much quicker or slower than its model the lane was from one probe to the next, as a part; NaN where too few tell.
+
+    The standard deviation, about the model, of the logarithm of measured over simulated: of each round of each probe, until
+    nearly all were live again. For each number that was fitted to them there is one degree of freedom less.
+    """
+    told = [(each.simulated, took) for each in residuals if each.measure == _NEARLY_ALL_S for took in each.rounds]
+    free = len(told) - len((_HANDSHAKE, _FRAME, _EVENT))
+    if free < 1 or not all(simulated > 0 and took > 0 for simulated, took in told):
+        return math.nan
+    return math.sqrt(sum(math.log(took / simulated) ** 2 for simulated, took in told) / free)
 
 
 def _takes_s(rounds: Sequence[History], share: float) -> float:
@@ -146,17 +163,19 @@ def _to(estimate: Estimate, value: float) -> Estimate:
     return fitting.times(estimate, value / estimate.value)
 
 
-_TOLD = {"return_50_s": 0.5, "return_95_s": 0.95}
+_NEARLY_ALL_S = "return_95_s"
+_TOLD = {"return_50_s": 0.5, _NEARLY_ALL_S: _NEARLY_ALL}
 
 
 def _residuals(bench: _Bench, model: SystemModel, rounds: int) -> tuple[Residual, ...]:
-    """Each burst and replay beside its simulation with the fitted model, as means over the rounds."""
+    """Each burst and replay beside its simulation with the fitted model."""
     found: list[Residual] = []
     for probe in (name.removeprefix("calibrate_") for name in bench.drills):
         if probe == "mints":
             continue
         simulated = [bench.simulated(model, probe, number) for number in range(rounds)]
         for what, share in _TOLD.items():
-            one, other = _takes_s(bench.measured.rounds[probe], share), _takes_s(simulated, share)
-            found.append(Residual(probe, what, one, other, (other - one) / one))
+            took = tuple(estimates.return_s(history, share) for history in bench.measured.rounds[probe])
+            one, other = float(np.mean(took)), _takes_s(simulated, share)
+            found.append(Residual(probe, what, one, other, (other - one) / one, took))
     return tuple(found)

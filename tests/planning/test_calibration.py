@@ -1,5 +1,6 @@
 """A calibration finds again what a lane was made of, says how sure it is, and is not made of a target that was not itself."""
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,7 @@ from commands import stormgate_here
 
 from sim import system_model
 from sim.calibration import agreement, estimates, files, measuring, probes
-from sim.calibration.agreement import Fit
+from sim.calibration.agreement import Fit, Residual
 from sim.calibration.files import About
 from sim.calibration.measuring import Measured
 from sim.calibration.probes import Sizes
@@ -92,6 +93,19 @@ def test_intervals_come_of_the_rounds(fit: Fit):
 def test_the_fitted_model_tells_its_own_probes(fit: Fit):
     assert {each.probe for each in fit.residuals} == {"burst_small", "burst_large", "burst_busy", "replay"}
     assert max(abs(each.error) for each in fit.residuals) < 0.05
+
+
+def residual(simulated: float, *rounds: float, measure: str = "return_95_s") -> Residual:
+    return Residual("burst_large", measure, sum(rounds) / len(rounds), simulated, 0.0, rounds)
+
+
+def test_the_spread_of_a_lane_s_pace():
+    slower, quicker = 2 * math.exp(0.3), 2 * math.exp(-0.3)
+    rounds = residual(2.0, slower, quicker, slower, 2.0, 2.0)
+    half = residual(1.0, 5.0, measure="return_50_s")
+    assert agreement.pace_spread([rounds, half]) == pytest.approx(math.sqrt(3 * 0.3**2 / 2))  # five, less three
+    assert math.isnan(agreement.pace_spread([residual(2.0, 2.0, 2.0, 2.0)]))
+    assert math.isnan(agreement.pace_spread([rounds, residual(2.0, math.nan)]))
 
 
 def about(fit: Fit) -> About:

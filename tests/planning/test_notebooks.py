@@ -50,7 +50,7 @@ def _measured(work: Path) -> None:
     work.mkdir()
     (work / "little_storm.toml").write_text(DRILL)
     estimates = {"server.handshake_ms": Estimate(0.5, 0.4, 0.6, 3, "ms", "by hand")}
-    told = [Residual("burst_small", "return_95_s", 1.0, 1.1, 0.1)]
+    told = [Residual("burst_small", "return_95_s", 1.0, 1.1, 0.1, (0.9, 1.0, 1.0, 1.1))]
     said = {"date": "2026-01-01T00:00:00+00:00", "target": "mock", "target_kind": "mock", "method": "by hand"}
     about = About(**said, not_measured=[], estimates=estimates, residuals=told)
     files.write(work / "mock.toml", Fit(SystemModel(), estimates, tuple(told)), about)

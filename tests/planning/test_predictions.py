@@ -30,7 +30,13 @@ method = "none"
 probes = {}
 not_measured = []
 estimates = {}
-residuals = []
+[[calibration.residuals]]
+probe = "burst_large"
+measure = "return_95_s"
+measured = 1.0
+simulated = 1.0
+error = 0.0
+rounds = [0.9, 1.0, 1.1, 0.9, 1.0, 1.1]
 """
 
 
@@ -76,6 +82,27 @@ def test_a_run_of_the_model_itself_is_where_it_was_expected(verdict: RunVerdict)
     assert len(outside) <= 1, outside
 
 
+def told(forecast: Forecast, measure: str) -> Foretold:
+    return next(each for each in forecast.foretold if each.measure == measure)
+
+
+def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(prophet: Prophet, drill: Drill):
+    """A lane of a slower day is expected where one round was as slow as that, and not where all were alike."""
+    storm = msgspec.structs.replace(drill, fleet=msgspec.structs.replace(drill.fleet, policy="sdk"))
+    busy = msgspec.convert({"server": {"handshake_ms": 40.0}, "network": {"sigma": 0.0}}, SystemModel)  # a queue
+    slower = Prophet(prophet.path, busy.slowed(1.2), "nothing", 0.0).foretell(storm, 7, workers=1)
+    took = told(slower, "live_again_95_s").value
+    unlike, alike = (Prophet(prophet.path, busy, "nothing", spread).foretell(storm, 7, workers=1) for spread in (0.15, 0.0))
+    assert told(unlike, "live_again_95_s").lower < took < told(unlike, "live_again_95_s").upper
+    assert told(alike, "live_again_95_s").upper < took
+    assert told(unlike, "live_again_95_s").value == pytest.approx(told(alike, "live_again_95_s").value, rel=0.05)
+
+
+def test_where_no_probe_tells_how_rounds_differ_no_interval_is_made_up(prophet: Prophet, drill: Drill):
+    alone = Prophet(prophet.path, prophet.model, "nothing", math.nan).foretell(drill, 1, workers=1)
+    assert {(each.lower, each.upper) for each in alone.foretold} == {(None, None)}
+
+
 def test_a_forecast_judges_nothing(verdict: RunVerdict, folder: Path, drill: Drill):
     before = report.summary(verdict)["drills"][0]
     run = next(path for path in folder.iterdir() if (path / "run-plan.json").exists())
@@ -110,7 +137,7 @@ def test_what_a_run_lacks_has_no_error():
 def test_what_a_simulated_run_never_reaches_is_not_foretold(folder: Path, drill: Drill):
     """With a lane that lets nobody in, no time until everyone is back can be told, and none is made up."""
     never = msgspec.convert({"server": {"handshake_ms": 5000.0}}, SystemModel)
-    told = Prophet(folder / "fitted.toml", never, "nothing").foretell(drill, 1, workers=1)
+    told = Prophet(folder / "fitted.toml", never, "nothing", 0.1).foretell(drill, 1, workers=1)
     assert "live_again_99_s" in told.not_foretold
     assert not any(each.measure == "live_again_99_s" for each in told.foretold)
 
