@@ -16,7 +16,7 @@ import numpy as np
 
 from drills.terminal import Several
 from sim.calibration import files
-from sim.calibration.agreement import pace_spread
+from sim.calibration.agreement import Pace, pace_of
 from sim.drill import Drill
 from sim.errors import EvidenceError, UsageError
 from sim.forecasts import Forecast, Foretold
@@ -26,7 +26,7 @@ from sim.planning import runs
 from sim.planning.designs import Point
 from sim.planning.runs import WORK_PREFIX
 from sim.planning.store import Row, Store
-from sim.statistics import mean
+from sim.statistics import half_width
 from sim.system_model import SystemModel
 
 ENGINE = "virtual"
@@ -44,12 +44,12 @@ class Prophet:
     path: Path
     model: SystemModel
     fitted_to: str
-    spread: float  # of the lane's pace, see `pace_spread`; NaN: not known, so no interval is either
+    pace: Pace
 
     def foretell(self, drill: Drill, seed: int, workers: int | None = None) -> Forecast:
         """Simulate a drill under some seeds. Raises `EvidenceError` where that was cut short."""
-        is_known = math.isfinite(self.spread)
-        lanes = [self.model.slowed(math.exp(score * self.spread) if is_known else 1.0) for score in _scores()]
+        spread = self.pace.spread if self.pace.is_known else 0.0
+        lanes = [self.model.slowed(math.exp(score * spread)) for score in _scores()]
         points = [Point(0, {}, drill, lane) for lane in lanes]
         jobs = [runs.job(ENGINE, point, seed + n, runs.Measured()) for n, point in enumerate(points)]
         with OwnedFolder(WORK_PREFIX) as folder, Several(f"predicting {drill.name}", [job.name for job in jobs]) as progress:
@@ -57,7 +57,7 @@ class Prophet:
             if why := runs.run(jobs, store, progress, workers):
                 raise EvidenceError(f"drill '{drill.name}' could not be predicted: {why}.")
             rows = [row for job in jobs if (row := store.get(job.digest)) is not None]
-        found = [_foretold(name, rows, is_known) for name in RECOVERY]
+        found = [_foretold(name, rows, self.pace) for name in RECOVERY]
         return Forecast(
             model=f"{self.path.name}, fitted to {self.fitted_to}",
             model_sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
@@ -78,7 +78,7 @@ def prophet(path: Path | None, target: str, out: Path) -> Prophet:
             f"`stormgate plan calibrate --target {target}`, or give one with --model."
         )
     model, about = files.read(path)
-    return Prophet(path, model, f"{about.target} on {about.date}", pace_spread(about.residuals))
+    return Prophet(path, model, f"{about.target} on {about.date}", pace_of(about.residuals))
 
 
 def calibration_path(out: Path, target: str) -> Path:
@@ -106,14 +106,14 @@ def _scores() -> list[float]:
     return [place / stdev(places) for place in places]
 
 
-def _foretold(name: str, rows: Sequence[Row], has_interval: bool) -> Foretold | None:
-    """The mean of all runs, and where the next one is expected: Student's interval of a single new value."""
+def _foretold(name: str, rows: Sequence[Row], pace: Pace) -> Foretold | None:
+    """The middle of all runs, and where the next one is expected: Student's interval of a single new value, by factors."""
     found = [measure for row in rows for measure in row.measures if measure.name == name]
     values = np.array([measure.value for measure in found])
     if len(values) < REPLICATIONS or not bool(np.isfinite(values).all()):
         return None
-    middle = mean(values)
-    if not has_interval:
-        return Foretold(name, found[0].unit, middle.value, None, None)
-    half = (middle.upper - middle.value) * math.sqrt(len(values) + 1)
-    return Foretold(name, found[0].unit, middle.value, max(middle.value - half, 0.0), middle.value + half)
+    if not pace.is_known or not bool((values > 0).all()):
+        return Foretold(name, found[0].unit, float(np.mean(values)), None, None)
+    logs, n = np.log(values), pace.free + 1
+    middle, factor = float(np.exp(logs.mean())), math.exp(half_width(float(logs.std(ddof=1)), n) * math.sqrt(n + 1))
+    return Foretold(name, found[0].unit, middle, middle / factor, middle * factor)

@@ -35,7 +35,7 @@ _FRAME, _EVENT = "server.delivery_batch_ms", "server.delivery_event_ms"
 
 
 class Residual(msgspec.Struct, frozen=True):
-    """A probe's measure (s) beside what the fitted model makes of that probe, both as means over the rounds.
+    """A probe's measure (s) beside what the fitted model makes of that probe, both as medians over the rounds.
 
     `error` is (simulated - measured) / measured, `rounds` what each round measured.
     """
@@ -86,21 +86,35 @@ class _Bench:
         return _takes_s(self.measured.rounds[probe], _NEARLY_ALL) - _takes_s([self.simulated(model, probe)], _NEARLY_ALL)
 
 
-def pace_spread(residuals: Sequence[Residual]) -> float:
-    """How much quicker or slower than its model the lane was from one probe to the next, as a part; NaN where too few tell.
+@dataclass(frozen=True)
+class Pace:
+    """How much quicker or slower than its model a lane is from one probe to the next.
 
-    The standard deviation, about the model, of the logarithm of measured over simulated: of each round of each probe, until
-    nearly all were live again. For each number that was fitted to them there is one degree of freedom less.
+    `spread` is the standard deviation, about the model, of the logarithm of measured over simulated; `free` are its degrees of
+    freedom, none where too few rounds tell of it.
     """
+
+    spread: float
+    free: int
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a spread."""
+        return self.free > 0
+
+
+def pace_of(residuals: Sequence[Residual]) -> Pace:
+    """From each round of each probe, until nearly all were live again; each number fitted to them leaves one free less."""
     told = [(each.simulated, took) for each in residuals if each.measure == _NEARLY_ALL_S for took in each.rounds]
     free = len(told) - len((_HANDSHAKE, _FRAME, _EVENT))
     if free < 1 or not all(simulated > 0 and took > 0 for simulated, took in told):
-        return math.nan
-    return math.sqrt(sum(math.log(took / simulated) ** 2 for simulated, took in told) / free)
+        return Pace(math.nan, 0)
+    return Pace(math.sqrt(sum(math.log(took / simulated) ** 2 for simulated, took in told) / free), free)
 
 
 def _takes_s(rounds: Sequence[History], share: float) -> float:
-    return float(np.mean([estimates.return_s(history, share) for history in rounds]))
+    """The median: on a machine that others share a round may be twice as long, and none is half as long."""
+    return float(np.median([estimates.return_s(history, share) for history in rounds]))
 
 
 def _of_either_kind(bench: _Bench, alone: Numbers) -> Numbers:
@@ -176,6 +190,6 @@ def _residuals(bench: _Bench, model: SystemModel, rounds: int) -> tuple[Residual
         simulated = [bench.simulated(model, probe, number) for number in range(rounds)]
         for what, share in _TOLD.items():
             took = tuple(estimates.return_s(history, share) for history in bench.measured.rounds[probe])
-            one, other = float(np.mean(took)), _takes_s(simulated, share)
+            one, other = float(np.median(took)), _takes_s(simulated, share)
             found.append(Residual(probe, what, one, other, (other - one) / one, took))
     return tuple(found)

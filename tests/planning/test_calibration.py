@@ -103,9 +103,10 @@ def test_the_spread_of_a_lane_s_pace():
     slower, quicker = 2 * math.exp(0.3), 2 * math.exp(-0.3)
     rounds = residual(2.0, slower, quicker, slower, 2.0, 2.0)
     half = residual(1.0, 5.0, measure="return_50_s")
-    assert agreement.pace_spread([rounds, half]) == pytest.approx(math.sqrt(3 * 0.3**2 / 2))  # five, less three
-    assert math.isnan(agreement.pace_spread([residual(2.0, 2.0, 2.0, 2.0)]))
-    assert math.isnan(agreement.pace_spread([rounds, residual(2.0, math.nan)]))
+    pace = agreement.pace_of([rounds, half])
+    assert (pace.free, pace.spread) == (2, pytest.approx(math.sqrt(3 * 0.3**2 / 2)))  # five rounds, three numbers fitted
+    assert not agreement.pace_of([residual(2.0, 2.0, 2.0, 2.0)]).is_known
+    assert not agreement.pace_of([rounds, residual(2.0, math.nan)]).is_known
 
 
 def about(fit: Fit) -> About:

@@ -13,6 +13,7 @@ from drills.predictions import Prophet
 from drills.verdicts import RunVerdict
 from sim import drill as drills
 from sim import observations
+from sim.calibration.agreement import Pace
 from sim.drill import Drill
 from sim.engines import virtual
 from sim.errors import UsageError
@@ -90,16 +91,17 @@ def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(prophet: Prophe
     """A lane of a slower day is expected where one round was as slow as that, and not where all were alike."""
     storm = msgspec.structs.replace(drill, fleet=msgspec.structs.replace(drill.fleet, policy="sdk"))
     busy = msgspec.convert({"server": {"handshake_ms": 40.0}, "network": {"sigma": 0.0}}, SystemModel)  # a queue
-    slower = Prophet(prophet.path, busy.slowed(1.2), "nothing", 0.0).foretell(storm, 7, workers=1)
+    slower = Prophet(prophet.path, busy.slowed(1.2), "nothing", Pace(0.0, 9)).foretell(storm, 7, workers=1)
     took = told(slower, "live_again_95_s").value
-    unlike, alike = (Prophet(prophet.path, busy, "nothing", spread).foretell(storm, 7, workers=1) for spread in (0.15, 0.0))
+    paces = (Pace(0.15, 9), Pace(0.0, 9))
+    unlike, alike = (Prophet(prophet.path, busy, "nothing", pace).foretell(storm, 7, workers=1) for pace in paces)
     assert told(unlike, "live_again_95_s").lower < took < told(unlike, "live_again_95_s").upper
     assert told(alike, "live_again_95_s").upper < took
     assert told(unlike, "live_again_95_s").value == pytest.approx(told(alike, "live_again_95_s").value, rel=0.05)
 
 
 def test_where_no_probe_tells_how_rounds_differ_no_interval_is_made_up(prophet: Prophet, drill: Drill):
-    alone = Prophet(prophet.path, prophet.model, "nothing", math.nan).foretell(drill, 1, workers=1)
+    alone = Prophet(prophet.path, prophet.model, "nothing", Pace(math.nan, 0)).foretell(drill, 1, workers=1)
     assert {(each.lower, each.upper) for each in alone.foretold} == {(None, None)}
 
 
@@ -137,7 +139,7 @@ def test_what_a_run_lacks_has_no_error():
 def test_what_a_simulated_run_never_reaches_is_not_foretold(folder: Path, drill: Drill):
     """With a lane that lets nobody in, no time until everyone is back can be told, and none is made up."""
     never = msgspec.convert({"server": {"handshake_ms": 5000.0}}, SystemModel)
-    told = Prophet(folder / "fitted.toml", never, "nothing", 0.1).foretell(drill, 1, workers=1)
+    told = Prophet(folder / "fitted.toml", never, "nothing", Pace(0.1, 9)).foretell(drill, 1, workers=1)
     assert "live_again_99_s" in told.not_foretold
     assert not any(each.measure == "live_again_99_s" for each in told.foretold)
 
