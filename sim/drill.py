@@ -72,12 +72,14 @@ StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # of a client, such as 20260601T000000Z
 CLIENT_BUILD = "20260601T000000Z"  # [ours]
+# [ours] Beyond these no machine is meant: ten times what the fleet engine was measured with, four months, a billion events.
+MOST_CLIENTS, LONGEST_S, MOST_EVENTS = 100_000_000, 1e7, 1e9
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The clients: how many, how they behave, how they arrive."""
 
-    clients: Count
+    clients: Annotated[int, msgspec.Meta(ge=1, le=MOST_CLIENTS)]
     policy: PolicyName = "reference"
     topics_per_client: Count = 1
     token_ttl_s: CountOrZero = 0  # that clients ask of the control service; 0: as it likes
@@ -188,9 +190,22 @@ def check(drill: Drill, where: str) -> None:
             f"{where}: key 'fleet.topics_per_client' is {drill.fleet.topics_per_client}, but 'load.run_streams' offers "
             f"only {drill.load.run_streams}; allowed: 1 to {drill.load.run_streams}."
         )
+    _check_length(drill, where)
     for index, fault in enumerate(drill.faults):
         _check_fault(drill, fault, f"{where}: key 'faults.{index}")
     _check_events(drill, where)
+
+
+def _check_length(drill: Drill, where: str) -> None:
+    phases = msgspec.structs.asdict(drill.phases)
+    longest_s = drill.fleet.arrival_s + sum(phases.values())
+    if longest_s > LONGEST_S:
+        raise UsageError(f"{where}: arrival and 'phases' may take {longest_s:g} s; allowed: at most {LONGEST_S:g} s in all.")
+    if longest_s * drill.load.events_per_s > MOST_EVENTS:
+        raise UsageError(
+            f"{where}: key 'load.events_per_s' is {drill.load.events_per_s:g}, which over the {longest_s:g} s that arrival and "
+            f"'phases' may take is too much; allowed: at most {MOST_EVENTS / longest_s:g}."
+        )
 
 
 def _check_events(drill: Drill, where: str) -> None:

@@ -143,7 +143,8 @@ def tallied_measures(tally: Tally) -> Iterator[Measure]:
     yield from _tallied_recovery(tally)
     totals = tally.totals
     attempts, failed = totals["connects_attempted"], totals["connects_failed"]
-    yield Measure("peak_connects_per_s", tally.peak_connects_per_s, "connects/s", attempts)
+    peak = _NAN if tally.peak_connects_per_s is None else tally.peak_connects_per_s
+    yield Measure("peak_connects_per_s", peak, "connects/s", attempts)
     yield Measure("connects_attempted", attempts, "connects", attempts, "neither")
     yield Measure("connects_failed", failed, "count", failed)
     lost = sum(tally.disconnects.values())

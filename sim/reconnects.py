@@ -82,8 +82,10 @@ def _first_after(rows: Rows, moment: Floats) -> Floats:
     return first
 
 
-def peak_connects_per_s(history: History) -> int:
-    """The most connects the fleet attempted in any one second from the first fault on."""
+def peak_connects_per_s(history: History) -> float:
+    """The most connects the fleet attempted in any one second from the first fault on; NaN if none began."""
+    if not np.isfinite(history.first_fault_t):
+        return float("nan")
     rows = history.fleet(Kind.CONNECT_ATTEMPTED)
     return fullest_window(rows.t[rows.t >= history.first_fault_t], 1.0)
 

@@ -65,7 +65,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     series: dict[str, list[int]]
     totals: dict[str, int]
     disconnects: dict[str, int]  # by reason
-    peak_connects_per_s: int  # from the first fault on
+    peak_connects_per_s: int | None  # from the first fault on, if one began
     recoveries: list[Recovery]
     bootstrap_ms: Sizes  # of reconnects after the first fault, if there were any, else of all
     token_ms: Sizes

@@ -98,6 +98,11 @@ def test_the_peak_second_slides() -> None:
     assert reconnects.peak_connects_per_s(story.history()) == 3
 
 
+def test_without_a_fault_there_is_no_peak_after_it() -> None:
+    story = Story(1).tell(1.0, Kind.CONNECT_ATTEMPTED, 0)
+    assert math.isnan(reconnects.peak_connects_per_s(story.history()))
+
+
 def test_amplification() -> None:
     story = Story(1).tell(1.0, Kind.REPLAYED, 0, STREAM, 500, value=500.0).tell(5.0, Kind.FAULT_BEGUN)
     story.tell(6.0, Kind.REPLAYED, 0, STREAM, 30, value=10.0).tell(7.0, Kind.REPLAYED, 0, STREAM, 10, value=10.0)

@@ -77,10 +77,12 @@ def _series(world: World) -> tuple[float, dict[str, list[int]]]:
     return float(lane["bin_s"]) * joined, {name: row.tolist() for name, row in zip(fleet_world.SERIES, sums, strict=True)}
 
 
-def _peak(world: World) -> int:
-    """The most attempts of any second from the first fault on, a second being a whole number of bins."""
+def _peak(world: World) -> int | None:
+    """The most attempts of any second from the first fault on, a second being a whole number of bins; None if none began."""
     lane, attempts = world.lane[0], world["series"][fleet_world.ATTEMPTED]
-    first = int(lane["first_fault_t"] / lane["bin_s"]) if math.isfinite(lane["first_fault_t"]) else len(attempts)
+    if not math.isfinite(lane["first_fault_t"]):
+        return None
+    first = int(lane["first_fault_t"] / lane["bin_s"])
     sums = np.concatenate(([0], np.cumsum(attempts[first:], dtype=np.int64)))
     width = min(max(round(1.0 / lane["bin_s"]), 1), len(sums) - 1)
     return int((sums[width:] - sums[: len(sums) - width]).max(initial=0)) if width else 0

@@ -1,6 +1,7 @@
 """The fleet engine comes to the same moments as the virtual engine, and never to a go."""
 
 import errno
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,8 @@ def test_a_lane_that_never_gets_well_is_an_error(tmp_path: Path):
     states = {check.name: check.state for check in verdict.drills[0].checks}
     assert states["drill.steady_state"] is states["drill.faults_observed"] is State.ERROR
     assert states["drill.converged"] is State.FAIL
+    (peak,) = (measure.value for measure in verdict.drills[0].measures if measure.name == "peak_connects_per_s")
+    assert math.isnan(peak)  # no fault began, so none of its size was seen
 
 
 def test_an_overloaded_delivery_passes_nothing(tmp_path: Path):
