@@ -1,5 +1,6 @@
 """The lane's HTTP for greenlets: pooled connections that are kept alive, apart for tokens, events and everything else."""
 
+import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from sim.engines.lane import (
     PublishedEvent,
     PublishFailedError,
     Request,
+    UntrustedError,
 )
 
 REQUEST_TIMEOUT_S = 10.0
@@ -57,6 +59,8 @@ class Pool:
             content = bytes(answer.read())
             kind = str(answer.get("content-type", "no content type")).partition(";")[0]
             return Answer(answer.status_code, kind, content)
+        except ssl.SSLCertVerificationError as error:
+            raise UntrustedError(str(error)) from None
         except ConnectionRefusedError as error:
             raise NothingThereError(str(error)) from None
         except (OSError, HTTPParseError, gevent.Timeout) as error:

@@ -2,9 +2,8 @@
 
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from urllib.parse import quote
 
 from gevent.event import Event
@@ -14,6 +13,7 @@ from locustfiles.lane import LaneRequests
 from sim.contract.actions import Token
 from sim.contract.client import ClientSession
 from sim.contract.notices import Notice
+from sim.engines import certificates
 from sim.engines.lane import MintFailedError
 from sim.engines.pacer import Pacer
 from sim.engines.session_driver import NO_WAIT_S, SessionDriver, WallClock
@@ -39,7 +39,7 @@ class GreenSocket(WebSocket):
         self._tcp = tcp = _connected(self._uri.host, self._uri.port, within_s)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._uri.secure:
-            self._tcp = _certificates().wrap_socket(tcp, server_hostname=self._uri.host)
+            self._tcp = certificates.trusted().wrap_socket(tcp, server_hostname=self._uri.host)
         if self._owner is None:  # cut meanwhile
             self._cut()
         else:
@@ -94,11 +94,6 @@ def _connected(host: str, port: int, within_s: float) -> socket.socket:
         tcp.close()
         raise
     return tcp
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 class WireClient(SessionDriver):

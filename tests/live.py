@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import trustme
 from commands import LIMIT_S
 
 SECRETS = {"THEIR_SESSION": "their-s3ssion-s3cret", "THEIR_ADMIN": "their-adm1n-s3cret"}
@@ -32,10 +33,11 @@ class Live:
     runtime: int  # ports
     control: int
     folder: Path
+    scheme: str = "http"
 
     def table(self, kind: str = "staging", extra: str = "") -> str:
         return (
-            f'[targets.thirdparty]\nkind = "{kind}"\nruntime_url = "http://127.0.0.1:{self.runtime}"\n'
+            f'[targets.thirdparty]\nkind = "{kind}"\nruntime_url = "{self.scheme}://127.0.0.1:{self.runtime}"\n'
             f'control_url_env = "THEIR_CONTROL"\nsession_token_env = "THEIR_SESSION"\nadmin_token_env = "THEIR_ADMIN"\n'
             f'metrics_profile = "pinned"\nmetrics_every_s = 0.5\n{"" if "caps" in extra else CAPS}{extra}'
         )
@@ -49,12 +51,20 @@ class Live:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**SECRETS, "THEIR_CONTROL": f"http://127.0.0.1:{self.control}/"}
+        return {**SECRETS, "THEIR_CONTROL": f"{self.scheme}://127.0.0.1:{self.control}/"}
 
     @property
     def log(self) -> list[tuple[str, float]]:
         lines = (self.folder / "their.log").read_text().splitlines()
         return [(line.split()[0], float(line.split()[1])) for line in lines]
+
+
+def certified(folder: Path) -> tuple[Path, dict[str, str]]:
+    """A key and its certificate for a lane on this machine, and the environment of those who believe it."""
+    authority, pem, believed = trustme.CA(), folder / "lane.pem", folder / "authority.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    authority.cert_pem.write_to_path(believed)
+    return pem, {"SSL_CERT_FILE": str(believed)}
 
 
 @contextmanager
@@ -64,7 +74,7 @@ def thirdparty(folder: Path, *options: str) -> Iterator[Live]:
         try:
             assert process.stdout is not None
             runtime, control = map(int, process.stdout.readline().split())
-            yield Live(process.pid, runtime, control, folder)
+            yield Live(process.pid, runtime, control, folder, "https" if "--tls" in options else "http")
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(LIMIT_S)

@@ -34,8 +34,8 @@ ENGINE = re.compile(r"sim\.engines\.(virtual|fleet|sockets)(_\w+)?")  # and the 
 NEUTRAL = tuple(
     f"sim.engines.{name}"
     for name in (
-        *("course", "garbage", "lane", "metrics_book", "pacer", "permission", "publishing", "redaction", "session_driver"),
-        *("stops", "web_socket"),
+        *("certificates", "course", "garbage", "lane", "metrics_book", "pacer", "permission", "publishing", "redaction"),
+        *("session_driver", "stops", "web_socket"),
     )
 )
 WAITING = {"aiohttp", "asyncio", "httpx", "simpy", "uvloop", "socket", "subprocess", "threading"}

@@ -5,7 +5,7 @@ batches events, answers a subscribe before the replay, adds fields wherever it c
 pings and no heartbeats, issues tokens that are no JWT, and refuses whatever else is asked over the socket. Control service and
 runtime are on ports of their own.
 
-    python thirdparty.py [--lose EVERY] [--metrics pinned|full|none|strings] [--log FILE]
+    python thirdparty.py [--lose EVERY] [--metrics pinned|full|none|strings] [--log FILE] [--tls FILE]
 
 SIGUSR1 cuts all sockets and shuts the door (503) until SIGUSR2. The log has a line for every upgrade and publish.
 """
@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import signal
+import ssl
 import time
 from collections import defaultdict
 from typing import Any
@@ -302,12 +303,16 @@ async def main() -> None:
     parser.add_argument("--lose", type=int, default=0)
     parser.add_argument("--metrics", default="pinned")
     parser.add_argument("--log", default="")
+    parser.add_argument("--tls", default="")  # a file with a key and its certificate
     given = parser.parse_args()
     lane = Theirs(given.lose, given.metrics, given.log)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, lane.shut)
     loop.add_signal_handler(signal.SIGUSR2, lane.open)
-    runtime, control = [await asyncio.start_server(lane.serve, "127.0.0.1", 0, backlog=1024) for _ in range(2)]
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if given.tls else None
+    if tls:
+        tls.load_cert_chain(given.tls)
+    runtime, control = [await asyncio.start_server(lane.serve, "127.0.0.1", 0, backlog=1024, ssl=tls) for _ in range(2)]
     ports = [server.sockets[0].getsockname()[1] for server in (runtime, control)]
     print(*ports, flush=True)
     await asyncio.get_running_loop().create_future()

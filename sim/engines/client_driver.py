@@ -8,6 +8,7 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from sim.contract.actions import Token
 from sim.contract.client import ClientSession
+from sim.engines import certificates
 from sim.engines.lane import MintFailedError
 from sim.engines.pacer import Pacer
 from sim.engines.session_driver import NEVER, NO_WAIT_S, SessionDriver
@@ -103,7 +104,8 @@ class ClientDriver(SessionDriver):
         host, port = (uri.host, uri.port) if self._port is None else (_PROXY_HOST, self._port)
         name = uri.host if uri.secure and self._port is not None else None
         socket.read(self._reads)
-        await self._loop.create_connection(lambda: socket, host, port, ssl=uri.secure or None, server_hostname=name)
+        tls = certificates.trusted() if uri.secure else None
+        await self._loop.create_connection(lambda: socket, host, port, ssl=tls, server_hostname=name)
 
     async def _ask_for_token(self) -> None:
         try:

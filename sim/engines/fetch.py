@@ -1,8 +1,6 @@
 """One GET of a page of figures, in bounded time and space. Nothing that the other side does is an exception here."""
 
 import asyncio
-import functools
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from sim.contract.figures import OK
+from sim.engines import certificates
 from sim.engines.metrics_book import FIGURES as FIGURES
 from sim.engines.metrics_book import MOST_BODY_BYTES
 
@@ -30,7 +29,7 @@ class Fetched:
 
 def client() -> httpx.AsyncClient:
     """A client for such requests; close it. Certificates are the system's, or those of SSL_CERT_FILE; no proxies."""
-    return httpx.AsyncClient(verify=_certificates(), timeout=None, trust_env=False)
+    return httpx.AsyncClient(verify=certificates.trusted(), timeout=None, trust_env=False)
 
 
 async def fetch(
@@ -63,11 +62,6 @@ def fetch_now(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
             return await fetch(http, url, headers, limit_s)
 
     return asyncio.run(ask())
-
-
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 def _date(text: str | None) -> datetime | None:

@@ -7,7 +7,7 @@ A thin cover over aiohttp. Measured with the embedded mock on two shared cores: 
 import aiohttp
 import msgspec
 
-from sim.engines.lane import Answer, NoAnswerError, NothingThereError
+from sim.engines.lane import Answer, NoAnswerError, NothingThereError, UntrustedError
 
 REQUEST_TIMEOUT_S = 10.0
 
@@ -36,6 +36,10 @@ class Http:
             async with self._session.request(method, url, headers=headers, data=body, allow_redirects=False) as answer:
                 kind = answer.headers.get("Content-Type", "no content type").partition(";")[0]
                 return Answer(answer.status, kind, await answer.read())
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise UntrustedError(str(error.certificate_error)) from None
+        except aiohttp.ClientSSLError as error:
+            raise NoAnswerError(str(error)) from None
         except aiohttp.ClientConnectorError as error:
             raise NothingThereError(str(error)) from None
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:

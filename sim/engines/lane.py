@@ -70,6 +70,10 @@ class NothingThereError(NoAnswerError):
     """Nobody listens there."""
 
 
+class UntrustedError(NoAnswerError):
+    """Nobody that is believed vouches for its certificate."""
+
+
 class MintFailedError(Exception):
     """No token: the refusal's code, and when to try again."""
 
@@ -274,6 +278,11 @@ def no_answer(url: str, error: NoAnswerError) -> TargetError:
     """What to say of a request that got no answer."""
     if isinstance(error, NothingThereError):
         return TargetError(f"nothing answers at {url}; start the runtime there, or name another with --target.")
+    if isinstance(error, UntrustedError):
+        return TargetError(
+            f"{url} shows a certificate that is not believed ({error}); mend the address, or name the file of its authority "
+            "in SSL_CERT_FILE."
+        )
     return TargetError(f"{url} does not answer as an HTTP server ({error}); is this the runtime's port?")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import yaml
-from live import SECRETS, thirdparty
+from live import SECRETS, certified, thirdparty
 from loads import DRILL, ROOT, Load, free_port
 
 from drills import results
@@ -55,12 +55,14 @@ def test_the_example_of_a_master_and_two_workers_keeps_to_the_caps_of_a_live_tar
     reveals_nothing(load)
 
 
-def test_a_stop_condition_ends_a_load_test_as_a_no_go(tmp_path: Path):
-    with thirdparty(tmp_path) as live:
+def test_a_stop_condition_ends_a_load_test_of_a_lane_behind_tls_as_a_no_go(tmp_path: Path):
+    pem, believes = certified(tmp_path)
+    with thirdparty(tmp_path, "--tls", str(pem)) as live:
         targets, _ = live.write(extra='stop.metrics_above."mirror.published_total" = 30\n')
         named = "--target=thirdparty", f"--targets={targets}"
-        load = Load(tmp_path / "out", DRILL, *GENTLE, *named, environment=live.environment)
+        load = Load(tmp_path / "out", DRILL, *GENTLE, *named, environment={**live.environment, **believes})
         assert load.end() == 1, load.said
+        assert "upgrade" in {what for what, _ in live.log}
     header = read_header(results.drill_folder(load.run_dir, DRILL))
     assert not header.complete
     assert "metrics_above.mirror.published_total" in header.stop_condition

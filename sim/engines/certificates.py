@@ -1,0 +1,10 @@
+"""Whose certificates are believed, read once a process: it takes longer than a connection."""
+
+import ssl
+from functools import cache
+
+
+@cache
+def trusted() -> ssl.SSLContext:
+    """The system's authorities, or those of `SSL_CERT_FILE`."""
+    return ssl.create_default_context()
