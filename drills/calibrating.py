@@ -27,7 +27,8 @@ METHOD = (
     "Small drills. Each number by itself: latencies are medians of a quiet lane, service times are shares of a full queue, "
     "workers are how many shares a single one takes; means over rounds with their 95 % intervals (Student's t). Then a "
     "handshake's, a frame's and a replayed event's time are corrected until the simulated bursts take as long as the measured "
-    "ones, by the medians of their rounds. Handshakes and frames are taken to share one loop unless the busy burst shows that they do not."
+    "ones, by the medians of their rounds. Handshakes and frames are taken to share one loop unless the busy burst shows that "
+    "they do not."
 )
 NOT_MEASURED = [
     "server.accept_backlog",

@@ -57,7 +57,7 @@ class Prophet:
             if why := runs.run(jobs, store, progress, workers):
                 raise EvidenceError(f"drill '{drill.name}' could not be predicted: {why}.")
             rows = [row for job in jobs if (row := store.get(job.digest)) is not None]
-        found = [_foretold(name, rows, self.pace) for name in RECOVERY]
+        found = [foretold(name, rows, self.pace) for name in RECOVERY]
         return Forecast(
             model=f"{self.path.name}, fitted to {self.fitted_to}",
             model_sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
@@ -106,14 +106,17 @@ def _scores() -> list[float]:
     return [place / stdev(places) for place in places]
 
 
-def _foretold(name: str, rows: Sequence[Row], pace: Pace) -> Foretold | None:
-    """The middle of all runs, and where the next one is expected: Student's interval of a single new value, by factors."""
+def foretold(name: str, rows: Sequence[Row], pace: Pace) -> Foretold | None:
+    """The middle of all runs, and where the next one is expected: Student's interval of a single new value, by factors.
+
+    `rows` are runs of lanes as quick and as slow as `pace` says; nothing where one of them never came to a value.
+    """
     found = [measure for row in rows for measure in row.measures if measure.name == name]
     values = np.array([measure.value for measure in found])
     if len(values) < REPLICATIONS or not bool(np.isfinite(values).all()):
         return None
     if not pace.is_known or not bool((values > 0).all()):
         return Foretold(name, found[0].unit, float(np.mean(values)), None, None)
-    logs, n = np.log(values), pace.free + 1
-    middle, factor = float(np.exp(logs.mean())), math.exp(half_width(float(logs.std(ddof=1)), n) * math.sqrt(n + 1))
+    logs, n = np.log(values / values[0]), pace.free + 1  # exactly zero where all runs are alike
+    middle, factor = float(values[0] * np.exp(logs.mean())), math.exp(half_width(float(logs.std(ddof=1)), n) * math.sqrt(n + 1))
     return Foretold(name, found[0].unit, middle, middle / factor, middle * factor)

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Foretold(msgspec.Struct, frozen=True):
-    """One measure: the mean of simulated runs, and the interval in which the next run is expected with 95 % (null: unknown)."""
+    """One measure: the middle of simulated runs, and where the next run is expected with 95 % (null: unknown)."""
 
     measure: str
     unit: str

@@ -18,6 +18,8 @@ from sim.drill import Drill
 from sim.engines import virtual
 from sim.errors import UsageError
 from sim.forecasts import Forecast, Foretold, compare
+from sim.metrics import Measure
+from sim.planning.store import Row
 from sim.system_model import SystemModel
 
 FITTED = """
@@ -98,6 +100,13 @@ def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(prophet: Prophe
     assert told(unlike, "live_again_95_s").lower < took < told(unlike, "live_again_95_s").upper
     assert told(alike, "live_again_95_s").upper < took
     assert told(unlike, "live_again_95_s").value == pytest.approx(told(alike, "live_again_95_s").value, rel=0.05)
+
+
+def test_what_is_the_same_in_every_simulated_run_is_foretold_to_the_digit():
+    alike = [Row("", seed, (Measure("peak_connects_per_s", 2000.0, "connects/s", 1),)) for seed in range(5)]
+    peak = predictions.foretold("peak_connects_per_s", alike, Pace(0.2, 9))
+    assert peak is not None
+    assert (peak.lower, peak.value, peak.upper) == (2000.0, 2000.0, 2000.0)
 
 
 def test_where_no_probe_tells_how_rounds_differ_no_interval_is_made_up(prophet: Prophet, drill: Drill):
