@@ -25,13 +25,13 @@ from locustfiles.storms import Storms
 from locustfiles.workers import Workers
 from sim.contract.settings import Switches
 from sim.engines import course
-from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane import Lane
 from sim.engines.publishing import streams_of
 from sim.engines.session_driver import WallClock
 from sim.errors import StorageError, StormgateError, UsageError
 from sim.faults import PlannedFault
 from sim.faults import plan as fault_plan
+from sim.garbage import relaxed_garbage_collection
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.observations import NAN, RunHeader, write_header
 

@@ -13,7 +13,10 @@ CODE = ("sim", "drills", "locustfiles", "notebooks")
 # From the top down; of several prefixes that fit a module the longest counts.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("sim.errors",),
-    ("sim.columns", "sim.config", "sim.contract", "sim.files", "sim.forecasts", "sim.ownership", "sim.pool", "sim.tally"),
+    (
+        *("sim.columns", "sim.config", "sim.contract", "sim.files", "sim.forecasts", "sim.garbage", "sim.ownership"),
+        *("sim.pool", "sim.tally"),
+    ),
     ("sim.fault_kinds",),
     ("sim.drill", "sim.observations", "sim.target"),
     ("sim.faults", "sim.system_model"),
@@ -34,7 +37,7 @@ ENGINE = re.compile(r"sim\.engines\.(virtual|fleet|sockets)(_\w+)?")  # and the 
 NEUTRAL = tuple(
     f"sim.engines.{name}"
     for name in (
-        *("certificates", "course", "garbage", "lane", "metrics_book", "pacer", "permission", "publishing", "redaction"),
+        *("certificates", "course", "lane", "metrics_book", "pacer", "permission", "publishing", "redaction"),
         *("session_driver", "stops", "web_socket"),
     )
 )

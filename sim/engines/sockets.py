@@ -23,7 +23,6 @@ from sim.drill import Drill
 from sim.engines import course, permission, target_watch
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.fault_actions import FaultActions
-from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lag_watch import sample_client_lag, watch_own_lag
 from sim.engines.lane_http import Lane, LaneHttp
 from sim.engines.link_actions import LinkActions
@@ -33,6 +32,7 @@ from sim.engines.target_watch import TargetWatch
 from sim.errors import StorageError, UsageError
 from sim.fault_kinds import LinkFault
 from sim.faults import plan
+from sim.garbage import relaxed_garbage_collection
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.observations import NAN, RunHeader, write_header

@@ -20,7 +20,6 @@ from sim.contract.probes import session_class
 from sim.contract.streams import CODEX_WORKER_EVENTS, run_events
 from sim.drill import Drill, expected_duration_s
 from sim.engines import course, virtual_faults
-from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.simulation import Options as Options
 from sim.engines.virtual_client import VirtualClient
 from sim.engines.virtual_clock import VirtualClock
@@ -31,6 +30,7 @@ from sim.engines.virtual_publisher import GIVE_UP_S, VirtualPublisher
 from sim.errors import UsageError
 from sim.fault_kinds import KillRuntime
 from sim.faults import plan
+from sim.garbage import relaxed_garbage_collection
 from sim.observations import NAN, Recorder, RunHeader, write_header
 from sim.system_model import SystemModel
 

@@ -19,6 +19,7 @@ import uvicorn
 from sim.contract.deployment import Deployment
 from sim.contract.settings import RuntimeSettings, Switches
 from sim.errors import StormgateError, UsageError
+from sim.garbage import relaxed_garbage_collection
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
 from sim.mock.store import Store
 from sim.ownership import STATE_PREFIX, OwnedFolder
@@ -72,7 +73,7 @@ def serve(options: ServeOptions) -> None:
         print(listening_line(options.host, listener.getsockname()[1]), flush=True)
         server = uvicorn.Server(config)
         _end_with_signals(server)
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        with relaxed_garbage_collection(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_run(server, listener, options.exit_with_stdin))
 
 

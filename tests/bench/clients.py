@@ -30,8 +30,8 @@ from sim.contract.codec import encode_client
 from sim.contract.frames import Join, Subscribe
 from sim.engines.client_driver import ClientDriver, WallClock
 from sim.engines.course import RUN_EVENT
-from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.lane_http import LaneHttp
+from sim.garbage import relaxed_garbage_collection
 from sim.observations import Recorder
 from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
 

@@ -32,8 +32,8 @@ from sim.contract.client import ClientSession
 from sim.contract.codec import encode_client
 from sim.contract.frames import Join, Subscribe
 from sim.engines.course import RUN_EVENT
-from sim.engines.garbage import relaxed_garbage_collection
 from sim.engines.session_driver import WallClock
+from sim.garbage import relaxed_garbage_collection
 from sim.mock.server import raise_descriptor_limit
 from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
 
