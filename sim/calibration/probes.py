@@ -20,7 +20,9 @@ from sim.contract.settings import Count
 from sim.drill import Drill, Fleet, Load, Phases, PolicyName
 from sim.fault_kinds import DropSockets
 
-BURST_POLICY: PolicyName = "sdk"  # waits 200 ms without jitter after a cut, so that all clients stand in one queue
+# Both wait without jitter, so that all clients stand in one queue; 10 ms, so that a burst pays for the sockets that went, too.
+BURST_POLICY: PolicyName = "phoenix_js"
+REPLAY_POLICY: PolicyName = "sdk"
 REPLAY_EVENTS_PER_S = 150.0  # below what the sync lane takes for one stream (240)
 REPLAY_OFFLINE_S = 4.0
 BUSY_DELIVERIES_PER_S = 16_000.0  # [ours] what one process of a load generator takes without being late itself
@@ -65,7 +67,7 @@ def burst(name: str, clients: int, sizes: Sizes, events_per_s: float = 2.0, shar
 def replay(sizes: Sizes) -> Drill:
     """Some are away while much is published, and read it all when they come back."""
     phases = Phases(steady_s=1.0, fault_s=REPLAY_OFFLINE_S + sizes.seconds, heal_s=0.0, settle_s=20.0)
-    fleet = Fleet(sizes.replay_clients, policy=BURST_POLICY)
+    fleet = Fleet(sizes.replay_clients, policy=REPLAY_POLICY)
     fault = DropSockets(at_s=0.0, offline_s=REPLAY_OFFLINE_S)
     return _drill(
         "replay", "What does an event cost in a replay?", fleet, Load(events_per_s=REPLAY_EVENTS_PER_S), phases, fault
