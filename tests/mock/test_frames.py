@@ -1,5 +1,6 @@
 """The mock's WebSocket, spoken to by hand: nothing of the contract's own code on this side."""
 
+import base64
 import contextlib
 import json
 import socket
@@ -7,6 +8,8 @@ import threading
 import time
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 from served import JOIN, LIMIT_S, Raw, Served, seqs, serving, updates_in
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -270,6 +273,26 @@ def test_a_subscription_with_a_payload_of_the_wrong_type_is_answered_under_its_r
         raw.join()
         status, response, _ = raw.ask("sync:subscribe", payload)
         assert (status, response["code"]) == ("error", "bad_subscription")
+
+
+def test_sockets_that_went_leave_no_memory_behind(tmp_path):
+    """What a socket leaves is in cycles: a lane that looked for them too rarely would keep whoever ever came."""
+    with serving(tmp_path) as mock:
+        address = ("127.0.0.1", httpx.URL(mock.url).port or 0)
+        path = f"/sync/socket/websocket?token={mock.token()}&vsn=2.0.0"
+        upgrade = f"GET {path} HTTP/1.1\r\nHost: mock\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        upgrade += f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n"
+
+        def come_and_go(times: int) -> float:
+            """Its memory afterwards, in MiB."""
+            for _ in range(times):
+                with socket.create_connection(address, LIMIT_S) as raw:
+                    raw.sendall(upgrade.encode())
+                    assert raw.recv(4096).startswith(b"HTTP/1.1 101 ")
+            return psutil.Process(mock.process.pid).memory_info().rss / 2**20
+
+        before_mib = come_and_go(2000)
+        assert come_and_go(4000) - before_mib < 10
 
 
 # --- heartbeats, revocation, slow readers -----------------------------------------------------------
