@@ -109,14 +109,18 @@ def _scores() -> list[float]:
 def foretold(name: str, rows: Sequence[Row], pace: Pace) -> Foretold | None:
     """The middle of all runs, and where the next one is expected: Student's interval of a single new value, by factors.
 
-    `rows` are runs of lanes as quick and as slow as `pace` says; nothing where one of them never came to a value.
+    `rows` are runs of lanes from the quickest to the slowest that `pace` lets one expect. Where some of them never came to a
+    value, there is that of the lane as it was fitted, and no interval; nothing where that has none either.
     """
-    found = [measure for row in rows for measure in row.measures if measure.name == name]
-    values = np.array([measure.value for measure in found])
-    if len(values) < REPLICATIONS or not bool(np.isfinite(values).all()):
+    found = [next((each for each in row.measures if each.name == name), None) for row in rows]
+    values = np.array([math.nan if each is None else each.value for each in found])
+    fitted = found[len(found) // 2]
+    if fitted is None or not math.isfinite(fitted.value):
         return None
+    if not bool(np.isfinite(values).all()):
+        return Foretold(name, fitted.unit, fitted.value, None, None)
     if not pace.is_known or not bool((values > 0).all()):
-        return Foretold(name, found[0].unit, float(np.mean(values)), None, None)
+        return Foretold(name, fitted.unit, float(np.mean(values)), None, None)
     logs, n = np.log(values / values[0]), pace.free + 1  # exactly zero where all runs are alike
     middle, factor = float(values[0] * np.exp(logs.mean())), math.exp(half_width(float(logs.std(ddof=1)), n) * math.sqrt(n + 1))
-    return Foretold(name, found[0].unit, middle, middle / factor, middle * factor)
+    return Foretold(name, fitted.unit, middle, middle / factor, middle * factor)

@@ -26,7 +26,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     replications: int
     made_at: str  # ISO 8601, UTC
     foretold: tuple[Foretold, ...]
-    not_foretold: tuple[str, ...] = ()  # measures of which a simulated run had no value
+    not_foretold: tuple[str, ...] = ()  # measures of which the lane as it was fitted had no value
 
 
 @dataclass(frozen=True)

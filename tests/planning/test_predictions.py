@@ -102,11 +102,21 @@ def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(prophet: Prophe
     assert told(unlike, "live_again_95_s").value == pytest.approx(told(alike, "live_again_95_s").value, rel=0.05)
 
 
+def rows(*values: float) -> list[Row]:
+    """Runs of lanes from the quickest to the slowest."""
+    return [Row("", seed, (Measure("x", value, "s", 1),)) for seed, value in enumerate(values)]
+
+
 def test_what_is_the_same_in_every_simulated_run_is_foretold_to_the_digit():
-    alike = [Row("", seed, (Measure("peak_connects_per_s", 2000.0, "connects/s", 1),)) for seed in range(5)]
-    peak = predictions.foretold("peak_connects_per_s", alike, Pace(0.2, 9))
+    peak = predictions.foretold("x", rows(*[2000.0] * 5), Pace(0.2, 9))
     assert peak is not None
     assert (peak.lower, peak.value, peak.upper) == (2000.0, 2000.0, 2000.0)
+
+
+def test_where_only_slower_lanes_never_get_there_the_fitted_one_is_told_without_an_interval():
+    told = predictions.foretold("x", rows(1.0, 1.5, 2.0, 8.0, math.nan), Pace(0.2, 9))
+    assert told == Foretold("x", "s", 2.0, None, None)
+    assert predictions.foretold("x", rows(1.0, 1.5, math.nan, math.nan, math.nan), Pace(0.2, 9)) is None
 
 
 def test_where_no_probe_tells_how_rounds_differ_no_interval_is_made_up(prophet: Prophet, drill: Drill):
