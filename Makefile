@@ -16,7 +16,7 @@ drill: $(READY)  ## storm the embedded runtime with the quick set of drills and 
 	$(BIN)/stormgate drill run --quick
 
 load: $(LOAD)  ## open Locust's page on the embedded runtime; it tells its address
-	$(BIN)/python -m locustfiles.start
+	$(BIN)/python -m locustfiles.load.start
 
 load-headless: $(LOAD)  ## storm the embedded runtime with Locust for about two minutes and say go or no-go
 	$(BIN)/locust -f locustfiles/reconnect_storm.py --headless --only-summary --pattern waves --steady-s 30 --fault-s 75

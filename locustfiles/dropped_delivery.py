@@ -1,11 +1,11 @@
 """The runtime leaves live events out: does every client notice, and get them?"""
 
-from locustfiles import load
-from locustfiles.publisher import PublisherUser
-from locustfiles.shapes import DrillShape
-from locustfiles.sync_user import SyncUser
+from locustfiles.load import hooks
+from locustfiles.load.publisher_user import PublisherUser
+from locustfiles.load.shapes import DrillShape
+from locustfiles.load.sync_user import SyncUser
 
-load.of("dropped_delivery")
+hooks.of("dropped_delivery")
 
 
 class Client(SyncUser):

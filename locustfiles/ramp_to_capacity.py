@@ -1,11 +1,11 @@
 """Storms of more and more clients, until a gate is not green: which load does the lane still take?"""
 
-from locustfiles import load
-from locustfiles.publisher import PublisherUser
-from locustfiles.shapes import DrillShape
-from locustfiles.sync_user import SyncUser
+from locustfiles.load import hooks
+from locustfiles.load.publisher_user import PublisherUser
+from locustfiles.load.shapes import DrillShape
+from locustfiles.load.sync_user import SyncUser
 
-load.of("reconnect_storm", climbs=True, clients=100, steady_s=3.0)
+hooks.of("reconnect_storm", climbs=True, clients=100, steady_s=3.0)
 
 
 class Client(SyncUser):

@@ -1,11 +1,11 @@
 """All sockets are cut at once, and once more: does every client come back soon, spread out, and without losing an event?"""
 
-from locustfiles import load
-from locustfiles.publisher import PublisherUser
-from locustfiles.shapes import DrillShape
-from locustfiles.sync_user import SyncUser
+from locustfiles.load import hooks
+from locustfiles.load.publisher_user import PublisherUser
+from locustfiles.load.shapes import DrillShape
+from locustfiles.load.sync_user import SyncUser
 
-load.of("reconnect_storm")
+hooks.of("reconnect_storm")
 
 
 class Client(SyncUser):

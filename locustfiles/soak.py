@@ -1,11 +1,11 @@
 """Half an hour under load, renewing tokens: does anything grow, leak or drift?"""
 
-from locustfiles import load
-from locustfiles.publisher import PublisherUser
-from locustfiles.shapes import DrillShape
-from locustfiles.sync_user import SyncUser
+from locustfiles.load import hooks
+from locustfiles.load.publisher_user import PublisherUser
+from locustfiles.load.shapes import DrillShape
+from locustfiles.load.sync_user import SyncUser
 
-load.of("observation", steady_s=1800.0)
+hooks.of("observation", steady_s=1800.0)
 
 
 class Client(SyncUser):

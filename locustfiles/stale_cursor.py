@@ -1,11 +1,11 @@
 """Cursors go stale while clients are away: does everyone get a snapshot, and nobody loop?"""
 
-from locustfiles import load
-from locustfiles.publisher import PublisherUser
-from locustfiles.shapes import DrillShape
-from locustfiles.sync_user import SyncUser
+from locustfiles.load import hooks
+from locustfiles.load.publisher_user import PublisherUser
+from locustfiles.load.shapes import DrillShape
+from locustfiles.load.sync_user import SyncUser
 
-load.of("stale_cursor")
+hooks.of("stale_cursor")
 
 
 class Client(SyncUser):

@@ -1,11 +1,11 @@
 """Nothing is broken: does a lane under load keep its gates?"""
 
-from locustfiles import load
-from locustfiles.publisher import PublisherUser
-from locustfiles.shapes import DrillShape
-from locustfiles.sync_user import SyncUser
+from locustfiles.load import hooks
+from locustfiles.load.publisher_user import PublisherUser
+from locustfiles.load.shapes import DrillShape
+from locustfiles.load.sync_user import SyncUser
 
-load.of("observation")
+hooks.of("observation")
 
 
 class Client(SyncUser):

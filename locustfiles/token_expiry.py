@@ -1,11 +1,11 @@
 """Every token expires at once while minting is slow: does everyone come back with a new one?"""
 
-from locustfiles import load
-from locustfiles.publisher import PublisherUser
-from locustfiles.shapes import DrillShape
-from locustfiles.sync_user import SyncUser
+from locustfiles.load import hooks
+from locustfiles.load.publisher_user import PublisherUser
+from locustfiles.load.shapes import DrillShape
+from locustfiles.load.sync_user import SyncUser
 
-load.of("token_expiry_storm")
+hooks.of("token_expiry_storm")
 
 
 class Client(SyncUser):

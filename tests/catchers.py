@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from storms import small
-
-from drills import results, running, surfaces
-from drills.request import Request
-from drills.verdicts import DrillVerdict, State
-from sim.drill import Drill
+from drills.judging.checks.verdicts import DrillVerdict, State
+from drills.runs import results, running, variants
+from drills.runs.request import Request
+from sim.drill.model import Drill
+from tests.storms import small
 
 EVERYWHERE = ("sockets", "virtual")
 HARMLESS = "duplicate_delivery"  # the contract allows it, so it must turn nothing red anywhere
@@ -44,7 +43,7 @@ class Catch:
         """The drill with what is wrong in it, made small."""
         own = {"policy": (f"fleet.policy={self.wrong}",), "setting": (self.wrong,)}.get(self.kind, ())
         drill = small(self.drill, *self.course, *own)
-        return surfaces.on_engine(drill, engine) if drill.surfaces else drill
+        return variants.on_engine(drill, engine) if drill.surfaces else drill
 
     def judged(self, out: Path, engine: str) -> DrillVerdict:
         """The verdict on that drill, run into a folder of its own below `out`."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from drills import cli
+from drills.cli import main
 
 LIMIT_S = 90.0
-STORMGATE = (sys.executable, "-m", "drills.cli")
+STORMGATE = (sys.executable, "-m", "drills.cli.main")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def stormgate(*arguments: object, before: Callable[[], None] | None = None, **en
 def stormgate_here(*arguments: object) -> Said:
     """The same in this process, which is quicker: for what ends before anything begins."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        code = cli.run_words([str(argument) for argument in arguments])
+        code = main.run_words([str(argument) for argument in arguments])
     return Said(code, out.getvalue(), err.getvalue())
 
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import msgspec
 
-from drills.checks import network
-from drills.gates import REGISTRY
-from sim.contract import chance
-from sim.drill import Drill, Expect, Fleet, Load, Phases
-from sim.fault_kinds import DropSockets
-from sim.history import History
-from sim.ledger import Ledger
-from sim.observations import Columns, Kind, Recorder, RunHeader, write_header
+from drills.judging.checks import network
+from drills.judging.gates import REGISTRY
+from sim.base import randomness
+from sim.drill.fault_kinds import DropSockets
+from sim.drill.model import Drill, Expect, Fleet, Load, Phases
+from sim.record.history import History
+from sim.record.ledger import Ledger
+from sim.record.observations import Columns, Kind, Recorder, RunHeader, write_header
 
 STREAM = "runtime.run.1.events"
 AUDITOR = 1000
-# What only some drills break is asked of those alone: see `drills/checks/network.py`.
+# What only some drills break is asked of those alone: see `drills/judging/checks/network.py`.
 _SPECIAL = frozenset(check.full_name for check in network.CHECKS)
 GATED = tuple(name for name in REGISTRY if not name.startswith("drill.") and name not in _SPECIAL)
 
@@ -155,7 +155,7 @@ def good_storm(clients: int = 150) -> Story:
 
 
 def _one_client(story: Story, client: int) -> None:
-    begin, delay_ms = 0.01 * client, 250.0 * chance.draw(7, "test", client)
+    begin, delay_ms = 0.01 * client, 250.0 * randomness.draw(7, "test", client)
     again = 20.1 + delay_ms / 1000
     _connect(story, client, begin, 1)
     story.tell(begin + 0.03, Kind.REBOOTSTRAPPED, client, STREAM, 0, detail="fresh")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
-from commands import LIMIT_S
+
+from tests.commands import LIMIT_S
 
 SECRETS = {"THEIR_SESSION": "their-s3ssion-s3cret", "THEIR_ADMIN": "their-adm1n-s3cret"}
 DRILL = """

@@ -20,10 +20,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent))  # the tests know each other by their bare names
-sys.path.insert(0, str(Path(__file__).parents[1]))  # but drills are the room, not the tests' folder
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from catchers import CATCHERS, EVERYWHERE, Catch, turned_red
+from tests.catchers import CATCHERS, EVERYWHERE, Catch, turned_red
 
 CAUGHT, MISSED, USAGE, STOPPED = 0, 1, 3, 130
 MINUTES = 60.0  # [ours] for all rows; they take about fifteen

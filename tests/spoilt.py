@@ -5,15 +5,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from histories import STREAM, Story, good_storm, storm_drill
-
-from drills import gates
-from drills.verdicts import DrillVerdict
-from sim import invariants
-from sim.contract.malformed_probe import KINDS, MalformedFramesProbe
-from sim.contract.probes import EXPECTED, PROBES
-from sim.contract.streams import CODEX_WORKER_EVENTS, stream_id
-from sim.observations import Kind
+from drills.judging import gates
+from drills.judging.checks.verdicts import DrillVerdict
+from sim.analysis import invariants
+from sim.client.negative.malformed import KINDS, MalformedFramesProbe
+from sim.client.negative.registry import EXPECTED, PROBES
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, stream_id
+from sim.record.observations import Kind
+from tests.histories import STREAM, Story, good_storm, storm_drill
 
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
 WORKERS = stream_id(CODEX_WORKER_EVENTS)

@@ -4,25 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from histories import STREAM, Row, Story
-from windows import (
-    CLIENTS,
-    EVENTS,
-    HOUR,
-    changed,
-    counters,
-    counting,
-    good,
-    quiet,
-    watches,
-    with_figures,
-    without,
-)
-
-from drills.rollout.window import StageWindow
-from drills.verdicts import State
-from sim.contract.endpoint import PROFILES
-from sim.observations import Kind
+from drills.judging.checks.verdicts import State
+from drills.rollout.verdict.window import StageWindow
+from sim.protocols.spacetime.metric_names import PROFILES
+from sim.record.observations import Kind
+from tests.histories import STREAM, Row, Story
+from tests.windows import CLIENTS, EVENTS, HOUR, changed, counters, counting, good, quiet, watches, with_figures, without
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 LAST = f"h{EVENTS}"

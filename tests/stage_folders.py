@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from histories import GATED, STREAM, Story, good_storm, storm_drill
 
-from drills import results
-from drills.rollout import records, stages
-from drills.rollout.clock import iso
-from drills.rollout.records import (
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.judging.checks.verdicts import CheckResult, State
+from drills.rollout.setup import records, stages
+from drills.rollout.setup.records import (
     CohortProbe,
     CommandDone,
     Control,
@@ -30,14 +29,15 @@ from drills.rollout.records import (
     StageReport,
     WatchDone,
 )
-from drills.thresholds import DEFAULT_PATH
-from drills.verdicts import CheckResult, State
-from sim.contract import chance
-from sim.contract.cohorts import cohort_bucket
-from sim.contract.endpoint import PROFILES
-from sim.drill import CLIENT_BUILD, Drill, Fleet, Load, Phases
-from sim.fault_kinds import DropSockets
-from sim.observations import Kind
+from drills.runs import results
+from sim.base import randomness
+from sim.base.clocks import iso
+from sim.drill.fault_kinds import DropSockets
+from sim.drill.model import CLIENT_BUILD, Drill, Fleet, Load, Phases
+from sim.protocols.spacetime.metric_names import PROFILES
+from sim.record.observations import Kind
+from sim.server.cohorts import cohort_bucket
+from tests.histories import GATED, STREAM, Story, good_storm, storm_drill
 
 BEGAN = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 INTERVAL_S = 60.0
@@ -408,7 +408,7 @@ def twice_cut_storm() -> Story:
     ):
         story.tell(t, kind, attempt=1, value=value, detail="drop_sockets")
     for client in range(story.clients):
-        wait_s = 0.25 * chance.draw(8, "test", client)
+        wait_s = 0.25 * randomness.draw(8, "test", client)
         again = 28.1 + wait_s
         story.tell(28.1, Kind.DISCONNECTED, client, detail="network")
         story.tell(28.1, Kind.BACKOFF, client, attempt=1, value=1000 * wait_s, detail="network")

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import msgspec
 
-from drills import results, running
-from drills.cli import CATALOG
-from drills.request import Request
-from drills.verdicts import DrillVerdict, State
-from sim import drill as drills
-from sim.drill import Drill, Expect
-from sim.fault_kinds import AnyFault
+from drills.cli.main import CATALOG
+from drills.judging.checks.verdicts import DrillVerdict, State
+from drills.runs import results, running
+from drills.runs.request import Request
+from sim.drill import model as drills
+from sim.drill.fault_kinds import AnyFault
+from sim.drill.model import Drill, Expect
 
 SMALL = ("fleet.clients=40", "phases.steady_s=1.5", "phases.steady_limit_s=20", "phases.settle_s=5")
 # Each drill's faults, closer together.

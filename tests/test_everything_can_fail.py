@@ -5,18 +5,18 @@ What the drills themselves show is in `tests/catchers.py`, the rest in `tests/sp
 """
 
 import pytest
-from catchers import CATCHERS, HARMLESS, turned_red
-from spoilt import SPOILT, Spoilt, law_of
-from spoilt_windows import SPOILT as SPOILT_WINDOWS
 
-from drills import gates
-from drills.cli import CATALOG
-from drills.rollout import window
-from drills.verdicts import State
-from sim import invariants
-from sim.contract.policies import WRONG
-from sim.contract.probes import PROBES
-from sim.contract.settings import DEFECTS
+from drills.cli.main import CATALOG
+from drills.judging import gates
+from drills.judging.checks.verdicts import State
+from drills.rollout.verdict import window
+from sim.analysis import invariants
+from sim.client.negative.registry import PROBES
+from sim.client.policies import WRONG
+from sim.server.settings import DEFECTS
+from tests.catchers import CATCHERS, HARMLESS, turned_red
+from tests.spoilt import SPOILT, Spoilt, law_of
+from tests.spoilt_windows import SPOILT as SPOILT_WINDOWS
 
 RED = frozenset[str]().union(*(case.names for case in (*CATCHERS, *SPOILT)))
 CHECKS = {*gates.REGISTRY, "replay.parity"}  # the last is made of all surfaces of a drill at once

@@ -8,28 +8,30 @@ from typing import Any
 
 import msgspec
 import pytest
-from histories import AUDITOR, STREAM, Story, good_storm, storm_drill
-from served import serving
-from storms import red, run_all, storm
 
-from drills import gates, results
-from drills.verdicts import DrillVerdict, State
-from sim.contract import policies
-from sim.contract.client import ClientSession
-from sim.contract.settings import RuntimeSettings
-from sim.contract.stream_log import canonical_json, payload_hash
-from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.drill import Drill, Load, Phases
-from sim.engines import course, sockets
-from sim.engines.fault_actions import FaultActions
-from sim.engines.lane import Answer
-from sim.engines.lane_http import Lane, LaneHttp, PublishedEvent, PublishFailedError
-from sim.engines.publisher import Publisher
-from sim.engines.publishing import DueEvent
-from sim.errors import EvidenceError, StorageError
-from sim.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
-from sim.faults import PlannedFault
-from sim.observations import FILE_NAME, HEADER_NAME, SCHEMA, Columns, Kind, Recorder, read
+from drills.judging import gates
+from drills.judging.checks.verdicts import DrillVerdict, State
+from drills.runs import results
+from sim.base.errors import EvidenceError, StorageError
+from sim.client import policies
+from sim.client.session import ClientSession
+from sim.drill.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
+from sim.drill.model import Drill, Load, Phases
+from sim.drill.schedule import PlannedFault
+from sim.engines.shared import client_setup
+from sim.engines.shared.publishing import DueEvent
+from sim.engines.shared.service import Answer
+from sim.engines.sockets import engine
+from sim.engines.sockets.faults import FaultActions
+from sim.engines.sockets.publisher import Publisher
+from sim.engines.sockets.service import Lane, LaneHttp, PublishedEvent, PublishFailedError
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.record.observations import FILE_NAME, HEADER_NAME, SCHEMA, Columns, Kind, Recorder, read
+from sim.server.settings import RuntimeSettings
+from sim.server.stream_log import canonical_json, payload_hash
+from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
+from tests.served import serving
+from tests.storms import red, run_all, storm
 
 ENOUGH = ("delivery.dropped_deliveries", "ux.integrity")
 WORKERS = stream_id(CODEX_WORKER_EVENTS)
@@ -97,7 +99,7 @@ def test_a_sampler_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     def fails(*_: object) -> None:
         raise LookupError("the sampler died")
 
-    monkeypatch.setattr(course, "lag_events", fails)
+    monkeypatch.setattr(client_setup, "lag_events", fails)
     with pytest.raises(LookupError, match="the sampler died"):
         run_all(tmp_path, tiny())
 
@@ -134,7 +136,7 @@ def test_a_fault_does_not_mend_what_is_wrong_with_the_target(tmp_path: Path) -> 
         lane = Lane(mock.url, "mock", mock.url, mock.url)
         folder = tmp_path / "drill"
         fault = ShrinkReplayBudget(at_s=0.0, events=7, for_s=0.2)
-        header = sockets.run(tiny(fault), sockets.Options(folder, lane=lane))
+        header = engine.run(tiny(fault), engine.Options(folder, lane=lane))
         left = mock.state()["switches"]
     assert header.complete
     assert header.defects == left["defects"] == ["duplicate_delivery"]
@@ -333,7 +335,7 @@ def test_no_event_waits_behind_a_storm_of_mints() -> None:
     async def storm_of_mints() -> int:
         http = LaneHttp(Lane("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
         http._http = MintsHang(seq=3)
-        session = ClientSession(0, [run_events("r1")], policies.get("reference"), course.client_settings(tiny(), 1))
+        session = ClientSession(0, [run_events("r1")], policies.get("reference"), client_setup.client_settings(tiny(), 1))
         mints = [asyncio.create_task(http.mint(session)) for _ in range(200)]
         await asyncio.sleep(0)
         event = await asyncio.wait_for(http.publish("r1", "run.progress", {}, "r1-1"), 5.0)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import prove
 import pytest
-from catchers import CATCHERS
-from commands import children_of
-from prove import Row
+
+from tests import prove
+from tests.catchers import CATCHERS
+from tests.commands import children_of
+from tests.prove import Row
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "tests.prove"]

@@ -7,18 +7,18 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from histories import STREAM, Story
 
-from drills import gates
-from drills.rollout import window
-from drills.rollout.clock import iso
-from drills.rollout.records import Phase, Revisions, Snapshot
-from drills.rollout.window import StageWindow, Watch
-from drills.verdicts import CheckResult, State
-from sim.contract.control import COUNTERS
-from sim.contract.endpoint import PROFILES, is_counter
-from sim.drill import Drill, Fleet, Load, Phases
-from sim.observations import Kind
+from drills.judging import gates
+from drills.judging.checks.verdicts import CheckResult, State
+from drills.rollout.setup.records import Phase, Revisions, Snapshot
+from drills.rollout.verdict import window
+from drills.rollout.verdict.window import StageWindow, Watch
+from sim.base.clocks import iso
+from sim.drill.model import Drill, Fleet, Load, Phases
+from sim.protocols.spacetime.metric_names import PROFILES, is_counter
+from sim.record.observations import Kind
+from sim.server.control import COUNTERS
+from tests.histories import STREAM, Story
 
 BEGAN = datetime(2026, 3, 2, 9, tzinfo=UTC)
 BEGAN_S = BEGAN.timestamp()

@@ -14,15 +14,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from sim import observations, statistics
+from sim.analysis import statistics
+from sim.base.errors import EvidenceError
 from sim.calibration import estimates, fitting, probes
 from sim.calibration.fitting import Estimate
 from sim.calibration.measuring import Measured, RunProbe
 from sim.calibration.probes import Sizes
-from sim.drill import Drill
-from sim.errors import EvidenceError
-from sim.history import History
-from sim.system_model import SystemModel
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.record import observations
+from sim.record.history import History
 
 Simulate = Callable[[SystemModel], RunProbe]
 Numbers = Mapping[str, Estimate]

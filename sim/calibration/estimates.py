@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
-from sim import samples
-from sim.history import Floats, History
-from sim.ledger import Ledger
-from sim.observations import Kind
+from sim.analysis import samples
+from sim.record.history import Floats, History
+from sim.record.ledger import Ledger
+from sim.record.observations import Kind
 
 _MIDDLE = (0.2, 0.8)  # [ours] of a queue: from its first fifth to its last
 _FEWEST = 8  # a queue of fewer has no middle

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from sim import system_model
+from sim.base.config import read_toml, to_struct
+from sim.base.errors import StorageError, UsageError
 from sim.calibration.agreement import Fit, Residual
 from sim.calibration.fitting import Estimate
-from sim.config import read_toml, to_struct
-from sim.errors import StorageError, UsageError
-from sim.system_model import SystemModel
+from sim.drill import system_model
+from sim.drill.system_model import SystemModel
 
 _HEAD = "# A system model that `stormgate plan calibrate` fitted to a target; for `drill run --predict` and for `--model`."
 

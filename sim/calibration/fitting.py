@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from sim import statistics
+from sim.analysis import statistics
+from sim.base.errors import EvidenceError
 from sim.calibration import estimates
 from sim.calibration.measuring import Measured
-from sim.errors import EvidenceError
-from sim.history import Floats, History
-from sim.observations import Kind
-from sim.system_model import ControlService, Network, Server, SystemModel
+from sim.drill.system_model import ControlService, Network, Server, SystemModel
+from sim.record.history import Floats, History
+from sim.record.observations import Kind
 
 MOST_WORKERS = 64
 _LEAST_DELAY_MS = _LEAST_STEP_MS = 0.001

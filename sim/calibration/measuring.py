@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sim import observations
+from sim.base.errors import EvidenceError, StormgateError, TargetError
 from sim.calibration import estimates, probes
 from sim.calibration.probes import Sizes
-from sim.drill import Drill
-from sim.errors import EvidenceError, StormgateError, TargetError
-from sim.history import History
-from sim.observations import Kind, RunHeader
+from sim.drill.model import Drill
+from sim.record import observations
+from sim.record.history import History
+from sim.record.observations import Kind, RunHeader
 
 RunProbe = Callable[[Drill, Path, int], RunHeader]  # into a folder, under a seed
 MOST_GENERATOR_LAG_MS = 50.0  # [ours] beyond, the probes measured the load generator

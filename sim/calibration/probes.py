@@ -16,9 +16,9 @@ from typing import Annotated
 
 import msgspec
 
-from sim.contract.settings import Count
-from sim.drill import Drill, Fleet, Load, Phases, PolicyName
-from sim.fault_kinds import DropSockets
+from sim.drill.fault_kinds import DropSockets
+from sim.drill.model import Drill, Fleet, Load, Phases, PolicyName
+from sim.server.settings import Count
 
 # Both wait without jitter, so that all clients stand in one queue; 10 ms, so that a burst pays for the sockets that went, too.
 BURST_POLICY: PolicyName = "phoenix_js"

@@ -15,21 +15,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sim.contract.control import Control, ControlRefusedError, TokenRequest
-from sim.contract.counters import metrics
-from sim.contract.deployment import Deployment, routing_answer
-from sim.contract.runtime import Runtime
-from sim.contract.settings import RuntimeSettings, Switches
-from sim.contract.stream_log import canonical_json
-from sim.contract.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.contract.tokens import Keyring
-from sim.errors import StorageError
+from sim.base.errors import StorageError
+from sim.mock.admin_routes import Panel
 from sim.mock.answers import body, problem
-from sim.mock.authority import Authority, PublishRefusedError
-from sim.mock.panel import Panel
-from sim.mock.rollout import Rollout
+from sim.mock.publishing import Authority, PublishRefusedError
+from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.server.control import Control, ControlRefusedError, TokenRequest
+from sim.server.counters import metrics
+from sim.server.deployment import Deployment, routing_answer
+from sim.server.runtime import Runtime
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.stream_log import canonical_json
+from sim.server.tokens import Keyring
 
 CODEX_EVENT_PREFIX = "codex.worker."  # events of this type go to the one topic without snapshots
 DEFAULT_ADMIN_TOKEN = "mock-admin"
@@ -241,11 +241,11 @@ class Mock:
 
     async def _prometheus(self, request: Request) -> Response:
         """The same and more, for a Prometheus that sends the same bearer token: the figures are as secret in either form."""
-        from sim.mock import exposition  # imported late: it takes longer to import than a mock takes to start
+        from sim.mock import prometheus_page  # imported late: it takes longer to import than a mock takes to start
 
         if refused := self._not_admin(request):
             return refused
-        return Response(exposition.text(self.runtime, self.control), media_type=exposition.MEDIA_TYPE)
+        return Response(prometheus_page.text(self.runtime, self.control), media_type=prometheus_page.MEDIA_TYPE)
 
     def _not_admin(self, request: Request) -> Response | None:
         given = request.headers.get("authorization", "")

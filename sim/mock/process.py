@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from sim.errors import StorageError, StormgateError, TargetError
+from sim.base.errors import StorageError, StormgateError, TargetError
+from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.server import COMPLAINT, ServeOptions
-from sim.ownership import STATE_PREFIX, OwnedFolder
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 5.0

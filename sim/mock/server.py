@@ -16,13 +16,13 @@ from pathlib import Path
 import msgspec
 import uvicorn
 
-from sim.contract.deployment import Deployment
-from sim.contract.settings import RuntimeSettings, Switches
-from sim.errors import StormgateError, UsageError
-from sim.garbage import relaxed_garbage_collection
+from sim.base.errors import StormgateError, UsageError
+from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
 from sim.mock.store import Store
-from sim.ownership import STATE_PREFIX, OwnedFolder
+from sim.server.deployment import Deployment
+from sim.server.settings import RuntimeSettings, Switches
 
 COMPLAINT = "stormgate mock: "  # begins the one line on stderr that says why it cannot start
 ADMIN_TOKEN_VARIABLE = "RUNTIME_ADMIN_TOKEN"

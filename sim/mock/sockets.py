@@ -14,12 +14,12 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from sim.contract.codec import decode_message, encode_server, push_parts, wrap_push
-from sim.contract.frames import Compatibility, ServerFrame, UpdateBatch
-from sim.contract.runtime import DeliveryDownError, Runtime
-from sim.contract.tokens import TokenRefusedError
-from sim.errors import BrokenMessageError, MalformedFrameError
-from sim.mock.rollout import Rollout
+from sim.base.errors import BrokenMessageError, MalformedFrameError
+from sim.mock.revisions import Rollout
+from sim.protocols.spacetime.codec import decode_message, encode_server, push_parts, wrap_push
+from sim.protocols.spacetime.frames import Compatibility, ServerFrame, UpdateBatch
+from sim.server.runtime import DeliveryDownError, Runtime
+from sim.server.tokens import TokenRefusedError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sim.contract.stream_log import Entry, StreamLog
-from sim.contract.streams import topic_class
-from sim.contract.tokens import Key
-from sim.errors import StorageError
+from sim.base.errors import StorageError
+from sim.protocols.spacetime.streams import topic_class
+from sim.server.stream_log import Entry, StreamLog
+from sim.server.tokens import Key
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (

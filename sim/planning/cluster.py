@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sim.errors import EvidenceError, TargetError, UsageError
+from sim.base.errors import EvidenceError, TargetError, UsageError
+from sim.base.process_pool import INTERRUPTED
 from sim.planning.runs import Job, perform
 from sim.planning.store import Row, Store, code_digest
-from sim.pool import INTERRUPTED
 
 if TYPE_CHECKING:
     from distributed import Client, Future

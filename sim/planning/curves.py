@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim import metrics
-from sim.drill import Drill
-from sim.history import Floats, History
-from sim.ledger import Ledger
-from sim.metrics import Measure
+from sim.analysis import metrics
+from sim.analysis.metrics import Measure
+from sim.drill.model import Drill
 from sim.planning.store import Row
+from sim.record.history import Floats, History
+from sim.record.ledger import Ledger
 
 STEPS = 240  # of a curve; [ours], more than a figure's pixels can show apart
 
@@ -29,10 +29,10 @@ class Curves:
 
     def of(self, drill: Drill, history: History) -> tuple[tuple[Measure, ...], bytes]:
         """The measures, and the curve at `times`."""
-        from sim import plots  # imported late: Matplotlib takes longer to import than a small run to simulate
+        from sim.plots import runs  # imported late: Matplotlib takes longer to import than a small run to simulate
 
         found = tuple(metrics.measures(history, Ledger(history)))
-        t, live = plots.clients_live(history)
+        t, live = runs.clients_live(history)
         if not math.isfinite(history.first_fault_t) or not len(t):  # the lane was never well, so nothing was broken
             return found, b""
         places = np.searchsorted(t, history.first_fault_t + self.times, side="right") - 1

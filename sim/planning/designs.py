@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from sim.drill import Drill
-from sim.errors import UsageError
+from sim.base.errors import UsageError
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
 from sim.planning.sweeps import MODEL, Parameter, Plan, Value
-from sim.system_model import SystemModel
 
 MOST_POINTS = 100_000  # [ours] a design with more was hardly meant
 

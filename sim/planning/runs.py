@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sim import metrics, observations, pool
-from sim.drill import Drill
-from sim.errors import UsageError
-from sim.history import History
-from sim.ledger import Ledger
-from sim.metrics import Measure
-from sim.ownership import OwnedFolder
+from sim.analysis import metrics
+from sim.analysis.metrics import Measure
+from sim.base import process_pool
+from sim.base.errors import UsageError
+from sim.base.ownership import OwnedFolder
+from sim.base.process_pool import INTERRUPTED, Say, Standing
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
 from sim.planning.designs import Point
 from sim.planning.store import Row, Store, code_digest
-from sim.pool import INTERRUPTED, Say, Standing
-from sim.system_model import SystemModel
+from sim.record import observations
+from sim.record.history import History
+from sim.record.ledger import Ledger
 
 WORK_PREFIX = "stormgate-plan-"  # of the temporary folders that runs are simulated in
 Watch = Callable[[Sequence[Standing]], None]
@@ -90,11 +92,11 @@ def check(engine: str, drill: Drill, model: SystemModel | None = None) -> None:
     if drill.surfaces:
         raise UsageError(f"drill '{drill.name}' compares surfaces, and has no measures to plan by; choose another.")
     if engine == "fleet":
-        from sim.engines import fleet
+        from sim.engines.fleet import engine as fleet
 
         fleet.check(drill, model)
         return
-    from sim.engines import virtual
+    from sim.engines.virtual import engine as virtual
 
     virtual.check(drill)
 
@@ -118,11 +120,11 @@ def _simulate(job: Job, say: Say) -> History | None:
         say(phase, simulated_s)
 
     if job.engine == "fleet":
-        from sim.engines import fleet
+        from sim.engines.fleet import engine as fleet
 
         header, table = fleet.observe(job.drill, job.model, job.seed, progress)
         return History(header, table) if header.complete else None
-    from sim.engines import virtual
+    from sim.engines.virtual import engine as virtual
 
     with OwnedFolder(WORK_PREFIX) as folder:
         header = virtual.run(job.drill, virtual.Options(Path(folder), job.seed, job.model, progress=progress))
@@ -136,7 +138,7 @@ def run(wanted: Sequence[Job], store: Store, watch: Watch = lambda standings: No
         return _run_here(missing, store)
     # The largest first, or one of them might begin last and hold up the end.
     missing.sort(key=lambda each: -each.drill.fleet.clients)
-    return pool.run(perform, missing, watch, lambda row: _keep(row, store), workers).stopped_because if missing else ""
+    return process_pool.run(perform, missing, watch, lambda row: _keep(row, store), workers).stopped_because if missing else ""
 
 
 def _run_here(missing: Iterable[Job], store: Store) -> str:

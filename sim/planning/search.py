@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from sim.errors import UsageError
+from sim.analysis.statistics import CONFIDENCE, Mean
+from sim.base.errors import UsageError
 from sim.planning.sweeps import Find, Value
-from sim.statistics import CONFIDENCE, Mean
 
 MOST_TRIALS = 64
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sim.drill import expected_duration_s
+from sim.drill.model import expected_duration_s
 from sim.planning.runs import Job
 
 _LITTLE = 300_000  # [ours] deliveries that are simulated sooner than processes start

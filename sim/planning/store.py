@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from sim.errors import StorageError
-from sim.metrics import Measure
+from sim.analysis.metrics import Measure
+from sim.base.errors import StorageError
 
 ROWS = "rows"
 _HASH_BYTES = 32
@@ -80,6 +80,6 @@ def code_digest() -> str:
     """Hex SHA-256 of all of `sim/` but figures, as it may change what a run comes to: rows of other code are not believed."""
     root = Path(__file__).parents[1]
     found = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*.py") if not path.name.startswith("plots_")):
+    for path in sorted(path for path in root.rglob("*.py") if path.parent.name != "plots"):
         found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return found.hexdigest()

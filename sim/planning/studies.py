@@ -10,16 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from sim import plots_planning
-from sim.errors import EvidenceError
-from sim.history import Floats
+from sim.base.errors import EvidenceError
 from sim.planning import designs, runs, sizes, sweeps, tables
 from sim.planning.curves import Curves
 from sim.planning.designs import Point
 from sim.planning.runs import Job
 from sim.planning.store import Row, Store
 from sim.planning.sweeps import DesignName, EngineName, Parameter, Sweep, Value
-from sim.plots_style import ShownFigure
+from sim.plots import planning
+from sim.plots.style import ShownFigure
+from sim.record.history import Floats
 
 KEPT = Path("../results/plans/notebooks")  # as seen from the notebooks' folder
 _CURVE_S = 20.0
@@ -113,7 +113,7 @@ def recovery_of(
         folder=folder,
     )
     curves = {f"{key} = {point.values[key]}": found.curves.read(found.rows[point.number]) for point in found.points}
-    return plots_planning.recovery(curves, f"Recovery of {clients:,} clients")
+    return planning.recovery(curves, f"Recovery of {clients:,} clients")
 
 
 def _rows(engine: str, point: Point, seeds: range, curves: Curves, store: Store) -> list[Row]:

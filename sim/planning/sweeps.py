@@ -27,11 +27,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sim.config import put, read_toml, to_struct
-from sim.contract.settings import Count
-from sim.drill import CheckName, Drill, Name, check
-from sim.errors import UsageError
-from sim.system_model import SystemModel
+from sim.base.config import put, read_toml, to_struct
+from sim.base.errors import UsageError
+from sim.drill.model import CheckName, Drill, Name, check
+from sim.drill.system_model import SystemModel
+from sim.server.settings import Count
 
 EngineName = Literal["virtual", "fleet"]
 DesignName = Literal["grid", "latin_hypercube", "one_at_a_time"]

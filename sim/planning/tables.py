@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from sim import statistics
-from sim.metrics import percentile
+from sim.analysis import statistics
+from sim.analysis.metrics import percentile
+from sim.analysis.statistics import CONFIDENCE, Mean
 from sim.planning.designs import Point
 from sim.planning.store import Row
-from sim.statistics import CONFIDENCE, Mean
 
 POINT_COLUMNS = ("point", "varies")
 _COUNTED_WHEN_SEEN = "disconnects."  # measures that a run has only when there was one

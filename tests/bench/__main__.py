@@ -19,14 +19,14 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from sim.contract import policies
-from sim.contract.actions import ClientSettings, Token
-from sim.contract.client import ClientSession
-from sim.contract.settings import RuntimeSettings, Switches
-from sim.engines.lane_http import Lane, LaneHttp
-from sim.engines.publisher import create_streams
+from sim.client import policies
+from sim.client.actions import ClientSettings, Token
+from sim.client.session import ClientSession
+from sim.engines.sockets.publisher import create_streams
+from sim.engines.sockets.service import Lane, LaneHttp
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
+from sim.server.settings import RuntimeSettings, Switches
 from tests.bench import held, proxied, simulated
 from tests.bench.report import COMPATIBILITY, Job, Report
 

@@ -23,16 +23,16 @@ import msgspec
 import uvloop
 from websockets.asyncio.client import connect
 
-from sim.contract import policies
-from sim.contract.actions import ClientSettings, Token
-from sim.contract.client import ClientSession
-from sim.contract.codec import encode_client
-from sim.contract.frames import Join, Subscribe
-from sim.engines.client_driver import ClientDriver, WallClock
-from sim.engines.course import RUN_EVENT
-from sim.engines.lane_http import LaneHttp
-from sim.garbage import relaxed_garbage_collection
-from sim.observations import Recorder
+from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.client import policies
+from sim.client.actions import ClientSettings, Token
+from sim.client.session import ClientSession
+from sim.engines.shared.client_setup import RUN_EVENT
+from sim.engines.sockets.client import ClientDriver, WallClock
+from sim.engines.sockets.service import LaneHttp
+from sim.protocols.spacetime.codec import encode_client
+from sim.protocols.spacetime.frames import Join, Subscribe
+from sim.record.observations import Recorder
 from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
 
 

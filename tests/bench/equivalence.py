@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from drills import CATALOG
-from sim import drill as drills
-from sim import metrics, observations
-from sim.drill import Drill
-from sim.engines import fleet, virtual
-from sim.history import History
-from sim.ledger import Ledger
-from sim.system_model import SystemModel
+from sim.analysis import metrics
+from sim.drill import model as drills
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.engines.fleet import engine as fleet
+from sim.engines.virtual import engine as virtual
+from sim.record import observations
+from sim.record.history import History
+from sim.record.ledger import Ledger
 
 SIZES = (1000,)
 SEEDS = (1, 2)

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from drills import CATALOG
-from sim import drill as drills
-from sim.engines import fleet, virtual
-from sim.system_model import UNLIMITED
+from sim.drill import model as drills
+from sim.drill.system_model import UNLIMITED
+from sim.engines.fleet import engine as fleet
+from sim.engines.virtual import engine as virtual
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 SIDE_BY_SIDE = 1000  # clients; the virtual engine's own figure is the best for small fleets

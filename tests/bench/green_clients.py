@@ -23,18 +23,18 @@ import msgspec
 import websocket
 from locust.env import Environment
 
-from locustfiles.collecting import GreenRecorder, LiveFigures
-from locustfiles.lane import LaneRequests
-from locustfiles.wire_client import WireClient
-from sim.contract import policies
-from sim.contract.actions import ClientSettings, Token
-from sim.contract.client import ClientSession
-from sim.contract.codec import encode_client
-from sim.contract.frames import Join, Subscribe
-from sim.engines.course import RUN_EVENT
-from sim.engines.session_driver import WallClock
-from sim.garbage import relaxed_garbage_collection
+from locustfiles.load.clients.recording import GreenRecorder, LiveFigures
+from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.client import policies
+from sim.client.actions import ClientSettings, Token
+from sim.client.session import ClientSession
+from sim.engines.greenlets.client import WireClient
+from sim.engines.greenlets.service import LaneRequests
+from sim.engines.shared.client_setup import RUN_EVENT
+from sim.engines.shared.session_driver import WallClock
 from sim.mock.server import raise_descriptor_limit
+from sim.protocols.spacetime.codec import encode_client
+from sim.protocols.spacetime.frames import Join, Subscribe
 from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
 
 

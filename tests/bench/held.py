@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from sim import samples
-from sim.history import History
-from sim.observations import Kind, read_verified
+from sim.analysis import samples
+from sim.record.history import History
+from sim.record.observations import Kind, read_verified
 
 CLIENTS = 5000
 STREAMS = 25  # each published once a second, so that a 25th of the clients hears of something at once

@@ -9,23 +9,23 @@ from typing import Any
 
 import simpy
 
-from sim.contract import policies
-from sim.contract.actions import Action, Close, Connect, Send, Token
-from sim.contract.client import ClientSession
-from sim.contract.codec import decode_client, decode_server, encode_client, encode_server
-from sim.contract.frames import Garbage, ServerFrame
-from sim.contract.settings import Switches
-from sim.contract.states import State
-from sim.contract.streams import run_events
-from sim.drill import Drill
-from sim.engines import course
-from sim.engines.virtual import EPOCH
-from sim.engines.virtual_client import one_way_delay_s
-from sim.engines.virtual_clock import VirtualClock
-from sim.engines.virtual_lane import VirtualLane
-from sim.engines.virtual_publisher import VirtualPublisher
-from sim.observations import Recorder
-from sim.system_model import UNLIMITED
+from sim.client import policies
+from sim.client.actions import Action, Close, Connect, Send, Token
+from sim.client.session import ClientSession
+from sim.client.states import State
+from sim.drill.model import Drill
+from sim.drill.system_model import UNLIMITED
+from sim.engines.shared import client_setup
+from sim.engines.virtual.client import one_way_delay_s
+from sim.engines.virtual.clock import VirtualClock
+from sim.engines.virtual.engine import EPOCH
+from sim.engines.virtual.publisher import VirtualPublisher
+from sim.engines.virtual.service import VirtualLane
+from sim.protocols.spacetime.codec import decode_client, decode_server, encode_client, encode_server
+from sim.protocols.spacetime.frames import Garbage, ServerFrame
+from sim.protocols.spacetime.streams import run_events
+from sim.record.observations import Recorder
+from sim.server.settings import Switches
 
 Steps = Generator[simpy.Event, Any, None]
 _LOST = ""  # in a client's Store: the lane has closed the connection
@@ -135,7 +135,7 @@ def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) ->
     lane = VirtualLane(env, drill.runtime, Switches(), UNLIMITED)
     topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
     publisher = VirtualPublisher(env, lane, topics, [], drill.load, recorder, EPOCH)
-    settings, policy = course.client_settings(drill, 1), policies.get("reference")
+    settings, policy = client_setup.client_settings(drill, 1), policies.get("reference")
     sessions = [ClientSession(n, [topics[n % len(topics)]], policy, settings) for n in range(drill.fleet.clients)]
     clients = [SessionProcess(env, session, lane, recorder) for session in sessions]
     period_s = drill.fleet.arrival_s / drill.fleet.clients

@@ -9,12 +9,12 @@ from collections.abc import Generator
 
 import simpy
 
-from sim.contract.chance import draw
-from sim.drill import Drill
-from sim.engines.virtual_client import one_way_delay_s
-from sim.engines.virtual_clock import VirtualClock
-from sim.observations import NAN, Recorder, Row
-from sim.system_model import SystemModel
+from sim.base.randomness import draw
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.engines.virtual.client import one_way_delay_s
+from sim.engines.virtual.clock import VirtualClock
+from sim.record.observations import NAN, Recorder, Row
 
 Steps = Generator[simpy.Event, object, None]
 FIRST_STEP_S = 0.25  # of the reference client's backoff, full jitter

@@ -13,7 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from sim.engines.proxy import FaultProxy
+from sim.engines.sockets.proxy import FaultProxy
 
 ROUNDS = 5
 CONNECTIONS = 8

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from sim.engines.stations import Station
+from sim.engines.virtual.queues import Station
 
 REPLICATIONS = 20
 ARRIVALS = 20_000  # counted in each replication

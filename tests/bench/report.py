@@ -7,11 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from sim.contract.client import ClientSession
-from sim.contract.frames import Compatibility
-from sim.engines.lane import Lane
-from sim.engines.session_driver import SessionDriver
-from sim.engines.web_socket import WebSocket
+from sim.client.session import ClientSession
+from sim.engines.shared.service import Lane
+from sim.engines.shared.session_driver import SessionDriver
+from sim.engines.shared.web_socket import WebSocket
+from sim.protocols.spacetime.frames import Compatibility
 
 WARM_UP_S = 1.0
 COMPATIBILITY = Compatibility("bench", "20260601T000000Z", "spacetime.sync.v1", 1)

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from drills import CATALOG
-from sim import drill as drills
-from sim.drill import Drill
-from sim.engines import virtual
-from sim.engines.virtual_clock import VirtualClock
-from sim.observations import Kind, Recorder, read
-from sim.system_model import UNLIMITED, SystemModel
+from sim.drill import model as drills
+from sim.drill.model import Drill
+from sim.drill.system_model import UNLIMITED, SystemModel
+from sim.engines.virtual import engine
+from sim.engines.virtual.clock import VirtualClock
+from sim.record.observations import Kind, Recorder, read
 from tests.bench import naive_sessions, naive_simpy
 
 # Real sessions, driven by the engine and as processes; a toy as processes, and as the engine would drive it; both toys silent.
@@ -79,8 +79,8 @@ def simulate(job: Job, folder: Path) -> tuple[int, int]:
         if recorder is not None:
             recorder.seal()
         return done
-    vars(virtual)["VirtualClock"] = _Clocks
-    virtual.run(drill, virtual.Options(folder, model=UNLIMITED if job.unlimited else SystemModel()))
+    vars(engine)["VirtualClock"] = _Clocks
+    engine.run(drill, engine.Options(folder, model=UNLIMITED if job.unlimited else SystemModel()))
     return 0, next(_Clocks.made[0]._eid)
 
 

@@ -1,12 +1,11 @@
 """One check or one drill asked of a told story."""
 
-from histories import GATED, Story, storm_drill
-
-from drills import gates
-from drills.checks.base import Case
-from drills.verdicts import CheckResult, DrillVerdict, State
-from sim.drill import Drill
-from sim.observations import Kind
+from drills.judging import gates
+from drills.judging.checks.base import Case
+from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
+from sim.drill.model import Drill
+from sim.record.observations import Kind
+from tests.histories import GATED, Story, storm_drill
 
 THRESHOLDS = gates.load_thresholds()
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State

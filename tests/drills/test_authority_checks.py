@@ -1,14 +1,14 @@
 """The checks of drills of the authority: tokens, keys, sessions, publishing, clocks, routes that are gone."""
 
 import pytest
-from asking import FAIL, NO_DATA, PASS, state
-from histories import STREAM, Story, good_storm, storm_drill
 from msgspec.structs import replace
 
-from drills.verdicts import State
-from sim.contract.retired_routes import RETIRED
-from sim.fault_kinds import FailPublishes, MintOutage, RevokeSessions, RotateKeys, SkewClocks, StopDelivery
-from sim.observations import Kind
+from drills.judging.checks.verdicts import State
+from sim.drill.fault_kinds import FailPublishes, MintOutage, RevokeSessions, RotateKeys, SkewClocks, StopDelivery
+from sim.protocols.spacetime.retired_routes import RETIRED
+from sim.record.observations import Kind
+from tests.drills.asking import FAIL, NO_DATA, PASS, state
+from tests.histories import STREAM, Story, good_storm, storm_drill
 
 
 def test_tokens_too_old() -> None:

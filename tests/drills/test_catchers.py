@@ -6,8 +6,9 @@
 from pathlib import Path
 
 import pytest
-from catchers import CATCHERS, HARMLESS, LIVE_PERIOD, Catch
-from storms import small, storm, troubles
+
+from tests.catchers import CATCHERS, HARMLESS, LIVE_PERIOD, Catch
+from tests.storms import small, storm, troubles
 
 
 @pytest.mark.parametrize("case", [case for case in CATCHERS if "sockets" in case.tested], ids=str)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Answer, Said, free_port, http_server, stormgate, stormgate_here, tcp_server
 
-from drills.cli import CATALOG
-from sim.drill import expected_duration_s, load
+from drills.cli.main import CATALOG
+from sim.drill.model import expected_duration_s, load
+from tests.commands import Answer, Said, free_port, http_server, stormgate, stormgate_here, tcp_server
 
 USAGE, STORAGE, CANNOT_TELL = 3, 4, 2
 JSON = "application/json"
@@ -264,7 +264,7 @@ def test_the_catalogue_is_listed():
 
 def test_whoever_reads_may_leave(tmp_path: Path):
     with subprocess.Popen(
-        [sys.executable, "-m", "drills.cli", "drill", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "drills.cli.main", "drill", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -293,7 +293,7 @@ HEAVY = (
 def test_help_imports_nothing_heavy(arguments: list[str]):
     script = f"""
 import sys
-from drills import cli
+from drills.cli import main as cli
 code = cli.run_words({arguments})
 print(code, sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)
 """

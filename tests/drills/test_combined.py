@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from drills import combined, gates
-from drills.gates import REGISTRY
-from drills.verdicts import CheckResult, DrillVerdict, State
-from sim import statistics
-from sim.invariants import Violation
-from sim.metrics import Measure
+from drills.judging import gates, replications
+from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
+from drills.judging.gates import REGISTRY
+from sim.analysis import statistics
+from sim.analysis.invariants import Violation
+from sim.analysis.metrics import Measure
 
 THRESHOLDS = gates.load_thresholds()
 MEAN, RATIO, COUNT = "reconnect.live_again_99_s", "error.token_issue_failure_ratio", "replay.divergence"
@@ -31,7 +31,7 @@ def verdict(*checks: CheckResult, **more: object) -> DrillVerdict:
 
 
 def combine(*verdicts: DrillVerdict, first_seed: int = 1) -> DrillVerdict:
-    return combined.combine(dict(enumerate(verdicts, first_seed)), THRESHOLDS)
+    return replications.combine(dict(enumerate(verdicts, first_seed)), THRESHOLDS)
 
 
 def check_of(name: str, *results: CheckResult) -> CheckResult:
@@ -176,8 +176,8 @@ def test_one_unreadable_replication_is_an_error():
 # --- measures ---------------------------------------------------------------------------------------
 
 
-def spread_of(*values: float, name: str = "m") -> combined.Spread:
-    (spread,) = combined.spreads([verdict(measures=(Measure(name, value, "s", 5),)) for value in values])
+def spread_of(*values: float, name: str = "m") -> replications.Spread:
+    (spread,) = replications.spreads([verdict(measures=(Measure(name, value, "s", 5),)) for value in values])
     return spread
 
 
@@ -201,7 +201,7 @@ def test_an_endless_measure_has_no_interval():
 def test_a_disconnect_nobody_had_counts_as_none():
     seen = verdict(measures=(Measure("live", 1.0, "s", 5), Measure("disconnects.network", 4, "disconnects", 4)))
     unseen = verdict(measures=(Measure("live", 3.0, "s", 5),))
-    assert {spread.name: (spread.mean, spread.n) for spread in combined.spreads([seen, unseen])} == {
+    assert {spread.name: (spread.mean, spread.n) for spread in replications.spreads([seen, unseen])} == {
         "live": (2.0, 2),
         "disconnects.network": (2.0, 2),
     }

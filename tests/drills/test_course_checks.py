@@ -1,10 +1,10 @@
 """The checks of a drill's own course: what makes a run prove nothing, and what its kind asks."""
 
 import pytest
-from asking import ERROR, FAIL, INCONCLUSIVE, NAN, NO_DATA, PASS, ask, judged, many, names, state
-from histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 
-from sim.observations import Kind
+from sim.record.observations import Kind
+from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, NAN, NO_DATA, PASS, ask, judged, many, names, state
+from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 
 
 def test_course() -> None:

@@ -1,14 +1,14 @@
 """What clients are handed, and what they notice: hand-written histories for and against."""
 
 import pytest
-from asking import FAIL, NO_DATA, PASS, state
-from histories import STREAM, Story, good_storm, storm_drill
 from msgspec.structs import replace
 
-from drills import gates
-from sim.drill import Drill
-from sim.fault_kinds import DuplicateDeliveries, RollingDeploy
-from sim.observations import Kind
+from drills.judging import gates
+from sim.drill.fault_kinds import DuplicateDeliveries, RollingDeploy
+from sim.drill.model import Drill
+from sim.record.observations import Kind
+from tests.drills.asking import FAIL, NO_DATA, PASS, state
+from tests.histories import STREAM, Story, good_storm, storm_drill
 
 NOTICED = {
     "duplicate_deliveries": Kind.DUPLICATE_DROPPED,

@@ -1,10 +1,10 @@
 """The checks of the five gates: each seen to pass, to fail, and to say that it cannot tell."""
 
 import pytest
-from asking import ERROR, FAIL, INCONCLUSIVE, INF, NAN, NO_DATA, NOT_RUN, PASS, ask, back_after, many, state
-from histories import STREAM, Story
 
-from sim.observations import Kind
+from sim.record.observations import Kind
+from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, INF, NAN, NO_DATA, NOT_RUN, PASS, ask, back_after, many, state
+from tests.histories import STREAM, Story
 
 # --- ratios -----------------------------------------------------------------------------------------
 

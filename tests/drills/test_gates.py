@@ -1,14 +1,14 @@
 """The gates as a whole: no check passes on nothing, and a drill's verdict is no better than its evidence."""
 
 import pytest
-from asking import ERROR, FAIL, PASS, ask, judged, names, state
-from histories import STREAM, Story, good_storm, storm_drill
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drills import gates
-from sim.history import History
-from sim.observations import Kind
+from drills.judging import gates
+from sim.record.history import History
+from sim.record.observations import Kind
+from tests.drills.asking import ERROR, FAIL, PASS, ask, judged, names, state
+from tests.histories import STREAM, Story, good_storm, storm_drill
 
 
 @pytest.mark.parametrize("name", gates.REGISTRY)
@@ -48,7 +48,7 @@ def test_laws_that_cannot_be_worked_out_are_an_error(monkeypatch: pytest.MonkeyP
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("sim.invariants.violations", broken)
+    monkeypatch.setattr("sim.analysis.invariants.violations", broken)
     verdict = judged(good_storm())
     assert names(verdict)["drill.invariants"] is ERROR
     assert verdict.status is ERROR
@@ -58,7 +58,7 @@ def test_a_run_that_cannot_be_measured_is_an_error(monkeypatch: pytest.MonkeyPat
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("sim.metrics.measures", broken)
+    monkeypatch.setattr("sim.analysis.metrics.measures", broken)
     assert judged(good_storm()).status is ERROR
 
 

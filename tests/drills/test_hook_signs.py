@@ -1,12 +1,12 @@
 """A hook's word is not enough: each kind of fault that a hook does must show to clients, and shows by its own sign."""
 
 import pytest
-from histories import STREAM, Story, good_storm, storm_drill
 
-from drills import gates
-from drills.checks.course import _SHOWS_AS
-from drills.verdicts import CheckResult
-from sim.observations import Kind
+from drills.judging import gates
+from drills.judging.checks.phases import _SHOWS_AS
+from drills.judging.checks.verdicts import CheckResult
+from sim.record.observations import Kind
+from tests.histories import STREAM, Story, good_storm, storm_drill
 
 # What one client observes of it, as (kind, seq, value).
 SIGNS = {

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from commands import LIMIT_S, STORMGATE, Said, free_port, stormgate
-from storms import SHORT, SMALL
 
-from sim.ownership import MARK_NAME
+from sim.base.ownership import MARK_NAME
+from tests.commands import LIMIT_S, STORMGATE, Said, free_port, stormgate
+from tests.storms import SHORT, SMALL
 
 MARK = "STORMGATE_TEST_RUN"  # in the environment of a run and of all that it starts
 INTERRUPTED = 4

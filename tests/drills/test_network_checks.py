@@ -4,22 +4,22 @@ from typing import Any
 
 import msgspec
 import pytest
-from histories import Story, good_storm, storm_drill
 
-from drills import gates
-from drills.checks.base import Case
-from drills.verdicts import CheckResult, State
-from sim import faults
-from sim.drill import Drill
-from sim.fault_kinds import StopReading
-from sim.observations import Kind
+from drills.judging import gates
+from drills.judging.checks.base import Case
+from drills.judging.checks.verdicts import CheckResult, State
+from sim.drill import schedule
+from sim.drill.fault_kinds import StopReading
+from sim.drill.model import Drill
+from sim.record.observations import Kind
+from tests.histories import Story, good_storm, storm_drill
 
 PASS, FAIL, NO_DATA, ERROR = State.PASS, State.FAIL, State.NO_DATA, State.ERROR
 
 
 # Of ten clients three stop reading: whom the fault draws by the seed.
 STOPPED = msgspec.structs.replace(storm_drill(10), faults=(StopReading(at_s=0.0, for_s=4.0, share=0.3),))
-WHO = faults.plan(STOPPED, 7)[0].clients
+WHO = schedule.plan(STOPPED, 7)[0].clients
 
 
 def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:

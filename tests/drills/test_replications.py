@@ -8,18 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import started, stormgate
-from storms import small
 
-from drills import conclusion, report, results, running, simulations
-from drills.request import Request
-from drills.simulations import Job
-from drills.verdicts import DrillVerdict, RunVerdict, State
-from sim import observations
-from sim.contract.settings import Switches
-from sim.drill import Drill
-from sim.errors import StorageError, UsageError
-from sim.system_model import SystemModel
+from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
+from drills.reports import report
+from drills.runs import conclusion, results, running, simulations
+from drills.runs.request import Request
+from drills.runs.simulations import Job
+from sim.base.errors import StorageError, UsageError
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.record import observations
+from sim.server.settings import Switches
+from tests.commands import started, stormgate
+from tests.storms import small
 
 ERROR, USAGE = 4, 3
 SEEDS = (5, 6, 7)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from drills import report
-from drills.verdicts import CheckResult, DrillVerdict, RunVerdict, State, worst
-from sim import invariants
-from sim.invariants import Violation
-from sim.metrics import Measure
+from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, State, worst
+from drills.reports import report
+from sim.analysis import invariants
+from sim.analysis.invariants import Violation
+from sim.analysis.metrics import Measure
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 INF, NAN = math.inf, math.nan

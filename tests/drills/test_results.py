@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from histories import GATED, Story, good_storm, storm_drill
 
-from drills import CATALOG, results
-from drills.thresholds import DEFAULT_PATH
-from drills.verdicts import RunVerdict, State
-from sim.drill import Drill, load
-from sim.errors import EvidenceError, StorageError, UsageError
-from sim.observations import FILE_NAME, Kind
+from drills import CATALOG
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.judging.checks.verdicts import RunVerdict, State
+from drills.runs import results
+from sim.base.errors import EvidenceError, StorageError, UsageError
+from sim.drill.model import Drill, load
+from sim.record.observations import FILE_NAME, Kind
+from tests.histories import GATED, Story, good_storm, storm_drill
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 CHECKS = tuple(name for name in GATED if name != "reconnect.backoff_never_resets")

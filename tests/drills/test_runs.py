@@ -11,12 +11,14 @@ from pathlib import Path
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from commands import children_of, started, stormgate
-from storms import SHORT, SMALL
 
-from drills import cli, report, results
-from drills.thresholds import DEFAULT_PATH
-from sim import observations
+from drills.cli import main
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.reports import report
+from drills.runs import results
+from sim.record import observations
+from tests.commands import children_of, started, stormgate
+from tests.storms import SHORT, SMALL
 
 FAIL, STORAGE = 1, 4
 
@@ -34,7 +36,7 @@ def patient_thresholds(folder: Path) -> Path:
 
 
 def judge(capsys: pytest.CaptureFixture[str], run_dir: Path, *options: str) -> tuple[int, dict]:
-    code = cli.run_words(["judge", str(run_dir), "--json", *options])
+    code = main.run_words(["judge", str(run_dir), "--json", *options])
     return code, json.loads(capsys.readouterr().out)
 
 

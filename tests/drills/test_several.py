@@ -8,15 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import children_of, started, stormgate
-from storms import small
 
-from drills import conclusion, report, results, running, terminal
-from drills.request import Request
-from drills.terminal import Several
-from sim import observations, pool
-from sim.errors import EvidenceError
-from sim.pool import Say, Standing
+from drills.reports import report, terminal
+from drills.reports.terminal import Several
+from drills.runs import conclusion, results, running
+from drills.runs.request import Request
+from sim.base import process_pool
+from sim.base.errors import EvidenceError
+from sim.base.process_pool import Say, Standing
+from sim.record import observations
+from tests.commands import children_of, started, stormgate
+from tests.storms import small
 
 ERROR = 4
 NAMES = ("reconnect_storm", "mutation_over_socket")
@@ -113,31 +115,31 @@ def halve(number: int, say: Say) -> float:
 
 def test_results_come_by_their_place_and_standings_say_how_it_goes():
     seen: list[list[Standing]] = []
-    outcome = pool.run(halve, range(5), lambda standings: seen.append(list(standings)), workers=2)
+    outcome = process_pool.run(halve, range(5), lambda standings: seen.append(list(standings)), workers=2)
     assert (outcome.results, outcome.stopped_because) == ({n: n / 2 for n in range(5)}, "")
     assert seen[0] == [Standing(False, False, "", 0.0)] * 5
     assert seen[-1] == [Standing(False, True, "judging", 1.0)] * 5
 
 
 def test_a_result_may_end_the_rest():
-    outcome = pool.run(halve, range(200), lambda standings: None, lambda half: "enough" if half == 1 else "", workers=1)
+    outcome = process_pool.run(halve, range(200), lambda standings: None, lambda half: "enough" if half == 1 else "", workers=1)
     assert outcome.stopped_because == "enough"
     assert len(outcome.results) < 200
 
 
 def test_a_worker_that_is_killed_is_told():
-    outcome = pool.run(halve, (1, -1, 2), lambda standings: None, workers=1)
+    outcome = process_pool.run(halve, (1, -1, 2), lambda standings: None, workers=1)
     assert "was killed" in outcome.stopped_because
 
 
 def test_the_first_error_is_raised():
     with pytest.raises(EvidenceError, match="thirteen"):
-        pool.run(halve, (1, 13, 2), lambda standings: None, workers=1)
+        process_pool.run(halve, (1, 13, 2), lambda standings: None, workers=1)
 
 
 def test_a_run_that_could_not_be_judged_says_what_else_to_do(both: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(conclusion, "_MANY_BYTES", 0)
-    monkeypatch.setattr(pool, "run", lambda *arguments: pool.Outcome({}, "a worker process was killed"))
+    monkeypatch.setattr(process_pool, "run", lambda *arguments: process_pool.Outcome({}, "a worker process was killed"))
     with pytest.raises(EvidenceError, match=r"a worker process was killed; `stormgate judge`"):
         conclusion.conclude(both)
 

@@ -1,12 +1,12 @@
 """Whether just those are called stale who must be: hand-written answers for and against."""
 
-from asking import FAIL, NO_DATA, PASS, state
-from histories import STREAM, Story, good_storm, storm_drill
 from msgspec.structs import replace
 
-from sim.drill import Drill
-from sim.fault_kinds import ShrinkReplayBudget
-from sim.observations import Kind
+from sim.drill.fault_kinds import ShrinkReplayBudget
+from sim.drill.model import Drill
+from sim.record.observations import Kind
+from tests.drills.asking import FAIL, NO_DATA, PASS, state
+from tests.histories import STREAM, Story, good_storm, storm_drill
 
 FLOOR, BUDGET = "retention_floor_breach", "replay_budget_exceeded"
 

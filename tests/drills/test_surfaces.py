@@ -5,18 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import stormgate, stormgate_here
-from storms import red
 
-from drills import conclusion, results, running, surfaces
-from drills.cli import CATALOG
-from drills.request import Request
-from drills.verdicts import CheckResult, DrillVerdict, State
-from sim import drill as drills
-from sim.contract import backoff, policies
-from sim.drill import Drill
-from sim.errors import UsageError
-from sim.observations import Kind, read_verified
+from drills.cli.main import CATALOG
+from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
+from drills.runs import conclusion, results, running, variants
+from drills.runs.request import Request
+from sim.base.errors import UsageError
+from sim.client import backoff, policies
+from sim.drill import model as drills
+from sim.drill.model import Drill
+from sim.record.observations import Kind, read_verified
+from tests.commands import stormgate, stormgate_here
+from tests.storms import red
 
 GO, NO_GO, USAGE, ERROR = 0, 1, 3, 4
 # Two policies, few clients.
@@ -25,7 +25,7 @@ SMALL = ("fleet.clients=6", "surfaces.0.policies=['reference', 'phoenix_js']")
 
 def parity(*overrides: str, engine: str | None = "virtual") -> Drill:
     drill = drills.load(CATALOG / "parity.toml", (*SMALL, *overrides))
-    return surfaces.on_engine(drill, engine) if engine else drill
+    return variants.on_engine(drill, engine) if engine else drill
 
 
 def ran(
@@ -69,7 +69,7 @@ def test_all_surfaces_of_a_healthy_lane_are_alike(healthy: Path):
 
 def test_each_surface_is_what_its_name_says(healthy: Path):
     """Frames bring one update each, batches bring several at once when a client comes back; the policy's delays are its own."""
-    for surface in surfaces.surfaces_of(parity()):
+    for surface in variants.surfaces_of(parity()):
         header, table = read_verified(results.surface_folder(healthy, "parity", surface))
         rows = table.to_pylist()
         received = {row["value"] for row in rows if row["kind"] == Kind.RECEIVED}
@@ -131,7 +131,7 @@ def test_both_engines_are_alike(tmp_path: Path):
         if found.state is State.PASS:
             break
     assert (found.state, found.n) == (State.PASS, 4), found.reason
-    assert {surface.engine for surface in surfaces.surfaces_of(drill)} == {"virtual", "sockets"}
+    assert {surface.engine for surface in variants.surfaces_of(drill)} == {"virtual", "sockets"}
 
 
 def test_a_real_runtime_that_is_wrong_parts_from_the_simulated_ones(tmp_path: Path):
@@ -239,13 +239,13 @@ def test_a_dry_run_names_the_surfaces(tmp_path: Path):
 
 def test_every_policy_that_claims_correctness_is_compared():
     claiming = {name for name, policy in policies.POLICIES.items() if policy.claims_correctness}
-    simulated = {surface.policy for surface in surfaces.surfaces_of(drills.load(CATALOG / "parity.toml"))}
+    simulated = {surface.policy for surface in variants.surfaces_of(drills.load(CATALOG / "parity.toml"))}
     assert simulated == claiming == set(policies.POLICIES) - {"desktop"}
     assert set(backoff.PRESETS) - set(policies.POLICIES) == {"none"}
 
 
 def test_another_policy_is_compared_with_the_reference():
-    asked = surfaces.surfaces_of(drills.load(CATALOG / "parity.toml", ("fleet.policy=desktop",)))
+    asked = variants.surfaces_of(drills.load(CATALOG / "parity.toml", ("fleet.policy=desktop",)))
     assert {surface.policy for surface in asked} == {"reference", "desktop"}
     assert len(asked) == 8
 
@@ -253,4 +253,4 @@ def test_another_policy_is_compared_with_the_reference():
 def test_an_engine_without_surfaces_leaves_nothing():
     drill = drills.load(CATALOG / "parity.toml", ("surfaces.0.engine=sockets",))
     with pytest.raises(UsageError, match="--engine virtual leaves 0 of its surfaces"):
-        surfaces.on_engine(drill, "virtual")
+        variants.on_engine(drill, "virtual")

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import Said, free_port, stormgate_here
 
-from drills import target_file, targets
-from sim.errors import UsageError
-from sim.target import Caps
+from drills import DATA
+from drills.runs import target_file, targets
+from sim.base.errors import UsageError
+from sim.drill.target_rules import Caps
+from tests.commands import Said, free_port, stormgate_here
 
 USAGE, CANNOT_TELL = 3, 2
-EXAMPLE = Path(target_file.__file__).with_name("targets.example.toml")
+EXAMPLE = DATA / "targets.example.toml"
 VARIABLES = {
     "RUNTIME_BASE_URL": "https://runtime.staging.example.com/base/",
     "STORMGATE_SESSION": "s3cret-session",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from drills import terminal
-from drills.terminal import Progress
+from drills.reports import terminal
+from drills.reports.terminal import Progress
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ import math
 from pathlib import Path
 
 import pytest
-from asking import ERROR, FAIL, INCONCLUSIVE, NAN, PASS, THRESHOLDS, ask, back_after, many
-from histories import good_storm, storm_drill
 
-from drills import gates, thresholds
-from drills.checks.base import Case
-from sim.errors import UsageError
-from sim.observations import Kind
+from drills.judging import gates
+from drills.judging.checks import thresholds
+from drills.judging.checks.base import Case
+from sim.base.errors import UsageError
+from sim.record.observations import Kind
+from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, NAN, PASS, THRESHOLDS, ask, back_after, many
+from tests.histories import good_storm, storm_drill
 
 
 def rewritten(tmp_path: Path, old: str, new: str) -> Path:

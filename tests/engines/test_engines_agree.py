@@ -5,13 +5,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from catchers import IMPATIENT
-from storms import CATALOGUE, OF_TIME, run_all, small
 
-from drills import results
-from drills.verdicts import DrillVerdict, State
-from sim.drill import Drill
-from sim.observations import Kind, RunHeader, read_verified
+from drills.judging.checks.verdicts import DrillVerdict, State
+from drills.runs import results
+from sim.drill.model import Drill
+from sim.record.observations import Kind, RunHeader, read_verified
+from tests.catchers import IMPATIENT
+from tests.storms import CATALOGUE, OF_TIME, run_all, small
 
 # Fewer events than the drill's own, for a busy machine to be able to publish them, and limits to go with that.
 _FEW = ("load.events_per_s=45", "faults.1.events=5", "faults.2.keep_events=4")

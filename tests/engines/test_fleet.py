@@ -11,28 +11,32 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from commands import stormgate_here
 
-from drills import conclusion, results, running
-from drills.cli import CATALOG
-from drills.request import Request
-from drills.rollout import stage_drills
-from drills.verdicts import RunVerdict, State
-from sim import drill as drills
-from sim import faults, metrics, observations, reconnects
-from sim.contract import chance
-from sim.contract.settings import Switches
-from sim.drill import Drill, Expect
-from sim.engines import fleet, fleet_compile, virtual
-from sim.engines.fleet_chance import bits_of_all, draw_all, key_of
-from sim.engines.fleet_faults import plan
-from sim.engines.fleet_storm import Storm
-from sim.errors import UsageError
-from sim.history import History
-from sim.ledger import Ledger
-from sim.observations import Kind
-from sim.system_model import UNLIMITED, Server, SystemModel
-from sim.tally import Tally
+from drills.cli.main import CATALOG
+from drills.judging.checks.verdicts import RunVerdict, State
+from drills.rollout.verdict import stage_drills
+from drills.runs import conclusion, results, running
+from drills.runs.request import Request
+from sim.analysis import metrics, reconnects
+from sim.base import randomness
+from sim.base.errors import UsageError
+from sim.drill import model as drills
+from sim.drill import schedule
+from sim.drill.model import Drill, Expect
+from sim.drill.system_model import UNLIMITED, Server, SystemModel
+from sim.engines.fleet import engine as fleet
+from sim.engines.fleet.faults import plan
+from sim.engines.fleet.kernel import compilation
+from sim.engines.fleet.kernel.randomness import bits_of_all, draw_all, key_of
+from sim.engines.fleet.storm import Storm
+from sim.engines.virtual import engine as virtual
+from sim.record import observations
+from sim.record.history import History
+from sim.record.ledger import Ledger
+from sim.record.observations import Kind
+from sim.record.tally import Tally
+from sim.server.settings import Switches
+from tests.commands import stormgate_here
 
 SHORT = ("phases.steady_s=2", "phases.fault_s=3", "phases.heal_s=0.5", "faults.1.at_s=2.2")
 POLICIES = ("reference", "desktop", "sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint", "equal_jitter", "decorrelated")
@@ -62,15 +66,15 @@ def test_compiled_code_draws_the_same(seed: int, purpose: str, attempt: int):
     draws, bits = np.empty(clients), np.empty(clients, np.uint64)
     draw_all(key, draws, attempt)
     bits_of_all(key, bits)
-    assert draws.tolist() == [chance.draw(seed, purpose, client, attempt) for client in range(clients)]
-    assert bits.tolist() == [chance.draw_bits(seed, purpose, client, 0) for client in range(clients)]
+    assert draws.tolist() == [randomness.draw(seed, purpose, client, attempt) for client in range(clients)]
+    assert bits.tolist() == [randomness.draw_bits(seed, purpose, client, 0) for client in range(clients)]
 
 
 def test_faults_concern_the_same_clients():
     waves = [f"faults.{index}.waves=2" for index in (0, 1)]
     for overrides in ((), ("faults.0.share=0.3", "faults.1.share=0.61"), (*waves, "faults.1.wave=2", "faults.0.share=0.5")):
         drill = storm(*overrides)
-        theirs, ours = faults.plan(drill, 5), plan(drill, 5)
+        theirs, ours = schedule.plan(drill, 5), plan(drill, 5)
         assert [np.flatnonzero(each.clients).tolist() for each in ours] == [sorted(each.clients) for each in theirs]
         assert [each.describe() for each in ours] == [each.describe() for each in theirs]
 
@@ -304,7 +308,7 @@ def double(x: float) -> float:
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Callable[[float], float]]:
     def compile_into(folder: Path) -> Callable[[float], float]:
         monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
-        return fleet_compile.compiled(double)
+        return compilation.compiled(double)
 
     return compile_into
 

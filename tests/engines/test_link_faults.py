@@ -4,14 +4,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from storms import run_all, small, troubles, with_faults
 
-from drills import results
-from sim import drill as drills
-from sim import observations
-from sim.engines import sockets
-from sim.errors import IllegalMoveError, UsageError
-from sim.observations import Kind
+from drills.runs import results
+from sim.base.errors import IllegalMoveError, UsageError
+from sim.drill import model as drills
+from sim.engines.sockets import engine as sockets
+from sim.record import observations
+from sim.record.observations import Kind
+from tests.storms import run_all, small, troubles, with_faults
 
 SHORT = ("fleet.clients=12", "phases.steady_s=0.5", "phases.fault_s=9", "phases.settle_s=25", "load.events_per_s=60")
 # The kinds that no drill of the catalogue has, and what gives them something to act on.
@@ -58,7 +58,7 @@ def test_a_stall_is_over_when_a_run_is_cut_short(tmp_path: Path):
 
 
 def test_a_proxy_that_leaves_something_behind_ends_the_run_as_a_defect_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sim.engines.proxy.FaultProxy.leftovers", lambda self: ["port 1 open"])
+    monkeypatch.setattr("sim.engines.sockets.proxy.FaultProxy.leftovers", lambda self: ["port 1 open"])
     drill = with_faults(small("dropped_delivery", *SHORT), {"kind": "reset_links", "at_s": 0.0})
     with pytest.raises(IllegalMoveError, match="it left port 1 open"):
         run_all(tmp_path, drill)

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import LIMIT_S, Said, started, stormgate
-from live import DRILL, SECRETS, Live, thirdparty
 
-from drills import results
-from drills.verdicts import DrillVerdict
-from sim.observations import HEADER_NAME, Kind, read, read_header
+from drills.judging.checks.verdicts import DrillVerdict
+from drills.runs import results
+from sim.record.observations import HEADER_NAME, Kind, read, read_header
+from tests.commands import LIMIT_S, Said, started, stormgate
+from tests.live import DRILL, SECRETS, Live, thirdparty
 
 GO, FAIL, CANNOT_TELL, USAGE, BROKEN = 0, 1, 2, 3, 4
 KILL = DRILL.replace('kind = "drop_sockets", at_s = 0.2', 'kind = "kill_runtime", at_s = 0.2, down_s = 1.0')

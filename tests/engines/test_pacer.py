@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.engines.pacer import Pacer
-from sim.engines.redaction import MARK, Redactor
+from sim.base.redaction import MARK, Redactor
+from sim.engines.shared.pacer import Pacer
 
 
 def test_a_crowd_is_let_through_by_so_many_a_second():

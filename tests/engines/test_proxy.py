@@ -11,13 +11,13 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sim.engines import proxy as proxies
-from sim.engines.client_driver import WallClock
-from sim.engines.link_actions import LinkActions
-from sim.engines.proxy import HELD_BYTES, FaultProxy, Group
-from sim.errors import IllegalMoveError
-from sim.fault_kinds import HalfOpenLinks, StallLinks
-from sim.faults import CALM, LinkConditions, PlannedFault, Way
+from sim.base.errors import IllegalMoveError
+from sim.drill.fault_kinds import HalfOpenLinks, StallLinks
+from sim.drill.schedule import CALM, LinkConditions, PlannedFault, Way
+from sim.engines.sockets import proxy as proxies
+from sim.engines.sockets.client import WallClock
+from sim.engines.sockets.links import LinkActions
+from sim.engines.sockets.proxy import HELD_BYTES, FaultProxy, Group
 
 LIMIT_S = 20.0  # for what happens at once on any machine
 READ_BYTES = 256 * 1024  # the most that one read brings

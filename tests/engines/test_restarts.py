@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from sim.contract import policies
-from sim.contract.actions import ClientSettings
-from sim.contract.client import ClientSession
-from sim.contract.frames import Compatibility
-from sim.contract.settings import RuntimeSettings, Switches
-from sim.contract.states import State
-from sim.contract.streams import run_events
-from sim.engines.virtual_client import VirtualClient
-from sim.engines.virtual_clock import VirtualClock
-from sim.engines.virtual_lane import VirtualLane
-from sim.fault_kinds import RestartClients
-from sim.observations import Recorder
-from sim.system_model import SystemModel
+from sim.client import policies
+from sim.client.actions import ClientSettings
+from sim.client.session import ClientSession
+from sim.client.states import State
+from sim.drill.fault_kinds import RestartClients
+from sim.drill.system_model import SystemModel
+from sim.engines.virtual.client import VirtualClient
+from sim.engines.virtual.clock import VirtualClock
+from sim.engines.virtual.service import VirtualLane
+from sim.protocols.spacetime.frames import Compatibility
+from sim.protocols.spacetime.streams import run_events
+from sim.record.observations import Recorder
+from sim.server.settings import RuntimeSettings, Switches
 
 BEGAN = 1000.0
 COMPATIBILITY = Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 1)

@@ -7,16 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from storms import OF_TIME, red, run_all, small, storm, troubles
 
-from drills import results
-from drills.verdicts import DrillVerdict
-from sim.drill import Drill
-from sim.engines import metrics_poll, sockets
-from sim.engines.lane_http import Lane, LaneHttp
-from sim.errors import StorageError, TargetError, UsageError
-from sim.fault_kinds import ShrinkWindow
-from sim.observations import CHUNK_FOLDER, FILE_NAME, Kind, RunHeader, read_header, read_verified
+from drills.judging.checks.verdicts import DrillVerdict
+from drills.runs import results
+from sim.base.errors import StorageError, TargetError, UsageError
+from sim.drill.fault_kinds import ShrinkWindow
+from sim.drill.model import Drill
+from sim.engines.sockets import engine, metrics_poll
+from sim.engines.sockets.service import Lane, LaneHttp
+from sim.record.observations import CHUNK_FOLDER, FILE_NAME, Kind, RunHeader, read_header, read_verified
+from tests.storms import OF_TIME, red, run_all, small, storm, troubles
 
 
 def columns(folder: Path) -> tuple[RunHeader, list[dict]]:
@@ -106,7 +106,7 @@ def test_a_generator_that_cannot_keep_up_measures_itself(tmp_path: Path):
             time.sleep(1.5)
 
     folder = results.create_drill_folder(run_dir, drill)
-    header = sockets.run(drill, sockets.Options(folder, progress=block, run_id=run_dir.name))
+    header = engine.run(drill, engine.Options(folder, progress=block, run_id=run_dir.name))
     assert header.complete
     verdict = judged(run_dir)
     (lag,) = (check for check in verdict.checks if check.name == "drill.generator_lag_ms")
@@ -131,11 +131,11 @@ def test_a_defect_of_ours_in_a_callback_ends_the_run_as_one_cut_short(tmp_path: 
     def broken(self: object, socket: object, text: bytes) -> None:
         raise ZeroDivisionError("a defect of ours")
 
-    monkeypatch.setattr(sockets.ClientDriver, "socket_text", broken)
+    monkeypatch.setattr(engine.ClientDriver, "socket_text", broken)
     drill = small("reconnect_storm", "fleet.clients=3")
     run_dir = results.create_run(tmp_path, [drill], engine="sockets", target="embedded mock", target_kind="mock", seed=1)
     with pytest.raises(ZeroDivisionError):
-        sockets.run(drill, sockets.Options(results.create_drill_folder(run_dir, drill)))
+        engine.run(drill, engine.Options(results.create_drill_folder(run_dir, drill)))
     assert judged(run_dir).status == "error"
 
 
@@ -153,7 +153,7 @@ def test_a_disk_that_fails_in_the_middle_heals_ends_and_says_so(tmp_path: Path):
             (folder / CHUNK_FOLDER).write_text("no folder any more")
 
     with pytest.raises(StorageError, match="observations cannot be written"):
-        sockets.run(drill, sockets.Options(folder, progress=spoil))
+        engine.run(drill, engine.Options(folder, progress=spoil))
     assert seen[-1] == "heal", "it healed, and did not go on for nothing"
     assert "cannot be written" in read_header(folder).stopped_because
     assert judged(run_dir).status == "error"
@@ -162,14 +162,14 @@ def test_a_disk_that_fails_in_the_middle_heals_ends_and_says_so(tmp_path: Path):
 def test_what_this_machine_or_target_cannot_do_is_said_before_anything_starts():
     lane = Lane("l", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="2000000 clients need about 2000200 file descriptors"):
-        sockets.check(small("reconnect_storm", "fleet.clients=2000000"), None)
+        engine.check(small("reconnect_storm", "fleet.clients=2000000"), None)
     with pytest.raises(UsageError, match="kills the runtime's process"):
-        sockets.check(small("runtime_restart"), lane)
+        engine.check(small("runtime_restart"), lane)
     with pytest.raises(UsageError, match="tokens live as its file says"):
-        sockets.check(small("token_lifetime"), lane)
-    sockets.check(small("control_outage"), lane)
+        engine.check(small("token_lifetime"), lane)
+    engine.check(small("control_outage"), lane)
     with pytest.raises(TargetError, match="nothing answers at"):
-        sockets.check_lane(lane)
+        engine.check_lane(lane)
 
 
 def test_nobodys_sessions_are_revoked_on_a_lane_that_is_not_ours():
@@ -193,7 +193,7 @@ def test_what_was_to_happen_on_a_signal_happens_again_afterwards(tmp_path: Path)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with pytest.raises(TargetError):
-            sockets.run(small("reconnect_storm"), sockets.Options(tmp_path, lane=gone))
+            engine.run(small("reconnect_storm"), engine.Options(tmp_path, lane=gone))
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)

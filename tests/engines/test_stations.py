@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 from bench.queues import SYSTEMS, System, closed_form, compare, erlang_c
 
-from sim.engines.stations import NO_LIMIT, Station, Turnstile
-from sim.engines.virtual_clock import VirtualClock
+from sim.engines.virtual.clock import VirtualClock
+from sim.engines.virtual.queues import NO_LIMIT, Station, Turnstile
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)

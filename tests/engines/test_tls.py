@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from commands import Said, stormgate
-from live import DRILL, Live, certified, thirdparty
+
+from tests.commands import Said, stormgate
+from tests.live import DRILL, Live, certified, thirdparty
 
 CUT = '{ kind = "drop_sockets", at_s = 0.2 }'
 SLOW = DRILL.replace(CUT, '{ kind = "slow_links", at_s = 0.2, for_s = 1.0, latency_ms = 20.0 }').replace(

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from storms import CATALOGUE, SHORT, small
 
-from drills.cli import CATALOG
-from sim import drill as drills
-from sim.contract.chance import draw
-from sim.contract.faulty import WRONG_HASH
-from sim.contract.frames import Update
-from sim.contract.stream_log import payload_hash
-from sim.drill import Drill
-from sim.engines import virtual, virtual_lane
-from sim.engines.stations import Station
-from sim.engines.virtual_client import one_way_delay_s
-from sim.engines.virtual_inbox import IntactOnce
-from sim.observations import FILE_NAME, Kind, RunHeader, read_verified
-from sim.system_model import UNLIMITED, Network, Server, SystemModel
+from drills.cli.main import CATALOG
+from sim.base.randomness import draw
+from sim.drill import model as drills
+from sim.drill.model import Drill
+from sim.drill.system_model import UNLIMITED, Network, Server, SystemModel
+from sim.engines.virtual import engine, service
+from sim.engines.virtual.client import one_way_delay_s
+from sim.engines.virtual.inbox import IntactOnce
+from sim.engines.virtual.queues import Station
+from sim.protocols.spacetime.frames import Update
+from sim.record.observations import FILE_NAME, Kind, RunHeader, read_verified
+from sim.server.misbehaviours import WRONG_HASH
+from sim.server.stream_log import payload_hash
+from tests.storms import CATALOGUE, SHORT, small
 
 MICROSECOND = 1e-6
 Rows = list[dict]
@@ -31,7 +31,7 @@ Rows = list[dict]
 
 def simulate(folder: Path, drill: Drill, seed: int = 1, model: SystemModel | None = None) -> tuple[RunHeader, Rows]:
     folder.mkdir(parents=True, exist_ok=True)
-    virtual.run(drill, virtual.Options(folder, seed, model or SystemModel()))
+    engine.run(drill, engine.Options(folder, seed, model or SystemModel()))
     header, table = read_verified(folder)
     return header, table.to_pylist()
 
@@ -199,7 +199,7 @@ def test_in_one_loop_frames_go_before_handshakes(tmp_path: Path):
     applied = [row for row in of(rows, Kind.APPLIED) if row["seq"] in published and row["client"] in stayed]
     waited = [row["t"] - published[row["seq"]] for row in applied]
     assert len(waited) > 1000
-    assert max(waited) <= 0.002 + virtual_lane.WORK_QUANTUM_S + MICROSECOND
+    assert max(waited) <= 0.002 + service.WORK_QUANTUM_S + MICROSECOND
 
 
 def test_littles_law_holds_for_the_handshakes_of_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -213,7 +213,7 @@ def test_littles_law_holds_for_the_handshakes_of_a_storm(tmp_path: Path, monkeyp
                 stays.append((now, end))
             return start, end
 
-    monkeypatch.setattr(virtual_lane, "Station", Watched)
+    monkeypatch.setattr(service, "Station", Watched)
     model = SystemModel(server=Server(handshake_workers=2, handshake_ms=4.0))
     simulate(tmp_path, small("reconnect_storm", "fleet.clients=300", "fleet.connects_per_s=400"), 1, model)
     first, last = stays[0][0], max(end for _, end in stays)
@@ -238,7 +238,7 @@ RUN = """
 import sys
 from pathlib import Path
 from sim import drill as drills
-from sim.engines import virtual
+from sim.engines.virtual import engine as virtual
 overrides, folder = tuple(sys.argv[3:]), Path(sys.argv[2])
 virtual.run(drills.load(Path(sys.argv[1]), overrides), virtual.Options(folder, 7))
 """

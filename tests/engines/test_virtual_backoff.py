@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from sim.contract import backoff, policies
-from sim.contract.actions import ClientSettings
-from sim.contract.backoff import Backoff, Exponential
-from sim.contract.client import ClientSession
-from sim.contract.frames import Compatibility
-from sim.contract.settings import RuntimeSettings, Switches
-from sim.engines.virtual_client import VirtualClient
-from sim.engines.virtual_clock import VirtualClock
-from sim.engines.virtual_lane import VirtualLane
-from sim.observations import Kind, Recorder, read
-from sim.system_model import ControlService, Server, SystemModel
+from sim.client import backoff, policies
+from sim.client.actions import ClientSettings
+from sim.client.backoff import Backoff, Exponential
+from sim.client.session import ClientSession
+from sim.drill.system_model import ControlService, Server, SystemModel
+from sim.engines.virtual.client import VirtualClient
+from sim.engines.virtual.clock import VirtualClock
+from sim.engines.virtual.service import VirtualLane
+from sim.protocols.spacetime.frames import Compatibility
+from sim.record.observations import Kind, Recorder, read
+from sim.server.settings import RuntimeSettings, Switches
 
 CLIENTS = 600
 LIMIT_S = 2000.0  # simulated

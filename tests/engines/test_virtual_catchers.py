@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from catchers import CATCHERS, HARMLESS, Catch
-from storms import CATALOGUE, small, storm, troubles
+
+from tests.catchers import CATCHERS, HARMLESS, Catch
+from tests.storms import CATALOGUE, small, storm, troubles
 
 
 @pytest.mark.parametrize("case", [case for case in CATCHERS if "virtual" in case.tested], ids=str)

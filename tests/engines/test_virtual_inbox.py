@@ -4,13 +4,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from storms import small
 
-from sim.contract.client import ClientSession
-from sim.engines import virtual
-from sim.engines.virtual_inbox import Link
-from sim.observations import read_verified
-from sim.system_model import UNLIMITED, Server, SystemModel
+from sim.client.session import ClientSession
+from sim.drill.system_model import UNLIMITED, Server, SystemModel
+from sim.engines.virtual import engine
+from sim.engines.virtual.inbox import Link
+from sim.record.observations import read_verified
+from tests.storms import small
 
 DRILLS = ("reconnect_storm", "stale_cursor", "disordered_delivery", "checkpoint_damage", "partition_heal", "token_lifetime")
 # One that falls behind now and then, one that never does, and one in which everything arrives at the same moments.
@@ -20,7 +20,7 @@ BUSY = SystemModel(server=Server(delivery_batch_ms=1.0))
 def stories(folder: Path, name: str, model: SystemModel) -> dict[int, list[str]]:
     """What each client noticed, in order."""
     folder.mkdir()
-    virtual.run(small(name), virtual.Options(folder, 3, model))
+    engine.run(small(name), engine.Options(folder, 3, model))
     table = read_verified(folder)[1]
     moments = table["t"].to_pylist()
     assert moments == sorted(moments)

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from storms import small, with_faults
 
-from sim.contract.codec import encode_server
-from sim.contract.frames import JOIN_REF, HeartbeatPush, Watermark
-from sim.engines import virtual
-from sim.engines.virtual_clock import VirtualClock
-from sim.engines.virtual_links import FrameSizes, RoughLink
-from sim.faults import CALM, LinkConditions, Way
-from sim.observations import Kind, read_verified
-from sim.system_model import UNLIMITED, Network
+from sim.drill.schedule import CALM, LinkConditions, Way
+from sim.drill.system_model import UNLIMITED, Network
+from sim.engines.virtual import engine
+from sim.engines.virtual.clock import VirtualClock
+from sim.engines.virtual.links import FrameSizes, RoughLink
+from sim.protocols.spacetime.codec import encode_server
+from sim.protocols.spacetime.frames import JOIN_REF, HeartbeatPush, Watermark
+from sim.record.observations import Kind, read_verified
+from tests.storms import small, with_faults
 
 DELAY_S, BUFFER = 0.01, 1000.0
 UNHURRIED = ("phases.steady_s=1", "phases.fault_s=4", "phases.heal_s=3", "fleet.clients=20", "load.events_per_s=60")
@@ -178,7 +178,7 @@ def test_a_frame_is_as_long_as_its_json_and_another_of_the_same_identity_is_look
 def simulate(tmp_path: Path, fault: dict, *more: str) -> list[dict]:
     """A small drill with this fault alone, in a lane that takes no time; its rows."""
     drill = with_faults(small("reconnect_storm", *UNHURRIED, *more), {"at_s": 0.5, **fault})
-    virtual.run(drill, virtual.Options(tmp_path, 1, replace(UNLIMITED, network=Network(sigma=0.0))))
+    engine.run(drill, engine.Options(tmp_path, 1, replace(UNLIMITED, network=Network(sigma=0.0))))
     return read_verified(tmp_path)[1].to_pylist()
 
 

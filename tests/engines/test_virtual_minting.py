@@ -4,18 +4,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from storms import small
 
-from sim.engines import virtual
-from sim.observations import Kind, read_verified
-from sim.system_model import UNLIMITED, Network, SystemModel
+from sim.drill.system_model import UNLIMITED, Network, SystemModel
+from sim.engines.virtual import engine
+from sim.record.observations import Kind, read_verified
+from tests.storms import small
 
 
 def minted_t(folder: Path, model: SystemModel) -> list[float]:
     """When each client of a fleet that arrives all at once had its first token, in order."""
     drill = small("reconnect_storm", "fleet.clients=40", "fleet.connects_per_s=1000000")
     folder.mkdir()
-    virtual.run(drill, virtual.Options(folder, 1, model))
+    engine.run(drill, engine.Options(folder, 1, model))
     _, table = read_verified(folder)
     return sorted(row["t"] for row in table.to_pylist() if row["kind"] == Kind.TOKEN_MINTED and 0 <= row["client"] < 40)
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from storms import red, small, storm
 
-from sim.engines import virtual
-from sim.engines.virtual_client import one_way_delay_s
-from sim.engines.virtual_lane import VirtualLane
-from sim.observations import Kind, read_verified
-from sim.system_model import UNLIMITED
+from sim.drill.system_model import UNLIMITED
+from sim.engines.virtual import engine
+from sim.engines.virtual.client import one_way_delay_s
+from sim.engines.virtual.service import VirtualLane
+from sim.record.observations import Kind, read_verified
+from tests.storms import red, small, storm
 
 FLAKY = msgspec.structs.replace(
     UNLIMITED, server=msgspec.structs.replace(UNLIMITED.server, mirror_failure_share=0.5, mirror_tries=3, mirror_retry_ms=10.0)
@@ -20,7 +20,7 @@ FLAKY = msgspec.structs.replace(
 
 def test_a_mirror_that_fails_is_tried_again_and_what_it_never_takes_comes_with_the_next_event(tmp_path: Path):
     drill = small("reconnect_storm", "fleet.clients=20", "load.run_streams=1", "phases.steady_s=10")
-    virtual.run(drill, virtual.Options(tmp_path, 1, FLAKY))
+    engine.run(drill, engine.Options(tmp_path, 1, FLAKY))
     _, table = read_verified(tmp_path)
     rows = table.to_pylist()
     fault = next(row["t"] for row in rows if row["kind"] == Kind.PHASE and row["detail"] == "fault")

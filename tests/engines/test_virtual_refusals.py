@@ -6,31 +6,32 @@ from pathlib import Path
 
 import pytest
 import simpy
-from commands import stormgate
-from storms import run_all, small
 
-from drills import results, running
-from drills.cli import EXAMPLES
-from drills.request import Request
-from drills.verdicts import State
-from sim import drill as drills
-from sim import observations, system_model
-from sim.contract.admission import PublishLimits
-from sim.contract.settings import RuntimeSettings, Switches
-from sim.drill import Drill
-from sim.engines import virtual
-from sim.errors import UsageError
-from sim.fault_kinds import Fault
-from sim.history import History
-from sim.observations import Kind, RunHeader
-from sim.system_model import Network, Server, SystemModel
+from drills.cli.main import EXAMPLES
+from drills.judging.checks.verdicts import State
+from drills.runs import results, running
+from drills.runs.request import Request
+from sim.base.errors import UsageError
+from sim.drill import model as drills
+from sim.drill import system_model
+from sim.drill.fault_kinds import Fault
+from sim.drill.model import Drill
+from sim.drill.system_model import Network, Server, SystemModel
+from sim.engines.virtual import engine
+from sim.record import observations
+from sim.record.history import History
+from sim.record.observations import Kind, RunHeader
+from sim.server.admission import PublishLimits
+from sim.server.settings import RuntimeSettings, Switches
+from tests.commands import stormgate
+from tests.storms import run_all, small
 
 USAGE, INTERNAL = 3, 4
 ROLLOUT_DAY = EXAMPLES / "rollout_day.toml"
 
 
 def simulate(folder: Path, drill: Drill, model: SystemModel | None = None, **options: object) -> History:
-    header = virtual.run(drill, virtual.Options(folder, 1, model or SystemModel(), **options))
+    header = engine.run(drill, engine.Options(folder, 1, model or SystemModel(), **options))
     return History(header, observations.read(folder))
 
 
@@ -50,7 +51,7 @@ def test_a_fault_without_meaning_in_simulation(tmp_path: Path):
     storm = small("reconnect_storm")
     odd = Drill(**{name: getattr(storm, name) for name in storm.__struct_fields__} | {"faults": (Meteor(at_s=0.5),)})
     with pytest.raises(UsageError, match=r"'faults\.0\.kind' is 'meteor', which has no meaning in simulation"):
-        virtual.run(odd, virtual.Options(tmp_path / "out"))
+        engine.run(odd, engine.Options(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -159,7 +160,7 @@ def test_publishes_that_nobody_answers_fail_and_the_run_ends(tmp_path: Path):
     assert history.detail_counts(failed) == {"unknown_outcome": len(failed)}
     asked = drill.load.events_per_s * (history.phases["heal"] + drill.phases.heal_s - history.phases["steady"])
     assert len(failed) == pytest.approx(asked, abs=1.5)
-    assert history.header.duration_s <= virtual.latest_end_s(drill, SystemModel())
+    assert history.header.duration_s <= engine.latest_end_s(drill, SystemModel())
 
 
 def never(self: object) -> Iterator[simpy.Event]:
@@ -169,9 +170,9 @@ def never(self: object) -> Iterator[simpy.Event]:
 
 @pytest.mark.parametrize("sampled", [True, False])
 def test_a_standstill_is_told_and_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: bool):
-    monkeypatch.setattr(virtual._VirtualRun, "_settle", never)
+    monkeypatch.setattr(engine._VirtualRun, "_settle", never)
     if not sampled:
-        monkeypatch.setattr(virtual._VirtualRun, "_sample_lag", never)
+        monkeypatch.setattr(engine._VirtualRun, "_sample_lag", never)
     with pytest.raises(UsageError, match="came to a standstill in the settle phase") as told:
         simulate(tmp_path, small("reconnect_storm"))
     header = observations.read_header(tmp_path)
@@ -193,14 +194,14 @@ def interrupt_at(simulated_s: float) -> object:
 def test_a_run_that_is_cut_short_keeps_what_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(virtual, "_SAY_EVERY_S", 0.0)
-    real = virtual.run
+    monkeypatch.setattr(engine, "_SAY_EVERY_S", 0.0)
+    real = engine.run
 
-    def run(drill: Drill, options: virtual.Options) -> RunHeader:
+    def run(drill: Drill, options: engine.Options) -> RunHeader:
         progress = interrupt_at(3.0)
-        return real(drill, virtual.Options(options.folder, options.seed, options.model, Switches(), progress))
+        return real(drill, engine.Options(options.folder, options.seed, options.model, Switches(), progress))
 
-    monkeypatch.setattr(virtual, "run", run)
+    monkeypatch.setattr(engine, "run", run)
     run_dir = running.run(request(tmp_path, small("reconnect_storm")))
     (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("stormgate: "))
     assert said.startswith("stormgate: it was interrupted in the fault phase, 3.0 s simulated; what was observed")
@@ -245,7 +246,7 @@ def test_clients_too_old_for_the_runtime_stay_out(tmp_path: Path):
 
 
 def test_a_long_day_is_looked_at_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(virtual, "_MOST_LAG_SAMPLES", 200)
+    monkeypatch.setattr(engine, "_MOST_LAG_SAMPLES", 200)
     history = simulate(tmp_path, small("reconnect_storm"))
     assert 100 <= len(history.fleet(Kind.CLIENT_LAG)) <= 240
 

@@ -8,10 +8,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from storms import OF_TIME, SHORT, SMALL
-
-from drills import results
-from drills.verdicts import DrillVerdict, RunVerdict, State
+from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
+from drills.runs import results
+from tests.storms import OF_TIME, SHORT, SMALL
 
 ROOT = Path(__file__).parents[2]
 DRILL = "reconnect_storm"

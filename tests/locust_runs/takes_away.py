@@ -6,7 +6,7 @@ import gevent
 from locust import events
 from locust.runners import WorkerRunner
 
-from locustfiles.conductor import conductor_of
+from locustfiles.load.run.conductor import conductor_of
 
 
 def take_away(environment: Any, runner: Any, **_: Any) -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import yaml
-from live import SECRETS, certified, thirdparty
-from loads import DRILL, ROOT, Load, free_port
 
-from drills import results
-from sim.observations import Kind, read_header, read_verified
+from drills.runs import results
+from sim.record.observations import Kind, read_header, read_verified
+from tests.live import SECRETS, certified, thirdparty
+from tests.locust_runs.loads import DRILL, ROOT, Load, free_port
 
 CAP = 20
 GENTLE = (f"--set=fleet.connects_per_s={CAP}", "--set=load.events_per_s=30")

@@ -9,18 +9,19 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from locustfiles import messages, options, workers
-from locustfiles.clocks import SharedClock
-from locustfiles.collecting import LiveFigures
-from locustfiles.messages import Channel, ToWorker
-from locustfiles.shipping import Arrived, Heads, Shipment
-from locustfiles.workers import Workers
-from sim import drill as drills
-from sim import faults
-from sim.engines.session_driver import WallClock
-from sim.engines.stops import CountingRecorder
-from sim.errors import TargetError
-from sim.observations import Chunk
+from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.run import options
+from locustfiles.load.workers import messages, workers
+from locustfiles.load.workers.clocks import SharedClock
+from locustfiles.load.workers.messages import Channel, ToWorker
+from locustfiles.load.workers.observation_transport import Arrived, Heads, Shipment
+from locustfiles.load.workers.workers import Workers
+from sim.base.errors import TargetError
+from sim.drill import model as drills
+from sim.drill import schedule
+from sim.engines.shared.session_driver import WallClock
+from sim.engines.shared.stop_conditions import CountingRecorder
+from sim.record.observations import Chunk
 
 NAN = float("nan")
 STORM = drills.load(options.CATALOG / "reconnect_storm.toml")
@@ -73,7 +74,7 @@ def shipped(*rows: tuple[float, str, int, str, int]) -> list[messages.Rows]:
 
 def test_every_message_arrives_as_it_was_sent():
     """Also a fault with everything in it."""
-    planned = faults.plan(STORM, seed=1)[0]
+    planned = schedule.plan(STORM, seed=1)[0]
     runner, heard = SimpleNamespace(), []
     runner.register_message = lambda name, listener: setattr(runner, "listener", listener)
     runner.send_message = lambda name, data, worker: runner.listener(None, SimpleNamespace(node_id="me", data=data))
@@ -155,7 +156,7 @@ def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_fault_that_begins_late_somewhere_is_none_at_one_moment():
     told = Told()
-    order = told.workers.strike(faults.plan(STORM, seed=1)[0], 1.0, 1.0)
+    order = told.workers.strike(schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
     told.workers.hear("id1", messages.Acted(order, 5, 3.0))
     assert told.stopped == []
     told.workers.hear("id2", messages.Acted(order, 4, 1400.0))

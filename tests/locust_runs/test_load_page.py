@@ -10,14 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from browsers import chromium
 from playwright.sync_api import Browser, Locator, Page, expect
-from served import serving
-from storms import SHORT, SMALL
 
-from drills import results
-from drills.thresholds import DEFAULT_PATH
-from locustfiles.start import free_port
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.runs import results
+from locustfiles.load.start import free_port
+from tests.browsers import chromium
+from tests.served import serving
+from tests.storms import SHORT, SMALL
 
 ROOT = Path(__file__).parents[2]
 LIMIT_MS = 60_000.0  # for a busy machine

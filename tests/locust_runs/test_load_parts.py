@@ -7,18 +7,18 @@ from types import SimpleNamespace
 import pytest
 from msgspec import structs
 
-from drills.thresholds import Threshold
-from drills.verdicts import State
-from locustfiles import options, patterns, target_guard, verdict
-from locustfiles.climb import Climb
-from locustfiles.collecting import LiveFigures
-from locustfiles.users import Run, Users
-from sim.contract.notices import Notice
-from sim.engines.pacer import Pacer
-from sim.errors import UsageError
-from sim.fault_kinds import DropSockets
-from sim.faults import plan
-from sim.target import Caps, Hook, Rules
+from drills.judging.checks.thresholds import Threshold
+from drills.judging.checks.verdicts import State
+from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.clients.users import Run, Users
+from locustfiles.load.run import options, storm_patterns, target_monitor, verdict
+from locustfiles.load.run.capacity_ramp import Climb
+from sim.base.errors import UsageError
+from sim.client.notices import Notice
+from sim.drill.fault_kinds import DropSockets
+from sim.drill.schedule import plan
+from sim.drill.target_rules import Caps, Hook, Rules
+from sim.engines.shared.pacer import Pacer
 
 NAN = float("nan")
 
@@ -100,7 +100,7 @@ def test_what_a_live_target_does_not_allow_is_refused(
 @pytest.mark.parametrize(("cap", "workers"), [(100.0, 0), (100.0, 1), (100.0, 7), (8.5, 7), (2.0, 1)])
 def test_all_processes_together_keep_to_a_cap(cap: float, workers: int):
     lane = options.Lane("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=cap)))
-    own, each = target_guard.connects_per_s(lane, workers)
+    own, each = target_monitor.connects_per_s(lane, workers)
     pacers = [Pacer(own), *(Pacer(each) for _ in range(workers))]
     acts = sum(pacer.act(0.001 * k) == 0.001 * k for pacer in pacers for k in range(1000))
     assert cap / 2 <= acts <= cap
@@ -109,11 +109,11 @@ def test_all_processes_together_keep_to_a_cap(cap: float, workers: int):
 def test_a_cap_that_so_many_workers_cannot_share_is_refused():
     lane = options.Lane("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=7.0)))
     with pytest.raises(UsageError, match="use fewer workers"):
-        target_guard.connects_per_s(lane, 7)
+        target_monitor.connects_per_s(lane, 7)
 
 
 def test_without_caps_nobody_is_paced():
-    assert target_guard.connects_per_s(options.Lane("mock", "mock", "", ""), 3) == (0.0, 0.0)
+    assert target_monitor.connects_per_s(options.Lane("mock", "mock", "", ""), 3) == (0.0, 0.0)
 
 
 def test_every_drill_that_is_offered_can_be_planned():
@@ -124,7 +124,7 @@ def test_every_drill_that_is_offered_can_be_planned():
         options.plan_of(asked(name))
 
 
-@pytest.mark.parametrize("name", patterns.PATTERNS)
+@pytest.mark.parametrize("name", storm_patterns.PATTERNS)
 def test_patterns_cut_sockets_within_the_phase(name: str):
     drill = options.plan_of(asked("multi_client_order", pattern=name, share_dropped=0.5)).drill
     cuts = [fault for fault in drill.faults if isinstance(fault, DropSockets)]
@@ -133,7 +133,7 @@ def test_patterns_cut_sockets_within_the_phase(name: str):
 
 
 def test_every_pattern_of_all_cuts_each_client_twice_or_more():
-    for name in patterns.PATTERNS:
+    for name in storm_patterns.PATTERNS:
         planned = plan(options.plan_of(asked(pattern=name, clients=40)).drill, seed=1)
         cuts = Counter(client for fault in planned for client in fault.clients)
         assert len(cuts) == 40, name

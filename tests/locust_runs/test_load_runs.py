@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loads import DRILL, PATIENCE, Load, drill_of, wrong
-from storms import run_all, small
 
-from drills import results
-from drills.verdicts import State
-from sim.history import History
-from sim.observations import Kind, read_header, read_verified
+from drills.judging.checks.verdicts import State
+from drills.runs import results
+from sim.record.history import History
+from sim.record.observations import Kind, read_header, read_verified
+from tests.locust_runs.loads import DRILL, PATIENCE, Load, drill_of, wrong
+from tests.storms import run_all, small
 
 
 @pytest.fixture(scope="module")

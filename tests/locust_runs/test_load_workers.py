@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loads import DRILL, Load, drill_of, over_two_processes
 
-from drills import results
-from drills.thresholds import DEFAULT_PATH
-from drills.verdicts import State
-from sim.history import History
-from sim.ledger import Ledger
-from sim.observations import Kind, read_header, read_verified
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.judging.checks.verdicts import State
+from drills.runs import results
+from sim.record.history import History
+from sim.record.ledger import Ledger
+from sim.record.observations import Kind, read_header, read_verified
+from tests.locust_runs.loads import DRILL, Load, drill_of, over_two_processes
 
 CHECKS = 'checks=["delivery.dropped_deliveries", "ux.integrity"]'  # which so few clients can pass
 BUSY = str(Path(__file__).with_name("busy_worker.py"))

@@ -5,15 +5,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_load_parts import Parser
 
-from drills import gates
-from drills.verdicts import CheckResult, DrillVerdict, RunVerdict, State
-from locustfiles import climb, options, verdict
-from locustfiles.collecting import LiveFigures
-from locustfiles.web import form, guard, shown
-from sim.contract.notices import Notice
-from sim.invariants import Violation
+from drills.judging import gates
+from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, State
+from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.run import capacity_ramp, options, verdict
+from locustfiles.load.web import form, guard, page_data
+from sim.analysis.invariants import Violation
+from sim.client.notices import Notice
+from tests.locust_runs.test_load_parts import Parser
 
 HERE = "127.0.0.1:8089"
 
@@ -107,7 +107,9 @@ def test_every_field_has_words_and_every_drill_its_own_values():
 
 def climb_fields() -> list[str]:
     parser = Parser()
-    climb.add_to(SimpleNamespace(add_argument=lambda name, type, default, help: parser.add_argument(name, default, help)))
+    capacity_ramp.add_to(
+        SimpleNamespace(add_argument=lambda name, type, default, help: parser.add_argument(name, default, help))
+    )
     return list(parser.values)
 
 
@@ -138,8 +140,8 @@ def conductor(tmp_path: Any, **changes: Any) -> Any:
     return made
 
 
-def look(made: Any, is_on: bool = True, after_s: float = -1.0) -> shown.Shown:
-    return shown.shown(made, is_asked=is_on, is_busy=is_on, after_s=after_s)
+def look(made: Any, is_on: bool = True, after_s: float = -1.0) -> page_data.Shown:
+    return page_data.shown(made, is_asked=is_on, is_busy=is_on, after_s=after_s)
 
 
 def answered(name: str, state: State, value: float = 1.0) -> CheckResult:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from served import Served, serving
+
+from tests.served import Served, serving
 
 
 @pytest.fixture(scope="package")

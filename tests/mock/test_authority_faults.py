@@ -1,8 +1,9 @@
 """The mock while its keys change, its minting is out, its delivery is down: what HTTP and sockets answer."""
 
 import pytest
-from served import Raw, Served
 from websockets.exceptions import InvalidStatus
+
+from tests.served import Raw, Served
 
 
 def opens(mock: Served, token: str) -> int:

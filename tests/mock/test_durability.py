@@ -7,8 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import Raw, Served, serving, updates_in
 from websockets.exceptions import WebSocketException
+
+from tests.served import Raw, Served, serving, updates_in
 
 PUBLISHERS = 12
 

@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from served import JOIN, LIMIT_S, Raw, Served, seqs, serving, updates_in
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.served import JOIN, LIMIT_S, Raw, Served, seqs, serving, updates_in
 
 MOST_WAITING = 256  # frames that the mock keeps for a client beside its events
 

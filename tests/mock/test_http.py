@@ -8,14 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served import ADMIN, Raw, Served, serving, updates_in
 from websockets.exceptions import InvalidStatus
 
-from sim.contract.endpoint import MONITORED, PROFILES, STATUS_COUNTERS, is_counter
-from sim.contract.settings import RuntimeSettings, Switches
 from sim.mock.app import Mock, MockOptions
-from sim.mock.exposition import name_of
+from sim.mock.prometheus_page import name_of
 from sim.mock.store import Store
+from sim.protocols.spacetime.metric_names import MONITORED, PROFILES, STATUS_COUNTERS, is_counter
+from sim.server.settings import RuntimeSettings, Switches
+from tests.served import ADMIN, Raw, Served, serving, updates_in
 
 TOKEN_KEYS = {
     *("token", "token_type", "transport", "protocol_version", "expires_in", "refresh_after_in", "issued_at", "refresh_after"),

@@ -13,12 +13,12 @@ from textwrap import dedent
 
 import httpx
 import pytest
-from commands import STORMGATE, stormgate, stormgate_here
 
-from sim.contract.settings import RuntimeSettings, Switches
-from sim.errors import StorageError, TargetError
+from sim.base.errors import StorageError, TargetError
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions
+from sim.server.settings import RuntimeSettings, Switches
+from tests.commands import STORMGATE, stormgate, stormgate_here
 
 OPTIONS = ServeOptions(RuntimeSettings(), Switches())
 
@@ -122,7 +122,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path):
     script = """
         import asyncio, os, signal, sys
         from pathlib import Path
-        from sim.contract.settings import RuntimeSettings, Switches
+        from sim.server.settings import RuntimeSettings, Switches
         from sim.mock.process import MockProcess
         from sim.mock.server import ServeOptions
 

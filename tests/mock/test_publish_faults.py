@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from served import Served, serving
+
+from tests.served import Served, serving
 
 
 def publish(mock: Served, run_id: str, key: str) -> tuple[int, str | int]:

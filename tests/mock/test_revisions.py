@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import stormgate_here
-from served import Raw, Served, serving, updates_in
 from websockets.exceptions import InvalidStatus
+
+from tests.commands import stormgate_here
+from tests.served import Raw, Served, serving, updates_in
 
 DEPLOYMENT = {"revision": "r2", "previous_revision": "r1", "cohort_percent": 25, "canary_defects": ["cross_topic_leak"]}
 

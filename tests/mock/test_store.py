@@ -6,17 +6,17 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from served import Raw, seqs, serving, updates_in
 
-from sim.contract.deployment import Deployment
-from sim.contract.runtime import Runtime
-from sim.contract.settings import RuntimeSettings, Switches
-from sim.contract.stream_log import Entry, StreamLog, payload_hash
-from sim.contract.tokens import Key, Keyring
-from sim.errors import StorageError
-from sim.mock.authority import Authority, PublishRefusedError
-from sim.mock.rollout import Rollout
+from sim.base.errors import StorageError
+from sim.mock.publishing import Authority, PublishRefusedError
+from sim.mock.revisions import Rollout
 from sim.mock.store import Store
+from sim.server.deployment import Deployment
+from sim.server.runtime import Runtime
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.stream_log import Entry, StreamLog, payload_hash
+from sim.server.tokens import Key, Keyring
+from tests.served import Raw, seqs, serving, updates_in
 
 TOPIC = "run:r1:events"
 

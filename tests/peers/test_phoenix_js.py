@@ -12,11 +12,11 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from commands import free_port
-from served import LIMIT_S, Served, serving
 
-from sim.contract.stream_log import hash_matches
-from sim.contract.streams import run_events
+from sim.protocols.spacetime.streams import run_events
+from sim.server.stream_log import hash_matches
+from tests.commands import free_port
+from tests.served import LIMIT_S, Served, serving
 
 HERE = Path(__file__).parent
 HEARTBEAT_MS = 200

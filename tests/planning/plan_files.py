@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from drills import plans
+from drills.planning import sweeps as plans
 from sim.planning import sweeps
 from sim.planning.sweeps import Plan
 

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from commands import stormgate_here
 
-from sim import system_model
+from sim.base.errors import EvidenceError, TargetError, UsageError
 from sim.calibration import agreement, estimates, files, measuring, probes
 from sim.calibration.agreement import Fit, Residual
 from sim.calibration.files import About
 from sim.calibration.measuring import Measured
 from sim.calibration.probes import Sizes
-from sim.engines import virtual
-from sim.errors import EvidenceError, TargetError, UsageError
-from sim.observations import RunHeader
-from sim.system_model import ControlService, Network, Server, SystemModel
+from sim.drill import system_model
+from sim.drill.system_model import ControlService, Network, Server, SystemModel
+from sim.engines.virtual import engine
+from sim.record.observations import RunHeader
+from tests.commands import stormgate_here
 
 SIZES = Sizes(rounds=2, mint_clients=60, small_burst=40, large_burst=80, replay_clients=16, seconds=1.0)
 LANE = SystemModel(
@@ -35,7 +35,7 @@ LANE = SystemModel(
 
 def simulated(model: SystemModel):
     def run(drill, folder: Path, seed: int) -> RunHeader:
-        return virtual.run(drill, virtual.Options(folder, seed, model))
+        return engine.run(drill, engine.Options(folder, seed, model))
 
     return run
 
@@ -176,7 +176,7 @@ def test_too_few_clients_show_no_queue(tmp_path: Path):
 
 def test_every_probe_can_be_run_by_both_engines():
     for drill in (probes.quiet(SIZES), *probes.one_round(SIZES)):
-        virtual.check(drill)
+        engine.check(drill)
         assert drill.fleet.clients <= 2 * SIZES.large_burst
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import stormgate_here
-from plan_files import TWO_POINTS, load, write
 
-from drills import plans
-from sim.errors import TargetError, UsageError
+from drills.planning import sweeps
+from sim.base.errors import TargetError, UsageError
 from sim.planning import cluster, runs
 from sim.planning.store import Row, Store
+from tests.commands import stormgate_here
+from tests.planning.plan_files import TWO_POINTS, load, write
 
 LIMIT_S = 60.0
 SWEEP = TWO_POINTS.replace("replications = 3", "replications = 4")
@@ -68,10 +68,10 @@ def test_a_sweep_survives_a_killed_worker_and_comes_to_the_same(tmp_path: Path, 
 
             original = Store.put
             monkeypatch.setattr(Store, "put", put)
-            far = plans.sweep(load(tmp_path, SWEEP), tmp_path / "far", plans.on_cluster("far", address))
+            far = sweeps.sweep(load(tmp_path, SWEEP), tmp_path / "far", sweeps.on_cluster("far", address))
             monkeypatch.undo()
             _loses_its_last_worker(tmp_path, monkeypatch, address, workers[1])
-    near = plans.sweep(load(tmp_path, SWEEP), tmp_path / "near", lambda jobs, store: runs.run(jobs, store, workers=1))
+    near = sweeps.sweep(load(tmp_path, SWEEP), tmp_path / "near", lambda jobs, store: runs.run(jobs, store, workers=1))
     assert len(kept) == 8
     assert workers[0].returncode == -signal.SIGKILL
     pd.testing.assert_frame_equal(far.table, near.table, check_exact=True)
@@ -92,7 +92,7 @@ def _loses_its_last_worker(folder: Path, patch: pytest.MonkeyPatch, address: str
     patch.setattr(cluster, "FETCH_LIMIT_S", 0.5)
     patch.setattr(cluster, "NO_WORKERS_LIMIT_S", 1.0)
     with pytest.raises(TargetError, match="all its workers went away with 0 runs done"):
-        plans.sweep(load(folder, SWEEP), folder / "gone", plans.on_cluster("gone", address))
+        sweeps.sweep(load(folder, SWEEP), folder / "gone", sweeps.on_cluster("gone", address))
 
 
 def _with_two(address: str):

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from commands import stormgate_here
-from plan_files import SWEEP, TWO_POINTS, load, made, write
 
-from sim.errors import UsageError
+from sim.base.errors import UsageError
 from sim.planning import designs
 from sim.planning.sweeps import Parameter
+from tests.commands import stormgate_here
+from tests.planning.plan_files import SWEEP, TWO_POINTS, load, made, write
 
 CLIENTS = '[[parameters]]\nkey = "fleet.clients"\n'
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from commands import stormgate_here
-from plan_files import SWEEP, write
 
-from drills.plan_search import judged
-from drills.verdicts import CheckResult, DrillVerdict, State
-from sim import statistics
-from sim.errors import UsageError
-from sim.invariants import Violation
+from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
+from drills.planning.search import judged
+from sim.analysis import statistics
+from sim.analysis.invariants import Violation
+from sim.base.errors import UsageError
 from sim.planning import search
 from sim.planning.search import Trial, Word
 from sim.planning.sweeps import Find
+from tests.commands import stormgate_here
+from tests.planning.plan_files import SWEEP, write
 
 LARGEST = Find(key="fleet.clients", want="largest", low=1, high=1000, tolerance=0.001)
 

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plan_files import SWEEP, TWO_POINTS, load, write
 
-from drills import plan_report, plan_search, plans
-from drills.planning_gates import Gates
-from drills.plans import Swept
-from drills.verdicts import State
-from sim import observations
-from sim.engines import fleet
-from sim.history import History
+from drills.judging.checks.verdicts import State
+from drills.planning import report, search, sweeps
+from drills.planning.gates import Gates
+from drills.planning.sweeps import Swept
+from sim.engines.fleet import engine as fleet
 from sim.planning import designs, runs
 from sim.planning.curves import STEPS
 from sim.planning.search import Word
 from sim.planning.studies import study
+from sim.record import observations
+from sim.record.history import History
+from tests.planning.plan_files import SWEEP, TWO_POINTS, load, write
 
 
 def here(jobs, store) -> str:
@@ -26,11 +26,11 @@ def here(jobs, store) -> str:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     folder = tmp_path_factory.mktemp("fleet")
-    return plans.sweep(load(folder, 'engine = "fleet"\n' + TWO_POINTS), folder, here)
+    return sweeps.sweep(load(folder, 'engine = "fleet"\n' + TWO_POINTS), folder, here)
 
 
 def test_the_fleet_engine_comes_to_what_the_virtual_one_does(swept: Swept, tmp_path: Path):
-    virtual = plans.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
+    virtual = sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
     for name in ("live_again_95_s", "peak_connects_per_s"):
         one, other = (each.table[each.table["measure"] == name]["mean"].to_numpy() for each in (swept, virtual))
         assert one == pytest.approx(other, rel=0.02), name
@@ -42,7 +42,7 @@ def test_what_it_does_not_look_at_is_never_green(swept: Swept):
     states = {check.name: check.state for check in verdict.checks}
     assert states["reconnect.live_again_99_s"] is State.PASS
     assert states["delivery.dropped_deliveries"] is State.NO_DATA
-    assert "no law looked at" in " ".join(plan_report.sweep_words(swept))
+    assert "no law looked at" in " ".join(report.sweep_words(swept))
 
 
 FIND = (
@@ -53,10 +53,10 @@ FIND = (
 
 
 def test_a_search_of_all_checks_cannot_tell_and_one_of_those_it_measures_can(tmp_path: Path):
-    every = plan_search.find(load(tmp_path, FIND), tmp_path / "1", here)
+    every = search.find(load(tmp_path, FIND), tmp_path / "1", here)
     assert (every.found.answer, every.found.word) == (None, Word.UNSURE)
     assert "delivery.dropped_deliveries no_data" in every.sentence
-    kept = plan_search.find(load(tmp_path, FIND + 'keep = ["reconnect.live_again_99_s"]\n'), tmp_path / "2", here)
+    kept = search.find(load(tmp_path, FIND + 'keep = ["reconnect.live_again_99_s"]\n'), tmp_path / "2", here)
     assert (kept.found.answer, kept.found.word) == (16, Word.GREEN)
     assert "looks at no law" in kept.confidence
 

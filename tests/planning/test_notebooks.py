@@ -6,16 +6,18 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from plan_files import DRILL
 
-from drills import CATALOG, predictions, report, results
-from sim import drill as drills
+from drills import CATALOG
+from drills.reports import report
+from drills.runs import predictions, results
 from sim.calibration import files
 from sim.calibration.agreement import Fit, Residual
 from sim.calibration.files import About
 from sim.calibration.fitting import Estimate
-from sim.engines import virtual
-from sim.system_model import SystemModel
+from sim.drill import model as drills
+from sim.drill.system_model import SystemModel
+from sim.engines.virtual import engine
+from tests.planning.plan_files import DRILL
 
 ROOT = CATALOG.parents[1]
 SMALL = {
@@ -58,7 +60,7 @@ def _measured(work: Path) -> None:
         drill = drills.load(work / "little_storm.toml", [f"fleet.clients={clients}"])
         run = results.create_run(work, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=seed)
         own = results.create_drill_folder(run, drill)
-        header = virtual.run(drill, virtual.Options(own, seed, run_id=run.name))
+        header = engine.run(drill, engine.Options(own, seed, run_id=run.name))
         predictions.keep(own, header, predictions.prophet(work / "mock.toml", "mock", work).foretell(drill, 9, workers=1))
         (work / f"storm-{clients}-{seed}.json").write_bytes(report.summary_json(results.judge_run(run)))
 

@@ -7,17 +7,18 @@ from pathlib import Path
 import msgspec
 import pandas as pd
 import pytest
-from commands import stormgate_here
-from plan_files import SWEEP, TWO_POINTS, load
 
-from drills import plan_figures, plan_report, plan_search, plans
-from drills.plans import Swept
-from drills.verdicts import CheckResult, DrillVerdict, State
-from sim.metrics import Measure
-from sim.ownership import Mark
+from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
+from drills.planning import figures as plan_figures
+from drills.planning import report, search, sweeps
+from drills.planning.sweeps import Swept
+from sim.analysis.metrics import Measure
+from sim.base.ownership import Mark
 from sim.planning import designs, runs
 from sim.planning.store import Row
 from sim.planning.sweeps import Parameter
+from tests.commands import stormgate_here
+from tests.planning.plan_files import SWEEP, TWO_POINTS, load
 
 FIND = SWEEP + '[find]\nkey = "fleet.clients"\nwant = "largest"\nlow = 8\nhigh = 16\nkeep = ["reconnect.live_again_99_s"]\n'
 
@@ -29,8 +30,8 @@ def here(jobs, store) -> str:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     folder = tmp_path_factory.mktemp("report")
-    found = plans.sweep(load(folder, 'engine = "fleet"\n' + TWO_POINTS), folder, here)
-    plan_report.write(found)
+    found = sweeps.sweep(load(folder, 'engine = "fleet"\n' + TWO_POINTS), folder, here)
+    report.write(found)
     return found
 
 
@@ -56,7 +57,7 @@ def test_a_report_needs_none_of_the_files_that_the_sweep_was_made_from(swept: Sw
     drill = swept.folder.parents[1] / "little_storm.toml"
     text = drill.read_text()
     drill.unlink()
-    assert plan_report.read(swept.folder).table.equals(swept.table)
+    assert report.read(swept.folder).table.equals(swept.table)
     drill.write_text(text)
 
 
@@ -98,7 +99,7 @@ def test_a_damaged_row_is_refused_by_its_name(spoilt: Path):
 
 
 def test_rows_of_other_code_are_refused(swept: Swept, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(plans, "code_digest", lambda: "another")
+    monkeypatch.setattr(sweeps, "code_digest", lambda: "another")
     code, why = refused(swept.folder)
     assert code == 4
     assert "its rows are of other code" in why
@@ -129,7 +130,7 @@ def test_a_folder_that_a_sweep_is_at_work_in_is_left_alone(swept: Swept):
 
 
 def test_a_search_tells_its_trials_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    searched = plan_search.find(load(tmp_path, 'engine = "fleet"\n' + FIND), tmp_path, here)
+    searched = search.find(load(tmp_path, 'engine = "fleet"\n' + FIND), tmp_path, here)
     monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("a report simulates nothing"))
     said = stormgate_here("plan", "report", searched.folder)
     assert said.code == 0
@@ -148,10 +149,10 @@ def test_the_values_of_a_best_are_simulated_at_once_and_ranked(tmp_path: Path):
         return here(jobs, store)
 
     plan = load(tmp_path, 'engine = "fleet"\n' + best + 'keep = ["reconnect.live_again_99_s"]\n')
-    searched = plan_search.find(plan, tmp_path, execute)
+    searched = search.find(plan, tmp_path, execute)
     assert [len(missing) for missing in asked if missing] == [6]
     assert set(plan_figures.of_search(searched)) == {"trials"}
-    assert plan_search.read(searched.folder).sentence == searched.sentence
+    assert search.read(searched.folder).sentence == searched.sentence
 
 
 # --- figures by design --------------------------------------------------------------------------------
@@ -204,6 +205,6 @@ def test_each_design_has_its_figures(tmp_path: Path, design: str, values, names:
 
 def test_an_estimate_says_what_is_missing():
     row = pd.Series({"mean": 2.0, "lower": 1.5, "upper": 2.5, "missing": 1, "n": 3})
-    assert plan_report._estimate(row) == "2 (1.5..2.5) without 1 runs"
-    assert plan_report._briefly(row) == "2 ±0.5"
-    assert plan_report._briefly(pd.Series({"mean": math.nan, "lower": math.nan, "upper": math.nan, "n": 0})) == "none"
+    assert report._estimate(row) == "2 (1.5..2.5) without 1 runs"
+    assert report._briefly(row) == "2 ±0.5"
+    assert report._briefly(pd.Series({"mean": math.nan, "lower": math.nan, "upper": math.nan, "n": 0})) == "none"

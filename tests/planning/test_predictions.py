@@ -5,22 +5,24 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from commands import stormgate_here
-from plan_files import DRILL
 
-from drills import predictions, report, results
-from drills.predictions import Prophet
-from drills.verdicts import RunVerdict
-from sim import drill as drills
-from sim import observations
+from drills import CATALOG
+from drills.judging.checks.verdicts import RunVerdict
+from drills.reports import report
+from drills.runs import predictions, results
+from drills.runs.predictions import Prophet
+from sim.analysis.metrics import Measure
+from sim.base.errors import UsageError
 from sim.calibration.agreement import Pace
-from sim.drill import Drill
-from sim.engines import virtual
-from sim.errors import UsageError
-from sim.forecasts import Forecast, Foretold, compare
-from sim.metrics import Measure
+from sim.drill import model as drills
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.engines.virtual import engine
 from sim.planning.store import Row
-from sim.system_model import SystemModel
+from sim.record import observations
+from sim.record.predictions import Forecast, Foretold, compare
+from tests.commands import stormgate_here
+from tests.planning.plan_files import DRILL
 
 FITTED = """
 [server]
@@ -71,7 +73,7 @@ def verdict(folder: Path, prophet: Prophet, forecast: Forecast, drill: Drill) ->
     """Of a run of the very model that foretold it, under another seed."""
     run = results.create_run(folder, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=7)
     own = results.create_drill_folder(run, drill)
-    header = virtual.run(drill, virtual.Options(own, 7, prophet.model, run_id=run.name))
+    header = engine.run(drill, engine.Options(own, 7, prophet.model, run_id=run.name))
     predictions.keep(own, header, forecast)
     return results.judge_run(run)
 
@@ -165,7 +167,7 @@ def test_what_a_simulated_run_never_reaches_is_not_foretold(folder: Path, drill:
 
 def test_a_drill_of_surfaces_is_not_foretold():
     with pytest.raises(UsageError, match="compares surfaces"):
-        predictions.check(drills.load(Path(predictions.__file__).with_name("catalog") / "parity.toml"))
+        predictions.check(drills.load(CATALOG / "parity.toml"))
 
 
 WRONG = {

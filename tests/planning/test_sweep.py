@@ -10,20 +10,20 @@ from pathlib import Path
 import msgspec
 import pandas as pd
 import pytest
-from commands import STORMGATE, stormgate_here
-from plan_files import TWO_POINTS, load, made, write
 
-from drills import plans
-from drills.planning_gates import Gates
-from drills.plans import CutShortError, Swept
-from drills.thresholds import DEFAULT_PATH
-from drills.verdicts import State
-from sim.errors import StorageError
-from sim.metrics import Measure
-from sim.ownership import Mark
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.judging.checks.verdicts import State
+from drills.planning import sweeps
+from drills.planning.gates import Gates
+from drills.planning.sweeps import CutShortError, Swept
+from sim.analysis.metrics import Measure
+from sim.base.errors import StorageError
+from sim.base.ownership import Mark
 from sim.planning import runs, tables
 from sim.planning.store import Row, Store
 from sim.planning.sweeps import Parameter
+from tests.commands import STORMGATE, stormgate_here
+from tests.planning.plan_files import TWO_POINTS, load, made, write
 
 
 def here(jobs, store: Store) -> str:
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(folder: Path) -> Swept:
-    return plans.sweep(load(folder, TWO_POINTS), folder, here)
+    return sweeps.sweep(load(folder, TWO_POINTS), folder, here)
 
 
 def test_the_table_has_a_row_for_each_point_and_measure(swept: Swept):
@@ -61,7 +61,7 @@ def test_a_point_is_judged_by_the_gates(swept: Swept):
 def test_a_sweep_that_is_done_runs_nothing_again(swept: Swept, monkeypatch: pytest.MonkeyPatch):
     before = (swept.folder / "sweep.parquet").read_bytes()
     monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("it was there already"))
-    plans.sweep(swept.plan, swept.folder.parents[1], here)
+    sweeps.sweep(swept.plan, swept.folder.parents[1], here)
     assert (swept.folder / "sweep.parquet").read_bytes() == before
 
 
@@ -71,7 +71,7 @@ def test_a_damaged_row_is_run_again_and_comes_to_the_same(swept: Swept, damage):
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     assert Store(swept.folder).get(path.stem) is None
-    plans.sweep(swept.plan, swept.folder.parents[1], here)
+    sweeps.sweep(swept.plan, swept.folder.parents[1], here)
     assert path.read_bytes() == whole
 
 
@@ -97,7 +97,7 @@ def test_a_killed_sweep_goes_on_in_processes_and_comes_to_the_same(swept: Swept,
     there = {row.name: row.stat().st_mtime_ns for row in rows.glob("*.row")}
     assert len(there) > 0
     assert not (rows.parent / "sweep.parquet").exists()
-    again = plans.sweep(plans.load(path), tmp_path, plans.on_all_cores("little", 2))
+    again = sweeps.sweep(sweeps.load(path), tmp_path, sweeps.on_all_cores("little", 2))
     assert {name: (rows / name).stat().st_mtime_ns for name in there} == there
     assert {row.name: row.read_bytes() for row in rows.iterdir()} == {
         row.name: row.read_bytes() for row in (swept.folder / "rows").iterdir()
@@ -107,7 +107,7 @@ def test_a_killed_sweep_goes_on_in_processes_and_comes_to_the_same(swept: Swept,
 
 def test_a_sweep_that_was_interrupted_says_how_to_go_on(tmp_path: Path):
     with pytest.raises(CutShortError, match=r"interrupted, with 0 of 6 runs done; the same command goes on") as told:
-        plans.sweep(load(tmp_path, TWO_POINTS), tmp_path, lambda jobs, store: "it was interrupted")
+        sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, lambda jobs, store: "it was interrupted")
     assert told.value.exit_code == 4
     assert not (tmp_path / "plans" / "little" / "sweep.parquet").exists()
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_written_leaves_no_half_of_it(tmp_path: Path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match=r"table: cannot be written \(No space left on device\)"):
-        plans.write(tmp_path / "table", fill)
+        sweeps.write(tmp_path / "table", fill)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,7 +126,7 @@ def test_a_fleet_that_no_machine_has_memory_for_is_one_sentence(folder: Path, tm
     def too_large(*_: object) -> None:
         raise MemoryError("Unable to allocate 931. GiB")
 
-    monkeypatch.setattr(plans, "load", too_large)
+    monkeypatch.setattr(sweeps, "load", too_large)
     said = stormgate_here("plan", "sweep", folder / "sweep.toml", "--out", tmp_path)
     assert said.code == 4
     assert said.err == "stormgate: this machine has too little memory for it (Unable to allocate 931. GiB); ask for less.\n"
@@ -138,7 +138,7 @@ def test_a_sweep_begun_anew_has_no_table_until_it_is_complete(tmp_path: Path):
     table.parent.mkdir(parents=True)
     table.write_bytes(b"of an earlier one")
     with pytest.raises(CutShortError):
-        plans.sweep(plan, tmp_path, lambda jobs, store: "")
+        sweeps.sweep(plan, tmp_path, lambda jobs, store: "")
     assert not table.exists()
 
 
@@ -147,7 +147,7 @@ def test_two_at_once_in_one_folder_are_told(tmp_path: Path):
     folder.mkdir(parents=True)
     mark = Mark(folder / "owner")
     with pytest.raises(StorageError, match="another stormgate is at work here"):
-        plans.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
+        sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
     mark.remove()
 
 
@@ -161,7 +161,7 @@ def test_points_are_run_under_the_same_seeds(swept: Swept):
 def test_a_point_that_comes_to_a_standstill_is_no_success(tmp_path: Path):
     """A lane that lets nobody in: no measures, an error for the gates, and the sweep goes on."""
     parameters = (Parameter(key="model.server.handshake_ms", values=(0.3, 1e8)),)
-    found = plans.sweep(made(tmp_path, replications=1, parameters=parameters), tmp_path, here)
+    found = sweeps.sweep(made(tmp_path, replications=1, parameters=parameters), tmp_path, here)
     assert [verdict.status for verdict in found.verdicts.values()] in ([State.PASS, State.ERROR], [State.PASS, State.FAIL])
     live = found.table[found.table["measure"] == "live_again_95_s"]
     assert not any(math.isfinite(mean) for mean in live[live["point"] == 1]["mean"])

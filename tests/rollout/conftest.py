@@ -2,7 +2,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rollout_world import RolloutWorld, after_preflight, signed_preflight
+
+from tests.rollout.rollout_world import RolloutWorld, after_preflight, signed_preflight
 
 
 @pytest.fixture(scope="session")

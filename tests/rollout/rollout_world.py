@@ -18,20 +18,26 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from stepped_lane import ADMIN, METRICS, Spoil, SteppedLane, stepped_lane, unspoilt
 
-from drills import results
-from drills.rollout import armed, evidence, figures, one_drill, records, rollback, rollouts, signoff, stage_run, stages, watch
-from drills.rollout.aim import Aim
-from drills.rollout.clock import Clock, SteppedClock, from_iso, iso
-from drills.rollout.one_drill import Order
-from drills.rollout.records import Rollback, RollbackStep, Signoff, StageReport
-from drills.rollout.signoff import Person
-from drills.rollout.stage_run import Asked
-from drills.rollout.window_checks import clients
-from drills.thresholds import DEFAULT_PATH as THRESHOLDS
-from sim import drill as drill_file
-from sim import observations
+from drills.judging.checks.thresholds import DEFAULT_PATH as THRESHOLDS
+from drills.rollout.hold import canary_checks, signoff, stage_run
+from drills.rollout.hold.hold import rollouts
+from drills.rollout.hold.signoff import Person
+from drills.rollout.hold.stage_run import Asked
+from drills.rollout.preflight import one_drill
+from drills.rollout.preflight.one_drill import Order
+from drills.rollout.report import figures
+from drills.rollout.rollback import rehearsal
+from drills.rollout.setup import evidence, records, stages
+from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.records import Rollback, RollbackStep, Signoff, StageReport
+from drills.rollout.verdict import armed
+from drills.rollout.verdict.window_data import clients
+from drills.runs import results
+from sim.base.clocks import Clock, SteppedClock, from_iso, iso
+from sim.drill import model as drill_file
+from sim.record import observations
+from tests.rollout.stepped_lane import ADMIN, METRICS, Spoil, SteppedLane, stepped_lane, unspoilt
 
 CONFIGURATION = Aim.configuration
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
@@ -273,14 +279,14 @@ def rollout_world(
     monkeypatch.setattr(clients, "_GENERATOR", patience)
     with stepped_lane(folder, clock, **{"extra": ROLLBACK, **lane}) as stepped:
         world = RolloutWorld(folder, clock, stepped)
-        monkeypatch.setattr(watch, "within", lambda order, log: _copied(world, order))
-        monkeypatch.setattr(rollback, "rehearse", rehearsed)
+        monkeypatch.setattr(canary_checks, "within", lambda order, log: _copied(world, order))
+        monkeypatch.setattr(rehearsal, "rehearse", rehearsed)
         monkeypatch.setattr(Aim, "configuration", at_one_place)
         monkeypatch.setattr(Aim, "configuration_now", at_one_place)
         yield world
 
 
-def _copied(world: RolloutWorld, order: Order) -> watch.Run:
+def _copied(world: RolloutWorld, order: Order) -> canary_checks.Run:
     """A watch's evidence, of which each copy has a name of its own."""
     if world.watch_run is None:
         before = world.figures()
@@ -290,7 +296,7 @@ def _copied(world: RolloutWorld, order: Order) -> watch.Run:
             world.watch_run = world.folder / "the-watch"
             shutil.copytree(Path(order.out) / done.run, world.watch_run)
             (world.folder / "the-watch.json").write_bytes(msgspec.json.encode(done))
-        return watch.Over(done)
+        return canary_checks.Over(done)
     done = msgspec.json.decode((world.folder / "the-watch.json").read_bytes(), type=records.DrillDone)
     out = Path(order.out)
     world.copies += order.target == world.lane.name
@@ -298,7 +304,7 @@ def _copied(world: RolloutWorld, order: Order) -> watch.Run:
     name = f"{done.run}-{n}"
     shutil.copytree(world.watch_run, out / name)
     recast(out / name, order)
-    return watch.Over(msgspec.structs.replace(done, run=name))
+    return canary_checks.Over(msgspec.structs.replace(done, run=name))
 
 
 def recast(run_dir: Path, order: Order) -> None:

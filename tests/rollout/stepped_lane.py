@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 import uvicorn
 
-from drills.rollout.clock import Clock, iso
-from sim.contract.deployment import Deployment
-from sim.contract.settings import RuntimeSettings, Switches
+from sim.base.clocks import Clock, iso
 from sim.mock.app import Mock, MockOptions
 from sim.mock.store import Store
+from sim.server.deployment import Deployment
+from sim.server.settings import RuntimeSettings, Switches
 
 METRICS = "/internal/v1/spacetime/sync/metrics"
 SESSION, ADMIN = "session-stepped", "stepped-adm1n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout import aim
+from drills.rollout.setup import aim
 
 GOOD = """
 [targets.theirs]

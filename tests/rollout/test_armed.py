@@ -6,16 +6,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from stage_folders import NOW, Folder, dump
-from test_hold import World, between
 
-from drills.rollout import aim as aims
-from drills.rollout import armed, evidence, parts, records, stages
-from drills.rollout.armed import Watchman
-from drills.rollout.clock import SteppedClock, iso
-from drills.rollout.hold import Hold
-from drills.rollout.records import Armed, HoldEvent, Revisions, Rollback
-from drills.verdicts import State
+from drills.judging.checks.verdicts import State
+from drills.rollout.hold.hold import Hold
+from drills.rollout.setup import aim as aims
+from drills.rollout.setup import evidence, records, stages
+from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback
+from drills.rollout.verdict import armed, requirements
+from drills.rollout.verdict.armed import Watchman
+from sim.base.clocks import SteppedClock, iso
+from tests.rollout.test_hold import World, between
+from tests.stage_folders import NOW, Folder, dump
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 AT = datetime(2026, 11, 23, 15, tzinfo=UTC)
@@ -115,7 +116,7 @@ def test_what_nobody_finds_any_more_is_no_way_back(
     assert [line.state for line in lines(watchman)] == [state], "the same again is not written again"
 
 
-def judged(watchman: Watchman, *found: Armed) -> parts.Found:
+def judged(watchman: Watchman, *found: Armed) -> requirements.Found:
     dump(watchman.folder / records.ARMED, *found)
     return armed.part(watchman.folder, watchman.plan, [HoldEvent(at=iso(AT), kind="begun")])
 

@@ -4,9 +4,9 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from drills.rollout import stages
-from drills.rollout.calendar import Calendar
-from sim.errors import UsageError
+from drills.rollout.setup import stages
+from drills.rollout.setup.calendar import Calendar
+from sim.base.errors import UsageError
 
 DAY = stages.BusinessDay(from_="09:00", to="17:00")
 

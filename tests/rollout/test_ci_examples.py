@@ -9,17 +9,19 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from stage_folders import Folder
 
-from drills.rollout import judging, records, stage_files
-from drills.rollout.records import StageReport
+from drills.rollout.report import stage_files
+from drills.rollout.setup import records
+from drills.rollout.setup.records import StageReport
+from drills.rollout.verdict import judging
+from tests.stage_folders import Folder
 
 EXAMPLES = Path(__file__).parents[2] / "drills" / "examples" / "ci"
 # In place of a rehearsal of hours: it prints the report that lies there and leaves as that says; all else is stormgate's own.
 STUB = """
 import sys
 from pathlib import Path
-from drills import cli
+from drills.cli import main as cli
 code, report = int(sys.argv[1]), Path(sys.argv[2])
 if sys.argv[3:5] in (["stage", "run"], ["stage", "hold"]):
     print(" ".join(sys.argv[3:]), file=sys.stderr)
@@ -94,7 +96,7 @@ def test_no_report_is_never_green(tmp_path: Path, code: int, left: int) -> None:
 
 
 def test_drills_leave_their_verdict_for_ci(tmp_path: Path) -> None:
-    given = f"{sys.executable} -m drills.cli"
+    given = f"{sys.executable} -m drills.cli.main"
     drill = ("runtime_restart", "--engine", "virtual")
     done = script("drills.sh", *drill, STORMGATE=given, ARTIFACTS=tmp_path / "kept")
     summary = msgspec.json.decode((tmp_path / "kept" / "summary.json").read_bytes())

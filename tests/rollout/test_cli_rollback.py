@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from commands import LIMIT_S, started, stormgate_here
-from served import Served, serving
 
-from drills.rollout import changes, rehearsal_plan
-from drills.rollout.records import Rollback
-from drills.rollout.stages import Probes
+from drills.rollout.rollback import changes
+from drills.rollout.rollback.rehearsal import rehearsal_steps
+from drills.rollout.setup.records import Rollback
+from drills.rollout.setup.stages import Probes
+from tests.commands import LIMIT_S, started, stormgate_here
+from tests.served import Served, serving
 
 PASS, FAIL, CANNOT_TELL, USAGE, BROKEN = 0, 1, 2, 3, 4
 AS_IT_WAS = {"serving": "mock-r2", "cohort_percent": 100, "throttle": {"publishes_per_s": None, "connects_per_s": None}}
@@ -30,7 +31,7 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "PROBES", Probes(keys=100))
-    monkeypatch.setattr(rehearsal_plan, "_MOCK_BURST", 40)
+    monkeypatch.setattr(rehearsal_steps, "_MOCK_BURST", 40)
 
 
 def traffic_of(mock: Served) -> dict[str, Any]:

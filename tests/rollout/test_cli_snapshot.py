@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import LIMIT_S, Said, children_of, free_port, started, stormgate, stormgate_here
-from pages import Page, pages
-from served import Served, serving
 
-from drills.rollout import sampler
-from drills.rollout.records import SNAPSHOTS
-from sim.contract.deployment import Deployment
+from drills.rollout.servers import sampler
+from drills.rollout.setup.records import SNAPSHOTS
+from sim.server.deployment import Deployment
+from tests.commands import LIMIT_S, Said, children_of, free_port, started, stormgate, stormgate_here
+from tests.pages import Page, pages
+from tests.served import Served, serving
 
 REVISION = Deployment().revision
 OK, CANNOT_TELL, USAGE, STORAGE = 0, 2, 3, 4
@@ -171,7 +171,7 @@ def test_what_is_no_evidence_is_not_gone_on_with(mock: Served, tmp_path: Path) -
 
 
 def test_two_at_once_are_refused(mock: Served, tmp_path: Path) -> None:
-    from drills.rollout.clock import SystemClock
+    from sim.base.clocks import SystemClock
 
     with sampler.Sampler(tmp_path, (), SystemClock()):
         refused(taken("--target", mock.url, "--out", tmp_path), USAGE, "another stormgate samples into this folder")

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import http_server
 
-from drills.rollout import cohort, records
-from drills.rollout.clock import SystemClock
-from drills.rollout.records import CohortProbe
-from drills.rollout.stages import Probes
-from drills.verdicts import State
-from sim.contract.cohorts import cohort_bucket
-from sim.engines.lane_http import Lane
+from drills.judging.checks.verdicts import State
+from drills.rollout.servers import cohort
+from drills.rollout.setup import records
+from drills.rollout.setup.records import CohortProbe
+from drills.rollout.setup.stages import Probes
+from sim.base.clocks import SystemClock
+from sim.engines.sockets.service import Lane
+from sim.server.cohorts import cohort_bucket
+from tests.commands import http_server
 
 
 def answers(percent: float, n: int = 300, inside: Callable[[int, int], bool] | None = None) -> list[CohortProbe]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout import commands, counting, records
-from drills.rollout.clock import SystemClock
-from drills.rollout.commands import Setting
-from drills.rollout.records import CommandDone
-from drills.rollout.stages import Command
+from drills.rollout.setup import commands, records, test_counts
+from drills.rollout.setup.commands import Setting
+from drills.rollout.setup.records import CommandDone
+from drills.rollout.setup.stages import Command
+from sim.base.clocks import SystemClock
 
 CARGO = """
 running 1 test
@@ -53,7 +53,7 @@ FILTERED = (
     ],
 )
 def test_tests_are_counted_in_the_runners_own_words(runner: str, output: str, n: int):
-    assert counting.tests(runner, output) == n
+    assert test_counts.tests(runner, output) == n
 
 
 def command(script: str, **more: object) -> Command:

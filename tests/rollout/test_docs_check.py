@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout import docs_check
+from drills.cli import docs_check
 
 RIGHT = """# Read me
 

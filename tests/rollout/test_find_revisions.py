@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import LIMIT_S, free_port
-from pages import Asked, Page, pages
 
-from drills import target_file
-from drills.rollout import revisions
-from drills.rollout.records import Revisions
-from drills.rollout.revisions import Finder
-from drills.target_file import Target
-from sim.contract.endpoint import HEALTH_PATH, STATUS_PATH
-from sim.engines.lane_http import Lane
+from drills.rollout.servers import revisions
+from drills.rollout.servers.revisions import Finder
+from drills.rollout.setup.records import Revisions
+from drills.runs import target_file
+from drills.runs.target_file import Target
+from sim.engines.sockets.service import Lane
+from sim.protocols.spacetime.metric_names import HEALTH_PATH, STATUS_PATH
+from tests.commands import LIMIT_S, free_port
+from tests.pages import Asked, Page, pages
 
 SECRET = "s3ssion-s3cret"
 

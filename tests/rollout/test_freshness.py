@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from drills.rollout import freshness
-from sim.engines.fetch import Fetched
+from drills.rollout.servers import freshness
+from sim.engines.shared.fetch import Fetched
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 

@@ -2,13 +2,15 @@
 
 import pytest
 
-from drills import cli, gates
-from drills.rollout import explain, window
+from drills.cli import main
+from drills.judging import gates
+from drills.rollout.report import explain
+from drills.rollout.verdict import window
 
 
 def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> str:
     monkeypatch.setenv("COLUMNS", "160")
-    assert cli.run_words(["gates", *arguments]) == code
+    assert main.run_words(["gates", *arguments]) == code
     out, err = capsys.readouterr()
     return out if code == 0 else err
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from drills.rollout import evidence, records, rollouts, stages
-from drills.rollout.aim import Aim
-from drills.rollout.calendar import Calendar
-from drills.rollout.clock import SteppedClock, from_iso, iso
-from drills.rollout.hold import MOST_RESTARTS, Hold, Look
-from drills.rollout.records import HoldEvent, Phase, Revisions, Snapshot, Stage, StagePlan, WatchDone
-from drills.rollout.rollouts import Course
-from drills.verdicts import CheckResult, State
-from sim.engines.lane_http import Lane
-from sim.errors import EvidenceError, UsageError
+from drills.judging.checks.verdicts import CheckResult, State
+from drills.rollout.hold.hold import MOST_RESTARTS, Hold, Look, rollouts
+from drills.rollout.hold.rollouts import Course
+from drills.rollout.setup import evidence, records, stages
+from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.calendar import Calendar
+from drills.rollout.setup.records import HoldEvent, Phase, Revisions, Snapshot, Stage, StagePlan, WatchDone
+from sim.base.clocks import SteppedClock, from_iso, iso
+from sim.base.errors import EvidenceError, UsageError
+from sim.engines.sockets.service import Lane
 
 START = datetime(2026, 11, 23, 15, tzinfo=UTC)  # a Monday, 09:00 in Chicago
 KNOWN = Revisions(control="c-1", runtime="r-1")

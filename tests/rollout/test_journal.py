@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout import journal
-from drills.rollout.clock import SteppedClock, from_iso, iso
-from drills.rollout.journal import Journal
-from sim.errors import EvidenceError, UsageError
+from drills.rollout.setup import journal
+from drills.rollout.setup.journal import Journal
+from sim.base.clocks import SteppedClock, from_iso, iso
+from sim.base.errors import EvidenceError, UsageError
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from stage_folders import CONTROL, DRILL, KIND, NOW, TARGET, Folder, passing
 
-from drills import results
-from drills.rollout import evidence, journal, judging, records, splits, stage_drills, stages, window
-from drills.rollout.clock import SteppedClock
-from drills.rollout.records import (
+from drills.judging.checks.verdicts import CheckResult, RunVerdict, State
+from drills.rollout.setup import evidence, journal, records, stages
+from drills.rollout.setup.records import (
     CohortProbe,
     CommandDone,
     DrillDone,
@@ -28,9 +26,12 @@ from drills.rollout.records import (
     StageReport,
     WatchDone,
 )
-from drills.rollout.window_checks import AGAINST_CONTROL
-from drills.verdicts import CheckResult, RunVerdict, State
-from sim.errors import EvidenceError, UsageError
+from drills.rollout.verdict import judging, splits, stage_drills, window
+from drills.rollout.verdict.window_checks import AGAINST_CONTROL
+from drills.runs import results
+from sim.base.clocks import SteppedClock
+from sim.base.errors import EvidenceError, UsageError
+from tests.stage_folders import CONTROL, DRILL, KIND, NOW, TARGET, Folder, passing
 
 Answers = dict[str, CheckResult]
 

@@ -11,26 +11,28 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from served import serving
-from stage_folders import CONTROL, Folder, dump, quiet_story
 
-from drills import results
-from drills.rollout import evidence, parts, records, watch, window
-from drills.rollout.clock import SteppedClock, from_iso, iso
-from drills.rollout.one_drill import Order
-from drills.rollout.records import HoldEvent, Revisions, WatchDone
-from drills.thresholds import DEFAULT_PATH
-from drills.verdicts import State
-from sim import observations
-from sim.errors import EvidenceError
-from sim.ownership import is_left_behind
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.judging.checks.verdicts import State
+from drills.rollout.hold import canary_checks
+from drills.rollout.preflight.one_drill import Order
+from drills.rollout.setup import evidence, records
+from drills.rollout.setup.records import HoldEvent, Revisions, WatchDone
+from drills.rollout.verdict import requirements, window
+from drills.runs import results
+from sim.base.clocks import SteppedClock, from_iso, iso
+from sim.base.errors import EvidenceError
+from sim.base.ownership import is_left_behind
+from sim.record import observations
+from tests.served import serving
+from tests.stage_folders import CONTROL, Folder, dump, quiet_story
 
 PARENT = """
 import sys, time
 from pathlib import Path
 import msgspec
-from drills.rollout.drill_runs import Child
-from drills.rollout.one_drill import Order
+from drills.rollout.preflight.drill_runs import Child
+from drills.rollout.preflight.one_drill import Order
 child = Child(msgspec.json.decode(sys.argv[1], type=Order), Path(sys.argv[2]))
 time.sleep(600)
 """
@@ -81,13 +83,13 @@ def test_a_watch_ends_when_whoever_began_it_was_killed_and_is_told_of(tmp_path: 
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
         wait_for("it ends", lambda: is_left_behind(mark))
-    (line,) = watch.adopt(tmp_path, SteppedClock(from_iso(LEFT.at)))
+    (line,) = canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at)))
     assert line.run.startswith("watches/")
     assert line.status != State.PASS
     assert line.reason.startswith("the stormgate that began it was killed")
     (folder,) = results.drill_folders(tmp_path / line.run)
     assert observations.read_header(folder).stopped_because, "it saved what it had seen"
-    assert watch.adopt(tmp_path, SteppedClock(from_iso(LEFT.at))) == [], "told once"
+    assert canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at))) == [], "told once"
 
 
 # --- what was left ----------------------------------------------------------------------------------
@@ -115,14 +117,14 @@ def left(folder: Folder) -> Path:
 
 
 def adopted(folder: Folder) -> WatchDone:
-    (line,) = watch.adopt(folder.path, SteppedClock(folder.began + timedelta(hours=1)))
+    (line,) = canary_checks.adopt(folder.path, SteppedClock(folder.began + timedelta(hours=1)))
     assert not (folder.path / records.UNDER_WAY).exists()
     return line
 
 
-def judged(folder: Folder) -> parts.Found:
+def judged(folder: Folder) -> requirements.Found:
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
-    return parts.watches(folder.path, events, (State.PASS, "well"))
+    return requirements.watches(folder.path, events, (State.PASS, "well"))
 
 
 def test_what_came_to_its_end_counts_as_always(folder: Folder) -> None:
@@ -165,8 +167,8 @@ def test_what_had_hardly_begun_is_left_out_and_no_trouble(folder: Folder) -> Non
 
 def test_what_left_nothing_needs_no_line(folder: Folder) -> None:
     shutil.rmtree(left(folder))
-    assert watch.adopt(folder.path, SteppedClock(folder.began)) == []
-    assert watch.adopt(folder.path, SteppedClock(folder.began)) == []
+    assert canary_checks.adopt(folder.path, SteppedClock(folder.began)) == []
+    assert canary_checks.adopt(folder.path, SteppedClock(folder.began)) == []
 
 
 def test_a_controls_watch_is_told_of_among_the_controls(folder: Folder) -> None:
@@ -181,5 +183,5 @@ def test_a_controls_watch_is_told_of_among_the_controls(folder: Folder) -> None:
 def test_a_damaged_mark_is_said(folder: Folder) -> None:
     (folder.path / records.UNDER_WAY).write_text("{")
     with pytest.raises(EvidenceError, match=records.UNDER_WAY):
-        watch.adopt(folder.path, SteppedClock(folder.began))
+        canary_checks.adopt(folder.path, SteppedClock(folder.began))
     assert iso(folder.began) < LEFT.at

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from stage_folders import INTERVAL_S, Folder, dump
-from windows import judged
 
-from drills.rollout import records, window
-from drills.rollout.clock import iso
-from drills.rollout.records import HoldEvent, WatchDone
-from drills.rollout.window import StageWindow
-from drills.verdicts import State
-from sim.errors import EvidenceError, UsageError
+from drills.judging.checks.verdicts import State
+from drills.rollout.setup import records
+from drills.rollout.setup.records import HoldEvent, WatchDone
+from drills.rollout.verdict import window
+from drills.rollout.verdict.window import StageWindow
+from sim.base.clocks import iso
+from sim.base.errors import EvidenceError, UsageError
+from tests.stage_folders import INTERVAL_S, Folder, dump
+from tests.windows import judged
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from rollout_world import RolloutWorld
-from stage_folders import Folder
-from stepped_lane import METRICS
-from windows import BEGAN_S, THRESHOLDS, good
 
-from drills.rollout import evidence, opening, parts, records, rollouts, signoff, splits, status, window
-from drills.rollout.clock import SteppedClock, from_iso, iso
-from drills.rollout.journal import NAME, read
-from drills.rollout.records import HoldEvent, Signoff, StageReport, Waiver
-from drills.rollout.signoff import Person
-from drills.verdicts import State
-from sim.drill import CLIENT_BUILD
-from sim.errors import EvidenceError, StormgateError, UsageError
+from drills.judging.checks.verdicts import State
+from drills.rollout.hold import opening, signoff, status
+from drills.rollout.hold.hold import rollouts
+from drills.rollout.hold.signoff import Person
+from drills.rollout.setup import evidence, records
+from drills.rollout.setup.journal import NAME, read
+from drills.rollout.setup.records import HoldEvent, Signoff, StageReport, Waiver
+from drills.rollout.verdict import requirements, splits, window
+from sim.base.clocks import SteppedClock, from_iso, iso
+from sim.base.errors import EvidenceError, StormgateError, UsageError
+from sim.drill.model import CLIENT_BUILD
+from tests.rollout.rollout_world import RolloutWorld
+from tests.rollout.stepped_lane import METRICS
+from tests.stage_folders import Folder
+from tests.windows import BEGAN_S, THRESHOLDS, good
 
 
 class KilledError(Exception):
@@ -127,9 +130,9 @@ def test_an_hour_of_which_all_samples_were_taken_in_the_first_minute() -> None:
 def test_a_cohort_that_was_asked_for_in_the_first_minute_alone(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs", "2").write()
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
-    assert parts.cohort(folder.path, folder.plan(), events)[0] is State.PASS
+    assert requirements.cohort(folder.path, folder.plan(), events)[0] is State.PASS
     longer = [*events[:-1], HoldEvent(at=folder.at(8 * 3600), kind="ended")]
-    state, reason = parts.cohort(folder.path, folder.plan(), longer)
+    state, reason = requirements.cohort(folder.path, folder.plan(), longer)
     assert (state, "in the hold's last 28775 s" in reason) == (State.INCONCLUSIVE, True), reason
 
 

@@ -13,16 +13,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from commands import LIMIT_S, Said, free_port, stormgate
-from pages import Asked, Page, pages
-from served import Served, serving
 
-from drills.rollout import prometheus as rollout_prometheus
-from drills.rollout.clock import SteppedClock, SystemClock
-from drills.rollout.prometheus import PrometheusSource
-from drills.rollout.records import Snapshot
-from drills.target_file import Prometheus
-from sim.engines.redaction import Redactor
+from drills.rollout.servers import prometheus as rollout_prometheus
+from drills.rollout.servers.prometheus import PrometheusSource
+from drills.rollout.setup.records import Snapshot
+from drills.runs.target_file import Prometheus
+from sim.base.clocks import SteppedClock, SystemClock
+from sim.base.redaction import Redactor
+from tests.commands import LIMIT_S, Said, free_port, stormgate
+from tests.pages import Asked, Page, pages
+from tests.served import Served, serving
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 DATE = format_datetime(NOW, usegmt=True)

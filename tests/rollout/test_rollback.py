@@ -13,22 +13,23 @@ from typing import Any
 
 import msgspec
 import pytest
-from served import Served, serving
 
-from drills import target_file
-from drills.rollout import changes, interruption, recovery, rehearsal_plan, rollback
-from drills.rollout.changes import CannotBeginError
-from drills.rollout.clock import Clock, SteppedClock, SystemClock
-from drills.rollout.records import Rollback
-from drills.rollout.recovery import Watched
-from drills.rollout.rollback import ORDER, Rehearsal
-from drills.rollout.stages import Probes
-from drills.target_file import Target
-from drills.thresholds import DEFAULT_PATH
-from drills.verdicts import State
-from sim.engines.lane_http import Lane
-from sim.errors import UsageError
-from sim.samples import Share
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.judging.checks.verdicts import State
+from drills.rollout.rollback import changes, recovery
+from drills.rollout.rollback import rehearsal as rollback
+from drills.rollout.rollback.changes import CannotBeginError
+from drills.rollout.rollback.recovery import Watched
+from drills.rollout.rollback.rehearsal import ORDER, Rehearsal, interruption, rehearsal_steps
+from drills.rollout.setup.records import Rollback
+from drills.rollout.setup.stages import Probes
+from drills.runs import target_file
+from drills.runs.target_file import Target
+from sim.analysis.samples import Share
+from sim.base.clocks import Clock, SteppedClock, SystemClock
+from sim.base.errors import UsageError
+from sim.engines.sockets.service import Lane
+from tests.served import Served, serving
 
 START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 DEPLOYMENT = {"revision": "r2", "previous_revision": "r1", "cohort_percent": 30, "canary_defects": ["skip_delivery"]}
@@ -48,8 +49,8 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def _quick(mock: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fewer keys and smaller bursts; and whatever a test left of the mock is taken back."""
     monkeypatch.setattr(changes, "PROBES", Probes(keys=100))
-    monkeypatch.setattr(rehearsal_plan, "_MOCK_BURST", 40)
-    monkeypatch.setattr(rehearsal_plan, "_MOCK_PUBLISHES_PER_S", 2.0)
+    monkeypatch.setattr(rehearsal_steps, "_MOCK_BURST", 40)
+    monkeypatch.setattr(rehearsal_steps, "_MOCK_PUBLISHES_PER_S", 2.0)
     yield
     for name, body in (("traffic", {"revision": "r2"}), ("throttle", {}), ("cohort", {"percent": 30}), ("switches", {})):
         assert mock.http.put(f"/_mock/{name}", json=body).status_code == 200
@@ -123,14 +124,14 @@ def rehearsal(
     given = {name.partition("_")[0] for name in other}
     tables = {key: table for key, table in rules(mock, **other).items() if key in given or not isinstance(table, dict)}
     entry = target(mock, folder, tables)
-    plan = rehearsal_plan.make(lane_of(entry), entry, run, clock)
+    plan = rehearsal_steps.make(lane_of(entry), entry, run, clock)
     return Rehearsal(replace(plan, watch=watches or Watches()), run, clock, (said if said is not None else []).append)
 
 
 def leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A throttle that a real watch, which publishes 50 events a second, does not meet."""
-    monkeypatch.setattr(rehearsal_plan, "_MOCK_BURST", 200)
-    monkeypatch.setattr(rehearsal_plan, "_MOCK_PUBLISHES_PER_S", 60.0)
+    monkeypatch.setattr(rehearsal_steps, "_MOCK_BURST", 200)
+    monkeypatch.setattr(rehearsal_steps, "_MOCK_PUBLISHES_PER_S", 60.0)
 
 
 def leave_time(path: Path) -> None:
@@ -159,7 +160,7 @@ def test_a_rehearsal_on_a_mock_with_real_watches_cures_it_and_puts_it_back(
     mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_room(monkeypatch)
-    monkeypatch.setattr(rehearsal_plan, "MOCK_STABLE_S", 3.5)
+    monkeypatch.setattr(rehearsal_steps, "MOCK_STABLE_S", 3.5)
     entry = target(mock, tmp_path, {"watch": '["phases.fault_s=3.5"]'})
     leave_time(tmp_path / "thresholds.toml")
     done = rollback.rehearse(lane_of(entry), entry, tmp_path, SystemClock(), dry_run=False)
@@ -190,7 +191,7 @@ def test_operators_commands_are_told_what_they_are_for_and_give_no_secret_away(
     commands = rules(mock, traffic_apply=[sys.executable, "-c", tell, f"{mock.url}/_mock/traffic", '{"revision": "r1"}'])
     entry = target(mock, tmp_path, commands, kind="staging")
     clock = SteppedClock(START)
-    plan = rehearsal_plan.make(lane_of(entry), entry, tmp_path / "run", clock)
+    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path / "run", clock)
     watches = Watches()
     done = Rehearsal(replace(plan, watch=watches), tmp_path / "run", clock).run()
     assert (done.state, done.target_kind) == ("pass", "staging"), done
@@ -257,7 +258,7 @@ def test_a_command_that_takes_too_long_is_ended_and_undone(mock: Served, tmp_pat
     tables = {"traffic": rules(mock)["traffic"] | {"timeout_s": 1.5}}
     tables["traffic"]["apply"] = [sys.executable, "-c", put_and_stay, f"{mock.url}/_mock/traffic", '{"revision": "r1"}']
     entry = target(mock, tmp_path, tables)
-    plan = rehearsal_plan.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
+    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
     done = Rehearsal(replace(plan, watch=Watches()), tmp_path / "run", SteppedClock(START)).run()
     assert (done.state, done.steps[0].state, done.steps[0].restored) == ("error", "error", True)
     assert "did not end within 1.5 s" in done.reason
@@ -278,7 +279,7 @@ def test_a_defect_that_going_back_does_not_cure_is_seen_by_a_real_watch(
     leave_room(monkeypatch)
     mock.switch(defects=["cross_topic_leak"])
     entry = target(mock, tmp_path, {"watch": '["phases.fault_s=2.0", "fleet.clients=20", "load.run_streams=4"]'})
-    plan = rehearsal_plan.make(lane_of(entry), entry, tmp_path, SystemClock())
+    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path, SystemClock())
     real = plan.watch
     watched: list[Watched] = []
 
@@ -522,7 +523,7 @@ def test_a_burst_keeps_within_the_caps(mock: Served, tmp_path: Path) -> None:
     tables = rules(mock)
     tables["throttle"] |= {"burst": 1000, "refuses": "publishes"}
     entry = target(mock, tmp_path, tables, "staging")
-    plan = rehearsal_plan.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
+    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
     assert plan.changes[1].begin()["publishes"] == "100"
 
 
@@ -530,7 +531,7 @@ def test_a_throttle_of_connects_is_seen_too(mock: Served, tmp_path: Path) -> Non
     commands = rules(mock, throttle_apply=put(mock, "throttle", '{"connects_per_s": 2}'))
     commands["throttle"] |= {"refuses": "connects", "burst": 12}
     entry = target(mock, tmp_path, commands)
-    plan = rehearsal_plan.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
+    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
     throttle = plan.changes[1]
     assert throttle.begin() == {"connects": "12", "taken": "12", "codes": ""}
     throttle.lever.apply()
@@ -543,8 +544,8 @@ def test_a_throttle_of_connects_is_seen_too(mock: Served, tmp_path: Path) -> Non
 
 
 def test_unknown_revisions_are_nothing_to_go_by(mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from drills.rollout.records import Revisions
+    from drills.rollout.setup.records import Revisions
 
-    monkeypatch.setattr(rehearsal_plan.revisions, "find", lambda *_: Revisions(control="r2"))
+    monkeypatch.setattr(rehearsal_steps.revisions, "find", lambda *_: Revisions(control="r2"))
     with pytest.raises(CannotBeginError, match="cannot be found out"):
         rehearsal(mock, tmp_path).look()

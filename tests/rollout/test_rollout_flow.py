@@ -3,15 +3,16 @@
 from datetime import timedelta
 from pathlib import Path
 
-from rollout_world import ROLLBACK, START, RolloutWorld
-from stepped_lane import stepped_lane
-
-from drills.rollout import evidence, records, rollouts, stages, status
-from drills.rollout.clock import from_iso
-from drills.rollout.journal import NAME, read
-from drills.rollout.records import Armed, HoldEvent, StageReport
-from sim import files
-from sim.contract.deployment import Deployment
+from drills.rollout.hold import status
+from drills.rollout.hold.hold import rollouts
+from drills.rollout.setup import evidence, records, stages
+from drills.rollout.setup.journal import NAME, read
+from drills.rollout.setup.records import Armed, HoldEvent, StageReport
+from sim.base import atomic_files
+from sim.base.clocks import from_iso
+from sim.server.deployment import Deployment
+from tests.rollout.rollout_world import ROLLBACK, START, RolloutWorld
+from tests.rollout.stepped_lane import stepped_lane
 
 
 def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld, tmp_path: Path):
@@ -35,7 +36,7 @@ def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld,
     assert [event.gate_h for event in holds["4"] if event.kind == "gate"] == [0.0, 1.0, 6.0, 24.0]
     assert rollout.clock.now() - START > timedelta(days=4)
     second = next(run for run in runs if run.stage == "2")
-    report = files.read_struct(rollouts.run_dir(rollout.rollout, second.run_id) / records.REPORT, StageReport)
+    report = atomic_files.read_struct(rollouts.run_dir(rollout.rollout, second.run_id) / records.REPORT, StageReport)
     assert {part.name: part.state for part in report.parts if part.name in ("builds", "canary_vs_control")} == {
         "builds": "pass",
         "canary_vs_control": "pass",

@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from stepped_lane import ADMIN, METRICS, SESSION, SteppedLane, stepped_lane, unspoilt
 
-from drills import target_file, targets
-from drills.rollout import revisions, sampler
-from drills.rollout.clock import SteppedClock, iso
-from drills.rollout.records import Revisions, Snapshot
-from drills.rollout.sampler import Sampler
-from drills.rollout.snapshots import sources_of
-from sim.contract.deployment import Deployment
+from drills.rollout.servers import revisions, sampler
+from drills.rollout.servers.sampler import Sampler
+from drills.rollout.servers.snapshots import sources_of
+from drills.rollout.setup.records import Revisions, Snapshot
+from drills.runs import target_file, targets
+from sim.base.clocks import SteppedClock, iso
+from sim.server.deployment import Deployment
+from tests.rollout.stepped_lane import ADMIN, METRICS, SESSION, SteppedLane, stepped_lane, unspoilt
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 REVISION = Deployment().revision

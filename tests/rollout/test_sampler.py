@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout.clock import SteppedClock, iso
-from drills.rollout.records import BODIES, SNAPSHOTS, Phase, Snapshot
-from drills.rollout.sampler import MOST_REPEATS, Sampler, read
-from sim.errors import EvidenceError, StorageError, UsageError
+from drills.rollout.servers.sampler import MOST_REPEATS, Sampler, read
+from drills.rollout.setup.records import BODIES, SNAPSHOTS, Phase, Snapshot
+from sim.base.clocks import SteppedClock, iso
+from sim.base.errors import EvidenceError, StorageError, UsageError
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 
@@ -120,9 +120,9 @@ def test_a_line_without_its_body_is_gone_on_from_but_no_evidence(tmp_path: Path,
 
 KILLED = """
 import os, signal, sys
-sys.path[:0] = [{tests!r}, {rollout!r}]
+sys.path[:0] = [{root!r}]
 from pathlib import Path
-from test_sampler import START, Said, SteppedClock, Sampler
+from tests.rollout.test_sampler import START, Said, SteppedClock, Sampler
 
 sampler = Sampler(Path({folder!r}), (Said(), Said("control", lambda _: None)), SteppedClock(START))
 sampler.poll("hold")
@@ -133,7 +133,7 @@ sys.stdin.read()
 
 def test_two_at_once_are_refused_until_the_first_is_killed(tmp_path: Path, clock: SteppedClock) -> None:
     here = Path(__file__)
-    script = KILLED.format(tests=str(here.parents[1]), rollout=str(here.parent), folder=str(tmp_path))
+    script = KILLED.format(root=str(here.parents[2]), folder=str(tmp_path))
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, cwd=here.parents[2]) as process:
         assert process.stdout is not None

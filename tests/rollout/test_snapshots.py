@@ -7,16 +7,16 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from commands import free_port, tcp_server
-from pages import Asked, Page, pages
 
-from drills.rollout import snapshots
-from drills.rollout.clock import SteppedClock
-from drills.rollout.records import Snapshot
-from sim.contract.counters import Counters, metrics
-from sim.contract.endpoint import HEALTH_PATH, METRICS_PATH, PROFILES, STATUS_COUNTERS, STATUS_PATH
-from sim.engines.lane_http import Lane
-from sim.target import Rules
+from drills.rollout.servers import snapshots
+from drills.rollout.setup.records import Snapshot
+from sim.base.clocks import SteppedClock
+from sim.drill.target_rules import Rules
+from sim.engines.sockets.service import Lane
+from sim.protocols.spacetime.metric_names import HEALTH_PATH, METRICS_PATH, PROFILES, STATUS_COUNTERS, STATUS_PATH
+from sim.server.counters import Counters, metrics
+from tests.commands import free_port, tcp_server
+from tests.pages import Asked, Page, pages
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 DATE = format_datetime(NOW, usegmt=True)

@@ -8,23 +8,27 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
-from histories import Story
-from spoilt_windows import drops, late, told, values
-from stage_folders import CONTROL, Folder, dump
-from test_hold import World
-from windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, good, quiet, watches
 
-from drills.rollout import aim as aims
-from drills.rollout import evidence, hold_judge, one_drill, records, revisions, splits, stages, watch, window
-from drills.rollout.clock import SteppedClock, iso
-from drills.rollout.one_drill import Order
-from drills.rollout.records import Revisions, StagePlan, WatchDone
-from drills.rollout.stage_window import StageWindow, Watch
-from drills.rollout.stages import Watching
-from drills.verdicts import CheckResult, State
-from sim.engines.lane import Lane
-from sim.errors import UsageError
-from sim.observations import Kind
+from drills.judging.checks.verdicts import CheckResult, State
+from drills.rollout.hold import canary_checks, hold_judge
+from drills.rollout.preflight import one_drill
+from drills.rollout.preflight.one_drill import Order
+from drills.rollout.servers import revisions
+from drills.rollout.setup import aim as aims
+from drills.rollout.setup import evidence, records, stages
+from drills.rollout.setup.records import Revisions, StagePlan, WatchDone
+from drills.rollout.setup.stages import Watching
+from drills.rollout.verdict import splits, window
+from drills.rollout.verdict.window_data.stage_window import StageWindow, Watch
+from sim.base.clocks import SteppedClock, iso
+from sim.base.errors import UsageError
+from sim.engines.shared.service import Lane
+from sim.record.observations import Kind
+from tests.histories import Story
+from tests.rollout.test_hold import World
+from tests.spoilt_windows import drops, late, told, values
+from tests.stage_folders import CONTROL, Folder, dump
+from tests.windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, good, quiet, watches
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 OLD, NEW = "20260601T000000Z", "20260801T000000Z"
@@ -233,19 +237,19 @@ def aim(name: str, **lane: object) -> aims.Aim:
     return aims.Aim(name, None, Lane(name, "staging", f"http://{name}", f"http://{name}", **lane), None)  # type: ignore[arg-type]
 
 
-def watcher(folder: Path, clock: SteppedClock) -> watch.Watcher:
+def watcher(folder: Path, clock: SteppedClock) -> canary_checks.Watcher:
     watching = Watching(drill="observation", every_s=300.0)
-    return watch.Watcher(watching, folder, folder, aim("canary"), clock, (OLD, NEW), aim("control"))
+    return canary_checks.Watcher(watching, folder, folder, aim("canary"), clock, (OLD, NEW), aim("control"))
 
 
 def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, ordered, lined = SteppedClock(AT), list[tuple[str, str]](), 0
 
-    def within(order: Order, _: Path) -> watch.Run:
+    def within(order: Order, _: Path) -> canary_checks.Run:
         ordered.append((order.target, order.set[-1].rpartition("=")[2]))
-        return watch.Over(msgspec.structs.replace(one_drill.not_run("observation", 1, ""), run=f"r{len(ordered)}"))
+        return canary_checks.Over(msgspec.structs.replace(one_drill.not_run("observation", 1, ""), run=f"r{len(ordered)}"))
 
-    monkeypatch.setattr(watch, "within", within)
+    monkeypatch.setattr(canary_checks, "within", within)
     monkeypatch.setattr(revisions, "find", lambda *_: CONTROL.revisions)
     for n in range(6):
         mine = watcher(tmp_path, clock)  # as if it had been killed each time
@@ -263,9 +267,9 @@ def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch:
 
 def test_a_watch_of_both_must_fit_into_the_time(tmp_path: Path) -> None:
     watching = Watching(drill="observation", every_s=40.0)
-    watch.load(watching, tmp_path, "staging", 30.0)
+    canary_checks.load(watching, tmp_path, "staging", 30.0)
     with pytest.raises(UsageError, match="one of the control between"):
-        watch.load(watching, tmp_path, "staging", 30.0, sides=2)
+        canary_checks.load(watching, tmp_path, "staging", 30.0, sides=2)
 
 
 def test_a_control_that_is_configured_otherwise_breaks_the_hold(tmp_path: Path) -> None:

@@ -7,21 +7,24 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from rollout_world import RolloutWorld
-from stage_folders import NOW, Folder, dump
-from test_hold import KilledError as HoldKilledError
-from test_hold import World, between, held_s, never
-from test_no_false_go import kill_after_an_hour, latest, refused
-from test_stages_file import changed
 
-from drills.rollout import chain, commands, evidence, parts, records, rollouts, stages, status, window
-from drills.rollout.clock import SteppedClock, SystemClock, from_iso, iso
-from drills.rollout.journal import NAME, Journal
-from drills.rollout.records import HoldEvent, Revisions, Signoff, Snapshot, StagePlan, WatchDone
-from drills.rollout.stages import Command
-from drills.verdicts import State
-from sim import files
-from sim.errors import EvidenceError, UsageError
+from drills.judging.checks.verdicts import State
+from drills.rollout.hold import status
+from drills.rollout.hold.hold import rollouts
+from drills.rollout.setup import commands, evidence, records, stages
+from drills.rollout.setup.journal import NAME, Journal
+from drills.rollout.setup.records import HoldEvent, Revisions, Signoff, Snapshot, StagePlan, WatchDone
+from drills.rollout.setup.stages import Command
+from drills.rollout.verdict import chain, requirements, window
+from sim.base import atomic_files
+from sim.base.clocks import SteppedClock, SystemClock, from_iso, iso
+from sim.base.errors import EvidenceError, UsageError
+from tests.rollout.rollout_world import RolloutWorld
+from tests.rollout.test_hold import KilledError as HoldKilledError
+from tests.rollout.test_hold import World, between, held_s, never
+from tests.rollout.test_no_false_go import kill_after_an_hour, latest, refused
+from tests.rollout.test_stages_file import changed
+from tests.stage_folders import NOW, Folder, dump
 
 # --- a stages file that asks for almost nothing -----------------------------------------------------
 
@@ -106,7 +109,7 @@ def test_a_go_of_last_week_that_is_signed_today(rollout: RolloutWorld) -> None:
     run_dir = latest(rollout)
     with Journal(rollout.rollout / NAME, rollout.clock) as journal:
         (run,) = rollouts.runs(journal.entries)
-        late = msgspec.structs.replace(files.read_struct(run_dir / records.SIGNOFF, Signoff), at=iso(_week_on(rollout)))
+        late = msgspec.structs.replace(atomic_files.read_struct(run_dir / records.SIGNOFF, Signoff), at=iso(_week_on(rollout)))
         (run_dir / records.SIGNOFF).write_bytes(msgspec.json.encode(late))
         sha256 = evidence.sha256(run_dir / records.SIGNOFF)
         journal.append("signed", run=run.run_id, signoff_sha256=sha256, report_sha256=late.report_sha256)
@@ -151,8 +154,8 @@ def test_a_revision_that_was_another_while_the_drills_ran(tmp_path: Path) -> Non
     after = msgspec.structs.replace(
         there[-1], n=there[-1].n + 1, at=folder.at(9000), phase="drills", revisions=Revisions(runtime="another")
     )
-    assert parts.revisions(folder.plan(), there)[0] is State.PASS
-    state, reason = parts.revisions(folder.plan(), [*there, after])
+    assert requirements.revisions(folder.plan(), there)[0] is State.PASS
+    state, reason = requirements.revisions(folder.plan(), [*there, after])
     assert (state, "another" in reason) == (State.FAIL, True)
 
 
@@ -161,8 +164,8 @@ def test_a_revision_that_nobody_told_for_a_while_is_not_unchanged(tmp_path: Path
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
     there = snapshots(folder)
     silent = [msgspec.structs.replace(each, revisions=Revisions()) if 20 < each.n < 26 else each for each in there]
-    assert parts.hold(events, folder.plan(), there)[0] is State.PASS
-    state, reason = parts.hold(events, folder.plan(), silent)
+    assert requirements.hold(events, folder.plan(), there)[0] is State.PASS
+    state, reason = requirements.hold(events, folder.plan(), silent)
     assert (state, "was unknown in 4 snapshots" in reason) == (State.INCONCLUSIVE, True)
 
 
@@ -212,7 +215,7 @@ def test_a_hold_that_was_killed_while_it_was_broken_does_not_count_that(tmp_path
 @pytest.fixture(scope="module")
 def on_staging(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a rollout on staging whose preflight is a signed go."""
-    from drills.rollout import judging
+    from drills.rollout.verdict import judging
 
     folder = Folder(tmp_path_factory.mktemp("production") / "staging" / "runs").write()
     report = judging.judge_stage(folder.path)

@@ -8,16 +8,18 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from browsers import chromium
-from commands import stormgate_here
 from playwright.sync_api import Browser
-from stage_folders import Folder, passing
-from test_judging import judge_once
 
-from drills import results
-from drills.rollout import blockers, comparison, judging, junit, records, stage_drills, stage_report, stages, window
-from drills.rollout.records import Gate, Snapshot, StageReport
-from drills.verdicts import CheckResult, State
+from drills.judging.checks.verdicts import CheckResult, State
+from drills.rollout.report import junit, stage_report
+from drills.rollout.setup import records, stages
+from drills.rollout.setup.records import Gate, Snapshot, StageReport
+from drills.rollout.verdict import blockers, comparison, judging, stage_drills, window
+from drills.runs import results
+from tests.browsers import chromium
+from tests.commands import stormgate_here
+from tests.rollout.test_judging import judge_once
+from tests.stage_folders import Folder, passing
 
 LOUD = 'a|b <script>alert("x")</script> `c` \\ d'
 

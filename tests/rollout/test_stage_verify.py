@@ -10,17 +10,19 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from commands import stormgate_here
-from stage_folders import Folder, dump, passing
-from test_judging import judge_once
 
-from drills import results
-from drills.rollout import evidence, journal, judging, records, schemas, stage_files, window
-from drills.rollout.clock import SteppedClock
-from drills.rollout.records import Armed, Revisions, Signoff, StageReport, Waiver
-from drills.rollout.verify import verify
-from drills.verdicts import State
-from sim.errors import UsageError
+from drills.judging.checks.verdicts import State
+from drills.rollout.report import schemas, stage_files
+from drills.rollout.report.verify import verify
+from drills.rollout.setup import evidence, journal, records
+from drills.rollout.setup.records import Armed, Revisions, Signoff, StageReport, Waiver
+from drills.rollout.verdict import judging, window
+from drills.runs import results
+from sim.base.clocks import SteppedClock
+from sim.base.errors import UsageError
+from tests.commands import stormgate_here
+from tests.rollout.test_judging import judge_once
+from tests.stage_folders import Folder, dump, passing
 
 SHOWN_BODIES = 2  # of the many alike
 
@@ -164,7 +166,7 @@ def test_a_signed_report_is_not_written_over(folder: Folder) -> None:
 
 @pytest.mark.parametrize("artifact", list(schemas.ARTIFACTS))
 def test_every_artifact_has_its_schema_as_the_records_have_it(artifact: str) -> None:
-    assert schemas.path_of(artifact).read_bytes() == schemas.made(artifact), "run python -m drills.rollout.schemas"
+    assert schemas.path_of(artifact).read_bytes() == schemas.made(artifact), "run python -m drills.rollout.report.schemas"
 
 
 def test_artifacts_are_what_their_schemas_say(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout import stages
-from drills.rollout.stages import DEFAULT_PATH, ORDER, load
-from sim.errors import UsageError
+from drills.rollout.setup import stages
+from drills.rollout.setup.stages import DEFAULT_PATH, ORDER, load
+from sim.base.errors import UsageError
 
 
 def changed(folder: Path, *pairs: tuple[str, str]) -> Path:

@@ -5,11 +5,11 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
-from stepped_lane import ADMIN, METRICS, stepped_lane
 
-from drills import targets
-from drills.rollout.clock import SteppedClock, from_iso
-from drills.rollout.preflight import joins, mint
+from drills.rollout.preflight.preconditions import joins, mint
+from drills.runs import targets
+from sim.base.clocks import SteppedClock, from_iso
+from tests.rollout.stepped_lane import ADMIN, METRICS, stepped_lane
 
 START = datetime(2026, 3, 2, 15, tzinfo=UTC)
 

@@ -1,14 +1,14 @@
 """Every check of a window: seen to pass, to fail, to be unable to tell, and to have no data."""
 
 import pytest
-from spoilt_windows import SPOILT, Spoilt
-from windows import THRESHOLDS, good, judged
 
-from drills import gates
-from drills.rollout import window
-from drills.rollout.window_checks.base import answer
-from drills.verdicts import State
-from sim.contract.endpoint import KNOWN, MEANINGS
+from drills.judging import gates
+from drills.judging.checks.verdicts import State
+from drills.rollout.verdict import window
+from drills.rollout.verdict.window_data.base import answer
+from sim.protocols.spacetime.metric_names import KNOWN, MEANINGS
+from tests.spoilt_windows import SPOILT, Spoilt
+from tests.windows import THRESHOLDS, good, judged
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 

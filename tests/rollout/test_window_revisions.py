@@ -1,10 +1,10 @@
 """What was deployed in a window, of snapshots that each tell of one service only."""
 
 import pytest
-from windows import snapshot
 
-from drills.rollout.records import Revisions
-from drills.rollout.window import StageWindow
+from drills.rollout.setup.records import Revisions
+from drills.rollout.verdict.window import StageWindow
+from tests.windows import snapshot
 
 
 @pytest.mark.parametrize(

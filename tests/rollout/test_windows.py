@@ -6,11 +6,20 @@ from functools import cache, partial
 
 import msgspec
 import pytest
-from histories import Story
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spoilt_windows import SPOILT, a_hole, of_metrics, of_monitoring, rates, seen, told
-from windows import (
+
+from drills.judging.checks.verdicts import State
+from drills.rollout.setup.records import Revisions, Snapshot
+from drills.rollout.verdict import window
+from drills.rollout.verdict.window import StageWindow
+from drills.rollout.verdict.window_data import clients
+from drills.rollout.verdict.window_data.stage_window import moment_s
+from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
+from sim.record.observations import Kind
+from tests.histories import Story
+from tests.spoilt_windows import SPOILT, a_hole, of_metrics, of_monitoring, rates, seen, told
+from tests.windows import (
     BEGAN_S,
     INTERVAL_S,
     THRESHOLDS,
@@ -26,15 +35,6 @@ from windows import (
     with_figures,
     without,
 )
-
-from drills.rollout import window
-from drills.rollout.records import Revisions, Snapshot
-from drills.rollout.stage_window import moment_s
-from drills.rollout.window import StageWindow
-from drills.rollout.window_checks import clients
-from drills.verdicts import State
-from sim.contract.endpoint import PROFILES, STATUS_COUNTERS
-from sim.observations import Kind
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 BY_COUNTERS = (

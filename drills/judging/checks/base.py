@@ -1,0 +1,138 @@
+"""What a check is, what it looks at, and the three ways checks decide: a ratio, a percentile, a count."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from drills.judging.checks.thresholds import Comparator, Expected, Threshold
+from drills.judging.checks.verdicts import State
+from sim.analysis import statistics
+from sim.analysis.samples import Share
+from sim.analysis.statistics import Bounds
+from sim.base.errors import IllegalMoveError
+from sim.drill.model import Drill
+from sim.record.history import Floats, History
+from sim.record.ledger import Ledger
+from sim.server.settings import RuntimeSettings
+
+NAN = float("nan")
+_EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed
+# What several replications of a drill make of a check: one that fails makes it fail, or their mean or pooled ratio is judged.
+Across = Literal["worst", "mean", "ratio"]
+
+
+@dataclass
+class Case:
+    """One drill's evidence. What several checks need is worked out once."""
+
+    drill: Drill
+    history: History
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Who should have, and who has, every acknowledged event."""
+        return Ledger(self.history)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a check found."""
+
+    state: State
+    value: float
+    n: int
+    reason: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One entry of the registry. `decide` gets the check's threshold, None for checks that are laws of a drill's course."""
+
+    gate: str
+    name: str
+    unit: str
+    measures: str  # what it measures, in words
+    method: str  # how it decides, in words
+    decide: Callable[[Case, Threshold | None], Answer]
+    window: str = "whole run"
+    origin: str = "client"  # server, client or synthetic
+    comparator: Comparator = "<="
+    takes_threshold: bool = True
+    timed: bool = False  # a late load generator makes it look worse than it is
+    across: Across = "worst"
+    extras: frozenset[str] = field(default=frozenset())
+    applies: Callable[[Drill], bool] = lambda drill: True
+
+    @property
+    def full_name(self) -> str:
+        """`gate.check`."""
+        return f"{self.gate}.{self.name}"
+
+    @property
+    def expected(self) -> Expected:
+        """What it takes from a thresholds file."""
+        return Expected(self.unit, self.comparator, self.extras)
+
+
+def soonest_renewal_s(case: Case) -> float:
+    """Seconds after which a token may be renewed, by the drill's runtime; all but mocks grant it for the lane's least time."""
+    fleet, lane = case.drill.fleet, RuntimeSettings()
+    mock = case.history.header.target_kind == "mock"
+    runtime = case.drill.runtime if mock else lane
+    ttl_s = fleet.token_ttl_s or (runtime.token_ttl_s if mock else lane.token_ttl_min_s)
+    return _EARLY_SHARE * max(ttl_s - runtime.token_refresh_margin_s, 1)
+
+
+def needed(threshold: Threshold | None) -> Threshold:
+    """The threshold of a check that takes one."""
+    if threshold is None:
+        raise IllegalMoveError("a check that needs a threshold was asked without one")
+    return threshold
+
+
+def by_ratio(share: Share, threshold: Threshold, what: str) -> Answer:
+    """One-sided 95 % Wilson bound: pass when the upper is at or under the threshold, fail when the lower is over it."""
+    bounds = statistics.ratio(share.hits, share.n)
+    said = f"{share.hits} of {share.n} {what}"
+    if share.n == 0:
+        return Answer(State.NO_DATA, NAN, 0, f"there were no {what}")
+    return _by_bounds(bounds, threshold, said)
+
+
+def by_percentile(samples: Floats, share: float, threshold: Threshold, what: str) -> Answer:
+    """Distribution-free 95 % bounds of the percentile at `share`, decided as a ratio is; too few samples cannot pass."""
+    bounds = statistics.percentile(samples, share)
+    if bounds.n == 0:
+        return Answer(State.NO_DATA, NAN, 0, f"there were no {what}")
+    answer = _by_bounds(bounds, threshold, f"p{share * 100:g} of {bounds.n} {what}")
+    if answer.state is not State.FAIL and bounds.n < (threshold.minimum_n or 0):
+        reason = f"{bounds.n} {what} are too few; {threshold.minimum_n} are needed"
+        return Answer(State.INCONCLUSIVE, bounds.value, bounds.n, reason, answer.interval)
+    return answer
+
+
+def _by_bounds(bounds: Bounds, threshold: Threshold, said: str) -> Answer:
+    limit = threshold.threshold
+    if bounds.upper <= limit:
+        state, reason = State.PASS, f"{said}: at most {bounds.upper:.4g} with 95 % confidence"
+    elif bounds.lower > limit:
+        state, reason = State.FAIL, f"{said}: at least {bounds.lower:.4g} with 95 % confidence"
+    else:
+        state, reason = State.INCONCLUSIVE, f"{said} cannot tell {_bound(bounds.lower)}..{_bound(bounds.upper)} from {limit:g}"
+    return Answer(state, bounds.value, bounds.n, reason, (bounds.lower, bounds.upper))
+
+
+def _bound(value: float) -> str:
+    return "?" if math.isnan(value) else f"{value:.4g}"
+
+
+def by_count(hits: float, n: int, threshold: Threshold, what: str, among: str) -> Answer:
+    """Fail over the threshold, however small the sample; pass only when there was something to count among."""
+    if hits > threshold.threshold:
+        return Answer(State.FAIL, hits, n, f"{hits:g} {what} among {n} {among}")
+    if n == 0:
+        return Answer(State.NO_DATA, NAN, 0, f"there were no {among}")
+    return Answer(State.PASS, hits, n, f"{hits:g} {what} among {n} {among}")

@@ -1,0 +1,103 @@
+"""Checks of what clients are handed: do they notice what goes wrong, and does everyone see one order?"""
+
+import numpy as np
+import pandas as pd
+
+from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, needed
+from drills.judging.checks.thresholds import Threshold
+from drills.judging.checks.verdicts import State
+from sim.analysis import corrupted
+from sim.analysis.reconnects import NOTICE_S
+from sim.drill.fault_kinds import RollingDeploy
+from sim.drill.model import Drill
+from sim.record.history import History
+from sim.record.observations import Kind
+
+# [ours] Of the times that a fault acted, those that its clients must have noticed: some are under way when a socket ends.
+_NOTICED_SHARE = 0.5
+_NOTICED_BY = {
+    "duplicate_deliveries": Kind.DUPLICATE_DROPPED,
+    "jumble_deliveries": Kind.HASH_MISMATCH,
+    "malform_frames": Kind.MALFORMED,
+    "reorder_deliveries": Kind.GAP,
+    "delay_deliveries": Kind.GAP,
+}
+
+
+def _faults_noticed(case: Case, threshold: Threshold | None) -> Answer:
+    """A duplicate is dropped, a jumbled or malformed message named, a missing one asked for again."""
+    acted = corrupted.acted(case.history)
+    complaints, n = [], 0
+    for index, fault in enumerate(case.history.header.plan):
+        if (kind := str(fault.get("kind"))) in _NOTICED_BY:
+            times, seen = acted.get(index, 0), _noticed(case.history, index, kind)
+            n += times
+            if times == 0 or seen < _NOTICED_SHARE * times:
+                complaints.append(f"{kind} acted {times} times and was noticed {seen} times")
+    if n == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no fault of delivery was seen to act")
+    if complaints:
+        return Answer(State.FAIL, len(complaints), n, "; ".join(complaints))
+    return Answer(State.PASS, 0, n, f"clients noticed what went wrong {n} times")
+
+
+def _noticed(history: History, index: int, kind: str) -> int:
+    """How often the fleet noticed what such a fault does, while it lasted."""
+    rows = history.fleet(_NOTICED_BY[kind])
+    begun_t, ended_t = history.fault_times(kind).get(index, (np.inf, np.inf))
+    return int(((rows.t >= begun_t) & (rows.t <= ended_t + NOTICE_S)).sum())
+
+
+def _one_order(case: Case, threshold: Threshold | None) -> Answer:
+    """Events of which two clients applied different payloads, among those that at least two applied."""
+    rows = case.history.fleet(Kind.APPLIED)
+    rows = rows.take(~case.history.detail_is(rows, [""]))
+    seen = pd.DataFrame({"stream": rows.stream, "seq": rows.seq, "payload": rows.detail, "client": rows.client})
+    event = ["stream", "seq"]
+    versions = seen.drop_duplicates([*event, "payload"]).duplicated(event).sum()
+    shared = seen.drop_duplicates([*event, "client"]).groupby(event).size().gt(1).sum()
+    what, among = "events on which clients disagree", "events that several applied"
+    return by_count(int(versions), int(shared), needed(threshold), what, among)
+
+
+def _cut_once(case: Case, threshold: Threshold | None) -> Answer:
+    """Clients that a deploy in waves disconnected more than once."""
+    history = case.history
+    cut = history.fleet(Kind.DISCONNECTED)
+    cut = cut.take((cut.t >= history.first_fault_t) & (cut.t <= history.phases.get("heal", np.inf)))
+    _, times = np.unique(cut.client, return_counts=True)
+    if len(times) == 0:
+        return Answer(State.NO_DATA, NAN, 0, "the deploy disconnected nobody")
+    if n := int((times > 1).sum()):
+        return Answer(State.FAIL, n, len(times), f"{n} of {len(times)} clients were disconnected more than once")
+    return Answer(State.PASS, 0, len(times), f"each of {len(times)} clients was disconnected once")
+
+
+def _breaks_delivery(drill: Drill) -> bool:
+    return any(fault.kind in _NOTICED_BY for fault in drill.faults)
+
+
+CHECKS = (
+    Check("delivery", "one_order", "events", "events that two clients applied with different payloads", "count", _one_order),
+    Check(
+        "drill",
+        "faults_noticed",
+        "faults",
+        "what the runtime did wrong in delivery, as clients noticed it",
+        "half of the times that each fault acted",
+        _faults_noticed,
+        takes_threshold=False,
+        applies=_breaks_delivery,
+    ),
+    Check(
+        "drill",
+        "cut_once",
+        "clients",
+        "clients that a rolling deploy disconnected more than once",
+        "count, 0 allowed",
+        _cut_once,
+        window="the fault phase",
+        takes_threshold=False,
+        applies=lambda drill: any(isinstance(fault, RollingDeploy) for fault in drill.faults),
+    ),
+)

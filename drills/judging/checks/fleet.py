@@ -1,0 +1,181 @@
+"""What checks answer of a fleet run, which counted its storm and recorded no delivery.
+
+A check that is not here has no data: nothing was measured that it could go by. Laws are not looked at. So a fleet run can
+fail, but the best it can be is inconclusive.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from drills.judging.checks import phases, reconnect
+from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, by_percentile, by_ratio, needed
+from drills.judging.checks.thresholds import Threshold
+from drills.judging.checks.verdicts import State
+from sim.analysis.reconnects import NOTICE_S, Herd
+from sim.analysis.samples import Share
+from sim.record.observations import Kind
+from sim.record.tally import Tally
+
+Decide = Callable[[Case, Threshold | None], Answer]
+_UNASKED = (State.NO_DATA, State.NOT_RUN)
+_P95 = 0.95
+# What the few rows tell that a fleet run has.
+_BY_ROWS = ("drill.course", "drill.steady_state", "drill.faults_observed", "drill.generator_lag_ms")
+
+
+class _Answered(Protocol):
+    """A check's result."""
+
+    @property
+    def name(self) -> str:
+        """`gate.check`."""
+
+    @property
+    def state(self) -> State:
+        """What it says."""
+
+
+def decider(check: Check) -> Decide:
+    """How a check decides on what was counted."""
+    decide = check.decide if check.full_name in _BY_ROWS else _DECIDERS.get(check.full_name)
+    return _within_model(decide) if decide else _unasked
+
+
+def remarks(case: Case, results: Sequence[_Answered]) -> Iterator[str]:
+    """What a reader must know of a fleet run, in sentences."""
+    tally = case.history.header.tally
+    if tally is None:
+        return
+    unasked = [result.name for result in results if result.state in _UNASKED]
+    yield (
+        "The fleet engine simulates the storm and delivers nothing. It has no data for, and says nothing about: "
+        f"{', '.join(unasked)}. The virtual engine asks all of them of fewer clients."
+    )
+    if tally.overloaded_at_s is not None:
+        yield (
+            f"From {tally.overloaded_at_s:.1f} s on, delivery was so far behind that a lane would have sent clients away as "
+            "too slow, which is not simulated here: whatever looks good of this run may be too good."
+        )
+
+
+def _unasked(case: Case, threshold: Threshold | None) -> Answer:
+    return Answer(State.NO_DATA, NAN, 0, "the fleet engine delivers nothing, and counts nothing that this could go by")
+
+
+def _within_model(decide: Decide) -> Decide:
+    """A pass of a run that left what the engine can simulate is none; a failure stays one, as reality would be worse."""
+
+    def doubt(case: Case, threshold: Threshold | None) -> Answer:
+        answer, overloaded_at_s = decide(case, threshold), _tally(case).overloaded_at_s
+        if answer.state is not State.PASS or overloaded_at_s is None:
+            return answer
+        why = f"delivery was overloaded from {overloaded_at_s:.1f} s on, beyond what is simulated ({answer.reason})"
+        return replace(answer, state=State.INCONCLUSIVE, reason=why)
+
+    return doubt
+
+
+def _tally(case: Case) -> Tally:
+    tally = case.history.header.tally
+    assert tally is not None
+    return tally
+
+
+# --- gates ------------------------------------------------------------------------------------------
+
+
+def _token_failures(case: Case, threshold: Threshold | None) -> Answer:
+    totals = _tally(case).totals
+    refused = totals["tokens_refused"]
+    return by_ratio(Share(refused, refused + totals["tokens_minted"]), needed(threshold), "token requests refused")
+
+
+def _stale_cursors(case: Case, threshold: Threshold | None) -> Answer:
+    """Windows begin and end with a bin, and are never too short."""
+    limit, tally = needed(threshold), _tally(case)
+    width_s = limit.window_s or 0.0
+    stale = np.array([0, *np.cumsum(tally.series["stale_answers"])])
+    width = min(math.ceil(width_s / tally.bin_s) + 1, len(stale) - 1)
+    worst = int((stale[width:] - stale[: len(stale) - width]).max(initial=0))
+    answers = tally.totals["subscribe_answers"]
+    return by_count(worst, answers, limit, f"stale answers in the worst {width_s:g} s", "answers to subscribes")
+
+
+def _bootstrap(case: Case, threshold: Threshold | None) -> Answer:
+    return by_percentile(_tally(case).bootstrap_ms.samples(), _P95, needed(threshold), "bootstraps")
+
+
+def _live_again(case: Case, threshold: Threshold | None) -> Answer:
+    recoveries = _tally(case).recoveries
+    if not recoveries:
+        return Answer(State.NOT_RUN, NAN, 0, "no fault disconnected a client")
+    found = [(math.inf if (s := each.live_again_s["99"]) is None else s, each.fault, each.clients) for each in recoveries]
+    return reconnect.by_recovery(*max(found), needed(threshold))
+
+
+def _bounded(case: Case, threshold: Threshold | None) -> Answer:
+    tally = _tally(case)
+    longest, n = tally.longest_backoff_ms, tally.totals["backoffs"]
+    if longest is None:
+        return Answer(State.NO_DATA, NAN, 0, "no client backed off by its own choice")
+    state = State.PASS if longest <= needed(threshold).threshold else State.FAIL
+    return Answer(state, longest, n, f"the longest of {n} delays is {longest:.4g} ms")
+
+
+def _unjittered(case: Case, threshold: Threshold | None) -> Answer:
+    herds = [Herd(each.attempt, each.n, each.together) for each in _tally(case).herds]
+    return reconnect.by_herds(herds, needed(threshold))
+
+
+def _never_resets(case: Case, threshold: Threshold | None) -> Answer:
+    limit = needed(threshold)
+    lives = next((each for each in _tally(case).lives if each.from_s >= (limit.live_for_s or 0.0) - 1e-9), None)
+    if lives is None:
+        return Answer(State.NO_DATA, NAN, 0, "live periods so long are not counted")
+    return by_count(lives.missed, lives.n, limit, "backoffs went on counting", "backoffs after a live period")
+
+
+# --- the drill's course -----------------------------------------------------------------------------
+
+
+def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
+    history, tally = case.history, _tally(case)
+    ended = history.of(Kind.FAULT_ENDED)
+    calm_t = max(history.phases.get("heal", math.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
+    begins = np.arange(len(tally.series["disconnected"])) * tally.bin_s
+    calm = (begins + tally.bin_s <= history.first_fault_t) | (begins > calm_t)
+    lost, lives = int(np.array(tally.series["disconnected"])[calm].sum()), tally.totals["went_live"]
+    if lost:
+        return Answer(State.FAIL, lost, lives, f"{lost} connections were lost while nothing was being broken")
+    if lives == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
+    return Answer(State.PASS, 0, lives, "no connection was lost while nothing was being broken")
+
+
+def _load(case: Case, threshold: Threshold | None) -> Answer:
+    return phases.by_load(case, _tally(case).totals["published"])
+
+
+def _converged(case: Case, threshold: Threshold | None) -> Answer:
+    clients, pending = case.history.header.clients, _tally(case).unconverged
+    if pending:
+        return Answer(State.FAIL, pending, clients, f"{pending} of {clients} clients were not live again in the end")
+    return Answer(State.PASS, 0, clients, f"all {clients} clients were live, and had had time to get what was published last")
+
+
+_DECIDERS: Mapping[str, Decide] = {
+    "error.token_issue_failure_ratio": _token_failures,
+    "error.stale_cursors": _stale_cursors,
+    "replay.bootstrap_ms": _bootstrap,
+    "reconnect.live_again_99_s": _live_again,
+    "reconnect.backoff_bounded": _bounded,
+    "reconnect.backoff_unjittered": _unjittered,
+    "reconnect.backoff_never_resets": _never_resets,
+    "drill.undisturbed": _undisturbed,
+    "drill.load": _load,
+    "drill.converged": _converged,
+}

@@ -1,0 +1,371 @@
+"""Checks that are always on: did the drill run its course, ask its question, and end where it must?"""
+
+import numpy as np
+
+from drills.judging.checks.base import NAN, Answer, Case, Check, needed, soonest_renewal_s
+from drills.judging.checks.thresholds import Threshold
+from drills.judging.checks.verdicts import State
+from sim.analysis import samples, server_metrics
+from sim.analysis.reconnects import NOTICE_S
+from sim.protocols.spacetime.streams import topic_class, topic_of
+from sim.record.history import PHASES, History, Rows
+from sim.record.observations import Kind
+from sim.record.tally import Tally
+from sim.server.settings import RuntimeSettings
+
+# Late samples that a load generator is allowed before it counts as saturated.
+_LATE_SHARE = 0.05
+# [ours] Of those whom a fault must disconnect, and of the events that the drill asks for.
+_HIT_SHARE = 0.9
+_LOAD_SHARE = 0.9
+_HOLE_S = 1.0  # so long the load generator's lateness may go unmeasured
+_NAMING = ("drop_sockets", "restart_clients", "rolling_deploy")
+# Faults that act on the open connections of the clients they name, each of which counts as one.
+_ON_LINKS = ("slow_links", "stall_links", "half_open_links", "reset_links", "stop_reading")
+_SLOW_ENOUGH = 0.9  # what took this share of the injected delay was slowed by it
+# How a hook's fault shows to clients, and what is said when it does not; kinds that disconnect them are seen by that.
+_SHOWS_AS = {
+    "slow_mint": (Kind.TOKEN_MINTED, "no token took so long"),
+    "mint_outage": (Kind.TOKEN_REFUSED, "no token was refused"),
+    "revoke_sessions": (Kind.DISCONNECTED, "no client was disconnected"),
+    "slow_publishes": (Kind.PUBLISHED, "no publish took so long"),
+    "skip_deliveries": (Kind.GAP, "no client missed an event"),
+    "duplicate_deliveries": (Kind.DUPLICATE_DROPPED, "no client got an event twice"),
+    "reorder_deliveries": (Kind.GAP, "no client got an event before its turn"),
+    "jumble_deliveries": (Kind.HASH_MISMATCH, "no client got an event that was changed on the way"),
+    "malform_frames": (Kind.MALFORMED, "no client got a frame that is none"),
+    "shrink_window": (Kind.STALE, "no client was told that it is stale"),
+    "shrink_replay_budget": (Kind.STALE, "no client was told that it is stale"),
+}
+
+
+def _course(case: Case, threshold: Threshold | None) -> Answer:
+    rows = case.history.of(Kind.PHASE)
+    seen = [case.history.details[code] for code in rows.detail]
+    if tuple(seen) == PHASES:
+        return Answer(State.PASS, len(seen), len(seen), "all phases in order")
+    return Answer(State.ERROR, len(seen), len(seen), f"the phases were {', '.join(seen) or 'none'}, not {', '.join(PHASES)}")
+
+
+def _steady_state(case: Case, threshold: Threshold | None) -> Answer:
+    rows = case.history.of(Kind.STEADY)
+    if len(rows) == 0:
+        return Answer(State.ERROR, NAN, 0, "nothing says that the system was well before it was broken")
+    sick = rows.take(rows.value != 1.0)
+    if len(sick):
+        why = case.history.details[sick.detail[0]] or "no reason was given"
+        return Answer(State.ERROR, 0.0, len(rows), f"the system was sick before it was broken: {why}")
+    return Answer(State.PASS, 1.0, len(rows), "the system was well before it was broken")
+
+
+def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
+    plan = case.history.header.plan
+    missing = [
+        f"{fault.get('kind', 'fault')} #{index}: {why}" for index, fault in enumerate(plan) if (why := _unseen(case, index))
+    ]
+    wanted = sum(fault.parts for fault in case.drill.faults)
+    if len(plan) < wanted:
+        missing.append(f"the plan has {len(plan)} of {wanted} faults")
+    if len(plan) > wanted:
+        missing.append(f"the plan has {len(plan)} faults where the drill has {wanted}")
+    if missing:
+        return Answer(State.ERROR, len(plan) - len(missing), len(plan), "; ".join(missing))
+    if not plan:
+        return Answer(State.PASS, 0, len(case.history), "this drill breaks nothing: it only observes")
+    return Answer(State.PASS, len(plan), len(plan), "every fault was seen to act and was taken back")
+
+
+def _unseen(case: Case, index: int) -> str:
+    """What is missing of a fault; empty for nothing."""
+    history = case.history
+    begun, observed, ended = (history.of(kind) for kind in (Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED))
+    if not bool((begun.attempt == index).any()):
+        return "never began"
+    acted = observed.value[observed.attempt == index]
+    if not bool((acted >= 1).any()):
+        return "was not seen to act"
+    if not bool((ended.attempt == index).any()):
+        return "was not taken back"
+    return _missed(history, index, float(acted.max()), float(begun.t[begun.attempt == index][0]))
+
+
+def _missed(history: History, index: int, acted: float, began_t: float) -> str:
+    """Whether a fault that must disconnect clients did so to nearly all of them; empty if it did."""
+    fault = history.header.plan[index]
+    kind = fault.get("kind")
+    by_hook = fault.get("by") == "hook"
+    if kind in _ON_LINKS:
+        named = int(str(fault.get("clients", history.header.clients)))
+        return "" if acted >= _HIT_SHARE * named else f"concerned {acted:g} of {named} clients"
+    if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
+        return _unseen_by_clients(history, index, began_t) if by_hook else ""
+    if (tally := history.header.tally) is not None:
+        return _missed_by_tally(tally, index, int(str(fault.get("clients"))) or history.header.clients)
+    # Some name their clients; the others hit whoever is connected.
+    wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, began_t)
+    # A process can die without a connection, too.
+    cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
+    cut = _not_by_itself(history, cut) if by_hook else cut
+    hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("heal", np.inf) + NOTICE_S)]))
+    hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(acted))
+    verb = "killed" if kind == "restart_clients" else "disconnected"
+    return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
+
+
+def _missed_by_tally(tally: Tally, index: int, wanted: int) -> str:
+    hit = next((each.clients for each in tally.recoveries if each.index == index), 0)
+    return "" if hit >= _HIT_SHARE * wanted else f"disconnected {hit} of {wanted} clients"
+
+
+def _live_at(history: History, t: float) -> int:
+    """How many clients of the fleet were live just before `t`."""
+    rows = history.fleet(Kind.SUBSCRIBED, Kind.DISCONNECTED)
+    rows = rows.take(rows.t < t)
+    live = np.zeros(history.header.clients, np.bool_)
+    live[rows.client] = rows.is_kind(Kind.SUBSCRIBED)  # of several rows of one client the last counts
+    return int(live.sum())
+
+
+def _not_by_itself(history: History, cut: Rows) -> Rows:
+    """Without those connections that a client left to renew its token, which nobody made it do."""
+    return cut.take(~history.detail_is(cut, ["token_refresh_due"]))
+
+
+def _unseen_by_clients(history: History, index: int, began_t: float) -> str:
+    """A hook's exit code is its own word; what clients saw must bear it out. What they did not see of it, in words."""
+    fault = history.header.plan[index]
+    kind = str(fault.get("kind"))
+    if kind not in _SHOWS_AS:
+        return "was done by a hook, and nothing that clients see shows whether it acted"
+    shows_as, what = _SHOWS_AS[kind]
+    # What was forgotten shows whenever a client comes back; all else shows while it lasts.
+    ended = history.of(Kind.FAULT_ENDED)
+    until_t = np.inf if kind == "shrink_window" else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
+    rows = history.of(shows_as)
+    rows = _not_by_itself(history, rows.take((rows.t >= began_t) & (rows.t <= until_t)))
+    if "delay_ms" in fault:
+        rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(fault.get("delay_ms"))))
+    return "" if len(rows) else f"was done by a hook, but {what}"
+
+
+def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
+    """Connections lost while nothing was being broken are the runtime's own doing."""
+    history = case.history
+    ended, lost = history.of(Kind.FAULT_ENDED), history.fleet(Kind.DISCONNECTED)
+    lost = _not_by_itself(history, lost).and_then(_renewed_early(case))
+    calm_t = max(history.phases.get("heal", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
+    lost = lost.take((lost.t < history.first_fault_t) | (lost.t > calm_t))
+    lives = len(history.fleet(Kind.SUBSCRIBED))
+    resets = server_metrics.unexplained_resets(history)
+    if len(lost):
+        why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in history.detail_counts(lost).items())
+        return Answer(State.FAIL, len(lost), lives, f"connections were lost while nothing was being broken: {why}")
+    if lives == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
+    if resets:
+        why = f"the runtime's own counters went back at {resets[0]:.1f} s, as if it had begun anew, though nothing made it"
+        return Answer(State.INCONCLUSIVE, len(resets), lives, why)
+    return Answer(State.PASS, 0, lives, "no connection was lost while nothing was being broken")
+
+
+def _renewed_early(case: Case) -> Rows:
+    """To renew a token when it is due is no disturbance, but to do it all the time is."""
+    history = case.history
+    renewed, after_s = samples.renewals(history)
+    started_by_others = history.header.target_kind == "mock" and "://" in history.header.target  # with token times of its own
+    return renewed.take(np.zeros(0, np.int64) if started_by_others else after_s < soonest_renewal_s(case))
+
+
+def _load(case: Case, threshold: Threshold | None) -> Answer:
+    return by_load(case, len(case.history.of(Kind.PUBLISHED)) + len(case.history.of(Kind.PUBLISH_FAILED)))
+
+
+def by_load(case: Case, tried: int) -> Answer:
+    """Whether so many publishes are what the drill asks for."""
+    load, phases = case.drill.load, case.history.phases
+    asked = load.events_per_s * (phases.get("settle", np.nan) - phases.get("steady", np.nan))
+    if load.events:
+        state = State.PASS if tried == load.events else State.ERROR
+        return Answer(state, tried, tried, f"{tried} of {load.events} events were published")
+    enough = tried >= int(_LOAD_SHARE * asked) if np.isfinite(asked) else False
+    return Answer(
+        State.PASS if enough and tried else State.ERROR, tried, tried, f"{tried} of about {asked:.0f} events were published"
+    )
+
+
+def _converged(case: Case, threshold: Threshold | None) -> Answer:
+    history = case.history
+    clients, pending = history.header.clients, samples.unconverged(history)
+    if clients == 0:
+        return Answer(State.NO_DATA, NAN, 0, "there were no clients")
+    if len(pending) == 0:
+        return Answer(State.PASS, 0, clients, f"all {clients} clients converged")
+    rows = history.fleet(Kind.STILL_PENDING)
+    why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in list(history.detail_counts(rows).items())[:3])
+    return Answer(
+        State.FAIL, len(pending), clients, f"{len(pending)} of {clients} clients did not converge: {why or 'nothing says why'}"
+    )
+
+
+def _generator_lag(case: Case, threshold: Threshold | None) -> Answer:
+    """Of several processes each must have kept up: among the samples of many, those of one that did not would be few."""
+    limit, history = needed(threshold), case.history
+    rows = history.of(Kind.GENERATOR_LAG)
+    if history.header.clock == "virtual":
+        return Answer(State.PASS, 0, len(rows), "simulated time waits for its load generator")
+    names = {history.details[code] for code in np.unique(rows.detail)}
+    wanted = {str(worker.get("name")) for worker in history.header.workers}
+    answers = [
+        _lateness(history, rows.take(history.detail_is(rows, [name])), limit, f" of the {name}" if name else "")
+        for name in sorted(names | wanted or {""})
+    ]
+    errors = [answer for answer in answers if answer.state is not State.PASS]
+    return errors[0] if errors else max(answers, key=lambda answer: answer.value)
+
+
+def _lateness(history: History, rows: Rows, limit: Threshold, whose: str) -> Answer:
+    lags = np.sort(rows.value)
+    n, phases = len(lags), history.phases
+    if n < (limit.minimum_n or 1):
+        few = f"{n} samples of the load generator's lateness{whose} are too few; {limit.minimum_n} are needed"
+        return Answer(State.ERROR, NAN, n, few)
+    t = np.concatenate(([phases.get("steady", 0.0)], rows.t, [phases.get("end", history.duration_s)]))
+    hole_s = float(np.diff(t).max())
+    if hole_s > _HOLE_S + float(lags[-1]) / 1000:
+        return Answer(State.ERROR, NAN, n, f"for {hole_s:.3g} s nothing says how late the load generator{whose} was")
+    # NumPy sorts what is no number last, so it counts as late.
+    lag = float(lags[n - 1 - int(_LATE_SHARE * n)])
+    if lag <= limit.threshold:
+        return Answer(State.PASS, lag, n, f"95 % of {n} samples{whose} are at most {lag:.3g} ms late")
+    late = f"more than 5 % of {n} samples{whose} are over {limit.threshold:g} ms late"
+    return Answer(State.ERROR, lag, n, f"the load generator was saturated: {late}")
+
+
+def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
+    """Where the drill allows it, loss may be declared on the streams that have no snapshots; elsewhere never."""
+    rows = case.history.fleet(Kind.DECLARED_LOSS)
+    if case.drill.expect.declared_loss:
+        rows = rows.take(np.array([_has_snapshots(name) for name in case.history.streams], np.bool_)[rows.stream])
+    if len(rows):
+        events = float(np.nansum(rows.value))
+        return Answer(
+            State.FAIL, events, len(rows), f"clients declared {events:g} events lost, which this drill does not allow there"
+        )
+    if case.ledger.expected == 0:
+        return Answer(State.NO_DATA, NAN, 0, "there were no deliveries to lose")
+    return Answer(State.PASS, 0, case.ledger.expected, "no client declared a loss that this drill does not allow")
+
+
+def _has_snapshots(stream: str) -> bool:
+    topic = topic_of(stream)
+    return topic is not None and topic_class(topic).snapshot_every_s is not None
+
+
+def _audited(case: Case, threshold: Threshold | None) -> Answer:
+    """Whether the fresh client at the end got everything: without it, a loss nobody else noticed stays unseen."""
+    history = case.history
+    auditor = history.header.auditor
+    pending, settled = history.of(Kind.STILL_PENDING), history.of(Kind.SETTLED)
+    pending = pending.take((pending.client == auditor) & (auditor >= 0))
+    n = len(case.ledger.published)
+    if len(pending):
+        why = ", ".join(text or "no reason" for text in history.detail_counts(pending))
+        return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
+    if not case.ledger.audited or not bool((settled.client == auditor).any()):
+        return Answer(State.NO_DATA, NAN, 0, "no fresh client read what was retained at the end, so a loss may be unseen")
+    # What a drill says of the runtime is for the mock; any other has the lane's own window.
+    runtime = case.drill.runtime if history.header.target_kind == "mock" else RuntimeSettings()
+    window = runtime.window_events
+    if withheld := len(case.ledger.withheld(window, _forgotten_until(history))):
+        return Answer(State.FAIL, 0, n, f"a fresh client did not get {withheld} events that a window of {window} must hold")
+    return Answer(State.PASS, 1, n, "a fresh client read all that was retained at the end")
+
+
+def _forgotten_until(history: History) -> float:
+    """When events were last forgotten on purpose."""
+    ended = history.of(Kind.FAULT_ENDED)
+    return float(ended.t[history.detail_is(ended, ["shrink_window"])].max(initial=-np.inf))
+
+
+CHECKS = (
+    Check("drill", "course", "phases", "steady, fault, heal, settle, end", "all, in order", _course, takes_threshold=False),
+    Check(
+        "drill",
+        "steady_state",
+        "ok",
+        "the system's health before it is broken",
+        "every look at it is good",
+        _steady_state,
+        window="steady",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "faults_observed",
+        "faults",
+        "faults that were seen to act, and were taken back",
+        "all of the plan",
+        _faults_observed,
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "undisturbed",
+        "connections",
+        "connections lost while nothing was being broken",
+        "count, 0 allowed",
+        _undisturbed,
+        window="outside the fault phase",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "load",
+        "events",
+        "events that were published, acknowledged or not",
+        "nine tenths of what the drill asks for",
+        _load,
+        origin="synthetic",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "generator_lag_ms",
+        "ms",
+        "how late the load generator itself is",
+        "p95",
+        _generator_lag,
+        origin="synthetic",
+        extras=frozenset({"minimum_n"}),
+    ),
+    Check(
+        "drill",
+        "converged",
+        "clients",
+        "clients that did not come to rest at their streams' heads",
+        "count, 0 allowed",
+        _converged,
+        window="settle",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "audited",
+        "ok",
+        "a fresh client reads everything retained",
+        "it caught up",
+        _audited,
+        window="settle",
+        origin="synthetic",
+        takes_threshold=False,
+    ),
+    Check(
+        "drill",
+        "declared_loss",
+        "events",
+        "events that clients declared lost",
+        "count, 0 allowed",
+        _declared_loss,
+        takes_threshold=False,
+    ),
+)

@@ -1,0 +1,129 @@
+"""Checks of the gate `reconnect`: recovery in time, and a backoff that is bounded, jittered and reset."""
+
+from collections.abc import Sequence
+
+from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, needed
+from drills.judging.checks.thresholds import Threshold
+from drills.judging.checks.verdicts import State
+from sim.analysis import reconnects, statistics
+from sim.analysis.reconnects import Herd
+from sim.record.observations import Kind
+
+# A group of delays too small to pass may still prove a herd, from so many on.
+SMALLEST_HERD = 20
+# Ten windows fit side by side into a step, and the fullest may lie across two of them.
+_WINDOWS = 20
+_CHANCE = 0.05
+
+
+def _live_again(case: Case, threshold: Threshold | None) -> Answer:
+    episodes = reconnects.episodes(case.history)
+    if not episodes:
+        return Answer(State.NOT_RUN, NAN, 0, "no fault disconnected a client")
+    found = [(reconnects.time_until(0.99, episode.live_s), episode.fault, episode.clients) for episode in episodes]
+    return by_recovery(*max(found), needed(threshold))
+
+
+def by_recovery(seconds: float, fault: str, n: int, threshold: Threshold) -> Answer:
+    """Whether 99 % of the clients that the worst fault disconnected were live again in time."""
+    limit = threshold.threshold
+    reason = f"99 % of the {n} clients that {fault} disconnected were live again after {seconds:.3g} s"
+    if seconds == float("inf"):
+        reason = f"fewer than 99 % of the {n} clients that {fault} disconnected were ever live again"
+    return Answer(State.PASS if seconds <= limit else State.FAIL, seconds, n, reason)
+
+
+def _bounded(case: Case, threshold: Threshold | None) -> Answer:
+    delays = reconnects.chosen_backoffs(case.history).value
+    if len(delays) == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no client backed off by its own choice")
+    longest = float(delays.max())
+    state = State.PASS if longest <= needed(threshold).threshold else State.FAIL
+    if longest != longest:
+        state = State.ERROR
+    return Answer(state, longest, len(delays), f"the longest of {len(delays)} delays is {longest:.4g} ms")
+
+
+def _unjittered(case: Case, threshold: Threshold | None) -> Answer:
+    return by_herds(reconnects.herds(case.history), needed(threshold))
+
+
+def by_herds(herds: Sequence[Herd], limit: Threshold) -> Answer:
+    """The worst group of delays. Groups under `minimum_n` cannot pass, but can fail where chance is no explanation."""
+    proven = [herd for herd in herds if herd.n < (limit.minimum_n or 0) and _is_herd(herd, limit.threshold)]
+    judged = [herd for herd in herds if herd.n >= (limit.minimum_n or 0)] + proven
+    if not judged:
+        most = max((herd.n for herd in herds), default=0)
+        state = State.INCONCLUSIVE if most else State.NO_DATA
+        return Answer(state, NAN, most, f"at most {most} delays are comparable; {limit.minimum_n} are needed")
+    worst = max(judged, key=lambda herd: herd.share)
+    which = f"of attempt {worst.attempt}" if worst.attempt else "of all attempts, in steps,"
+    reason = f"{worst.together} of {worst.n} delays {which} lie within a tenth of their step"
+    return Answer(State.PASS if worst.share <= limit.threshold else State.FAIL, worst.share, worst.n, reason)
+
+
+def _is_herd(herd: Herd, allowed: float) -> bool:
+    """Whether so many delays in one window are more than chance, even if each window were allowed its share."""
+    enough = herd.n >= SMALLEST_HERD and herd.share > allowed
+    return enough and _WINDOWS * statistics.binomial_tail(herd.together, herd.n, allowed) < _CHANCE
+
+
+def _never_resets(case: Case, threshold: Threshold | None) -> Answer:
+    limit = needed(threshold)
+    resets = reconnects.backoff_resets(case.history, limit.live_for_s or 0.0)
+    return by_count(len(resets.missed), resets.n, limit, "backoffs went on counting", "backoffs after a live period")
+
+
+def _heartbeat_timeouts(case: Case, threshold: Threshold | None) -> Answer:
+    limit, history = needed(threshold), case.history
+    lives, seconds = len(history.fleet(Kind.SUBSCRIBED)), history.duration_s
+    if lives == 0 or seconds <= 0:
+        return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
+    timeouts = len(history.fleet(Kind.HEARTBEAT_TIMEOUT))
+    rate = timeouts / seconds
+    state = State.PASS if rate <= limit.threshold else State.FAIL
+    return Answer(state, rate, lives, f"{timeouts} heartbeat timeouts in {seconds:.0f} s, over {lives} live periods")
+
+
+CHECKS = (
+    Check(
+        "reconnect",
+        "live_again_99_s",
+        "s",
+        "fault ended -> 99 % of those it disconnected are live",
+        "worst fault",
+        _live_again,
+        window="after each fault",
+        timed=True,
+        across="mean",
+    ),
+    Check("reconnect", "backoff_bounded", "ms", "the longest delay a client chose to wait", "maximum", _bounded),
+    Check(
+        "reconnect",
+        "backoff_unjittered",
+        "ratio",
+        "delays of one attempt number that lie within a tenth of its nominal step",
+        "fullest window, worst attempt number",
+        _unjittered,
+        extras=frozenset({"minimum_n"}),
+    ),
+    Check(
+        "reconnect",
+        "backoff_never_resets",
+        "backoffs",
+        "backoffs that went on counting after a live period",
+        "count",
+        _never_resets,
+        extras=frozenset({"live_for_s"}),
+    ),
+    Check(
+        "reconnect",
+        "heartbeat_timeouts_per_s",
+        "timeouts/s",
+        "connections given up for silence",
+        "mean rate",
+        _heartbeat_timeouts,
+        timed=True,
+        across="mean",
+    ),
+)

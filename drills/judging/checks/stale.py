@@ -1,0 +1,100 @@
+"""Checks of staleness: are just those told that their cursor is stale who must be, and for the right reason?"""
+
+import numpy as np
+
+from drills.judging.checks.base import NAN, Answer, Case, Check
+from drills.judging.checks.thresholds import Threshold
+from drills.judging.checks.verdicts import State
+from sim.analysis import samples
+from sim.drill.fault_kinds import ShrinkReplayBudget
+from sim.drill.model import Drill
+from sim.protocols.spacetime.streams import topic_class, topic_of
+from sim.record.observations import Kind
+from sim.server.continuity import REPLAY_BUDGET_EXCEEDED, effective_budget
+
+
+def _unexpected_stale(case: Case, threshold: Threshold | None) -> Answer:
+    rows, answers = samples.stale_answers(case.history), samples.subscribe_answers(case.history)
+    if len(rows):
+        why = ", ".join(text or "no reason" for text in case.history.detail_counts(rows))
+        return Answer(
+            State.FAIL, len(rows), answers, f"clients were told that they are stale, which this drill does not expect: {why}"
+        )
+    if answers == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no subscribe was answered")
+    return Answer(State.PASS, 0, answers, "no client was told that it is stale")
+
+
+def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
+    history, wanted = case.history, case.drill.expect.stale_reasons
+    rows = history.fleet(Kind.STALE)
+    seen = {reason for text in history.detail_counts(rows) for reason in text.split("+")}
+    missing = [reason for reason in wanted if reason not in seen]
+    if others := sorted(seen - {*wanted, ""}):
+        reason = f"clients were told {', '.join(others)}, which is not why this drill makes cursors stale"
+        return Answer(State.FAIL, len(others), len(rows), reason)
+    if missing:
+        reason = f"no client was told {', '.join(missing)} though this drill makes cursors stale"
+        return Answer(State.FAIL, len(wanted) - len(missing), len(rows), reason)
+    told, share = len(np.unique(rows.client)), case.drill.expect.stale_share
+    if told < share * history.header.clients:
+        reason = f"{told} of {history.header.clients} clients were told that they are stale; {share:.0%} must be"
+        return Answer(State.FAIL, told, len(rows), reason)
+    return Answer(State.PASS, len(wanted), len(rows), f"{told} clients were told {', '.join(wanted)}")
+
+
+def _stale_justified(case: Case, threshold: Threshold | None) -> Answer:
+    """A cursor that lies within the smallest replay budget there was must be resumed from.
+
+    It cannot be farther behind than what was due to be published by then.
+    """
+    history = case.history
+    rows = history.fleet(Kind.STALE)
+    rows = rows.take(history.detail_is(rows, [REPLAY_BUDGET_EXCEEDED]) & (rows.seq >= 0))
+    if len(rows) == 0:
+        return Answer(State.NO_DATA, NAN, 0, "no client was told that its cursor is over the replay budget")
+    budgets = np.array([_smallest_budget(case.drill, name) for name in history.streams], np.float64)
+    needless = case.ledger.published.head_due(rows.stream, rows.t) - rows.seq <= budgets[rows.stream]
+    if n := int(needless.sum()):
+        return Answer(State.FAIL, n, len(rows), f"{n} cursors were refused though the replay budget covers them")
+    return Answer(State.PASS, 0, len(rows), f"none of {len(rows)} cursors refused for the replay budget lay within it")
+
+
+def _smallest_budget(drill: Drill, stream: str) -> float:
+    shrunk = [fault.events for fault in drill.faults if isinstance(fault, ShrinkReplayBudget)]
+    own = drill.runtime.replay_budget_events or topic_class(topic_of(stream) or "").replay_budget_events
+    return float(effective_budget(min([own, *shrunk])))
+
+
+CHECKS = (
+    Check(
+        "drill",
+        "unexpected_stale",
+        "answers",
+        "stale answers that the drill does not expect",
+        "count, 0 allowed",
+        _unexpected_stale,
+        takes_threshold=False,
+        applies=lambda drill: not drill.expect.stale_reasons,
+    ),
+    Check(
+        "drill",
+        "stale_signalled",
+        "reasons",
+        "reasons for staleness that clients were told",
+        "all that the drill expects, and no other",
+        _stale_signalled,
+        takes_threshold=False,
+        applies=lambda drill: bool(drill.expect.stale_reasons),
+    ),
+    Check(
+        "drill",
+        "stale_justified",
+        "cursors",
+        "cursors refused for a replay budget that covers them",
+        "count, 0 allowed",
+        _stale_justified,
+        takes_threshold=False,
+        applies=lambda drill: REPLAY_BUDGET_EXCEEDED in drill.expect.stale_reasons,
+    ),
+)

@@ -1,0 +1,174 @@
+"""What judging says: of one check, of one drill, of a run; and how several answers make one.
+
+Only a pass is ever read as a pass. Of several states the worst counts: fail, then error, then everything
+that means "cannot tell".
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from sim.analysis.invariants import Violation
+from sim.analysis.metrics import Measure
+from sim.analysis.server_metrics import ServerFigure
+from sim.record.predictions import Forecast
+
+
+class State(StrEnum):
+    """What a check may say."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"  # measured, but too little to tell
+    NO_DATA = "no_data"  # nothing was measured
+    ERROR = "error"  # the drill or the check itself did not work
+    NOT_RUN = "not_run"  # the drill never got to the question
+
+
+GRAVEST_FIRST = (State.FAIL, State.ERROR, State.NOT_RUN, State.NO_DATA, State.INCONCLUSIVE, State.PASS)
+_GRAVITY = (State.FAIL, State.ERROR)
+_EXIT_CODES = {State.PASS: 0, State.FAIL: 1, State.ERROR: 4, State.INCONCLUSIVE: 2}
+_REASONS = {State.FAIL: "breach", State.ERROR: "error", State.INCONCLUSIVE: "insufficient_evidence", State.PASS: ""}
+
+
+def worst(states: Iterable[State]) -> State:
+    """The state that several make together; of none it is inconclusive, because nothing was asked."""
+    found = set(states)
+    for state in _GRAVITY:
+        if state in found:
+            return state
+    return State.PASS if found == {State.PASS} else State.INCONCLUSIVE
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check's answer, with all that is needed to doubt it."""
+
+    gate: str
+    check: str
+    state: State
+    value: float
+    unit: str
+    n: int
+    interval: tuple[float, float] | None  # one-sided 95 % bounds, lower and upper
+    comparator: str
+    threshold: float | None
+    source: str  # where the threshold is from
+    window: str  # which part of the run it speaks of
+    method: str
+    origin: str  # server, client or synthetic
+    reason: str
+    evidence: str  # the file it was worked out from
+
+    @property
+    def name(self) -> str:
+        """`gate.check`."""
+        return f"{self.gate}.{self.check}"
+
+    def sound(self) -> "CheckResult":
+        """Itself, but never a pass on a value that is no finite number."""
+        if self.state is State.PASS and not math.isfinite(self.value):
+            return replace(self, state=State.ERROR, reason=f"the value is {self.value}, which cannot pass")
+        return self
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One measure over replications. `n` of them had a value; the interval of the mean is two-sided, of 95 %."""
+
+    name: str
+    unit: str
+    n: int
+    mean: float
+    interval: tuple[float, float] | None  # None where there is none: of one value, or of an infinite one
+    least: float
+    median: float
+    p95: float
+    most: float
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """The runtime's own figures, from which no check takes its value. `absent`: its profile has them, it served none."""
+
+    polls: int
+    failed: dict[str, int]  # polls that gave nothing, by reason
+    figures: tuple[ServerFigure, ...]
+    absent: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DrillVerdict:
+    """One drill's answer. Of several replications, `measures` are means, and `spreads` say how far they can be trusted."""
+
+    name: str
+    clients: int
+    duration_s: float
+    checks: tuple[CheckResult, ...]
+    violations: tuple[Violation, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    summary: str = ""  # the question it asked
+    policy: str = ""
+    defects: tuple[str, ...] = ()
+    replications: int = 1  # how many it was made of
+    spreads: tuple[Spread, ...] = ()
+    remarks: tuple[str, ...] = ()  # what a reader must know of how it was run
+    forecast: Forecast | None = None  # what a fitted model said of it beforehand
+    server: ServerView | None = None  # what the runtime said of itself, where it was asked
+
+    @property
+    def status(self) -> State:
+        """The worst of its checks; a broken law is a failure whatever they say."""
+        return State.FAIL if self.violations else worst(check.state for check in self.checks)
+
+
+def merged_violations(verdicts: Mapping[str, DrillVerdict]) -> tuple[Violation, ...]:
+    """All laws broken in several runs of a drill, with how often in all of them, and where first; keys say where that is."""
+    found: dict[str, Violation] = {}
+    for where, verdict in verdicts.items():
+        for each in verdict.violations:
+            before = found.get(each.invariant)
+            first = before.first if before else f"{where}: {each.first}"
+            found[each.invariant] = replace(each, count=each.count + (before.count if before else 0), first=first)
+    return tuple(found.values())
+
+
+@dataclass(frozen=True)
+class RunVerdict:
+    """A run's answer. `notes` say what a reader must know before believing it."""
+
+    run_id: str
+    engine: str
+    target: str
+    target_kind: str
+    seed: int  # of the first replication
+    drills: tuple[DrillVerdict, ...]
+    thresholds_sha256: str
+    recorded_thresholds_sha256: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> State:
+        """The worst of its drills."""
+        return worst(drill.status for drill in self.drills)
+
+    @property
+    def decision(self) -> str:
+        """`go` only when there is a drill and every one passes, else `no_go`."""
+        return "go" if self.status is State.PASS else "no_go"
+
+    @property
+    def decision_reason(self) -> str:
+        """Why not: breach, error or insufficient_evidence; empty for a go."""
+        return _REASONS[self.status]
+
+    @property
+    def failures(self) -> int:
+        """How many drills did not pass."""
+        return sum(drill.status is not State.PASS for drill in self.drills)
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 a failure, 2 inconclusive or no data, 4 the tool or the drill itself failed."""
+        return _EXIT_CODES[self.status]

@@ -1,0 +1,156 @@
+"""Which figures a sweep's design or a search asks for: by the table alone, so that they can be drawn again at any time."""
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from drills.judging import gates
+from drills.judging.checks.verdicts import DrillVerdict
+from drills.planning.search import Searched
+from drills.planning.sweeps import THRESHOLDS_NAME, Swept
+from sim.planning import tables
+from sim.planning.search import Word
+from sim.plots import planning, sweeps
+from sim.plots.style import LINES
+
+PREFIX = "figure-"  # of the files' names: whatever has it is ours, and replaced
+_HEADLINES = {
+    "live_again_95_s": "95 % live again (s)",
+    "peak_connects_per_s": "peak connects (1/s)",
+    "bootstrap_p95_ms": "bootstrap, p95 (ms)",
+}
+_DECIDED_BY = {"bootstrap_p95_ms": "replay.bootstrap_ms"}  # measures whose limit is a check's
+_MOST_COLUMNS, _MOST_STATES, _WIDEST_MAP = 6, 40, 20  # of panels, points and fields that a figure can still show apart; [ours]
+_STATES = {Word.GREEN: "pass", Word.RED: "fail", Word.ERROR: "error", Word.UNSURE: "inconclusive"}
+
+
+def headlines(table: pd.DataFrame) -> dict[str, str]:
+    """The measures that people are told, with their words; a table has all of them."""
+    there = set(table["measure"])
+    return {name: words for name, words in _HEADLINES.items() if name in there}
+
+
+def of_sweep(swept: Swept) -> dict[str, Figure]:
+    """By the name of each: what fits the design, and what the gates said."""
+    states = {number: str(verdict.status) for number, verdict in swept.verdicts.items()}
+    table = swept.table.assign(gates=swept.table["point"].map(states))
+    drawn: dict[str, Figure] = {}
+    if measures := headlines(table):
+        table = table[table["measure"].isin(list(measures))]
+        draw = {"grid": _grid, "latin_hypercube": _scatters, "one_at_a_time": _sensitivities}[swept.plan.sweep.design]
+        drawn |= draw(swept, table, measures)
+    if len(swept.points) <= _MOST_STATES:
+        drawn["gates"] = planning.gates(_states(swept), "What the gates said at each point")
+    return drawn
+
+
+def _states(swept: Swept) -> pd.DataFrame:
+    """A column a point, a row a check."""
+    found = {
+        ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in point.values.values()): {
+            check.name: str(check.state) for check in swept.verdicts[point.number].checks
+        }
+        for point in swept.points
+    }
+    return pd.DataFrame(found).sort_index().fillna("").rename_axis(columns=", ".join(swept.points[0].values))
+
+
+def _varying(swept: Swept) -> list[str]:
+    keys = [parameter.key for parameter in swept.plan.sweep.parameters]
+    return [key for key in keys if len({point.values[key] for point in swept.points}) > 1] or keys[:1]
+
+
+def _grid(swept: Swept, table: pd.DataFrame, measures: dict[str, str]) -> dict[str, Figure]:
+    keys, title = _varying(swept), swept.plan.sweep.question
+    if len(keys) == 2:
+        return {**_maps(swept, table, measures, keys), **_curves(swept, table, measures, keys)}
+    if len(keys) == 1 and not sweeps.is_number(table[keys[0]]):
+        return {"ranking": planning.ranking(table, keys[0], measures, title)}
+    return _curves(swept, table, measures, keys) or _scatters(swept, table, measures)
+
+
+def _maps(swept: Swept, table: pd.DataFrame, measures: dict[str, str], keys: list[str]) -> dict[str, Figure]:
+    if any(table[key].nunique() > _WIDEST_MAP for key in keys):
+        return {}
+    x, y = keys
+    limits = _limits(next(iter(swept.verdicts.values())))
+    return {
+        f"map-{name}": planning.heat_map(
+            table, x, y, name, f"{words}: {swept.plan.sweep.question}", words=words, limit=limits.get(name)
+        )
+        for name, words in measures.items()
+    }
+
+
+def _curves(swept: Swept, table: pd.DataFrame, measures: dict[str, str], keys: list[str]) -> dict[str, Figure]:
+    """Against the first parameter that is a number; the next is told by lines, all others by columns of panels."""
+    x = next((key for key in keys if sweeps.is_number(table[key])), "")
+    if not x:
+        return {}
+    by, *rest = [key for key in keys if key != x] or [""]
+    across = ", ".join(rest)
+    if rest:
+        words = [", ".join(f"{key} = {value}" for key, value in zip(rest, row, strict=True)) for row in table[rest].to_numpy()]
+        table = table.assign(**{across: words})
+        if len(set(words)) > _MOST_COLUMNS:
+            return {}
+    if by and table[by].nunique() > len(LINES):
+        return {}
+    limits = _limits(next(iter(swept.verdicts.values())))
+    title = swept.plan.sweep.question
+    return {"curves": sweeps.curves(table, x, measures, title, by=by, across=across, limits=limits)}
+
+
+def _scatters(swept: Swept, table: pd.DataFrame, measures: dict[str, str]) -> dict[str, Figure]:
+    keys, title = [parameter.key for parameter in swept.plan.sweep.parameters], swept.plan.sweep.question
+    groups = [keys[start : start + _MOST_COLUMNS] for start in range(0, len(keys), _MOST_COLUMNS)]
+    return {
+        "scatter" + (f"-{number}" if len(groups) > 1 else ""): sweeps.scatter(table, group, measures, title)
+        for number, group in enumerate(groups, 1)
+    }
+
+
+def _sensitivities(swept: Swept, table: pd.DataFrame, measures: dict[str, str]) -> dict[str, Figure]:
+    return dict(_sensitivity_of_each(swept, table[table["mean"].map(math.isfinite)], measures))
+
+
+def _sensitivity_of_each(swept: Swept, table: pd.DataFrame, measures: dict[str, str]) -> Iterator[tuple[str, Figure]]:
+    """Points that have no end have no length either: they are left out, and the words say how many."""
+    for name, words in measures.items():
+        found = tables.sensitivity(table, name)
+        left_out = len(swept.points) - int((table["measure"] == name).sum())
+        said = f"{words}; points left out, where it never ends or has no value: {left_out}" if left_out else words
+        if len(found) and math.isfinite(found["base"].iloc[0]):
+            yield f"sensitivity-{name}", planning.sensitivity(found, swept.plan.sweep.question, said)
+
+
+def _limits(verdict: DrillVerdict) -> dict[str, float]:
+    """What a measure must not exceed for its gate to be green; the same at all points."""
+    known = {check.name: check.threshold for check in verdict.checks if check.threshold is not None}
+    return {measure: known[check] for measure, check in _DECIDED_BY.items() if check in known}
+
+
+def of_search(searched: Searched) -> dict[str, Figure]:
+    """What was measured at each value that was tried, and the word on it."""
+    words = {number: _STATES[trial.word] for number, trial in enumerate(searched.found.trials)}
+    table = searched.table.assign(gates=searched.table["point"].map(words))
+    measures = headlines(table)
+    key, title = searched.find.key, searched.sentence
+    if not measures:
+        return {}
+    if searched.find.want == "best":
+        by = searched.find.by
+        first = {by: measures.get(by, by)} if by in set(table["measure"]) else {}
+        return {"trials": planning.ranking(table, key, {**first, **measures}, title)}
+    marked = {"answer": searched.found.answer, "shown to be red": searched.found.beyond}
+    known = {name: float(value) for name, value in marked.items() if value is not None}
+    return {"trials": sweeps.trials(table, key, measures, title, known, _limits_of_search(searched))}
+
+
+def _limits_of_search(searched: Searched) -> dict[str, float]:
+    """The limits of those checks that had to stay green."""
+    asked = searched.find.keep or searched.plan.variant({})[0].checks
+    thresholds = gates.load_thresholds(searched.folder / THRESHOLDS_NAME)
+    return {measure: thresholds[check].threshold for measure, check in _DECIDED_BY.items() if check in asked}

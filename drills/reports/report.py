@@ -1,0 +1,333 @@
+"""A verdict as files and on a terminal. Nothing here decides anything."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, ServerView, State
+from sim.analysis.invariants import Violation
+from sim.analysis.metrics import Measure
+from sim.analysis.server_metrics import ServerFigure
+from sim.record import predictions
+from sim.record.predictions import Compared, Forecast
+
+if TYPE_CHECKING:
+    import jinja2
+    from rich.console import Console
+    from rich.table import Table
+
+SCHEMA = 1
+TEMPLATES = Path(__file__).with_name("templates")
+COLOURS = "colours.css"  # in there: of all our pages, light and dark
+_MOST_REASONS = 3
+
+USERS_SAW = {
+    "applied_twice": "the same message shown, or the same change made, twice",
+    "applied_out_of_order": "messages in the wrong order",
+    "hole": "a message missing between two others",
+    "checkpoint_regressed": "a client that went back to an older state",
+    "stale_loop": "a client that reconnects for ever and never shows anything new",
+    "stale_without_recovery": "a client that stays out of date until it is restarted",
+    "silent_loss": "messages that never appear, while the client claims to be up to date",
+    "acknowledged_lost": "messages that were accepted and then gone, or replaced by others",
+    "phantom_event": "messages that nobody wrote",
+    "socket_changed_state": "nothing yet; but anyone with a socket can change what only the authority may change",
+    "expired_token_accepted": "nothing yet; but whoever lost access keeps it",
+    "cross_topic_leak": "messages of conversations they have no part in",
+    "jumbled_message": "garbled messages",
+    "needless_loss": "messages missing that the runtime still had",
+    "early_replay_complete": "messages missing for a while, although the client says that it is up to date",
+    "false_start": "older messages missing for good, although the runtime still had them",
+    "runtime_died": "everything at a standstill until somebody starts the runtime again",
+    **dict.fromkeys(
+        (
+            *("missing_token_accepted", "garbled_token_accepted", "foreign_key_token_accepted"),
+            *("foreign_issuer_token_accepted", "foreign_audience_token_accepted"),
+        ),
+        "nothing yet; but anyone can read the lane with a token of their own making",
+    ),
+    **dict.fromkeys(("outdated_token_accepted", "overaged_token_accepted"), "nothing yet; but whoever lost access keeps it"),
+    **dict.fromkeys(
+        ("forbidden_topic_accepted", "foreign_topic_mint_accepted"), "messages of conversations they have no part in"
+    ),
+}
+# The same for checks that fail where no law is broken, by their names.
+USERS_SAW_OF_CHECKS = {
+    "error.tokens_too_old": "after every lost connection a refusal first: a client that takes a 900-second token believes in "
+    "it for 15 minutes, but is shut out from the fifth on, and comes back only with another one",
+    "replay.stale_loops": USERS_SAW["stale_loop"],
+    "delivery.dropped_deliveries": USERS_SAW["silent_loss"],
+    "reconnect.backoff_unjittered": "an outage that goes on after it was mended, as all clients come back in the same instant, "
+    "again and again",
+    "reconnect.backoff_never_resets": "a wait of 8 s after every hiccup, from the sixth of a session on, however long all was "
+    "well before it",
+    "drill.converged": "clients that stay out of date or offline after everything was mended",
+    "ux.integrity": "messages doubled, missing, garbled or in the wrong order",
+}
+
+
+def summary(verdict: RunVerdict) -> dict[str, Any]:
+    """`summary.json` as plain values: no number in it is infinite or NaN, those are None."""
+    return {
+        "schema": SCHEMA,
+        "run_id": verdict.run_id,
+        "engine": verdict.engine,
+        "target": verdict.target,
+        "target_kind": verdict.target_kind,
+        "seed": verdict.seed,
+        "decision": verdict.decision,
+        "decision_reason": verdict.decision_reason,
+        "failures": verdict.failures,
+        "thresholds_sha256": verdict.thresholds_sha256,
+        "recorded_thresholds_sha256": verdict.recorded_thresholds_sha256,
+        "notes": list(verdict.notes),
+        "drills": [_drill_summary(drill) for drill in verdict.drills],
+    }
+
+
+def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
+    return {
+        "name": drill.name,
+        "status": str(drill.status),
+        "clients": drill.clients,
+        "duration_s": _finite(drill.duration_s),
+        "checks": [_check_summary(check) for check in drill.checks],
+        "violations": [asdict(violation) for violation in drill.violations],
+        "metrics": _metrics(drill),
+        **({"replications": drill.replications} if drill.replications != 1 else {}),
+        **({"remarks": list(drill.remarks)} if drill.remarks else {}),
+        **({"prediction": _prediction_summary(drill, drill.forecast)} if drill.forecast else {}),
+        **({"server": _server_summary(drill.server)} if drill.server else {}),
+    }
+
+
+def _prediction_summary(drill: DrillVerdict, forecast: Forecast) -> dict[str, Any]:
+    """What a fitted model foretold, beside what was measured."""
+    about = {name: getattr(forecast, name) for name in ("model", "model_sha256", "engine", "replications", "made_at")}
+    measures = {
+        each.measure: {
+            "unit": each.unit,
+            "predicted": _finite(each.predicted),
+            "interval": list(each.interval) if each.interval else None,
+            "measured": _finite(each.measured),
+            "error": _finite(each.error),
+        }
+        for each in _compared(drill, forecast)
+    }
+    return {**about, "not_foretold": list(forecast.not_foretold), "measures": measures}
+
+
+def _server_summary(server: ServerView) -> dict[str, Any]:
+    """What the runtime said of itself; what it did not serve has no value at all."""
+    return {
+        "origin": "server",
+        "polls": server.polls,
+        "failed_polls": server.failed,
+        "figures": {figure.name: _server_figure(figure) for figure in server.figures},
+        "absent": list(server.absent),
+    }
+
+
+def _server_figure(figure: ServerFigure) -> dict[str, Any]:
+    counted = {"increase": figure.increase, "resets": figure.resets} if figure.increase is not None else {}
+    meaning = {"meaning": figure.meaning} if figure.meaning else {}
+    return {"first": figure.first, "last": figure.last, "n": figure.n, **counted, **meaning}
+
+
+def _metrics(drill: DrillVerdict) -> dict[str, Any]:
+    """Measures; those of several replications are means, with their interval and quantiles."""
+    found = {measure.name: _measure_summary(measure) for measure in drill.measures}
+    for spread in drill.spreads:
+        quantiles = {"min": spread.least, "p50": spread.median, "p95": spread.p95, "max": spread.most}
+        found[spread.name] |= {
+            "interval": [_finite(bound) for bound in spread.interval] if spread.interval else None,
+            "quantiles": {name: _finite(value) for name, value in quantiles.items()},
+        }
+    return found
+
+
+def _check_summary(check: CheckResult) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "state": str(check.state),
+        "value": _finite(check.value),
+        "unit": check.unit,
+        "n": check.n,
+        "interval": _interval(check),
+        "threshold": check.threshold,
+    }
+
+
+def _measure_summary(measure: Measure) -> dict[str, Any]:
+    return {"value": _finite(measure.value), "unit": measure.unit, "n": measure.n, "better": measure.better}
+
+
+def summary_json(verdict: RunVerdict) -> bytes:
+    """`summary.json`."""
+    return msgspec.json.format(msgspec.json.encode(summary(verdict)), indent=2) + b"\n"
+
+
+def gate_lines(verdict: RunVerdict) -> bytes:
+    """`gate-results.jsonl`: one line for each check of each drill."""
+    lines = (_gate_line(drill, check) for drill in verdict.drills for check in drill.checks)
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+
+def _gate_line(drill: DrillVerdict, check: CheckResult) -> dict[str, Any]:
+    line = {"drill": drill.name, **asdict(check)}
+    return {**line, "state": str(check.state), "value": _finite(check.value), "interval": _interval(check)}
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows neither infinity nor NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _interval(check: CheckResult) -> list[float | None] | None:
+    return [_finite(bound) for bound in check.interval] if check.interval else None
+
+
+def summary_markdown(verdict: RunVerdict) -> str:
+    """`SUMMARY.md`."""
+    text = _environment().get_template("SUMMARY.md.j2").render(verdict=verdict)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "jinja2.Environment":
+    import jinja2  # imported late, as `--help` needs none of it
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=False, keep_trailing_newline=True)
+    environment.filters.update(
+        number=number,
+        cell=_cell,
+        why=why,
+        seen=users_saw,
+        check_seen=check_seen,
+        bounds=_bounds,
+        limit=_limit,
+        between=_between,
+        compared=_compared,
+        percent=_percent,
+    )
+    return environment
+
+
+def number(value: float) -> str:
+    """A value for people: four significant digits, `never` for infinity, `-` for none."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "never"
+    return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def users_saw(violation: Violation) -> str:
+    """What users would have seen of a violation."""
+    return USERS_SAW.get(violation.invariant, "what must be refused was granted")
+
+
+def check_seen(check: CheckResult) -> str:
+    """What users would have seen of a check that failed; empty where it did not, or nothing is known."""
+    return USERS_SAW_OF_CHECKS.get(check.name, "") if check.state is State.FAIL else ""
+
+
+def reasons(drill: DrillVerdict) -> list[str]:
+    """Why a drill did not pass, the gravest first: broken laws with what users would have seen, then checks."""
+    broken = [f"{each.invariant}: {each.count}, first {each.first}. {users_saw(each)}." for each in drill.violations]
+    return broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
+
+
+def why(drill: DrillVerdict) -> str:
+    """In one line why a drill did not pass; empty when it did."""
+    broken = [f"{violation.invariant} ({violation.count})" for violation in drill.violations]
+    found = broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
+    more = f"; and {len(found) - _MOST_REASONS} more" if len(found) > _MOST_REASONS else ""
+    return "; ".join(found[:_MOST_REASONS]) + more
+
+
+def _not_passed(drill: DrillVerdict) -> list[CheckResult]:
+    checks = [check for check in drill.checks if check.state is not State.PASS and check.name != "drill.invariants"]
+    return sorted(checks, key=lambda check: (check.state is not State.FAIL, check.state is not State.ERROR))
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a table's cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _bounds(check: CheckResult) -> str:
+    return _between(check.interval)
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return f"{number(interval[0])} .. {number(interval[1])}" if interval else "-"
+
+
+def _compared(drill: DrillVerdict, forecast: Forecast) -> Sequence[Compared]:
+    return predictions.compare(forecast, {measure.name: measure.value for measure in drill.measures})
+
+
+def _percent(share: float) -> str:
+    return f"{share:+.0%}" if math.isfinite(share) else "-"
+
+
+def _limit(check: CheckResult) -> str:
+    return f"{check.comparator} {number(check.threshold)}" if check.threshold is not None else "-"
+
+
+_COLOURS = {State.PASS: "green", State.FAIL: "red", State.ERROR: "red"}
+
+
+def print_verdict(verdict: RunVerdict, console: "Console") -> None:
+    """A run's verdict on a terminal: a table of its drills, and below it, for each that did not pass, every reason."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    many = any(drill.replications != 1 for drill in verdict.drills)
+    table = Table("drill", "status", "clients", *(["runs"] if many else []), "live again (99 %)")
+    for drill in verdict.drills:
+        colour = _COLOURS.get(drill.status, "yellow")
+        count = [str(drill.replications)] if many else []
+        table.add_row(drill.name, f"[{colour}]{drill.status}[/]", str(drill.clients), *count, _recovery(drill))
+    console.print(table)
+    for drill in verdict.drills:
+        if drill.status is not State.PASS:
+            console.print(f"[bold]{drill.name}[/]")
+            for reason in reasons(drill):
+                console.print(f"  {escape(reason)}", soft_wrap=True)
+        if drill.forecast is not None:
+            console.print(_predicted_table(drill, drill.forecast))
+        for remark in drill.remarks:
+            console.print(escape(f"{drill.name}: {remark}"), style="dim", soft_wrap=True)
+    for note in verdict.notes:
+        console.print(escape(note), style="dim", soft_wrap=True)
+    because = f" ({verdict.decision_reason.replace('_', ' ')})" if verdict.decision_reason else ""
+    colour = _COLOURS.get(verdict.status, "yellow")
+    console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{because}   Failures: {verdict.failures}")
+
+
+def _predicted_table(drill: DrillVerdict, forecast: Forecast) -> "Table":
+    """What was foretold beside what was measured."""
+    from rich.table import Table
+
+    table = Table("measure", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {forecast.model}")
+    for each in _compared(drill, forecast):
+        cells = (f"{number(each.predicted)} {each.unit}", _between(each.interval), f"{number(each.measured)} {each.unit}")
+        table.add_row(each.measure, *cells, _percent(each.error))
+    return table
+
+
+def _recovery(drill: DrillVerdict) -> str:
+    found = [measure for measure in drill.measures if measure.name == "live_again_99_s" and measure.n]
+    if not found:
+        return "-"
+    interval = next((spread.interval for spread in drill.spreads if spread.name == "live_again_99_s"), None)
+    trust = f" ({number(interval[0])}..{number(interval[1])})" if interval else ""
+    return "never" if math.isinf(found[0].value) else f"{number(found[0].value)} s{trust}"

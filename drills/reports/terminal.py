@@ -1,0 +1,121 @@
+"""The terminal: verdicts on stdout, progress on stderr; plain lines where nobody watches."""
+
+import time
+from collections.abc import Sequence
+
+from rich import progress as bars
+from rich.console import Console
+
+from sim.base.process_pool import Standing
+
+_LINE_EVERY_S = 1.0  # where lines are kept: enough to see that something goes on
+_SEVERAL_EVERY_S = 10.0  # and of several at once, while none of them ends
+
+
+def out() -> Console:
+    """Where verdicts and tables go."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """Where everything goes that is no verdict."""
+    return Console(stderr=True, highlight=False)
+
+
+class Progress:
+    """What a run is doing: one line that changes on a terminal, with a bar if its length is known; elsewhere a line a phase,
+    and in a long phase a line a second.
+
+    `length` is how much there is to do, in the unit of `done`: seconds to simulate, replications to run.
+    """
+
+    def __init__(self, what: str, length: float | None = None) -> None:
+        self._what = what
+        self._length = length
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._bar() if self._console.is_terminal else None
+        self._said_at = 0.0
+        self._phase = self._unsaid = ""
+
+    def _bar(self) -> bars.Progress:
+        length = [bars.BarColumn(bar_width=24)] if self._length else []
+        bar = bars.Progress(
+            bars.SpinnerColumn(),
+            *length,
+            bars.TextColumn("{task.description}", markup=False),
+            console=self._console,
+            transient=True,
+        )
+        bar.add_task(f"{self._what}: starting", total=self._length)
+        return bar
+
+    def __enter__(self) -> "Progress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        elif self._unsaid:
+            self._console.print(self._unsaid, soft_wrap=True)
+
+    def __call__(self, phase: str, text: str, done: float | None = None) -> None:
+        """Say where the run is."""
+        line = f"{self._what}: {phase}: {text}"
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], description=line, completed=done)
+        elif phase != self._phase or time.monotonic() >= self._said_at + _LINE_EVERY_S:
+            self._console.print(line, soft_wrap=True)
+            self._said_at, self._phase, self._unsaid = time.monotonic(), phase, ""
+        else:
+            self._unsaid = line
+
+
+class Several:
+    """What several at once are doing: on a terminal a bar over all, and a line for each that runs; elsewhere a line when some
+    have ended, and one now and then.
+    """
+
+    def __init__(self, what: str, names: Sequence[str]) -> None:
+        self._what = what
+        self._names = names
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._bar() if self._console.is_terminal else None
+        self._said_at, self._done = 0.0, -1
+
+    def _bar(self) -> bars.Progress:
+        columns = bars.SpinnerColumn(), bars.BarColumn(bar_width=24), bars.TextColumn("{task.description}", markup=False)
+        bar = bars.Progress(*columns, console=self._console, transient=True)
+        bar.add_task(f"{self._what}: starting", total=len(self._names))
+        return bar
+
+    def __enter__(self) -> "Several":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, standings: Sequence[Standing]) -> None:
+        """Say how all of them stand."""
+        done = sum(standing.is_done for standing in standings)
+        said = f"{self._what}: {done} of {len(self._names)} are done"
+        running = [_at(name, standing) for name, standing in zip(self._names, standings, strict=True) if standing.is_running]
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], description="\n".join((said, *running)), completed=done)
+        elif self._is_time(done, len(standings)):
+            self._console.print("; ".join((said, *running)), soft_wrap=True, markup=False)
+            self._said_at, self._done = time.monotonic(), done
+
+    def _is_time(self, done: int, total: int) -> bool:
+        silent_s = time.monotonic() - self._said_at
+        news = done != self._done and (silent_s >= _LINE_EVERY_S or done == total)
+        return news or silent_s >= _SEVERAL_EVERY_S
+
+
+def _at(name: str, standing: Standing) -> str:
+    reached = f", {standing.reached:.1f} s simulated" if standing.reached else ""
+    return f"{name}: {standing.phase}{reached}" if standing.phase else f"{name}: starting"

@@ -1,0 +1,128 @@
+"""Whether a stage may begin: a signed go of the one before it, of today, and of what is deployed now."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from drills.judging.checks.verdicts import State
+from drills.rollout.hold import rollouts
+from drills.rollout.hold.rollouts import StageRun
+from drills.rollout.setup import evidence, records
+from drills.rollout.setup.journal import Entry
+from drills.rollout.setup.records import Signoff, Stage, StagePlan, StageReport
+from drills.rollout.verdict import chain
+from drills.rollout.verdict.chain import BEFORE
+from sim.base.clocks import from_iso
+from sim.base.errors import StormgateError, UsageError
+
+
+def require_open(folder: Path, entries: Sequence[Entry], plan: StagePlan, now: datetime, valid_h: float) -> None:
+    """Raise `UsageError`, all reasons in one sentence, unless the planned stage may begin."""
+    trouble = list(missing(folder, entries, plan.stage, now, valid_h))
+    if plan.target_kind == "mock":
+        trouble.insert(0, f"target '{plan.target}' is a mock, and a mock opens no stage but 0")
+    if not trouble and plan.stage != "0":
+        part = chain.opened_rightly(rollouts.run_dir(folder, plan.run_id), plan, valid_h)
+        trouble += [part.reason] if part.state != State.PASS else []
+    if not plan.revisions.known:
+        trouble.append(
+            "the revisions of control service and runtime cannot be found out, so nothing would show a change of them"
+        )
+    if trouble:
+        raise UsageError(f"stage {plan.stage} cannot begin: {'; '.join(text.rstrip('.') for text in trouble)}.")
+
+
+def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime, valid_h: float) -> Iterator[str]:
+    """What a stage still waits for, as far as the rollout's own files tell; a sentence each."""
+    if stage == "0":
+        return
+    if strange := rollouts.untold(folder, entries):
+        yield f"the journal does not tell of the run {strange[0]}, which is there: its end was cut off, or it is an older copy"
+    run = rollouts.latest(entries, BEFORE[stage])
+    if run is None:
+        yield f"stage {BEFORE[stage]} has not been run"
+    elif run.reported is None:
+        yield f"stage {run.stage} ({run.run_id}) has no report yet"
+    else:
+        try:
+            yield from _reported(rollouts.run_dir(folder, run.run_id), run, now, valid_h)
+            yield from superseded(folder, entries, run)
+        except (StormgateError, ValueError) as error:
+            yield str(error)
+
+
+def _reported(run_dir: Path, run: StageRun, now: datetime, valid_h: float) -> Iterator[str]:
+    named = f"stage {run.stage} ({run.run_id})"
+    report = told_report(run_dir, run)
+    if report.plan.target_kind == "mock":
+        yield f"{named} ran on a mock, which opens no stage, whatever it shows"
+    if report.decision != "go":
+        yield f"{named} is a no-go ({report.reason.replace('_', ' ')}): {next(iter(report.why), 'it does not say why')}"
+        return
+    chain.unspoilt(chain.Earlier(run_dir, report))
+    if (old := now - from_iso(report.ended)) > timedelta(hours=valid_h):
+        yield f"{named} ended {old.total_seconds() / 3600:.1f} h ago, and {valid_h:g} h are allowed: run it again"
+    signoff = told_signoff(run_dir, run)
+    if signoff is None:
+        yield f"nobody has signed {named}"
+        return
+    if signoff.decision != "go":
+        yield f"{signoff.owner} signed {named} as a no-go"
+    if (age := now - from_iso(signoff.at)) > timedelta(hours=valid_h):
+        yield f"{named} was signed {age.total_seconds() / 3600:.1f} h ago, and {valid_h:g} h are allowed: run it again"
+    if age < timedelta(0):
+        yield f"{named} was signed at {signoff.at}, which is still to come: a clock was set back"
+
+
+def superseded(folder: Path, entries: Sequence[Entry], run: StageRun) -> Iterator[str]:
+    """Stages that a run rests on and that were run again since, unless to another signed go of the same.
+
+    Raises `EvidenceError` where a stage before it cannot be read.
+    """
+    run_dir = rollouts.run_dir(folder, run.run_id)
+    for before in chain.earlier(run_dir, evidence.read_plan(run_dir)):
+        old = before.report.plan
+        newest = rollouts.latest(entries, old.stage)
+        if newest is None:
+            yield f"stage {run.stage} ({run.run_id}) rests on {old.run_id}, which the journal does not tell of"
+        elif newest.run_id != old.run_id and not _is_such_a_go(folder, newest, old):
+            yield (
+                f"stage {run.stage} ({run.run_id}) rests on {old.run_id}; stage {old.stage} was run again since "
+                f"({newest.run_id}), which is no signed go of the same"
+            )
+
+
+def _is_such_a_go(folder: Path, run: StageRun, old: StagePlan) -> bool:
+    if run.reported is None:
+        return False
+    run_dir = rollouts.run_dir(folder, run.run_id)
+    report, signoff = told_report(run_dir, run), told_signoff(run_dir, run)
+    same = all(getattr(report.plan, name) == getattr(old, name) for name in chain.SAME)
+    return same and signoff is not None and (report.decision, signoff.decision) == ("go", "go")
+
+
+def told_report(run_dir: Path, run: StageRun) -> StageReport:
+    """A run's report, once it is sure that it is the one that the journal tells of. Raises `EvidenceError`, `UsageError`."""
+    path = run_dir / records.REPORT
+    report = evidence.read_report(run_dir)
+    if report is None or run.reported is None:
+        raise UsageError(f"{run_dir}: has no report.")
+    rollouts.require_plan(run_dir, run)
+    if evidence.sha256(path) != run.reported.body["report_sha256"]:
+        raise UsageError(f"{path}: is not the report that was made (its SHA-256 differs); it was changed afterwards.")
+    return report
+
+
+def told_signoff(run_dir: Path, run: StageRun) -> Signoff | None:
+    """A run's signature, None for none. One that the journal does not tell of was not made here, and is an error."""
+    signoff = evidence.read_signoff(run_dir)
+    path = run_dir / records.SIGNOFF
+    if run.signed is None:
+        if signoff is not None:
+            raise UsageError(f"{path}: the journal does not tell of this signature; sign with `stormgate stage sign`.")
+        return None
+    if signoff is None or evidence.sha256(path) != run.signed.body["signoff_sha256"]:
+        raise UsageError(f"{path}: is not the signature that was made (its SHA-256 differs); it was changed afterwards.")
+    if signoff.report_sha256 != evidence.sha256(run_dir / records.REPORT):
+        raise UsageError(f"{path}: is of another report than the one beside it, which was changed afterwards.")
+    return signoff

@@ -1,0 +1,216 @@
+"""One rollout: the runs of its stages as its journal tells of them, and the plan that each of them begins with."""
+
+import hashlib
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from drills import DATA
+from drills.rollout.setup import evidence, records
+from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.journal import NAME, Entry, Journal
+from drills.rollout.setup.records import HoldEvent, Stage, StagePlan, StageReport
+from drills.rollout.setup.stages import Stages
+from drills.runs import results
+from sim.base.clocks import Clock, from_iso, iso
+from sim.base.errors import EvidenceError, StorageError, UsageError
+
+BEGUN, REPORTED, SIGNED, WAIVED, ADOPTED = "stage_begun", "reported", "signed", "waived", "watch_adopted"
+HOLD_PREFIX = "hold_"
+_TOLD_WITHIN_S = 60.0  # [ours] from a hold's event to its line in the journal
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage's gate execution, as the journal tells of it; the later entry counts where there are several."""
+
+    run_id: str
+    stage: Stage
+    begun: Entry
+    reported: Entry | None = None
+    signed: Entry | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has a report."""
+        return self.reported is not None
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that one stage's execution goes by."""
+
+    aim: Aim
+    stages: Stages
+    stages_path: Path
+    thresholds_path: Path
+    run_dir: Path
+    plan: StagePlan
+    clock: Clock
+    journal: Journal
+    say: Say
+    control: Aim | None = None  # what the target is held against
+
+
+def folder_of(out: Path, name: str) -> Path:
+    """A rollout's folder. Raises `UsageError` for a name that could lead elsewhere."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--rollout {name}: expected letters, digits, dots, dashes and underscores, such as 2026-11-sync.")
+    return results.rollout_folder(out, name)
+
+
+def journal_of(folder: Path, clock: Clock) -> Journal:
+    """The rollout's journal, to be written."""
+    return Journal(folder / NAME, clock)
+
+
+def runs(entries: Sequence[Entry]) -> list[StageRun]:
+    """Every run, in the order in which they began."""
+    found: dict[str, StageRun] = {}
+    for entry in entries:
+        run_id = str(entry.body.get("run", ""))
+        if entry.kind == BEGUN:
+            found[run_id] = StageRun(run_id, entry.body["stage"], entry)
+        elif run_id in found and entry.kind == REPORTED:
+            found[run_id] = replace(found[run_id], reported=entry)
+        elif run_id in found and entry.kind == SIGNED:
+            found[run_id] = replace(found[run_id], signed=entry)
+    return list(found.values())
+
+
+def latest(entries: Sequence[Entry], stage: Stage) -> StageRun | None:
+    """The latest run of a stage."""
+    return next((run for run in reversed(runs(entries)) if run.stage == stage), None)
+
+
+def require_plan(where: Path, run: StageRun) -> None:
+    """Raise `EvidenceError` unless a run's plan is the one that it began with."""
+    path = where / records.PLAN
+    if evidence.sha256(path) != run.begun.body.get("plan_sha256"):
+        raise EvidenceError(
+            f"{path}: is not the plan that this stage began with (its SHA-256 differs); it was changed by hand."
+        )
+
+
+def require_hold(where: Path, run: StageRun, entries: Sequence[Entry]) -> None:
+    """Raise `EvidenceError` where a run's own file lacks what the journal tells of its hold, or has it of another time."""
+    path = where / records.HOLD
+    there = iter(evidence.read_lines(path, HoldEvent))
+    told = [entry for entry in entries if entry.body.get("run") == run.run_id and entry.kind.startswith(HOLD_PREFIX)]
+    for entry in told:  # in this order: what was passed over is not found again
+        if not any(_is_of(event, entry) for event in there):
+            raise EvidenceError(
+                f"{path}: lacks '{entry.kind}' of {entry.at}, which the journal tells of; it was changed by hand."
+            )
+
+
+def _is_of(event: HoldEvent, entry: Entry) -> bool:
+    apart_s = (from_iso(entry.at) - from_iso(event.at)).total_seconds()
+    same = (f"{HOLD_PREFIX}{event.kind}", event.reason) == (entry.kind, entry.body.get("reason"))
+    return same and abs(apart_s) <= _TOLD_WITHIN_S
+
+
+def untold(folder: Path, entries: Sequence[Entry]) -> list[str]:
+    """Runs that began in earnest and that the journal does not tell of: its end was cut off, or it is an older copy."""
+    known = {run.run_id for run in runs(entries)}
+    left = (records.HOLD, records.REPORT)
+    there = sorted(path.parent for path in run_dir(folder, "").glob(f"*/{records.PLAN}"))
+    return [where.name for where in there if where.name not in known and any((where / name).exists() for name in left)]
+
+
+def run_dir(folder: Path, run_id: str) -> Path:
+    """Where a run's files lie."""
+    return results.stage_folder(folder, run_id)
+
+
+def new_run_id(stage: Stage, clock: Clock) -> str:
+    """A name for a run that begins now."""
+    return f"{clock.now().astimezone(UTC):%Y%m%dT%H%M%SZ}-stage-{stage}-{secrets.token_hex(2)}"
+
+
+def sha256(path: Path) -> str:
+    """Of a file that operators gave. Raises `UsageError`."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def begin(folder: Path, plan: StagePlan, stages: Path, thresholds: Path, journal: Journal) -> Path:
+    """Make a run's folder, with its plan and copies of what it was made by. Raises `StorageError`."""
+    where = run_dir(folder, plan.run_id)
+    try:
+        where.mkdir(parents=True)
+        shutil.copyfile(stages, where / records.STAGES)
+        shutil.copyfile(thresholds, where / records.THRESHOLDS)
+        (where / records.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+    except OSError as error:
+        raise StorageError(f"{where}: cannot be written ({error.strerror}); free some space or give another --out.") from None
+    journal.append(BEGUN, run=plan.run_id, stage=plan.stage, target=plan.target, plan_sha256=sha256(where / records.PLAN))
+    return where
+
+
+def tell_hold(course: Course, event: HoldEvent) -> None:
+    """An event of a hold, in the run's own file and in the journal."""
+    write_hold(course, event)
+    course.journal.append(f"{HOLD_PREFIX}{event.kind}", run=course.plan.run_id, reason=event.reason)
+
+
+def write_hold(course: Course, event: HoldEvent) -> None:
+    """An event of a hold in the run's own file alone. Raises `StorageError`."""
+    path = course.run_dir / records.HOLD
+    try:
+        with path.open("ab") as file:
+            file.write(msgspec.json.encode(event) + b"\n")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
+
+
+def conclude(course: Course) -> StageReport:
+    """Judge the run from its files, write its report, and say so in the journal."""
+    from drills.rollout.verdict import judging
+
+    run = next(each for each in runs(course.journal.entries) if each.run_id == course.plan.run_id)
+    require_plan(course.run_dir, run)
+    require_hold(course.run_dir, run, course.journal.entries)
+    report = judging.conclude(course.run_dir)
+    told = evidence.sha256(course.run_dir / records.REPORT)
+    course.journal.append(REPORTED, run=course.plan.run_id, decision=report.decision, reason=report.reason, report_sha256=told)
+    return report
+
+
+def commit() -> str:
+    """The commit of a working copy of stormgate, empty for an installed one."""
+    here = DATA.parent
+    if not (here / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def version() -> str:
+    """The version of stormgate."""
+    try:
+        return metadata.version("stormgate")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def moment(clock: Clock) -> str:
+    """Now, as files have it."""
+    return iso(clock.now())

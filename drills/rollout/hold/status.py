@@ -1,0 +1,201 @@
+"""Where a rollout stands: each stage, what the next one waits for, and when a hold could end at the earliest."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from drills.rollout.hold import opening, rollouts, signoff
+from drills.rollout.hold.rollouts import StageRun
+from drills.rollout.setup import embedded_mock, evidence, records
+from drills.rollout.setup.journal import NAME, Entry
+from drills.rollout.setup.journal import read as read_journal
+from drills.rollout.setup.records import HoldEvent, Stage, StagePlan
+from drills.rollout.setup.stages import ORDER, Stages
+from drills.rollout.verdict import chain, splits
+from drills.runs import targets
+from sim.base import atomic_files
+from sim.base.clocks import from_iso, iso
+from sim.base.errors import StormgateError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_COLOURS = {"go, signed": "green", "go": "green", "no_go": "red", "no_go, signed": "red"}
+
+
+class HoldStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold that has no report yet."""
+
+    began: str  # of the last beginning, empty for none
+    held_s: float
+    required_s: float
+    earliest_end: str  # if nothing breaks it any more; empty while it has not begun
+    restarts: int
+    last: str  # what was told last
+
+
+class StageStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage by its latest run."""
+
+    stage: Stage
+    state: str  # not_begun, under_way, no_go, go, outdated; a signature is told behind it
+    run: str = ""
+    target: str = ""
+    why: tuple[str, ...] = ()
+    signed: str = ""  # by whom and when
+    waivers: tuple[str, ...] = ()  # with what they count for
+    hold: HoldStatus | None = None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole rollout. `next_stage` is empty when there is none."""
+
+    rollout: str
+    folder: str
+    at: str
+    stages: tuple[StageStatus, ...]
+    next_stage: str
+    missing: tuple[str, ...]
+    command: str
+
+
+def of(folder: Path, now: datetime, valid_h: float, stages_file: Stages | None = None) -> Status:
+    """Where it stands, and what `stages_file` lacks for the next stage.
+
+    Raises `UsageError` for a rollout that there is not, `EvidenceError` for a journal that was changed.
+    """
+    if not (folder / NAME).exists():
+        raise UsageError(f"{folder}: there is no such rollout; begin one with `stormgate stage run 0 --rollout {folder.name}`.")
+    entries = read_journal(folder / NAME)
+    stages = tuple(_stage(folder, entries, stage, now) for stage in ORDER)
+    stage = _next(stages)
+    missing = tuple(opening.missing(folder, entries, stage, now, valid_h)) if stage else ()
+    if stage and stages_file is not None:
+        missing += tuple(_lacking(stage, stages_file))
+    target = next((each.target for each in stages if each.target not in ("", embedded_mock.NAME)), targets.EMBEDDED)
+    return Status(
+        rollout=folder.name,
+        folder=str(folder),
+        at=iso(now),
+        stages=stages,
+        next_stage=stage or "",
+        missing=missing,
+        command=_command(stage, folder.name, target, missing, stages) if stage else "",
+    )
+
+
+def _lacking(stage: Stage, stages_file: Stages) -> Iterator[str]:
+    rules = stages_file.stages[stage]
+    if splits.CANARY in rules.required and not rules.control:
+        yield f'no control is named, so its canary is held against nothing: write control = "NAME" into [stages.{stage}]'
+
+
+def _stage(folder: Path, entries: list[Entry], stage: Stage, now: datetime) -> StageStatus:
+    run = rollouts.latest(entries, stage)
+    if run is None:
+        return StageStatus(stage=stage, state="not_begun")
+    run_dir, target = rollouts.run_dir(folder, run.run_id), str(run.begun.body.get("target", ""))
+    if run.reported is None:
+        hold = _hold(run_dir, now)
+        return StageStatus(stage=stage, state="under_way", run=run.run_id, target=target, hold=hold)
+    try:
+        found = _reported(run_dir, run, target, entries)
+        if outdated := tuple(opening.superseded(folder, entries, run)):
+            return msgspec.structs.replace(found, state="outdated", why=outdated)
+        return found
+    except StormgateError as error:
+        return StageStatus(stage=stage, state="no_go", run=run.run_id, target=target, why=(str(error),))
+
+
+def _reported(run_dir: Path, run: StageRun, target: str, entries: list[Entry]) -> StageStatus:
+    report = opening.told_report(run_dir, run)
+    signed = opening.told_signoff(run_dir, run)
+    chain.unspoilt(chain.Earlier(run_dir, report))
+    sha256 = evidence.sha256(run_dir / records.REPORT)
+    waivers = [(waiver, signoff.unsigned(waiver, entries, sha256)) for waiver in signoff.read_waivers(run_dir)]
+    return StageStatus(
+        stage=run.stage,
+        state=f"{signed.decision}, signed" if signed else report.decision,
+        run=run.run_id,
+        target=target,
+        why=report.why,
+        signed=f"{signed.owner} ({signed.role}), {signed.at}" if signed else "",
+        waivers=tuple(
+            f"{waiver.check}: {f'counts for nothing, as {why}' if why else f'waived by {waiver.owner}; the decision stays'}"
+            for waiver, why in waivers
+        ),
+    )
+
+
+def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
+    try:
+        plan = atomic_files.read_struct(run_dir / records.PLAN, StagePlan)
+        events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
+    except StormgateError:
+        return None
+    begun = [event for event in events if event.kind in ("begun", "restarted")]
+    began = [event.at for event in begun] if begun and not begun[-1].waits else []  # what waits has not begun anew yet
+    end = from_iso(began[-1]) + timedelta(seconds=plan.hold_required_s) if began else None
+    return HoldStatus(
+        began=began[-1] if began else "",
+        held_s=max((now - from_iso(began[-1])).total_seconds(), 0.0) if began else 0.0,
+        required_s=plan.hold_required_s,
+        earliest_end=iso(max(end, now)) if end else "",
+        restarts=sum(event.kind == "restarted" for event in events),
+        last=f"{events[-1].kind} {events[-1].reason}".strip() if events else "",
+    )
+
+
+def _next(stages: Sequence[StageStatus]) -> Stage | None:
+    """The first that is not a signed go."""
+    return next((each.stage for each in stages if each.state != "go, signed"), None)
+
+
+def _command(stage: Stage, rollout: str, target: str, missing: Sequence[str], stages: Sequence[StageStatus]) -> str:
+    """What to do next."""
+    found = {each.stage: each for each in stages}[stage]
+    if found.state in ("go", "no_go"):
+        if found.state == "go":
+            return f'stormgate stage sign --rollout {rollout} --owner "..." --role "..." --statement "..."'
+        return f"stormgate stage {'run' if stage == '0' else 'hold'} {stage} --rollout {rollout} --target {target}"
+    if missing:
+        return ""
+    return f"stormgate stage {'run' if stage == '0' else 'hold'} {stage} --rollout {rollout} --target {target}"
+
+
+def show(status: Status, console: "Console") -> None:
+    """On one screen."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"[bold]{escape(status.rollout)}[/] at {status.at}", soft_wrap=True)
+    table = Table("stage", "state", "signed", "run")
+    for each in status.stages:
+        colour = _COLOURS.get(each.state, "yellow")
+        table.add_row(each.stage, f"[{colour}]{each.state.replace('_', ' ')}[/]", escape(each.signed or "-"), each.run or "-")
+    console.print(table)
+    for each in status.stages:
+        for line in _lines(each):
+            console.print(f"  {each.stage}: {escape(line)}", soft_wrap=True)
+    if not status.next_stage:
+        console.print("every stage is a signed go")
+    for sentence in status.missing:
+        console.print(f"stage {status.next_stage} waits: {escape(sentence)}", soft_wrap=True)
+    if status.command:
+        console.print(f"next: {escape(status.command)}", soft_wrap=True)
+
+
+def _lines(status: StageStatus) -> list[str]:
+    hold = status.hold
+    told = [] if status.state.startswith("go") else list(status.why[:3])
+    if hold is not None and hold.began:
+        told.append(
+            f"held {hold.held_s:.0f} s of {hold.required_s:.0f} s since {hold.began}, begun anew {hold.restarts} times; "
+            f"earliest end {hold.earliest_end}"
+        )
+    if hold is not None and hold.last:
+        told.append(f"last: {hold.last}")
+    return [*told, *status.waivers]

@@ -1,0 +1,214 @@
+"""The drills of stage 0: which there are, several at once or one after the other, and what is told of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from drills import CATALOG, EXAMPLES
+from drills.judging import gates
+from drills.judging.checks.thresholds import Thresholds
+from drills.judging.checks.verdicts import State
+from drills.rollout.preflight import one_drill
+from drills.rollout.preflight.one_drill import Order
+from drills.rollout.setup import records
+from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.commands import append, end
+from drills.rollout.setup.records import DrillDone
+from drills.rollout.setup.stages import EVERY_DRILL
+from drills.runs import variants
+from sim.base.errors import StorageError, UsageError
+from sim.drill import model as drill_file
+from sim.drill.model import Drill, expected_duration_s
+from sim.server.settings import RuntimeSettings
+
+_LOOK_S = 0.1
+LAST_WORDS_S = 90.0  # for an interrupted drill to heal and save
+Say = Callable[[str], None]
+
+
+class Child:
+    """One drill in a process of its own, which ends with ours, however that ends. What it says goes to `log`."""
+
+    def __init__(self, order: Order, log: Path) -> None:
+        self._order = order = msgspec.structs.replace(order, ends_with_stdin=True)
+        self._answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the process has ended
+        command = [sys.executable, "-m", "drills.rollout.preflight.one_drill", msgspec.json.encode(order).decode()]
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as words:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=self._answer, stderr=words, start_new_session=True
+                )
+        except OSError as error:
+            raise StorageError(f"{log}: cannot be written ({error.strerror}).") from None
+
+    @property
+    def name(self) -> str:
+        """The drill's."""
+        return Path(self._order.drill).stem
+
+    def poll(self) -> DrillDone | None:
+        """What came of it; None while it runs."""
+        return None if self._process.poll() is None else self._taken()
+
+    def wait(self, limit_s: float | None = None) -> DrillDone:
+        """What came of it, at its end."""
+        try:
+            self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            end(self._process)
+        return self._taken()
+
+    def interrupt(self) -> DrillDone:
+        """End it in order: it heals, and keeps what it observed."""
+        if self._process.poll() is None:
+            os.kill(self._process.pid, signal.SIGTERM)  # which nobody ignores
+        return self.wait(LAST_WORDS_S)
+
+    def _taken(self) -> DrillDone:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._answer.seek(0)
+        try:
+            return msgspec.json.decode(self._answer.read(), type=DrillDone)
+        except msgspec.DecodeError:
+            code = self._process.returncode
+            done = one_drill.not_run(
+                self.name, self._order.seed, f"its process ended with exit code {code} and without an answer"
+            )
+            return msgspec.structs.replace(done, status=State.ERROR)
+
+
+def chosen(names: Iterable[str], beside: Path, kind: str) -> dict[str, Path]:
+    """Drills by name and file. `all` is the catalogue, on a live target without what only an embedded mock can be made to do.
+
+    Raises `UsageError` for a name or file that there is not, two of one name, and a drill that is not well.
+    """
+    found: dict[str, Path] = {}
+    for name in names:
+        paths = sorted(CATALOG.glob("*.toml")) if name == EVERY_DRILL else [path_of(name, beside)]
+        for path in paths:
+            drill = drill_file.load(path)
+            if name == EVERY_DRILL and kind != "mock" and _needs_own_runtime(drill):
+                continue
+            if drill.name in found and found[drill.name] != path:
+                raise UsageError(f"{path}: there are two drills called '{drill.name}'; each needs a name of its own.")
+            found[drill.name] = path
+    return found
+
+
+def path_of(name: str, beside: Path) -> Path:
+    """A drill's file: of the catalogue or the examples by name, else a file, sought beside the stages' own."""
+    if name.endswith(".toml"):
+        return beside / name
+    for folder in (CATALOG, EXAMPLES):
+        if (path := folder / f"{name}.toml").exists():
+            return path
+    raise UsageError(f"there is no drill '{name}'; expected a name of the catalogue, a .toml file, or '{EVERY_DRILL}'.")
+
+
+def _needs_own_runtime(drill: Drill) -> bool:
+    usual = RuntimeSettings()
+    own = [key for key in usual.__struct_fields__ if key.startswith("token_")]
+    return bool(drill.surfaces) or any(getattr(drill.runtime, key) != getattr(usual, key) for key in own)
+
+
+def left_out(names: Iterable[str]) -> tuple[str, ...]:
+    """Drills of the catalogue that are not among these."""
+    return tuple(sorted({path.stem for path in CATALOG.glob("*.toml")} - set(names)))
+
+
+def require_judged(drills: Iterable[Path], thresholds: Thresholds) -> None:
+    """Raise `UsageError` for a drill whose checks the thresholds do not have."""
+    for path in drills:
+        gates.require_checks(drill_file.load(path), thresholds)
+
+
+def run_all(drills: dict[str, Path], folder: Path, aim: Aim, side_by_side: int, say: Say) -> list[DrillDone]:
+    """Run them into a stage's folder and tell of each as it ends. On the embedded mock each has a runtime of its own.
+
+    Elsewhere they run one after the other, whatever `side_by_side` is. Ctrl-C ends those that run, and the rest are not run.
+    """
+    out = folder / records.DRILLS
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{out}: cannot be written ({error.strerror}).") from None
+    orders = [_order(path, folder, aim) for path in sorted(drills.values(), key=_length_s, reverse=True)]  # no long one last
+    at_once = side_by_side if aim.is_embedded else 1
+    done: list[DrillDone] = []
+    running: list[Child] = []
+    try:
+        while orders or running:
+            while orders and len(running) < at_once:
+                running.append(Child(orders.pop(0), folder / records.LOGS / "drills.txt"))
+            _collect(running, done, folder, say)
+    except KeyboardInterrupt:
+        for child in running:
+            _told(child.interrupt(), done, folder, say)
+        for order in orders:
+            _told(one_drill.not_run(Path(order.drill).stem, order.seed, "the stage was interrupted"), done, folder, say)
+        raise
+    finally:
+        _summarise(folder, done)
+    return done
+
+
+def _length_s(path: Path) -> float:
+    drill = drill_file.load(path)
+    return expected_duration_s(drill) * max(len(variants.surfaces_of(drill)), 1)
+
+
+def _order(path: Path, folder: Path, aim: Aim) -> Order:
+    return Order(
+        drill=str(path.resolve()),
+        target="mock" if aim.is_embedded else aim.given,
+        targets=str(aim.file) if aim.file else "",
+        thresholds=str(folder / records.THRESHOLDS),
+        out=str(folder / records.DRILLS),
+        figures=True,
+    )
+
+
+def _collect(running: list[Child], done: list[DrillDone], folder: Path, say: Say) -> None:
+    """Take what has ended; if nothing has, wait a moment."""
+    ended = [(child, answer) for child in running if (answer := child.poll()) is not None]
+    for child, answer in ended:
+        running.remove(child)
+        _told(answer, done, folder, say)
+    if not ended:
+        time.sleep(_LOOK_S)
+
+
+def _told(answer: DrillDone, done: list[DrillDone], folder: Path, say: Say) -> None:
+    done.append(answer)
+    append(folder / records.DRILL_RESULTS, answer)
+    say(f"drill {answer.name}: {answer.status}" + (f" ({answer.reason})" if answer.reason else ""))
+
+
+def _summarise(folder: Path, done: Sequence[DrillDone]) -> None:
+    lines = [
+        "# Drills of this stage",
+        "",
+        "| drill | status | seed | faults seen to act | recovered at | run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in sorted(done, key=lambda each: each.name):
+        recovered = f"{each.recovered_at_s:g} s" if each.recovered_at_s is not None else "-"
+        seen = "-" if not each.faults else "yes" if each.observed else "no"
+        lines.append(f"| {each.name} | {each.status} | {each.seed} | {seen} | {recovered} | {each.run or '-'} |")
+    failed = [each for each in done if each.status != State.PASS]
+    lines += ["", *(f"- {each.name} {each.status}: {each.reason}" for each in failed), "", f"Failures: {len(failed)}", ""]
+    path = folder / records.DRILL_SUMMARY
+    try:
+        path.write_text("\n".join(lines))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None

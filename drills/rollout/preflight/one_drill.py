@@ -1,0 +1,149 @@
+"""Run one drill into its own folder, in this process or by `python -m drills.rollout.preflight.one_drill ORDER-AS-JSON`.
+
+A process of its own lets whoever started it go on looking at the clock, and several drills run side by side.
+"""
+
+import contextlib
+import fcntl
+import math
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
+from drills.reports import report
+from drills.rollout.setup.records import DrillDone
+from drills.runs import conclusion, results, running
+from drills.runs.request import Request
+from sim.base.errors import EvidenceError, StormgateError
+from sim.drill import model as drill_file
+from sim.drill.model import Drill
+from sim.record import observations
+from sim.record.history import History
+from sim.record.observations import Kind
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run. Everything in it may be read by whoever sees the process list."""
+
+    drill: str  # a file
+    set: tuple[str, ...] = ()
+    target: str
+    targets: str = ""
+    thresholds: str
+    out: str  # the folder that the run's own is made in
+    seed: int = 1
+    figures: bool = False
+    ends_with_stdin: bool = False  # whoever ordered it holds the other end, and is gone when that is closed
+    mark: str = ""  # a file that is locked while it runs
+
+
+def run(order: Order) -> DrillDone:
+    """Run it and judge it. What cannot be run, or went wrong, is told in the answer; raises nothing of ours."""
+    path = Path(order.drill)
+    try:
+        drill = drill_file.load(path, order.set)
+    except StormgateError as error:
+        return not_run(path.stem, order.seed, str(error))
+    before = set(Path(order.out).glob("*"))
+    try:
+        run_dir = running.run(_request(drill, order))
+        verdict = conclusion.conclude(run_dir) if order.figures else _concluded(run_dir)
+    except StormgateError as error:
+        begun = sorted(set(Path(order.out).glob("*")) - before)  # by a run that failed
+        done = not_run(drill.name, order.seed, str(error))
+        is_error = State.ERROR if begun else State.NOT_RUN
+        return msgspec.structs.replace(done, status=is_error, run=begun[0].name if begun else "")
+    return _done(drill, run_dir, verdict.drills[0], order.seed)
+
+
+def not_run(name: str, seed: int, why: str) -> DrillDone:
+    """The line of a drill that was not run at all."""
+    return DrillDone(
+        name=name,
+        run="",
+        status=State.NOT_RUN,
+        seed=seed,
+        faults=(),
+        injected_at_s=(),
+        observed=False,
+        recovered_at_s=None,
+        duration_s=0.0,
+        assertions=(),
+        reason=why,
+    )
+
+
+def _request(drill: Drill, order: Order) -> Request:
+    return Request(
+        drills=(drill,),
+        engine="sockets",
+        target=order.target,
+        seed=order.seed,
+        defects=(),
+        thresholds=Path(order.thresholds),
+        out=Path(order.out),
+        targets=Path(order.targets) if order.targets else None,
+    )
+
+
+def _concluded(run_dir: Path) -> RunVerdict:
+    verdict = results.judge_run(run_dir)
+    results.write_reports(run_dir, verdict)
+    return verdict
+
+
+def _done(drill: Drill, run_dir: Path, verdict: DrillVerdict, seed: int) -> DrillDone:
+    begun, ended = _fault_times(results.drill_folder(run_dir, drill.name))
+    took_s = next((each.value for each in verdict.measures if each.name == "live_again_99_s" and each.n), math.nan)
+    return DrillDone(
+        name=drill.name,
+        run=run_dir.name,
+        status=verdict.status,
+        seed=seed,
+        faults=tuple(fault.kind for fault in drill.faults),
+        injected_at_s=begun,
+        observed=any(check.name == "drill.faults_observed" and check.state is State.PASS for check in verdict.checks),
+        recovered_at_s=round(ended[-1] + took_s, 3) if ended and math.isfinite(took_s) else None,
+        duration_s=round(verdict.duration_s, 3) if math.isfinite(verdict.duration_s) else 0.0,
+        assertions=tuple((check.name, str(check.state)) for check in verdict.checks),
+        reason="" if verdict.status is State.PASS else report.why(verdict),
+    )
+
+
+def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
+    """When faults began and ended, in seconds after the run began; none of a run of several surfaces, or unreadable."""
+    try:
+        history = History(observations.read_header(folder), observations.read(folder))
+    except EvidenceError:
+        return (), []
+    begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
+    return tuple(round(float(t), 3) for t in begun.t), sorted(round(float(t), 3) for t in ended.t)
+
+
+def _end_with_parent() -> None:
+    """Whoever ordered this was killed: nobody will take the answer, so heal and save what there is, and end."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> int:
+    """The command line; the answer is one line of JSON on stdout."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # heal and save, as for Ctrl-C
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    with contextlib.ExitStack() as until_end:
+        if order.mark:
+            fcntl.flock(until_end.enter_context(Path(order.mark).open()), fcntl.LOCK_EX)
+        if order.ends_with_stdin:
+            threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        done = run(order)
+    sys.stdout.buffer.write(msgspec.json.encode(done) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

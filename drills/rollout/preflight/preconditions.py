@@ -1,0 +1,141 @@
+"""The five preconditions of a rollout, each asked now and of the target itself."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from drills.rollout.setup import commands, records
+from drills.rollout.setup.commands import append
+from drills.rollout.setup.records import CommandDone, Precondition, Revisions
+from drills.rollout.setup.stages import Command
+from sim.base.clocks import Clock, iso
+from sim.base.errors import MalformedFrameError
+from sim.engines.sockets.service import Lane
+from sim.protocols.spacetime import codec
+from sim.protocols.spacetime.frames import Compatibility, Join, Reply
+from sim.server.settings import RuntimeSettings
+
+_MINT_PATH = "/api/spacetime/token"
+_TIMEOUT_S = 10.0
+_MOCK_SESSION = "session-stormgate-preflight"  # the mock mints for whoever holds a session of this form
+_VERSION = "2.0.0"
+Answered = Literal["pass", "fail", "error", "not_run"]
+Answer = tuple[Answered, str]  # state and reason
+
+
+class _Minted(msgspec.Struct):
+    token: str
+    expires_in: float
+
+
+class _MintAnswer(msgspec.Struct):
+    data: _Minted
+
+
+def ask(
+    lane: Lane, builds: Sequence[str], rules: Sequence[Command], done: Mapping[str, CommandDone], found: Revisions
+) -> dict[str, Answer]:
+    """State and reason of each of `PRECONDITION_NAMES`. Raises nothing for what the other side does."""
+    token, minted = mint(lane)
+    return {
+        "observability_tests": commands.precondition(rules, done, "observability_tests"),
+        "retired_route_guard": commands.precondition(rules, done, "retired_route_guard"),
+        "token_issuance": minted,
+        "builds_deployed": joins(lane, token, builds) if token else ("not_run", "there is no token to join with"),
+        "rollback_revisions": _captured(found),
+    }
+
+
+def keep(answers: Mapping[str, Answer], folder: Path, clock: Clock, is_mock: bool) -> list[Precondition]:
+    """Write `preconditions.jsonl`. What rests on the operators' commands is not required of a mock. Raises `StorageError`."""
+    by_commands = records.PRECONDITION_NAMES[:2]
+    lines = [
+        Precondition(
+            at=iso(clock.now()),
+            name=name,
+            state=state,
+            reason=reason,
+            evidence=records.COMMANDS if name in by_commands else "",
+            required=not (is_mock and name in by_commands),
+        )
+        for name, (state, reason) in answers.items()
+    ]
+    for line in lines:
+        append(folder / records.PRECONDITIONS, line)
+    return lines
+
+
+def mint(lane: Lane) -> tuple[str, Answer]:
+    """A token, empty for none, and whether the control service issues them as it should."""
+    began = time.monotonic()
+    try:
+        answer = httpx.post(
+            lane.control_url + _MINT_PATH,
+            headers={"Authorization": f"Bearer {lane.session or _MOCK_SESSION}"},
+            json={},
+            timeout=_TIMEOUT_S,
+            trust_env=False,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return "", ("fail", f"{lane.control_url}{_MINT_PATH} gave no answer ({type(error).__name__})")
+    if answer.status_code != 200:
+        return "", ("fail", f"{lane.control_url}{_MINT_PATH} answered {answer.status_code} where a token was expected")
+    try:
+        minted = msgspec.json.decode(answer.content, type=_MintAnswer).data
+    except (msgspec.DecodeError, RecursionError):
+        return "", ("fail", f"{lane.control_url}{_MINT_PATH} answered 200, but with no token in it")
+    took_ms = (time.monotonic() - began) * 1000
+    if not minted.token or minted.expires_in <= 0:
+        return "", ("fail", f"the control service issued a token that lives for {minted.expires_in:g} s")
+    return minted.token, ("pass", f"a token for {minted.expires_in:g} s was issued in {took_ms:.0f} ms")
+
+
+def joins(lane: Lane, token: str, builds: Sequence[str]) -> Answer:
+    """Whether the runtime lets a client of each of these builds join, with the protocol that the product speaks."""
+    for build in builds:
+        refused = _refused(lane, token, build)
+        if refused:
+            return "fail", f"a client of build {build} cannot join: {refused}"
+    usual = RuntimeSettings()
+    with_what = f"{usual.protocol_version}, schema {usual.schema_version}"
+    return "pass", f"clients of {', '.join(builds)} may join ({with_what})"
+
+
+def _refused(lane: Lane, token: str, build: str) -> str:
+    """Why a join was refused, empty if it was not."""
+    url = f"{lane.socket_url}?token={quote(token, safe='')}&vsn={_VERSION}"
+    try:
+        with connect(url, open_timeout=_TIMEOUT_S, close_timeout=1.0, ping_interval=None, proxy=None, max_size=None) as socket:
+            return _told(socket, build)
+    except TimeoutError:
+        return f"no answer within {_TIMEOUT_S:g} s"
+    except (OSError, WebSocketException, ValueError) as error:
+        return type(error).__name__  # no more of it, as the address has the token in it
+
+
+def _told(socket: ClientConnection, build: str) -> str:
+    usual = RuntimeSettings()
+    socket.send(codec.encode_client(Join("1", Compatibility("stormgate", build, usual.protocol_version, usual.schema_version))))
+    limit = time.monotonic() + _TIMEOUT_S
+    while (left_s := limit - time.monotonic()) > 0:
+        try:
+            frame = codec.decode_server(socket.recv(timeout=left_s))
+        except MalformedFrameError:
+            continue
+        if isinstance(frame, Reply) and frame.ref == "1":
+            return "" if frame.ok else frame.body.code or "it was refused without a reason"
+    return f"no answer within {_TIMEOUT_S:g} s"
+
+
+def _captured(found: Revisions) -> Answer:
+    if found.known:
+        return "pass", f"control {found.control}, runtime {found.runtime}"
+    missing = [name for name in ("control", "runtime") if not getattr(found, name)]
+    return "fail", f"the revision of {' and '.join(missing)} could not be found out, so nothing says what to go back to"

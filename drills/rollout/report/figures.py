@@ -1,0 +1,251 @@
+"""Figures of a stage's window, as SVG that takes its colours from the page it stands in, so that one picture is right on both.
+
+Matplotlib draws with colours that stand for a meaning; each is then exchanged for a variable of the page's style. No line is
+told from another by colour alone. The same window gives the same bytes.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from matplotlib import dates, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from drills.rollout.setup import evidence, records
+from drills.rollout.setup.records import HoldEvent, Snapshot, StageReport
+from drills.rollout.verdict.window import StageWindow, load
+from sim.analysis import samples
+from sim.base.clocks import from_iso
+from sim.base.errors import StormgateError
+from sim.protocols.spacetime.metric_names import is_counter
+from sim.record.history import Floats
+from sim.record.ledger import Ledger
+
+# What a colour stands for -> the variable of the page's style.
+_INK, _MUTED, _GRID, _BAD = "#010101", "#020202", "#030303", "#040404"
+_SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505", "#050506")
+_VARIABLES = {
+    _INK: "--ink",
+    _MUTED: "--muted",
+    _GRID: "--grid",
+    _BAD: "--bad",
+    **{colour: f"--series-{n}" for n, colour in enumerate(_SERIES, 1)},
+}
+_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_WIDTH_IN = 9.0
+_AUTH = "auth_failures."
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One figure; `says` is what it shows, for those who cannot see it."""
+
+    title: str
+    says: str
+    svg: str
+
+
+def of(run_dir: Path, report: StageReport) -> tuple[Drawn, ...]:
+    """The figures of a stage; none of a window that cannot be read, which the report says."""
+    try:
+        window = load(run_dir)
+        events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
+    except StormgateError:
+        return ()
+    found = []
+    for draw in (_server, _latency, _coverage):
+        if (drawn := draw(window, events, report)) is not None:
+            found.append(drawn)
+    return tuple(found)
+
+
+def _server(window: StageWindow, events: Sequence[HoldEvent], report: StageReport) -> Drawn | None:
+    """What the servers said, over the window."""
+    snapshots = [each for each in window.snapshots if each.source == "metrics" and each.ok]
+    panels = [(label, lines) for label, names in _panels(snapshots) if (lines := _lines(snapshots, names))]
+    if not panels:
+        return None
+
+    def draw(figure: Figure) -> None:
+        found = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (label, lines) in zip(found, panels, strict=True):
+            for n, (name, t, value) in enumerate(lines):
+                axes.plot(t, value, color=_SERIES[n % 6], linestyle=_DASHES[n % 6], linewidth=1.7, label=name)
+            _frame(axes, label, window)
+            _mark(axes, window, snapshots, events)
+            axes.set_ylim(0, max(axes.get_ylim()[1], 0.1) * 1.08)
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, ncols=4, labelcolor=_INK)
+
+    says = "Figures of the runtime's metrics endpoint over the window; shaded: minutes with a fault; lines: restarts."
+    return Drawn("What the servers said", says, _svg(draw, 1.9 * len(panels) + 0.4, "server"))
+
+
+def _panels(snapshots: Sequence[Snapshot]) -> Iterator[tuple[str, list[str]]]:
+    """Each panel's label, with its unit, and the figures in it."""
+    names = sorted({name for each in snapshots for name in each.figures})
+    yield "refusals (1/s)", [name for name in names if name.startswith(_AUTH)]
+    yield (
+        "trouble (1/s)",
+        [name for name in names if name in ("mirror.failed_total", "delivery.stale_cursor_events_total")],
+    )
+    yield "events (1/s)", [name for name in names if name in ("mirror.published_total", "delivery.served_messages")]
+    yield "consumers", [name for name in names if name == "delivery.active_consumers"]
+
+
+Line = tuple[str, Floats, Floats]
+
+
+def _lines(snapshots: Sequence[Snapshot], names: Sequence[str]) -> list[Line]:
+    """Each figure over time; a counter as its increase a second, with a gap where its process began anew."""
+    found = [_line(snapshots, name) for name in names]
+    moving = [line for line in found if len(line[1]) and np.nanmax(np.nan_to_num(line[2])) > 0]
+    return moving or [line for line in found if len(line[1])][:1]
+
+
+def _line(snapshots: Sequence[Snapshot], name: str) -> Line:
+    having = [each for each in snapshots if name in each.figures]
+    t = np.array([from_iso(each.at).timestamp() for each in having], np.float64)
+    value = np.array([each.figures[name] for each in having], np.float64)
+    label = name.removeprefix(_AUTH).removeprefix("delivery.").removeprefix("mirror.").removesuffix("_total").replace("_", " ")
+    if not is_counter(name):
+        return label, _days(t), value
+    seconds, steps = np.diff(t), np.diff(value)
+    rate = np.where((steps >= 0) & (seconds > 0), steps / np.maximum(seconds, 1e-9), np.nan)
+    return label, _days(t[1:]), rate
+
+
+def _mark(axes: Axes, window: StageWindow, snapshots: Sequence[Snapshot], events: Sequence[HoldEvent]) -> None:
+    """Minutes in which something was being broken, restarts of the runtime, and holds that began anew."""
+    half_s = window.interval_s / 2
+    for each in snapshots:
+        if each.fault:
+            at = from_iso(each.at).timestamp()
+            axes.axvspan(*_days(np.array([at - half_s, at + half_s])), color=_BAD, alpha=0.16, linewidth=0)
+    for at in _restarts(snapshots):
+        axes.axvline(float(_days(np.array([at]))[0]), color=_BAD, linewidth=1.2, linestyle="--")
+    for event in events:
+        at = from_iso(event.at).timestamp()
+        if event.kind == "restarted" and window.began_s < at <= window.ended_s:
+            axes.axvline(float(_days(np.array([at]))[0]), color=_INK, linewidth=1.0, linestyle=":")
+
+
+def _restarts(snapshots: Sequence[Snapshot]) -> Iterator[float]:
+    """When a counter was seen to have gone back, in POSIX seconds."""
+    for before, after in pairwise(snapshots):
+        common = (name for name in after.figures if is_counter(name) and name in before.figures)
+        if any(after.figures[name] < before.figures[name] for name in common):
+            yield from_iso(after.at).timestamp()
+
+
+def _latency(window: StageWindow, events: Sequence[HoldEvent], report: StageReport) -> Drawn | None:
+    """Percentiles of the time from a publish to its application, watch by watch."""
+    points = []
+    for watch in window.watches:
+        values = samples.publish_to_apply_ms(watch.history, Ledger(watch.history))
+        if len(values):
+            points.append((watch.began_s, *np.percentile(values, (50, 95, 99))))
+    if not points:
+        return None
+    t, *percentiles = (np.array(column, np.float64) for column in zip(*points, strict=True))
+    limit = _limit(report, "ux", "publish_to_apply_ms")
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for n, (label, values) in enumerate(zip(("median", "p95", "p99"), percentiles, strict=True)):
+            line = axes.plot(_days(t), values, linewidth=1.7, marker="os^"[n], markersize=4, label=label)[0]
+            line.set(color=_SERIES[n], linestyle=_DASHES[n])
+        top = float(max(values.max() for values in percentiles))
+        if limit is not None:
+            axes.axhline(limit, color=_BAD, linewidth=1.2, label=f"limit of the p95: {limit:g} ms")
+            top = max(top, limit)
+        _frame(axes, "published to applied (ms)", window)
+        axes.set_ylim(0, top * 1.12)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, ncols=4, labelcolor=_INK)
+
+    says = f"Time from a publish to its application, median, p95 and p99 of each of {len(points)} watches."
+    return Drawn("How soon clients had what was published", says, _svg(draw, 2.7, "latency"))
+
+
+def _limit(report: StageReport, gate: str, check: str) -> float | None:
+    found = [each for group in report.gates if group.name == gate for each in group.checks if each.check == check]
+    return found[0].threshold if found else None
+
+
+def _coverage(window: StageWindow, events: Sequence[HoldEvent], report: StageReport) -> Drawn | None:
+    """When the window was watched, and when not."""
+    if window.ended_s <= window.began_s:
+        return None
+    snapshots = window.snapshots
+    good = [from_iso(each.at).timestamp() for each in snapshots if each.ok]
+    bad = [from_iso(each.at).timestamp() for each in snapshots if not each.ok]
+    edges = [window.began_s, *sorted(good), window.ended_s]
+    holes = [(a, b) for a, b in pairwise(edges) if b - a > 3 * window.interval_s]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for begin, end in holes:
+            axes.axvspan(*_days(np.array([begin, end])), facecolor=_BAD, alpha=0.22, linewidth=0)
+        axes.vlines(_days(np.array(good)), 0.1, 0.9, color=_SERIES[0], linewidth=1.0, label=f"answered ({len(good)})")
+        if bad:
+            axes.plot(
+                _days(np.array(bad)), np.full(len(bad), 0.5), "x", color=_BAD, markersize=7, label=f"no answer ({len(bad)})"
+            )
+        _frame(axes, "snapshots", window)
+        axes.set_ylim(0, 1)
+        axes.set_yticks([])
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, ncols=3, labelcolor=_INK)
+
+    says = f"{len(good)} snapshots were answered, {len(bad)} were not; {len(holes)} holes of more than three intervals."
+    return Drawn("How well it was watched", says, _svg(draw, 1.35, "coverage"))
+
+
+def _frame(axes: Axes, label: str, window: StageWindow) -> None:
+    axes.set_ylabel(label, fontsize=9, color=_INK)
+    axes.set_xlabel("time (UTC)" if axes.get_subplotspec() is None or _is_last(axes) else "", fontsize=9, color=_INK)
+    axes.set_xlim(*_days(np.array([window.began_s, max(window.ended_s, window.began_s + 1)])))
+    axes.xaxis_date(tz=UTC)
+    locator = dates.AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color(_MUTED)
+    axes.tick_params(colors=_INK, labelsize=8)
+    axes.xaxis.get_offset_text().set(color=_INK, fontsize=8)
+    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _is_last(axes: Axes) -> bool:
+    place = axes.get_subplotspec()
+    return place is None or place.is_last_row()
+
+
+def _days(seconds: Floats) -> Floats:
+    """POSIX seconds as Matplotlib counts time."""
+    return np.asarray(seconds, np.float64) / 86400.0
+
+
+def _svg(draw: Callable[[Figure], None], height_in: float, name: str) -> str:
+    """What was drawn, ready to stand in a page."""
+    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    figure.patch.set_visible(False)
+    draw(figure)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        figure.savefig(out, format="svg", metadata=nothing)
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r'^<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="presentation">', text, count=1)
+    return re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL).strip()

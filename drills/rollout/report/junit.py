@@ -1,0 +1,108 @@
+"""A verdict as JUnit XML, which every CI server shows: a suite a gate or drill, a test case a check.
+
+Only a pass is green. What could not be told is a failure of the type of its state; nothing ever becomes a skipped test but
+what decides nothing, which CI servers show apart.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from drills.judging.checks.verdicts import RunVerdict, State
+from drills.rollout.setup.records import GateCheck, StageReport
+from sim.base.errors import StorageError
+
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test case."""
+
+    name: str
+    state: str
+    reason: str
+    decides: bool = True
+
+
+def of_stage(report: StageReport) -> bytes:
+    """A stage's gates and parts."""
+    suites = [(gate.name, [_check_case(check) for check in gate.checks]) for gate in report.gates]
+    for name in dict.fromkeys(check.gate for check in report.splits):
+        suites.append((name, [_check_case(check) for check in report.splits if check.gate == name]))
+    suites.append(("stage", [Case(part.name, part.state, part.reason) for part in report.parts]))
+    return _document(f"stage {report.plan.stage}", report.plan.began, report.plan.run_id, suites)
+
+
+def of_run(verdict: RunVerdict) -> bytes:
+    """A run's drills; a broken law is a failed case of its own."""
+    suites = []
+    for drill in verdict.drills:
+        cases = [Case(check.name, check.state, check.reason) for check in drill.checks]
+        cases += [Case(f"law.{each.invariant}", State.FAIL, f"{each.count}, first {each.first}") for each in drill.violations]
+        suites.append((drill.name, cases))
+    return _document("drills", "", verdict.run_id, suites)
+
+
+def write(verdict: RunVerdict, path: Path) -> None:
+    """A run's drills into a file. Raises `StorageError`."""
+    try:
+        path.write_bytes(of_run(verdict))
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); give --junit a file in a folder that exists."
+        ) from None
+
+
+def _check_case(check: GateCheck) -> Case:
+    return Case(f"{check.gate}.{check.check}", check.state, check.reason, check.required)
+
+
+def _document(title: str, at: str, run_id: str, suites: Iterable[tuple[str, list[Case]]]) -> bytes:
+    root = Element("testsuites", name=_clean(f"stormgate {title} {run_id}"))
+    totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    for name, cases in suites:
+        counts = dict(_counts(cases))
+        suite = SubElement(root, "testsuite", {"name": _clean(name), **{key: str(value) for key, value in counts.items()}})
+        if at:
+            suite.set("timestamp", at)
+        for case in cases:
+            _add(suite, name, case)
+        totals = {key: totals[key] + counts[key] for key in totals}
+    for key, value in totals.items():
+        root.set(key, str(value))
+    indent(root)
+    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + bytes(tostring(root, encoding="utf-8")) + b"\n"
+
+
+def _counts(cases: list[Case]) -> Iterator[tuple[str, int]]:
+    kinds = [_kind(case) for case in cases]
+    yield "tests", len(cases)
+    yield "failures", kinds.count("failure")
+    yield "errors", kinds.count("error")
+    yield "skipped", kinds.count("skipped")
+
+
+def _kind(case: Case) -> str:
+    """`failure`, `error` or `skipped`; empty for a pass."""
+    if case.state == State.PASS:
+        return ""
+    if not case.decides:
+        return "skipped"
+    return "error" if case.state == State.ERROR else "failure"
+
+
+def _add(suite: Element, name: str, case: Case) -> None:
+    element = SubElement(suite, "testcase", classname=_clean(f"stormgate.{name}"), name=_clean(case.name))
+    kind = _kind(case)
+    if kind == "skipped":
+        SubElement(element, kind, message=_clean(f"{case.state}, and decides nothing here: {case.reason}"))
+    elif kind:
+        SubElement(element, kind, type=_clean(case.state), message=_clean(case.reason))
+
+
+def _clean(text: str) -> str:
+    """Without the characters that XML cannot have."""
+    return _NO_XML.sub("?", str(text))

@@ -1,0 +1,53 @@
+"""JSON schemas of a stage's files, generated from the records; `python -m drills.rollout.report.schemas` writes them."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from drills.rollout.setup import journal, records
+from drills.rollout.setup.records import Blocker, Waiver
+
+FOLDER = Path(__file__).with_name("schemas")
+# By file; of a file of lines the schema is of one line.
+ARTIFACTS: dict[str, Any] = {
+    records.PLAN: records.StagePlan,
+    records.SNAPSHOTS: records.Snapshot,
+    records.WATCH_LIST: records.WatchDone,
+    records.CONTROL_LIST: records.WatchDone,
+    records.PRECONDITIONS: records.Precondition,
+    records.COMMANDS: records.CommandDone,
+    records.DRILL_RESULTS: records.DrillDone,
+    records.PROBES: records.CohortProbe,
+    records.HOLD: records.HoldEvent,
+    records.ARMED: records.Armed,
+    records.ROLLBACK: records.Rollback,
+    records.GATE_RESULTS: records.GateCheck,
+    records.REPORT: records.StageReport,
+    records.BLOCKERS: list[Blocker],
+    records.SIGNOFF: records.Signoff,
+    records.WAIVERS: list[Waiver],
+    journal.NAME: journal.Entry,
+}
+
+
+def path_of(artifact: str) -> Path:
+    """Where the schema of an artifact lies."""
+    return FOLDER / f"{artifact.replace('/', '-').rpartition('.')[0]}.schema.json"
+
+
+def made(artifact: str) -> bytes:
+    """The schema of an artifact, as its file has it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(ARTIFACTS[artifact])}
+    return msgspec.json.format(msgspec.json.encode(schema, order="deterministic"), indent=2) + b"\n"
+
+
+def main() -> None:
+    """Write all of them."""
+    FOLDER.mkdir(exist_ok=True)
+    for artifact in ARTIFACTS:
+        path_of(artifact).write_bytes(made(artifact))
+
+
+if __name__ == "__main__":
+    main()

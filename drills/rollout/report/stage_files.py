@@ -1,0 +1,66 @@
+"""What is written of a stage's report: every file in place at once, the report itself last, with the hashes of the others."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from drills.rollout.report import figures, junit, stage_report
+from drills.rollout.setup import evidence, records
+from drills.rollout.setup.records import Evidence, StageReport
+from sim.base.atomic_files import write_whole
+from sim.base.errors import StorageError, UsageError
+
+
+def write(run_dir: Path, report: StageReport) -> StageReport:
+    """Write all files of a report; returns it with their hashes.
+
+    Raises `StorageError`, and `UsageError` where somebody has signed another report of this run already.
+    """
+    rendered = render(report, figures.of(run_dir, report))
+    report = msgspec.structs.replace(report, rendered=described(rendered))
+    content = encoded(report)
+    signoff = evidence.read_signoff(run_dir)
+    if signoff is not None and signoff.report_sha256 != hashlib.sha256(content).hexdigest():
+        raise UsageError(f"{run_dir}: is signed already, and its report would now be another; run the stage again instead.")
+    for name in evidence.RENDERED:
+        if name in rendered:
+            write_whole(run_dir / name, rendered[name])
+        else:
+            _remove(run_dir / name)
+    write_whole(run_dir / records.REPORT, content)
+    return report
+
+
+def render(report: StageReport, drawn: tuple[figures.Drawn, ...]) -> dict[str, bytes]:
+    """All files but the report itself, by name. A go has no blockers."""
+    checks = [*(check for gate in report.gates for check in gate.checks), *report.splits]
+    found = {
+        records.GATE_RESULTS: b"".join(msgspec.json.encode(check) + b"\n" for check in checks),
+        records.REPORT_MD: stage_report.markdown(report).encode(),
+        records.REPORT_HTML: stage_report.html(report, drawn).encode(),
+        records.JUNIT: junit.of_stage(report),
+    }
+    if report.decision != "go":
+        found[records.BLOCKERS] = msgspec.json.format(msgspec.json.encode(report.blockers), indent=2) + b"\n"
+    return found
+
+
+def encoded(report: StageReport) -> bytes:
+    """`stage-report.json`."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def described(rendered: dict[str, bytes]) -> tuple[Evidence, ...]:
+    """The files as a report names them."""
+    return tuple(
+        Evidence(path=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+        for name, content in sorted(rendered.items())
+    )
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be removed ({error.strerror}).") from None

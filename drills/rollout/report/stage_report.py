@@ -1,0 +1,182 @@
+"""A stage's report for people: Markdown, one page of HTML, a few lines on a terminal. Nothing here decides anything."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from drills.judging.checks.verdicts import GRAVEST_FIRST, State
+from drills.reports import report as words
+from drills.rollout.setup.records import Change, Evidence, Gate, GateCheck, StagePlan, StageReport
+
+if TYPE_CHECKING:
+    import jinja2
+    from rich.console import Console
+
+    from drills.rollout.report.figures import Drawn
+
+_MOST_WHY = 6  # sentences that a reader gets first
+_EXIT_CODES = {"": 0, "breach": 1, "error": 4, "insufficient_evidence": 2, "expired": 1}
+
+
+def headline(report: StageReport) -> str:
+    """The decision, with why not."""
+    reason = f": {report.reason.replace('_', ' ')}" if report.reason else ""
+    return f"{report.decision.upper().replace('_', '-')}{reason}"
+
+
+def about(plan: StagePlan) -> str:
+    """What kind of target it is about, which belongs beside the headline."""
+    if plan.target_kind == "mock":
+        return "against the embedded mock: says nothing of a deployed runtime, and opens no stage"
+    return f"target {plan.target}, {plan.target_kind}"
+
+
+def exit_code(report: StageReport) -> int:
+    """0 go, 1 a failure or a proof that is too old, 2 cannot tell, 4 the tool or the evidence failed."""
+    return _EXIT_CODES[report.reason]
+
+
+def markdown(report: StageReport) -> str:
+    """`STAGE_REPORT.md`."""
+    text = _environment(html=False).get_template("STAGE_REPORT.md.j2").render(report=report, **_given(report))
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def html(report: StageReport, figures: "Sequence[Drawn]") -> str:
+    """`STAGE_REPORT.html`: one file, which needs nothing else."""
+    page = _environment(html=True).get_template("STAGE_REPORT.html.j2")
+    return page.render(report=report, figures=figures, **_given(report))
+
+
+def print_report(report: StageReport, console: "Console") -> None:
+    """The verdict on a terminal: gates, parts, and why not."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("gate or part", "state", "decided by")
+    for gate in report.gates:
+        table.add_row(gate.name, _coloured(gate.state), escape(decided_by(gate)))
+    for part in report.parts:
+        table.add_row(part.name, _coloured(part.state), escape(part.reason))
+    console.print(table)
+    for sentence in report.why:
+        console.print(escape(sentence), soft_wrap=True)
+    for note in report.notes:
+        console.print(escape(note), style="dim", soft_wrap=True)
+    console.print(f"[bold]{escape(headline(report))}[/] ({escape(about(report.plan))})", soft_wrap=True)
+
+
+def _coloured(state: str) -> str:
+    colour = {"pass": "green", "fail": "red", "error": "red"}.get(state, "yellow")
+    return f"[{colour}]{state}[/]"
+
+
+def decided_by(gate: Gate) -> str:
+    """The check that makes a gate what it is, in words."""
+    if gate.state == State.PASS:
+        return f"all {sum(check.required for check in gate.checks) or len(gate.checks)} checks passed"
+    (worst, *others) = [check for check in _sorted(gate.checks) if check.state == gate.state]
+    more = f"; and {len(others)} more" if others else ""
+    return f"{worst.check}: {worst.reason}{more}"
+
+
+def _sorted(checks: Sequence[GateCheck]) -> list[GateCheck]:
+    """Those that decide first, and of these the gravest."""
+    return sorted(checks, key=lambda check: (not check.required, GRAVEST_FIRST.index(State(check.state))))
+
+
+def _given(report: StageReport) -> dict[str, object]:
+    """What both templates need besides the report."""
+    return {
+        "headline": headline(report),
+        "about": about(report.plan),
+        "gates": [(gate, decided_by(gate), _is_told(gate), _sorted(gate.checks)) for gate in report.gates],
+        "first_why": report.why[:_MOST_WHY],
+        "more_why": report.why[_MOST_WHY:],
+        "folders": folders(report.evidence),
+        "moved": [change for change in report.changes if _moved(change)],
+        "unmoved": sum(not _moved(change) for change in report.changes),
+    }
+
+
+def _is_told(gate: Gate) -> bool:
+    """Whether nothing of a gate is required, so that it is told and decides nothing."""
+    return not any(check.required for check in gate.checks)
+
+
+def _moved(change: Change) -> bool:
+    return change.state != change.before_state or bool(change.change)
+
+
+def folders(files: Sequence[Evidence]) -> list[tuple[str, int, int, str]]:
+    """The evidence by its topmost folder: name, files, bytes, and one SHA-256 over the names and hashes of its files."""
+    found: dict[str, list[Evidence]] = {}
+    for file in files:
+        folder, separator, _ = file.path.partition("/")
+        found.setdefault(folder + separator, []).append(file)
+    return [(name, len(each), sum(file.size_bytes for file in each), _together(each)) for name, each in found.items()]
+
+
+def _together(files: Sequence[Evidence]) -> str:
+    if len(files) == 1:
+        return files[0].sha256
+    lines = "".join(f"{file.sha256}  {file.path}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _environment(html: bool) -> "jinja2.Environment":
+    import jinja2  # imported late, as `--help` needs none of it
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(words.TEMPLATES),
+        autoescape=html,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        number=number, cell=cell, value=_value, bounds=_bounds, limit=_limit, minutes=minutes, moment=moment, size=size
+    )
+    return environment
+
+
+def number(value: float | None) -> str:
+    """A value for people; `-` for none."""
+    return "-" if value is None else words.number(value)
+
+
+def cell(text: object) -> str:
+    """Text that cannot break out of a table's cell, nor be taken for markup."""
+    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _value(check: GateCheck) -> str:
+    return "-" if check.value is None else f"{number(check.value)} {check.unit}"
+
+
+def _bounds(check: GateCheck) -> str:
+    return f"{number(check.interval[0])} .. {number(check.interval[1])}" if check.interval else "-"
+
+
+def _limit(check: GateCheck) -> str:
+    return f"{check.comparator} {number(check.threshold)}" if check.threshold is not None else "-"
+
+
+def minutes(seconds: float) -> str:
+    """A length of time for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    whole = round(seconds / 60)
+    return f"{whole} min" if whole < 120 else f"{whole // 60} h {whole % 60:02d} min"
+
+
+def moment(at: str) -> str:
+    """A time of a file for people, to the second."""
+    return at[:19].replace("T", " ") + " UTC" if at else "-"
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count} B" if count < 2048 else f"{count / 1024:.0f} KiB" if count < 2 << 20 else f"{count / (1 << 20):.1f} MiB"

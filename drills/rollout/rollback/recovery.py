@@ -1,0 +1,100 @@
+"""Whether a lane is well, as clients see it: a drill without faults, judged by all its checks and by how many are let in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from drills import EXAMPLES
+from drills.judging.checks.verdicts import DrillVerdict, State, worst
+from drills.reports import report
+from drills.runs import results, running
+from drills.runs.request import Request
+from sim.analysis import samples, statistics
+from sim.analysis.samples import Share
+from sim.base.errors import EvidenceError
+from sim.drill import model as drill_file
+from sim.drill.model import Drill
+from sim.engines.sockets.service import Lane
+from sim.record import observations
+from sim.record.history import History
+
+DRILL = EXAMPLES / "observation.toml"
+MOST_AUTH_FAILURES = 0.02  # of connects, and of tokens asked for: the operators' rollback procedure
+_CLIENTS = 150  # [ours] with fewer than 133 connects, no share of failures is surely under 2 %
+_ON_MOCK = (  # [ours] as many samples in less time
+    *("fleet.connects_per_s=50.0", "load.events_per_s=50.0", "load.run_streams=3"),
+    *("phases.steady_s=1.0", "phases.fault_s=5.0"),
+)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One watch's answer. `run` is its folder, below the run's."""
+
+    state: State
+    reason: str
+    run: str
+    auth_failures: str  # in words, with n
+
+
+class InterruptedWatchError(KeyboardInterrupt):
+    """Whoever watched was told to end."""
+
+
+def drill_for(lane: Lane, overrides: tuple[str, ...], length_s: float | None = None) -> Drill:
+    """The drill that watches a lane, within its caps; `length_s` is how long is looked, without coming and going.
+
+    Raises `UsageError`.
+    """
+    caps = lane.rules.caps
+    clients = min(_CLIENTS, caps.clients - 1) if caps else _CLIENTS
+    usual = (f"fleet.clients={clients}", *(_ON_MOCK if lane.is_mock else ()))
+    length = (f"phases.fault_s={length_s}",) if length_s is not None else ()
+    return drill_file.load(DRILL, (*usual, *overrides, *length))
+
+
+def watch(lane: Lane, drill: Drill, folder: Path, thresholds: Path | None, surely: bool) -> Watched:
+    """Run it into a folder of its own below `folder`, and judge it by `thresholds` (None: the usual ones).
+
+    `surely`: that few are refused must be sure, which takes 133 connects; else it is enough that it looks so.
+    Raises what a drill raises, and `InterruptedWatchError`.
+    """
+    request = Request(
+        drills=(drill,), engine="sockets", target=lane.name, seed=1, defects=(), thresholds=thresholds, out=folder, lane=lane
+    )
+    run_dir = running.run(request)
+    verdict = results.judge_run(run_dir)
+    results.write_reports(run_dir, verdict)
+    return judged(run_dir, verdict.drills[0], f"{folder.parent.name}/{folder.name}/{run_dir.name}", surely)
+
+
+def judged(run_dir: Path, verdict: DrillVerdict, name: str, surely: bool) -> Watched:
+    """What a watch's files say; `surely` as with `watch`. Raises `InterruptedWatchError` for one that was."""
+    folder = results.drill_folder(run_dir, verdict.name)
+    try:
+        header = observations.read_header(folder)
+        if not header.complete and not header.stop_condition:
+            raise InterruptedWatchError(header.stopped_because)
+        history = History(header, observations.read(folder))
+    except EvidenceError as error:
+        return Watched(State.ERROR, str(error), name, "")
+    refusals = {"connects": samples.auth_refusals(history), "tokens asked for": samples.token_refusals(history)}
+    answers = [few(share, what, surely) for what, share in refusals.items()]
+    said = "; ".join(words for _, words in answers)
+    state = worst([verdict.status, *(each for each, _ in answers)])
+    if state is State.PASS:
+        return Watched(state, f"every check of {verdict.name} passed; {said}", name, said)
+    wrong = [words for each, words in answers if each is not State.PASS]
+    return Watched(state, "; ".join(filter(None, [report.why(verdict), *wrong])), name, said)
+
+
+def few(share: Share, what: str, surely: bool) -> tuple[State, str]:
+    """Whether refusals are under the limit: with 95 % confidence if `surely`, else as far as can be seen; and that in words."""
+    bounds = statistics.ratio(share.hits, share.n)
+    if share.n == 0:
+        return State.NO_DATA, f"there were no {what}"
+    words = f"{share.hits} of {share.n} {what} refused (at most {100 * bounds.upper:.2g} %)"
+    if bounds.lower > MOST_AUTH_FAILURES or (share.ratio >= MOST_AUTH_FAILURES and not surely):
+        return State.FAIL, words
+    if surely and bounds.upper >= MOST_AUTH_FAILURES:
+        return State.INCONCLUSIVE, f"{words}, which cannot be told from {100 * MOST_AUTH_FAILURES:g} %"
+    return State.PASS, words

@@ -1,0 +1,179 @@
+"""What a rehearsal of the rollback is going to pull on a target, and whether that target allows it; nothing is changed here."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from drills.rollout.rollback import bursts, recovery
+from drills.rollout.rollback.bursts import Burst
+from drills.rollout.rollback.changes import Change, Cohort, Throttle, Traffic
+from drills.rollout.rollback.levers import HookLever, Lever, MockLever
+from drills.rollout.rollback.recovery import Watched
+from drills.rollout.servers import revisions
+from drills.rollout.setup import records
+from drills.rollout.setup.records import Revisions
+from drills.rollout.verdict import armed
+from drills.runs.target_file import Target
+from sim.base.clocks import Clock
+from sim.base.errors import IllegalMoveError, TargetError, UsageError
+from sim.drill.target_rules import CohortRollback, RollbackHook, RollbackRules, TargetKind, ThrottleRollback, TrafficRollback
+from sim.engines.shared import permission
+from sim.engines.sockets.service import Lane, LaneHttp
+from sim.server.deployment import Deployment
+from sim.server.deployment import Traffic as MockTraffic
+
+FOLDER = "rollback"  # below the run's folder: all that a rehearsal keeps beside its record
+LIMIT_S = 300.0  # to recover: the operators' preflight
+STABLE_S = 900.0  # that recovery is watched for: the operators' rollback procedure
+MOCK_STABLE_S = 10.0  # [ours] on a mock, where it is labelled so
+# [ours] Of a mock: what its throttle is set to lies above what a watch publishes, and far below what a burst does.
+_MOCK_PUBLISHES_PER_S = 60.0
+_MOCK_BURST = 300
+_MOCK_PERCENT = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a rehearsal needs. `watch` runs for its usual length, or looks for so many seconds."""
+
+    target: str
+    target_kind: TargetKind
+    changes: tuple[Change, Change, Change]  # in the order of the rollback
+    watch: Callable[[float | None], Watched]
+    stable_s: float
+    limit_s: float
+    seen_within_s: float
+    hooks_sha256: str = ""  # of the commands, as they are now
+
+
+def make(lane: Lane, entry: Target | None, folder: Path, clock: Clock, limit_s: float = LIMIT_S) -> Plan:
+    """The plan for a target. Raises `UsageError` for one that does not allow it, `TargetError` for a mock that is not there."""
+    rules = entry.rollback if entry else RollbackRules()
+    _require_allowed(lane, rules)
+    for length_s in (None, STABLE_S):
+        permission.require_allowed(recovery.drill_for(lane, rules.watch, length_s), lane)
+    own, thresholds = folder / FOLDER, folder / records.THRESHOLDS  # a stage's own, where there are such
+
+    def watch(length_s: float | None) -> Watched:
+        drill, surely = recovery.drill_for(lane, rules.watch, length_s), length_s is not None  # of 15 min of it
+        return recovery.watch(lane, drill, own / "watches", thresholds if thresholds.exists() else None, surely)
+
+    return Plan(
+        target=lane.name,
+        target_kind=lane.kind,
+        changes=_Changes(lane, entry, own, clock).all(rules),
+        watch=watch,
+        stable_s=MOCK_STABLE_S if lane.is_mock else STABLE_S,
+        limit_s=limit_s,
+        seen_within_s=rules.seen_within_s,
+        hooks_sha256=armed.digest(rules),
+    )
+
+
+def _require_allowed(lane: Lane, rules: RollbackRules) -> None:
+    if lane.kind == "production" and not rules.allow_on_production:
+        raise UsageError(
+            f"target '{lane.name}' is of kind production, and a rehearsal moves everybody's traffic: rehearse on staging, "
+            f"or, where that is meant, put allow_on_production = true into [targets.{lane.name}.rollback]."
+        )
+    missing = [name for name in ("traffic", "throttle", "cohort") if getattr(rules, name) is None]
+    if missing and not lane.is_mock:
+        raise UsageError(
+            f"target '{lane.name}' has no commands to roll back its {missing[0]}; add "
+            f"[targets.{lane.name}.rollback.{missing[0]}] with 'apply' and 'restore' to the targets file."
+        )
+
+
+class _Changes:
+    """Makes the three changes: with the operators' commands where there are some, else with a mock's own routes."""
+
+    def __init__(self, lane: Lane, entry: Target | None, folder: Path, clock: Clock) -> None:
+        self._lane, self._entry, self._folder, self._clock = lane, entry, folder, clock
+        self._mock = _mock(lane) if lane.is_mock else None
+
+    def all(self, rules: RollbackRules) -> tuple[Change, Change, Change]:
+        """In the order of the rollback."""
+        return self._traffic(rules.traffic), self._throttle(rules.throttle), self._cohort(rules.cohort)
+
+    def _traffic(self, rule: TrafficRollback | None) -> Traffic:
+        def find() -> Revisions:
+            return revisions.find(self._lane, self._entry)
+
+        if rule is not None:
+            good = Revisions(control=rule.control_revision, runtime=rule.runtime_revision)
+            return Traffic(
+                self._hook("traffic", rule, CONTROL_REVISION=good.control, RUNTIME_REVISION=good.runtime), good, find
+            )
+        deployment, traffic = self._of_mock
+        old = deployment.previous_revision
+        if not old:
+            raise UsageError(
+                f"the mock at {self._lane.runtime_url} has one revision only, so there is nothing to roll back to; "
+                "start it with --set previous_revision=NAME."
+            )
+        lever = MockLever(self._lane, "traffic", {"revision": old}, {"revision": traffic.serving})
+        return Traffic(lever, Revisions(control=old, runtime=old), find)
+
+    def _throttle(self, rule: ThrottleRollback | None) -> Throttle:
+        what = rule.refuses if rule else "publishes"
+        n = self._burst(rule)
+        send: Callable[[Lane, int], Burst] = bursts.publishes if what == "publishes" else bursts.connects
+        if rule is not None:
+            lever: Lever = self._hook("throttle", rule, BURST=str(n))
+        else:
+            before = msgspec.to_builtins(self._of_mock[1].throttle)
+            lever = MockLever(self._lane, "throttle", {"publishes_per_s": _MOCK_PUBLISHES_PER_S}, before)
+        return Throttle(lever, lambda: send(self._lane, n), f"{n} {what}", self._clock)
+
+    def _burst(self, rule: ThrottleRollback | None) -> int:
+        """How large a burst may be: no cap is ever exceeded."""
+        if rule is None:
+            return _MOCK_BURST
+        caps = self._lane.rules.caps
+        if caps is None:
+            return rule.burst
+        most = caps.events_per_s if rule.refuses == "publishes" else min(caps.connects_per_s, caps.clients)
+        if most < 2:
+            raise UsageError(
+                f"the caps of target '{self._lane.name}' allow no burst of {rule.refuses} ({most:g} a second), by "
+                "which alone a throttle is seen; raise them."
+            )
+        return min(rule.burst, int(most))
+
+    def _cohort(self, rule: CohortRollback | None) -> Cohort:
+        if rule is not None:
+            lever: Lever = self._hook("cohort", rule, PERCENT=f"{rule.percent:g}")
+        else:
+            before = {"percent": self._of_mock[1].cohort_percent}
+            lever = MockLever(self._lane, "cohort", {"percent": _MOCK_PERCENT}, before)
+        return Cohort(lever, rule.percent if rule else _MOCK_PERCENT, self._lane, self._folder, self._clock)
+
+    def _hook(self, name: str, rule: RollbackHook, **about: str) -> HookLever:
+        return HookLever(name, rule, self._lane, self._folder, {"RUN_ID": self._folder.parent.name, **about})
+
+    @property
+    def _of_mock(self) -> tuple[Deployment, MockTraffic]:
+        if self._mock is None:
+            raise IllegalMoveError("a target that is no mock was let through without its commands")
+        return self._mock
+
+
+def _mock(lane: Lane) -> tuple[Deployment, MockTraffic]:
+    """What a mock of ours says of its revisions. Raises `TargetError`."""
+
+    async def ask() -> dict[str, Any]:
+        http = LaneHttp(lane)
+        try:
+            return await http.mock_state()
+        finally:
+            await http.close()
+
+    state = asyncio.run(ask())
+    try:
+        return msgspec.convert(state["deployment"], Deployment), msgspec.convert(state["traffic"], MockTraffic)
+    except (KeyError, msgspec.ValidationError):
+        raise TargetError(f"{lane.runtime_url} is a mock of another version of stormgate; start this one's.") from None

@@ -1,0 +1,80 @@
+"""What is deployed: the revisions of control service and runtime, from the operators' own commands or from the services.
+
+A revision is one printable word. Whatever else comes (nothing, a sentence, a secret, an error) is an empty string, which
+stands for unknown; and what is unknown is never the same as before.
+"""
+
+import os
+import subprocess
+import tempfile
+
+from drills.rollout.setup.commands import NotRunError, to_its_end
+from drills.rollout.setup.records import Revisions
+from drills.runs.target_file import Target
+from sim.base.redaction import MARK, Redactor
+from sim.drill.target_rules import RevisionCommands
+from sim.engines.shared.fetch import FIGURES, fetch_now
+from sim.engines.sockets.service import Lane
+from sim.protocols.spacetime.metric_names import HEALTH_PATH, STATUS_PATH
+from sim.protocols.spacetime.service_metrics import OK, read_status, revision_of, word
+
+LIMIT_S = 5.0  # [ours] of one request, from connecting to the last byte
+_MOST_OUTPUT_BYTES = 4096  # of a command, looked at
+
+
+def find(lane: Lane, entry: Target | None) -> Revisions:
+    """The revisions of both services, empty where they cannot be found out."""
+    finder = Finder(lane, entry)
+    return Revisions(control=finder.control(), runtime=finder.runtime())
+
+
+class Finder:
+    """Finds revisions for one target. A command that fails is not made up for by asking the service: what that says may be
+    another name of the same revision, and would look like a change.
+    """
+
+    def __init__(self, lane: Lane, entry: Target | None) -> None:
+        self._lane = lane
+        self._commands = entry.revisions if entry else RevisionCommands()
+        self._redact = Redactor(lane.secrets)
+
+    def control(self, said: str | None = None) -> str:
+        """The control service's; `said` is what it said of itself just now, if it was asked already."""
+        if self._commands.control:
+            return self._run(self._commands.control)
+        if said is not None:
+            return self._plain(said)
+        answer = fetch_now(self._lane.control_url + STATUS_PATH, FIGURES, LIMIT_S)
+        return self._plain(read_status(answer.body).revision) if answer.outcome == OK else ""
+
+    def runtime(self) -> str:
+        """The runtime's."""
+        if self._commands.runtime:
+            return self._run(self._commands.runtime)
+        answer = fetch_now(self._lane.runtime_url + HEALTH_PATH, FIGURES, LIMIT_S)
+        return self._plain(revision_of(answer.body)) if answer.outcome == OK else ""
+
+    def _run(self, command: list[str]) -> str:
+        output = _first_output(command, self._environment(), self._commands.timeout_s)
+        lines = output.decode("utf-8", "replace").splitlines()
+        return self._plain(word(lines[0].strip())) if lines else ""
+
+    def _plain(self, found: str) -> str:
+        """What holds a secret is none: with that taken out, two revisions would look the same."""
+        return found if found == self._redact.text(found) and MARK.decode() not in found else ""
+
+    def _environment(self) -> dict[str, str]:
+        lane = self._lane
+        about = {"TARGET": lane.name, "RUNTIME_URL": lane.runtime_url, "CONTROL_URL": lane.control_url}
+        return {**os.environ, **{f"STORMGATE_{name}": value for name, value in about.items()}}
+
+
+def _first_output(command: list[str], environment: dict[str, str], limit_s: float) -> bytes:
+    """What a command that succeeds prints; nothing for any other. Whatever it started ends with it."""
+    with tempfile.TemporaryFile() as output:
+        try:
+            code, _ = to_its_end(command, None, environment, limit_s, output, errors=subprocess.DEVNULL)
+        except (NotRunError, ValueError):
+            return b""
+        output.seek(0)
+        return output.read(_MOST_OUTPUT_BYTES) if code == 0 else b""

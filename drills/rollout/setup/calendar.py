@@ -1,0 +1,99 @@
+"""Business days: which days people work on, and when their hours begin and end, in a zone of their own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from drills.rollout.setup import stages
+from sim.base.errors import UsageError
+
+_SATURDAY = 5
+_MOST_DAYS = 60  # without a business day among them: that is no calendar
+
+
+@dataclass(frozen=True)
+class Hours:
+    """One business day's hours, in UTC."""
+
+    begin: datetime
+    end: datetime
+
+    @property
+    def length_s(self) -> float:
+        """Real seconds between them; a change of the clocks within them counts."""
+        return (self.end - self.begin).total_seconds()
+
+
+class Calendar:
+    """The calendar of a stages file. Raises `UsageError` for a zone, country, subdivision or day that there is not."""
+
+    def __init__(self, rules: stages.Calendar) -> None:
+        self._zone = _zone(rules.zone)
+        self._days_off = frozenset(_day(text) for text in rules.days_off)
+        self._rules = rules
+        self._holidays = _holidays(rules)
+
+    def is_business_day(self, day: date) -> bool:
+        """Whether people work on that day."""
+        return not self.why_free(day)
+
+    def why_free(self, day: date) -> str:
+        """Why nobody works on that day; empty for a business day."""
+        if day.weekday() >= _SATURDAY:
+            return "weekend"
+        if day in self._days_off:
+            return "a day off"
+        return self._holidays.get(day) or ""
+
+    def next_hours(self, moment: datetime, day: stages.BusinessDay) -> Hours:
+        """The first whole business day's hours that begin at `moment` or later. Raises `UsageError` where there are none."""
+        for candidate in self._days_from(moment):
+            hours = Hours(self._utc(candidate, day.from_), self._utc(candidate, day.to))
+            if hours.begin >= moment and self.is_business_day(candidate):
+                return hours
+        raise UsageError(
+            f"there is no business day within {_MOST_DAYS} days of {moment:%Y-%m-%d}; see 'calendar' of the stages file."
+        )
+
+    def local(self, moment: datetime) -> str:
+        """A moment for people, in the calendar's zone."""
+        return f"{moment.astimezone(self._zone):%a %Y-%m-%d %H:%M %Z}"
+
+    def _days_from(self, moment: datetime) -> Iterator[date]:
+        first = moment.astimezone(self._zone).date()
+        return (first + timedelta(days=n) for n in range(_MOST_DAYS))
+
+    def _utc(self, day: date, text: str) -> datetime:
+        """A local time of day. One that the clocks jump over is as much later; of one that comes twice the first."""
+        return datetime.combine(day, time.fromisoformat(text), self._zone).astimezone(UTC)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):  # what a strange name raises depends on how strange it is
+        raise UsageError(
+            f"key 'calendar.zone' is {name!r}, which is no time zone; expected a name of the IANA database, such as "
+            "America/Chicago."
+        ) from None
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"key 'calendar.days_off' has {text!r}, which is no day.") from None
+
+
+def _holidays(rules: stages.Calendar) -> "dict[date, str]":
+    import holidays  # imported late: it takes a while, and only a business day needs it
+
+    try:
+        found: dict[date, str] = holidays.country_holidays(rules.country, subdiv=rules.subdivision or None)
+    except NotImplementedError as error:
+        raise UsageError(
+            f"keys 'calendar.country' and 'calendar.subdivision' are {rules.country!r} and {rules.subdivision!r}, of which no "
+            f"public holidays are known ({error}); expected an ISO 3166 code, such as US, and one of its subdivisions or none."
+        ) from None
+    return found

@@ -1,0 +1,58 @@
+"""The embedded mock for as long as a stage rehearses on it: a process that ends with ours, whatever becomes of us."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from sim.base.errors import TargetError
+from sim.base.ownership import STATE_PREFIX, OwnedFolder
+from sim.engines.sockets.service import Lane
+from sim.mock.server import ServeOptions, admin_token
+from sim.server.settings import RuntimeSettings, Switches
+
+NAME = "embedded mock"
+_LIMIT_S = 20.0
+
+
+@contextlib.contextmanager
+def serving(log: Path, options: ServeOptions | None = None) -> Iterator[Lane]:
+    """Start it, and give its lane; what it says goes to `log`. Raises `TargetError` when it does not start."""
+    options = options or ServeOptions(RuntimeSettings(), Switches())
+    state = OwnedFolder(STATE_PREFIX)
+    try:
+        told = msgspec.to_builtins(options) | {"state": str(Path(state.name) / "log.sqlite"), "exit_with_stdin": True}
+        command = [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(told).decode()]
+        pipe = subprocess.PIPE
+        with log.open("ab") as errors:
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, start_new_session=True)
+        try:
+            url = _address(process, log)
+            yield Lane(NAME, "mock", url, url, admin_token=admin_token())
+        finally:
+            _end(process)
+    finally:
+        state.cleanup()
+
+
+def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline().decode()
+    if "listening on " not in line:
+        raise TargetError(f"the embedded runtime did not start; what it wrote is in {log}.")
+    return line.split("listening on ")[1].split()[0]
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()

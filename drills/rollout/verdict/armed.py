@@ -1,0 +1,181 @@
+"""Whether the way back is still open: looked at with each gate of the full rollout, without going it.
+
+It is open while the commands are those that were rehearsed, down to the bytes of the files that they name; while the revisions
+that they lead back to are others than those that are deployed, and an operator's command finds them still there; and while the
+rehearsal is not too old.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from drills.judging.checks.verdicts import State
+from drills.rollout.setup import evidence, records
+from drills.rollout.setup import stages as stages_file
+from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.commands import append
+from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback, StagePlan
+from drills.rollout.verdict import chain
+from drills.rollout.verdict.requirements import Found, gravest, hold_span
+from drills.runs import target_file, targets
+from sim.base import atomic_files as files
+from sim.base import operator_command
+from sim.base.clocks import Clock, from_iso, iso
+from sim.base.errors import EvidenceError, UsageError
+from sim.base.operator_command import Output
+from sim.base.redaction import Redactor
+from sim.drill.target_rules import RollbackRules
+
+_STEPS = ("traffic", "throttle", "cohort")
+
+
+def digest(rules: RollbackRules) -> str:
+    """Hex SHA-256 of the rollback's commands and of each file that these name, such as a script."""
+    commands = [command for name in _STEPS if (hook := getattr(rules, name)) for command in (hook.apply, hook.restore)]
+    files = [_file(word) for command in commands for word in command]
+    return hashlib.sha256(msgspec.json.encode([msgspec.to_builtins(rules), files], order="deterministic")).hexdigest()
+
+
+def _file(word: str) -> str:
+    """The hash of the file that a word of a command names; empty where it names none, or none that can be read."""
+    path = Path(shutil.which(word) or word)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def last_good(rules: RollbackRules) -> Revisions:
+    """Where a rollback leads to; unknown where nobody says."""
+    traffic = rules.traffic
+    return Revisions(control=traffic.control_revision, runtime=traffic.runtime_revision) if traffic else Revisions()
+
+
+@dataclass(frozen=True)
+class Watchman:
+    """Looks with each gate, and writes down what it finds."""
+
+    aim: Aim
+    plan: StagePlan
+    folder: Path  # the run's
+    clock: Clock
+
+    def look(self, gate_h: float) -> str:
+        """Why the way back is not open now; empty where it is. The line is on disk. Raises `StorageError`."""
+        rules = RollbackRules()
+        try:
+            rules = self._rules()
+            state, reason = self._found(rules)
+        except UsageError as error:
+            state, reason = State.FAIL, str(error)
+        line = Armed(
+            at=iso(self.clock.now()),
+            gate_h=gate_h,
+            state=str(state),
+            reason=reason,
+            hooks_sha256=digest(rules),
+            last_good=last_good(rules),
+        )
+        before = evidence.read_lines(self.folder / records.ARMED, Armed)[-1:]
+        if not before or msgspec.structs.replace(before[0], at=line.at) != line or state is State.PASS:
+            append(self.folder / records.ARMED, line)
+        return "" if state is State.PASS else reason
+
+    def _rules(self) -> RollbackRules:
+        """As the targets file has them at this moment. Raises `UsageError`."""
+        if self.aim.entry is None:
+            return RollbackRules()
+        return target_file.read(self.aim.file or targets.DEFAULT_FILE, self.aim.given).rollback
+
+    def _found(self, rules: RollbackRules) -> Found:
+        rehearsed = _rehearsal(self.folder, self.plan)
+        if trouble := next(_troubles(digest(rules), last_good(rules), self.plan, rehearsed), ""):
+            return State.FAIL, trouble
+        if not rules.check:
+            return State.NOT_RUN, (
+                "nobody looks whether the last good revisions are still there: write check = [...], a command that ends with 0 "
+                f"where they are, into [targets.{self.plan.target}.rollback]"
+            )
+        return self._checked(rules)
+
+    def _checked(self, rules: RollbackRules) -> Found:
+        lane, good = self.aim.lane, last_good(rules)
+        about = {
+            "ACTION": "check",
+            "TARGET": lane.name,
+            "RUN_ID": self.plan.run_id,
+            "RUNTIME_URL": lane.runtime_url,
+            "CONTROL_URL": lane.control_url,
+            "RUNTIME_REVISION": good.runtime,
+            "CONTROL_REVISION": good.control,
+        }
+        environment = {**os.environ, **{f"STORMGATE_{name}": value for name, value in about.items()}}
+        output = Output(Redactor(lane.secrets))
+        _, why = asyncio.run(operator_command.run(rules.check, environment, rules.seen_within_s, output))
+        log = f"{records.LOGS}/armed-{self.clock.now():%Y%m%dT%H%M%SZ}.txt"
+        output.keep(self.folder / log)
+        there = f"control {good.control}, runtime {good.runtime}"
+        if why:
+            return State.FAIL, f"the command that looks for the last good revisions ({there}) {why}; what it said is in {log}"
+        return State.PASS, f"{there} are there, and the commands are those that were rehearsed"
+
+
+def _rehearsal(run_dir: Path, plan: StagePlan) -> Rollback:
+    """The rehearsal that this stage rests on: its preflight's. Raises `EvidenceError`."""
+    for before in chain.earlier(run_dir, plan):
+        if before.report.plan.stage == "0":
+            return files.read_struct(before.run_dir / records.ROLLBACK, Rollback)
+    raise EvidenceError(f"{run_dir}: no stage 0 comes before it, so no rollback was rehearsed.")
+
+
+def _troubles(hooks_sha256: str, good: Revisions, plan: StagePlan, rehearsed: Rollback) -> Iterator[str]:
+    """Why what is configured is not the way back that was rehearsed."""
+    if not good.known:
+        yield "nobody says which revisions to go back to: [targets.NAME.rollback.traffic] is missing"
+    if good == plan.revisions:
+        yield f"the last good revisions (control {good.control}, runtime {good.runtime}) are those that are deployed"
+    if rehearsed.state != "pass" or rehearsed.dry_run:
+        yield "the rollback was not rehearsed, or did not pass"
+    if hooks_sha256 != rehearsed.hooks_sha256:
+        yield "the rollback's commands, or the files that they name, are not those that were rehearsed"
+
+
+def part(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found:
+    """Whether the way back was open at each gate of the last hold."""
+    lines = evidence.read_lines(run_dir / records.ARMED, Armed)
+    began, _ = hold_span(events)
+    if not lines or not began:
+        return State.NOT_RUN, "nobody looked whether the rollback stays armed"
+    rehearsed, valid = (
+        _rehearsal(run_dir, plan),
+        timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.rehearsal_valid_h),
+    )
+    found = [_at_gate(hour, lines, from_iso(began), plan, rehearsed, valid) for hour in plan.gates_at_h]
+    if wrong := [each for each in found if each[0] is not State.PASS]:
+        return gravest(wrong)
+    gates = ", ".join(f"{hour:g}" for hour in plan.gates_at_h)
+    return State.PASS if found else State.NOT_RUN, f"the way back was open at {gates} h; {lines[-1].reason}"
+
+
+def _at_gate(
+    hour: float, lines: Sequence[Armed], began: datetime, plan: StagePlan, rehearsed: Rollback, valid: timedelta
+) -> Found:
+    due = began + timedelta(hours=hour)
+    said = [each for each in lines if each.gate_h == hour and from_iso(each.at) >= due]
+    if not said:
+        return State.NOT_RUN, f"nobody looked {hour:g} h into the hold whether the rollback stays armed"
+    line = said[-1]
+    if line.state != State.PASS:
+        return State(line.state), f"{hour:g} h into the hold: {line.reason}"
+    if trouble := next(_troubles(line.hooks_sha256, line.last_good, plan, rehearsed), ""):
+        return State.FAIL, f"{hour:g} h into the hold: {trouble}"
+    if (age := from_iso(line.at) - from_iso(rehearsed.ended)) > valid:
+        return State.INCONCLUSIVE, f"{hour:g} h into the hold the rehearsal was {age} old, and {valid} are allowed"
+    return State.PASS, ""

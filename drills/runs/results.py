@@ -1,0 +1,362 @@
+"""The `results/` tree: the only code that knows where a run's files lie.
+
+    results/<run id>/
+        run-plan.json        what was going to run, written before anything did
+        thresholds.toml      the thresholds, as they were
+        drills/<name>/       drill.json, run.json, observations.parquet, runtime.log, <name>.png
+            replications/<seed>/    run.json and observations.parquet of each, where there is more than one
+            surfaces/<name>/        the same, and drill.json as it ran there, where a drill runs on several to compare
+        summary.json, SUMMARY.md, gate-results.jsonl
+    results/rollouts/<name>/
+        journal.jsonl        what happened to this rollout
+        runs/<run id>/       a stage's gate execution; `drills.rollout.setup.records` names what lies in it
+    results/snapshots/<moment>/   what servers said of themselves when they were just asked, and nothing judged
+
+Judging reads and never writes. The plan is what makes a missing drill an error: a folder that was removed cannot
+turn a run into a go.
+"""
+
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from drills import CATALOG
+from drills.judging import gates
+from drills.judging import replications as combined
+from drills.judging.checks.thresholds import DEFAULT_PATH, Thresholds
+from drills.judging.checks.verdicts import DrillVerdict, RunVerdict
+from drills.reports import report
+from drills.runs import variants
+from drills.runs.evidence import recorded as recorded
+from drills.runs.evidence import recorded_of, salvage
+from drills.runs.intent import DRILL_NAME as DRILL_NAME
+from drills.runs.intent import DRILLS, PlannedDrill, RunPlan, digest_of, read_drill
+from drills.runs.intent import PLAN_NAME as PLAN_NAME
+from drills.runs.intent import read_plan as read_plan
+from drills.runs.request import SIMULATED
+from drills.runs.variants import Surface
+from sim.analysis import parity
+from sim.base.atomic_files import write_whole
+from sim.base.errors import EvidenceError, StorageError, UsageError
+from sim.drill.model import Drill
+from sim.drill.model import load as load_drill
+from sim.record import observations
+from sim.record.history import History
+
+THRESHOLDS_NAME = "thresholds.toml"
+SUMMARY_NAME = "summary.json"
+_REPLICATIONS = "replications"
+_SURFACES = "surfaces"
+_REMEDY = "free some space or give another folder with --out"
+_ROLLOUTS, _STAGE_RUNS = "rollouts", "runs"
+
+
+def create_run(
+    out: Path,
+    drills: Sequence[Drill],
+    *,
+    engine: str,
+    target: str,
+    target_kind: str,
+    seed: int,
+    thresholds: Path = DEFAULT_PATH,
+    replications: int = 1,
+    now: datetime | None = None,
+) -> Path:
+    """Make the folder of a new run under `out`, with its plan and a copy of `thresholds`; returns the folder.
+
+    Raises `UsageError` for no drills, two of one name, or bad thresholds, and `StorageError` if it cannot be written.
+    """
+    _refuse_bad_plan(drills, thresholds)
+    now = now or datetime.now(UTC)
+    name = drills[0].name if len(drills) == 1 else "all"
+    run_id = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(2)}"
+    run_dir = out / run_id
+    plan = RunPlan(
+        run_id=run_id,
+        engine=engine,
+        target=target,
+        target_kind=target_kind,
+        seed=seed,
+        created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
+        thresholds_sha256=observations.file_sha256(thresholds),
+        drills=[PlannedDrill(drill.name, drill.digest()) for drill in drills],
+        replications=replications,
+    )
+    try:
+        (run_dir / DRILLS).mkdir(parents=True)
+        shutil.copyfile(thresholds, run_dir / THRESHOLDS_NAME)
+    except OSError as error:
+        raise _cannot_write(run_dir, error) from None
+    _write(run_dir / PLAN_NAME, msgspec.json.format(msgspec.json.encode(plan), indent=2))
+    return run_dir
+
+
+def _refuse_bad_plan(drills: Sequence[Drill], thresholds: Path) -> None:
+    if not drills:
+        raise UsageError("a run needs at least one drill.")
+    names = [drill.name for drill in drills]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two drills of one run are called '{twice[0]}'; each needs a name of its own.")
+    loaded = gates.load_thresholds(thresholds)
+    for drill in drills:
+        gates.require_checks(drill, loaded)
+
+
+def create_drill_folder(run_dir: Path, drill: Drill) -> Path:
+    """Make the folder that an engine writes one drill's files to, and put the drill itself there."""
+    return _create_folder(drill_folder(run_dir, drill.name), drill)
+
+
+def create_surface_folder(run_dir: Path, drill: Drill, surface: Surface) -> Path:
+    """Make the folder of one surface of a drill, and put the drill there as it runs on it."""
+    return _create_folder(surface_folder(run_dir, drill.name, surface), surface.variant(drill))
+
+
+def _create_folder(folder: Path, drill: Drill) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    _write(folder / DRILL_NAME, msgspec.json.format(msgspec.json.encode(drill, order="deterministic"), indent=2))
+    return folder
+
+
+def drill_folder(run_dir: Path, name: str) -> Path:
+    """Where a drill's files lie."""
+    return run_dir / DRILLS / name
+
+
+def run_id_of(drill_folder: Path) -> str:
+    """The run that a folder of `create_drill_folder` is a part of."""
+    return drill_folder.parents[1].name
+
+
+def replication_folder(run_dir: Path, name: str, seed: int) -> Path:
+    """Where the files of one of several replications lie."""
+    return drill_folder(run_dir, name) / _REPLICATIONS / str(seed)
+
+
+def surface_folder(run_dir: Path, name: str, surface: Surface) -> Path:
+    """Where the files of one of several surfaces lie."""
+    return drill_folder(run_dir, name) / _SURFACES / surface.name
+
+
+def seeds(first: int, replications: int) -> range:
+    """The seeds of a run's replications."""
+    return range(first, first + replications)
+
+
+def figure_path(run_dir: Path, name: str) -> Path:
+    """Where a drill's figure lies."""
+    return drill_folder(run_dir, name) / f"{name}.png"
+
+
+def rollout_folder(out: Path, name: str) -> Path:
+    """Where all that belongs to one rollout lies."""
+    return out / _ROLLOUTS / name
+
+
+def stage_folder(rollout: Path, run_id: str) -> Path:
+    """Where one stage's gate execution lies, below its rollout's folder."""
+    return rollout / _STAGE_RUNS / run_id
+
+
+def snapshot_folder(out: Path, now: datetime) -> Path:
+    """Where the snapshots of one call go that is part of no run."""
+    return out / "snapshots" / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str, DrillVerdict] | None = None) -> RunVerdict:
+    """Judge a run from its files alone; writes nothing. `thresholds` is another file than the run's own copy, and `judged` has
+    what `judge_drill` said of single drills already.
+
+    Raises `UsageError` for a folder that is no run and for bad thresholds, `EvidenceError` for a run without a plan.
+    """
+    plan = read_plan(run_dir)
+    path = thresholds or run_dir / THRESHOLDS_NAME
+    if thresholds is None and not path.exists():
+        raise EvidenceError(f"{path}: the run's own thresholds are missing; give a file with --thresholds.")
+    loaded = gates.load_thresholds(path, is_record=thresholds is None)
+    sha256 = observations.file_sha256(path)
+    return RunVerdict(
+        run_id=plan.run_id,
+        engine=plan.engine,
+        target=plan.target,
+        target_kind=plan.target_kind,
+        seed=plan.seed,
+        drills=tuple(_judge_all(run_dir, plan, loaded, judged or {})),
+        thresholds_sha256=sha256,
+        recorded_thresholds_sha256=plan.thresholds_sha256,
+        notes=_notes(plan, path, sha256),
+    )
+
+
+def judge_drill(run_dir: Path, name: str) -> DrillVerdict:
+    """Judge one drill of a run, from its files and by the run's own copy of the thresholds; writes nothing."""
+    plan = read_plan(run_dir)
+    planned = next(each for each in plan.drills if each.name == name)
+    return _judge_drill(run_dir, plan, planned, gates.load_thresholds(run_dir / THRESHOLDS_NAME, is_record=True))
+
+
+def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
+    """Write summary.json, SUMMARY.md and gate-results.jsonl. Raises `StorageError`."""
+    _write(run_dir / SUMMARY_NAME, report.summary_json(verdict))
+    _write(run_dir / "SUMMARY.md", report.summary_markdown(verdict).encode())
+    _write(run_dir / "gate-results.jsonl", report.gate_lines(verdict))
+
+
+def write_figure(run_dir: Path, name: str) -> Path | None:
+    """Draw a drill, of several replications the first; None if its observations cannot be read. Raises `StorageError`."""
+    from sim.plots import runs  # imported late: Matplotlib takes longer to import than a small run to judge
+
+    plan = read_plan(run_dir)
+    planned = next(each for each in plan.drills if each.name == name)
+    folder, path = _drawn_folder(run_dir, plan, planned), figure_path(run_dir, name)
+    try:
+        history = History(observations.read_header(folder), observations.read(folder))
+    except EvidenceError:
+        return None  # the verdict says so
+    try:
+        runs.save(runs.drill_figure(history), path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    return path
+
+
+def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
+    """The run of a drill that its figure shows: its only one, or the first of several."""
+    drill = _drill_with_surfaces(run_dir, planned)
+    if drill is not None and plan.replications == 1:
+        return surface_folder(run_dir, drill.name, variants.surfaces_of(drill)[0])
+    return _folder(run_dir, plan, planned.name, plan.seed)
+
+
+def drill_folders(run_dir: Path) -> list[Path]:
+    """Where the drills of a run's plan lie, each run once. Raises as `read_plan` does."""
+    return [drill_folder(run_dir, planned.name) for planned in read_plan(run_dir).drills]
+
+
+def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds, judged: Mapping[str, DrillVerdict]) -> list[DrillVerdict]:
+    verdicts = [judged.get(each.name) or _judge_drill(run_dir, plan, each, thresholds) for each in plan.drills]
+    names = {planned.name for planned in plan.drills}
+    folders = run_dir / DRILLS
+    found = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []
+    strangers = [name for name in found if name not in names]
+    return verdicts + [
+        gates.unreadable(name, f"{name} is not a drill of this run's plan.", _evidence(name)) for name in strangers
+    ]
+
+
+def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds: Thresholds) -> DrillVerdict:
+    if plan.replications == 1:
+        drill = _drill_with_surfaces(run_dir, planned)
+        if drill is not None:
+            return _judge_surfaces(run_dir, plan, planned, drill, thresholds)
+        return _judge_one(run_dir, plan, planned, plan.seed, thresholds)
+    wanted = seeds(plan.seed, plan.replications)
+    verdicts = {seed: _judge_one(run_dir, plan, planned, seed, thresholds) for seed in wanted}
+    verdict = combined.combine(verdicts, thresholds)
+    found = drill_folder(run_dir, planned.name) / _REPLICATIONS
+    names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
+    if strangers := [name for name in names if name not in map(str, wanted)]:
+        trouble = f"{found / strangers[0]}: is no replication of this run's plan."
+        return replace(verdict, checks=(gates.read_evidence(_evidence(planned.name), 0, trouble), *verdict.checks))
+    return verdict
+
+
+def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, thresholds: Thresholds) -> DrillVerdict:
+    """One run of a drill: its only one, or one of its replications."""
+    folder = _folder(run_dir, plan, planned.name, seed)
+    evidence = (folder / observations.FILE_NAME).relative_to(run_dir).as_posix()
+    try:
+        if not folder.is_dir():
+            what = "drill" if plan.replications == 1 else "replication"
+            raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
+        if not (folder / observations.HEADER_NAME).exists():
+            raise EvidenceError(f"{folder}: has no {observations.HEADER_NAME}, so it never began, or lost it since.")
+        drill = read_drill(drill_folder(run_dir, planned.name), planned)
+        return gates.judge(drill, recorded_of(folder, plan, planned, seed, drill), thresholds, evidence)
+    except EvidenceError as error:
+        return salvage(folder, gates.unreadable(planned.name, str(error), evidence))
+
+
+def _drill_with_surfaces(run_dir: Path, planned: PlannedDrill) -> Drill | None:
+    """The drill, if it runs on several surfaces; None for any other, and for one that cannot be read."""
+    try:
+        drill = read_drill(drill_folder(run_dir, planned.name), planned)
+    except EvidenceError:
+        return None  # judging it as any other says why
+    return drill if drill.surfaces else None
+
+
+def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: Drill, thresholds: Thresholds) -> DrillVerdict:
+    """All surfaces of a drill, each by itself and all compared."""
+    verdicts: dict[str, DrillVerdict] = {}
+    accounts: dict[str, parity.Account] = {}  # of all surfaces: of their histories one at a time is enough to hold
+    wanted = variants.surfaces_of(drill)
+    for surface in wanted:
+        folder = surface_folder(run_dir, drill.name, surface)
+        evidence = (folder / observations.FILE_NAME).relative_to(run_dir).as_posix()
+        try:
+            variant = surface.variant(drill)
+            here = PlannedDrill(variant.name, digest_of(folder / DRILL_NAME, variant))
+            history = recorded_of(folder, msgspec.structs.replace(plan, engine=surface.engine), here, plan.seed, variant)
+            verdicts[surface.name] = gates.judge(variant, history, thresholds, evidence)
+            accounts[surface.name] = parity.account(history)
+        except EvidenceError as error:
+            verdicts[surface.name] = salvage(folder, gates.unreadable(drill.name, str(error), evidence))
+    verdict = variants.combine(drill, verdicts, accounts, f"{DRILLS}/{drill.name}/{_SURFACES}")
+    found = drill_folder(run_dir, drill.name) / _SURFACES
+    names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
+    if strangers := [name for name in names if name not in {surface.name for surface in wanted}]:
+        trouble = f"{found / strangers[0]}: is no surface of this run's drill."
+        return replace(verdict, checks=(gates.read_evidence(_evidence(planned.name), 0, trouble), *verdict.checks))
+    return verdict
+
+
+def _folder(run_dir: Path, plan: RunPlan, name: str, seed: int) -> Path:
+    return drill_folder(run_dir, name) if plan.replications == 1 else replication_folder(run_dir, name, seed)
+
+
+def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
+    notes = [SIMULATED[plan.engine]] if plan.engine in SIMULATED else []
+    if plan.target_kind == "mock" and not notes:
+        notes.append("The target was the embedded mock, so this says nothing about a deployed runtime.")
+    elif not notes:
+        notes.append(f"The target was '{plan.target}', of kind {plan.target_kind}, as its operators have configured it.")
+    if plan.replications != 1:
+        last = plan.seed + plan.replications - 1
+        notes.append(
+            f"Each drill was run {plan.replications} times, under the seeds {plan.seed} to {last}; measures are means."
+        )
+    if sha256 != plan.thresholds_sha256:
+        notes.append(f"Judged with {path}, which is not the thresholds file this run recorded (its SHA-256 differs).")
+    if sha256 != observations.file_sha256(DEFAULT_PATH):
+        notes.append("The thresholds are not those that this version of stormgate ships with.")
+    for name in (drill.name for drill in plan.drills if not _as_shipped(drill)):
+        notes.append(f"{name} is not the drill that this version of stormgate ships: its verdict is on what was run instead.")
+    return tuple(notes)
+
+
+def _as_shipped(planned: PlannedDrill) -> bool:
+    """False for a drill of the catalogue with other settings; drills of other names are their operators' own."""
+    path = CATALOG / f"{planned.name}.toml"
+    return not path.exists() or load_drill(path).digest() == planned.sha256
+
+
+def _evidence(name: str) -> str:
+    return f"{DRILLS}/{name}/{observations.FILE_NAME}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_whole(path, content, _REMEDY)
+
+
+def _cannot_write(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be written ({error.strerror}); {_REMEDY}.")

@@ -1,0 +1,288 @@
+"""Running drills into a results folder: the engine is chosen, each drill runs in turn, and what they left is judged."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.reports.terminal import Progress, Several, err, out
+from drills.runs import dry_run, leftovers, predictions, results, simulations, targets, variants
+from drills.runs.request import ENGINES, SIMULATED, Request
+from sim.base.config import set_key, to_struct
+from sim.base.errors import UsageError
+from sim.drill.model import Drill, expected_duration_s, runs_on
+from sim.record.observations import RunHeader
+from sim.server.deployment import Deployment
+from sim.server.settings import DEFECTS, RuntimeSettings, Switches
+
+if TYPE_CHECKING:
+    from sim.drill.system_model import SystemModel
+    from sim.engines.sockets.service import Lane
+
+RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
+
+
+def run(request: Request) -> Path:
+    """Run all drills, real ones one after the other, simulated ones on all cores; returns the run's folder.
+
+    Everything that can be known to be wrong is refused before anything starts. An interruption ends the run after the
+    drills it hit; the drills that did not run count as errors.
+    """
+    lane = _allowed_lane(request)
+    if lane is not None and not lane.is_mock:
+        dry_run.in_words(request, lane, err())
+    run_drill = None if request.engine in SIMULATED else _sockets(request, lane)
+    for sentence in leftovers.clean_up(request.out):
+        print(f"note: {sentence}", file=sys.stderr)
+    run_dir = results.create_run(
+        request.out,
+        request.drills,
+        engine=_engine_name(request),
+        target=lane.name if lane else "embedded mock",
+        target_kind=lane.kind if lane else "mock",
+        seed=request.seed,
+        thresholds=request.thresholds or DEFAULT_PATH,
+        replications=request.replications,
+    )
+    mark = leftovers.mark(run_dir)
+    try:
+        stopped_because = _simulate_all(request, run_dir) if run_drill is None else _run_all(request, run_dir, run_drill)
+        if stopped_because:
+            print(f"stormgate: {stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
+    finally:
+        mark.remove()
+    return run_dir
+
+
+def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> str:
+    """One after the other; returns why they ended early, empty when they did not."""
+    for drill in request.drills:
+        folder = results.create_drill_folder(run_dir, drill)
+        stopped_because = run_surfaces(drill, run_dir, request) if drill.surfaces else _run_once(drill, folder, run_drill)
+        if stopped_because:
+            return stopped_because
+    return ""
+
+
+def _simulate_all(request: Request, run_dir: Path) -> str:
+    """All simulated runs, on all cores; returns why they ended early, empty when they did not."""
+    jobs: list[simulations.Job] = []
+    for drill in request.drills:
+        if "sockets" not in variants.engines_of(drill):
+            jobs += _jobs(drill, run_dir, request)
+            continue
+        results.create_drill_folder(run_dir, drill)
+        if why := run_surfaces(drill, run_dir, request):  # real ones have the machine to themselves
+            return why
+    if not jobs:
+        return ""
+    if len(jobs) == 1:
+        return _simulate_one(jobs[0])
+    jobs.sort(key=lambda job: -job.load)  # or the longest might begin last, and hold up the end
+    what = request.drills[0].name if len(request.drills) == 1 else f"{len(request.drills)} drills"
+    with Several(what, [job.name for job in jobs]) as progress:
+        outcome = simulations.run(jobs, progress)
+    done = sum(not why for why in outcome.results.values())
+    why = outcome.stopped_because
+    return f"{why}, when {done} of {len(jobs)} runs were done" if why else ""
+
+
+def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job]:
+    """The runs of a drill: its only one, one on each of its surfaces, or its replications."""
+    folder = results.create_drill_folder(run_dir, drill)
+    model = _model(request)
+
+    def job(variant: Drill, folder: Path, seed: int, name: str) -> simulations.Job:
+        on = switches(request.defects, seed)
+        return simulations.Job(variant, folder, seed, model, on, run_dir.name, name, request.engine)
+
+    if drill.surfaces:
+        all_of_them = [(on, results.create_surface_folder(run_dir, drill, on)) for on in variants.surfaces_of(drill)]
+        return [job(on.variant(drill), own, request.seed, f"{drill.name} on {on.name}") for on, own in all_of_them]
+    if request.replications > 1:
+        return [
+            job(drill, results.replication_folder(run_dir, drill.name, seed), seed, f"{drill.name} with seed {seed}")
+            for seed in results.seeds(request.seed, request.replications)
+        ]
+    return [job(drill, folder, request.seed, drill.name)]
+
+
+def _simulate_one(job: simulations.Job) -> str:
+    """The only run there is, in this process; returns why it was cut short, empty when it was not."""
+    with Progress(job.name, expected_duration_s(job.drill)) as progress:
+        header = job.run(progress)
+    return "" if header.complete else header.stopped_because
+
+
+def _engine_name(request: Request) -> str:
+    """What a run's plan says: surfaces bring their own engines."""
+    own = dict.fromkeys(engine for drill in request.drills for engine in variants.engines_of(drill))
+    return " and ".join(own) if all(drill.surfaces for drill in request.drills) else request.engine
+
+
+def _run_once(drill: Drill, folder: Path, run_drill: RunDrill) -> str:
+    """The ordinary run of a drill on real sockets; returns why it was cut short, empty when it was not."""
+    with Progress(drill.name) as progress:
+        header = run_drill(drill, folder, progress)
+    return "" if header.complete else header.stopped_because
+
+
+def run_surfaces(drill: Drill, run_dir: Path, request: Request, wrong_on: Mapping[str, tuple[str, ...]] | None = None) -> str:
+    """A drill on all its surfaces; returns why they ended early, empty when they did not.
+
+    `wrong_on` has more defects for the runtimes of single surfaces, by the surface's name.
+    """
+    with Progress(drill.name) as progress:
+        options = variants.Options(
+            folder_of=lambda surface: results.create_surface_folder(run_dir, drill, surface),
+            switches_of=lambda on: switches((*request.defects, *(wrong_on or {}).get(on.name, ())), request.seed),
+            progress=progress,
+            run_id=run_dir.name,
+            seed=request.seed,
+            model=_model(request),
+        )
+        return variants.run(drill, options)
+
+
+def _model(request: Request) -> "SystemModel":
+    """The simulated system's model; raises `UsageError`."""
+    from sim.drill import system_model
+
+    return system_model.load(request.model) if request.model else system_model.SystemModel()
+
+
+def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
+    """The sockets engine, once it is known that it can run all drills on that lane."""
+    from sim.engines.sockets import engine as sockets
+
+    for drill in request.drills:
+        sockets.check(drill, lane)
+    if lane is not None:
+        sockets.check_lane(lane)
+    chosen = switches(request.defects, request.seed)
+
+    def run_drill(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
+        return sockets.run(
+            drill, sockets.Options(folder, request.seed, lane, chosen, progress, run_id=results.run_id_of(folder))
+        )
+
+    return _predicted(run_drill, request) if request.predict else run_drill
+
+
+def _predicted(run_drill: RunDrill, request: Request) -> RunDrill:
+    """The same, but a fitted model says before each drill what will come of it."""
+    prophet = predictions.prophet(request.model, request.target, request.out)
+
+    def run_predicted(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
+        forecast = prophet.foretell(drill, request.seed)
+        header = run_drill(drill, folder, progress)
+        predictions.keep(folder, header, forecast)
+        return header
+
+    return run_predicted
+
+
+def show_plan(request: Request, as_json: bool) -> None:
+    """Say what a run would do, once it is known that it could."""
+    lane = _allowed_lane(request)
+    if as_json:
+        dry_run.as_json(request, lane)
+        return
+    console = out()
+    dry_run.in_words(request, lane, console)
+    console.print("dry run: nothing was done, and nothing can be concluded from it")
+
+
+def _allowed_lane(request: Request) -> "Lane | None":
+    """The target's lane, if it allows all drills; raises `UsageError`. Nothing is asked of it yet."""
+    _check(request)
+    lane = request.lane or targets.resolve(request.target, request.targets)
+    if lane is not None:
+        from sim.engines.shared import permission
+
+        for drill in request.drills:
+            permission.require_allowed(drill, lane)
+    return lane
+
+
+def _check(request: Request) -> None:
+    from drills.judging import gates
+
+    _check_engine(request)
+    switches(request.defects, request.seed)
+    if request.defects and request.target != targets.EMBEDDED:
+        raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")
+    loaded = gates.load_thresholds(request.thresholds or DEFAULT_PATH)
+    for drill in request.drills:
+        gates.require_checks(drill, loaded)
+
+
+def _check_engine(request: Request) -> None:
+    """Raise `UsageError` for what the chosen engine cannot do, or would have to leave out."""
+    if request.engine not in ENGINES:
+        raise UsageError(f"--engine {request.engine}: there is no such engine; there are: {', '.join(ENGINES)}.")
+    if request.engine in SIMULATED:
+        if request.predict:
+            raise UsageError(f"--predict foretells what real sockets do; leave --engine {request.engine} out.")
+        _check_simulated(request)
+    elif request.predict:
+        for drill in request.drills:
+            predictions.check(drill)
+    elif request.model is not None:
+        raise UsageError(
+            f"--model {request.model}: only simulations take a system model; add --engine virtual, --engine fleet or --predict."
+        )
+    elif request.replications != 1:
+        raise UsageError(f"--replications {request.replications}: only simulations replicate; add --engine virtual or fleet.")
+    for drill in request.drills:
+        if drill.surfaces:
+            _check_surfaces(drill, request)
+        elif not runs_on(drill, request.engine):
+            raise UsageError(
+                f"drill '{drill.name}' is not for --engine {request.engine}; its key 'engines' has: {', '.join(drill.engines)}."
+            )
+
+
+def _check_surfaces(drill: Drill, request: Request) -> None:
+    from sim.engines.sockets import engine as sockets
+    from sim.engines.virtual import engine as virtual
+
+    if request.target != targets.EMBEDDED:
+        raise UsageError(f"drill '{drill.name}' compares runtimes of its own; leave --target out.")
+    if request.replications != 1:
+        raise UsageError(f"drill '{drill.name}' compares single runs; leave --replications out, or the drill.")
+    for surface in variants.surfaces_of(drill):
+        variant = surface.variant(drill)
+        virtual.check(variant) if surface.engine == "virtual" else sockets.check(variant, None)
+
+
+def _check_simulated(request: Request) -> None:
+    if request.target != targets.EMBEDDED:
+        raise UsageError(f"--target {request.target}: the {request.engine} engine simulates its lane; leave --target out.")
+    if request.replications < 1:
+        raise UsageError(f"--replications {request.replications}: a drill needs at least 1.")
+    model, on = _model(request), switches(request.defects, request.seed)
+    for drill in request.drills:
+        simulations.check(request.engine, drill, model, on)
+
+
+def switches(defects: tuple[str, ...], seed: int) -> Switches:
+    """The mock's switches with these defects on; raises `UsageError` for a name it does not know."""
+    for name in defects:
+        if name not in DEFECTS:
+            raise UsageError(f"--defect {name}: there is no such defect; there are: {', '.join(DEFECTS)}.")
+    return msgspec.convert({"defects": list(defects), "seed": seed}, Switches)
+
+
+def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[RuntimeSettings, Switches, Deployment]:
+    """The runtime's settings, switches and revisions with `KEY=VALUE` overrides of any of them; raises `UsageError`."""
+    data: dict[str, object] = {}
+    for assignment in overrides:
+        set_key(data, assignment)
+    named = {name: data.pop(name) for name in list(data) if name in Switches.__struct_fields__}
+    deployed = {name: data.pop(name) for name in list(data) if name in Deployment.__struct_fields__}
+    on = to_struct({"defects": list(switches(defects, seed=1).defects), **named}, Switches, "--set")
+    return to_struct(data, RuntimeSettings, "--set"), on, to_struct(deployed, Deployment, "--set")

@@ -1,0 +1,413 @@
+"""One drill's run by greenlets: the course that `sim.engines.sockets.engine` has, with Locust's users as its clients."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import gevent
+import msgspec
+from gevent.event import Event
+from gevent.pool import Group
+
+from locustfiles.load.clients.client_pool import Crew
+from locustfiles.load.clients.recording import LiveFigures, Report
+from locustfiles.load.run import target_monitor
+from locustfiles.load.run.faults import Storms
+from locustfiles.load.run.options import Plan
+from locustfiles.load.run.publisher import EventPublisher, WatchedPublished
+from locustfiles.load.workers.messages import AnyFromWorker
+from locustfiles.load.workers.remote import NoWorkers, Send, nobody_to_tell
+from locustfiles.load.workers.workers import Workers
+from sim.base.errors import StorageError, StormgateError, UsageError
+from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.drill.schedule import PlannedFault
+from sim.drill.schedule import plan as fault_plan
+from sim.engines.greenlets.background import Helpers, OwnLag
+from sim.engines.greenlets.mock_process import EmbeddedMock
+from sim.engines.greenlets.service import LaneRequests
+from sim.engines.shared import client_setup
+from sim.engines.shared.publishing import streams_of
+from sim.engines.shared.service import Lane
+from sim.engines.shared.session_driver import WallClock
+from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
+from sim.record.observations import NAN, RunHeader, write_header
+from sim.server.settings import Switches
+
+_POLL_S = 0.1
+_SAMPLE_PERIOD_S = 0.5
+
+
+class DrillRun:
+    """One run into `folder`: `prepare`, then `follow_course` in a greenlet of its own while users `be_a_client`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        run_id: str,
+        report: Report,
+        say: Callable[[str], None],
+        workers: Sequence[str] = (),
+        send: Send = nobody_to_tell,
+    ) -> None:
+        """`workers` are the ids of those that the fleet is spread over, to whom `send` speaks; without any it is all here."""
+        self.plan = plan
+        self.phase = "start"
+        self.live = LiveFigures(report)
+        self.clock = WallClock()
+        self._folder = folder
+        self._say = say
+        self._faults = fault_plan(plan.drill, plan.seed)
+        self._recorder = target_monitor.recorder(folder, plan.lane)
+        self._stop = Event()
+        self._everyone_came = False
+        self._because = ""
+        self._storm_asked = Event()
+        self._heal_asked = Event()
+        self._cues = {planned.index: Event() for planned in self._faults}  # set once a fault has begun, or is to at once
+        self._free: deque[int] = deque()
+        self._helpers = Helpers(self.stop)
+        self._mock: EmbeddedMock | None = None
+        self._workers = tuple(workers)
+        self._lag = OwnLag(self.clock, self._recorder, "master" if workers else "")
+        self._others = NoWorkers()
+        if workers:
+            fleet = plan.drill.fleet.clients
+            self._others = Workers(workers, fleet, send, self.clock, self._recorder, self.live, self.stop)
+        self.replaced = Event()  # another run has begun
+        self.header = self._new_header(run_id)
+
+    # --- before -------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Find or start the runtime, make the streams and the fleet. Raises as the target does."""
+        raise_descriptor_limit()
+        write_header(self._folder, self.header)
+        lane = self.plan.lane or self._start_mock()
+        parts = self._folder, self.clock, self._recorder, self.header
+        self._guard = target_monitor.TargetGuard(self.plan.drill, lane, *parts, len(self._workers))
+        self._lane = LaneRequests(lane)
+        self._lane.check()
+        self._guard.before()
+        healthy = self._as_found(lane)
+        load = self.plan.drill.load
+        runs = [self._lane.create_run(f"stormgate-{number}") for number in range(load.run_streams)]
+        self._streams = streams_of(runs, load.worker_events)
+        self._book = WatchedPublished(self._streams, load.payload_bytes, self.clock, self._recorder, self.live, self._others)
+        self.publisher = EventPublisher(self._lane, self._book, load.events_per_s, self.clock, self._guard.events)
+        topics = [stream.topic for stream in self._streams]
+        self._crew = Crew(
+            self.plan.drill,
+            self.plan.seed,
+            self._lane,
+            topics,
+            self.clock,
+            self._recorder,
+            self.live.noticed,
+            self._guard.connects,
+        )
+        self._make_fleet()
+        by_class = topics[: load.run_streams], topics[load.run_streams :]
+        self._storms = Storms(self._lane, healthy, self._crew, self._others, by_class, self.clock, self._recorder)
+        self._prepare_workers(topics)
+
+    def _start_mock(self) -> Lane:
+        self._mock = EmbeddedMock(ServeOptions(self.plan.drill.runtime, self.plan.switches), self._folder)
+        return Lane("embedded mock", "mock", self._mock.url, self._mock.url, admin_token=admin_token())
+
+    def _as_found(self, lane: Lane) -> Switches:
+        """The switches to go back to after each fault: a drill must not mend what is wrong with a target."""
+        if self._mock is not None or not lane.is_mock:
+            return self.plan.switches
+        found = self._lane.switches()
+        self.header.defects = sorted(found.defects)
+        return msgspec.structs.replace(found, seed=self.plan.seed)
+
+    def _make_fleet(self) -> None:
+        """The clients that users of this process will be, and one for each probe."""
+        drill, fleet = self.plan.drill, self.plan.drill.fleet.clients
+        for number in range(fleet + len(drill.expect.probes)):
+            if number >= fleet:
+                self.header.probes[str(number)] = drill.expect.probes[number - fleet]
+                self._crew.add(number, drill.expect.probes[number - fleet])
+            elif not self._workers:
+                self._free.append(number)
+                self._crew.add(number)
+            self.header.subscriptions[str(number)] = self._crew.streams_of(number)
+        write_header(self._folder, self.header)
+
+    def _prepare_workers(self, topics: list[str]) -> None:
+        """Raises `TargetError` for a worker that cannot take part."""
+        if isinstance(self._others, Workers):
+            target = self._mock.url if self._mock is not None else self._lane.lane.name
+            pace = self._guard.worker_connects_per_s
+            self._others.prepare(self.plan.drill, self.plan.seed, target, topics, pace)
+
+    def hear(self, worker: str, said: AnyFromWorker) -> None:
+        """A worker says something."""
+        if isinstance(self._others, Workers):
+            self._others.hear(worker, said)
+
+    # --- what users do ------------------------------------------------------------------------------
+
+    def take_client(self) -> int | None:
+        """The next client of the fleet that no user is yet."""
+        return self._free.popleft() if self._free else None
+
+    def be_a_client(self, number: int) -> None:
+        """A user's greenlet is that client until the run ends."""
+        with self._helpers.must_not_fail():
+            self._crew.live_on(number)
+
+    def leave(self, number: int) -> None:
+        """Locust takes a user away: a fleet that shrinks by itself is not what was asked for."""
+        self._crew.clients[number].stop()
+        self.stop(f"Locust took the user of client {number} away")
+
+    def publish(self) -> None:
+        """A user's greenlet publishes until the run wants no more."""
+        with self._helpers.must_not_fail():
+            self.publisher.run()
+
+    def stop(self, because: str) -> None:
+        """End before its time: heal, keep what was observed, and say that it is not complete."""
+        self._because = self._because or because
+        self._stop.set()
+
+    # --- by hand ------------------------------------------------------------------------------------
+
+    def storm_now(self) -> str:
+        """The next fault does not wait for its time any more; says which. Raises `UsageError` if there is none to begin."""
+        if why_not := self.why_no_storm():
+            raise UsageError(why_not)
+        planned = min(self._waiting(), key=lambda each: each.begins_s)
+        self._by_hand(f"{planned.kind} began by hand, before its time")
+        self._cues[planned.index].set()
+        self._storm_asked.set()
+        return planned.kind
+
+    def heal_now(self) -> None:
+        """Take everything back now; faults that have not begun never will. Raises `UsageError` if nothing is being broken."""
+        if why_not := self.why_no_heal():
+            raise UsageError(why_not)
+        self._by_hand("healed by hand")
+        self._heal_asked.set()
+        self._storms.end()
+
+    def why_no_storm(self) -> str:
+        """Why no storm can begin now, in a sentence; empty if one can."""
+        if self.phase not in ("steady", "fault"):
+            return f"the run is in its phase '{self.phase}': a storm can begin in 'steady' and in 'fault' only."
+        if not self._faults:
+            return "this drill breaks nothing: it only observes."
+        return "" if self._waiting() and not self._heal_asked.is_set() else "every fault of this drill has begun already."
+
+    def why_no_heal(self) -> str:
+        """Why nothing can be healed now, in a sentence; empty if it can."""
+        if self.phase != "fault":
+            return f"the run is in its phase '{self.phase}': there is something to heal in 'fault' only."
+        return "it is being healed already." if self._heal_asked.is_set() else ""
+
+    def _waiting(self) -> list[PlannedFault]:
+        return [planned for planned in self._faults if not self._cues[planned.index].is_set()]
+
+    def _by_hand(self, what: str) -> None:
+        """Whoever reads the verdict must know of it."""
+        at_s = self.clock.now() - self.clock.began
+        self.header.remarks = [*self.header.remarks, f"{what}, {at_s:.1f} s into the run, in the phase '{self.phase}'"]
+
+    # --- the course ---------------------------------------------------------------------------------
+
+    def follow_course(self) -> RunHeader:
+        """From the first client to the sealed record; never raises, the header says what went wrong."""
+        try:
+            with relaxed_garbage_collection():
+                self._phases()
+        except Exception as error:
+            self.stop(str(error) or type(error).__name__)
+        finally:
+            self.close()
+        return self.header
+
+    def _phases(self) -> None:
+        phases = self.plan.drill.phases
+        self._helpers.help(self._lag.watch)
+        self._helpers.help(self._sample)
+        self._helpers.help(self._guard.poll)
+        self._helpers.help(partial(self._guard.look, self._live_share, self.stop))
+        self._others.gather(self._stop.is_set)
+        self._arrive()
+        self._pause(self.plan.drill.fleet.arrival_s + phases.steady_s, or_until=self._storm_asked)
+        self._everyone_came = is_steady = self._reach_steady()
+        try:
+            self._enter("fault")
+            if is_steady:
+                self._break_things()
+        finally:
+            self._enter("heal")
+            if self._stop.is_set():
+                self._end_load()
+                self._others.take_away()
+            self._storms.heal()
+            if self._mock is not None and self._mock.has_died:
+                self._add("runtime_died")
+        self._pause(phases.heal_s)
+        self._enter("settle")
+        if not self._stop.is_set():
+            self.publisher.finish()
+            self._add_auditor()
+        self._settle()
+        self._enter("end")
+        self.header.complete = not self._stop.is_set()
+
+    def _arrive(self) -> None:
+        """The fleet begins to come, everywhere from the same moment on, and publishing begins."""
+        self._crew.began = self.clock.now() + self._others.lead_s
+        self._others.start(self._crew.began)
+        self._enter("steady")
+        for number in map(int, self.header.probes):
+            self._helpers.help(partial(self._crew.live_on, number))
+        if self._workers:  # without them a user publishes
+            self._helpers.help(self.publisher.run)
+
+    def _reach_steady(self) -> bool:
+        """The check before anything is broken: everyone live, events acknowledged."""
+        limit = self.clock.now() + self.plan.drill.phases.steady_limit_s
+        while (sick := self._sickness()) and self.clock.now() < limit and not self._stop.is_set():
+            self._stop.wait(_POLL_S)
+        self._add("steady", value=0.0 if sick else 1.0, detail=sick or "all clients live")
+        return not sick and not self._stop.is_set()
+
+    def _sickness(self) -> str:
+        if (there := self._crew.there + self._others.there) < (wanted := self.plan.drill.fleet.clients):
+            return f"{there} of {wanted} clients live"
+        return "" if self._book.acknowledged else "no event acknowledged"
+
+    def _live_share(self) -> float | None:
+        """The share of the fleet that is live; None before it was all there once."""
+        return self.live_clients / self.plan.drill.fleet.clients if self._everyone_came else None
+
+    @property
+    def live_clients(self) -> int:
+        """How many of the fleet are live."""
+        return self._crew.live + self._others.live
+
+    def _break_things(self) -> None:
+        began = self.clock.now()
+        acting = Group()
+        for planned in self._faults:
+            acting.start(gevent.Greenlet(self._act, planned, began))
+        try:
+            self._pause(began + self.plan.drill.phases.fault_s - self.clock.now(), or_until=self._heal_asked)
+            while len(acting) and not self._stop.is_set():
+                acting.join(_POLL_S)
+        finally:
+            acting.kill()  # a fault stopped half-way must not act on while it is healed
+
+    def _act(self, planned: PlannedFault, began: float) -> None:
+        """One fault at its time, or when it is asked for."""
+        cue = self._cues[planned.index]
+        gevent.wait([cue, self._heal_asked], max(began + planned.begins_s - self.clock.now(), 0), count=1)
+        if not self._heal_asked.is_set():
+            cue.set()
+            with self._helpers.must_not_fail():
+                self._storms.run(planned)
+
+    def _add_auditor(self) -> None:
+        number = self.plan.drill.fleet.clients + len(self.header.probes)
+        self._crew.add_auditor(number)
+        self.header.auditor = number
+        self.header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
+        self._helpers.help(partial(self._crew.clients[number].run, 0.0))
+
+    def _settle(self) -> None:
+        """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
+        limit, heads = self.clock.now() + self.plan.drill.phases.settle_s, self._book.heads
+        while self.clock.now() < limit and not self._stop.is_set():
+            if not self._others.behind(heads) + self._crew.behind(heads):
+                break
+            self._stop.wait(_POLL_S)
+        self._crew.conclude(heads)
+        self._others.conclude(heads)
+
+    # --- watching -----------------------------------------------------------------------------------
+
+    def _sample(self) -> None:
+        """Now and then every client's distance from the head, and a point of the recovery curve."""
+        while True:
+            gevent.sleep(_SAMPLE_PERIOD_S)
+            self._recorder.flush()
+            self._recorder.check()
+            lags = [lag for lag in (self._crew.sample_lag(self._book.heads), self._others.take_worst_lag()) if lag == lag]
+            t, late_ms = self.clock.now() - self.clock.began, max(self._lag.ms, self._others.lag_ms)
+            self.live.sample(t, self.live_clients, self.plan.drill.fleet.clients, late_ms, max(lags, default=NAN))
+
+    # --- ending -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave nothing behind: clients gone, record sealed, header written, mock stopped."""
+        self._end_load()
+        if wrong := self._others.end():
+            self.header.complete = False
+            self._because = f"{self._because}; {wrong}" if self._because else wrong
+        self.header.workers = self._others.evidence()
+        self._helpers.kill()
+        self._close_guard()
+        if hasattr(self, "_lane"):
+            self._lane.close()
+        self.header.stopped_because = self._because
+        self.header.duration_s = self.clock.now() - self.clock.began
+        try:
+            self.header.observations_sha256, self.header.observations_rows = self._recorder.seal()
+        except StorageError as error:
+            self.header.complete, self.header.stopped_because = False, str(error)
+        if self._mock is not None:
+            self._mock.stop()
+        with suppress(StormgateError):  # an older header says that the run is not complete
+            write_header(self._folder, self.header)
+
+    def _close_guard(self) -> None:
+        try:
+            if hasattr(self, "_guard"):
+                self._guard.close()
+        except StormgateError as error:
+            self.header.complete, self._because = False, self._because or str(error)
+
+    def _end_load(self) -> None:
+        """Ask nothing more of the target."""
+        if hasattr(self, "publisher"):
+            self.publisher.cancel()
+        if hasattr(self, "_crew"):
+            self._crew.stop()
+
+    # --- small change -------------------------------------------------------------------------------
+
+    def _pause(self, seconds: float, or_until: Event | None = None) -> None:
+        """Wait so long, or until the run is to stop, or until that happens."""
+        gevent.wait([self._stop, *([or_until] if or_until else [])], max(seconds, 0), count=1)
+        self._recorder.check()
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self.live.phases[phase] = self.clock.now() - self.clock.began
+        self._add("phase", detail=phase)
+        self._say(f"{phase}: {self.live_clients} of {self.plan.drill.fleet.clients} clients live")
+
+    def _add(self, kind: str, value: float = NAN, detail: str = "") -> None:
+        self._recorder.add(self.clock.now() - self.clock.began, kind, value=value, detail=detail)
+
+    def _new_header(self, run_id: str) -> RunHeader:
+        header = client_setup.new_header(
+            self.plan.drill,
+            self._faults,
+            run_id=run_id,
+            engine="locust",
+            clock="wall",
+            seed=self.plan.seed,
+            libraries=("locust", "gevent", "websockets"),
+        )
+        header.defects = sorted(self.plan.switches.defects)
+        header.target, header.target_kind = self.plan.target
+        return header

@@ -1,0 +1,96 @@
+"""What workers observe, on its way to the master: packed and numbered there, unpacked and completed here."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+
+import gevent
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from locustfiles.load.workers.messages import Rows
+from sim.record.columns import NAN, SCHEMA, Columns
+from sim.record.observations import Collector, Kind
+
+_MESSAGE_ROWS = 20_000  # a few hundred KiB: more would hold up the heartbeats behind it
+
+
+class Shipment(Collector):
+    """What a worker observes, kept until it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(_MESSAGE_ROWS)
+        self._waiting: list[Columns] = []
+        self.messages = 0  # sent
+        self.rows = 0  # observed
+
+    def _hand_on(self, columns: Columns) -> None:
+        self._waiting.append(columns)
+        self.rows += len(columns)
+
+    def ship(self, send: Callable[[Rows], None]) -> None:
+        """Send all there is. A native thread packs it, so that no client waits; what is not sent yet is not forgotten."""
+        self.flush()
+        while self._waiting:
+            columns = self._waiting[0]
+            packed: bytes = gevent.get_hub().threadpool.apply(_packed, (columns,))
+            send(Rows(self.messages, len(columns), packed))
+            self.messages += 1
+            del self._waiting[0]
+
+
+def _packed(columns: Columns) -> bytes:
+    sink, table = pa.BufferOutputStream(), columns.table()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+class Arrived:
+    """Observations that a worker sent; where they say how far its clients were, it is worked out how far behind that was."""
+
+    def __init__(self, said: Rows, heads: "Heads") -> None:
+        """Raises `ValueError` for what is not what it says it is."""
+        table = pa.ipc.open_stream(said.table).read_all()
+        if table.num_rows != said.rows or table.schema != SCHEMA:
+            raise ValueError(f"a message of {said.rows} observations has {table.num_rows}")
+        self._table, self.worst_lag = _with_lags(table, heads)
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def table(self) -> pa.Table:
+        """See `Chunk`."""
+        return self._table
+
+
+class Heads:
+    """Which seq was the last one acknowledged in each stream, at any moment of the run."""
+
+    def __init__(self) -> None:
+        self._t: dict[str, list[float]] = {}
+        self._seq: dict[str, list[int]] = {}
+
+    def acknowledged(self, stream: str, seq: int, t: float) -> None:
+        """At `t`, in s of the run; in order of time."""
+        seqs = self._seq.setdefault(stream, [])
+        seqs.append(max(seq, seqs[-1]) if seqs else seq)
+        self._t.setdefault(stream, []).append(t)
+
+    def at(self, stream: str, t: float) -> int:
+        """The head at `t`."""
+        number = bisect_right(self._t.get(stream, ()), t)
+        return self._seq[stream][number - 1] if number else 0
+
+
+def _with_lags(table: pa.Table, heads: Heads) -> tuple[pa.Table, float]:
+    """Positions as each client's distance from the heads, in events, of its streams the worst; and the worst of all clients."""
+    is_position = pc.equal(table["kind"].cast(pa.string()), pa.scalar(str(Kind.CLIENT_LAG)))
+    positions = table.filter(is_position).select(["t", "client", "stream", "seq"]).to_pydict()
+    worst: dict[tuple[float, int], float] = {}
+    for t, client, stream, seq in zip(*positions.values(), strict=True):
+        worst[t, client] = max(float(heads.at(stream, t) - seq), worst.get((t, client), 0.0))
+    lags = Columns()
+    for (t, client), lag in worst.items():
+        lags.add(t, Kind.CLIENT_LAG, client, value=lag)
+    both = pa.concat_tables([table.filter(pc.invert(is_position)), lags.table()]).unify_dictionaries()
+    return both, max(worst.values(), default=NAN)

@@ -1,0 +1,252 @@
+"""A worker's part of a run: its share of the fleet, which does what the master says, and tells it all that is observed."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import gevent
+from gevent.event import Event
+from gevent.queue import Empty, Queue
+
+from drills.runs import targets
+from locustfiles.load.clients.client_pool import Crew
+from locustfiles.load.clients.recording import LiveFigures, Report
+from locustfiles.load.workers import messages
+from locustfiles.load.workers.clocks import SharedClock
+from locustfiles.load.workers.messages import Begin, FromWorker
+from locustfiles.load.workers.observation_transport import Shipment
+from sim.base.errors import StormgateError
+from sim.engines.greenlets.background import Helpers, OwnLag
+from sim.engines.greenlets.service import LaneRequests
+from sim.engines.shared import permission
+from sim.engines.shared.pacer import Pacer
+from sim.mock.server import raise_descriptor_limit
+
+log = logging.getLogger("stormgate")
+# All numbers are [ours].
+_STATUS_S = 0.25
+_SHIP_S = 0.5
+_SAMPLE_S = 0.5
+_SKETCHES_S = 1.0
+_WANTED_S = 0.05
+_PING_S = 1.0
+_FIRST_PINGS, _PING_APART_S = 10, 0.02
+SILENCE_S = 5.0  # a master answers every second; one that does not for so long is gone
+_CLOCK_LIMIT_S = 5.0  # for the first ones to be answered
+
+
+class WorkerRun:
+    """One run: `begin`, then `hear` the master, while users `be_a_client`."""
+
+    def __init__(self, what: Begin, targets_file: Path | None, report: Report, send: Callable[[FromWorker], None]) -> None:
+        self.replaced = Event()  # another run has begun
+        self.is_over = False
+        self._what = what
+        self._targets_file = targets_file
+        self._send = send
+        self._clock = SharedClock()
+        self._shipment = Shipment()
+        self._live = LiveFigures(report)
+        self._lag = OwnLag(self._clock, self._shipment, what.worker)
+        self._helpers = Helpers(self.stop)
+        self._users = 0
+        self._numbers: Queue[int] = Queue()
+        self._started = Event()
+        self._faults_over = Event()
+        self._heads: dict[str, int] | None = None
+        self._lane: LaneRequests | None = None
+        self._crew: Crew | None = None
+        self._heard_at = 0.0  # of the master
+        self._ending: gevent.Greenlet[..., None] | None = None
+
+    def begin(self) -> None:
+        """Make ready in a greenlet of its own, and say so, or why not."""
+        gevent.spawn(self._begin)
+
+    def _begin(self) -> None:
+        try:
+            ahead_s = self._find_clock()
+            self._make_crew()
+        except StormgateError as error:
+            self._send(messages.Refused(str(error)))
+        except Exception as error:  # the master must not wait for who cannot come
+            self._send(messages.Refused(f"a defect of stormgate itself ({type(error).__name__}: {error})."))
+        else:
+            self._clock.began = self._what.clock_began
+            within_ms = self._within_s * 1000
+            here = socket.gethostname(), os.getpid(), version("stormgate")
+            for work in (self._lag.watch, self._tell_status, self._tell_sketches, self._ship, self._sample, self._ping):
+                self._helpers.help(work)
+            self._helpers.help(self._ask_for_clients)
+            self._send(messages.Ready(*here, ahead_s * 1000, within_ms))
+
+    def _find_clock(self) -> float:
+        """Ask the master for the time until it is known well; returns by how much its clock is ahead."""
+        for _ in range(round(_CLOCK_LIMIT_S / _PING_APART_S)):
+            self._send(messages.Ping(self._clock.now()))
+            gevent.sleep(_PING_APART_S)
+            if self._clock.answers >= _FIRST_PINGS:
+                break
+        self._within_s = self._clock.within_s
+        return self._clock.follow()
+
+    def _make_crew(self) -> None:
+        """Raises as the target does."""
+        raise_descriptor_limit()
+        what = self._what
+        lane = targets.resolve(what.target, self._targets_file)
+        assert lane is not None  # the master started the mock
+        permission.require_allowed(what.drill, lane)  # by this machine's own targets file
+        self._lane = LaneRequests(lane)
+        self._lane.check()
+        pacer = Pacer(what.connects_per_s) if what.connects_per_s else None
+        self._crew = Crew(
+            what.drill, what.seed, self._lane, what.topics, self._clock, self._shipment, self._live.noticed, pacer
+        )
+
+    # --- what users do ------------------------------------------------------------------------------
+
+    def take_client(self) -> int | None:
+        """The next client of the fleet for a user; None when the run is over before there is one."""
+        self._users += 1
+        while not self.is_over:
+            try:
+                return self._numbers.get(timeout=1.0)
+            except Empty:
+                continue
+        return None
+
+    def be_a_client(self, number: int) -> None:
+        """A user's greenlet is that client until the run ends."""
+        with self._helpers.must_not_fail():
+            self._started.wait()
+            if not self.is_over:
+                assert self._crew is not None
+                self._crew.live_on(number)
+
+    def leave(self, number: int) -> None:
+        """Locust takes a user away: a fleet that shrinks by itself is not what was asked for."""
+        self.stop(f"Locust took the user of client {number} away, as it does when a worker comes late")
+
+    def publish(self) -> None:
+        """The master publishes."""
+
+    def stop(self, because: str) -> None:
+        """End before the master says so: close everything, hand over what is left, and say why."""
+        if self._ending is None:
+            self.is_over = True
+            self._ending = gevent.spawn(self._end, because)
+
+    def join(self) -> None:
+        """Wait until that is done."""
+        if self._ending is not None:
+            self._ending.join()
+
+    # --- what the master says -----------------------------------------------------------------------
+
+    def hear(self, said: messages.AnyToWorker) -> None:
+        """The master says something; what takes time is done by a greenlet of its own."""
+        if isinstance(said, messages.Pong):
+            self._clock.answered(said.sent, said.at)
+            self._heard_at = self._clock.now()
+        elif self._crew is not None and not self.is_over:
+            with self._helpers.must_not_fail():
+                self._obey(said, self._crew)
+
+    def _obey(self, said: messages.AnyToWorker, crew: Crew) -> None:
+        match said:
+            case messages.Clients(numbers=numbers):
+                for number in numbers:
+                    crew.add(number)
+                    self._numbers.put(number)
+            case messages.Start(at=at):
+                crew.began = at
+                self._started.set()
+            case messages.Published(events=events):
+                for stream, seq, due in events:
+                    self._live.deliveries.published(stream, seq, due)
+            case messages.Break():
+                self._helpers.help(lambda: self._strike(said, crew))
+            case messages.EndFaults():
+                self._faults_over.set()
+            case messages.Heal():
+                self._faults_over.set()
+                crew.heal()
+                self._send(messages.Healed())
+            case messages.Settle(heads=heads):
+                self._heads = heads
+            case messages.Conclude(heads=heads):
+                crew.conclude(heads)
+            case messages.End():
+                self.stop("")
+
+    def _strike(self, order: messages.Break, crew: Crew) -> None:
+        while (wait_s := order.at - self._clock.now()) > 0:
+            gevent.sleep(wait_s)
+        late_ms = (self._clock.now() - order.at) * 1000
+        struck = crew.strike(order.planned)
+        while (wait_s := order.until - self._clock.now()) > 0 and not self._faults_over.wait(wait_s):
+            pass
+        crew.mend(struck)
+        self._send(messages.Acted(order.number, len(struck), late_ms))
+
+    # --- what the master is told --------------------------------------------------------------------
+
+    def _ask_for_clients(self) -> None:
+        told = 0
+        while True:
+            gevent.sleep(_WANTED_S)
+            if self._users > told:
+                told = self._users
+                self._send(messages.Wanted(told))
+
+    def _tell_status(self) -> None:
+        assert self._crew is not None
+        while True:
+            crew, heads = self._crew, self._heads
+            behind = -1 if heads is None else crew.behind(heads)
+            counted = self._live.own_counts(), self._live.take_worst()
+            self._send(messages.Status(crew.live, crew.there, behind, self._lag.ms, *counted))
+            gevent.sleep(_STATUS_S)
+
+    def _tell_sketches(self) -> None:
+        while True:
+            gevent.sleep(_SKETCHES_S)
+            self._send(messages.Sketches(self._live.own_values()))
+
+    def _ship(self) -> None:
+        while True:
+            gevent.sleep(_SHIP_S)
+            self._shipment.ship(self._send)
+
+    def _sample(self) -> None:
+        assert self._crew is not None
+        while True:
+            gevent.sleep(_SAMPLE_S)
+            self._crew.sample_positions()
+
+    def _ping(self) -> None:
+        """Keep the clock known, and notice when the master is gone: nobody else would take the load off its target."""
+        self._heard_at = self._clock.now()
+        while self._clock.now() - self._heard_at < SILENCE_S:
+            self._send(messages.Ping(self._clock.now()))
+            gevent.sleep(_PING_S)
+        log.error("nothing was heard of the master for %g s; this worker's clients end", SILENCE_S)
+        self.stop("nothing was heard of the master")
+
+    def _end(self, left: str) -> None:
+        """Clients gone, all that was observed handed over, and the last word said."""
+        self._helpers.kill()
+        self._started.set()
+        clients = 0
+        if self._crew is not None:
+            self._crew.stop()
+            clients = len(self._crew.clients)
+        self._shipment.ship(self._send)
+        clock = self._clock.ahead_s * 1000, self._clock.within_s * 1000
+        self._send(messages.Done(self._shipment.messages, self._shipment.rows, clients, *clock, left))
+        if self._lane is not None:
+            self._lane.close()

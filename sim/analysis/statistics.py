@@ -1,0 +1,203 @@
+"""How sure a sample makes us.
+
+Within a run: one-sided 95 % bounds that assume nothing about how the values are distributed. Over replications, which
+are independent and alike: the two-sided 95 % interval of their mean, by Student's t.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from sim.record.history import Floats
+
+CONFIDENCE = 0.95
+MOST_REPLICATIONS = 100_000  # beyond, no number is said to do
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A value and its one-sided 95 % bounds; NaN where the sample is too small for one."""
+
+    value: float
+    lower: float
+    upper: float
+    n: int
+
+
+@lru_cache(maxsize=4096)
+def ratio(hits: int, n: int) -> Bounds:
+    """Wilson score bounds of `hits` in `n`. Raises `ValueError` when there cannot be so many hits.
+
+    Two one-sided bounds of 95 % are the ends of a two-sided interval of 90 %. Source: E. B. Wilson,
+    "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    """
+    if not 0 <= hits <= n:
+        raise ValueError(f"{hits} of {n} cannot be a share")
+    if n == 0:
+        return Bounds(float("nan"), float("nan"), float("nan"), 0)
+    from scipy.stats import binomtest  # imported late: it takes longer than all the rest of the command line
+
+    interval = binomtest(hits, n).proportion_ci(1 - 2 * (1 - CONFIDENCE), "wilson")
+    return Bounds(hits / n, float(interval.low), float(interval.high), n)
+
+
+def difference(hits: int, n: int, other_hits: int, other_n: int) -> Bounds:
+    """The first share minus the second, with one-sided 95 % bounds out of both Wilson intervals; `n` is the smaller sample.
+
+    Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions: comparison of eleven
+    methods", Statistics in Medicine 17, 1998, method 10. Raises `ValueError` when there cannot be so many hits.
+    """
+    one, other = ratio(hits, n), ratio(other_hits, other_n)
+    apart = one.value - other.value
+    lower = apart - math.hypot(one.value - one.lower, other.upper - other.value)
+    upper = apart + math.hypot(one.upper - one.value, other.value - other.lower)
+    return Bounds(apart, lower, upper, min(n, other_n))
+
+
+def by_chance(hits: int, n: int, other_hits: int, other_n: int) -> float:
+    """How likely so many of all hits, or more, would be in the first sample if both had one share: Fisher's exact test."""
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.sf(hits - 1, n + other_n, hits + other_hits, n))
+
+
+def percentile(samples: Floats, share: float, confidence: float = CONFIDENCE) -> Bounds:
+    """The percentile of `samples` at `share`, with bounds by order statistics, each of this confidence.
+
+    The k-th smallest of n samples is at or above the true percentile with the probability that a binomial
+    (n, share) is below k. Source: G. J. Hahn, W. Q. Meeker, "Statistical Intervals", section 5.2. Raises
+    `ValueError` for a sample that is no number, because no place in the order is right for it.
+    """
+    if bool(np.isnan(samples).any()):
+        raise ValueError("a sample is not a number")
+    n = len(samples)
+    if n == 0:
+        return Bounds(float("nan"), float("nan"), float("nan"), 0)
+    upper, lower = upper_rank(n, share, confidence), lower_rank(n, share, confidence)
+    middle = max(int(np.ceil(share * n - 1e-9)), 1)
+    ranks = sorted({rank for rank in (upper, lower, middle) if rank})
+    ordered = np.partition(samples, [rank - 1 for rank in ranks])
+
+    def at(rank: int | None) -> float:
+        return float(ordered[rank - 1]) if rank else float("nan")
+
+    return Bounds(at(middle), at(lower), at(upper), n)
+
+
+@lru_cache(maxsize=256)
+def upper_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
+    """The lowest rank (from 1) whose sample bounds the percentile from above; None when n is too small for any."""
+    from scipy.stats import binom
+
+    rank = int(binom.ppf(confidence, n, share)) + 1
+    return rank if rank <= n else None
+
+
+@lru_cache(maxsize=256)
+def lower_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
+    """The highest rank (from 1) whose sample bounds the percentile from below; None when n is too small for any."""
+    from scipy.stats import binom
+
+    # P(at least r of n below the percentile) >= 95 %; ppf gives the first count with more than 5 % at or below it.
+    rank = int(binom.ppf(1 - confidence, n, share))
+    return rank if rank >= 1 else None
+
+
+def binomial_tail(hits: int, n: int, share: float) -> float:
+    """The probability of `hits` or more in `n` when each has the chance `share`."""
+    from scipy.stats import binom
+
+    return float(binom.sf(hits - 1, n, share))
+
+
+@lru_cache(maxsize=4096)
+def rate(events: int, exposure: float) -> Bounds:
+    """Events per unit of `exposure`, with the exact bounds of a Poisson count. `n` is the count of events.
+
+    Source: F. Garwood, "Fiducial limits for the Poisson distribution", Biometrika 28, 1936. Raises `ValueError` for a negative.
+    """
+    if events < 0 or exposure < 0:
+        raise ValueError(f"{events} events in {exposure:g} cannot be a rate")
+    if exposure == 0:
+        return Bounds(float("nan"), float("nan"), float("nan"), 0)
+    from scipy.stats import chi2
+
+    lower = float(chi2.ppf(1 - CONFIDENCE, 2 * events)) / 2 if events else 0.0
+    upper = float(chi2.ppf(CONFIDENCE, 2 * (events + 1))) / 2
+    return Bounds(events / exposure, lower / exposure, upper / exposure, events)
+
+
+def mann_kendall(values: Floats) -> int:
+    """Mann and Kendall's S: pairs that rise minus pairs that fall. Source: H. B. Mann, Econometrica 13, 1945.
+
+    Of six values it is 15 at most, and 13 or more with a chance of 6 in 720 where there is no trend. Raises `ValueError`
+    for a value that is no number.
+    """
+    if bool(np.isnan(values).any()):
+        raise ValueError("a value is not a number")
+    rises = np.sign(values[None, :] - values[:, None])
+    return int(np.triu(rises).sum())
+
+
+def rising(values: Floats) -> float:
+    """How likely such a rise, or a greater one, would be without a trend: Kendall's tau of values against time, one-sided.
+
+    1 where all values are alike, or there are fewer than two.
+    """
+    if len(values) < 2 or float(np.ptp(values)) == 0.0:
+        return 1.0
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(np.arange(len(values)), values, alternative="greater").pvalue)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of `n` replications, its two-sided interval, and their standard deviation; NaN where n is too small."""
+
+    value: float
+    lower: float
+    upper: float
+    deviation: float
+    n: int
+
+
+def mean(values: Floats, confidence: float = CONFIDENCE) -> Mean:
+    """The mean of one value a replication, with its interval. Source: Law, "Simulation Modeling and Analysis", section 4.5.
+
+    An infinite value makes the mean infinite and leaves no interval. Raises `ValueError` for a value that is no number.
+    """
+    n, nan = len(values), float("nan")
+    if bool(np.isnan(values).any()):
+        raise ValueError("a replication's value is not a number")
+    if n == 0 or not bool(np.isfinite(values).all()):
+        return Mean(float(np.mean(values)) if n else nan, nan, nan, nan, n)
+    middle = float(np.mean(values))
+    if n == 1:
+        return Mean(middle, nan, nan, nan, n)
+    deviation = float(np.std(values, ddof=1))
+    half = half_width(deviation, n, confidence)
+    return Mean(middle, middle - half, middle + half, deviation, n)
+
+
+def half_width(deviation: float, n: int, confidence: float = CONFIDENCE) -> float:
+    """Half of the mean's interval for `n` replications of that standard deviation."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / float(np.sqrt(n))
+
+
+def smallest(n: int, does: Callable[[int], bool]) -> int | None:
+    """The smallest number from `n` that does, when all larger ones do too; None when none up to `MOST_REPLICATIONS` does."""
+    high = n
+    while not does(high):
+        if high >= MOST_REPLICATIONS:
+            return None
+        n, high = high + 1, min(2 * high, MOST_REPLICATIONS)
+    while n < high:
+        middle = (n + high) // 2
+        n, high = (n, middle) if does(middle) else (middle + 1, high)
+    return high

@@ -1,0 +1,30 @@
+"""Files that are there whole or not at all, and what is in them."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from sim.base.errors import EvidenceError, StorageError
+
+T = TypeVar("T")
+
+
+def read_struct(path: Path, kind: type[T]) -> T:
+    """One JSON file. Raises `EvidenceError` for one that is not there or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise EvidenceError(f"{path}: is damaged ({error}).") from None
+
+
+def write_whole(path: Path, content: bytes, remedy: str = "free some space and try again") -> None:
+    """Write a file under another name, then give it its own; raises `StorageError`, which ends with the remedy."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); {remedy}.") from None

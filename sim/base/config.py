@@ -1,0 +1,166 @@
+"""TOML files into typed structs, with one clear sentence for every mistake in them.
+
+Two structs of one file never disagree about what is allowed: the sentence is made from the same type
+that decodes the file.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from sim.base.errors import UsageError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]+)`(?: - at `(?P<path>[^`]+)`)?")
+_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`(?: - at `(?P<path>[^`]+)`)?")
+_OTHER = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>[^`]+)`)?$", re.DOTALL)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read `path` as TOML; raises `UsageError` for a missing, unreadable or malformed file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}).") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: is not valid TOML ({error}).") from None
+
+
+def to_struct(data: dict[str, Any], kind: type[T], where: str) -> T:
+    """Convert a parsed table to `kind`; raises `UsageError` naming `where`, the key, what was found and what is allowed."""
+    if endless := next(_not_finite(data, ""), None):
+        raise UsageError(f"{where}: key '{endless}' is {_value_at(data, endless)}, but expected a finite number.")
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(_sentence(str(error), data, kind, where)) from None
+    except ValueError as error:  # raised by a struct's own __post_init__ outside of conversion
+        raise UsageError(f"{where}: {error}") from None
+
+
+def set_key(data: dict[str, Any], assignment: str) -> None:
+    """Apply one `--set table.key=value` to a parsed table in place; the value is written as in TOML, bare words are strings."""
+    key, separator, text = assignment.partition("=")
+    if not separator or not all(key.strip().split(".")):
+        raise UsageError(f"--set {assignment}: expected KEY=VALUE, for example --set load.events_per_s=50.")
+    try:
+        value = tomllib.loads(f"v = {text.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    put(data, key.strip(), value, f"--set {assignment}")
+
+
+def put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set `table.key` of a parsed table in place, and make tables that are missing; raises `UsageError`."""
+    *parents, last = key.split(".")
+    table: Any = data
+    for name in parents:
+        if isinstance(table, list) and name.isdigit() and int(name) < len(table):
+            table = table[int(name)]
+        elif isinstance(table, dict):
+            table = table.setdefault(name, {})
+        else:
+            break
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: '{'.'.join(parents)}' is not a table.")
+    table[last] = value
+
+
+def _not_finite(data: Any, path: str) -> Iterator[str]:
+    """The keys of all numbers that are infinite or none: TOML can write them, and nothing here can use them."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield path
+    parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for step, value in parts:
+        yield from _not_finite(value, f"{path}.{step}" if path else str(step))
+
+
+def _sentence(message: str, data: dict[str, Any], kind: type[msgspec.Struct], where: str) -> str:
+    if match := _UNKNOWN.match(message):
+        fields = ", ".join(_fields_at(data, kind, match["path"]))
+        key = _join(match["path"], match["field"])
+        return f"{where}: unknown key '{key}'; allowed here: {fields}."
+    if match := _MISSING.match(message):
+        return f"{where}: key '{_join(match['path'], match['field'])}' is missing."
+    match = _OTHER.match(message)
+    assert match is not None
+    if not match["path"]:
+        return f"{where}: {message}."
+    found = _value_at(data, match["path"])
+    what = match["what"].rstrip(".")
+    if what.startswith("Invalid") and (allowed := _choices_at(data, kind, match["path"])):
+        what = f"allowed here: {', '.join(allowed)}"
+        return f"{where}: key '{_join(match['path'], '')}' is {found!r}; {what}."
+    what = what[:1].lower() + what[1:] if what.startswith(("Expected", "Invalid")) else what
+    return f"{where}: key '{_join(match['path'], '')}' is {found!r}, but {what.replace('`', '')}."
+
+
+def _steps(path: str | None) -> list[str]:
+    return re.findall(r"[^.\[\]$]+", path or "")
+
+
+def _join(path: str | None, field: str) -> str:
+    return ".".join([*_steps(path), *([field] if field else [])])
+
+
+def _value_at(data: Any, path: str) -> Any:
+    for step in _steps(path):
+        if isinstance(data, list):
+            index = int(step) if step.isdigit() else 0
+            data = data[index] if index < len(data) else None
+        elif isinstance(data, dict):
+            data = data.get(step)
+    return data
+
+
+def _fields_at(data: Any, kind: Any, path: str | None) -> list[str]:
+    """The keys that the struct at `path` allows."""
+    kind = _type_at(data, kind, _steps(path))
+    tag = kind.__struct_config__.tag_field
+    return [*([tag] if tag else []), *kind.__struct_encode_fields__]
+
+
+def _choices_at(data: Any, kind: Any, path: str) -> list[str]:
+    """The values that the enumeration, or the tags that the tagged union, at `path` allows."""
+    steps = _steps(path)
+    parent = _type_at(data, kind, steps[:-1])
+    if isinstance(parent, type):
+        parent = get_type_hints(parent).get(steps[-1])
+    elif members := [member for member in get_args(parent) if isinstance(member, type)]:
+        return [str(member.__struct_config__.tag) for member in members if issubclass(member, msgspec.Struct)]
+    choices = get_args(parent)
+    if choices and steps[-1].isdigit():  # an entry of a list: what its type allows
+        choices = get_args(choices[0])
+    return [str(choice) for choice in choices if isinstance(choice, str)]
+
+
+def _type_at(data: Any, kind: Any, steps: list[str]) -> Any:
+    """The type that `kind` gives the value at `steps`; a tagged union is resolved by the tag the data has."""
+    for step in steps:
+        if isinstance(data, list):
+            data = data[int(step)] if step.isdigit() else data[0]
+            kind = get_args(kind)[0] if get_args(kind) else kind
+        else:
+            data, kind = data.get(step), get_type_hints(kind)[step]
+        kind = _pick(kind, data)
+    return kind
+
+
+def _pick(kind: Any, data: Any) -> Any:
+    """Of a union, the member that the data means."""
+    members = [member for member in get_args(kind) if isinstance(member, type) and issubclass(member, msgspec.Struct)]
+    for member in members:
+        tag = member.__struct_config__.tag
+        if len(members) == 1 and not isinstance(data, list):
+            return member
+        if isinstance(data, dict) and tag is not None and data.get(member.__struct_config__.tag_field) == tag:
+            return member
+    return kind

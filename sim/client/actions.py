@@ -1,0 +1,87 @@
+"""What a client session asks its driver to do, and what it is told about itself."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from sim.client.shared_frames import Run, no_run
+from sim.protocols.spacetime.frames import ClientFrame, Compatibility, Garbage, Update, UpdateBatch
+from sim.server.settings import RuntimeSettings
+from sim.server.stream_log import is_intact
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A minted token; moments in unix seconds of the client's own clock, worked out from how long it is good for.
+
+    `told_*` are as the control service has them, by its own clock (NaN: it told none).
+    """
+
+    text: str
+    refresh_at: float
+    expires_at: float
+    key_id: str = ""
+    session_id: str = ""
+    told_refresh_at: float = math.nan
+    told_expires_at: float = math.nan
+
+    def by_clock(self, ahead_s: float) -> "Token":
+        """As a client takes it that believes in the moments it was told, with a clock of its own that is so much ahead."""
+        moments = self.told_refresh_at - ahead_s, self.told_expires_at - ahead_s
+        return self if math.isnan(sum(moments)) else replace(self, refresh_at=moments[0], expires_at=moments[1])
+
+    def __repr__(self) -> str:
+        return f"Token(refresh_at={self.refresh_at}, expires_at={self.expires_at})"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWish:
+    """What a client wants its next token to be: for whom, for which topics, for how long (s; None: as the service likes)."""
+
+    account: str
+    topics: tuple[str, ...]
+    ttl_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mint:
+    """Ask the control service for the session's `token_wish`; answer with `minted` or `mint_failed`, in any case: nothing
+    here times out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open a socket with this token; answer with `connected` or `connect_failed`."""
+
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a frame on the open socket, or what is none."""
+
+    frame: ClientFrame | Garbage
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket, or give up opening it; no answer, and nothing more from that socket."""
+
+
+Action = Mint | Connect | Send | Close
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """What is the same for every client of a fleet. Defaults are the sync lane's own or marked [ours]."""
+
+    seed: int
+    compatibility: Compatibility
+    heartbeat_interval_s: float = 15.0
+    silence_limit_s: float = 45.0  # [ours] three missed heartbeats of the server
+    reply_timeout_s: float = 10.0  # [ours] for a connect, a join or a subscribe
+    replay_batch_size: int = 200
+    is_intact: Callable[[Update], bool] = is_intact  # whether an update's payload is what its hash says
+    token_ttl_s: int | None = None  # asked of the control service; None: its own default
+    lane: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that probes know what it must refuse
+    run_of: Callable[[UpdateBatch], Run | None] = no_run  # what a frame does to whoever has all that came before it

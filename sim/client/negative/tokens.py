@@ -1,0 +1,254 @@
+"""Probes that try what a token does not allow: connecting with a bad one, asking for one that nobody may have.
+
+Each asks its question once, when it arrives, and notes the answer; from then on it is an ordinary client. A network that
+fails is no answer, so the question is put again.
+"""
+
+from dataclasses import replace
+
+from sim.client.actions import Send, Token, TokenWish
+from sim.client.session import NEVER, ClientSession
+from sim.client.states import State
+from sim.protocols.spacetime.disconnects import NETWORK_CODES
+from sim.protocols.spacetime.frames import Reply, Subscribe
+from sim.protocols.spacetime.streams import run_events
+from sim.server import tokens
+
+# A forger's: no control service signs with it.
+_FORGED_KEY = tokens.Key("forged", b"a key that a probe made for itself, and that nobody trusts")
+_ASK_AGAIN_S = 0.5  # [ours] between tokens, where the question needs a special one
+_CLOCKS_S = 0.5  # [ours] by so much the clocks of client and runtime may differ
+OTHER_USER = "stormgate-stranger"
+
+
+class TokenProbe(ClientSession):
+    """Connects with a token that must be refused. Subclasses say which, made of a good one, and when."""
+
+    name = ""
+    expects: tuple[str, ...] = ()
+    _has_answer = False
+
+    def _misuse(self, token: str) -> str:
+        """The text to connect with; `token` is a good one."""
+        return token
+
+    def _due_at(self, token: Token, now: float) -> float:
+        """When this token must be refused; `NEVER`: only another one must."""
+        return now
+
+    def _begin_attempt(self, now: float) -> None:
+        if self._has_answer or self.must_mint or self.token is None:
+            super()._begin_attempt(now)
+        else:
+            self._retry_at = NEVER
+            self._connect(now)
+
+    def _connect(self, now: float) -> None:
+        if self._has_answer or self.token is None:
+            super()._connect(now)
+        elif (due_at := self._due_at(self.token, now)) <= now:
+            good, self.token = self.token, replace(self.token, text=self._misuse(self.token.text))
+            super()._connect(now)
+            self.token = good
+        else:
+            self.state = State.BACKOFF
+            self.must_mint = due_at == NEVER
+            self._retry_at = now + _ASK_AGAIN_S if self.must_mint else due_at
+
+    def connected(self, now: float) -> None:
+        """See `ClientSession`; with a bad token, this is the defect."""
+        self._answer("accepted")
+        super().connected(now)
+
+    def connect_failed(self, code: str, now: float) -> None:
+        """See `ClientSession`."""
+        if code not in NETWORK_CODES:
+            self._answer(f"refused:{code}")
+        super().connect_failed(code, now)
+
+    def _answer(self, answer: str) -> None:
+        if not self._has_answer:
+            self._has_answer = True
+            self._note("probed", detail=f"{self.name}:{answer}")
+
+
+class MissingToken(TokenProbe):
+    """Brings no token."""
+
+    name, expects = "missing_token", ("unauthorized",)
+
+    def _misuse(self, token: str) -> str:
+        return ""
+
+
+class GarbledToken(TokenProbe):
+    """Brings its token with one character of the signature changed."""
+
+    name, expects = "garbled_token", ("invalid_token",)
+
+    def _misuse(self, token: str) -> str:
+        body, _, signature = token.rpartition(".")
+        return f"{body}.{'B' if signature.startswith('A') else 'A'}{signature[1:]}"
+
+
+class ForeignKeyToken(TokenProbe):
+    """Brings its token, signed anew with a key of its own."""
+
+    name, expects = "foreign_key_token", ("invalid_token",)
+
+    def _misuse(self, token: str) -> str:
+        return tokens.mint(self._claims(tokens.unverified(token)), _FORGED_KEY)
+
+    def _claims(self, claims: tokens.Claims) -> tokens.Claims:
+        return claims
+
+
+class ForeignIssuerToken(ForeignKeyToken):
+    """Brings a token of an issuer of its own."""
+
+    name = "foreign_issuer_token"
+
+    def _claims(self, claims: tokens.Claims) -> tokens.Claims:
+        return replace(claims, issuer="stormgate.forger")
+
+
+class ForeignAudienceToken(ForeignKeyToken):
+    """Brings a token that is meant for another service."""
+
+    name = "foreign_audience_token"
+
+    def _claims(self, claims: tokens.Claims) -> tokens.Claims:
+        return replace(claims, audience="stormgate.elsewhere")
+
+
+class OutdatedToken(TokenProbe):
+    """Takes the shortest token there is, and comes when it and the runtime's leeway are over."""
+
+    name, expects = "outdated_token", ("token_expired",)
+
+    @property
+    def token_wish(self) -> TokenWish:
+        """See `ClientSession`."""
+        return super().token_wish if self._has_answer else replace(super().token_wish, ttl_s=self.settings.lane.token_ttl_min_s)
+
+    def _due_at(self, token: Token, now: float) -> float:
+        return token.expires_at + self.settings.lane.token_leeway_s + _CLOCKS_S
+
+
+class OveragedToken(TokenProbe):
+    """Takes the longest token there is, and comes while it has long to go, but is older than the runtime takes."""
+
+    name, expects = "overaged_token", ("token_too_old",)
+
+    @property
+    def token_wish(self) -> TokenWish:
+        """See `ClientSession`."""
+        return super().token_wish if self._has_answer else replace(super().token_wish, ttl_s=self.settings.lane.token_ttl_max_s)
+
+    def _due_at(self, token: Token, now: float) -> float:
+        return tokens.unverified(token.text).issued_at + self.settings.lane.token_max_age_s + _CLOCKS_S
+
+
+class PrematureToken(TokenProbe):
+    """Takes tokens until it gets one whose time has not come, and comes at once."""
+
+    name, expects = "premature_token", ("token_not_yet_valid",)
+
+    def _due_at(self, token: Token, now: float) -> float:
+        is_premature = tokens.unverified(token.text).not_before > now + self.settings.lane.token_leeway_s + _CLOCKS_S
+        return now if is_premature else NEVER
+
+
+class MintProbe(ClientSession):
+    """Asks the control service for a token that nobody may have."""
+
+    name = ""
+    expects: tuple[str, ...] = ()
+    _has_answer = False
+
+    @property
+    def token_wish(self) -> TokenWish:
+        """See `ClientSession`."""
+        return super().token_wish if self._has_answer else self._forbidden(super().token_wish)
+
+    def _forbidden(self, wish: TokenWish) -> TokenWish:
+        """What must not be granted."""
+        return wish
+
+    def minted(self, token: Token, now: float) -> None:
+        """See `ClientSession`."""
+        self._answer("accepted")
+        super().minted(token, now)
+
+    def mint_failed(self, code: str, now: float, hint_ms: float | None = None) -> None:
+        """See `ClientSession`."""
+        if code not in NETWORK_CODES:
+            self._answer(f"refused:{code}")
+        super().mint_failed(code, now, hint_ms)
+
+    def _answer(self, answer: str) -> None:
+        if not self._has_answer:
+            self._has_answer = True
+            self._note("probed", detail=f"{self.name}:{answer}")
+
+
+class ForeignTopicMint(MintProbe):
+    """Wants another user's topic. The contract has the status (403 or 422), not the code."""
+
+    name, expects = "foreign_topic_mint", ("scope_not_allowed", "unsupported_topic", "http_403", "http_422")
+
+    def _forbidden(self, wish: TokenWish) -> TokenWish:
+        return replace(wish, topics=(*wish.topics, f"fleet:user:{OTHER_USER}:workers"))
+
+
+class UnsupportedTopicMint(MintProbe):
+    """Wants a topic that there is not."""
+
+    name, expects = "unsupported_topic_mint", ("unsupported_topic", "http_422")
+
+    def _forbidden(self, wish: TokenWish) -> TokenWish:
+        return replace(wish, topics=(*wish.topics, "stormgate:no:such:topic"))
+
+
+class EndlessTokenMint(MintProbe):
+    """Wants a token for longer than there are any."""
+
+    name, expects = "endless_token_mint", ("invalid_ttl", "http_422")
+
+    def _forbidden(self, wish: TokenWish) -> TokenWish:
+        return replace(wish, ttl_s=self.settings.lane.token_ttl_max_s + 1)
+
+
+class ForbiddenTopic(ClientSession):
+    """Once live, subscribes to a run that its token does not grant."""
+
+    name, expects = "forbidden_topic", ("forbidden_topic",)
+    _probe_ref = ""
+    _has_answer = False
+
+    def _went_live(self, now: float) -> None:
+        if not self._has_answer:
+            self._probe_ref = self._next_ref()
+            self._actions.append(Send(Subscribe(self._probe_ref, (run_events(OTHER_USER),), {})))
+
+    def _take_other_reply(self, reply: Reply, now: float) -> None:
+        if reply.ref == self._probe_ref and not self._has_answer:
+            self._has_answer = True
+            answer = "accepted" if reply.ok else f"refused:{reply.body.code or 'error'}"
+            self._note("probed", detail=f"{self.name}:{answer}")
+
+
+PROBES = (
+    MissingToken,
+    GarbledToken,
+    ForeignKeyToken,
+    ForeignIssuerToken,
+    ForeignAudienceToken,
+    OutdatedToken,
+    OveragedToken,
+    PrematureToken,
+    ForeignTopicMint,
+    UnsupportedTopicMint,
+    EndlessTokenMint,
+    ForbiddenTopic,
+)

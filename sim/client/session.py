@@ -1,0 +1,466 @@
+"""ClientSession: one client of the sync lane, as pure code.
+
+Whatever drives it (a socket, a simulator) tells it what happened and when; it answers with actions to
+carry out, notices of what happened, and the next moment it wants to be woken:
+
+    session.start(now)                      session.actions() -> [Mint | Connect | Send | Close]
+    session.minted(token, now)              session.notices() -> [Notice]
+    session.connected(now)                  session.wake_at()  -> float
+    session.received(frame, now)
+    session.disconnected(code, now)         session.wake(now)
+
+Reconnects, backoff, heartbeats, time-outs and token refresh live here and nowhere else, so that two
+engines cannot disagree about them. All times are unix seconds; randomness is `draw(seed, purpose, client, n)`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from sim.base import randomness
+from sim.base.errors import IllegalMoveError
+from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token, TokenWish
+from sim.client.notices import Notes, Notice
+from sim.client.policies import Policy
+from sim.client.replica import Replica
+from sim.client.retries import Retries
+from sim.client.shared_frames import Run
+from sim.client.states import CONNECTED, LEGAL, State
+from sim.protocols.spacetime.disconnects import MINTS_FIRST, DisconnectReason, classify, reason_of_refusal
+from sim.protocols.spacetime.frames import (
+    Body,
+    ChannelClosed,
+    Envelope,
+    HeartbeatPush,
+    Join,
+    Malformed,
+    Reply,
+    ServerFrame,
+    Subscribe,
+    SyncError,
+    TransportBeat,
+    UpdateBatch,
+)
+
+NEVER = math.inf
+
+
+class ClientSession:
+    """One client and its streams. `topics` never change during its life; `checkpoints` are what it had persisted."""
+
+    def __init__(
+        self,
+        client: int,
+        topics: Iterable[str],
+        policy: Policy,
+        settings: ClientSettings,
+        checkpoints: dict[str, int] | None = None,
+    ) -> None:
+        self.client = client
+        self.policy = policy
+        self.settings = settings
+        self.state = State.IDLE
+        self._notes = Notes()
+        self._note = self._notes.add
+        self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.is_intact)
+        self._notices_silence = "trusts_silence" not in policy.defects
+        self.token: Token | None = None
+        self.retries = Retries(client, policy, settings.seed)
+        self.is_caught_up = False
+        self.must_mint = True  # the next connect needs a new token
+        self.sign_ins = 0  # how often a revoked session was followed by a new one
+        self._actions: list[Action] = []
+        self._refs = 0
+        self._join_ref = self._ask_ref = ""
+        self._asking = False  # a subscribe's replay is running
+        self._ask_answered = self._ask_complete = False
+        self._fruitless = 0
+        self._due = 0.0  # when the running attempt was due
+        self._live_since = NEVER
+        self.renewing_since = -NEVER  # left in good order to renew the token, and not live again yet
+        self._last_heard = 0.0
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
+        self._wake_at = NEVER
+
+    # --- what the driver reads ----------------------------------------------------------------------
+
+    def actions(self) -> list[Action]:
+        """What to do now, in order; each is handed out once."""
+        out, self._actions = self._actions, []
+        return out
+
+    def notices(self) -> Sequence[Notice]:
+        """What happened since the last call; a tuple is one and the same object for many clients."""
+        return self._notes.take()
+
+    def wake_at(self) -> float:
+        """When to call `wake`; infinity: not before something else happens. Waking earlier does no harm."""
+        return self._wake_at
+
+    @property
+    def token_wish(self) -> TokenWish:
+        """What to ask the control service for."""
+        account = f"client-{self.client}.{self.sign_ins}" if self.sign_ins else f"client-{self.client}"
+        return TokenWish(account, self.replica.topics, self.settings.token_ttl_s)
+
+    @property
+    def is_live(self) -> bool:
+        """Subscribed, on an open socket."""
+        return self.state is State.LIVE
+
+    @property
+    def only_follows(self) -> bool:
+        """Live, with nothing missing and nothing asked for: of the runs that go on from here it only takes what they bring."""
+        is_idle = self.state is State.LIVE and self.is_caught_up and not self._asking and self._ask_at == NEVER
+        return is_idle and self.policy.asks_again and not self.replica.is_behind()
+
+    def why_pending(self) -> str:
+        """In a word or two, what this client still waits for."""
+        if self.state is not State.LIVE:
+            return self.state.name.lower()
+        if not self.is_caught_up:
+            return "replaying"
+        return "behind"
+
+    # --- what the driver tells ----------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin: mint a token, then connect."""
+        self._require("start")
+        self._due = now
+        self._begin_attempt(now)
+        self._schedule()
+
+    def stop(self, now: float) -> None:
+        """End for good."""
+        if self.state in CONNECTED or self.state is State.CONNECTING:
+            self._actions.append(Close())
+        self.state = State.STOPPED
+        self._clear_deadlines()
+        self._schedule()
+
+    def minted(self, token: Token, now: float) -> None:
+        """The control service gave a token."""
+        self._require("minted")
+        self._note("token_minted", value=(now - self._due) * 1000, detail=token.key_id)
+        self.token, self.must_mint, self._due = token, False, now
+        self._connect(now)
+        self._schedule()
+
+    def mint_failed(self, code: str, now: float, hint_ms: float | None = None) -> None:
+        """The control service gave none."""
+        self._require("mint_failed")
+        self._note("token_refused", value=(now - self._due) * 1000, detail=code)
+        self._back_off(DisconnectReason.UNAUTHORIZED, now, hint_ms)
+        self._schedule()
+
+    def connected(self, now: float) -> None:
+        """The socket is open."""
+        self._require("connected")
+        self._note("connect_done", value=(now - self._due) * 1000)
+        self.state = State.JOINING
+        self._last_heard = now
+        self.replica.begin_connection()
+        self._join_ref = self._next_ref()
+        self._actions.append(Send(Join(self._join_ref, self.settings.compatibility)))
+        self._reply_by = now + self.settings.reply_timeout_s
+        self._beat_at = now + self.settings.heartbeat_interval_s
+        self._refresh_at = self.token.refresh_at if self.token else NEVER
+        self._schedule()
+
+    def connect_failed(self, code: str, now: float) -> None:
+        """The socket could not be opened; `code` is the runtime's own for a refused token, else e.g. `network`."""
+        self._require("connect_failed")
+        self._note("connect_failed", value=(now - self._due) * 1000, detail=code)
+        self._back_off(reason_of_refusal(code), now, None)
+        self._schedule()
+
+    def received(self, frame: ServerFrame, now: float) -> None:
+        """A frame came in."""
+        self._require("received")
+        self._last_heard = now
+        if isinstance(frame, UpdateBatch):
+            self._take_batch(frame, now)
+        elif isinstance(frame, Envelope):
+            self._take_batch(UpdateBatch((frame.update,)), now)
+        elif isinstance(frame, Reply):
+            self._take_reply(frame, now)
+        elif isinstance(frame, HeartbeatPush):
+            self._take_heartbeat(frame, now)
+        elif isinstance(frame, SyncError):
+            self._take_error(frame.body, now)
+        elif isinstance(frame, Malformed):
+            self.malformed(frame.code, now)
+        elif isinstance(frame, ChannelClosed):
+            self._leave(classify(f"spacetime channel error: {frame.event}"), now)
+
+    def follow(self, run: Run, now: float) -> None:
+        """A frame came in that was foreseen to be the run that goes on from here: as `received`, and its notices are `run`'s.
+
+        For a client that `only_follows`, and whom nothing happened to since but such runs.
+        """
+        if self.state is not State.LIVE or not self.replica.follow(run):
+            raise IllegalMoveError(f"client {self.client}: a run that does not go on from where it is")
+        self._last_heard = now
+
+    def malformed(self, code: str, now: float) -> None:
+        """Something came in that is not a frame: noted, and otherwise as if nothing had come."""
+        self._note("malformed", detail=code)
+
+    def disconnected(self, code: str, now: float) -> None:
+        """The socket is gone; `code` is an error text or a reason's name."""
+        self._require("disconnected")
+        self._lost(classify(code), now, None)
+        self._schedule()
+
+    def wake(self, now: float) -> None:
+        """A deadline may have passed."""
+        if self.state is State.BACKOFF and now >= self._retry_at:
+            self._due = self._retry_at
+            self._begin_attempt(now)
+        elif now >= self._reply_by:
+            self._time_out(now)
+        elif self.state in CONNECTED:
+            self._wake_connected(now)
+        self._schedule()
+
+    # --- connecting ---------------------------------------------------------------------------------
+
+    def _begin_attempt(self, now: float) -> None:
+        self._retry_at = NEVER
+        if self.must_mint or self.token is None or now >= self.token.refresh_at:
+            self.state = State.MINTING
+            self._actions.append(Mint())
+        else:
+            self._connect(now)
+
+    def _connect(self, now: float) -> None:
+        assert self.token is not None
+        self.state = State.CONNECTING
+        self._reply_by = now + self.settings.reply_timeout_s
+        self._note("connect_attempted")
+        self._actions.append(Connect(self.token))
+
+    def _wake_connected(self, now: float) -> None:
+        if self._notices_silence and now >= self._last_heard + self.settings.silence_limit_s:
+            self._note("heartbeat_timeout")
+            self._leave(DisconnectReason.NETWORK, now)
+            return
+        if now >= self._refresh_at:
+            self._leave(DisconnectReason.TOKEN_REFRESH_DUE, now)
+            return
+        if now >= self._beat_at:
+            self._actions.append(Send(TransportBeat(self._next_ref())))
+            self._beat_at = now + self.settings.heartbeat_interval_s
+        if now >= self._ask_at:
+            self._ask_once_more(now)
+        if now >= self._probe_at:
+            self._wake_probe(now)
+
+    def _time_out(self, now: float) -> None:
+        self._reply_by = NEVER
+        if self.state is State.CONNECTING:
+            self._actions.append(Close())
+            self._note("connect_failed", value=(now - self._due) * 1000, detail="timeout")
+            self._back_off(DisconnectReason.NETWORK, now, None)
+        elif self.state is State.LIVE and self._ask_answered:
+            self._ask_complete = True  # a server that does not say when a replay is complete
+            self._end_replay(now)
+        elif self.state in CONNECTED:
+            self._leave(DisconnectReason.NETWORK, now)
+
+    def _leave(self, reason: DisconnectReason, now: float, hint_ms: float | None = None) -> None:
+        """Close the socket ourselves."""
+        self._actions.append(Close())
+        self._lost(reason, now, hint_ms)
+        self._schedule()
+
+    def _lost(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
+        self._note("disconnected", detail=reason)
+        self._back_off(reason, now, hint_ms)
+
+    def _back_off(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
+        """The socket is gone or never was: count, draw a delay, and wait it out."""
+        self.retries.count(live_for_s=now - self._live_since)
+        attempt = self.retries.attempt
+        # Who has to renew again and again, or goes on to fail, is in no good order.
+        self.renewing_since = now if reason is DisconnectReason.TOKEN_REFRESH_DUE and attempt == 1 else -NEVER
+        delay_ms, hinted = self.retries.delay_ms(reason, hint_ms)
+        self._clear_deadlines()
+        self.state = State.BACKOFF
+        self.is_caught_up = False
+        self._retry_at = now + delay_ms / 1000
+        self.must_mint |= reason in MINTS_FIRST
+        detail = f"{reason}:hint" if hinted else str(reason)
+        self._note("backoff", attempt=attempt, value=delay_ms, detail=detail)
+
+    def _clear_deadlines(self) -> None:
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
+        self._live_since = NEVER
+        self._asking = False
+        self._fruitless = 0
+
+    # --- joined: replies, errors, heartbeats --------------------------------------------------------
+
+    def _take_reply(self, reply: Reply, now: float) -> None:
+        if reply.ref == self._join_ref and self.state is State.JOINING:
+            if reply.ok:
+                self._note("joined")
+                self._subscribe(now)
+            else:
+                self._refused(reply.body, now)
+        elif reply.ref == self._ask_ref and self._asking:
+            if reply.ok:
+                self._ask_answered = True
+                self._go_live(now)
+                self._end_replay(now)
+            else:
+                self._refused(reply.body, now)
+        else:
+            self._take_other_reply(reply, now)
+
+    def _take_other_reply(self, reply: Reply, now: float) -> None:
+        """Replies to heartbeats, and to what a probe asked."""
+
+    def _take_error(self, body: Body, now: float) -> None:
+        if body.code == "slow_consumer":
+            if body.action == "disconnect":
+                self._note("evicted", detail=body.action)
+                self._leave(classify(body.code), now, body.reconnect_after_ms)
+        elif body.code == "stale_cursor":
+            self._take_stale(body, now, is_answer=False)
+        elif body.code == "reauth_required":
+            self._leave(DisconnectReason.UNAUTHORIZED, now)
+        elif body.code == "rate_limited":
+            self._leave(DisconnectReason.UNKNOWN, now, body.retry_after_ms)
+
+    def _refused(self, body: Body, now: float) -> None:
+        """A join or subscribe was answered with an error."""
+        if body.code == "stale_cursor":
+            self._take_stale(body, now, is_answer=True)
+            return
+        self._note("subscribe_refused", detail=body.code)
+        if body.code in ("slow_consumer", "reauth_required", "rate_limited"):
+            self._take_error(body, now)
+        else:
+            self._leave(classify(body.code), now, body.retry_after_ms)
+
+    def _take_heartbeat(self, frame: HeartbeatPush, now: float) -> None:
+        stuck = self.replica.compare_heads(frame.watermarks)
+        if self.replica.has_doubts():
+            self._leave(DisconnectReason.UNKNOWN, now)
+        elif stuck and self.policy.asks_again and self.state is State.LIVE and not self._asking:
+            self._ask_again(now)
+
+    # --- subscribing --------------------------------------------------------------------------------
+
+    def _subscribe(self, now: float) -> None:
+        """Ask for every stream from its cursor. All of them each time: a runtime may take it as the whole set."""
+        self._ask_at = NEVER
+        self._ask_ref = self._next_ref()
+        self._asking, self._ask_answered, self._ask_complete = True, False, False
+        if self.state is State.JOINING:
+            self.state = State.SUBSCRIBING
+        resume_after = self.replica.begin_replay()
+        frame = Subscribe(self._ask_ref, self.replica.topics, resume_after, self.settings.replay_batch_size)
+        self._actions.append(Send(frame))
+        self._reply_by = now + self.settings.reply_timeout_s
+        self._schedule()
+
+    def _go_live(self, now: float) -> None:
+        self._reply_by = now + self.settings.reply_timeout_s  # for the replay, where it follows the reply
+        if self.state is State.SUBSCRIBING:
+            self.state = State.LIVE
+            self._live_since, self.renewing_since = now, -NEVER
+            self._note("subscribed", value=(now - self._due) * 1000)
+            self._went_live(now)
+        self._schedule()
+
+    def _went_live(self, now: float) -> None:
+        """For probes: the session has just become live."""
+
+    def _wake_probe(self, now: float) -> None:
+        """For probes: `_probe_at` has passed without an answer."""
+
+    def _ask_again(self, now: float) -> None:
+        """Close a hole by a replay from the watermark; when that did not help before, wait, and in the end reconnect."""
+        if self._fruitless >= self.policy.fruitless_asks:
+            self._leave(DisconnectReason.UNKNOWN, now)
+        elif self._fruitless == 0:
+            self._subscribe(now)
+        elif self._ask_at == NEVER:
+            draw = randomness.draw(self.settings.seed, "ask", self.client, self._refs)
+            self._ask_at = now + self.policy.backoff.delay_ms(self._fruitless + 1, draw, 0.0) / 1000
+            self._schedule()
+
+    def _ask_once_more(self, now: float) -> None:
+        self._ask_at = NEVER
+        if self.replica.is_behind():
+            self._subscribe(now)
+        else:
+            self._fruitless = 0
+
+    def _end_replay(self, now: float) -> None:
+        """A replay has ended when both its reply and `replay_complete` have come, in whichever order."""
+        if not (self._asking and self._ask_answered and self._ask_complete):
+            return
+        self._asking, self._reply_by = False, NEVER
+        # What the live tail brought before a replay asked for again may look like a hole that the replay left.
+        behind = self.replica.end_replay(diverged=not self.is_caught_up or self._fruitless > 0)
+        self._note("replay_completed", value=math.nan if self.is_caught_up else (now - self._due) * 1000)
+        self.is_caught_up = True
+        self._fruitless = self._fruitless + 1 if behind else 0
+        if behind:
+            self._ask_again(now)
+
+    # --- stale cursors ------------------------------------------------------------------------------
+
+    def _take_stale(self, body: Body, now: float, is_answer: bool) -> None:
+        """Before going live: subscribe again, once for a push and the reply that says the same. When live: reconnect.
+
+        On a live connection frames of the tail may be under way, and without a cursor the first of them
+        would be taken for the replay's: all that the replay then brought would be called lost.
+        """
+        if self.state is State.JOINING or (not is_answer and self.replica.has_dropped(body)):
+            return  # the push tells of the subscribe before; should it not, the reply or its time-out will tell
+        again = self.replica.take_stale(body, self.retries.disconnects)
+        if again and self.policy.takes_snapshots and self.state is State.SUBSCRIBING:
+            self._subscribe(now)
+        else:
+            self._leave(DisconnectReason.STALE_CURSOR, now)
+
+    # --- updates ------------------------------------------------------------------------------------
+
+    def _take_batch(self, batch: UpdateBatch, now: float) -> None:
+        hole = False
+        if (run := self.settings.run_of(batch)) and self.replica.take_run(run, self._asking):
+            self._notes.add_shared(run.notices)
+        else:
+            hole = self.replica.take_updates(batch.updates, self._asking, self._asking and not self.is_caught_up)
+            hole |= self.replica.learn_heads(batch.head_watermarks)
+        if hole and self.replica.has_doubts():
+            # As with a stale cursor on a live connection: what is under way must not be taken for the new replay's.
+            self._leave(DisconnectReason.UNKNOWN, now)
+        elif self._asking:
+            if self.state is State.SUBSCRIBING:
+                self._reply_by = now + self.settings.reply_timeout_s  # a long replay is no silence
+            self._ask_complete |= batch.replay_complete
+            self._end_replay(now)
+        elif hole and self.state is State.LIVE:
+            self._ask_again(now)
+
+    # --- small change -------------------------------------------------------------------------------
+
+    def _next_ref(self) -> str:
+        self._refs += 1
+        return str(self._refs)
+
+    def _require(self, move: str) -> None:
+        if self.state not in LEGAL[move]:
+            raise IllegalMoveError(f"client {self.client}: '{move}' in state {self.state.name}")
+
+    def _schedule(self) -> None:
+        listens = self.state in CONNECTED and self._notices_silence
+        silent_at = self._last_heard + self.settings.silence_limit_s if listens else NEVER
+        self._wake_at = min(
+            self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, self._probe_at, silent_at
+        )

@@ -1,0 +1,247 @@
+"""A drill: one typed TOML file that every engine runs and the same judges judge.
+
+    [fleet]    who connects        [load]     what is published     [phases]  steady, fault, heal, settle
+    [runtime]  settings of the embedded runtime       [[faults]]  what breaks, and when
+    [expect]   what must be seen besides the gates and the invariants
+
+All durations are seconds, and a fault's `at_s` counts from the beginning of the fault phase.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from sim.base.config import read_toml, set_key, to_struct
+from sim.base.errors import UsageError
+from sim.drill.fault_kinds import AnyFault, ClientFault, DropSockets, ShrinkWindow, SlowLinks
+from sim.server.settings import Count, CountOrZero, NotNegative, Positive, RuntimeSettings, ShareOrZero
+
+EngineName = Literal["sockets", "virtual"]
+PolicyName = Literal[
+    "reference",
+    "desktop",
+    # The reference with another client's delays.
+    "sdk",
+    "phoenix_js",
+    "centrifuge_js",
+    "ably",
+    "server_hint",
+    "equal_jitter",
+    "decorrelated",
+    # Wrong on purpose, for the proof that a drill can fail; see `sim.client.policies.WRONG`.
+    "wrong_applies_duplicates",
+    "wrong_applies_past_holes",
+    "wrong_ignores_hashes",
+    "wrong_reads_torn_checkpoints",
+    "wrong_trusts_future_checkpoints",
+    "wrong_trusts_silence",
+    "wrong_trusts_clock",
+]
+DeliveryName = Literal["update_batch", "frame"]  # `sync:update_batch` or `sync:frame`
+CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
+ProbeName = Literal[
+    "expired_token",
+    "mutation_over_socket",
+    "any_mutation",
+    "hidden_mutation",
+    "malformed_frames",
+    "missing_token",
+    "garbled_token",
+    "foreign_key_token",
+    "foreign_issuer_token",
+    "foreign_audience_token",
+    "outdated_token",
+    "revoked_token",
+    "overaged_token",
+    "premature_token",
+    "forbidden_topic",
+    "foreign_topic_mint",
+    "unsupported_topic_mint",
+    "endless_token_mint",
+    "old_build",
+    "new_build",
+    "malformed_build",
+    "other_protocol",
+    "other_schema",
+    "oldest_build",
+    "newest_build",
+]
+StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # of a client, such as 20260601T000000Z
+CLIENT_BUILD = "20260601T000000Z"  # [ours]
+# [ours] Beyond these no machine is meant: ten times what the fleet engine was measured with, four months, a billion events.
+MOST_CLIENTS, LONGEST_S, MOST_EVENTS = 100_000_000, 1e7, 1e9
+
+
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The clients: how many, how they behave, how they arrive."""
+
+    clients: Annotated[int, msgspec.Meta(ge=1, le=MOST_CLIENTS)]
+    policy: PolicyName = "reference"
+    topics_per_client: Count = 1
+    token_ttl_s: CountOrZero = 0  # that clients ask of the control service; 0: as it likes
+    # Of the first arrival, before anything is broken; left out: 150, or as many as bring everyone within ten seconds.
+    connects_per_s: Positive | None = None
+    client_build: Build = CLIENT_BUILD  # that every client says it is of when it joins
+
+    @property
+    def arrival_s(self) -> float:
+        """How long the fleet takes to arrive, one client after the other."""
+        return self.clients / self.connects_per_s if self.connects_per_s else min(self.clients / 150.0, 10.0)
+
+
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is published, over the runtime's HTTP, from the first connect until the settle phase."""
+
+    events_per_s: Positive  # over all streams together
+    run_streams: Count = 1
+    worker_events: bool = False  # also publish to, and subscribe everyone to, the one topic without snapshots
+    payload_bytes: CountOrZero = 64
+    # So many in all, those of one stream one after the other, so that every run has the very same; 0: until the settle phase.
+    events: CountOrZero = 0
+
+
+class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long each phase lasts. The limits end early, when everyone is live, and when everyone has converged."""
+
+    steady_s: Positive
+    steady_limit_s: Positive = 20.0  # beyond `steady_s`, for everyone to be live before anything is broken
+    fault_s: Positive
+    heal_s: NotNegative = 1.0
+    settle_s: Positive = 30.0  # a limit
+
+
+class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What must be seen for the drill to have asked its question at all."""
+
+    stale_reasons: tuple[StaleReason, ...] = ()  # each signalled to at least one client, and no other to any
+    stale_share: ShareOrZero = 0.0  # of the fleet, told that it is stale, for whatever reason
+    declared_loss: bool = False  # clients may declare loss (streams without snapshots); else any is a failure
+    retired_routes: bool = False  # ask for the routes that are gone, all the time; by HTTP, so on real sockets only
+    probes: tuple[ProbeName, ...] = ()  # clients that try what must be refused
+
+
+class Surfaces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Worlds that a drill runs in to be compared: this engine with each policy and each form of delivery."""
+
+    engine: EngineName
+    policies: Annotated[tuple[PolicyName, ...], msgspec.Meta(min_length=1)]
+    deliveries: Annotated[tuple[DeliveryName, ...], msgspec.Meta(min_length=1)] = ("update_batch", "frame")
+
+
+class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One drill, as its file has it."""
+
+    name: Name
+    summary: Annotated[str, msgspec.Meta(min_length=1)]  # the one question it asks
+    checks: Annotated[tuple[CheckName, ...], msgspec.Meta(min_length=1)]  # what must hold, as gate.check
+    fleet: Fleet
+    load: Load
+    phases: Phases
+    faults: tuple[AnyFault, ...]  # `[]`: it breaks nothing and only observes
+    runtime: RuntimeSettings = RuntimeSettings()
+    expect: Expect = Expect()
+    engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that it may run on
+    quick: bool = False  # one of the set that `drill run --quick` runs: the questions that every stage begins with
+    surfaces: tuple[Surfaces, ...] = ()  # run on each of these instead of once, and compare; see sim.analysis.parity
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The gates it feeds, in the order its checks name them."""
+        return tuple(dict.fromkeys(check.partition(".")[0] for check in self.checks))
+
+    @property
+    def streams(self) -> int:
+        """How many streams are published to."""
+        return self.load.run_streams + int(self.load.worker_events)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the drill in canonical form: equal drills, equal digests, whatever their files' layout."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+def runs_on(drill: Drill, engine: str) -> bool:
+    """Whether a drill is meant for an engine; what is meant for the virtual one is for the fleet engine, too."""
+    return engine in drill.engines or (engine == "fleet" and "virtual" in drill.engines)
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
+    """Read a drill file; `overrides` are `table.key=value` texts applied on top. Raises `UsageError`, one sentence."""
+    data = read_toml(path)
+    for assignment in overrides:
+        set_key(data, assignment)
+    drill = to_struct(data, Drill, str(path))
+    check(drill, str(path))
+    return drill
+
+
+def expected_duration_s(drill: Drill) -> float:
+    """About how long a run takes in real time: everyone's arrival and the phases, settling early."""
+    return drill.fleet.arrival_s + drill.phases.steady_s + drill.phases.fault_s + drill.phases.heal_s + 1.0
+
+
+def check(drill: Drill, where: str) -> None:
+    """Raise `UsageError` for combinations that cannot be run."""
+    if drill.fleet.topics_per_client > drill.load.run_streams:
+        raise UsageError(
+            f"{where}: key 'fleet.topics_per_client' is {drill.fleet.topics_per_client}, but 'load.run_streams' offers "
+            f"only {drill.load.run_streams}; allowed: 1 to {drill.load.run_streams}."
+        )
+    _check_length(drill, where)
+    for index, fault in enumerate(drill.faults):
+        _check_fault(drill, fault, f"{where}: key 'faults.{index}")
+    _check_events(drill, where)
+
+
+def _check_length(drill: Drill, where: str) -> None:
+    phases = msgspec.structs.asdict(drill.phases)
+    longest_s = drill.fleet.arrival_s + sum(phases.values())
+    if longest_s > LONGEST_S:
+        raise UsageError(f"{where}: arrival and 'phases' may take {longest_s:g} s; allowed: at most {LONGEST_S:g} s in all.")
+    if longest_s * drill.load.events_per_s > MOST_EVENTS:
+        raise UsageError(
+            f"{where}: key 'load.events_per_s' is {drill.load.events_per_s:g}, which over the {longest_s:g} s that arrival and "
+            f"'phases' may take is too much; allowed: at most {MOST_EVENTS / longest_s:g}."
+        )
+
+
+def _check_events(drill: Drill, where: str) -> None:
+    load, phases = drill.load, drill.phases
+    takes_s, has_s = load.events / load.events_per_s, phases.steady_s + phases.fault_s + phases.heal_s
+    if takes_s > has_s:
+        raise UsageError(
+            f"{where}: key 'load.events' is {load.events}, which takes {takes_s:g} s at 'load.events_per_s' "
+            f"{load.events_per_s:g}, but the phases before settling last {has_s:g} s; "
+            f"allowed: at most {int(has_s * load.events_per_s)}."
+        )
+    if drill.surfaces and not load.events:
+        raise UsageError(f"{where}: key 'load.events' is 0, but only a fixed number of events can be compared over 'surfaces'.")
+    if drill.surfaces and load.worker_events:
+        raise UsageError(
+            f"{where}: key 'load.worker_events' is true, but that stream has no snapshots: what is lost of it depends on "
+            "when, and cannot be compared over 'surfaces'."
+        )
+
+
+def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:
+    limit_s = drill.phases.fault_s
+    if fault.at_s >= limit_s:
+        raise UsageError(f"{key}.at_s' is {fault.at_s:g}, but the fault phase ends after {limit_s:g} s ('phases.fault_s').")
+    if fault.at_s + fault.lasts_s > limit_s:
+        raise UsageError(
+            f"{key}.{fault.duration_key}' makes it last {fault.lasts_s:g} s, but a fault at {fault.at_s:g} s can last at most "
+            f"{limit_s - fault.at_s:g} s, to the end of the fault phase ('phases.fault_s' is {limit_s:g})."
+        )
+    if isinstance(fault, ClientFault) and round(fault.share * drill.fleet.clients) == 0:
+        raise UsageError(f"{key}.share' is {fault.share:g}, which of {drill.fleet.clients} clients is none.")
+    if isinstance(fault, SlowLinks) and not (fault.latency_ms or fault.jitter_ms or fault.kib_per_s):
+        raise UsageError(f"{key}' slows nothing; give it 'latency_ms', 'jitter_ms' or 'kib_per_s'.")
+    if isinstance(fault, DropSockets) and fault.wave > fault.waves:
+        raise UsageError(f"{key}.wave' is {fault.wave}, but there are only {fault.waves} ('waves').")
+    if isinstance(fault, ShrinkWindow) and fault.streams > drill.load.run_streams:
+        raise UsageError(f"{key}.streams' is {fault.streams}, but 'load.run_streams' is only {drill.load.run_streams}.")
+    if isinstance(fault, ShrinkWindow) and fault.worker_events and not drill.load.worker_events:
+        raise UsageError(f"{key}.worker_events' is true, but 'load.worker_events' is not.")

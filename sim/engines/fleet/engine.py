@@ -1,0 +1,131 @@
+"""The fleet engine: the storm alone, as compiled code over arrays, for fleets of millions in seconds.
+
+It takes the virtual engine's `SystemModel` and comes to the same moments by the same draws, but simulates no frame of the live
+tail and delivers no event: it measures recovery, and proves no law. Its evidence is a `Tally`.
+"""
+
+import math
+import signal
+import threading
+import time
+from types import FrameType
+
+import pyarrow as pa
+
+from sim.base.errors import UsageError
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.engines.fleet.limits import unfit
+from sim.engines.fleet.storm import Storm
+from sim.engines.shared import client_setup
+from sim.engines.shared.options import Options as Options
+from sim.engines.shared.options import Progress
+from sim.record.columns import Columns
+from sim.record.observations import Recorder, RunHeader, write_header
+from sim.record.tally import Tally
+from sim.server.settings import Switches
+
+_SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C, between two steps of the simulation."""
+
+
+def run(drill: Drill, options: Options) -> RunHeader:
+    """Run a drill into `options.folder`; returns the finished header. An interrupted run keeps what it had and says so.
+
+    Raises `UsageError` for what this engine cannot represent, and `StorageError`.
+    """
+    check(drill, options.model, options.switches)
+    recorder = Recorder(options.folder)
+    made = _FleetRun(drill, options.model, options.seed, options.progress, options.run_id)
+    write_header(options.folder, made.header)
+    try:
+        made.run()
+    finally:
+        recorder.take(made.rows)
+        made.header.observations_sha256, made.header.observations_rows = recorder.seal()
+        write_header(options.folder, made.header)
+    return made.header
+
+
+def observe(
+    drill: Drill, model: SystemModel, seed: int, progress: Progress = lambda phase, text, simulated_s: None
+) -> tuple[RunHeader, pa.Table]:
+    """What `run` leaves in a folder, header and observations, without one. Raises `UsageError` as `run` does."""
+    check(drill, model)
+    made = _FleetRun(drill, model, seed, progress)
+    made.run()
+    return made.header, made.rows.table()
+
+
+def measure(drill: Drill, model: SystemModel, seed: int) -> Tally:
+    """Simulate a drill in memory alone; raises `UsageError` as `run` does."""
+    check(drill, model)
+    storm = Storm(drill, model, seed)
+    storm.run()
+    return storm.tally()
+
+
+def check(drill: Drill, model: SystemModel | None = None, switches: Switches | None = None) -> None:
+    """Raise `UsageError` for a drill with something in it that this engine would have to leave out."""
+    for key, value, why in unfit(drill, model or SystemModel(), switches or Switches()):
+        raise UsageError(
+            f"drill '{drill.name}': {key} is {value}, {why}, which the fleet engine does not simulate; use another engine."
+        )
+
+
+def can_represent(drill: Drill) -> bool:
+    """Whether `check` lets it pass, under the default model."""
+    return not any(unfit(drill, SystemModel(), Switches()))
+
+
+class _FleetRun:
+    """One run: what is simulated, and what came of it so far."""
+
+    def __init__(self, drill: Drill, model: SystemModel, seed: int, progress: Progress, run_id: str = "") -> None:
+        self._clients = drill.fleet.clients
+        self._progress = progress
+        self._interrupted = False
+        self._said_at = -math.inf
+        self._storm = Storm(drill, model, seed, self._note, self._look)
+        self.rows = Columns()
+        self.header = client_setup.new_header(
+            drill, (), run_id=run_id, engine="fleet", clock="virtual", seed=seed, libraries=("numba",)
+        )
+        self.header.plan = [fault.describe() for fault in self._storm.faults]
+
+    def run(self) -> None:
+        """The whole course."""
+        # Only the main thread hears signals; in any other there is nothing to be done about them.
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._interrupt) for number in heard}
+        try:
+            self._storm.run()
+            self.header.complete = True
+        except _InterruptedError:
+            phase, at_s = self._storm.phase, self._storm.now
+            self.header.stopped_because = f"it was interrupted in the {phase} phase, {at_s:.1f} s simulated"
+        except Exception as error:
+            self.header.stopped_because = str(error) or type(error).__name__
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.header.duration_s = self._storm.now
+            self.header.tally = self._storm.tally()
+
+    def _interrupt(self, _: int, __: FrameType | None) -> None:
+        self._interrupted = True
+
+    def _note(self, t: float, kind: str, index: int, value: float, detail: str) -> None:
+        self.rows.add(t, kind, attempt=index, value=value, detail=detail)
+
+    def _look(self, phase: str, simulated_s: float, live: int) -> None:
+        if self._interrupted:
+            raise _InterruptedError
+        if time.monotonic() >= self._said_at + _SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            text = f"{simulated_s:.1f} s simulated, {live} of {self._clients} clients live"
+            self._progress(phase, text, simulated_s)

@@ -1,0 +1,172 @@
+"""Which faults the fleet engine can represent, whom they concern, and how they are done to its world."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from sim.drill.fault_kinds import (
+    AnyFault,
+    DropSockets,
+    ExpireTokens,
+    ForgetTokens,
+    KillRuntime,
+    MintOutage,
+    RollingDeploy,
+    ShrinkReplayBudget,
+    ShrinkWindow,
+    SlowMint,
+)
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.engines.fleet.kernel import entry
+from sim.engines.fleet.kernel import world as fleet_world
+from sim.engines.fleet.kernel.randomness import bits_of_all, draw_all, key_of
+from sim.engines.fleet.kernel.world import Array, World
+
+REPRESENTED = (
+    *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, MintOutage, RollingDeploy, ShrinkReplayBudget, ShrinkWindow),
+    SlowMint,
+)
+NOTICE_S = 1.0  # as `sim.analysis.reconnects` has it: a cut is noticed a moment after the fault that made it
+_NOBODY = np.zeros(0, np.bool_)
+
+
+@dataclass(frozen=True)
+class FleetFault:
+    """One fault with everything decided. Times are seconds from the beginning of the fault phase."""
+
+    fault: AnyFault
+    index: int
+    begins_s: float
+    ends_s: float  # as the plan has it
+    clients: Array  # whether it concerns each; empty when it acts on the runtime
+
+    @property
+    def kind(self) -> str:
+        """The name that drill files use."""
+        return self.fault.kind
+
+    def lasts_s(self, model: SystemModel) -> float:
+        """How long until it is taken back; a killed runtime has to start anew, which the plan does not count."""
+        again_s = model.server.cold_start_s if isinstance(self.fault, KillRuntime) else 0.0
+        return self.ends_s - self.begins_s + again_s
+
+    def describe(self) -> dict[str, object]:
+        """As `PlannedFault.describe`."""
+        parameters: dict[str, object] = msgspec.to_builtins(self.fault)
+        return {**parameters, "ends_s": self.ends_s, "clients": int(self.clients.sum())}
+
+
+def plan(drill: Drill, seed: int) -> list[FleetFault]:
+    """As `sim.drill.schedule.plan`, with the same clients for the same seed; later waves of a deploy come at the end."""
+    planned = [list(_parts(fault, number, drill.fleet.clients, seed)) for number, fault in enumerate(drill.faults)]
+    in_order = [parts[0] for parts in planned] + [part for parts in planned for part in parts[1:]]
+    return [FleetFault(fault, index, *times, chosen) for index, (fault, times, chosen) in enumerate(in_order)]
+
+
+def _parts(fault: AnyFault, number: int, clients: int, seed: int) -> Iterator[tuple[AnyFault, tuple[float, float], Array]]:
+    if isinstance(fault, RollingDeploy):
+        chosen = share_of(clients, fault.share, seed, f"{fault.kind}:{number}")
+        for wave in range(fault.waves):
+            at_s = fault.at_s + wave * fault.wave_s
+            yield fault, (at_s, at_s), part_of(chosen, wave + 1, fault.waves, seed, f"{fault.kind}:{number}:wave")
+        return
+    chosen = _NOBODY
+    if isinstance(fault, DropSockets):
+        chosen = _dropped(fault, number, clients, seed)
+    elif isinstance(fault, ForgetTokens):
+        chosen = share_of(clients, fault.share, seed, f"{fault.kind}:{number}")
+    yield fault, (fault.at_s, fault.at_s + fault.lasts_s), chosen
+
+
+def _dropped(fault: DropSockets, number: int, clients: int, seed: int) -> Array:
+    purpose = "drop_sockets:waves" if fault.waves > 1 else f"drop_sockets:{number}"
+    chosen = share_of(clients, fault.share, seed, purpose)
+    return part_of(chosen, fault.wave, fault.waves, seed, "drop_sockets:wave")
+
+
+def share_of(clients: int, share: float, seed: int, purpose: str) -> Array:
+    """As `sim.base.randomness.share_of`, as a mask."""
+    count = round(share * clients)
+    chosen = np.ones(clients, np.bool_)
+    if count < clients:
+        bits = np.empty(clients, np.uint64)
+        bits_of_all(key_of(seed, purpose), bits)
+        chosen[:] = False
+        chosen[np.argsort(bits, kind="stable")[:count]] = True
+    return chosen
+
+
+def part_of(chosen: Array, part: int, parts: int, seed: int, purpose: str) -> Array:
+    """As `sim.base.randomness.part_of`, as a mask."""
+    if parts == 1:
+        return chosen
+    draws = np.empty(len(chosen))
+    draw_all(key_of(seed, purpose), draws, 0)
+    return chosen & ((draws * parts).astype(np.int64) == part - 1)
+
+
+def begin(world: World, planned: FleetFault) -> int:
+    """Do it now; returns how often it was seen to act at once."""
+    lane = world.lane
+    match planned.fault:
+        case DropSockets(offline_s=offline_s):
+            return _strike(world, fleet_world.CUT, planned.clients, offline_s)
+        case RollingDeploy():
+            return _strike(world, fleet_world.HANG_UP, planned.clients)
+        case KillRuntime():
+            _strike(world, fleet_world.KILL)
+            return 1
+        case ExpireTokens():
+            return _strike(world, fleet_world.EXPEL)
+        case ForgetTokens():
+            return _strike(world, fleet_world.FORGET, planned.clients)
+        case ShrinkWindow() as fault:
+            return _trim(world, fault)
+        case MintOutage():
+            lane["mint_outage"], lane["refused_mints"] = 1, 0
+        case ShrinkReplayBudget(events=events):
+            lane["shrunk_budget"], lane["limited_subscribes"] = events, 0
+        case SlowMint(delay_ms=delay_ms, concurrency=concurrency):
+            lane["held_mint_s"], lane["held_mints"] = delay_ms / 1000, 0
+            world["holders"] = np.full(concurrency, lane["now"][0])
+        case _:
+            raise TypeError(f"a fault that is not represented: {planned.kind}")
+    return 0
+
+
+def end(world: World, planned: FleetFault) -> int:
+    """Take it back; returns how often it acted, for one that shows only while it lasts."""
+    lane = world.lane
+    match planned.fault:
+        case KillRuntime():
+            lane["is_up"] = 1
+        case MintOutage():
+            lane["mint_outage"] = 0
+            return int(lane["refused_mints"][0])
+        case ShrinkReplayBudget():
+            lane["shrunk_budget"] = 0
+            return int(lane["limited_subscribes"][0])
+        case SlowMint(delay_ms=delay_ms):
+            lane["held_mint_s"] = 0.0
+            _strike(world, fleet_world.MINT_FREELY, value=delay_ms / 1000)
+            return int(lane["held_mints"][0])
+    return 0
+
+
+def _strike(world: World, how: int, chosen: Array = _NOBODY, value: float = 0.0) -> int:
+    return int(entry.strike(world.lane, how, chosen, value))
+
+
+def _trim(world: World, fault: ShrinkWindow) -> int:
+    """All but the newest events of some streams are gone; returns how many went."""
+    lane, gone = world.lane[0], 0
+    other = [int(lane["run_streams"])] if fault.worker_events else []
+    for stream in [*range(fault.streams), *other]:
+        head = int(np.searchsorted(world["published"][stream], lane["now"], side="right"))
+        oldest = max(1, head - int(lane["window"]) + 1, int(world["floors"][stream]) + 1)
+        gone += max(head - oldest + 1 - fault.keep_events, 0)
+        world["floors"][stream] = max(head - fault.keep_events, oldest - 1)
+    return gone

@@ -1,0 +1,148 @@
+"""The queue of events, compiled: buckets of time, and one pending event a client.
+
+A bucket is a list of chunks with a few clients each. The one that is being worked through is a small heap, so that what falls
+into it meanwhile finds its place; of one moment the client with the lower number comes first, however wide buckets are.
+"""
+
+from sim.engines.fleet.kernel import world
+from sim.engines.fleet.kernel.arrays import buckets, chunks, clients, fetch, fetch_chunk, heap_at, heap_client
+from sim.engines.fleet.kernel.compilation import inner
+from sim.engines.fleet.kernel.world import Array, Lane, whole
+
+_PLACES = world.CHUNK - 2
+_NOTHING, _IN_LINE = world.NOTHING, world.IN_LINE
+
+
+@inner
+def schedule(w: Lane, i: int, event: int, at: float) -> None:
+    """What happens to a client next; it has one event at a time."""
+    client = clients(w)[i]
+    client.event, client.at = event, at
+    if w.bucket < 0:  # everything is put off until `requeue`
+        return
+    bucket = int(at * w.buckets_a_s)
+    if bucket <= w.bucket:
+        push(w, i, at)
+        return
+    bucket = min(bucket, len(buckets(w)) - 1)
+    number = whole(buckets(w)[bucket])
+    if number < 0 or chunks(w)[number, 1] == _PLACES:
+        number = buckets(w)[bucket] = _new_chunk(w, number)
+    chunk = chunks(w)[number]
+    chunk[2 + chunk[1]] = i
+    chunk[1] += 1
+
+
+@inner
+def _new_chunk(w: Lane, before: int) -> int:
+    """An empty one, in front of another; there are as many as clients, and none is kept without a client."""
+    number = w.free_chunk
+    if number >= 0:
+        w.free_chunk = chunks(w)[number, 0]
+    else:
+        number = w.chunks_used
+        w.chunks_used = number + 1
+    chunks(w)[number, 0], chunks(w)[number, 1] = before, 0
+    return number
+
+
+@inner
+def push(w: Lane, i: int, at: float) -> None:
+    """Into the heap of the bucket at work."""
+    w.heaped += 1
+    rise(heap_at(w), heap_client(w), w.heaped - 1, at, i)
+
+
+@inner
+def pop(w: Lane) -> int:
+    """The first client of the heap."""
+    first = whole(heap_client(w)[0])
+    w.heaped -= 1
+    sink(heap_at(w), heap_client(w), w.heaped)
+    return first
+
+
+@inner
+def rise(ats: Array, who: Array, place: int, at: float, i: int) -> None:
+    """Into a heap of moments and clients whose last place is free."""
+    while place > 0:
+        above = (place - 1) >> 1
+        if ats[above] < at or (ats[above] == at and who[above] < i):
+            break
+        ats[place], who[place] = ats[above], who[above]
+        place = above
+    ats[place], who[place] = at, i
+
+
+@inner
+def sink(ats: Array, who: Array, last: int) -> None:
+    """The last of a heap takes the place of the first, which is gone, and goes down from there."""
+    at, i = ats[last], who[last]
+    place = 0
+    while True:
+        below = 2 * place + 1
+        if below >= last:
+            break
+        right = below + 1
+        if right < last and (ats[right] < ats[below] or (ats[right] == ats[below] and who[right] < who[below])):
+            below = right
+        if at < ats[below] or (at == ats[below] and i < who[below]):
+            break
+        ats[place], who[place] = ats[below], who[below]
+        place = below
+    ats[place], who[place] = at, i
+
+
+@inner
+def fill(w: Lane, until: float) -> bool:
+    """Turn to the next bucket that has something; False if there is none that begins before `until`."""
+    bucket, last = w.bucket + 1, len(buckets(w)) - 1
+    end = min(int(until * w.buckets_a_s), last)
+    while bucket <= end and buckets(w)[bucket] < 0:
+        bucket += 1
+    if bucket > end:
+        w.bucket = max(w.bucket, end)
+        return False
+    w.bucket = bucket
+    _look_ahead(w, bucket)
+    number = whole(buckets(w)[bucket])
+    buckets(w)[bucket] = -1
+    while number >= 0:
+        chunk = chunks(w)[number]
+        for place in range(2, 2 + chunk[1]):
+            push(w, whole(chunk[place]), clients(w)[chunk[place]].at)
+        after = whole(chunk[0])
+        chunk[0] = w.free_chunk
+        w.free_chunk, number = number, after
+    return True
+
+
+@inner
+def _look_ahead(w: Lane, bucket: int) -> None:
+    """What is needed soon: the clients of the next bucket, and the first chunk of the one after it."""
+    if bucket + 2 >= len(buckets(w)):
+        return
+    fetch_chunk(w, buckets(w)[bucket + 2])
+    number = whole(buckets(w)[bucket + 1])
+    while number >= 0:
+        chunk = chunks(w)[number]
+        for place in range(2, 2 + chunk[1]):
+            fetch(w, chunk[place])
+        number = whole(chunk[0])
+
+
+@inner
+def forget_queue(w: Lane) -> None:
+    """Before many events are changed: what is scheduled from now on waits for `requeue`."""
+    w.heaped, w.bucket = 0, -1
+
+
+@inner
+def requeue(w: Lane) -> None:
+    """Put every client's event into the queue anew, after some were changed."""
+    buckets(w)[:] = -1
+    w.free_chunk, w.chunks_used = -1, 0
+    w.heaped, w.bucket = 0, int(w.now * w.buckets_a_s)
+    for i in range(len(clients(w))):
+        if _NOTHING < clients(w)[i].event < _IN_LINE:
+            schedule(w, i, clients(w)[i].event, clients(w)[i].at)

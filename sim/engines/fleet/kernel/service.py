@@ -1,0 +1,88 @@
+"""What the lane does for all clients together, compiled: handshakes, heads of streams, and what is counted."""
+
+import math
+
+from sim.engines.fleet.kernel import world
+from sim.engines.fleet.kernel.arrays import clients, heads, inside, published, series, sizes
+from sim.engines.fleet.kernel.compilation import inner
+from sim.engines.fleet.kernel.world import Array, Lane
+
+_ATTEMPTED = world.ATTEMPTED
+_OCTAVE_BINS, _LOWEST_OCTAVE = world.OCTAVE_BINS, world.LOWEST_OCTAVE
+_SIZE_BINS = world.OCTAVE_BINS * world.OCTAVES
+_MOST_TRIES = 2**15 - 1
+
+
+@inner
+def count(w: Lane, what: int, at: float) -> None:
+    """One more of a series, in its bin of time."""
+    place = int(at / w.bin_s)
+    series(w)[what, min(place, series(w).shape[1] - 1)] += 1
+
+
+@inner
+def size(w: Lane, what: int, seconds: float) -> None:
+    """Into a bin whose upper edge is less than a thousandth above."""
+    part, octave = math.frexp(max(seconds, 1e-6))
+    place = (octave - _LOWEST_OCTAVE) * _OCTAVE_BINS + int((part - 0.5) * 2 * _OCTAVE_BINS)
+    sizes(w)[what, min(max(place, 0), _SIZE_BINS - 1)] += 1
+
+
+@inner
+def attempted(w: Lane, i: int, at: float) -> None:
+    """A client connects."""
+    count(w, _ATTEMPTED, at)
+    client = clients(w)[i]
+    if client.tries < _MOST_TRIES:
+        client.tries += 1
+
+
+@inner
+def admit(free_at: Array, at: float, takes_s: float) -> float:
+    """First come, first served by several workers: when it is done. `free_at` is a heap of when each worker is free."""
+    done = max(at, free_at[0]) + takes_s
+    place, last = 0, len(free_at)
+    while True:
+        below = 2 * place + 1
+        if below >= last:
+            break
+        if below + 1 < last and free_at[below + 1] < free_at[below]:
+            below += 1
+        if done <= free_at[below]:
+            break
+        free_at[place] = free_at[below]
+        place = below
+    free_at[place] = done
+    return done
+
+
+@inner
+def has_room(w: Lane, at: float) -> bool:
+    """Whether the accept backlog takes one more. Handshakes all take the same, so they end in the order they came."""
+    if w.one_loop:
+        return w.door_tail - w.door_head < w.backlog
+    ring = len(inside(w))
+    if ring == 0:
+        return True
+    while w.inside_head < w.inside_tail and inside(w)[w.inside_head % ring] <= at:
+        w.inside_head += 1
+    return w.inside_tail - w.inside_head < w.backlog
+
+
+@inner
+def head_of(w: Lane, stream: int, at: float) -> int:
+    """How many events of a stream were announced by then."""
+    low, high = 0, heads(w)[stream]
+    while low < high:
+        middle = (low + high) >> 1
+        if published(w)[stream, middle] <= at:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@inner
+def stream_of(w: Lane, i: int, topic: int) -> int:
+    """Client n reads run streams n, n + 1, ...; everyone reads the one that is none."""
+    return w.run_streams if topic >= w.topics - w.worker_events else (i + topic) % w.run_streams

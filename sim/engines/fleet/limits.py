@@ -1,0 +1,66 @@
+"""What the fleet engine would have to leave out: each is refused by its key's name."""
+
+from collections.abc import Iterator
+
+from sim.client import policies
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.engines.fleet.faults import REPRESENTED
+from sim.engines.fleet.kernel.world import MOST_EPISODES, MOST_TOPICS
+from sim.engines.fleet.setup import topics_of
+from sim.engines.shared import client_setup
+from sim.protocols.spacetime.frames import Compatibility
+from sim.protocols.spacetime.streams import topic_class
+from sim.server.admission import incompatibility
+from sim.server.settings import Switches
+
+Unfit = tuple[str, object, str]
+"""A key, its value, and what that asks for."""
+
+
+def unfit(drill: Drill, model: SystemModel, switches: Switches) -> Iterator[Unfit]:
+    """All of it; nothing for a drill that it can run."""
+    yield from _faults(drill)
+    yield from _clients(drill)
+    yield from _lane(drill)
+    if drill.expect.retired_routes:
+        yield "key 'expect.retired_routes'", "true", "HTTP"
+    if switches.defects:
+        yield "--defect", ", ".join(sorted(switches.defects)), "a runtime with a defect"
+    if share := model.server.mirror_failure_share:
+        yield "the model's 'server.mirror_failure_share'", f"{share:g}", "a mirror that fails"
+
+
+def _faults(drill: Drill) -> Iterator[Unfit]:
+    for index, fault in enumerate(drill.faults):
+        if not isinstance(fault, REPRESENTED):
+            yield f"key 'faults.{index}.kind'", f"'{fault.kind}'", "a fault"
+    if (parts := sum(fault.parts for fault in drill.faults)) > MOST_EPISODES:
+        yield "the number of faults and waves", parts, f"more than {MOST_EPISODES}"
+
+
+def _clients(drill: Drill) -> Iterator[Unfit]:
+    fleet, runtime = drill.fleet, drill.runtime
+    if policies.get(fleet.policy).defects:
+        yield "key 'fleet.policy'", f"'{fleet.policy}'", "a client that is wrong on purpose"
+    if fleet.topics_per_client + drill.load.worker_events > MOST_TOPICS:
+        yield "key 'fleet.topics_per_client'", fleet.topics_per_client, f"more than {MOST_TOPICS} streams a client"
+    ttl_s = fleet.token_ttl_s or runtime.token_ttl_s
+    if not runtime.token_ttl_min_s <= ttl_s <= min(runtime.token_ttl_max_s, runtime.token_max_age_s):
+        yield "the tokens' lifetime", f"{ttl_s} s", "tokens that the lane refuses"
+    told = client_setup.client_settings(drill, 1).compatibility
+    if incompatibility(runtime, told, Compatibility()):
+        yield "key 'fleet.client_build'", f"'{fleet.client_build}'", "clients that may not join"
+
+
+def _lane(drill: Drill) -> Iterator[Unfit]:
+    load, runtime = drill.load, drill.runtime
+    slowest = min(runtime.publishes_per_s or topic_class(topic).publishes_per_s for topic in topics_of(drill))
+    if load.events:
+        yield "key 'load.events'", load.events, "publishing by count"
+    if load.events_per_s / drill.streams > slowest:
+        yield "key 'load.events_per_s'", f"{load.events_per_s:g}", "throttled publishing"
+    if runtime.sync_frames:
+        yield "key 'runtime.sync_frames'", "true", "delivery event by event"
+    if runtime.heartbeat_interval_s >= runtime.client_timeout_s:
+        yield "key 'runtime.heartbeat_interval_s'", f"{runtime.heartbeat_interval_s:g}", "clients dropped as silent"

@@ -1,0 +1,80 @@
+"""When each event is announced: what the publisher and the lane's publish workers come to, worked out beforehand.
+
+An event is due every so often, whatever becomes of those before it. While the runtime is down its publisher tries again every
+`RETRY_S`, as that of the other engines does.
+"""
+
+import heapq
+
+import numpy as np
+
+from sim.drill.model import Drill
+from sim.drill.system_model import SystemModel
+from sim.engines.fleet.kernel.world import Array, World
+
+RETRY_S = 0.2
+
+
+class FleetPublisher:
+    """The announcements of a run, put into its world."""
+
+    def __init__(self, drill: Drill, model: SystemModel, until_s: float) -> None:
+        self._streams = drill.streams
+        self._takes_s = model.server.publish_ms / 1000
+        self._workers = model.server.publish_workers
+        self._due = np.arange(int(until_s * drill.load.events_per_s) + 1) / drill.load.events_per_s
+        self._tried = self._due.copy()
+        self._done = self._served(self._due)
+
+    def into(self, world: World) -> None:
+        """Put all announcements into the world, those that were and those that are to come."""
+        order = np.argsort(self._done, kind="stable")
+        stream = (np.arange(len(self._done)) % self._streams).astype(np.int32)
+        by_stream = [np.sort(self._done[stream == each]) for each in range(self._streams)]
+        published = np.full((self._streams, max(map(len, by_stream))), np.inf)
+        for each, moments in enumerate(by_stream):
+            published[each, : len(moments)] = moments
+        world["published"] = published
+        world["heads"] = np.array([len(moments) for moments in by_stream])
+        world["order"], world["order_stream"] = self._done[order], stream[order]
+        lane = world.lane[0]
+        announced = int(np.searchsorted(self._done[order], lane["now"], side="right")) if lane["now"] > 0 else 0
+        lane["planned"], lane["announced"] = len(order), announced
+        lane["next_pub"] = self._done[order][announced] if announced < len(order) else np.inf
+
+    def finish(self, at_s: float) -> None:
+        """Nothing that is due later is published."""
+        self._keep(self._due < at_s)
+
+    def stall(self, from_s: float, to_s: float) -> None:
+        """The runtime is down: what was not taken by then is tried again until it is up."""
+        open_ = self._done > from_s
+        tried = np.where(self._tried < from_s, self._done, self._tried)
+        late = open_ & (tried < to_s)
+        tried[late] += np.ceil((to_s - tried[late]) / RETRY_S) * RETRY_S
+        self._tried = np.where(open_, tried, self._tried)
+        self._done[open_] = self._served(self._tried[open_])
+
+    @property
+    def last_s(self) -> float:
+        """When the last event is announced."""
+        return float(self._done.max(initial=0.0))
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
+        return len(self._done)
+
+    def _keep(self, which: Array) -> None:
+        self._due, self._tried, self._done = self._due[which], self._tried[which], self._done[which]
+
+    def _served(self, tried: Array) -> Array:
+        """When each is durable: first come, first served by the publish workers."""
+        gaps = np.diff(np.sort(tried))
+        if self._takes_s == 0 or len(gaps) == 0 or gaps.min() * self._workers >= self._takes_s:
+            return tried + self._takes_s
+        free_at, done = [0.0] * self._workers, np.empty(len(tried))
+        for place in np.argsort(tried, kind="stable"):
+            done[place] = max(float(tried[place]), free_at[0]) + self._takes_s
+            heapq.heapreplace(free_at, float(done[place]))
+        return done

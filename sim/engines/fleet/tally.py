@@ -1,0 +1,116 @@
+"""What a world comes to, as a `Tally`."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sim.engines.fleet.kernel import world as fleet_world
+from sim.engines.fleet.kernel.world import Array, World
+from sim.record.tally import Herd, Lives, Recovery, Sizes, Tally, sizes
+
+_MOST_BINS = 2000  # of a series that is kept
+_PERCENTS = (50, 95, 99)
+_HERD_WINDOW = fleet_world.STEP_BINS // 10 + 1  # a tenth of a step, and no less
+_LIFE_BINS_A_S = round(1 / fleet_world.LIFE_BIN_S)
+_LIVES_UP_TO_S = 60
+
+
+def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverged: int, published: int) -> Tally:
+    """`faults` are their kinds, and when each began and ended, in the order of the world's episodes."""
+    lane = world.lane[0]
+    after = world["sizes"][fleet_world.BOOTSTRAP_AFTER]
+    bootstraps = after if after.sum() else world["sizes"][fleet_world.BOOTSTRAP_BEFORE]
+    bin_s, series = _series(world)
+    totals = {name: int(counts.sum()) for name, counts in zip(fleet_world.SERIES, world["series"], strict=True)}
+    counted = ("backoffs", "refused_mints", "limited_subscribes", "replayed", "rebootstrapped", "held_mints")
+    return Tally(
+        clients=len(world["clients"]),
+        events=int(lane["events"]),
+        bin_s=bin_s,
+        series=series,
+        totals={**totals, **{name: int(lane[name]) for name in counted}, "published": published},
+        disconnects=dict(zip(fleet_world.REASONS, world["reasons"].tolist(), strict=True)),
+        peak_connects_per_s=_peak(world),
+        recoveries=[found for index, each in enumerate(faults) if (found := _recovery(world, index, *each)) is not None],
+        bootstrap_ms=_sizes(bootstraps),
+        token_ms=_sizes(world["sizes"][fleet_world.TOKEN_WAIT]),
+        longest_backoff_ms=float(lane["longest_ms"]) if lane["longest_ms"] >= 0 else None,
+        herds=_herds(world["herd"]),
+        lives=_lives(world["lives"]),
+        unconverged=unconverged,
+        overloaded_at_s=_finite(float(lane["overloaded_at"])),
+    )
+
+
+def times_until(percents: Sequence[int], seconds: Array) -> list[float]:
+    """The smallest samples that at least so many percent of all do not exceed, as `sim.analysis.reconnects` has it."""
+    places = [max(math.ceil(percent / 100 * len(seconds) - 1e-9), 1) - 1 for percent in percents]
+    ordered = np.partition(seconds, places)
+    return [float(ordered[place]) for place in places]
+
+
+def _recovery(world: World, index: int, fault: str, began_s: float, ended_s: float) -> Recovery | None:
+    clients = world["clients"]
+    away = (clients["pending"] >> index & 1).astype(np.bool_)
+    live_t = np.where(away, np.inf, world["live_t"][index])
+    hit = live_t >= 0
+    if not hit.any():
+        return None
+    live_s = np.maximum(live_t[hit] - ended_s, 0.0)
+    tries = (world["tries"][index] + np.where(away, clients["tries"], 0))[hit]
+    again = {str(percent): _finite(until) for percent, until in zip(_PERCENTS, times_until(_PERCENTS, live_s), strict=True)}
+    return Recovery(fault, index, began_s, ended_s, len(live_s), again, float(tries.mean()), int(tries.max()))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _series(world: World) -> tuple[float, dict[str, list[int]]]:
+    """Until the run's end, in fewer bins."""
+    lane = world.lane[0]
+    used = min(math.ceil(lane["now"] / lane["bin_s"]) + 1, world["series"].shape[1])
+    joined = math.ceil(used / _MOST_BINS)
+    starts = np.arange(0, used, joined)
+    sums = np.add.reduceat(world["series"][:, :used], starts, axis=1, dtype=np.int64)
+    return float(lane["bin_s"]) * joined, {name: row.tolist() for name, row in zip(fleet_world.SERIES, sums, strict=True)}
+
+
+def _peak(world: World) -> int | None:
+    """The most attempts of any second from the first fault on, a second being a whole number of bins; None if none began."""
+    lane, attempts = world.lane[0], world["series"][fleet_world.ATTEMPTED]
+    if not math.isfinite(lane["first_fault_t"]):
+        return None
+    first = int(lane["first_fault_t"] / lane["bin_s"])
+    sums = np.concatenate(([0], np.cumsum(attempts[first:], dtype=np.int64)))
+    width = min(max(round(1.0 / lane["bin_s"]), 1), len(sums) - 1)
+    return int((sums[width:] - sums[: len(sums) - width]).max(initial=0)) if width else 0
+
+
+def _sizes(counts: Array) -> Sizes:
+    """In milliseconds."""
+    places = np.arange(len(counts))
+    octave = places // fleet_world.OCTAVE_BINS + fleet_world.LOWEST_OCTAVE
+    part = 0.5 + (places % fleet_world.OCTAVE_BINS + 1) / (2 * fleet_world.OCTAVE_BINS)
+    return sizes(np.ldexp(part, octave) * 1000, counts)
+
+
+def _herds(herd: Array) -> list[Herd]:
+    """By attempt, and all together when there are several."""
+    attempts = [attempt for attempt in range(len(herd)) if herd[attempt].any()]
+    rows = [(0, herd.sum(axis=0))] if len(attempts) > 1 else []
+    rows += [(attempt, herd[attempt]) for attempt in attempts]
+    return [Herd(attempt, int(row.sum()), _fullest(row)) for attempt, row in rows]
+
+
+def _fullest(row: Array) -> int:
+    sums = np.concatenate(([0], np.cumsum(row, dtype=np.int64)))
+    return int((sums[_HERD_WINDOW:] - sums[:-_HERD_WINDOW]).max())
+
+
+def _lives(lives: Array) -> list[Lives]:
+    """For each tenth of a second that may be asked for, all live periods that were at least so long."""
+    at_least = lives[:, ::-1].cumsum(axis=1)[:, ::-1]
+    wanted = range(_LIVES_UP_TO_S * _LIFE_BINS_A_S)
+    return [Lives(place / _LIFE_BINS_A_S, int(at_least[0, place]), int(at_least[1, place])) for place in wanted]

@@ -1,0 +1,210 @@
+"""Drives one ClientSession over a real socket by one greenlet, which mints, connects, reads, and wakes the session in time."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from urllib.parse import quote
+
+from gevent.event import Event
+from websockets.uri import WebSocketURI, parse_uri
+
+from sim.base.errors import TargetError
+from sim.client.actions import Token
+from sim.client.notices import Notice
+from sim.client.session import ClientSession
+from sim.engines.greenlets.service import LaneRequests
+from sim.engines.shared import certificates
+from sim.engines.shared.pacer import Pacer
+from sim.engines.shared.service import MintFailedError
+from sim.engines.shared.session_driver import NO_WAIT_S, SessionDriver, WallClock
+from sim.engines.shared.web_socket import Owner, WebSocket
+from sim.record.observations import Collector
+
+_READ_BYTES = 65536
+_LONGEST_WAIT_S = 3600.0
+Listener = Callable[[float, ClientSession, Sequence[Notice]], None]
+
+
+class GreenSocket(WebSocket):
+    """The client's end of one connection, read by the greenlet that calls `take`."""
+
+    def __init__(self, uri: WebSocketURI, owner: Owner) -> None:
+        super().__init__(uri, owner)
+        self._uri = uri
+        self._tcp: socket.socket | None = None
+
+    def dial(self, within_s: float) -> None:
+        """Connect, and ask for the upgrade; raises `OSError`."""
+        self._tcp = tcp = _connected(self._uri.host, self._uri.port, within_s)
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._uri.secure:
+            self._tcp = certificates.trusted().wrap_socket(tcp, server_hostname=self._uri.host)
+        if self._owner is None:  # cut meanwhile
+            self._cut()
+        else:
+            self._ask_upgrade()
+
+    def take(self, within_s: float) -> None:
+        """Take what comes within that time, and tell the owner what it is."""
+        assert self._tcp is not None
+        try:
+            self._tcp.settimeout(within_s)
+            data = self._tcp.recv(_READ_BYTES)
+        except TimeoutError:
+            return
+        except OSError as error:
+            self._take_end(error)  # after a `close` or `abort` of our own nobody is told
+            self._cut()
+            return
+        if data:
+            self._take_bytes(data)
+        else:
+            self._take_eof()
+            self._take_end(None)
+            self._cut()
+
+    def _flush(self) -> None:
+        if self._tcp is None:
+            return
+        for data in self._ws.data_to_send():
+            if not data:
+                self._cut()
+                return
+            with contextlib.suppress(OSError):  # whoever reads learns that it is gone
+                self._tcp.sendall(data)
+
+    def _hang_up(self) -> None:
+        self._cut()
+
+    def _cut(self) -> None:
+        if self._tcp is not None:
+            self._tcp.close()
+
+
+def _connected(host: str, port: int, within_s: float) -> socket.socket:
+    """A TCP connection. A numeric IPv4 address is not looked up: that would take a thread each, in a storm thousands."""
+    if not host.replace(".", "").isdigit():
+        return socket.create_connection((host, port), within_s)
+    tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        tcp.settimeout(within_s)
+        tcp.connect((host, port))
+    except BaseException:
+        tcp.close()
+        raise
+    return tcp
+
+
+class WireClient(SessionDriver):
+    """One client's life over sockets; `run` is its greenlet's whole work. `listener` hears what is recorded."""
+
+    def __init__(
+        self,
+        session: ClientSession,
+        lane: LaneRequests,
+        clock: WallClock,
+        recorder: Collector,
+        listener: Listener,
+        pacer: Pacer | None = None,
+    ) -> None:
+        super().__init__(session, clock, recorder, pacer)
+        self._lane = lane
+        self._listener = listener
+        self._nudged = Event()
+        self._todo: Callable[[], None] | None = None
+        self._is_over = False
+
+    def run(self, arrives_at: float) -> None:
+        """Start at that moment, and go on until `stop`."""
+        while (wait_s := arrives_at - self._clock.now()) > 0 and not self._is_over:
+            self._nudged.wait(wait_s)
+        if not self._is_over:
+            self.start()
+        while not self._is_over:
+            self._live_on()
+
+    def start(self) -> None:
+        """See `SessionDriver`."""
+        if self._must_wait():
+            self._todo = self._start_later
+            self._nudged.set()
+            return
+        self.session.start(self._clock.now())
+        self._pump()
+
+    def _start_later(self) -> None:
+        self._nudged.wait(max(self._may_connect_at - self._clock.now(), 0))
+        if not self._is_over and not self._is_dead:
+            self.start()
+
+    def stop(self) -> None:
+        """See `SessionDriver`."""
+        self._is_over = True
+        super().stop()
+        self._nudged.set()
+
+    def _live_on(self) -> None:
+        """Do what is to be done, or wait for something to happen."""
+        self._nudged.clear()
+        left_s = min(self.session.wake_at() - self._clock.now(), _LONGEST_WAIT_S)
+        todo, self._todo = self._todo, None
+        if todo is not None:
+            todo()
+        elif left_s <= NO_WAIT_S and self.session.state.name == "BACKOFF" and self._must_wait():
+            self._nudged.wait(max(self._may_connect_at - self._clock.now(), 0))
+        elif left_s <= NO_WAIT_S:
+            self.session.wake(max(self._clock.now(), self.session.wake_at()))
+            self._pump()
+        elif isinstance(self._socket, GreenSocket):
+            self._socket.take(left_s)
+        else:
+            self._nudged.wait(left_s)
+
+    # --- minting and connecting ---------------------------------------------------------------------
+
+    def _begin_mint(self) -> None:
+        self._todo = self._mint
+        self._nudged.set()
+
+    def _begin_connect(self, token: Token) -> None:
+        self._todo = partial(self._connect, token)
+        self._nudged.set()
+
+    def _mint(self) -> None:
+        asking = self.session
+        try:
+            token = self._lane.mint(asking)
+        except (MintFailedError, TargetError) as error:
+            if asking is self.session:
+                self._fail_mint(error)
+        else:
+            if asking is self.session:
+                self._has_token(token)
+
+    def _connect(self, token: Token) -> None:
+        now = self._clock.now()
+        if now < self._offline_until:
+            self._fail_connect()
+            return
+        uri = parse_uri(f"{self._lane.lane.socket_url}?token={quote(token.text)}&vsn=2.0.0")
+        dialled = self._socket = GreenSocket(uri, self)
+        try:
+            dialled.dial(max(self.session.wake_at() - now, NO_WAIT_S))
+        except OSError:
+            # That it has waited long enough the session knows by itself.
+            if self._socket is dialled and self.session.wake_at() > self._clock.now() + NO_WAIT_S:
+                self._socket = None
+                self._fail_connect()
+
+    def _drop_work(self) -> None:
+        self._todo = None
+        self._nudged.set()
+
+    def _wake_in_time(self, wake_at: float) -> None:
+        """`_live_on` asks before each wait; who waits already must ask again."""
+        self._nudged.set()
+
+    def _noticed(self, now: float, notices: Sequence[Notice]) -> None:
+        super()._noticed(now, notices)
+        self._listener(now, self.session, notices)

@@ -1,0 +1,139 @@
+"""What every engine does alike: who reads which stream, how clients are set up, when a client counts as behind."""
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from sim.client import checkpoints
+from sim.client.actions import ClientSettings, Token
+from sim.client.negative.registry import RevokedTokenProbe
+from sim.client.session import ClientSession
+from sim.client.states import CONNECTED
+from sim.drill.fault_kinds import RestartClients
+from sim.drill.model import Drill
+from sim.drill.schedule import PlannedFault
+from sim.protocols.spacetime.frames import Compatibility
+from sim.record.observations import NAN, Row, RunHeader
+
+RENEWAL_S = 1.0  # [ours] a renewal that takes longer is none in good order
+SILENCE_FLOOR_S = 10.0  # a client never takes a shorter silence for a dead connection
+CODEX_EVENT = "codex.worker.progress"
+RUN_EVENT = "run.progress"
+
+
+def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str], count: int) -> list[str]:
+    """Client n reads run streams n, n+1, …; everyone reads the streams that are not runs'."""
+    own = [run_topics[(client + k) % len(run_topics)] for k in range(count)]
+    return [*own, *other_topics]
+
+
+def client_settings(drill: Drill, seed: int) -> ClientSettings:
+    """The same for every client of a run."""
+    runtime = drill.runtime
+    return ClientSettings(
+        seed=seed,
+        compatibility=Compatibility(
+            "stormgate", drill.fleet.client_build, runtime.protocol_version, schema_version=runtime.schema_version
+        ),
+        heartbeat_interval_s=runtime.heartbeat_interval_s,
+        silence_limit_s=max(3 * runtime.heartbeat_interval_s, SILENCE_FLOOR_S),
+        replay_batch_size=runtime.replay_batch_size,
+        token_ttl_s=drill.fleet.token_ttl_s or None,
+        lane=runtime,
+    )
+
+
+def is_there(session: ClientSession, now: float) -> bool:
+    """Live, or away for a moment to renew its token: of a large fleet, someone always is."""
+    return session.is_live or now <= session.renewing_since + RENEWAL_S
+
+
+def behind(session: ClientSession, heads: Mapping[str, int], now: float) -> list[str]:
+    """The topics in which a client has not got everything that was acknowledged."""
+    topics = session.replica.topics
+    if not is_there(session, now) or (session.is_live and not session.is_caught_up):
+        return list(topics)
+    return [topic for topic in topics if (session.replica.cursors[topic].watermark or 0) < heads[topic]]
+
+
+def conclusion(session: ClientSession, heads: Mapping[str, int], now: float) -> list[Row]:
+    """What is to be recorded of a client when time is up: that it settled, or what it still waits for, with the reason."""
+    left = behind(session, heads, now)
+    rows: list[Row] = [] if left else [("settled", "", -1, 0, NAN, "")]
+    for topic in left:
+        cursor = session.replica.cursors[topic]
+        at = -1 if cursor.watermark is None else cursor.watermark
+        rows.append(("still_pending", cursor.stream, at, 0, float(heads[topic]), session.why_pending()))
+    return rows
+
+
+def lag_events(session: ClientSession, heads: Mapping[str, int]) -> float | None:
+    """How far a client's worst stream is from what was acknowledged; None before it has any position."""
+    cursors = session.replica.cursors.values()
+    lags = [heads[cursor.topic] - cursor.watermark for cursor in cursors if cursor.watermark is not None]
+    return float(max(*lags, 0)) if lags else None
+
+
+def new_header(
+    drill: Drill, faults: Sequence[PlannedFault], *, run_id: str, engine: str, clock: str, seed: int, libraries: Sequence[str]
+) -> RunHeader:
+    """A run's header before it begins, against the embedded mock unless changed."""
+    versions = {name: version(name) for name in ("stormgate", *libraries)}
+    return RunHeader(
+        run_id=run_id,
+        drill=drill.name,
+        drill_sha256=drill.digest(),
+        engine=engine,
+        target="embedded mock",
+        target_kind="mock",
+        policy=drill.fleet.policy,
+        seed=seed,
+        clients=drill.fleet.clients,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        clock=clock,
+        versions={**versions, "python": platform.python_version()},
+        plan=[fault.describe() for fault in faults],
+    )
+
+
+def restart(session: ClientSession, fault: RestartClients) -> tuple[ClientSession, list[Row]]:
+    """The next life of a client whose process dies now with its checkpoints damaged, and what is to be recorded of that."""
+    rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died")] if session.state in CONNECTED else []
+    before = checkpoints.stored_by(session)
+    left = {topic: checkpoints.damaged(text, fault.checkpoint, fault.events) for topic, text in before.items()}
+    for cursor in session.replica.cursors.values():
+        seq, said = checkpoints.read(left.get(cursor.topic)), checkpoints.read(before.get(cursor.topic))
+        value = NAN if said is None else float(said)
+        rows.append(("restarted", cursor.stream, -1 if seq is None else seq, 0, value, fault.checkpoint))
+    return checkpoints.begin_again(session, left), rows
+
+
+def revoked_with(session: ClientSession, is_concerned: bool) -> bool:
+    """Whether a fault that revokes sessions takes this one: of the clients it concerns, and of probes that ask about it."""
+    return session.token is not None and (is_concerned or isinstance(session, RevokedTokenProbe))
+
+
+def forget_token(session: ClientSession, *, sign_in: bool = False) -> None:
+    """The client's next connect needs a new token and, with `sign_in`, one of a new session."""
+    session.must_mint = True
+    session.sign_ins += sign_in
+
+
+def unix_s(moment: str) -> float:
+    """An RFC 3339 moment in unix seconds; NaN for what is none."""
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return math.nan
+
+
+def by_own_clock(token: Token, session: ClientSession, ahead_s: float) -> Token:
+    """A token as this client takes it, whose clock is `ahead_s` ahead; to one that keeps to the contract it is all the same."""
+    return token.by_clock(ahead_s) if "trusts_clock" in session.policy.defects else token
+
+
+def clock_ahead_s(client: int, by_s: float) -> float:
+    """By how much a skewed client's clock is off: every other one's is ahead, the others' are behind."""
+    return by_s if client % 2 == 0 else -by_s

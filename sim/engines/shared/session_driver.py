@@ -1,0 +1,242 @@
+"""What driving a ClientSession over a real socket is, whatever does the waiting: its actions, what happened, its record.
+
+`ClientDriver` does it on asyncio callbacks, and load tests by a greenlet a client.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from sim.base.errors import MalformedFrameError, TargetError
+from sim.client.actions import Action, Close, Connect, Send, Token
+from sim.client.notices import Notice
+from sim.client.session import ClientSession
+from sim.drill.fault_kinds import RestartClients
+from sim.engines.shared import client_setup
+from sim.engines.shared.pacer import Pacer
+from sim.engines.shared.service import MintFailedError
+from sim.engines.shared.web_socket import WebSocket
+from sim.protocols.spacetime.codec import decode_server, encode_client
+from sim.protocols.spacetime.frames import ClientFrame, Garbage
+from sim.record.observations import Collector
+
+NEVER = float("inf")
+NO_WAIT_S = 0.0005  # as exact as timers are
+
+
+class Clock(Protocol):
+    """Unix seconds that never go back, and when the run began."""
+
+    began: float
+
+    def now(self) -> float:
+        """Unix seconds."""
+
+
+class WallClock:
+    """The machine's wall clock at the start, carried on by its monotonic clock."""
+
+    def __init__(self) -> None:
+        self.began = time.time()
+        self._offset = self.began - time.monotonic()
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.monotonic() + self._offset
+
+    def loop_time(self, moment: float) -> float:
+        """A moment as the event loop counts."""
+        return moment - self._offset
+
+
+class SessionDriver(ABC):
+    """One client's life over sockets, but for the waiting: subclasses connect, mint, and wake it in time."""
+
+    def __init__(self, session: ClientSession, clock: Clock, recorder: Collector, pacer: Pacer | None = None) -> None:
+        self.session = session
+        self.clock_ahead_s = 0.0  # by so much its own clock is off, which only who trusts it goes by
+        self._clock = clock
+        self._recorder = recorder
+        self._socket: WebSocket | None = None
+        self._offline_until = 0.0
+        self._is_dead = False
+        self._pacer = pacer  # keeps all clients' connects to the target's cap
+        self._may_connect_at = 0.0  # the moment it gave this client for its next connect; 0: none
+        self._asked_at = 0.0  # when it was asked for that
+
+    # --- what an engine does with a client ----------------------------------------------------------
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to mint and connect, as soon as the target's cap allows."""
+
+    def stop(self) -> None:
+        """End for good; what is still open is closed."""
+        self.session.stop(self._clock.now())
+        self._pump()
+        self._is_dead = False
+        self._drop_work()
+
+    def cut(self, offline_s: float) -> bool:
+        """Cut the socket at once, and for a while let no connect through; True if there was one to cut."""
+        now = self._clock.now()
+        self._offline_until = now + offline_s
+        socket, self._socket = self._socket, None
+        if socket is None:
+            return False
+        socket.abort()
+        self._socket_gone("Connection reset by peer", now)
+        return True
+
+    def come_online(self) -> None:
+        """Let connects through again; a process that is still down begins again."""
+        self._offline_until = 0.0
+        self.clock_ahead_s = 0.0
+        if self._is_dead:
+            self.revive()
+
+    def die(self, fault: RestartClients) -> bool:
+        """End as a killed process does, with its checkpoints damaged; True if it was running. `revive` starts the next life."""
+        if self.session.state.name in ("IDLE", "STOPPED"):
+            return False
+        self._is_dead = True
+        self._drop_work()
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.abort()
+        self._record()
+        self.session, rows = client_setup.restart(self.session, fault)
+        self._recorder.extend(self._clock.now() - self._clock.began, self.session.client, rows)
+        return True
+
+    def revive(self) -> None:
+        """Start the next life of a process that died."""
+        if self._is_dead:
+            self._is_dead = False
+            self.start()
+
+    # --- what the socket tells ----------------------------------------------------------------------
+
+    def socket_open(self, socket: WebSocket) -> None:
+        """The upgrade succeeded."""
+        self._socket = socket
+        self.session.connected(self._clock.now())
+        self._pump()
+
+    def socket_refused(self, socket: WebSocket, code: str) -> None:
+        """The upgrade was refused, or never came about."""
+        self._socket = None
+        self.session.connect_failed(code, self._clock.now())
+        self._pump()
+
+    def socket_text(self, socket: WebSocket, text: bytes) -> None:
+        """A frame came in."""
+        now = self._clock.now()
+        try:
+            frame = decode_server(text)
+        except MalformedFrameError as error:
+            self.session.malformed(error.code, now)
+        else:
+            self.session.received(frame, now)
+        self._pump()
+
+    def socket_lost(self, socket: WebSocket, reason: str) -> None:
+        """The other side, or the network, ended the connection."""
+        self._socket = None
+        self._socket_gone(reason, self._clock.now())
+
+    def _socket_gone(self, reason: str, now: float) -> None:
+        if self.session.state.name == "CONNECTING":
+            self.session.connect_failed("network", now)
+        else:
+            self.session.disconnected(reason, now)
+        self._pump()
+
+    # --- what the session wants ---------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Carry out what the session wants, record what it noticed, and see that it is woken in time."""
+        while actions := self.session.actions():
+            for action in actions:
+                self._carry_out(action)
+        self._record()
+        self._wake_in_time(self.session.wake_at())
+
+    def _record(self) -> None:
+        if notices := self.session.notices():
+            self._noticed(self._clock.now(), notices)
+
+    def _noticed(self, now: float, notices: Sequence[Notice]) -> None:
+        self._recorder.extend(now - self._clock.began, self.session.client, notices)
+
+    def _carry_out(self, action: Action) -> None:
+        if isinstance(action, Send):
+            self._send(action.frame)
+        elif isinstance(action, Close):
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+        elif isinstance(action, Connect):
+            self._begin_connect(action.token)
+        else:
+            self._begin_mint()
+
+    def _send(self, frame: ClientFrame | Garbage) -> None:
+        if self._socket is None:
+            return
+        if isinstance(frame, Garbage):
+            self._socket.send(frame.data, frame.is_text)
+        else:
+            self._socket.send(encode_client(frame).encode())
+
+    def _fail_connect(self) -> None:
+        if self.session.state.name == "CONNECTING":
+            self.session.connect_failed("network", self._clock.now())
+            self._pump()
+
+    def _fail_mint(self, error: MintFailedError | TargetError) -> None:
+        if self.session.state.name == "MINTING":
+            code = error.code if isinstance(error, MintFailedError) else "network"
+            hint = error.retry_after_ms if isinstance(error, MintFailedError) else None
+            self.session.mint_failed(code, self._clock.now(), hint)
+        self._pump()
+
+    def _has_token(self, token: Token) -> None:
+        if self.session.state.name == "MINTING":
+            self.session.minted(client_setup.by_own_clock(token, self.session, self.clock_ahead_s), self._clock.now())
+        self._pump()
+
+    def _must_wait(self) -> bool:
+        """Whether the target's cap forbids an attempt just now; once one may be made, what was waited for it is recorded."""
+        if self._pacer is None:
+            return False
+        now = self._clock.now()
+        if not self._may_connect_at:
+            self._asked_at, self._may_connect_at = now, self._pacer.reserve(now)
+        if self._may_connect_at <= now + NO_WAIT_S:
+            self._may_connect_at = self._pacer.act(max(now, self._may_connect_at))
+        if self._may_connect_at > now + NO_WAIT_S:
+            return True
+        self._may_connect_at = 0.0
+        if (waited_s := now - self._asked_at) > NO_WAIT_S:
+            self._recorder.add(now - self._clock.began, "paced", self.session.client, value=waited_s * 1000)
+        return False
+
+    # --- what a subclass does -----------------------------------------------------------------------
+
+    @abstractmethod
+    def _begin_connect(self, token: Token) -> None:
+        """Connect, and say `_fail_connect` where TCP never comes about."""
+
+    @abstractmethod
+    def _begin_mint(self) -> None:
+        """Ask for a token, and say `_has_token` or `_fail_mint`."""
+
+    @abstractmethod
+    def _drop_work(self) -> None:
+        """Leave alone whatever is under way, and wake the session no more."""
+
+    @abstractmethod
+    def _wake_in_time(self, wake_at: float) -> None:
+        """See to it that the session is woken then."""

@@ -1,0 +1,166 @@
+"""One WebSocket connection as a client has it, without any input or output: what the sans-I/O `websockets` protocol makes
+of the bytes that come in becomes open, refused, text and lost.
+
+Whoever has the bytes (asyncio, gevent) subclasses it. Pings are answered, none are sent; heartbeats are the session's
+business.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import msgspec
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.uri import WebSocketURI
+
+from sim.protocols.spacetime.disconnects import CLOSED, closed
+
+MAX_MESSAGE_BYTES = 16 * 2**20
+_ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])
+
+
+class Owner(Protocol):
+    """Who is told what happens on a socket."""
+
+    def socket_open(self, socket: "WebSocket") -> None:
+        """The upgrade succeeded."""
+
+    def socket_refused(self, socket: "WebSocket", code: str) -> None:
+        """The upgrade did not succeed; nothing more will come."""
+
+    def socket_text(self, socket: "WebSocket", text: bytes) -> None:
+        """A whole message came in."""
+
+    def socket_lost(self, socket: "WebSocket", reason: str) -> None:
+        """An open socket is gone; nothing more will come."""
+
+
+class WebSocket(ABC):
+    """The client's end of one connection. After `close` or `abort` its owner hears nothing more.
+
+    A subclass has the transport: it calls the `_take…` methods, and carries out `_flush`, `_hang_up` and `_cut`.
+    """
+
+    def __init__(self, uri: WebSocketURI, owner: Owner) -> None:
+        self._ws = ClientProtocol(uri, max_size=MAX_MESSAGE_BYTES)
+        self._owner: Owner | None = owner
+        self._is_open = False
+        self._parts: list[bytes] = []
+
+    # --- the owner's side ---------------------------------------------------------------------------
+
+    def send(self, data: bytes, is_text: bool = True) -> None:
+        """Send one message; nothing happens when the other side is already closing."""
+        if self._ws.state is State.OPEN:
+            if is_text:
+                self._ws.send_text(data)
+            else:
+                self._ws.send_binary(data)
+            self._flush()
+
+    def close(self) -> None:
+        """Say goodbye and leave without waiting for an answer."""
+        self._owner = None
+        if self._ws.state is State.OPEN:
+            self._ws.send_close(1000)
+            self._flush()
+        self._hang_up()
+
+    def abort(self) -> None:
+        """Cut the connection, as a network that is gone would."""
+        self._owner = None
+        self._cut()
+
+    # --- what a transport tells ---------------------------------------------------------------------
+
+    def _ask_upgrade(self) -> None:
+        """TCP is there: ask for the upgrade."""
+        self._ws.send_request(self._ws.connect())
+        self._flush()
+
+    def _take_bytes(self, data: bytes) -> None:
+        self._ws.receive_data(data)
+        for event in self._ws.events_received():
+            if isinstance(event, Response):
+                self._upgraded(event)
+            elif isinstance(event, Frame):
+                self._take(event)
+        if self._ws.handshake_exc is not None and not self._is_open:
+            self._refuse("protocol")
+        self._flush()
+
+    def _take_eof(self) -> None:
+        """The other side will send no more."""
+        self._ws.receive_eof()
+        if self._ws.handshake_exc is not None and not self._is_open:
+            self._refuse("protocol")
+
+    def _take_end(self, error: Exception | None) -> None:
+        """TCP is gone."""
+        if self._is_open:
+            self._lose("Connection reset by peer" if error else CLOSED)
+        else:
+            self._refuse("network")
+
+    # --- what a transport does ----------------------------------------------------------------------
+
+    @abstractmethod
+    def _flush(self) -> None:
+        """Send what `_ws` has to send; empty bytes are the end."""
+
+    @abstractmethod
+    def _hang_up(self) -> None:
+        """Close TCP, once what was flushed is out."""
+
+    @abstractmethod
+    def _cut(self) -> None:
+        """Close TCP at once."""
+
+    # --- what comes of it ---------------------------------------------------------------------------
+
+    def _upgraded(self, response: Response) -> None:
+        if response.status_code == 101 and self._ws.handshake_exc is None:
+            self._is_open = True
+            if self._owner is not None:
+                self._owner.socket_open(self)
+        else:
+            self._refuse(_refusal_code(response))
+
+    def _take(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            told = self._ws.close_rcvd
+            self._lose(closed(told.code if told else None))
+        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            if not frame.fin or self._parts:
+                self._parts.append(bytes(frame.data))
+                if not frame.fin:
+                    return
+                text, self._parts = b"".join(self._parts), []
+            else:
+                text = bytes(frame.data)
+            if self._owner is not None:
+                self._owner.socket_text(self, text)
+
+    def _refuse(self, code: str) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.socket_refused(self, code)
+        self._hang_up()
+
+    def _lose(self, reason: str) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.socket_lost(self, reason)
+
+
+def _refusal_code(response: Response) -> str:
+    """Why an upgrade was refused: the runtime's own code where its body names one, else from the status."""
+    try:
+        code = _ERROR_CODE.decode(response.body)["error"]["code"]
+        if isinstance(code, str) and code:
+            return code
+    except (msgspec.DecodeError, KeyError):
+        pass
+    return {401: "unauthorized", 403: "forbidden"}.get(response.status_code, "protocol")

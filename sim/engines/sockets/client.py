@@ -1,0 +1,144 @@
+"""Drives one ClientSession over a real socket on asyncio: connects, mints, and wakes it in time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from websockets.uri import WebSocketURI, parse_uri
+
+from sim.base.errors import TargetError
+from sim.client.actions import Token
+from sim.client.session import ClientSession
+from sim.engines.shared import certificates
+from sim.engines.shared.pacer import Pacer
+from sim.engines.shared.service import MintFailedError
+from sim.engines.shared.session_driver import NEVER, NO_WAIT_S, SessionDriver
+from sim.engines.shared.session_driver import Clock as Clock
+from sim.engines.shared.session_driver import WallClock as WallClock
+from sim.engines.sockets.socket import ClientSocket
+from sim.record.observations import Recorder
+
+_PROXY_HOST = "127.0.0.1"
+
+MintToken = Callable[[ClientSession], Awaitable[Token]]
+
+
+class ClientDriver(SessionDriver):
+    """One client's life over sockets.
+
+    `socket_url` is `ws://host:port/path` without the token; `port` is one on this machine to connect to instead.
+    """
+
+    _clock: WallClock
+    _socket: ClientSocket | None
+
+    def __init__(
+        self,
+        session: ClientSession,
+        socket_url: str,
+        mint: MintToken,
+        clock: WallClock,
+        recorder: Recorder,
+        port: int | None = None,
+        pacer: Pacer | None = None,
+    ) -> None:
+        super().__init__(session, clock, recorder, pacer)
+        self._socket_url = socket_url
+        self._port = port
+        self._reads = True
+        self._mint = mint
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
+
+    def start(self) -> None:
+        """See `SessionDriver`."""
+        if self._must_wait():
+            self._arm(self._may_connect_at, self.start)
+            return
+        self._disarm()
+        self.session.start(self._clock.now())
+        self._pump()
+
+    def read(self, reads: bool) -> bool:
+        """Read this client's sockets, or leave what comes to the kernel; True if there is one open now."""
+        self._reads = reads
+        if self._socket is None:
+            return False
+        self._socket.read(reads)
+        return True
+
+    def _drop_work(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._disarm()
+
+    # --- connecting and minting ---------------------------------------------------------------------
+
+    def _begin_connect(self, token: Token) -> None:
+        self._spawn(self._connect(token))
+
+    def _begin_mint(self) -> None:
+        self._spawn(self._ask_for_token())
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, token: Token) -> None:
+        if self._clock.now() < self._offline_until:
+            self._fail_connect()
+            return
+        uri = parse_uri(f"{self._socket_url}?token={quote(token.text)}&vsn=2.0.0")
+        socket = self._socket = ClientSocket(uri, self)
+        try:
+            await self._dial(socket, uri)
+        except OSError:
+            if self._socket is socket:
+                self._socket = None
+                self._fail_connect()
+
+    async def _dial(self, socket: ClientSocket, uri: WebSocketURI) -> None:
+        host, port = (uri.host, uri.port) if self._port is None else (_PROXY_HOST, self._port)
+        name = uri.host if uri.secure and self._port is not None else None
+        socket.read(self._reads)
+        tls = certificates.trusted() if uri.secure else None
+        await self._loop.create_connection(lambda: socket, host, port, ssl=tls, server_hostname=name)
+
+    async def _ask_for_token(self) -> None:
+        try:
+            token = await self._mint(self.session)
+        except (MintFailedError, TargetError) as error:
+            self._fail_mint(error)
+        else:
+            self._has_token(token)
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def _wake_in_time(self, wake_at: float) -> None:
+        if wake_at < self._timer_at:
+            self._arm(wake_at)
+
+    def _arm(self, moment: float, then: Callable[[], None] | None = None) -> None:
+        self._disarm()
+        self._timer_at = moment
+        self._timer = self._loop.call_at(self._clock.loop_time(moment), then or self._wake)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, NEVER
+
+    def _wake(self) -> None:
+        """Wake the session if it is time; deadlines that moved away meanwhile only cost this one look."""
+        self._timer, self._timer_at = None, NEVER
+        if self.session.wake_at() <= self._clock.now() + NO_WAIT_S:
+            if self.session.state.name == "BACKOFF" and self._must_wait():
+                self._arm(self._may_connect_at)
+                return
+            self.session.wake(max(self._clock.now(), self.session.wake_at()))
+        self._pump()
+        if self._timer is None and self.session.wake_at() < NEVER:
+            self._arm(self.session.wake_at())

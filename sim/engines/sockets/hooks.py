@@ -1,0 +1,125 @@
+"""Faults that only a server can do, carried out on a live target by the operators' own commands.
+
+A hook is a command that breaks something and one that mends it, both of the target's file. They get what they need to know as
+environment variables (`STORMGATE_…`), no shell reads them, and what they print is kept as evidence without the secrets we know.
+Whatever was begun is healed: after its time, or when the drill is aborted, interrupted or fails in the middle.
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from sim.base import operator_command
+from sim.base.errors import HookError
+from sim.base.operator_command import Output
+from sim.base.redaction import Redactor
+from sim.drill.schedule import PlannedFault
+from sim.drill.target_rules import Hook
+
+FOLDER = "hooks"
+_PREFIX = "STORMGATE_"
+
+
+@dataclass
+class Done:
+    """One command that was run, as a run's header keeps it."""
+
+    fault: int  # index in the plan
+    kind: str
+    action: str  # inject or heal
+    argv: list[str]
+    t: float  # seconds since the run began
+    duration_s: float
+    exit_code: int | None  # None: it was ended for taking too long, or because the drill was
+    why: str  # what went wrong, empty for nothing
+    output: str  # the file, below the drill's folder
+    output_bytes: int  # printed; the file has at most `operator_command.MOST_OUTPUT_BYTES` of them
+    sha256: str  # of the file
+
+
+class Hooks:
+    """The hooks of one target for one run. `about` are further environment variables, without their prefix."""
+
+    def __init__(
+        self,
+        hooks: Mapping[str, Hook],
+        about: Mapping[str, str],
+        redact: Redactor,
+        folder: Path,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._hooks = hooks
+        self._about = about
+        self._redact = redact
+        self._folder = folder
+        self._now_s = now_s  # seconds since the run began
+        self._unhealed: dict[int, PlannedFault] = {}
+        self.done: list[Done] = []
+
+    def has(self, kind: str) -> bool:
+        """Whether this kind of fault is carried out here."""
+        return kind in self._hooks
+
+    async def act(self, fault: PlannedFault, until_its_end: Callable[[], Awaitable[None]]) -> int:
+        """Break, wait, mend; returns 1, which is the command's own word: judges ask the clients. Raises `HookError`."""
+        self._unhealed[fault.index] = fault  # from the first moment on: a command that fails may have done half its work
+        await self._run(fault, "inject", self._hooks[fault.kind].inject)
+        await until_its_end()
+        await self._mend(fault)
+        return 1
+
+    async def heal(self) -> None:
+        """Mend whatever was begun and is not mended, one failure or not; raises `HookError` for the first of them."""
+        failed: HookError | None = None
+        for fault in list(self._unhealed.values()):
+            try:
+                await self._mend(fault)
+            except HookError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    async def _mend(self, fault: PlannedFault) -> None:
+        if command := self._hooks[fault.kind].heal:
+            await self._run(fault, "heal", command)
+        del self._unhealed[fault.index]
+
+    async def _run(self, fault: PlannedFault, action: str, command: list[str]) -> None:
+        """One command to its end; raises `HookError` unless it says that it succeeded."""
+        limit_s = self._hooks[fault.kind].timeout_s
+        began_t, began = self._now_s(), time.monotonic()
+        output = Output(self._redact)
+        code: int | None = None
+        why = "the drill was ended meanwhile"
+        try:
+            code, why = await operator_command.run(command, self._environment(fault, action), limit_s, output)
+        finally:
+            name, digest = self._keep(fault, action, output)
+            argv = [self._redact.text(part) for part in command]
+            took_s = time.monotonic() - began
+            self.done.append(
+                Done(fault.index, fault.kind, action, argv, began_t, took_s, code, why, name, output.total, digest)
+            )
+        if why:
+            still = " The target may still be broken." if action == "heal" else ""
+            raise HookError(f"the hook to {action} {fault.kind} {why}; what it said is in {self._folder / name}.{still}")
+
+    def _environment(self, fault: PlannedFault, action: str) -> dict[str, str]:
+        parameters = {name.upper(): _plain(value) for name, value in msgspec.to_builtins(fault.fault).items() if name != "kind"}
+        about = {"ACTION": action, "FAULT": fault.kind, "FAULT_INDEX": str(fault.index), **self._about}
+        return {**os.environ, **{_PREFIX + name: value for name, value in {**parameters, **about}.items()}}
+
+    def _keep(self, fault: PlannedFault, action: str, output: Output) -> tuple[str, str]:
+        """Write what a command said; returns the file's name and its SHA-256."""
+        name = f"{FOLDER}/{len(self.done):02d}-{fault.kind}-{action}.txt"
+        return name, output.keep(self._folder / name)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,46 @@
+"""Asking the runtime's metrics endpoint what it says of itself: before, during and after a drill, in bounded time."""
+
+import asyncio
+from pathlib import Path
+
+from sim.engines.shared.fetch import Fetched, client, fetch
+from sim.engines.shared.metrics_book import FILE_NAME as FILE_NAME
+from sim.engines.shared.metrics_book import TIMEOUT_S, TRIES, MetricsBook
+from sim.engines.sockets.client import Clock
+from sim.engines.sockets.service import Lane
+from sim.protocols.spacetime.service_metrics import OK
+from sim.record.observations import Recorder
+
+
+class MetricsPoll(MetricsBook):
+    """All polls of one run, on asyncio; `close` it."""
+
+    def __init__(self, lane: Lane, folder: Path, clock: Clock, recorder: Recorder) -> None:
+        super().__init__(lane, folder, clock, recorder)
+        self._http = client()
+        self._polling = asyncio.Lock()
+
+    async def close(self) -> dict[str, str]:
+        """End; returns what `evidence` does."""
+        await self._http.aclose()
+        return self.evidence()
+
+    async def watch(self, every_s: float) -> None:
+        """Poll for ever."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.poll()
+
+    async def poll(self) -> None:
+        """Ask once, twice if need be. Never raises for what the other side does; `StorageError` for a full disk."""
+        async with self._polling:
+            began = self._clock.now()
+            fetched = await self._ask()
+            for _ in range(TRIES - 1):
+                if fetched.outcome == OK:
+                    break
+                fetched = await self._ask()
+            self._take(fetched.outcome, fetched.body, began)
+
+    async def _ask(self) -> Fetched:
+        return await fetch(self._http, self._url, self._headers, TIMEOUT_S)

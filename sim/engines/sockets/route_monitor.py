@@ -1,0 +1,20 @@
+"""Asks for the routes that are gone, one after the other, as long as a drill lasts, and notes how each is answered."""
+
+import asyncio
+
+from sim.engines.sockets.client import WallClock
+from sim.engines.sockets.service import LaneHttp
+from sim.protocols.spacetime.retired_routes import RETIRED
+from sim.record.observations import Recorder
+
+_PAUSE_S = 0.1  # between two questions
+
+
+async def watch_retired_routes(http: LaneHttp, clock: WallClock, recorder: Recorder) -> None:
+    """Ask until cancelled; a question that nobody answers is none."""
+    while True:
+        for method, path in RETIRED:
+            status = await http.status_of(method, path)
+            if status:
+                recorder.add(clock.now() - clock.began, "route_answered", value=status, detail=f"{method} {path}")
+            await asyncio.sleep(_PAUSE_S)

@@ -1,0 +1,73 @@
+"""One WebSocket connection on asyncio.
+
+No task and no queue a connection: the event loop calls, frames are handed on at once.
+"""
+
+import asyncio
+from typing import cast
+
+from websockets.uri import WebSocketURI
+
+from sim.engines.shared.web_socket import Owner, WebSocket
+
+
+class ClientSocket(WebSocket, asyncio.Protocol):
+    """The client's end of one connection."""
+
+    def __init__(self, uri: WebSocketURI, owner: Owner) -> None:
+        super().__init__(uri, owner)
+        self._transport: asyncio.Transport | None = None
+        self._reads = True
+
+    def read(self, reads: bool) -> None:
+        """Read what comes, or leave it to the kernel until that is full, and the other side cannot send."""
+        was, self._reads = self._reads, reads
+        if self._transport is None or was == reads or self._transport.is_closing():
+            return
+        if reads:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    # --- the event loop's side ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP is there."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape, not by class
+        if self._owner is None:
+            self._transport.abort()
+            return
+        if not self._reads:
+            self._transport.pause_reading()
+        self._ask_upgrade()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came in."""
+        self._take_bytes(data)
+
+    def eof_received(self) -> None:
+        """The other side will send no more."""
+        self._take_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """TCP is gone."""
+        self._take_end(error)
+
+    # --- what is done to TCP ------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        for data in self._ws.data_to_send():
+            if data:
+                self._transport.write(data)
+            elif self._transport.can_write_eof():
+                self._transport.close()
+
+    def _hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _cut(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

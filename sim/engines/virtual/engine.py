@@ -1,0 +1,287 @@
+"""The virtual engine: a whole fleet, its network and its lane in simulated time, driving the same sessions and cores.
+
+SimPy's environment is the only clock. Clients are callbacks with one lazily re-armed wake-up each, not a process a
+client; typed frames pass by reference and JSON frames are never made. One seed gives the same bytes of observations on
+every machine.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from types import FrameType
+
+import simpy
+
+from sim.base.errors import UsageError
+from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.client import policies
+from sim.client.negative.registry import session_class
+from sim.drill.fault_kinds import KillRuntime
+from sim.drill.model import Drill, expected_duration_s
+from sim.drill.schedule import plan
+from sim.drill.system_model import SystemModel
+from sim.engines.shared import client_setup
+from sim.engines.shared.options import Options as Options
+from sim.engines.virtual import faults as virtual_faults
+from sim.engines.virtual.client import VirtualClient
+from sim.engines.virtual.clock import VirtualClock
+from sim.engines.virtual.faults import VirtualFaults
+from sim.engines.virtual.inbox import IntactOnce
+from sim.engines.virtual.publisher import GIVE_UP_S, VirtualPublisher
+from sim.engines.virtual.service import VirtualLane
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
+from sim.record.observations import NAN, Recorder, RunHeader, write_header
+
+EPOCH = 2.0**20  # unix time at which every simulated run begins: so small that moments are exact to a nanosecond
+_POLL_S = 0.1
+_SLICE_S = 0.5  # simulated time between looks at the clock on the wall, for progress and Ctrl-C
+_SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
+_MOST_LAG_SAMPLES = 200_000  # of a run; a long one with many clients is looked at more rarely
+Steps = Generator[simpy.Event, object, None]
+
+
+def run(drill: Drill, options: Options) -> RunHeader:
+    """Run a drill into `options.folder`; returns the finished header. An interrupted run keeps what it had and says so.
+
+    Raises `UsageError` for what has no meaning in simulation and for a simulation that comes to a standstill, and
+    `StorageError`.
+    """
+    check(drill)
+    with relaxed_garbage_collection():
+        return _VirtualRun(drill, options).run()
+
+
+def check(drill: Drill) -> None:
+    """Raise `UsageError` for a drill with something in it that the simulation would have to leave out."""
+    for index, fault in enumerate(drill.faults):
+        if not isinstance(fault, virtual_faults.SIMULATED):
+            raise UsageError(
+                f"drill '{drill.name}': key 'faults.{index}.kind' is '{fault.kind}', which has no meaning in simulation; "
+                "use --engine sockets."
+            )
+    if drill.expect.retired_routes:
+        raise UsageError(
+            f"drill '{drill.name}': key 'expect.retired_routes' is true, but simulation has no HTTP; use --engine sockets."
+        )
+
+
+def latest_end_s(drill: Drill, model: SystemModel) -> float:
+    """When a run must have ended, in simulated seconds, whatever goes wrong in it."""
+    phases = drill.phases
+    starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
+    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.heal_s, GIVE_UP_S, phases.settle_s)
+    return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0
+
+
+class _VirtualRun:
+    """One run, from the first arrival to the last client settled."""
+
+    def __init__(self, drill: Drill, options: Options) -> None:
+        self._drill = drill
+        self._options = options
+        self._faults = plan(drill, options.seed)
+        self._env = VirtualClock(EPOCH)
+        self._recorder = Recorder(options.folder, at_will=True)
+        self._lane = VirtualLane(self._env, drill.runtime, options.switches, options.model)
+        self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
+        self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
+        topics = (self._run_topics, self._other_topics)
+        self._publisher = VirtualPublisher(self._env, self._lane, *topics, drill.load, self._recorder, EPOCH)
+        self._heads = self._publisher.heads
+        self._clients: list[VirtualClient] = []
+        once = IntactOnce()
+        self._client_settings = replace(client_setup.client_settings(drill, options.seed), is_intact=once, run_of=once.run_of)
+        self._phase_name = "steady"
+        self._interrupted = False
+        self._said_at = -math.inf
+        self._header = client_setup.new_header(
+            drill,
+            self._faults,
+            run_id=options.run_id,
+            engine="virtual",
+            clock="virtual",
+            seed=options.seed,
+            libraries=("simpy",),
+        )
+        self._header.defects = sorted(options.switches.defects)
+
+    # --- the run ------------------------------------------------------------------------------------
+
+    def run(self) -> RunHeader:
+        """The whole course."""
+        write_header(self._options.folder, self._header)
+        # Only the main thread hears signals; in any other there is nothing to be done about them.
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._interrupt) for number in heard}
+        try:
+            self._make_clients()
+            self._simulate()
+        except Exception as error:
+            self._header.stopped_because = str(error) or type(error).__name__
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._header.duration_s = self._env.now - EPOCH
+            self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
+            write_header(self._options.folder, self._header)
+        return self._header
+
+    def _interrupt(self, _: int, __: FrameType | None) -> None:
+        self._interrupted = True
+
+    def _simulate(self) -> None:
+        done = self._env.process(self._course())
+        while not done.processed and not self._interrupted:
+            self._refuse_standstill()
+            self._env.run(until=self._env.any_of([done, self._env.timeout(_SLICE_S)]))
+            self._catch_up()
+            self._recorder.check()
+            if time.monotonic() >= self._said_at + _SAY_EVERY_S:
+                self._say()
+        if self._interrupted:
+            self._header.stopped_because = (
+                f"it was interrupted in the {self._phase_name} phase, {self._env.now - EPOCH:.1f} s simulated"
+            )
+        else:
+            self._header.complete = True
+
+    def _refuse_standstill(self) -> None:
+        """A course that waits for what never happens would be simulated for ever."""
+        at_s = self._env.now - EPOCH
+        if self._env.peek() == math.inf or at_s > latest_end_s(self._drill, self._options.model):
+            raise UsageError(
+                f"drill '{self._drill.name}': the simulation came to a standstill in the {self._phase_name} phase, "
+                f"{at_s:.1f} s simulated: nothing that is still to happen can end it; look at the system model."
+            )
+
+    # --- the course ---------------------------------------------------------------------------------
+
+    def _course(self) -> Steps:
+        phases = self._drill.phases
+        self._phase("steady")
+        self._publisher.start()
+        self._env.process(self._sample_lag())
+        self._arrive()
+        yield self._env.timeout(self._drill.fleet.arrival_s + phases.steady_s)
+        is_steady = yield from self._reach_steady()
+        self._phase("fault")
+        topics = (self._run_topics, self._other_topics)
+        model = self._options.model
+        faults = VirtualFaults(self._env, self._lane, self._clients, topics, model, self._recorder, EPOCH)
+        if is_steady:
+            running = [self._env.process(faults.run(fault)) for fault in self._faults]
+            yield self._env.timeout(phases.fault_s)
+            yield self._env.all_of(running)
+        self._phase("heal")
+        faults.heal()
+        yield self._env.timeout(phases.heal_s)
+        self._phase("settle")
+        yield from self._publisher.finish()
+        yield from self._settle()
+        self._phase("end")
+
+    def _arrive(self) -> None:
+        period_s = self._drill.fleet.arrival_s / self._drill.fleet.clients
+        for number, client in enumerate(self._clients):
+            self._env.call_at(EPOCH + number * period_s, client.start)
+
+    def _reach_steady(self) -> Generator[simpy.Event, object, bool]:
+        """The check before anything is broken: everyone live, events acknowledged."""
+        limit = self._env.now + self._drill.phases.steady_limit_s
+        while (sick := self._sickness()) and self._env.now < limit:
+            yield self._env.timeout(_POLL_S)
+        self._add("steady", value=0.0 if sick else 1.0, detail=sick or "all clients live")
+        return not sick
+
+    def _sickness(self) -> str:
+        fleet = self._drill.fleet.clients
+        live = sum(client_setup.is_there(client.session, self._env.now) for client in self._clients[:fleet])
+        if live < fleet:
+            return f"{live} of {fleet} clients live"
+        return "" if any(self._heads.values()) else "no event acknowledged"
+
+    def _settle(self) -> Steps:
+        """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
+        self._add_auditor()
+        limit = self._env.now + self._drill.phases.settle_s
+        is_over = False
+        while not is_over and self._env.now < limit:
+            yield self._env.timeout(_POLL_S)
+            # All at one moment: who had converged may be renewing its token by now.
+            is_over = not any(self._behind(client) for client in self._clients)
+        for client in self._clients:
+            self._conclude(client)
+
+    def _behind(self, client: VirtualClient) -> list[str]:
+        client.catch_up()
+        return client_setup.behind(client.session, self._heads, self._env.now)
+
+    def _conclude(self, client: VirtualClient) -> None:
+        client.catch_up()
+        now, session = self._env.now, client.session
+        self._recorder.extend(now - EPOCH, session.client, client_setup.conclusion(session, self._heads, now))
+
+    # --- clients ------------------------------------------------------------------------------------
+
+    def _make_clients(self) -> None:
+        """The fleet, then a client for each probe."""
+        fleet, probes = self._drill.fleet, self._drill.expect.probes
+        for number, probe in enumerate((None,) * fleet.clients + probes):
+            topics = client_setup.topics_of(number, self._run_topics, self._other_topics, fleet.topics_per_client)
+            self._clients.append(self._client(number, probe, topics))
+            if probe is not None:
+                self._header.probes[str(number)] = probe
+        write_header(self._options.folder, self._header)
+
+    def _client(self, number: int, probe: str | None, topics: list[str]) -> VirtualClient:
+        policy = policies.get(self._drill.fleet.policy if number < self._drill.fleet.clients else "reference")
+        session = session_class(probe)(number, topics, policy, self._client_settings)
+        self._header.subscriptions[str(number)] = [cursor.stream for cursor in session.replica.cursors.values()]
+        return VirtualClient(self._env, session, self._lane, self._options.model, self._recorder, EPOCH)
+
+    def _add_auditor(self) -> None:
+        """A client without a past, who reads everything that is retained."""
+        number = len(self._clients)
+        self._header.auditor = number
+        self._clients.append(self._client(number, None, list(self._heads)))
+        self._clients[-1].start()
+
+    # --- watching -----------------------------------------------------------------------------------
+
+    def _sample_lag(self) -> Steps:
+        samples_per_s = _MOST_LAG_SAMPLES / self._drill.fleet.clients / expected_duration_s(self._drill)
+        period_s = max(self._options.model.sample_period_s, 1 / samples_per_s)
+        while True:
+            yield self._env.timeout(period_s)
+            for client in self._clients[: self._drill.fleet.clients]:
+                client.catch_up()
+                lag = client_setup.lag_events(client.session, self._heads)
+                if lag is not None:
+                    self._add("client_lag", client.session.client, value=lag)
+
+    def _catch_up(self) -> None:
+        """Everyone takes what has arrived: what was observed until now is complete, and may be written."""
+        for client in self._clients:
+            client.catch_up()
+        self._recorder.flush_if_full()
+
+    def _live(self) -> int:
+        return sum(client.session.is_live for client in self._clients[: self._drill.fleet.clients])
+
+    def _phase(self, name: str) -> None:
+        self._phase_name = name
+        self._add("phase", detail=name)
+        self._say()
+
+    def _say(self) -> None:
+        self._said_at = time.monotonic()
+        simulated_s = self._env.now - EPOCH
+        live = f"{self._live()} of {self._drill.fleet.clients} clients live"
+        self._options.progress(self._phase_name, f"{simulated_s:.1f} s simulated, {live}", simulated_s)
+
+    def _add(self, kind: str, client: int = -1, value: float = NAN, detail: str = "") -> None:
+        self._recorder.add(self._env.now - EPOCH, kind, client, value=value, detail=detail)

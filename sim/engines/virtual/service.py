@@ -1,0 +1,380 @@
+"""The simulated services: control, HTTP authority and runtime, the contract's own cores behind queues that take time.
+
+Everything is callbacks on the environment's clock. `now` is always the environment's.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from sim.base.errors import BrokenMessageError, MalformedFrameError
+from sim.base.randomness import draw
+from sim.client.actions import Token
+from sim.client.session import ClientSession
+from sim.drill.system_model import SystemModel
+from sim.engines.shared import client_setup
+from sim.engines.virtual.clock import VirtualClock
+from sim.engines.virtual.queues import NO_LIMIT, Station, Turnstile
+from sim.protocols.spacetime.codec import decode_message, encode_client
+from sim.protocols.spacetime.disconnects import CLOSED, closed
+from sim.protocols.spacetime.frames import ClientFrame, Compatibility, Garbage, Request, ServerFrame, UpdateBatch
+from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
+from sim.server.control import Control, ControlRefusedError, TokenRequest
+from sim.server.runtime import DeliveryDownError, Runtime
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.stream_log import StreamLog, canonical_json
+from sim.server.tokens import Key, Keyring, TokenRefusedError, device_id
+
+WORK_QUANTUM_S = 0.001  # the delivery worker hands out what it does in so much time at once
+_KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever sees a token of it").digest())
+
+
+class Peer(Protocol):
+    """The client's end of a connection, as the lane sees it: where frames and the news of a loss are sent to."""
+
+    def sends(self, frame: ServerFrame, moment: float) -> None:
+        """A frame is put on the wire at `moment`."""
+
+    def lost(self, why: str) -> None:
+        """The connection is closed from the lane's side now; `why` is the error text that its client gets."""
+
+
+class VirtualLane:
+    """One lane. It is up from the start; `kill` and `restart` take the runtime down and bring it back on the same log."""
+
+    def __init__(self, env: VirtualClock, settings: RuntimeSettings, switches: Switches, model: SystemModel) -> None:
+        self._env = env
+        self._settings = settings
+        self._model = model
+        self.control = Control(settings, Keyring(_KEY))
+        self.runtime = Runtime(settings, Keyring(_KEY), switches)
+        self._limits = PublishLimits(settings)
+        self._rotations = 0
+        self.is_up = True
+        self._handshakes = Station(model.server.handshake_workers)
+        self._at_door: deque[tuple[Token, Peer]] = deque()  # of a lane of one loop: who waits for a handshake
+        self._minting = Station(model.control.mint_workers)
+        self._mint_limit = Station(1)
+        self._mint_gap_s = 1 / model.control.mints_per_s if model.control.mints_per_s else 0.0
+        self._slow_minting = Turnstile(env)
+        self._publishing = Station(model.server.publish_workers)
+        self._peers: dict[int, Peer] = {}
+        self._in_handshake: dict[Peer, Callable[[int | str], None]] = {}
+        self._waiting: deque[int] = deque()
+        self._queued: set[int] = set()
+        self._full: set[int] = set()  # connections whose way takes no more for now
+        self._free_at = 0.0
+        self._working = False
+        self._wake_at = float("inf")
+        self._is_one_loop = model.server.one_loop
+        self._handshake_s = model.server.handshake_ms / 1000
+        self._batch_s = model.server.delivery_batch_ms / 1000
+        self._event_s = model.server.delivery_event_ms / 1000
+        self.life = 0  # counts restarts: what was on its way to an earlier life is lost
+
+    @property
+    def switches(self) -> Switches:
+        """The faults and defects in force."""
+        return self.runtime.switches
+
+    # --- control service ----------------------------------------------------------------------------
+
+    def mint(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
+        """A token, or the refusal's code, when its turn has come."""
+        turn, _ = self._mint_limit.admit(self._env.now, self._mint_gap_s)
+        self._env.call_at(turn, self._begin_minting, session, device, answer)
+
+    def _begin_minting(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
+        _, end = self._minting.admit(self._env.now, self._model.control.mint_ms / 1000)
+        wish = session.token_wish
+        request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id=device, ttl_s=wish.ttl_s)
+        self._env.call_at(end, self._hold_up, lambda: answer(self._issue(request)))
+
+    def _hold_up(self, issue: Callable[[], None]) -> None:
+        """The slow-mint fault: each token takes its time, a limited number of them at once."""
+        if self.switches.mint_delay_ms > 0:
+            self.runtime.counters.act("slow_mint")
+            self._slow_minting.enter(issue)
+        else:
+            issue()
+
+    def _issue(self, request: TokenRequest) -> Token | str:
+        now, switches = self._env.now, self.switches
+        if switches.mint_outage:
+            self.runtime.counters.act("mint_outage")
+        if switches.mint_ahead_s:
+            self.runtime.counters.act("skew_control")
+        try:
+            moment = now + switches.mint_ahead_s
+            answer = self.control.issue(request, moment, outage=switches.mint_outage, defects=switches.defects)
+        except ControlRefusedError as error:
+            return error.code
+        data = answer["data"]
+        moments = now + data["refresh_after_in"], now + data["expires_in"]
+        told = client_setup.unix_s(data["refresh_after"]), client_setup.unix_s(data["expires_at"])
+        return Token(data["token"], *moments, data["kid"], data["session_id"], *told)
+
+    # --- connections --------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether the accept backlog takes another connection; if not, its SYN goes unanswered."""
+        inside = len(self._at_door) if self._is_one_loop else self._handshakes.inside(self._env.now)
+        return inside < self._model.server.accept_backlog
+
+    def upgrade(self, token: Token, peer: Peer, answer: Callable[[int | str], None]) -> None:
+        """Handshake: a connection's number, or the refusal's code, when its turn has come; `network` if the lane dies first."""
+        self._in_handshake[peer] = answer
+        if self._is_one_loop:
+            self._at_door.append((token, peer))
+            self._go_to_work()
+            return
+        _, end = self._handshakes.admit(self._env.now, self._handshake_s)
+        self._env.call_at(end, self._shake, token, peer)
+
+    def _shake(self, token: Token, peer: Peer) -> None:
+        if answer := self._in_handshake.pop(peer, None):
+            answer(self._open(token, peer))
+
+    def _open(self, token: Token, peer: Peer) -> int | str:
+        try:
+            number = self.runtime.open(token.text, Compatibility(), self._env.now)
+        except TokenRefusedError as refusal:
+            return refusal.code
+        except DeliveryDownError:
+            return "protocol"
+        self._peers[number] = peer
+        return number
+
+    def received(self, number: int, peer: Peer, frame: ClientFrame | Garbage) -> None:
+        """A client's frame arrived, over a connection that may be of an earlier life."""
+        if self._peers.get(number) is not peer:
+            return
+        if isinstance(frame, Request | Garbage):  # what it is, its reader decides
+            self._read(number, frame)
+        else:
+            self.runtime.received(number, frame, self._env.now)
+        for payload in self.runtime.mutations:  # the defect accept_mutation: the socket changes something
+            topic = next(iter(self.runtime.streams.logs))
+            self._append(topic, f"socket-{self._env.now}", canonical_json(msgspec.json.decode(payload)))
+        self.runtime.mutations.clear()
+        self.kick()
+
+    def _read(self, number: int, sent: Request | Garbage) -> None:
+        """What came as it would over a socket, by a WebSocket server's rules."""
+        message = sent if isinstance(sent, Garbage) else Garbage(encode_client(sent).encode())
+        try:
+            frame = decode_message(message.data, message.is_text, self._settings.longest_frame_kib * 1024)
+        except BrokenMessageError as error:
+            self._hang_up(number, self._env.now, closed(error.status))
+        except MalformedFrameError as error:
+            self.runtime.malformed(number, error.code, self._env.now)
+        else:
+            self.runtime.received(number, frame, self._env.now)
+
+    def close(self, number: int, peer: Peer) -> None:
+        """A client's goodbye, or the end of its network, arrived, over a connection that may be of an earlier life."""
+        if self._peers.get(number) is peer:
+            self.runtime.close(number)
+            del self._peers[number]
+            self._full.discard(number)
+
+    def has(self, number: int, peer: Peer) -> bool:
+        """Whether this connection is open, as far as the lane knows."""
+        return self._peers.get(number) is peer
+
+    # --- publishing ---------------------------------------------------------------------------------
+
+    def publish(self, topic: str, key: str, event: object, answer: Callable[[int | Refusal | None], None]) -> None:
+        """Append one event; answers its seq, a refusal, or None when the runtime is down."""
+        if not self.is_up:
+            answer(None)
+            return
+        payload = canonical_json(event)
+        if no := self._limits.refusal(topic, len(payload), self._env.now):
+            self.runtime.counters.publish_failed += 1
+            answer(no)
+            return
+        _, end = self._publishing.admit(self._env.now, self._model.server.publish_ms / 1000)
+        if delay_ms := self.switches.publish_delay_ms:
+            self.runtime.counters.act("slow_publishes")
+            end += delay_ms / 1000
+        life = self.life
+        self._env.call_at(end, lambda: answer(self._take(topic, key, payload) if life == self.life else None))
+
+    def _take(self, topic: str, key: str, payload: bytes) -> int | Refusal:
+        """What becomes of a publish whose turn has come."""
+        counters, defects = self.runtime.counters, self.switches.defects
+        broken = failure(self.switches, counters)
+        if broken is not None and is_acknowledged_unwritten(self.switches):
+            return self.runtime.streams.head(topic) + 1
+        if broken is not None:
+            counters.publish_failed += 1
+        if broken is not None and not broken.is_taken:
+            return broken
+        if "forget_idempotency_keys" in defects:
+            key = f"{key}, try {counters.publish_tries}"
+        appended = self._append(topic, key, payload)
+        return broken or appended
+
+    def _append(self, topic: str, key: str, payload: bytes) -> int:
+        done = self.runtime.streams.log(topic).append(key, payload, self._env.now)
+        if not done.duplicate:
+            self.runtime.counters.published += 1
+            self._mirror(topic, self.runtime.counters.published)
+        return done.entry.seq
+
+    def _mirror(self, topic: str, number: int, tries: int = 1) -> None:
+        """Announce an event to its subscribers, if the mirror takes it; what it never takes comes with the topic's next."""
+        server = self._model.server
+        if draw(self.switches.seed, "mirror", number, tries) >= server.mirror_failure_share:
+            self.runtime.announce(topic, self._env.now)
+            self.kick()
+        elif tries < server.mirror_tries:
+            self._env.call_at(self._env.now + server.mirror_retry_ms / 1000, self._mirror, topic, number, tries + 1)
+        else:
+            self.runtime.counters.publish_failed += 1
+
+    # --- delivery -----------------------------------------------------------------------------------
+
+    def kick(self) -> None:
+        """Whoever has something to get stands in line for the delivery worker."""
+        self._line_up(sorted(self.runtime.ready()))  # a set of integers, put in order: runs are to repeat exactly
+        self._arm()
+
+    def _line_up(self, numbers: Iterable[int]) -> None:
+        queued = self._queued
+        new = [number for number in numbers if number not in queued]
+        queued.update(new)
+        self._waiting.extend(new)
+        self._go_to_work()
+
+    def _go_to_work(self) -> None:
+        if not self._working and (self._waiting or self._at_door):
+            self._working = True
+            self._env.call_at(self._free_at, self._work)
+
+    def _work(self) -> None:
+        """One worker, one frame a turn, for a quantum of its time; if it does the handshakes too, when no frame waits."""
+        now = self._env.now
+        done_at, until = now, now + WORK_QUANTUM_S
+        waiting, queued, full, peers, runtime = self._waiting, self._queued, self._full, self._peers, self.runtime
+        while waiting and done_at <= until:
+            number = waiting.popleft()
+            if number in full:
+                queued.discard(number)
+                continue
+            if frame := runtime.pull(number, now):
+                updates = len(frame.updates) if isinstance(frame, UpdateBatch) else 0
+                done_at += self._batch_s + updates * self._event_s
+                if peer := peers.get(number):
+                    peer.sends(frame, done_at)
+            if runtime.owes(number):
+                waiting.append(number)
+                continue
+            queued.discard(number)
+            if runtime.is_closing(number):
+                self._hang_up(number, done_at)
+        while self._at_door and done_at <= until:
+            done_at += self._handshake_s
+            self._env.call_at(done_at, self._shake, *self._at_door.popleft())
+        self._free_at = done_at
+        self._working = bool(waiting or self._at_door)
+        if self._working:
+            self._env.call_at(done_at, self._work)
+
+    def hold(self, number: int) -> None:
+        """Send nothing more to this connection: the way to it is full."""
+        if number in self._peers:
+            self._full.add(number)
+
+    def release(self, number: int) -> None:
+        """There is room again."""
+        if number in self._full:
+            self._full.discard(number)
+            self._line_up([number])
+
+    def _hang_up(self, number: int, moment: float, why: str = CLOSED) -> None:
+        peer = self._peers.pop(number, None)
+        self.runtime.close(number)
+        if peer is not None:
+            self._env.call_at(moment, peer.lost, why)
+
+    # --- the runtime's own deadlines ----------------------------------------------------------------
+
+    def _arm(self) -> None:
+        wake_at = self.runtime.wake_at()
+        if wake_at < self._wake_at:
+            self._wake_at = wake_at
+            life = self.life
+            self._env.call_at(wake_at, lambda: self._wake(wake_at, life))
+
+    def _wake(self, moment: float, life: int) -> None:
+        if life == self.life and moment == self._wake_at:
+            self._wake_at = float("inf")
+            self.runtime.wake(max(self._env.now, moment))
+            self.kick()
+
+    # --- faults -------------------------------------------------------------------------------------
+
+    def set_switches(self, switches: Switches) -> int:
+        """Put faults in force; returns how many sockets were told to authenticate again."""
+        expelled = self.runtime.set_switches(switches)
+        self._slow_minting.set(switches.mint_concurrency or NO_LIMIT, switches.mint_delay_ms / 1000)
+        self.kick()
+        return expelled
+
+    def rotate_keys(self) -> str:
+        """Sign with a new key; what the old one signed still verifies. Returns the new key's id."""
+        self._rotations += 1
+        kid = f"{_KEY.kid}-{self._rotations}"
+        self.control.rotate(Key(kid, hashlib.sha256(kid.encode()).digest()))
+        self.runtime.take_keys(self.control.keyring)
+        return kid
+
+    def retire_keys(self) -> None:
+        """Only what the newest key signed verifies any more."""
+        self.control.retire_old_keys()
+        self.runtime.take_keys(self.control.keyring)
+
+    def revoke(self, sessions: list[str]) -> int:
+        """Revoke sessions; returns how many."""
+        self.runtime.revoke(sessions)
+        self.kick()
+        return len(sessions)
+
+    def hang_up(self, clients: Iterable[int]) -> int:
+        """Close these clients' sockets; returns how many."""
+        closed = self.runtime.hang_up({device_id(client) for client in clients})
+        self.kick()
+        return closed
+
+    def kill(self) -> None:
+        """The runtime's process is gone, and every connection with it; what was acknowledged is in its log."""
+        self.is_up = False
+        self.life += 1
+        peers, self._peers = self._peers, {}
+        waiting, self._in_handshake = self._in_handshake, {}
+        self._waiting.clear()
+        self._at_door.clear()
+        self._queued.clear()
+        self._full.clear()
+        self._wake_at = float("inf")
+        for station in (self._handshakes, self._publishing):
+            station.clear(self._env.now)
+        for peer in peers.values():
+            peer.lost(CLOSED)
+        for answer in waiting.values():
+            answer("network")
+
+    def restart(self) -> None:
+        """The runtime is up again, with nothing but its log."""
+        logs: dict[str, StreamLog] = {} if "lose_log_on_restart" in self.switches.defects else self.runtime.streams.logs
+        switches, counters = self.runtime.switches, self.runtime.counters
+        self.runtime = Runtime(self._settings, self.control.keyring, switches)
+        self.runtime.counters = counters
+        self.runtime.streams.logs.update(logs)
+        self._limits = PublishLimits(self._settings)
+        self.is_up = True

@@ -1,0 +1,139 @@
+"""The mock's routes for its own machine only: faults, keys, sockets, and the levers of a rollout."""
+
+import secrets
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sim.mock.answers import body, is_local, problem
+from sim.server.deployment import Percent, Throttle, unknown_revision
+from sim.server.settings import Switches
+from sim.server.tokens import Key
+
+if TYPE_CHECKING:
+    from sim.mock.app import Mock
+
+T = TypeVar("T")
+
+
+class _Shrink(msgspec.Struct, forbid_unknown_fields=True):
+    topic: str
+    keep_events: int
+
+
+class _Keys(msgspec.Struct, forbid_unknown_fields=True):
+    rotate: bool  # else: retire
+
+
+class _HangUp(msgspec.Struct, forbid_unknown_fields=True):
+    devices: frozenset[str]
+
+
+class _Serving(msgspec.Struct, forbid_unknown_fields=True):
+    revision: str
+
+
+class _Cohort(msgspec.Struct, forbid_unknown_fields=True):
+    percent: Percent
+
+
+class Panel:
+    """What may be changed of a running mock."""
+
+    def __init__(self, mock: "Mock") -> None:
+        self._mock = mock
+
+    def routes(self) -> list[Route]:
+        """All of them; each refuses whoever is elsewhere."""
+        return [
+            _put("switches", Switches, self._set_switches),
+            _put("sockets", _HangUp, self._hang_up),
+            _put("window", _Shrink, self._shrink_window),
+            _put("keys", _Keys, self._set_keys),
+            _put("traffic", _Serving, self._set_traffic),
+            _put("throttle", Throttle, self._set_throttle),
+            _put("cohort", _Cohort, self._set_cohort),
+            Route("/_mock/state", self._state),
+        ]
+
+    # --- faults -------------------------------------------------------------------------------------
+
+    def _set_switches(self, asked: Switches) -> Any:
+        return {"sockets_told_to_reauthenticate": self._mock.set_switches(asked)}
+
+    def _shrink_window(self, asked: _Shrink) -> Any:
+        return {"events_forgotten": self._mock.runtime.shrink_window(asked.topic, asked.keep_events)}
+
+    def _set_keys(self, asked: _Keys) -> Any:
+        """Sign with a new key, or let the older ones go; the file keeps the first, so a restart takes it all back."""
+        control = self._mock.control
+        if asked.rotate:
+            control.rotate(Key(f"mock-{uuid.uuid4()}", secrets.token_bytes(32)))
+        else:
+            control.retire_old_keys()
+        self._mock.runtime.take_keys(control.keyring)
+        return {"kid": control.keyring.primary.kid}
+
+    def _hang_up(self, asked: _HangUp) -> Any:
+        closed = self._mock.runtime.hang_up(asked.devices)
+        self._mock.sockets.kick()
+        return {"sockets_closed": closed}
+
+    # --- a rollout ----------------------------------------------------------------------------------
+
+    def _set_traffic(self, asked: _Serving) -> Any:
+        """Let another revision serve: what it has wrong by itself comes and goes with it."""
+        rollout = self._mock.rollout
+        if wrong := unknown_revision(rollout.deployment, asked.revision):
+            return problem(422, "unknown_revision", wrong)
+        return self._change(serving=asked.revision)
+
+    def _set_throttle(self, asked: Throttle) -> Any:
+        return self._change(throttle=asked)
+
+    def _set_cohort(self, asked: _Cohort) -> Any:
+        return self._change(cohort_percent=asked.percent)
+
+    def _change(self, **changed: object) -> Any:
+        rollout = self._mock.rollout
+        rollout.change(msgspec.structs.replace(rollout.traffic, **changed))
+        self._mock.set_switches(rollout.chosen)
+        return msgspec.to_builtins(rollout.traffic)
+
+    async def _state(self, request: Request) -> Response:
+        if not is_local(request):
+            return problem(403, "loopback_only", "the mock's state is shown on its own machine")
+        mock = self._mock
+        streams = {topic: {"oldest": log.oldest, "head": log.head} for topic, log in mock.runtime.streams.logs.items()}
+        state = {
+            "switches": msgspec.to_builtins(mock.rollout.chosen),
+            "acted": mock.runtime.counters.acted,
+            "consumers": mock.runtime.consumers,
+            "held_back": mock.sockets.held_back,
+            "longest_outbox": mock.sockets.longest_outbox,
+            "streams": streams,
+            "deployment": msgspec.to_builtins(mock.rollout.deployment),
+            "traffic": msgspec.to_builtins(mock.rollout.traffic),
+        }
+        return JSONResponse(state)
+
+
+def _put(name: str, kind: type[T], change: Callable[[T], Any]) -> Route:
+    """`PUT /_mock/NAME`: a body of this kind, for this machine only."""
+
+    async def endpoint(request: Request) -> Response:
+        if not is_local(request):
+            return problem(403, "loopback_only", f"{name} of a mock are changed from its own machine")
+        asked = await body(request, kind)
+        if isinstance(asked, Response):
+            return asked
+        done = change(asked)
+        return done if isinstance(done, Response) else JSONResponse(done)
+
+    handler: Callable[[Request], Awaitable[Response]] = endpoint
+    return Route(f"/_mock/{name}", handler, methods=["PUT"])

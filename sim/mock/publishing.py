@@ -1,0 +1,141 @@
+"""Publishing: admission, sequence numbers, group commit, and only then delivery and acknowledgement.
+
+All publishes that arrive in one turn of the event loop share one SQLite transaction. Nothing is shown to
+a subscriber, and nothing is acknowledged, before that transaction has committed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sim.base.errors import StorageError
+from sim.mock.revisions import Rollout
+from sim.mock.store import Store
+from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
+from sim.server.runtime import Runtime
+from sim.server.settings import RuntimeSettings
+from sim.server.stream_log import Appended, Entry, WrongNextSeqError, payload_hash
+
+
+class PublishRefusedError(Exception):
+    """A publish that is not accepted: HTTP status, code, and when to try again."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after_ms = status, code, retry_after_ms
+
+
+@dataclass(slots=True)
+class _Publish:
+    topic: str
+    key: str
+    payload: bytes
+    expected_next_seq: int | None
+    done: asyncio.Future[Appended] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Authority:
+    """The one writer of the log. Once set, `committed` is called after each commit that brought something new."""
+
+    def __init__(self, runtime: Runtime, store: Store, settings: RuntimeSettings, rollout: Rollout) -> None:
+        self._runtime = runtime
+        self._rollout = rollout
+        self._store = store
+        self._limits = PublishLimits(settings)
+        self._waiting: list[_Publish] = []
+        self.failure = ""  # why nothing can be published any more
+        self.committed: Callable[[], None] = lambda: None  # called after each commit
+
+    async def publish(self, topic: str, key: str, payload: bytes, expected_next_seq: int | None) -> Appended:
+        """Append one event durably; raises `PublishRefusedError`."""
+        runtime = self._runtime
+        if delay_ms := runtime.switches.publish_delay_ms:
+            runtime.counters.act("slow_publishes")
+            await asyncio.sleep(delay_ms / 1000)
+        self._admit(topic, payload)
+        broken = failure(runtime.switches, runtime.counters)
+        if broken is not None and is_acknowledged_unwritten(runtime.switches):
+            entry = Entry(runtime.streams.head(topic) + 1, key, payload, payload_hash(payload), time.time())
+            return Appended(entry, duplicate=False)
+        if broken is not None and not broken.is_taken:
+            raise self._refused(broken)
+        if "forget_idempotency_keys" in runtime.switches.defects:
+            key = f"{key}, try {runtime.counters.publish_tries}"
+        done = await self._append_durably(_Publish(topic, key, payload, expected_next_seq))
+        if broken is not None:
+            raise self._refused(broken)
+        return done
+
+    def _refused(self, no: Refusal) -> PublishRefusedError:
+        self._runtime.counters.publish_failed += 1
+        return PublishRefusedError(no.status, no.code, no.message, no.retry_after_ms)
+
+    async def _append_durably(self, request: _Publish) -> Appended:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._commit)
+        self._waiting.append(request)
+        return await request.done
+
+    def _admit(self, topic: str, payload: bytes) -> None:
+        if self.failure:
+            raise PublishRefusedError(503, "log_unavailable", self.failure)
+        now = time.time()
+        if no := self._limits.refusal(topic, len(payload), now) or self._rollout.limits.publish_refusal(now):
+            raise self._refused(no)
+
+    def _commit(self) -> None:
+        """Sequence and store everything that waits; deliver and acknowledge it once it is durable."""
+        waiting, self._waiting = self._waiting, []
+        heads = {request.topic: self._runtime.streams.head(request.topic) for request in waiting}
+        now = time.time()
+        appended = [(request, self._append(request, now)) for request in waiting]
+        fresh = [
+            (request.topic, outcome.entry)
+            for request, outcome in appended
+            if isinstance(outcome, Appended) and not outcome.duplicate
+        ]
+        try:
+            if fresh:
+                self._store.commit(fresh)
+        except StorageError as error:
+            self._undo(waiting, heads, str(error))
+            return
+        self._announce(fresh, now)
+        for request, outcome in appended:
+            self._answer(request, outcome)
+
+    def _append(self, request: _Publish, now: float) -> Appended | PublishRefusedError:
+        try:
+            return self._runtime.streams.log(request.topic).append(request.key, request.payload, now, request.expected_next_seq)
+        except WrongNextSeqError as error:
+            return PublishRefusedError(409, "expected_next_seq_mismatch", str(error))
+
+    def _undo(self, waiting: list[_Publish], heads: dict[str, int], reason: str) -> None:
+        """The disk would not have it: nobody saw these events, and nobody will."""
+        self.failure = reason
+        for topic, head in heads.items():
+            self._runtime.streams.log(topic).truncate(head)
+        for request in waiting:
+            self._runtime.counters.publish_failed += 1
+            _settle(request, PublishRefusedError(503, "log_unavailable", reason))
+
+    def _announce(self, fresh: list[tuple[str, Entry]], now: float) -> None:
+        self._runtime.counters.published += len(fresh)
+        for topic in dict.fromkeys(topic for topic, _ in fresh):
+            self._runtime.announce(topic, now)
+        self.committed()
+
+    def _answer(self, request: _Publish, outcome: Appended | PublishRefusedError) -> None:
+        if isinstance(outcome, Appended) and outcome.duplicate:
+            self._runtime.counters.duplicates_suppressed += 1
+        _settle(request, outcome)
+
+
+def _settle(request: _Publish, outcome: Appended | PublishRefusedError) -> None:
+    if request.done.done():  # its client has gone away
+        return
+    if isinstance(outcome, PublishRefusedError):
+        request.done.set_exception(outcome)
+    else:
+        request.done.set_result(outcome)

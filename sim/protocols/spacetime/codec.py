@@ -1,0 +1,264 @@
+"""Phoenix Channels V2 on the wire: `[join_ref, ref, topic, event, payload]` as JSON text, to and from typed frames.
+
+Used at a socket's edge alone. Any input whatever either decodes to a frame or raises
+`MalformedFrameError`. Fields the contract does not know are ignored, so that servers may add some.
+"""
+
+import base64
+from typing import Annotated
+
+import msgspec
+
+from sim.base.errors import BrokenMessageError, MalformedFrameError
+from sim.protocols.spacetime.frames import (
+    CHANNEL,
+    EMPTY_OBJECT,
+    JOIN_REF,
+    TRANSPORT_CHANNEL,
+    Body,
+    ChannelClosed,
+    ClientFrame,
+    Compatibility,
+    Envelope,
+    HeartbeatPush,
+    Join,
+    Leave,
+    Malformed,
+    Other,
+    Reply,
+    Request,
+    Seq,
+    ServerFrame,
+    Subscribe,
+    SyncBeat,
+    SyncError,
+    TransportBeat,
+    Unsubscribe,
+    Update,
+    UpdateBatch,
+    Watermark,
+)
+
+
+class _Envelope(msgspec.Struct):
+    topic: str
+    seq: Seq
+    payload_bytes: str
+    kind: str = "update"
+    schema_version: int = 1
+
+
+class _EnvelopeContent(msgspec.Struct):
+    payload: msgspec.Raw
+    payload_hash: str
+    doc_key: str = ""
+    doc_version: int | str | None = None
+    hydration_required: bool = False
+
+
+class _ReplyPayload(msgspec.Struct):
+    status: str
+    response: msgspec.Raw = EMPTY_OBJECT
+
+
+class _SubscribePayload(msgspec.Struct):
+    topics: tuple[str, ...] = ()
+    resume_after: msgspec.Raw = EMPTY_OBJECT
+    replay_batch_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class _TopicsPayload(msgspec.Struct):
+    topics: tuple[str, ...] = ()
+
+
+_ARRAY = msgspec.json.Decoder(tuple[str | None, str | None, str, str, msgspec.Raw])
+_BATCH = msgspec.json.Decoder(UpdateBatch)
+_BODY = msgspec.json.Decoder(Body)
+_REPLY = msgspec.json.Decoder(_ReplyPayload)
+_HEARTBEAT = msgspec.json.Decoder(HeartbeatPush)
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
+_ENVELOPE_CONTENT = msgspec.json.Decoder(_EnvelopeContent)
+_SUBSCRIBE = msgspec.json.Decoder(_SubscribePayload)
+_TOPICS = msgspec.json.Decoder(_TopicsPayload)
+_COMPATIBILITY = msgspec.json.Decoder(Compatibility)
+_CURSORS = msgspec.json.Decoder(dict[str, Seq] | list[Watermark])
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODER = msgspec.json.Encoder()
+_NO_TEXT, _TOO_LONG = 1007, 1009  # RFC 6455, 7.4.1
+_INPUT_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
+
+
+def decode_server(text: str | bytes) -> ServerFrame:
+    """What a server sent; raises `MalformedFrameError`."""
+    try:
+        _, ref, _, event, payload = _ARRAY.decode(text)
+        if event == "sync:update_batch":
+            return _BATCH.decode(payload)
+        return _decode_push(event, ref, payload)
+    except _INPUT_ERRORS as error:
+        raise MalformedFrameError("malformed_frame", f"not a frame of the sync channel ({error})") from None
+
+
+def _decode_push(event: str, ref: str | None, payload: msgspec.Raw) -> ServerFrame:
+    if event == "phx_reply":
+        reply = _REPLY.decode(payload)
+        return Reply(ref or "", reply.status == "ok", _reply_body(reply))
+    if event == "sync:heartbeat":
+        return _HEARTBEAT.decode(payload)
+    if event == "sync:frame":
+        return Envelope(_open_envelope(_ENVELOPE.decode(payload)))
+    if event == "sync:error":
+        return SyncError(_BODY.decode(payload))
+    if event in ("phx_error", "phx_close"):
+        return ChannelClosed(event)
+    return Other(event)
+
+
+def _reply_body(reply: _ReplyPayload) -> Body:
+    """Replies to events that are not ours to understand may hold anything; only an error's must be readable."""
+    try:
+        return _BODY.decode(reply.response)
+    except msgspec.DecodeError:
+        if reply.status == "ok":
+            return Body()
+        raise
+
+
+def _open_envelope(envelope: _Envelope) -> Update:
+    content = _ENVELOPE_CONTENT.decode(base64.b64decode(envelope.payload_bytes, validate=True))
+    return Update(
+        topic=envelope.topic,
+        payload=content.payload,
+        payload_hash=content.payload_hash,
+        watermark=envelope.seq,
+        doc_key=content.doc_key,
+        doc_version=content.doc_version,
+        hydration_required=content.hydration_required,
+    )
+
+
+def decode_client(text: str | bytes) -> ClientFrame:
+    """What a client sent; raises `MalformedFrameError`."""
+    try:
+        join_ref, ref, topic, event, payload = _ARRAY.decode(text)
+        if topic == TRANSPORT_CHANNEL and event == "heartbeat":
+            return TransportBeat(ref or "")
+        if topic != CHANNEL:
+            raise MalformedFrameError("unknown_topic", f"there is no channel '{topic[:80]}'")
+        return _decode_request(join_ref, ref or "", event, payload)
+    except _INPUT_ERRORS as error:
+        raise MalformedFrameError("malformed_frame", f"not a frame of the sync channel ({error})") from None
+
+
+def decode_message(data: bytes, is_text: bool, most_bytes: int) -> ClientFrame:
+    """What a client sent in one message, as a WebSocket server reads it; raises `MalformedFrameError`, `BrokenMessageError`."""
+    if len(data) > most_bytes:
+        raise BrokenMessageError(_TOO_LONG)
+    try:
+        return decode_client(data.decode() if is_text else data)
+    except UnicodeDecodeError:
+        raise BrokenMessageError(_NO_TEXT) from None
+
+
+def _decode_request(join_ref: str | None, ref: str, event: str, payload: msgspec.Raw) -> ClientFrame:
+    if event == "phx_join":
+        return Join(ref, _COMPATIBILITY.decode(payload), join_ref or ref)
+    if event == "sync:subscribe":
+        return _decode_subscribe(ref, payload)
+    if event == "sync:unsubscribe":
+        return Unsubscribe(ref, _TOPICS.decode(payload).topics)
+    if event == "sync:heartbeat":
+        return SyncBeat(ref, _object(payload))
+    if event == "phx_leave":
+        _object(payload)
+        return Leave(ref)
+    return Request(ref, event, msgspec.Raw(bytes(payload)))
+
+
+def _object(payload: msgspec.Raw) -> msgspec.Raw:
+    """A payload that may hold anything, but must be an object."""
+    _OBJECT.decode(payload)
+    return msgspec.Raw(bytes(payload))
+
+
+def _decode_subscribe(ref: str, payload: msgspec.Raw) -> Subscribe:
+    """Whoever subscribes waits for a reply, so what is wrong with the payload is for the runtime to tell."""
+    try:
+        wanted = _SUBSCRIBE.decode(payload)
+    except msgspec.DecodeError:
+        return Subscribe(ref, (), {}, bad_cursor=True)
+    try:
+        cursors = _CURSORS.decode(wanted.resume_after)
+    except msgspec.DecodeError:
+        return Subscribe(ref, wanted.topics, {}, wanted.replay_batch_size or 0, bad_cursor=True)
+    if isinstance(cursors, list):
+        cursors = {cursor.topic: cursor.watermark for cursor in cursors}
+    return Subscribe(ref, wanted.topics, cursors, wanted.replay_batch_size or 0)
+
+
+def encode_client(frame: ClientFrame) -> str:
+    """A client's frame as wire text."""
+    if isinstance(frame, TransportBeat):
+        return _text(None, frame.ref, TRANSPORT_CHANNEL, "heartbeat", {})
+    if isinstance(frame, Join):
+        return _text(frame.join_ref, frame.ref, CHANNEL, "phx_join", frame.compatibility)
+    if isinstance(frame, Subscribe):
+        payload: dict[str, object] = {"topics": frame.topics, "resume_after": frame.resume_after}
+        if frame.replay_batch_size:
+            payload["replay_batch_size"] = frame.replay_batch_size
+        return _text(JOIN_REF, frame.ref, CHANNEL, "sync:subscribe", payload)
+    if isinstance(frame, Unsubscribe):
+        return _text(JOIN_REF, frame.ref, CHANNEL, "sync:unsubscribe", {"topics": frame.topics})
+    if isinstance(frame, SyncBeat):
+        return _text(JOIN_REF, frame.ref, CHANNEL, "sync:heartbeat", {})
+    if isinstance(frame, Leave):
+        return _text(JOIN_REF, frame.ref, CHANNEL, "phx_leave", {})
+    return _text(JOIN_REF, frame.ref, CHANNEL, frame.event, frame.payload)
+
+
+def encode_server(frame: ServerFrame, join_ref: str) -> str:
+    """A server's frame as wire text, addressed to the channel joined as `join_ref`."""
+    if isinstance(frame, Reply):
+        payload = {"status": "ok" if frame.ok else "error", "response": frame.body}
+        addressee = None if frame.channel == TRANSPORT_CHANNEL else frame.join_ref or join_ref
+        return _text(addressee, frame.ref or None, frame.channel, "phx_reply", payload)
+    if isinstance(frame, Malformed):
+        return '["1",null,"sync:v1","sync:update_batch",{"updates":[{"topic":'
+    event, payload_bytes = push_parts(frame)
+    return wrap_push(join_ref, event, payload_bytes)
+
+
+def push_parts(frame: ServerFrame) -> tuple[str, bytes]:
+    """A push's event name and its payload's JSON: the part that every subscriber gets alike, worth making once."""
+    if isinstance(frame, UpdateBatch):
+        return "sync:update_batch", _ENCODER.encode(frame)
+    if isinstance(frame, HeartbeatPush):
+        return "sync:heartbeat", _ENCODER.encode(frame)
+    if isinstance(frame, SyncError):
+        return "sync:error", _ENCODER.encode(frame.body)
+    if isinstance(frame, Envelope):
+        return "sync:frame", _ENCODER.encode(_seal_envelope(frame.update))
+    if isinstance(frame, ChannelClosed | Other):
+        return frame.event, b"{}"
+    raise TypeError(f"{type(frame).__name__} is not a push")
+
+
+def wrap_push(join_ref: str, event: str, payload: bytes) -> str:
+    """The wire text of a push whose payload is already JSON."""
+    return f'[{_quote(join_ref)},null,"{CHANNEL}","{event}",{payload.decode()}]'
+
+
+def _seal_envelope(update: Update) -> _Envelope:
+    content = _EnvelopeContent(
+        update.payload, update.payload_hash, update.doc_key, update.doc_version, update.hydration_required
+    )
+    payload = base64.b64encode(_ENCODER.encode(content)).decode()
+    return _Envelope(topic=update.topic, seq=update.watermark, payload_bytes=payload)
+
+
+def _quote(text: str) -> str:
+    return _ENCODER.encode(text).decode()
+
+
+def _text(join_ref: str | None, ref: str | None, topic: str, event: str, payload: object) -> str:
+    return _ENCODER.encode((join_ref, ref, topic, event, payload)).decode()

@@ -1,0 +1,189 @@
+"""What a runtime lets in: whose connects, which clients may join (the compatibility window), which events may be published."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from sim.base.randomness import draw
+from sim.protocols.spacetime.disconnects import RATE_LIMITED
+from sim.protocols.spacetime.frames import Body, Compatibility, Subscribe
+from sim.protocols.spacetime.streams import topic_class
+from sim.server.counters import Counters
+from sim.server.deployment import Throttle
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.tokens import Claims, Keyring, TokenRefusedError, may_read, verify
+
+_BUILD_LENGTH = len("20260101T000000Z")
+
+
+def admitted(
+    token: str | None, keyring: Keyring, now: float, settings: RuntimeSettings, switches: Switches, revoked: Container[str]
+) -> Claims:
+    """What a connect's token grants; raises `TokenRefusedError`. `revoked` are ids of sessions."""
+    claims = verify(
+        token,
+        keyring,
+        now,
+        leeway_s=settings.token_leeway_s,
+        max_age_s=settings.token_max_age_s,
+        void_before=switches.tokens_void_before,
+        defects=switches.defects,
+    )
+    if "introspect_tokens" in switches.defects and switches.mint_outage:
+        raise TokenRefusedError("unauthorized", "nobody can say whether the token is good")
+    if claims.session_id in revoked and "accept_revoked_token" not in switches.defects:
+        raise TokenRefusedError("token_revoked", "the session was revoked")
+    return claims
+
+
+def incompatibility(settings: RuntimeSettings, told: Compatibility, query: Compatibility, defects: Container[str] = ()) -> str:
+    """The code of a join's refusal, empty for a client that fits; what the join leaves out, the URL's query may say."""
+    if (told.protocol_version or query.protocol_version) != settings.protocol_version:
+        return "unsupported_protocol_version"
+    schema = query.schema_version if told.schema_version is None else told.schema_version
+    if str(schema) != str(settings.schema_version):
+        return "unsupported_schema_version"
+    build = told.client_build_id or query.client_build_id
+    if len(build) != _BUILD_LENGTH or build[8] != "T" or build[-1] != "Z":
+        return "invalid_client_build"
+    is_oldest = build == settings.min_client_build and "refuse_oldest_build" in defects
+    if is_oldest or (build < settings.min_client_build and "accept_old_builds" not in defects):
+        return "upgrade_required"
+    return "unsupported_client_build" if build > settings.max_client_build else ""
+
+
+def subscribe_refusal(claims: Claims, frame: Subscribe, defects: Container[str]) -> Body | None:
+    """The answer to a subscribe that asks for nothing, for nonsense, or for what its token does not grant; None for others."""
+    if not frame.topics or frame.bad_cursor:
+        return Body(code="bad_subscription", message="a subscription needs topics, and cursors that are numbers")
+    forbidden = tuple(topic for topic in frame.topics if not may_read(claims, topic))
+    if forbidden and "ignore_grants" not in defects:
+        return Body(code="forbidden_topic", message="not granted by this token", forbidden_topics=forbidden)
+    return None
+
+
+def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, out: bool) -> Body:
+    """What a client is told whose outbound queue is full: to read faster, or, at last, to go."""
+    return Body(
+        code="slow_consumer",
+        message="the outbound queue of this connection is full",
+        full_resync_required=False,
+        action="disconnect" if out else "throttle",
+        topic=topic,
+        queue_depth=depth,
+        queue_limit=settings.outbound_queue_events,
+        reconnect_after_ms=float(settings.slow_consumer_reconnect_after_ms),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A publish that is not accepted: HTTP status, code, a sentence, and when trying again makes sense, if ever."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_ms: int | None = None
+    is_taken: bool = False  # by a fault: the event is in the log all the same
+
+
+# What a publish that fails by a fault is told, by its HTTP status.
+_FAILURES = {
+    413: ("spacetime_frame_payload_too_large", "the payload is called too large"),
+    429: ("spacetime_publish_rate_limited", "publishes are called too many"),
+    500: ("internal_error", "something went wrong"),
+    503: ("publishing_unavailable", "publishing is not available"),
+}
+
+
+def is_final(status: int) -> bool:
+    """Whether trying a refused publish again is no use; 5xx and 429 pass."""
+    return status < 500 and status != 429
+
+
+def may_be_taken(status: int) -> bool:
+    """Whether a refused publish may have been carried out all the same: errors in the middle of it, but not a plain 503."""
+    return status >= 500 and status != 503
+
+
+def is_acknowledged_unwritten(switches: Switches) -> bool:
+    """Whether a defect has publishes that fail acknowledged all the same."""
+    lost = "lose_undelivered" in switches.defects and switches.delivery_down
+    return lost or "acknowledge_unwritten" in switches.defects
+
+
+def failure(switches: Switches, counters: Counters) -> Refusal | None:
+    """What a publish is refused with by a defect, or by the fault `fail_publishes` (drawn by the try's number), if at all."""
+    counters.publish_tries += 1
+    if switches.delivery_down and switches.defects & {"publish_needs_delivery", "lose_undelivered"}:
+        return Refusal(503, *_FAILURES[503])
+    share = switches.publish_fail_share
+    if share <= 0 or draw(switches.seed, "fail_publish", counters.publish_tries) >= share:
+        return None
+    counters.act("fail_publishes")
+    code, message = _FAILURES[switches.publish_fail_status]
+    retry_after_ms = switches.publish_fail_retry_after_ms or None
+    return Refusal(switches.publish_fail_status, code, message, retry_after_ms, switches.publish_fail_taken)
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """So many a second, and one second's worth of them at once, but always one. It begins full."""
+
+    rate: float
+    level: float
+    at: float
+
+    def take(self, now: float) -> float:
+        """Take one; returns 0, or the seconds until one is there."""
+        self.level = min(max(self.rate, 1.0), self.level + (now - self.at) * self.rate)
+        self.at = now
+        if self.level >= 1:
+            self.level -= 1
+            return 0.0
+        return (1 - self.level) / self.rate
+
+
+class LaneLimits:
+    """What the whole lane lets in by its throttle, whatever each topic's own limit is."""
+
+    def __init__(self, throttle: Throttle, now: float) -> None:
+        self._publishes = _bucket(throttle.publishes_per_s, now)
+        self._connects = _bucket(throttle.connects_per_s, now)
+
+    def publish_refusal(self, now: float) -> Refusal | None:
+        """Why no publish is let in at `now` (s), None when one is."""
+        return _over(self._publishes, "spacetime_publish_rate_limited", now)
+
+    def connect_refusal(self, now: float) -> Refusal | None:
+        """Why no socket is let in at `now` (s), None when one is."""
+        return _over(self._connects, RATE_LIMITED, now)
+
+
+def _bucket(rate: float | None, now: float) -> TokenBucket | None:
+    return TokenBucket(rate, max(rate, 1.0), now) if rate else None
+
+
+def _over(bucket: TokenBucket | None, code: str, now: float) -> Refusal | None:
+    wait_s = bucket.take(now) if bucket else 0.0
+    if bucket is None or not wait_s:
+        return None
+    return Refusal(429, code, f"the lane is throttled to {bucket.rate:g} a second", int(wait_s * 1000) + 1)
+
+
+class PublishLimits:
+    """How large an event of a topic may be, and how many of them may come a second."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+        self._buckets: dict[str, TokenBucket] = {}
+
+    def refusal(self, topic: str, payload_bytes: int, now: float) -> Refusal | None:
+        """Why a publish at `now` (s) is not accepted, None when it is."""
+        kind = topic_class(topic)
+        if payload_bytes > kind.max_payload_bytes:
+            return Refusal(413, "spacetime_frame_payload_too_large", f"at most {kind.max_payload_bytes} bytes")
+        rate = self._settings.publishes_per_s or kind.publishes_per_s
+        bucket = self._buckets.setdefault(topic, TokenBucket(rate, rate, now))
+        if wait_s := bucket.take(now):
+            return Refusal(429, "spacetime_publish_rate_limited", f"at most {rate} a second", int(wait_s * 1000) + 1)
+        return None

@@ -1,0 +1,84 @@
+"""Two revisions of one lane: which of them serves, which keys are routed to the new one, and how much is let in a second."""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from sim.server.cohorts import cohort_bucket
+from sim.server.settings import Defect, Positive, Switches
+
+ROUTING_SCOPE = "thread"
+CANARY, CONTROL = "canary", "control"
+Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
+Revision = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+RevisionOrNone = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")]
+
+
+class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The revisions that there are. All defaults are [ours]: everybody is routed to the new one of two."""
+
+    revision: Revision = "mock-r2"  # the one that is being rolled out
+    previous_revision: RevisionOrNone = "mock-r1"  # the last known good one; empty: there is none
+    cohort_percent: Percent = 100  # of all keys that are routed to `revision`, as it begins
+    canary_defects: tuple[Defect, ...] = ()  # of `revision` alone, so that going back cures them
+
+    def __post_init__(self) -> None:
+        if self.previous_revision == self.revision:
+            raise ValueError(f"key 'previous_revision' is {self.revision!r}, as 'revision' is; expected another.")
+
+    @property
+    def revisions(self) -> tuple[str, ...]:
+        """All that there are, the new one first."""
+        return (self.revision, self.previous_revision) if self.previous_revision else (self.revision,)
+
+
+class Throttle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much the whole lane lets in; None: no limit but each topic's own."""
+
+    publishes_per_s: Positive | None = None
+    connects_per_s: Positive | None = None
+
+
+class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is set while the lane runs. `serving` is one of the deployment's revisions, and serves everybody."""
+
+    serving: str
+    cohort_percent: Percent
+    throttle: Throttle = Throttle()
+
+
+def first_traffic(deployment: Deployment) -> Traffic:
+    """As a lane begins: with its new revision."""
+    return Traffic(deployment.revision, deployment.cohort_percent)
+
+
+def routing_answer(deployment: Deployment, traffic: Traffic, thread_id: str, key: str) -> dict[str, Any]:
+    """The routing service's answer for a key. Nobody is routed to a revision from which the traffic was taken back."""
+    bucket = cohort_bucket(ROUTING_SCOPE, key)
+    in_canary = bucket < traffic.cohort_percent
+    is_new = in_canary and traffic.serving == deployment.revision
+    return {
+        "thread_id": thread_id,
+        "cohort_key": key,
+        "bucket": bucket,
+        "cohort": CANARY if in_canary else CONTROL,
+        "percent": traffic.cohort_percent,
+        "revision": deployment.revision if is_new else deployment.previous_revision or deployment.revision,
+    }
+
+
+def switches_in_force(deployment: Deployment, traffic: Traffic, chosen: Switches) -> Switches:
+    """The chosen switches, and the defects of the revision that serves."""
+    return msgspec.structs.replace(chosen, defects=chosen.defects | defects_of(deployment, traffic.serving))
+
+
+def defects_of(deployment: Deployment, revision: str) -> set[Defect]:
+    """What a revision has wrong by itself."""
+    return set(deployment.canary_defects) if revision == deployment.revision else set()
+
+
+def unknown_revision(deployment: Deployment, revision: str) -> str:
+    """What to say of a revision that there is not; empty for one that there is."""
+    if revision in deployment.revisions:
+        return ""
+    return f"there is no revision {revision!r}; there are: {', '.join(deployment.revisions)}"

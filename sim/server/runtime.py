@@ -1,0 +1,473 @@
+"""The runtime's side of the contract, as pure code: the same core behind the mock's sockets and in the simulator.
+
+The driver opens and closes connections, hands in frames, and pulls frames out as fast as the other end
+takes them; what has not been pulled is the outbound queue. Replay is read from the log batch by batch as
+it is pulled, so a connection costs no memory for what it has yet to get.
+
+    number = runtime.open(token, compatibility, now)      may raise TokenRefusedError: refuse the upgrade
+    runtime.received(number, frame, now)                  runtime.pull(number, now) -> frame | None
+    runtime.publish / announce                            runtime.ready() -> numbers that have something to pull
+    runtime.wake(now); runtime.wake_at()                  runtime.is_closing(number): close once pulled empty
+"""
+
+import heapq
+from collections.abc import Callable, Collection, Iterable
+
+import msgspec
+
+from sim.base.errors import PeerError
+from sim.protocols.spacetime.frames import (
+    TRANSPORT_CHANNEL,
+    Body,
+    ClientFrame,
+    Compatibility,
+    Envelope,
+    HeartbeatPush,
+    Join,
+    Leave,
+    Malformed,
+    Reply,
+    Request,
+    ServerFrame,
+    Subscribe,
+    SyncBeat,
+    SyncError,
+    TransportBeat,
+    Unsubscribe,
+    Update,
+    UpdateBatch,
+    Watermark,
+)
+from sim.server import misbehaviours
+from sim.server.admission import admitted, incompatibility, slow_consumer, subscribe_refusal
+from sim.server.connection import Connection, Replay
+from sim.server.counters import Counters
+from sim.server.disorder import Disorder, client_key
+from sim.server.fanout import FROM_OLDEST, Fanout, as_updates
+from sim.server.readers import Readers
+from sim.server.retained import Streams
+from sim.server.settings import Defect, RuntimeSettings, Switches
+from sim.server.tokens import Claims, Keyring, TokenRefusedError
+
+
+class DeliveryDownError(PeerError):
+    """No socket is served, whatever its token."""
+
+
+class Runtime:
+    """Streams, connections, and the rules between them. Times are unix seconds."""
+
+    def __init__(self, settings: RuntimeSettings, keyring: Keyring, switches: Switches | None = None) -> None:
+        self.settings = settings
+        self.keyring = keyring
+        self.switches = switches or Switches()
+        self.counters = Counters()
+        self.streams = Streams(settings)
+        self._fanout = Fanout(settings, self.streams, self.counters, self.switches)
+        self._disorder = Disorder(self.counters, self.switches)
+        self.mutations: list[msgspec.Raw] = []  # carried out by the defect `accept_mutation`
+        self._connections: dict[int, Connection] = {}
+        self._readers = Readers(settings.slow_consumer_tick_s)
+        self._ready: set[int] = set()
+        self._deadlines: list[tuple[float, int]] = []
+        self._opened = 0
+        self._revoked_sessions: set[str] = set()
+
+    @property
+    def consumers(self) -> int:
+        """How many sockets are open."""
+        return len(self._connections)
+
+    # --- connections --------------------------------------------------------------------------------
+
+    def take_keys(self, keyring: Keyring) -> None:
+        """Verify tokens with these keys from now on."""
+        self.keyring = Keyring(keyring.primary) if "forget_fallback_key" in self.switches.defects else keyring
+
+    def open(self, token: str | None, compatibility: Compatibility, now: float) -> int:
+        """Admit a socket; raises `TokenRefusedError`, counted, and `DeliveryDownError`."""
+        if self.switches.delivery_down:
+            self.counters.act("stop_delivery")
+            raise DeliveryDownError("sockets are not served now")
+        try:
+            claims = admitted(token, self.keyring, now, self.settings, self.switches, self._revoked_sessions)
+        except TokenRefusedError as refusal:
+            self.counters.refused(refusal.code)
+            if "vague_refusals" in self.switches.defects:
+                raise TokenRefusedError("unauthorized", "no good token was given") from None
+            raise
+        number = self._opened = self._opened + 1
+        self.counters.came(key := client_key(claims.device_id))
+        beat_at = now + self.settings.heartbeat_interval_s
+        self._connections[number] = Connection(number, claims, key, compatibility, now, beat_at)
+        heapq.heappush(self._deadlines, (self._deadline(self._connections[number]), number))
+        return number
+
+    def close(self, number: int) -> None:
+        """The socket is gone."""
+        connection = self._connections.pop(number, None)
+        if connection is not None:
+            self._readers.forget(connection)
+            self._ready.discard(number)
+            self._disorder.forget(number)
+
+    def is_closing(self, number: int) -> bool:
+        """Whether the connection is to be closed once everything was pulled."""
+        connection = self._connections.get(number)
+        return connection is None or connection.closing
+
+    def join_ref(self, number: int) -> str:
+        """The reference that pushes to this connection carry."""
+        return self._connections[number].join_ref
+
+    def revoke(self, sessions: Iterable[str]) -> int:
+        """Revoke sessions: their live sockets are told, then closed. Returns how many sockets."""
+        self._revoked_sessions.update(sessions)
+        if "keep_revoked_sockets" in self.switches.defects:
+            return 0
+        everyone = "revoke_everyone" in self.switches.defects
+        return self._expel(lambda claims: everyone or claims.session_id in self._revoked_sessions)
+
+    def hang_up(self, devices: Collection[str]) -> int:
+        """Close the sockets of these devices, as an instance that is replaced does; returns how many."""
+        everyone = "deploy_cuts_everyone" in self.switches.defects
+        gone = [c for c in self._connections.values() if not c.closing and (everyone or c.claims.device_id in devices)]
+        for connection in gone:
+            self._expel_one(connection)
+        return len(gone)
+
+    def set_switches(self, switches: Switches) -> int:
+        """Change faults and defects; returns how many sockets were told to authenticate again."""
+        self.switches = switches
+        self._fanout.set_switches(switches)
+        self._disorder.set_switches(switches)
+        if switches.delivery_down:
+            self._close_all()
+        return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before)
+
+    def _close_all(self) -> None:
+        """Close every socket without a word."""
+        for connection in self._connections.values():
+            if not connection.closing:
+                self.counters.act("stop_delivery")
+                self._expel_one(connection)
+
+    def _expel(self, is_out: Callable[[Claims], bool]) -> int:
+        body = Body(code="reauth_required", message="authenticate again with a new token")
+        gone = [c for c in self._connections.values() if not c.closing and is_out(c.claims)]
+        for connection in gone:
+            self._expel_one(connection, SyncError(body))
+        return len(gone)
+
+    def _expel_one(self, connection: Connection, *last_words: ServerFrame) -> None:
+        for topic in list(connection.positions):
+            self._readers.remove(connection, topic)
+        connection.close_with(*last_words)
+        self._ready.add(connection.number)
+
+    # --- frames in ----------------------------------------------------------------------------------
+
+    def received(self, number: int, frame: ClientFrame, now: float) -> None:
+        """A client's frame."""
+        connection = self._connections.get(number)
+        if connection is None or connection.closing:
+            return
+        connection.last_heard = now
+        if isinstance(frame, TransportBeat):
+            self._send(connection, Reply(frame.ref, ok=True, channel=TRANSPORT_CHANNEL))
+        elif isinstance(frame, Join):
+            self._join(connection, frame)
+        elif not connection.joined:
+            self._send(connection, Reply(frame.ref, ok=False, body=Body(code="not_joined", message="join the channel first")))
+        elif isinstance(frame, Subscribe):
+            self._subscribe(connection, frame, now)
+        else:
+            self._minor(connection, frame)
+
+    def _minor(self, connection: Connection, frame: Unsubscribe | SyncBeat | Leave | Request) -> None:
+        if isinstance(frame, Unsubscribe):
+            for topic in frame.topics:
+                self._readers.remove(connection, topic)
+        elif isinstance(frame, SyncBeat):
+            self._mutate(frame.payload, "accept_hidden_mutation")
+        elif isinstance(frame, Request) and not self._mutate(frame.payload, "accept_mutation"):
+            body = Body(code="mutation_refused", message="the sync socket only delivers; send commands over HTTP")
+            self._send(connection, Reply(frame.ref, ok=False, body=body))
+            return
+        if isinstance(frame, Leave):
+            self._end_channel(connection)
+            # Whoever joins again at once must not get this as an answer to the new channel.
+            self._send(connection, Reply(frame.ref, ok=True, join_ref=connection.join_ref))
+        else:
+            self._send(connection, Reply(frame.ref, ok=True))
+
+    def _end_channel(self, connection: Connection) -> None:
+        """The channel is over, the socket is not: a client may join again over it, under another reference."""
+        connection.joined = False
+        for topic in list(connection.positions):
+            self._readers.remove(connection, topic)
+        connection.drop_replays()
+
+    def _mutate(self, payload: msgspec.Raw, defect: Defect) -> bool:
+        acts = defect in self.switches.defects and bytes(payload) != b"{}"
+        self.mutations += [payload] * acts
+        return acts
+
+    def malformed(self, number: int, code: str, now: float) -> None:
+        """A client sent what is no frame; it is told, and nothing else happens."""
+        connection = self._connections.get(number)
+        if connection is None or connection.closing:
+            return
+        connection.last_heard = now
+        no = SyncError(Body(code=code, message="not a frame of this channel"))
+        self._send(connection, Reply("", ok=True) if "accept_malformed" in self.switches.defects else no)
+        if "malformed_cuts_everyone" in self.switches.defects:
+            self.hang_up({each.claims.device_id for each in self._connections.values()})
+
+    def _send(self, connection: Connection, frame: ServerFrame) -> None:
+        connection.outbox.append(frame)
+        self._ready.add(connection.number)
+
+    def _join(self, connection: Connection, frame: Join) -> None:
+        self._end_channel(connection)  # a second join begins anew
+        connection.join_ref = frame.join_ref
+        code = incompatibility(self.settings, frame.compatibility, connection.compatibility, self.switches.defects)
+        if code:
+            self._send(connection, Reply(frame.ref, ok=False, body=Body(code=code, message="this build cannot sync here")))
+            return
+        connection.joined = True
+        topics = connection.claims.topics
+        body = Body(subscription_id=f"sub-{connection.number}", allowed_topics=topics, current_watermarks=())
+        self._send(connection, Reply(frame.ref, ok=True, body=body))
+
+    # --- subscribing --------------------------------------------------------------------------------
+
+    def _subscribe(self, connection: Connection, frame: Subscribe, now: float) -> None:
+        refusal = subscribe_refusal(connection.claims, frame, self.switches.defects)
+        if refusal is None:
+            refusal = self._stale_refusal(frame, now)
+        elif refusal.forbidden_topics:
+            self.counters.refused("forbidden_topic")
+        if refusal is not None:
+            if refusal.code == "stale_cursor":
+                self._send(connection, SyncError(refusal))
+            self._send(connection, Reply(frame.ref, ok=False, body=refusal))
+            return
+        for topic in frame.topics:
+            self._place(connection, topic, frame.resume_after.get(topic))
+        size = min(frame.replay_batch_size or self.settings.replay_batch_size, self.settings.replay_batch_size)
+        connection.outbox.append(Replay(frame.ref, list(dict.fromkeys(frame.topics)), size))
+        self._ready.add(connection.number)
+
+    def _place(self, connection: Connection, topic: str, after: int | None) -> None:
+        log = self.streams.logs.get(topic)
+        oldest = log.oldest if log else 1
+        position = FROM_OLDEST if after is None else misbehaviours.first_position(self.switches, after, oldest)
+        self._readers.add(connection, topic, position)
+
+    def _stale_refusal(self, frame: Subscribe, now: float) -> Body | None:
+        if "no_stale_signal" in self.switches.defects:
+            return None
+        refusal = self.streams.refusal(frame.topics, frame.resume_after, self.switches, now)
+        if self.switches.shrunk_budget_events:
+            self.counters.act("shrink_replay_budget")
+        self.counters.stale_cursors += refusal is not None
+        return refusal
+
+    # --- publishing ---------------------------------------------------------------------------------
+
+    def announce(self, topic: str, now: float) -> None:
+        """What was appended to the topic is durable: trim the window, and let subscribers have it."""
+        log = self.streams.logs[topic]
+        self.counters.trimmed += log.trim(now)
+        self._fanout.forget(topic)
+        self._ready.update(self._readers.announce(topic, now))
+        if misbehaviours.leaks(self.switches, log.head):
+            self._leak(topic)
+
+    def shrink_window(self, topic: str, keep_events: int) -> int:
+        """Forget all but the newest events of a topic (a fault); returns how many went."""
+        log = self.streams.log(topic)
+        gone = log.keep_newest(keep_events)
+        self.counters.trimmed += gone
+        self._fanout.forget(topic)
+        return gone
+
+    def _leak(self, topic: str) -> None:
+        for connection in self._connections.values():
+            if connection.joined and topic not in connection.positions:
+                log = self.streams.logs[topic]
+                self._send(connection, UpdateBatch(as_updates(topic, log.after(log.head - 1, 1)), replay_complete=True))
+                return
+
+    # --- frames out ---------------------------------------------------------------------------------
+
+    def ready(self) -> set[int]:
+        """The connections that have had something to pull since the last call."""
+        out, self._ready = self._ready, set()
+        return out
+
+    def pull(self, number: int, now: float) -> ServerFrame | None:
+        """The next frame for this connection, or None when there is nothing more for now."""
+        connection = self._connections.get(number)
+        if connection is None:
+            return None
+        self.counters.polls += 1
+        if usual := self._usual_frame(connection):
+            return usual
+        while True:
+            if connection.outbox:
+                item = connection.outbox[0]
+                if isinstance(item, Replay):
+                    if batch := self._replay_batch(connection, item, now):
+                        return self._deliver(connection, batch)
+                    continue
+                connection.outbox.popleft()
+                return item
+            if not connection.pending:
+                return None
+            batch = self._live_batch(connection, now)
+            frame = batch if self._disorder.is_idle or not batch.updates else self._disorder.spoil(connection, batch, now)
+            if isinstance(frame, Malformed):
+                return frame
+            if frame.updates:
+                return self._deliver(connection, frame)
+
+    def owes(self, number: int) -> bool:
+        """Whether the connection has something to pull now."""
+        connection = self._connections.get(number)
+        return connection is not None and bool(connection.outbox or connection.pending)
+
+    def waiting(self, number: int) -> int:
+        """How many frames wait to be pulled by the connection, beside the events that its positions stand for."""
+        connection = self._connections.get(number)
+        return 0 if connection is None else len(connection.outbox)
+
+    def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> UpdateBatch | None:
+        """The replay's next batch; after the last one the subscribe is answered. None: it cannot go on, and is refused."""
+        updates: tuple[Update, ...] = ()
+        topic = ""
+        while replay.next_topic < len(replay.topics) and not updates:
+            topic = replay.topics[replay.next_topic]
+            if stale := self._fall_off(connection, topic, now):
+                connection.outbox.popleft()
+                connection.outbox.extendleft((Reply(replay.ref, ok=False, body=stale), SyncError(stale)))
+                return None
+            updates = self._fanout.replay(connection, topic, replay.batch_size)
+            if self._fanout.is_current(connection, topic):
+                replay.next_topic += 1
+        complete = all(self._fanout.is_current(connection, rest) for rest in replay.topics[replay.next_topic :])
+        if complete:
+            connection.outbox.popleft()
+            connection.outbox.appendleft(Reply(replay.ref, ok=True, body=Body(subscription_id=f"sub-{connection.number}")))
+        return self._fanout.replay_frame(updates, complete, self._heads(replay.topics if complete else [topic]))
+
+    def _usual_frame(self, connection: Connection) -> UpdateBatch | None:
+        """The one frame that is all a connection has to get, if it was made for another and goes out as it is."""
+        if connection.outbox or self.settings.sync_frames or not self._disorder.is_idle:
+            return None
+        if frame := self._fanout.last_frame(connection):
+            connection.pending.clear()
+            connection.strikes = 0
+            self._readers.behind.pop(connection.number, None)  # as `got_everything`, without a call: for most frames there are
+            self.counters.served += len(frame.updates)
+        return frame
+
+    def _live_batch(self, connection: Connection, now: float) -> UpdateBatch:
+        """Up to `topics_per_drain` topics at once; those served go to the back, so that no busy topic starves another."""
+        served = list(connection.pending)[: self.settings.topics_per_drain]
+        there = [topic for topic in served if not self._fell_off(connection, topic, now)]
+        if len(there) == 1:
+            frame = self._fanout.live_frame(connection, there[0])
+        else:
+            frame = self._fanout.joint_frame(connection, there) if there else UpdateBatch()
+        for topic in served:
+            connection.pending.pop(topic, None)
+            if not self._fanout.is_current(connection, topic):
+                connection.pending[topic] = None
+        if not connection.pending:
+            self._readers.got_everything(connection)
+        return frame
+
+    def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
+        """Whether the window no longer has this connection's next live event: then it is told."""
+        stale = self._fall_off(connection, topic, now)
+        if stale is not None:
+            connection.outbox.append(SyncError(stale))
+        return stale is not None
+
+    def _fall_off(self, connection: Connection, topic: str, now: float) -> Body | None:
+        """What to say to a connection whose next event the window no longer has; it gets no more of the topic."""
+        if not self._fanout.has_fallen_off(connection, topic):
+            return None
+        position = connection.positions[topic]
+        self._readers.remove(connection, topic)
+        self.counters.stale_cursors += 1
+        return self.streams.fell_off(topic, position, self.switches, now)
+
+    def _heads(self, topics: Iterable[str]) -> tuple[Watermark, ...]:
+        return tuple(Watermark(topic, self.streams.head(topic)) for topic in topics)
+
+    def _deliver(self, connection: Connection, frame: UpdateBatch) -> ServerFrame:
+        self.counters.served += len(frame.updates)
+        if self.settings.sync_frames and frame.updates:
+            rest = UpdateBatch((), frame.replay_complete, frame.head_watermarks)
+            connection.outbox.extendleft([rest, *(Envelope(update) for update in reversed(frame.updates[1:]))])
+            return Envelope(frame.updates[0])
+        return frame
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def wake_at(self) -> float:
+        """When to call `wake` next."""
+        beat_at = self._deadlines[0][0] if self._deadlines else float("inf")
+        return min(beat_at, self._disorder.due_at(), self._readers.tick_at())
+
+    def wake(self, now: float) -> None:
+        """Send the heartbeats that are due, drop silent clients, give slow ones a strike."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, number = heapq.heappop(self._deadlines)
+            if connection := self._connections.get(number):
+                self._beat(connection, now)
+                heapq.heappush(self._deadlines, (self._deadline(connection), number))
+        for number, late in self._disorder.due(now):
+            if (connection := self._connections.get(number)) and not connection.closing:
+                self._send(connection, late)
+        for connection in self._readers.due(now):
+            self._judge_consumer(connection)
+
+    @property
+    def _client_timeout_s(self) -> float:
+        return misbehaviours.client_timeout_s(self.switches, self.settings)
+
+    def _deadline(self, connection: Connection) -> float:
+        return min(connection.beat_at, connection.last_heard + self._client_timeout_s)
+
+    def _beat(self, connection: Connection, now: float) -> None:
+        if now >= connection.last_heard + self._client_timeout_s:
+            self.counters.silent_clients += 1
+            connection.last_heard = now  # once is enough
+            self._expel_one(connection, SyncError(Body(code="client_timeout", message="nothing heard from this client")))
+        if now >= connection.beat_at:
+            connection.beat_at = now + self.settings.heartbeat_interval_s
+            if connection.joined and not connection.closing:
+                self._send(connection, HeartbeatPush(self._heads(connection.positions)))
+
+    def _judge_consumer(self, connection: Connection) -> None:
+        """A strike for a full queue. What a replay has yet to bring waits in the log, not in the queue."""
+        depth = sum(max(self.streams.head(topic) - connection.positions[topic], 0) for topic in connection.pending)
+        if depth <= self.settings.outbound_queue_events or connection.is_replaying:
+            connection.strikes = 0
+            return
+        if {"keep_slow_consumers", "skip_for_slow_consumers"} & self.switches.defects:
+            if "skip_for_slow_consumers" in self.switches.defects:
+                connection.positions |= {topic: self.streams.head(topic) for topic in connection.pending}
+            return
+        connection.strikes += 1
+        out = connection.strikes >= self.settings.slow_consumer_strikes
+        told = SyncError(slow_consumer(self.settings, next(iter(connection.pending)), depth, out))
+        if out:
+            self.counters.evicted += 1
+            self._expel_one(connection, told)
+        else:
+            self._send(connection, told)

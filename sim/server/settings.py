@@ -1,0 +1,164 @@
+"""What a runtime of the sync lane can be configured with, and the switches that make it misbehave on purpose."""
+
+from typing import Annotated, Literal, get_args
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+ShareOrZero = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
+Profile = Literal["full", "pinned"]
+
+
+class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the runtime and its control service; every default is the sync lane's own unless its comment says [ours]."""
+
+    window_events: Count = 1024  # entries of a stream kept for replay
+    replay_budget_events: CountOrZero = 0  # 0: each topic class's own
+    replay_batch_size: Count = 200
+    outbound_queue_events: Count = 64  # waiting for one client before it counts as slow
+    topics_per_drain: Count = 2  # fairness: topics one client's drain serves before it goes to the back
+    slow_consumer_strikes: Count = 3
+    slow_consumer_tick_s: Positive = 0.5  # [ours] how often queues are looked at for a strike
+    slow_consumer_reconnect_after_ms: Count = 2000
+    send_buffer_kib: CountOrZero = 0  # [ours] of each socket, in the kernel; 0: as the system has it
+    longest_frame_kib: Count = 256  # [ours] a client's connection ends with a longer one
+    heartbeat_interval_s: Positive = 15.0
+    client_timeout_s: Positive = 60.0  # a client silent for so long is dropped
+    token_ttl_s: Count = 300
+    token_ttl_min_s: Count = 60
+    token_ttl_max_s: Count = 900
+    token_refresh_margin_s: CountOrZero = 30
+    token_leeway_s: CountOrZero = 30
+    token_max_age_s: Count = 300
+    publishes_per_s: CountOrZero = 0  # 0: each topic class's own
+    profile: Profile = "full"  # of the metrics endpoint
+    sync_frames: bool = False  # deliver as canonical `sync:frame` envelopes
+    protocol_version: str = "spacetime.sync.v1"
+    schema_version: int = 1
+    min_client_build: str = "20260101T000000Z"  # [ours]
+    max_client_build: str = "20991231T235959Z"  # [ours]
+
+
+class LiveFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Some live updates of some clients go wrong; see `sim.server.disorder`."""
+
+    clients: Share
+    events: Share
+    delay_ms: NotNegative = 0.0
+
+
+Defect = Literal[
+    "skip_delivery",
+    "duplicate_delivery",
+    "replay_off_by_one",
+    "ignore_cursor",
+    "no_stale_signal",
+    "accept_expired_token",
+    "accept_mutation",
+    "lose_log_on_restart",
+    "wrong_payload_hash",
+    "cross_topic_leak",
+    "reorder_replay",
+    "accept_any_signature",
+    "vague_refusals",
+    "ignore_grants",
+    "grant_any_topic",
+    "forget_idempotency_keys",
+    "acknowledge_unwritten",
+    "old_snapshots",
+    "stale_too_early",
+    "wrong_stale_reason",
+    "introspect_tokens",
+    "accept_revoked_token",
+    "keep_revoked_sockets",
+    "revoke_everyone",
+    "keep_slow_consumers",
+    "skip_for_slow_consumers",
+    "keep_silent_clients",
+    "drop_late_heartbeats",
+    "forget_fallback_key",
+    "sign_with_old_key",
+    "publish_needs_delivery",
+    "lose_undelivered",
+    "accept_old_builds",
+    "refuse_oldest_build",
+    "two_versions",
+    "deploy_cuts_everyone",
+    "serve_retired_route",
+    "accept_hidden_mutation",
+    "accept_malformed",
+    "malformed_cuts_everyone",
+]
+DEFECTS: tuple[str, ...] = get_args(Defect)
+DEFECT_MEANINGS: dict[str, str] = {
+    "skip_delivery": "some events are never delivered to some clients, neither live nor in a replay",
+    "duplicate_delivery": "some live updates are sent twice, which the contract allows",
+    "replay_off_by_one": "a replay begins one event too late",
+    "ignore_cursor": "a replay begins at the oldest retained event, whatever the cursor",
+    "no_stale_signal": "a stale cursor is accepted without a word",
+    "accept_expired_token": "expired tokens open connections",
+    "accept_mutation": "a mutation sent over the socket is carried out",
+    "lose_log_on_restart": "a restart forgets every acknowledged event",
+    "wrong_payload_hash": "some updates carry a hash that is not their payload's",
+    "cross_topic_leak": "some events go to clients that never subscribed to their topic",
+    "reorder_replay": "the first two events of a replay batch change places",
+    "accept_any_signature": "a token's signature is not looked at",
+    "vague_refusals": "every refused token is called unauthorized, whatever is wrong with it",
+    "ignore_grants": "a subscription gets any topic, whatever its token grants",
+    "grant_any_topic": "the control service grants topics of other users",
+    "forget_idempotency_keys": "an event that is published again under its key is appended a second time",
+    "acknowledge_unwritten": "a publish that fails is acknowledged all the same",
+    "old_snapshots": "a snapshot ends before the first event that is retained",
+    "stale_too_early": "a cursor is refused long before the replay budget is used up",
+    "wrong_stale_reason": "every stale cursor is told that retention is to blame",
+    "introspect_tokens": "while the control service mints no tokens, the runtime takes none either",
+    "accept_revoked_token": "tokens of revoked sessions open connections",
+    "keep_revoked_sockets": "a revoked session keeps the sockets that it has open",
+    "revoke_everyone": "revoking some sessions closes the sockets of all",
+    "keep_slow_consumers": "a client whose queue is full is neither told nor sent away",
+    "skip_for_slow_consumers": "what a full queue has no room for is left out without a word",
+    "keep_silent_clients": "a client from which nothing more comes is never dropped",
+    "drop_late_heartbeats": "a client is dropped as silent as soon as one of its heartbeats is late",
+    "forget_fallback_key": "with a new signing key, what the old one signed is refused at once",
+    "sign_with_old_key": "the control service goes on signing with the old key while that one still verifies",
+    "publish_needs_delivery": "while delivery is down, publishes are refused",
+    "lose_undelivered": "what is published while delivery is down is acknowledged, and gone",
+    "accept_old_builds": "clients of builds that are too old may join",
+    "refuse_oldest_build": "the oldest build of the compatibility window is refused",
+    "two_versions": "some clients are handed other payloads than the rest, each under its right hash",
+    "deploy_cuts_everyone": "a wave of a deploy closes the sockets of all instances",
+    "serve_retired_route": "a route that is gone for good is still answered",
+    "accept_hidden_mutation": "a mutation that is hidden in a heartbeat is carried out",
+    "accept_malformed": "what is no frame is answered as one that was carried out",
+    "malformed_cuts_everyone": "what is no frame closes the sockets of all clients",
+}
+
+
+class Switches(msgspec.Struct, forbid_unknown_fields=True):
+    """Faults and defects of a runtime that can be changed while it runs; the defaults are a healthy runtime."""
+
+    defects: set[Defect] = msgspec.field(default_factory=set)
+    seed: int = 1  # of the choice which clients and events a fault or defect concerns
+    mint_delay_ms: NotNegative = 0.0  # time one token takes at the control service
+    mint_concurrency: CountOrZero = 0  # tokens minted at once; 0: no limit
+    mint_outage: bool = False
+    mint_ahead_s: NotNegative = 0.0  # by so much the control service's clock is ahead of the runtime's
+    publish_fail_status: int = 0  # HTTP status that a share of the publishes is refused with; 0: none
+    publish_fail_share: NotNegative = 0.0
+    publish_fail_retry_after_ms: CountOrZero = 0  # that such a refusal asks for; 0: it asks for none
+    publish_fail_taken: bool = False  # the event is taken, and only its answer is the refusal
+    publish_delay_ms: NotNegative = 0.0
+    delivery_down: bool = False  # sockets are closed and refused, while HTTP is served
+    skip_live_clients: NotNegative = 0.0  # share of clients whose live tail loses events
+    skip_live_events: NotNegative = 0.0  # share of those clients' live events that are lost
+    duplicate_deliveries: LiveFault | None = None  # sent twice
+    jumble_deliveries: LiveFault | None = None  # with a payload that is not their hash's
+    reorder_deliveries: LiveFault | None = None  # after the one that follows
+    delay_deliveries: LiveFault | None = None  # `delay_ms` late, after whatever follows meanwhile
+    malform_frames: LiveFault | None = None  # the whole frame is none
+    shrunk_budget_events: CountOrZero = 0  # replay budget in force instead of the configured; 0: none
+    tokens_void_before: float = 0.0  # tokens issued before this unix time count as expired

@@ -1,0 +1,240 @@
+"""Sync tokens: JWT HS256 minted by the control service and verified by the runtime, with time as an argument.
+
+PyJWT signs and checks signatures only; times, issuer, audience and revocation are judged here against
+`now`, as PyJWT would read the clock itself.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+import jwt
+import msgspec
+from jwt.algorithms import HMACAlgorithm
+from jwt.api_jws import PyJWS
+
+from sim.base.errors import PeerError
+from sim.protocols.spacetime.streams import stream_id, topic_class
+
+# Ours: the contract fixes the claims' names, not these values.
+ISSUER: Final = "stormgate.control"
+AUDIENCE: Final = "stormgate.runtime"
+CLAIMS_VERSION: Final = "openagents.sync.claims.v1"
+MAX_TOKEN_CHARS: Final = 8192  # longer ones are refused unread
+_REMEMBERED: Final = 16_384  # tokens whose signature was found good; about 1.5 KB each
+_ALGORITHM: Final = "HS256"
+
+# The scope each topic class needs. Ours: the contract says that there is one, not what it is called.
+SCOPES: Final[dict[str, str]] = {
+    "run_events": "runtime.run_events",
+    "run_summaries": "runtime.run_events",
+    "worker_lifecycle": "runtime.worker_lifecycle",
+    "fleet": "runtime.fleet_workers",
+    "codex_worker_events": "runtime.codex_worker_events",
+    "codex_worker_summaries": "runtime.codex_worker_events",
+    "notifications": "runtime.notifications",
+    "fallback": "runtime.topics",
+}
+
+
+class _AnyLengthHmac(HMACAlgorithm):
+    """HMAC without PyJWT's warning about short keys: a drill's key guards nothing but a mock."""
+
+    def check_key_length(self, key: bytes) -> None:
+        """Accept any length."""
+
+
+_jws = PyJWS(algorithms=[])
+_jws.register_algorithm(_ALGORITHM, _AnyLengthHmac(HMACAlgorithm.SHA256))
+
+
+def required_scope(topic: str) -> str:
+    """The scope a token must hold to read a topic: one a family of topic classes, named in `SCOPES`."""
+    return SCOPES[topic_class(topic).name]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A signing key and the id its tokens carry as `kid`; the secret shows in no repr."""
+
+    kid: str
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The key that signs, and older ones whose tokens still verify."""
+
+    primary: Key
+    fallbacks: tuple[Key, ...] = ()
+
+    def rotated(self, new: Key) -> "Keyring":
+        """A keyring that signs with `new` and still verifies what this one verified."""
+        return Keyring(new, (self.primary, *self.fallbacks))
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says; times are unix seconds. Empty `topics` and `streams` mean that the scopes alone decide."""
+
+    issuer: str
+    audience: str
+    subject: str
+    issued_at: float
+    not_before: float
+    expires_at: float
+    token_id: str
+    user_id: str
+    org_id: str
+    session_id: str
+    device_id: str
+    scopes: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
+    claims_version: str = CLAIMS_VERSION
+
+
+class _WireClaims(msgspec.Struct):
+    """The claims by their names on the wire; a missing or mistyped one is a decoding error."""
+
+    iss: str
+    aud: str
+    sub: str
+    iat: float
+    nbf: float
+    exp: float
+    jti: str
+    oa_user_id: str
+    oa_org_id: str
+    oa_session_id: str
+    oa_device_id: str
+    oa_sync_scopes: tuple[str, ...]
+    oa_sync_topics: tuple[str, ...]
+    oa_sync_streams: tuple[str, ...]
+    oa_claims_version: str
+
+
+_WIRE_NAMES = _WireClaims.__struct_fields__  # in the order of Claims' fields
+_CLAIM_NAMES = tuple(Claims.__dataclass_fields__)
+_decoder = msgspec.json.Decoder(_WireClaims)
+
+
+class TokenRefusedError(PeerError):
+    """The runtime does not accept a token; `code` is the contract's, and no message quotes the token.
+
+    Codes: unauthorized (there is none), invalid_token (signature, issuer, audience, garbage, a missing
+    claim), token_expired, token_not_yet_valid, token_too_old, token_revoked.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def mint(claims: Claims, key: Key) -> str:
+    """The signed token of these claims."""
+    wire = {name: getattr(claims, own) for name, own in zip(_WIRE_NAMES, _CLAIM_NAMES, strict=True)}
+    return _jws.encode(msgspec.json.encode(wire), key.secret, _ALGORITHM, {"kid": key.kid})
+
+
+def verify(
+    token: str | None,
+    keyring: Keyring,
+    now: float,
+    *,
+    leeway_s: float,
+    max_age_s: float,
+    revoked_tokens: Container[str] = (),
+    void_before: float = 0.0,
+    defects: Container[str] = (),
+) -> Claims:
+    """The claims of a token that is good at `now` (unix seconds). Raises TokenRefusedError.
+
+    `exp` and `nbf` are judged with `leeway_s`, the age since `iat` without. Tokens issued before
+    `void_before` count as expired. Of the defects, `accept_expired_token` lets every kind of outdated token pass.
+    """
+    if not token:
+        raise TokenRefusedError("unauthorized", "no token was given")
+    claims = unverified(token) if "accept_any_signature" in defects else _vouched(token, keyring)
+    _check_names(claims)
+    if "accept_expired_token" not in defects:
+        _check_outdated(claims, now, leeway_s, max_age_s, void_before)
+    if max(claims.not_before, claims.issued_at) > now + leeway_s:
+        raise TokenRefusedError("token_not_yet_valid", "the token is not valid yet")
+    if claims.token_id in revoked_tokens:
+        raise TokenRefusedError("token_revoked", "the token was revoked")
+    return claims
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _vouched(token: str, keyring: Keyring) -> Claims:
+    """The claims of a token that a key vouches for, whatever their age: worked out once for who comes back with it."""
+    return _read(_signed_payload(token, keyring))
+
+
+def unverified(token: str) -> Claims:
+    """What a token says of itself, whoever signed it. Raises TokenRefusedError for what is no token."""
+    try:
+        payload: bytes = _jws.decode_complete(token, options={"verify_signature": False})["payload"]
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        raise TokenRefusedError("invalid_token", "the token is malformed") from None
+    return _read(payload)
+
+
+def _signed_payload(token: str, keyring: Keyring) -> bytes:
+    """The payload, once one key has vouched for it: the primary first, then the fallbacks."""
+    if len(token) > MAX_TOKEN_CHARS:
+        raise TokenRefusedError("invalid_token", f"the token is longer than {MAX_TOKEN_CHARS} characters")
+    for key in (keyring.primary, *keyring.fallbacks):
+        try:
+            payload: bytes = _jws.decode_complete(token, key.secret, algorithms=[_ALGORITHM])["payload"]
+        except jwt.InvalidSignatureError:
+            continue
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            break
+        return payload
+    raise TokenRefusedError("invalid_token", "the token is malformed, or no known key signed it")
+
+
+def _read(payload: bytes) -> Claims:
+    try:
+        wire = _decoder.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise TokenRefusedError("invalid_token", f"the token's claims are not the contract's: {error}") from None
+    return Claims(*(getattr(wire, name) for name in _WIRE_NAMES))
+
+
+def _check_names(claims: Claims) -> None:
+    if claims.issuer != ISSUER:
+        raise TokenRefusedError("invalid_token", "the token has another issuer")
+    if claims.audience != AUDIENCE:
+        raise TokenRefusedError("invalid_token", "the token is for another audience")
+    if not claims.token_id:
+        raise TokenRefusedError("invalid_token", "the token has no id")
+
+
+def _check_outdated(claims: Claims, now: float, leeway_s: float, max_age_s: float, void_before: float) -> None:
+    if now >= claims.expires_at + leeway_s:  # RFC 7519 4.1.4: not "on or after" the time
+        raise TokenRefusedError("token_expired", "the token has expired")
+    if claims.issued_at < void_before:
+        raise TokenRefusedError("token_expired", "tokens issued at that time are void")
+    if now - claims.issued_at > max_age_s:
+        raise TokenRefusedError("token_too_old", f"the token is older than {max_age_s:g} s")
+
+
+def may_read(claims: Claims, topic: str) -> bool:
+    """Whether claims let a client read a topic: its scope is held and, with explicit grants, its log is among them.
+
+    A stream grant covers every topic whose stream id it is.
+    """
+    if required_scope(topic) not in claims.scopes:
+        return False
+    if not (claims.topics or claims.streams):
+        return True
+    return topic in claims.topics or stream_id(topic) in claims.streams
+
+
+def device_id(client: int) -> str:
+    """The device that a drill's client says it is, which is what a runtime knows it by."""
+    return f"client-{client}"

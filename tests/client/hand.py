@@ -1,0 +1,188 @@
+"""One client session driven by hand: typed frames in, actions and notices out, time as the test says."""
+
+import msgspec
+
+from sim.client import policies
+from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
+from sim.client.notices import Notice
+from sim.client.session import ClientSession
+from sim.protocols.spacetime.frames import (
+    Body,
+    ClientFrame,
+    Compatibility,
+    Join,
+    Reply,
+    ServerFrame,
+    SnapshotPlan,
+    SnapshotTopic,
+    StaleTopic,
+    Subscribe,
+    SyncError,
+    Update,
+    UpdateBatch,
+    Watermark,
+)
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
+from sim.server.stream_log import canonical_json, payload_hash
+
+RUN, WORKER = run_events("7"), CODEX_WORKER_EVENTS
+
+
+def update(seq: int, topic: str = RUN) -> Update:
+    """An event as a healthy runtime delivers it."""
+    payload = canonical_json({"n": seq})
+    return Update(topic, msgspec.Raw(payload), payload_hash(payload), seq, topic, seq)
+
+
+def batch(*seqs: int, topic: str = RUN, complete: bool = True, head: int | None = None) -> UpdateBatch:
+    """A batch of one topic's events; its head is the last of them unless told otherwise."""
+    marks = () if head is None and not seqs else (Watermark(topic, max(seqs) if head is None else head),)
+    return UpdateBatch(tuple(update(seq, topic) for seq in seqs), complete, marks)
+
+
+def stale(topic: str = RUN, after: int = 2, floor: int = 9, head: int = 20, snapshot: int | None = 20) -> Body:
+    """A `stale_cursor` body; `snapshot` is the snapshot's watermark, None: the topic has none."""
+    stale_topic = StaleTopic(topic, "retention_floor_breach", "warm", after, floor, head, head - after, 20_000)
+    plan = SnapshotPlan((SnapshotTopic(topic, head, None if snapshot is None else {"watermark": snapshot}),))
+    return Body(
+        code="stale_cursor",
+        full_resync_required=True,
+        reason_codes=("retention_floor_breach",),
+        stale_topics=(stale_topic,),
+        snapshot_plan=plan,
+    )
+
+
+class Hand:
+    """A session, its clock, and what it asked for and noted so far."""
+
+    def __init__(
+        self,
+        policy: str = "reference",
+        topics: tuple[str, ...] = (RUN,),
+        checkpoints: dict[str, int] | None = None,
+        session: type[ClientSession] = ClientSession,
+        client: int = 0,
+        seed: int = 1,
+        refresh_s: float = 1e6,
+        expires_s: float = 2e6,
+    ) -> None:
+        settings = ClientSettings(seed, Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 1))
+        self.session = session(client, topics, policies.get(policy), settings, checkpoints)
+        self.now = 1000.0
+        self.refresh_s, self.expires_s = refresh_s, expires_s
+        self.notices: list[Notice] = []
+        self.tokens = 0
+
+    # --- out ----------------------------------------------------------------------------------------
+
+    def actions(self) -> list[Action]:
+        """What the session asks for now."""
+        self.notices += self.session.notices()
+        return self.session.actions()
+
+    def sent(self) -> list[ClientFrame]:
+        """The frames it sends now, and nothing else."""
+        actions = self.actions()
+        assert all(isinstance(action, Send) for action in actions), actions
+        return [action.frame for action in actions if isinstance(action, Send)]
+
+    def subscribe(self) -> Subscribe:
+        """The subscribe it sends now, and nothing else."""
+        (frame,) = self.sent()
+        assert isinstance(frame, Subscribe)
+        return frame
+
+    def closes(self) -> None:
+        """It closes the socket now, and does nothing else."""
+        assert self.actions() == [Close()]
+
+    def of(self, *kinds: str) -> list[Notice]:
+        """The notices of these kinds so far."""
+        self.notices += self.session.notices()
+        return [notice for notice in self.notices if notice.kind in kinds]
+
+    def seqs(self, kind: str) -> list[int]:
+        """The sequence numbers of the notices of a kind."""
+        return [notice.seq for notice in self.of(kind)]
+
+    def delay_ms(self) -> float:
+        """The delay of the last backoff."""
+        return self.of("backoff")[-1].value
+
+    @property
+    def watermark(self) -> int | None:
+        """Of the topic RUN."""
+        return self.session.replica.cursors[RUN].watermark
+
+    # --- in -----------------------------------------------------------------------------------------
+
+    def receive(self, frame: ServerFrame) -> None:
+        """A frame arrives."""
+        self.session.received(frame, self.now)
+
+    def reply(self, ref: str, ok: bool = True, **body: object) -> None:
+        """A reply arrives."""
+        self.receive(Reply(ref, ok, Body(**body)))  # type: ignore[arg-type]
+
+    def error(self, code: str, **body: object) -> None:
+        """A `sync:error` arrives."""
+        self.receive(SyncError(Body(code=code, **body)))  # type: ignore[arg-type]
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, with a wake at every deadline."""
+        until = self.now + seconds
+        while self.session.wake_at() <= until:
+            self.now = max(self.now, self.session.wake_at())
+            self.session.wake(self.now)
+        self.now = until
+
+    # --- the usual course ---------------------------------------------------------------------------
+
+    def mint(self) -> None:
+        """It asks for a token, and gets one."""
+        assert self.actions() == [Mint()]
+        self.mint_now()
+
+    def mint_now(self) -> None:
+        """It gets a token."""
+        self.tokens += 1
+        self.session.minted(Token(f"t{self.tokens}", self.now + self.refresh_s, self.now + self.expires_s), self.now)
+
+    def connect(self) -> None:
+        """It asks for a socket, and gets one."""
+        (action,) = self.actions()
+        assert isinstance(action, Connect)
+        self.session.connected(self.now)
+
+    def join(self) -> Subscribe:
+        """It joins, is let in, and subscribes."""
+        (frame,) = self.sent()
+        assert isinstance(frame, Join)
+        self.reply(frame.ref, subscription_id="sub-1", allowed_topics=(RUN,), current_watermarks=())
+        return self.subscribe()
+
+    def begin(self) -> Subscribe:
+        """From idle to its first subscribe."""
+        self.session.start(self.now)
+        self.mint()
+        self.connect()
+        return self.join()
+
+    def go_live(self, *seqs: int) -> "Hand":
+        """From idle to live, with these events replayed."""
+        ask = self.begin()
+        self.receive(batch(*seqs))
+        self.reply(ask.ref)
+        assert self.session.is_live
+        assert self.actions() == []
+        return self
+
+    def come_back(self) -> Subscribe:
+        """After a disconnect: wait the backoff out, mint if it wants to, connect, join, subscribe."""
+        self.actions()
+        self.wait(self.session.wake_at() - self.now)
+        if self.session.state.name == "MINTING":
+            self.mint()
+        self.connect()
+        return self.join()

@@ -1,0 +1,308 @@
+"""Both cores joined in memory: client sessions and one runtime on a virtual clock, without a socket.
+
+This is the smallest driver there can be, so it also shows what an engine has to do: carry out actions, hand
+over frames, wake whoever asked for it. Frames travel in two queues a client, `up` and `down`, and move only
+when told to, so a test decides what is in flight when something breaks. Every frame goes through the codec.
+
+    lane = Lane(clients=2)          everyone has the topics RUN (with snapshots) and WORKER (without)
+    lane.settle()                   deliver all, let time pass, until everyone is live and at the head
+    lane.publish(RUN, 3)
+    lane.carry(0)                   client 0's frames, both ways, until none is left
+    lane.cut(0); lane.restart(); lane.advance(10.0)
+    lane.check()                    the laws of the reference client
+"""
+
+import math
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from sim.base.errors import BrokenMessageError, MalformedFrameError
+from sim.client import policies
+from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
+from sim.client.notices import Notice
+from sim.client.session import ClientSession
+from sim.protocols.spacetime.codec import decode_message, decode_server, encode_client, encode_server
+from sim.protocols.spacetime.disconnects import closed
+from sim.protocols.spacetime.frames import Compatibility, Garbage
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.server.runtime import Runtime
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.stream_log import canonical_json
+from sim.server.tokens import AUDIENCE, ISSUER, Claims, Key, Keyring, TokenRefusedError, mint, required_scope
+
+RUN, WORKER = run_events("7"), CODEX_WORKER_EVENTS
+TOPICS = (RUN, WORKER)
+START = 1_700_000_000.0
+KEYRING = Keyring(Key("k1", b"secret"))
+COMPATIBILITY = Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 1)
+SMALL = RuntimeSettings(window_events=8, replay_budget_events=6, replay_batch_size=3, outbound_queue_events=16)
+
+
+@dataclass
+class Wire:
+    """One open socket and what is in flight on it, as it is on the wire."""
+
+    number: int
+    up: deque[Garbage] = field(default_factory=deque)
+    down: deque[str] = field(default_factory=deque)
+
+
+class Lane:
+    """N clients, one runtime, one clock."""
+
+    def __init__(
+        self,
+        clients: int = 1,
+        policy: str = "reference",
+        settings: RuntimeSettings = SMALL,
+        topics: tuple[str, ...] = TOPICS,
+        seed: int = 1,
+        session: type[ClientSession] = ClientSession,
+    ) -> None:
+        self.now = START
+        self.runtime = Runtime(settings, KEYRING)
+        self.is_down = False
+        self.network_is_down = False
+        self.topics = topics
+        own = ClientSettings(seed, COMPATIBILITY)
+        self.sessions = [session(client, topics, policies.get(policy), own) for client in range(clients)]
+        self.wires: dict[int, Wire] = {}
+        self.notices: list[list[Notice]] = [[] for _ in range(clients)]
+        self.actions: Counter[str] = Counter()
+        for session_ in self.sessions:
+            session_.start(self.now)
+            self._obey(session_)
+
+    # --- the driver ---------------------------------------------------------------------------------
+
+    def _obey(self, session: ClientSession) -> None:
+        while actions := session.actions():
+            for action in actions:
+                self.actions[type(action).__name__] += 1
+                self._do(session, action)
+        self.notices[session.client] += session.notices()
+
+    def _do(self, session: ClientSession, action: Action) -> None:
+        if isinstance(action, Mint):
+            session.minted(self.token(session.client), self.now)
+        elif isinstance(action, Connect):
+            self._connect(session, action.token)
+        elif isinstance(action, Send):
+            frame = action.frame
+            sent = frame if isinstance(frame, Garbage) else Garbage(encode_client(frame).encode())
+            self.wires[session.client].up.append(sent)
+        elif isinstance(action, Close):
+            self._hang_up(session.client)
+
+    def _connect(self, session: ClientSession, token: Token) -> None:
+        if self.is_down or self.network_is_down:
+            session.connect_failed("network", self.now)
+            return
+        try:
+            number = self.runtime.open(token.text, COMPATIBILITY, self.now)
+        except TokenRefusedError as refusal:
+            session.connect_failed(refusal.code, self.now)
+        else:
+            self.wires[session.client] = Wire(number)
+            session.connected(self.now)
+
+    def _hang_up(self, client: int) -> bool:
+        wire = self.wires.pop(client, None)
+        if wire is not None:
+            self.runtime.close(wire.number)
+        return wire is not None
+
+    def token(self, client: int) -> Token:
+        """A token good for every topic for 300 s, to be refreshed after 270 s."""
+        claims = Claims(
+            *(ISSUER, AUDIENCE, f"user:{client}", self.now, self.now, self.now + 300.0, f"t-{client}-{self.now}"),
+            *(f"u{client}", "org", f"session-{client}", f"device-{client}"),
+            scopes=tuple(required_scope(topic) for topic in self.topics),
+            topics=self.topics,
+        )
+        return Token(mint(claims, KEYRING.primary), self.now + 270.0, self.now + 300.0)
+
+    # --- frames and time ----------------------------------------------------------------------------
+
+    def send_up(self, client: int) -> int:
+        """What the client sent reaches the runtime."""
+        wire = self.wires.get(client)
+        sent = 0
+        while wire and wire.up:
+            sent += 1
+            message = wire.up.popleft()
+            try:
+                frame = decode_message(message.data, message.is_text, self.runtime.settings.longest_frame_kib * 1024)
+            except BrokenMessageError as error:
+                self.cut(client, closed(error.status))
+                break
+            except MalformedFrameError as error:
+                self.runtime.malformed(wire.number, error.code, self.now)
+            else:
+                self.runtime.received(wire.number, frame, self.now)
+        return sent
+
+    def pull(self, client: int, frames: int = 1_000_000) -> int:
+        """The runtime puts up to so many frames on the wire."""
+        wire = self.wires.get(client)
+        for pulled in range(frames if wire else 0):
+            frame = self.runtime.pull(wire.number, self.now)
+            if frame is None:
+                return pulled
+            wire.down.append(encode_server(frame, self.runtime.join_ref(wire.number)))
+        return frames if wire else 0
+
+    def deliver(self, client: int, frames: int = 1_000_000) -> int:
+        """Up to so many frames reach the client; the runtime's closing does once all is read."""
+        session, delivered = self.sessions[client], 0
+        while (wire := self.wires.get(client)) and wire.down and delivered < frames:
+            delivered += 1
+            try:
+                frame = decode_server(wire.down.popleft())
+            except MalformedFrameError as error:
+                session.malformed(error.code, self.now)
+            else:
+                session.received(frame, self.now)
+            self._obey(session)
+        wire = self.wires.get(client)
+        if wire and not wire.down and self.runtime.is_closing(wire.number) and not self.pull(client, 1):
+            self.cut(client, "stream_closed")
+        return delivered
+
+    def duplicate(self, client: int) -> None:
+        """The frame that reaches the client next reaches it twice: delivery is at-least-once."""
+        wire = self.wires.get(client)
+        if wire and wire.down:
+            wire.down.appendleft(wire.down[0])
+
+    def carry(self, client: int) -> None:
+        """All frames of this client, both ways, until none is left."""
+        for _ in range(10_000):
+            if not self.send_up(client) + self.pull(client) + self.deliver(client):
+                return
+        raise AssertionError(f"client {client} and the runtime never fall silent: {self.actions}")
+
+    def carry_all(self) -> None:
+        """All frames of everyone."""
+        for client in range(len(self.sessions)):
+            self.carry(client)
+
+    def advance(self, seconds: float, carrying: bool = False) -> None:
+        """Let time pass, waking whoever asked to be woken; with `carrying`, frames travel at once."""
+        until = self.now + seconds
+        if carrying:
+            self.carry_all()
+        while (due := min(self.runtime.wake_at(), *(s.wake_at() for s in self.sessions))) <= until:
+            self.now = max(self.now, due)
+            self._wake()
+            if carrying:
+                self.carry_all()
+        self.now = until
+
+    def _wake(self) -> None:
+        before = [s.wake_at() for s in self.sessions]
+        self.runtime.wake(self.now)
+        for session, due in zip(self.sessions, before, strict=True):
+            if due <= self.now:
+                session.wake(self.now)
+                self._obey(session)
+                assert session.wake_at() > self.now or session.wake_at() != due, "woken again and again"
+
+    def settle(self, within_s: float = 150.0) -> None:
+        """Heal everything and wait until everyone is live and at the head of every topic."""
+        self.is_down = self.network_is_down = False
+        self.runtime.set_switches(Switches())
+        self.carry_all()
+        until = self.now + within_s
+        while not self.has_converged():
+            assert self.now < until, f"not converged in {within_s} s: {[s.why_pending() for s in self.sessions]}"
+            self.advance(1.0, carrying=True)
+
+    def has_converged(self) -> bool:
+        """Everyone live, caught up and at the head."""
+        return all(s.is_live and s.is_caught_up and self.is_at_head(s) for s in self.sessions)
+
+    def is_at_head(self, session: ClientSession) -> bool:
+        """Whether this client has applied the last event of every topic."""
+        return all(c.watermark == self.runtime.streams.head(c.topic) for c in session.replica.cursors.values())
+
+    # --- what goes on and what goes wrong -----------------------------------------------------------
+
+    def publish(self, topic: str, count: int = 1) -> None:
+        """Append and announce so many events."""
+        for _ in range(count):
+            log = self.runtime.streams.log(topic)
+            payload = canonical_json({"n": log.next_seq, "of": topic})
+            log.append(f"{topic}-{log.next_seq}", payload, self.now)
+            self.runtime.announce(topic, self.now)
+
+    def cut(self, client: int, reason: str = "network") -> None:
+        """The client's socket breaks; what was in flight is gone."""
+        if self._hang_up(client):
+            self.sessions[client].disconnected(reason, self.now)
+            self._obey(self.sessions[client])
+
+    def stop_runtime(self) -> None:
+        """The runtime's process ends, and with it every socket."""
+        self.is_down = True
+        for client in range(len(self.sessions)):
+            self.cut(client)
+
+    def start_runtime(self) -> None:
+        """Another runtime over the same logs."""
+        old, self.is_down = self.runtime, False
+        self.runtime = Runtime(old.settings, old.keyring, old.switches)
+        self.runtime.streams.logs.update(old.streams.logs)
+
+    def restart(self) -> None:
+        """Stop and start the runtime at once."""
+        self.stop_runtime()
+        self.start_runtime()
+
+    def switch(self, **changes: object) -> None:
+        """Set the runtime's switches, all others healthy."""
+        self.runtime.set_switches(Switches(**changes))  # type: ignore[arg-type]
+
+    # --- the laws -----------------------------------------------------------------------------------
+
+    def of(self, client: int, *kinds: str) -> list[Notice]:
+        """One client's notices of these kinds."""
+        return [notice for notice in self.notices[client] if notice.kind in kinds]
+
+    def applied(self, client: int, topic: str) -> list[int]:
+        """The sequence numbers this client applied of a topic, in that order."""
+        return [notice.seq for notice in self.of(client, "applied") if notice.stream == stream_id(topic)]
+
+    def silently_lost(self, client: int, topic: str) -> set[int]:
+        """Above the client's first baseline: neither applied, nor covered by a snapshot, nor declared lost."""
+        has: set[int] = set(self.applied(client, topic))
+        baseline = None
+        for notice in self.of(client, "rebootstrapped", "declared_loss"):
+            if notice.stream != stream_id(topic):
+                continue
+            baseline = notice.seq if baseline is None else baseline
+            low = notice.seq - notice.value if notice.kind == "declared_loss" else notice.value
+            if not math.isnan(low) and notice.detail != "retained":
+                has |= set(range(int(low) + 1, notice.seq + 1))
+        return set(range((baseline or 0) + 1, self.runtime.streams.head(topic) + 1)) - has
+
+    def check(self) -> None:
+        """What the reference client promises, whatever happened."""
+        for client in range(len(self.sessions)):
+            for topic in self.topics:
+                applied = self.applied(client, topic)
+                assert all(low < high for low, high in pairwise(applied)), f"twice or out of order: {applied}"
+                assert not self.silently_lost(client, topic), (client, topic)
+                written = [n.seq for n in self.of(client, "checkpoint_written") if n.stream == stream_id(topic)]
+                assert all(low < high for low, high in pairwise(written)), f"checkpoint went back: {written}"
+                declared = [n.seq for n in self.of(client, "declared_loss") if n.stream == stream_id(topic)]
+                oldest = self.runtime.streams.log(topic).oldest
+                assert all(seq < oldest for seq in declared), f"called lost what is still there: {declared}, {oldest}"
+            self._check_conservation(client)
+
+    def _check_conservation(self, client: int) -> None:
+        """Every update received became one thing. (A gap noted as `replay` tells of a whole replay, not of an update.)"""
+        received = sum(int(notice.value) for notice in self.of(client, "received"))
+        became = self.of(client, "applied", "duplicate_dropped", "hash_mismatch", "ungranted", "gap")
+        assert received == len([notice for notice in became if notice.detail != "replay"])

@@ -1,0 +1,305 @@
+"""Probes of tokens: each is refused by its right name, by the two cores themselves, and then an ordinary client."""
+
+import math
+
+import msgspec
+import pytest
+
+from sim.client import policies
+from sim.client.actions import ClientSettings, Close, Connect, Mint, Send, Token
+from sim.client.negative.builds import PROBES as BUILD_PROBES
+from sim.client.negative.builds import BuildProbe
+from sim.client.negative.registry import EXPECTED, PROBES, session_class
+from sim.client.negative.tokens import PROBES as TOKEN_PROBES
+from sim.client.session import ClientSession
+from sim.drill.model import ProbeName
+from sim.engines.shared.client_setup import by_own_clock, clock_ahead_s, forget_token, unix_s
+from sim.protocols.spacetime.streams import run_events
+from sim.server import tokens
+from sim.server.control import Control, ControlRefusedError, TokenRequest
+from sim.server.runtime import DeliveryDownError, Runtime
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.tokens import Key, TokenRefusedError
+from tests.client.lane import COMPATIBILITY, KEYRING, START
+
+RUN = run_events("7")
+SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
+NAMES = tuple(probe.name for probe in TOKEN_PROBES)
+
+
+class Authority:
+    """Control service, runtime and one client, without a network between them."""
+
+    def __init__(self, probe: str | None, *, offline: bool = False, **switches: object) -> None:
+        self.now = START
+        self.switches = Switches(**switches)
+        self.control = Control(SHORT, KEYRING)
+        self.runtime = Runtime(SHORT, KEYRING, self.switches)
+        self.number = 0
+        self.offline = offline
+        self.wishes: list[int | None] = []
+        settings = ClientSettings(1, COMPATIBILITY, lane=SHORT)
+        self.session: ClientSession = session_class(probe)(0, (RUN,), policies.get("reference"), settings)
+        self.notices: list[object] = []
+        self.session.start(self.now)
+
+    def pass_time(self, seconds: float) -> "Authority":
+        """Let so much time pass, in steps of 50 ms."""
+        for _ in range(round(seconds / 0.05)):
+            self._obey()
+            self.now += 0.05
+            self.session.wake(self.now)
+            self._obey()
+            while self.number and (frame := self.runtime.pull(self.number, self.now)):
+                self.session.received(frame, self.now)
+                self._obey()
+        return self
+
+    def _obey(self) -> None:
+        while actions := self.session.actions():
+            for action in actions:
+                self._do(action)
+        self.notices += self.session.notices()
+
+    def _do(self, action: object) -> None:
+        if isinstance(action, Mint):
+            self._mint()
+        elif isinstance(action, Connect) and self.offline:
+            self.session.connect_failed("network", self.now)
+        elif isinstance(action, Connect):
+            try:
+                self.number = self.runtime.open(action.token.text, COMPATIBILITY, self.now)
+            except TokenRefusedError as refusal:
+                self.session.connect_failed(refusal.code, self.now)
+            else:
+                self.session.connected(self.now)
+        elif isinstance(action, Send):
+            self.runtime.received(self.number, action.frame, self.now)
+        elif isinstance(action, Close):
+            self.runtime.close(self.number)
+            self.number = 0
+
+    def _mint(self) -> None:
+        wish = self.session.token_wish
+        self.wishes.append(wish.ttl_s)
+        request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id="d", ttl_s=wish.ttl_s)
+        moment = self.now + self.switches.mint_ahead_s
+        try:
+            data = self.control.issue(request, moment, outage=self.switches.mint_outage, defects=self.switches.defects)["data"]
+        except ControlRefusedError as refusal:
+            self.session.mint_failed(refusal.code, self.now)
+        else:
+            moments = self.now + data["refresh_after_in"], self.now + data["expires_in"]
+            self.session.minted(Token(data["token"], *moments, data["kid"], data["session_id"]), self.now)
+
+    @property
+    def answers(self) -> list[str]:
+        """What the probe noted."""
+        return [notice.detail for notice in self.notices if notice.kind == "probed"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_refused_once_by_its_right_name_and_then_goes_live(name: str):
+    authority = Authority(name, mint_ahead_s=60.0 if name == "premature_token" else 0.0).pass_time(8.0)
+    (answer,) = authority.answers
+    probe, verdict, code = answer.split(":")
+    assert (probe, verdict) == (name, "refused")
+    assert code in EXPECTED[name]
+    authority.switches.mint_ahead_s = 0.0
+    authority.pass_time(10.0)
+    assert authority.session.is_live
+    assert authority.answers == [answer]
+
+
+def accepted(name: str, defect: str) -> bool:
+    """Whether a runtime with this defect grants what the probe asks."""
+    return Authority(name, defects={defect}).pass_time(8.0).answers == [f"{name}:accepted"]
+
+
+def test_accept_any_signature_lets_forgeries_in():
+    assert accepted("garbled_token", "accept_any_signature")
+    assert accepted("foreign_key_token", "accept_any_signature")
+    assert not accepted("foreign_issuer_token", "accept_any_signature")
+    assert not accepted("missing_token", "accept_any_signature")
+
+
+def test_vague_refusals_have_a_wrong_name():
+    for name in ("garbled_token", "outdated_token", "overaged_token"):
+        assert Authority(name, defects={"vague_refusals"}).pass_time(8.0).answers == [f"{name}:refused:unauthorized"]
+
+
+def test_ignore_grants_gives_any_topic():
+    assert accepted("forbidden_topic", "ignore_grants")
+
+
+def test_grant_any_topic_mints_for_other_users():
+    assert accepted("foreign_topic_mint", "grant_any_topic")
+
+
+def test_accept_expired_token_takes_every_outdated_one():
+    assert accepted("outdated_token", "accept_expired_token")
+    assert accepted("overaged_token", "accept_expired_token")
+
+
+def revoked(*defects: str) -> Authority:
+    """A client of a runtime with these defects, that was live before its session was revoked."""
+    authority = Authority("revoked_token", defects=set(defects)).pass_time(1.0)
+    assert authority.session.is_live
+    assert authority.session.token is not None
+    authority.runtime.revoke([authority.session.token.session_id])
+    return authority.pass_time(3.0)
+
+
+def test_a_revoked_session_is_told_and_kept_out_until_there_is_a_new_one():
+    authority = revoked()
+    assert authority.answers == ["revoked_token:refused:token_revoked"]
+    assert not authority.session.is_live
+    assert authority.session.token_wish.account == "client-0"
+    forget_token(authority.session, sign_in=True)
+    assert authority.session.token_wish.account == "client-0.1"
+    assert authority.pass_time(9.0).session.is_live
+
+
+def test_accept_revoked_token_lets_it_in_again():
+    authority = revoked("accept_revoked_token")
+    assert authority.answers == ["revoked_token:accepted"]
+    assert authority.session.is_live
+
+
+def test_keep_revoked_sockets_tells_nobody():
+    assert revoked("keep_revoked_sockets").session.retries.disconnects == 0
+
+
+def test_revoke_everyone_closes_the_sockets_of_others():
+    for defects, told in (((), 0), (("revoke_everyone",), 1)):
+        authority = Authority(None, defects=set(defects)).pass_time(1.0)
+        authority.runtime.revoke(["somebody else's"])
+        assert authority.pass_time(0.2).session.retries.disconnects == told
+
+
+def test_introspect_tokens_takes_none_while_none_are_minted():
+    for defects, expected in (((), True), (("introspect_tokens",), False)):
+        authority = Authority(None, defects=set(defects)).pass_time(1.0)
+        authority.switches.mint_outage = True
+        authority.session.disconnected("network", authority.now)
+        assert authority.pass_time(1.0).session.is_live == expected
+
+
+def test_a_client_that_lost_its_token_asks_for_another_at_its_next_connect():
+    authority = Authority(None).pass_time(1.0)
+    forget_token(authority.session)
+    assert authority.pass_time(1.0).wishes == [None]
+    authority.session.disconnected("network", authority.now)
+    assert authority.pass_time(1.0).wishes == [None, None]
+
+
+@pytest.mark.parametrize("probe", BUILD_PROBES, ids=lambda probe: probe.name)
+def test_each_build_is_answered_by_its_right_name_once_and_then_goes_live(probe: type[BuildProbe]):
+    authority = Authority(probe.name).pass_time(5.0)
+    (expected,) = probe.expects
+    assert authority.answers == [f"{probe.name}:{expected if expected == 'served' else f'refused:{expected}'}"]
+    assert authority.session.is_live
+
+
+def rotated(*defects: str) -> Authority:
+    """A live client of a lane whose key was changed, with the old one kept beside it."""
+    authority = Authority(None, defects=set(defects)).pass_time(1.0)
+    authority.control.rotate(Key("k2", b"two"))
+    authority.runtime.take_keys(authority.control.keyring)
+    authority.session.disconnected("network", authority.now)
+    return authority.pass_time(1.0)
+
+
+def kids(authority: Authority) -> list[str]:
+    return [notice.detail for notice in authority.notices if notice.kind == "token_minted"]
+
+
+def test_old_tokens_outlive_their_key_until_it_is_let_go():
+    authority = rotated()
+    assert authority.session.is_live
+    assert kids(authority) == ["k1"]
+    authority.control.retire_old_keys()
+    authority.runtime.take_keys(authority.control.keyring)
+    authority.session.disconnected("network", authority.now)
+    assert authority.pass_time(3.0).session.is_live
+    assert kids(authority) == ["k1", "k2"]
+
+
+def test_forget_fallback_key_refuses_old_tokens_at_once():
+    assert kids(rotated("forget_fallback_key").pass_time(2.0)) == ["k1", "k2"]
+
+
+def test_sign_with_old_key_goes_on_until_it_is_let_go():
+    authority = rotated("sign_with_old_key")
+    forget_token(authority.session)
+    authority.session.disconnected("network", authority.now)
+    assert kids(authority.pass_time(2.0)) == ["k1", "k1"]
+    authority.control.retire_old_keys()
+    forget_token(authority.session)
+    authority.session.disconnected("network", authority.now)
+    assert kids(authority.pass_time(3.0)) == ["k1", "k1", "k2"]
+
+
+def test_without_delivery_sockets_are_closed_and_refused():
+    authority = Authority(None).pass_time(1.0)
+    down = Switches(delivery_down=True)
+    authority.runtime.set_switches(down)
+    authority.pass_time(0.1)
+    assert authority.runtime.is_closing(authority.number)
+    with pytest.raises(DeliveryDownError):
+        authority.runtime.open(authority.session.token.text, COMPATIBILITY, authority.now)
+    assert authority.runtime.counters.acted == {"stop_delivery": 2}
+    authority.runtime.set_switches(Switches())
+    assert authority.runtime.open(authority.session.token.text, COMPATIBILITY, authority.now)
+
+
+@pytest.mark.parametrize(
+    ("policy", "ahead_s", "refresh_s"), [("reference", 300.0, 270.0), ("wrong_trusts_clock", 300.0, -30.0)]
+)
+def test_only_who_trusts_its_clock_goes_by_it(policy: str, ahead_s: float, refresh_s: float):
+    settings = ClientSettings(1, COMPATIBILITY)
+    session = ClientSession(0, (RUN,), policies.get(policy), settings)
+    token = Token("t", 270.0, 300.0, told_refresh_at=270.0, told_expires_at=300.0)
+    assert by_own_clock(token, session, ahead_s).refresh_at == refresh_s
+    assert by_own_clock(token, session, 0.0) == token
+    untold = Token("t", 270.0, 300.0)
+    assert by_own_clock(untold, session, ahead_s) is untold
+
+
+def test_moments_that_were_told():
+    assert unix_s("1970-01-01T00:01:00.500Z") == 60.5
+    assert math.isnan(unix_s("soon"))
+    assert [clock_ahead_s(client, 300.0) for client in (0, 1, 2)] == [300.0, -300.0, 300.0]
+
+
+def test_a_failing_network_is_no_answer():
+    authority = Authority("garbled_token", offline=True).pass_time(5.0)
+    assert authority.answers == []
+    authority.offline = False
+    assert authority.pass_time(10.0).answers == ["garbled_token:refused:invalid_token"]
+
+
+def test_without_a_token_whose_time_has_not_come_there_is_no_question():
+    authority = Authority("premature_token").pass_time(3.0)
+    assert authority.answers == []
+    assert len(authority.wishes) > 4
+    authority.switches.mint_ahead_s = 60.0
+    assert authority.pass_time(1.0).answers == ["premature_token:refused:token_not_yet_valid"]
+
+
+def test_special_lifetimes_are_asked_for_once():
+    assert Authority("outdated_token").pass_time(8.0).wishes == [2, None]
+    assert Authority("overaged_token").pass_time(10.0).wishes == [900, None]
+    assert Authority(None).pass_time(1.0).wishes == [None]
+
+
+def test_a_token_says_what_it_says_whoever_signed_it():
+    minted = Authority(None).control.issue(TokenRequest("session-a"), START, outage=False)["data"]["token"]
+    assert tokens.unverified(minted).user_id == "a"
+    for text in ("", "x", "a.b.c"):
+        with pytest.raises(TokenRefusedError, match="malformed"):
+            tokens.unverified(text)
+
+
+def test_a_drill_may_name_every_probe_and_no_other():
+    assert set(msgspec.json.schema(ProbeName)["enum"]) == set(PROBES) == set(EXPECTED)

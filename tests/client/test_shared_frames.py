@@ -1,0 +1,155 @@
+"""Frames taken whole: a client that shares what a frame does must be, notice for notice, the one that works it out itself."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.base.errors import IllegalMoveError
+from sim.client.shared_frames import run_of
+from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, UpdateBatch, Watermark
+from sim.server.misbehaviours import WRONG_HASH, with_hash
+from sim.server.stream_log import is_intact
+from tests.client.hand import RUN, WORKER, Hand, batch, update
+
+
+def live(policy: str, shares: bool) -> Hand:
+    """A client of two topics that went live with the first two events of each."""
+    hand = Hand(policy, topics=(RUN, WORKER))
+    if shares:
+        hand.session.settings = replace(hand.session.settings, run_of=lambda frame: run_of(frame, is_intact))
+    ask = hand.begin()
+    hand.receive(batch(1, 2, complete=False))
+    hand.receive(batch(1, 2, topic=WORKER))
+    hand.reply(ask.ref)
+    hand.actions()  # and with them the notices so far
+    return hand
+
+
+def state(hand: Hand) -> object:
+    session = hand.session
+    cursors = [
+        (c.topic, c.watermark, c.checkpoint, c.head, c.seen, c.replayed, c.replayed_new)
+        for c in session.replica.cursors.values()
+    ]
+    return session.state, session.wake_at(), session.is_caught_up, cursors, [repr(notice) for notice in hand.notices]
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> list[ServerFrame]:
+    """Mostly the next events in order, and everything that a frame can have wrong with it."""
+    following = {RUN: 3, WORKER: 3}
+    return [draw(frames(following)) for _ in range(draw(st.integers(0, 10)))]
+
+
+@st.composite
+def frames(draw: st.DrawFn, following: dict[str, int]) -> ServerFrame:
+    topic = draw(st.sampled_from((RUN, RUN, WORKER)))
+    first = following[topic] if draw(st.integers(0, 4)) else draw(st.integers(1, 9))
+    seqs = list(range(first, first + draw(st.integers(0, 3))))
+    following[topic] = max((*seqs, following[topic] - 1)) + 1
+    if draw(st.integers(0, 5)) == 0:
+        seqs = draw(st.permutations(seqs + draw(st.lists(st.integers(1, 12), max_size=2))))
+    updates = [update(seq, topic) for seq in seqs]
+    if updates and draw(st.integers(0, 7)) == 0:
+        updates[-1] = with_hash(updates[-1], WRONG_HASH)
+    if draw(st.integers(0, 7)) == 0:
+        updates.append(update(first, draw(st.sampled_from((RUN, WORKER, "run:elsewhere:events")))))
+    head = max(seqs, default=0) + draw(st.sampled_from((0, 0, 0, 2, -3)))
+    marks = (Watermark(topic, max(head, 0)),) * draw(st.sampled_from((1, 1, 1, 0, 2)))
+    if draw(st.integers(0, 2)) == 0:  # both topics in one frame
+        other = WORKER if topic == RUN else RUN
+        updates.append(update(following[other], other))
+        marks = (*marks, Watermark(other, following[other] + draw(st.sampled_from((0, 0, 1, -1)))))
+        following[other] += 1
+    if draw(st.integers(0, 9)) == 0:
+        return HeartbeatPush(marks)
+    return UpdateBatch(tuple(updates), draw(st.booleans()), marks)
+
+
+@given(scripts(), st.sampled_from(("reference", "desktop")), st.booleans())
+def test_sharing_changes_nothing(script: list[ServerFrame], policy: str, reads_each: bool):
+    hands = [live(policy, shares) for shares in (False, True)]
+    for frame in script:
+        for hand in hands:
+            hand.now += 0.01
+            if hand.session.is_live:
+                hand.receive(frame)
+            if reads_each:
+                hand.notices += hand.session.notices()
+    for hand in hands:
+        hand.actions()
+    assert state(hands[0]) == state(hands[1])
+
+
+@given(scripts())
+def test_following_is_receiving(script: list[ServerFrame]):
+    """A driver that foresees a run tells of it by `follow`, and has its notices from the run."""
+    hands = [live("reference", shares) for shares in (True, True)]
+    for frame in script:
+        for hand, follows in zip(hands, (False, True), strict=True):
+            session = hand.session
+            hand.now += 0.01
+            run = run_of(frame, is_intact) if isinstance(frame, UpdateBatch) and session.only_follows else None
+            places = {topic: cursor.watermark for topic, cursor in session.replica.cursors.items()}
+            if follows and run is not None and all(places.get(span.topic) == span.after for span in run.spans):
+                session.follow(run, hand.now)
+                hand.notices += run.notices
+            elif session.is_live:
+                hand.receive(frame)
+            hand.notices += session.notices()
+    for hand in hands:
+        hand.actions()
+    assert state(hands[0]) == state(hands[1])
+
+
+def test_a_run_that_does_not_go_on_is_not_followed():
+    hand = live("reference", shares=True)
+    run = run_of(batch(4), is_intact)
+    with pytest.raises(IllegalMoveError, match="does not go on"):
+        hand.session.follow(run, hand.now)
+
+
+def test_notices_keep_their_order():
+    hands = [live("reference", shares) for shares in (False, True)]
+    for hand in hands:
+        for frame in (batch(3), batch(2), batch(4)):
+            hand.receive(frame)
+        hand.actions()
+    assert state(hands[0]) == state(hands[1])
+
+
+def test_what_follows_is_shared():
+    one, other = live("reference", shares=True), live("reference", shares=True)
+    frame = batch(3, 4, head=5)
+    known = run_of(frame, is_intact)
+    for hand in (one, other):
+        hand.session.settings = replace(hand.session.settings, run_of=lambda _: known)
+        hand.session.notices()
+        hand.session.received(frame, hand.now)
+    notices = one.session.notices()
+    assert notices is other.session.notices()
+    assert [(notice.kind, notice.seq) for notice in notices] == [
+        *(("received", -1), ("applied", 3), ("applied", 4), ("checkpoint_written", 4)),
+    ]
+    assert not one.session.notices()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        batch(),
+        batch(3, 5),
+        batch(4, 3),
+        batch(3, 3),
+        batch(3, head=2),
+        UpdateBatch((update(3),), True, ()),
+        UpdateBatch((update(3),), True, (Watermark(WORKER, 3),)),
+        UpdateBatch((update(3), update(4, WORKER)), True, (Watermark(RUN, 4),)),
+        UpdateBatch((update(3), update(3, WORKER)), True, (Watermark(RUN, 3), Watermark(RUN, 3))),
+        UpdateBatch((with_hash(update(3), WRONG_HASH),), True, (Watermark(RUN, 3),)),
+    ],
+)
+def test_what_is_no_run(frame: UpdateBatch):
+    assert run_of(frame, is_intact) is None

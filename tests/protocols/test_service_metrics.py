@@ -1,0 +1,140 @@
+"""What a body tells: absent is not zero, text is no number, and one impossible number spoils them all."""
+
+import json
+import math
+
+import pytest
+
+from sim.protocols.spacetime.metric_names import KNOWN, MONITORED, PROFILES, STATUS_COUNTERS, is_counter
+from sim.protocols.spacetime.service_metrics import MOST_FIGURES, read_metrics, read_status, revision_of
+from sim.server.control import COUNTERS
+from sim.server.counters import Counters, metrics
+
+FULL = metrics(Counters(published=7), [], 3, "full", 1_800_000_000.0)
+PINNED = metrics(Counters(published=7), [], 3, "pinned", 1_800_000_000.0)
+
+
+def body(data: object) -> bytes:
+    return json.dumps(data).encode()
+
+
+def changed(**tables: object) -> bytes:
+    return body({**FULL, **tables})
+
+
+@pytest.mark.parametrize(("data", "profile"), [(FULL, "full"), (PINNED, "pinned")])
+def test_the_profile_is_what_the_body_has(data: dict[str, object], profile: str) -> None:
+    reading = read_metrics(body(data))
+    assert (reading.outcome, reading.profile) == ("ok", profile)
+    assert sorted(reading.figures) == sorted(PROFILES[profile])
+    assert reading.figures["mirror.published_total"] == 7
+    assert reading.generated_at == "2027-01-15T08:00:00Z"
+    assert reading.notes == ()
+
+
+def test_tables_are_not_looked_into_without_end() -> None:
+    found = read_metrics(changed(a={"b": {"c": {"d": 1}}}, deep={"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": 1}}}}}}}}))
+    assert found.figures["a.b.c.d"] == 1
+    assert [name for name in found.figures if name.startswith("deep")] == []
+
+
+def test_one_figure_of_the_full_profile_is_enough_to_know_it() -> None:
+    assert read_metrics(changed(delivery={}, auth_failures={"forbidden_total": 1})).profile == "full"
+    assert read_metrics(body({"mirror": {"failed_total": 0}})).profile == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        (b"", "no_json"),
+        (b"<html>sign in</html>", "no_json"),
+        (b"\xff\xfe\x00", "no_json"),
+        (b"[" * 200_000, "no_json"),
+        (b'{"a":' * 900 + b"1" + b"}" * 900, "not_metrics"),
+        (b"{}", "no_figures"),
+        (b"null", "not_metrics"),
+        (b"[1, 2]", "not_metrics"),
+        (b'"yes"', "not_metrics"),
+        (b'{"status": "ok", "uptime": 17}', "not_metrics"),
+        (b'{"error": {"code": "unauthorized"}}', "not_metrics"),
+        (b'{"mirror": null, "delivery": null}', "no_figures"),
+        (b'{"mirror": {"published_total": null, "failed_total": null}}', "no_figures"),
+        (b'{"mirror": {"published_total": "7", "failed_total": true}}', "no_figures"),
+        (b'{"mirror": {"published_total": [7]}}', "no_figures"),
+        (b'{"mirror": {"published_total": NaN}}', "bad_numbers"),
+        (b'{"mirror": {"published_total": 1e999}}', "bad_numbers"),
+        (b'{"mirror": {"published_total": 1' + b"0" * 400 + b"}}", "bad_numbers"),
+        (b'{"mirror": {"published_total": -1, "failed_total": 0}}', "bad_numbers"),
+        (b'{"mirror": {"published_total": 1}, "ours_total": -1}', "bad_numbers"),
+        (b'{"mirror": {"published_total": 1}, "ours_celsius": -1}', "ok"),
+    ],
+)
+def test_a_body_that_tells_nothing_says_why(text: bytes, outcome: str) -> None:
+    reading = read_metrics(text)
+    assert reading.outcome == outcome
+    assert all(math.isfinite(value) for value in reading.figures.values())
+    assert bool(reading.notes) == (outcome == "bad_numbers")
+
+
+def test_what_is_wrong_with_a_number_is_said_and_the_rest_is_kept() -> None:
+    reading = read_metrics(changed(mirror={"published_total": -3, "failed_total": 2}))
+    assert reading.notes == ("mirror.published_total is -3, which it cannot be",)
+    assert "mirror.published_total" not in reading.figures
+    assert reading.figures["mirror.failed_total"] == 2
+
+
+def test_of_very_many_numbers_the_promised_ones_are_kept() -> None:
+    reading = read_metrics(body({"others": {f"n{n}": n for n in range(1000)}, **FULL}))
+    assert len(reading.figures) == MOST_FIGURES
+    assert set(PROFILES["full"]) <= set(reading.figures)
+
+
+@pytest.mark.parametrize("generated_at", [None, 17, "x" * 65, "2026\n", {"at": 1}])
+def test_a_moment_that_is_no_short_text_is_none(generated_at: object) -> None:
+    assert read_metrics(changed(generated_at=generated_at)).generated_at == ""
+
+
+def test_the_control_services_counters_have_the_contracts_names() -> None:
+    assert set(STATUS_COUNTERS) == set(COUNTERS)
+    counters = {name: n for n, name in enumerate(STATUS_COUNTERS)}
+    reading = read_status(body({"data": {"status": "ok", "counters": counters, "revision": "r7"}}))
+    assert (reading.outcome, reading.figures, reading.revision) == ("ok", counters, "r7")
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        (b"<html>", "no_json"),
+        (b"[]", "not_status"),
+        (b"{}", "not_status"),
+        (b'{"data": 3}', "not_status"),
+        (b'{"data": {"status": "ok"}}', "no_figures"),
+        (b'{"data": {"counters": [1]}}', "no_figures"),
+        (b'{"data": {"counters": {"sync.token.issued": "3"}}}', "no_figures"),
+        (b'{"data": {"counters": {"sync.token.issued": -3}}}', "bad_numbers"),
+    ],
+)
+def test_a_status_that_tells_nothing_says_why(text: bytes, outcome: str) -> None:
+    assert read_status(text).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("text", "revision"),
+    [
+        (b'{"revision": "runtime-00042-abc"}', "runtime-00042-abc"),
+        (b'{"revision": "two words"}', ""),
+        (b'{"revision": ""}', ""),
+        (b'{"revision": 42}', ""),
+        (b'{"revision": "' + b"x" * 129 + b'"}', ""),
+        (b'["revision"]', ""),
+        (b"<html>", ""),
+    ],
+)
+def test_a_revision_is_one_printable_word_or_nothing(text: bytes, revision: str) -> None:
+    assert revision_of(text) == revision
+
+
+def test_every_name_is_known_once_and_what_counts_is_a_counter() -> None:
+    assert len(set(KNOWN)) == len(KNOWN)
+    assert all(is_counter(name) for name in (*STATUS_COUNTERS, *MONITORED))
+    assert not is_counter("delivery.max_replay_lag")

@@ -1,0 +1,231 @@
+"""The control service: which token it mints for whom, and what it answers."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.protocols.spacetime.streams import SINGLE_TOPICS, stream_id
+from sim.server.control import COUNTERS, Control, ControlRefusedError, TokenRequest
+from sim.server.settings import RuntimeSettings
+from sim.server.tokens import Claims, Key, Keyring, TokenRefusedError, may_read, verify
+
+NOW = 1_700_000_000.25
+SESSION = "Bearer session-ada"
+
+
+def control(**settings: object) -> Control:
+    return Control(RuntimeSettings(**settings), Keyring(Key("k1", b"one")), denied_devices={"stolen"})
+
+
+def ask(service: Control, body: object = None, session: str | None = SESSION, *, outage: bool = False) -> dict[str, object]:
+    request = TokenRequest.parse(session, b"" if body is None else json.dumps(body).encode())
+    return service.issue(request, NOW, outage=outage)["data"]
+
+
+def refusal(service: Control, body: object = None, session: str | None = SESSION, *, outage: bool = False) -> tuple[int, str]:
+    with pytest.raises(ControlRefusedError) as refused:
+        ask(service, body, session, outage=outage)
+    assert str(refused.value) == refused.value.message
+    return refused.value.status, refused.value.code
+
+
+def claims_of(service: Control, answer: dict[str, object], now: float = NOW) -> Claims:
+    return verify(answer["token"], service.keyring, now, leeway_s=30, max_age_s=300)
+
+
+def test_the_whole_answer():
+    service = control()
+    answer = ask(service, {"topics": ["run:1:events"], "device_id": "laptop"})
+    assert answer.pop("token").count(".") == 2
+    assert answer == {
+        "token_type": "Bearer",
+        "transport": "spacetime_ws",
+        "protocol_version": "spacetime.sync.v1",
+        "expires_in": 300,
+        "refresh_after_in": 270,
+        "issued_at": "2023-11-14T22:13:20.250Z",
+        "refresh_after": "2023-11-14T22:17:50.250Z",
+        "expires_at": "2023-11-14T22:18:20.250Z",
+        "issuer": "stormgate.control",
+        "audience": "stormgate.runtime",
+        "subject": "user:ada",
+        "org_id": "org-mock",
+        "claims_version": "openagents.sync.claims.v1",
+        "scopes": ["runtime.run_events"],
+        "granted_topics": [{"topic": "run:1:events", "required_scope": "runtime.run_events"}],
+        "granted_streams": [{"stream": "runtime.run.1.events", "required_scope": "runtime.run_events"}],
+        "kid": "k1",
+        "token_id": "token-1700000000250-1",
+        "session_id": "session-ada",
+        "device_id": "laptop",
+    }
+
+
+def test_the_token_says_what_the_answer_says():
+    service = control()
+    answer = ask(service, {"topics": ["run:1:events"]})
+    claims = claims_of(service, answer)
+    assert (claims.user_id, claims.session_id, claims.token_id) == ("ada", answer["session_id"], answer["token_id"])
+    assert (claims.issued_at, claims.expires_at) == (NOW, NOW + 300)
+    assert claims.scopes == ("runtime.run_events",)
+    assert may_read(claims, "run:1:events")
+    assert not may_read(claims, "run:2:events")
+
+
+def test_an_empty_request_gets_every_scope_and_no_grants():
+    service = control()
+    claims = claims_of(service, ask(service))
+    assert (claims.topics, claims.streams) == ((), ())
+    assert all(may_read(claims, topic) for topic in (*SINGLE_TOPICS, "run:9:events", "worker:9:lifecycle"))
+    assert not may_read(claims, "unheard:of")
+
+
+def test_streams_and_topics_are_merged():
+    service = control()
+    answer = ask(service, {"topics": ["run:1:events"], "streams": ["runtime.run.1.events", "runtime.run.2.events"]})
+    assert [grant["topic"] for grant in answer["granted_topics"]] == ["run:1:events", "run:2:events"]
+    assert all(may_read(claims_of(service, answer), topic) for topic in ("run:1:events", "run:2:events"))
+
+
+@pytest.mark.parametrize("topic", SINGLE_TOPICS)
+def test_a_single_topic_can_be_asked_for_by_its_stream(topic):
+    service = control()
+    answer = ask(service, {"streams": [stream_id(topic)]})
+    assert [grant["topic"] for grant in answer["granted_topics"]] == [topic]
+    assert may_read(claims_of(service, answer), topic)
+
+
+@pytest.mark.parametrize(
+    "session", [None, "", "Bearer", "Bearer ", "Basic session-ada", "Bearer ada", "Bearer session-", "session-a b"]
+)
+def test_a_session_of_another_form(session):
+    assert refusal(control(), session=session) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("session", ["Bearer session-ada", "bearer  session-ada ", "session-ada"])
+def test_the_scheme_may_be_left_out(session):
+    assert ask(control(), session=session)["subject"] == "user:ada"
+
+
+@pytest.mark.parametrize(("ttl_s", "refresh_s"), [(60, 30), (300, 270), (900, 870)])
+def test_time_to_live_and_refresh(ttl_s, refresh_s):
+    answer = ask(control(), {"ttl_seconds": ttl_s})
+    assert (answer["expires_in"], answer["refresh_after_in"]) == (ttl_s, refresh_s)
+
+
+def test_a_refresh_is_never_due_at_once():
+    assert ask(control(token_ttl_min_s=10), {"ttl_seconds": 10})["refresh_after_in"] == 1
+
+
+@pytest.mark.parametrize("ttl_s", [-1, 0, 59, 901, 2**70])
+def test_a_time_to_live_out_of_bounds(ttl_s):
+    status, code = refusal(control(), {"ttl_seconds": ttl_s})
+    assert (status, code) in {(422, "invalid_ttl"), (422, "malformed_request")}
+
+
+def test_the_longest_token_is_refused_as_too_old():
+    service = control()
+    answer = ask(service, {"ttl_seconds": 900})
+    claims_of(service, answer, NOW + 300)
+    with pytest.raises(TokenRefusedError) as refused:
+        claims_of(service, answer, NOW + 301)
+    assert refused.value.code == "token_too_old"
+
+
+@pytest.mark.parametrize(
+    "asked", [{"topics": ["a:b"]}, {"topics": ["run::events"]}, {"streams": ["x"]}, {"streams": ["runtime.topic."]}]
+)
+def test_an_unsupported_topic(asked):
+    assert refusal(control(), asked) == (422, "unsupported_topic")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"scopes": ["admin"]},
+        {"scopes": ["runtime.topics"]},
+        {"scopes": ["runtime.run_events"], "topics": ["worker:1:lifecycle"]},
+    ],
+)
+def test_a_scope_that_is_not_allowed(asked):
+    assert refusal(control(), asked) == (403, "scope_not_allowed")
+
+
+def test_a_device_that_is_not_allowed():
+    assert refusal(control(), {"device_id": "stolen"}) == (403, "device_not_allowed")
+
+
+def test_more_topics_than_a_token_can_carry():
+    assert refusal(control(), {"topics": [f"run:{n}:events" for n in range(1000)]}) == (422, "grant_too_large")
+    assert ask(control(), {"topics": [f"run:{n}:events" for n in range(100)]})
+
+
+def test_an_outage_refuses_everyone():
+    assert refusal(control(), outage=True) == (503, "minting_disabled")
+    assert refusal(control(), session=None, outage=True) == (503, "minting_disabled")
+
+
+def test_counters_by_their_contract_names():
+    service = control()
+    assert service.counters == dict.fromkeys(COUNTERS, 0)
+    ask(service)
+    ask(service)
+    refusal(service, session=None)
+    refusal(service, {"scopes": ["admin"]})
+    refusal(service, {"topics": ["a:b"]})
+    refusal(service, outage=True)
+    service.refused(ControlRefusedError(422, "malformed_request", "no JSON"))
+    assert service.counters == {
+        "sync.token.issued": 2,
+        "sync.token.issue.failed": 3,
+        "sync.token.issue.auth_failed": 1,
+        "sync.token.issue.policy_denied": 1,
+        "sync.token.issue.policy_eval_failed": 0,
+    }
+
+
+def test_token_ids_count_up_and_can_be_given():
+    service = control()
+    assert ask(service)["token_id"] != ask(service)["token_id"]
+    assert service.issue(TokenRequest("session-ada"), NOW, outage=False, token_id="mine")["data"]["token_id"] == "mine"
+
+
+def test_after_a_rotation_old_and_new_tokens_are_good():
+    service = control()
+    old = ask(service)
+    service.rotate(Key("k2", b"two"))
+    new = ask(service)
+    assert (old["kid"], new["kid"]) == ("k1", "k2")
+    assert claims_of(service, old).user_id == claims_of(service, new).user_id == "ada"
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b"nul", b"\xff", b"[" * 50_000, b'{"topics":"run:1:events"}', b'{"ttl_seconds":"300"}']
+)
+def test_a_malformed_body(body):
+    with pytest.raises(ControlRefusedError) as refused:
+        TokenRequest.parse(SESSION, body)
+    assert (refused.value.status, refused.value.code) == (422, "malformed_request")
+
+
+def test_nulls_and_unknown_fields_are_let_pass():
+    assert TokenRequest.parse(SESSION, b'{"topics":null,"ttl_seconds":null,"new":1}') == TokenRequest("session-ada")
+    assert TokenRequest.parse(SESSION, b'{"topics":["a","a"]}').topics == ("a",)
+
+
+@given(st.none() | st.text(), st.binary() | st.text().map(lambda name: json.dumps({"topics": [name]}).encode()))
+def test_any_request_is_answered_or_refused_by_status(session, body):
+    status = 200
+    try:
+        control().issue(TokenRequest.parse(session, body), NOW, outage=False)
+    except ControlRefusedError as error:
+        status = error.status
+    assert status in {200, 401, 422}
+
+
+def test_a_users_fleet_is_that_users_own():
+    assert refusal(control(), {"topics": ["fleet:user:bob:workers"]}) == (403, "scope_not_allowed")
+    assert refusal(control(), {"streams": ["runtime.fleet.user.bob.workers"]}) == (403, "scope_not_allowed")
+    assert ask(control(), {"topics": ["fleet:user:ada:workers"]})["granted_topics"]
