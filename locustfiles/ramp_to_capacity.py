@@ -5,7 +5,7 @@ from locustfiles.load.publisher_user import PublisherUser
 from locustfiles.load.shapes import DrillShape
 from locustfiles.load.sync_user import SyncUser
 
-hooks.of("reconnect_storm", climbs=True, clients=100, steady_s=3.0)
+hooks.of("reconnect_storm", ramps=True, clients=100, steady_s=3.0)
 
 
 class Client(SyncUser):

@@ -136,13 +136,13 @@ def storm_drill(clients: int = 150, checks: tuple[str, ...] = GATED, name: str =
 def good_storm(clients: int = 150) -> Story:
     """A drill in which everything went well: 100 events, all clients cut at 20 s, back with full jitter, nothing missed."""
     story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}})
-    for t, phase in ((0.0, "steady"), (20.0, "fault"), (25.0, "heal"), (26.0, "settle"), (60.0, "end")):
+    for t, phase in ((0.0, "steady"), (20.0, "fault"), (25.0, "recovery"), (26.0, "settle"), (60.0, "end")):
         story.tell(t, Kind.PHASE, detail=phase)
     story.tell(19.9, Kind.STEADY, value=1.0)
-    story.tell(20.0, Kind.FAULT_BEGUN, detail="drop_sockets").tell(
+    story.tell(20.0, Kind.FAULT_INJECTED, detail="drop_sockets").tell(
         20.2, Kind.FAULT_OBSERVED, value=clients, detail="drop_sockets"
     )
-    story.tell(21.0, Kind.FAULT_ENDED, detail="drop_sockets")
+    story.tell(21.0, Kind.FAULT_REVERTED, detail="drop_sockets")
     for seq in range(1, 331):
         story.publish(seq, t=2.0 + seq * 0.07, value=2.0)
     for tick in range(120):
@@ -162,7 +162,7 @@ def _one_client(story: Story, client: int) -> None:
     story.tell(20.1, Kind.DISCONNECTED, client, detail="network")
     story.tell(20.1, Kind.BACKOFF, client, attempt=1, value=delay_ms, detail="network")
     _connect(story, client, again, 2)
-    story.tell(again + 0.04, Kind.REPLAY_BEGUN, client, STREAM, 258)
+    story.tell(again + 0.04, Kind.REPLAY_STARTED, client, STREAM, 258)
     missed = 0
     for seq in range(1, 331):
         t = 2.0 + seq * 0.07 + 0.02

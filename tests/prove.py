@@ -1,4 +1,4 @@
-"""`make prove`: all that is wrong in `tests/catchers.py`, one after the other on real sockets; all of it must be caught.
+"""`make prove`: all that is wrong in `tests/mutation_table.py`, one after the other on real sockets; all of it must be caught.
 
 What only a model can be wrong in is simulated. Names choose rows, by what is wrong, by drill, or by what turns red. Exit code
 0: all was caught; 1: something was not, or was not tried in time; 3: no such row; 130: interrupted.
@@ -22,7 +22,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.catchers import CATCHERS, EVERYWHERE, Catch, turned_red
+from tests.mutation_table import EVERYWHERE, MUTATIONS, Catch, turned_red
 
 CAUGHT, MISSED, USAGE, STOPPED = 0, 1, 3, 130
 MINUTES = 60.0  # [ours] for all rows; they take about fifteen
@@ -48,9 +48,9 @@ class Row:
 def main(arguments: Sequence[str], stop: threading.Event) -> int:
     """Run the chosen rows until `stop`, print what became of them, and return the exit code."""
     asked = _parser().parse_args(arguments)
-    chosen = [case for case in CATCHERS if not asked.names or _called(case) & {*asked.names}]
-    if unknown := sorted({*asked.names}.difference(*map(_called, CATCHERS))):
-        print(f"prove: tests/catchers.py has no row for {', '.join(unknown)}.", file=sys.stderr)
+    chosen = [case for case in MUTATIONS if not asked.names or _called(case) & {*asked.names}]
+    if unknown := sorted({*asked.names}.difference(*map(_called, MUTATIONS))):
+        print(f"prove: tests/mutation_table.py has no row for {', '.join(unknown)}.", file=sys.stderr)
         return USAGE
     out, until = Path(tempfile.mkdtemp(prefix="stormgate-prove-")), time.monotonic() + 60 * asked.minutes
     rows = list(prove(chosen, asked.engine, out, until, stop))
@@ -123,7 +123,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def run_one(name: str, engine: str, out: str) -> None:
     """One row in this process; leaves what turned red, and what is not as it must be."""
-    case = next(case for case in CATCHERS if str(case) == name)
+    case = next(case for case in MUTATIONS if str(case) == name)
     verdict = case.judged(Path(out), engine)
     answer = {"found": sorted(turned_red(verdict)), "trouble": case.missed(verdict, engine)}
     (Path(out) / ANSWER).write_text(json.dumps(answer))

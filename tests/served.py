@@ -31,11 +31,11 @@ class Served:
     def __post_init__(self) -> None:
         self.http = httpx.Client(base_url=self.url, timeout=LIMIT_S, trust_env=False)
 
-    def token_answer(self, session: str = "session-ann", **body: Any) -> httpx.Response:
+    def token_response(self, session: str = "session-ann", **body: Any) -> httpx.Response:
         return self.http.post("/api/spacetime/token", headers={"Authorization": f"Bearer {session}"}, json=body)
 
     def token(self, *topics: str, **body: Any) -> str:
-        answer = self.token_answer(topics=list(topics), **body)
+        answer = self.token_response(topics=list(topics), **body)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["data"]["token"])
 

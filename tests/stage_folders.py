@@ -14,7 +14,7 @@ from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.setup import records, stages
 from drills.rollout.setup.records import (
-    CohortProbe,
+    CanaryCheckDone,
     CommandDone,
     Control,
     DrillDone,
@@ -23,11 +23,11 @@ from drills.rollout.setup.records import (
     Revisions,
     Rollback,
     RollbackStep,
+    RoutingCheck,
     Signoff,
     Snapshot,
     StagePlan,
     StageReport,
-    WatchDone,
 )
 from drills.runs import results
 from sim.base import randomness
@@ -186,30 +186,30 @@ class Folder:
         lines = []
         for n in range(2):
             run_dir = results.create_run(
-                self.path / records.WATCHES, [WATCH], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
+                self.path / records.CANARY_CHECKS, [WATCH], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
             )
             story = quiet_story(slower_ms=30.0 * n)
             story.write(results.create_drill_folder(run_dir, WATCH), WATCH, target=TARGET, target_kind=self.kind, plan=[])
             begun_s = 300.0 + 1600.0 * n
             lines.append(
-                WatchDone(
+                CanaryCheckDone(
                     at=self.at(begun_s),
                     ended=self.at(begun_s + 60),
-                    run=f"{records.WATCHES}/{run_dir.name}",
+                    run=f"{records.CANARY_CHECKS}/{run_dir.name}",
                     drill=WATCH.name,
                     phase="baseline" if self.stage == "0" else "hold",
                     status=str(results.judge_run(run_dir).status),
                 )
             )
-        dump(self.path / records.WATCH_LIST, *lines)
+        dump(self.path / records.CANARY_CHECK_LIST, *lines)
 
     def watch_control(self) -> "Folder":
         """What the control's watches saw, which is what the target's saw."""
-        shutil.copytree(self.path / records.WATCHES, self.path / records.CONTROL)
+        shutil.copytree(self.path / records.CANARY_CHECKS, self.path / records.CONTROL)
         for header in (self.path / records.CONTROL).rglob("run.json"):
             header.write_bytes(header.read_bytes().replace(b'"target": "elsewhere"', b'"target": "control"'))
-        shutil.copyfile(self.path / records.WATCH_LIST, self.path / records.CONTROL_LIST)
-        self.edit(records.CONTROL_LIST, WatchDone, lambda found: [*map(_of_control, found)])
+        shutil.copyfile(self.path / records.CANARY_CHECK_LIST, self.path / records.CONTROL_LIST)
+        self.edit(records.CONTROL_LIST, CanaryCheckDone, lambda found: [*map(_of_control, found)])
         return self
 
     def _preflight(self) -> None:
@@ -319,9 +319,9 @@ class Folder:
     def _probes(self, percent: float) -> None:
         keys = [f"stormgate-probe-{n}" for n in range(300)]
         dump(
-            self.path / records.PROBES,
+            self.path / records.ROUTING_CHECKS,
             *(
-                CohortProbe(
+                RoutingCheck(
                     at=self.at(10 + n / 20),
                     key=key,
                     bucket=cohort_bucket("thread", key),
@@ -362,14 +362,14 @@ class Folder:
         path.write_bytes(msgspec.json.encode(found))
 
 
-def _of_control(line: WatchDone) -> WatchDone:
+def _of_control(line: CanaryCheckDone) -> CanaryCheckDone:
     return msgspec.structs.replace(line, run=line.run.replace("watches/", "control/"), revisions=CONTROL.revisions)
 
 
 def quiet_story(slower_ms: float = 0.0, clients: int = WATCH.fleet.clients) -> Story:
     """An observation in which nothing happened: every event reaches everybody in time."""
     story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}})
-    for t, phase in ((0.0, "steady"), (5.0, "fault"), (35.0, "heal"), (36.0, "settle"), (60.0, "end")):
+    for t, phase in ((0.0, "steady"), (5.0, "fault"), (35.0, "recovery"), (36.0, "settle"), (60.0, "end")):
         story.tell(t, Kind.PHASE, detail=phase)
     story.tell(4.9, Kind.STEADY, value=1.0)
     for seq in range(1, 61):
@@ -397,14 +397,14 @@ def twice_cut_storm() -> Story:
     """The good storm with a second cut, after which clients begin their backoff anew."""
     story = (
         good_storm(CLIENTS)
-        .changed(lambda row: row.detail == "heal", t=32.0)
+        .changed(lambda row: row.detail == "recovery", t=32.0)
         .changed(lambda row: row.detail == "settle", t=33.0)
     )
     story.header["plan"] = [{"kind": "drop_sockets", "at_s": 0.0}, {"kind": "drop_sockets", "at_s": 8.0}]
     for t, kind, value in (
-        (28.0, Kind.FAULT_BEGUN, 0.0),
+        (28.0, Kind.FAULT_INJECTED, 0.0),
         (28.2, Kind.FAULT_OBSERVED, float(CLIENTS)),
-        (29.0, Kind.FAULT_ENDED, 0.0),
+        (29.0, Kind.FAULT_REVERTED, 0.0),
     ):
         story.tell(t, kind, attempt=1, value=value, detail="drop_sockets")
     for client in range(story.clients):

@@ -15,13 +15,13 @@ from sim.drill.model import Drill, Expect
 SMALL = ("fleet.clients=40", "phases.steady_s=1.5", "phases.steady_limit_s=20", "phases.settle_s=5")
 # Each drill's faults, closer together.
 SHORT: dict[str, tuple[str, ...]] = {
-    "reconnect_storm": ("phases.fault_s=2.5", "faults.1.at_s=1.5", "phases.heal_s=0.5"),
+    "reconnect_storm": ("phases.fault_s=2.5", "faults.1.at_s=1.5", "phases.recovery_s=0.5"),
     "stale_cursor": (
         *("phases.fault_s=3.5", "faults.0.offline_s=1.2", "faults.1.for_s=3.5", "faults.1.events=20"),
-        *("faults.2.at_s=1.0", "faults.2.keep_events=10", "phases.heal_s=0.5"),
+        *("faults.2.at_s=1.0", "faults.2.keep_events=10", "phases.recovery_s=0.5"),
     ),
-    "dropped_delivery": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=2.5"),
-    "runtime_restart": ("phases.fault_s=3.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.heal_s=1.0"),
+    "dropped_delivery": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.recovery_s=2.5"),
+    "runtime_restart": ("phases.fault_s=3.0", "faults.0.at_s=0.5", "faults.0.down_s=0.5", "phases.recovery_s=1.0"),
     "publish_failures": (),
     "retired_routes": ("phases.fault_s=2.0",),
     "clock_skew": (),
@@ -35,7 +35,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "token_lifetime": ("phases.steady_s=7.0",),
     "stale_cursor_storm": (
         *("phases.fault_s=4.0", "faults.0.offline_s=1.2", "faults.1.for_s=4.0", "faults.1.events=20"),
-        *("faults.2.at_s=1.0", "faults.2.keep_events=10", "phases.heal_s=0.5"),
+        *("faults.2.at_s=1.0", "faults.2.keep_events=10", "phases.recovery_s=0.5"),
     ),
     "replay_budget_exceeded": (
         *("phases.fault_s=5.0", "faults.0.for_s=5.0", "faults.0.events=20", "faults.1.offline_s=1.2"),
@@ -43,24 +43,24 @@ SHORT: dict[str, tuple[str, ...]] = {
     ),
     "malformed_clients": ("phases.fault_s=2.5", "faults.0.at_s=0.5"),
     "mutation_over_socket": ("phases.fault_s=2.5", "faults.0.at_s=0.5"),
-    "duplicate_delivery": ("phases.fault_s=2.0", "faults.0.for_s=2.0", "phases.heal_s=2.5"),
+    "duplicate_delivery": ("phases.fault_s=2.0", "faults.0.for_s=2.0", "phases.recovery_s=2.5"),
     **dict.fromkeys(
         ("jumbled_frames", "disordered_delivery"),
-        ("phases.fault_s=5.0", "faults.0.for_s=2.0", "faults.1.at_s=2.5", "faults.1.for_s=2.0", "phases.heal_s=2.5"),
+        ("phases.fault_s=5.0", "faults.0.for_s=2.0", "faults.1.at_s=2.5", "faults.1.for_s=2.0", "phases.recovery_s=2.5"),
     ),
-    "multi_client_order": ("phases.fault_s=4.0", "faults.0.for_s=4.0", "faults.2.at_s=2.5", "phases.heal_s=2.5"),
+    "multi_client_order": ("phases.fault_s=4.0", "faults.0.for_s=4.0", "faults.2.at_s=2.5", "phases.recovery_s=2.5"),
     "rolling_deploy": ("phases.fault_s=4.0", "faults.0.waves=3", "faults.0.wave_s=1.2"),
     "checkpoint_damage": (
         *("phases.fault_s=5.0", "faults.1.at_s=0.6", "faults.2.at_s=1.2", "faults.3.at_s=1.8", "faults.4.at_s=2.4"),
         *(f"faults.{number}.down_s=0.4" for number in range(5)),
     ),
-    "token_expiry_storm": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.heal_s=1.0"),
-    "network_flap": ("phases.fault_s=4.0", "faults.0.times=3", "faults.0.every_s=0.7", "phases.heal_s=0.5"),
+    "token_expiry_storm": ("phases.fault_s=3.0", "faults.0.for_s=3.0", "phases.recovery_s=1.0"),
+    "network_flap": ("phases.fault_s=4.0", "faults.0.times=3", "faults.0.every_s=0.7", "phases.recovery_s=0.5"),
     # A client's patience with a silent connection is 10 s, whatever the size of a drill.
-    "partition_heal": ("phases.fault_s=12.0", "faults.0.for_s=11.5", "phases.heal_s=0.5"),
+    "partition_heal": ("phases.fault_s=12.0", "faults.0.for_s=11.5", "phases.recovery_s=0.5"),
     "half_open_sockets": ("phases.fault_s=17.5", "faults.0.for_s=17.0", "faults.1.at_s=0.5", "faults.1.for_s=12.0"),
-    "slow_consumer": ("fleet.clients=20", "phases.heal_s=1"),
-    "latency_brownout": ("phases.fault_s=5.0", "faults.0.for_s=4.5", "phases.heal_s=1.0"),
+    "slow_consumer": ("fleet.clients=20", "phases.recovery_s=1"),
+    "latency_brownout": ("phases.fault_s=5.0", "faults.0.for_s=4.5", "phases.recovery_s=1.0"),
 }
 SOCKETS_ONLY = ("retired_routes",)
 CATALOGUE = tuple(name for name in SHORT if name not in SOCKETS_ONLY)  # what both engines run
@@ -112,10 +112,10 @@ def all_red(verdict: DrillVerdict) -> set[str]:
 def troubles(verdict: DrillVerdict) -> list[str]:
     """What a healthy run must not have, latencies and sizes aside: broken laws, and checks that do not pass."""
     checks = [check for check in verdict.checks if check.name not in OF_TIME]
-    sick = [check for check in checks if check.state is not State.PASS]
+    unready = [check for check in checks if check.state is not State.PASS]
     found = [
         f"{check.name} {check.state}: {check.reason}"
-        for check in sick
+        for check in unready
         if check.name not in OF_SIZE or check.state is State.FAIL
     ]
     return [str(violation) for violation in verdict.violations] + found

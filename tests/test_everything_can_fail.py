@@ -1,7 +1,7 @@
 """Nothing is always green: for every drill, check, law, defect and wrong policy there is something that turns it red.
 
-What the drills themselves show is in `tests/catchers.py`, the rest in `tests/spoilt.py`, and windows of stages in
-`tests/spoilt_windows.py`.
+What the drills themselves show is in `tests/mutation_table.py`, the rest in `tests/known_bad.py`, and windows of stages in
+`tests/known_bad_windows.py`.
 """
 
 import pytest
@@ -14,18 +14,20 @@ from sim.analysis import invariants
 from sim.client.negative.registry import PROBES
 from sim.client.policies import WRONG
 from sim.server.settings import DEFECTS
-from tests.catchers import CATCHERS, HARMLESS, turned_red
-from tests.spoilt import SPOILT, Spoilt, law_of
-from tests.spoilt_windows import SPOILT as SPOILT_WINDOWS
+from tests.known_bad import KNOWN_BAD, KnownBad, law_of
+from tests.known_bad_windows import KNOWN_BAD as SPOILT_WINDOWS
+from tests.mutation_table import HARMLESS, MUTATIONS, turned_red
 
-RED = frozenset[str]().union(*(case.names for case in (*CATCHERS, *SPOILT)))
+RED = frozenset[str]().union(*(case.names for case in (*MUTATIONS, *KNOWN_BAD)))
 CHECKS = {*gates.REGISTRY, "replay.parity"}  # the last is made of all surfaces of a drill at once
 # A law has the name of its function; that on probes has one for each.
-LAWS = {law.__name__.lstrip("_") for law in invariants._LAWS if law is not invariants._probes} | {*map(law_of, PROBES)}
+INVARIANTS = {invariant.__name__.lstrip("_") for invariant in invariants._INVARIANTS if invariant is not invariants._probes} | {
+    *map(law_of, PROBES)
+}
 
 
 def test_every_drill_can_fail():
-    assert sorted({path.stem for path in CATALOG.glob("*.toml")} - {case.drill for case in CATCHERS}) == []
+    assert sorted({path.stem for path in CATALOG.glob("*.toml")} - {case.drill for case in MUTATIONS}) == []
 
 
 def test_every_check_can_fail():
@@ -39,26 +41,26 @@ def test_every_check_of_a_window_can_fail():
 
 
 def test_every_law_can_be_broken():
-    assert sorted(LAWS - RED) == []
+    assert sorted(INVARIANTS - RED) == []
 
 
 def test_every_defect_and_wrong_policy_is_caught_and_there_is_no_other():
-    wrong = {kind: {case.wrong for case in CATCHERS if case.kind == kind} for kind in ("defect", "policy")}
+    wrong = {kind: {case.wrong for case in MUTATIONS if case.kind == kind} for kind in ("defect", "policy")}
     assert wrong["defect"] == {*DEFECTS} - {HARMLESS}
     assert sorted({*WRONG, "desktop"} - wrong["policy"]) == []
 
 
 def test_nothing_is_named_that_does_not_exist():
-    assert sorted(RED - CHECKS - LAWS) == []
+    assert sorted(RED - CHECKS - INVARIANTS) == []
 
 
 def test_every_row_is_one_and_is_tested():
-    assert len({str(case) for case in CATCHERS}) == len(CATCHERS)
-    assert [str(case) for case in CATCHERS if not case.tested or not {*case.tested} <= {*case.engines}] == []
+    assert len({str(case) for case in MUTATIONS}) == len(MUTATIONS)
+    assert [str(case) for case in MUTATIONS if not case.tested or not {*case.tested} <= {*case.engines}] == []
 
 
-@pytest.mark.parametrize("case", SPOILT, ids=str)
-def test_a_good_history_with_one_thing_wrong_turns_just_this_red(case: Spoilt):
+@pytest.mark.parametrize("case", KNOWN_BAD, ids=str)
+def test_a_good_history_with_one_thing_wrong_turns_just_this_red(case: KnownBad):
     good, bad = case.judged(case.good()), case.judged(case.spoil(case.good()))
     assert good.status is State.PASS, good
     assert turned_red(bad) == case.names, bad

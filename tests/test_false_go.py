@@ -24,7 +24,7 @@ from sim.engines.shared.service import Answer
 from sim.engines.sockets import engine
 from sim.engines.sockets.faults import FaultActions
 from sim.engines.sockets.publisher import Publisher
-from sim.engines.sockets.service import Lane, LaneHttp, PublishedEvent, PublishFailedError
+from sim.engines.sockets.service import Endpoints, PublishedEvent, PublishFailedError, ServiceHttp
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.observations import FILE_NAME, HEADER_NAME, SCHEMA, Columns, Kind, Recorder, read
 from sim.server.settings import RuntimeSettings
@@ -84,7 +84,7 @@ def test_a_chunk_that_was_never_written_is_missed(tmp_path: Path, monkeypatch: p
 
 def tiny(*faults: AnyFault, **load: Any) -> Drill:
     """A drill of a second or two over real processes and sockets."""
-    phases = Phases(steady_s=0.3, fault_s=0.5, heal_s=0.2, settle_s=5.0)
+    phases = Phases(steady_s=0.3, fault_s=0.5, recovery_s=0.2, settle_s=5.0)
     return msgspec.structs.replace(
         storm_drill(clients=4, checks=("delivery.dropped_deliveries",)),
         phases=phases,
@@ -133,10 +133,10 @@ def test_a_runtime_that_dies_in_the_storm_is_not_quietly_started_again(tmp_path:
 def test_a_fault_does_not_mend_what_is_wrong_with_the_target(tmp_path: Path) -> None:
     """The engine put its own idea of a healthy runtime in force, and the target's defects were gone before they could show."""
     with serving(tmp_path / "mock", defects=["duplicate_delivery"], mint_delay_ms=1.0) as mock:
-        lane = Lane(mock.url, "mock", mock.url, mock.url)
+        endpoints = Endpoints(mock.url, "mock", mock.url, mock.url)
         folder = tmp_path / "drill"
         fault = ShrinkReplayBudget(at_s=0.0, events=7, for_s=0.2)
-        header = engine.run(tiny(fault), engine.Options(folder, lane=lane))
+        header = engine.run(tiny(fault), engine.Options(folder, endpoints=endpoints))
         left = mock.state()["switches"]
     assert header.complete
     assert header.defects == left["defects"] == ["duplicate_delivery"]
@@ -158,7 +158,7 @@ def states(story: Story, **expect: Any) -> dict[str, str]:
     }
 
 
-def laws(story: Story) -> set[str]:
+def invariants(story: Story) -> set[str]:
     return {violation.invariant for violation in judged(story).violations}
 
 
@@ -221,7 +221,7 @@ def test_a_lateness_that_nobody_measured_is_not_small() -> None:
 
 def peaceful() -> Story:
     """A run of a drill without faults that went well."""
-    faults = (Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED, Kind.DISCONNECTED, Kind.BACKOFF)
+    faults = (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED, Kind.DISCONNECTED, Kind.BACKOFF)
     story = good_storm().without(lambda row: row.kind in faults)
     story.header["plan"] = []
     return story
@@ -258,11 +258,11 @@ def test_a_fault_that_the_drill_does_not_have_is_no_peace() -> None:
 
 def test_two_publishes_acknowledged_as_one_event_are_one_lost() -> None:
     """It takes different idempotency keys for one, and answers the second publish with the first one's event."""
-    assert laws(good_storm().publish(7, t=12.0)) == {"acknowledged_lost"}
+    assert invariants(good_storm().publish(7, t=12.0)) == {"acknowledged_lost"}
 
 
 def test_frames_that_are_none_are_jumbled_messages() -> None:
-    assert laws(good_storm().tell(40.0, Kind.MALFORMED, 3, detail="malformed_frame")) == {"jumbled_message"}
+    assert invariants(good_storm().tell(40.0, Kind.MALFORMED, 3, detail="malformed_frame")) == {"jumbled_message"}
 
 
 def test_a_replay_that_is_called_complete_too_early_is_seen() -> None:
@@ -274,7 +274,7 @@ def test_a_replay_that_is_called_complete_too_early_is_seen() -> None:
     late = story.changed(
         lambda row: row.client == done.client and row.kind in EVENT_KINDS and 20.1 < row.t <= done.t, t=done.t + 0.01
     )
-    assert laws(late) == {"early_replay_complete"}
+    assert invariants(late) == {"early_replay_complete"}
 
 
 def test_what_is_still_there_is_not_lost() -> None:
@@ -310,7 +310,7 @@ class Answering:
 
 def published(**event: object) -> PublishedEvent:
     async def ask() -> PublishedEvent:
-        http = LaneHttp(Lane("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
+        http = ServiceHttp(Endpoints("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
         http._http = Answering(**event)
         return await http.publish("r1", "run.progress", {"number": 1}, "r1-1")
 
@@ -333,7 +333,7 @@ def test_no_event_waits_behind_a_storm_of_mints() -> None:
             return await super().request(method, url)
 
     async def storm_of_mints() -> int:
-        http = LaneHttp(Lane("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
+        http = ServiceHttp(Endpoints("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
         http._http = MintsHang(seq=3)
         session = ClientSession(0, [run_events("r1")], policies.get("reference"), client_setup.client_settings(tiny(), 1))
         mints = [asyncio.create_task(http.mint(session)) for _ in range(200)]

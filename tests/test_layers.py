@@ -76,7 +76,7 @@ IMPURE = {
     *("secrets", "select", "shutil", "signal", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading", "time"),
     *("urllib.request", "uuid", "uvloop", "websockets"),
 }
-MOST_FILE_LINES, MOST_FUNCTION_LINES = 500, 50
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 50
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -149,12 +149,12 @@ def too_long(root: Path) -> list[str]:
     out = []
     for name, path in modules(root).items():
         text = path.read_text()
-        if (lines := len(text.splitlines())) > MOST_FILE_LINES:
+        if (lines := len(text.splitlines())) > MAX_FILE_LINES:
             out.append(f"{name} has {lines} lines")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
                 lines = node.end_lineno - node.lineno + 1
-                out += [f"{name}.{node.name} has {lines} lines"] if lines > MOST_FUNCTION_LINES else []
+                out += [f"{name}.{node.name} has {lines} lines"] if lines > MAX_FUNCTION_LINES else []
     return out
 
 
@@ -245,9 +245,9 @@ def test_right_imports_are_accepted(tmp_path: Path):
 
 def test_a_long_function_and_a_long_file_are_found(tmp_path: Path):
     body = "    x = 1\n"
-    tree(tmp_path, "sim/a.py", "def short():\n" + body * (MOST_FUNCTION_LINES - 1))
-    tree(tmp_path, "sim/b.py", "def long():\n" + body * MOST_FUNCTION_LINES)
-    tree(tmp_path, "sim/c.py", "x = 1\n" * (MOST_FILE_LINES + 1))
+    tree(tmp_path, "sim/a.py", "def short():\n" + body * (MAX_FUNCTION_LINES - 1))
+    tree(tmp_path, "sim/b.py", "def long():\n" + body * MAX_FUNCTION_LINES)
+    tree(tmp_path, "sim/c.py", "x = 1\n" * (MAX_FILE_LINES + 1))
     assert sorted(too_long(tmp_path)) == ["sim.b.long has 51 lines", "sim.c has 501 lines"]
 
 

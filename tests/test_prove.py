@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from tests import prove
-from tests.catchers import CATCHERS
 from tests.commands import children_of
+from tests.mutation_table import MUTATIONS
 from tests.prove import Row
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "tests.prove"]
-CASE = CATCHERS[0]
+CASE = MUTATIONS[0]
 
 
 def test_rows_that_are_caught_are_shown(capfd: pytest.CaptureFixture[str]):
@@ -50,7 +50,7 @@ def test_one_row_that_is_not_caught_is_enough(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answering(monkeypatch, "", trouble)
-    monkeypatch.setattr(prove, "CATCHERS", CATCHERS[:2])
+    monkeypatch.setattr(prove, "MUTATIONS", MUTATIONS[:2])
     assert ask() == code
     assert ("NOT CAUGHT" in capsys.readouterr().out) == bool(trouble)
     assert len([*tmp_path.iterdir()]) == bool(trouble)  # the evidence of what was not caught, and nothing else

@@ -178,8 +178,8 @@ def reply(writer: asyncio.StreamWriter, status: int, answer: Any) -> None:
 class Socket:
     """One connection."""
 
-    def __init__(self, lane: Theirs, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.lane, self.reader, self.writer = lane, reader, writer
+    def __init__(self, endpoints: Theirs, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.endpoints, self.reader, self.writer = endpoints, reader, writer
         self.ws = ServerProtocol()
         self.joined = False
         self.topics: set[str] = set()
@@ -187,22 +187,22 @@ class Socket:
 
     async def live(self, head: bytes, target: str) -> None:
         token = self.token_of(target)
-        if self.lane.is_shut or token not in self.lane.tokens:
-            self.lane.note("refused")
+        if self.endpoints.is_shut or token not in self.endpoints.tokens:
+            self.endpoints.note("refused")
             reply(
                 self.writer,
-                503 if self.lane.is_shut else 403,
-                {"error": {"code": "shut" if self.lane.is_shut else "invalid_token"}},
+                503 if self.endpoints.is_shut else 403,
+                {"error": {"code": "shut" if self.endpoints.is_shut else "invalid_token"}},
             )
             return
-        self.lane.note("upgrade")
-        self.granted = self.lane.tokens[token]
+        self.endpoints.note("upgrade")
+        self.granted = self.endpoints.tokens[token]
         self.ws.receive_data(head)
         (request,) = self.ws.events_received()
         assert isinstance(request, Request)
         self.ws.send_response(self.ws.accept(request))
         self.flush()
-        self.lane.sockets.add(self)
+        self.endpoints.sockets.add(self)
         helpers = [asyncio.create_task(self.tail()), asyncio.create_task(self.ping())]
         try:
             while data := await self.reader.read(65536):
@@ -216,7 +216,7 @@ class Socket:
         except ConnectionError:
             pass
         finally:
-            self.lane.sockets.discard(self)
+            self.endpoints.sockets.discard(self)
             for helper in helpers:
                 helper.cancel()
 
@@ -263,7 +263,7 @@ class Socket:
         self.topics = set(payload["topics"])
         self.waiting.clear()
         self.ok(ref)
-        heads = {topic: len(self.lane.logs[topic]) for topic in self.topics}
+        heads = {topic: len(self.endpoints.logs[topic]) for topic in self.topics}
         found = [(topic, seq) for topic in sorted(self.topics) for seq in range(after.get(topic, 0) + 1, heads[topic] + 1)]
         self.batch(found, replay_complete=True, heads=heads)
         return None
@@ -273,9 +273,9 @@ class Socket:
             self.waiting.append((topic, seq))
 
     def batch(self, events: list[tuple[str, int]], replay_complete: bool, heads: dict[str, int]) -> None:
-        lose = self.lane.lose
+        lose = self.endpoints.lose
         kept = [event for event in events if not lose or event[1] % lose]
-        updates = [self.lane.update(*event) for event in kept]
+        updates = [self.endpoints.update(*event) for event in kept]
         marks = [{"topic": topic, "watermark": head, "epoch": 1} for topic, head in heads.items()]
         self.push(
             "sync:update_batch",
@@ -305,14 +305,14 @@ async def main() -> None:
     parser.add_argument("--log", default="")
     parser.add_argument("--tls", default="")  # a file with a key and its certificate
     given = parser.parse_args()
-    lane = Theirs(given.lose, given.metrics, given.log)
+    endpoints = Theirs(given.lose, given.metrics, given.log)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, lane.shut)
-    loop.add_signal_handler(signal.SIGUSR2, lane.open)
+    loop.add_signal_handler(signal.SIGUSR1, endpoints.shut)
+    loop.add_signal_handler(signal.SIGUSR2, endpoints.open)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if given.tls else None
     if tls:
         tls.load_cert_chain(given.tls)
-    runtime, control = [await asyncio.start_server(lane.serve, "127.0.0.1", 0, backlog=1024, ssl=tls) for _ in range(2)]
+    runtime, control = [await asyncio.start_server(endpoints.serve, "127.0.0.1", 0, backlog=1024, ssl=tls) for _ in range(2)]
     ports = [server.sockets[0].getsockname()[1] for server in (runtime, control)]
     print(*ports, flush=True)
     await asyncio.get_running_loop().create_future()

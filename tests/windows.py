@@ -92,7 +92,7 @@ class Servers:
 def quiet(clients: int = CLIENTS, events: int = EVENTS) -> Story:
     """A watch in which all is well: ten seconds, every client live at once, every event applied by everybody."""
     story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}, "plan": []})
-    for t, phase in ((0.0, "steady"), (2.0, "fault"), (6.0, "heal"), (6.1, "settle"), (10.0, "end")):
+    for t, phase in ((0.0, "steady"), (2.0, "fault"), (6.0, "recovery"), (6.1, "settle"), (10.0, "end")):
         story.tell(t, Kind.PHASE, detail=phase)
     story.tell(1.9, Kind.STEADY, value=1.0)
     for tick in range(100):
@@ -167,10 +167,10 @@ def _baseline() -> StageWindow:
 
 def counters(source: str = "metrics", **per_minute: float) -> Servers:
     """A good hour, but for counters of one source that grow so much a minute."""
-    return with_figures(source, counting(PROFILES["full"] if source == "metrics" else COUNTERS, **per_minute))
+    return with_metrics(source, counting(PROFILES["full"] if source == "metrics" else COUNTERS, **per_minute))
 
 
-def with_figures(source: str, figures: Figures, **more: Any) -> Servers:
+def with_metrics(source: str, figures: Figures, **more: Any) -> Servers:
     told = Servers(**more)
     return replace(told, figures={**told.figures, source: figures})
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sim.drill.model import Drill
 
 DEBUG_VARIABLE = "STORMGATE_DEBUG"
-_EXIT_USAGE, _EXIT_INTERNAL, _EXIT_CANNOT_TELL = 3, 4, 2
+_EXIT_USAGE, _EXIT_INTERNAL, _EXIT_INCONCLUSIVE = 3, 4, 2
 _TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
@@ -77,7 +77,7 @@ def drill_list() -> None:
     table.columns[0].no_wrap = True
     for path in (_catalogue() | _examples()).values():
         drill = drills.load(path)
-        real_runs = sum(surface.engine == "sockets" for surface in variants.surfaces_of(drill)) or 1
+        real_runs = sum(variant.engine == "sockets" for variant in variants.variants_of(drill)) or 1
         about_s, gates = f"{real_runs * drills.expected_duration_s(drill):.0f} s", " ".join(drill.gates)
         name = f"{drill.name}\n[green]quick[/]" if drill.quick else drill.name
         table.add_row(name, drill.summary, gates, " ".join(drill.engines), str(drill.fleet.clients), about_s)
@@ -129,7 +129,7 @@ def drill_run(
     )
     if dry_run:
         running.show_plan(request, as_json)
-        raise typer.Exit(_EXIT_CANNOT_TELL)
+        raise typer.Exit(_EXIT_INCONCLUSIVE)
     run_dir = running.run(request)
     _say(conclusion.conclude(run_dir), run_dir, as_json, junit)
 
@@ -214,7 +214,7 @@ def _able(drills: "tuple[Drill, ...]", engine: str, replications: int) -> "tuple
     """Those of a whole set that can be run so; what is left out is said. A drill asked for by name is refused instead."""
     unfit = {drill.name: f"not for --engine {engine}" for drill in drills if not _is_for(drill, engine)}
     if replications > 1:
-        unfit |= {drill.name: "it compares surfaces, one run of each" for drill in drills if drill.surfaces}
+        unfit |= {drill.name: "it compares surfaces, one run of each" for drill in drills if drill.variants}
     if unfit:
         said = "; ".join(f"{name} ({why})" for name, why in unfit.items())
         print(f"stormgate: note: left out: {said}.", file=sys.stderr)
@@ -229,7 +229,7 @@ def _is_for(drill: "Drill", engine: str) -> bool:
         return runs_on(drill, engine)
     from sim.engines.fleet import engine as fleet
 
-    return runs_on(drill, engine) and not drill.surfaces and fleet.can_represent(drill)
+    return runs_on(drill, engine) and not drill.variants and fleet.can_represent(drill)
 
 
 def _path_of(name: str, catalogue: dict[str, Path]) -> Path:

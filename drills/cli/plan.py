@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from drills.planning.sweeps import Execute, Swept
     from sim.calibration.agreement import Fit
 
-_CANNOT_TELL = 2
+_INCONCLUSIVE = 2
 
 plan_app = typer.Typer(help="Sweep a drill over fleets, models and policies, in simulation.", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def plan_sweep(
     plan = sweeps.load(file)
     if dry_run:
         _show_points(designs.points(plan), plan.sweep.replications, as_json)
-        raise typer.Exit(_CANNOT_TELL)
+        raise typer.Exit(_INCONCLUSIVE)
     swept = sweeps.sweep(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
     plan_report.write(swept)
     _say_swept(swept, as_json)
@@ -80,8 +80,8 @@ def _say_swept(swept: "Swept", as_json: bool) -> None:
     else:
         heads, body = plan_report.lines(swept, brief=True)
         _print(heads, body, f"{swept.plan.sweep.question}\ntables and figures: {swept.folder} (± is half of the 95 % interval)")
-    if not any(row.measures for rows in swept.rows.values() for row in rows):
-        raise typer.Exit(_CANNOT_TELL)
+    if not any(row.metrics for rows in swept.rows.values() for row in rows):
+        raise typer.Exit(_INCONCLUSIVE)
 
 
 def _say_searched(searched: "Searched", as_json: bool) -> None:
@@ -94,7 +94,7 @@ def _say_searched(searched: "Searched", as_json: bool) -> None:
         heads = [searched.find.key, "gates", "replications", "why"]
         said = f"{searched.sentence}\n{searched.confidence}\ntables and figures: {searched.folder}"
         _print(heads, search.lines(searched), said)
-    raise typer.Exit({"green": 0, "red": 1}.get(searched.found.word, _CANNOT_TELL))
+    raise typer.Exit({"green": 0, "red": 1}.get(searched.found.word, _INCONCLUSIVE))
 
 
 def _print(heads: list[str], body: list[list[str]], said: str) -> None:
@@ -119,7 +119,7 @@ def _point(swept: "Swept", point: Any) -> dict[str, Any]:
         "values": dict(point.values),
         "gates": str(verdict.status),
         "checks": {check.name: str(check.state) for check in verdict.checks},
-        "measures": {
+        "metrics": {
             row["measure"]: {"unit": row["unit"]} | {key: _finite(float(row[key])) for key in columns}
             for _, row in rows.iterrows()
         },

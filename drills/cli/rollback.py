@@ -48,7 +48,7 @@ def rehearse(
     folder = _new_folder(out, rollout, clock)
     try:
         with aim.aimed(target, targets, folder / _LOG) as found:
-            done = rehearsal.rehearse(found.lane, found.entry, folder, clock, dry_run=dry_run)
+            done = rehearsal.rehearse(found.endpoints, found.entry, folder, clock, dry_run=dry_run)
     except (UsageError, TargetError):  # nothing was begun
         shutil.rmtree(folder, ignore_errors=True)
         raise

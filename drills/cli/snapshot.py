@@ -10,12 +10,12 @@ from drills.cli.options import AsJson, Target, Targets
 from sim.base.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
-    from drills.rollout.setup.aim import Aim
+    from drills.rollout.setup.aim import StageTarget
     from drills.rollout.setup.records import Snapshot
-    from sim.engines.sockets.service import Lane
+    from sim.engines.sockets.service import Endpoints
 
-_LEAST_EVERY_S = 1.0  # [ours] oftener, an endpoint that counts in whole seconds would look frozen
-_GO, _CANNOT_TELL = 0, 2
+_MIN_EVERY_S = 1.0  # [ours] oftener, an endpoint that counts in whole seconds would look frozen
+_GO, _INCONCLUSIVE = 0, 2
 
 
 def snapshot(
@@ -41,10 +41,8 @@ def snapshot(
 
     if (every is None) != (seconds is None):
         raise UsageError("give --every and --for together, or neither for a single snapshot.")
-    if every is not None and seconds is not None and not _LEAST_EVERY_S <= every <= seconds < float("inf"):
-        raise UsageError(
-            f"--every {every:g} --for {seconds:g}: expected at least {_LEAST_EVERY_S:g} s, and no more than --for."
-        )
+    if every is not None and seconds is not None and not _MIN_EVERY_S <= every <= seconds < float("inf"):
+        raise UsageError(f"--every {every:g} --for {seconds:g}: expected at least {_MIN_EVERY_S:g} s, and no more than --for.")
     clock = SystemClock()
     with TemporaryDirectory() as logs, aimed(target, targets, Path(logs) / "runtime.log") as aim:
         folder = out or results.snapshot_folder(Path("results"), clock.now())
@@ -53,14 +51,14 @@ def snapshot(
         except KeyboardInterrupt:
             print(f"note: what was taken until then is in {folder}.", file=sys.stderr)
             raise
-        _say(taken, aim.lane, folder, as_json)
+        _say(taken, aim.endpoints, folder, as_json)
     if not any(each.status is not None for each in taken):
-        places = " nor at ".join(dict.fromkeys((aim.lane.runtime_url, aim.lane.control_url)))
+        places = " nor at ".join(dict.fromkeys((aim.endpoints.runtime_url, aim.endpoints.control_url)))
         raise TargetError(f"nothing answers at {places}; start it there, or mend this target's addresses.")
-    raise typer.Exit(_GO if all(each.ok for each in taken) else _CANNOT_TELL)
+    raise typer.Exit(_GO if all(each.ok for each in taken) else _INCONCLUSIVE)
 
 
-def _sample(aim: "Aim", folder: Path, every: float | None, seconds: float | None) -> "list[Snapshot]":
+def _sample(aim: "StageTarget", folder: Path, every: float | None, seconds: float | None) -> "list[Snapshot]":
     """All snapshots of this call; what was taken until then is on disk, however it ends."""
     from datetime import timedelta
 
@@ -70,7 +68,7 @@ def _sample(aim: "Aim", folder: Path, every: float | None, seconds: float | None
 
     clock, taken = SystemClock(), []
     began = due = clock.now()
-    with Sampler(folder, sources_of(aim.lane, aim.entry), clock) as sampler:
+    with Sampler(folder, sources_of(aim.endpoints, aim.entry), clock) as sampler:
         while True:
             clock.sleep_until(due)
             taken += (polled := sampler.poll("other"))
@@ -89,14 +87,20 @@ def _tell(polled: "list[Snapshot]") -> None:
     print(f"snapshot {polled[-1].n} at {polled[-1].at}: {said}", file=sys.stderr)
 
 
-def _say(taken: "list[Snapshot]", lane: "Lane", folder: Path, as_json: bool) -> None:
+def _say(taken: "list[Snapshot]", endpoints: "Endpoints", folder: Path, as_json: bool) -> None:
     """Tell what there is of each source: the latest answer, and how many of all told something."""
     import msgspec
 
     from drills.reports.terminal import out
 
     if as_json:
-        answer = {"schema": 1, "target": lane.name, "target_kind": lane.kind, "folder": str(folder), "snapshots": taken}
+        answer = {
+            "schema": 1,
+            "target": endpoints.name,
+            "target_kind": endpoints.kind,
+            "folder": str(folder),
+            "snapshots": taken,
+        }
         sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
         return
     console = out()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from drills.rollout.hold.stage_run import Asked
     from drills.rollout.setup.records import StageReport
 
-_EXIT_CANNOT_TELL = 2
+_EXIT_INCONCLUSIVE = 2
 
 stage_app = typer.Typer(help="A rollout, stage by stage: preflight, holds, signatures.", no_args_is_help=True)
 
@@ -171,7 +171,7 @@ def _run(asked: "Asked", as_json: bool, dry_run: bool) -> None:
 
     if dry_run:
         stage_words.show(asked, _out())
-        raise typer.Exit(_EXIT_CANNOT_TELL)
+        raise typer.Exit(_EXIT_INCONCLUSIVE)
 
     def say(text: str) -> None:
         err().print(text, markup=False, soft_wrap=True)

@@ -18,7 +18,7 @@ from drills.rollout.verdict.window_checks import REGISTRY as WINDOW_REGISTRY
 from drills.rollout.verdict.window_data.base import WindowCheck
 from sim.analysis import invariants, metrics, samples, server_metrics
 from sim.analysis.invariants import Violation
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 from sim.analysis.samples import Share
 from sim.base.errors import UsageError
 from sim.drill.model import Drill
@@ -72,7 +72,7 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
     """
     require_checks(drill, thresholds)
     case, header = Case(drill, history), history.header
-    broken, laws = _laws(case, evidence)
+    broken, laws = _invariants(case, evidence)
     measures, trouble = _measures(case)
     results = _disown([answer(check, case, thresholds.get(check.full_name), evidence) for check in _asked(drill)])
     paced = samples.paced(history)
@@ -83,12 +83,12 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         duration_s=header.duration_s,
         checks=(read_evidence(evidence, len(history), trouble), laws, *results),
         violations=broken,
-        measures=measures,
+        metrics=measures,
         summary=drill.summary,
         policy=header.policy,
         defects=tuple(header.defects),
         remarks=(*_remarks(history, paced), *fleet.remarks(case, (laws, *results))),
-        forecast=header.forecast,
+        prediction=header.prediction,
         server=_server_view(history),
     )
 
@@ -141,7 +141,7 @@ def _disown(results: Sequence[CheckResult]) -> Sequence[CheckResult]:
     return [replace(r, state=State.ERROR, reason=f"{why} ({r.reason})") if r.name in timed else r for r in results]
 
 
-def _laws(case: Case, evidence: str) -> tuple[tuple[Violation, ...], CheckResult]:
+def _invariants(case: Case, evidence: str) -> tuple[tuple[Violation, ...], CheckResult]:
     """The broken invariants, and the check that says whether there are any, or that they could not be looked for."""
     found: list[Violation] = []
 
@@ -156,10 +156,10 @@ def _laws(case: Case, evidence: str) -> tuple[tuple[Violation, ...], CheckResult
     return tuple(found), result
 
 
-def _measures(case: Case) -> tuple[tuple[Measure, ...], str]:
+def _measures(case: Case) -> tuple[tuple[Metric, ...], str]:
     """What was measured, or why it could not be."""
     try:
-        return tuple(metrics.measures(case.history, case.ledger)), ""
+        return tuple(metrics.run_metrics(case.history, case.ledger)), ""
     except Exception as error:  # a run that cannot be measured must not pass, and must still be reported
         return (), f"the run cannot be measured: {error or type(error).__name__}"
 

@@ -17,11 +17,11 @@ from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, Spread, State, merged_violations
 from drills.judging.gates import REGISTRY
 from sim.analysis import statistics
-from sim.analysis.metrics import Measure, percentile
+from sim.analysis.metrics import Metric, percentile
 from sim.analysis.statistics import Mean
 
 _ANSWERS = (State.PASS, State.FAIL, State.INCONCLUSIVE)  # something was measured
-_MOST_SEEDS = 5
+_MAX_SEEDS = 5
 _COUNTED_WHEN_SEEN = "disconnects."  # measures that a run has only when there was one
 
 Results = dict[int, CheckResult]
@@ -40,7 +40,7 @@ def combine(verdicts: dict[int, DrillVerdict], thresholds: Thresholds) -> DrillV
         duration_s=max(verdict.duration_s for verdict in verdicts.values()),
         checks=tuple(_check(name, verdicts, thresholds) for name in names),
         violations=merged_violations({f"with seed {seed}": verdict for seed, verdict in verdicts.items()}),
-        measures=_means(named.measures, found),
+        metrics=_means(named.metrics, found),
         summary=named.summary,
         policy=named.policy,
         defects=named.defects,
@@ -54,9 +54,9 @@ def combine(verdicts: dict[int, DrillVerdict], thresholds: Thresholds) -> DrillV
 
 def spreads(verdicts: Sequence[DrillVerdict]) -> tuple[Spread, ...]:
     """Every measure over the replications that have one, in the order they first appear."""
-    measured = [verdict.measures for verdict in verdicts if verdict.measures]
-    units = {measure.name: measure.unit for measure in chain.from_iterable(measured)}
-    tables = [{measure.name: measure.value for measure in measures} for measures in measured]
+    measured = [verdict.metrics for verdict in verdicts if verdict.metrics]
+    units = {metric.name: metric.unit for metric in chain.from_iterable(measured)}
+    tables = [{metric.name: metric.value for metric in metrics} for metrics in measured]
     return tuple(_spread(name, unit, [table.get(name, _absent(name)) for table in tables]) for name, unit in units.items())
 
 
@@ -72,9 +72,9 @@ def _spread(name: str, unit: str, values: Sequence[float]) -> Spread:
     return Spread(name, unit, len(there), found.value, interval, least, percentile(there, 0.5), percentile(there, 0.95), most)
 
 
-def _means(like: Sequence[Measure], found: Sequence[Spread]) -> tuple[Measure, ...]:
-    better = {measure.name: measure.better for measure in like}
-    return tuple(Measure(s.name, s.mean, s.unit, s.n, better.get(s.name, "lower")) for s in found)
+def _means(like: Sequence[Metric], found: Sequence[Spread]) -> tuple[Metric, ...]:
+    better = {metric.name: metric.better for metric in like}
+    return tuple(Metric(s.name, s.mean, s.unit, s.n, better.get(s.name, "lower")) for s in found)
 
 
 # --- checks -----------------------------------------------------------------------------------------
@@ -108,8 +108,8 @@ def _worst(results: Results) -> CheckResult:
 
 
 def _seeds(those: Results) -> str:
-    more = ", ..." if len(those) > _MOST_SEEDS else ""
-    return "seed " + ", ".join(map(str, list(those)[:_MOST_SEEDS])) + more
+    more = ", ..." if len(those) > _MAX_SEEDS else ""
+    return "seed " + ", ".join(map(str, list(those)[:_MAX_SEEDS])) + more
 
 
 def _mean(results: Results, limit: float) -> CheckResult:

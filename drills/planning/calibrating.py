@@ -20,7 +20,7 @@ from sim.drill.system_model import SystemModel
 from sim.record.observations import RunHeader
 
 if TYPE_CHECKING:
-    from sim.engines.sockets.service import Lane
+    from sim.engines.sockets.service import Endpoints
 
 WORK_PREFIX = "stormgate-calibrate-"
 METHOD = (
@@ -43,34 +43,34 @@ def calibrate(target: str, file: Path | None, sizes: Sizes, seed: int, say: Call
     """Measure a target and fit a model to it. Raises `UsageError` before anything is measured, `TargetError` and more."""
     from sim.engines.sockets import engine
 
-    lane = targets.resolve(target, file)
-    if lane is not None and not _is_here(lane):
+    service = targets.resolve(target, file)
+    if service is not None and not _is_here(service):
         raise UsageError(
-            f"--target {target}: only targets on this machine are calibrated; its sockets are at {lane.socket_url}."
+            f"--target {target}: only targets on this machine are calibrated; its sockets are at {service.socket_url}."
         )
     for drill in (probes.quiet(sizes), *probes.one_round(sizes)):
-        engine.check(drill, lane)
-    if lane is not None:
-        engine.check_lane(lane)
+        engine.check(drill, service)
+    if service is not None:
+        engine.check_service(service)
     with OwnedFolder(WORK_PREFIX) as folder:
-        measured = measuring.measure(_on_sockets(lane), Path(folder), sizes, seed, say)
+        measured = measuring.metric(_on_sockets(service), Path(folder), sizes, seed, say)
         say("fitting")
         found = agreement.fit(measured, _simulated, Path(folder) / "simulated", sizes, seed)
-    return found, _about(target, lane, sizes, found)
+    return found, _about(target, service, sizes, found)
 
 
-def _is_here(lane: "Lane") -> bool:
+def _is_here(service: "Endpoints") -> bool:
     from urllib.parse import urlsplit
 
-    hosts = {urlsplit(url).hostname or "" for url in (lane.runtime_url, lane.control_url, lane.socket_url)}
+    hosts = {urlsplit(url).hostname or "" for url in (service.runtime_url, service.control_url, service.socket_url)}
     return all(targets.is_loopback(host) for host in hosts)
 
 
-def _on_sockets(lane: "Lane | None") -> measuring.RunProbe:
+def _on_sockets(service: "Endpoints | None") -> measuring.RunProbe:
     from sim.engines.sockets import engine
 
     def run(drill: Drill, folder: Path, seed: int) -> RunHeader:
-        return engine.run(drill, engine.Options(folder, seed, lane))
+        return engine.run(drill, engine.Options(folder, seed, service))
 
     return run
 
@@ -84,11 +84,11 @@ def _simulated(model: SystemModel) -> measuring.RunProbe:
     return run
 
 
-def _about(target: str, lane: "Lane | None", sizes: Sizes, fit: Fit) -> About:
+def _about(target: str, service: "Endpoints | None", sizes: Sizes, fit: Fit) -> About:
     return About(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         target=target,
-        target_kind=lane.kind if lane is not None else "mock",
+        target_kind=service.kind if service is not None else "mock",
         method=METHOD,
         probes=msgspec.to_builtins(sizes),
         not_measured=NOT_MEASURED,
@@ -101,7 +101,7 @@ def lines(fit: Fit) -> tuple[list[list[str]], list[list[str]]]:
     """For people: each number with its interval and how it was found; each probe beside its simulation."""
     numbers = [[key, f"{each.value:.4g} {each.unit}", _interval(each), each.how] for key, each in fit.estimates.items()]
     told = [
-        [each.probe, each.measure, f"{each.measured:.4g}", f"{each.simulated:.4g}", f"{each.error:+.1%}"]
+        [each.probe, each.metric, f"{each.measured:.4g}", f"{each.simulated:.4g}", f"{each.error:+.1%}"]
         for each in fit.residuals
     ]
     return numbers, told

@@ -22,7 +22,7 @@ _HEADLINES = {
     "bootstrap_p95_ms": "bootstrap, p95 (ms)",
 }
 _DECIDED_BY = {"bootstrap_p95_ms": "replay.bootstrap_ms"}  # measures whose limit is a check's
-_MOST_COLUMNS, _MOST_STATES, _WIDEST_MAP = 6, 40, 20  # of panels, points and fields that a figure can still show apart; [ours]
+_MAX_COLUMNS, _MAX_STATES, _WIDEST_MAP = 6, 40, 20  # of panels, points and fields that a figure can still show apart; [ours]
 _STATES = {Word.GREEN: "pass", Word.RED: "fail", Word.ERROR: "error", Word.UNSURE: "inconclusive"}
 
 
@@ -37,11 +37,11 @@ def of_sweep(swept: Swept) -> dict[str, Figure]:
     states = {number: str(verdict.status) for number, verdict in swept.verdicts.items()}
     table = swept.table.assign(gates=swept.table["point"].map(states))
     drawn: dict[str, Figure] = {}
-    if measures := headlines(table):
-        table = table[table["measure"].isin(list(measures))]
+    if metrics := headlines(table):
+        table = table[table["measure"].isin(list(metrics))]
         draw = {"grid": _grid, "latin_hypercube": _scatters, "one_at_a_time": _sensitivities}[swept.plan.sweep.design]
-        drawn |= draw(swept, table, measures)
-    if len(swept.points) <= _MOST_STATES:
+        drawn |= draw(swept, table, metrics)
+    if len(swept.points) <= _MAX_STATES:
         drawn["gates"] = planning.gates(_states(swept), "What the gates said at each point")
     return drawn
 
@@ -62,16 +62,16 @@ def _varying(swept: Swept) -> list[str]:
     return [key for key in keys if len({point.values[key] for point in swept.points}) > 1] or keys[:1]
 
 
-def _grid(swept: Swept, table: pd.DataFrame, measures: dict[str, str]) -> dict[str, Figure]:
+def _grid(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -> dict[str, Figure]:
     keys, title = _varying(swept), swept.plan.sweep.question
     if len(keys) == 2:
-        return {**_maps(swept, table, measures, keys), **_curves(swept, table, measures, keys)}
+        return {**_maps(swept, table, metrics, keys), **_curves(swept, table, metrics, keys)}
     if len(keys) == 1 and not sweeps.is_number(table[keys[0]]):
-        return {"ranking": planning.ranking(table, keys[0], measures, title)}
-    return _curves(swept, table, measures, keys) or _scatters(swept, table, measures)
+        return {"ranking": planning.ranking(table, keys[0], metrics, title)}
+    return _curves(swept, table, metrics, keys) or _scatters(swept, table, metrics)
 
 
-def _maps(swept: Swept, table: pd.DataFrame, measures: dict[str, str], keys: list[str]) -> dict[str, Figure]:
+def _maps(swept: Swept, table: pd.DataFrame, metrics: dict[str, str], keys: list[str]) -> dict[str, Figure]:
     if any(table[key].nunique() > _WIDEST_MAP for key in keys):
         return {}
     x, y = keys
@@ -80,11 +80,11 @@ def _maps(swept: Swept, table: pd.DataFrame, measures: dict[str, str], keys: lis
         f"map-{name}": planning.heat_map(
             table, x, y, name, f"{words}: {swept.plan.sweep.question}", words=words, limit=limits.get(name)
         )
-        for name, words in measures.items()
+        for name, words in metrics.items()
     }
 
 
-def _curves(swept: Swept, table: pd.DataFrame, measures: dict[str, str], keys: list[str]) -> dict[str, Figure]:
+def _curves(swept: Swept, table: pd.DataFrame, metrics: dict[str, str], keys: list[str]) -> dict[str, Figure]:
     """Against the first parameter that is a number; the next is told by lines, all others by columns of panels."""
     x = next((key for key in keys if sweeps.is_number(table[key])), "")
     if not x:
@@ -94,31 +94,31 @@ def _curves(swept: Swept, table: pd.DataFrame, measures: dict[str, str], keys: l
     if rest:
         words = [", ".join(f"{key} = {value}" for key, value in zip(rest, row, strict=True)) for row in table[rest].to_numpy()]
         table = table.assign(**{across: words})
-        if len(set(words)) > _MOST_COLUMNS:
+        if len(set(words)) > _MAX_COLUMNS:
             return {}
     if by and table[by].nunique() > len(LINES):
         return {}
     limits = _limits(next(iter(swept.verdicts.values())))
     title = swept.plan.sweep.question
-    return {"curves": sweeps.curves(table, x, measures, title, by=by, across=across, limits=limits)}
+    return {"curves": sweeps.curves(table, x, metrics, title, by=by, across=across, limits=limits)}
 
 
-def _scatters(swept: Swept, table: pd.DataFrame, measures: dict[str, str]) -> dict[str, Figure]:
+def _scatters(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -> dict[str, Figure]:
     keys, title = [parameter.key for parameter in swept.plan.sweep.parameters], swept.plan.sweep.question
-    groups = [keys[start : start + _MOST_COLUMNS] for start in range(0, len(keys), _MOST_COLUMNS)]
+    groups = [keys[start : start + _MAX_COLUMNS] for start in range(0, len(keys), _MAX_COLUMNS)]
     return {
-        "scatter" + (f"-{number}" if len(groups) > 1 else ""): sweeps.scatter(table, group, measures, title)
+        "scatter" + (f"-{number}" if len(groups) > 1 else ""): sweeps.scatter(table, group, metrics, title)
         for number, group in enumerate(groups, 1)
     }
 
 
-def _sensitivities(swept: Swept, table: pd.DataFrame, measures: dict[str, str]) -> dict[str, Figure]:
-    return dict(_sensitivity_of_each(swept, table[table["mean"].map(math.isfinite)], measures))
+def _sensitivities(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -> dict[str, Figure]:
+    return dict(_sensitivity_of_each(swept, table[table["mean"].map(math.isfinite)], metrics))
 
 
-def _sensitivity_of_each(swept: Swept, table: pd.DataFrame, measures: dict[str, str]) -> Iterator[tuple[str, Figure]]:
+def _sensitivity_of_each(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -> Iterator[tuple[str, Figure]]:
     """Points that have no end have no length either: they are left out, and the words say how many."""
-    for name, words in measures.items():
+    for name, words in metrics.items():
         found = tables.sensitivity(table, name)
         left_out = len(swept.points) - int((table["measure"] == name).sum())
         said = f"{words}; points left out, where it never ends or has no value: {left_out}" if left_out else words
@@ -129,28 +129,28 @@ def _sensitivity_of_each(swept: Swept, table: pd.DataFrame, measures: dict[str, 
 def _limits(verdict: DrillVerdict) -> dict[str, float]:
     """What a measure must not exceed for its gate to be green; the same at all points."""
     known = {check.name: check.threshold for check in verdict.checks if check.threshold is not None}
-    return {measure: known[check] for measure, check in _DECIDED_BY.items() if check in known}
+    return {metric: known[check] for metric, check in _DECIDED_BY.items() if check in known}
 
 
 def of_search(searched: Searched) -> dict[str, Figure]:
     """What was measured at each value that was tried, and the word on it."""
     words = {number: _STATES[trial.word] for number, trial in enumerate(searched.found.trials)}
     table = searched.table.assign(gates=searched.table["point"].map(words))
-    measures = headlines(table)
+    metrics = headlines(table)
     key, title = searched.find.key, searched.sentence
-    if not measures:
+    if not metrics:
         return {}
     if searched.find.want == "best":
         by = searched.find.by
-        first = {by: measures.get(by, by)} if by in set(table["measure"]) else {}
-        return {"trials": planning.ranking(table, key, {**first, **measures}, title)}
+        first = {by: metrics.get(by, by)} if by in set(table["measure"]) else {}
+        return {"trials": planning.ranking(table, key, {**first, **metrics}, title)}
     marked = {"answer": searched.found.answer, "shown to be red": searched.found.beyond}
     known = {name: float(value) for name, value in marked.items() if value is not None}
-    return {"trials": sweeps.trials(table, key, measures, title, known, _limits_of_search(searched))}
+    return {"trials": sweeps.trials(table, key, metrics, title, known, _limits_of_search(searched))}
 
 
 def _limits_of_search(searched: Searched) -> dict[str, float]:
     """The limits of those checks that had to stay green."""
     asked = searched.find.keep or searched.plan.variant({})[0].checks
     thresholds = gates.load_thresholds(searched.folder / THRESHOLDS_NAME)
-    return {measure: thresholds[check].threshold for measure, check in _DECIDED_BY.items() if check in asked}
+    return {metric: thresholds[check].threshold for metric, check in _DECIDED_BY.items() if check in asked}

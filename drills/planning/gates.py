@@ -10,7 +10,7 @@ import msgspec
 from drills.judging import gates, replications
 from drills.judging.checks.thresholds import DEFAULT_PATH, Thresholds
 from drills.judging.checks.verdicts import DrillVerdict, State
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 from sim.drill.model import Drill
 from sim.planning.store import Row
 from sim.record import observations
@@ -30,10 +30,10 @@ class Gates:
         """Thresholds, and the code that judges by them."""
         return f"gates {observations.file_sha256(self.thresholds or DEFAULT_PATH)} {judging_code()}"
 
-    def of(self, drill: Drill, history: History) -> tuple[tuple[Measure, ...], bytes]:
+    def of(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
         """The measures and the verdict."""
         verdict = gates.judge(drill, history, _load(self.thresholds), _EVIDENCE)
-        return verdict.measures, msgspec.msgpack.encode(replace(verdict, measures=()))
+        return verdict.metrics, msgspec.msgpack.encode(replace(verdict, metrics=()))
 
     def together(self, drill: Drill, rows: Sequence[Row]) -> DrillVerdict:
         """The verdict that the runs of one point make together; one that came to a standstill is an error."""
@@ -43,7 +43,7 @@ class Gates:
     def _verdict(self, drill: Drill, row: Row) -> DrillVerdict:
         if row.trouble:
             return gates.unreadable(drill.name, row.trouble, _EVIDENCE)
-        return replace(msgspec.msgpack.decode(row.judgement, type=DrillVerdict), measures=row.measures)
+        return replace(msgspec.msgpack.decode(row.judgement, type=DrillVerdict), metrics=row.metrics)
 
 
 @lru_cache(maxsize=8)

@@ -24,7 +24,7 @@ from sim.planning.store import Row, Store
 from sim.planning.sweeps import Find, Plan, Value
 
 _COURSE = "drill."  # checks of the drill's course: whatever is kept, these must not have gone wrong
-_MOST_REASONS = 2
+_MAX_REASONS = 2
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Asking:
     def compare(self, one: Value, other: Value, replications: int, confidence: float) -> Mean:
         by = self.wanted.by
         rows = [self.rows(value, replications)[0] for value in (one, other)]
-        if by not in {measure.name for measure in rows[0][0].measures}:
+        if by not in {metric.name for metric in rows[0][0].metrics}:
             raise UsageError(f"{self.plan.where}: 'find.by' is {by}, which no run measures.")
         return tables.difference(rows[0], rows[1], by, confidence)
 
@@ -198,8 +198,8 @@ def judged(verdict: DrillVerdict, keep: Sequence[str]) -> tuple[Word, str]:
 
 def _reasons(verdict: DrillVerdict, names: Sequence[str]) -> str:
     said = [f"{check.name} {check.state} ({check.reason})" for check in verdict.checks if check.name in names]
-    more = f", and {len(names) - _MOST_REASONS} more" if len(names) > _MOST_REASONS else ""
-    return "; ".join(said[:_MOST_REASONS]) + more
+    more = f", and {len(names) - _MAX_REASONS} more" if len(names) > _MAX_REASONS else ""
+    return "; ".join(said[:_MAX_REASONS]) + more
 
 
 def summary(searched: Searched) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from drills.judging.checks.verdicts import DrillVerdict
 from drills.planning.gates import Gates, judging_code
 from drills.reports.terminal import Progress, Several
 from sim.base.errors import EvidenceError, StorageError, StormgateError, UsageError
-from sim.base.ownership import Mark, is_left_behind, remove_leftovers
+from sim.base.ownership import Mark, is_left_over, remove_leftovers
 from sim.base.process_pool import INTERRUPTED
 from sim.planning import designs, runs, sizes, sweeps, tables
 from sim.planning.designs import Point
@@ -169,7 +169,7 @@ def take(folder: Path) -> Mark:
     try:
         return Mark(folder / "owner")
     except StorageError:
-        if not (folder / "owner").exists() or is_left_behind(folder / "owner"):
+        if not (folder / "owner").exists() or is_left_over(folder / "owner"):
             raise
         raise StorageError(f"{folder}: another stormgate is at work here; wait for it, or give another --out.") from None
 

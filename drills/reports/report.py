@@ -12,10 +12,10 @@ import msgspec
 
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, ServerView, State
 from sim.analysis.invariants import Violation
-from sim.analysis.metrics import Measure
-from sim.analysis.server_metrics import ServerFigure
+from sim.analysis.metrics import Metric
+from sim.analysis.server_metrics import ServerMetric
 from sim.record import predictions
-from sim.record.predictions import Compared, Forecast
+from sim.record.predictions import Compared, Prediction
 
 if TYPE_CHECKING:
     import jinja2
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 TEMPLATES = Path(__file__).with_name("templates")
 COLOURS = "colours.css"  # in there: of all our pages, light and dark
-_MOST_REASONS = 3
+_MAX_REASONS = 3
 
 USERS_SAW = {
     "applied_twice": "the same message shown, or the same change made, twice",
@@ -102,25 +102,25 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
         "metrics": _metrics(drill),
         **({"replications": drill.replications} if drill.replications != 1 else {}),
         **({"remarks": list(drill.remarks)} if drill.remarks else {}),
-        **({"prediction": _prediction_summary(drill, drill.forecast)} if drill.forecast else {}),
+        **({"prediction": _prediction_summary(drill, drill.prediction)} if drill.prediction else {}),
         **({"server": _server_summary(drill.server)} if drill.server else {}),
     }
 
 
-def _prediction_summary(drill: DrillVerdict, forecast: Forecast) -> dict[str, Any]:
+def _prediction_summary(drill: DrillVerdict, prediction: Prediction) -> dict[str, Any]:
     """What a fitted model foretold, beside what was measured."""
-    about = {name: getattr(forecast, name) for name in ("model", "model_sha256", "engine", "replications", "made_at")}
-    measures = {
-        each.measure: {
+    about = {name: getattr(prediction, name) for name in ("model", "model_sha256", "engine", "replications", "made_at")}
+    metrics = {
+        each.metric: {
             "unit": each.unit,
             "predicted": _finite(each.predicted),
             "interval": list(each.interval) if each.interval else None,
             "measured": _finite(each.measured),
             "error": _finite(each.error),
         }
-        for each in _compared(drill, forecast)
+        for each in _compared(drill, prediction)
     }
-    return {**about, "not_foretold": list(forecast.not_foretold), "measures": measures}
+    return {**about, "not_predicted": list(prediction.not_predicted), "metrics": metrics}
 
 
 def _server_summary(server: ServerView) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _server_summary(server: ServerView) -> dict[str, Any]:
     }
 
 
-def _server_figure(figure: ServerFigure) -> dict[str, Any]:
+def _server_figure(figure: ServerMetric) -> dict[str, Any]:
     counted = {"increase": figure.increase, "resets": figure.resets} if figure.increase is not None else {}
     meaning = {"meaning": figure.meaning} if figure.meaning else {}
     return {"first": figure.first, "last": figure.last, "n": figure.n, **counted, **meaning}
@@ -142,7 +142,7 @@ def _server_figure(figure: ServerFigure) -> dict[str, Any]:
 
 def _metrics(drill: DrillVerdict) -> dict[str, Any]:
     """Measures; those of several replications are means, with their interval and quantiles."""
-    found = {measure.name: _measure_summary(measure) for measure in drill.measures}
+    found = {metric.name: _measure_summary(metric) for metric in drill.metrics}
     for spread in drill.spreads:
         quantiles = {"min": spread.least, "p50": spread.median, "p95": spread.p95, "max": spread.most}
         found[spread.name] |= {
@@ -164,8 +164,8 @@ def _check_summary(check: CheckResult) -> dict[str, Any]:
     }
 
 
-def _measure_summary(measure: Measure) -> dict[str, Any]:
-    return {"value": _finite(measure.value), "unit": measure.unit, "n": measure.n, "better": measure.better}
+def _measure_summary(metric: Metric) -> dict[str, Any]:
+    return {"value": _finite(metric.value), "unit": metric.unit, "n": metric.n, "better": metric.better}
 
 
 def summary_json(verdict: RunVerdict) -> bytes:
@@ -248,8 +248,8 @@ def why(drill: DrillVerdict) -> str:
     """In one line why a drill did not pass; empty when it did."""
     broken = [f"{violation.invariant} ({violation.count})" for violation in drill.violations]
     found = broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
-    more = f"; and {len(found) - _MOST_REASONS} more" if len(found) > _MOST_REASONS else ""
-    return "; ".join(found[:_MOST_REASONS]) + more
+    more = f"; and {len(found) - _MAX_REASONS} more" if len(found) > _MAX_REASONS else ""
+    return "; ".join(found[:_MAX_REASONS]) + more
 
 
 def _not_passed(drill: DrillVerdict) -> list[CheckResult]:
@@ -270,8 +270,8 @@ def _between(interval: tuple[float, float] | None) -> str:
     return f"{number(interval[0])} .. {number(interval[1])}" if interval else "-"
 
 
-def _compared(drill: DrillVerdict, forecast: Forecast) -> Sequence[Compared]:
-    return predictions.compare(forecast, {measure.name: measure.value for measure in drill.measures})
+def _compared(drill: DrillVerdict, prediction: Prediction) -> Sequence[Compared]:
+    return predictions.compare(prediction, {metric.name: metric.value for metric in drill.metrics})
 
 
 def _percent(share: float) -> str:
@@ -302,8 +302,8 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
             console.print(f"[bold]{drill.name}[/]")
             for reason in reasons(drill):
                 console.print(f"  {escape(reason)}", soft_wrap=True)
-        if drill.forecast is not None:
-            console.print(_predicted_table(drill, drill.forecast))
+        if drill.prediction is not None:
+            console.print(_predicted_table(drill, drill.prediction))
         for remark in drill.remarks:
             console.print(escape(f"{drill.name}: {remark}"), style="dim", soft_wrap=True)
     for note in verdict.notes:
@@ -313,19 +313,19 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
     console.print(f"[bold {colour}]{verdict.decision.replace('_', '-')}[/]{because}   Failures: {verdict.failures}")
 
 
-def _predicted_table(drill: DrillVerdict, forecast: Forecast) -> "Table":
+def _predicted_table(drill: DrillVerdict, prediction: Prediction) -> "Table":
     """What was foretold beside what was measured."""
     from rich.table import Table
 
-    table = Table("measure", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {forecast.model}")
-    for each in _compared(drill, forecast):
+    table = Table("measure", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {prediction.model}")
+    for each in _compared(drill, prediction):
         cells = (f"{number(each.predicted)} {each.unit}", _between(each.interval), f"{number(each.measured)} {each.unit}")
-        table.add_row(each.measure, *cells, _percent(each.error))
+        table.add_row(each.metric, *cells, _percent(each.error))
     return table
 
 
 def _recovery(drill: DrillVerdict) -> str:
-    found = [measure for measure in drill.measures if measure.name == "live_again_99_s" and measure.n]
+    found = [metric for metric in drill.metrics if metric.name == "live_again_99_s" and metric.n]
     if not found:
         return "-"
     interval = next((spread.interval for spread in drill.spreads if spread.name == "live_again_99_s"), None)

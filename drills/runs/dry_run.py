@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sim.drill.model import Drill
-    from sim.engines.sockets.service import Lane
+    from sim.engines.sockets.service import Endpoints
 
 
-def as_json(request: Request, lane: "Lane | None") -> None:
+def as_json(request: Request, endpoints: "Endpoints | None") -> None:
     """One object on stdout."""
     body: dict[str, Any] = {
         "dry_run": True,
@@ -27,87 +27,87 @@ def as_json(request: Request, lane: "Lane | None") -> None:
         "seed": request.seed,
         "drills": {drill.name: [fault.describe() for fault in schedule.plan(drill, request.seed)] for drill in request.drills},
     }
-    if several := {drill.name: _surfaces(drill) for drill in request.drills if drill.surfaces}:
-        body["surfaces"] = several
-    if lane is not None:
-        body["target_plan"] = _lane(lane)
-        body["remarks"] = _remarks(request, lane)
+    if several := {drill.name: _surfaces(drill) for drill in request.drills if drill.variants}:
+        body["variants"] = several
+    if endpoints is not None:
+        body["target_plan"] = _endpoints(endpoints)
+        body["remarks"] = _remarks(request, endpoints)
     sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
 
 
-def in_words(request: Request, lane: "Lane | None", console: "Console") -> None:
+def in_words(request: Request, endpoints: "Endpoints | None", console: "Console") -> None:
     """Every drill with its faults; of a named target also where it is and what may be done to it."""
-    if lane is not None:
-        for line in _target_lines(lane):
+    if endpoints is not None:
+        for line in _target_lines(endpoints):
             console.print(line, soft_wrap=True, markup=False)
     for drill in request.drills:
         fleet = f"{drill.fleet.clients} {drill.fleet.policy} clients, {drill.load.events_per_s:g} events/s"
         console.print(f"[bold]{drill.name}[/] on {request.target} by {request.engine}: {fleet}", soft_wrap=True)
-        if drill.surfaces:
+        if drill.variants:
             console.print(f"  on {len(_surfaces(drill))} surfaces: {', '.join(_surfaces(drill))}", soft_wrap=True)
         for fault in schedule.plan(drill, request.seed):
             parameters = ", ".join(f"{key} {value}" for key, value in fault.describe().items() if key != "kind")
             console.print(f"  {fault.kind}: {parameters}", soft_wrap=True)
-            if lane is not None and fault.kind in lane.rules.hooks:
-                console.print(f"    by hook: {_hook(lane, fault.kind)}", soft_wrap=True, markup=False)
+            if endpoints is not None and fault.kind in endpoints.rules.hooks:
+                console.print(f"    by hook: {_hook(endpoints, fault.kind)}", soft_wrap=True, markup=False)
         if not drill.faults:
             console.print("  no faults: it only observes")
-    for remark in _remarks(request, lane) if lane is not None else ():
+    for remark in _remarks(request, endpoints) if endpoints is not None else ():
         console.print(remark, soft_wrap=True, markup=False)
 
 
 def _surfaces(drill: "Drill") -> list[str]:
-    return [surface.name for surface in variants.surfaces_of(drill)]
+    return [variant.name for variant in variants.variants_of(drill)]
 
 
-def _remarks(request: Request, lane: "Lane") -> list[str]:
+def _remarks(request: Request, endpoints: "Endpoints") -> list[str]:
     from sim.engines.shared import permission
 
-    return list(dict.fromkeys(remark for drill in request.drills for remark in permission.remarks(drill, lane)))
+    return list(dict.fromkeys(remark for drill in request.drills for remark in permission.remarks(drill, endpoints)))
 
 
-def _lane(lane: "Lane") -> dict[str, Any]:
+def _endpoints(endpoints: "Endpoints") -> dict[str, Any]:
     """A target without its secrets."""
-    rules = msgspec.to_builtins(lane.rules)
+    rules = msgspec.to_builtins(endpoints.rules)
     for kind in rules["hooks"]:
-        rules["hooks"][kind] |= {action: _shown(lane, rules["hooks"][kind][action]) for action in ("inject", "heal")}
+        rules["hooks"][kind] |= {action: _shown(endpoints, rules["hooks"][kind][action]) for action in ("inject", "revert")}
     return {
-        "name": lane.name,
-        "kind": lane.kind,
-        "runtime_url": lane.runtime_url,
-        "control_url": lane.control_url,
-        "socket_url": lane.socket_url,
+        "name": endpoints.name,
+        "kind": endpoints.kind,
+        "runtime_url": endpoints.runtime_url,
+        "control_url": endpoints.control_url,
+        "socket_url": endpoints.socket_url,
         **rules,
     }
 
 
-def _target_lines(lane: "Lane") -> list[str]:
+def _target_lines(endpoints: "Endpoints") -> list[str]:
     lines = [
-        f"target {lane.name} ({lane.kind})",
-        f"  runtime {lane.runtime_url}, control service {lane.control_url}, sockets {lane.socket_url}",
+        f"target {endpoints.name} ({endpoints.kind})",
+        f"  runtime {endpoints.runtime_url}, control service {endpoints.control_url}, sockets {endpoints.socket_url}",
     ]
-    rules = lane.rules
+    rules = endpoints.rules
     if rules.caps is not None:
         caps = rules.caps
         lines.append(f"  caps: {caps.clients} clients, {caps.connects_per_s:g} connects/s, {caps.events_per_s:g} events/s")
     conditions = {key: value for key, value in msgspec.to_builtins(rules.stop).items() if value != getattr(Stop(), key)}
     if conditions:
         lines.append("  stops at: " + ", ".join(f"{key} {value}" for key, value in conditions.items()))
-    asked = lane.admin_token and rules.metrics_profile != "none"
+    asked = endpoints.admin_token and rules.metrics_profile != "none"
     lines.append(
         f"  metrics: {rules.metrics_profile} profile, every {rules.metrics_every_s:g} s" if asked else "  metrics: not asked"
     )
     return lines
 
 
-def _hook(lane: "Lane", kind: str) -> str:
-    hook = lane.rules.hooks[kind]
-    heal = f"healed by {shlex.join(_shown(lane, hook.heal))}" if hook.heal else "heals by itself"
-    return f"{shlex.join(_shown(lane, hook.inject))}; {heal}; {hook.timeout_s:g} s each at most"
+def _hook(endpoints: "Endpoints", kind: str) -> str:
+    hook = endpoints.rules.hooks[kind]
+    revert = f"healed by {shlex.join(_shown(endpoints, hook.revert))}" if hook.revert else "heals by itself"
+    return f"{shlex.join(_shown(endpoints, hook.inject))}; {revert}; {hook.timeout_s:g} s each at most"
 
 
-def _shown(lane: "Lane", command: list[str]) -> list[str]:
+def _shown(endpoints: "Endpoints", command: list[str]) -> list[str]:
     from sim.base.redaction import Redactor
 
-    redact = Redactor(lane.secrets)
+    redact = Redactor(endpoints.secrets)
     return [redact.text(part) for part in command]

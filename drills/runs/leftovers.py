@@ -7,7 +7,7 @@ are still going on are known by the locks they hold, and are let alone.
 
 from pathlib import Path
 
-from sim.base.ownership import MARK_NAME, STATE_PREFIX, Mark, is_left_behind, remove_leftovers
+from sim.base.ownership import MARK_NAME, STATE_PREFIX, Mark, is_left_over, remove_leftovers
 
 
 def mark(run_dir: Path) -> Mark:
@@ -21,7 +21,7 @@ def clean_up(out: Path) -> list[str]:
     if gone := remove_leftovers(STATE_PREFIX):
         found.append(f"removed what a killed run left behind: {', '.join(map(str, gone))}.")
     for left in sorted(out.glob(f"*/{MARK_NAME}")):
-        if is_left_behind(left):
+        if is_left_over(left):
             left.unlink(missing_ok=True)  # told once
             found.append(f"{left.parent}: this run was killed before its end; `stormgate judge` shows what it had.")
     return found

@@ -27,7 +27,7 @@ from sim.planning.designs import Point
 from sim.planning.runs import WORK_PREFIX
 from sim.planning.store import Row, Store
 from sim.record.observations import RunHeader, write_header
-from sim.record.predictions import Forecast, Foretold
+from sim.record.predictions import Predicted, Prediction
 
 ENGINE = "virtual"
 REPLICATIONS = 5  # [ours]
@@ -38,7 +38,7 @@ RECOVERY = (
 
 
 @dataclass(frozen=True)
-class Prophet:
+class Predictor:
     """A fitted model, ready to foretell."""
 
     path: Path
@@ -46,30 +46,30 @@ class Prophet:
     fitted_to: str
     pace: Pace
 
-    def foretell(self, drill: Drill, seed: int, workers: int | None = None) -> Forecast:
+    def predict(self, drill: Drill, seed: int, workers: int | None = None) -> Prediction:
         """Simulate a drill under some seeds. Raises `EvidenceError` where that was cut short."""
         spread = self.pace.spread if self.pace.is_known else 0.0
         lanes = [self.model.slowed(math.exp(score * spread)) for score in _scores()]
-        points = [Point(0, {}, drill, lane) for lane in lanes]
+        points = [Point(0, {}, drill, endpoints) for endpoints in lanes]
         jobs = [runs.job(ENGINE, point, seed + n, runs.Measured()) for n, point in enumerate(points)]
         with OwnedFolder(WORK_PREFIX) as folder, Several(f"predicting {drill.name}", [job.name for job in jobs]) as progress:
             store = Store(Path(folder))
             if why := runs.run(jobs, store, progress, workers):
                 raise EvidenceError(f"drill '{drill.name}' could not be predicted: {why}.")
             rows = [row for job in jobs if (row := store.get(job.digest)) is not None]
-        found = [foretold(name, rows, self.pace) for name in RECOVERY]
-        return Forecast(
+        found = [predicted(name, rows, self.pace) for name in RECOVERY]
+        return Prediction(
             model=f"{self.path.name}, fitted to {self.fitted_to}",
             model_sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
             engine=ENGINE,
             replications=REPLICATIONS,
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            foretold=tuple(each for each in found if each is not None),
-            not_foretold=tuple(name for name, each in zip(RECOVERY, found, strict=True) if each is None),
+            predicted=tuple(each for each in found if each is not None),
+            not_predicted=tuple(name for name, each in zip(RECOVERY, found, strict=True) if each is None),
         )
 
 
-def prophet(path: Path | None, target: str, out: Path) -> Prophet:
+def predictor(path: Path | None, target: str, out: Path) -> Predictor:
     """The model of a file, or what `plan calibrate` wrote for this target. Raises `UsageError`."""
     path = path or calibration_path(out, target)
     if not path.is_file():
@@ -78,7 +78,7 @@ def prophet(path: Path | None, target: str, out: Path) -> Prophet:
             f"`stormgate plan calibrate --target {target}`, or give one with --model."
         )
     model, about = files.read(path)
-    return Prophet(path, model, f"{about.target} on {about.date}", pace_of(about.residuals))
+    return Predictor(path, model, f"{about.target} on {about.date}", pace_of(about.residuals))
 
 
 def calibration_path(out: Path, target: str) -> Path:
@@ -89,14 +89,14 @@ def calibration_path(out: Path, target: str) -> Path:
 
 def check(drill: Drill) -> None:
     """Raise `UsageError` for a drill that cannot be foretold, because it cannot be simulated."""
-    if drill.surfaces:
+    if drill.variants:
         raise UsageError(f"--predict: drill '{drill.name}' compares surfaces, and has no recovery to foretell; leave it out.")
     runs.check(ENGINE, drill)
 
 
-def keep(folder: Path, header: RunHeader, forecast: Forecast) -> None:
+def keep(folder: Path, header: RunHeader, prediction: Prediction) -> None:
     """Put a forecast into the header of the run that it was made for. Raises `StorageError`."""
-    header.forecast = forecast
+    header.prediction = prediction
     write_header(folder, header)
 
 
@@ -106,21 +106,21 @@ def _scores() -> list[float]:
     return [place / stdev(places) for place in places]
 
 
-def foretold(name: str, rows: Sequence[Row], pace: Pace) -> Foretold | None:
+def predicted(name: str, rows: Sequence[Row], pace: Pace) -> Predicted | None:
     """The middle of all runs, and where the next one is expected: Student's interval of a single new value, by factors.
 
     `rows` are runs of lanes from the quickest to the slowest that `pace` lets one expect. Where some of them never came to a
     value, there is that of the lane as it was fitted, and no interval; nothing where that has none either.
     """
-    found = [next((each for each in row.measures if each.name == name), None) for row in rows]
+    found = [next((each for each in row.metrics if each.name == name), None) for row in rows]
     values = np.array([math.nan if each is None else each.value for each in found])
     fitted = found[len(found) // 2]
     if fitted is None or not math.isfinite(fitted.value):
         return None
     if not bool(np.isfinite(values).all()):
-        return Foretold(name, fitted.unit, fitted.value, None, None)
+        return Predicted(name, fitted.unit, fitted.value, None, None)
     if not pace.is_known or not bool((values > 0).all()):
-        return Foretold(name, fitted.unit, float(np.mean(values)), None, None)
+        return Predicted(name, fitted.unit, float(np.mean(values)), None, None)
     logs, n = np.log(values / values[0]), pace.free + 1  # exactly zero where all runs are alike
     middle, factor = float(values[0] * np.exp(logs.mean())), math.exp(half_width(float(logs.std(ddof=1)), n) * math.sqrt(n + 1))
-    return Foretold(name, fitted.unit, middle, middle / factor, middle * factor)
+    return Predicted(name, fitted.unit, middle, middle / factor, middle * factor)

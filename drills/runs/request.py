@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sim.drill.model import Drill
 
 if TYPE_CHECKING:
-    from sim.engines.sockets.service import Lane
+    from sim.engines.sockets.service import Endpoints
 
 ENGINES = ("sockets", "virtual", "fleet")
 SIMULATED = {
@@ -32,4 +32,4 @@ class Request:
     replications: int = 1  # of each drill, under as many seeds
     targets: Path | None = None  # the file that names targets; None: the one in the working directory
     predict: bool = False  # let a model that was fitted to the target foretell each drill
-    lane: "Lane | None" = None  # looked up already; None: `target` says where
+    endpoints: "Endpoints | None" = None  # looked up already; None: `target` says where

@@ -39,7 +39,7 @@ from drills.runs.intent import DRILLS, PlannedDrill, RunPlan, digest_of, read_dr
 from drills.runs.intent import PLAN_NAME as PLAN_NAME
 from drills.runs.intent import read_plan as read_plan
 from drills.runs.request import SIMULATED
-from drills.runs.variants import Surface
+from drills.runs.variants import Variant
 from sim.analysis import parity
 from sim.base.atomic_files import write_whole
 from sim.base.errors import EvidenceError, StorageError, UsageError
@@ -51,7 +51,7 @@ from sim.record.history import History
 THRESHOLDS_NAME = "thresholds.toml"
 SUMMARY_NAME = "summary.json"
 _REPLICATIONS = "replications"
-_SURFACES = "surfaces"
+_VARIANTS = "variants"
 _REMEDY = "free some space or give another folder with --out"
 _ROLLOUTS, _STAGE_RUNS = "rollouts", "runs"
 
@@ -113,9 +113,9 @@ def create_drill_folder(run_dir: Path, drill: Drill) -> Path:
     return _create_folder(drill_folder(run_dir, drill.name), drill)
 
 
-def create_surface_folder(run_dir: Path, drill: Drill, surface: Surface) -> Path:
+def create_variant_folder(run_dir: Path, drill: Drill, surface: Variant) -> Path:
     """Make the folder of one surface of a drill, and put the drill there as it runs on it."""
-    return _create_folder(surface_folder(run_dir, drill.name, surface), surface.variant(drill))
+    return _create_folder(variant_folder(run_dir, drill.name, surface), surface.variant(drill))
 
 
 def _create_folder(folder: Path, drill: Drill) -> Path:
@@ -142,9 +142,9 @@ def replication_folder(run_dir: Path, name: str, seed: int) -> Path:
     return drill_folder(run_dir, name) / _REPLICATIONS / str(seed)
 
 
-def surface_folder(run_dir: Path, name: str, surface: Surface) -> Path:
+def variant_folder(run_dir: Path, name: str, surface: Variant) -> Path:
     """Where the files of one of several surfaces lie."""
-    return drill_folder(run_dir, name) / _SURFACES / surface.name
+    return drill_folder(run_dir, name) / _VARIANTS / surface.name
 
 
 def seeds(first: int, replications: int) -> range:
@@ -231,9 +231,9 @@ def write_figure(run_dir: Path, name: str) -> Path | None:
 
 def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
     """The run of a drill that its figure shows: its only one, or the first of several."""
-    drill = _drill_with_surfaces(run_dir, planned)
+    drill = _drill_with_variants(run_dir, planned)
     if drill is not None and plan.replications == 1:
-        return surface_folder(run_dir, drill.name, variants.surfaces_of(drill)[0])
+        return variant_folder(run_dir, drill.name, variants.variants_of(drill)[0])
     return _folder(run_dir, plan, planned.name, plan.seed)
 
 
@@ -255,7 +255,7 @@ def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds, judged: Map
 
 def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds: Thresholds) -> DrillVerdict:
     if plan.replications == 1:
-        drill = _drill_with_surfaces(run_dir, planned)
+        drill = _drill_with_variants(run_dir, planned)
         if drill is not None:
             return _judge_surfaces(run_dir, plan, planned, drill, thresholds)
         return _judge_one(run_dir, plan, planned, plan.seed, thresholds)
@@ -286,22 +286,22 @@ def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, t
         return salvage(folder, gates.unreadable(planned.name, str(error), evidence))
 
 
-def _drill_with_surfaces(run_dir: Path, planned: PlannedDrill) -> Drill | None:
+def _drill_with_variants(run_dir: Path, planned: PlannedDrill) -> Drill | None:
     """The drill, if it runs on several surfaces; None for any other, and for one that cannot be read."""
     try:
         drill = read_drill(drill_folder(run_dir, planned.name), planned)
     except EvidenceError:
         return None  # judging it as any other says why
-    return drill if drill.surfaces else None
+    return drill if drill.variants else None
 
 
 def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: Drill, thresholds: Thresholds) -> DrillVerdict:
     """All surfaces of a drill, each by itself and all compared."""
     verdicts: dict[str, DrillVerdict] = {}
     accounts: dict[str, parity.Account] = {}  # of all surfaces: of their histories one at a time is enough to hold
-    wanted = variants.surfaces_of(drill)
+    wanted = variants.variants_of(drill)
     for surface in wanted:
-        folder = surface_folder(run_dir, drill.name, surface)
+        folder = variant_folder(run_dir, drill.name, surface)
         evidence = (folder / observations.FILE_NAME).relative_to(run_dir).as_posix()
         try:
             variant = surface.variant(drill)
@@ -311,8 +311,8 @@ def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: 
             accounts[surface.name] = parity.account(history)
         except EvidenceError as error:
             verdicts[surface.name] = salvage(folder, gates.unreadable(drill.name, str(error), evidence))
-    verdict = variants.combine(drill, verdicts, accounts, f"{DRILLS}/{drill.name}/{_SURFACES}")
-    found = drill_folder(run_dir, drill.name) / _SURFACES
+    verdict = variants.combine(drill, verdicts, accounts, f"{DRILLS}/{drill.name}/{_VARIANTS}")
+    found = drill_folder(run_dir, drill.name) / _VARIANTS
     names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
     if strangers := [name for name in names if name not in {surface.name for surface in wanted}]:
         trouble = f"{found / strangers[0]}: is no surface of this run's drill."

@@ -20,7 +20,7 @@ from sim.server.settings import DEFECTS, RuntimeSettings, Switches
 
 if TYPE_CHECKING:
     from sim.drill.system_model import SystemModel
-    from sim.engines.sockets.service import Lane
+    from sim.engines.sockets.service import Endpoints
 
 RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 
@@ -31,18 +31,18 @@ def run(request: Request) -> Path:
     Everything that can be known to be wrong is refused before anything starts. An interruption ends the run after the
     drills it hit; the drills that did not run count as errors.
     """
-    lane = _allowed_lane(request)
-    if lane is not None and not lane.is_mock:
-        dry_run.in_words(request, lane, err())
-    run_drill = None if request.engine in SIMULATED else _sockets(request, lane)
+    endpoints = _allowed_endpoints(request)
+    if endpoints is not None and not endpoints.is_mock:
+        dry_run.in_words(request, endpoints, err())
+    run_drill = None if request.engine in SIMULATED else _sockets(request, endpoints)
     for sentence in leftovers.clean_up(request.out):
         print(f"note: {sentence}", file=sys.stderr)
     run_dir = results.create_run(
         request.out,
         request.drills,
         engine=_engine_name(request),
-        target=lane.name if lane else "embedded mock",
-        target_kind=lane.kind if lane else "mock",
+        target=endpoints.name if endpoints else "embedded mock",
+        target_kind=endpoints.kind if endpoints else "mock",
         seed=request.seed,
         thresholds=request.thresholds or DEFAULT_PATH,
         replications=request.replications,
@@ -61,7 +61,7 @@ def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> str:
     """One after the other; returns why they ended early, empty when they did not."""
     for drill in request.drills:
         folder = results.create_drill_folder(run_dir, drill)
-        stopped_because = run_surfaces(drill, run_dir, request) if drill.surfaces else _run_once(drill, folder, run_drill)
+        stopped_because = run_variants(drill, run_dir, request) if drill.variants else _run_once(drill, folder, run_drill)
         if stopped_because:
             return stopped_because
     return ""
@@ -75,7 +75,7 @@ def _simulate_all(request: Request, run_dir: Path) -> str:
             jobs += _jobs(drill, run_dir, request)
             continue
         results.create_drill_folder(run_dir, drill)
-        if why := run_surfaces(drill, run_dir, request):  # real ones have the machine to themselves
+        if why := run_variants(drill, run_dir, request):  # real ones have the machine to themselves
             return why
     if not jobs:
         return ""
@@ -99,8 +99,8 @@ def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job
         on = switches(request.defects, seed)
         return simulations.Job(variant, folder, seed, model, on, run_dir.name, name, request.engine)
 
-    if drill.surfaces:
-        all_of_them = [(on, results.create_surface_folder(run_dir, drill, on)) for on in variants.surfaces_of(drill)]
+    if drill.variants:
+        all_of_them = [(on, results.create_variant_folder(run_dir, drill, on)) for on in variants.variants_of(drill)]
         return [job(on.variant(drill), own, request.seed, f"{drill.name} on {on.name}") for on, own in all_of_them]
     if request.replications > 1:
         return [
@@ -120,7 +120,7 @@ def _simulate_one(job: simulations.Job) -> str:
 def _engine_name(request: Request) -> str:
     """What a run's plan says: surfaces bring their own engines."""
     own = dict.fromkeys(engine for drill in request.drills for engine in variants.engines_of(drill))
-    return " and ".join(own) if all(drill.surfaces for drill in request.drills) else request.engine
+    return " and ".join(own) if all(drill.variants for drill in request.drills) else request.engine
 
 
 def _run_once(drill: Drill, folder: Path, run_drill: RunDrill) -> str:
@@ -130,14 +130,14 @@ def _run_once(drill: Drill, folder: Path, run_drill: RunDrill) -> str:
     return "" if header.complete else header.stopped_because
 
 
-def run_surfaces(drill: Drill, run_dir: Path, request: Request, wrong_on: Mapping[str, tuple[str, ...]] | None = None) -> str:
+def run_variants(drill: Drill, run_dir: Path, request: Request, wrong_on: Mapping[str, tuple[str, ...]] | None = None) -> str:
     """A drill on all its surfaces; returns why they ended early, empty when they did not.
 
     `wrong_on` has more defects for the runtimes of single surfaces, by the surface's name.
     """
     with Progress(drill.name) as progress:
         options = variants.Options(
-            folder_of=lambda surface: results.create_surface_folder(run_dir, drill, surface),
+            folder_of=lambda surface: results.create_variant_folder(run_dir, drill, surface),
             switches_of=lambda on: switches((*request.defects, *(wrong_on or {}).get(on.name, ())), request.seed),
             progress=progress,
             run_id=run_dir.name,
@@ -154,19 +154,19 @@ def _model(request: Request) -> "SystemModel":
     return system_model.load(request.model) if request.model else system_model.SystemModel()
 
 
-def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
+def _sockets(request: Request, endpoints: "Endpoints | None") -> RunDrill:
     """The sockets engine, once it is known that it can run all drills on that lane."""
     from sim.engines.sockets import engine as sockets
 
     for drill in request.drills:
-        sockets.check(drill, lane)
-    if lane is not None:
-        sockets.check_lane(lane)
+        sockets.check(drill, endpoints)
+    if endpoints is not None:
+        sockets.check_service(endpoints)
     chosen = switches(request.defects, request.seed)
 
     def run_drill(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
         return sockets.run(
-            drill, sockets.Options(folder, request.seed, lane, chosen, progress, run_id=results.run_id_of(folder))
+            drill, sockets.Options(folder, request.seed, endpoints, chosen, progress, run_id=results.run_id_of(folder))
         )
 
     return _predicted(run_drill, request) if request.predict else run_drill
@@ -174,12 +174,12 @@ def _sockets(request: Request, lane: "Lane | None") -> RunDrill:
 
 def _predicted(run_drill: RunDrill, request: Request) -> RunDrill:
     """The same, but a fitted model says before each drill what will come of it."""
-    prophet = predictions.prophet(request.model, request.target, request.out)
+    predictor = predictions.predictor(request.model, request.target, request.out)
 
     def run_predicted(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
-        forecast = prophet.foretell(drill, request.seed)
+        prediction = predictor.predict(drill, request.seed)
         header = run_drill(drill, folder, progress)
-        predictions.keep(folder, header, forecast)
+        predictions.keep(folder, header, prediction)
         return header
 
     return run_predicted
@@ -187,25 +187,25 @@ def _predicted(run_drill: RunDrill, request: Request) -> RunDrill:
 
 def show_plan(request: Request, as_json: bool) -> None:
     """Say what a run would do, once it is known that it could."""
-    lane = _allowed_lane(request)
+    endpoints = _allowed_endpoints(request)
     if as_json:
-        dry_run.as_json(request, lane)
+        dry_run.as_json(request, endpoints)
         return
     console = out()
-    dry_run.in_words(request, lane, console)
+    dry_run.in_words(request, endpoints, console)
     console.print("dry run: nothing was done, and nothing can be concluded from it")
 
 
-def _allowed_lane(request: Request) -> "Lane | None":
+def _allowed_endpoints(request: Request) -> "Endpoints | None":
     """The target's lane, if it allows all drills; raises `UsageError`. Nothing is asked of it yet."""
     _check(request)
-    lane = request.lane or targets.resolve(request.target, request.targets)
-    if lane is not None:
+    endpoints = request.endpoints or targets.resolve(request.target, request.targets)
+    if endpoints is not None:
         from sim.engines.shared import permission
 
         for drill in request.drills:
-            permission.require_allowed(drill, lane)
-    return lane
+            permission.require_allowed(drill, endpoints)
+    return endpoints
 
 
 def _check(request: Request) -> None:
@@ -238,7 +238,7 @@ def _check_engine(request: Request) -> None:
     elif request.replications != 1:
         raise UsageError(f"--replications {request.replications}: only simulations replicate; add --engine virtual or fleet.")
     for drill in request.drills:
-        if drill.surfaces:
+        if drill.variants:
             _check_surfaces(drill, request)
         elif not runs_on(drill, request.engine):
             raise UsageError(
@@ -254,7 +254,7 @@ def _check_surfaces(drill: Drill, request: Request) -> None:
         raise UsageError(f"drill '{drill.name}' compares runtimes of its own; leave --target out.")
     if request.replications != 1:
         raise UsageError(f"drill '{drill.name}' compares single runs; leave --replications out, or the drill.")
-    for surface in variants.surfaces_of(drill):
+    for surface in variants.variants_of(drill):
         variant = surface.variant(drill)
         virtual.check(variant) if surface.engine == "virtual" else sockets.check(variant, None)
 

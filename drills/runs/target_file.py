@@ -183,9 +183,9 @@ def _hooks(tables: object, where: str) -> dict[str, Hook]:
             why = "stormgate does it by itself" if kind in ours else "there is no such fault"
             raise UsageError(f"{at}: {why}; hooks are for: {', '.join(kind for kind in kinds if kind not in ours)}.")
         if not isinstance(table, dict):
-            raise UsageError(f"{at}: is {table!r}, but expected a table with 'inject' and 'heal'.")
+            raise UsageError(f"{at}: is {table!r}, but expected a table with 'inject' and 'revert'.")
         hook = hooks[kind] = to_struct(table, Hook, at)
-        for key, command in (("inject", hook.inject), ("heal", hook.heal)):
+        for key, command in (("inject", hook.inject), ("revert", hook.revert)):
             _require_program(command, f"{at}: key '{key}'")
     return hooks
 

@@ -8,13 +8,13 @@ from urllib.parse import SplitResult, urlsplit
 from sim.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from sim.engines.shared.service import Lane
+    from sim.engines.sockets.service import Endpoints
 
 EMBEDDED = "mock"
 DEFAULT_FILE = Path("targets.toml")
 
 
-def resolve(target: str, file: Path | None = None) -> "Lane | None":
+def resolve(target: str, file: Path | None = None) -> "Endpoints | None":
     """The lane that `--target` names; None is the embedded mock, started for the run.
 
     `file` is the targets file, by default `targets.toml` in the working directory. Raises `UsageError` for anything but `mock`,
@@ -26,9 +26,9 @@ def resolve(target: str, file: Path | None = None) -> "Lane | None":
     return _address(parts) if parts is not None else _named(target, file)
 
 
-def _named(name: str, file: Path | None) -> "Lane":
+def _named(name: str, file: Path | None) -> "Endpoints":
     from drills.runs import target_file
-    from sim.engines.shared.service import Lane  # imported late: the help text does not need it
+    from sim.engines.shared.service import Endpoints  # imported late: the help text does not need it
 
     if file is None and not DEFAULT_FILE.exists():
         raise UsageError(
@@ -36,7 +36,7 @@ def _named(name: str, file: Path | None) -> "Lane":
             "is not in this folder; give that file with --targets."
         )
     found = target_file.read(file or DEFAULT_FILE, name)
-    return Lane(
+    return Endpoints(
         name=found.name,
         kind=found.entry.kind,
         runtime_url=found.runtime_url,
@@ -49,9 +49,9 @@ def _named(name: str, file: Path | None) -> "Lane":
     )
 
 
-def _address(parts: SplitResult) -> "Lane":
+def _address(parts: SplitResult) -> "Endpoints":
     """A mock of ours at an address on this machine."""
-    from sim.engines.shared.service import Lane
+    from sim.engines.shared.service import Endpoints
     from sim.mock.server import admin_token
 
     shown = f"--target {parts.scheme}://{parts.hostname}"  # no more of it, as a secret may stand in the rest
@@ -69,7 +69,7 @@ def _address(parts: SplitResult) -> "Lane":
         raise UsageError(f"{shown}: give scheme, host and port alone.")
     host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
     url = f"{parts.scheme}://{host}" + (f":{port}" if port else "")
-    return Lane(name=url, kind="mock", runtime_url=url, control_url=url, admin_token=admin_token())
+    return Endpoints(name=url, kind="mock", runtime_url=url, control_url=url, admin_token=admin_token())
 
 
 def _parts(target: str) -> SplitResult | None:

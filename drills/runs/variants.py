@@ -11,7 +11,7 @@ import msgspec
 
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, State, merged_violations
 from sim.analysis import parity
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 from sim.analysis.parity import Account
 from sim.base.errors import UsageError
 from sim.drill.model import DeliveryName, Drill, EngineName, PolicyName
@@ -20,11 +20,11 @@ from sim.record.observations import RunHeader
 from sim.server.settings import Switches
 
 BASELINE: PolicyName = "reference"
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Surface:
+class Variant:
     """One world that a drill runs in."""
 
     engine: EngineName
@@ -45,12 +45,12 @@ class Surface:
         )
 
 
-def surfaces_of(drill: Drill) -> tuple[Surface, ...]:
+def variants_of(drill: Drill) -> tuple[Variant, ...]:
     """All surfaces of a drill. With another policy than the reference asked for, that one beside the reference, no more."""
     asked = drill.fleet.policy
     found = (
-        Surface(each.engine, delivery, policy)
-        for each in drill.surfaces
+        Variant(each.engine, delivery, policy)
+        for each in drill.variants
         for policy in (each.policies if asked == BASELINE else (BASELINE, asked))
         for delivery in each.deliveries
     )
@@ -59,15 +59,15 @@ def surfaces_of(drill: Drill) -> tuple[Surface, ...]:
 
 def on_engine(drill: Drill, engine: str) -> Drill:
     """The drill with the surfaces of one engine alone; raises `UsageError` where there is nothing left to compare."""
-    left = msgspec.structs.replace(drill, surfaces=tuple(each for each in drill.surfaces if each.engine == engine))
-    if drill.surfaces and len(surfaces_of(left)) < 2:
-        raise UsageError(f"drill '{drill.name}': --engine {engine} leaves {len(surfaces_of(left))} of its surfaces to compare.")
+    left = msgspec.structs.replace(drill, variants=tuple(each for each in drill.variants if each.engine == engine))
+    if drill.variants and len(variants_of(left)) < 2:
+        raise UsageError(f"drill '{drill.name}': --engine {engine} leaves {len(variants_of(left))} of its surfaces to compare.")
     return left
 
 
 def engines_of(drill: Drill) -> tuple[EngineName, ...]:
     """The engines that its surfaces need; none for a drill without surfaces."""
-    return tuple(dict.fromkeys(each.engine for each in drill.surfaces))
+    return tuple(dict.fromkeys(each.engine for each in drill.variants))
 
 
 # --- running ----------------------------------------------------------------------------------------
@@ -77,8 +77,8 @@ def engines_of(drill: Drill) -> tuple[EngineName, ...]:
 class Options:
     """How to run all surfaces of a drill. `folder_of` gives each an existing folder, `switches_of` its runtime's switches."""
 
-    folder_of: Callable[[Surface], Path]
-    switches_of: Callable[[Surface], Switches]
+    folder_of: Callable[[Variant], Path]
+    switches_of: Callable[[Variant], Switches]
     progress: Callable[[str, str], None]
     run_id: str
     seed: int
@@ -87,7 +87,7 @@ class Options:
 
 def run(drill: Drill, options: Options) -> str:
     """Run a drill on all its surfaces, one after the other; returns why they ended early, empty when they did not."""
-    all_of_them = surfaces_of(drill)
+    all_of_them = variants_of(drill)
     for number, surface in enumerate(all_of_them, 1):
         options.progress(f"surface {number} of {len(all_of_them)}", surface.name)
         header = _run_one(surface.variant(drill), surface, options)
@@ -96,7 +96,7 @@ def run(drill: Drill, options: Options) -> str:
     return ""
 
 
-def _run_one(variant: Drill, surface: Surface, options: Options) -> RunHeader:
+def _run_one(variant: Drill, surface: Variant, options: Options) -> RunHeader:
     folder, switches, seed, run_id = options.folder_of(surface), options.switches_of(surface), options.seed, options.run_id
     if surface.engine == "virtual":
         from sim.engines.virtual import engine as virtual
@@ -123,13 +123,13 @@ def combine(drill: Drill, verdicts: Mapping[str, DrillVerdict], accounts: Mappin
         duration_s=sum(verdict.duration_s for verdict in verdicts.values()),
         checks=(_same_everywhere(compared, unread, evidence, is_lawful=not broken), *each),
         violations=broken,
-        measures=(
-            Measure("parity.surfaces", compared.surfaces, "surfaces", compared.surfaces, "higher"),
-            Measure("parity.events", compared.events, "events", compared.surfaces, "higher"),
-            Measure("parity.partings", len(compared.partings), "surfaces", compared.surfaces, "lower"),
+        metrics=(
+            Metric("parity.surfaces", compared.variants, "variants", compared.variants, "higher"),
+            Metric("parity.events", compared.events, "events", compared.variants, "higher"),
+            Metric("parity.partings", len(compared.partings), "variants", compared.variants, "lower"),
         ),
         summary=drill.summary,
-        policy=", ".join(dict.fromkeys(surface.policy for surface in surfaces_of(drill))),
+        policy=", ".join(dict.fromkeys(surface.policy for surface in variants_of(drill))),
         defects=tuple(sorted({defect for verdict in verdicts.values() for defect in verdict.defects})),
     )
 
@@ -151,7 +151,7 @@ def _worst(found: Mapping[str, CheckResult | None]) -> CheckResult:
 
 
 def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+    return ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
 
 
 def _same_everywhere(compared: parity.Comparison, unread: Sequence[str], evidence: str, is_lawful: bool) -> CheckResult:
@@ -161,8 +161,8 @@ def _same_everywhere(compared: parity.Comparison, unread: Sequence[str], evidenc
         check="parity",
         state=state,
         value=float(len(compared.partings)),
-        unit="surfaces",
-        n=compared.surfaces,
+        unit="variants",
+        n=compared.variants,
         interval=None,
         comparator="",
         threshold=None,
@@ -180,20 +180,20 @@ def _parity_state(compared: parity.Comparison, unread: Sequence[str], is_lawful:
 
     Where a surface was never well, what its clients lack may only be late, unless somewhere a law was broken.
     """
-    if compared.partings and not compared.unequal and not (compared.sick and is_lawful):
+    if compared.partings and not compared.unequal and not (compared.unready and is_lawful):
         more = f"; {len(compared.partings)} surfaces part in all" if len(compared.partings) > 1 else ""
         return State.FAIL, f"first at {compared.partings[0]}{more}"
     if unread:
         return State.ERROR, f"there is nothing to compare of {_named(unread)}"
     if compared.unequal:
         return State.ERROR, f"the surfaces had not the same history: {compared.unequal}"
-    if compared.sick:
-        return State.ERROR, f"not every surface was well before it was broken: {compared.sick}"
-    if compared.surfaces < 2:
-        return State.INCONCLUSIVE, f"{compared.surfaces} surfaces are too few to compare"
+    if compared.unready:
+        return State.ERROR, f"not every surface was well before it was broken: {compared.unready}"
+    if compared.variants < 2:
+        return State.INCONCLUSIVE, f"{compared.variants} surfaces are too few to compare"
     if not compared.events or not compared.sequences:
         return State.NO_DATA, "there were no events, or nobody to read them"
     return State.PASS, (
-        f"{compared.surfaces} surfaces have the same {compared.events} events, and the same of them in each of "
+        f"{compared.variants} surfaces have the same {compared.events} events, and the same of them in each of "
         f"{compared.sequences} clients' streams"
     )

@@ -17,7 +17,7 @@ from sim.base.errors import UsageError
 _LOOPBACK = {"master_bind_host": "127.0.0.1", "web_host": "127.0.0.1"}
 
 
-def of(drill: str, climbs: bool = False, **defaults: object) -> None:
+def of(drill: str, ramps: bool = False, **defaults: object) -> None:
     """This locustfile runs that drill, with these defaults of its fields, unless something else is chosen.
 
     With `climbs` it goes on with more and more clients.
@@ -26,13 +26,13 @@ def of(drill: str, climbs: bool = False, **defaults: object) -> None:
     def add_fields(parser: Any) -> None:
         parser.set_defaults(**_LOOPBACK)
         options.add_to(parser, drill, **defaults)
-        if climbs:
+        if ramps:
             capacity_ramp.add_to(parser)
 
     def begin(environment: Any, runner: Any, **_: Any) -> None:
         ours = conductor.of(environment)
         if isinstance(ours, Conductor):
-            ours.climbs = climbs
+            ours.ramps = ramps
             web.install(environment)
         gevent.signal_handler(signal.SIGTERM, _quit, environment, runner)
         gevent.signal_handler(signal.SIGINT, _interrupt, environment, runner)

@@ -50,9 +50,9 @@ def violations(history: History, ledger: Ledger, complete: bool = True) -> list[
 
     Of a run that was cut short (not `complete`), only the laws that what is missing could not have mended.
     """
-    laws = _Laws(history, ledger)
-    asked = _LAWS if complete else tuple(law for law in _LAWS if law not in _NEED_THE_END)
-    return [violation for law in asked for violation in law(laws) if violation.count]
+    invariants = _Evidence(history, ledger)
+    asked = _INVARIANTS if complete else tuple(law for law in _INVARIANTS if law not in _NEED_THE_END)
+    return [violation for law in asked for violation in law(invariants) if violation.count]
 
 
 def integrity(history: History, who: Callable[[History], Rows] | None = None) -> Integrity:
@@ -116,7 +116,7 @@ class _Walk:
         return highest
 
 
-class _Laws:
+class _Evidence:
     """What several laws look at, worked out once."""
 
     def __init__(self, history: History, ledger: Ledger) -> None:
@@ -136,21 +136,23 @@ class _Laws:
             yield Violation(invariant, len(rows), where)
 
 
-def _applied_twice(laws: _Laws) -> Iterator[Violation]:
-    yield from laws.broken("applied_twice", laws.walk.rows.take(laws.walk.twice))
+def _applied_twice(invariants: _Evidence) -> Iterator[Violation]:
+    yield from invariants.broken("applied_twice", invariants.walk.rows.take(invariants.walk.twice))
 
 
-def _applied_out_of_order(laws: _Laws) -> Iterator[Violation]:
-    yield from laws.broken("applied_out_of_order", laws.walk.rows.take(laws.walk.back & ~laws.walk.twice))
+def _applied_out_of_order(invariants: _Evidence) -> Iterator[Violation]:
+    yield from invariants.broken(
+        "applied_out_of_order", invariants.walk.rows.take(invariants.walk.back & ~invariants.walk.twice)
+    )
 
 
-def _hole(laws: _Laws) -> Iterator[Violation]:
-    yield from laws.broken("hole", laws.walk.rows.take(laws.walk.hole))
+def _hole(invariants: _Evidence) -> Iterator[Violation]:
+    yield from invariants.broken("hole", invariants.walk.rows.take(invariants.walk.hole))
 
 
-def _checkpoint_regressed(laws: _Laws) -> Iterator[Violation]:
+def _checkpoint_regressed(invariants: _Evidence) -> Iterator[Violation]:
     """A checkpoint went back without a rebootstrap, a clamp or a damage by a fault, or a clamp took back what was applied."""
-    history, walk = laws.history, laws.walk
+    history, walk = invariants.history, invariants.walk
     clamped = walk.rows.is_kind(Kind.CLAMPED) & (walk.rows.seq < walk.highest_applied)
     kinds = (Kind.CHECKPOINT_WRITTEN, Kind.REBOOTSTRAPPED, Kind.CLAMPED, Kind.RESTARTED)
     rows = history.believable(history.session_rows(*kinds))
@@ -161,16 +163,16 @@ def _checkpoint_regressed(laws: _Laws) -> Iterator[Violation]:
     stretch = np.cumsum(first | ~written & ~history.detail_is(rows, ["fresh"]))[written]
     rows = rows.take(written)
     lower = np.append(False, (np.diff(stretch) == 0) & (np.diff(rows.seq) < 0)) if len(rows) else written[:0]
-    yield from laws.broken("checkpoint_regressed", rows.take(lower).and_then(walk.rows.take(clamped)))
+    yield from invariants.broken("checkpoint_regressed", rows.take(lower).and_then(walk.rows.take(clamped)))
 
 
-def _stale_loop(laws: _Laws) -> Iterator[Violation]:
-    yield from laws.broken("stale_loop", stale_loops(laws.history))
+def _stale_loop(invariants: _Evidence) -> Iterator[Violation]:
+    yield from invariants.broken("stale_loop", stale_loops(invariants.history))
 
 
-def _stale_without_recovery(laws: _Laws) -> Iterator[Violation]:
+def _stale_without_recovery(invariants: _Evidence) -> Iterator[Violation]:
     """A stale client that never recovered and did not settle."""
-    history = laws.history
+    history = invariants.history
     stale = history.fleet(Kind.STALE)
     recovered_t = np.full(history.header.clients, -np.inf)
     recoveries = history.fleet(*RECOVERIES)
@@ -178,21 +180,21 @@ def _stale_without_recovery(laws: _Laws) -> Iterator[Violation]:
     recovered_t[history.fleet(Kind.SETTLED).client] = np.inf
     stuck = stale.take(stale.t > recovered_t[stale.client])
     _, first = np.unique(stuck.client, return_index=True)
-    yield from laws.broken("stale_without_recovery", stuck.take(first))
+    yield from invariants.broken("stale_without_recovery", stuck.take(first))
 
 
-def _silent_loss(laws: _Laws) -> Iterator[Violation]:
-    yield Violation("silent_loss", laws.ledger.silent.count, _place(laws.ledger.silent))
+def _silent_loss(invariants: _Evidence) -> Iterator[Violation]:
+    yield Violation("silent_loss", invariants.ledger.silent.count, _place(invariants.ledger.silent))
 
 
 def _place(shortfall: Shortfall) -> str:
     return f"client {shortfall.client}, {shortfall.stream}, seq {shortfall.seq}, never applied"
 
 
-def _acknowledged_lost(laws: _Laws) -> Iterator[Violation]:
+def _acknowledged_lost(invariants: _Evidence) -> Iterator[Violation]:
     """Acknowledged events that the authority no longer has, of which there are two versions, or that are two in one."""
-    history, ledger = laws.history, laws.ledger
-    lost, (conflicts, first_conflict) = ledger.lost_by_authority, _conflicts(laws)
+    history, ledger = invariants.history, invariants.ledger
+    lost, (conflicts, first_conflict) = ledger.lost_by_authority, _conflicts(invariants)
     merged = ledger.acknowledged - len(ledger.published)
     first = first_conflict or f"{merged} publishes were acknowledged as events that others had become before"
     if len(lost):
@@ -202,9 +204,9 @@ def _acknowledged_lost(laws: _Laws) -> Iterator[Violation]:
     yield Violation("acknowledged_lost", len(lost) + max(conflicts, merged), first)
 
 
-def _conflicts(laws: _Laws) -> tuple[int, str]:
+def _conflicts(invariants: _Evidence) -> tuple[int, str]:
     """Events of one (stream, seq) with two payloads, and the first of them in words."""
-    history = laws.history
+    history = invariants.history
     rows = history.of(Kind.PUBLISHED, Kind.APPLIED)
     rows = rows.take(~history.detail_is(rows, [""]))
     place = rows.stream * _EPOCH_SPAN + rows.seq
@@ -220,27 +222,27 @@ def _conflicts(laws: _Laws) -> tuple[int, str]:
     return len(differing), at(-1, stream, seq, float(row.t[earliest])) + ", has two payloads"
 
 
-def _phantom_event(laws: _Laws) -> Iterator[Violation]:
+def _phantom_event(invariants: _Evidence) -> Iterator[Violation]:
     """Events that were applied but that nobody published, beyond what publishes of unknown outcome may explain."""
-    history, published = laws.history, laws.ledger.published
+    history, published = invariants.history, invariants.ledger.published
     rows = history.session_rows(Kind.APPLIED)
     rows = rows.take(published.find(rows) < 0)
-    rows = rows.take(_ours(laws, rows))
+    rows = rows.take(_ours(invariants, rows))
     _, first = np.unique(rows.stream * _EPOCH_SPAN + rows.seq, return_index=True)
     rows = rows.take(np.sort(first))
     unknown = history.of(Kind.PUBLISH_FAILED)
     unknown = unknown.take(history.detail_is(unknown, ["unknown_outcome"]))
     excused = np.bincount(unknown.stream, minlength=len(history.streams) + 1)
     keep = [np.flatnonzero(rows.stream == code)[excused[code] :] for code in np.unique(rows.stream)]
-    yield from laws.broken("phantom_event", rows.take(np.concatenate([np.zeros(0, np.int64), *keep])))
+    yield from invariants.broken("phantom_event", rows.take(np.concatenate([np.zeros(0, np.int64), *keep])))
 
 
-def _ours(laws: _Laws, rows: Rows) -> Mask:
+def _ours(invariants: _Evidence, rows: Rows) -> Mask:
     """Where a row's event can only be this run's own.
 
     On a live target, streams other than runs are shared with the world, and a shared stream's past is not ours anywhere.
     """
-    history, published = laws.history, laws.ledger.published
+    history, published = invariants.history, invariants.ledger.published
     first_seq = np.full(len(history.streams), np.iinfo(np.int64).max, np.int64)
     np.minimum.at(first_seq, published.stream, published.seq)
     run_stream = np.array([name.startswith("runtime.run.") for name in history.streams], np.bool_)
@@ -251,39 +253,39 @@ def _ours(laws: _Laws, rows: Rows) -> Mask:
     return mine
 
 
-def _probes(laws: _Laws) -> Iterator[Violation]:
+def _probes(invariants: _Evidence) -> Iterator[Violation]:
     """Probes whose forbidden question was granted."""
-    history = laws.history
+    history = invariants.history
     rows = history.of(Kind.PROBED)
     for text in history.detail_counts(rows):
         probe, answer = text.partition(":")[0], text.rpartition(":")[2]
         if answer == "accepted":
             name = _PROBE_INVARIANTS.get(probe, f"{probe}_accepted")
-            yield from laws.broken(name, rows.take(history.detail_is(rows, [text])))
+            yield from invariants.broken(name, rows.take(history.detail_is(rows, [text])))
 
 
-def _cross_topic_leak(laws: _Laws) -> Iterator[Violation]:
-    yield from laws.broken("cross_topic_leak", laws.history.of(Kind.UNGRANTED))
+def _cross_topic_leak(invariants: _Evidence) -> Iterator[Violation]:
+    yield from invariants.broken("cross_topic_leak", invariants.history.of(Kind.UNGRANTED))
 
 
-def _jumbled_message(laws: _Laws) -> Iterator[Violation]:
+def _jumbled_message(invariants: _Evidence) -> Iterator[Violation]:
     """Hash mismatches and malformed frames that no fault made."""
-    mismatches, malformed = (corrupted.unannounced(laws.history, kind) for kind in (Kind.HASH_MISMATCH, Kind.MALFORMED))
-    yield from laws.broken("jumbled_message", mismatches.and_then(malformed))
+    mismatches, malformed = (corrupted.unannounced(invariants.history, kind) for kind in (Kind.HASH_MISMATCH, Kind.MALFORMED))
+    yield from invariants.broken("jumbled_message", mismatches.and_then(malformed))
 
 
-def _needless_loss(laws: _Laws) -> Iterator[Violation]:
+def _needless_loss(invariants: _Evidence) -> Iterator[Violation]:
     """Events that a client declared lost although a fresh client still got them at the end."""
-    rows = laws.history.session_rows(Kind.DECLARED_LOSS)
-    low, high = laws.ledger.retained
+    rows = invariants.history.session_rows(Kind.DECLARED_LOSS)
+    low, high = invariants.ledger.retained
     first_lost = rows.seq - np.nan_to_num(rows.value, nan=0.0).astype(np.int64)
     still_there = np.maximum(first_lost, low[rows.stream]) < np.minimum(rows.seq, high[rows.stream])
-    yield from laws.broken("needless_loss", rows.take(still_there))
+    yield from invariants.broken("needless_loss", rows.take(still_there))
 
 
-def _early_replay_complete(laws: _Laws) -> Iterator[Violation]:
+def _early_replay_complete(invariants: _Evidence) -> Iterator[Violation]:
     """Catching up was called complete before the client had what was acknowledged when its connect was due."""
-    history, published = laws.history, laws.ledger.published
+    history, published = invariants.history, invariants.ledger.published
     moves = history.believable(history.fleet(*_MOVES, Kind.CHECKPOINT_WRITTEN))
     done = history.fleet(Kind.REPLAY_COMPLETED)
     done = done.take(np.isfinite(done.value))
@@ -295,22 +297,22 @@ def _early_replay_complete(laws: _Laws) -> Iterator[Violation]:
         heads = np.maximum.accumulate(np.append(0, published.seq[events][when]))
         head = heads[np.searchsorted(published.acknowledged_t[events][when], due_t, side="right")]
         early |= _reached(own, done) < head
-    yield from laws.broken("early_replay_complete", done.take(early))
+    yield from invariants.broken("early_replay_complete", done.take(early))
 
 
-def _false_start(laws: _Laws) -> Iterator[Violation]:
+def _false_start(invariants: _Evidence) -> Iterator[Violation]:
     """A client whose checkpoint was gone was begun above what is retained to the end, as if it still had what lies below."""
-    history, ledger = laws.history, laws.ledger
+    history, ledger = invariants.history, invariants.ledger
     rows = history.fleet(Kind.RESTARTED, Kind.REBOOTSTRAPPED)
     rows = rows.take(np.argsort(history.pair(rows), kind="stable"))
     pair, before = history.pair(rows), np.append(False, rows.is_kind(Kind.RESTARTED)[:-1])[: len(rows)]
     again = before & ~_changes(pair) & history.detail_is(rows, ["fresh"])
     low, _ = ledger.retained
-    yield from laws.broken("false_start", rows.take(again & (rows.seq > low[rows.stream])))
+    yield from invariants.broken("false_start", rows.take(again & (rows.seq > low[rows.stream])))
 
 
-def _runtime_died(laws: _Laws) -> Iterator[Violation]:
-    yield from laws.broken("runtime_died", laws.history.of(Kind.RUNTIME_DIED))
+def _runtime_died(invariants: _Evidence) -> Iterator[Violation]:
+    yield from invariants.broken("runtime_died", invariants.history.of(Kind.RUNTIME_DIED))
 
 
 def _reached(moves: Rows, moments: Rows) -> Ints:
@@ -335,7 +337,7 @@ def _changes(codes: Ints) -> Mask:
     return np.append(True, np.diff(codes) != 0) if len(codes) else np.zeros(0, np.bool_)
 
 
-_LAWS: tuple[Callable[[_Laws], Iterator[Violation]], ...] = (
+_INVARIANTS: tuple[Callable[[_Evidence], Iterator[Violation]], ...] = (
     _applied_twice,
     _applied_out_of_order,
     _hole,

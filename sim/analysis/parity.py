@@ -53,12 +53,12 @@ class Parting:
 class Comparison:
     """What a comparison found. `sequences` is how many (client, stream) pairs each surface was compared in."""
 
-    surfaces: int
+    variants: int
     events: int  # acknowledged on the first surface
     sequences: int  # (client, stream) pairs in which the first surface has anything to compare
     partings: tuple[Parting, ...]  # one for each surface that is not as the first, the earliest event first
     unequal: str = ""  # why the histories are not of the same events at all
-    sick: str = ""  # which surfaces were never well before anything was to be broken, and why
+    unready: str = ""  # which surfaces were never well before anything was to be broken, and why
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Account:
     held: Codes
     checkpoint: Ints
     acknowledged: int
-    sick: str = ""  # why everyone was never live and up to date at one time, before anything was broken
+    unready: str = ""  # why everyone was never live and up to date at one time, before anything was broken
 
 
 def account(history: History) -> Account:
@@ -121,12 +121,12 @@ def compare(accounts: Mapping[str, Account], events: int) -> Comparison:
     mine = common.aligned(one)
     found = [parting for name, other in others if (parting := common.parting(first, mine, name, common.aligned(other)))]
     return Comparison(
-        surfaces=len(accounts),
+        variants=len(accounts),
         events=one.acknowledged,
         sequences=int(((one.held > 0).any(axis=-1) | (one.checkpoint > 0)).sum()),
         partings=tuple(sorted(found, key=lambda parting: (parting.seq, common.streams.index(parting.stream)))),
         unequal=f"not all events were acknowledged: {'; '.join(short)}" if short else "",
-        sick=", ".join(f"{name} ({each.sick})" for name, each in accounts.items() if each.sick),
+        unready=", ".join(f"{name} ({each.unready})" for name, each in accounts.items() if each.unready),
     )
 
 
@@ -170,7 +170,7 @@ class _Common:
         log[streams, :length] = code[one.log]
         held[:clients, streams, :length] = code[one.held]
         checkpoint[:clients, streams] = one.checkpoint
-        return Account(tuple(self.streams), tuple(self._words), log, held, checkpoint, one.acknowledged, one.sick)
+        return Account(tuple(self.streams), tuple(self._words), log, held, checkpoint, one.acknowledged, one.unready)
 
     def parting(self, first: str, one: Account, other: str, two: Account) -> Parting | None:
         """Where two aligned accounts part first, if they do."""

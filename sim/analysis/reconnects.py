@@ -46,7 +46,7 @@ def time_until(share: float, seconds: Floats) -> float:
 
 def episodes(history: History) -> list[Episode]:
     """The faults that disconnected fleet clients, in the order they began."""
-    begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
+    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
     ends = {int(index): float(t) for index, t in zip(ended.attempt, ended.t, strict=True)}
     found = (
         _episode(history, history.details[code], float(t), ends.get(int(index), float("nan")))

@@ -17,7 +17,7 @@ _HARMLESS = ("drop_sockets",)  # faults that give no runtime a reason to begin a
 
 
 @dataclass(frozen=True)
-class ServerFigure:
+class ServerMetric:
     """One figure over a run: `n` polls had it. `increase` is of counters only; `resets` counts how often one went back."""
 
     name: str
@@ -53,7 +53,7 @@ def polls(history: History) -> Polls:
     return Polls(len(rows), {why: count for why, count in counts.items() if why != "ok"})
 
 
-def figures(history: History) -> tuple[ServerFigure, ...]:
+def figures(history: History) -> tuple[ServerMetric, ...]:
     """Every figure that was served at least once, by name."""
     return tuple(_figure(name, values) for name, _, values in _series(history))
 
@@ -76,26 +76,26 @@ def unexplained_resets(history: History) -> list[float]:
 
 def _touched(history: History, since_t: float, until_t: float) -> bool:
     """Whether a fault that may make a runtime begin anew acted between two moments."""
-    begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
+    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
     begun = begun.take(~history.detail_is(begun, _HARMLESS))
     ends = {int(index): float(t) for index, t in zip(ended.attempt, ended.t, strict=True)}
     spans = [(float(t), ends.get(int(index), np.inf)) for index, t in zip(begun.attempt, begun.t, strict=True)]
     return any(began <= until_t and end >= since_t for began, end in spans)
 
 
-def _figure(name: str, values: Floats) -> ServerFigure:
+def _figure(name: str, values: Floats) -> ServerMetric:
     first, last = float(values[0]), float(values[-1])
     if not is_counter(name):
-        return ServerFigure(name, first, last, len(values))
+        return ServerMetric(name, first, last, len(values))
     steps = np.diff(values)
-    return ServerFigure(
+    return ServerMetric(
         name, first, last, len(values), float(np.where(steps >= 0, steps, values[1:]).sum()), int((steps < 0).sum())
     )
 
 
 def _series(history: History) -> Iterator[tuple[str, Floats, Floats]]:
     """Each figure's name, and when and as what it was served."""
-    rows = history.of(Kind.SERVER_FIGURE)
+    rows = history.of(Kind.SERVER_METRIC)
     for code in sorted(np.unique(rows.detail), key=lambda code: history.details[code]):
         own = rows.take(rows.detail == code)
         yield history.details[code], own.t, own.value

@@ -14,7 +14,7 @@ import numpy as np
 from sim.record.history import Floats
 
 CONFIDENCE = 0.95
-MOST_REPLICATIONS = 100_000  # beyond, no number is said to do
+MAX_REPLICATIONS = 100_000  # beyond, no number is said to do
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,12 @@ def half_width(deviation: float, n: int, confidence: float = CONFIDENCE) -> floa
 
 
 def smallest(n: int, does: Callable[[int], bool]) -> int | None:
-    """The smallest number from `n` that does, when all larger ones do too; None when none up to `MOST_REPLICATIONS` does."""
+    """The smallest number from `n` that does, when all larger ones do too; None when none up to `MAX_REPLICATIONS` does."""
     high = n
     while not does(high):
-        if high >= MOST_REPLICATIONS:
+        if high >= MAX_REPLICATIONS:
             return None
-        n, high = high + 1, min(2 * high, MOST_REPLICATIONS)
+        n, high = high + 1, min(2 * high, MAX_REPLICATIONS)
     while n < high:
         middle = (n + high) // 2
         n, high = (n, middle) if does(middle) else (middle + 1, high)

@@ -9,7 +9,7 @@ _THRESHOLDS = (50_000, 10, 10)
 
 
 @contextlib.contextmanager
-def relaxed_garbage_collection() -> Iterator[None]:
+def relaxed_gc() -> Iterator[None]:
     """Look for cycles more rarely: nearly all that lives goes on living, and looking took a fifth of a storm's handshakes."""
     before = gc.get_threshold()
     gc.set_threshold(*_THRESHOLDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sim.base.redaction import Redactor
 
-MOST_OUTPUT_BYTES = 256 * 1024  # of one command, kept
+MAX_OUTPUT_BYTES = 256 * 1024  # of one command, kept
 _CHUNK_BYTES = 64 * 1024
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
 _LAST_WORDS_S = 1.0  # for output still under way when the command has ended
@@ -20,7 +20,7 @@ class Output:
 
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact
-        self._most = MOST_OUTPUT_BYTES + redact.longest
+        self._most = MAX_OUTPUT_BYTES + redact.longest
         self._kept = bytearray()
         self.total = 0
 
@@ -33,7 +33,7 @@ class Output:
     def keep(self, path: Path) -> str:
         """Write it to a file; returns the file's SHA-256, empty where it could not be written: evidence without its digest is
         an error, but a full disk must not keep anything from being healed."""
-        content = self._redact(bytes(self._kept))[:MOST_OUTPUT_BYTES]
+        content = self._redact(bytes(self._kept))[:MAX_OUTPUT_BYTES]
         try:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)

@@ -39,7 +39,7 @@ class Mark:
         self._file.close()
 
 
-def is_left_behind(mark: Path) -> bool:
+def is_left_over(mark: Path) -> bool:
     """Whether there is a mark whose owner is gone."""
     try:
         with mark.open() as file:
@@ -81,6 +81,6 @@ def _is_ours(folder: Path) -> bool:
 def _is_abandoned(folder: Path) -> bool:
     mark = folder / MARK_NAME
     try:
-        return is_left_behind(mark) if mark.exists() else time.time() - folder.stat().st_mtime > _MAKING_S
+        return is_left_over(mark) if mark.exists() else time.time() - folder.stat().st_mtime > _MAKING_S
     except OSError:
         return False

@@ -24,7 +24,7 @@ _WORKER_DIED = "a worker process was killed, perhaps for want of memory (fewer c
 _LOOK_EVERY_S = 0.2
 _WAITS, _RUNS, _DONE = 0.0, 1.0, 2.0  # how a job stands
 _FIELDS = 3  # of a job on the board: how it stands, its phase (place in `PHASES`), and how far it is
-PHASES = ("", "steady", "fault", "heal", "settle", "end", "judging", "drawing")
+PHASES = ("", "steady", "fault", "recovery", "settle", "end", "judging", "drawing")
 
 J = TypeVar("J")
 R = TypeVar("R")

@@ -29,7 +29,7 @@ Simulate = Callable[[SystemModel], RunProbe]
 Numbers = Mapping[str, Estimate]
 _NEARLY_ALL = 0.95
 _TURNS = 3  # [ours] of correction: each leaves about a tenth of the difference
-_LEAST_MS = 1e-4
+_MIN_MS = 1e-4
 _BUSY = "burst_busy"
 _HANDSHAKE, _WORKERS = "server.handshake_ms", "server.handshake_workers"
 _FRAME, _EVENT = "server.delivery_batch_ms", "server.delivery_event_ms"
@@ -42,7 +42,7 @@ class Residual(msgspec.Struct, frozen=True):
     """
 
     probe: str
-    measure: str
+    metric: str
     measured: float
     simulated: float
     error: float
@@ -106,7 +106,7 @@ class Pace:
 
 def pace_of(residuals: Sequence[Residual]) -> Pace:
     """From each round of each probe, until nearly all were live again; each number fitted to them leaves one free less."""
-    told = [(each.simulated, took) for each in residuals if each.measure == _NEARLY_ALL_S for took in each.rounds]
+    told = [(each.simulated, took) for each in residuals if each.metric == _NEARLY_ALL_S for took in each.rounds]
     free = len(told) - len((_HANDSHAKE, _FRAME, _EVENT))
     if free < 1 or not all(simulated > 0 and took > 0 for simulated, took in told):
         return Pace(math.nan, 0)
@@ -140,10 +140,10 @@ def _of_either_kind(bench: _Bench, alone: Numbers) -> Numbers:
 def _corrected(bench: _Bench, found: Numbers, by_busy: bool = False) -> Numbers:
     """Until simulated probes take as long as the measured ones."""
     replayed = float(np.mean([estimates.replayed_each(history) for history in bench.measured.rounds["replay"]]))
-    least_ms = found[_FRAME].value  # among other work a frame is no quicker than in a fan-out
+    min_ms = found[_FRAME].value  # among other work a frame is no quicker than in a fan-out
     for _ in range(_TURNS):
         if by_busy:
-            found = _nearer(bench, found, _FRAME, _BUSY, _frames_of_busy(bench), least_ms)
+            found = _nearer(bench, found, _FRAME, _BUSY, _frames_of_busy(bench), min_ms)
         found = _nearer(bench, found, _HANDSHAKE, "burst_large", _paid(bench, "burst_large") / found[_WORKERS].value)
         frame_ms = found[_FRAME].value + found[_EVENT].value
         found = _nearer(bench, found, _EVENT, "replay", _paid(bench, "replay") * max(replayed, 1.0))
@@ -163,7 +163,7 @@ def _frames_of_busy(bench: _Bench) -> float:
     return took_s * drill.load.events_per_s * 0.75 * drill.fleet.clients + fitting.REPLIES * _paid(bench, _BUSY) / 2
 
 
-def _nearer(bench: _Bench, found: Numbers, key: str, probe: str, times: float, least: float = _LEAST_MS) -> Numbers:
+def _nearer(bench: _Bench, found: Numbers, key: str, probe: str, times: float, least: float = _MIN_MS) -> Numbers:
     """One number changed by what a probe misses, if that number is paid so many times until the probe's end."""
     missing_ms = bench.slower_s(fitting.model_of(found), probe) * 1000
     if not math.isfinite(missing_ms):

@@ -19,8 +19,8 @@ from sim.drill.system_model import ControlService, Network, Server, SystemModel
 from sim.record.history import Floats, History
 from sim.record.observations import Kind
 
-MOST_WORKERS = 64
-_LEAST_DELAY_MS = _LEAST_STEP_MS = 0.001
+MAX_WORKERS = 64
+_MIN_DELAY_MS = _MIN_STEP_MS = 0.001
 RETURN_SHARE = "a client's share of a burst's return, less the frames it gets"
 REPLIES = 3  # frames that a client gets while it gets live, besides a replay's
 
@@ -84,7 +84,7 @@ def _network(quiet: Sequence[History]) -> dict[str, Estimate]:
 def _delays_ms(history: History) -> Floats:
     """By client, a quarter of the time from its open socket to its being live, in ms."""
     done, live = (_first_t(history, kind) for kind in (Kind.CONNECT_DONE, Kind.SUBSCRIBED))
-    return np.maximum((live - done) * 1000 / 4, _LEAST_DELAY_MS)
+    return np.maximum((live - done) * 1000 / 4, _MIN_DELAY_MS)
 
 
 def _first_t(history: History, kind: Kind) -> Floats:
@@ -98,7 +98,7 @@ def _handshake(measured: Measured, delay_ms: float, delivery: Mapping[str, Estim
     replies_ms = REPLIES * delivery["server.delivery_batch_ms"].value
     steps = [estimates.return_step_ms(history) - replies_ms for history in measured.rounds["burst_large"]]
     alone_ms = float(np.mean([estimates.median_ms(history, Kind.CONNECT_DONE) for history in measured.quiet])) - 4 * delay_ms
-    least = [max(step, _LEAST_STEP_MS) for step in steps]
+    least = [max(step, _MIN_STEP_MS) for step in steps]
     return _station("server.handshake", least, alone_ms, RETURN_SHARE)
 
 
@@ -114,7 +114,7 @@ def _station(name: str, steps_ms: Sequence[float], alone_ms: float, how: str) ->
     The number of workers is where more at once would only wait: the knee.
     """
     step = _estimate(steps_ms, "ms", how)
-    workers = min(max(round(alone_ms / step.value), 1), MOST_WORKERS) if step.value > 0 else 1
+    workers = min(max(round(alone_ms / step.value), 1), MAX_WORKERS) if step.value > 0 else 1
     knee = f"one alone takes {alone_ms:.3g} ms, and every {step.value:.3g} ms one gets through"
     return {
         f"{name}_workers": Estimate(workers, None, None, step.n, "", knee),

@@ -13,9 +13,9 @@ from sim.record.history import History
 from sim.record.observations import Kind, RunHeader
 
 RunProbe = Callable[[Drill, Path, int], RunHeader]  # into a folder, under a seed
-MOST_GENERATOR_LAG_MS = 50.0  # [ours] beyond, the probes measured the load generator
-MOST_CHANGE = 1.0  # [ours] of a latency between the first and the last quiet probe: it doubled
-_LEAST_CHANGE_MS = 2.0  # [ours] a smaller difference is none, whatever its share
+MAX_GENERATOR_LAG_MS = 50.0  # [ours] beyond, the probes measured the load generator
+MAX_CHANGE = 1.0  # [ours] of a latency between the first and the last quiet probe: it doubled
+_MIN_CHANGE_MS = 2.0  # [ours] a smaller difference is none, whatever its share
 
 
 class ProbesCutShortError(StormgateError):
@@ -30,7 +30,7 @@ class Measured:
     rounds: Mapping[str, tuple[History, ...]]
 
 
-def measure(run: RunProbe, folder: Path, sizes: Sizes, seed: int, say: Callable[[str], None]) -> Measured:
+def metric(run: RunProbe, folder: Path, sizes: Sizes, seed: int, say: Callable[[str], None]) -> Measured:
     """Run all probes: a quiet one, the rounds, and a quiet one again.
 
     Raises `TargetError` for a target that was not well or that changed meanwhile, `EvidenceError` where the load generator was
@@ -60,7 +60,7 @@ def _probe(run: RunProbe, drill: Drill, folder: Path, seed: int) -> History:
     history = History(*observations.read_verified(folder))
     if not estimates.is_well(history):
         raise TargetError(f"the target was not well during the probe {folder.name} (not everyone got live); mend it first.")
-    if (late_ms := estimates.generator_lag_ms(history)) > MOST_GENERATOR_LAG_MS:
+    if (late_ms := estimates.generator_lag_ms(history)) > MAX_GENERATOR_LAG_MS:
         raise EvidenceError(
             f"the load generator itself was {late_ms:.0f} ms late during the probe {folder.name}, so it measured this machine "
             "and not the target; calibrate when the machine is quieter."
@@ -80,7 +80,7 @@ def require_unchanged(before: History, after: History) -> None:
     """Raise `TargetError` if the target was another one at the end than at the beginning."""
     for what, of in _QUIET.items():
         one, other = of(before), of(after)
-        if not abs(other - one) <= max(MOST_CHANGE * min(one, other), _LEAST_CHANGE_MS):
+        if not abs(other - one) <= max(MAX_CHANGE * min(one, other), _MIN_CHANGE_MS):
             raise TargetError(
                 f"the target changed while it was calibrated: {what} took {one:.3g} ms before and {other:.3g} ms after; "
                 "nothing was fitted. Calibrate again when nothing else happens to it."

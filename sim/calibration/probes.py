@@ -43,7 +43,7 @@ class Sizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def quiet(sizes: Sizes) -> Drill:
     """Nothing is broken, and nobody waits for anyone."""
-    phases = Phases(steady_s=sizes.seconds, fault_s=0.1, heal_s=0.0, settle_s=10.0)
+    phases = Phases(steady_s=sizes.seconds, fault_s=0.1, recovery_s=0.0, settle_s=10.0)
     load = Load(events_per_s=10.0)
     fleet = Fleet(sizes.quiet_clients, connects_per_s=10.0)
     return _drill("quiet", "How long does each step take when nobody waits?", fleet, load, phases)
@@ -51,14 +51,14 @@ def quiet(sizes: Sizes) -> Drill:
 
 def mints(sizes: Sizes) -> Drill:
     """The whole fleet asks for its tokens at once."""
-    phases = Phases(steady_s=1.0, fault_s=0.1, heal_s=0.0, settle_s=10.0)
+    phases = Phases(steady_s=1.0, fault_s=0.1, recovery_s=0.0, settle_s=10.0)
     fleet = Fleet(sizes.mint_clients, connects_per_s=10_000.0)
     return _drill("mints", "How quickly are tokens minted when many wait?", fleet, Load(events_per_s=2.0), phases)
 
 
 def burst(name: str, clients: int, sizes: Sizes, events_per_s: float = 2.0, share: float = 1.0) -> Drill:
     """All are cut, or a share, and come back at the same moment."""
-    phases = Phases(steady_s=2.0, fault_s=sizes.seconds, heal_s=0.0, settle_s=20.0)
+    phases = Phases(steady_s=2.0, fault_s=sizes.seconds, recovery_s=0.0, settle_s=20.0)
     fleet, load = Fleet(clients, policy=BURST_POLICY), Load(events_per_s=events_per_s)
     fault = DropSockets(at_s=0.0, share=share)
     return _drill(name, "How quickly does a queue of clients get live?", fleet, load, phases, fault)
@@ -66,7 +66,7 @@ def burst(name: str, clients: int, sizes: Sizes, events_per_s: float = 2.0, shar
 
 def replay(sizes: Sizes) -> Drill:
     """Some are away while much is published, and read it all when they come back."""
-    phases = Phases(steady_s=1.0, fault_s=REPLAY_OFFLINE_S + sizes.seconds, heal_s=0.0, settle_s=20.0)
+    phases = Phases(steady_s=1.0, fault_s=REPLAY_OFFLINE_S + sizes.seconds, recovery_s=0.0, settle_s=20.0)
     fleet = Fleet(sizes.replay_clients, policy=REPLAY_POLICY)
     fault = DropSockets(at_s=0.0, offline_s=REPLAY_OFFLINE_S)
     return _drill(

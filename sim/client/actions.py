@@ -35,7 +35,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenWish:
+class TokenRequest:
     """What a client wants its next token to be: for whom, for which topics, for how long (s; None: as the service likes)."""
 
     account: str
@@ -45,7 +45,7 @@ class TokenWish:
 
 @dataclass(frozen=True, slots=True)
 class Mint:
-    """Ask the control service for the session's `token_wish`; answer with `minted` or `mint_failed`, in any case: nothing
+    """Ask the control service for the session's `token_request`; answer with `minted` or `mint_failed`, in any case: nothing
     here times out."""
 
 
@@ -83,5 +83,5 @@ class ClientSettings:
     replay_batch_size: int = 200
     is_intact: Callable[[Update], bool] = is_intact  # whether an update's payload is what its hash says
     token_ttl_s: int | None = None  # asked of the control service; None: its own default
-    lane: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that probes know what it must refuse
+    service: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that probes know what it must refuse
     run_of: Callable[[UpdateBatch], Run | None] = no_run  # what a frame does to whoever has all that came before it

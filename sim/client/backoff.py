@@ -69,16 +69,16 @@ class DecorrelatedJitter:
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
-    """min(base * 2^min(n-1, most_doublings), cap), without jitter: everyone cut off together comes back together."""
+    """min(base * 2^min(n-1, max_doublings), cap), without jitter: everyone cut off together comes back together."""
 
     name: str
     base_ms: float = 250.0
     cap_ms: float = 8000.0
-    most_doublings: int = _MAX_DOUBLINGS
+    max_doublings: int = _MAX_DOUBLINGS
 
     def delay_ms(self, attempt: int, draw: float, previous_ms: float) -> float:
         """See the class."""
-        return _doubled(self.base_ms, min(attempt - 1, self.most_doublings), self.cap_ms)
+        return _doubled(self.base_ms, min(attempt - 1, self.max_doublings), self.cap_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ _ABLY_QUICK_RETRIES = 8  # of 15 s each: the two minutes of ably's `connectionSt
 _ALL: tuple[Backoff, ...] = (
     FullJitter("reference"),
     Exponential("desktop"),  # the shipped desktop client; see sim.client.desktop for what it counts
-    Exponential("sdk", base_ms=200.0, cap_ms=5000.0, most_doublings=8),  # the shared client library
+    Exponential("sdk", base_ms=200.0, cap_ms=5000.0, max_doublings=8),  # the shared client library
     Steps("phoenix_js", _PHOENIX_MS, 5000.0),  # `reconnectAfterMs` in phoenix.js's socket.js
     CentrifugeJitter("centrifuge_js"),
     Steps("ably", (15_000.0,) * _ABLY_QUICK_RETRIES, 30_000.0),  # its retry timeouts, disconnected then suspended

@@ -57,7 +57,7 @@ class Replica:
         for cursor in self.cursors.values():
             after = self._resume_after(cursor)
             cursor.begin_replay(after)
-            self._note("replay_begun", cursor.stream, -1 if after is None else after)
+            self._note("replay_started", cursor.stream, -1 if after is None else after)
             if after is not None:
                 resume_after[cursor.topic] = after
         return resume_after

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 from sim.base import randomness
 from sim.base.errors import IllegalMoveError
-from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token, TokenWish
+from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token, TokenRequest
 from sim.client.notices import Notes, Notice
 from sim.client.policies import Policy
 from sim.client.replica import Replica
@@ -78,7 +78,7 @@ class ClientSession:
         self._live_since = NEVER
         self.renewing_since = -NEVER  # left in good order to renew the token, and not live again yet
         self._last_heard = 0.0
-        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._routing_check_at = NEVER
         self._wake_at = NEVER
 
     # --- what the driver reads ----------------------------------------------------------------------
@@ -97,10 +97,10 @@ class ClientSession:
         return self._wake_at
 
     @property
-    def token_wish(self) -> TokenWish:
+    def token_request(self) -> TokenRequest:
         """What to ask the control service for."""
         account = f"client-{self.client}.{self.sign_ins}" if self.sign_ins else f"client-{self.client}"
-        return TokenWish(account, self.replica.topics, self.settings.token_ttl_s)
+        return TokenRequest(account, self.replica.topics, self.settings.token_ttl_s)
 
     @property
     def is_live(self) -> bool:
@@ -253,7 +253,7 @@ class ClientSession:
             self._beat_at = now + self.settings.heartbeat_interval_s
         if now >= self._ask_at:
             self._ask_once_more(now)
-        if now >= self._probe_at:
+        if now >= self._routing_check_at:
             self._wake_probe(now)
 
     def _time_out(self, now: float) -> None:
@@ -294,7 +294,7 @@ class ClientSession:
         self._note("backoff", attempt=attempt, value=delay_ms, detail=detail)
 
     def _clear_deadlines(self) -> None:
-        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._probe_at = NEVER
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._routing_check_at = NEVER
         self._live_since = NEVER
         self._asking = False
         self._fruitless = 0
@@ -379,7 +379,7 @@ class ClientSession:
         """For probes: the session has just become live."""
 
     def _wake_probe(self, now: float) -> None:
-        """For probes: `_probe_at` has passed without an answer."""
+        """For probes: `_routing_check_at` has passed without an answer."""
 
     def _ask_again(self, now: float) -> None:
         """Close a hole by a replay from the watermark; when that did not help before, wait, and in the end reconnect."""
@@ -462,5 +462,5 @@ class ClientSession:
         listens = self.state in CONNECTED and self._notices_silence
         silent_at = self._last_heard + self.settings.silence_limit_s if listens else NEVER
         self._wake_at = min(
-            self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, self._probe_at, silent_at
+            self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, self._routing_check_at, silent_at
         )

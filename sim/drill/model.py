@@ -41,7 +41,7 @@ PolicyName = Literal[
 ]
 DeliveryName = Literal["update_batch", "frame"]  # `sync:update_batch` or `sync:frame`
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
-ProbeName = Literal[
+NegativeClientName = Literal[
     "expired_token",
     "mutation_over_socket",
     "any_mutation",
@@ -73,13 +73,13 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # of a client, such as 20260601T000000Z
 CLIENT_BUILD = "20260601T000000Z"  # [ours]
 # [ours] Beyond these no machine is meant: ten times what the fleet engine was measured with, four months, a billion events.
-MOST_CLIENTS, LONGEST_S, MOST_EVENTS = 100_000_000, 1e7, 1e9
+MAX_CLIENTS, MAX_DURATION_S, MAX_EVENTS = 100_000_000, 1e7, 1e9
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The clients: how many, how they behave, how they arrive."""
 
-    clients: Annotated[int, msgspec.Meta(ge=1, le=MOST_CLIENTS)]
+    clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)]
     policy: PolicyName = "reference"
     topics_per_client: Count = 1
     token_ttl_s: CountOrZero = 0  # that clients ask of the control service; 0: as it likes
@@ -110,7 +110,7 @@ class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     steady_s: Positive
     steady_limit_s: Positive = 20.0  # beyond `steady_s`, for everyone to be live before anything is broken
     fault_s: Positive
-    heal_s: NotNegative = 1.0
+    recovery_s: NotNegative = 1.0
     settle_s: Positive = 30.0  # a limit
 
 
@@ -121,10 +121,10 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stale_share: ShareOrZero = 0.0  # of the fleet, told that it is stale, for whatever reason
     declared_loss: bool = False  # clients may declare loss (streams without snapshots); else any is a failure
     retired_routes: bool = False  # ask for the routes that are gone, all the time; by HTTP, so on real sockets only
-    probes: tuple[ProbeName, ...] = ()  # clients that try what must be refused
+    negative_clients: tuple[NegativeClientName, ...] = ()  # clients that try what must be refused
 
 
-class Surfaces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Variants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Worlds that a drill runs in to be compared: this engine with each policy and each form of delivery."""
 
     engine: EngineName
@@ -146,7 +146,7 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expect: Expect = Expect()
     engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that it may run on
     quick: bool = False  # one of the set that `drill run --quick` runs: the questions that every stage begins with
-    surfaces: tuple[Surfaces, ...] = ()  # run on each of these instead of once, and compare; see sim.analysis.parity
+    variants: tuple[Variants, ...] = ()  # run on each of these instead of once, and compare; see sim.analysis.parity
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
 
 def expected_duration_s(drill: Drill) -> float:
     """About how long a run takes in real time: everyone's arrival and the phases, settling early."""
-    return drill.fleet.arrival_s + drill.phases.steady_s + drill.phases.fault_s + drill.phases.heal_s + 1.0
+    return drill.fleet.arrival_s + drill.phases.steady_s + drill.phases.fault_s + drill.phases.recovery_s + 1.0
 
 
 def check(drill: Drill, where: str) -> None:
@@ -199,30 +199,32 @@ def check(drill: Drill, where: str) -> None:
 def _check_length(drill: Drill, where: str) -> None:
     phases = msgspec.structs.asdict(drill.phases)
     longest_s = drill.fleet.arrival_s + sum(phases.values())
-    if longest_s > LONGEST_S:
-        raise UsageError(f"{where}: arrival and 'phases' may take {longest_s:g} s; allowed: at most {LONGEST_S:g} s in all.")
-    if longest_s * drill.load.events_per_s > MOST_EVENTS:
+    if longest_s > MAX_DURATION_S:
+        raise UsageError(
+            f"{where}: arrival and 'phases' may take {longest_s:g} s; allowed: at most {MAX_DURATION_S:g} s in all."
+        )
+    if longest_s * drill.load.events_per_s > MAX_EVENTS:
         raise UsageError(
             f"{where}: key 'load.events_per_s' is {drill.load.events_per_s:g}, which over the {longest_s:g} s that arrival and "
-            f"'phases' may take is too much; allowed: at most {MOST_EVENTS / longest_s:g}."
+            f"'phases' may take is too much; allowed: at most {MAX_EVENTS / longest_s:g}."
         )
 
 
 def _check_events(drill: Drill, where: str) -> None:
     load, phases = drill.load, drill.phases
-    takes_s, has_s = load.events / load.events_per_s, phases.steady_s + phases.fault_s + phases.heal_s
+    takes_s, has_s = load.events / load.events_per_s, phases.steady_s + phases.fault_s + phases.recovery_s
     if takes_s > has_s:
         raise UsageError(
             f"{where}: key 'load.events' is {load.events}, which takes {takes_s:g} s at 'load.events_per_s' "
             f"{load.events_per_s:g}, but the phases before settling last {has_s:g} s; "
             f"allowed: at most {int(has_s * load.events_per_s)}."
         )
-    if drill.surfaces and not load.events:
-        raise UsageError(f"{where}: key 'load.events' is 0, but only a fixed number of events can be compared over 'surfaces'.")
-    if drill.surfaces and load.worker_events:
+    if drill.variants and not load.events:
+        raise UsageError(f"{where}: key 'load.events' is 0, but only a fixed number of events can be compared over 'variants'.")
+    if drill.variants and load.worker_events:
         raise UsageError(
             f"{where}: key 'load.worker_events' is true, but that stream has no snapshots: what is lost of it depends on "
-            "when, and cannot be compared over 'surfaces'."
+            "when, and cannot be compared over 'variants'."
         )
 
 

@@ -44,7 +44,7 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How operators carry out one kind of fault on their target, and how they take it back."""
 
     inject: Command
-    heal: list[str] = []  # empty: it heals by itself
+    revert: list[str] = []  # empty: it heals by itself
     timeout_s: Positive = 60.0  # [ours] of either command
 
 
@@ -92,7 +92,7 @@ class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     traffic: TrafficRollback | None = None
     throttle: ThrottleRollback | None = None
     cohort: CohortRollback | None = None
-    seen_within_s: Positive = 60.0  # [ours] from a command's end to its effect
+    observed_within_s: Positive = 60.0  # [ours] from a command's end to its effect
     check: list[str] = []  # ends with 0 where the last good revisions are still there; changes nothing
     watch: tuple[str, ...] = ()  # overrides of the drill that watches, as with --set
     allow_on_production: bool = False  # a rehearsal moves everybody's traffic

@@ -6,7 +6,7 @@ import msgspec
 
 from sim.mock.store import Store
 from sim.server import deployment as rules
-from sim.server.admission import LaneLimits
+from sim.server.admission import ServiceLimits
 from sim.server.deployment import Deployment, Traffic
 from sim.server.settings import Switches
 
@@ -28,7 +28,7 @@ class Rollout:
         self.chosen = switches  # by whoever started it, or by drills
         self._store = store
         self.traffic = self._kept() or rules.first_traffic(deployment)
-        self.limits = LaneLimits(self.traffic.throttle, time.time())
+        self.limits = ServiceLimits(self.traffic.throttle, time.time())
 
     def _kept(self) -> Traffic | None:
         note = self._store.note(_NOTE)
@@ -47,5 +47,5 @@ class Rollout:
         """Put it in force, durably; raises `StorageError`."""
         self._store.keep_note(_NOTE, msgspec.json.encode(_Kept(self.deployment, traffic)))
         if traffic.throttle != self.traffic.throttle:
-            self.limits = LaneLimits(traffic.throttle, time.time())
+            self.limits = ServiceLimits(traffic.throttle, time.time())
         self.traffic = traffic

@@ -17,7 +17,7 @@ import msgspec
 import uvicorn
 
 from sim.base.errors import StormgateError, UsageError
-from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.base.gc_tuning import relaxed_gc
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
 from sim.mock.store import Store
@@ -73,7 +73,7 @@ def serve(options: ServeOptions) -> None:
         print(listening_line(options.host, listener.getsockname()[1]), flush=True)
         server = uvicorn.Server(config)
         _end_with_signals(server)
-        with relaxed_garbage_collection(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        with relaxed_gc(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_run(server, listener, options.exit_with_stdin))
 
 

@@ -2,7 +2,7 @@
 
 A writer pulls a frame only when the socket took the one before, so a reader that does not read leaves its
 frames in the core, where they count against its outbound queue. Answers do not count there, so of who asks and
-does not read no further frame is read while more than `MOST_WAITING` frames wait for it in the core: then TCP holds it up.
+does not read no further frame is read while more than `MAX_WAITING` frames wait for it in the core: then TCP holds it up.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-MOST_WAITING = 256  # [ours] more than one replay batch as single envelopes, 200 of them
+MAX_WAITING = 256  # [ours] more than one replay batch as single envelopes, 200 of them
 _TEXTS_KEPT = 512  # encoded batches remembered, so that a fan-out encodes each batch once
 
 
@@ -98,13 +98,13 @@ class Sockets:
                 writer.cancel()
 
     async def _read(self, number: int, line: _Line, receive: Receive, send: Send) -> None:
-        most_bytes = self._runtime.settings.longest_frame_kib * 1024
+        max_bytes = self._runtime.settings.longest_frame_kib * 1024
         while (message := await receive())["type"] == "websocket.receive":
             now = time.time()
             text = message.get("text")
             try:
                 data = message["bytes"] if text is None else text.encode()
-                frame = decode_message(data, text is not None, most_bytes)
+                frame = decode_message(data, text is not None, max_bytes)
             except BrokenMessageError as error:  # now that all of it is read, its sender will hear of it
                 await send({"type": "websocket.close", "code": error.status})
                 return
@@ -113,13 +113,13 @@ class Sockets:
             else:
                 self._runtime.received(number, frame, now)
             self.kick()
-            if self._runtime.waiting(number) > MOST_WAITING:
+            if self._runtime.waiting(number) > MAX_WAITING:
                 await self._wait_for_room(number, line)
 
     async def _wait_for_room(self, number: int, line: _Line) -> None:
         self.held_back += 1
         try:
-            while self._runtime.waiting(number) > MOST_WAITING and not line.is_over:
+            while self._runtime.waiting(number) > MAX_WAITING and not line.is_over:
                 line.room.clear()
                 await line.room.wait()
         finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.analysis import metrics
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 from sim.drill.model import Drill
 from sim.planning.store import Row
 from sim.record.history import Floats, History
@@ -27,11 +27,11 @@ class Curves:
         """As `Evaluate` has it."""
         return f"curves for {self.until_s:g} s"
 
-    def of(self, drill: Drill, history: History) -> tuple[tuple[Measure, ...], bytes]:
+    def of(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
         """The measures, and the curve at `times`."""
         from sim.plots import runs  # imported late: Matplotlib takes longer to import than a small run to simulate
 
-        found = tuple(metrics.measures(history, Ledger(history)))
+        found = tuple(metrics.run_metrics(history, Ledger(history)))
         t, live = runs.clients_live(history)
         if not math.isfinite(history.first_fault_t) or not len(t):  # the lane was never well, so nothing was broken
             return found, b""

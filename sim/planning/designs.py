@@ -15,7 +15,7 @@ from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.planning.sweeps import MODEL, Parameter, Plan, Value
 
-MOST_POINTS = 100_000  # [ours] a design with more was hardly meant
+MAX_POINTS = 100_000  # [ours] a design with more was hardly meant
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ Combinations = Iterator[tuple[dict[str, Value], str]]
 def _grid(plan: Plan) -> Combinations:
     ranges = {parameter.key: single_values(parameter) for parameter in plan.sweep.parameters}
     count = math.prod(map(len, ranges.values()))
-    if count > MOST_POINTS:
+    if count > MAX_POINTS:
         raise UsageError(
-            f"{plan.where}: the grid has {count} points; at most {MOST_POINTS} are taken. A latin_hypercube needs fewer."
+            f"{plan.where}: the grid has {count} points; at most {MAX_POINTS} are taken. A latin_hypercube needs fewer."
         )
     return ((dict(zip(ranges, values, strict=True)), "") for values in itertools.product(*ranges.values()))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sim.analysis import metrics
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 from sim.base import process_pool
 from sim.base.errors import UsageError
 from sim.base.ownership import OwnedFolder
@@ -34,7 +34,7 @@ class Evaluate(Protocol):
     def key(self) -> str:
         """Equal keys, equal evaluations."""
 
-    def of(self, drill: Drill, history: History) -> tuple[tuple[Measure, ...], bytes]:
+    def of(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
         """The measures, and a judgement that only whoever asked for it reads."""
 
 
@@ -42,11 +42,11 @@ class Evaluate(Protocol):
 class Measured:
     """The measures alone."""
 
-    key: str = "measures"
+    key: str = "metrics"
 
-    def of(self, drill: Drill, history: History) -> tuple[tuple[Measure, ...], bytes]:
+    def of(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
         """All measures of the run."""
-        return tuple(metrics.measures(history, Ledger(history))), b""
+        return tuple(metrics.run_metrics(history, Ledger(history))), b""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def check(engine: str, drill: Drill, model: SystemModel | None = None) -> None:
         raise UsageError(
             f"drill '{drill.name}' is not for the engine {engine}; its key 'engines' has: {', '.join(drill.engines)}."
         )
-    if drill.surfaces:
+    if drill.variants:
         raise UsageError(f"drill '{drill.name}' compares surfaces, and has no measures to plan by; choose another.")
     if engine == "fleet":
         from sim.engines.fleet import engine as fleet

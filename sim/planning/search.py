@@ -14,7 +14,7 @@ from sim.analysis.statistics import CONFIDENCE, Mean
 from sim.base.errors import UsageError
 from sim.planning.sweeps import Find, Value
 
-MOST_TRIALS = 64
+MAX_TRIALS = 64
 
 
 class Word(StrEnum):
@@ -72,7 +72,7 @@ def number(find: Find, replications: int, ask: Ask) -> Found:
     trials: list[Trial] = []
 
     def word_at(value: int | float) -> Word:
-        trials.append(surely(ask, value, replications, find.most_replications))
+        trials.append(surely(ask, value, replications, find.max_replications))
         return trials[-1].word
 
     if word_at(easy) is not Word.GREEN:
@@ -80,7 +80,7 @@ def number(find: Find, replications: int, ask: Ask) -> Found:
     if word_at(hard) is Word.GREEN:
         return Found(tuple(trials), hard, at_bound=True)
     green, other = easy, hard
-    while not _is_near(green, other, find.tolerance) and len(trials) < MOST_TRIALS:
+    while not _is_near(green, other, find.tolerance) and len(trials) < MAX_TRIALS:
         middle = _middle(green, other)
         green, other = (middle, other) if word_at(middle) is Word.GREEN else (green, middle)
     red = [trial.value for trial in trials if trial.word is Word.RED]
@@ -114,15 +114,15 @@ def _middle(one: int | float, other: int | float) -> int | float:
 
 def best(find: Find, replications: int, ask: Ask, compare: Compare) -> Found:
     """Of the values that are green the one at which the measure is least, if it can be told from all others."""
-    trials = [surely(ask, value, replications, find.most_replications) for value in find.values]
+    trials = [surely(ask, value, replications, find.max_replications) for value in find.values]
     green = [trial.value for trial in trials if trial.word is Word.GREEN]
     if not green:
         said = "; ".join(f"{trial.value} is {trial.word}: {trial.reason}" for trial in trials)
         return Found(tuple(trials), None, f"none of the values was shown to be green: {said}")
     count = max(trial.replications for trial in trials)
     leader, ties = _leader(green, count, compare)
-    while ties and count < find.most_replications:
-        count = min(2 * count, find.most_replications)
+    while ties and count < find.max_replications:
+        count = min(2 * count, find.max_replications)
         leader, ties = _leader(green, count, compare)
     trials = [replace(trial, replications=count) if trial.value in green else trial for trial in trials]
     return Found(tuple(trials), leader, ties=ties)

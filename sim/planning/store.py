@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 from sim.base.errors import StorageError
 
 ROWS = "rows"
@@ -24,7 +24,7 @@ class Row(msgspec.Struct, frozen=True):
 
     digest: str
     seed: int
-    measures: tuple[Measure, ...]
+    metrics: tuple[Metric, ...]
     judgement: bytes = b""
     trouble: str = ""
     code: str = ""  # `code_digest` of where it was run

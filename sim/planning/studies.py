@@ -18,7 +18,7 @@ from sim.planning.runs import Job
 from sim.planning.store import Row, Store
 from sim.planning.sweeps import DesignName, EngineName, Parameter, Sweep, Value
 from sim.plots import planning
-from sim.plots.style import ShownFigure
+from sim.plots.style import ShownMetric
 from sim.record.history import Floats
 
 KEPT = Path("../results/plans/notebooks")  # as seen from the notebooks' folder
@@ -100,7 +100,7 @@ def recovery_of(
     engine: EngineName = "fleet",
     curve_s: float = _CURVE_S,
     folder: Path = KEPT,
-) -> ShownFigure:
+) -> ShownMetric:
     """How one size of fleet comes back, as a figure with a curve for each value of a key; as `study` otherwise."""
     found = study(
         drill,

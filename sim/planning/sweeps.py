@@ -38,7 +38,7 @@ DesignName = Literal["grid", "latin_hypercube", "one_at_a_time"]
 Key = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)+$")]
 Value = bool | int | float | str
 MODEL = "model."  # before the keys of the system model
-MOST_REPLICATIONS = 10_000
+MAX_REPLICATIONS = 10_000
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +63,7 @@ class Find(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     by: str = "live_again_95_s"  # the measure by which the best is the best: the lower, the better
     keep: tuple[CheckName, ...] = ()  # left out: everything that the drill asks
     tolerance: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.02  # of the value, within which the search ends; [ours]
-    most_replications: Count = 40  # at one value, where fewer cannot tell; [ours]
+    max_replications: Count = 40  # at one value, where fewer cannot tell; [ours]
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,7 +75,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     engine: EngineName = "virtual"
     design: DesignName = "grid"
     points: Count = 32  # of a Latin hypercube
-    replications: Annotated[int, msgspec.Meta(ge=1, le=MOST_REPLICATIONS)] = 5
+    replications: Annotated[int, msgspec.Meta(ge=1, le=MAX_REPLICATIONS)] = 5
     seed: Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)] = (
         1  # of the first replication, the same at each point; and of the hypercube
     )

@@ -28,9 +28,9 @@ def runs_frame(points: Sequence[Point], rows: Mapping[int, Sequence[Row]]) -> pd
 
 def _lines(point: Point, row: Row) -> list[dict[str, object]]:
     own = {"point": point.number, "varies": point.varies, **point.values, "seed": row.seed, "trouble": row.trouble}
-    if not row.measures:
+    if not row.metrics:
         return [{**own, "measure": "", "unit": "", "value": math.nan}]
-    return [{**own, "measure": measure.name, "unit": measure.unit, "value": float(measure.value)} for measure in row.measures]
+    return [{**own, "measure": metric.name, "unit": metric.unit, "value": float(metric.value)} for metric in row.metrics]
 
 
 def tidy(points: Sequence[Point], rows: Mapping[int, Sequence[Row]]) -> pd.DataFrame:
@@ -48,7 +48,7 @@ _SUMMARY = ("n", "missing", "mean", "lower", "upper", "deviation", "least", "med
 
 
 def _names(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((measure.name, measure.unit) for row in rows for measure in row.measures))
+    return list(dict.fromkeys((metric.name, metric.unit) for row in rows for metric in row.metrics))
 
 
 def _summary(point: Point, rows: Sequence[Row], name: str, unit: str) -> dict[str, object]:
@@ -62,29 +62,29 @@ def _summary(point: Point, rows: Sequence[Row], name: str, unit: str) -> dict[st
 
 
 def _value(row: Row, name: str) -> float:
-    absent = 0.0 if name.startswith(_COUNTED_WHEN_SEEN) and row.measures else math.nan
-    return next((measure.value for measure in row.measures if measure.name == name), absent)
+    absent = 0.0 if name.startswith(_COUNTED_WHEN_SEEN) and row.metrics else math.nan
+    return next((metric.value for metric in row.metrics if metric.name == name), absent)
 
 
-def difference(one: Sequence[Row], other: Sequence[Row], measure: str, confidence: float = CONFIDENCE) -> Mean:
+def difference(one: Sequence[Row], other: Sequence[Row], metric: str, confidence: float = CONFIDENCE) -> Mean:
     """How much larger a measure is in `one` than in `other`, run by run under the same seed: what both have of luck cancels.
 
     NaN, without an interval, where a run of either has no finite value: then nothing can be said.
     """
-    seeds = {row.seed: _value(row, measure) for row in other}
-    pairs = [(_value(row, measure), seeds[row.seed]) for row in one if row.seed in seeds]
+    seeds = {row.seed: _value(row, metric) for row in other}
+    pairs = [(_value(row, metric), seeds[row.seed]) for row in one if row.seed in seeds]
     differences = np.array([first - second for first, second in pairs if math.isfinite(first) and math.isfinite(second)])
     if not len(differences) or len(differences) < len(pairs):
         return Mean(math.nan, math.nan, math.nan, math.nan, len(differences))
     return statistics.mean(differences, confidence)
 
 
-def sensitivity(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
+def sensitivity(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Of a one-at-a-time sweep's tidy frame: by parameter the base's mean, the least and the greatest, widest swing first.
 
     `told` is false where the intervals of the least and the greatest overlap: such a swing may be chance.
     """
-    of = frame[frame["measure"] == measure]
+    of = frame[frame["measure"] == metric]
     base = of[of["varies"] == ""]
     swings = [_swing(str(key), pd.concat([base, group])) for key, group in of[of["varies"] != ""].groupby("varies")]
     columns = ["parameter", "base", "least", "at_least", "greatest", "at_greatest", "swing", "told"]

@@ -23,7 +23,7 @@ from sim.plots.style import (
     RED,
     STATES,
     STATES_SAY,
-    ShownFigure,
+    ShownMetric,
     figure,
     limit_line,
     plain,
@@ -37,11 +37,11 @@ _ALMOST = 0.005
 _TICK_ROOM = 0.11  # of the axis, that a tick's number needs
 _FAR = 50.0
 _BORDER = 0.96  # of an axis, where that stands which has no place on it
-_MOST_WIDE = 8  # columns, from which on each is narrow
+_MAX_WIDE = 8  # columns, from which on each is narrow
 _MANY = 4  # steps a decade, from which on an axis is logarithmic
 
 
-def recovery(curves: Mapping[str, tuple[Floats, Floats]], title: str) -> ShownFigure:
+def recovery(curves: Mapping[str, tuple[Floats, Floats]], title: str) -> ShownMetric:
     """Share of clients live against time since the first cut: by name, the times (s) and a row for each run (0..1).
 
     The line is the median over runs, the band from the 5th to the 95th percentile.
@@ -79,23 +79,23 @@ def _until(curves: Mapping[str, tuple[Floats, Floats]]) -> float:
 def small_multiples(
     table: pd.DataFrame,
     x: str,
-    measures: Mapping[str, str],
+    metrics: Mapping[str, str],
     title: str,
     *,
     by: str = "",
     limits: Mapping[str, float] | None = None,
     x_label: str = "",
-) -> ShownFigure:
+) -> ShownMetric:
     """A panel for each measure (its name, and the words for its axis) against one parameter, a line for each value of `by`."""
-    made = figure(title, height=2.4 + 1.9 * len(measures))
-    panels = made.subplots(len(measures), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (measure, words) in zip(panels, measures.items(), strict=True):
-        _lines(axes, table[table["measure"] == measure], x, by)
+    made = figure(title, height=2.4 + 1.9 * len(metrics))
+    panels = made.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (metric, words) in zip(panels, metrics.items(), strict=True):
+        _lines(axes, table[table["measure"] == metric], x, by)
         axes.set_ylabel(words)
-        height(axes, table[table["measure"] == measure]["mean"])
-        if limits and measure in limits:
-            axes.set_ylim(top=max(axes.get_ylim()[1], 1.15 * limits[measure]))
-            limit_line(axes, limits[measure], "limit")
+        height(axes, table[table["measure"] == metric]["mean"])
+        if limits and metric in limits:
+            axes.set_ylim(top=max(axes.get_ylim()[1], 1.15 * limits[metric]))
+            limit_line(axes, limits[metric], "limit")
         quiet(axes)
     panels[-1].set_xlabel(x_label or x)
     scale(panels[-1], table[x])
@@ -153,19 +153,19 @@ def heat_map(
     table: pd.DataFrame,
     x: str,
     y: str,
-    measure: str,
+    metric: str,
     title: str,
     *,
     words: str = "",
     limit: float | None = None,
     x_label: str = "",
     y_label: str = "",
-) -> ShownFigure:
+) -> ShownMetric:
     """A measure's mean over two parameters, its number in each field; fields over the limit are hatched.
 
     Where the table has a column `gates` with a state for each point, it stands in the field's corner.
     """
-    rows = table[table["measure"] == measure]
+    rows = table[table["measure"] == metric]
     grid = rows.pivot(index=y, columns=x, values="mean").sort_index(ascending=False)
     values = grid.to_numpy(dtype=float)
     made = figure(title, width=max(2.5 + 1.1 * values.shape[1], 7.5), height=2.0 + 0.7 * values.shape[0])
@@ -184,7 +184,7 @@ def heat_map(
     axes.set_xticks(range(values.shape[1]), [_word(value) for value in grid.columns])
     axes.set_yticks(range(values.shape[0]), [_word(value) for value in grid.index])
     axes.set(xlabel=x_label or x, ylabel=y_label or y)
-    bar = made.colorbar(image, ax=axes, label=words or measure)
+    bar = made.colorbar(image, ax=axes, label=words or metric)
     if limit is not None and not (values <= limit).all():
         bar.ax.set_title(f"hatched: over {limit:g}", fontsize=8)
     return made
@@ -214,16 +214,14 @@ def _word(value: Any) -> str:
     return f"{value:,.6g}" if isinstance(value, int | float | np.number) else str(value)
 
 
-def ranking(table: pd.DataFrame, key: str, measures: Mapping[str, str], title: str) -> ShownFigure:
+def ranking(table: pd.DataFrame, key: str, metrics: Mapping[str, str], title: str) -> ShownMetric:
     """The values of one parameter, the least of the first measure at the top: a dot and its interval in each panel."""
-    first = table[table["measure"] == next(iter(measures))].sort_values("mean", ascending=False)
+    first = table[table["measure"] == next(iter(metrics))].sort_values("mean", ascending=False)
     order = [str(value) for value in first[key]]
-    made = figure(title, width=3.6 + 3.0 * len(measures), height=1.8 + 0.36 * len(order))
-    panels = made.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    for axes, (measure, words) in zip(panels, measures.items(), strict=True):
-        rows = (
-            table[table["measure"] == measure].assign(**{key: lambda frame: frame[key].astype(str)}).set_index(key).loc[order]
-        )
+    made = figure(title, width=3.6 + 3.0 * len(metrics), height=1.8 + 0.36 * len(order))
+    panels = made.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, (metric, words) in zip(panels, metrics.items(), strict=True):
+        rows = table[table["measure"] == metric].assign(**{key: lambda frame: frame[key].astype(str)}).set_index(key).loc[order]
         mean = rows["mean"].to_numpy(dtype=float)
         reach = np.array([mean - rows["lower"].to_numpy(dtype=float), rows["upper"].to_numpy(dtype=float) - mean])
         fmt = "none" if "gates" in rows else "o"
@@ -258,7 +256,7 @@ def mark_states(axes: Axes, x: Sequence[float] | Floats, y: Sequence[float] | Fl
         axes.annotate(said, at, xycoords=across, xytext=(-6, -3), textcoords="offset points", fontsize=8, ha="right")
 
 
-def states_legend(made: ShownFigure, title: str = "gates") -> None:
+def states_legend(made: ShownMetric, title: str = "gates") -> None:
     """What the markers of `mark_states` mean, beside the panels."""
     looks = dict.fromkeys(STATES.values())
     handles = [
@@ -268,7 +266,7 @@ def states_legend(made: ShownFigure, title: str = "gates") -> None:
     made.legend(handles=handles, frameon=False, fontsize=8, title=title, title_fontsize=8, loc="outside right lower")
 
 
-def sensitivity(frame: pd.DataFrame, title: str, words: str) -> ShownFigure:
+def sensitivity(frame: pd.DataFrame, title: str, words: str) -> ShownMetric:
     """How far each parameter moves a measure, of `tables.sensitivity`; what may be chance is drawn hollow."""
     rows = frame.iloc[::-1].reset_index(drop=True)
     made = figure(title, height=1.6 + 0.5 * len(rows))
@@ -299,9 +297,9 @@ def sensitivity(frame: pd.DataFrame, title: str, words: str) -> ShownFigure:
     return made
 
 
-def beside(found: Mapping[str, Sequence[Compared]], title: str, within: float = 0.2) -> ShownFigure:
+def beside(found: Mapping[str, Sequence[Compared]], title: str, within: float = 0.2) -> ShownMetric:
     """Predicted over measured, by run and measure: 1 is right, the band is `within`, bars are where 95 % of runs should be."""
-    names = list(dict.fromkeys(each.measure for every in found.values() for each in every))
+    names = list(dict.fromkeys(each.metric for every in found.values() for each in every))
     made = figure(title, height=2.0 + 0.5 * len(names))
     axes = made.subplots()
     axes.axvspan(1 - within, 1 + within, color=GREEN, alpha=0.15, linewidth=0, label=f"within {within:.0%}")
@@ -310,7 +308,7 @@ def beside(found: Mapping[str, Sequence[Compared]], title: str, within: float = 
         colour, _, marker = LINES[number % len(LINES)]
         offset = (number - (len(found) - 1) / 2) * 0.12
         known = [each for each in every if np.isfinite(each.error)]
-        place = [names.index(each.measure) + offset for each in known]
+        place = [names.index(each.metric) + offset for each in known]
         ratio = np.array([1 + each.error for each in known])
         reach = np.abs(np.array([[_over(each, side) for each in known] for side in (0, 1)]) - ratio)
         axes.errorbar(ratio, place, xerr=reach, fmt=marker, color=colour, capsize=2, markersize=5, linewidth=1.0, label=run)
@@ -326,9 +324,9 @@ def _over(each: Compared, side: int) -> float:
     return (each.interval[side] if each.interval else each.predicted) / each.measured
 
 
-def gates(states: pd.DataFrame, title: str) -> ShownFigure:
+def gates(states: pd.DataFrame, title: str) -> ShownMetric:
     """What each check said: rows are checks, columns runs or drills, a letter and a colour for each state."""
-    many = states.shape[1] > _MOST_WIDE
+    many = states.shape[1] > _MAX_WIDE
     made = figure(title, width=4.5 + (0.36 if many else 0.8) * states.shape[1], height=2.0 + 0.28 * len(states))
     axes = made.subplots()
     for (row, column), state in np.ndenumerate(states.to_numpy(dtype=object)):

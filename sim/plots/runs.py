@@ -18,17 +18,17 @@ from sim.plots.style import GREEN as _GREEN
 from sim.plots.style import GREY as _GREY
 from sim.plots.style import ORANGE as _ORANGE
 from sim.plots.style import RED as _RED
-from sim.plots.style import ShownFigure
+from sim.plots.style import ShownMetric
 from sim.record.history import PHASES, Floats, History
 from sim.record.observations import Kind
 
-_MOST_BINS = 300  # wide enough to see each of them
+_MAX_BINS = 300  # wide enough to see each of them
 _NARROWEST_BIN_S = 0.25
 
 
 def drill_figure(history: History) -> Figure:
     """Clients live, connects attempted and the fleet's lag over the course of a drill, its faults shaded."""
-    figure = ShownFigure(figsize=(11, 8), layout="constrained")
+    figure = ShownMetric(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(3, 1, sharex=True)
     drawers: tuple[Callable[[Axes, History], None], ...] = (_clients_live, _connects, _lag)
@@ -90,7 +90,7 @@ def _counted(history: History, edges: Floats, kind: Kind) -> Floats:
 
 
 def _connects(axes: Axes, history: History) -> None:
-    width_s = max(_NARROWEST_BIN_S, history.duration_s / _MOST_BINS)
+    width_s = max(_NARROWEST_BIN_S, history.duration_s / _MAX_BINS)
     edges = np.arange(0.0, history.duration_s + 2 * width_s, width_s)
     counts = _counted(history, edges, Kind.CONNECT_ATTEMPTED)
     axes.stairs(counts / width_s, edges, fill=True, color=_ORANGE, alpha=0.85, label="attempted")
@@ -109,7 +109,7 @@ def _lag(axes: Axes, history: History) -> None:
         why = "no lag was sampled" if history.header.tally is None else "the fleet engine delivers nothing: no lag was measured"
         axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color=_GREY)
         return
-    width_s = max(1.0, history.duration_s / _MOST_BINS)
+    width_s = max(1.0, history.duration_s / _MAX_BINS)
     t, middle, high, most = (np.array(column) for column in zip(*_lag_by_time(rows.t, rows.value, width_s), strict=True))
     axes.plot(t, most, color=_GREY, linewidth=0.9, linestyle=":", label="highest")
     axes.plot(t, high, color=_RED, linewidth=1.4, linestyle="--", label="95th percentile")
@@ -133,7 +133,7 @@ def _lag_by_time(t: Floats, value: Floats, width_s: float) -> Iterator[tuple[flo
 
 def _faults(history: History) -> Iterator[tuple[str, float, float]]:
     """Every fault's kind, begin and end, in seconds; one that never ended lasts to the end of the run."""
-    begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
+    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
     ends = dict(zip(ended.attempt.tolist(), ended.t.tolist(), strict=True))
     for index, t, code in zip(begun.attempt.tolist(), begun.t.tolist(), begun.detail.tolist(), strict=True):
         yield history.details[code], t, ends.get(index, history.duration_s)

@@ -36,7 +36,7 @@ STATES = {
 STATES_SAY = "P pass, F fail, E error, ? cannot tell"
 
 
-class ShownFigure(Figure):
+class ShownMetric(Figure):
     """A figure that notebooks show by themselves, without Matplotlib's global state."""
 
     def _repr_png_(self) -> bytes:
@@ -45,9 +45,9 @@ class ShownFigure(Figure):
         return buffer.getvalue()
 
 
-def figure(title: str, width: float = 9.0, height: float = 5.0) -> ShownFigure:
+def figure(title: str, width: float = 9.0, height: float = 5.0) -> ShownMetric:
     """An empty figure with its title, in as many lines as it takes."""
-    made = ShownFigure(figsize=(width, height), layout="constrained")
+    made = ShownMetric(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     made.suptitle(textwrap.fill(title, max(int(9 * width), 24)), x=0.01, ha="left", fontsize=12, fontweight="bold")
     return made

@@ -11,29 +11,29 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sim.plots.planning import height, mark_states, scale, states_legend
-from sim.plots.style import GREY, LINES, ShownFigure, figure, limit_line, quiet
+from sim.plots.style import GREY, LINES, ShownMetric, figure, limit_line, quiet
 
 
 def curves(
     table: pd.DataFrame,
     x: str,
-    measures: Mapping[str, str],
+    metrics: Mapping[str, str],
     title: str,
     *,
     by: str = "",
     across: str = "",
     limits: Mapping[str, float] | None = None,
-) -> ShownFigure:
+) -> ShownMetric:
     """A row of panels for each measure, a column for each value of `across`, a line for each of `by`; bands are intervals."""
     columns = list(dict.fromkeys(table[across])) if across else [""]
-    made = figure(title, width=5.5 + 3.2 * len(columns), height=2.2 + 1.9 * len(measures))
-    panels = made.subplots(len(measures), len(columns), sharex=True, sharey="row", squeeze=False)
-    for (measure, words), row in zip(measures.items(), panels, strict=True):
-        of = table[table["measure"] == measure]
+    made = figure(title, width=5.5 + 3.2 * len(columns), height=2.2 + 1.9 * len(metrics))
+    panels = made.subplots(len(metrics), len(columns), sharex=True, sharey="row", squeeze=False)
+    for (metric, words), row in zip(metrics.items(), panels, strict=True):
+        of = table[table["measure"] == metric]
         for axes, value in zip(row, columns, strict=True):
             _lines(axes, of[of[across] == value] if across else of, x, by)
             quiet(axes)
-        _heights(row, of, words, (limits or {}).get(measure))
+        _heights(row, of, words, (limits or {}).get(metric))
     for axes, value in zip(panels[0], columns, strict=True):
         axes.set_title(str(value), fontsize=9, color=GREY)
     for axes in panels[-1]:
@@ -80,12 +80,12 @@ def is_number(values: "pd.Series[Any]") -> bool:
     return all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values)
 
 
-def scatter(table: pd.DataFrame, parameters: Sequence[str], measures: Mapping[str, str], title: str) -> ShownFigure:
+def scatter(table: pd.DataFrame, parameters: Sequence[str], metrics: Mapping[str, str], title: str) -> ShownMetric:
     """Each measure over each parameter, a marker a point with its interval: for designs whose points lie on no grid."""
-    made = figure(title, width=2.6 + 2.9 * len(parameters), height=1.8 + 2.0 * len(measures))
-    panels = made.subplots(len(measures), len(parameters), sharex="col", sharey="row", squeeze=False)
-    for (measure, words), row in zip(measures.items(), panels, strict=True):
-        of = table[table["measure"] == measure]
+    made = figure(title, width=2.6 + 2.9 * len(parameters), height=1.8 + 2.0 * len(metrics))
+    panels = made.subplots(len(metrics), len(parameters), sharex="col", sharey="row", squeeze=False)
+    for (metric, words), row in zip(metrics.items(), panels, strict=True):
+        of = table[table["measure"] == metric]
         for axes, key in zip(row, parameters, strict=True):
             _dots(axes, of, key)
         height(row[0], of["mean"])
@@ -109,13 +109,13 @@ def _dots(axes: Axes, rows: pd.DataFrame, key: str) -> None:
 def trials(
     table: pd.DataFrame,
     key: str,
-    measures: Mapping[str, str],
+    metrics: Mapping[str, str],
     title: str,
     marked: Mapping[str, float],
     limits: Mapping[str, float],
-) -> ShownFigure:
+) -> ShownMetric:
     """The values that a search of a number looked at, with what was measured there; `marked` are named by upright lines."""
-    made = curves(table, key, measures, title, limits=limits)
+    made = curves(table, key, metrics, title, limits=limits)
     ordered = sorted(marked.items(), key=lambda named: named[1])
     for axes in made.axes:
         for _, value in ordered:

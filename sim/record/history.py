@@ -20,11 +20,11 @@ Codes = NDArray[np.signedinteger[Any]]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_MOST_INT32 = 2**31
+_MAX_INT32 = 2**31
 _KINDS = tuple(Kind)
 _KIND_CODE = {str(kind): code for code, kind in enumerate(_KINDS)}
 
-PHASES = ("steady", "fault", "heal", "settle", "end")
+PHASES = ("steady", "fault", "recovery", "settle", "end")
 
 
 class Rows:
@@ -133,7 +133,7 @@ class History:
         self._rows = Rows(columns | {"kind": kind, "stream": stream[order], "detail": detail[order]})
         # Sixteen bits are enough for kinds, and NumPy sorts those by radix.
         places = np.argsort(kind, kind="stable")
-        self._by_kind = places.astype(np.int32) if len(places) < _MOST_INT32 else places
+        self._by_kind = places.astype(np.int32) if len(places) < _MAX_INT32 else places
         self._ends = np.concatenate(([0], np.cumsum(np.bincount(kind, minlength=len(_KINDS)))))
 
     def __len__(self) -> int:
@@ -175,7 +175,7 @@ class History:
 
     def fault_times(self, kind: str) -> dict[int, tuple[float, float]]:
         """By index in the plan, when each fault of this kind began and ended, in seconds; infinity for never ended."""
-        begun, ended = self.of(Kind.FAULT_BEGUN), self.of(Kind.FAULT_ENDED)
+        begun, ended = self.of(Kind.FAULT_INJECTED), self.of(Kind.FAULT_REVERTED)
         begun = begun.take(self.detail_is(begun, [kind]))
         ends = dict(zip(ended.attempt.tolist(), ended.t.tolist(), strict=True))
         return {index: (t, ends.get(index, np.inf)) for index, t in zip(begun.attempt.tolist(), begun.t.tolist(), strict=True)}
@@ -204,7 +204,7 @@ class History:
     @cached_property
     def first_fault_t(self) -> float:
         """When the first fault began, in seconds; infinity if none did."""
-        begun = self.of(Kind.FAULT_BEGUN)
+        begun = self.of(Kind.FAULT_INJECTED)
         return float(begun.t[0]) if len(begun) else float("inf")
 
     @cached_property
@@ -225,7 +225,7 @@ class History:
         if not self.header.plan:
             return np.zeros(len(t), np.bool_)
         begin = self.phases.get("fault", float("inf"))
-        return (t >= begin) & (t < self.phases.get("heal", float("inf")))
+        return (t >= begin) & (t < self.phases.get("recovery", float("inf")))
 
 
 def at(client: int, stream: str, seq: int, t: float) -> str:

@@ -38,7 +38,7 @@ from sim.record.columns import NAN as NAN
 from sim.record.columns import SCHEMA as SCHEMA
 from sim.record.columns import Columns as Columns
 from sim.record.columns import Row as Row
-from sim.record.predictions import Forecast
+from sim.record.predictions import Prediction
 from sim.record.tally import Tally
 
 FILE_NAME = "observations.parquet"
@@ -60,7 +60,7 @@ class Kind(StrEnum):
     JOINED = "joined"
     SUBSCRIBED = "subscribed"  # the client is live [value: ms from the due moment of the attempt]
     SUBSCRIBE_REFUSED = "subscribe_refused"  # [detail: code]
-    REPLAY_BEGUN = "replay_begun"  # one a stream of a subscribe [seq: cursor asked from, -1: none]
+    REPLAY_STARTED = "replay_started"  # one a stream of a subscribe [seq: cursor asked from, -1: none]
     REPLAYED = "replayed"  # a stream's replay ended [seq: events replayed, value: those that were new]
     REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the connect's due moment; NaN: a replay asked for again]
     STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
@@ -89,9 +89,9 @@ class Kind(StrEnum):
     SIGNED_IN = "signed_in"  # the fault is over: the client has a new session
     ROUTE_ANSWERED = "route_answered"  # a route that is gone [value: HTTP status, detail: method and route]
     PROBED = "probed"  # a probe's question was answered [detail: probe:answer, or probe:what:answer]
-    FAULT_BEGUN = "fault_begun"  # [attempt: index in the plan, detail: kind]
+    FAULT_INJECTED = "fault_injected"  # [attempt: index in the plan, detail: kind]
     FAULT_OBSERVED = "fault_observed"  # it was seen to act [attempt: index, value: how often, detail: kind]
-    FAULT_ENDED = "fault_ended"  # taken back [attempt: index, detail: kind]
+    FAULT_REVERTED = "fault_reverted"  # taken back [attempt: index, detail: kind]
     # Half-open connections that a side was still in when time was up [attempt: the fault's index, value: how many]
     HALF_OPEN_LEFT = "half_open_left"
     RUNTIME_DIED = "runtime_died"  # its process ended by itself, not by a fault
@@ -99,7 +99,7 @@ class Kind(StrEnum):
     CLIENT_LAG = "client_lag"  # sampled head minus watermark [value: events]
     PACED = "paced"  # a connect waited for the target's cap [value: ms]
     METRICS_POLLED = "metrics_polled"  # of the runtime [attempt: which poll, value: ms, detail: ok, or why not]
-    SERVER_FIGURE = "server_figure"  # of those metrics [attempt: which poll, value, detail: its name]
+    SERVER_METRIC = "server_metric"  # of those metrics [attempt: which poll, value, detail: its name]
     STEADY = "steady"  # the check before anything is broken [value: 1 good, 0 sick; detail: why]
     SETTLED = "settled"  # this client converged
     STILL_PENDING = "still_pending"  # [seq: watermark, value: head, detail: why]
@@ -118,10 +118,10 @@ class Chunk(Protocol):
 class Collector(ABC):
     """Takes observations; `flush` hands on what has come, as one chunk, and what becomes of that is a subclass's own matter."""
 
-    def __init__(self, most_rows: int) -> None:
+    def __init__(self, max_rows: int) -> None:
         self._columns = Columns()
         self.share = self._columns.share  # as `extend`, for a tuple of rows that many clients share
-        self._most_rows = most_rows
+        self._max_rows = max_rows
 
     def add(
         self,
@@ -136,13 +136,13 @@ class Collector(ABC):
     ) -> None:
         """Record one row; see the module's table for units."""
         self._columns.add(t, kind, client, stream, seq, attempt, value, detail)
-        if len(self._columns.t) >= self._most_rows:
+        if len(self._columns.t) >= self._max_rows:
             self.flush()
 
     def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
         """Record what one client noticed at one moment."""
         self._columns.extend(t, client, rows)
-        if len(self._columns.t) >= self._most_rows:
+        if len(self._columns.t) >= self._max_rows:
             self.flush()
 
     def flush_if_full(self) -> None:
@@ -333,7 +333,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     defects: list[str] = []
     plan: list[dict[str, object]] = []  # the fault plan as it was resolved
     subscriptions: dict[str, list[str]] = {}  # client index -> the stream ids it subscribes to
-    probes: dict[str, str] = {}  # client index -> name of the probe it is
+    negative_clients: dict[str, str] = {}  # client index -> name of the probe it is
     auditor: int = -1  # index of the client that reads everything retained at the end
     duration_s: float = 0.0
     complete: bool = False  # it ran its whole course
@@ -343,7 +343,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     remarks: list[str] = []  # what a reader must know of how it was run
     hooks: list[dict[str, object]] = []  # the operators' commands that were run (`sim.engines.sockets.hooks.Done`)
     workers: list[dict[str, object]] = []  # of a load test over several processes: what each said, and what came of it
-    forecast: Forecast | None = None  # what a fitted model said of it beforehand
+    prediction: Prediction | None = None  # what a fitted model said of it beforehand
     evidence: dict[str, str] = {}  # further files of this folder, with their hex SHA-256
     tally: Tally | None = None  # of a fleet run, which counts where others record
     observations_sha256: str = ""

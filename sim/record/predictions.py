@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import msgspec
 
 
-class Foretold(msgspec.Struct, frozen=True):
+class Predicted(msgspec.Struct, frozen=True):
     """One measure: the middle of simulated runs, and where the next run is expected with 95 % (null: unknown)."""
 
-    measure: str
+    metric: str
     unit: str
     value: float
     lower: float | None
     upper: float | None
 
 
-class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """All of one drill."""
 
     model: str  # the file's name, and what it was fitted to
@@ -25,15 +25,15 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     engine: str  # that simulated
     replications: int
     made_at: str  # ISO 8601, UTC
-    foretold: tuple[Foretold, ...]
-    not_foretold: tuple[str, ...] = ()  # measures of which the lane as it was fitted had no value
+    predicted: tuple[Predicted, ...]
+    not_predicted: tuple[str, ...] = ()  # measures of which the lane as it was fitted had no value
 
 
 @dataclass(frozen=True)
 class Compared:
     """One measure as it was foretold and as it was. `error` is (predicted - measured) / measured; NaN where there is none."""
 
-    measure: str
+    metric: str
     unit: str
     predicted: float
     interval: tuple[float, float] | None
@@ -41,12 +41,12 @@ class Compared:
     error: float
 
 
-def compare(forecast: Forecast, measured: Mapping[str, float]) -> tuple[Compared, ...]:
+def compare(prediction: Prediction, measured: Mapping[str, float]) -> tuple[Compared, ...]:
     """Every measure that was foretold, beside what was measured by its name."""
-    return tuple(_compared(each, measured.get(each.measure, math.nan)) for each in forecast.foretold)
+    return tuple(_compared(each, measured.get(each.metric, math.nan)) for each in prediction.predicted)
 
 
-def _compared(one: Foretold, measured: float) -> Compared:
+def _compared(one: Predicted, measured: float) -> Compared:
     interval = None if one.lower is None or one.upper is None else (one.lower, one.upper)
     error = (one.value - measured) / measured if math.isfinite(measured) and measured else math.nan
-    return Compared(one.measure, one.unit, one.value, interval, measured, error)
+    return Compared(one.metric, one.unit, one.value, interval, measured, error)

@@ -143,7 +143,7 @@ class TokenBucket:
         return (1 - self.level) / self.rate
 
 
-class LaneLimits:
+class ServiceLimits:
     """What the whole lane lets in by its throttle, whatever each topic's own limit is."""
 
     def __init__(self, throttle: Throttle, now: float) -> None:

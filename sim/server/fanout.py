@@ -19,7 +19,7 @@ from sim.server.stream_log import Entry
 
 FROM_OLDEST = -1  # the position of a subscription without a cursor, until its replay begins
 NO_LIMIT = 2**63  # the position of a topic that is not subscribed to: nothing is owed
-_MOST_KNOWN = 4096  # events of a topic whose updates are kept; more than any window of late
+_MAX_KNOWN = 4096  # events of a topic whose updates are kept; more than any window of late
 
 
 class Fanout:
@@ -150,7 +150,7 @@ class Fanout:
 
     def _as_updates(self, topic: str, entries: Sequence[Entry]) -> tuple[Update, ...]:
         built = self._built.setdefault(topic, {})
-        if len(built) > _MOST_KNOWN:
+        if len(built) > _MAX_KNOWN:
             built.clear()
         return tuple(_known(built, topic, entry) for entry in entries)
 

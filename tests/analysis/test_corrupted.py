@@ -23,7 +23,7 @@ def story(kind: Kind, acted: int = 2, events_share: float = 1.0) -> Story:
     fault = KINDS[kind]
     made = good_storm(10)
     made.header["plan"] = [{"kind": "drop_sockets"}, {"kind": fault, "clients_share": SHARE, "events_share": events_share}]
-    made.tell(20.0, Kind.FAULT_BEGUN, attempt=1, detail=fault).tell(24.0, Kind.FAULT_ENDED, attempt=1, detail=fault)
+    made.tell(20.0, Kind.FAULT_INJECTED, attempt=1, detail=fault).tell(24.0, Kind.FAULT_REVERTED, attempt=1, detail=fault)
     return made.tell(24.0, Kind.FAULT_OBSERVED, attempt=1, value=acted, detail=fault)
 
 

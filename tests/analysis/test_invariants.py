@@ -144,7 +144,7 @@ def restarted(checkpoint: str, seq: int, *applied_again: int, t: float = 5.0, an
     """Client 0 applies 1 to 5 and dies; a fault says with which checkpoint; its next life applies what it is told to."""
     story = one_stream(1, 2, 3, 4, 5)
     story.header["plan"] = [{"kind": "restart_clients", "checkpoint": announced or checkpoint}]
-    story.tell(4.5, Kind.FAULT_BEGUN, detail="restart_clients").tell(6.0, Kind.FAULT_ENDED, detail="restart_clients")
+    story.tell(4.5, Kind.FAULT_INJECTED, detail="restart_clients").tell(6.0, Kind.FAULT_REVERTED, detail="restart_clients")
     story.tell(t, Kind.RESTARTED, 0, STREAM, seq, value=5.0, detail=checkpoint)
     if seq < 0 and checkpoint == "lost":
         story.tell(5.5, Kind.REBOOTSTRAPPED, 0, STREAM, 0, detail="fresh")
@@ -164,7 +164,7 @@ def test_a_client_that_lost_everything_gets_all_that_is_retained(baseline: int, 
     story = Story(1).publish(*range(1, 6)).fresh(0).apply(0, *range(1, 6))
     story.tell(5.0, Kind.RESTARTED, 0, STREAM, -1, value=5.0, detail="lost")
     story.header["plan"] = [{"kind": "restart_clients", "checkpoint": "lost"}]
-    story.tell(4.5, Kind.FAULT_BEGUN, detail="restart_clients").tell(6.0, Kind.FAULT_ENDED, detail="restart_clients")
+    story.tell(4.5, Kind.FAULT_INJECTED, detail="restart_clients").tell(6.0, Kind.FAULT_REVERTED, detail="restart_clients")
     story.tell(5.5, Kind.REBOOTSTRAPPED, 0, STREAM, baseline, detail="fresh").apply(0, *range(baseline + 1, 6), t=7.0)
     story.rows.sort(key=lambda row: row.t)
     assert broken(story.audit(*range(3, 6), baseline=2)) == broken_by_it

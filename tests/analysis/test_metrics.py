@@ -18,7 +18,7 @@ INF = float("inf")
 
 def storm(*back_after_s: float, ended_t: float = 12.0) -> Story:
     """Everyone is cut at 10.1 s by a fault from 10 s to `ended_t`, and back so long after its end; inf: never."""
-    story = Story(len(back_after_s)).tell(10.0, Kind.FAULT_BEGUN, detail="drop_sockets")
+    story = Story(len(back_after_s)).tell(10.0, Kind.FAULT_INJECTED, detail="drop_sockets")
     for client, back_s in enumerate(back_after_s):
         story.tell(1.0, Kind.SUBSCRIBED, client).tell(10.1, Kind.DISCONNECTED, client, detail="network")
         story.tell(11.0, Kind.CONNECT_ATTEMPTED, client, attempt=2)
@@ -26,12 +26,12 @@ def storm(*back_after_s: float, ended_t: float = 12.0) -> Story:
             t = ended_t + back_s
             story.tell(t - 0.1, Kind.CONNECT_ATTEMPTED, client).tell(t, Kind.SUBSCRIBED, client)
             story.tell(t + 1.0, Kind.REPLAY_COMPLETED, client, value=60.0)
-    return story.tell(ended_t, Kind.FAULT_ENDED, detail="drop_sockets")
+    return story.tell(ended_t, Kind.FAULT_REVERTED, detail="drop_sockets")
 
 
-def measured(story: Story) -> dict[str, metrics.Measure]:
+def measured(story: Story) -> dict[str, metrics.Metric]:
     history = story.history()
-    return {measure.name: measure for measure in metrics.measures(history, Ledger(history))}
+    return {metric.name: metric for metric in metrics.run_metrics(history, Ledger(history))}
 
 
 # --- recovery ---------------------------------------------------------------------------------------
@@ -67,18 +67,18 @@ def test_a_fault_over_at_once_is_given_a_second_to_be_noticed() -> None:
 
 
 def test_a_fault_that_cut_nobody_is_no_episode() -> None:
-    story = Story(1).tell(1.0, Kind.SUBSCRIBED, 0).tell(10.0, Kind.FAULT_BEGUN).tell(11.0, Kind.FAULT_ENDED)
+    story = Story(1).tell(1.0, Kind.SUBSCRIBED, 0).tell(10.0, Kind.FAULT_INJECTED).tell(11.0, Kind.FAULT_REVERTED)
     assert reconnects.episodes(story.tell(20.0, Kind.DISCONNECTED, 0).history()) == []
 
 
 def test_nobody_recovers_from_a_fault_that_never_ends() -> None:
-    story = storm(1.0).without(lambda row: row.kind == Kind.FAULT_ENDED)
+    story = storm(1.0).without(lambda row: row.kind == Kind.FAULT_REVERTED)
     assert reconnects.episodes(story.history())[0].live_s.tolist() == [INF]
 
 
 def test_the_worst_of_two_faults_counts() -> None:
-    story = storm(1.0).tell(30.0, Kind.FAULT_BEGUN, attempt=1, detail="kill_runtime").tell(30.1, Kind.DISCONNECTED, 0)
-    story.tell(31.0, Kind.FAULT_ENDED, attempt=1).tell(38.0, Kind.SUBSCRIBED, 0)
+    story = storm(1.0).tell(30.0, Kind.FAULT_INJECTED, attempt=1, detail="kill_runtime").tell(30.1, Kind.DISCONNECTED, 0)
+    story.tell(31.0, Kind.FAULT_REVERTED, attempt=1).tell(38.0, Kind.SUBSCRIBED, 0)
     assert measured(story)["live_again_99_s"].value == 7.0
 
 
@@ -92,7 +92,7 @@ def test_time_until_of_nobody() -> None:
 
 
 def test_the_peak_second_slides() -> None:
-    story = Story(1).tell(5.0, Kind.FAULT_BEGUN)
+    story = Story(1).tell(5.0, Kind.FAULT_INJECTED)
     for t in (1.0, 1.1, 1.2, 1.3, 6.9, 7.0, 7.1, 7.95):  # the first four are before the fault
         story.tell(t, Kind.CONNECT_ATTEMPTED, 0)
     assert reconnects.peak_connects_per_s(story.history()) == 3
@@ -104,13 +104,13 @@ def test_without_a_fault_there_is_no_peak_after_it() -> None:
 
 
 def test_amplification() -> None:
-    story = Story(1).tell(1.0, Kind.REPLAYED, 0, STREAM, 500, value=500.0).tell(5.0, Kind.FAULT_BEGUN)
+    story = Story(1).tell(1.0, Kind.REPLAYED, 0, STREAM, 500, value=500.0).tell(5.0, Kind.FAULT_INJECTED)
     story.tell(6.0, Kind.REPLAYED, 0, STREAM, 30, value=10.0).tell(7.0, Kind.REPLAYED, 0, STREAM, 10, value=10.0)
     assert metrics.replay_amplification(story.history()).value == 2.0
 
 
 def test_amplification_of_nothing_missed_is_no_data() -> None:
-    story = Story(1).tell(5.0, Kind.FAULT_BEGUN).tell(6.0, Kind.REPLAYED, 0, STREAM, 30, value=0.0)
+    story = Story(1).tell(5.0, Kind.FAULT_INJECTED).tell(6.0, Kind.REPLAYED, 0, STREAM, 30, value=0.0)
     assert math.isnan(metrics.replay_amplification(story.history()).value)
 
 
@@ -174,7 +174,7 @@ def test_latency_counts_from_the_due_moment_and_only_for_live_clients() -> None:
         Story(2)
         .tell(0.0, Kind.PHASE, detail="steady")
         .tell(10.0, Kind.PHASE, detail="fault")
-        .tell(20.0, Kind.PHASE, detail="heal")
+        .tell(20.0, Kind.PHASE, detail="recovery")
     )
     story.fresh(0, t=0.5).fresh(1, t=5.0)
     story.publish(1, t=2.0, value=100.0).publish(2, t=12.0).publish(3, t=21.0)
@@ -195,12 +195,12 @@ def test_what_is_applied_again_after_a_restart_is_no_late_delivery() -> None:
 def test_bootstraps_after_the_first_fault_count_if_there_are_any() -> None:
     story = Story(1).tell(1.0, Kind.REPLAY_COMPLETED, 0, value=10.0).tell(2.0, Kind.REPLAY_COMPLETED, 0)
     assert samples.bootstrap_ms(story.history()).tolist() == [10.0]
-    story.tell(3.0, Kind.FAULT_BEGUN).tell(4.0, Kind.REPLAY_COMPLETED, 0, value=20.0)
+    story.tell(3.0, Kind.FAULT_INJECTED).tell(4.0, Kind.REPLAY_COMPLETED, 0, value=20.0)
     assert samples.bootstrap_ms(story.history()).tolist() == [20.0]
 
 
 def test_lag_in_the_fault_phase_is_left_out() -> None:
-    story = Story(1).tell(10.0, Kind.PHASE, detail="fault").tell(20.0, Kind.PHASE, detail="heal")
+    story = Story(1).tell(10.0, Kind.PHASE, detail="fault").tell(20.0, Kind.PHASE, detail="recovery")
     for t in (5.0, 15.0, 25.0):
         story.tell(t, Kind.CLIENT_LAG, 0, value=t)
     assert samples.client_lag_events(story.history()).tolist() == [5.0, 25.0]

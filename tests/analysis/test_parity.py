@@ -46,7 +46,7 @@ def by_snapshot(upto: int) -> Callable[[Story, int], object]:
 def test_the_way_may_differ():
     found = compared(live=told(), early=told(by_snapshot(4)), late=told(by_snapshot(6)))
     assert (found.partings, found.unequal) == ((), "")
-    assert (found.surfaces, found.events, found.sequences) == (3, EVENTS, 2)
+    assert (found.variants, found.events, found.sequences) == (3, EVENTS, 2)
 
 
 def is_(kind: Kind, seq: int, client: int = 1) -> Callable[[object], bool]:
@@ -94,8 +94,8 @@ def test_streams_are_told_apart():
     story.header["subscriptions"] = {"0": [STREAM, OTHER], "1": [STREAM, OTHER]}
     story.publish(1, stream=OTHER)
     story.apply(0, 1, stream=OTHER).apply(1, 1, stream=OTHER)
-    spoilt = story.without(lambda row: row.kind == Kind.APPLIED and row.stream == OTHER and row.client == 0)
-    (only,) = compare({"a": account(story.history()), "b": account(spoilt.history())}, EVENTS + 1).partings
+    known_bad = story.without(lambda row: row.kind == Kind.APPLIED and row.stream == OTHER and row.client == 0)
+    (only,) = compare({"a": account(story.history()), "b": account(known_bad.history())}, EVENTS + 1).partings
     assert (only.stream, only.seq, only.client) == (OTHER, 1, 0)
 
 
@@ -112,13 +112,13 @@ def test_other_histories_cannot_be_compared():
 def test_a_surface_that_was_never_well_is_told():
     behind = told().without(is_(Kind.APPLIED, 5)).tell(3.0, Kind.STEADY, value=0.0, detail="3 clients lag")
     found = compared(a=told().tell(3.0, Kind.STEADY, value=1.0), b=behind)
-    assert (found.unequal, found.sick) == ("", "b (3 clients lag)")
+    assert (found.unequal, found.unready) == ("", "b (3 clients lag)")
 
 
 @pytest.mark.parametrize("stories", [{}, {"a": told()}])
 def test_of_fewer_than_two_there_is_nothing_to_compare(stories: dict[str, Story]):
     found = compared(**stories)
-    assert (found.surfaces, found.partings) == (len(stories), ())
+    assert (found.variants, found.partings) == (len(stories), ())
 
 
 def test_where_nobody_has_anything_there_is_nothing_to_compare():

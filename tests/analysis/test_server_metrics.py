@@ -17,11 +17,11 @@ def polled(story: Story, name: str, *values: float, since_t: float = 1.0, every_
     for number, value in enumerate(values):
         t = since_t + number * every_s
         story.tell(t, Kind.METRICS_POLLED, attempt=number + 1, value=3.0, detail="ok")
-        story.tell(t, Kind.SERVER_FIGURE, attempt=number + 1, value=value, detail=name)
+        story.tell(t, Kind.SERVER_METRIC, attempt=number + 1, value=value, detail=name)
     return story
 
 
-def figure(story: Story) -> server_metrics.ServerFigure:
+def figure(story: Story) -> server_metrics.ServerMetric:
     (found,) = server_metrics.figures(story.history())
     return found
 
@@ -88,5 +88,5 @@ def test_nobody_takes_what_the_runtime_says_for_what_clients_saw() -> None:
     )
     assert verdict.server is not None
     assert [found.name for found in verdict.server.figures] == [COUNTER]
-    assert COUNTER not in {measure.name for measure in verdict.measures}
+    assert COUNTER not in {metric.name for metric in verdict.metrics}
     assert is_counter(COUNTER)

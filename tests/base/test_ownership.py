@@ -14,7 +14,7 @@ from textwrap import dedent
 import pytest
 
 from sim.base.errors import StorageError
-from sim.base.ownership import MARK_NAME, Mark, OwnedFolder, is_left_behind, remove_leftovers
+from sim.base.ownership import MARK_NAME, Mark, OwnedFolder, is_left_over, remove_leftovers
 
 PREFIX = "stormgate-owned-"
 
@@ -95,9 +95,9 @@ def test_nothing_else_is_touched(tmp: Path):
 
 def test_a_mark_lasts_as_long_as_the_work(tmp: Path):
     mark = Mark(tmp / "mark")
-    assert not is_left_behind(tmp / "mark")
+    assert not is_left_over(tmp / "mark")
     mark.remove()
     assert not (tmp / "mark").exists()
-    assert not is_left_behind(tmp / "mark")
+    assert not is_left_over(tmp / "mark")
     with pytest.raises(StorageError, match="none/mark: cannot be written"):
         Mark(tmp / "none" / "mark")

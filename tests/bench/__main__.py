@@ -23,7 +23,7 @@ from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import ClientSession
 from sim.engines.sockets.publisher import create_streams
-from sim.engines.sockets.service import Lane, LaneHttp
+from sim.engines.sockets.service import Endpoints, ServiceHttp
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
 from sim.server.settings import RuntimeSettings, Switches
@@ -47,12 +47,12 @@ OUTPUT = Path("results/bench.json")
 _SETTINGS = RuntimeSettings(publishes_per_s=100_000, outbound_queue_events=1_000_000)
 
 
-async def measure(kind: str, folder: Path) -> Report:
+async def metric(kind: str, folder: Path) -> Report:
     """One crowd against a fresh mock."""
     process = MockProcess(ServeOptions(_SETTINGS, Switches()), folder)
     await process.start()
-    lane = Lane("bench", "mock", process.url, process.url)
-    http = LaneHttp(lane)
+    service = Endpoints("bench", "mock", process.url, process.url)
+    http = ServiceHttp(service)
     try:
         streams = await create_streams(http, 1, worker_events=False)
         tokens = await _tokens(http, streams[0].topic)
@@ -66,7 +66,7 @@ async def measure(kind: str, folder: Path) -> Report:
         await process.stop()
 
 
-async def _tokens(http: LaneHttp, topic: str) -> list[str]:
+async def _tokens(http: ServiceHttp, topic: str) -> list[str]:
     settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
     sessions = [ClientSession(number, [topic], policies.get("reference"), settings) for number in range(CLIENTS)]
     tokens: list[Token] = await asyncio.gather(*(http.mint(session) for session in sessions))
@@ -105,7 +105,7 @@ async def run() -> dict[str, object]:
         this: dict[str, dict[str, float]] = {}
         for kind in CROWDS:
             with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
-                this[kind] = figures(await measure(kind, Path(folder)))
+                this[kind] = figures(await metric(kind, Path(folder)))
         rounds.append(this)
     names = list(rounds[0]["ours"])
     return {

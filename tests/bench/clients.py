@@ -23,13 +23,13 @@ import msgspec
 import uvloop
 from websockets.asyncio.client import connect
 
-from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import ClientSession
 from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.sockets.client import ClientDriver, WallClock
-from sim.engines.sockets.service import LaneHttp
+from sim.engines.sockets.service import ServiceHttp
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
 from sim.record.observations import Recorder
@@ -66,7 +66,7 @@ class OurClients:
 
         for number in range(len(job.tokens)):
             session = ClientSession(number, [job.topic], policies.get("reference"), settings)
-            driver = CountingDriver(session, job.lane.socket_url, mint, clock, self._recorder)
+            driver = CountingDriver(session, job.service.socket_url, mint, clock, self._recorder)
             driver.crowd = self
             self._drivers.append(driver)
             driver.start()
@@ -87,7 +87,7 @@ class PlainClients:
         assert all(ready)
 
     async def _one(self, job: Job, token: str) -> bool:
-        url = f"{job.lane.socket_url}?token={token}&vsn=2.0.0"
+        url = f"{job.service.socket_url}?token={token}&vsn=2.0.0"
         socket = await connect(url, compression=None, ping_interval=None, open_timeout=None)
         await socket.send(encode_client(Join("1", COMPATIBILITY)))
         await socket.recv()
@@ -121,12 +121,12 @@ async def run(job: Job, folder: Path) -> Report:
     for outstanding in job.outstanding:
         publisher.outstanding = outstanding
         await asyncio.sleep(WARM_UP_S)
-        report.received.append(await measure(crowd, job.measure_s))
+        report.received.append(await metric(crowd, job.measure_s))
     publisher.task.cancel()
     return report
 
 
-async def measure(crowd: Clients, seconds: float) -> Deliveries:
+async def metric(crowd: Clients, seconds: float) -> Deliveries:
     """Count for a while."""
     since = Since(crowd)
     await asyncio.sleep(seconds)
@@ -140,7 +140,7 @@ class Window:
         self.outstanding = 0
         self._job = job
         self._crowd = crowd
-        self._http = LaneHttp(job.lane)
+        self._http = ServiceHttp(job.service)
         self.task = asyncio.create_task(self._publish_all())
 
     async def _publish_all(self) -> None:
@@ -160,7 +160,7 @@ class Window:
 def main() -> None:
     """Run the job given on the command line's file; the report is the last line printed."""
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
-    like_the_engine = relaxed_garbage_collection() if job.kind == "ours" else contextlib.nullcontext()
+    like_the_engine = relaxed_gc() if job.kind == "ours" else contextlib.nullcontext()
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with like_the_engine, tempfile.TemporaryDirectory() as folder, runner:
         report = runner.run(run(job, Path(folder)))

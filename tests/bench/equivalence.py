@@ -36,14 +36,14 @@ def both(drill: Drill, seed: int) -> tuple[dict[str, float], dict[str, float]]:
     """All measures of the fleet engine and of the virtual one, by name; and the CPU seconds of each."""
     model = SystemModel()
     begun = time.process_time()
-    ours = {each.name: each.value for each in metrics.tallied_measures(fleet.measure(drill, model, seed))}
+    ours = {each.name: each.value for each in metrics.tally_metrics(fleet.metric(drill, model, seed))}
     ours["cpu_s"] = time.process_time() - begun
     with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
         begun = time.process_time()
         header = virtual.run(drill, virtual.Options(Path(folder), seed, model))
         cpu_s = time.process_time() - begun
         history = History(header, observations.read(Path(folder)))
-    theirs = {each.name: each.value for each in metrics.measures(history, Ledger(history))}
+    theirs = {each.name: each.value for each in metrics.run_metrics(history, Ledger(history))}
     return ours, {**theirs, "cpu_s": cpu_s}
 
 
@@ -57,7 +57,7 @@ def difference(one: float, other: float) -> float:
 def represented() -> list[str]:
     """The drills of the catalogue that the fleet engine can run."""
     found = {path.stem: drills.load(path) for path in sorted(CATALOG.glob("*.toml"))}
-    return [name for name, drill in found.items() if not drill.surfaces and fleet.can_represent(drill)]
+    return [name for name, drill in found.items() if not drill.variants and fleet.can_represent(drill)]
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
         for name in names:
             drill = drills.load(CATALOG / f"{name}.toml", (f"fleet.clients={clients}",))
             pairs = [both(drill, seed) for seed in SEEDS]
-            worst = [max(difference(ours[measure], theirs[measure]) for ours, theirs in pairs) for measure in MEASURES]
+            worst = [max(difference(ours[metric], theirs[metric]) for ours, theirs in pairs) for metric in MEASURES]
             cpu = [sum(pair[place]["cpu_s"] for pair in pairs) / len(pairs) for place in (0, 1)]
             table.add_row(name, *(f"{100 * each:.2f} %" for each in worst), *(f"{each:.3f}" for each in cpu))
             print(f"{name}, {clients} clients: done", file=sys.stderr)

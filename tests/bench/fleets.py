@@ -62,7 +62,7 @@ def simulate(job: Job) -> Report:
     return Report(job.clients, events, cpu_s, wall_s, start_cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def measure(job: Job, **environment: str) -> Report:
+def metric(job: Job, **environment: str) -> Report:
     """In a process of its own."""
     command = [sys.executable, "-m", "tests.bench.fleets", msgspec.json.encode(job).decode()]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, **environment})
@@ -73,15 +73,15 @@ def run(most: int) -> None:
     """Three tables."""
     console = Console(width=130)
     with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
-        cold, warm = (measure(Job("fleet", 1000), NUMBA_CACHE_DIR=folder).start_cpu_s for _ in range(2))
+        cold, warm = (metric(Job("fleet", 1000), NUMBA_CACHE_DIR=folder).start_cpu_s for _ in range(2))
     console.print(f"CPU s until it can begin: {cold:.1f} with compiling, {warm:.1f} with what was compiled before")
     ratios = Table(f"{SIDE_BY_SIDE} clients", "clients per CPU second, fleet", "virtual", "ratio")
     for number in range(ROUNDS):
-        ours, theirs = (SIDE_BY_SIDE / measure(Job(engine, SIDE_BY_SIDE)).cpu_s for engine in ("fleet", "virtual"))
+        ours, theirs = (SIDE_BY_SIDE / metric(Job(engine, SIDE_BY_SIDE)).cpu_s for engine in ("fleet", "virtual"))
         ratios.add_row(f"round {number + 1}", f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:,.0f}")
     growth = Table("clients", "events", "CPU s", "wall s", "million events/s of CPU", "CPU us a client", "peak MiB")
     for clients in (size for size in SIZES if size <= most):
-        each = measure(Job("fleet", clients))
+        each = metric(Job("fleet", clients))
         rate, a_client = each.events / each.cpu_s / 1e6, each.cpu_s / clients * 1e6
         figures = (f"{each.cpu_s:,.2f}", f"{each.wall_s:,.2f}", f"{rate:,.1f}", f"{a_client:,.1f}", f"{each.peak_mib:,.0f}")
         growth.add_row(f"{clients:,}", f"{each.events:,}", *figures)

@@ -23,13 +23,13 @@ import msgspec
 import websocket
 from locust.env import Environment
 
-from locustfiles.load.clients.recording import GreenRecorder, LiveFigures
-from sim.base.gc_tuning import relaxed_garbage_collection
+from locustfiles.load.clients.recording import GreenRecorder, LiveMetrics
+from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import ClientSession
 from sim.engines.greenlets.client import WireClient
-from sim.engines.greenlets.service import LaneRequests
+from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.shared.session_driver import WallClock
 from sim.mock.server import raise_descriptor_limit
@@ -45,11 +45,11 @@ class Crowd(Count, Protocol):
         """Return when every client has subscribed."""
 
 
-class ReadyTokens(LaneRequests):
+class ReadyTokens(ServiceRequests):
     """The lane's HTTP with tokens that are there already."""
 
     def __init__(self, job: Job) -> None:
-        super().__init__(job.lane)
+        super().__init__(job.service)
         self._tokens = iter(job.tokens)
 
     def mint(self, session: ClientSession) -> Token:
@@ -68,16 +68,16 @@ class OurCrowd:
         self.deliveries = self.frames = self.bytes = 0
         self._recorder = GreenRecorder(folder)
         self._stats = environment.stats
-        self._live = LiveFigures(lambda kind, name, ms, _: self._stats.log_request(kind, name, round(ms), 0))
+        self._live = LiveMetrics(lambda kind, name, ms, _: self._stats.log_request(kind, name, round(ms), 0))
         self._clients: list[CountingClient] = []
 
     def connect(self, job: Job) -> None:
         """See `Crowd`."""
-        clock, lane = WallClock(), ReadyTokens(job)
+        clock, service = WallClock(), ReadyTokens(job)
         settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
         for number in range(len(job.tokens)):
             session = ClientSession(number, [job.topic], policies.get("reference"), settings)
-            client = CountingClient(session, lane, clock, self._recorder, self._live.noticed)
+            client = CountingClient(session, service, clock, self._recorder, self._live.noticed)
             client.crowd = self
             self._clients.append(client)
             gevent.spawn(client.run, 0.0)
@@ -99,7 +99,7 @@ class PlainCrowd:
 
     def _one(self, job: Job, token: str) -> None:
         began = time.perf_counter()
-        socket: Any = websocket.create_connection(f"{job.lane.socket_url}?token={token}&vsn=2.0.0", enable_multithread=False)
+        socket: Any = websocket.create_connection(f"{job.service.socket_url}?token={token}&vsn=2.0.0", enable_multithread=False)
         socket.send(encode_client(Join("1", COMPATIBILITY)))
         socket.recv()
         socket.send(encode_client(Subscribe("2", (job.topic,), {}, 200)))
@@ -130,7 +130,7 @@ class Window:
         self.outstanding = 0
         self._job = job
         self._crowd = crowd
-        self._lane = LaneRequests(job.lane)
+        self._service = ServiceRequests(job.service)
         self.greenlet = gevent.spawn(self._publish_all)
 
     def _publish_all(self) -> None:
@@ -143,7 +143,7 @@ class Window:
             gevent.sleep(0.001)
 
     def _publish(self, number: int) -> None:
-        self._lane.publish(self._job.run_id, RUN_EVENT, {"number": number, "text": "x" * 64}, f"bench-{number}")
+        self._service.publish(self._job.run_id, RUN_EVENT, {"number": number, "text": "x" * 64}, f"bench-{number}")
 
 
 def run(job: Job, folder: Path) -> Report:
@@ -162,12 +162,12 @@ def run(job: Job, folder: Path) -> Report:
     for outstanding in job.outstanding:
         publisher.outstanding = outstanding
         gevent.sleep(WARM_UP_S)
-        report.received.append(measure(crowd, job.measure_s))
+        report.received.append(metric(crowd, job.measure_s))
     publisher.greenlet.kill()
     return report
 
 
-def measure(crowd: Crowd, seconds: float) -> Deliveries:
+def metric(crowd: Crowd, seconds: float) -> Deliveries:
     """Count for a while."""
     since = Since(crowd)
     gevent.sleep(seconds)
@@ -179,7 +179,7 @@ def main() -> None:
     assert locust
     raise_descriptor_limit()
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
-    like_a_run = relaxed_garbage_collection() if job.kind == "locust" else contextlib.nullcontext()
+    like_a_run = relaxed_gc() if job.kind == "locust" else contextlib.nullcontext()
     with like_a_run, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         print(msgspec.json.encode(run(job, Path(folder))).decode(), flush=True)
 

@@ -63,7 +63,7 @@ def run(clients: int = CLIENTS) -> dict[str, float]:
             process = psutil.Popen(_command(clients, folder + "/out"), stdout=said, stderr=subprocess.STDOUT)
         begun, cpu_s = time.perf_counter(), _wait_for("fault", log, process)
         begun = time.perf_counter()
-        cpu_s = _wait_for("heal", log, process) - cpu_s
+        cpu_s = _wait_for("recovery", log, process) - cpu_s
         took_s, mib = time.perf_counter() - begun, process.memory_info().rss / 2**20
         process.wait(LIMIT_S)
         (run_folder,) = Path(folder, "out").glob("*/drills/observation")
@@ -74,9 +74,9 @@ def _held(folder: Path) -> dict[str, float]:
     history = History(*read_verified(folder))
     late_ms = np.sort(samples.generator_lag_ms(history))
     applied, phases = history.fleet(Kind.APPLIED).t, history.phases
-    within = (applied >= phases["fault"]) & (applied < phases["heal"])
+    within = (applied >= phases["fault"]) & (applied < phases["recovery"])
     return {
-        "deliveries_per_s": float(within.sum()) / (phases["heal"] - phases["fault"]),
+        "deliveries_per_s": float(within.sum()) / (phases["recovery"] - phases["fault"]),
         "late_p95_ms": float(np.percentile(late_ms, 95)),
         "late_max_ms": float(late_ms[-1]),
         "saturated": float(np.mean(late_ms > _SATURATED_MS) > 0.05),

@@ -20,7 +20,7 @@ from sim.engines.virtual.client import one_way_delay_s
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.engine import EPOCH
 from sim.engines.virtual.publisher import VirtualPublisher
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.codec import decode_client, decode_server, encode_client, encode_server
 from sim.protocols.spacetime.frames import Garbage, ServerFrame
 from sim.protocols.spacetime.streams import run_events
@@ -41,10 +41,10 @@ def _teller(event: simpy.Event) -> Callable[[object], None]:
 class SessionProcess:
     """One client, as a process that waits for a frame or for its own deadline."""
 
-    def __init__(self, env: VirtualClock, session: ClientSession, lane: VirtualLane, recorder: Recorder) -> None:
+    def __init__(self, env: VirtualClock, session: ClientSession, service: SimulatedService, recorder: Recorder) -> None:
         self._env = env
         self._session = session
-        self._lane = lane
+        self._service = service
         self._recorder = recorder
         self._inbox = simpy.Store(env)
         self._number = 0
@@ -66,7 +66,7 @@ class SessionProcess:
 
     def _up(self, text: str, number: int) -> Steps:
         yield self._env.timeout(self._delay_s)
-        self._lane.received(number, self, decode_client(text))
+        self._service.received(number, self, decode_client(text))
 
     # --- its life -----------------------------------------------------------------------------------
 
@@ -80,7 +80,7 @@ class SessionProcess:
                 yield from self._wait()
             except simpy.Interrupt:
                 self._inbox = simpy.Store(self._env)
-                self._lane.close(self._number, self)
+                self._service.close(self._number, self)
                 if self._session.state in (State.JOINING, State.SUBSCRIBING, State.LIVE):
                     self._session.disconnected("Connection reset by peer", self._env.now)
                 elif self._session.state is State.CONNECTING:
@@ -109,13 +109,13 @@ class SessionProcess:
             assert not isinstance(action.frame, Garbage)  # no probe is among them
             self._env.process(self._up(encode_client(action.frame), self._number))
         elif isinstance(action, Close):
-            self._lane.close(self._number, self)
+            self._service.close(self._number, self)
         elif isinstance(action, Connect):
             yield from self._connect(action.token)
         else:
             answer = self._env.event()
             yield self._env.timeout(self._delay_s)
-            self._lane.mint(self._session, f"client-{self._session.client}", _teller(answer))
+            self._service.mint(self._session, f"client-{self._session.client}", _teller(answer))
             token = yield answer
             yield self._env.timeout(self._delay_s)
             self._session.minted(token, self._env.now)
@@ -123,7 +123,7 @@ class SessionProcess:
     def _connect(self, token: Token) -> Steps:
         yield self._env.timeout(3 * self._delay_s)  # SYN, SYN-ACK, upgrade
         answer = self._env.event()
-        self._lane.upgrade(token, self, _teller(answer))
+        self._service.upgrade(token, self, _teller(answer))
         self._number = yield answer
         yield self._env.timeout(self._delay_s)
         self._session.connected(self._env.now)
@@ -132,12 +132,12 @@ class SessionProcess:
 def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) -> tuple[int, int]:
     """The drill's storm with these moments of cutting everyone, without limits; returns 0 (count them) and SimPy's events."""
     env = VirtualClock(EPOCH)
-    lane = VirtualLane(env, drill.runtime, Switches(), UNLIMITED)
+    service = SimulatedService(env, drill.runtime, Switches(), UNLIMITED)
     topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
-    publisher = VirtualPublisher(env, lane, topics, [], drill.load, recorder, EPOCH)
+    publisher = VirtualPublisher(env, service, topics, [], drill.load, recorder, EPOCH)
     settings, policy = client_setup.client_settings(drill, 1), policies.get("reference")
     sessions = [ClientSession(n, [topics[n % len(topics)]], policy, settings) for n in range(drill.fleet.clients)]
-    clients = [SessionProcess(env, session, lane, recorder) for session in sessions]
+    clients = [SessionProcess(env, session, service, recorder) for session in sessions]
     period_s = drill.fleet.arrival_s / drill.fleet.clients
     processes = [env.process(client.run(n * period_s)) for n, client in enumerate(clients)]
 

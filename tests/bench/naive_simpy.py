@@ -20,7 +20,7 @@ Steps = Generator[simpy.Event, object, None]
 FIRST_STEP_S = 0.25  # of the reference client's backoff, full jitter
 
 
-class NaiveLane:
+class NaiveService:
     """Logs, and a Store for each subscriber. `heads[i]` is the last seq of stream i."""
 
     def __init__(self, env: simpy.Environment, streams: int) -> None:
@@ -46,13 +46,15 @@ class NaiveLane:
 class NaiveClient:
     """One process that connects, replays, and applies what its Store holds, until it is interrupted, and again."""
 
-    def __init__(self, env: simpy.Environment, lane: NaiveLane, number: int, recorder: Recorder | None, delay_s: float) -> None:
+    def __init__(
+        self, env: simpy.Environment, service: NaiveService, number: int, recorder: Recorder | None, delay_s: float
+    ) -> None:
         self._env = env
-        self._lane = lane
+        self._service = service
         self._number = number
         self._recorder = recorder
         self.delay_s = delay_s
-        self._stream = number % len(lane.heads)
+        self._stream = number % len(service.heads)
         self._name = f"runtime.run.r{self._stream + 1}.events"
         self._watermark = 0
         self.applied = 0
@@ -65,7 +67,7 @@ class NaiveClient:
             try:
                 yield from self._be_connected()
             except simpy.Interrupt:
-                self._lane.subscribers[self._stream].pop(self._number, None)
+                self._service.subscribers[self._stream].pop(self._number, None)
                 disconnects += 1
                 yield self._env.timeout(FIRST_STEP_S * draw(1, "backoff", self._number, disconnects))
 
@@ -73,8 +75,8 @@ class NaiveClient:
         yield self._env.timeout(4 * self.delay_s)  # SYN, SYN-ACK, upgrade, answer
         yield self._env.timeout(2 * self.delay_s)  # join
         yield self._env.timeout(self.delay_s)  # subscribe
-        store = self._lane.subscribers[self._stream][self._number] = simpy.Store(self._env)
-        head = self._lane.heads[self._stream]
+        store = self._service.subscribers[self._stream][self._number] = simpy.Store(self._env)
+        head = self._service.heads[self._stream]
         yield self._env.timeout(self.delay_s)  # the replay
         self._apply(range(self._watermark + 1, head + 1))
         while True:
@@ -109,8 +111,8 @@ class CallbackClient(NaiveClient):
 
     def _subscribe(self, life: int) -> None:
         if life == self.life:
-            self._lane.callbacks[self._stream][self._number] = self
-            head = self._lane.heads[self._stream]
+            self._service.callbacks[self._stream][self._number] = self
+            head = self._service.heads[self._stream]
             self.clock.call_at(self._env.now + self.delay_s, self._replayed, head, life)
 
     def _replayed(self, head: int, life: int) -> None:
@@ -127,7 +129,7 @@ class CallbackClient(NaiveClient):
 
     def cut(self) -> None:
         """Lose the connection, and come back after a backoff."""
-        self._lane.callbacks[self._stream].pop(self._number, None)
+        self._service.callbacks[self._stream].pop(self._number, None)
         self.life += 1
         self.disconnects += 1
         back_at = self._env.now + FIRST_STEP_S * draw(1, "backoff", self._number, self.disconnects)
@@ -137,15 +139,15 @@ class CallbackClient(NaiveClient):
 def run_callbacks(drill: Drill, recorder: Recorder | None, cuts_s: list[float], ends_s: float) -> tuple[int, int]:
     """As `run`, driven by calls."""
     clock = VirtualClock(0.0)
-    lane = NaiveLane(clock, drill.load.run_streams)
+    service = NaiveService(clock, drill.load.run_streams)
     model = SystemModel()
-    clients = [CallbackClient(clock, lane, n, recorder, one_way_delay_s(model, 1, n)) for n in range(drill.fleet.clients)]
+    clients = [CallbackClient(clock, service, n, recorder, one_way_delay_s(model, 1, n)) for n in range(drill.fleet.clients)]
     for number, client in enumerate(clients):
         client.clock = clock
         clock.call_at(number * drill.fleet.arrival_s / drill.fleet.clients + 2 * client.delay_s, client.connect, 0)
         for moment in cuts_s:
             clock.call_at(moment, client.cut)
-    clock.process(lane.publish(drill.load.events_per_s, ends_s))
+    clock.process(service.publish(drill.load.events_per_s, ends_s))
     clock.run(until=ends_s)
     return sum(client.applied for client in clients), next(clock._eid)
 
@@ -153,10 +155,10 @@ def run_callbacks(drill: Drill, recorder: Recorder | None, cuts_s: list[float], 
 def run(drill: Drill, recorder: Recorder | None, cuts_s: list[float], ends_s: float) -> tuple[int, int]:
     """The drill's storm with these moments of cutting everyone; returns deliveries and SimPy's events."""
     env = simpy.Environment()
-    lane = NaiveLane(env, drill.load.run_streams)
-    env.process(lane.publish(drill.load.events_per_s, ends_s))
+    service = NaiveService(env, drill.load.run_streams)
+    env.process(service.publish(drill.load.events_per_s, ends_s))
     model = SystemModel()
-    clients = [NaiveClient(env, lane, n, recorder, one_way_delay_s(model, 1, n)) for n in range(drill.fleet.clients)]
+    clients = [NaiveClient(env, service, n, recorder, one_way_delay_s(model, 1, n)) for n in range(drill.fleet.clients)]
     processes = [env.process(client.run(n * drill.fleet.arrival_s / drill.fleet.clients)) for n, client in enumerate(clients)]
 
     def cut() -> Steps:

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from sim.client.session import ClientSession
-from sim.engines.shared.service import Lane
+from sim.engines.shared.service import Endpoints
 from sim.engines.shared.session_driver import SessionDriver
 from sim.engines.shared.web_socket import WebSocket
 from sim.protocols.spacetime.frames import Compatibility
@@ -21,7 +21,7 @@ class Job(msgspec.Struct):
     """What to do: `kind` is one of `tests.bench.__main__`'s; `tokens` one a client."""
 
     kind: str
-    lane_url: str
+    service_url: str
     run_id: str
     topic: str
     tokens: list[str]
@@ -29,9 +29,9 @@ class Job(msgspec.Struct):
     measure_s: float
 
     @property
-    def lane(self) -> Lane:
+    def service(self) -> Endpoints:
         """Where everything is."""
-        return Lane("bench", "mock", self.lane_url, self.lane_url)
+        return Endpoints("bench", "mock", self.service_url, self.service_url)
 
 
 class Deliveries(msgspec.Struct):

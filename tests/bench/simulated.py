@@ -73,7 +73,7 @@ def simulate(job: Job, folder: Path) -> tuple[int, int]:
     if job.kind != "engine":
         fault_s = ARRIVAL_S + drill.phases.steady_s
         cuts_s = [fault_s + fault.at_s for fault in drill.faults]
-        ends_s = fault_s + drill.phases.fault_s + drill.phases.heal_s
+        ends_s = fault_s + drill.phases.fault_s + drill.phases.recovery_s
         recorder = None if job.kind.endswith("silent") else Recorder(folder)
         done = _run_other(job.kind, drill, recorder, cuts_s, ends_s)
         if recorder is not None:
@@ -98,7 +98,7 @@ def applied(folder: Path) -> int:
     return kinds.count(Kind.APPLIED)
 
 
-def measure(job: Job) -> Report:
+def metric(job: Job) -> Report:
     """In a process of its own."""
     command = [sys.executable, "-m", "tests.bench.simulated", json.dumps(msgspec.to_builtins(job))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -109,8 +109,8 @@ def run() -> dict[str, object]:
     """The ratio, round by round, and the growth."""
     rounds = []
     for _ in range(ROUNDS):
-        rounds.append({kind: _rates(measure(Job(kind, RATIO_CLIENTS, unlimited=True))) for kind in KINDS})
-    growth = [{"clients": size, **_rates(measure(Job("engine", size, STEADY_LOAD)))} for size in SIZES]
+        rounds.append({kind: _rates(metric(Job(kind, RATIO_CLIENTS, unlimited=True))) for kind in KINDS})
+    growth = [{"clients": size, **_rates(metric(Job("engine", size, STEADY_LOAD)))} for size in SIZES]
     median = {
         kind: {name: statistics.median(each[kind][name] for each in rounds) for name in rounds[0][kind]} for kind in KINDS
     }

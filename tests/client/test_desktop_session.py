@@ -4,7 +4,7 @@ import pytest
 
 from sim.protocols.spacetime.frames import HeartbeatPush, SyncError, Watermark
 from tests.client.hand import RUN, Hand, batch, stale
-from tests.client.lane import Lane, RuntimeSettings
+from tests.client.server_double import Endpoints, RuntimeSettings
 
 
 def test_batches_do_to_the_checkpoint_what_they_did_to_the_shipped_clients(vectors):
@@ -86,36 +86,36 @@ def test_heartbeats_do_not_make_it_ask_for_what_it_missed():
 
 
 def test_after_one_missed_event_it_loses_the_rest_in_silence():
-    lane = Lane(1, "desktop", topics=(RUN,))
-    lane.publish(RUN, 2)
-    lane.carry(0)
-    lane.switch(skip_live_clients=1.0, skip_live_events=1.0)
-    lane.publish(RUN)
-    lane.carry(0)
-    lane.switch()
+    service = Endpoints(1, "desktop", topics=(RUN,))
+    service.publish(RUN, 2)
+    service.carry(0)
+    service.switch(skip_live_clients=1.0, skip_live_events=1.0)
+    service.publish(RUN)
+    service.carry(0)
+    service.switch()
     for _ in range(4):
-        lane.publish(RUN)
-        lane.carry(0)
-    assert lane.applied(0, RUN) == [1, 2]
-    assert lane.sessions[0].replica.cursors[RUN].checkpoint == 6  # far above what it applied
-    assert lane.silently_lost(0, RUN) == {3, 4, 5, 6, 7}
-    assert not lane.of(0, "declared_loss")
+        service.publish(RUN)
+        service.carry(0)
+    assert service.applied(0, RUN) == [1, 2]
+    assert service.sessions[0].replica.cursors[RUN].checkpoint == 6  # far above what it applied
+    assert service.silently_lost(0, RUN) == {3, 4, 5, 6, 7}
+    assert not service.of(0, "declared_loss")
 
 
 @pytest.mark.parametrize("policy", ["desktop", "reference"])
 def test_a_stale_cursor_is_a_loop_for_the_desktop_and_a_detour_for_the_reference(policy):
-    lane = Lane(1, policy, topics=(RUN,), settings=RuntimeSettings(window_events=8))
-    lane.publish(RUN, 2)
-    lane.carry(0)
-    lane.cut(0)
-    lane.publish(RUN, 20)
-    lane.advance(120.0, carrying=True)
-    stale_answers = [(notice.seq, notice.detail) for notice in lane.of(0, "stale")]
+    service = Endpoints(1, policy, topics=(RUN,), settings=RuntimeSettings(window_events=8))
+    service.publish(RUN, 2)
+    service.carry(0)
+    service.cut(0)
+    service.publish(RUN, 20)
+    service.advance(120.0, carrying=True)
+    stale_answers = [(notice.seq, notice.detail) for notice in service.of(0, "stale")]
     if policy == "reference":
         assert stale_answers == [(2, "retention_floor_breach")]
-        assert lane.sessions[0].is_live
+        assert service.sessions[0].is_live
         return
     assert stale_answers[0] == (2, "retention_floor_breach")
     assert set(stale_answers[1:]) == {(0, "retention_floor_breach")}
     assert len(stale_answers) > 10
-    assert not lane.sessions[0].is_live
+    assert not service.sessions[0].is_live

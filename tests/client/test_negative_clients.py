@@ -8,8 +8,8 @@ from sim.client.negative.registry import PROBES, ExpiredTokenProbe, MutationProb
 from sim.client.session import ClientSession
 from sim.protocols.spacetime.frames import Request, Subscribe
 from tests.client.hand import RUN, Hand, batch
-from tests.client.lane import RUN as LANE_RUN
-from tests.client.lane import Lane
+from tests.client.server_double import RUN as LANE_RUN
+from tests.client.server_double import Endpoints
 
 
 def answers(hand: Hand) -> list[str]:
@@ -143,16 +143,16 @@ def test_without_an_expiry_the_probe_is_an_ordinary_client():
 )
 def test_the_runtime_core_answers_both_probes(defects, mutation, token):
     for probe, answer in (("mutation_over_socket", mutation), ("expired_token", token)):
-        lane = Lane(1, session=session_class(probe))
-        lane.switch(defects=defects)
-        lane.publish(LANE_RUN)
-        lane.advance(1.0, carrying=True)
-        lane.now += 1.0
-        lane.switch(defects=defects, tokens_void_before=lane.now)
-        lane.advance(5.0, carrying=True)
-        lane.settle()
-        assert {notice.detail for notice in lane.of(0, "probed")} == {f"{probe}:{answer}"}
-        assert bool(lane.runtime.mutations) == (probe == "mutation_over_socket" and answer == "accepted")
+        service = Endpoints(1, session=session_class(probe))
+        service.switch(defects=defects)
+        service.publish(LANE_RUN)
+        service.advance(1.0, carrying=True)
+        service.now += 1.0
+        service.switch(defects=defects, tokens_void_before=service.now)
+        service.advance(5.0, carrying=True)
+        service.settle()
+        assert {notice.detail for notice in service.of(0, "probed")} == {f"{probe}:{answer}"}
+        assert bool(service.runtime.mutations) == (probe == "mutation_over_socket" and answer == "accepted")
 
 
 def test_probes_go_by_name():

@@ -11,10 +11,10 @@ from sim.protocols.spacetime.codec import decode_message
 from sim.protocols.spacetime.disconnects import CLOSED, closed
 from sim.protocols.spacetime.frames import Body, Garbage, Request, Subscribe, SyncBeat, SyncError, TransportBeat
 from tests.client.hand import Hand, batch
-from tests.client.lane import RUN, Lane
+from tests.client.server_double import RUN, Endpoints
 
-MOST_BYTES = 256 * 1024
-ALL = malformed(RUN, "7", MOST_BYTES)
+MAX_BYTES = 256 * 1024
+ALL = malformed(RUN, "7", MAX_BYTES)
 CODES = {
     **dict.fromkeys(KINDS, "refused:malformed_frame"),
     **dict.fromkeys(("array_as_payload", "numbers_as_topics"), "refused:bad_subscription"),
@@ -52,7 +52,7 @@ def answers(hand: Hand) -> list[str]:
 def test_none_of_it_is_a_frame_that_may_be_served(what: str):
     garbage = ALL[what]
     try:
-        frame = decode_message(garbage.data, garbage.is_text, MOST_BYTES)
+        frame = decode_message(garbage.data, garbage.is_text, MAX_BYTES)
     except (BrokenMessageError, MalformedFrameError):
         return
     assert isinstance(frame, Request) or (isinstance(frame, Subscribe) and frame.bad_cursor)
@@ -62,14 +62,14 @@ def test_only_what_is_meant_to_be_is_too_long_and_no_text():
     broken: dict[str, int] = {}
     for what, garbage in ALL.items():
         try:
-            decode_message(garbage.data, garbage.is_text, MOST_BYTES)
+            decode_message(garbage.data, garbage.is_text, MAX_BYTES)
         except BrokenMessageError as error:
             broken[what] = error.status
         except MalformedFrameError:
             pass
     assert broken == {"not_utf8": 1007, "huge": 1009}
     with pytest.raises(MalformedFrameError):  # but for its length it could be read
-        decode_message(ALL["huge"].data, True, 2 * MOST_BYTES)
+        decode_message(ALL["huge"].data, True, 2 * MAX_BYTES)
 
 
 @given(st.binary(), st.booleans())
@@ -159,26 +159,26 @@ def test_to_be_sent_away_for_something_else_is_no_answer_and_to_be_throttled_is_
 
 @pytest.mark.parametrize("defects", [set(), {"accept_malformed"}])
 def test_the_runtime_core_refuses_all_and_serves_on_and_each_new_connection_begins_anew(defects: set[str]):
-    lane = Lane(1, session=MalformedFramesProbe)
-    lane.switch(defects=defects)
-    lane.publish(RUN)
-    lane.advance(20.0, carrying=True)
+    service = Endpoints(1, session=MalformedFramesProbe)
+    service.switch(defects=defects)
+    service.publish(RUN)
+    service.advance(20.0, carrying=True)
     accepted = {what: "accepted" for what, code in CODES.items() if defects and code.endswith(("_frame", "_topic"))}
     expected = [f"malformed_frames:{what}:{code}" for what, code in (CODES | accepted).items()]
-    assert [notice.detail for notice in lane.of(0, "probed")] == expected
-    lane.publish(RUN, 2)
-    lane.cut(0)
-    lane.advance(20.0, carrying=True)
-    assert [notice.detail for notice in lane.of(0, "probed")] == 2 * expected
-    lane.settle()
-    lane.check()
-    assert lane.runtime.mutations == []
+    assert [notice.detail for notice in service.of(0, "probed")] == expected
+    service.publish(RUN, 2)
+    service.cut(0)
+    service.advance(20.0, carrying=True)
+    assert [notice.detail for notice in service.of(0, "probed")] == 2 * expected
+    service.settle()
+    service.check()
+    assert service.runtime.mutations == []
 
 
 def test_a_payload_that_must_be_an_object_is_one():
     for event in ("sync:heartbeat", "phx_leave", "phx_join", "sync:unsubscribe"):
         with pytest.raises(MalformedFrameError):
-            decode_message(b'["1","2","sync:v1","%s",[]]' % event.encode(), True, MOST_BYTES)
-    beat = decode_message(b'["1","2","sync:v1","sync:heartbeat", {"x":[1]}]', True, MOST_BYTES)
+            decode_message(b'["1","2","sync:v1","%s",[]]' % event.encode(), True, MAX_BYTES)
+    beat = decode_message(b'["1","2","sync:v1","sync:heartbeat", {"x":[1]}]', True, MAX_BYTES)
     assert isinstance(beat, SyncBeat)
     assert bytes(beat.payload) == b'{"x":[1]}'

@@ -7,8 +7,8 @@ from sim.client.negative.registry import session_class
 from sim.protocols.spacetime.codec import decode_client, encode_client
 from sim.protocols.spacetime.frames import Request, Subscribe, SyncBeat
 from tests.client.hand import RUN, Hand, batch
-from tests.client.lane import RUN as LANE_RUN
-from tests.client.lane import Lane
+from tests.client.server_double import RUN as LANE_RUN
+from tests.client.server_double import Endpoints
 
 
 def live(name: str) -> tuple[Hand, list[Request]]:
@@ -60,17 +60,17 @@ def test_a_hidden_mutation_is_a_lawful_frame_to_its_reader():
 @pytest.mark.parametrize("name", ["any_mutation", "hidden_mutation"])
 @pytest.mark.parametrize("defects", [set(), {"accept_mutation"}, {"accept_hidden_mutation"}])
 def test_the_runtime_core_changes_nothing_unless_it_is_defective(name: str, defects: set[str]):
-    lane = Lane(1, session=session_class(name))
-    lane.switch(defects=defects)
-    lane.publish(LANE_RUN)
-    lane.advance(1.0, carrying=True)
-    lane.publish(LANE_RUN, 2)
-    lane.settle()
-    lane.check()
+    service = Endpoints(1, session=session_class(name))
+    service.switch(defects=defects)
+    service.publish(LANE_RUN)
+    service.advance(1.0, carrying=True)
+    service.publish(LANE_RUN, 2)
+    service.settle()
+    service.check()
     granted = defects == {"accept_mutation"} and name == "any_mutation"
-    answered = {notice.detail for notice in lane.of(0, "probed")}
+    answered = {notice.detail for notice in service.of(0, "probed")}
     refused = "refused:mutation_refused" if name == "any_mutation" else "served"
     assert answered == {f"{name}:{'accepted' if granted else refused}"}
     carried_out = granted or (defects == {"accept_hidden_mutation"} and name == "hidden_mutation")
-    assert bool(lane.runtime.mutations) == carried_out
-    assert all(b"stormgate.probe" in bytes(msgspec.Raw(payload)) for payload in lane.runtime.mutations)
+    assert bool(service.runtime.mutations) == carried_out
+    assert all(b"stormgate.probe" in bytes(msgspec.Raw(payload)) for payload in service.runtime.mutations)

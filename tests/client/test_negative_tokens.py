@@ -12,7 +12,7 @@ from sim.client.negative.builds import BuildProbe
 from sim.client.negative.registry import EXPECTED, PROBES, session_class
 from sim.client.negative.tokens import PROBES as TOKEN_PROBES
 from sim.client.session import ClientSession
-from sim.drill.model import ProbeName
+from sim.drill.model import NegativeClientName
 from sim.engines.shared.client_setup import by_own_clock, clock_ahead_s, forget_token, unix_s
 from sim.protocols.spacetime.streams import run_events
 from sim.server import tokens
@@ -20,7 +20,7 @@ from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.runtime import DeliveryDownError, Runtime
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.tokens import Key, TokenRefusedError
-from tests.client.lane import COMPATIBILITY, KEYRING, START
+from tests.client.server_double import COMPATIBILITY, KEYRING, START
 
 RUN = run_events("7")
 SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
@@ -38,7 +38,7 @@ class Authority:
         self.number = 0
         self.offline = offline
         self.wishes: list[int | None] = []
-        settings = ClientSettings(1, COMPATIBILITY, lane=SHORT)
+        settings = ClientSettings(1, COMPATIBILITY, service=SHORT)
         self.session: ClientSession = session_class(probe)(0, (RUN,), policies.get("reference"), settings)
         self.notices: list[object] = []
         self.session.start(self.now)
@@ -80,7 +80,7 @@ class Authority:
             self.number = 0
 
     def _mint(self) -> None:
-        wish = self.session.token_wish
+        wish = self.session.token_request
         self.wishes.append(wish.ttl_s)
         request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id="d", ttl_s=wish.ttl_s)
         moment = self.now + self.switches.mint_ahead_s
@@ -154,9 +154,9 @@ def test_a_revoked_session_is_told_and_kept_out_until_there_is_a_new_one():
     authority = revoked()
     assert authority.answers == ["revoked_token:refused:token_revoked"]
     assert not authority.session.is_live
-    assert authority.session.token_wish.account == "client-0"
+    assert authority.session.token_request.account == "client-0"
     forget_token(authority.session, sign_in=True)
-    assert authority.session.token_wish.account == "client-0.1"
+    assert authority.session.token_request.account == "client-0.1"
     assert authority.pass_time(9.0).session.is_live
 
 
@@ -302,4 +302,4 @@ def test_a_token_says_what_it_says_whoever_signed_it():
 
 
 def test_a_drill_may_name_every_probe_and_no_other():
-    assert set(msgspec.json.schema(ProbeName)["enum"]) == set(PROBES) == set(EXPECTED)
+    assert set(msgspec.json.schema(NegativeClientName)["enum"]) == set(PROBES) == set(EXPECTED)

@@ -39,7 +39,7 @@ def test_the_usual_course():
     hand.receive(batch(4))
     assert hand.seqs("applied") == [1, 2, 3, 4]
     assert [notice.kind for notice in hand.notices if notice.kind not in ("applied", "received")] == [
-        *("token_minted", "connect_attempted", "connect_done", "joined", "replay_begun", "rebootstrapped"),
+        *("token_minted", "connect_attempted", "connect_done", "joined", "replay_started", "rebootstrapped"),
         *("checkpoint_written", "checkpoint_written", "subscribed", "replayed", "replay_completed", "checkpoint_written"),
     ]
     assert hand.seqs("checkpoint_written") == [2, 3, 4]

@@ -85,7 +85,10 @@ def test_a_file_becomes_a_drill_with_defaults(path: Path):
         (["checks=[]"], ["'checks'", "length >= 1"]),
         (["checks=['fast']"], ["'checks.0'", "'fast'"]),
         (["name=A-B"], ["'name'", "'A-B'"]),
-        (["expect.probes=['knock']"], ["'expect.probes.0'", "'knock'", "expired_token, mutation_over_socket"]),
+        (
+            ["expect.negative_clients=['knock']"],
+            ["'expect.negative_clients.0'", "'knock'", "expired_token, mutation_over_socket"],
+        ),
         (["expect.stale_reasons=['old']"], ["'expect.stale_reasons.0'", "'old'", "retention_floor_breach"]),
         (["runtime.window=3"], ["'runtime.window'", "unknown key", "window_events"]),
         (["runtime.profile=huge"], ["'runtime.profile'", "'huge'", "full, pinned"]),
@@ -121,7 +124,7 @@ def test_a_file_that_lacks_a_table_is_one_sentence(path: Path):
         ("runtime.profile=pinned", lambda drill: drill.runtime.profile == "pinned"),
         ("faults.0.at_s=2", lambda drill: drill.faults[0].at_s == 2.0),
         ("load.worker_events=true", lambda drill: drill.streams == 3),
-        ("expect.probes=['expired_token']", lambda drill: drill.expect.probes == ("expired_token",)),
+        ("expect.negative_clients=['expired_token']", lambda drill: drill.expect.negative_clients == ("expired_token",)),
     ],
 )
 def test_set_changes_the_drill_and_its_digest(path: Path, assignment: str, read):

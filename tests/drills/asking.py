@@ -30,7 +30,7 @@ def many(count: int, kind: Kind, story: Story | None = None, **fields: object) -
 
 
 def back_after(seconds: float) -> Story:
-    story = Story(1).tell(1.0, Kind.FAULT_BEGUN).tell(1.5, Kind.DISCONNECTED, 0).tell(2.0, Kind.FAULT_ENDED)
+    story = Story(1).tell(1.0, Kind.FAULT_INJECTED).tell(1.5, Kind.DISCONNECTED, 0).tell(2.0, Kind.FAULT_REVERTED)
     return story.tell(2.0 + seconds, Kind.SUBSCRIBED, 0) if seconds < INF else story
 
 

@@ -39,12 +39,12 @@ def test_publish_failures_of_nothing_published() -> None:
 
 def outage(*lives: tuple[int, float]) -> Story:
     """Nothing is minted from 10 s to 20 s; clients 0 to 2 are cut at 11 s, client 2 without a token; `lives`: live again."""
-    story = Story(3).tell(10.0, Kind.FAULT_BEGUN, detail="mint_outage").tell(10.0, Kind.TOKEN_FORGOTTEN, 2)
+    story = Story(3).tell(10.0, Kind.FAULT_INJECTED, detail="mint_outage").tell(10.0, Kind.TOKEN_FORGOTTEN, 2)
     for client in range(3):
         story.tell(5.0, Kind.SUBSCRIBED, client).tell(11.0, Kind.DISCONNECTED, client, detail="network")
     for client, t in lives:
         story.tell(t, Kind.SUBSCRIBED, client)
-    return story.tell(20.0, Kind.FAULT_ENDED, detail="mint_outage")
+    return story.tell(20.0, Kind.FAULT_REVERTED, detail="mint_outage")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,9 @@ def test_key_rotation(story: Story, expected: str) -> None:
 
 def without_delivery(*acknowledged: float, failed: int = 0) -> Story:
     """Delivery is down from 10 s to 20 s; an event is due every second from 11 s, acknowledged at these moments."""
-    story = Story(1).tell(10.0, Kind.FAULT_BEGUN, detail="stop_delivery").tell(20.0, Kind.FAULT_ENDED, detail="stop_delivery")
+    story = (
+        Story(1).tell(10.0, Kind.FAULT_INJECTED, detail="stop_delivery").tell(20.0, Kind.FAULT_REVERTED, detail="stop_delivery")
+    )
     for number, t in enumerate(acknowledged):
         story.tell(t, Kind.PUBLISHED, stream=STREAM, seq=number + 1, value=(t - 11.0 - number) * 1000)
     for _ in range(failed):
@@ -153,9 +155,9 @@ def test_authority_served(story: Story, expected: str) -> None:
 
 def skewed(renewed_after_s: float) -> Story:
     """A token is got at 10 s, while clocks are off, and given up so much later; it is to be renewed after 270 s."""
-    story = Story(2).tell(9.0, Kind.FAULT_BEGUN, detail="skew_clocks").tell(10.0, Kind.TOKEN_MINTED, 1, value=1.0)
+    story = Story(2).tell(9.0, Kind.FAULT_INJECTED, detail="skew_clocks").tell(10.0, Kind.TOKEN_MINTED, 1, value=1.0)
     story.tell(10.0 + renewed_after_s, Kind.DISCONNECTED, 1, detail="token_refresh_due")
-    return story.tell(20.0, Kind.FAULT_ENDED, detail="skew_clocks")
+    return story.tell(20.0, Kind.FAULT_REVERTED, detail="skew_clocks")
 
 
 @pytest.mark.parametrize(

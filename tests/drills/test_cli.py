@@ -13,7 +13,7 @@ from drills.cli.main import CATALOG
 from sim.drill.model import expected_duration_s, load
 from tests.commands import Answer, Said, free_port, http_server, stormgate, stormgate_here, tcp_server
 
-USAGE, STORAGE, CANNOT_TELL = 3, 4, 2
+USAGE, STORAGE, INCONCLUSIVE = 3, 4, 2
 JSON = "application/json"
 TOKEN = json.dumps({"data": {"token": "a.b.c", "expires_in": 300, "refresh_after_in": 270}}).encode()
 
@@ -222,7 +222,7 @@ def test_a_full_disk(tmp_path: Path, limit: int):
 
 def test_a_dry_run_does_nothing_and_cannot_tell(tmp_path: Path):
     said = run(tmp_path / "out", "reconnect_storm", "--clients", 7, "--dry-run")
-    assert said.code == CANNOT_TELL
+    assert said.code == INCONCLUSIVE
     assert "7 reference clients" in said.out
     assert "drop_sockets" in said.out
     assert said.err == ""
@@ -232,7 +232,7 @@ def test_a_dry_run_does_nothing_and_cannot_tell(tmp_path: Path):
 def test_a_dry_run_as_json_is_one_object(tmp_path: Path):
     said = run(tmp_path / "out", "--all", "--dry-run", "--json", "--seed", 5)
     plan = json.loads(said.out)
-    assert (said.code, said.err, said.out.count("\n")) == (CANNOT_TELL, "", 1)
+    assert (said.code, said.err, said.out.count("\n")) == (INCONCLUSIVE, "", 1)
     assert (plan["dry_run"], plan["seed"], len(plan["drills"])) == (True, 5, len(list(CATALOG.glob("*.toml"))))
     assert run(tmp_path / "out", "--all", "--dry-run", "--json", "--seed", 5).out == said.out
 

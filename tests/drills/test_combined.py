@@ -12,7 +12,7 @@ from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
 from drills.judging.gates import REGISTRY
 from sim.analysis import statistics
 from sim.analysis.invariants import Violation
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 
 THRESHOLDS = gates.load_thresholds()
 MEAN, RATIO, COUNT = "reconnect.live_again_99_s", "error.token_issue_failure_ratio", "replay.divergence"
@@ -177,7 +177,7 @@ def test_one_unreadable_replication_is_an_error():
 
 
 def spread_of(*values: float, name: str = "m") -> replications.Spread:
-    (spread,) = replications.spreads([verdict(measures=(Measure(name, value, "s", 5),)) for value in values])
+    (spread,) = replications.spreads([verdict(metrics=(Metric(name, value, "s", 5),)) for value in values])
     return spread
 
 
@@ -199,8 +199,8 @@ def test_an_endless_measure_has_no_interval():
 
 
 def test_a_disconnect_nobody_had_counts_as_none():
-    seen = verdict(measures=(Measure("live", 1.0, "s", 5), Measure("disconnects.network", 4, "disconnects", 4)))
-    unseen = verdict(measures=(Measure("live", 3.0, "s", 5),))
+    seen = verdict(metrics=(Metric("live", 1.0, "s", 5), Metric("disconnects.network", 4, "disconnects", 4)))
+    unseen = verdict(metrics=(Metric("live", 3.0, "s", 5),))
     assert {spread.name: (spread.mean, spread.n) for spread in replications.spreads([seen, unseen])} == {
         "live": (2.0, 2),
         "disconnects.network": (2.0, 2),

@@ -8,11 +8,11 @@ from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 
 
 def test_course() -> None:
-    assert state("drill.course", good_storm(2)) is PASS
-    assert state("drill.course", good_storm(2).without(lambda row: row.detail == "heal")) is ERROR
-    swapped = good_storm(2).changed(lambda row: row.detail == "heal", t=59.0)
+    assert state("drill.phases", good_storm(2)) is PASS
+    assert state("drill.phases", good_storm(2).without(lambda row: row.detail == "recovery")) is ERROR
+    swapped = good_storm(2).changed(lambda row: row.detail == "recovery", t=59.0)
     swapped.rows.sort(key=lambda row: row.t)
-    assert state("drill.course", swapped) is ERROR
+    assert state("drill.phases", swapped) is ERROR
 
 
 @pytest.mark.parametrize("value", [0.0, NAN, 0.5])
@@ -21,7 +21,7 @@ def test_a_sick_system_is_an_error(value: float) -> None:
     assert state("drill.steady_state", good_storm(2).changed(lambda row: row.kind == Kind.STEADY, value=value)) is ERROR
 
 
-@pytest.mark.parametrize("kind", [Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED])
+@pytest.mark.parametrize("kind", [Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED])
 def test_a_fault_that_did_not_act_proves_nothing(kind: Kind) -> None:
     assert state("drill.faults_observed", good_storm(2)) is PASS
     assert state("drill.faults_observed", good_storm(2).without(lambda row: row.kind == kind)) is ERROR
@@ -118,7 +118,7 @@ def test_stale_signalled() -> None:
 def test_those_who_tried_a_mutation_are_served_as_before() -> None:
     def story(*settled: int) -> Story:
         story = good_storm(2)
-        story.header["probes"] = {"2": "any_mutation", "3": "hidden_mutation", "4": "expired_token"}
+        story.header["negative_clients"] = {"2": "any_mutation", "3": "hidden_mutation", "4": "expired_token"}
         story.tell(30.0, Kind.PROBED, 2, detail="any_mutation:refused:mutation_refused")
         for client in settled:
             story.tell(58.0, Kind.SETTLED, client)
@@ -130,25 +130,30 @@ def test_those_who_tried_a_mutation_are_served_as_before() -> None:
 
 
 def test_probes() -> None:
-    drill = storm_drill(2, probes=("expired_token", "mutation_over_socket"))
+    drill = storm_drill(2, negative_clients=("expired_token", "mutation_over_socket"))
     story = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="expired_token:refused:token_expired")
-    assert state("drill.probes", good_storm(2), drill) is NO_DATA
-    assert state("drill.probes", story, drill) is INCONCLUSIVE
+    assert state("drill.negative_clients", good_storm(2), drill) is NO_DATA
+    assert state("drill.negative_clients", story, drill) is INCONCLUSIVE
     assert (
-        state("drill.probes", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused:silence"), drill)
+        state("drill.negative_clients", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused:silence"), drill)
         is INCONCLUSIVE
     )
     assert (
-        state("drill.probes", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused:bad_event"), drill) is PASS
+        state(
+            "drill.negative_clients", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused:bad_event"), drill
+        )
+        is PASS
     )
-    assert state("drill.probes", story.tell(32.0, Kind.PROBED, 3, detail="mutation_over_socket:accepted"), drill) is FAIL
+    assert (
+        state("drill.negative_clients", story.tell(32.0, Kind.PROBED, 3, detail="mutation_over_socket:accepted"), drill) is FAIL
+    )
 
 
 def test_a_probe_that_is_refused_by_a_wrong_name_fails() -> None:
-    drill = storm_drill(2, probes=("garbled_token",))
+    drill = storm_drill(2, negative_clients=("garbled_token",))
     right = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:invalid_token")
-    assert state("drill.probes", right, drill) is PASS
+    assert state("drill.negative_clients", right, drill) is PASS
     wrong = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:unauthorized")
-    assert state("drill.probes", wrong, drill) is FAIL
+    assert state("drill.negative_clients", wrong, drill) is FAIL
     unanswered = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:timeout")
-    assert state("drill.probes", unanswered, drill) is INCONCLUSIVE
+    assert state("drill.negative_clients", unanswered, drill) is INCONCLUSIVE

@@ -22,8 +22,8 @@ NOTICED = {
 def under(kind: str, acted: int, noticed: int, t: float = 21.0) -> Story:
     story = good_storm(10)
     story.header["plan"] = [{"kind": kind}]
-    story.rows = [row for row in story.rows if row.kind not in (Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED)]
-    story.tell(20.0, Kind.FAULT_BEGUN, detail=kind).tell(22.0, Kind.FAULT_ENDED, detail=kind)
+    story.rows = [row for row in story.rows if row.kind not in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED)]
+    story.tell(20.0, Kind.FAULT_INJECTED, detail=kind).tell(22.0, Kind.FAULT_REVERTED, detail=kind)
     if acted:
         story.tell(22.0, Kind.FAULT_OBSERVED, value=acted, detail=kind)
     for number in range(noticed):

@@ -13,7 +13,7 @@ from tests.histories import STREAM, Story, good_storm, storm_drill
 
 @pytest.mark.parametrize("name", gates.REGISTRY)
 def test_no_check_passes_on_nothing(name: str) -> None:
-    drill = storm_drill(1, probes=("expired_token",), stale_reasons=("retention_floor_breach",))
+    drill = storm_drill(1, negative_clients=("expired_token",), stale_reasons=("retention_floor_breach",))
     assert state(name, Story(1), drill) is not PASS
 
 
@@ -58,7 +58,7 @@ def test_a_run_that_cannot_be_measured_is_an_error(monkeypatch: pytest.MonkeyPat
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("sim.analysis.metrics.measures", broken)
+    monkeypatch.setattr("sim.analysis.metrics.run_metrics", broken)
     assert judged(good_storm()).status is ERROR
 
 
@@ -80,7 +80,7 @@ LAX = storm_drill(
         "reconnect.live_again_99_s",
     ),
 )
-SPOILT = {
+KNOWN_BAD = {
     "a loss nobody speaks of": GOOD.without(lambda row: row.client == 3 and row.seq == 100 and row.kind == Kind.APPLIED),
     "an event applied twice": Story(30, [*GOOD.rows, next(row for row in GOOD.rows if row.kind == Kind.APPLIED)], GOOD.header),
     "a client that never settled": GOOD.without(lambda row: row.client == 3 and row.kind == Kind.SETTLED),
@@ -96,9 +96,9 @@ def test_the_good_storm_of_the_property_passes() -> None:
     assert judged(GOOD, LAX).status is PASS
 
 
-@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("known_bad", KNOWN_BAD)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(removed=EVIDENCE)
-def test_taking_evidence_away_never_makes_a_spoilt_drill_pass(spoilt: str, removed: set[Kind]) -> None:
-    story = SPOILT[spoilt].without(lambda row: row.kind in removed)
+def test_taking_evidence_away_never_makes_a_spoilt_drill_pass(known_bad: str, removed: set[Kind]) -> None:
+    story = KNOWN_BAD[known_bad].without(lambda row: row.kind in removed)
     assert judged(story, LAX).status is not PASS

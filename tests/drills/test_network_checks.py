@@ -32,9 +32,9 @@ def broken_by(kind: str, acted: float, clients: int = 10, **more: Any) -> Story:
     """A drill with one fault, from 20 to 30 s."""
     plan = [{"kind": kind, "at_s": 0.0, "clients": clients, **more}]
     story = Story(clients, header={"plan": plan})
-    story.tell(20.0, Kind.FAULT_BEGUN, attempt=0, detail=kind)
+    story.tell(20.0, Kind.FAULT_INJECTED, attempt=0, detail=kind)
     story.tell(30.0, Kind.FAULT_OBSERVED, attempt=0, value=acted, detail=kind)
-    return story.tell(30.0, Kind.FAULT_ENDED, attempt=0, detail=kind)
+    return story.tell(30.0, Kind.FAULT_REVERTED, attempt=0, detail=kind)
 
 
 @pytest.mark.parametrize(("left", "state"), [(0, PASS), (1, FAIL), (None, NO_DATA)])

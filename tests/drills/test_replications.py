@@ -83,7 +83,7 @@ def only_measure(run_dir: Path, seed: int, name: str) -> float:
     (copy / results.PLAN_NAME).write_text(json.dumps(plan))
     shutil.copy(results.drill_folder(run_dir, "reconnect_storm") / results.DRILL_NAME, folder)
     shutil.copy(run_dir / results.THRESHOLDS_NAME, copy)
-    return next(measure.value for measure in only(results.judge_run(copy)).measures if measure.name == name)
+    return next(metric.value for metric in only(results.judge_run(copy)).metrics if metric.name == name)
 
 
 def test_judging_again_says_the_same(pristine: Path):

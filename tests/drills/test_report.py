@@ -14,7 +14,7 @@ from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict
 from drills.reports import report
 from sim.analysis import invariants
 from sim.analysis.invariants import Violation
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 INF, NAN = math.inf, math.nan
@@ -96,7 +96,7 @@ def test_a_drill_without_checks_does_not_pass() -> None:
 
 def test_the_summary_has_the_agreed_keys() -> None:
     found = report.summary(
-        run(drill(measures=(Measure("peak", 4.0, "connects/s", 9),), violations=(Violation("hole", 2, "there"),)))
+        run(drill(metrics=(Metric("peak", 4.0, "connects/s", 9),), violations=(Violation("hole", 2, "there"),)))
     )
     assert {"schema", "run_id", "engine", "target", "target_kind", "seed", "decision", "failures", "drills"} <= set(found)
     assert found["schema"] == 1
@@ -108,8 +108,8 @@ def test_the_summary_has_the_agreed_keys() -> None:
 
 
 def test_infinity_and_nan_become_null() -> None:
-    spoilt = drill(check(FAIL, INF, interval=(NAN, INF)), measures=(Measure("live", INF, "s", 3), Measure("none", NAN, "s", 0)))
-    found = strict(report.summary_json(run(spoilt, DrillVerdict("gone", 0, NAN, (check(ERROR, NAN),)))))
+    known_bad = drill(check(FAIL, INF, interval=(NAN, INF)), metrics=(Metric("live", INF, "s", 3), Metric("none", NAN, "s", 0)))
+    found = strict(report.summary_json(run(known_bad, DrillVerdict("gone", 0, NAN, (check(ERROR, NAN),)))))
     assert found["drills"][0]["checks"][0]["value"] is None
     assert found["drills"][0]["checks"][0]["interval"] == [None, None]
     assert found["drills"][0]["metrics"]["live"]["value"] is None

@@ -40,7 +40,7 @@ def judge(capsys: pytest.CaptureFixture[str], run_dir: Path, *options: str) -> t
     return code, json.loads(capsys.readouterr().out)
 
 
-def spoilt(run_dir: Path, name: str) -> tuple[Path, Path]:
+def known_bad(run_dir: Path, name: str) -> tuple[Path, Path]:
     """A copy of a run to do damage to, and its observations."""
     copy = run_dir.with_name(name)
     shutil.copytree(run_dir, copy)
@@ -70,17 +70,17 @@ def test_a_run_and_what_can_be_concluded_from_its_files(tmp_path: Path, capsys: 
     assert (again.code, again.out, again.err) == (0, said.out, "")
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before, "judging writes nothing"
 
-    copy, path = spoilt(run_dir, "column")
+    copy, path = known_bad(run_dir, "column")
     pq.write_table(pq.read_table(path).drop_columns(["seq"]), path)
     assert judge(capsys, copy)[0] == STORAGE
-    copy, path = spoilt(run_dir, "truncated")
+    copy, path = known_bad(run_dir, "truncated")
     path.write_bytes(path.read_bytes()[:-1000])
     assert judge(capsys, copy)[0] == STORAGE
-    copy, path = spoilt(run_dir, "gone")
+    copy, path = known_bad(run_dir, "gone")
     path.unlink()
     code, verdict = judge(capsys, copy)
     assert (code, verdict["decision"], verdict["decision_reason"]) == (STORAGE, "no_go", "error")
-    copy, _ = spoilt(run_dir, "edited")
+    copy, _ = known_bad(run_dir, "edited")
     edited = re.sub(r"(\[ux.publish_to_apply_ms\]\nthreshold = )\d+", r"\g<1>0", (copy / "thresholds.toml").read_text())
     (copy / "thresholds.toml").write_text(edited)
     code, verdict = judge(capsys, copy)
@@ -129,9 +129,9 @@ def kept(run_dir: Path, name: str) -> None:
     rows = observations.read(folder).to_pylist()
     assert len(rows) == header.observations_rows > 0
     phases = [row["detail"] for row in rows if row["kind"] == "phase"]
-    assert phases == ["steady", "fault", "heal", "settle", "end"]
-    begun = {row["attempt"] for row in rows if row["kind"] == "fault_begun"}
-    assert begun == {row["attempt"] for row in rows if row["kind"] == "fault_ended"}
+    assert phases == ["steady", "fault", "recovery", "settle", "end"]
+    begun = {row["attempt"] for row in rows if row["kind"] == "fault_injected"}
+    assert begun == {row["attempt"] for row in rows if row["kind"] == "fault_reverted"}
     assert begun
     verdict = results.judge_run(run_dir)
     assert (verdict.exit_code, [str(drill.status) for drill in verdict.drills]) == (STORAGE, ["error", "error"])

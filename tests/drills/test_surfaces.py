@@ -37,7 +37,7 @@ def ran(
         return running.run(request)
     run_dir = results.create_run(out, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=seed)
     results.create_drill_folder(run_dir, drill)
-    assert running.run_surfaces(drill, run_dir, request, wrong_on) == ""
+    assert running.run_variants(drill, run_dir, request, wrong_on) == ""
     return run_dir
 
 
@@ -69,14 +69,14 @@ def test_all_surfaces_of_a_healthy_lane_are_alike(healthy: Path):
 
 def test_each_surface_is_what_its_name_says(healthy: Path):
     """Frames bring one update each, batches bring several at once when a client comes back; the policy's delays are its own."""
-    for surface in variants.surfaces_of(parity()):
-        header, table = read_verified(results.surface_folder(healthy, "parity", surface))
+    for variant in variants.variants_of(parity()):
+        header, table = read_verified(results.variant_folder(healthy, "parity", variant))
         rows = table.to_pylist()
         received = {row["value"] for row in rows if row["kind"] == Kind.RECEIVED}
-        assert (max(received) > 1) == (surface.delivery == "update_batch")
-        assert (header.engine, header.policy) == (surface.engine, surface.policy)
+        assert (max(received) > 1) == (variant.delivery == "update_batch")
+        assert (header.engine, header.policy) == (variant.engine, variant.policy)
         first_delays = {row["value"] for row in rows if row["kind"] == Kind.BACKOFF and row["attempt"] == 1}
-        assert (first_delays == {10.0}) == (surface.policy == "phoenix_js")
+        assert (first_delays == {10.0}) == (variant.policy == "phoenix_js")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_both_engines_are_alike(tmp_path: Path):
         if found.state is State.PASS:
             break
     assert (found.state, found.n) == (State.PASS, 4), found.reason
-    assert {surface.engine for surface in variants.surfaces_of(drill)} == {"virtual", "sockets"}
+    assert {variant.engine for variant in variants.variants_of(drill)} == {"virtual", "sockets"}
 
 
 def test_a_real_runtime_that_is_wrong_parts_from_the_simulated_ones(tmp_path: Path):
@@ -150,35 +150,35 @@ def run_dir(healthy: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(healthy, tmp_path / healthy.name))
 
 
-def surface_of(run_dir: Path, name: str = "virtual-frame-phoenix_js") -> Path:
-    return run_dir / "drills" / "parity" / "surfaces" / name
+def variant_of(run_dir: Path, name: str = "virtual-frame-phoenix_js") -> Path:
+    return run_dir / "drills" / "parity" / "variants" / name
 
 
 def test_a_missing_surface_is_an_error(run_dir: Path):
-    shutil.rmtree(surface_of(run_dir))
+    shutil.rmtree(variant_of(run_dir))
     verdict = verdict_of(run_dir)
     assert verdict.status is State.ERROR
     assert check_of(verdict).reason == "there is nothing to compare of virtual-frame-phoenix_js"
 
 
 def test_the_evidence_of_another_surface_proves_nothing(run_dir: Path):
-    shutil.rmtree(surface_of(run_dir))
-    shutil.copytree(surface_of(run_dir, "virtual-frame-reference"), surface_of(run_dir))
+    shutil.rmtree(variant_of(run_dir))
+    shutil.copytree(variant_of(run_dir, "virtual-frame-reference"), variant_of(run_dir))
     verdict = verdict_of(run_dir)
     assert verdict.status is State.ERROR
     assert "is not the drill as it should have run here" in check_of(verdict, "drill.evidence").reason
 
 
 def test_a_changed_surface_is_an_error(run_dir: Path):
-    path = surface_of(run_dir) / "observations.parquet"
-    path.write_bytes(surface_of(run_dir, "virtual-frame-reference").joinpath("observations.parquet").read_bytes())
+    path = variant_of(run_dir) / "observations.parquet"
+    path.write_bytes(variant_of(run_dir, "virtual-frame-reference").joinpath("observations.parquet").read_bytes())
     verdict = verdict_of(run_dir)
     assert verdict.status is State.ERROR
     assert "SHA-256 differs" in check_of(verdict, "drill.evidence").reason
 
 
 def test_a_surface_that_was_not_planned_is_an_error(run_dir: Path):
-    surface_of(run_dir, "virtual-frame-mine").mkdir()
+    variant_of(run_dir, "virtual-frame-mine").mkdir()
     assert "no surface of this run's drill" in check_of(verdict_of(run_dir), "drill.evidence").reason
     assert verdict_of(run_dir).status is State.ERROR
 
@@ -214,11 +214,11 @@ def test_from_the_command_line_on_one_engine(tmp_path: Path):
         (["--engine", "virtual", "--replications", "3"], ["parity", "--replications"]),
         (["--engine", "steam"], ["--engine steam"]),
         (["--model", "none.toml"], ["--engine virtual"]),
-        (["--set", "load.events=0"], ["load.events", "surfaces"]),
+        (["--set", "load.events=0"], ["load.events", "variants"]),
         (["--set", "load.events=5000"], ["load.events", "at most 470"]),
         (["--set", "load.worker_events=true"], ["load.worker_events", "snapshots"]),
-        (["--set", "surfaces.0.policies=['mobile']"], ["surfaces", "mobile"]),
-        (["--set", "surfaces.0.deliveries=[]"], ["surfaces"]),
+        (["--set", "surfaces.0.policies=['mobile']"], ["variants", "mobile"]),
+        (["--set", "surfaces.0.deliveries=[]"], ["variants"]),
         (
             ["--engine", "sockets", "--set", "surfaces.1.policies=['reference']", "--set", "surfaces.1.deliveries=['frame']"],
             ["--engine sockets leaves 1"],
@@ -234,19 +234,19 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: list[str], wo
 
 def test_a_dry_run_names_the_surfaces(tmp_path: Path):
     said = stormgate_here("drill", "run", "parity", "--dry-run", "--json", "--out", tmp_path / "out")
-    assert json.loads(said.out)["surfaces"]["parity"][0] == "virtual-update_batch-reference"
+    assert json.loads(said.out)["variants"]["parity"][0] == "virtual-update_batch-reference"
 
 
 def test_every_policy_that_claims_correctness_is_compared():
     claiming = {name for name, policy in policies.POLICIES.items() if policy.claims_correctness}
-    simulated = {surface.policy for surface in variants.surfaces_of(drills.load(CATALOG / "parity.toml"))}
+    simulated = {variant.policy for variant in variants.variants_of(drills.load(CATALOG / "parity.toml"))}
     assert simulated == claiming == set(policies.POLICIES) - {"desktop"}
     assert set(backoff.PRESETS) - set(policies.POLICIES) == {"none"}
 
 
 def test_another_policy_is_compared_with_the_reference():
-    asked = variants.surfaces_of(drills.load(CATALOG / "parity.toml", ("fleet.policy=desktop",)))
-    assert {surface.policy for surface in asked} == {"reference", "desktop"}
+    asked = variants.variants_of(drills.load(CATALOG / "parity.toml", ("fleet.policy=desktop",)))
+    assert {variant.policy for variant in asked} == {"reference", "desktop"}
     assert len(asked) == 8
 
 

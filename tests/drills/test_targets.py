@@ -11,7 +11,7 @@ from sim.base.errors import UsageError
 from sim.drill.target_rules import Caps
 from tests.commands import Said, free_port, stormgate_here
 
-USAGE, CANNOT_TELL = 3, 2
+USAGE, INCONCLUSIVE = 3, 2
 EXAMPLE = DATA / "targets.example.toml"
 VARIABLES = {
     "RUNTIME_BASE_URL": "https://runtime.staging.example.com/base/",
@@ -82,7 +82,7 @@ def test_the_examples_way_back_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path:
         head + "\n".join(line.removeprefix("# ").removeprefix("#") for line in tables.splitlines()) + "\n" + production + tail
     )
     way = target_file.read(written(tmp_path, text), "staging").rollback
-    assert (way.seen_within_s, way.allow_on_production, way.watch) == (60.0, False, ())
+    assert (way.observed_within_s, way.allow_on_production, way.watch) == (60.0, False, ())
     assert way.traffic is not None
     assert way.throttle is not None
     assert way.cohort is not None
@@ -114,7 +114,7 @@ WAY = 'apply = ["true"], restore = ["true"]'
         ),
         (f"rollback = {{ throttle = {{ {WAY}, burst = 1 }} }}", ["'throttle.burst' is 1", ">= 2"]),
         (f"rollback = {{ throttle = {{ {WAY}, refuses = 'mints' }} }}", ["'throttle.refuses'", "publishes, connects"]),
-        ("rollback = { seen_within_s = 0 }", ["'seen_within_s' is 0", "> 0"]),
+        ("rollback = { observed_within_s = 0 }", ["'observed_within_s' is 0", "> 0"]),
     ],
 )
 def test_a_mistake_in_the_way_back_is_one_sentence(tmp_path: Path, tables: str, words: list[str]) -> None:
@@ -141,24 +141,24 @@ def test_the_examples_revisions_and_prometheus_are_some(monkeypatch: pytest.Monk
 def test_a_prometheus_token_is_kept_secret_with_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
     text = GOOD.replace("caps = {", prometheus(more="token_env = 'PROMETHEUS_TOKEN'"))
-    lane = targets.resolve("staging", written(tmp_path, text))
-    assert lane is not None
-    assert "s3cret-prometheus" in lane.secrets
-    assert "s3cret" not in repr(lane)
+    endpoints = targets.resolve("staging", written(tmp_path, text))
+    assert endpoints is not None
+    assert "s3cret-prometheus" in endpoints.secrets
+    assert "s3cret" not in repr(endpoints)
 
 
 def test_the_example_can_be_run_dry_by_the_catalogue_and_observed() -> None:
     said = dry(EXAMPLE)
-    assert said.code == CANNOT_TELL, said
-    assert dry(EXAMPLE, name="production", drill="observation").code == CANNOT_TELL
+    assert said.code == INCONCLUSIVE, said
+    assert dry(EXAMPLE, name="production", drill="observation").code == INCONCLUSIVE
 
 
 def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
     (tmp_path / "targets.toml").write_text(GOOD)
-    lane = targets.resolve("staging")
-    assert lane is not None
-    assert lane.socket_url == "wss://runtime.staging.example.com/base/sync/socket/websocket"
-    assert "s3cret" not in repr(lane)
+    endpoints = targets.resolve("staging")
+    assert endpoints is not None
+    assert endpoints.socket_url == "wss://runtime.staging.example.com/base/sync/socket/websocket"
+    assert "s3cret" not in repr(endpoints)
 
 
 @pytest.mark.parametrize(
@@ -193,11 +193,11 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
         (("caps = {", "hooks.meteor = { inject = ['true'] }\ncaps = {"), ["meteor", "no such fault", "kill_runtime"]),
         (("caps = {", "hooks.drop_sockets = { inject = ['true'] }\ncaps = {"), ["drop_sockets", "by itself"]),
         (("caps = {", "hooks.kill_runtime = { inject = [] }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "length >= 1"]),
-        (("caps = {", "hooks.kill_runtime = { heal = [] }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "is missing"]),
+        (("caps = {", "hooks.kill_runtime = { revert = [] }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "is missing"]),
         (("caps = {", "hooks.kill_runtime = { inject = 'true' }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "array"]),
         (
-            ("caps = {", "hooks.kill_runtime = { inject = ['true'], heal = ['no-such-program-here'] }\ncaps = {"),
-            ["hooks.kill_runtime]", "'heal'", "'no-such-program-here'", "no program"],
+            ("caps = {", "hooks.kill_runtime = { inject = ['true'], revert = ['no-such-program-here'] }\ncaps = {"),
+            ["hooks.kill_runtime]", "'revert'", "'no-such-program-here'", "no program"],
         ),
         (("caps = {", "revisions = 3\ncaps = {"), ["'revisions'", "'control' and 'runtime'"]),
         (("caps = {", "revisions = { runtim = ['true'] }\ncaps = {"), ["[targets.staging.revisions]", "'runtim'", "runtime"]),
@@ -300,7 +300,7 @@ WITHIN = ("--clients", 98, "--set", "fleet.connects_per_s=50", "--set", "load.ev
 
 def test_a_storm_that_will_be_paced_says_so_before(tmp_path: Path) -> None:
     said = dry(written(tmp_path, GOOD), *WITHIN)
-    assert said.code == CANNOT_TELL
+    assert said.code == INCONCLUSIVE
     assert "Up to 98 clients" in said.out
     assert "--clients 50 would not be paced" in said.out
     assert "would not be paced" not in dry(written(tmp_path, GOOD), *WITHIN, "--clients", 50).out
@@ -326,10 +326,10 @@ def test_production_refuses_whatever_breaks_anything(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_shows_where_it_would_go_and_what_it_would_do_and_no_secret(tmp_path: Path) -> None:
-    hook = "hooks.kill_runtime = { inject = ['echo', 's3cret-admin', 'x y'], heal = ['true'] }\ncaps = {"
+    hook = "hooks.kill_runtime = { inject = ['echo', 's3cret-admin', 'x y'], revert = ['true'] }\ncaps = {"
     file = written(tmp_path, GOOD.replace("caps = {", hook))
     said = dry(file, *WITHIN, drill="runtime_restart")
-    assert said.code == CANNOT_TELL, said
+    assert said.code == INCONCLUSIVE, said
     for word in (
         "https://runtime.staging.example.com/base",
         "https://control.staging.example.com",
@@ -348,7 +348,7 @@ def test_a_dry_run_shows_where_it_would_go_and_what_it_would_do_and_no_secret(tm
 def test_a_mock_of_ours_elsewhere_can_be_named(tmp_path: Path) -> None:
     port = free_port()
     text = f'[targets.ours]\nkind = "mock"\nruntime_url = "http://127.0.0.1:{port}"\ncontrol_url = "http://127.0.0.1:{port}"\n'
-    assert dry(written(tmp_path, text), name="ours").code == CANNOT_TELL
+    assert dry(written(tmp_path, text), name="ours").code == INCONCLUSIVE
     said = dry(written(tmp_path, text), name="ours", drill="runtime_restart")
     assert "only works on the embedded mock" in said.sentence
 

@@ -84,7 +84,7 @@ def test_operators_may_ask_for_more_samples(tmp_path: Path) -> None:
 
 
 def test_no_value_that_is_no_number_passes() -> None:
-    result = ask("drill.course", good_storm(2))
+    result = ask("drill.phases", good_storm(2))
     assert math.isfinite(result.value)
-    spoilt = type(result)(**{**result.__dict__, "value": NAN}).sound()
-    assert spoilt.state is ERROR
+    known_bad = type(result)(**{**result.__dict__, "value": NAN}).sound()
+    assert known_bad.state is ERROR

@@ -10,7 +10,7 @@ from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.runs import results
 from sim.drill.model import Drill
 from sim.record.observations import Kind, RunHeader, read_verified
-from tests.catchers import IMPATIENT
+from tests.mutation_table import IMPATIENT
 from tests.storms import CATALOGUE, OF_TIME, run_all, small
 
 # Fewer events than the drill's own, for a busy machine to be able to publish them, and limits to go with that.
@@ -113,14 +113,14 @@ def test_both_engines_bring_every_client_the_same_events_in_the_same_order(tmp_p
     assert [verdict_of(judged(run_dir)) for run_dir in runs] == [(set(), set())] * 2
 
 
-SICK = (
+UNREADY = (
     ("reconnect_storm", "ignore_cursor"),
     ("runtime_restart", "lose_log_on_restart"),
     ("dropped_delivery", "desktop"),
 )
 
 
-@pytest.mark.parametrize(("name", "wrong"), SICK, ids=[wrong for _, wrong in SICK])
+@pytest.mark.parametrize(("name", "wrong"), UNREADY, ids=[wrong for _, wrong in UNREADY])
 def test_both_engines_find_the_same_wrong(tmp_path: Path, name: str, wrong: str):
     """A handful of real runs; the whole table is held on each engine by its own test."""
     is_policy = wrong == "desktop"

@@ -38,7 +38,7 @@ from sim.record.tally import Tally
 from sim.server.settings import Switches
 from tests.commands import stormgate_here
 
-SHORT = ("phases.steady_s=2", "phases.fault_s=3", "phases.heal_s=0.5", "faults.1.at_s=2.2")
+SHORT = ("phases.steady_s=2", "phases.fault_s=3", "phases.recovery_s=0.5", "faults.1.at_s=2.2")
 POLICIES = ("reference", "desktop", "sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint", "equal_jitter", "decorrelated")
 
 
@@ -101,8 +101,8 @@ def test_without_contention_each_client_is_live_at_the_same_microsecond(policy: 
 
 def same(ours: Tally, theirs: History, within: float) -> None:
     """Recovery, load and attempts of both, side by side."""
-    mine = {each.name: each.value for each in metrics.tallied_measures(ours)}
-    other = {each.name: each.value for each in metrics.measures(theirs, Ledger(theirs))}
+    mine = {each.name: each.value for each in metrics.tally_metrics(ours)}
+    other = {each.name: each.value for each in metrics.run_metrics(theirs, Ledger(theirs))}
     names = [f"live_again_{percent}_s" for percent in (50, 95, 99)] + ["peak_connects_per_s", "connects_attempted"]
     names += ["rebootstrapped_share", "stale_answers", "disconnects", "bootstrap_p95_ms", "published_events"]
     for name in names:
@@ -161,7 +161,7 @@ def test_a_crowded_delivery_comes_to_the_same(name: str, clients: int, slower: i
 
 def test_nobody_is_left_in_line_by_rounding():
     assert (
-        fleet.measure(drills.load(CATALOG / "malformed_clients.toml", ("fleet.clients=5000",)), SystemModel(), 1).unconverged
+        fleet.metric(drills.load(CATALOG / "malformed_clients.toml", ("fleet.clients=5000",)), SystemModel(), 1).unconverged
         == 0
     )
 
@@ -184,7 +184,13 @@ def test_the_best_it_can_be_is_inconclusive(tmp_path: Path):
         states["reconnect.live_again_99_s"] is states["reconnect.backoff_unjittered"] is states["drill.converged"] is State.PASS
     )
     unasked = {name for name, state in states.items() if state is State.NO_DATA}
-    assert {"drill.invariants", "ux.integrity", "delivery.dropped_deliveries", "drill.audited", "drill.probes"} <= unasked
+    assert {
+        "drill.invariants",
+        "ux.integrity",
+        "delivery.dropped_deliveries",
+        "drill.audited",
+        "drill.negative_clients",
+    } <= unasked
     assert all(name in drill.remarks[0] for name in unasked)
     assert any("can never be a go" in note for note in verdict.notes)
 
@@ -203,7 +209,7 @@ def test_a_lane_that_never_gets_well_is_an_error(tmp_path: Path):
     states = {check.name: check.state for check in verdict.drills[0].checks}
     assert states["drill.steady_state"] is states["drill.faults_observed"] is State.ERROR
     assert states["drill.converged"] is State.FAIL
-    (peak,) = (measure.value for measure in verdict.drills[0].measures if measure.name == "peak_connects_per_s")
+    (peak,) = (metric.value for metric in verdict.drills[0].metrics if metric.name == "peak_connects_per_s")
     assert math.isnan(peak)  # no fault began, so none of its size was seen
 
 

@@ -54,7 +54,7 @@ def test_a_stall_is_over_when_a_run_is_cut_short(tmp_path: Path):
     header = sockets.run(drill, sockets.Options(folder, progress=stop))
     assert header.stopped_because == "it was interrupted"
     rows = observations.read(folder).to_pylist()
-    assert [len(of(rows, kind)) for kind in (Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED)] == [1, 0, 1]
+    assert [len(of(rows, kind)) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED)] == [1, 0, 1]
 
 
 def test_a_proxy_that_leaves_something_behind_ends_the_run_as_a_defect_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

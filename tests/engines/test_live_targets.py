@@ -16,7 +16,7 @@ from sim.record.observations import HEADER_NAME, Kind, read, read_header
 from tests.commands import LIMIT_S, Said, started, stormgate
 from tests.live import DRILL, SECRETS, Live, thirdparty
 
-GO, FAIL, CANNOT_TELL, USAGE, BROKEN = 0, 1, 2, 3, 4
+GO, FAIL, INCONCLUSIVE, USAGE, BROKEN = 0, 1, 2, 3, 4
 KILL = DRILL.replace('kind = "drop_sockets", at_s = 0.2', 'kind = "kill_runtime", at_s = 0.2, down_s = 1.0')
 
 
@@ -124,9 +124,9 @@ def test_a_storm_is_paced_to_the_cap_and_cannot_be_a_go(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         said = drilled(live, drill=slow, extra=f"caps = {{ clients = 22, connects_per_s = {cap}, events_per_s = 40 }}\n")
         moments = {what: [t for each, t in live.log if each == what] for what in ("upgrade", "publish")}
-    assert said.code == CANNOT_TELL, said
+    assert said.code == INCONCLUSIVE, said
     rows = read(folder(live)).to_pylist()
-    assert most_within([row["t"] for row in rows if row["kind"] == Kind.CONNECT_ATTEMPTED], 0.95) <= cap
+    assert max_within([row["t"] for row in rows if row["kind"] == Kind.CONNECT_ATTEMPTED], 0.95) <= cap
     for what, per_s in (("upgrade", cap), ("publish", 40)):  # the lane may see them late, but never more of them
         assert len(moments[what]) <= per_s * (moments[what][-1] - moments[what][0] + 1.0) + 1
     assert "cap paced" in reason(live, "reconnect.live_again_99_s")
@@ -135,7 +135,7 @@ def test_a_storm_is_paced_to_the_cap_and_cannot_be_a_go(tmp_path: Path) -> None:
     assert len(waited) >= 20 - cap
 
 
-def most_within(moments: list[float], width_s: float) -> int:
+def max_within(moments: list[float], width_s: float) -> int:
     return max(sum(begin <= t < begin + width_s for t in moments) for begin in moments)
 
 
@@ -203,8 +203,8 @@ def script(live: Live, name: str, *lines: str) -> str:
     return str(path)
 
 
-def hook(inject: str, heal: str, timeout_s: float = 20.0) -> str:
-    return f'hooks.kill_runtime = {{ inject = ["{inject}"], heal = ["{heal}"], timeout_s = {timeout_s} }}\n'
+def hook(inject: str, revert: str, timeout_s: float = 20.0) -> str:
+    return f'hooks.kill_runtime = {{ inject = ["{inject}"], revert = ["{revert}"], timeout_s = {timeout_s} }}\n'
 
 
 def hooks_run(live: Live) -> list[str]:
@@ -214,13 +214,13 @@ def hooks_run(live: Live) -> list[str]:
 def test_what_only_a_server_can_do_is_done_by_the_operators_command(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         inject = script(live, "shut", f"kill -USR1 {live.pid}", 'echo "with $THEIR_SESSION"; env | grep ^STORMGATE_')
-        heal = script(live, "open", f"kill -USR2 {live.pid}")
-        said = drilled(live, drill=KILL, extra=hook(inject, heal))
+        revert = script(live, "open", f"kill -USR2 {live.pid}")
+        said = drilled(live, drill=KILL, extra=hook(inject, revert))
     assert said.code == GO, said
     assert hooks_run(live) == ["inject kill_runtime 1.0", "heal kill_runtime 1.0"]
     reveals_nothing(live, said)
     header = read_header(folder(live))
-    assert [(done["action"], done["exit_code"]) for done in header.hooks] == [("inject", 0), ("heal", 0)]
+    assert [(done["action"], done["exit_code"]) for done in header.hooks] == [("inject", 0), ("revert", 0)]
     said_by_it = (folder(live) / str(header.hooks[0]["output"])).read_text()
     assert "with [secret]" in said_by_it
     for line in ("STORMGATE_TARGET=thirdparty", f"STORMGATE_RUN_ID={run_dir(live).name}", "STORMGATE_DRILL=passing_through"):
@@ -243,8 +243,8 @@ def test_a_hook_that_says_it_acted_is_not_believed_without_a_sign(tmp_path: Path
 )
 def test_a_hook_that_fails_ends_the_drill_and_is_healed(tmp_path: Path, what: str, words: str) -> None:
     with thirdparty(tmp_path) as live:
-        inject, heal = script(live, "shut", f"kill -USR1 {live.pid}", what), script(live, "open", f"kill -USR2 {live.pid}")
-        said = drilled(live, drill=KILL, extra=hook(inject, heal, timeout_s=1.0))
+        inject, revert = script(live, "shut", f"kill -USR1 {live.pid}", what), script(live, "open", f"kill -USR2 {live.pid}")
+        said = drilled(live, drill=KILL, extra=hook(inject, revert, timeout_s=1.0))
     assert said.code == BROKEN, said
     assert words in said.sentence
     assert hooks_run(live) == ["inject kill_runtime 1.0", "heal kill_runtime 1.0"]
@@ -254,8 +254,8 @@ def test_a_hook_that_fails_ends_the_drill_and_is_healed(tmp_path: Path, what: st
 def test_an_interrupted_drill_heals_what_its_hook_broke(tmp_path: Path, number: int) -> None:
     with thirdparty(tmp_path) as live:
         inject = script(live, "shut", f"kill -USR1 {live.pid}", "sleep 30")
-        heal = script(live, "open", f"kill -USR2 {live.pid}")
-        targets, path = live.write(extra=hook(inject, heal), drill=KILL)
+        revert = script(live, "open", f"kill -USR2 {live.pid}")
+        targets, path = live.write(extra=hook(inject, revert), drill=KILL)
         with started(*command(live, targets, path), **live.environment) as process:
             while not (live.folder / "hooks.log").exists():
                 assert process.poll() is None
@@ -271,8 +271,8 @@ def test_an_interrupted_drill_heals_what_its_hook_broke(tmp_path: Path, number: 
 def test_an_interruption_does_not_wait_for_a_slow_hook(tmp_path: Path) -> None:
     """The fault phase is over, and the command is still at it."""
     with thirdparty(tmp_path) as live:
-        inject, heal = script(live, "shut", "sleep 12"), script(live, "open", "true")
-        targets, path = live.write(extra=hook(inject, heal), drill=KILL.replace("fault_s = 3.0", "fault_s = 1.3"))
+        inject, revert = script(live, "shut", "sleep 12"), script(live, "open", "true")
+        targets, path = live.write(extra=hook(inject, revert), drill=KILL.replace("fault_s = 3.0", "fault_s = 1.3"))
         with started(*command(live, targets, path), **live.environment) as process:
             while not (live.folder / "hooks.log").exists():
                 assert process.poll() is None
@@ -285,8 +285,8 @@ def test_an_interruption_does_not_wait_for_a_slow_hook(tmp_path: Path) -> None:
 
 def test_a_target_that_could_not_be_healed_is_said_to_be_broken(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
-        inject, heal = script(live, "shut", f"kill -USR1 {live.pid}"), script(live, "open", "exit 3")
-        said = drilled(live, drill=KILL, extra=hook(inject, heal))
+        inject, revert = script(live, "shut", f"kill -USR1 {live.pid}"), script(live, "open", "exit 3")
+        said = drilled(live, drill=KILL, extra=hook(inject, revert))
     assert said.code == BROKEN
     assert "The target may still be broken." in said.sentence
     assert hooks_run(live).count("heal kill_runtime 1.0") == 2, "it was tried once more"
@@ -294,8 +294,8 @@ def test_a_target_that_could_not_be_healed_is_said_to_be_broken(tmp_path: Path) 
 
 def test_changed_words_of_a_hook_are_no_evidence(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
-        inject, heal = (script(live, name, f"kill -{name} {live.pid}") for name in ("USR1", "USR2"))
-        drilled(live, drill=KILL, extra=hook(inject, heal))
+        inject, revert = (script(live, name, f"kill -{name} {live.pid}") for name in ("USR1", "USR2"))
+        drilled(live, drill=KILL, extra=hook(inject, revert))
     header = folder(live) / HEADER_NAME
     output = next(name for name in json.loads(header.read_text())["evidence"] if name.startswith("hooks/"))
     (folder(live) / output).write_text("it was very well healed")

@@ -339,7 +339,7 @@ def test_half_open_connections_that_nobody_noticed_are_reset_when_all_is_healed(
             (reader, _), _ = await connect()
             (connection,) = group.half_open("runtime")
             assert proxy.leftovers() == [f"1 connections on port {group.port}", f"port {group.port} open"]
-            proxy.heal()
+            proxy.revert()
             assert await is_reset(reader)
             assert not connection.is_held
 
@@ -518,7 +518,7 @@ def test_a_fault_stopped_half_way_is_healed():
             for task in acting:
                 task.cancel()
             await asyncio.wait(acting)
-            links.heal()
+            links.revert()
             assert group.conditions == CALM
             assert await is_reset(reader)
             writer.close()
@@ -532,7 +532,7 @@ def test_without_a_network_fault_there_is_no_proxy():
         links = await LinkActions.open((), "ws://127.0.0.1:9/sync", 1)
         assert links._proxy is None
         assert links.port_of(0) is None
-        links.heal()
+        links.revert()
         await links.close()
 
     run(course())

@@ -12,7 +12,7 @@ from sim.drill.fault_kinds import RestartClients
 from sim.drill.system_model import SystemModel
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.frames import Compatibility
 from sim.protocols.spacetime.streams import run_events
 from sim.record.observations import Recorder
@@ -28,9 +28,9 @@ KEPT = RestartClients(at_s=0.0, checkpoint="kept")
 @pytest.fixture
 def client(tmp_path: Path) -> VirtualClient:
     env, model = VirtualClock(BEGAN), SystemModel()
-    lane = VirtualLane(env, RuntimeSettings(), Switches(), model)
+    endpoints = SimulatedService(env, RuntimeSettings(), Switches(), model)
     session = ClientSession(0, [TOPIC], policies.get("reference"), ClientSettings(1, COMPATIBILITY))
-    return VirtualClient(env, session, lane, model, Recorder(tmp_path), BEGAN)
+    return VirtualClient(env, session, endpoints, model, Recorder(tmp_path), BEGAN)
 
 
 def run(client: VirtualClient, seconds: float) -> State:
@@ -39,7 +39,7 @@ def run(client: VirtualClient, seconds: float) -> State:
 
 
 def publish(client: VirtualClient, key: str) -> None:
-    client._lane.publish(TOPIC, key, {"key": key}, lambda answer: None)
+    client._endpoints.publish(TOPIC, key, {"key": key}, lambda answer: None)
     run(client, 1.0)
 
 

@@ -14,7 +14,7 @@ from sim.base.errors import StorageError, TargetError, UsageError
 from sim.drill.fault_kinds import ShrinkWindow
 from sim.drill.model import Drill
 from sim.engines.sockets import engine, metrics_poll
-from sim.engines.sockets.service import Lane, LaneHttp
+from sim.engines.sockets.service import Endpoints, ServiceHttp
 from sim.record.observations import CHUNK_FOLDER, FILE_NAME, Kind, RunHeader, read_header, read_verified
 from tests.storms import OF_TIME, red, run_all, small, storm, troubles
 
@@ -102,7 +102,7 @@ def test_a_generator_that_cannot_keep_up_measures_itself(tmp_path: Path):
     run_dir = results.create_run(tmp_path, [drill], engine="sockets", target="embedded mock", target_kind="mock", seed=1)
 
     def block(phase: str, text: str) -> None:
-        if phase in ("fault", "heal"):
+        if phase in ("fault", "recovery"):
             time.sleep(1.5)
 
     folder = results.create_drill_folder(run_dir, drill)
@@ -154,27 +154,27 @@ def test_a_disk_that_fails_in_the_middle_heals_ends_and_says_so(tmp_path: Path):
 
     with pytest.raises(StorageError, match="observations cannot be written"):
         engine.run(drill, engine.Options(folder, progress=spoil))
-    assert seen[-1] == "heal", "it healed, and did not go on for nothing"
+    assert seen[-1] == "recovery", "it healed, and did not go on for nothing"
     assert "cannot be written" in read_header(folder).stopped_because
     assert judged(run_dir).status == "error"
 
 
 def test_what_this_machine_or_target_cannot_do_is_said_before_anything_starts():
-    lane = Lane("l", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
+    endpoints = Endpoints("l", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="2000000 clients need about 2000200 file descriptors"):
         engine.check(small("reconnect_storm", "fleet.clients=2000000"), None)
     with pytest.raises(UsageError, match="kills the runtime's process"):
-        engine.check(small("runtime_restart"), lane)
+        engine.check(small("runtime_restart"), endpoints)
     with pytest.raises(UsageError, match="tokens live as its file says"):
-        engine.check(small("token_lifetime"), lane)
-    engine.check(small("control_outage"), lane)
+        engine.check(small("token_lifetime"), endpoints)
+    engine.check(small("control_outage"), endpoints)
     with pytest.raises(TargetError, match="nothing answers at"):
-        engine.check_lane(lane)
+        engine.check_service(endpoints)
 
 
 def test_nobodys_sessions_are_revoked_on_a_lane_that_is_not_ours():
     async def revoke() -> None:
-        http = LaneHttp(Lane("theirs", "staging", "http://127.0.0.1:9", "http://127.0.0.1:9", session="s3cret"))
+        http = ServiceHttp(Endpoints("theirs", "staging", "http://127.0.0.1:9", "http://127.0.0.1:9", session="s3cret"))
         try:
             await http.revoke(["a"])
         finally:
@@ -185,15 +185,15 @@ def test_nobodys_sessions_are_revoked_on_a_lane_that_is_not_ours():
 
 
 def test_a_lane_never_shows_its_session():
-    assert "s3cret" not in repr(Lane("l", "staging", "http://r", "http://c", session="s3cret"))
+    assert "s3cret" not in repr(Endpoints("l", "staging", "http://r", "http://c", session="s3cret"))
 
 
 def test_what_was_to_happen_on_a_signal_happens_again_afterwards(tmp_path: Path):
-    gone = Lane("gone", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
+    gone = Endpoints("gone", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with pytest.raises(TargetError):
-            engine.run(small("reconnect_storm"), engine.Options(tmp_path, lane=gone))
+            engine.run(small("reconnect_storm"), engine.Options(tmp_path, endpoints=gone))
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)

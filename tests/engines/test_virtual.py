@@ -174,7 +174,7 @@ def return_s(folder: Path, one_loop: bool) -> float:
     model = SystemModel(network=Network(median_ms=0.0), server=server)
     drill = small("reconnect_storm", "fleet.clients=60", "fleet.policy=sdk", "load.events_per_s=1")
     _, rows = simulate(folder, drill, 1, model)
-    after = next(row["t"] for row in of(rows, Kind.FAULT_BEGUN))
+    after = next(row["t"] for row in of(rows, Kind.FAULT_INJECTED))
     through = [row["t"] - row["value"] / 1000 for row in of(rows, Kind.CONNECT_DONE) if row["t"] > after]
     return sorted(row["t"] for row in of(rows, Kind.SUBSCRIBED) if row["t"] > after)[59] - min(through)
 
@@ -193,7 +193,7 @@ def test_in_one_loop_frames_go_before_handshakes(tmp_path: Path):
     drill = small("reconnect_storm", "fleet.clients=80", "fleet.policy=sdk", "load.events_per_s=100", "load.run_streams=1")
     fault = msgspec.structs.replace(drill.faults[0], share=0.75)
     _, rows = simulate(tmp_path, msgspec.structs.replace(drill, faults=(fault,)), 1, model)
-    begun = next(row["t"] for row in of(rows, Kind.FAULT_BEGUN))
+    begun = next(row["t"] for row in of(rows, Kind.FAULT_INJECTED))
     published = {row["seq"]: row["t"] for row in of(rows, Kind.PUBLISHED) if row["t"] > begun}
     stayed = set(range(80)) - {row["client"] for row in of(rows, Kind.DISCONNECTED)}
     applied = [row for row in of(rows, Kind.APPLIED) if row["seq"] in published and row["client"] in stayed]

@@ -16,7 +16,7 @@ from sim.client.session import ClientSession
 from sim.drill.system_model import ControlService, Server, SystemModel
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.frames import Compatibility
 from sim.record.observations import Kind, Recorder, read
 from sim.server.settings import RuntimeSettings, Switches
@@ -35,11 +35,11 @@ NO_JITTER = Exponential("no_jitter")  # the same base and cap as the jittered on
 def storm(folder: Path, delays: Backoff, seed: int, clients: int = CLIENTS) -> float:
     """Everyone connects at once; returns how often a client attempted to, on average, until all were live."""
     env, recorder = VirtualClock(0.0), Recorder(folder)
-    lane = VirtualLane(env, RUNTIME, Switches(), NARROW)
+    service = SimulatedService(env, RUNTIME, Switches(), NARROW)
     policy = replace(policies.get("reference"), backoff=delays)
     sessions = [ClientSession(n, ["run:r1:events"], policy, replace(SETTINGS, seed=seed)) for n in range(clients)]
     for session in sessions:
-        env.call_at(0.0, VirtualClient(env, session, lane, NARROW, recorder, 0.0).start)
+        env.call_at(0.0, VirtualClient(env, session, service, NARROW, recorder, 0.0).start)
     while not all(session.is_live for session in sessions) and env.now < LIMIT_S:
         env.run(until=env.now + 0.5)
     recorder.seal()

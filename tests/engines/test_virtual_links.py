@@ -21,7 +21,7 @@ from sim.record.observations import Kind, read_verified
 from tests.storms import small, with_faults
 
 DELAY_S, BUFFER = 0.01, 1000.0
-UNHURRIED = ("phases.steady_s=1", "phases.fault_s=4", "phases.heal_s=3", "fleet.clients=20", "load.events_per_s=60")
+UNHURRIED = ("phases.steady_s=1", "phases.fault_s=4", "phases.recovery_s=3", "fleet.clients=20", "load.events_per_s=60")
 
 
 @dataclass(eq=False)
@@ -195,7 +195,7 @@ def took_s(rows: list[dict]) -> list[tuple[float, int, float]]:
 
 
 def window(rows: list[dict]) -> tuple[float, float]:
-    return of(rows, Kind.FAULT_BEGUN)[0]["t"], of(rows, Kind.FAULT_ENDED)[0]["t"]
+    return of(rows, Kind.FAULT_INJECTED)[0]["t"], of(rows, Kind.FAULT_REVERTED)[0]["t"]
 
 
 def observed(rows: list[dict]) -> float:

@@ -9,7 +9,7 @@ import pytest
 from sim.drill.system_model import UNLIMITED
 from sim.engines.virtual import engine
 from sim.engines.virtual.client import one_way_delay_s
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.record.observations import Kind, read_verified
 from tests.storms import red, small, storm
 
@@ -39,6 +39,8 @@ def test_a_mirror_that_fails_is_tried_again_and_what_it_never_takes_comes_with_t
 
 
 def test_an_event_that_the_lane_changed_before_it_took_it_is_two_events_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    take = VirtualLane._append
-    monkeypatch.setattr(VirtualLane, "_append", lambda lane, topic, key, payload: take(lane, topic, key, b'{"other":1}'))
+    take = SimulatedService._append
+    monkeypatch.setattr(
+        SimulatedService, "_append", lambda service, topic, key, payload: take(service, topic, key, b'{"other":1}')
+    )
     assert "acknowledged_lost" in red(storm(tmp_path, small("reconnect_storm"), engine="virtual"))

@@ -158,7 +158,7 @@ def test_publishes_that_nobody_answers_fail_and_the_run_ends(tmp_path: Path):
     failed = history.of(Kind.PUBLISH_FAILED)
     assert len(history.of(Kind.PUBLISHED)) == 0
     assert history.detail_counts(failed) == {"unknown_outcome": len(failed)}
-    asked = drill.load.events_per_s * (history.phases["heal"] + drill.phases.heal_s - history.phases["steady"])
+    asked = drill.load.events_per_s * (history.phases["recovery"] + drill.phases.recovery_s - history.phases["steady"])
     assert len(failed) == pytest.approx(asked, abs=1.5)
     assert history.header.duration_s <= engine.latest_end_s(drill, SystemModel())
 
@@ -246,7 +246,7 @@ def test_clients_too_old_for_the_runtime_stay_out(tmp_path: Path):
 
 
 def test_a_long_day_is_looked_at_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engine, "_MOST_LAG_SAMPLES", 200)
+    monkeypatch.setattr(engine, "_MAX_LAG_SAMPLES", 200)
     history = simulate(tmp_path, small("reconnect_storm"))
     assert 100 <= len(history.fleet(Kind.CLIENT_LAG)) <= 240
 
@@ -254,7 +254,7 @@ def test_a_long_day_is_looked_at_more_rarely(tmp_path: Path, monkeypatch: pytest
 def test_the_rollout_day_made_short(tmp_path: Path):
     """The whole day with every wave, but ten minutes long and with few clients."""
     short = (
-        *("fleet.clients=60", "phases.steady_s=200", "phases.fault_s=200", "phases.heal_s=200", "load.events_per_s=0.4"),
+        *("fleet.clients=60", "phases.steady_s=200", "phases.fault_s=200", "phases.recovery_s=200", "load.events_per_s=0.4"),
         *(f"faults.{number}.at_s={40 * number}" for number in range(4)),
         "load.run_streams=2",
     )

@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.run import options
 from locustfiles.load.workers import messages, workers
 from locustfiles.load.workers.clocks import SharedClock
@@ -45,7 +45,7 @@ class Told:
         self.said: list[tuple[str, ToWorker]] = []
         self.stopped: list[str] = []
         self.recorder = Kept()
-        self.live = LiveFigures(lambda *_: None)
+        self.live = LiveMetrics(lambda *_: None)
         ids = [f"id{number}" for number in range(1, count + 1)]
         send, stop = (lambda worker, said: self.said.append((worker, said))), self.stopped.append
         self.workers = Workers(ids, 10, send, WallClock(), self.recorder, self.live, stop)  # type: ignore[arg-type]
@@ -234,13 +234,13 @@ def test_a_message_that_holds_less_than_it_says_is_refused():
 
 def test_merged_figures_are_those_of_one_process():
     draws = random.Random(1)
-    one, parts = LiveFigures(lambda *_: None), [LiveFigures(lambda *_: None) for _ in range(2)]
+    one, parts = LiveMetrics(lambda *_: None), [LiveMetrics(lambda *_: None) for _ in range(2)]
     for number in range(2000):
         due = SimpleNamespace(due=0.0, stream=SimpleNamespace(stream="s"))
         ms = draws.expovariate(1 / 50) if number % 10 else 0.0
         for figures in (one, parts[number % 2]):
             figures.published(due, number, ms)  # type: ignore[arg-type]
-    merged = LiveFigures(lambda *_: None)
+    merged = LiveMetrics(lambda *_: None)
     for number, part in enumerate(parts):
         for _ in range(2):  # said twice it counts once
             merged.worker_counted(f"worker {number}", part.own_counts(), {})

@@ -137,13 +137,13 @@ def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Pa
 def refuses_another_site(url: str) -> None:
     """Locust's own routes, too, and whatever name leads here."""
     ask = {"trust_env": False, "headers": {"Origin": "http://elsewhere.example"}}
-    for path in ("/stormgate/storm", "/stormgate/heal", "/swarm", "/stop"):
+    for path in ("/stormgate/storm", "/stormgate/revert", "/swarm", "/stop"):
         assert httpx.post(url + path, **ask).status_code == 403, path
     for path in ("/", "/stormgate", "/stormgate/state"):
         assert httpx.get(url + path, **ask).status_code == 403, path
         assert httpx.get(url + path, headers={"Host": "elsewhere.example"}, trust_env=False).status_code == 403, path
-    assert httpx.post(url + "/stormgate/heal", trust_env=False).text == "Not done: no run is going on; start one first.\n"
-    assert httpx.get(url + "/stormgate/heal", trust_env=False).status_code == 405
+    assert httpx.post(url + "/stormgate/revert", trust_env=False).text == "Not done: no run is going on; start one first.\n"
+    assert httpx.get(url + "/stormgate/revert", trust_env=False).status_code == 405
     assert httpx.get(url + "/stormgate/download/SUMMARY.md", trust_env=False).text.startswith("there is no SUMMARY.md yet")
     assert httpx.get(url + "/stormgate/download/..%2Frun.json", trust_env=False).status_code == 404
 
@@ -193,7 +193,7 @@ def goes_well(page: Page, url: str, thresholds: Path) -> None:
     expect(page.locator(".stormgate h1")).to_have_text("Running: 45 of 45 clients live", timeout=LIMIT_MS)
     assert set(states(page)) <= {"pending", "looks good"}
     assert "pending" in states(page)
-    press(page, "Heal", "Not done: the run is in its phase 'steady'")
+    press(page, "Revert", "Not done: the run is in its phase 'steady'")
     page.get_by_role("tab", name="Sync").click()
     expect(page.locator("dd").first).to_have_text("45 of 45")
     page.locator("figure svg").first.hover()
@@ -223,7 +223,7 @@ def goes_badly(page: Page, other: Page, url: str, broken: str) -> None:
     press(page, "Storm now", "Begun: drop_sockets")
     in_phase(page, "fault")
     in_phase(other, "fault")
-    press(page, "Heal", "Healing")
+    press(page, "Revert", "Healing")
     for each in (page, other):
         ended(each, "no_go")
         assert "fail" in states(each)

@@ -9,10 +9,10 @@ from msgspec import structs
 
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.clients.users import Run, Users
 from locustfiles.load.run import options, storm_patterns, target_monitor, verdict
-from locustfiles.load.run.capacity_ramp import Climb
+from locustfiles.load.run.capacity_ramp import CapacityRamp
 from sim.base.errors import UsageError
 from sim.client.notices import Notice
 from sim.drill.fault_kinds import DropSockets
@@ -91,29 +91,29 @@ CAPS = Caps(clients=1000, connects_per_s=1000.0, events_per_s=1000.0)
 def test_what_a_live_target_does_not_allow_is_refused(
     kind: str, drill: str, rules: Rules, why: str, monkeypatch: pytest.MonkeyPatch
 ):
-    lane = options.Lane("theirs", kind, "http://127.0.0.1:1", "http://127.0.0.1:1", rules=rules)
-    monkeypatch.setattr(options.targets, "resolve", lambda *_: lane)
+    endpoints = options.Endpoints("theirs", kind, "http://127.0.0.1:1", "http://127.0.0.1:1", rules=rules)
+    monkeypatch.setattr(options.targets, "resolve", lambda *_: endpoints)
     with pytest.raises(UsageError, match=why):
         options.plan_of(asked(drill, target="theirs"))
 
 
 @pytest.mark.parametrize(("cap", "workers"), [(100.0, 0), (100.0, 1), (100.0, 7), (8.5, 7), (2.0, 1)])
 def test_all_processes_together_keep_to_a_cap(cap: float, workers: int):
-    lane = options.Lane("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=cap)))
-    own, each = target_monitor.connects_per_s(lane, workers)
+    endpoints = options.Endpoints("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=cap)))
+    own, each = target_monitor.connects_per_s(endpoints, workers)
     pacers = [Pacer(own), *(Pacer(each) for _ in range(workers))]
     acts = sum(pacer.act(0.001 * k) == 0.001 * k for pacer in pacers for k in range(1000))
     assert cap / 2 <= acts <= cap
 
 
 def test_a_cap_that_so_many_workers_cannot_share_is_refused():
-    lane = options.Lane("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=7.0)))
+    endpoints = options.Endpoints("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=7.0)))
     with pytest.raises(UsageError, match="use fewer workers"):
-        target_monitor.connects_per_s(lane, 7)
+        target_monitor.connects_per_s(endpoints, 7)
 
 
 def test_without_caps_nobody_is_paced():
-    assert target_monitor.connects_per_s(options.Lane("mock", "mock", "", ""), 3) == (0.0, 0.0)
+    assert target_monitor.connects_per_s(options.Endpoints("mock", "mock", "", ""), 3) == (0.0, 0.0)
 
 
 def test_every_drill_that_is_offered_can_be_planned():
@@ -142,7 +142,7 @@ def test_every_pattern_of_all_cuts_each_client_twice_or_more():
 
 def test_deliveries_are_timed_from_when_the_event_was_due_whoever_learns_of_it_first():
     reports: list[tuple[str, str, float, str]] = []
-    live = LiveFigures(lambda *row: reports.append(row))
+    live = LiveMetrics(lambda *row: reports.append(row))
     due = SimpleNamespace(due=100.0, stream=SimpleNamespace(stream="s"))
     client = SimpleNamespace(client=0)
     live.noticed(100.25, client, [Notice("applied", "s", 1, 0, NAN, "")])
@@ -154,7 +154,7 @@ def test_deliveries_are_timed_from_when_the_event_was_due_whoever_learns_of_it_f
 
 def test_failures_are_told_with_their_reasons():
     reports: list[tuple[str, str, float, str]] = []
-    live = LiveFigures(lambda *row: reports.append(row))
+    live = LiveMetrics(lambda *row: reports.append(row))
     client = SimpleNamespace(client=0)
     live.noticed(1.0, client, [Notice("connect_failed", "", -1, 0, 9.0, "unauthorized")])
     live.noticed(2.0, client, [Notice("connect_done", "", -1, 0, 5.0, "")])
@@ -167,7 +167,7 @@ def test_failures_are_told_with_their_reasons():
 
 
 def test_gates_look_open_until_there_is_something_to_see():
-    live = LiveFigures(lambda *_: None)
+    live = LiveMetrics(lambda *_: None)
     limits = {"replay.bootstrap_ms": Threshold(600, "<=", "ms", "", "")}
     (before,) = verdict.provisional(("replay.bootstrap_ms",), limits, live)
     live.noticed(1.0, SimpleNamespace(client=0), [Notice("replay_completed", "", -1, 0, 900.0, "")])
@@ -216,16 +216,16 @@ def judged(exit_code: int, late: bool = False) -> SimpleNamespace:
     return SimpleNamespace(exit_code=exit_code, run_id="the run", drills=(SimpleNamespace(checks=(check,)),))
 
 
-def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[Climb, list[int]]:
+def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[CapacityRamp, list[int]]:
     """A climb from 100 clients, and the clients of its steps."""
-    climb = Climb(argparse.Namespace(growth=2.0, most_clients=most))
+    capacity_ramp = CapacityRamp(argparse.Namespace(growth=2.0, max_clients=most))
     wanted, steps = options.plan_of(asked(clients=100)), []
     for each in verdicts:
         assert wanted is not None
         steps.append(wanted.drill.fleet.clients)
-        wanted = climb.after(wanted, each)
+        wanted = capacity_ramp.after(wanted, each)
     assert wanted is None
-    return climb, steps
+    return capacity_ramp, steps
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,12 @@ def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[Climb, list[in
 def test_a_climb_ends_at_the_first_load_that_is_not_green(
     verdicts: tuple[SimpleNamespace, ...], clients: list[int], exit_code: int, said: str
 ):
-    climb, steps = climbed(*verdicts)
+    capacity_ramp, steps = climbed(*verdicts)
     assert steps == clients
-    assert climb.exit_code == exit_code
-    assert said in climb.in_words()
+    assert capacity_ramp.exit_code == exit_code
+    assert said in capacity_ramp.in_words()
 
 
 def test_a_climb_must_grow():
     with pytest.raises(UsageError, match="more than 1"):
-        Climb(argparse.Namespace(growth=1.0, most_clients=10))
+        CapacityRamp(argparse.Namespace(growth=1.0, max_clients=10))

@@ -35,7 +35,7 @@ def test_a_storm_is_a_drill_s_run(loads: dict[str, Load]):
     assert (header.engine, header.complete, header.clients) == ("locust", True, 40)
     assert code == load.verdict.exit_code, load.said
     assert wrong(drill) == (set(), set())
-    assert {"steady_state", "faults_observed", "converged", "audited", "probes"} <= {
+    assert {"steady_state", "faults_observed", "converged", "audited", "negative_clients"} <= {
         check.check for check in drill.checks if check.state is State.PASS
     }
     assert (load.run_dir / "SUMMARY.md").exists()

@@ -87,7 +87,7 @@ def test_the_storm_begins_everywhere_within_a_second(loads: dict[str, Load]):
     header, table = read_verified(runs_of(load)[0])
     history = History(header, table)
     cut = history.fleet(Kind.DISCONNECTED)
-    for t in history.of(Kind.FAULT_BEGUN).t.tolist():
+    for t in history.of(Kind.FAULT_INJECTED).t.tolist():
         assert len(set(cut.client[(cut.t >= t) & (cut.t <= t + 1.0)].tolist())) == 40
     assert all(0 <= float(str(each["latest_fault_ms"])) <= 1000 for each in header.workers)
     assert all(float(str(each["clock_within_ms"])) < 100 for each in header.workers)

@@ -8,7 +8,7 @@ import pytest
 
 from drills.judging import gates
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, State
-from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.run import capacity_ramp, options, verdict
 from locustfiles.load.web import form, guard, page_data
 from sim.analysis.invariants import Violation
@@ -79,14 +79,14 @@ def arguments() -> tuple[dict[str, dict[str, Any]], argparse.Namespace]:
 def test_what_was_typed_is_refused_in_a_sentence(typed: dict[str, str], why: str):
     listed, before = arguments()
     listed["growth"] = {**listed["clients"], "default_value": 1.5}
-    before.most_clients = 10
-    assert why in form.refusal(typed, listed, before, climbs=True)
+    before.max_clients = 10
+    assert why in form.refusal(typed, listed, before, ramps=True)
 
 
 def test_what_can_be_run_is_not_refused():
     listed, before = arguments()
     typed = {"clients": "20", "storm_at": "-1", "policy": "", "user_count": "1", "host": "", "drill": "stale_cursor"}
-    assert form.refusal(typed, listed, before, climbs=False) == ""
+    assert form.refusal(typed, listed, before, ramps=False) == ""
     assert (before.clients, before.drill) == (0, "reconnect_storm")
 
 
@@ -121,7 +121,7 @@ class Run:
 
     def __init__(self) -> None:
         self.plan = options.plan_of(arguments()[1])
-        self.live = LiveFigures(lambda *_: None)
+        self.live = LiveMetrics(lambda *_: None)
         self.phase, self.live_clients = "fault", 299
         self.header = SimpleNamespace(duration_s=0.0)
         self.clock = SimpleNamespace(now=lambda: 107.0, began=100.0)
@@ -131,7 +131,7 @@ def conductor(tmp_path: Any, **changes: Any) -> Any:
     run, thresholds = Run(), gates.load_thresholds()
     folder = SimpleNamespace(run_dir=tmp_path / "20261123-run", folder=tmp_path / "20261123-run" / "drills" / "reconnect_storm")
     made = SimpleNamespace(
-        run=run, folder=folder, verdict=None, judged=[], refusal="", climb=None, is_over=False, is_expected=False
+        run=run, folder=folder, verdict=None, judged=[], refusal="", capacity_ramp=None, is_over=False, is_expected=False
     )
     made.why_no = lambda what: "" if what == "storm" else "nothing to heal."
     made.provisional = lambda: verdict.provisional(run.plan.drill.checks, thresholds, run.live)
@@ -204,7 +204,7 @@ def test_a_broken_law_is_told_in_words(tmp_path: Any):
     now = look(conductor(tmp_path, verdict=judged, is_over=True), is_on=False)
     assert now.verdict is not None
     assert now.verdict.kind == "no_go"
-    assert [(each.law, each.count, each.users_saw) for each in now.verdict.broken] == [
+    assert [(each.invariant, each.count, each.users_saw) for each in now.verdict.broken] == [
         ("hole", 2, "a message missing between two others")
     ]
 

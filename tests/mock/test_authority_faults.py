@@ -18,7 +18,7 @@ def opens(mock: Served, token: str) -> int:
 def test_keys_change_and_go(mock: Served):
     old = mock.token()
     kid = mock.http.put("/_mock/keys", json={"rotate": True}).json()["kid"]
-    assert mock.token_answer().json()["data"]["kid"] == kid
+    assert mock.token_response().json()["data"]["kid"] == kid
     new = mock.token()
     assert (opens(mock, old), opens(mock, new)) == (101, 101)
     assert mock.http.put("/_mock/keys", json={"rotate": False}).json()["kid"] == kid
@@ -34,7 +34,7 @@ def test_without_delivery_only_http_is_served(mock: Served):
             assert raw.to_the_end() == []
         assert opens(mock, token) == 503
         assert mock.publish(run_id).status_code == 201
-        assert mock.token_answer().status_code == 200
+        assert mock.token_response().status_code == 200
     finally:
         mock.switch()
     assert opens(mock, token) == 101
@@ -44,6 +44,6 @@ def test_without_delivery_only_http_is_served(mock: Served):
 def test_faults_of_minting_are_seen_to_act(mock: Served, switches: dict[str, object], kind: str):
     before = mock.state()["acted"].get(kind, 0)
     mock.switch(**switches)
-    mock.token_answer()
+    mock.token_response()
     mock.switch()
     assert mock.state()["acted"][kind] == before + 1

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.served import JOIN, LIMIT_S, Raw, Served, seqs, serving, updates_in
 
-MOST_WAITING = 256  # frames that the mock keeps for a client beside its events
+MAX_WAITING = 256  # frames that the mock keeps for a client beside its events
 
 
 def topic_of(run: str) -> str:
@@ -323,7 +323,7 @@ def test_the_transports_own_heartbeat_is_answered_before_any_join(mock: Served):
 
 
 def test_revoked_sessions_are_told_closed_and_kept_out(mock: Served):
-    kept, revoked = (mock.token_answer(session=f"session-{name}").json()["data"]["token"] for name in ("kept", "revoked"))
+    kept, revoked = (mock.token_response(session=f"session-{name}").json()["data"]["token"] for name in ("kept", "revoked"))
     with Raw(mock, kept) as other, Raw(mock, revoked) as raw:
         other.join()
         raw.join()
@@ -407,7 +407,7 @@ def test_who_asks_and_does_not_read_is_not_read_from_until_it_does(tmp_path):
         with Raw(mock, mock.token(), sock=narrow_socket(mock), max_queue=1) as raw:
             asking = threading.Thread(target=ask, args=(raw, questions))
             asking.start()
-            assert until(mock, "held_back", 1)["longest_outbox"] == MOST_WAITING + 1
+            assert until(mock, "held_back", 1)["longest_outbox"] == MAX_WAITING + 1
             assert [raw.receive()[1] for _ in questions] == questions
             asking.join(LIMIT_S)
             assert mock.state()["held_back"] == 0

@@ -74,7 +74,7 @@ def test_both_routes_mint_what_the_contract_says(mock: Served, path: str):
 
 @pytest.mark.parametrize(("ttl_s", "refresh_s"), [(60, 30), (900, 870)])
 def test_a_ttl_is_given_as_asked(mock: Served, ttl_s: int, refresh_s: int):
-    data = mock.token_answer(ttl_seconds=ttl_s).json()["data"]
+    data = mock.token_response(ttl_seconds=ttl_s).json()["data"]
     assert (data["expires_in"], data["refresh_after_in"]) == (ttl_s, refresh_s)
 
 
@@ -113,21 +113,21 @@ def test_a_body_that_is_no_json_is_refused(mock: Served, body: bytes):
 def test_minting_can_be_out_and_slow_while_it_runs(tmp_path):
     with serving(tmp_path) as mock:
         mock.switch(mint_outage=True)
-        answer = mock.token_answer()
+        answer = mock.token_response()
         assert (answer.status_code, error_of(answer)) == (503, "minting_disabled")
         mock.switch(mint_delay_ms=300, mint_concurrency=1)
-        assert mock.token_answer().elapsed.total_seconds() >= 0.3
+        assert mock.token_response().elapsed.total_seconds() >= 0.3
         mock.switch()
-        assert mock.token_answer().status_code == 200
+        assert mock.token_response().status_code == 200
 
 
 def test_tokens_and_their_refusals_are_counted(tmp_path):
     with serving(tmp_path) as mock:
         mock.token()
         mock.token()
-        mock.token_answer(session="nobody's")
-        mock.token_answer(scopes=["root.everything"])
-        mock.token_answer(ttl_seconds=1)
+        mock.token_response(session="nobody's")
+        mock.token_response(scopes=["root.everything"])
+        mock.token_response(ttl_seconds=1)
         counters = mock.http.get("/api/status").json()["data"]["counters"]
     assert counters == {
         "sync.token.issued": 2,

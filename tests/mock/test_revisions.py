@@ -15,17 +15,17 @@ DEPLOYMENT = {"revision": "r2", "previous_revision": "r1", "cohort_percent": 25,
 
 
 @pytest.fixture(scope="module")
-def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("revisions"), deployment=DEPLOYMENT) as served:
         yield served
 
 
 @pytest.fixture(autouse=True)
-def _as_it_began(lane: Served) -> Iterator[None]:
+def _as_it_began(endpoints: Served) -> Iterator[None]:
     yield
-    put(lane, "traffic", revision="r2")
-    put(lane, "throttle")
-    put(lane, "cohort", percent=25)
+    put(endpoints, "traffic", revision="r2")
+    put(endpoints, "throttle")
+    put(endpoints, "cohort", percent=25)
 
 
 def put(mock: Served, name: str, **body: Any) -> dict[str, Any]:
@@ -45,44 +45,44 @@ def routed(mock: Served, key: str) -> dict[str, Any]:
     return dict(mock.http.post("/api/v1/control/runtime-routing/evaluate", json=probe).json()["data"])
 
 
-def test_both_services_say_which_revision_serves(lane: Served):
-    assert seen(lane) == ("r2", "r2")
-    assert put(lane, "traffic", revision="r1")["serving"] == "r1"
-    assert seen(lane) == ("r1", "r1")
-    answer = lane.http.put("/_mock/traffic", json={"revision": "r3"})
+def test_both_services_say_which_revision_serves(endpoints: Served):
+    assert seen(endpoints) == ("r2", "r2")
+    assert put(endpoints, "traffic", revision="r1")["serving"] == "r1"
+    assert seen(endpoints) == ("r1", "r1")
+    answer = endpoints.http.put("/_mock/traffic", json={"revision": "r3"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "unknown_revision")
-    assert seen(lane) == ("r1", "r1")
+    assert seen(endpoints) == ("r1", "r1")
 
 
-def test_the_cohort_is_a_share_of_the_keys(lane: Served):
+def test_the_cohort_is_a_share_of_the_keys(endpoints: Served):
     for percent in (25, 0, 100):
-        put(lane, "cohort", percent=percent)
+        put(endpoints, "cohort", percent=percent)
         for key in ("a", "b", "c", "d", "e", "f"):
             bucket = int.from_bytes(hashlib.sha256(f"runtime-canary-v1|thread|{key}".encode()).digest()[:4], "big") % 100
             cohort, revision = ("canary", "r2") if bucket < percent else ("control", "r1")
             expected = {"bucket": bucket, "cohort": cohort, "percent": percent, "revision": revision}
-            assert routed(lane, key) == {"thread_id": "t", "cohort_key": key, **expected}
-    assert lane.http.put("/_mock/cohort", json={"percent": 101}).status_code == 422
+            assert routed(endpoints, key) == {"thread_id": "t", "cohort_key": key, **expected}
+    assert endpoints.http.put("/_mock/cohort", json={"percent": 101}).status_code == 422
 
 
-def test_a_throttle_is_told_by_name_to_who_publishes_and_who_connects(lane: Served):
-    put(lane, "throttle", publishes_per_s=2, connects_per_s=1)
-    run = lane.run()
-    refused = [answer for answer in (lane.publish(run, n) for n in range(8)) if answer.status_code != 201]
+def test_a_throttle_is_told_by_name_to_who_publishes_and_who_connects(endpoints: Served):
+    put(endpoints, "throttle", publishes_per_s=2, connects_per_s=1)
+    run = endpoints.run()
+    refused = [answer for answer in (endpoints.publish(run, n) for n in range(8)) if answer.status_code != 201]
     assert len(refused) >= 4
     assert {(answer.status_code, answer.json()["error"]["code"]) for answer in refused} == {
         (429, "spacetime_publish_rate_limited")
     }
     assert all(0 < answer.json()["error"]["retry_after_ms"] <= 501 for answer in refused)
-    token = lane.token()
-    with Raw(lane, token), pytest.raises(InvalidStatus) as no, Raw(lane, token):
+    token = endpoints.token()
+    with Raw(endpoints, token), pytest.raises(InvalidStatus) as no, Raw(endpoints, token):
         pass
     assert no.value.response.status_code == 429
     assert b'"rate_limited"' in (no.value.response.body or b"")
     assert b'"retry_after_ms"' in (no.value.response.body or b"")
-    put(lane, "throttle")
-    assert {lane.publish(run, n).status_code for n in range(8)} == {201}
-    with Raw(lane, token), Raw(lane, token):
+    put(endpoints, "throttle")
+    assert {endpoints.publish(run, n).status_code for n in range(8)} == {201}
+    with Raw(endpoints, token), Raw(endpoints, token):
         pass
 
 
@@ -97,18 +97,18 @@ def leaked(mock: Served) -> int:
     return len([update for update in updates_in(before) if update["topic"] == f"run:{run}:events"])
 
 
-def test_going_back_cures_what_only_the_new_revision_has_wrong(lane: Served):
-    assert leaked(lane) > 0
-    put(lane, "traffic", revision="r1")
-    assert leaked(lane) == 0
-    lane.switch(mint_outage=True)
-    put(lane, "traffic", revision="r2")
-    state = lane.state()
+def test_going_back_cures_what_only_the_new_revision_has_wrong(endpoints: Served):
+    assert leaked(endpoints) > 0
+    put(endpoints, "traffic", revision="r1")
+    assert leaked(endpoints) == 0
+    endpoints.switch(mint_outage=True)
+    put(endpoints, "traffic", revision="r2")
+    state = endpoints.state()
     assert state["switches"]["defects"] == [], "what was chosen and what a revision brings are kept apart"
     assert state["switches"]["mint_outage"]
-    assert lane.token_answer().status_code == 503
-    lane.switch()
-    assert leaked(lane) > 0
+    assert endpoints.token_response().status_code == 503
+    endpoints.switch()
+    assert leaked(endpoints) > 0
 
 
 def test_a_restart_changes_nothing_but_another_deployment_begins_anew(tmp_path: Path):

@@ -186,7 +186,7 @@ def test_a_runtime_whose_disk_fills_up_says_so_and_keeps_what_it_acknowledged(tm
             assert {(answer.status_code, answer.json()["error"]["code"]) for answer in refused} == {(503, "log_unavailable")}
             assert mock.http.get("/readyz").status_code == 503
             assert mock.http.get("/healthz").status_code == 200
-            assert mock.token_answer().status_code == 200
+            assert mock.token_response().status_code == 200
             assert seqs(raw.updates(len(acknowledged))) == acknowledged
             status, _, before = raw.ask("sync:heartbeat", {})
             assert (status, updates_in(before)) == ("ok", [])

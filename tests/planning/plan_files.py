@@ -19,7 +19,7 @@ events_per_s = 5.0
 [phases]
 steady_s = 0.5
 fault_s = 1.0
-heal_s = 0.2
+recovery_s = 0.2
 settle_s = 10.0
 [[faults]]
 kind = "drop_sockets"

@@ -19,7 +19,7 @@ from sim.record.observations import RunHeader
 from tests.commands import stormgate_here
 
 SIZES = Sizes(rounds=2, mint_clients=60, small_burst=40, large_burst=80, replay_clients=16, seconds=1.0)
-LANE = SystemModel(
+ENDPOINTS = SystemModel(
     network=Network(median_ms=0.3, sigma=0.3),
     server=Server(
         handshake_ms=0.8,
@@ -42,7 +42,7 @@ def simulated(model: SystemModel):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    return measuring.measure(simulated(LANE), tmp_path_factory.mktemp("probes"), SIZES, 1, lambda what: None)
+    return measuring.metric(simulated(ENDPOINTS), tmp_path_factory.mktemp("probes"), SIZES, 1, lambda what: None)
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +71,13 @@ def test_a_known_lane_is_found_again(fit: Fit, key: str):
 
 
 def test_a_lane_of_one_loop_is_told_from_one_with_handshake_workers(fit: Fit, tmp_path: Path):
-    server = msgspec.structs.replace(LANE.server, one_loop=True, handshake_workers=1, handshake_ms=0.5)
-    lane = msgspec.structs.replace(LANE, server=server)
-    found = measuring.measure(simulated(lane), tmp_path / "probes", SIZES, 1, lambda what: None)
+    server = msgspec.structs.replace(ENDPOINTS.server, one_loop=True, handshake_workers=1, handshake_ms=0.5)
+    service = msgspec.structs.replace(ENDPOINTS, server=server)
+    found = measuring.metric(simulated(service), tmp_path / "probes", SIZES, 1, lambda what: None)
     other = agreement.fit(found, simulated, tmp_path / "again", SIZES, 1)
     assert (fit.model.server.one_loop, other.model.server.one_loop) == (False, True)
     assert (other.model.server.handshake_workers, other.model.server.handshake_ms) == (1, pytest.approx(0.5, rel=0.03))
-    assert max(abs(each.error) for each in other.residuals if each.measure == "return_95_s") < 0.05
+    assert max(abs(each.error) for each in other.residuals if each.metric == "return_95_s") < 0.05
 
 
 def test_what_is_not_measured_keeps_its_default(fit: Fit):
@@ -95,14 +95,14 @@ def test_the_fitted_model_tells_its_own_probes(fit: Fit):
     assert max(abs(each.error) for each in fit.residuals) < 0.05
 
 
-def residual(simulated: float, *rounds: float, measure: str = "return_95_s") -> Residual:
-    return Residual("burst_large", measure, sum(rounds) / len(rounds), simulated, 0.0, rounds)
+def residual(simulated: float, *rounds: float, metric: str = "return_95_s") -> Residual:
+    return Residual("burst_large", metric, sum(rounds) / len(rounds), simulated, 0.0, rounds)
 
 
 def test_the_spread_of_a_lane_s_pace():
     slower, quicker = 2 * math.exp(0.3), 2 * math.exp(-0.3)
     rounds = residual(2.0, slower, quicker, slower, 2.0, 2.0)
-    half = residual(1.0, 5.0, measure="return_50_s")
+    half = residual(1.0, 5.0, metric="return_50_s")
     pace = agreement.pace_of([rounds, half])
     assert (pace.free, pace.spread) == (2, pytest.approx(math.sqrt(3 * 0.3**2 / 2)))  # five rounds, three numbers fitted
     assert not agreement.pace_of([residual(2.0, 2.0, 2.0, 2.0)]).is_known
@@ -142,34 +142,34 @@ def test_a_model_that_was_fitted_to_nothing_is_told(tmp_path: Path):
 
 
 def test_a_target_that_changes_meanwhile_is_told(tmp_path: Path):
-    slower = msgspec.structs.replace(LANE, server=msgspec.structs.replace(LANE.server, publish_ms=9.0))
+    slower = msgspec.structs.replace(ENDPOINTS, server=msgspec.structs.replace(ENDPOINTS.server, publish_ms=9.0))
     ran: list[str] = []
 
     def run(drill, folder: Path, seed: int) -> RunHeader:
         ran.append(drill.name)
-        return simulated(LANE if ran.count("calibrate_quiet") < 2 else slower)(drill, folder, seed)
+        return simulated(ENDPOINTS if ran.count("calibrate_quiet") < 2 else slower)(drill, folder, seed)
 
     with pytest.raises(
         TargetError, match=r"changed while it was calibrated: publishing an event took 0\.9 ms before and 9 ms after"
     ):
-        measuring.measure(run, tmp_path, SIZES, 1, lambda what: None)
+        measuring.metric(run, tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_a_target_that_is_not_well_is_told(tmp_path: Path):
-    sick = msgspec.structs.replace(LANE, server=msgspec.structs.replace(LANE.server, handshake_ms=5000.0))
+    unready = msgspec.structs.replace(ENDPOINTS, server=msgspec.structs.replace(ENDPOINTS.server, handshake_ms=5000.0))
     with pytest.raises(TargetError, match="not well during the probe quiet-1"):
-        measuring.measure(simulated(sick), tmp_path, SIZES, 1, lambda what: None)
+        measuring.metric(simulated(unready), tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_a_late_load_generator_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(estimates, "generator_lag_ms", lambda history: 80.0)
     with pytest.raises(EvidenceError, match="load generator itself was 80 ms late"):
-        measuring.measure(simulated(LANE), tmp_path, SIZES, 1, lambda what: None)
+        measuring.metric(simulated(ENDPOINTS), tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_too_few_clients_show_no_queue(tmp_path: Path):
     few = Sizes(rounds=2, mint_clients=3, small_burst=3, large_burst=3, replay_clients=3, seconds=1.0)
-    found = measuring.measure(simulated(LANE), tmp_path, few, 1, lambda what: None)
+    found = measuring.metric(simulated(ENDPOINTS), tmp_path, few, 1, lambda what: None)
     with pytest.raises(EvidenceError, match="too few got that far"):
         agreement.fit(found, simulated, tmp_path, few, 1)
 

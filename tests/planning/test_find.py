@@ -21,7 +21,7 @@ from tests.planning.plan_files import SWEEP, write
 LARGEST = Find(key="fleet.clients", want="largest", low=1, high=1000, tolerance=0.001)
 
 
-def lane(limit: float, unsure: tuple[float, float] = (0, 0), told_by: int = 10**6):
+def service(limit: float, unsure: tuple[float, float] = (0, 0), told_by: int = 10**6):
     """Green up to the limit; between two values it takes so many replications to tell."""
 
     def ask(value, replications: int) -> Trial:
@@ -34,7 +34,7 @@ def lane(limit: float, unsure: tuple[float, float] = (0, 0), told_by: int = 10**
 
 @pytest.mark.parametrize("limit", [1, 2, 137, 500, 998, 999])
 def test_the_largest_is_found_to_the_unit(limit: int):
-    found = search.number(LARGEST, 5, lane(limit))
+    found = search.number(LARGEST, 5, service(limit))
     assert (found.answer, found.beyond, found.word) == (limit, limit + 1, Word.GREEN)
     assert len(found.trials) <= 16
 
@@ -47,18 +47,18 @@ def test_the_smallest_is_found():
 
 def test_a_number_that_is_not_whole_is_found_within_the_tolerance():
     find = Find(key="model.server.handshake_ms", want="largest", low=0.1, high=100.0, tolerance=0.01)
-    found = search.number(find, 5, lane(7.3))
+    found = search.number(find, 5, service(7.3))
     assert found.answer <= 7.3 < found.beyond
     assert found.beyond - found.answer <= 0.01 * found.beyond
 
 
 def test_a_bound_that_is_green_is_said_to_be_the_bound():
-    found = search.number(LARGEST, 5, lane(10**9))
+    found = search.number(LARGEST, 5, service(10**9))
     assert (found.answer, found.at_bound, len(found.trials)) == (1000, True, 2)
 
 
 def test_nothing_is_found_where_the_easiest_is_red():
-    found = search.number(LARGEST, 5, lane(0))
+    found = search.number(LARGEST, 5, service(0))
     assert (found.answer, found.word) == (None, Word.RED)
     assert "already at 1 it is red: slow" in found.why
 
@@ -70,13 +70,13 @@ def test_nothing_is_told_where_the_easiest_cannot_be(word: Word):
 
 
 def test_more_replications_are_asked_where_fewer_cannot_tell():
-    found = search.number(LARGEST, 5, lane(500, unsure=(400, 600), told_by=20))
+    found = search.number(LARGEST, 5, service(500, unsure=(400, 600), told_by=20))
     assert found.answer == 500
     assert max(trial.replications for trial in found.trials) == 20
 
 
 def test_an_answer_never_lies_where_nothing_can_be_told():
-    found = search.number(LARGEST, 5, lane(500, unsure=(400, 600)))
+    found = search.number(LARGEST, 5, service(500, unsure=(400, 600)))
     assert (found.answer, found.beyond) == (399, min(t.value for t in found.trials if t.word is Word.RED))
     assert found.beyond > 600
 
@@ -89,7 +89,7 @@ def compare(means: dict[str, float], wide: dict[int, float]):
     return difference
 
 
-BEST = Find(key="fleet.policy", want="best", values=("a", "b", "c"), most_replications=20)
+BEST = Find(key="fleet.policy", want="best", values=("a", "b", "c"), max_replications=20)
 
 
 def green_but(*reds: str):

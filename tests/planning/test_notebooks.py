@@ -61,7 +61,7 @@ def _measured(work: Path) -> None:
         run = results.create_run(work, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=seed)
         own = results.create_drill_folder(run, drill)
         header = engine.run(drill, engine.Options(own, seed, run_id=run.name))
-        predictions.keep(own, header, predictions.prophet(work / "mock.toml", "mock", work).foretell(drill, 9, workers=1))
+        predictions.keep(own, header, predictions.predictor(work / "mock.toml", "mock", work).predict(drill, 9, workers=1))
         (work / f"storm-{clients}-{seed}.json").write_bytes(report.summary_json(results.judge_run(run)))
 
 

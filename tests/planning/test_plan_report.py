@@ -12,7 +12,7 @@ from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
 from drills.planning import figures as plan_figures
 from drills.planning import report, search, sweeps
 from drills.planning.sweeps import Swept
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 from sim.base.ownership import Mark
 from sim.planning import designs, runs
 from sim.planning.store import Row
@@ -62,7 +62,7 @@ def test_a_report_needs_none_of_the_files_that_the_sweep_was_made_from(swept: Sw
 
 
 @pytest.fixture
-def spoilt(swept: Swept) -> Iterator[Path]:
+def known_bad(swept: Swept) -> Iterator[Path]:
     """The folder, made whole again afterwards."""
     files = {path: path.read_bytes() for path in swept.folder.rglob("*") if path.is_file()}
     yield swept.folder
@@ -83,17 +83,17 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path):
         assert "is not the folder of a sweep or search" in why
 
 
-def test_an_incomplete_folder_is_refused(spoilt: Path):
-    sorted((spoilt / "rows").iterdir())[0].unlink()
-    code, why = refused(spoilt)
+def test_an_incomplete_folder_is_refused(known_bad: Path):
+    sorted((known_bad / "rows").iterdir())[0].unlink()
+    code, why = refused(known_bad)
     assert code == 4
     assert "is not complete, it has 5 of 6 runs" in why
 
 
-def test_a_damaged_row_is_refused_by_its_name(spoilt: Path):
-    path = sorted((spoilt / "rows").iterdir())[0]
+def test_a_damaged_row_is_refused_by_its_name(known_bad: Path):
+    path = sorted((known_bad / "rows").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-1])
-    code, why = refused(spoilt)
+    code, why = refused(known_bad)
     assert code == 4
     assert f"{path.name}: is damaged; run its plan again" in why
 
@@ -106,17 +106,17 @@ def test_rows_of_other_code_are_refused(swept: Swept, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"plan": 1, "code": ""}'])
-def test_a_damaged_plan_is_refused(spoilt: Path, content: bytes):
-    (spoilt / "plan.json").write_bytes(content)
-    code, why = refused(spoilt)
+def test_a_damaged_plan_is_refused(known_bad: Path, content: bytes):
+    (known_bad / "plan.json").write_bytes(content)
+    code, why = refused(known_bad)
     assert code == 4
     assert "plan.json: is damaged" in why
 
 
-def test_thresholds_that_were_changed_afterwards_are_refused(spoilt: Path):
-    path = spoilt / "thresholds.toml"
+def test_thresholds_that_were_changed_afterwards_are_refused(known_bad: Path):
+    path = known_bad / "thresholds.toml"
     path.write_text(path.read_text() + "# changed\n")
-    code, why = refused(spoilt)
+    code, why = refused(known_bad)
     assert code == 4
     assert "0 of 6 runs of the same thresholds" in why
 
@@ -167,7 +167,7 @@ def drawn(folder: Path, design: str, live: float = math.nan, **values: tuple) ->
     )
     points = designs.points(plan)
     means = [1.0 + number for number in range(len(points) - 1)] + [live]
-    rows = {number: [Row("", seed, (Measure("live_again_95_s", mean + seed, "s", 1),)) for seed in (1, 2)]
+    rows = {number: [Row("", seed, (Metric("live_again_95_s", mean + seed, "s", 1),)) for seed in (1, 2)]
             for number, mean in enumerate(means)}  # fmt: skip
     check = CheckResult("reconnect", "live_again_99_s", State.PASS, 1.0, "s", 9, None, "<=", 60.0, "", "", "", "client", "", "")
     verdicts = {point.number: DrillVerdict("x", 1, 1.0, (check,)) for point in points}

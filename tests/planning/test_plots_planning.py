@@ -13,10 +13,10 @@ from sim.record.predictions import Compared
 
 TIDY = pd.DataFrame(
     [
-        (clients, workers, measure, mean, mean * 0.9, mean * 1.1)
+        (clients, workers, metric, mean, mean * 0.9, mean * 1.1)
         for clients in (100, 1000, 10000)
         for workers in (1, 4)
-        for measure, mean in (("live", clients / workers / 100), ("peak", float(clients)))
+        for metric, mean in (("live", clients / workers / 100), ("peak", float(clients)))
     ],
     columns=["fleet.clients", "model.workers", "measure", "mean", "lower", "upper"],
 )

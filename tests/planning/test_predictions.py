@@ -10,8 +10,8 @@ from drills import CATALOG
 from drills.judging.checks.verdicts import RunVerdict
 from drills.reports import report
 from drills.runs import predictions, results
-from drills.runs.predictions import Prophet
-from sim.analysis.metrics import Measure
+from drills.runs.predictions import Predictor
+from sim.analysis.metrics import Metric
 from sim.base.errors import UsageError
 from sim.calibration.agreement import Pace
 from sim.drill import model as drills
@@ -20,7 +20,7 @@ from sim.drill.system_model import SystemModel
 from sim.engines.virtual import engine
 from sim.planning.store import Row
 from sim.record import observations
-from sim.record.predictions import Forecast, Foretold, compare
+from sim.record.predictions import Predicted, Prediction, compare
 from tests.commands import stormgate_here
 from tests.planning.plan_files import DRILL
 
@@ -59,46 +59,46 @@ def drill(folder: Path) -> Drill:
 
 
 @pytest.fixture(scope="module")
-def prophet(folder: Path) -> Prophet:
-    return predictions.prophet(folder / "fitted.toml", "mock", folder)
+def predictor(folder: Path) -> Predictor:
+    return predictions.predictor(folder / "fitted.toml", "mock", folder)
 
 
 @pytest.fixture(scope="module")
-def forecast(prophet: Prophet, drill: Drill) -> Forecast:
-    return prophet.foretell(drill, 100, workers=1)
+def prediction(predictor: Predictor, drill: Drill) -> Prediction:
+    return predictor.predict(drill, 100, workers=1)
 
 
 @pytest.fixture(scope="module")
-def verdict(folder: Path, prophet: Prophet, forecast: Forecast, drill: Drill) -> RunVerdict:
+def verdict(folder: Path, predictor: Predictor, prediction: Prediction, drill: Drill) -> RunVerdict:
     """Of a run of the very model that foretold it, under another seed."""
     run = results.create_run(folder, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=7)
     own = results.create_drill_folder(run, drill)
-    header = engine.run(drill, engine.Options(own, 7, prophet.model, run_id=run.name))
-    predictions.keep(own, header, forecast)
+    header = engine.run(drill, engine.Options(own, 7, predictor.model, run_id=run.name))
+    predictions.keep(own, header, prediction)
     return results.judge_run(run)
 
 
 def test_a_run_of_the_model_itself_is_where_it_was_expected(verdict: RunVerdict):
     (judged,) = verdict.drills
-    assert judged.forecast is not None
-    found = compare(judged.forecast, {measure.name: measure.value for measure in judged.measures})
-    assert {"live_again_95_s", "peak_connects_per_s"} <= {each.measure for each in found}
+    assert judged.prediction is not None
+    found = compare(judged.prediction, {metric.name: metric.value for metric in judged.metrics})
+    assert {"live_again_95_s", "peak_connects_per_s"} <= {each.metric for each in found}
     outside = [each for each in found if not each.interval[0] <= each.measured <= each.interval[1]]
     assert len(outside) <= 1, outside
 
 
-def told(forecast: Forecast, measure: str) -> Foretold:
-    return next(each for each in forecast.foretold if each.measure == measure)
+def told(prediction: Prediction, metric: str) -> Predicted:
+    return next(each for each in prediction.predicted if each.metric == metric)
 
 
-def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(prophet: Prophet, drill: Drill):
+def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(predictor: Predictor, drill: Drill):
     """A lane of a slower day is expected where one round was as slow as that, and not where all were alike."""
     storm = msgspec.structs.replace(drill, fleet=msgspec.structs.replace(drill.fleet, policy="sdk"))
     busy = msgspec.convert({"server": {"handshake_ms": 40.0}, "network": {"sigma": 0.0}}, SystemModel)  # a queue
-    slower = Prophet(prophet.path, busy.slowed(1.2), "nothing", Pace(0.0, 9)).foretell(storm, 7, workers=1)
+    slower = Predictor(predictor.path, busy.slowed(1.2), "nothing", Pace(0.0, 9)).predict(storm, 7, workers=1)
     took = told(slower, "live_again_95_s").value
     paces = (Pace(0.15, 9), Pace(0.0, 9))
-    unlike, alike = (Prophet(prophet.path, busy, "nothing", pace).foretell(storm, 7, workers=1) for pace in paces)
+    unlike, alike = (Predictor(predictor.path, busy, "nothing", pace).predict(storm, 7, workers=1) for pace in paces)
     assert told(unlike, "live_again_95_s").lower < took < told(unlike, "live_again_95_s").upper
     assert told(alike, "live_again_95_s").upper < took
     assert told(unlike, "live_again_95_s").value == pytest.approx(told(alike, "live_again_95_s").value, rel=0.05)
@@ -106,40 +106,40 @@ def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(prophet: Prophe
 
 def rows(*values: float) -> list[Row]:
     """Runs of lanes from the quickest to the slowest."""
-    return [Row("", seed, (Measure("x", value, "s", 1),)) for seed, value in enumerate(values)]
+    return [Row("", seed, (Metric("x", value, "s", 1),)) for seed, value in enumerate(values)]
 
 
 def test_what_is_the_same_in_every_simulated_run_is_foretold_to_the_digit():
-    peak = predictions.foretold("x", rows(*[2000.0] * 5), Pace(0.2, 9))
+    peak = predictions.predicted("x", rows(*[2000.0] * 5), Pace(0.2, 9))
     assert peak is not None
     assert (peak.lower, peak.value, peak.upper) == (2000.0, 2000.0, 2000.0)
 
 
 def test_where_only_slower_lanes_never_get_there_the_fitted_one_is_told_without_an_interval():
-    told = predictions.foretold("x", rows(1.0, 1.5, 2.0, 8.0, math.nan), Pace(0.2, 9))
-    assert told == Foretold("x", "s", 2.0, None, None)
-    assert predictions.foretold("x", rows(1.0, 1.5, math.nan, math.nan, math.nan), Pace(0.2, 9)) is None
+    told = predictions.predicted("x", rows(1.0, 1.5, 2.0, 8.0, math.nan), Pace(0.2, 9))
+    assert told == Predicted("x", "s", 2.0, None, None)
+    assert predictions.predicted("x", rows(1.0, 1.5, math.nan, math.nan, math.nan), Pace(0.2, 9)) is None
 
 
-def test_where_no_probe_tells_how_rounds_differ_no_interval_is_made_up(prophet: Prophet, drill: Drill):
-    alone = Prophet(prophet.path, prophet.model, "nothing", Pace(math.nan, 0)).foretell(drill, 1, workers=1)
-    assert {(each.lower, each.upper) for each in alone.foretold} == {(None, None)}
+def test_where_no_probe_tells_how_rounds_differ_no_interval_is_made_up(predictor: Predictor, drill: Drill):
+    alone = Predictor(predictor.path, predictor.model, "nothing", Pace(math.nan, 0)).predict(drill, 1, workers=1)
+    assert {(each.lower, each.upper) for each in alone.predicted} == {(None, None)}
 
 
 def test_a_forecast_judges_nothing(verdict: RunVerdict, folder: Path, drill: Drill):
     before = report.summary(verdict)["drills"][0]
     run = next(path for path in folder.iterdir() if (path / "run-plan.json").exists())
     header = observations.read_header(results.drill_folder(run, drill.name))
-    wrong = msgspec.structs.replace(header.forecast, foretold=(Foretold("live_again_95_s", "s", 1e6, 1e6, 1e6),))
+    wrong = msgspec.structs.replace(header.prediction, predicted=(Predicted("live_again_95_s", "s", 1e6, 1e6, 1e6),))
     predictions.keep(results.drill_folder(run, drill.name), header, wrong)
     after = report.summary(results.judge_run(run))["drills"][0]
-    assert after["prediction"]["measures"]["live_again_95_s"]["predicted"] == 1e6
+    assert after["prediction"]["metrics"]["live_again_95_s"]["predicted"] == 1e6
     assert {**before, "prediction": None} == {**after, "prediction": None}
 
 
-def test_the_error_is_in_the_summary_and_the_report(verdict: RunVerdict, forecast: Forecast):
+def test_the_error_is_in_the_summary_and_the_report(verdict: RunVerdict, prediction: Prediction):
     said = report.summary(verdict)["drills"][0]["prediction"]
-    peak = said["measures"]["peak_connects_per_s"]
+    peak = said["metrics"]["peak_connects_per_s"]
     assert peak["error"] == pytest.approx((peak["predicted"] - peak["measured"]) / peak["measured"])
     assert said["model"] == "fitted.toml, fitted to mock on 2026-01-01T00:00:00+00:00"
     text = report.summary_markdown(verdict)
@@ -148,8 +148,13 @@ def test_the_error_is_in_the_summary_and_the_report(verdict: RunVerdict, forecas
 
 
 def test_what_a_run_lacks_has_no_error():
-    told = Forecast(
-        model="m", model_sha256="", engine="virtual", replications=5, made_at="", foretold=(Foretold("x", "s", 1.0, 0.5, 1.5),)
+    told = Prediction(
+        model="m",
+        model_sha256="",
+        engine="virtual",
+        replications=5,
+        made_at="",
+        predicted=(Predicted("x", "s", 1.0, 0.5, 1.5),),
     )
     (missing,), (endless,), (found,) = (compare(told, measured) for measured in ({}, {"x": math.inf}, {"x": 2.0}))
     assert math.isnan(missing.error)
@@ -160,9 +165,9 @@ def test_what_a_run_lacks_has_no_error():
 def test_what_a_simulated_run_never_reaches_is_not_foretold(folder: Path, drill: Drill):
     """With a lane that lets nobody in, no time until everyone is back can be told, and none is made up."""
     never = msgspec.convert({"server": {"handshake_ms": 5000.0}}, SystemModel)
-    told = Prophet(folder / "fitted.toml", never, "nothing", Pace(0.1, 9)).foretell(drill, 1, workers=1)
-    assert "live_again_99_s" in told.not_foretold
-    assert not any(each.measure == "live_again_99_s" for each in told.foretold)
+    told = Predictor(folder / "fitted.toml", never, "nothing", Pace(0.1, 9)).predict(drill, 1, workers=1)
+    assert "live_again_99_s" in told.not_predicted
+    assert not any(each.metric == "live_again_99_s" for each in told.predicted)
 
 
 def test_a_drill_of_surfaces_is_not_foretold():
@@ -193,6 +198,6 @@ def test_a_real_run_is_foretold_first(folder: Path, tmp_path: Path):
     words = ("drill", "run", folder / "little_storm.toml", "--predict", "--model", folder / "fitted.toml", "--out", tmp_path)
     said = stormgate_here(*words, "--json")
     body = msgspec.json.decode(said.out)
-    measures = body["drills"][0]["prediction"]["measures"]
-    assert measures["live_again_95_s"]["measured"] > 0
-    assert math.isfinite(measures["peak_connects_per_s"]["error"])
+    metrics = body["drills"][0]["prediction"]["metrics"]
+    assert metrics["live_again_95_s"]["measured"] > 0
+    assert math.isfinite(metrics["peak_connects_per_s"]["error"])

@@ -16,7 +16,7 @@ from drills.judging.checks.verdicts import State
 from drills.planning import sweeps
 from drills.planning.gates import Gates
 from drills.planning.sweeps import CutShortError, Swept
-from sim.analysis.metrics import Measure
+from sim.analysis.metrics import Metric
 from sim.base.errors import StorageError
 from sim.base.ownership import Mark
 from sim.planning import runs, tables
@@ -167,8 +167,8 @@ def test_a_point_that_comes_to_a_standstill_is_no_success(tmp_path: Path):
     assert not any(math.isfinite(mean) for mean in live[live["point"] == 1]["mean"])
 
 
-def row(seed: int, **measures: float) -> Row:
-    return Row("", seed, tuple(Measure(name, value, "s", 1) for name, value in measures.items()))
+def row(seed: int, **metrics: float) -> Row:
+    return Row("", seed, tuple(Metric(name, value, "s", 1) for name, value in metrics.items()))
 
 
 def test_what_one_run_or_an_endless_one_says_has_no_interval(tmp_path: Path, swept: Swept):
@@ -198,7 +198,7 @@ def test_common_seeds_tell_what_means_cannot():
 
 def test_sensitivity_ranks_parameters_and_says_what_may_be_chance():
     lines = [("", 1, 1, 5.0, 4.9, 5.1), ("a", 2, 1, 9.0, 8.5, 9.5), ("b", 1, 2, 5.2, 4.6, 5.8)]
-    frame = pd.DataFrame(lines, columns=["varies", "a", "b", "mean", "lower", "upper"]).assign(measure="live")
+    frame = pd.DataFrame(lines, columns=["varies", "a", "b", "mean", "lower", "upper"]).assign(metric="live")
     found = tables.sensitivity(frame, "live")
     assert found["parameter"].tolist() == ["a", "b"]
     assert found["told"].tolist() == [True, False]
@@ -217,7 +217,7 @@ def test_the_command_says_points_and_gates(swept: Swept):
     body = msgspec.json.decode(said.out)
     assert said.code == 0
     assert [point["values"] for point in body["points"]] == [{"fleet.clients": 8}, {"fleet.clients": 16}]
-    assert body["points"][0]["measures"]["live_again_95_s"]["n"] == 3
+    assert body["points"][0]["metrics"]["live_again_95_s"]["n"] == 3
     assert body["points"][0]["gates"] == "pass"
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from sim.protocols.spacetime.metric_names import KNOWN, MONITORED, PROFILES, STATUS_COUNTERS, is_counter
-from sim.protocols.spacetime.service_metrics import MOST_FIGURES, read_metrics, read_status, revision_of
+from sim.protocols.spacetime.service_metrics import MAX_METRICS, read_metrics, read_status, revision_of
 from sim.server.control import COUNTERS
 from sim.server.counters import Counters, metrics
 
@@ -51,16 +51,16 @@ def test_one_figure_of_the_full_profile_is_enough_to_know_it() -> None:
         (b"\xff\xfe\x00", "no_json"),
         (b"[" * 200_000, "no_json"),
         (b'{"a":' * 900 + b"1" + b"}" * 900, "not_metrics"),
-        (b"{}", "no_figures"),
+        (b"{}", "no_metrics"),
         (b"null", "not_metrics"),
         (b"[1, 2]", "not_metrics"),
         (b'"yes"', "not_metrics"),
         (b'{"status": "ok", "uptime": 17}', "not_metrics"),
         (b'{"error": {"code": "unauthorized"}}', "not_metrics"),
-        (b'{"mirror": null, "delivery": null}', "no_figures"),
-        (b'{"mirror": {"published_total": null, "failed_total": null}}', "no_figures"),
-        (b'{"mirror": {"published_total": "7", "failed_total": true}}', "no_figures"),
-        (b'{"mirror": {"published_total": [7]}}', "no_figures"),
+        (b'{"mirror": null, "delivery": null}', "no_metrics"),
+        (b'{"mirror": {"published_total": null, "failed_total": null}}', "no_metrics"),
+        (b'{"mirror": {"published_total": "7", "failed_total": true}}', "no_metrics"),
+        (b'{"mirror": {"published_total": [7]}}', "no_metrics"),
         (b'{"mirror": {"published_total": NaN}}', "bad_numbers"),
         (b'{"mirror": {"published_total": 1e999}}', "bad_numbers"),
         (b'{"mirror": {"published_total": 1' + b"0" * 400 + b"}}", "bad_numbers"),
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_number_is_said_and_the_rest_is_kept() -> None:
 
 def test_of_very_many_numbers_the_promised_ones_are_kept() -> None:
     reading = read_metrics(body({"others": {f"n{n}": n for n in range(1000)}, **FULL}))
-    assert len(reading.figures) == MOST_FIGURES
+    assert len(reading.figures) == MAX_METRICS
     assert set(PROFILES["full"]) <= set(reading.figures)
 
 
@@ -108,9 +108,9 @@ def test_the_control_services_counters_have_the_contracts_names() -> None:
         (b"[]", "not_status"),
         (b"{}", "not_status"),
         (b'{"data": 3}', "not_status"),
-        (b'{"data": {"status": "ok"}}', "no_figures"),
-        (b'{"data": {"counters": [1]}}', "no_figures"),
-        (b'{"data": {"counters": {"sync.token.issued": "3"}}}', "no_figures"),
+        (b'{"data": {"status": "ok"}}', "no_metrics"),
+        (b'{"data": {"counters": [1]}}', "no_metrics"),
+        (b'{"data": {"counters": {"sync.token.issued": "3"}}}', "no_metrics"),
         (b'{"data": {"counters": {"sync.token.issued": -3}}}', "bad_numbers"),
     ],
 )

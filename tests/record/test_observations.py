@@ -230,7 +230,9 @@ def test_a_missing_header_is_one_sentence(tmp_path: Path):
 
 
 def test_a_header_survives_writing_and_reading(tmp_path: Path):
-    made = header(plan=[{"kind": "drop_sockets"}], subscriptions={"0": ["a"]}, probes={"4": "p"}, auditor=5, defects=["x"])
+    made = header(
+        plan=[{"kind": "drop_sockets"}], subscriptions={"0": ["a"]}, negative_clients={"4": "p"}, auditor=5, defects=["x"]
+    )
     write_header(tmp_path, made)
     assert read_header(tmp_path) == made
     assert list(tmp_path.iterdir()) == [tmp_path / "run.json"]

@@ -29,7 +29,7 @@ from drills.rollout.preflight.one_drill import Order
 from drills.rollout.report import figures
 from drills.rollout.rollback import rehearsal
 from drills.rollout.setup import evidence, records, stages
-from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.records import Rollback, RollbackStep, Signoff, StageReport
 from drills.rollout.verdict import armed
 from drills.rollout.verdict.window_data import clients
@@ -37,9 +37,9 @@ from drills.runs import results
 from sim.base.clocks import Clock, SteppedClock, from_iso, iso
 from sim.drill import model as drill_file
 from sim.record import observations
-from tests.rollout.stepped_lane import ADMIN, METRICS, Spoil, SteppedLane, stepped_lane, unspoilt
+from tests.rollout.stepped_service import ADMIN, METRICS, Spoil, SteppedService, stepped_service, unspoilt
 
-CONFIGURATION = Aim.configuration
+CONFIGURATION = StageTarget.configuration
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
 WATCH = """
 name = "tiny_watch"
@@ -48,7 +48,7 @@ checks = ["replay.divergence", "delivery.dropped_deliveries", "ux.integrity"]
 faults = []
 fleet = { clients = 100, connects_per_s = 100.0 }
 load = { events_per_s = 24.0, run_streams = 2 }
-phases = { steady_s = 1.0, fault_s = 11.0, heal_s = 0.0, settle_s = 10.0 }
+phases = { steady_s = 1.0, fault_s = 11.0, recovery_s = 0.0, settle_s = 10.0 }
 """
 STORM = """
 name = "tiny_storm"
@@ -60,7 +60,7 @@ checks = [
 faults = [{ kind = "drop_sockets", at_s = 0.0 }, { kind = "drop_sockets", at_s = 6.5 }]
 fleet = { clients = 100, connects_per_s = 100.0 }
 load = { events_per_s = 30.0, run_streams = 2 }
-phases = { steady_s = 5.2, fault_s = 7.5, heal_s = 0.2, settle_s = 10.0 }
+phases = { steady_s = 5.2, fault_s = 7.5, recovery_s = 0.2, settle_s = 10.0 }
 """
 CHECKOUT_TESTS = 'argv = ["sh", "-c", "echo test result: ok. 1 passed\\\\; 0 failed\\\\;"]\nrunner = "cargo"\n'
 ROLLBACK = """
@@ -151,7 +151,7 @@ class RolloutWorld:
 
     folder: Path
     clock: SteppedClock
-    lane: SteppedLane
+    endpoints: SteppedService
     said: list[str] = field(default_factory=list)
     watch_run: Path | None = None  # the watch that all others are copies of
     counted: dict[str, dict[str, float]] = field(default_factory=dict)  # by path: what one watch made the servers count
@@ -159,7 +159,7 @@ class RolloutWorld:
     spoil: Spoil = unspoilt
 
     def __post_init__(self) -> None:
-        self.lane.spoil = self._answer
+        self.endpoints.spoil = self._answer
 
     def _answer(self, path: str, status: int, body: bytes) -> tuple[int, bytes]:
         """As if each watch had been there."""
@@ -179,12 +179,13 @@ class RolloutWorld:
         """What both services say of themselves."""
         headers = {"Authorization": f"Bearer {ADMIN}"}
         return {
-            path: httpx.get(self.lane.url + path, headers=headers, trust_env=False).json() for path in (METRICS, "/api/status")
+            path: httpx.get(self.endpoints.url + path, headers=headers, trust_env=False).json()
+            for path in (METRICS, "/api/status")
         }
 
     def asked(self, stage: str, **more: Any) -> Asked:
         stages, thresholds = self.folder / "their-stages.toml", self.folder / "their-thresholds.toml"
-        return replace(Asked(stage, self.lane.name, self.lane.targets, "r", stages, thresholds, self.out), **more)
+        return replace(Asked(stage, self.endpoints.name, self.endpoints.targets, "r", stages, thresholds, self.out), **more)
 
     def stage(self, stage: str, **more: Any) -> tuple[Path, StageReport]:
         """Run or hold a stage."""
@@ -201,7 +202,7 @@ class RolloutWorld:
         """These stages, each a signed go."""
         for stage in stages:
             if stage not in ("0", "1"):
-                self.lane.panel("cohort", percent={"2": 5, "3a": 25, "3b": 50, "4": 100}[stage])
+                self.endpoints.panel("cohort", percent={"2": 5, "3a": 25, "3b": 50, "4": 100}[stage])
             _, report = self.stage(stage)
             assert report.decision == "go", (stage, report.why)
             self.sign()
@@ -248,10 +249,10 @@ def signed_preflight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextlib.contextmanager
-def after_preflight(folder: Path, made: Path, monkeypatch: pytest.MonkeyPatch, **lane: Any) -> Iterator[RolloutWorld]:
+def after_preflight(folder: Path, made: Path, monkeypatch: pytest.MonkeyPatch, **endpoints: Any) -> Iterator[RolloutWorld]:
     """A rollout of one's own whose stage 0 is a signed go."""
     kept = msgspec.json.decode((made / "kept.json").read_bytes(), type=Kept)
-    with rollout_world(folder, monkeypatch, from_iso(kept.at), **lane) as world:
+    with rollout_world(folder, monkeypatch, from_iso(kept.at), **endpoints) as world:
         shutil.copytree(made / "out", folder / "out")
         shutil.copytree(made / "the-watch", folder / "the-watch")
         shutil.copyfile(made / "the-watch.json", folder / "the-watch.json")
@@ -260,14 +261,16 @@ def after_preflight(folder: Path, made: Path, monkeypatch: pytest.MonkeyPatch, *
         yield world
 
 
-def at_one_place(aim: Aim) -> str:
+def at_one_place(aim: StageTarget) -> str:
     """What is configured of a target, at whichever port this one serves."""
-    return str(CONFIGURATION(replace(aim, lane=replace(aim.lane, runtime_url="http://lane", control_url="http://lane"))))
+    return str(
+        CONFIGURATION(replace(aim, endpoints=replace(aim.endpoints, runtime_url="http://lane", control_url="http://lane")))
+    )
 
 
 @contextlib.contextmanager
 def rollout_world(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, start: datetime = START, **lane: Any
+    folder: Path, monkeypatch: pytest.MonkeyPatch, start: datetime = START, **endpoints: Any
 ) -> Iterator[RolloutWorld]:
     """A rollout that nothing has happened to yet."""
     clock = SteppedClock(start)
@@ -277,12 +280,12 @@ def rollout_world(
     monkeypatch.setattr(stages, "LONGEST_JUDGING_S", 7200.0)  # judging takes longer than anything else here
     patience = msgspec.structs.replace(clients._GENERATOR, threshold=1e6)  # as of the thresholds, for a busy machine
     monkeypatch.setattr(clients, "_GENERATOR", patience)
-    with stepped_lane(folder, clock, **{"extra": ROLLBACK, **lane}) as stepped:
+    with stepped_service(folder, clock, **{"extra": ROLLBACK, **endpoints}) as stepped:
         world = RolloutWorld(folder, clock, stepped)
         monkeypatch.setattr(canary_checks, "within", lambda order, log: _copied(world, order))
         monkeypatch.setattr(rehearsal, "rehearse", rehearsed)
-        monkeypatch.setattr(Aim, "configuration", at_one_place)
-        monkeypatch.setattr(Aim, "configuration_now", at_one_place)
+        monkeypatch.setattr(StageTarget, "configuration", at_one_place)
+        monkeypatch.setattr(StageTarget, "configuration_now", at_one_place)
         yield world
 
 
@@ -299,7 +302,7 @@ def _copied(world: RolloutWorld, order: Order) -> canary_checks.Run:
         return canary_checks.Over(done)
     done = msgspec.json.decode((world.folder / "the-watch.json").read_bytes(), type=records.DrillDone)
     out = Path(order.out)
-    world.copies += order.target == world.lane.name
+    world.copies += order.target == world.endpoints.name
     n = len(list(out.glob("*"))) if out.exists() else 0
     name = f"{done.run}-{n}"
     shutil.copytree(world.watch_run, out / name)
@@ -317,7 +320,7 @@ def recast(run_dir: Path, order: Order) -> None:
     observations.write_header(folder, header)
 
 
-def rehearsed(lane: Any, entry: Any, folder: Path, clock: Clock, *, dry_run: bool, limit_s: float = 300.0) -> Rollback:
+def rehearsed(endpoints: Any, entry: Any, folder: Path, clock: Clock, *, dry_run: bool, limit_s: float = 300.0) -> Rollback:
     """A rollback as it should be."""
     plan, now = evidence.read_plan(folder), iso(clock.now())
     names = ("traffic", "throttle", "cohort", "recovery")

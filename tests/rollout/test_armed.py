@@ -13,7 +13,7 @@ from drills.rollout.setup import aim as aims
 from drills.rollout.setup import evidence, records, stages
 from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback
 from drills.rollout.verdict import armed, requirements
-from drills.rollout.verdict.armed import Watchman
+from drills.rollout.verdict.armed import Monitor
 from sim.base.clocks import SteppedClock, iso
 from tests.rollout.test_hold import World, between
 from tests.stage_folders import NOW, Folder, dump
@@ -43,7 +43,7 @@ runtime_revision = "runtime-00016"
 
 
 @pytest.fixture
-def watchman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watchman:
+def monitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Monitor:
     """On a full rollout whose rollback was rehearsed as it is configured."""
     monkeypatch.setenv("SESSION", "s3cret-session")
     (tmp_path / "back.sh").write_text("go back\n")
@@ -56,11 +56,11 @@ def watchman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watchman:
     rehearsed = folder.rollback(ended=iso(AT - timedelta(days=5)), hooks_sha256=armed.digest(aim.entry.rollback))
     monkeypatch.setattr(armed, "_rehearsal", lambda *_: rehearsed)
     plan = folder.plan(gates_at_h=(0.0, 1.0), revisions=NOW)
-    return Watchman(aim, plan, folder.path, SteppedClock(AT))
+    return Monitor(aim, plan, folder.path, SteppedClock(AT))
 
 
-def lines(watchman: Watchman) -> list[Armed]:
-    return evidence.read_lines(watchman.folder / records.ARMED, Armed)
+def lines(monitor: Monitor) -> list[Armed]:
+    return evidence.read_lines(monitor.folder / records.ARMED, Armed)
 
 
 def edit(tmp_path: Path, old: str, new: str) -> None:
@@ -70,11 +70,11 @@ def edit(tmp_path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_the_way_back_is_open(watchman: Watchman) -> None:
-    assert watchman.look(0.0) == ""
-    (line,) = lines(watchman)
+def test_the_way_back_is_open(monitor: Monitor) -> None:
+    assert monitor.look(0.0) == ""
+    (line,) = lines(monitor)
     assert (line.at, line.gate_h, line.state, line.last_good) == (iso(AT), 0.0, "pass", GOOD)
-    (log,) = (watchman.folder / records.LOGS).iterdir()
+    (log,) = (monitor.folder / records.LOGS).iterdir()
     assert "looking for runtime-00016" in log.read_text()
     assert "s3cret" not in log.read_text()
 
@@ -91,52 +91,52 @@ def test_the_way_back_is_open(watchman: Watchman) -> None:
     ],
 )
 def test_another_way_than_the_rehearsed_one_is_none(
-    watchman: Watchman, tmp_path: Path, old: str, new: str, state: str, words: str
+    monitor: Monitor, tmp_path: Path, old: str, new: str, state: str, words: str
 ) -> None:
     edit(tmp_path, old, new)
-    assert words in watchman.look(1.0)
-    assert [line.state for line in lines(watchman)] == [state]
+    assert words in monitor.look(1.0)
+    assert [line.state for line in lines(monitor)] == [state]
 
 
-def test_a_script_that_was_edited_is_another_way(watchman: Watchman, tmp_path: Path) -> None:
+def test_a_script_that_was_edited_is_another_way(monitor: Monitor, tmp_path: Path) -> None:
     (tmp_path / "back.sh").write_text("do nothing\n")
-    assert "are not those that were rehearsed" in watchman.look(1.0)
+    assert "are not those that were rehearsed" in monitor.look(1.0)
 
 
 @pytest.mark.parametrize(("check", "state", "words"), [("exit 3", "fail", "exit code 3"), (None, "not_run", "check = [...]")])
 def test_what_nobody_finds_any_more_is_no_way_back(
-    watchman: Watchman, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str | None, state: str, words: str
+    monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str | None, state: str, words: str
 ) -> None:
     edit(tmp_path, "exit 0" if check else "check =", check or "# check =")
-    rules = watchman._rules()
-    rehearsed = msgspec.structs.replace(armed._rehearsal(watchman.folder, watchman.plan), hooks_sha256=armed.digest(rules))
+    rules = monitor._rules()
+    rehearsed = msgspec.structs.replace(armed._rehearsal(monitor.folder, monitor.plan), hooks_sha256=armed.digest(rules))
     monkeypatch.setattr(armed, "_rehearsal", lambda *_: rehearsed)
-    assert words in watchman.look(0.0)
-    assert words in watchman.look(0.0)
-    assert [line.state for line in lines(watchman)] == [state], "the same again is not written again"
+    assert words in monitor.look(0.0)
+    assert words in monitor.look(0.0)
+    assert [line.state for line in lines(monitor)] == [state], "the same again is not written again"
 
 
-def judged(watchman: Watchman, *found: Armed) -> requirements.Found:
-    dump(watchman.folder / records.ARMED, *found)
-    return armed.part(watchman.folder, watchman.plan, [HoldEvent(at=iso(AT), kind="begun")])
+def judged(monitor: Monitor, *found: Armed) -> requirements.Found:
+    dump(monitor.folder / records.ARMED, *found)
+    return armed.part(monitor.folder, monitor.plan, [HoldEvent(at=iso(AT), kind="begun")])
 
 
-def line(watchman: Watchman, after_h: float, **changes: Any) -> Armed:
+def line(monitor: Monitor, after_h: float, **changes: Any) -> Armed:
     fields: dict[str, Any] = {
         "at": iso(AT + timedelta(hours=after_h)),
         "gate_h": after_h,
         "state": "pass",
         "reason": "so it is",
-        "hooks_sha256": armed._rehearsal(watchman.folder, watchman.plan).hooks_sha256,
+        "hooks_sha256": armed._rehearsal(monitor.folder, monitor.plan).hooks_sha256,
         "last_good": GOOD,
     }
     return Armed(**{**fields, **changes})
 
 
-def test_open_at_every_gate(watchman: Watchman) -> None:
-    assert judged(watchman, line(watchman, 0.0), line(watchman, 1.0))[0] is PASS
-    retried = line(watchman, 1.0, state="fail"), line(watchman, 1.0, at=iso(AT + timedelta(hours=1.1)))
-    assert judged(watchman, line(watchman, 0.0), *retried)[0] is PASS
+def test_open_at_every_gate(monitor: Monitor) -> None:
+    assert judged(monitor, line(monitor, 0.0), line(monitor, 1.0))[0] is PASS
+    retried = line(monitor, 1.0, state="fail"), line(monitor, 1.0, at=iso(AT + timedelta(hours=1.1)))
+    assert judged(monitor, line(monitor, 0.0), *retried)[0] is PASS
 
 
 @pytest.mark.parametrize(
@@ -152,24 +152,24 @@ def test_open_at_every_gate(watchman: Watchman) -> None:
         ({"at": iso(AT + timedelta(days=9, minutes=1))}, INCONCLUSIVE, "14 days"),  # after a rehearsal five days before
     ],
 )
-def test_one_gate_without_a_way_back(watchman: Watchman, changes: dict[str, Any], state: State, words: str) -> None:
-    found = judged(watchman, line(watchman, 0.0), line(watchman, 1.0, **changes))
+def test_one_gate_without_a_way_back(monitor: Monitor, changes: dict[str, Any], state: State, words: str) -> None:
+    found = judged(monitor, line(monitor, 0.0), line(monitor, 1.0, **changes))
     assert (found[0], words in found[1]) == (state, True), found
 
 
-def test_nobody_looked(watchman: Watchman) -> None:
-    assert judged(watchman)[0] is NOT_RUN
-    assert armed.part(watchman.folder, watchman.plan, [])[0] is NOT_RUN
+def test_nobody_looked(monitor: Monitor) -> None:
+    assert judged(monitor)[0] is NOT_RUN
+    assert armed.part(monitor.folder, monitor.plan, [])[0] is NOT_RUN
 
 
 @pytest.mark.parametrize("changes", [{"state": "fail"}, {"dry_run": True}])
 def test_without_a_rehearsal_nothing_is_armed(
-    watchman: Watchman, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    rehearsed: Rollback = msgspec.structs.replace(armed._rehearsal(watchman.folder, watchman.plan), **changes)
+    rehearsed: Rollback = msgspec.structs.replace(armed._rehearsal(monitor.folder, monitor.plan), **changes)
     monkeypatch.setattr(armed, "_rehearsal", lambda *_: rehearsed)
-    assert "was not rehearsed" in watchman.look(0.0)
-    assert judged(watchman, line(watchman, 0.0), line(watchman, 1.0))[0] is FAIL
+    assert "was not rehearsed" in monitor.look(0.0)
+    assert judged(monitor, line(monitor, 0.0), line(monitor, 1.0))[0] is FAIL
 
 
 def test_no_gate_passes_while_the_way_back_is_closed(tmp_path: Path) -> None:

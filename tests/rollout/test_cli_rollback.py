@@ -14,11 +14,11 @@ import pytest
 from drills.rollout.rollback import changes
 from drills.rollout.rollback.rehearsal import rehearsal_steps
 from drills.rollout.setup.records import Rollback
-from drills.rollout.setup.stages import Probes
+from drills.rollout.setup.stages import RoutingChecks
 from tests.commands import LIMIT_S, started, stormgate_here
 from tests.served import Served, serving
 
-PASS, FAIL, CANNOT_TELL, USAGE, BROKEN = 0, 1, 2, 3, 4
+PASS, FAIL, INCONCLUSIVE, USAGE, BROKEN = 0, 1, 2, 3, 4
 AS_IT_WAS = {"serving": "mock-r2", "cohort_percent": 100, "throttle": {"publishes_per_s": None, "connects_per_s": None}}
 
 
@@ -30,7 +30,7 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "PROBES", Probes(keys=100))
+    monkeypatch.setattr(changes, "ROUTING_CHECKS", RoutingChecks(keys=100))
     monkeypatch.setattr(rehearsal_steps, "_MOCK_BURST", 40)
 
 
@@ -56,7 +56,7 @@ def targets(mock: Served, folder: Path, apply: list[str], restore: list[str]) ->
 
 def test_a_dry_run_shows_what_would_be_done(mock: Served, tmp_path: Path) -> None:
     said = stormgate_here("rollback", "rehearse", "--target", mock.url, "--out", tmp_path, "--dry-run", "--json")
-    assert said.code == CANNOT_TELL
+    assert said.code == INCONCLUSIVE
     done = msgspec.json.decode(said.out.encode(), type=Rollback)
     assert (done.dry_run, done.state, done.target_kind) == (True, "not_run", "mock")
     assert "/_mock/throttle" in done.steps[1].reason

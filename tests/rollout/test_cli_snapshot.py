@@ -15,7 +15,7 @@ from tests.pages import Page, pages
 from tests.served import Served, serving
 
 REVISION = Deployment().revision
-OK, CANNOT_TELL, USAGE, STORAGE = 0, 2, 3, 4
+OK, INCONCLUSIVE, USAGE, STORAGE = 0, 2, 3, 4
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 def test_answers_that_tell_nothing_cannot_tell(tmp_path: Path) -> None:
     with pages(lambda _: Page(b"<html>sign in</html>", kind="text/html")) as url:
         said = taken("--target", url)
-    assert said.code == CANNOT_TELL
+    assert said.code == INCONCLUSIVE
     assert "metrics: no_json" in said.out
     assert "control: no_json" in said.out
 
@@ -155,7 +155,7 @@ def test_answers_that_tell_nothing_cannot_tell(tmp_path: Path) -> None:
 def test_the_wrong_token_cannot_tell(mock: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_ADMIN_TOKEN", "wr0ng-s3cret")
     said = taken("--target", mock.url)
-    assert said.code == CANNOT_TELL
+    assert said.code == INCONCLUSIVE
     assert "metrics: http_401" in said.out
     assert "control: ok" in said.out
 

@@ -9,22 +9,21 @@ import pytest
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.servers import cohort
-from drills.rollout.setup import records
-from drills.rollout.setup.records import CohortProbe
-from drills.rollout.setup.stages import Probes
+from drills.rollout.setup.records import ROUTING_CHECKS, RoutingCheck
+from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import SystemClock
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.server.cohorts import cohort_bucket
 from tests.commands import http_server
 
 
-def answers(percent: float, n: int = 300, inside: Callable[[int, int], bool] | None = None) -> list[CohortProbe]:
+def answers(percent: float, n: int = 300, inside: Callable[[int, int], bool] | None = None) -> list[RoutingCheck]:
     found = []
     for number in range(n):
         key = f"stormgate-probe-{number}"
         bucket = cohort_bucket("thread", key)
         is_in = inside(number, bucket) if inside else bucket < percent
-        found.append(CohortProbe(at="2026-11-23T15:00:00Z", key=key, bucket=bucket, in_cohort=is_in, outcome="ok"))
+        found.append(RoutingCheck(at="2026-11-23T15:00:00Z", key=key, bucket=bucket, in_cohort=is_in, outcome="ok"))
     return found
 
 
@@ -50,19 +49,19 @@ def test_the_right_share_of_the_wrong_keys_fails_by_name():
 
 
 def test_buckets_that_are_told_wrongly_are_worked_out_again():
-    told = [CohortProbe(at="", key=each.key, bucket=0, in_cohort=True, outcome="ok") for each in answers(5.0)]
+    told = [RoutingCheck(at="", key=each.key, bucket=0, in_cohort=True, outcome="ok") for each in answers(5.0)]
     assert cohort.judge(told, 5.0).state == State.FAIL
 
 
 def test_too_few_answers_or_none_are_no_pass():
     assert cohort.judge([], 5.0).state == State.NOT_RUN
     assert cohort.judge(answers(5.0, n=60), 5.0).state in (State.INCONCLUSIVE, State.FAIL)
-    silent = [CohortProbe(at="", key="k", bucket=0, in_cohort=None, outcome="http_500")] * 5
+    silent = [RoutingCheck(at="", key="k", bucket=0, in_cohort=None, outcome="http_500")] * 5
     assert cohort.judge(silent, 5.0).state == State.NO_DATA
     assert cohort.judge([*answers(5.0), *silent], 5.0).state == State.INCONCLUSIVE
 
 
-def asked(folder: Path, answer: Callable[[dict[str, Any]], tuple[int, object]], keys: int = 100) -> list[CohortProbe]:
+def asked(folder: Path, answer: Callable[[dict[str, Any]], tuple[int, object]], keys: int = 100) -> list[RoutingCheck]:
     bodies: list[dict[str, Any]] = []
 
     def serve(method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
@@ -72,8 +71,10 @@ def asked(folder: Path, answer: Callable[[dict[str, Any]], tuple[int, object]], 
         return status, "application/json", json.dumps(said).encode()
 
     with http_server(serve, takes_body=True) as url:
-        found = cohort.probe(Lane("there", "mock", url, url), Probes(keys=keys, per_s=1000.0), folder, SystemClock())
-    lines = (folder / records.PROBES).read_text().splitlines()
+        found = cohort.probe(
+            Endpoints("there", "mock", url, url), RoutingChecks(keys=keys, per_s=1000.0), folder, SystemClock()
+        )
+    lines = (folder / ROUTING_CHECKS).read_text().splitlines()
     assert [json.loads(line)["key"] for line in lines] == [each.key for each in found]
     return found
 

@@ -14,7 +14,7 @@ from drills.rollout.servers.revisions import Finder
 from drills.rollout.setup.records import Revisions
 from drills.runs import target_file
 from drills.runs.target_file import Target
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime.metric_names import HEALTH_PATH, STATUS_PATH
 from tests.commands import LIMIT_S, free_port
 from tests.pages import Asked, Page, pages
@@ -22,8 +22,8 @@ from tests.pages import Asked, Page, pages
 SECRET = "s3ssion-s3cret"
 
 
-def lane(url: str = "http://127.0.0.1:9") -> Lane:
-    return Lane("theirs", "staging", url, url, session=SECRET)
+def endpoints(url: str = "http://127.0.0.1:9") -> Endpoints:
+    return Endpoints("theirs", "staging", url, url, session=SECRET)
 
 
 def entry(**commands: object) -> Target:
@@ -39,13 +39,13 @@ def entry(**commands: object) -> Target:
 def said(script: str, timeout_s: float = 10.0) -> str:
     """What is made of a command that runs this script."""
     about = entry(runtime=[sys.executable, "-c", script], timeout_s=timeout_s)
-    return Finder(lane(), about).runtime()
+    return Finder(endpoints(), about).runtime()
 
 
 def test_services_say_it_themselves() -> None:
     bodies = {STATUS_PATH: {"data": {"revision": "control-7"}}, HEALTH_PATH: {"status": "ok", "revision": "runtime-9"}}
     with pages(lambda request: Page(json.dumps(bodies[request.path]).encode())) as url:
-        assert revisions.find(lane(url), None) == Revisions(control="control-7", runtime="runtime-9")
+        assert revisions.find(endpoints(url), None) == Revisions(control="control-7", runtime="runtime-9")
 
 
 @pytest.mark.parametrize(
@@ -62,26 +62,26 @@ def test_services_say_it_themselves() -> None:
 )
 def test_what_services_do_not_say_is_unknown(page: Page) -> None:
     with pages(lambda _: page) as url:
-        found = revisions.find(lane(url), None)
+        found = revisions.find(endpoints(url), None)
     assert (found, found.known) == (Revisions(), False)
 
 
 def test_nobody_there_is_unknown() -> None:
-    assert revisions.find(lane(f"http://127.0.0.1:{free_port()}"), None) == Revisions()
+    assert revisions.find(endpoints(f"http://127.0.0.1:{free_port()}"), None) == Revisions()
 
 
 def test_commands_come_before_what_services_say(tmp_path: Path) -> None:
     about = entry(control=["echo", "by-command"])
     with pages(lambda _: Page(b'{"revision": "by-service", "data": {"revision": "by-service"}}')) as url:
-        found = revisions.find(lane(url), about)
+        found = revisions.find(endpoints(url), about)
         assert found == Revisions(control="by-command", runtime="by-service")
-        assert Finder(lane(url), about).control("by-its-last-answer") == "by-command"
-        assert Finder(lane(url), None).control("by-its-last-answer") == "by-its-last-answer"
+        assert Finder(endpoints(url), about).control("by-its-last-answer") == "by-command"
+        assert Finder(endpoints(url), None).control("by-its-last-answer") == "by-its-last-answer"
 
 
 def test_a_command_that_fails_is_not_made_up_for_by_the_service() -> None:
     with pages(lambda _: Page(b'{"revision": "r1"}')) as url:
-        assert Finder(lane(url), entry(runtime=["false"])).runtime() == ""
+        assert Finder(endpoints(url), entry(runtime=["false"])).runtime() == ""
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_of_a_command_the_first_line_counts_if_it_is_a_word(script: str, revisio
 def test_all_that_a_command_started_ends_with_it(tmp_path: Path, script: str, revision: str) -> None:
     pid = tmp_path / "pid"
     about = entry(runtime=["sh", "-c", script.format(pid=pid)], timeout_s=1.5)
-    assert Finder(lane(), about).runtime() == revision
+    assert Finder(endpoints(), about).runtime() == revision
     until = time.monotonic() + LIMIT_S
     while is_alive(int(pid.read_text())):
         assert time.monotonic() < until, "it was left behind"
@@ -147,4 +147,4 @@ def test_every_request_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         return Page(b'{"revision": "r1"}', drip_s=0.1)
 
     with pages(answer) as url:
-        assert Finder(lane(url), None).runtime() == ""
+        assert Finder(endpoints(url), None).runtime() == ""

@@ -25,7 +25,7 @@ def test_all_checks_are_explained(name: str) -> None:
     thresholds = gates.load_thresholds()
     told = [heading for heading, text in explain.lines(name, thresholds) if text]
     assert told.count("") == len(explain.asked_of(name))
-    for heading in ("measures", "asks", "window", "decides by", "passes", "if absent"):
+    for heading in ("metrics", "asks", "window", "decides by", "passes", "if absent"):
         assert told.count(heading) == told.count("")
 
 

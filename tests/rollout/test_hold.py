@@ -10,15 +10,15 @@ import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import CheckResult, State
-from drills.rollout.hold.hold import MOST_RESTARTS, Hold, Look, rollouts
+from drills.rollout.hold.hold import MAX_RESTARTS, Hold, Look, rollouts
 from drills.rollout.hold.rollouts import Course
 from drills.rollout.setup import evidence, records, stages
-from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.calendar import Calendar
-from drills.rollout.setup.records import HoldEvent, Phase, Revisions, Snapshot, Stage, StagePlan, WatchDone
+from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, Phase, Revisions, Snapshot, Stage, StagePlan
 from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 
 START = datetime(2026, 11, 23, 15, tzinfo=UTC)  # a Monday, 09:00 in Chicago
 KNOWN = Revisions(control="c-1", runtime="r-1")
@@ -89,8 +89,8 @@ class World:
             gates_at_h=rules.gates_at_h,
         )
 
-    def aim(self) -> Aim:
-        return Aim("there", None, Lane("there", "staging", "http://a", "http://a", admin_token="t"), None)
+    def aim(self) -> StageTarget:
+        return StageTarget("there", None, Endpoints("there", "staging", "http://a", "http://a", admin_token="t"), None)
 
     # --- what the hold asks for ---------------------------------------------------------------------
 
@@ -111,10 +111,10 @@ class World:
 
     is_running = False
 
-    def step(self, phase: Phase, may_begin: bool = True) -> WatchDone | None:
+    def step(self, phase: Phase, may_begin: bool = True) -> CanaryCheckDone | None:
         now = self.clock.now()
         status = "fail" if self.watch_fails(now) else "pass"
-        return WatchDone(
+        return CanaryCheckDone(
             at=iso(now), ended=iso(now), run="w", drill="observation", phase=phase, status=status, reason="it lost"
         )
 
@@ -128,7 +128,7 @@ class World:
         return Look((check(state),), State.PASS, "", "replay diverged" if self.abort(now) else "")
 
     def probe(self) -> None:
-        self.probes += 1
+        self.routing_check += 1
 
     # --- running it ---------------------------------------------------------------------------------
 
@@ -280,8 +280,10 @@ def test_a_changed_file_breaks_it_until_it_is_back(tmp_path: Path, name: str):
 
 def test_a_changed_target_breaks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     world = World(tmp_path)
-    plain = Aim.configuration_now
-    monkeypatch.setattr(Aim, "configuration_now", lambda aim: "another" if between(600, 720)(world.clock.now()) else plain(aim))
+    plain = StageTarget.configuration_now
+    monkeypatch.setattr(
+        StageTarget, "configuration_now", lambda aim: "another" if between(600, 720)(world.clock.now()) else plain(aim)
+    )
     assert "configured of the target" in world.held()[1].reason
 
 
@@ -318,7 +320,7 @@ def test_what_breaks_again_and_again_ends(tmp_path: Path):
     world = World(tmp_path, red=lambda now: now.minute == 50)
     events = world.held()
     assert events[-1].kind == "aborted"
-    assert world.kinds().count("restarted") == MOST_RESTARTS + 1
+    assert world.kinds().count("restarted") == MAX_RESTARTS + 1
 
 
 # --- killed, interrupted, set back ------------------------------------------------------------------

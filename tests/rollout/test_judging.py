@@ -13,18 +13,18 @@ import pytest
 from drills.judging.checks.verdicts import CheckResult, RunVerdict, State
 from drills.rollout.setup import evidence, journal, records, stages
 from drills.rollout.setup.records import (
-    CohortProbe,
+    CanaryCheckDone,
     CommandDone,
     DrillDone,
     HoldEvent,
     Precondition,
     Revisions,
     Rollback,
+    RoutingCheck,
     Signoff,
     Snapshot,
     StagePlan,
     StageReport,
-    WatchDone,
 )
 from drills.rollout.verdict import judging, splits, stage_drills, window
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL
@@ -205,7 +205,7 @@ def strange_run(folder: Folder) -> None:
 
 
 FEW = "insufficient_evidence"
-SPOILT: list[tuple[str, str, Spoil, str, str]] = [
+KNOWN_BAD: list[tuple[str, str, Spoil, str, str]] = [
     # stage, part, what is done to it, reason of the no-go, words of why
     ("0", "preconditions", without(records.PRECONDITIONS), FEW, "nobody looked"),
     ("0", "preconditions", last(records.PRECONDITIONS, Precondition, state="fail", reason="none"), "breach", "none"),
@@ -269,8 +269,14 @@ SPOILT: list[tuple[str, str, Spoil, str, str]] = [
     ("0", "evidence", append(records.THRESHOLDS, "\n"), "error", "thresholds.toml"),
     ("0", "evidence", without(records.STAGES), "error", "stages.toml"),
     ("0", "evidence", append(records.SNAPSHOTS, "{}\n"), "error", "snapshots.jsonl"),
-    ("0", "watches", last(records.WATCH_LIST, WatchDone, status="fail", reason="ux"), "breach", "ux"),
-    ("0", "watches", lines(records.WATCH_LIST, WatchDone, lambda found: found[:1]), "error", "does not tell"),
+    ("0", "canary_checks", last(records.CANARY_CHECK_LIST, CanaryCheckDone, status="fail", reason="ux"), "breach", "ux"),
+    (
+        "0",
+        "canary-checks",
+        lines(records.CANARY_CHECK_LIST, CanaryCheckDone, lambda found: found[:1]),
+        "error",
+        "does not tell",
+    ),
     ("1", "hold", without(records.HOLD), FEW, "nothing was held"),
     ("1", "hold", lines(records.HOLD, HoldEvent, lambda found: found[:1]), "error", "cut short"),
     ("1", "hold", last(records.HOLD, HoldEvent, kind="aborted", reason="a stale loop"), "breach", "a stale loop"),
@@ -293,9 +299,9 @@ SPOILT: list[tuple[str, str, Spoil, str, str]] = [
     ("1", "previous_stage", resigned(at="yesterday"), "error", "yesterday"),
     ("1", "evidence", before(append("logs/docs.txt", "x")), "error", "docs.txt"),
     ("2", "previous_stage", plan(stage="3a"), "breach", "not the stage before"),
-    ("2", "cohort", without(records.PROBES), FEW, "not asked"),
-    ("2", "cohort", every(records.PROBES, CohortProbe, in_cohort=None, outcome="timeout"), FEW, "nothing"),
-    ("2", "cohort", last(records.PROBES, CohortProbe, in_cohort=True), "breach", "wrong side"),
+    ("2", "cohort", without(records.ROUTING_CHECKS), FEW, "not asked"),
+    ("2", "cohort", every(records.ROUTING_CHECKS, RoutingCheck, in_cohort=None, outcome="timeout"), FEW, "nothing"),
+    ("2", "cohort", last(records.ROUTING_CHECKS, RoutingCheck, in_cohort=True), "breach", "wrong side"),
     ("2", "cohort", plan(cohort_percent=25.0), "breach", "wrong side"),
     ("2", "builds", plan(client_builds=()), "error", "names no client build"),
     ("2", "canary_vs_control", plan(control=None), FEW, 'control = "NAME" into [stages.2]'),
@@ -306,7 +312,7 @@ SPOILT: list[tuple[str, str, Spoil, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "which", "spoil", "reason", "words"), SPOILT, ids=[f"{row[0]}-{row[1]}-{n}" for n, row in enumerate(SPOILT)]
+    ("name", "which", "spoil", "reason", "words"), KNOWN_BAD, ids=[f"{row[0]}-{row[1]}-{n}" for n, row in enumerate(KNOWN_BAD)]
 )
 def test_a_part_that_is_not_well_is_no_go(
     stage: Callable[[str], Folder], answers: Answers, name: str, which: str, spoil: Spoil, reason: str, words: str

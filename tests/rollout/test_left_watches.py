@@ -17,12 +17,12 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.hold import canary_checks
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.records import HoldEvent, Revisions, WatchDone
+from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, Revisions
 from drills.rollout.verdict import requirements, window
 from drills.runs import results
 from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.base.errors import EvidenceError
-from sim.base.ownership import is_left_behind
+from sim.base.ownership import is_left_over
 from sim.record import observations
 from tests.served import serving
 from tests.stage_folders import CONTROL, Folder, dump, quiet_story
@@ -43,12 +43,12 @@ checks = ["ux.integrity"]
 faults = []
 fleet = { clients = 5 }
 load = { events_per_s = 20.0 }
-phases = { steady_s = 1.0, fault_s = 600.0, heal_s = 0.0, settle_s = 5.0 }
+phases = { steady_s = 1.0, fault_s = 600.0, recovery_s = 0.0, settle_s = 5.0 }
 """
-LEFT = WatchDone(
+LEFT = CanaryCheckDone(
     at="2026-11-23T09:30:00.000Z",
     ended="2026-11-23T09:30:00.000Z",
-    run=records.WATCHES,
+    run=records.CANARY_CHECKS,
     drill="observation",
     phase="hold",
     status="not_run",
@@ -74,15 +74,15 @@ def test_a_watch_ends_when_whoever_began_it_was_killed_and_is_told_of(tmp_path: 
             drill=str(tmp_path / "long_watch.toml"),
             target=served.url,
             thresholds=str(DEFAULT_PATH),
-            out=str(tmp_path / records.WATCHES),
+            out=str(tmp_path / records.CANARY_CHECKS),
             mark=str(mark),
         )
         parent = subprocess.Popen([sys.executable, "-c", PARENT, msgspec.json.encode(order).decode(), str(log)])
         wait_for("it runs", lambda: log.exists() and "steady" in log.read_text())
-        assert not is_left_behind(mark), "while it runs it holds its mark"
+        assert not is_left_over(mark), "while it runs it holds its mark"
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
-        wait_for("it ends", lambda: is_left_behind(mark))
+        wait_for("it ends", lambda: is_left_over(mark))
     (line,) = canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at)))
     assert line.run.startswith("watches/")
     assert line.status != State.PASS
@@ -104,19 +104,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 def folder(whole: Folder, tmp_path: Path) -> Folder:
     """A hold that was killed while its second watch was under way: nobody has told of that."""
     folder = Folder(Path(shutil.copytree(whole.runs, tmp_path / "runs")), "1")
-    lines = evidence.read_lines(folder.path / records.WATCH_LIST, WatchDone)
-    dump(folder.path / records.WATCH_LIST, *lines[:1])
+    lines = evidence.read_lines(folder.path / records.CANARY_CHECK_LIST, CanaryCheckDone)
+    dump(folder.path / records.CANARY_CHECK_LIST, *lines[:1])
     (folder.path / records.UNDER_WAY).write_bytes(msgspec.json.encode(msgspec.structs.replace(LEFT, at=lines[1].at)))
     return folder
 
 
 def left(folder: Folder) -> Path:
-    told = evidence.read_lines(folder.path / records.WATCH_LIST, WatchDone)
-    (found,) = [path for path in (folder.path / records.WATCHES).iterdir() if f"watches/{path.name}" != told[0].run]
+    told = evidence.read_lines(folder.path / records.CANARY_CHECK_LIST, CanaryCheckDone)
+    (found,) = [path for path in (folder.path / records.CANARY_CHECKS).iterdir() if f"watches/{path.name}" != told[0].run]
     return found
 
 
-def adopted(folder: Folder) -> WatchDone:
+def adopted(folder: Folder) -> CanaryCheckDone:
     (line,) = canary_checks.adopt(folder.path, SteppedClock(folder.began + timedelta(hours=1)))
     assert not (folder.path / records.UNDER_WAY).exists()
     return line
@@ -124,16 +124,16 @@ def adopted(folder: Folder) -> WatchDone:
 
 def judged(folder: Folder) -> requirements.Found:
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
-    return requirements.watches(folder.path, events, (State.PASS, "well"))
+    return requirements.canary_checks(folder.path, events, (State.PASS, "well"))
 
 
 def test_what_came_to_its_end_counts_as_always(folder: Folder) -> None:
     assert judged(folder)[0] is State.ERROR
     line = adopted(folder)
-    assert line.at == evidence.read_lines(folder.path / records.WATCH_LIST, WatchDone)[1].at
+    assert line.at == evidence.read_lines(folder.path / records.CANARY_CHECK_LIST, CanaryCheckDone)[1].at
     assert judged(folder)[0] is State.PASS
     found = window.load(folder.path)
-    assert (len(found.watches), found.cut_short, found.watch_trouble) == (2, 0, "")
+    assert (len(found.canary_checks), found.cut_short, found.canary_check_trouble) == (2, 0, "")
 
 
 def test_what_it_saw_go_wrong_is_not_lost(folder: Folder) -> None:
@@ -153,7 +153,7 @@ def test_what_was_cut_short_tells_nothing(folder: Folder) -> None:
     observations.write_header(drill, header)
     assert adopted(folder).status != State.PASS
     found = window.load(folder.path)
-    assert (len(found.watches), found.cut_short, found.watch_trouble) == (1, 1, "")
+    assert (len(found.canary_checks), found.cut_short, found.canary_check_trouble) == (1, 1, "")
 
 
 def test_what_had_hardly_begun_is_left_out_and_no_trouble(folder: Folder) -> None:
@@ -162,7 +162,7 @@ def test_what_had_hardly_begun_is_left_out_and_no_trouble(folder: Folder) -> Non
     assert adopted(folder).status == State.NOT_RUN
     assert judged(folder)[0] is State.PASS
     found = window.load(folder.path)
-    assert (len(found.watches), found.cut_short, found.watch_trouble) == (1, 1, "")
+    assert (len(found.canary_checks), found.cut_short, found.canary_check_trouble) == (1, 1, "")
 
 
 def test_what_left_nothing_needs_no_line(folder: Folder) -> None:
@@ -177,7 +177,7 @@ def test_a_controls_watch_is_told_of_among_the_controls(folder: Folder) -> None:
     (folder.path / records.UNDER_WAY).write_bytes(msgspec.json.encode(mark))
     line = adopted(folder)
     assert (line.run, line.revisions) == ("control/one", Revisions()), "nobody knows what was deployed when it ended"
-    assert evidence.read_lines(folder.path / records.CONTROL_LIST, WatchDone) == [line]
+    assert evidence.read_lines(folder.path / records.CONTROL_LIST, CanaryCheckDone) == [line]
 
 
 def test_a_damaged_mark_is_said(folder: Folder) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup import records
-from drills.rollout.setup.records import HoldEvent, WatchDone
+from drills.rollout.setup.records import CanaryCheckDone, HoldEvent
 from drills.rollout.verdict import window
 from drills.rollout.verdict.window import StageWindow
 from sim.base.clocks import iso
@@ -34,10 +34,10 @@ def test_a_whole_hold(whole: Folder) -> None:
     found = window.load(whole.path, whole.path)
     assert (found.began_s, found.seconds, found.interval_s) == (whole.began.timestamp(), 3600.0, INTERVAL_S)
     assert len(found.snapshots) == 3600 / INTERVAL_S + 1
-    assert found.watches[0].began_s >= found.began_s
-    assert found.told == len(found.watches) > 1
+    assert found.canary_checks[0].began_s >= found.began_s
+    assert found.told == len(found.canary_checks) > 1
     assert found.baseline is not None
-    assert (found.troubles, found.snapshot_trouble, found.watch_trouble) == ((), "", "")
+    assert (found.troubles, found.snapshot_trouble, found.canary_check_trouble) == ((), "", "")
     assert judged(found)["delivery.dropped_deliveries"].state is State.PASS
 
 
@@ -45,7 +45,7 @@ def test_only_what_lies_within(whole: Folder) -> None:
     began, ended = whole.began + timedelta(minutes=20), whole.began + timedelta(minutes=30)
     found = window.load(whole.path, began=iso(began), ended=iso(ended))
     assert len(found.snapshots) == 600 / INTERVAL_S + 1
-    assert all(began.timestamp() <= watch.began_s <= ended.timestamp() for watch in found.watches)
+    assert all(began.timestamp() <= watch.began_s <= ended.timestamp() for watch in found.canary_checks)
     with pytest.raises(EvidenceError, match="ends before it begins"):
         window.load(whole.path, began=iso(ended), ended=iso(began))
 
@@ -79,11 +79,11 @@ def drop_line(name: str, number: int) -> Callable[[Folder], None]:
 
 
 def drop_watch(folder: Folder) -> None:
-    shutil.rmtree(sorted((folder.path / records.WATCHES).iterdir())[0])
+    shutil.rmtree(sorted((folder.path / records.CANARY_CHECKS).iterdir())[0])
 
 
 def cut_observations(folder: Folder) -> None:
-    path = next((folder.path / records.WATCHES).rglob("observations.parquet"))
+    path = next((folder.path / records.CANARY_CHECKS).rglob("observations.parquet"))
     path.write_bytes(path.read_bytes()[:-40])
 
 
@@ -104,12 +104,12 @@ def test_a_watch_that_was_spoilt_is_an_error(folder: Folder, spoil: Callable[[Fo
 
 def client_states(found: StageWindow) -> set[State]:
     results = judged(found)
-    return {results[name].state for name in ("ux.integrity", "replay.stale_loops", "window.invariants", "window.watches")}
+    return {results[name].state for name in ("ux.integrity", "replay.stale_loops", "window.invariants", "window.canary_checks")}
 
 
 def test_a_watch_that_could_not_begin_is_an_error(folder: Folder) -> None:
-    path = folder.path / records.WATCH_LIST
-    line = WatchDone(
+    path = folder.path / records.CANARY_CHECK_LIST
+    line = CanaryCheckDone(
         at=iso(folder.began), ended=iso(folder.began), run="", drill="observation", phase="baseline", status="error"
     )
     path.write_bytes(path.read_bytes() + msgspec.json.encode(line) + b"\n")
@@ -121,7 +121,7 @@ def test_what_is_no_folder_of_a_stage(tmp_path: Path) -> None:
         window.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", [records.PLAN, records.HOLD, records.WATCH_LIST])
+@pytest.mark.parametrize("name", [records.PLAN, records.HOLD, records.CANARY_CHECK_LIST])
 def test_a_damaged_file_is_named(folder: Folder, name: str) -> None:
     (folder.path / name).write_bytes(b"{\n")
     with pytest.raises(EvidenceError, match=rf"{name}: (line 1 )?is damaged"):

@@ -21,7 +21,7 @@ from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.base.errors import EvidenceError, StormgateError, UsageError
 from sim.drill.model import CLIENT_BUILD
 from tests.rollout.rollout_world import RolloutWorld
-from tests.rollout.stepped_lane import METRICS
+from tests.rollout.stepped_service import METRICS
 from tests.stage_folders import Folder
 from tests.windows import BEGAN_S, THRESHOLDS, good
 
@@ -114,9 +114,11 @@ def test_an_hour_of_which_all_samples_were_taken_in_the_first_minute() -> None:
         msgspec.structs.replace(each, at=iso(datetime.fromtimestamp(squeezed(from_iso(each.at).timestamp()), UTC)))
         for each in hour.snapshots
     ]
-    watches = tuple(replace(each, began_s=squeezed(each.began_s)) for each in hour.watches)
+    watches = tuple(replace(each, began_s=squeezed(each.began_s)) for each in hour.canary_checks)
     assert hour.control is not None
-    first = replace(hour, snapshots=tuple(snapshots), watches=watches, control=replace(hour.control, watches=watches))
+    first = replace(
+        hour, snapshots=tuple(snapshots), canary_checks=watches, control=replace(hour.control, canary_checks=watches)
+    )
     found = {result.name: result for result in window.judge(first, THRESHOLDS)}
     assert [name for name, result in found.items() if result.state is State.PASS] == []
     assert "61 of 60 snapshots, with a hole of 3540 s" in found["window.coverage"].reason
@@ -249,7 +251,7 @@ def test_a_waiver_opens_nothing_and_without_a_signature_it_counts_for_nothing(ro
 
 
 def test_another_revision_than_the_one_that_was_signed(rollout: RolloutWorld):
-    rollout.lane.panel("traffic", revision="mock-r1")
+    rollout.endpoints.panel("traffic", revision="mock-r1")
     refused(rollout, "1", "revisions changed", "mock-r1")
 
 
@@ -260,10 +262,10 @@ def test_other_thresholds_than_those_that_were_signed(rollout: RolloutWorld):
 
 
 def test_a_mock_opens_no_stage(rollout: RolloutWorld):
-    rollout.lane.write(kind="mock")
+    rollout.endpoints.write(kind="mock")
     refused(rollout, "1", "is a mock, and a mock opens no stage but 0")
     refused(rollout, "1", "is a mock", target="mock", targets=None)
-    refused(rollout, "1", "is a mock", target=rollout.lane.url, targets=None)
+    refused(rollout, "1", "is a mock", target=rollout.endpoints.url, targets=None)
 
 
 def test_stages_are_held_in_their_order(rollout: RolloutWorld):
@@ -279,7 +281,7 @@ def test_two_tools_at_once(rollout: RolloutWorld):
 
 def test_a_hold_of_another_target_is_not_gone_on_with(rollout: RolloutWorld):
     kill_after_an_hour(rollout, "1")
-    refused(rollout, "1", "is on target 'stepped', not", target=rollout.lane.url, targets=None)
+    refused(rollout, "1", "is on target 'stepped', not", target=rollout.endpoints.url, targets=None)
     assert "has no report yet" in next(
         opening.missing(rollout.rollout, read(rollout.rollout / NAME), "2", rollout.clock.now(), 24.0)
     )

@@ -84,7 +84,7 @@ def test_a_result_of_nothing_is_missing_and_not_zero() -> None:
     snapshot, _ = asked({FAILED: page(success()), PUBLISHED: GOOD})
     assert (snapshot.outcome, snapshot.figures, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
     assert snapshot.notes == (f"{FAILED}: no series has it now",)
-    assert asked({FAILED: page(success())})[0].outcome == "no_figures"
+    assert asked({FAILED: page(success())})[0].outcome == "no_metrics"
 
 
 def test_a_sample_that_is_too_old_is_missing() -> None:
@@ -244,7 +244,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
             run = mock.run()
             for n in range(3):
                 assert mock.publish(run, n).status_code == 201
-            assert mock.token_answer("nobody's").status_code == 401
+            assert mock.token_response("nobody's").status_code == 401
             yield Scraped(url, mock, lambda: is_there.__setitem__(0, False))
 
 
@@ -365,4 +365,4 @@ def test_what_is_no_longer_scraped_is_soon_missing(scraped: Scraped) -> None:
     scraped.until(lambda each: each.ok, gone)
     scraped.shut()
     snapshot = scraped.until(lambda each: not each.ok, gone)
-    assert (snapshot.outcome, snapshot.missing) == ("no_figures", (PUBLISHED,))
+    assert (snapshot.outcome, snapshot.missing) == ("no_metrics", (PUBLISHED,))

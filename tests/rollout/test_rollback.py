@@ -22,13 +22,13 @@ from drills.rollout.rollback.changes import CannotBeginError
 from drills.rollout.rollback.recovery import Watched
 from drills.rollout.rollback.rehearsal import ORDER, Rehearsal, interruption, rehearsal_steps
 from drills.rollout.setup.records import Rollback
-from drills.rollout.setup.stages import Probes
+from drills.rollout.setup.stages import RoutingChecks
 from drills.runs import target_file
 from drills.runs.target_file import Target
 from sim.analysis.samples import Share
 from sim.base.clocks import Clock, SteppedClock, SystemClock
 from sim.base.errors import UsageError
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from tests.served import Served, serving
 
 START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
@@ -36,7 +36,7 @@ DEPLOYMENT = {"revision": "r2", "previous_revision": "r1", "cohort_percent": 30,
 PUT = "import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], data=sys.argv[2].encode(), method='PUT'))"
 NOTHING = [sys.executable, "-c", "print('all is done')"]
 WELL = Watched(State.PASS, "every check passed", "rollback/watches/w", "0 of 150 connects refused")
-SICK = Watched(State.FAIL, "delivery.dropped_deliveries fail: 3 events", "rollback/watches/w", "")
+UNREADY = Watched(State.FAIL, "delivery.dropped_deliveries fail: 3 events", "rollback/watches/w", "")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(autouse=True)
 def _quick(mock: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fewer keys and smaller bursts; and whatever a test left of the mock is taken back."""
-    monkeypatch.setattr(changes, "PROBES", Probes(keys=100))
+    monkeypatch.setattr(changes, "ROUTING_CHECKS", RoutingChecks(keys=100))
     monkeypatch.setattr(rehearsal_steps, "_MOCK_BURST", 40)
     monkeypatch.setattr(rehearsal_steps, "_MOCK_PUBLISHES_PER_S", 2.0)
     yield
@@ -72,7 +72,7 @@ def rules(mock: Served, **other: list[str]) -> dict[str, Any]:
     for name, command in other.items():
         step, _, action = name.partition("_")
         tables[step][action] = command
-    return {**tables, "seen_within_s": 0.1}
+    return {**tables, "observed_within_s": 0.1}
 
 
 def target(mock: Served, folder: Path, tables: dict[str, Any], kind: str = "mock") -> Target:
@@ -93,8 +93,10 @@ def target(mock: Served, folder: Path, tables: dict[str, Any], kind: str = "mock
     return target_file.read(path, "lane", {"S": "session-s3cret"})
 
 
-def lane_of(entry: Target) -> Lane:
-    return Lane(entry.name, entry.entry.kind, entry.runtime_url, entry.control_url, session=entry.session, rules=entry.rules)
+def endpoints_of(entry: Target) -> Endpoints:
+    return Endpoints(
+        entry.name, entry.entry.kind, entry.runtime_url, entry.control_url, session=entry.session, rules=entry.rules
+    )
 
 
 class Watches:
@@ -113,7 +115,7 @@ class Watches:
 def rehearsal(
     mock: Served,
     folder: Path,
-    watches: Watches | None = None,
+    canary_checks: Watches | None = None,
     clock: Clock | None = None,
     said: list[str] | None = None,
     **other: Any,
@@ -124,8 +126,8 @@ def rehearsal(
     given = {name.partition("_")[0] for name in other}
     tables = {key: table for key, table in rules(mock, **other).items() if key in given or not isinstance(table, dict)}
     entry = target(mock, folder, tables)
-    plan = rehearsal_steps.make(lane_of(entry), entry, run, clock)
-    return Rehearsal(replace(plan, watch=watches or Watches()), run, clock, (said if said is not None else []).append)
+    plan = rehearsal_steps.make(endpoints_of(entry), entry, run, clock)
+    return Rehearsal(replace(plan, watch=canary_checks or Watches()), run, clock, (said if said is not None else []).append)
 
 
 def leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +165,7 @@ def test_a_rehearsal_on_a_mock_with_real_watches_cures_it_and_puts_it_back(
     monkeypatch.setattr(rehearsal_steps, "MOCK_STABLE_S", 3.5)
     entry = target(mock, tmp_path, {"watch": '["phases.fault_s=3.5"]'})
     leave_time(tmp_path / "thresholds.toml")
-    done = rollback.rehearse(lane_of(entry), entry, tmp_path, SystemClock(), dry_run=False)
+    done = rollback.rehearse(endpoints_of(entry), entry, tmp_path, SystemClock(), dry_run=False)
     assert (done.state, states(done)) == ("pass", ["pass"] * 4), done
     traffic, throttle, cohort, recovery = done.steps
     assert (traffic.before, traffic.after) == ({"control": "r2", "runtime": "r2"}, {"control": "r1", "runtime": "r1"})
@@ -191,7 +193,7 @@ def test_operators_commands_are_told_what_they_are_for_and_give_no_secret_away(
     commands = rules(mock, traffic_apply=[sys.executable, "-c", tell, f"{mock.url}/_mock/traffic", '{"revision": "r1"}'])
     entry = target(mock, tmp_path, commands, kind="staging")
     clock = SteppedClock(START)
-    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path / "run", clock)
+    plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path / "run", clock)
     watches = Watches()
     done = Rehearsal(replace(plan, watch=watches), tmp_path / "run", clock).run()
     assert (done.state, done.target_kind) == ("pass", "staging"), done
@@ -258,7 +260,7 @@ def test_a_command_that_takes_too_long_is_ended_and_undone(mock: Served, tmp_pat
     tables = {"traffic": rules(mock)["traffic"] | {"timeout_s": 1.5}}
     tables["traffic"]["apply"] = [sys.executable, "-c", put_and_stay, f"{mock.url}/_mock/traffic", '{"revision": "r1"}']
     entry = target(mock, tmp_path, tables)
-    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
+    plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path / "run", SteppedClock(START))
     done = Rehearsal(replace(plan, watch=Watches()), tmp_path / "run", SteppedClock(START)).run()
     assert (done.state, done.steps[0].state, done.steps[0].restored) == ("error", "error", True)
     assert "did not end within 1.5 s" in done.reason
@@ -266,7 +268,7 @@ def test_a_command_that_takes_too_long_is_ended_and_undone(mock: Served, tmp_pat
 
 
 def test_the_cohort_is_let_alone_while_the_server_is_not_well(mock: Served, tmp_path: Path) -> None:
-    done = rehearsal(mock, tmp_path, Watches(SICK), cohort_apply=put(mock, "no_such", "{}")).run()
+    done = rehearsal(mock, tmp_path, Watches(UNREADY), cohort_apply=put(mock, "no_such", "{}")).run()
     assert states(done) == ["pass", "pass", "fail", "not_run"]
     assert "refused, because the server's gates are not green: delivery.dropped_deliveries" in done.reason
     assert done.steps[2].restored is None, "it was not touched"
@@ -279,7 +281,7 @@ def test_a_defect_that_going_back_does_not_cure_is_seen_by_a_real_watch(
     leave_room(monkeypatch)
     mock.switch(defects=["cross_topic_leak"])
     entry = target(mock, tmp_path, {"watch": '["phases.fault_s=2.0", "fleet.clients=20", "load.run_streams=4"]'})
-    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path, SystemClock())
+    plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path, SystemClock())
     real = plan.watch
     watched: list[Watched] = []
 
@@ -297,7 +299,7 @@ def test_a_defect_that_going_back_does_not_cure_is_seen_by_a_real_watch(
 
 def test_a_lane_that_does_not_stay_well_has_not_recovered_for_good(mock: Served, tmp_path: Path) -> None:
     few = Watched(State.INCONCLUSIVE, "too few connects", "w", "")
-    for answer, state in ((SICK, "fail"), (few, "error")):
+    for answer, state in ((UNREADY, "fail"), (few, "error")):
         done = rehearsal(mock, tmp_path, Watches(WELL, WELL, answer)).run()
         assert (done.state, done.steps[3].state, done.stable_s) == (state, state, None)
         assert "did not stay well" in done.reason
@@ -363,7 +365,7 @@ def test_where_there_is_nothing_to_roll_back_nothing_is_changed(
 
 def test_a_mock_of_one_revision_has_nothing_to_go_back_to(tmp_path: Path) -> None:
     with serving(tmp_path, deployment={"previous_revision": ""}) as mock, pytest.raises(UsageError, match="one revision only"):
-        rollback.rehearse(Lane("m", "mock", mock.url, mock.url), None, tmp_path / "run", SystemClock(), dry_run=False)
+        rollback.rehearse(Endpoints("m", "mock", mock.url, mock.url), None, tmp_path / "run", SystemClock(), dry_run=False)
 
 
 def test_steps_are_taken_in_order_or_not_at_all(mock: Served, tmp_path: Path) -> None:
@@ -388,7 +390,7 @@ def test_steps_are_taken_in_order_or_not_at_all(mock: Served, tmp_path: Path) ->
 
 def test_a_dry_run_is_marked_and_changes_nothing(mock: Served, tmp_path: Path) -> None:
     entry = target(mock, tmp_path, rules(mock))
-    done = rollback.rehearse(lane_of(entry), entry, tmp_path / "run", SystemClock(), dry_run=True)
+    done = rollback.rehearse(endpoints_of(entry), entry, tmp_path / "run", SystemClock(), dry_run=True)
     assert (done.dry_run, done.state, states(done)) == (True, "not_run", ["not_run"] * 4)
     assert done.seconds is None
     assert f"{mock.url}/_mock/traffic" in done.steps[0].reason
@@ -510,20 +512,22 @@ def test_what_a_target_does_not_allow_is_refused(
         mock, tmp_path, {k: msgspec.json.encode(v).decode() if isinstance(v, list) else v for k, v in tables.items()}, kind
     )
     with pytest.raises(UsageError, match=words):
-        rollback.rehearse(lane_of(entry), entry, tmp_path / "run", SystemClock(), dry_run=False)
+        rollback.rehearse(endpoints_of(entry), entry, tmp_path / "run", SystemClock(), dry_run=False)
     assert traffic_of(mock) == AS_IT_WAS
 
 
 def test_production_is_rehearsed_where_its_file_says_so(mock: Served, tmp_path: Path) -> None:
     entry = target(mock, tmp_path, {**rules(mock), "allow_on_production": "true"}, "production")
-    assert rollback.rehearse(lane_of(entry), entry, tmp_path / "run", SystemClock(), dry_run=True).target_kind == "production"
+    assert (
+        rollback.rehearse(endpoints_of(entry), entry, tmp_path / "run", SystemClock(), dry_run=True).target_kind == "production"
+    )
 
 
 def test_a_burst_keeps_within_the_caps(mock: Served, tmp_path: Path) -> None:
     tables = rules(mock)
     tables["throttle"] |= {"burst": 1000, "refuses": "publishes"}
     entry = target(mock, tmp_path, tables, "staging")
-    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
+    plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path / "run", SteppedClock(START))
     assert plan.changes[1].begin()["publishes"] == "100"
 
 
@@ -531,7 +535,7 @@ def test_a_throttle_of_connects_is_seen_too(mock: Served, tmp_path: Path) -> Non
     commands = rules(mock, throttle_apply=put(mock, "throttle", '{"connects_per_s": 2}'))
     commands["throttle"] |= {"refuses": "connects", "burst": 12}
     entry = target(mock, tmp_path, commands)
-    plan = rehearsal_steps.make(lane_of(entry), entry, tmp_path / "run", SteppedClock(START))
+    plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path / "run", SteppedClock(START))
     throttle = plan.changes[1]
     assert throttle.begin() == {"connects": "12", "taken": "12", "codes": ""}
     throttle.lever.apply()

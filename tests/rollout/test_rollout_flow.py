@@ -12,15 +12,15 @@ from sim.base import atomic_files
 from sim.base.clocks import from_iso
 from sim.server.deployment import Deployment
 from tests.rollout.rollout_world import ROLLBACK, START, RolloutWorld
-from tests.rollout.stepped_lane import stepped_lane
+from tests.rollout.stepped_service import stepped_service
 
 
 def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld, tmp_path: Path):
     (tmp_path / "control").mkdir()
     before = Deployment(revision="mock-r1", previous_revision="")
-    with stepped_lane(tmp_path / "control", rollout.clock, name="control", deployment=before) as control:
-        rollout.lane.control_url = control.url
-        rollout.lane.write(extra=ROLLBACK)
+    with stepped_service(tmp_path / "control", rollout.clock, name="control", deployment=before) as control:
+        rollout.endpoints.control_url = control.url
+        rollout.endpoints.write(extra=ROLLBACK)
         rollout.through("1")
         rules = stages.load(stages.DEFAULT_PATH)
         (lacks,) = status.of(rollout.rollout, rollout.clock.now(), 24.0, rules).missing

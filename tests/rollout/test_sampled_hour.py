@@ -14,7 +14,7 @@ from drills.rollout.setup.records import Revisions, Snapshot
 from drills.runs import target_file, targets
 from sim.base.clocks import SteppedClock, iso
 from sim.server.deployment import Deployment
-from tests.rollout.stepped_lane import ADMIN, METRICS, SESSION, SteppedLane, stepped_lane, unspoilt
+from tests.rollout.stepped_service import ADMIN, METRICS, SESSION, SteppedService, stepped_service, unspoilt
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 REVISION = Deployment().revision
@@ -26,13 +26,13 @@ def clock() -> SteppedClock:
 
 
 @pytest.fixture(scope="module")
-def lane(tmp_path_factory: pytest.TempPathFactory, clock: SteppedClock) -> Iterator[SteppedLane]:
-    with stepped_lane(tmp_path_factory.mktemp("lane"), clock) as served:
+def endpoints(tmp_path_factory: pytest.TempPathFactory, clock: SteppedClock) -> Iterator[SteppedService]:
+    with stepped_service(tmp_path_factory.mktemp("lane"), clock) as served:
         yield served
 
 
-def polled(lane: SteppedLane, folder: Path, clock: SteppedClock, minutes: int) -> list[Snapshot]:
-    found, entry = targets.resolve(lane.name, lane.targets), target_file.read(lane.targets, lane.name)
+def polled(endpoints: SteppedService, folder: Path, clock: SteppedClock, minutes: int) -> list[Snapshot]:
+    found, entry = targets.resolve(endpoints.name, endpoints.targets), target_file.read(endpoints.targets, endpoints.name)
     assert found is not None
     taken = []
     with Sampler(folder, sources_of(found, entry), clock) as taking:
@@ -42,9 +42,9 @@ def polled(lane: SteppedLane, folder: Path, clock: SteppedClock, minutes: int) -
     return taken
 
 
-def test_an_hour_is_sampled_without_a_hole(lane: SteppedLane, clock: SteppedClock, tmp_path: Path) -> None:
+def test_an_hour_is_sampled_without_a_hole(endpoints: SteppedService, clock: SteppedClock, tmp_path: Path) -> None:
     began = clock.now()
-    taken = polled(lane, tmp_path, clock, 60)
+    taken = polled(endpoints, tmp_path, clock, 60)
     assert sampler.read(tmp_path) == taken
     assert {(each.source, each.outcome, each.notes) for each in taken} == {("metrics", "ok", ()), ("control", "ok", ())}
     assert [each.at for each in taken[::2]] == [iso(began + timedelta(minutes=minute)) for minute in range(60)]
@@ -54,31 +54,35 @@ def test_an_hour_is_sampled_without_a_hole(lane: SteppedLane, clock: SteppedCloc
     assert ADMIN.encode() not in kept
 
 
-def test_a_cache_before_the_endpoint_is_found_out(lane: SteppedLane, clock: SteppedClock, tmp_path: Path) -> None:
+def test_a_cache_before_the_endpoint_is_found_out(endpoints: SteppedService, clock: SteppedClock, tmp_path: Path) -> None:
     cached: dict[str, bytes] = {}
-    lane.spoil = lambda path, status, body: (status, cached.setdefault(path, body) if path == METRICS else body)
+    endpoints.spoil = lambda path, status, body: (status, cached.setdefault(path, body) if path == METRICS else body)
     try:
-        taken = polled(lane, tmp_path, clock, 4)
+        taken = polled(endpoints, tmp_path, clock, 4)
     finally:
-        lane.spoil = unspoilt
+        endpoints.spoil = unspoilt
     outcomes = [each.outcome for each in taken if each.source == "metrics"]
     assert outcomes == ["ok", "ok", "stale_body", "stale_body"], "it may be a minute old"
     assert {each.outcome for each in taken if each.source == "control"} == {"ok"}
 
 
-def test_revisions_are_found(lane: SteppedLane) -> None:
-    found = targets.resolve(lane.name, lane.targets)
+def test_revisions_are_found(endpoints: SteppedService) -> None:
+    found = targets.resolve(endpoints.name, endpoints.targets)
     assert found is not None
-    assert revisions.find(found, target_file.read(lane.targets, lane.name)) == Revisions(control=REVISION, runtime=REVISION)
+    assert revisions.find(found, target_file.read(endpoints.targets, endpoints.name)) == Revisions(
+        control=REVISION, runtime=REVISION
+    )
 
 
-def test_a_runtime_that_says_nothing_of_itself_is_unknown(lane: SteppedLane, clock: SteppedClock, tmp_path: Path) -> None:
-    lane.spoil = lambda path, status, body: (
+def test_a_runtime_that_says_nothing_of_itself_is_unknown(
+    endpoints: SteppedService, clock: SteppedClock, tmp_path: Path
+) -> None:
+    endpoints.spoil = lambda path, status, body: (
         (200, json.dumps({"data": {"status": "ok"}}).encode()) if path != METRICS else (200, body)
     )
     try:
-        metrics, control = polled(lane, tmp_path, clock, 1)
+        metrics, control = polled(endpoints, tmp_path, clock, 1)
     finally:
-        lane.spoil = unspoilt
+        endpoints.spoil = unspoilt
     assert (metrics.outcome, metrics.revisions) == ("ok", Revisions())
-    assert (control.outcome, control.revisions) == ("no_figures", Revisions())
+    assert (control.outcome, control.revisions) == ("no_metrics", Revisions())

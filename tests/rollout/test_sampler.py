@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout.servers.sampler import MOST_REPEATS, Sampler, read
+from drills.rollout.servers.sampler import MAX_REPEATS, Sampler, read
 from drills.rollout.setup.records import BODIES, SNAPSHOTS, Phase, Snapshot
 from sim.base.clocks import SteppedClock, iso
 from sim.base.errors import EvidenceError, StorageError, UsageError
@@ -176,22 +176,22 @@ def test_a_folder_that_cannot_be(tmp_path: Path, clock: SteppedClock) -> None:
 
 def test_a_body_that_stays_the_same_for_more_than_three_polls_is_stale(tmp_path: Path, clock: SteppedClock) -> None:
     frozen = iso(START)
-    taken = sampled(tmp_path, clock, MOST_REPEATS + 3, Said(generated_at=lambda _: frozen))
-    assert [each.outcome for each in taken] == ["ok"] * (MOST_REPEATS + 1) + ["stale_body"] * 2
+    taken = sampled(tmp_path, clock, MAX_REPEATS + 3, Said(generated_at=lambda _: frozen))
+    assert [each.outcome for each in taken] == ["ok"] * (MAX_REPEATS + 1) + ["stale_body"] * 2
     assert "more than 3 polls" in taken[-1].notes[-1]
     assert read(tmp_path) == taken
 
 
 def test_a_frozen_body_stays_frozen_for_who_goes_on(tmp_path: Path, clock: SteppedClock) -> None:
     source = Said(generated_at=lambda _: iso(START))
-    sampled(tmp_path, clock, MOST_REPEATS + 1, source)
+    sampled(tmp_path, clock, MAX_REPEATS + 1, source)
     (taken,) = sampled(tmp_path, clock, 1, source)
     assert taken.outcome == "stale_body"
 
 
 def test_a_body_that_goes_back_does_not_advance(tmp_path: Path, clock: SteppedClock) -> None:
     moments = iter(range(10, 0, -1))
-    taken = sampled(tmp_path, clock, MOST_REPEATS + 2, Said(generated_at=lambda _: iso(START + timedelta(days=next(moments)))))
+    taken = sampled(tmp_path, clock, MAX_REPEATS + 2, Said(generated_at=lambda _: iso(START + timedelta(days=next(moments)))))
     assert taken[-1].outcome == "stale_body"
 
 

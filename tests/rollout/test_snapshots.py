@@ -12,7 +12,7 @@ from drills.rollout.servers import snapshots
 from drills.rollout.setup.records import Snapshot
 from sim.base.clocks import SteppedClock
 from sim.drill.target_rules import Rules
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime.metric_names import HEALTH_PATH, METRICS_PATH, PROFILES, STATUS_COUNTERS, STATUS_PATH
 from sim.server.counters import Counters, metrics
 from tests.commands import free_port, tcp_server
@@ -28,17 +28,17 @@ def metrics_body(profile: str = "full", at_s: float = NOW.timestamp(), **more: o
     return json.dumps({**metrics(Counters(published=7), [], 3, profile, at_s), **more}).encode()  # type: ignore[arg-type]
 
 
-def lane(url: str, **more: object) -> Lane:
-    return Lane("theirs", "staging", url, url, **{"admin_token": SECRET, **more})  # type: ignore[arg-type]
+def endpoints(url: str, **more: object) -> Endpoints:
+    return Endpoints("theirs", "staging", url, url, **{"admin_token": SECRET, **more})  # type: ignore[arg-type]
 
 
 def asked(answer: Page | Callable[[Asked], Page], source: str = "metrics", **more: object) -> tuple[Snapshot, bytes]:
     """What a snapshot of a lane has whose every page is `answer`."""
     with pages(answer if callable(answer) else lambda _: answer) as url:
-        return ask(lane(url, **more), source)
+        return ask(endpoints(url, **more), source)
 
 
-def ask(where: Lane, source: str = "metrics") -> tuple[Snapshot, bytes]:
+def ask(where: Endpoints, source: str = "metrics") -> tuple[Snapshot, bytes]:
     sources = dict(zip(("metrics", "control"), snapshots.sources_of(where, None), strict=True))
     return sources[source].ask(4, "hold", True, SteppedClock(NOW))
 
@@ -64,7 +64,7 @@ def test_a_good_answer_has_all_that_is_to_be_kept() -> None:
 
 
 PAGES = {
-    "no_figures": Page(b"{}"),
+    "no_metrics": Page(b"{}"),
     "nulls": Page(json.dumps({"mirror": dict.fromkeys(["published_total", "failed_total"]), "delivery": None}).encode()),
     "strings": Page(b'{"mirror": {"published_total": "7"}}'),
     "html": Page(b"<html>sign in</html>", kind="text/html"),
@@ -88,9 +88,9 @@ PAGES = {
     "huge": Page(b'{"x": "' + b"x" * 300_000 + b'"}'),
 }
 OUTCOMES = {
-    "no_figures": "no_figures",
-    "nulls": "no_figures",
-    "strings": "no_figures",
+    "no_metrics": "no_metrics",
+    "nulls": "no_metrics",
+    "strings": "no_metrics",
     "html": "no_json",
     "no_body": "no_json",
     "another_json": "not_metrics",
@@ -157,14 +157,14 @@ def test_of_a_body_without_any_figure_all_that_the_entry_promises_is_missing() -
 
 
 def test_nobody_there() -> None:
-    snapshot, body = ask(lane(f"http://127.0.0.1:{free_port()}"))
+    snapshot, body = ask(endpoints(f"http://127.0.0.1:{free_port()}"))
     assert (snapshot.outcome, snapshot.status, snapshot.clock_skew_s, body) == ("unreachable", None, None, b"")
 
 
 @pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])
 def test_what_speaks_no_http(greeting: bytes) -> None:
     with tcp_server(greeting) as url:
-        assert ask(lane(url))[0].outcome == "unreachable"
+        assert ask(endpoints(url))[0].outcome == "unreachable"
 
 
 def test_an_answer_that_drips_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_the_control_service_gets_no_secret() -> None:
 
 
 def test_a_status_without_counters_tells_nothing() -> None:
-    assert asked(Page(b'{"data": {"status": "ok"}}', date=DATE), "control")[0].outcome == "no_figures"
+    assert asked(Page(b'{"data": {"status": "ok"}}', date=DATE), "control")[0].outcome == "no_metrics"
 
 
 def test_no_secret_is_kept_even_if_the_lane_gives_it_away() -> None:
@@ -208,7 +208,7 @@ def test_no_secret_is_kept_even_if_the_lane_gives_it_away() -> None:
     ("more", "sources"), [({}, 2), ({"admin_token": ""}, 1), ({"rules": Rules(metrics_profile="none")}, 1)]
 )
 def test_the_metrics_endpoint_is_asked_only_where_the_entry_allows_it(more: dict[str, object], sources: int) -> None:
-    assert len(snapshots.sources_of(lane("http://127.0.0.1:9", **more), None)) == sources
+    assert len(snapshots.sources_of(endpoints("http://127.0.0.1:9", **more), None)) == sources
 
 
 def test_no_page_is_forgotten() -> None:
@@ -216,4 +216,4 @@ def test_no_page_is_forgotten() -> None:
 
 
 def test_a_name_that_is_none_is_no_exception(tmp_path: Path) -> None:
-    assert ask(lane("http://" + "a" * 70 + ".invalid"))[0].outcome == "unreachable"
+    assert ask(endpoints("http://" + "a" * 70 + ".invalid"))[0].outcome == "unreachable"

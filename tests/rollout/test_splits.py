@@ -16,17 +16,17 @@ from drills.rollout.preflight.one_drill import Order
 from drills.rollout.servers import revisions
 from drills.rollout.setup import aim as aims
 from drills.rollout.setup import evidence, records, stages
-from drills.rollout.setup.records import Revisions, StagePlan, WatchDone
-from drills.rollout.setup.stages import Watching
+from drills.rollout.setup.records import CanaryCheckDone, Revisions, StagePlan
+from drills.rollout.setup.stages import CanaryChecks
 from drills.rollout.verdict import splits, window
 from drills.rollout.verdict.window_data.stage_window import StageWindow, Watch
 from sim.base.clocks import SteppedClock, iso
 from sim.base.errors import UsageError
-from sim.engines.shared.service import Lane
+from sim.engines.shared.service import Endpoints
 from sim.record.observations import Kind
 from tests.histories import Story
+from tests.known_bad_windows import drops, late, told, values
 from tests.rollout.test_hold import World
-from tests.spoilt_windows import drops, late, told, values
 from tests.stage_folders import CONTROL, Folder, dump
 from tests.windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, good, quiet, watches
 
@@ -104,10 +104,10 @@ def test_one_build_that_is_bad_is_not_hidden_by_the_other(folder: Folder) -> Non
 
 
 def test_a_build_that_was_seen_too_little_is_inconclusive_and_one_that_was_not_seen_no_data(folder: Folder) -> None:
-    few = replace(hour(), watches=tuple(each for n, each in enumerate(in_turns()) if n % 2 == 0 or n == 5))
-    found = tuple(answers(folder, replace(few, told=len(few.watches))).values())
+    few = replace(hour(), canary_checks=tuple(each for n, each in enumerate(in_turns()) if n % 2 == 0 or n == 5))
+    found = tuple(answers(folder, replace(few, told=len(few.canary_checks))).values())
     assert splits.builds(planned(folder), found)[0] is INCONCLUSIVE
-    none = replace(hour(), watches=in_turns()[::2], told=HOUR * 60 // 600)
+    none = replace(hour(), canary_checks=in_turns()[::2], told=HOUR * 60 // 600)
     state, reason = splits.builds(planned(folder), tuple(answers(folder, none).values()))
     assert (state, "no watch had clients of this build" in reason) == (NO_DATA, True)
     assert splits.builds(planned(folder), ())[0] is NO_DATA
@@ -136,8 +136,8 @@ def refused(clients: int) -> Story:
         ("error_ratio", lambda n: refused(3) if n == 0 else None, control(), PASS),
         ("error_ratio", lambda n: refused(5) if n == 0 else None, control(), INCONCLUSIVE),  # unlikely to be chance
         ("error_ratio", well, control(lambda n: REFUSED), PASS),
-        ("bootstrap_ms", lambda n: SLOW, replace(control(), watches=(), told=0), NO_DATA),
-        ("bootstrap_ms", well, replace(control(), watches=control().watches[:2], told=2), INCONCLUSIVE),
+        ("bootstrap_ms", lambda n: SLOW, replace(control(), canary_checks=(), told=0), NO_DATA),
+        ("bootstrap_ms", well, replace(control(), canary_checks=control().canary_checks[:2], told=2), INCONCLUSIVE),
         ("bootstrap_ms", well, control(lambda n: LATE if n < 4 else None), INCONCLUSIVE),
         ("bootstrap_ms", well, replace(control(), cut_short=4), INCONCLUSIVE),
         ("bootstrap_ms", well, replace(control(), troubles=("something was changed",)), ERROR),
@@ -177,7 +177,9 @@ def test_a_hold_waits_for_each_build_and_for_the_control(folder: Folder, monkeyp
     assert (judge(AT, AT).red, judge(AT, AT).missing) == ("", ())
     found = hour(lambda n: SLOW, control())
     assert ("canary.bootstrap_ms", FAIL) in {(each.name, each.state) for each in judge(AT, AT).checks}
-    found = replace(hour(against=replace(control(), watches=(), told=0)), watches=in_turns()[::2], told=HOUR * 60 // 600)
+    found = replace(
+        hour(against=replace(control(), canary_checks=(), told=0)), canary_checks=in_turns()[::2], told=HOUR * 60 // 600
+    )
     missing = " ".join(judge(AT, AT).missing)
     assert f"builds.{NEW} ux.integrity (no_data)" in missing
     assert "canary.error_ratio (no_data)" in missing
@@ -193,7 +195,7 @@ def held(tmp_path: Path) -> Folder:
 
 
 def changed_control(folder: Folder, **changes: object) -> StageWindow:
-    lines = evidence.read_lines(folder.path / records.CONTROL_LIST, WatchDone)
+    lines = evidence.read_lines(folder.path / records.CONTROL_LIST, CanaryCheckDone)
     dump(folder.path / records.CONTROL_LIST, *(msgspec.structs.replace(each, **changes) for each in lines))
     found = window.load(folder.path).control
     assert found is not None
@@ -203,42 +205,44 @@ def changed_control(folder: Folder, **changes: object) -> StageWindow:
 def test_a_controls_watches_are_read_apart(held: Folder) -> None:
     found = window.load(held.path)
     assert found.control is not None
-    assert [each.path.split("/")[0] for each in (*found.watches, *found.control.watches)] == ["watches"] * 2 + ["control"] * 2
-    assert (found.watch_trouble, found.control.watch_trouble) == ("", "")
+    assert [each.path.split("/")[0] for each in (*found.canary_checks, *found.control.canary_checks)] == [
+        "canary-checks"
+    ] * 2 + ["control"] * 2
+    assert (found.canary_check_trouble, found.control.canary_check_trouble) == ("", "")
 
 
 def test_a_control_of_other_revisions_than_at_the_begin_is_no_control(held: Folder) -> None:
     found = changed_control(held, revisions=Revisions(control="control-00042", runtime="runtime-00017"))
-    assert (found.watches, "was of other revisions" in found.watch_trouble) == ((), True)
+    assert (found.canary_checks, "was of other revisions" in found.canary_check_trouble) == ((), True)
 
 
 @pytest.mark.parametrize("change", [{"revisions": Revisions()}, {"status": "fail"}])
 def test_a_control_that_failed_or_that_nobody_knows_is_left_out(held: Folder, change: dict[str, object]) -> None:
     found = changed_control(held, **change)
-    assert (found.watches, found.cut_short, found.watch_trouble) == ((), 2, "")
+    assert (found.canary_checks, found.cut_short, found.canary_check_trouble) == ((), 2, "")
 
 
 def test_a_watch_of_another_target_counts_for_nobody(held: Folder) -> None:
-    for header in (held.path / records.WATCHES).rglob("run.json"):
+    for header in (held.path / records.CANARY_CHECKS).rglob("run.json"):
         header.write_bytes(header.read_bytes().replace(b'"target": "elsewhere"', b'"target": "control"'))
-    assert "watched control (staging), not elsewhere" in window.load(held.path).watch_trouble
+    assert "watched control (staging), not elsewhere" in window.load(held.path).canary_check_trouble
 
 
 def test_a_watch_that_is_told_to_be_of_another_build_counts_for_none(held: Folder) -> None:
-    lines = evidence.read_lines(held.path / records.WATCH_LIST, WatchDone)
-    dump(held.path / records.WATCH_LIST, *(msgspec.structs.replace(each, build=NEW) for each in lines))
-    assert f"is told to be of build {NEW}, but its clients were of {OLD}" in window.load(held.path).watch_trouble
+    lines = evidence.read_lines(held.path / records.CANARY_CHECK_LIST, CanaryCheckDone)
+    dump(held.path / records.CANARY_CHECK_LIST, *(msgspec.structs.replace(each, build=NEW) for each in lines))
+    assert f"is told to be of build {NEW}, but its clients were of {OLD}" in window.load(held.path).canary_check_trouble
 
 
 # --- taking turns -----------------------------------------------------------------------------------
 
 
-def aim(name: str, **lane: object) -> aims.Aim:
-    return aims.Aim(name, None, Lane(name, "staging", f"http://{name}", f"http://{name}", **lane), None)  # type: ignore[arg-type]
+def aim(name: str, **endpoints: object) -> aims.StageTarget:
+    return aims.StageTarget(name, None, Endpoints(name, "staging", f"http://{name}", f"http://{name}", **endpoints), None)  # type: ignore[arg-type]
 
 
 def watcher(folder: Path, clock: SteppedClock) -> canary_checks.Watcher:
-    watching = Watching(drill="observation", every_s=300.0)
+    watching = CanaryChecks(drill="observation", every_s=300.0)
     return canary_checks.Watcher(watching, folder, folder, aim("canary"), clock, (OLD, NEW), aim("control"))
 
 
@@ -258,15 +262,17 @@ def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch:
         clock.sleep_until(datetime.fromtimestamp(AT.timestamp() + 150.0 * (n + 1), UTC))
     assert ordered == [("canary", OLD), ("control", OLD), ("canary", NEW), ("control", NEW), ("canary", OLD), ("control", OLD)]
     assert lined == 3, "of the control's nothing is said"
-    told = evidence.read_lines(tmp_path / records.CONTROL_LIST, WatchDone)
+    told = evidence.read_lines(tmp_path / records.CONTROL_LIST, CanaryCheckDone)
     assert {each.revisions for each in told} == {CONTROL.revisions}
     assert {each.run.split("/")[0] for each in told} == {records.CONTROL}
-    assert {each.revisions.known for each in evidence.read_lines(tmp_path / records.WATCH_LIST, WatchDone)} == {False}
-    assert iso(AT) == evidence.read_lines(tmp_path / records.WATCH_LIST, WatchDone)[0].at
+    assert {each.revisions.known for each in evidence.read_lines(tmp_path / records.CANARY_CHECK_LIST, CanaryCheckDone)} == {
+        False
+    }
+    assert iso(AT) == evidence.read_lines(tmp_path / records.CANARY_CHECK_LIST, CanaryCheckDone)[0].at
 
 
 def test_a_watch_of_both_must_fit_into_the_time(tmp_path: Path) -> None:
-    watching = Watching(drill="observation", every_s=40.0)
+    watching = CanaryChecks(drill="observation", every_s=40.0)
     canary_checks.load(watching, tmp_path, "staging", 30.0)
     with pytest.raises(UsageError, match="one of the control between"):
         canary_checks.load(watching, tmp_path, "staging", 30.0, sides=2)
@@ -308,7 +314,7 @@ def test_a_control_that_does_not_compare_is_refused(
     file.write_text(TARGETS.format(**usual) + TARGETS.format(**good))
     found = aims.control_of("control", aims.resolve("staging", file))
     assert found is not None
-    assert found.lane.name == "control"
+    assert found.endpoints.name == "control"
     file.write_text(TARGETS.format(**usual) + TARGETS.format(**{**good, **control}))
     with pytest.raises(UsageError, match=words):
         aims.control_of("control", aims.resolve("staging", file))
@@ -323,4 +329,4 @@ def test_only_between_the_preflight_and_everybody_there_is_a_control(tmp_path: P
 
 
 def test_twelve_watches_are_enough() -> None:
-    assert len(control().watches) * CLIENTS > THRESHOLDS["canary.bootstrap_ms"].minimum_n  # type: ignore[operator]
+    assert len(control().canary_checks) * CLIENTS > THRESHOLDS["canary.bootstrap_ms"].minimum_n  # type: ignore[operator]

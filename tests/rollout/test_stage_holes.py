@@ -13,7 +13,7 @@ from drills.rollout.hold import status
 from drills.rollout.hold.hold import rollouts
 from drills.rollout.setup import commands, evidence, records, stages
 from drills.rollout.setup.journal import NAME, Journal
-from drills.rollout.setup.records import HoldEvent, Revisions, Signoff, Snapshot, StagePlan, WatchDone
+from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, Revisions, Signoff, Snapshot, StagePlan
 from drills.rollout.setup.stages import Command
 from drills.rollout.verdict import chain, requirements, window
 from sim.base import atomic_files
@@ -101,7 +101,7 @@ def test_a_journal_whose_end_was_cut_off(rollout: RolloutWorld) -> None:
 
 
 def test_another_place_under_the_same_name(rollout: RolloutWorld) -> None:
-    rollout.lane.write(extra="caps = { clients = 150, connects_per_s = 200.0, events_per_s = 200.0 }\n")
+    rollout.endpoints.write(extra="caps = { clients = 150, connects_per_s = 200.0, events_per_s = 200.0 }\n")
     refused(rollout, "1", "configuration sha256 changed")
 
 
@@ -174,15 +174,15 @@ def test_a_revision_that_nobody_told_for_a_while_is_not_unchanged(tmp_path: Path
 
 def test_watches_that_could_not_begin_are_missed(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs").write()
-    path = folder.path / records.WATCH_LIST
-    told = evidence.read_lines(path, WatchDone)
+    path = folder.path / records.CANARY_CHECK_LIST
+    told = evidence.read_lines(path, CanaryCheckDone)
     refusals = [
-        WatchDone(at=folder.at(s), ended=folder.at(s), run="", drill="observation", phase="baseline", status="not_run")
+        CanaryCheckDone(at=folder.at(s), ended=folder.at(s), run="", drill="observation", phase="baseline", status="not_run")
         for s in range(400, 1800, 300)
     ]
     dump(path, *sorted([*told, *refusals], key=lambda each: each.at))
     found = window.load(folder.path)
-    assert (len(found.watches), found.cut_short) == (2, 5)
+    assert (len(found.canary_checks), found.cut_short) == (2, 5)
 
 
 # --- killed while it was broken ---------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_the_runbooks_five_verifications_are_asked_and_ours_stand_beside_them():
         ("days_off = []", 'days_off = ["Christmas"]', "Christmas"),
         ("[signoff]", "[signof]", "signof"),
         ("interval_s = 30.0", "interval_s = 900.0", "sampling.interval_s"),
-        ("every_s = 300.0", "every_s = -1.0", "watch.every_s"),
+        ("every_s = 300.0", "every_s = -1.0", "canary_check.every_s"),
         ("judge_every_s = 60.0", "judge_every_s = 3600.0", "a hold is judged every 300 s"),
         ("rehearsal_valid_h = 336.0", "rehearsal_valid_h = 999.0", "rehearsal_valid_h"),
         ("staging_valid_h = 168.0", "staging_valid_h = 999.0", "staging_valid_h"),

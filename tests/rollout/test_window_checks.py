@@ -7,7 +7,7 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.verdict import window
 from drills.rollout.verdict.window_data.base import answer
 from sim.protocols.spacetime.metric_names import KNOWN, MEANINGS
-from tests.spoilt_windows import SPOILT, Spoilt
+from tests.known_bad_windows import KNOWN_BAD, KnownBad
 from tests.windows import THRESHOLDS, good, judged
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
@@ -19,8 +19,8 @@ def test_a_good_hour_passes_everything() -> None:
     assert tuple(results) == tuple(window.REGISTRY)
 
 
-@pytest.mark.parametrize("case", SPOILT, ids=str)
-def test_one_thing_wrong(case: Spoilt) -> None:
+@pytest.mark.parametrize("case", KNOWN_BAD, ids=str)
+def test_one_thing_wrong(case: KnownBad) -> None:
     result = answer(window.REGISTRY[case.name], case.window(), THRESHOLDS.get(case.name))
     assert result.state is case.state, result
     assert case.origin in ("", result.origin), result

@@ -18,7 +18,7 @@ from drills.rollout.verdict.window_data.stage_window import moment_s
 from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
 from sim.record.observations import Kind
 from tests.histories import Story
-from tests.spoilt_windows import SPOILT, a_hole, of_metrics, of_monitoring, rates, seen, told
+from tests.known_bad_windows import KNOWN_BAD, a_hole, of_metrics, of_monitoring, rates, seen, told
 from tests.windows import (
     BEGAN_S,
     INTERVAL_S,
@@ -32,7 +32,7 @@ from tests.windows import (
     states,
     watch,
     watches,
-    with_figures,
+    with_metrics,
     without,
 )
 
@@ -110,14 +110,14 @@ def restarting(minute: int) -> dict[str, float]:
 
 
 def test_an_unexplained_reset_tells_nothing() -> None:
-    results = judged(good(with_figures("metrics", restarting)))
+    results = judged(good(with_metrics("metrics", restarting)))
     for name in ("delivery.failed_publish_ratio", "error.error_budget_ratio"):
         assert results[name].state is INCONCLUSIVE, results[name]
         assert "went back" in results[name].reason
 
 
 def test_a_reset_that_a_fault_explains_is_left_out() -> None:
-    found = changed(good(with_figures("metrics", restarting)), lambda each: 60 <= each.n <= 63, fault=True)
+    found = changed(good(with_metrics("metrics", restarting)), lambda each: 60 <= each.n <= 63, fault=True)
     assert of(found, "delivery.failed_publish_ratio", "error.error_budget_ratio") == {PASS}
 
 
@@ -131,7 +131,7 @@ def test_what_a_new_process_counted_first_counts() -> None:
             return before
         return {**before, "mirror.published_total": 300.0 * (minute - 30), "mirror.failed_total": 50.0 * (minute - 29)}
 
-    result = judged(good(with_figures("metrics", reset)))["delivery.failed_publish_ratio"]
+    result = judged(good(with_metrics("metrics", reset)))["delivery.failed_publish_ratio"]
     assert result.state is FAIL
     assert result.origin == "server"
 
@@ -147,8 +147,8 @@ def test_minutes_with_a_fault_are_left_out() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_is_no_number_is_none(value: float) -> None:
     def spoil(each: Snapshot) -> Snapshot:
-        spoilt = {**each.figures, "mirror.failed_total": value, "sync.token.issue.failed": value}
-        return msgspec.structs.replace(each, figures=spoilt) if each.n in (40, 41) else each
+        known_bad = {**each.figures, "mirror.failed_total": value, "sync.token.issue.failed": value}
+        return msgspec.structs.replace(each, figures=known_bad) if each.n in (40, 41) else each
 
     found = good()
     found = replace(found, snapshots=tuple(map(spoil, found.snapshots)))
@@ -180,7 +180,7 @@ def test_a_second_source_may_be_late_but_not_wrong(late_by: int, state: State) -
     def monitored(minute: int) -> dict[str, float]:
         return {"mirror.failed_total": float(failed[max(minute - late_by, 0)])}
 
-    servers = with_figures("metrics", lambda m: {**counting(PROFILES["full"])(m), "mirror.failed_total": float(failed[m])})
+    servers = with_metrics("metrics", lambda m: {**counting(PROFILES["full"])(m), "mirror.failed_total": float(failed[m])})
     found = good(replace(servers, figures={**servers.figures, "prometheus": monitored}))
     result = judged(found)["delivery.failed_publish_growth"]
     assert result.state is state, result.reason
@@ -198,7 +198,7 @@ def pinned() -> StageWindow:
     """Servers that say as little as older runtimes do: nothing of deliveries and tokens."""
     silent: Callable[[int], dict[str, float]] = lambda minute: {}  # noqa: E731
     servers = Servers({"metrics": counting(PROFILES["pinned"]), "control": silent}, profile="pinned")
-    return changed(good(servers), lambda each: each.source == "control", outcome="no_figures")
+    return changed(good(servers), lambda each: each.source == "control", outcome="no_metrics")
 
 
 def test_clients_can_speak_for_a_pinned_profile() -> None:
@@ -231,7 +231,7 @@ def test_rows_that_are_gone_show() -> None:
 
 def test_a_watch_that_is_gone_shows() -> None:
     found = good()
-    gone = replace(found, watches=found.watches[1:])
+    gone = replace(found, canary_checks=found.canary_checks[1:])
     assert of(gone, "ux.integrity", "window.invariants", "replay.bootstrap_ms") == {ERROR}
     assert "11 watches where 12 are told of" in judged(gone)["ux.integrity"].reason
 
@@ -259,8 +259,8 @@ def test_a_late_generator_is_one_as_of_drills() -> None:
 
 
 def test_watches_that_were_cut_short_count_for_nothing_but_their_number() -> None:
-    assert of(good(cut_short=1), "window.watches") == {PASS}
-    assert of(good(cut_short=2), "window.watches") == {INCONCLUSIVE}
+    assert of(good(cut_short=1), "window.canary_checks") == {PASS}
+    assert of(good(cut_short=2), "window.canary_checks") == {INCONCLUSIVE}
 
 
 # --- to stop at once ------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ BURSTS: dict[str, Callable[[], StageWindow]] = {
     f"{at} {again}": partial(burst, at) for at in (1, 2, 30, 59, 60) for again in range(8)
 }
 BASES: dict[str, Callable[[], StageWindow]] = {"good": good, "pinned": pinned, **BURSTS} | {
-    str(case): case.window for case in SPOILT if case.origin == "server" or "one watch" in case.what or "client" in case.what
+    str(case): case.window for case in KNOWN_BAD if case.origin == "server" or "one watch" in case.what or "client" in case.what
 }
 
 
@@ -318,7 +318,7 @@ def base(name: str) -> tuple[StageWindow, dict[str, State]]:
 
 def less(data: st.DataObject, found: StageWindow) -> StageWindow:
     """The window with something taken out."""
-    what = data.draw(st.sampled_from(("snapshots", "figures", "figure", "watches", "rows", "baseline")))
+    what = data.draw(st.sampled_from(("snapshots", "figures", "figure", "canary-checks", "rows", "baseline")))
     numbers = [each.n for each in found.snapshots]
     if what == "snapshots":
         # None from the front, where the lines of their file, numbered from 1, show it.
@@ -326,9 +326,11 @@ def less(data: st.DataObject, found: StageWindow) -> StageWindow:
         return without(found, lambda each: each.n in gone)
     if what in ("figures", "figure"):
         return fewer_figures(data, found, every=what == "figure")
-    if what == "watches":
-        kept = data.draw(st.lists(st.sampled_from(range(len(found.watches))), unique=True, max_size=len(found.watches) - 1))
-        return replace(found, watches=tuple(found.watches[n] for n in sorted(kept)))
+    if what == "canary-checks":
+        kept = data.draw(
+            st.lists(st.sampled_from(range(len(found.canary_checks))), unique=True, max_size=len(found.canary_checks) - 1)
+        )
+        return replace(found, canary_checks=tuple(found.canary_checks[n] for n in sorted(kept)))
     if what == "rows":
         return fewer_rows(data, found)
     return replace(found, baseline=None)
@@ -350,13 +352,13 @@ def fewer_figures(data: st.DataObject, found: StageWindow, every: bool) -> Stage
 
 
 def fewer_rows(data: st.DataObject, found: StageWindow) -> StageWindow:
-    n = data.draw(st.sampled_from(range(len(found.watches))))
+    n = data.draw(st.sampled_from(range(len(found.canary_checks))))
     kind = data.draw(st.sampled_from((Kind.APPLIED, Kind.CONNECT_ATTEMPTED, Kind.PUBLISHED, Kind.PHASE, Kind.SETTLED)))
     whole = quiet(clients=3, events=3)
     fewer = watch(0.0, whole.without(lambda row: row.kind is kind))
     fewer.history.header.observations_rows = len(whole.rows)
-    cut = replace(fewer, began_s=found.watches[n].began_s)
-    return replace(found, watches=(*found.watches[:n], cut, *found.watches[n + 1 :]))
+    cut = replace(fewer, began_s=found.canary_checks[n].began_s)
+    return replace(found, canary_checks=(*found.canary_checks[:n], cut, *found.canary_checks[n + 1 :]))
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,7 +7,7 @@ from sim.server.admission import failure, incompatibility, is_acknowledged_unwri
 from sim.server.counters import Counters
 from sim.server.settings import RuntimeSettings, Switches
 
-LANE = RuntimeSettings()
+ENDPOINTS = RuntimeSettings()
 
 
 def test_a_share_of_the_tries_fails_by_seed():
@@ -59,7 +59,7 @@ def test_acknowledge_unwritten_acknowledges_whatever_fails():
 
 
 def told(build: str, *defects: str) -> str:
-    return incompatibility(LANE, Compatibility("c", build, LANE.protocol_version, 1), Compatibility(), defects)
+    return incompatibility(ENDPOINTS, Compatibility("c", build, ENDPOINTS.protocol_version, 1), Compatibility(), defects)
 
 
 def test_accept_old_builds_lets_them_in_and_no_others():
@@ -69,6 +69,6 @@ def test_accept_old_builds_lets_them_in_and_no_others():
 
 
 def test_refuse_oldest_build_shuts_out_the_windows_edge():
-    assert told(LANE.min_client_build) == ""
-    assert told(LANE.min_client_build, "refuse_oldest_build") == "upgrade_required"
+    assert told(ENDPOINTS.min_client_build) == ""
+    assert told(ENDPOINTS.min_client_build, "refuse_oldest_build") == "upgrade_required"
     assert told("20260101T000001Z", "refuse_oldest_build") == ""

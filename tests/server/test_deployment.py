@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from sim.server.admission import LaneLimits
+from sim.server.admission import ServiceLimits
 from sim.server.cohorts import in_cohort
 from sim.server.deployment import (
     Deployment,
@@ -60,7 +60,7 @@ def test_only_revisions_that_there_are_can_serve():
 
 
 def test_a_throttle_lets_one_second_of_it_in_and_says_when_to_come_again():
-    limits = LaneLimits(Throttle(publishes_per_s=10.0, connects_per_s=0.5), now=100.0)
+    limits = ServiceLimits(Throttle(publishes_per_s=10.0, connects_per_s=0.5), now=100.0)
     refused = [limits.publish_refusal(100.0) for _ in range(25)]
     assert [no is None for no in refused] == [True] * 10 + [False] * 15
     assert refused[-1] is not None
@@ -74,5 +74,5 @@ def test_a_throttle_lets_one_second_of_it_in_and_says_when_to_come_again():
 
 
 def test_without_a_throttle_everything_is_let_in():
-    limits = LaneLimits(Throttle(), now=0.0)
+    limits = ServiceLimits(Throttle(), now=0.0)
     assert [limits.publish_refusal(0.0) or limits.connect_refusal(0.0) for _ in range(1000)] == [None] * 1000

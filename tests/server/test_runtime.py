@@ -32,7 +32,7 @@ from sim.server.settings import DEFECTS, RuntimeSettings, Switches
 from sim.server.stream_log import canonical_json, hash_matches, is_intact
 from sim.server.tokens import AUDIENCE, ISSUER, Claims, TokenRefusedError, mint, required_scope
 from tests.client import test_negative_tokens
-from tests.client.lane import COMPATIBILITY, KEYRING, START
+from tests.client.server_double import COMPATIBILITY, KEYRING, START
 from tests.server import test_admission
 
 A, B, C, D, E = (run_events(name) for name in "abcde")
@@ -740,8 +740,8 @@ def test_old_snapshots_end_before_what_is_retained():
 
 
 def test_stale_too_early_refuses_what_the_budget_covers():
-    healthy, sick = (Desk(Switches(defects=defects), replay_budget_events=20) for defects in (set(), {"stale_too_early"}))
-    for desk, is_ok in ((healthy, True), (sick, False)):
+    healthy, unready = (Desk(Switches(defects=defects), replay_budget_events=20) for defects in (set(), {"stale_too_early"}))
+    for desk, is_ok in ((healthy, True), (unready, False)):
         desk.publish(A, 10)
         assert desk.tell(desk.joined(), Subscribe("2", (A,), {A: 7}))[-1].ok is is_ok
 

@@ -34,7 +34,7 @@ def _probes(case: Case, threshold: Threshold | None) -> Answer:
     if wrong := [complaint for text in refused if (complaint := _wrong_word(text))]:
         return Answer(State.FAIL, len(wrong), n, f"refused with a wrong code: {', '.join(wrong)}")
     heard = {text.partition(":")[0] for text in refused}
-    silent = [probe for probe in case.drill.expect.probes if probe not in heard]
+    silent = [probe for probe in case.drill.expect.negative_clients if probe not in heard]
     if silent:
         state = State.INCONCLUSIVE if n else State.NO_DATA
         return Answer(state, NAN, n, f"no answer to the probe {', '.join(silent)}")
@@ -51,7 +51,7 @@ def _wrong_word(text: str) -> str:
 def _misusers_served(case: Case, threshold: Threshold | None) -> Answer:
     """Whoever asked a socket for what it must refuse is a client like any other, and ends at the head of its streams."""
     history = case.history
-    misusers = [int(client) for client, probe in history.header.probes.items() if probe in _MISUSERS]
+    misusers = [int(client) for client, probe in history.header.negative_clients.items() if probe in _MISUSERS]
     settled = set(history.of(Kind.SETTLED).client.tolist())
     probed = set(history.of(Kind.PROBED).client.tolist())
     lost = [client for client in misusers if client not in settled]
@@ -90,16 +90,16 @@ def _refuses_for_good(fault: AnyFault) -> bool:
 def _token_holders(case: Case, threshold: Threshold | None) -> Answer:
     """Clients that were cut while nothing was minted, but had a good token, came back before minting was mended."""
     history = case.history
-    outage_t, mended_t = _span(history, "mint_outage")
+    outage_t, reverted_t = _span(history, "mint_outage")
     clients = history.header.clients
     holds = np.ones(clients, np.bool_)
     holds[history.fleet(Kind.TOKEN_FORGOTTEN).client] = False
     cut = history.fleet(Kind.DISCONNECTED)
-    cut = cut.take(holds[cut.client] & (cut.t >= outage_t) & (cut.t < mended_t))
+    cut = cut.take(holds[cut.client] & (cut.t >= outage_t) & (cut.t < reverted_t))
     last_cut_t, last_live_t = np.full(clients, -np.inf), np.full(clients, -np.inf)
     np.maximum.at(last_cut_t, cut.client, cut.t)
     live = history.fleet(Kind.SUBSCRIBED)
-    live = live.take(live.t < mended_t)
+    live = live.take(live.t < reverted_t)
     np.maximum.at(last_live_t, live.client, live.t)
     n, out = int(np.isfinite(last_cut_t).sum()), int((last_cut_t > last_live_t).sum())
     if n == 0:
@@ -110,7 +110,7 @@ def _token_holders(case: Case, threshold: Threshold | None) -> Answer:
 
 def _span(history: History, kind: str) -> tuple[float, float]:
     """When faults of a kind began first and ended last; nothing lies between where there were none."""
-    begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
+    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
     begun, ended = (rows.take(history.detail_is(rows, [kind])) for rows in (begun, ended))
     return float(begun.t.min(initial=np.inf)), float(ended.t.max(initial=-np.inf))
 
@@ -201,7 +201,9 @@ def _retired_routes(case: Case, threshold: Threshold | None) -> Answer:
     if len(served):
         said = ", ".join(f"{route} ({count})" for route, count in history.detail_counts(served).items())
         return Answer(State.FAIL, len(served), n, f"answered other than 404: {said}; first {served.value[0]:.0f}")
-    phase = (rows.t >= history.phases.get("fault", np.inf)).astype(np.int64) + (rows.t >= history.phases.get("heal", np.inf))
+    phase = (rows.t >= history.phases.get("fault", np.inf)).astype(np.int64) + (
+        rows.t >= history.phases.get("recovery", np.inf)
+    )
     heard = {(int(when), history.details[code]) for when, code in zip(phase, rows.detail, strict=True)}
     wanted = len(_PHASES) * len(RETIRED)
     if len(heard) < wanted:
@@ -306,14 +308,14 @@ CHECKS = (
     ),
     Check(
         "drill",
-        "probes",
+        "negative_clients",
         "grants",
         "forbidden questions that were granted, or refused with a wrong code",
         "count, 0 allowed; every probe was answered",
         _probes,
         origin="synthetic",
         takes_threshold=False,
-        applies=lambda drill: bool(drill.expect.probes),
+        applies=lambda drill: bool(drill.expect.negative_clients),
     ),
     Check(
         "drill",
@@ -324,6 +326,6 @@ CHECKS = (
         _misusers_served,
         window="settle",
         takes_threshold=False,
-        applies=lambda drill: bool(set(_MISUSERS) & set(drill.expect.probes)),
+        applies=lambda drill: bool(set(_MISUSERS) & set(drill.expect.negative_clients)),
     ),
 )

@@ -54,7 +54,7 @@ class Check:
     gate: str
     name: str
     unit: str
-    measures: str  # what it measures, in words
+    metrics: str  # what it measures, in words
     method: str  # how it decides, in words
     decide: Callable[[Case, Threshold | None], Answer]
     window: str = "whole run"
@@ -79,10 +79,10 @@ class Check:
 
 def soonest_renewal_s(case: Case) -> float:
     """Seconds after which a token may be renewed, by the drill's runtime; all but mocks grant it for the lane's least time."""
-    fleet, lane = case.drill.fleet, RuntimeSettings()
+    fleet, endpoints = case.drill.fleet, RuntimeSettings()
     mock = case.history.header.target_kind == "mock"
-    runtime = case.drill.runtime if mock else lane
-    ttl_s = fleet.token_ttl_s or (runtime.token_ttl_s if mock else lane.token_ttl_min_s)
+    runtime = case.drill.runtime if mock else endpoints
+    ttl_s = fleet.token_ttl_s or (runtime.token_ttl_s if mock else endpoints.token_ttl_min_s)
     return _EARLY_SHARE * max(ttl_s - runtime.token_refresh_margin_s, 1)
 
 

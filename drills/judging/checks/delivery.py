@@ -64,7 +64,7 @@ def _cut_once(case: Case, threshold: Threshold | None) -> Answer:
     """Clients that a deploy in waves disconnected more than once."""
     history = case.history
     cut = history.fleet(Kind.DISCONNECTED)
-    cut = cut.take((cut.t >= history.first_fault_t) & (cut.t <= history.phases.get("heal", np.inf)))
+    cut = cut.take((cut.t >= history.first_fault_t) & (cut.t <= history.phases.get("recovery", np.inf)))
     _, times = np.unique(cut.client, return_counts=True)
     if len(times) == 0:
         return Answer(State.NO_DATA, NAN, 0, "the deploy disconnected nobody")

@@ -24,7 +24,7 @@ Decide = Callable[[Case, Threshold | None], Answer]
 _UNASKED = (State.NO_DATA, State.NOT_RUN)
 _P95 = 0.95
 # What the few rows tell that a fleet run has.
-_BY_ROWS = ("drill.course", "drill.steady_state", "drill.faults_observed", "drill.generator_lag_ms")
+_BY_ROWS = ("drill.phases", "drill.steady_state", "drill.faults_observed", "drill.generator_lag_ms")
 
 
 class _Answered(Protocol):
@@ -144,8 +144,8 @@ def _never_resets(case: Case, threshold: Threshold | None) -> Answer:
 
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     history, tally = case.history, _tally(case)
-    ended = history.of(Kind.FAULT_ENDED)
-    calm_t = max(history.phases.get("heal", math.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
+    ended = history.of(Kind.FAULT_REVERTED)
+    calm_t = max(history.phases.get("recovery", math.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
     begins = np.arange(len(tally.series["disconnected"])) * tally.bin_s
     calm = (begins + tally.bin_s <= history.first_fault_t) | (begins > calm_t)
     lost, lives = int(np.array(tally.series["disconnected"])[calm].sum()), tally.totals["went_live"]

@@ -41,6 +41,6 @@ CHECKS = (
         "count, 0 allowed; each was tried and answered",
         _malformed_frames,
         takes_threshold=False,
-        applies=lambda drill: _PROBE in drill.expect.probes,
+        applies=lambda drill: _PROBE in drill.expect.negative_clients,
     ),
 )

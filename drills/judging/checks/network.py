@@ -62,7 +62,7 @@ def _untold(case: Case, threshold: Threshold | None) -> Answer:
 def _evicted_during(case: Case, index: int, clients: Sequence[int]) -> int:
     """How many of these clients were told; that others were proves nothing."""
     history = case.history
-    begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
+    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
     began_t = begun.t[begun.attempt == index].min(initial=np.inf)
     ended_t = ended.t[ended.attempt == index].max(initial=-np.inf)
     evicted = history.fleet(Kind.EVICTED)

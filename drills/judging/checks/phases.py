@@ -51,9 +51,9 @@ def _steady_state(case: Case, threshold: Threshold | None) -> Answer:
     rows = case.history.of(Kind.STEADY)
     if len(rows) == 0:
         return Answer(State.ERROR, NAN, 0, "nothing says that the system was well before it was broken")
-    sick = rows.take(rows.value != 1.0)
-    if len(sick):
-        why = case.history.details[sick.detail[0]] or "no reason was given"
+    unready = rows.take(rows.value != 1.0)
+    if len(unready):
+        why = case.history.details[unready.detail[0]] or "no reason was given"
         return Answer(State.ERROR, 0.0, len(rows), f"the system was sick before it was broken: {why}")
     return Answer(State.PASS, 1.0, len(rows), "the system was well before it was broken")
 
@@ -78,7 +78,7 @@ def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
 def _unseen(case: Case, index: int) -> str:
     """What is missing of a fault; empty for nothing."""
     history = case.history
-    begun, observed, ended = (history.of(kind) for kind in (Kind.FAULT_BEGUN, Kind.FAULT_OBSERVED, Kind.FAULT_ENDED))
+    begun, observed, ended = (history.of(kind) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED))
     if not bool((begun.attempt == index).any()):
         return "never began"
     acted = observed.value[observed.attempt == index]
@@ -106,7 +106,7 @@ def _missed(history: History, index: int, acted: float, began_t: float) -> str:
     # A process can die without a connection, too.
     cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
     cut = _not_by_itself(history, cut) if by_hook else cut
-    hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("heal", np.inf) + NOTICE_S)]))
+    hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("recovery", np.inf) + NOTICE_S)]))
     hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(acted))
     verb = "killed" if kind == "restart_clients" else "disconnected"
     return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
@@ -139,7 +139,7 @@ def _unseen_by_clients(history: History, index: int, began_t: float) -> str:
         return "was done by a hook, and nothing that clients see shows whether it acted"
     shows_as, what = _SHOWS_AS[kind]
     # What was forgotten shows whenever a client comes back; all else shows while it lasts.
-    ended = history.of(Kind.FAULT_ENDED)
+    ended = history.of(Kind.FAULT_REVERTED)
     until_t = np.inf if kind == "shrink_window" else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
     rows = history.of(shows_as)
     rows = _not_by_itself(history, rows.take((rows.t >= began_t) & (rows.t <= until_t)))
@@ -151,9 +151,9 @@ def _unseen_by_clients(history: History, index: int, began_t: float) -> str:
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     """Connections lost while nothing was being broken are the runtime's own doing."""
     history = case.history
-    ended, lost = history.of(Kind.FAULT_ENDED), history.fleet(Kind.DISCONNECTED)
+    ended, lost = history.of(Kind.FAULT_REVERTED), history.fleet(Kind.DISCONNECTED)
     lost = _not_by_itself(history, lost).and_then(_renewed_early(case))
-    calm_t = max(history.phases.get("heal", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
+    calm_t = max(history.phases.get("recovery", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
     lost = lost.take((lost.t < history.first_fault_t) | (lost.t > calm_t))
     lives = len(history.fleet(Kind.SUBSCRIBED))
     resets = server_metrics.unexplained_resets(history)
@@ -283,12 +283,12 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
 
 def _forgotten_until(history: History) -> float:
     """When events were last forgotten on purpose."""
-    ended = history.of(Kind.FAULT_ENDED)
+    ended = history.of(Kind.FAULT_REVERTED)
     return float(ended.t[history.detail_is(ended, ["shrink_window"])].max(initial=-np.inf))
 
 
 CHECKS = (
-    Check("drill", "course", "phases", "steady, fault, heal, settle, end", "all, in order", _course, takes_threshold=False),
+    Check("drill", "phases", "phases", "steady, fault, heal, settle, end", "all, in order", _course, takes_threshold=False),
     Check(
         "drill",
         "steady_state",

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sim.analysis.invariants import Violation
-from sim.analysis.metrics import Measure
-from sim.analysis.server_metrics import ServerFigure
-from sim.record.predictions import Forecast
+from sim.analysis.metrics import Metric
+from sim.analysis.server_metrics import ServerMetric
+from sim.record.predictions import Prediction
 
 
 class State(StrEnum):
@@ -94,7 +94,7 @@ class ServerView:
 
     polls: int
     failed: dict[str, int]  # polls that gave nothing, by reason
-    figures: tuple[ServerFigure, ...]
+    figures: tuple[ServerMetric, ...]
     absent: tuple[str, ...]
 
 
@@ -107,14 +107,14 @@ class DrillVerdict:
     duration_s: float
     checks: tuple[CheckResult, ...]
     violations: tuple[Violation, ...] = ()
-    measures: tuple[Measure, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     summary: str = ""  # the question it asked
     policy: str = ""
     defects: tuple[str, ...] = ()
     replications: int = 1  # how many it was made of
     spreads: tuple[Spread, ...] = ()
     remarks: tuple[str, ...] = ()  # what a reader must know of how it was run
-    forecast: Forecast | None = None  # what a fitted model said of it beforehand
+    prediction: Prediction | None = None  # what a fitted model said of it beforehand
     server: ServerView | None = None  # what the runtime said of itself, where it was asked
 
     @property

@@ -20,15 +20,15 @@ from drills.rollout.preflight.drill_runs import Child
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.servers import revisions
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.commands import append
-from drills.rollout.setup.records import DrillDone, Phase, Revisions, WatchDone
-from drills.rollout.setup.stages import Watching
+from drills.rollout.setup.records import CanaryCheckDone, DrillDone, Phase, Revisions
+from drills.rollout.setup.stages import CanaryChecks
 from drills.runs import results
 from sim.base import atomic_files
 from sim.base.clocks import Clock, SystemClock, iso
 from sim.base.errors import StorageError, StormgateError, UsageError
-from sim.base.ownership import is_left_behind
+from sim.base.ownership import is_left_over
 from sim.drill import model as drill_file
 from sim.drill.model import CLIENT_BUILD, Drill, expected_duration_s
 from sim.engines.shared import permission
@@ -71,14 +71,14 @@ def within(order: Order, _: Path) -> Run:
     return Over(one_drill.run(order))
 
 
-def load(watching: Watching, beside: Path, aim_lane_kind: str, interval_s: float, sides: int = 1) -> Drill:
+def load(watching: CanaryChecks, beside: Path, aim_lane_kind: str, interval_s: float, sides: int = 1) -> Drill:
     """The watch, as it will run. Raises `UsageError` for one that breaks something, or takes longer than there is time for.
 
     `sides`: how many targets are watched in turns, each so often.
     """
     path = drill_runs.path_of(watching.drill, beside)
     drill = drill_file.load(path, watching.set)
-    if drill.faults or drill.expect.probes:
+    if drill.faults or drill.expect.negative_clients:
         raise UsageError(f"{path}: has faults or probes, and a watch breaks nothing; expected one such as 'observation'.")
     if expected_duration_s(drill) > watching.every_s / sides:
         beside_it = " and one of the control between" if sides > 1 else ""
@@ -94,9 +94,9 @@ def load(watching: Watching, beside: Path, aim_lane_kind: str, interval_s: float
 class Side:
     """One of the targets that are watched in turns, and where its watches are kept."""
 
-    aim: Aim
-    listed: str = records.WATCH_LIST
-    folder: str = records.WATCHES
+    aim: StageTarget
+    listed: str = records.CANARY_CHECK_LIST
+    folder: str = records.CANARY_CHECKS
 
     @property
     def is_control(self) -> bool:
@@ -105,7 +105,7 @@ class Side:
 
     def revisions(self) -> Revisions:
         """What is deployed there; of the target itself others ask."""
-        return revisions.find(self.aim.lane, self.aim.entry) if self.is_control else Revisions()
+        return revisions.find(self.aim.endpoints, self.aim.entry) if self.is_control else Revisions()
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class _Turn:
 
     side: Side
     began: datetime
-    line: WatchDone
+    line: CanaryCheckDone
     run: Run
 
 
@@ -123,23 +123,23 @@ class Watcher:
 
     def __init__(
         self,
-        watching: Watching,
+        watching: CanaryChecks,
         beside: Path,
         folder: Path,
-        aim: Aim,
+        aim: StageTarget,
         clock: Clock,
         builds: Sequence[str] = (CLIENT_BUILD,),
-        control: Aim | None = None,
+        control: StageTarget | None = None,
     ) -> None:
         self._watching, self._folder, self._clock, self._builds = watching, folder, clock, builds
         self._path = drill_runs.path_of(watching.drill, beside)
         self._start: Start = Child if isinstance(clock, SystemClock) else within
         self._sides = [Side(aim), *([Side(control, records.CONTROL_LIST, records.CONTROL)] if control else [])]
         self._turn: _Turn | None = None
-        self._begun = sum(len(evidence.read_lines(folder / side.listed, WatchDone)) for side in self._sides)
+        self._begun = sum(len(evidence.read_lines(folder / side.listed, CanaryCheckDone)) for side in self._sides)
         self._due: datetime | None = None
 
-    def step(self, phase: Phase, may_begin: bool = True) -> WatchDone | None:
+    def step(self, phase: Phase, may_begin: bool = True) -> CanaryCheckDone | None:
         """Begin a watch if one is due, and take one that has ended: then its line, which is on disk; none of a control's."""
         now = self._clock.now()
         if may_begin and self._turn is None and (self._due is None or now >= self._due):
@@ -168,7 +168,7 @@ class Watcher:
         n, self._begun = self._begun, self._begun + 1
         side = self._sides[n % len(self._sides)]
         build = self._builds[n // len(self._sides) % len(self._builds)]
-        line = WatchDone(
+        line = CanaryCheckDone(
             at=iso(now),
             ended=iso(now),
             run=side.folder,
@@ -183,7 +183,7 @@ class Watcher:
         _mark(Path(order.mark), line)
         return _Turn(side, now, line, self._start(order, self._folder / _LOG))
 
-    def _taken(self, answer: DrillDone) -> WatchDone | None:
+    def _taken(self, answer: DrillDone) -> CanaryCheckDone | None:
         turn, self._turn = self._turn, None
         assert turn is not None
         self._clock.sleep_until(turn.began + timedelta(seconds=answer.duration_s))  # a real clock has been there already
@@ -212,7 +212,7 @@ class Watcher:
         )
 
 
-def adopt(folder: Path, clock: Clock) -> list[WatchDone]:
+def adopt(folder: Path, clock: Clock) -> list[CanaryCheckDone]:
     """Tell of the watch that was under way when its stormgate was killed: it is judged by what it left.
 
     Returns its line, which is on disk; none where none was left. Raises `EvidenceError`, and `UsageError` while it still runs.
@@ -221,9 +221,9 @@ def adopt(folder: Path, clock: Clock) -> list[WatchDone]:
     if not mark.exists():
         return []
     _wait_for(mark)
-    left = atomic_files.read_struct(mark, WatchDone)
-    listed = folder / (records.CONTROL_LIST if left.run == records.CONTROL else records.WATCH_LIST)
-    told = {each.run for each in evidence.read_lines(listed, WatchDone)}
+    left = atomic_files.read_struct(mark, CanaryCheckDone)
+    listed = folder / (records.CONTROL_LIST if left.run == records.CONTROL else records.CANARY_CHECK_LIST)
+    told = {each.run for each in evidence.read_lines(listed, CanaryCheckDone)}
     there = sorted(f"{left.run}/{path.name}" for path in (folder / left.run).glob("*"))
     found = [_adopted(folder, run, left, clock) for run in there if run not in told]
     for line in found:
@@ -235,13 +235,13 @@ def adopt(folder: Path, clock: Clock) -> list[WatchDone]:
 def _wait_for(mark: Path) -> None:
     """Until the watch has ended, which it does when whoever began it has."""
     until = time.monotonic() + drill_runs.LAST_WORDS_S
-    while not is_left_behind(mark):
+    while not is_left_over(mark):
         if time.monotonic() > until:
             raise UsageError(f"{mark.parent}: a watch of the stormgate that was killed still runs; wait until it has ended.")
         time.sleep(_LOOK_S)
 
 
-def _adopted(folder: Path, run: str, left: WatchDone, clock: Clock) -> WatchDone:
+def _adopted(folder: Path, run: str, left: CanaryCheckDone, clock: Clock) -> CanaryCheckDone:
     """What it saw counts against the target as always; for it only where the watch came to its end."""
     try:
         verdict = results.judge_run(folder / run).drills[0]
@@ -252,13 +252,13 @@ def _adopted(folder: Path, run: str, left: WatchDone, clock: Clock) -> WatchDone
     return msgspec.structs.replace(left, ended=iso(clock.now()), run=run, status=status, reason=reason, revisions=Revisions())
 
 
-def _mark(path: Path, line: WatchDone) -> None:
+def _mark(path: Path, line: CanaryCheckDone) -> None:
     try:
         path.write_bytes(msgspec.json.encode(line))
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
-def require_allowed(drill: Drill, aim: Aim) -> None:
+def require_allowed(drill: Drill, aim: StageTarget) -> None:
     """Raise `UsageError` for a watch that the target's caps do not allow."""
-    permission.require_allowed(drill, aim.lane)
+    permission.require_allowed(drill, aim.endpoints)

@@ -40,8 +40,8 @@ def lines(asked: "Asked") -> list[str]:
     where, control = "the embedded mock", None
     if asked.target != targets.EMBEDDED:
         aim = aims.resolve(asked.target, asked.targets)
-        lane, control = aim.lane, aims.control_of(stages.stages[asked.stage].control, aim)
-        kind, where = lane.kind, f"{lane.name} ({lane.kind}): {lane.runtime_url}, {lane.control_url}"
+        endpoints, control = aim.endpoints, aims.control_of(stages.stages[asked.stage].control, aim)
+        kind, where = endpoints.kind, f"{endpoints.name} ({endpoints.kind}): {endpoints.runtime_url}, {endpoints.control_url}"
     if kind == "mock" and stage != "0":
         raise UsageError(f"stage {stage} cannot begin: a mock opens no stage but 0.")
     told = [f"stage {stage}: {stages.stages[stage].title}, rollout {asked.rollout}", f"target {where}"]
@@ -53,7 +53,9 @@ def lines(asked: "Asked") -> list[str]:
     )
     told.append(f"watches take turns over the builds {', '.join(stages.stages['0'].client_builds)}")
     if control is not None:
-        told.append(f"control {control.lane.name}: {control.lane.runtime_url}, {control.lane.control_url}, watched as often")
+        told.append(
+            f"control {control.endpoints.name}: {control.endpoints.runtime_url}, {control.endpoints.control_url}, seen as often"
+        )
     elif "canary_vs_control" in stages.stages[stage].required:
         told.append(f"control: none is named in [stages.{stage}], so the canary is held against nothing, which is no go")
     if stage != "0":

@@ -14,12 +14,12 @@ from drills.rollout.hold import rollouts
 from drills.rollout.hold.rollouts import Course
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.calendar import Calendar
-from drills.rollout.setup.records import HoldEvent, HoldKind, Phase, Revisions, Snapshot, WatchDone
-from drills.rollout.setup.stages import MOST_HOLE_INTERVALS
+from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, HoldKind, Phase, Revisions, Snapshot
+from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
 from sim.base.clocks import from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
 
-MOST_RESTARTS = 10  # [ours] what breaks so often is no accident
+MAX_RESTARTS = 10  # [ours] what breaks so often is no accident
 DEAD_INTERVALS = 20  # [ours] without a word from the servers: nobody would know whether to go back
 _SET_BACK_S = 1.0  # [ours] by which a clock that is being disciplined may go back
 _RED = (State.FAIL, State.ERROR)
@@ -33,7 +33,7 @@ class Poller(Protocol):
         ...
 
 
-class Watching(Protocol):
+class CanaryChecks(Protocol):
     """See `drills.rollout.hold.canary_checks.Watcher`."""
 
     @property
@@ -41,7 +41,7 @@ class Watching(Protocol):
         """Whether a watch is under way."""
         ...
 
-    def step(self, phase: Phase, may_begin: bool = True) -> WatchDone | None:
+    def step(self, phase: Phase, may_begin: bool = True) -> CanaryCheckDone | None:
         """Begin a watch if one is due, and take one that has ended."""
         ...
 
@@ -81,7 +81,7 @@ class Hold:
         self,
         course: Course,
         poller: Poller,
-        watching: Watching,
+        watching: CanaryChecks,
         judge: Judge,
         *,
         calendar: Calendar | None = None,
@@ -214,7 +214,7 @@ class Hold:
 
     def _look_for_a_hole(self, now: datetime) -> None:
         silent = now - self._last_ok
-        if silent > MOST_HOLE_INTERVALS * self._interval:
+        if silent > MAX_HOLE_INTERVALS * self._interval:
             self._break(f"a hole: for {silent.total_seconds():.0f} s no snapshot told anything")
 
     def _take(self, snapshots: Sequence[Snapshot]) -> None:
@@ -314,7 +314,7 @@ class Hold:
         self._restarts += 1
         self._tell("restarted", reason, waits=waits)
         self._course.say(f"the hold begins anew: {reason}")
-        if self._restarts > MOST_RESTARTS:
+        if self._restarts > MAX_RESTARTS:
             self._end("aborted", f"it was broken {self._restarts} times, the last time because {reason}")
 
     def _give_up_if_hopeless(self, now: datetime) -> None:
@@ -334,7 +334,7 @@ class Hold:
         return now - self._judged >= every or any(self._judged < moment <= now for moment in due)
 
     def _probe_if_due(self, now: datetime) -> None:
-        every = timedelta(seconds=self._course.stages.probes.every_s)
+        every = timedelta(seconds=self._course.stages.routing_check.every_s)
         assert self._began is not None
         is_last = self._probed < self._began + self._required <= now
         if self._probe is not None and (now - self._probed >= every or is_last):

@@ -15,7 +15,7 @@ import msgspec
 
 from drills import DATA
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.journal import NAME, Entry, Journal
 from drills.rollout.setup.records import HoldEvent, Stage, StagePlan, StageReport
 from drills.rollout.setup.stages import Stages
@@ -50,7 +50,7 @@ class StageRun:
 class Course:
     """All that one stage's execution goes by."""
 
-    aim: Aim
+    aim: StageTarget
     stages: Stages
     stages_path: Path
     thresholds_path: Path
@@ -59,7 +59,7 @@ class Course:
     clock: Clock
     journal: Journal
     say: Say
-    control: Aim | None = None  # what the target is held against
+    control: StageTarget | None = None  # what the target is held against
 
 
 def folder_of(out: Path, name: str) -> Path:

@@ -20,7 +20,7 @@ from drills.rollout.servers.sampler import Sampler
 from drills.rollout.setup import aim as aims
 from drills.rollout.setup import commands, evidence, records
 from drills.rollout.setup import stages as stage_file
-from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.journal import Journal
 from drills.rollout.setup.records import CommandDone, Control, HoldEvent, Revisions, Rollback, Stage, StagePlan, StageReport
@@ -59,7 +59,7 @@ def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
     with contextlib.ExitStack() as cleanup:
         log = cleanup.enter_context(_scratch())
         aim = cleanup.enter_context(aims.aimed(asked.target, asked.targets, log / "runtime.log"))
-        kind = aim.lane.kind
+        kind = aim.endpoints.kind
         control = aims.control_of(stages.stages[stage].control, aim)
         sides = 2 if control else 1
         watched = canary_checks.load(stages.watching(kind), asked.stages.parent, kind, stages.interval_s(kind), sides)
@@ -106,8 +106,8 @@ def _drills(stages: Stages, beside: Path, kind: TargetKind) -> dict[str, Path]:
 def _course(
     asked: Asked,
     stage: Stage,
-    aim: Aim,
-    control: Aim | None,
+    aim: StageTarget,
+    control: StageTarget | None,
     stages: Stages,
     watched: Drill,
     drills: dict[str, Path],
@@ -124,8 +124,10 @@ def _course(
         rollouts.require_plan(run_dir, left)
         rollouts.require_hold(run_dir, left, journal.entries)
         plan = evidence.read_plan(run_dir)
-        if plan.target != aim.lane.name:
-            raise UsageError(f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{aim.lane.name}'.")
+        if plan.target != aim.endpoints.name:
+            raise UsageError(
+                f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{aim.endpoints.name}'."
+            )
         _adopt(run_dir, plan, clock, journal, say)
         return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
     plan = _plan(asked, stage, aim, control, stages, watched, drills, calendar, clock, journal)
@@ -145,8 +147,8 @@ def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: 
 def _plan(
     asked: Asked,
     stage: Stage,
-    aim: Aim,
-    control: Aim | None,
+    aim: StageTarget,
+    control: StageTarget | None,
     stages: Stages,
     watched: Drill,
     drills: dict[str, Path],
@@ -154,7 +156,7 @@ def _plan(
     clock: Clock,
     journal: Journal,
 ) -> StagePlan:
-    rules, kind = stages.stages[stage], aim.lane.kind
+    rules, kind = stages.stages[stage], aim.endpoints.kind
     before = rollouts.latest(journal.entries, BEFORE[stage]) if stage != "0" else None
     every_s = stages.watching(kind).every_s
     return StagePlan(
@@ -164,9 +166,9 @@ def _plan(
         title=rules.title,
         cohort=rules.cohort,
         cohort_percent=rules.cohort_percent,
-        target=aim.lane.name,
+        target=aim.endpoints.name,
         target_kind=kind,
-        revisions=revisions.find(aim.lane, aim.entry),
+        revisions=revisions.find(aim.endpoints, aim.entry),
         began=iso(clock.now()),
         hold_required_s=_hold_s(stages, stage, kind, calendar, clock),
         snapshot_interval_s=stages.interval_s(kind),
@@ -191,10 +193,10 @@ def _plan(
     )
 
 
-def _control(aim: Aim) -> Control:
+def _control(aim: StageTarget) -> Control:
     return Control(
-        target=aim.lane.name,
-        revisions=revisions.find(aim.lane, aim.entry),
+        target=aim.endpoints.name,
+        revisions=revisions.find(aim.endpoints, aim.entry),
         configuration_sha256=aim.configuration(),
     )
 
@@ -235,21 +237,21 @@ def _ask(course: Course) -> None:
     setting = commands.Setting(
         target=aim.given,
         targets=str(aim.file.resolve()) if aim.file else "",
-        secrets=aim.lane.secrets,
-        is_mock=aim.lane.is_mock,
+        secrets=aim.endpoints.secrets,
+        is_mock=aim.endpoints.is_mock,
     )
     done: dict[str, CommandDone] = {}
     for command in rules.commands:
         course.say(f"command {command.name}")
         done[command.name] = found = commands.run(command, course.run_dir, course.clock, setting)
         course.say(f"command {command.name}: {found.state} ({found.reason})")
-    answers = preconditions.ask(aim.lane, rules.stages["0"].client_builds, rules.commands, done, course.plan.revisions)
-    for line in preconditions.keep(answers, course.run_dir, course.clock, aim.lane.is_mock):
+    answers = preconditions.ask(aim.endpoints, rules.stages["0"].client_builds, rules.commands, done, course.plan.revisions)
+    for line in preconditions.keep(answers, course.run_dir, course.clock, aim.endpoints.is_mock):
         course.say(f"precondition {line.name}: {line.state} ({line.reason})")
 
 
 def _sampler(course: Course) -> Sampler:
-    return Sampler(course.run_dir, snapshots.sources_of(course.aim.lane, course.aim.entry), course.clock)
+    return Sampler(course.run_dir, snapshots.sources_of(course.aim.endpoints, course.aim.entry), course.clock)
 
 
 def _watcher(course: Course) -> canary_checks.Watcher:
@@ -287,7 +289,7 @@ def _rehearse(course: Course) -> None:
     limit_s = course.stages.stages["0"].rehearsal_limit_s or LIMIT_S
     try:
         found = rehearsal.rehearse(
-            course.aim.lane, course.aim.entry, course.run_dir, course.clock, dry_run=False, limit_s=limit_s
+            course.aim.endpoints, course.aim.entry, course.run_dir, course.clock, dry_run=False, limit_s=limit_s
         )
     except StorageError:
         raise
@@ -327,15 +329,15 @@ def _hold(course: Course, calendar: Calendar | None) -> None:
     aim = course.aim
 
     def probe() -> None:
-        found = cohort.probe(aim.lane, course.stages.probes, course.run_dir, course.clock)
+        found = cohort.probe(aim.endpoints, course.stages.routing_check, course.run_dir, course.clock)
         part = cohort.judge(found, course.plan.cohort_percent or 0.0)
         course.say(f"cohort: {part.state} ({part.reason})")
 
     def find() -> Revisions:
-        return revisions.find(aim.lane, aim.entry)
+        return revisions.find(aim.endpoints, aim.entry)
 
     asks: Callable[[], None] | None = probe if course.plan.cohort_percent is not None else None
-    arm = armed.Watchman(aim, course.plan, course.run_dir, course.clock).look if "armed" in course.plan.required else None
+    arm = armed.Monitor(aim, course.plan, course.run_dir, course.clock).look if "armed" in course.plan.required else None
     judge = hold_judge.judge_of(course)
     with contextlib.closing(_sampler(course)) as sampler:
         Hold(course, sampler, _watcher(course), judge, calendar=calendar, probe=asks, find=find, arm=arm).run()

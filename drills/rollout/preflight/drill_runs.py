@@ -19,7 +19,7 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.preflight import one_drill
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.setup import records
-from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.commands import append, end
 from drills.rollout.setup.records import DrillDone
 from drills.rollout.setup.stages import EVERY_DRILL
@@ -118,7 +118,7 @@ def path_of(name: str, beside: Path) -> Path:
 def _needs_own_runtime(drill: Drill) -> bool:
     usual = RuntimeSettings()
     own = [key for key in usual.__struct_fields__ if key.startswith("token_")]
-    return bool(drill.surfaces) or any(getattr(drill.runtime, key) != getattr(usual, key) for key in own)
+    return bool(drill.variants) or any(getattr(drill.runtime, key) != getattr(usual, key) for key in own)
 
 
 def left_out(names: Iterable[str]) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ def require_judged(drills: Iterable[Path], thresholds: Thresholds) -> None:
         gates.require_checks(drill_file.load(path), thresholds)
 
 
-def run_all(drills: dict[str, Path], folder: Path, aim: Aim, side_by_side: int, say: Say) -> list[DrillDone]:
+def run_all(drills: dict[str, Path], folder: Path, aim: StageTarget, side_by_side: int, say: Say) -> list[DrillDone]:
     """Run them into a stage's folder and tell of each as it ends. On the embedded mock each has a runtime of its own.
 
     Elsewhere they run one after the other, whatever `side_by_side` is. Ctrl-C ends those that run, and the rest are not run.
@@ -164,10 +164,10 @@ def run_all(drills: dict[str, Path], folder: Path, aim: Aim, side_by_side: int, 
 
 def _length_s(path: Path) -> float:
     drill = drill_file.load(path)
-    return expected_duration_s(drill) * max(len(variants.surfaces_of(drill)), 1)
+    return expected_duration_s(drill) * max(len(variants.variants_of(drill)), 1)
 
 
-def _order(path: Path, folder: Path, aim: Aim) -> Order:
+def _order(path: Path, folder: Path, aim: StageTarget) -> Order:
     return Order(
         drill=str(path.resolve()),
         target="mock" if aim.is_embedded else aim.given,

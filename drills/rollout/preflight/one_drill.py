@@ -99,7 +99,7 @@ def _concluded(run_dir: Path) -> RunVerdict:
 
 def _done(drill: Drill, run_dir: Path, verdict: DrillVerdict, seed: int) -> DrillDone:
     begun, ended = _fault_times(results.drill_folder(run_dir, drill.name))
-    took_s = next((each.value for each in verdict.measures if each.name == "live_again_99_s" and each.n), math.nan)
+    took_s = next((each.value for each in verdict.metrics if each.name == "live_again_99_s" and each.n), math.nan)
     return DrillDone(
         name=drill.name,
         run=run_dir.name,
@@ -121,7 +121,7 @@ def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
         history = History(observations.read_header(folder), observations.read(folder))
     except EvidenceError:
         return (), []
-    begun, ended = history.of(Kind.FAULT_BEGUN), history.of(Kind.FAULT_ENDED)
+    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
     return tuple(round(float(t), 3) for t in begun.t), sorted(round(float(t), 3) for t in ended.t)
 
 

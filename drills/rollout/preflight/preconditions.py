@@ -17,7 +17,7 @@ from drills.rollout.setup.records import CommandDone, Precondition, Revisions
 from drills.rollout.setup.stages import Command
 from sim.base.clocks import Clock, iso
 from sim.base.errors import MalformedFrameError
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime import codec
 from sim.protocols.spacetime.frames import Compatibility, Join, Reply
 from sim.server.settings import RuntimeSettings
@@ -40,15 +40,15 @@ class _MintAnswer(msgspec.Struct):
 
 
 def ask(
-    lane: Lane, builds: Sequence[str], rules: Sequence[Command], done: Mapping[str, CommandDone], found: Revisions
+    endpoints: Endpoints, builds: Sequence[str], rules: Sequence[Command], done: Mapping[str, CommandDone], found: Revisions
 ) -> dict[str, Answer]:
     """State and reason of each of `PRECONDITION_NAMES`. Raises nothing for what the other side does."""
-    token, minted = mint(lane)
+    token, minted = mint(endpoints)
     return {
         "observability_tests": commands.precondition(rules, done, "observability_tests"),
         "retired_route_guard": commands.precondition(rules, done, "retired_route_guard"),
         "token_issuance": minted,
-        "builds_deployed": joins(lane, token, builds) if token else ("not_run", "there is no token to join with"),
+        "builds_deployed": joins(endpoints, token, builds) if token else ("not_run", "there is no token to join with"),
         "rollback_revisions": _captured(found),
     }
 
@@ -72,35 +72,35 @@ def keep(answers: Mapping[str, Answer], folder: Path, clock: Clock, is_mock: boo
     return lines
 
 
-def mint(lane: Lane) -> tuple[str, Answer]:
+def mint(endpoints: Endpoints) -> tuple[str, Answer]:
     """A token, empty for none, and whether the control service issues them as it should."""
     began = time.monotonic()
     try:
         answer = httpx.post(
-            lane.control_url + _MINT_PATH,
-            headers={"Authorization": f"Bearer {lane.session or _MOCK_SESSION}"},
+            endpoints.control_url + _MINT_PATH,
+            headers={"Authorization": f"Bearer {endpoints.session or _MOCK_SESSION}"},
             json={},
             timeout=_TIMEOUT_S,
             trust_env=False,
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return "", ("fail", f"{lane.control_url}{_MINT_PATH} gave no answer ({type(error).__name__})")
+        return "", ("fail", f"{endpoints.control_url}{_MINT_PATH} gave no answer ({type(error).__name__})")
     if answer.status_code != 200:
-        return "", ("fail", f"{lane.control_url}{_MINT_PATH} answered {answer.status_code} where a token was expected")
+        return "", ("fail", f"{endpoints.control_url}{_MINT_PATH} answered {answer.status_code} where a token was expected")
     try:
         minted = msgspec.json.decode(answer.content, type=_MintAnswer).data
     except (msgspec.DecodeError, RecursionError):
-        return "", ("fail", f"{lane.control_url}{_MINT_PATH} answered 200, but with no token in it")
+        return "", ("fail", f"{endpoints.control_url}{_MINT_PATH} answered 200, but with no token in it")
     took_ms = (time.monotonic() - began) * 1000
     if not minted.token or minted.expires_in <= 0:
         return "", ("fail", f"the control service issued a token that lives for {minted.expires_in:g} s")
     return minted.token, ("pass", f"a token for {minted.expires_in:g} s was issued in {took_ms:.0f} ms")
 
 
-def joins(lane: Lane, token: str, builds: Sequence[str]) -> Answer:
+def joins(endpoints: Endpoints, token: str, builds: Sequence[str]) -> Answer:
     """Whether the runtime lets a client of each of these builds join, with the protocol that the product speaks."""
     for build in builds:
-        refused = _refused(lane, token, build)
+        refused = _refused(endpoints, token, build)
         if refused:
             return "fail", f"a client of build {build} cannot join: {refused}"
     usual = RuntimeSettings()
@@ -108,9 +108,9 @@ def joins(lane: Lane, token: str, builds: Sequence[str]) -> Answer:
     return "pass", f"clients of {', '.join(builds)} may join ({with_what})"
 
 
-def _refused(lane: Lane, token: str, build: str) -> str:
+def _refused(endpoints: Endpoints, token: str, build: str) -> str:
     """Why a join was refused, empty if it was not."""
-    url = f"{lane.socket_url}?token={quote(token, safe='')}&vsn={_VERSION}"
+    url = f"{endpoints.socket_url}?token={quote(token, safe='')}&vsn={_VERSION}"
     try:
         with connect(url, open_timeout=_TIMEOUT_S, close_timeout=1.0, ping_interval=None, proxy=None, max_size=None) as socket:
             return _told(socket, build)

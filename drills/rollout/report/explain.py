@@ -22,7 +22,7 @@ def _never(case: Case, threshold: Threshold | None) -> Answer:
 
 # Checks of drills that are not asked of one history, and so are in no registry.
 _MADE = (
-    Check("replay", "parity", "surfaces", "surfaces on which the same history came to another end", "count, 0 allowed", _never),
+    Check("replay", "parity", "variants", "surfaces on which the same history came to another end", "count, 0 allowed", _never),
     Check("drill", "invariants", "laws", "laws that were broken", "count, 0 allowed", _never),
     Check("drill", "evidence", "rows", "whether a drill's files can be believed", "complete, and as recorded", _never),
     Check("drill", "stop_condition", "conditions", "stop conditions of the target that were met", "none may be", _never),
@@ -80,7 +80,7 @@ def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
     """What there is to be said of a check, as pairs of a heading and a text; an empty heading begins another check."""
     for of, check in asked_of(name).items():
         yield "", f"{check.full_name}, asked of {of}"
-        yield "measures", f"{check.measures}, in {check.unit}"
+        yield "metrics", f"{check.metrics}, in {check.unit}"
         yield "asks", _asks(check)
         if figures := _figures(check):
             yield "figures", figures

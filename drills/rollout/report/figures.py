@@ -146,7 +146,7 @@ def _restarts(snapshots: Sequence[Snapshot]) -> Iterator[float]:
 def _latency(window: StageWindow, events: Sequence[HoldEvent], report: StageReport) -> Drawn | None:
     """Percentiles of the time from a publish to its application, watch by watch."""
     points = []
-    for watch in window.watches:
+    for watch in window.canary_checks:
         values = samples.publish_to_apply_ms(watch.history, Ledger(watch.history))
         if len(values):
             points.append((watch.began_s, *np.percentile(values, (50, 95, 99))))

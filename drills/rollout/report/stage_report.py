@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from drills.rollout.report.figures import Drawn
 
-_MOST_WHY = 6  # sentences that a reader gets first
+_MAX_WHY = 6  # sentences that a reader gets first
 _EXIT_CODES = {"": 0, "breach": 1, "error": 4, "insufficient_evidence": 2, "expired": 1}
 
 
@@ -93,8 +93,8 @@ def _given(report: StageReport) -> dict[str, object]:
         "headline": headline(report),
         "about": about(report.plan),
         "gates": [(gate, decided_by(gate), _is_told(gate), _sorted(gate.checks)) for gate in report.gates],
-        "first_why": report.why[:_MOST_WHY],
-        "more_why": report.why[_MOST_WHY:],
+        "first_why": report.why[:_MAX_WHY],
+        "more_why": report.why[_MAX_WHY:],
         "folders": folders(report.evidence),
         "moved": [change for change in report.changes if _moved(change)],
         "unmoved": sum(not _moved(change) for change in report.changes),

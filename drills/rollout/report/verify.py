@@ -16,7 +16,7 @@ from drills.rollout.verdict import judging
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError
 
-_MOST_DIFFERENCES = 5  # told of a report that is not what its evidence says
+_MAX_DIFFERENCES = 5  # told of a report that is not what its evidence says
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,10 +179,10 @@ def _verdict(run_dir: Path, written: StageReport, now: StageReport) -> Iterator[
         yield f"{records.REPORT}: says {said}, but the evidence says {f'{now.decision} {now.reason}'.strip()}."
     own = msgspec.structs.replace(now, rendered=written.rendered, evidence=written.evidence)
     differences = list(_differences("", msgspec.to_builtins(written), msgspec.to_builtins(own)))
-    for where in differences[:_MOST_DIFFERENCES]:
+    for where in differences[:_MAX_DIFFERENCES]:
         yield f"{records.REPORT}: {where} is not what the evidence says."
-    if len(differences) > _MOST_DIFFERENCES:
-        yield f"{records.REPORT}: and {len(differences) - _MOST_DIFFERENCES} more places are not what the evidence says."
+    if len(differences) > _MAX_DIFFERENCES:
+        yield f"{records.REPORT}: and {len(differences) - _MAX_DIFFERENCES} more places are not what the evidence says."
 
 
 def _differences(where: str, one: object, other: object) -> Iterator[str]:

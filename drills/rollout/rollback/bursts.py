@@ -8,7 +8,7 @@ import aiohttp
 
 from sim.engines.shared.service import PUBLISHES_AT_ONCE
 from sim.engines.sockets.http import REQUEST_TIMEOUT_S
-from sim.engines.sockets.service import Lane, LaneHttp, PublishFailedError
+from sim.engines.sockets.service import Endpoints, PublishFailedError, ServiceHttp
 
 RATE_CODES = frozenset({"spacetime_publish_rate_limited", "rate_limited", "http_429"})
 _RUNS = 3  # [ours] new streams that a burst is spread over, so that no topic's own limit is met first
@@ -46,11 +46,11 @@ class Burst:
         return {self.what: str(self.n), "taken": str(self.taken), "codes": codes}
 
 
-def publishes(lane: Lane, n: int) -> Burst:
+def publishes(endpoints: Endpoints, n: int) -> Burst:
     """Publish `n` events at once to runs that nobody reads. Raises `TargetError` where no run can be made."""
 
     async def burst() -> Burst:
-        http = LaneHttp(lane)
+        http = ServiceHttp(endpoints)
         slots = asyncio.Semaphore(PUBLISHES_AT_ONCE)
 
         async def one(run_id: str, number: int) -> str:
@@ -71,11 +71,11 @@ def publishes(lane: Lane, n: int) -> Burst:
     return asyncio.run(burst())
 
 
-def connects(lane: Lane, n: int) -> Burst:
+def connects(endpoints: Endpoints, n: int) -> Burst:
     """Open `n` sockets at once, and close them. Raises `TargetError` where no token can be had."""
 
     async def burst() -> Burst:
-        http = LaneHttp(lane)
+        http = ServiceHttp(endpoints)
         try:
             token = await http.any_token()
         finally:
@@ -83,16 +83,16 @@ def connects(lane: Lane, n: int) -> Burst:
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            codes = await asyncio.gather(*(_connect(session, lane, token) for _ in range(n)))
+            codes = await asyncio.gather(*(_connect(session, endpoints, token) for _ in range(n)))
         return Burst("connects", n, dict(Counter(filter(None, codes))))
 
     return asyncio.run(burst())
 
 
-async def _connect(session: aiohttp.ClientSession, lane: Lane, token: str) -> str:
+async def _connect(session: aiohttp.ClientSession, endpoints: Endpoints, token: str) -> str:
     """Empty for an upgrade, else what it was refused with."""
     try:
-        async with session.ws_connect(lane.socket_url, params={"token": token, "vsn": "2.0.0"}):
+        async with session.ws_connect(endpoints.socket_url, params={"token": token, "vsn": "2.0.0"}):
             return ""
     except aiohttp.WSServerHandshakeError as error:
         return f"http_{error.status}"

@@ -14,14 +14,14 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.rollback.bursts import Burst
 from drills.rollout.rollback.levers import Lever
 from drills.rollout.servers import cohort
-from drills.rollout.setup.records import CohortProbe, Revisions
-from drills.rollout.setup.stages import Probes
+from drills.rollout.setup.records import Revisions, RoutingCheck
+from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock
 from sim.base.errors import StormgateError
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 
 Name = Literal["traffic", "throttle", "cohort"]
-PROBES = Probes()  # how the routing service is asked
+ROUTING_CHECKS = RoutingChecks()  # how the routing service is asked
 _BURST_APART_S = 1.0  # a burst is all that is let in within a second: caps are of any one second
 
 
@@ -178,9 +178,9 @@ class Cohort:
 
     name: Name = "cohort"
 
-    def __init__(self, lever: Lever, percent: float, lane: Lane, folder: Path, clock: Clock) -> None:
+    def __init__(self, lever: Lever, percent: float, endpoints: Endpoints, folder: Path, clock: Clock) -> None:
         self.lever = lever
-        self._percent, self._lane, self._folder, self._clock = percent, lane, folder, clock
+        self._percent, self._endpoints, self._folder, self._clock = percent, endpoints, folder, clock
         self._asked = 0
         self._before: frozenset[str] = frozenset()
         self._kept: list[str] = []
@@ -215,12 +215,12 @@ class Cohort:
         )
         return Sighting(_shares(probes), missing, f"each of {len(probes)} keys is where it was")
 
-    def _probe(self) -> list[CohortProbe]:
+    def _probe(self) -> list[RoutingCheck]:
         self._asked += 1
         folder = self._folder / f"cohort-{self._asked}"
         folder.mkdir(parents=True, exist_ok=True)
         self._kept.append(f"{self._folder.name}/{folder.name}")
-        return cohort.probe(self._lane, PROBES, folder, self._clock)
+        return cohort.probe(self._endpoints, ROUTING_CHECKS, folder, self._clock)
 
     @property
     def evidence(self) -> tuple[str, ...]:
@@ -230,14 +230,14 @@ class Cohort:
     @property
     def seen_by(self) -> str:
         """See `Change`."""
-        return f"the routing service puts {self._percent:g} % of {PROBES.keys} keys into the cohort (Wilson's interval)"
+        return f"the routing service puts {self._percent:g} % of {ROUTING_CHECKS.keys} keys into the cohort (Wilson's interval)"
 
 
-def _inside(probes: list[CohortProbe]) -> frozenset[str]:
+def _inside(probes: list[RoutingCheck]) -> frozenset[str]:
     return frozenset(probe.key for probe in probes if probe.in_cohort)
 
 
-def _shares(probes: list[CohortProbe]) -> dict[str, str]:
+def _shares(probes: list[RoutingCheck]) -> dict[str, str]:
     told = [probe for probe in probes if probe.in_cohort is not None]
     inside = len(_inside(probes))
     if not told:

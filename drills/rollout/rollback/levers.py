@@ -14,7 +14,7 @@ from sim.base.errors import HookError
 from sim.base.operator_command import Output
 from sim.base.redaction import Redactor
 from sim.drill.target_rules import RollbackHook
-from sim.engines.sockets.service import Lane, LaneHttp
+from sim.engines.sockets.service import Endpoints, ServiceHttp
 
 _PREFIX = "STORMGATE_"
 
@@ -44,12 +44,12 @@ class Lever(Protocol):
 class HookLever:
     """An operator's two commands. What they print is kept below `folder`, without secrets."""
 
-    def __init__(self, name: str, hook: RollbackHook, lane: Lane, folder: Path, about: Mapping[str, str]) -> None:
+    def __init__(self, name: str, hook: RollbackHook, endpoints: Endpoints, folder: Path, about: Mapping[str, str]) -> None:
         self._name = name
         self._hook = hook
         self._folder = folder
-        self._redact = Redactor(lane.secrets)
-        lane_about = {"TARGET": lane.name, "RUNTIME_URL": lane.runtime_url, "CONTROL_URL": lane.control_url}
+        self._redact = Redactor(endpoints.secrets)
+        lane_about = {"TARGET": endpoints.name, "RUNTIME_URL": endpoints.runtime_url, "CONTROL_URL": endpoints.control_url}
         self._about = {"STEP": name, **lane_about, **about}
         self._kept: list[str] = []
 
@@ -90,8 +90,8 @@ class HookLever:
 class MockLever:
     """A route of a mock of ours: what is put there, and what was there before."""
 
-    def __init__(self, lane: Lane, name: str, wanted: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-        self._lane = lane
+    def __init__(self, endpoints: Endpoints, name: str, wanted: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+        self._endpoints = endpoints
         self._name = name
         self._wanted, self._before = wanted, before
 
@@ -114,12 +114,12 @@ class MockLever:
         return ()
 
     def _shown(self, body: Mapping[str, Any]) -> str:
-        url = f"{self._lane.runtime_url}/_mock/{self._name}"
+        url = f"{self._endpoints.runtime_url}/_mock/{self._name}"
         return shlex.join(["curl", "-X", "PUT", "-d", msgspec.json.encode(body).decode(), url])
 
     def _put(self, body: Mapping[str, Any]) -> None:
         async def put() -> None:
-            http = LaneHttp(self._lane)
+            http = ServiceHttp(self._endpoints)
             try:
                 await http.change(self._name, body)
             finally:

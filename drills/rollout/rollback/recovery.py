@@ -13,12 +13,12 @@ from sim.analysis.samples import Share
 from sim.base.errors import EvidenceError
 from sim.drill import model as drill_file
 from sim.drill.model import Drill
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.record import observations
 from sim.record.history import History
 
 DRILL = EXAMPLES / "observation.toml"
-MOST_AUTH_FAILURES = 0.02  # of connects, and of tokens asked for: the operators' rollback procedure
+MAX_AUTH_FAILURES = 0.02  # of connects, and of tokens asked for: the operators' rollback procedure
 _CLIENTS = 150  # [ours] with fewer than 133 connects, no share of failures is surely under 2 %
 _ON_MOCK = (  # [ours] as many samples in less time
     *("fleet.connects_per_s=50.0", "load.events_per_s=50.0", "load.run_streams=3"),
@@ -40,26 +40,33 @@ class InterruptedWatchError(KeyboardInterrupt):
     """Whoever watched was told to end."""
 
 
-def drill_for(lane: Lane, overrides: tuple[str, ...], length_s: float | None = None) -> Drill:
+def drill_for(endpoints: Endpoints, overrides: tuple[str, ...], length_s: float | None = None) -> Drill:
     """The drill that watches a lane, within its caps; `length_s` is how long is looked, without coming and going.
 
     Raises `UsageError`.
     """
-    caps = lane.rules.caps
+    caps = endpoints.rules.caps
     clients = min(_CLIENTS, caps.clients - 1) if caps else _CLIENTS
-    usual = (f"fleet.clients={clients}", *(_ON_MOCK if lane.is_mock else ()))
+    usual = (f"fleet.clients={clients}", *(_ON_MOCK if endpoints.is_mock else ()))
     length = (f"phases.fault_s={length_s}",) if length_s is not None else ()
     return drill_file.load(DRILL, (*usual, *overrides, *length))
 
 
-def watch(lane: Lane, drill: Drill, folder: Path, thresholds: Path | None, surely: bool) -> Watched:
+def watch(endpoints: Endpoints, drill: Drill, folder: Path, thresholds: Path | None, surely: bool) -> Watched:
     """Run it into a folder of its own below `folder`, and judge it by `thresholds` (None: the usual ones).
 
     `surely`: that few are refused must be sure, which takes 133 connects; else it is enough that it looks so.
     Raises what a drill raises, and `InterruptedWatchError`.
     """
     request = Request(
-        drills=(drill,), engine="sockets", target=lane.name, seed=1, defects=(), thresholds=thresholds, out=folder, lane=lane
+        drills=(drill,),
+        engine="sockets",
+        target=endpoints.name,
+        seed=1,
+        defects=(),
+        thresholds=thresholds,
+        out=folder,
+        endpoints=endpoints,
     )
     run_dir = running.run(request)
     verdict = results.judge_run(run_dir)
@@ -93,8 +100,8 @@ def few(share: Share, what: str, surely: bool) -> tuple[State, str]:
     if share.n == 0:
         return State.NO_DATA, f"there were no {what}"
     words = f"{share.hits} of {share.n} {what} refused (at most {100 * bounds.upper:.2g} %)"
-    if bounds.lower > MOST_AUTH_FAILURES or (share.ratio >= MOST_AUTH_FAILURES and not surely):
+    if bounds.lower > MAX_AUTH_FAILURES or (share.ratio >= MAX_AUTH_FAILURES and not surely):
         return State.FAIL, words
-    if surely and bounds.upper >= MOST_AUTH_FAILURES:
-        return State.INCONCLUSIVE, f"{words}, which cannot be told from {100 * MOST_AUTH_FAILURES:g} %"
+    if surely and bounds.upper >= MAX_AUTH_FAILURES:
+        return State.INCONCLUSIVE, f"{words}, which cannot be told from {100 * MAX_AUTH_FAILURES:g} %"
     return State.PASS, words

@@ -28,7 +28,7 @@ from drills.runs.target_file import Target
 from sim.base.atomic_files import write_whole
 from sim.base.clocks import Clock, iso
 from sim.base.errors import StorageError, StormgateError, UsageError
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 
 StepName = Literal["traffic", "throttle", "cohort", "recovery"]
 StepState = Literal["pass", "fail", "error", "not_run"]
@@ -38,14 +38,14 @@ Say = Callable[[str], None]
 
 
 def rehearse(
-    lane: Lane, entry: Target | None, folder: Path, clock: Clock, *, dry_run: bool, limit_s: float = LIMIT_S
+    endpoints: Endpoints, entry: Target | None, folder: Path, clock: Clock, *, dry_run: bool, limit_s: float = LIMIT_S
 ) -> Rollback:
     """Rehearse the rollback on a target; `rollback.json` and `rollback/` go into `folder`.
 
     Everything that was changed is put back, whatever happens, and what could not be is said on stderr. Raises `UsageError` and
     `TargetError` before anything is changed, `StorageError`, and `KeyboardInterrupt` once everything is back.
     """
-    plan = rehearsal_steps.make(lane, entry, folder, clock, limit_s)
+    plan = rehearsal_steps.make(endpoints, entry, folder, clock, limit_s)
     rehearsal = Rehearsal(plan, folder, clock)
     return rehearsal.pretend() if dry_run else rehearsal.run()
 
@@ -205,7 +205,7 @@ class Rehearsal:
         return watched
 
     def _until_seen(self, look: Callable[[], Sighting]) -> Sighting:
-        limit = self._clock.now() + timedelta(seconds=self._plan.seen_within_s)
+        limit = self._clock.now() + timedelta(seconds=self._plan.observed_within_s)
         while (seen := look()).missing and self._clock.now() < limit:
             self._clock.sleep_until(self._clock.now() + timedelta(seconds=_LOOK_EVERY_S))
         return seen

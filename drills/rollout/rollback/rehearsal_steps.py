@@ -22,7 +22,7 @@ from sim.base.clocks import Clock
 from sim.base.errors import IllegalMoveError, TargetError, UsageError
 from sim.drill.target_rules import CohortRollback, RollbackHook, RollbackRules, TargetKind, ThrottleRollback, TrafficRollback
 from sim.engines.shared import permission
-from sim.engines.sockets.service import Lane, LaneHttp
+from sim.engines.sockets.service import Endpoints, ServiceHttp
 from sim.server.deployment import Deployment
 from sim.server.deployment import Traffic as MockTraffic
 
@@ -46,54 +46,54 @@ class Plan:
     watch: Callable[[float | None], Watched]
     stable_s: float
     limit_s: float
-    seen_within_s: float
+    observed_within_s: float
     hooks_sha256: str = ""  # of the commands, as they are now
 
 
-def make(lane: Lane, entry: Target | None, folder: Path, clock: Clock, limit_s: float = LIMIT_S) -> Plan:
+def make(endpoints: Endpoints, entry: Target | None, folder: Path, clock: Clock, limit_s: float = LIMIT_S) -> Plan:
     """The plan for a target. Raises `UsageError` for one that does not allow it, `TargetError` for a mock that is not there."""
     rules = entry.rollback if entry else RollbackRules()
-    _require_allowed(lane, rules)
+    _require_allowed(endpoints, rules)
     for length_s in (None, STABLE_S):
-        permission.require_allowed(recovery.drill_for(lane, rules.watch, length_s), lane)
+        permission.require_allowed(recovery.drill_for(endpoints, rules.watch, length_s), endpoints)
     own, thresholds = folder / FOLDER, folder / records.THRESHOLDS  # a stage's own, where there are such
 
     def watch(length_s: float | None) -> Watched:
-        drill, surely = recovery.drill_for(lane, rules.watch, length_s), length_s is not None  # of 15 min of it
-        return recovery.watch(lane, drill, own / "watches", thresholds if thresholds.exists() else None, surely)
+        drill, surely = recovery.drill_for(endpoints, rules.watch, length_s), length_s is not None  # of 15 min of it
+        return recovery.watch(endpoints, drill, own / "canary-checks", thresholds if thresholds.exists() else None, surely)
 
     return Plan(
-        target=lane.name,
-        target_kind=lane.kind,
-        changes=_Changes(lane, entry, own, clock).all(rules),
+        target=endpoints.name,
+        target_kind=endpoints.kind,
+        changes=_Changes(endpoints, entry, own, clock).all(rules),
         watch=watch,
-        stable_s=MOCK_STABLE_S if lane.is_mock else STABLE_S,
+        stable_s=MOCK_STABLE_S if endpoints.is_mock else STABLE_S,
         limit_s=limit_s,
-        seen_within_s=rules.seen_within_s,
+        observed_within_s=rules.observed_within_s,
         hooks_sha256=armed.digest(rules),
     )
 
 
-def _require_allowed(lane: Lane, rules: RollbackRules) -> None:
-    if lane.kind == "production" and not rules.allow_on_production:
+def _require_allowed(endpoints: Endpoints, rules: RollbackRules) -> None:
+    if endpoints.kind == "production" and not rules.allow_on_production:
         raise UsageError(
-            f"target '{lane.name}' is of kind production, and a rehearsal moves everybody's traffic: rehearse on staging, "
-            f"or, where that is meant, put allow_on_production = true into [targets.{lane.name}.rollback]."
+            f"target '{endpoints.name}' is of kind production, and a rehearsal moves everybody's traffic: rehearse on staging, "
+            f"or, where that is meant, put allow_on_production = true into [targets.{endpoints.name}.rollback]."
         )
     missing = [name for name in ("traffic", "throttle", "cohort") if getattr(rules, name) is None]
-    if missing and not lane.is_mock:
+    if missing and not endpoints.is_mock:
         raise UsageError(
-            f"target '{lane.name}' has no commands to roll back its {missing[0]}; add "
-            f"[targets.{lane.name}.rollback.{missing[0]}] with 'apply' and 'restore' to the targets file."
+            f"target '{endpoints.name}' has no commands to roll back its {missing[0]}; add "
+            f"[targets.{endpoints.name}.rollback.{missing[0]}] with 'apply' and 'restore' to the targets file."
         )
 
 
 class _Changes:
     """Makes the three changes: with the operators' commands where there are some, else with a mock's own routes."""
 
-    def __init__(self, lane: Lane, entry: Target | None, folder: Path, clock: Clock) -> None:
-        self._lane, self._entry, self._folder, self._clock = lane, entry, folder, clock
-        self._mock = _mock(lane) if lane.is_mock else None
+    def __init__(self, endpoints: Endpoints, entry: Target | None, folder: Path, clock: Clock) -> None:
+        self._endpoints, self._entry, self._folder, self._clock = endpoints, entry, folder, clock
+        self._mock = _mock(endpoints) if endpoints.is_mock else None
 
     def all(self, rules: RollbackRules) -> tuple[Change, Change, Change]:
         """In the order of the rollback."""
@@ -101,7 +101,7 @@ class _Changes:
 
     def _traffic(self, rule: TrafficRollback | None) -> Traffic:
         def find() -> Revisions:
-            return revisions.find(self._lane, self._entry)
+            return revisions.find(self._endpoints, self._entry)
 
         if rule is not None:
             good = Revisions(control=rule.control_revision, runtime=rule.runtime_revision)
@@ -112,34 +112,34 @@ class _Changes:
         old = deployment.previous_revision
         if not old:
             raise UsageError(
-                f"the mock at {self._lane.runtime_url} has one revision only, so there is nothing to roll back to; "
+                f"the mock at {self._endpoints.runtime_url} has one revision only, so there is nothing to roll back to; "
                 "start it with --set previous_revision=NAME."
             )
-        lever = MockLever(self._lane, "traffic", {"revision": old}, {"revision": traffic.serving})
+        lever = MockLever(self._endpoints, "traffic", {"revision": old}, {"revision": traffic.serving})
         return Traffic(lever, Revisions(control=old, runtime=old), find)
 
     def _throttle(self, rule: ThrottleRollback | None) -> Throttle:
         what = rule.refuses if rule else "publishes"
         n = self._burst(rule)
-        send: Callable[[Lane, int], Burst] = bursts.publishes if what == "publishes" else bursts.connects
+        send: Callable[[Endpoints, int], Burst] = bursts.publishes if what == "publishes" else bursts.connects
         if rule is not None:
             lever: Lever = self._hook("throttle", rule, BURST=str(n))
         else:
             before = msgspec.to_builtins(self._of_mock[1].throttle)
-            lever = MockLever(self._lane, "throttle", {"publishes_per_s": _MOCK_PUBLISHES_PER_S}, before)
-        return Throttle(lever, lambda: send(self._lane, n), f"{n} {what}", self._clock)
+            lever = MockLever(self._endpoints, "throttle", {"publishes_per_s": _MOCK_PUBLISHES_PER_S}, before)
+        return Throttle(lever, lambda: send(self._endpoints, n), f"{n} {what}", self._clock)
 
     def _burst(self, rule: ThrottleRollback | None) -> int:
         """How large a burst may be: no cap is ever exceeded."""
         if rule is None:
             return _MOCK_BURST
-        caps = self._lane.rules.caps
+        caps = self._endpoints.rules.caps
         if caps is None:
             return rule.burst
         most = caps.events_per_s if rule.refuses == "publishes" else min(caps.connects_per_s, caps.clients)
         if most < 2:
             raise UsageError(
-                f"the caps of target '{self._lane.name}' allow no burst of {rule.refuses} ({most:g} a second), by "
+                f"the caps of target '{self._endpoints.name}' allow no burst of {rule.refuses} ({most:g} a second), by "
                 "which alone a throttle is seen; raise them."
             )
         return min(rule.burst, int(most))
@@ -149,11 +149,11 @@ class _Changes:
             lever: Lever = self._hook("cohort", rule, PERCENT=f"{rule.percent:g}")
         else:
             before = {"percent": self._of_mock[1].cohort_percent}
-            lever = MockLever(self._lane, "cohort", {"percent": _MOCK_PERCENT}, before)
-        return Cohort(lever, rule.percent if rule else _MOCK_PERCENT, self._lane, self._folder, self._clock)
+            lever = MockLever(self._endpoints, "cohort", {"percent": _MOCK_PERCENT}, before)
+        return Cohort(lever, rule.percent if rule else _MOCK_PERCENT, self._endpoints, self._folder, self._clock)
 
     def _hook(self, name: str, rule: RollbackHook, **about: str) -> HookLever:
-        return HookLever(name, rule, self._lane, self._folder, {"RUN_ID": self._folder.parent.name, **about})
+        return HookLever(name, rule, self._endpoints, self._folder, {"RUN_ID": self._folder.parent.name, **about})
 
     @property
     def _of_mock(self) -> tuple[Deployment, MockTraffic]:
@@ -162,11 +162,11 @@ class _Changes:
         return self._mock
 
 
-def _mock(lane: Lane) -> tuple[Deployment, MockTraffic]:
+def _mock(endpoints: Endpoints) -> tuple[Deployment, MockTraffic]:
     """What a mock of ours says of its revisions. Raises `TargetError`."""
 
     async def ask() -> dict[str, Any]:
-        http = LaneHttp(lane)
+        http = ServiceHttp(endpoints)
         try:
             return await http.mock_state()
         finally:
@@ -176,4 +176,4 @@ def _mock(lane: Lane) -> tuple[Deployment, MockTraffic]:
     try:
         return msgspec.convert(state["deployment"], Deployment), msgspec.convert(state["traffic"], MockTraffic)
     except (KeyError, msgspec.ValidationError):
-        raise TargetError(f"{lane.runtime_url} is a mock of another version of stormgate; start this one's.") from None
+        raise TargetError(f"{endpoints.runtime_url} is a mock of another version of stormgate; start this one's.") from None

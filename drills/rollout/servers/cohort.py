@@ -10,12 +10,11 @@ import msgspec
 from scipy import stats
 
 from drills.judging.checks.verdicts import State
-from drills.rollout.setup import records
 from drills.rollout.setup.commands import append
-from drills.rollout.setup.records import CohortProbe, Part
-from drills.rollout.setup.stages import Probes
+from drills.rollout.setup.records import ROUTING_CHECKS, Part, RoutingCheck
+from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock, iso
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.server.cohorts import cohort_bucket
 
 PATH = "/api/v1/control/runtime-routing/evaluate"
@@ -39,16 +38,16 @@ class _Answer(msgspec.Struct):
     data: _Routing
 
 
-def probe(lane: Lane, rules: Probes, folder: Path, clock: Clock) -> list[CohortProbe]:
-    """Ask for every key, not faster than the rules allow; answers go to `probes.jsonl`. Raises `StorageError` alone."""
+def probe(endpoints: Endpoints, rules: RoutingChecks, folder: Path, clock: Clock) -> list[RoutingCheck]:
+    """Ask for every key, not faster than the rules allow; answers go to `routing-checks.jsonl`. Raises `StorageError` alone."""
     began, done, silent = clock.now(), [], 0
-    headers = {"Authorization": f"Bearer {lane.session}"} if lane.session else {}
+    headers = {"Authorization": f"Bearer {endpoints.session}"} if endpoints.session else {}
     with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, headers=headers) as http:
         for n in range(rules.keys):
-            if not lane.is_mock:
+            if not endpoints.is_mock:
                 clock.sleep_until(began + timedelta(seconds=n / rules.per_s))
-            found = _ask(http, lane.control_url + PATH, f"{_THREAD}-{n}", iso(clock.now()))
-            append(folder / records.PROBES, found)
+            found = _ask(http, endpoints.control_url + PATH, f"{_THREAD}-{n}", iso(clock.now()))
+            append(folder / ROUTING_CHECKS, found)
             done.append(found)
             silent = 0 if found.in_cohort is not None else silent + 1
             if silent == _GIVE_UP_AFTER:
@@ -56,7 +55,7 @@ def probe(lane: Lane, rules: Probes, folder: Path, clock: Clock) -> list[CohortP
     return done
 
 
-def _ask(http: httpx.Client, url: str, key: str, at: str) -> CohortProbe:
+def _ask(http: httpx.Client, url: str, key: str, at: str) -> RoutingCheck:
     bucket = cohort_bucket(SCOPE, key)
     outcome, in_cohort, revision = "ok", None, ""
     try:
@@ -69,7 +68,7 @@ def _ask(http: httpx.Client, url: str, key: str, at: str) -> CohortProbe:
         outcome = "timeout"
     except (httpx.HTTPError, httpx.InvalidURL):
         outcome = "unreachable"
-    return CohortProbe(at=at, key=key, bucket=bucket, in_cohort=in_cohort, outcome=outcome, revision=revision)
+    return RoutingCheck(at=at, key=key, bucket=bucket, in_cohort=in_cohort, outcome=outcome, revision=revision)
 
 
 def _read(body: bytes, key: str) -> tuple[str, bool | None, str]:
@@ -84,13 +83,13 @@ def _read(body: bytes, key: str) -> tuple[str, bool | None, str]:
     return "ok", data.cohort == CANARY, data.revision
 
 
-def judge(probes: Sequence[CohortProbe], percent: float) -> Part:
+def judge(probes: Sequence[RoutingCheck], percent: float) -> Part:
     """Whether what the routing service answered fits a cohort of `percent` of all keys."""
     state, reason = _judged(probes, percent)
-    return Part(name="cohort", state=state, reason=reason, evidence=records.PROBES)
+    return Part(name="cohort", state=state, reason=reason, evidence=ROUTING_CHECKS)
 
 
-def _judged(probes: Sequence[CohortProbe], percent: float) -> tuple[State, str]:
+def _judged(probes: Sequence[RoutingCheck], percent: float) -> tuple[State, str]:
     if not probes:
         return State.NOT_RUN, "the routing service was not asked"
     told = [probe for probe in probes if probe.in_cohort is not None]
@@ -110,7 +109,7 @@ def _judged(probes: Sequence[CohortProbe], percent: float) -> tuple[State, str]:
     return State.PASS, f"{share}, as {percent:g} % should be; each key is where its bucket puts it"
 
 
-def _wrong(told: Sequence[CohortProbe], percent: float) -> Iterator[str]:
+def _wrong(told: Sequence[RoutingCheck], percent: float) -> Iterator[str]:
     """Keys whose answer is not what their bucket says."""
     strays = [probe for probe in told if probe.in_cohort != (cohort_bucket(SCOPE, probe.key) < percent)]
     if strays:

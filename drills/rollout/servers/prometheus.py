@@ -34,7 +34,7 @@ _SAMPLED = " sampled at"  # after a figure's name: the query for its samples' mo
 _ONE_SERIES = re.compile(
     r"\s*(?P<fold>(sum|min|max|avg)\s*\(\s*)?(?P<series>[a-zA-Z_:][a-zA-Z0-9_:]*\s*(\{[^{}]*\})?)\s*(?(fold)\)\s*)"
 )
-_MOST_WORDS = 200  # of what the server says of an expression, kept
+_MAX_WORDS = 200  # of what the server says of an expression, kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,9 @@ def read(name: str, outcome: str, text: bytes) -> Result:
         return Result("not_prometheus" if outcome == OK else outcome)
     if answer["status"] == "error":
         said = f"{answer.get('errorType')}: {answer.get('error')}"
-        return Result("bad_expression", why=" ".join(said.split())[:_MOST_WORDS])
+        return Result("bad_expression", why=" ".join(said.split())[:_MAX_WORDS])
     if warnings := answer.get("warnings"):  # such as that some of its stores did not answer: the number may be too small
-        return Result("partial_result", why=" ".join(str(warnings).split())[:_MOST_WORDS])
+        return Result("partial_result", why=" ".join(str(warnings).split())[:_MAX_WORDS])
     data = answer.get("data")
     return _value(name, data) if isinstance(data, dict) else Result("not_prometheus")
 
@@ -175,4 +175,4 @@ def _outcome(results: Mapping[str, Result]) -> str:
     outcomes = [found.outcome for found in results.values()]
     if grave := [outcome for outcome in outcomes if outcome not in (OK, "missing", "stale_body")]:
         return grave[0]
-    return OK if OK in outcomes else "stale_body" if "stale_body" in outcomes else "no_figures"
+    return OK if OK in outcomes else "stale_body" if "stale_body" in outcomes else "no_metrics"

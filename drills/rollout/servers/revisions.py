@@ -14,17 +14,17 @@ from drills.runs.target_file import Target
 from sim.base.redaction import MARK, Redactor
 from sim.drill.target_rules import RevisionCommands
 from sim.engines.shared.fetch import FIGURES, fetch_now
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime.metric_names import HEALTH_PATH, STATUS_PATH
 from sim.protocols.spacetime.service_metrics import OK, read_status, revision_of, word
 
 LIMIT_S = 5.0  # [ours] of one request, from connecting to the last byte
-_MOST_OUTPUT_BYTES = 4096  # of a command, looked at
+_MAX_OUTPUT_BYTES = 4096  # of a command, looked at
 
 
-def find(lane: Lane, entry: Target | None) -> Revisions:
+def find(endpoints: Endpoints, entry: Target | None) -> Revisions:
     """The revisions of both services, empty where they cannot be found out."""
-    finder = Finder(lane, entry)
+    finder = Finder(endpoints, entry)
     return Revisions(control=finder.control(), runtime=finder.runtime())
 
 
@@ -33,10 +33,10 @@ class Finder:
     another name of the same revision, and would look like a change.
     """
 
-    def __init__(self, lane: Lane, entry: Target | None) -> None:
-        self._lane = lane
+    def __init__(self, endpoints: Endpoints, entry: Target | None) -> None:
+        self._endpoints = endpoints
         self._commands = entry.revisions if entry else RevisionCommands()
-        self._redact = Redactor(lane.secrets)
+        self._redact = Redactor(endpoints.secrets)
 
     def control(self, said: str | None = None) -> str:
         """The control service's; `said` is what it said of itself just now, if it was asked already."""
@@ -44,14 +44,14 @@ class Finder:
             return self._run(self._commands.control)
         if said is not None:
             return self._plain(said)
-        answer = fetch_now(self._lane.control_url + STATUS_PATH, FIGURES, LIMIT_S)
+        answer = fetch_now(self._endpoints.control_url + STATUS_PATH, FIGURES, LIMIT_S)
         return self._plain(read_status(answer.body).revision) if answer.outcome == OK else ""
 
     def runtime(self) -> str:
         """The runtime's."""
         if self._commands.runtime:
             return self._run(self._commands.runtime)
-        answer = fetch_now(self._lane.runtime_url + HEALTH_PATH, FIGURES, LIMIT_S)
+        answer = fetch_now(self._endpoints.runtime_url + HEALTH_PATH, FIGURES, LIMIT_S)
         return self._plain(revision_of(answer.body)) if answer.outcome == OK else ""
 
     def _run(self, command: list[str]) -> str:
@@ -64,8 +64,8 @@ class Finder:
         return found if found == self._redact.text(found) and MARK.decode() not in found else ""
 
     def _environment(self) -> dict[str, str]:
-        lane = self._lane
-        about = {"TARGET": lane.name, "RUNTIME_URL": lane.runtime_url, "CONTROL_URL": lane.control_url}
+        endpoints = self._endpoints
+        about = {"TARGET": endpoints.name, "RUNTIME_URL": endpoints.runtime_url, "CONTROL_URL": endpoints.control_url}
         return {**os.environ, **{f"STORMGATE_{name}": value for name, value in about.items()}}
 
 
@@ -77,4 +77,4 @@ def _first_output(command: list[str], environment: dict[str, str], limit_s: floa
         except (NotRunError, ValueError):
             return b""
         output.seek(0)
-        return output.read(_MOST_OUTPUT_BYTES) if code == 0 else b""
+        return output.read(_MAX_OUTPUT_BYTES) if code == 0 else b""

@@ -24,7 +24,7 @@ from drills.rollout.setup.records import BODIES, SNAPSHOTS, Phase, Snapshot
 from sim.base.clocks import Clock, from_iso
 from sim.base.errors import EvidenceError, StorageError, UsageError
 
-MOST_REPEATS = 3  # [ours] polls in a row that may repeat what was generated before: beyond it, the body is frozen
+MAX_REPEATS = 3  # [ours] polls in a row that may repeat what was generated before: beyond it, the body is frozen
 _SET_BACK_S = 1.0  # [ours] by which a clock that is being disciplined may go back
 _BODY = re.compile(r"(?P<n>\d{6,})-[a-z]+\.json(\.partial)?")
 
@@ -68,13 +68,13 @@ class Sampler:
     def poll(self, phase: Phase, fault: bool = False) -> list[Snapshot]:
         """Ask every source once; returns what was kept. Raises `StorageError` only.
 
-        A body that has not changed its `generated_at` for more than `MOST_REPEATS` polls is `stale_body`, whatever it says.
+        A body that has not changed its `generated_at` for more than `MAX_REPEATS` polls is `stale_body`, whatever it says.
         """
         kept = []
         for source in self._sources:
             snapshot, body = source.ask(self._n + 1, phase, fault, self._clock)
             if self._is_frozen(snapshot):
-                note = f"has said that it was made at {snapshot.generated_at} for more than {MOST_REPEATS} polls"
+                note = f"has said that it was made at {snapshot.generated_at} for more than {MAX_REPEATS} polls"
                 snapshot = msgspec.structs.replace(snapshot, outcome="stale_body", notes=(*snapshot.notes, note))
             kept.append(self._keep(snapshot, body))
         return kept
@@ -82,7 +82,7 @@ class Sampler:
     def _is_frozen(self, snapshot: Snapshot) -> bool:
         if snapshot.generated_at is None or snapshot.outcome not in ("ok", "stale_body"):
             return False
-        return self._frozen.setdefault(snapshot.source, _Repeats()).add(snapshot.generated_at) > MOST_REPEATS
+        return self._frozen.setdefault(snapshot.source, _Repeats()).add(snapshot.generated_at) > MAX_REPEATS
 
     def _keep(self, snapshot: Snapshot, body: bytes) -> Snapshot:
         if body:

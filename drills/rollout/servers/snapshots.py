@@ -16,12 +16,12 @@ from drills.runs.target_file import Target
 from sim.base.clocks import Clock, iso
 from sim.base.redaction import Redactor
 from sim.engines.shared.fetch import FIGURES, fetch_now
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime.metric_names import METRICS_PATH, PROFILES, STATUS_COUNTERS, STATUS_PATH
 from sim.protocols.spacetime.service_metrics import OK, Reading, read_metrics, read_status
 
 LIMIT_S = 5.0  # [ours] of one request, from connecting to the last byte
-_TAKEN_APART = (OK, "no_figures", "bad_numbers")  # outcomes of bodies that are what they should be, but for their numbers
+_TAKEN_APART = (OK, "no_metrics", "bad_numbers")  # outcomes of bodies that are what they should be, but for their numbers
 
 
 class Source(Protocol):
@@ -32,46 +32,46 @@ class Source(Protocol):
         ...
 
 
-def sources_of(lane: Lane, entry: Target | None) -> list[Source]:
+def sources_of(endpoints: Endpoints, entry: Target | None) -> list[Source]:
     """What a target has, in the order in which it is asked: its metrics endpoint, its control service, its Prometheus."""
-    sources: list[Source] = [_status(lane, entry)]
-    if lane.admin_token and lane.rules.metrics_profile != "none":
-        sources.insert(0, _metrics(lane, entry))
+    sources: list[Source] = [_status(endpoints, entry)]
+    if endpoints.admin_token and endpoints.rules.metrics_profile != "none":
+        sources.insert(0, _metrics(endpoints, entry))
     if entry is not None and entry.prometheus is not None:
-        sources.append(PrometheusSource(entry.prometheus, Redactor(lane.secrets)))
+        sources.append(PrometheusSource(entry.prometheus, Redactor(endpoints.secrets)))
     return sources
 
 
-def _metrics(lane: Lane, entry: Target | None) -> "LaneSource":
+def _metrics(endpoints: Endpoints, entry: Target | None) -> "ServiceSource":
     """The runtime's metrics endpoint; the revision that its snapshots have is the runtime's."""
-    finder = Finder(lane, entry)
-    return LaneSource(
+    finder = Finder(endpoints, entry)
+    return ServiceSource(
         name="metrics",
-        url=lane.runtime_url + METRICS_PATH,
-        headers={"Authorization": f"Bearer {lane.admin_token}", **FIGURES},
+        url=endpoints.runtime_url + METRICS_PATH,
+        headers={"Authorization": f"Bearer {endpoints.admin_token}", **FIGURES},
         read=read_metrics,
-        profile=lane.rules.metrics_profile,
+        profile=endpoints.rules.metrics_profile,
         revisions=lambda reading: Revisions(runtime=finder.runtime()),
-        redact=Redactor(lane.secrets),
+        redact=Redactor(endpoints.secrets),
     )
 
 
-def _status(lane: Lane, entry: Target | None) -> "LaneSource":
+def _status(endpoints: Endpoints, entry: Target | None) -> "ServiceSource":
     """The control service's counters; the revision that its snapshots have is the control service's."""
-    finder = Finder(lane, entry)
-    return LaneSource(
+    finder = Finder(endpoints, entry)
+    return ServiceSource(
         name="control",
-        url=lane.control_url + STATUS_PATH,
+        url=endpoints.control_url + STATUS_PATH,
         headers=FIGURES,
         read=read_status,
         profile="",
         revisions=lambda reading: Revisions(control=finder.control(reading.revision)),
-        redact=Redactor(lane.secrets),
+        redact=Redactor(endpoints.secrets),
     )
 
 
 @dataclass(frozen=True)
-class LaneSource:
+class ServiceSource:
     """One of the lane's own two endpoints. `profile` is the one that the target's entry promises, empty where there is none."""
 
     name: Literal["metrics", "control"]

@@ -9,7 +9,7 @@ from drills.rollout.setup import stages
 from sim.base.errors import UsageError
 
 _SATURDAY = 5
-_MOST_DAYS = 60  # without a business day among them: that is no calendar
+_MAX_DAYS = 60  # without a business day among them: that is no calendar
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Calendar:
             if hours.begin >= moment and self.is_business_day(candidate):
                 return hours
         raise UsageError(
-            f"there is no business day within {_MOST_DAYS} days of {moment:%Y-%m-%d}; see 'calendar' of the stages file."
+            f"there is no business day within {_MAX_DAYS} days of {moment:%Y-%m-%d}; see 'calendar' of the stages file."
         )
 
     def local(self, moment: datetime) -> str:
@@ -62,7 +62,7 @@ class Calendar:
 
     def _days_from(self, moment: datetime) -> Iterator[date]:
         first = moment.astimezone(self._zone).date()
-        return (first + timedelta(days=n) for n in range(_MOST_DAYS))
+        return (first + timedelta(days=n) for n in range(_MAX_DAYS))
 
     def _utc(self, day: date, text: str) -> datetime:
         """A local time of day. One that the clocks jump over is as much later; of one that comes twice the first."""

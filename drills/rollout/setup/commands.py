@@ -31,7 +31,7 @@ _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOCACHE", "NVM_DIR", "VIRTUAL_ENV"),
 )
-_MOST_OUTPUT_BYTES = 4 * 1024 * 1024  # kept of one command, the half from its beginning and the half from its end
+_MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # kept of one command, the half from its beginning and the half from its end
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
 _CUT = b"\n[... stormgate kept the beginning and the end ...]\n"
 _SHORTEST_SECRET = 6  # characters; a shorter value would be found in every other word
@@ -226,9 +226,9 @@ def _kept(output: IO[bytes]) -> bytes:
     """What it printed, as much of it as is kept."""
     size = output.seek(0, os.SEEK_END)
     output.seek(0)
-    if size <= _MOST_OUTPUT_BYTES:
+    if size <= _MAX_OUTPUT_BYTES:
         return output.read()
-    half = _MOST_OUTPUT_BYTES // 2
+    half = _MAX_OUTPUT_BYTES // 2
     head = output.read(half)
     output.seek(size - half)
     return head + _CUT + output.read()

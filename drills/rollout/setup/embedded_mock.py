@@ -10,7 +10,7 @@ import msgspec
 
 from sim.base.errors import TargetError
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.mock.server import ServeOptions, admin_token
 from sim.server.settings import RuntimeSettings, Switches
 
@@ -19,7 +19,7 @@ _LIMIT_S = 20.0
 
 
 @contextlib.contextmanager
-def serving(log: Path, options: ServeOptions | None = None) -> Iterator[Lane]:
+def serving(log: Path, options: ServeOptions | None = None) -> Iterator[Endpoints]:
     """Start it, and give its lane; what it says goes to `log`. Raises `TargetError` when it does not start."""
     options = options or ServeOptions(RuntimeSettings(), Switches())
     state = OwnedFolder(STATE_PREFIX)
@@ -31,7 +31,7 @@ def serving(log: Path, options: ServeOptions | None = None) -> Iterator[Lane]:
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, start_new_session=True)
         try:
             url = _address(process, log)
-            yield Lane(NAME, "mock", url, url, admin_token=admin_token())
+            yield Endpoints(NAME, "mock", url, url, admin_token=admin_token())
         finally:
             _end(process)
     finally:

@@ -4,12 +4,12 @@
         stage-plan.json                   what was going to be done, written before anything was
         stages.toml, thresholds.toml      as they were
         snapshots.jsonl, snapshots/*.json what the servers said, and when
-        watches.jsonl, watches/<run id>/  ordinary observing drills that ran beside it, clients' side of the same window
-        control-watches.jsonl, control/   the same of the control, which the canary is held against
+        canary-checks.jsonl, canary-checks/<run id>/  short drills beside the hold: the clients' side of the window
+        control-canary-checks.jsonl, control/   the same of the control, which the canary is held against
         drills/<run id>/                  ordinary runs of the catalogue; results.jsonl and SUMMARY.md there tell of them
         preconditions.jsonl               what must be so before a rollout begins, and whether it was
         commands.jsonl, logs/             commands that were run, and what they printed
-        probes.jsonl                      cohort probes
+        routing-checks.jsonl                      cohort probes
         hold.jsonl                        when the hold began, broke, began again, ended
         armed.jsonl                       whether the way back was open at each gate of the full rollout
         rollback.json, rollback/          a rehearsal; what its commands said, cohort probes, and its watches
@@ -28,12 +28,12 @@ from sim.drill.target_rules import TargetKind
 
 SCHEMA = 1
 PLAN, STAGES, THRESHOLDS = "stage-plan.json", "stages.toml", "thresholds.toml"
-SNAPSHOTS, BODIES, WATCHES, DRILLS = "snapshots.jsonl", "snapshots", "watches", "drills"
+SNAPSHOTS, BODIES, CANARY_CHECKS, DRILLS = "snapshots.jsonl", "snapshots", "canary-checks", "drills"
 DRILL_RESULTS, DRILL_SUMMARY = "drills/results.jsonl", "drills/SUMMARY.md"
-WATCH_LIST, PRECONDITIONS = "watches.jsonl", "preconditions.jsonl"
-CONTROL_LIST, CONTROL, ARMED = "control-watches.jsonl", "control", "armed.jsonl"
-UNDER_WAY = "watch-under-way.json"  # a `WatchDone` of the one that runs, with the folder that its run is made in
-COMMANDS, LOGS, PROBES, HOLD, ROLLBACK = "commands.jsonl", "logs", "probes.jsonl", "hold.jsonl", "rollback.json"
+CANARY_CHECK_LIST, PRECONDITIONS = "canary-checks.jsonl", "preconditions.jsonl"
+CONTROL_LIST, CONTROL, ARMED = "control-canary-checks.jsonl", "control", "armed.jsonl"
+UNDER_WAY = "canary-check-under-way.json"  # a `CanaryCheckDone` of the one that runs, with the folder that its run is made in
+COMMANDS, LOGS, ROUTING_CHECKS, HOLD, ROLLBACK = "commands.jsonl", "logs", "routing-checks.jsonl", "hold.jsonl", "rollback.json"
 GATE_RESULTS, REPORT, REPORT_MD, REPORT_HTML = (
     *("gate-results.jsonl", "stage-report.json", "STAGE_REPORT.md"),
     "STAGE_REPORT.html",
@@ -73,7 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     fault: bool = False  # whether something was being broken on purpose then
     url: str  # without anything secret
-    outcome: str  # ok, or why it tells nothing: http_500, timeout, unreachable, no_json, no_figures, stale_body, ...
+    outcome: str  # ok, or why it tells nothing: http_500, timeout, unreachable, no_json, no_metrics, stale_body, ...
     status: int | None = None
     latency_ms: float = 0.0
     generated_at: str | None = None  # what the body says
@@ -121,8 +121,8 @@ class Precondition(msgspec.Struct, frozen=True, kw_only=True):
     required: bool = True  # as of a command
 
 
-class WatchDone(msgspec.Struct, frozen=True, kw_only=True):
-    """One watch: a line of `watches.jsonl`, or of `control-watches.jsonl`.
+class CanaryCheckDone(msgspec.Struct, frozen=True, kw_only=True):
+    """One watch: a line of `canary-checks.jsonl`, or of `control-canary-checks.jsonl`.
 
     Its observations count their seconds from `at`, whatever clock it ran under.
     """
@@ -154,8 +154,8 @@ class DrillDone(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class CohortProbe(msgspec.Struct, frozen=True, kw_only=True):
-    """One key's answer of the routing service: a line of `probes.jsonl`."""
+class RoutingCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One key's answer of the routing service: a line of `routing-checks.jsonl`."""
 
     at: str
     key: str

@@ -18,7 +18,7 @@ from sim.server.settings import Count, NotNegative, Positive
 DEFAULT_PATH = DATA / "stages.toml"
 ORDER: tuple[Stage, ...] = get_args(Stage)
 EVERY_DRILL = "all"
-MOST_HOLE_INTERVALS = 3  # a longer one breaks a hold
+MAX_HOLE_INTERVALS = 3  # a longer one breaks a hold
 # What no file may take away: the parts that a go of a stage needs, and how short its hold may be.
 REQUIRED: dict[Stage, tuple[str, ...]] = {
     "0": ("preconditions", "commands", "drills", "rollback", "baseline"),
@@ -62,7 +62,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     extend_up_to_s: NotNegative = 14_400.0
 
 
-class Watching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CanaryChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The drill that runs beside a baseline or a hold. All defaults are [ours]."""
 
     drill: Words = "observation"
@@ -70,7 +70,7 @@ class Watching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     set: tuple[str, ...] = ()
 
 
-class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RoutingChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the routing service is asked. All defaults are [ours]."""
 
     keys: Annotated[int, msgspec.Meta(ge=100)] = 300
@@ -91,8 +91,8 @@ class OnMock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     baseline_s: Positive = 56.0
     interval_s: Positive = 1.0
-    watch_every_s: Positive = 15.0
-    watch_set: tuple[str, ...] = ()
+    canary_check_every_s: Positive = 15.0
+    canary_check_set: tuple[str, ...] = ()
 
 
 class DrillsByKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,8 +172,8 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     calendar: Calendar
     sampling: Sampling = Sampling()
-    watch: Watching = Watching()
-    probes: Probes = Probes()
+    canary_check: CanaryChecks = CanaryChecks()
+    routing_check: RoutingChecks = RoutingChecks()
     signoff: Signing = Signing()
     mock: OnMock = OnMock()
     stages: dict[Stage, StageRules]
@@ -183,11 +183,13 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Between two snapshots, in seconds."""
         return self.mock.interval_s if kind == "mock" else self.sampling.interval_s
 
-    def watching(self, kind: TargetKind) -> Watching:
+    def watching(self, kind: TargetKind) -> CanaryChecks:
         """How clients watch."""
         if kind != "mock":
-            return self.watch
-        return msgspec.structs.replace(self.watch, every_s=self.mock.watch_every_s, set=self.mock.watch_set)
+            return self.canary_check
+        return msgspec.structs.replace(
+            self.canary_check, every_s=self.mock.canary_check_every_s, set=self.mock.canary_check_set
+        )
 
     def baseline_s(self, kind: TargetKind) -> float:
         """How long the baseline takes, in seconds."""

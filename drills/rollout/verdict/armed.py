@@ -19,7 +19,7 @@ import msgspec
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file
-from drills.rollout.setup.aim import Aim
+from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.commands import append
 from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback, StagePlan
 from drills.rollout.verdict import chain
@@ -59,10 +59,10 @@ def last_good(rules: RollbackRules) -> Revisions:
 
 
 @dataclass(frozen=True)
-class Watchman:
+class Monitor:
     """Looks with each gate, and writes down what it finds."""
 
-    aim: Aim
+    aim: StageTarget
     plan: StagePlan
     folder: Path  # the run's
     clock: Clock
@@ -106,19 +106,19 @@ class Watchman:
         return self._checked(rules)
 
     def _checked(self, rules: RollbackRules) -> Found:
-        lane, good = self.aim.lane, last_good(rules)
+        endpoints, good = self.aim.endpoints, last_good(rules)
         about = {
             "ACTION": "check",
-            "TARGET": lane.name,
+            "TARGET": endpoints.name,
             "RUN_ID": self.plan.run_id,
-            "RUNTIME_URL": lane.runtime_url,
-            "CONTROL_URL": lane.control_url,
+            "RUNTIME_URL": endpoints.runtime_url,
+            "CONTROL_URL": endpoints.control_url,
             "RUNTIME_REVISION": good.runtime,
             "CONTROL_REVISION": good.control,
         }
         environment = {**os.environ, **{f"STORMGATE_{name}": value for name, value in about.items()}}
-        output = Output(Redactor(lane.secrets))
-        _, why = asyncio.run(operator_command.run(rules.check, environment, rules.seen_within_s, output))
+        output = Output(Redactor(endpoints.secrets))
+        _, why = asyncio.run(operator_command.run(rules.check, environment, rules.observed_within_s, output))
         log = f"{records.LOGS}/armed-{self.clock.now():%Y%m%dT%H%M%SZ}.txt"
         output.keep(self.folder / log)
         there = f"control {good.control}, runtime {good.runtime}"

@@ -23,7 +23,7 @@ SAME = (
     "thresholds_sha256",
 )  # of a stage and the one before
 EXPIRED = "expired: "  # a part's reason begins so where time alone has spoilt it
-_MOST_STAGES = 20
+_MAX_STAGES = 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Earlier:
 
 def earlier(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
     """The stages before, the nearest first. Raises `EvidenceError` for one that is missing, or not the one that was named."""
-    for _ in range(_MOST_STAGES):
+    for _ in range(_MAX_STAGES):
         if not plan.previous_run:
             return
         run_dir = run_dir.parent / plan.previous_run

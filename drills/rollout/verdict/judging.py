@@ -24,7 +24,11 @@ from sim.base.errors import EvidenceError, StormgateError
 
 # No operator document asks for it where nothing says it: then it is told, and decides nothing.
 TOLD_IF_ABSENT = frozenset({"delivery.slow_consumer_growth"})
-OF_WINDOW = {"coverage": "coverage", "watches": "watches", "invariants": "laws"}  # checks of the window itself -> parts
+OF_WINDOW = {
+    "coverage": "coverage",
+    "canary_checks": "canary_checks",
+    "invariants": "invariants",
+}  # checks of the window itself -> parts
 
 
 @dataclass
@@ -211,9 +215,9 @@ def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Ite
         "rollback": (records.ROLLBACK, lambda: requirements.rollback(run_dir, plan)),
         "baseline": (records.SNAPSHOTS, lambda: requirements.baseline(run_dir, plan, stage.snapshots)),
         "hold": (records.HOLD, lambda: requirements.hold(stage.events, plan, stage.snapshots)),
-        "cohort": (records.PROBES, lambda: requirements.cohort(run_dir, plan, stage.events)),
+        "cohort": (records.ROUTING_CHECKS, lambda: requirements.cohort(run_dir, plan, stage.events)),
         "armed": (records.ARMED, lambda: armed.part(run_dir, plan, stage.events)),
-        splits.BUILDS: (records.WATCH_LIST, lambda: splits.builds(plan, stage.splits)),
+        splits.BUILDS: (records.CANARY_CHECK_LIST, lambda: splits.builds(plan, stage.splits)),
         splits.CANARY: (records.CONTROL_LIST, lambda: splits.canary(run_dir, plan, stage.splits)),
     }
     for name in splits.asked(plan):
@@ -227,8 +231,8 @@ def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Ite
 
 def _of_window(name: str, found: requirements.Found, proof: str, stage: _Stage) -> Part:
     """A check of the window itself, as a part; what is told of the watches is held against what is there."""
-    if name == "watches":
-        return requirements.part(name, proof, lambda: requirements.watches(stage.run_dir, stage.events, found))
+    if name == "canary_checks":
+        return requirements.part(name, proof, lambda: requirements.canary_checks(stage.run_dir, stage.events, found))
     return Part(name=name, state=found[0], reason=found[1], evidence=proof)
 
 

@@ -8,18 +8,18 @@ from drills.rollout.servers import cohort as cohorts
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file
 from drills.rollout.setup.records import (
-    CohortProbe,
+    CanaryCheckDone,
     CommandDone,
     HoldEvent,
     Part,
     Precondition,
     Rollback,
     RollbackStep,
+    RoutingCheck,
     Snapshot,
     StagePlan,
-    WatchDone,
 )
-from drills.rollout.setup.stages import MOST_HOLE_INTERVALS
+from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
 from sim.base import atomic_files
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError
@@ -218,7 +218,7 @@ def _untold(snapshots: Sequence[Snapshot], plan: StagePlan, began: str, ended: s
             if each.source != source or not each.ok or not from_iso(began) <= from_iso(each.at) <= from_iso(ended):
                 continue
             silent = 0 if getattr(each.revisions, service) else silent + 1
-            if silent > MOST_HOLE_INTERVALS and getattr(plan.revisions, service):
+            if silent > MAX_HOLE_INTERVALS and getattr(plan.revisions, service):
                 yield f"the {service}'s revision was unknown in {silent} snapshots in a row, the last at {each.at}"
 
 
@@ -248,33 +248,38 @@ def cohort(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found
     """Whether the routing service lets in whom it should, and nobody else, each time that it was asked; to the hold's end."""
     if plan.cohort_percent is None:
         return State.ERROR, "the plan does not say how large the cohort is"
-    probes = evidence.read_lines(run_dir / records.PROBES, CohortProbe)
+    probes = evidence.read_lines(run_dir / records.ROUTING_CHECKS, RoutingCheck)
     found = cohorts.judge(probes, plan.cohort_percent)
     rules, (_, ended) = stages_file.load(run_dir / records.STAGES), hold_span(events)
-    most_s = rules.probes.every_s + rules.sampling.judge_every_s + plan.snapshot_interval_s  # it is asked when it is judged
+    max_s = (
+        rules.routing_check.every_s + rules.sampling.judge_every_s + plan.snapshot_interval_s
+    )  # it is asked when it is judged
     if found.state == State.PASS and ended and probes:
         silent_s = (from_iso(ended) - max(from_iso(each.at) for each in probes)).total_seconds()
-        if silent_s > most_s:
+        if silent_s > max_s:
             return (
                 State.INCONCLUSIVE,
-                f"nobody asked for the cohort in the hold's last {silent_s:.0f} s; {most_s:.0f} s may be",
+                f"nobody asked for the cohort in the hold's last {silent_s:.0f} s; {max_s:.0f} s may be",
             )
     return State(found.state), found.reason
 
 
-def watches(run_dir: Path, events: Sequence[HoldEvent], judged: Found) -> Found:
+def canary_checks(run_dir: Path, events: Sequence[HoldEvent], judged: Found) -> Found:
     """Whether the drills that ran beside the last hold are those that are told of, and none failed.
 
     `judged` is what the window says to all of them together. One that is too short to tell by itself is no trouble.
     """
-    told = evidence.read_lines(run_dir / records.WATCH_LIST, WatchDone)
+    told = evidence.read_lines(run_dir / records.CANARY_CHECK_LIST, CanaryCheckDone)
     began, _ = hold_span(events)
-    folder, runs = run_dir / records.WATCHES, {each.run for each in told}
-    there = sorted(f"{records.WATCHES}/{path.name}" for path in folder.iterdir()) if folder.is_dir() else []
-    found = [judged, *((State.ERROR, f"{run}: {records.WATCH_LIST} does not tell of it") for run in there if run not in runs)]
+    folder, runs = run_dir / records.CANARY_CHECKS, {each.run for each in told}
+    there = sorted(f"{records.CANARY_CHECKS}/{path.name}" for path in folder.iterdir()) if folder.is_dir() else []
+    found = [
+        judged,
+        *((State.ERROR, f"{run}: {records.CANARY_CHECK_LIST} does not tell of it") for run in there if run not in runs),
+    ]
     for each in told:
         if each.run and each.run not in there:
-            found.append((State.ERROR, f"{each.run}: {records.WATCH_LIST} tells of it, but it is not there"))
+            found.append((State.ERROR, f"{each.run}: {records.CANARY_CHECK_LIST} tells of it, but it is not there"))
         if each.status == State.FAIL and (not began or from_iso(each.at) >= from_iso(began)):
             found.append((State.FAIL, f"{each.run} failed at {each.at}: {each.reason}"))
     wrong = [each for each in found if each[0] is not State.PASS]

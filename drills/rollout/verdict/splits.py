@@ -7,7 +7,7 @@ from pathlib import Path
 from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.records import StagePlan, WatchDone
+from drills.rollout.setup.records import CanaryCheckDone, StagePlan
 from drills.rollout.setup.stages import REQUIRED
 from drills.rollout.verdict.requirements import Found, gravest
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY
@@ -38,8 +38,8 @@ def asked(plan: StagePlan) -> tuple[str, ...]:
 
 def _by_build(window: StageWindow, thresholds: Thresholds, builds: Sequence[str]) -> Iterator[CheckResult]:
     for build in builds:
-        seen = tuple(watch for watch in window.watches if watch.build == build)
-        alone = replace(window, snapshots=(), watches=seen, baseline=None, control=None, told=None)
+        seen = tuple(watch for watch in window.canary_checks if watch.build == build)
+        alone = replace(window, snapshots=(), canary_checks=seen, baseline=None, control=None, told=None)
         for name in BY_BUILD:
             found = answer(_of_clients(REGISTRY[name]), alone, thresholds.get(name))
             said = found.reason if seen else "no watch had clients of this build"
@@ -73,7 +73,7 @@ def canary(run_dir: Path, plan: StagePlan, found: Sequence[CheckResult]) -> Foun
         return State.NO_DATA, f"the revisions of the control {plan.control.target} cannot be found out"
     if plan.control.revisions == plan.revisions:
         return State.NO_DATA, f"the control {plan.control.target} is of the canary's own revisions, so nothing is compared"
-    told = {each.run for each in evidence.read_lines(run_dir / records.CONTROL_LIST, WatchDone)}
+    told = {each.run for each in evidence.read_lines(run_dir / records.CONTROL_LIST, CanaryCheckDone)}
     folder = run_dir / records.CONTROL
     there = sorted(f"{records.CONTROL}/{path.name}" for path in folder.iterdir()) if folder.is_dir() else []
     if strange := sorted(set(there) ^ (told - {""})):

@@ -10,7 +10,7 @@ from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.servers import sampler
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.records import Coverage, HoldEvent, Revisions, Snapshot, StagePlan, WatchDone
+from drills.rollout.setup.records import CanaryCheckDone, Coverage, HoldEvent, Revisions, Snapshot, StagePlan
 from drills.rollout.verdict.window_checks import CHECKS, REGISTRY
 from drills.rollout.verdict.window_checks import coverage as window_course
 from drills.rollout.verdict.window_data.base import answer
@@ -53,8 +53,8 @@ def abort_reason(window: StageWindow, thresholds: Thresholds) -> str:
 
 def _prepare(window: StageWindow, thresholds: Thresholds) -> None:
     """Have every check look at each watch by itself, so that each is read once and not once a check."""
-    for watch in (*window.watches, *(window.control.watches if window.control else ())):
-        alone = replace(window, snapshots=(), watches=(watch,), baseline=None, control=None, told=None, troubles=())
+    for watch in (*window.canary_checks, *(window.control.canary_checks if window.control else ())):
+        alone = replace(window, snapshots=(), canary_checks=(watch,), baseline=None, control=None, told=None, troubles=())
         watch.once("prepared", partial(_asked_all, alone, thresholds))
 
 
@@ -97,7 +97,7 @@ def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = No
         ended_s=from_iso(until).timestamp(),
         interval_s=plan.snapshot_interval_s,
         snapshots=inside,
-        watches=tuple(watches.found),
+        canary_checks=tuple(watches.found),
         baseline=load(baseline_dir) if baseline_dir else None,
         clients=round(max([*consumers, *fleets], default=0)),
         told=len(watches.found),
@@ -116,7 +116,7 @@ def _control(run_dir: Path, plan: StagePlan, since: str, until: str) -> StageWin
         ended_s=from_iso(until).timestamp(),
         interval_s=plan.snapshot_interval_s,
         snapshots=(),
-        watches=tuple(watches.found),
+        canary_checks=tuple(watches.found),
         told=len(watches.found),
         troubles=tuple(watches.troubles),
         cut_short=watches.cut_short,
@@ -147,12 +147,12 @@ class _Watches:
         self.found: list[Watch] = []
         self.troubles: list[str] = []
         self.cut_short = 0
-        listed = records.WATCH_LIST if revisions is None else records.CONTROL_LIST
-        for told in evidence.read_lines(run_dir / listed, WatchDone):
+        listed = records.CANARY_CHECK_LIST if revisions is None else records.CONTROL_LIST
+        for told in evidence.read_lines(run_dir / listed, CanaryCheckDone):
             if from_iso(since) <= from_iso(told.at) <= from_iso(until) and self._counts(told, revisions):
                 self._add(told)
 
-    def _counts(self, told: WatchDone, control: Revisions | None) -> bool:
+    def _counts(self, told: CanaryCheckDone, control: Revisions | None) -> bool:
         if control is None or told.revisions == control:
             self.cut_short += (is_left_out := control is not None and told.status == State.FAIL)
             return not is_left_out
@@ -163,7 +163,7 @@ class _Watches:
             self.cut_short += 1
         return False
 
-    def _add(self, told: WatchDone) -> None:
+    def _add(self, told: CanaryCheckDone) -> None:
         if not told.run:
             if told.status == "not_run":
                 self.cut_short += 1
@@ -181,7 +181,7 @@ class _Watches:
         for folder in folders:
             self._add_drill(folder, told)
 
-    def _add_drill(self, folder: Path, told: WatchDone) -> None:
+    def _add_drill(self, folder: Path, told: CanaryCheckDone) -> None:
         try:
             header = observations.read_header(folder)
             if not header.complete:

@@ -13,7 +13,7 @@ from sim.drill.fault_kinds import DropSockets, ForgetTokens, RestartClients
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
 from sim.engines.greenlets.client import Listener, WireClient
-from sim.engines.greenlets.service import LaneRequests
+from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.session_driver import NEVER, WallClock
@@ -25,14 +25,14 @@ _LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would be load
 CLIENT_FAULTS = (DropSockets, RestartClients, ForgetTokens)  # what is done to clients where they are
 
 
-class Crew:
+class ClientPool:
     """Clients of one run, by number; those up to the drill's number of clients are of the fleet, and `listener` hears them."""
 
     def __init__(
         self,
         drill: Drill,
         seed: int,
-        lane: LaneRequests,
+        endpoints: ServiceRequests,
         topics: Sequence[str],
         clock: WallClock,
         recorder: Collector,
@@ -42,14 +42,14 @@ class Crew:
         self.clients: dict[int, WireClient] = {}
         self.began = NEVER  # when the first client of the fleet is to arrive
         self._drill = drill
-        self._lane = lane
+        self._endpoints = endpoints
         self._topics = topics
         self._clock = clock
         self._recorder = recorder
         self._listener = listener
         self._pacer = pacer
         # What the drill says of the runtime is for our own; any other is met with the lane's defaults.
-        met = drill if lane.lane.is_mock else msgspec.structs.replace(drill, runtime=RuntimeSettings())
+        met = drill if endpoints.endpoints.is_mock else msgspec.structs.replace(drill, runtime=RuntimeSettings())
         self._settings = client_setup.client_settings(met, seed)
         self._next_sample = 0
 
@@ -75,7 +75,7 @@ class Crew:
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
         session = session_class(probe)(number, list(topics), policy, self._settings)
         listener = self._listener if is_fleet else _nobody  # what is watched is the fleet
-        self.clients[number] = WireClient(session, self._lane, self._clock, self._recorder, listener, self._pacer)
+        self.clients[number] = WireClient(session, self._endpoints, self._clock, self._recorder, listener, self._pacer)
 
     def live_on(self, number: int) -> None:
         """One client's whole life; it arrives at its own moment, as in every engine."""
@@ -103,12 +103,12 @@ class Crew:
                     self._add_row("token_forgotten", number)
                 return mine
 
-    def mend(self, struck: Iterable[int]) -> None:
+    def revert(self, struck: Iterable[int]) -> None:
         """The fault is over for them."""
         for number in struck:
             self.clients[number].revive()
 
-    def heal(self) -> None:
+    def revert_all(self) -> None:
         """Nothing acts on anyone any more."""
         for client in self.clients.values():
             client.come_online()

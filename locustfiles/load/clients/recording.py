@@ -80,7 +80,7 @@ class _Figures:
         self.values: dict[str, list[tuple[float, float]]] = {}
 
 
-class LiveFigures:
+class LiveMetrics:
     """Counts, sketches and the recovery curve of a run that goes on; a master's have its workers' in them."""
 
     def __init__(self, report: Report) -> None:

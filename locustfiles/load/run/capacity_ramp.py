@@ -12,7 +12,7 @@ from locustfiles.load.run.options import Plan
 from sim.base.errors import UsageError
 from sim.drill import model as drills
 
-_GO, _CANNOT_TELL, _EXIT_INTERNAL = 0, 2, 4
+_GO, _INCONCLUSIVE, _EXIT_INTERNAL = 0, 2, 4
 
 
 def add_to(parser: Any) -> None:
@@ -31,13 +31,13 @@ class Step:
     saturated: bool  # the load generator itself could not keep up, so this says nothing about the lane
 
 
-class Climb:
+class CapacityRamp:
     """Which load is next, and what came of it all."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Raises `UsageError` for a climb that goes nowhere."""
         self.steps: list[Step] = []
-        self._growth, self._most = options.growth, options.most_clients
+        self._growth, self._most = options.growth, options.max_clients
         if self._growth <= 1:
             raise UsageError(f"--growth {self._growth:g}: a climb needs more than 1.")
 
@@ -68,7 +68,7 @@ class Climb:
             return _EXIT_INTERNAL
         last = self.steps[-1]
         if last.exit_code == _GO:
-            return _CANNOT_TELL
+            return _INCONCLUSIVE
         return _GO if self.last_green is not None and last.exit_code == 1 else last.exit_code
 
     def in_words(self) -> str:

@@ -13,7 +13,7 @@ from drills.judging.checks.verdicts import RunVerdict
 from drills.reports import report
 from locustfiles.load.clients.users import Run, Users
 from locustfiles.load.run import verdict as verdicts
-from locustfiles.load.run.capacity_ramp import Climb
+from locustfiles.load.run.capacity_ramp import CapacityRamp
 from locustfiles.load.run.drill_run import DrillRun
 from locustfiles.load.run.options import Plan, plan_of
 from locustfiles.load.run.verdict import Provisional, RunFolder
@@ -40,8 +40,8 @@ class Conductor(Users):
         self.verdict: RunVerdict | None = None  # of the last run; None while one goes on
         self.judged: list[RunVerdict] = []  # of all runs until now
         self.refusal = ""  # why the last test could not begin, or could not be judged
-        self.climbs = False  # whether a green run is followed by a larger one
-        self.climb: Climb | None = None
+        self.ramps = False  # whether a green run is followed by a larger one
+        self.capacity_ramp: CapacityRamp | None = None
         self._run_id = ""
         self.is_over = False  # the run is judged, or could not be
         self.is_expected = True  # the next tick begins a run
@@ -78,15 +78,15 @@ class Conductor(Users):
         """The next fault of the run that goes on begins now; says which. Raises `UsageError` where there is none."""
         return self._run_that_goes_on().storm_now()
 
-    def heal_now(self) -> None:
+    def revert_now(self) -> None:
         """Take back now what the run that goes on has broken. Raises `UsageError` where there is nothing."""
-        self._run_that_goes_on().heal_now()
+        self._run_that_goes_on().revert_now()
 
-    def why_no(self, what: Literal["storm", "heal"]) -> str:
+    def why_no(self, what: Literal["storm", "revert"]) -> str:
         """Why that cannot be done now, in a sentence; empty if it can."""
         if self.run is None or self.is_over:
             return _NO_RUN
-        return self.run.why_no_storm() if what == "storm" else self.run.why_no_heal()
+        return self.run.why_no_storm() if what == "storm" else self.run.why_no_revert()
 
     def _run_that_goes_on(self) -> DrillRun:
         if self.run is None or self.is_over:
@@ -114,11 +114,11 @@ class Conductor(Users):
 
     def _begin(self) -> bool:
         """Begin the run, or the first one, that the options ask for."""
-        self.climb, self.refusal = None, ""
+        self.capacity_ramp, self.refusal = None, ""
         self._environment.process_exit_code = _EXIT_INTERNAL  # until there is a verdict
         options = self._environment.parsed_options
         try:
-            self.climb = Climb(options) if self.climbs else None
+            self.capacity_ramp = CapacityRamp(options) if self.ramps else None
             plan = plan_of(options)
         except StormgateError as error:
             self._fail(str(error), error.exit_code)
@@ -127,11 +127,11 @@ class Conductor(Users):
 
     def _begin_next(self) -> bool:
         """Begin the next run of a climb, if there is one."""
-        if self.climb is None or self.run is None or self.verdict is None:
+        if self.capacity_ramp is None or self.run is None or self.verdict is None:
             return False
-        plan = self.climb.after(self.run.plan, self.verdict)
-        log.info("climb: %s", f"next {plan.drill.fleet.clients} clients" if plan else self.climb.in_words())
-        self._environment.process_exit_code = self.climb.exit_code
+        plan = self.capacity_ramp.after(self.run.plan, self.verdict)
+        log.info("climb: %s", f"next {plan.drill.fleet.clients} clients" if plan else self.capacity_ramp.in_words())
+        self._environment.process_exit_code = self.capacity_ramp.exit_code
         return plan is not None and self._begin_run(plan)
 
     def _begin_run(self, plan: Plan) -> bool:

@@ -11,8 +11,8 @@ import msgspec
 from gevent.event import Event
 from gevent.pool import Group
 
-from locustfiles.load.clients.client_pool import Crew
-from locustfiles.load.clients.recording import LiveFigures, Report
+from locustfiles.load.clients.client_pool import ClientPool
+from locustfiles.load.clients.recording import LiveMetrics, Report
 from locustfiles.load.run import target_monitor
 from locustfiles.load.run.faults import Storms
 from locustfiles.load.run.options import Plan
@@ -21,15 +21,15 @@ from locustfiles.load.workers.messages import AnyFromWorker
 from locustfiles.load.workers.remote import NoWorkers, Send, nobody_to_tell
 from locustfiles.load.workers.workers import Workers
 from sim.base.errors import StorageError, StormgateError, UsageError
-from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.base.gc_tuning import relaxed_gc
 from sim.drill.schedule import PlannedFault
 from sim.drill.schedule import plan as fault_plan
 from sim.engines.greenlets.background import Helpers, OwnLag
 from sim.engines.greenlets.mock_process import EmbeddedMock
-from sim.engines.greenlets.service import LaneRequests
+from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared import client_setup
 from sim.engines.shared.publishing import streams_of
-from sim.engines.shared.service import Lane
+from sim.engines.shared.service import Endpoints
 from sim.engines.shared.session_driver import WallClock
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.record.observations import NAN, RunHeader, write_header
@@ -55,17 +55,17 @@ class DrillRun:
         """`workers` are the ids of those that the fleet is spread over, to whom `send` speaks; without any it is all here."""
         self.plan = plan
         self.phase = "start"
-        self.live = LiveFigures(report)
+        self.live = LiveMetrics(report)
         self.clock = WallClock()
         self._folder = folder
         self._say = say
         self._faults = fault_plan(plan.drill, plan.seed)
-        self._recorder = target_monitor.recorder(folder, plan.lane)
+        self._recorder = target_monitor.recorder(folder, plan.endpoints)
         self._stop = Event()
         self._everyone_came = False
         self._because = ""
         self._storm_asked = Event()
-        self._heal_asked = Event()
+        self._revert_requested = Event()
         self._cues = {planned.index: Event() for planned in self._faults}  # set once a fault has begun, or is to at once
         self._free: deque[int] = deque()
         self._helpers = Helpers(self.stop)
@@ -85,23 +85,23 @@ class DrillRun:
         """Find or start the runtime, make the streams and the fleet. Raises as the target does."""
         raise_descriptor_limit()
         write_header(self._folder, self.header)
-        lane = self.plan.lane or self._start_mock()
+        endpoints = self.plan.endpoints or self._start_mock()
         parts = self._folder, self.clock, self._recorder, self.header
-        self._guard = target_monitor.TargetGuard(self.plan.drill, lane, *parts, len(self._workers))
-        self._lane = LaneRequests(lane)
-        self._lane.check()
+        self._guard = target_monitor.TargetGuard(self.plan.drill, endpoints, *parts, len(self._workers))
+        self._endpoints = ServiceRequests(endpoints)
+        self._endpoints.check()
         self._guard.before()
-        healthy = self._as_found(lane)
+        healthy = self._as_found(endpoints)
         load = self.plan.drill.load
-        runs = [self._lane.create_run(f"stormgate-{number}") for number in range(load.run_streams)]
+        runs = [self._endpoints.create_run(f"stormgate-{number}") for number in range(load.run_streams)]
         self._streams = streams_of(runs, load.worker_events)
         self._book = WatchedPublished(self._streams, load.payload_bytes, self.clock, self._recorder, self.live, self._others)
-        self.publisher = EventPublisher(self._lane, self._book, load.events_per_s, self.clock, self._guard.events)
+        self.publisher = EventPublisher(self._endpoints, self._book, load.events_per_s, self.clock, self._guard.events)
         topics = [stream.topic for stream in self._streams]
-        self._crew = Crew(
+        self._client_pool = ClientPool(
             self.plan.drill,
             self.plan.seed,
-            self._lane,
+            self._endpoints,
             topics,
             self.clock,
             self._recorder,
@@ -110,38 +110,38 @@ class DrillRun:
         )
         self._make_fleet()
         by_class = topics[: load.run_streams], topics[load.run_streams :]
-        self._storms = Storms(self._lane, healthy, self._crew, self._others, by_class, self.clock, self._recorder)
+        self._storms = Storms(self._endpoints, healthy, self._client_pool, self._others, by_class, self.clock, self._recorder)
         self._prepare_workers(topics)
 
-    def _start_mock(self) -> Lane:
+    def _start_mock(self) -> Endpoints:
         self._mock = EmbeddedMock(ServeOptions(self.plan.drill.runtime, self.plan.switches), self._folder)
-        return Lane("embedded mock", "mock", self._mock.url, self._mock.url, admin_token=admin_token())
+        return Endpoints("embedded mock", "mock", self._mock.url, self._mock.url, admin_token=admin_token())
 
-    def _as_found(self, lane: Lane) -> Switches:
+    def _as_found(self, endpoints: Endpoints) -> Switches:
         """The switches to go back to after each fault: a drill must not mend what is wrong with a target."""
-        if self._mock is not None or not lane.is_mock:
+        if self._mock is not None or not endpoints.is_mock:
             return self.plan.switches
-        found = self._lane.switches()
+        found = self._endpoints.switches()
         self.header.defects = sorted(found.defects)
         return msgspec.structs.replace(found, seed=self.plan.seed)
 
     def _make_fleet(self) -> None:
         """The clients that users of this process will be, and one for each probe."""
         drill, fleet = self.plan.drill, self.plan.drill.fleet.clients
-        for number in range(fleet + len(drill.expect.probes)):
+        for number in range(fleet + len(drill.expect.negative_clients)):
             if number >= fleet:
-                self.header.probes[str(number)] = drill.expect.probes[number - fleet]
-                self._crew.add(number, drill.expect.probes[number - fleet])
+                self.header.negative_clients[str(number)] = drill.expect.negative_clients[number - fleet]
+                self._client_pool.add(number, drill.expect.negative_clients[number - fleet])
             elif not self._workers:
                 self._free.append(number)
-                self._crew.add(number)
-            self.header.subscriptions[str(number)] = self._crew.streams_of(number)
+                self._client_pool.add(number)
+            self.header.subscriptions[str(number)] = self._client_pool.streams_of(number)
         write_header(self._folder, self.header)
 
     def _prepare_workers(self, topics: list[str]) -> None:
         """Raises `TargetError` for a worker that cannot take part."""
         if isinstance(self._others, Workers):
-            target = self._mock.url if self._mock is not None else self._lane.lane.name
+            target = self._mock.url if self._mock is not None else self._endpoints.endpoints.name
             pace = self._guard.worker_connects_per_s
             self._others.prepare(self.plan.drill, self.plan.seed, target, topics, pace)
 
@@ -159,11 +159,11 @@ class DrillRun:
     def be_a_client(self, number: int) -> None:
         """A user's greenlet is that client until the run ends."""
         with self._helpers.must_not_fail():
-            self._crew.live_on(number)
+            self._client_pool.live_on(number)
 
     def leave(self, number: int) -> None:
         """Locust takes a user away: a fleet that shrinks by itself is not what was asked for."""
-        self._crew.clients[number].stop()
+        self._client_pool.clients[number].stop()
         self.stop(f"Locust took the user of client {number} away")
 
     def publish(self) -> None:
@@ -188,12 +188,12 @@ class DrillRun:
         self._storm_asked.set()
         return planned.kind
 
-    def heal_now(self) -> None:
+    def revert_now(self) -> None:
         """Take everything back now; faults that have not begun never will. Raises `UsageError` if nothing is being broken."""
-        if why_not := self.why_no_heal():
+        if why_not := self.why_no_revert():
             raise UsageError(why_not)
         self._by_hand("healed by hand")
-        self._heal_asked.set()
+        self._revert_requested.set()
         self._storms.end()
 
     def why_no_storm(self) -> str:
@@ -202,13 +202,13 @@ class DrillRun:
             return f"the run is in its phase '{self.phase}': a storm can begin in 'steady' and in 'fault' only."
         if not self._faults:
             return "this drill breaks nothing: it only observes."
-        return "" if self._waiting() and not self._heal_asked.is_set() else "every fault of this drill has begun already."
+        return "" if self._waiting() and not self._revert_requested.is_set() else "every fault of this drill has begun already."
 
-    def why_no_heal(self) -> str:
+    def why_no_revert(self) -> str:
         """Why nothing can be healed now, in a sentence; empty if it can."""
         if self.phase != "fault":
             return f"the run is in its phase '{self.phase}': there is something to heal in 'fault' only."
-        return "it is being healed already." if self._heal_asked.is_set() else ""
+        return "it is being healed already." if self._revert_requested.is_set() else ""
 
     def _waiting(self) -> list[PlannedFault]:
         return [planned for planned in self._faults if not self._cues[planned.index].is_set()]
@@ -223,7 +223,7 @@ class DrillRun:
     def follow_course(self) -> RunHeader:
         """From the first client to the sealed record; never raises, the header says what went wrong."""
         try:
-            with relaxed_garbage_collection():
+            with relaxed_gc():
                 self._phases()
         except Exception as error:
             self.stop(str(error) or type(error).__name__)
@@ -246,14 +246,14 @@ class DrillRun:
             if is_steady:
                 self._break_things()
         finally:
-            self._enter("heal")
+            self._enter("recovery")
             if self._stop.is_set():
                 self._end_load()
                 self._others.take_away()
-            self._storms.heal()
+            self._storms.revert()
             if self._mock is not None and self._mock.has_died:
                 self._add("runtime_died")
-        self._pause(phases.heal_s)
+        self._pause(phases.recovery_s)
         self._enter("settle")
         if not self._stop.is_set():
             self.publisher.finish()
@@ -264,24 +264,24 @@ class DrillRun:
 
     def _arrive(self) -> None:
         """The fleet begins to come, everywhere from the same moment on, and publishing begins."""
-        self._crew.began = self.clock.now() + self._others.lead_s
-        self._others.start(self._crew.began)
+        self._client_pool.began = self.clock.now() + self._others.lead_s
+        self._others.start(self._client_pool.began)
         self._enter("steady")
-        for number in map(int, self.header.probes):
-            self._helpers.help(partial(self._crew.live_on, number))
+        for number in map(int, self.header.negative_clients):
+            self._helpers.help(partial(self._client_pool.live_on, number))
         if self._workers:  # without them a user publishes
             self._helpers.help(self.publisher.run)
 
     def _reach_steady(self) -> bool:
         """The check before anything is broken: everyone live, events acknowledged."""
         limit = self.clock.now() + self.plan.drill.phases.steady_limit_s
-        while (sick := self._sickness()) and self.clock.now() < limit and not self._stop.is_set():
+        while (unready := self._unready_reason()) and self.clock.now() < limit and not self._stop.is_set():
             self._stop.wait(_POLL_S)
-        self._add("steady", value=0.0 if sick else 1.0, detail=sick or "all clients live")
-        return not sick and not self._stop.is_set()
+        self._add("steady", value=0.0 if unready else 1.0, detail=unready or "all clients live")
+        return not unready and not self._stop.is_set()
 
-    def _sickness(self) -> str:
-        if (there := self._crew.there + self._others.there) < (wanted := self.plan.drill.fleet.clients):
+    def _unready_reason(self) -> str:
+        if (there := self._client_pool.there + self._others.there) < (wanted := self.plan.drill.fleet.clients):
             return f"{there} of {wanted} clients live"
         return "" if self._book.acknowledged else "no event acknowledged"
 
@@ -292,7 +292,7 @@ class DrillRun:
     @property
     def live_clients(self) -> int:
         """How many of the fleet are live."""
-        return self._crew.live + self._others.live
+        return self._client_pool.live + self._others.live
 
     def _break_things(self) -> None:
         began = self.clock.now()
@@ -300,7 +300,7 @@ class DrillRun:
         for planned in self._faults:
             acting.start(gevent.Greenlet(self._act, planned, began))
         try:
-            self._pause(began + self.plan.drill.phases.fault_s - self.clock.now(), or_until=self._heal_asked)
+            self._pause(began + self.plan.drill.phases.fault_s - self.clock.now(), or_until=self._revert_requested)
             while len(acting) and not self._stop.is_set():
                 acting.join(_POLL_S)
         finally:
@@ -309,27 +309,27 @@ class DrillRun:
     def _act(self, planned: PlannedFault, began: float) -> None:
         """One fault at its time, or when it is asked for."""
         cue = self._cues[planned.index]
-        gevent.wait([cue, self._heal_asked], max(began + planned.begins_s - self.clock.now(), 0), count=1)
-        if not self._heal_asked.is_set():
+        gevent.wait([cue, self._revert_requested], max(began + planned.begins_s - self.clock.now(), 0), count=1)
+        if not self._revert_requested.is_set():
             cue.set()
             with self._helpers.must_not_fail():
                 self._storms.run(planned)
 
     def _add_auditor(self) -> None:
-        number = self.plan.drill.fleet.clients + len(self.header.probes)
-        self._crew.add_auditor(number)
+        number = self.plan.drill.fleet.clients + len(self.header.negative_clients)
+        self._client_pool.add_auditor(number)
         self.header.auditor = number
         self.header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
-        self._helpers.help(partial(self._crew.clients[number].run, 0.0))
+        self._helpers.help(partial(self._client_pool.clients[number].run, 0.0))
 
     def _settle(self) -> None:
         """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
         limit, heads = self.clock.now() + self.plan.drill.phases.settle_s, self._book.heads
         while self.clock.now() < limit and not self._stop.is_set():
-            if not self._others.behind(heads) + self._crew.behind(heads):
+            if not self._others.behind(heads) + self._client_pool.behind(heads):
                 break
             self._stop.wait(_POLL_S)
-        self._crew.conclude(heads)
+        self._client_pool.conclude(heads)
         self._others.conclude(heads)
 
     # --- watching -----------------------------------------------------------------------------------
@@ -340,7 +340,9 @@ class DrillRun:
             gevent.sleep(_SAMPLE_PERIOD_S)
             self._recorder.flush()
             self._recorder.check()
-            lags = [lag for lag in (self._crew.sample_lag(self._book.heads), self._others.take_worst_lag()) if lag == lag]
+            lags = [
+                lag for lag in (self._client_pool.sample_lag(self._book.heads), self._others.take_worst_lag()) if lag == lag
+            ]
             t, late_ms = self.clock.now() - self.clock.began, max(self._lag.ms, self._others.lag_ms)
             self.live.sample(t, self.live_clients, self.plan.drill.fleet.clients, late_ms, max(lags, default=NAN))
 
@@ -356,7 +358,7 @@ class DrillRun:
         self._helpers.kill()
         self._close_guard()
         if hasattr(self, "_lane"):
-            self._lane.close()
+            self._endpoints.close()
         self.header.stopped_because = self._because
         self.header.duration_s = self.clock.now() - self.clock.began
         try:
@@ -380,7 +382,7 @@ class DrillRun:
         if hasattr(self, "publisher"):
             self.publisher.cancel()
         if hasattr(self, "_crew"):
-            self._crew.stop()
+            self._client_pool.stop()
 
     # --- small change -------------------------------------------------------------------------------
 

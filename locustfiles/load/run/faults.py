@@ -11,13 +11,13 @@ import msgspec
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
-from locustfiles.load.clients.client_pool import CLIENT_FAULTS, Crew
+from locustfiles.load.clients.client_pool import CLIENT_FAULTS, ClientPool
 from locustfiles.load.workers.remote import NoWorkers
 from sim.base.errors import UsageError
 from sim.drill.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault, switches_during
-from sim.engines.greenlets.service import LaneRequests
+from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared.session_driver import WallClock
 from sim.record.observations import NAN, Recorder
 from sim.server.settings import Switches
@@ -29,7 +29,7 @@ def require_possible(drill: Drill) -> None:
     """Raise `UsageError` for a drill with anything that is not done here."""
     wanted = [fault.kind for fault in drill.faults if not isinstance(fault, POSSIBLE)]
     wanted += ["retired routes"] if drill.expect.retired_routes else []
-    wanted += ["surfaces to compare"] if drill.surfaces else []
+    wanted += ["surfaces to compare"] if drill.variants else []
     wanted += ["a fixed number of events"] if drill.load.events else []
     if "sockets" not in drill.engines:
         raise UsageError(f"drill '{drill.name}' is not for real sockets; its key 'engines' has: {', '.join(drill.engines)}.")
@@ -45,17 +45,17 @@ class Storms:
 
     def __init__(
         self,
-        lane: LaneRequests,
+        endpoints: ServiceRequests,
         healthy: Switches,
-        crew: Crew,
+        client_pool: ClientPool,
         others: NoWorkers,
         topics: tuple[Sequence[str], Sequence[str]],
         clock: WallClock,
         recorder: Recorder,
     ) -> None:
-        self._lane = lane
+        self._endpoints = endpoints
         self._healthy = healthy
-        self._crew = crew
+        self._client_pool = client_pool
         self._others = others
         self._run_topics, self._other_topics = topics
         self._clock = clock
@@ -72,19 +72,19 @@ class Storms:
         is_clients = isinstance(planned.fault, CLIENT_FAULTS)
         order = self._others.strike(planned, at, until) if is_clients else 0
         self._sleep_until(at)
-        self._note("fault_begun", planned, t=at - self._clock.began)
+        self._note("fault_injected", planned, t=at - self._clock.began)
         self._active[planned.index] = planned
         observed = self._strike(planned, until) + self._others.acted(order) if is_clients else self._act(planned, until)
         self._active.pop(planned.index, None)
         if observed:
             self._note("fault_observed", planned, observed)
-        self._note("fault_ended", planned)
+        self._note("fault_reverted", planned)
 
     def _strike(self, planned: PlannedFault, ends: float) -> int:
         """What is done to clients where they are; returns on how many it acted."""
-        struck = self._crew.strike(planned)
+        struck = self._client_pool.strike(planned)
         self._sleep_until(ends)
-        self._crew.mend(struck)
+        self._client_pool.revert(struck)
         return len(struck)
 
     def _act(self, planned: PlannedFault, ends: float) -> int:
@@ -93,10 +93,10 @@ class Storms:
             case SwitchFault():
                 return self._switch(planned, ends)
             case RollingDeploy():
-                return self._lane.hang_up(planned.clients)
+                return self._endpoints.hang_up(planned.clients)
             case ShrinkWindow() as fault:
                 topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
-                return sum(self._lane.shrink_window(topic, fault.keep_events) for topic in topics)
+                return sum(self._endpoints.shrink_window(topic, fault.keep_events) for topic in topics)
             case ExpireTokens():
                 return self._set_switches(tokens_void_before=time.time())
             case _:
@@ -112,7 +112,7 @@ class Storms:
 
     def _acted(self, planned: PlannedFault) -> int:
         """How often the mock says that it acted, since it was started."""
-        return int(self._lane.mock_state()["acted"].get(planned.kind, 0))
+        return int(self._endpoints.mock_state()["acted"].get(planned.kind, 0))
 
     def _set_switches(self, without: PlannedFault | None = None, **for_good: float) -> int:
         """Put in force what acts now, and what stays; returns how many sockets were told to authenticate again."""
@@ -120,23 +120,23 @@ class Storms:
             self._switched = True
             self._healthy = msgspec.structs.replace(self._healthy, **for_good)
             active = [planned.fault for planned in self._active.values() if planned is not without]
-            return self._lane.set_switches(switches_during(self._healthy, active))
+            return self._endpoints.set_switches(switches_during(self._healthy, active))
 
     def end(self) -> None:
         """Faults that act end now, each in good order."""
         self._others.end_faults()
         self._is_over.set()
 
-    def heal(self) -> None:
+    def revert(self) -> None:
         """Take back whatever still acts, after all faults or in the middle of them."""
-        self._crew.heal()
-        self._others.heal()
+        self._client_pool.revert_all()
+        self._others.revert()
         left = list(self._active.values())
         self._active.clear()
         if self._switched:
             self._set_switches()
         for planned in left:
-            self._note("fault_ended", planned)
+            self._note("fault_reverted", planned)
 
     def _sleep_until(self, moment: float) -> None:
         while (wait_s := moment - self._clock.now()) > 0 and not self._is_over.wait(wait_s):

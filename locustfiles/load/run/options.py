@@ -16,7 +16,7 @@ from sim.base.errors import UsageError
 from sim.drill import model as drills
 from sim.drill.model import Drill
 from sim.engines.shared import permission
-from sim.engines.shared.service import Lane
+from sim.engines.shared.service import Endpoints
 from sim.server.settings import DEFECTS, Switches
 
 AS_THE_DRILL_HAS_IT = 0.0  # of a number: what the drill's file says
@@ -30,7 +30,7 @@ class Plan:
 
     drill: Drill
     seed: int
-    lane: Lane | None
+    endpoints: Endpoints | None
     switches: Switches
     thresholds: Path
     out: Path
@@ -38,7 +38,7 @@ class Plan:
     @property
     def target(self) -> tuple[str, str]:
         """Name and kind, as a run's files have them."""
-        return (self.lane.name, self.lane.kind) if self.lane else ("embedded mock", "mock")
+        return (self.endpoints.name, self.endpoints.kind) if self.endpoints else ("embedded mock", "mock")
 
 
 def possible_drills() -> list[str]:
@@ -103,24 +103,26 @@ def plan_of(options: argparse.Namespace) -> Plan:
     """What these options come to; raises `UsageError`, one sentence, for what cannot be run."""
     drill = _drill(options)
     faults.require_possible(drill)
-    lane = targets.resolve(options.target, Path(options.targets) if options.targets else None)
-    if lane is not None:
-        permission.require_allowed(drill, lane)
-        _require_no_hooks(drill, lane)
-    if lane is not None and options.defect:
+    endpoints = targets.resolve(options.target, Path(options.targets) if options.targets else None)
+    if endpoints is not None:
+        permission.require_allowed(drill, endpoints)
+        _require_no_hooks(drill, endpoints)
+    if endpoints is not None and options.defect:
         raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")
     thresholds = Path(options.thresholds) if options.thresholds else DEFAULT_PATH
     gates.require_checks(drill, gates.load_thresholds(thresholds))
-    return Plan(drill, options.seed, lane, _switches(options), thresholds, Path(options.out))
+    return Plan(drill, options.seed, endpoints, _switches(options), thresholds, Path(options.out))
 
 
-def _require_no_hooks(drill: Drill, lane: Lane) -> None:
+def _require_no_hooks(drill: Drill, endpoints: Endpoints) -> None:
     """Operators' commands are run by `stormgate drill run` alone."""
-    kinds = [fault.kind for fault in drill.faults if not isinstance(fault, CLIENT_FAULTS) or fault.kind in lane.rules.hooks]
-    if kinds and not lane.is_mock:
+    kinds = [
+        fault.kind for fault in drill.faults if not isinstance(fault, CLIENT_FAULTS) or fault.kind in endpoints.rules.hooks
+    ]
+    if kinds and not endpoints.is_mock:
         raise UsageError(
-            f"drill '{drill.name}' has {kinds[0]}, which on target '{lane.name}' is done by a hook, and load tests run none; "
-            f"use `stormgate drill run {drill.name} --target {lane.name}`."
+            f"drill '{drill.name}' has {kinds[0]}, which needs a hook on target '{endpoints.name}'; load tests run no hooks; "
+            f"use `stormgate drill run {drill.name} --target {endpoints.name}`."
         )
 
 

@@ -3,9 +3,9 @@
 import gevent
 from gevent.pool import Group
 
-from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.workers.remote import NoWorkers
-from sim.engines.greenlets.service import LaneRequests
+from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.publishing import DueEvent, Published, Stream
 from sim.engines.shared.service import PublishedEvent, PublishFailedError
@@ -22,7 +22,7 @@ class WatchedPublished(Published):
         payload_bytes: int,
         clock: WallClock,
         recorder: Recorder,
-        live: LiveFigures,
+        live: LiveMetrics,
         others: NoWorkers,
     ) -> None:
         super().__init__(streams, payload_bytes, clock, recorder)
@@ -48,11 +48,11 @@ class EventPublisher:
     """Publishes at a fixed rate until it is told to finish; a greenlet an event, so that none waits for another."""
 
     def __init__(
-        self, lane: LaneRequests, book: Published, events_per_s: float, clock: WallClock, pacer: Pacer | None = None
+        self, endpoints: ServiceRequests, book: Published, events_per_s: float, clock: WallClock, pacer: Pacer | None = None
     ) -> None:
         self.book = book
         self._pacer = pacer  # keeps to a target's cap
-        self._lane = lane
+        self._endpoints = endpoints
         self._period_s = 1 / events_per_s
         self._clock = clock
         self._under_way = Group()
@@ -86,7 +86,7 @@ class EventPublisher:
                 return
             stream = event.stream
             try:
-                taken = self._lane.publish(stream.run_id, stream.event_type, event.payload, event.key)
+                taken = self._endpoints.publish(stream.run_id, stream.event_type, event.payload, event.key)
             except PublishFailedError as error:
                 if (wait_s := event.failed(error)) is None:
                     return

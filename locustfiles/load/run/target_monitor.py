@@ -13,11 +13,11 @@ from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.drill.target_rules import Stop
 from sim.engines.shared import permission
-from sim.engines.shared.metrics_book import MOST_BODY_BYTES, TIMEOUT_S, TRIES, MetricsBook, is_asked
+from sim.engines.shared.metrics_book import MAX_BODY_BYTES, TIMEOUT_S, TRIES, MetricsBook, is_asked
 from sim.engines.shared.pacer import Pacer
-from sim.engines.shared.service import Lane
+from sim.engines.shared.service import Endpoints
 from sim.engines.shared.session_driver import WallClock
-from sim.engines.shared.stop_conditions import CountingRecorder, StopWatch
+from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
 from sim.protocols.spacetime.service_metrics import OK
 from sim.record.observations import Recorder, RunHeader
 
@@ -29,24 +29,24 @@ class _CountingGreenRecorder(GreenRecorder, CountingRecorder):
     """Counts what stop conditions ask for."""
 
 
-def recorder(folder: Path, lane: Lane | None) -> Recorder:
+def recorder(folder: Path, endpoints: Endpoints | None) -> Recorder:
     """A recorder that counts what the target's stop conditions ask for, if they ask for anything."""
-    counts = lane is not None and lane.rules.stop.error_ratio is not None
+    counts = endpoints is not None and endpoints.rules.stop.error_ratio is not None
     return _CountingGreenRecorder(folder) if counts else GreenRecorder(folder)
 
 
-def connects_per_s(lane: Lane, workers: int) -> tuple[float, float]:
+def connects_per_s(endpoints: Endpoints, workers: int) -> tuple[float, float]:
     """Which part of the target's cap the master keeps to, and which part each of so many workers; 0: there is no cap.
 
     Whole numbers, since no part of a connect can be made in a second. Raises `UsageError` where there are not enough of them.
     """
-    cap = lane.rules.caps.connects_per_s if lane.rules.caps else 0.0
+    cap = endpoints.rules.caps.connects_per_s if endpoints.rules.caps else 0.0
     if not cap or not workers:
         return cap, cap
     masters = max(int(cap * _MASTERS_SHARE), 1)
     if (each := int(cap - masters) // workers) < 1:
         raise UsageError(
-            f"caps.connects_per_s is {cap:g} of target '{lane.name}', which a master and {workers} workers cannot share; "
+            f"caps.connects_per_s is {cap:g} of target '{endpoints.name}', which a master and {workers} workers cannot share; "
             "use fewer workers."
         )
     return float(masters), float(each)
@@ -71,14 +71,14 @@ class GreenMetrics(MetricsBook):
         try:
             with gevent.Timeout(TIMEOUT_S):
                 answer = http.get(parts.path, headers=self._headers)
-                body = bytes(answer.read(MOST_BODY_BYTES + 1))
+                body = bytes(answer.read(MAX_BODY_BYTES + 1))
         except gevent.Timeout:
             return "timeout", b""
         except (OSError, HTTPParseError):
             return "unreachable", b""
         finally:
             http.close()
-        if len(body) > MOST_BODY_BYTES:
+        if len(body) > MAX_BODY_BYTES:
             return "too_large", b""
         return (OK if answer.status_code == 200 else f"http_{answer.status_code}"), body
 
@@ -90,17 +90,24 @@ class TargetGuard:
     """
 
     def __init__(
-        self, drill: Drill, lane: Lane, folder: Path, clock: WallClock, recorder: Recorder, header: RunHeader, workers: int
+        self,
+        drill: Drill,
+        endpoints: Endpoints,
+        folder: Path,
+        clock: WallClock,
+        recorder: Recorder,
+        header: RunHeader,
+        workers: int,
     ) -> None:
-        caps, self._lane = lane.rules.caps, lane
+        caps, self._endpoints = endpoints.rules.caps, endpoints
         self._clock, self._recorder, self._header = clock, recorder, header
-        self._metrics = GreenMetrics(lane, folder, clock, recorder) if is_asked(lane) else None
-        own_per_s, self.worker_connects_per_s = connects_per_s(lane, workers)
+        self._metrics = GreenMetrics(endpoints, folder, clock, recorder) if is_asked(endpoints) else None
+        own_per_s, self.worker_connects_per_s = connects_per_s(endpoints, workers)
         self.connects = Pacer(own_per_s) if own_per_s else None
         self.events = Pacer(caps.events_per_s) if caps else None
-        header.target, header.target_kind = lane.name, lane.kind
-        header.remarks = permission.remarks(drill, lane)
-        header.metrics_profile = lane.rules.metrics_profile if lane.admin_token else "none"
+        header.target, header.target_kind = endpoints.name, endpoints.kind
+        header.remarks = permission.remarks(drill, endpoints)
+        header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
 
     def before(self) -> None:
         """Poll once before anything else is done; raises `TargetError` where a stop condition could never be met."""
@@ -111,14 +118,14 @@ class TargetGuard:
     def poll(self) -> None:
         """Poll as long as the run lasts."""
         while self._metrics is not None:
-            gevent.sleep(self._lane.rules.metrics_every_s)
+            gevent.sleep(self._endpoints.rules.metrics_every_s)
             self._metrics.poll()
 
     def look(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
         """Look at the stop conditions as long as the run lasts; `stop` is told which one was met."""
-        if self._lane.rules.stop == Stop():
+        if self._endpoints.rules.stop == Stop():
             return
-        watch, met = StopWatch(self._lane.rules.stop, self._recorder, self._metrics), ""
+        watch, met = StopMonitor(self._endpoints.rules.stop, self._recorder, self._metrics), ""
         while not met:
             gevent.sleep(_LOOK_S)
             met = watch.met(self._clock.now() - self._clock.began, live_share())

@@ -8,7 +8,7 @@ from pathlib import Path
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import RunVerdict
 from drills.runs import leftovers, results
-from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.run.options import Plan
 from sim.base.ownership import Mark
 
@@ -77,12 +77,12 @@ class Provisional:
     n: int = 0
 
 
-def provisional(checks: tuple[str, ...], thresholds: Mapping[str, Threshold], live: LiveFigures) -> list[Provisional]:
+def provisional(checks: tuple[str, ...], thresholds: Mapping[str, Threshold], live: LiveMetrics) -> list[Provisional]:
     """The drill's checks as they look now; those that live figures say nothing about are open until the end."""
     return [_look(name, thresholds[name].threshold if name in thresholds else math.nan, live) for name in checks]
 
 
-def _look(name: str, limit: float, live: LiveFigures) -> Provisional:
+def _look(name: str, limit: float, live: LiveMetrics) -> Provisional:
     value, n = None, 0
     if name in _LIVE:
         value, n = live.percentile(*_LIVE[name]), live.n(_LIVE[name][0])

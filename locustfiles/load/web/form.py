@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from locustfiles.load.run import options
-from locustfiles.load.run.capacity_ramp import Climb
+from locustfiles.load.run.capacity_ramp import CapacityRamp
 from sim.base.errors import StormgateError, UsageError
 from sim.drill import model as drills
 from sim.drill.fault_kinds import DropSockets
@@ -38,7 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "thresholds": ("Thresholds file", ""),
         "seed": ("Seed", ""),
         "growth": ("Growth of each step of the climb", "times"),
-        "most_clients": ("Most clients of the climb", ""),
+        "max_clients": ("Most clients of the climb", ""),
     },
 }
 _SAID_ANYWAY = re.compile(r"; (0|-1|empty): [^;]*$")  # what it is to leave a field empty, which the field itself shows
@@ -127,7 +127,7 @@ def _drill(name: str) -> DrillShown:
 
 
 def refusal(
-    typed: Mapping[str, str], arguments: Mapping[str, Mapping[str, Any]], before: argparse.Namespace, *, climbs: bool
+    typed: Mapping[str, str], arguments: Mapping[str, Mapping[str, Any]], before: argparse.Namespace, *, ramps: bool
 ) -> str:
     """Why no run can be started from this, in a sentence; empty if one can. `before`: the options as they are without it."""
     try:
@@ -137,8 +137,8 @@ def refusal(
                 raise UsageError(f"{name}: this page cannot set it; start Locust with --{name.replace('_', '-')}.")
         asked = argparse.Namespace(**(vars(before) | chosen))
         options.plan_of(asked)
-        if climbs:
-            Climb(asked)
+        if ramps:
+            CapacityRamp(asked)
     except StormgateError as error:
         return str(error)
     return ""

@@ -46,7 +46,7 @@ class CheckShown(msgspec.Struct, frozen=True):
     """A row of the table of checks. `state` is a verdict's, or pending, looks_good or looks_bad before there is one."""
 
     name: str
-    measures: str
+    metrics: str
     state: str
     value: str
     n: int
@@ -54,7 +54,7 @@ class CheckShown(msgspec.Struct, frozen=True):
     reason: str
 
 
-class FigureShown(msgspec.Struct, frozen=True):
+class MetricShown(msgspec.Struct, frozen=True):
     """How long something took until now, in ms."""
 
     name: str
@@ -67,7 +67,7 @@ class FigureShown(msgspec.Struct, frozen=True):
 class Broken(msgspec.Struct, frozen=True):
     """A broken law."""
 
-    law: str
+    invariant: str
     count: int
     first: str
     users_saw: str
@@ -119,15 +119,15 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     expected_s: float = 0.0  # about
     checks: tuple[CheckShown, ...] = ()
-    figures: tuple[FigureShown, ...] = ()
+    figures: tuple[MetricShown, ...] = ()
     noticed: tuple[Noticed, ...] = ()
     curve: tuple[dict[str, float], ...] = ()
     verdict: Judged | None = None
     no_storm: str = ""  # why a storm cannot begin now; empty: it can
-    no_heal: str = ""
+    no_revert: str = ""
     downloads: tuple[str, ...] = ()
     ended: tuple[Ended, ...] = ()
-    climb: str = ""
+    capacity_ramp: str = ""
 
 
 def shown(conductor: "Conductor", *, is_asked: bool, is_busy: bool, after_s: float = -math.inf) -> Shown:
@@ -161,10 +161,10 @@ def shown(conductor: "Conductor", *, is_asked: bool, is_busy: bool, after_s: flo
         curve=tuple(point for point in live.curve if point["t"] > after_s),
         verdict=None if verdict is None else judged(verdict),
         no_storm=conductor.why_no("storm"),
-        no_heal=conductor.why_no("heal"),
+        no_revert=conductor.why_no("revert"),
         downloads=tuple(name for name, path in downloads(conductor).items() if path.exists()),
         ended=ended,
-        climb=conductor.climb.in_words() if conductor.climb and conductor.climb.steps else "",
+        capacity_ramp=conductor.capacity_ramp.in_words() if conductor.capacity_ramp and conductor.capacity_ramp.steps else "",
     )
 
 
@@ -212,12 +212,12 @@ def _broken(drill: DrillVerdict) -> Iterator[Broken]:
         yield Broken(each.invariant, each.count, each.first, report.users_saw(each))
 
 
-def _figures(run: "DrillRun") -> Iterator[FigureShown]:
+def _figures(run: "DrillRun") -> Iterator[MetricShown]:
     sketches = run.live.sketches
     for name in _FIGURES:
         sketch: Any = sketches.get(name)
         shares = [None if sketch is None else sketch.get_quantile_value(share) for share in (0.5, 0.95, 0.99)]
-        yield FigureShown(name, 0 if sketch is None else int(sketch.count), *shares)
+        yield MetricShown(name, 0 if sketch is None else int(sketch.count), *shares)
 
 
 # --- the table of checks ----------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def _look(each: Provisional) -> CheckShown:
     limit = "" if math.isnan(each.threshold) else f"{check.comparator} {report.number(each.threshold)} {check.unit}"
     value = "" if math.isnan(each.value) else f"{report.number(each.value)} {check.unit}"
     reason = "" if each.state == "open" else "as it looks now; only the verdict at the end counts"
-    return CheckShown(each.check, check.measures, _LOOKS[each.state], value, each.n, limit, reason)
+    return CheckShown(each.check, check.metrics, _LOOKS[each.state], value, each.n, limit, reason)
 
 
 def _final(verdict: RunVerdict) -> list[CheckShown]:
@@ -245,4 +245,4 @@ def _decided(check: CheckResult) -> CheckShown:
     known = gates.REGISTRY.get(check.name)
     value = f"{report.number(check.value)} {check.unit}" if math.isfinite(check.value) else report.number(check.value)
     limit = "" if check.threshold is None else f"{check.comparator} {report.number(check.threshold)} {check.unit}"
-    return CheckShown(check.name, known.measures if known else "", str(check.state), value, check.n, limit, check.reason)
+    return CheckShown(check.name, known.metrics if known else "", str(check.state), value, check.n, limit, check.reason)

@@ -64,7 +64,7 @@ class _Page:
             ("/static/<name>", self.static, ["GET"]),
             ("/download/<name>", self.download, ["GET"]),
             ("/storm", self.storm, ["POST"]),
-            ("/heal", self.heal, ["POST"]),
+            ("/revert", self.revert, ["POST"]),
         ]
 
     # --- every request ------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class _Page:
 
     def _refusal(self) -> str:
         typed, options = flask.request.form.to_dict(), self._environment.parsed_options
-        return form.refusal(typed, self._arguments, options, climbs=self._conductor.climbs)
+        return form.refusal(typed, self._arguments, options, ramps=self._conductor.ramps)
 
     # --- looking ------------------------------------------------------------------------------------
 
@@ -145,12 +145,12 @@ class _Page:
         """Begin the next fault now."""
         return _done(lambda: f"Begun: {self._conductor.storm_now()}.")
 
-    def heal(self) -> flask.Response:
+    def revert(self) -> flask.Response:
         """Take everything back now."""
-        return _done(self._heal)
+        return _done(self._revert)
 
-    def _heal(self) -> str:
-        self._conductor.heal_now()
+    def _revert(self) -> str:
+        self._conductor.revert_now()
         return "Healing: what was broken is taken back."
 
 

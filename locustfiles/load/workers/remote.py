@@ -57,7 +57,7 @@ class NoWorkers:
     def end_faults(self) -> None:
         """Nothing acts."""
 
-    def heal(self) -> None:
+    def revert(self) -> None:
         """Nothing acts."""
 
     def behind(self, heads: Mapping[str, int]) -> int:

@@ -12,15 +12,15 @@ from gevent.event import Event
 from gevent.queue import Empty, Queue
 
 from drills.runs import targets
-from locustfiles.load.clients.client_pool import Crew
-from locustfiles.load.clients.recording import LiveFigures, Report
+from locustfiles.load.clients.client_pool import ClientPool
+from locustfiles.load.clients.recording import LiveMetrics, Report
 from locustfiles.load.workers import messages
 from locustfiles.load.workers.clocks import SharedClock
 from locustfiles.load.workers.messages import Begin, FromWorker
 from locustfiles.load.workers.observation_transport import Shipment
 from sim.base.errors import StormgateError
 from sim.engines.greenlets.background import Helpers, OwnLag
-from sim.engines.greenlets.service import LaneRequests
+from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared import permission
 from sim.engines.shared.pacer import Pacer
 from sim.mock.server import raise_descriptor_limit
@@ -49,7 +49,7 @@ class WorkerRun:
         self._send = send
         self._clock = SharedClock()
         self._shipment = Shipment()
-        self._live = LiveFigures(report)
+        self._live = LiveMetrics(report)
         self._lag = OwnLag(self._clock, self._shipment, what.worker)
         self._helpers = Helpers(self.stop)
         self._users = 0
@@ -57,8 +57,8 @@ class WorkerRun:
         self._started = Event()
         self._faults_over = Event()
         self._heads: dict[str, int] | None = None
-        self._lane: LaneRequests | None = None
-        self._crew: Crew | None = None
+        self._endpoints: ServiceRequests | None = None
+        self._client_pool: ClientPool | None = None
         self._heard_at = 0.0  # of the master
         self._ending: gevent.Greenlet[..., None] | None = None
 
@@ -97,14 +97,14 @@ class WorkerRun:
         """Raises as the target does."""
         raise_descriptor_limit()
         what = self._what
-        lane = targets.resolve(what.target, self._targets_file)
-        assert lane is not None  # the master started the mock
-        permission.require_allowed(what.drill, lane)  # by this machine's own targets file
-        self._lane = LaneRequests(lane)
-        self._lane.check()
+        endpoints = targets.resolve(what.target, self._targets_file)
+        assert endpoints is not None  # the master started the mock
+        permission.require_allowed(what.drill, endpoints)  # by this machine's own targets file
+        self._endpoints = ServiceRequests(endpoints)
+        self._endpoints.check()
         pacer = Pacer(what.connects_per_s) if what.connects_per_s else None
-        self._crew = Crew(
-            what.drill, what.seed, self._lane, what.topics, self._clock, self._shipment, self._live.noticed, pacer
+        self._client_pool = ClientPool(
+            what.drill, what.seed, self._endpoints, what.topics, self._clock, self._shipment, self._live.noticed, pacer
         )
 
     # --- what users do ------------------------------------------------------------------------------
@@ -124,8 +124,8 @@ class WorkerRun:
         with self._helpers.must_not_fail():
             self._started.wait()
             if not self.is_over:
-                assert self._crew is not None
-                self._crew.live_on(number)
+                assert self._client_pool is not None
+                self._client_pool.live_on(number)
 
     def leave(self, number: int) -> None:
         """Locust takes a user away: a fleet that shrinks by itself is not what was asked for."""
@@ -152,45 +152,45 @@ class WorkerRun:
         if isinstance(said, messages.Pong):
             self._clock.answered(said.sent, said.at)
             self._heard_at = self._clock.now()
-        elif self._crew is not None and not self.is_over:
+        elif self._client_pool is not None and not self.is_over:
             with self._helpers.must_not_fail():
-                self._obey(said, self._crew)
+                self._obey(said, self._client_pool)
 
-    def _obey(self, said: messages.AnyToWorker, crew: Crew) -> None:
+    def _obey(self, said: messages.AnyToWorker, client_pool: ClientPool) -> None:
         match said:
             case messages.Clients(numbers=numbers):
                 for number in numbers:
-                    crew.add(number)
+                    client_pool.add(number)
                     self._numbers.put(number)
             case messages.Start(at=at):
-                crew.began = at
+                client_pool.began = at
                 self._started.set()
             case messages.Published(events=events):
                 for stream, seq, due in events:
                     self._live.deliveries.published(stream, seq, due)
             case messages.Break():
-                self._helpers.help(lambda: self._strike(said, crew))
+                self._helpers.help(lambda: self._strike(said, client_pool))
             case messages.EndFaults():
                 self._faults_over.set()
             case messages.Heal():
                 self._faults_over.set()
-                crew.heal()
+                client_pool.revert_all()
                 self._send(messages.Healed())
             case messages.Settle(heads=heads):
                 self._heads = heads
             case messages.Conclude(heads=heads):
-                crew.conclude(heads)
+                client_pool.conclude(heads)
             case messages.End():
                 self.stop("")
 
-    def _strike(self, order: messages.Break, crew: Crew) -> None:
+    def _strike(self, order: messages.Break, client_pool: ClientPool) -> None:
         while (wait_s := order.at - self._clock.now()) > 0:
             gevent.sleep(wait_s)
         late_ms = (self._clock.now() - order.at) * 1000
-        struck = crew.strike(order.planned)
+        struck = client_pool.strike(order.planned)
         while (wait_s := order.until - self._clock.now()) > 0 and not self._faults_over.wait(wait_s):
             pass
-        crew.mend(struck)
+        client_pool.revert(struck)
         self._send(messages.Acted(order.number, len(struck), late_ms))
 
     # --- what the master is told --------------------------------------------------------------------
@@ -204,12 +204,12 @@ class WorkerRun:
                 self._send(messages.Wanted(told))
 
     def _tell_status(self) -> None:
-        assert self._crew is not None
+        assert self._client_pool is not None
         while True:
-            crew, heads = self._crew, self._heads
-            behind = -1 if heads is None else crew.behind(heads)
+            client_pool, heads = self._client_pool, self._heads
+            behind = -1 if heads is None else client_pool.behind(heads)
             counted = self._live.own_counts(), self._live.take_worst()
-            self._send(messages.Status(crew.live, crew.there, behind, self._lag.ms, *counted))
+            self._send(messages.Status(client_pool.live, client_pool.there, behind, self._lag.ms, *counted))
             gevent.sleep(_STATUS_S)
 
     def _tell_sketches(self) -> None:
@@ -223,10 +223,10 @@ class WorkerRun:
             self._shipment.ship(self._send)
 
     def _sample(self) -> None:
-        assert self._crew is not None
+        assert self._client_pool is not None
         while True:
             gevent.sleep(_SAMPLE_S)
-            self._crew.sample_positions()
+            self._client_pool.sample_positions()
 
     def _ping(self) -> None:
         """Keep the clock known, and notice when the master is gone: nobody else would take the load off its target."""
@@ -242,11 +242,11 @@ class WorkerRun:
         self._helpers.kill()
         self._started.set()
         clients = 0
-        if self._crew is not None:
-            self._crew.stop()
-            clients = len(self._crew.clients)
+        if self._client_pool is not None:
+            self._client_pool.stop()
+            clients = len(self._client_pool.clients)
         self._shipment.ship(self._send)
         clock = self._clock.ahead_s * 1000, self._clock.within_s * 1000
         self._send(messages.Done(self._shipment.messages, self._shipment.rows, clients, *clock, left))
-        if self._lane is not None:
-            self._lane.close()
+        if self._endpoints is not None:
+            self._endpoints.close()

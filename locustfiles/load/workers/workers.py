@@ -12,7 +12,7 @@ from importlib.metadata import version
 import gevent
 from gevent.queue import Queue
 
-from locustfiles.load.clients.recording import LiveFigures
+from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.workers import messages
 from locustfiles.load.workers.messages import ToWorker
 from locustfiles.load.workers.observation_transport import Arrived, Heads
@@ -48,7 +48,7 @@ class Workers(NoWorkers):
         send: Send,
         clock: WallClock,
         recorder: Recorder,
-        live: LiveFigures,
+        live: LiveMetrics,
         stop: Callable[[str], None],
     ) -> None:
         self._all = {each: _Worker(f"worker {number}", clock.now()) for number, each in enumerate(ids, 1)}
@@ -223,7 +223,7 @@ class Workers(NoWorkers):
         """Faults that act end now."""
         self._tell(messages.EndFaults())
 
-    def heal(self) -> None:
+    def revert(self) -> None:
         """Return when nothing acts on any of their clients."""
         self._heals += 1
         self._tell(messages.Heal())

@@ -20,7 +20,7 @@ class BuildProbe(ClientSession):
     expects: tuple[str, ...] = ()
     _has_answer = False
 
-    def _build(self, lane: RuntimeSettings) -> Compatibility:
+    def _build(self, service: RuntimeSettings) -> Compatibility:
         """What to say of itself, to a runtime with these settings."""
         return self.settings.compatibility
 
@@ -28,7 +28,7 @@ class BuildProbe(ClientSession):
         """See `ClientSession`; the join is another."""
         super().connected(now)
         if not self._has_answer:
-            self._actions[-1] = Send(Join(self._join_ref, self._build(self.settings.lane)))
+            self._actions[-1] = Send(Join(self._join_ref, self._build(self.settings.service)))
 
     def _take_reply(self, reply: Reply, now: float) -> None:
         if reply.ref == self._join_ref and self.state is State.JOINING and not self._has_answer:
@@ -42,9 +42,9 @@ class BuildProbe(ClientSession):
         return f"refused:{body.code or 'error'}"
 
 
-def _fitting(lane: RuntimeSettings, build: str) -> Compatibility:
+def _fitting(service: RuntimeSettings, build: str) -> Compatibility:
     """A client that differs from what the runtime wants in its build at most."""
-    return Compatibility(_CLIENT, build, lane.protocol_version, lane.schema_version)
+    return Compatibility(_CLIENT, build, service.protocol_version, service.schema_version)
 
 
 class OldBuild(BuildProbe):
@@ -52,8 +52,8 @@ class OldBuild(BuildProbe):
 
     name, expects = "old_build", ("upgrade_required",)
 
-    def _build(self, lane: RuntimeSettings) -> Compatibility:
-        return _fitting(lane, "20000101T000000Z")
+    def _build(self, service: RuntimeSettings) -> Compatibility:
+        return _fitting(service, "20000101T000000Z")
 
 
 class NewBuild(BuildProbe):
@@ -61,8 +61,8 @@ class NewBuild(BuildProbe):
 
     name, expects = "new_build", ("unsupported_client_build",)
 
-    def _build(self, lane: RuntimeSettings) -> Compatibility:
-        return _fitting(lane, "99991231T235959Z")
+    def _build(self, service: RuntimeSettings) -> Compatibility:
+        return _fitting(service, "99991231T235959Z")
 
 
 class MalformedBuild(BuildProbe):
@@ -70,8 +70,8 @@ class MalformedBuild(BuildProbe):
 
     name, expects = "malformed_build", ("invalid_client_build",)
 
-    def _build(self, lane: RuntimeSettings) -> Compatibility:
-        return _fitting(lane, "yesterday's")
+    def _build(self, service: RuntimeSettings) -> Compatibility:
+        return _fitting(service, "yesterday's")
 
 
 class OtherProtocol(BuildProbe):
@@ -79,8 +79,8 @@ class OtherProtocol(BuildProbe):
 
     name, expects = "other_protocol", ("unsupported_protocol_version",)
 
-    def _build(self, lane: RuntimeSettings) -> Compatibility:
-        return Compatibility(_CLIENT, lane.min_client_build, f"{lane.protocol_version}.no", lane.schema_version)
+    def _build(self, service: RuntimeSettings) -> Compatibility:
+        return Compatibility(_CLIENT, service.min_client_build, f"{service.protocol_version}.no", service.schema_version)
 
 
 class OtherSchema(BuildProbe):
@@ -88,8 +88,8 @@ class OtherSchema(BuildProbe):
 
     name, expects = "other_schema", ("unsupported_schema_version",)
 
-    def _build(self, lane: RuntimeSettings) -> Compatibility:
-        return Compatibility(_CLIENT, lane.min_client_build, lane.protocol_version, lane.schema_version + 1)
+    def _build(self, service: RuntimeSettings) -> Compatibility:
+        return Compatibility(_CLIENT, service.min_client_build, service.protocol_version, service.schema_version + 1)
 
 
 class OldestBuild(BuildProbe):
@@ -97,8 +97,8 @@ class OldestBuild(BuildProbe):
 
     name, expects = "oldest_build", ("served",)
 
-    def _build(self, lane: RuntimeSettings) -> Compatibility:
-        return _fitting(lane, lane.min_client_build)
+    def _build(self, service: RuntimeSettings) -> Compatibility:
+        return _fitting(service, service.min_client_build)
 
 
 class NewestBuild(BuildProbe):
@@ -106,8 +106,8 @@ class NewestBuild(BuildProbe):
 
     name, expects = "newest_build", ("served",)
 
-    def _build(self, lane: RuntimeSettings) -> Compatibility:
-        return _fitting(lane, lane.max_client_build)
+    def _build(self, service: RuntimeSettings) -> Compatibility:
+        return _fitting(service, service.max_client_build)
 
 
 PROBES = (OldBuild, NewBuild, MalformedBuild, OtherProtocol, OtherSchema, OldestBuild, NewestBuild)

@@ -17,9 +17,9 @@ _ELSEWHERE = ("slow_consumer", "stale_cursor", "reauth_required", "client_timeou
 _LAWFUL = ("null_reference",)  # unusual, and no more than that: it may be served
 
 
-def malformed(topic: str, ref: str, most_bytes: int) -> dict[str, Garbage]:
+def malformed(topic: str, ref: str, max_bytes: int) -> dict[str, Garbage]:
     """Everything that is tried, by name and in order. What has a place for a reference carries `ref`; one is longer than
-    `most_bytes`."""
+    `max_bytes`."""
 
     def frame(*parts: object) -> Garbage:
         return Garbage(msgspec.json.encode(parts))
@@ -28,7 +28,7 @@ def malformed(topic: str, ref: str, most_bytes: int) -> dict[str, Garbage]:
         return frame("1", ref, CHANNEL, "sync:subscribe", payload)
 
     nothing: dict[str, list[str]] = {"topics": []}  # an unsubscribe that would do no harm
-    long = frame("1", ref, CHANNEL, "sync:unsubscribe", {"topics": "x" * most_bytes})
+    long = frame("1", ref, CHANNEL, "sync:unsubscribe", {"topics": "x" * max_bytes})
     deep = b"[" * _DEPTH + b"]" * _DEPTH
     return {
         "no_text": Garbage(b""),
@@ -77,15 +77,15 @@ class MalformedFramesProbe(ClientSession):
         self._try_next(now)
 
     def _try_next(self, now: float) -> None:
-        self._probe_at = NEVER
+        self._routing_check_at = NEVER
         if self._at == len(KINDS):
             self._at = 0
             return
         self._ref, self._fence = self._next_ref(), self._next_ref()
         self._heard, self._is_waiting = "", True
-        everything = malformed(next(iter(self.replica.topics), ""), self._ref, self.settings.lane.longest_frame_kib * 1024)
+        everything = malformed(next(iter(self.replica.topics), ""), self._ref, self.settings.service.longest_frame_kib * 1024)
         self._actions += [Send(everything[KINDS[self._at]]), Send(TransportBeat(self._fence))]
-        self._probe_at = now + self.settings.reply_timeout_s
+        self._routing_check_at = now + self.settings.reply_timeout_s
 
     def _tell(self, answer: str) -> None:
         self._note("probed", detail=f"{self.name}:{KINDS[self._at]}:{answer}")
@@ -94,7 +94,7 @@ class MalformedFramesProbe(ClientSession):
         self._tell(answer)
         self._is_waiting = self._was_cut = False
         self._at += 1
-        self._probe_at = now + GAP_S
+        self._routing_check_at = now + GAP_S
         self._schedule()
 
     def _take_other_reply(self, reply: Reply, now: float) -> None:

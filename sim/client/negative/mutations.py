@@ -26,7 +26,7 @@ class AnyMutationProbe(ClientSession):
 
     def _went_live(self, now: float) -> None:
         self._asked = frozenset(self._ask_for(event, payload) for event, payload in self._questions())
-        self._probe_at = now + self.settings.reply_timeout_s
+        self._routing_check_at = now + self.settings.reply_timeout_s
 
     def _ask_for(self, event: str, payload: dict[str, object]) -> str:
         ref = self._next_ref()
@@ -43,14 +43,14 @@ class AnyMutationProbe(ClientSession):
     def _take_other_reply(self, reply: Reply, now: float) -> None:
         if reply.ref in self._asked:
             self._asked -= {reply.ref}
-            self._probe_at = self._probe_at if self._asked else NEVER
+            self._routing_check_at = self._routing_check_at if self._asked else NEVER
             self._note("probed", detail=f"{self.name}:{self._answer(reply)}")
 
     def _answer(self, reply: Reply) -> str:
         return "accepted" if reply.ok else f"refused:{reply.body.code or 'error'}"
 
     def _wake_probe(self, now: float) -> None:
-        self._probe_at = NEVER
+        self._routing_check_at = NEVER
         for _ in self._asked:
             self._note("probed", detail=f"{self.name}:refused:silence")
         self._asked = frozenset()

@@ -28,17 +28,17 @@ class MutationProbe(ClientSession):
         event = {"event_type": "stormgate.probe", "payload": {"client": self.client}}
         payload = msgspec.json.encode({"topic": self.replica.topics[0] if self.replica.topics else "", "event": event})
         self._actions.append(Send(Request(self._probe_ref, "sync:publish", msgspec.Raw(payload))))
-        self._probe_at = now + self.settings.reply_timeout_s
+        self._routing_check_at = now + self.settings.reply_timeout_s
 
     def _take_other_reply(self, reply: Reply, now: float) -> None:
-        if self._probe_at < NEVER and reply.ref == self._probe_ref:
+        if self._routing_check_at < NEVER and reply.ref == self._probe_ref:
             self._answered("accepted" if reply.ok else f"refused:{reply.body.code or 'error'}")
 
     def _wake_probe(self, now: float) -> None:
         self._answered("refused:silence")
 
     def _answered(self, answer: str) -> None:
-        self._probe_at = NEVER
+        self._routing_check_at = NEVER
         self._note("probed", detail=f"{self.name}:{answer}")
 
 
@@ -66,7 +66,7 @@ class ExpiredTokenProbe(ClientSession):
             super()._begin_attempt(now)
 
     def _is_void(self, token: Token, now: float) -> bool:
-        return token is self._void or now >= token.expires_at + self.settings.lane.token_leeway_s
+        return token is self._void or now >= token.expires_at + self.settings.service.token_leeway_s
 
     def connected(self, now: float) -> None:
         """See `ClientSession`; with a void token, this is the defect."""

@@ -6,7 +6,7 @@ fails is no answer, so the question is put again.
 
 from dataclasses import replace
 
-from sim.client.actions import Send, Token, TokenWish
+from sim.client.actions import Send, Token, TokenRequest
 from sim.client.session import NEVER, ClientSession
 from sim.client.states import State
 from sim.protocols.spacetime.disconnects import NETWORK_CODES
@@ -127,12 +127,16 @@ class OutdatedToken(TokenProbe):
     name, expects = "outdated_token", ("token_expired",)
 
     @property
-    def token_wish(self) -> TokenWish:
+    def token_request(self) -> TokenRequest:
         """See `ClientSession`."""
-        return super().token_wish if self._has_answer else replace(super().token_wish, ttl_s=self.settings.lane.token_ttl_min_s)
+        return (
+            super().token_request
+            if self._has_answer
+            else replace(super().token_request, ttl_s=self.settings.service.token_ttl_min_s)
+        )
 
     def _due_at(self, token: Token, now: float) -> float:
-        return token.expires_at + self.settings.lane.token_leeway_s + _CLOCKS_S
+        return token.expires_at + self.settings.service.token_leeway_s + _CLOCKS_S
 
 
 class OveragedToken(TokenProbe):
@@ -141,12 +145,16 @@ class OveragedToken(TokenProbe):
     name, expects = "overaged_token", ("token_too_old",)
 
     @property
-    def token_wish(self) -> TokenWish:
+    def token_request(self) -> TokenRequest:
         """See `ClientSession`."""
-        return super().token_wish if self._has_answer else replace(super().token_wish, ttl_s=self.settings.lane.token_ttl_max_s)
+        return (
+            super().token_request
+            if self._has_answer
+            else replace(super().token_request, ttl_s=self.settings.service.token_ttl_max_s)
+        )
 
     def _due_at(self, token: Token, now: float) -> float:
-        return tokens.unverified(token.text).issued_at + self.settings.lane.token_max_age_s + _CLOCKS_S
+        return tokens.unverified(token.text).issued_at + self.settings.service.token_max_age_s + _CLOCKS_S
 
 
 class PrematureToken(TokenProbe):
@@ -155,7 +163,7 @@ class PrematureToken(TokenProbe):
     name, expects = "premature_token", ("token_not_yet_valid",)
 
     def _due_at(self, token: Token, now: float) -> float:
-        is_premature = tokens.unverified(token.text).not_before > now + self.settings.lane.token_leeway_s + _CLOCKS_S
+        is_premature = tokens.unverified(token.text).not_before > now + self.settings.service.token_leeway_s + _CLOCKS_S
         return now if is_premature else NEVER
 
 
@@ -167,13 +175,13 @@ class MintProbe(ClientSession):
     _has_answer = False
 
     @property
-    def token_wish(self) -> TokenWish:
+    def token_request(self) -> TokenRequest:
         """See `ClientSession`."""
-        return super().token_wish if self._has_answer else self._forbidden(super().token_wish)
+        return super().token_request if self._has_answer else self._forbidden(super().token_request)
 
-    def _forbidden(self, wish: TokenWish) -> TokenWish:
+    def _forbidden(self, request: TokenRequest) -> TokenRequest:
         """What must not be granted."""
-        return wish
+        return request
 
     def minted(self, token: Token, now: float) -> None:
         """See `ClientSession`."""
@@ -197,8 +205,8 @@ class ForeignTopicMint(MintProbe):
 
     name, expects = "foreign_topic_mint", ("scope_not_allowed", "unsupported_topic", "http_403", "http_422")
 
-    def _forbidden(self, wish: TokenWish) -> TokenWish:
-        return replace(wish, topics=(*wish.topics, f"fleet:user:{OTHER_USER}:workers"))
+    def _forbidden(self, request: TokenRequest) -> TokenRequest:
+        return replace(request, topics=(*request.topics, f"fleet:user:{OTHER_USER}:workers"))
 
 
 class UnsupportedTopicMint(MintProbe):
@@ -206,8 +214,8 @@ class UnsupportedTopicMint(MintProbe):
 
     name, expects = "unsupported_topic_mint", ("unsupported_topic", "http_422")
 
-    def _forbidden(self, wish: TokenWish) -> TokenWish:
-        return replace(wish, topics=(*wish.topics, "stormgate:no:such:topic"))
+    def _forbidden(self, request: TokenRequest) -> TokenRequest:
+        return replace(request, topics=(*request.topics, "stormgate:no:such:topic"))
 
 
 class EndlessTokenMint(MintProbe):
@@ -215,8 +223,8 @@ class EndlessTokenMint(MintProbe):
 
     name, expects = "endless_token_mint", ("invalid_ttl", "http_422")
 
-    def _forbidden(self, wish: TokenWish) -> TokenWish:
-        return replace(wish, ttl_s=self.settings.lane.token_ttl_max_s + 1)
+    def _forbidden(self, request: TokenRequest) -> TokenRequest:
+        return replace(request, ttl_s=self.settings.service.token_ttl_max_s + 1)
 
 
 class ForbiddenTopic(ClientSession):

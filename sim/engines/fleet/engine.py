@@ -60,7 +60,7 @@ def observe(
     return made.header, made.rows.table()
 
 
-def measure(drill: Drill, model: SystemModel, seed: int) -> Tally:
+def metric(drill: Drill, model: SystemModel, seed: int) -> Tally:
     """Simulate a drill in memory alone; raises `UsageError` as `run` does."""
     check(drill, model)
     storm = Storm(drill, model, seed)

@@ -110,7 +110,7 @@ def part_of(chosen: Array, part: int, parts: int, seed: int, purpose: str) -> Ar
 
 def begin(world: World, planned: FleetFault) -> int:
     """Do it now; returns how often it was seen to act at once."""
-    lane = world.lane
+    service = world.service
     match planned.fault:
         case DropSockets(offline_s=offline_s):
             return _strike(world, fleet_world.CUT, planned.clients, offline_s)
@@ -126,12 +126,12 @@ def begin(world: World, planned: FleetFault) -> int:
         case ShrinkWindow() as fault:
             return _trim(world, fault)
         case MintOutage():
-            lane["mint_outage"], lane["refused_mints"] = 1, 0
+            service["mint_outage"], service["refused_mints"] = 1, 0
         case ShrinkReplayBudget(events=events):
-            lane["shrunk_budget"], lane["limited_subscribes"] = events, 0
+            service["shrunk_budget"], service["limited_subscribes"] = events, 0
         case SlowMint(delay_ms=delay_ms, concurrency=concurrency):
-            lane["held_mint_s"], lane["held_mints"] = delay_ms / 1000, 0
-            world["holders"] = np.full(concurrency, lane["now"][0])
+            service["held_mint_s"], service["held_mints"] = delay_ms / 1000, 0
+            world["holders"] = np.full(concurrency, service["now"][0])
         case _:
             raise TypeError(f"a fault that is not represented: {planned.kind}")
     return 0
@@ -139,34 +139,34 @@ def begin(world: World, planned: FleetFault) -> int:
 
 def end(world: World, planned: FleetFault) -> int:
     """Take it back; returns how often it acted, for one that shows only while it lasts."""
-    lane = world.lane
+    service = world.service
     match planned.fault:
         case KillRuntime():
-            lane["is_up"] = 1
+            service["is_up"] = 1
         case MintOutage():
-            lane["mint_outage"] = 0
-            return int(lane["refused_mints"][0])
+            service["mint_outage"] = 0
+            return int(service["refused_mints"][0])
         case ShrinkReplayBudget():
-            lane["shrunk_budget"] = 0
-            return int(lane["limited_subscribes"][0])
+            service["shrunk_budget"] = 0
+            return int(service["limited_subscribes"][0])
         case SlowMint(delay_ms=delay_ms):
-            lane["held_mint_s"] = 0.0
+            service["held_mint_s"] = 0.0
             _strike(world, fleet_world.MINT_FREELY, value=delay_ms / 1000)
-            return int(lane["held_mints"][0])
+            return int(service["held_mints"][0])
     return 0
 
 
 def _strike(world: World, how: int, chosen: Array = _NOBODY, value: float = 0.0) -> int:
-    return int(entry.strike(world.lane, how, chosen, value))
+    return int(entry.strike(world.service, how, chosen, value))
 
 
 def _trim(world: World, fault: ShrinkWindow) -> int:
     """All but the newest events of some streams are gone; returns how many went."""
-    lane, gone = world.lane[0], 0
-    other = [int(lane["run_streams"])] if fault.worker_events else []
+    service, gone = world.service[0], 0
+    other = [int(service["run_streams"])] if fault.worker_events else []
     for stream in [*range(fault.streams), *other]:
-        head = int(np.searchsorted(world["published"][stream], lane["now"], side="right"))
-        oldest = max(1, head - int(lane["window"]) + 1, int(world["floors"][stream]) + 1)
+        head = int(np.searchsorted(world["published"][stream], service["now"], side="right"))
+        oldest = max(1, head - int(service["window"]) + 1, int(world["floors"][stream]) + 1)
         gone += max(head - oldest + 1 - fault.keep_events, 0)
         world["floors"][stream] = max(head - fault.keep_events, oldest - 1)
     return gone

@@ -6,7 +6,7 @@ from sim.client import policies
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.fleet.faults import REPRESENTED
-from sim.engines.fleet.kernel.world import MOST_EPISODES, MOST_TOPICS
+from sim.engines.fleet.kernel.world import MAX_EPISODES, MAX_TOPICS
 from sim.engines.fleet.setup import topics_of
 from sim.engines.shared import client_setup
 from sim.protocols.spacetime.frames import Compatibility
@@ -22,7 +22,7 @@ def unfit(drill: Drill, model: SystemModel, switches: Switches) -> Iterator[Unfi
     """All of it; nothing for a drill that it can run."""
     yield from _faults(drill)
     yield from _clients(drill)
-    yield from _lane(drill)
+    yield from _service(drill)
     if drill.expect.retired_routes:
         yield "key 'expect.retired_routes'", "true", "HTTP"
     if switches.defects:
@@ -35,16 +35,16 @@ def _faults(drill: Drill) -> Iterator[Unfit]:
     for index, fault in enumerate(drill.faults):
         if not isinstance(fault, REPRESENTED):
             yield f"key 'faults.{index}.kind'", f"'{fault.kind}'", "a fault"
-    if (parts := sum(fault.parts for fault in drill.faults)) > MOST_EPISODES:
-        yield "the number of faults and waves", parts, f"more than {MOST_EPISODES}"
+    if (parts := sum(fault.parts for fault in drill.faults)) > MAX_EPISODES:
+        yield "the number of faults and waves", parts, f"more than {MAX_EPISODES}"
 
 
 def _clients(drill: Drill) -> Iterator[Unfit]:
     fleet, runtime = drill.fleet, drill.runtime
     if policies.get(fleet.policy).defects:
         yield "key 'fleet.policy'", f"'{fleet.policy}'", "a client that is wrong on purpose"
-    if fleet.topics_per_client + drill.load.worker_events > MOST_TOPICS:
-        yield "key 'fleet.topics_per_client'", fleet.topics_per_client, f"more than {MOST_TOPICS} streams a client"
+    if fleet.topics_per_client + drill.load.worker_events > MAX_TOPICS:
+        yield "key 'fleet.topics_per_client'", fleet.topics_per_client, f"more than {MAX_TOPICS} streams a client"
     ttl_s = fleet.token_ttl_s or runtime.token_ttl_s
     if not runtime.token_ttl_min_s <= ttl_s <= min(runtime.token_ttl_max_s, runtime.token_max_age_s):
         yield "the tokens' lifetime", f"{ttl_s} s", "tokens that the lane refuses"
@@ -53,7 +53,7 @@ def _clients(drill: Drill) -> Iterator[Unfit]:
         yield "key 'fleet.client_build'", f"'{fleet.client_build}'", "clients that may not join"
 
 
-def _lane(drill: Drill) -> Iterator[Unfit]:
+def _service(drill: Drill) -> Iterator[Unfit]:
     load, runtime = drill.load, drill.runtime
     slowest = min(runtime.publishes_per_s or topic_class(topic).publishes_per_s for topic in topics_of(drill))
     if load.events:

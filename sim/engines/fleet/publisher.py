@@ -37,10 +37,10 @@ class FleetPublisher:
         world["published"] = published
         world["heads"] = np.array([len(moments) for moments in by_stream])
         world["order"], world["order_stream"] = self._done[order], stream[order]
-        lane = world.lane[0]
-        announced = int(np.searchsorted(self._done[order], lane["now"], side="right")) if lane["now"] > 0 else 0
-        lane["planned"], lane["announced"] = len(order), announced
-        lane["next_pub"] = self._done[order][announced] if announced < len(order) else np.inf
+        service = world.service[0]
+        announced = int(np.searchsorted(self._done[order], service["now"], side="right")) if service["now"] > 0 else 0
+        service["planned"], service["announced"] = len(order), announced
+        service["next_pub"] = self._done[order][announced] if announced < len(order) else np.inf
 
     def finish(self, at_s: float) -> None:
         """Nothing that is due later is published."""

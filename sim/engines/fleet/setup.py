@@ -11,13 +11,13 @@ from sim.drill.model import Drill
 from sim.drill.system_model import Server, SystemModel
 from sim.engines.fleet.kernel import disconnecting, world
 from sim.engines.fleet.kernel.randomness import key_of
-from sim.engines.fleet.kernel.world import CHUNK, CLIENT, KNOCK, LANE, MORE, PLACE, Array, World
+from sim.engines.fleet.kernel.world import CHUNK, CLIENT, KNOCK, MORE, PLACE, SERVICE, Array, World
 from sim.engines.shared import client_setup
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, topic_class
 
 _BEAT_S = 0.005  # heartbeats are served together, so many seconds at a time
-_BIN_S, _MOST_BINS = 0.001, 400_000  # of the series; a long run has wider ones
-_MOST_BUCKETS = 2**23
+_BIN_S, _MAX_BINS = 0.001, 400_000  # of the series; a long run has wider ones
+_MAX_BUCKETS = 2**23
 _CACHE_LINE = 64  # bytes
 _LONGEST_LINE = 2**21
 _BUCKETS_A_CLIENT = 8
@@ -28,13 +28,13 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
     """Nobody is there yet, and nothing is published."""
     clients = drill.fleet.clients
     policy, settings = policies.get(drill.fleet.policy), client_setup.client_settings(drill, seed)
-    buckets = min(max(clients * _BUCKETS_A_CLIENT, 1024), _MOST_BUCKETS)
-    bins = min(math.ceil(horizon_s / _BIN_S), _MOST_BINS) + 1
+    buckets = min(max(clients * _BUCKETS_A_CLIENT, 1024), _MAX_BUCKETS)
+    bins = min(math.ceil(horizon_s / _BIN_S), _MAX_BINS) + 1
     beats = max(round(drill.runtime.heartbeat_interval_s / _BEAT_S), 1)
     is_away = any(getattr(fault, "offline_s", 0.0) > 0 for fault in drill.faults)
     topics = topics_of(drill)
     server = model.server
-    lane = _lane(drill, model, seed, horizon_s, horizon_s / buckets, horizon_s / (bins - 1), policy)
+    service = _service(drill, model, seed, horizon_s, horizon_s / buckets, horizon_s / (bins - 1), policy)
     arrays: dict[str, Array] = {
         "clients": _aligned(clients),
         "more": np.zeros(clients, MORE),
@@ -60,7 +60,7 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "beats": np.zeros(beats, np.int32),
         "series": np.zeros((len(world.SERIES), bins), np.int32),
         "sizes": np.zeros((3, world.OCTAVE_BINS * world.OCTAVES), np.int64),
-        "herd": np.zeros((world.HERD_ATTEMPTS, world.STEP_BINS * world.MOST_STEPS), np.int32),
+        "herd": np.zeros((world.HERD_ATTEMPTS, world.STEP_BINS * world.MAX_STEPS), np.int32),
         "lives": np.zeros((2, world.LIFE_BINS), np.int64),
         "live_t": np.full((episodes, clients), -1.0),
         "tries": np.zeros((episodes, clients), np.int16),
@@ -69,7 +69,7 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "reasons": np.zeros(len(world.REASONS), np.int64),
         "steps_ms": _formula(policy.backoff)[3],
     }
-    return World(lane, arrays)
+    return World(service, arrays)
 
 
 def _aligned(clients: int) -> Array:
@@ -133,8 +133,10 @@ def _formula(delays: Backoff) -> tuple[int, float, float, Array]:
             raise TypeError(f"a backoff of a formula that is not compiled: {delays.name}")
 
 
-def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s: float, bin_s: float, policy: Policy) -> Array:
-    lane, runtime, server, control = np.zeros(1, LANE), drill.runtime, model.server, model.control
+def _service(
+    drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s: float, bin_s: float, policy: Policy
+) -> Array:
+    service, runtime, server, control = np.zeros(1, SERVICE), drill.runtime, model.server, model.control
     settings = client_setup.client_settings(drill, seed)
     formula, base_ms, cap_ms, _ = _formula(policy.backoff)
     per_client = drill.load.events_per_s / drill.streams * (drill.fleet.topics_per_client + drill.load.worker_events)
@@ -156,8 +158,7 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         "base_ms": base_ms,
         "cap_ms": cap_ms,
         "refresh_delay_ms": -1.0 if policy.refresh_delay_ms is None else policy.refresh_delay_ms,
-        # Beyond it a reader has more waiting than its queue may hold.
-        "most_behind_s": min(runtime.outbound_queue_events / per_client, _LONGEST_WAIT_S),
+        "max_behind_s": min(runtime.outbound_queue_events / per_client, _LONGEST_WAIT_S),  # more than its queue holds
         "arrival_gap_s": drill.fleet.arrival_s / drill.fleet.clients,
         "free_chunk": -1,
         "backlog": server.accept_backlog,
@@ -168,7 +169,7 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
         "drained_topics": runtime.topics_per_drain,
         "worker_events": drill.load.worker_events,
         "backoff": formula,
-        "doublings": getattr(policy.backoff, "most_doublings", 31),
+        "doublings": getattr(policy.backoff, "max_doublings", 31),
         "resets": policy.resets_when_live,
         "snapshots": policy.takes_snapshots,
         "honours_offline": any(getattr(fault, "offline_s", 0.0) > 0 for fault in drill.faults),
@@ -180,5 +181,5 @@ def _lane(drill: Drill, model: SystemModel, seed: int, horizon_s: float, width_s
     keys = {f"{purpose}_key": key_of(seed, purpose) for purpose in ("backoff", "delay_u", "delay_v")}
     never = dict.fromkeys(("next_pub", "next_give_up", "first_fault_t", "overloaded_at"), math.inf)
     for name, value in {**values, **never, **keys}.items():
-        lane[name] = value
-    return lane
+        service[name] = value
+    return service

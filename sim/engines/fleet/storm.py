@@ -50,13 +50,13 @@ class Storm:
         self.unconverged = drill.fleet.clients
         self._done: list[tuple[str, float, float]] = []  # faults, in the order of the world's episodes
         self.observed: dict[int, int] = {}  # by fault, how often it was seen to act
-        entry.arrive(self.world.lane)
+        entry.arrive(self.world.service)
         self._farthest_s = float(self.world["clients"]["delay"].max())
 
     @property
     def now(self) -> float:
         """Seconds simulated."""
-        return float(self.world.lane["now"][0])
+        return float(self.world.service["now"][0])
 
     def tally(self) -> Tally:
         """What was counted so far."""
@@ -73,8 +73,8 @@ class Storm:
         self._begin_phase("fault")
         if is_steady:
             self._break(self.now)
-        self._begin_phase("heal")
-        self._advance(self.now + phases.heal_s)
+        self._begin_phase("recovery")
+        self._advance(self.now + phases.recovery_s)
         self._begin_phase("settle")
         self._finish_publishing()
         self._settle()
@@ -87,21 +87,21 @@ class Storm:
     def _reach_steady(self) -> bool:
         """The check before anything is broken: everyone live, events acknowledged."""
         limit = self.now + self._drill.phases.steady_limit_s
-        while (sick := self._sickness()) and self.now < limit:
+        while (unready := self._unready_reason()) and self.now < limit:
             self._advance(self.now + _POLL_S)
-        self._note(self.now, "steady", 0, 0.0 if sick else 1.0, sick or "all clients live")
-        return not sick
+        self._note(self.now, "steady", 0, 0.0 if unready else 1.0, unready or "all clients live")
+        return not unready
 
-    def _sickness(self) -> str:
+    def _unready_reason(self) -> str:
         clients, live = self._drill.fleet.clients, self._there()
         if live < clients:
             return f"{live} of {clients} clients live"
-        return "" if self.world.lane["announced"][0] > 0 else "no event acknowledged"
+        return "" if self.world.service["announced"][0] > 0 else "no event acknowledged"
 
     def _there(self) -> int:
-        live = int(self.world.lane["live"][0])
+        live = int(self.world.service["live"][0])
         is_renewing = live < self._drill.fleet.clients and self.world["reasons"][world.REFRESH_DUE] > 0
-        return live if not is_renewing else int(entry.there(self.world.lane, client_setup.RENEWAL_S))
+        return live if not is_renewing else int(entry.there(self.world.service, client_setup.RENEWAL_S))
 
     def _break(self, began: float) -> None:
         """All faults, each begun and taken back at its moment; of those that begin together all are known before one acts."""
@@ -119,13 +119,13 @@ class Storm:
 
     def _announce(self, planned: FleetFault) -> None:
         """From now on, who is disconnected may be so by this fault."""
-        lane, place, now = self.world.lane, len(self._done), self.now
-        self._note(now, "fault_begun", planned.index, NAN, planned.kind)
-        lane["first_fault_t"] = np.minimum(lane["first_fault_t"], now)
+        service, place, now = self.world.service, len(self._done), self.now
+        self._note(now, "fault_injected", planned.index, NAN, planned.kind)
+        service["first_fault_t"] = np.minimum(service["first_fault_t"], now)
         ends = now + planned.lasts_s(self._model)
         self.world["episodes"][place] = now, ends + NOTICE_S
         self.world["tries"][place] -= self.world["clients"]["tries"].astype(np.int16)  # these were before
-        lane["begun"] = place + 1
+        service["begun"] = place + 1
         self._done.append((planned.kind, now, ends))
 
     def _begin(self, planned: FleetFault) -> None:
@@ -138,7 +138,7 @@ class Storm:
         self.observed[planned.index] += faults.end(self.world, planned)
         if observed := self.observed[planned.index]:
             self._note(self.now, "fault_observed", planned.index, float(observed), planned.kind)
-        self._note(self.now, "fault_ended", planned.index, NAN, planned.kind)
+        self._note(self.now, "fault_reverted", planned.index, NAN, planned.kind)
 
     def _finish_publishing(self) -> None:
         self._publisher.finish(self.now)
@@ -153,7 +153,7 @@ class Storm:
         is_over = False
         while not is_over and self.now < limit:
             self._advance(self.now + _POLL_S)
-            delivered = max(self._publisher.last_s, float(self.world.lane["delivered_at"][0])) + self._farthest_s
+            delivered = max(self._publisher.last_s, float(self.world.service["delivered_at"][0])) + self._farthest_s
             is_delivered = self.now >= delivered and not self.world["queued"].any()
             is_over = self._there() == self._drill.fleet.clients and is_delivered
         there = self._there()
@@ -161,13 +161,13 @@ class Storm:
 
     def _advance(self, until: float) -> None:
         while self.now < until:
-            entry.advance(self.world.lane, min(until, self.now + _SLICE_S))
-            self._watch(self.phase, self.now, int(self.world.lane["live"][0]))
+            entry.advance(self.world.service, min(until, self.now + _SLICE_S))
+            self._watch(self.phase, self.now, int(self.world.service["live"][0]))
 
 
 def latest_end_s(drill: Drill, model: SystemModel) -> float:
     """When a run must have ended, in simulated seconds, whatever goes wrong in it."""
     phases = drill.phases
-    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.heal_s, _GIVE_UP_S, phases.settle_s)
+    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, _GIVE_UP_S, phases.settle_s)
     starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
     return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0

@@ -9,7 +9,7 @@ from sim.engines.fleet.kernel import world as fleet_world
 from sim.engines.fleet.kernel.world import Array, World
 from sim.record.tally import Herd, Lives, Recovery, Sizes, Tally, sizes
 
-_MOST_BINS = 2000  # of a series that is kept
+_MAX_BINS = 2000  # of a series that is kept
 _PERCENTS = (50, 95, 99)
 _HERD_WINDOW = fleet_world.STEP_BINS // 10 + 1  # a tenth of a step, and no less
 _LIFE_BINS_A_S = round(1 / fleet_world.LIFE_BIN_S)
@@ -18,7 +18,7 @@ _LIVES_UP_TO_S = 60
 
 def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverged: int, published: int) -> Tally:
     """`faults` are their kinds, and when each began and ended, in the order of the world's episodes."""
-    lane = world.lane[0]
+    service = world.service[0]
     after = world["sizes"][fleet_world.BOOTSTRAP_AFTER]
     bootstraps = after if after.sum() else world["sizes"][fleet_world.BOOTSTRAP_BEFORE]
     bin_s, series = _series(world)
@@ -26,20 +26,20 @@ def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverg
     counted = ("backoffs", "refused_mints", "limited_subscribes", "replayed", "rebootstrapped", "held_mints")
     return Tally(
         clients=len(world["clients"]),
-        events=int(lane["events"]),
+        events=int(service["events"]),
         bin_s=bin_s,
         series=series,
-        totals={**totals, **{name: int(lane[name]) for name in counted}, "published": published},
+        totals={**totals, **{name: int(service[name]) for name in counted}, "published": published},
         disconnects=dict(zip(fleet_world.REASONS, world["reasons"].tolist(), strict=True)),
         peak_connects_per_s=_peak(world),
         recoveries=[found for index, each in enumerate(faults) if (found := _recovery(world, index, *each)) is not None],
         bootstrap_ms=_sizes(bootstraps),
         token_ms=_sizes(world["sizes"][fleet_world.TOKEN_WAIT]),
-        longest_backoff_ms=float(lane["longest_ms"]) if lane["longest_ms"] >= 0 else None,
+        longest_backoff_ms=float(service["longest_ms"]) if service["longest_ms"] >= 0 else None,
         herds=_herds(world["herd"]),
         lives=_lives(world["lives"]),
         unconverged=unconverged,
-        overloaded_at_s=_finite(float(lane["overloaded_at"])),
+        overloaded_at_s=_finite(float(service["overloaded_at"])),
     )
 
 
@@ -69,22 +69,22 @@ def _finite(value: float) -> float | None:
 
 def _series(world: World) -> tuple[float, dict[str, list[int]]]:
     """Until the run's end, in fewer bins."""
-    lane = world.lane[0]
-    used = min(math.ceil(lane["now"] / lane["bin_s"]) + 1, world["series"].shape[1])
-    joined = math.ceil(used / _MOST_BINS)
+    service = world.service[0]
+    used = min(math.ceil(service["now"] / service["bin_s"]) + 1, world["series"].shape[1])
+    joined = math.ceil(used / _MAX_BINS)
     starts = np.arange(0, used, joined)
     sums = np.add.reduceat(world["series"][:, :used], starts, axis=1, dtype=np.int64)
-    return float(lane["bin_s"]) * joined, {name: row.tolist() for name, row in zip(fleet_world.SERIES, sums, strict=True)}
+    return float(service["bin_s"]) * joined, {name: row.tolist() for name, row in zip(fleet_world.SERIES, sums, strict=True)}
 
 
 def _peak(world: World) -> int | None:
     """The most attempts of any second from the first fault on, a second being a whole number of bins; None if none began."""
-    lane, attempts = world.lane[0], world["series"][fleet_world.ATTEMPTED]
-    if not math.isfinite(lane["first_fault_t"]):
+    service, attempts = world.service[0], world["series"][fleet_world.ATTEMPTED]
+    if not math.isfinite(service["first_fault_t"]):
         return None
-    first = int(lane["first_fault_t"] / lane["bin_s"])
+    first = int(service["first_fault_t"] / service["bin_s"])
     sums = np.concatenate(([0], np.cumsum(attempts[first:], dtype=np.int64)))
-    width = min(max(round(1.0 / lane["bin_s"]), 1), len(sums) - 1)
+    width = min(max(round(1.0 / service["bin_s"]), 1), len(sums) - 1)
     return int((sums[width:] - sums[: len(sums) - width]).max(initial=0)) if width else 0
 
 

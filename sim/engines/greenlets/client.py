@@ -13,7 +13,7 @@ from sim.base.errors import TargetError
 from sim.client.actions import Token
 from sim.client.notices import Notice
 from sim.client.session import ClientSession
-from sim.engines.greenlets.service import LaneRequests
+from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared import certificates
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service import MintFailedError
@@ -102,14 +102,14 @@ class WireClient(SessionDriver):
     def __init__(
         self,
         session: ClientSession,
-        lane: LaneRequests,
+        endpoints: ServiceRequests,
         clock: WallClock,
         recorder: Collector,
         listener: Listener,
         pacer: Pacer | None = None,
     ) -> None:
         super().__init__(session, clock, recorder, pacer)
-        self._lane = lane
+        self._endpoints = endpoints
         self._listener = listener
         self._nudged = Event()
         self._todo: Callable[[], None] | None = None
@@ -174,7 +174,7 @@ class WireClient(SessionDriver):
     def _mint(self) -> None:
         asking = self.session
         try:
-            token = self._lane.mint(asking)
+            token = self._endpoints.mint(asking)
         except (MintFailedError, TargetError) as error:
             if asking is self.session:
                 self._fail_mint(error)
@@ -187,7 +187,7 @@ class WireClient(SessionDriver):
         if now < self._offline_until:
             self._fail_connect()
             return
-        uri = parse_uri(f"{self._lane.lane.socket_url}?token={quote(token.text)}&vsn=2.0.0")
+        uri = parse_uri(f"{self._endpoints.endpoints.socket_url}?token={quote(token.text)}&vsn=2.0.0")
         dialled = self._socket = GreenSocket(uri, self)
         try:
             dialled.dial(max(self.session.wake_at() - now, NO_WAIT_S))

@@ -17,7 +17,7 @@ from sim.engines.shared.service import (
     PUBLISHES_AT_ONCE,
     UNKNOWN_OUTCOME,
     Answer,
-    Lane,
+    Endpoints,
     MintFailedError,
     NoAnswerError,
     NothingThereError,
@@ -71,15 +71,15 @@ class Pool:
         self._http.close()
 
 
-class LaneRequests:
+class ServiceRequests:
     """All that a run asks of a lane; `close` it."""
 
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
+    def __init__(self, endpoints: Endpoints) -> None:
+        self.endpoints = endpoints
         # Apart, so that no event waits behind a storm of mints, and what a drill itself asks waits behind neither.
-        self._mints = Pool(lane.control_url, MINTS_AT_ONCE)
-        self._publishes = Pool(lane.runtime_url, PUBLISHES_AT_ONCE)
-        self._others = Pool(lane.runtime_url, _SPARE)
+        self._mints = Pool(endpoints.control_url, MINTS_AT_ONCE)
+        self._publishes = Pool(endpoints.runtime_url, PUBLISHES_AT_ONCE)
+        self._others = Pool(endpoints.runtime_url, _SPARE)
 
     def close(self) -> None:
         """Close all connections."""
@@ -89,26 +89,26 @@ class LaneRequests:
     def mint(self, session: ClientSession) -> Token:
         """A token for this client and its topics; raises `MintFailedError`."""
         try:
-            answer = self._mints.request(forms.mint(self.lane, session))
+            answer = self._mints.request(forms.mint(self.endpoints, session))
         except NoAnswerError:
             raise MintFailedError("network") from None
         return forms.minted(answer)
 
     def create_run(self, worker_id: str) -> str:
         """A new run; returns its id. Raises `TargetError`."""
-        return forms.created_run(self.lane, self._ask(forms.create_run(self.lane, worker_id)))
+        return forms.created_run(self.endpoints, self._ask(forms.create_run(self.endpoints, worker_id)))
 
     def publish(self, run_id: str, event_type: str, payload: object, key: str) -> PublishedEvent:
         """Append one event; raises `PublishFailedError`."""
         try:
-            answer = self._publishes.request(forms.publish(self.lane, run_id, event_type, payload, key))
+            answer = self._publishes.request(forms.publish(self.endpoints, run_id, event_type, payload, key))
         except NoAnswerError:
             raise PublishFailedError(UNKNOWN_OUTCOME) from None
-        return forms.published(self.lane, answer, run_id, event_type, payload)
+        return forms.published(self.endpoints, answer, run_id, event_type, payload)
 
     def check(self) -> None:
         """Raise `TargetError`, one sentence, unless runtime and control service answer as the contract says."""
-        for number, request in enumerate(forms.checks(self.lane)):
+        for number, request in enumerate(forms.checks(self.endpoints)):
             forms.require_checked(number, request.url, self._ask(request))
 
     def set_switches(self, switches: Switches) -> int:
@@ -133,11 +133,11 @@ class LaneRequests:
         return msgspec.convert(self.mock_state()["switches"], Switches)
 
     def _mock(self, method: str, name: str, json: object = None, content: bytes | None = None) -> dict[str, Any]:
-        request = forms.mock_route(self.lane, method, name, json, content)
+        request = forms.mock_route(self.endpoints, method, name, json, content)
         return forms.mock_said(request.url, self._ask(request))
 
     def _ask(self, request: Request) -> Answer:
-        pool = self._others if request.url.startswith(self.lane.runtime_url) else self._mints
+        pool = self._others if request.url.startswith(self.endpoints.runtime_url) else self._mints
         try:
             return pool.request(request)
         except NoAnswerError as error:

@@ -41,7 +41,7 @@ def client_settings(drill: Drill, seed: int) -> ClientSettings:
         silence_limit_s=max(3 * runtime.heartbeat_interval_s, SILENCE_FLOOR_S),
         replay_batch_size=runtime.replay_batch_size,
         token_ttl_s=drill.fleet.token_ttl_s or None,
-        lane=runtime,
+        service=runtime,
     )
 
 

@@ -11,7 +11,7 @@ import httpx
 
 from sim.engines.shared import certificates
 from sim.engines.shared.metrics_book import FIGURES as FIGURES
-from sim.engines.shared.metrics_book import MOST_BODY_BYTES
+from sim.engines.shared.metrics_book import MAX_BODY_BYTES
 from sim.protocols.spacetime.service_metrics import OK
 
 
@@ -42,7 +42,7 @@ async def fetch(
             body, outcome = b"", OK if answer.status_code == 200 else f"http_{answer.status_code}"
             async for part in answer.aiter_bytes():
                 body += part
-                if len(body) > MOST_BODY_BYTES:
+                if len(body) > MAX_BODY_BYTES:
                     body, outcome = b"", "too_large"
                     break
             date, age_s = _date(answer.headers.get("date")), _age_s(answer.headers.get("age"))

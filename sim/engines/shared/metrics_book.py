@@ -11,7 +11,7 @@ import msgspec
 
 from sim.base.errors import StorageError, TargetError
 from sim.base.redaction import Redactor
-from sim.engines.shared.service import Lane
+from sim.engines.shared.service import Endpoints
 from sim.engines.shared.session_driver import Clock
 from sim.protocols.spacetime.metric_names import METRICS_PATH, is_counter
 from sim.protocols.spacetime.service_metrics import OK, read_metrics
@@ -20,24 +20,24 @@ from sim.record.observations import Kind, Recorder
 FILE_NAME = "server-metrics.jsonl"
 TRIES = 2  # of one poll
 TIMEOUT_S = 3.0  # of one try, from connecting to the last byte
-MOST_BODY_BYTES = 256 * 1024
+MAX_BODY_BYTES = 256 * 1024
 FIGURES = {"Accept": "application/json", "Accept-Encoding": "identity"}  # headers that whoever asks for figures sends
 
 
-def is_asked(lane: Lane) -> bool:
+def is_asked(endpoints: Endpoints) -> bool:
     """Whether the target's endpoint is to be polled at all."""
-    return bool(lane.admin_token) and lane.rules.metrics_profile != "none"
+    return bool(endpoints.admin_token) and endpoints.rules.metrics_profile != "none"
 
 
 class MetricsBook:
     """All polls of one run."""
 
-    def __init__(self, lane: Lane, folder: Path, clock: Clock, recorder: Recorder) -> None:
-        self._lane = lane
-        self._url = lane.runtime_url + METRICS_PATH
-        self._headers = {"Authorization": f"Bearer {lane.admin_token}", **FIGURES}
+    def __init__(self, endpoints: Endpoints, folder: Path, clock: Clock, recorder: Recorder) -> None:
+        self._endpoints = endpoints
+        self._url = endpoints.runtime_url + METRICS_PATH
+        self._headers = {"Authorization": f"Bearer {endpoints.admin_token}", **FIGURES}
         self._path = folder / FILE_NAME
-        self._clock, self._recorder, self._redact = clock, recorder, Redactor(lane.secrets)
+        self._clock, self._recorder, self._redact = clock, recorder, Redactor(endpoints.secrets)
         self._polls = 0
         self.failures_in_a_row = 0
         self.latest: dict[str, float] = {}  # what the latest good answer had
@@ -54,7 +54,7 @@ class MetricsBook:
 
     def require_usable(self) -> None:
         """Raise `TargetError` where a stop condition could never be met, by the first poll."""
-        stop, name = self._lane.rules.stop, self._lane.name
+        stop, name = self._endpoints.rules.stop, self._endpoints.name
         if stop.needs_metrics and self.trouble:
             raise TargetError(
                 f"the metrics endpoint of target '{name}' cannot be read ({self.trouble}), and its stop "
@@ -98,7 +98,7 @@ class MetricsBook:
         t = now - self._clock.began
         self._recorder.add(t, Kind.METRICS_POLLED, attempt=self._polls, value=(now - began) * 1000, detail=outcome)
         for name, value in figures.items():
-            self._recorder.add(t, Kind.SERVER_FIGURE, attempt=self._polls, value=value, detail=name)
+            self._recorder.add(t, Kind.SERVER_METRIC, attempt=self._polls, value=value, detail=name)
         if outcome != OK:
             self.failures_in_a_row += 1
             self.trouble = outcome

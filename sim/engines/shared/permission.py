@@ -18,7 +18,7 @@ from sim.drill.fault_kinds import (
 )
 from sim.drill.model import Drill
 from sim.drill.target_rules import Caps
-from sim.engines.shared.service import Lane
+from sim.engines.shared.service import Endpoints
 from sim.server.settings import RuntimeSettings
 
 # Done by our own clients or in front of them, so possible on any target. Whatever is not listed is taken to need the server.
@@ -36,27 +36,27 @@ def needs_server(fault: AnyFault) -> bool:
 
 def connections(drill: Drill) -> int:
     """The most connections a drill has open at once: the fleet, a client for each probe, and the auditor."""
-    return drill.fleet.clients + len(drill.expect.probes) + 1
+    return drill.fleet.clients + len(drill.expect.negative_clients) + 1
 
 
-def require_allowed(drill: Drill, lane: Lane) -> None:
+def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
     """Raise `UsageError`, one sentence that says what to do, for a drill that a target does not allow or cannot do."""
-    if drill.surfaces:
+    if drill.variants:
         raise UsageError(f"drill '{drill.name}' runs on several surfaces, which start their own runtimes; leave --target out.")
-    if lane.kind == "production":
-        _require_harmless(drill, lane)
+    if endpoints.kind == "production":
+        _require_harmless(drill, endpoints)
     _require_usual_tokens(drill)
-    if lane.rules.caps is not None:
-        _require_capped(drill, lane, lane.rules.caps)
+    if endpoints.rules.caps is not None:
+        _require_capped(drill, endpoints, endpoints.rules.caps)
     for fault in drill.faults:
-        _require_possible(drill, fault, lane)
+        _require_possible(drill, fault, endpoints)
 
 
-def _require_harmless(drill: Drill, lane: Lane) -> None:
-    refused = [*(fault.kind for fault in drill.faults), *(f"the probe {probe}" for probe in drill.expect.probes)]
+def _require_harmless(drill: Drill, endpoints: Endpoints) -> None:
+    refused = [*(fault.kind for fault in drill.faults), *(f"the probe {probe}" for probe in drill.expect.negative_clients)]
     if refused:
         raise UsageError(
-            f"drill '{drill.name}' has {', '.join(dict.fromkeys(refused))}, and target '{lane.name}' is of kind production: "
+            f"drill '{drill.name}' has {', '.join(dict.fromkeys(refused))}, and target '{endpoints.name}' is production: "
             "only drills without faults and probes, such as 'observation', are run there."
         )
 
@@ -71,8 +71,8 @@ def _require_usual_tokens(drill: Drill) -> None:
         )
 
 
-def _require_capped(drill: Drill, lane: Lane, caps: Caps) -> None:
-    where = f"of target '{lane.name}', but drill '{drill.name}'"
+def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
+    where = f"of target '{endpoints.name}', but drill '{drill.name}'"
     if (needed := connections(drill)) > caps.clients:
         spare = needed - drill.fleet.clients
         if caps.clients <= spare:
@@ -97,13 +97,13 @@ def _require_capped(drill: Drill, lane: Lane, caps: Caps) -> None:
         )
 
 
-def _require_possible(drill: Drill, fault: AnyFault, lane: Lane) -> None:
-    if fault.kind in lane.rules.hooks or not needs_server(fault):
+def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> None:
+    if fault.kind in endpoints.rules.hooks or not needs_server(fault):
         return
-    if not lane.is_mock:
+    if not endpoints.is_mock:
         raise UsageError(
-            f"drill '{drill.name}' has the fault {fault.kind}, which only a server can do, and target '{lane.name}' has no "
-            f"hook for it; add [targets.{lane.name}.hooks.{fault.kind}] to the targets file, or run another drill."
+            f"drill '{drill.name}' has the fault {fault.kind}, which needs the server, and target '{endpoints.name}' has no "
+            f"hook for it; add [targets.{endpoints.name}.hooks.{fault.kind}] to the targets file, or run another drill."
         )
     if isinstance(fault, KillRuntime):
         raise UsageError(
@@ -111,19 +111,19 @@ def _require_possible(drill: Drill, fault: AnyFault, lane: Lane) -> None:
         )
 
 
-def remarks(drill: Drill, lane: Lane) -> list[str]:
+def remarks(drill: Drill, endpoints: Endpoints) -> list[str]:
     """What caps cannot do, or will do to the measurement, in sentences."""
-    return list(_remarks(drill, lane))
+    return list(_remarks(drill, endpoints))
 
 
-def _remarks(drill: Drill, lane: Lane) -> Iterator[str]:
+def _remarks(drill: Drill, endpoints: Endpoints) -> Iterator[str]:
     for fault in {fault.kind: fault for fault in drill.faults}.values():
-        if fault.kind in lane.rules.hooks and isinstance(fault, _HITS_EVERYBODY):
+        if fault.kind in endpoints.rules.hooks and isinstance(fault, _HITS_EVERYBODY):
             yield (
                 f"{fault.kind} disconnects every client of the runtime and not only this drill's: the others' reconnects are "
                 "bounded by no cap."
             )
-    caps = lane.rules.caps
+    caps = endpoints.rules.caps
     returning = max((_returning(fault, drill.fleet.clients) for fault in drill.faults), default=0)
     if caps is not None and returning > caps.connects_per_s:
         yield (

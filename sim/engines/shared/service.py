@@ -29,7 +29,7 @@ _UPGRADE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class Endpoints:
     """Where a lane's two services are, and what may be done to them. `session` is the bearer session; empty: one of the
     mock's own a client. Without an `admin_token` the metrics endpoint is not asked."""
 
@@ -154,13 +154,13 @@ class _EventAnswer(msgspec.Struct):
 # --- tokens -----------------------------------------------------------------------------------------
 
 
-def mint(lane: Lane, session: ClientSession) -> Request:
+def mint(endpoints: Endpoints, session: ClientSession) -> Request:
     """Ask for a token for this client and its topics."""
-    wish = session.token_wish
-    body: dict[str, Any] = {"topics": list(wish.topics), "device_id": device_id(session.client)}
-    if wish.ttl_s is not None:
-        body["ttl_seconds"] = wish.ttl_s
-    return Request("POST", lane.control_url + _MINT_PATH, body, headers=_authorization(lane, wish.account))
+    request = session.token_request
+    body: dict[str, Any] = {"topics": list(request.topics), "device_id": device_id(session.client)}
+    if request.ttl_s is not None:
+        body["ttl_seconds"] = request.ttl_s
+    return Request("POST", endpoints.control_url + _MINT_PATH, body, headers=_authorization(endpoints, request.account))
 
 
 def minted(answer: Answer) -> Token:
@@ -178,35 +178,35 @@ def minted(answer: Answer) -> Token:
     return Token(data.token, *moments, data.kid, data.session_id, *told)
 
 
-def _authorization(lane: Lane, account: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {lane.session or f'session-{account}'}"}
+def _authorization(endpoints: Endpoints, account: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {endpoints.session or f'session-{account}'}"}
 
 
 # --- publishing -------------------------------------------------------------------------------------
 
 
-def create_run(lane: Lane, worker_id: str) -> Request:
+def create_run(endpoints: Endpoints, worker_id: str) -> Request:
     """Ask for a new run."""
     body = {"worker_id": worker_id, "metadata": {"by": "stormgate"}}
-    return Request("POST", f"{lane.runtime_url}/internal/v1/runs", body)
+    return Request("POST", f"{endpoints.runtime_url}/internal/v1/runs", body)
 
 
-def created_run(lane: Lane, answer: Answer) -> str:
+def created_run(endpoints: Endpoints, answer: Answer) -> str:
     """The new run's id; raises `TargetError`."""
     try:
         return str(answer.json()["run"]["id"])
     except (ValueError, KeyError, TypeError):
-        url = f"{lane.runtime_url}/internal/v1/runs"
+        url = f"{endpoints.runtime_url}/internal/v1/runs"
         raise TargetError(f"{url} answered {shown(answer)} where a new run was expected.") from None
 
 
-def publish(lane: Lane, run_id: str, event_type: str, payload: object, key: str) -> Request:
+def publish(endpoints: Endpoints, run_id: str, event_type: str, payload: object, key: str) -> Request:
     """Ask for one event to be appended."""
-    url = f"{lane.runtime_url}/internal/v1/runs/{quote(run_id, safe='')}/events"
+    url = f"{endpoints.runtime_url}/internal/v1/runs/{quote(run_id, safe='')}/events"
     return Request("POST", url, {"event_type": event_type, "payload": payload, "idempotency_key": key})
 
 
-def published(lane: Lane, answer: Answer, run_id: str, event_type: str, payload: object) -> PublishedEvent:
+def published(endpoints: Endpoints, answer: Answer, run_id: str, event_type: str, payload: object) -> PublishedEvent:
     """The event that was appended; raises `PublishFailedError`."""
     if answer.status_code >= 300:
         problem, status = _problem(answer), answer.status_code
@@ -216,7 +216,7 @@ def published(lane: Lane, answer: Answer, run_id: str, event_type: str, payload:
         event = msgspec.json.decode(answer.content, type=_EventAnswer).event
     except msgspec.DecodeError:
         raise PublishFailedError(UNKNOWN_OUTCOME) from None
-    if lane.is_mock:  # whose form of an event is known: what comes out is held against what went in
+    if endpoints.is_mock:  # whose form of an event is known: what comes out is held against what went in
         content = canonical_json({"run_id": run_id, "event_type": event_type, "payload": payload})
         event.payload_hash = payload_hash(content)
     return event
@@ -225,14 +225,14 @@ def published(lane: Lane, answer: Answer, run_id: str, event_type: str, payload:
 # --- is it there, and does it speak the protocol? ---------------------------------------------------
 
 
-def ready(lane: Lane) -> Request:
+def ready(endpoints: Endpoints) -> Request:
     """Ask whether the runtime is ready."""
-    return Request("GET", f"{lane.runtime_url}/readyz")
+    return Request("GET", f"{endpoints.runtime_url}/readyz")
 
 
-def any_token(lane: Lane) -> Request:
+def any_token(endpoints: Endpoints) -> Request:
     """Ask for a token for no topic in particular."""
-    return Request("POST", lane.control_url + _MINT_PATH, {}, headers=_authorization(lane, "client-0"))
+    return Request("POST", endpoints.control_url + _MINT_PATH, {}, headers=_authorization(endpoints, "client-0"))
 
 
 def token_in(url: str, answer: Answer) -> str:
@@ -243,9 +243,13 @@ def token_in(url: str, answer: Answer) -> str:
         raise TargetError(f"{url} answered {shown(answer)} where a token was expected.") from None
 
 
-def checks(lane: Lane) -> tuple[Request, ...]:
+def checks(endpoints: Endpoints) -> tuple[Request, ...]:
     """What to ask to know that runtime and control service are there; `require_checked` reads each answer."""
-    return ready(lane), any_token(lane), Request("GET", lane.socket_url.replace("ws", "http", 1), headers=_UPGRADE)
+    return (
+        ready(endpoints),
+        any_token(endpoints),
+        Request("GET", endpoints.socket_url.replace("ws", "http", 1), headers=_UPGRADE),
+    )
 
 
 def require_checked(number: int, url: str, answer: Answer) -> None:
@@ -289,9 +293,9 @@ def no_answer(url: str, error: NoAnswerError) -> TargetError:
 # --- the mock's own routes --------------------------------------------------------------------------
 
 
-def mock_route(lane: Lane, method: str, name: str, json: object = None, content: bytes | None = None) -> Request:
+def mock_route(endpoints: Endpoints, method: str, name: str, json: object = None, content: bytes | None = None) -> Request:
     """Ask something of the mock itself."""
-    return Request(method, f"{lane.runtime_url}/_mock/{name}", json, content)
+    return Request(method, f"{endpoints.runtime_url}/_mock/{name}", json, content)
 
 
 def mock_said(url: str, answer: Answer) -> dict[str, Any]:

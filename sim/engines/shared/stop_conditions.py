@@ -63,7 +63,7 @@ class CountingRecorder(Recorder):
         return failed, failed + sum(int(bucket[1]) for bucket in self._buckets)
 
 
-class StopWatch:
+class StopMonitor:
     """Looks at a target's stop conditions."""
 
     def __init__(self, stop: Stop, recorder: Recorder, metrics: MetricsBook | None) -> None:

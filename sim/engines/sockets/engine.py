@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from sim.base.errors import StorageError, UsageError
-from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.drill.fault_kinds import LinkFault
@@ -27,12 +27,12 @@ from sim.engines.shared import client_setup, permission
 from sim.engines.sockets import target_monitor
 from sim.engines.sockets.client import ClientDriver, WallClock
 from sim.engines.sockets.faults import FaultActions
-from sim.engines.sockets.lag_monitor import sample_client_lag, watch_own_lag
+from sim.engines.sockets.lag_monitor import monitor_own_lag, sample_client_lag
 from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.publisher import Publisher, Stream, create_streams
-from sim.engines.sockets.route_monitor import watch_retired_routes
-from sim.engines.sockets.service import Lane, LaneHttp
-from sim.engines.sockets.target_monitor import TargetWatch
+from sim.engines.sockets.route_monitor import monitor_retired_routes
+from sim.engines.sockets.service import Endpoints, ServiceHttp
+from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.record.observations import NAN, RunHeader, write_header
@@ -49,7 +49,7 @@ class Options:
 
     folder: Path
     seed: int = 1
-    lane: Lane | None = None
+    endpoints: Endpoints | None = None
     switches: Switches = field(default_factory=Switches)
     progress: Callable[[str, str], None] = lambda phase, text: None  # called now and then with what is going on
     run_id: str = ""  # of the run this is a part of
@@ -61,9 +61,9 @@ def run(drill: Drill, options: Options) -> RunHeader:
     Raises `UsageError`, `TargetError` or `StorageError` when it cannot begin or go on. A run that was cut short (Ctrl-C
     included) still heals, keeps what it observed, and has a header that says so.
     """
-    check(drill, options.lane)
+    check(drill, options.endpoints)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with relaxed_garbage_collection(), _end_signal_given_back(), runner:  # closing the runner gives Ctrl-C back to Python
+    with relaxed_gc(), _end_signal_given_back(), runner:  # closing the runner gives Ctrl-C back to Python
         return runner.run(_SocketsRun(drill, options).run())
 
 
@@ -77,11 +77,11 @@ def _end_signal_given_back() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def check_lane(lane: Lane) -> None:
+def check_service(endpoints: Endpoints) -> None:
     """Raise `TargetError`, one sentence, unless a lane is there and speaks the protocol."""
 
     async def look() -> None:
-        http = LaneHttp(lane)
+        http = ServiceHttp(endpoints)
         try:
             await http.check()
         finally:
@@ -90,7 +90,7 @@ def check_lane(lane: Lane) -> None:
     asyncio.run(look())
 
 
-def check(drill: Drill, lane: Lane | None) -> None:
+def check(drill: Drill, endpoints: Endpoints | None) -> None:
     """Raise `UsageError` for what this machine or this target cannot do, before anything is started."""
     limit = raise_descriptor_limit()
     of_each = _PROXIED_DESCRIPTORS if any(isinstance(fault, LinkFault) for fault in drill.faults) else 1
@@ -100,8 +100,8 @@ def check(drill: Drill, lane: Lane | None) -> None:
             f"{drill.fleet.clients} clients need about {needed} file descriptors, but this process may open {limit}; "
             f"use at most --clients {(limit - SPARE_DESCRIPTORS) // of_each}, or raise `ulimit -n`."
         )
-    if lane is not None:
-        permission.require_allowed(drill, lane)
+    if endpoints is not None:
+        permission.require_allowed(drill, endpoints)
 
 
 class _SocketsRun:
@@ -112,7 +112,7 @@ class _SocketsRun:
         self._options = options
         self._faults = plan(drill, options.seed)
         self._clock = WallClock()
-        self._recorder = target_monitor.recorder(options.folder, options.lane)
+        self._recorder = target_monitor.recorder(options.folder, options.endpoints)
         self._process: MockProcess | None = None
         self._stop = asyncio.Event()
         self._defect: Exception | None = None
@@ -163,18 +163,18 @@ class _SocketsRun:
 
     async def _with_lane(self) -> None:
         """Start what is to be started, run the course, and leave nothing behind."""
-        lane = self._options.lane or await self._start_mock()
-        target_monitor.prepare(self._header, self._drill, lane)
-        http = LaneHttp(lane)
-        self._watch = TargetWatch(lane, self._options.folder, self._clock, self._recorder, self._header)
+        endpoints = self._options.endpoints or await self._start_mock()
+        target_monitor.prepare(self._header, self._drill, endpoints)
+        http = ServiceHttp(endpoints)
+        self._watch = TargetMonitor(endpoints, self._options.folder, self._clock, self._recorder, self._header)
         try:
-            self._say("start", f"checking {lane.runtime_url}")
+            self._say("start", f"checking {endpoints.runtime_url}")
             await http.check()
             await self._watch.before()
-            healthy = await self._as_found(http, lane)
+            healthy = await self._as_found(http, endpoints)
             load = self._drill.load
             self._streams = await create_streams(http, load.run_streams, load.worker_events)
-            await self._course(lane, http, healthy)
+            await self._course(endpoints, http, healthy)
             await self._watch.after()
         finally:
             await http.close()
@@ -182,18 +182,18 @@ class _SocketsRun:
             if self._process is not None:
                 await self._process.stop()
 
-    async def _start_mock(self) -> Lane:
+    async def _start_mock(self) -> Endpoints:
         settings = ServeOptions(self._drill.runtime, self._options.switches)
         self._process = MockProcess(settings, self._options.folder)
         await self._process.start()
-        return Lane("embedded mock", "mock", self._process.url, self._process.url, admin_token=admin_token())
+        return Endpoints("embedded mock", "mock", self._process.url, self._process.url, admin_token=admin_token())
 
-    async def _as_found(self, http: LaneHttp, lane: Lane) -> Switches:
+    async def _as_found(self, http: ServiceHttp, endpoints: Endpoints) -> Switches:
         """The switches to go back to after each fault: a drill must not mend what is wrong with a target.
 
         Those of a mock that is not ours to start are its own; what is no mock has none.
         """
-        if self._options.lane is None or not lane.is_mock:
+        if self._options.endpoints is None or not endpoints.is_mock:
             return self._options.switches
         found = await http.switches()
         self._header.defects = sorted(found.defects)
@@ -204,7 +204,7 @@ class _SocketsRun:
 
     # --- the course ---------------------------------------------------------------------------------
 
-    async def _course(self, lane: Lane, http: LaneHttp, healthy: Switches) -> None:
+    async def _course(self, endpoints: Endpoints, http: ServiceHttp, healthy: Switches) -> None:
         load = self._drill.load
         publisher = Publisher(
             http,
@@ -216,8 +216,8 @@ class _SocketsRun:
             load.events,
             self._watch.events,
         )
-        links = await LinkActions.open(self._faults, lane.socket_url, self._options.seed)
-        self._make_clients(lane, http, links)
+        links = await LinkActions.open(self._faults, endpoints.socket_url, self._options.seed)
+        self._make_clients(endpoints, http, links)
         topics = [stream.topic for stream in self._streams]
         actions = FaultActions(
             http,
@@ -232,16 +232,16 @@ class _SocketsRun:
             self._watch.hooks(self._drill, topics),
         )
         watching = [
-            asyncio.create_task(watch_own_lag(self._clock, self._recorder)),
+            asyncio.create_task(monitor_own_lag(self._clock, self._recorder)),
             asyncio.create_task(sample_client_lag(self._fleet, publisher.heads, self._clock, self._recorder)),
         ]
         if self._drill.expect.retired_routes:
-            watching.append(asyncio.create_task(watch_retired_routes(http, self._clock, self._recorder)))
+            watching.append(asyncio.create_task(monitor_retired_routes(http, self._clock, self._recorder)))
         for task in watching:
             task.add_done_callback(self._must_not_fail)
         try:
             async with self._watch.during(self._live_share, self._stop_for, self._must_not_fail):
-                await self._phases(publisher, actions, lane, http)
+                await self._phases(publisher, actions, endpoints, http)
         finally:
             for task in watching:
                 task.cancel()
@@ -267,7 +267,7 @@ class _SocketsRun:
         self._say("stop", condition)
         self._stop.set()
 
-    async def _phases(self, publisher: Publisher, actions: FaultActions, lane: Lane, http: LaneHttp) -> None:
+    async def _phases(self, publisher: Publisher, actions: FaultActions, endpoints: Endpoints, http: ServiceHttp) -> None:
         self._phase("steady")
         publisher.start().add_done_callback(self._must_not_fail)
         await self._ramp()
@@ -281,12 +281,12 @@ class _SocketsRun:
             self._stop.set()
             raise
         finally:
-            await self._heal(publisher, actions)
-        await self._pause(self._drill.phases.heal_s)
+            await self._revert(publisher, actions)
+        await self._pause(self._drill.phases.recovery_s)
         self._phase("settle")
         if not self._stop.is_set():
             await publisher.finish()
-            self._add_auditor(lane, http)
+            self._add_auditor(endpoints, http)
         await self._settle(publisher.heads)
         self._phase("end")
         if self._defect is not None:
@@ -297,14 +297,14 @@ class _SocketsRun:
         else:
             self._header.complete = True
 
-    async def _heal(self, publisher: Publisher, actions: FaultActions) -> None:
+    async def _revert(self, publisher: Publisher, actions: FaultActions) -> None:
         """Take everything back, whatever else goes wrong; a drill that is being aborted asks nothing more meanwhile."""
         try:
-            self._phase("heal")
+            self._phase("recovery")
             if self._stop.is_set():
                 self._end_load(publisher)
         finally:
-            await actions.heal()
+            await actions.revert()
 
     async def _ramp(self) -> None:
         """Let clients arrive one after the other."""
@@ -320,12 +320,12 @@ class _SocketsRun:
     async def _reach_steady(self, publisher: Publisher) -> bool:
         """The check before anything is broken: everyone live, events acknowledged."""
         limit = self._clock.now() + self._drill.phases.steady_limit_s
-        while (sick := self._sickness(publisher)) and self._clock.now() < limit and not self._stop.is_set():
+        while (unready := self._unready_reason(publisher)) and self._clock.now() < limit and not self._stop.is_set():
             await asyncio.sleep(_POLL_S)
-        self._add("steady", value=0.0 if sick else 1.0, detail=sick or "all clients live")
-        return not sick and not self._stop.is_set()
+        self._add("steady", value=0.0 if unready else 1.0, detail=unready or "all clients live")
+        return not unready and not self._stop.is_set()
 
-    def _sickness(self, publisher: Publisher) -> str:
+    def _unready_reason(self, publisher: Publisher) -> str:
         live = sum(client_setup.is_there(client.session, self._clock.now()) for client in self._fleet)
         if live < len(self._fleet):
             return f"{live} of {len(self._fleet)} clients live"
@@ -364,14 +364,14 @@ class _SocketsRun:
     def _fleet(self) -> list[ClientDriver]:
         return self._clients[: self._drill.fleet.clients]
 
-    def _make_clients(self, lane: Lane, http: LaneHttp, links: LinkActions) -> None:
+    def _make_clients(self, endpoints: Endpoints, http: ServiceHttp, links: LinkActions) -> None:
         """The fleet, then a client for each probe."""
-        probes = (None,) * self._drill.fleet.clients + self._drill.expect.probes
+        probes = (None,) * self._drill.fleet.clients + self._drill.expect.negative_clients
         for number, probe in enumerate(probes):
             topics, port = self._topics_of(number), links.port_of(number)
-            self._clients.append(self._driver(lane, http, number, probe, topics, port))
+            self._clients.append(self._driver(endpoints, http, number, probe, topics, port))
             if probe is not None:
-                self._header.probes[str(number)] = probe
+                self._header.negative_clients[str(number)] = probe
         self._header.subscriptions = {
             str(driver.session.client): [cursor.stream for cursor in driver.session.replica.cursors.values()]
             for driver in self._clients
@@ -383,19 +383,25 @@ class _SocketsRun:
         return client_setup.topics_of(client, topics[:runs], topics[runs:], self._drill.fleet.topics_per_client)
 
     def _driver(
-        self, lane: Lane, http: LaneHttp, number: int, probe: str | None, topics: list[str], port: int | None = None
+        self,
+        endpoints: Endpoints,
+        http: ServiceHttp,
+        number: int,
+        probe: str | None,
+        topics: list[str],
+        port: int | None = None,
     ) -> ClientDriver:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
         # What the drill says of the runtime is for our own; any other is met with the lane's defaults.
-        drill = self._drill if lane.is_mock else msgspec.structs.replace(self._drill, runtime=RuntimeSettings())
+        drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=RuntimeSettings())
         session = session_class(probe)(number, topics, policy, client_setup.client_settings(drill, self._options.seed))
-        return ClientDriver(session, lane.socket_url, http.mint, self._clock, self._recorder, port, self._watch.connects)
+        return ClientDriver(session, endpoints.socket_url, http.mint, self._clock, self._recorder, port, self._watch.connects)
 
-    def _add_auditor(self, lane: Lane, http: LaneHttp) -> None:
+    def _add_auditor(self, endpoints: Endpoints, http: ServiceHttp) -> None:
         """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""
         number = len(self._clients)
-        auditor = self._driver(lane, http, number, None, [stream.topic for stream in self._streams])
+        auditor = self._driver(endpoints, http, number, None, [stream.topic for stream in self._streams])
         self._header.auditor = number
         self._header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
         self._clients.append(auditor)
@@ -435,6 +441,6 @@ class _SocketsRun:
             libraries=libraries,
         )
         header.defects = sorted(self._options.switches.defects)
-        if self._options.lane is not None:
-            target_monitor.prepare(header, self._drill, self._options.lane)
+        if self._options.endpoints is not None:
+            target_monitor.prepare(header, self._drill, self._options.endpoints)
         return header

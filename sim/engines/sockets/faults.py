@@ -28,7 +28,7 @@ from sim.engines.shared import client_setup
 from sim.engines.sockets.client import ClientDriver, WallClock
 from sim.engines.sockets.hooks import Hooks
 from sim.engines.sockets.links import LinkActions
-from sim.engines.sockets.service import LaneHttp
+from sim.engines.sockets.service import ServiceHttp
 from sim.mock.process import MockProcess
 from sim.record.observations import Recorder
 from sim.server.settings import Switches
@@ -42,7 +42,7 @@ class FaultActions:
 
     def __init__(
         self,
-        http: LaneHttp,
+        http: ServiceHttp,
         process: MockProcess | None,
         healthy: Switches,
         clients: Sequence[ClientDriver],
@@ -71,13 +71,13 @@ class FaultActions:
     async def run(self, fault: PlannedFault, began: float) -> None:
         """Carry out one fault at its time; `began` is when the fault phase did."""
         await self._sleep_until(began + fault.begins_s)
-        self._note("fault_begun", fault)
+        self._note("fault_injected", fault)
         self._active[fault.index] = fault
         observed = await self._act(fault, began)
         del self._active[fault.index]
         if observed:
             self._note("fault_observed", fault, observed)
-        self._note("fault_ended", fault)
+        self._note("fault_reverted", fault)
 
     async def _act(self, planned: PlannedFault, began: float) -> int:
         """Break it, keep it broken, mend it; returns how often it was seen to act."""
@@ -217,18 +217,18 @@ class FaultActions:
             active = [planned.fault for planned in self._active.values() if planned is not without]
             return await self._http.set_switches(switches_during(self._healthy, active))
 
-    async def heal(self) -> None:
+    async def revert(self) -> None:
         """Take back whatever still acts, after all faults or in the middle of them."""
         try:
-            await self._hooks.heal()
+            await self._hooks.revert()
         finally:
-            await self._heal_our_own()
+            await self._revert_our_own()
 
-    async def _heal_our_own(self) -> None:
+    async def _revert_our_own(self) -> None:
         for client in self._clients:
             client.come_online()
             client.read(True)
-        self._links.heal()
+        self._links.revert()
         self._sign_in()
         if self._process is not None and not self._process.pid:
             if not any(isinstance(planned.fault, KillRuntime) for planned in self._active.values()):
@@ -241,7 +241,7 @@ class FaultActions:
         if self._switched:
             await self._set_switches()
         for fault in left:
-            self._note("fault_ended", fault)
+            self._note("fault_reverted", fault)
 
     def _note_death(self) -> None:
         """The runtime may have died before it was killed, or without: then the storm was more than it could take."""

@@ -37,7 +37,7 @@ class Done:
     exit_code: int | None  # None: it was ended for taking too long, or because the drill was
     why: str  # what went wrong, empty for nothing
     output: str  # the file, below the drill's folder
-    output_bytes: int  # printed; the file has at most `operator_command.MOST_OUTPUT_BYTES` of them
+    output_bytes: int  # printed; the file has at most `operator_command.MAX_OUTPUT_BYTES` of them
     sha256: str  # of the file
 
 
@@ -69,23 +69,23 @@ class Hooks:
         self._unhealed[fault.index] = fault  # from the first moment on: a command that fails may have done half its work
         await self._run(fault, "inject", self._hooks[fault.kind].inject)
         await until_its_end()
-        await self._mend(fault)
+        await self._revert(fault)
         return 1
 
-    async def heal(self) -> None:
+    async def revert(self) -> None:
         """Mend whatever was begun and is not mended, one failure or not; raises `HookError` for the first of them."""
         failed: HookError | None = None
         for fault in list(self._unhealed.values()):
             try:
-                await self._mend(fault)
+                await self._revert(fault)
             except HookError as error:
                 failed = failed or error
         if failed is not None:
             raise failed
 
-    async def _mend(self, fault: PlannedFault) -> None:
-        if command := self._hooks[fault.kind].heal:
-            await self._run(fault, "heal", command)
+    async def _revert(self, fault: PlannedFault) -> None:
+        if command := self._hooks[fault.kind].revert:
+            await self._run(fault, "revert", command)
         del self._unhealed[fault.index]
 
     async def _run(self, fault: PlannedFault, action: str, command: list[str]) -> None:
@@ -105,7 +105,7 @@ class Hooks:
                 Done(fault.index, fault.kind, action, argv, began_t, took_s, code, why, name, output.total, digest)
             )
         if why:
-            still = " The target may still be broken." if action == "heal" else ""
+            still = " The target may still be broken." if action == "revert" else ""
             raise HookError(f"the hook to {action} {fault.kind} {why}; what it said is in {self._folder / name}.{still}")
 
     def _environment(self, fault: PlannedFault, action: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ _SAMPLE_PERIOD_S = 0.5
 _LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would be load of its own
 
 
-async def watch_own_lag(clock: WallClock, recorder: Recorder) -> None:
+async def monitor_own_lag(clock: WallClock, recorder: Recorder) -> None:
     """Record how late timers are: a load generator's honesty. A long stall is many late ticks, not one."""
     due = clock.now() + _LAG_PERIOD_S
     while True:

@@ -104,11 +104,11 @@ class LinkActions:
             connection.reset()
         return len(made), len(left)
 
-    def heal(self) -> None:
+    def revert(self) -> None:
         """Nothing is wrong with any link any more."""
         self._active.clear()
         if self._proxy is not None:
-            self._proxy.heal()
+            self._proxy.revert()
 
     async def close(self) -> None:
         """Heal, and leave nothing open; raises `IllegalMoveError` if something is."""

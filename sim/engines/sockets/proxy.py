@@ -42,7 +42,7 @@ class FaultProxy:
         await group.open()
         return group
 
-    def heal(self) -> None:
+    def revert(self) -> None:
         """Nothing is wrong with any link any more; connections go on, but half-open ones are reset."""
         for group in self._groups:
             group.change(CALM)
@@ -50,7 +50,7 @@ class FaultProxy:
 
     async def close(self) -> None:
         """Heal, reset every connection, close every port; raises `IllegalMoveError` if anything of ours is left after that."""
-        self.heal()
+        self.revert()
         for group in self._groups:
             await group.close()
         if left := self.leftovers():

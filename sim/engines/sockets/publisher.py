@@ -7,11 +7,11 @@ from sim.engines.shared.publishing import DueEvent, Published, streams_of
 from sim.engines.shared.publishing import Stream as Stream
 from sim.engines.shared.service import PUBLISHES_AT_ONCE, PublishFailedError
 from sim.engines.sockets.client import WallClock
-from sim.engines.sockets.service import LaneHttp
+from sim.engines.sockets.service import ServiceHttp
 from sim.record.observations import Recorder
 
 
-async def create_streams(http: LaneHttp, run_streams: int, worker_events: bool) -> list[Stream]:
+async def create_streams(http: ServiceHttp, run_streams: int, worker_events: bool) -> list[Stream]:
     """One new run a stream, so that nobody else publishes to them; raises `TargetError`."""
     return streams_of([await http.create_run(f"stormgate-{number}") for number in range(run_streams)], worker_events)
 
@@ -21,7 +21,7 @@ class Publisher:
 
     def __init__(
         self,
-        http: LaneHttp,
+        http: ServiceHttp,
         streams: list[Stream],
         events_per_s: float,
         payload_bytes: int,

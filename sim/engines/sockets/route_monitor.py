@@ -3,14 +3,14 @@
 import asyncio
 
 from sim.engines.sockets.client import WallClock
-from sim.engines.sockets.service import LaneHttp
+from sim.engines.sockets.service import ServiceHttp
 from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.observations import Recorder
 
 _PAUSE_S = 0.1  # between two questions
 
 
-async def watch_retired_routes(http: LaneHttp, clock: WallClock, recorder: Recorder) -> None:
+async def monitor_retired_routes(http: ServiceHttp, clock: WallClock, recorder: Recorder) -> None:
     """Ask until cancelled; a question that nobody answers is none."""
     while True:
         for method, path in RETIRED:

@@ -19,7 +19,7 @@ from sim.engines.shared.service import (
     NoAnswerError,
     Request,
 )
-from sim.engines.shared.service import Lane as Lane
+from sim.engines.shared.service import Endpoints as Endpoints
 from sim.engines.shared.service import PublishedEvent as PublishedEvent
 from sim.engines.shared.service import PublishFailedError as PublishFailedError
 from sim.engines.sockets.http import Http
@@ -29,11 +29,11 @@ from sim.server.tokens import device_id
 _SPARE = 16  # connections for everything else
 
 
-class LaneHttp:
+class ServiceHttp:
     """One HTTP client for a whole run; `close` it."""
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
         at_once = MINTS_AT_ONCE + PUBLISHES_AT_ONCE + _SPARE
         self._http = Http(at_once)
         # Limited apart, so that no event waits behind a storm of mints: that wait would be ours, and count as the
@@ -48,7 +48,7 @@ class LaneHttp:
 
     async def mint(self, session: ClientSession) -> Token:
         """A token for this client and its topics; raises `MintFailedError`."""
-        request = forms.mint(self._lane, session)
+        request = forms.mint(self._endpoints, session)
         try:
             async with self._minting:
                 answer = await self._send(request)
@@ -58,28 +58,28 @@ class LaneHttp:
 
     async def any_token(self) -> str:
         """A token for no topic in particular. Raises `TargetError`."""
-        request = forms.any_token(self._lane)
+        request = forms.any_token(self._endpoints)
         return forms.token_in(request.url, await self._ask(request))
 
     # --- publishing ---------------------------------------------------------------------------------
 
     async def create_run(self, worker_id: str) -> str:
         """A new run; returns its id. Raises `TargetError`."""
-        return forms.created_run(self._lane, await self._ask(forms.create_run(self._lane, worker_id)))
+        return forms.created_run(self._endpoints, await self._ask(forms.create_run(self._endpoints, worker_id)))
 
     async def publish(self, run_id: str, event_type: str, payload: object, key: str) -> PublishedEvent:
         """Append one event; raises `PublishFailedError`."""
         try:
-            answer = await self._send(forms.publish(self._lane, run_id, event_type, payload, key))
+            answer = await self._send(forms.publish(self._endpoints, run_id, event_type, payload, key))
         except NoAnswerError:
             raise PublishFailedError(UNKNOWN_OUTCOME) from None
-        return forms.published(self._lane, answer, run_id, event_type, payload)
+        return forms.published(self._endpoints, answer, run_id, event_type, payload)
 
     async def revoke(self, sessions: list[str]) -> int:
         """Revoke sessions; returns how many the runtime says it revoked. Raises `TargetError`."""
-        if self._lane.kind != "mock":  # whose sessions are its users', and the operator's own
-            raise TargetError(f"sessions are only ever revoked on stormgate's own mock, not on {self._lane.name}.")
-        url = f"{self._lane.runtime_url}/internal/v1/sync/sessions/revoke"
+        if self._endpoints.kind != "mock":  # whose sessions are its users', and the operator's own
+            raise TargetError(f"sessions are only ever revoked on stormgate's own mock, not on {self._endpoints.name}.")
+        url = f"{self._endpoints.runtime_url}/internal/v1/sync/sessions/revoke"
         answer = await self._ask(Request("POST", url, {"session_ids": sessions}))
         try:
             return int(answer.json()["revoked"])
@@ -90,13 +90,13 @@ class LaneHttp:
 
     async def check(self) -> None:
         """Raise `TargetError`, one sentence, unless runtime and control service answer as the contract says."""
-        for number, request in enumerate(forms.checks(self._lane)):
+        for number, request in enumerate(forms.checks(self._endpoints)):
             forms.require_checked(number, request.url, await self._ask(request))
 
     async def status_of(self, method: str, path: str) -> int:
         """What the runtime answers to a request without a body: its HTTP status, 0 for nothing."""
         try:
-            return (await self._send(Request(method, self._lane.runtime_url + path))).status_code
+            return (await self._send(Request(method, self._endpoints.runtime_url + path))).status_code
         except NoAnswerError:
             return 0
 
@@ -149,5 +149,5 @@ class LaneHttp:
         return await self._mock("GET", "state")
 
     async def _mock(self, method: str, name: str, json: object = None, content: bytes | None = None) -> dict[str, Any]:
-        request = forms.mock_route(self._lane, method, name, json, content)
+        request = forms.mock_route(self._endpoints, method, name, json, content)
         return forms.mock_said(request.url, await self._ask(request))

@@ -13,45 +13,45 @@ from sim.drill.model import Drill
 from sim.engines.shared import permission
 from sim.engines.shared.metrics_book import is_asked
 from sim.engines.shared.pacer import Pacer
-from sim.engines.shared.stop_conditions import CountingRecorder, StopWatch
+from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
 from sim.engines.sockets.client import WallClock
 from sim.engines.sockets.hooks import Hooks
 from sim.engines.sockets.metrics_poll import MetricsPoll
-from sim.engines.sockets.service import Lane
+from sim.engines.sockets.service import Endpoints
 from sim.record.observations import Recorder, RunHeader
 
 _LOOK_S = 0.25  # between looks at the stop conditions
 
 
-def recorder(folder: Path, lane: Lane | None) -> Recorder:
+def recorder(folder: Path, endpoints: Endpoints | None) -> Recorder:
     """A recorder that counts what the target's stop conditions ask for, if they ask for anything."""
-    counts = lane is not None and lane.rules.stop.error_ratio is not None
+    counts = endpoints is not None and endpoints.rules.stop.error_ratio is not None
     return CountingRecorder(folder) if counts else Recorder(folder)
 
 
-def prepare(header: RunHeader, drill: Drill, lane: Lane) -> None:
+def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
     """Say in a run's header where it goes and how: which faults are done by hooks, and what caps will do to it."""
-    header.target, header.target_kind = lane.name, lane.kind
-    header.remarks = permission.remarks(drill, lane)
-    header.metrics_profile = lane.rules.metrics_profile if lane.admin_token else "none"
+    header.target, header.target_kind = endpoints.name, endpoints.kind
+    header.remarks = permission.remarks(drill, endpoints)
+    header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
     for fault in header.plan:
-        if fault["kind"] in lane.rules.hooks:
+        if fault["kind"] in endpoints.rules.hooks:
             fault["by"] = "hook"
 
 
-class TargetWatch:
+class TargetMonitor:
     """What goes with one run; `close` it."""
 
-    def __init__(self, lane: Lane, folder: Path, clock: WallClock, recorder: Recorder, header: RunHeader) -> None:
-        self._lane = lane
+    def __init__(self, endpoints: Endpoints, folder: Path, clock: WallClock, recorder: Recorder, header: RunHeader) -> None:
+        self._endpoints = endpoints
         self._clock = clock
         self._header = header
-        self._redact = Redactor(lane.secrets)
-        self._metrics = MetricsPoll(lane, folder, clock, recorder) if is_asked(lane) else None
+        self._redact = Redactor(endpoints.secrets)
+        self._metrics = MetricsPoll(endpoints, folder, clock, recorder) if is_asked(endpoints) else None
         self._folder = folder
         self._recorder = recorder
         self._hooks: Hooks | None = None
-        caps = lane.rules.caps
+        caps = endpoints.rules.caps
         self.connects = Pacer(caps.connects_per_s) if caps else None
         self.events = Pacer(caps.events_per_s) if caps else None
 
@@ -62,14 +62,14 @@ class TargetWatch:
     def hooks(self, drill: Drill, topics: Sequence[str]) -> Hooks:
         """The target's hooks; `topics` are those that the drill publishes to, its runs' first."""
         about = {
-            "TARGET": self._lane.name,
-            "RUNTIME_URL": self._lane.runtime_url,
-            "CONTROL_URL": self._lane.control_url,
+            "TARGET": self._endpoints.name,
+            "RUNTIME_URL": self._endpoints.runtime_url,
+            "CONTROL_URL": self._endpoints.control_url,
             "RUN_ID": self._header.run_id,
             "DRILL": drill.name,
             "TOPICS": ",".join(topics),
         }
-        self._hooks = Hooks(self._lane.rules.hooks, about, self._redact, self._folder, lambda: self._now_s)
+        self._hooks = Hooks(self._endpoints.rules.hooks, about, self._redact, self._folder, lambda: self._now_s)
         return self._hooks
 
     async def before(self) -> None:
@@ -83,8 +83,8 @@ class TargetWatch:
         self, live_share: Callable[[], float | None], stop: Callable[[str], None], failed: Callable[[asyncio.Task[None]], None]
     ) -> AsyncIterator[None]:
         """Poll and look at the stop conditions while the body runs; `stop` is told which one was met."""
-        tasks = [asyncio.create_task(self._metrics.watch(self._lane.rules.metrics_every_s))] if self._metrics else []
-        if self._lane.rules.stop != type(self._lane.rules.stop)():
+        tasks = [asyncio.create_task(self._metrics.watch(self._endpoints.rules.metrics_every_s))] if self._metrics else []
+        if self._endpoints.rules.stop != type(self._endpoints.rules.stop)():
             tasks.append(asyncio.create_task(self._look(live_share, stop)))
         for task in tasks:
             task.add_done_callback(failed)
@@ -95,7 +95,7 @@ class TargetWatch:
                 task.cancel()
 
     async def _look(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
-        watch = StopWatch(self._lane.rules.stop, self._recorder, self._metrics)
+        watch = StopMonitor(self._endpoints.rules.stop, self._recorder, self._metrics)
         while not (met := watch.met(self._now_s, live_share())):
             await asyncio.sleep(_LOOK_S)
         stop(met)

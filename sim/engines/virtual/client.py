@@ -19,7 +19,7 @@ from sim.engines.shared import client_setup
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
 from sim.engines.virtual.links import RoughLink
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import ClientFrame, Garbage, ServerFrame
 from sim.record.observations import Recorder
@@ -34,14 +34,14 @@ class VirtualClient:
         self,
         env: VirtualClock,
         session: ClientSession,
-        lane: VirtualLane,
+        service: SimulatedService,
         model: SystemModel,
         recorder: Recorder,
         began: float,
     ) -> None:
         self.session = session
         self._env = env
-        self._lane = lane
+        self._service = service
         self._model = model
         self._recorder = recorder
         self._began = began
@@ -104,7 +104,7 @@ class VirtualClient:
         link, self._link = self._link, None
         if link is None:
             return False
-        self._later(self._lane.close, link.number, link)
+        self._later(self._service.close, link.number, link)
         self._lose("Connection reset by peer")
         return True
 
@@ -120,7 +120,7 @@ class VirtualClient:
         if link is None or not link.number or self.session.state is State.CONNECTING:
             return None
         if gone == "runtime":
-            self._lane.close(link.number, link)
+            self._service.close(link.number, link)
         else:
             self._link = None
             self._lose("Connection reset by peer")
@@ -128,11 +128,11 @@ class VirtualClient:
 
     def is_left_in(self, link: Link) -> bool:
         """Whether a side still has this half-open connection."""
-        return link is self._link or self._lane.has(link.number, link)
+        return link is self._link or self._service.has(link.number, link)
 
     def end_half_open(self, link: Link) -> None:
         """Whoever still has it gets a reset."""
-        self._lane.close(link.number, link)
+        self._service.close(link.number, link)
         self.reset_one(link)
 
     # --- what comes over a link ---------------------------------------------------------------------
@@ -227,7 +227,7 @@ class VirtualClient:
 
     def _reaches(self, frame: ClientFrame | Garbage, link: Link) -> None:
         if link is self._link:
-            self._lane.received(link.number, link, frame)
+            self._service.received(link.number, link, frame)
 
     def _abandon(self) -> None:
         """Leave the connection; the lane hears of it a delay later."""
@@ -235,14 +235,16 @@ class VirtualClient:
         if link is None or not link.number:
             return
         if self.rough is not None:
-            self.rough.to_runtime.close(link, self._env.now, self._lane.close, link.number, link)
+            self.rough.to_runtime.close(link, self._env.now, self._service.close, link.number, link)
         else:
-            self._env.call_at(max(link.up_free, self._env.now + self.delay_s), self._lane.close, link.number, link)
+            self._env.call_at(max(link.up_free, self._env.now + self.delay_s), self._service.close, link.number, link)
 
     # --- minting ------------------------------------------------------------------------------------
 
     def _mint(self) -> None:
-        self._later(self._lane.mint, self.session, f"client-{self.session.client}", partial(self._mint_answered, self.session))
+        self._later(
+            self._service.mint, self.session, f"client-{self.session.client}", partial(self._mint_answered, self.session)
+        )
 
     def _mint_answered(self, asker: ClientSession, token: Token | str) -> None:
         """The control service has answered; the answer arrives a delay later."""
@@ -274,9 +276,9 @@ class VirtualClient:
         """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
         if link is not self._link:
             return
-        if not self._lane.is_up or (self.rough is not None and self.rough.is_refused()):
+        if not self._service.is_up or (self.rough is not None and self.rough.is_refused()):
             self._later(self._refused, "network", link)
-        elif self._lane.has_room():
+        elif self._service.has_room():
             self._ask_upgrade(token, link)
         else:
             self._env.call_at(self._env.now - self.delay_s + retry_s, self._syn, token, link, 2 * retry_s)
@@ -291,8 +293,8 @@ class VirtualClient:
     def _upgrade(self, token: Token, link: Link) -> None:
         if link is not self._link:
             return
-        if self._lane.is_up:
-            self._lane.upgrade(token, link, lambda outcome: self._upgraded(outcome, link))
+        if self._service.is_up:
+            self._service.upgrade(token, link, lambda outcome: self._upgraded(outcome, link))
         else:
             self._later(self._refused, "network", link)
 
@@ -303,7 +305,7 @@ class VirtualClient:
             return
         link.number = outcome
         if link is not self._link:
-            self._lane.close(outcome, link)
+            self._service.close(outcome, link)
             return
         if self.rough is not None:
             self.rough.to_client.carry(link, self._env.now, 0.0, self._open, link)

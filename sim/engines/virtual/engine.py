@@ -16,7 +16,7 @@ from types import FrameType
 import simpy
 
 from sim.base.errors import UsageError
-from sim.base.gc_tuning import relaxed_garbage_collection
+from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.drill.fault_kinds import KillRuntime
@@ -31,7 +31,7 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.faults import VirtualFaults
 from sim.engines.virtual.inbox import IntactOnce
 from sim.engines.virtual.publisher import GIVE_UP_S, VirtualPublisher
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
 from sim.record.observations import NAN, Recorder, RunHeader, write_header
 
@@ -39,7 +39,7 @@ EPOCH = 2.0**20  # unix time at which every simulated run begins: so small that 
 _POLL_S = 0.1
 _SLICE_S = 0.5  # simulated time between looks at the clock on the wall, for progress and Ctrl-C
 _SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
-_MOST_LAG_SAMPLES = 200_000  # of a run; a long one with many clients is looked at more rarely
+_MAX_LAG_SAMPLES = 200_000  # of a run; a long one with many clients is looked at more rarely
 Steps = Generator[simpy.Event, object, None]
 
 
@@ -50,7 +50,7 @@ def run(drill: Drill, options: Options) -> RunHeader:
     `StorageError`.
     """
     check(drill)
-    with relaxed_garbage_collection():
+    with relaxed_gc():
         return _VirtualRun(drill, options).run()
 
 
@@ -72,7 +72,7 @@ def latest_end_s(drill: Drill, model: SystemModel) -> float:
     """When a run must have ended, in simulated seconds, whatever goes wrong in it."""
     phases = drill.phases
     starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
-    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.heal_s, GIVE_UP_S, phases.settle_s)
+    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, GIVE_UP_S, phases.settle_s)
     return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0
 
 
@@ -85,11 +85,11 @@ class _VirtualRun:
         self._faults = plan(drill, options.seed)
         self._env = VirtualClock(EPOCH)
         self._recorder = Recorder(options.folder, at_will=True)
-        self._lane = VirtualLane(self._env, drill.runtime, options.switches, options.model)
+        self._service = SimulatedService(self._env, drill.runtime, options.switches, options.model)
         self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
         self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
         topics = (self._run_topics, self._other_topics)
-        self._publisher = VirtualPublisher(self._env, self._lane, *topics, drill.load, self._recorder, EPOCH)
+        self._publisher = VirtualPublisher(self._env, self._service, *topics, drill.load, self._recorder, EPOCH)
         self._heads = self._publisher.heads
         self._clients: list[VirtualClient] = []
         once = IntactOnce()
@@ -171,14 +171,14 @@ class _VirtualRun:
         self._phase("fault")
         topics = (self._run_topics, self._other_topics)
         model = self._options.model
-        faults = VirtualFaults(self._env, self._lane, self._clients, topics, model, self._recorder, EPOCH)
+        faults = VirtualFaults(self._env, self._service, self._clients, topics, model, self._recorder, EPOCH)
         if is_steady:
             running = [self._env.process(faults.run(fault)) for fault in self._faults]
             yield self._env.timeout(phases.fault_s)
             yield self._env.all_of(running)
-        self._phase("heal")
-        faults.heal()
-        yield self._env.timeout(phases.heal_s)
+        self._phase("recovery")
+        faults.revert()
+        yield self._env.timeout(phases.recovery_s)
         self._phase("settle")
         yield from self._publisher.finish()
         yield from self._settle()
@@ -192,12 +192,12 @@ class _VirtualRun:
     def _reach_steady(self) -> Generator[simpy.Event, object, bool]:
         """The check before anything is broken: everyone live, events acknowledged."""
         limit = self._env.now + self._drill.phases.steady_limit_s
-        while (sick := self._sickness()) and self._env.now < limit:
+        while (unready := self._unready_reason()) and self._env.now < limit:
             yield self._env.timeout(_POLL_S)
-        self._add("steady", value=0.0 if sick else 1.0, detail=sick or "all clients live")
-        return not sick
+        self._add("steady", value=0.0 if unready else 1.0, detail=unready or "all clients live")
+        return not unready
 
-    def _sickness(self) -> str:
+    def _unready_reason(self) -> str:
         fleet = self._drill.fleet.clients
         live = sum(client_setup.is_there(client.session, self._env.now) for client in self._clients[:fleet])
         if live < fleet:
@@ -229,19 +229,19 @@ class _VirtualRun:
 
     def _make_clients(self) -> None:
         """The fleet, then a client for each probe."""
-        fleet, probes = self._drill.fleet, self._drill.expect.probes
+        fleet, probes = self._drill.fleet, self._drill.expect.negative_clients
         for number, probe in enumerate((None,) * fleet.clients + probes):
             topics = client_setup.topics_of(number, self._run_topics, self._other_topics, fleet.topics_per_client)
             self._clients.append(self._client(number, probe, topics))
             if probe is not None:
-                self._header.probes[str(number)] = probe
+                self._header.negative_clients[str(number)] = probe
         write_header(self._options.folder, self._header)
 
     def _client(self, number: int, probe: str | None, topics: list[str]) -> VirtualClient:
         policy = policies.get(self._drill.fleet.policy if number < self._drill.fleet.clients else "reference")
         session = session_class(probe)(number, topics, policy, self._client_settings)
         self._header.subscriptions[str(number)] = [cursor.stream for cursor in session.replica.cursors.values()]
-        return VirtualClient(self._env, session, self._lane, self._options.model, self._recorder, EPOCH)
+        return VirtualClient(self._env, session, self._service, self._options.model, self._recorder, EPOCH)
 
     def _add_auditor(self) -> None:
         """A client without a past, who reads everything that is retained."""
@@ -253,7 +253,7 @@ class _VirtualRun:
     # --- watching -----------------------------------------------------------------------------------
 
     def _sample_lag(self) -> Steps:
-        samples_per_s = _MOST_LAG_SAMPLES / self._drill.fleet.clients / expected_duration_s(self._drill)
+        samples_per_s = _MAX_LAG_SAMPLES / self._drill.fleet.clients / expected_duration_s(self._drill)
         period_s = max(self._options.model.sample_period_s, 1 / samples_per_s)
         while True:
             yield self._env.timeout(period_s)

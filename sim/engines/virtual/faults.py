@@ -27,7 +27,7 @@ from sim.engines.shared import client_setup
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.link_faults import VirtualLinkFaults
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.record.observations import NAN, Recorder
 
 SIMULATED = (
@@ -44,7 +44,7 @@ class VirtualFaults:
     def __init__(
         self,
         env: VirtualClock,
-        lane: VirtualLane,
+        service: SimulatedService,
         clients: Sequence[VirtualClient],
         topics: tuple[Sequence[str], Sequence[str]],
         model: SystemModel,
@@ -52,28 +52,28 @@ class VirtualFaults:
         began: float,
     ) -> None:
         self._env = env
-        self._lane = lane
+        self._service = service
         self._clients = clients
         self._run_topics, self._other_topics = topics
         self._model = model
         self._recorder = recorder
         self._began = began
-        self._healthy = lane.switches
+        self._healthy = service.switches
         self._active: dict[int, PlannedFault] = {}
         self._keys_overlap = False
         self._revoked: list[ClientSession] = []  # that have not signed in anew
-        self._links = VirtualLinkFaults(env, lane, clients, model, recorder, began)
+        self._links = VirtualLinkFaults(env, service, clients, model, recorder, began)
 
     def run(self, planned: PlannedFault) -> Steps:
         """One fault, from now on."""
         yield self._env.timeout(planned.begins_s)
-        self._note("fault_begun", planned)
+        self._note("fault_injected", planned)
         self._active[planned.index] = planned
         observed = yield from self._act(planned)
         self._active.pop(planned.index, None)
         if observed:
             self._note("fault_observed", planned, observed)
-        self._note("fault_ended", planned)
+        self._note("fault_reverted", planned)
 
     def _act(self, planned: PlannedFault) -> Generator[simpy.Event, object, float]:
         """Break it, keep it broken, mend it; returns how often it was seen to act."""
@@ -99,7 +99,7 @@ class VirtualFaults:
                 return self._forget_tokens(planned.clients)
             case RotateKeys(for_s=for_s):
                 self._keys_overlap = True
-                self._note_client("keys_rotated", detail=self._lane.rotate_keys())
+                self._note_client("keys_rotated", detail=self._service.rotate_keys())
                 yield self._env.timeout(for_s)
                 self._retire_keys()
                 return 1
@@ -111,15 +111,15 @@ class VirtualFaults:
             case LinkFault() | StopReading():
                 return (yield from self._links.act(planned))
             case RollingDeploy():
-                return self._lane.hang_up(planned.clients)
+                return self._service.hang_up(planned.clients)
             case KillRuntime(down_s=down_s):
-                self._lane.kill()
+                self._service.kill()
                 yield self._env.timeout(down_s + self._model.server.cold_start_s)
-                self._lane.restart()
+                self._service.restart()
                 return 1
             case ShrinkWindow() as fault:
                 topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
-                return sum(self._lane.runtime.shrink_window(topic, fault.keep_events) for topic in topics)
+                return sum(self._service.runtime.shrink_window(topic, fault.keep_events) for topic in topics)
             case ExpireTokens():
                 self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=self._env.now)
                 return self._switch()
@@ -137,7 +137,7 @@ class VirtualFaults:
     def _retire_keys(self) -> None:
         if self._keys_overlap:
             self._keys_overlap = False
-            self._lane.retire_keys()
+            self._service.retire_keys()
 
     def _revoke(self, planned: PlannedFault) -> int:
         """Revoke sessions; in the end their clients are to sign in anew."""
@@ -146,7 +146,7 @@ class VirtualFaults:
         for session in concerned:
             self._note_client("session_revoked", session.client)
         self._revoked += concerned
-        return self._lane.revoke([session.token.session_id for session in concerned if session.token])
+        return self._service.revoke([session.token.session_id for session in concerned if session.token])
 
     def _sign_in(self) -> None:
         for session in self._revoked:
@@ -164,26 +164,26 @@ class VirtualFaults:
         return self._acted(planned) - before
 
     def _acted(self, planned: PlannedFault) -> int:
-        return self._lane.runtime.counters.acted.get(planned.kind, 0)
+        return self._service.runtime.counters.acted.get(planned.kind, 0)
 
     def _switch(self) -> int:
         active = [planned.fault for planned in self._active.values()]
-        return self._lane.set_switches(switches_during(self._healthy, active))
+        return self._service.set_switches(switches_during(self._healthy, active))
 
-    def heal(self) -> None:
+    def revert(self) -> None:
         """Take back whatever still acts."""
         for client in self._clients:
             client.come_online()
         self._sign_in()
-        self._links.heal()
-        if not self._lane.is_up:
-            self._lane.restart()
+        self._links.revert()
+        if not self._service.is_up:
+            self._service.restart()
         self._retire_keys()
         left = list(self._active.values())
         self._active.clear()
         self._switch()
         for planned in left:
-            self._note("fault_ended", planned)
+            self._note("fault_reverted", planned)
 
     def _note_client(self, kind: str, client: int = -1, detail: str = "") -> None:
         self._recorder.add(self._env.now - self._began, kind, client, detail=detail)

@@ -18,7 +18,7 @@ from sim.engines.virtual.links import RoughLink
 from sim.protocols.spacetime.frames import TRANSPORT_CHANNEL, HeartbeatPush, Reply, ServerFrame, Update, UpdateBatch
 from sim.server.stream_log import is_intact
 
-_MOST_KNOWN = 10_000  # updates and frames of late, which need not be looked at again
+_MAX_KNOWN = 10_000  # updates and frames of late, which need not be looked at again
 
 
 class Reader(Protocol):
@@ -149,7 +149,7 @@ class IntactOnce:
         """Whether the payload is the one that the hash was made of."""
         known = self._known.get(id(update))
         if known is None:
-            if len(self._known) >= _MOST_KNOWN:
+            if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             known = self._known[id(update)] = (update, is_intact(update))
         return known[1]
@@ -158,7 +158,7 @@ class IntactOnce:
         """See `sim.client.shared_frames`."""
         known = self._runs.get(id(batch))
         if known is None:
-            if len(self._runs) >= _MOST_KNOWN:
+            if len(self._runs) >= _MAX_KNOWN:
                 self._runs.clear()
             known = self._runs[id(batch)] = (batch, run_of(batch, self))
         return known[1]

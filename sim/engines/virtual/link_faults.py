@@ -20,7 +20,7 @@ from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
 from sim.engines.virtual.links import FrameSizes, RoughLink
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.record.observations import Recorder
 
 # What each counts as acting, and whether by clients or by how often.
@@ -41,14 +41,14 @@ class VirtualLinkFaults:
     def __init__(
         self,
         clock: VirtualClock,
-        lane: VirtualLane,
+        service: SimulatedService,
         clients: Sequence[VirtualClient],
         model: SystemModel,
         recorder: Recorder,
         began: float,
     ) -> None:
         self._clock = clock
-        self._lane = lane
+        self._service = service
         self._clients = clients
         self._buffer_bytes = model.network.buffer_kib * 1024
         self._recorder = recorder
@@ -94,7 +94,7 @@ class VirtualLinkFaults:
         clients = [self._clients[client] for client in planned.clients]
         made = [(client, link) for client in clients if (link := client.half_open(fault.gone)) is not None]
         self._half_open[planned.index] = made
-        self._lane.kick()
+        self._service.kick()
         yield self._clock.timeout(fault.for_s)
         self._end_half_open(planned.index)
         return len(made)
@@ -105,7 +105,7 @@ class VirtualLinkFaults:
         for client, link in left:
             client.end_half_open(link)
 
-    def heal(self) -> None:
+    def revert(self) -> None:
         """Take back whatever still acts."""
         self._active.clear()
         self._change(list(self._links))
@@ -125,6 +125,6 @@ class VirtualLinkFaults:
             client = self._clients[number]
             seed, delay_s = client.session.settings.seed, client.delay_s
             self._links[number] = RoughLink(
-                self._clock, self._lane, number, seed, delay_s, self._buffer_bytes, client.reset_one, self._sizes
+                self._clock, self._service, number, seed, delay_s, self._buffer_bytes, client.reset_one, self._sizes
             )
         return self._links[number]

@@ -35,7 +35,7 @@ class Line(Protocol):
         """There is room again."""
 
 
-_MOST_KNOWN = 10_000  # frames of late, whose lengths need not be worked out again
+_MAX_KNOWN = 10_000  # frames of late, whose lengths need not be worked out again
 Carried = tuple[Connection, float, Callable[..., None], tuple[object, ...], bool]
 """What is on its way: over which connection, how many bytes, what to call on arrival, and whether it is a connection's end."""
 
@@ -53,7 +53,7 @@ class FrameSizes:
         """In bytes."""
         known = self._known.get(id(frame))
         if known is None:
-            if len(self._known) >= _MOST_KNOWN:
+            if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             known = self._known[id(frame)] = (frame, len(encode_server(frame, JOIN_REF)))
         return known[1]
@@ -68,7 +68,7 @@ class RoughLink:
     def __init__(
         self,
         clock: VirtualClock,
-        lane: Line,
+        service: Line,
         client: int,
         seed: int,
         delay_s: float,
@@ -85,7 +85,7 @@ class RoughLink:
             chance = Chance(seed, f"jitter:{name}", client)
             return RoughWay(clock, line, chance, delay_s, buffer_bytes, self.acted, reset)
 
-        self.to_runtime, self.to_client = way("to_runtime", None), way("to_client", lane)
+        self.to_runtime, self.to_client = way("to_runtime", None), way("to_client", service)
 
     def change(self, conditions: LinkConditions, *, reads: bool) -> None:
         """Be like that from now on; what is no longer held goes on its way."""

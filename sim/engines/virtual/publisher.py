@@ -9,7 +9,7 @@ from sim.client.notices import short_hash
 from sim.drill.model import Load
 from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
 from sim.engines.virtual.clock import VirtualClock
-from sim.engines.virtual.service import VirtualLane
+from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.streams import stream_id
 from sim.record.observations import Recorder
 from sim.server.admission import Refusal, is_final, may_be_taken
@@ -27,7 +27,7 @@ class VirtualPublisher:
     def __init__(
         self,
         clock: VirtualClock,
-        lane: VirtualLane,
+        service: SimulatedService,
         run_topics: Sequence[str],
         other_topics: Sequence[str],
         load: Load,
@@ -35,7 +35,7 @@ class VirtualPublisher:
         began: float,
     ) -> None:
         self._clock = clock
-        self._lane = lane
+        self._service = service
         self._topics = [*run_topics, *other_topics]
         self._other_topics = frozenset(other_topics)
         self._load = load
@@ -79,7 +79,7 @@ class VirtualPublisher:
         if number not in self._under_way:
             return
         topic = self._under_way[number][0]
-        self._lane.publish(topic, f"event-{number}", self._event(number), lambda answer: self._answered(number, answer))
+        self._service.publish(topic, f"event-{number}", self._event(number), lambda answer: self._answered(number, answer))
 
     def _event(self, number: int) -> object:
         topic = self._under_way[number][0]

@@ -42,7 +42,7 @@ class Peer(Protocol):
         """The connection is closed from the lane's side now; `why` is the error text that its client gets."""
 
 
-class VirtualLane:
+class SimulatedService:
     """One lane. It is up from the start; `kill` and `restart` take the runtime down and bring it back on the same log."""
 
     def __init__(self, env: VirtualClock, settings: RuntimeSettings, switches: Switches, model: SystemModel) -> None:
@@ -89,7 +89,7 @@ class VirtualLane:
 
     def _begin_minting(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
         _, end = self._minting.admit(self._env.now, self._model.control.mint_ms / 1000)
-        wish = session.token_wish
+        wish = session.token_request
         request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id=device, ttl_s=wish.ttl_s)
         self._env.call_at(end, self._hold_up, lambda: answer(self._issue(request)))
 

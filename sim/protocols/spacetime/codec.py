@@ -150,9 +150,9 @@ def decode_client(text: str | bytes) -> ClientFrame:
         raise MalformedFrameError("malformed_frame", f"not a frame of the sync channel ({error})") from None
 
 
-def decode_message(data: bytes, is_text: bool, most_bytes: int) -> ClientFrame:
+def decode_message(data: bytes, is_text: bool, max_bytes: int) -> ClientFrame:
     """What a client sent in one message, as a WebSocket server reads it; raises `MalformedFrameError`, `BrokenMessageError`."""
-    if len(data) > most_bytes:
+    if len(data) > max_bytes:
         raise BrokenMessageError(_TOO_LONG)
     try:
         return decode_client(data.decode() if is_text else data)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS, is_counter
 
 OK = "ok"
-MOST_FIGURES = 200
+MAX_METRICS = 200
 ServedProfile = Literal["full", "pinned", ""]
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,120}")
 _WORD = re.compile(r"[!-~]{1,128}")
@@ -26,7 +26,7 @@ _PINNED_ONLY = frozenset(PROFILES["pinned"]) - frozenset(PROFILES["full"])
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one body says. `outcome` is `ok`, or no_json, not_metrics, not_status, no_figures or bad_numbers."""
+    """What one body says. `outcome` is `ok`, or no_json, not_metrics, not_status, no_metrics or bad_numbers."""
 
     outcome: str
     figures: dict[str, float] = field(default_factory=dict)  # finite ones, by their place, such as `delivery.served_messages`
@@ -47,7 +47,7 @@ def read_metrics(body: bytes) -> Reading:
     if not isinstance(data, dict) or (data and not known and not any(table in data for table in _TABLES)):
         return Reading("not_metrics")
     figures, notes = _believed(numbers)
-    outcome = "bad_numbers" if notes else OK if known else "no_figures"
+    outcome = "bad_numbers" if notes else OK if known else "no_metrics"
     return Reading(outcome, figures, _profile(known), _short(data.get("generated_at")), word(data.get("revision")), notes)
 
 
@@ -63,7 +63,7 @@ def read_status(body: bytes) -> Reading:
     counters = data.get("counters")
     numbers = dict(_numbers(counters, "")) if isinstance(counters, dict) else {}
     figures, notes = _believed(numbers)
-    outcome = "bad_numbers" if notes else OK if any(name in numbers for name in STATUS_COUNTERS) else "no_figures"
+    outcome = "bad_numbers" if notes else OK if any(name in numbers for name in STATUS_COUNTERS) else "no_metrics"
     return Reading(
         outcome, figures, generated_at=_short(data.get("generated_at")), revision=word(data.get("revision")), notes=notes
     )
@@ -107,7 +107,7 @@ def _believed(numbers: dict[str, float]) -> tuple[dict[str, float], tuple[str, .
     """What may be kept, the promised ones first, and what is wrong with the rest."""
     wrong = {name: why for name, value in numbers.items() if (why := what_is_wrong(name, value))}
     kept = sorted((name for name in numbers if name not in wrong), key=lambda name: not is_promised(name))
-    return {name: numbers[name] for name in kept[:MOST_FIGURES]}, tuple(f"{name} is {why}" for name, why in wrong.items())
+    return {name: numbers[name] for name in kept[:MAX_METRICS]}, tuple(f"{name} is {why}" for name, why in wrong.items())
 
 
 def what_is_wrong(name: str, value: float) -> str:

@@ -62,7 +62,7 @@ def ratio_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer
     """All that the watches' clients asked for."""
 
     def judged() -> Answer:
-        shares = [share_of(watch, name, of) for watch in window.watches for name, of in SHARES.items()]
+        shares = [share_of(watch, name, of) for watch in window.canary_checks for name, of in SHARES.items()]
         share = Share(sum(each.hits for each in shares), sum(each.n for each in shares))
         return by_ratio(share, needed(threshold), f"{' and '.join(SHARES)} failed")
 
@@ -84,7 +84,7 @@ def burn_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer 
     """How fast what the watches' clients saw burns it."""
 
     def judged() -> Answer:
-        watches = sorted(window.watches, key=lambda watch: watch.ended_s)
+        watches = sorted(window.canary_checks, key=lambda watch: watch.ended_s)
         until = np.array([watch.ended_s for watch in watches])  # a watch's counts are told when it is over
         shares = [[share_of(watch, name, of) for watch in watches] for name, of in SHARES.items()]
         tallies = [

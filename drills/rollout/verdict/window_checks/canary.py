@@ -28,7 +28,7 @@ _LEFT_OUT_SHARE = 0.1  # [ours] of a side's watches, that may have been cut shor
 _SURELY = 0.001  # [ours] so unlikely by chance is no chance: a hold is asked again and again
 _LIKELY = 0.05  # what is likelier than this by chance may be chance
 _EACH = 0.975  # of the two bounds that a ratio of two percentiles is made of, so that both hold with 95 %
-_LEAST_PAIRS = 5  # of fewer the median has no bounds
+_MIN_PAIRS = 5  # of fewer the median has no bounds
 _ABSENT = "no_data: without a control nothing is compared, and stage 2 is no go"
 Judged = Callable[[StageWindow, StageWindow, Threshold], Answer]  # of the canary's watches and the control's
 
@@ -57,8 +57,8 @@ def _nothing(side: str) -> Answer:
 def _unless_left_out(canary: StageWindow, control: StageWindow, found: Answer) -> Answer:
     """The answer, unless too many watches of a side tell nothing: then the others may be the lucky ones."""
     for side, window in (("canary", canary), ("control", control)):
-        out = window.cut_short + len(window.watches) - len(punctual(window).watches)
-        of = window.cut_short + len(window.watches)
+        out = window.cut_short + len(window.canary_checks) - len(punctual(window).canary_checks)
+        of = window.cut_short + len(window.canary_checks)
         if out > _LEFT_OUT_SHARE * of:
             why = f"{out} of {of} watches of the {side} failed, were cut short or measured themselves"
             return replace(found, state=State.INCONCLUSIVE, reason=f"{why} ({found.reason})")
@@ -82,7 +82,7 @@ def _errors_of_both(canary: StageWindow, control: StageWindow, limit: Threshold)
 
 
 def _errors(window: StageWindow) -> Share:
-    shares = [share_of(watch, name, of) for watch in window.watches for name, of in budget.SHARES.items()]
+    shares = [share_of(watch, name, of) for watch in window.canary_checks for name, of in budget.SHARES.items()]
     return Share(sum(share.hits for share in shares), sum(share.n for share in shares))
 
 
@@ -94,7 +94,7 @@ def _p95(name: str, of: SamplesOf, what: str) -> Judged:
         n, least = min(now.n, before.n), limit.minimum_n or 0
         if n < least or not before.lower > 0 or math.isnan(times.lower):
             said = f"{now.n} {what} against {before.n} of the control, in {times.n} pairs of watches, are too few"
-            return Answer(State.INCONCLUSIVE, NAN, n, f"{said}; {least} are needed of each, and {_LEAST_PAIRS} pairs")
+            return Answer(State.INCONCLUSIVE, NAN, n, f"{said}; {least} are needed of each, and {_MIN_PAIRS} pairs")
         low, high = min(now.lower / before.upper, times.lower), max(now.upper / before.lower, times.upper)
         state = State.PASS if high <= limit.threshold else State.FAIL if low > limit.threshold else State.INCONCLUSIVE
         reason = (
@@ -108,8 +108,8 @@ def _p95(name: str, of: SamplesOf, what: str) -> Judged:
 
 def _times(canary: StageWindow, control: StageWindow, name: str, of: SamplesOf) -> Iterator[float]:
     """How many times as long each watch of the canary took as the control's nearest to it in time, by their p95."""
-    left = list(control.watches)
-    for watch in sorted(canary.watches, key=lambda each: each.began_s):
+    left = list(control.canary_checks)
+    for watch in sorted(canary.canary_checks, key=lambda each: each.began_s):
         if not left:
             return
         near = min(range(len(left)), key=lambda n: abs(left[n].began_s - watch.began_s))
@@ -130,12 +130,12 @@ def _publish_to_apply_ms(case: Case) -> Floats:
     return samples.publish_to_apply_ms(case.history, case.ledger)
 
 
-def _latency(name: str, judged: Judged, measures: str) -> WindowCheck:
+def _latency(name: str, judged: Judged, metrics: str) -> WindowCheck:
     return WindowCheck(
         "canary",
         name,
         "times",
-        f"{measures}, on the canary against the control",
+        f"{metrics}, on the canary against the control",
         "ratio of both 95th percentiles by bounds of 97.5 % each, and the median of that ratio watch by watch: the wider",
         (Ask("client", _compared(judged)),),
         absent=_ABSENT,

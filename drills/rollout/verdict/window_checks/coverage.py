@@ -15,17 +15,17 @@ _LEFT_OUT_SHARE = 0.1  # [ours] of the watches, that may have been cut short or 
 
 def violations(window: StageWindow) -> list[Violation]:
     """All laws that any watch saw broken."""
-    return [found for watch in window.watches for found in watch.once("laws", _laws)]
+    return [found for watch in window.canary_checks for found in watch.once("invariants", _violations)]
 
 
-def _laws(case: Case) -> list[Violation]:
+def _violations(case: Case) -> list[Violation]:
     return invariants.violations(case.history, case.ledger)
 
 
 def _invariants(window: StageWindow, threshold: Threshold | None) -> Answer | None:
     def judged() -> Answer:
         found = violations(window)
-        rows = sum(watch.rows for watch in window.watches)
+        rows = sum(watch.rows for watch in window.canary_checks)
         named = ", ".join(dict.fromkeys(f"{each.invariant} ({each.first})" for each in found))
         state = State.FAIL if found else State.PASS if rows else State.NO_DATA
         return Answer(state, len(found), rows, f"broken: {named}" if found else f"no law was broken in {rows} observations")
@@ -43,8 +43,8 @@ def _coverage(window: StageWindow, threshold: Threshold | None) -> Answer | None
 
 def _watches(window: StageWindow, threshold: Threshold | None) -> Answer | None:
     def judged() -> Answer:
-        n, late = len(window.watches), sum(map(is_late, window.watches))
-        found = [answer for watch in window.watches for answer in watch.once("course", _course)]
+        n, late = len(window.canary_checks), sum(map(is_late, window.canary_checks))
+        found = [answer for watch in window.canary_checks for answer in watch.once("phases", _course)]
         worst = gravest(found) if found else Answer(State.PASS, 0, n, "")
         if worst.state is not State.PASS:
             return Answer(worst.state, len(found), n, worst.reason)
@@ -80,8 +80,8 @@ CHECKS = (
     ),
     WindowCheck(
         "window",
-        "watches",
-        "watches",
+        "canary_checks",
+        "canary-checks",
         "watches that did not run their course as they must",
         "the gravest of what a drill's course is asked; a tenth may have been cut short, or have measured themselves",
         (Ask("client", _watches),),

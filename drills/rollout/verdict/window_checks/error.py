@@ -18,7 +18,9 @@ def _stale_by_clients(window: StageWindow, threshold: Threshold | None) -> Answe
     def judged() -> Answer:
         limit = needed(threshold)
         worst = max((_stale_in(span) for span in clients.spans(window)), default=0)
-        n = sum(watch.once("subscribes", lambda case: samples.subscribe_answers(case.history)) for watch in window.watches)
+        n = sum(
+            watch.once("subscribes", lambda case: samples.subscribe_answers(case.history)) for watch in window.canary_checks
+        )
         state = State.FAIL if worst > limit.threshold else State.PASS if n else State.NO_DATA
         said = f"{worst} stale answers in the worst {limit.window_s:g} s, among {n} answers to subscribes of the watches"
         return Answer(state, worst, n, said + servers.warning(worst, limit))
@@ -27,7 +29,7 @@ def _stale_by_clients(window: StageWindow, threshold: Threshold | None) -> Answe
 
 
 def _stale_in(span: StageWindow) -> int:
-    return sum(watch.once("stale", _stale) for watch in span.watches)
+    return sum(watch.once("stale", _stale) for watch in span.canary_checks)
 
 
 def _stale(case: Case) -> int:

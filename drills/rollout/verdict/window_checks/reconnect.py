@@ -45,7 +45,7 @@ class _Rate:
         return by_clients(window, lambda: self._judged(window, needed(threshold)))
 
     def _judged(self, window: StageWindow, limit: Threshold) -> Answer:
-        fleet = max((watch.clients for watch in window.watches), default=0)
+        fleet = max((watch.clients for watch in window.canary_checks), default=0)
         scale = self._per_clients or float(fleet)
         stage, lives = self._bounds(window, scale), self._lives(window)
         if lives == 0 or stage.value != stage.value:
@@ -70,29 +70,27 @@ class _Rate:
 
     def _seen(self, window: StageWindow, scale: float) -> tuple[int, float]:
         """Events, and in how many seconds of so many clients."""
-        events = sum(watch.once(f"rate.{self._name}", self._count) for watch in window.watches)
-        seconds = sum(watch.duration_s * watch.clients for watch in window.watches)
+        events = sum(watch.once(f"rate.{self._name}", self._count) for watch in window.canary_checks)
+        seconds = sum(watch.duration_s * watch.clients for watch in window.canary_checks)
         return events, seconds / scale if scale else 0.0
 
     def _lives(self, window: StageWindow) -> int:
-        return sum(watch.once("lives", lambda case: len(case.history.fleet(Kind.SUBSCRIBED))) for watch in window.watches)
+        return sum(watch.once("lives", lambda case: len(case.history.fleet(Kind.SUBSCRIBED))) for watch in window.canary_checks)
 
     def _is_held(self, span: StageWindow, scale: float, limit: float) -> bool:
         """Whether each of two or more watches within ten minutes was over it."""
-        each = [self._seen(StageWindow(0.0, 0.0, 1.0, (), (watch,)), scale) for watch in span.watches]
+        each = [self._seen(StageWindow(0.0, 0.0, 1.0, (), (watch,)), scale) for watch in span.canary_checks]
         return len(each) > 1 and all(events > limit * seconds for events, seconds in each)
 
 
-def _check(
-    name: str, unit: str, measures: str, figures: tuple[str, ...], rate: _Rate, per_clients: bool = False
-) -> WindowCheck:
+def _check(name: str, unit: str, metrics: str, figures: tuple[str, ...], rate: _Rate, per_clients: bool = False) -> WindowCheck:
     return WindowCheck(
         "reconnect",
         name,
         unit,
-        measures,
+        metrics,
         _METHOD,
-        (Ask("server", servers.held_rate(figures, measures, per_clients), figures), Ask("client", rate)),
+        (Ask("server", servers.held_rate(figures, metrics, per_clients), figures), Ask("client", rate)),
         window=_WINDOW,
         absent="no_data; as the metrics endpoint counts none, clients' own stand in, labelled so",
     )

@@ -90,7 +90,7 @@ def of_clients(code: str, what: str) -> Decide:
         tries = _pooled(window, code, share_of).n
         if tries < (limit.minimum_n or 0):
             return Answer(State.INCONCLUSIVE, NAN, tries, f"{tries} connects are too few; {limit.minimum_n} are needed")
-        found = [_of_span(window, watch.ended_s, code, share_of, limit, what) for watch in window.watches]
+        found = [_of_span(window, watch.ended_s, code, share_of, limit, what) for watch in window.canary_checks]
         return replace(_gravest(found), n=tries) if found else Answer(State.NO_DATA, NAN, 0, "there was no watch")
 
     return lambda window, threshold: by_clients(window, lambda: judged(window, needed(threshold)))
@@ -111,7 +111,9 @@ def _of_span(window: StageWindow, end_s: float, code: str, of: ShareOf, limit: T
 
 
 def _between(window: StageWindow, since_s: float, until_s: float) -> StageWindow:
-    return replace(window, watches=tuple(each for each in window.watches if since_s < each.ended_s <= until_s), told=None)
+    return replace(
+        window, canary_checks=tuple(each for each in window.canary_checks if since_s < each.ended_s <= until_s), told=None
+    )
 
 
 def _pooled(window: StageWindow, code: str, of: ShareOf) -> Share:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from drills.judging.checks.base import NAN, Answer
 from drills.judging.checks.thresholds import Comparator, Expected, Threshold
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State
-from drills.rollout.setup.records import SNAPSHOTS, WATCH_LIST, Origin
+from drills.rollout.setup.records import CANARY_CHECK_LIST, SNAPSHOTS, Origin
 from drills.rollout.verdict.window_data.counters import Counted, counted, disagreement, promised, unanswered
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 
 Decide = Callable[[StageWindow, Threshold | None], Answer | None]
-EVIDENCE = {"server": SNAPSHOTS, "client": WATCH_LIST, "synthetic": WATCH_LIST}
+EVIDENCE = {"server": SNAPSHOTS, "client": CANARY_CHECK_LIST, "synthetic": CANARY_CHECK_LIST}
 NONE_SAYS = "no source of this window can say it"
 
 
@@ -36,7 +36,7 @@ class WindowCheck:
     gate: str
     name: str
     unit: str
-    measures: str  # what it measures, in words
+    metrics: str  # what it measures, in words
     method: str  # how it decides, in words
     asks: tuple[Ask, ...]  # in order
     window: str = "stage"
@@ -150,11 +150,11 @@ def trusted(window: StageWindow, found: Answer) -> Answer:
 
 def by_clients(window: StageWindow, decide: Callable[[], Answer]) -> Answer | None:
     """What the watches' clients say to something; None where there was no watch."""
-    if window.watch_trouble:
-        found = decide() if window.watches else Answer(State.NO_DATA, NAN, 0, "there is no watch")
+    if window.canary_check_trouble:
+        found = decide() if window.canary_checks else Answer(State.NO_DATA, NAN, 0, "there is no watch")
         if found.state is State.FAIL:
             return found
-        return replace(found, state=State.ERROR, reason=f"{window.watch_trouble} ({found.reason})")
-    if not window.watches:
+        return replace(found, state=State.ERROR, reason=f"{window.canary_check_trouble} ({found.reason})")
+    if not window.canary_checks:
         return None
     return doubted(decide(), window.client_hole)

@@ -34,7 +34,7 @@ def share_of(watch: Watch, name: str, of: ShareOf) -> Share:
 
 def pooled(window: StageWindow, name: str, of: ShareOf) -> Share:
     """The sum of a share over all watches."""
-    shares = [share_of(watch, name, of) for watch in window.watches]
+    shares = [share_of(watch, name, of) for watch in window.canary_checks]
     return Share(sum(share.hits for share in shares), sum(share.n for share in shares))
 
 
@@ -71,14 +71,14 @@ def _worst(answers: list[Answer], what: str) -> Answer:
 
 def spans(window: StageWindow) -> Iterator[StageWindow]:
     """The watches of every ten minutes that begin with a watch, those that hold nothing new left out."""
-    watches = sorted(window.watches, key=lambda watch: watch.began_s)
+    watches = sorted(window.canary_checks, key=lambda watch: watch.began_s)
     begun = np.array([watch.began_s for watch in watches])
     last = 0
     for first, watch in enumerate(watches):
         end = int(np.searchsorted(begun, watch.began_s + SPAN_S, side="left"))
         if end > last:
             last = end
-            yield replace(window, watches=tuple(watches[first:end]), told=None)
+            yield replace(window, canary_checks=tuple(watches[first:end]), told=None)
 
 
 def counted(name: str, what: str, among: str) -> Decide:
@@ -86,7 +86,8 @@ def counted(name: str, what: str, among: str) -> Decide:
 
     def judged(window: StageWindow, threshold: Threshold) -> Answer:
         found = [
-            watch.once(f"count.{name}", lambda case: _DRILL_CHECKS[name].decide(case, threshold)) for watch in window.watches
+            watch.once(f"count.{name}", lambda case: _DRILL_CHECKS[name].decide(case, threshold))
+            for watch in window.canary_checks
         ]
         hits = sum(answer.value for answer in found if answer.value == answer.value)
         n = sum(answer.n for answer in found)
@@ -108,12 +109,12 @@ def is_late(watch: Watch) -> bool:
 
 def punctual(window: StageWindow) -> StageWindow:
     """The window with those watches alone whose figures of time are the target's."""
-    return replace(window, watches=tuple(watch for watch in window.watches if not is_late(watch)), told=None)
+    return replace(window, canary_checks=tuple(watch for watch in window.canary_checks if not is_late(watch)), told=None)
 
 
 def samples(window: StageWindow, name: str, samples_of: SamplesOf) -> Floats:
     """All samples of all watches."""
-    return np.concatenate([np.zeros(0), *(watch.once(f"samples.{name}", samples_of) for watch in window.watches)])
+    return np.concatenate([np.zeros(0), *(watch.once(f"samples.{name}", samples_of) for watch in window.canary_checks)])
 
 
 def p95(name: str, samples_of: SamplesOf, what: str) -> Decide:
@@ -145,7 +146,7 @@ def p95_against_baseline(name: str, samples_of: SamplesOf, what: str) -> Decide:
         now = statistics.percentile(samples(fit, name, samples_of), 0.95)
         if now.n == 0:
             return Answer(State.NO_DATA, NAN, 0, f"there were no {what}")
-        if window.baseline is None or window.baseline.watch_trouble:
+        if window.baseline is None or window.baseline.canary_check_trouble:
             return Answer(State.INCONCLUSIVE, NAN, now.n, "there is no baseline of stage 0 to compare with")
         before = statistics.percentile(samples(punctual(window.baseline), name, samples_of), 0.95)
         return _unless_late(window, fit, _against(now, before, threshold, what))
@@ -172,8 +173,8 @@ def _against(now: Bounds, before: Bounds, threshold: Threshold, what: str) -> An
 
 def _unless_late(window: StageWindow, fit: StageWindow, found: Answer) -> Answer:
     """The answer, unless too many watches measured themselves: then nothing is known, neither good nor bad."""
-    late = len(window.watches) - len(fit.watches)
-    if late > _LATE_SHARE * len(window.watches):
-        why = f"the load generator was late itself in {late} of {len(window.watches)} watches"
+    late = len(window.canary_checks) - len(fit.canary_checks)
+    if late > _LATE_SHARE * len(window.canary_checks):
+        why = f"the load generator was late itself in {late} of {len(window.canary_checks)} watches"
         return replace(found, state=State.INCONCLUSIVE, reason=f"{why} ({found.reason})")
     return found

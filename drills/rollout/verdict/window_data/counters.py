@@ -24,7 +24,7 @@ from sim.record.history import Floats, Ints, Mask
 from sim.record.observations import Kind
 
 SOURCES = ("metrics", "control", "prometheus")
-_ANSWERS = ("ok", "no_figures")
+_ANSWERS = ("ok", "no_metrics")
 _BEGIN_INTERVALS = 2  # [ours] so long before its first answer a window may begin, as when a hold was begun anew
 _PUBLISHED = ("mirror.published_total", "mirror.duplicate_suppressed_total")  # what was taken, the second time, too
 _SCRAPE_INTERVALS = 2  # [ours] so many intervals two sources may lie apart, as one of them scrapes the other
@@ -137,7 +137,7 @@ def _uncounted(window: StageWindow, source: str) -> Iterator[str]:
     t, change = answers.t[having], np.diff(values[having], axis=0)
     steps = np.where(np.any(change < 0, axis=1)[:, None], values[having][1:], change).sum(axis=1)
     reached = np.concatenate(([0.0], np.cumsum(steps)))
-    for watch in window.watches if len(t) else ():
+    for watch in window.canary_checks if len(t) else ():
         before = int(np.searchsorted(t, watch.began_s, side="right")) - 1
         after = int(np.searchsorted(t, watch.ended_s + delay_s, side="left"))
         if before < 0 or after == len(t):

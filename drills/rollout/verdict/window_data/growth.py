@@ -17,7 +17,7 @@ from sim.analysis import statistics
 from sim.record.history import Floats, Ints
 
 BLOCKS = 6
-LEAST_S = 13  # of Mann and Kendall's S: of six blocks at most one pair is out of order
+MIN_S = 13  # of Mann and Kendall's S: of six blocks at most one pair is out of order
 MINUTE_P = 0.01
 _PER_S = 600.0  # counts are told per ten minutes
 
@@ -51,7 +51,7 @@ def of_clients(name: str, count: Callable[[Case], int], what: str) -> Decide:
     """Decide by what the clients of the watches counted."""
 
     def judged(window: StageWindow, threshold: Threshold) -> Answer:
-        watches = sorted(window.watches, key=lambda watch: watch.began_s)
+        watches = sorted(window.canary_checks, key=lambda watch: watch.began_s)
         events = np.array([watch.once(f"growth.{name}", count) for watch in watches], np.float64)
         seconds = np.array([watch.duration_s for watch in watches])
         if seconds.sum() == 0:
@@ -82,7 +82,7 @@ def _grows(blocks: Floats, minutes: Floats, total: int, threshold: Threshold, wh
     grown, s = float(blocks[-1] - blocks[0]), statistics.mann_kendall(blocks)
     chance = statistics.rising(minutes[~np.isnan(minutes)])
     said = f"{total} {what}; the last sixth has {grown:.4g} per 10 min more than the first, S = {s}, p = {chance:.2g} by minute"
-    if s >= LEAST_S and grown > threshold.threshold:
+    if s >= MIN_S and grown > threshold.threshold:
         return Answer(State.FAIL, grown, total, said)
     if chance < MINUTE_P:
         return Answer(State.INCONCLUSIVE, grown, total, f"a rise that the sixths do not bear out: extend the window; {said}")

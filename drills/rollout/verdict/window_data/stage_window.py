@@ -20,13 +20,13 @@ from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
 from sim.record.history import Floats, History, Ints, Mask, Rows
 
 T = TypeVar("T")
-MOST_HOLE_INTERVALS = 3
-LEAST_SNAPSHOTS = 50
+MAX_HOLE_INTERVALS = 3
+MIN_SNAPSHOTS = 50
 COVERED_SHARE = 0.9
 LIVE_PHASES = ("baseline", "hold")  # in all others something is being done to the lane
 _PRIMARY = ("metrics", "prometheus", "control")  # the first that was asked at all is the one that a window is covered by
 _SET_BACK_S = 1.0  # [ours] by which a clock that is being disciplined may go back
-_LEAST_CLIENT_HOLE_S = 600.0  # [ours] so long clients may always be without a watch
+_MIN_CLIENT_HOLE_S = 600.0  # [ours] so long clients may always be without a watch
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class StageWindow:
     ended_s: float
     interval_s: float
     snapshots: tuple[Snapshot, ...]  # only those within
-    watches: tuple[Watch, ...]  # only those that began within
+    canary_checks: tuple[Watch, ...]  # only those that began within
     baseline: "StageWindow | None" = None  # stage 0's
     clients: int = 0  # the fleet's size as far as known, for rates of the whole lane; 0 where it is not
     told: int | None = None  # how many watches there must be; None where nobody knows
@@ -158,11 +158,11 @@ class StageWindow:
         return "snapshots are not in the order of time" if back_s < -_SET_BACK_S else ""
 
     @cached_property
-    def watch_trouble(self) -> str:
+    def canary_check_trouble(self) -> str:
         """Why the watches cannot be believed, empty where they can."""
-        troubles = [*self.troubles, *(watch.trouble for watch in self.watches if watch.trouble)]
-        if self.told is not None and self.told != len(self.watches):
-            troubles.append(f"there are {len(self.watches)} watches where {self.told} are told of")
+        troubles = [*self.troubles, *(watch.trouble for watch in self.canary_checks if watch.trouble)]
+        if self.told is not None and self.told != len(self.canary_checks):
+            troubles.append(f"there are {len(self.canary_checks)} watches where {self.told} are told of")
         return "; ".join(troubles)
 
     @cached_property
@@ -171,11 +171,11 @@ class StageWindow:
 
         As long as three watches' distance, by the median of those that there are.
         """
-        begun = np.sort(np.array([watch.began_s for watch in self.watches]))
+        begun = np.sort(np.array([watch.began_s for watch in self.canary_checks]))
         apart_s = float(np.median(np.diff(begun))) if len(begun) > 1 else 0.0
-        most_s = max(MOST_HOLE_INTERVALS * apart_s, _LEAST_CLIENT_HOLE_S)
+        max_s = max(MAX_HOLE_INTERVALS * apart_s, _MIN_CLIENT_HOLE_S)
         hole_s = longest_hole_s(self, begun)
-        return f"no watch began for {hole_s:.0f} s" if hole_s > most_s else ""
+        return f"no watch began for {hole_s:.0f} s" if hole_s > max_s else ""
 
     @cached_property
     def primary(self) -> str:
@@ -261,12 +261,12 @@ def covered(window: StageWindow, seen: Floats) -> Coverage:
     said = f"{len(seen)} of {expected} snapshots"
     if len(seen) == 0:
         return _with(found, State.NO_DATA, f"there is none of {expected} snapshots")
-    if len(seen) < LEAST_SNAPSHOTS:
-        return _with(found, State.INCONCLUSIVE, f"{said}; at least {LEAST_SNAPSHOTS} are needed")
+    if len(seen) < MIN_SNAPSHOTS:
+        return _with(found, State.INCONCLUSIVE, f"{said}; at least {MIN_SNAPSHOTS} are needed")
     if len(seen) < COVERED_SHARE * expected:
         return _with(found, State.INCONCLUSIVE, f"{said}; {COVERED_SHARE:.0%} are needed")
-    if hole_s > MOST_HOLE_INTERVALS * window.interval_s:
-        return _with(found, State.INCONCLUSIVE, f"{said}, with a hole of {hole_s:.0f} s, over {MOST_HOLE_INTERVALS} intervals")
+    if hole_s > MAX_HOLE_INTERVALS * window.interval_s:
+        return _with(found, State.INCONCLUSIVE, f"{said}, with a hole of {hole_s:.0f} s, over {MAX_HOLE_INTERVALS} intervals")
     return _with(found, State.PASS, f"{said}, the longest hole {hole_s:.0f} s")
 
 

@@ -3,7 +3,7 @@
 import { h, number } from "./dom.js";
 
 const HEIGHT = 170, LEFT = 46, RIGHT = 10, TOP = 22, BOTTOM = 22;
-const LEAST_S = 30;  // of a run that goes on, so that its first seconds are not stretched over a whole chart
+const MIN_S = 30;  // of a run that goes on, so that its first seconds are not stretched over a whole chart
 
 // `of(point, before)` gives a chart's value; null where there is none. `worst`: which of many values in one pixel is drawn.
 const rate = (key) => (point, before) => (before && point.t > before.t ? (point[key] - before[key]) / (point.t - before.t) : null);
@@ -36,7 +36,7 @@ function figure(kind, curve, shown) {
 
 function drawn(kind, points, top, shown, says) {
   const width = Math.max(280, Math.min(520, (document.documentElement.clientWidth || 560) - 64));
-  const until = Math.max(shown.elapsed_s, points.at(-1)[0], Math.min(shown.state === "running" ? shown.expected_s : 0, LEAST_S), 1);
+  const until = Math.max(shown.elapsed_s, points.at(-1)[0], Math.min(shown.state === "running" ? shown.expected_s : 0, MIN_S), 1);
   const x = (t) => LEFT + (t / until) * (width - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - (value / (top * 1.05)) * (HEIGHT - TOP - BOTTOM);
   const svg = h("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${kind.title}, ${kind.unit}: ${says}` },

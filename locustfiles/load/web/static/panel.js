@@ -3,7 +3,7 @@
 import { charts } from "./charts.js";
 import { h, number, seconds, table } from "./dom.js";
 
-const PHASES = [["steady", "before anything breaks"], ["fault", "things are broken"], ["heal", "all is taken back"],
+const PHASES = [["steady", "before anything breaks"], ["fault", "things are broken"], ["recovery", "every fault is reverted"],
   ["settle", "everyone must catch up"], ["end", "verdict"]];
 const MARKS = { pass: "✓", fail: "✗", error: "!", inconclusive: "?", no_data: "?", not_run: "?", pending: "…", looks_good: "✓", looks_bad: "✗" };
 
@@ -56,16 +56,16 @@ export function buttons() {
     }
   };
   const storm = h("button", { type: "button", class: "storm", onclick: () => ask("stormgate/storm") }, "Storm now");
-  const heal = h("button", { type: "button", onclick: () => ask("stormgate/heal") }, "Heal");
+  const revert = h("button", { type: "button", onclick: () => ask("stormgate/revert") }, "Revert");
   const stop = h("button", { type: "button", onclick: () => (stop.title ? (answer.textContent = `Not done: ${stop.title}`) : ask("stop")) }, "Stop the run");
   const update = (shown) => {
     const isOn = shown.state === "running";
-    for (const [button, why] of [[storm, shown.no_storm], [heal, shown.no_heal], [stop, isOn ? "" : "no run is going on; start one first."]]) {
+    for (const [button, why] of [[storm, shown.no_storm], [revert, shown.no_revert], [stop, isOn ? "" : "no run is going on; start one first."]]) {
       button.classList.toggle("idle", Boolean(why) || !isOn);
       button.title = why || (button === storm ? "Begin the drill's next fault now, without waiting for its time" : "");
     }
   };
-  return { element: h("div", { class: "buttons" }, storm, heal, stop, answer), update };
+  return { element: h("div", { class: "buttons" }, storm, revert, stop, answer), update };
 }
 
 // --- the gates --------------------------------------------------------------------------------------

@@ -11,14 +11,14 @@ from sim.engines.fleet.kernel.arrays import clients, door, give_up_at, give_up_c
 from sim.engines.fleet.kernel.compilation import inner
 from sim.engines.fleet.kernel.disconnecting import fail
 from sim.engines.fleet.kernel.event_queue import rise, schedule, sink
-from sim.engines.fleet.kernel.world import Lane, whole
+from sim.engines.fleet.kernel.world import Endpoints, whole
 
 _JOIN, _DENIED, _FOR_HANDSHAKE = world.JOIN, world.DENIED, world.FOR_HANDSHAKE
 _NETWORK = world.NETWORK
 
 
 @inner
-def knock(w: Lane, i: int, at: float) -> None:
+def knock(w: Endpoints, i: int, at: float) -> None:
     """A client waits for its handshake from now on."""
     clients(w)[i].event = _FOR_HANDSHAKE
     more(w)[i].ticket += 1
@@ -31,7 +31,7 @@ def knock(w: Lane, i: int, at: float) -> None:
 
 
 @inner
-def next_handshake(w: Lane) -> float:
+def next_handshake(w: Endpoints) -> float:
     """When the worker begins with the next one if no frame waits; infinity if there is none."""
     if w.door_head == w.door_tail:
         return math.inf
@@ -39,7 +39,7 @@ def next_handshake(w: Lane) -> float:
 
 
 @inner
-def shake_hands(w: Lane) -> None:
+def shake_hands(w: Endpoints) -> None:
     """The next handshake, which takes as long if it is done for nobody."""
     w.free_at = done = next_handshake(w) + w.handshake_s
     place = door(w)[w.door_head % len(door(w))]
@@ -60,7 +60,7 @@ def shake_hands(w: Lane) -> None:
 
 
 @inner
-def give_up(w: Lane) -> None:
+def give_up(w: Endpoints) -> None:
     """The first moment of all: its client gives up, if it still waits for that handshake."""
     i, at = whole(give_up_client(w)[0]), give_up_at(w)[0]
     w.waiting -= 1
@@ -71,21 +71,21 @@ def give_up(w: Lane) -> None:
 
 
 @inner
-def _waits(w: Lane, i: int, at: float) -> bool:
+def _waits(w: Endpoints, i: int, at: float) -> bool:
     """Whether the attempt that would give up then is the one under way."""
     client = clients(w)[i]
     return bool(client.event == _FOR_HANDSHAKE and client.due + w.reply_timeout_s == at)
 
 
 @inner
-def _watch(w: Lane, i: int, at: float) -> None:
+def _watch(w: Endpoints, i: int, at: float) -> None:
     w.waiting += 1
     rise(give_up_at(w), give_up_client(w), w.waiting - 1, at, i)
     w.next_give_up = give_up_at(w)[0]
 
 
 @inner
-def _forget_the_gone(w: Lane) -> None:
+def _forget_the_gone(w: Endpoints) -> None:
     """Make room: whoever was let in, or left, gives up nothing any more. No client waits twice, so half of all can go."""
     before, w.waiting = w.waiting, 0
     for place in range(before):

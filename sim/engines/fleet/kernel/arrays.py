@@ -14,12 +14,12 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from sim.engines.fleet.kernel.compilation import inner
-from sim.engines.fleet.kernel.world import ARRAYS, CHUNK, CLIENT, MORE, TABLES, Array, Lane
+from sim.engines.fleet.kernel.world import ARRAYS, CHUNK, CLIENT, MORE, TABLES, Array, Endpoints
 
 _CLIENT_BYTES = np.uint64(CLIENT.itemsize)
 _MORE_BYTES = np.uint64(MORE.itemsize)
 _CHUNK_BYTES = np.uint64(4 * CHUNK)
-Find = Callable[[Lane], Array]
+Find = Callable[[Endpoints], Array]
 
 
 @intrinsic
@@ -50,7 +50,7 @@ def _vector(name: str) -> Find:
     at, rows, kind = f"{name}_at", f"{name}_rows", np.dtype(ARRAYS[name])
 
     @inner
-    def find(w: Lane) -> Array:
+    def find(w: Endpoints) -> Array:
         return carray(_pointer(w[at]), (w[rows],), kind)  # type: ignore[call-arg]
 
     return find
@@ -60,7 +60,7 @@ def _table(name: str) -> Find:
     at, rows, columns, kind = f"{name}_at", f"{name}_rows", f"{name}_columns", np.dtype(TABLES[name])
 
     @inner
-    def find(w: Lane) -> Array:
+    def find(w: Endpoints) -> Array:
         return carray(_pointer(w[at]), (w[rows], w[columns]), kind)  # type: ignore[call-arg]
 
     return find
@@ -103,13 +103,13 @@ steps_ms = _vector("steps_ms")
 
 
 @inner
-def fetch(w: Lane, i: int) -> None:
+def fetch(w: Endpoints, i: int) -> None:
     """A client is about to be looked at: the processor need not wait for its records then."""
     _prefetch(w.clients_at + np.uint64(i) * _CLIENT_BYTES)  # type: ignore[call-arg]
     _prefetch(w.more_at + np.uint64(i) * _MORE_BYTES)
 
 
 @inner
-def fetch_chunk(w: Lane, number: int) -> None:
+def fetch_chunk(w: Endpoints, number: int) -> None:
     """The same of a chunk; a negative number is none, and does no harm."""
     _prefetch(w.chunks_at + np.uint64(number) * _CHUNK_BYTES)  # type: ignore[call-arg]

@@ -10,7 +10,7 @@ import math
 from sim.engines.fleet.kernel import world
 from sim.engines.fleet.kernel.arrays import announced_to, beats, clients, line, more, order, order_stream, queued, readers
 from sim.engines.fleet.kernel.compilation import inner
-from sim.engines.fleet.kernel.world import Lane, whole
+from sim.engines.fleet.kernel.world import Endpoints, whole
 
 _NOBODY = 1e-6  # readers: what is left of sums of fractions
 _TURN_S = 0.001  # as the virtual lane's `WORK_QUANTUM_S`
@@ -18,7 +18,7 @@ _HEARTBEATS, _FIRST_GROUP = world.HEARTBEATS, world.FIRST_GROUP
 
 
 @inner
-def _line_up(w: Lane, who: int, frames: float, at: float) -> int:
+def _line_up(w: Endpoints, who: int, frames: float, at: float) -> int:
     """To the back; returns the place."""
     size = len(line(w))
     if w.line_tail - w.line_head >= size:  # beyond any sense: the oldest place is given up
@@ -35,7 +35,7 @@ def _line_up(w: Lane, who: int, frames: float, at: float) -> int:
 
 
 @inner
-def stand_in_line(w: Lane, i: int, what: int, at: float) -> None:
+def stand_in_line(w: Endpoints, i: int, what: int, at: float) -> None:
     """A client is to get a frame."""
     number = _line_up(w, i, 1.0, at)
     clients(w)[i].event = what
@@ -44,13 +44,13 @@ def stand_in_line(w: Lane, i: int, what: int, at: float) -> None:
 
 
 @inner
-def one_more(w: Lane, at: float) -> None:
+def one_more(w: Endpoints, at: float) -> None:
     """A frame that nobody waits for."""
     _line_up(w, _HEARTBEATS, 1.0, at)
 
 
 @inner
-def _cost_s(w: Lane, number: int) -> float:
+def _cost_s(w: Endpoints, number: int) -> float:
     """For each of those whose place it is, if it is no client's."""
     place = line(w)[number]
     if place.who == _HEARTBEATS:
@@ -60,14 +60,14 @@ def _cost_s(w: Lane, number: int) -> float:
 
 
 @inner
-def _owed(w: Lane, number: int) -> int:
+def _owed(w: Endpoints, number: int) -> int:
     """Events, to each reader of the group whose place it is."""
     place = line(w)[number]
     return announced_to(w)[_FIRST_GROUP - place.who] - place.announced + 1
 
 
 @inner
-def _kept_back(w: Lane, owed: int) -> int:
+def _kept_back(w: Endpoints, owed: int) -> int:
     """Of so many events, of one topic after the other, those of topics that a frame has no room for."""
     if w.topics <= w.drained_topics:
         return 0
@@ -75,7 +75,7 @@ def _kept_back(w: Lane, owed: int) -> int:
 
 
 @inner
-def _frames(w: Lane, number: int) -> float:
+def _frames(w: Endpoints, number: int) -> float:
     """That are left of it: readers who have gone meanwhile get none."""
     place = line(w)[number]
     if place.who == _HEARTBEATS:
@@ -84,7 +84,7 @@ def _frames(w: Lane, number: int) -> float:
 
 
 @inner
-def _at_once(w: Lane, number: int) -> float:
+def _at_once(w: Endpoints, number: int) -> float:
     """Frames of it that are one turn: where readers stand in line anew for the rest, they do so when they have their frame."""
     frames = _frames(w, number)
     if line(w)[number].who == _HEARTBEATS or _kept_back(w, _owed(w, number)) == 0:
@@ -93,7 +93,7 @@ def _at_once(w: Lane, number: int) -> float:
 
 
 @inner
-def _hand_out(w: Lane, number: int, done: float) -> None:
+def _hand_out(w: Endpoints, number: int, done: float) -> None:
     """So many frames of the place are sent; what is left of it changes."""
     frames, place = _frames(w, number), line(w)[number]
     w.free_at += done * _cost_s(w, number)
@@ -109,7 +109,7 @@ def _hand_out(w: Lane, number: int, done: float) -> None:
 
 
 @inner
-def _wait_anew(w: Lane, group: int, frames: float, owed: int) -> None:
+def _wait_anew(w: Endpoints, group: int, frames: float, owed: int) -> None:
     """So many readers of a group are owed more events, and go to the back of the line."""
     announced, last = announced_to(w)[group] + 1 - owed, (w.line_tail - 1) & (len(line(w)) - 1)
     queued(w)[group] += frames
@@ -121,7 +121,7 @@ def _wait_anew(w: Lane, group: int, frames: float, owed: int) -> None:
 
 
 @inner
-def next_turn(w: Lane) -> float:
+def next_turn(w: Endpoints) -> float:
     """When the first place, which there must be, is a client's turn, or is done."""
     number = w.line_head & (len(line(w)) - 1)
     if line(w)[number].who >= 0:
@@ -130,11 +130,11 @@ def next_turn(w: Lane) -> float:
 
 
 @inner
-def take_turn(w: Lane) -> int:
+def take_turn(w: Endpoints) -> int:
     """Whose turn it is at `free_at`, or a negative number: it was no client's, or one's that waits no more."""
     number = w.line_head & (len(line(w)) - 1)
     place = line(w)[number]
-    if w.free_at - place.since > w.most_behind_s:
+    if w.free_at - place.since > w.max_behind_s:
         w.overloaded_at = min(w.overloaded_at, w.free_at)
     if place.who < 0:
         done, frames = _at_once(w, number), _frames(w, number)
@@ -151,7 +151,7 @@ def take_turn(w: Lane) -> int:
 
 
 @inner
-def _work_on(w: Lane, at: float) -> None:
+def _work_on(w: Endpoints, at: float) -> None:
     """What of the first place is done by then, before what is left of it changes."""
     if w.line_head == w.line_tail or w.free_at >= at:
         return
@@ -162,7 +162,7 @@ def _work_on(w: Lane, at: float) -> None:
 
 
 @inner
-def announce(w: Lane, stream: int, at: float) -> None:
+def announce(w: Endpoints, stream: int, at: float) -> None:
     """An event goes to all readers of its stream."""
     _work_on(w, at)
     if stream == w.run_streams:  # everyone reads the one that is none of a run's
@@ -174,7 +174,7 @@ def announce(w: Lane, stream: int, at: float) -> None:
 
 
 @inner
-def _deliver(w: Lane, group: int, at: float) -> None:
+def _deliver(w: Endpoints, group: int, at: float) -> None:
     announced_to(w)[group] += 1
     new = readers(w)[group] - queued(w)[group]
     if new < 0.5:
@@ -185,7 +185,7 @@ def _deliver(w: Lane, group: int, at: float) -> None:
 
 
 @inner
-def leave_group(w: Lane, group: int) -> None:
+def leave_group(w: Endpoints, group: int) -> None:
     """One reader less, in the line or not."""
     n = readers(w)[group]
     readers(w)[group] = n - 1
@@ -193,7 +193,7 @@ def leave_group(w: Lane, group: int) -> None:
 
 
 @inner
-def behind_s(w: Lane, group: int, at: float) -> float:
+def behind_s(w: Endpoints, group: int, at: float) -> float:
     """By how much of a while, on average, a reader has not got what was announced."""
     if w.line_head == w.line_tail or readers(w)[group] <= 0:
         return 0.0
@@ -202,7 +202,7 @@ def behind_s(w: Lane, group: int, at: float) -> float:
 
 
 @inner
-def tend(w: Lane) -> None:
+def tend(w: Endpoints) -> None:
     """The next announcement, or the heartbeats of the next stretch of time."""
     if w.next_pub <= w.next_beat:
         announce(w, order_stream(w)[w.announced], w.next_pub)

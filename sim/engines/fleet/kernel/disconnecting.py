@@ -12,7 +12,7 @@ from sim.engines.fleet.kernel.delivery import behind_s, leave_group
 from sim.engines.fleet.kernel.event_queue import schedule
 from sim.engines.fleet.kernel.randomness import draw
 from sim.engines.fleet.kernel.service import count
-from sim.engines.fleet.kernel.world import Lane, whole
+from sim.engines.fleet.kernel.world import Endpoints, whole
 
 _WAITING, _LIVE = world.WAITING, world.LIVE
 _MINT, _SYN, _OFFLINE = world.MINT, world.SYN, world.OFFLINE
@@ -21,9 +21,9 @@ _HAS_BEAT, _IS_SUBSCRIBED = world.HAS_BEAT, world.IS_SUBSCRIBED
 _FAILED, _LEFT_LIVE = world.FAILED, world.LEFT_LIVE
 _DISCONNECTED, _RENEWED = world.DISCONNECTED, world.RENEWED
 _HERD_ATTEMPTS, _STEP_BINS = world.HERD_ATTEMPTS, world.STEP_BINS
-_HERD_BINS = world.STEP_BINS * world.MOST_STEPS
+_HERD_BINS = world.STEP_BINS * world.MAX_STEPS
 _LIFE_BINS, _LIVES_A_S = world.LIFE_BINS, round(1 / world.LIFE_BIN_S)
-_BASE_MS, _CAP_MS, _MOST_DOUBLINGS = (
+_BASE_MS, _CAP_MS, _MAX_DOUBLINGS = (
     250.0,
     8000.0,
     10,
@@ -33,7 +33,7 @@ FULL, EQUAL, DECORRELATED, PLAIN, CENTRIFUGE, LISTED, UNIFORM = range(7)
 
 
 @inner
-def connect(w: Lane, i: int, at: float) -> None:
+def connect(w: Endpoints, i: int, at: float) -> None:
     """With a token in hand, an attempt is due; its event is the SYN's arrival, or at once where there is no network."""
     client = clients(w)[i]
     client.due = at
@@ -44,7 +44,7 @@ def connect(w: Lane, i: int, at: float) -> None:
 
 
 @inner
-def lost(w: Lane, i: int, at: float, reason: int) -> None:
+def lost(w: Endpoints, i: int, at: float, reason: int) -> None:
     """Its connection is gone. It has what was announced until then, but for what was still on its way."""
     client = clients(w)[i]
     behind = behind_s(w, i % w.run_streams, at)
@@ -62,7 +62,7 @@ def lost(w: Lane, i: int, at: float, reason: int) -> None:
 
 
 @inner
-def unsubscribe(w: Lane, i: int) -> None:
+def unsubscribe(w: Endpoints, i: int) -> None:
     """The lane sends it nothing more."""
     client = clients(w)[i]
     if client.flags & _HAS_BEAT:
@@ -74,14 +74,14 @@ def unsubscribe(w: Lane, i: int) -> None:
 
 
 @inner
-def fail(w: Lane, i: int, at: float, reason: int) -> None:
+def fail(w: Endpoints, i: int, at: float, reason: int) -> None:
     """An attempt came to nothing."""
     count(w, _FAILED, at)
     back_off(w, i, at, reason)
 
 
 @inner
-def back_off(w: Lane, i: int, at: float, reason: int) -> None:
+def back_off(w: Endpoints, i: int, at: float, reason: int) -> None:
     """As `ClientSession._back_off`: count, draw a delay, and wait it out."""
     client = clients(w)[i]
     was_live = client.state == _LIVE
@@ -111,17 +111,17 @@ def back_off(w: Lane, i: int, at: float, reason: int) -> None:
 
 
 @inner
-def _count_delay(w: Lane, attempt: int, delay_ms: float, reason: int) -> None:
+def _count_delay(w: Endpoints, attempt: int, delay_ms: float, reason: int) -> None:
     w.backoffs += 1
     w.longest_ms = max(w.longest_ms, delay_ms)
     if reason != _REFRESH_DUE:
-        step_ms = min(_BASE_MS * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS), _CAP_MS)
+        step_ms = min(_BASE_MS * 2.0 ** min(attempt - 1, _MAX_DOUBLINGS), _CAP_MS)
         place = min(int(delay_ms / step_ms * _STEP_BINS), _HERD_BINS - 1)
         herd(w)[min(attempt, _HERD_ATTEMPTS - 1), place] += 1
 
 
 @inner
-def _delay_ms(w: Lane, i: int, attempt: int, drawn: float) -> float:
+def _delay_ms(w: Endpoints, i: int, attempt: int, drawn: float) -> float:
     """`sim.client.backoff`."""
     base, cap = w.base_ms, w.cap_ms
     if w.backoff == UNIFORM:

@@ -16,7 +16,7 @@ from sim.engines.fleet.kernel.event_queue import fill, forget_queue, pop, requeu
 from sim.engines.fleet.kernel.injection import cut, expel, fall_silent, forget, hang_up, kill, mint_freely
 from sim.engines.fleet.kernel.randomness import draw
 from sim.engines.fleet.kernel.service import attempted
-from sim.engines.fleet.kernel.world import Array, Lane
+from sim.engines.fleet.kernel.world import Array, Endpoints
 
 _LIVE = world.LIVE
 _MINT, _ISSUE, _HAND_OUT, _SYN = world.MINT, world.ISSUE, world.HAND_OUT, world.SYN
@@ -31,7 +31,7 @@ _CURSOR_ZERO = world.CURSOR_ZERO
 
 
 @inner
-def happen(w: Lane, i: int, at: float) -> None:
+def happen(w: Endpoints, i: int, at: float) -> None:
     """A client's event."""
     event = clients(w)[i].event
     if event == _SYN:
@@ -69,7 +69,7 @@ def happen(w: Lane, i: int, at: float) -> None:
 
 
 @inner
-def turn(w: Lane) -> None:
+def turn(w: Endpoints) -> None:
     """The next place in the delivery worker's line, or else at its door."""
     if w.line_head == w.line_tail:
         shake_hands(w)
@@ -80,9 +80,9 @@ def turn(w: Lane) -> None:
 
 
 @compiled
-def advance(lane: Array, until: float) -> None:
+def advance(service: Array, until: float) -> None:
     """Everything that happens up to a moment."""
-    w = lane[0]
+    w = service[0]
     while True:
         has_event = w.heaped > 0 or fill(w, until)
         at = min(heap_at(w)[0], until) if has_event else until
@@ -104,9 +104,9 @@ def advance(lane: Array, until: float) -> None:
 
 
 @compiled
-def arrive(lane: Array) -> None:
+def arrive(service: Array) -> None:
     """Everyone's own delay each way, and the moment of its first request for a token."""
-    w = lane[0]
+    w = service[0]
     for i in range(len(clients(w))):
         client = clients(w)[i]
         u, v = 1.0 - draw(w.delay_u_key, i, 0), draw(w.delay_v_key, i, 0)
@@ -119,9 +119,9 @@ def arrive(lane: Array) -> None:
 
 
 @compiled
-def there(lane: Array, renewal_s: float) -> int:
+def there(service: Array, renewal_s: float) -> int:
     """How many are live, or away for a moment to renew their token."""
-    w = lane[0]
+    w = service[0]
     count, now = 0, w.now
     for i in range(len(clients(w))):
         count += clients(w)[i].state == _LIVE or now <= clients(w)[i].live_since + renewal_s
@@ -129,9 +129,9 @@ def there(lane: Array, renewal_s: float) -> int:
 
 
 @compiled
-def strike(lane: Array, how: int, chosen: Array, value: float) -> int:
+def strike(service: Array, how: int, chosen: Array, value: float) -> int:
     """What a fault does at a moment, to the chosen or, if it asks for none, to all; returns how many it hit."""
-    w = lane[0]
+    w = service[0]
     forget_queue(w)
     if how == world.KILL:
         fall_silent(w)

@@ -12,7 +12,7 @@ from sim.engines.fleet.kernel.delivery import stand_in_line
 from sim.engines.fleet.kernel.disconnecting import connect, fail, lost, unsubscribe
 from sim.engines.fleet.kernel.event_queue import schedule
 from sim.engines.fleet.kernel.service import attempted
-from sim.engines.fleet.kernel.world import Lane
+from sim.engines.fleet.kernel.world import Endpoints
 
 _WAITING, _CONNECTING, _LIVE = world.WAITING, world.CONNECTING, world.LIVE
 _MINT, _HAND_OUT, _SYN, _JOIN = world.MINT, world.HAND_OUT, world.SYN, world.JOIN
@@ -24,7 +24,7 @@ _NETWORK = world.NETWORK
 
 
 @inner
-def cut(w: Lane, i: int, offline_s: float) -> bool:
+def cut(w: Endpoints, i: int, offline_s: float) -> bool:
     """Its network cuts the socket and stays away for a while; one that is not connecting has none."""
     client, now = clients(w)[i], w.now
     if w.honours_offline:
@@ -45,7 +45,7 @@ def cut(w: Lane, i: int, offline_s: float) -> bool:
 
 
 @inner
-def _is_served(w: Lane, i: int) -> bool:
+def _is_served(w: Endpoints, i: int) -> bool:
     """Whether the lane has a connection of it that nobody gave up."""
     client = clients(w)[i]
     if client.event == _JOIN:
@@ -54,7 +54,7 @@ def _is_served(w: Lane, i: int) -> bool:
 
 
 @inner
-def fall_silent(w: Lane) -> None:
+def fall_silent(w: Endpoints) -> None:
     """The runtime's process is gone, with all that waited in it."""
     w.is_up = 0
     w.inside_head, w.door_head = w.inside_tail, w.door_tail
@@ -65,7 +65,7 @@ def fall_silent(w: Lane) -> None:
 
 
 @inner
-def kill(w: Lane, i: int) -> bool:
+def kill(w: Endpoints, i: int) -> bool:
     """The runtime's process is gone: whoever had a connection, or waited for its handshake, hears of it."""
     client = clients(w)[i]
     hears_at = w.now + client.delay
@@ -80,7 +80,7 @@ def kill(w: Lane, i: int) -> bool:
 
 
 @inner
-def hang_up(w: Lane, i: int) -> bool:
+def hang_up(w: Endpoints, i: int) -> bool:
     """The lane closes its connection."""
     if not _is_served(w, i):
         return False
@@ -90,7 +90,7 @@ def hang_up(w: Lane, i: int) -> bool:
 
 
 @inner
-def expel(w: Lane, i: int) -> bool:
+def expel(w: Endpoints, i: int) -> bool:
     """Its token is void: it is told so and sent away, or refused once its handshake is done."""
     client = clients(w)[i]
     w.void_before = w.now
@@ -104,7 +104,7 @@ def expel(w: Lane, i: int) -> bool:
 
 
 @inner
-def forget(w: Lane, i: int) -> bool:
+def forget(w: Endpoints, i: int) -> bool:
     """Its next attempt needs a new token."""
     client = clients(w)[i]
     client.refresh_at = -math.inf
@@ -114,7 +114,7 @@ def forget(w: Lane, i: int) -> bool:
 
 
 @inner
-def mint_freely(w: Lane, i: int, held_s: float) -> bool:
+def mint_freely(w: Endpoints, i: int, held_s: float) -> bool:
     """Tokens are held up no longer: whoever's turn had not come has its token now."""
     client = clients(w)[i]
     if client.event != _HAND_OUT or client.at - held_s <= w.now:

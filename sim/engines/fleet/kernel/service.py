@@ -5,23 +5,23 @@ import math
 from sim.engines.fleet.kernel import world
 from sim.engines.fleet.kernel.arrays import clients, heads, inside, published, series, sizes
 from sim.engines.fleet.kernel.compilation import inner
-from sim.engines.fleet.kernel.world import Array, Lane
+from sim.engines.fleet.kernel.world import Array, Endpoints
 
 _ATTEMPTED = world.ATTEMPTED
 _OCTAVE_BINS, _LOWEST_OCTAVE = world.OCTAVE_BINS, world.LOWEST_OCTAVE
 _SIZE_BINS = world.OCTAVE_BINS * world.OCTAVES
-_MOST_TRIES = 2**15 - 1
+_MAX_TRIES = 2**15 - 1
 
 
 @inner
-def count(w: Lane, what: int, at: float) -> None:
+def count(w: Endpoints, what: int, at: float) -> None:
     """One more of a series, in its bin of time."""
     place = int(at / w.bin_s)
     series(w)[what, min(place, series(w).shape[1] - 1)] += 1
 
 
 @inner
-def size(w: Lane, what: int, seconds: float) -> None:
+def size(w: Endpoints, what: int, seconds: float) -> None:
     """Into a bin whose upper edge is less than a thousandth above."""
     part, octave = math.frexp(max(seconds, 1e-6))
     place = (octave - _LOWEST_OCTAVE) * _OCTAVE_BINS + int((part - 0.5) * 2 * _OCTAVE_BINS)
@@ -29,11 +29,11 @@ def size(w: Lane, what: int, seconds: float) -> None:
 
 
 @inner
-def attempted(w: Lane, i: int, at: float) -> None:
+def attempted(w: Endpoints, i: int, at: float) -> None:
     """A client connects."""
     count(w, _ATTEMPTED, at)
     client = clients(w)[i]
-    if client.tries < _MOST_TRIES:
+    if client.tries < _MAX_TRIES:
         client.tries += 1
 
 
@@ -57,7 +57,7 @@ def admit(free_at: Array, at: float, takes_s: float) -> float:
 
 
 @inner
-def has_room(w: Lane, at: float) -> bool:
+def has_room(w: Endpoints, at: float) -> bool:
     """Whether the accept backlog takes one more. Handshakes all take the same, so they end in the order they came."""
     if w.one_loop:
         return w.door_tail - w.door_head < w.backlog
@@ -70,7 +70,7 @@ def has_room(w: Lane, at: float) -> bool:
 
 
 @inner
-def head_of(w: Lane, stream: int, at: float) -> int:
+def head_of(w: Endpoints, stream: int, at: float) -> int:
     """How many events of a stream were announced by then."""
     low, high = 0, heads(w)[stream]
     while low < high:
@@ -83,6 +83,6 @@ def head_of(w: Lane, stream: int, at: float) -> int:
 
 
 @inner
-def stream_of(w: Lane, i: int, topic: int) -> int:
+def stream_of(w: Endpoints, i: int, topic: int) -> int:
     """Client n reads run streams n, n + 1, ...; everyone reads the one that is none."""
     return w.run_streams if topic >= w.topics - w.worker_events else (i + topic) % w.run_streams

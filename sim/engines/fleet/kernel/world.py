@@ -39,7 +39,7 @@ SERIES = (
 # What is counted by size, in bins of a thousandth: bootstraps before and after the first fault, and tokens. Seconds.
 BOOTSTRAP_BEFORE, BOOTSTRAP_AFTER, TOKEN_WAIT = _codes(3)
 OCTAVE_BINS, LOWEST_OCTAVE, OCTAVES = 1024, -20, 44
-HERD_ATTEMPTS, STEP_BINS, MOST_STEPS = 33, 200, 64  # delays by attempt, in bins of a part of their nominal step
+HERD_ATTEMPTS, STEP_BINS, MAX_STEPS = 33, 200, 64  # delays by attempt, in bins of a part of their nominal step
 LIFE_BINS, LIFE_BIN_S = 6001, 0.1  # live periods that ended in a backoff
 # A client's flags.
 HAS_BEAT, IS_SUBSCRIBED, REBOOTSTRAPPED, CURSOR_ZERO = 1, 2, 4, 8
@@ -91,7 +91,7 @@ KNOCK = np.dtype([("since", "f8"), ("who", "i4"), ("ticket", "i4")])
 CHUNK = 8  # numbers: a bucket of the queue is a list of chunks, each with two numbers and up to six clients
 HEARTBEATS = whole(-1)
 FIRST_GROUP = whole(-2)
-MOST_EPISODES = MOST_TOPICS = 32  # that have a bit each
+MAX_EPISODES = MAX_TOPICS = 32  # that have a bit each
 
 ARRAYS: dict[str, Any] = {
     "clients": CLIENT,  # everyone
@@ -132,12 +132,12 @@ TABLES: dict[str, Any] = {
     "episodes": "f8",  # [episode, 2]: a disconnect from then to then is of this fault
 }
 
-LANE = np.dtype(
+SERVICE = np.dtype(
     [
         *((name, "f8") for name in ("now", "buckets_a_s", "horizon_s", "bin_s", "free_at", "next_pub", "next_beat")),
         *((name, "f8") for name in ("handshake_s", "batch_s", "event_s", "mint_s", "mint_gap_s", "mint_turn", "syn_retry_s")),
         *((name, "f8") for name in ("beat_s", "reply_timeout_s", "live_period_s", "refresh_after_s", "first_fault_t")),
-        *((name, "f8") for name in ("base_ms", "cap_ms", "refresh_delay_ms", "most_behind_s", "longest_ms", "arrival_gap_s")),
+        *((name, "f8") for name in ("base_ms", "cap_ms", "refresh_delay_ms", "max_behind_s", "longest_ms", "arrival_gap_s")),
         *((name, "i8") for name in ("bucket", "heaped", "planned", "announced", "backlog", "inside_head", "inside_tail")),
         *((name, "i8") for name in ("line_head", "line_tail", "drained_topics", "free_chunk", "chunks_used")),
         *((name, "i8") for name in ("live", "window", "shrunk_budget", "batch_size", "topics", "run_streams", "worker_events")),
@@ -153,15 +153,15 @@ LANE = np.dtype(
     ],
     align=True,
 )
-Lane = Any
-"""A record of `LANE`, as compiled code has it."""
+Endpoints = Any
+"""A record of `SERVICE`, as compiled code has it."""
 
 
 class World:
     """Everything a run has: the lane's record, and arrays by their names in `ARRAYS` and `TABLES`."""
 
-    def __init__(self, lane: Array, arrays: dict[str, Array]) -> None:
-        self.lane = lane
+    def __init__(self, service: Array, arrays: dict[str, Array]) -> None:
+        self.service = service
         self._arrays: dict[str, Array] = {}
         for name, array in arrays.items():
             self[name] = array
@@ -172,6 +172,6 @@ class World:
     def __setitem__(self, name: str, array: Array) -> None:
         """Compiled code finds it from now on: the lane's record has its address, and this object keeps it there."""
         kept = self._arrays[name] = np.ascontiguousarray(array, {**ARRAYS, **TABLES}[name])
-        self.lane[f"{name}_at"], self.lane[f"{name}_rows"] = kept.ctypes.data, len(kept)
+        self.service[f"{name}_at"], self.service[f"{name}_rows"] = kept.ctypes.data, len(kept)
         if name in TABLES:
-            self.lane[f"{name}_columns"] = kept.shape[1]
+            self.service[f"{name}_columns"] = kept.shape[1]

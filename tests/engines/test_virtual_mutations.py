@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.catchers import CATCHERS, HARMLESS, Catch
+from tests.mutation_table import HARMLESS, MUTATIONS, Catch
 from tests.storms import CATALOGUE, small, storm, troubles
 
 
-@pytest.mark.parametrize("case", [case for case in CATCHERS if "virtual" in case.tested], ids=str)
+@pytest.mark.parametrize("case", [case for case in MUTATIONS if "virtual" in case.tested], ids=str)
 def test_what_is_wrong_is_caught_by_name(tmp_path: Path, case: Catch):
     verdict = case.judged(tmp_path, "virtual")
     assert case.missed(verdict, "virtual") == "", verdict

@@ -9,14 +9,14 @@ import httpx
 from drills.rollout.preflight.preconditions import joins, mint
 from drills.runs import targets
 from sim.base.clocks import SteppedClock, from_iso
-from tests.rollout.stepped_lane import ADMIN, METRICS, stepped_lane
+from tests.rollout.stepped_service import ADMIN, METRICS, stepped_service
 
 START = datetime(2026, 3, 2, 15, tzinfo=UTC)
 
 
 def test_what_says_the_time_follows_the_clock(tmp_path: Path):
     clock = SteppedClock(START)
-    with stepped_lane(tmp_path, clock) as stepped:
+    with stepped_service(tmp_path, clock) as stepped:
         for _ in range(2):
             answer = httpx.get(stepped.url + METRICS, headers={"Authorization": f"Bearer {ADMIN}"}, trust_env=False)
             assert from_iso(answer.json()["generated_at"]) == clock.now()
@@ -25,17 +25,20 @@ def test_what_says_the_time_follows_the_clock(tmp_path: Path):
 
 
 def test_it_is_met_through_a_targets_file_and_can_be_spoilt(tmp_path: Path):
-    with stepped_lane(tmp_path, SteppedClock(START)) as stepped:
-        lane = targets.resolve(stepped.name, stepped.targets)
-        assert lane is not None
-        assert (lane.kind, lane.admin_token) == ("staging", ADMIN)
-        token, (state, reason) = mint(lane)
+    with stepped_service(tmp_path, SteppedClock(START)) as stepped:
+        endpoints = targets.resolve(stepped.name, stepped.targets)
+        assert endpoints is not None
+        assert (endpoints.kind, endpoints.admin_token) == ("staging", ADMIN)
+        token, (state, reason) = mint(endpoints)
         assert (state, bool(token)) == ("pass", True), reason
-        assert joins(lane, token, ["20260601T000000Z"])[0] == "pass"
-        refused = joins(lane, token, ["20260601T000000Z", "20000101T000000Z"])
+        assert joins(endpoints, token, ["20260601T000000Z"])[0] == "pass"
+        refused = joins(endpoints, token, ["20260601T000000Z", "20000101T000000Z"])
         assert refused == ("fail", "a client of build 20000101T000000Z cannot join: upgrade_required")
-        assert joins(lane, "no-token", ["20260601T000000Z"])[0] == "fail"
+        assert joins(endpoints, "no-token", ["20260601T000000Z"])[0] == "fail"
         stepped.spoil = lambda path, status, body: (503, b"gone")
-        assert mint(lane)[1][0] == "fail"
+        assert mint(endpoints)[1][0] == "fail"
         stepped.spoil = lambda path, status, body: (200, b"<html>")
-        assert mint(lane)[1] == ("fail", f"{lane.control_url}/api/spacetime/token answered 200, but with no token in it")
+        assert mint(endpoints)[1] == (
+            "fail",
+            f"{endpoints.control_url}/api/spacetime/token answered 200, but with no token in it",
+        )

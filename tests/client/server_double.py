@@ -48,7 +48,7 @@ class Wire:
     down: deque[str] = field(default_factory=deque)
 
 
-class Lane:
+class Endpoints:
     """N clients, one runtime, one clock."""
 
     def __init__(

@@ -1,17 +1,17 @@
 """What is wrong is caught on real sockets, too: a few rows of the table, with few clients and short phases.
 
-`tests/catchers.py` has them all.
+`tests/mutation_table.py` has them all.
 """
 
 from pathlib import Path
 
 import pytest
 
-from tests.catchers import CATCHERS, HARMLESS, LIVE_PERIOD, Catch
+from tests.mutation_table import HARMLESS, LIVE_PERIOD, MUTATIONS, Catch
 from tests.storms import small, storm, troubles
 
 
-@pytest.mark.parametrize("case", [case for case in CATCHERS if "sockets" in case.tested], ids=str)
+@pytest.mark.parametrize("case", [case for case in MUTATIONS if "sockets" in case.tested], ids=str)
 def test_what_is_wrong_is_caught_by_name(tmp_path: Path, case: Catch):
     verdict = case.judged(tmp_path, "sockets")
     assert case.missed(verdict, "sockets") == "", verdict

@@ -41,7 +41,7 @@ def unspoilt(path: str, status: int, body: bytes) -> tuple[int, bytes]:
 
 
 @dataclass
-class SteppedLane:
+class SteppedService:
     """The running lane. `spoil` may be set to anything while it runs; it is asked of every HTTP answer."""
 
     url: str
@@ -74,7 +74,7 @@ class SteppedLane:
 
 
 @contextlib.contextmanager
-def stepped_lane(
+def stepped_service(
     folder: Path,
     clock: Clock,
     *,
@@ -84,20 +84,20 @@ def stepped_lane(
     settings: RuntimeSettings | None = None,
     deployment: Deployment | None = None,
     switches: Switches | None = None,
-) -> Iterator[SteppedLane]:
+) -> Iterator[SteppedService]:
     """Serve on a free port, with a targets file of `kind` in `folder` and its variables in the environment."""
     options = MockOptions(settings or RuntimeSettings(), switches or Switches(), ADMIN, deployment or Deployment())
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
-        lane = SteppedLane(f"http://127.0.0.1:{listener.getsockname()[1]}", folder, name)
-        lane.write(kind, extra)
+        endpoints = SteppedService(f"http://127.0.0.1:{listener.getsockname()[1]}", folder, name)
+        endpoints.write(kind, extra)
 
         def app() -> App:
-            return _on_its_clock(Mock(options, Store(folder / "stepped-log.sqlite")).app(), clock, lane)
+            return _on_its_clock(Mock(options, Store(folder / "stepped-log.sqlite")).app(), clock, endpoints)
 
         with _variables(), _served(app, listener):
-            yield lane
+            yield endpoints
 
 
 @contextlib.contextmanager
@@ -143,7 +143,7 @@ def _served(app: Callable[[], App], listener: socket.socket) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def _on_its_clock(app: App, clock: Clock, lane: SteppedLane) -> App:
+def _on_its_clock(app: App, clock: Clock, endpoints: SteppedService) -> App:
     async def stepped(scope: Message, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
@@ -159,7 +159,7 @@ def _on_its_clock(app: App, clock: Clock, lane: SteppedLane) -> App:
             parts.append(message.get("body", b""))
             if message.get("more_body"):
                 return
-            status, body = _told(scope["path"], started["status"], b"".join(parts), clock, lane)
+            status, body = _told(scope["path"], started["status"], b"".join(parts), clock, endpoints)
             kept = [(key, value) for key, value in started["headers"] if key.lower() not in (b"content-length", b"date")]
             date = format_datetime(clock.now(), usegmt=True).encode()
             headers = [*kept, (b"content-length", str(len(body)).encode()), (b"date", date)]
@@ -171,9 +171,9 @@ def _on_its_clock(app: App, clock: Clock, lane: SteppedLane) -> App:
     return stepped
 
 
-def _told(path: str, status: int, body: bytes, clock: Clock, lane: SteppedLane) -> tuple[int, bytes]:
+def _told(path: str, status: int, body: bytes, clock: Clock, endpoints: SteppedService) -> tuple[int, bytes]:
     if path == METRICS and status == 200:
         said = json.loads(body)
         said["generated_at"] = iso(clock.now())
         body = json.dumps(said).encode()
-    return lane.spoil(path, status, body)
+    return endpoints.spoil(path, status, body)

@@ -1,4 +1,4 @@
-"""Hand-written histories for checks and laws that no drill of `tests/catchers.py` turns red: each good but for one thing."""
+"""Hand-written histories for checks and invariants that no drill of `tests/mutation_table.py` turns red."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ CLIENTS = 30
 
 
 @dataclass(frozen=True)
-class Spoilt:
+class KnownBad:
     """What turns red when this is done to a history that passes."""
 
     names: frozenset[str]
@@ -61,8 +61,8 @@ def changed(kind: Kind, **fields: Any) -> Callable[[Story], Story]:
     return lambda story: story.changed(lambda row: row.kind is kind, **fields)
 
 
-def spoilt(*names: str, by: Callable[[Story], Story], **more: Any) -> Spoilt:
-    return Spoilt(frozenset(names), by, **more)
+def known_bad(*names: str, by: Callable[[Story], Story], **more: Any) -> KnownBad:
+    return KnownBad(frozenset(names), by, **more)
 
 
 # --- what must be told in more than a line ------------------------------------------------------------
@@ -96,7 +96,7 @@ def asks(probe: str) -> Callable[[Story], Story]:
     """One client more, that tries what must be refused, is refused, and goes on as if nothing had been."""
 
     def prepare(story: Story) -> Story:
-        story.header = {**story.header, "probes": {str(CLIENTS): probe}}
+        story.header = {**story.header, "negative_clients": {str(CLIENTS): probe}}
         code = next(iter(EXPECTED[probe]), "refused")
         for question in (f"{probe}:{what}" for what in KINDS) if probe == MalformedFramesProbe.name else (probe,):
             story.tell(30.0, Kind.PROBED, CLIENTS, detail=f"{question}:refused:{code}")
@@ -110,54 +110,56 @@ def law_of(probe: str) -> str:
     return invariants._PROBE_INVARIANTS.get(probe, f"{probe}_accepted")
 
 
-def granted(probe: str) -> Spoilt:
+def granted(probe: str) -> KnownBad:
     """What must be refused is not."""
     spoil = told(Kind.PROBED, CLIENTS, t=31.0, detail=f"{probe}:accepted")
-    return spoilt("drill.probes", law_of(probe), by=spoil, prepare=asks(probe), expect={"probes": (probe,)})
+    return known_bad(
+        "drill.negative_clients", law_of(probe), by=spoil, prepare=asks(probe), expect={"negative_clients": (probe,)}
+    )
 
 
 def stale(*clients: int) -> Callable[[Story], Story]:
     return told(Kind.STALE, *clients, stream=STREAM, seq=1, attempt=1, detail="retention_floor_breach")
 
 
-SPOILT = (
-    spoilt(
+KNOWN_BAD = (
+    known_bad(
         "error.stale_cursors",
         by=stale(*range(1, 22)),
         prepare=stale(0),
         expect={"stale_reasons": ("retention_floor_breach",)},
     ),
-    spoilt(
+    known_bad(
         "error.token_issue_failure_ratio",
         by=told(Kind.TOKEN_REFUSED, *range(CLIENTS), detail="forbidden"),
         prepare=told(Kind.TOKEN_MINTED, *[*range(CLIENTS)] * 10, value=4.0),
     ),
-    spoilt("reconnect.heartbeat_timeouts_per_s", by=told(Kind.HEARTBEAT_TIMEOUT, *range(10))),
-    spoilt("delivery.slow_consumer_evictions", by=told(Kind.EVICTED, 3)),
-    spoilt("drill.course", by=told(Kind.PHASE, -1, t=25.0, detail="heal")),
-    spoilt("drill.faults_observed", by=changed(Kind.FAULT_OBSERVED, value=20.0)),
-    spoilt("drill.generator_lag_ms", by=changed(Kind.GENERATOR_LAG, value=900.0)),
-    spoilt("drill.load", by=falls_silent),
-    spoilt(
+    known_bad("reconnect.heartbeat_timeouts_per_s", by=told(Kind.HEARTBEAT_TIMEOUT, *range(10))),
+    known_bad("delivery.slow_consumer_evictions", by=told(Kind.EVICTED, 3)),
+    known_bad("drill.phases", by=told(Kind.PHASE, -1, t=25.0, detail="recovery")),
+    known_bad("drill.faults_observed", by=changed(Kind.FAULT_OBSERVED, value=20.0)),
+    known_bad("drill.generator_lag_ms", by=changed(Kind.GENERATOR_LAG, value=900.0)),
+    known_bad("drill.load", by=falls_silent),
+    known_bad(
         "drill.misusers_served",
         by=lambda story: story.without(lambda row: row.kind is Kind.SETTLED and row.client == CLIENTS),
         prepare=asks("any_mutation"),
-        expect={"probes": ("any_mutation",)},
+        expect={"negative_clients": ("any_mutation",)},
     ),
-    spoilt(
+    known_bad(
         "drill.malformed_frames",
         by=told(Kind.PROBED, CLIENTS, detail="malformed_frames:no_json:refused:closed"),
         prepare=asks("malformed_frames"),
-        expect={"probes": ("malformed_frames",)},
+        expect={"negative_clients": ("malformed_frames",)},
     ),
-    spoilt("applied_out_of_order", "ux.integrity", by=applies_the_last_again),
-    spoilt(
+    known_bad("applied_out_of_order", "ux.integrity", by=applies_the_last_again),
+    known_bad(
         "needless_loss",
         by=told(Kind.DECLARED_LOSS, 3, stream=WORKERS, seq=8, value=5.0),
         prepare=with_workers,
         expect={"declared_loss": True},
     ),
-    spoilt("false_start", by=begins_at_the_head),
-    spoilt("runtime_died", by=told(Kind.RUNTIME_DIED, -1)),
+    known_bad("false_start", by=begins_at_the_head),
+    known_bad("runtime_died", by=told(Kind.RUNTIME_DIED, -1)),
     *map(granted, PROBES),
 )

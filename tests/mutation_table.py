@@ -1,8 +1,8 @@
 """Which drill catches what is wrong with a runtime, a client or a setting, and by which names: one table for every engine.
 
 The table is the proof that drills, laws and checks can fail. The ordinary tests run all of it in simulation and a few rows on
-real sockets; `make prove` runs all of it there. What no row can turn red has a hand-written history in `tests/spoilt.py`, and
-`tests/test_everything_can_fail.py` holds that nothing has neither.
+real sockets; `make prove` runs all of it there. What no row can turn red has a hand-written history in `tests/known_bad.py`;
+`tests/test_everything_can_fail.py` checks that nothing is left out.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Catch:
         """The drill with what is wrong in it, made small."""
         own = {"policy": (f"fleet.policy={self.wrong}",), "setting": (self.wrong,)}.get(self.kind, ())
         drill = small(self.drill, *self.course, *own)
-        return variants.on_engine(drill, engine) if drill.surfaces else drill
+        return variants.on_engine(drill, engine) if drill.variants else drill
 
     def judged(self, out: Path, engine: str) -> DrillVerdict:
         """The verdict on that drill, run into a folder of its own below `out`."""
@@ -97,7 +97,7 @@ def model(wrong: str, drill: str, *names: str, **more: Any) -> Catch:
     return Catch("model", wrong, drill, frozenset(names), engines=("virtual",), **more)
 
 
-CATCHERS = (
+MUTATIONS = (
     # Deliveries, replays, tokens, the log: what can be wrong with a runtime most simply.
     defect(
         *("skip_delivery", "dropped_delivery", "delivery.dropped_deliveries", "replay.divergence", "early_replay_complete"),
@@ -107,12 +107,12 @@ CATCHERS = (
     defect("ignore_cursor", "reconnect_storm", "replay.divergence", only=True),
     defect("no_stale_signal", "stale_cursor", "drill.stale_signalled"),
     defect(
-        *("accept_expired_token", "token_expiry_storm", "drill.probes", "expired_token_accepted"),
+        *("accept_expired_token", "token_expiry_storm", "drill.negative_clients", "expired_token_accepted"),
         only=True,
         tested=EVERYWHERE,
     ),
     defect(
-        *("accept_mutation", "reconnect_storm", "drill.probes", "socket_changed_state", "phantom_event"),
+        *("accept_mutation", "reconnect_storm", "drill.negative_clients", "socket_changed_state", "phantom_event"),
         only=True,
     ),
     defect("lose_log_on_restart", "runtime_restart", "acknowledged_lost", "checkpoint_regressed", tested=EVERYWHERE),
@@ -124,18 +124,18 @@ CATCHERS = (
     defect("reorder_replay", "runtime_restart", "replay.divergence", "drill.audited", "drill.converged"),
     # Tokens, publishing, and who may do what.
     defect(
-        *("accept_any_signature", "token_misuse", "drill.probes"),
+        *("accept_any_signature", "token_misuse", "drill.negative_clients"),
         *("garbled_token_accepted", "foreign_key_token_accepted"),
         only=True,
     ),
-    defect("vague_refusals", "token_misuse", "drill.probes", only=True),
-    defect("ignore_grants", "token_misuse", "drill.probes", "forbidden_topic_accepted", only=True),
-    defect("grant_any_topic", "token_misuse", "drill.probes", "foreign_topic_mint_accepted", only=True),
+    defect("vague_refusals", "token_misuse", "drill.negative_clients", only=True),
+    defect("ignore_grants", "token_misuse", "drill.negative_clients", "forbidden_topic_accepted", only=True),
+    defect("grant_any_topic", "token_misuse", "drill.negative_clients", "foreign_topic_mint_accepted", only=True),
     defect("forget_idempotency_keys", "publish_failures", "phantom_event", only=True),
     defect("acknowledge_unwritten", "publish_failures", "acknowledged_lost", "drill.publish_failures", only=True),
     defect("introspect_tokens", "control_outage", "error.websocket_auth_error_ratio", "drill.token_holders", course=PATIENT),
     defect(
-        *("accept_revoked_token", "session_revocation", "drill.probes", "drill.revocation", "revoked_token_accepted"),
+        *("accept_revoked_token", "session_revocation", "drill.negative_clients", "drill.revocation", "revoked_token_accepted"),
         only=True,
     ),
     defect("keep_revoked_sockets", "session_revocation", "drill.revocation", only=True),
@@ -144,8 +144,8 @@ CATCHERS = (
     defect("sign_with_old_key", "token_rotation", "drill.key_rotation"),
     defect("publish_needs_delivery", "http_authority", "drill.authority_served", course=PATIENT),
     defect("lose_undelivered", "http_authority", "acknowledged_lost", course=PATIENT),
-    defect("accept_old_builds", "compatibility_window", "drill.probes", "old_build_accepted", only=True),
-    defect("refuse_oldest_build", "compatibility_window", "drill.probes", only=True),
+    defect("accept_old_builds", "compatibility_window", "drill.negative_clients", "old_build_accepted", only=True),
+    defect("refuse_oldest_build", "compatibility_window", "drill.negative_clients", only=True),
     defect("serve_retired_route", "retired_routes", "drill.retired_routes", engines=("sockets",), tested=("sockets",)),
     # Snapshots, staleness, and the order of things.
     defect("old_snapshots", "stale_cursor_storm", "drill.declared_loss", only=True),
@@ -153,9 +153,18 @@ CATCHERS = (
     defect("wrong_stale_reason", "replay_budget_exceeded", "drill.stale_signalled", only=True),
     defect("two_versions", "multi_client_order", "delivery.one_order", "acknowledged_lost", only=True),
     defect("deploy_cuts_everyone", "rolling_deploy", "drill.cut_once", only=True),
-    defect("accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.probes", only=True),
+    defect(
+        "accept_mutation", "mutation_over_socket", "socket_changed_state", "phantom_event", "drill.negative_clients", only=True
+    ),
     defect("accept_hidden_mutation", "mutation_over_socket", "phantom_event", only=True),
-    defect("accept_malformed", "malformed_clients", "drill.probes", "malformed_frames_accepted", only=True, tested=EVERYWHERE),
+    defect(
+        "accept_malformed",
+        "malformed_clients",
+        "drill.negative_clients",
+        "malformed_frames_accepted",
+        only=True,
+        tested=EVERYWHERE,
+    ),
     defect(
         *("malformed_cuts_everyone", "malformed_clients", "drill.undisturbed", "drill.malformed_frames"),
         course=(*IMPATIENT, "phases.steady_limit_s=3"),
