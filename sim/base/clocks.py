@@ -1,37 +1,67 @@
-"""The one clock of a rollout: everything here that asks for the time, or waits, does it through one of these."""
+"""Every clock of the project but the virtual engine's: a rollout's (`Clock`) and a run's over real sockets (`RunClock`)."""
 
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+# --- a run's ----------------------------------------------------------------------------------------
+
+
+class RunClock(Protocol):
+    """Unix seconds that never go back, and when the run began."""
+
+    began: float
+
+    def now(self) -> float:
+        """Unix seconds."""
+
+
+class WallClock:
+    """The wall clock as it was when the run began, continued by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.began = time.time()
+        self._offset = self.began - time.monotonic()
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.monotonic() + self._offset
+
+    def loop_time(self, moment: float) -> float:
+        """Convert unix seconds to the time of an asyncio event loop."""
+        return moment - self._offset
+
+
+# --- a rollout's ------------------------------------------------------------------------------------
+
 
 class Clock(Protocol):
-    """Wall-clock time and waiting."""
+    """Time and waiting in a rollout: all code there asks and waits through one of these."""
 
     def now(self) -> datetime:
-        """The moment, aware, in UTC."""
+        """The current moment, aware, in UTC."""
         ...
 
     def sleep_until(self, moment: datetime) -> None:
-        """Wait until `moment`; at once if it is over."""
+        """Wait until `moment`; return at once if it has passed."""
         ...
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's clock."""
 
     def now(self) -> datetime:
         """See `Clock`."""
         return datetime.now(UTC)
 
     def sleep_until(self, moment: datetime) -> None:
-        """See `Clock`. The clock may be set while it waits, so it never sleeps for long without looking again."""
+        """See `Clock`. Sleeps at most 1 s at a time, because the clock may be set meanwhile."""
         while (left_s := (moment - self.now()).total_seconds()) > 0:
             time.sleep(min(left_s, 1.0))
 
 
 class SteppedClock:
-    """A clock that stands still but for waiting, which takes no time: days of a rollout in seconds, for rehearsals."""
+    """A clock that advances only by waiting, which takes no real time: rehearses days of a rollout in seconds."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start.astimezone(UTC)
@@ -45,17 +75,17 @@ class SteppedClock:
         self._now = max(self._now, moment.astimezone(UTC))
 
     def step(self, by: timedelta) -> None:
-        """Set the clock on, or back."""
+        """Move the clock forward, or back."""
         self._now += by
 
 
 def iso(moment: datetime) -> str:
-    """A moment as every file has it: ISO 8601 in UTC, to the millisecond."""
+    """Format a moment as in every file: ISO 8601 in UTC, to the millisecond."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def from_iso(text: str) -> datetime:
-    """The moment that `iso` wrote. Raises `ValueError` for anything that is none, or has no time zone."""
+    """Parse what `iso` wrote. Raises `ValueError` for invalid text or a missing time zone."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")

@@ -23,12 +23,13 @@ import msgspec
 import uvloop
 from websockets.asyncio.client import connect
 
+from sim.base.clocks import WallClock
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import ClientSession
 from sim.engines.shared.client_setup import RUN_EVENT
-from sim.engines.sockets.client import ClientDriver, WallClock
+from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.service import ServiceHttp
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe

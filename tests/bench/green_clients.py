@@ -24,6 +24,7 @@ import websocket
 from locust.env import Environment
 
 from locustfiles.load.clients.recording import GreenRecorder, LiveMetrics
+from sim.base.clocks import WallClock
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
@@ -31,7 +32,6 @@ from sim.client.session import ClientSession
 from sim.engines.greenlets.client import WireClient
 from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared.client_setup import RUN_EVENT
-from sim.engines.shared.session_driver import WallClock
 from sim.mock.server import raise_descriptor_limit
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe

@@ -11,11 +11,11 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sim.base.clocks import WallClock
 from sim.base.errors import IllegalMoveError
 from sim.drill.fault_kinds import HalfOpenLinks, StallLinks
 from sim.drill.schedule import CALM, LinkConditions, PlannedFault, Way
 from sim.engines.sockets import proxy as proxies
-from sim.engines.sockets.client import WallClock
 from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.proxy import HELD_BYTES, FaultProxy, Group
 

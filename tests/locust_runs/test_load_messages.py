@@ -16,10 +16,10 @@ from locustfiles.load.workers.clocks import SharedClock
 from locustfiles.load.workers.messages import Channel, ToWorker
 from locustfiles.load.workers.observation_transport import Arrived, Heads, Shipment
 from locustfiles.load.workers.workers import Workers
+from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.drill import model as drills
 from sim.drill import schedule
-from sim.engines.shared.session_driver import WallClock
 from sim.engines.shared.stop_conditions import CountingRecorder
 from sim.record.observations import Chunk
 

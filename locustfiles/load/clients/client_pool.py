@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from sim.base.clocks import WallClock
 from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.client.notices import Notice
@@ -16,7 +17,7 @@ from sim.engines.greenlets.client import Listener, WireClient
 from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
-from sim.engines.shared.session_driver import NEVER, WallClock
+from sim.engines.shared.session_driver import NEVER
 from sim.protocols.spacetime.streams import stream_id
 from sim.record.observations import NAN, Collector
 from sim.server.settings import RuntimeSettings

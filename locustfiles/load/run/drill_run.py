@@ -20,6 +20,7 @@ from locustfiles.load.run.publisher import EventPublisher, WatchedPublished
 from locustfiles.load.workers.messages import AnyFromWorker
 from locustfiles.load.workers.remote import NoWorkers, Send, nobody_to_tell
 from locustfiles.load.workers.workers import Workers
+from sim.base.clocks import WallClock
 from sim.base.errors import StorageError, StormgateError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.drill.schedule import PlannedFault
@@ -30,7 +31,6 @@ from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared import client_setup
 from sim.engines.shared.publishing import streams_of
 from sim.engines.shared.service import Endpoints
-from sim.engines.shared.session_driver import WallClock
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.record.observations import NAN, RunHeader, write_header
 from sim.server.settings import Switches

@@ -13,12 +13,12 @@ from gevent.lock import BoundedSemaphore
 
 from locustfiles.load.clients.client_pool import CLIENT_FAULTS, ClientPool
 from locustfiles.load.workers.remote import NoWorkers
+from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault, switches_during
 from sim.engines.greenlets.service import ServiceRequests
-from sim.engines.shared.session_driver import WallClock
 from sim.record.observations import NAN, Recorder
 from sim.server.settings import Switches
 

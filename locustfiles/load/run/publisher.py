@@ -5,11 +5,11 @@ from gevent.pool import Group
 
 from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.workers.remote import NoWorkers
+from sim.base.clocks import WallClock
 from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.publishing import DueEvent, Published, Stream
 from sim.engines.shared.service import PublishedEvent, PublishFailedError
-from sim.engines.shared.session_driver import WallClock
 from sim.record.observations import Recorder
 
 

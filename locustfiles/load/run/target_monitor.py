@@ -9,6 +9,7 @@ from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 
 from locustfiles.load.clients.recording import GreenRecorder
+from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.drill.target_rules import Stop
@@ -16,7 +17,6 @@ from sim.engines.shared import permission
 from sim.engines.shared.metrics_book import MAX_BODY_BYTES, TIMEOUT_S, TRIES, MetricsBook, is_asked
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service import Endpoints
-from sim.engines.shared.session_driver import WallClock
 from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
 from sim.protocols.spacetime.service_metrics import OK
 from sim.record.observations import Recorder, RunHeader

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from sim.engines.shared.session_driver import WallClock
+from sim.base.clocks import WallClock
 
 _ANSWERS = 30  # the latest, of which the quickest counts
 

@@ -17,10 +17,10 @@ from locustfiles.load.workers import messages
 from locustfiles.load.workers.messages import ToWorker
 from locustfiles.load.workers.observation_transport import Arrived, Heads
 from locustfiles.load.workers.remote import NoWorkers, Send
+from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
-from sim.engines.shared.session_driver import WallClock
 from sim.engines.shared.stop_conditions import CountingRecorder
 from sim.record.observations import NAN, Recorder
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import gevent
 from gevent.pool import Group
 
-from sim.engines.shared.session_driver import WallClock
+from sim.base.clocks import WallClock
 from sim.record.observations import Collector
 
 _LAG_PERIOD_S = 0.05

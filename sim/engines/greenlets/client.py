@@ -9,6 +9,7 @@ from urllib.parse import quote
 from gevent.event import Event
 from websockets.uri import WebSocketURI, parse_uri
 
+from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.client.actions import Token
 from sim.client.notices import Notice
@@ -17,7 +18,7 @@ from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared import certificates
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service import MintFailedError
-from sim.engines.shared.session_driver import NO_WAIT_S, SessionDriver, WallClock
+from sim.engines.shared.session_driver import NO_WAIT_S, SessionDriver
 from sim.engines.shared.web_socket import Owner, WebSocket
 from sim.record.observations import Collector
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from sim.base.clocks import RunClock
 from sim.base.errors import StorageError, TargetError
 from sim.base.redaction import Redactor
 from sim.engines.shared.service import Endpoints
-from sim.engines.shared.session_driver import Clock
 from sim.protocols.spacetime.metric_names import METRICS_PATH, is_counter
 from sim.protocols.spacetime.service_metrics import OK, read_metrics
 from sim.record.observations import Kind, Recorder
@@ -32,7 +32,7 @@ def is_asked(endpoints: Endpoints) -> bool:
 class MetricsBook:
     """All polls of one run."""
 
-    def __init__(self, endpoints: Endpoints, folder: Path, clock: Clock, recorder: Recorder) -> None:
+    def __init__(self, endpoints: Endpoints, folder: Path, clock: RunClock, recorder: Recorder) -> None:
         self._endpoints = endpoints
         self._url = endpoints.runtime_url + METRICS_PATH
         self._headers = {"Authorization": f"Bearer {endpoints.admin_token}", **FIGURES}

@@ -3,10 +3,10 @@ often it is tried, and what is recorded of it."""
 
 from dataclasses import dataclass
 
+from sim.base.clocks import RunClock
 from sim.client.notices import short_hash
 from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
 from sim.engines.shared.service import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
-from sim.engines.shared.session_driver import Clock
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.observations import Recorder
 
@@ -39,7 +39,7 @@ def streams_of(runs: list[str], worker_events: bool) -> list[Stream]:
 class Published:
     """What became of all events. `heads` holds, a topic, the highest seq that was acknowledged."""
 
-    def __init__(self, streams: list[Stream], payload_bytes: int, clock: Clock, recorder: Recorder) -> None:
+    def __init__(self, streams: list[Stream], payload_bytes: int, clock: RunClock, recorder: Recorder) -> None:
         self.streams = streams
         self.heads: dict[str, int] = {stream.topic: 0 for stream in streams}
         self.acknowledged = 0
@@ -75,7 +75,7 @@ class DueEvent:
     The key names its run, too: the stream may have had other publishers before.
     """
 
-    def __init__(self, book: Published, clock: Clock, stream: Stream, payload: object, key: str, due: float) -> None:
+    def __init__(self, book: Published, clock: RunClock, stream: Stream, payload: object, key: str, due: float) -> None:
         self._book = book
         self._clock = clock
         self.stream, self.payload, self.key, self.due = stream, payload, key, due

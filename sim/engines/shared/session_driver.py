@@ -3,11 +3,10 @@
 `ClientDriver` does it on asyncio callbacks, and load tests by a greenlet a client.
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
+from sim.base.clocks import RunClock
 from sim.base.errors import MalformedFrameError, TargetError
 from sim.client.actions import Action, Close, Connect, Send, Token
 from sim.client.notices import Notice
@@ -25,35 +24,10 @@ NEVER = float("inf")
 NO_WAIT_S = 0.0005  # as exact as timers are
 
 
-class Clock(Protocol):
-    """Unix seconds that never go back, and when the run began."""
-
-    began: float
-
-    def now(self) -> float:
-        """Unix seconds."""
-
-
-class WallClock:
-    """The machine's wall clock at the start, carried on by its monotonic clock."""
-
-    def __init__(self) -> None:
-        self.began = time.time()
-        self._offset = self.began - time.monotonic()
-
-    def now(self) -> float:
-        """Unix seconds."""
-        return time.monotonic() + self._offset
-
-    def loop_time(self, moment: float) -> float:
-        """A moment as the event loop counts."""
-        return moment - self._offset
-
-
 class SessionDriver(ABC):
     """One client's life over sockets, but for the waiting: subclasses connect, mint, and wake it in time."""
 
-    def __init__(self, session: ClientSession, clock: Clock, recorder: Collector, pacer: Pacer | None = None) -> None:
+    def __init__(self, session: ClientSession, clock: RunClock, recorder: Collector, pacer: Pacer | None = None) -> None:
         self.session = session
         self.clock_ahead_s = 0.0  # by so much its own clock is off, which only who trusts it goes by
         self._clock = clock

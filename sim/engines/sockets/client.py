@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from websockets.uri import WebSocketURI, parse_uri
 
+from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.client.actions import Token
 from sim.client.session import ClientSession
@@ -13,8 +14,6 @@ from sim.engines.shared import certificates
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service import MintFailedError
 from sim.engines.shared.session_driver import NEVER, NO_WAIT_S, SessionDriver
-from sim.engines.shared.session_driver import Clock as Clock
-from sim.engines.shared.session_driver import WallClock as WallClock
 from sim.engines.sockets.socket import ClientSocket
 from sim.record.observations import Recorder
 

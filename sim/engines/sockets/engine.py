@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from sim.base.clocks import WallClock
 from sim.base.errors import StorageError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
@@ -25,7 +26,7 @@ from sim.drill.model import Drill
 from sim.drill.schedule import plan
 from sim.engines.shared import client_setup, permission
 from sim.engines.sockets import target_monitor
-from sim.engines.sockets.client import ClientDriver, WallClock
+from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.faults import FaultActions
 from sim.engines.sockets.lag_monitor import monitor_own_lag, sample_client_lag
 from sim.engines.sockets.links import LinkActions

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from sim.base.clocks import WallClock
 from sim.base.errors import TargetError, UsageError
 from sim.client.session import ClientSession
 from sim.drill.fault_kinds import (
@@ -25,7 +26,7 @@ from sim.drill.fault_kinds import (
 )
 from sim.drill.schedule import PlannedFault, switches_during
 from sim.engines.shared import client_setup
-from sim.engines.sockets.client import ClientDriver, WallClock
+from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.hooks import Hooks
 from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.service import ServiceHttp

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from sim.base.clocks import WallClock
 from sim.engines.shared import client_setup
-from sim.engines.sockets.client import ClientDriver, WallClock
+from sim.engines.sockets.client import ClientDriver
 from sim.record.observations import Recorder
 
 _LAG_PERIOD_S = 0.05

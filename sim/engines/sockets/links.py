@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from websockets.uri import parse_uri
 
+from sim.base.clocks import WallClock
 from sim.drill.fault_kinds import (
     CutAfterBytes,
     HalfOpenLinks,
@@ -21,7 +22,6 @@ from sim.drill.fault_kinds import (
     StallLinks,
 )
 from sim.drill.schedule import PlannedFault, link_during, links_concerned
-from sim.engines.sockets.client import WallClock
 from sim.engines.sockets.proxy import FaultProxy, Group
 
 # What is counted as acting.

@@ -3,10 +3,10 @@
 import asyncio
 from pathlib import Path
 
+from sim.base.clocks import RunClock
 from sim.engines.shared.fetch import Fetched, client, fetch
 from sim.engines.shared.metrics_book import FILE_NAME as FILE_NAME
 from sim.engines.shared.metrics_book import TIMEOUT_S, TRIES, MetricsBook
-from sim.engines.sockets.client import Clock
 from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime.service_metrics import OK
 from sim.record.observations import Recorder
@@ -15,7 +15,7 @@ from sim.record.observations import Recorder
 class MetricsPoll(MetricsBook):
     """All polls of one run, on asyncio; `close` it."""
 
-    def __init__(self, endpoints: Endpoints, folder: Path, clock: Clock, recorder: Recorder) -> None:
+    def __init__(self, endpoints: Endpoints, folder: Path, clock: RunClock, recorder: Recorder) -> None:
         super().__init__(endpoints, folder, clock, recorder)
         self._http = client()
         self._polling = asyncio.Lock()

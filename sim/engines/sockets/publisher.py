@@ -2,11 +2,11 @@
 
 import asyncio
 
+from sim.base.clocks import WallClock
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.publishing import DueEvent, Published, streams_of
 from sim.engines.shared.publishing import Stream as Stream
 from sim.engines.shared.service import PUBLISHES_AT_ONCE, PublishFailedError
-from sim.engines.sockets.client import WallClock
 from sim.engines.sockets.service import ServiceHttp
 from sim.record.observations import Recorder
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from sim.engines.sockets.client import WallClock
+from sim.base.clocks import WallClock
 from sim.engines.sockets.service import ServiceHttp
 from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.observations import Recorder
