@@ -57,7 +57,6 @@ MAX_MODULES = 14  # of a folder, `__init__.py` included
 TRANSITION = {
     ("drills.judging.gates", "drills.rollout.verdict.window_checks"),
     ("drills.judging.gates", "drills.rollout.verdict.window_data.base"),
-    ("drills.rollout.verdict.judging", "drills.rollout.report.stage_files"),
 }
 LARGE = {"sim/server", "sim/engines/sockets", "drills/runs"}
 PURE = ("sim.protocols", "sim.server", "sim.client")

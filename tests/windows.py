@@ -12,7 +12,7 @@ from drills.judging import gates
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.setup.records import Phase, Revisions, Snapshot
 from drills.rollout.verdict import window
-from drills.rollout.verdict.window import StageWindow, Watch
+from drills.rollout.verdict.window import CanaryCheck, StageWindow
 from sim.base.clocks import iso
 from sim.drill.model import Drill, Fleet, Load, Phases
 from sim.protocols.spacetime.metric_names import PROFILES, is_counter
@@ -127,17 +127,17 @@ def _quiet() -> Story:
     return quiet()
 
 
-def watch(began_s: float, story: Story | None = None) -> Watch:
+def watch(began_s: float, story: Story | None = None) -> CanaryCheck:
     """A watch whose evidence is whole; `began_s` counts from the window's begin."""
     told = story or _quiet()
     whole = Story(told.clients, told.rows, {**told.header, "observations_rows": len(told.rows)})
-    return Watch(BEGAN_S + began_s, whole.history(), DRILL, f"watches/{began_s:g}")
+    return CanaryCheck(BEGAN_S + began_s, whole.history(), DRILL, f"watches/{began_s:g}")
 
 
-def watches(minutes: int = HOUR, of: Callable[[int], Story | None] = lambda n: None) -> tuple[Watch, ...]:
+def watches(minutes: int = HOUR, of: Callable[[int], Story | None] = lambda n: None) -> tuple[CanaryCheck, ...]:
     """One every five minutes; `of` tells the n-th. Those of one story share what is worked out from it."""
-    found: dict[int, Watch] = {}
-    told: list[Watch] = []
+    found: dict[int, CanaryCheck] = {}
+    told: list[CanaryCheck] = []
     for n in range(int(minutes * INTERVAL_S / EVERY_S)):
         story = of(n) or _quiet()
         alike = found.get(id(story)) or watch(0.0, story)
@@ -146,7 +146,7 @@ def watches(minutes: int = HOUR, of: Callable[[int], Story | None] = lambda n: N
     return tuple(told)
 
 
-def good(servers: Servers | None = None, seen: tuple[Watch, ...] | None = None, **more: Any) -> StageWindow:
+def good(servers: Servers | None = None, seen: tuple[CanaryCheck, ...] | None = None, **more: Any) -> StageWindow:
     """A window in which all is well."""
     told = servers or Servers()
     seen = _watches() if seen is None else seen
@@ -156,7 +156,7 @@ def good(servers: Servers | None = None, seen: tuple[Watch, ...] | None = None, 
 
 
 @cache
-def _watches() -> tuple[Watch, ...]:
+def _watches() -> tuple[CanaryCheck, ...]:
     return watches()
 
 

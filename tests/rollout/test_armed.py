@@ -118,7 +118,7 @@ def test_what_nobody_finds_any_more_is_no_way_back(
 
 def judged(monitor: Monitor, *found: Armed) -> requirements.Found:
     dump(monitor.folder / records.ARMED, *found)
-    return armed.part(monitor.folder, monitor.plan, [HoldEvent(at=iso(AT), kind="begun")])
+    return armed.requirement(monitor.folder, monitor.plan, [HoldEvent(at=iso(AT), kind="begun")])
 
 
 def line(monitor: Monitor, after_h: float, **changes: Any) -> Armed:
@@ -159,7 +159,7 @@ def test_one_gate_without_a_way_back(monitor: Monitor, changes: dict[str, Any], 
 
 def test_nobody_looked(monitor: Monitor) -> None:
     assert judged(monitor)[0] is NOT_RUN
-    assert armed.part(monitor.folder, monitor.plan, [])[0] is NOT_RUN
+    assert armed.requirement(monitor.folder, monitor.plan, [])[0] is NOT_RUN
 
 
 @pytest.mark.parametrize("changes", [{"state": "fail"}, {"dry_run": True}])

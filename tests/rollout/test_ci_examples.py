@@ -13,7 +13,6 @@ import pytest
 from drills.rollout.report import stage_files
 from drills.rollout.setup import records
 from drills.rollout.setup.records import StageReport
-from drills.rollout.verdict import judging
 from tests.stage_folders import Folder
 
 EXAMPLES = Path(__file__).parents[2] / "drills" / "examples" / "ci"
@@ -42,7 +41,7 @@ def script(name: str, *arguments: object, **environment: object) -> "subprocess.
 def concluded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, StageReport]:
     """A preflight, judged by the real window: with what was written by hand it cannot tell."""
     folder = Folder(tmp_path_factory.mktemp("ci") / "rollouts" / "november" / "runs").write()
-    return folder, judging.conclude(folder.path)
+    return folder, stage_files.conclude(folder.path)
 
 
 def stub(tmp_path: Path, code: int, report: Path) -> str:

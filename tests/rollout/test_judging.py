@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import CheckResult, RunVerdict, State
+from drills.rollout.report import stage_files
 from drills.rollout.setup import evidence, journal, records, stages
 from drills.rollout.setup.records import (
     CanaryCheckDone,
@@ -78,10 +79,10 @@ def rollout(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(window, "judge", lambda *_: tuple(well().values()))
         first = Folder(tmp_path_factory.mktemp("rollout") / "runs").write()
-        judging.conclude(first.path)
+        stage_files.conclude(first.path)
         first.sign()
         second = Folder(first.runs, "1", first, began=first.began + timedelta(hours=2)).write()
-        judging.conclude(second.path)
+        stage_files.conclude(second.path)
         second.sign()
         Folder(first.runs, "2", second, began=second.began + timedelta(hours=2)).write()
     return second
@@ -109,8 +110,8 @@ def quick(rollout: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
     return rollout
 
 
-def part(report: StageReport, name: str) -> records.Part:
-    (found,) = (each for each in report.parts if each.name == name)
+def part(report: StageReport, name: str) -> records.Requirement:
+    (found,) = (each for each in report.requirements if each.name == name)
     return found
 
 
@@ -121,7 +122,7 @@ def test_a_good_stage_is_a_go(stage: Callable[[str], Folder], answers: Answers, 
     assert {gate.name: gate.state for gate in report.gates} == dict.fromkeys(
         ("error", "replay", "reconnect", "delivery", "ux"), "pass"
     )
-    assert {each.state for each in report.parts} == {"pass"}
+    assert {each.state for each in report.requirements} == {"pass"}
 
 
 def test_a_later_stage_takes_its_drills_from_the_preflight(stage: Callable[[str], Folder], answers: Answers) -> None:
@@ -381,7 +382,7 @@ def test_a_window_check_that_vanished_from_a_preflight_is_told_and_no_more(
 def test_a_rehearsal_on_a_mock_is_spared_what_only_operators_have(tmp_path: Path, answers: Answers) -> None:
     folder = Folder(tmp_path / "runs", kind="mock").write()
     last(records.COMMANDS, CommandDone, state="not_run", reason="no checkout", required=False)(folder)
-    report = judging.conclude(folder.path)
+    report = stage_files.conclude(folder.path)
     assert report.decision == "go"
     assert "not asked of a mock: docs" in part(report, "commands").reason
     first_line = (folder.path / records.REPORT_MD).read_text().splitlines()[0]
@@ -425,7 +426,7 @@ def test_the_stages_own_law_stands_above_a_plan(stage: Callable[[str], Folder], 
     plan(required=())(folder)
     without(records.ROLLBACK)(folder)
     assert judging.judge_stage(folder.path).decision == "no_go"
-    assert set(stages.REQUIRED["0"]) <= {each.name for each in judging.judge_stage(folder.path).parts}
+    assert set(stages.REQUIRED["0"]) <= {each.name for each in judging.judge_stage(folder.path).requirements}
     assert (KIND, TARGET, NOW.known) == ("staging", "elsewhere", True)
 
 

@@ -37,7 +37,7 @@ def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld,
     assert rollout.clock.now() - START > timedelta(days=4)
     second = next(run for run in runs if run.stage == "2")
     report = atomic_files.read_struct(rollouts.run_dir(rollout.rollout, second.run_id) / records.REPORT, StageReport)
-    assert {part.name: part.state for part in report.parts if part.name in ("builds", "canary_vs_control")} == {
+    assert {part.name: part.state for part in report.requirements if part.name in ("builds", "canary_vs_control")} == {
         "builds": "pass",
         "canary_vs_control": "pass",
     }

@@ -19,7 +19,7 @@ from drills.rollout.setup import evidence, records, stages
 from drills.rollout.setup.records import CanaryCheckDone, Revisions, StagePlan
 from drills.rollout.setup.stages import CanaryChecks
 from drills.rollout.verdict import splits, window
-from drills.rollout.verdict.window_data.stage_window import StageWindow, Watch
+from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
 from sim.base.clocks import SteppedClock, iso
 from sim.base.errors import UsageError
 from sim.engines.shared.service import Endpoints
@@ -40,7 +40,7 @@ def well(n: int) -> Story | None:
     return None
 
 
-def of_build(seen: Watch, build: str) -> Watch:
+def of_build(seen: CanaryCheck, build: str) -> CanaryCheck:
     """The same clients, of another build; what was worked out of one is not taken for the other's."""
     drill = seen.drill
     return replace(
@@ -48,7 +48,7 @@ def of_build(seen: Watch, build: str) -> Watch:
     )
 
 
-def in_turns(of: Seen = well, minutes: int = HOUR) -> tuple[Watch, ...]:
+def in_turns(of: Seen = well, minutes: int = HOUR) -> tuple[CanaryCheck, ...]:
     return tuple(of_build(each, (OLD, NEW)[n % 2]) for n, each in enumerate(watches(minutes, of)))
 
 

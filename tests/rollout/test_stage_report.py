@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from drills.judging.checks.verdicts import CheckResult, State
-from drills.rollout.report import junit, stage_report
+from drills.rollout.report import junit, stage_files, stage_report
 from drills.rollout.setup import records, stages
 from drills.rollout.setup.records import Gate, Snapshot, StageReport
 from drills.rollout.verdict import blockers, comparison, judging, stage_drills, window
@@ -49,12 +49,12 @@ def rollout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
         patch.setattr(window, "judge", lambda *_: tuple(said.values()))
         patch.setattr(results, "judge_run", judge_once)
         first = Folder(tmp_path_factory.mktemp("reports") / "runs").write()
-        judging.conclude(first.path)
+        stage_files.conclude(first.path)
         first.sign()
         said |= BAD
         second = Folder(first.runs, "1", first, began=first.began + timedelta(hours=2)).write()
         second.edit(records.SNAPSHOTS, Snapshot, troubled)
-        yield second, judging.conclude(second.path)
+        yield second, stage_files.conclude(second.path)
 
 
 def troubled(lines: list[Snapshot]) -> list[Snapshot]:
@@ -140,8 +140,8 @@ def test_a_command_to_retest_can_be_typed(rollout: tuple[Folder, StageReport]) -
     plan = msgspec.structs.replace(report.plan, target="embedded mock", target_kind="mock", stage="0")
     found = {each.check: each.retest for each in blockers.of(msgspec.structs.replace(report, plan=plan))}
     assert found["error.token_expired_surge"] == "stormgate drill run token_expiry_storm clock_skew --target mock"
-    part = records.Part(name="baseline", state="not_run", reason="none")
-    (last,) = blockers.of(msgspec.structs.replace(report, plan=plan, gates=(), parts=(part,)))
+    part = records.Requirement(name="baseline", state="not_run", reason="none")
+    (last,) = blockers.of(msgspec.structs.replace(report, plan=plan, gates=(), requirements=(part,)))
     assert last.retest == "stormgate stage run 0 --target mock --rollout november"
 
 
@@ -159,10 +159,10 @@ def test_everything_that_can_stand_in_the_way_has_its_cause(rollout: tuple[Folde
     parts = {"evidence", "previous_stage", "target", "revisions", *judging.OF_WINDOW.values()}
     parts |= {name for required in stages.REQUIRED.values() for name in required}
     assert set(table.checks) == asked
-    assert set(table.parts) == parts
+    assert set(table.requirements) == parts
     assert set(table.states) == set(State)
     known = {path.stem for path in results.CATALOG.glob("*.toml")} | {"observation"}
-    for cause in (*table.checks.values(), *table.parts.values()):
+    for cause in (*table.checks.values(), *table.requirements.values()):
         named = re.findall(r"drill run ([a-z_ ]+)", cause.retest)
         assert {drill for names in named for drill in names.split()} <= known
 
@@ -197,8 +197,8 @@ def test_ci_sees_only_a_pass_as_green(rollout: tuple[Folder, StageReport]) -> No
 
 def test_no_text_makes_the_xml_unreadable(rollout: tuple[Folder, StageReport]) -> None:
     _, report = rollout
-    part = records.Part(name="odd", state="fail", reason="a \x00 \x1b[31m b \ud800 <&>\"'")
-    ElementTree.fromstring(junit.of_stage(msgspec.structs.replace(report, parts=(part,))))
+    part = records.Requirement(name="odd", state="fail", reason="a \x00 \x1b[31m b \ud800 <&>\"'")
+    ElementTree.fromstring(junit.of_stage(msgspec.structs.replace(report, requirements=(part,))))
 
 
 def test_the_terminal_and_the_exit_code_say_the_same(

@@ -46,7 +46,7 @@ def tell(folder: Folder) -> None:
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("verified") / "runs").write()
-    judging.conclude(folder.path)
+    stage_files.conclude(folder.path)
     tell(folder.sign())
     return folder
 
@@ -156,11 +156,11 @@ def test_as_json_it_is_one_object(folder: Folder) -> None:
 
 
 def test_a_signed_report_is_not_written_over(folder: Folder) -> None:
-    assert judging.conclude(folder.path).decision == "go"
+    assert stage_files.conclude(folder.path).decision == "go"
     folder.edit(records.HOLD, records.HoldEvent, lambda lines: lines[:1])
     before = (folder.path / records.REPORT).read_bytes()
     with pytest.raises(UsageError, match="signed already"):
-        judging.conclude(folder.path)
+        stage_files.conclude(folder.path)
     assert (folder.path / records.REPORT).read_bytes() == before
 
 
@@ -178,7 +178,7 @@ def test_artifacts_are_what_their_schemas_say(folder: Folder, monkeypatch: pytes
     answers = {name: passing(name) for name in window.REGISTRY}
     answers["ux.integrity"] = passing("ux.integrity", state=State.NO_DATA, value=float("nan"), interval=(float("nan"), 1.0))
     monkeypatch.setattr(window, "judge", lambda *_: tuple(answers.values()))
-    judging.conclude(second.path)
+    stage_files.conclude(second.path)
     second.sign()
     seen = set()
     for run in (folder.path, second.path, folder.runs.parent):

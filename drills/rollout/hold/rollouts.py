@@ -178,12 +178,12 @@ def write_hold(course: Course, event: HoldEvent) -> None:
 
 def conclude(course: Course) -> StageReport:
     """Judge the run from its files, write its report, and say so in the journal."""
-    from drills.rollout.verdict import judging
+    from drills.rollout.report import stage_files
 
     run = next(each for each in runs(course.journal.entries) if each.run_id == course.plan.run_id)
     require_plan(course.run_dir, run)
     require_hold(course.run_dir, run, course.journal.entries)
-    report = judging.conclude(course.run_dir)
+    report = stage_files.conclude(course.run_dir)
     told = evidence.sha256(course.run_dir / records.REPORT)
     course.journal.append(REPORTED, run=course.plan.run_id, decision=report.decision, reason=report.reason, report_sha256=told)
     return report

@@ -98,7 +98,7 @@ def waive(folder: Path, run: StageRun, check: str, person: Person, journal: Jour
 def not_passed(report: StageReport) -> list[str]:
     """What did not pass, by name: checks as `gate.check`, then parts."""
     checks = [f"{check.gate}.{check.check}" for gate in report.gates for check in gate.checks if check.state != "pass"]
-    return [*checks, *(part.name for part in report.parts if part.state != "pass")]
+    return [*checks, *(part.name for part in report.requirements if part.state != "pass")]
 
 
 def read_waivers(run_dir: Path) -> list[Waiver]:

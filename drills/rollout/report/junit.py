@@ -32,7 +32,7 @@ def of_stage(report: StageReport) -> bytes:
     suites = [(gate.name, [_check_case(check) for check in gate.checks]) for gate in report.gates]
     for name in dict.fromkeys(check.gate for check in report.splits):
         suites.append((name, [_check_case(check) for check in report.splits if check.gate == name]))
-    suites.append(("stage", [Case(part.name, part.state, part.reason) for part in report.parts]))
+    suites.append(("stage", [Case(part.name, part.state, part.reason) for part in report.requirements]))
     return _document(f"stage {report.plan.stage}", report.plan.began, report.plan.run_id, suites)
 
 

@@ -8,8 +8,14 @@ import msgspec
 from drills.rollout.report import figures, junit, stage_report
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import Evidence, StageReport
+from drills.rollout.verdict.judging import judge_stage
 from sim.base.atomic_files import write_whole
 from sim.base.errors import StorageError, UsageError
+
+
+def conclude(run_dir: Path) -> StageReport:
+    """Judge a stage and write its report. Raises `StorageError`, and the errors of `judge_stage`."""
+    return write(run_dir, judge_stage(run_dir))
 
 
 def write(run_dir: Path, report: StageReport) -> StageReport:

@@ -58,7 +58,7 @@ def print_report(report: StageReport, console: "Console") -> None:
     table = Table("gate or part", "state", "decided by")
     for gate in report.gates:
         table.add_row(gate.name, _coloured(gate.state), escape(decided_by(gate)))
-    for part in report.parts:
+    for part in report.requirements:
         table.add_row(part.name, _coloured(part.state), escape(part.reason))
     console.print(table)
     for sentence in report.why:

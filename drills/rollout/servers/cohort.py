@@ -11,7 +11,7 @@ from scipy import stats
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup.commands import append
-from drills.rollout.setup.records import ROUTING_CHECKS, Part, RoutingCheck
+from drills.rollout.setup.records import ROUTING_CHECKS, Requirement, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock, iso
 from sim.engines.sockets.service import Endpoints
@@ -83,10 +83,10 @@ def _read(body: bytes, key: str) -> tuple[str, bool | None, str]:
     return "ok", data.cohort == CANARY, data.revision
 
 
-def judge(probes: Sequence[RoutingCheck], percent: float) -> Part:
+def judge(probes: Sequence[RoutingCheck], percent: float) -> Requirement:
     """Whether what the routing service answered fits a cohort of `percent` of all keys."""
     state, reason = _judged(probes, percent)
-    return Part(name="cohort", state=state, reason=reason, evidence=ROUTING_CHECKS)
+    return Requirement(name="cohort", state=state, reason=reason, evidence=ROUTING_CHECKS)
 
 
 def _judged(probes: Sequence[RoutingCheck], percent: float) -> tuple[State, str]:

@@ -314,7 +314,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class Requirement(msgspec.Struct, frozen=True, kw_only=True):
     """Something beside the gates that a go needs: a precondition, the hold, the drills, the rehearsal."""
 
     name: str
@@ -361,7 +361,7 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     hold_observed_s: float
     coverage: Coverage | None
     gates: tuple[Gate, ...]
-    parts: tuple[Part, ...]
+    requirements: tuple[Requirement, ...]
     decision: Decision
     reason: Reason
     why: tuple[str, ...]  # sentences, the gravest first

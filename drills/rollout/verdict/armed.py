@@ -147,7 +147,7 @@ def _troubles(hooks_sha256: str, good: Revisions, plan: StagePlan, rehearsed: Ro
         yield "the rollback's commands, or the files that they name, are not those that were rehearsed"
 
 
-def part(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found:
+def requirement(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found:
     """Whether the way back was open at each gate of the last hold."""
     lines = evidence.read_lines(run_dir / records.ARMED, Armed)
     began, _ = hold_span(events)

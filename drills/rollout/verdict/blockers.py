@@ -49,7 +49,7 @@ class Causes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     expired: Way
     states: dict[State, Way]
     checks: dict[str, Cause]
-    parts: dict[str, Cause]
+    requirements: dict[str, Cause]
 
 
 @lru_cache(maxsize=1)
@@ -60,7 +60,7 @@ def table() -> Causes:
 
 def of(report: StageReport) -> tuple[Blocker, ...]:
     """Everything that stands in the way, the gravest first; nothing for a go."""
-    found = [*_of_parts(report), *_of_checks(report)]
+    found = [*_of_requirements(report), *_of_checks(report)]
     return tuple(blocker for _, blocker in sorted(found, key=lambda each: GRAVEST_FIRST.index(each[0])))
 
 
@@ -72,15 +72,15 @@ def _of_checks(report: StageReport) -> Iterator[tuple[State, Blocker]]:
                 yield State(check.state), _blocker(report, gate.name, name, State(check.state), check.reason)
 
 
-def _of_parts(report: StageReport) -> Iterator[tuple[State, Blocker]]:
-    for part in report.parts:
+def _of_requirements(report: StageReport) -> Iterator[tuple[State, Blocker]]:
+    for part in report.requirements:
         if part.state != State.PASS:
             yield State(part.state), _blocker(report, "stage", part.name, State(part.state), part.reason)
 
 
 def _blocker(report: StageReport, gate: str, name: str, state: State, reason: str) -> Blocker:
     causes, plan = table(), report.plan
-    known = (causes.parts if gate == "stage" else causes.checks).get(name) or _unknown(name)
+    known = (causes.requirements if gate == "stage" else causes.checks).get(name) or _unknown(name)
     way = _way(causes, known, state, reason)
     begun_with = "run" if plan.stage == "0" else "hold"
     target = "mock" if plan.target_kind == "mock" else plan.target  # a mock's name is no word for a command line

@@ -8,7 +8,7 @@ from pathlib import Path
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup import evidence, journal, records
 from drills.rollout.setup import stages as stages_file
-from drills.rollout.setup.records import Part, Stage, StagePlan, StageReport
+from drills.rollout.setup.records import Requirement, Stage, StagePlan, StageReport
 from sim.base import atomic_files
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError, StormgateError
@@ -89,7 +89,7 @@ def unspoilt(stage: Earlier) -> None:
             raise EvidenceError(f"{stage.run_dir / path}: is not what the report of that stage rests on.")
 
 
-def opened_rightly(run_dir: Path, plan: StagePlan, valid_h: float | None = None) -> Part:
+def opened_rightly(run_dir: Path, plan: StagePlan, valid_h: float | None = None) -> Requirement:
     """Whether the stage before was a signed go, of the same revisions and thresholds, and no older than it may be.
 
     `valid_h` is how old that is, in hours; without it, what the run's own copy of the stages says.
@@ -99,7 +99,7 @@ def opened_rightly(run_dir: Path, plan: StagePlan, valid_h: float | None = None)
         state, reason = _opened(run_dir, plan, valid_h)
     except (StormgateError, ValueError) as error:
         state, reason = State.ERROR, str(error)
-    return Part(name="previous_stage", state=state, reason=reason, evidence=proof)
+    return Requirement(name="previous_stage", state=state, reason=reason, evidence=proof)
 
 
 def _opened(run_dir: Path, plan: StagePlan, valid_h: float | None) -> tuple[State, str]:

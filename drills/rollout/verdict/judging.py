@@ -12,10 +12,9 @@ import msgspec
 from drills.judging import gates
 from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State, worst
-from drills.rollout.report import stage_files
 from drills.rollout.servers import sampler
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.records import Coverage, Gate, GateCheck, HoldEvent, Part, Snapshot, StagePlan, StageReport
+from drills.rollout.setup.records import Coverage, Gate, GateCheck, HoldEvent, Requirement, Snapshot, StagePlan, StageReport
 from drills.rollout.verdict import armed, blockers, chain, comparison, requirements, splits, stage_drills
 from drills.rollout.verdict import window as windows
 from drills.rollout.verdict.stage_drills import Shown
@@ -45,11 +44,6 @@ class _Stage:
     trouble: list[str] = field(default_factory=list)
 
 
-def conclude(run_dir: Path) -> StageReport:
-    """Judge a stage, and write its report. Raises `StorageError`, and what `judge_stage` raises."""
-    return stage_files.write(run_dir, judge_stage(run_dir))
-
-
 def judge_stage(run_dir: Path) -> StageReport:
     """Judge a stage from its files; writes nothing.
 
@@ -70,7 +64,7 @@ def judge_stage(run_dir: Path) -> StageReport:
         hold_observed_s=_held_s(stage.events),
         coverage=covered,
         gates=judged,
-        parts=stated,
+        requirements=stated,
         decision=decision,
         reason=reason,
         why=tuple(_why(judged, stated)),
@@ -84,7 +78,7 @@ def judge_stage(run_dir: Path) -> StageReport:
     return msgspec.structs.replace(report, blockers=blockers.of(report))
 
 
-def decide(judged: Sequence[Gate], stated: Sequence[Part]) -> tuple[records.Decision, records.Reason]:
+def decide(judged: Sequence[Gate], stated: Sequence[Requirement]) -> tuple[records.Decision, records.Reason]:
     """The decision, and why not: of several reasons the gravest. A gate of which nothing is required decides nothing."""
     deciding = [gate for gate in judged if any(check.required for check in gate.checks)]
     state = worst(State(said) for said in [*(gate.state for gate in deciding), *(part.state for part in stated)])
@@ -198,42 +192,42 @@ def _coverage(stage: _Stage) -> Coverage | None:
         return None
 
 
-def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Iterator[Part]:
+def _parts(stage: _Stage, shown: Shown, answers: Mapping[str, GateCheck]) -> Iterator[Requirement]:
     """Every part that a go of this stage needs; those that no plan can take away come first."""
     run_dir, plan = stage.run_dir, stage.plan
     trouble = "; ".join(dict.fromkeys(text.rstrip(".") for text in stage.trouble))
     whole = (State.ERROR, trouble) if trouble else (State.PASS, "every file is whole and is this stage's")
-    yield Part(name="evidence", state=whole[0], reason=whole[1])
+    yield Requirement(name="evidence", state=whole[0], reason=whole[1])
     if plan.stage != "0":
         yield chain.opened_rightly(run_dir, plan)
-        yield requirements.part("target", records.PLAN, lambda: _target(plan))
-    yield requirements.part("revisions", records.PLAN, lambda: requirements.revisions(plan, stage.snapshots))
+        yield requirements.judged("target", records.PLAN, lambda: _target(plan))
+    yield requirements.judged("revisions", records.PLAN, lambda: requirements.revisions(plan, stage.snapshots))
     how: dict[str, tuple[str, Callable[[], requirements.Found]]] = {
         "preconditions": (records.PRECONDITIONS, lambda: requirements.preconditions(run_dir, plan)),
         "commands": (records.COMMANDS, lambda: requirements.commands(run_dir, plan)),
-        "drills": (records.DRILL_RESULTS, lambda: stage_drills.part(run_dir, plan, shown)),
+        "drills": (records.DRILL_RESULTS, lambda: stage_drills.requirement(run_dir, plan, shown)),
         "rollback": (records.ROLLBACK, lambda: requirements.rollback(run_dir, plan)),
         "baseline": (records.SNAPSHOTS, lambda: requirements.baseline(run_dir, plan, stage.snapshots)),
         "hold": (records.HOLD, lambda: requirements.hold(stage.events, plan, stage.snapshots)),
         "cohort": (records.ROUTING_CHECKS, lambda: requirements.cohort(run_dir, plan, stage.events)),
-        "armed": (records.ARMED, lambda: armed.part(run_dir, plan, stage.events)),
+        "armed": (records.ARMED, lambda: armed.requirement(run_dir, plan, stage.events)),
         splits.BUILDS: (records.CANARY_CHECK_LIST, lambda: splits.builds(plan, stage.splits)),
         splits.CANARY: (records.CONTROL_LIST, lambda: splits.canary(run_dir, plan, stage.splits)),
     }
     for name in splits.asked(plan):
         proof, decide_part = how.get(name, ("", lambda: (State.ERROR, "nobody knows how to judge this part")))
-        yield requirements.part(name, proof, decide_part)
+        yield requirements.judged(name, proof, decide_part)
     for check, name in OF_WINDOW.items():
         said = answers.get(f"window.{check}")
         found = (State(said.state), said.reason) if said else (State.NO_DATA, "there is no window that could be judged")
         yield _of_window(name, found, said.evidence if said else records.SNAPSHOTS, stage)
 
 
-def _of_window(name: str, found: requirements.Found, proof: str, stage: _Stage) -> Part:
+def _of_window(name: str, found: requirements.Found, proof: str, stage: _Stage) -> Requirement:
     """A check of the window itself, as a part; what is told of the watches is held against what is there."""
     if name == "canary_checks":
-        return requirements.part(name, proof, lambda: requirements.canary_checks(stage.run_dir, stage.events, found))
-    return Part(name=name, state=found[0], reason=found[1], evidence=proof)
+        return requirements.judged(name, proof, lambda: requirements.canary_checks(stage.run_dir, stage.events, found))
+    return Requirement(name=name, state=found[0], reason=found[1], evidence=proof)
 
 
 def _target(plan: StagePlan) -> requirements.Found:
@@ -242,7 +236,7 @@ def _target(plan: StagePlan) -> requirements.Found:
     return State.PASS, f"{plan.target}, of kind {plan.target_kind}"
 
 
-def _why(judged: Sequence[Gate], stated: Sequence[Part]) -> Iterator[str]:
+def _why(judged: Sequence[Gate], stated: Sequence[Requirement]) -> Iterator[str]:
     """A sentence for each thing that stands in the way, the gravest first."""
     found = [(State(part.state), f"{part.name}: {part.reason}") for part in stated]
     found += [
@@ -256,7 +250,7 @@ def _why(judged: Sequence[Gate], stated: Sequence[Part]) -> Iterator[str]:
             yield f"{state.replace('_', ' ')}: {sentence.rstrip('.')}."
 
 
-def _skipped(plan: StagePlan, judged: Sequence[Gate], stated: Sequence[Part]) -> Iterator[str]:
+def _skipped(plan: StagePlan, judged: Sequence[Gate], stated: Sequence[Requirement]) -> Iterator[str]:
     """What was not done, or was done and decides nothing."""
     for name in plan.left_out:
         yield f"drill {name}: was not asked for"

@@ -11,8 +11,8 @@ from drills.rollout.setup.records import (
     CanaryCheckDone,
     CommandDone,
     HoldEvent,
-    Part,
     Precondition,
+    Requirement,
     Rollback,
     RollbackStep,
     RoutingCheck,
@@ -31,7 +31,7 @@ _ORDER = ("traffic", "throttle", "cohort", "recovery")
 Found = tuple[State, str]
 
 
-def part(name: str, proof: str, decide: Callable[[], Found]) -> Part:
+def judged(name: str, proof: str, decide: Callable[[], Found]) -> Requirement:
     """One part's answer; whatever goes wrong on the way to it makes it an error that says what."""
     try:
         state, reason = decide()
@@ -39,7 +39,7 @@ def part(name: str, proof: str, decide: Callable[[], Found]) -> Part:
         state, reason = State.ERROR, str(error)
     except Exception as error:  # what cannot be judged must not pass, and must still be reported
         state, reason = State.ERROR, f"it cannot be judged: {error or type(error).__name__}"
-    return Part(name=name, state=state, reason=reason, evidence=proof)
+    return Requirement(name=name, state=state, reason=reason, evidence=proof)
 
 
 def gravest(found: Sequence[Found]) -> Found:

@@ -91,7 +91,7 @@ def _judged(run_dir: Path) -> Iterator[tuple[str, RunVerdict]]:
             yield f"{records.DRILLS}/{path.name}", results.judge_run(path)
 
 
-def part(run_dir: Path, plan: StagePlan, shown: Shown) -> Found:
+def requirement(run_dir: Path, plan: StagePlan, shown: Shown) -> Found:
     """Whether every drill of this stage is green, and each is what `results.jsonl` tells of it."""
     if shown.trouble:
         return State.ERROR, shown.trouble

@@ -14,7 +14,7 @@ from drills.rollout.setup.records import CanaryCheckDone, Coverage, HoldEvent, R
 from drills.rollout.verdict.window_checks import CHECKS, REGISTRY
 from drills.rollout.verdict.window_checks import coverage as window_course
 from drills.rollout.verdict.window_data.base import answer
-from drills.rollout.verdict.window_data.stage_window import StageWindow, Watch
+from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
 from drills.runs import results
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError, StormgateError
@@ -23,7 +23,7 @@ from sim.drill.target_rules import TargetKind
 from sim.record import observations
 from sim.record.history import History
 
-__all__ = ["CHECKS", "REGISTRY", "StageWindow", "Watch", "abort_reason", "coverage", "judge", "load"]
+__all__ = ["CHECKS", "REGISTRY", "CanaryCheck", "StageWindow", "abort_reason", "coverage", "judge", "load"]
 
 # What stops a stage at once, beside what the watches' laws say.
 _TRIGGERS = (
@@ -144,7 +144,7 @@ class _Watches:
         self, run_dir: Path, since: str, until: str, target: str, kind: TargetKind, revisions: Revisions | None = None
     ) -> None:
         self._run_dir, self._target, self._kind = run_dir, target, kind
-        self.found: list[Watch] = []
+        self.found: list[CanaryCheck] = []
         self.troubles: list[str] = []
         self.cut_short = 0
         listed = records.CANARY_CHECK_LIST if revisions is None else records.CONTROL_LIST
@@ -202,10 +202,10 @@ class _Watches:
 
 
 @lru_cache(maxsize=_KEPT)
-def _watch(folder: Path, path: str, began_s: float, sha256: str) -> Watch:
+def _watch(folder: Path, path: str, began_s: float, sha256: str) -> CanaryCheck:
     """A finished watch; `sha256` is of its observations, so that another is read again. Raises `EvidenceError`."""
     drill, _ = _recorded(folder, sha256)
-    return Watch(began_s, lambda: _recorded(folder, sha256)[1], drill, path)
+    return CanaryCheck(began_s, lambda: _recorded(folder, sha256)[1], drill, path)
 
 
 @lru_cache(maxsize=2)

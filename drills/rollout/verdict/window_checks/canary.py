@@ -19,7 +19,7 @@ from drills.rollout.verdict.window_checks import budget
 from drills.rollout.verdict.window_data.base import Ask, Decide, WindowCheck, by_clients
 from drills.rollout.verdict.window_data.clients import SamplesOf, punctual, share_of
 from drills.rollout.verdict.window_data.clients import samples as samples_of_all
-from drills.rollout.verdict.window_data.stage_window import StageWindow, Watch
+from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
 from sim.analysis import samples, statistics
 from sim.analysis.samples import Share
 from sim.record.history import Floats
@@ -118,7 +118,7 @@ def _times(canary: StageWindow, control: StageWindow, name: str, of: SamplesOf) 
             yield mine / theirs
 
 
-def _own_p95(watch: Watch, name: str, of: SamplesOf) -> float:
+def _own_p95(watch: CanaryCheck, name: str, of: SamplesOf) -> float:
     return watch.once(f"p95.{name}", lambda case: statistics.percentile(of(case), 0.95).value)
 
 

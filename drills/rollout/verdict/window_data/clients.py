@@ -13,7 +13,7 @@ from drills.judging.checks.base import NAN, Answer, Case, by_count, by_percentil
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.base import Decide, by_clients, gravest
-from drills.rollout.verdict.window_data.stage_window import StageWindow, Watch
+from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
 from sim.analysis import statistics
 from sim.analysis.samples import Share
 from sim.analysis.statistics import Bounds
@@ -27,7 +27,7 @@ ShareOf = Callable[[History], Share]
 SamplesOf = Callable[[Case], Floats]
 
 
-def share_of(watch: Watch, name: str, of: ShareOf) -> Share:
+def share_of(watch: CanaryCheck, name: str, of: ShareOf) -> Share:
     """One watch's share."""
     return watch.once(f"share.{name}", lambda case: of(case.history))
 
@@ -101,7 +101,7 @@ def counted(name: str, what: str, among: str) -> Decide:
     return lambda window, threshold: by_clients(window, lambda: judged(window, needed(threshold)))
 
 
-def is_late(watch: Watch) -> bool:
+def is_late(watch: CanaryCheck) -> bool:
     """Whether its load generator was late itself."""
     found = watch.once("generator", lambda case: _DRILL_CHECKS["drill.generator_lag_ms"].decide(case, _GENERATOR))
     return found.state is not State.PASS

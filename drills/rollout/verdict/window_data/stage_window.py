@@ -30,7 +30,7 @@ _MIN_CLIENT_HOLE_S = 600.0  # [ours] so long clients may always be without a wat
 
 
 @dataclass(frozen=True)
-class Watch:
+class CanaryCheck:
     """One observing drill that ran beside a stage. Its observations count their seconds from `began_s`."""
 
     began_s: float
@@ -94,7 +94,7 @@ class StageWindow:
     ended_s: float
     interval_s: float
     snapshots: tuple[Snapshot, ...]  # only those within
-    canary_checks: tuple[Watch, ...]  # only those that began within
+    canary_checks: tuple[CanaryCheck, ...]  # only those that began within
     baseline: "StageWindow | None" = None  # stage 0's
     clients: int = 0  # the fleet's size as far as known, for rates of the whole lane; 0 where it is not
     told: int | None = None  # how many watches there must be; None where nobody knows
