@@ -13,9 +13,12 @@ from drills.judging.gates import REGISTRY
 from sim.base import randomness
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import Drill, Expect, Fleet, Load, Phases
+from sim.record.columns import Columns
 from sim.record.history import History
 from sim.record.ledger import Ledger
-from sim.record.observations import Columns, Kind, Recorder, RunHeader, write_header
+from sim.record.observations import Kind
+from sim.record.parquet import Recorder
+from sim.record.run_header import RunHeader, write_header
 
 STREAM = "runtime.run.1.events"
 AUDITOR = 1000

@@ -26,7 +26,10 @@ from sim.engines.sockets.faults import FaultActions
 from sim.engines.sockets.publisher import Publisher
 from sim.engines.sockets.service import Endpoints, PublishedEvent, PublishFailedError, ServiceHttp
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.record.observations import FILE_NAME, HEADER_NAME, SCHEMA, Columns, Kind, Recorder, read
+from sim.record.columns import Columns
+from sim.record.observations import SCHEMA, Kind
+from sim.record.parquet import FILE_NAME, Recorder, read
+from sim.record.run_header import HEADER_NAME
 from sim.server.settings import RuntimeSettings
 from sim.server.stream_log import canonical_json, payload_hash
 from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill

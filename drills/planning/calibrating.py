@@ -17,7 +17,7 @@ from sim.calibration.fitting import Estimate
 from sim.calibration.probes import Sizes
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
-from sim.record.observations import RunHeader
+from sim.record.run_header import RunHeader
 
 if TYPE_CHECKING:
     from sim.engines.sockets.service import Endpoints

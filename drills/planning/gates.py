@@ -13,7 +13,7 @@ from drills.judging.checks.verdicts import DrillVerdict, State
 from sim.analysis.metrics import Metric
 from sim.drill.model import Drill
 from sim.planning.store import Row
-from sim.record import observations
+from sim.record import parquet
 from sim.record.history import History
 
 _EVIDENCE = "not kept"
@@ -28,7 +28,7 @@ class Gates:
     @property
     def key(self) -> str:
         """Thresholds, and the code that judges by them."""
-        return f"gates {observations.file_sha256(self.thresholds or DEFAULT_PATH)} {judging_code()}"
+        return f"gates {parquet.file_sha256(self.thresholds or DEFAULT_PATH)} {judging_code()}"
 
     def of(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
         """The measures and the verdict."""
@@ -55,7 +55,7 @@ def _load(path: Path | None) -> Thresholds:
 def judging_code() -> str:
     """A digest of the code that judges: `sim` is in the digest of every row anyway."""
     paths = sorted(Path(gates.__file__).parent.rglob("*.py"))
-    return " ".join(observations.file_sha256(path)[:16] for path in paths)
+    return " ".join(parquet.file_sha256(path)[:16] for path in paths)
 
 
 def states(verdict: DrillVerdict, keep: Sequence[str] = ()) -> Mapping[str, State]:

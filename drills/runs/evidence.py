@@ -12,7 +12,7 @@ from sim.analysis import invariants
 from sim.base.atomic_files import read_struct
 from sim.base.errors import EvidenceError
 from sim.drill.model import Drill
-from sim.record import observations
+from sim.record import parquet, run_header
 from sim.record.history import History
 from sim.record.ledger import Ledger
 
@@ -22,7 +22,7 @@ def recorded(folder: Path) -> tuple[Drill, History]:
 
     Raises `EvidenceError`.
     """
-    header, table = observations.read_verified(folder)
+    header, table = run_header.read_verified(folder)
     drill = read_struct(folder / intent.DRILL_NAME, Drill)
     if header.drill_sha256 != intent.digest(folder / intent.DRILL_NAME):
         raise EvidenceError(f"{folder / intent.DRILL_NAME}: is not the drill that was run (its digest differs from run.json).")
@@ -31,13 +31,13 @@ def recorded(folder: Path) -> tuple[Drill, History]:
 
 def recorded_of(folder: Path, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill) -> History:
     """What an engine recorded, once it is sure that it did so for this run. Raises `EvidenceError`."""
-    header, table = observations.read_verified(folder)
+    header, table = run_header.read_verified(folder)
     _require_same_run(header, plan, planned, seed, drill, folder)
     return History(header, table)
 
 
 def _require_same_run(
-    header: observations.RunHeader, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill, folder: Path
+    header: run_header.RunHeader, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill, folder: Path
 ) -> None:
     """Evidence of another run, drill, engine, target or seed proves nothing about this run."""
     claims = {
@@ -53,7 +53,7 @@ def _require_same_run(
     }
     for name, (found, wanted) in claims.items():
         if found != wanted:
-            where = folder / observations.HEADER_NAME
+            where = folder / run_header.HEADER_NAME
             raise EvidenceError(f"{where}: says {name} {found!r}, but this run's is {wanted!r}.")
     if not _is_after(header.started_at, plan.created_at):
         raise EvidenceError(
@@ -71,7 +71,7 @@ def _is_after(moment: str, other: str) -> bool:
 def salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
     """Add what a run that was cut short already shows to have gone wrong; it stays an error or becomes a failure."""
     try:
-        header = observations.read_header(folder)
+        header = run_header.read_header(folder)
     except EvidenceError:
         return verdict
     if header.complete:
@@ -80,7 +80,7 @@ def salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
         met = gates.stopped(verdict.checks[0].evidence, header.stop_condition)
         verdict = replace(verdict, checks=(*verdict.checks, met), remarks=tuple(header.remarks))
     try:
-        history = History(header, observations.read(folder))
+        history = History(header, parquet.read(folder))
         broken = tuple(invariants.violations(history, Ledger(history), complete=False))
     except Exception:  # it was unreadable anyway, and the verdict says why
         return verdict

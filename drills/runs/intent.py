@@ -8,7 +8,7 @@ import msgspec
 from sim.base.atomic_files import read_struct
 from sim.base.errors import EvidenceError, UsageError
 from sim.drill.model import Drill
-from sim.record import observations
+from sim.record import run_header
 from sim.server.settings import Count
 
 PLAN_NAME = "run-plan.json"
@@ -26,7 +26,7 @@ class PlannedDrill(msgspec.Struct, frozen=True):
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run was going to do: `run-plan.json`."""
 
-    schema: int = observations.SCHEMA_VERSION
+    schema: int = run_header.SCHEMA_VERSION
     run_id: str
     engine: str
     target: str  # name or address, never a secret
@@ -51,7 +51,7 @@ def read_plan(run_dir: Path) -> RunPlan:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
     except msgspec.DecodeError as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
-    if plan.schema != observations.SCHEMA_VERSION:
+    if plan.schema != run_header.SCHEMA_VERSION:
         raise EvidenceError(f"{path}: is of schema {plan.schema}, which this version does not know.")
     return plan
 

@@ -26,8 +26,8 @@ from sim.planning import runs
 from sim.planning.designs import Point
 from sim.planning.runs import WORK_PREFIX
 from sim.planning.store import Row, Store
-from sim.record.observations import RunHeader, write_header
 from sim.record.predictions import Predicted, Prediction
+from sim.record.run_header import RunHeader, write_header
 
 ENGINE = "virtual"
 REPLICATIONS = 5  # [ours]

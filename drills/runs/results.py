@@ -45,7 +45,7 @@ from sim.base.atomic_files import write_whole
 from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.drill.model import Drill
 from sim.drill.model import load as load_drill
-from sim.record import observations
+from sim.record import parquet, run_header
 from sim.record.history import History
 
 THRESHOLDS_NAME = "thresholds.toml"
@@ -84,7 +84,7 @@ def create_run(
         target_kind=target_kind,
         seed=seed,
         created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
-        thresholds_sha256=observations.file_sha256(thresholds),
+        thresholds_sha256=parquet.file_sha256(thresholds),
         drills=[PlannedDrill(drill.name, drill.digest()) for drill in drills],
         replications=replications,
     )
@@ -183,7 +183,7 @@ def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str
     if thresholds is None and not path.exists():
         raise EvidenceError(f"{path}: the run's own thresholds are missing; give a file with --thresholds.")
     loaded = gates.load_thresholds(path, is_record=thresholds is None)
-    sha256 = observations.file_sha256(path)
+    sha256 = parquet.file_sha256(path)
     return RunVerdict(
         run_id=plan.run_id,
         engine=plan.engine,
@@ -219,7 +219,7 @@ def write_figure(run_dir: Path, name: str) -> Path | None:
     planned = next(each for each in plan.drills if each.name == name)
     folder, path = _drawn_folder(run_dir, plan, planned), figure_path(run_dir, name)
     try:
-        history = History(observations.read_header(folder), observations.read(folder))
+        history = History(run_header.read_header(folder), parquet.read(folder))
     except EvidenceError:
         return None  # the verdict says so
     try:
@@ -273,13 +273,13 @@ def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds
 def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, thresholds: Thresholds) -> DrillVerdict:
     """One run of a drill: its only one, or one of its replications."""
     folder = _folder(run_dir, plan, planned.name, seed)
-    evidence = (folder / observations.FILE_NAME).relative_to(run_dir).as_posix()
+    evidence = (folder / parquet.FILE_NAME).relative_to(run_dir).as_posix()
     try:
         if not folder.is_dir():
             what = "drill" if plan.replications == 1 else "replication"
             raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
-        if not (folder / observations.HEADER_NAME).exists():
-            raise EvidenceError(f"{folder}: has no {observations.HEADER_NAME}, so it never began, or lost it since.")
+        if not (folder / run_header.HEADER_NAME).exists():
+            raise EvidenceError(f"{folder}: has no {run_header.HEADER_NAME}, so it never began, or lost it since.")
         drill = read_drill(drill_folder(run_dir, planned.name), planned)
         return gates.judge(drill, recorded_of(folder, plan, planned, seed, drill), thresholds, evidence)
     except EvidenceError as error:
@@ -302,7 +302,7 @@ def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: 
     wanted = variants.variants_of(drill)
     for surface in wanted:
         folder = variant_folder(run_dir, drill.name, surface)
-        evidence = (folder / observations.FILE_NAME).relative_to(run_dir).as_posix()
+        evidence = (folder / parquet.FILE_NAME).relative_to(run_dir).as_posix()
         try:
             variant = surface.variant(drill)
             here = PlannedDrill(variant.name, digest_of(folder / DRILL_NAME, variant))
@@ -337,7 +337,7 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
         )
     if sha256 != plan.thresholds_sha256:
         notes.append(f"Judged with {path}, which is not the thresholds file this run recorded (its SHA-256 differs).")
-    if sha256 != observations.file_sha256(DEFAULT_PATH):
+    if sha256 != parquet.file_sha256(DEFAULT_PATH):
         notes.append("The thresholds are not those that this version of stormgate ships with.")
     for name in (drill.name for drill in plan.drills if not _as_shipped(drill)):
         notes.append(f"{name} is not the drill that this version of stormgate ships: its verdict is on what was run instead.")
@@ -351,7 +351,7 @@ def _as_shipped(planned: PlannedDrill) -> bool:
 
 
 def _evidence(name: str) -> str:
-    return f"{DRILLS}/{name}/{observations.FILE_NAME}"
+    return f"{DRILLS}/{name}/{parquet.FILE_NAME}"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from drills.runs.request import ENGINES, SIMULATED, Request
 from sim.base.config import set_key, to_struct
 from sim.base.errors import UsageError
 from sim.drill.model import Drill, expected_duration_s, runs_on
-from sim.record.observations import RunHeader
+from sim.record.run_header import RunHeader
 from sim.server.deployment import Deployment
 from sim.server.settings import DEFECTS, RuntimeSettings, Switches
 

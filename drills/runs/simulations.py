@@ -11,7 +11,7 @@ from sim.base import process_pool
 from sim.base.process_pool import INTERRUPTED, Outcome, Say, Standing
 from sim.drill.model import Drill, expected_duration_s
 from sim.drill.system_model import SystemModel
-from sim.record.observations import RunHeader
+from sim.record.run_header import RunHeader
 from sim.server.settings import Switches
 
 Progress = Callable[[str, str, float], None]

@@ -16,7 +16,7 @@ from sim.analysis.parity import Account
 from sim.base.errors import UsageError
 from sim.drill.model import DeliveryName, Drill, EngineName, PolicyName
 from sim.drill.system_model import SystemModel
-from sim.record.observations import RunHeader
+from sim.record.run_header import RunHeader
 from sim.server.settings import Switches
 
 BASELINE: PolicyName = "reference"

@@ -22,7 +22,7 @@ from sim.calibration.measuring import Measured, RunProbe
 from sim.calibration.probes import Sizes
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
-from sim.record import observations
+from sim.record import run_header
 from sim.record.history import History
 
 Simulate = Callable[[SystemModel], RunProbe]
@@ -80,7 +80,7 @@ class _Bench:
         folder = self.folder / f"{probe}-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         self.simulate(model)(self.drills[f"calibrate_{probe}"], folder, self.seed + number)
-        return History(*observations.read_verified(folder))
+        return History(*run_header.read_verified(folder))
 
     def slower_s(self, model: SystemModel, probe: str) -> float:
         """By so much the measured probe took longer than the simulated one, until nearly all were live again."""

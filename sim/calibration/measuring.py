@@ -8,9 +8,10 @@ from sim.base.errors import EvidenceError, StormgateError, TargetError
 from sim.calibration import estimates, probes
 from sim.calibration.probes import Sizes
 from sim.drill.model import Drill
-from sim.record import observations
+from sim.record import run_header
 from sim.record.history import History
-from sim.record.observations import Kind, RunHeader
+from sim.record.observations import Kind
+from sim.record.run_header import RunHeader
 
 RunProbe = Callable[[Drill, Path, int], RunHeader]  # into a folder, under a seed
 MAX_GENERATOR_LAG_MS = 50.0  # [ours] beyond, the probes measured the load generator
@@ -57,7 +58,7 @@ def _probe(run: RunProbe, drill: Drill, folder: Path, seed: int) -> History:
     header = run(drill, folder, seed)
     if not header.complete:
         raise ProbesCutShortError(f"the probe {folder.name} was cut short: {header.stopped_because}; nothing was fitted.")
-    history = History(*observations.read_verified(folder))
+    history = History(*run_header.read_verified(folder))
     if not estimates.is_well(history):
         raise TargetError(f"the target was not well during the probe {folder.name} (not everyone got live); mend it first.")
     if (late_ms := estimates.generator_lag_ms(history)) > MAX_GENERATOR_LAG_MS:

@@ -19,7 +19,7 @@ from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.planning.designs import Point
 from sim.planning.store import Row, Store, code_digest
-from sim.record import observations
+from sim.record import run_header
 from sim.record.history import History
 from sim.record.ledger import Ledger
 
@@ -128,7 +128,7 @@ def _simulate(job: Job, say: Say) -> History | None:
 
     with OwnedFolder(WORK_PREFIX) as folder:
         header = virtual.run(job.drill, virtual.Options(Path(folder), job.seed, job.model, progress=progress))
-        return History(*observations.read_verified(Path(folder))) if header.complete else None
+        return History(*run_header.read_verified(Path(folder))) if header.complete else None
 
 
 def run(wanted: Sequence[Job], store: Store, watch: Watch = lambda standings: None, workers: int | None = None) -> str:

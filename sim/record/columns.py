@@ -13,22 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA = pa.schema(
-    [
-        ("t", pa.float64()),
-        ("kind", pa.dictionary(pa.int32(), pa.string())),
-        ("client", pa.int32()),
-        ("stream", pa.dictionary(pa.int32(), pa.string())),
-        ("seq", pa.int64()),
-        ("attempt", pa.int32()),
-        ("value", pa.float64()),
-        ("detail", pa.dictionary(pa.int32(), pa.string())),
-    ]
-)
-NAN = float("nan")
-
-Row = tuple[str, str, int, int, float, str]
-"""One observation of a client without its time: kind, stream, seq, attempt, value, detail."""
+from sim.record.observations import NAN, SCHEMA, Row
 
 
 class _Codes(dict[str, int]):

@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sim.base.errors import EvidenceError
-from sim.record.observations import Kind, RunHeader
+from sim.record.observations import Kind
+from sim.record.run_header import RunHeader
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.signedinteger[Any]]

@@ -8,9 +8,10 @@ import pytest
 
 from sim.analysis import metrics, reconnects, samples
 from sim.base.errors import EvidenceError
+from sim.record.columns import Columns
 from sim.record.history import History
 from sim.record.ledger import Ledger
-from sim.record.observations import SCHEMA, Columns, Kind
+from sim.record.observations import SCHEMA, Kind
 from tests.histories import STREAM, Row, Story, good_storm, run_header
 
 INF = float("inf")

@@ -33,7 +33,7 @@ from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.service import ServiceHttp
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
 
 

@@ -20,7 +20,7 @@ from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.fleet import engine as fleet
 from sim.engines.virtual import engine as virtual
-from sim.record import observations
+from sim.record import parquet
 from sim.record.history import History
 from sim.record.ledger import Ledger
 
@@ -42,7 +42,7 @@ def both(drill: Drill, seed: int) -> tuple[dict[str, float], dict[str, float]]:
         begun = time.process_time()
         header = virtual.run(drill, virtual.Options(Path(folder), seed, model))
         cpu_s = time.process_time() - begun
-        history = History(header, observations.read(Path(folder)))
+        history = History(header, parquet.read(Path(folder)))
     theirs = {each.name: each.value for each in metrics.run_metrics(history, Ledger(history))}
     return ours, {**theirs, "cpu_s": cpu_s}
 

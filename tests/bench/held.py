@@ -18,7 +18,8 @@ from rich.console import Console
 
 from sim.analysis import samples
 from sim.record.history import History
-from sim.record.observations import Kind, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import read_verified
 
 CLIENTS = 5000
 STREAMS = 25  # each published once a second, so that a 25th of the clients hears of something at once

@@ -24,7 +24,7 @@ from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.codec import decode_client, decode_server, encode_client, encode_server
 from sim.protocols.spacetime.frames import Garbage, ServerFrame
 from sim.protocols.spacetime.streams import run_events
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 from sim.server.settings import Switches
 
 Steps = Generator[simpy.Event, Any, None]

@@ -14,7 +14,8 @@ from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.virtual.client import one_way_delay_s
 from sim.engines.virtual.clock import VirtualClock
-from sim.record.observations import NAN, Recorder, Row
+from sim.record.observations import NAN, Row
+from sim.record.parquet import Recorder
 
 Steps = Generator[simpy.Event, object, None]
 FIRST_STEP_S = 0.25  # of the reference client's backoff, full jitter

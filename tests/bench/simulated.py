@@ -24,7 +24,8 @@ from sim.drill.model import Drill
 from sim.drill.system_model import UNLIMITED, SystemModel
 from sim.engines.virtual import engine
 from sim.engines.virtual.clock import VirtualClock
-from sim.record.observations import Kind, Recorder, read
+from sim.record.observations import Kind
+from sim.record.parquet import Recorder, read
 from tests.bench import naive_sessions, naive_simpy
 
 # Real sessions, driven by the engine and as processes; a toy as processes, and as the engine would drive it; both toys silent.

@@ -17,7 +17,7 @@ from drills.runs.simulations import Job
 from sim.base.errors import StorageError, UsageError
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
-from sim.record import observations
+from sim.record import parquet, run_header
 from sim.server.settings import Switches
 from tests.commands import started, stormgate
 from tests.storms import small
@@ -53,10 +53,10 @@ def only(verdict: RunVerdict) -> DrillVerdict:
 def test_each_replication_is_an_ordinary_run_under_its_own_seed(pristine: Path, tmp_path: Path):
     alone = replicate(tmp_path, small("reconnect_storm"), 1, seed=6)
     folders = [results.replication_folder(pristine, "reconnect_storm", seed) for seed in SEEDS]
-    headers = [observations.read_verified(folder)[0] for folder in folders]
+    headers = [run_header.read_verified(folder)[0] for folder in folders]
     assert tuple(header.seed for header in headers) == SEEDS
     assert len({header.observations_sha256 for header in headers}) == 3
-    header, _ = observations.read_verified(results.drill_folder(alone, "reconnect_storm"))
+    header, _ = run_header.read_verified(results.drill_folder(alone, "reconnect_storm"))
     assert header.observations_sha256 == headers[1].observations_sha256
 
 
@@ -101,11 +101,11 @@ def lose_all(replication: Path) -> None:
 
 
 def lose_header(replication: Path) -> None:
-    (replication / observations.HEADER_NAME).unlink()
+    (replication / run_header.HEADER_NAME).unlink()
 
 
 def cut_short(replication: Path) -> None:
-    path = replication / observations.FILE_NAME
+    path = replication / parquet.FILE_NAME
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -115,9 +115,9 @@ def copy_another(replication: Path) -> None:
 
 
 def never_finish(replication: Path) -> None:
-    header = observations.read_header(replication)
+    header = run_header.read_header(replication)
     header.complete, header.stopped_because = False, "it was interrupted"
-    observations.write_header(replication, header)
+    run_header.write_header(replication, header)
 
 
 def add_a_stranger(replication: Path) -> None:

@@ -16,7 +16,8 @@ from drills.judging.checks.verdicts import RunVerdict, State
 from drills.runs import results
 from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.drill.model import Drill, load
-from sim.record.observations import FILE_NAME, Kind
+from sim.record.observations import Kind
+from sim.record.parquet import FILE_NAME
 from tests.histories import GATED, Story, good_storm, storm_drill
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"

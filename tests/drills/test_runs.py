@@ -16,7 +16,7 @@ from drills.cli import main
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.reports import report
 from drills.runs import results
-from sim.record import observations
+from sim.record import parquet, run_header
 from tests.commands import children_of, started, stormgate
 from tests.storms import SHORT, SMALL
 
@@ -44,7 +44,7 @@ def known_bad(run_dir: Path, name: str) -> tuple[Path, Path]:
     """A copy of a run to do damage to, and its observations."""
     copy = run_dir.with_name(name)
     shutil.copytree(run_dir, copy)
-    return copy, copy / "drills" / "dropped_delivery" / observations.FILE_NAME
+    return copy, copy / "drills" / "dropped_delivery" / parquet.FILE_NAME
 
 
 def test_a_run_and_what_can_be_concluded_from_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -124,9 +124,9 @@ def test_ctrl_c_in_the_middle_of_a_fault_heals_keeps_and_says_where(tmp_path: Pa
 def kept(run_dir: Path, name: str) -> None:
     """What is left of an interrupted run: readable, ended in order, and an error whoever judges it."""
     folder = results.drill_folder(run_dir, name)
-    header = observations.read_header(folder)
+    header = run_header.read_header(folder)
     assert (header.complete, header.stopped_because) == (False, "it was interrupted")
-    rows = observations.read(folder).to_pylist()
+    rows = parquet.read(folder).to_pylist()
     assert len(rows) == header.observations_rows > 0
     phases = [row["detail"] for row in rows if row["kind"] == "phase"]
     assert phases == ["steady", "fault", "recovery", "settle", "end"]

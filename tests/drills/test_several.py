@@ -16,7 +16,7 @@ from drills.runs.request import Request
 from sim.base import process_pool
 from sim.base.errors import EvidenceError
 from sim.base.process_pool import Say, Standing
-from sim.record import observations
+from sim.record import run_header
 from tests.commands import children_of, started, stormgate
 from tests.storms import small
 
@@ -36,8 +36,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_drills_side_by_side_are_the_drills_alone(both: Path, tmp_path: Path):
     for name in NAMES:
-        header, _ = observations.read_verified(results.drill_folder(both, name))
-        alone, _ = observations.read_verified(results.drill_folder(run(tmp_path / name, name), name))
+        header, _ = run_header.read_verified(results.drill_folder(both, name))
+        alone, _ = run_header.read_verified(results.drill_folder(run(tmp_path / name, name), name))
         assert header.observations_sha256 == alone.observations_sha256
         assert header.run_id == both.name
 
@@ -83,7 +83,7 @@ def test_ctrl_c_keeps_what_all_of_them_had(tmp_path: Path):
     assert process.returncode == ERROR
     assert [drill["status"] for drill in json.loads(out)["drills"]] == ["error"] * 3
     begun = list(run_dir.glob("drills/*/run.json"))
-    headers = [observations.read_header(path.parent) for path in begun]
+    headers = [run_header.read_header(path.parent) for path in begun]
     assert begun
     assert all(header.stopped_because.startswith("it was interrupted in the") for header in headers)
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:

@@ -14,7 +14,8 @@ from sim.base.errors import UsageError
 from sim.client import backoff, policies
 from sim.drill import model as drills
 from sim.drill.model import Drill
-from sim.record.observations import Kind, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import read_verified
 from tests.commands import stormgate, stormgate_here
 from tests.storms import red
 

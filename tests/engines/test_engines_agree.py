@@ -9,7 +9,8 @@ import pytest
 from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.runs import results
 from sim.drill.model import Drill
-from sim.record.observations import Kind, RunHeader, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import RunHeader, read_verified
 from tests.mutation_table import IMPATIENT
 from tests.storms import CATALOGUE, OF_TIME, run_all, small
 

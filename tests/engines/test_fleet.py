@@ -30,7 +30,7 @@ from sim.engines.fleet.kernel import compilation
 from sim.engines.fleet.kernel.randomness import bits_of_all, draw_all, key_of
 from sim.engines.fleet.storm import Storm
 from sim.engines.virtual import engine as virtual
-from sim.record import observations
+from sim.record import parquet
 from sim.record.history import History
 from sim.record.ledger import Ledger
 from sim.record.observations import Kind
@@ -48,7 +48,7 @@ def storm(*overrides: str) -> Drill:
 
 def of_virtual(folder: Path, drill: Drill, model: SystemModel, seed: int = 1) -> History:
     header = virtual.run(drill, virtual.Options(folder, seed, model))
-    return History(header, observations.read(folder))
+    return History(header, parquet.read(folder))
 
 
 def of_fleet(drill: Drill, model: SystemModel, seed: int = 1) -> Storm:

@@ -9,7 +9,7 @@ from drills.runs import results
 from sim.base.errors import IllegalMoveError, UsageError
 from sim.drill import model as drills
 from sim.engines.sockets import engine as sockets
-from sim.record import observations
+from sim.record import parquet, run_header
 from sim.record.observations import Kind
 from tests.storms import run_all, small, troubles, with_faults
 
@@ -32,7 +32,7 @@ def of(rows: list[dict], kind: Kind) -> list[dict]:
 def test_the_rarer_kinds_are_seen_to_act_and_nothing_is_lost(tmp_path: Path, engine: str):
     drill = with_faults(small("dropped_delivery", *SHORT), *RARE)
     run_dir = run_all(tmp_path, drill, engine=engine)
-    header, table = observations.read_verified(results.drill_folder(run_dir, drill.name))
+    header, table = run_header.read_verified(results.drill_folder(run_dir, drill.name))
     rows = table.to_pylist()
     acted = {row["detail"]: row["value"] for row in of(rows, Kind.FAULT_OBSERVED)}
     assert set(acted) == {fault["kind"] for fault in RARE}
@@ -53,7 +53,7 @@ def test_a_stall_is_over_when_a_run_is_cut_short(tmp_path: Path):
 
     header = sockets.run(drill, sockets.Options(folder, progress=stop))
     assert header.stopped_because == "it was interrupted"
-    rows = observations.read(folder).to_pylist()
+    rows = parquet.read(folder).to_pylist()
     assert [len(of(rows, kind)) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED)] == [1, 0, 1]
 
 

@@ -12,7 +12,9 @@ import pytest
 
 from drills.judging.checks.verdicts import DrillVerdict
 from drills.runs import results
-from sim.record.observations import HEADER_NAME, Kind, read, read_header
+from sim.record.observations import Kind
+from sim.record.parquet import read
+from sim.record.run_header import HEADER_NAME, read_header
 from tests.commands import LIMIT_S, Said, started, stormgate
 from tests.live import DRILL, SECRETS, Live, thirdparty
 

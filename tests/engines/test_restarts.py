@@ -15,7 +15,7 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.frames import Compatibility
 from sim.protocols.spacetime.streams import run_events
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 from sim.server.settings import RuntimeSettings, Switches
 
 BEGAN = 1000.0

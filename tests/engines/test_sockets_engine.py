@@ -15,7 +15,9 @@ from sim.drill.fault_kinds import ShrinkWindow
 from sim.drill.model import Drill
 from sim.engines.sockets import engine, metrics_poll
 from sim.engines.sockets.service import Endpoints, ServiceHttp
-from sim.record.observations import CHUNK_FOLDER, FILE_NAME, Kind, RunHeader, read_header, read_verified
+from sim.record.observations import Kind
+from sim.record.parquet import CHUNK_FOLDER, FILE_NAME
+from sim.record.run_header import RunHeader, read_header, read_verified
 from tests.storms import OF_TIME, red, run_all, small, storm, troubles
 
 

@@ -20,7 +20,9 @@ from sim.engines.virtual.client import one_way_delay_s
 from sim.engines.virtual.inbox import IntactOnce
 from sim.engines.virtual.queues import Station
 from sim.protocols.spacetime.frames import Update
-from sim.record.observations import FILE_NAME, Kind, RunHeader, read_verified
+from sim.record.observations import Kind
+from sim.record.parquet import FILE_NAME
+from sim.record.run_header import RunHeader, read_verified
 from sim.server.misbehaviours import WRONG_HASH
 from sim.server.stream_log import payload_hash
 from tests.storms import CATALOGUE, SHORT, small

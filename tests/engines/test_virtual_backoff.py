@@ -18,7 +18,8 @@ from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.frames import Compatibility
-from sim.record.observations import Kind, Recorder, read
+from sim.record.observations import Kind
+from sim.record.parquet import Recorder, read
 from sim.server.settings import RuntimeSettings, Switches
 
 CLIENTS = 600

@@ -9,7 +9,7 @@ from sim.client.session import ClientSession
 from sim.drill.system_model import UNLIMITED, Server, SystemModel
 from sim.engines.virtual import engine
 from sim.engines.virtual.inbox import Link
-from sim.record.observations import read_verified
+from sim.record.run_header import read_verified
 from tests.storms import small
 
 DRILLS = ("reconnect_storm", "stale_cursor", "disordered_delivery", "checkpoint_damage", "partition_heal", "token_lifetime")

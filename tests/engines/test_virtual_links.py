@@ -17,7 +17,8 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.links import FrameSizes, RoughLink
 from sim.protocols.spacetime.codec import encode_server
 from sim.protocols.spacetime.frames import JOIN_REF, HeartbeatPush, Watermark
-from sim.record.observations import Kind, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import read_verified
 from tests.storms import small, with_faults
 
 DELAY_S, BUFFER = 0.01, 1000.0

@@ -7,7 +7,8 @@ import pytest
 
 from sim.drill.system_model import UNLIMITED, Network, SystemModel
 from sim.engines.virtual import engine
-from sim.record.observations import Kind, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import read_verified
 from tests.storms import small
 
 

@@ -10,7 +10,8 @@ from sim.drill.system_model import UNLIMITED
 from sim.engines.virtual import engine
 from sim.engines.virtual.client import one_way_delay_s
 from sim.engines.virtual.service import SimulatedService
-from sim.record.observations import Kind, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import read_verified
 from tests.storms import red, small, storm
 
 FLAKY = msgspec.structs.replace(

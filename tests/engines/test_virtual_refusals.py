@@ -18,9 +18,10 @@ from sim.drill.fault_kinds import Fault
 from sim.drill.model import Drill
 from sim.drill.system_model import Network, Server, SystemModel
 from sim.engines.virtual import engine
-from sim.record import observations
+from sim.record import parquet, run_header
 from sim.record.history import History
-from sim.record.observations import Kind, RunHeader
+from sim.record.observations import Kind
+from sim.record.run_header import RunHeader
 from sim.server.admission import PublishLimits
 from sim.server.settings import RuntimeSettings, Switches
 from tests.commands import stormgate
@@ -32,7 +33,7 @@ ROLLOUT_DAY = EXAMPLES / "rollout_day.toml"
 
 def simulate(folder: Path, drill: Drill, model: SystemModel | None = None, **options: object) -> History:
     header = engine.run(drill, engine.Options(folder, 1, model or SystemModel(), **options))
-    return History(header, observations.read(folder))
+    return History(header, parquet.read(folder))
 
 
 def request(out: Path, *chosen: Drill, **more: object) -> Request:
@@ -130,7 +131,7 @@ def test_a_model_file_fits_the_defaults(tmp_path: Path):
 def test_who_can_never_converge_is_listed_with_the_reason(tmp_path: Path):
     drill = small("dropped_delivery")
     run_dir = run_all(tmp_path, drill, defects=("skip_delivery",), engine="virtual")
-    header, table = observations.read_verified(results.drill_folder(run_dir, drill.name))
+    header, table = run_header.read_verified(results.drill_folder(run_dir, drill.name))
     history = History(header, table)
     settle_s = history.phases["end"] - history.phases["settle"]
     assert drill.phases.settle_s <= settle_s <= drill.phases.settle_s + 0.2
@@ -175,7 +176,7 @@ def test_a_standstill_is_told_and_ends_the_run(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(engine._VirtualRun, "_sample_lag", never)
     with pytest.raises(UsageError, match="came to a standstill in the settle phase") as told:
         simulate(tmp_path, small("reconnect_storm"))
-    header = observations.read_header(tmp_path)
+    header = run_header.read_header(tmp_path)
     assert (header.complete, header.stopped_because) == (False, str(told.value))
     assert header.observations_rows > 1000
 
@@ -207,7 +208,7 @@ def test_a_run_that_is_cut_short_keeps_what_it_had(
     assert said.startswith("stormgate: it was interrupted in the fault phase, 3.0 s simulated; what was observed")
     assert str(run_dir) in said
     folder = results.drill_folder(run_dir, "reconnect_storm")
-    table = observations.read(folder)
+    table = parquet.read(folder)
     assert 2.5 <= max(table.column("t").to_pylist()) <= 3.5
     verdict = results.judge_run(run_dir)
     assert (verdict.exit_code, [drill.status for drill in verdict.drills]) == (INTERNAL, [State.ERROR])

@@ -5,7 +5,8 @@ from pathlib import Path
 import yaml
 
 from drills.runs import results
-from sim.record.observations import Kind, read_header, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import read_header, read_verified
 from tests.live import SECRETS, certified, thirdparty
 from tests.locust_runs.loads import DRILL, ROOT, Load, free_port
 

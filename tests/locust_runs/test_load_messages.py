@@ -21,7 +21,7 @@ from sim.base.errors import TargetError
 from sim.drill import model as drills
 from sim.drill import schedule
 from sim.engines.shared.stop_conditions import CountingRecorder
-from sim.record.observations import Chunk
+from sim.record.parquet import Chunk
 
 NAN = float("nan")
 STORM = drills.load(options.CATALOG / "reconnect_storm.toml")

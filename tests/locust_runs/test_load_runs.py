@@ -8,7 +8,8 @@ import pytest
 from drills.judging.checks.verdicts import State
 from drills.runs import results
 from sim.record.history import History
-from sim.record.observations import Kind, read_header, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import read_header, read_verified
 from tests.locust_runs.loads import DRILL, PATIENCE, Load, drill_of, wrong
 from tests.storms import run_all, small
 

@@ -14,7 +14,8 @@ from drills.judging.checks.verdicts import State
 from drills.runs import results
 from sim.record.history import History
 from sim.record.ledger import Ledger
-from sim.record.observations import Kind, read_header, read_verified
+from sim.record.observations import Kind
+from sim.record.run_header import read_header, read_verified
 from tests.locust_runs.loads import DRILL, Load, drill_of, over_two_processes
 
 CHECKS = 'checks=["delivery.dropped_deliveries", "ux.integrity"]'  # which so few clients can pass

@@ -15,7 +15,7 @@ from sim.calibration.probes import Sizes
 from sim.drill import system_model
 from sim.drill.system_model import ControlService, Network, Server, SystemModel
 from sim.engines.virtual import engine
-from sim.record.observations import RunHeader
+from sim.record.run_header import RunHeader
 from tests.commands import stormgate_here
 
 SIZES = Sizes(rounds=2, mint_clients=60, small_burst=40, large_burst=80, replay_clients=16, seconds=1.0)

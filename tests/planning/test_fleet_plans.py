@@ -14,7 +14,7 @@ from sim.planning import designs, runs
 from sim.planning.curves import STEPS
 from sim.planning.search import Word
 from sim.planning.studies import study
-from sim.record import observations
+from sim.record import run_header
 from sim.record.history import History
 from tests.planning.plan_files import SWEEP, TWO_POINTS, load, write
 
@@ -82,7 +82,7 @@ def test_a_run_that_leaves_no_folder_is_judged_as_the_one_that_does(tmp_path: Pa
     point = designs.points(load(tmp_path, 'engine = "fleet"\n' + TWO_POINTS))[1]
     row = runs.perform(runs.job("fleet", point, 3, Gates()), lambda phase, reached: None)
     fleet.run(point.drill, fleet.Options(tmp_path / "run", 3, point.model))
-    metrics, judgement = Gates().of(point.drill, History(*observations.read_verified(tmp_path / "run")))
+    metrics, judgement = Gates().of(point.drill, History(*run_header.read_verified(tmp_path / "run")))
     assert row is not None
     assert repr(row.metrics) == repr(metrics)  # some are NaN
     assert row.judgement == judgement

@@ -19,7 +19,7 @@ from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.virtual import engine
 from sim.planning.store import Row
-from sim.record import observations
+from sim.record import run_header
 from sim.record.predictions import Predicted, Prediction, compare
 from tests.commands import stormgate_here
 from tests.planning.plan_files import DRILL
@@ -129,7 +129,7 @@ def test_where_no_probe_tells_how_rounds_differ_no_interval_is_made_up(predictor
 def test_a_forecast_judges_nothing(verdict: RunVerdict, folder: Path, drill: Drill):
     before = report.summary(verdict)["drills"][0]
     run = next(path for path in folder.iterdir() if (path / "run-plan.json").exists())
-    header = observations.read_header(results.drill_folder(run, drill.name))
+    header = run_header.read_header(results.drill_folder(run, drill.name))
     wrong = msgspec.structs.replace(header.prediction, predicted=(Predicted("live_again_95_s", "s", 1e6, 1e6, 1e6),))
     predictions.keep(results.drill_folder(run, drill.name), header, wrong)
     after = report.summary(results.judge_run(run))["drills"][0]

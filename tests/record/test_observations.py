@@ -14,19 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import EvidenceError, StorageError
-from sim.record import observations
-from sim.record.observations import (
-    CHUNK_FOLDER,
-    FILE_NAME,
-    SCHEMA,
-    Columns,
-    Recorder,
-    RunHeader,
-    read,
-    read_header,
-    read_verified,
-    write_header,
-)
+from sim.record import parquet
+from sim.record.columns import Columns
+from sim.record.observations import SCHEMA
+from sim.record.parquet import CHUNK_FOLDER, FILE_NAME, Recorder, read
+from sim.record.run_header import RunHeader, read_header, read_verified, write_header
 
 ROWS = [
     (0.5, "phase", -1, "", -1, 0, math.nan, "steady"),
@@ -106,7 +98,7 @@ def test_what_is_shared_stands_among_the_rest_in_order_of_time(entries: list[tup
 
 
 def test_chunks_at_will_end_where_the_caller_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(observations, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(parquet, "CHUNK_ROWS", 10)
     recorder = Recorder(tmp_path, at_will=True)
     for number in range(25):
         recorder.add(float(24 - number), "applied", number)
@@ -123,7 +115,7 @@ def test_a_run_of_no_rows_is_readable(tmp_path: Path):
 
 
 def test_a_full_chunk_is_written_without_being_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(observations, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(parquet, "CHUNK_ROWS", 10)
     recorder = Recorder(tmp_path)
     for number in range(25):
         recorder.add(float(number), "applied", number, f"s{number % 3}", number)
@@ -138,7 +130,7 @@ def test_after_a_crash_everything_up_to_the_last_chunk_is_there(tmp_path: Path):
     script = """
         import os, signal, sys, time
         from pathlib import Path
-        from sim.record.observations import Recorder
+        from sim.record.parquet import Recorder
         folder = Path(sys.argv[1])
         recorder = Recorder(folder)
         for chunk in range(3):
@@ -273,7 +265,7 @@ def test_a_full_disk_is_a_storage_error_whether_chunk_or_join_hits_it(tmp_path: 
         import random, resource, sys
         from pathlib import Path
         from sim.base.errors import StorageError
-        from sim.record.observations import Recorder
+        from sim.record.parquet import Recorder
         recorder = Recorder(Path(sys.argv[1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
         try:

@@ -36,7 +36,7 @@ from drills.rollout.verdict.window_data import clients
 from drills.runs import results
 from sim.base.clocks import Clock, SteppedClock, from_iso, iso
 from sim.drill import model as drill_file
-from sim.record import observations
+from sim.record import run_header
 from tests.rollout.stepped_service import ADMIN, METRICS, Spoil, SteppedService, stepped_service, unspoilt
 
 CONFIGURATION = StageTarget.configuration
@@ -315,9 +315,9 @@ def recast(run_dir: Path, order: Order) -> None:
     (folder,) = (run_dir / "drills").iterdir()
     drill = drill_file.load(Path(order.drill), order.set)
     (folder / results.DRILL_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(drill, order="deterministic"), indent=2))
-    header = observations.read_header(folder)
+    header = run_header.read_header(folder)
     header.target, header.drill_sha256 = order.target, drill.digest()
-    observations.write_header(folder, header)
+    run_header.write_header(folder, header)
 
 
 def rehearsed(endpoints: Any, entry: Any, folder: Path, clock: Clock, *, dry_run: bool, limit_s: float = 300.0) -> Rollback:

@@ -23,7 +23,7 @@ from drills.runs import results
 from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.base.errors import EvidenceError
 from sim.base.ownership import is_left_over
-from sim.record import observations
+from sim.record import observations, run_header
 from tests.served import serving
 from tests.stage_folders import CONTROL, Folder, dump, quiet_story
 
@@ -88,7 +88,7 @@ def test_a_watch_ends_when_whoever_began_it_was_killed_and_is_told_of(tmp_path: 
     assert line.status != State.PASS
     assert line.reason.startswith("the stormgate that began it was killed")
     (folder,) = results.drill_folders(tmp_path / line.run)
-    assert observations.read_header(folder).stopped_because, "it saved what it had seen"
+    assert run_header.read_header(folder).stopped_because, "it saved what it had seen"
     assert canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at))) == [], "told once"
 
 
@@ -140,7 +140,7 @@ def test_what_it_saw_go_wrong_is_not_lost(folder: Folder) -> None:
     (drill,) = results.drill_folders(left(folder))
     recorded, _ = results.recorded(drill)
     story = quiet_story().without(lambda row: row.kind == observations.Kind.APPLIED and row.seq == 30 and row.client == 3)
-    header = observations.read_header(drill)
+    header = run_header.read_header(drill)
     story.write(drill, recorded, target=header.target, target_kind=header.target_kind, plan=[])
     assert adopted(folder).status == State.FAIL
     assert judged(folder)[0] is State.FAIL
@@ -148,9 +148,9 @@ def test_what_it_saw_go_wrong_is_not_lost(folder: Folder) -> None:
 
 def test_what_was_cut_short_tells_nothing(folder: Folder) -> None:
     (drill,) = results.drill_folders(left(folder))
-    header = observations.read_header(drill)
+    header = run_header.read_header(drill)
     header.complete = False
-    observations.write_header(drill, header)
+    run_header.write_header(drill, header)
     assert adopted(folder).status != State.PASS
     found = window.load(folder.path)
     assert (len(found.canary_checks), found.cut_short, found.canary_check_trouble) == (1, 1, "")

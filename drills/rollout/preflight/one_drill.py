@@ -22,7 +22,7 @@ from drills.runs.request import Request
 from sim.base.errors import EvidenceError, StormgateError
 from sim.drill import model as drill_file
 from sim.drill.model import Drill
-from sim.record import observations
+from sim.record import parquet, run_header
 from sim.record.history import History
 from sim.record.observations import Kind
 
@@ -118,7 +118,7 @@ def _done(drill: Drill, run_dir: Path, verdict: DrillVerdict, seed: int) -> Dril
 def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
     """When faults began and ended, in seconds after the run began; none of a run of several surfaces, or unreadable."""
     try:
-        history = History(observations.read_header(folder), observations.read(folder))
+        history = History(run_header.read_header(folder), parquet.read(folder))
     except EvidenceError:
         return (), []
     begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)

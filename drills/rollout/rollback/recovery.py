@@ -14,7 +14,7 @@ from sim.base.errors import EvidenceError
 from sim.drill import model as drill_file
 from sim.drill.model import Drill
 from sim.engines.sockets.service import Endpoints
-from sim.record import observations
+from sim.record import parquet, run_header
 from sim.record.history import History
 
 DRILL = EXAMPLES / "observation.toml"
@@ -78,10 +78,10 @@ def judged(run_dir: Path, verdict: DrillVerdict, name: str, surely: bool) -> Wat
     """What a watch's files say; `surely` as with `watch`. Raises `InterruptedWatchError` for one that was."""
     folder = results.drill_folder(run_dir, verdict.name)
     try:
-        header = observations.read_header(folder)
+        header = run_header.read_header(folder)
         if not header.complete and not header.stop_condition:
             raise InterruptedWatchError(header.stopped_because)
-        history = History(header, observations.read(folder))
+        history = History(header, parquet.read(folder))
     except EvidenceError as error:
         return Watched(State.ERROR, str(error), name, "")
     refusals = {"connects": samples.auth_refusals(history), "tokens asked for": samples.token_refusals(history)}

@@ -20,7 +20,7 @@ from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError, StormgateError
 from sim.drill.model import Drill
 from sim.drill.target_rules import TargetKind
-from sim.record import observations
+from sim.record import run_header
 from sim.record.history import History
 
 __all__ = ["CHECKS", "REGISTRY", "CanaryCheck", "StageWindow", "abort_reason", "coverage", "judge", "load"]
@@ -183,7 +183,7 @@ class _Watches:
 
     def _add_drill(self, folder: Path, told: CanaryCheckDone) -> None:
         try:
-            header = observations.read_header(folder)
+            header = run_header.read_header(folder)
             if not header.complete:
                 self.cut_short += 1
                 return

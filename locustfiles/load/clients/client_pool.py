@@ -19,7 +19,8 @@ from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.session_driver import NEVER
 from sim.protocols.spacetime.streams import stream_id
-from sim.record.observations import NAN, Collector
+from sim.record.observations import NAN
+from sim.record.parquet import Collector
 from sim.server.settings import RuntimeSettings
 
 _LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would be load of its own

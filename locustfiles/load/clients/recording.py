@@ -16,7 +16,7 @@ from gevent import monkey
 from sim.client.notices import Notice
 from sim.client.session import ClientSession
 from sim.engines.shared.publishing import DueEvent
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 _WITHIN = 0.01  # relative accuracy of sketches
 _CURVE_SAMPLES = 7200  # of the recovery curve: an hour at two a second

@@ -32,7 +32,8 @@ from sim.engines.shared import client_setup
 from sim.engines.shared.publishing import streams_of
 from sim.engines.shared.service import Endpoints
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
-from sim.record.observations import NAN, RunHeader, write_header
+from sim.record.observations import NAN
+from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import Switches
 
 _POLL_S = 0.1

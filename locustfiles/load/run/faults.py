@@ -19,7 +19,8 @@ from sim.drill.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWind
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault, switches_during
 from sim.engines.greenlets.service import ServiceRequests
-from sim.record.observations import NAN, Recorder
+from sim.record.observations import NAN
+from sim.record.parquet import Recorder
 from sim.server.settings import Switches
 
 POSSIBLE: tuple[type[Fault], ...] = (*CLIENT_FAULTS, ExpireTokens, RollingDeploy, ShrinkWindow, SwitchFault)

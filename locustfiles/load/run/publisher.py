@@ -10,7 +10,7 @@ from sim.engines.greenlets.service import ServiceRequests
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.publishing import DueEvent, Published, Stream
 from sim.engines.shared.service import PublishedEvent, PublishFailedError
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 
 class WatchedPublished(Published):

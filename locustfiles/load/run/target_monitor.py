@@ -19,7 +19,8 @@ from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service import Endpoints
 from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
 from sim.protocols.spacetime.service_metrics import OK
-from sim.record.observations import Recorder, RunHeader
+from sim.record.parquet import Recorder
+from sim.record.run_header import RunHeader
 
 _LOOK_S = 0.25  # between looks at the stop conditions
 _MASTERS_SHARE = 0.1  # [ours] of a cap on connects, where workers have the fleet: there are only the probes and the auditor

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from locustfiles.load.workers.messages import Rows
-from sim.record.columns import NAN, SCHEMA, Columns
-from sim.record.observations import Collector, Kind
+from sim.record.columns import Columns
+from sim.record.observations import NAN, SCHEMA, Kind
+from sim.record.parquet import Collector
 
 _MESSAGE_ROWS = 20_000  # a few hundred KiB: more would hold up the heartbeats behind it
 

@@ -22,7 +22,8 @@ from sim.base.errors import TargetError
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
 from sim.engines.shared.stop_conditions import CountingRecorder
-from sim.record.observations import NAN, Recorder
+from sim.record.observations import NAN
+from sim.record.parquet import Recorder
 
 # All numbers are [ours].
 READY_LIMIT_S = 30.0  # for a worker to check the target and its clock

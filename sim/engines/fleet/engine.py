@@ -21,7 +21,8 @@ from sim.engines.shared import client_setup
 from sim.engines.shared.options import Options as Options
 from sim.engines.shared.options import Progress
 from sim.record.columns import Columns
-from sim.record.observations import Recorder, RunHeader, write_header
+from sim.record.parquet import Recorder
+from sim.record.run_header import RunHeader, write_header
 from sim.record.tally import Tally
 from sim.server.settings import Switches
 

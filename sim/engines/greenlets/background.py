@@ -7,7 +7,7 @@ import gevent
 from gevent.pool import Group
 
 from sim.base.clocks import WallClock
-from sim.record.observations import Collector
+from sim.record.parquet import Collector
 
 _LAG_PERIOD_S = 0.05
 

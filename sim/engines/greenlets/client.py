@@ -20,7 +20,7 @@ from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service import MintFailedError
 from sim.engines.shared.session_driver import NO_WAIT_S, SessionDriver
 from sim.engines.shared.web_socket import Owner, WebSocket
-from sim.record.observations import Collector
+from sim.record.parquet import Collector
 
 _READ_BYTES = 65536
 _LONGEST_WAIT_S = 3600.0

@@ -15,7 +15,8 @@ from sim.drill.fault_kinds import RestartClients
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
 from sim.protocols.spacetime.frames import Compatibility
-from sim.record.observations import NAN, Row, RunHeader
+from sim.record.observations import NAN, Row
+from sim.record.run_header import RunHeader
 
 RENEWAL_S = 1.0  # [ours] a renewal that takes longer is none in good order
 SILENCE_FLOOR_S = 10.0  # a client never takes a shorter silence for a dead connection

@@ -15,7 +15,8 @@ from sim.base.redaction import Redactor
 from sim.engines.shared.service import Endpoints
 from sim.protocols.spacetime.metric_names import METRICS_PATH, is_counter
 from sim.protocols.spacetime.service_metrics import OK, read_metrics
-from sim.record.observations import Kind, Recorder
+from sim.record.observations import Kind
+from sim.record.parquet import Recorder
 
 FILE_NAME = "server-metrics.jsonl"
 TRIES = 2  # of one poll

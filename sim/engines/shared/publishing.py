@@ -8,7 +8,7 @@ from sim.client.notices import short_hash
 from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
 from sim.engines.shared.service import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 RETRY_S = 0.2
 GIVE_UP_S = 20.0  # after its due moment; an event not acknowledged by then has failed

@@ -18,7 +18,7 @@ from sim.engines.shared.service import MintFailedError
 from sim.engines.shared.web_socket import WebSocket
 from sim.protocols.spacetime.codec import decode_server, encode_client
 from sim.protocols.spacetime.frames import ClientFrame, Garbage
-from sim.record.observations import Collector
+from sim.record.parquet import Collector
 
 NEVER = float("inf")
 NO_WAIT_S = 0.0005  # as exact as timers are

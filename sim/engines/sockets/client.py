@@ -15,7 +15,7 @@ from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service import MintFailedError
 from sim.engines.shared.session_driver import NEVER, NO_WAIT_S, SessionDriver
 from sim.engines.sockets.socket import ClientSocket
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 _PROXY_HOST = "127.0.0.1"
 

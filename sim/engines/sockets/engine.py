@@ -36,7 +36,8 @@ from sim.engines.sockets.service import Endpoints, ServiceHttp
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
-from sim.record.observations import NAN, RunHeader, write_header
+from sim.record.observations import NAN
+from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import RuntimeSettings, Switches
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes

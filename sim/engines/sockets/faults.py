@@ -31,7 +31,7 @@ from sim.engines.sockets.hooks import Hooks
 from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.service import ServiceHttp
 from sim.mock.process import MockProcess
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 from sim.server.settings import Switches
 
 _READY_POLL_S = 0.05

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from sim.base.clocks import WallClock
 from sim.engines.shared import client_setup
 from sim.engines.sockets.client import ClientDriver
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 _LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5

@@ -9,7 +9,7 @@ from sim.engines.shared.metrics_book import FILE_NAME as FILE_NAME
 from sim.engines.shared.metrics_book import TIMEOUT_S, TRIES, MetricsBook
 from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime.service_metrics import OK
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 
 class MetricsPoll(MetricsBook):

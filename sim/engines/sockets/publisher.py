@@ -8,7 +8,7 @@ from sim.engines.shared.publishing import DueEvent, Published, streams_of
 from sim.engines.shared.publishing import Stream as Stream
 from sim.engines.shared.service import PUBLISHES_AT_ONCE, PublishFailedError
 from sim.engines.sockets.service import ServiceHttp
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 
 async def create_streams(http: ServiceHttp, run_streams: int, worker_events: bool) -> list[Stream]:

@@ -5,7 +5,7 @@ import asyncio
 from sim.base.clocks import WallClock
 from sim.engines.sockets.service import ServiceHttp
 from sim.protocols.spacetime.retired_routes import RETIRED
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 _PAUSE_S = 0.1  # between two questions
 

@@ -18,7 +18,8 @@ from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
 from sim.engines.sockets.hooks import Hooks
 from sim.engines.sockets.metrics_poll import MetricsPoll
 from sim.engines.sockets.service import Endpoints
-from sim.record.observations import Recorder, RunHeader
+from sim.record.parquet import Recorder
+from sim.record.run_header import RunHeader
 
 _LOOK_S = 0.25  # between looks at the stop conditions
 

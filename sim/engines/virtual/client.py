@@ -22,7 +22,7 @@ from sim.engines.virtual.links import RoughLink
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import ClientFrame, Garbage, ServerFrame
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 NEVER = math.inf
 

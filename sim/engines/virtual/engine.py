@@ -33,7 +33,9 @@ from sim.engines.virtual.inbox import IntactOnce
 from sim.engines.virtual.publisher import GIVE_UP_S, VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
-from sim.record.observations import NAN, Recorder, RunHeader, write_header
+from sim.record.observations import NAN
+from sim.record.parquet import Recorder
+from sim.record.run_header import RunHeader, write_header
 
 EPOCH = 2.0**20  # unix time at which every simulated run begins: so small that moments are exact to a nanosecond
 _POLL_S = 0.1

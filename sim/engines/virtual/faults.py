@@ -28,7 +28,8 @@ from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.link_faults import VirtualLinkFaults
 from sim.engines.virtual.service import SimulatedService
-from sim.record.observations import NAN, Recorder
+from sim.record.observations import NAN
+from sim.record.parquet import Recorder
 
 SIMULATED = (
     *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, RestartClients, RevokeSessions, RollingDeploy, RotateKeys),

@@ -21,7 +21,7 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
 from sim.engines.virtual.links import FrameSizes, RoughLink
 from sim.engines.virtual.service import SimulatedService
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 
 # What each counts as acting, and whether by clients or by how often.
 _ACTS: dict[type, tuple[str, bool]] = {

@@ -11,7 +11,7 @@ from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.streams import stream_id
-from sim.record.observations import Recorder
+from sim.record.parquet import Recorder
 from sim.server.admission import Refusal, is_final, may_be_taken
 from sim.server.stream_log import canonical_json, payload_hash
 
