@@ -115,7 +115,7 @@ class Folder:
             "previous_report_sha256": sha256((before / records.REPORT).read_bytes()) if before else "",
             "tool_version": "0.1.0",
             "tool_commit": "0123456789abcdef",
-            "required": stages.REQUIRED[self.stage],
+            "required": stages.minimum(self.stage).required,
             "synthetic_load": "the watches' own publishes, 2 a second",
             "commands": ("retired_routes", "docs") if self.stage == "0" else (),
             "drills": (DRILL.name, RESETS.name) if self.stage == "0" else (),

@@ -50,7 +50,7 @@ def run(
 
 @stage_app.command("hold")
 def hold(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="1, 2, 3a, 3b or 4.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of the stages file, such as 1 or 3a.")],
     target: Target,
     targets: Targets = None,
     rollout: Rollout = "",
@@ -135,7 +135,7 @@ def status(
     from sim.base.clocks import SystemClock
 
     rules = stage_file.load(stages or stage_file.DEFAULT_PATH)
-    found = standing.of(_existing(out, rollout), SystemClock().now(), rules.signoff.valid_h, rules)
+    found = standing.of(_existing(out, rollout), SystemClock().now(), rules)
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
     else:

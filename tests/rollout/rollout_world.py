@@ -73,8 +73,8 @@ cohort = { apply = ["true"], restore = ["true"] }
 STAGES = f"""
 calendar = {{ zone = "America/Chicago", country = "US" }}
 sampling = {{ interval_s = 300.0, judge_every_s = 7200.0, extend_up_to_s = 7200.0 }}
-watch = {{ drill = "tiny_watch.toml", every_s = 3600.0 }}
-probes = {{ keys = 100, every_s = 86400.0, per_s = 10000.0 }}
+canary_check = {{ drill = "tiny_watch.toml", every_s = 3600.0 }}
+routing_check = {{ keys = 100, every_s = 86400.0, per_s = 10000.0 }}
 
 [stages.0]
 title = "preflight"
@@ -175,6 +175,10 @@ class RolloutWorld:
     def rollout(self) -> Path:
         return rollouts.folder_of(self.out, "r")
 
+    @property
+    def rules(self) -> stages.Stages:
+        return stages.load(self.folder / "their-stages.toml")
+
     def figures(self) -> dict[str, Any]:
         """What both services say of themselves."""
         headers = {"Authorization": f"Bearer {ADMIN}"}
@@ -201,8 +205,8 @@ class RolloutWorld:
     def through(self, *stages: str) -> None:
         """These stages, each a signed go."""
         for stage in stages:
-            if stage not in ("0", "1"):
-                self.endpoints.panel("cohort", percent={"2": 5, "3a": 25, "3b": 50, "4": 100}[stage])
+            if (percent := self.rules.stages[stage].cohort_percent) is not None:
+                self.endpoints.panel("cohort", percent=int(percent))
             _, report = self.stage(stage)
             assert report.decision == "go", (stage, report.why)
             self.sign()
@@ -277,7 +281,7 @@ def rollout_world(
     for name, text in (("tiny_watch.toml", WATCH), ("tiny_storm.toml", STORM), ("their-stages.toml", STAGES)):
         (folder / name).write_text(text)
     (folder / "their-thresholds.toml").write_text(patient(THRESHOLDS.read_text()))
-    monkeypatch.setattr(stages, "LONGEST_JUDGING_S", 7200.0)  # judging takes longer than anything else here
+    monkeypatch.setattr(stages, "MAX_JUDGE_EVERY_S", 7200.0)  # judging takes longer than anything else here
     patience = msgspec.structs.replace(clients._GENERATOR, threshold=1e6)  # as of the thresholds, for a busy machine
     monkeypatch.setattr(clients, "_GENERATOR", patience)
     with stepped_service(folder, clock, **{"extra": ROLLBACK, **endpoints}) as stepped:

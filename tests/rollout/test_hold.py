@@ -50,7 +50,7 @@ class World:
     killed: At = never
     find: Callable[[], Revisions] | None = None
     said: list[str] = field(default_factory=list)
-    probes: int = 0
+    routing_checks: int = 0
     judged: list[tuple[datetime, datetime]] = field(default_factory=list)
     polls: list[datetime] = field(default_factory=list)
 
@@ -128,7 +128,7 @@ class World:
         return Look((check(state),), State.PASS, "", "replay diverged" if self.abort(now) else "")
 
     def probe(self) -> None:
-        self.routing_check += 1
+        self.routing_checks += 1
 
     # --- running it ---------------------------------------------------------------------------------
 
@@ -424,7 +424,7 @@ def test_a_business_day_is_held_from_its_first_minute_to_its_last(tmp_path: Path
     assert from_iso(events[0].at) == START
     assert held_s(events) == 8 * 3600
     assert world.polls[0] == START, "nothing is asked before"
-    assert world.probes >= 8
+    assert world.routing_checks >= 8
 
 
 @pytest.mark.parametrize(

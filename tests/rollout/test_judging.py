@@ -426,7 +426,7 @@ def test_the_stages_own_law_stands_above_a_plan(stage: Callable[[str], Folder], 
     plan(required=())(folder)
     without(records.ROLLBACK)(folder)
     assert judging.judge_stage(folder.path).decision == "no_go"
-    assert set(stages.REQUIRED["0"]) <= {each.name for each in judging.judge_stage(folder.path).requirements}
+    assert set(stages.minimum("0").required) <= {each.name for each in judging.judge_stage(folder.path).requirements}
     assert (KIND, TARGET, NOW.known) == ("staging", "elsewhere", True)
 
 

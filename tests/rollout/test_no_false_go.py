@@ -238,7 +238,7 @@ def test_a_waiver_opens_nothing_and_without_a_signature_it_counts_for_nothing(ro
         with pytest.raises(UsageError, match="nothing to waive"):
             signoff.waive(rollout.rollout, run, "ux.no_such_check", person, journal, rollout.clock)
         signoff.waive(rollout.rollout, run, "commands", person, journal, rollout.clock)
-    (told,) = (stage for stage in status.of(rollout.rollout, rollout.clock.now(), 24.0).stages if stage.stage == "0")
+    (told,) = (stage for stage in status.of(rollout.rollout, rollout.clock.now(), rollout.rules).stages if stage.stage == "0")
     assert told.waivers == (
         "commands: counts for nothing, as nobody has signed it",
         "commands: waived by Ann; the decision stays",
@@ -283,7 +283,7 @@ def test_a_hold_of_another_target_is_not_gone_on_with(rollout: RolloutWorld):
     kill_after_an_hour(rollout, "1")
     refused(rollout, "1", "is on target 'stepped', not", target=rollout.endpoints.url, targets=None)
     assert "has no report yet" in next(
-        opening.missing(rollout.rollout, read(rollout.rollout / NAME), "2", rollout.clock.now(), 24.0)
+        opening.missing(rollout.rollout, read(rollout.rollout / NAME), "2", rollout.clock.now(), rollout.rules)
     )
     _, report = rollout.stage("1")
     assert report.decision == "go", report.why

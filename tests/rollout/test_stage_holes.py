@@ -33,11 +33,11 @@ from tests.stage_folders import NOW, Folder, dump
     ("old", "new", "words"),
     [
         ('to = "17:00"', 'to = "09:01"', "no whole business day"),
-        ("every_s = 300.0", "every_s = 43200.0", "watch.every_s"),
+        ("every_s = 300.0", "every_s = 43200.0", "canary_check.every_s"),
         ("baseline_s = 3600.0", "baseline_s = 5.0", "a baseline takes at least"),
         ("cohort_percent = 50.0", "cohort_percent = 0.01", "less than the 25 of the stage before"),
         ("cohort_percent = 100.0", "cohort_percent = 50.0", "a full rollout is to 100 percent"),
-        ('runner = "cargo"', "", "nobody counts them"),
+        ('runner = "cargo"', "", "add 'runner'"),
     ],
 )
 def test_a_stages_file_that_asks_for_almost_nothing(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -124,7 +124,7 @@ def _week_on(rollout: RolloutWorld) -> object:
 def test_a_status_tells_of_changed_evidence(rollout: RolloutWorld) -> None:
     path = latest(rollout) / records.COMMANDS
     path.write_bytes(path.read_bytes() + b"\n")
-    found = status.of(rollout.rollout, rollout.clock.now(), 24.0)
+    found = status.of(rollout.rollout, rollout.clock.now(), rollout.rules)
     assert found.stages[0].state == "no_go"
     assert "is not what the report of that stage rests on" in found.stages[0].why[0]
 
@@ -137,7 +137,7 @@ def test_a_preflight_that_was_run_again_and_is_no_go_closes_what_rests_on_the_ol
     with Journal(rollout.rollout / NAME, rollout.clock) as journal:
         journal.append("stage_begun", run="again", stage="0", target="stepped")
     refused(rollout, "2", "rests on", "stage 0 was run again since (again)")
-    found = {each.stage: each for each in status.of(rollout.rollout, rollout.clock.now(), 24.0).stages}
+    found = {each.stage: each for each in status.of(rollout.rollout, rollout.clock.now(), rollout.rules).stages}
     assert (found["0"].state, found["1"].state) == ("under_way", "outdated")
 
 

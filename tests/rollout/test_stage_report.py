@@ -157,7 +157,7 @@ def test_everything_that_can_stand_in_the_way_has_its_cause(rollout: tuple[Folde
     table = blockers.table()
     asked = {name for name in window.REGISTRY if not name.startswith("window.")} | set(stage_drills.CHECKS)
     parts = {"evidence", "previous_stage", "target", "revisions", *judging.OF_WINDOW.values()}
-    parts |= {name for required in stages.REQUIRED.values() for name in required}
+    parts |= {name for each in stages.RUNBOOK.values() for name in each.required}
     assert set(table.checks) == asked
     assert set(table.requirements) == parts
     assert set(table.states) == set(State)

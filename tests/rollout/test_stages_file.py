@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drills.rollout.setup import stages
-from drills.rollout.setup.stages import DEFAULT_PATH, ORDER, load
+from drills.rollout.setup.stages import DEFAULT_PATH, RUNBOOK, load
 from sim.base.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
 
 def test_what_ships_is_what_the_stages_are():
     found = load(DEFAULT_PATH)
-    assert tuple(found.stages) == ORDER
+    assert [*found.stages] == [*RUNBOOK]
     assert [rules.cohort_percent for rules in found.stages.values()] == [None, None, 5.0, 25.0, 50.0, 100.0]
     assert (found.stages["1"].hold_s, found.stages["3a"].hold_s, found.stages["4"].hold_s) == (3600.0, 14400.0, 86400.0)
     assert found.stages["4"].gates_at_h == (0.0, 1.0, 6.0, 24.0)
@@ -74,7 +74,7 @@ def test_the_runbooks_five_verifications_are_asked_and_ours_stand_beside_them():
         ("[signoff]", "[signof]", "signof"),
         ("interval_s = 30.0", "interval_s = 900.0", "sampling.interval_s"),
         ("every_s = 300.0", "every_s = -1.0", "canary_check.every_s"),
-        ("judge_every_s = 60.0", "judge_every_s = 3600.0", "a hold is judged every 300 s"),
+        ("judge_every_s = 60.0", "judge_every_s = 3600.0", "a hold is judged every 300 s or more often"),
         ("rehearsal_valid_h = 336.0", "rehearsal_valid_h = 999.0", "rehearsal_valid_h"),
         ("staging_valid_h = 168.0", "staging_valid_h = 999.0", "staging_valid_h"),
         ('"builds", "canary_vs_control"]', '"builds"]', "lacks 'canary_vs_control'"),
@@ -91,11 +91,56 @@ def test_a_mistake_is_one_sentence_that_names_it(tmp_path: Path, old: str, new: 
     assert said.count("\n") == 0
 
 
-def test_a_stage_that_is_missing_is_missed(tmp_path: Path):
+ADDED = """[stages.3c]
+title = "broad rollout, third step"
+cohort = "external"
+cohort_percent = 75.0
+required = ["hold", "cohort", "builds"]
+hold_s = 14400.0
+
+"""
+
+
+def test_runbook_stage_cannot_be_replaced(tmp_path: Path):
     path = changed(tmp_path, ("[stages.3b]", "[stages.3c]"))
-    with pytest.raises(UsageError, match="3c"):
+    with pytest.raises(UsageError, match=r"stages\.3b' is missing"):
         load(path)
 
 
-def test_every_required_part_can_be_asked_of_its_stage():
-    assert set(stages.REQUIRED) == set(ORDER)
+def test_added_table_is_a_stage_between_its_neighbours(tmp_path: Path):
+    found = load(changed(tmp_path, ("[stages.4]", ADDED + "[stages.4]")))
+    assert [*found.stages] == ["0", "1", "2", "3a", "3b", "3c", "4"]
+    assert (found.before("3c"), found.before("4"), found.before("0")) == ("3b", "3c", None)
+    with pytest.raises(UsageError, match="there is no stage '7'; expected one of: 0, 1, 2, 3a, 3b, 3c, 4"):
+        found.before("7")
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "words"),
+    [
+        ("[stages.4]", ("hold_s = 14400.0", "hold_s = 60.0"), "stage 3c is held for at least 1800 s"),
+        ("[stages.4]", ('"cohort", ', ""), "lacks 'cohort'"),
+        ("[stages.4]", ('"builds"]', '"builds", "drills"]'), "has 'drills'; allowed here"),
+        ("[stages.4]", ('"builds"]', '"builds", "armed"]'), "gates_at_h' is empty"),
+        ("[stages.4]", ("cohort_percent = 75.0\n", ""), "stages.3c.cohort_percent' is missing"),
+        ("[stages.4]", ("cohort_percent = 75.0", "cohort_percent = 30.0"), "less than the 50 of the stage before"),
+        ("[stages.4]", ("[stages.3c]", "[stages.third]"), "no name for a stage"),
+        ("[stages.0]", ("", ""), "the runbook's are 0, 1, 2, 3a, 3b, 4, in this order"),
+        ("# Verification commands.", ("", ""), "in this order"),
+    ],
+)
+def test_added_stage_keeps_to_the_minimum_and_its_place(tmp_path: Path, before: str, change: tuple[str, str], words: str):
+    with pytest.raises(UsageError) as caught:
+        load(changed(tmp_path, (before, ADDED.replace(*change) + before)))
+    assert words in str(caught.value)
+
+
+def test_runbook_stages_keep_their_order(tmp_path: Path):
+    path = changed(tmp_path, ("[stages.3a]", "[stages.x]"), ("[stages.3b]", "[stages.3a]"), ("[stages.x]", "[stages.3b]"))
+    with pytest.raises(UsageError, match="in this order"):
+        load(path)
+
+
+def test_shipped_stages_ask_for_the_minimum():
+    for stage, rules in load(DEFAULT_PATH).stages.items():
+        assert rules.required == stages.minimum(stage).required

@@ -10,7 +10,7 @@ from drills.rollout.setup import aim as aims
 from drills.rollout.setup import stages as stage_file
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.records import Stage
-from drills.rollout.setup.stages import ORDER, Stages
+from drills.rollout.setup.stages import Stages
 from drills.runs import targets
 from sim.base.clocks import SystemClock
 from sim.base.errors import UsageError
@@ -32,9 +32,8 @@ def show(asked: "Asked", console: "Console") -> None:
 
 def lines(asked: "Asked") -> list[str]:
     """The same, a line each."""
-    if asked.stage not in ORDER:
-        raise UsageError(f"there is no stage '{asked.stage}'; there are: {', '.join(ORDER)}.")
     stage, stages = asked.stage, stage_file.load(asked.stages)
+    stages.require(stage)
     thresholds = gates.load_thresholds(asked.thresholds)
     kind: TargetKind = "mock"
     where, control = "the embedded mock", None
@@ -45,13 +44,13 @@ def lines(asked: "Asked") -> list[str]:
     if kind == "mock" and stage != "0":
         raise UsageError(f"stage {stage} cannot begin: a mock opens no stage but 0.")
     told = [f"stage {stage}: {stages.stages[stage].title}, rollout {asked.rollout}", f"target {where}"]
-    watching = stages.watching(kind)
+    watching = stages.canary_checks(kind)
     watched = canary_checks.load(watching, asked.stages.parent, kind, stages.interval_s(kind), 2 if control else 1)
     told.append(
         f"a snapshot every {stages.interval_s(kind):g} s; a watch every {watching.every_s:g} s: {watched.name}, "
         f"{watched.fleet.clients} clients, {watched.load.events_per_s:g} events/s, about {expected_duration_s(watched):.0f} s"
     )
-    told.append(f"watches take turns over the builds {', '.join(stages.stages['0'].client_builds)}")
+    told.append(f"watches take turns over the builds {', '.join(stages.client_builds)}")
     if control is not None:
         told.append(
             f"control {control.endpoints.name}: {control.endpoints.runtime_url}, {control.endpoints.control_url}, seen as often"

@@ -10,19 +10,19 @@ from drills.rollout.hold.rollouts import StageRun
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import Entry
 from drills.rollout.setup.records import Signoff, Stage, StagePlan, StageReport
+from drills.rollout.setup.stages import Stages
 from drills.rollout.verdict import chain
-from drills.rollout.verdict.chain import BEFORE
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError, UsageError
 
 
-def require_open(folder: Path, entries: Sequence[Entry], plan: StagePlan, now: datetime, valid_h: float) -> None:
+def require_open(folder: Path, entries: Sequence[Entry], plan: StagePlan, now: datetime, rules: Stages) -> None:
     """Raise `UsageError`, all reasons in one sentence, unless the planned stage may begin."""
-    trouble = list(missing(folder, entries, plan.stage, now, valid_h))
+    trouble = list(missing(folder, entries, plan.stage, now, rules))
     if plan.target_kind == "mock":
         trouble.insert(0, f"target '{plan.target}' is a mock, and a mock opens no stage but 0")
     if not trouble and plan.stage != "0":
-        part = chain.opened_rightly(rollouts.run_dir(folder, plan.run_id), plan, valid_h)
+        part = chain.opened_rightly(rollouts.run_dir(folder, plan.run_id), plan, rules)
         trouble += [part.reason] if part.state != State.PASS else []
     if not plan.revisions.known:
         trouble.append(
@@ -32,20 +32,21 @@ def require_open(folder: Path, entries: Sequence[Entry], plan: StagePlan, now: d
         raise UsageError(f"stage {plan.stage} cannot begin: {'; '.join(text.rstrip('.') for text in trouble)}.")
 
 
-def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime, valid_h: float) -> Iterator[str]:
+def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime, rules: Stages) -> Iterator[str]:
     """What a stage still waits for, as far as the rollout's own files tell; a sentence each."""
-    if stage == "0":
+    before = rules.before(stage)
+    if before is None:
         return
     if strange := rollouts.untold(folder, entries):
         yield f"the journal does not tell of the run {strange[0]}, which is there: its end was cut off, or it is an older copy"
-    run = rollouts.latest(entries, BEFORE[stage])
+    run = rollouts.latest(entries, before)
     if run is None:
-        yield f"stage {BEFORE[stage]} has not been run"
+        yield f"stage {before} has not been run"
     elif run.reported is None:
         yield f"stage {run.stage} ({run.run_id}) has no report yet"
     else:
         try:
-            yield from _reported(rollouts.run_dir(folder, run.run_id), run, now, valid_h)
+            yield from _reported(rollouts.run_dir(folder, run.run_id), run, now, rules.signoff.valid_h)
             yield from superseded(folder, entries, run)
         except (StormgateError, ValueError) as error:
             yield str(error)

@@ -24,9 +24,8 @@ from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.journal import Journal
 from drills.rollout.setup.records import CommandDone, Control, HoldEvent, Revisions, Rollback, Stage, StagePlan, StageReport
-from drills.rollout.setup.stages import ORDER, Stages
+from drills.rollout.setup.stages import Stages
 from drills.rollout.verdict import armed, splits
-from drills.rollout.verdict.chain import BEFORE
 from sim.base.clocks import Clock, iso
 from sim.base.errors import StorageError, StormgateError, UsageError
 from sim.drill.model import Drill, expected_duration_s
@@ -52,8 +51,8 @@ def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
     Everything that can be known to be wrong is refused before anything begins (`UsageError`, `TargetError`). Ctrl-C ends
     stage 0 with a report of what there was, and leaves a hold to be gone on with; it is passed on.
     """
-    stage = _stage(asked.stage)
-    stages = stage_file.load(asked.stages)
+    stage, stages = asked.stage, stage_file.load(asked.stages)
+    stages.require(stage)
     thresholds = gates.load_thresholds(asked.thresholds)
     folder = rollouts.folder_of(asked.out, asked.rollout)
     with contextlib.ExitStack() as cleanup:
@@ -62,7 +61,7 @@ def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
         kind = aim.endpoints.kind
         control = aims.control_of(stages.stages[stage].control, aim)
         sides = 2 if control else 1
-        watched = canary_checks.load(stages.watching(kind), asked.stages.parent, kind, stages.interval_s(kind), sides)
+        watched = canary_checks.load(stages.canary_checks(kind), asked.stages.parent, kind, stages.interval_s(kind), sides)
         canary_checks.require_allowed(watched, aim)
         drills = _drills(stages, asked.stages.parent, kind) if stage == "0" else {}
         drill_runs.require_judged([*drills.values()], thresholds)
@@ -78,12 +77,6 @@ def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
             _hold(course, calendar)
         report = rollouts.conclude(course)
         return course.run_dir, report
-
-
-def _stage(given: str) -> Stage:
-    if given not in ORDER:
-        raise UsageError(f"there is no stage '{given}'; there are: {', '.join(ORDER)}.")
-    return given
 
 
 @contextlib.contextmanager
@@ -132,7 +125,7 @@ def _course(
         return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
     plan = _plan(asked, stage, aim, control, stages, watched, drills, calendar, clock, journal)
     if stage != "0":
-        opening.require_open(folder, journal.entries, plan, clock.now(), stages.signoff.valid_h)
+        opening.require_open(folder, journal.entries, plan, clock.now(), stages)
     run_dir = rollouts.begin(folder, plan, asked.stages, asked.thresholds, journal)
     return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
 
@@ -157,8 +150,9 @@ def _plan(
     journal: Journal,
 ) -> StagePlan:
     rules, kind = stages.stages[stage], aim.endpoints.kind
-    before = rollouts.latest(journal.entries, BEFORE[stage]) if stage != "0" else None
-    every_s = stages.watching(kind).every_s
+    previous = stages.before(stage)
+    before = rollouts.latest(journal.entries, previous) if previous else None
+    every_s = stages.canary_checks(kind).every_s
     return StagePlan(
         run_id=rollouts.new_run_id(stage, clock),
         rollout=asked.rollout,
@@ -188,7 +182,7 @@ def _plan(
         drills=tuple(drills),
         left_out=drill_runs.left_out(drills) if stage == "0" else (),
         gates_at_h=rules.gates_at_h,
-        client_builds=stages.stages["0"].client_builds,
+        client_builds=stages.client_builds,
         control=_control(control) if control else None,
     )
 
@@ -255,7 +249,7 @@ def _sampler(course: Course) -> Sampler:
 
 
 def _watcher(course: Course) -> canary_checks.Watcher:
-    watching = course.stages.watching(course.plan.target_kind)
+    watching = course.stages.canary_checks(course.plan.target_kind)
     beside, builds = course.stages_path.parent, course.plan.client_builds
     return canary_checks.Watcher(watching, beside, course.run_dir, course.aim, course.clock, builds, course.control)
 

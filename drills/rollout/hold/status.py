@@ -13,7 +13,7 @@ from drills.rollout.setup import embedded_mock, evidence, records
 from drills.rollout.setup.journal import NAME, Entry
 from drills.rollout.setup.journal import read as read_journal
 from drills.rollout.setup.records import HoldEvent, Stage, StagePlan
-from drills.rollout.setup.stages import ORDER, Stages
+from drills.rollout.setup.stages import Stages, command_for
 from drills.rollout.verdict import chain, splits
 from drills.runs import targets
 from sim.base import atomic_files
@@ -62,19 +62,19 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     command: str
 
 
-def of(folder: Path, now: datetime, valid_h: float, stages_file: Stages | None = None) -> Status:
-    """Where it stands, and what `stages_file` lacks for the next stage.
+def of(folder: Path, now: datetime, rules: Stages) -> Status:
+    """Where it stands, and what the stages file lacks for the next stage.
 
     Raises `UsageError` for a rollout that there is not, `EvidenceError` for a journal that was changed.
     """
     if not (folder / NAME).exists():
         raise UsageError(f"{folder}: there is no such rollout; begin one with `stormgate stage run 0 --rollout {folder.name}`.")
     entries = read_journal(folder / NAME)
-    stages = tuple(_stage(folder, entries, stage, now) for stage in ORDER)
+    stages = tuple(_stage(folder, entries, stage, now) for stage in rules.stages)
     stage = _next(stages)
-    missing = tuple(opening.missing(folder, entries, stage, now, valid_h)) if stage else ()
-    if stage and stages_file is not None:
-        missing += tuple(_lacking(stage, stages_file))
+    missing = tuple(opening.missing(folder, entries, stage, now, rules)) if stage else ()
+    if stage:
+        missing += tuple(_lacking(stage, rules))
     target = next((each.target for each in stages if each.target not in ("", embedded_mock.NAME)), targets.EMBEDDED)
     return Status(
         rollout=folder.name,
@@ -87,8 +87,8 @@ def of(folder: Path, now: datetime, valid_h: float, stages_file: Stages | None =
     )
 
 
-def _lacking(stage: Stage, stages_file: Stages) -> Iterator[str]:
-    rules = stages_file.stages[stage]
+def _lacking(stage: Stage, stages: Stages) -> Iterator[str]:
+    rules = stages.stages[stage]
     if splits.CANARY in rules.required and not rules.control:
         yield f'no control is named, so its canary is held against nothing: write control = "NAME" into [stages.{stage}]'
 
@@ -157,13 +157,11 @@ def _next(stages: Sequence[StageStatus]) -> Stage | None:
 def _command(stage: Stage, rollout: str, target: str, missing: Sequence[str], stages: Sequence[StageStatus]) -> str:
     """What to do next."""
     found = {each.stage: each for each in stages}[stage]
-    if found.state in ("go", "no_go"):
-        if found.state == "go":
-            return f'stormgate stage sign --rollout {rollout} --owner "..." --role "..." --statement "..."'
-        return f"stormgate stage {'run' if stage == '0' else 'hold'} {stage} --rollout {rollout} --target {target}"
-    if missing:
+    if found.state == "go":
+        return f'stormgate stage sign --rollout {rollout} --owner "..." --role "..." --statement "..."'
+    if missing and found.state != "no_go":
         return ""
-    return f"stormgate stage {'run' if stage == '0' else 'hold'} {stage} --rollout {rollout} --target {target}"
+    return f"stormgate stage {command_for(stage)} --rollout {rollout} --target {target}"
 
 
 def show(status: Status, console: "Console") -> None:

@@ -20,7 +20,7 @@ All but the last two lines is evidence; what is in the line before the last is w
 Times are ISO 8601 in UTC. No number is NaN or infinite: a value that is none is null.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -40,7 +40,7 @@ GATE_RESULTS, REPORT, REPORT_MD, REPORT_HTML = (
 )
 BLOCKERS, JUNIT, SIGNOFF, WAIVERS = "blockers.json", "junit.xml", "signoff.json", "waivers.json"
 
-Stage = Literal["0", "1", "2", "3a", "3b", "4"]
+Stage = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}[a-z]?$")]  # such as 0, 1, 3a
 Phase = Literal["baseline", "hold", "drills", "rollback", "other"]
 Origin = Literal["server", "client", "synthetic"]
 Decision = Literal["go", "no_go"]

@@ -1,9 +1,12 @@
-"""The stages as operators write them: who gets the new revision, how long it is held, what a go needs."""
+"""The stages file: the stages of a rollout in order, how long each is held, and what a go needs.
+
+The order of the file's `[stages.N]` tables is the order of the rollout. What no file may weaken is in `RUNBOOK`.
+"""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -16,33 +19,54 @@ from sim.drill.target_rules import TargetKind
 from sim.server.settings import Count, NotNegative, Positive
 
 DEFAULT_PATH = DATA / "stages.toml"
-ORDER: tuple[Stage, ...] = get_args(Stage)
+PREFLIGHT = "0"
+FULL_ROLLOUT = "4"
 EVERY_DRILL = "all"
-MAX_HOLE_INTERVALS = 3  # a longer one breaks a hold
-# What no file may take away: the parts that a go of a stage needs, and how short its hold may be.
-REQUIRED: dict[Stage, tuple[str, ...]] = {
-    "0": ("preconditions", "commands", "drills", "rollback", "baseline"),
-    "1": ("hold",),
-    "2": ("hold", "cohort", "builds", "canary_vs_control"),
-    **dict.fromkeys(("3a", "3b"), ("hold", "cohort", "builds")),
-    "4": ("hold", "cohort", "builds", "armed"),
+MAX_HOLE_INTERVALS = 3  # without a usable snapshot; a longer hole breaks a hold
+
+
+class Minimum(NamedTuple):
+    """What a stage requires whatever the file says: requirements by name, and the shortest hold in seconds."""
+
+    required: tuple[str, ...]
+    hold_s: float = 0.0
+
+
+RUNBOOK: dict[Stage, Minimum] = {
+    PREFLIGHT: Minimum(("preconditions", "commands", "drills", "rollback", "baseline")),
+    "1": Minimum(("hold",), 3600.0),
+    "2": Minimum(("hold", "cohort", "builds", "canary_vs_control")),
+    "3a": Minimum(("hold", "cohort", "builds"), 1800.0),
+    "3b": Minimum(("hold", "cohort", "builds"), 1800.0),
+    FULL_ROLLOUT: Minimum(("hold", "cohort", "builds", "armed"), 86400.0),
 }
-SHORTEST_HOLD_S: dict[Stage, float] = {"1": 3600.0, "3a": 1800.0, "3b": 1800.0, "4": 86400.0}
-LONGEST_JUDGING_S = 300.0  # [ours] between two looks at a hold: a budget that burns fast is seen within that
-SHORTEST_DAY_H = 8  # of work: 09:00 to 17:00 is one day
-SHORTEST_BASELINE_S = 1800.0  # [ours] it stands for the hour before a hold
+ADDED_STAGE = Minimum(("hold", "cohort", "builds"), 1800.0)  # [ours] a stage that operators add between the runbook's
+ADDED_STAGE_MAY_REQUIRE = ("hold", "cohort", "builds", "canary_vs_control", "armed")
+MAX_JUDGE_EVERY_S = 300.0  # [ours] between two evaluations of a hold: an error budget that burns fast is seen within that
+MIN_BUSINESS_DAY_H = 8  # 09:00 to 17:00 is one day
+MIN_BASELINE_S = 1800.0  # [ours] it stands for the hour before a hold
 EVERYBODY_PERCENT = 100.0
-LAST_GATES_H = (0.0, 1.0, 6.0, 24.0)
+FULL_ROLLOUT_GATES_H = (0.0, 1.0, 6.0, 24.0)
 
 Runner = Literal["cargo", "pytest", "go", "node", ""]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
-Interval = Annotated[float, msgspec.Meta(gt=0, le=300)]  # seconds; the fastest burn of a budget is looked for within 300 s
-WatchInterval = Annotated[float, msgspec.Meta(gt=0, le=3600)]  # seconds; clients are what most gates rest on [ours]
+Interval = Annotated[float, msgspec.Meta(gt=0, le=300)]  # seconds; a fast burn of an error budget must show within 300 s
+CanaryCheckInterval = Annotated[float, msgspec.Meta(gt=0, le=3600)]  # seconds; most gates rest on clients [ours]
 Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 Words = Annotated[str, msgspec.Meta(min_length=1)]
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def minimum(stage: Stage) -> Minimum:
+    """What a stage requires at least: the runbook's minimum, or that of an added stage."""
+    return RUNBOOK.get(stage, ADDED_STAGE)
+
+
+def command_for(stage: Stage) -> str:
+    """The command that executes a stage: `run 0` for the preflight, `hold N` for the others."""
+    return f"{'run' if stage == PREFLIGHT else 'hold'} {stage}"
 
 
 class Calendar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +79,7 @@ class Calendar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a window is watched. All defaults are [ours]."""
+    """How often servers are sampled and a hold is evaluated. All defaults are [ours]."""
 
     interval_s: Interval = 30.0
     judge_every_s: Positive = 60.0
@@ -63,10 +87,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class CanaryChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The drill that runs beside a baseline or a hold. All defaults are [ours]."""
+    """The drill that runs at intervals beside a baseline or a hold. All defaults are [ours]."""
 
     drill: Words = "observation"
-    every_s: WatchInterval = 300.0
+    every_s: CanaryCheckInterval = 300.0
     set: tuple[str, ...] = ()
 
 
@@ -79,11 +103,11 @@ class RoutingChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long what was shown is good for. The defaults are [ours], and the most that is allowed."""
+    """How long evidence and signatures stay valid. The defaults are [ours], and the maximum that is allowed."""
 
-    valid_h: Annotated[float, msgspec.Meta(gt=0, le=24)] = 24.0  # a go and its signature, to open the next stage
+    valid_h: Annotated[float, msgspec.Meta(gt=0, le=24)] = 24.0  # a go and its signature, to unlock the next stage
     staging_valid_h: Annotated[float, msgspec.Meta(gt=0, le=168)] = 168.0  # staging's drills, for production's preflight
-    rehearsal_valid_h: Annotated[float, msgspec.Meta(gt=0, le=336)] = 336.0  # the rollback's, for a full rollout
+    rehearsal_valid_h: Annotated[float, msgspec.Meta(gt=0, le=336)] = 336.0  # the rollback rehearsal, for a full rollout
 
 
 class OnMock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,7 +120,7 @@ class OnMock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class DrillsByKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The drills that must be green on a target of each kind: names, files beside the stages' file, or `all`."""
+    """The drills that must pass on a target of each kind: names, files beside the stages file, or `all`."""
 
     mock: tuple[Words, ...] = (EVERY_DRILL,)
     staging: tuple[Words, ...] = (EVERY_DRILL,)
@@ -117,14 +141,13 @@ class BusinessDay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         if self.from_ >= self.to:
             raise ValueError(f"a business day from {self.from_} to {self.to} has no hours")
-        if _minutes(self.to) - _minutes(self.from_) < SHORTEST_DAY_H * 60:
+        if _minutes(self.to) - _minutes(self.from_) < MIN_BUSINESS_DAY_H * 60:
             raise ValueError(
-                f"from {self.from_} to {self.to} is no whole business day, which has {SHORTEST_DAY_H} hours at least"
+                f"from {self.from_} to {self.to} is no whole business day, which has at least {MIN_BUSINESS_DAY_H} hours"
             )
 
 
 def _minutes(time_of_day: str) -> int:
-    """From midnight on."""
     hours, minutes = time_of_day.split(":")
     return int(hours) * 60 + int(minutes)
 
@@ -138,9 +161,9 @@ class StageRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     required: tuple[str, ...]
     hold_s: Positive | None = None
     business_day: BusinessDay | None = None
-    gates_at_h: tuple[NotNegative, ...] = ()  # within the hold; its end is one in any case
-    control: str = ""  # the target of the targets file where the revisions before are reached, of stages 1 to 3b
-    baseline_s: Positive | None = None  # from here on of stage 0 alone
+    gates_at_h: tuple[NotNegative, ...] = ()  # within the hold; its end is always one
+    control: str = ""  # the target that still serves the previous revisions; not for stages 0 and 4
+    baseline_s: Positive | None = None  # this and the following keys are for stage 0 only
     rehearsal_limit_s: Positive | None = None
     client_builds: tuple[Build, ...] = ()
     side_by_side: Count = 1
@@ -159,16 +182,16 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     runner: Runner = ""
     timeout_s: Positive = 600.0  # [ours]
     precondition: Literal["", "observability_tests", "retired_route_guard"] = ""
-    stands_for: str = ""  # the operators' command beside which this one of ours stands
+    stands_for: str = ""  # the operators' command that this one of ours accompanies
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is none of the operators' own."""
+        """Whether stormgate brings it, and not the operators."""
         return bool(self.stands_for)
 
 
 class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """The whole file. `stages` is in the order of the rollout."""
 
     calendar: Calendar
     sampling: Sampling = Sampling()
@@ -179,12 +202,29 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stages: dict[Stage, StageRules]
     commands: tuple[Command, ...]
 
+    def require(self, stage: Stage) -> StageRules:
+        """The rules of a stage. Raises `UsageError` for one that the file does not have."""
+        if stage not in self.stages:
+            raise UsageError(f"there is no stage '{stage}'; expected one of: {', '.join(self.stages)}.")
+        return self.stages[stage]
+
+    def before(self, stage: Stage) -> Stage | None:
+        """The stage that must be a signed go before this one; None for the first. Raises `UsageError` as `require` does."""
+        self.require(stage)
+        names = [*self.stages]
+        return names[names.index(stage) - 1] if stage != names[0] else None
+
+    @property
+    def client_builds(self) -> tuple[str, ...]:
+        """The client builds that the canary checks of all stages rotate through."""
+        return self.stages[PREFLIGHT].client_builds
+
     def interval_s(self, kind: TargetKind) -> float:
         """Between two snapshots, in seconds."""
         return self.mock.interval_s if kind == "mock" else self.sampling.interval_s
 
-    def watching(self, kind: TargetKind) -> CanaryChecks:
-        """How clients watch."""
+    def canary_checks(self, kind: TargetKind) -> CanaryChecks:
+        """The canary checks on a target of this kind."""
         if kind != "mock":
             return self.canary_check
         return msgspec.structs.replace(
@@ -192,12 +232,12 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
     def baseline_s(self, kind: TargetKind) -> float:
-        """How long the baseline takes, in seconds."""
-        return self.mock.baseline_s if kind == "mock" else self.stages["0"].baseline_s or 0.0
+        """Length of the baseline, in seconds."""
+        return self.mock.baseline_s if kind == "mock" else self.stages[PREFLIGHT].baseline_s or 0.0
 
 
 def load(path: Path) -> Stages:
-    """Read a stages file. Raises `UsageError`, one sentence with file, key and what is allowed."""
+    """Read a stages file. Raises `UsageError`: one sentence with file, key and what is allowed."""
     data = read_toml(path)
     tables = data.pop("stages", None)
     found = to_struct({**data, "stages": {}}, Stages, str(path))
@@ -208,51 +248,64 @@ def load(path: Path) -> Stages:
 
 
 def _stages(tables: object, path: Path) -> Iterator[tuple[Stage, StageRules]]:
-    """Each by itself, so that a mistake is told with the stage that it is in."""
+    """Each table by itself, so that the sentence about a mistake names its stage."""
     if not isinstance(tables, dict):
-        raise UsageError(f"{path}: has no stages; expected one table a stage, such as [stages.1].")
-    if unknown := [name for name in tables if name not in ORDER]:
-        raise UsageError(f"{path}: there is no stage '{unknown[0]}'; there are: {', '.join(ORDER)}.")
-    for stage in ORDER:
+        raise UsageError(f"{path}: has no stages; expected one table per stage, such as [stages.1].")
+    for stage in RUNBOOK:
         if stage not in tables:
-            raise UsageError(f"{path}: key 'stages.{stage}' is missing; there are the stages {', '.join(ORDER)}.")
-        if not isinstance(tables[stage], dict):
-            raise UsageError(f"{path}: key 'stages.{stage}' is {tables[stage]!r}, but a stage is a table.")
-        yield stage, to_struct(tables[stage], StageRules, f"{path}: [stages.{stage}]")
+            raise UsageError(f"{path}: key 'stages.{stage}' is missing; the runbook has the stages {', '.join(RUNBOOK)}.")
+    names = [*tables]
+    if [name for name in names if name in RUNBOOK] != [*RUNBOOK] or (names[0], names[-1]) != (PREFLIGHT, FULL_ROLLOUT):
+        raise UsageError(
+            f"{path}: the stages are in the order {', '.join(tables)}; the runbook's are {', '.join(RUNBOOK)}, in this order. "
+            f"Put a stage of your own between two of them."
+        )
+    for stage, table in tables.items():
+        try:
+            msgspec.convert(stage, Stage)
+        except msgspec.ValidationError:
+            raise UsageError(f"{path}: 'stages.{stage}' is no name for a stage; expected such as 3c.") from None
+        if not isinstance(table, dict):
+            raise UsageError(f"{path}: key 'stages.{stage}' is {table!r}, but a stage is a table.")
+        yield stage, to_struct(table, StageRules, f"{path}: [stages.{stage}]")
 
 
 def _mistakes(stages: Stages) -> Iterator[str]:
     for stage, rules in stages.stages.items():
         yield from _mistakes_of_a_stage(stage, rules)
-    if stages.sampling.judge_every_s > LONGEST_JUDGING_S:
+    if stages.sampling.judge_every_s > MAX_JUDGE_EVERY_S:
         yield (
-            f"key 'sampling.judge_every_s' is {stages.sampling.judge_every_s:g}, but a hold is judged every "
-            f"{LONGEST_JUDGING_S:g} s at least, or what must stop it at once goes on."
+            f"key 'sampling.judge_every_s' is {stages.sampling.judge_every_s:g}; a hold is judged every "
+            f"{MAX_JUDGE_EVERY_S:g} s or more often, so that it stops in time."
         )
     yield from _mistakes_of_cohorts(stages)
     yield from _mistakes_of_commands(stages)
     for day in stages.calendar.days_off:
         if not _DAY.fullmatch(day):
-            yield f"key 'calendar.days_off' has {day!r}, but expected days such as \"2026-12-24\"."
+            yield f"key 'calendar.days_off' has {day!r}; expected days such as \"2026-12-24\"."
 
 
 def _mistakes_of_a_stage(stage: Stage, rules: StageRules) -> Iterator[str]:
     key = f"key 'stages.{stage}"
-    for part in REQUIRED[stage]:
-        if part not in rules.required:
-            yield f"{key}.required' lacks {part!r}, which a go of stage {stage} always needs."
-    for part in rules.required:
-        if part not in REQUIRED[stage]:
-            yield f"{key}.required' has {part!r}; allowed here: {', '.join(REQUIRED[stage])}."
-    if stage == "0":
+    needed = minimum(stage).required
+    allowed = needed if stage in RUNBOOK else ADDED_STAGE_MAY_REQUIRE
+    for name in needed:
+        if name not in rules.required:
+            yield f"{key}.required' lacks {name!r}, which a go of stage {stage} always needs."
+    for name in rules.required:
+        if name not in allowed:
+            yield f"{key}.required' has {name!r}; allowed here: {', '.join(allowed)}."
+    if stage == PREFLIGHT:
         yield from _mistakes_of_preflight(rules, key)
         return
     if rules.drills or rules.baseline_s or rules.rehearsal_limit_s or rules.client_builds:
-        yield f"{key}' has keys of stage 0, such as 'drills'; they mean nothing here."
-    if stage == "4" and rules.control:
-        yield f"{key}.control' is {rules.control!r}, but a full rollout leaves no control to hold it against."
-    if "cohort" in REQUIRED[stage] and rules.cohort_percent is None:
+        yield f"{key}' has keys of stage 0, such as 'drills'; remove them."
+    if stage == FULL_ROLLOUT and rules.control:
+        yield f"{key}.control' is {rules.control!r}, but a full rollout leaves no control to compare with."
+    if "cohort" in needed and rules.cohort_percent is None:
         yield f"{key}.cohort_percent' is missing; expected the share of the keys that the cohort has, in percent."
+    if "armed" in rules.required and not rules.gates_at_h:
+        yield f"{key}.gates_at_h' is empty, but 'armed' is checked at these hours."
     yield from _mistakes_of_a_hold(stage, rules, key)
 
 
@@ -264,16 +317,16 @@ def _mistakes_of_a_hold(stage: Stage, rules: StageRules, key: str) -> Iterator[s
     if rules.hold_s is None or rules.business_day is not None:
         yield f"{key}.hold_s' is missing; expected the length of the hold in seconds, and no business_day."
         return
-    if rules.hold_s < SHORTEST_HOLD_S[stage]:
-        yield f"{key}.hold_s' is {rules.hold_s:g}, but stage {stage} is held for at least {SHORTEST_HOLD_S[stage]:g} s."
-    if stage == "4" and not set(LAST_GATES_H) <= set(rules.gates_at_h):
+    if rules.hold_s < minimum(stage).hold_s:
+        yield f"{key}.hold_s' is {rules.hold_s:g}, but stage {stage} is held for at least {minimum(stage).hold_s:g} s."
+    if stage == FULL_ROLLOUT and not set(FULL_ROLLOUT_GATES_H) <= set(rules.gates_at_h):
         yield f"{key}.gates_at_h' is {list(rules.gates_at_h)}, but gates are judged at 0, 1, 6 and 24 hours."
     if any(hour * 3600 > rules.hold_s for hour in rules.gates_at_h):
         yield f"{key}.gates_at_h' is {list(rules.gates_at_h)}, which goes beyond the hold of {rules.hold_s:g} s."
 
 
 def _mistakes_of_cohorts(stages: Stages) -> Iterator[str]:
-    """A cohort only ever grows, and the last one is everybody: a full rollout to a few would have shown nothing."""
+    """A cohort never shrinks, and the last one is everybody: a full rollout to a few clients would show nothing."""
     before = 0.0
     for stage, rules in stages.stages.items():
         percent = rules.cohort_percent or 0.0
@@ -288,16 +341,16 @@ def _mistakes_of_preflight(rules: StageRules, key: str) -> Iterator[str]:
     for name in ("drills", "baseline_s", "rehearsal_limit_s"):
         if getattr(rules, name) is None:
             yield f"{key}.{name}' is missing; stage 0 needs it."
-    if rules.baseline_s is not None and rules.baseline_s < SHORTEST_BASELINE_S:
-        yield f"{key}.baseline_s' is {rules.baseline_s:g}, but a baseline takes at least {SHORTEST_BASELINE_S:g} s."
+    if rules.baseline_s is not None and rules.baseline_s < MIN_BASELINE_S:
+        yield f"{key}.baseline_s' is {rules.baseline_s:g}, but a baseline takes at least {MIN_BASELINE_S:g} s."
     if not rules.client_builds:
-        yield f"{key}.client_builds' is empty; expected the builds that the target surfaces have."
+        yield f"{key}.client_builds' is empty; expected the client builds that are in use."
     if rules.control:
-        yield f"{key}.control' means nothing here: nothing new is served yet."
+        yield f"{key}.control' has no use here: stage 0 serves nothing new."
     if rules.hold_s is not None or rules.business_day is not None:
         yield f"{key}' is not held; leave 'hold_s' and 'business_day' out."
     if rules.drills is not None and not (rules.drills.mock and rules.drills.staging and rules.drills.production):
-        yield f"{key}.drills' is empty for one kind of target; without a drill nothing is green."
+        yield f"{key}.drills' is empty for one kind of target; name at least one drill."
 
 
 def _mistakes_of_commands(stages: Stages) -> Iterator[str]:
@@ -307,14 +360,14 @@ def _mistakes_of_commands(stages: Stages) -> Iterator[str]:
             yield f"two of the 'commands' are called {name!r}; each needs a name of its own."
     theirs = [command for command in stages.commands if not command.is_ours]
     if not theirs:
-        yield "there are no 'commands' of the operators' own, and ours stand beside them only."
+        yield "there are no 'commands' of the operators' own; ours (with 'stands_for') cannot replace them."
     for precondition in PRECONDITION_NAMES[:2]:
         if not any(command.precondition == precondition for command in theirs):
             yield f"no command of the operators' own has precondition = {precondition!r}."
     for command in stages.commands:
         if command.precondition and not command.runner:
-            yield f"the command {command.name!r} answers a precondition by its tests; without 'runner' nobody counts them."
+            yield f"the command {command.name!r} answers a precondition by its tests; add 'runner', which counts them."
         if command.is_ours and command.precondition:
-            yield f"the command {command.name!r} stands beside another, so it answers no 'precondition'."
+            yield f"the command {command.name!r} has 'stands_for', so it answers no 'precondition'."
         if command.is_ours and command.stands_for not in names:
-            yield f"the command {command.name!r} stands for {command.stands_for!r}; there are: {', '.join(names)}."
+            yield f"the command {command.name!r} stands for {command.stands_for!r}; expected one of: {', '.join(names)}."

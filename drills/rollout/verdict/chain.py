@@ -9,11 +9,11 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.setup import evidence, journal, records
 from drills.rollout.setup import stages as stages_file
 from drills.rollout.setup.records import Requirement, Stage, StagePlan, StageReport
+from drills.rollout.setup.stages import Stages
 from sim.base import atomic_files
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError, StormgateError
 
-BEFORE: dict[Stage, Stage] = {"1": "0", "2": "1", "3a": "2", "3b": "3a", "4": "3b"}
 SAME = (
     "rollout",
     "target",
@@ -89,37 +89,37 @@ def unspoilt(stage: Earlier) -> None:
             raise EvidenceError(f"{stage.run_dir / path}: is not what the report of that stage rests on.")
 
 
-def opened_rightly(run_dir: Path, plan: StagePlan, valid_h: float | None = None) -> Requirement:
+def opened_rightly(run_dir: Path, plan: StagePlan, rules: Stages | None = None) -> Requirement:
     """Whether the stage before was a signed go, of the same revisions and thresholds, and no older than it may be.
 
-    `valid_h` is how old that is, in hours; without it, what the run's own copy of the stages says.
+    `rules` is the stages file; without it, the run's own copy.
     """
     proof = f"../{plan.previous_run}/{records.REPORT}" if plan.previous_run else ""
     try:
-        state, reason = _opened(run_dir, plan, valid_h)
+        state, reason = _opened(run_dir, plan, rules or stages_file.load(run_dir / records.STAGES))
     except (StormgateError, ValueError) as error:
         state, reason = State.ERROR, str(error)
     return Requirement(name="previous_stage", state=state, reason=reason, evidence=proof)
 
 
-def _opened(run_dir: Path, plan: StagePlan, valid_h: float | None) -> tuple[State, str]:
+def _opened(run_dir: Path, plan: StagePlan, rules: Stages) -> tuple[State, str]:
     before = next(earlier(run_dir, plan), None)
     if before is None:
-        return State.NOT_RUN, f"stage {plan.stage} began without stage {BEFORE[plan.stage]} before it"
+        return State.NOT_RUN, f"stage {plan.stage} began without stage {rules.before(plan.stage)} before it"
     old, signoff = before.report, evidence.read_signoff(before.run_dir)
     named = f"stage {old.plan.stage} ({old.plan.run_id})"
     if signoff is None:
         return State.NOT_RUN, f"nobody has signed {named}"
     if signoff.report_sha256 != plan.previous_report_sha256 or signoff.run_id != old.plan.run_id:
         return State.FAIL, f"the signature of {named} is of another report"
-    if trouble := next(_differences(plan, old, named), ""):
+    if trouble := next(_differences(plan, old, named, rules.before(plan.stage)), ""):
         return State.FAIL, trouble
     if (old.decision, signoff.decision) != ("go", "go"):
         return State.FAIL, f"{named} is no signed go: its report says {old.decision}, its signature {signoff.decision}"
     age = from_iso(plan.began) - from_iso(signoff.at)
     if age < timedelta(0):
         return State.FAIL, f"{named} was signed at {signoff.at}, after this stage had begun ({plan.began})"
-    valid = timedelta(hours=valid_h or stages_file.load(run_dir / records.STAGES).signoff.valid_h)
+    valid = timedelta(hours=rules.signoff.valid_h)
     if (old_age := from_iso(plan.began) - from_iso(old.ended)) > valid:
         return State.INCONCLUSIVE, f"{EXPIRED}{named} ended {old_age} before this stage began; {valid} are allowed"
     if age > valid:
@@ -127,10 +127,10 @@ def _opened(run_dir: Path, plan: StagePlan, valid_h: float | None) -> tuple[Stat
     return State.PASS, f"{named} is a go that {signoff.owner} signed {age} before, over the same revisions and thresholds"
 
 
-def _differences(plan: StagePlan, old: StageReport, named: str) -> Iterator[str]:
+def _differences(plan: StagePlan, old: StageReport, named: str, before: Stage | None) -> Iterator[str]:
     """What must be the same in both stages, and is not."""
-    if old.plan.stage != BEFORE[plan.stage]:
-        yield f"{named} is not the stage before stage {plan.stage}, which is {BEFORE[plan.stage]}"
+    if old.plan.stage != before:
+        yield f"{named} is not the stage before stage {plan.stage}, which is {before}"
     for what in SAME:
         was, now = getattr(old.plan, what), getattr(plan, what)
         if was != now:

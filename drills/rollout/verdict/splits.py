@@ -8,7 +8,7 @@ from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import CanaryCheckDone, StagePlan
-from drills.rollout.setup.stages import REQUIRED
+from drills.rollout.setup.stages import minimum
 from drills.rollout.verdict.requirements import Found, gravest
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY
 from drills.rollout.verdict.window_data.base import WindowCheck, answer
@@ -33,7 +33,7 @@ def of(window: StageWindow, thresholds: Thresholds, plan: StagePlan) -> tuple[Ch
 def asked(plan: StagePlan) -> tuple[str, ...]:
     """The parts that a go of this stage needs; the canary is held against every control that is named."""
     named = (CANARY,) if plan.control is not None else ()
-    return tuple(dict.fromkeys((*REQUIRED[plan.stage], *plan.required, *named)))
+    return tuple(dict.fromkeys((*minimum(plan.stage).required, *plan.required, *named)))
 
 
 def _by_build(window: StageWindow, thresholds: Thresholds, builds: Sequence[str]) -> Iterator[CheckResult]:
