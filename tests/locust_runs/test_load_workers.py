@@ -26,7 +26,7 @@ BUSY = str(Path(__file__).with_name("busy_worker.py"))
 def loads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Load]]:
     """All load tests of this module; none asserts how long anything took."""
     out = tmp_path_factory.mktemp("workers")
-    grow = ["--clients=40", "--growth=1.5", "--most-clients=60", f"--thresholds={patient_thresholds(out)}", f"--set={CHECKS}"]
+    grow = ["--clients=40", "--growth=1.5", "--max-clients=60", f"--thresholds={patient_thresholds(out)}", f"--set={CHECKS}"]
     begun = {
         "ended": Load(out / "ended", DRILL, *over_two_processes()),
         "lost": Load(out / "lost", DRILL, *over_two_processes()),

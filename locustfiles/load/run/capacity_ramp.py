@@ -18,7 +18,7 @@ _GO, _INCONCLUSIVE, _EXIT_INTERNAL = 0, 2, 4
 def add_to(parser: Any) -> None:
     """The fields of a climb; where it begins is `--clients`."""
     parser.add_argument("--growth", type=float, default=1.5, help="Each step has so many times the clients of the one before.")
-    parser.add_argument("--most-clients", type=int, default=5000, help="The climb ends here at the latest.")
+    parser.add_argument("--max-clients", type=int, default=5000, help="The climb ends here at the latest.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class CapacityRamp:
             return "nothing was judged"
         so_far = f"green up to {green.clients} clients ({green.run_id})" if green else "no load was green"
         if last.exit_code == _GO:
-            return f"{so_far}, and no limit was found; climb further with --most-clients"
+            return f"{so_far}, and no limit was found; climb further with --max-clients"
         why = {1: "red", 2: "not decided"}.get(last.exit_code, "not measured")
         whose = ", because the load generator itself was late: this is its limit, not the lane's" if last.saturated else ""
         return f"{so_far}; {last.clients} clients were {why}{whose} ({last.run_id})"
