@@ -21,7 +21,7 @@ faults = [{ kind = "drop_sockets", at_s = 0.2 }]
 fleet = { clients = 20, connects_per_s = 40.0 }
 load = { events_per_s = 40.0, run_streams = 2 }
 phases = { steady_s = 1.5, fault_s = 3.0, recovery_s = 0.5, settle_s = 10.0 }
-expect = { probes = ["mutation_over_socket"] }
+expect = { negative_clients = ["mutation_over_socket"] }
 """
 CAPS = "caps = { clients = 200, connects_per_s = 200.0, events_per_s = 100.0 }\n"
 

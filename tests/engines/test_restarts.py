@@ -39,7 +39,7 @@ def run(client: VirtualClient, seconds: float) -> State:
 
 
 def publish(client: VirtualClient, key: str) -> None:
-    client._endpoints.publish(TOPIC, key, {"key": key}, lambda answer: None)
+    client._service.publish(TOPIC, key, {"key": key}, lambda answer: None)
     run(client, 1.0)
 
 

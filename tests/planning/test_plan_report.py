@@ -141,7 +141,7 @@ def test_a_search_tells_its_trials_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_values_of_a_best_are_simulated_at_once_and_ranked(tmp_path: Path):
-    best = SWEEP + '[find]\nkey = "fleet.policy"\nwant = "best"\nvalues = ["sdk", "server_hint"]\nmost_replications = 3\n'
+    best = SWEEP + '[find]\nkey = "fleet.policy"\nwant = "best"\nvalues = ["sdk", "server_hint"]\nmax_replications = 3\n'
     asked = []
 
     def execute(jobs, store) -> str:

@@ -37,7 +37,7 @@ not_measured = []
 estimates = {}
 [[calibration.residuals]]
 probe = "burst_large"
-measure = "return_95_s"
+metric = "return_95_s"
 measured = 1.0
 simulated = 1.0
 error = 0.0

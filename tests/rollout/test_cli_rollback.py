@@ -47,7 +47,7 @@ def targets(mock: Served, folder: Path, apply: list[str], restore: list[str]) ->
     path = folder / "targets.toml"
     path.write_text(
         f'[targets.lane]\nkind = "mock"\nruntime_url = "{mock.url}"\ncontrol_url = "{mock.url}"\n'
-        "[targets.lane.rollback]\nseen_within_s = 0.1\n[targets.lane.rollback.traffic]\n"
+        "[targets.lane.rollback]\nobserved_within_s = 0.1\n[targets.lane.rollback.traffic]\n"
         f"apply = {json.dumps(apply)}\nrestore = {json.dumps(restore)}\n"
         'control_revision = "mock-r1"\nruntime_revision = "mock-r1"\n'
     )
