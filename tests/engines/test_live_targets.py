@@ -306,7 +306,8 @@ def test_changed_words_of_a_hook_are_no_evidence(tmp_path: Path) -> None:
 
 # --- production -------------------------------------------------------------------------------------
 
-OBSERVE = DRILL.replace('[{ kind = "drop_sockets", at_s = 0.2 }]', "[]").replace('negative_clients = ["mutation_over_socket"]', "")
+OBSERVE = DRILL.replace('[{ kind = "drop_sockets", at_s = 0.2 }]', "[]")
+OBSERVE = OBSERVE.replace('negative_clients = ["mutation_over_socket"]', "")
 OBSERVE = OBSERVE.replace('"reconnect.live_again_99_s", ', "")
 
 
