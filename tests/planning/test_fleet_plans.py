@@ -46,9 +46,7 @@ def test_what_it_does_not_look_at_is_never_green(swept: Swept):
 
 
 FIND = (
-    'engine = "fleet"\n'
-    + SWEEP
-    + '[find]\nkey = "fleet.clients"\nwant = "largest"\nlow = 8\nhigh = 16\nmax_replications = 4\n'
+    'engine = "fleet"\n' + SWEEP + '[find]\nkey = "fleet.clients"\nwant = "largest"\nlow = 8\nhigh = 16\nmax_replications = 4\n'
 )
 
 
