@@ -1,1 +1,4 @@
-"""Load tests of a sync lane in Locust: a run here is a drill's run, with its evidence, gates and verdict."""
+"""Locustfiles to run, copy and change: each runs a drill as a load test, with its evidence, gates and verdict.
+
+Nothing imports them; they import `locustfiles.load`.
+"""

@@ -1,20 +1,18 @@
-"""Storms of more and more clients, until a gate is not green: which load does the lane still take?"""
+"""Run storms with more and more clients until a gate fails: how many clients can the service take?"""
 
-from locustfiles.load import hooks
-from locustfiles.load.publisher_user import PublisherUser
-from locustfiles.load.shapes import DrillShape
-from locustfiles.load.sync_user import SyncUser
+from locustfiles.load.setup import use_drill
+from locustfiles.load.users import DrillShape, PublisherUser, SyncUser
 
-hooks.of("reconnect_storm", ramps=True, clients=100, steady_s=3.0)
+use_drill("reconnect_storm", ramps=True, clients=100, steady_s=3.0)
 
 
 class Client(SyncUser):
-    """A client of the lane."""
+    """One client of the sync service: connects, subscribes, keeps its cursor, reconnects."""
 
 
 class Publisher(PublisherUser):
-    """Publishes the drill's events."""
+    """Publishes the drill's events over HTTP."""
 
 
-class Course(DrillShape):
-    """One drill after the other."""
+class Shape(DrillShape):
+    """One run after another, each with more clients."""

@@ -1,20 +1,18 @@
-"""All sockets are cut at once, and once more: does every client come back soon, spread out, and without losing an event?"""
+"""Cut every socket at once, twice: do all clients come back soon, spread out, and without losing an event?"""
 
-from locustfiles.load import hooks
-from locustfiles.load.publisher_user import PublisherUser
-from locustfiles.load.shapes import DrillShape
-from locustfiles.load.sync_user import SyncUser
+from locustfiles.load.setup import use_drill
+from locustfiles.load.users import DrillShape, PublisherUser, SyncUser
 
-hooks.of("reconnect_storm")
+use_drill("reconnect_storm")
 
 
 class Client(SyncUser):
-    """A client of the lane."""
+    """One client of the sync service: connects, subscribes, keeps its cursor, reconnects."""
 
 
 class Publisher(PublisherUser):
-    """Publishes the drill's events."""
+    """Publishes the drill's events over HTTP."""
 
 
-class Course(DrillShape):
-    """As long as the drill's course takes."""
+class Shape(DrillShape):
+    """As many users as the drill has clients, for as long as the drill lasts."""

@@ -1,20 +1,18 @@
-"""Half an hour under load, renewing tokens: does anything grow, leak or drift?"""
+"""Half an hour under load with token renewals: does anything grow, leak or drift?"""
 
-from locustfiles.load import hooks
-from locustfiles.load.publisher_user import PublisherUser
-from locustfiles.load.shapes import DrillShape
-from locustfiles.load.sync_user import SyncUser
+from locustfiles.load.setup import use_drill
+from locustfiles.load.users import DrillShape, PublisherUser, SyncUser
 
-hooks.of("observation", steady_s=1800.0)
+use_drill("observation", steady_s=1800.0)
 
 
 class Client(SyncUser):
-    """A client of the lane."""
+    """One client of the sync service: connects, subscribes, keeps its cursor, reconnects."""
 
 
 class Publisher(PublisherUser):
-    """Publishes the drill's events."""
+    """Publishes the drill's events over HTTP."""
 
 
-class Course(DrillShape):
-    """As long as the drill's course takes."""
+class Shape(DrillShape):
+    """As many users as the drill has clients, for as long as the drill lasts."""

@@ -1,20 +1,18 @@
-"""Cursors go stale while clients are away: does everyone get a snapshot, and nobody loop?"""
+"""Cursors become stale while clients are offline: does every client get a snapshot, and none loop?"""
 
-from locustfiles.load import hooks
-from locustfiles.load.publisher_user import PublisherUser
-from locustfiles.load.shapes import DrillShape
-from locustfiles.load.sync_user import SyncUser
+from locustfiles.load.setup import use_drill
+from locustfiles.load.users import DrillShape, PublisherUser, SyncUser
 
-hooks.of("stale_cursor")
+use_drill("stale_cursor")
 
 
 class Client(SyncUser):
-    """A client of the lane."""
+    """One client of the sync service: connects, subscribes, keeps its cursor, reconnects."""
 
 
 class Publisher(PublisherUser):
-    """Publishes the drill's events."""
+    """Publishes the drill's events over HTTP."""
 
 
-class Course(DrillShape):
-    """As long as the drill's course takes."""
+class Shape(DrillShape):
+    """As many users as the drill has clients, for as long as the drill lasts."""

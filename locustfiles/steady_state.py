@@ -1,20 +1,18 @@
-"""Nothing is broken: does a lane under load keep its gates?"""
+"""Break nothing: does the service keep its gates under load?"""
 
-from locustfiles.load import hooks
-from locustfiles.load.publisher_user import PublisherUser
-from locustfiles.load.shapes import DrillShape
-from locustfiles.load.sync_user import SyncUser
+from locustfiles.load.setup import use_drill
+from locustfiles.load.users import DrillShape, PublisherUser, SyncUser
 
-hooks.of("observation")
+use_drill("observation")
 
 
 class Client(SyncUser):
-    """A client of the lane."""
+    """One client of the sync service: connects, subscribes, keeps its cursor, reconnects."""
 
 
 class Publisher(PublisherUser):
-    """Publishes the drill's events."""
+    """Publishes the drill's events over HTTP."""
 
 
-class Course(DrillShape):
-    """As long as the drill's course takes."""
+class Shape(DrillShape):
+    """As many users as the drill has clients, for as long as the drill lasts."""

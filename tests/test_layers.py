@@ -210,7 +210,7 @@ def test_nothing_is_too_long():
         ("sim/analysis/metrics.py", "def f():\n    import sim.mock.app", "no engine"),
         ("sim/analysis/metrics.py", "import importlib\nimportlib.import_module('sim.mock.app')", "no engine"),
         ("drills/cli/main.py", "from tests import histories", "imports tests"),
-        ("drills/cli/main.py", "import locustfiles.load.shapes", "upwards"),
+        ("drills/cli/main.py", "import locustfiles.load.users", "upwards"),
         ("drills/cli/main.py", "from sim.utils import everything", "no package"),
         ("drills/judging/gates.py", "from drills.cli import main", "upwards"),
         ("locustfiles/load/user.py", "from sim.engines.sockets import engine", "no other engine"),

@@ -10,7 +10,7 @@ from msgspec import structs
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from locustfiles.load.clients.recording import LiveMetrics
-from locustfiles.load.clients.users import Run, Users
+from locustfiles.load.clients.user_roster import Run, Users
 from locustfiles.load.run import options, storm_patterns, target_monitor, verdict
 from locustfiles.load.run.capacity_ramp import CapacityRamp
 from sim.base.errors import UsageError

@@ -1,4 +1,4 @@
-"""The clients that live in this process: all of a run that has only one, a part of the fleet in a worker."""
+"""The clients of this process: all clients of a single-process run, or a worker's share of the fleet."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +23,12 @@ from sim.record.observations import NAN
 from sim.record.parquet import Collector
 from sim.server.settings import RuntimeSettings
 
-_LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would be load of its own
-CLIENT_FAULTS = (DropSockets, RestartClients, ForgetTokens)  # what is done to clients where they are
+_LAG_SAMPLES = 500  # clients whose lag is sampled each time; more would load the generator
+CLIENT_FAULTS = (DropSockets, RestartClients, ForgetTokens)  # done to clients in their own process
 
 
 class ClientPool:
-    """Clients of one run, by number; those up to the drill's number of clients are of the fleet, and `listener` hears them."""
+    """Clients of one run by number. Numbers below the drill's `fleet.clients` are the fleet; `listener` gets their notices."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ClientPool:
         pacer: Pacer | None = None,
     ) -> None:
         self.clients: dict[int, WireClient] = {}
-        self.began = NEVER  # when the first client of the fleet is to arrive
+        self.began = NEVER  # when the first client of the fleet connects
         self._drill = drill
         self._endpoints = endpoints
         self._topics = topics
@@ -50,49 +50,49 @@ class ClientPool:
         self._recorder = recorder
         self._listener = listener
         self._pacer = pacer
-        # What the drill says of the runtime is for our own; any other is met with the lane's defaults.
+        # The drill's [runtime] table configures the mock only; other targets are used with the protocol's defaults.
         met = drill if endpoints.endpoints.is_mock else msgspec.structs.replace(drill, runtime=RuntimeSettings())
         self._settings = client_setup.client_settings(met, seed)
         self._next_sample = 0
 
     def topics_of(self, number: int) -> list[str]:
-        """What a client of the fleet, or a probe, reads."""
+        """Return the topics that a fleet client or negative client subscribes to."""
         runs = self._drill.load.run_streams
         return client_setup.topics_of(number, self._topics[:runs], self._topics[runs:], self._drill.fleet.topics_per_client)
 
     def streams_of(self, number: int) -> list[str]:
-        """The same as stream ids."""
+        """Return the same as stream ids."""
         return [stream_id(topic) for topic in self.topics_of(number)]
 
     def add(self, number: int, probe: str | None = None) -> None:
-        """One more client, who has not arrived yet."""
+        """Add a client that has not connected yet."""
         self._add(number, self.topics_of(number), probe)
 
     def add_auditor(self, number: int) -> None:
-        """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""
+        """Add the auditor: a client without a cursor that reads every retained event of every stream."""
         self._add(number, self._topics, None)
 
     def _add(self, number: int, topics: Sequence[str], probe: str | None) -> None:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
         session = session_class(probe)(number, list(topics), policy, self._settings)
-        listener = self._listener if is_fleet else _nobody  # what is watched is the fleet
+        listener = self._listener if is_fleet else _nobody  # only the fleet is reported live
         self.clients[number] = WireClient(session, self._endpoints, self._clock, self._recorder, listener, self._pacer)
 
     def live_on(self, number: int) -> None:
-        """One client's whole life; it arrives at its own moment, as in every engine."""
+        """Run one client until the run ends. It connects at its own time, as in every engine."""
         fleet = self._drill.fleet
         self.clients[number].run(self.began + number * fleet.arrival_s / fleet.clients)
 
     def stop(self) -> None:
-        """Everyone goes for good."""
+        """Disconnect all clients for good."""
         for client in self.clients.values():
             client.stop()
 
-    # --- what is broken -----------------------------------------------------------------------------
+    # --- faults -------------------------------------------------------------------------------------
 
-    def strike(self, planned: PlannedFault) -> list[int]:
-        """Break something for those whom a fault concerns; returns on whom it acted."""
+    def inject(self, planned: PlannedFault) -> list[int]:
+        """Inject a client fault; returns the clients on which it took effect."""
         mine = [number for number in planned.clients if number in self.clients]
         match planned.fault:
             case DropSockets(offline_s=offline_s):
@@ -105,17 +105,17 @@ class ClientPool:
                     self._add_row("token_forgotten", number)
                 return mine
 
-    def revert(self, struck: Iterable[int]) -> None:
-        """The fault is over for them."""
-        for number in struck:
+    def revert(self, affected: Iterable[int]) -> None:
+        """Revert the fault for these clients."""
+        for number in affected:
             self.clients[number].revive()
 
     def revert_all(self) -> None:
-        """Nothing acts on anyone any more."""
+        """Revert every fault that is still active."""
         for client in self.clients.values():
             client.come_online()
 
-    # --- how they are -------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------
 
     @property
     def _fleet(self) -> list[ClientSession]:
@@ -123,28 +123,28 @@ class ClientPool:
 
     @property
     def live(self) -> int:
-        """How many of the fleet are live."""
+        """Number of live clients of the fleet."""
         return sum(session.is_live for session in self._fleet)
 
     @property
     def there(self) -> int:
-        """How many of the fleet are live, or renewing their tokens."""
+        """Number of fleet clients that are live or renewing their token."""
         now = self._clock.now()
         return sum(client_setup.is_there(session, now) for session in self._fleet)
 
     def behind(self, heads: Mapping[str, int]) -> int:
-        """How many have not come to rest at these heads. All at one moment: who had may be renewing its token by now."""
+        """Return how many clients have not converged to these heads, all checked at one moment."""
         now = self._clock.now()
         return sum(bool(client_setup.behind(client.session, heads, now)) for client in self.clients.values())
 
     def conclude(self, heads: Mapping[str, int]) -> None:
-        """Record who has converged, and who has not, with the reason."""
+        """Record for each client that it has converged, or why not."""
         for client in self.clients.values():
             now, session = self._clock.now(), client.session
             self._recorder.extend(now - self._clock.began, session.client, client_setup.conclusion(session, heads, now))
 
     def sample_lag(self, heads: Mapping[str, int]) -> float:
-        """Record how far clients are from the heads, in events, some each time; returns the worst, NaN for nobody."""
+        """Record the lag of some clients in events; returns the largest, NaN without any."""
         worst = NAN
         for session in self._some():
             if (lag := client_setup.lag_events(session, heads)) is not None:
@@ -153,7 +153,7 @@ class ClientPool:
         return worst
 
     def sample_positions(self) -> None:
-        """Record where clients are, some each time, for whoever knows the heads to say how far that is from them."""
+        """Record the positions of some clients; the master, which knows the heads, turns them into lags."""
         for session in self._some():
             cursors = session.replica.cursors.values()
             rows = [("client_lag", each.stream, each.watermark, 0, NAN, "") for each in cursors if each.watermark is not None]
@@ -170,4 +170,4 @@ class ClientPool:
 
 
 def _nobody(now: float, session: ClientSession, notices: Sequence[Notice]) -> None:
-    """Hears nothing."""
+    """Ignore the notices of a client outside the fleet."""

@@ -1,7 +1,7 @@
-"""What this process observes: the record that is judged, and the figures that can be watched while it grows.
+"""What this process observes: the record that is judged, and live metrics while the run goes on.
 
-The record is a drill's (`sim.record.observations`). The live figures are sketches that can be merged (DDSketch, within 1 % of
-the value): good to look at, and never what a verdict rests on.
+The record is a drill's (`sim.record.observations`). Live metrics are mergeable sketches (DDSketch, within 1 % of
+the value): they are shown, and never used for a verdict.
 """
 
 import math
@@ -20,12 +20,12 @@ from sim.record.parquet import Recorder
 
 _WITHIN = 0.01  # relative accuracy of sketches
 _CURVE_SAMPLES = 7200  # of the recovery curve: an hour at two a second
-_WAITING_EVENTS = 50_000  # whose publisher's word is still to come
-Report = Callable[[str, str, float, str], None]  # type, name, ms, error code; how Locust's own tables learn of it
+_WAITING_EVENTS = 50_000  # applied events whose acknowledgement is still missing
+Report = Callable[[str, str, float, str], None]  # type, name, ms, error code: feeds Locust's own tables
 
 
 class GreenRecorder(Recorder):
-    """A recorder whose writer is a real thread: as a greenlet it would hold up all clients while it compresses."""
+    """A recorder that writes in a native thread; in a greenlet, compressing would block all clients."""
 
     def _begin_writing(self) -> None:
         native: type[SimpleQueue] = monkey.get_original("queue", "SimpleQueue")  # type: ignore[type-arg]
@@ -37,7 +37,7 @@ class GreenRecorder(Recorder):
 
 
 class Deliveries:
-    """From when an event was due to when a client applied it. Who publishes often learns its seq after clients have it."""
+    """Measures from an event's due time to its application, also when its acknowledgement comes after clients have applied it."""
 
     def __init__(self, took: Callable[[float], None]) -> None:
         self._took = took
@@ -45,13 +45,13 @@ class Deliveries:
         self._waiting: dict[tuple[str, int], list[float]] = {}
 
     def published(self, stream: str, seq: int, due: float) -> None:
-        """The event of this stream and seq was due then."""
+        """Record when the event of this stream and seq was due."""
         self._due[stream, seq] = due
         for applied_at in self._waiting.pop((stream, seq), ()):
             self._took((applied_at - due) * 1000)
 
     def applied(self, stream: str, seq: int, now: float) -> None:
-        """A client applied it."""
+        """Record that a client applied the event."""
         due = self._due.get((stream, seq))
         if due is not None:
             self._took((now - due) * 1000)
@@ -66,14 +66,14 @@ class Sketch(DDSketch):
         super().__init__(_WITHIN)
 
     def values(self) -> list[tuple[float, float]]:
-        """Values and how many there are of each, which make the same sketch when they are added to an empty one."""
+        """Return values with their counts; added to an empty sketch they give the same sketch."""
         bins = [(key + self._store.offset, count) for key, count in enumerate(self._store.bins) if count]
         zeros = [(0.0, float(self._zero_count))] if self._zero_count else []
         return [*zeros, *((float(self._mapping.value(key)), float(count)) for key, count in bins)]
 
 
-class _Figures:
-    """What one worker said last."""
+class _WorkerMetrics:
+    """The latest metrics of one worker."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -81,29 +81,29 @@ class _Figures:
 
 
 class LiveMetrics:
-    """Counts, sketches and the recovery curve of a run that goes on; a master's have its workers' in them."""
+    """Counts, sketches and the recovery curve of the current run; a master's include its workers'."""
 
     def __init__(self, report: Report) -> None:
         self._counts: Counter[str] = Counter()  # of this process
         self._sketches: dict[str, Sketch] = {}
-        self._workers: dict[str, _Figures] = {}
+        self._workers: dict[str, _WorkerMetrics] = {}
         self.curve: deque[dict[str, float]] = deque(maxlen=_CURVE_SAMPLES)
         self.phases: dict[str, float] = {}  # when each began, in s of the run
         self.deliveries = Deliveries(lambda ms: self._took("delivery", ms))
         self._worst: dict[str, float] = {}  # ms, since the last sample
         self._live: set[int] = set()
-        self._fewest = 0  # that were live at once, since the last sample
+        self._fewest = 0  # fewest live clients since the last sample
         self._report = report
         self._connected_at: dict[int, float] = {}
 
     @property
     def counts(self) -> Counter[str]:
-        """How many observations of each kind there are."""
+        """Number of observations by kind."""
         return sum((worker.counts for worker in self._workers.values()), self._counts)
 
     @property
     def sketches(self) -> dict[str, Sketch]:
-        """What took how long, in ms, by what Locust's tables call it."""
+        """Durations in ms, by their names in Locust's tables."""
         if not self._workers:
             return self._sketches
         merged: dict[str, Sketch] = {}
@@ -115,38 +115,38 @@ class LiveMetrics:
         return merged
 
     def own_counts(self) -> dict[str, int]:
-        """The counts of this process alone."""
+        """Return the counts of this process alone."""
         return dict(self._counts)
 
     def own_values(self) -> dict[str, list[tuple[float, float]]]:
-        """This process's sketches, as what `worker_measured` takes."""
+        """Return this process's sketches in the form that `worker_measured` takes."""
         return {name: sketch.values() for name, sketch in self._sketches.items()}
 
     def take_worst(self) -> dict[str, float]:
-        """What took longest, in ms, since this was asked last."""
+        """Return the longest durations in ms since the last call."""
         worst, self._worst = self._worst, {}
         return worst
 
     def worker_counted(self, worker: str, counts: dict[str, int], worst_ms: dict[str, float]) -> None:
-        """All that a worker has counted by now, and its worst since it last said so."""
-        self._workers.setdefault(worker, _Figures()).counts = Counter(counts)
+        """Take a worker's total counts, and its longest durations since its last message."""
+        self._workers.setdefault(worker, _WorkerMetrics()).counts = Counter(counts)
         for name, ms in worst_ms.items():
             self._worst[name] = max(ms, self._worst.get(name, 0.0))
 
     def worker_measured(self, worker: str, values: dict[str, list[tuple[float, float]]]) -> None:
-        """All that a worker has measured by now; what is said twice or not at all does no harm."""
-        self._workers.setdefault(worker, _Figures()).values = values
+        """Take a worker's total sketches; a repeated or lost message does no harm."""
+        self._workers.setdefault(worker, _WorkerMetrics()).values = values
 
     def noticed(self, now: float, session: ClientSession, notices: Sequence[Notice]) -> None:
-        """A client noticed something; what Locust shows is told to it."""
+        """Take a client's notices, and report to Locust what its tables show."""
         for kind, stream, seq, _, value, detail in notices:
             self._counts[kind] += 1
             if kind == "applied":
                 self.deliveries.applied(stream, seq, now)
             else:
-                self._tell(kind, now, session.client, value, detail)
+                self._report_notice(kind, now, session.client, value, detail)
 
-    def _tell(self, kind: str, now: float, client: int, value: float, detail: str) -> None:
+    def _report_notice(self, kind: str, now: float, client: int, value: float, detail: str) -> None:
         match kind:
             case "token_minted" | "token_refused":
                 self._took("mint", value, detail if kind == "token_refused" else "")
@@ -167,22 +167,22 @@ class LiveMetrics:
                 asked = "join" if client in self._connected_at else "subscribe"
                 self._took(asked, (now - self._connected_at.pop(client, now)) * 1000, detail)
             case "replay_completed":
-                if value == value:  # one that was asked for again has no due moment
+                if value == value:  # a repeated replay has no due time
                     self._took("replay bootstrap", value)
 
     def published(self, event: DueEvent, seq: int, ms: float) -> None:
-        """An event was acknowledged."""
+        """Record an acknowledged event."""
         self._counts["published"] += 1
         self.deliveries.published(event.stream.stream, seq, event.due)
         self._took("publish", ms)
 
     def publish_failed(self, ms: float, code: str) -> None:
-        """An event was given up."""
+        """Record an event that the publisher gave up."""
         self._counts["publish_failed"] += 1
         self._took("publish", ms, code)
 
     def sample(self, t: float, live: int, clients: int, lag_ms: float, behind_events: float = math.nan) -> None:
-        """One point of the recovery curve; what took worst is of the time since the one before."""
+        """Add a point to the recovery curve; its longest durations cover the time since the previous point."""
         worst, counts = self.take_worst(), self.counts
         fewest, self._fewest = live if self._workers else min(self._fewest, live), len(self._live)
         self.curve.append(
@@ -201,12 +201,12 @@ class LiveMetrics:
         )
 
     def percentile(self, name: str, share: float) -> float | None:
-        """Milliseconds of what Locust's tables call so; None before there is any."""
+        """Return a percentile in ms of the durations named so in Locust's tables; None without data."""
         sketch = self.sketches.get(name)
         return None if sketch is None else sketch.get_quantile_value(share)
 
     def n(self, name: str) -> int:
-        """How many of those there were."""
+        """Return their number."""
         sketch = self.sketches.get(name)
         return 0 if sketch is None else int(sketch.count)
 

@@ -1,4 +1,4 @@
-"""A climb: the same drill with more clients each time, until a gate is not green; the last green load is the answer."""
+"""Capacity ramp: run a drill with more and more clients until a gate fails; the last green load is the answer."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -16,41 +16,43 @@ _GO, _INCONCLUSIVE, _EXIT_INTERNAL = 0, 2, 4
 
 
 def add_to(parser: Any) -> None:
-    """The fields of a climb; where it begins is `--clients`."""
-    parser.add_argument("--growth", type=float, default=1.5, help="Each step has so many times the clients of the one before.")
-    parser.add_argument("--max-clients", type=int, default=5000, help="The climb ends here at the latest.")
+    """Add the ramp's fields; it starts at `--clients`."""
+    parser.add_argument(
+        "--growth", type=float, default=1.5, help="Factor by which each run has more clients than the one before."
+    )
+    parser.add_argument("--max-clients", type=int, default=5000, help="Largest number of clients to try.")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One run of a climb, judged."""
+    """One judged run of a ramp."""
 
     clients: int
     exit_code: int
     run_id: str
-    saturated: bool  # the load generator itself could not keep up, so this says nothing about the lane
+    saturated: bool  # the load generator could not keep up, so the run does not measure the service
 
 
 class CapacityRamp:
-    """Which load is next, and what came of it all."""
+    """Chooses the next load, and sums up the result."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Raises `UsageError` for a climb that goes nowhere."""
+        """Raises `UsageError` for a growth factor of 1 or less."""
         self.steps: list[Step] = []
-        self._growth, self._most = options.growth, options.max_clients
+        self._growth, self._max_clients = options.growth, options.max_clients
         if self._growth <= 1:
-            raise UsageError(f"--growth {self._growth:g}: a climb needs more than 1.")
+            raise UsageError(f"--growth {self._growth:g}: a capacity ramp needs a factor above 1.")
 
     def after(self, plan: Plan, verdict: RunVerdict) -> Plan | None:
-        """The plan of the next step; None when the climb is over."""
+        """Return the plan of the next run; None when the ramp is over."""
         clients = plan.drill.fleet.clients
         checks = [check for drill in verdict.drills for check in drill.checks]
         saturated = any(check.name == GENERATOR and check.state is State.ERROR for check in checks)
         self.steps.append(Step(clients, verdict.exit_code, verdict.run_id, saturated))
-        if verdict.exit_code != _GO or clients >= self._most:
+        if verdict.exit_code != _GO or clients >= self._max_clients:
             return None
         fleet = msgspec.structs.replace(
-            plan.drill.fleet, clients=min(max(round(clients * self._growth), clients + 1), self._most)
+            plan.drill.fleet, clients=min(max(round(clients * self._growth), clients + 1), self._max_clients)
         )
         drill = msgspec.structs.replace(plan.drill, fleet=fleet)
         drills.check(drill, f"drill '{drill.name}' with {fleet.clients} clients")
@@ -58,12 +60,12 @@ class CapacityRamp:
 
     @property
     def last_green(self) -> Step | None:
-        """The most clients of whom everything asked was green."""
+        """The largest run whose gates were all green."""
         return next((step for step in reversed(self.steps) if step.exit_code == _GO), None)
 
     @property
     def exit_code(self) -> int:
-        """0 when the lane's limit was found between two loads, 2 when it was not reached, else that of the step in the way."""
+        """Go if the limit lies between two loads, inconclusive if it was not reached, else the code of the failed run."""
         if not self.steps:
             return _EXIT_INTERNAL
         last = self.steps[-1]
@@ -72,13 +74,13 @@ class CapacityRamp:
         return _GO if self.last_green is not None and last.exit_code == 1 else last.exit_code
 
     def in_words(self) -> str:
-        """What is known now of how much the lane takes."""
+        """Return one sentence on how many clients the service took so far."""
         green, last = self.last_green, self.steps[-1] if self.steps else None
         if last is None:
             return "nothing was judged"
         so_far = f"green up to {green.clients} clients ({green.run_id})" if green else "no load was green"
         if last.exit_code == _GO:
-            return f"{so_far}, and no limit was found; climb further with --max-clients"
+            return f"{so_far}; the limit was not reached, raise --max-clients"
         why = {1: "red", 2: "not decided"}.get(last.exit_code, "not measured")
-        whose = ", because the load generator itself was late: this is its limit, not the lane's" if last.saturated else ""
+        whose = " because the load generator was saturated: this is its limit, not the service's" if last.saturated else ""
         return f"{so_far}; {last.clients} clients were {why}{whose} ({last.run_id})"

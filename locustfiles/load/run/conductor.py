@@ -11,7 +11,7 @@ from rich.console import Console
 from drills.judging import gates
 from drills.judging.checks.verdicts import RunVerdict
 from drills.reports import report
-from locustfiles.load.clients.users import Run, Users
+from locustfiles.load.clients.user_roster import Run, Users
 from locustfiles.load.run import verdict as verdicts
 from locustfiles.load.run.capacity_ramp import CapacityRamp
 from locustfiles.load.run.drill_run import DrillRun

@@ -83,7 +83,7 @@ class Storms:
 
     def _strike(self, planned: PlannedFault, ends: float) -> int:
         """What is done to clients where they are; returns on how many it acted."""
-        struck = self._client_pool.strike(planned)
+        struck = self._client_pool.inject(planned)
         self._sleep_until(ends)
         self._client_pool.revert(struck)
         return len(struck)

@@ -1,4 +1,4 @@
-"""What a load test can be asked: command-line arguments, which are the web page's fields too, and what they come to."""
+"""Options of a load test: command-line arguments, which are also the web form's fields, and the plan they make."""
 
 import argparse
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from sim.engines.shared import permission
 from sim.engines.shared.service import Endpoints
 from sim.server.settings import DEFECTS, Switches
 
-AS_THE_DRILL_HAS_IT = 0.0  # of a number: what the drill's file says
-AS_THE_DRILL_CUTS = -1.0  # of a moment, because a fault may begin at 0 s
+FROM_DRILL = 0.0  # of a number: use the drill file's value
+TIMES_FROM_DRILL = -1.0  # of a time, because a fault may start at 0 s
 POLICIES = ("", "reference", "desktop", "sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run. `lane` None: the embedded mock is started for it, with these switches."""
+    """What to run. Without `endpoints` the run starts the embedded mock with these switches."""
 
     drill: Drill
     seed: int
@@ -37,12 +37,12 @@ class Plan:
 
     @property
     def target(self) -> tuple[str, str]:
-        """Name and kind, as a run's files have them."""
+        """Name and kind of the target, as the run's files state them."""
         return (self.endpoints.name, self.endpoints.kind) if self.endpoints else ("embedded mock", "mock")
 
 
 def possible_drills() -> list[str]:
-    """The drills that load tests can do."""
+    """Return the names of the drills that a load test can run."""
     found = []
     for path in sorted((*CATALOG.glob("*.toml"), *EXAMPLES.glob("*.toml"))):
         try:
@@ -54,53 +54,55 @@ def possible_drills() -> list[str]:
 
 
 def add_to(parser: Any, drill: str, **defaults: object) -> None:
-    """Add all fields to Locust's parser; `drill` and `defaults` are what this locustfile is for."""
+    """Add all options to Locust's parser, with the locustfile's drill and defaults."""
 
     def add(name: str, default: Any, help_text: str, **more: Any) -> None:
         key = name.removeprefix("--").replace("-", "_")
         parser.add_argument(name, default=defaults.get(key, default), help=help_text, **more)
 
-    def number(name: str, help_text: str, kind: type = float, default: float = AS_THE_DRILL_HAS_IT) -> None:
+    def number(name: str, help_text: str, kind: type = float, default: float = FROM_DRILL) -> None:
         add(name, kind(default), help_text, type=kind)
 
-    add("--drill", drill, "What is done to the lane, and what is asked of it.", choices=possible_drills())
-    number("--clients", "How many connect; 0: as many as the drill has.", int)
-    add("--policy", "", "How a client reconnects and keeps its place; empty: the drill's own.", choices=POLICIES)
-    number("--topics-per-client", "Run streams that each client reads; 0: as the drill has it.", int)
-    number("--events-per-s", "Published over all streams together; 0: as the drill has it.")
-    number("--connects-per-s", "At which clients arrive; 0: as the drill has it.")
-    number("--steady-s", "Seconds before the storm; 0: as the drill has it.")
-    number("--fault-s", "Seconds of the storm's phase; 0: as the drill has it.")
+    add("--drill", drill, "Drill to run: faults, load and checks.", choices=possible_drills())
+    number("--clients", "Number of clients; 0: as in the drill.", int)
+    add("--policy", "", "Client policy: backoff and recovery of positions; empty: as in the drill.", choices=POLICIES)
+    number("--topics-per-client", "Streams per client; 0: as in the drill.", int)
+    number("--events-per-s", "Events published per second over all streams; 0: as in the drill.")
+    number("--connects-per-s", "Clients that connect per second at the start; 0: as in the drill.")
+    number("--steady-s", "Length of the steady state in seconds; 0: as in the drill.")
+    number("--fault-s", "Length of the fault phase in seconds; 0: as in the drill.")
     add(
         "--pattern",
         storm_patterns.AS_THE_DRILL,
-        "In which sockets are cut.",
+        "Pattern in which sockets are cut.",
         choices=(storm_patterns.AS_THE_DRILL, *storm_patterns.PATTERNS),
     )
-    number("--share-dropped", "Of the fleet, from 0 to 1, that each cut takes; 0: as the drill has it, or all.")
-    number("--storm-at", "When the first fault begins, in s of its phase; -1: as the drill has it.", default=AS_THE_DRILL_CUTS)
+    number("--share-dropped", "Share of the fleet that each cut drops, 0 to 1; 0: as in the drill, or all.")
+    number(
+        "--storm-at", "Start of the first fault, in seconds of the fault phase; -1: as in the drill.", default=TIMES_FROM_DRILL
+    )
     add(
         "--target",
         targets.EMBEDDED,
-        "'mock' starts one for the run; or the address of a mock on this machine, or a name of the targets file.",
+        "'mock' starts the embedded mock; or give a mock's local address, or a name in the targets file.",
     )
-    add("--targets", "", "The targets file that --target names one of; a worker has its own.", include_in_web_ui=False)
-    add("--thresholds", "", "Judge by this file instead of the default thresholds; empty: those.")
-    number("--seed", "Names the run: same seed, same faults and same delays.", int, 1)
+    add("--targets", "", "Targets file for --target; each worker reads its own copy.", include_in_web_ui=False)
+    add("--thresholds", "", "Thresholds file; empty: the defaults.")
+    number("--seed", "Random seed; the same seed gives the same faults and delays.", int, 1)
     add(
         "--set",
         [],
-        "Override any key of the drill; a field counts more.",
+        "Override a key of the drill; other options take precedence.",
         action="append",
         metavar="KEY=VALUE",
         include_in_web_ui=False,
     )
-    add("--defect", [], "Switch a named defect of the embedded mock on.", action="append", include_in_web_ui=False)
-    add("--out", "results", "Folder that runs are written to.", include_in_web_ui=False)
+    add("--defect", [], "Enable a defect of the embedded mock.", action="append", include_in_web_ui=False)
+    add("--out", "results", "Folder for the runs' evidence.", include_in_web_ui=False)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """What these options come to; raises `UsageError`, one sentence, for what cannot be run."""
+    """Build the plan from the options. Raises `UsageError` for a plan that cannot run."""
     drill = _drill(options)
     faults.require_possible(drill)
     endpoints = targets.resolve(options.target, Path(options.targets) if options.targets else None)
@@ -108,14 +110,14 @@ def plan_of(options: argparse.Namespace) -> Plan:
         permission.require_allowed(drill, endpoints)
         _require_no_hooks(drill, endpoints)
     if endpoints is not None and options.defect:
-        raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")
+        raise UsageError("--defect works on the embedded mock only; start another one with `stormgate mock serve --defect`.")
     thresholds = Path(options.thresholds) if options.thresholds else DEFAULT_PATH
     gates.require_checks(drill, gates.load_thresholds(thresholds))
     return Plan(drill, options.seed, endpoints, _switches(options), thresholds, Path(options.out))
 
 
 def _require_no_hooks(drill: Drill, endpoints: Endpoints) -> None:
-    """Operators' commands are run by `stormgate drill run` alone."""
+    """Refuse faults that need an operator's hook; only `stormgate drill run` runs hooks."""
     kinds = [
         fault.kind for fault in drill.faults if not isinstance(fault, CLIENT_FAULTS) or fault.kind in endpoints.rules.hooks
     ]
@@ -129,23 +131,23 @@ def _require_no_hooks(drill: Drill, endpoints: Endpoints) -> None:
 def _switches(options: argparse.Namespace) -> Switches:
     for name in options.defect:
         if name not in DEFECTS:
-            raise UsageError(f"--defect {name}: there is no such defect; there are: {', '.join(DEFECTS)}.")
+            raise UsageError(f"--defect {name}: unknown defect; choose from: {', '.join(DEFECTS)}.")
     return to_struct({"defects": list(options.defect), "seed": options.seed}, Switches, "--defect")
 
 
 def path_of(drill: str) -> Path:
-    """The file of one of the `possible_drills`."""
+    """Return the file of one of `possible_drills`."""
     return next(path for path in (CATALOG / f"{drill}.toml", EXAMPLES / f"{drill}.toml") if path.exists())
 
 
 def _drill(options: argparse.Namespace) -> Drill:
     path = path_of(options.drill)
-    drill = drills.load(path, (*options.set, *_changes(options, drills.load(path))))  # what a form says goes last
+    drill = drills.load(path, (*options.set, *_changes(options, drills.load(path))))  # the form takes precedence
     return storm_patterns.with_pattern(drill, options.pattern, options.share_dropped or 1.0)
 
 
 def _changes(options: argparse.Namespace, drill: Drill) -> list[str]:
-    """What the fields change in the drill's file, as `--set` has it."""
+    """Return the changes to the drill file, in the form of `--set`."""
     fields = {
         "fleet.clients": options.clients,
         "fleet.policy": options.policy,

@@ -1,4 +1,4 @@
-"""A run's folder, its verdict, and how the gates look while it goes on."""
+"""A run's folder, its verdict, and the provisional state of its checks while it runs."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from sim.base.ownership import Mark
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's files go, and the mark that says that it is going on."""
+    """The folder of a run, and the mark that it is still running."""
 
     run_dir: Path
     folder: Path  # of its one drill
@@ -23,7 +23,7 @@ class RunFolder:
 
 
 def open_folder(plan: Plan) -> RunFolder:
-    """Make the folder of a new run; raises `UsageError` and `StorageError`."""
+    """Create the folder of a new run. Raises `UsageError` and `StorageError`."""
     leftovers.clean_up(plan.out)
     target, kind = plan.target
     run_dir = results.create_run(
@@ -39,7 +39,7 @@ def open_folder(plan: Plan) -> RunFolder:
 
 
 def conclude(run: RunFolder) -> RunVerdict:
-    """Judge a run from its files, as `stormgate judge` would, and write its report and figures."""
+    """Judge a run from its files, as `stormgate judge` does, and write its report and figures."""
     run.mark.remove()
     verdict = results.judge_run(run.run_dir)
     results.write_reports(run.run_dir, verdict)
@@ -49,16 +49,16 @@ def conclude(run: RunFolder) -> RunVerdict:
 
 
 def in_words(verdict: RunVerdict) -> str:
-    """The verdict on one line, with the first reasons why."""
+    """Return the verdict in one line, with its first reasons."""
     wrong = [f"{check.name}: {check.reason}" for drill in verdict.drills for check in drill.checks if check.state != "pass"]
     broken = [violation.invariant for drill in verdict.drills for violation in drill.violations]
-    said = "; ".join([*(f"broken law {name}" for name in broken), *wrong][:5])
+    said = "; ".join([*(f"invariant {name} violated" for name in broken), *wrong][:5])
     return f"{verdict.decision}{f' ({said})' if said else ''}"
 
 
-# --- while it goes on -------------------------------------------------------------------------------
+# --- while it runs ----------------------------------------------------------------------------------
 
-# Checks of which a live sketch gives a first idea: what Locust's tables call it, and which percentile.
+# Checks with a live estimate: the name in Locust's tables, and the percentile.
 _LIVE = {
     "replay.bootstrap_ms": ("replay bootstrap", 0.95),
     "ux.publish_to_apply_ms": ("delivery", 0.95),
@@ -68,7 +68,7 @@ _LIVE_COUNTS = {"replay.divergence": "hash_mismatch", "delivery.dropped_deliveri
 
 @dataclass(frozen=True)
 class Provisional:
-    """How a check looks now; `state` is pass, fail or open. Only the verdict at the end counts."""
+    """A check's provisional `state`: pass, fail or open. Only the final verdict counts."""
 
     check: str
     state: str
@@ -78,11 +78,11 @@ class Provisional:
 
 
 def provisional(checks: tuple[str, ...], thresholds: Mapping[str, Threshold], live: LiveMetrics) -> list[Provisional]:
-    """The drill's checks as they look now; those that live figures say nothing about are open until the end."""
-    return [_look(name, thresholds[name].threshold if name in thresholds else math.nan, live) for name in checks]
+    """Return the drill's checks as they stand now; checks without a live estimate stay open until the end."""
+    return [_estimate(name, thresholds[name].threshold if name in thresholds else math.nan, live) for name in checks]
 
 
-def _look(name: str, limit: float, live: LiveMetrics) -> Provisional:
+def _estimate(name: str, limit: float, live: LiveMetrics) -> Provisional:
     value, n = None, 0
     if name in _LIVE:
         value, n = live.percentile(*_LIVE[name]), live.n(_LIVE[name][0])

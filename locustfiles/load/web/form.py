@@ -44,7 +44,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 _SAID_ANYWAY = re.compile(r"; (0|-1|empty): [^;]*$")  # what it is to leave a field empty, which the field itself shows
 _MOST = 1_000_000  # [ours] of anything: a mistyped number must not fill a machine's memory before it fails
 _LOCUSTS_OWN = {"user_count", "spawn_rate", "host", "run_time", "profile", "user_classes", "shape_class"}
-_AT_WHICH = {"storm_at": options.AS_THE_DRILL_CUTS}  # the value of a field left empty; else it is 0
+_AT_WHICH = {"storm_at": options.TIMES_FROM_DRILL}  # the value of a field left empty; else it is 0
 
 
 class Field(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from locustfiles.load.clients.users import Run, Users
+from locustfiles.load.clients.user_roster import Run, Users
 from locustfiles.load.workers.messages import AnyToWorker, Begin, Channel
 from locustfiles.load.workers.worker_run import WorkerRun
 

@@ -187,7 +187,7 @@ class WorkerRun:
         while (wait_s := order.at - self._clock.now()) > 0:
             gevent.sleep(wait_s)
         late_ms = (self._clock.now() - order.at) * 1000
-        struck = client_pool.strike(order.planned)
+        struck = client_pool.inject(order.planned)
         while (wait_s := order.until - self._clock.now()) > 0 and not self._faults_over.wait(wait_s):
             pass
         client_pool.revert(struck)

@@ -1,4 +1,4 @@
-"""What Locust's users do in any process: each is a client of the run that goes on, or of the next one."""
+"""Which client each Locust user of this process is, in the current run or the next one."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
@@ -8,40 +8,40 @@ from gevent.event import Event
 
 
 class Run(Protocol):
-    """A run, as users know it."""
+    """A run, as seen by its users."""
 
-    replaced: Event  # another run has begun
+    replaced: Event  # set when another run has started
 
     def take_client(self) -> int | None:
-        """The next client of the fleet that no user is yet; None: there is none."""
+        """Return the next free client of the fleet, None if all are taken."""
 
     def be_a_client(self, number: int) -> None:
         """Return when the run is over."""
 
     def leave(self, number: int) -> None:
-        """Locust takes away the user that was this client."""
+        """Handle that Locust removes this client's user."""
 
     def publish(self) -> None:
         """Return when the run wants no more events."""
 
 
 class Users(ABC):
-    """Of one Locust process."""
+    """The users of one Locust process."""
 
     def __init__(self) -> None:
         self._clients: dict[Any, int] = {}
 
     @abstractmethod
     def run_of_users(self) -> Run | None:
-        """The run that goes on, or the last one."""
+        """Return the current run, or the last one."""
 
     @property
     @abstractmethod
     def is_run_over(self) -> bool:
-        """Whether users may go without being missed."""
+        """Whether users may leave because the run is over."""
 
     def be_a_client(self, user: object) -> None:
-        """This user is the next client of the fleet, until there is another run; one too many is none."""
+        """Let this user be the next free client of the fleet until another run starts; a surplus user only waits."""
         if (run := self._run_or_wait()) is not None:
             if (number := run.take_client()) is not None:
                 self._clients[user] = number
@@ -49,19 +49,19 @@ class Users(ABC):
             run.replaced.wait()
 
     def leave(self, user: object) -> None:
-        """Locust takes a user away."""
+        """Handle that Locust removes a user."""
         number, run = self._clients.pop(user, None), self.run_of_users()
         if number is not None and run is not None and not self.is_run_over:
             run.leave(number)
 
     def publish(self) -> None:
-        """This user publishes until there is another run."""
+        """Let this user publish until another run starts."""
         if (run := self._run_or_wait()) is not None:
             run.publish()
             run.replaced.wait()
 
     def _run_or_wait(self) -> Run | None:
-        """The run that goes on; without one, a user comes back later, or never."""
+        """Return the current run; without one, wait a second and return None, so that the user tries again."""
         if (run := self.run_of_users()) is None:
             gevent.sleep(1.0)
         return run

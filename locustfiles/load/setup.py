@@ -1,4 +1,4 @@
-"""Hooks a locustfile into Locust: its drill's fields, the conductor, and a verdict however the run ends."""
+"""Connect a locustfile to Locust: form fields, the conductor, the web page, and a verdict however the test ends."""
 
 import logging
 import signal
@@ -13,14 +13,14 @@ from locustfiles.load.run.conductor import Conductor
 from locustfiles.load.web import routes as web
 from sim.base.errors import UsageError
 
-# Whoever reaches these may start storms and send observations: from other machines that has to be asked for.
+# Anyone who reaches these ports can start storms and send observations, so other addresses need an explicit option.
 _LOOPBACK = {"master_bind_host": "127.0.0.1", "web_host": "127.0.0.1"}
 
 
-def of(drill: str, ramps: bool = False, **defaults: object) -> None:
-    """This locustfile runs that drill, with these defaults of its fields, unless something else is chosen.
+def use_drill(drill: str, ramps: bool = False, **defaults: object) -> None:
+    """Run `drill` in this locustfile unless the command line or the form selects another.
 
-    With `climbs` it goes on with more and more clients.
+    `defaults` set the form's fields, such as `clients=100`. With `ramps` a green run is followed by one with more clients.
     """
 
     def add_fields(parser: Any) -> None:
@@ -48,13 +48,13 @@ def of(drill: str, ramps: bool = False, **defaults: object) -> None:
 
 
 def _quit(environment: Any, runner: Any) -> None:
-    """Locust listens to SIGTERM only once a test without a page is over."""
+    """Stop the run and Locust on SIGTERM; Locust itself handles it only after a headless test has ended."""
     conductor.of(environment).stop("it was interrupted")
     runner.quit()
 
 
 def _interrupt(environment: Any, runner: Any) -> None:
-    """Ctrl-C would else end whichever greenlet has its turn; here what was observed is safe first, and then Locust ends."""
+    """Save the observations on Ctrl-C before Locust ends; otherwise it would interrupt whichever greenlet is running."""
     conductor.of(environment).stop("it was interrupted")
     waits_for_workers = isinstance(runner, MasterRunner) and environment.web_ui is None and runner.shape_greenlet is None
     main = gevent.get_hub().parent
@@ -63,5 +63,5 @@ def _interrupt(environment: Any, runner: Any) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Users are spawned at once, and each arrives at its own moment: a warning of a high rate would be wrong."""
+    """Drop Locust's spawn-rate warning: users are spawned at once, but each connects at its own time."""
     return "spawn rate is very high" not in str(record.msg)
