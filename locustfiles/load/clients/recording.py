@@ -37,7 +37,7 @@ class GreenRecorder(Recorder):
 
 
 class Deliveries:
-    """Measures from an event's due time to its application, also when its acknowledgement comes after clients have applied it."""
+    """Measures from an event's due time to its application, even if clients apply it before it is acknowledged."""
 
     def __init__(self, took: Callable[[float], None]) -> None:
         self._took = took

@@ -17,9 +17,7 @@ _GO, _INCONCLUSIVE, _EXIT_INTERNAL = 0, 2, 4
 
 def add_to(parser: Any) -> None:
     """Add the ramp's fields; it starts at `--clients`."""
-    parser.add_argument(
-        "--growth", type=float, default=1.5, help="Factor by which each run has more clients than the one before."
-    )
+    parser.add_argument("--growth", type=float, default=1.5, help="Factor by which clients grow per run.")
     parser.add_argument("--max-clients", type=int, default=5000, help="Largest number of clients to try.")
 
 
