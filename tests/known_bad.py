@@ -107,7 +107,7 @@ def asks(probe: str) -> Callable[[Story], Story]:
 
 def law_of(probe: str) -> str:
     """The law that is broken where this probe's question is granted."""
-    return invariants._PROBE_INVARIANTS.get(probe, f"{probe}_accepted")
+    return invariants.of_negative_client(probe)
 
 
 def granted(probe: str) -> KnownBad:

@@ -114,7 +114,7 @@ def _server_view(history: History) -> ServerView | None:
     if polls.n == 0:
         return None
     absent = server_metrics.absent(history, history.header.metrics_profile)
-    return ServerView(polls.n, polls.failed, server_metrics.figures(history), absent)
+    return ServerView(polls.n, polls.failed, server_metrics.served(history), absent)
 
 
 def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult]:

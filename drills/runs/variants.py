@@ -126,7 +126,7 @@ def combine(drill: Drill, verdicts: Mapping[str, DrillVerdict], accounts: Mappin
         metrics=(
             Metric("parity.surfaces", compared.variants, "variants", compared.variants, "higher"),
             Metric("parity.events", compared.events, "events", compared.variants, "higher"),
-            Metric("parity.partings", len(compared.partings), "variants", compared.variants, "lower"),
+            Metric("parity.partings", len(compared.differences), "variants", compared.variants, "lower"),
         ),
         summary=drill.summary,
         policy=", ".join(dict.fromkeys(surface.policy for surface in variants_of(drill))),
@@ -160,7 +160,7 @@ def _same_everywhere(compared: parity.Comparison, unread: Sequence[str], evidenc
         gate="replay",
         check="parity",
         state=state,
-        value=float(len(compared.partings)),
+        value=float(len(compared.differences)),
         unit="variants",
         n=compared.variants,
         interval=None,
@@ -180,9 +180,9 @@ def _parity_state(compared: parity.Comparison, unread: Sequence[str], is_lawful:
 
     Where a surface was never well, what its clients lack may only be late, unless somewhere a law was broken.
     """
-    if compared.partings and not compared.unequal and not (compared.unready and is_lawful):
-        more = f"; {len(compared.partings)} surfaces part in all" if len(compared.partings) > 1 else ""
-        return State.FAIL, f"first at {compared.partings[0]}{more}"
+    if compared.differences and not compared.unequal and not (compared.unready and is_lawful):
+        more = f"; {len(compared.differences)} surfaces part in all" if len(compared.differences) > 1 else ""
+        return State.FAIL, f"first at {compared.differences[0]}{more}"
     if unread:
         return State.ERROR, f"there is nothing to compare of {_named(unread)}"
     if compared.unequal:

@@ -1,6 +1,6 @@
-"""Jumbled messages: hash mismatches and malformed frames, beside those that a fault of the plan made on purpose.
+"""Corrupted messages: hash mismatches and malformed frames that no fault explains.
 
-A fault excuses no more of them than it made, at its clients, while it lasted. Everything else is the runtime's own doing.
+A fault explains as many as it made, for the clients and events that it affects, while it lasted.
 """
 
 import numpy as np
@@ -10,43 +10,39 @@ from sim.record.observations import Kind
 from sim.server.disorder import client_key, concerns, concerns_event
 from sim.server.tokens import device_id
 
-# [ours] So long after a fault has ended, a frame that it spoilt may still be under way.
-_UNDER_WAY_S = 2.0
-_MADE_BY = {Kind.HASH_MISMATCH: "jumble_deliveries", Kind.MALFORMED: "malform_frames"}
+_IN_FLIGHT_S = 2.0  # [ours] a corrupted frame may still be in flight this long after the fault
+_FAULT_OF = {Kind.HASH_MISMATCH: "jumble_deliveries", Kind.MALFORMED: "malform_frames"}
 
 
-def unannounced(history: History, kind: Kind) -> Rows:
-    """The rows of `kind` (hash mismatches, or malformed frames) that no fault of the plan explains."""
+def unexplained(history: History, kind: Kind) -> Rows:
+    """The rows of `kind` (`HASH_MISMATCH` or `MALFORMED`) that no fault explains."""
     rows = history.of(kind)
-    excused = np.zeros(len(rows), np.bool_)
-    for index, (begun_t, ended_t) in history.fault_times(_MADE_BY[kind]).items():
-        inside = (rows.t >= begun_t) & (rows.t <= ended_t + _UNDER_WAY_S)
-        inside &= _concerned(history, rows, index, _MADE_BY[kind])
-        excused[np.flatnonzero(inside)[: acted(history).get(index, 0)]] = True
-    return rows.take(~excused)
+    explained = np.zeros(len(rows), np.bool_)
+    for index, (start_t, end_t) in history.fault_times(_FAULT_OF[kind]).items():
+        inside = (rows.t >= start_t) & (rows.t <= end_t + _IN_FLIGHT_S)
+        inside &= _is_affected(history, rows, index, _FAULT_OF[kind])
+        explained[np.flatnonzero(inside)[: effects(history).get(index, 0)]] = True
+    return rows.take(~explained)
 
 
-def acted(history: History) -> dict[int, int]:
-    """How often each fault of the plan was seen to act, by its index."""
+def effects(history: History) -> dict[int, int]:
+    """Number of observed effects of each fault, by its index."""
     observed = history.of(Kind.FAULT_OBSERVED)
     return dict(zip(observed.attempt.tolist(), np.nan_to_num(observed.value).astype(int).tolist(), strict=True))
 
 
-def _concerned(history: History, rows: Rows, index: int, kind: str) -> Mask:
-    """Where a row is of a client that the fault concerns, as the runtime drew it."""
-    plan = history.header.plan
-    share = float(str(plan[index].get("clients_share", 0.0))) if index < len(plan) else 0.0
-    clients = [client for client in np.unique(rows.client).tolist() if client >= 0]
-    hit = [client for client in clients if concerns(history.header.seed, kind, client_key(device_id(client)), share)]
-    mask: Mask = np.isin(rows.client, hit)
-    return mask & _of_its_events(history, rows, index, kind)
-
-
-def _of_its_events(history: History, rows: Rows, index: int, kind: str) -> Mask:
-    """Where a row is of an event that the fault concerns; what is no frame at all does not say of which it is."""
+def _is_affected(history: History, rows: Rows, index: int, kind: str) -> Mask:
+    """Which rows belong to a client and an event that the fault affects. A row without a seq may belong to any event."""
     plan, seed = history.header.plan, history.header.seed
-    share = float(str(plan[index].get("events_share", 0.0))) if index < len(plan) else 0.0
+    fault = plan[index] if index < len(plan) else {}
+    clients_share, events_share = (float(str(fault.get(key, 0.0))) for key in ("clients_share", "events_share"))
     keys = {client: client_key(device_id(client)) for client in np.unique(rows.client).tolist()}
+    affected = {client for client, key in keys.items() if client >= 0 and concerns(seed, kind, key, clients_share)}
     pairs = zip(rows.client.tolist(), rows.seq.tolist(), strict=True)
-    mine = [seq < 0 or concerns_event(seed, kind, keys[client], seq, share) for client, seq in pairs]
-    return np.array(mine, np.bool_)
+    return np.array(
+        [
+            client in affected and (seq < 0 or concerns_event(seed, kind, keys[client], seq, events_share))
+            for client, seq in pairs
+        ],
+        np.bool_,
+    )

@@ -1,9 +1,9 @@
-"""What was measured in a run, for people and for comparisons: value, unit, n and which direction is better.
+"""Metrics of a run, for people and for comparisons: value, unit, n and which direction is better.
 
-Nothing here passes or fails; that is `drills.judging.gates`. A measure of nothing has the value NaN and n = 0.
+`drills.judging.gates` decides what passes. A metric without samples has the value NaN and n = 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ _NAN = float("nan")
 
 @dataclass(frozen=True)
 class Metric:
-    """One measured value. `n` is how many observations it is made of."""
+    """One measured value; `n` is the number of observations behind it."""
 
     name: str
     value: float
@@ -31,7 +31,7 @@ class Metric:
 
 
 def run_metrics(history: History, ledger: Ledger) -> list[Metric]:
-    """All measures of a run."""
+    """All metrics of a run."""
     if history.header.tally is not None:
         return list(tally_metrics(history.header.tally))
     return [
@@ -44,12 +44,12 @@ def run_metrics(history: History, ledger: Ledger) -> list[Metric]:
 
 
 def percentile(values: Floats, share: float) -> float:
-    """The smallest sample that at least `share` of all samples do not exceed; NaN of nothing."""
+    """The smallest sample that at least `share` of all samples do not exceed; NaN without samples."""
     return reconnects.time_until(share, np.sort(values))
 
 
 def replay_amplification(history: History) -> Metric:
-    """Events replayed for each event missed, after the first fault; 1 is ideal, NaN when nothing was missed."""
+    """Events replayed per missed event after the first fault; 1 is ideal, NaN if nothing was missed."""
     rows = history.fleet(Kind.REPLAYED)
     rows = rows.take(rows.t >= history.first_fault_t)
     missed = float(np.nansum(rows.value))
@@ -59,28 +59,31 @@ def replay_amplification(history: History) -> Metric:
 
 def _recovery(history: History) -> Iterator[Metric]:
     episodes = reconnects.episodes(history)
-    affected = sum(episode.clients for episode in episodes)
-    for percent in (50, 95, 99):
-        worst = max((reconnects.time_until(percent / 100, episode.live_s) for episode in episodes), default=_NAN)
-        yield Metric(f"live_again_{percent}_s", worst, "s", affected)
-    worst = max((reconnects.time_until(0.99, episode.caught_up_s) for episode in episodes), default=_NAN)
-    yield Metric("caught_up_99_s", worst, "s", affected)
-    yield Metric("clients_disconnected_by_faults", affected, "clients", len(episodes), "neither")
     attempts = np.concatenate([np.zeros(0, np.int64), *(episode.attempts for episode in episodes)])
     mean, most = (float(attempts.mean()), float(attempts.max())) if len(attempts) else (_NAN, _NAN)
-    yield Metric("attempts_per_client_mean", mean, "attempts", len(attempts))
-    yield Metric("attempts_per_client_max", most, "attempts", len(attempts))
+
+    def live_again_s(percent: int) -> float:
+        return max((reconnects.time_until(percent / 100, episode.live_s) for episode in episodes), default=_NAN)
+
+    caught_up_s = max((reconnects.time_until(0.99, episode.caught_up_s) for episode in episodes), default=_NAN)
+    yield from _recovery_metrics(len(episodes), len(attempts), live_again_s, caught_up_s, mean, most)
+
+
+def _recovery_metrics(
+    faults: int, clients: int, live_again_s: Callable[[int], float], caught_up_s: float, mean: float, most: float
+) -> Iterator[Metric]:
+    for percent in (50, 95, 99):
+        yield Metric(f"live_again_{percent}_s", live_again_s(percent), "s", clients)
+    yield Metric("caught_up_99_s", caught_up_s, "s", clients)
+    yield Metric("clients_disconnected_by_faults", clients, "clients", faults, "neither")
+    yield Metric("attempts_per_client_mean", mean, "attempts", clients)
+    yield Metric("attempts_per_client_max", most, "attempts", clients)
 
 
 def _connects(history: History) -> Iterator[Metric]:
-    attempts = len(history.fleet(Kind.CONNECT_ATTEMPTED))
-    yield Metric("peak_connects_per_s", reconnects.peak_connects_per_s(history), "connects/s", attempts)
-    yield Metric("connects_attempted", attempts, "connects", attempts, "neither")
-    yield _count(history, "connects_failed", Kind.CONNECT_FAILED)
-    disconnected = history.fleet(Kind.DISCONNECTED)
-    yield Metric("disconnects", len(disconnected), "disconnects", len(disconnected))
-    for reason, count in history.detail_counts(disconnected).items():
-        yield Metric(f"disconnects.{reason or 'unknown'}", count, "disconnects", len(disconnected))
+    attempts, failed = len(history.fleet(Kind.CONNECT_ATTEMPTED)), len(history.fleet(Kind.CONNECT_FAILED))
+    reasons = history.detail_counts(history.fleet(Kind.DISCONNECTED))
+    yield from _connect_metrics(reconnects.peak_connects_per_s(history), attempts, failed, reasons)
     yield _count(history, "heartbeat_timeouts", Kind.HEARTBEAT_TIMEOUT)
     yield _count(history, "slow_consumer_evictions", Kind.EVICTED)
     yield _count(history, "frames_malformed", Kind.MALFORMED)
@@ -88,12 +91,23 @@ def _connects(history: History) -> Iterator[Metric]:
     yield Metric("backoff_max_ms", float(delays.max(initial=-1.0)) if len(delays) else _NAN, "ms", len(delays))
 
 
+def _connect_metrics(peak: float, attempts: int, failed: int, disconnects: Mapping[str, int]) -> Iterator[Metric]:
+    yield Metric("peak_connects_per_s", peak, "connects/s", attempts)
+    yield Metric("connects_attempted", attempts, "connects", attempts, "neither")
+    yield Metric("connects_failed", failed, "count", failed)
+    total = sum(disconnects.values())
+    yield Metric("disconnects", total, "disconnects", total)
+    for reason, count in disconnects.items():
+        yield Metric(f"disconnects.{reason or 'unknown'}", count, "disconnects", total)
+
+
 def _replays(history: History) -> Iterator[Metric]:
     yield replay_amplification(history)
     rebootstrapped = history.fleet(Kind.REBOOTSTRAPPED)
-    again = rebootstrapped.take(~history.detail_is(rebootstrapped, ["fresh"]))
+    rebootstrapped = rebootstrapped.take(~history.detail_is(rebootstrapped, ["fresh"]))
     clients = history.header.clients
-    yield Metric("rebootstrapped_share", len(np.unique(again.client)) / clients if clients else _NAN, "ratio", clients)
+    share = len(np.unique(rebootstrapped.client)) / clients if clients else _NAN
+    yield Metric("rebootstrapped_share", share, "ratio", clients)
     answers = samples.subscribe_answers(history)
     yield Metric("stale_answers", len(samples.stale_answers(history)), "answers", answers)
     declared = history.fleet(Kind.DECLARED_LOSS)
@@ -102,8 +116,9 @@ def _replays(history: History) -> Iterator[Metric]:
 
 
 def _delivery(history: History, ledger: Ledger) -> Iterator[Metric]:
-    yield Metric("published_events", len(ledger.published), "events", len(ledger.published), "neither")
-    yield Metric("publishes_failed", samples.failed_publishes(history).hits, "publishes", samples.failed_publishes(history).n)
+    published, failed = len(ledger.published), samples.failed_publishes(history)
+    yield Metric("published_events", published, "events", published, "neither")
+    yield Metric("publishes_failed", failed.hits, "publishes", failed.n)
     applied = len(history.fleet(Kind.APPLIED))
     yield Metric("applied_events", applied, "events", applied, "neither")
     yield Metric("dropped_deliveries", ledger.dropped.count, "events", ledger.expected)
@@ -116,18 +131,14 @@ def _latencies(history: History, ledger: Ledger) -> Iterator[Metric]:
     yield from _percentiles("bootstrap", samples.bootstrap_ms(history), "ms")
     yield from _percentiles("client_lag", samples.client_lag_events(history), "events")
     yield from _percentiles("generator_lag", samples.generator_lag_ms(history), "ms")
-    minted = history.fleet(Kind.TOKEN_MINTED).value
-    yield from _percentiles("token_mint", minted, "ms")
+    yield from _percentiles("token_mint", history.fleet(Kind.TOKEN_MINTED).value, "ms")
 
 
 def _percentiles(name: str, values: Floats, unit: str) -> Iterator[Metric]:
-    yield from _of_ascending(name, np.sort(values), unit)
-
-
-def _of_ascending(name: str, values: Floats, unit: str) -> Iterator[Metric]:
+    ordered = np.sort(values)
     for percent in (50, 95, 99):
-        yield Metric(f"{name}_p{percent}_{unit}", reconnects.time_until(percent / 100, values), unit, len(values))
-    yield Metric(f"{name}_max_{unit}", float(values[-1]) if len(values) else _NAN, unit, len(values))
+        yield Metric(f"{name}_p{percent}_{unit}", reconnects.time_until(percent / 100, ordered), unit, len(ordered))
+    yield Metric(f"{name}_max_{unit}", float(ordered[-1]) if len(ordered) else _NAN, unit, len(ordered))
 
 
 def _count(history: History, name: str, kind: Kind, better: Better = "lower") -> Metric:
@@ -139,41 +150,31 @@ def _count(history: History, name: str, kind: Kind, better: Better = "lower") ->
 
 
 def tally_metrics(tally: Tally) -> Iterator[Metric]:
-    """Those measures that a fleet run counts, by the same names; the others it has not."""
+    """The metrics that a fleet run counts, with the same names; it has no others."""
     yield from _tallied_recovery(tally)
-    totals = tally.totals
-    attempts, failed = totals["connects_attempted"], totals["connects_failed"]
-    peak = _NAN if tally.peak_connects_per_s is None else tally.peak_connects_per_s
-    yield Metric("peak_connects_per_s", peak, "connects/s", attempts)
-    yield Metric("connects_attempted", attempts, "connects", attempts, "neither")
-    yield Metric("connects_failed", failed, "count", failed)
-    lost = sum(tally.disconnects.values())
-    yield Metric("disconnects", lost, "disconnects", lost)
-    for reason, count in sorted(tally.disconnects.items(), key=lambda item: (-item[1], item[0])):
-        if count:
-            yield Metric(f"disconnects.{reason}", count, "disconnects", lost)
-    longest = _NAN if tally.longest_backoff_ms is None else tally.longest_backoff_ms
-    yield Metric("backoff_max_ms", longest, "ms", totals["backoffs"])
+    totals, peak, backoff = tally.totals, tally.peak_connects_per_s, tally.max_backoff_ms
+    reasons = sorted(tally.disconnects.items(), key=lambda item: (-item[1], item[0]))
+    disconnects = {reason: count for reason, count in reasons if count}
+    peak_connects = _NAN if peak is None else peak
+    yield from _connect_metrics(peak_connects, totals["connects_attempted"], totals["connects_failed"], disconnects)
+    yield Metric("backoff_max_ms", _NAN if backoff is None else backoff, "ms", totals["backoffs"])
     yield Metric("rebootstrapped_share", totals["rebootstrapped"] / tally.clients, "ratio", tally.clients)
     yield Metric("stale_answers", totals["stale_answers"], "answers", totals["subscribe_answers"])
     yield Metric("unconverged_clients", tally.unconverged, "clients", tally.clients)
     yield Metric("published_events", totals["published"], "events", totals["published"], "neither")
-    yield from _of_ascending("bootstrap", tally.bootstrap_ms.samples(), "ms")
-    yield from _of_ascending("token_mint", tally.token_ms.samples(), "ms")
+    yield from _percentiles("bootstrap", tally.bootstrap_ms.samples(), "ms")
+    yield from _percentiles("token_mint", tally.token_ms.samples(), "ms")
 
 
 def _tallied_recovery(tally: Tally) -> Iterator[Metric]:
     recoveries = tally.recoveries
-    affected = sum(each.clients for each in recoveries)
-    for percent in (50, 95, 99):
-        never = [each.live_again_s[str(percent)] is None for each in recoveries]
-        seconds = [each.live_again_s[str(percent)] or 0.0 for each in recoveries]
-        worst = float("inf") if any(never) else max(seconds, default=_NAN)
-        yield Metric(f"live_again_{percent}_s", worst, "s", affected)
-        if percent == 99:  # a client is live when its replay is complete: both in one answer
-            yield Metric("caught_up_99_s", worst, "s", affected)
-    yield Metric("clients_disconnected_by_faults", affected, "clients", len(recoveries), "neither")
-    mean = sum(each.tries_mean * each.clients for each in recoveries) / affected if affected else _NAN
-    yield Metric("attempts_per_client_mean", mean, "attempts", affected)
-    most = float(max((each.tries_most for each in recoveries), default=0)) if affected else _NAN
-    yield Metric("attempts_per_client_max", most, "attempts", affected)
+    clients = sum(each.clients for each in recoveries)
+
+    def live_again_s(percent: int) -> float:
+        found = [each.live_again_s[str(percent)] for each in recoveries]
+        return max((float("inf") if seconds is None else seconds for seconds in found), default=_NAN)
+
+    mean = sum(each.attempts_mean * each.clients for each in recoveries) / clients if clients else _NAN
+    most = float(max(each.attempts_max for each in recoveries)) if clients else _NAN
+    # A simulated client is live and caught up at the same time: both come in one answer.
+    yield from _recovery_metrics(len(recoveries), clients, live_again_s, live_again_s(99), mean, most)

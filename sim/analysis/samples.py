@@ -1,11 +1,11 @@
-"""Raw samples and counts out of a history: what gates decide on and metrics summarise."""
+"""Raw samples and counts of a history: the input of checks and metrics."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from sim.record.history import Floats, History, Ints, Mask, Rows
+from sim.record.history import Floats, History, Ints, Rows
 from sim.record.ledger import Ledger
 from sim.record.observations import Kind
 
@@ -18,7 +18,7 @@ AUTH_CODES = (
     "token_too_old",
     "token_revoked",
 )
-# What shows that a client's stale cursor was got over.
+# Kinds that show that a client recovered from a stale cursor.
 RECOVERIES = (Kind.SUBSCRIBED, Kind.REPLAY_COMPLETED)
 
 
@@ -31,29 +31,29 @@ class Share:
 
     @property
     def ratio(self) -> float:
-        """Their ratio; NaN of nothing."""
+        """`hits / n`; NaN for n = 0."""
         return self.hits / self.n if self.n else float("nan")
 
 
 def auth_refusals(history: History) -> Share:
-    """Connects that were refused for the token's sake, of all connects attempted by the fleet."""
+    """Connects refused because of the token, of all connects that the fleet attempted."""
     refused = history.fleet(Kind.CONNECT_FAILED, Kind.SUBSCRIBE_REFUSED)
     return Share(int(history.detail_is(refused, AUTH_CODES).sum()), len(history.fleet(Kind.CONNECT_ATTEMPTED)))
 
 
 def token_refusals(history: History) -> Share:
-    """Tokens refused, of all tokens the fleet asked for."""
+    """Token requests refused, of all token requests of the fleet."""
     refused = len(history.fleet(Kind.TOKEN_REFUSED))
     return Share(refused, refused + len(history.fleet(Kind.TOKEN_MINTED)))
 
 
 def renewals(history: History) -> tuple[Rows, Floats]:
-    """The connections that the fleet left to renew a token, and how many seconds after it had got that."""
+    """Connections that clients closed to renew their token, and the age of that token in seconds."""
     rows = history.fleet(Kind.TOKEN_MINTED, Kind.DISCONNECTED)
     rows = rows.take(rows.is_kind(Kind.TOKEN_MINTED) | history.detail_is(rows, ["token_refresh_due"])).by_client()
     left = rows.is_kind(Kind.DISCONNECTED)
-    again = np.append(False, left[1:] & ~left[:-1] & (np.diff(rows.client) == 0)) if len(rows) else left
-    return rows.take(again), np.diff(rows.t, prepend=0.0)[again]
+    renewed = np.append(False, left[1:] & ~left[:-1] & (np.diff(rows.client) == 0)) if len(rows) else left
+    return rows.take(renewed), np.diff(rows.t, prepend=0.0)[renewed]
 
 
 def failed_publishes(history: History) -> Share:
@@ -63,22 +63,23 @@ def failed_publishes(history: History) -> Share:
 
 
 def subscribe_answers(history: History) -> int:
-    """How many subscribes of the fleet were answered, whatever the answer."""
+    """Number of answered subscribes of the fleet, with any answer."""
     others = len(history.fleet(Kind.SUBSCRIBED)) + len(history.fleet(Kind.SUBSCRIBE_REFUSED))
     return others + len(stale_answers(history))
 
 
 def stale_answers(history: History) -> Rows:
-    """One row for each stale answer to the fleet, by client; an answer naming several streams was written as several rows."""
+    """One row per stale answer to the fleet, sorted by client; an answer for several streams has several rows in the record."""
     rows = history.fleet(Kind.STALE).by_client()
-    return rows.take(~_same_answer(rows)) if len(rows) else rows
+    same = (np.diff(rows.client) == 0) & (np.diff(rows.attempt) == 0) & (np.diff(rows.t) == 0)
+    return rows.take(np.append(True, ~same)) if len(rows) else rows
 
 
 def stale_loops(history: History) -> Rows:
-    """Where a client was told a second time that one stream's cursor is stale, with no recovery between; each loop once.
+    """The second stale answer for one stream without a recovery in between; one row per loop.
 
-    A recovery is going live or, for a client that was live when its stream fell off the window, a completed replay. Two
-    answers about different streams are no loop: a window may move between them.
+    A client recovers when it goes live or, if it was live when its stream left the retention window, when a replay completes.
+    Two answers for different streams are not a loop: the window may have moved between them.
     """
     rows = history.fleet(Kind.STALE, *RECOVERIES).by_client()
     stale = rows.is_kind(Kind.STALE)
@@ -90,21 +91,15 @@ def stale_loops(history: History) -> Rows:
     return rows.take(second).take(first_of_client)
 
 
-def _same_answer(rows: Rows) -> Mask:
-    """Where a row belongs to the same answer as the row before it."""
-    same = (np.diff(rows.client) == 0) & (np.diff(rows.attempt) == 0) & (np.diff(rows.t) == 0)
-    return np.append(False, same)
-
-
 def paced(history: History) -> Share:
-    """Connects that waited for the target's cap, of all that the fleet attempted; after the first fault, if any was."""
+    """Connects that waited for the target's connect limit, of all attempted; after the first fault, if there was one."""
     waited, tried = history.fleet(Kind.PACED), history.fleet(Kind.CONNECT_ATTEMPTED)
     since_t = history.first_fault_t if np.isfinite(history.first_fault_t) else -np.inf
     return Share(int((waited.t >= since_t).sum()), int((tried.t >= since_t).sum()))
 
 
 def fullest_window(t: Floats, width_s: float) -> int:
-    """The most events that any window `[t, t + width_s)` holds; 0 of nothing. Raises `ValueError` for what is no number."""
+    """The largest number of events in a window `[t, t + width_s)`. Raises `ValueError` for NaN."""
     if bool(np.isnan(t).any()):
         raise ValueError("a sample is not a number")
     t = np.sort(t)
@@ -112,7 +107,7 @@ def fullest_window(t: Floats, width_s: float) -> int:
 
 
 def bootstrap_ms(history: History) -> Floats:
-    """From a connect's due moment to caught up: of the reconnects after the first fault, if there were any, else of all."""
+    """Time from a connect's due time to caught up: reconnects after the first fault or, without any, all connects."""
     rows = history.fleet(Kind.REPLAY_COMPLETED)
     rows = rows.take(~np.isnan(rows.value))
     after = rows.value[rows.t >= history.first_fault_t]
@@ -120,22 +115,22 @@ def bootstrap_ms(history: History) -> Floats:
 
 
 def client_lag_events(history: History) -> Floats:
-    """Sampled head minus watermark, outside the fault phase."""
+    """Samples of head minus watermark, outside the fault phase."""
     rows = history.of(Kind.CLIENT_LAG)
     rows = rows.take(rows.client < history.header.clients)
     return rows.value[~history.in_fault_phase(rows.t)]
 
 
 def generator_lag_ms(history: History) -> Floats:
-    """The load generator's own lateness, all samples."""
+    """All samples of the load generator's own delay."""
     return history.of(Kind.GENERATOR_LAG).value
 
 
 def publish_to_apply_ms(history: History, ledger: Ledger) -> Floats:
-    """From the moment an event was due to be published until a client applied it.
+    """Time from the moment an event was due to be published until a client applied it.
 
-    Left out: events due in the fault phase, events due before the client was first live, which its
-    bootstrap brought it, and what a client whose process had died applied for the second time.
+    Without events due in the fault phase or before the client was first live, and without events that a client applied a
+    second time after its process died.
     """
     applied = _first_applied(history)
     index = ledger.published.find(applied)
@@ -145,7 +140,7 @@ def publish_to_apply_ms(history: History, ledger: Ledger) -> Floats:
 
 
 def _first_applied(history: History) -> Rows:
-    """What the fleet applied, each event of a (client, stream) the first time."""
+    """The events that the fleet applied, each only the first time per (client, stream)."""
     applied = history.fleet(Kind.APPLIED)
     if len(history.of(Kind.RESTARTED)) == 0:
         return applied
@@ -154,14 +149,14 @@ def _first_applied(history: History) -> Rows:
 
 
 def divergences(history: History) -> Share:
-    """Replays that skipped events or began below the cursor, beside the number of replays."""
+    """Replays that skipped events or started below the cursor, of all replays."""
     gaps = history.fleet(Kind.GAP)
     diverged = int(history.detail_is(gaps, ["replay"]).sum()) + len(history.fleet(Kind.REPLAY_BELOW_CURSOR))
     return Share(diverged, len(history.fleet(Kind.REPLAYED)))
 
 
 def unconverged(history: History) -> Ints:
-    """The fleet's clients that did not settle, or were still pending at the end."""
+    """Fleet clients that did not settle, or were still pending at the end."""
     settled = np.zeros(history.header.clients, np.bool_)
     settled[history.fleet(Kind.SETTLED).client] = True
     settled[history.fleet(Kind.STILL_PENDING).client] = False

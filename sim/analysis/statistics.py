@@ -1,7 +1,7 @@
-"""How sure a sample makes us.
+"""Confidence bounds and tests.
 
-Within a run: one-sided 95 % bounds that assume nothing about how the values are distributed. Over replications, which
-are independent and alike: the two-sided 95 % interval of their mean, by Student's t.
+Within a run: one-sided 95 % bounds that assume no distribution. Over independent replications: the two-sided 95 % interval of
+their mean, by Student's t.
 """
 
 import math
@@ -14,12 +14,12 @@ import numpy as np
 from sim.record.history import Floats
 
 CONFIDENCE = 0.95
-MAX_REPLICATIONS = 100_000  # beyond, no number is said to do
+MAX_REPLICATIONS = 100_000  # the largest number of replications that `smallest` tries
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """A value and its one-sided 95 % bounds; NaN where the sample is too small for one."""
+    """A value and its one-sided 95 % bounds; a bound is NaN if the sample is too small."""
 
     value: float
     lower: float
@@ -29,7 +29,7 @@ class Bounds:
 
 @lru_cache(maxsize=4096)
 def ratio(hits: int, n: int) -> Bounds:
-    """Wilson score bounds of `hits` in `n`. Raises `ValueError` when there cannot be so many hits.
+    """Wilson score bounds of `hits` in `n`. Raises `ValueError` for more hits than n.
 
     Two one-sided bounds of 95 % are the ends of a two-sided interval of 90 %. Source: E. B. Wilson,
     "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
@@ -38,17 +38,17 @@ def ratio(hits: int, n: int) -> Bounds:
         raise ValueError(f"{hits} of {n} cannot be a share")
     if n == 0:
         return Bounds(float("nan"), float("nan"), float("nan"), 0)
-    from scipy.stats import binomtest  # imported late: it takes longer than all the rest of the command line
+    from scipy.stats import binomtest  # imported late: this takes longer than the rest of the command line
 
     interval = binomtest(hits, n).proportion_ci(1 - 2 * (1 - CONFIDENCE), "wilson")
     return Bounds(hits / n, float(interval.low), float(interval.high), n)
 
 
 def difference(hits: int, n: int, other_hits: int, other_n: int) -> Bounds:
-    """The first share minus the second, with one-sided 95 % bounds out of both Wilson intervals; `n` is the smaller sample.
+    """The first share minus the second, with one-sided 95 % bounds from both Wilson intervals; `n` is the smaller sample.
 
     Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions: comparison of eleven
-    methods", Statistics in Medicine 17, 1998, method 10. Raises `ValueError` when there cannot be so many hits.
+    methods", Statistics in Medicine 17, 1998, method 10. Raises `ValueError` for more hits than n.
     """
     one, other = ratio(hits, n), ratio(other_hits, other_n)
     apart = one.value - other.value
@@ -58,18 +58,18 @@ def difference(hits: int, n: int, other_hits: int, other_n: int) -> Bounds:
 
 
 def by_chance(hits: int, n: int, other_hits: int, other_n: int) -> float:
-    """How likely so many of all hits, or more, would be in the first sample if both had one share: Fisher's exact test."""
+    """One-sided p-value of Fisher's exact test: the first sample has this many hits or more although both shares are equal."""
     from scipy.stats import hypergeom
 
     return float(hypergeom.sf(hits - 1, n + other_n, hits + other_hits, n))
 
 
 def percentile(samples: Floats, share: float, confidence: float = CONFIDENCE) -> Bounds:
-    """The percentile of `samples` at `share`, with bounds by order statistics, each of this confidence.
+    """The percentile of `samples` at `share`, with bounds by order statistics, each with this confidence.
 
     The k-th smallest of n samples is at or above the true percentile with the probability that a binomial
     (n, share) is below k. Source: G. J. Hahn, W. Q. Meeker, "Statistical Intervals", section 5.2. Raises
-    `ValueError` for a sample that is no number, because no place in the order is right for it.
+    `ValueError` for NaN, which has no place in the order.
     """
     if bool(np.isnan(samples).any()):
         raise ValueError("a sample is not a number")
@@ -89,7 +89,7 @@ def percentile(samples: Floats, share: float, confidence: float = CONFIDENCE) ->
 
 @lru_cache(maxsize=256)
 def upper_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
-    """The lowest rank (from 1) whose sample bounds the percentile from above; None when n is too small for any."""
+    """The lowest rank (from 1) whose sample bounds the percentile from above; None if n is too small."""
     from scipy.stats import binom
 
     rank = int(binom.ppf(confidence, n, share)) + 1
@@ -98,7 +98,7 @@ def upper_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | No
 
 @lru_cache(maxsize=256)
 def lower_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | None:
-    """The highest rank (from 1) whose sample bounds the percentile from below; None when n is too small for any."""
+    """The highest rank (from 1) whose sample bounds the percentile from below; None if n is too small."""
     from scipy.stats import binom
 
     # P(at least r of n below the percentile) >= 95 %; ppf gives the first count with more than 5 % at or below it.
@@ -107,7 +107,7 @@ def lower_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int | No
 
 
 def binomial_tail(hits: int, n: int, share: float) -> float:
-    """The probability of `hits` or more in `n` when each has the chance `share`."""
+    """The probability of `hits` or more in `n` trials with probability `share`."""
     from scipy.stats import binom
 
     return float(binom.sf(hits - 1, n, share))
@@ -117,7 +117,7 @@ def binomial_tail(hits: int, n: int, share: float) -> float:
 def rate(events: int, exposure: float) -> Bounds:
     """Events per unit of `exposure`, with the exact bounds of a Poisson count. `n` is the count of events.
 
-    Source: F. Garwood, "Fiducial limits for the Poisson distribution", Biometrika 28, 1936. Raises `ValueError` for a negative.
+    Source: F. Garwood, "Fiducial limits for the Poisson distribution", Biometrika 28, 1936. Raises `ValueError` if negative.
     """
     if events < 0 or exposure < 0:
         raise ValueError(f"{events} events in {exposure:g} cannot be a rate")
@@ -133,8 +133,7 @@ def rate(events: int, exposure: float) -> Bounds:
 def mann_kendall(values: Floats) -> int:
     """Mann and Kendall's S: pairs that rise minus pairs that fall. Source: H. B. Mann, Econometrica 13, 1945.
 
-    Of six values it is 15 at most, and 13 or more with a chance of 6 in 720 where there is no trend. Raises `ValueError`
-    for a value that is no number.
+    For six values it is at most 15; without a trend it is 13 or more with probability 6 in 720. Raises `ValueError` for NaN.
     """
     if bool(np.isnan(values).any()):
         raise ValueError("a value is not a number")
@@ -143,10 +142,7 @@ def mann_kendall(values: Floats) -> int:
 
 
 def rising(values: Floats) -> float:
-    """How likely such a rise, or a greater one, would be without a trend: Kendall's tau of values against time, one-sided.
-
-    1 where all values are alike, or there are fewer than two.
-    """
+    """One-sided p-value of a rise: Kendall's tau of values against time. 1 for equal values, or fewer than two."""
     if len(values) < 2 or float(np.ptp(values)) == 0.0:
         return 1.0
     from scipy.stats import kendalltau
@@ -156,7 +152,7 @@ def rising(values: Floats) -> float:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of `n` replications, its two-sided interval, and their standard deviation; NaN where n is too small."""
+    """Mean of `n` replications, its two-sided interval, and their standard deviation; NaN if n is too small."""
 
     value: float
     lower: float
@@ -166,9 +162,9 @@ class Mean:
 
 
 def mean(values: Floats, confidence: float = CONFIDENCE) -> Mean:
-    """The mean of one value a replication, with its interval. Source: Law, "Simulation Modeling and Analysis", section 4.5.
+    """The mean of one value per replication, with its interval. Source: Law, "Simulation Modeling and Analysis", section 4.5.
 
-    An infinite value makes the mean infinite and leaves no interval. Raises `ValueError` for a value that is no number.
+    An infinite value makes the mean infinite, without an interval. Raises `ValueError` for NaN.
     """
     n, nan = len(values), float("nan")
     if bool(np.isnan(values).any()):
@@ -184,20 +180,20 @@ def mean(values: Floats, confidence: float = CONFIDENCE) -> Mean:
 
 
 def half_width(deviation: float, n: int, confidence: float = CONFIDENCE) -> float:
-    """Half of the mean's interval for `n` replications of that standard deviation."""
+    """Half the width of the mean's interval for `n` replications with this standard deviation."""
     from scipy.stats import t
 
     return float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / float(np.sqrt(n))
 
 
-def smallest(n: int, does: Callable[[int], bool]) -> int | None:
-    """The smallest number from `n` that does, when all larger ones do too; None when none up to `MAX_REPLICATIONS` does."""
+def smallest(n: int, passes: Callable[[int], bool]) -> int | None:
+    """The smallest number from `n` up that passes, if all larger ones pass too; None if none up to `MAX_REPLICATIONS` does."""
     high = n
-    while not does(high):
+    while not passes(high):
         if high >= MAX_REPLICATIONS:
             return None
         n, high = high + 1, min(2 * high, MAX_REPLICATIONS)
     while n < high:
         middle = (n + high) // 2
-        n, high = (n, middle) if does(middle) else (middle + 1, high)
+        n, high = (n, middle) if passes(middle) else (middle + 1, high)
     return high

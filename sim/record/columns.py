@@ -1,10 +1,10 @@
-"""Observations as growing columns, and as the Arrow table that is written of them.
+"""Observations as growing columns in memory, and the Arrow table made from them.
 
-What many clients notice alike is kept once: a tuple of rows is taken to be shared, and each client that noticed it costs
-three numbers until the table is made. There, and not before, everything is put in order of time, since an engine may learn
-late of what happened earlier.
+Rows that many clients observe alike are stored once: a tuple of rows is shared, and each client adds three numbers. Rows are
+sorted by time only when the table is made, because an engine may record an earlier event later.
 """
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from sim.record.observations import NAN, SCHEMA, Row
 
 
 class _Codes(dict[str, int]):
-    """Strings as small integers, first come first numbered; a known one is a plain dictionary lookup."""
+    """Strings as small integers, numbered in order of first use."""
 
     def __missing__(self, text: str) -> int:
         code = self[text] = len(self)
@@ -25,17 +25,17 @@ class _Codes(dict[str, int]):
 
 
 class _Shared:
-    """Rows that several clients noticed, each tuple of them once, and who noticed which when."""
+    """Tuples of rows that several clients observed, each stored once, and which client observed which tuple when."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []  # of all tuples, one after the other
-        self.first, self.count = array("q"), array("q")  # by tuple: its first row, and how many
+        self.rows: list[Row] = []  # of all tuples, concatenated
+        self.first, self.count = array("q"), array("q")  # per tuple: index of its first row, number of rows
         self.t, self.client, self.code = array("d"), array("i"), array("i")
-        self.place = array("q")  # how many rows stood alone before
-        self.held: dict[int, tuple[Sequence[Row], int]] = {}  # by identity; held, so that no other can have the same
+        self.place = array("q")  # number of single rows before
+        self.held: dict[int, tuple[Sequence[Row], int]] = {}  # by id(); keeping the tuple keeps its id unique
 
     def code_of(self, rows: Sequence[Row]) -> int:
-        """A code for a tuple that has none yet."""
+        """Assign a code to a new tuple."""
         code = len(self.first)
         self.held[id(rows)] = rows, code
         self.first.append(len(self.rows))
@@ -44,8 +44,30 @@ class _Shared:
         return code
 
 
-class Columns:
-    """Growing columns of one chunk; `extend` is the hot path of every engine."""
+class RowSink(ABC):
+    """Something that takes rows."""
+
+    def add(
+        self,
+        t: float,
+        kind: str,
+        client: int = -1,
+        stream: str = "",
+        seq: int = -1,
+        attempt: int = 0,
+        value: float = NAN,
+        detail: str = "",
+    ) -> None:
+        """Add one row; `sim.record.observations` explains the columns."""
+        self.extend(t, client, [(kind, stream, seq, attempt, value, detail)])
+
+    @abstractmethod
+    def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
+        """Add what one client observed at one time. A tuple of rows is shared between clients."""
+
+
+class Columns(RowSink):
+    """Growing columns of one chunk. `extend` is the hot path of every engine."""
 
     def __init__(self) -> None:
         self.t = array("d")
@@ -63,29 +85,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.t) + self._shared_rows
 
-    def add(
-        self,
-        t: float,
-        kind: str,
-        client: int = -1,
-        stream: str = "",
-        seq: int = -1,
-        attempt: int = 0,
-        value: float = NAN,
-        detail: str = "",
-    ) -> None:
-        """Append one row."""
-        self.t.append(t)
-        self.kind.append(self._kinds[kind])
-        self.client.append(client)
-        self.stream.append(self._streams[stream])
-        self.seq.append(seq)
-        self.attempt.append(attempt)
-        self.value.append(value)
-        self.detail.append(self._details[detail])
-
     def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
-        """Append what one client noticed at one moment; a tuple of rows is taken to be shared."""
         if isinstance(rows, tuple):
             self.share(t, client, rows)
             return
@@ -101,7 +101,7 @@ class Columns:
             self.detail.append(details[detail])
 
     def share(self, t: float, client: int, rows: tuple[Row, ...]) -> None:
-        """Append what one client noticed at one moment, of which many notice the very same."""
+        """Append a tuple of rows that many clients observe."""
         shared = self._shared
         known = shared.held.get(id(rows))
         shared.code.append(shared.code_of(rows) if known is None else known[1])
@@ -110,37 +110,30 @@ class Columns:
         shared.place.append(len(self.t))
         self._shared_rows += len(rows)
 
-    # --- the table ----------------------------------------------------------------------------------
-
     def table(self) -> pa.Table:
-        """The rows so far as an Arrow table of `SCHEMA`, in order of time, and of those at one moment as they were added."""
+        """Arrow table of `SCHEMA`, sorted by time; rows with the same time stay in the order of their addition."""
         columns = self._in_order()
 
-        def words(name: str, names: _Codes) -> pa.DictionaryArray:  # type: ignore[type-arg]
-            return pa.DictionaryArray.from_arrays(pa.array(columns[name]), pa.array(list(names), pa.string()))
+        texts = {"kind": self._kinds, "stream": self._streams, "detail": self._details}
 
-        arrays = [
-            pa.array(columns["t"]),
-            words("kind", self._kinds),
-            pa.array(columns["client"]),
-            words("stream", self._streams),
-            pa.array(columns["seq"]),
-            pa.array(columns["attempt"]),
-            pa.array(columns["value"]),
-            words("detail", self._details),
-        ]
-        return pa.Table.from_arrays(arrays, schema=SCHEMA)
+        def array_of(name: str) -> "pa.Array[Any]":
+            numbers = pa.array(columns[name])
+            return (
+                pa.DictionaryArray.from_arrays(numbers, pa.array(list(texts[name]), pa.string())) if name in texts else numbers
+            )
+
+        return pa.Table.from_arrays([array_of(name) for name in SCHEMA.names], schema=SCHEMA)
 
     def _in_order(self) -> dict[str, NDArray[Any]]:
-        """All columns, the shared rows among the others. An entry is a row that stands alone, or what one client shared."""
+        """All columns with shared rows expanded. An entry is a single row or one client's use of a shared tuple."""
         templates = self._encoded(self._shared.rows)
-        alone, shared = len(self.t), self._shared
+        single, shared = len(self.t), self._shared
         code = _numbers(shared.code)
         t = np.concatenate((_numbers(self.t), _numbers(shared.t)))
-        place = np.concatenate((np.arange(alone), _numbers(shared.place) - 0.5))
+        place = np.concatenate((np.arange(single), _numbers(shared.place) - 0.5))
         order = np.lexsort((place, t))
-        count = np.concatenate((np.ones(alone, np.int64), _numbers(shared.count)[code]))[order]
-        first = np.concatenate((np.arange(alone), alone + _numbers(shared.first)[code]))[order]
+        count = np.concatenate((np.ones(single, np.int64), _numbers(shared.count)[code]))[order]
+        first = np.concatenate((np.arange(single), single + _numbers(shared.first)[code]))[order]
         client = np.concatenate((_numbers(self.client), _numbers(shared.client)))[order]
         rows = np.arange(len(self)) + np.repeat(first - np.cumsum(count) + count, count)
         columns = {"t": np.repeat(t[order], count), "client": np.repeat(client, count)}
@@ -150,7 +143,7 @@ class Columns:
         return columns
 
     def _encoded(self, rows: Sequence[Row]) -> "Columns":
-        """Rows as columns of their own, by the same codes."""
+        """Rows as separate columns with the same codes."""
         encoded = Columns()
         encoded._kinds, encoded._streams, encoded._details = self._kinds, self._streams, self._details
         encoded.extend(NAN, -1, list(rows))

@@ -1,10 +1,10 @@
-"""A run's observations as arrays that judges can ask: rows by kind, in time order, words as small integers.
+"""Observations of a run as NumPy arrays for analysis: rows by kind, in time order, texts as integer codes.
 
-Judging reads millions of rows, so nothing here loops over rows: one stable sort by kind when a history is
-built, and slices of it afterwards.
+A run has millions of rows, so nothing here loops over them: a history sorts them once by kind and then takes slices.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -28,11 +28,21 @@ _KIND_CODE = {str(kind): code for code, kind in enumerate(_KINDS)}
 PHASES = ("steady", "fault", "recovery", "settle", "end")
 
 
-class Rows:
-    """Observations as parallel arrays, earliest first; `kind`, `stream` and `detail` are codes of their `History`.
+@dataclass(frozen=True)
+class FaultTimes:
+    """When a fault was injected and reverted, in seconds; `end_t` is infinity if it was never reverted."""
 
-    `columns` are whole columns in as few bytes as they need, `where` the positions that these rows have in them (None: all).
-    A column is gathered when it is first asked for, since a judge of millions of rows looks at two or three of the eight.
+    index: int  # in the fault schedule
+    kind: str
+    start_t: float
+    end_t: float
+
+
+class Rows:
+    """Observations as parallel arrays in time order; `kind`, `stream` and `detail` are codes.
+
+    `columns` holds whole columns, `where` the positions of these rows in them (None: all). A column is gathered on first use,
+    because most analyses read only two or three of the eight.
     """
 
     def __init__(self, columns: Mapping[str, NDArray[Any]], where: NDArray[Any] | None = None) -> None:
@@ -42,48 +52,17 @@ class Rows:
     def __len__(self) -> int:
         return len(self._columns["t"] if self._where is None else self._where)
 
-    @cached_property
-    def t(self) -> Floats:
-        """Seconds since the run began."""
-        return self._gather("t")
-
-    @cached_property
-    def kind(self) -> Codes:
-        """Codes of `Kind`."""
-        return self._gather_codes("kind")
-
-    @cached_property
-    def client(self) -> Ints:
-        """Indices of clients."""
-        return self._gather("client")
-
-    @cached_property
-    def stream(self) -> Ints:
-        """Codes of `History.streams`."""
-        return self._gather("stream")
-
-    @cached_property
-    def seq(self) -> Ints:
-        """Sequence numbers."""
-        return self._gather("seq")
-
-    @cached_property
-    def attempt(self) -> Ints:
-        """Attempts, or a fault's place in its plan."""
-        return self._gather("attempt")
-
-    @cached_property
-    def value(self) -> Floats:
-        """Milliseconds, events or counts, by kind."""
-        return self._gather("value")
-
-    @cached_property
-    def detail(self) -> Codes:
-        """Codes of `History.details`."""
-        return self._gather_codes("detail")
+    t = cached_property[Floats](lambda rows: rows._gather("t"))  # seconds since the run began
+    kind = cached_property[Codes](lambda rows: rows._gather_codes("kind"))  # codes of `Kind`
+    client = cached_property[Ints](lambda rows: rows._gather("client"))
+    stream = cached_property[Ints](lambda rows: rows._gather("stream"))  # codes of `History.streams`
+    seq = cached_property[Ints](lambda rows: rows._gather("seq"))
+    attempt = cached_property[Ints](lambda rows: rows._gather("attempt"))  # or the index of a fault in the fault schedule
+    value = cached_property[Floats](lambda rows: rows._gather("value"))  # milliseconds, events or a count, by kind
+    detail = cached_property[Codes](lambda rows: rows._gather_codes("detail"))  # codes of `History.details`
 
     def _gather_codes(self, name: str) -> Codes:
-        """In as few bytes as the column has: these codes are compared and looked up, not reckoned with."""
+        """The column in its own small type: codes are compared and looked up, never added."""
         column = self._columns[name]
         return column if self._where is None else column[self._where]
 
@@ -92,21 +71,21 @@ class Rows:
         return rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64, copy=False)
 
     def take(self, which: NDArray[Any]) -> "Rows":
-        """The rows that a mask or an array of positions picks, in that order."""
+        """The rows that a mask or an array of positions selects, in that order."""
         if self._where is not None:
             return Rows(self._columns, self._where[which])
         return Rows(self._columns, np.flatnonzero(which) if which.dtype == np.bool_ else which)
 
     def having(self, **columns: NDArray[Any]) -> "Rows":
-        """The same rows with other values in some columns."""
+        """The same rows with some columns replaced."""
         return Rows({name: columns.get(name, getattr(self, name)) for name in self._columns})
 
     def and_then(self, others: "Rows") -> "Rows":
-        """These rows, then the others."""
+        """These rows followed by the others."""
         return Rows({name: np.concatenate((getattr(self, name), getattr(others, name))) for name in self._columns})
 
     def by_client(self) -> "Rows":
-        """The same rows ordered by client, each client's still in time order."""
+        """The same rows sorted by client, then by time."""
         return self.take(np.argsort(self.client, kind="stable"))
 
     def is_kind(self, kind: Kind) -> Mask:
@@ -115,9 +94,9 @@ class Rows:
 
 
 class History:
-    """The observations of one run, beside its header.
+    """The observations of one run and its header.
 
-    Raises `EvidenceError` for rows that no engine writes: unknown kinds, empty cells, times that are no number.
+    Raises `EvidenceError` for invalid rows: unknown kinds, empty cells, times that are not finite.
     """
 
     def __init__(self, header: RunHeader, table: pa.Table) -> None:
@@ -132,7 +111,7 @@ class History:
             name: np.asarray(table.column(name).to_numpy())[order] for name in ("t", "client", "seq", "attempt", "value")
         }
         self._rows = Rows(columns | {"kind": kind, "stream": stream[order], "detail": detail[order]})
-        # Sixteen bits are enough for kinds, and NumPy sorts those by radix.
+        # NumPy sorts 16-bit integers by radix.
         places = np.argsort(kind, kind="stable")
         self._by_kind = places.astype(np.int32) if len(places) < _MAX_INT32 else places
         self._ends = np.concatenate(([0], np.cumsum(np.bincount(kind, minlength=len(_KINDS)))))
@@ -141,45 +120,62 @@ class History:
         return len(self._rows)
 
     def of(self, *kinds: Kind) -> Rows:
-        """All rows of these kinds, whoever's they are."""
+        """All rows of these kinds."""
         places = [self._by_kind[self._ends[code] : self._ends[code + 1]] for code in (_KIND_CODE[kind] for kind in kinds)]
         where = places[0] if len(places) == 1 else np.sort(np.concatenate(places))
         return self._rows.take(where)
 
     def fleet(self, *kinds: Kind) -> Rows:
-        """The fleet's rows of these kinds; probes, the auditor and clientless rows are left out."""
+        """The fleet's rows of these kinds, without negative clients, the auditor and rows without a client."""
         rows = self.of(*kinds)
-        inside = (rows.client >= 0) & (rows.client < self.header.clients)
+        inside = self._in_fleet(rows)
         return rows if bool(inside.all()) else rows.take(inside)
 
-    def session_rows(self, *kinds: Kind) -> Rows:
-        """The rows of everyone who plays by the rules: the fleet and the auditor, but no probe."""
+    def auditor_rows(self, *kinds: Kind) -> Rows:
+        """The auditor's rows of these kinds."""
         rows = self.of(*kinds)
-        inside = (rows.client >= 0) & (rows.client < self.header.clients)
-        return rows.take(inside | (rows.client == self.header.auditor) & (rows.client >= 0))
+        return rows.take(self._by_auditor(rows))
 
-    def believable(self, rows: Rows) -> Rows:
-        """The rows without those restarts of clients that no fault announced, which excuse nothing.
+    def session_rows(self, *kinds: Kind) -> Rows:
+        """The rows of the fleet and the auditor, without negative clients."""
+        rows = self.of(*kinds)
+        return rows.take(self._in_fleet(rows) | self._by_auditor(rows))
 
-        A fault of the plan announces one restart a (client, stream), while it lasts and with the checkpoint it says.
+    def _in_fleet(self, rows: Rows) -> Mask:
+        inside: Mask = (rows.client >= 0) & (rows.client < self.header.clients)
+        return inside
+
+    def _by_auditor(self, rows: Rows) -> Mask:
+        inside: Mask = (rows.client >= 0) & (rows.client == self.header.auditor)
+        return inside
+
+    def without_unplanned_restarts(self, rows: Rows) -> Rows:
+        """The rows without client restarts that no fault explains; those excuse nothing.
+
+        A fault explains one restart per (client, stream), during the fault and with the checkpoint that it names.
         """
         restarted = rows.is_kind(Kind.RESTARTED)
         if not restarted.any():
             return rows
         keep = ~restarted
-        for index, (begun_t, ended_t) in self.fault_times("restart_clients").items():
-            said = [str(self.header.plan[index].get("checkpoint"))] if index < len(self.header.plan) else []
-            inside = np.flatnonzero(restarted & (rows.t >= begun_t) & (rows.t <= ended_t) & self.detail_is(rows, said))
+        for index, (start_t, end_t) in self.fault_times("restart_clients").items():
+            planned = [str(self.header.plan[index].get("checkpoint"))] if index < len(self.header.plan) else []
+            inside = np.flatnonzero(restarted & (rows.t >= start_t) & (rows.t <= end_t) & self.detail_is(rows, planned))
             _, first = np.unique(self.pair(rows)[inside], return_index=True)
             keep[inside[first]] = True
         return rows.take(keep)
 
+    @cached_property
+    def faults(self) -> list[FaultTimes]:
+        """All injected faults, in time order."""
+        injected, reverted = self.of(Kind.FAULT_INJECTED), self.of(Kind.FAULT_REVERTED)
+        ends = dict(zip(reverted.attempt.tolist(), reverted.t.tolist(), strict=True))
+        found = zip(injected.attempt.tolist(), injected.detail.tolist(), injected.t.tolist(), strict=True)
+        return [FaultTimes(index, self.details[code], t, ends.get(index, np.inf)) for index, code, t in found]
+
     def fault_times(self, kind: str) -> dict[int, tuple[float, float]]:
-        """By index in the plan, when each fault of this kind began and ended, in seconds; infinity for never ended."""
-        begun, ended = self.of(Kind.FAULT_INJECTED), self.of(Kind.FAULT_REVERTED)
-        begun = begun.take(self.detail_is(begun, [kind]))
-        ends = dict(zip(ended.attempt.tolist(), ended.t.tolist(), strict=True))
-        return {index: (t, ends.get(index, np.inf)) for index, t in zip(begun.attempt.tolist(), begun.t.tolist(), strict=True)}
+        """Start and end of each fault of this kind, in seconds, by its index in the fault schedule."""
+        return {fault.index: (fault.start_t, fault.end_t) for fault in self.faults if fault.kind == kind}
 
     def detail_is(self, rows: Rows, texts: Iterable[str]) -> Mask:
         """Where a row's detail is one of `texts`."""
@@ -187,7 +183,7 @@ class History:
         return np.isin(rows.detail, [code for code, text in enumerate(self.details) if text in wanted])
 
     def detail_counts(self, rows: Rows) -> dict[str, int]:
-        """How often each detail occurs, the most frequent first."""
+        """Number of rows per detail, the most frequent first."""
         counts = np.bincount(rows.detail, minlength=len(self.details))
         found = {self.details[code]: int(counts[code]) for code in np.flatnonzero(counts)}
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
@@ -198,19 +194,18 @@ class History:
 
     @cached_property
     def phases(self) -> dict[str, float]:
-        """When each phase began, in seconds; only those that did begin."""
+        """Start of each phase that was reached, in seconds."""
         rows = self.of(Kind.PHASE)
         return {self.details[code]: float(t) for t, code in zip(rows.t[::-1], rows.detail[::-1], strict=True)}
 
     @cached_property
     def first_fault_t(self) -> float:
-        """When the first fault began, in seconds; infinity if none did."""
-        begun = self.of(Kind.FAULT_INJECTED)
-        return float(begun.t[0]) if len(begun) else float("inf")
+        """Time of the first fault, in seconds; infinity without a fault."""
+        return self.faults[0].start_t if self.faults else float("inf")
 
     @cached_property
     def first_live_t(self) -> Floats:
-        """By fleet client, when it was first live, in seconds; infinity for never."""
+        """Per fleet client, when it was first live, in seconds; infinity for never."""
         live_t = np.full(self.header.clients, np.inf)
         rows = self.fleet(Kind.SUBSCRIBED)
         np.minimum.at(live_t, rows.client, rows.t)
@@ -218,19 +213,19 @@ class History:
 
     @cached_property
     def duration_s(self) -> float:
-        """From the run's begin to its last observation, in seconds."""
+        """Time from the start of the run to its last observation, in seconds."""
         return float(self._rows.t[-1]) if len(self) else 0.0
 
     def in_fault_phase(self, t: Floats) -> Mask:
-        """Where a moment lies in the fault phase; nowhere in a run that breaks nothing, whose phases are all alike."""
+        """Which times lie in the fault phase; none in a run without faults."""
         if not self.header.plan:
             return np.zeros(len(t), np.bool_)
-        begin = self.phases.get("fault", float("inf"))
-        return (t >= begin) & (t < self.phases.get("recovery", float("inf")))
+        start_t = self.phases.get("fault", float("inf"))
+        return (t >= start_t) & (t < self.phases.get("recovery", float("inf")))
 
 
 def at(client: int, stream: str, seq: int, t: float) -> str:
-    """One observation in words, as `client 3, runtime.run.1.events, seq 17, at 4.201 s`."""
+    """One observation as text: `client 3, runtime.run.1.events, seq 17, at 4.201 s`."""
     parts = [f"client {client}" if client >= 0 else "", stream, f"seq {seq}" if seq >= 0 else "", f"at {t:.3f} s"]
     return ", ".join(part for part in parts if part)
 
@@ -238,19 +233,19 @@ def at(client: int, stream: str, seq: int, t: float) -> str:
 def _refuse_empty_cells(table: pa.Table) -> None:
     for name in table.column_names:
         if table.column(name).null_count:
-            raise EvidenceError(f"observations: column {name} has empty cells, which no engine writes.")
+            raise EvidenceError(f"observations: column {name} has empty cells.")
 
 
 def _time_order(table: pa.Table) -> Ints | slice:
     t = np.asarray(table.column("t").to_numpy(), np.float64)
     if not bool(np.isfinite(t).all()):
         raise EvidenceError("observations: a time is not a finite number.")
-    # Sorting copies every column, so it is spared where the engine wrote in order already.
+    # Sorting copies every column; skip it if the rows are in order.
     return slice(None) if bool((np.diff(t) >= 0).all()) else np.argsort(t, kind="stable")
 
 
 def _words(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
-    """A dictionary column as codes and the words they stand for, each word once."""
+    """A dictionary column as codes and the list of distinct texts."""
     if table.num_rows == 0:
         return np.zeros(0, np.int32), []
     column = table.column(name).unify_dictionaries()
@@ -265,5 +260,7 @@ def _words(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
 def _known_kinds(kinds: list[str]) -> NDArray[np.int16]:
     unknown = [kind for kind in kinds if kind not in _KIND_CODE]
     if unknown:
-        raise EvidenceError(f"observations: there are rows of kind '{unknown[0]}', which this version does not know.")
+        raise EvidenceError(
+            f"observations: unknown kind of row '{unknown[0]}'. Another version of stormgate recorded this run."
+        )
     return np.array([_KIND_CODE[kind] for kind in kinds], np.int16)

@@ -1,8 +1,7 @@
-"""The ledger of deliveries: what was published, and what each client did with every event of it.
+"""The ledger of deliveries: which events were published, and which clients have them.
 
-Events are never paired with clients one by one: what a client has of a stream (applied, covered by a
-snapshot, declared lost) is a few intervals of sequence numbers, and what it lacks are the gaps between
-them. All intervals are half open, `(low, high]`, as a watermark is.
+What a client has of a stream (applied, covered by a snapshot, declared lost) is a few intervals of sequence numbers; what it
+lacks are the gaps between them. All intervals are half open, `(low, high]`, like a watermark.
 """
 
 from collections.abc import Callable
@@ -14,14 +13,14 @@ import numpy as np
 from sim.record.history import Floats, History, Ints, Mask, Rows
 from sim.record.observations import Kind
 
-# One int64 holds (owner, seq): 2^40 events a stream and 2^22 owners are far beyond any run.
+# One int64 holds (owner, seq): up to 2^40 events per stream and 2^22 owners.
 _SPAN = 1 << 40
 OwnerOf = Callable[[Rows], Ints]
 
 
 @dataclass(frozen=True)
 class Published:
-    """The distinct acknowledged events, ordered by stream and seq; times in seconds."""
+    """The distinct acknowledged events, sorted by stream and seq; times in seconds."""
 
     place: Ints  # stream * _SPAN + seq
     stream: Ints
@@ -38,18 +37,25 @@ class Published:
         return np.searchsorted(self.place, stream * _SPAN + seq, side="right")
 
     def head_due(self, stream: Ints, t: Floats) -> Ints:
-        """The highest seq of each stream among the events that were due by then, which no head can have been above."""
+        """Per row, the highest seq of its stream among events due by time `t`: an upper bound of the head."""
+        return self._head(self.due_t, stream, t)
+
+    def head_acknowledged(self, stream: Ints, t: Floats) -> Ints:
+        """Per row, the highest seq of its stream among events acknowledged by time `t`."""
+        return self._head(self.acknowledged_t, stream, t)
+
+    def _head(self, event_t: Floats, stream: Ints, t: Floats) -> Ints:
         head = np.zeros(len(stream), np.int64)
         for code in np.unique(stream):
             of_stream = self.stream == code
-            when = np.argsort(self.due_t[of_stream], kind="stable")
+            when = np.argsort(event_t[of_stream], kind="stable")
             heads = np.maximum.accumulate(np.append(0, self.seq[of_stream][when]))
             mine = stream == code
-            head[mine] = heads[np.searchsorted(self.due_t[of_stream][when], t[mine], side="right")]
+            head[mine] = heads[np.searchsorted(event_t[of_stream][when], t[mine], side="right")]
         return head
 
     def find(self, rows: Rows) -> Ints:
-        """Index of the event that each row speaks of; -1 where it was never acknowledged."""
+        """Index of each row's event; -1 if it was never acknowledged."""
         if len(self) == 0:
             return np.full(len(rows), -1, np.int64)
         wanted = rows.stream * _SPAN + rows.seq
@@ -59,14 +65,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Half-open intervals `(low, high]` of sequence numbers, each of one owner (a pair or a stream)."""
+    """Half-open intervals `(low, high]` of sequence numbers; the owner is a (client, stream) pair or a stream."""
 
     owner: Ints
     low: Ints
     high: Ints
 
     def gaps(self, owners: Ints) -> "Intervals":
-        """What no interval covers, for each of `owners`, from 0 to the end of all sequence numbers."""
+        """For each of `owners`, what no interval covers, from 0 to the last possible sequence number."""
         low = np.concatenate((self.owner * _SPAN + self.low, owners * _SPAN, owners * _SPAN + _SPAN - 1))
         high = np.concatenate((self.owner * _SPAN + self.high, owners * _SPAN, owners * _SPAN + _SPAN - 1))
         order = np.argsort(low, kind="stable")
@@ -80,17 +86,17 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Shortfall:
-    """Deliveries that did not happen."""
+    """Missing deliveries: how many, and the first."""
 
     count: int
-    client: int = -1  # of the first
+    client: int = -1
     stream: str = ""
     seq: int = -1
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The fleet's (client, stream) pairs; `lower` is the first baseline, `reach` the final checkpoint."""
+    """(client, stream) pairs of the fleet; `lower` is the first baseline, `reach` the final checkpoint."""
 
     pair: Ints
     client: Ints
@@ -101,7 +107,7 @@ class _Pairs:
 
 
 class Ledger:
-    """Who should have, and who has, every acknowledged event."""
+    """Which clients should have each acknowledged event, and which do."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -109,7 +115,7 @@ class Ledger:
 
     @cached_property
     def expected(self) -> int:
-        """Deliveries the fleet should have had: above its first baseline, or acknowledged after it was live."""
+        """Number of deliveries due to the fleet: above a client's first baseline, or acknowledged after it was live."""
         pairs, published = self._pairs, self.published
         first = published.index_after(pairs.stream, pairs.lower)
         last = published.index_after(pairs.stream, np.full(len(pairs.stream), _SPAN - 1))
@@ -118,25 +124,25 @@ class Ledger:
 
     @cached_property
     def dropped(self) -> Shortfall:
-        """Expected, but never applied, not covered by a snapshot and not declared lost."""
+        """Deliveries expected, but not applied, not covered by a snapshot and not declared lost."""
         return self._shortfall(np.full(len(self._pairs.pair), _SPAN - 1))
 
     @cached_property
     def silent(self) -> Shortfall:
-        """Of the dropped, those that the client's final checkpoint claims to have."""
+        """The dropped deliveries at or below the client's final checkpoint."""
         return self._shortfall(self._pairs.reach)
 
     @cached_property
     def lost_by_authority(self) -> Ints:
-        """Indices into `published` of events that nobody got at all, or that the auditor no longer found at the end.
+        """Indices into `published` of events that no client received, or that the auditor did not find at the end.
 
-        What the auditor saw beyond the last it could apply, behind a gap or with a wrong hash, is in the log and not lost.
-        While the auditor still reads, nobody can say what is gone: none are.
+        Events that the auditor saw behind a gap or with a wrong hash are in the log, so they are not lost. Empty if the audit
+        is incomplete.
         """
         if not self.audited:
             return np.zeros(0, np.int64)
         streams = np.unique(self.published.stream)
-        gaps = self._had_by(lambda rows: rows.stream, everyone=True).gaps(streams)
+        gaps = self._had_by(lambda rows: rows.stream, with_auditor=True).gaps(streams)
         missing = _mark(self.published, gaps.owner, gaps.low, gaps.high)
         trimmed = np.minimum(self._auditor_baseline, self._lowest_fleet_baseline)[self.published.stream]
         missing &= self.published.seq > trimmed
@@ -145,18 +151,18 @@ class Ledger:
 
     @cached_property
     def acknowledged(self) -> int:
-        """How many publishes were acknowledged; each must have become an event of its own."""
+        """Number of acknowledged publishes; each must be a separate event."""
         return int((self.history.of(Kind.PUBLISHED).seq >= 0).sum())
 
     @property
     def retained(self) -> tuple[Ints, Ints]:
-        """By stream, the `(low, high]` that the auditor found at the end; empty without an audit."""
+        """Per stream, the interval `(low, high]` that the auditor found at the end; empty without an audit."""
         return self._auditor_baseline, self._audit_seen
 
     def withheld(self, window_events: int, since_t: float) -> Ints:
-        """Indices into `published` of events that a window of so many must still hold, but that the auditor did not get.
+        """Indices into `published` of events that a retention window of `window_events` must hold, but the auditor did not get.
 
-        Events acknowledged before `since_t` may have been forgotten on purpose.
+        Events acknowledged before `since_t` may have been trimmed on purpose.
         """
         published, baseline = self.published, self._auditor_baseline
         head = self._audit_seen.copy()
@@ -166,14 +172,12 @@ class Ledger:
 
     @property
     def audited(self) -> bool:
-        """Whether the auditor got to read all that was retained at the end."""
+        """Whether the auditor finished reading all retained events."""
         return self._audited_t > float("-inf")
 
     @cached_property
     def _audited_t(self) -> float:
-        auditor = self.history.header.auditor
-        done = self.history.of(Kind.REPLAY_COMPLETED)
-        done = done.take((done.client == auditor) & (auditor >= 0))
+        done = self.history.auditor_rows(Kind.REPLAY_COMPLETED)
         return float(done.t[-1]) if len(done) else float("-inf")
 
     @cached_property
@@ -184,21 +188,21 @@ class Ledger:
         client, stream = pair // len(history.streams or [""]) - 1, pair % len(history.streams or [""])
         live_t = history.first_live_t[client]
         lower = np.full(len(pair), _SPAN - 1, np.int64)
-        begun = history.fleet(Kind.REBOOTSTRAPPED)
-        owner, first = np.unique(history.pair(begun), return_index=True)
-        lower[np.searchsorted(pair, owner)] = np.maximum(begun.seq[first], 0)
+        baselines = history.fleet(Kind.REBOOTSTRAPPED)
+        owner, first = np.unique(history.pair(baselines), return_index=True)
+        lower[np.searchsorted(pair, owner)] = np.maximum(baselines.seq[first], 0)
         reach = np.zeros(len(pair), np.int64)
         np.maximum.at(reach, np.searchsorted(pair, history.pair(seen)), seen.seq)
         return _Pairs(pair, client, stream, lower, reach, live_t)
 
     @cached_property
     def _fleet_gaps(self) -> Intervals:
-        """What each pair lacks; owners are places in `_pairs`."""
-        gaps = self._had_by(self.history.pair, everyone=False).gaps(self._pairs.pair)
+        """What each pair lacks; owners are indices into `_pairs`."""
+        gaps = self._had_by(self.history.pair, with_auditor=False).gaps(self._pairs.pair)
         return Intervals(np.searchsorted(self._pairs.pair, gaps.owner), gaps.low, gaps.high)
 
     def _shortfall(self, up_to: Ints) -> Shortfall:
-        """Expected events in the fleet's gaps, up to `up_to` for each pair."""
+        """Expected events in the gaps of each pair, at most up to `up_to`."""
         pairs, gaps = self._pairs, self._fleet_gaps
         high = np.minimum(gaps.high, up_to[gaps.owner])
         low = np.maximum(gaps.low, pairs.lower[gaps.owner])
@@ -217,13 +221,13 @@ class Ledger:
         return Shortfall(total, int(pairs.client[owner]), stream_name, int(self.published.seq[index]))
 
     def _below_baseline(self, spans: Intervals) -> tuple[Ints, Ints]:
-        """Events at or below a first baseline that yet were acknowledged when the client was live: the baseline is false.
+        """Events at or below a client's first baseline that were acknowledged while it was live: the baseline is wrong.
 
-        Returns indices into `published` and the owning places in `_pairs`. Rare, so these are paired one by one.
+        Returns indices into `published` and into `_pairs`. They are rare, so they are paired one by one.
         """
         pairs, published = self._pairs, self.published
         live_t, stream = pairs.live_t[spans.owner], pairs.stream[spans.owner]
-        # Only where a stream had an event acknowledged late enough and low enough can there be any.
+        # Only streams with a low event that was acknowledged late can have any.
         suspect = (spans.high > spans.low) & (self._lowest_after(stream, live_t) <= spans.high)
         owner, stream = spans.owner[suspect], stream[suspect]
         begin = published.index_after(stream, spans.low[suspect])
@@ -233,7 +237,7 @@ class Ledger:
         return index[late], owner[source][late]
 
     def _lowest_after(self, stream: Ints, t: Floats) -> Ints:
-        """The lowest seq of each stream among events acknowledged after `t`."""
+        """Per row, the lowest seq of its stream among events acknowledged after time `t`."""
         lowest = np.full(len(stream), _SPAN, np.int64)
         for code in np.unique(stream):
             of_stream = self.published.stream == code
@@ -245,9 +249,9 @@ class Ledger:
             lowest[mine] = np.concatenate((minima, [_SPAN]))[index]
         return lowest
 
-    def _had_by(self, owner_of: OwnerOf, everyone: bool) -> Intervals:
-        """What was applied, covered by a snapshot or declared lost, by whom `owner_of` a row says."""
-        pick = self.history.session_rows if everyone else self.history.fleet
+    def _had_by(self, owner_of: OwnerOf, with_auditor: bool) -> Intervals:
+        """What was applied, covered by a snapshot or declared lost, per owner."""
+        pick = self.history.session_rows if with_auditor else self.history.fleet
         applied = pick(Kind.APPLIED)
         place = np.sort(owner_of(applied) * _SPAN + np.maximum(applied.seq, 0))
         starts = np.flatnonzero(np.diff(place, prepend=-2) > 1)
@@ -268,9 +272,9 @@ class Ledger:
         )
 
     def _snapshots(self, rows: Rows) -> Rows:
-        """Snapshots with `value` the old watermark and `seq` how far they really can reach.
+        """Snapshots, with `value` the old watermark and `seq` the last event they can cover.
 
-        A snapshot cannot cover what was not even due when it was taken, whatever watermark it claims.
+        A snapshot cannot cover events that were not yet due when it was taken.
         """
         rows = rows.take(self.history.detail_is(rows, ["snapshot"]) & np.isfinite(rows.value))
         reach = np.minimum(rows.seq, self.published.head_due(rows.stream, rows.t))
@@ -280,22 +284,22 @@ class Ledger:
 
     @cached_property
     def _lowest_fleet_baseline(self) -> Ints:
-        """By stream, below which no fleet client expects anything."""
+        """Per stream, the lowest first baseline of the fleet."""
         lowest = np.full(len(self.history.streams), _SPAN, np.int64)
         np.minimum.at(lowest, self._pairs.stream, self._pairs.lower)
         return lowest
 
     @cached_property
     def _auditor_baseline(self) -> Ints:
-        """By stream, below which nothing was retained at the end; without an audit, everything may have been trimmed."""
+        """Per stream, the seq below which nothing was retained; without an audit, everything may have been trimmed."""
         baseline = np.full(len(self.history.streams), 0 if self.audited else _SPAN, np.int64)
-        rows = self._auditor_rows(Kind.REBOOTSTRAPPED)
+        rows = self.history.auditor_rows(Kind.REBOOTSTRAPPED)
         np.maximum.at(baseline, rows.stream, rows.seq)
         return baseline
 
     @cached_property
     def _beyond_audit(self) -> Mask:
-        """Events acknowledged before the audit ended that lie above all that the auditor found."""
+        """Events acknowledged before the audit ended, but above everything the auditor found."""
         published = self.published
         if not self.audited:
             return np.zeros(len(published), np.bool_)
@@ -304,25 +308,21 @@ class Ledger:
 
     @cached_property
     def _audit_seen(self) -> Ints:
-        """By stream, the highest seq the auditor saw, whether it could apply it or not."""
+        """Per stream, the highest seq the auditor saw, applied or not."""
         return self._audit_head(Kind.REBOOTSTRAPPED, Kind.APPLIED, Kind.GAP, Kind.HASH_MISMATCH)
 
     def _audit_head(self, *kinds: Kind) -> Ints:
-        """By stream, the highest seq in the auditor's rows of these kinds; -1 for none."""
+        """Per stream, the highest seq in the auditor's rows of these kinds; -1 without rows."""
         head = np.full(len(self.history.streams), -1, np.int64)
-        rows = self._auditor_rows(*kinds)
+        rows = self.history.auditor_rows(*kinds)
         np.maximum.at(head, rows.stream, rows.seq)
         return head
 
     def _between(self, low: Ints, high: Ints) -> Mask:
-        """Which events lie in `(low, high]` of their stream."""
+        """Which events lie in the interval `(low, high]` of their stream."""
         stream, seq = self.published.stream, self.published.seq
         inside: Mask = (seq > low[stream]) & (seq <= high[stream])
         return inside
-
-    def _auditor_rows(self, *kinds: Kind) -> Rows:
-        rows = self.history.of(*kinds)
-        return rows.take((rows.client == self.history.header.auditor) & (rows.client >= 0))
 
 
 def _published(history: History) -> Published:
@@ -330,13 +330,13 @@ def _published(history: History) -> Published:
     rows = rows.take(rows.seq >= 0)
     place, first = np.unique(rows.stream * _SPAN + rows.seq, return_index=True)
     rows = rows.take(first)
-    # Without a known delay the event counts as due when it was acknowledged, the later of the two.
+    # An event without a known delay counts as due when it was acknowledged.
     due_t = rows.t - np.where(np.isfinite(rows.value), rows.value, 0.0) / 1000.0
     return Published(place, rows.stream, rows.seq, rows.t, due_t, rows.detail)
 
 
 def _subscribed_pairs(history: History) -> Ints:
-    """The pairs that the header says the fleet subscribed to, as `History.pair` numbers them."""
+    """The fleet's subscriptions from the header, as codes of `History.pair`."""
     code = {name: index for index, name in enumerate(history.streams)}
     pairs = [
         (int(client) + 1) * len(history.streams) + code[name]
@@ -349,7 +349,7 @@ def _subscribed_pairs(history: History) -> Ints:
 
 
 def _expand(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """All integers of the ranges `begin..end-1`, and which range each is from."""
+    """All integers of the ranges `begin..end-1`, and the range of each."""
     lengths = end - begin
     source = np.repeat(np.arange(len(begin)), lengths)
     offset = np.arange(len(source)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -10,7 +10,7 @@ import queue
 import shutil
 import sys
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim.base.errors import EvidenceError, StorageError
-from sim.record.columns import Columns
-from sim.record.observations import NAN, SCHEMA, Row
+from sim.record.columns import Columns, RowSink
+from sim.record.observations import SCHEMA, Row
 
 FILE_NAME = "observations.parquet"
 CHUNK_FOLDER = "observations"
@@ -29,52 +29,35 @@ _DICTIONARY_COLUMNS = ["kind", "stream", "detail"]  # few distinct values; for n
 
 
 class Chunk(Protocol):
-    """Rows that were recorded."""
+    """Recorded rows."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of rows."""
 
     def table(self) -> pa.Table:
-        """They, as an Arrow table of `SCHEMA`."""
+        """Arrow table of `SCHEMA`."""
 
 
-class Collector(ABC):
-    """Takes observations; `flush` hands on what has come, as one chunk, and what becomes of that is a subclass's own matter."""
+class Collector(RowSink):
+    """Collects observations. `flush` passes them on as one chunk; a subclass decides what happens to it."""
 
     def __init__(self, max_rows: int) -> None:
         self._columns = Columns()
-        self.share = self._columns.share  # as `extend`, for a tuple of rows that many clients share
+        self.share = self._columns.share  # like `extend`, for a tuple of rows that many clients share
         self._max_rows = max_rows
 
-    def add(
-        self,
-        t: float,
-        kind: str,
-        client: int = -1,
-        stream: str = "",
-        seq: int = -1,
-        attempt: int = 0,
-        value: float = NAN,
-        detail: str = "",
-    ) -> None:
-        """Record one row; see the module's table for units."""
-        self._columns.add(t, kind, client, stream, seq, attempt, value, detail)
-        if len(self._columns.t) >= self._max_rows:
-            self.flush()
-
     def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
-        """Record what one client noticed at one moment."""
         self._columns.extend(t, client, rows)
         if len(self._columns.t) >= self._max_rows:
             self.flush()
 
     def flush_if_full(self) -> None:
-        """`flush`, if what was recorded so far is worth a chunk."""
+        """`flush` if there are enough rows for a chunk."""
         if len(self._columns) >= CHUNK_ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Hand on what was recorded so far."""
+        """Pass on the rows recorded so far."""
         if len(self._columns):
             columns, self._columns = self._columns, Columns()
             self.share = self._columns.share
@@ -82,15 +65,14 @@ class Collector(ABC):
 
     @abstractmethod
     def _hand_on(self, columns: Columns) -> None:
-        """Take a chunk that is full."""
+        """Process a chunk."""
 
 
 class Recorder(Collector):
-    """Writes observations to `folder` while the run goes on; a thread does the writing, so the caller never waits for a disk.
+    """Writes observations to `folder` during the run. A thread writes, so the caller never waits for the disk.
 
-    With `at_will` chunks end only where the caller says `flush`, or `flush_if_full`: for who learns late of what happened
-    earlier, since only within a chunk rows are put in order. The first failure to write is kept and raised as `StorageError`
-    by `check`, `flush` and `seal`.
+    With `at_will`, a chunk ends only when the caller calls `flush` or `flush_if_full`: rows are sorted only within a chunk,
+    and some engines record an earlier event later. `check` and `seal` raise the first write failure as `StorageError`.
     """
 
     def __init__(self, folder: Path, *, at_will: bool = False) -> None:
@@ -109,7 +91,7 @@ class Recorder(Collector):
         self._begin_writing()
 
     def take(self, chunk: Chunk) -> None:
-        """Record rows that came from elsewhere, as a chunk of their own."""
+        """Record rows from another process as a separate chunk."""
         self._pending.put((self._chunks, chunk))
         self._chunks += 1
         self._rows += len(chunk)
@@ -120,15 +102,15 @@ class Recorder(Collector):
     def check(self) -> None:
         """Raise `StorageError` if anything could not be written."""
         if self._failure is not None:
-            number = getattr(self._failure, "errno", None)  # Arrow knows it, and says it in its own roundabout words
+            number = getattr(self._failure, "errno", None)  # Arrow's own message is harder to read
             reason = os.strerror(number) if number else str(self._failure)
             raise StorageError(
                 f"{self._folder}: observations cannot be written ({reason}); "
-                "free some space or give another folder with --out. What was written before is kept."
+                "free some space or give another folder with --out. Earlier chunks are kept."
             )
 
     def seal(self) -> tuple[str, int]:
-        """Finish: leave `observations.parquet` instead of the chunks; returns its SHA-256 (hex) and row count."""
+        """Replace the chunks by `observations.parquet`; returns its SHA-256 (hex) and row count."""
         self.flush()
         self._pending.put(None)
         self._end_writing()
@@ -145,12 +127,12 @@ class Recorder(Collector):
         return file_sha256(self._joined.path), rows
 
     def _begin_writing(self) -> None:
-        """Run `_write_chunks` beside everything else."""
+        """Start `_write_chunks` in a thread."""
         self._thread = threading.Thread(target=self._write_chunks, name="observations", daemon=True)
         self._thread.start()
 
     def _end_writing(self) -> None:
-        """Wait until it is done."""
+        """Wait until it has finished."""
         self._thread.join()
 
     def _write_chunks(self) -> None:
@@ -165,22 +147,22 @@ class Recorder(Collector):
                 pq.write_table(table, partial, compression="lz4", use_dictionary=_DICTIONARY_COLUMNS)  # type: ignore[arg-type]
                 partial.rename(path)
                 self._joined.add(table)
-            except Exception as error:  # whatever it is: rows are lost, and a thread that died would not say so
+            except Exception as error:  # any error loses rows, and a dead thread would not report it
                 self._failure = error
 
 
 class _Joined:
-    """All chunks as one file, written beside them as they come; only `finish` gives it its name."""
+    """All chunks as one file, written at the same time as the chunks. Only `finish` gives it its final name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._partial = path.with_suffix(".partial")
         self._writer: pq.ParquetWriter | None = None
-        self._failure: Exception | None = None  # the chunks are written all the same
+        self._failure: Exception | None = None  # the chunks are still written
         self._rows = 0
 
     def add(self, table: pa.Table) -> None:
-        """Append a chunk; what goes wrong is told at the end."""
+        """Append a chunk; `finish` raises the first failure."""
         if self._failure is None:
             try:
                 self._open().write_table(table)
@@ -194,7 +176,7 @@ class _Joined:
         return self._writer
 
     def finish(self) -> int:
-        """Close the file; returns its rows. Raises `OSError`."""
+        """Close the file; returns its number of rows. Raises `OSError`."""
         if self._failure is not None:
             raise self._failure
         self._open().close()
@@ -203,13 +185,13 @@ class _Joined:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read(folder: Path) -> pa.Table:
-    """All observations of a run, sealed or, after a crash, from its chunks.
+    """All observations of a run: from the sealed file or, after a crash, from the chunks.
 
     Raises `EvidenceError` when the file is missing, damaged, or lacks a column.
     """

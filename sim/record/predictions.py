@@ -1,4 +1,4 @@
-"""What a fitted model foretold of a run before it began: kept in the run's header, so that it can be held against the run."""
+"""Predictions of a run's metrics, made with a fitted model before the run and kept in its header for comparison."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Predicted(msgspec.Struct, frozen=True):
-    """One measure: the middle of simulated runs, and where the next run is expected with 95 % (null: unknown)."""
+    """Prediction of one metric: the median of simulated runs and the 95 % interval of the next run (null: unknown)."""
 
     metric: str
     unit: str
@@ -18,20 +18,20 @@ class Predicted(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """All of one drill."""
+    """Predictions of all metrics of one drill."""
 
-    model: str  # the file's name, and what it was fitted to
+    model: str  # name of the model file, and the target it was fitted to
     model_sha256: str
-    engine: str  # that simulated
+    engine: str
     replications: int
     made_at: str  # ISO 8601, UTC
     predicted: tuple[Predicted, ...]
-    not_predicted: tuple[str, ...] = ()  # measures of which the lane as it was fitted had no value
+    not_predicted: tuple[str, ...] = ()  # metrics without a value in the simulation
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One measure as it was foretold and as it was. `error` is (predicted - measured) / measured; NaN where there is none."""
+    """One metric, predicted and measured. `error` is (predicted - measured) / measured, NaN without a measured value."""
 
     metric: str
     unit: str
@@ -42,7 +42,7 @@ class Compared:
 
 
 def compare(prediction: Prediction, measured: Mapping[str, float]) -> tuple[Compared, ...]:
-    """Every measure that was foretold, beside what was measured by its name."""
+    """Compare each predicted metric with its measured value."""
     return tuple(_compared(each, measured.get(each.metric, math.nan)) for each in prediction.predicted)
 
 

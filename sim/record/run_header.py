@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from sim.base.atomic_files import write_whole
+from sim.base.atomic_files import read_struct, write_whole
 from sim.base.errors import EvidenceError
 from sim.record.parquet import FILE_NAME, file_sha256, read
 from sim.record.predictions import Prediction
@@ -16,10 +16,10 @@ SCHEMA_VERSION = 1  # of a run's files
 
 
 class RunHeader(msgspec.Struct, kw_only=True):
-    """Who, what and with what: `run.json`, written beside the observations before a run begins and when it ends."""
+    """What was run, against which target, and how it ended: written to `run.json` when a run starts and when it ends."""
 
     schema: int = SCHEMA_VERSION
-    run_id: str = ""  # of the run it is a part of; evidence of another run proves nothing about this one
+    run_id: str = ""  # of the stage run that this run belongs to; evidence of another stage run does not count
     drill: str
     drill_sha256: str
     engine: str
@@ -27,27 +27,27 @@ class RunHeader(msgspec.Struct, kw_only=True):
     target_kind: str  # mock, staging or production
     policy: str
     seed: int
-    clients: int  # of the fleet, indices 0..clients-1; probes and the auditor have higher ones
+    clients: int  # of the fleet, indices 0..clients-1; negative clients and the auditor have higher ones
     started_at: str  # ISO 8601, UTC
     clock: str  # wall or virtual
     versions: dict[str, str]
     calibration: str = "none"
     defects: list[str] = []
-    plan: list[dict[str, object]] = []  # the fault plan as it was resolved
-    subscriptions: dict[str, list[str]] = {}  # client index -> the stream ids it subscribes to
-    negative_clients: dict[str, str] = {}  # client index -> name of the probe it is
-    auditor: int = -1  # index of the client that reads everything retained at the end
+    plan: list[dict[str, object]] = []  # the resolved fault schedule
+    subscriptions: dict[str, list[str]] = {}  # client index -> ids of the streams it subscribes to
+    negative_clients: dict[str, str] = {}  # client index -> name of the negative client
+    auditor: int = -1  # index of the client that reads all retained events at the end
     duration_s: float = 0.0
-    complete: bool = False  # it ran its whole course
-    stopped_because: str = ""  # why not, in words
-    stop_condition: str = ""  # of the target, that ended the run, in words
-    metrics_profile: str = "none"  # of the runtime's metrics endpoint, as the target says it is
-    remarks: list[str] = []  # what a reader must know of how it was run
+    complete: bool = False  # all phases were run
+    stopped_because: str = ""  # why the run was cut short
+    stop_condition: str = ""  # the target's stop condition that ended the run
+    metrics_profile: str = "none"  # of the service's metrics endpoint, from the targets file
+    remarks: list[str] = []  # for the reader: what was special about this run
     hooks: list[dict[str, object]] = []  # the operators' commands that were run (`sim.engines.sockets.hooks.Done`)
-    workers: list[dict[str, object]] = []  # of a load test over several processes: what each said, and what came of it
-    prediction: Prediction | None = None  # what a fitted model said of it beforehand
-    evidence: dict[str, str] = {}  # further files of this folder, with their hex SHA-256
-    tally: Tally | None = None  # of a fleet run, which counts where others record
+    workers: list[dict[str, object]] = []  # of a load test with several processes: reports and outcome per worker
+    prediction: Prediction | None = None  # made with a fitted model before the run
+    evidence: dict[str, str] = {}  # further files of this folder with their hex SHA-256
+    tally: Tally | None = None  # counts of a fleet run, which has no observations
     observations_sha256: str = ""
     observations_rows: int = 0
 
@@ -60,37 +60,30 @@ def write_header(folder: Path, header: RunHeader) -> None:
 def read_header(folder: Path) -> RunHeader:
     """Read `run.json`; raises `EvidenceError` when it is missing or damaged."""
     path = folder / HEADER_NAME
-    try:
-        header = msgspec.json.decode(path.read_bytes(), type=RunHeader)
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    except msgspec.DecodeError as error:
-        raise EvidenceError(f"{path}: is damaged ({error}).") from None
+    header = read_struct(path, RunHeader)
     if header.schema != SCHEMA_VERSION:
-        raise EvidenceError(f"{path}: is of schema {header.schema}, which this version does not know.")
+        raise EvidenceError(f"{path}: has schema {header.schema}, but this version reads schema {SCHEMA_VERSION} only.")
     return header
 
 
 def read_verified(folder: Path) -> tuple[RunHeader, pa.Table]:
-    """A finished run's header and observations, checked against each other.
+    """Header and observations of a complete run.
 
-    Raises `EvidenceError` when the run was cut short, or when the observations are not, byte for byte, those it recorded.
+    Raises `EvidenceError` when the run was cut short, or when its files changed since they were recorded.
     """
     header = read_header(folder)
     table = read(folder)
     if not header.complete:
-        raise EvidenceError(f"{folder}: the run did not reach its end ({header.stopped_because or 'it was cut off'}).")
+        raise EvidenceError(f"{folder}: the run did not complete ({header.stopped_because or 'it was cut off'}).")
     path = folder / FILE_NAME
-    if not path.exists() or file_sha256(path) != header.observations_sha256:
-        raise EvidenceError(f"{path}: is not the file this run recorded (its SHA-256 differs from {HEADER_NAME}).")
+    _check_unchanged(path, header.observations_sha256)
     if table.num_rows != header.observations_rows:
-        raise EvidenceError(f"{path}: has {table.num_rows} rows where {header.observations_rows} were recorded.")
-    _require_further(folder, header)
+        raise EvidenceError(f"{path}: has {table.num_rows} rows, but {header.observations_rows} were recorded.")
+    for name, sha256 in header.evidence.items():
+        _check_unchanged(folder / name, sha256)
     return header, table
 
 
-def _require_further(folder: Path, header: RunHeader) -> None:
-    for name, sha256 in header.evidence.items():
-        path = folder / name
-        if not path.is_file() or file_sha256(path) != sha256:
-            raise EvidenceError(f"{path}: is not the file this run recorded (its SHA-256 differs from {HEADER_NAME}).")
+def _check_unchanged(path: Path, sha256: str) -> None:
+    if not path.is_file() or file_sha256(path) != sha256:
+        raise EvidenceError(f"{path}: is not the file that the run recorded (its SHA-256 differs from {HEADER_NAME}).")

@@ -1,7 +1,7 @@
-"""What a fleet run counted, instead of a row an observation: a part of its header.
+"""Counts of a fleet run, kept in its header instead of one row per observation.
 
-A fleet of a million clients makes a hundred million observations. What recovery is measured by is counted while it happens:
-in bins of time, in bins of size, and by fault. What a law needs, every delivery of every client, is not there at all.
+A fleet of a million clients makes a hundred million observations, so metrics are counted during the run: per time bin, per size
+bin and per fault. Invariants need every delivery of every client, so a fleet run cannot check them.
 """
 
 from collections.abc import Sequence
@@ -12,31 +12,39 @@ from numpy.typing import NDArray
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Samples by size: `counts` of them were at most `upto` each, and no more than a thousandth below it."""
+    """Histogram of samples: `counts` of them were at most `upto` each, and at most a thousandth smaller."""
 
     upto: list[float] = []
     counts: list[int] = []
 
     @property
     def n(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         return sum(self.counts)
 
     def samples(self) -> NDArray[np.float64]:
-        """All samples, ascending, each at its bin's upper end: never smaller than it was."""
+        """All samples in ascending order, each at the upper end of its bin."""
         return np.repeat(np.array(self.upto, np.float64), self.counts)
 
 
 class Herd(msgspec.Struct, frozen=True):
-    """Of `n` backoffs of one attempt number (0: all, in steps), at most `together` lie within a tenth of their nominal step."""
+    """`together` of the `n` delays of one backoff attempt lie in one window, a tenth of the nominal step wide.
+
+    Attempt 0 stands for all delays, in units of their nominal step.
+    """
 
     attempt: int
     n: int
     together: int
 
+    @property
+    def share(self) -> float:
+        """Share of delays in the fullest window."""
+        return self.together / self.n
+
 
 class Lives(msgspec.Struct, frozen=True):
-    """Of `n` live periods of at least `from_s` seconds that ended in a backoff, after how many it went on counting."""
+    """`n` live periods of at least `from_s` seconds ended in a backoff; after `missed` of them the backoff did not restart."""
 
     from_s: float
     n: int
@@ -44,7 +52,7 @@ class Lives(msgspec.Struct, frozen=True):
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """One fault that disconnected clients; seconds until so many percent were live again, from its end; None for never."""
+    """Recovery from one fault that disconnected clients: seconds from its end until a percentage was live; None: never."""
 
     fault: str
     index: int
@@ -52,12 +60,12 @@ class Recovery(msgspec.Struct, frozen=True):
     ended_s: float
     clients: int
     live_again_s: dict[str, float | None]
-    tries_mean: float
-    tries_most: int
+    attempts_mean: float
+    attempts_max: int
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. Times are seconds since the run began; series are counts in bins `bin_s` wide."""
+    """All counts of a run. Times are seconds since the run began; series are counts in bins of `bin_s`."""
 
     clients: int
     events: int  # of the simulation's queue
@@ -65,18 +73,18 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     series: dict[str, list[int]]
     totals: dict[str, int]
     disconnects: dict[str, int]  # by reason
-    peak_connects_per_s: int | None  # from the first fault on, if one began
+    peak_connects_per_s: int | None  # after the first fault; None without a fault
     recoveries: list[Recovery]
-    bootstrap_ms: Sizes  # of reconnects after the first fault, if there were any, else of all
+    bootstrap_ms: Sizes  # of reconnects after the first fault; without any, of all connects
     token_ms: Sizes
-    longest_backoff_ms: float | None
+    max_backoff_ms: float | None
     herds: list[Herd]
     lives: list[Lives]
     unconverged: int
-    overloaded_at_s: float | None  # when delivery fell so far behind that clients would have been sent away as slow
+    overloaded_at_s: float | None  # when delivery was so late that clients would have been evicted as slow consumers
 
 
 def sizes(upto: Sequence[float] | NDArray[np.float64], counts: NDArray[np.int64]) -> Sizes:
-    """Of all bins those that have something."""
-    some = np.flatnonzero(counts)
-    return Sizes(np.asarray(upto)[some].tolist(), counts[some].tolist())
+    """Histogram of the bins that are not empty."""
+    used = np.flatnonzero(counts)
+    return Sizes(np.asarray(upto)[used].tolist(), counts[used].tolist())

@@ -72,4 +72,4 @@ def test_nor_of_the_other_kind() -> None:
 def test_a_fault_that_never_acted_excuses_nothing() -> None:
     made = story(Kind.HASH_MISMATCH).without(lambda row: row.kind == Kind.FAULT_OBSERVED)
     assert broken(made.tell(21.0, Kind.HASH_MISMATCH, hit(Kind.HASH_MISMATCH), STREAM, 5)) == {"jumbled_message": 1}
-    assert corrupted.acted(made.history()) == {}
+    assert corrupted.effects(made.history()) == {}

@@ -29,7 +29,7 @@ def compared(**stories: Story) -> Comparison:
 def parting(other: Story) -> str:
     found = compared(a=told(), b=other)
     assert found.unequal == ""
-    (only,) = found.partings
+    (only,) = found.differences
     return str(only)
 
 
@@ -45,7 +45,7 @@ def by_snapshot(upto: int) -> Callable[[Story, int], object]:
 
 def test_the_way_may_differ():
     found = compared(live=told(), early=told(by_snapshot(4)), late=told(by_snapshot(6)))
-    assert (found.partings, found.unequal) == ((), "")
+    assert (found.differences, found.unequal) == ((), "")
     assert (found.variants, found.events, found.sequences) == (3, EVENTS, 2)
 
 
@@ -86,7 +86,7 @@ def test_what_comes_of_it_may_not(other: Story, said: str):
 def test_the_first_event_of_all_surfaces_is_named_first():
     late, early = told().without(is_(Kind.APPLIED, 5)), told().without(is_(Kind.APPLIED, 3))
     found = compared(a=told(), late=late, same=told(), early=early)
-    assert [(each.seq, each.other) for each in found.partings] == [(3, "early"), (5, "late")]
+    assert [(each.seq, each.other) for each in found.differences] == [(3, "early"), (5, "late")]
 
 
 def test_streams_are_told_apart():
@@ -95,7 +95,7 @@ def test_streams_are_told_apart():
     story.publish(1, stream=OTHER)
     story.apply(0, 1, stream=OTHER).apply(1, 1, stream=OTHER)
     known_bad = story.without(lambda row: row.kind == Kind.APPLIED and row.stream == OTHER and row.client == 0)
-    (only,) = compare({"a": account(story.history()), "b": account(known_bad.history())}, EVENTS + 1).partings
+    (only,) = compare({"a": account(story.history()), "b": account(known_bad.history())}, EVENTS + 1).differences
     assert (only.stream, only.seq, only.client) == (OTHER, 1, 0)
 
 
@@ -118,10 +118,10 @@ def test_a_surface_that_was_never_well_is_told():
 @pytest.mark.parametrize("stories", [{}, {"a": told()}])
 def test_of_fewer_than_two_there_is_nothing_to_compare(stories: dict[str, Story]):
     found = compared(**stories)
-    assert (found.variants, found.partings) == (len(stories), ())
+    assert (found.variants, found.differences) == (len(stories), ())
 
 
 def test_where_nobody_has_anything_there_is_nothing_to_compare():
     nothing = {name: told(lambda story, client: None) for name in "ab"}
     found = compared(**nothing)
-    assert (found.partings, found.events, found.sequences) == ((), EVENTS, 0)
+    assert (found.differences, found.events, found.sequences) == ((), EVENTS, 0)

@@ -22,7 +22,7 @@ def polled(story: Story, name: str, *values: float, since_t: float = 1.0, every_
 
 
 def figure(story: Story) -> server_metrics.ServerMetric:
-    (found,) = server_metrics.figures(story.history())
+    (found,) = server_metrics.served(story.history())
     return found
 
 
@@ -47,7 +47,7 @@ def test_what_was_not_served_is_absent() -> None:
     assert COUNTER not in server_metrics.absent(history, "full")
     assert len(server_metrics.absent(history, "full")) == len(PROFILES["full"]) - 1
     assert server_metrics.absent(Story().history(), "pinned") == PROFILES["pinned"]
-    assert server_metrics.figures(Story().history()) == ()
+    assert server_metrics.served(Story().history()) == ()
 
 
 @pytest.mark.parametrize("profile", ["full", "pinned"])

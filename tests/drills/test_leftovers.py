@@ -182,7 +182,7 @@ def test_what_a_killed_run_leaves_is_found_by_the_next(tmp_path: Path, name: str
     assert "note: " not in again(tmp_path, *SIMULATED).err  # told once
     judged = stormgate("judge", killed)
     assert judged.code in (1, 4)
-    assert "did not reach its end" in judged.out
+    assert "did not complete" in judged.out
 
 
 REPLICATED = ("dropped_delivery", "--engine", "virtual", "--replications", "60")

@@ -174,7 +174,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit_json(folder / "drill.json", checks=["ux.integrity"]),
         "not the drill that was planned",
     ),
-    "cut short": (lambda folder: edit_json(folder / "run.json", complete=False), "did not reach its end"),
+    "cut short": (lambda folder: edit_json(folder / "run.json", complete=False), "did not complete"),
     "fewer clients": (lambda folder: edit_json(folder / "run.json", clients=5), "clients"),
     "another seed": (lambda folder: edit_json(folder / "run.json", seed=8), "seed"),
     "another engine": (lambda folder: edit_json(folder / "run.json", engine="virtual"), "engine"),
@@ -206,7 +206,7 @@ def test_a_crashed_run_still_tells_what_it_saw(tmp_path: Path) -> None:
     story = good_storm().without(lambda row: row.t > 15.0).tell(15.0, Kind.UNGRANTED, 0, "runtime.run.9.events", 3)
     story.write(results.create_drill_folder(run_dir, DRILL), DRILL, complete=False)
     verdict = results.judge_run(run_dir)
-    assert "did not reach its end" in reason(verdict)
+    assert "did not complete" in reason(verdict)
     assert [violation.invariant for violation in verdict.drills[0].violations] == ["cross_topic_leak"]
     assert verdict.exit_code == 1
 

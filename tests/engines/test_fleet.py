@@ -112,7 +112,7 @@ def same(ours: Tally, theirs: History, within: float) -> None:
         assert mine[name] == pytest.approx(other[name], rel=within, abs=1e-9), name
     for found, episode in zip(ours.recoveries, reconnects.episodes(theirs), strict=True):
         assert (found.fault, found.clients) == (episode.fault, episode.clients)
-        assert found.tries_mean == pytest.approx(episode.attempts.mean(), rel=within)
+        assert found.attempts_mean == pytest.approx(episode.attempts.mean(), rel=within)
 
 
 @pytest.mark.parametrize(("seed", "one_loop"), [(1, False), (2, True)])

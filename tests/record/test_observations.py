@@ -147,7 +147,7 @@ def test_after_a_crash_everything_up_to_the_last_chunk_is_there(tmp_path: Path):
     table = read(tmp_path)
     assert table["stream"].to_pylist() == ["stream 0", "stream 1", "stream 2"]
     write_header(tmp_path, header())
-    with pytest.raises(EvidenceError, match="did not reach its end"):
+    with pytest.raises(EvidenceError, match="did not complete"):
         read_verified(tmp_path)
 
 
@@ -187,13 +187,13 @@ def test_a_changed_number_is_noticed(sealed: Path):
     at = table.schema.get_field_index("t")
     pq.write_table(table.set_column(at, "t", pa.array([0.0, 1.0, 2.0, 3.0])), path)
     assert read(sealed).num_rows == len(ROWS)
-    with pytest.raises(EvidenceError, match="is not the file this run recorded"):
+    with pytest.raises(EvidenceError, match="is not the file that the run recorded"):
         read_verified(sealed)
 
 
 def test_a_wrong_row_count_is_noticed(sealed: Path):
     write_header(sealed, header(**{**as_fields(read_header(sealed)), "observations_rows": 5}))
-    with pytest.raises(EvidenceError, match="4 rows where 5 were recorded"):
+    with pytest.raises(EvidenceError, match="4 rows, but 5 were recorded"):
         read_verified(sealed)
 
 

@@ -26,7 +26,7 @@ _NOTICED_BY = {
 
 def _faults_noticed(case: Case, threshold: Threshold | None) -> Answer:
     """A duplicate is dropped, a jumbled or malformed message named, a missing one asked for again."""
-    acted = corrupted.acted(case.history)
+    acted = corrupted.effects(case.history)
     complaints, n = [], 0
     for index, fault in enumerate(case.history.header.plan):
         if (kind := str(fault.get("kind"))) in _NOTICED_BY:

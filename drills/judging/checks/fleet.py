@@ -15,7 +15,7 @@ from drills.judging.checks import phases, reconnect
 from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, by_percentile, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from sim.analysis.reconnects import NOTICE_S, Herd
+from sim.analysis.reconnects import NOTICE_S
 from sim.analysis.samples import Share
 from sim.record.observations import Kind
 from sim.record.tally import Tally
@@ -119,7 +119,7 @@ def _live_again(case: Case, threshold: Threshold | None) -> Answer:
 
 def _bounded(case: Case, threshold: Threshold | None) -> Answer:
     tally = _tally(case)
-    longest, n = tally.longest_backoff_ms, tally.totals["backoffs"]
+    longest, n = tally.max_backoff_ms, tally.totals["backoffs"]
     if longest is None:
         return Answer(State.NO_DATA, NAN, 0, "no client backed off by its own choice")
     state = State.PASS if longest <= needed(threshold).threshold else State.FAIL
@@ -127,8 +127,7 @@ def _bounded(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _unjittered(case: Case, threshold: Threshold | None) -> Answer:
-    herds = [Herd(each.attempt, each.n, each.together) for each in _tally(case).herds]
-    return reconnect.by_herds(herds, needed(threshold))
+    return reconnect.by_herds(_tally(case).herds, needed(threshold))
 
 
 def _never_resets(case: Case, threshold: Threshold | None) -> Answer:

@@ -6,8 +6,8 @@ from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, neede
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import reconnects, statistics
-from sim.analysis.reconnects import Herd
 from sim.record.observations import Kind
+from sim.record.tally import Herd
 
 # A group of delays too small to pass may still prove a herd, from so many on.
 SMALLEST_HERD = 20

@@ -64,7 +64,7 @@ def _evictions(case: Case, threshold: Threshold | None) -> Answer:
 def _integrity(case: Case, threshold: Threshold | None) -> Answer:
     limit = needed(threshold)
     found = invariants.integrity(case.history)
-    mismatches = corrupted.unannounced(case.history, Kind.HASH_MISMATCH)
+    mismatches = corrupted.unexplained(case.history, Kind.HASH_MISMATCH)
     wrong = len(found.applied_twice) + len(found.out_of_order) + len(found.holes)
     wrong += int(((mismatches.client >= 0) & (mismatches.client < case.history.header.clients)).sum())
     applied = len(case.history.fleet(Kind.APPLIED))

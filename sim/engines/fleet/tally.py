@@ -35,7 +35,7 @@ def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverg
         recoveries=[found for index, each in enumerate(faults) if (found := _recovery(world, index, *each)) is not None],
         bootstrap_ms=_sizes(bootstraps),
         token_ms=_sizes(world["sizes"][fleet_world.TOKEN_WAIT]),
-        longest_backoff_ms=float(service["longest_ms"]) if service["longest_ms"] >= 0 else None,
+        max_backoff_ms=float(service["longest_ms"]) if service["longest_ms"] >= 0 else None,
         herds=_herds(world["herd"]),
         lives=_lives(world["lives"]),
         unconverged=unconverged,
