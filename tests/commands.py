@@ -18,7 +18,7 @@ from pathlib import Path
 from drills.cli import main
 
 LIMIT_S = 90.0
-STORMGATE = (sys.executable, "-m", "drills.cli.main")
+STORMGATE = (sys.executable, "-m", "drills")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from drills.cli.main import CATALOG
+from drills import CATALOG
 from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.runs import results, running
 from drills.runs.request import Request

@@ -6,7 +6,7 @@ What the drills themselves show is in `tests/mutation_table.py`, the rest in `te
 
 import pytest
 
-from drills.cli.main import CATALOG
+from drills import CATALOG
 from drills.judging import gates
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict import window

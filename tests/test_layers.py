@@ -44,6 +44,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("drills.rollout.report",),
     ("drills.rollout.hold",),
     ("drills.cli",),
+    ("drills.__main__",),
     ("locustfiles.load.clients",),
     ("locustfiles.load.workers",),
     ("locustfiles.load.run",),

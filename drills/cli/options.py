@@ -1,10 +1,26 @@
-"""Options that several commands take, in the same words."""
+"""Options and arguments that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Target = Annotated[str, typer.Option(help="'mock' starts one; or an address on this machine; or a live target's name.")]
-Targets = Annotated[Path | None, typer.Option(help="File of live targets; without it, targets.toml in this folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+Target = Annotated[
+    str,
+    typer.Option(metavar="TARGET", help="mock, an address on this machine (http://HOST:PORT), or a name in the targets file."),
+]
+Targets = Annotated[Path | None, typer.Option(metavar="FILE", help="Targets file. Default: targets.toml in this folder.")]
+Thresholds = Annotated[Path | None, typer.Option(metavar="FILE", help="Thresholds file. Default: the one stormgate ships.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write results to.")]
+Rollout = Annotated[str, typer.Option(metavar="NAME", help="Name of the rollout. Default: the target's name.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and exit with 2.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")]
+Junit = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdict as JUnit XML.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as load.events_per_s=50. Repeatable."),
+]
+Defect = Annotated[
+    list[str] | None, typer.Option(metavar="DEFECT", help="Switch on a defect of the mock; see `mock defects`. Repeatable.")
+]
+RESULTS = Path("results")

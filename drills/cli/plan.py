@@ -1,16 +1,13 @@
-"""`stormgate plan`: sweeps and searches in simulation, for who has to know how large a lane must be.
-
-Exit codes as everywhere: 0 there is an answer, 1 nothing within the bounds will do, 2 cannot tell, 3 usage, 4 cut short.
-"""
+"""`stormgate plan`: plan capacity by sweeps and searches over simulated drills, and fit a system model to a target."""
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from drills.cli.options import AsJson, Target, Targets
+from drills.cli import output
+from drills.cli.options import RESULTS, AsJson, Out, Target, Targets, Thresholds
 
 if TYPE_CHECKING:
     from drills.planning.search import Searched
@@ -19,27 +16,31 @@ if TYPE_CHECKING:
 
 _INCONCLUSIVE = 2
 
-plan_app = typer.Typer(help="Sweep a drill over fleets, models and policies, in simulation.", no_args_is_help=True)
+plan_app = typer.Typer(
+    help="""Plan capacity by simulation.
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="What to sweep: a .toml file, see drills/examples/plans.")]
-Out = Annotated[Path, typer.Option(help="Folder that results are written to, below plans/.")]
-Thresholds = Annotated[Path | None, typer.Option(help="Judge by this file instead of the default thresholds.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes to simulate in, instead of one a core.")]
+    Exit codes: 0 an answer, 1 no value within the bounds is good enough, 2 inconclusive, 3 wrong usage, 4 interrupted.""",
+    no_args_is_help=True,
+)
 
-Scheduler = Annotated[str | None, typer.Option(help="Simulate on a dask cluster: its scheduler's address, tcp://HOST:PORT.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file, such as those in drills/examples/plans.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes, at least 1. Default: one per core.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a dask cluster to simulate on, such as tcp://HOST:PORT.")
+]
 
 
 @plan_app.command("sweep")
 def plan_sweep(
     file: File,
-    out: Out = Path("results"),
+    out: Out = RESULTS,
     thresholds: Thresholds = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the points, and simulate nothing (exits with 2).")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the points and exit with 2.")] = False,
 ) -> None:
-    """Run a drill at every point of a design, under the same seeds; a sweep that was cut short goes on where it was."""
+    """Simulate a drill at every point of a design. Resumes an interrupted sweep."""
     from drills.planning import report as plan_report
     from drills.planning import sweeps
     from drills.planning.gates import Gates
@@ -47,11 +48,94 @@ def plan_sweep(
 
     plan = sweeps.load(file)
     if dry_run:
-        _show_points(designs.points(plan), plan.sweep.replications, as_json)
+        _print_points(designs.points(plan), plan.sweep.replications, as_json)
         raise typer.Exit(_INCONCLUSIVE)
     swept = sweeps.sweep(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
     plan_report.write(swept)
-    _say_swept(swept, as_json)
+    _print_swept(swept, as_json)
+
+
+@plan_app.command("find")
+def plan_find(
+    file: File,
+    out: Out = RESULTS,
+    thresholds: Thresholds = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best value at which the gates pass.
+
+    The table [find] of the file says which key to vary, between which bounds, and whether to find the largest, the smallest or
+    the best value.
+    """
+    from drills.planning import report as plan_report
+    from drills.planning import search, sweeps
+    from drills.planning.gates import Gates
+
+    plan = sweeps.load(file)
+    searched = search.find(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
+    plan_report.write(searched)
+    _print_searched(searched, as_json)
+
+
+@plan_app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a complete sweep or search in results/plans.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a sweep or search again.
+
+    Reads what its folder keeps and simulates nothing.
+    """
+    from drills.planning import report as plan_report
+    from drills.planning.sweeps import Swept
+
+    done = plan_report.again(folder)
+    if isinstance(done, Swept):
+        _print_swept(done, as_json)
+    else:
+        _print_searched(done, as_json)
+
+
+@plan_app.command("calibrate")
+def plan_calibrate(
+    target: Target = "mock",
+    targets: Targets = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Model file to write. Default: results/calibrations/<target>.toml.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=2, max=50, help="Repetitions of each calibration drill, 2 to 50.")
+    ] = 3,
+    clients: Annotated[
+        int,
+        typer.Option(metavar="N", min=20, help="Clients that reconnect at once, at least 20. Drills have up to twice as many."),
+    ] = 400,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the first round.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a system model to a target on this machine.
+
+    Measures the target with small drills. Takes a few minutes.
+    """
+    import msgspec
+
+    from drills.planning import calibrating
+    from drills.reports.terminal import Progress
+    from drills.runs import predictions
+    from sim.calibration.probes import Sizes
+
+    sizes = Sizes(rounds=rounds, large_burst=clients, small_burst=max(clients * 3 // 8, 10), mint_clients=max(clients // 2, 10))
+    with Progress(f"calibrating {target}") as progress:
+        fit, about = calibrating.calibrate(target, targets, sizes, seed, lambda what: progress("measuring", what))
+    path = out or predictions.calibration_path(RESULTS, target)
+    calibrating.write(path, fit, about)
+    if as_json:
+        about_fit = {"model": msgspec.to_builtins(fit.model), "calibration": msgspec.to_builtins(about)}
+        output.json_object({"file": str(path), **about_fit})
+    else:
+        _print_fit(fit, path)
 
 
 def _execute(name: str, workers: int | None, scheduler: str | None) -> "Execute":
@@ -60,57 +144,52 @@ def _execute(name: str, workers: int | None, scheduler: str | None) -> "Execute"
     return sweeps.on_cluster(name, scheduler) if scheduler else sweeps.on_all_cores(name, workers)
 
 
-def _show_points(points: Any, replications: int, as_json: bool) -> None:
-    from drills.reports.terminal import out
-
+def _print_points(points: Any, replications: int, as_json: bool) -> None:
     if as_json:
-        _json({"dry_run": True, "replications": replications, "points": [dict(point.values) for point in points]})
+        values = [dict(point.values) for point in points]
+        output.json_object({"dry_run": True, "replications": replications, "points": values})
         return
-    for point in points:
-        out().print(", ".join(f"{key} = {value}" for key, value in point.values.items()), soft_wrap=True, markup=False)
-    out().print(f"{len(points)} points, {replications} replications each; dry run: nothing was simulated")
+    output.lines(*(", ".join(f"{key} = {value}" for key, value in point.values.items()) for point in points))
+    output.lines(f"{len(points)} points, {replications} replications each; dry run: nothing was simulated")
 
 
-def _say_swept(swept: "Swept", as_json: bool) -> None:
-    """Print a sweep; one without any measures can tell nothing."""
+def _print_swept(swept: "Swept", as_json: bool) -> None:
+    """Print a sweep. One without any metric is inconclusive."""
     from drills.planning import report as plan_report
 
     if as_json:
-        _json({"name": swept.plan.sweep.name, "folder": str(swept.folder), "points": [_point(swept, p) for p in swept.points]})
+        points = [_point(swept, point) for point in swept.points]
+        output.json_object({"name": swept.plan.sweep.name, "folder": str(swept.folder), "points": points})
     else:
         heads, body = plan_report.lines(swept, brief=True)
-        _print(heads, body, f"{swept.plan.sweep.question}\ntables and figures: {swept.folder} (± is half of the 95 % interval)")
+        where = f"tables and figures: {swept.folder} (± is half of the 95 % interval)"
+        _print_table(heads, body, swept.plan.sweep.question, where)
     if not any(row.metrics for rows in swept.rows.values() for row in rows):
         raise typer.Exit(_INCONCLUSIVE)
 
 
-def _say_searched(searched: "Searched", as_json: bool) -> None:
-    """Print a search's answer, and leave with what it says."""
+def _print_searched(searched: "Searched", as_json: bool) -> None:
+    """Print the answer of a search and exit with its code."""
     from drills.planning import search
 
     if as_json:
-        _json({**search.summary(searched), "folder": str(searched.folder)})
+        output.json_object({**search.summary(searched), "folder": str(searched.folder)})
     else:
         heads = [searched.find.key, "gates", "replications", "why"]
-        said = f"{searched.sentence}\n{searched.confidence}\ntables and figures: {searched.folder}"
-        _print(heads, search.lines(searched), said)
+        where = f"tables and figures: {searched.folder}"
+        _print_table(heads, search.lines(searched), searched.sentence, searched.confidence, where)
     raise typer.Exit({"green": 0, "red": 1}.get(searched.found.word, _INCONCLUSIVE))
 
 
-def _print(heads: list[str], body: list[list[str]], said: str) -> None:
-    from rich.table import Column, Table
+def _print_table(heads: list[str], body: list[list[str]], *sentences: str) -> None:
+    from rich.table import Column
 
-    from drills.reports.terminal import out
-
-    table = Table(*(Column(head.replace(".", ".\n"), overflow="fold", no_wrap=head == "gates") for head in heads))
-    for line in body:
-        table.add_row(*line)
-    out().print(table)
-    out().print(said, soft_wrap=True, markup=False)
+    output.table([Column(head.replace(".", ".\n"), overflow="fold", no_wrap=head == "gates") for head in heads], body)
+    output.lines(*sentences)
 
 
 def _point(swept: "Swept", point: Any) -> dict[str, Any]:
-    """One point for programs: no number in it is infinite or NaN, those are null."""
+    """One point for programs. A number that is infinite or NaN is null."""
     table = swept.table
     rows = table[table["point"] == point.number]
     verdict = swept.verdicts[point.number]
@@ -130,90 +209,10 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _json(body: dict[str, Any]) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(body).decode() + "\n")
-
-
-@plan_app.command("find")
-def plan_find(
-    file: File,
-    out: Out = Path("results"),
-    thresholds: Thresholds = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    as_json: AsJson = False,
-) -> None:
-    """Look for the largest, smallest or best value of the file's [find] at which the gates stay green."""
-    from drills.planning import report as plan_report
-    from drills.planning import search, sweeps
-    from drills.planning.gates import Gates
-
-    plan = sweeps.load(file)
-    searched = search.find(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
-    plan_report.write(searched)
-    _say_searched(searched, as_json)
-
-
-@plan_app.command("report")
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A complete sweep or search: its folder below results/plans.")],
-    as_json: AsJson = False,
-) -> None:
-    """Write the summary and the figures of a sweep or search again, from what was kept, and simulate nothing."""
-    from drills.planning import report as plan_report
-    from drills.planning.sweeps import Swept
-
-    done = plan_report.again(folder)
-    if isinstance(done, Swept):
-        _say_swept(done, as_json)
-    else:
-        _say_searched(done, as_json)
-
-
-@plan_app.command("calibrate")
-def plan_calibrate(
-    target: Target = "mock",
-    targets: Targets = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; without it results/calibrations/<target>.toml.")] = None,
-    rounds: Annotated[int, typer.Option(min=2, max=50, help="How often each probe is repeated.")] = 3,
-    clients: Annotated[int, typer.Option(min=20, help="Clients that return at once; fleets have up to twice as many.")] = 400,
-    seed: Annotated[int, typer.Option(help="Of the first round.")] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a target on this machine by small drills, and fit a system model to it (a few minutes)."""
-    import msgspec
-
+def _print_fit(fit: "Fit", path: Path) -> None:
     from drills.planning import calibrating
-    from drills.reports.terminal import Progress
-    from drills.runs import predictions
-    from sim.calibration.probes import Sizes
 
-    sizes = Sizes(rounds=rounds, large_burst=clients, small_burst=max(clients * 3 // 8, 10), mint_clients=max(clients // 2, 10))
-    with Progress(f"calibrating {target}") as progress:
-        fit, about = calibrating.calibrate(target, targets, sizes, seed, lambda what: progress("measuring", what))
-    path = out or predictions.calibration_path(Path("results"), target)
-    calibrating.write(path, fit, about)
-    if as_json:
-        _json({"file": str(path), "model": msgspec.to_builtins(fit.model), "calibration": msgspec.to_builtins(about)})
-        return
-    _say_fit(fit, path)
-
-
-def _say_fit(fit: "Fit", path: Path) -> None:
-    from rich.table import Table
-
-    from drills.planning import calibrating
-    from drills.reports.terminal import out
-
-    numbers, told = calibrating.lines(fit)
-    table = Table("number", "value", "95 % interval", "found as")
-    for line in numbers:
-        table.add_row(*line)
-    beside = Table("probe", "measure", "measured", "simulated", "error")
-    for line in told:
-        beside.add_row(*line)
-    out().print(table)
-    out().print(beside)
-    out().print(f"model: {path}", soft_wrap=True, markup=False)
+    numbers, compared = calibrating.lines(fit)
+    output.table(("number", "value", "95 % interval", "found as"), numbers)
+    output.table(("calibration drill", "metric", "measured", "simulated", "error"), compared)
+    output.lines(f"model: {path}")

@@ -1,12 +1,15 @@
-"""`stormgate snapshot`: what a target's servers say of themselves, once or every so often, kept as evidence."""
+"""`stormgate snapshot`: record what a target's servers report of themselves, once or at intervals, as evidence."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drills.cli.options import AsJson, Target, Targets
+from drills.cli import output
+from drills.cli.options import RESULTS, AsJson, Target, Targets
 from sim.base.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -14,27 +17,25 @@ if TYPE_CHECKING:
     from drills.rollout.setup.records import Snapshot
     from sim.engines.sockets.service import Endpoints
 
-_MIN_EVERY_S = 1.0  # [ours] oftener, an endpoint that counts in whole seconds would look frozen
+_MIN_EVERY_S = 1.0  # [ours] more often, an endpoint that counts in whole seconds would look frozen
 _GO, _INCONCLUSIVE = 0, 2
 
 
 def snapshot(
     target: Target,
     targets: Targets = None,
-    every: Annotated[float | None, typer.Option(metavar="S", help="Ask again every so many seconds; needs --for.")] = None,
-    seconds: Annotated[float | None, typer.Option("--for", metavar="S", help="For how many seconds; needs --every.")] = None,
+    every: Annotated[float | None, typer.Option(metavar="SECONDS", help="Interval, at least 1 s. Needs --for.")] = None,
+    seconds: Annotated[float | None, typer.Option("--for", metavar="SECONDS", help="Total time. Needs --every.")] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for them; one that has some is gone on with. Without it: a new one in results/snapshots."),
+        Path | None, typer.Option(metavar="DIR", help="Folder; existing snapshots are continued. Default: a new one.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a target's metrics endpoint, control service and Prometheus what they say of themselves, and keep it as evidence.
+    """Record what a target's servers report.
 
-    Exits with 0 if every answer told something, with 2 if one did not, and with 3 if nothing ever answered.
+    Asks the metrics endpoint, the control service and Prometheus. Exits with 0 if every answer had data, with 2 if one had
+    none, and with 3 if nothing answered.
     """
-    from tempfile import TemporaryDirectory
-
     from drills.rollout.setup.aim import aimed
     from drills.runs import results
     from sim.base.clocks import SystemClock
@@ -43,25 +44,25 @@ def snapshot(
         raise UsageError("give --every and --for together, or neither for a single snapshot.")
     if every is not None and seconds is not None and not _MIN_EVERY_S <= every <= seconds < float("inf"):
         raise UsageError(f"--every {every:g} --for {seconds:g}: expected at least {_MIN_EVERY_S:g} s, and no more than --for.")
-    clock = SystemClock()
     with TemporaryDirectory() as logs, aimed(target, targets, Path(logs) / "runtime.log") as aim:
-        folder = out or results.snapshot_folder(Path("results"), clock.now())
+        folder = out or results.snapshot_folder(RESULTS, SystemClock().now())
         try:
             taken = _sample(aim, folder, every, seconds)
         except KeyboardInterrupt:
-            print(f"note: what was taken until then is in {folder}.", file=sys.stderr)
+            print(f"note: the snapshots taken so far are in {folder}.", file=sys.stderr)
             raise
-        _say(taken, aim.endpoints, folder, as_json)
+        if as_json:
+            output.json_object(_summary(taken, aim.endpoints, folder))
+        else:
+            _print(taken, folder)
     if not any(each.status is not None for each in taken):
         places = " nor at ".join(dict.fromkeys((aim.endpoints.runtime_url, aim.endpoints.control_url)))
-        raise TargetError(f"nothing answers at {places}; start it there, or mend this target's addresses.")
+        raise TargetError(f"nothing answers at {places}; start it there, or correct this target's addresses.")
     raise typer.Exit(_GO if all(each.ok for each in taken) else _INCONCLUSIVE)
 
 
 def _sample(aim: "StageTarget", folder: Path, every: float | None, seconds: float | None) -> "list[Snapshot]":
-    """All snapshots of this call; what was taken until then is on disk, however it ends."""
-    from datetime import timedelta
-
+    """Take all snapshots of this call. Each is on disk before the next one is taken."""
     from drills.rollout.servers.sampler import Sampler
     from drills.rollout.servers.snapshots import sources_of
     from sim.base.clocks import SystemClock
@@ -74,61 +75,43 @@ def _sample(aim: "StageTarget", folder: Path, every: float | None, seconds: floa
             taken += (polled := sampler.poll("other"))
             if every is None or seconds is None:
                 return taken
-            _tell(polled)
+            outcomes = ", ".join(f"{each.source} {each.outcome}" for each in polled)
+            print(f"snapshot {polled[-1].n} at {polled[-1].at}: {outcomes}", file=sys.stderr)
             now = clock.now()
-            while due <= now:  # a poll that took longer than the interval is no reason to ask twice at once
+            while due <= now:  # after a poll that took longer than the interval, skip the polls that are overdue
                 due += timedelta(seconds=every)
             if due > began + timedelta(seconds=seconds):
                 return taken
 
 
-def _tell(polled: "list[Snapshot]") -> None:
-    said = ", ".join(f"{each.source} {each.outcome}" for each in polled)
-    print(f"snapshot {polled[-1].n} at {polled[-1].at}: {said}", file=sys.stderr)
+def _summary(taken: "list[Snapshot]", endpoints: "Endpoints", folder: Path) -> dict[str, object]:
+    about = {"target": endpoints.name, "target_kind": endpoints.kind, "folder": str(folder)}
+    return {"schema": 1, **about, "snapshots": taken}
 
 
-def _say(taken: "list[Snapshot]", endpoints: "Endpoints", folder: Path, as_json: bool) -> None:
-    """Tell what there is of each source: the latest answer, and how many of all told something."""
-    import msgspec
-
-    from drills.reports.terminal import out
-
-    if as_json:
-        answer = {
-            "schema": 1,
-            "target": endpoints.name,
-            "target_kind": endpoints.kind,
-            "folder": str(folder),
-            "snapshots": taken,
-        }
-        sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
-        return
-    console = out()
-    latest = {each.source: each for each in taken}
-    for source, last in latest.items():
-        told = [each.ok for each in taken if each.source == source]
-        of_them = f", {sum(told)} of {len(told)} told something" if len(told) > 1 else ""
-        console.print(f"{source}: {last.outcome}{of_them} ({_about(last)})", soft_wrap=True)
-        for note in last.notes:
-            console.print(f"  {note}", soft_wrap=True)
-        for name, value in last.figures.items():
-            console.print(f"  {name} {value:g}{_meaning(name)}", soft_wrap=True)
+def _print(taken: "list[Snapshot]", folder: Path) -> None:
+    """Print the latest answer of each source, and how many of its answers had data."""
+    for source, last in {each.source: each for each in taken}.items():
+        had_data = [each.ok for each in taken if each.source == source]
+        share = f", {sum(had_data)} of {len(had_data)} had data" if len(had_data) > 1 else ""
+        output.lines(f"{source}: {last.outcome}{share} ({_about(last)})")
+        output.lines(*(f"  {note}" for note in last.notes))
+        output.lines(*(f"  {name} {value:g}{_meaning(name)}" for name, value in last.figures.items()))
         if last.missing:
-            console.print(f"  not served: {', '.join(last.missing)}", soft_wrap=True)
-    console.print(f"evidence: {folder}", soft_wrap=True)
+            output.lines(f"  not served: {', '.join(last.missing)}")
+    output.lines(f"evidence: {folder}")
 
 
 def _about(snapshot: "Snapshot") -> str:
-    revisions = snapshot.revisions.control or snapshot.revisions.runtime
-    said = {
+    facts = {
         "": snapshot.url,
         "profile": snapshot.profile,
-        "revision": revisions,
+        "revision": snapshot.revisions.control or snapshot.revisions.runtime,
         "generated": snapshot.generated_at,
         "latency": f"{snapshot.latency_ms:.1f} ms",
         "its clock minus ours": None if snapshot.clock_skew_s is None else f"{snapshot.clock_skew_s:.1f} s",
     }
-    return ", ".join(f"{name} {value}".strip() for name, value in said.items() if value)
+    return ", ".join(f"{name} {value}".strip() for name, value in facts.items() if value)
 
 
 def _meaning(name: str) -> str:

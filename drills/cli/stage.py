@@ -1,4 +1,4 @@
-"""`stormgate stage ...`: run stage 0, hold the others, sign them, and see where a rollout stands."""
+"""`stormgate stage`: take a rollout through its stages, sign their reports, and work them out again."""
 
 import sys
 from pathlib import Path
@@ -6,46 +6,48 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from drills.cli.options import AsJson, Target, Targets
+from drills.cli import output
+from drills.cli.options import RESULTS, AsJson, DryRun, Out, Rollout, Target, Targets, Thresholds
 from sim.base.errors import StormgateError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from drills.rollout.hold.stage_run import Asked
     from drills.rollout.setup.records import StageReport
 
-_EXIT_INCONCLUSIVE = 2
+_EXIT_INCONCLUSIVE, _EXIT_INTERNAL = 2, 4
 
-stage_app = typer.Typer(help="A rollout, stage by stage: preflight, holds, signatures.", no_args_is_help=True)
+stage_app = typer.Typer(help="Take a rollout through its stages.", no_args_is_help=True)
 
-Rollout = Annotated[str, typer.Option(help="The rollout's name; without it, the target's.")]
-StagesFile = Annotated[Path | None, typer.Option("--stages", help="Another file of stages than the one that ships.")]
-Thresholds = Annotated[Path | None, typer.Option(help="Judge by this file instead of the default thresholds.")]
-Out = Annotated[Path, typer.Option(help="Folder that rollouts are kept in.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing (exits with 2).")]
-Owner = Annotated[str, typer.Option(help="Who signs.")]
-Role = Annotated[str, typer.Option(help="What they are responsible for.")]
-Statement = Annotated[str, typer.Option(help="What they say.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")]
+StagesFile = Annotated[
+    Path | None, typer.Option("--stages", metavar="FILE", help="Stages file. Default: the one stormgate ships.")
+]
+Named = Annotated[str, typer.Option("--rollout", metavar="NAME", help="Name of the rollout.")]
+Owner = Annotated[str, typer.Option(metavar="NAME", help="Who signs.")]
+Role = Annotated[str, typer.Option(metavar="TEXT", help="What this person is responsible for.")]
+Statement = Annotated[str, typer.Option(metavar="TEXT", help="What this person states.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a stage: results/rollouts/<rollout>/runs/<run id>.")]
 
 
 @stage_app.command("run")
 def run(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="0, the preflight; the others are held.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="0, the preflight. Hold the other stages.")],
     target: Target = "mock",
     targets: Targets = None,
     rollout: Rollout = "",
     stages: StagesFile = None,
     thresholds: Thresholds = None,
-    out: Out = Path("results"),
+    out: Out = RESULTS,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run the preflight: preconditions, verification commands, baseline, every drill, rollback rehearsal; and report."""
+    """Run the preflight, stage 0, and report.
+
+    It checks preconditions, runs the verification commands, takes a baseline, runs every drill and rehearses the rollback.
+    """
     if stage != "0":
         raise UsageError(f"stage {stage} is held, not run: stormgate stage hold {stage}.")
-    _run(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run)
+    _execute(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run)
 
 
 @stage_app.command("hold")
@@ -56,28 +58,31 @@ def hold(
     rollout: Rollout = "",
     stages: StagesFile = None,
     thresholds: Thresholds = None,
-    out: Out = Path("results"),
+    out: Out = RESULTS,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Hold a stage for as long as it must be, or go on with a hold that was interrupted; and report."""
+    """Hold a stage for its whole time, and report. Resumes an interrupted hold."""
     if stage == "0":
         raise UsageError("stage 0 is run, not held: stormgate stage run 0.")
-    _run(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run)
+    _execute(_asked(stage, target, targets, rollout, stages, thresholds, out), as_json, dry_run)
 
 
 @stage_app.command("sign")
 def sign(
-    rollout: Rollout,
+    rollout: Named,
     owner: Owner,
     role: Role,
     statement: Statement,
-    decision: Annotated[str, typer.Option(help="go or no_go; without it, what the report says.")] = "",
-    run_id: Annotated[str, typer.Option("--run", help="The run to sign; without it, the latest with a report.")] = "",
-    out: Out = Path("results"),
+    decision: Annotated[str, typer.Option(metavar="DECISION", help="go or no_go. Default: as the report decides.")] = "",
+    run_id: Annotated[str, typer.Option("--run", metavar="RUN_ID", help="Run to sign. Default: the latest report.")] = "",
+    out: Out = RESULTS,
     yes: Yes = False,
 ) -> None:
-    """Sign the latest report. A no-go cannot be signed as a go, and a report has one signature."""
+    """Sign the report of a stage.
+
+    A no-go cannot be signed as a go. A report has one signature.
+    """
     from drills.rollout.hold import opening, rollouts, signoff
     from sim.base.clocks import SystemClock
 
@@ -87,49 +92,44 @@ def sign(
         run = signoff.signable(folder, journal.entries, run_id)
         report = opening.told_report(rollouts.run_dir(folder, run.run_id), run)
         chosen = _decision(decision or report.decision)
-        _show(report, rollouts.run_dir(folder, run.run_id))
+        _print(report, rollouts.run_dir(folder, run.run_id))
         _confirm(f"Sign this as {chosen.replace('_', '-')}, {owner} ({role}): {statement}", yes)
         done = signoff.sign(folder, run, person, chosen, journal, clock)
-    _out().print(
-        f"signed: {done.decision.replace('_', '-')}, {done.owner} ({done.role}), {done.at}", markup=False, soft_wrap=True
-    )
+    output.lines(f"signed: {done.decision.replace('_', '-')}, {done.owner} ({done.role}), {done.at}")
 
 
 @stage_app.command("waive")
 def waive(
-    rollout: Rollout,
-    check: Annotated[str, typer.Option(help="What did not pass, as the report names it.")],
+    rollout: Named,
+    check: Annotated[str, typer.Option(metavar="CHECK", help="Check or requirement that did not pass, as in the report.")],
     owner: Owner,
     role: Role,
     statement: Statement,
-    out: Out = Path("results"),
+    out: Out = RESULTS,
     yes: Yes = False,
 ) -> None:
-    """Say that somebody has seen what a check says and lives with it. It changes no state, and opens no stage."""
+    """Record that a person accepts a check that did not pass.
+
+    A waiver changes no state and unlocks no stage.
+    """
     from drills.rollout.hold import rollouts, signoff
     from sim.base.clocks import SystemClock
 
     clock, folder = SystemClock(), _existing(out, rollout)
     person = signoff.Person(owner=owner, role=role, statement=statement)
     with rollouts.journal_of(folder, clock) as journal:
-        found = [run for run in rollouts.runs(journal.entries) if run.is_finished]
-        if not found:
-            raise UsageError(f"{folder}: there is no report to waive anything of.")
+        finished = [run for run in rollouts.runs(journal.entries) if run.is_finished]
+        if not finished:
+            raise UsageError(f"{folder}: there is no report, so there is nothing to waive.")
         _confirm(f"Waive {check}, {owner} ({role}): {statement}", yes)
-        signoff.waive(folder, found[-1], check, person, journal, clock)
-    _out().print(f"waived: {check}; the decision stays what it is", markup=False, soft_wrap=True)
+        signoff.waive(folder, finished[-1], check, person, journal, clock)
+    output.lines(f"waived: {check}; the decision does not change")
 
 
 @stage_app.command("status")
-def status(
-    rollout: Rollout,
-    stages: StagesFile = None,
-    out: Out = Path("results"),
-    as_json: AsJson = False,
-) -> None:
-    """Show where a rollout stands, what its next stage waits for, and when a hold could end."""
-    import msgspec
-
+def status(rollout: Named, stages: StagesFile = None, out: Out = RESULTS, as_json: AsJson = False) -> None:
+    """Show the state of a rollout and what its next stage needs."""
+    from drills.reports.terminal import out as console
     from drills.rollout.hold import status as standing
     from drills.rollout.setup import stages as stage_file
     from sim.base.clocks import SystemClock
@@ -137,9 +137,45 @@ def status(
     rules = stage_file.load(stages or stage_file.DEFAULT_PATH)
     found = standing.of(_existing(out, rollout), SystemClock().now(), rules)
     if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        output.json_object(found)
     else:
-        standing.show(found, _out())
+        standing.show(found, console())
+
+
+@stage_app.command("judge")
+def judge(run_dir: Dir, as_json: AsJson = False) -> None:
+    """Judge a stage again from its files. Writes nothing."""
+    from drills.reports.terminal import out
+    from drills.rollout.report import stage_files, stage_report
+    from drills.rollout.verdict.judging import judge_stage
+
+    report = judge_stage(run_dir)
+    if as_json:
+        sys.stdout.write(stage_files.encoded(report).decode())
+    else:
+        stage_report.print_report(report, out())
+    raise typer.Exit(stage_report.exit_code(report))
+
+
+@stage_app.command("verify")
+def verify(run_dir: Dir, as_json: AsJson = False) -> None:
+    """Check the hashes and the verdict of a stage.
+
+    Works both out again from the files. Exits with 0 if everything matches, else with 4.
+    """
+    import msgspec
+
+    from drills.rollout.report import verify as verifying
+
+    found = verifying.verify(run_dir)
+    if as_json:
+        output.json_object({**msgspec.to_builtins(found), "holds": found.holds})
+    else:
+        output.lines(*found.troubles)
+        signed = f"signed by {found.signed_by}" if found.signed_by else "not signed"
+        holds = f"all {found.files} files are unchanged" if found.holds else f"{len(found.troubles)} problems"
+        output.lines(f"{found.run_id}: {holds}; {found.decision.replace('_', '-')}, {signed}")
+    raise typer.Exit(0 if found.holds else _EXIT_INTERNAL)
 
 
 def _asked(
@@ -160,42 +196,37 @@ def _asked(
     )
 
 
-def _run(asked: "Asked", as_json: bool, dry_run: bool) -> None:
-    import msgspec
-
-    from drills.reports.terminal import err
+def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
+    """Run or hold a stage, print its report, and exit with its code."""
+    from drills.reports.terminal import err, out
     from drills.rollout.hold import dry_run as stage_words
     from drills.rollout.hold import stage_run
     from drills.rollout.report import stage_report
     from sim.base.clocks import SystemClock
 
     if dry_run:
-        stage_words.show(asked, _out())
+        stage_words.show(asked, out())
         raise typer.Exit(_EXIT_INCONCLUSIVE)
-
-    def say(text: str) -> None:
-        err().print(text, markup=False, soft_wrap=True)
-
     try:
-        run_dir, report = stage_run.run(asked, SystemClock(), say)
+        run_dir, report = stage_run.run(asked, SystemClock(), lambda text: err().print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:
         again = f"stormgate stage {'run' if asked.stage == '0' else 'hold'} {asked.stage} --rollout {asked.rollout}"
-        how = "run it again with" if asked.stage == "0" else "what was seen is kept; go on with"
+        how = "run it again with" if asked.stage == "0" else "resume it with"
         raise StormgateError(f"stage {asked.stage} was interrupted; {how} `{again} --target {asked.target}`.") from None
     if as_json:
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        output.json_object(report)
     else:
-        _show(report, run_dir)
+        _print(report, run_dir)
     raise typer.Exit(stage_report.exit_code(report))
 
 
-def _show(report: "StageReport", run_dir: Path) -> None:
+def _print(report: "StageReport", run_dir: Path) -> None:
+    from drills.reports.terminal import out
     from drills.rollout.report import stage_report
 
-    plan = report.plan
-    _out().print(f"stage {plan.stage} ({plan.title})", markup=False, soft_wrap=True)
-    stage_report.print_report(report, _out())
-    _out().print(f"evidence: {run_dir}", markup=False, soft_wrap=True)
+    output.lines(f"stage {report.plan.stage} ({report.plan.title})")
+    stage_report.print_report(report, out())
+    output.lines(f"evidence: {run_dir}")
 
 
 def _decision(given: str) -> Literal["go", "no_go"]:
@@ -212,7 +243,7 @@ def _existing(out: Path, rollout: str) -> Path:
 
     folder = rollouts.folder_of(out, rollout)
     if not (folder / NAME).exists():
-        raise UsageError(f"{folder}: there is no such rollout; `stormgate stage run 0 --rollout {rollout}` begins one.")
+        raise UsageError(f"{folder}: there is no such rollout; start it with `stormgate stage run 0 --rollout {rollout}`.")
     return folder
 
 
@@ -220,12 +251,6 @@ def _confirm(what: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("nobody is there to ask whether this is meant; add --yes.")
-    if not typer.confirm(f"{what}\nIs this meant?"):
-        raise UsageError("it was not signed.")
-
-
-def _out() -> "Console":
-    from drills.reports.terminal import out
-
-    return out()
+        raise UsageError("there is no terminal to ask for confirmation; add --yes.")
+    if not typer.confirm(f"{what}\nContinue?"):
+        raise UsageError("it was not confirmed, so nothing was written.")

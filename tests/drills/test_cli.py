@@ -1,15 +1,21 @@
-"""The command line in its own process: each trouble is one sentence and the right exit code, and leaves nothing behind."""
+"""The command line: every error is one sentence with the right exit code, and leaves nothing behind."""
 
 import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.main import get_command
 
-from drills.cli.main import CATALOG
+from drills import CATALOG, EXAMPLES
+from drills.cli import main
+from drills.judging.checks.thresholds import DEFAULT_PATH
 from sim.drill.model import expected_duration_s, load
 from tests.commands import Answer, Said, free_port, http_server, stormgate, stormgate_here, tcp_server
 
@@ -19,7 +25,7 @@ TOKEN = json.dumps({"data": {"token": "a.b.c", "expires_in": 300, "refresh_after
 
 
 def refused(said: Said, code: int, *words: str) -> None:
-    """One sentence with these words on stderr, nothing on stdout, no traceback."""
+    """Check for one sentence with these words on stderr, nothing on stdout, and no traceback."""
     assert (said.code, said.out) == (code, ""), said
     assert "Traceback" not in said.err
     assert said.sentence.endswith((".", "?"))
@@ -30,18 +36,18 @@ def run(out: Path, *arguments: object) -> Said:
     return stormgate_here("drill", "run", *arguments, "--out", out)
 
 
-# --- targets that are none --------------------------------------------------------------------------
+# --- invalid targets --------------------------------------------------------------------------------
 
 
-def aimed_at(target: str, out: Path) -> Said:
+def run_against(target: str, out: Path) -> Said:
     said = run(out, "reconnect_storm", "--clients", 3, "--target", target)
-    assert not out.exists(), "nothing began, so nothing is left"
+    assert not out.exists(), "nothing started, so nothing is left"
     return said
 
 
-def test_a_dead_target(tmp_path: Path):
+def test_dead_target_is_refused(tmp_path: Path):
     url = f"http://127.0.0.1:{free_port()}"
-    refused(aimed_at(url, tmp_path / "out"), USAGE, "nothing answers at", url)
+    refused(run_against(url, tmp_path / "out"), USAGE, "nothing answers at", url)
     said = stormgate("drill", "run", "reconnect_storm", "--target", url, "--out", tmp_path / "out")
     refused(said, USAGE, "nothing answers at", url)
 
@@ -88,15 +94,15 @@ def not_ready(method: str, path: str) -> Answer:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_port_that_speaks_http_but_not_this_protocol(tmp_path: Path, answer: Callable[[str, str], Answer], words: list[str]):
+def test_http_server_without_the_protocol_is_refused(tmp_path: Path, answer: Callable[[str, str], Answer], words: list[str]):
     with http_server(answer) as url:
-        refused(aimed_at(url, tmp_path / "out"), USAGE, url, *words)
+        refused(run_against(url, tmp_path / "out"), USAGE, url, *words)
 
 
 @pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.6\r\n", b"", b"\x00\x01\x02" * 100, b"HTTP/9.9 yes\r\n\r\n"])
-def test_a_port_that_speaks_no_http(tmp_path: Path, greeting: bytes):
+def test_server_that_speaks_no_http_is_refused(tmp_path: Path, greeting: bytes):
     with tcp_server(greeting) as url:
-        refused(aimed_at(url, tmp_path / "out"), USAGE, url, "does not answer as an HTTP server")
+        refused(run_against(url, tmp_path / "out"), USAGE, url, "does not answer as an HTTP server")
 
 
 @pytest.mark.parametrize(
@@ -119,13 +125,13 @@ def test_a_port_that_speaks_no_http(tmp_path: Path, greeting: bytes):
         ("http://127.0.0.1:8080#part", ["host and port alone"]),
     ],
 )
-def test_a_target_that_cannot_be(tmp_path: Path, target: str, words: list[str]):
-    said = aimed_at(target, tmp_path / "out")
+def test_invalid_target_is_refused(tmp_path: Path, target: str, words: list[str]):
+    said = run_against(target, tmp_path / "out")
     refused(said, USAGE, "--target", *words)
     assert "s3cret" not in said.err
 
 
-def test_a_drill_that_kills_needs_its_own_runtime(tmp_path: Path):
+def test_drill_that_kills_the_runtime_needs_the_mock(tmp_path: Path):
     said = run(tmp_path / "out", "runtime_restart", "--target", f"http://127.0.0.1:{free_port()}")
     refused(said, USAGE, "runtime_restart", "embedded mock")
 
@@ -158,7 +164,7 @@ def test_a_drill_that_kills_needs_its_own_runtime(tmp_path: Path):
         (["reconnect_storm", "--defect", "skip_delivery", "--target", "http://127.0.0.1:9"], ["--defect", "embedded mock"]),
     ],
 )
-def test_what_was_asked_for_cannot_be(tmp_path: Path, arguments: list[str], words: list[str]):
+def test_invalid_arguments_are_refused(tmp_path: Path, arguments: list[str], words: list[str]):
     refused(run(tmp_path / "out", *arguments), USAGE, *words)
     assert not (tmp_path / "out").exists()
 
@@ -171,19 +177,19 @@ def test_what_was_asked_for_cannot_be(tmp_path: Path, arguments: list[str], word
         ("colour = 'red'", ["unknown key 'colour'"]),
     ],
 )
-def test_a_drill_file_that_is_none(tmp_path: Path, text: str, words: list[str]):
+def test_invalid_drill_file_is_refused(tmp_path: Path, text: str, words: list[str]):
     path = tmp_path / "my.toml"
     path.write_text(text)
     refused(run(tmp_path / "out", path), USAGE, str(path), *words)
 
 
 @pytest.mark.parametrize("arguments", [["judge"], ["bogus"], ["mock", "bogus"], ["--colour"], ["drill", "run", "--out"]])
-def test_a_command_that_is_none(arguments: list[str]):
+def test_unknown_command_is_refused(arguments: list[str]):
     refused(stormgate_here(*arguments), USAGE)
 
 
 @pytest.mark.parametrize("arguments", [[], ["drill"], ["mock"]])
-def test_no_command_shows_the_help(arguments: list[str]):
+def test_group_without_a_command_shows_its_help(arguments: list[str]):
     said = stormgate_here(*arguments)
     assert said.code == USAGE
     assert "Usage:" in said.out
@@ -193,7 +199,7 @@ def test_no_command_shows_the_help(arguments: list[str]):
 # --- places to write to -----------------------------------------------------------------------------
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path):
+def test_unwritable_folder_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     refused(run(tmp_path / "file" / "out", "reconnect_storm", "--clients", 3), STORAGE, "cannot be written", "--out")
     said = stormgate("drill", "run", "reconnect_storm", "--out", tmp_path / "file")
@@ -201,8 +207,8 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path):
 
 
 @pytest.mark.parametrize("limit", [1_000, 12_000])
-def test_a_full_disk(tmp_path: Path, limit: int):
-    """No file may grow over a limit: of the plan it is the first thing too many, of the runtime's log the second."""
+def test_full_disk_is_a_storage_error(tmp_path: Path, limit: int):
+    """A limit on file sizes stands for a full disk. The plan exceeds the first limit, the log of the mock the second."""
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -217,10 +223,10 @@ def test_a_full_disk(tmp_path: Path, limit: int):
         assert again.out == "" or json.loads(again.out)["decision"] == "no_go"
 
 
-# --- what it says -----------------------------------------------------------------------------------
+# --- listing, showing and dry runs ------------------------------------------------------------------
 
 
-def test_a_dry_run_does_nothing_and_cannot_tell(tmp_path: Path):
+def test_dry_run_does_nothing_and_is_inconclusive(tmp_path: Path):
     said = run(tmp_path / "out", "reconnect_storm", "--clients", 7, "--dry-run")
     assert said.code == INCONCLUSIVE
     assert "7 reference clients" in said.out
@@ -229,7 +235,7 @@ def test_a_dry_run_does_nothing_and_cannot_tell(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_as_json_is_one_object(tmp_path: Path):
+def test_dry_run_as_json_is_one_object(tmp_path: Path):
     said = run(tmp_path / "out", "--all", "--dry-run", "--json", "--seed", 5)
     plan = json.loads(said.out)
     assert (said.code, said.err, said.out.count("\n")) == (INCONCLUSIVE, "", 1)
@@ -237,8 +243,8 @@ def test_a_dry_run_as_json_is_one_object(tmp_path: Path):
     assert run(tmp_path / "out", "--all", "--dry-run", "--json", "--seed", 5).out == said.out
 
 
-def test_the_quick_set_is_a_part_of_the_catalogue(tmp_path: Path):
-    """It is what `make drill` runs in a fresh clone, in less than four minutes, so it must not grow by accident."""
+def test_quick_set_stays_short(tmp_path: Path):
+    """`make drill` runs it in a fresh clone, in less than four minutes."""
     plans = [json.loads(run(tmp_path / "out", which, "--dry-run", "--json").out) for which in ("--quick", "--all")]
     quick, every = (set(plan["drills"]) for plan in plans)
     assert {"reconnect_storm", "stale_cursor", "runtime_restart", "token_misuse"} <= quick < every
@@ -248,7 +254,7 @@ def test_the_quick_set_is_a_part_of_the_catalogue(tmp_path: Path):
 @pytest.mark.parametrize(
     ("more", "left_out"), [((), {"retired_routes"}), (("--replications", "3"), {"retired_routes", "parity"})]
 )
-def test_of_a_whole_set_what_cannot_be_run_so_is_left_out_and_said(tmp_path: Path, more: tuple[str, ...], left_out: set[str]):
+def test_drills_that_an_engine_cannot_run_are_left_out_with_a_note(tmp_path: Path, more: tuple[str, ...], left_out: set[str]):
     said = run(tmp_path / "out", "--all", "--engine", "virtual", "--dry-run", "--json", *more)
     everything = {path.stem for path in CATALOG.glob("*.toml")}
     assert everything - set(json.loads(said.out)["drills"]) == left_out
@@ -256,21 +262,107 @@ def test_of_a_whole_set_what_cannot_be_run_so_is_left_out_and_said(tmp_path: Pat
     assert said.err.count("\n") == 1
 
 
-def test_the_catalogue_is_listed():
-    said = stormgate("drill", "list", COLUMNS="160")
+def test_drill_list_has_one_line_per_drill():
+    said = stormgate("drill", "list", COLUMNS="80")
     assert said.code == 0
-    assert all(name in said.out for name in ("reconnect_storm", "stale_cursor", "runtime_restart"))
+    _, *rows = said.out.splitlines()
+    assert [row.split()[0] for row in rows] == [
+        path.stem for where in (CATALOG, EXAMPLES) for path in sorted(where.glob("*.toml"))
+    ]
+    assert max(map(len, rows)) <= 80
 
 
-def test_whoever_reads_may_leave(tmp_path: Path):
+def test_drill_show_has_the_question_and_everything_it_does():
+    said = stormgate("drill", "show", "reconnect_storm", COLUMNS="200")
+    drill = load(CATALOG / "reconnect_storm.toml")
+    assert said.code == 0
+    for words in (
+        drill.summary,
+        "300, policy reference",
+        "steady 5 s, fault 9 s, recovery 1 s, settle up to 30 s",
+        "drop_sockets at 7 s",
+        "negative_clients mutation_over_socket",
+        "sockets, virtual, fleet",
+        "heartbeat_interval_s 2.0",
+        *drill.checks,
+    ):
+        assert words in said.out
+
+
+@pytest.mark.parametrize("path", [*CATALOG.glob("*.toml"), *EXAMPLES.glob("*.toml")], ids=lambda path: path.stem)
+def test_every_drill_can_be_shown(path: Path):
+    said = stormgate_here("drill", "show", path.stem)
+    assert (said.code, said.err) == (0, "")
+    assert all(check in said.out for check in load(path).checks)
+
+
+def test_drill_show_uses_overrides_and_thresholds(tmp_path: Path):
+    thresholds = tmp_path / "my.toml"
+    text = DEFAULT_PATH.read_text()
+    thresholds.write_text(text.replace("threshold = 8000\n", "threshold = 7500\n"))
+    assert thresholds.read_text() != text
+    said = stormgate_here("drill", "show", "reconnect_storm", "--set", "fleet.clients=77", "--thresholds", thresholds)
+    assert "77, policy reference" in said.out
+    assert "7500 ms" in " ".join(said.out.split())
+    refused(stormgate_here("drill", "show", "reconnect_sturm"), USAGE, "reconnect_sturm", "reconnect_storm")
+
+
+def test_closed_stdout_ends_the_command_quietly(tmp_path: Path):
     with subprocess.Popen(
-        [sys.executable, "-m", "drills.cli.main", "drill", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "drills", "drill", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == STORAGE
+
+
+# --- help, version and completion -------------------------------------------------------------------
+
+
+def commands(app: typer.Typer, name: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The names of all groups and commands."""
+    yield name
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from commands(group.typer_instance, (*name, str(group.name)))
+    for command in app.registered_commands:
+        assert command.callback is not None
+        yield (*name, command.name or command.callback.__name__)
+
+
+@pytest.mark.parametrize("name", [*commands(main.app)], ids=" ".join)
+def test_help_of_every_command_is_complete(name: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    """Brackets are kept, the first line fits into the list of commands, and every argument and option has a text."""
+    monkeypatch.setenv("COLUMNS", "80")
+    command: Any = get_command(main.app)
+    for word in name:
+        command = command.commands[word]
+    said = stormgate_here(*name, "--help")
+    assert said.code == 0
+    assert " ".join((command.help or "").split()) in " ".join(said.out.split())
+    assert not name or not command.get_short_help_str(60).endswith("...")
+    assert [parameter.name for parameter in command.params if not parameter.help] == []
+
+
+def test_version_is_printed():
+    said = stormgate("--version")
+    assert (said.code, said.out, said.err) == (0, f"stormgate {metadata.version('stormgate')}\n", "")
+
+
+def test_shell_completion_is_offered():
+    said = stormgate("--show-completion", "bash")
+    assert said.code == 0
+    assert "stormgate" in said.out
+    completed = stormgate(_STORMGATE_COMPLETE="complete_bash", COMP_WORDS="stormgate drill s", COMP_CWORD="2")
+    assert completed.out.split() == ["show"]
+
+
+def test_module_and_command_are_the_same():
+    command = Path(sys.executable).with_name("stormgate")
+    said = subprocess.run([command, "drill", "--help"], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout == stormgate("drill", "--help").out
 
 
 HEAVY = (

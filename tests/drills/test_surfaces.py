@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.cli.main import CATALOG
+from drills import CATALOG
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
 from drills.runs import conclusion, results, running, variants
 from drills.runs.request import Request

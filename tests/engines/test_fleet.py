@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from drills.cli.main import CATALOG
+from drills import CATALOG
 from drills.judging.checks.verdicts import RunVerdict, State
 from drills.rollout.verdict import stage_drills
 from drills.runs import conclusion, results, running

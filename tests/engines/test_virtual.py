@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from drills.cli.main import CATALOG
+from drills import CATALOG
 from sim.base.randomness import draw
 from sim.drill import model as drills
 from sim.drill.model import Drill

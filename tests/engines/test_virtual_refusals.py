@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import simpy
 
-from drills.cli.main import EXAMPLES
+from drills import EXAMPLES
 from drills.judging.checks.verdicts import State
 from drills.runs import results, running
 from drills.runs.request import Request

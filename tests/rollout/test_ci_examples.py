@@ -95,7 +95,7 @@ def test_no_report_is_never_green(tmp_path: Path, code: int, left: int) -> None:
 
 
 def test_drills_leave_their_verdict_for_ci(tmp_path: Path) -> None:
-    given = f"{sys.executable} -m drills.cli.main"
+    given = f"{sys.executable} -m drills"
     drill = ("runtime_restart", "--engine", "virtual")
     done = script("drills.sh", *drill, STORMGATE=given, ARTIFACTS=tmp_path / "kept")
     summary = msgspec.json.decode((tmp_path / "kept" / "summary.json").read_bytes())

@@ -1,4 +1,4 @@
-"""`stormgate snapshot`: one sentence for every trouble, exit codes, and evidence that is there however it ends."""
+"""`stormgate snapshot`: one sentence per error, exit codes, and evidence that survives an interruption."""
 
 import json
 import signal
@@ -25,7 +25,7 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -53,7 +53,7 @@ def test_one_snapshot_of_each_source(mock: Served, tmp_path: Path) -> None:
     assert (metrics["revisions"]["runtime"], control["revisions"]["control"]) == (REVISION, REVISION)
 
 
-def test_in_words(mock: Served, tmp_path: Path) -> None:
+def test_answers_are_printed_in_words(mock: Served, tmp_path: Path) -> None:
     said = taken("--target", mock.url, "--out", tmp_path / "kept")
     assert said.code == OK
     for words in (
@@ -67,18 +67,18 @@ def test_in_words(mock: Served, tmp_path: Path) -> None:
         assert words in said.out
 
 
-def test_again_and_again_it_ends_by_itself_and_is_gone_on_with(mock: Served, tmp_path: Path) -> None:
+def test_snapshots_at_intervals_end_and_can_be_continued(mock: Served, tmp_path: Path) -> None:
     command = ("--target", mock.url, "--every", 1, "--for", 1, "--out", tmp_path / "kept")
     said = taken(*command)
     assert said.code == OK, said
     assert "metrics: ok, " in said.out
     before = len(sampler.read(tmp_path / "kept"))
-    assert before in (2, 4), "two polls, but for a machine that was too busy for the second"
+    assert before in (2, 4), "two polls, or one if the machine was too busy for the second"
     assert taken(*command).code == OK
     assert [each.n for each in sampler.read(tmp_path / "kept")][before] == before + 1
 
 
-def test_an_embedded_mock_is_started_and_ended(tmp_path: Path) -> None:
+def test_embedded_mock_is_started_and_stopped(tmp_path: Path) -> None:
     said = stormgate("snapshot", "--target", "mock", "--out", tmp_path / "kept", "--json")
     assert said.code == OK, said
     assert json.loads(said.out)["target"] == "embedded mock"
@@ -86,7 +86,7 @@ def test_an_embedded_mock_is_started_and_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_what_was_taken_and_nothing_that_runs(tmp_path: Path, number: signal.Signals) -> None:
+def test_interruption_keeps_the_snapshots_and_stops_the_mock(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "kept"
     with started("snapshot", "--target", "mock", "--every", 1, "--for", 600, "--out", folder) as process:
         assert process.stderr is not None
@@ -95,14 +95,14 @@ def test_an_interruption_leaves_what_was_taken_and_nothing_that_runs(tmp_path: P
         process.send_signal(number)
         _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == STORAGE
-    assert f"what was taken until then is in {folder}" in err
+    assert f"the snapshots taken so far are in {folder}" in err
     assert "stormgate: interrupted." in err
     assert "Traceback" not in err
     assert [each.outcome for each in sampler.read(folder)][:2] == ["ok", "ok"]
     assert not Path(f"/proc/{child}").exists()
 
 
-# --- trouble ----------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_an_interruption_leaves_what_was_taken_and_nothing_that_runs(tmp_path: P
         (["--target", "http://example.com"], ["this machine only"]),
     ],
 )
-def test_what_was_asked_for_cannot_be(tmp_path: Path, options: list[object], words: list[str]) -> None:
+def test_invalid_options_are_refused(tmp_path: Path, options: list[object], words: list[str]) -> None:
     refused(taken(*options), USAGE, *words)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_figure_that_no_source_knows_is_a_mistake_before_anything_is_asked(mock: Served, tmp_path: Path) -> None:
+def test_unknown_metric_in_the_targets_file_is_refused_before_any_request(mock: Served, tmp_path: Path) -> None:
     targets = tmp_path / "targets.toml"
     targets.write_text(
         f'[targets.ours]\nkind = "mock"\nruntime_url = "{mock.url}"\ncontrol_url = "{mock.url}"\n'
@@ -136,15 +136,15 @@ def test_a_figure_that_no_source_knows_is_a_mistake_before_anything_is_asked(moc
     assert [path.name for path in tmp_path.iterdir()] == ["targets.toml"]
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_dead_target_is_refused_and_recorded(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     said = taken("--target", url, "--out", tmp_path / "kept")
     assert said.code == USAGE
-    assert said.sentence == f"nothing answers at {url}; start it there, or mend this target's addresses."
+    assert said.sentence == f"nothing answers at {url}; start it there, or correct this target's addresses."
     assert [each.outcome for each in sampler.read(tmp_path / "kept")] == ["unreachable", "unreachable"]
 
 
-def test_answers_that_tell_nothing_cannot_tell(tmp_path: Path) -> None:
+def test_answers_without_data_are_inconclusive(tmp_path: Path) -> None:
     with pages(lambda _: Page(b"<html>sign in</html>", kind="text/html")) as url:
         said = taken("--target", url)
     assert said.code == INCONCLUSIVE
@@ -152,7 +152,7 @@ def test_answers_that_tell_nothing_cannot_tell(tmp_path: Path) -> None:
     assert "control: no_json" in said.out
 
 
-def test_the_wrong_token_cannot_tell(mock: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_token_is_inconclusive(mock: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_ADMIN_TOKEN", "wr0ng-s3cret")
     said = taken("--target", mock.url)
     assert said.code == INCONCLUSIVE
@@ -160,17 +160,17 @@ def test_the_wrong_token_cannot_tell(mock: Served, monkeypatch: pytest.MonkeyPat
     assert "control: ok" in said.out
 
 
-def test_a_place_that_cannot_be_written_to(mock: Served, tmp_path: Path) -> None:
+def test_unwritable_folder_is_refused(mock: Served, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(taken("--target", mock.url, "--out", tmp_path / "file" / "kept"), STORAGE, "cannot be written", "another folder")
 
 
-def test_what_is_no_evidence_is_not_gone_on_with(mock: Served, tmp_path: Path) -> None:
+def test_folder_with_damaged_snapshots_is_not_continued(mock: Served, tmp_path: Path) -> None:
     (tmp_path / SNAPSHOTS).write_text("{}\n")
     refused(taken("--target", mock.url, "--out", tmp_path), STORAGE, "line 1 is no snapshot")
 
 
-def test_two_at_once_are_refused(mock: Served, tmp_path: Path) -> None:
+def test_second_sampler_of_a_folder_is_refused(mock: Served, tmp_path: Path) -> None:
     from sim.base.clocks import SystemClock
 
     with sampler.Sampler(tmp_path, (), SystemClock()):

@@ -1,4 +1,4 @@
-"""The check of the documents: it finds every command, and each way in which one can be wrong."""
+"""The check of commands in documents: it finds every command, and every way in which one can be wrong."""
 
 from pathlib import Path
 
@@ -10,10 +10,19 @@ RIGHT = """# Read me
 
 ```
 make drill
-.venv/bin/stormgate mock defects      # what there is
+.venv/bin/stormgate mock defects      # list them
 .venv/bin/stormgate drill run reconnect_storm --clients 10
-stormgate drill run NAME...           run drills; --clients N,
-                                      --seed N
+```
+
+```console
+$ stormgate stage hold 1 --target staging \\
+    --rollout november --json | jq .decision
+$ python -m drills drill show parity
+stormgate --version && stormgate bogus
+```
+
+```text
+stormgate is no command here
 ```
 """
 
@@ -24,16 +33,11 @@ def tried(folder: Path, text: str) -> list[docs_check.Tried]:
     return docs_check.check(folder / "README.md")
 
 
-def test_right_commands_are_run_as_far_as_they_do_no_harm(tmp_path: Path):
+def test_right_commands_have_no_problem(tmp_path: Path):
     found = tried(tmp_path, RIGHT)
-    assert [each.trouble for each in found] == [""] * 4
-    assert [each.how for each in found] == [
-        "the Makefile's target drill",
-        "stormgate mock defects",
-        "stormgate drill run reconnect_storm --clients 10 --dry-run",
-        "stormgate drill run --help",
-    ]
-    assert [each.shown.line for each in found] == [4, 5, 6, 7]
+    assert [each.problem for each in found] == [""] * 6
+    assert [each.line for each in found] == [4, 5, 6, 11, 12, 13]
+    assert found[3].text.endswith("--target staging --rollout november --json | jq .decision")
 
 
 @pytest.mark.parametrize(
@@ -41,16 +45,27 @@ def test_right_commands_are_run_as_far_as_they_do_no_harm(tmp_path: Path):
     [
         ("make drill", "make drills", "no target drills"),
         ("reconnect_storm", "reconnect_sturm", "exit code 3"),
-        ("mock defects", "mock defcts", "no such command"),
-        ("--seed N", "--seeds N", "has no --seeds"),
-        ("--clients 10", "--cleints 10", "exit code 3"),
+        ("mock defects", "mock defcts", "No such command"),
+        ("show parity", "show purity", "exit code 3"),
+        ("--clients 10", "--cleints 10", "No such option"),
+        ("--clients 10", "--clients ten", "a valid integer"),
+        ("--rollout november", "--rollouts november", "No such option"),
+        ("--target staging", "", "Missing option '--target'"),
     ],
 )
-def test_a_wrong_command_is_found(tmp_path: Path, right: str, wrong: str, words: str):
-    assert any(words in each.trouble for each in tried(tmp_path, RIGHT.replace(right, wrong)))
+def test_wrong_command_is_found(tmp_path: Path, right: str, wrong: str, words: str):
+    assert any(words in each.problem for each in tried(tmp_path, RIGHT.replace(right, wrong)))
 
 
-def test_a_document_that_is_not_there_or_shows_nothing_is_no_pass(tmp_path: Path):
+def test_missing_document_or_one_without_commands_does_not_pass(tmp_path: Path):
     (tmp_path / "EMPTY.md").write_text("no commands\n")
     assert docs_check.main([str(tmp_path / "none.md")]) == 2
     assert docs_check.main([str(tmp_path / "EMPTY.md")]) == 2
+
+
+def test_several_documents_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, command in (("a.md", "stormgate drill list"), ("b.md", "stormgate drill lists")):
+        (tmp_path / name).write_text(f"```sh\n{command}\n```\n")
+    assert docs_check.main([str(tmp_path / "a.md")]) == 0
+    assert docs_check.main([str(tmp_path / "a.md"), str(tmp_path / "b.md")]) == 1
+    assert "2 commands, 1 of them wrong" in capsys.readouterr().out.splitlines()[-1]

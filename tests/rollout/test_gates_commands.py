@@ -1,4 +1,4 @@
-"""`stormgate gates`: everything there is can be explained, and a slip of the pen is answered with what is near it."""
+"""`stormgate gates`: every check is listed and explained, and a misspelt name gets suggestions."""
 
 import pytest
 
@@ -15,13 +15,13 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
     return out if code == 0 else err
 
 
-def test_all_checks_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_check_is_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     listed = said(capsys, monkeypatch, "list")
     assert [name for name in (*gates.REGISTRY, *window.REGISTRY) if name not in listed] == []
 
 
 @pytest.mark.parametrize("name", explain.names())
-def test_all_checks_are_explained(name: str) -> None:
+def test_every_check_is_explained(name: str) -> None:
     thresholds = gates.load_thresholds()
     told = [heading for heading, text in explain.lines(name, thresholds) if text]
     assert told.count("") == len(explain.asked_of(name))
@@ -29,7 +29,9 @@ def test_all_checks_are_explained(name: str) -> None:
         assert told.count(heading) == told.count("")
 
 
-def test_a_check_of_both_is_explained_for_both(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_of_drills_and_windows_is_explained_for_both(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = said(capsys, monkeypatch, "explain", "delivery.dropped_deliveries")
     assert "asked of a drill" in told
     assert "asked of a stage's window" in told
@@ -37,7 +39,7 @@ def test_a_check_of_both_is_explained_for_both(capsys: pytest.CaptureFixture[str
     assert "<= 0 events" in told
 
 
-def test_what_is_ours_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_of_a_threshold_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     told = said(capsys, monkeypatch, "explain", "error.unauthorized_surge")
     assert "[ours]" in told
     assert "server: the servers' own counters; then client: what clients saw" in told
@@ -48,7 +50,7 @@ def test_what_is_ours_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: p
     ("misspelt", "near"),
     [("replay.bootstrap", "replay.bootstrap_ms"), ("bootstrap_ms", "replay.bootstrap_ms"), ("UX.Integrity", "ux.integrity")],
 )
-def test_a_misspelt_name_is_one_sentence(
+def test_misspelt_name_gets_one_sentence_with_suggestions(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, misspelt: str, near: str
 ) -> None:
     sentence = said(capsys, monkeypatch, "explain", misspelt, code=3)

@@ -63,7 +63,7 @@ def test_what_was_left_alone_holds(pristine: Folder) -> None:
     assert found.signed_by.startswith("Robin Example (release owner)")
     said = stormgate_here("stage", "verify", pristine.path)
     assert said.code == 0
-    assert "files are as they were" in said.out
+    assert "files are unchanged" in said.out
 
 
 def test_one_changed_byte_is_found_in_any_file(folder: Folder) -> None:

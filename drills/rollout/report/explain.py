@@ -76,6 +76,23 @@ def _near(name: str) -> str:
     return f"; near it are: {', '.join(near)}" if near else ""
 
 
+def summary(name: str, thresholds: Thresholds, of: str) -> tuple[str, str, str, str, str]:
+    """One check in a line: name, what it is asked of, sources, window, when it passes."""
+    check = asked_of(name)[of]
+    limit = thresholds.get(name) if check.takes_threshold else None
+    allowed = f"{limit.comparator} {limit.threshold:g} {limit.unit}" if limit else "fixed rule"
+    return name, of, ", ".join(origins(check)), check.window, allowed
+
+
+def passes(check: Asked, threshold: Threshold | None) -> str:
+    """When a check passes, such as `p95 of connect due -> caught up <= 600 ms`."""
+    if not check.takes_threshold:
+        return check.method
+    if threshold is None:
+        return "never: this thresholds file has no threshold for it"
+    return f"{check.metrics} {threshold.comparator} {threshold.threshold:g} {threshold.unit}"
+
+
 def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
     """What there is to be said of a check, as pairs of a heading and a text; an empty heading begins another check."""
     for of, check in asked_of(name).items():

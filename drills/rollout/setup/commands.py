@@ -37,7 +37,7 @@ _CUT = b"\n[... stormgate kept the beginning and the end ...]\n"
 _SHORTEST_SECRET = 6  # characters; a shorter value would be found in every other word
 _NOT_FOUND = 127  # what a shell says of a program that is not there
 Outcome = Literal["pass", "fail", "error", "not_run"]
-STORMGATE = (sys.executable, "-m", "drills.cli.main")
+STORMGATE = (sys.executable, "-m", "drills")
 
 
 @dataclass(frozen=True)

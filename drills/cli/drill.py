@@ -1,0 +1,271 @@
+"""`stormgate drill` and `stormgate judge`: list, show and run drills, and judge a run again."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drills import CATALOG, EXAMPLES
+from drills.cli import output
+from drills.cli.options import RESULTS, AsJson, Defect, DryRun, Junit, Out, Set, Target, Targets, Thresholds
+from sim.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from drills.judging.checks.verdicts import RunVerdict
+    from sim.drill.model import Drill
+
+_EXIT_INCONCLUSIVE = 2
+
+drill_app = typer.Typer(help="List, show and run drills.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A drill of the catalogue or an example, or a .toml file.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Drills of the catalogue, or .toml files.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(metavar="ENGINE", help="sockets (real connections), virtual (simulated time) or fleet. Default: sockets."),
+]
+Model = Annotated[Path | None, typer.Option(metavar="FILE", help="System model for simulations and --predict.")]
+Predict = Annotated[bool, typer.Option("--predict", help="Predict each drill with a model fitted to the target.")]
+Replications = Annotated[int, typer.Option(metavar="N", help="Simulated replications per drill, with consecutive seeds.")]
+Clients = Annotated[int | None, typer.Option(metavar="N", help="Number of clients. Default: as the drill says.")]
+Policy = Annotated[str | None, typer.Option(metavar="POLICY", help="Client policy, such as reference, desktop or phoenix_js.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Random seed. The same seed gives the same faults and delays.")]
+
+
+@drill_app.command("list")
+def drill_list() -> None:
+    """List all drills, one per line.
+
+    `set` says which ones --quick runs, and which ones are examples that --all leaves out. The time is for real sockets.
+    """
+    from drills.runs import variants
+    from sim.drill import model as drills
+
+    rows = [("drill", "set", "time", "question")]
+    for name, path in _every_drill().items():
+        drill = drills.load(path)
+        real_runs = sum(variant.engine == "sockets" for variant in variants.variants_of(drill)) or 1
+        which = "quick" if drill.quick else "example" if name in _examples() else ""
+        rows.append((drill.name, which, f"{real_runs * drills.expected_duration_s(drill):.0f} s", drill.summary))
+    width = max(len(row[0]) for row in rows)
+    output.cropped(*(f"{name:<{width}}  {which:<7} {time:>7}  {question}" for name, which, time, question in rows))
+
+
+@drill_app.command("show")
+def drill_show(name: Name, thresholds: Thresholds = None, overrides: Set = None) -> None:
+    """Show one drill: its question, phases, faults and checks."""
+    from rich.table import Column
+
+    from sim.drill import model as drills
+
+    drill = drills.load(_path_of(name, _every_drill()), tuple(overrides or ()))
+    heads = (Column(no_wrap=True, style="bold"), Column(overflow="fold"))
+    output.table(heads, _shown(drill, thresholds), show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+@drill_app.command("run")
+def drill_run(
+    names: Names = None,
+    every: Annotated[bool, typer.Option("--all", help="Run the whole catalogue.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run the quick set of the catalogue.")] = False,
+    engine: Engine = None,
+    model: Model = None,
+    predict: Predict = False,
+    replications: Replications = 1,
+    target: Target = "mock",
+    targets: Targets = None,
+    clients: Clients = None,
+    policy: Policy = None,
+    seed: Seed = 1,
+    overrides: Set = None,
+    defect: Defect = None,
+    thresholds: Thresholds = None,
+    out: Out = RESULTS,
+    as_json: AsJson = False,
+    junit: Junit = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run drills, judge them, and decide go or no-go."""
+    from drills.runs import conclusion, running
+    from drills.runs.request import ENGINES, Request
+
+    chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
+    request = Request(
+        drills=_fit(chosen, engine, replications, by_name=bool(names)),
+        engine=engine or ENGINES[0],
+        target=target,
+        seed=seed,
+        defects=tuple(defect or ()),
+        thresholds=thresholds,
+        out=out,
+        model=model,
+        replications=replications,
+        targets=targets,
+        predict=predict,
+    )
+    if dry_run:
+        running.show_plan(request, as_json)
+        raise typer.Exit(_EXIT_INCONCLUSIVE)
+    run_dir = running.run(request)
+    _finish(conclusion.conclude(run_dir), run_dir, as_json, junit)
+
+
+def judge(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, such as results/<run id>.")],
+    thresholds: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Thresholds file. Default: the run's own copy.")
+    ] = None,
+    as_json: AsJson = False,
+    junit: Junit = None,
+) -> None:
+    """Judge a run again from its files. Runs nothing and changes nothing."""
+    from drills.runs import results
+
+    _finish(results.judge_run(run_dir, thresholds), run_dir, as_json, junit)
+
+
+def _finish(verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Path | None) -> None:
+    """Print a verdict and exit with its code."""
+    from drills.reports import report
+    from drills.reports.terminal import out
+
+    if junit_file is not None:
+        from drills.rollout.report import junit
+
+        junit.write(verdict, junit_file)
+    if as_json:
+        sys.stdout.write(report.summary_json(verdict).decode())
+    else:
+        report.print_verdict(verdict, out())
+        output.lines(f"evidence: {run_dir}")
+    raise typer.Exit(verdict.exit_code)
+
+
+# --- showing one drill ------------------------------------------------------------------------------
+
+
+def _shown(drill: "Drill", thresholds: Path | None) -> "Iterator[tuple[str, str]]":
+    """What there is to know of a drill, as pairs of a heading and a text."""
+    import msgspec
+
+    from drills.judging import gates
+    from drills.judging.checks.thresholds import DEFAULT_PATH
+    from drills.rollout.report import explain
+    from drills.runs.request import ENGINES
+
+    limits, phases = gates.load_thresholds(thresholds or DEFAULT_PATH), drill.phases
+    yield drill.name, drill.summary
+    yield "clients", f"{drill.fleet.clients}, policy {drill.fleet.policy}"
+    yield "load", f"{drill.load.events_per_s:g} events/s over {drill.streams} streams"
+    yield (
+        "phases",
+        f"steady {phases.steady_s:g} s, fault {phases.fault_s:g} s, recovery {phases.recovery_s:g} s, "
+        f"settle up to {phases.settle_s:g} s",
+    )
+    for number, fault in enumerate(drill.faults):
+        changed = (f"{key} {value}" for key, value in _changed(fault) if key != "at_s")
+        yield "" if number else "faults", ", ".join([f"{fault.kind} at {fault.at_s:g} s", *changed])
+    if not drill.faults:
+        yield "faults", "none; the drill only observes"
+    if expected := [f"{key} {_words(value)}" for key, value in _changed(drill.expect)]:
+        yield "expects", ", ".join(expected)
+    if drill.variants:
+        yield "variants", ", ".join(f"{each.engine}: {_words(each.policies)}" for each in drill.variants)
+    yield "engines", ", ".join(engine for engine in ENGINES if _is_for(drill, engine))
+    for number, check in enumerate(drill.checks):
+        yield "" if number else "checks", f"{check}: {explain.passes(gates.REGISTRY[check], limits.get(check))}"
+    if settings := [f"{key} {msgspec.to_builtins(value)}" for key, value in _changed(drill.runtime)]:
+        yield "settings", ", ".join(settings)
+
+
+def _changed(struct: object) -> "Iterator[tuple[str, object]]":
+    """The fields of a struct that differ from their defaults."""
+    import msgspec
+
+    for field in msgspec.structs.fields(struct):  # type: ignore[arg-type]
+        value = getattr(struct, field.name)
+        if value != field.default:
+            yield field.name, value
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- choosing drills --------------------------------------------------------------------------------
+
+
+def _examples() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(EXAMPLES.glob("*.toml"))}
+
+
+def _catalogue() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(CATALOG.glob("*.toml"))}
+
+
+def _every_drill() -> dict[str, Path]:
+    return _catalogue() | _examples()
+
+
+def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
+    """The drills that were asked for. Raises `UsageError`."""
+    from sim.drill import model as drills
+
+    catalogue = _catalogue()
+    if bool(names) + every + quick > 1:
+        raise UsageError("give drill names, --quick or --all, not two of them.")
+    if not every and not quick and not names:
+        raise UsageError(f"name a drill, or use --quick or --all; there are: {', '.join(catalogue)}.")
+    paths = [_path_of(name, _every_drill()) for name in names] or list(catalogue.values())
+    loaded = [drills.load(path, overrides) for path in paths]
+    return tuple(drill for drill in loaded if drill.quick or not quick)
+
+
+def _path_of(name: str, known: dict[str, Path]) -> Path:
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in known:
+        raise UsageError(f"there is no drill '{name}'; there are: {', '.join(known)}, or give a .toml file.")
+    return known[name]
+
+
+def _fit(chosen: "tuple[Drill, ...]", engine: str | None, replications: int, by_name: bool) -> "tuple[Drill, ...]":
+    """The drills as this engine runs them."""
+    from drills.runs import variants
+    from drills.runs.request import ENGINES
+
+    if not by_name:
+        chosen = _able(chosen, engine or ENGINES[0], replications)
+    return tuple(variants.on_engine(drill, engine) for drill in chosen) if engine in ENGINES else chosen
+
+
+def _able(drills: "tuple[Drill, ...]", engine: str, replications: int) -> "tuple[Drill, ...]":
+    """The drills of a set that can run so; prints which are left out. A drill asked for by name is refused instead."""
+    unfit = {drill.name: f"not for --engine {engine}" for drill in drills if not _is_for(drill, engine)}
+    if replications > 1:
+        unfit |= {drill.name: "it compares variants, one run of each" for drill in drills if drill.variants}
+    if unfit:
+        named = "; ".join(f"{name} ({why})" for name, why in unfit.items())
+        print(f"stormgate: note: left out: {named}.", file=sys.stderr)
+    return tuple(drill for drill in drills if drill.name not in unfit)
+
+
+def _is_for(drill: "Drill", engine: str) -> bool:
+    """Whether an engine can run a drill; the fleet engine cannot represent every drill."""
+    from sim.drill.model import runs_on
+
+    if engine != "fleet":
+        return runs_on(drill, engine)
+    from sim.engines.fleet import engine as fleet
+
+    return runs_on(drill, engine) and not drill.variants and fleet.can_represent(drill)
+
+
+def _overrides(given: list[str] | None, clients: int | None, policy: str | None) -> tuple[str, ...]:
+    if clients is not None and clients < 1:
+        raise UsageError(f"--clients {clients}: a drill needs at least 1 client.")
+    extra = [f"fleet.clients={clients}"] if clients is not None else []
+    return (*(given or []), *extra, *([f"fleet.policy={policy}"] if policy is not None else []))

@@ -1,0 +1,55 @@
+"""What commands print: plain lines, one JSON object, or a table. Heavy imports wait until something is printed."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sim.base.errors import StorageError
+
+
+def lines(*texts: str) -> None:
+    """Print each text as it is, without markup and without line breaks."""
+    from drills.reports.terminal import out
+
+    for text in texts:
+        out().print(text, markup=False, soft_wrap=True)
+
+
+def cropped(*texts: str) -> None:
+    """Print each text on one line, cut at the width of the terminal."""
+    from rich.text import Text
+
+    from drills.reports.terminal import out
+
+    for text in texts:
+        out().print(Text(text), no_wrap=True, overflow="ellipsis")
+
+
+def json_object(value: Any) -> None:
+    """Print one JSON object on one line."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def table(heads: Iterable[Any], rows: Iterable[Iterable[str]], **style: Any) -> None:
+    """Print a table. Heads are texts or rich columns. Cells are printed as they are, without markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from drills.reports.terminal import out
+
+    printed = Table(*heads, **style)
+    for row in rows:
+        printed.add_row(*map(Text, row))
+    out().print(printed)
+
+
+def new_folder(folder: Path) -> Path:
+    """Create a folder for results. Raises `StorageError`."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror}); give another folder with --out.") from None
+    return folder
