@@ -141,7 +141,7 @@ def a_hole() -> StageWindow:
     """Nobody answers for five minutes."""
     found = good()
     silent = range(60, 70)  # two sources, each asked once a minute
-    return changed(found, lambda each: each.n in silent, outcome="timeout", figures={})
+    return changed(found, lambda each: each.n in silent, outcome="timeout", metrics={})
 
 
 def surge(at: int, by: float, usual: float = 0.0) -> Callable[[int], float]:
@@ -166,8 +166,8 @@ KNOWN_BAD = (
         lambda: good(
             replace(
                 counters(auth_failures__unauthorized_total=9.0),
-                figures={
-                    **counters(auth_failures__unauthorized_total=9.0).figures,
+                metrics={
+                    **counters(auth_failures__unauthorized_total=9.0).metrics,
                     "prometheus": lambda minute: {"sockets.connects_total": 50.0 * minute},
                 },
             )

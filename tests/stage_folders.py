@@ -137,7 +137,7 @@ class Folder:
         ended = self.began + timedelta(seconds=self.held_s)
         dump(
             self.path / records.HOLD,
-            HoldEvent(at=iso(self.began), kind="begun"),
+            HoldEvent(at=iso(self.began), kind="started"),
             HoldEvent(at=iso(ended), kind="ended"),
         )
         if self.stage == "0":
@@ -179,7 +179,7 @@ class Folder:
             revisions=Revisions(runtime=NOW.runtime),
             sha256=sha256(body),
             body=name,
-            figures=figures,
+            metrics=figures,
         )
 
     def _watches(self) -> None:

@@ -50,7 +50,7 @@ def snapshot(n: int, minute: float, source: str, figures: dict[str, float], **mo
         "revisions": Revisions(runtime="r1") if source == "metrics" else Revisions(),
     }
     at = iso(BEGAN + timedelta(seconds=minute * INTERVAL_S))
-    return Snapshot(n=n, at=at, source=source, figures=figures, **{**about, **more})  # type: ignore[arg-type]
+    return Snapshot(n=n, at=at, source=source, metrics=figures, **{**about, **more})  # type: ignore[arg-type]
 
 
 def counting(names: Iterable[str], **per_minute: float) -> Figures:

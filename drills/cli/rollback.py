@@ -41,13 +41,13 @@ def rehearse(
     each of them. On a target the steps are the operators' own commands, from [targets.NAME.rollback].
     """
     from drills.rollout.rollback import rehearsal
-    from drills.rollout.setup import aim
+    from drills.rollout.setup import stage_target
     from sim.base.clocks import SystemClock
 
     clock = SystemClock()
     folder = _new_folder(out, rollout, clock)
     try:
-        with aim.aimed(target, targets, folder / _LOG) as found:
+        with stage_target.open_target(target, targets, folder / _LOG) as found:
             done = rehearsal.rehearse(found.endpoints, found.entry, folder, clock, dry_run=dry_run)
     except (UsageError, TargetError):  # nothing has started
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,8 +13,8 @@ from drills.cli.options import RESULTS, AsJson, Target, Targets
 from sim.base.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
-    from drills.rollout.setup.aim import StageTarget
     from drills.rollout.setup.records import Snapshot
+    from drills.rollout.setup.stage_target import StageTarget
     from sim.engines.sockets.service import Endpoints
 
 _MIN_EVERY_S = 1.0  # [ours] more often, an endpoint that counts in whole seconds would look frozen
@@ -36,7 +36,7 @@ def snapshot(
     Asks the metrics endpoint, the control service and Prometheus. Exits with 0 if every answer had data, with 2 if one had
     none, and with 3 if nothing answered.
     """
-    from drills.rollout.setup.aim import aimed
+    from drills.rollout.setup.stage_target import open_target
     from drills.runs import results
     from sim.base.clocks import SystemClock
 
@@ -44,32 +44,31 @@ def snapshot(
         raise UsageError("give --every and --for together, or neither for a single snapshot.")
     if every is not None and seconds is not None and not _MIN_EVERY_S <= every <= seconds < float("inf"):
         raise UsageError(f"--every {every:g} --for {seconds:g}: expected at least {_MIN_EVERY_S:g} s, and no more than --for.")
-    with TemporaryDirectory() as logs, aimed(target, targets, Path(logs) / "runtime.log") as aim:
+    with TemporaryDirectory() as logs, open_target(target, targets, Path(logs) / "runtime.log") as found:
         folder = out or results.snapshot_folder(RESULTS, SystemClock().now())
         try:
-            taken = _sample(aim, folder, every, seconds)
+            taken = _sample(found, folder, every, seconds)
         except KeyboardInterrupt:
             print(f"note: the snapshots taken so far are in {folder}.", file=sys.stderr)
             raise
         if as_json:
-            output.json_object(_summary(taken, aim.endpoints, folder))
+            output.json_object(_summary(taken, found.endpoints, folder))
         else:
             _print(taken, folder)
     if not any(each.status is not None for each in taken):
-        places = " nor at ".join(dict.fromkeys((aim.endpoints.runtime_url, aim.endpoints.control_url)))
+        places = " nor at ".join(dict.fromkeys((found.endpoints.runtime_url, found.endpoints.control_url)))
         raise TargetError(f"nothing answers at {places}; start it there, or correct this target's addresses.")
     raise typer.Exit(_GO if all(each.ok for each in taken) else _INCONCLUSIVE)
 
 
-def _sample(aim: "StageTarget", folder: Path, every: float | None, seconds: float | None) -> "list[Snapshot]":
+def _sample(found: "StageTarget", folder: Path, every: float | None, seconds: float | None) -> "list[Snapshot]":
     """Take all snapshots of this call. Each is on disk before the next one is taken."""
-    from drills.rollout.servers.sampler import Sampler
-    from drills.rollout.servers.snapshots import sources_of
+    from drills.rollout.servers.sampler import Sampler, sources_of
     from sim.base.clocks import SystemClock
 
     clock, taken = SystemClock(), []
     began = due = clock.now()
-    with Sampler(folder, sources_of(aim.endpoints, aim.entry), clock) as sampler:
+    with Sampler(folder, sources_of(found.endpoints, found.entry), clock) as sampler:
         while True:
             clock.sleep_until(due)
             taken += (polled := sampler.poll("other"))
@@ -96,7 +95,7 @@ def _print(taken: "list[Snapshot]", folder: Path) -> None:
         share = f", {sum(had_data)} of {len(had_data)} had data" if len(had_data) > 1 else ""
         output.lines(f"{source}: {last.outcome}{share} ({_about(last)})")
         output.lines(*(f"  {note}" for note in last.notes))
-        output.lines(*(f"  {name} {value:g}{_meaning(name)}" for name, value in last.figures.items()))
+        output.lines(*(f"  {name} {value:g}{_meaning(name)}" for name, value in last.metrics.items()))
         if last.missing:
             output.lines(f"  not served: {', '.join(last.missing)}")
     output.lines(f"evidence: {folder}")

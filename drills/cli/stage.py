@@ -83,14 +83,14 @@ def sign(
 
     A no-go cannot be signed as a go. A report has one signature.
     """
-    from drills.rollout.hold import opening, rollouts, signoff
+    from drills.rollout.hold import rollouts, signoff, unlock
     from sim.base.clocks import SystemClock
 
     clock, folder = SystemClock(), _existing(out, rollout)
     person = signoff.Person(owner=owner, role=role, statement=statement)
     with rollouts.journal_of(folder, clock) as journal:
         run = signoff.signable(folder, journal.entries, run_id)
-        report = opening.told_report(rollouts.run_dir(folder, run.run_id), run)
+        report = unlock.recorded_report(rollouts.run_dir(folder, run.run_id), run)
         chosen = _decision(decision or report.decision)
         _print(report, rollouts.run_dir(folder, run.run_id))
         _confirm(f"Sign this as {chosen.replace('_', '-')}, {owner} ({role}): {statement}", yes)

@@ -126,7 +126,7 @@ def test_a_folder_that_a_sweep_is_at_work_in_is_left_alone(swept: Swept):
     code, why = refused(swept.folder)
     mark.remove()
     assert code == 4
-    assert "another stormgate is at work here" in why
+    assert "another stormgate works on this rollout here" in why
 
 
 def test_a_search_tells_its_trials_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -146,7 +146,7 @@ def test_two_at_once_in_one_folder_are_told(tmp_path: Path):
     folder = tmp_path / "plans" / "little"
     folder.mkdir(parents=True)
     mark = Mark(folder / "owner")
-    with pytest.raises(StorageError, match="another stormgate is at work here"):
+    with pytest.raises(StorageError, match="another stormgate works on this rollout here"):
         sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
     mark.remove()
 

@@ -26,11 +26,11 @@ from drills.rollout.hold.signoff import Person
 from drills.rollout.hold.stage_run import Asked
 from drills.rollout.preflight import one_drill
 from drills.rollout.preflight.one_drill import Order
-from drills.rollout.report import figures
+from drills.rollout.report import figures as pictures
 from drills.rollout.rollback import rehearsal
 from drills.rollout.setup import evidence, records, stages
-from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.records import Rollback, RollbackStep, Signoff, StageReport
+from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.verdict import armed
 from drills.rollout.verdict.window_data import clients
 from drills.runs import results
@@ -261,14 +261,16 @@ def after_preflight(folder: Path, made: Path, monkeypatch: pytest.MonkeyPatch, *
         shutil.copytree(made / "the-watch", folder / "the-watch")
         shutil.copyfile(made / "the-watch.json", folder / "the-watch.json")
         world.watch_run, world.counted = folder / "the-watch", kept.counted
-        monkeypatch.setattr(figures, "of", lambda *_: ())
+        monkeypatch.setattr(pictures, "of", lambda *_: ())
         yield world
 
 
-def at_one_place(aim: StageTarget) -> str:
+def at_one_place(target: StageTarget) -> str:
     """What is configured of a target, at whichever port this one serves."""
     return str(
-        CONFIGURATION(replace(aim, endpoints=replace(aim.endpoints, runtime_url="http://lane", control_url="http://lane")))
+        CONFIGURATION(
+            replace(target, endpoints=replace(target.endpoints, runtime_url="http://lane", control_url="http://lane"))
+        )
     )
 
 

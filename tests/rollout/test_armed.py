@@ -9,8 +9,7 @@ import pytest
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.hold.hold import Hold
-from drills.rollout.setup import aim as aims
-from drills.rollout.setup import evidence, records, stages
+from drills.rollout.setup import evidence, records, stage_target, stages
 from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback
 from drills.rollout.verdict import armed, requirements
 from drills.rollout.verdict.armed import Monitor
@@ -48,15 +47,15 @@ def monitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Monitor:
     monkeypatch.setenv("SESSION", "s3cret-session")
     (tmp_path / "back.sh").write_text("go back\n")
     (tmp_path / "targets.toml").write_text(TARGETS.replace("SCRIPT", str(tmp_path / "back.sh")))
-    aim = aims.resolve("elsewhere", tmp_path / "targets.toml")
-    assert aim.entry is not None
+    target = stage_target.resolve("elsewhere", tmp_path / "targets.toml")
+    assert target.entry is not None
     folder = Folder(tmp_path / "runs", "4")
     folder.path.mkdir(parents=True)
     (folder.path / records.STAGES).write_bytes(stages.DEFAULT_PATH.read_bytes())
-    rehearsed = folder.rollback(ended=iso(AT - timedelta(days=5)), hooks_sha256=armed.digest(aim.entry.rollback))
+    rehearsed = folder.rollback(ended=iso(AT - timedelta(days=5)), hooks_sha256=armed.digest(target.entry.rollback))
     monkeypatch.setattr(armed, "_rehearsal", lambda *_: rehearsed)
     plan = folder.plan(gates_at_h=(0.0, 1.0), revisions=NOW)
-    return Monitor(aim, plan, folder.path, SteppedClock(AT))
+    return Monitor(target, plan, folder.path, SteppedClock(AT))
 
 
 def lines(monitor: Monitor) -> list[Armed]:
@@ -118,7 +117,7 @@ def test_what_nobody_finds_any_more_is_no_way_back(
 
 def judged(monitor: Monitor, *found: Armed) -> requirements.Found:
     dump(monitor.folder / records.ARMED, *found)
-    return armed.requirement(monitor.folder, monitor.plan, [HoldEvent(at=iso(AT), kind="begun")])
+    return armed.requirement(monitor.folder, monitor.plan, [HoldEvent(at=iso(AT), kind="started")])
 
 
 def line(monitor: Monitor, after_h: float, **changes: Any) -> Armed:
@@ -180,8 +179,8 @@ def test_no_gate_passes_while_the_way_back_is_closed(tmp_path: Path) -> None:
         asked.append(hour)
         return "the last good revisions are gone" if closed(world.clock.now()) else ""
 
-    with world.course() as course:
-        Hold(course, world, world, world.judge, probe=world.probe, arm=arm).run()
+    with world.stage_run() as run:
+        Hold(run, world, world, world.judge, probe=world.probe, arm=arm).run()
     gates = [(each.gate_h, each.at) for each in world.events() if each.kind == "gate"]
     assert [hour for hour, _ in gates] == [0.0, 1.0, 6.0, 24.0]
     assert gates[0][1] >= iso(AT + timedelta(hours=3))

@@ -167,7 +167,7 @@ def test_unwritable_folder_is_refused(mock: Served, tmp_path: Path) -> None:
 
 def test_folder_with_damaged_snapshots_is_not_continued(mock: Served, tmp_path: Path) -> None:
     (tmp_path / SNAPSHOTS).write_text("{}\n")
-    refused(taken("--target", mock.url, "--out", tmp_path), STORAGE, "line 1 is no snapshot")
+    refused(taken("--target", mock.url, "--out", tmp_path), STORAGE, "line 1 is not a snapshot")
 
 
 def test_second_sampler_of_a_folder_is_refused(mock: Served, tmp_path: Path) -> None:

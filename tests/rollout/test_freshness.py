@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from drills.rollout.servers import freshness
+from drills.rollout.servers import snapshots
 from sim.engines.shared.fetch import Fetched
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -14,7 +14,7 @@ def judged(made_s: float | None, date_s: float | None, age_s: float = 0.0) -> tu
     """An answer made and sent so many seconds after now."""
     date = None if date_s is None else NOW + timedelta(seconds=date_s)
     made = None if made_s is None else NOW + timedelta(seconds=made_s)
-    return freshness.judged(made, Fetched("ok", b"{}", 200, date, age_s), NOW)
+    return snapshots.freshness(made, Fetched("ok", b"{}", 200, date, age_s), NOW)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_an_answer_is_of_now_or_says_why_not(made_s: float | None, date_s: float
 
 def test_how_old_it_is_is_said() -> None:
     assert judged(-86_400, 0)[1] == ("was made 1 day, 0:00:00 before it came",)
-    assert judged(90, 0)[1] == ("says that it was made 0:01:30 after it came",)
+    assert judged(90, 0)[1] == ("has a date that is 0:01:30 after it came",)
 
 
 def test_clocks_that_do_not_agree_are_noted() -> None:
@@ -57,14 +57,14 @@ def test_clocks_that_do_not_agree_are_noted() -> None:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-03-02", "2026-03-02T09:00:00", "0001-01-01T00:00:00+14:00"])
 def test_what_is_no_moment_of_a_time_zone_is_none(text: str) -> None:
-    assert freshness.moment(text) is None
+    assert snapshots.moment(text) is None
 
 
 @pytest.mark.parametrize("text", ["2026-03-02T09:00:00Z", "2026-03-02T10:00:00.000000000+01:00"])
 def test_a_moment_is_read_however_it_is_written(text: str) -> None:
-    assert freshness.moment(text) == NOW
+    assert snapshots.moment(text) == NOW
 
 
 @pytest.mark.parametrize("seconds", [1e300, float("nan"), -1e18])
 def test_a_moment_of_no_calendar_is_none(seconds: float) -> None:
-    assert freshness.earliest([seconds]) is None
+    assert snapshots.earliest([seconds]) is None

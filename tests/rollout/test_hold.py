@@ -11,11 +11,11 @@ import pytest
 
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.hold.hold import MAX_RESTARTS, Hold, Look, rollouts
-from drills.rollout.hold.rollouts import Course
+from drills.rollout.hold.rollouts import StageRun
 from drills.rollout.setup import evidence, records, stages
-from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, Phase, Revisions, Snapshot, Stage, StagePlan
+from drills.rollout.setup.stage_target import StageTarget
 from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
 from sim.engines.sockets.service import Endpoints
@@ -36,7 +36,7 @@ def between(first_s: float, last_s: float, since: datetime = START) -> At:
 
 @dataclass
 class World:
-    """A course, and what goes wrong on it when."""
+    """A run, and what goes wrong on it when."""
 
     folder: Path
     stage: Stage = "1"
@@ -79,7 +79,7 @@ class World:
             snapshot_interval_s=RULES.sampling.interval_s,
             thresholds_sha256=rollouts.sha256(self.folder / "the-thresholds.toml"),
             stages_sha256=rollouts.sha256(self.folder / "the-stages.toml"),
-            configuration_sha256=self.aim().configuration(),
+            configuration_sha256=self.target().configuration(),
             previous_run="",
             previous_report_sha256="",
             tool_version="",
@@ -89,7 +89,7 @@ class World:
             gates_at_h=rules.gates_at_h,
         )
 
-    def aim(self) -> StageTarget:
+    def target(self) -> StageTarget:
         return StageTarget("there", None, Endpoints("there", "staging", "http://a", "http://a", admin_token="t"), None)
 
     # --- what the hold asks for ---------------------------------------------------------------------
@@ -137,17 +137,17 @@ class World:
         return rollouts.run_dir(self.rollout, "run")
 
     @contextlib.contextmanager
-    def course(self) -> Iterator[Course]:
+    def stage_run(self) -> Iterator[StageRun]:
         with rollouts.journal_of(self.rollout, self.clock) as journal:
             files = self.folder / "the-stages.toml", self.folder / "the-thresholds.toml"
             if not self.run_dir.exists():
                 rollouts.begin(self.rollout, self.plan, *files, journal)
-            yield Course(self.aim(), RULES, *files, self.run_dir, self.plan, self.clock, journal, self.said.append)
+            yield StageRun(self.target(), RULES, *files, self.run_dir, self.plan, self.clock, journal, self.said.append)
 
     def held(self) -> list[HoldEvent]:
-        with self.course() as course:
+        with self.stage_run() as run:
             calendar = Calendar(RULES.calendar)
-            Hold(course, self, self, self.judge, calendar=calendar, probe=self.probe, find=self.find).run()
+            Hold(run, self, self, self.judge, calendar=calendar, probe=self.probe, find=self.find).run()
         return self.events()
 
     def events(self) -> list[HoldEvent]:
@@ -182,7 +182,7 @@ def check(state: State) -> CheckResult:
 
 
 def held_s(events: list[HoldEvent]) -> float:
-    began = [event for event in events if event.kind in ("begun", "restarted")][-1]
+    began = [event for event in events if event.kind in ("started", "restarted")][-1]
     return (from_iso(events[-1].at) - from_iso(began.at)).total_seconds()
 
 
@@ -192,7 +192,7 @@ def held_s(events: list[HoldEvent]) -> float:
 def test_a_green_hour_ends_after_an_hour(tmp_path: Path):
     world = World(tmp_path)
     events = world.held()
-    assert world.kinds() == ["begun", "ended"]
+    assert world.kinds() == ["started", "ended"]
     assert held_s(events) == 3600.0
     assert len(world.polls) == 121
     assert len(world.judged) >= 60
@@ -202,9 +202,9 @@ def test_a_green_hour_ends_after_an_hour(tmp_path: Path):
 def test_what_happened_is_in_the_journal_too(tmp_path: Path):
     world = World(tmp_path, red=between(600, 660))
     world.held()
-    with world.course() as course:
-        kinds = [entry.kind for entry in course.journal.entries]
-    assert kinds == ["stage_begun", "hold_begun", "hold_restarted", "hold_ended"]
+    with world.stage_run() as run:
+        kinds = [entry.kind for entry in run.journal.entries]
+    assert kinds == ["stage_started", "hold_started", "hold_restarted", "hold_ended"]
 
 
 def test_too_few_samples_extend_a_hold_and_then_it_ends(tmp_path: Path):
@@ -226,7 +226,7 @@ def test_an_extension_is_bounded_and_says_what_was_missing(tmp_path: Path):
 def test_a_red_minute_begins_it_anew(tmp_path: Path):
     world = World(tmp_path, red=between(1800, 1860))
     events = world.held()
-    assert world.kinds() == ["begun", "restarted", "ended"]
+    assert world.kinds() == ["started", "restarted", "ended"]
     assert "replay.bootstrap_ms fail: so it is" in events[1].reason
     assert from_iso(events[1].at) == START + timedelta(seconds=1800)
     assert held_s(events) == 3600.0
@@ -242,7 +242,7 @@ def test_a_watch_that_fails_begins_it_anew(tmp_path: Path):
 def test_another_revision_breaks_it_for_as_long_as_it_is_there(tmp_path: Path):
     world = World(tmp_path, other=between(600, 900))
     events = world.held()
-    assert world.kinds() == ["begun", "restarted", "restarted", "ended"]
+    assert world.kinds() == ["started", "restarted", "restarted", "ended"]
     assert "the revision of runtime is r-2, and this stage is about r-1" in events[1].reason
     assert from_iso(events[2].at) == START + timedelta(seconds=900)
 
@@ -282,7 +282,7 @@ def test_a_changed_target_breaks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     world = World(tmp_path)
     plain = StageTarget.configuration_now
     monkeypatch.setattr(
-        StageTarget, "configuration_now", lambda aim: "another" if between(600, 720)(world.clock.now()) else plain(aim)
+        StageTarget, "configuration_now", lambda target: "another" if between(600, 720)(world.clock.now()) else plain(target)
     )
     assert "configured of the target" in world.held()[1].reason
 
@@ -293,10 +293,10 @@ def test_a_short_silence_is_no_hole_and_a_long_one_is(tmp_path: Path):
     interval = RULES.sampling.interval_s
     short = World(tmp_path / "a", silent=between(600, 600 + 1.5 * interval))
     short.held()
-    assert short.kinds() == ["begun", "ended"]
+    assert short.kinds() == ["started", "ended"]
     long = World(tmp_path / "b", silent=between(600, 600 + 5 * interval))
     events = long.held()
-    assert long.kinds() == ["begun", "restarted", "restarted", "ended"]
+    assert long.kinds() == ["started", "restarted", "restarted", "ended"]
     assert "a hole" in events[1].reason
     assert from_iso(events[2].at) == START + timedelta(seconds=600 + 5 * interval)
 
@@ -333,7 +333,7 @@ def test_a_killed_hold_goes_on_where_it_was(tmp_path: Path):
     world.clock.step(timedelta(seconds=45))
     world.killed = never
     events = world.held()
-    assert world.kinds() == ["begun", "resumed", "ended"]
+    assert world.kinds() == ["started", "resumed", "ended"]
     assert held_s(events) - 3600 < 30
 
 
@@ -344,7 +344,7 @@ def test_the_time_that_it_was_dead_is_a_hole(tmp_path: Path):
     world.clock.step(timedelta(seconds=600))
     world.killed = never
     events = world.held()
-    assert world.kinds() == ["begun", "resumed", "restarted", "restarted", "ended"]
+    assert world.kinds() == ["started", "resumed", "restarted", "restarted", "ended"]
     assert "a hole" in events[2].reason
     assert held_s(events) == 3600.0
 
@@ -360,12 +360,12 @@ def test_an_interruption_is_told_and_gone_on_with(tmp_path: Path):
     world.silent = interrupted
     with pytest.raises(KeyboardInterrupt):
         world.held()
-    assert world.kinds() == ["begun", "interrupted"]
+    assert world.kinds() == ["started", "interrupted"]
     assert world.closed
     world.silent = never
     world.clock.step(timedelta(seconds=40))
     world.held()
-    assert world.kinds() == ["begun", "interrupted", "resumed", "ended"]
+    assert world.kinds() == ["started", "interrupted", "resumed", "ended"]
 
 
 def test_a_hold_that_has_ended_is_over(tmp_path: Path):
@@ -373,7 +373,7 @@ def test_a_hold_that_has_ended_is_over(tmp_path: Path):
     world.held()
     polls = len(world.polls)
     world.held()
-    assert (world.kinds(), len(world.polls)) == (["begun", "ended"], polls)
+    assert (world.kinds(), len(world.polls)) == (["started", "ended"], polls)
 
 
 def test_a_clock_that_is_set_back_is_refused_and_nothing_held_is_believed(tmp_path: Path):
@@ -411,7 +411,7 @@ def test_a_suspended_machine_leaves_a_hole(tmp_path: Path):
 
 def test_two_tools_at_once_are_refused(tmp_path: Path):
     world = World(tmp_path)
-    with world.course(), pytest.raises(UsageError, match="another stormgate is at work"):
+    with world.stage_run(), pytest.raises(UsageError, match="another stormgate works on this rollout"):
         world.held()
 
 
@@ -446,7 +446,7 @@ def test_it_waits_for_a_whole_business_day(tmp_path: Path, begun: datetime, open
 def test_a_red_minute_costs_the_whole_day(tmp_path: Path):
     world = World(tmp_path, stage="2", red=between(7200, 7260))
     events = world.held()
-    assert world.kinds() == ["begun", "restarted", "restarted", "ended"]
+    assert world.kinds() == ["started", "restarted", "restarted", "ended"]
     assert from_iso(events[2].at) == START + timedelta(days=1)
     assert held_s(events) == 8 * 3600
 
@@ -474,7 +474,7 @@ def test_what_was_begun_within_a_day_is_no_whole_one(tmp_path: Path):
     world = World(tmp_path, stage="2", red=between(7200, 7230), clock=Killing(START))
     with pytest.raises(KilledError):
         world.held()
-    assert world.kinds() == ["begun", "restarted"]
+    assert world.kinds() == ["started", "restarted"]
     world.clock = SteppedClock(START + timedelta(seconds=7250))
     events = world.held()
     assert from_iso(events[-2].at) == START + timedelta(days=1)

@@ -24,7 +24,7 @@ def path(tmp_path: Path, clock: SteppedClock) -> Path:
     path = tmp_path / journal.NAME
     with Journal(path, clock) as written:
         for stage in "012":
-            written.append("stage_begun", stage=stage)
+            written.append("stage_started", stage=stage)
             clock.step(timedelta(hours=1))
     return path
 
@@ -32,7 +32,7 @@ def path(tmp_path: Path, clock: SteppedClock) -> Path:
 def test_reads_back_what_was_written(path: Path) -> None:
     entries = journal.read(path)
     assert [(entry.n, entry.kind, entry.body) for entry in entries] == [
-        (n, "stage_begun", {"stage": stage}) for n, stage in ((1, "0"), (2, "1"), (3, "2"))
+        (n, "stage_started", {"stage": stage}) for n, stage in ((1, "0"), (2, "1"), (3, "2"))
     ]
     assert [from_iso(entry.at) for entry in entries] == [START + timedelta(hours=hours) for hours in range(3)]
 
@@ -66,7 +66,7 @@ def test_a_torn_last_line_is_cut_off_and_the_journal_goes_on(path: Path, clock: 
         file.write('{"n":4,"at":"2026')
     with Journal(path, clock) as written:
         written.append("signed")
-    assert [entry.kind for entry in journal.read(path)] == ["stage_begun"] * 3 + ["signed"]
+    assert [entry.kind for entry in journal.read(path)] == ["stage_started"] * 3 + ["signed"]
 
 
 def test_a_clock_that_was_set_back_writes_nothing(path: Path, clock: SteppedClock) -> None:

@@ -52,7 +52,7 @@ def test_only_what_lies_within(whole: Folder) -> None:
 
 def test_a_hold_that_was_begun_anew_begins_there(folder: Folder) -> None:
     anew = folder.began + timedelta(minutes=10)
-    events = (("begun", folder.began), ("restarted", anew))
+    events = (("started", folder.began), ("restarted", anew))
     dump(folder.path / records.HOLD, *(HoldEvent(at=iso(at), kind=kind) for kind, at in events))  # type: ignore[arg-type]
     found = window.load(folder.path)
     assert found.began_s == anew.timestamp()

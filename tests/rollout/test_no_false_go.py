@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import State
-from drills.rollout.hold import opening, signoff, status
+from drills.rollout.hold import signoff, status, unlock
 from drills.rollout.hold.hold import rollouts
 from drills.rollout.hold.signoff import Person
 from drills.rollout.setup import evidence, records
@@ -275,7 +275,10 @@ def test_stages_are_held_in_their_order(rollout: RolloutWorld):
 
 
 def test_two_tools_at_once(rollout: RolloutWorld):
-    with rollouts.journal_of(rollout.rollout, rollout.clock), pytest.raises(UsageError, match="another stormgate is at work"):
+    with (
+        rollouts.journal_of(rollout.rollout, rollout.clock),
+        pytest.raises(UsageError, match="another stormgate works on this rollout"),
+    ):
         rollout.stage("1")
 
 
@@ -283,7 +286,7 @@ def test_a_hold_of_another_target_is_not_gone_on_with(rollout: RolloutWorld):
     kill_after_an_hour(rollout, "1")
     refused(rollout, "1", "is on target 'stepped', not", target=rollout.endpoints.url, targets=None)
     assert "has no report yet" in next(
-        opening.missing(rollout.rollout, read(rollout.rollout / NAME), "2", rollout.clock.now(), rollout.rules)
+        unlock.missing(rollout.rollout, read(rollout.rollout / NAME), "2", rollout.clock.now(), rollout.rules)
     )
     _, report = rollout.stage("1")
     assert report.decision == "go", report.why

@@ -60,7 +60,7 @@ def page(body: bytes, **more: object) -> Page:
 def test_each_expression_is_one_figure() -> None:
     snapshot, body = asked({FAILED: page(success("3")), WINDOW: page(success("12.5", kind="scalar"))})
     assert (snapshot.outcome, snapshot.source, snapshot.n, snapshot.profile) == ("ok", "prometheus", 3, "")
-    assert snapshot.figures == {FAILED: 3.0, WINDOW: 12.5}
+    assert snapshot.metrics == {FAILED: 3.0, WINDOW: 12.5}
     assert (snapshot.missing, snapshot.notes, snapshot.clock_skew_s) == ((), (), 0.0)
     assert snapshot.generated_at == "2026-03-02T09:00:00.000Z"
     assert snapshot.url.endswith("/api/v1/query")
@@ -76,20 +76,20 @@ OLD = page(success("1", at_s=NOW.timestamp() - 151))
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
 def test_what_is_no_finite_number_is_missing(value: str) -> None:
     snapshot, _ = asked({FAILED: page(success(value)), PUBLISHED: GOOD})
-    assert (snapshot.outcome, snapshot.figures, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
+    assert (snapshot.outcome, snapshot.metrics, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
     assert snapshot.notes[0].startswith(f"{FAILED}: is ")
 
 
 def test_a_result_of_nothing_is_missing_and_not_zero() -> None:
     snapshot, _ = asked({FAILED: page(success()), PUBLISHED: GOOD})
-    assert (snapshot.outcome, snapshot.figures, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
+    assert (snapshot.outcome, snapshot.metrics, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
     assert snapshot.notes == (f"{FAILED}: no series has it now",)
     assert asked({FAILED: page(success())})[0].outcome == "no_metrics"
 
 
 def test_a_sample_that_is_too_old_is_missing() -> None:
     snapshot, _ = asked({FAILED: OLD, PUBLISHED: GOOD})
-    assert (snapshot.outcome, snapshot.figures, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
+    assert (snapshot.outcome, snapshot.metrics, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
     assert snapshot.notes == (f"{FAILED}: its sample was made 0:02:31 before it came",)
     assert asked({FAILED: OLD})[0].outcome == "stale_body"
 
@@ -129,9 +129,9 @@ def test_the_samples_of_one_series_are_asked_for_their_moment(expression: str, s
 @pytest.mark.parametrize(
     ("wrong", "outcome", "words"),
     [
-        (page(success("1", "2")), "bad_expression", "comes to 2 series, but expected one; sum() makes one"),
-        (page(success("1", kind="matrix")), "bad_expression", "comes to a matrix"),
-        (page(success("x", kind="string")), "bad_expression", "comes to a string"),
+        (page(success("1", "2")), "bad_expression", "gives 2 series, but expected one; sum() makes one"),
+        (page(success("1", kind="matrix")), "bad_expression", "gives a matrix"),
+        (page(success("x", kind="string")), "bad_expression", "gives a string"),
         (
             page(b'{"status": "error", "errorType": "bad_data", "error": "invalid parameter"}', status=400),
             "bad_expression",
@@ -141,7 +141,7 @@ def test_the_samples_of_one_series_are_asked_for_their_moment(expression: str, s
         (page(success("1", warnings=["a store did not answer"])), "partial_result", "a store did not answer"),
         (page(success("-1")), "bad_numbers", "which it cannot be"),
         (page(success("1", at_s=NOW.timestamp() + 86_400)), "future_body", "1 day"),
-        (page(success("1", at_s=1e300)), "not_prometheus", "of no time"),
+        (page(success("1", at_s=1e300)), "not_prometheus", "has no time"),
         (page(success("many")), "not_prometheus", ""),
         (page(success(None)), "not_prometheus", ""),
         (page(b'{"status": "success"}'), "not_prometheus", ""),
@@ -291,26 +291,26 @@ def test_what_a_real_prometheus_scrapes_is_what_the_runtime_counted(scraped: Scr
         "sync.token.issue.auth_failed": "stormgate_sync_token_issue_auth_failed_total",
         "sockets.reconnects_total": "sum(stormgate_sockets_reconnects_total)",
     }
-    snapshot = scraped.until(lambda each: each.figures.get(PUBLISHED) == 3, expressions)
+    snapshot = scraped.until(lambda each: each.metrics.get(PUBLISHED) == 3, expressions)
     assert (snapshot.outcome, snapshot.status, snapshot.missing, snapshot.notes) == ("ok", 200, (), ())
-    assert snapshot.figures == {PUBLISHED: 3, WINDOW: 3, "sync.token.issue.auth_failed": 1, "sockets.reconnects_total": 0}
+    assert snapshot.metrics == {PUBLISHED: 3, WINDOW: 3, "sync.token.issue.auth_failed": 1, "sockets.reconnects_total": 0}
 
 
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
         ("sum(", "bad_data: "),
-        ("theirs_total", "comes to 2 series"),
+        ("theirs_total", "gives 2 series"),
         ("sum(theirs_total) / on(zone) theirs_total", "bad_expression"),
-        ("theirs_total[1m]", "comes to a matrix"),
-        ("'text'", "comes to a string"),
-        ("sum(theirs_total) by (zone)", "comes to 2 series"),
+        ("theirs_total[1m]", "gives a matrix"),
+        ("'text'", "gives a string"),
+        ("sum(theirs_total) by (zone)", "gives 2 series"),
     ],
 )
 def test_a_real_prometheus_says_what_is_wrong_with_an_expression(scraped: Scraped, expression: str, words: str) -> None:
-    scraped.until(lambda each: each.figures == {PUBLISHED: 10}, {PUBLISHED: "sum(theirs_total)"})
+    scraped.until(lambda each: each.metrics == {PUBLISHED: 10}, {PUBLISHED: "sum(theirs_total)"})
     snapshot = scraped.ask({FAILED: expression, PUBLISHED: "sum(theirs_total)"})
-    assert snapshot.figures == {PUBLISHED: 10}
+    assert snapshot.metrics == {PUBLISHED: 10}
     assert FAILED in snapshot.missing
     if words == "bad_expression":  # what matches nothing is no mistake of its own
         assert snapshot.outcome in ("ok", words)
@@ -322,11 +322,11 @@ def test_a_real_prometheus_says_what_is_wrong_with_an_expression(scraped: Scrape
 @pytest.mark.parametrize("expression", ["no_such_metric", "vector(0) / 0", "1 / 0", "sum(no_such_metric)"])
 def test_what_a_real_prometheus_has_no_number_for_is_missing(scraped: Scraped, expression: str) -> None:
     snapshot = scraped.ask({FAILED: expression, WINDOW: "scalar(vector(4))"})
-    assert (snapshot.outcome, snapshot.figures, snapshot.missing) == ("ok", {WINDOW: 4}, (FAILED,))
+    assert (snapshot.outcome, snapshot.metrics, snapshot.missing) == ("ok", {WINDOW: 4}, (FAILED,))
 
 
 def test_a_sample_that_a_real_prometheus_has_from_before_is_too_old(scraped: Scraped) -> None:
-    scraped.until(lambda each: each.figures == {WINDOW: 14}, {WINDOW: "sum(pushed)"}, max_age_s=290)
+    scraped.until(lambda each: each.metrics == {WINDOW: 14}, {WINDOW: "sum(pushed)"}, max_age_s=290)
     snapshot = scraped.ask({WINDOW: "sum(pushed)"}, max_age_s=60)
     assert (snapshot.outcome, snapshot.missing) == ("stale_body", (WINDOW,))
 
@@ -336,13 +336,13 @@ def test_what_is_no_prometheus_at_all(scraped: Scraped) -> None:
 
 
 def test_a_snapshot_of_a_target_with_a_prometheus(scraped: Scraped, tmp_path: Path) -> None:
-    scraped.until(lambda each: each.figures == {PUBLISHED: 3}, {PUBLISHED: "sum(stormgate_mirror_published_total)"})
+    scraped.until(lambda each: each.metrics == {PUBLISHED: 3}, {PUBLISHED: "sum(stormgate_mirror_published_total)"})
     scraped.until(lambda each: each.outcome == "bad_expression", {PUBLISHED: "theirs_total"})
     said = snapshot_of(scraped, tmp_path, '"mirror.published_total" = "sum(stormgate_mirror_published_total)"')
     assert said.code == 0, said
     answer = json.loads(said.out)
     assert [each["source"] for each in answer["snapshots"]] == ["metrics", "control", "prometheus"]
-    assert [each["figures"]["mirror.published_total"] for each in answer["snapshots"][::2]] == [3, 3]
+    assert [each["metrics"]["mirror.published_total"] for each in answer["snapshots"][::2]] == [3, 3]
     bad = snapshot_of(scraped, tmp_path, '"mirror.published_total" = "theirs_total"')
     assert bad.code == 2, bad
     assert json.loads(bad.out)["snapshots"][2]["outcome"] == "bad_expression"

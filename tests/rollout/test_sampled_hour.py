@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from drills.rollout.servers import revisions, sampler
-from drills.rollout.servers.sampler import Sampler
-from drills.rollout.servers.snapshots import sources_of
+from drills.rollout.servers.sampler import Sampler, sources_of
 from drills.rollout.setup.records import Revisions, Snapshot
 from drills.runs import target_file, targets
 from sim.base.clocks import SteppedClock, iso

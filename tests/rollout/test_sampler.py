@@ -234,11 +234,11 @@ def _other_body(folder: Path) -> None:
     [
         (_other_body, "is not the body of snapshot 1"),
         (_without_a_line, "line 2 has the number 3"),
-        (_garbage, "line 1 is no snapshot"),
-        (_change(2, at="yesterday"), "line 3 is no snapshot"),
+        (_garbage, "line 1 is not a snapshot"),
+        (_change(2, at="yesterday"), "line 3 is not a snapshot"),
         (_change(2, at="2026-03-02T08:00:00.000Z"), "line 3 is older than the line before it"),
-        (_change(2, body="../../etc/hostname"), "which is no body's file"),
-        (_change(2, outcome=7), "line 3 is no snapshot"),
+        (_change(2, body="../../etc/hostname"), "which is not a body's file"),
+        (_change(2, outcome=7), "line 3 is not a snapshot"),
     ],
 )
 def test_what_was_changed_is_no_evidence(
@@ -253,6 +253,6 @@ def test_what_was_changed_is_no_evidence(
 def test_nobody_goes_on_from_what_is_no_evidence(tmp_path: Path, clock: SteppedClock) -> None:
     sampled(tmp_path, clock, 1)
     _garbage(tmp_path)
-    with pytest.raises(EvidenceError, match="line 1 is no snapshot"):
+    with pytest.raises(EvidenceError, match="line 1 is not a snapshot"):
         Sampler(tmp_path, (), clock)
     assert os.listdir(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout.servers import snapshots
+from drills.rollout.servers import sampler, snapshots
 from drills.rollout.setup.records import Snapshot
 from sim.base.clocks import SteppedClock
 from sim.drill.target_rules import Rules
@@ -39,7 +39,7 @@ def asked(answer: Page | Callable[[Asked], Page], source: str = "metrics", **mor
 
 
 def ask(where: Endpoints, source: str = "metrics") -> tuple[Snapshot, bytes]:
-    sources = dict(zip(("metrics", "control"), snapshots.sources_of(where, None), strict=True))
+    sources = dict(zip(("metrics", "control"), sampler.sources_of(where, None), strict=True))
     return sources[source].ask(4, "hold", True, SteppedClock(NOW))
 
 
@@ -59,7 +59,7 @@ def test_a_good_answer_has_all_that_is_to_be_kept() -> None:
     assert snapshot.latency_ms > 0
     assert (snapshot.generated_at, snapshot.clock_skew_s) == ("2026-03-02T09:00:00Z", 0.0)
     assert (snapshot.revisions.runtime, snapshot.revisions.control) == ("r7", "")
-    assert sorted(snapshot.figures) == sorted(PROFILES["full"])
+    assert sorted(snapshot.metrics) == sorted(PROFILES["full"])
     assert (snapshot.missing, snapshot.notes) == ((), ())
 
 
@@ -148,7 +148,7 @@ def test_what_the_profile_promises_and_the_body_lacks_is_missing_and_not_zero() 
         "mirror.failed_total",
         "mirror.duplicate_suppression_rate_pct",
     )
-    assert "mirror.failed_total" not in snapshot.figures
+    assert "mirror.failed_total" not in snapshot.metrics
 
 
 def test_of_a_body_without_any_figure_all_that_the_entry_promises_is_missing() -> None:
@@ -181,7 +181,7 @@ def test_the_control_services_counters_and_revision() -> None:
     counters = dict.fromkeys(STATUS_COUNTERS, 2)
     page = Page(json.dumps({"data": {"status": "ok", "revision": "c3", "counters": counters}}).encode(), date=DATE)
     snapshot, _ = asked(page, "control")
-    assert (snapshot.outcome, snapshot.source, snapshot.figures, snapshot.missing) == ("ok", "control", counters, ())
+    assert (snapshot.outcome, snapshot.source, snapshot.metrics, snapshot.missing) == ("ok", "control", counters, ())
     assert (snapshot.revisions.control, snapshot.revisions.runtime) == ("c3", "")
     assert snapshot.url.endswith(STATUS_PATH)
 
@@ -208,7 +208,7 @@ def test_no_secret_is_kept_even_if_the_lane_gives_it_away() -> None:
     ("more", "sources"), [({}, 2), ({"admin_token": ""}, 1), ({"rules": Rules(metrics_profile="none")}, 1)]
 )
 def test_the_metrics_endpoint_is_asked_only_where_the_entry_allows_it(more: dict[str, object], sources: int) -> None:
-    assert len(snapshots.sources_of(endpoints("http://127.0.0.1:9", **more), None)) == sources
+    assert len(sampler.sources_of(endpoints("http://127.0.0.1:9", **more), None)) == sources
 
 
 def test_no_page_is_forgotten() -> None:

@@ -14,8 +14,7 @@ from drills.rollout.hold import canary_checks, hold_judge
 from drills.rollout.preflight import one_drill
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.servers import revisions
-from drills.rollout.setup import aim as aims
-from drills.rollout.setup import evidence, records, stages
+from drills.rollout.setup import evidence, records, stage_target, stages
 from drills.rollout.setup.records import CanaryCheckDone, Revisions, StagePlan
 from drills.rollout.setup.stages import CanaryChecks
 from drills.rollout.verdict import splits, window
@@ -237,13 +236,14 @@ def test_a_watch_that_is_told_to_be_of_another_build_counts_for_none(held: Folde
 # --- taking turns -----------------------------------------------------------------------------------
 
 
-def aim(name: str, **endpoints: object) -> aims.StageTarget:
-    return aims.StageTarget(name, None, Endpoints(name, "staging", f"http://{name}", f"http://{name}", **endpoints), None)  # type: ignore[arg-type]
+def target(name: str, **endpoints: object) -> stage_target.StageTarget:
+    found = Endpoints(name, "staging", f"http://{name}", f"http://{name}", **endpoints)  # type: ignore[arg-type]
+    return stage_target.StageTarget(name, None, found, None)
 
 
 def watcher(folder: Path, clock: SteppedClock) -> canary_checks.Watcher:
     watching = CanaryChecks(drill="observation", every_s=300.0)
-    return canary_checks.Watcher(watching, folder, folder, aim("canary"), clock, (OLD, NEW), aim("control"))
+    return canary_checks.Watcher(watching, folder, folder, target("canary"), clock, (OLD, NEW), target("control"))
 
 
 def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ caps = {{ clients = {clients}, connects_per_s = 10.0, events_per_s = 10.0 }}
     [
         ({"kind": "production"}, "is of kind production"),
         ({"clients": 50}, "has caps"),
-        ({"port": 8001}, "is at the address of the target"),
+        ({"port": 8001}, "has the address of target"),
         ({"name": "other"}, "there is no target 'control'"),
     ],
 )
@@ -312,15 +312,15 @@ def test_a_control_that_does_not_compare_is_refused(
     file = tmp_path / "targets.toml"
     good = {**usual, "name": "control", "port": 8002}
     file.write_text(TARGETS.format(**usual) + TARGETS.format(**good))
-    found = aims.control_of("control", aims.resolve("staging", file))
+    found = stage_target.control_of("control", stage_target.resolve("staging", file))
     assert found is not None
     assert found.endpoints.name == "control"
     file.write_text(TARGETS.format(**usual) + TARGETS.format(**{**good, **control}))
     with pytest.raises(UsageError, match=words):
-        aims.control_of("control", aims.resolve("staging", file))
+        stage_target.control_of("control", stage_target.resolve("staging", file))
 
 
-@pytest.mark.parametrize(("stage", "words"), [("0", "means nothing here"), ("4", "leaves no control")])
+@pytest.mark.parametrize(("stage", "words"), [("0", "has no use here"), ("4", "leaves no control")])
 def test_only_between_the_preflight_and_everybody_there_is_a_control(tmp_path: Path, stage: str, words: str) -> None:
     text = stages.DEFAULT_PATH.read_text().replace(f"[stages.{stage}]\n", f'[stages.{stage}]\ncontrol = "before"\n')
     (tmp_path / "stages.toml").write_text(text)

@@ -90,7 +90,7 @@ def test_a_hold_that_was_made_longer_while_it_was_killed(rollout: RolloutWorld, 
     (begun,) = evidence.read_lines(killed / records.HOLD, HoldEvent)
     earlier = iso(from_iso(begun.at) - timedelta(hours=5))
     dump(killed / records.HOLD, msgspec.structs.replace(begun, at=earlier))
-    refused(rollout, "1", "lacks 'hold_begun'")
+    refused(rollout, "1", "lacks 'hold_started'")
 
 
 def test_a_journal_whose_end_was_cut_off(rollout: RolloutWorld) -> None:
@@ -135,7 +135,7 @@ def test_a_status_tells_of_changed_evidence(rollout: RolloutWorld) -> None:
 def test_a_preflight_that_was_run_again_and_is_no_go_closes_what_rests_on_the_old_one(rollout: RolloutWorld) -> None:
     rollout.through("1")
     with Journal(rollout.rollout / NAME, rollout.clock) as journal:
-        journal.append("stage_begun", run="again", stage="0", target="stepped")
+        journal.append("stage_started", run="again", stage="0", target="stepped")
     refused(rollout, "2", "rests on", "stage 0 was run again since (again)")
     found = {each.stage: each for each in status.of(rollout.rollout, rollout.clock.now(), rollout.rules).stages}
     assert (found["0"].state, found["1"].state) == ("under_way", "outdated")

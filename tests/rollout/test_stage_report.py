@@ -61,10 +61,10 @@ def troubled(lines: list[Snapshot]) -> list[Snapshot]:
     """Three minutes with a fault, then a restart of the runtime, then two polls without an answer."""
 
     def changed(line: Snapshot) -> Snapshot:
-        again = {name: value / 9 for name, value in line.figures.items()} if line.n > 30 else line.figures
+        again = {name: value / 9 for name, value in line.metrics.items()} if line.n > 30 else line.metrics
         bad = line.n in (40, 41)
         return msgspec.structs.replace(
-            line, fault=10 < line.n < 14, figures={} if bad else again, outcome="timeout" if bad else "ok"
+            line, fault=10 < line.n < 14, metrics={} if bad else again, outcome="timeout" if bad else "ok"
         )
 
     return [changed(line) for line in lines]

@@ -68,7 +68,7 @@ def of(found: StageWindow, *names: str) -> set[State]:
 def test_coverage(minutes: int, silent: range, state: State) -> None:
     whole = good(Servers(minutes=minutes))
     quiet_ones = {whole.began_s + minute * INTERVAL_S for minute in silent}
-    found = changed(whole, lambda each: moment_s(each) in quiet_ones, outcome="timeout", figures={})
+    found = changed(whole, lambda each: moment_s(each) in quiet_ones, outcome="timeout", metrics={})
     coverage = window.coverage(found)
     assert coverage.state == state, coverage.reason
     assert coverage.expected == minutes
@@ -147,8 +147,8 @@ def test_minutes_with_a_fault_are_left_out() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_is_no_number_is_none(value: float) -> None:
     def spoil(each: Snapshot) -> Snapshot:
-        known_bad = {**each.figures, "mirror.failed_total": value, "sync.token.issue.failed": value}
-        return msgspec.structs.replace(each, figures=known_bad) if each.n in (40, 41) else each
+        known_bad = {**each.metrics, "mirror.failed_total": value, "sync.token.issue.failed": value}
+        return msgspec.structs.replace(each, metrics=known_bad) if each.n in (40, 41) else each
 
     found = good()
     found = replace(found, snapshots=tuple(map(spoil, found.snapshots)))
@@ -158,8 +158,8 @@ def test_a_figure_that_is_no_number_is_none(value: float) -> None:
 def test_a_figure_that_is_promised_and_missing_lets_nobody_speak_for_it() -> None:
     name = "delivery.stale_cursor_events_total"
     found = good()
-    figures = {each.n: {key: value for key, value in each.figures.items() if key != name} for each in found.snapshots}
-    gone = replace(found, snapshots=tuple(msgspec.structs.replace(each, figures=figures[each.n]) for each in found.snapshots))
+    figures = {each.n: {key: value for key, value in each.metrics.items() if key != name} for each in found.snapshots}
+    gone = replace(found, snapshots=tuple(msgspec.structs.replace(each, metrics=figures[each.n]) for each in found.snapshots))
     assert judged(gone)["error.stale_cursors"].state is NO_DATA
 
 
@@ -338,15 +338,15 @@ def less(data: st.DataObject, found: StageWindow) -> StageWindow:
 
 def fewer_figures(data: st.DataObject, found: StageWindow, every: bool) -> StageWindow:
     """Without some figures in some answers, or one in all; a Prometheus tells what it was asked for in vain."""
-    name = st.sampled_from(sorted(BURST)) | st.sampled_from(sorted({n for each in found.snapshots for n in each.figures}))
+    name = st.sampled_from(sorted(BURST)) | st.sampled_from(sorted({n for each in found.snapshots for n in each.metrics}))
     names = {data.draw(name)} if every else data.draw(st.sets(name, min_size=1))
     numbers = {each.n for each in found.snapshots}
     where = numbers if every else data.draw(st.sets(st.sampled_from(sorted(numbers)), min_size=1, max_size=6))
 
     def taken(each: Snapshot) -> Snapshot:
-        left = {name: value for name, value in each.figures.items() if name not in names}
-        missing = tuple(sorted(names & each.figures.keys())) if each.source == "prometheus" else each.missing
-        return msgspec.structs.replace(each, figures=left, missing=missing) if each.n in where else each
+        left = {name: value for name, value in each.metrics.items() if name not in names}
+        missing = tuple(sorted(names & each.metrics.keys())) if each.source == "prometheus" else each.missing
+        return msgspec.structs.replace(each, metrics=left, missing=missing) if each.n in where else each
 
     return replace(found, snapshots=tuple(map(taken, found.snapshots)))
 

@@ -20,9 +20,9 @@ from drills.rollout.preflight.drill_runs import Child
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.servers import revisions
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.aim import StageTarget
-from drills.rollout.setup.commands import append
+from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import CanaryCheckDone, DrillDone, Phase, Revisions
+from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import CanaryChecks
 from drills.runs import results
 from sim.base import atomic_files
@@ -71,7 +71,7 @@ def within(order: Order, _: Path) -> Run:
     return Over(one_drill.run(order))
 
 
-def load(watching: CanaryChecks, beside: Path, aim_lane_kind: str, interval_s: float, sides: int = 1) -> Drill:
+def load(watching: CanaryChecks, beside: Path, kind: str, interval_s: float, sides: int = 1) -> Drill:
     """The watch, as it will run. Raises `UsageError` for one that breaks something, or takes longer than there is time for.
 
     `sides`: how many targets are watched in turns, each so often.
@@ -84,7 +84,7 @@ def load(watching: CanaryChecks, beside: Path, aim_lane_kind: str, interval_s: f
         beside_it = " and one of the control between" if sides > 1 else ""
         raise UsageError(
             f"{path}: takes about {expected_duration_s(drill):.0f} s, but there is to be a watch every {watching.every_s:g} s"
-            f"{beside_it} on a target of kind {aim_lane_kind} (snapshots every {interval_s:g} s); make it shorter with 'set', "
+            f"{beside_it} on a target of kind {kind} (snapshots every {interval_s:g} s); make it shorter with 'set', "
             "or rarer."
         )
     return drill
@@ -94,7 +94,7 @@ def load(watching: CanaryChecks, beside: Path, aim_lane_kind: str, interval_s: f
 class Side:
     """One of the targets that are watched in turns, and where its watches are kept."""
 
-    aim: StageTarget
+    target: StageTarget
     listed: str = records.CANARY_CHECK_LIST
     folder: str = records.CANARY_CHECKS
 
@@ -105,7 +105,7 @@ class Side:
 
     def revisions(self) -> Revisions:
         """What is deployed there; of the target itself others ask."""
-        return revisions.find(self.aim.endpoints, self.aim.entry) if self.is_control else Revisions()
+        return revisions.find(self.target.endpoints, self.target.entry) if self.is_control else Revisions()
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Watcher:
         watching: CanaryChecks,
         beside: Path,
         folder: Path,
-        aim: StageTarget,
+        target: StageTarget,
         clock: Clock,
         builds: Sequence[str] = (CLIENT_BUILD,),
         control: StageTarget | None = None,
@@ -134,7 +134,7 @@ class Watcher:
         self._watching, self._folder, self._clock, self._builds = watching, folder, clock, builds
         self._path = drill_runs.path_of(watching.drill, beside)
         self._start: Start = Child if isinstance(clock, SystemClock) else within
-        self._sides = [Side(aim), *([Side(control, records.CONTROL_LIST, records.CONTROL)] if control else [])]
+        self._sides = [Side(target), *([Side(control, records.CONTROL_LIST, records.CONTROL)] if control else [])]
         self._turn: _Turn | None = None
         self._begun = sum(len(evidence.read_lines(folder / side.listed, CanaryCheckDone)) for side in self._sides)
         self._due: datetime | None = None
@@ -204,8 +204,8 @@ class Watcher:
         return Order(
             drill=str(self._path.resolve()),
             set=(*self._watching.set, f"fleet.client_build={build}"),
-            target=side.aim.given,
-            targets=str(side.aim.file) if side.aim.file else "",
+            target=side.target.given,
+            targets=str(side.target.file) if side.target.file else "",
             thresholds=str(self._folder / records.THRESHOLDS),
             out=str(self._folder / side.folder),
             mark=str(self._folder / records.UNDER_WAY),
@@ -259,6 +259,6 @@ def _mark(path: Path, line: CanaryCheckDone) -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
-def require_allowed(drill: Drill, aim: StageTarget) -> None:
+def require_allowed(drill: Drill, target: StageTarget) -> None:
     """Raise `UsageError` for a watch that the target's caps do not allow."""
-    permission.require_allowed(drill, aim.endpoints)
+    permission.require_allowed(drill, target.endpoints)

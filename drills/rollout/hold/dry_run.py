@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from drills.judging import gates
 from drills.rollout.hold import canary_checks
 from drills.rollout.preflight import drill_runs
-from drills.rollout.setup import aim as aims
+from drills.rollout.setup import stage_target
 from drills.rollout.setup import stages as stage_file
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.records import Stage
@@ -38,8 +38,8 @@ def lines(asked: "Asked") -> list[str]:
     kind: TargetKind = "mock"
     where, control = "the embedded mock", None
     if asked.target != targets.EMBEDDED:
-        aim = aims.resolve(asked.target, asked.targets)
-        endpoints, control = aim.endpoints, aims.control_of(stages.stages[asked.stage].control, aim)
+        target = stage_target.resolve(asked.target, asked.targets)
+        endpoints, control = target.endpoints, stage_target.control_of(stages.stages[asked.stage].control, target)
         kind, where = endpoints.kind, f"{endpoints.name} ({endpoints.kind}): {endpoints.runtime_url}, {endpoints.control_url}"
     if kind == "mock" and stage != "0":
         raise UsageError(f"stage {stage} cannot begin: a mock opens no stage but 0.")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.hold import rollouts
-from drills.rollout.hold.rollouts import Course
+from drills.rollout.hold.rollouts import StageRun
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, HoldKind, Phase, Revisions, Snapshot
@@ -79,7 +79,7 @@ class Hold:
 
     def __init__(
         self,
-        course: Course,
+        run: StageRun,
         poller: Poller,
         watching: CanaryChecks,
         judge: Judge,
@@ -89,12 +89,12 @@ class Hold:
         find: Callable[[], Revisions] | None = None,
         arm: Callable[[float], str] | None = None,
     ) -> None:
-        self._course, self._poller, self._watching, self._judge = course, poller, watching, judge
+        self._run, self._poller, self._watching, self._judge = run, poller, watching, judge
         self._calendar, self._probe = calendar, probe
-        self._rules = course.stages.stages[course.plan.stage]
-        self._clock = course.clock
-        self._interval = timedelta(seconds=course.plan.snapshot_interval_s)
-        self._required = timedelta(seconds=course.plan.hold_required_s)
+        self._rules = run.stages.stages[run.plan.stage]
+        self._clock = run.clock
+        self._interval = timedelta(seconds=run.plan.snapshot_interval_s)
+        self._required = timedelta(seconds=run.plan.hold_required_s)
         self._began: datetime | None = None  # None: it waits for `_opens`, or for what broke it to end
         self._opens: datetime | None = None
         self._broken = ""
@@ -127,9 +127,9 @@ class Hold:
     # --- beginning, and going on --------------------------------------------------------------------
 
     def _begin(self) -> None:
-        events = evidence.read_lines(self._course.run_dir / records.HOLD, HoldEvent)
+        events = evidence.read_lines(self._run.run_dir / records.HOLD, HoldEvent)
         if not events:
-            self._open("begun", "")
+            self._open("started", "")
             return
         if events[-1].kind in ("ended", "aborted"):
             self._over = True
@@ -142,11 +142,11 @@ class Hold:
 
     def _restore(self, events: Sequence[HoldEvent]) -> None:
         """Take up where the file ends. Raises `EvidenceError` when that is still to come."""
-        snapshots = evidence.read_lines(self._course.run_dir / records.SNAPSHOTS, Snapshot)
+        snapshots = evidence.read_lines(self._run.run_dir / records.SNAPSHOTS, Snapshot)
         self._latest = max([from_iso(events[-1].at), *(from_iso(each.at) for each in snapshots[-1:])])
         self._now()
         for event in events:
-            if event.kind in ("begun", "restarted"):
+            if event.kind in ("started", "restarted"):
                 self._began, self._gates_passed = None if event.waits else from_iso(event.at), set()
                 self._broken, self._broken_since = (event.reason, from_iso(event.at)) if event.waits else ("", None)
                 self._restarts += event.kind == "restarted"
@@ -167,8 +167,8 @@ class Hold:
         self._watch_failed = ""
         hours = self._calendar.next_hours(now, self._rules.business_day)
         self._began, self._opens = None, hours.begin
-        self._required = max(timedelta(seconds=self._course.plan.hold_required_s), hours.end - hours.begin)
-        self._course.say(f"waiting for the next whole business day, which begins on {self._calendar.local(hours.begin)}")
+        self._required = max(timedelta(seconds=self._run.plan.hold_required_s), hours.end - hours.begin)
+        self._run.say(f"waiting for the next whole business day, which begins on {self._calendar.local(hours.begin)}")
 
     def _begin_at(self, now: datetime) -> None:
         self._began = self._last_ok = now
@@ -190,8 +190,8 @@ class Hold:
             if now < self._opens:
                 self._clock.sleep_until(self._opens)
                 return
-            is_first = not (self._course.run_dir / records.HOLD).exists()
-            self._open("begun" if is_first else "restarted", "" if is_first else "the next business day begins")
+            is_first = not (self._run.run_dir / records.HOLD).exists()
+            self._open("started" if is_first else "restarted", "" if is_first else "the next business day begins")
         self._look_for_a_hole(now)
         self._take(self._poller.poll("hold"))
         self._watch(now)
@@ -204,7 +204,7 @@ class Hold:
         now = self._clock.now()
         if (self._latest - now).total_seconds() > _SET_BACK_S:
             event = HoldEvent(at=iso(self._latest), kind="restarted", reason=f"the clock was set back to {iso(now)}")
-            rollouts.write_hold(self._course, event)
+            rollouts.write_hold(self._run, event)
             raise EvidenceError(
                 f"it is {iso(now)} here, but this hold has seen {iso(self._latest)}; the clock was set back, so no time "
                 "that was held can be believed. Mend the clock; the hold then begins anew."
@@ -226,7 +226,7 @@ class Hold:
     def _compare(self, told: Revisions) -> None:
         """Remember which service is not of the plan's revision; who says nothing changes nothing."""
         for service in ("control", "runtime"):
-            was, now = getattr(self._course.plan.revisions, service), getattr(told, service)
+            was, now = getattr(self._run.plan.revisions, service), getattr(told, service)
             if now == was:
                 self._changed.pop(service, None)
             elif now:
@@ -236,16 +236,16 @@ class Hold:
 
     def _tells(self, snapshot: Snapshot) -> bool:
         """Whether it is one of those that a hold is watched by: of the metrics, where a target has them."""
-        return snapshot.ok and (snapshot.source == "metrics" or not self._course.aim.has_metrics)
+        return snapshot.ok and (snapshot.source == "metrics" or not self._run.target.has_metrics)
 
     def _watch(self, now: datetime) -> None:
-        extended = self._required + timedelta(seconds=self._course.stages.sampling.extend_up_to_s)
+        extended = self._required + timedelta(seconds=self._run.stages.sampling.extend_up_to_s)
         may_begin = self._began is not None and (now <= self._began + self._required or self._is_extended(now, extended))
         done = self._watching.step("hold", may_begin)
         if done is None:
             return
         if done.status != State.PASS:
-            self._course.say(f"a watch ended as {done.status}: {done.reason}")
+            self._run.say(f"a watch ended as {done.status}: {done.reason}")
         self._has_watched = True
         if done.status == State.FAIL:
             self._watch_failed = f"a watch failed: {done.reason}"
@@ -272,20 +272,20 @@ class Hold:
 
     def _troubles(self) -> Iterator[str]:
         yield from self._changed.values()
-        course, plan = self._course, self._course.plan
+        run, plan = self._run, self._run.plan
         for what, path, wanted in (
-            ("thresholds", course.thresholds_path, plan.thresholds_sha256),
-            ("stages", course.stages_path, plan.stages_sha256),
+            ("thresholds", run.thresholds_path, plan.thresholds_sha256),
+            ("stages", run.stages_path, plan.stages_sha256),
         ):
             try:
                 if rollouts.sha256(path) != wanted:
                     yield f"the {what} file {path} is not what it was when this stage began"
             except UsageError as error:
                 yield str(error)
-        if course.aim.configuration_now() != plan.configuration_sha256:
+        if run.target.configuration_now() != plan.configuration_sha256:
             yield "what is configured of the target is not what it was when this stage began"
         control = (
-            course.control.configuration_now() if course.control else None,
+            run.control.configuration_now() if run.control else None,
             plan.control and plan.control.configuration_sha256,
         )
         if control[0] != control[1]:
@@ -313,13 +313,13 @@ class Hold:
     def _count_restart(self, reason: str, waits: bool = False) -> None:
         self._restarts += 1
         self._tell("restarted", reason, waits=waits)
-        self._course.say(f"the hold begins anew: {reason}")
+        self._run.say(f"the hold begins anew: {reason}")
         if self._restarts > MAX_RESTARTS:
             self._end("aborted", f"it was broken {self._restarts} times, the last time because {reason}")
 
     def _give_up_if_hopeless(self, now: datetime) -> None:
         assert self._broken_since is not None
-        patience = timedelta(seconds=self._course.stages.sampling.extend_up_to_s)
+        patience = timedelta(seconds=self._run.stages.sampling.extend_up_to_s)
         if now - self._last_ok > DEAD_INTERVALS * self._interval:
             self._end("aborted", f"nothing can be seen of the servers any more; {self._broken}")
         elif now - self._broken_since > patience:
@@ -329,12 +329,12 @@ class Hold:
 
     def _is_time_to_judge(self, now: datetime) -> bool:
         assert self._began is not None
-        every = timedelta(seconds=self._course.stages.sampling.judge_every_s)
-        due = [self._began + timedelta(hours=hour) for hour in self._course.plan.gates_at_h] + [self._began + self._required]
+        every = timedelta(seconds=self._run.stages.sampling.judge_every_s)
+        due = [self._began + timedelta(hours=hour) for hour in self._run.plan.gates_at_h] + [self._began + self._required]
         return now - self._judged >= every or any(self._judged < moment <= now for moment in due)
 
     def _probe_if_due(self, now: datetime) -> None:
-        every = timedelta(seconds=self._course.stages.routing_check.every_s)
+        every = timedelta(seconds=self._run.stages.routing_check.every_s)
         assert self._began is not None
         is_last = self._probed < self._began + self._required <= now
         if self._probe is not None and (now - self._probed >= every or is_last):
@@ -362,7 +362,7 @@ class Hold:
     def _pass_gates(self, now: datetime, look: Look) -> None:
         """Gates within the hold. The one at its beginning asks only that nothing is wrong: nothing has been counted yet."""
         assert self._began is not None
-        for hour in self._course.plan.gates_at_h:
+        for hour in self._run.plan.gates_at_h:
             is_due = hour not in self._gates_passed and now >= self._began + timedelta(hours=hour)
             if is_due and (self._has_watched if hour == 0 else not look.missing) and self._is_armed(hour):
                 self._gates_passed.add(hour)
@@ -377,7 +377,7 @@ class Hold:
     def _end_if_over(self, now: datetime, look: Look) -> None:
         assert self._began is not None
         end = self._began + self._required
-        late = [f"the gates at {hour:g} h" for hour in self._course.plan.gates_at_h if hour not in self._gates_passed]
+        late = [f"the gates at {hour:g} h" for hour in self._run.plan.gates_at_h if hour not in self._gates_passed]
         unarmed = [f"the rollback is not armed ({self._unarmed})"] if late and self._unarmed else []
         missing = (*look.missing, *late, *unarmed)
         self._say_where(now, end, missing)
@@ -385,23 +385,23 @@ class Hold:
             return
         if not missing:
             self._end("ended", "held to its end, green throughout")
-        elif now >= end + timedelta(seconds=self._course.stages.sampling.extend_up_to_s):
+        elif now >= end + timedelta(seconds=self._run.stages.sampling.extend_up_to_s):
             self._end("ended", f"too little was seen, however long it was extended: {', '.join(missing)}")
 
     def _say_where(self, now: datetime, end: datetime, missing: Sequence[str]) -> None:
         assert self._began is not None
         held, needed = now - self._began, end - self._began
         left = f"not yet: {', '.join(missing)}" if missing else "all gates pass"
-        self._course.say(f"held {_hms(held)} of {_hms(needed)}; earliest end {iso(max(end, now))}; {left}")
+        self._run.say(f"held {_hms(held)} of {_hms(needed)}; earliest end {iso(max(end, now))}; {left}")
 
     def _end(self, kind: HoldKind, reason: str) -> None:
         self._tell(kind, reason)
-        self._course.say(f"the hold {'ended' if kind == 'ended' else 'was stopped'}: {reason}")
+        self._run.say(f"the hold {'ended' if kind == 'ended' else 'was stopped'}: {reason}")
         self._over = True
 
     def _tell(self, kind: HoldKind, reason: str, gate_h: float | None = None, state: str = "", waits: bool = False) -> None:
         event = HoldEvent(at=iso(self._clock.now()), kind=kind, reason=reason, gate_h=gate_h, state=state, waits=waits)
-        rollouts.tell_hold(self._course, event)
+        rollouts.record_hold(self._run, event)
 
     def _next_poll(self) -> datetime:
         """On a grid, so that slow turns do not add up; polls that were missed are not made up for."""

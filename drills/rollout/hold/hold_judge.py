@@ -5,16 +5,16 @@ from datetime import datetime
 from drills.judging import gates
 from drills.judging.checks.verdicts import State
 from drills.rollout.hold.hold import Judge, Look
-from drills.rollout.hold.rollouts import Course
+from drills.rollout.hold.rollouts import StageRun
 from drills.rollout.setup import records
 from drills.rollout.verdict import chain, judging, splits, window
 from sim.base.clocks import iso
 from sim.base.errors import EvidenceError
 
 
-def judge_of(course: Course) -> Judge:
+def judge_of(run: StageRun) -> Judge:
     """A judge of this stage's folder. Raises `EvidenceError` where stage 0's baseline cannot be had."""
-    run_dir, plan = course.run_dir, course.plan
+    run_dir, plan = run.run_dir, run.plan
     thresholds = gates.load_thresholds(run_dir / records.THRESHOLDS, is_record=True)
     first = [before for before in chain.earlier(run_dir, plan) if before.report.plan.stage == "0"]
     if not first:

@@ -15,15 +15,15 @@ import msgspec
 
 from drills import DATA
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.journal import NAME, Entry, Journal
 from drills.rollout.setup.records import HoldEvent, Stage, StagePlan, StageReport
+from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import Stages
 from drills.runs import results
 from sim.base.clocks import Clock, from_iso, iso
 from sim.base.errors import EvidenceError, StorageError, UsageError
 
-BEGUN, REPORTED, SIGNED, WAIVED, ADOPTED = "stage_begun", "reported", "signed", "waived", "watch_adopted"
+STARTED, REPORTED, SIGNED, WAIVED, ADOPTED = "stage_started", "reported", "signed", "waived", "canary_check_adopted"
 HOLD_PREFIX = "hold_"
 _TOLD_WITHIN_S = 60.0  # [ours] from a hold's event to its line in the journal
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -31,12 +31,12 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class StageRun:
+class RunRecord:
     """One stage's gate execution, as the journal tells of it; the later entry counts where there are several."""
 
     run_id: str
     stage: Stage
-    begun: Entry
+    started: Entry
     reported: Entry | None = None
     signed: Entry | None = None
 
@@ -47,10 +47,10 @@ class StageRun:
 
 
 @dataclass(frozen=True)
-class Course:
+class StageRun:
     """All that one stage's execution goes by."""
 
-    aim: StageTarget
+    target: StageTarget
     stages: Stages
     stages_path: Path
     thresholds_path: Path
@@ -74,13 +74,13 @@ def journal_of(folder: Path, clock: Clock) -> Journal:
     return Journal(folder / NAME, clock)
 
 
-def runs(entries: Sequence[Entry]) -> list[StageRun]:
+def runs(entries: Sequence[Entry]) -> list[RunRecord]:
     """Every run, in the order in which they began."""
-    found: dict[str, StageRun] = {}
+    found: dict[str, RunRecord] = {}
     for entry in entries:
         run_id = str(entry.body.get("run", ""))
-        if entry.kind == BEGUN:
-            found[run_id] = StageRun(run_id, entry.body["stage"], entry)
+        if entry.kind == STARTED:
+            found[run_id] = RunRecord(run_id, entry.body["stage"], entry)
         elif run_id in found and entry.kind == REPORTED:
             found[run_id] = replace(found[run_id], reported=entry)
         elif run_id in found and entry.kind == SIGNED:
@@ -88,21 +88,21 @@ def runs(entries: Sequence[Entry]) -> list[StageRun]:
     return list(found.values())
 
 
-def latest(entries: Sequence[Entry], stage: Stage) -> StageRun | None:
+def latest(entries: Sequence[Entry], stage: Stage) -> RunRecord | None:
     """The latest run of a stage."""
     return next((run for run in reversed(runs(entries)) if run.stage == stage), None)
 
 
-def require_plan(where: Path, run: StageRun) -> None:
+def require_plan(where: Path, run: RunRecord) -> None:
     """Raise `EvidenceError` unless a run's plan is the one that it began with."""
     path = where / records.PLAN
-    if evidence.sha256(path) != run.begun.body.get("plan_sha256"):
+    if evidence.sha256(path) != run.started.body.get("plan_sha256"):
         raise EvidenceError(
             f"{path}: is not the plan that this stage began with (its SHA-256 differs); it was changed by hand."
         )
 
 
-def require_hold(where: Path, run: StageRun, entries: Sequence[Entry]) -> None:
+def require_hold(where: Path, run: RunRecord, entries: Sequence[Entry]) -> None:
     """Raise `EvidenceError` where a run's own file lacks what the journal tells of its hold, or has it of another time."""
     path = where / records.HOLD
     there = iter(evidence.read_lines(path, HoldEvent))
@@ -120,7 +120,7 @@ def _is_of(event: HoldEvent, entry: Entry) -> bool:
     return same and abs(apart_s) <= _TOLD_WITHIN_S
 
 
-def untold(folder: Path, entries: Sequence[Entry]) -> list[str]:
+def unrecorded(folder: Path, entries: Sequence[Entry]) -> list[str]:
     """Runs that began in earnest and that the journal does not tell of: its end was cut off, or it is an older copy."""
     known = {run.run_id for run in runs(entries)}
     left = (records.HOLD, records.REPORT)
@@ -156,19 +156,19 @@ def begin(folder: Path, plan: StagePlan, stages: Path, thresholds: Path, journal
         (where / records.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
     except OSError as error:
         raise StorageError(f"{where}: cannot be written ({error.strerror}); free some space or give another --out.") from None
-    journal.append(BEGUN, run=plan.run_id, stage=plan.stage, target=plan.target, plan_sha256=sha256(where / records.PLAN))
+    journal.append(STARTED, run=plan.run_id, stage=plan.stage, target=plan.target, plan_sha256=sha256(where / records.PLAN))
     return where
 
 
-def tell_hold(course: Course, event: HoldEvent) -> None:
+def record_hold(run: StageRun, event: HoldEvent) -> None:
     """An event of a hold, in the run's own file and in the journal."""
-    write_hold(course, event)
-    course.journal.append(f"{HOLD_PREFIX}{event.kind}", run=course.plan.run_id, reason=event.reason)
+    write_hold(run, event)
+    run.journal.append(f"{HOLD_PREFIX}{event.kind}", run=run.plan.run_id, reason=event.reason)
 
 
-def write_hold(course: Course, event: HoldEvent) -> None:
+def write_hold(run: StageRun, event: HoldEvent) -> None:
     """An event of a hold in the run's own file alone. Raises `StorageError`."""
-    path = course.run_dir / records.HOLD
+    path = run.run_dir / records.HOLD
     try:
         with path.open("ab") as file:
             file.write(msgspec.json.encode(event) + b"\n")
@@ -176,16 +176,16 @@ def write_hold(course: Course, event: HoldEvent) -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
-def conclude(course: Course) -> StageReport:
+def conclude(run: StageRun) -> StageReport:
     """Judge the run from its files, write its report, and say so in the journal."""
     from drills.rollout.report import stage_files
 
-    run = next(each for each in runs(course.journal.entries) if each.run_id == course.plan.run_id)
-    require_plan(course.run_dir, run)
-    require_hold(course.run_dir, run, course.journal.entries)
-    report = stage_files.conclude(course.run_dir)
-    told = evidence.sha256(course.run_dir / records.REPORT)
-    course.journal.append(REPORTED, run=course.plan.run_id, decision=report.decision, reason=report.reason, report_sha256=told)
+    record = next(each for each in runs(run.journal.entries) if each.run_id == run.plan.run_id)
+    require_plan(run.run_dir, record)
+    require_hold(run.run_dir, record, run.journal.entries)
+    report = stage_files.conclude(run.run_dir)
+    told = evidence.sha256(run.run_dir / records.REPORT)
+    run.journal.append(REPORTED, run=run.plan.run_id, decision=report.decision, reason=report.reason, report_sha256=told)
     return report
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from drills.rollout.hold import opening, rollouts
-from drills.rollout.hold.rollouts import SIGNED, WAIVED, StageRun
+from drills.rollout.hold import rollouts, unlock
+from drills.rollout.hold.rollouts import SIGNED, WAIVED, RunRecord
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import Entry, Journal
 from drills.rollout.setup.records import Decision, Signoff, StageReport, Waiver
@@ -29,7 +29,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
                 raise UsageError(f"--{name} is empty, and a signature without it counts for nothing.")
 
 
-def signable(folder: Path, entries: list[Entry], run_id: str = "") -> StageRun:
+def signable(folder: Path, entries: list[Entry], run_id: str = "") -> RunRecord:
     """The run that is to be signed: the latest with a report, or the one that is named. Raises `UsageError`."""
     found = [run for run in rollouts.runs(entries) if run.is_finished and (not run_id or run.run_id == run_id)]
     if not found:
@@ -42,10 +42,10 @@ def signable(folder: Path, entries: list[Entry], run_id: str = "") -> StageRun:
     return found[-1]
 
 
-def sign(folder: Path, run: StageRun, person: Person, decision: Decision, journal: Journal, clock: Clock) -> Signoff:
+def sign(folder: Path, run: RunRecord, person: Person, decision: Decision, journal: Journal, clock: Clock) -> Signoff:
     """Write `signoff.json`. Raises `UsageError` for a go on what is none, and `EvidenceError` where evidence was changed."""
     run_dir = rollouts.run_dir(folder, run.run_id)
-    report = opening.told_report(run_dir, run)
+    report = unlock.recorded_report(run_dir, run)
     if decision == "go" and report.decision != "go":
         why = next(iter(report.why), "it does not say why")
         raise UsageError(f"{run.run_id}: its report is a no-go, and no signature makes it a go: {why}")
@@ -73,10 +73,10 @@ def sign(folder: Path, run: StageRun, person: Person, decision: Decision, journa
     return signoff
 
 
-def waive(folder: Path, run: StageRun, check: str, person: Person, journal: Journal, clock: Clock) -> Waiver:
+def waive(folder: Path, run: RunRecord, check: str, person: Person, journal: Journal, clock: Clock) -> Waiver:
     """Add to `waivers.json` that somebody lives with what a check says. Raises `UsageError` for a check that did pass."""
     run_dir = rollouts.run_dir(folder, run.run_id)
-    report = opening.told_report(run_dir, run)
+    report = unlock.recorded_report(run_dir, run)
     open_ones = not_passed(report)
     if check not in open_ones:
         raise UsageError(f"{check}: there is nothing to waive; what did not pass: {', '.join(open_ones) or 'nothing'}.")

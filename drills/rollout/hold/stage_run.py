@@ -9,21 +9,20 @@ from pathlib import Path
 import msgspec
 
 from drills.judging import gates
-from drills.rollout.hold import canary_checks, hold_judge, opening, rollouts
+from drills.rollout.hold import canary_checks, hold_judge, rollouts, unlock
 from drills.rollout.hold.hold import Hold
-from drills.rollout.hold.rollouts import Course, Say
+from drills.rollout.hold.rollouts import Say, StageRun
 from drills.rollout.preflight import drill_runs, preconditions
 from drills.rollout.rollback import rehearsal
 from drills.rollout.rollback.rehearsal_steps import LIMIT_S
-from drills.rollout.servers import cohort, revisions, snapshots
-from drills.rollout.servers.sampler import Sampler
-from drills.rollout.setup import aim as aims
-from drills.rollout.setup import commands, evidence, records
+from drills.rollout.servers import revisions, routing_checks
+from drills.rollout.servers.sampler import Sampler, sources_of
+from drills.rollout.setup import commands, evidence, records, stage_target
 from drills.rollout.setup import stages as stage_file
-from drills.rollout.setup.aim import StageTarget
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.journal import Journal
 from drills.rollout.setup.records import CommandDone, Control, HoldEvent, Revisions, Rollback, Stage, StagePlan, StageReport
+from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import Stages
 from drills.rollout.verdict import armed, splits
 from sim.base.clocks import Clock, iso
@@ -57,26 +56,26 @@ def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
     folder = rollouts.folder_of(asked.out, asked.rollout)
     with contextlib.ExitStack() as cleanup:
         log = cleanup.enter_context(_scratch())
-        aim = cleanup.enter_context(aims.aimed(asked.target, asked.targets, log / "runtime.log"))
-        kind = aim.endpoints.kind
-        control = aims.control_of(stages.stages[stage].control, aim)
+        target = cleanup.enter_context(stage_target.open_target(asked.target, asked.targets, log / "runtime.log"))
+        kind = target.endpoints.kind
+        control = stage_target.control_of(stages.stages[stage].control, target)
         sides = 2 if control else 1
         watched = canary_checks.load(stages.canary_checks(kind), asked.stages.parent, kind, stages.interval_s(kind), sides)
-        canary_checks.require_allowed(watched, aim)
+        canary_checks.require_allowed(watched, target)
         drills = _drills(stages, asked.stages.parent, kind) if stage == "0" else {}
         drill_runs.require_judged([*drills.values()], thresholds)
         calendar = Calendar(stages.calendar) if stages.stages[stage].business_day else None
         journal = cleanup.enter_context(rollouts.journal_of(folder, clock))
-        course = _course(asked, stage, aim, control, stages, watched, drills, calendar, clock, journal, say)
-        say(f"stage {stage} ({course.plan.title}) on {course.plan.target}: {course.run_dir}")
-        if splits.CANARY in splits.asked(course.plan) and control is None:
+        run = _resumed_or_new(asked, stage, target, control, stages, watched, drills, calendar, clock, journal, say)
+        say(f"stage {stage} ({run.plan.title}) on {run.plan.target}: {run.run_dir}")
+        if splits.CANARY in splits.asked(run.plan) and control is None:
             say(f"no control is named in [stages.{stage}], so this stage will be no go; its file says what to write")
         if stage == "0":
-            _preflight(course, drills)
+            _preflight(run, drills)
         else:
-            _hold(course, calendar)
-        report = rollouts.conclude(course)
-        return course.run_dir, report
+            _hold(run, calendar)
+        report = rollouts.conclude(run)
+        return run.run_dir, report
 
 
 @contextlib.contextmanager
@@ -96,10 +95,10 @@ def _drills(stages: Stages, beside: Path, kind: TargetKind) -> dict[str, Path]:
 # --- beginning --------------------------------------------------------------------------------------
 
 
-def _course(
+def _resumed_or_new(
     asked: Asked,
     stage: Stage,
-    aim: StageTarget,
+    target: StageTarget,
     control: StageTarget | None,
     stages: Stages,
     watched: Drill,
@@ -108,7 +107,7 @@ def _course(
     clock: Clock,
     journal: Journal,
     say: Say,
-) -> Course:
+) -> StageRun:
     """A new run, or the hold that a killed or interrupted one left."""
     folder = rollouts.folder_of(asked.out, asked.rollout)
     left = rollouts.latest(journal.entries, stage)
@@ -117,17 +116,17 @@ def _course(
         rollouts.require_plan(run_dir, left)
         rollouts.require_hold(run_dir, left, journal.entries)
         plan = evidence.read_plan(run_dir)
-        if plan.target != aim.endpoints.name:
+        if plan.target != target.endpoints.name:
             raise UsageError(
-                f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{aim.endpoints.name}'."
+                f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{target.endpoints.name}'."
             )
         _adopt(run_dir, plan, clock, journal, say)
-        return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
-    plan = _plan(asked, stage, aim, control, stages, watched, drills, calendar, clock, journal)
+        return StageRun(target, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
+    plan = _plan(asked, stage, target, control, stages, watched, drills, calendar, clock, journal)
     if stage != "0":
-        opening.require_open(folder, journal.entries, plan, clock.now(), stages)
+        unlock.require_unlocked(folder, journal.entries, plan, clock.now(), stages)
     run_dir = rollouts.begin(folder, plan, asked.stages, asked.thresholds, journal)
-    return Course(aim, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
+    return StageRun(target, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
 
 
 def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: Say) -> None:
@@ -140,7 +139,7 @@ def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: 
 def _plan(
     asked: Asked,
     stage: Stage,
-    aim: StageTarget,
+    target: StageTarget,
     control: StageTarget | None,
     stages: Stages,
     watched: Drill,
@@ -149,7 +148,7 @@ def _plan(
     clock: Clock,
     journal: Journal,
 ) -> StagePlan:
-    rules, kind = stages.stages[stage], aim.endpoints.kind
+    rules, kind = stages.stages[stage], target.endpoints.kind
     previous = stages.before(stage)
     before = rollouts.latest(journal.entries, previous) if previous else None
     every_s = stages.canary_checks(kind).every_s
@@ -160,15 +159,15 @@ def _plan(
         title=rules.title,
         cohort=rules.cohort,
         cohort_percent=rules.cohort_percent,
-        target=aim.endpoints.name,
+        target=target.endpoints.name,
         target_kind=kind,
-        revisions=revisions.find(aim.endpoints, aim.entry),
+        revisions=revisions.find(target.endpoints, target.entry),
         began=iso(clock.now()),
         hold_required_s=_hold_s(stages, stage, kind, calendar, clock),
         snapshot_interval_s=stages.interval_s(kind),
         thresholds_sha256=rollouts.sha256(asked.thresholds),
         stages_sha256=rollouts.sha256(asked.stages),
-        configuration_sha256=aim.configuration(),
+        configuration_sha256=target.configuration(),
         previous_run=before.run_id if before else "",
         previous_report_sha256=str(before.reported.body["report_sha256"]) if before and before.reported else "",
         tool_version=rollouts.version(),
@@ -187,11 +186,11 @@ def _plan(
     )
 
 
-def _control(aim: StageTarget) -> Control:
+def _control(target: StageTarget) -> Control:
     return Control(
-        target=aim.endpoints.name,
-        revisions=revisions.find(aim.endpoints, aim.entry),
-        configuration_sha256=aim.configuration(),
+        target=target.endpoints.name,
+        revisions=revisions.find(target.endpoints, target.entry),
+        configuration_sha256=target.configuration(),
     )
 
 
@@ -207,61 +206,61 @@ def _hold_s(stages: Stages, stage: Stage, kind: TargetKind, calendar: Calendar |
 # --- stage 0 ----------------------------------------------------------------------------------------
 
 
-def _preflight(course: Course, drills: dict[str, Path]) -> None:
+def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
     """All of stage 0, one after the other; a part that cannot be done is told, and the others are done all the same."""
     try:
-        _ask(course)
-        with contextlib.closing(_sampler(course)) as sampler:
-            _baseline(course, sampler)
-            if not course.aim.is_embedded:
+        _ask(run)
+        with contextlib.closing(_sampler(run)) as sampler:
+            _baseline(run, sampler)
+            if not run.target.is_embedded:
                 sampler.poll("drills", fault=True)
-            rules = course.stages.stages["0"]
-            drill_runs.run_all(drills, course.run_dir, course.aim, rules.side_by_side, course.say)
+            rules = run.stages.stages["0"]
+            drill_runs.run_all(drills, run.run_dir, run.target, rules.side_by_side, run.say)
             sampler.poll("rollback", fault=True)
-            _rehearse(course)
+            _rehearse(run)
             sampler.poll("other")
     except KeyboardInterrupt:
-        rollouts.conclude(course)
+        rollouts.conclude(run)
         raise
 
 
-def _ask(course: Course) -> None:
+def _ask(run: StageRun) -> None:
     """The verification commands, then the preconditions, two of which rest on them."""
-    aim, rules = course.aim, course.stages
+    target, rules = run.target, run.stages
     setting = commands.Setting(
-        target=aim.given,
-        targets=str(aim.file.resolve()) if aim.file else "",
-        secrets=aim.endpoints.secrets,
-        is_mock=aim.endpoints.is_mock,
+        target=target.given,
+        targets=str(target.file.resolve()) if target.file else "",
+        secrets=target.endpoints.secrets,
+        is_mock=target.endpoints.is_mock,
     )
     done: dict[str, CommandDone] = {}
     for command in rules.commands:
-        course.say(f"command {command.name}")
-        done[command.name] = found = commands.run(command, course.run_dir, course.clock, setting)
-        course.say(f"command {command.name}: {found.state} ({found.reason})")
-    answers = preconditions.ask(aim.endpoints, rules.stages["0"].client_builds, rules.commands, done, course.plan.revisions)
-    for line in preconditions.keep(answers, course.run_dir, course.clock, aim.endpoints.is_mock):
-        course.say(f"precondition {line.name}: {line.state} ({line.reason})")
+        run.say(f"command {command.name}")
+        done[command.name] = found = commands.run(command, run.run_dir, run.clock, setting)
+        run.say(f"command {command.name}: {found.state} ({found.reason})")
+    answers = preconditions.ask(target.endpoints, rules.stages["0"].client_builds, rules.commands, done, run.plan.revisions)
+    for line in preconditions.keep(answers, run.run_dir, run.clock, target.endpoints.is_mock):
+        run.say(f"precondition {line.name}: {line.state} ({line.reason})")
 
 
-def _sampler(course: Course) -> Sampler:
-    return Sampler(course.run_dir, snapshots.sources_of(course.aim.endpoints, course.aim.entry), course.clock)
+def _sampler(run: StageRun) -> Sampler:
+    return Sampler(run.run_dir, sources_of(run.target.endpoints, run.target.entry), run.clock)
 
 
-def _watcher(course: Course) -> canary_checks.Watcher:
-    watching = course.stages.canary_checks(course.plan.target_kind)
-    beside, builds = course.stages_path.parent, course.plan.client_builds
-    return canary_checks.Watcher(watching, beside, course.run_dir, course.aim, course.clock, builds, course.control)
+def _watcher(run: StageRun) -> canary_checks.Watcher:
+    watching = run.stages.canary_checks(run.plan.target_kind)
+    beside, builds = run.stages_path.parent, run.plan.client_builds
+    return canary_checks.Watcher(watching, beside, run.run_dir, run.target, run.clock, builds, run.control)
 
 
-def _baseline(course: Course, sampler: Sampler) -> None:
+def _baseline(run: StageRun, sampler: Sampler) -> None:
     """Watch servers and clients for a while, with nothing being broken; the window is told as a hold is."""
-    plan, clock, watcher = course.plan, course.clock, _watcher(course)
-    course.say(f"baseline: {plan.hold_required_s:g} s, a snapshot every {plan.snapshot_interval_s:g} s")
+    plan, clock, watcher = run.plan, run.clock, _watcher(run)
+    run.say(f"baseline: {plan.hold_required_s:g} s, a snapshot every {plan.snapshot_interval_s:g} s")
     began = clock.now()
     until = began + timedelta(seconds=plan.hold_required_s)
     last_watch = max(until - watcher.takes, began)
-    rollouts.tell_hold(course, HoldEvent(at=iso(began), kind="begun"))
+    rollouts.record_hold(run, HoldEvent(at=iso(began), kind="started"))
     try:
         turns = 0
         while clock.now() < until or watcher.is_running:
@@ -270,30 +269,30 @@ def _baseline(course: Course, sampler: Sampler) -> None:
             turns = max(turns + 1, int((clock.now() - began).total_seconds() // plan.snapshot_interval_s) + 1)
             clock.sleep_until(began + turns * timedelta(seconds=plan.snapshot_interval_s))
     except KeyboardInterrupt:
-        rollouts.tell_hold(course, HoldEvent(at=iso(clock.now()), kind="interrupted"))
+        rollouts.record_hold(run, HoldEvent(at=iso(clock.now()), kind="interrupted"))
         raise
     finally:
         watcher.close()
-    rollouts.tell_hold(course, HoldEvent(at=iso(clock.now()), kind="ended"))
+    rollouts.record_hold(run, HoldEvent(at=iso(clock.now()), kind="ended"))
 
 
-def _rehearse(course: Course) -> None:
+def _rehearse(run: StageRun) -> None:
     """The rollback; one that cannot even begin leaves a record that says why."""
-    course.say("rollback rehearsal")
-    limit_s = course.stages.stages["0"].rehearsal_limit_s or LIMIT_S
+    run.say("rollback rehearsal")
+    limit_s = run.stages.stages["0"].rehearsal_limit_s or LIMIT_S
     try:
         found = rehearsal.rehearse(
-            course.aim.endpoints, course.aim.entry, course.run_dir, course.clock, dry_run=False, limit_s=limit_s
+            run.target.endpoints, run.target.entry, run.run_dir, run.clock, dry_run=False, limit_s=limit_s
         )
     except StorageError:
         raise
     except StormgateError as error:
-        found = _not_rehearsed(course, limit_s, str(error))
-    course.say(f"rollback rehearsal: {found.state} ({found.reason})")
+        found = _not_rehearsed(run, limit_s, str(error))
+    run.say(f"rollback rehearsal: {found.state} ({found.reason})")
 
 
-def _not_rehearsed(course: Course, limit_s: float, why: str) -> Rollback:
-    plan, now = course.plan, iso(course.clock.now())
+def _not_rehearsed(run: StageRun, limit_s: float, why: str) -> Rollback:
+    plan, now = run.plan, iso(run.clock.now())
     found = Rollback(
         run_id=plan.run_id,
         target=plan.target,
@@ -307,7 +306,7 @@ def _not_rehearsed(course: Course, limit_s: float, why: str) -> Rollback:
         reason=why,
         steps=(),
     )
-    path = course.run_dir / records.ROLLBACK
+    path = run.run_dir / records.ROLLBACK
     if not path.exists():
         try:
             path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
@@ -319,19 +318,19 @@ def _not_rehearsed(course: Course, limit_s: float, why: str) -> Rollback:
 # --- a hold -----------------------------------------------------------------------------------------
 
 
-def _hold(course: Course, calendar: Calendar | None) -> None:
-    aim = course.aim
+def _hold(run: StageRun, calendar: Calendar | None) -> None:
+    target = run.target
 
     def probe() -> None:
-        found = cohort.probe(aim.endpoints, course.stages.routing_check, course.run_dir, course.clock)
-        part = cohort.judge(found, course.plan.cohort_percent or 0.0)
-        course.say(f"cohort: {part.state} ({part.reason})")
+        found = routing_checks.ask(target.endpoints, run.stages.routing_check, run.run_dir, run.clock)
+        part = routing_checks.judge(found, run.plan.cohort_percent or 0.0)
+        run.say(f"cohort: {part.state} ({part.reason})")
 
     def find() -> Revisions:
-        return revisions.find(aim.endpoints, aim.entry)
+        return revisions.find(target.endpoints, target.entry)
 
-    asks: Callable[[], None] | None = probe if course.plan.cohort_percent is not None else None
-    arm = armed.Monitor(aim, course.plan, course.run_dir, course.clock).look if "armed" in course.plan.required else None
-    judge = hold_judge.judge_of(course)
-    with contextlib.closing(_sampler(course)) as sampler:
-        Hold(course, sampler, _watcher(course), judge, calendar=calendar, probe=asks, find=find, arm=arm).run()
+    asks: Callable[[], None] | None = probe if run.plan.cohort_percent is not None else None
+    arm = armed.Monitor(target, run.plan, run.run_dir, run.clock).look if "armed" in run.plan.required else None
+    judge = hold_judge.judge_of(run)
+    with contextlib.closing(_sampler(run)) as sampler:
+        Hold(run, sampler, _watcher(run), judge, calendar=calendar, probe=asks, find=find, arm=arm).run()

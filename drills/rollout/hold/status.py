@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drills.rollout.hold import opening, rollouts, signoff
-from drills.rollout.hold.rollouts import StageRun
+from drills.rollout.hold import rollouts, signoff, unlock
+from drills.rollout.hold.rollouts import RunRecord
 from drills.rollout.setup import embedded_mock, evidence, records
 from drills.rollout.setup.journal import NAME, Entry
 from drills.rollout.setup.journal import read as read_journal
@@ -72,7 +72,7 @@ def of(folder: Path, now: datetime, rules: Stages) -> Status:
     entries = read_journal(folder / NAME)
     stages = tuple(_stage(folder, entries, stage, now) for stage in rules.stages)
     stage = _next(stages)
-    missing = tuple(opening.missing(folder, entries, stage, now, rules)) if stage else ()
+    missing = tuple(unlock.missing(folder, entries, stage, now, rules)) if stage else ()
     if stage:
         missing += tuple(_lacking(stage, rules))
     target = next((each.target for each in stages if each.target not in ("", embedded_mock.NAME)), targets.EMBEDDED)
@@ -96,23 +96,23 @@ def _lacking(stage: Stage, stages: Stages) -> Iterator[str]:
 def _stage(folder: Path, entries: list[Entry], stage: Stage, now: datetime) -> StageStatus:
     run = rollouts.latest(entries, stage)
     if run is None:
-        return StageStatus(stage=stage, state="not_begun")
-    run_dir, target = rollouts.run_dir(folder, run.run_id), str(run.begun.body.get("target", ""))
+        return StageStatus(stage=stage, state="not_started")
+    run_dir, target = rollouts.run_dir(folder, run.run_id), str(run.started.body.get("target", ""))
     if run.reported is None:
         hold = _hold(run_dir, now)
         return StageStatus(stage=stage, state="under_way", run=run.run_id, target=target, hold=hold)
     try:
         found = _reported(run_dir, run, target, entries)
-        if outdated := tuple(opening.superseded(folder, entries, run)):
+        if outdated := tuple(unlock.superseded(folder, entries, run)):
             return msgspec.structs.replace(found, state="outdated", why=outdated)
         return found
     except StormgateError as error:
         return StageStatus(stage=stage, state="no_go", run=run.run_id, target=target, why=(str(error),))
 
 
-def _reported(run_dir: Path, run: StageRun, target: str, entries: list[Entry]) -> StageStatus:
-    report = opening.told_report(run_dir, run)
-    signed = opening.told_signoff(run_dir, run)
+def _reported(run_dir: Path, run: RunRecord, target: str, entries: list[Entry]) -> StageStatus:
+    report = unlock.recorded_report(run_dir, run)
+    signed = unlock.recorded_signoff(run_dir, run)
     chain.unspoilt(chain.Earlier(run_dir, report))
     sha256 = evidence.sha256(run_dir / records.REPORT)
     waivers = [(waiver, signoff.unsigned(waiver, entries, sha256)) for waiver in signoff.read_waivers(run_dir)]
@@ -136,7 +136,7 @@ def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
         events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
     except StormgateError:
         return None
-    begun = [event for event in events if event.kind in ("begun", "restarted")]
+    begun = [event for event in events if event.kind in ("started", "restarted")]
     began = [event.at for event in begun] if begun and not begun[-1].waits else []  # what waits has not begun anew yet
     end = from_iso(began[-1]) + timedelta(seconds=plan.hold_required_s) if began else None
     return HoldStatus(

@@ -19,9 +19,10 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.preflight import one_drill
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.setup import records
-from drills.rollout.setup.aim import StageTarget
-from drills.rollout.setup.commands import append, end
+from drills.rollout.setup.commands import end
+from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import DrillDone
+from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import EVERY_DRILL
 from drills.runs import variants
 from sim.base.errors import StorageError, UsageError
@@ -132,7 +133,7 @@ def require_judged(drills: Iterable[Path], thresholds: Thresholds) -> None:
         gates.require_checks(drill_file.load(path), thresholds)
 
 
-def run_all(drills: dict[str, Path], folder: Path, aim: StageTarget, side_by_side: int, say: Say) -> list[DrillDone]:
+def run_all(drills: dict[str, Path], folder: Path, target: StageTarget, side_by_side: int, say: Say) -> list[DrillDone]:
     """Run them into a stage's folder and tell of each as it ends. On the embedded mock each has a runtime of its own.
 
     Elsewhere they run one after the other, whatever `side_by_side` is. Ctrl-C ends those that run, and the rest are not run.
@@ -142,8 +143,8 @@ def run_all(drills: dict[str, Path], folder: Path, aim: StageTarget, side_by_sid
         out.mkdir(exist_ok=True)
     except OSError as error:
         raise StorageError(f"{out}: cannot be written ({error.strerror}).") from None
-    orders = [_order(path, folder, aim) for path in sorted(drills.values(), key=_length_s, reverse=True)]  # no long one last
-    at_once = side_by_side if aim.is_embedded else 1
+    orders = [_order(path, folder, target) for path in sorted(drills.values(), key=_length_s, reverse=True)]  # no long one last
+    at_once = side_by_side if target.is_embedded else 1
     done: list[DrillDone] = []
     running: list[Child] = []
     try:
@@ -167,11 +168,11 @@ def _length_s(path: Path) -> float:
     return expected_duration_s(drill) * max(len(variants.variants_of(drill)), 1)
 
 
-def _order(path: Path, folder: Path, aim: StageTarget) -> Order:
+def _order(path: Path, folder: Path, target: StageTarget) -> Order:
     return Order(
         drill=str(path.resolve()),
-        target="mock" if aim.is_embedded else aim.given,
-        targets=str(aim.file) if aim.file else "",
+        target="mock" if target.is_embedded else target.given,
+        targets=str(target.file) if target.file else "",
         thresholds=str(folder / records.THRESHOLDS),
         out=str(folder / records.DRILLS),
         figures=True,

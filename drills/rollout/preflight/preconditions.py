@@ -12,7 +12,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from drills.rollout.setup import commands, records
-from drills.rollout.setup.commands import append
+from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import CommandDone, Precondition, Revisions
 from drills.rollout.setup.stages import Command
 from sim.base.clocks import Clock, iso

@@ -88,7 +88,7 @@ def _server(window: StageWindow, events: Sequence[HoldEvent], report: StageRepor
 
 def _panels(snapshots: Sequence[Snapshot]) -> Iterator[tuple[str, list[str]]]:
     """Each panel's label, with its unit, and the figures in it."""
-    names = sorted({name for each in snapshots for name in each.figures})
+    names = sorted({name for each in snapshots for name in each.metrics})
     yield "refusals (1/s)", [name for name in names if name.startswith(_AUTH)]
     yield (
         "trouble (1/s)",
@@ -109,9 +109,9 @@ def _lines(snapshots: Sequence[Snapshot], names: Sequence[str]) -> list[Line]:
 
 
 def _line(snapshots: Sequence[Snapshot], name: str) -> Line:
-    having = [each for each in snapshots if name in each.figures]
+    having = [each for each in snapshots if name in each.metrics]
     t = np.array([from_iso(each.at).timestamp() for each in having], np.float64)
-    value = np.array([each.figures[name] for each in having], np.float64)
+    value = np.array([each.metrics[name] for each in having], np.float64)
     label = name.removeprefix(_AUTH).removeprefix("delivery.").removeprefix("mirror.").removesuffix("_total").replace("_", " ")
     if not is_counter(name):
         return label, _days(t), value
@@ -138,8 +138,8 @@ def _mark(axes: Axes, window: StageWindow, snapshots: Sequence[Snapshot], events
 def _restarts(snapshots: Sequence[Snapshot]) -> Iterator[float]:
     """When a counter was seen to have gone back, in POSIX seconds."""
     for before, after in pairwise(snapshots):
-        common = (name for name in after.figures if is_counter(name) and name in before.figures)
-        if any(after.figures[name] < before.figures[name] for name in common):
+        common = (name for name in after.metrics if is_counter(name) and name in before.metrics)
+        if any(after.metrics[name] < before.metrics[name] for name in common):
             yield from_iso(after.at).timestamp()
 
 

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from drills.judging.checks.verdicts import State
 from drills.rollout.rollback.bursts import Burst
 from drills.rollout.rollback.levers import Lever
-from drills.rollout.servers import cohort
+from drills.rollout.servers import routing_checks
 from drills.rollout.setup.records import Revisions, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock
@@ -193,7 +193,7 @@ class Cohort:
                 f"the routing service tells nothing of {len(silent)} of {len(probes)} keys ({silent[0].outcome})."
             )
         self._before = _inside(probes)
-        least, most = cohort.interval(len(self._before), len(probes))
+        least, most = routing_checks.interval(len(self._before), len(probes))
         if least <= self._percent / 100 <= most:
             said = f"{len(self._before)} of {len(probes)} keys are in the cohort"
             raise CannotBeginError(f"{said}, which cannot be told from {self._percent:g} %: nothing to roll back.")
@@ -202,7 +202,7 @@ class Cohort:
     def rolled_back(self) -> Sighting:
         """See `Change`."""
         probes = self._probe()
-        part = cohort.judge(probes, self._percent)
+        part = routing_checks.judge(probes, self._percent)
         return Sighting(_shares(probes), "" if part.state == State.PASS else part.reason, part.reason)
 
     def restored(self) -> Sighting:
@@ -220,7 +220,7 @@ class Cohort:
         folder = self._folder / f"cohort-{self._asked}"
         folder.mkdir(parents=True, exist_ok=True)
         self._kept.append(f"{self._folder.name}/{folder.name}")
-        return cohort.probe(self._endpoints, ROUTING_CHECKS, folder, self._clock)
+        return routing_checks.ask(self._endpoints, ROUTING_CHECKS, folder, self._clock)
 
     @property
     def evidence(self) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ def _shares(probes: list[RoutingCheck]) -> dict[str, str]:
     inside = len(_inside(probes))
     if not told:
         return {"keys": str(len(probes)), "answered": "0"}
-    least, most = cohort.interval(inside, len(told))
+    least, most = routing_checks.interval(inside, len(told))
     return {
         "keys": str(len(probes)),
         "answered": str(len(told)),

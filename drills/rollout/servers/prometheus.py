@@ -1,12 +1,11 @@
-"""A Prometheus as a second source of figures: one instant query a figure, all of them one snapshot.
+"""A Prometheus as a second source of metrics: one instant query per metric, all of them one snapshot.
 
-Each expression must come to one number. More than one series is a mistake in the expression, and so is one that the server
-refuses: then the whole snapshot is not believed, so that somebody mends it. A result that is empty, no finite number or too
-old is missing, never zero.
+Each expression must give one number. If it gives several series, or the server refuses it, the whole snapshot is unusable, so
+that somebody corrects the expression. A result that is empty, not finite or too old is missing, never zero.
 
-An answer has the moment it was worked out at, not its samples', which may be as old as the server looks back (five minutes, if
-nobody has set it otherwise). So the samples of a series, or of a sum, minimum, maximum or mean of one, are asked for their
-moments, too; and servers that can (from 2.44 on) are told to look back no further than `max_age_s`, whatever the expression.
+An answer carries the time of its evaluation, not of its samples, which may be as old as the server's look-back (five minutes
+by default). So a series, or the sum, minimum, maximum or mean of one, is also asked for the time of its samples; and servers
+from 2.44 on are asked to look back no further than `max_age_s`, whatever the expression.
 """
 
 import asyncio
@@ -18,7 +17,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from drills.rollout.servers import freshness
+from drills.rollout.servers.revisions import LIMIT_S
+from drills.rollout.servers.snapshots import earliest, freshness, skew_s
 from drills.rollout.setup.records import Phase, Snapshot
 from drills.runs.target_file import Prometheus
 from sim.base.clocks import Clock, iso
@@ -27,19 +27,18 @@ from sim.engines.shared.fetch import FIGURES, Fetched, client, fetch
 from sim.protocols.spacetime.service_metrics import OK, decoded, what_is_wrong
 
 QUERY_PATH = "/api/v1/query"
-LIMIT_S = 5.0  # [ours] of one query, from connecting to the last byte
-_AT_ONCE = 4  # [ours] queries
-_REFUSED = ("http_400", "http_422")  # the expression's fault, by Prometheus' own account
-_SAMPLED = " sampled at"  # after a figure's name: the query for its samples' moment
+_AT_ONCE = 4  # [ours] queries at once
+_REFUSED = ("http_400", "http_422")  # Prometheus says that the expression is wrong
+_SAMPLED = " sampled at"  # after a metric's name: the query for the time of its samples
 _ONE_SERIES = re.compile(
     r"\s*(?P<fold>(sum|min|max|avg)\s*\(\s*)?(?P<series>[a-zA-Z_:][a-zA-Z0-9_:]*\s*(\{[^{}]*\})?)\s*(?(fold)\)\s*)"
 )
-_MAX_WORDS = 200  # of what the server says of an expression, kept
+_MAX_WORDS = 200  # characters kept of the server's message about an expression
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one expression came to. `outcome` is `ok`, `missing`, `stale_body`, or why the whole snapshot is not believed."""
+    """The result of one expression. `outcome` is `ok`, `missing`, `stale_body`, or why the whole snapshot is unusable."""
 
     outcome: str
     value: float = math.nan
@@ -64,9 +63,9 @@ class PrometheusSource:
         answers = asyncio.run(self._ask_all(queries))
         now = clock.now()
         results = {name: self._result(name, answers, now) for name in self._about.expressions}
-        figures = {name: found.value for name, found in results.items() if found.outcome == OK}
+        metrics = {name: found.value for name, found in results.items() if found.outcome == OK}
         slowest = max(answers.values(), key=lambda answer: answer.latency_ms)
-        made = freshness.earliest([results[name].at_s for name in figures])
+        made = earliest([results[name].at_s for name in metrics])
         snapshot = Snapshot(
             n=n,
             at=iso(asked_at),
@@ -79,15 +78,15 @@ class PrometheusSource:
             status=slowest.status,
             latency_ms=round(slowest.latency_ms, 3),
             generated_at=iso(made) if made else None,
-            clock_skew_s=freshness.skew_s(slowest, now),
-            missing=tuple(name for name in self._about.expressions if name not in figures),
-            figures=figures,
+            clock_skew_s=skew_s(slowest, now),
+            missing=tuple(name for name in self._about.expressions if name not in metrics),
+            metrics=metrics,
             notes=tuple(self._redact.text(f"{name}: {found.why}") for name, found in results.items() if found.why),
         )
         return snapshot, self._body(queries, answers)
 
     def _queries(self) -> Iterator[tuple[str, str]]:
-        """All that is asked, by a figure's name, or by that of its samples' moment."""
+        """All queries, by the metric's name, or by the name of its samples' time."""
         for name, expression in self._about.expressions.items():
             yield name, expression
             if found := _ONE_SERIES.fullmatch(expression):
@@ -106,7 +105,7 @@ class PrometheusSource:
         return dict(zip(queries, answers, strict=True))
 
     def _result(self, name: str, answers: Mapping[str, Fetched], now: datetime) -> Result:
-        """What an expression came to, of now."""
+        """The result of an expression, once it is known to be fresh."""
         answer = answers[name]
         found = read(name, answer.outcome, self._redact(answer.body))
         if found.outcome == OK and (moment := answers.get(name + _SAMPLED)) is not None:
@@ -114,10 +113,10 @@ class PrometheusSource:
             found = replace(found, at_s=sampled.value) if sampled.outcome == OK else sampled
         if found.outcome != OK:
             return found
-        made = freshness.earliest([found.at_s])
+        made = earliest([found.at_s])
         if made is None:
-            return Result("not_prometheus", why="its sample is of no time")
-        outcome, notes = freshness.judged(made, answer, now, self._about.max_age_s)
+            return Result("not_prometheus", why="its sample has no time")
+        outcome, notes = freshness(made, answer, now, self._about.max_age_s)
         return found if outcome == OK else Result(outcome, why=f"its sample {notes[0]}")
 
     def _body(self, queries: Mapping[str, str], answers: Mapping[str, Fetched]) -> bytes:
@@ -129,7 +128,7 @@ class PrometheusSource:
 
 
 def read(name: str, outcome: str, text: bytes) -> Result:
-    """What a server answered to the expression of one figure; `outcome` is what came of the request."""
+    """Read a server's answer to the expression of one metric; `outcome` is the request's."""
     if outcome not in (OK, *_REFUSED):
         return Result(outcome)
     try:
@@ -150,14 +149,14 @@ def read(name: str, outcome: str, text: bytes) -> Result:
 def _value(name: str, data: Mapping[str, Any]) -> Result:
     kind, series = data.get("resultType"), data.get("result")
     if kind not in ("vector", "scalar"):
-        return Result("bad_expression", why=f"comes to a {str(kind)[:20]}, but expected one number at one moment")
+        return Result("bad_expression", why=f"gives a {str(kind)[:20]}, but expected one number at one moment")
     if kind == "vector":
         if not isinstance(series, list):
             return Result("not_prometheus")
         if not series:
             return Result("missing", why="no series has it now")
         if len(series) > 1:
-            return Result("bad_expression", why=f"comes to {len(series)} series, but expected one; sum() makes one of them")
+            return Result("bad_expression", why=f"gives {len(series)} series, but expected one; sum() makes one of them")
         series = series[0].get("value") if isinstance(series[0], dict) else None
     try:
         at_s, value = (float(part) for part in series or ())
@@ -171,7 +170,7 @@ def _value(name: str, data: Mapping[str, Any]) -> Result:
 
 
 def _outcome(results: Mapping[str, Result]) -> str:
-    """Of all expressions: what makes the snapshot one that is not believed, else whether there is anything in it."""
+    """The snapshot's outcome: what makes it unusable, else whether there is anything in it."""
     outcomes = [found.outcome for found in results.values()]
     if grave := [outcome for outcome in outcomes if outcome not in (OK, "missing", "stale_body")]:
         return grave[0]

@@ -1,7 +1,7 @@
-"""What is deployed: the revisions of control service and runtime, from the operators' own commands or from the services.
+"""The deployed revisions of control service and runtime, from the operators' own commands or from the services.
 
-A revision is one printable word. Whatever else comes (nothing, a sentence, a secret, an error) is an empty string, which
-stands for unknown; and what is unknown is never the same as before.
+A revision is one printable word. Anything else (nothing, a sentence, a secret, an error) becomes an empty string, which means
+unknown; an unknown revision never counts as unchanged.
 """
 
 import os
@@ -29,8 +29,10 @@ def find(endpoints: Endpoints, entry: Target | None) -> Revisions:
 
 
 class Finder:
-    """Finds revisions for one target. A command that fails is not made up for by asking the service: what that says may be
-    another name of the same revision, and would look like a change.
+    """Finds the revisions of one target.
+
+    If an operator's command fails, the service is not asked instead: it may name the same revision differently, which would
+    look like a change.
     """
 
     def __init__(self, endpoints: Endpoints, entry: Target | None) -> None:
@@ -39,7 +41,7 @@ class Finder:
         self._redact = Redactor(endpoints.secrets)
 
     def control(self, said: str | None = None) -> str:
-        """The control service's; `said` is what it said of itself just now, if it was asked already."""
+        """The control service's revision; `said` is its own answer, if it was asked just now."""
         if self._commands.control:
             return self._run(self._commands.control)
         if said is not None:
@@ -48,7 +50,7 @@ class Finder:
         return self._plain(read_status(answer.body).revision) if answer.outcome == OK else ""
 
     def runtime(self) -> str:
-        """The runtime's."""
+        """The runtime's revision."""
         if self._commands.runtime:
             return self._run(self._commands.runtime)
         answer = fetch_now(self._endpoints.runtime_url + HEALTH_PATH, FIGURES, LIMIT_S)
@@ -60,7 +62,7 @@ class Finder:
         return self._plain(word(lines[0].strip())) if lines else ""
 
     def _plain(self, found: str) -> str:
-        """What holds a secret is none: with that taken out, two revisions would look the same."""
+        """Empty for a word with a secret in it: redacted, two revisions would look the same."""
         return found if found == self._redact.text(found) and MARK.decode() not in found else ""
 
     def _environment(self) -> dict[str, str]:

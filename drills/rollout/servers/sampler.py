@@ -1,16 +1,11 @@
-"""The snapshots of one run's folder: a line each in `snapshots.jsonl`, and the body that it is of in a file of its own.
+"""The snapshots of one run's folder: a line each in `snapshots.jsonl`, and the answer's body in a file of its own.
 
-A body is written before its line, so a process that is killed leaves at most a body that no line names, or half a line; both
-are taken away by the next sampler, which goes on numbering where the lines end. One process at a time may write: the kernel
-holds the lock, and lets go of it however the process ends.
+A body is written before its line. So a killed process leaves at most a body without a line, or half a line; the next sampler
+removes both and continues the numbering. One process at a time may write.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
-import io
-import os
 import re
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,38 +14,48 @@ from pathlib import Path
 
 import msgspec
 
-from drills.rollout.servers.snapshots import Source
+from drills.rollout.servers.prometheus import PrometheusSource
+from drills.rollout.servers.snapshots import Source, control_source, metrics_source, moment
+from drills.rollout.setup.evidence import LockedFile, cannot_write, whole_lines
 from drills.rollout.setup.records import BODIES, SNAPSHOTS, Phase, Snapshot
+from drills.runs.target_file import Target
 from sim.base.clocks import Clock, from_iso
-from sim.base.errors import EvidenceError, StorageError, UsageError
+from sim.base.errors import EvidenceError
+from sim.base.redaction import Redactor
+from sim.engines.sockets.service import Endpoints
 
-MAX_REPEATS = 3  # [ours] polls in a row that may repeat what was generated before: beyond it, the body is frozen
-_SET_BACK_S = 1.0  # [ours] by which a clock that is being disciplined may go back
+MAX_REPEATS = 3  # [ours] polls in a row that may repeat the same `generated_at`; beyond it, the body is frozen
+_SET_BACK_S = 1.0  # [ours] by which a disciplined clock may go back
 _BODY = re.compile(r"(?P<n>\d{6,})-[a-z]+\.json(\.partial)?")
 
 
-class Sampler:
-    """Asks all of a target's sources, again and again, and keeps what they say. Close it, or use it as a context manager.
+def sources_of(endpoints: Endpoints, entry: Target | None) -> list[Source]:
+    """A target's sources in the order in which they are sampled: metrics endpoint, control service, Prometheus."""
+    sources: list[Source] = [control_source(endpoints, entry)]
+    if endpoints.admin_token and endpoints.rules.metrics_profile != "none":
+        sources.insert(0, metrics_source(endpoints, entry))
+    if entry is not None and entry.prometheus is not None:
+        sources.append(PrometheusSource(entry.prometheus, Redactor(endpoints.secrets)))
+    return sources
 
-    Raises `UsageError` while another process samples into this folder, `EvidenceError` for lines that are none, `StorageError`
-    for a folder that cannot be written to.
+
+class Sampler:
+    """Samples all sources of a target again and again, and keeps the answers. Close it, or use it as a context manager.
+
+    Raises `UsageError` while another process samples into this folder, `EvidenceError` for damaged lines, `StorageError` for a
+    folder that cannot be written to.
     """
 
     def __init__(self, folder: Path, sources: Sequence[Source], clock: Clock) -> None:
         self._folder, self._sources, self._clock = folder, sources, clock
-        self._path = folder / SNAPSHOTS
-        self._frozen: dict[str, _Repeats] = {}
-        self._file = self._opened()
-        try:
-            before = _lines(self._path)
-            self._cut_torn_line()
+        self._repeats: dict[str, _Repeats] = {}
+        busy = "another stormgate samples into this folder; wait for it, or give another."
+        with contextlib.ExitStack() as on_error:
+            self._file = on_error.enter_context(LockedFile(folder / SNAPSHOTS, busy))
+            before = _lines(folder / SNAPSHOTS)
+            self._file.cut_torn_line()
             self._remove_orphans(len(before))
-        except OSError as error:
-            self._file.close()
-            raise _cannot_write(self._path, error) from None
-        except BaseException:
-            self._file.close()
-            raise
+            on_error.pop_all()
         self._n = len(before)
         for snapshot in before:
             self._is_frozen(snapshot)
@@ -62,19 +67,19 @@ class Sampler:
         self.close()
 
     def close(self) -> None:
-        """Let go of the folder."""
-        self._file.close()
+        """Release the folder."""
+        self._file.__exit__()
 
     def poll(self, phase: Phase, fault: bool = False) -> list[Snapshot]:
-        """Ask every source once; returns what was kept. Raises `StorageError` only.
+        """Sample every source once; returns what was kept. Raises only `StorageError`.
 
-        A body that has not changed its `generated_at` for more than `MAX_REPEATS` polls is `stale_body`, whatever it says.
+        A body whose `generated_at` has not changed for more than `MAX_REPEATS` polls becomes `stale_body`.
         """
         kept = []
         for source in self._sources:
             snapshot, body = source.ask(self._n + 1, phase, fault, self._clock)
             if self._is_frozen(snapshot):
-                note = f"has said that it was made at {snapshot.generated_at} for more than {MAX_REPEATS} polls"
+                note = f"has had the date {snapshot.generated_at} for more than {MAX_REPEATS} polls"
                 snapshot = msgspec.structs.replace(snapshot, outcome="stale_body", notes=(*snapshot.notes, note))
             kept.append(self._keep(snapshot, body))
         return kept
@@ -82,93 +87,67 @@ class Sampler:
     def _is_frozen(self, snapshot: Snapshot) -> bool:
         if snapshot.generated_at is None or snapshot.outcome not in ("ok", "stale_body"):
             return False
-        return self._frozen.setdefault(snapshot.source, _Repeats()).add(snapshot.generated_at) > MAX_REPEATS
+        return self._repeats.setdefault(snapshot.source, _Repeats()).add(snapshot.generated_at) > MAX_REPEATS
 
     def _keep(self, snapshot: Snapshot, body: bytes) -> Snapshot:
         if body:
             name = f"{BODIES}/{snapshot.n:06d}-{snapshot.source}.json"
             snapshot = msgspec.structs.replace(snapshot, body=name, sha256=hashlib.sha256(body).hexdigest())
-        end = self._file.seek(0, os.SEEK_END)
-        try:
-            if body:
-                self._write_body(self._folder / snapshot.body, body)
-            line = msgspec.json.encode(snapshot) + b"\n"
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            with contextlib.suppress(OSError):  # half a line must not have another after it
-                self._file.truncate(end)
-            raise _cannot_write(self._path, error) from None
+            self._write_body(self._folder / name, body)
+        self._file.append(snapshot)
         self._n = snapshot.n
         return snapshot
 
     def _write_body(self, path: Path, body: bytes) -> None:
-        path.parent.mkdir(exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(body)
-        partial.replace(path)
-
-    def _opened(self) -> io.FileIO:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("ab", buffering=0)
+            path.parent.mkdir(exist_ok=True)
+            partial.write_bytes(body)
+            partial.replace(path)
         except OSError as error:
-            raise _cannot_write(self._path, error) from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise UsageError(
-                f"{self._path}: another stormgate samples into this folder; wait for it, or give another."
-            ) from None
-        return file
-
-    def _cut_torn_line(self) -> None:
-        """What a killed sampler left of its last line."""
-        whole = self._path.read_bytes().rpartition(b"\n")
-        if whole[2]:
-            os.truncate(self._path, len(whole[0]) + len(whole[1]))
+            raise cannot_write(self._file.path, error) from None
 
     def _remove_orphans(self, lines: int) -> None:
-        """Bodies that a killed sampler wrote no line for."""
-        for path in sorted((self._folder / BODIES).glob("*")):
-            found = _BODY.fullmatch(path.name)
-            if found and (int(found["n"]) > lines or found[2]):
-                path.unlink()
+        """Remove bodies that a killed sampler wrote no line for."""
+        try:
+            for path in sorted((self._folder / BODIES).glob("*")):
+                found = _BODY.fullmatch(path.name)
+                if found and (int(found["n"]) > lines or found[2]):
+                    path.unlink()
+        except OSError as error:
+            raise cannot_write(self._file.path, error) from None
 
 
 class _Repeats:
-    """How often in a row a source has repeated the moment its bodies were made, or gone back behind it."""
+    """How often in a row a source has repeated the date of its body, or gone back behind it."""
 
     def __init__(self) -> None:
         self._latest = ""
         self._times = 0
 
     def add(self, generated_at: str) -> int:
-        advanced = _moment_key(generated_at) > _moment_key(self._latest)
+        advanced = _date_key(generated_at) > _date_key(self._latest)
         self._latest, self._times = (generated_at, 0) if advanced else (self._latest, self._times + 1)
         return self._times
 
 
-def _moment_key(generated_at: str) -> float:
-    try:
-        return from_iso(generated_at).timestamp()
-    except (ValueError, OverflowError):
-        return float("-inf")
+def _date_key(generated_at: str) -> float:
+    made = moment(generated_at)
+    return made.timestamp() if made else float("-inf")
 
 
 def read(folder: Path) -> list[Snapshot]:
-    """All snapshots of a run's folder, of one that has none an empty list.
+    """All snapshots of a run's folder; an empty list if it has none.
 
-    Raises `EvidenceError` for a line that is none or not the next one, for a clock that was set back between two of them, and
-    for a body that is missing or not the one that was written. Half a line at the end is one that is being written, or was.
+    Raises `EvidenceError` for a damaged or missing line, a clock that was set back between two of them, and a body that is
+    missing or was changed. Half a line at the end is ignored: it is being written.
     """
     snapshots = _lines(folder / SNAPSHOTS)
     for before, after in pairwise(snapshots):
         if from_iso(after.at) < from_iso(before.at) - timedelta(seconds=_SET_BACK_S):
             raise EvidenceError(
                 f"{folder / SNAPSHOTS}: line {after.n} is older than the line before it ({after.at}, {before.at}); "
-                "a clock was set back, so no time between them can be believed."
+                "a clock was set back, so the times between them are unknown."
             )
     for snapshot in snapshots:
         _require_body(folder, snapshot)
@@ -176,21 +155,15 @@ def read(folder: Path) -> list[Snapshot]:
 
 
 def _lines(path: Path) -> list[Snapshot]:
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
     snapshots = []
-    for n, line in enumerate(lines, 1):
+    for n, line in enumerate(whole_lines(path), 1):
         try:
             snapshot = msgspec.json.decode(line, type=Snapshot)
             from_iso(snapshot.at)
         except (msgspec.DecodeError, ValueError, OverflowError) as error:
-            raise EvidenceError(f"{path}: line {n} is no snapshot ({error}).") from None
+            raise EvidenceError(f"{path}: line {n} is not a snapshot ({error}).") from None
         if snapshot.n != n:
-            raise EvidenceError(f"{path}: line {n} has the number {snapshot.n}; lines were removed or put in.")
+            raise EvidenceError(f"{path}: line {n} has the number {snapshot.n}; lines were removed or inserted.")
         snapshots.append(snapshot)
     return snapshots
 
@@ -200,8 +173,8 @@ def _require_body(folder: Path, snapshot: Snapshot) -> None:
         return
     place, _, name = snapshot.body.partition("/")
     if place != BODIES or not _BODY.fullmatch(name):
-        raise EvidenceError(f"{folder / SNAPSHOTS}: line {snapshot.n} names {snapshot.body!r}, which is no body's file.")
-    path = f"{folder}/{snapshot.body}"  # a day has thousands of them, and each is looked at whenever a window is judged
+        raise EvidenceError(f"{folder / SNAPSHOTS}: line {snapshot.n} names {snapshot.body!r}, which is not a body's file.")
+    path = f"{folder}/{snapshot.body}"  # a plain string: a day has thousands of bodies, all read whenever a window is judged
     try:
         with open(path, "rb") as file:
             body = file.read()
@@ -209,7 +182,3 @@ def _require_body(folder: Path, snapshot: Snapshot) -> None:
         raise EvidenceError(f"{path}: the body of snapshot {snapshot.n} cannot be read ({error.strerror}).") from None
     if hashlib.sha256(body).hexdigest() != snapshot.sha256:
         raise EvidenceError(f"{path}: is not the body of snapshot {snapshot.n} as it was written (its SHA-256 differs).")
-
-
-def _cannot_write(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be written ({error.strerror}); free some space or give another folder.")

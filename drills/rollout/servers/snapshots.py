@@ -1,78 +1,41 @@
-"""Asking a lane's servers what they say of themselves, one answer a snapshot, and whether that answer tells anything.
+"""Snapshots of a target's own two services: one answer each, and whether that answer can be used.
 
-Nothing that the other side does is an exception here: it is the snapshot's `outcome`. An answer is believed only when it has
-figures, when none of them is impossible, and when it was made just now; a cache that repeats yesterday's tells nothing.
+A failure of the other side is never an exception here: it is the snapshot's `outcome`. An answer is used only if it has
+metrics, if none of them is impossible, and if it is fresh: a cache that repeats yesterday's answer shows nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 
-from drills.rollout.servers import freshness
-from drills.rollout.servers.prometheus import PrometheusSource
-from drills.rollout.servers.revisions import Finder
+from drills.rollout.servers.revisions import LIMIT_S, Finder
 from drills.rollout.setup.records import Phase, Revisions, Snapshot
 from drills.runs.target_file import Target
-from sim.base.clocks import Clock, iso
+from sim.base.clocks import Clock, from_iso, iso
 from sim.base.redaction import Redactor
-from sim.engines.shared.fetch import FIGURES, fetch_now
+from sim.engines.shared.fetch import FIGURES, Fetched, fetch_now
 from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime.metric_names import METRICS_PATH, PROFILES, STATUS_COUNTERS, STATUS_PATH
 from sim.protocols.spacetime.service_metrics import OK, Reading, read_metrics, read_status
 
-LIMIT_S = 5.0  # [ours] of one request, from connecting to the last byte
-_TAKEN_APART = (OK, "no_metrics", "bad_numbers")  # outcomes of bodies that are what they should be, but for their numbers
+MAX_AGE_S = 60.0  # [ours] from a body's making to its answer's sending; the endpoints make each body when they are asked
+MAX_SKEW_S = 3600.0  # [ours] from a body's making to now on our clock: more is a cache's old headers, not a wrong clock
+NOTED_SKEW_S = 5.0  # [ours]
+_READABLE = (OK, "no_metrics", "bad_numbers")  # outcomes of bodies that are well formed, whatever their numbers
 
 
 class Source(Protocol):
-    """A server that can be asked."""
+    """A server that can be sampled."""
 
     def ask(self, n: int, phase: Phase, fault: bool, clock: Clock) -> tuple[Snapshot, bytes]:
         """One snapshot and its body, both without secrets; never raises for what the other side does."""
         ...
 
 
-def sources_of(endpoints: Endpoints, entry: Target | None) -> list[Source]:
-    """What a target has, in the order in which it is asked: its metrics endpoint, its control service, its Prometheus."""
-    sources: list[Source] = [_status(endpoints, entry)]
-    if endpoints.admin_token and endpoints.rules.metrics_profile != "none":
-        sources.insert(0, _metrics(endpoints, entry))
-    if entry is not None and entry.prometheus is not None:
-        sources.append(PrometheusSource(entry.prometheus, Redactor(endpoints.secrets)))
-    return sources
-
-
-def _metrics(endpoints: Endpoints, entry: Target | None) -> "ServiceSource":
-    """The runtime's metrics endpoint; the revision that its snapshots have is the runtime's."""
-    finder = Finder(endpoints, entry)
-    return ServiceSource(
-        name="metrics",
-        url=endpoints.runtime_url + METRICS_PATH,
-        headers={"Authorization": f"Bearer {endpoints.admin_token}", **FIGURES},
-        read=read_metrics,
-        profile=endpoints.rules.metrics_profile,
-        revisions=lambda reading: Revisions(runtime=finder.runtime()),
-        redact=Redactor(endpoints.secrets),
-    )
-
-
-def _status(endpoints: Endpoints, entry: Target | None) -> "ServiceSource":
-    """The control service's counters; the revision that its snapshots have is the control service's."""
-    finder = Finder(endpoints, entry)
-    return ServiceSource(
-        name="control",
-        url=endpoints.control_url + STATUS_PATH,
-        headers=FIGURES,
-        read=read_status,
-        profile="",
-        revisions=lambda reading: Revisions(control=finder.control(reading.revision)),
-        redact=Redactor(endpoints.secrets),
-    )
-
-
 @dataclass(frozen=True)
 class ServiceSource:
-    """One of the lane's own two endpoints. `profile` is the one that the target's entry promises, empty where there is none."""
+    """One of the target's own two endpoints. `profile` is the one that its entry promises, empty for the control service."""
 
     name: Literal["metrics", "control"]
     url: str
@@ -89,12 +52,12 @@ class ServiceSource:
         now = clock.now()
         body = self.redact(fetched.body)
         reading = self.read(body) if fetched.outcome == OK else Reading(fetched.outcome)
-        made = freshness.moment(reading.generated_at)
+        made = moment(reading.generated_at)
         outcome, notes = reading.outcome, reading.notes
         if outcome == OK:
-            outcome, more = freshness.judged(made, fetched, now)
+            outcome, more = freshness(made, fetched, now)
             notes += more
-        if outcome == OK and made is None and self.name == "metrics":  # whose profiles promise it: without, it may be old
+        if outcome == OK and made is None and self.name == "metrics":  # every profile has a date; without it, it may be old
             outcome = "undated_body"
         snapshot = Snapshot(
             n=n,
@@ -108,16 +71,16 @@ class ServiceSource:
             status=fetched.status,
             latency_ms=round(fetched.latency_ms, 3),
             generated_at=reading.generated_at or None,
-            clock_skew_s=freshness.skew_s(fetched, now),
+            clock_skew_s=skew_s(fetched, now),
             revisions=self.revisions(reading),
             missing=self._missing(reading),
-            figures=reading.figures,
+            metrics=reading.figures,
             notes=(*notes, *self._mismatch(reading)),
         )
         return snapshot, body
 
     def _missing(self, reading: Reading) -> tuple[str, ...]:
-        if reading.outcome not in _TAKEN_APART:
+        if reading.outcome not in _READABLE:
             return ()
         promised = PROFILES[reading.profile or self.profile] if self.name == "metrics" else STATUS_COUNTERS
         return tuple(name for name in promised if name not in reading.figures)
@@ -126,3 +89,85 @@ class ServiceSource:
         if self.name != "metrics" or reading.profile in ("", self.profile):
             return ()
         return (f"it serves the {reading.profile} profile, but the target's entry says {self.profile}",)
+
+
+def metrics_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
+    """The runtime's metrics endpoint; its snapshots have the runtime's revision."""
+    finder = Finder(endpoints, entry)
+    return ServiceSource(
+        name="metrics",
+        url=endpoints.runtime_url + METRICS_PATH,
+        headers={"Authorization": f"Bearer {endpoints.admin_token}", **FIGURES},
+        read=read_metrics,
+        profile=endpoints.rules.metrics_profile,
+        revisions=lambda reading: Revisions(runtime=finder.runtime()),
+        redact=Redactor(endpoints.secrets),
+    )
+
+
+def control_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
+    """The control service's counters; its snapshots have the control service's revision."""
+    finder = Finder(endpoints, entry)
+    return ServiceSource(
+        name="control",
+        url=endpoints.control_url + STATUS_PATH,
+        headers=FIGURES,
+        read=read_status,
+        profile="",
+        revisions=lambda reading: Revisions(control=finder.control(reading.revision)),
+        redact=Redactor(endpoints.secrets),
+    )
+
+
+# --- freshness --------------------------------------------------------------------------------------
+
+
+def freshness(
+    made: datetime | None, fetched: Fetched, now: datetime, max_age_s: float = MAX_AGE_S
+) -> tuple[str, tuple[str, ...]]:
+    """`ok`, `stale_body` or `future_body`, and notes in words. `made` None: only the headers give a time.
+
+    Against the answer's own `Date` a body may be `max_age_s` old, so a server with a wrong clock can still be used. Against our
+    clock it may be `MAX_SKEW_S` old at most, because a cache may repeat old headers with an old body.
+    """
+    sent = fetched.date or now
+    made = made or sent
+    age_s = (sent - made).total_seconds() + fetched.age_s
+    off_s = (now - made).total_seconds()
+    notes = _clock_notes(skew_s(fetched, now))
+    if age_s > max_age_s or off_s > MAX_SKEW_S:
+        return "stale_body", (f"was made {_shown(max(age_s, off_s))} before it came", *notes)
+    if age_s < -MAX_AGE_S or off_s < -MAX_SKEW_S:
+        return "future_body", (f"has a date that is {_shown(-min(age_s, off_s))} after it came", *notes)
+    return OK, notes
+
+
+def moment(generated_at: str) -> datetime | None:
+    """The time that a body gives; None without one, and for one without a time zone."""
+    try:
+        return from_iso(generated_at)
+    except (ValueError, OverflowError):
+        return None
+
+
+def skew_s(fetched: Fetched, now: datetime) -> float | None:
+    """The answer's `Date` minus our clock when it came, in seconds; a `Date` has whole seconds."""
+    return round((fetched.date - now).total_seconds(), 3) if fetched.date else None
+
+
+def earliest(moments_s: Sequence[float]) -> datetime | None:
+    """The first of some POSIX times; None without any, and where no calendar has it."""
+    try:
+        return datetime.fromtimestamp(min(moments_s), UTC) if moments_s else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _clock_notes(skew: float | None) -> tuple[str, ...]:
+    if skew is None or abs(skew) <= NOTED_SKEW_S:
+        return ()
+    return (f"its clock is {_shown(abs(skew))} {'ahead of' if skew > 0 else 'behind'} ours",)
+
+
+def _shown(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

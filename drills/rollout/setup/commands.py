@@ -20,6 +20,7 @@ from typing import IO, Literal
 import msgspec
 
 from drills.rollout.setup import records, test_counts
+from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import CommandDone
 from drills.rollout.setup.stages import Command
 from sim.base.clocks import Clock, iso
@@ -78,15 +79,6 @@ def run(command: Command, folder: Path, clock: Clock, setting: Setting | None = 
         done = msgspec.structs.replace(plain, reason=redact.text(str(error)))
     append(folder / records.COMMANDS, done)
     return done
-
-
-def append(path: Path, line: msgspec.Struct) -> None:
-    """Add one line to a file of evidence. Raises `StorageError`."""
-    try:
-        with path.open("ab") as file:
-            file.write(msgspec.json.encode(line) + b"\n")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
 def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, plain: CommandDone) -> CommandDone:

@@ -1,6 +1,10 @@
-"""Reading a stage's folder back: every file whole and of its own type, or one sentence about what is wrong with it."""
+"""Reading and writing the files of a stage's folder: each is whole and of its own type, or one sentence says what is wrong."""
 
+import contextlib
+import errno
+import fcntl
 import hashlib
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,8 +12,8 @@ import msgspec
 
 from drills.rollout.setup import records
 from drills.rollout.setup.records import Evidence, Signoff, StagePlan, StageReport
-from sim.base.atomic_files import read_struct
-from sim.base.errors import EvidenceError, UsageError
+from sim.base.atomic_files import read_struct, write_whole
+from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.base.ownership import MARK_NAME
 
 RENDERED = (records.GATE_RESULTS, records.REPORT_MD, records.REPORT_HTML, records.BLOCKERS, records.JUNIT)
@@ -19,11 +23,11 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def read_plan(run_dir: Path) -> StagePlan:
-    """A stage's plan. Raises `UsageError` for a folder that is none of a stage, `EvidenceError` for a damaged plan."""
+    """A stage's plan. Raises `UsageError` for a folder that is not a stage's, `EvidenceError` for a damaged plan."""
     path = run_dir / records.PLAN
     if not path.is_file():
         if (run_dir / records.REPORT).exists() or (run_dir / records.HOLD).exists():
-            raise EvidenceError(f"{path}: is missing, so nothing says what this stage was going to do.")
+            raise EvidenceError(f"{path}: is missing, so it is unknown what this stage was going to do.")
         raise UsageError(f"{run_dir}: is not a stage's folder (it has no {records.PLAN}).")
     plan = read_struct(path, StagePlan)
     if plan.schema != records.SCHEMA:
@@ -32,30 +36,24 @@ def read_plan(run_dir: Path) -> StagePlan:
 
 
 def read_report(run_dir: Path) -> StageReport | None:
-    """A stage's report, None when it has none. Raises `EvidenceError` for a damaged one."""
+    """A stage's report; None without one. Raises `EvidenceError` for a damaged one."""
     path = run_dir / records.REPORT
     return read_struct(path, StageReport) if path.exists() else None
 
 
 def read_signoff(run_dir: Path) -> Signoff | None:
-    """A person's word on a stage, None when nobody has signed. Raises `EvidenceError` for a damaged one."""
+    """The signature on a stage; None without one. Raises `EvidenceError` for a damaged one."""
     path = run_dir / records.SIGNOFF
     return read_struct(path, Signoff) if path.exists() else None
 
 
 def read_lines(path: Path, kind: type[T]) -> list[T]:
-    """A file of one JSON object a line; none of a file that is not there. Raises `EvidenceError`, naming the line.
+    """The objects of a JSON-lines file; none if it does not exist. Raises `EvidenceError`, naming the line.
 
-    What follows the last line feed was being written when its writer was killed, and is no line.
+    Text after the last line feed is ignored: its writer was killed while it wrote it.
     """
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             found.append(msgspec.json.decode(line, type=kind))
         except (msgspec.DecodeError, ValueError) as error:
@@ -63,8 +61,88 @@ def read_lines(path: Path, kind: type[T]) -> list[T]:
     return found
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that end with a line feed; none if the file does not exist. Raises `EvidenceError`."""
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def append(path: Path, line: msgspec.Struct) -> None:
+    """Add one line to a JSON-lines file. Raises `StorageError`."""
+    try:
+        with path.open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def write_json(path: Path, content: object) -> bytes:
+    """Write a record as indented JSON, whole or not at all; returns the bytes. Raises `StorageError`."""
+    encoded = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    write_whole(path, encoded)
+    return encoded
+
+
+def cannot_write(path: Path, error: OSError) -> StorageError:
+    """The error for a file that cannot be written."""
+    return StorageError(f"{path}: cannot be written ({error.strerror}); free some space or give another folder.")
+
+
+class LockedFile:
+    """A JSON-lines file that one process at a time may extend; the kernel releases the lock however the process ends.
+
+    Raises `UsageError` with the text `busy` while another process holds it, and `StorageError`.
+    """
+
+    def __init__(self, path: Path, busy: str) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UsageError(f"{path}: {busy}") from None
+
+    def __enter__(self) -> "LockedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def cut_torn_line(self) -> None:
+        """Remove the part of a line that a killed writer left at the end. Raises `StorageError`."""
+        try:
+            head, feed, torn = self.path.read_bytes().rpartition(b"\n")
+            if torn:
+                os.truncate(self.path, len(head) + len(feed))
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def append(self, line: msgspec.Struct, *, is_durable: bool = False) -> None:
+        """Add one line, whole or not at all; `is_durable` waits until it is on the disk. Raises `StorageError`."""
+        encoded = msgspec.json.encode(line) + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(encoded) != len(encoded):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if is_durable:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):  # half a line must not have another after it
+                self._file.truncate(end)
+            raise cannot_write(self.path, error) from None
+
+
 def files(run_dir: Path) -> tuple[Evidence, ...]:
-    """Every file below a stage's folder that its report rests on, in the order of their names. Raises `EvidenceError`."""
+    """Every file below a stage's folder that its report rests on, sorted by name. Raises `EvidenceError`."""
     found = sorted(path for path in run_dir.rglob("*") if path.is_file() or path.is_symlink())
     return tuple(described(run_dir, path) for path in found if not _is_derived(run_dir, path))
 
@@ -74,14 +152,12 @@ def _is_derived(run_dir: Path, path: Path) -> bool:
 
 
 def described(run_dir: Path, path: Path) -> Evidence:
-    """One file's name, hash and size. Raises `EvidenceError`, also for a link, which may lead to something else tomorrow."""
+    """One file's name, hash and size. Raises `EvidenceError`, also for a link, whose target may change."""
     if path.is_symlink():
         raise EvidenceError(f"{path}: is a link; evidence lies in the stage's own folder.")
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+            digest = hashlib.file_digest(file, "sha256")
         size = path.stat().st_size
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None

@@ -64,7 +64,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer of a server: a line of `snapshots.jsonl`. `figures` has only what was served and is a finite number."""
+    """One answer of a server: a line of `snapshots.jsonl`. `metrics` has only what was served and is finite."""
 
     n: int  # from 1 on, without a hole in one file
     at: str  # when it was asked
@@ -81,8 +81,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     revisions: Revisions = Revisions()  # of the service that was asked, found out at the same time; the other's is empty
     sha256: str = ""  # of the body's file
     body: str = ""  # the file, below the run's folder
-    missing: tuple[str, ...] = ()  # figures that the profile promises
-    figures: dict[str, float] = {}  # by name, such as `delivery.served_messages`
+    missing: tuple[str, ...] = ()  # metrics that the profile promises
+    metrics: dict[str, float] = {}  # by name, such as `delivery.served_messages`
     notes: tuple[str, ...] = ()  # in words: what is odd about it, or why it tells nothing
 
     @property
@@ -165,7 +165,7 @@ class RoutingCheck(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""
 
 
-HoldKind = Literal["begun", "restarted", "interrupted", "resumed", "gate", "aborted", "ended"]
+HoldKind = Literal["started", "restarted", "interrupted", "resumed", "gate", "aborted", "ended"]
 
 
 class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):

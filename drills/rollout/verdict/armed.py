@@ -19,9 +19,9 @@ import msgspec
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file
-from drills.rollout.setup.aim import StageTarget
-from drills.rollout.setup.commands import append
+from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback, StagePlan
+from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.verdict import chain
 from drills.rollout.verdict.requirements import Found, gravest, hold_span
 from drills.runs import target_file, targets

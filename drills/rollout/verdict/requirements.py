@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from drills.judging.checks.verdicts import GRAVEST_FIRST, State
-from drills.rollout.servers import cohort as cohorts
+from drills.rollout.servers import routing_checks
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file
 from drills.rollout.setup.records import (
@@ -163,7 +163,7 @@ def _is_seen(step: RollbackStep) -> bool:
 
 def hold_span(events: Sequence[HoldEvent]) -> tuple[str, str]:
     """When the last hold began and ended; empty where it did not."""
-    began = [each.at for each in events if each.kind in ("begun", "restarted")]
+    began = [each.at for each in events if each.kind in ("started", "restarted")]
     ended = events[-1].at if events and events[-1].kind == "ended" else ""
     return (began[-1] if began else "", ended)
 
@@ -192,7 +192,7 @@ def hold(events: Sequence[HoldEvent], plan: StagePlan, snapshots: Sequence[Snaps
 
 def _gate_at(events: Sequence[HoldEvent], after_h: float) -> Found:
     """What the gates said so many hours into the last hold."""
-    latest = max(n for n, each in enumerate(events) if each.kind in ("begun", "restarted"))
+    latest = max(n for n, each in enumerate(events) if each.kind in ("started", "restarted"))
     said = [each for each in events[latest:] if each.kind == "gate" and each.gate_h == after_h]
     if not said:
         return State.NOT_RUN, f"the gates were not judged {after_h:g} h into the hold"
@@ -249,7 +249,7 @@ def cohort(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found
     if plan.cohort_percent is None:
         return State.ERROR, "the plan does not say how large the cohort is"
     probes = evidence.read_lines(run_dir / records.ROUTING_CHECKS, RoutingCheck)
-    found = cohorts.judge(probes, plan.cohort_percent)
+    found = routing_checks.judge(probes, plan.cohort_percent)
     rules, (_, ended) = stages_file.load(run_dir / records.STAGES), hold_span(events)
     max_s = (
         rules.routing_check.every_s + rules.sampling.judge_every_s + plan.snapshot_interval_s

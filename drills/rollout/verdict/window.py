@@ -90,7 +90,7 @@ def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = No
         raise EvidenceError(f"{run_dir}: a window from {since} to {until} ends before it begins.")
     inside = tuple(each for each in snapshots if from_iso(since) <= from_iso(each.at) <= from_iso(until))
     watches = _Watches(run_dir, since, until, plan.target, plan.target_kind)
-    consumers = [each.figures[_CONSUMERS] for each in inside if each.ok and _CONSUMERS in each.figures]
+    consumers = [each.metrics[_CONSUMERS] for each in inside if each.ok and _CONSUMERS in each.metrics]
     fleets = [watch.clients for watch in watches.found]
     return StageWindow(
         began_s=from_iso(since).timestamp(),
@@ -124,7 +124,7 @@ def _control(run_dir: Path, plan: StagePlan, since: str, until: str) -> StageWin
 
 
 def _span(plan: StagePlan, events: Sequence[HoldEvent], snapshots: Sequence[Snapshot]) -> tuple[str, str]:
-    begun = [each.at for each in events if each.kind in ("begun", "restarted")]
+    begun = [each.at for each in events if each.kind in ("started", "restarted")]
     over = [each.at for each in events if each.kind in ("aborted", "ended")]
     baseline = [each.at for each in snapshots if each.phase == "baseline"]
     last = snapshots[-1].at if snapshots else plan.began

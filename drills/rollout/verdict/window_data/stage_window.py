@@ -209,7 +209,7 @@ class Answers:
     def figure(self, name: str) -> Floats:
         """By answer that told something, the figure; NaN where it is not there."""
         if name not in self._figures:
-            found = np.array([each.figures.get(name, np.nan) for each in self.ok], np.float64)
+            found = np.array([each.metrics.get(name, np.nan) for each in self.ok], np.float64)
             self._figures[name] = np.where(np.isfinite(found), found, np.nan)
         return self._figures[name]
 
@@ -231,9 +231,9 @@ def moments(snapshots: Sequence[Snapshot]) -> Floats:
 
 
 def _promises(snapshot: Snapshot) -> Iterator[str]:
-    yield from snapshot.figures
+    yield from snapshot.metrics
     if snapshot.source == "control":  # whose status need not have counters; if it has one, it has all
-        yield from STATUS_COUNTERS if snapshot.figures or snapshot.ok else ()
+        yield from STATUS_COUNTERS if snapshot.metrics or snapshot.ok else ()
         return
     yield from snapshot.missing
     if snapshot.source == "metrics" and snapshot.profile:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drills.judging.checks.verdicts import State
-from drills.rollout.servers import cohort
+from drills.rollout.servers import routing_checks
 from drills.rollout.setup.records import ROUTING_CHECKS, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import SystemClock
@@ -29,7 +29,7 @@ def answers(percent: float, n: int = 300, inside: Callable[[int, int], bool] | N
 
 @pytest.mark.parametrize("percent", [5.0, 25.0, 50.0, 100.0])
 def test_a_cohort_that_is_what_it_is_said_to_be(percent: float):
-    part = cohort.judge(answers(percent), percent)
+    part = routing_checks.judge(answers(percent), percent)
     assert part.state == State.PASS, part.reason
 
 
@@ -38,40 +38,40 @@ def test_a_cohort_that_is_what_it_is_said_to_be(percent: float):
     [(5.0, 50.0, "wrong side"), (5.0, 0.0, "wrong side"), (50.0, 25.0, "wrong side"), (100.0, 99.0, "wrong side")],
 )
 def test_a_cohort_of_another_size_fails(percent: float, really: float, words: str):
-    part = cohort.judge(answers(really), percent)
+    part = routing_checks.judge(answers(really), percent)
     assert (part.state, words in part.reason) == (State.FAIL, True), part.reason
 
 
 def test_the_right_share_of_the_wrong_keys_fails_by_name():
-    part = cohort.judge(answers(5.0, inside=lambda number, bucket: number % 20 == 0), 5.0)
+    part = routing_checks.judge(answers(5.0, inside=lambda number, bucket: number % 20 == 0), 5.0)
     assert part.state == State.FAIL
     assert "stormgate-probe-" in part.reason
 
 
 def test_buckets_that_are_told_wrongly_are_worked_out_again():
     told = [RoutingCheck(at="", key=each.key, bucket=0, in_cohort=True, outcome="ok") for each in answers(5.0)]
-    assert cohort.judge(told, 5.0).state == State.FAIL
+    assert routing_checks.judge(told, 5.0).state == State.FAIL
 
 
 def test_too_few_answers_or_none_are_no_pass():
-    assert cohort.judge([], 5.0).state == State.NOT_RUN
-    assert cohort.judge(answers(5.0, n=60), 5.0).state in (State.INCONCLUSIVE, State.FAIL)
+    assert routing_checks.judge([], 5.0).state == State.NOT_RUN
+    assert routing_checks.judge(answers(5.0, n=60), 5.0).state in (State.INCONCLUSIVE, State.FAIL)
     silent = [RoutingCheck(at="", key="k", bucket=0, in_cohort=None, outcome="http_500")] * 5
-    assert cohort.judge(silent, 5.0).state == State.NO_DATA
-    assert cohort.judge([*answers(5.0), *silent], 5.0).state == State.INCONCLUSIVE
+    assert routing_checks.judge(silent, 5.0).state == State.NO_DATA
+    assert routing_checks.judge([*answers(5.0), *silent], 5.0).state == State.INCONCLUSIVE
 
 
 def asked(folder: Path, answer: Callable[[dict[str, Any]], tuple[int, object]], keys: int = 100) -> list[RoutingCheck]:
     bodies: list[dict[str, Any]] = []
 
     def serve(method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
-        assert (method, path) == ("POST", cohort.PATH)
+        assert (method, path) == ("POST", routing_checks.PATH)
         bodies.append(json.loads(body))
         status, said = answer(bodies[-1])
         return status, "application/json", json.dumps(said).encode()
 
     with http_server(serve, takes_body=True) as url:
-        found = cohort.probe(
+        found = routing_checks.ask(
             Endpoints("there", "mock", url, url), RoutingChecks(keys=keys, per_s=1000.0), folder, SystemClock()
         )
     lines = (folder / ROUTING_CHECKS).read_text().splitlines()
@@ -86,7 +86,7 @@ def test_a_service_is_asked_key_by_key(tmp_path: Path):
         return 200, {"data": said}
 
     found = asked(tmp_path, answer)
-    assert cohort.judge(found, 25.0).state == State.PASS
+    assert routing_checks.judge(found, 25.0).state == State.PASS
     assert {each.revision for each in found} == {"r2"}
 
 

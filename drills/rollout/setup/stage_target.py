@@ -1,4 +1,4 @@
-"""Where a stage goes: the lane, its operators' file, and a hash of what they configured."""
+"""The target of a stage: its addresses, its entry in the targets file, and a hash of its configuration."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from sim.engines.sockets.service import Endpoints
 
 @dataclass(frozen=True)
 class StageTarget:
-    """One target. `given` is what `--target` said, with `{...}` of an embedded mock its address; `entry` is None of a mock."""
+    """One target. `given` is the value of `--target` (of an embedded mock its address); `entry` is None for a mock."""
 
     given: str
     file: Path | None
@@ -25,20 +25,20 @@ class StageTarget:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the mock was started for this."""
+        """Whether this process started the mock."""
         return self.endpoints.name == embedded_mock.NAME
 
     @property
     def has_metrics(self) -> bool:
-        """Whether its metrics endpoint is asked."""
+        """Whether its metrics endpoint is sampled."""
         return bool(self.endpoints.admin_token) and self.endpoints.rules.metrics_profile != "none"
 
     def configuration(self) -> str:
-        """Hex SHA-256 of all that was said of the target, without its secrets."""
+        """Hex SHA-256 of the target's configuration, without secrets."""
         return _digest(self.endpoints, self.entry, self.is_embedded)
 
     def configuration_now(self) -> str:
-        """The same of the file as it is at this moment; a sentence instead where it cannot be read any more."""
+        """The same of the file as it is now; if the file cannot be read any more, a sentence that says so."""
         if self.entry is None:
             return self.configuration()
         try:
@@ -49,8 +49,8 @@ class StageTarget:
 
 
 @contextlib.contextmanager
-def aimed(given: str, file: Path | None, log: Path) -> Iterator[StageTarget]:
-    """The target that `--target` names; the embedded mock runs for as long as the body does, and writes to `log`.
+def open_target(given: str, file: Path | None, log: Path) -> Iterator[StageTarget]:
+    """Yield the target that `--target` names; an embedded mock runs until the end of the block and logs to `log`.
 
     Raises `UsageError` and `TargetError`.
     """
@@ -62,34 +62,30 @@ def aimed(given: str, file: Path | None, log: Path) -> Iterator[StageTarget]:
 
 
 def resolve(given: str, file: Path | None) -> StageTarget:
-    """Any target but the embedded mock. Raises `UsageError`."""
-    if "://" in given:
-        endpoints = targets.resolve(given, file)
-        assert endpoints is not None
-        return StageTarget(given, file, endpoints, None)
-    return _named(given, file)
+    """Look up any target but the embedded mock. Raises `UsageError`."""
+    if "://" not in given:
+        return _named(given, file)
+    endpoints = targets.resolve(given, file)
+    assert endpoints is not None
+    return StageTarget(given, file, endpoints, None)
 
 
-def control_of(name: str, aim: StageTarget) -> StageTarget | None:
-    """The control that a stage names, for its canary to be held against; None where it names none.
+def control_of(name: str, target: StageTarget) -> StageTarget | None:
+    """The control that a stage compares its canary with; None where the stage names none.
 
-    Raises `UsageError` for one that does not compare: of another kind, with other caps, or at the target's own address.
+    Raises `UsageError` for one that cannot be compared: another kind, other caps, or the target's own address.
     """
     if not name:
         return None
-    found = _named(name, aim.file)
-    for what, mine, theirs in (
-        ("is of kind", aim.endpoints.kind, found.endpoints.kind),
-        ("has caps", aim.endpoints.rules.caps, found.endpoints.rules.caps),
-    ):
+    found = _named(name, target.file)
+    own, other = target.endpoints, found.endpoints
+    for what, mine, theirs in (("is of kind", own.kind, other.kind), ("has caps", own.rules.caps, other.rules.caps)):
         if mine != theirs:
-            raise UsageError(
-                f"the control '{name}' {what} {theirs}, but the target '{aim.endpoints.name}' {mine}; give both the same."
-            )
-    if found.endpoints.runtime_url == aim.endpoints.runtime_url:
+            raise UsageError(f"the control '{name}' {what} {theirs}, but the target '{own.name}' {mine}; give both the same.")
+    if other.runtime_url == own.runtime_url:
         raise UsageError(
-            f"control '{name}' has the address of target '{aim.endpoints.name}', {found.endpoints.runtime_url}; expected one "
-            "where the revisions before are reached."
+            f"control '{name}' has the address of target '{own.name}', {other.runtime_url}; expected the address of the "
+            "previous revisions."
         )
     return found
 
@@ -101,10 +97,9 @@ def _named(name: str, file: Path | None) -> StageTarget:
 
 
 def _digest(endpoints: Endpoints, entry: target_file.Target | None, is_embedded: bool) -> str:
-    where = (
-        [] if is_embedded else [endpoints.runtime_url, endpoints.control_url, endpoints.socket_path]
-    )  # its port is another every time
-    said = [endpoints.name, endpoints.kind, *where, msgspec.to_builtins(endpoints.rules)]
+    # an embedded mock has another port every time
+    addresses = [] if is_embedded else [endpoints.runtime_url, endpoints.control_url, endpoints.socket_path]
+    said = [endpoints.name, endpoints.kind, *addresses, msgspec.to_builtins(endpoints.rules)]
     if entry is not None:
         said += [msgspec.to_builtins(entry.revisions), msgspec.to_builtins(entry.rollback)]
         if (found := entry.prometheus) is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout.setup import aim
+from drills.rollout.setup import stage_target
 
 GOOD = """
 [targets.theirs]
@@ -39,7 +39,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whatever_is_changed_in_it_shows(tmp_path: Path, change: tuple[str, str]) -> None:
     path = tmp_path / "targets.toml"
     path.write_text(GOOD)
-    found = aim.resolve("theirs", path)
+    found = stage_target.resolve("theirs", path)
     assert found.configuration_now() == found.configuration()
     path.write_text(GOOD.replace(*change))
     assert found.configuration_now() != found.configuration()
@@ -48,6 +48,6 @@ def test_whatever_is_changed_in_it_shows(tmp_path: Path, change: tuple[str, str]
 def test_a_secret_that_is_changed_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "targets.toml"
     path.write_text(GOOD)
-    found = aim.resolve("theirs", path)
+    found = stage_target.resolve("theirs", path)
     monkeypatch.setenv("THEIR_TOKEN", "an0ther-s3cret")
     assert found.configuration_now() == found.configuration()

@@ -1,7 +1,6 @@
-"""Is the cohort as large as it is said to be, and are the right keys in it? Asked of the routing service, key by key."""
+"""Routing checks: ask the routing service key by key whether the cohort has its claimed size and the right keys."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import msgspec
 from scipy import stats
 
 from drills.judging.checks.verdicts import State
-from drills.rollout.setup.commands import append
+from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import ROUTING_CHECKS, Requirement, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock, iso
@@ -21,9 +20,9 @@ PATH = "/api/v1/control/runtime-routing/evaluate"
 SCOPE = "thread"
 CANARY, CONTROL = "canary", "control"
 CONFIDENCE = 0.99  # [ours] of the interval that the claimed share must lie in
-MINIMUM_N = 100  # [ours] answers; of fewer nothing is concluded
+MIN_ANSWERS = 100  # [ours] fewer answers are inconclusive
 _TIMEOUT_S = 5.0
-_GIVE_UP_AFTER = 5  # keys in a row without an answer: the service is not there, and more questions say no more
+_MAX_SILENT_KEYS = 5  # in a row without an answer; then the service is down and more questions show no more
 _THREAD = "stormgate-probe"
 
 
@@ -38,8 +37,8 @@ class _Answer(msgspec.Struct):
     data: _Routing
 
 
-def probe(endpoints: Endpoints, rules: RoutingChecks, folder: Path, clock: Clock) -> list[RoutingCheck]:
-    """Ask for every key, not faster than the rules allow; answers go to `routing-checks.jsonl`. Raises `StorageError` alone."""
+def ask(endpoints: Endpoints, rules: RoutingChecks, folder: Path, clock: Clock) -> list[RoutingCheck]:
+    """Ask for every key, no faster than the rules allow; answers go to `routing-checks.jsonl`. Raises only `StorageError`."""
     began, done, silent = clock.now(), [], 0
     headers = {"Authorization": f"Bearer {endpoints.session}"} if endpoints.session else {}
     with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, headers=headers) as http:
@@ -50,13 +49,12 @@ def probe(endpoints: Endpoints, rules: RoutingChecks, folder: Path, clock: Clock
             append(folder / ROUTING_CHECKS, found)
             done.append(found)
             silent = 0 if found.in_cohort is not None else silent + 1
-            if silent == _GIVE_UP_AFTER:
+            if silent == _MAX_SILENT_KEYS:
                 break
     return done
 
 
 def _ask(http: httpx.Client, url: str, key: str, at: str) -> RoutingCheck:
-    bucket = cohort_bucket(SCOPE, key)
     outcome, in_cohort, revision = "ok", None, ""
     try:
         answer = http.post(url, json={"thread_id": key, "cohort_key": key})
@@ -68,6 +66,7 @@ def _ask(http: httpx.Client, url: str, key: str, at: str) -> RoutingCheck:
         outcome = "timeout"
     except (httpx.HTTPError, httpx.InvalidURL):
         outcome = "unreachable"
+    bucket = cohort_bucket(SCOPE, key)
     return RoutingCheck(at=at, key=key, bucket=bucket, in_cohort=in_cohort, outcome=outcome, revision=revision)
 
 
@@ -83,47 +82,46 @@ def _read(body: bytes, key: str) -> tuple[str, bool | None, str]:
     return "ok", data.cohort == CANARY, data.revision
 
 
-def judge(probes: Sequence[RoutingCheck], percent: float) -> Requirement:
-    """Whether what the routing service answered fits a cohort of `percent` of all keys."""
-    state, reason = _judged(probes, percent)
+def judge(checks: Sequence[RoutingCheck], percent: float) -> Requirement:
+    """Whether the answers fit a cohort of `percent` of all keys."""
+    state, reason = _judged(checks, percent)
     return Requirement(name="cohort", state=state, reason=reason, evidence=ROUTING_CHECKS)
 
 
-def _judged(probes: Sequence[RoutingCheck], percent: float) -> tuple[State, str]:
-    if not probes:
+def _judged(checks: Sequence[RoutingCheck], percent: float) -> tuple[State, str]:
+    if not checks:
         return State.NOT_RUN, "the routing service was not asked"
-    told = [probe for probe in probes if probe.in_cohort is not None]
-    silent = len(probes) - len(told)
-    if not told:
-        return State.NO_DATA, f"the routing service told nothing of any of {len(probes)} keys ({probes[0].outcome})"
-    if wrong := next(_wrong(told, percent), None):
-        return State.FAIL, wrong
-    inside = sum(bool(probe.in_cohort) for probe in told)
-    least, most = interval(inside, len(told))
-    bounds = f"interval {100 * least:.2f} to {100 * most:.2f} %"
-    share = f"{inside} of {len(told)} keys are in the cohort ({100 * inside / len(told):.2f} %, {bounds})"
-    if not least <= percent / 100 <= most:
-        return State.FAIL, f"{share}, but it is said to be {percent:g} %"
-    if silent or len(told) < MINIMUM_N:
-        return State.INCONCLUSIVE, f"{share}; {silent} more keys got no answer, and at least {MINIMUM_N} must, all of them"
+    answered = [check for check in checks if check.in_cohort is not None]
+    silent = len(checks) - len(answered)
+    if not answered:
+        return State.NO_DATA, f"the routing service gave no answer for any of {len(checks)} keys ({checks[0].outcome})"
+    if misplaced := _misplaced(answered, percent):
+        return State.FAIL, misplaced
+    inside = sum(bool(check.in_cohort) for check in answered)
+    lower, upper = interval(inside, len(answered))
+    bounds = f"interval {100 * lower:.2f} to {100 * upper:.2f} %"
+    share = f"{inside} of {len(answered)} keys are in the cohort ({100 * inside / len(answered):.2f} %, {bounds})"
+    if not lower <= percent / 100 <= upper:
+        return State.FAIL, f"{share}, but it should be {percent:g} %"
+    if silent or len(answered) < MIN_ANSWERS:
+        return State.INCONCLUSIVE, f"{share}; {silent} keys got no answer, and at least {MIN_ANSWERS} must, all of them"
     return State.PASS, f"{share}, as {percent:g} % should be; each key is where its bucket puts it"
 
 
-def _wrong(told: Sequence[RoutingCheck], percent: float) -> Iterator[str]:
-    """Keys whose answer is not what their bucket says."""
-    strays = [probe for probe in told if probe.in_cohort != (cohort_bucket(SCOPE, probe.key) < percent)]
-    if strays:
-        first = strays[0]
-        said, should = (CANARY, CONTROL) if first.in_cohort else (CONTROL, CANARY)
-        bucket = cohort_bucket(SCOPE, first.key)
-        yield (
-            f"{len(strays)} of {len(told)} keys are on the wrong side of {percent:g} %, the first {first.key} "
-            f"of bucket {bucket}: {said} instead of {should}"
-        )
+def _misplaced(answered: Sequence[RoutingCheck], percent: float) -> str:
+    """What is wrong about keys whose answer does not match their bucket; empty if all match."""
+    strays = [check for check in answered if check.in_cohort != (cohort_bucket(SCOPE, check.key) < percent)]
+    if not strays:
+        return ""
+    first = strays[0]
+    said, should = (CANARY, CONTROL) if first.in_cohort else (CONTROL, CANARY)
+    return (
+        f"{len(strays)} of {len(answered)} keys are on the wrong side of {percent:g} %, the first {first.key} "
+        f"of bucket {cohort_bucket(SCOPE, first.key)}: {said} instead of {should}"
+    )
 
 
 def interval(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of a share, two-sided."""
+    """Wilson's two-sided interval of a share; `n` is at least 1."""
     found = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    least, most = float(found.low), float(found.high)
-    return (least if math.isfinite(least) else 0.0, most if math.isfinite(most) else 1.0)
+    return float(found.low), float(found.high)

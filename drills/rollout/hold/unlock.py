@@ -6,7 +6,7 @@ from pathlib import Path
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.hold import rollouts
-from drills.rollout.hold.rollouts import StageRun
+from drills.rollout.hold.rollouts import RunRecord
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import Entry
 from drills.rollout.setup.records import Signoff, Stage, StagePlan, StageReport
@@ -16,7 +16,7 @@ from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError, UsageError
 
 
-def require_open(folder: Path, entries: Sequence[Entry], plan: StagePlan, now: datetime, rules: Stages) -> None:
+def require_unlocked(folder: Path, entries: Sequence[Entry], plan: StagePlan, now: datetime, rules: Stages) -> None:
     """Raise `UsageError`, all reasons in one sentence, unless the planned stage may begin."""
     trouble = list(missing(folder, entries, plan.stage, now, rules))
     if plan.target_kind == "mock":
@@ -37,7 +37,7 @@ def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime,
     before = rules.before(stage)
     if before is None:
         return
-    if strange := rollouts.untold(folder, entries):
+    if strange := rollouts.unrecorded(folder, entries):
         yield f"the journal does not tell of the run {strange[0]}, which is there: its end was cut off, or it is an older copy"
     run = rollouts.latest(entries, before)
     if run is None:
@@ -52,9 +52,9 @@ def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime,
             yield str(error)
 
 
-def _reported(run_dir: Path, run: StageRun, now: datetime, valid_h: float) -> Iterator[str]:
+def _reported(run_dir: Path, run: RunRecord, now: datetime, valid_h: float) -> Iterator[str]:
     named = f"stage {run.stage} ({run.run_id})"
-    report = told_report(run_dir, run)
+    report = recorded_report(run_dir, run)
     if report.plan.target_kind == "mock":
         yield f"{named} ran on a mock, which opens no stage, whatever it shows"
     if report.decision != "go":
@@ -63,7 +63,7 @@ def _reported(run_dir: Path, run: StageRun, now: datetime, valid_h: float) -> It
     chain.unspoilt(chain.Earlier(run_dir, report))
     if (old := now - from_iso(report.ended)) > timedelta(hours=valid_h):
         yield f"{named} ended {old.total_seconds() / 3600:.1f} h ago, and {valid_h:g} h are allowed: run it again"
-    signoff = told_signoff(run_dir, run)
+    signoff = recorded_signoff(run_dir, run)
     if signoff is None:
         yield f"nobody has signed {named}"
         return
@@ -75,7 +75,7 @@ def _reported(run_dir: Path, run: StageRun, now: datetime, valid_h: float) -> It
         yield f"{named} was signed at {signoff.at}, which is still to come: a clock was set back"
 
 
-def superseded(folder: Path, entries: Sequence[Entry], run: StageRun) -> Iterator[str]:
+def superseded(folder: Path, entries: Sequence[Entry], run: RunRecord) -> Iterator[str]:
     """Stages that a run rests on and that were run again since, unless to another signed go of the same.
 
     Raises `EvidenceError` where a stage before it cannot be read.
@@ -93,16 +93,16 @@ def superseded(folder: Path, entries: Sequence[Entry], run: StageRun) -> Iterato
             )
 
 
-def _is_such_a_go(folder: Path, run: StageRun, old: StagePlan) -> bool:
+def _is_such_a_go(folder: Path, run: RunRecord, old: StagePlan) -> bool:
     if run.reported is None:
         return False
     run_dir = rollouts.run_dir(folder, run.run_id)
-    report, signoff = told_report(run_dir, run), told_signoff(run_dir, run)
+    report, signoff = recorded_report(run_dir, run), recorded_signoff(run_dir, run)
     same = all(getattr(report.plan, name) == getattr(old, name) for name in chain.SAME)
     return same and signoff is not None and (report.decision, signoff.decision) == ("go", "go")
 
 
-def told_report(run_dir: Path, run: StageRun) -> StageReport:
+def recorded_report(run_dir: Path, run: RunRecord) -> StageReport:
     """A run's report, once it is sure that it is the one that the journal tells of. Raises `EvidenceError`, `UsageError`."""
     path = run_dir / records.REPORT
     report = evidence.read_report(run_dir)
@@ -114,7 +114,7 @@ def told_report(run_dir: Path, run: StageRun) -> StageReport:
     return report
 
 
-def told_signoff(run_dir: Path, run: StageRun) -> Signoff | None:
+def recorded_signoff(run_dir: Path, run: RunRecord) -> Signoff | None:
     """A run's signature, None for none. One that the journal does not tell of was not made here, and is an error."""
     signoff = evidence.read_signoff(run_dir)
     path = run_dir / records.SIGNOFF
