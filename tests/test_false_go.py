@@ -18,13 +18,14 @@ from sim.client.session import ClientSession
 from sim.drill.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
 from sim.drill.model import Drill, Load, Phases
 from sim.drill.schedule import PlannedFault
-from sim.engines.shared import client_setup
+from sim.engines.shared import client_setup, service_api
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.publishing import DueEvent
-from sim.engines.shared.service import Answer
+from sim.engines.shared.service_api import Answer, PublishedEvent, PublishFailedError, Request
 from sim.engines.sockets import engine
 from sim.engines.sockets.faults import FaultActions
+from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.publisher import Publisher
-from sim.engines.sockets.service import Endpoints, PublishedEvent, PublishFailedError, ServiceHttp
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.columns import Columns
 from sim.record.observations import SCHEMA, Kind
@@ -307,15 +308,15 @@ class Answering:
     def __init__(self, **event: object) -> None:
         self.event = event
 
-    async def request(self, method: str, url: str, **_: object) -> Answer:
+    async def exchange(self, request: Request[object]) -> Answer:
         return Answer(201, "application/json", msgspec.json.encode({"event": self.event}))
 
 
 def published(**event: object) -> PublishedEvent:
     async def ask() -> PublishedEvent:
         http = ServiceHttp(Endpoints("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
-        http._http = Answering(**event)
-        return await http.publish("r1", "run.progress", {"number": 1}, "r1-1")
+        http._exchange = Answering(**event).exchange
+        return await http.ask(service_api.publish, "r1", "run.progress", {"number": 1}, "r1-1")
 
     return asyncio.run(ask())
 
@@ -330,18 +331,18 @@ def test_no_event_waits_behind_a_storm_of_mints() -> None:
     """No false go: the wait for one of our own connections counted as the runtime's latency."""
 
     class MintsHang(Answering):
-        async def request(self, method: str, url: str, **_: object) -> Answer:
-            if url.endswith("/token"):
+        async def exchange(self, request: Request[object]) -> Answer:
+            if request.url.endswith("/token"):
                 await asyncio.Event().wait()
-            return await super().request(method, url)
+            return await super().exchange(request)
 
     async def storm_of_mints() -> int:
         http = ServiceHttp(Endpoints("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
-        http._http = MintsHang(seq=3)
+        http._exchange = MintsHang(seq=3).exchange
         session = ClientSession(0, [run_events("r1")], policies.get("reference"), client_setup.client_settings(tiny(), 1))
-        mints = [asyncio.create_task(http.mint(session)) for _ in range(200)]
+        mints = [asyncio.create_task(http.ask(service_api.mint, session)) for _ in range(200)]
         await asyncio.sleep(0)
-        event = await asyncio.wait_for(http.publish("r1", "run.progress", {}, "r1-1"), 5.0)
+        event = await asyncio.wait_for(http.ask(service_api.publish, "r1", "run.progress", {}, "r1-1"), 5.0)
         for mint in mints:
             mint.cancel()
         return event.seq

@@ -15,7 +15,7 @@ from sim.base.errors import TargetError, UsageError
 if TYPE_CHECKING:
     from drills.rollout.setup.records import Snapshot
     from drills.rollout.setup.stage_target import StageTarget
-    from sim.engines.sockets.service import Endpoints
+    from sim.engines.shared.endpoints import Endpoints
 
 _MIN_EVERY_S = 1.0  # [ours] more often, an endpoint that counts in whole seconds would look frozen
 _GO, _INCONCLUSIVE = 0, 2

@@ -20,7 +20,7 @@ from sim.drill.system_model import SystemModel
 from sim.record.run_header import RunHeader
 
 if TYPE_CHECKING:
-    from sim.engines.sockets.service import Endpoints
+    from sim.engines.shared.endpoints import Endpoints
 
 WORK_PREFIX = "stormgate-calibrate-"
 METHOD = (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sim.drill.model import Drill
-    from sim.engines.sockets.service import Endpoints
+    from sim.engines.shared.endpoints import Endpoints
 
 
 def as_json(request: Request, endpoints: "Endpoints | None") -> None:

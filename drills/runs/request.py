@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sim.drill.model import Drill
 
 if TYPE_CHECKING:
-    from sim.engines.sockets.service import Endpoints
+    from sim.engines.shared.endpoints import Endpoints
 
 ENGINES = ("sockets", "virtual", "fleet")
 SIMULATED = {

@@ -20,7 +20,7 @@ from sim.server.settings import DEFECTS, RuntimeSettings, Switches
 
 if TYPE_CHECKING:
     from sim.drill.system_model import SystemModel
-    from sim.engines.sockets.service import Endpoints
+    from sim.engines.shared.endpoints import Endpoints
 
 RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 

@@ -15,7 +15,6 @@ from sim.base.config import read_toml, to_struct
 from sim.base.errors import UsageError
 from sim.drill.fault_kinds import AnyFault
 from sim.drill.target_rules import (
-    SOCKET_PATH,
     Caps,
     Hook,
     MetricsProfile,
@@ -27,6 +26,7 @@ from sim.drill.target_rules import (
     TargetKind,
 )
 from sim.protocols.spacetime.metric_names import KNOWN
+from sim.protocols.spacetime.service_paths import SOCKET_PATH
 from sim.server.settings import Positive
 
 RESERVED = "mock"  # the embedded one

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from sim.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from sim.engines.sockets.service import Endpoints
+    from sim.engines.shared.endpoints import Endpoints
 
 EMBEDDED = "mock"
 DEFAULT_FILE = Path("targets.toml")
@@ -28,7 +28,7 @@ def resolve(target: str, file: Path | None = None) -> "Endpoints | None":
 
 def _named(name: str, file: Path | None) -> "Endpoints":
     from drills.runs import target_file
-    from sim.engines.shared.service import Endpoints  # imported late: the help text does not need it
+    from sim.engines.shared.endpoints import Endpoints  # imported late: the help text does not need it
 
     if file is None and not DEFAULT_FILE.exists():
         raise UsageError(
@@ -51,7 +51,7 @@ def _named(name: str, file: Path | None) -> "Endpoints":
 
 def _address(parts: SplitResult) -> "Endpoints":
     """A mock of ours at an address on this machine."""
-    from sim.engines.shared.service import Endpoints
+    from sim.engines.shared.endpoints import Endpoints
     from sim.mock.server import admin_token
 
     shown = f"--target {parts.scheme}://{parts.hostname}"  # no more of it, as a secret may stand in the rest

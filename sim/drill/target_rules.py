@@ -10,7 +10,6 @@ TargetKind = Literal["mock", "staging", "production"]
 MetricsProfile = Literal["full", "pinned", "none"]  # none: the endpoint is not asked
 Command = Annotated[list[str], msgspec.Meta(min_length=1)]  # a program and its arguments; no shell reads it
 Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,200}$")]  # printable, without blanks
-SOCKET_PATH = "/sync/socket/websocket"
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

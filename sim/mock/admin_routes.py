@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sim.mock.answers import body, is_local, problem
+from sim.protocols.spacetime.service_paths import MOCK_PATH
 from sim.server.deployment import Percent, Throttle, unknown_revision
 from sim.server.settings import Switches
 from sim.server.tokens import Key
@@ -58,7 +59,7 @@ class Panel:
             _put("traffic", _Serving, self._set_traffic),
             _put("throttle", Throttle, self._set_throttle),
             _put("cohort", _Cohort, self._set_cohort),
-            Route("/_mock/state", self._state),
+            Route(MOCK_PATH.format(name="state"), self._state),
         ]
 
     # --- faults -------------------------------------------------------------------------------------
@@ -136,4 +137,4 @@ def _put(name: str, kind: type[T], change: Callable[[T], Any]) -> Route:
         return done if isinstance(done, Response) else JSONResponse(done)
 
     handler: Callable[[Request], Awaitable[Response]] = endpoint
-    return Route(f"/_mock/{name}", handler, methods=["PUT"])
+    return Route(MOCK_PATH.format(name=name), handler, methods=["PUT"])

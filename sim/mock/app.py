@@ -22,6 +22,17 @@ from sim.mock.publishing import Authority, PublishRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
+from sim.protocols.spacetime.service_paths import (
+    EVENTS_PATH,
+    HEALTH_PATH,
+    METRICS_PATH,
+    READY_PATH,
+    REVOKE_PATH,
+    RUNS_PATH,
+    SOCKET_PATH,
+    STATUS_PATH,
+    TOKEN_PATH,
+)
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.counters import metrics
@@ -33,7 +44,6 @@ from sim.server.tokens import Keyring
 
 CODEX_EVENT_PREFIX = "codex.worker."  # events of this type go to the one topic without snapshots
 DEFAULT_ADMIN_TOKEN = "mock-admin"
-SOCKET_PATH = "/sync/socket/websocket"
 _TICK_S = 0.05
 
 
@@ -106,16 +116,16 @@ class Mock:
 
     def _routes(self) -> list[Route]:
         return [
-            Route("/api/spacetime/token", self._token, methods=["POST"]),
+            Route(TOKEN_PATH, self._token, methods=["POST"]),
             Route("/api/sync/token", self._token, methods=["POST"]),
-            Route("/api/status", self._status),
+            Route(STATUS_PATH, self._status),
             Route("/api/v1/control/runtime-routing/evaluate", self._evaluate, methods=["POST"]),
-            Route("/healthz", self._healthz),
-            Route("/readyz", self._readyz),
-            Route("/internal/v1/runs", self._new_run, methods=["POST"]),
-            Route("/internal/v1/runs/{run_id}/events", self._new_event, methods=["POST"]),
-            Route("/internal/v1/sync/sessions/revoke", self._revoke, methods=["POST"]),
-            Route("/internal/v1/spacetime/sync/metrics", self._metrics),
+            Route(HEALTH_PATH, self._healthz),
+            Route(READY_PATH, self._readyz),
+            Route(RUNS_PATH, self._new_run, methods=["POST"]),
+            Route(EVENTS_PATH, self._new_event, methods=["POST"]),
+            Route(REVOKE_PATH, self._revoke, methods=["POST"]),
+            Route(METRICS_PATH, self._metrics),
             Route("/metrics", self._prometheus),
             Route("/internal/v1/spacetime/fanout/metrics", self._retired_metrics),
             *Panel(self).routes(),

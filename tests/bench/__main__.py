@@ -22,8 +22,10 @@ from rich.table import Table
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import ClientSession
+from sim.engines.shared import service_api
+from sim.engines.shared.endpoints import Endpoints
+from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.publisher import create_streams
-from sim.engines.sockets.service import Endpoints, ServiceHttp
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
 from sim.server.settings import RuntimeSettings, Switches
@@ -69,7 +71,7 @@ async def metric(kind: str, folder: Path) -> Report:
 async def _tokens(http: ServiceHttp, topic: str) -> list[str]:
     settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
     sessions = [ClientSession(number, [topic], policies.get("reference"), settings) for number in range(CLIENTS)]
-    tokens: list[Token] = await asyncio.gather(*(http.mint(session) for session in sessions))
+    tokens: list[Token] = await asyncio.gather(*(http.ask(service_api.mint, session) for session in sessions))
     return [token.text for token in tokens]
 
 

@@ -28,9 +28,10 @@ from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import ClientSession
+from sim.engines.shared import service_api
 from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.sockets.client import ClientDriver
-from sim.engines.sockets.service import ServiceHttp
+from sim.engines.sockets.http import ServiceHttp
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
 from sim.record.parquet import Recorder
@@ -155,7 +156,7 @@ class Window:
 
     async def _publish(self, number: int) -> None:
         payload = {"number": number, "text": "x" * 64}
-        await self._http.publish(self._job.run_id, RUN_EVENT, payload, f"bench-{number}")
+        await self._http.ask(service_api.publish, self._job.run_id, RUN_EVENT, payload, f"bench-{number}")
 
 
 def main() -> None:

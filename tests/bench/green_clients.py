@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import gevent
 import msgspec
@@ -30,8 +30,10 @@ from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import ClientSession
 from sim.engines.greenlets.client import WireClient
-from sim.engines.greenlets.service import ServiceRequests
+from sim.engines.greenlets.http import GreenletHttp
+from sim.engines.shared import service_api
 from sim.engines.shared.client_setup import RUN_EVENT
+from sim.engines.shared.service_api import Request
 from sim.mock.server import raise_descriptor_limit
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
@@ -45,16 +47,20 @@ class Crowd(Count, Protocol):
         """Return when every client has subscribed."""
 
 
-class ReadyTokens(ServiceRequests):
+T = TypeVar("T")
+
+
+class ReadyTokens(GreenletHttp):
     """The lane's HTTP with tokens that are there already."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job.service)
         self._tokens = iter(job.tokens)
 
-    def mint(self, session: ClientSession) -> Token:
-        """The next one."""
-        return Token(next(self._tokens), time.time() + 270, time.time() + 300)
+    def _send(self, request: Request[T]) -> T:
+        return Token(  # type: ignore[return-value]  # only tokens are asked for
+            next(self._tokens), time.time() + 270, time.time() + 300
+        )
 
 
 class CountingClient(Counting, WireClient):
@@ -130,7 +136,7 @@ class Window:
         self.outstanding = 0
         self._job = job
         self._crowd = crowd
-        self._service = ServiceRequests(job.service)
+        self._service = GreenletHttp(job.service)
         self.greenlet = gevent.spawn(self._publish_all)
 
     def _publish_all(self) -> None:
@@ -143,7 +149,9 @@ class Window:
             gevent.sleep(0.001)
 
     def _publish(self, number: int) -> None:
-        self._service.publish(self._job.run_id, RUN_EVENT, {"number": number, "text": "x" * 64}, f"bench-{number}")
+        self._service.ask(
+            service_api.publish, self._job.run_id, RUN_EVENT, {"number": number, "text": "x" * 64}, f"bench-{number}"
+        )
 
 
 def run(job: Job, folder: Path) -> Report:

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from sim.client.session import ClientSession
-from sim.engines.shared.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.session_driver import SessionDriver
 from sim.engines.shared.web_socket import WebSocket
 from sim.protocols.spacetime.frames import Compatibility

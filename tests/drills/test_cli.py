@@ -85,7 +85,7 @@ def not_ready(method: str, path: str) -> Answer:
     ("answer", "words"),
     [
         (page, ["/api/spacetime/token", "200 (text/html)"]),
-        (nothing, ["/readyz", "404 (text/html)", "no sync runtime"]),
+        (nothing, ["/readyz", "404 (text/html)", "not a sync service"]),
         (not_ready, ["/readyz", "503", "not ready"]),
         (ready_but_html_for_a_token, ["/api/spacetime/token", "200 (text/html)", "token"]),
         (ready_but_another_json, ["/api/spacetime/token", "token's JSON"]),

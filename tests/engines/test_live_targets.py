@@ -219,7 +219,7 @@ def test_what_only_a_server_can_do_is_done_by_the_operators_command(tmp_path: Pa
         revert = script(live, "open", f"kill -USR2 {live.pid}")
         said = drilled(live, drill=KILL, extra=hook(inject, revert))
     assert said.code == GO, said
-    assert hooks_run(live) == ["inject kill_runtime 1.0", "heal kill_runtime 1.0"]
+    assert hooks_run(live) == ["inject kill_runtime 1.0", "revert kill_runtime 1.0"]
     reveals_nothing(live, said)
     header = read_header(folder(live))
     assert [(done["action"], done["exit_code"]) for done in header.hooks] == [("inject", 0), ("revert", 0)]
@@ -249,7 +249,7 @@ def test_a_hook_that_fails_ends_the_drill_and_is_healed(tmp_path: Path, what: st
         said = drilled(live, drill=KILL, extra=hook(inject, revert, timeout_s=1.0))
     assert said.code == BROKEN, said
     assert words in said.sentence
-    assert hooks_run(live) == ["inject kill_runtime 1.0", "heal kill_runtime 1.0"]
+    assert hooks_run(live) == ["inject kill_runtime 1.0", "revert kill_runtime 1.0"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -265,7 +265,7 @@ def test_an_interrupted_drill_heals_what_its_hook_broke(tmp_path: Path, number: 
             process.send_signal(number)
             _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == BROKEN, err
-    assert hooks_run(live) == ["inject kill_runtime 1.0", "heal kill_runtime 1.0"]
+    assert hooks_run(live) == ["inject kill_runtime 1.0", "revert kill_runtime 1.0"]
     assert "it was interrupted" in err
     assert [done["why"] for done in read_header(folder(live)).hooks] == ["the drill was ended meanwhile", ""]
 
@@ -291,7 +291,7 @@ def test_a_target_that_could_not_be_healed_is_said_to_be_broken(tmp_path: Path) 
         said = drilled(live, drill=KILL, extra=hook(inject, revert))
     assert said.code == BROKEN
     assert "The target may still be broken." in said.sentence
-    assert hooks_run(live).count("heal kill_runtime 1.0") == 2, "it was tried once more"
+    assert hooks_run(live).count("revert kill_runtime 1.0") == 2, "it was tried once more"
 
 
 def test_changed_words_of_a_hook_are_no_evidence(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from drills.runs import results
 from sim.base.errors import StorageError, TargetError, UsageError
 from sim.drill.fault_kinds import ShrinkWindow
 from sim.drill.model import Drill
+from sim.engines.shared import service_api
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.sockets import engine, metrics_poll
-from sim.engines.sockets.service import Endpoints, ServiceHttp
+from sim.engines.sockets.http import ServiceHttp
 from sim.record.observations import Kind
 from sim.record.parquet import CHUNK_FOLDER, FILE_NAME
 from sim.record.run_header import RunHeader, read_header, read_verified
@@ -178,7 +180,7 @@ def test_nobodys_sessions_are_revoked_on_a_lane_that_is_not_ours():
     async def revoke() -> None:
         http = ServiceHttp(Endpoints("theirs", "staging", "http://127.0.0.1:9", "http://127.0.0.1:9", session="s3cret"))
         try:
-            await http.revoke(["a"])
+            await http.ask(service_api.revoke, ["a"])
         finally:
             await http.close()
 

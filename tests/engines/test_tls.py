@@ -36,7 +36,7 @@ def test_a_certificate_that_nobody_vouches_for_is_one_sentence(tmp_path: Path) -
         said = drilled(live, DRILL)
         assert not live.log
     assert said.code == 3, said
-    assert "/readyz shows a certificate that is not believed" in said.sentence
+    assert "/readyz: certificate verification failed" in said.sentence
     assert "SSL_CERT_FILE" in said.sentence
 
 

@@ -14,8 +14,8 @@ from drills.rollout.servers.revisions import Finder
 from drills.rollout.setup.records import Revisions
 from drills.runs import target_file
 from drills.runs.target_file import Target
-from sim.engines.sockets.service import Endpoints
-from sim.protocols.spacetime.metric_names import HEALTH_PATH, STATUS_PATH
+from sim.engines.shared.endpoints import Endpoints
+from sim.protocols.spacetime.service_paths import HEALTH_PATH, STATUS_PATH
 from tests.commands import LIMIT_S, free_port
 from tests.pages import Asked, Page, pages
 

@@ -18,7 +18,7 @@ from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, Phase, Revi
 from drills.rollout.setup.stage_target import StageTarget
 from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 
 START = datetime(2026, 11, 23, 15, tzinfo=UTC)  # a Monday, 09:00 in Chicago
 KNOWN = Revisions(control="c-1", runtime="r-1")

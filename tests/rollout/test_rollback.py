@@ -28,7 +28,7 @@ from drills.runs.target_file import Target
 from sim.analysis.samples import Share
 from sim.base.clocks import Clock, SteppedClock, SystemClock
 from sim.base.errors import UsageError
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from tests.served import Served, serving
 
 START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)

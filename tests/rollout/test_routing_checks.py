@@ -12,7 +12,7 @@ from drills.rollout.servers import routing_checks
 from drills.rollout.setup.records import ROUTING_CHECKS, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import SystemClock
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.server.cohorts import cohort_bucket
 from tests.commands import http_server
 

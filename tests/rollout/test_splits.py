@@ -21,7 +21,7 @@ from drills.rollout.verdict import splits, window
 from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
 from sim.base.clocks import SteppedClock, iso
 from sim.base.errors import UsageError
-from sim.engines.shared.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.record.observations import Kind
 from tests.histories import Story
 from tests.known_bad_windows import drops, late, told, values

@@ -17,12 +17,12 @@ from drills.rollout.setup.records import CommandDone, Precondition, Revisions
 from drills.rollout.setup.stages import Command
 from sim.base.clocks import Clock, iso
 from sim.base.errors import MalformedFrameError
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.protocols.spacetime import codec
 from sim.protocols.spacetime.frames import Compatibility, Join, Reply
+from sim.protocols.spacetime.service_paths import TOKEN_PATH
 from sim.server.settings import RuntimeSettings
 
-_MINT_PATH = "/api/spacetime/token"
 _TIMEOUT_S = 10.0
 _MOCK_SESSION = "session-stormgate-preflight"  # the mock mints for whoever holds a session of this form
 _VERSION = "2.0.0"
@@ -77,20 +77,20 @@ def mint(endpoints: Endpoints) -> tuple[str, Answer]:
     began = time.monotonic()
     try:
         answer = httpx.post(
-            endpoints.control_url + _MINT_PATH,
+            endpoints.control_url + TOKEN_PATH,
             headers={"Authorization": f"Bearer {endpoints.session or _MOCK_SESSION}"},
             json={},
             timeout=_TIMEOUT_S,
             trust_env=False,
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return "", ("fail", f"{endpoints.control_url}{_MINT_PATH} gave no answer ({type(error).__name__})")
+        return "", ("fail", f"{endpoints.control_url}{TOKEN_PATH} gave no answer ({type(error).__name__})")
     if answer.status_code != 200:
-        return "", ("fail", f"{endpoints.control_url}{_MINT_PATH} answered {answer.status_code} where a token was expected")
+        return "", ("fail", f"{endpoints.control_url}{TOKEN_PATH} answered {answer.status_code} where a token was expected")
     try:
         minted = msgspec.json.decode(answer.content, type=_MintAnswer).data
     except (msgspec.DecodeError, RecursionError):
-        return "", ("fail", f"{endpoints.control_url}{_MINT_PATH} answered 200, but with no token in it")
+        return "", ("fail", f"{endpoints.control_url}{TOKEN_PATH} answered 200, but with no token in it")
     took_ms = (time.monotonic() - began) * 1000
     if not minted.token or minted.expires_in <= 0:
         return "", ("fail", f"the control service issued a token that lives for {minted.expires_in:g} s")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from sim.engines.shared.service import PUBLISHES_AT_ONCE
-from sim.engines.sockets.http import REQUEST_TIMEOUT_S
-from sim.engines.sockets.service import Endpoints, PublishFailedError, ServiceHttp
+from sim.engines.shared import service_api
+from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.service_api import REQUEST_TIMEOUT_S, PublishFailedError
+from sim.engines.sockets.http import ServiceHttp
 
 RATE_CODES = frozenset({"spacetime_publish_rate_limited", "rate_limited", "http_429"})
 _RUNS = 3  # [ours] new streams that a burst is spread over, so that no topic's own limit is met first
@@ -50,22 +51,17 @@ def publishes(endpoints: Endpoints, n: int) -> Burst:
     """Publish `n` events at once to runs that nobody reads. Raises `TargetError` where no run can be made."""
 
     async def burst() -> Burst:
-        http = ServiceHttp(endpoints)
-        slots = asyncio.Semaphore(PUBLISHES_AT_ONCE)
+        async with ServiceHttp(endpoints) as http:
 
-        async def one(run_id: str, number: int) -> str:
-            async with slots:
+            async def one(run_id: str, number: int) -> str:
                 try:
-                    await http.publish(run_id, _EVENT, _PAYLOAD, f"burst-{number}")
+                    await http.ask(service_api.publish, run_id, _EVENT, _PAYLOAD, f"burst-{number}")
                 except PublishFailedError as error:
                     return error.code
-            return ""
+                return ""
 
-        try:
-            runs = [await http.create_run(f"stormgate-burst-{number}") for number in range(_RUNS)]
+            runs = [await http.ask(service_api.create_run, f"stormgate-burst-{number}") for number in range(_RUNS)]
             codes = await asyncio.gather(*(one(runs[number % _RUNS], number) for number in range(n)))
-        finally:
-            await http.close()
         return Burst("publishes", n, dict(Counter(filter(None, codes))))
 
     return asyncio.run(burst())
@@ -75,11 +71,8 @@ def connects(endpoints: Endpoints, n: int) -> Burst:
     """Open `n` sockets at once, and close them. Raises `TargetError` where no token can be had."""
 
     async def burst() -> Burst:
-        http = ServiceHttp(endpoints)
-        try:
-            token = await http.any_token()
-        finally:
-            await http.close()
+        async with ServiceHttp(endpoints) as http:
+            token = await http.ask(service_api.any_token)
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

@@ -18,7 +18,7 @@ from drills.rollout.setup.records import Revisions, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock
 from sim.base.errors import StormgateError
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 
 Name = Literal["traffic", "throttle", "cohort"]
 ROUTING_CHECKS = RoutingChecks()  # how the routing service is asked

@@ -14,7 +14,9 @@ from sim.base.errors import HookError
 from sim.base.operator_command import Output
 from sim.base.redaction import Redactor
 from sim.drill.target_rules import RollbackHook
-from sim.engines.sockets.service import Endpoints, ServiceHttp
+from sim.engines.shared import service_api
+from sim.engines.shared.endpoints import Endpoints
+from sim.engines.sockets.http import ServiceHttp
 
 _PREFIX = "STORMGATE_"
 
@@ -119,10 +121,7 @@ class MockLever:
 
     def _put(self, body: Mapping[str, Any]) -> None:
         async def put() -> None:
-            http = ServiceHttp(self._endpoints)
-            try:
-                await http.change(self._name, body)
-            finally:
-                await http.close()
+            async with ServiceHttp(self._endpoints) as http:
+                await http.ask(service_api.change, self._name, body)
 
         asyncio.run(put())

@@ -13,7 +13,7 @@ from sim.analysis.samples import Share
 from sim.base.errors import EvidenceError
 from sim.drill import model as drill_file
 from sim.drill.model import Drill
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.record import parquet, run_header
 from sim.record.history import History
 

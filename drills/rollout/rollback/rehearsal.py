@@ -28,7 +28,7 @@ from drills.runs.target_file import Target
 from sim.base.atomic_files import write_whole
 from sim.base.clocks import Clock, iso
 from sim.base.errors import StorageError, StormgateError, UsageError
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 
 StepName = Literal["traffic", "throttle", "cohort", "recovery"]
 StepState = Literal["pass", "fail", "error", "not_run"]

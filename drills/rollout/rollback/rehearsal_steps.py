@@ -21,8 +21,9 @@ from drills.runs.target_file import Target
 from sim.base.clocks import Clock
 from sim.base.errors import IllegalMoveError, TargetError, UsageError
 from sim.drill.target_rules import CohortRollback, RollbackHook, RollbackRules, TargetKind, ThrottleRollback, TrafficRollback
-from sim.engines.shared import permission
-from sim.engines.sockets.service import Endpoints, ServiceHttp
+from sim.engines.shared import permission, service_api
+from sim.engines.shared.endpoints import Endpoints
+from sim.engines.sockets.http import ServiceHttp
 from sim.server.deployment import Deployment
 from sim.server.deployment import Traffic as MockTraffic
 
@@ -166,11 +167,8 @@ def _mock(endpoints: Endpoints) -> tuple[Deployment, MockTraffic]:
     """What a mock of ours says of its revisions. Raises `TargetError`."""
 
     async def ask() -> dict[str, Any]:
-        http = ServiceHttp(endpoints)
-        try:
-            return await http.mock_state()
-        finally:
-            await http.close()
+        async with ServiceHttp(endpoints) as http:
+            return await http.ask(service_api.mock_state)
 
     state = asyncio.run(ask())
     try:

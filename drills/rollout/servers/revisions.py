@@ -13,10 +13,10 @@ from drills.rollout.setup.records import Revisions
 from drills.runs.target_file import Target
 from sim.base.redaction import MARK, Redactor
 from sim.drill.target_rules import RevisionCommands
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fetch import FIGURES, fetch_now
-from sim.engines.sockets.service import Endpoints
-from sim.protocols.spacetime.metric_names import HEALTH_PATH, STATUS_PATH
 from sim.protocols.spacetime.service_metrics import OK, read_status, revision_of, word
+from sim.protocols.spacetime.service_paths import HEALTH_PATH, STATUS_PATH
 
 LIMIT_S = 5.0  # [ours] of one request, from connecting to the last byte
 _MAX_OUTPUT_BYTES = 4096  # of a command, looked at

@@ -13,7 +13,7 @@ from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import ROUTING_CHECKS, Requirement, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock, iso
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.server.cohorts import cohort_bucket
 
 PATH = "/api/v1/control/runtime-routing/evaluate"

@@ -22,7 +22,7 @@ from drills.runs.target_file import Target
 from sim.base.clocks import Clock, from_iso
 from sim.base.errors import EvidenceError
 from sim.base.redaction import Redactor
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 
 MAX_REPEATS = 3  # [ours] polls in a row that may repeat the same `generated_at`; beyond it, the body is frozen
 _SET_BACK_S = 1.0  # [ours] by which a disciplined clock may go back

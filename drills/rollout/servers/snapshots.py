@@ -14,10 +14,11 @@ from drills.rollout.setup.records import Phase, Revisions, Snapshot
 from drills.runs.target_file import Target
 from sim.base.clocks import Clock, from_iso, iso
 from sim.base.redaction import Redactor
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fetch import FIGURES, Fetched, fetch_now
-from sim.engines.sockets.service import Endpoints
-from sim.protocols.spacetime.metric_names import METRICS_PATH, PROFILES, STATUS_COUNTERS, STATUS_PATH
+from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
 from sim.protocols.spacetime.service_metrics import OK, Reading, read_metrics, read_status
+from sim.protocols.spacetime.service_paths import METRICS_PATH, STATUS_PATH
 
 MAX_AGE_S = 60.0  # [ours] from a body's making to its answer's sending; the endpoints make each body when they are asked
 MAX_SKEW_S = 3600.0  # [ours] from a body's making to now on our clock: more is a cache's old headers, not a wrong clock

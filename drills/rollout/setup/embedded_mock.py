@@ -10,7 +10,7 @@ import msgspec
 
 from sim.base.errors import TargetError
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.mock.server import ServeOptions, admin_token
 from sim.server.settings import RuntimeSettings, Switches
 

@@ -11,7 +11,7 @@ import msgspec
 from drills.rollout.setup import embedded_mock
 from drills.runs import target_file, targets
 from sim.base.errors import UsageError
-from sim.engines.sockets.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 
 
 @dataclass(frozen=True)

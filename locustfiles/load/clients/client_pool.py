@@ -14,7 +14,7 @@ from sim.drill.fault_kinds import DropSockets, ForgetTokens, RestartClients
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
 from sim.engines.greenlets.client import Listener, WireClient
-from sim.engines.greenlets.service import ServiceRequests
+from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.session_driver import NEVER
@@ -34,7 +34,7 @@ class ClientPool:
         self,
         drill: Drill,
         seed: int,
-        endpoints: ServiceRequests,
+        endpoints: GreenletHttp,
         topics: Sequence[str],
         clock: WallClock,
         recorder: Collector,

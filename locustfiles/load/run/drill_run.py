@@ -26,11 +26,11 @@ from sim.base.gc_tuning import relaxed_gc
 from sim.drill.schedule import PlannedFault
 from sim.drill.schedule import plan as fault_plan
 from sim.engines.greenlets.background import Helpers, OwnLag
+from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.greenlets.mock_process import EmbeddedMock
-from sim.engines.greenlets.service import ServiceRequests
-from sim.engines.shared import client_setup
+from sim.engines.shared import client_setup, service_api
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.publishing import streams_of
-from sim.engines.shared.service import Endpoints
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.record.observations import NAN
 from sim.record.run_header import RunHeader, write_header
@@ -89,12 +89,12 @@ class DrillRun:
         endpoints = self.plan.endpoints or self._start_mock()
         parts = self._folder, self.clock, self._recorder, self.header
         self._guard = target_monitor.TargetGuard(self.plan.drill, endpoints, *parts, len(self._workers))
-        self._endpoints = ServiceRequests(endpoints)
+        self._endpoints = GreenletHttp(endpoints)
         self._endpoints.check()
         self._guard.before()
         healthy = self._as_found(endpoints)
         load = self.plan.drill.load
-        runs = [self._endpoints.create_run(f"stormgate-{number}") for number in range(load.run_streams)]
+        runs = [self._endpoints.ask(service_api.create_run, f"stormgate-{number}") for number in range(load.run_streams)]
         self._streams = streams_of(runs, load.worker_events)
         self._book = WatchedPublished(self._streams, load.payload_bytes, self.clock, self._recorder, self.live, self._others)
         self.publisher = EventPublisher(self._endpoints, self._book, load.events_per_s, self.clock, self._guard.events)
@@ -122,7 +122,7 @@ class DrillRun:
         """The switches to go back to after each fault: a drill must not mend what is wrong with a target."""
         if self._mock is not None or not endpoints.is_mock:
             return self.plan.switches
-        found = self._endpoints.switches()
+        found = self._endpoints.ask(service_api.switches)
         self.header.defects = sorted(found.defects)
         return msgspec.structs.replace(found, seed=self.plan.seed)
 

@@ -18,7 +18,8 @@ from sim.base.errors import UsageError
 from sim.drill.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault, switches_during
-from sim.engines.greenlets.service import ServiceRequests
+from sim.engines.greenlets.http import GreenletHttp
+from sim.engines.shared import service_api
 from sim.record.observations import NAN
 from sim.record.parquet import Recorder
 from sim.server.settings import Switches
@@ -46,7 +47,7 @@ class Storms:
 
     def __init__(
         self,
-        endpoints: ServiceRequests,
+        endpoints: GreenletHttp,
         healthy: Switches,
         client_pool: ClientPool,
         others: NoWorkers,
@@ -94,10 +95,10 @@ class Storms:
             case SwitchFault():
                 return self._switch(planned, ends)
             case RollingDeploy():
-                return self._endpoints.hang_up(planned.clients)
+                return self._endpoints.ask(service_api.hang_up, planned.clients)
             case ShrinkWindow() as fault:
                 topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
-                return sum(self._endpoints.shrink_window(topic, fault.keep_events) for topic in topics)
+                return sum(self._endpoints.ask(service_api.shrink_window, topic, fault.keep_events) for topic in topics)
             case ExpireTokens():
                 return self._set_switches(tokens_void_before=time.time())
             case _:
@@ -113,7 +114,7 @@ class Storms:
 
     def _acted(self, planned: PlannedFault) -> int:
         """How often the mock says that it acted, since it was started."""
-        return int(self._endpoints.mock_state()["acted"].get(planned.kind, 0))
+        return int(self._endpoints.ask(service_api.mock_state)["acted"].get(planned.kind, 0))
 
     def _set_switches(self, without: PlannedFault | None = None, **for_good: float) -> int:
         """Put in force what acts now, and what stays; returns how many sockets were told to authenticate again."""
@@ -121,7 +122,7 @@ class Storms:
             self._switched = True
             self._healthy = msgspec.structs.replace(self._healthy, **for_good)
             active = [planned.fault for planned in self._active.values() if planned is not without]
-            return self._endpoints.set_switches(switches_during(self._healthy, active))
+            return self._endpoints.ask(service_api.set_switches, switches_during(self._healthy, active))
 
     def end(self) -> None:
         """Faults that act end now, each in good order."""

@@ -16,7 +16,7 @@ from sim.base.errors import UsageError
 from sim.drill import model as drills
 from sim.drill.model import Drill
 from sim.engines.shared import permission
-from sim.engines.shared.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.server.settings import DEFECTS, Switches
 
 FROM_DRILL = 0.0  # of a number: use the drill file's value

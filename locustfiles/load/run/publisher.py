@@ -6,10 +6,11 @@ from gevent.pool import Group
 from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.workers.remote import NoWorkers
 from sim.base.clocks import WallClock
-from sim.engines.greenlets.service import ServiceRequests
+from sim.engines.greenlets.http import GreenletHttp
+from sim.engines.shared import service_api
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.publishing import DueEvent, Published, Stream
-from sim.engines.shared.service import PublishedEvent, PublishFailedError
+from sim.engines.shared.service_api import PublishedEvent, PublishFailedError
 from sim.record.parquet import Recorder
 
 
@@ -48,7 +49,7 @@ class EventPublisher:
     """Publishes at a fixed rate until it is told to finish; a greenlet an event, so that none waits for another."""
 
     def __init__(
-        self, endpoints: ServiceRequests, book: Published, events_per_s: float, clock: WallClock, pacer: Pacer | None = None
+        self, endpoints: GreenletHttp, book: Published, events_per_s: float, clock: WallClock, pacer: Pacer | None = None
     ) -> None:
         self.book = book
         self._pacer = pacer  # keeps to a target's cap
@@ -86,7 +87,7 @@ class EventPublisher:
                 return
             stream = event.stream
             try:
-                taken = self._endpoints.publish(stream.run_id, stream.event_type, event.payload, event.key)
+                taken = self._endpoints.ask(service_api.publish, stream.run_id, stream.event_type, event.payload, event.key)
             except PublishFailedError as error:
                 if (wait_s := event.failed(error)) is None:
                     return

@@ -14,9 +14,9 @@ from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.drill.target_rules import Stop
 from sim.engines.shared import permission
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.metrics_book import MAX_BODY_BYTES, TIMEOUT_S, TRIES, MetricsBook, is_asked
 from sim.engines.shared.pacer import Pacer
-from sim.engines.shared.service import Endpoints
 from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
 from sim.protocols.spacetime.service_metrics import OK
 from sim.record.parquet import Recorder

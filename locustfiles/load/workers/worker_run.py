@@ -20,7 +20,7 @@ from locustfiles.load.workers.messages import Begin, FromWorker
 from locustfiles.load.workers.observation_transport import Shipment
 from sim.base.errors import StormgateError
 from sim.engines.greenlets.background import Helpers, OwnLag
-from sim.engines.greenlets.service import ServiceRequests
+from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import permission
 from sim.engines.shared.pacer import Pacer
 from sim.mock.server import raise_descriptor_limit
@@ -57,7 +57,7 @@ class WorkerRun:
         self._started = Event()
         self._faults_over = Event()
         self._heads: dict[str, int] | None = None
-        self._endpoints: ServiceRequests | None = None
+        self._endpoints: GreenletHttp | None = None
         self._client_pool: ClientPool | None = None
         self._heard_at = 0.0  # of the master
         self._ending: gevent.Greenlet[..., None] | None = None
@@ -100,7 +100,7 @@ class WorkerRun:
         endpoints = targets.resolve(what.target, self._targets_file)
         assert endpoints is not None  # the master started the mock
         permission.require_allowed(what.drill, endpoints)  # by this machine's own targets file
-        self._endpoints = ServiceRequests(endpoints)
+        self._endpoints = GreenletHttp(endpoints)
         self._endpoints.check()
         pacer = Pacer(what.connects_per_s) if what.connects_per_s else None
         self._client_pool = ClientPool(

@@ -14,10 +14,10 @@ from sim.base.errors import TargetError
 from sim.client.actions import Token
 from sim.client.notices import Notice
 from sim.client.session import ClientSession
-from sim.engines.greenlets.service import ServiceRequests
-from sim.engines.shared import certificates
+from sim.engines.greenlets.http import GreenletHttp
+from sim.engines.shared import certificates, service_api
 from sim.engines.shared.pacer import Pacer
-from sim.engines.shared.service import MintFailedError
+from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.session_driver import NO_WAIT_S, SessionDriver
 from sim.engines.shared.web_socket import Owner, WebSocket
 from sim.record.parquet import Collector
@@ -103,7 +103,7 @@ class WireClient(SessionDriver):
     def __init__(
         self,
         session: ClientSession,
-        endpoints: ServiceRequests,
+        endpoints: GreenletHttp,
         clock: WallClock,
         recorder: Collector,
         listener: Listener,
@@ -175,7 +175,7 @@ class WireClient(SessionDriver):
     def _mint(self) -> None:
         asking = self.session
         try:
-            token = self._endpoints.mint(asking)
+            token = self._endpoints.ask(service_api.mint, asking)
         except (MintFailedError, TargetError) as error:
             if asking is self.session:
                 self._fail_mint(error)

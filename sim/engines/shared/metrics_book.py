@@ -12,9 +12,10 @@ import msgspec
 from sim.base.clocks import RunClock
 from sim.base.errors import StorageError, TargetError
 from sim.base.redaction import Redactor
-from sim.engines.shared.service import Endpoints
-from sim.protocols.spacetime.metric_names import METRICS_PATH, is_counter
+from sim.engines.shared.endpoints import Endpoints
+from sim.protocols.spacetime.metric_names import is_counter
 from sim.protocols.spacetime.service_metrics import OK, read_metrics
+from sim.protocols.spacetime.service_paths import METRICS_PATH
 from sim.record.observations import Kind
 from sim.record.parquet import Recorder
 

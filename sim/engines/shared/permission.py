@@ -18,7 +18,7 @@ from sim.drill.fault_kinds import (
 )
 from sim.drill.model import Drill
 from sim.drill.target_rules import Caps
-from sim.engines.shared.service import Endpoints
+from sim.engines.shared.endpoints import Endpoints
 from sim.server.settings import RuntimeSettings
 
 # Done by our own clients or in front of them, so possible on any target. Whatever is not listed is taken to need the server.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sim.base.clocks import RunClock
 from sim.client.notices import short_hash
 from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
-from sim.engines.shared.service import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
+from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.parquet import Recorder
 
@@ -94,7 +94,7 @@ class DueEvent:
         """A try failed; returns after how many seconds to try again, None when it is given up."""
         self._worst = self._worst if self._worst == UNKNOWN_OUTCOME else error.code
         wait_s = max((error.retry_after_ms or 0) / 1000, RETRY_S)
-        if error.final or self._clock.now() + wait_s > self.due + GIVE_UP_S:
+        if error.is_final or self._clock.now() + wait_s > self.due + GIVE_UP_S:
             self._book.give_up(self, self._worst)
             return None
         return wait_s

@@ -14,7 +14,7 @@ from sim.client.session import ClientSession
 from sim.drill.fault_kinds import RestartClients
 from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
-from sim.engines.shared.service import MintFailedError
+from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.web_socket import WebSocket
 from sim.protocols.spacetime.codec import decode_server, encode_client
 from sim.protocols.spacetime.frames import ClientFrame, Garbage

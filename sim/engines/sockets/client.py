@@ -12,7 +12,7 @@ from sim.client.actions import Token
 from sim.client.session import ClientSession
 from sim.engines.shared import certificates
 from sim.engines.shared.pacer import Pacer
-from sim.engines.shared.service import MintFailedError
+from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.session_driver import NEVER, NO_WAIT_S, SessionDriver
 from sim.engines.sockets.socket import ClientSocket
 from sim.record.parquet import Recorder

@@ -24,15 +24,16 @@ from sim.client.negative.registry import session_class
 from sim.drill.fault_kinds import LinkFault
 from sim.drill.model import Drill
 from sim.drill.schedule import plan
-from sim.engines.shared import client_setup, permission
+from sim.engines.shared import client_setup, permission, service_api
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.sockets import target_monitor
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.faults import FaultActions
+from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.lag_monitor import monitor_own_lag, sample_client_lag
 from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.publisher import Publisher, Stream, create_streams
 from sim.engines.sockets.route_monitor import monitor_retired_routes
-from sim.engines.sockets.service import Endpoints, ServiceHttp
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
@@ -83,11 +84,8 @@ def check_service(endpoints: Endpoints) -> None:
     """Raise `TargetError`, one sentence, unless a lane is there and speaks the protocol."""
 
     async def look() -> None:
-        http = ServiceHttp(endpoints)
-        try:
+        async with ServiceHttp(endpoints) as http:
             await http.check()
-        finally:
-            await http.close()
 
     asyncio.run(look())
 
@@ -197,7 +195,7 @@ class _SocketsRun:
         """
         if self._options.endpoints is None or not endpoints.is_mock:
             return self._options.switches
-        found = await http.switches()
+        found = await http.ask(service_api.switches)
         self._header.defects = sorted(found.defects)
         usual = Switches(seed=found.seed, defects=found.defects)
         if on := [name for name in Switches.__struct_fields__ if getattr(found, name) != getattr(usual, name)]:
@@ -398,7 +396,15 @@ class _SocketsRun:
         # What the drill says of the runtime is for our own; any other is met with the lane's defaults.
         drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=RuntimeSettings())
         session = session_class(probe)(number, topics, policy, client_setup.client_settings(drill, self._options.seed))
-        return ClientDriver(session, endpoints.socket_url, http.mint, self._clock, self._recorder, port, self._watch.connects)
+        return ClientDriver(
+            session,
+            endpoints.socket_url,
+            lambda asking: http.ask(service_api.mint, asking),
+            self._clock,
+            self._recorder,
+            port,
+            self._watch.connects,
+        )
 
     def _add_auditor(self, endpoints: Endpoints, http: ServiceHttp) -> None:
         """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""

@@ -25,11 +25,11 @@ from sim.drill.fault_kinds import (
     SwitchFault,
 )
 from sim.drill.schedule import PlannedFault, switches_during
-from sim.engines.shared import client_setup
+from sim.engines.shared import client_setup, service_api
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.hooks import Hooks
+from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.links import LinkActions
-from sim.engines.sockets.service import ServiceHttp
 from sim.mock.process import MockProcess
 from sim.record.parquet import Recorder
 from sim.server.settings import Switches
@@ -114,12 +114,12 @@ class FaultActions:
             case LinkFault():
                 return await self._break_links(planned, began)
             case RollingDeploy():
-                return await self._http.hang_up(planned.clients)
+                return await self._http.ask(service_api.hang_up, planned.clients)
             case KillRuntime():
                 return await self._kill(ends)
             case ShrinkWindow() as fault:
                 topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
-                return sum([await self._http.shrink_window(topic, fault.keep_events) for topic in topics])
+                return sum([await self._http.ask(service_api.shrink_window, topic, fault.keep_events) for topic in topics])
             case ExpireTokens():
                 return await self._set_switches(tokens_void_before=time.time())
 
@@ -148,7 +148,7 @@ class FaultActions:
 
     async def _acted(self, planned: PlannedFault) -> int:
         """How often the mock says that it acted, since it was started."""
-        return int((await self._http.mock_state())["acted"].get(planned.kind, 0))
+        return int((await self._http.ask(service_api.mock_state))["acted"].get(planned.kind, 0))
 
     def _skew_clocks(self, clients: Sequence[int], by_s: float) -> None:
         for client in clients:
@@ -163,7 +163,7 @@ class FaultActions:
     async def _rotate_keys(self, ends: float) -> int:
         """A new key, and for a while the old one beside it; returns 1."""
         self._keys_overlap = True
-        self._note_client("keys_rotated", detail=await self._http.change_keys(rotate=True))
+        self._note_client("keys_rotated", detail=await self._http.ask(service_api.change_keys, rotate=True))
         await self._sleep_until(ends)
         await self._retire_keys()
         return 1
@@ -171,7 +171,7 @@ class FaultActions:
     async def _retire_keys(self) -> None:
         if self._keys_overlap:
             self._keys_overlap = False
-            await self._http.change_keys(rotate=False)
+            await self._http.ask(service_api.change_keys, rotate=False)
 
     async def _revoke(self, planned: PlannedFault, ends: float) -> int:
         """Revoke sessions, and in the end let their clients sign in anew."""
@@ -180,7 +180,7 @@ class FaultActions:
         for session in concerned:
             self._note_client("session_revoked", session.client)
         self._revoked += concerned
-        done = await self._http.revoke([session.token.session_id for session in concerned if session.token])
+        done = await self._http.ask(service_api.revoke, [session.token.session_id for session in concerned if session.token])
         await self._sleep_until(ends)
         self._sign_in()
         return done
@@ -196,7 +196,7 @@ class FaultActions:
             raise UsageError("this runtime was not started here, so it cannot be killed; leave --target out for that drill.")
         self._note_death()
         code = await self._process.kill()
-        gone = code < 0 and not await self._http.is_ready()
+        gone = code < 0 and not await self._http.ask(service_api.is_ready)
         await self._sleep_until(ends)
         await self._process.start()
         await self._wait_ready()
@@ -205,7 +205,7 @@ class FaultActions:
 
     async def _wait_ready(self) -> None:
         limit = self._clock.now() + _READY_LIMIT_S
-        while not await self._http.is_ready():
+        while not await self._http.ask(service_api.is_ready):
             if self._clock.now() > limit:
                 raise TargetError("the runtime did not become ready again after it was killed; see its runtime.log.")
             await asyncio.sleep(_READY_POLL_S)
@@ -216,7 +216,7 @@ class FaultActions:
             self._switched = True
             self._healthy = msgspec.structs.replace(self._healthy, **for_good)
             active = [planned.fault for planned in self._active.values() if planned is not without]
-            return await self._http.set_switches(switches_during(self._healthy, active))
+            return await self._http.ask(service_api.set_switches, switches_during(self._healthy, active))
 
     async def revert(self) -> None:
         """Take back whatever still acts, after all faults or in the middle of them."""

@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 
 from sim.base.clocks import RunClock
+from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fetch import Fetched, client, fetch
 from sim.engines.shared.metrics_book import FILE_NAME as FILE_NAME
 from sim.engines.shared.metrics_book import TIMEOUT_S, TRIES, MetricsBook
-from sim.engines.sockets.service import Endpoints
 from sim.protocols.spacetime.service_metrics import OK
 from sim.record.parquet import Recorder
 

@@ -3,17 +3,20 @@
 import asyncio
 
 from sim.base.clocks import WallClock
+from sim.engines.shared import service_api
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.publishing import DueEvent, Published, streams_of
 from sim.engines.shared.publishing import Stream as Stream
-from sim.engines.shared.service import PUBLISHES_AT_ONCE, PublishFailedError
-from sim.engines.sockets.service import ServiceHttp
+from sim.engines.shared.service_api import MAX_CONNECTIONS, PublishFailedError
+from sim.engines.sockets.http import ServiceHttp
 from sim.record.parquet import Recorder
 
 
 async def create_streams(http: ServiceHttp, run_streams: int, worker_events: bool) -> list[Stream]:
     """One new run a stream, so that nobody else publishes to them; raises `TargetError`."""
-    return streams_of([await http.create_run(f"stormgate-{number}") for number in range(run_streams)], worker_events)
+    return streams_of(
+        [await http.ask(service_api.create_run, f"stormgate-{number}") for number in range(run_streams)], worker_events
+    )
 
 
 class Publisher:
@@ -37,7 +40,7 @@ class Publisher:
         self._period_s = 1 / events_per_s
         self._clock = clock
         self._book = Published(streams, payload_bytes, clock, recorder)
-        self._slots = asyncio.Semaphore(PUBLISHES_AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS["publish"])
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -93,7 +96,9 @@ class Publisher:
                     if event.is_too_late:
                         return
                     stream = event.stream
-                    taken = await self._http.publish(stream.run_id, stream.event_type, event.payload, event.key)
+                    taken = await self._http.ask(
+                        service_api.publish, stream.run_id, stream.event_type, event.payload, event.key
+                    )
             except PublishFailedError as error:
                 if (wait_s := event.failed(error)) is None:
                     return

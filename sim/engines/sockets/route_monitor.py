@@ -3,7 +3,8 @@
 import asyncio
 
 from sim.base.clocks import WallClock
-from sim.engines.sockets.service import ServiceHttp
+from sim.engines.shared import service_api
+from sim.engines.sockets.http import ServiceHttp
 from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.parquet import Recorder
 
@@ -14,7 +15,7 @@ async def monitor_retired_routes(http: ServiceHttp, clock: WallClock, recorder: 
     """Ask until cancelled; a question that nobody answers is none."""
     while True:
         for method, path in RETIRED:
-            status = await http.status_of(method, path)
+            status = await http.ask(service_api.status, method, path)
             if status:
                 recorder.add(clock.now() - clock.began, "route_answered", value=status, detail=f"{method} {path}")
             await asyncio.sleep(_PAUSE_S)

@@ -10,9 +10,6 @@ _AUTH = (
     *("unauthorized_total", "forbidden_total", "invalid_token_total", "token_expired_total"),
     *("token_not_yet_valid_total", "token_revoked_total"),
 )
-METRICS_PATH = "/internal/v1/spacetime/sync/metrics"
-STATUS_PATH = "/api/status"
-HEALTH_PATH = "/healthz"
 # Figures by profile; the pinned one is what older runtimes have, and lacks most.
 PROFILES: dict[str, tuple[str, ...]] = {
     "full": (

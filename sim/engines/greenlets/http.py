@@ -1,0 +1,84 @@
+"""Sends the service's requests by greenlets over pooled, kept-alive connections, and reads their answers."""
+
+import ssl
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import gevent
+from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPParseError
+
+from sim.engines.shared import service_api
+from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.service_api import (
+    MAX_CONNECTIONS,
+    REQUEST_TIMEOUT_S,
+    Answer,
+    NoAnswerError,
+    RefusedError,
+    Request,
+    UntrustedError,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def http_client(url: str, connections: int, timeout_s: float = REQUEST_TIMEOUT_S) -> HTTPClient:
+    """A client for one base URL; a request waits while all connections are busy."""
+    parts = urlsplit(url)
+    return HTTPClient(
+        str(parts.hostname),
+        parts.port,
+        ssl=parts.scheme == "https",
+        concurrency=connections,
+        connection_timeout=timeout_s,
+        network_timeout=timeout_s,
+    )
+
+
+class GreenletHttp:
+    """One HTTP client for a whole run; `close` it."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self.endpoints = endpoints
+        self._pools = {
+            pool: http_client(endpoints.control_url if pool == "mint" else endpoints.runtime_url, count)
+            for pool, count in MAX_CONNECTIONS.items()
+        }
+
+    def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            pool.close()
+
+    def ask(self, operation: Callable[Concatenate[Endpoints, P], Request[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Carry out an operation of `service_api`; raises what it says."""
+        return self._send(operation(self.endpoints, *args, **kwargs))
+
+    def check(self) -> None:
+        """Raise `TargetError`, one sentence, unless both services are there and speak the protocol."""
+        for request in service_api.checks(self.endpoints):
+            self._send(request)
+
+    def _send(self, request: Request[T]) -> T:
+        try:
+            answer = self._exchange(request)
+        except NoAnswerError as error:
+            return request.without_answer(error)
+        return request.read(answer)
+
+    def _exchange(self, request: Request[T]) -> Answer:
+        path = urlsplit(request.url)._replace(scheme="", netloc="").geturl()
+        try:
+            answer = self._pools[request.pool].request(request.method, path, request.body, request.all_headers)
+            content = bytes(answer.read())
+            kind = str(answer.get("content-type", "no content type")).partition(";")[0]
+            return Answer(answer.status_code, kind, content)
+        except ssl.SSLCertVerificationError as error:
+            raise UntrustedError(str(error)) from None
+        except ConnectionRefusedError as error:
+            raise RefusedError(str(error)) from None
+        except (OSError, HTTPParseError, gevent.Timeout) as error:
+            raise NoAnswerError(str(error) or type(error).__name__) from None

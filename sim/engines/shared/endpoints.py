@@ -1,0 +1,43 @@
+"""The addresses and secrets of a target."""
+
+from dataclasses import dataclass, field
+
+from sim.drill.target_rules import Rules, TargetKind
+from sim.protocols.spacetime.service_paths import SOCKET_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a target's sync service and control service are, and what may be done to them.
+
+    `session` is the bearer session that mints tokens; empty: one session of the mock per client.
+    Without `admin_token` the metrics endpoint is not polled.
+    """
+
+    name: str
+    kind: TargetKind
+    runtime_url: str
+    control_url: str
+    session: str = ""
+    admin_token: str = ""
+    socket_path: str = SOCKET_PATH
+    rules: Rules = field(default_factory=Rules)
+    further_secrets: tuple[str, ...] = ()  # not sent to the service, but kept out of every file too
+
+    @property
+    def is_mock(self) -> bool:
+        """Whether it is stormgate's own mock, whose fault switches may be set."""
+        return self.kind == "mock"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must never be written anywhere."""
+        return tuple(secret for secret in (self.session, self.admin_token, *self.further_secrets) if secret)
+
+    def __repr__(self) -> str:
+        return f"Endpoints({self.name}, {self.kind}, {self.runtime_url}, {self.control_url})"
+
+    @property
+    def socket_url(self) -> str:
+        """The WebSocket URL without its query."""
+        return self.runtime_url.replace("http", "ws", 1) + self.socket_path

@@ -1,0 +1,12 @@
+"""HTTP and WebSocket paths of the sync service and its control service: what requests ask for and the mock serves."""
+
+TOKEN_PATH = "/api/spacetime/token"
+STATUS_PATH = "/api/status"
+SOCKET_PATH = "/sync/socket/websocket"
+READY_PATH = "/readyz"
+HEALTH_PATH = "/healthz"
+RUNS_PATH = "/internal/v1/runs"
+EVENTS_PATH = RUNS_PATH + "/{run_id}/events"
+REVOKE_PATH = "/internal/v1/sync/sessions/revoke"
+METRICS_PATH = "/internal/v1/spacetime/sync/metrics"
+MOCK_PATH = "/_mock/{name}"  # of stormgate's own mock alone
