@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from drills.judging.checks import network
-from drills.judging.gates import REGISTRY
+from drills.judging.gates import DECISIONS
 from sim.base import randomness
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import Drill, Expect, Fleet, Load, Phases
@@ -23,8 +23,8 @@ from sim.record.run_header import RunHeader, write_header
 STREAM = "runtime.run.1.events"
 AUDITOR = 1000
 # What only some drills break is asked of those alone: see `drills/judging/checks/network.py`.
-_SPECIAL = frozenset(check.full_name for check in network.CHECKS)
-GATED = tuple(name for name in REGISTRY if not name.startswith("drill.") and name not in _SPECIAL)
+_SPECIAL = frozenset(network.DECISIONS)
+GATED = tuple(name for name in DECISIONS if not name.startswith("drill.") and name not in _SPECIAL)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class KnownBad:
         return self.prepare(_storm().without(lambda row: False))
 
     def judged(self, story: Story) -> DrillVerdict:
-        own = tuple(name for name in self.names if name in gates.REGISTRY and gates.REGISTRY[name].gate in gates.GATES)
+        own = tuple(name for name in self.names if name in gates.DECISIONS and name.partition(".")[0] in gates.GATES)
         drill = storm_drill(CLIENTS, (*ENOUGH, *own), **self.expect)
         return gates.judge(drill, story.history(), gates.load_thresholds(), "observations.parquet")
 

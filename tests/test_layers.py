@@ -55,10 +55,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 )
 MAX_MODULES = 14  # of a folder, `__init__.py` included
 # Imports that still point the wrong way, and folders that are still too large. This set only shrinks.
-TRANSITION = {
-    ("drills.judging.gates", "drills.rollout.verdict.window_checks"),
-    ("drills.judging.gates", "drills.rollout.verdict.window_data.base"),
-}
+TRANSITION: set[tuple[str, str]] = set()
 LARGE = {"sim/server", "sim/engines/sockets", "drills/runs"}
 PURE = ("sim.protocols", "sim.server", "sim.client")
 # Of `sim/engines/shared` what never waits, so that every driver can use it.

@@ -1,21 +1,19 @@
-"""The gates: which checks there are, what a drill is asked, and the answers.
+"""The gates: ask a drill's evidence everything that its drill lists, and everything that is always asked.
 
-A check that cannot be worked out is an `error` of that check and never stops the others; a check of a name that
-nobody knows is a mistake of the user's and stops everything before it begins.
+A check that raises is an `error` of that check and never stops the others. An unknown check is a mistake of the user's and is
+refused before anything starts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from drills.judging.checks import authority, delivery, fleet, malformed, network, phases, reconnect, service, stale
-from drills.judging.checks import thresholds as thresholds_file
-from drills.judging.checks.base import Answer, Case, Check
-from drills.judging.checks.thresholds import Expected, Threshold, Thresholds
+from drills.judging.checks import authority, delivery, fleet, network, phases, reconnect, service, stale
+from drills.judging.checks.base import NAN, Answer, Case, Decide, result
+from drills.judging.checks.registry import EVIDENCE, INVARIANTS, OF_RUNS, STOP_CONDITION, CheckSpec
+from drills.judging.checks.registry import GATES as GATES
+from drills.judging.checks.thresholds import Threshold, Thresholds
+from drills.judging.checks.thresholds import load_thresholds as load_thresholds
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, ServerView, State
-from drills.rollout.verdict.window_checks import AGAINST_CONTROL
-from drills.rollout.verdict.window_checks import REGISTRY as WINDOW_REGISTRY
-from drills.rollout.verdict.window_data.base import WindowCheck
 from sim.analysis import invariants, metrics, samples, server_metrics
 from sim.analysis.invariants import Violation
 from sim.analysis.metrics import Metric
@@ -24,45 +22,29 @@ from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.record.history import History
 
-_CHECKS = (
-    *(*service.CHECKS, *reconnect.CHECKS, *authority.CHECKS, *delivery.CHECKS),
-    *(*network.CHECKS, *phases.CHECKS, *stale.CHECKS, *malformed.CHECKS),
-)
-REGISTRY: Mapping[str, Check] = {check.full_name: check for check in _CHECKS}
+DECISIONS: Mapping[str, Decide] = {
+    **service.DECISIONS,
+    **reconnect.DECISIONS,
+    **authority.DECISIONS,
+    **delivery.DECISIONS,
+    **network.DECISIONS,
+    **phases.DECISIONS,
+    **stale.DECISIONS,
+}
 GENERATOR = "drill.generator_lag_ms"
 HOOKS_FOLDER = "hooks"
 _PACED_SHARE = 0.1  # [ours] of the connects after the first fault, that may wait for a cap
-GATES = ("error", "replay", "reconnect", "delivery", "ux")
-
-
-def load_thresholds(path: Path = thresholds_file.DEFAULT_PATH, is_record: bool = False) -> Thresholds:
-    """Read a thresholds file; unless it is a run's own copy it must serve every check. Raises `UsageError`.
-
-    A check of drills and one of a stage's window that have one name have one threshold.
-    """
-    return thresholds_file.load(path, expected_thresholds(), is_record)
-
-
-def expected_thresholds() -> dict[str, Expected]:
-    """What each check takes from the file, of drills first."""
-    expected: dict[str, Expected] = {}
-    of_windows = (*WINDOW_REGISTRY.values(), *AGAINST_CONTROL.values())
-    checks: tuple[Check | WindowCheck, ...] = (*REGISTRY.values(), *of_windows)
-    for check in checks:
-        if check.takes_threshold:
-            expected[check.full_name] = check.expected.joined(expected.get(check.full_name))
-    return expected
 
 
 def require_checks(drill: Drill, thresholds: Thresholds) -> None:
     """Raise `UsageError` when the drill lists a check that does not exist or has no threshold."""
-    known = [name for name, check in REGISTRY.items() if check.gate in GATES]
+    known = [name for name in DECISIONS if OF_RUNS[name].gate in GATES]
     for name in drill.checks:
         if name not in known:
-            raise UsageError(f"drill {drill.name}: there is no check '{name}'; there are: {', '.join(known)}.")
-    for check in _asked(drill):
-        if check.takes_threshold and check.full_name not in thresholds:
-            raise UsageError(f"drill {drill.name}: check '{check.full_name}' has no threshold.")
+            raise UsageError(f"drill {drill.name}: unknown check '{name}' in 'checks'; there are: {', '.join(known)}.")
+    for spec in asked_of(drill):
+        if spec.takes_threshold and spec.name not in thresholds:
+            raise UsageError(f"drill {drill.name}: check '{spec.name}' has no threshold; add a table [{spec.name}].")
 
 
 def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str) -> DrillVerdict:
@@ -74,7 +56,7 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
     case, header = Case(drill, history), history.header
     broken, laws = _invariants(case, evidence)
     measures, trouble = _measures(case)
-    results = _disown([answer(check, case, thresholds.get(check.full_name), evidence) for check in _asked(drill)])
+    results = _disown([answer(spec, case, thresholds.get(spec.name), evidence) for spec in asked_of(drill)])
     paced = samples.paced(history)
     results = _doubt(results, paced)
     return DrillVerdict(
@@ -122,11 +104,10 @@ def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult
     if paced.n == 0 or paced.ratio <= _PACED_SHARE:
         return results
     why = f"the target's cap paced {paced.hits} of {paced.n} connects, so this was no storm of that size"
-    timed = {name for name, check in REGISTRY.items() if check.timed}
     decided = (State.PASS, State.FAIL)
     return [
         replace(result, state=State.INCONCLUSIVE, reason=f"{why} ({result.reason})")
-        if result.name in timed and result.state in decided
+        if OF_RUNS[result.name].is_timed and result.state in decided
         else result
         for result in results
     ]
@@ -137,23 +118,24 @@ def _disown(results: Sequence[CheckResult]) -> Sequence[CheckResult]:
     if not any(result.name == GENERATOR and result.state is State.ERROR for result in results):
         return results
     why = "the load generator was late itself, so this is no figure of the target's"
-    timed = {name for name, check in REGISTRY.items() if check.timed}
-    return [replace(r, state=State.ERROR, reason=f"{why} ({r.reason})") if r.name in timed else r for r in results]
+    return [
+        replace(found, state=State.ERROR, reason=f"{why} ({found.reason})") if OF_RUNS[found.name].is_timed else found
+        for found in results
+    ]
 
 
 def _invariants(case: Case, evidence: str) -> tuple[tuple[Violation, ...], CheckResult]:
-    """The broken invariants, and the check that says whether there are any, or that they could not be looked for."""
+    """The violated invariants, and the check that says whether there are any, or that they could not be looked for."""
     found: list[Violation] = []
 
     def decide(case: Case, threshold: Threshold | None) -> Answer:
         found.extend(invariants.violations(case.history, case.ledger))
         names = ", ".join(violation.invariant for violation in found)
         state = State.FAIL if found else State.PASS
-        return Answer(state, len(found), len(case.history), f"broken: {names}" if found else "no law was broken")
+        return Answer(state, len(found), len(case.history), f"violated: {names}" if found else "no invariant was violated")
 
-    check = Check("drill", "invariants", "laws", "laws that were broken", "count, 0 allowed", decide)
-    result = answer(check, case, None, evidence)
-    return tuple(found), result
+    answered = _answer(OF_RUNS[INVARIANTS], decide, case, None, evidence)
+    return tuple(found), answered
 
 
 def _measures(case: Case) -> tuple[tuple[Metric, ...], str]:
@@ -164,74 +146,31 @@ def _measures(case: Case) -> tuple[tuple[Metric, ...], str]:
         return (), f"the run cannot be measured: {error or type(error).__name__}"
 
 
-def answer(check: Check, case: Case, threshold: Threshold | None, evidence: str) -> CheckResult:
-    """One check's result; whatever goes wrong inside it makes it an `error` that says what."""
+def answer(spec: CheckSpec, case: Case, threshold: Threshold | None, evidence: str) -> CheckResult:
+    """One check's result. An exception inside it makes it an `error` that says what happened."""
+    return _answer(spec, DECISIONS[spec.name], case, threshold, evidence)
+
+
+def _answer(spec: CheckSpec, decide: Decide, case: Case, threshold: Threshold | None, evidence: str) -> CheckResult:
+    if case.history.header.tally is not None:
+        decide = fleet.decider(spec.name, decide)
     try:
-        decide = check.decide if case.history.header.tally is None else fleet.decider(check)
-        found = decide(case, threshold)
-        state, value, n, interval, reason = found.state, float(found.value), found.n, found.interval, found.reason
+        return result(spec, decide(case, threshold), evidence, threshold)
     except Exception as error:  # a check that fails to work must not be taken for one that passes
-        state, value, n, interval = State.ERROR, float("nan"), 0, None
         reason = f"the check could not be worked out: {error or type(error).__name__}"
-    return CheckResult(
-        gate=check.gate,
-        check=check.name,
-        state=state,
-        value=value,
-        unit=check.unit,
-        n=n,
-        interval=interval,
-        comparator=check.comparator if threshold else "",
-        threshold=threshold.threshold if threshold else None,
-        source=threshold.source if threshold else "law of a drill's course",
-        window=check.window,
-        method=check.method,
-        origin=check.origin,
-        reason=reason,
-        evidence=evidence,
-    ).sound()
+        return result(spec, Answer(State.ERROR, NAN, 0, reason), evidence, threshold)
 
 
 def read_evidence(evidence: str, rows: int, trouble: str = "") -> CheckResult:
-    """Whether a drill's files can be believed; `trouble` says why not."""
-    return CheckResult(
-        gate="drill",
-        check="evidence",
-        state=State.ERROR if trouble else State.PASS,
-        value=float(rows),
-        unit="rows",
-        n=rows,
-        interval=None,
-        comparator="",
-        threshold=None,
-        source="law of a drill's course",
-        window="whole run",
-        method="complete, and byte for byte what the run recorded",
-        origin="synthetic",
-        reason=trouble or f"{rows} observations, as they were recorded",
-        evidence=evidence,
-    )
+    """Whether a drill's files are complete and unchanged; `trouble` says why not."""
+    state, reason = State.ERROR if trouble else State.PASS, trouble or f"{rows} observations, as they were recorded"
+    return result(OF_RUNS[EVIDENCE], Answer(state, rows, rows, reason), evidence)
 
 
 def stopped(evidence: str, condition: str) -> CheckResult:
-    """A stop condition of the target ended the drill: that is a failure, whatever else can be said."""
-    return CheckResult(
-        gate="drill",
-        check="stop_condition",
-        state=State.FAIL,
-        value=1.0,
-        unit="conditions",
-        n=1,
-        interval=None,
-        comparator="",
-        threshold=None,
-        source="the target's stop conditions",
-        window="until then",
-        method="none may be met",
-        origin="synthetic",
-        reason=f"a stop condition of the target was met, {condition}",
-        evidence=evidence,
-    )
+    """A stop condition of the target ended the drill: that is a failure, whatever the other checks say."""
+    reason = f"a stop condition of the target was met: {condition}"
+    return result(OF_RUNS[STOP_CONDITION], Answer(State.FAIL, 1, 1, reason), evidence)
 
 
 def unreadable(name: str, trouble: str, evidence: str) -> DrillVerdict:
@@ -239,7 +178,11 @@ def unreadable(name: str, trouble: str, evidence: str) -> DrillVerdict:
     return DrillVerdict(name, 0, float("nan"), (read_evidence(evidence, 0, trouble),))
 
 
-def _asked(drill: Drill) -> Sequence[Check]:
-    """The drill's own checks, then those that are always on."""
-    own = [REGISTRY[name] for name in dict.fromkeys(drill.checks)]
-    return [*own, *(check for check in _CHECKS if check.gate not in GATES and check.applies(drill))]
+def asked_of(drill: Drill) -> Sequence[CheckSpec]:
+    """The checks that a drill lists, then those that are always on."""
+    own = [OF_RUNS[name] for name in dict.fromkeys(drill.checks)]
+    return [*own, *(spec for spec in OF_RUNS.values() if _is_always_on(spec) and spec.when.holds(drill))]
+
+
+def _is_always_on(spec: CheckSpec) -> bool:
+    return spec.gate not in GATES and spec.name in DECISIONS

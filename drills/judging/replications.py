@@ -13,9 +13,9 @@ from itertools import chain
 
 import numpy as np
 
+from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, Spread, State, merged_violations
-from drills.judging.gates import REGISTRY
 from sim.analysis import statistics
 from sim.analysis.metrics import Metric, percentile
 from sim.analysis.statistics import Mean
@@ -82,7 +82,7 @@ def _means(like: Sequence[Metric], found: Sequence[Spread]) -> tuple[Metric, ...
 
 def _check(name: str, verdicts: dict[int, DrillVerdict], thresholds: Thresholds) -> CheckResult:
     results = {seed: check for seed, verdict in verdicts.items() for check in verdict.checks if check.name == name}
-    check, threshold = REGISTRY.get(name), thresholds.get(name)
+    check, threshold = OF_RUNS.get(name), thresholds.get(name)
     if check is None or threshold is None or check.across == "worst":
         return _worst(results)
     if any(result.state not in _ANSWERS or math.isinf(result.value) for result in results.values()):

@@ -2,6 +2,7 @@
 
 from drills.judging import gates
 from drills.judging.checks.base import Case
+from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
 from sim.drill.model import Drill
 from sim.record.observations import Kind
@@ -13,9 +14,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:
-    check = gates.REGISTRY[name]
     case = Case(drill or storm_drill(story.clients), story.history())
-    return gates.answer(check, case, THRESHOLDS.get(name), "observations.parquet")
+    return gates.answer(OF_RUNS[name], case, THRESHOLDS.get(name), "observations.parquet")
 
 
 def state(name: str, story: Story, drill: Drill | None = None) -> State:

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from drills.judging import gates, replications
+from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
-from drills.judging.gates import REGISTRY
 from sim.analysis import statistics
 from sim.analysis.invariants import Violation
 from sim.analysis.metrics import Metric
@@ -20,10 +20,10 @@ NAN, INF = math.nan, math.inf
 
 
 def result(name: str, value: float, n: int = 300, state: State | None = None) -> CheckResult:
-    check, limit = REGISTRY[name], THRESHOLDS[name].threshold
+    spec, limit = OF_RUNS[name], THRESHOLDS[name].threshold
     state = state or (State.PASS if value <= limit else State.FAIL)
     described = {"window": "w", "method": "m", "origin": "client", "reason": "so it was", "evidence": "e", "source": "s"}
-    return CheckResult(check.gate, check.name, state, value, check.unit, n, None, "<=", limit, **described)
+    return CheckResult(spec.gate, spec.check, state, value, spec.unit, n, None, "<=", limit, **described)
 
 
 def verdict(*checks: CheckResult, **more: object) -> DrillVerdict:

@@ -48,7 +48,7 @@ def test_every_fault_must_be_noticed() -> None:
 
 def asked(fault: object) -> set[str]:
     drill: Drill = replace(storm_drill(10), faults=(fault,))
-    return {check.full_name for check in gates._asked(drill)}
+    return {spec.name for spec in gates.asked_of(drill)}
 
 
 def test_drills_that_break_it_are_asked() -> None:

@@ -11,13 +11,13 @@ from tests.drills.asking import ERROR, FAIL, PASS, ask, judged, names, state
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
 
-@pytest.mark.parametrize("name", gates.REGISTRY)
+@pytest.mark.parametrize("name", gates.DECISIONS)
 def test_no_check_passes_on_nothing(name: str) -> None:
     drill = storm_drill(1, negative_clients=("expired_token",), stale_reasons=("retention_floor_breach",))
     assert state(name, Story(1), drill) is not PASS
 
 
-@pytest.mark.parametrize("name", gates.REGISTRY)
+@pytest.mark.parametrize("name", gates.DECISIONS)
 def test_a_check_that_breaks_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by nought")

@@ -7,6 +7,7 @@ import pytest
 
 from drills.judging import gates
 from drills.judging.checks.base import Case
+from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.verdicts import CheckResult, State
 from sim.drill import schedule
 from sim.drill.fault_kinds import StopReading
@@ -23,9 +24,8 @@ WHO = schedule.plan(STOPPED, 7)[0].clients
 
 
 def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:
-    check = gates.REGISTRY[name]
     case = Case(drill or storm_drill(story.clients), story.history())
-    return gates.answer(check, case, None, "observations.parquet")
+    return gates.answer(OF_RUNS[name], case, None, "observations.parquet")
 
 
 def broken_by(kind: str, acted: float, clients: int = 10, **more: Any) -> Story:

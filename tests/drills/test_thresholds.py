@@ -8,6 +8,7 @@ import pytest
 from drills.judging import gates
 from drills.judging.checks import thresholds
 from drills.judging.checks.base import Case
+from drills.judging.checks.registry import OF_RUNS
 from sim.base.errors import UsageError
 from sim.record.observations import Kind
 from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, NAN, PASS, THRESHOLDS, ask, back_after, many
@@ -25,7 +26,7 @@ def rewritten(tmp_path: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("[ux.integrity]", "[ux.integrety]", "there is no check 'ux.integrety'"),
+        ("[ux.integrity]", "[ux.integrety]", "unknown check 'ux.integrety'"),
         ("threshold = 0.03", "threshold = nan", "threshold"),
         ("threshold = 0.03", "threshold = inf", "threshold"),
         ("threshold = 0.03", "threshold = -1", "threshold"),
@@ -69,18 +70,18 @@ def test_a_check_nobody_knows_is_refused_before_anything_runs() -> None:
 
 def test_a_number_of_the_file_decides(tmp_path: Path) -> None:
     strict = gates.load_thresholds(rewritten(tmp_path, "threshold = 60\n", "threshold = 0.5\n"))
-    check = gates.REGISTRY["reconnect.live_again_99_s"]
+    check = OF_RUNS["reconnect.live_again_99_s"]
     case = Case(storm_drill(1), back_after(1.0).history())
-    assert gates.answer(check, case, strict[check.full_name], "").state is FAIL
-    assert gates.answer(check, case, THRESHOLDS[check.full_name], "").state is PASS
+    assert gates.answer(check, case, strict[check.name], "").state is FAIL
+    assert gates.answer(check, case, THRESHOLDS[check.name], "").state is PASS
 
 
 def test_operators_may_ask_for_more_samples(tmp_path: Path) -> None:
     strict = gates.load_thresholds(rewritten(tmp_path, "minimum_n = 59", "minimum_n = 100"))
-    check = gates.REGISTRY["replay.bootstrap_ms"]
+    check = OF_RUNS["replay.bootstrap_ms"]
     case = Case(storm_drill(1), many(99, Kind.REPLAY_COMPLETED, value=10.0).history())
-    assert gates.answer(check, case, strict[check.full_name], "").state is INCONCLUSIVE
-    assert gates.answer(check, case, THRESHOLDS[check.full_name], "").state is PASS
+    assert gates.answer(check, case, strict[check.name], "").state is INCONCLUSIVE
+    assert gates.answer(check, case, THRESHOLDS[check.name], "").state is PASS
 
 
 def test_no_value_that_is_no_number_passes() -> None:

@@ -17,7 +17,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
 
 def test_every_check_is_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     listed = said(capsys, monkeypatch, "list")
-    assert [name for name in (*gates.REGISTRY, *window.REGISTRY) if name not in listed] == []
+    assert [name for name in (*gates.DECISIONS, *window.REGISTRY) if name not in listed] == []
 
 
 @pytest.mark.parametrize("name", explain.names())
@@ -25,7 +25,7 @@ def test_every_check_is_explained(name: str) -> None:
     thresholds = gates.load_thresholds()
     told = [heading for heading, text in explain.lines(name, thresholds) if text]
     assert told.count("") == len(explain.asked_of(name))
-    for heading in ("metrics", "asks", "window", "decides by", "passes", "if absent"):
+    for heading in ("measures", "asks", "window", "decides by", "passes", "without data"):
         assert told.count(heading) == told.count("")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from drills.judging import gates
+from drills.judging.checks import registry
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict import window
 from drills.rollout.verdict.window_data.base import answer
@@ -27,9 +27,9 @@ def test_one_thing_wrong(case: KnownBad) -> None:
 
 
 def test_one_name_has_one_threshold() -> None:
-    expected = gates.expected_thresholds()
-    assert {name for name, check in window.REGISTRY.items() if check.takes_threshold} <= expected.keys()
-    assert expected["error.stale_cursors"].options == {"warn"}
+    expected = registry.expected()
+    assert {name for name, check in window.REGISTRY.items() if check.spec.takes_threshold} <= expected.keys()
+    assert expected["error.stale_cursors"].optional_keys == ("warn",)
 
 
 @pytest.mark.parametrize("name", window.REGISTRY)

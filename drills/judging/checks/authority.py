@@ -1,13 +1,18 @@
 """Checks of tokens and of who says no: are the right ones refused, with the right words?"""
 
+from collections import defaultdict
+from collections.abc import Mapping
+
 import numpy as np
 
-from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, needed, soonest_renewal_s
+from drills.judging.checks.base import NAN, Answer, Case, Decide, by_count, needed, soonest_renewal_s
+from drills.judging.checks.registry import MISUSES
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import samples
+from sim.client.negative.malformed import KINDS, MalformedFramesProbe
 from sim.client.negative.registry import EXPECTED
-from sim.drill.fault_kinds import AnyFault, FailPublishes, MintOutage, RevokeSessions, RotateKeys, SkewClocks, StopDelivery
+from sim.drill.fault_kinds import AnyFault, FailPublishes
 from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.history import Floats, History
 from sim.record.observations import Kind
@@ -15,15 +20,17 @@ from sim.server.admission import is_final
 
 # Codes of an answer that is none: nobody said no.
 _UNANSWERED = ("", "silence", "timeout", "network")
-_MISUSERS = ("mutation_over_socket", "any_mutation", "hidden_mutation", "malformed_frames")  # of an open socket
 _ANSWER_S = 1.0  # [ours] so long an acknowledgement may take
 _TOLD_S = 2.0  # [ours] so long after its session was revoked a live client may go unaware of it
 _NOT_FOUND = 404
 _PHASES = ("before", "during", "after")
+_MALFORMED = MalformedFramesProbe.name
+_CUT = "refused:closed"  # and nothing says why
+_MAY_BE_CUT = "huge"  # who is still sending when the other side closes is reset, and cannot hear the reason
 _LATE_PUBLISHES = 0.01  # [ours] share of the publishes that may take longer
 
 
-def _probes(case: Case, threshold: Threshold | None) -> Answer:
+def _negative_clients(case: Case, threshold: Threshold | None) -> Answer:
     """Every probe was refused, and in the contract's words where it has any."""
     answers = case.history.detail_counts(case.history.of(Kind.PROBED))
     n = sum(answers.values())
@@ -51,7 +58,7 @@ def _wrong_word(text: str) -> str:
 def _misusers_served(case: Case, threshold: Threshold | None) -> Answer:
     """Whoever asked a socket for what it must refuse is a client like any other, and ends at the head of its streams."""
     history = case.history
-    misusers = [int(client) for client, probe in history.header.negative_clients.items() if probe in _MISUSERS]
+    misusers = [int(client) for client, probe in history.header.negative_clients.items() if probe in MISUSES]
     settled = set(history.of(Kind.SETTLED).client.tolist())
     probed = set(history.of(Kind.PROBED).client.tolist())
     lost = [client for client in misusers if client not in settled]
@@ -60,6 +67,25 @@ def _misusers_served(case: Case, threshold: Threshold | None) -> Answer:
     if lost:
         return Answer(State.FAIL, len(lost), len(misusers), f"{len(lost)} clients were not served after they were refused")
     return Answer(State.PASS, 0, len(misusers), "those who were refused went on being served")
+
+
+def _malformed_frames(case: Case, threshold: Threshold | None) -> Answer:
+    """Everything was tried and got an answer, and where that was the end of the socket, it said why."""
+    answers: dict[str, set[str]] = defaultdict(set)
+    n = 0
+    for text, count in case.history.detail_counts(case.history.of(Kind.PROBED)).items():
+        probe, _, rest = text.partition(":")
+        what, _, answer = rest.partition(":")
+        if probe == _MALFORMED and answer not in ("", "silence"):
+            answers[what].add(answer)
+            n += count
+    if cut := [what for what in KINDS if what != _MAY_BE_CUT and _CUT in answers[what]]:
+        return Answer(State.FAIL, len(cut), n, f"the socket was closed and nothing said why, after {', '.join(cut)}")
+    if untold := [what for what in KINDS if not answers[what]]:
+        state = State.INCONCLUSIVE if n else State.NO_DATA
+        return Answer(state, NAN, n, f"nothing tells what became of {', '.join(untold)}")
+    said = sorted({answer.removeprefix("refused:") for each in answers.values() for answer in each})
+    return Answer(State.PASS, 0, n, f"{len(KINDS)} things that are no frame were answered: {', '.join(said)}")
 
 
 def _too_old(case: Case, threshold: Threshold | None) -> Answer:
@@ -220,112 +246,16 @@ def _moments(history: History, kind: Kind) -> Floats:
     return moments
 
 
-CHECKS = (
-    Check(
-        "error",
-        "tokens_too_old",
-        "refusals",
-        "connects refused because the token, though not expired, was older than the runtime takes",
-        "count",
-        _too_old,
-    ),
-    Check(
-        "drill",
-        "token_holders",
-        "clients",
-        "clients with a good token that did not come back while nothing was minted",
-        "count, 0 allowed",
-        _token_holders,
-        window="the outage of minting",
-        takes_threshold=False,
-        applies=lambda drill: any(isinstance(fault, MintOutage) for fault in drill.faults),
-    ),
-    Check(
-        "drill",
-        "revocation",
-        "clients",
-        "revoked clients that stayed or came back, and others that were disconnected",
-        "count, 0 allowed",
-        _revocation,
-        window="from revoked to signed in anew",
-        takes_threshold=False,
-        applies=lambda drill: any(isinstance(fault, RevokeSessions) for fault in drill.faults),
-    ),
-    Check(
-        "drill",
-        "key_rotation",
-        "tokens",
-        "tokens that are not signed with the new key, and connects refused for their key",
-        "count, 0 allowed",
-        _key_rotation,
-        window="since the keys were rotated",
-        takes_threshold=False,
-        applies=lambda drill: any(isinstance(fault, RotateKeys) for fault in drill.faults),
-    ),
-    Check(
-        "drill",
-        "authority_served",
-        "events",
-        "events that were not acknowledged while delivery was down",
-        "count, one in a hundred allowed",
-        _authority_served,
-        window="while delivery is down",
-        origin="synthetic",
-        takes_threshold=False,
-        applies=lambda drill: any(isinstance(fault, StopDelivery) for fault in drill.faults),
-    ),
-    Check(
-        "drill",
-        "clocks",
-        "tokens",
-        "tokens that were given up long before it was time",
-        "count, 0 allowed",
-        _clocks,
-        takes_threshold=False,
-        applies=lambda drill: any(isinstance(fault, SkewClocks) for fault in drill.faults),
-    ),
-    Check(
-        "drill",
-        "retired_routes",
-        "answers",
-        "answers other than 404 of routes that are gone",
-        "count, 0 allowed; each route was asked in each phase",
-        _retired_routes,
-        origin="synthetic",
-        takes_threshold=False,
-        applies=lambda drill: drill.expect.retired_routes,
-    ),
-    Check(
-        "drill",
-        "publish_failures",
-        "events",
-        "publishes that failed, beside those that the runtime refused for good",
-        "as many",
-        _publish_failures,
-        origin="synthetic",
-        takes_threshold=False,
-        applies=lambda drill: any(isinstance(fault, FailPublishes) for fault in drill.faults),
-    ),
-    Check(
-        "drill",
-        "negative_clients",
-        "grants",
-        "forbidden questions that were granted, or refused with a wrong code",
-        "count, 0 allowed; every probe was answered",
-        _probes,
-        origin="synthetic",
-        takes_threshold=False,
-        applies=lambda drill: bool(drill.expect.negative_clients),
-    ),
-    Check(
-        "drill",
-        "misusers_served",
-        "clients",
-        "clients that were no longer served after they had asked a socket for what it must refuse",
-        "count, 0 allowed",
-        _misusers_served,
-        window="settle",
-        takes_threshold=False,
-        applies=lambda drill: bool(set(_MISUSERS) & set(drill.expect.negative_clients)),
-    ),
-)
+DECISIONS: Mapping[str, Decide] = {
+    "error.tokens_too_old": _too_old,
+    "drill.token_holders": _token_holders,
+    "drill.revocation": _revocation,
+    "drill.key_rotation": _key_rotation,
+    "drill.authority_served": _authority_served,
+    "drill.clocks": _clocks,
+    "drill.retired_routes": _retired_routes,
+    "drill.publish_failures": _publish_failures,
+    "drill.negative_clients": _negative_clients,
+    "drill.misusers_served": _misusers_served,
+    "drill.malformed_frames": _malformed_frames,
+}

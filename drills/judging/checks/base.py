@@ -1,13 +1,13 @@
-"""What a check is, what it looks at, and the three ways checks decide: a ratio, a percentile, a count."""
+"""What a check reads and returns, and the three ways to decide: by a ratio, by a percentile, by a count."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
-from drills.judging.checks.thresholds import Comparator, Expected, Threshold
-from drills.judging.checks.verdicts import State
+from drills.judging.checks.registry import FIXED_RULE, CheckSpec, Origin
+from drills.judging.checks.thresholds import Threshold
+from drills.judging.checks.verdicts import CheckResult, State
 from sim.analysis import statistics
 from sim.analysis.samples import Share
 from sim.analysis.statistics import Bounds
@@ -19,8 +19,6 @@ from sim.server.settings import RuntimeSettings
 
 NAN = float("nan")
 _EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed
-# What several replications of a drill make of a check: one that fails makes it fail, or their mean or pooled ratio is judged.
-Across = Literal["worst", "mean", "ratio"]
 
 
 @dataclass
@@ -47,34 +45,31 @@ class Answer:
     interval: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
-class Check:
-    """One entry of the registry. `decide` gets the check's threshold, None for checks that are laws of a drill's course."""
+Decide = Callable[[Case, Threshold | None], Answer]
+"""A check's decision about one run. It gets the check's threshold, None for a check that takes none."""
 
-    gate: str
-    name: str
-    unit: str
-    metrics: str  # what it measures, in words
-    method: str  # how it decides, in words
-    decide: Callable[[Case, Threshold | None], Answer]
-    window: str = "whole run"
-    origin: str = "client"  # server, client or synthetic
-    comparator: Comparator = "<="
-    takes_threshold: bool = True
-    timed: bool = False  # a late load generator makes it look worse than it is
-    across: Across = "worst"
-    extras: frozenset[str] = field(default=frozenset())
-    applies: Callable[[Drill], bool] = lambda drill: True
 
-    @property
-    def full_name(self) -> str:
-        """`gate.check`."""
-        return f"{self.gate}.{self.name}"
-
-    @property
-    def expected(self) -> Expected:
-        """What it takes from a thresholds file."""
-        return Expected(self.unit, self.comparator, self.extras)
+def result(
+    spec: CheckSpec, found: Answer, evidence: str, threshold: Threshold | None = None, origin: Origin | None = None
+) -> CheckResult:
+    """What a check found, with all that a reader needs to doubt it. `evidence` is the file that it was worked out from."""
+    return CheckResult(
+        gate=spec.gate,
+        check=spec.check,
+        state=found.state,
+        value=float(found.value),
+        unit=spec.unit,
+        n=found.n,
+        interval=found.interval,
+        comparator=spec.comparator if threshold else "",
+        threshold=threshold.threshold if threshold else None,
+        source=threshold.source if threshold else FIXED_RULE,
+        window=spec.window,
+        method=spec.method,
+        origin=origin or spec.origin,
+        reason=found.reason,
+        evidence=evidence,
+    ).sound()
 
 
 def soonest_renewal_s(case: Case) -> float:

@@ -1,15 +1,15 @@
 """Checks of what clients are handed: do they notice what goes wrong, and does everyone see one order?"""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
-from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, needed
+from drills.judging.checks.base import NAN, Answer, Case, Decide, by_count, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import corrupted
 from sim.analysis.reconnects import NOTICE_S
-from sim.drill.fault_kinds import RollingDeploy
-from sim.drill.model import Drill
 from sim.record.history import History
 from sim.record.observations import Kind
 
@@ -73,31 +73,8 @@ def _cut_once(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.PASS, 0, len(times), f"each of {len(times)} clients was disconnected once")
 
 
-def _breaks_delivery(drill: Drill) -> bool:
-    return any(fault.kind in _NOTICED_BY for fault in drill.faults)
-
-
-CHECKS = (
-    Check("delivery", "one_order", "events", "events that two clients applied with different payloads", "count", _one_order),
-    Check(
-        "drill",
-        "faults_noticed",
-        "faults",
-        "what the runtime did wrong in delivery, as clients noticed it",
-        "half of the times that each fault acted",
-        _faults_noticed,
-        takes_threshold=False,
-        applies=_breaks_delivery,
-    ),
-    Check(
-        "drill",
-        "cut_once",
-        "clients",
-        "clients that a rolling deploy disconnected more than once",
-        "count, 0 allowed",
-        _cut_once,
-        window="the fault phase",
-        takes_threshold=False,
-        applies=lambda drill: any(isinstance(fault, RollingDeploy) for fault in drill.faults),
-    ),
-)
+DECISIONS: Mapping[str, Decide] = {
+    "delivery.one_order": _one_order,
+    "drill.faults_noticed": _faults_noticed,
+    "drill.cut_once": _cut_once,
+}

@@ -5,14 +5,14 @@ fail, but the best it can be is inconclusive.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from drills.judging.checks import phases, reconnect
-from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, by_percentile, by_ratio, needed
+from drills.judging.checks.base import NAN, Answer, Case, Decide, by_count, by_percentile, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis.reconnects import NOTICE_S
@@ -20,7 +20,6 @@ from sim.analysis.samples import Share
 from sim.record.observations import Kind
 from sim.record.tally import Tally
 
-Decide = Callable[[Case, Threshold | None], Answer]
 _UNASKED = (State.NO_DATA, State.NOT_RUN)
 _P95 = 0.95
 # What the few rows tell that a fleet run has.
@@ -39,10 +38,10 @@ class _Answered(Protocol):
         """What it says."""
 
 
-def decider(check: Check) -> Decide:
-    """How a check decides on what was counted."""
-    decide = check.decide if check.full_name in _BY_ROWS else _DECIDERS.get(check.full_name)
-    return _within_model(decide) if decide else _unasked
+def decider(name: str, decide: Decide) -> Decide:
+    """The decision of a check about a fleet run; `decide` is the one about recorded deliveries."""
+    by_tally = decide if name in _BY_ROWS else _DECISIONS.get(name)
+    return _within_model(by_tally) if by_tally else _unasked
 
 
 def remarks(case: Case, results: Sequence[_Answered]) -> Iterator[str]:
@@ -166,7 +165,7 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(State.PASS, 0, clients, f"all {clients} clients were live, and had had time to get what was published last")
 
 
-_DECIDERS: Mapping[str, Decide] = {
+_DECISIONS: Mapping[str, Decide] = {
     "error.token_issue_failure_ratio": _token_failures,
     "error.stale_cursors": _stale_cursors,
     "replay.bootstrap_ms": _bootstrap,

@@ -3,18 +3,17 @@
 Each counts what must not be there at all, so none takes a threshold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from drills.judging.checks.base import NAN, Answer, Case, Check
+from drills.judging.checks.base import NAN, Answer, Case, Decide
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.drill import schedule
 from sim.record.history import Floats, Rows
 from sim.record.observations import Kind
 
-COUNT = "count, 0 allowed"
 # [ours] A client that was away reads what waited for it first, and then that it was sent away.
 _TOLD_S = 5.0
 
@@ -96,44 +95,10 @@ def _live_gaps(case: Case, threshold: Threshold | None) -> Answer:
     )
 
 
-CHECKS = (
-    Check(
-        "reconnect",
-        "half_open_left",
-        "connections",
-        "half-open connections that a side was still in when time was up",
-        COUNT,
-        _half_open_left,
-        window="each such fault",
-        takes_threshold=False,
-    ),
-    Check(
-        "reconnect",
-        "needless_disconnects",
-        "connections",
-        "connections lost in a drill that cuts none",
-        COUNT,
-        _needless_disconnects,
-        takes_threshold=False,
-    ),
-    Check(
-        "reconnect",
-        "early_returns",
-        "clients",
-        "evicted clients back before reconnect_after_ms",
-        COUNT,
-        _early_returns,
-        takes_threshold=False,
-    ),
-    Check(
-        "delivery",
-        "slow_consumers_untold",
-        "clients",
-        "clients that stopped reading and were not told to go",
-        COUNT,
-        _untold,
-        window="each such fault",
-        takes_threshold=False,
-    ),
-    Check("delivery", "live_gaps", "events", "events past a hole in a live tail", COUNT, _live_gaps, takes_threshold=False),
-)
+DECISIONS: Mapping[str, Decide] = {
+    "reconnect.half_open_left": _half_open_left,
+    "reconnect.needless_disconnects": _needless_disconnects,
+    "reconnect.early_returns": _early_returns,
+    "delivery.slow_consumers_untold": _untold,
+    "delivery.live_gaps": _live_gaps,
+}

@@ -1,8 +1,10 @@
 """Checks that are always on: did the drill run its course, ask its question, and end where it must?"""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from drills.judging.checks.base import NAN, Answer, Case, Check, needed, soonest_renewal_s
+from drills.judging.checks.base import NAN, Answer, Case, Decide, needed, soonest_renewal_s
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import samples, server_metrics
@@ -39,7 +41,7 @@ _SHOWS_AS = {
 }
 
 
-def _course(case: Case, threshold: Threshold | None) -> Answer:
+def _phases(case: Case, threshold: Threshold | None) -> Answer:
     rows = case.history.of(Kind.PHASE)
     seen = [case.history.details[code] for code in rows.detail]
     if tuple(seen) == PHASES:
@@ -207,7 +209,7 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
     )
 
 
-def _generator_lag(case: Case, threshold: Threshold | None) -> Answer:
+def generator_lag(case: Case, threshold: Threshold | None) -> Answer:
     """Of several processes each must have kept up: among the samples of many, those of one that did not would be few."""
     limit, history = needed(threshold), case.history
     rows = history.of(Kind.GENERATOR_LAG)
@@ -287,85 +289,14 @@ def _forgotten_until(history: History) -> float:
     return float(ended.t[history.detail_is(ended, ["shrink_window"])].max(initial=-np.inf))
 
 
-CHECKS = (
-    Check("drill", "phases", "phases", "steady, fault, heal, settle, end", "all, in order", _course, takes_threshold=False),
-    Check(
-        "drill",
-        "steady_state",
-        "ok",
-        "the system's health before it is broken",
-        "every look at it is good",
-        _steady_state,
-        window="steady",
-        takes_threshold=False,
-    ),
-    Check(
-        "drill",
-        "faults_observed",
-        "faults",
-        "faults that were seen to act, and were taken back",
-        "all of the plan",
-        _faults_observed,
-        takes_threshold=False,
-    ),
-    Check(
-        "drill",
-        "undisturbed",
-        "connections",
-        "connections lost while nothing was being broken",
-        "count, 0 allowed",
-        _undisturbed,
-        window="outside the fault phase",
-        takes_threshold=False,
-    ),
-    Check(
-        "drill",
-        "load",
-        "events",
-        "events that were published, acknowledged or not",
-        "nine tenths of what the drill asks for",
-        _load,
-        origin="synthetic",
-        takes_threshold=False,
-    ),
-    Check(
-        "drill",
-        "generator_lag_ms",
-        "ms",
-        "how late the load generator itself is",
-        "p95",
-        _generator_lag,
-        origin="synthetic",
-        extras=frozenset({"minimum_n"}),
-    ),
-    Check(
-        "drill",
-        "converged",
-        "clients",
-        "clients that did not come to rest at their streams' heads",
-        "count, 0 allowed",
-        _converged,
-        window="settle",
-        takes_threshold=False,
-    ),
-    Check(
-        "drill",
-        "audited",
-        "ok",
-        "a fresh client reads everything retained",
-        "it caught up",
-        _audited,
-        window="settle",
-        origin="synthetic",
-        takes_threshold=False,
-    ),
-    Check(
-        "drill",
-        "declared_loss",
-        "events",
-        "events that clients declared lost",
-        "count, 0 allowed",
-        _declared_loss,
-        takes_threshold=False,
-    ),
-)
+DECISIONS: Mapping[str, Decide] = {
+    "drill.phases": _phases,
+    "drill.steady_state": _steady_state,
+    "drill.faults_observed": _faults_observed,
+    "drill.undisturbed": _undisturbed,
+    "drill.load": _load,
+    "drill.generator_lag_ms": generator_lag,
+    "drill.converged": _converged,
+    "drill.audited": _audited,
+    "drill.declared_loss": _declared_loss,
+}

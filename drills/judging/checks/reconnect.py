@@ -1,8 +1,8 @@
 """Checks of the gate `reconnect`: recovery in time, and a backoff that is bounded, jittered and reset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from drills.judging.checks.base import NAN, Answer, Case, Check, by_count, needed
+from drills.judging.checks.base import NAN, Answer, Case, Decide, by_count, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import reconnects, statistics
@@ -85,45 +85,10 @@ def _heartbeat_timeouts(case: Case, threshold: Threshold | None) -> Answer:
     return Answer(state, rate, lives, f"{timeouts} heartbeat timeouts in {seconds:.0f} s, over {lives} live periods")
 
 
-CHECKS = (
-    Check(
-        "reconnect",
-        "live_again_99_s",
-        "s",
-        "fault ended -> 99 % of those it disconnected are live",
-        "worst fault",
-        _live_again,
-        window="after each fault",
-        timed=True,
-        across="mean",
-    ),
-    Check("reconnect", "backoff_bounded", "ms", "the longest delay a client chose to wait", "maximum", _bounded),
-    Check(
-        "reconnect",
-        "backoff_unjittered",
-        "ratio",
-        "delays of one attempt number that lie within a tenth of its nominal step",
-        "fullest window, worst attempt number",
-        _unjittered,
-        extras=frozenset({"minimum_n"}),
-    ),
-    Check(
-        "reconnect",
-        "backoff_never_resets",
-        "backoffs",
-        "backoffs that went on counting after a live period",
-        "count",
-        _never_resets,
-        extras=frozenset({"live_for_s"}),
-    ),
-    Check(
-        "reconnect",
-        "heartbeat_timeouts_per_s",
-        "timeouts/s",
-        "connections given up for silence",
-        "mean rate",
-        _heartbeat_timeouts,
-        timed=True,
-        across="mean",
-    ),
-)
+DECISIONS: Mapping[str, Decide] = {
+    "reconnect.live_again_99_s": _live_again,
+    "reconnect.backoff_bounded": _bounded,
+    "reconnect.backoff_unjittered": _unjittered,
+    "reconnect.backoff_never_resets": _never_resets,
+    "reconnect.heartbeat_timeouts_per_s": _heartbeat_timeouts,
+}

@@ -1,16 +1,14 @@
 """Checks of the gates `error`, `replay`, `delivery` and `ux`."""
 
-from drills.judging.checks.base import Answer, Case, Check, by_count, by_percentile, by_ratio, needed
+from collections.abc import Mapping
+
+from drills.judging.checks.base import Answer, Case, Decide, by_count, by_percentile, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import corrupted, invariants, samples
 from sim.record.observations import Kind
 
-RATIO = "one-sided 95 % Wilson bound"
-P95 = "p95, distribution-free one-sided 95 % bound by order statistic"
-COUNT = "count"
 _P95 = 0.95
-_MINIMUM_N = frozenset({"minimum_n"})
 
 
 def _auth_errors(case: Case, threshold: Threshold | None) -> Answer:
@@ -81,87 +79,17 @@ def _publish_to_apply(case: Case, threshold: Threshold | None) -> Answer:
     )
 
 
-_OUTSIDE_FAULT = "outside the fault phase"
-CHECKS = (
-    Check(
-        "error",
-        "websocket_auth_error_ratio",
-        "ratio",
-        "connects refused for their token / attempts",
-        RATIO,
-        _auth_errors,
-        across="ratio",
-    ),
-    Check(
-        "error", "token_issue_failure_ratio", "ratio", "token requests refused / all", RATIO, _token_failures, across="ratio"
-    ),
-    Check(
-        "error",
-        "stale_cursors",
-        "answers",
-        "stale answers to clients",
-        COUNT,
-        _stale_cursors,
-        window="worst 10 min",
-        extras=frozenset({"window_s"}),
-    ),
-    Check(
-        "replay",
-        "bootstrap_ms",
-        "ms",
-        "connect due -> caught up",
-        P95,
-        _bootstrap,
-        window="after the first fault",
-        timed=True,
-        across="mean",
-        extras=_MINIMUM_N,
-    ),
-    Check(
-        "replay",
-        "client_lag_events",
-        "events",
-        "head - applied, sampled",
-        P95,
-        _client_lag,
-        window=_OUTSIDE_FAULT,
-        timed=True,
-        across="mean",
-        extras=_MINIMUM_N,
-    ),
-    Check("replay", "divergence", "events", "events that a replay skipped or began below the cursor", COUNT, _divergence),
-    Check("replay", "stale_loops", "loops", "two or more stale answers in a row for one client", COUNT, _stale_loops),
-    Check(
-        "delivery",
-        "failed_publish_ratio",
-        "ratio",
-        "failed publishes / all publishes",
-        RATIO,
-        _failed_publishes,
-        origin="synthetic",
-        across="ratio",
-    ),
-    Check("delivery", "dropped_deliveries", "events", "published, never applied, not declared lost", COUNT, _dropped),
-    Check("delivery", "slow_consumer_evictions", "evictions", "slow clients told to go", COUNT, _evictions),
-    Check(
-        "ux",
-        "integrity",
-        "events",
-        "applied twice, out of order, holes, hash mismatches",
-        COUNT,
-        _integrity,
-        extras=_MINIMUM_N,
-    ),
-    Check(
-        "ux",
-        "publish_to_apply_ms",
-        "ms",
-        "publish due -> applied",
-        P95,
-        _publish_to_apply,
-        window=_OUTSIDE_FAULT,
-        timed=True,
-        across="mean",
-        extras=_MINIMUM_N,
-    ),
-)
+DECISIONS: Mapping[str, Decide] = {
+    "error.websocket_auth_error_ratio": _auth_errors,
+    "error.token_issue_failure_ratio": _token_failures,
+    "error.stale_cursors": _stale_cursors,
+    "replay.bootstrap_ms": _bootstrap,
+    "replay.client_lag_events": _client_lag,
+    "replay.divergence": _divergence,
+    "replay.stale_loops": _stale_loops,
+    "delivery.failed_publish_ratio": _failed_publishes,
+    "delivery.dropped_deliveries": _dropped,
+    "delivery.slow_consumer_evictions": _evictions,
+    "ux.integrity": _integrity,
+    "ux.publish_to_apply_ms": _publish_to_apply,
+}

@@ -1,8 +1,10 @@
 """Checks of staleness: are just those told that their cursor is stale who must be, and for the right reason?"""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from drills.judging.checks.base import NAN, Answer, Case, Check
+from drills.judging.checks.base import NAN, Answer, Case, Decide
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import samples
@@ -66,35 +68,8 @@ def _smallest_budget(drill: Drill, stream: str) -> float:
     return float(effective_budget(min([own, *shrunk])))
 
 
-CHECKS = (
-    Check(
-        "drill",
-        "unexpected_stale",
-        "answers",
-        "stale answers that the drill does not expect",
-        "count, 0 allowed",
-        _unexpected_stale,
-        takes_threshold=False,
-        applies=lambda drill: not drill.expect.stale_reasons,
-    ),
-    Check(
-        "drill",
-        "stale_signalled",
-        "reasons",
-        "reasons for staleness that clients were told",
-        "all that the drill expects, and no other",
-        _stale_signalled,
-        takes_threshold=False,
-        applies=lambda drill: bool(drill.expect.stale_reasons),
-    ),
-    Check(
-        "drill",
-        "stale_justified",
-        "cursors",
-        "cursors refused for a replay budget that covers them",
-        "count, 0 allowed",
-        _stale_justified,
-        takes_threshold=False,
-        applies=lambda drill: REPLAY_BUDGET_EXCEEDED in drill.expect.stale_reasons,
-    ),
-)
+DECISIONS: Mapping[str, Decide] = {
+    "drill.unexpected_stale": _unexpected_stale,
+    "drill.stale_signalled": _stale_signalled,
+    "drill.stale_justified": _stale_justified,
+}

@@ -1,43 +1,24 @@
 """What every check of the gates measures, of whom it asks it, and when it passes: for people, from the registries."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from difflib import get_close_matches
 
 import msgspec
 
-from drills.judging import gates
-from drills.judging.checks.base import Answer, Case, Check
-from drills.judging.checks.thresholds import Threshold, Thresholds
+from drills.judging.checks import registry
+from drills.judging.checks.registry import CheckSpec
+from drills.judging.checks.thresholds import Threshold, Thresholds, says
 from drills.rollout.verdict.splits import BY_BUILD
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY
-from drills.rollout.verdict.window_data.base import WindowCheck
-from sim.base.errors import IllegalMoveError, UsageError
+from sim.base.errors import UsageError
 from sim.protocols.spacetime.metric_names import MEANINGS
 
-
-def _never(case: Case, threshold: Threshold | None) -> Answer:
-    raise IllegalMoveError("this check is made elsewhere, and here only explained")
-
-
-# Checks of drills that are not asked of one history, and so are in no registry.
-_MADE = (
-    Check("replay", "parity", "variants", "surfaces on which the same history came to another end", "count, 0 allowed", _never),
-    Check("drill", "invariants", "laws", "laws that were broken", "count, 0 allowed", _never),
-    Check("drill", "evidence", "rows", "whether a drill's files can be believed", "complete, and as recorded", _never),
-    Check("drill", "stop_condition", "conditions", "stop conditions of the target that were met", "none may be", _never),
-)
-DRILL_CHECKS: Mapping[str, Check] = {**gates.REGISTRY} | {
-    check.full_name: replace(check, takes_threshold=False) for check in _MADE
-}
-Asked = Check | WindowCheck
+_ASKED_OF = {"run": "a drill", "window": "a stage's window", "control": "a stage's window, where a control is named"}
 _SPEAKS = {
     "server": "the servers' own counters",
     "client": "what clients saw",
     "synthetic": "load of our own, and labelled so",
 }
-# The keys of a threshold that are told by themselves; what the others mean stands beside them.
-_TOLD = ("threshold", "comparator", "unit", "source", "comment")
 _KEYS = {
     "minimum_n": "samples, fewer of which cannot pass",
     "live_for_s": "s that a client must be live for a live period",
@@ -51,18 +32,12 @@ _KEYS = {
 
 def names() -> list[str]:
     """All checks, those of drills first."""
-    return list(dict.fromkeys((*DRILL_CHECKS, *REGISTRY, *AGAINST_CONTROL)))
+    return list(dict.fromkeys(spec.name for spec in registry.ALL))
 
 
-def asked_of(name: str) -> dict[str, Asked]:
-    """The checks of that name, by what they are asked of. Raises `UsageError` for a name that there is not."""
-    found: dict[str, Asked] = {}
-    if name in DRILL_CHECKS:
-        found["a drill"] = DRILL_CHECKS[name]
-    if name in REGISTRY:
-        found["a stage's window"] = REGISTRY[name]
-    if name in AGAINST_CONTROL:
-        found["a stage's window, where a control is named"] = AGAINST_CONTROL[name]
+def asked_of(name: str) -> dict[str, CheckSpec]:
+    """The checks of that name, by what they are asked of. Raises `UsageError` for an unknown name."""
+    found = {_ASKED_OF[spec.needs]: spec for spec in registry.ALL if spec.name == name}
     if not found:
         raise UsageError(f"there is no check '{name}'{_near(name)}; `stormgate gates list` shows all.")
     return found
@@ -84,68 +59,59 @@ def summary(name: str, thresholds: Thresholds, of: str) -> tuple[str, str, str, 
     return name, of, ", ".join(origins(check)), check.window, allowed
 
 
-def passes(check: Asked, threshold: Threshold | None) -> str:
-    """When a check passes, such as `p95 of connect due -> caught up <= 600 ms`."""
-    if not check.takes_threshold:
-        return check.method
-    if threshold is None:
-        return "never: this thresholds file has no threshold for it"
-    return f"{check.metrics} {threshold.comparator} {threshold.threshold:g} {threshold.unit}"
+def passes(spec: CheckSpec, threshold: Threshold | None) -> str:
+    """When a check passes, such as `p95 of bootstrap <= 600 ms`."""
+    if not spec.takes_threshold:
+        return spec.method
+    return says(spec, threshold) if threshold else "never: this thresholds file has no threshold for it"
 
 
 def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
     """What there is to be said of a check, as pairs of a heading and a text; an empty heading begins another check."""
-    for of, check in asked_of(name).items():
-        yield "", f"{check.full_name}, asked of {of}"
-        yield "metrics", f"{check.metrics}, in {check.unit}"
-        yield "asks", _asks(check)
-        if figures := _figures(check):
+    for of, spec in asked_of(name).items():
+        yield "", f"{spec.name}, asked of {of}"
+        yield "measures", f"{spec.measures}, in {spec.unit}"
+        yield "asks", _asks(spec)
+        if figures := _figures(spec):
             yield "figures", figures
-        yield "window", check.window
-        yield "decides by", check.method
-        yield from _threshold(check, thresholds.get(name))
-        yield "if absent", _absent(check)
-        if isinstance(check, WindowCheck) and name in BY_BUILD:
+        yield "window", spec.window
+        if spec.gate == "drill":
+            yield "asked of", spec.when.says
+        yield "decides by", spec.method
+        yield from _threshold(spec, thresholds.get(name))
+        not_run = ", or not_run where the drill stopped before it" if spec.needs == "run" else ""
+        yield "without data", spec.no_data + not_run
+        if spec.needs == "window" and name in BY_BUILD:
             yield "by build", "asked of the clients of each build by itself, too, from stage 2 on"
 
 
-def origins(check: Asked) -> tuple[str, ...]:
-    """Whom it asks, in order."""
-    return check.origins if isinstance(check, WindowCheck) else (check.origin,)
+def origins(spec: CheckSpec) -> tuple[str, ...]:
+    """The origins of its sources, in the order in which they are asked."""
+    return (spec.origin,) if spec.needs == "run" else {**REGISTRY, **AGAINST_CONTROL}[spec.name].origins
 
 
-def _asks(check: Asked) -> str:
-    said = [f"{origin}: {_SPEAKS[origin]}" for origin in origins(check)]
+def _asks(spec: CheckSpec) -> str:
+    said = [f"{origin}: {_SPEAKS[origin]}" for origin in origins(spec)]
     if len(said) == 1:
         return said[0]
-    order = "what any of them shows as failed fails; else the first that has data decides"
-    return f"{'; then '.join(said)}. {order[0].upper()}{order[1:]}"
+    return f"{'; then '.join(said)}. A failure in any of them fails; else the first that has data decides"
 
 
-def _figures(check: Asked) -> str:
-    """The servers' figures that it reads, with what those are that say something else than they are."""
-    if not isinstance(check, WindowCheck):
+def _figures(spec: CheckSpec) -> str:
+    """The servers' metrics that it reads, with the meaning of those whose name misleads."""
+    if spec.needs != "window":
         return ""
-    read = dict.fromkeys(figure for ask in check.asks for figure in ask.figures)
+    read = dict.fromkeys(figure for ask in REGISTRY[spec.name].asks for figure in ask.figures)
     return ", ".join(f"{figure} ({MEANINGS[figure]})" if figure in MEANINGS else figure for figure in read)
 
 
-def _threshold(check: Asked, threshold: Threshold | None) -> Iterator[tuple[str, str]]:
-    if not check.takes_threshold:
-        yield "passes", "it is a law, without a threshold"
+def _threshold(spec: CheckSpec, threshold: Threshold | None) -> Iterator[tuple[str, str]]:
+    yield "passes", passes(spec, threshold) if spec.takes_threshold else "by a fixed rule, without a threshold"
+    if threshold is None or not spec.takes_threshold:
         return
-    if threshold is None:
-        yield "passes", "never: this thresholds file has no threshold of it"
-        return
-    yield "passes", f"{threshold.comparator} {threshold.threshold:g} {threshold.unit}"
-    taken = check.expected.extras | check.expected.options
     for key, value in msgspec.structs.asdict(threshold).items():
-        if key not in _TOLD and value is not None and key in taken:
+        if value is not None and key in (*spec.keys, *spec.optional_keys):
             yield key, f"{value:g} {_KEYS[key]}"
     yield "source", threshold.source
     if threshold.comment:
         yield "comment", threshold.comment
-
-
-def _absent(check: Asked) -> str:
-    return check.absent if isinstance(check, WindowCheck) else "no_data, or not_run where the drill never came to the question"

@@ -170,9 +170,9 @@ def counts(name: str, state: State, plan: StagePlan) -> bool:
 
 def _unjudged(name: str, stage: _Stage) -> GateCheck:
     """A check of the window that was not answered at all."""
-    known = windows.REGISTRY[name]
+    spec, origins = windows.REGISTRY[name].spec, windows.REGISTRY[name].origins
     why = stage.trouble[-1] if stage.trouble else "it was not asked"
-    found = stage_drills.unanswered(known, known.origins[0], known.window, records.SNAPSHOTS, why, is_error=bool(stage.trouble))
+    found = stage_drills.unanswered(spec, origins[0], spec.window, records.SNAPSHOTS, why, is_error=bool(stage.trouble))
     return msgspec.structs.replace(found, required=stage.plan.stage != "0")
 
 

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from drills.judging import gates
-from drills.judging.checks.base import Check
+from drills.judging.checks.registry import OF_RUNS, CheckSpec
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict, State
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file
 from drills.rollout.setup.records import DrillDone, GateCheck, StagePlan
 from drills.rollout.verdict import chain
 from drills.rollout.verdict.requirements import Found, gravest
-from drills.rollout.verdict.window_data.base import WindowCheck
 from drills.runs import results
 from drills.runs.request import SIMULATED
 from sim.base.clocks import from_iso
@@ -179,17 +177,17 @@ def _gravest(answers: list[tuple[DrillVerdict, CheckResult, str]], shown: Shown)
 
 
 def _unasked(name: str, shown: Shown) -> GateCheck:
-    check = gates.REGISTRY[name]
+    check = OF_RUNS[name]
     elsewhere = shown.breaking.trouble if shown.breaking else ""
     why = shown.trouble or elsewhere or "no drill was run that asks this"
     return unanswered(check, check.origin, shown.of, records.DRILLS, why, is_error=bool(shown.trouble))
 
 
-def unanswered(check: Check | WindowCheck, origin: str, window: str, proof: str, reason: str, *, is_error: bool) -> GateCheck:
+def unanswered(check: CheckSpec, origin: str, window: str, proof: str, reason: str, *, is_error: bool) -> GateCheck:
     """A check that nobody has answered, as a stage keeps it."""
     return GateCheck(
         gate=check.gate,
-        check=check.name,
+        check=check.check,
         state=State.ERROR if is_error else State.NOT_RUN,
         value=None,
         unit=check.unit,

@@ -11,7 +11,7 @@ from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.servers import sampler
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import CanaryCheckDone, Coverage, HoldEvent, Revisions, Snapshot, StagePlan
-from drills.rollout.verdict.window_checks import CHECKS, REGISTRY
+from drills.rollout.verdict.window_checks import REGISTRY
 from drills.rollout.verdict.window_checks import coverage as window_course
 from drills.rollout.verdict.window_data.base import answer
 from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
@@ -23,7 +23,7 @@ from sim.drill.target_rules import TargetKind
 from sim.record import run_header
 from sim.record.history import History
 
-__all__ = ["CHECKS", "REGISTRY", "CanaryCheck", "StageWindow", "abort_reason", "coverage", "judge", "load"]
+__all__ = ["REGISTRY", "CanaryCheck", "StageWindow", "abort_reason", "coverage", "judge", "load"]
 
 # What stops a stage at once, beside what the watches' laws say.
 _TRIGGERS = (
@@ -42,7 +42,7 @@ def coverage(window: StageWindow) -> Coverage:
 def judge(window: StageWindow, thresholds: Thresholds) -> tuple[CheckResult, ...]:
     """Every check that can be asked of a window, in whatever state it is."""
     _prepare(window, thresholds)
-    return tuple(answer(check, window, thresholds.get(check.full_name)) for check in CHECKS)
+    return tuple(answer(check, window, thresholds.get(name)) for name, check in REGISTRY.items())
 
 
 def abort_reason(window: StageWindow, thresholds: Thresholds) -> str:
@@ -59,8 +59,8 @@ def _prepare(window: StageWindow, thresholds: Thresholds) -> None:
 
 
 def _asked_all(alone: StageWindow, thresholds: Thresholds, _: Case) -> bool:
-    for check in CHECKS:
-        answer(check, alone, thresholds.get(check.full_name))
+    for name, check in REGISTRY.items():
+        answer(check, alone, thresholds.get(name))
     return True
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drills.judging import gates
+from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict
 from drills.reports import report
 from drills.runs import results
@@ -228,11 +228,11 @@ def _provisional(conductor: "Conductor") -> Iterator[CheckShown]:
 
 
 def _look(each: Provisional) -> CheckShown:
-    check = gates.REGISTRY[each.check]
+    check = OF_RUNS[each.check]
     limit = "" if math.isnan(each.threshold) else f"{check.comparator} {report.number(each.threshold)} {check.unit}"
     value = "" if math.isnan(each.value) else f"{report.number(each.value)} {check.unit}"
     reason = "" if each.state == "open" else "as it looks now; only the verdict at the end counts"
-    return CheckShown(each.check, check.metrics, _LOOKS[each.state], value, each.n, limit, reason)
+    return CheckShown(each.check, check.measures, _LOOKS[each.state], value, each.n, limit, reason)
 
 
 def _final(verdict: RunVerdict) -> list[CheckShown]:
@@ -242,7 +242,7 @@ def _final(verdict: RunVerdict) -> list[CheckShown]:
 
 
 def _decided(check: CheckResult) -> CheckShown:
-    known = gates.REGISTRY.get(check.name)
+    known = OF_RUNS.get(check.name)
     value = f"{report.number(check.value)} {check.unit}" if math.isfinite(check.value) else report.number(check.value)
     limit = "" if check.threshold is None else f"{check.comparator} {report.number(check.threshold)} {check.unit}"
-    return CheckShown(check.name, known.metrics if known else "", str(check.state), value, check.n, limit, check.reason)
+    return CheckShown(check.name, known.measures if known else "", str(check.state), value, check.n, limit, check.reason)

@@ -1,13 +1,13 @@
-"""The checks that are asked of a stage's window, by name."""
+"""The checks of a stage's window, each with its sources. `drills.judging.checks.registry` declares them."""
 
 from collections.abc import Mapping
 
+from drills.judging.checks import registry
 from drills.rollout.verdict.window_checks import canary, coverage, delivery, error, reconnect, replay, ux
-from drills.rollout.verdict.window_data.base import WindowCheck
+from drills.rollout.verdict.window_data.base import WindowCheck, attach
 
-CHECKS: tuple[WindowCheck, ...] = (
-    *(*coverage.CHECKS, *error.CHECKS, *replay.CHECKS),
-    *(*reconnect.CHECKS, *delivery.CHECKS, *ux.CHECKS),
+REGISTRY: Mapping[str, WindowCheck] = attach(
+    registry.OF_WINDOWS, {**coverage.ASKS, **error.ASKS, **replay.ASKS, **reconnect.ASKS, **delivery.ASKS, **ux.ASKS}
 )
-REGISTRY: Mapping[str, WindowCheck] = {check.full_name: check for check in CHECKS}
-AGAINST_CONTROL: Mapping[str, WindowCheck] = {check.full_name: check for check in canary.CHECKS}  # where there is one
+AGAINST_CONTROL: Mapping[str, WindowCheck] = attach(registry.AGAINST_CONTROL, canary.ASKS)
+"""The checks that compare a canary with its control."""

@@ -7,7 +7,7 @@ the bounds that hold both ways.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from drills.judging.checks.base import NAN, Answer, Case, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_checks import budget
-from drills.rollout.verdict.window_data.base import Ask, Decide, WindowCheck, by_clients
+from drills.rollout.verdict.window_data.base import Ask, Decide, by_clients
 from drills.rollout.verdict.window_data.clients import SamplesOf, punctual, share_of
 from drills.rollout.verdict.window_data.clients import samples as samples_of_all
 from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
@@ -29,7 +29,6 @@ _SURELY = 0.001  # [ours] so unlikely by chance is no chance: a hold is asked ag
 _LIKELY = 0.05  # what is likelier than this by chance may be chance
 _EACH = 0.975  # of the two bounds that a ratio of two percentiles is made of, so that both hold with 95 %
 _MIN_PAIRS = 5  # of fewer the median has no bounds
-_ABSENT = "no_data: without a control nothing is compared, and stage 2 is no go"
 Judged = Callable[[StageWindow, StageWindow, Threshold], Answer]  # of the canary's watches and the control's
 
 
@@ -130,29 +129,8 @@ def _publish_to_apply_ms(case: Case) -> Floats:
     return samples.publish_to_apply_ms(case.history, case.ledger)
 
 
-def _latency(name: str, judged: Judged, metrics: str) -> WindowCheck:
-    return WindowCheck(
-        "canary",
-        name,
-        "times",
-        f"{metrics}, on the canary against the control",
-        "ratio of both 95th percentiles by bounds of 97.5 % each, and the median of that ratio watch by watch: the wider",
-        (Ask("client", _compared(judged)),),
-        absent=_ABSENT,
-        extras=frozenset({"minimum_n"}),
-    )
-
-
-CHECKS = (
-    WindowCheck(
-        "canary",
-        "error_ratio",
-        "ratio",
-        "tokens, connects and publishes that failed / all, on the canary minus on the control",
-        "Newcombe's bounds of the difference; Fisher's exact test: under 5 % it cannot pass, under 0.1 % it fails",
-        (Ask("client", _compared(_errors_of_both)),),
-        absent=_ABSENT,
-    ),
-    _latency("bootstrap_ms", _p95("bootstrap", _bootstrap_ms, "bootstraps"), "connect due -> caught up"),
-    _latency("publish_to_apply_ms", _p95("publish_to_apply", _publish_to_apply_ms, "deliveries"), "publish due -> applied"),
-)
+ASKS: Mapping[str, tuple[Ask, ...]] = {
+    "canary.error_ratio": (Ask("client", _compared(_errors_of_both)),),
+    "canary.bootstrap_ms": (Ask("client", _compared(_p95("bootstrap", _bootstrap_ms, "bootstraps"))),),
+    "canary.publish_to_apply_ms": (Ask("client", _compared(_p95("publish_to_apply", _publish_to_apply_ms, "deliveries"))),),
+}

@@ -1,10 +1,13 @@
 """Checks of the window itself: was it watched well enough, did the watches run as they must, was any law broken?"""
 
-from drills.judging.checks import phases as drill_course
+from collections.abc import Mapping
+
+from drills.judging.checks import phases
 from drills.judging.checks.base import NAN, Answer, Case
+from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from drills.rollout.verdict.window_data.base import Ask, WindowCheck, by_clients, gravest
+from drills.rollout.verdict.window_data.base import Ask, by_clients, gravest
 from drills.rollout.verdict.window_data.clients import is_late
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 from sim.analysis import invariants
@@ -59,41 +62,17 @@ def _watches(window: StageWindow, threshold: Threshold | None) -> Answer | None:
 def _course(case: Case) -> list[Answer]:
     """What did not go as it must in a watch, its load generator's lateness aside."""
     found = []
-    for check in drill_course.CHECKS:
-        if check.takes_threshold or not check.applies(case.drill):
+    for name, decide in phases.DECISIONS.items():
+        if OF_RUNS[name].takes_threshold:
             continue
-        answer = check.decide(case, None)
+        answer = decide(case, None)
         if answer.state is not State.PASS:
-            found.append(Answer(answer.state, NAN, answer.n, f"{check.full_name}: {answer.reason}"))
+            found.append(Answer(answer.state, NAN, answer.n, f"{name}: {answer.reason}"))
     return found
 
 
-CHECKS = (
-    WindowCheck(
-        "window",
-        "coverage",
-        "ratio",
-        "snapshots that told something / expected ones",
-        "at least 90 % of them and 50 in all, no hole over 3 intervals",
-        (Ask("server", _coverage),),
-        takes_threshold=False,
-    ),
-    WindowCheck(
-        "window",
-        "canary_checks",
-        "canary-checks",
-        "watches that did not run their course as they must",
-        "the gravest of what a drill's course is asked; a tenth may have been cut short, or have measured themselves",
-        (Ask("client", _watches),),
-        takes_threshold=False,
-    ),
-    WindowCheck(
-        "window",
-        "invariants",
-        "laws",
-        "laws that were broken",
-        "count, 0 allowed",
-        (Ask("client", _invariants),),
-        takes_threshold=False,
-    ),
-)
+ASKS: Mapping[str, tuple[Ask, ...]] = {
+    "window.coverage": (Ask("server", _coverage),),
+    "window.canary_checks": (Ask("client", _watches),),
+    "window.invariants": (Ask("client", _invariants),),
+}

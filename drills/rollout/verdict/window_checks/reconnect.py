@@ -1,6 +1,6 @@
 """Checks of the gate `reconnect` over a stage's window: rates that are held. What only a fault can show is asked of drills."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -8,17 +8,11 @@ from drills.judging.checks.base import NAN, Answer, Case, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data import clients, names, servers
-from drills.rollout.verdict.window_data.base import Ask, WindowCheck, by_clients
+from drills.rollout.verdict.window_data.base import Ask, by_clients
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 from sim.analysis import statistics
 from sim.analysis.statistics import Bounds
 from sim.record.observations import Kind
-
-_METHOD = (
-    "by a server: the rate over any 5 min that is held for 10, by its bounds between two answers; by clients, of themselves: "
-    "the upper 95 % Poisson bound of the whole stage, and no ten minutes in which every watch was over it"
-)
-_WINDOW = "5 min rate held 10 min"
 
 
 def _reconnects(case: Case) -> int:
@@ -83,40 +77,19 @@ class _Rate:
         return len(each) > 1 and all(events > limit * seconds for events, seconds in each)
 
 
-def _check(name: str, unit: str, metrics: str, figures: tuple[str, ...], rate: _Rate, per_clients: bool = False) -> WindowCheck:
-    return WindowCheck(
-        "reconnect",
-        name,
-        unit,
-        metrics,
-        _METHOD,
-        (Ask("server", servers.held_rate(figures, metrics, per_clients), figures), Ask("client", rate)),
-        window=_WINDOW,
-        absent="no_data; as the metrics endpoint counts none, clients' own stand in, labelled so",
-    )
+def _rate(figures: tuple[str, ...], what: str, of_clients: _Rate, per_clients: bool = False) -> tuple[Ask, ...]:
+    return Ask("server", servers.held_rate(figures, what, per_clients), figures), Ask("client", of_clients)
 
 
-CHECKS = (
-    _check(
-        "reconnects_per_s",
-        "reconnects/s",
-        "reconnects/s",
+ASKS: Mapping[str, tuple[Ask, ...]] = {
+    "reconnect.reconnects_per_s": _rate(names.RECONNECTS, "reconnects/s", _Rate("reconnects", _reconnects, "reconnects")),
+    "reconnect.reconnects_per_s_per_100": _rate(
         names.RECONNECTS,
-        _Rate("reconnects", _reconnects, "reconnects"),
-    ),
-    _check(
-        "reconnects_per_s_per_100",
-        "reconnects/s",
         "reconnects/s of 100 clients",
-        names.RECONNECTS,
         _Rate("reconnects", _reconnects, "reconnects", 100.0),
         per_clients=True,
     ),
-    _check(
-        "heartbeat_timeouts_per_s",
-        "timeouts/s",
-        "connections given up for silence/s",
-        names.HEARTBEAT_TIMEOUTS,
-        _Rate("heartbeats", _timeouts, "heartbeat timeouts"),
+    "reconnect.heartbeat_timeouts_per_s": _rate(
+        names.HEARTBEAT_TIMEOUTS, "heartbeat timeouts/s", _Rate("heartbeats", _timeouts, "heartbeat timeouts")
     ),
-)
+}

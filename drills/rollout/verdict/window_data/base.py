@@ -5,14 +5,15 @@ that has data decides, and says which it was. Clients stand in for a server only
 have no such figure by their nature: one that is promised and was not served, or was served with holes, lets nobody else speak.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from drills.judging.checks.base import NAN, Answer
-from drills.judging.checks.thresholds import Comparator, Expected, Threshold
+from drills.judging.checks.base import NAN, Answer, result
+from drills.judging.checks.registry import CheckSpec, Origin
+from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State
-from drills.rollout.setup.records import CANARY_CHECK_LIST, SNAPSHOTS, Origin
+from drills.rollout.setup.records import CANARY_CHECK_LIST, SNAPSHOTS
 from drills.rollout.verdict.window_data.counters import Counted, counted, disagreement, promised, unanswered
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 
@@ -31,57 +32,26 @@ class Ask(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowCheck:
-    """One entry of the registry."""
+    """A declared check and its sources, which are asked in order."""
 
-    gate: str
-    name: str
-    unit: str
-    metrics: str  # what it measures, in words
-    method: str  # how it decides, in words
-    asks: tuple[Ask, ...]  # in order
-    window: str = "stage"
-    absent: str = "no_data"  # what happens where nobody has data, in words
-    comparator: Comparator = "<="
-    takes_threshold: bool = True
-    extras: frozenset[str] = field(default=frozenset())
-    options: frozenset[str] = field(default=frozenset())
-
-    @property
-    def full_name(self) -> str:
-        """`gate.check`."""
-        return f"{self.gate}.{self.name}"
-
-    @property
-    def expected(self) -> Expected:
-        """What it takes from a thresholds file."""
-        return Expected(self.unit, self.comparator, self.extras, self.options)
+    spec: CheckSpec
+    asks: tuple[Ask, ...]
 
     @property
     def origins(self) -> tuple[Origin, ...]:
-        """Whom it asks, in order."""
+        """The origins of its sources, in order."""
         return tuple(ask.origin for ask in self.asks)
 
 
+def attach(declared: Mapping[str, CheckSpec], asks: Mapping[str, tuple[Ask, ...]]) -> Mapping[str, WindowCheck]:
+    """Each declared check with its sources, in the order of the declarations."""
+    return {name: WindowCheck(spec, asks[name]) for name, spec in declared.items()}
+
+
 def answer(check: WindowCheck, window: StageWindow, threshold: Threshold | None) -> CheckResult:
-    """One check's result; whatever goes wrong inside it makes it an `error` that says what."""
+    """One check's result. An exception inside it makes it an `error` that says what happened."""
     origin, found = _resolved(check, window, threshold)
-    return CheckResult(
-        gate=check.gate,
-        check=check.name,
-        state=found.state,
-        value=float(found.value),
-        unit=check.unit,
-        n=found.n,
-        interval=found.interval,
-        comparator=check.comparator if threshold else "",
-        threshold=threshold.threshold if threshold else None,
-        source=threshold.source if threshold else "law of a window",
-        window=check.window,
-        method=check.method,
-        origin=origin,
-        reason=found.reason,
-        evidence=EVIDENCE[origin],
-    ).sound()
+    return result(check.spec, found, EVIDENCE[origin], threshold, origin)
 
 
 class Suspicion(Answer):
@@ -90,8 +60,8 @@ class Suspicion(Answer):
 
 def _resolved(check: WindowCheck, window: StageWindow, threshold: Threshold | None) -> tuple[Origin, Answer]:
     """Who answers: whoever shows a failure, or that something is not in order, else the first who has data."""
-    if check.takes_threshold and threshold is None:
-        return check.asks[0].origin, Answer(State.ERROR, NAN, 0, f"there is no threshold of {check.full_name}")
+    if check.spec.takes_threshold and threshold is None:
+        return check.asks[0].origin, Answer(State.ERROR, NAN, 0, f"there is no threshold of {check.spec.name}")
     answers = [(ask.origin, found) for ask in check.asks if (found := _asked(ask, window, threshold)) is not None]
     grave = [each for state in (State.FAIL, State.ERROR) for each in answers if each[1].state is state]
     grave += [each for each in answers if isinstance(each[1], Suspicion)]

@@ -21,7 +21,6 @@ from sim.record.history import Floats, History
 
 SPAN_S = 600.0  # the ten minutes of everything that is judged by its worst ten
 _LATE_SHARE = 0.1  # [ours] of the watches, that may have measured themselves or been cut short
-_DRILL_CHECKS = {check.full_name: check for check in (*service.CHECKS, *phases.CHECKS)}
 _GENERATOR = Threshold(threshold=250.0, comparator="<=", unit="ms", source="[ours]", minimum_n=20)
 ShareOf = Callable[[History], Share]
 SamplesOf = Callable[[Case], Floats]
@@ -86,8 +85,7 @@ def counted(name: str, what: str, among: str) -> Decide:
 
     def judged(window: StageWindow, threshold: Threshold) -> Answer:
         found = [
-            watch.once(f"count.{name}", lambda case: _DRILL_CHECKS[name].decide(case, threshold))
-            for watch in window.canary_checks
+            watch.once(f"count.{name}", lambda case: service.DECISIONS[name](case, threshold)) for watch in window.canary_checks
         ]
         hits = sum(answer.value for answer in found if answer.value == answer.value)
         n = sum(answer.n for answer in found)
@@ -103,7 +101,7 @@ def counted(name: str, what: str, among: str) -> Decide:
 
 def is_late(watch: CanaryCheck) -> bool:
     """Whether its load generator was late itself."""
-    found = watch.once("generator", lambda case: _DRILL_CHECKS["drill.generator_lag_ms"].decide(case, _GENERATOR))
+    found = watch.once("generator", lambda case: phases.generator_lag(case, _GENERATOR))
     return found.state is not State.PASS
 
 
