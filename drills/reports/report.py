@@ -203,7 +203,12 @@ def summary_markdown(verdict: RunVerdict) -> str:
 def _environment() -> "jinja2.Environment":
     import jinja2  # imported late, as `--help` needs none of it
 
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=False, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=False,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
     environment.filters.update(
         number=number,
         cell=_cell,

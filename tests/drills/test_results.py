@@ -124,7 +124,7 @@ def test_an_edited_copy_is_noticed(run_dir: Path) -> None:
 
 def test_a_copy_that_is_gone_or_broken_is_not_replaced(run_dir: Path) -> None:
     (run_dir / "thresholds.toml").write_text("")
-    with pytest.raises(UsageError, match="no thresholds"):
+    with pytest.raises(UsageError, match="is empty"):
         results.judge_run(run_dir)
     (run_dir / "thresholds.toml").unlink()
     with pytest.raises(EvidenceError, match="--thresholds"):
