@@ -5,12 +5,13 @@ READY := .venv/.ready
 DEV := .venv/.dev
 LOAD := .venv/.load
 NOTEBOOKS := .venv/.notebooks
+DOCS := .venv/.docs
 PEERS := tests/peers/node_modules/.ready
 PROMETHEUS := .peers/.ready
 MAKEFLAGS += --jobs=3  # what is fetched from different places need not wait for each other
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: drill load load-headless notebooks test tests check compiled prove peers browser bench clean
+.PHONY: drill load load-headless notebooks docs reference test tests check compiled prove peers browser bench clean
 
 drill: $(READY)  ## storm the embedded runtime with the quick set of drills and say go or no-go
 	$(BIN)/stormgate drill run --quick
@@ -23,6 +24,12 @@ load-headless: $(LOAD)  ## storm the embedded runtime with Locust for about two 
 
 notebooks: $(NOTEBOOKS)  ## open the planners' notebooks
 	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks --allow-root  # only here, and with a token: containers know no other user
+
+docs: $(DOCS)  ## build the documentation and serve it on a free port of this machine; it prints the address
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr "127.0.0.1:$$($(BIN)/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+
+reference: $(READY)  ## write the reference pages again from the code
+	$(BIN)/python -m drills.cli.reference
 
 test: check tests  ## style, types, and all tests
 
@@ -57,11 +64,15 @@ $(READY): pyproject.toml constraints.txt
 
 $(DEV): $(READY)
 	$(INSTALL) '.[dev,load]'
-	@touch $(DEV) $(LOAD)
+	@touch $(DEV) $(LOAD) $(DOCS)
 
 $(NOTEBOOKS): $(READY)
 	$(INSTALL) '.[notebooks]'
 	@touch $(NOTEBOOKS)
+
+$(DOCS): $(READY)
+	$(INSTALL) '.[docs]'
+	@touch $(DOCS)
 
 $(LOAD): $(READY)
 	$(INSTALL) '.[load]'

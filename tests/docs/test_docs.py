@@ -1,0 +1,76 @@
+"""The documentation builds without a warning, loads nothing from elsewhere, is up to date, and shows commands that exist."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drills.cli import docs_check, reference
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+PAGE_LOADS = re.compile(r"""<(?:script|img|iframe)[^>]*\ssrc=["']?(?:https?:)?//|<link\s[^>]*href=["']?(?:https?:)?//""")
+STYLE_LOADS = re.compile(r"""url\(["']?(?:https?:)?//|@import""")
+
+
+def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(config), "-d", str(site)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=config.parent, check=False)
+
+
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path):
+    built = build(ROOT / "mkdocs.yml", tmp_path)
+    assert built.returncode == 0, built.stderr
+    pages = {path: path.read_text() for path in tmp_path.rglob("*.html")}
+    assert len(pages) > len(PAGES)  # and the page for what is missing
+    assert [path.name for path, text in pages.items() if PAGE_LOADS.search(text)] == []
+    assert [
+        path.name for path in tmp_path.rglob("*.css") if re.search(r"url\(['\"]?(https?:)?//|@import", path.read_text())
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("index.md", "[nowhere](nowhere.md)", "nowhere.md"),
+        ("index.md", "[no heading](glossary.md#no-such-term)", "no-such-term"),
+        ("left-out.md", "# In no navigation", "left-out.md"),
+    ],
+    ids=["dead link", "dead anchor", "page outside the navigation"],
+)
+def test_a_broken_site_is_refused(tmp_path: Path, file: str, text: str, words: str):
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    with (tmp_path / "docs" / file).open("a") as page:
+        page.write(f"\n{text}\n")
+    built = build(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert built.returncode != 0
+    assert words in built.stderr
+
+
+def test_reference_pages_are_up_to_date():
+    stale = [name for name, text in reference.pages().items() if (reference.FOLDER / name).read_text() != text]
+    assert stale == [], "run `make reference`"
+    assert {path.name for path in reference.FOLDER.glob("*.md")} - {"exit-codes.md"} == set(reference.pages())
+
+
+def test_an_outdated_reference_page_is_written_again(tmp_path: Path):
+    assert set(reference.write(tmp_path)) == set(reference.pages())
+    (tmp_path / "faults.md").write_text("# Fault kinds of last year\n")
+    assert reference.write(tmp_path) == ["faults.md"]
+    assert reference.write(tmp_path) == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_shown_exists(page: Path):
+    tried = [each for each in docs_check.check(page) if not each.shown.text.startswith("make ")]
+    assert [f"{each.shown.line}: {each.shown.text}: {each.trouble}" for each in tried if each.trouble] == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "architecture.md"], ids=lambda page: page.name)
+def test_a_page_to_read_first_is_short(page: Path):
+    assert len(page.read_text().splitlines()) <= 150
