@@ -28,7 +28,8 @@ from sim.base.atomic_files import write_whole
 from sim.drill import model, system_model, target_rules
 from sim.drill.fault_kinds import AnyFault
 from sim.planning.sweeps import Sweep
-from sim.record.observations import SCHEMA, Kind, RunHeader
+from sim.record.observations import SCHEMA, Kind
+from sim.record.run_header import RunHeader
 from sim.server.settings import DEFECT_MEANINGS
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"

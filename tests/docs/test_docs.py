@@ -33,23 +33,15 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
     ] == []
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "words"),
-    [
-        ("index.md", "[nowhere](nowhere.md)", "nowhere.md"),
-        ("index.md", "[no heading](glossary.md#no-such-term)", "no-such-term"),
-        ("left-out.md", "# In no navigation", "left-out.md"),
-    ],
-    ids=["dead link", "dead anchor", "page outside the navigation"],
-)
-def test_a_broken_site_is_refused(tmp_path: Path, file: str, text: str, words: str):
+def test_dead_links_and_pages_outside_the_navigation_are_refused(tmp_path: Path):
     shutil.copytree(DOCS, tmp_path / "docs")
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
-    with (tmp_path / "docs" / file).open("a") as page:
-        page.write(f"\n{text}\n")
+    with (tmp_path / "docs" / "index.md").open("a") as page:
+        page.write("\n[nowhere](nowhere.md) and [no heading](glossary.md#no-such-term)\n")
+    (tmp_path / "docs" / "left-out.md").write_text("# In no navigation\n")
     built = build(tmp_path / "mkdocs.yml", tmp_path / "site")
     assert built.returncode != 0
-    assert words in built.stderr
+    assert [words for words in ("nowhere.md", "no-such-term", "left-out.md") if words not in built.stderr] == []
 
 
 def test_reference_pages_are_up_to_date():
@@ -66,9 +58,8 @@ def test_an_outdated_reference_page_is_written_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_shown_exists(page: Path):
-    tried = [each for each in docs_check.check(page) if not each.shown.text.startswith("make ")]
-    assert [f"{each.shown.line}: {each.shown.text}: {each.trouble}" for each in tried if each.trouble] == []
+def test_every_command_shown_is_accepted_by_the_command_line(page: Path):
+    assert [f"{each.line}: {each.text}: {each.problem}" for each in docs_check.check(page) if each.problem] == []
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "architecture.md"], ids=lambda page: page.name)
