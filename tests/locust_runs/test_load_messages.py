@@ -14,7 +14,7 @@ from locustfiles.load.run import options
 from locustfiles.load.workers import messages, workers
 from locustfiles.load.workers.clocks import SharedClock
 from locustfiles.load.workers.messages import Channel, ToWorker
-from locustfiles.load.workers.observation_transport import Arrived, Heads, Shipment
+from locustfiles.load.workers.observation_transport import Heads, OutgoingObservations, ReceivedObservations
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
@@ -64,10 +64,10 @@ def done(**changes: object) -> messages.Done:
 
 def shipped(*rows: tuple[float, str, int, str, int]) -> list[messages.Rows]:
     """What a worker sends of these observations."""
-    shipment, sent = Shipment(), []
+    shipment, sent = OutgoingObservations(), []
     for t, kind, client, stream, seq in rows:
         shipment.extend(t, client, [(kind, stream, seq, 0, NAN, "")])
-    shipment.ship(sent.append)
+    shipment.send_all(sent.append)
     assert (shipment.rows, shipment.messages) == (len(rows), len(sent))
     return sent
 
@@ -79,8 +79,8 @@ def test_every_message_arrives_as_it_was_sent():
     runner.register_message = lambda name, listener: setattr(runner, "listener", listener)
     runner.send_message = lambda name, data, worker: runner.listener(None, SimpleNamespace(node_id="me", data=data))
     to_worker = Channel(runner, lambda *said: heard.append(said), is_master=False)
-    order = messages.Break(1, planned, 5.0, 6.0)
-    begin = messages.Begin("worker 1", STORM, 1, "http://127.0.0.1:1", ["topic"], 0.0, 0.5)
+    order = messages.InjectFault(1, planned, 5.0, 6.0)
+    begin = messages.PrepareRun("worker 1", STORM, 1, "http://127.0.0.1:1", ["topic"], 0.0, 0.5)
     to_worker.send("run", order)
     to_worker.send("run", begin)
     assert heard == [("me", "run", order), ("me", "run", begin)]
@@ -90,9 +90,9 @@ def test_every_message_arrives_as_it_was_sent():
 def test_clients_have_one_user_each_however_many_come():
     told = Told()
     for users in (3, 3, 6, 9):
-        told.workers.hear("id1", messages.Wanted(users))
-    told.workers.hear("id2", messages.Wanted(7))
-    told.workers.hear("stranger", messages.Wanted(7))
+        told.workers.hear("id1", messages.UsersSpawned(users))
+    told.workers.hear("id2", messages.UsersSpawned(7))
+    told.workers.hear("stranger", messages.UsersSpawned(7))
     numbers = {each: [n for worker, said in told.said if worker == each for n in said.numbers] for each in ("id1", "id2")}
     assert numbers == {"id1": [0, 2, 4, 6, 8, 1, 3, 5, 7], "id2": [9]}
 
@@ -100,7 +100,7 @@ def test_clients_have_one_user_each_however_many_come():
 def test_users_that_never_come_leave_clients_that_are_never_live(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "GATHER_LIMIT_S", 0.2)
     told = Told(1)
-    told.workers.hear("id1", messages.Wanted(7))
+    told.workers.hear("id1", messages.UsersSpawned(7))
     told.workers.gather(lambda: False)
     told.workers.start(5.0)
     told.workers.hear("id1", messages.Status(7, 7, -1, 0.0, {}, {}))
@@ -116,7 +116,7 @@ def test_what_was_observed_must_have_arrived():
         return told.ended(done(messages=1, rows=rows))
 
     assert said_of(2) == ""
-    assert said_of(3) == "worker 1 (process 7 on here) observed 3 rows, of which 2 arrived"
+    assert said_of(3) == "worker 1 (process 7 on here) observed 3 rows; 2 arrived"
 
 
 def test_what_cannot_be_read_is_missed():
@@ -129,8 +129,8 @@ def test_what_cannot_be_read_is_missed():
     ("said", "why"),
     [
         (done(left="it was interrupted"), "left early: it was interrupted"),
-        (done(clock_within_ms=150.0), "known within 150 ms only"),
-        (done(clock_moved_ms=-170.0), "known within 170 ms only"),
+        (done(clock_within_ms=150.0), "known within 150 ms"),
+        (done(clock_moved_ms=-170.0), "known within 170 ms"),
     ],
 )
 def test_a_worker_in_trouble_is_named(said: messages.Done, why: str):
@@ -140,10 +140,10 @@ def test_a_worker_in_trouble_is_named(said: messages.Done, why: str):
 
 
 def test_a_worker_that_never_says_its_last_word_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(workers, "LAST_WORD_S", 0.1)
+    monkeypatch.setattr(workers, "FINAL_OBSERVATIONS_S", 0.1)
     told = Told()
     said = told.ended(done())
-    assert said == "worker 2 (process 7 on here) never said how much it had observed; 0 observations of it arrived"
+    assert said == "worker 2 (process 7 on here) did not report its number of observations; 0 arrived"
 
 
 def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
@@ -151,15 +151,15 @@ def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
     told = Told()
     told.workers.hear("id1", done())  # whoever said its last word may be silent
     gevent.sleep(0.8)
-    assert told.stopped == ["worker 2 (process 7 on here) was lost in the middle of the run: nothing was heard of it for 0.2 s"]
+    assert told.stopped == ["worker 2 (process 7 on here) was lost during the run: no message for 0.2 s"]
 
 
 def test_a_fault_that_begins_late_somewhere_is_none_at_one_moment():
     told = Told()
     order = told.workers.strike(schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
-    told.workers.hear("id1", messages.Acted(order, 5, 3.0))
+    told.workers.hear("id1", messages.FaultDone(order, 5, 3.0))
     assert told.stopped == []
-    told.workers.hear("id2", messages.Acted(order, 4, 1400.0))
+    told.workers.hear("id2", messages.FaultDone(order, 4, 1400.0))
     assert (told.workers.acted(order), told.stopped) == (
         9,
         ["worker 2 (process 7 on here) began a fault 1.4 s later than the others"],
@@ -171,7 +171,7 @@ def test_a_fault_that_begins_late_somewhere_is_none_at_one_moment():
     [
         (messages.Refused("nothing answers at http://127.0.0.1:1/readyz"), "worker 1: nothing answers"),
         (msgspec.structs.replace(READY, version="0.0"), "has stormgate 0.0, but the master has"),
-        (None, "worker 1 did not get ready"),
+        (None, "worker 1 was not ready"),
     ],
 )
 def test_a_worker_that_cannot_take_part_is_named(
@@ -212,12 +212,12 @@ def test_the_distance_from_the_heads_is_that_of_the_moment_and_of_the_worst_stre
     for seq, t in ((1, 1.0), (2, 2.0), (3, 2.5)):
         heads.acknowledged("s", seq, t)
     heads.acknowledged("other", 7, 2.2)
-    shipment, sent = Shipment(), []
+    shipment, sent = OutgoingObservations(), []
     shipment.extend(2.3, 4, [("client_lag", "s", 1, 0, NAN, ""), ("client_lag", "other", 3, 0, NAN, "")])
     shipment.extend(2.4, 5, [("client_lag", "s", 1, 0, NAN, "")])
     shipment.extend(2.6, 4, [("client_lag", "s", 3, 0, NAN, ""), ("applied", "s", 3, 0, NAN, "")])
-    shipment.ship(sent.append)
-    arrived = Arrived(sent[0], heads)
+    shipment.send_all(sent.append)
+    arrived = ReceivedObservations(sent[0], heads)
     kept = arrived.table().select(["t", "kind", "client", "seq", "value"]).to_pylist()
     lags = [(row["t"], row["client"], row["value"]) for row in kept if row["kind"] == "client_lag"]
     assert lags == [(2.3, 4, 4.0), (2.4, 5, 1.0), (2.6, 4, 0.0)]
@@ -227,9 +227,9 @@ def test_the_distance_from_the_heads_is_that_of_the_moment_and_of_the_worst_stre
 def test_a_message_that_holds_less_than_it_says_is_refused():
     (said,) = shipped((1.0, "applied", 0, "s", 1))
     with pytest.raises(ValueError, match="2 observations has 1"):
-        Arrived(msgspec.structs.replace(said, rows=2), Heads())
+        ReceivedObservations(msgspec.structs.replace(said, rows=2), Heads())
     with pytest.raises(pa.ArrowInvalid):
-        Arrived(msgspec.structs.replace(said, table=b"nothing"), Heads())
+        ReceivedObservations(msgspec.structs.replace(said, table=b"nothing"), Heads())
 
 
 def test_merged_figures_are_those_of_one_process():

@@ -142,7 +142,7 @@ def refuses_another_site(url: str) -> None:
     for path in ("/", "/stormgate", "/stormgate/state"):
         assert httpx.get(url + path, **ask).status_code == 403, path
         assert httpx.get(url + path, headers={"Host": "elsewhere.example"}, trust_env=False).status_code == 403, path
-    assert httpx.post(url + "/stormgate/revert", trust_env=False).text == "Not done: no run is going on; start one first.\n"
+    assert httpx.post(url + "/stormgate/revert", trust_env=False).text == "Not done: no run is active; start one first.\n"
     assert httpx.get(url + "/stormgate/revert", trust_env=False).status_code == 405
     assert httpx.get(url + "/stormgate/download/SUMMARY.md", trust_env=False).text.startswith("there is no SUMMARY.md yet")
     assert httpx.get(url + "/stormgate/download/..%2Frun.json", trust_env=False).status_code == 404
@@ -198,7 +198,7 @@ def goes_well(page: Page, url: str, thresholds: Path) -> None:
     expect(page.locator("dd").first).to_have_text("45 of 45")
     page.locator("figure svg").first.hover()
     expect(page.locator("figure .reading").first).to_contain_text("clients at")
-    press(page, "Storm now", "Begun: drop_sockets")
+    press(page, "Storm now", "Injected: drop_sockets")
     expect(page.locator("rect.phase.fault").first).to_be_attached(timeout=LIMIT_MS)
     assert page.evaluate("fetch('swarm', {method: 'POST'}).then(answer => answer.json())")["message"] == (
         "Not started: a run goes on already; stop it first, or wait for its verdict."
@@ -220,14 +220,14 @@ def goes_badly(page: Page, other: Page, url: str, broken: str) -> None:
         field_of(page, label).fill(value)
     page.get_by_role("button", name="Start", exact=True).click()
     in_phase(page, "steady")
-    press(page, "Storm now", "Begun: drop_sockets")
+    press(page, "Storm now", "Injected: drop_sockets")
     in_phase(page, "fault")
     in_phase(other, "fault")
-    press(page, "Revert", "Healing")
+    press(page, "Revert", "Reverting")
     for each in (page, other):
         ended(each, "no_go")
         assert "fail" in states(each)
-        expect(each.get_by_role("table", name="Broken laws")).to_contain_text("client")
+        expect(each.get_by_role("table", name="Violated invariants")).to_contain_text("client")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
@@ -238,7 +238,7 @@ def is_stopped(page: Page) -> None:
         field_of(page, label).fill(value)
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator(".stormgate h1")).to_have_text("Running: 5 of 5 clients live", timeout=LIMIT_MS)
-    press(page, "Stop the run", "Stopped: what was observed is judged as a run that was cut short")
+    press(page, "Stop the run", "Stopped: the observations are judged as an interrupted run")
     ended(page, "no_go")
     assert states(page) == ["error"]
     expect(page.get_by_role("table", name="Runs").get_by_role("row")).to_have_count(4)

@@ -64,11 +64,11 @@ def test_fields_change_the_drill():
         ({"drill": "rollout_day"}, "not for real sockets"),
         ({"drill": "retired_routes"}, "retired routes"),
         ({"clients": -3}, "fleet.clients"),
-        ({"defect": ["no_such"]}, "there is no such defect"),
+        ({"defect": ["no_such"]}, "unknown defect"),
         ({"target": "http://example.org"}, "addresses are of this machine only"),
         ({"target": "http://127.0.0.1:1", "defect": ["skip_delivery"]}, "embedded mock only"),
         ({"thresholds": "no/such.toml"}, "no such file"),
-        ({"pattern": "waves", "drill": "dropped_delivery"}, "cuts no sockets"),
+        ({"pattern": "waves", "drill": "dropped_delivery"}, "drops no sockets"),
     ],
 )
 def test_what_cannot_be_run_is_refused(fields: dict[str, object], why: str):
@@ -83,7 +83,12 @@ CAPS = Caps(clients=1000, connects_per_s=1000.0, events_per_s=1000.0)
     ("kind", "drill", "rules", "why"),
     [
         ("staging", "stale_cursor", Rules(caps=CAPS), "no hook for it"),
-        ("staging", "reconnect_storm", Rules(caps=CAPS, hooks={"drop_sockets": Hook(inject=["true"])}), "load tests run none"),
+        (
+            "staging",
+            "reconnect_storm",
+            Rules(caps=CAPS, hooks={"drop_sockets": Hook(inject=["true"])}),
+            "load tests run no hooks",
+        ),
         ("staging", "reconnect_storm", Rules(caps=structs.replace(CAPS, clients=9)), "caps.clients is 9"),
         ("production", "reconnect_storm", Rules(caps=CAPS), "only drills without faults"),
     ],
@@ -232,10 +237,10 @@ def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[CapacityRamp, 
     ("verdicts", "clients", "exit_code", "said"),
     [
         ((judged(0), judged(0), judged(1)), [100, 200, 400], 0, "green up to 200 clients (the run); 400 clients were red"),
-        ((judged(0), judged(0), judged(0)), [100, 200, 400], 2, "no limit was found"),
+        ((judged(0), judged(0), judged(0)), [100, 200, 400], 2, "the limit was not reached"),
         ((judged(1),), [100], 1, "no load was green; 100 clients were red"),
         ((judged(0), judged(2)), [100, 200], 2, "200 clients were not decided"),
-        ((judged(0), judged(4, late=True)), [100, 200], 4, "its limit, not the lane's"),
+        ((judged(0), judged(4, late=True)), [100, 200], 4, "its limit, not the service's"),
     ],
 )
 def test_a_climb_ends_at_the_first_load_that_is_not_green(
@@ -248,5 +253,5 @@ def test_a_climb_ends_at_the_first_load_that_is_not_green(
 
 
 def test_a_climb_must_grow():
-    with pytest.raises(UsageError, match="more than 1"):
+    with pytest.raises(UsageError, match="a factor above 1"):
         CapacityRamp(argparse.Namespace(growth=1.0, max_clients=10))

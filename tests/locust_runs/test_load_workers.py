@@ -66,7 +66,7 @@ def runs_of(load: Load) -> list[Path]:
 def test_what_workers_observe_is_counted_to_the_last_event(loads: dict[str, Load]):
     """In two runs of the same processes, of which the second has more users."""
     load = loads["well"]
-    assert load.end() == 2, load.said  # no limit was found
+    assert load.end() == 2, load.said  # the limit was not reached
     for folder, clients in zip(runs_of(load), (40, 60), strict=True):
         header, table = read_verified(folder)
         history = History(header, table)

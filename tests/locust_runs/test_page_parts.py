@@ -63,17 +63,17 @@ def arguments() -> tuple[dict[str, dict[str, Any]], argparse.Namespace]:
         ({"clients": "-3"}, "Clients: -3 is below 0."),
         ({"clients": "1.5"}, "Clients: expected a whole number, got '1.5'."),
         ({"clients": ""}, "Clients: expected a whole number, got ''."),
-        ({"clients": "9" * 20}, "is more than 1000000"),
+        ({"clients": "9" * 20}, "is above the limit of 1000000"),
         ({"steady_s": "nan"}, "expected a number"),
         ({"storm_at": "-2"}, "-2 is below 0"),
         ({"storm_at": "900"}, "at_s"),
         ({"share_dropped": "1.5"}, "share"),
-        ({"drill": "runtime_restart"}, "Drill: there is no 'runtime_restart'"),
-        ({"policy": "nobody"}, "Client policy: there is no 'nobody'; there are: reference,"),
+        ({"drill": "runtime_restart"}, "Drill: unknown value 'runtime_restart'"),
+        ({"policy": "nobody"}, "Client policy: unknown value 'nobody'; choose: reference,"),
         ({"thresholds": "nowhere.toml"}, "nowhere.toml"),
         ({"target": "nobody"}, "targets.toml"),
         ({"out": "/somewhere"}, "out: this page cannot set it"),
-        ({"growth": "0.5"}, "a climb needs more than 1"),
+        ({"growth": "0.5"}, "a capacity ramp needs a factor above 1"),
     ],
 )
 def test_what_was_typed_is_refused_in_a_sentence(typed: dict[str, str], why: str):
@@ -169,7 +169,7 @@ def test_while_a_run_goes_on_nothing_is_a_pass(tmp_path: Any):
     assert (checks["replay.bootstrap_ms"].n, checks["replay.bootstrap_ms"].limit) == (1, "<= 600 ms")
     assert [(point["t"], point["live"], point["behind_events"]) for point in now.curve] == [(1.0, 299, 4.0)]
     assert (now.state, now.elapsed_s, now.verdict, now.downloads) == ("running", 7.0, None, ())
-    assert [each.count for each in now.noticed if "holes" in each.what] == [1]
+    assert [each.count for each in now.noticed if "gaps" in each.what] == [1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Between Locust and a drill's run: begins one when a test starts, has users be its clients, judges it when it is over."""
+"""Connects Locust to drill runs: starts a run with each test, turns users into its clients, judges it at the end."""
 
 import logging
 from typing import Any, Literal
@@ -18,43 +18,43 @@ from locustfiles.load.run.drill_run import DrillRun
 from locustfiles.load.run.options import Plan, plan_of
 from locustfiles.load.run.verdict import Provisional, RunFolder
 from locustfiles.load.workers.messages import AnyFromWorker, Channel
-from locustfiles.load.workers.remote import Send, nobody_to_tell
+from locustfiles.load.workers.remote import Send, no_workers_to_tell
 from locustfiles.load.workers.worker import Worker
 from sim.base.errors import StormgateError, UsageError
 
 log = logging.getLogger("stormgate")
 _EXIT_INTERNAL = 4
-_NO_RUN = "no run is going on; start one first."
+_NO_RUN = "no run is active; start one first."
 
 
 class Conductor(Users):
-    """Of one Locust process; every test it starts is a run with a folder and a verdict of its own."""
+    """The runs of one Locust process; each test is a run with its own folder and verdict."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__()
         self._environment = environment
         is_master = isinstance(environment.runner, MasterRunner)
         self._channel = Channel(environment.runner, self._hear, is_master=True) if is_master else None
-        self.run: DrillRun | None = None  # the one that goes on, or the last one
+        self.run: DrillRun | None = None  # the current run, or the last one
         self.folder: RunFolder | None = None
-        self.verdict: RunVerdict | None = None  # of the last run; None while one goes on
-        self.judged: list[RunVerdict] = []  # of all runs until now
-        self.refusal = ""  # why the last test could not begin, or could not be judged
-        self.ramps = False  # whether a green run is followed by a larger one
+        self.verdict: RunVerdict | None = None  # of the last run; None during a run
+        self.judged: list[RunVerdict] = []  # of all runs so far
+        self.refusal = ""  # why the last test could not start or be judged
+        self.ramps = False  # whether a green run is followed by a larger run
         self.capacity_ramp: CapacityRamp | None = None
         self._run_id = ""
-        self.is_over = False  # the run is judged, or could not be
-        self.is_expected = True  # the next tick begins a run
-        self._course: gevent.Greenlet[[], None] | None = None
+        self.is_over = False  # the run was judged, or judging failed
+        self.is_expected = True  # the next tick starts a run
+        self._greenlet: gevent.Greenlet[[], None] | None = None
 
     # --- Locust's side ------------------------------------------------------------------------------
 
     def expect_run(self) -> None:
-        """The next tick begins a run."""
+        """Start a run with the next tick."""
         self.is_expected = True
 
     def tick(self) -> tuple[int, float] | tuple[int, float, list[type[User]]] | None:
-        """Users, how many of them a second, and which; None when there is nothing more to do."""
+        """Return number of users, spawn rate and user classes; None when no run is left."""
         if self.is_expected:
             self.is_expected = False
             if not self._begin():
@@ -62,33 +62,33 @@ class Conductor(Users):
         if self.run is None or (self.is_over and not self._begin_next()):
             return None
         clients = self.run.plan.drill.fleet.clients
-        if self._channel is not None:  # a master publishes itself
+        if self._channel is not None:  # a master publishes the events itself
             return clients, float(clients), [each for each in self._environment.user_classes if not each.fixed_count]
-        return clients + 1, float(clients + 1)  # at once: each arrives at its own moment
+        return clients + 1, float(clients + 1)  # spawn at once: each client connects at its own time
 
     def stop(self, because: str) -> None:
-        """End a run that goes on before its time, and wait until it is judged."""
-        if self._course is not None and not self.is_over and self.run is not None:
+        """End the current run early, and wait until it is judged."""
+        if self._greenlet is not None and not self.is_over and self.run is not None:
             self.run.stop(because)
-            self._course.join()
+            self._greenlet.join()
 
-    # --- an operator's side -------------------------------------------------------------------------
+    # --- operator's buttons -------------------------------------------------------------------------
 
     def storm_now(self) -> str:
-        """The next fault of the run that goes on begins now; says which. Raises `UsageError` where there is none."""
-        return self._run_that_goes_on().storm_now()
+        """Inject the next fault of the current run now; returns its kind. Raises `UsageError` without one."""
+        return self._current_run().storm_now()
 
     def revert_now(self) -> None:
-        """Take back now what the run that goes on has broken. Raises `UsageError` where there is nothing."""
-        self._run_that_goes_on().revert_now()
+        """Revert the active faults of the current run now. Raises `UsageError` without any."""
+        self._current_run().revert_now()
 
     def why_no(self, what: Literal["storm", "revert"]) -> str:
-        """Why that cannot be done now, in a sentence; empty if it can."""
+        """Return why a button is disabled, as a sentence; empty if it is enabled."""
         if self.run is None or self.is_over:
             return _NO_RUN
         return self.run.why_no_storm() if what == "storm" else self.run.why_no_revert()
 
-    def _run_that_goes_on(self) -> DrillRun:
+    def _current_run(self) -> DrillRun:
         if self.run is None or self.is_over:
             raise UsageError(_NO_RUN)
         return self.run
@@ -107,15 +107,15 @@ class Conductor(Users):
     # --- runs ---------------------------------------------------------------------------------------
 
     def provisional(self) -> list[Provisional]:
-        """How the run's checks look now."""
+        """Return the provisional states of the run's checks."""
         if self.run is None:
             return []
         return verdicts.provisional(self.run.plan.drill.checks, self._thresholds, self.run.live)
 
     def _begin(self) -> bool:
-        """Begin the run, or the first one, that the options ask for."""
+        """Start the run, or the first run of a ramp, that the options describe."""
         self.capacity_ramp, self.refusal = None, ""
-        self._environment.process_exit_code = _EXIT_INTERNAL  # until there is a verdict
+        self._environment.process_exit_code = _EXIT_INTERNAL  # until a verdict exists
         options = self._environment.parsed_options
         try:
             self.capacity_ramp = CapacityRamp(options) if self.ramps else None
@@ -126,16 +126,16 @@ class Conductor(Users):
         return self._begin_run(plan)
 
     def _begin_next(self) -> bool:
-        """Begin the next run of a climb, if there is one."""
+        """Start the next run of a capacity ramp, if there is one."""
         if self.capacity_ramp is None or self.run is None or self.verdict is None:
             return False
         plan = self.capacity_ramp.after(self.run.plan, self.verdict)
-        log.info("climb: %s", f"next {plan.drill.fleet.clients} clients" if plan else self.capacity_ramp.in_words())
+        log.info("capacity ramp: %s", f"next {plan.drill.fleet.clients} clients" if plan else self.capacity_ramp.in_words())
         self._environment.process_exit_code = self.capacity_ramp.exit_code
         return plan is not None and self._begin_run(plan)
 
     def _begin_run(self, plan: Plan) -> bool:
-        """Begin a run; if it cannot be, say why in one sentence."""
+        """Start a run; returns False, with the reason logged, if it cannot start."""
         before, self.run, self.folder, self.verdict, self.is_over = self.run, None, None, None, False
         self._environment.process_exit_code = _EXIT_INTERNAL
         self._clients.clear()
@@ -145,14 +145,14 @@ class Conductor(Users):
             self._fail(str(error), error.exit_code)
             self._abandon(str(error))
             return False
-        except Exception as error:  # Locust would take a test for one that goes on for ever
+        except Exception as error:  # otherwise Locust would wait for this test forever
             self._fail(f"a defect of stormgate itself ({type(error).__name__}: {error}).", _EXIT_INTERNAL)
             self._abandon(self.refusal)
             return False
-        except BaseException:  # killed by who stops the test
+        except BaseException:  # the test was stopped
             self._abandon("it was interrupted")
             raise
-        self._course = gevent.spawn(self._follow)
+        self._greenlet = gevent.spawn(self._follow)
         if before is not None:
             before.replaced.set()
         return True
@@ -167,13 +167,13 @@ class Conductor(Users):
         self.run.prepare()
 
     def _workers(self, run_id: str) -> tuple[list[str], Send]:
-        """Those that are ready now, and how to say something to one; nobody in a process that does all by itself."""
+        """Return the ids of the workers that are ready, and how to send to one; none for a single process."""
         if self._channel is None:
-            return [], nobody_to_tell
+            return [], no_workers_to_tell
         channel, nodes = self._channel, self._environment.runner.clients
         ids = [each.id for state in ("ready", "running", "spawning") for each in getattr(nodes, state)]
         if not ids:
-            raise UsageError("no worker has come; start some with --worker --master-host, or use --processes.")
+            raise UsageError("no worker has connected; start some with --worker --master-host, or use --processes.")
         return ids, lambda worker, said: channel.send(run_id, said, worker)
 
     def _hear(self, worker: str, run_id: str, said: AnyFromWorker) -> None:
@@ -181,7 +181,7 @@ class Conductor(Users):
             self.run.hear(worker, said)
 
     def _abandon(self, because: str) -> None:
-        """Leave nothing behind of a run that did not begin."""
+        """Clean up after a run that did not start."""
         if self.run is not None:
             self.run.stop(because)
             self.run.close()
@@ -190,7 +190,7 @@ class Conductor(Users):
             self.folder.mark.remove()
 
     def _follow(self) -> None:
-        """The run's whole course, and its verdict; whatever goes wrong, the test ends and the exit code is no go."""
+        """Run all phases and judge the run. Any failure ends the test with a non-zero exit code."""
         assert self.run is not None
         assert self.folder is not None
         try:
@@ -215,7 +215,7 @@ class Conductor(Users):
         log.error("%s", sentence)
 
     def _report(self, kind: str, name: str, ms: float, error: str) -> None:
-        """Straight into Locust's tables: an event fired for each delivery would cost more than the delivery."""
+        """Write to Locust's tables directly: firing a Locust event per delivery would cost more than the delivery."""
         stats = self._environment.stats
         stats.log_request(kind, name, ms, 0)
         if error:
@@ -223,7 +223,7 @@ class Conductor(Users):
 
 
 def of(environment: Any) -> "Conductor | Worker":
-    """What stands between Locust and a run in this process, whichever part it has."""
+    """Return this process's conductor or worker."""
     if not hasattr(environment, "stormgate"):
         is_worker = isinstance(environment.runner, WorkerRunner)
         environment.stormgate = Worker(environment) if is_worker else Conductor(environment)
@@ -232,7 +232,7 @@ def of(environment: Any) -> "Conductor | Worker":
 
 
 def conductor_of(environment: Any) -> Conductor:
-    """The conductor of a process that is no worker."""
+    """Return the conductor of a process that is not a worker."""
     found = of(environment)
     assert isinstance(found, Conductor)
     return found

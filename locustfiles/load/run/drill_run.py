@@ -18,7 +18,7 @@ from locustfiles.load.run.faults import Storms
 from locustfiles.load.run.options import Plan
 from locustfiles.load.run.publisher import EventPublisher, WatchedPublished
 from locustfiles.load.workers.messages import AnyFromWorker
-from locustfiles.load.workers.remote import NoWorkers, Send, nobody_to_tell
+from locustfiles.load.workers.remote import NoWorkers, Send, no_workers_to_tell
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import StorageError, StormgateError, UsageError
@@ -51,7 +51,7 @@ class DrillRun:
         report: Report,
         say: Callable[[str], None],
         workers: Sequence[str] = (),
-        send: Send = nobody_to_tell,
+        send: Send = no_workers_to_tell,
     ) -> None:
         """`workers` are the ids of those that the fleet is spread over, to whom `send` speaks; without any it is all here."""
         self.plan = plan

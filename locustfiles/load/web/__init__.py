@@ -1,1 +1,4 @@
-"""Our part of Locust's web page: a form to start a drill, the tabs Gates and Sync, a page of charts, buttons, downloads."""
+"""Our part of Locust's web page: the form, the tabs Gates and Sync, a page with charts, buttons and downloads.
+
+Imported by `locustfiles.load.setup`; imports `locustfiles.load.run`.
+"""

@@ -1,4 +1,4 @@
-"""The form that a run is started with: its fields in a person's order and words, and what is wrong with what was typed."""
+"""The form that starts a run: its fields with labels and units, and the validation of the input."""
 
 import argparse
 import math
@@ -14,41 +14,41 @@ from sim.base.errors import StormgateError, UsageError
 from sim.drill import model as drills
 from sim.drill.fault_kinds import DropSockets
 
-# What a field is called and its unit, by group; a field that is not named here is shown as its flag is called.
+# Label and unit of each field, by group; a field without an entry is shown by its flag.
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "The storm": {
         "drill": ("Drill", ""),
         "pattern": ("Pattern of the cuts", ""),
-        "share_dropped": ("Share of clients that each cut takes", "0 to 1"),
-        "storm_at": ("First cut, after the fault phase begins", "s"),
+        "share_dropped": ("Share of clients that each cut drops", "0 to 1"),
+        "storm_at": ("First cut, after the start of the fault phase", "s"),
     },
     "The clients": {
         "clients": ("Clients", ""),
         "policy": ("Client policy", ""),
-        "topics_per_client": ("Topics that each client reads", ""),
-        "connects_per_s": ("Connects while they arrive", "per s"),
+        "topics_per_client": ("Topics per client", ""),
+        "connects_per_s": ("Connect rate at the start", "per s"),
     },
     "The load and the time": {
-        "events_per_s": ("Events published, over all topics", "per s"),
-        "steady_s": ("Steady phase, before anything breaks", "s"),
+        "events_per_s": ("Events published over all topics", "per s"),
+        "steady_s": ("Steady state before the faults", "s"),
         "fault_s": ("Fault phase", "s"),
     },
-    "Where, and how it is judged": {
-        "target": ("Runtime", ""),
+    "Target and verdict": {
+        "target": ("Target", ""),
         "thresholds": ("Thresholds file", ""),
         "seed": ("Seed", ""),
-        "growth": ("Growth of each step of the climb", "times"),
-        "max_clients": ("Most clients of the climb", ""),
+        "growth": ("Growth factor of the capacity ramp", "times"),
+        "max_clients": ("Maximum clients of the capacity ramp", ""),
     },
 }
-_SAID_ANYWAY = re.compile(r"; (0|-1|empty): [^;]*$")  # what it is to leave a field empty, which the field itself shows
-_MOST = 1_000_000  # [ours] of anything: a mistyped number must not fill a machine's memory before it fails
+_EMPTY_MEANING = re.compile(r"; (0|-1|empty): [^;]*$")  # the meaning of an empty field, which the field itself shows
+_MAX_NUMBER = 1_000_000  # [ours] a mistyped number must not fill the machine's memory before it fails
 _LOCUSTS_OWN = {"user_count", "spawn_rate", "host", "run_time", "profile", "user_classes", "shape_class"}
-_AT_WHICH = {"storm_at": options.TIMES_FROM_DRILL}  # the value of a field left empty; else it is 0
+_EMPTY_VALUES = {"storm_at": options.TIMES_FROM_DRILL}  # the value of an empty field; 0 for others
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One field. `kind` is number, choice, text or secret; `default` is what is sent when it is left alone."""
+    """One field. `kind` is number, choice, text or secret; `default` is sent if the field is not changed."""
 
     name: str
     label: str
@@ -56,42 +56,42 @@ class Field(msgspec.Struct, frozen=True):
     help: str
     kind: str
     default: str
-    empty: str  # what is sent when nothing is typed
+    empty: str  # sent if the field is empty
     choices: tuple[str, ...] = ()
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Fields that belong together."""
+    """A group of fields."""
 
     title: str
     fields: tuple[Field, ...]
 
 
 class DrillShown(msgspec.Struct, frozen=True):
-    """What a drill has, for whoever leaves a field empty. `fields` are by name."""
+    """A drill's own values, shown in empty fields. `fields` are by name."""
 
     question: str
-    seconds: float  # that a run takes, about
+    seconds: float  # approximate length of a run
     fields: dict[str, str]
 
 
 class Form(msgspec.Struct, frozen=True):
-    """All that the page needs to draw the form."""
+    """Everything that the page needs to draw the form."""
 
     groups: tuple[Group, ...]
     drills: dict[str, DrillShown]
 
 
 def form(arguments: Mapping[str, Mapping[str, Any]]) -> Form:
-    """The form of these arguments, as Locust lists those that its page may show."""
+    """Build the form from the arguments that Locust allows in its page."""
     named = {name for group in GROUPS.values() for name in group}
     groups = [
         Group(title, tuple(_field(name, *words, arguments[name]) for name, words in fields.items() if name in arguments))
         for title, fields in GROUPS.items()
     ]
-    others = tuple(_field(name, f"--{name.replace('_', '-')}", "", arguments[name]) for name in arguments if name not in named)
-    if others:
-        groups.append(Group("More", others))
+    rest = tuple(_field(name, f"--{name.replace('_', '-')}", "", arguments[name]) for name in arguments if name not in named)
+    if rest:
+        groups.append(Group("More", rest))
     return Form(tuple(groups), {name: _drill(name) for name in arguments["drill"]["choices"]})
 
 
@@ -99,9 +99,9 @@ def _field(name: str, label: str, unit: str, argument: Mapping[str, Any]) -> Fie
     default, choices = argument["default_value"], argument["choices"]
     is_number = isinstance(default, int | float)
     kind = "secret" if argument["is_secret"] else "choice" if choices else "number" if is_number else "text"
-    empty = f"{_AT_WHICH.get(name, 0):g}" if is_number else ""
+    empty = f"{_EMPTY_VALUES.get(name, 0):g}" if is_number else ""
     shown = "" if argument["is_secret"] else f"{default:g}" if is_number else str(default)
-    said = _SAID_ANYWAY.sub("", argument["help_text"] or "")
+    said = _EMPTY_MEANING.sub("", argument["help_text"] or "")
     return Field(name, label, unit, said, kind, shown, empty, tuple(choices or ()))
 
 
@@ -123,13 +123,13 @@ def _drill(name: str) -> DrillShown:
     return DrillShown(drill.summary, drills.expected_duration_s(drill), fields)
 
 
-# --- what was typed ---------------------------------------------------------------------------------
+# --- validation -------------------------------------------------------------------------------------
 
 
 def refusal(
     typed: Mapping[str, str], arguments: Mapping[str, Mapping[str, Any]], before: argparse.Namespace, *, ramps: bool
 ) -> str:
-    """Why no run can be started from this, in a sentence; empty if one can. `before`: the options as they are without it."""
+    """Return why the input cannot start a run, as a sentence; empty if it can. `before`: the options without the input."""
     try:
         chosen = {name: _value(name, text, arguments, before) for name, text in typed.items() if name in arguments}
         for name in typed:
@@ -148,7 +148,7 @@ def _value(name: str, text: str, arguments: Mapping[str, Mapping[str, Any]], bef
     label = next((fields[name][0] for fields in GROUPS.values() if name in fields), name)
     choices, kind = arguments[name]["choices"], type(getattr(before, name))
     if choices and text not in choices:
-        raise UsageError(f"{label}: there is no '{text[:60]}'; there are: {', '.join(choice for choice in choices if choice)}.")
+        raise UsageError(f"{label}: unknown value {text[:60]!r}; choose: {', '.join(choice for choice in choices if choice)}.")
     if kind not in (int, float):
         return text
     try:
@@ -157,8 +157,8 @@ def _value(name: str, text: str, arguments: Mapping[str, Mapping[str, Any]], bef
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"{label}: expected a {'whole ' if kind is int else ''}number, got '{text[:60]}'.")
-    if number < 0 and number != _AT_WHICH.get(name):
+    if number < 0 and number != _EMPTY_VALUES.get(name):
         raise UsageError(f"{label}: {text} is below 0.")
-    if number > _MOST:
-        raise UsageError(f"{label}: {text} is more than {_MOST}, and more than one machine can do.")
+    if number > _MAX_NUMBER:
+        raise UsageError(f"{label}: {text} is above the limit of {_MAX_NUMBER}.")
     return number

@@ -1,4 +1,4 @@
-"""What the page shows, as plain values: all that it knows of a run comes from here."""
+"""The data of the web page: everything that it shows about a run, as plain values."""
 
 import math
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ from locustfiles.load.run.verdict import Provisional
 from sim.drill.model import expected_duration_s
 
 if TYPE_CHECKING:
-    from locustfiles.load.run.conductor import Conductor  # which imports Locust, and that changes Python's sockets
+    from locustfiles.load.run.conductor import Conductor  # imports Locust, which patches Python's sockets
     from locustfiles.load.run.drill_run import DrillRun
 
-_FIGURES = ("replay bootstrap", "delivery", "WS connect", "join", "subscribe", "mint", "publish")
-# What clients may notice of a broken lane while the run goes on. Some of it is allowed, so the words do not judge.
+_DURATIONS = ("replay bootstrap", "delivery", "WS connect", "join", "subscribe", "mint", "publish")
+# What clients may notice during a run. Some of it is allowed, so the words do not judge.
 _NOTICED = {
-    "gap": "holes that a client met and asked for again",
-    "duplicate_dropped": "events that came twice and were dropped",
-    "hash_mismatch": "events whose payload was not what their hash says",
-    "stale": "cursors that the runtime called stale",
+    "gap": "gaps that a client found and asked for again",
+    "duplicate_dropped": "duplicate events that were dropped",
+    "hash_mismatch": "events whose payload does not match their hash",
+    "stale": "cursors that the service reported as stale",
     "declared_loss": "times a client declared events lost",
-    "ungranted": "events of topics that nobody subscribed to",
-    "malformed": "frames that are none",
+    "ungranted": "events of topics that were not subscribed",
+    "malformed": "malformed frames",
     "heartbeat_timeout": "heartbeats without an answer",
     "publish_failed": "publishes that failed",
 }
@@ -35,18 +35,18 @@ DOWNLOADS = ("SUMMARY.md", "summary.json", "gate-results.jsonl", "observations.p
 FIGURE = "figure.png"
 _LOOKS = {"pass": "looks_good", "fail": "looks_bad", "open": "pending"}
 _HEADLINES = {
-    "": ("go", "Go: every check passed, no law was broken."),
-    "breach": ("no_go", "No-go: a check failed, or a law was broken."),
-    "error": ("no_go", "No-go: the run or its measurement did not work, so nothing it shows can be trusted."),
-    "insufficient_evidence": ("doubt", "No-go: cannot tell, there is too little evidence."),
+    "": ("go", "Go: every check passed and no invariant was violated."),
+    "breach": ("no_go", "No-go: a check failed or an invariant was violated."),
+    "error": ("no_go", "No-go: the run or its measurement failed, so its results cannot be trusted."),
+    "insufficient_evidence": ("doubt", "No-go: inconclusive, there is too little evidence."),
 }
 
 
 class CheckShown(msgspec.Struct, frozen=True):
-    """A row of the table of checks. `state` is a verdict's, or pending, looks_good or looks_bad before there is one."""
+    """A row of the checks table. `state` is the verdict's; before it pending, looks_good or looks_bad."""
 
     name: str
-    metrics: str
+    description: str
     state: str
     value: str
     n: int
@@ -55,7 +55,7 @@ class CheckShown(msgspec.Struct, frozen=True):
 
 
 class MetricShown(msgspec.Struct, frozen=True):
-    """How long something took until now, in ms."""
+    """A duration so far, in ms."""
 
     name: str
     n: int
@@ -65,7 +65,7 @@ class MetricShown(msgspec.Struct, frozen=True):
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """A broken law."""
+    """A violated invariant."""
 
     invariant: str
     count: int
@@ -74,7 +74,7 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class Noticed(msgspec.Struct, frozen=True):
-    """How often clients noticed something."""
+    """What clients noticed, and how often."""
 
     what: str
     count: int
@@ -91,7 +91,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """A run of this process that is over."""
+    """A finished run of this process."""
 
     run_id: str
     clients: int
@@ -100,10 +100,10 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. Times are seconds of the run."""
+    """Everything on the page. Times are seconds of the run."""
 
     state: str  # idle, starting, running, judging, judged or refused
-    is_busy: bool = False  # Locust runs a test, so that its own page shows tabs
+    is_busy: bool = False  # Locust runs a test, so its own page shows tabs
     refusal: str = ""
     run_id: str = ""
     folder: str = ""
@@ -119,11 +119,11 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     expected_s: float = 0.0  # about
     checks: tuple[CheckShown, ...] = ()
-    figures: tuple[MetricShown, ...] = ()
+    durations: tuple[MetricShown, ...] = ()
     noticed: tuple[Noticed, ...] = ()
     curve: tuple[dict[str, float], ...] = ()
     verdict: Judged | None = None
-    no_storm: str = ""  # why a storm cannot begin now; empty: it can
+    no_storm: str = ""  # why no fault can be injected now; empty: it can
     no_revert: str = ""
     downloads: tuple[str, ...] = ()
     ended: tuple[Ended, ...] = ()
@@ -131,9 +131,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown(conductor: "Conductor", *, is_asked: bool, is_busy: bool, after_s: float = -math.inf) -> Shown:
-    """The present state; of the curve what came after `after_s`. `is_asked`: Locust runs, or is about to run, a test."""
+    """Return the current state, with the curve after `after_s`. `is_asked`: Locust runs a test or is about to."""
     run, ended = conductor.run, tuple(_ended(verdict) for verdict in conductor.judged)
-    is_beginning = is_asked and conductor.is_expected  # what there is now is of the run before
+    is_beginning = is_asked and conductor.is_expected  # the data is still the previous run's
     if run is None or conductor.folder is None or is_beginning or run.phase == "start":
         state = "starting" if is_asked else "refused" if conductor.refusal else "idle"
         return Shown(state=state, is_busy=is_busy, refusal=conductor.refusal, ended=ended)
@@ -156,7 +156,7 @@ def shown(conductor: "Conductor", *, is_asked: bool, is_busy: bool, after_s: flo
         elapsed_s=run.header.duration_s or run.clock.now() - run.clock.began,
         expected_s=expected_duration_s(plan.drill),
         checks=tuple(_provisional(conductor) if verdict is None else _final(verdict)),
-        figures=tuple(_figures(run)),
+        durations=tuple(_durations(run)),
         noticed=tuple(Noticed(what, counts[kind]) for kind, what in _NOTICED.items()),
         curve=tuple(point for point in live.curve if point["t"] > after_s),
         verdict=None if verdict is None else judged(verdict),
@@ -182,7 +182,7 @@ def judged(verdict: RunVerdict) -> Judged:
 
 
 def downloads(conductor: "Conductor") -> dict[str, Path]:
-    """What can be had of the last run once it is over, by name; it may not have been written."""
+    """Return the finished run's files by name; a file may be missing."""
     if conductor.folder is None or conductor.run is None or not conductor.is_over:
         return {}
     run_dir, folder = conductor.folder.run_dir, conductor.folder.folder
@@ -192,7 +192,7 @@ def downloads(conductor: "Conductor") -> dict[str, Path]:
 
 
 def run_id(conductor: "Conductor") -> str:
-    """Of the run that goes on, or the last one."""
+    """Return the id of the current or last run."""
     return "" if conductor.folder is None else conductor.folder.run_dir.name
 
 
@@ -212,9 +212,9 @@ def _broken(drill: DrillVerdict) -> Iterator[Broken]:
         yield Broken(each.invariant, each.count, each.first, report.users_saw(each))
 
 
-def _figures(run: "DrillRun") -> Iterator[MetricShown]:
+def _durations(run: "DrillRun") -> Iterator[MetricShown]:
     sketches = run.live.sketches
-    for name in _FIGURES:
+    for name in _DURATIONS:
         sketch: Any = sketches.get(name)
         shares = [None if sketch is None else sketch.get_quantile_value(share) for share in (0.5, 0.95, 0.99)]
         yield MetricShown(name, 0 if sketch is None else int(sketch.count), *shares)
@@ -224,19 +224,19 @@ def _figures(run: "DrillRun") -> Iterator[MetricShown]:
 
 
 def _provisional(conductor: "Conductor") -> Iterator[CheckShown]:
-    return (_look(each) for each in conductor.provisional())
+    return (_provisional_row(each) for each in conductor.provisional())
 
 
-def _look(each: Provisional) -> CheckShown:
+def _provisional_row(each: Provisional) -> CheckShown:
     check = OF_RUNS[each.check]
     limit = "" if math.isnan(each.threshold) else f"{check.comparator} {report.number(each.threshold)} {check.unit}"
     value = "" if math.isnan(each.value) else f"{report.number(each.value)} {check.unit}"
-    reason = "" if each.state == "open" else "as it looks now; only the verdict at the end counts"
+    reason = "" if each.state == "open" else "provisional; only the final verdict counts"
     return CheckShown(each.check, check.measures, _LOOKS[each.state], value, each.n, limit, reason)
 
 
 def _final(verdict: RunVerdict) -> list[CheckShown]:
-    """The gravest first."""
+    """Return the checks, worst state first."""
     checks = [check for drill in verdict.drills for check in drill.checks]
     return [_decided(check) for check in sorted(checks, key=lambda check: GRAVEST_FIRST.index(check.state))]
 

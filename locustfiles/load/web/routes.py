@@ -1,4 +1,4 @@
-"""Our routes beside Locust's, and what is looked at before Locust's own answer."""
+"""Our routes in Locust's web page, and the checks before and after Locust's own answers."""
 
 import logging
 import math
@@ -21,13 +21,13 @@ log = logging.getLogger("stormgate")
 _STATIC = Path(__file__).with_name("static")
 _PAGE, _BEGINS = "locust.index", "locust.swarm"  # Locust's own
 _STATS = "locust.request_stats"
-_GOES_ON = "a run goes on already; stop it first, or wait for its verdict."
+_RUN_IS_ACTIVE = "a run is already active; stop it, or wait for its verdict."
 _EMBEDDED = '<script type="module" src="./stormgate/static/start.js"></script></body>'
 TABS = ({"title": "Gates", "key": "gates"}, {"title": "Sync", "key": "sync"})
 
 
 def install(environment: Any) -> None:
-    """Add all of it to the web page of a Locust process that has one."""
+    """Add tabs, routes and checks to the web page, if this Locust process has one."""
     if environment.web_ui is None:
         return
     page = _Page(environment)
@@ -36,8 +36,8 @@ def install(environment: Any) -> None:
     environment.web_ui.template_args["extended_csv_files"] = [
         {"href": f"./stormgate/download/{name}", "title": f"Download the last run's {name}"} for name in page_data.DOWNLOADS
     ]
-    app.before_request(page.look_at)
-    app.after_request(page.look_over)
+    app.before_request(page.check_request)
+    app.after_request(page.complete_response)
     blueprint = flask.Blueprint("stormgate", __name__, url_prefix="/stormgate", static_folder=None)
     for rule, view, methods in page.routes():
         guarded = environment.web_ui.auth_required_if_enabled(view)
@@ -47,7 +47,7 @@ def install(environment: Any) -> None:
 
 
 class _Page:
-    """Of one Locust process."""
+    """Our part of the page of one Locust process."""
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
@@ -56,7 +56,7 @@ class _Page:
         self._form = msgspec.json.encode(form.form(self._arguments))
 
     def routes(self) -> list[tuple[str, Callable[..., flask.Response], list[str]]]:
-        """Path below /stormgate, what answers, and how it is asked."""
+        """Return path below /stormgate, view and methods of each route."""
         return [
             ("", self.page, ["GET"]),
             ("/state", self.state, ["GET"]),
@@ -69,19 +69,19 @@ class _Page:
 
     # --- every request ------------------------------------------------------------------------------
 
-    def look_at(self) -> flask.Response | None:
-        """Before anything is answered: may they ask this, and can a run be started so?"""
+    def check_request(self) -> flask.Response | None:
+        """Refuse foreign requests, and a start with invalid input."""
         request = flask.request
         changes = request.method not in ("GET", "HEAD")
         if why_not := guard.refusal(dict(request.headers), request.host, self._environment.web_ui.host, changes=changes):
-            return _said(why_not, 403)
+            return _sentence(why_not, 403)
         if request.endpoint != _BEGINS:
             return None
-        why_not = _GOES_ON if self._is_asked else self._refusal()
+        why_not = _RUN_IS_ACTIVE if self._is_asked else self._refusal()
         return flask.jsonify({"success": False, "message": f"Not started: {why_not}"}) if why_not else None
 
-    def look_over(self, response: flask.Response) -> flask.Response:
-        """What is answered: no other site may put it into a frame, and Locust's page is given our part of it."""
+    def complete_response(self, response: flask.Response) -> flask.Response:
+        """Forbid framing by other sites, and add our part to Locust's page."""
         response.headers["X-Frame-Options"] = "DENY"
         if flask.request.endpoint == _PAGE and response.status_code == 200:
             response.set_data(response.get_data(as_text=True).replace("</body>", _EMBEDDED))
@@ -91,16 +91,16 @@ class _Page:
 
     @property
     def _state(self) -> str:
-        """Locust's own, as its page must be told it.
+        """Locust's state for its own page.
 
-        Locust's answer may be two seconds old, and its page asks no more once it hears of "ready" or of "cleanup".
+        Locust's answer may be two seconds old, and its page stops polling after "ready" or "cleanup".
         """
         state = str(self._environment.runner.state)
         return STATE_RUNNING if state == STATE_CLEANUP else state
 
     @property
     def _is_asked(self) -> bool:
-        """Whether Locust runs a test, or is about to."""
+        """Whether Locust runs a test or is about to."""
         runner = self._environment.runner
         return runner.state not in (STATE_INIT, STATE_STOPPED) or runner.shape_greenlet is not None
 
@@ -108,68 +108,68 @@ class _Page:
         typed, options = flask.request.form.to_dict(), self._environment.parsed_options
         return form.refusal(typed, self._arguments, options, ramps=self._conductor.ramps)
 
-    # --- looking ------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------
 
     def page(self) -> flask.Response:
-        """Our own page: the same as the tabs, all on one."""
+        """Serve our own page: all tabs on one page."""
         return self.static("page.html")
 
     def state(self) -> flask.Response:
-        """What there is to see now; of the curve, what came after the second `after`."""
+        """Serve the current state, with the curve after the second `after`."""
         after_s = flask.request.args.get("after", -math.inf, type=float)
         is_busy = self._environment.runner.state not in (STATE_INIT, STATE_STOPPED)
         now = page_data.shown(self._conductor, is_asked=self._is_asked, is_busy=is_busy, after_s=after_s)
         return _json(msgspec.json.encode(now))
 
     def form(self) -> flask.Response:
-        """The form's fields."""
+        """Serve the form's fields."""
         return _json(self._form)
 
     def static(self, name: str) -> flask.Response:
-        """A file of ours; the colours are those of the reports."""
+        """Serve a static file; the colours are those of the reports."""
         folder = report.TEMPLATES if name == report.COLOURS else _STATIC
         return flask.send_from_directory(folder, name, max_age=0)
 
     def download(self, name: str) -> flask.Response:
-        """A file of the last run, which is there once it is over."""
+        """Serve a file of the last run, after it is judged."""
         path = page_data.downloads(self._conductor).get(name)
         if path is None or not path.exists():
-            return _said(f"there is no {name} yet: it is written when a run is over and judged.", 404)
+            return _sentence(f"{name} does not exist yet: it is written after a run is judged.", 404)
         as_attachment = path.suffix not in (".png", ".html")
         name = f"{page_data.run_id(self._conductor)}-{name}"
         return flask.send_file(path.resolve(), as_attachment=as_attachment, download_name=name, max_age=0)
 
-    # --- doing --------------------------------------------------------------------------------------
+    # --- buttons ------------------------------------------------------------------------------------
 
     def storm(self) -> flask.Response:
-        """Begin the next fault now."""
-        return _done(lambda: f"Begun: {self._conductor.storm_now()}.")
+        """Inject the next fault now."""
+        return _done(lambda: f"Injected: {self._conductor.storm_now()}.")
 
     def revert(self) -> flask.Response:
-        """Take everything back now."""
+        """Revert the active faults now."""
         return _done(self._revert)
 
     def _revert(self) -> str:
         self._conductor.revert_now()
-        return "Healing: what was broken is taken back."
+        return "Reverting the active faults."
 
 
 def _defect(error: Exception) -> flask.Response:
-    """What went wrong in a route of ours, in a sentence."""
+    """Answer an error in our routes with one sentence."""
     if isinstance(error, HTTPException):
-        return _said(str(error.description), error.code or 500)
+        return _sentence(str(error.description), error.code or 500)
     log.error("a defect of stormgate's page at %s: %s: %s", flask.request.path, type(error).__name__, error)
-    return _said("a defect of stormgate's page itself; Locust's log says which.", 500)
+    return _sentence("a defect of stormgate's page itself; Locust's log says which.", 500)
 
 
 def _done(act: Callable[[], str]) -> flask.Response:
     try:
-        return _said(act(), 200)
+        return _sentence(act(), 200)
     except StormgateError as error:
-        return _said(f"Not done: {error}", 409)
+        return _sentence(f"Not done: {error}", 409)
 
 
-def _said(sentence: str, status: int) -> flask.Response:
+def _sentence(sentence: str, status: int) -> flask.Response:
     return flask.Response(f"{sentence}\n", status, mimetype="text/plain")
 
 

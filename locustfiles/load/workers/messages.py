@@ -1,6 +1,6 @@
-"""What master and workers say to each other about a run, typed, carried by Locust's own messages.
+"""Typed messages between master and workers about a run, carried by Locust's own messages.
 
-Nothing here may be lost unseen: what is observed is numbered and counted, and everything else is answered or repeated.
+No loss goes unnoticed: observations are numbered and counted, every other message is answered or repeated.
 """
 
 from collections.abc import Callable
@@ -11,84 +11,84 @@ import msgspec
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
 
-NAME = "stormgate"  # under which Locust carries all of them
+NAME = "stormgate"  # Locust's name for all of them
 
 
 class ToWorker(msgspec.Struct, frozen=True, tag=True):
-    """Base of what the master says. All moments are unix seconds of the master's clock."""
+    """A message from the master. All times are unix seconds of the master's clock."""
 
 
 class FromWorker(msgspec.Struct, frozen=True, tag=True):
-    """Base of what a worker says."""
+    """A message from a worker."""
 
 
-class Begin(ToWorker, frozen=True):
-    """A run begins: make ready."""
+class PrepareRun(ToWorker, frozen=True):
+    """Prepare for a new run."""
 
-    worker: str  # what this worker is called in the evidence
+    worker: str  # this worker's name in the evidence
     drill: Drill
     seed: int
-    target: str  # an address on this machine, or a name of the targets file that is on every machine
-    topics: list[str]  # of the streams that are published to
-    clock_began: float  # from which the run's observations count
-    connects_per_s: float  # the part of the target's cap that is this worker's; 0: there is no cap
+    target: str  # a local address, or a name in the targets file of every machine
+    topics: list[str]  # of the published streams
+    clock_began: float  # time zero of the run's observations
+    connects_per_s: float  # this worker's share of the target's cap; 0: no cap
 
 
 class Ready(FromWorker, frozen=True):
-    """The target answers, and the master's clock is known."""
+    """The target answers and the master's clock is known."""
 
     host: str
     pid: int
     version: str  # of stormgate
-    clock_ahead_ms: float  # by how much the master's wall clock is ahead of this machine's
-    clock_within_ms: float  # how exactly that is known
+    clock_ahead_ms: float  # how far the master's wall clock is ahead of this machine's
+    clock_within_ms: float  # uncertainty of that
 
 
 class Refused(FromWorker, frozen=True):
-    """This worker cannot take part, or can go on no longer."""
+    """This worker cannot take part, or cannot continue."""
 
     sentence: str
 
 
-class Wanted(FromWorker, frozen=True):
-    """So many users have come to this worker since the run began, each of whom is to be a client."""
+class UsersSpawned(FromWorker, frozen=True):
+    """Number of users that Locust has spawned on this worker in this run; each needs a client."""
 
     users: int
 
 
 class Clients(ToWorker, frozen=True):
-    """These clients of the fleet are this worker's users."""
+    """Clients of the fleet for this worker's users."""
 
     numbers: list[int]
 
 
 class Start(ToWorker, frozen=True):
-    """Clients arrive, the first one at this moment."""
+    """Start connecting clients, the first at this time."""
 
     at: float
 
 
 class Ping(FromWorker, frozen=True):
-    """What time is it there?"""
+    """Ask for the master's time."""
 
     sent: float
 
 
 class Pong(ToWorker, frozen=True):
-    """This late it is here."""
+    """The master's time, in answer to a `Ping`."""
 
     sent: float
     at: float
 
 
 class Published(ToWorker, frozen=True):
-    """Acknowledged events: stream, seq, when due."""
+    """Acknowledged events: stream, seq, due time."""
 
     events: list[tuple[str, int, float]]
 
 
-class Break(ToWorker, frozen=True):
-    """A fault of clients; `number` says which order this is."""
+class InjectFault(ToWorker, frozen=True):
+    """Inject a client fault; `number` identifies this order."""
 
     number: int
     planned: PlannedFault
@@ -96,8 +96,8 @@ class Break(ToWorker, frozen=True):
     until: float
 
 
-class Acted(FromWorker, frozen=True):
-    """A fault is over here: on how many clients it acted, and how late it began."""
+class FaultDone(FromWorker, frozen=True):
+    """A fault has ended here: on how many clients it took effect, and how late it started."""
 
     number: int
     clients: int
@@ -105,46 +105,46 @@ class Acted(FromWorker, frozen=True):
 
 
 class EndFaults(ToWorker, frozen=True):
-    """Faults that act end now, each in good order."""
+    """End the active faults now, each with its normal revert."""
 
 
-class Heal(ToWorker, frozen=True):
-    """Take back whatever still acts."""
+class Revert(ToWorker, frozen=True):
+    """Revert every fault that is still active."""
 
 
-class Healed(FromWorker, frozen=True):
-    """Nothing acts here any more."""
+class Reverted(FromWorker, frozen=True):
+    """No fault is active here."""
 
 
-class Settle(ToWorker, frozen=True):
-    """From now on say how many clients are behind these heads, by topic."""
+class CountLagging(ToWorker, frozen=True):
+    """From now on, count the clients behind these heads (by topic) in each `Status`."""
 
     heads: dict[str, int]
 
 
-class Conclude(ToWorker, frozen=True):
-    """Record of each client whether it has converged."""
+class RecordConvergence(ToWorker, frozen=True):
+    """Record for each client whether it has converged."""
 
     heads: dict[str, int]
 
 
 class End(ToWorker, frozen=True):
-    """The run is over: close everything, hand over what is left."""
+    """End the run: disconnect the clients and send the remaining observations."""
 
 
 class Status(FromWorker, frozen=True):
-    """How this worker is."""
+    """This worker's state."""
 
     live: int  # of its clients
     there: int  # live, or renewing their tokens
-    behind: int  # the heads that were asked about; -1: nobody asked yet
-    lag_ms: float  # its own lateness
+    behind: int  # clients behind the heads of `CountLagging`; -1: not asked yet
+    lag_ms: float  # lateness of its own timers
     counts: dict[str, int]  # by kind of observation, since the run began
-    worst_ms: dict[str, float]  # by what Locust's tables call it, since the status before
+    worst_ms: dict[str, float]  # by name in Locust's tables, since the previous status
 
 
 class Sketches(FromWorker, frozen=True):
-    """What took how long since the run began, by what Locust's tables call it: milliseconds, and how many of them."""
+    """All durations of the run by name in Locust's tables: milliseconds with their counts."""
 
     of: dict[str, list[tuple[float, float]]]
 
@@ -152,31 +152,33 @@ class Sketches(FromWorker, frozen=True):
 class Rows(FromWorker, frozen=True):
     """Observations, as an Arrow stream."""
 
-    number: int  # which of the messages of this kind it is, from 0
+    number: int  # of this message, from 0
     rows: int
     table: bytes
 
 
 class Done(FromWorker, frozen=True):
-    """The last word."""
+    """The worker's last message of a run."""
 
-    messages: int  # of `Rows` that were sent
+    messages: int  # number of `Rows` messages sent
     rows: int  # in all of them
     clients: int
-    clock_moved_ms: float  # by how much the clocks have gone apart since the beginning
+    clock_moved_ms: float  # drift between the clocks since the run began
     clock_within_ms: float
-    left: str  # why this worker ended before its time; empty: it did not
+    left: str  # why this worker ended early; empty: it did not
 
 
-AnyToWorker = Begin | Clients | Start | Pong | Published | Break | EndFaults | Heal | Settle | Conclude | End
-AnyFromWorker = Ready | Refused | Wanted | Ping | Acted | Healed | Status | Sketches | Rows | Done
+AnyToWorker = (
+    PrepareRun | Clients | Start | Pong | Published | InjectFault | EndFaults | Revert | CountLagging | RecordConvergence | End
+)
+AnyFromWorker = Ready | Refused | UsersSpawned | Ping | FaultDone | Reverted | Status | Sketches | Rows | Done
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_WORKER = msgspec.msgpack.Decoder(AnyToWorker)
 _FROM_WORKER = msgspec.msgpack.Decoder(AnyFromWorker)
 
 
 class Channel:
-    """One process's end of Locust's connection. `hear` is told the sender, the run, and what was said; it must not wait."""
+    """One process's end of Locust's connection. `hear` takes sender, run and message, and must not block."""
 
     def __init__(self, runner: Any, hear: Callable[[str, str, Any], None], *, is_master: bool) -> None:
         self._runner = runner
@@ -188,5 +190,5 @@ class Channel:
         self._hear(msg.node_id, msg.data["run"], self._decoder.decode(msg.data["said"]))
 
     def send(self, run: str, message: ToWorker | FromWorker, worker: str | None = None) -> None:
-        """Say it to the master, or to that worker."""
+        """Send a message to the master, or to `worker`."""
         self._runner.send_message(NAME, {"run": run, "said": _ENCODER.encode(message)}, worker)

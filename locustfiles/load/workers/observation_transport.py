@@ -1,4 +1,4 @@
-"""What workers observe, on its way to the master: packed and numbered there, unpacked and completed here."""
+"""Transport of observations from workers to the master: packed and numbered by the worker, checked by the master."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from sim.record.columns import Columns
 from sim.record.observations import NAN, SCHEMA, Kind
 from sim.record.parquet import Collector
 
-_MESSAGE_ROWS = 20_000  # a few hundred KiB: more would hold up the heartbeats behind it
+_MESSAGE_ROWS = 20_000  # a few hundred KiB, so that heartbeats are not delayed
 
 
-class Shipment(Collector):
-    """What a worker observes, kept until it is sent."""
+class OutgoingObservations(Collector):
+    """A worker's observations until they are sent."""
 
     def __init__(self) -> None:
         super().__init__(_MESSAGE_ROWS)
@@ -28,8 +28,8 @@ class Shipment(Collector):
         self._waiting.append(columns)
         self.rows += len(columns)
 
-    def ship(self, send: Callable[[Rows], None]) -> None:
-        """Send all there is. A native thread packs it, so that no client waits; what is not sent yet is not forgotten."""
+    def send_all(self, send: Callable[[Rows], None]) -> None:
+        """Send all observations. A native thread packs them, so that clients do not wait; unsent ones are kept."""
         self.flush()
         while self._waiting:
             columns = self._waiting[0]
@@ -46,11 +46,11 @@ def _packed(columns: Columns) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-class Arrived:
-    """Observations that a worker sent; where they say how far its clients were, it is worked out how far behind that was."""
+class ReceivedObservations:
+    """Observations from a worker, with its clients' positions turned into lags."""
 
     def __init__(self, said: Rows, heads: "Heads") -> None:
-        """Raises `ValueError` for what is not what it says it is."""
+        """Raises `ValueError` if the rows do not match the message."""
         table = pa.ipc.open_stream(said.table).read_all()
         if table.num_rows != said.rows or table.schema != SCHEMA:
             raise ValueError(f"a message of {said.rows} observations has {table.num_rows}")
@@ -65,26 +65,26 @@ class Arrived:
 
 
 class Heads:
-    """Which seq was the last one acknowledged in each stream, at any moment of the run."""
+    """The last acknowledged seq of each stream, at any time of the run."""
 
     def __init__(self) -> None:
         self._t: dict[str, list[float]] = {}
         self._seq: dict[str, list[int]] = {}
 
     def acknowledged(self, stream: str, seq: int, t: float) -> None:
-        """At `t`, in s of the run; in order of time."""
+        """Record an acknowledgement at `t` (s of the run); call in order of time."""
         seqs = self._seq.setdefault(stream, [])
         seqs.append(max(seq, seqs[-1]) if seqs else seq)
         self._t.setdefault(stream, []).append(t)
 
     def at(self, stream: str, t: float) -> int:
-        """The head at `t`."""
+        """Return the head at `t`."""
         number = bisect_right(self._t.get(stream, ()), t)
         return self._seq[stream][number - 1] if number else 0
 
 
 def _with_lags(table: pa.Table, heads: Heads) -> tuple[pa.Table, float]:
-    """Positions as each client's distance from the heads, in events, of its streams the worst; and the worst of all clients."""
+    """Replace positions by each client's largest lag in events; returns the table and the largest lag of all."""
     is_position = pc.equal(table["kind"].cast(pa.string()), pa.scalar(str(Kind.CLIENT_LAG)))
     positions = table.filter(is_position).select(["t", "client", "stream", "seq"]).to_pydict()
     worst: dict[tuple[float, int], float] = {}

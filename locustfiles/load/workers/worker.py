@@ -1,4 +1,4 @@
-"""Between Locust and a worker's part of a run: the master says when one begins, has users be its clients, and judges it."""
+"""A Locust worker: runs its part of each run that the master starts; the master judges it."""
 
 import logging
 import os
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from locustfiles.load.clients.user_roster import Run, Users
-from locustfiles.load.workers.messages import AnyToWorker, Begin, Channel
+from locustfiles.load.workers.messages import AnyToWorker, Channel, PrepareRun
 from locustfiles.load.workers.worker_run import WorkerRun
 
 log = logging.getLogger("stormgate")
 
 
 class Worker(Users):
-    """Of one Locust worker; runs come and go."""
+    """The runs of one Locust worker, one after another."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Worker(Users):
         self._run: WorkerRun | None = None
         self._run_id = ""
         self._channel = Channel(environment.runner, self._hear, is_master=False)
-        # A worker has a targets file of its own; what it is told later is the master's.
+        # Keep the worker's own targets file: the master's options replace its parsed options later.
         self._targets_file = Path(environment.parsed_options.targets) if environment.parsed_options.targets else None
         environment.process_exit_code = 0  # the verdict is the master's
 
@@ -35,18 +35,18 @@ class Worker(Users):
         return self._run is None or self._run.is_over
 
     def stop(self, because: str) -> None:
-        """This worker ends: tell the master, if it does not know already, and hand over what was observed."""
+        """End this worker: tell the master and send the remaining observations."""
         if self._run is not None:
             self._run.stop(because)
             self._run.join()
 
     def _hear(self, master: str, run_id: str, said: AnyToWorker) -> None:
-        if isinstance(said, Begin):
+        if isinstance(said, PrepareRun):
             self._begin(run_id, said)
         elif self._run is not None and run_id == self._run_id:
             self._run.hear(said)
 
-    def _begin(self, run_id: str, what: Begin) -> None:
+    def _begin(self, run_id: str, what: PrepareRun) -> None:
         before, self._run_id = self._run, run_id
         self._clients.clear()
         log.info("run %s begins here as %s (process %d)", run_id, what.worker, os.getpid())

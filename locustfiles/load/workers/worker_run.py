@@ -1,4 +1,4 @@
-"""A worker's part of a run: its share of the fleet, which does what the master says, and tells it all that is observed."""
+"""A worker's part of a run: its share of the fleet, which follows the master's orders and sends its observations."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ from locustfiles.load.clients.client_pool import ClientPool
 from locustfiles.load.clients.recording import LiveMetrics, Report
 from locustfiles.load.workers import messages
 from locustfiles.load.workers.clocks import SharedClock
-from locustfiles.load.workers.messages import Begin, FromWorker
-from locustfiles.load.workers.observation_transport import Shipment
+from locustfiles.load.workers.messages import FromWorker, PrepareRun
+from locustfiles.load.workers.observation_transport import OutgoingObservations
 from sim.base.errors import StormgateError
 from sim.engines.greenlets.background import Helpers, OwnLag
 from sim.engines.greenlets.http import GreenletHttp
@@ -28,29 +28,29 @@ from sim.mock.server import raise_descriptor_limit
 log = logging.getLogger("stormgate")
 # All numbers are [ours].
 _STATUS_S = 0.25
-_SHIP_S = 0.5
+_SEND_S = 0.5
 _SAMPLE_S = 0.5
 _SKETCHES_S = 1.0
 _WANTED_S = 0.05
 _PING_S = 1.0
 _FIRST_PINGS, _PING_APART_S = 10, 0.02
-SILENCE_S = 5.0  # a master answers every second; one that does not for so long is gone
-_CLOCK_LIMIT_S = 5.0  # for the first ones to be answered
+SILENCE_S = 5.0  # the master answers every second; after this long without an answer it is lost
+_CLOCK_LIMIT_S = 5.0  # for the first answers
 
 
 class WorkerRun:
-    """One run: `begin`, then `hear` the master, while users `be_a_client`."""
+    """One run: `begin`, then `hear` the master's messages while users run clients."""
 
-    def __init__(self, what: Begin, targets_file: Path | None, report: Report, send: Callable[[FromWorker], None]) -> None:
+    def __init__(self, what: PrepareRun, targets_file: Path | None, report: Report, send: Callable[[FromWorker], None]) -> None:
         self.replaced = Event()  # another run has begun
         self.is_over = False
         self._what = what
         self._targets_file = targets_file
         self._send = send
         self._clock = SharedClock()
-        self._shipment = Shipment()
+        self._outgoing = OutgoingObservations()
         self._live = LiveMetrics(report)
-        self._lag = OwnLag(self._clock, self._shipment, what.worker)
+        self._lag = OwnLag(self._clock, self._outgoing, what.worker)
         self._helpers = Helpers(self.stop)
         self._users = 0
         self._numbers: Queue[int] = Queue()
@@ -59,32 +59,39 @@ class WorkerRun:
         self._heads: dict[str, int] | None = None
         self._endpoints: GreenletHttp | None = None
         self._client_pool: ClientPool | None = None
-        self._heard_at = 0.0  # of the master
+        self._last_reply_at = 0.0  # time of the master's last answer
         self._ending: gevent.Greenlet[..., None] | None = None
 
     def begin(self) -> None:
-        """Make ready in a greenlet of its own, and say so, or why not."""
+        """Prepare in a background greenlet and send `Ready` or `Refused`."""
         gevent.spawn(self._begin)
 
     def _begin(self) -> None:
         try:
             ahead_s = self._find_clock()
-            self._make_crew()
+            self._make_clients()
         except StormgateError as error:
             self._send(messages.Refused(str(error)))
-        except Exception as error:  # the master must not wait for who cannot come
+        except Exception as error:  # the master must not wait for this worker
             self._send(messages.Refused(f"a defect of stormgate itself ({type(error).__name__}: {error})."))
         else:
             self._clock.began = self._what.clock_began
             within_ms = self._within_s * 1000
             here = socket.gethostname(), os.getpid(), version("stormgate")
-            for work in (self._lag.watch, self._tell_status, self._tell_sketches, self._ship, self._sample, self._ping):
+            for work in (
+                self._lag.watch,
+                self._send_status,
+                self._send_sketches,
+                self._send_observations,
+                self._sample,
+                self._ping,
+            ):
                 self._helpers.help(work)
-            self._helpers.help(self._ask_for_clients)
+            self._helpers.help(self._request_clients)
             self._send(messages.Ready(*here, ahead_s * 1000, within_ms))
 
     def _find_clock(self) -> float:
-        """Ask the master for the time until it is known well; returns by how much its clock is ahead."""
+        """Ask for the master's time until it is known well; returns how far its clock is ahead, in s."""
         for _ in range(round(_CLOCK_LIMIT_S / _PING_APART_S)):
             self._send(messages.Ping(self._clock.now()))
             gevent.sleep(_PING_APART_S)
@@ -93,8 +100,8 @@ class WorkerRun:
         self._within_s = self._clock.within_s
         return self._clock.follow()
 
-    def _make_crew(self) -> None:
-        """Raises as the target does."""
+    def _make_clients(self) -> None:
+        """Check the target and create the client pool. Raises what the target's check raises."""
         raise_descriptor_limit()
         what = self._what
         endpoints = targets.resolve(what.target, self._targets_file)
@@ -104,7 +111,7 @@ class WorkerRun:
         self._endpoints.check()
         pacer = Pacer(what.connects_per_s) if what.connects_per_s else None
         self._client_pool = ClientPool(
-            what.drill, what.seed, self._endpoints, what.topics, self._clock, self._shipment, self._live.noticed, pacer
+            what.drill, what.seed, self._endpoints, what.topics, self._clock, self._outgoing, self._live.noticed, pacer
         )
 
     # --- what users do ------------------------------------------------------------------------------
@@ -128,35 +135,35 @@ class WorkerRun:
                 self._client_pool.live_on(number)
 
     def leave(self, number: int) -> None:
-        """Locust takes a user away: a fleet that shrinks by itself is not what was asked for."""
+        """Stop the run because Locust removed a user: a fleet that shrinks is not the drill's load."""
         self.stop(f"Locust took the user of client {number} away, as it does when a worker comes late")
 
     def publish(self) -> None:
-        """The master publishes."""
+        """Do nothing: the master publishes."""
 
     def stop(self, because: str) -> None:
-        """End before the master says so: close everything, hand over what is left, and say why."""
+        """End early: disconnect the clients, send the remaining observations and the reason."""
         if self._ending is None:
             self.is_over = True
             self._ending = gevent.spawn(self._end, because)
 
     def join(self) -> None:
-        """Wait until that is done."""
+        """Wait until `stop` has finished."""
         if self._ending is not None:
             self._ending.join()
 
-    # --- what the master says -----------------------------------------------------------------------
+    # --- messages from the master -------------------------------------------------------------------
 
     def hear(self, said: messages.AnyToWorker) -> None:
-        """The master says something; what takes time is done by a greenlet of its own."""
+        """Handle a message of the master; work that takes time runs in a background greenlet."""
         if isinstance(said, messages.Pong):
             self._clock.answered(said.sent, said.at)
-            self._heard_at = self._clock.now()
+            self._last_reply_at = self._clock.now()
         elif self._client_pool is not None and not self.is_over:
             with self._helpers.must_not_fail():
-                self._obey(said, self._client_pool)
+                self._follow(said, self._client_pool)
 
-    def _obey(self, said: messages.AnyToWorker, client_pool: ClientPool) -> None:
+    def _follow(self, said: messages.AnyToWorker, client_pool: ClientPool) -> None:
         match said:
             case messages.Clients(numbers=numbers):
                 for number in numbers:
@@ -168,42 +175,42 @@ class WorkerRun:
             case messages.Published(events=events):
                 for stream, seq, due in events:
                     self._live.deliveries.published(stream, seq, due)
-            case messages.Break():
-                self._helpers.help(lambda: self._strike(said, client_pool))
+            case messages.InjectFault():
+                self._helpers.help(lambda: self._inject(said, client_pool))
             case messages.EndFaults():
                 self._faults_over.set()
-            case messages.Heal():
+            case messages.Revert():
                 self._faults_over.set()
                 client_pool.revert_all()
-                self._send(messages.Healed())
-            case messages.Settle(heads=heads):
+                self._send(messages.Reverted())
+            case messages.CountLagging(heads=heads):
                 self._heads = heads
-            case messages.Conclude(heads=heads):
+            case messages.RecordConvergence(heads=heads):
                 client_pool.conclude(heads)
             case messages.End():
                 self.stop("")
 
-    def _strike(self, order: messages.Break, client_pool: ClientPool) -> None:
+    def _inject(self, order: messages.InjectFault, client_pool: ClientPool) -> None:
         while (wait_s := order.at - self._clock.now()) > 0:
             gevent.sleep(wait_s)
         late_ms = (self._clock.now() - order.at) * 1000
-        struck = client_pool.inject(order.planned)
+        affected = client_pool.inject(order.planned)
         while (wait_s := order.until - self._clock.now()) > 0 and not self._faults_over.wait(wait_s):
             pass
-        client_pool.revert(struck)
-        self._send(messages.Acted(order.number, len(struck), late_ms))
+        client_pool.revert(affected)
+        self._send(messages.FaultDone(order.number, len(affected), late_ms))
 
-    # --- what the master is told --------------------------------------------------------------------
+    # --- messages to the master ---------------------------------------------------------------------
 
-    def _ask_for_clients(self) -> None:
-        told = 0
+    def _request_clients(self) -> None:
+        reported = 0
         while True:
             gevent.sleep(_WANTED_S)
-            if self._users > told:
-                told = self._users
-                self._send(messages.Wanted(told))
+            if self._users > reported:
+                reported = self._users
+                self._send(messages.UsersSpawned(reported))
 
-    def _tell_status(self) -> None:
+    def _send_status(self) -> None:
         assert self._client_pool is not None
         while True:
             client_pool, heads = self._client_pool, self._heads
@@ -212,15 +219,15 @@ class WorkerRun:
             self._send(messages.Status(client_pool.live, client_pool.there, behind, self._lag.ms, *counted))
             gevent.sleep(_STATUS_S)
 
-    def _tell_sketches(self) -> None:
+    def _send_sketches(self) -> None:
         while True:
             gevent.sleep(_SKETCHES_S)
             self._send(messages.Sketches(self._live.own_values()))
 
-    def _ship(self) -> None:
+    def _send_observations(self) -> None:
         while True:
-            gevent.sleep(_SHIP_S)
-            self._shipment.ship(self._send)
+            gevent.sleep(_SEND_S)
+            self._outgoing.send_all(self._send)
 
     def _sample(self) -> None:
         assert self._client_pool is not None
@@ -229,24 +236,24 @@ class WorkerRun:
             self._client_pool.sample_positions()
 
     def _ping(self) -> None:
-        """Keep the clock known, and notice when the master is gone: nobody else would take the load off its target."""
-        self._heard_at = self._clock.now()
-        while self._clock.now() - self._heard_at < SILENCE_S:
+        """Keep the clock estimate fresh, and end the load when the master is lost."""
+        self._last_reply_at = self._clock.now()
+        while self._clock.now() - self._last_reply_at < SILENCE_S:
             self._send(messages.Ping(self._clock.now()))
             gevent.sleep(_PING_S)
-        log.error("nothing was heard of the master for %g s; this worker's clients end", SILENCE_S)
-        self.stop("nothing was heard of the master")
+        log.error("no answer from the master for %g s; this worker's clients disconnect", SILENCE_S)
+        self.stop("the master did not answer")
 
     def _end(self, left: str) -> None:
-        """Clients gone, all that was observed handed over, and the last word said."""
+        """Disconnect the clients, send the remaining observations, then `Done`."""
         self._helpers.kill()
         self._started.set()
         clients = 0
         if self._client_pool is not None:
             self._client_pool.stop()
             clients = len(self._client_pool.clients)
-        self._shipment.ship(self._send)
+        self._outgoing.send_all(self._send)
         clock = self._clock.ahead_s * 1000, self._clock.within_s * 1000
-        self._send(messages.Done(self._shipment.messages, self._shipment.rows, clients, *clock, left))
+        self._send(messages.Done(self._outgoing.messages, self._outgoing.rows, clients, *clock, left))
         if self._endpoints is not None:
             self._endpoints.close()

@@ -1,6 +1,6 @@
-"""A run's workers as the master knows them: what they are told, what they say, and whether all of it arrived.
+"""The workers of a run as the master sees them: orders, answers, and whether every observation arrived.
 
-A worker that is lost, that left, that was late, or whose observations did not all arrive makes a run that is not complete.
+A worker that was lost, left early or was late, or whose observations are incomplete, makes the run incomplete.
 """
 
 import math
@@ -15,7 +15,7 @@ from gevent.queue import Queue
 from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.workers import messages
 from locustfiles.load.workers.messages import ToWorker
-from locustfiles.load.workers.observation_transport import Arrived, Heads
+from locustfiles.load.workers.observation_transport import Heads, ReceivedObservations
 from locustfiles.load.workers.remote import NoWorkers, Send
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
@@ -28,17 +28,17 @@ from sim.record.parquet import Recorder
 # All numbers are [ours].
 READY_LIMIT_S = 30.0  # for a worker to check the target and its clock
 GATHER_LIMIT_S = 20.0  # for all users to be spawned
-SILENCE_S = 5.0  # a worker says how it is four times a second; whoever says nothing for so long is lost
-LEAD_S = 0.3  # between telling workers of a moment and the moment
-LATE_LIMIT_S = 1.0  # a storm begins everywhere within this
-LAST_WORD_S = 30.0  # for the observations that are still with the workers
-CLOCK_LIMIT_S = 0.1  # how exactly all clocks must be known to be one, when the run begins and when it ends
+SILENCE_S = 5.0  # workers send their status four times a second; one that is silent for this long is lost
+LEAD_S = 0.3  # lead time of an order
+LATE_LIMIT_S = 1.0  # a fault starts on all workers within this
+FINAL_OBSERVATIONS_S = 30.0  # for the last observations to arrive
+CLOCK_LIMIT_S = 0.1  # largest allowed uncertainty of a worker's clock, at the start and the end of the run
 _POLL_S = 0.05
-_NEWS_S = 0.1  # between telling workers what was published
+_PUBLISHED_S = 0.1  # between messages with published events
 
 
 class Workers(NoWorkers):
-    """All workers of one run. `hear` is called as messages come and must not wait; all else may."""
+    """All workers of one run. `hear` is called for each message and must not block; everything else may."""
 
     lead_s = LEAD_S
 
@@ -53,7 +53,7 @@ class Workers(NoWorkers):
         stop: Callable[[str], None],
     ) -> None:
         self._all = {each: _Worker(f"worker {number}", clock.now()) for number, each in enumerate(ids, 1)}
-        # Every worker has its share of those who arrive early, and of those who arrive late.
+        # Every worker gets clients that connect early and clients that connect late.
         self._free = [deque(range(number, clients, len(self._all))) for number in range(len(self._all))]
         self._send = send
         self._clock = clock
@@ -61,18 +61,18 @@ class Workers(NoWorkers):
         self._live = live
         self._stop = stop
         self._heads = Heads()
-        self._orders = self._heals = 0
-        self._news: list[tuple[str, int, float]] = []
+        self._orders = self._reverts = 0
+        self._published: list[tuple[str, int, float]] = []
         self._is_settling = self._is_ending = False
         self._worst_lag = NAN
         self._arrived: Queue[tuple[_Worker, messages.Rows]] = Queue()
-        self._trouble = ""
-        self._greenlets = [gevent.spawn(work) for work in (self._watch, self._tell_news, self._take_in)]
+        self._unreadable = ""
+        self._greenlets = [gevent.spawn(work) for work in (self._watch, self._send_published, self._record_received)]
 
     def prepare(self, drill: Drill, seed: int, target: str, topics: list[str], connects_per_s: float) -> None:
-        """Have all of them make ready; raises `TargetError` for the first that cannot."""
+        """Prepare all workers. Raises `TargetError` for the first that cannot take part."""
         for each, worker in self._all.items():
-            self._send(each, messages.Begin(worker.name, drill, seed, target, topics, self._clock.began, connects_per_s))
+            self._send(each, messages.PrepareRun(worker.name, drill, seed, target, topics, self._clock.began, connects_per_s))
         self._wait(
             lambda: any(worker.refusal for worker in self._here) or all(each.ready for each in self._here), READY_LIMIT_S
         )
@@ -80,17 +80,17 @@ class Workers(NoWorkers):
             if worker.refusal:
                 raise TargetError(f"{worker.name}: {worker.refusal}")
             if worker.ready is None:
-                raise TargetError(f"{worker.name} did not get ready within {READY_LIMIT_S:g} s; see what it says itself.")
+                raise TargetError(f"{worker.name} was not ready within {READY_LIMIT_S:g} s; see that worker's log.")
             if worker.ready.version != version("stormgate"):
                 theirs, ours = worker.ready.version, version("stormgate")
                 raise TargetError(f"{worker.who} has stormgate {theirs}, but the master has {ours}; install the same.")
 
     def hear(self, sender: str, said: messages.AnyFromWorker) -> None:
-        """A worker says something; who is not of this run is not listened to."""
+        """Handle a worker's message; messages from other workers are ignored."""
         worker = self._all.get(sender)
         if worker is None:
             return
-        worker.heard_at = self._clock.now()
+        worker.last_message_at = self._clock.now()
         match said:
             case messages.Ping(sent=sent):
                 self._send(sender, messages.Pong(sent, self._clock.now()))
@@ -99,47 +99,47 @@ class Workers(NoWorkers):
             case messages.Refused(sentence=sentence):
                 worker.refusal = sentence
                 self._stop(f"{worker.who}: {sentence}")
-            case messages.Wanted(users=users):
+            case messages.UsersSpawned(users=users):
                 self._grant(sender, worker, users)
             case messages.Rows():
                 self._arrived.put((worker, said))
             case messages.Sketches(of=values):
                 self._live.worker_measured(worker.name, values)
             case _:
-                self._hear_of_course(worker, said)
+                self._on_run_message(worker, said)
 
-    def _hear_of_course(self, worker: "_Worker", said: messages.AnyFromWorker) -> None:
+    def _on_run_message(self, worker: "_Worker", said: messages.AnyFromWorker) -> None:
         match said:
             case messages.Status():
                 self._count(worker, said)
                 worker.status = said
                 self._live.worker_counted(worker.name, said.counts, said.worst_ms)
-            case messages.Acted():
+            case messages.FaultDone():
                 worker.acted[said.number] = said
                 if said.late_ms > LATE_LIMIT_S * 1000:
                     self._stop(f"{worker.who} began a fault {said.late_ms / 1000:.1f} s later than the others")
-            case messages.Healed():
-                worker.healed += 1
+            case messages.Reverted():
+                worker.reverted += 1
             case messages.Done():
                 worker.done = said
                 if said.left and not self._is_ending:
-                    self._stop(f"{worker.who} left in the middle of the run: {said.left}")
+                    self._stop(f"{worker.who} left during the run: {said.left}")
 
     def _count(self, worker: "_Worker", said: messages.Status) -> None:
-        """Stop conditions go by what all processes observe."""
+        """Count a worker's observations for the stop conditions."""
         if isinstance(self._recorder, CountingRecorder):
             before = worker.status.counts if worker.status else {}
             more = {kind: count - before.get(kind, 0) for kind, count in said.counts.items()}
             self._recorder.count_others(self._clock.now() - self._clock.began, more)
 
-    # --- who is there -------------------------------------------------------------------------------
+    # --- membership ---------------------------------------------------------------------------------
 
     @property
     def _here(self) -> "list[_Worker]":
         return [worker for worker in self._all.values() if not worker.is_lost]
 
     def _grant(self, sender: str, worker: "_Worker", users: int) -> None:
-        """Give clients to users, the worker's own first; a user too many is none."""
+        """Assign clients to a worker's new users, its own share first; surplus users get none."""
         own = int(worker.name.rpartition(" ")[2]) - 1
         numbers: list[int] = []
         for free in (*self._free[own:], *self._free[:own]):
@@ -150,19 +150,19 @@ class Workers(NoWorkers):
             self._send(sender, messages.Clients(numbers))
 
     def gather(self, is_over: Callable[[], bool]) -> None:
-        """Wait for a user for each client of the fleet, up to a limit: who never came is a client that is never live."""
+        """Wait, up to a limit, until each client of the fleet has a user; a client without one is never live."""
         self._wait(lambda: is_over() or not any(self._free), GATHER_LIMIT_S)
 
     def _watch(self) -> None:
-        """Notice a worker of which nothing is heard any more."""
+        """Detect a worker that has gone silent."""
         while True:
             gevent.sleep(_POLL_S * 10)
             for worker in self._here:
-                if worker.ready and not worker.done and self._clock.now() - worker.heard_at > SILENCE_S:
+                if worker.ready and not worker.done and self._clock.now() - worker.last_message_at > SILENCE_S:
                     worker.is_lost = True
-                    self._stop(f"{worker.who} was lost in the middle of the run: nothing was heard of it for {SILENCE_S:g} s")
+                    self._stop(f"{worker.who} was lost during the run: no message for {SILENCE_S:g} s")
 
-    # --- how they are -------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------
 
     @property
     def _statuses(self) -> list[messages.Status]:
@@ -170,131 +170,131 @@ class Workers(NoWorkers):
 
     @property
     def live(self) -> int:
-        """How many of their clients are live."""
+        """Live clients on workers."""
         return sum(status.live for status in self._statuses)
 
     @property
     def there(self) -> int:
-        """The same with those that are renewing their tokens."""
+        """Clients on workers that are live or renewing their token."""
         return sum(status.there for status in self._statuses)
 
     @property
     def lag_ms(self) -> float:
-        """How late the latest of them is."""
+        """Largest timer lateness of the workers, in ms."""
         return max((status.lag_ms for status in self._statuses), default=0.0)
 
     def take_worst_lag(self) -> float:
-        """How far the worst of their clients was from the heads, in events, since this was asked last; NaN for unknown."""
+        """Return the largest client lag in events since the last call; NaN if unknown."""
         worst, self._worst_lag = self._worst_lag, NAN
         return worst
 
-    # --- the course ---------------------------------------------------------------------------------
+    # --- orders -------------------------------------------------------------------------------------
 
     def start(self, at: float) -> None:
-        """The first client of the fleet arrives then."""
-        self._tell(messages.Start(at))
+        """Let the first client of the fleet connect at `at`."""
+        self._send_all(messages.Start(at))
 
     def published(self, stream: str, seq: int, due: float) -> None:
-        """An event was acknowledged just now."""
+        """Take an event that was acknowledged just now."""
         self._heads.acknowledged(stream, seq, self._clock.now() - self._clock.began)
-        self._news.append((stream, seq, due))
+        self._published.append((stream, seq, due))
 
-    def _tell_news(self) -> None:
+    def _send_published(self) -> None:
         while True:
-            gevent.sleep(_NEWS_S)
-            if self._news:
-                news, self._news = self._news, []
-                self._tell(messages.Published(news))
+            gevent.sleep(_PUBLISHED_S)
+            if self._published:
+                news, self._published = self._published, []
+                self._send_all(messages.Published(news))
 
     def strike(self, planned: PlannedFault, at: float, until: float) -> int:
-        """Break something for those whom a fault concerns, everywhere at that moment; returns the number of this order."""
+        """Inject a client fault on all workers at `at`; returns the order's number."""
         self._orders += 1
-        self._tell(messages.Break(self._orders, planned, at, until))
+        self._send_all(messages.InjectFault(self._orders, planned, at, until))
         return self._orders
 
     def acted(self, order: int) -> int:
-        """On how many clients it acted, once it is over everywhere."""
+        """Wait until the fault has ended everywhere; returns on how many clients it took effect."""
         self._wait(lambda: all(order in worker.acted for worker in self._here), READY_LIMIT_S)
         for worker in self._here:
             if order not in worker.acted:
-                self._stop(f"{worker.who} did not say what became of a fault")
+                self._stop(f"{worker.who} did not report the end of a fault")
         return sum(worker.acted[order].clients for worker in self._here if order in worker.acted)
 
     def end_faults(self) -> None:
-        """Faults that act end now."""
-        self._tell(messages.EndFaults())
+        """End the active faults now."""
+        self._send_all(messages.EndFaults())
 
     def revert(self) -> None:
-        """Return when nothing acts on any of their clients."""
-        self._heals += 1
-        self._tell(messages.Heal())
-        self._wait(lambda: all(worker.healed == self._heals or worker.done for worker in self._here), SILENCE_S)
-        if any(worker.healed != self._heals and not worker.done for worker in self._here):
-            self._stop("a worker did not say that it has healed")
+        """Revert all faults; returns when no fault is active on any worker."""
+        self._reverts += 1
+        self._send_all(messages.Revert())
+        self._wait(lambda: all(worker.reverted == self._reverts or worker.done for worker in self._here), SILENCE_S)
+        if any(worker.reverted != self._reverts and not worker.done for worker in self._here):
+            self._stop("a worker did not confirm that its faults are reverted")
 
     def behind(self, heads: Mapping[str, int]) -> int:
-        """How many of their clients have not come to rest at these heads; who has not answered yet counts as one."""
+        """Return how many clients have not converged to these heads; a worker without an answer counts as one."""
         if not self._is_settling:
             self._is_settling = True
-            self._tell(messages.Settle(dict(heads)))
+            self._send_all(messages.CountLagging(dict(heads)))
         said = [worker.status.behind if worker.status else -1 for worker in self._here]
         return sum(behind if behind >= 0 else 1 for behind in said)
 
     def conclude(self, heads: Mapping[str, int]) -> None:
-        """Have them record who has converged."""
-        self._tell(messages.Conclude(dict(heads)))
+        """Let the workers record which clients have converged."""
+        self._send_all(messages.RecordConvergence(dict(heads)))
 
-    # --- the end ------------------------------------------------------------------------------------
+    # --- end ----------------------------------------------------------------------------------------
 
     def take_away(self) -> None:
-        """Have them ask nothing more of the target, and hand over what is left."""
+        """Let the workers stop their load and send their last observations."""
         if not self._is_ending:
             self._is_ending = True
-            self._tell(messages.End())
+            self._send_all(messages.End())
 
     def end(self) -> str:
-        """Have them close everything, and take in what is left; returns what is wrong with what arrived, empty for nothing."""
+        """End the workers and take their last observations; returns what is wrong with them, empty if nothing."""
         self.take_away()
-        self._wait(lambda: all(worker.done for worker in self._here) and self._arrived.empty(), LAST_WORD_S)
+        self._wait(lambda: all(worker.done for worker in self._here) and self._arrived.empty(), FINAL_OBSERVATIONS_S)
         gevent.killall(self._greenlets)
-        wrong = [self._trouble, *(self._wrong(worker) for worker in self._all.values())]
+        wrong = [self._unreadable, *(self._problem(worker) for worker in self._all.values())]
         return "; ".join(filter(None, wrong))
 
-    def _wrong(self, worker: "_Worker") -> str:
+    def _problem(self, worker: "_Worker") -> str:
         done = worker.done
         if worker.ready is None:  # the run never began
             return ""
         if done is None:
-            return f"{worker.who} never said how much it had observed; {worker.rows} observations of it arrived"
-        if (done.rows, done.messages) != (worker.rows, worker.parcels):
-            return f"{worker.who} observed {done.rows} rows, of which {worker.rows} arrived"
+            return f"{worker.who} did not report its number of observations; {worker.rows} arrived"
+        if (done.rows, done.messages) != (worker.rows, worker.messages_received):
+            return f"{worker.who} observed {done.rows} rows; {worker.rows} arrived"
         unsure_ms = max(worker.ready.clock_within_ms, done.clock_within_ms, abs(done.clock_moved_ms) - done.clock_within_ms)
         if unsure_ms > CLOCK_LIMIT_S * 1000:
-            return f"the clock of {worker.who} is known within {unsure_ms:.0f} ms only; {CLOCK_LIMIT_S * 1000:g} are allowed"
+            return f"the clock of {worker.who} is known within {unsure_ms:.0f} ms (allowed: {CLOCK_LIMIT_S * 1000:g} ms)"
         return f"{worker.who} left early: {done.left}" if done.left else ""
 
-    def _take_in(self) -> None:
-        """Record what arrives; a native thread unpacks it."""
+    def _record_received(self) -> None:
+        """Record received observations; a native thread unpacks them."""
         while True:
             worker, said = self._arrived.peek()
             try:
-                arrived = gevent.get_hub().threadpool.apply(Arrived, (said, self._heads))
+                arrived = gevent.get_hub().threadpool.apply(ReceivedObservations, (said, self._heads))
             except Exception as error:
-                self._trouble = self._trouble or f"what {worker.who} observed cannot be read ({error})"
+                self._unreadable = self._unreadable or f"observations of {worker.who} cannot be read ({error})"
             else:
                 self._recorder.take(arrived)
                 self._worst_lag = max((self._worst_lag, arrived.worst_lag), key=lambda lag: -1.0 if math.isnan(lag) else lag)
                 worker.rows += said.rows
-            worker.parcels += 1
+            worker.messages_received += 1
             self._arrived.get()
 
     def evidence(self) -> list[dict[str, object]]:
-        """What is kept of each of them."""
+        """Return what `run.json` keeps about each worker."""
         return [worker.evidence() for worker in self._all.values()]
 
-    # --- small change -------------------------------------------------------------------------------
+    # --- internal -----------------------------------------------------------------------------------
 
-    def _tell(self, said: ToWorker) -> None:
+    def _send_all(self, said: ToWorker) -> None:
         for each, worker in self._all.items():
             if not worker.is_lost:
                 self._send(each, said)
@@ -307,28 +307,28 @@ class Workers(NoWorkers):
 
 @dataclass
 class _Worker:
-    """One worker, and what came from it."""
+    """One worker and its messages so far."""
 
     name: str
-    heard_at: float
+    last_message_at: float
     ready: messages.Ready | None = None
     refusal: str = ""
     granted: int = 0
     status: messages.Status | None = None
-    acted: dict[int, messages.Acted] = field(default_factory=dict)  # by order
-    healed: int = 0
-    parcels: int = 0  # of observations, that arrived
-    rows: int = 0  # in them
+    acted: dict[int, messages.FaultDone] = field(default_factory=dict)  # by number of the order
+    reverted: int = 0
+    messages_received: int = 0  # messages with observations
+    rows: int = 0  # observations in them
     done: messages.Done | None = None
     is_lost: bool = False
 
     @property
     def who(self) -> str:
-        """For people."""
+        """Name, process and host."""
         return f"{self.name} (process {self.ready.pid} on {self.ready.host})" if self.ready else self.name
 
     def evidence(self) -> dict[str, object]:
-        """For a run's header."""
+        """Return the worker's entry in `run.json`."""
         ready, done = self.ready, self.done
         return {
             "name": self.name,

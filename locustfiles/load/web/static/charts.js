@@ -5,19 +5,19 @@ import { h, number } from "./dom.js";
 const HEIGHT = 170, LEFT = 46, RIGHT = 10, TOP = 22, BOTTOM = 22;
 const MIN_S = 30;  // of a run that goes on, so that its first seconds are not stretched over a whole chart
 
-// `of(point, before)` gives a chart's value; null where there is none. `worst`: which of many values in one pixel is drawn.
+// `of(point, before)` gives a chart's value; null without a value. `worst`: which of many values in one pixel is drawn.
 const rate = (key) => (point, before) => (before && point.t > before.t ? (point[key] - before[key]) / (point.t - before.t) : null);
 export const CHARTS = [
-  { title: "Clients live, the fewest in each half second", unit: "clients", of: (point) => point.fewest_live, worst: Math.min, most: (shown) => shown.clients, series: 1, isStep: true,
+  { title: "Live clients (minimum per half second)", unit: "clients", of: (point) => point.fewest_live, worst: Math.min, most: (shown) => shown.clients, series: 1, isStep: true,
     empty: "no client has been counted yet" },
   { title: "Connects", unit: "per s", of: rate("connects"), worst: Math.max, series: 2, empty: "no client has connected yet" },
-  { title: "Replay lag: how far the last client is behind", unit: "events", of: (point) => point.behind_events, worst: Math.max, series: 3,
+  { title: "Replay lag: largest distance of a client from the head", unit: "events", of: (point) => point.behind_events, worst: Math.max, series: 3,
     empty: "no client has a position yet" },
   { title: "Replay: the slowest way back, bootstrap to caught up", unit: "ms", of: (point) => point.replay_ms, worst: Math.max, series: 4,
     isSparse: true, empty: "no client has replayed yet" },
-  { title: "Events delivered to clients", unit: "per s", of: rate("applied"), worst: Math.max, series: 1, empty: "nothing was delivered yet" },
+  { title: "Events delivered to clients", unit: "per s", of: rate("applied"), worst: Math.max, series: 1, empty: "no deliveries yet" },
   { title: "Delivery: the slowest, due to applied", unit: "ms", of: (point) => point.delivery_ms, worst: Math.max, series: 2,
-    empty: "nothing was delivered yet" },
+    empty: "no deliveries yet" },
 ];
 
 export function charts(curve, shown) {
@@ -31,7 +31,7 @@ function figure(kind, curve, shown) {
   const says = last ? `${shown.state === "running" ? "now" : "last"} ${number(last[1])} ${kind.unit}, at most ${number(most)}` : "";
   return h("figure", {}, h("figcaption", {}, h("b", {}, kind.title), h("span", {}, says)),
     last ? drawn(kind, points, Math.max(most, kind.most ? kind.most(shown) : 0) || 1, shown, says)
-      : h("p", { class: "empty" }, shown.state === "idle" ? "Nothing yet: no run has been started." : `Nothing yet: ${kind.empty}.`));
+      : h("p", { class: "empty" }, shown.state === "idle" ? "Nothing yet: start a run." : `Nothing yet: ${kind.empty}.`));
 }
 
 function drawn(kind, points, top, shown, says) {

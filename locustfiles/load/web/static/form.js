@@ -31,7 +31,7 @@ export async function startForm(whenStarted) {
       if (answer.success) whenStarted();
       else message.textContent = answer.message;
     } catch {
-      message.textContent = "Not started: Locust does not answer as it should; its log says why.";
+      message.textContent = "Not started: unexpected answer from Locust; see its log.";
     }
     button.disabled = false;
   });
@@ -53,6 +53,6 @@ function labelled(field) {
       AS_THE_DRILL.includes(choice) ? "as the drill has it" : choice)))
     : h("input", { ...shared, type: field.kind === "secret" ? "password" : "text", inputmode: field.kind === "number" ? "decimal" : null,
       value: field.default === field.empty ? "" : field.default, autocomplete: "off" });
-  return h("div", { class: "field" }, h("label", { for: id }, field.label, field.unit ? h("span", { class: "told" }, ` (${field.unit})`) : null),
+  return h("div", { class: "field" }, h("label", { for: id }, field.label, field.unit ? h("span", { class: "description" }, ` (${field.unit})`) : null),
     input, h("small", { id: help }, field.help));
 }

@@ -1,17 +1,17 @@
-// A run as it is shown: how it stands, its buttons, the gates, the sync lane, what can be taken away.
+// The view of a run: its state, buttons, gates, the sync service, and downloads.
 
 import { charts } from "./charts.js";
 import { h, number, seconds, table } from "./dom.js";
 
-const PHASES = [["steady", "before anything breaks"], ["fault", "things are broken"], ["recovery", "every fault is reverted"],
-  ["settle", "everyone must catch up"], ["end", "verdict"]];
+const PHASES = [["steady", "nothing is broken yet"], ["fault", "faults are active"], ["recovery", "every fault is reverted"],
+  ["settle", "every client must catch up"], ["end", "verdict"]];
 const MARKS = { pass: "✓", fail: "✗", error: "!", inconclusive: "?", no_data: "?", not_run: "?", pending: "…", looks_good: "✓", looks_bad: "✗" };
 
 function state(name) {
   return h("span", { class: `state ${name}` }, `${MARKS[name] ?? ""} ${name.replaceAll("_", " ")}`);
 }
 
-// --- how it stands ----------------------------------------------------------------------------------
+// --- state -----------------------------------------------------------------------------------------
 
 export function standing(shown) {
   const [kind, headline, more] = said(shown);
@@ -20,15 +20,15 @@ export function standing(shown) {
 
 function said(shown) {
   const run = `${shown.drill}: ${number(shown.clients)} clients, policy ${shown.policy}, ${shown.target}, seed ${shown.seed}`;
-  const saved = `Saved in ${shown.folder}`, climb = shown.climb ? [`Climb: ${shown.climb}.`] : [];
+  const saved = `Saved in ${shown.folder}`, ramp = shown.capacity_ramp ? [`Capacity ramp: ${shown.capacity_ramp}.`] : [];
   switch (shown.state) {
     case "idle": return ["calm", "No run yet", ["Choose a drill below, or leave everything as it is, and press Start."]];
-    case "starting": return ["calm", "Starting …", ["The runtime is started and the clients are made."]];
+    case "starting": return ["calm", "Starting …", ["The service is started and the clients are created."]];
     case "running": return ["calm", `Running: ${shown.live} of ${number(shown.clients)} clients live`,
-      [run, `${seconds(shown.elapsed_s)} of about ${seconds(shown.expected_s)}. Checks are pending until the run is over.`, ...climb]];
-    case "judging": return ["calm", "Judging …", [run, "Laws and checks are worked out from the record."]];
-    case "judged": return [shown.verdict.kind, shown.verdict.headline, [run, saved, ...climb]];
-    default: return ["no_go", "No run, no verdict", [shown.refusal || "Why is not known; see the tab Logs.", ...(shown.folder ? [saved] : [])]];
+      [run, `${seconds(shown.elapsed_s)} of about ${seconds(shown.expected_s)}. Checks are pending until the run is over.`, ...ramp]];
+    case "judging": return ["calm", "Judging …", [run, "Invariants and checks are evaluated from the recorded observations."]];
+    case "judged": return [shown.verdict.kind, shown.verdict.headline, [run, saved, ...ramp]];
+    default: return ["no_go", "No run, no verdict", [shown.refusal || "The reason is unknown; see the tab Logs.", ...(shown.folder ? [saved] : [])]];
   }
 }
 
@@ -50,7 +50,7 @@ export function buttons() {
     try {
       const response = await fetch(path, { method: "POST" });
       const text = await response.text();
-      answer.textContent = path === "stop" ? "Stopped: what was observed is judged as a run that was cut short." : text;
+      answer.textContent = path === "stop" ? "Stopped: the observations are judged as an interrupted run." : text;
     } catch {
       answer.textContent = "Not done: Locust does not answer.";
     }
@@ -60,9 +60,9 @@ export function buttons() {
   const stop = h("button", { type: "button", onclick: () => (stop.title ? (answer.textContent = `Not done: ${stop.title}`) : ask("stop")) }, "Stop the run");
   const update = (shown) => {
     const isOn = shown.state === "running";
-    for (const [button, why] of [[storm, shown.no_storm], [revert, shown.no_revert], [stop, isOn ? "" : "no run is going on; start one first."]]) {
+    for (const [button, why] of [[storm, shown.no_storm], [revert, shown.no_revert], [stop, isOn ? "" : "no run is active; start one first."]]) {
       button.classList.toggle("idle", Boolean(why) || !isOn);
-      button.title = why || (button === storm ? "Begin the drill's next fault now, without waiting for its time" : "");
+      button.title = why || (button === storm ? "Inject the drill's next fault now" : "");
     }
   };
   return { element: h("div", { class: "buttons" }, storm, revert, stop, answer), update };
@@ -71,10 +71,10 @@ export function buttons() {
 // --- the gates --------------------------------------------------------------------------------------
 
 export function gates(shown) {
-  if (!shown.checks.length) return h("section", {}, h("h2", {}, "Gates"), h("p", { class: "empty" }, "No checks yet: they come with a run."));
+  if (!shown.checks.length) return h("section", {}, h("h2", {}, "Gates"), h("p", { class: "empty" }, "No checks yet: start a run."));
   return h("section", {}, h("h2", {}, "Gates"), tally(shown), verdict(shown), h("p", { class: "note" }, shown.question),
     table("Checks", [
-      ["Check", false, (row) => [h("b", {}, row.name), h("span", { class: "told" }, row.measures)]],
+      ["Check", false, (row) => [h("b", {}, row.name), h("span", { class: "description" }, row.description)]],
       ["State", false, (row) => state(row.state)],
       ["Value", true, (row) => row.value || "-"],
       ["n", true, (row) => number(row.n)],
@@ -94,19 +94,19 @@ function verdict(shown) {
   const { broken, reasons, remarks } = shown.verdict;
   return h("div", {},
     reasons.length ? [h("h3", {}, "Why"), h("ol", {}, reasons.map((reason) => h("li", {}, reason)))] : null,
-    broken.length ? table("Broken laws", [
-      ["Broken law", false, (row) => h("b", {}, row.law)], ["Times", true, (row) => number(row.count)],
+    broken.length ? table("Violated invariants", [
+      ["Invariant", false, (row) => h("b", {}, row.invariant)], ["Times", true, (row) => number(row.count)],
       ["First", false, (row) => row.first], ["Users saw", false, (row) => row.users_saw]], broken) : null,
     remarks.map((remark) => h("p", { class: "note" }, remark)));
 }
 
-// --- the lane ---------------------------------------------------------------------------------------
+// --- the service ------------------------------------------------------------------------------------
 
 export function sync(shown, curve) {
   const point = curve.at(-1), before = curve.at(-3);
   const connects = point && before ? (point.connects - before.connects) / (point.t - before.t) : null;
   const isOn = shown.state === "running";
-  return h("section", {}, h("h2", {}, "Sync lane"),
+  return h("section", {}, h("h2", {}, "Sync service"),
     h("dl", {}, [
       ["Live clients", isOn ? `${number(shown.live)} of ${number(shown.clients)}` : "-"],
       ["Connects", isOn && connects !== null ? `${number(connects)} per s` : "-"],
@@ -119,14 +119,14 @@ export function sync(shown, curve) {
 function violations(shown) {
   if (!shown.verdict) return shown.state === "running" || shown.state === "judging" ? "known at the end" : "-";
   const count = shown.verdict.broken.reduce((sum, each) => sum + each.count, 0);
-  return count ? `${number(count)}, of ${shown.verdict.broken.map((each) => each.law).join(", ")}` : "none";
+  return count ? `${number(count)}, of ${shown.verdict.broken.map((each) => each.invariant).join(", ")}` : "none";
 }
 
 function times(shown) {
   const ms = (value) => (value === null ? "-" : `${number(value)} ms`);
-  return shown.figures.length ? [h("h3", {}, "How long it took until now"), table("Times", [
+  return shown.durations.length ? [h("h3", {}, "Durations so far"), table("Times", [
     ["What", false, (row) => row.name], ["n", true, (row) => number(row.n)], ["Median", true, (row) => ms(row.p50)],
-    ["95 %", true, (row) => ms(row.p95)], ["99 %", true, (row) => ms(row.p99)]], shown.figures)] : null;
+    ["95 %", true, (row) => ms(row.p95)], ["99 %", true, (row) => ms(row.p99)]], shown.durations)] : null;
 }
 
 function noticed(shown) {
@@ -134,20 +134,20 @@ function noticed(shown) {
   if (!shown.noticed.length) return null;
   return [h("h3", {}, "What clients noticed"), seen.length
     ? table("What clients noticed", [["What", false, (row) => row.what], ["Times", true, (row) => number(row.count)]], seen)
-    : h("p", { class: "empty" }, "Nothing out of the ordinary: no holes, no doubles, no stale cursors, no failed publishes.")];
+    : h("p", { class: "empty" }, "Nothing unusual: no gaps, no duplicates, no stale cursors, no failed publishes.")];
 }
 
-// --- what can be taken away -------------------------------------------------------------------------
+// --- downloads --------------------------------------------------------------------------------------
 
-const WORDS = { "SUMMARY.md": "report, for people", "summary.json": "report, for programs", "gate-results.jsonl": "one line a check",
+const WORDS = { "SUMMARY.md": "report, for people", "summary.json": "report, for programs", "gate-results.jsonl": "one line per check",
   "observations.parquet": "all observations", "run.json": "the run's header", "figure.png": "the run as a figure" };
 
-export function leftBehind(shown) {
+export function downloads(shown) {
   const files = shown.downloads.filter((name) => WORDS[name]);
   return h("section", {}, h("h2", {}, "Downloads"),
     files.length ? h("ul", { class: "files" }, files.map((name) =>
       h("li", {}, h("a", { href: `stormgate/download/${name}`, download: true }, name), ` ${WORDS[name]}`)))
-      : h("p", { class: "empty" }, "Nothing yet: files are written when a run is over and judged."),
+      : h("p", { class: "empty" }, "Nothing yet: files are written after a run is judged."),
     shown.ended.length > 1 ? [h("h3", {}, "Runs since Locust was started"), table("Runs", [
       ["Run", false, (row) => row.run_id], ["Clients", true, (row) => number(row.clients)],
       ["Verdict", false, (row) => row.headline]], [...shown.ended].reverse())] : null);

@@ -6,7 +6,7 @@ import * as panel from "./panel.js";
 
 const isOwnPage = document.body.classList.contains("storm-page");
 const OFTEN_MS = 1000, SELDOM_MS = 3000;
-const nothing = { state: "idle", checks: [], figures: [], noticed: [], downloads: [], ended: [], phases: {}, elapsed_s: 0, expected_s: 0 };
+const nothing = { state: "idle", checks: [], durations: [], noticed: [], downloads: [], ended: [], phases: {}, elapsed_s: 0, expected_s: 0 };
 let shown = nothing, curve = [], isLost = false, drawnIn = null, saidLast = "", timer;
 
 const place = h("div", { class: "stormgate" });
@@ -57,11 +57,11 @@ function draw() {
   buttons.update(shown);
   if (!parts.gates.hidden) parts.gates.replaceChildren(panel.gates(shown));
   if (!parts.sync.hidden) parts.sync.replaceChildren(panel.sync(shown, curve));
-  if (!parts.files.hidden) parts.files.replaceChildren(panel.leftBehind(shown));
+  if (!parts.files.hidden) parts.files.replaceChildren(panel.downloads(shown));
 }
 
 function lost() {
-  return h("p", { class: "lost", role: "alert" }, "Locust does not answer any more: what stands here is what it said last. Its terminal says why it ended.");
+  return h("p", { class: "lost", role: "alert" }, "Locust does not answer any more; this page shows its last state. See its terminal for the reason.");
 }
 
 function elsewhere() {
