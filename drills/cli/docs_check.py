@@ -21,6 +21,7 @@ import typer
 from typer.main import get_command
 
 from drills.cli import main as cli
+from sim.base.exit_codes import ExitCode
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^ *```(?P<language>\w*).*\n(?P<body>(?:.*\n)*?) *```", re.MULTILINE)
@@ -29,7 +30,6 @@ _COMMAND = re.compile(r"(?:\$ )?(?:(?:\.venv/bin/)?stormgate|(?:\.venv/bin/)?pyt
 _OPERATORS = re.compile(r"[|&;<>()]+")
 _READING = (("drill", "list"), ("drill", "show"), ("gates", "list"), ("gates", "explain"), ("mock", "defects"))
 _HAVE_DRY_RUN = (("drill", "run"), ("stage", "run"), ("rollback", "rehearse"))
-_GO, _WRONG, _NOTHING, _DRY_RUN = 0, 1, 2, 2  # exit codes
 
 
 class Tried(NamedTuple):
@@ -88,9 +88,9 @@ def _problem(words: Sequence[str]) -> str:
     except typer.TyperException as error:
         return error.format_message()
     if name in _READING:
-        return _run(words, _GO)
+        return _run(words, ExitCode.GO)
     if name in _HAVE_DRY_RUN:
-        return _run([*words, "--dry-run"], _DRY_RUN)
+        return _run([*words, "--dry-run"], ExitCode.INCONCLUSIVE)
     return ""
 
 
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
     documents = [*map(Path, arguments)] or [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
     if missing := [path for path in documents if not path.is_file()]:
         print(f"{missing[0]}: there is no such document.", file=sys.stderr)
-        return _NOTHING
+        return ExitCode.INCONCLUSIVE
     tried = [(path, each) for path in documents for each in check(path.resolve())]
     for path, each in tried:
         print(f"{'FAIL' if each.problem else 'ok  '} {path.name}:{each.line}: {each.text}")
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"     {each.problem}")
     wrong = sum(bool(each.problem) for _, each in tried)
     print(f"{len(tried)} commands, {wrong} of them wrong")
-    return _WRONG if wrong else _GO if tried else _NOTHING
+    return ExitCode.NO_GO if wrong else ExitCode.GO if tried else ExitCode.INCONCLUSIVE
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from drills import CATALOG, EXAMPLES
 from drills.cli import output
 from drills.cli.options import RESULTS, AsJson, Defect, DryRun, Junit, Out, Set, Target, Targets, Thresholds
 from sim.base.errors import UsageError
+from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from drills.judging.checks.verdicts import RunVerdict
     from sim.drill.model import Drill
 
-_EXIT_INCONCLUSIVE = 2
 
 drill_app = typer.Typer(help="List, show and run drills.", no_args_is_help=True)
 
@@ -108,7 +108,7 @@ def drill_run(
     )
     if dry_run:
         running.show_plan(request, as_json)
-        raise typer.Exit(_EXIT_INCONCLUSIVE)
+        raise typer.Exit(ExitCode.INCONCLUSIVE)
     run_dir = running.run(request)
     _finish(conclusion.conclude(run_dir), run_dir, as_json, junit)
 

@@ -15,9 +15,9 @@ from drills.cli.rollback import rollback_app
 from drills.cli.snapshot import snapshot
 from drills.cli.stage import stage_app
 from sim.base.errors import StormgateError
+from sim.base.exit_codes import ExitCode
 
 DEBUG_VARIABLE = "STORMGATE_DEBUG"
-_EXIT_USAGE, _EXIT_INTERNAL = 3, 4
 _TYPER_INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 app = typer.Typer(
@@ -72,20 +72,20 @@ def run_words(arguments: list[str]) -> int:
     except StormgateError as error:
         return _complain(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _complain(_sentence(error), _EXIT_USAGE)
+        return _complain(_sentence(error), ExitCode.USAGE)
     except (BrokenPipeError, SystemExit) as error:  # typer exits after shell completion, and when stdout was closed
         if isinstance(error, SystemExit) and not error.code:
             return 0
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _EXIT_INTERNAL
+        return ExitCode.TOOL
     except MemoryError as error:
-        return _complain(f"this machine has too little memory ({error or 'out of memory'}); ask for less.", _EXIT_INTERNAL)
+        return _complain(f"this machine has too little memory ({error or 'out of memory'}); ask for less.", ExitCode.TOOL)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         what = f"{type(error).__name__}: {error}"
-        return _complain(f"a defect of stormgate itself ({what}); set {DEBUG_VARIABLE}=1 to see where.", _EXIT_INTERNAL)
-    return _complain("interrupted.", _EXIT_INTERNAL) if code == _TYPER_INTERRUPTED else code
+        return _complain(f"a defect of stormgate itself ({what}); set {DEBUG_VARIABLE}=1 to see where.", ExitCode.TOOL)
+    return _complain("interrupted.", ExitCode.TOOL) if code == _TYPER_INTERRUPTED else code
 
 
 def _sentence(error: typer.TyperException) -> str:

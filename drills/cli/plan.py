@@ -8,13 +8,13 @@ import typer
 
 from drills.cli import output
 from drills.cli.options import RESULTS, AsJson, Out, Target, Targets, Thresholds
+from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from drills.planning.search import Searched
     from drills.planning.sweeps import Execute, Swept
     from sim.calibration.agreement import Fit
 
-_INCONCLUSIVE = 2
 
 plan_app = typer.Typer(
     help="""Plan capacity by simulation.
@@ -49,7 +49,7 @@ def plan_sweep(
     plan = sweeps.load(file)
     if dry_run:
         _print_points(designs.points(plan), plan.sweep.replications, as_json)
-        raise typer.Exit(_INCONCLUSIVE)
+        raise typer.Exit(ExitCode.INCONCLUSIVE)
     swept = sweeps.sweep(plan, out, _execute(plan.sweep.name, workers, scheduler), Gates(thresholds))
     plan_report.write(swept)
     _print_swept(swept, as_json)
@@ -165,7 +165,7 @@ def _print_swept(swept: "Swept", as_json: bool) -> None:
         where = f"tables and figures: {swept.folder} (± is half of the 95 % interval)"
         _print_table(heads, body, swept.plan.sweep.question, where)
     if not any(row.metrics for rows in swept.rows.values() for row in rows):
-        raise typer.Exit(_INCONCLUSIVE)
+        raise typer.Exit(ExitCode.INCONCLUSIVE)
 
 
 def _print_searched(searched: "Searched", as_json: bool) -> None:
@@ -178,7 +178,7 @@ def _print_searched(searched: "Searched", as_json: bool) -> None:
         heads = [searched.find.key, "gates", "replications", "why"]
         where = f"tables and figures: {searched.folder}"
         _print_table(heads, search.lines(searched), searched.sentence, searched.confidence, where)
-    raise typer.Exit({"green": 0, "red": 1}.get(searched.found.word, _INCONCLUSIVE))
+    raise typer.Exit({"green": ExitCode.GO, "red": ExitCode.NO_GO}.get(searched.found.word, ExitCode.INCONCLUSIVE))
 
 
 def _print_table(heads: list[str], body: list[list[str]], *sentences: str) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sim.base.clocks import Clock
 
 rollback_app = typer.Typer(help="Rehearse the rollback.", no_args_is_help=True)
-_EXIT_CODES = {"pass": 0, "fail": 1, "error": 4, "not_run": 2}
 _SHOWN = ("control", "runtime", "publishes", "connects", "taken", "in_cohort", "keys")  # in the table
 _LOG = "runtime.log"  # of an embedded mock
 
@@ -40,6 +39,7 @@ def rehearse(
     The steps: traffic to the last known good revisions, the throttle, the client cohort, recovery. An observation must confirm
     each of them. On a target the steps are the operators' own commands, from [targets.NAME.rollback].
     """
+    from drills.judging.checks.verdicts import State, exit_code
     from drills.rollout.rollback import rehearsal
     from drills.rollout.setup import stage_target
     from sim.base.clocks import SystemClock
@@ -56,7 +56,7 @@ def rehearse(
         output.json_object(done)
     else:
         _print(done, folder)
-    raise typer.Exit(_EXIT_CODES[done.state])
+    raise typer.Exit(exit_code(State(done.state)))
 
 
 def _new_folder(out: Path, rollout: str, clock: "Clock") -> Path:

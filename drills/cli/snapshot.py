@@ -11,6 +11,7 @@ import typer
 from drills.cli import output
 from drills.cli.options import RESULTS, AsJson, Target, Targets
 from sim.base.errors import TargetError, UsageError
+from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from drills.rollout.setup.records import Snapshot
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from sim.engines.shared.endpoints import Endpoints
 
 _MIN_EVERY_S = 1.0  # [ours] more often, an endpoint that counts in whole seconds would look frozen
-_GO, _INCONCLUSIVE = 0, 2
 
 
 def snapshot(
@@ -58,7 +58,7 @@ def snapshot(
     if not any(each.status is not None for each in taken):
         places = " nor at ".join(dict.fromkeys((found.endpoints.runtime_url, found.endpoints.control_url)))
         raise TargetError(f"nothing answers at {places}; start it there, or correct this target's addresses.")
-    raise typer.Exit(_GO if all(each.ok for each in taken) else _INCONCLUSIVE)
+    raise typer.Exit(ExitCode.GO if all(each.ok for each in taken) else ExitCode.INCONCLUSIVE)
 
 
 def _sample(found: "StageTarget", folder: Path, every: float | None, seconds: float | None) -> "list[Snapshot]":

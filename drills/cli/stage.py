@@ -9,12 +9,12 @@ import typer
 from drills.cli import output
 from drills.cli.options import RESULTS, AsJson, DryRun, Out, Rollout, Target, Targets, Thresholds
 from sim.base.errors import StormgateError, UsageError
+from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from drills.rollout.hold.stage_run import Asked
     from drills.rollout.setup.records import StageReport
 
-_EXIT_INCONCLUSIVE, _EXIT_INTERNAL = 2, 4
 
 stage_app = typer.Typer(help="Take a rollout through its stages.", no_args_is_help=True)
 
@@ -175,7 +175,7 @@ def verify(run_dir: Dir, as_json: AsJson = False) -> None:
         signed = f"signed by {found.signed_by}" if found.signed_by else "not signed"
         holds = f"all {found.files} files are unchanged" if found.holds else f"{len(found.troubles)} problems"
         output.lines(f"{found.run_id}: {holds}; {found.decision.replace('_', '-')}, {signed}")
-    raise typer.Exit(0 if found.holds else _EXIT_INTERNAL)
+    raise typer.Exit(ExitCode.GO if found.holds else ExitCode.TOOL)
 
 
 def _asked(
@@ -206,7 +206,7 @@ def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
 
     if dry_run:
         stage_words.show(asked, out())
-        raise typer.Exit(_EXIT_INCONCLUSIVE)
+        raise typer.Exit(ExitCode.INCONCLUSIVE)
     try:
         run_dir, report = stage_run.run(asked, SystemClock(), lambda text: err().print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:

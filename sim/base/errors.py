@@ -4,23 +4,25 @@ Every message is one sentence that says what, where and what to do. The command 
 leaves with `exit_code`; nothing below `drills.cli.main` ever prints or exits.
 """
 
+from sim.base.exit_codes import ExitCode
+
 
 class StormgateError(Exception):
     """Base of all errors this project raises on purpose."""
 
-    exit_code = 4
+    exit_code: ExitCode = ExitCode.TOOL
 
 
 class UsageError(StormgateError):
     """The user asked for something that cannot be: a bad file, flag, name or combination."""
 
-    exit_code = 3
+    exit_code = ExitCode.USAGE
 
 
 class TargetError(StormgateError):
     """The named target is not there, or does not speak the sync lane's protocol."""
 
-    exit_code = 3
+    exit_code = ExitCode.USAGE
 
 
 class PeerError(StormgateError):

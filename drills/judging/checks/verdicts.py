@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
 
 from sim.analysis.invariants import Violation
 from sim.analysis.metrics import Metric
 from sim.analysis.server_metrics import ServerMetric
+from sim.base.exit_codes import ExitCode
 from sim.record.predictions import Prediction
 
 
@@ -28,8 +30,28 @@ class State(StrEnum):
 
 GRAVEST_FIRST = (State.FAIL, State.ERROR, State.NOT_RUN, State.NO_DATA, State.INCONCLUSIVE, State.PASS)
 _GRAVITY = (State.FAIL, State.ERROR)
-_EXIT_CODES = {State.PASS: 0, State.FAIL: 1, State.ERROR: 4, State.INCONCLUSIVE: 2}
-_REASONS = {State.FAIL: "breach", State.ERROR: "error", State.INCONCLUSIVE: "insufficient_evidence", State.PASS: ""}
+Reason = Literal["", "breach", "insufficient_evidence", "error", "expired"]
+"""Why a decision is no go; empty for a go. Only a stage can expire."""
+_REASONS: Mapping[State, Reason] = {
+    State.PASS: "",
+    State.FAIL: "breach",
+    State.ERROR: "error",
+    State.INCONCLUSIVE: "insufficient_evidence",
+    State.NO_DATA: "insufficient_evidence",
+    State.NOT_RUN: "insufficient_evidence",
+}
+EXIT_CODES: Mapping[Reason, ExitCode] = {
+    "": ExitCode.GO,
+    "breach": ExitCode.NO_GO,
+    "expired": ExitCode.NO_GO,
+    "insufficient_evidence": ExitCode.INCONCLUSIVE,
+    "error": ExitCode.TOOL,
+}
+
+
+def exit_code(state: State) -> ExitCode:
+    """The exit code of a command whose answer is this state."""
+    return EXIT_CODES[_REASONS[state]]
 
 
 def worst(states: Iterable[State]) -> State:
@@ -159,7 +181,7 @@ class RunVerdict:
         return "go" if self.status is State.PASS else "no_go"
 
     @property
-    def decision_reason(self) -> str:
+    def decision_reason(self) -> Reason:
         """Why not: breach, error or insufficient_evidence; empty for a go."""
         return _REASONS[self.status]
 
@@ -169,6 +191,6 @@ class RunVerdict:
         return sum(drill.status is not State.PASS for drill in self.drills)
 
     @property
-    def exit_code(self) -> int:
-        """0 pass, 1 a failure, 2 inconclusive or no data, 4 the tool or the drill itself failed."""
-        return _EXIT_CODES[self.status]
+    def exit_code(self) -> ExitCode:
+        """The exit code of a command that ends with this verdict."""
+        return EXIT_CODES[self.decision_reason]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from drills.judging.checks.verdicts import GRAVEST_FIRST, State
+from drills.judging.checks.verdicts import EXIT_CODES, GRAVEST_FIRST, State
 from drills.reports import report as words
 from drills.rollout.setup.records import Change, Evidence, Gate, GateCheck, StagePlan, StageReport
+from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     import jinja2
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from drills.rollout.report.figures import Drawn
 
 _MAX_WHY = 6  # sentences that a reader gets first
-_EXIT_CODES = {"": 0, "breach": 1, "error": 4, "insufficient_evidence": 2, "expired": 1}
 
 
 def headline(report: StageReport) -> str:
@@ -33,9 +33,9 @@ def about(plan: StagePlan) -> str:
     return f"target {plan.target}, {plan.target_kind}"
 
 
-def exit_code(report: StageReport) -> int:
+def exit_code(report: StageReport) -> ExitCode:
     """0 go, 1 a failure or a proof that is too old, 2 cannot tell, 4 the tool or the evidence failed."""
-    return _EXIT_CODES[report.reason]
+    return EXIT_CODES[report.reason]
 
 
 def markdown(report: StageReport) -> str:

@@ -24,6 +24,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from drills.judging.checks.registry import Origin as Origin
+from drills.judging.checks.verdicts import Reason as Reason
 from sim.drill.target_rules import TargetKind
 
 SCHEMA = 1
@@ -42,9 +44,7 @@ BLOCKERS, JUNIT, SIGNOFF, WAIVERS = "blockers.json", "junit.xml", "signoff.json"
 
 Stage = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}[a-z]?$")]  # such as 0, 1, 3a
 Phase = Literal["baseline", "hold", "drills", "rollback", "other"]
-Origin = Literal["server", "client", "synthetic"]
 Decision = Literal["go", "no_go"]
-Reason = Literal["", "breach", "insufficient_evidence", "error", "expired"]
 PRECONDITION_NAMES = (
     *("observability_tests", "retired_route_guard", "token_issuance", "builds_deployed"),
     "rollback_revisions",

@@ -10,9 +10,8 @@ from drills.judging.checks.verdicts import RunVerdict, State
 from drills.judging.gates import GENERATOR
 from locustfiles.load.run.options import Plan
 from sim.base.errors import UsageError
+from sim.base.exit_codes import ExitCode
 from sim.drill import model as drills
-
-_GO, _INCONCLUSIVE, _EXIT_INTERNAL = 0, 2, 4
 
 
 def add_to(parser: Any) -> None:
@@ -26,7 +25,7 @@ class Step:
     """One judged run of a ramp."""
 
     clients: int
-    exit_code: int
+    exit_code: ExitCode
     run_id: str
     saturated: bool  # the load generator could not keep up, so the run does not measure the service
 
@@ -47,7 +46,7 @@ class CapacityRamp:
         checks = [check for drill in verdict.drills for check in drill.checks]
         saturated = any(check.name == GENERATOR and check.state is State.ERROR for check in checks)
         self.steps.append(Step(clients, verdict.exit_code, verdict.run_id, saturated))
-        if verdict.exit_code != _GO or clients >= self._max_clients:
+        if verdict.exit_code != ExitCode.GO or clients >= self._max_clients:
             return None
         fleet = msgspec.structs.replace(
             plan.drill.fleet, clients=min(max(round(clients * self._growth), clients + 1), self._max_clients)
@@ -59,17 +58,17 @@ class CapacityRamp:
     @property
     def last_green(self) -> Step | None:
         """The largest run whose gates were all green."""
-        return next((step for step in reversed(self.steps) if step.exit_code == _GO), None)
+        return next((step for step in reversed(self.steps) if step.exit_code == ExitCode.GO), None)
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """Go if the limit lies between two loads, inconclusive if it was not reached, else the code of the failed run."""
         if not self.steps:
-            return _EXIT_INTERNAL
+            return ExitCode.TOOL
         last = self.steps[-1]
-        if last.exit_code == _GO:
-            return _INCONCLUSIVE
-        return _GO if self.last_green is not None and last.exit_code == 1 else last.exit_code
+        if last.exit_code == ExitCode.GO:
+            return ExitCode.INCONCLUSIVE
+        return ExitCode.GO if self.last_green is not None and last.exit_code == ExitCode.NO_GO else last.exit_code
 
     def in_words(self) -> str:
         """Return one sentence on how many clients the service took so far."""
@@ -77,8 +76,8 @@ class CapacityRamp:
         if last is None:
             return "nothing was judged"
         so_far = f"green up to {green.clients} clients ({green.run_id})" if green else "no load was green"
-        if last.exit_code == _GO:
+        if last.exit_code == ExitCode.GO:
             return f"{so_far}; the limit was not reached, raise --max-clients"
-        why = {1: "red", 2: "not decided"}.get(last.exit_code, "not measured")
+        why = {ExitCode.NO_GO: "red", ExitCode.INCONCLUSIVE: "not decided"}.get(last.exit_code, "not measured")
         whose = " because the load generator was saturated: this is its limit, not the service's" if last.saturated else ""
         return f"{so_far}; {last.clients} clients were {why}{whose} ({last.run_id})"

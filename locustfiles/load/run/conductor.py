@@ -21,9 +21,9 @@ from locustfiles.load.workers.messages import AnyFromWorker, Channel
 from locustfiles.load.workers.remote import Send, no_workers_to_tell
 from locustfiles.load.workers.worker import Worker
 from sim.base.errors import StormgateError, UsageError
+from sim.base.exit_codes import ExitCode
 
 log = logging.getLogger("stormgate")
-_EXIT_INTERNAL = 4
 _NO_RUN = "no run is active; start one first."
 
 
@@ -115,7 +115,7 @@ class Conductor(Users):
     def _begin(self) -> bool:
         """Start the run, or the first run of a ramp, that the options describe."""
         self.capacity_ramp, self.refusal = None, ""
-        self._environment.process_exit_code = _EXIT_INTERNAL  # until a verdict exists
+        self._environment.process_exit_code = ExitCode.TOOL  # until a verdict exists
         options = self._environment.parsed_options
         try:
             self.capacity_ramp = CapacityRamp(options) if self.ramps else None
@@ -137,7 +137,7 @@ class Conductor(Users):
     def _begin_run(self, plan: Plan) -> bool:
         """Start a run; returns False, with the reason logged, if it cannot start."""
         before, self.run, self.folder, self.verdict, self.is_over = self.run, None, None, None, False
-        self._environment.process_exit_code = _EXIT_INTERNAL
+        self._environment.process_exit_code = ExitCode.TOOL
         self._clients.clear()
         try:
             self._prepare(plan)
@@ -146,7 +146,7 @@ class Conductor(Users):
             self._abandon(str(error))
             return False
         except Exception as error:  # otherwise Locust would wait for this test forever
-            self._fail(f"a defect of stormgate itself ({type(error).__name__}: {error}).", _EXIT_INTERNAL)
+            self._fail(f"a defect of stormgate itself ({type(error).__name__}: {error}).", ExitCode.TOOL)
             self._abandon(self.refusal)
             return False
         except BaseException:  # the test was stopped
@@ -199,7 +199,7 @@ class Conductor(Users):
         except StormgateError as error:
             self._fail(str(error), error.exit_code)
         except Exception as error:
-            self._fail(f"a defect of stormgate itself ({type(error).__name__}: {error}).", _EXIT_INTERNAL)
+            self._fail(f"a defect of stormgate itself ({type(error).__name__}: {error}).", ExitCode.TOOL)
         else:
             self._environment.process_exit_code = verdict.exit_code
             self.verdict = verdict

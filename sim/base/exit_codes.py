@@ -1,0 +1,27 @@
+"""The exit codes of every command, and what they mean."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    GO = 0
+    NO_GO = 1
+    INCONCLUSIVE = 2
+    USAGE = 3
+    TOOL = 4
+
+    @property
+    def meaning(self) -> str:
+        """One phrase for people."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.GO: "go: every check passed, or the command did what it was asked to do",
+    ExitCode.NO_GO: "no-go: a check failed or an invariant was violated",
+    ExitCode.INCONCLUSIVE: "inconclusive: too little data to decide, or a dry run",
+    ExitCode.USAGE: "wrong usage, configuration or target; nothing was started",
+    ExitCode.TOOL: "stormgate, the load generator or the evidence failed",
+}
