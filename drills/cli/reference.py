@@ -4,6 +4,7 @@
 """
 
 import ast
+import html
 import inspect
 import io
 import tokenize
@@ -83,11 +84,11 @@ def _table(heads: Sequence[str], rows: Rows) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "&#124;")
 
 
 def _code(value: object) -> str:
-    return f"`{value}`"
+    return f"<code>{html.escape(str(value))}</code>" if "|" in str(value) else f"`{value}`"
 
 
 def _sentence(text: str) -> str:
@@ -267,17 +268,14 @@ def _faults() -> Iterator[str]:
 
 def _checks() -> Iterator[str]:
     limits = gates.load_thresholds(thresholds.DEFAULT_PATH)
-    names = explain.names()
-    for gate in dict.fromkeys(name.partition(".")[0] for name in names):
-        yield from (f"## {gate}", "")
-        for name in names:
-            if name.partition(".")[0] == gate:
-                yield from (f"### {name}", *_check(explain.lines(name, limits)), "")
-
-
-def _check(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
-    for heading, text in lines:
-        yield from (f"- **{heading}**: {text}",) if heading else ("", f"{text}:", "")
+    checks = {name: list(explain.lines(name, limits)) for name in explain.names()}
+    passes = ((name, dict(reversed(lines))["passes"]) for name, lines in checks.items())
+    yield from _table(("check", "passes"), ((f"[`{name}`](#{name.replace('.', '')})", text) for name, text in passes))
+    for name, lines in checks.items():
+        yield from (f"## {name}", "")
+        for heading, text in lines:
+            yield from (f"- **{heading}**: {text}",) if heading else ("", f"{_sentence(text.removeprefix(f'{name}, '))}", "")
+        yield ""
 
 
 def _targets_file() -> Iterator[str]:

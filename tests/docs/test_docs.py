@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from drills.cli import docs_check, reference
+from sim.analysis.invariants import INVARIANTS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -42,6 +43,11 @@ def test_dead_links_and_pages_outside_the_navigation_are_refused(tmp_path: Path)
     built = build(tmp_path / "mkdocs.yml", tmp_path / "site")
     assert built.returncode != 0
     assert [words for words in ("nowhere.md", "no-such-term", "left-out.md") if words not in built.stderr] == []
+
+
+def test_every_invariant_is_explained():
+    page = (DOCS / "explanation" / "verdicts.md").read_text().partition("## Invariants")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)`", page, re.MULTILINE) == list(INVARIANTS)
 
 
 def test_reference_pages_are_up_to_date():
