@@ -64,7 +64,7 @@ MAY_WAIT = ("sim.engines.shared.fetch",)
 # What load tests need of the operators' side: a run's folder and its verdict.
 FOR_LOCUST = (
     *("sim.engines.shared", "sim.engines.greenlets", "drills.judging", "drills.reports.report"),
-    *(f"drills.runs.{name}" for name in ("leftovers", "results", "targets")),
+    *(f"drills.runs.{name}" for name in ("catalog", "leftovers", "results", "targets")),
 )
 RUNNING = ("sim.mock", "sim.engines")  # packages that judging and drawing must do without
 JUDGING = ("sim.analysis", "sim.plots")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drills import CATALOG, EXAMPLES
 from drills.cli import output
 from drills.cli.options import RESULTS, AsJson, Defect, DryRun, Junit, Out, Set, Target, Targets, Thresholds
+from drills.runs import catalog
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
 
@@ -44,11 +44,11 @@ def drill_list() -> None:
     from drills.runs import variants
     from sim.drill import model as drills
 
-    rows = [("drill", "set", "time", "question")]
-    for name, path in _every_drill().items():
+    rows, examples = [("drill", "set", "time", "question")], catalog.examples()
+    for name, path in catalog.by_name().items():
         drill = drills.load(path)
         real_runs = sum(variant.engine == "sockets" for variant in variants.variants_of(drill)) or 1
-        which = "quick" if drill.quick else "example" if name in _examples() else ""
+        which = "quick" if drill.quick else "example" if name in examples else ""
         rows.append((drill.name, which, f"{real_runs * drills.expected_duration_s(drill):.0f} s", drill.summary))
     width = max(len(row[0]) for row in rows)
     output.cropped(*(f"{name:<{width}}  {which:<7} {time:>7}  {question}" for name, which, time, question in rows))
@@ -61,7 +61,7 @@ def drill_show(name: Name, thresholds: Thresholds = None, overrides: Set = None)
 
     from sim.drill import model as drills
 
-    drill = drills.load(_path_of(name, _every_drill()), tuple(overrides or ()))
+    drill = drills.load(catalog.path_of(name), tuple(overrides or ()))
     heads = (Column(no_wrap=True, style="bold"), Column(overflow="fold"))
     output.table(heads, _shown(drill, thresholds), show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
@@ -199,38 +199,18 @@ def _words(value: object) -> str:
 # --- choosing drills --------------------------------------------------------------------------------
 
 
-def _examples() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(EXAMPLES.glob("*.toml"))}
-
-
-def _catalogue() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(CATALOG.glob("*.toml"))}
-
-
-def _every_drill() -> dict[str, Path]:
-    return _catalogue() | _examples()
-
-
 def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
     """The drills that were asked for. Raises `UsageError`."""
     from sim.drill import model as drills
 
-    catalogue = _catalogue()
+    catalogue = catalog.catalogue()
     if bool(names) + every + quick > 1:
         raise UsageError("give drill names, --quick or --all, not two of them.")
     if not every and not quick and not names:
         raise UsageError(f"name a drill, or use --quick or --all; there are: {', '.join(catalogue)}.")
-    paths = [_path_of(name, _every_drill()) for name in names] or list(catalogue.values())
+    paths = [catalog.path_of(name) for name in names] or list(catalogue.values())
     loaded = [drills.load(path, overrides) for path in paths]
     return tuple(drill for drill in loaded if drill.quick or not quick)
-
-
-def _path_of(name: str, known: dict[str, Path]) -> Path:
-    if name.endswith(".toml"):
-        return Path(name)
-    if name not in known:
-        raise UsageError(f"there is no drill '{name}'; there are: {', '.join(known)}, or give a .toml file.")
-    return known[name]
 
 
 def _fit(chosen: "tuple[Drill, ...]", engine: str | None, replications: int, by_name: bool) -> "tuple[Drill, ...]":

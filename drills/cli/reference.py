@@ -18,13 +18,12 @@ import typer
 from msgspec import NODEFAULT
 from msgspec import inspect as types
 
-from drills import CATALOG, EXAMPLES
 from drills.cli.main import app
 from drills.judging import gates
 from drills.judging.checks import thresholds
 from drills.rollout.report import explain
 from drills.rollout.setup import stages
-from drills.runs import target_file
+from drills.runs import catalog, target_file
 from sim.base.atomic_files import write_whole
 from sim.drill import model, system_model, target_rules
 from sim.drill.fault_kinds import AnyFault
@@ -221,8 +220,8 @@ def _parameter(param: Any) -> tuple[str, str, str]:
 
 
 def _drills() -> Iterator[str]:
-    for title, folder in (("Catalogue", CATALOG), ("Examples, which `--all` leaves out", EXAMPLES)):
-        rows = (_drill(model.load(path)) for path in sorted(folder.glob("*.toml")))
+    for title, found in (("Catalogue", catalog.catalogue()), ("Examples, which `--all` leaves out", catalog.examples())):
+        rows = (_drill(model.load(path)) for path in found.values())
         yield from (f"## {title}", "", *_table(("drill", "question", "faults", "checks", "engines"), rows))
 
 

@@ -19,11 +19,11 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from drills import CATALOG, EXAMPLES
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import DrillVerdict
 from drills.planning.gates import Gates, judging_code
 from drills.reports.terminal import Progress, Several
+from drills.runs import catalog
 from sim.base.errors import EvidenceError, StorageError, StormgateError, UsageError
 from sim.base.ownership import Mark, is_left_over, remove_leftovers
 from sim.base.process_pool import INTERRUPTED
@@ -73,14 +73,9 @@ class Kept(msgspec.Struct, frozen=True):
     code: str  # a digest of what simulates and judges: rows of other code are not believed
 
 
-def drills_by_name() -> dict[str, Path]:
-    """The drills that a sweep file can name: the catalogue's and the examples."""
-    return {path.stem: path for folder in (CATALOG, EXAMPLES) for path in sorted(folder.glob("*.toml"))}
-
-
 def load(path: Path) -> Plan:
     """Read a sweep file. Raises `UsageError`."""
-    return sweeps.load(path, drills_by_name())
+    return sweeps.load(path, catalog.by_name())
 
 
 def on_all_cores(name: str, workers: int | None = None) -> Execute:

@@ -25,13 +25,12 @@ from pathlib import Path
 
 import msgspec
 
-from drills import CATALOG
 from drills.judging import gates
 from drills.judging import replications as combined
 from drills.judging.checks.thresholds import DEFAULT_PATH, Thresholds
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict
 from drills.reports import report
-from drills.runs import variants
+from drills.runs import catalog, variants
 from drills.runs.evidence import recorded as recorded
 from drills.runs.evidence import recorded_of, salvage
 from drills.runs.intent import DRILL_NAME as DRILL_NAME
@@ -346,8 +345,8 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
 
 def _as_shipped(planned: PlannedDrill) -> bool:
     """False for a drill of the catalogue with other settings; drills of other names are their operators' own."""
-    path = CATALOG / f"{planned.name}.toml"
-    return not path.exists() or load_drill(path).digest() == planned.sha256
+    path = catalog.catalogue().get(planned.name)
+    return path is None or load_drill(path).digest() == planned.sha256
 
 
 def _evidence(name: str) -> str:

@@ -9,8 +9,8 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from drills.runs import catalog
 from locustfiles.load.clients.recording import LiveMetrics
-from locustfiles.load.run import options
 from locustfiles.load.workers import messages, workers
 from locustfiles.load.workers.clocks import SharedClock
 from locustfiles.load.workers.messages import Channel, ToWorker
@@ -24,7 +24,7 @@ from sim.engines.shared.stop_conditions import CountingRecorder
 from sim.record.parquet import Chunk
 
 NAN = float("nan")
-STORM = drills.load(options.CATALOG / "reconnect_storm.toml")
+STORM = drills.load(catalog.path_of("reconnect_storm"))
 READY = messages.Ready("here", 7, workers.version("stormgate"), 0.0, 0.2)
 
 

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
+from drills.runs import catalog
 from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.clients.user_roster import Run, Users
 from locustfiles.load.run import options, storm_patterns, target_monitor, verdict
@@ -45,7 +46,7 @@ def asked(drill: str = "reconnect_storm", **fields: object) -> argparse.Namespac
 def test_fields_left_alone_are_the_drill_as_it_is():
     asked_for = options.plan_of(asked())
     assert (asked_for.drill.fleet.clients, asked_for.target, asked_for.seed) == (300, ("embedded mock", "mock"), 1)
-    assert options.plan_of(asked()).drill.digest() == options.drills.load(options.CATALOG / "reconnect_storm.toml").digest()
+    assert options.plan_of(asked()).drill.digest() == options.drills.load(catalog.path_of("reconnect_storm")).digest()
 
 
 def test_fields_change_the_drill():

@@ -15,7 +15,7 @@ from drills.rollout.report import junit, stage_files, stage_report
 from drills.rollout.setup import records, stages
 from drills.rollout.setup.records import Gate, Snapshot, StageReport
 from drills.rollout.verdict import blockers, comparison, judging, stage_drills, window
-from drills.runs import results
+from drills.runs import catalog, results
 from tests.browsers import chromium
 from tests.commands import stormgate_here
 from tests.rollout.test_judging import judge_once
@@ -161,7 +161,7 @@ def test_everything_that_can_stand_in_the_way_has_its_cause(rollout: tuple[Folde
     assert set(table.checks) == asked
     assert set(table.requirements) == parts
     assert set(table.states) == set(State)
-    known = {path.stem for path in results.CATALOG.glob("*.toml")} | {"observation"}
+    known = catalog.catalogue().keys() | {"observation"}
     for cause in (*table.checks.values(), *table.requirements.values()):
         named = re.findall(r"drill run ([a-z_ ]+)", cause.retest)
         assert {drill for names in named for drill in names.split()} <= known

@@ -24,7 +24,7 @@ from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import CanaryCheckDone, DrillDone, Phase, Revisions
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import CanaryChecks
-from drills.runs import results
+from drills.runs import catalog, results
 from sim.base import atomic_files
 from sim.base.clocks import Clock, SystemClock, iso
 from sim.base.errors import StorageError, StormgateError, UsageError
@@ -76,7 +76,7 @@ def load(watching: CanaryChecks, beside: Path, kind: str, interval_s: float, sid
 
     `sides`: how many targets are watched in turns, each so often.
     """
-    path = drill_runs.path_of(watching.drill, beside)
+    path = catalog.path_of(watching.drill, beside)
     drill = drill_file.load(path, watching.set)
     if drill.faults or drill.expect.negative_clients:
         raise UsageError(f"{path}: has faults or probes, and a watch breaks nothing; expected one such as 'observation'.")
@@ -132,7 +132,7 @@ class Watcher:
         control: StageTarget | None = None,
     ) -> None:
         self._watching, self._folder, self._clock, self._builds = watching, folder, clock, builds
-        self._path = drill_runs.path_of(watching.drill, beside)
+        self._path = catalog.path_of(watching.drill, beside)
         self._start: Start = Child if isinstance(clock, SystemClock) else within
         self._sides = [Side(target), *([Side(control, records.CONTROL_LIST, records.CONTROL)] if control else [])]
         self._turn: _Turn | None = None

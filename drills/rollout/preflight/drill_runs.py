@@ -12,7 +12,6 @@ from typing import IO
 
 import msgspec
 
-from drills import CATALOG, EXAMPLES
 from drills.judging import gates
 from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import State
@@ -24,7 +23,7 @@ from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import DrillDone
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import EVERY_DRILL
-from drills.runs import variants
+from drills.runs import catalog, variants
 from sim.base.errors import StorageError, UsageError
 from sim.drill import model as drill_file
 from sim.drill.model import Drill, expected_duration_s
@@ -95,7 +94,7 @@ def chosen(names: Iterable[str], beside: Path, kind: str) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for name in names:
-        paths = sorted(CATALOG.glob("*.toml")) if name == EVERY_DRILL else [path_of(name, beside)]
+        paths = catalog.catalogue().values() if name == EVERY_DRILL else (catalog.path_of(name, beside),)
         for path in paths:
             drill = drill_file.load(path)
             if name == EVERY_DRILL and kind != "mock" and _needs_own_runtime(drill):
@@ -106,16 +105,6 @@ def chosen(names: Iterable[str], beside: Path, kind: str) -> dict[str, Path]:
     return found
 
 
-def path_of(name: str, beside: Path) -> Path:
-    """A drill's file: of the catalogue or the examples by name, else a file, sought beside the stages' own."""
-    if name.endswith(".toml"):
-        return beside / name
-    for folder in (CATALOG, EXAMPLES):
-        if (path := folder / f"{name}.toml").exists():
-            return path
-    raise UsageError(f"there is no drill '{name}'; expected a name of the catalogue, a .toml file, or '{EVERY_DRILL}'.")
-
-
 def _needs_own_runtime(drill: Drill) -> bool:
     usual = RuntimeSettings()
     own = [key for key in usual.__struct_fields__ if key.startswith("token_")]
@@ -124,7 +113,7 @@ def _needs_own_runtime(drill: Drill) -> bool:
 
 def left_out(names: Iterable[str]) -> tuple[str, ...]:
     """Drills of the catalogue that are not among these."""
-    return tuple(sorted({path.stem for path in CATALOG.glob("*.toml")} - set(names)))
+    return tuple(sorted(catalog.catalogue().keys() - set(names)))
 
 
 def require_judged(drills: Iterable[Path], thresholds: Thresholds) -> None:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drills import CATALOG, EXAMPLES
 from drills.judging import gates
 from drills.judging.checks.thresholds import DEFAULT_PATH
-from drills.runs import targets
+from drills.runs import catalog, targets
 from locustfiles.load.clients.client_pool import CLIENT_FAULTS
 from locustfiles.load.run import faults, storm_patterns
 from sim.base.config import to_struct
@@ -44,12 +43,12 @@ class Plan:
 def possible_drills() -> list[str]:
     """Return the names of the drills that a load test can run."""
     found = []
-    for path in sorted((*CATALOG.glob("*.toml"), *EXAMPLES.glob("*.toml"))):
+    for name, path in sorted(catalog.by_name().items()):
         try:
             faults.require_possible(drills.load(path))
         except UsageError:
             continue
-        found.append(path.stem)
+        found.append(name)
     return found
 
 
@@ -135,13 +134,8 @@ def _switches(options: argparse.Namespace) -> Switches:
     return to_struct({"defects": list(options.defect), "seed": options.seed}, Switches, "--defect")
 
 
-def path_of(drill: str) -> Path:
-    """Return the file of one of `possible_drills`."""
-    return next(path for path in (CATALOG / f"{drill}.toml", EXAMPLES / f"{drill}.toml") if path.exists())
-
-
 def _drill(options: argparse.Namespace) -> Drill:
-    path = path_of(options.drill)
+    path = catalog.path_of(options.drill)
     drill = drills.load(path, (*options.set, *_changes(options, drills.load(path))))  # the form takes precedence
     return storm_patterns.with_pattern(drill, options.pattern, options.share_dropped or 1.0)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from drills.runs import catalog
 from locustfiles.load.run import options
 from locustfiles.load.run.capacity_ramp import CapacityRamp
 from sim.base.errors import StormgateError, UsageError
@@ -106,7 +107,7 @@ def _field(name: str, label: str, unit: str, argument: Mapping[str, Any]) -> Fie
 
 
 def _drill(name: str) -> DrillShown:
-    drill = drills.load(options.path_of(name))
+    drill = drills.load(catalog.path_of(name))
     share = next((fault.share for fault in drill.faults if isinstance(fault, DropSockets)), None)
     has: dict[str, object] = {
         "clients": drill.fleet.clients,

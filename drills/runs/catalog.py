@@ -1,0 +1,35 @@
+"""The look-up of drills: those of the catalogue and the examples by name, any other by its file."""
+
+from pathlib import Path
+
+from drills import CATALOG, EXAMPLES
+from sim.base.errors import UsageError
+
+
+def catalogue() -> dict[str, Path]:
+    """The drills that this version ships, by name."""
+    return _in(CATALOG)
+
+
+def examples() -> dict[str, Path]:
+    """Drills that run by name only, by name."""
+    return _in(EXAMPLES)
+
+
+def by_name() -> dict[str, Path]:
+    """All drills that have a name: the catalogue, then the examples."""
+    return catalogue() | examples()
+
+
+def path_of(name: str, beside: Path = Path()) -> Path:
+    """The file of a drill; a `.toml` file is relative to `beside`. Raises `UsageError` for an unknown name."""
+    if name.endswith(".toml"):
+        return beside / name
+    known = by_name()
+    if name not in known:
+        raise UsageError(f"there is no drill '{name}'; there are: {', '.join(known)}, or give a .toml file.")
+    return known[name]
+
+
+def _in(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
