@@ -20,7 +20,7 @@ from sim.drill.model import Drill, Load, Phases
 from sim.drill.schedule import PlannedFault
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.publishing import DueEvent
+from sim.engines.shared.publishing import Try
 from sim.engines.shared.service_api import Answer, PublishedEvent, PublishFailedError, Request
 from sim.engines.sockets import engine
 from sim.engines.sockets.faults import FaultActions
@@ -111,10 +111,10 @@ def test_a_sampler_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_publisher_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish = Publisher._publish
 
-    def fails(self: Publisher, event: DueEvent) -> Coroutine[Any, Any, None]:
-        if int(event.key.rpartition("-")[2]) > 10:
+    def fails(self: Publisher, due: Try) -> Coroutine[Any, Any, None]:
+        if int(due.event.key.rpartition("-")[2]) > 10:
             raise LookupError("the publisher died")
-        return publish(self, event)
+        return publish(self, due)
 
     monkeypatch.setattr(Publisher, "_publish", fails)
     with pytest.raises(LookupError, match="the publisher died"):

@@ -16,7 +16,7 @@ from locustfiles.load.clients.recording import LiveMetrics, Report
 from locustfiles.load.run import target_monitor
 from locustfiles.load.run.faults import Storms
 from locustfiles.load.run.options import Plan
-from locustfiles.load.run.publisher import EventPublisher, WatchedPublished
+from locustfiles.load.run.publisher import LivePublishing, Publisher
 from locustfiles.load.workers.messages import AnyFromWorker
 from locustfiles.load.workers.remote import NoWorkers, Send, no_workers_to_tell
 from locustfiles.load.workers.workers import Workers
@@ -96,8 +96,8 @@ class DrillRun:
         load = self.plan.drill.load
         runs = [self._endpoints.ask(service_api.create_run, f"stormgate-{number}") for number in range(load.run_streams)]
         self._streams = streams_of(runs, load.worker_events)
-        self._book = WatchedPublished(self._streams, load.payload_bytes, self.clock, self._recorder, self.live, self._others)
-        self.publisher = EventPublisher(self._endpoints, self._book, load.events_per_s, self.clock, self._guard.events)
+        self._publishing = LivePublishing(self._streams, load, self._recorder, self.clock.began, self.live, self._others)
+        self.publisher = Publisher(self._endpoints, self._publishing, self.clock, self._guard.events)
         topics = [stream.topic for stream in self._streams]
         self._client_pool = ClientPool(
             self.plan.drill,
@@ -284,7 +284,7 @@ class DrillRun:
     def _unready_reason(self) -> str:
         if (there := self._client_pool.there + self._others.there) < (wanted := self.plan.drill.fleet.clients):
             return f"{there} of {wanted} clients live"
-        return "" if self._book.acknowledged else "no event acknowledged"
+        return "" if self._publishing.acknowledged else "no event acknowledged"
 
     def _live_share(self) -> float | None:
         """The share of the fleet that is live; None before it was all there once."""
@@ -325,7 +325,7 @@ class DrillRun:
 
     def _settle(self) -> None:
         """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
-        limit, heads = self.clock.now() + self.plan.drill.phases.settle_s, self._book.heads
+        limit, heads = self.clock.now() + self.plan.drill.phases.settle_s, self._publishing.heads
         while self.clock.now() < limit and not self._stop.is_set():
             if not self._others.behind(heads) + self._client_pool.behind(heads):
                 break
@@ -342,7 +342,9 @@ class DrillRun:
             self._recorder.flush()
             self._recorder.check()
             lags = [
-                lag for lag in (self._client_pool.sample_lag(self._book.heads), self._others.take_worst_lag()) if lag == lag
+                lag
+                for lag in (self._client_pool.sample_lag(self._publishing.heads), self._others.take_worst_lag())
+                if lag == lag
             ]
             t, late_ms = self.clock.now() - self.clock.began, max(self._lag.ms, self._others.lag_ms)
             self.live.sample(t, self.live_clients, self.plan.drill.fleet.clients, late_ms, max(lags, default=NAN))

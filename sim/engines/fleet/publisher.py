@@ -11,8 +11,7 @@ import numpy as np
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.engines.fleet.kernel.world import Array, World
-
-RETRY_S = 0.2
+from sim.engines.shared.publishing import RETRY_S
 
 
 class FleetPublisher:

@@ -16,11 +16,11 @@ from sim.engines.fleet.publisher import FleetPublisher
 from sim.engines.fleet.setup import make_world
 from sim.engines.fleet.tally import tally_of
 from sim.engines.shared import client_setup
+from sim.engines.shared.publishing import GIVE_UP_S
 from sim.record.tally import Tally
 
 _POLL_S = 0.1
 _SLICE_S = 0.5  # simulated time between looks at what watches
-_GIVE_UP_S = 20.0  # for events under way when publishing ends
 NAN = math.nan
 Note = Callable[[float, str, int, float, str], None]  # t, kind, a fault's index (0: none), value, detail
 Watch = Callable[[str, float, int], None]  # phase, seconds simulated, clients live
@@ -143,7 +143,7 @@ class Storm:
     def _finish_publishing(self) -> None:
         self._publisher.finish(self.now)
         self._publisher.into(self.world)
-        limit = self.now + _GIVE_UP_S
+        limit = self.now + GIVE_UP_S
         while self._publisher.last_s > self.now and self.now < limit:
             self._advance(self.now + _POLL_S)
 
@@ -168,6 +168,6 @@ class Storm:
 def latest_end_s(drill: Drill, model: SystemModel) -> float:
     """When a run must have ended, in simulated seconds, whatever goes wrong in it."""
     phases = drill.phases
-    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, _GIVE_UP_S, phases.settle_s)
+    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, GIVE_UP_S, phases.settle_s)
     starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
     return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0

@@ -1,4 +1,4 @@
-"""Whose certificates are believed, read once a process: it takes longer than a connection."""
+"""The trusted certificate authorities, read once per process because reading takes longer than a connection."""
 
 import ssl
 from functools import cache

@@ -1,4 +1,4 @@
-"""What both engines that simulate are given."""
+"""The options of both engines that simulate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 from sim.drill.system_model import SystemModel
 from sim.server.settings import Switches
 
-Progress = Callable[[str, str, float], None]  # now and then: the phase, what is going on, seconds simulated
+Progress = Callable[[str, str, float], None]  # called now and then: phase, progress in words, seconds simulated
 
 
 @dataclass(frozen=True)
@@ -19,4 +19,4 @@ class Options:
     model: SystemModel = field(default_factory=SystemModel)
     switches: Switches = field(default_factory=Switches)
     progress: Progress = lambda phase, text, simulated_s: None
-    run_id: str = ""  # of the run this is a part of
+    run_id: str = ""  # of the run that this simulation belongs to

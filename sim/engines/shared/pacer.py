@@ -1,32 +1,40 @@
-"""A rate that is never exceeded: whoever wants to act asks for a moment, waits until then, and asks again whether it may."""
+"""Keep a rate that is never exceeded: ask for a moment, wait until then, and ask again before acting."""
 
 from collections import deque
+from collections.abc import Callable, Iterator
 
 
 class Pacer:
-    """Never more than `per_s` acts in any one second; for a rate under 1, never two within 1 / `per_s` s.
+    """At most `per_s` acts within any one second; for a rate below 1, never two within 1 / `per_s` s.
 
-    Moments are given out in order, so that a crowd waits once each. What counts are the acts themselves: an event loop that
-    wakes late, and several at once, must not let them all go. All times are seconds of one clock.
+    Moments are given out in order, so that each of a crowd waits once. What counts are the acts themselves, because an event
+    loop that wakes late must not let several go at once. All times are seconds of one clock.
     """
 
     def __init__(self, per_s: float) -> None:
-        at_once = max(int(per_s), 1)
-        self._window_s = max(at_once / per_s, 1.0)  # 1.5 a second are never two in one
-        self._given: deque[float] = deque(maxlen=at_once)  # the latest moments given out, in order
-        self._acts: deque[float] = deque(maxlen=at_once)  # the latest acts
+        burst = max(int(per_s), 1)
+        self._window_s = max(burst / per_s, 1.0)  # at 1.5 per second, never two in one second
+        self._reserved: deque[float] = deque(maxlen=burst)  # the latest moments given out, in order
+        self._acts: deque[float] = deque(maxlen=burst)  # the latest acts
 
     def reserve(self, now: float) -> float:
-        """The first moment from `now` on that is still free; it is taken then."""
-        moment = max(now, self._given[-1]) if self._given else now
-        if len(self._given) == self._given.maxlen:
-            moment = max(moment, self._given[0] + self._window_s)
-        self._given.append(moment)
+        """Reserve the first free moment from `now` on."""
+        moment = max(now, self._reserved[-1]) if self._reserved else now
+        if len(self._reserved) == self._reserved.maxlen:
+            moment = max(moment, self._reserved[0] + self._window_s)
+        self._reserved.append(moment)
         return moment
 
     def act(self, now: float) -> float:
-        """Act, if that keeps the rate: returns `now`. Else nothing is done, and the moment to ask again is returned."""
+        """Act if the rate allows it, and return `now`; else return the moment to ask again."""
         if len(self._acts) == self._acts.maxlen and (free_at := self._acts[0] + self._window_s) > now:
             return free_at
         self._acts.append(now)
         return now
+
+    def waits(self, now: Callable[[], float]) -> Iterator[float]:
+        """Seconds to sleep, one after the other, until an act is allowed and made."""
+        asked_at = now()
+        yield self.reserve(asked_at) - asked_at
+        while (again_at := self.act(asked_at := now())) > asked_at:
+            yield again_at - asked_at

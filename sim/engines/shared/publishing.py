@@ -1,17 +1,21 @@
-"""What publishing a drill's load is, whatever does the waiting: which stream is due when, one idempotency key an event however
-often it is tried, and what is recorded of it."""
+"""A drill's publishing, without the waiting: which event is due when, retries under one idempotency key, and what is recorded.
 
-from dataclasses import dataclass
+The engines only wait until the moments that this module returns, and send. Moments are in seconds of the caller's clock.
+"""
 
-from sim.base.clocks import RunClock
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
 from sim.client.notices import short_hash
+from sim.drill.model import Load
 from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
 from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.parquet import Recorder
 
-RETRY_S = 0.2
-GIVE_UP_S = 20.0  # after its due moment; an event not acknowledged by then has failed
+RETRY_S: Final = 0.2  # between two tries, unless the service asks for more
+GIVE_UP_S: Final = 20.0  # after its due moment; an event not acknowledged by then has failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,65 +40,116 @@ def streams_of(runs: list[str], worker_events: bool) -> list[Stream]:
     return streams
 
 
-class Published:
-    """What became of all events. `heads` holds, a topic, the highest seq that was acknowledged."""
-
-    def __init__(self, streams: list[Stream], payload_bytes: int, clock: RunClock, recorder: Recorder) -> None:
-        self.streams = streams
-        self.heads: dict[str, int] = {stream.topic: 0 for stream in streams}
-        self.acknowledged = 0
-        self._filler = {"text": "x" * payload_bytes}
-        self._clock = clock
-        self._recorder = recorder
-
-    def event(self, number: int, due: float) -> "DueEvent":
-        """The `number`th event of the run, from 0; each stream has its turn."""
-        stream = self.streams[number % len(self.streams)]
-        return DueEvent(self, self._clock, stream, {"number": number, **self._filler}, f"{stream.run_id}-{number}", due)
-
-    def take(self, event: "DueEvent", acknowledged: PublishedEvent) -> None:
-        """An event was acknowledged."""
-        topic = event.stream.topic
-        self.acknowledged += 1
-        self.heads[topic] = max(self.heads[topic], acknowledged.seq)
-        self._note("published", event, acknowledged.seq, short_hash(acknowledged.payload_hash))
-
-    def give_up(self, event: "DueEvent", code: str) -> None:
-        """An event was not acknowledged, and is not tried again."""
-        self._note("publish_failed", event, detail=code)
-
-    def _note(self, kind: str, event: "DueEvent", seq: int = -1, detail: str = "") -> None:
-        now = self._clock.now()
-        value = (now - event.due) * 1000
-        self._recorder.add(now - self._clock.began, kind, stream=event.stream.stream, seq=seq, value=value, detail=detail)
-
-
+@dataclass(slots=True, eq=False)
 class DueEvent:
-    """One event, tried under one idempotency key until it is acknowledged or refused for good.
+    """One event. Its key names the run, too, because the stream may have had other publishers before."""
 
-    The key names its run, too: the stream may have had other publishers before.
-    """
-
-    def __init__(self, book: Published, clock: RunClock, stream: Stream, payload: object, key: str, due: float) -> None:
-        self._book = book
-        self._clock = clock
-        self.stream, self.payload, self.key, self.due = stream, payload, key, due
-        self._worst = ""  # once a try's outcome was unknown, the event may have been taken, whatever later tries say
+    stream: Stream
+    payload: object
+    key: str
+    due: float
+    worst: str = ""  # code of the failed tries; once it is "unknown", the event may have been appended
 
     @property
-    def is_too_late(self) -> bool:
-        """We never got round to it: our own failure, which the load that is missing shows."""
-        return not self._worst and self._clock.now() > self.due + GIVE_UP_S
+    def content(self) -> tuple[str, str, object]:
+        """Run, type and payload, as they are sent."""
+        return self.stream.run_id, self.stream.event_type, self.payload
 
-    def succeeded(self, event: PublishedEvent) -> None:
-        """It was acknowledged."""
-        self._book.take(self, event)
+    def is_too_late(self, now: float) -> bool:
+        """Whether it was never tried in time: our own failure, which shows as missing load."""
+        return not self.worst and now > self.due + GIVE_UP_S
 
-    def failed(self, error: PublishFailedError) -> float | None:
-        """A try failed; returns after how many seconds to try again, None when it is given up."""
-        self._worst = self._worst if self._worst == UNKNOWN_OUTCOME else error.code
-        wait_s = max((error.retry_after_ms or 0) / 1000, RETRY_S)
-        if error.is_final or self._clock.now() + wait_s > self.due + GIVE_UP_S:
-            self._book.give_up(self, self._worst)
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What to send next, and from when on."""
+
+    event: DueEvent
+    at: float
+
+
+@dataclass
+class Publishing:
+    """The events of a run. `began` is the run's start. `heads` holds, per topic, the highest acknowledged seq."""
+
+    streams: list[Stream]
+    load: Load
+    recorder: Recorder
+    began: float
+    heads: dict[str, int] = field(init=False)
+    acknowledged: int = field(default=0, init=False)
+    under_way: dict[DueEvent, None] = field(default_factory=dict, init=False)  # in the order of their due moments
+    _taken: int = field(default=0, init=False)
+    _first_due: float | None = field(default=None, init=False)  # None: not started
+    _is_stopped: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.heads = {stream.topic: 0 for stream in self.streams}
+        # With a fixed number of events, each stream publishes in order: an event then has the same seq in every run.
+        self._turns: dict[str, deque[DueEvent]] = {stream.topic: deque() for stream in self.streams}
+
+    def start(self, now: float) -> None:
+        """Make the first event due now."""
+        self._first_due = now
+
+    def stop(self) -> None:
+        """Make no further event due; those under way go on."""
+        self._is_stopped = True
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next event is due; None: never."""
+        if self._is_stopped or self._first_due is None or 0 < self.load.events <= self._taken:
             return None
-        return wait_s
+        return self._first_due + self._taken / self.load.events_per_s
+
+    def take(self, due: float) -> Try | None:
+        """Take the next event; None: it waits for earlier ones of its stream, and comes as their next `Try`."""
+        number, stream = self._taken, self.streams[self._taken % len(self.streams)]
+        self._taken += 1
+        payload = {"number": number, "text": "x" * self.load.payload_bytes}
+        event = DueEvent(stream, payload, f"{stream.run_id}-{number}", due)
+        self.under_way[event] = None
+        if self.load.events:
+            self._turns[stream.topic].append(event)
+            if len(self._turns[stream.topic]) > 1:
+                return None
+        return Try(event, due)
+
+    def succeeded(self, event: DueEvent, published: PublishedEvent, now: float) -> Try | None:
+        """Record an acknowledgement; returns what to try next. One that comes after `GIVE_UP_S` is of unknown outcome."""
+        if now > event.due + GIVE_UP_S:
+            return self.failed(event, PublishFailedError(UNKNOWN_OUTCOME), now)
+        self.acknowledged += 1
+        self.heads[event.stream.topic] = max(self.heads[event.stream.topic], published.seq)
+        self.record("published", event, now, published.seq, short_hash(published.payload_hash))
+        return self.drop(event, now)
+
+    def failed(self, event: DueEvent, error: PublishFailedError, now: float) -> Try | None:
+        """Record a failed try; returns what to try next."""
+        event.worst = event.worst if event.worst == UNKNOWN_OUTCOME else error.code
+        again_at = now + max((error.retry_after_ms or 0) / 1000, RETRY_S)
+        if not error.is_final and again_at <= event.due + GIVE_UP_S:
+            return Try(event, again_at)
+        self.record("publish_failed", event, now, detail=event.worst)
+        return self.drop(event, now)
+
+    def drop(self, event: DueEvent, now: float) -> Try | None:
+        """Try this event no more; returns the next of its stream, where that waits for it."""
+        del self.under_way[event]
+        turns = self._turns[event.stream.topic]
+        if turns and turns[0] is event:
+            turns.popleft()
+            return Try(turns[0], now) if turns else None
+        return None
+
+    def give_up_all(self, now: float) -> None:
+        """Record everything that is still under way as of unknown outcome."""
+        for event in list(self.under_way):
+            self.record("publish_failed", event, now, detail=UNKNOWN_OUTCOME)
+            self.drop(event, now)
+
+    def record(self, kind: str, event: DueEvent, now: float, seq: int = -1, detail: str = "") -> None:
+        """Record what became of an event; `seq` or `detail` says what."""
+        value = (now - event.due) * 1000
+        self.recorder.add(now - self.began, kind, stream=event.stream.stream, seq=seq, value=value, detail=detail)

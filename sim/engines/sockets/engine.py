@@ -26,13 +26,14 @@ from sim.drill.model import Drill
 from sim.drill.schedule import plan
 from sim.engines.shared import client_setup, permission, service_api
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.publishing import Publishing, Stream
 from sim.engines.sockets import target_monitor
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.faults import FaultActions
 from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.lag_monitor import monitor_own_lag, sample_client_lag
 from sim.engines.sockets.links import LinkActions
-from sim.engines.sockets.publisher import Publisher, Stream, create_streams
+from sim.engines.sockets.publisher import Publisher, create_streams
 from sim.engines.sockets.route_monitor import monitor_retired_routes
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
@@ -205,17 +206,8 @@ class _SocketsRun:
     # --- the course ---------------------------------------------------------------------------------
 
     async def _course(self, endpoints: Endpoints, http: ServiceHttp, healthy: Switches) -> None:
-        load = self._drill.load
-        publisher = Publisher(
-            http,
-            self._streams,
-            load.events_per_s,
-            load.payload_bytes,
-            self._clock,
-            self._recorder,
-            load.events,
-            self._watch.events,
-        )
+        publishing = Publishing(self._streams, self._drill.load, self._recorder, self._clock.began)
+        publisher = Publisher(http, publishing, self._clock, self._watch.events)
         links = await LinkActions.open(self._faults, endpoints.socket_url, self._options.seed)
         self._make_clients(endpoints, http, links)
         topics = [stream.topic for stream in self._streams]
@@ -225,15 +217,15 @@ class _SocketsRun:
             healthy,
             self._clients,
             links,
-            topics[: load.run_streams],
-            topics[load.run_streams :],
+            topics[: self._drill.load.run_streams],
+            topics[self._drill.load.run_streams :],
             self._clock,
             self._recorder,
             self._watch.hooks(self._drill, topics),
         )
         watching = [
             asyncio.create_task(monitor_own_lag(self._clock, self._recorder)),
-            asyncio.create_task(sample_client_lag(self._fleet, publisher.heads, self._clock, self._recorder)),
+            asyncio.create_task(sample_client_lag(self._fleet, publisher.publishing.heads, self._clock, self._recorder)),
         ]
         if self._drill.expect.retired_routes:
             watching.append(asyncio.create_task(monitor_retired_routes(http, self._clock, self._recorder)))
@@ -287,7 +279,7 @@ class _SocketsRun:
         if not self._stop.is_set():
             await publisher.finish()
             self._add_auditor(endpoints, http)
-        await self._settle(publisher.heads)
+        await self._settle(publisher.publishing.heads)
         self._phase("end")
         if self._defect is not None:
             raise self._defect
@@ -329,7 +321,7 @@ class _SocketsRun:
         live = sum(client_setup.is_there(client.session, self._clock.now()) for client in self._fleet)
         if live < len(self._fleet):
             return f"{live} of {len(self._fleet)} clients live"
-        return "" if publisher.acknowledged else "no event acknowledged"
+        return "" if publisher.publishing.acknowledged else "no event acknowledged"
 
     async def _break_things(self, actions: FaultActions) -> None:
         began = self._clock.now()

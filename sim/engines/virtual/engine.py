@@ -25,12 +25,13 @@ from sim.drill.schedule import plan
 from sim.drill.system_model import SystemModel
 from sim.engines.shared import client_setup
 from sim.engines.shared.options import Options as Options
+from sim.engines.shared.publishing import GIVE_UP_S
 from sim.engines.virtual import faults as virtual_faults
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.faults import VirtualFaults
 from sim.engines.virtual.inbox import IntactOnce
-from sim.engines.virtual.publisher import GIVE_UP_S, VirtualPublisher
+from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
 from sim.record.observations import NAN
@@ -90,8 +91,7 @@ class _VirtualRun:
         self._service = SimulatedService(self._env, drill.runtime, options.switches, options.model)
         self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
         self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
-        topics = (self._run_topics, self._other_topics)
-        self._publisher = VirtualPublisher(self._env, self._service, *topics, drill.load, self._recorder, EPOCH)
+        self._publisher = VirtualPublisher(self._env, self._service, drill.load, self._recorder, EPOCH)
         self._heads = self._publisher.heads
         self._clients: list[VirtualClient] = []
         once = IntactOnce()
