@@ -1,39 +1,55 @@
-"""An operator's command: read by no shell, bounded in time, ended with all it started, its words kept without secrets."""
+"""Run an operator's command: without a shell, bounded in time, its output kept without secrets."""
 
 import asyncio
 import contextlib
 import hashlib
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 from sim.base.redaction import Redactor
 
 MAX_OUTPUT_BYTES = 256 * 1024  # of one command, kept
+NOT_STARTED = "could not be started"  # the reason begins so for a command that could not run at all
 _CHUNK_BYTES = 64 * 1024
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
-_LAST_WORDS_S = 1.0  # for output still under way when the command has ended
+_LAST_OUTPUT_S = 1.0  # to read what is left in the pipe when the command has ended
+_CUT = b"\n[... stormgate kept the beginning and the end ...]\n"
 
 
 class Output:
-    """What a command prints, as much of it as is kept, and without the secrets that `redact` knows."""
+    """The output of a command without the secrets that `redact` knows: its first bytes, or half of them from its end."""
 
-    def __init__(self, redact: Redactor) -> None:
-        self._redact = redact
-        self._most = MAX_OUTPUT_BYTES + redact.longest
-        self._kept = bytearray()
+    def __init__(self, redact: Redactor, max_bytes: int = MAX_OUTPUT_BYTES, *, keeps_end: bool = False) -> None:
+        self._redact, self._max, self._keeps_end = redact, max_bytes, keeps_end
+        self._head, self._tail = bytearray(), bytearray()
         self.total = 0
 
     async def take(self, stream: asyncio.StreamReader) -> None:
         """Read it to its end."""
+        max_head = self._max // 2 if self._keeps_end else self._max + self._redact.longest
         while chunk := await stream.read(_CHUNK_BYTES):
             self.total += len(chunk)
-            self._kept += chunk[: self._most - len(self._kept)]
+            room = max_head - len(self._head)
+            self._head += chunk[:room]
+            if self._keeps_end:
+                self._tail += chunk[room:]
+                del self._tail[: max(len(self._tail) - self._max // 2, 0)]
+
+    @property
+    def content(self) -> bytes:
+        """What is kept, redacted."""
+        if not self._keeps_end:
+            return self._redact(bytes(self._head))[: self._max]
+        return self._redact(bytes(self._head) + (_CUT if self.total > self._max else b"") + bytes(self._tail))
 
     def keep(self, path: Path) -> str:
-        """Write it to a file; returns the file's SHA-256, empty where it could not be written: evidence without its digest is
-        an error, but a full disk must not keep anything from being healed."""
-        content = self._redact(bytes(self._kept))[:MAX_OUTPUT_BYTES]
+        """Write it to a file; returns the file's SHA-256, empty if it could not be written.
+
+        Evidence without a digest is an error, but a full disk must not keep a fault from being reverted.
+        """
+        content = self.content
         try:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
@@ -42,19 +58,32 @@ class Output:
         return hashlib.sha256(content).hexdigest()
 
 
-async def run(argv: list[str], environment: dict[str, str], limit_s: float, output: Output) -> tuple[int | None, str]:
-    """Run a command; returns its exit code and what went wrong. Whatever it started ends with it."""
+async def run(
+    argv: list[str],
+    environment: Mapping[str, str],
+    limit_s: float,
+    output: Output,
+    *,
+    cwd: Path | None = None,
+    with_stderr: bool = True,
+    ends_all: bool = False,
+) -> tuple[int | None, str]:
+    """Run a command; returns its exit code and what went wrong. On a time-out, whatever it started ends with it.
+
+    `ends_all`: also after a normal end; without it, a command may leave a process behind, such as a restarted server.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=asyncio.subprocess.STDOUT if with_stderr else asyncio.subprocess.DEVNULL,
+            cwd=cwd,
             env=environment,
-            start_new_session=True,  # a Ctrl-C on the terminal is for us; and a time-out ends its children, too
+            start_new_session=True,  # Ctrl-C on the terminal is for us only; and a time-out ends its children, too
         )
     except OSError as error:
-        return None, f"could not be started ({error.strerror})"
+        return None, f"{NOT_STARTED} ({error.strerror})"
     assert process.stdout is not None
     reading = asyncio.create_task(output.take(process.stdout))
     try:
@@ -62,18 +91,18 @@ async def run(argv: list[str], environment: dict[str, str], limit_s: float, outp
     except TimeoutError:
         return None, f"did not end within {limit_s:g} s"
     finally:
-        await _end(process)
-        await asyncio.wait([reading], timeout=_LAST_WORDS_S)
+        await _end(process, ends_all)
+        await asyncio.wait([reading], timeout=_LAST_OUTPUT_S)
         reading.cancel()
     return process.returncode, f"ended with exit code {process.returncode}" if process.returncode else ""
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Make sure that a command has ended; one that was cut short gets a moment to leave in order."""
+async def _end(process: asyncio.subprocess.Process, ends_all: bool) -> None:
+    """Make sure that a command has ended, and with `ends_all` its whole session; SIGTERM lets it clean up."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
+        if process.returncode is not None and not (ends_all and number is signal.SIGKILL):
+            continue
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _GRACE_S)

@@ -71,7 +71,7 @@ def test_a_failure_is_a_no_go_with_all_that_was_seen(mock: Served, tmp_path: Pat
         "rollback", "rehearse", "--target", "lane", "--targets", file, "--out", tmp_path, "--rollout", "first"
     )
     assert said.code == FAIL, said
-    assert "fail: step 1, traffic: was not seen to be rolled back: control is mock-r2, expected mock-r1" in said.out
+    assert "fail: step 1, traffic: the rollback was not observed: control is mock-r2, expected mock-r1" in said.out
     assert "The target was a mock" in said.out
     assert "rollback: step 1 of 4, traffic" in said.err
     done = rehearsed(tmp_path / "rollouts/first/runs")

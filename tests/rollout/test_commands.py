@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.rollout.setup import commands, records, test_counts
+from drills.rollout.setup import commands, records
 from drills.rollout.setup.commands import Setting
 from drills.rollout.setup.records import CommandDone
 from drills.rollout.setup.stages import Command
@@ -53,7 +53,7 @@ FILTERED = (
     ],
 )
 def test_tests_are_counted_in_the_runners_own_words(runner: str, output: str, n: int):
-    assert test_counts.tests(runner, output) == n
+    assert commands.count_tests(runner, output)[0] == n
 
 
 def command(script: str, **more: object) -> Command:

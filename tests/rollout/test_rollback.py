@@ -19,8 +19,8 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.rollback import changes, recovery
 from drills.rollout.rollback import rehearsal as rollback
 from drills.rollout.rollback.changes import CannotBeginError
-from drills.rollout.rollback.recovery import Watched
-from drills.rollout.rollback.rehearsal import ORDER, Rehearsal, interruption, rehearsal_steps
+from drills.rollout.rollback.recovery import CanaryCheck
+from drills.rollout.rollback.rehearsal import ORDER, Rehearsal, rehearsal_steps
 from drills.rollout.setup.records import Rollback
 from drills.rollout.setup.stages import RoutingChecks
 from drills.runs import target_file
@@ -35,8 +35,8 @@ START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 DEPLOYMENT = {"revision": "r2", "previous_revision": "r1", "cohort_percent": 30, "canary_defects": ["skip_delivery"]}
 PUT = "import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], data=sys.argv[2].encode(), method='PUT'))"
 NOTHING = [sys.executable, "-c", "print('all is done')"]
-WELL = Watched(State.PASS, "every check passed", "rollback/watches/w", "0 of 150 connects refused")
-UNREADY = Watched(State.FAIL, "delivery.dropped_deliveries fail: 3 events", "rollback/watches/w", "")
+WELL = CanaryCheck(State.PASS, "every check passed", "rollback/watches/w", "0 of 150 connects refused")
+UNREADY = CanaryCheck(State.FAIL, "delivery.dropped_deliveries fail: 3 events", "rollback/watches/w", "")
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,11 @@ def endpoints_of(entry: Target) -> Endpoints:
 class Watches:
     """Watches with given answers, and what was done while each ran."""
 
-    def __init__(self, *answers: Watched, meanwhile: Callable[[int], None] = lambda n: None) -> None:
+    def __init__(self, *answers: CanaryCheck, meanwhile: Callable[[int], None] = lambda n: None) -> None:
         self._answers, self._meanwhile = answers or (WELL,), meanwhile
         self.lengths: list[float | None] = []
 
-    def __call__(self, length_s: float | None) -> Watched:
+    def __call__(self, length_s: float | None) -> CanaryCheck:
         self.lengths.append(length_s)
         self._meanwhile(len(self.lengths))
         return self._answers[min(len(self.lengths), len(self._answers)) - 1]
@@ -127,7 +127,7 @@ def rehearsal(
     tables = {key: table for key, table in rules(mock, **other).items() if key in given or not isinstance(table, dict)}
     entry = target(mock, folder, tables)
     plan = rehearsal_steps.make(endpoints_of(entry), entry, run, clock)
-    return Rehearsal(replace(plan, watch=canary_checks or Watches()), run, clock, (said if said is not None else []).append)
+    return Rehearsal(replace(plan, check=canary_checks or Watches()), run, clock, (said if said is not None else []).append)
 
 
 def leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_operators_commands_are_told_what_they_are_for_and_give_no_secret_away(
     clock = SteppedClock(START)
     plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path / "run", clock)
     watches = Watches()
-    done = Rehearsal(replace(plan, watch=watches), tmp_path / "run", clock).run()
+    done = Rehearsal(replace(plan, check=watches), tmp_path / "run", clock).run()
     assert (done.state, done.target_kind) == ("pass", "staging"), done
     assert watches.lengths == [None, None, 900.0]
     said = (tmp_path / "run/rollback/traffic-apply.txt").read_text()
@@ -214,7 +214,7 @@ def test_operators_commands_are_told_what_they_are_for_and_give_no_secret_away(
     ("name", "command", "words"),
     [
         ("traffic_apply", NOTHING, "control is r2, expected r1; runtime is r2, expected r1"),
-        ("throttle_apply", NOTHING, "all 40 publishes of a burst were taken"),
+        ("throttle_apply", NOTHING, "all 40 publishes of a burst were accepted"),
         ("cohort_apply", NOTHING, "wrong side of 0 %"),
     ],
 )
@@ -261,7 +261,7 @@ def test_a_command_that_takes_too_long_is_ended_and_undone(mock: Served, tmp_pat
     tables["traffic"]["apply"] = [sys.executable, "-c", put_and_stay, f"{mock.url}/_mock/traffic", '{"revision": "r1"}']
     entry = target(mock, tmp_path, tables)
     plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path / "run", SteppedClock(START))
-    done = Rehearsal(replace(plan, watch=Watches()), tmp_path / "run", SteppedClock(START)).run()
+    done = Rehearsal(replace(plan, check=Watches()), tmp_path / "run", SteppedClock(START)).run()
     assert (done.state, done.steps[0].state, done.steps[0].restored) == ("error", "error", True)
     assert "did not end within 1.5 s" in done.reason
     assert traffic_of(mock) == AS_IT_WAS
@@ -282,27 +282,27 @@ def test_a_defect_that_going_back_does_not_cure_is_seen_by_a_real_watch(
     mock.switch(defects=["cross_topic_leak"])
     entry = target(mock, tmp_path, {"watch": '["phases.fault_s=2.0", "fleet.clients=20", "load.run_streams=4"]'})
     plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path, SystemClock())
-    real = plan.watch
-    watched: list[Watched] = []
+    real = plan.check
+    watched: list[CanaryCheck] = []
 
-    def watch(length_s: float | None) -> Watched:
+    def watch(length_s: float | None) -> CanaryCheck:
         watched.append(WELL if not watched else real(length_s))
         return watched[-1]
 
-    done = Rehearsal(replace(plan, watch=watch), tmp_path, SteppedClock(START)).run()
+    done = Rehearsal(replace(plan, check=watch), tmp_path, SteppedClock(START)).run()
     assert states(done) == ["pass", "pass", "pass", "fail"]
-    assert "the lane was not seen to recover: " in done.reason
+    assert "no recovery was observed: " in done.reason
     assert "cross_topic_leak" in done.reason
     assert done.seconds is None
     assert traffic_of(mock) == AS_IT_WAS
 
 
 def test_a_lane_that_does_not_stay_well_has_not_recovered_for_good(mock: Served, tmp_path: Path) -> None:
-    few = Watched(State.INCONCLUSIVE, "too few connects", "w", "")
+    few = CanaryCheck(State.INCONCLUSIVE, "too few connects", "w", "")
     for answer, state in ((UNREADY, "fail"), (few, "error")):
         done = rehearsal(mock, tmp_path, Watches(WELL, WELL, answer)).run()
         assert (done.state, done.steps[3].state, done.stable_s) == (state, state, None)
-        assert "did not stay well" in done.reason
+        assert "did not stay healthy" in done.reason
 
 
 @pytest.mark.parametrize(
@@ -370,9 +370,9 @@ def test_a_mock_of_one_revision_has_nothing_to_go_back_to(tmp_path: Path) -> Non
 
 def test_steps_are_taken_in_order_or_not_at_all(mock: Served, tmp_path: Path) -> None:
     each = rehearsal(mock, tmp_path, cohort_apply=NOTHING)
-    with pytest.raises(UsageError, match="after a look"):
+    with pytest.raises(UsageError, match="after an observation"):
         each.take("traffic")
-    each.look()
+    each.observe()
     for wrong in ("throttle", "cohort", "recovery"):
         with pytest.raises(UsageError, match="out of order; the next one is traffic"):
             each.take(wrong)
@@ -440,7 +440,7 @@ def test_putting_back_is_not_interrupted(mock: Served, tmp_path: Path) -> None:
     restore = [sys.executable, "-c", ask, f"{mock.url}/_mock/cohort", '{"percent": 30}']
     done = rehearsal(mock, tmp_path, said=said, cohort_restore=restore).run()
     assert done.state == "pass"
-    assert said == ["what the rehearsal changed is being put back; wait until that is done."] * 2
+    assert said == ["what the rehearsal changed is being restored; wait until that is done."] * 2
     assert traffic_of(mock) == AS_IT_WAS
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handled
 
@@ -448,7 +448,7 @@ def test_putting_back_is_not_interrupted(mock: Served, tmp_path: Path) -> None:
 def test_who_interrupts_it_twice_gets_everything_put_back(
     mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held_off, impatient = interruption.held_off, [True]
+    held_off, impatient = rollback.uninterruptible, [True]
 
     def once_more(say: Callable[[], None]) -> AbstractContextManager[None]:
         if impatient:
@@ -459,7 +459,7 @@ def test_who_interrupts_it_twice_gets_everything_put_back(
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(interruption, "held_off", once_more)
+    monkeypatch.setattr(rollback, "uninterruptible", once_more)
     with pytest.raises(KeyboardInterrupt):
         rehearsal(mock, tmp_path, Watches(meanwhile=interrupt)).run()
     assert impatient == []
@@ -471,11 +471,11 @@ def test_what_cannot_be_put_back_is_said_with_the_command_to_run(mock: Served, t
     said: list[str] = []
     done = rehearsal(mock, tmp_path, said=said, throttle_restore=command).run()
     assert done.state == "error"
-    assert done.reason.startswith("what was changed was not put back: throttle")
+    assert done.reason.startswith("what was changed was not restored: throttle")
     assert command[-1].split("(")[0] in done.reason
     assert [step.restored for step in done.steps] == [True, False, True, None]
     (loud,) = said
-    assert loud.startswith("THE THROTTLE WAS NOT PUT BACK")
+    assert loud.startswith("THE THROTTLE WAS NOT RESTORED")
     assert "run: " in loud
     rest = traffic_of(mock)
     assert (rest["serving"], rest["cohort_percent"], rest["throttle"]["publishes_per_s"]) == ("r2", 30, 2.0)
@@ -483,7 +483,7 @@ def test_what_cannot_be_put_back_is_said_with_the_command_to_run(mock: Served, t
 
 def test_a_killed_rehearsal_leaves_word_of_how_to_put_it_back(mock: Served, tmp_path: Path) -> None:
     each = rehearsal(mock, tmp_path)
-    each.look()
+    each.observe()
     each.take("traffic")
     left = msgspec.json.decode((tmp_path / "run/rollback.json").read_bytes(), type=Rollback)
     assert left.state == "error"
@@ -552,4 +552,4 @@ def test_unknown_revisions_are_nothing_to_go_by(mock: Served, tmp_path: Path, mo
 
     monkeypatch.setattr(rehearsal_steps.revisions, "find", lambda *_: Revisions(control="r2"))
     with pytest.raises(CannotBeginError, match="cannot be found out"):
-        rehearsal(mock, tmp_path).look()
+        rehearsal(mock, tmp_path).observe()

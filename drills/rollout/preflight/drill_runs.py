@@ -18,7 +18,6 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.preflight import one_drill
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.setup import records
-from drills.rollout.setup.commands import end
 from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import DrillDone
 from drills.rollout.setup.stage_target import StageTarget
@@ -64,7 +63,8 @@ class Child:
         try:
             self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            end(self._process)
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         return self._taken()
 
     def interrupt(self) -> DrillDone:

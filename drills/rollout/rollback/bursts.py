@@ -1,7 +1,8 @@
-"""A bounded burst of publishes or of connects: is everything taken, or is it too much for the lane's throttle?"""
+"""A bounded burst of publishes or connects, and what the target's throttle refused of it."""
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -19,7 +20,7 @@ _EVENT = "run.progress"
 
 @dataclass(frozen=True)
 class Burst:
-    """What became of it. `codes`: of all that was not taken, by how often."""
+    """The outcome of a burst. `codes`: how often each code was the answer to what was not accepted."""
 
     what: str  # publishes or connects
     n: int
@@ -27,17 +28,17 @@ class Burst:
 
     @property
     def refused(self) -> int:
-        """How many were refused for being too many."""
+        """How many were refused by a rate limit."""
         return sum(count for code, count in self.codes.items() if code in RATE_CODES)
 
     @property
     def taken(self) -> int:
-        """How many went through."""
+        """How many were accepted."""
         return self.n - sum(self.codes.values())
 
     @property
     def other(self) -> str:
-        """What else they were refused with, in words; empty for nothing."""
+        """Refusals that are not a rate limit's, in words; empty without any."""
         return ", ".join(f"{count} by {code}" for code, count in self.codes.items() if code not in RATE_CODES)
 
     @property
@@ -48,42 +49,44 @@ class Burst:
 
 
 def publishes(endpoints: Endpoints, n: int) -> Burst:
-    """Publish `n` events at once to runs that nobody reads. Raises `TargetError` where no run can be made."""
+    """Publish `n` events at once to streams without readers. Raises `TargetError` if no stream can be created."""
 
-    async def burst() -> Burst:
-        async with ServiceHttp(endpoints) as http:
+    async def burst(http: ServiceHttp) -> list[str]:
+        async def one(run_id: str, number: int) -> str:
+            try:
+                await http.ask(service_api.publish, run_id, _EVENT, _PAYLOAD, f"burst-{number}")
+            except PublishFailedError as error:
+                return error.code
+            return ""
 
-            async def one(run_id: str, number: int) -> str:
-                try:
-                    await http.ask(service_api.publish, run_id, _EVENT, _PAYLOAD, f"burst-{number}")
-                except PublishFailedError as error:
-                    return error.code
-                return ""
+        runs = [await http.ask(service_api.create_run, f"stormgate-burst-{number}") for number in range(_RUNS)]
+        return await asyncio.gather(*(one(runs[number % _RUNS], number) for number in range(n)))
 
-            runs = [await http.ask(service_api.create_run, f"stormgate-burst-{number}") for number in range(_RUNS)]
-            codes = await asyncio.gather(*(one(runs[number % _RUNS], number) for number in range(n)))
-        return Burst("publishes", n, dict(Counter(filter(None, codes))))
-
-    return asyncio.run(burst())
+    return _burst("publishes", endpoints, n, burst)
 
 
 def connects(endpoints: Endpoints, n: int) -> Burst:
-    """Open `n` sockets at once, and close them. Raises `TargetError` where no token can be had."""
+    """Open `n` sockets at once, and close them. Raises `TargetError` without a token."""
 
-    async def burst() -> Burst:
-        async with ServiceHttp(endpoints) as http:
-            token = await http.ask(service_api.any_token)
+    async def burst(http: ServiceHttp) -> list[str]:
+        token = await http.ask(service_api.any_token)
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            codes = await asyncio.gather(*(_connect(session, endpoints, token) for _ in range(n)))
-        return Burst("connects", n, dict(Counter(filter(None, codes))))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+            return await asyncio.gather(*(_connect(session, endpoints, token) for _ in range(n)))
 
-    return asyncio.run(burst())
+    return _burst("connects", endpoints, n, burst)
+
+
+def _burst(what: str, endpoints: Endpoints, n: int, burst: Callable[[ServiceHttp], Awaitable[list[str]]]) -> Burst:
+    async def run() -> list[str]:
+        async with ServiceHttp(endpoints) as http:
+            return await burst(http)
+
+    return Burst(what, n, dict(Counter(filter(None, asyncio.run(run())))))
 
 
 async def _connect(session: aiohttp.ClientSession, endpoints: Endpoints, token: str) -> str:
-    """Empty for an upgrade, else what it was refused with."""
+    """Empty for an upgrade, else the code of the refusal."""
     try:
         async with session.ws_connect(endpoints.socket_url, params={"token": token, "vsn": "2.0.0"}):
             return ""

@@ -1,14 +1,15 @@
-"""What a rollback pulls: operators' commands on a target, or the routes that a mock of ours has for it."""
+"""Levers: what a rollback turns. An operator's two commands on a target, or a route of our own mock."""
 
 import asyncio
-import os
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import msgspec
 
+from drills.rollout.setup.commands import hook_environment
 from sim.base import operator_command
 from sim.base.errors import HookError
 from sim.base.operator_command import Output
@@ -18,110 +19,72 @@ from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.sockets.http import ServiceHttp
 
-_PREFIX = "STORMGATE_"
+Action = Literal["apply", "restore"]
 
 
-class Lever(Protocol):
-    """One thing that can be changed and put back. Both raise a `StormgateError` when they say that they did not work."""
+class Lever(ABC):
+    """One thing that can be changed and restored. `evidence` lists files below the run's folder."""
+
+    def __init__(self) -> None:
+        self.evidence: list[str] = []
 
     def apply(self) -> None:
-        """Change it."""
-        ...
+        """Change it. Raises a `StormgateError` if it fails."""
+        self._set("apply")
 
     def restore(self) -> None:
-        """Put it back, also after an `apply` that failed half-way."""
-        ...
+        """Restore it, also after an `apply` that failed half-way. Raises a `StormgateError` if it fails."""
+        self._set("restore")
 
-    @property
-    def in_words(self) -> tuple[str, str]:
-        """What applies and what restores it, as a person would type it; without secrets."""
-        ...
+    @abstractmethod
+    def _set(self, action: Action) -> None: ...
 
-    @property
-    def evidence(self) -> tuple[str, ...]:
-        """Files below the run's folder."""
-        ...
+    @abstractmethod
+    def command(self, action: Action) -> str:
+        """The command line for an action, as a person would type it; without secrets."""
 
 
-class HookLever:
-    """An operator's two commands. What they print is kept below `folder`, without secrets."""
+class HookLever(Lever):
+    """An operator's two commands. Their output is kept below `folder`, without secrets."""
 
     def __init__(self, name: str, hook: RollbackHook, endpoints: Endpoints, folder: Path, about: Mapping[str, str]) -> None:
-        self._name = name
-        self._hook = hook
-        self._folder = folder
+        super().__init__()
+        self._name, self._hook, self._folder, self._endpoints = name, hook, folder, endpoints
         self._redact = Redactor(endpoints.secrets)
-        lane_about = {"TARGET": endpoints.name, "RUNTIME_URL": endpoints.runtime_url, "CONTROL_URL": endpoints.control_url}
-        self._about = {"STEP": name, **lane_about, **about}
-        self._kept: list[str] = []
+        self._about = {"STEP": name, **about}
 
-    def apply(self) -> None:
-        """See `Lever`."""
-        self._run("apply", self._hook.apply)
+    def command(self, action: Action) -> str:
+        return shlex.join(self._redact.text(part) for part in getattr(self._hook, action))
 
-    def restore(self) -> None:
-        """See `Lever`."""
-        self._run("restore", self._hook.restore)
-
-    @property
-    def in_words(self) -> tuple[str, str]:
-        """See `Lever`."""
-        return self._shown(self._hook.apply), self._shown(self._hook.restore)
-
-    @property
-    def evidence(self) -> tuple[str, ...]:
-        """See `Lever`."""
-        return tuple(self._kept)
-
-    def _shown(self, command: list[str]) -> str:
-        return shlex.join([self._redact.text(part) for part in command])
-
-    def _run(self, action: str, command: list[str]) -> None:
+    def _set(self, action: Action) -> None:
         output = Output(self._redact)
-        environment = {**os.environ, **{_PREFIX + name: value for name, value in {"ACTION": action, **self._about}.items()}}
+        environment = hook_environment(self._endpoints, ACTION=action, **self._about)
         name = f"{self._name}-{action}.txt"
         try:
-            _, why = asyncio.run(operator_command.run(command, environment, self._hook.timeout_s, output))
+            run = operator_command.run(getattr(self._hook, action), environment, self._hook.timeout_s, output)
+            _, why = asyncio.run(run)
         finally:
             output.keep(self._folder / name)
-            self._kept.append(f"{self._folder.name}/{name}")
+            self.evidence.append(f"{self._folder.name}/{name}")
         if why:
-            raise HookError(f"the command to {action} {self._name} {why}; what it said is in {self._folder / name}.")
+            raise HookError(f"the command to {action} {self._name} {why}; its output is in {self._folder / name}.")
 
 
-class MockLever:
-    """A route of a mock of ours: what is put there, and what was there before."""
+class MockLever(Lever):
+    """A route of our own mock: the body that is put there, and what was there before."""
 
     def __init__(self, endpoints: Endpoints, name: str, wanted: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-        self._endpoints = endpoints
-        self._name = name
-        self._wanted, self._before = wanted, before
+        super().__init__()
+        self._endpoints, self._name = endpoints, name
+        self._bodies: dict[Action, Mapping[str, Any]] = {"apply": wanted, "restore": before}
 
-    def apply(self) -> None:
-        """See `Lever`."""
-        self._put(self._wanted)
+    def command(self, action: Action) -> str:
+        body = msgspec.json.encode(self._bodies[action]).decode()
+        return shlex.join(["curl", "-X", "PUT", "-d", body, f"{self._endpoints.runtime_url}/_mock/{self._name}"])
 
-    def restore(self) -> None:
-        """See `Lever`."""
-        self._put(self._before)
-
-    @property
-    def in_words(self) -> tuple[str, str]:
-        """See `Lever`."""
-        return self._shown(self._wanted), self._shown(self._before)
-
-    @property
-    def evidence(self) -> tuple[str, ...]:
-        """See `Lever`."""
-        return ()
-
-    def _shown(self, body: Mapping[str, Any]) -> str:
-        url = f"{self._endpoints.runtime_url}/_mock/{self._name}"
-        return shlex.join(["curl", "-X", "PUT", "-d", msgspec.json.encode(body).decode(), url])
-
-    def _put(self, body: Mapping[str, Any]) -> None:
+    def _set(self, action: Action) -> None:
         async def put() -> None:
             async with ServiceHttp(self._endpoints) as http:
-                await http.ask(service_api.change, self._name, body)
+                await http.ask(service_api.change, self._name, self._bodies[action])
 
         asyncio.run(put())

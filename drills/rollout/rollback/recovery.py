@@ -1,4 +1,4 @@
-"""Whether a lane is well, as clients see it: a drill without faults, judged by all its checks and by how many are let in."""
+"""Whether a service is healthy, as clients see it: a drill without faults, judged by its checks and by refused connects."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from sim.record import parquet, run_header
 from sim.record.history import History
 
 DRILL = EXAMPLES / "observation.toml"
-MAX_AUTH_FAILURES = 0.02  # of connects, and of tokens asked for: the operators' rollback procedure
+MAX_AUTH_FAILURES = 0.02  # of connects, and of token requests: the operators' rollback procedure
 _CLIENTS = 150  # [ours] with fewer than 133 connects, no share of failures is surely under 2 %
 _ON_MOCK = (  # [ours] as many samples in less time
     *("fleet.connects_per_s=50.0", "load.events_per_s=50.0", "load.run_streams=3"),
@@ -27,8 +27,8 @@ _ON_MOCK = (  # [ours] as many samples in less time
 
 
 @dataclass(frozen=True)
-class Watched:
-    """One watch's answer. `run` is its folder, below the run's."""
+class CanaryCheck:
+    """The result of one canary check. `run` is its folder, below the run's."""
 
     state: State
     reason: str
@@ -36,15 +36,12 @@ class Watched:
     auth_failures: str  # in words, with n
 
 
-class InterruptedWatchError(KeyboardInterrupt):
-    """Whoever watched was told to end."""
+class InterruptedCanaryCheckError(KeyboardInterrupt):
+    """The process was interrupted during a canary check."""
 
 
 def drill_for(endpoints: Endpoints, overrides: tuple[str, ...], length_s: float | None = None) -> Drill:
-    """The drill that watches a lane, within its caps; `length_s` is how long is looked, without coming and going.
-
-    Raises `UsageError`.
-    """
+    """The drill of a canary check, within the target's caps; `length_s` is its measuring time. Raises `UsageError`."""
     caps = endpoints.rules.caps
     clients = min(_CLIENTS, caps.clients - 1) if caps else _CLIENTS
     usual = (f"fleet.clients={clients}", *(_ON_MOCK if endpoints.is_mock else ()))
@@ -52,11 +49,11 @@ def drill_for(endpoints: Endpoints, overrides: tuple[str, ...], length_s: float 
     return drill_file.load(DRILL, (*usual, *overrides, *length))
 
 
-def watch(endpoints: Endpoints, drill: Drill, folder: Path, thresholds: Path | None, surely: bool) -> Watched:
-    """Run it into a folder of its own below `folder`, and judge it by `thresholds` (None: the usual ones).
+def check(endpoints: Endpoints, drill: Drill, folder: Path, thresholds: Path | None, surely: bool) -> CanaryCheck:
+    """Run a canary check into a folder of its own below `folder`, and judge it by `thresholds` (None: the default ones).
 
-    `surely`: that few are refused must be sure, which takes 133 connects; else it is enough that it looks so.
-    Raises what a drill raises, and `InterruptedWatchError`.
+    `surely`: refusals must be under the limit with 95 % confidence, which takes 133 connects; else the ratio decides.
+    Raises what a drill raises, and `InterruptedCanaryCheckError`.
     """
     request = Request(
         drills=(drill,),
@@ -74,28 +71,28 @@ def watch(endpoints: Endpoints, drill: Drill, folder: Path, thresholds: Path | N
     return judged(run_dir, verdict.drills[0], f"{folder.parent.name}/{folder.name}/{run_dir.name}", surely)
 
 
-def judged(run_dir: Path, verdict: DrillVerdict, name: str, surely: bool) -> Watched:
-    """What a watch's files say; `surely` as with `watch`. Raises `InterruptedWatchError` for one that was."""
+def judged(run_dir: Path, verdict: DrillVerdict, name: str, surely: bool) -> CanaryCheck:
+    """Judge a canary check from its files; `surely` as in `check`. Raises `InterruptedCanaryCheckError`."""
     folder = results.drill_folder(run_dir, verdict.name)
     try:
         header = run_header.read_header(folder)
         if not header.complete and not header.stop_condition:
-            raise InterruptedWatchError(header.stopped_because)
+            raise InterruptedCanaryCheckError(header.stopped_because)
         history = History(header, parquet.read(folder))
     except EvidenceError as error:
-        return Watched(State.ERROR, str(error), name, "")
+        return CanaryCheck(State.ERROR, str(error), name, "")
     refusals = {"connects": samples.auth_refusals(history), "tokens asked for": samples.token_refusals(history)}
     answers = [few(share, what, surely) for what, share in refusals.items()]
     said = "; ".join(words for _, words in answers)
     state = worst([verdict.status, *(each for each, _ in answers)])
     if state is State.PASS:
-        return Watched(state, f"every check of {verdict.name} passed; {said}", name, said)
+        return CanaryCheck(state, f"every check of {verdict.name} passed; {said}", name, said)
     wrong = [words for each, words in answers if each is not State.PASS]
-    return Watched(state, "; ".join(filter(None, [report.why(verdict), *wrong])), name, said)
+    return CanaryCheck(state, "; ".join(filter(None, [report.why(verdict), *wrong])), name, said)
 
 
 def few(share: Share, what: str, surely: bool) -> tuple[State, str]:
-    """Whether refusals are under the limit: with 95 % confidence if `surely`, else as far as can be seen; and that in words."""
+    """Whether refusals are under the limit, and that in words; `surely` asks for 95 % confidence, else the ratio decides."""
     bounds = statistics.ratio(share.hits, share.n)
     if share.n == 0:
         return State.NO_DATA, f"there were no {what}"

@@ -1,40 +1,46 @@
-"""Rehearsing the rollback: smallest blast radius first, each step believed only once it was seen, and all of it put back.
+"""Rehearse the rollback: smallest blast radius first, each step confirmed by an observation, and everything restored.
 
-    1 traffic    to the last known good revisions, which the services then tell
-    2 throttle   tightened, which a burst then meets
-    3 cohort     the clients alone, refused unless a watch finds the lane well
-    4 recovery   a watch finds the lane well again: so far the clock runs; and a longer watch finds that it stays so
+    1 traffic    to the last known good revisions, which the services then report
+    2 throttle   tightened, which then refuses part of a burst
+    3 cohort     the clients alone; refused unless a canary check passes
+    4 recovery   a canary check passes: this ends the time to recover; a longer one shows that the service stays healthy
 
-`rollback.json` is written before each change, as of a rehearsal that was cut off, so that even one that was killed tells what
-it left changed.
+`rollback.json` is written before each change, with the verdict of an interrupted rehearsal. So it names what is left changed
+even if the process is killed.
 """
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from types import FrameType
+from typing import Any, Literal
 
 import msgspec
 
 from drills.judging.checks.verdicts import State
-from drills.rollout.rollback import interruption, rehearsal_steps
-from drills.rollout.rollback.changes import CannotBeginError, Change, Sighting
-from drills.rollout.rollback.recovery import Watched
-from drills.rollout.rollback.rehearsal_steps import LIMIT_S, STABLE_S, Plan
+from drills.rollout.rollback import rehearsal_steps
+from drills.rollout.rollback.changes import CannotBeginError, Change, Observation
+from drills.rollout.rollback.recovery import CanaryCheck
+from drills.rollout.rollback.rehearsal_steps import LIMIT_S, STABLE_S, Steps
 from drills.rollout.setup import records
+from drills.rollout.setup.evidence import cannot_write, write_json
 from drills.rollout.setup.records import Rollback, RollbackStep
 from drills.runs.target_file import Target
-from sim.base.atomic_files import write_whole
 from sim.base.clocks import Clock, iso
-from sim.base.errors import StorageError, StormgateError, UsageError
+from sim.base.errors import StormgateError, UsageError
 from sim.engines.shared.endpoints import Endpoints
 
 StepName = Literal["traffic", "throttle", "cohort", "recovery"]
 StepState = Literal["pass", "fail", "error", "not_run"]
 ORDER: tuple[StepName, ...] = ("traffic", "throttle", "cohort", "recovery")
-_LOOK_EVERY_S = 2.0  # [ours] while a change is not seen yet
+_OBSERVE_EVERY_S = 2.0  # [ours] until a change is observed
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Say = Callable[[str], None]
+StepResult = tuple[StepState, str, dict[str, str], str]  # state, reason, facts after it, the observation in words
 
 
 def rehearse(
@@ -42,11 +48,10 @@ def rehearse(
 ) -> Rollback:
     """Rehearse the rollback on a target; `rollback.json` and `rollback/` go into `folder`.
 
-    Everything that was changed is put back, whatever happens, and what could not be is said on stderr. Raises `UsageError` and
-    `TargetError` before anything is changed, `StorageError`, and `KeyboardInterrupt` once everything is back.
+    Everything that was changed is restored, whatever happens; what could not be is reported on stderr. Raises `UsageError` and
+    `TargetError` before anything is changed, `StorageError`, and `KeyboardInterrupt` once everything is restored.
     """
-    plan = rehearsal_steps.make(endpoints, entry, folder, clock, limit_s)
-    rehearsal = Rehearsal(plan, folder, clock)
+    rehearsal = Rehearsal(rehearsal_steps.make(endpoints, entry, folder, clock, limit_s), folder, clock)
     return rehearsal.pretend() if dry_run else rehearsal.run()
 
 
@@ -55,26 +60,26 @@ def _say_on_stderr(sentence: str) -> None:
 
 
 class Rehearsal:
-    """One rehearsal. `run` does all of it; step by step it is `look`, `take` for each of `ORDER`, and `restore`."""
+    """One rehearsal. `run` does all of it; step by step it is `observe`, `take` for each of `ORDER`, and `restore`."""
 
-    def __init__(self, plan: Plan, folder: Path, clock: Clock, say: Say = _say_on_stderr) -> None:
+    def __init__(self, plan: Steps, folder: Path, clock: Clock, say: Say = _say_on_stderr) -> None:
         self._plan, self._folder, self._clock, self._say = plan, folder, clock, say
         self._changes: dict[str, Change] = {change.name: change for change in plan.changes}
         self._before: dict[str, dict[str, str]] = {}
         self._steps: list[RollbackStep] = []
-        self._watches: list[str] = []  # of the step that is being taken
+        self._canary_checks: list[str] = []  # of the current step
         self._touched: list[Change] = []
-        self._left: list[str] = []  # what could not be put back, in words
+        self._left: list[str] = []  # what could not be restored, in words
         self._trouble = ""
         self._began: datetime | None = None  # of the first step
         self._recovered: datetime | None = None
         self._stable_s: float | None = None
 
     def run(self) -> Rollback:
-        """All of it; see `rehearse`."""
-        with interruption.armed():
+        """Do all of it; see `rehearse`."""
+        with interruptible():
             try:
-                self.look()
+                self.observe()
                 for name in ORDER:
                     if self.take(name).state != "pass":
                         break
@@ -90,22 +95,19 @@ class Rehearsal:
         return result
 
     def pretend(self) -> Rollback:
-        """A dry run: nothing is changed, and nothing can be concluded."""
+        """Write the record of a dry run: nothing is changed."""
         now = iso(self._clock.now())
-        steps = [
-            self._step(
-                name, now, "not_run", f"would run `{self._changes[name].lever.in_words[0]}`; {self._changes[name].seen_by}"
-            )
-            for name in ORDER[:-1]
-        ]
-        steps.append(self._step("recovery", now, "not_run", f"would watch the lane, and go on for {self._plan.stable_s:g} s"))
-        self._steps = steps
-        return self._write(self._record(True, None, "not_run", "a dry run: nothing was done, and nothing is shown by it"))
+        for change in self._plan.changes:
+            would = f"would run `{change.lever.command('apply')}`; {change.observed_by}"
+            self._steps.append(self._step(change.name, now, "not_run", would))
+        would = f"would run a canary check, and then one of {self._plan.stable_s:g} s"
+        self._steps.append(self._step("recovery", now, "not_run", would))
+        return self._write(self._record(None, "not_run", "dry run: nothing was executed", dry_run=True))
 
     # --- step by step -------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Look at everything before anything is changed. Raises `CannotBeginError` where a change could not be seen."""
+    def observe(self) -> None:
+        """Observe everything before any change. Raises `CannotBeginError` where a change could not be observed."""
         for change in self._plan.changes:
             try:
                 self._before[change.name] = change.begin()
@@ -113,10 +115,10 @@ class Rehearsal:
                 raise CannotBeginError(f"{change.name}: {error}") from None
 
     def take(self, name: StepName) -> RollbackStep:
-        """One step. Raises `UsageError` for one that is out of order, and `KeyboardInterrupt` when it is interrupted."""
+        """Take one step. Raises `UsageError` if it is out of order, and `KeyboardInterrupt` if it is interrupted."""
         self._require_next(name)
         print(f"rollback: step {ORDER.index(name) + 1} of {len(ORDER)}, {name}", file=sys.stderr, flush=True)
-        began, self._watches = self._clock.now(), []
+        began, self._canary_checks = self._clock.now(), []
         self._began = self._began or began
         after: dict[str, str] = {}
         words = ""
@@ -132,19 +134,19 @@ class Rehearsal:
         return step
 
     def restore(self) -> None:
-        """Put everything back in reverse order, and see that it is; nothing interrupts that."""
-        with interruption.held_off(lambda: self._say("what the rehearsal changed is being put back; wait until that is done.")):
+        """Restore everything in reverse order, and observe that it is; nothing interrupts that."""
+        with uninterruptible(lambda: self._say("what the rehearsal changed is being restored; wait until that is done.")):
             while self._touched:
                 change = self._touched.pop()
-                missing = self._put_back(change)
-                self._mark(change, not missing)
+                missing = self._restore(change)
+                self._enter(change, not missing)
                 if missing:
-                    by_hand = change.lever.in_words[1]
-                    self._left.append(f"{change.name} ({missing}); to put it back by hand, run: {by_hand}")
-                    self._say(f"THE {change.name.upper()} WAS NOT PUT BACK: {missing}; run: {by_hand}")
+                    by_hand = change.lever.command("restore")
+                    self._left.append(f"{change.name} ({missing}); to restore it by hand, run: {by_hand}")
+                    self._say(f"THE {change.name.upper()} WAS NOT RESTORED: {missing}; run: {by_hand}")
 
     def _restore_for_sure(self) -> None:
-        """The same for who is impatient: in the moment before interruptions are held off, one may still come."""
+        """Restore, even if one more interruption comes in the moment before they are held off."""
         while True:
             try:
                 self.restore()
@@ -153,69 +155,68 @@ class Rehearsal:
                 continue
 
     def result(self) -> Rollback:
-        """What is to be recorded."""
+        """The record; steps that were not reached are added as not run."""
         for name in ORDER[len(self._steps) :]:
-            self._steps.append(self._step(name, iso(self._clock.now()), "not_run", "it did not come to that"))
+            self._steps.append(self._step(name, iso(self._clock.now()), "not_run", "not reached"))
         state, reason = self._verdict()
-        return self._record(False, self._seconds, state, reason)
+        return self._record(self._seconds, state, reason)
 
     # --- one step -----------------------------------------------------------------------------------
 
     def _require_next(self, name: StepName) -> None:
         if not self._before:
-            raise UsageError(f"step '{name}' of a rollback comes after a look at what there is before.")
+            raise UsageError(f"step '{name}' of a rollback comes after an observation of the state before.")
         wanted = ORDER[len(self._steps)] if len(self._steps) < len(ORDER) else "nothing more"
         if name != wanted:
             raise UsageError(f"step '{name}' of a rollback is out of order; the next one is {wanted}, of {', '.join(ORDER)}.")
         if self._steps and self._steps[-1].state != "pass":
             raise UsageError(f"step '{name}' of a rollback is refused, as step '{self._steps[-1].name}' did not pass.")
 
-    def _change(self, change: Change) -> tuple[StepState, str, dict[str, str], str]:
+    def _change(self, change: Change) -> StepResult:
         if change.name == "cohort":
-            health = self._watch(None)
+            health = self._check(None)
             if health.state is not State.PASS:
-                reason = f"refused, because the server's gates are not green: {health.reason}"
-                return _state(health), reason, {}, ""
-        self._touched.append(change)  # from the first moment on: a command that fails may have done half its work
-        self._write(self._record(False, None, "error", self._cut_off()))
+                return _state(health), f"refused, because the server's gates are not green: {health.reason}", {}, ""
+        self._touched.append(change)  # from now on: a command that fails may have done half its work
+        self._write(self._record(None, "error", self._cut_off()))
         change.lever.apply()
-        seen = self._until_seen(change.rolled_back)
+        seen = self._until_observed(change.rolled_back)
         if seen.missing:
-            return "fail", f"was not seen to be rolled back: {seen.missing}", seen.facts, seen.words
+            return "fail", f"the rollback was not observed: {seen.missing}", seen.facts, seen.words
         return "pass", "", seen.facts, seen.words
 
-    def _recovery(self) -> tuple[StepState, str, dict[str, str], str]:
-        watched = self._watch(None)
-        if watched.state is not State.PASS:
-            return _state(watched), f"the lane was not seen to recover: {watched.reason}", {}, ""
+    def _recovery(self) -> StepResult:
+        first = self._check(None)
+        if first.state is not State.PASS:
+            return _state(first), f"no recovery was observed: {first.reason}", {}, ""
         self._recovered = self._clock.now()
-        longer = self._watch(self._plan.stable_s)
+        longer = self._check(self._plan.stable_s)
         facts = {"recovered": iso(self._recovered), "auth_failures": longer.auth_failures}
         if longer.state is not State.PASS:
-            return _state(longer), f"the lane did not stay well: {longer.reason}", facts, ""
+            return _state(longer), f"the service did not stay healthy: {longer.reason}", facts, ""
         self._stable_s = self._plan.stable_s
         short = f", not for {STABLE_S:g} s, as the target is a mock" if self._plan.stable_s < STABLE_S else ""
-        words = f"{watched.reason}; then watched for {self._plan.stable_s:g} s{short}: {longer.reason}"
+        words = f"{first.reason}; then monitored for {self._plan.stable_s:g} s{short}: {longer.reason}"
         return "pass", "", facts, words
 
-    def _watch(self, length_s: float | None) -> Watched:
-        with interruption.kept():
-            watched = self._plan.watch(length_s)
-        self._watches.append(watched.run)
-        return watched
+    def _check(self, length_s: float | None) -> CanaryCheck:
+        with kept_handlers():
+            found = self._plan.check(length_s)
+        self._canary_checks.append(found.run)
+        return found
 
-    def _until_seen(self, look: Callable[[], Sighting]) -> Sighting:
+    def _until_observed(self, observe: Callable[[], Observation]) -> Observation:
         limit = self._clock.now() + timedelta(seconds=self._plan.observed_within_s)
-        while (seen := look()).missing and self._clock.now() < limit:
-            self._clock.sleep_until(self._clock.now() + timedelta(seconds=_LOOK_EVERY_S))
+        while (seen := observe()).missing and self._clock.now() < limit:
+            self._clock.sleep_until(self._clock.now() + timedelta(seconds=_OBSERVE_EVERY_S))
         return seen
 
-    def _put_back(self, change: Change) -> str:
-        """What is missing of it; empty for nothing."""
+    def _restore(self, change: Change) -> str:
+        """What is missing of it; empty if it is restored."""
         try:
             change.lever.restore()
-            return self._until_seen(change.restored).missing
-        except Exception as error:  # the others must be put back all the same
+            return self._until_observed(change.restored).missing
+        except Exception as error:  # the other changes must be restored all the same
             return str(error).rstrip(".") or type(error).__name__
 
     # --- the record ---------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ class Rehearsal:
 
     def _verdict(self) -> tuple[StepState, str]:
         if self._left:
-            return "error", f"what was changed was not put back: {'; '.join(self._left)}"
+            return "error", f"what was changed was not restored: {'; '.join(self._left)}"
         if self._trouble:
             return "error", self._trouble
         for state in ("fail", "error", "not_run"):
@@ -238,22 +239,19 @@ class Rehearsal:
         if self._seconds is None or self._seconds > self._plan.limit_s:
             return "fail", f"it took {self._seconds} s to recover, and {self._plan.limit_s:g} s are allowed"
         counted = "from the begin of step 1 until clients saw recovery"
-        return (
-            "pass",
-            f"recovered within {self._seconds:.1f} s ({counted}), stable for another {self._stable_s:g} s, and put back",
-        )
+        stable = f"stable for another {self._stable_s:g} s, and restored"
+        return "pass", f"recovered within {self._seconds:.1f} s ({counted}), {stable}"
 
     def _cut_off(self) -> str:
-        hand = "; ".join(change.lever.in_words[1] for change in reversed(self._touched))
-        return f"the rehearsal was cut off before anything was put back; run: {hand}"
+        by_hand = "; ".join(change.lever.command("restore") for change in reversed(self._touched))
+        return f"the rehearsal was cut off before anything was restored; run: {by_hand}"
 
-    def _mark(self, change: Change, restored: bool) -> None:
-        """Enter into a step's record that what it changed was put back, or was not."""
+    def _enter(self, change: Change, restored: bool) -> None:
+        """Enter into a step's record whether its change was restored."""
         for index, step in enumerate(self._steps):
             if step.name == change.name:
-                self._steps[index] = msgspec.structs.replace(
-                    step, restored=restored, evidence=(*step.evidence, *change.evidence)
-                )
+                proof = (*step.evidence, *change.evidence)
+                self._steps[index] = msgspec.structs.replace(step, restored=restored, evidence=proof)
 
     def _step(
         self,
@@ -274,10 +272,10 @@ class Rehearsal:
             verified_by=verified_by,
             began=began,
             ended=iso(self._clock.now()),
-            evidence=tuple(self._watches) if state != "not_run" else (),
+            evidence=tuple(self._canary_checks) if state != "not_run" else (),
         )
 
-    def _record(self, dry_run: bool, seconds: float | None, state: StepState, reason: str) -> Rollback:
+    def _record(self, seconds: float | None, state: StepState, reason: str, *, dry_run: bool = False) -> Rollback:
         now = self._clock.now()
         return Rollback(
             run_id=self._folder.name,
@@ -299,10 +297,53 @@ class Rehearsal:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"{self._folder}: cannot be created ({error.strerror}).") from None
-        write_whole(self._folder / records.ROLLBACK, msgspec.json.format(msgspec.json.encode(rollback), indent=2) + b"\n")
+            raise cannot_write(self._folder, error) from None
+        write_json(self._folder / records.ROLLBACK, rollback)
         return rollback
 
 
-def _state(watched: Watched) -> StepState:
-    return "fail" if watched.state is State.FAIL else "error"
+def _state(found: CanaryCheck) -> StepState:
+    return "fail" if found.state is State.FAIL else "error"
+
+
+# --- signals ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt` within the block."""
+    with _handlers(signal.default_int_handler):
+        yield
+
+
+@contextlib.contextmanager
+def uninterruptible(say: Callable[[], None]) -> Iterator[None]:
+    """Run the block to its end; a signal only calls `say`."""
+
+    def hold(_: int, __: FrameType | None) -> None:
+        say()
+
+    with _handlers(hold):
+        yield
+
+
+@contextlib.contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Restore all signal handlers after the block: an event loop in it may change them."""
+    with _handlers(None):
+        yield
+
+
+@contextlib.contextmanager
+def _handlers(handler: Any) -> Iterator[None]:
+    # only the main thread has signals; and under nohup, a closed terminal ends nothing
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _SIGNALS if is_main}
+    changed = [n for n in before if n is not signal.SIGHUP or before[n] is not signal.SIG_IGN]
+    for number in changed if handler is not None else ():
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])

@@ -1,4 +1,4 @@
-"""What a rehearsal of the rollback is going to pull on a target, and whether that target allows it; nothing is changed here."""
+"""The steps of a rollback rehearsal on a target, and whether the target allows them; nothing is changed here."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 
 from drills.rollout.rollback import bursts, recovery
-from drills.rollout.rollback.bursts import Burst
 from drills.rollout.rollback.changes import Change, Cohort, Throttle, Traffic
 from drills.rollout.rollback.levers import HookLever, Lever, MockLever
-from drills.rollout.rollback.recovery import Watched
+from drills.rollout.rollback.recovery import CanaryCheck
 from drills.rollout.servers import revisions
 from drills.rollout.setup import records
 from drills.rollout.setup.records import Revisions
@@ -20,7 +19,7 @@ from drills.rollout.verdict import armed
 from drills.runs.target_file import Target
 from sim.base.clocks import Clock
 from sim.base.errors import IllegalMoveError, TargetError, UsageError
-from sim.drill.target_rules import CohortRollback, RollbackHook, RollbackRules, TargetKind, ThrottleRollback, TrafficRollback
+from sim.drill.target_rules import RollbackHook, RollbackRules, TargetKind, ThrottleRollback
 from sim.engines.shared import permission, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.sockets.http import ServiceHttp
@@ -29,45 +28,46 @@ from sim.server.deployment import Traffic as MockTraffic
 
 FOLDER = "rollback"  # below the run's folder: all that a rehearsal keeps beside its record
 LIMIT_S = 300.0  # to recover: the operators' preflight
-STABLE_S = 900.0  # that recovery is watched for: the operators' rollback procedure
-MOCK_STABLE_S = 10.0  # [ours] on a mock, where it is labelled so
-# [ours] Of a mock: what its throttle is set to lies above what a watch publishes, and far below what a burst does.
+STABLE_S = 900.0  # for which recovery is monitored: the operators' rollback procedure
+MOCK_STABLE_S = 10.0  # [ours] on a mock, and labelled so
+# [ours] On a mock: its throttle is set above what a canary check publishes, and far below a burst.
 _MOCK_PUBLISHES_PER_S = 60.0
 _MOCK_BURST = 300
 _MOCK_PERCENT = 0
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that a rehearsal needs. `watch` runs for its usual length, or looks for so many seconds."""
+class Steps:
+    """All that a rehearsal needs. `check` runs a canary check of its usual length, or of so many seconds."""
 
     target: str
     target_kind: TargetKind
     changes: tuple[Change, Change, Change]  # in the order of the rollback
-    watch: Callable[[float | None], Watched]
+    check: Callable[[float | None], CanaryCheck]
     stable_s: float
     limit_s: float
     observed_within_s: float
-    hooks_sha256: str = ""  # of the commands, as they are now
+    hooks_sha256: str = ""  # of the commands as they are now
 
 
-def make(endpoints: Endpoints, entry: Target | None, folder: Path, clock: Clock, limit_s: float = LIMIT_S) -> Plan:
-    """The plan for a target. Raises `UsageError` for one that does not allow it, `TargetError` for a mock that is not there."""
+def make(endpoints: Endpoints, entry: Target | None, folder: Path, clock: Clock, limit_s: float = LIMIT_S) -> Steps:
+    """The steps for a target. Raises `UsageError` if the target does not allow them, `TargetError` for a mock that is down."""
     rules = entry.rollback if entry else RollbackRules()
     _require_allowed(endpoints, rules)
     for length_s in (None, STABLE_S):
         permission.require_allowed(recovery.drill_for(endpoints, rules.watch, length_s), endpoints)
     own, thresholds = folder / FOLDER, folder / records.THRESHOLDS  # a stage's own, where there are such
 
-    def watch(length_s: float | None) -> Watched:
+    def check(length_s: float | None) -> CanaryCheck:
         drill, surely = recovery.drill_for(endpoints, rules.watch, length_s), length_s is not None  # of 15 min of it
-        return recovery.watch(endpoints, drill, own / "canary-checks", thresholds if thresholds.exists() else None, surely)
+        return recovery.check(endpoints, drill, own / "canary-checks", thresholds if thresholds.exists() else None, surely)
 
-    return Plan(
+    makers = _Changes(endpoints, entry, rules, own, clock)
+    return Steps(
         target=endpoints.name,
         target_kind=endpoints.kind,
-        changes=_Changes(endpoints, entry, own, clock).all(rules),
-        watch=watch,
+        changes=(makers.traffic(), makers.throttle(), makers.cohort()),
+        check=check,
         stable_s=MOCK_STABLE_S if endpoints.is_mock else STABLE_S,
         limit_s=limit_s,
         observed_within_s=rules.observed_within_s,
@@ -79,7 +79,7 @@ def _require_allowed(endpoints: Endpoints, rules: RollbackRules) -> None:
     if endpoints.kind == "production" and not rules.allow_on_production:
         raise UsageError(
             f"target '{endpoints.name}' is of kind production, and a rehearsal moves everybody's traffic: rehearse on staging, "
-            f"or, where that is meant, put allow_on_production = true into [targets.{endpoints.name}.rollback]."
+            f"or put allow_on_production = true into [targets.{endpoints.name}.rollback]."
         )
     missing = [name for name in ("traffic", "throttle", "cohort") if getattr(rules, name) is None]
     if missing and not endpoints.is_mock:
@@ -90,25 +90,20 @@ def _require_allowed(endpoints: Endpoints, rules: RollbackRules) -> None:
 
 
 class _Changes:
-    """Makes the three changes: with the operators' commands where there are some, else with a mock's own routes."""
+    """Makes the changes: with the operators' commands where there are some, else with a mock's own routes."""
 
-    def __init__(self, endpoints: Endpoints, entry: Target | None, folder: Path, clock: Clock) -> None:
-        self._endpoints, self._entry, self._folder, self._clock = endpoints, entry, folder, clock
+    def __init__(self, endpoints: Endpoints, entry: Target | None, rules: RollbackRules, folder: Path, clock: Clock) -> None:
+        self._endpoints, self._entry, self._rules, self._folder, self._clock = endpoints, entry, rules, folder, clock
         self._mock = _mock(endpoints) if endpoints.is_mock else None
 
-    def all(self, rules: RollbackRules) -> tuple[Change, Change, Change]:
-        """In the order of the rollback."""
-        return self._traffic(rules.traffic), self._throttle(rules.throttle), self._cohort(rules.cohort)
-
-    def _traffic(self, rule: TrafficRollback | None) -> Traffic:
+    def traffic(self) -> Traffic:
         def find() -> Revisions:
             return revisions.find(self._endpoints, self._entry)
 
-        if rule is not None:
+        if rule := self._rules.traffic:
             good = Revisions(control=rule.control_revision, runtime=rule.runtime_revision)
-            return Traffic(
-                self._hook("traffic", rule, CONTROL_REVISION=good.control, RUNTIME_REVISION=good.runtime), good, find
-            )
+            lever = self._hook("traffic", rule, CONTROL_REVISION=good.control, RUNTIME_REVISION=good.runtime)
+            return Traffic(lever, good, find)
         deployment, traffic = self._of_mock
         old = deployment.previous_revision
         if not old:
@@ -116,13 +111,16 @@ class _Changes:
                 f"the mock at {self._endpoints.runtime_url} has one revision only, so there is nothing to roll back to; "
                 "start it with --set previous_revision=NAME."
             )
-        lever = MockLever(self._endpoints, "traffic", {"revision": old}, {"revision": traffic.serving})
-        return Traffic(lever, Revisions(control=old, runtime=old), find)
+        return Traffic(
+            MockLever(self._endpoints, "traffic", {"revision": old}, {"revision": traffic.serving}),
+            Revisions(control=old, runtime=old),
+            find,
+        )
 
-    def _throttle(self, rule: ThrottleRollback | None) -> Throttle:
-        what = rule.refuses if rule else "publishes"
-        n = self._burst(rule)
-        send: Callable[[Endpoints, int], Burst] = bursts.publishes if what == "publishes" else bursts.connects
+    def throttle(self) -> Throttle:
+        rule = self._rules.throttle
+        what, n = rule.refuses if rule else "publishes", self._burst(rule)
+        send = bursts.publishes if what == "publishes" else bursts.connects
         if rule is not None:
             lever: Lever = self._hook("throttle", rule, BURST=str(n))
         else:
@@ -131,21 +129,22 @@ class _Changes:
         return Throttle(lever, lambda: send(self._endpoints, n), f"{n} {what}", self._clock)
 
     def _burst(self, rule: ThrottleRollback | None) -> int:
-        """How large a burst may be: no cap is ever exceeded."""
+        """Size of a burst, within the target's caps."""
         if rule is None:
             return _MOCK_BURST
         caps = self._endpoints.rules.caps
         if caps is None:
             return rule.burst
-        most = caps.events_per_s if rule.refuses == "publishes" else min(caps.connects_per_s, caps.clients)
-        if most < 2:
+        limit = caps.events_per_s if rule.refuses == "publishes" else min(caps.connects_per_s, caps.clients)
+        if limit < 2:
             raise UsageError(
-                f"the caps of target '{self._endpoints.name}' allow no burst of {rule.refuses} ({most:g} a second), by "
-                "which alone a throttle is seen; raise them."
+                f"the caps of target '{self._endpoints.name}' allow no burst of {rule.refuses} ({limit:g} per second), and "
+                "only a burst shows a throttle; raise them."
             )
-        return min(rule.burst, int(most))
+        return min(rule.burst, int(limit))
 
-    def _cohort(self, rule: CohortRollback | None) -> Cohort:
+    def cohort(self) -> Cohort:
+        rule = self._rules.cohort
         if rule is not None:
             lever: Lever = self._hook("cohort", rule, PERCENT=f"{rule.percent:g}")
         else:
@@ -159,12 +158,12 @@ class _Changes:
     @property
     def _of_mock(self) -> tuple[Deployment, MockTraffic]:
         if self._mock is None:
-            raise IllegalMoveError("a target that is no mock was let through without its commands")
+            raise IllegalMoveError("a target that is no mock was accepted without its commands")
         return self._mock
 
 
 def _mock(endpoints: Endpoints) -> tuple[Deployment, MockTraffic]:
-    """What a mock of ours says of its revisions. Raises `TargetError`."""
+    """The deployment and traffic state of our own mock. Raises `TargetError`."""
 
     async def ask() -> dict[str, Any]:
         async with ServiceHttp(endpoints) as http:

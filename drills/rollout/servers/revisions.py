@@ -4,13 +4,13 @@ A revision is one printable word. Anything else (nothing, a sentence, a secret, 
 unknown; an unknown revision never counts as unchanged.
 """
 
-import os
-import subprocess
-import tempfile
+import asyncio
 
-from drills.rollout.setup.commands import NotRunError, to_its_end
+from drills.rollout.setup.commands import hook_environment
 from drills.rollout.setup.records import Revisions
 from drills.runs.target_file import Target
+from sim.base import operator_command
+from sim.base.operator_command import Output
 from sim.base.redaction import MARK, Redactor
 from sim.drill.target_rules import RevisionCommands
 from sim.engines.shared.endpoints import Endpoints
@@ -19,7 +19,7 @@ from sim.protocols.spacetime.service_metrics import OK, read_status, revision_of
 from sim.protocols.spacetime.service_paths import HEALTH_PATH, STATUS_PATH
 
 LIMIT_S = 5.0  # [ours] of one request, from connecting to the last byte
-_MAX_OUTPUT_BYTES = 4096  # of a command, looked at
+_MAX_OUTPUT_BYTES = 4096  # of a command, read
 
 
 def find(endpoints: Endpoints, entry: Target | None) -> Revisions:
@@ -57,26 +57,17 @@ class Finder:
         return self._plain(revision_of(answer.body)) if answer.outcome == OK else ""
 
     def _run(self, command: list[str]) -> str:
-        output = _first_output(command, self._environment(), self._commands.timeout_s)
-        lines = output.decode("utf-8", "replace").splitlines()
+        """The first word that a successful command prints; empty for any other."""
+        output = Output(Redactor(()), _MAX_OUTPUT_BYTES)
+        environment, limit_s = hook_environment(self._endpoints), self._commands.timeout_s
+        run = operator_command.run(command, environment, limit_s, output, with_stderr=False, ends_all=True)
+        try:
+            code, _ = asyncio.run(run)
+        except ValueError:  # such as a null byte in an argument
+            return ""
+        lines = output.content.decode("utf-8", "replace").splitlines() if code == 0 else []
         return self._plain(word(lines[0].strip())) if lines else ""
 
     def _plain(self, found: str) -> str:
         """Empty for a word with a secret in it: redacted, two revisions would look the same."""
         return found if found == self._redact.text(found) and MARK.decode() not in found else ""
-
-    def _environment(self) -> dict[str, str]:
-        endpoints = self._endpoints
-        about = {"TARGET": endpoints.name, "RUNTIME_URL": endpoints.runtime_url, "CONTROL_URL": endpoints.control_url}
-        return {**os.environ, **{f"STORMGATE_{name}": value for name, value in about.items()}}
-
-
-def _first_output(command: list[str], environment: dict[str, str], limit_s: float) -> bytes:
-    """What a command that succeeds prints; nothing for any other. Whatever it started ends with it."""
-    with tempfile.TemporaryFile() as output:
-        try:
-            code, _ = to_its_end(command, None, environment, limit_s, output, errors=subprocess.DEVNULL)
-        except (NotRunError, ValueError):
-            return b""
-        output.seek(0)
-        return output.read(_MAX_OUTPUT_BYTES) if code == 0 else b""

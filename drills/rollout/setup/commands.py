@@ -1,49 +1,48 @@
-"""Verification commands: run in their folder, bounded, with as little of our environment as they need, and counted.
+"""Verification commands: run in their folder, bounded, with as little of our environment as they need, and judged.
 
-That a command exits with 0 is not enough where a runner is named: its own words must tell that tests ran.
+Exit code 0 is not enough where a runner is named: its own summary must report that tests ran.
 """
 
-import contextlib
+import asyncio
 import hashlib
+import json
 import os
+import re
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import msgspec
 
-from drills.rollout.setup import records, test_counts
-from drills.rollout.setup.evidence import append
+from drills.rollout.setup import records
+from drills.rollout.setup.evidence import append, cannot_write
 from drills.rollout.setup.records import CommandDone
 from drills.rollout.setup.stages import Command
+from sim.base import operator_command
 from sim.base.clocks import Clock, iso
-from sim.base.errors import StorageError
+from sim.base.operator_command import NOT_STARTED, Output
 from sim.base.redaction import Redactor
+from sim.engines.shared.endpoints import Endpoints
 
-# What a program needs to find itself and its caches; nothing else of our environment is handed on.
+# What a program needs to find itself and its caches; nothing else of our environment is passed on.
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOCACHE", "NVM_DIR", "VIRTUAL_ENV"),
 )
-_MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # kept of one command, the half from its beginning and the half from its end
-_GRACE_S = 2.0  # from SIGTERM to SIGKILL
-_CUT = b"\n[... stormgate kept the beginning and the end ...]\n"
-_SHORTEST_SECRET = 6  # characters; a shorter value would be found in every other word
-_NOT_FOUND = 127  # what a shell says of a program that is not there
+_MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # kept of one command
+_MIN_SECRET_CHARS = 6  # a shorter value would be found in every other word
+_NOT_FOUND = 127  # a shell's exit code for a missing program
 Outcome = Literal["pass", "fail", "error", "not_run"]
-STORMGATE = (sys.executable, "-m", "drills")
+STORMGATE = (sys.executable, "-m", "drills.cli.main")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What commands are run with. `secrets` are kept out of all that is kept."""
+    """What commands are run with. `secrets` are removed from all that is kept."""
 
     target: str = ""
     targets: str = ""  # the targets file
@@ -53,15 +52,15 @@ class Setting:
 
 
 class NotRunError(Exception):
-    """What it would need is not there; the text says what."""
+    """Something that the command needs is missing; the text says what."""
 
 
 def run(command: Command, folder: Path, clock: Clock, setting: Setting | None = None) -> CommandDone:
-    """Run one command and add it to `commands.jsonl` in `folder`, its output to `logs/`. Raises `StorageError` alone."""
+    """Run a command; add it to `commands.jsonl` in `folder` and its output to `logs/`. Raises only `StorageError`."""
     setting = setting or Setting()
     began = iso(clock.now())
-    given = _handed_on(command, setting.environment).values()
-    redact = Redactor((*setting.secrets, *(value for value in given if len(value) >= _SHORTEST_SECRET)))
+    given = _asked_for(command, setting.environment).values()
+    redact = Redactor((*setting.secrets, *(value for value in given if len(value) >= _MIN_SECRET_CHARS)))
     plain = CommandDone(
         name=command.name,
         argv=tuple(redact.text(part) for part in command.argv),
@@ -83,22 +82,22 @@ def run(command: Command, folder: Path, clock: Clock, setting: Setting | None = 
 
 def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, plain: CommandDone) -> CommandDone:
     cwd = _folder(command, setting.environment)
-    logs = folder / records.LOGS / command.name
-    argv = _argv(command, cwd, logs, setting)
+    argv = _argv(command, cwd, folder / records.LOGS / command.name, setting)
+    output = Output(redact, _MAX_OUTPUT_BYTES, keeps_end=True)
+    limit_s, environment = command.timeout_s, _environment(command, setting)
+    began = time.monotonic()
+    code, why = asyncio.run(operator_command.run(argv, environment, limit_s, output, cwd=cwd, ends_all=True))
+    took_s = time.monotonic() - began
+    if why.startswith(NOT_STARTED):
+        raise NotRunError(f"it {why}")
     log = f"{records.LOGS}/{command.name}.txt"
+    said = output.content
     try:
-        logs.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=logs.parent) as output:
-            began = time.monotonic()
-            code, why = to_its_end(argv, cwd, _environment(command, setting), command.timeout_s, output)
-            took_s = time.monotonic() - began
-            said = redact(_kept(output))
+        (folder / records.LOGS).mkdir(parents=True, exist_ok=True)
         (folder / log).write_bytes(said)
     except OSError as error:
-        raise StorageError(f"{folder / log}: cannot be written ({error.strerror}).") from None
-    words = said.decode("utf-8", "replace")
-    tests = test_counts.tests(command.runner, words) if command.runner else None
-    failed = test_counts.failed(command.runner, words) if command.runner else 0
+        raise cannot_write(folder / log, error) from None
+    tests, failed = count_tests(command.runner, said.decode("utf-8", "replace")) if command.runner else (None, 0)
     state, reason = _judged(code, why, tests, failed, command)
     return msgspec.structs.replace(
         plain,
@@ -115,16 +114,14 @@ def _run(command: Command, folder: Path, setting: Setting, redact: Redactor, pla
 
 
 def _judged(code: int | None, why: str, tests: int | None, failed: int, command: Command) -> tuple[Outcome, str]:
+    if code == _NOT_FOUND:
+        return "not_run", "a program that it needs is missing (exit code 127)"
     if why:
         return "fail", why
-    if code == _NOT_FOUND:
-        return "not_run", "a program that it needs is not there (exit code 127)"
-    if code:
-        return "fail", f"ended with exit code {code}"
     if tests == 0:
-        return "fail", f"ended with exit code 0, but by {command.runner}'s own words no test ran"
+        return "fail", f"ended with exit code 0, but by {command.runner}'s own summary no test ran"
     if failed:
-        return "fail", f"ended with exit code 0, but by {command.runner}'s own words {failed} of {tests} tests failed"
+        return "fail", f"ended with exit code 0, but by {command.runner}'s own summary {failed} of {tests} tests failed"
     return "pass", f"{tests} tests ran" if tests is not None else "ended with exit code 0"
 
 
@@ -136,12 +133,12 @@ def _folder(command: Command, environment: Mapping[str, str]) -> Path:
     else:
         folder = Path(root) / command.cwd
     if not folder.is_dir():
-        raise NotRunError(f"its folder {folder} is not there")
+        raise NotRunError(f"its folder {folder} does not exist")
     return folder.resolve()
 
 
 def _argv(command: Command, cwd: Path, logs: Path, setting: Setting) -> list[str]:
-    """The command with its places filled in. Raises `NotRunError` for a program that is not there."""
+    """The command with its placeholders filled in. Raises `NotRunError` for a missing program."""
     is_stormgate = command.argv[0] == "{stormgate}"
     parts = [*STORMGATE, *command.argv[1:]] if is_stormgate else list(command.argv)
     places = {
@@ -160,74 +157,29 @@ def _argv(command: Command, cwd: Path, logs: Path, setting: Setting) -> list[str
     return parts
 
 
-def _handed_on(command: Command, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that the command asks for by name."""
+def _asked_for(command: Command, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that the command names."""
     return {name: environment[name] for name in command.environment if environment.get(name)}
 
 
 def _environment(command: Command, setting: Setting) -> dict[str, str]:
     own = setting.environment
     small = {name: own[name] for name in _ENVIRONMENT if name in own}
-    if command.is_ours:  # our own commands may need whatever variables a targets file names
+    if command.is_ours:  # our own commands may need any variable that a targets file names
         small = dict(own)
     if missing := [name for name in command.environment if not own.get(name)]:
         raise NotRunError(f"the environment variable {missing[0]}, which it needs, is not set")
-    return {**small, **_handed_on(command, own), "TERM": "dumb", "CARGO_TERM_COLOR": "never", "NO_COLOR": "1"}
+    return {**small, **_asked_for(command, own), "TERM": "dumb", "CARGO_TERM_COLOR": "never", "NO_COLOR": "1"}
 
 
-def to_its_end(
-    argv: list[str],
-    cwd: Path | None,
-    environment: Mapping[str, str],
-    limit_s: float,
-    output: IO[bytes],
-    errors: int = subprocess.STDOUT,
-) -> tuple[int | None, str]:
-    """Run a command; its exit code and what went wrong. Whatever it started ends with it. Raises `NotRunError`."""
-    try:
-        process = subprocess.Popen(
-            argv,
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-            start_new_session=True,  # a Ctrl-C on the terminal is for us; and a time-out ends its children, too
-        )
-    except OSError as error:
-        raise NotRunError(f"it could not be started ({error.strerror})") from None
-    try:
-        return process.wait(limit_s), ""
-    except subprocess.TimeoutExpired:
-        return None, f"did not end within {limit_s:g} s"
-    finally:
-        end(process)
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Make sure that a process that leads a session of its own has ended, and all of that session."""
-    for number, patience_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, None)):
-        if process.poll() is None or number is signal.SIGKILL:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience_s)
-
-
-def _kept(output: IO[bytes]) -> bytes:
-    """What it printed, as much of it as is kept."""
-    size = output.seek(0, os.SEEK_END)
-    output.seek(0)
-    if size <= _MAX_OUTPUT_BYTES:
-        return output.read()
-    half = _MAX_OUTPUT_BYTES // 2
-    head = output.read(half)
-    output.seek(size - half)
-    return head + _CUT + output.read()
+def hook_environment(endpoints: Endpoints, **about: str) -> dict[str, str]:
+    """The environment of an operator's hook: ours, and STORMGATE_TARGET, ..._RUNTIME_URL, ..._CONTROL_URL and `about`."""
+    of_target = {"TARGET": endpoints.name, "RUNTIME_URL": endpoints.runtime_url, "CONTROL_URL": endpoints.control_url}
+    return {**os.environ, **{f"STORMGATE_{name}": value for name, value in {**of_target, **about}.items()}}
 
 
 def precondition(commands: Iterable[Command], done: Mapping[str, CommandDone], name: str) -> tuple[Outcome, str]:
-    """What the operators' commands say to a precondition: state and reason."""
+    """State and reason of a precondition, by the operators' commands for it."""
     asked = [done[command.name] for command in commands if command.precondition == name and command.name in done]
     graver: tuple[Outcome, ...] = ("fail", "error", "not_run")
     for state in graver:
@@ -235,3 +187,60 @@ def precondition(commands: Iterable[Command], done: Mapping[str, CommandDone], n
             if each.state == state:
                 return state, f"{each.name}: {each.reason}"
     return ("pass", "; ".join(f"{each.name}: {each.reason}" for each in asked)) if asked else ("not_run", "no command asks it")
+
+
+# --- counting tests ---------------------------------------------------------------------------------
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CARGO = re.compile(r"^test result: \w+\. (?P<passed>\d+) passed; (?P<failed>\d+) failed;", re.MULTILINE)
+_PYTEST = re.compile(r"^=*\s*(?=.*\bin [\d.]+s)(?P<counts>\d+ \w+(?:, \d+ \w+)*) in [\d.]+s", re.MULTILINE)
+_PYTEST_COUNT = re.compile(r"(?P<n>\d+) (?P<what>passed|failed|errors?)\b")
+_GO_TEST = re.compile(r"^\s*--- (?:PASS|FAIL): ", re.MULTILINE)
+_GO_PACKAGE = re.compile(r"^(?:ok|FAIL)\s+\S+\s+(?:\(cached\)|[\d.]+s)(?P<rest>.*)$", re.MULTILINE)
+_NODE = re.compile(r"^(?:#|ℹ) (?P<what>pass|fail) (?P<n>\d+)\s*$", re.MULTILINE)
+Counts = tuple[int, int]  # tests that ran, and how many of them failed
+
+
+def count_tests(runner: str, output: str) -> Counts:
+    """How many tests a runner's summary reports, and how many of them failed; skipped and filtered ones do not count."""
+    return _COUNTERS[runner](_COLOURS.sub("", output).replace("\r\n", "\n"))
+
+
+def _cargo(output: str) -> Counts:
+    lines = [(int(found["passed"]), int(found["failed"])) for found in _CARGO.finditer(output)]
+    return sum(map(sum, lines)), sum(failed for _, failed in lines)
+
+
+def _pytest(output: str) -> Counts:
+    """Tests of the last summary line, as plug-ins print others; failures of any, as a script may run it twice."""
+    lines = [list(_PYTEST_COUNT.finditer(found["counts"])) for found in _PYTEST.finditer(output)]
+    tests = sum(int(found["n"]) for found in (lines[-1] if lines else ()))
+    return tests, sum(int(found["n"]) for line in lines for found in line if found["what"] != "passed")
+
+
+def _go(output: str) -> Counts:
+    """With `-v` or `-json` each test counts; without either, each package that had any."""
+    packages = list(_GO_PACKAGE.finditer(output))
+    events = list(_go_events(output))
+    tests = len(_GO_TEST.findall(output)) or len(events) or sum("[no tests to run]" not in each["rest"] for each in packages)
+    failed = output.count("--- FAIL: ") or events.count("fail") or sum(each[0].startswith("FAIL") for each in packages)
+    return tests, failed
+
+
+def _go_events(output: str) -> Iterable[str]:
+    """`pass` or `fail` of each test of a `-json` run."""
+    for line in output.splitlines():
+        try:
+            event = json.loads(line) if line.startswith("{") else None
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("Action") in ("pass", "fail") and event.get("Test"):
+            yield event["Action"]
+
+
+def _node(output: str) -> Counts:
+    found = [(int(each["n"]), each["what"] == "fail") for each in _NODE.finditer(output)]
+    return sum(n for n, _ in found), sum(n for n, is_failure in found if is_failure)
+
+
+_COUNTERS: dict[str, Callable[[str], Counts]] = {"cargo": _cargo, "pytest": _pytest, "go": _go, "node": _node}
