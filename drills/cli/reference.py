@@ -25,6 +25,7 @@ from drills.rollout.report import explain
 from drills.rollout.setup import stages
 from drills.runs import catalog, target_file
 from sim.base.atomic_files import write_whole
+from sim.base.exit_codes import ExitCode
 from sim.drill import model, system_model, target_rules
 from sim.drill.fault_kinds import AnyFault
 from sim.planning.sweeps import Sweep
@@ -50,6 +51,7 @@ def pages() -> dict[str, str]:
     """The text of every reference page by its file name."""
     made = {
         "commands": ("Commands", "Each command prints the same with `--help`.", _commands()),
+        "exit-codes": ("Exit codes", "Every command uses the same codes. Only 0 is green.", exit_codes()),
         "drills": ("Drills", "The drills that are shipped: `stormgate drill run NAME`.", _drills()),
         "drill-file": ("Drill file", _about(model), _file(model.Drill)),
         "faults": ("Fault kinds", "Each fault is a table `[[faults]]` of a [drill file](drill-file.md).", _faults()),
@@ -217,6 +219,11 @@ def _parameter(param: Any) -> tuple[str, str, str]:
         option = f"{option} {value}"
     default = "required" if param.required else "" if param.default in (None, (), False) else _code(param.default)
     return _code(option), default, param.help or ""
+
+
+def exit_codes() -> Iterator[str]:
+    """The table of exit codes."""
+    return _table(("code", "meaning"), ((str(code.value), code.meaning) for code in ExitCode))
 
 
 def _drills() -> Iterator[str]:

@@ -53,7 +53,11 @@ def test_every_invariant_is_explained():
 def test_reference_pages_are_up_to_date():
     stale = [name for name, text in reference.pages().items() if (reference.FOLDER / name).read_text() != text]
     assert stale == [], "run `make reference`"
-    assert {path.name for path in reference.FOLDER.glob("*.md")} - {"exit-codes.md"} == set(reference.pages())
+    assert {path.name for path in reference.FOLDER.glob("*.md")} == set(reference.pages())
+
+
+def test_readme_has_the_table_of_exit_codes():
+    assert "\n".join(reference.exit_codes()) in (ROOT / "README.md").read_text()
 
 
 def test_an_outdated_reference_page_is_written_again(tmp_path: Path):
