@@ -56,7 +56,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 MAX_MODULES = 14  # of a folder, `__init__.py` included
 # Imports that still point the wrong way, and folders that are still too large. This set only shrinks.
 TRANSITION: set[tuple[str, str]] = set()
-LARGE = {"sim/server", "sim/engines/sockets", "drills/runs"}
+LARGE = {"sim/server", "sim/engines/sockets"}
 PURE = ("sim.protocols", "sim.server", "sim.client")
 # Of `sim/engines/shared` what never waits, so that every driver can use it.
 WAITING = {"aiohttp", "asyncio", "gevent", "httpx", "simpy", "uvloop", "socket", "subprocess", "threading"}
@@ -64,7 +64,7 @@ MAY_WAIT = ("sim.engines.shared.fetch",)
 # What load tests need of the operators' side: a run's folder and its verdict.
 FOR_LOCUST = (
     *("sim.engines.shared", "sim.engines.greenlets", "drills.judging", "drills.reports.report"),
-    *(f"drills.runs.{name}" for name in ("catalog", "leftovers", "results", "targets")),
+    *(f"drills.runs.{name}" for name in ("catalog", "results", "targets")),
 )
 RUNNING = ("sim.mock", "sim.engines")  # packages that judging and drawing must do without
 JUDGING = ("sim.analysis", "sim.plots")

@@ -89,7 +89,7 @@ def drill_run(
     dry_run: DryRun = False,
 ) -> None:
     """Run drills, judge them, and decide go or no-go."""
-    from drills.runs import conclusion, running
+    from drills.runs import running
     from drills.runs.request import ENGINES, Request
 
     chosen = _load(names or [], every, quick, _overrides(overrides, clients, policy))
@@ -110,7 +110,7 @@ def drill_run(
         running.show_plan(request, as_json)
         raise typer.Exit(ExitCode.INCONCLUSIVE)
     run_dir = running.run(request)
-    _finish(conclusion.conclude(run_dir), run_dir, as_json, junit)
+    _finish(running.conclude(run_dir), run_dir, as_json, junit)
 
 
 def judge(

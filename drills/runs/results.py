@@ -31,17 +31,17 @@ from drills.judging.checks.thresholds import DEFAULT_PATH, Thresholds
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict
 from drills.reports import report
 from drills.runs import catalog, variants
-from drills.runs.evidence import recorded as recorded
-from drills.runs.evidence import recorded_of, salvage
-from drills.runs.intent import DRILL_NAME as DRILL_NAME
-from drills.runs.intent import DRILLS, PlannedDrill, RunPlan, digest_of, read_drill
-from drills.runs.intent import PLAN_NAME as PLAN_NAME
-from drills.runs.intent import read_plan as read_plan
 from drills.runs.request import SIMULATED
+from drills.runs.run_files import DRILL_NAME as DRILL_NAME
+from drills.runs.run_files import DRILLS, PlannedDrill, RunPlan, digest_of, read_drill, recorded_of, salvage
+from drills.runs.run_files import PLAN_NAME as PLAN_NAME
+from drills.runs.run_files import read_plan as read_plan
+from drills.runs.run_files import recorded as recorded
 from drills.runs.variants import Variant
 from sim.analysis import parity
 from sim.base.atomic_files import write_whole
 from sim.base.errors import EvidenceError, StorageError, UsageError
+from sim.base.ownership import MARK_NAME, STATE_PREFIX, Mark, is_left_over, remove_leftovers
 from sim.drill.model import Drill
 from sim.drill.model import load as load_drill
 from sim.record import parquet, run_header
@@ -169,6 +169,23 @@ def stage_folder(rollout: Path, run_id: str) -> Path:
 def snapshot_folder(out: Path, now: datetime) -> Path:
     """Where the snapshots of one call go that is part of no run."""
     return out / "snapshots" / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def mark(run_dir: Path) -> Mark:
+    """Say that a run is going on in its folder, until the mark is removed."""
+    return Mark(run_dir / MARK_NAME)
+
+
+def clean_up(out: Path) -> list[str]:
+    """Clean up after killed runs, those with folders under `out` among them; returns what there was, a sentence each."""
+    found = []
+    if gone := remove_leftovers(STATE_PREFIX):
+        found.append(f"removed what a killed run left behind: {', '.join(map(str, gone))}.")
+    for left in sorted(out.glob(f"*/{MARK_NAME}")):
+        if is_left_over(left):
+            left.unlink(missing_ok=True)  # told once
+            found.append(f"{left.parent}: this run was killed before its end; `stormgate judge` shows what it had.")
+    return found
 
 
 def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str, DrillVerdict] | None = None) -> RunVerdict:

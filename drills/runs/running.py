@@ -2,17 +2,21 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from drills.judging.checks.thresholds import DEFAULT_PATH
+from drills.judging.checks.verdicts import DrillVerdict, RunVerdict
 from drills.reports.terminal import Progress, Several, err, out
-from drills.runs import dry_run, leftovers, predictions, results, simulations, targets, variants
+from drills.runs import dry_run, predictions, results, simulations, targets, variants
 from drills.runs.request import ENGINES, SIMULATED, Request
+from sim.base import process_pool
 from sim.base.config import set_key, to_struct
-from sim.base.errors import UsageError
+from sim.base.errors import EvidenceError, UsageError
+from sim.base.process_pool import INTERRUPTED, Say
 from sim.drill.model import Drill, expected_duration_s, runs_on
 from sim.record.run_header import RunHeader
 from sim.server.deployment import Deployment
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from sim.drill.system_model import SystemModel
     from sim.engines.shared.endpoints import Endpoints
 
+# [ours] Observations that are worth processes of their own: these take about a second to start.
+_MANY_BYTES = 4_000_000
 RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 
 
@@ -35,7 +41,7 @@ def run(request: Request) -> Path:
     if endpoints is not None and not endpoints.is_mock:
         dry_run.in_words(request, endpoints, err())
     run_drill = None if request.engine in SIMULATED else _sockets(request, endpoints)
-    for sentence in leftovers.clean_up(request.out):
+    for sentence in results.clean_up(request.out):
         print(f"note: {sentence}", file=sys.stderr)
     run_dir = results.create_run(
         request.out,
@@ -47,7 +53,7 @@ def run(request: Request) -> Path:
         thresholds=request.thresholds or DEFAULT_PATH,
         replications=request.replications,
     )
-    mark = leftovers.mark(run_dir)
+    mark = results.mark(run_dir)
     try:
         stopped_because = _simulate_all(request, run_dir) if run_drill is None else _run_all(request, run_dir, run_drill)
         if stopped_because:
@@ -286,3 +292,51 @@ def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[Runti
     deployed = {name: data.pop(name) for name in list(data) if name in Deployment.__struct_fields__}
     on = to_struct({"defects": list(switches(defects, seed=1).defects), **named}, Switches, "--set")
     return to_struct(data, RuntimeSettings, "--set"), on, to_struct(deployed, Deployment, "--set")
+
+
+# --- judging ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Task:
+    """To judge one drill of a run, or else to draw it."""
+
+    run_dir: Path
+    drill: str
+    is_to_judge: bool
+
+
+def conclude(run_dir: Path) -> RunVerdict:
+    """Judge a run, and write its report and figures; raises `StormgateError`."""
+    names = [planned.name for planned in results.read_plan(run_dir).drills]
+    observed = sum(path.stat().st_size for path in run_dir.rglob("*.parquet"))
+    judged = _in_processes(run_dir, names) if observed >= _MANY_BYTES else {}
+    verdict = results.judge_run(run_dir, judged=judged)
+    results.write_reports(run_dir, verdict)
+    if not judged:
+        for name in names:
+            results.write_figure(run_dir, name)
+    return verdict
+
+
+def _in_processes(run_dir: Path, names: list[str]) -> dict[str, DrillVerdict]:
+    """The verdicts by drill; all are drawn, too."""
+    tasks = [_Task(run_dir, name, is_to_judge) for name in names for is_to_judge in (True, False)]
+    with Several("judging and drawing", [task.drill for task in tasks]) as progress:
+        outcome = process_pool.run(_carry_out, tasks, progress)
+    if outcome.stopped_because == INTERRUPTED:
+        raise KeyboardInterrupt
+    if outcome.stopped_because:
+        raise EvidenceError(
+            f"{run_dir}: could not be judged: {outcome.stopped_because}; "
+            "`stormgate judge` reads one drill after the other, which takes less memory."
+        )
+    return {tasks[place].drill: verdict for place, verdict in outcome.results.items() if verdict is not None}
+
+
+def _carry_out(task: _Task, say: Say) -> DrillVerdict | None:
+    say("judging" if task.is_to_judge else "drawing", 0.0)
+    if task.is_to_judge:
+        return results.judge_drill(task.run_dir, task.drill)
+    results.write_figure(task.run_dir, task.drill)
+    return None

@@ -11,7 +11,7 @@ import pytest
 
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
 from drills.reports import report
-from drills.runs import conclusion, results, running, simulations
+from drills.runs import results, running, simulations
 from drills.runs.request import Request
 from drills.runs.simulations import Job
 from sim.base.errors import StorageError, UsageError
@@ -36,7 +36,7 @@ def replicate(out: Path, drill: Drill, count: int, seed: int = SEEDS[0], engine:
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = replicate(tmp_path_factory.mktemp("results"), small("reconnect_storm"), len(SEEDS))
-    conclusion.conclude(run_dir)
+    running.conclude(run_dir)
     return run_dir
 
 

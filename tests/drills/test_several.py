@@ -11,7 +11,7 @@ import pytest
 
 from drills.reports import report, terminal
 from drills.reports.terminal import Several
-from drills.runs import conclusion, results, running
+from drills.runs import results, running
 from drills.runs.request import Request
 from sim.base import process_pool
 from sim.base.errors import EvidenceError
@@ -43,11 +43,11 @@ def test_drills_side_by_side_are_the_drills_alone(both: Path, tmp_path: Path):
 
 
 def test_judged_in_processes_or_not_the_verdict_is_that_of_the_files_alone(both: Path, monkeypatch: pytest.MonkeyPatch):
-    few = report.summary_json(conclusion.conclude(both))
-    monkeypatch.setattr(conclusion, "_MANY_BYTES", 0)
+    few = report.summary_json(running.conclude(both))
+    monkeypatch.setattr(running, "_MANY_BYTES", 0)
     for name in NAMES:
         results.figure_path(both, name).unlink()
-    many = report.summary_json(conclusion.conclude(both))
+    many = report.summary_json(running.conclude(both))
     assert few == many == report.summary_json(results.judge_run(both)) == (both / "summary.json").read_bytes()
     assert all(results.figure_path(both, name).stat().st_size > 10_000 for name in NAMES)
 
@@ -138,10 +138,10 @@ def test_the_first_error_is_raised():
 
 
 def test_a_run_that_could_not_be_judged_says_what_else_to_do(both: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(conclusion, "_MANY_BYTES", 0)
+    monkeypatch.setattr(running, "_MANY_BYTES", 0)
     monkeypatch.setattr(process_pool, "run", lambda *arguments: process_pool.Outcome({}, "a worker process was killed"))
     with pytest.raises(EvidenceError, match=r"a worker process was killed; `stormgate judge`"):
-        conclusion.conclude(both)
+        running.conclude(both)
 
 
 # --- progress ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from drills import CATALOG
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, State
-from drills.runs import conclusion, results, running, variants
+from drills.runs import results, running, variants
 from drills.runs.request import Request
 from sim.base.errors import UsageError
 from sim.client import backoff, policies
@@ -187,7 +187,7 @@ def test_a_surface_that_was_not_planned_is_an_error(run_dir: Path):
 def test_judging_again_says_the_same_and_a_report_has_it(healthy: Path):
     said = stormgate_here("judge", healthy, "--json")
     assert said.code == GO
-    conclusion.conclude(healthy)
+    running.conclude(healthy)
     assert json.loads((healthy / "summary.json").read_text()) == json.loads(said.out)
     (drill,) = json.loads(said.out)["drills"]
     assert drill["metrics"]["parity.surfaces"]["value"] == 4

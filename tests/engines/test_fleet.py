@@ -15,7 +15,7 @@ import pytest
 from drills import CATALOG
 from drills.judging.checks.verdicts import RunVerdict, State
 from drills.rollout.verdict import stage_drills
-from drills.runs import conclusion, results, running
+from drills.runs import results, running
 from drills.runs.request import Request
 from sim.analysis import metrics, reconnects
 from sim.base import randomness
@@ -171,7 +171,7 @@ def test_nobody_is_left_in_line_by_rounding():
 
 def judged(out: Path, *chosen: Drill, **more: object) -> RunVerdict:
     like = {"engine": "fleet", "target": "mock", "seed": 1, "defects": (), "thresholds": None}
-    return conclusion.conclude(running.run(Request(chosen, out=out, **(like | more))))
+    return running.conclude(running.run(Request(chosen, out=out, **(like | more))))
 
 
 def test_the_best_it_can_be_is_inconclusive(tmp_path: Path):

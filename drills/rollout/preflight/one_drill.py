@@ -17,7 +17,7 @@ import msgspec
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
 from drills.reports import report
 from drills.rollout.setup.records import DrillDone
-from drills.runs import conclusion, results, running
+from drills.runs import results, running
 from drills.runs.request import Request
 from sim.base.errors import EvidenceError, StormgateError
 from sim.drill import model as drill_file
@@ -52,7 +52,7 @@ def run(order: Order) -> DrillDone:
     before = set(Path(order.out).glob("*"))
     try:
         run_dir = running.run(_request(drill, order))
-        verdict = conclusion.conclude(run_dir) if order.figures else _concluded(run_dir)
+        verdict = running.conclude(run_dir) if order.figures else _concluded(run_dir)
     except StormgateError as error:
         begun = sorted(set(Path(order.out).glob("*")) - before)  # by a run that failed
         done = not_run(drill.name, order.seed, str(error))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import RunVerdict
-from drills.runs import leftovers, results
+from drills.runs import results
 from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.run.options import Plan
 from sim.base.ownership import Mark
@@ -24,7 +24,7 @@ class RunFolder:
 
 def open_folder(plan: Plan) -> RunFolder:
     """Create the folder of a new run. Raises `UsageError` and `StorageError`."""
-    leftovers.clean_up(plan.out)
+    results.clean_up(plan.out)
     target, kind = plan.target
     run_dir = results.create_run(
         plan.out,
@@ -35,7 +35,7 @@ def open_folder(plan: Plan) -> RunFolder:
         seed=plan.seed,
         thresholds=plan.thresholds,
     )
-    return RunFolder(run_dir, results.create_drill_folder(run_dir, plan.drill), leftovers.mark(run_dir))
+    return RunFolder(run_dir, results.create_drill_folder(run_dir, plan.drill), results.mark(run_dir))
 
 
 def conclude(run: RunFolder) -> RunVerdict:
