@@ -24,7 +24,7 @@ from drills.judging import gates
 from drills.judging.checks import thresholds
 from drills.rollout.report import explain
 from drills.rollout.setup import stages
-from drills.runs import catalog, target_file
+from drills.runs import catalog, targets
 from sim.base.atomic_files import write_whole
 from sim.base.exit_codes import ExitCode
 from sim.drill import model, system_model, target_rules
@@ -50,7 +50,7 @@ def pages() -> dict[str, str]:
         "drill-file": ("Drill file", _about(model), _file(model.Drill)),
         "faults": ("Fault kinds", "Each fault is a table `[[faults]]` of a [drill file](drill-file.md).", _faults()),
         "checks": ("Checks", "What is measured, how it is decided, and the default in `drills/thresholds.toml`.", _checks()),
-        "targets-file": ("Targets file", _about(target_file), _targets_file()),
+        "targets-file": ("Targets file", _about(targets), _targets_file()),
         "stages-file": ("Stages file", _about(stages), _tree(stages.Stages)),
         "plan-file": ("Sweep and search file", "What `plan sweep` and `plan find` read.", _file(Sweep)),
         "system-model": ("System model", _about(system_model), _file(system_model.SystemModel)),
@@ -257,12 +257,12 @@ def _checks() -> Iterator[str]:
 
 def _targets_file() -> Iterator[str]:
     tables = {
-        "": target_file.Entry,
+        "": targets.Entry,
         ".caps": target_rules.Caps,
         ".stop": target_rules.Stop,
         ".hooks.KIND": target_rules.Hook,
         ".revisions": target_rules.RevisionCommands,
-        ".prometheus": target_file.PrometheusEntry,
+        ".prometheus": targets.PrometheusEntry,
         ".rollback": target_rules.RollbackRules,
     }
     for name, cls in tables.items():

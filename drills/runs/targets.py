@@ -1,17 +1,300 @@
-"""Where a drill runs: the embedded mock, a runtime of ours that is already up on this machine, or a target of a file."""
+"""Targets: the embedded mock, a mock that already runs on this machine, or an entry of a targets file.
+
+An entry of the file says where a service is, what a drill may do to it, and which environment variables hold its secrets.
+"""
 
 import ipaddress
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, get_args
 from urllib.parse import SplitResult, urlsplit
 
+import msgspec
+
+from sim.base.config import read_toml, to_struct
 from sim.base.errors import UsageError
+from sim.drill.fault_kinds import AnyFault
+from sim.drill.target_rules import (
+    Caps,
+    Hook,
+    MetricsProfile,
+    RevisionCommands,
+    RollbackHook,
+    RollbackRules,
+    Rules,
+    Stop,
+    TargetKind,
+)
+from sim.protocols.spacetime.metric_names import KNOWN
+from sim.protocols.spacetime.service_paths import SOCKET_PATH
+from sim.server.settings import Positive
 
 if TYPE_CHECKING:
     from sim.engines.shared.endpoints import Endpoints
 
 EMBEDDED = "mock"
 DEFAULT_FILE = Path("targets.toml")
+VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
+Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback")  # below a target's own, each read by itself
+_LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One `[targets.NAME]`. Each address is given here or by a variable of the environment; secrets only by variables."""
+
+    kind: TargetKind
+    runtime_url: str = ""
+    runtime_url_env: VariableName | None = None  # such as RUNTIME_BASE_URL
+    control_url: str = ""
+    control_url_env: VariableName | None = None  # such as CONTROL_BASE_URL
+    admin_token_env: VariableName | None = None  # such as RUNTIME_ADMIN_TOKEN; without it the metrics endpoint is not asked
+    session_token_env: VariableName | None = None  # of the bearer session that tokens are minted with
+    socket_path: SocketPath = SOCKET_PATH
+    metrics_profile: MetricsProfile = "full"
+    metrics_every_s: Positive = _LIVE_EVERY_S
+    caps: Caps | None = None
+
+
+class PrometheusEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[targets.NAME.prometheus]`: a server that has figures of the lane, too."""
+
+    url: str = ""
+    url_env: VariableName | None = None
+    token_env: VariableName | None = None  # of a bearer token; without it none is sent
+    max_age_s: Positive = 150.0  # [ours] of a sample, two scrapes a minute apart and some: older ones tell nothing
+    expressions: dict[str, Expression]  # PromQL, one series each, by the figure's name
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """The same with everything looked up."""
+
+    url: str
+    token: str = field(repr=False)
+    max_age_s: float
+    expressions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A named target with everything looked up. Its secrets are in no repr."""
+
+    name: str
+    entry: Entry
+    rules: Rules
+    runtime_url: str
+    control_url: str
+    admin_token: str
+    session: str
+    revisions: RevisionCommands = field(default_factory=RevisionCommands)
+    prometheus: Prometheus | None = None
+    rollback: RollbackRules = field(default_factory=RollbackRules)
+
+    def __repr__(self) -> str:
+        return f"Target({self.name}, {self.entry.kind}, {self.runtime_url}, {self.control_url})"
+
+
+def read(path: Path, name: str, environment: Mapping[str, str] = os.environ) -> Target:
+    """The target `name` of a file. Raises `UsageError`, one sentence with file, key and what was expected."""
+    if not _NAME.fullmatch(name):  # which is not said again: who knows what it is
+        raise UsageError("--target: expected 'mock', or an address such as http://127.0.0.1:8080, or a target's name.")
+    tables = read_toml(path)
+    if unknown := [key for key in tables if key != "targets"]:
+        raise UsageError(f"{path}: unknown key '{unknown[0]}'; expected one table a target, such as [targets.staging].")
+    targets = tables.get("targets")
+    if not isinstance(targets, dict) or not targets:
+        raise UsageError(f"{path}: has no targets; expected one table a target, such as [targets.staging].")
+    if EMBEDDED in targets:
+        raise UsageError(f"{path}: key 'targets.{EMBEDDED}' is the embedded mock's own name; give that target another.")
+    if name not in targets:
+        raise UsageError(f"{path}: there is no target '{name}'; there are: {', '.join(targets)}.")
+    return _target(path, name, targets[name], environment)
+
+
+def _target(path: Path, name: str, table: object, environment: Mapping[str, str]) -> Target:
+    where = f"{path}: [targets.{name}]"
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: key 'targets.{name}' is {table!r}, but a target is a table.")
+    rest = {key: value for key, value in table.items() if key not in _TABLES}
+    entry = to_struct(rest, Entry, where)
+    stop = _stop(table.get("stop", {}), where)
+    _require_live(entry, stop, where)
+    return Target(
+        name=name,
+        entry=entry,
+        rules=Rules(
+            caps=entry.caps,
+            stop=stop,
+            hooks=_hooks(table.get("hooks", {}), where),
+            metrics_profile=entry.metrics_profile,
+            metrics_every_s=entry.metrics_every_s,
+        ),
+        runtime_url=_url(entry.runtime_url, entry.runtime_url_env, "runtime_url", where, environment),
+        control_url=_url(entry.control_url, entry.control_url_env, "control_url", where, environment),
+        admin_token=_secret(entry.admin_token_env, "admin_token_env", where, environment),
+        session=_secret(entry.session_token_env, "session_token_env", where, environment),
+        revisions=_revisions(table.get("revisions", {}), where),
+        prometheus=_prometheus(table["prometheus"], where, environment) if "prometheus" in table else None,
+        rollback=_rollback(table.get("rollback", {}), where),
+    )
+
+
+def _require_live(entry: Entry, stop: Stop, where: str) -> None:
+    """What a target that is no mock must have, and what contradicts itself."""
+    if entry.kind != "mock":
+        if entry.caps is None:
+            raise UsageError(f"{where}: key 'caps' is missing; a target of kind {entry.kind} needs [targets.NAME.caps].")
+        if entry.session_token_env is None:
+            raise UsageError(
+                f"{where}: key 'session_token_env' is missing; expected the name of the environment variable that holds the "
+                "session to mint tokens with."
+            )
+    if stop.needs_metrics and (entry.admin_token_env is None or entry.metrics_profile == "none"):
+        raise UsageError(
+            f"{where}: key 'stop' has conditions on the metrics endpoint, which is asked only with 'admin_token_env' and a "
+            "'metrics_profile' of full or pinned."
+        )
+
+
+def _stop(table: object, where: str) -> Stop:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: key 'stop' is {table!r}, but expected a table.")
+    above = table.get("metrics_above", {})
+    if isinstance(above, dict):  # the sentence of a whole struct could not name the figure
+        for name, limit in above.items():
+            if isinstance(limit, bool) or not isinstance(limit, int | float):
+                raise UsageError(
+                    f"{where}: key 'stop.metrics_above.{name}' is {limit!r}, but expected a number; a figure's name is "
+                    'written in quotes, as "delivery.max_replay_lag" = 900.'
+                )
+    return to_struct(dict(table), Stop, f"{where[:-1]}.stop]")
+
+
+def _hooks(tables: object, where: str) -> dict[str, Hook]:
+    from sim.engines.shared.permission import ACTS_FROM_HERE
+
+    if not isinstance(tables, dict):
+        raise UsageError(f"{where}: key 'hooks' is {tables!r}, but expected one table a kind of fault.")
+    kinds = {str(fault.__struct_config__.tag): issubclass(fault, ACTS_FROM_HERE) for fault in get_args(AnyFault)}
+    ours = [kind for kind, from_here in kinds.items() if from_here]
+    hooks = {}
+    for kind, table in tables.items():
+        at = f"{where[:-1]}.hooks.{kind}]"
+        if kind in ours or kind not in kinds:
+            why = "stormgate does it by itself" if kind in ours else "there is no such fault"
+            raise UsageError(f"{at}: {why}; hooks are for: {', '.join(kind for kind in kinds if kind not in ours)}.")
+        if not isinstance(table, dict):
+            raise UsageError(f"{at}: is {table!r}, but expected a table with 'inject' and 'revert'.")
+        hook = hooks[kind] = to_struct(table, Hook, at)
+        for key, command in (("inject", hook.inject), ("revert", hook.revert)):
+            _require_program(command, f"{at}: key '{key}'")
+    return hooks
+
+
+def _revisions(table: object, where: str) -> RevisionCommands:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: key 'revisions' is {table!r}, but expected a table with 'control' and 'runtime'.")
+    at = f"{where[:-1]}.revisions]"
+    commands = to_struct(table, RevisionCommands, at)
+    for key, command in (("control", commands.control), ("runtime", commands.runtime)):
+        if key in table and not command:
+            raise UsageError(f"{at}: key '{key}' is empty; expected a program and its arguments, or no such key.")
+        _require_program(command, f"{at}: key '{key}'")
+    return commands
+
+
+def _prometheus(table: object, where: str, environment: Mapping[str, str]) -> Prometheus:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: key 'prometheus' is {table!r}, but expected a table with 'url' and 'expressions'.")
+    at = f"{where[:-1]}.prometheus]"
+    expressions = table.get("expressions", {})
+    for name, expression in expressions.items() if isinstance(expressions, dict) else ():
+        if not isinstance(expression, str) or not expression.strip():
+            raise UsageError(
+                f"{at}: key 'expressions.{name}' is {expression!r}, but expected a PromQL expression as text; a figure's name "
+                'is written in quotes, as "mirror.failed_total" = "sum(publish_failures_total)".'
+            )
+        if name not in KNOWN:
+            raise UsageError(f"{at}: key 'expressions.\"{name}\"': there is no such figure; there are: {', '.join(KNOWN)}.")
+    entry = to_struct(table, PrometheusEntry, at)
+    if not entry.expressions:
+        raise UsageError(f"{at}: key 'expressions' is empty; expected one expression a figure.")
+    return Prometheus(
+        url=_url(entry.url, entry.url_env, "url", at, environment),
+        token=_secret(entry.token_env, "token_env", at, environment),
+        max_age_s=entry.max_age_s,
+        expressions=dict(entry.expressions),
+    )
+
+
+def _rollback(table: object, where: str) -> RollbackRules:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: key 'rollback' is {table!r}, but expected a table with 'traffic', 'throttle' and 'cohort'.")
+    at = f"{where[:-1]}.rollback]"
+    for name in ("traffic", "throttle", "cohort"):
+        if name in table and not isinstance(table[name], dict):
+            raise UsageError(f"{at}: key '{name}' is {table[name]!r}, but expected a table with 'apply' and 'restore'.")
+    rules = to_struct(table, RollbackRules, at)
+    _require_program(rules.check, f"{at}: key 'check'")
+    hooks: dict[str, RollbackHook | None] = {"traffic": rules.traffic, "throttle": rules.throttle, "cohort": rules.cohort}
+    for name, hook in hooks.items():
+        if hook is not None:
+            _require_program(hook.apply, f"{at}: key '{name}.apply'")
+            _require_program(hook.restore, f"{at}: key '{name}.restore'")
+    return rules
+
+
+def _require_program(command: list[str], key: str) -> None:
+    if command and shutil.which(command[0]) is None:
+        raise UsageError(f"{key} begins with {command[0]!r}, which is no program that can be run here.")
+
+
+def _url(given: str, variable: str | None, key: str, where: str, environment: Mapping[str, str]) -> str:
+    """A base address without a slash at its end. What it is, is never said: a secret may stand in it."""
+    if bool(given) == (variable is not None):
+        what = "are both given" if given else "are both missing"
+        raise UsageError(f"{where}: keys '{key}' and '{key}_env' {what}; expected one of them.")
+    if variable is not None:
+        given = environment.get(variable, "")
+        key = f"{key}_env"
+        if not given:
+            raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, which is not set.")
+    parts = _parts(given)
+    if parts is None:
+        raise UsageError(f"{where}: key '{key}' is not an address such as https://runtime.staging.example.com.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UsageError(f"{where}: key '{key}' must have no user, no query and no fragment; expected a base address.")
+    return given.rstrip("/")
+
+
+def _parts(given: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(given)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return parts if fits and given.isascii() and given.isprintable() and " " not in given else None
+
+
+def _secret(variable: str | None, key: str, where: str, environment: Mapping[str, str]) -> str:
+    if variable is None:
+        return ""
+    secret = environment.get(variable, "").strip()
+    if not secret:
+        raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, which is not set.")
+    if not secret.isascii() or not secret.isprintable():
+        raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, whose value fits in no HTTP header.")
+    return secret
+
+
+# --- what `--target` names ---------------------------------------------------------------------------
 
 
 def resolve(target: str, file: Path | None = None) -> "Endpoints | None":
@@ -22,12 +305,11 @@ def resolve(target: str, file: Path | None = None) -> "Endpoints | None":
     """
     if target == EMBEDDED:
         return None
-    parts = _parts(target)
+    parts = _address_parts(target)
     return _address(parts) if parts is not None else _named(target, file)
 
 
 def _named(name: str, file: Path | None) -> "Endpoints":
-    from drills.runs import target_file
     from sim.engines.shared.endpoints import Endpoints  # imported late: the help text does not need it
 
     if file is None and not DEFAULT_FILE.exists():
@@ -35,7 +317,7 @@ def _named(name: str, file: Path | None) -> "Endpoints":
             f"--target: expected '{EMBEDDED}', or an address such as http://127.0.0.1:8080, or a name of {DEFAULT_FILE}, which "
             "is not in this folder; give that file with --targets."
         )
-    found = target_file.read(file or DEFAULT_FILE, name)
+    found = read(file or DEFAULT_FILE, name)
     return Endpoints(
         name=found.name,
         kind=found.entry.kind,
@@ -72,7 +354,7 @@ def _address(parts: SplitResult) -> "Endpoints":
     return Endpoints(name=url, kind="mock", runtime_url=url, control_url=url, admin_token=admin_token())
 
 
-def _parts(target: str) -> SplitResult | None:
+def _address_parts(target: str) -> SplitResult | None:
     """An http address taken apart; None for what is none."""
     try:
         parts = urlsplit(target)

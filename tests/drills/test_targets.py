@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drills import DATA
-from drills.runs import target_file, targets
+from drills.runs import targets
 from sim.base.errors import UsageError
 from sim.drill.target_rules import Caps
 from tests.commands import Said, free_port, stormgate_here
@@ -57,7 +57,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_example_is_one() -> None:
-    staging, production = (target_file.read(EXAMPLE, name) for name in ("staging", "production"))
+    staging, production = (targets.read(EXAMPLE, name) for name in ("staging", "production"))
     assert staging.runtime_url == "https://runtime.staging.example.com/base"
     assert (staging.session, staging.admin_token) == ("s3cret-session", "s3cret-admin")
     assert staging.rules.stop.metrics_above == {"auth_failures.unauthorized_total": 500}
@@ -66,22 +66,22 @@ def test_the_example_is_one() -> None:
 
 
 def test_the_examples_hook_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(target_file.shutil, "which", lambda program: f"/bin/{program}")
+    monkeypatch.setattr(targets.shutil, "which", lambda program: f"/bin/{program}")
     begin = "# [targets.staging.hooks"
     head, found, hook = EXAMPLE.read_text().partition(begin)
     hook, _, tail = (found + hook).partition("\n\n")
     text = head + hook.replace("# ", "") + "\n\n" + tail
-    assert target_file.read(written(tmp_path, text), "staging").rules.hooks["kill_runtime"].timeout_s == 90
+    assert targets.read(written(tmp_path, text), "staging").rules.hooks["kill_runtime"].timeout_s == 90
 
 
 def test_the_examples_way_back_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(target_file.shutil, "which", lambda program: f"/bin/{program}")
+    monkeypatch.setattr(targets.shutil, "which", lambda program: f"/bin/{program}")
     head, begin, rest = EXAMPLE.read_text().partition("# [targets.staging.rollback]")
     tables, production, tail = (begin + rest).partition("[targets.production]")
     text = (
         head + "\n".join(line.removeprefix("# ").removeprefix("#") for line in tables.splitlines()) + "\n" + production + tail
     )
-    way = target_file.read(written(tmp_path, text), "staging").rollback
+    way = targets.read(written(tmp_path, text), "staging").rollback
     assert (way.observed_within_s, way.allow_on_production, way.watch) == (60.0, False, ())
     assert way.traffic is not None
     assert way.throttle is not None
@@ -119,18 +119,18 @@ WAY = 'apply = ["true"], restore = ["true"]'
 )
 def test_a_mistake_in_the_way_back_is_one_sentence(tmp_path: Path, tables: str, words: list[str]) -> None:
     with pytest.raises(UsageError) as said:
-        target_file.read(written(tmp_path, GOOD.replace("caps = {", f"{tables}\ncaps = {{")), "staging")
+        targets.read(written(tmp_path, GOOD.replace("caps = {", f"{tables}\ncaps = {{")), "staging")
     assert [word for word in ["my-targets.toml", *words] if word not in str(said.value)] == []
     assert str(said.value).count("\n") == 0
 
 
 def test_the_examples_revisions_and_prometheus_are_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(target_file.shutil, "which", lambda program: f"/bin/{program}")
+    monkeypatch.setattr(targets.shutil, "which", lambda program: f"/bin/{program}")
     monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
     head, begin, rest = EXAMPLE.read_text().partition("# [targets.staging.revisions]")
     tables, production, tail = (begin + rest).partition("[targets.production]")
     keys = [line.removeprefix("# ") for line in tables.splitlines() if line.startswith(("# [", '# "')) or " = " in line]
-    found = target_file.read(written(tmp_path, "\n".join([head, *keys, production + tail])), "staging")
+    found = targets.read(written(tmp_path, "\n".join([head, *keys, production + tail])), "staging")
     assert found.revisions.runtime[0] == "kubectl"
     assert found.prometheus is not None
     assert set(found.prometheus.expressions) == {"auth_failures.unauthorized_total", "sockets.reconnects_total"}

@@ -12,8 +12,8 @@ import pytest
 from drills.rollout.servers import revisions
 from drills.rollout.servers.revisions import Finder
 from drills.rollout.setup.records import Revisions
-from drills.runs import target_file
-from drills.runs.target_file import Target
+from drills.runs import targets
+from drills.runs.targets import Target
 from sim.engines.shared.endpoints import Endpoints
 from sim.protocols.spacetime.service_paths import HEALTH_PATH, STATUS_PATH
 from tests.commands import LIMIT_S, free_port
@@ -33,7 +33,7 @@ def entry(**commands: object) -> Target:
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(text + keys)
         file.flush()
-        return target_file.read(Path(file.name), "theirs")
+        return targets.read(Path(file.name), "theirs")
 
 
 def said(script: str, timeout_s: float = 10.0) -> str:

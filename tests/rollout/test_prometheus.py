@@ -17,7 +17,7 @@ import pytest
 from drills.rollout.servers import prometheus as rollout_prometheus
 from drills.rollout.servers.prometheus import PrometheusSource
 from drills.rollout.setup.records import Snapshot
-from drills.runs.target_file import Prometheus
+from drills.runs.targets import Prometheus
 from sim.base.clocks import SteppedClock, SystemClock
 from sim.base.redaction import Redactor
 from tests.commands import LIMIT_S, Said, free_port, stormgate

@@ -23,8 +23,8 @@ from drills.rollout.rollback.recovery import CanaryCheck
 from drills.rollout.rollback.rehearsal import ORDER, Rehearsal, rehearsal_steps
 from drills.rollout.setup.records import Rollback
 from drills.rollout.setup.stages import RoutingChecks
-from drills.runs import target_file
-from drills.runs.target_file import Target
+from drills.runs import targets
+from drills.runs.targets import Target
 from sim.analysis.samples import Share
 from sim.base.clocks import Clock, SteppedClock, SystemClock
 from sim.base.errors import UsageError
@@ -90,7 +90,7 @@ def target(mock: Served, folder: Path, tables: dict[str, Any], kind: str = "mock
                 *(f"{key} = {msgspec.json.encode(v).decode()}" for key, v in table.items()),
             ]
     path.write_text("\n".join(lines))
-    return target_file.read(path, "lane", {"S": "session-s3cret"})
+    return targets.read(path, "lane", {"S": "session-s3cret"})
 
 
 def endpoints_of(entry: Target) -> Endpoints:

@@ -10,7 +10,7 @@ import pytest
 from drills.rollout.servers import revisions, sampler
 from drills.rollout.servers.sampler import Sampler, sources_of
 from drills.rollout.setup.records import Revisions, Snapshot
-from drills.runs import target_file, targets
+from drills.runs import targets
 from sim.base.clocks import SteppedClock, iso
 from sim.server.deployment import Deployment
 from tests.rollout.stepped_service import ADMIN, METRICS, SESSION, SteppedService, stepped_service, unspoilt
@@ -31,7 +31,7 @@ def endpoints(tmp_path_factory: pytest.TempPathFactory, clock: SteppedClock) -> 
 
 
 def polled(endpoints: SteppedService, folder: Path, clock: SteppedClock, minutes: int) -> list[Snapshot]:
-    found, entry = targets.resolve(endpoints.name, endpoints.targets), target_file.read(endpoints.targets, endpoints.name)
+    found, entry = targets.resolve(endpoints.name, endpoints.targets), targets.read(endpoints.targets, endpoints.name)
     assert found is not None
     taken = []
     with Sampler(folder, sources_of(found, entry), clock) as taking:
@@ -68,7 +68,7 @@ def test_a_cache_before_the_endpoint_is_found_out(endpoints: SteppedService, clo
 def test_revisions_are_found(endpoints: SteppedService) -> None:
     found = targets.resolve(endpoints.name, endpoints.targets)
     assert found is not None
-    assert revisions.find(found, target_file.read(endpoints.targets, endpoints.name)) == Revisions(
+    assert revisions.find(found, targets.read(endpoints.targets, endpoints.name)) == Revisions(
         control=REVISION, runtime=REVISION
     )
 

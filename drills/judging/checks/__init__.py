@@ -1,1 +1,4 @@
-"""The checks of the five gates, and those of a drill's own course, each with how it decides."""
+"""The checks: their registry and thresholds, how each decides about a run, and the results that they return.
+
+`drills.judging` asks them of a drill; `drills.rollout.verdict` uses the registry for a stage's window.
+"""

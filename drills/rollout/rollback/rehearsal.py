@@ -29,7 +29,7 @@ from drills.rollout.rollback.rehearsal_steps import LIMIT_S, STABLE_S, Steps
 from drills.rollout.setup import records
 from drills.rollout.setup.evidence import cannot_write, write_json
 from drills.rollout.setup.records import Rollback, RollbackStep
-from drills.runs.target_file import Target
+from drills.runs.targets import Target
 from sim.base.clocks import Clock, iso
 from sim.base.errors import StormgateError, UsageError
 from sim.engines.shared.endpoints import Endpoints

@@ -16,7 +16,7 @@ from drills.rollout.servers import revisions
 from drills.rollout.setup import records
 from drills.rollout.setup.records import Revisions
 from drills.rollout.verdict import armed
-from drills.runs.target_file import Target
+from drills.runs.targets import Target
 from sim.base.clocks import Clock
 from sim.base.errors import IllegalMoveError, TargetError, UsageError
 from sim.drill.target_rules import RollbackHook, RollbackRules, TargetKind, ThrottleRollback

@@ -20,7 +20,7 @@ from typing import Any
 from drills.rollout.servers.revisions import LIMIT_S
 from drills.rollout.servers.snapshots import earliest, freshness, skew_s
 from drills.rollout.setup.records import Phase, Snapshot
-from drills.runs.target_file import Prometheus
+from drills.runs.targets import Prometheus
 from sim.base.clocks import Clock, iso
 from sim.base.redaction import Redactor
 from sim.engines.shared.fetch import FIGURES, Fetched, client, fetch

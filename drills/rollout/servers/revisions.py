@@ -8,7 +8,7 @@ import asyncio
 
 from drills.rollout.setup.commands import hook_environment
 from drills.rollout.setup.records import Revisions
-from drills.runs.target_file import Target
+from drills.runs.targets import Target
 from sim.base import operator_command
 from sim.base.operator_command import Output
 from sim.base.redaction import MARK, Redactor

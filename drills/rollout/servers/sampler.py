@@ -18,7 +18,7 @@ from drills.rollout.servers.prometheus import PrometheusSource
 from drills.rollout.servers.snapshots import Source, control_source, metrics_source, moment
 from drills.rollout.setup.evidence import LockedFile, cannot_write, whole_lines
 from drills.rollout.setup.records import BODIES, SNAPSHOTS, Phase, Snapshot
-from drills.runs.target_file import Target
+from drills.runs.targets import Target
 from sim.base.clocks import Clock, from_iso
 from sim.base.errors import EvidenceError
 from sim.base.redaction import Redactor

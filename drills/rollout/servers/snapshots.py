@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from drills.rollout.servers.revisions import LIMIT_S, Finder
 from drills.rollout.setup.records import Phase, Revisions, Snapshot
-from drills.runs.target_file import Target
+from drills.runs.targets import Target
 from sim.base.clocks import Clock, from_iso, iso
 from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints

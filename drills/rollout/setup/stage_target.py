@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from drills.rollout.setup import embedded_mock
-from drills.runs import target_file, targets
+from drills.runs import targets
 from sim.base.errors import UsageError
 from sim.engines.shared.endpoints import Endpoints
 
@@ -21,7 +21,7 @@ class StageTarget:
     given: str
     file: Path | None
     endpoints: Endpoints
-    entry: target_file.Target | None
+    entry: targets.Target | None
 
     @property
     def is_embedded(self) -> bool:
@@ -93,10 +93,10 @@ def control_of(name: str, target: StageTarget) -> StageTarget | None:
 def _named(name: str, file: Path | None) -> StageTarget:
     endpoints = targets.resolve(name, file)
     assert endpoints is not None
-    return StageTarget(name, file, endpoints, target_file.read(file or targets.DEFAULT_FILE, name))
+    return StageTarget(name, file, endpoints, targets.read(file or targets.DEFAULT_FILE, name))
 
 
-def _digest(endpoints: Endpoints, entry: target_file.Target | None, is_embedded: bool) -> str:
+def _digest(endpoints: Endpoints, entry: targets.Target | None, is_embedded: bool) -> str:
     # an embedded mock has another port every time
     addresses = [] if is_embedded else [endpoints.runtime_url, endpoints.control_url, endpoints.socket_path]
     said = [endpoints.name, endpoints.kind, *addresses, msgspec.to_builtins(endpoints.rules)]

@@ -24,7 +24,7 @@ from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback, 
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.verdict import chain
 from drills.rollout.verdict.requirements import Found, gravest, hold_span
-from drills.runs import target_file, targets
+from drills.runs import targets
 from sim.base import atomic_files as files
 from sim.base import operator_command
 from sim.base.clocks import Clock, from_iso, iso
@@ -92,7 +92,7 @@ class Monitor:
         """As the targets file has them at this moment. Raises `UsageError`."""
         if self.aim.entry is None:
             return RollbackRules()
-        return target_file.read(self.aim.file or targets.DEFAULT_FILE, self.aim.given).rollback
+        return targets.read(self.aim.file or targets.DEFAULT_FILE, self.aim.given).rollback
 
     def _found(self, rules: RollbackRules) -> Found:
         rehearsed = _rehearsal(self.folder, self.plan)
