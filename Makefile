@@ -26,7 +26,7 @@ notebooks: $(NOTEBOOKS)  ## open the planners' notebooks
 	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks --allow-root  # only here, and with a token: containers know no other user
 
 docs: $(DOCS)  ## build the documentation and serve it on a free port of this machine; it prints the address
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr "127.0.0.1:$$($(BIN)/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr "127.0.0.1:$$($(BIN)/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 
 reference: $(READY)  ## write the reference pages again from the code
 	$(BIN)/python -m drills.cli.reference
