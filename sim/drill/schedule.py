@@ -19,6 +19,7 @@ from sim.drill.fault_kinds import (
     DropSockets,
     LinkFault,
     RefuseConnects,
+    ResetLinks,
     RollingDeploy,
     SlowClose,
     SlowLinks,
@@ -31,6 +32,15 @@ from sim.server.settings import Switches
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a fault acts, in seconds."""
+
+    lasts_s: float | None  # from its last injection until it is reverted; None: there is nothing to revert
+    times: int = 1  # it is injected
+    every_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class PlannedFault:
     """One fault with everything decided. Times are seconds from the beginning of the fault phase."""
 
@@ -44,6 +54,17 @@ class PlannedFault:
     def kind(self) -> str:
         """The name that drill files use."""
         return self.fault.kind
+
+    @property
+    def timing(self) -> Timing:
+        """How long it acts, as planned."""
+        match self.fault:
+            case RollingDeploy():  # each wave is over at once
+                return Timing(None)
+            case ResetLinks(times=times, every_s=every_s):
+                return Timing(None, times, every_s)
+            case fault:
+                return Timing(fault.lasts_s if fault.duration_key else None)
 
     def describe(self) -> dict[str, object]:
         """For a run's header: the parameters, and how many clients it picks."""

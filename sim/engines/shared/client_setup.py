@@ -51,6 +51,13 @@ def is_there(session: ClientSession, now: float) -> bool:
     return session.is_live or now <= session.renewing_since + RENEWAL_S
 
 
+def unready_reason(live: int, clients: int, *, is_publishing: bool) -> str:
+    """Why the steady state does not hold; empty if it does."""
+    if live < clients:
+        return f"{live} of {clients} clients live"
+    return "" if is_publishing else "no event acknowledged"
+
+
 def behind(session: ClientSession, heads: Mapping[str, int], now: float) -> list[str]:
     """The topics in which a client has not got everything that was acknowledged."""
     topics = session.replica.topics

@@ -19,18 +19,18 @@ from sim.base.errors import UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
-from sim.drill.fault_kinds import KillRuntime
 from sim.drill.model import Drill, expected_duration_s
+from sim.drill.phase_runner import PhaseRunner, latest_end_s
 from sim.drill.schedule import plan
-from sim.drill.system_model import SystemModel
 from sim.engines.shared import client_setup
+from sim.engines.shared.fault_actions import ClientFaults, WholeServiceFaults
 from sim.engines.shared.options import Options as Options
-from sim.engines.shared.publishing import GIVE_UP_S
-from sim.engines.virtual import faults as virtual_faults
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
-from sim.engines.virtual.faults import VirtualFaults
+from sim.engines.virtual.driver import VirtualDriver
+from sim.engines.virtual.faults import SIMULATED, SimulatedServiceControl, VirtualFaultActions, completed
 from sim.engines.virtual.inbox import IntactOnce
+from sim.engines.virtual.link_faults import VirtualLinkFaults
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
@@ -39,7 +39,6 @@ from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
 
 EPOCH = 2.0**20  # unix time at which every simulated run begins: so small that moments are exact to a nanosecond
-_POLL_S = 0.1
 _SLICE_S = 0.5  # simulated time between looks at the clock on the wall, for progress and Ctrl-C
 _SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
 _MAX_LAG_SAMPLES = 200_000  # of a run; a long one with many clients is looked at more rarely
@@ -60,7 +59,7 @@ def run(drill: Drill, options: Options) -> RunHeader:
 def check(drill: Drill) -> None:
     """Raise `UsageError` for a drill with something in it that the simulation would have to leave out."""
     for index, fault in enumerate(drill.faults):
-        if not isinstance(fault, virtual_faults.SIMULATED):
+        if not isinstance(fault, SIMULATED):
             raise UsageError(
                 f"drill '{drill.name}': key 'faults.{index}.kind' is '{fault.kind}', which has no meaning in simulation; "
                 "use --engine sockets."
@@ -69,14 +68,6 @@ def check(drill: Drill) -> None:
         raise UsageError(
             f"drill '{drill.name}': key 'expect.retired_routes' is true, but simulation has no HTTP; use --engine sockets."
         )
-
-
-def latest_end_s(drill: Drill, model: SystemModel) -> float:
-    """When a run must have ended, in simulated seconds, whatever goes wrong in it."""
-    phases = drill.phases
-    starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
-    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, GIVE_UP_S, phases.settle_s)
-    return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0
 
 
 class _VirtualRun:
@@ -96,7 +87,6 @@ class _VirtualRun:
         self._clients: list[VirtualClient] = []
         once = IntactOnce()
         self._client_settings = replace(client_setup.client_settings(drill, options.seed), is_intact=once, run_of=once.run_of)
-        self._phase_name = "steady"
         self._interrupted = False
         self._said_at = -math.inf
         self._header = client_setup.new_header(
@@ -113,13 +103,16 @@ class _VirtualRun:
     # --- the run ------------------------------------------------------------------------------------
 
     def run(self) -> RunHeader:
-        """The whole course."""
+        """All phases, from the first arrival to the sealed record."""
         write_header(self._options.folder, self._header)
         # Only the main thread hears signals; in any other there is nothing to be done about them.
         heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._interrupt) for number in heard}
         try:
             self._make_clients()
+            self.actions = self._fault_actions()
+            self._phases = PhaseRunner(self._drill, self._faults, self)
+            self._driver = VirtualDriver(self._env, self._phases.run())
             self._simulate()
         except Exception as error:
             self._header.stopped_because = str(error) or type(error).__name__
@@ -127,7 +120,7 @@ class _VirtualRun:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._header.duration_s = self._env.now - EPOCH
+            self._header.duration_s = self._since_start_s
             self._header.observations_sha256, self._header.observations_rows = self._recorder.seal()
             write_header(self._options.folder, self._header)
         return self._header
@@ -136,96 +129,108 @@ class _VirtualRun:
         self._interrupted = True
 
     def _simulate(self) -> None:
-        done = self._env.process(self._course())
-        while not done.processed and not self._interrupted:
+        self._env.call_at(EPOCH, self._driver.start)
+        while not self._driver.is_over.processed:
             self._refuse_standstill()
-            self._env.run(until=self._env.any_of([done, self._env.timeout(_SLICE_S)]))
+            self._env.run(until=self._env.any_of([self._driver.is_over, self._env.timeout(_SLICE_S)]))
             self._catch_up()
             self._recorder.check()
             if time.monotonic() >= self._said_at + _SAY_EVERY_S:
                 self._say()
-        if self._interrupted:
-            self._header.stopped_because = (
-                f"it was interrupted in the {self._phase_name} phase, {self._env.now - EPOCH:.1f} s simulated"
-            )
-        else:
-            self._header.complete = True
+            if self._interrupted and not self._driver.signals.is_stopped:
+                self._header.stopped_because = (
+                    f"it was interrupted in the {self._phases.phase} phase, {self._since_start_s:.1f} s simulated"
+                )
+                self._driver.stop()
+        self._header.complete = not self._driver.signals.is_stopped
+
+    @property
+    def _since_start_s(self) -> float:
+        return self._env.now - EPOCH
 
     def _refuse_standstill(self) -> None:
-        """A course that waits for what never happens would be simulated for ever."""
-        at_s = self._env.now - EPOCH
+        """Refuse to simulate for ever a run that waits for what never happens."""
+        at_s = self._since_start_s
         if self._env.peek() == math.inf or at_s > latest_end_s(self._drill, self._options.model):
             raise UsageError(
-                f"drill '{self._drill.name}': the simulation came to a standstill in the {self._phase_name} phase, "
+                f"drill '{self._drill.name}': the simulation came to a standstill in the {self._phases.phase} phase, "
                 f"{at_s:.1f} s simulated: nothing that is still to happen can end it; look at the system model."
             )
 
-    # --- the course ---------------------------------------------------------------------------------
+    # --- the world of the phase runner --------------------------------------------------------------
 
-    def _course(self) -> Steps:
-        phases = self._drill.phases
-        self._phase("steady")
+    def now(self) -> float:
+        """See `World`."""
+        return self._env.now
+
+    def record(
+        self,
+        kind: str,
+        client: int = -1,
+        *,
+        attempt: int = 0,
+        value: float = NAN,
+        detail: str = "",
+        at: float | None = None,
+    ) -> None:
+        """See `Record`."""
+        t = (self._env.now if at is None else at) - EPOCH
+        self._recorder.add(t, kind, client, attempt=attempt, value=value, detail=detail)
+
+    def entered(self, _: str) -> None:
+        """See `World`."""
+        self._say()
+
+    def start(self) -> None:
+        """See `World`."""
         self._publisher.start()
         self._env.process(self._sample_lag())
-        self._arrive()
-        yield self._env.timeout(self._drill.fleet.arrival_s + phases.steady_s)
-        is_steady = yield from self._reach_steady()
-        self._phase("fault")
-        topics = (self._run_topics, self._other_topics)
-        model = self._options.model
-        faults = VirtualFaults(self._env, self._service, self._clients, topics, model, self._recorder, EPOCH)
-        if is_steady:
-            running = [self._env.process(faults.run(fault)) for fault in self._faults]
-            yield self._env.timeout(phases.fault_s)
-            yield self._env.all_of(running)
-        self._phase("recovery")
-        faults.revert()
-        yield self._env.timeout(phases.recovery_s)
-        self._phase("settle")
-        yield from self._publisher.finish()
-        yield from self._settle()
-        self._phase("end")
-
-    def _arrive(self) -> None:
         period_s = self._drill.fleet.arrival_s / self._drill.fleet.clients
         for number, client in enumerate(self._clients):
             self._env.call_at(EPOCH + number * period_s, client.start)
 
-    def _reach_steady(self) -> Generator[simpy.Event, object, bool]:
-        """The check before anything is broken: everyone live, events acknowledged."""
-        limit = self._env.now + self._drill.phases.steady_limit_s
-        while (unready := self._unready_reason()) and self._env.now < limit:
-            yield self._env.timeout(_POLL_S)
-        self._add("steady", value=0.0 if unready else 1.0, detail=unready or "all clients live")
-        return not unready
+    def unready_reason(self) -> str:
+        """See `World`."""
+        sessions = [client.session for client in self._clients[: self._drill.fleet.clients]]
+        live = sum(client_setup.is_there(session, self._env.now) for session in sessions)
+        return client_setup.unready_reason(live, len(sessions), is_publishing=any(self._heads.values()))
 
-    def _unready_reason(self) -> str:
-        fleet = self._drill.fleet.clients
-        live = sum(client_setup.is_there(client.session, self._env.now) for client in self._clients[:fleet])
-        if live < fleet:
-            return f"{live} of {fleet} clients live"
-        return "" if any(self._heads.values()) else "no event acknowledged"
+    def end_load(self) -> None:
+        """See `World`. What is under way in simulation burdens nobody."""
 
-    def _settle(self) -> Steps:
-        """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
-        self._add_auditor()
-        limit = self._env.now + self._drill.phases.settle_s
-        is_over = False
-        while not is_over and self._env.now < limit:
-            yield self._env.timeout(_POLL_S)
-            # All at one moment: who had converged may be renewing its token by now.
-            is_over = not any(self._behind(client) for client in self._clients)
-        for client in self._clients:
-            self._conclude(client)
+    def finish_publishing(self) -> None:
+        """See `World`."""
+        self._publisher.publishing.stop()
+
+    def is_publishing(self) -> bool:
+        """See `World`."""
+        return bool(self._publisher.publishing.under_way)
+
+    def abandon_publishing(self) -> None:
+        """See `World`."""
+        self._publisher.publishing.give_up_all(self._env.now)
+
+    def add_auditor(self) -> None:
+        """See `World`. A client without a past, which reads everything that is retained."""
+        number = len(self._clients)
+        self._header.auditor = number
+        self._clients.append(self._client(number, None, list(self._heads)))
+        self._clients[-1].start()
+
+    def is_settled(self) -> bool:
+        """See `World`. All at one moment: a client that had converged may be renewing its token by now."""
+        return not any(self._behind(client) for client in self._clients)
 
     def _behind(self, client: VirtualClient) -> list[str]:
         client.catch_up()
         return client_setup.behind(client.session, self._heads, self._env.now)
 
-    def _conclude(self, client: VirtualClient) -> None:
-        client.catch_up()
-        now, session = self._env.now, client.session
-        self._recorder.extend(now - EPOCH, session.client, client_setup.conclusion(session, self._heads, now))
+    def conclude(self) -> None:
+        """See `World`."""
+        for client in self._clients:
+            client.catch_up()
+            now, session = self._env.now, client.session
+            self._recorder.extend(now - EPOCH, session.client, client_setup.conclusion(session, self._heads, now))
 
     # --- clients ------------------------------------------------------------------------------------
 
@@ -245,14 +250,18 @@ class _VirtualRun:
         self._header.subscriptions[str(number)] = [cursor.stream for cursor in session.replica.cursors.values()]
         return VirtualClient(self._env, session, self._service, self._options.model, self._recorder, EPOCH)
 
-    def _add_auditor(self) -> None:
-        """A client without a past, who reads everything that is retained."""
-        number = len(self._clients)
-        self._header.auditor = number
-        self._clients.append(self._client(number, None, list(self._heads)))
-        self._clients[-1].start()
+    def _fault_actions(self) -> VirtualFaultActions:
+        model, env, service = self._options.model, self._env, self._service
+        clients = {client.session.client: client for client in self._clients}
+        links = VirtualLinkFaults(env, service, self._clients, model.network.buffer_kib, self.record)
+        topics = (self._run_topics, self._other_topics)
+        control = SimulatedServiceControl(env, service)
+        faults = WholeServiceFaults(control, service.switches, topics, clients, self.record)
+        actions = VirtualFaultActions(ClientFaults(clients, self.record), links, faults, completed)
+        actions.cold_start_s = model.server.cold_start_s
+        return actions
 
-    # --- watching -----------------------------------------------------------------------------------
+    # --- monitoring ---------------------------------------------------------------------------------
 
     def _sample_lag(self) -> Steps:
         samples_per_s = _MAX_LAG_SAMPLES / self._drill.fleet.clients / expected_duration_s(self._drill)
@@ -263,7 +272,7 @@ class _VirtualRun:
                 client.catch_up()
                 lag = client_setup.lag_events(client.session, self._heads)
                 if lag is not None:
-                    self._add("client_lag", client.session.client, value=lag)
+                    self.record("client_lag", client.session.client, value=lag)
 
     def _catch_up(self) -> None:
         """Everyone takes what has arrived: what was observed until now is complete, and may be written."""
@@ -274,16 +283,8 @@ class _VirtualRun:
     def _live(self) -> int:
         return sum(client.session.is_live for client in self._clients[: self._drill.fleet.clients])
 
-    def _phase(self, name: str) -> None:
-        self._phase_name = name
-        self._add("phase", detail=name)
-        self._say()
-
     def _say(self) -> None:
         self._said_at = time.monotonic()
-        simulated_s = self._env.now - EPOCH
+        simulated_s = self._since_start_s
         live = f"{self._live()} of {self._drill.fleet.clients} clients live"
-        self._options.progress(self._phase_name, f"{simulated_s:.1f} s simulated, {live}", simulated_s)
-
-    def _add(self, kind: str, client: int = -1, value: float = NAN, detail: str = "") -> None:
-        self._recorder.add(self._env.now - EPOCH, kind, client, value=value, detail=detail)
+        self._options.progress(self._phases.phase, f"{simulated_s:.1f} s simulated, {live}", simulated_s)

@@ -1,19 +1,14 @@
 """Publishes a drill's events to the simulated service, each at its own due moment, however long the ones before it take."""
 
-from collections.abc import Generator
 from functools import partial
 
-import simpy
-
 from sim.drill.model import Load
-from sim.engines.shared.publishing import GIVE_UP_S, DueEvent, Publishing, Try, streams_of
+from sim.engines.shared.publishing import DueEvent, Publishing, Try, streams_of
 from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError, sent_hash
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
 from sim.record.parquet import Recorder
 from sim.server.admission import Refusal
-
-_POLL_S = 0.1
 
 
 class VirtualPublisher:
@@ -29,14 +24,6 @@ class VirtualPublisher:
         """Start publishing."""
         self.publishing.start(self._clock.now)
         self._next()
-
-    def finish(self) -> Generator[simpy.Event, object, None]:
-        """Make no further event due, and wait until each one under way is acknowledged or has failed."""
-        self.publishing.stop()
-        limit = self._clock.now + GIVE_UP_S
-        while self.publishing.under_way and self._clock.now < limit:
-            yield self._clock.timeout(_POLL_S)
-        self.publishing.give_up_all(self._clock.now)
 
     def _next(self) -> None:
         """Publish the event that is due now, and schedule the next."""

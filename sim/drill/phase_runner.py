@@ -1,0 +1,187 @@
+"""The phases of a drill, the same on every engine: steady state, fault, recovery, settle, end.
+
+The runner is a generator that yields what it waits for. Phase lengths, limits and poll periods are read here and nowhere else.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sim.drill.fault_kinds import KillRuntime
+from sim.drill.fault_lifecycle import FaultActions, FaultLifecycle, Record, Steps
+from sim.drill.model import Drill
+from sim.drill.schedule import PlannedFault
+from sim.drill.system_model import SystemModel
+from sim.drill.waiting import Wait, Woke
+
+POLL_S = 0.1  # between two checks whether the steady state holds, publishing has drained, or everyone has converged
+DRAIN_LIMIT_S = 20.0  # for events under way when publishing ends
+
+
+class World(Protocol):
+    """What an engine does in a run. Nothing here waits, except for what `PhaseRunner` yields."""
+
+    @property
+    def actions(self) -> FaultActions:
+        """What faults do."""
+
+    @property
+    def record(self) -> Record:
+        """Adds an observation of the run, or of a fault."""
+
+    def now(self) -> float:
+        """The run's clock, in seconds."""
+
+    def entered(self, phase: str) -> None:
+        """A phase has begun, and is recorded."""
+
+    def start(self) -> None:
+        """Let clients arrive and begin to publish."""
+
+    def unready_reason(self) -> str:
+        """Why the steady state does not hold; empty if it does."""
+
+    def end_load(self) -> None:
+        """Ask nothing more of the target: the run is being stopped."""
+
+    def finish_publishing(self) -> None:
+        """Publish nothing new."""
+
+    def is_publishing(self) -> bool:
+        """Whether the outcome of any event is open."""
+
+    def abandon_publishing(self) -> None:
+        """Take every event whose outcome is open as failed."""
+
+    def add_auditor(self) -> None:
+        """Add a client that reads everything retained, where the engine has one."""
+
+    def is_settled(self) -> bool:
+        """Whether every client has converged."""
+
+    def conclude(self) -> None:
+        """Record who has converged, and for the others why not."""
+
+
+def latest_end_s(drill: Drill, model: SystemModel) -> float:
+    """When a simulated run has ended at the latest, whatever goes wrong in it, in seconds."""
+    phases = drill.phases
+    limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, DRAIN_LIMIT_S, phases.settle_s)
+    starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
+    return drill.fleet.arrival_s + sum(limits) + starts * model.server.cold_start_s + 1.0
+
+
+class PhaseRunner:
+    """Runs one drill in a world. `is_open_ended`: the steady state lasts until an operator brings a fault forward."""
+
+    def __init__(self, drill: Drill, faults: Sequence[PlannedFault], world: World, *, is_open_ended: bool = False) -> None:
+        self._phases = drill.phases
+        self._arrival_s = drill.fleet.arrival_s
+        self._is_open_ended = is_open_ended
+        self._world = world
+        self.faults = FaultLifecycle(faults, world.actions, world.record)
+        self.phase = "start"
+        self.is_steady = False  # the steady state held before the fault phase
+        self.is_stopped = False
+
+    def run(self) -> Steps:
+        """All phases. What goes wrong before recovery is raised once everything is reverted."""
+        failure: Exception | None = None
+        try:
+            yield from self._reach_steady_state()
+            self._enter("fault")
+            if self.is_steady:
+                yield from self._inject_faults()
+        except Exception as error:
+            failure, self.is_stopped = error, True
+        try:
+            self._enter("recovery")
+            if self.is_stopped:
+                self._world.end_load()
+        finally:
+            yield from self.faults.revert()
+        if failure is not None:
+            raise failure
+        yield from self._wait_until(self._world.now() + self._phases.recovery_s)
+        self._enter("settle")
+        yield from self._settle()
+        self._enter("end")
+
+    # --- by hand ------------------------------------------------------------------------------------
+
+    def bring_forward(self) -> PlannedFault:
+        """Begin the next fault that waits now; returns it. The driver has to be woken."""
+        planned = min(self.faults.waiting, key=lambda each: each.begins_s)
+        self.faults.bring_forward(planned, self._world.now())
+        return planned
+
+    def revert_by_hand(self) -> None:
+        """End the fault phase now. The driver has to be woken."""
+        self.faults.end_by_hand(self._world.now())
+
+    # --- phases -------------------------------------------------------------------------------------
+
+    def _reach_steady_state(self) -> Steps:
+        """Let everyone arrive, then check that the steady state holds before anything is broken."""
+        self._enter("steady")
+        self._world.start()
+        length_s = math.inf if self._is_open_ended else self._arrival_s + self._phases.steady_s
+        yield from self._wait_until(self._world.now() + length_s, may_end=lambda: len(self.faults.brought_forward) > 0)
+        limit = self._world.now() + self._phases.steady_limit_s
+        while (unready := self._world.unready_reason()) and self._world.now() < limit and not self.is_stopped:
+            yield from self._wait(self._world.now() + POLL_S)
+        self._world.record("steady", value=0.0 if unready else 1.0, detail=unready or "all clients live")
+        self.is_steady = not unready and not self.is_stopped
+
+    def _inject_faults(self) -> Steps:
+        """The fault phase, which lasts until every fault has ended, also where that takes longer than planned."""
+        now, faults = self._world.now, self.faults
+        ends = now() + self._phases.fault_s
+        faults.start(now())
+        while not self.is_stopped and not (faults.is_over and (now() >= ends or faults.is_ended_by_hand)):
+            yield from self._wait(*(() if now() >= ends else (ends,)), *faults.moments(), condition=faults.has_news)
+            if not self.is_stopped:
+                faults.advance(now())
+        yield from self._wait(now())  # what else is due at this moment still belongs to the fault phase
+
+    def _settle(self) -> Steps:
+        """Wait for everyone to converge; those that have not when time is up are recorded with the reason."""
+        world = self._world
+        if not self.is_stopped:
+            yield from self._drain()
+        if not self.is_stopped:
+            world.add_auditor()
+        limit, is_settled = world.now() + self._phases.settle_s, False
+        while not is_settled and world.now() < limit and not self.is_stopped:
+            yield from self._wait(world.now() + POLL_S)
+            is_settled = world.is_settled()
+        world.conclude()
+
+    def _drain(self) -> Steps:
+        """Publish no more, and wait for the outcome of every event under way."""
+        world = self._world
+        world.finish_publishing()
+        limit = world.now() + DRAIN_LIMIT_S
+        while world.is_publishing() and world.now() < limit and not self.is_stopped:
+            yield from self._wait(world.now() + POLL_S)
+        world.abandon_publishing()
+
+    # --- waiting ------------------------------------------------------------------------------------
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self._world.record("phase", detail=phase)
+        self._world.entered(phase)
+
+    def _wait_until(self, moment: float, may_end: Callable[[], bool] = lambda: False) -> Steps:
+        """Wait until a moment, a stop, or what an operator did."""
+        while not self.is_stopped and not may_end():
+            yield from self._wait(moment)
+            if self._world.now() >= moment:
+                return
+
+    def _wait(self, *moments: float, condition: Callable[[], bool] | None = None) -> Steps:
+        """Wait once, unless the run is stopped."""
+        if not self.is_stopped:
+            woke = yield Wait(moments, condition)
+            self.is_stopped = woke is Woke.STOPPED

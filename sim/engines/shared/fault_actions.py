@@ -1,0 +1,305 @@
+"""What faults do to clients and to the service, the same on every engine that has sessions.
+
+Actions on clients are over at once. Those on the service are steps: a generator that yields each request, or what it comes to
+later, and is given its outcome. So an engine carries them out at once, in a task, or in a greenlet.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from sim.client.session import ClientSession
+from sim.drill.fault_kinds import (
+    AnyFault,
+    DropSockets,
+    ExpireTokens,
+    ForgetTokens,
+    KillRuntime,
+    LinkFault,
+    RestartClients,
+    RevokeSessions,
+    RollingDeploy,
+    RotateKeys,
+    ShrinkWindow,
+    SkewClocks,
+    StopReading,
+    SwitchFault,
+)
+from sim.drill.fault_lifecycle import Completion, Done, Record
+from sim.drill.schedule import PlannedFault, Timing, switches_during
+from sim.engines.shared import client_setup
+from sim.server.settings import Switches
+
+Steps = Generator[Any, Any, float]
+"""Returns how often the fault took effect."""
+
+
+def at_once(steps: Steps) -> float:
+    """Carry out steps whose requests return their outcomes themselves."""
+    outcome: Any = None
+    while True:
+        try:
+            outcome = steps.send(outcome)
+        except StopIteration as end:
+            return float(end.value)
+
+
+CLIENT_FAULTS = (DropSockets, RestartClients, SkewClocks, ForgetTokens)
+LINK_FAULTS = (LinkFault, StopReading)
+
+
+class Client(Protocol):
+    """What can be done to a client."""
+
+    session: ClientSession
+    clock_ahead_s: float
+
+    def cut(self, offline_s: float) -> bool: ...
+    def die(self, fault: RestartClients) -> bool: ...
+    def revive(self) -> None: ...
+    def come_online(self) -> None: ...
+
+
+class Links(Protocol):
+    """What can be done to clients' links; of each, how many or how often."""
+
+    def inject(self, planned: PlannedFault) -> float: ...
+    def revert(self, planned: PlannedFault) -> float: ...
+    def revert_all(self) -> None: ...
+
+
+class Service(Protocol):
+    """What can be done to the service. Each request returns its outcome, or what it comes to later."""
+
+    def now(self) -> float: ...
+    def acted(self, kind: str) -> Any: ...
+    def set_switches(self, switches: Callable[[], Switches]) -> Any: ...
+    def shrink_window(self, topic: str, keep_events: int) -> Any: ...
+    def hang_up(self, clients: tuple[int, ...]) -> Any: ...
+
+
+class WholeService(Service, Protocol):
+    """A service that an engine may also kill, and whose keys and sessions it may change."""
+
+    def change_keys(self, *, rotate: bool) -> Any: ...
+    def revoke(self, sessions: list[str]) -> Any: ...
+    def kill(self) -> Any: ...
+    def restart(self, switches: Callable[[], Switches]) -> Any: ...
+    def restart_if_down(self) -> Any: ...
+
+
+class ClientFaults:
+    """Faults of clients, by their numbers; clients that are not here are another process's."""
+
+    def __init__(self, clients: Mapping[int, Client], record: Record) -> None:
+        self._clients = clients
+        self._record = record
+        self._died: dict[int, list[int]] = {}
+
+    def inject(self, planned: PlannedFault) -> int:
+        """Break it for the clients concerned; returns for how many."""
+        here = [number for number in planned.clients if number in self._clients]
+        match planned.fault:
+            case DropSockets(offline_s=offline_s):
+                return sum(self._clients[number].cut(offline_s) for number in here)
+            case RestartClients() as fault:
+                self._died[planned.index] = [number for number in here if self._clients[number].die(fault)]
+                return len(self._died[planned.index])
+            case SkewClocks(by_s=by_s):
+                self._skew_clocks(here, by_s)
+            case ForgetTokens():
+                for number in here:
+                    client_setup.forget_token(self._clients[number].session)
+                    self._record("token_forgotten", number)
+        return len(here)
+
+    def revert(self, planned: PlannedFault) -> None:
+        """The fault is over for them."""
+        if isinstance(planned.fault, SkewClocks):
+            self._skew_clocks([number for number in planned.clients if number in self._clients], 0.0)
+        for number in self._died.pop(planned.index, ()):
+            self._clients[number].revive()
+
+    def revert_all(self) -> None:
+        """Nothing acts on any client any more."""
+        self._died.clear()
+        for client in self._clients.values():
+            client.come_online()
+
+    def _skew_clocks(self, numbers: Iterable[int], by_s: float) -> None:
+        for number in numbers:
+            self._clients[number].clock_ahead_s = client_setup.clock_ahead_s(number, by_s)
+
+
+class ServiceFaults:
+    """Faults of a service that is not ours to kill. `topics` are those of runs, and the others."""
+
+    def __init__(self, service: Service, healthy: Switches, topics: tuple[Sequence[str], Sequence[str]]) -> None:
+        self._service = service
+        self._healthy = healthy
+        self._run_topics, self._other_topics = topics
+        self._switched_on: dict[int, AnyFault] = {}
+        self._acted_before: dict[int, int] = {}
+        self._has_switched = False
+
+    def inject(self, planned: PlannedFault) -> Steps:
+        """Break something of the service."""
+        match planned.fault:
+            case SwitchFault() as fault:
+                self._acted_before[planned.index] = yield self._service.acted(planned.kind)
+                self._switched_on[planned.index] = fault
+                yield self._switch()
+                return 0
+            case RollingDeploy():
+                return float((yield self._service.hang_up(planned.clients)))
+            case ShrinkWindow() as fault:
+                topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
+                forgotten = 0
+                for topic in topics:
+                    forgotten += yield self._service.shrink_window(topic, fault.keep_events)
+                return forgotten
+            case ExpireTokens():
+                self._healthy = msgspec.structs.replace(self._healthy, tokens_void_before=self._service.now())
+                return float((yield self._switch()))
+        raise TypeError(f"nothing injects {planned.kind}")
+
+    def revert(self, planned: PlannedFault) -> Steps:
+        """End what lasts. A switch is turned off before its effects are counted, so that none is missed."""
+        del self._switched_on[planned.index]
+        yield self._switch()
+        acted, before = (yield self._service.acted(planned.kind)), self._acted_before[planned.index]
+        return float(acted - before if acted >= before else acted)  # a restarted service counts from zero
+
+    def revert_all(self) -> Steps:
+        """Nothing acts on the service any more."""
+        self._switched_on.clear()
+        if self._has_switched:
+            yield self._switch()
+        return 0
+
+    def _switch(self) -> Any:
+        self._has_switched = True
+        return self._service.set_switches(self._switches)
+
+    def _switches(self) -> Switches:
+        return switches_during(self._healthy, self._switched_on.values())
+
+
+class WholeServiceFaults(ServiceFaults):
+    """Faults of a service of ours: its process, its keys and its sessions, too."""
+
+    def __init__(
+        self,
+        service: WholeService,
+        healthy: Switches,
+        topics: tuple[Sequence[str], Sequence[str]],
+        clients: Mapping[int, Client],
+        record: Record,
+    ) -> None:
+        super().__init__(service, healthy, topics)
+        self._whole = service
+        self._clients = clients
+        self._record = record
+        self._has_old_keys = False
+        self._revoked: list[ClientSession] = []  # that have not signed in again
+
+    def inject(self, planned: PlannedFault) -> Steps:
+        """See `ServiceFaults`."""
+        match planned.fault:
+            case RotateKeys():
+                self._has_old_keys = True
+                self._record("keys_rotated", detail=(yield self._whole.change_keys(rotate=True)))
+                return 1
+            case RevokeSessions():
+                sessions = [client.session for client in self._clients.values()]
+                concerned = [each for each in sessions if client_setup.revoked_with(each, each.client in planned.clients)]
+                for session in concerned:
+                    self._record("session_revoked", session.client)
+                self._revoked += concerned
+                return float((yield self._whole.revoke([each.token.session_id for each in concerned if each.token])))
+            case KillRuntime():
+                return float((yield self._whole.kill()))
+        return (yield from super().inject(planned))
+
+    def revert(self, planned: PlannedFault) -> Steps:
+        """See `ServiceFaults`."""
+        match planned.fault:
+            case RotateKeys():
+                yield from self._retire_keys()
+            case RevokeSessions():
+                self.sign_in()
+            case KillRuntime():
+                yield self._whole.restart(self._switches)
+            case _:
+                return (yield from super().revert(planned))
+        return 0
+
+    def revert_all(self) -> Steps:
+        """See `ServiceFaults`."""
+        yield self._whole.restart_if_down()
+        yield from self._retire_keys()
+        return (yield from super().revert_all())
+
+    def sign_in(self) -> None:
+        """Let the clients of revoked sessions sign in again."""
+        for session in self._revoked:
+            client_setup.forget_token(session, sign_in=True)
+            self._record("signed_in", session.client)
+        self._revoked.clear()
+
+    def _retire_keys(self) -> Steps:
+        if self._has_old_keys:
+            self._has_old_keys = False
+            yield self._whole.change_keys(rotate=False)
+        return 0
+
+
+class SessionFaultActions:
+    """The actions of an engine with sessions, links and a whole service. `carry_out` carries out steps in its kind of time."""
+
+    def __init__(
+        self, clients: ClientFaults, links: Links, service: WholeServiceFaults, carry_out: Callable[[Steps], Completion]
+    ) -> None:
+        self._clients = clients
+        self._links = links
+        self._service = service
+        self._carry_out = carry_out
+
+    def timing(self, planned: PlannedFault) -> Timing:
+        """See `FaultActions`."""
+        return planned.timing
+
+    def announce(self, planned: Sequence[PlannedFault], now: float) -> float:
+        """See `FaultActions`."""
+        return now
+
+    def inject(self, planned: PlannedFault) -> Completion:
+        """See `FaultActions`."""
+        if isinstance(planned.fault, CLIENT_FAULTS):
+            return Done(self._clients.inject(planned))
+        if isinstance(planned.fault, LINK_FAULTS):
+            return Done(self._links.inject(planned))
+        return self._carry_out(self._service.inject(planned))
+
+    def revert(self, planned: PlannedFault) -> Completion:
+        """See `FaultActions`."""
+        if isinstance(planned.fault, CLIENT_FAULTS):
+            self._clients.revert(planned)
+            return Done()
+        if isinstance(planned.fault, LINK_FAULTS):
+            return Done(self._links.revert(planned))
+        return self._carry_out(self._service.revert(planned))
+
+    def end_early(self) -> None:
+        """See `FaultActions`."""
+
+    def revert_all(self) -> Completion:
+        """See `FaultActions`."""
+        return self._carry_out(self._revert_all())
+
+    def _revert_all(self) -> Steps:
+        self._clients.revert_all()
+        self._service.sign_in()
+        self._links.revert_all()
+        return (yield from self._service.revert_all())

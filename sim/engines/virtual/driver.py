@@ -1,0 +1,49 @@
+"""Resumes a run's phases in simulated time."""
+
+from sim.drill.fault_lifecycle import Steps
+from sim.drill.waiting import Signals, Wait, Woke
+from sim.engines.virtual.clock import VirtualClock
+
+
+class VirtualDriver:
+    """Each moment is an entry of the clock's queue from when it is first known, so that what was planned first comes first."""
+
+    def __init__(self, clock: VirtualClock, steps: Steps) -> None:
+        self._clock = clock
+        self._steps = steps
+        self._wait: Wait | None = None
+        self._known: set[float] = set()
+        self.signals = Signals()
+        self.is_over = clock.event()
+
+    def start(self) -> None:
+        """Begin now."""
+        self._resume(next(self._steps))
+
+    def stop(self) -> None:
+        """End the run before its time."""
+        self.signals.is_stopped = True
+        self._look()
+
+    def _resume(self, wait: Wait) -> None:
+        self._wait = wait
+        for moment in wait.moments:
+            if moment not in self._known:
+                self._known.add(moment)
+                self._clock.call_at(moment, self._come, moment)
+
+    def _come(self, moment: float) -> None:
+        self._known.discard(moment)
+        self._look()
+
+    def _look(self) -> None:
+        """Go on if the wait ends now."""
+        if self._wait is not None and (woke := self.signals.reason(self._wait, self._clock.now)) is not None:
+            self._go_on(woke)
+
+    def _go_on(self, woke: Woke) -> None:
+        try:
+            self._resume(self._steps.send(woke))
+        except StopIteration:
+            self._wait = None
+            self.is_over.succeed()
