@@ -75,7 +75,7 @@ def test_faults_concern_the_same_clients():
     for overrides in ((), ("faults.0.share=0.3", "faults.1.share=0.61"), (*waves, "faults.1.wave=2", "faults.0.share=0.5")):
         drill = storm(*overrides)
         theirs, ours = schedule.plan(drill, 5), plan(drill, 5)
-        assert [np.flatnonzero(each.clients).tolist() for each in ours] == [sorted(each.clients) for each in theirs]
+        assert [np.flatnonzero(each.chosen).tolist() for each in ours] == [sorted(each.clients) for each in theirs]
         assert [each.describe() for each in ours] == [each.describe() for each in theirs]
 
 
@@ -145,7 +145,7 @@ def test_every_fault_that_it_represents_comes_to_the_same(name: str, tmp_path: P
     same(ours.tally(), theirs, 0.02)
     seen = theirs.of(Kind.FAULT_OBSERVED)
     for index, acted in zip(seen.attempt.tolist(), seen.value.tolist(), strict=True):
-        assert ours.observed[index] == pytest.approx(acted, rel=0.02)
+        assert ours.actions.observed[index] == pytest.approx(acted, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_littles_law_holds_for_the_handshakes_of_a_storm(tmp_path: Path, monkeyp
 RUN = """
 import sys
 from pathlib import Path
-from sim import drill as drills
+from sim.drill import model as drills
 from sim.engines.virtual import engine as virtual
 overrides, folder = tuple(sys.argv[3:]), Path(sys.argv[2])
 virtual.run(drills.load(Path(sys.argv[1]), overrides), virtual.Options(folder, 7))

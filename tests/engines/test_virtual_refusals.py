@@ -16,7 +16,9 @@ from sim.drill import model as drills
 from sim.drill import system_model
 from sim.drill.fault_kinds import Fault
 from sim.drill.model import Drill
+from sim.drill.phase_runner import PhaseRunner
 from sim.drill.system_model import Network, Server, SystemModel
+from sim.drill.waiting import Wait
 from sim.engines.virtual import engine
 from sim.record import parquet, run_header
 from sim.record.history import History
@@ -165,13 +167,18 @@ def test_publishes_that_nobody_answers_fail_and_the_run_ends(tmp_path: Path):
 
 
 def never(self: object) -> Iterator[simpy.Event]:
-    """A course that waits for what nobody will ever tell it."""
+    """A process that waits for an event that never comes."""
     yield self._env.event()
 
 
+def waits_for_ever(self: object) -> Iterator[Wait]:
+    """A phase that waits for nothing."""
+    yield Wait(())
+
+
 @pytest.mark.parametrize("sampled", [True, False])
-def test_a_standstill_is_told_and_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: bool):
-    monkeypatch.setattr(engine._VirtualRun, "_settle", never)
+def test_a_standstill_is_reported_and_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: bool):
+    monkeypatch.setattr(PhaseRunner, "_settle", waits_for_ever)
     if not sampled:
         monkeypatch.setattr(engine._VirtualRun, "_sample_lag", never)
     with pytest.raises(UsageError, match="came to a standstill in the settle phase") as told:

@@ -29,10 +29,6 @@ from sim.server.settings import Switches
 _SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
 
 
-class _InterruptedError(Exception):
-    """Ctrl-C, between two steps of the simulation."""
-
-
 def run(drill: Drill, options: Options) -> RunHeader:
     """Run a drill into `options.folder`; returns the finished header. An interrupted run keeps what it had and says so.
 
@@ -90,7 +86,7 @@ class _FleetRun:
         self._progress = progress
         self._interrupted = False
         self._said_at = -math.inf
-        self._storm = Storm(drill, model, seed, self._note, self._look)
+        self._storm = Storm(drill, model, seed, self._note, self._monitor)
         self.rows = Columns()
         self.header = client_setup.new_header(
             drill, (), run_id=run_id, engine="fleet", clock="virtual", seed=seed, libraries=("numba",)
@@ -98,23 +94,20 @@ class _FleetRun:
         self.header.plan = [fault.describe() for fault in self._storm.faults]
 
     def run(self) -> None:
-        """The whole course."""
+        """All phases."""
         # Only the main thread hears signals; in any other there is nothing to be done about them.
         heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._interrupt) for number in heard}
         try:
             self._storm.run()
-            self.header.complete = True
-        except _InterruptedError:
-            phase, at_s = self._storm.phase, self._storm.now
-            self.header.stopped_because = f"it was interrupted in the {phase} phase, {at_s:.1f} s simulated"
+            self.header.complete = not self._storm.signals.is_stopped
         except Exception as error:
             self.header.stopped_because = str(error) or type(error).__name__
             raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self.header.duration_s = self._storm.now
+            self.header.duration_s = self._storm.now()
             self.header.tally = self._storm.tally()
 
     def _interrupt(self, _: int, __: FrameType | None) -> None:
@@ -123,9 +116,10 @@ class _FleetRun:
     def _note(self, t: float, kind: str, index: int, value: float, detail: str) -> None:
         self.rows.add(t, kind, attempt=index, value=value, detail=detail)
 
-    def _look(self, phase: str, simulated_s: float, live: int) -> None:
-        if self._interrupted:
-            raise _InterruptedError
+    def _monitor(self, phase: str, simulated_s: float, live: int) -> None:
+        if self._interrupted and not self._storm.signals.is_stopped:
+            self.header.stopped_because = f"it was interrupted in the {phase} phase, {simulated_s:.1f} s simulated"
+            self._storm.signals.is_stopped = True
         if time.monotonic() >= self._said_at + _SAY_EVERY_S:
             self._said_at = time.monotonic()
             text = f"{simulated_s:.1f} s simulated, {live} of {self._clients} clients live"

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from sim.drill.fault_kinds import (
@@ -19,7 +18,7 @@ from sim.drill.fault_kinds import (
     SlowMint,
 )
 from sim.drill.model import Drill
-from sim.drill.system_model import SystemModel
+from sim.drill.schedule import PlannedFault
 from sim.engines.fleet.kernel import entry
 from sim.engines.fleet.kernel import world as fleet_world
 from sim.engines.fleet.kernel.randomness import bits_of_all, draw_all, key_of
@@ -34,36 +33,21 @@ _NOBODY = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True)
-class FleetFault:
-    """One fault with everything decided. Times are seconds from the beginning of the fault phase."""
+class FleetFault(PlannedFault):
+    """A planned fault whose clients are a mask."""
 
-    fault: AnyFault
-    index: int
-    begins_s: float
-    ends_s: float  # as the plan has it
-    clients: Array  # whether it concerns each; empty when it acts on the runtime
-
-    @property
-    def kind(self) -> str:
-        """The name that drill files use."""
-        return self.fault.kind
-
-    def lasts_s(self, model: SystemModel) -> float:
-        """How long until it is taken back; a killed runtime has to start anew, which the plan does not count."""
-        again_s = model.server.cold_start_s if isinstance(self.fault, KillRuntime) else 0.0
-        return self.ends_s - self.begins_s + again_s
+    chosen: Array  # whether it concerns each client; empty when it acts on the runtime
 
     def describe(self) -> dict[str, object]:
-        """As `PlannedFault.describe`."""
-        parameters: dict[str, object] = msgspec.to_builtins(self.fault)
-        return {**parameters, "ends_s": self.ends_s, "clients": int(self.clients.sum())}
+        """See `PlannedFault`."""
+        return {**super().describe(), "clients": int(self.chosen.sum())}
 
 
 def plan(drill: Drill, seed: int) -> list[FleetFault]:
     """As `sim.drill.schedule.plan`, with the same clients for the same seed; later waves of a deploy come at the end."""
     planned = [list(_parts(fault, number, drill.fleet.clients, seed)) for number, fault in enumerate(drill.faults)]
     in_order = [parts[0] for parts in planned] + [part for parts in planned for part in parts[1:]]
-    return [FleetFault(fault, index, *times, chosen) for index, (fault, times, chosen) in enumerate(in_order)]
+    return [FleetFault(index, fault, *times, (), chosen) for index, (fault, times, chosen) in enumerate(in_order)]
 
 
 def _parts(fault: AnyFault, number: int, clients: int, seed: int) -> Iterator[tuple[AnyFault, tuple[float, float], Array]]:
@@ -113,16 +97,16 @@ def begin(world: World, planned: FleetFault) -> int:
     service = world.service
     match planned.fault:
         case DropSockets(offline_s=offline_s):
-            return _strike(world, fleet_world.CUT, planned.clients, offline_s)
+            return _strike(world, fleet_world.CUT, planned.chosen, offline_s)
         case RollingDeploy():
-            return _strike(world, fleet_world.HANG_UP, planned.clients)
+            return _strike(world, fleet_world.HANG_UP, planned.chosen)
         case KillRuntime():
             _strike(world, fleet_world.KILL)
             return 1
         case ExpireTokens():
             return _strike(world, fleet_world.EXPEL)
         case ForgetTokens():
-            return _strike(world, fleet_world.FORGET, planned.clients)
+            return _strike(world, fleet_world.FORGET, planned.chosen)
         case ShrinkWindow() as fault:
             return _trim(world, fault)
         case MintOutage():
@@ -137,7 +121,7 @@ def begin(world: World, planned: FleetFault) -> int:
     return 0
 
 
-def end(world: World, planned: FleetFault) -> int:
+def end(world: World, planned: PlannedFault) -> int:
     """Take it back; returns how often it acted, for one that shows only while it lasts."""
     service = world.service
     match planned.fault:
