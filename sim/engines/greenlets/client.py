@@ -9,13 +9,14 @@ from urllib.parse import quote
 from gevent.event import Event
 from websockets.uri import WebSocketURI, parse_uri
 
+from sim.base import certificates
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.client.actions import Token
 from sim.client.notices import Notice
 from sim.client.session import ClientSession
 from sim.engines.greenlets.http import GreenletHttp
-from sim.engines.shared import certificates, service_api
+from sim.engines.shared import service_api
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.session_driver import NO_WAIT_S, SessionDriver

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from sim.engines.shared import certificates
+from sim.base import certificates
 from sim.engines.shared.metrics_book import FIGURES as FIGURES
 from sim.engines.shared.metrics_book import MAX_BODY_BYTES
 from sim.protocols.spacetime.service_metrics import OK

@@ -6,11 +6,11 @@ from urllib.parse import quote
 
 from websockets.uri import WebSocketURI, parse_uri
 
+from sim.base import certificates
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.client.actions import Token
 from sim.client.session import ClientSession
-from sim.engines.shared import certificates
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.session_driver import NEVER, NO_WAIT_S, SessionDriver
