@@ -70,7 +70,7 @@ def run(jobs: Sequence[Job], watch: Callable[[Sequence[Standing]], None], worker
 
 def _simulate(job: Job, say: Say) -> str:
     """One run; returns why it was cut short, empty when it was not."""
-    if process_pool.is_to_end():
+    if process_pool.must_end():
         return INTERRUPTED
 
     def watch(phase: str, text: str, simulated_s: float) -> None:

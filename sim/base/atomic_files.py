@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what is in them."""
+"""Files that are written whole or not at all, and read as typed values."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read_struct(path: Path, kind: type[T]) -> T:
-    """One JSON file. Raises `EvidenceError` for one that is not there or damaged."""
+    """Read one JSON file as `kind`. Raises `EvidenceError` for a missing or damaged file."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
@@ -21,7 +21,7 @@ def read_struct(path: Path, kind: type[T]) -> T:
 
 
 def write_whole(path: Path, content: bytes, remedy: str = "free some space and try again") -> None:
-    """Write a file under another name, then give it its own; raises `StorageError`, which ends with the remedy."""
+    """Write a file atomically: under a temporary name, then rename it. Raises `StorageError`, which ends with `remedy`."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(content)

@@ -1,7 +1,6 @@
-"""TOML files into typed structs, with one clear sentence for every mistake in them.
+"""Reads TOML files into typed structs, with one clear sentence for every mistake.
 
-Two structs of one file never disagree about what is allowed: the sentence is made from the same type
-that decodes the file.
+The sentence is made from the type that decodes the file, so it always lists what that allows.
 """
 
 import math
@@ -36,8 +35,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def to_struct(data: dict[str, Any], kind: type[T], where: str) -> T:
     """Convert a parsed table to `kind`; raises `UsageError` naming `where`, the key, what was found and what is allowed."""
-    if endless := next(_not_finite(data, ""), None):
-        raise UsageError(f"{where}: key '{endless}' is {_value_at(data, endless)}, but expected a finite number.")
+    if infinite := next(_not_finite(data, ""), None):
+        raise UsageError(f"{where}: key '{infinite}' is {_value_at(data, infinite)}, but expected a finite number.")
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
@@ -59,7 +58,7 @@ def set_key(data: dict[str, Any], assignment: str) -> None:
 
 
 def put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set `table.key` of a parsed table in place, and make tables that are missing; raises `UsageError`."""
+    """Set `table.key` of a parsed table in place, creating missing tables; raises `UsageError`."""
     *parents, last = key.split(".")
     table: Any = data
     for name in parents:
@@ -75,7 +74,7 @@ def put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def _not_finite(data: Any, path: str) -> Iterator[str]:
-    """The keys of all numbers that are infinite or none: TOML can write them, and nothing here can use them."""
+    """The keys of all infinite or NaN numbers, which TOML can write but no setting allows."""
     if isinstance(data, float) and not math.isfinite(data):
         yield path
     parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
@@ -122,14 +121,14 @@ def _value_at(data: Any, path: str) -> Any:
 
 
 def _fields_at(data: Any, kind: Any, path: str | None) -> list[str]:
-    """The keys that the struct at `path` allows."""
+    """The keys allowed in the struct at `path`."""
     kind = _type_at(data, kind, _steps(path))
     tag = kind.__struct_config__.tag_field
     return [*([tag] if tag else []), *kind.__struct_encode_fields__]
 
 
 def _choices_at(data: Any, kind: Any, path: str) -> list[str]:
-    """The values that the enumeration, or the tags that the tagged union, at `path` allows."""
+    """The values or tags allowed at `path` by an enumeration or a tagged union."""
     steps = _steps(path)
     parent = _type_at(data, kind, steps[:-1])
     if isinstance(parent, type):
@@ -143,7 +142,7 @@ def _choices_at(data: Any, kind: Any, path: str) -> list[str]:
 
 
 def _type_at(data: Any, kind: Any, steps: list[str]) -> Any:
-    """The type that `kind` gives the value at `steps`; a tagged union is resolved by the tag the data has."""
+    """The type of the value at `steps` in `kind`; the data's tag selects a member of a tagged union."""
     for step in steps:
         if isinstance(data, list):
             data = data[int(step)] if step.isdigit() else data[0]
@@ -155,7 +154,7 @@ def _type_at(data: Any, kind: Any, steps: list[str]) -> Any:
 
 
 def _pick(kind: Any, data: Any) -> Any:
-    """Of a union, the member that the data means."""
+    """The member of a union that the data selects."""
     members = [member for member in get_args(kind) if isinstance(member, type) and issubclass(member, msgspec.Struct)]
     for member in members:
         tag = member.__struct_config__.tag

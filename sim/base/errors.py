@@ -1,6 +1,6 @@
-"""What can go wrong, by whose doing: the user's, the peer's, or ours.
+"""All errors, by cause: the user, the peer, or a defect of ours.
 
-Every message is one sentence that says what, where and what to do. The command line prints it and
+Every message says what happened, where, and what to do. The command line prints it and
 leaves with `exit_code`; nothing below `drills.cli.main` ever prints or exits.
 """
 
@@ -14,26 +14,23 @@ class StormgateError(Exception):
 
 
 class UsageError(StormgateError):
-    """The user asked for something that cannot be: a bad file, flag, name or combination."""
+    """Invalid input of the user: a file, flag, name or combination."""
 
     exit_code = ExitCode.USAGE
 
 
 class TargetError(StormgateError):
-    """The named target is not there, or does not speak the sync lane's protocol."""
+    """The target is not there, or does not speak the service's protocol."""
 
     exit_code = ExitCode.USAGE
 
 
 class PeerError(StormgateError):
-    """The other end of a connection sent something the contract does not allow.
-
-    Never fatal to a run: engines record it and go on.
-    """
+    """The peer violated the protocol. Never fatal to a run: engines record it and continue."""
 
 
 class MalformedFrameError(PeerError):
-    """Bytes from the peer that are not a frame of the contract; `code` is short and stable."""
+    """Bytes from the peer that are no valid frame; `code` is short and stable."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -41,7 +38,7 @@ class MalformedFrameError(PeerError):
 
 
 class BrokenMessageError(PeerError):
-    """A message that ends its connection by the WebSocket's own rules, before anyone reads it; `status` (RFC 6455) says why."""
+    """A message that closes its connection by the WebSocket protocol's rules; `status` (RFC 6455) is the reason."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"the connection is closed with status {status}")
@@ -49,16 +46,16 @@ class BrokenMessageError(PeerError):
 
 
 class EvidenceError(StormgateError):
-    """A run's files are missing, damaged or cut short, so nothing can be concluded from them."""
+    """A run's files are missing, damaged or incomplete, so they prove nothing."""
 
 
 class StorageError(StormgateError):
-    """Results could not be written, for example because the disk is full."""
+    """Results could not be written, for example on a full disk."""
 
 
 class HookError(StormgateError):
-    """An operator's hook did not do what it was asked to, so the drill could not go on."""
+    """An operator's hook failed, so the drill could not continue."""
 
 
 class IllegalMoveError(StormgateError):
-    """A defect of ours: an adapter called a session in a state that does not allow it."""
+    """A defect of ours: a call in a state that does not allow it."""

@@ -1,16 +1,16 @@
-"""Python's garbage collector while thousands of sessions or connections live."""
+"""Garbage collector settings for thousands of sessions or connections."""
 
 import contextlib
 import gc
 from collections.abc import Iterator
 
-# Python's own are 700, 10, 10. What a closed socket leaves in cycles is still found within one storm.
+# Python's defaults are 700, 10, 10. The cycles of closed sockets are still collected within one storm.
 _THRESHOLDS = (50_000, 10, 10)
 
 
 @contextlib.contextmanager
 def relaxed_gc() -> Iterator[None]:
-    """Look for cycles more rarely: nearly all that lives goes on living, and looking took a fifth of a storm's handshakes."""
+    """Collect cycles more rarely: nearly all objects live on, and collecting took a fifth of a storm's handshake time."""
     before = gc.get_threshold()
     gc.set_threshold(*_THRESHOLDS)
     try:

@@ -1,8 +1,7 @@
-"""Work in processes, one a core: simulated runs, and the judging of what they left.
+"""Runs jobs in one process per core: simulations, and the judging of their results.
 
-A job is a value and a function of it that any process can look up by name. No process shares anything with another, so their
-order and number change no result. What a worker is at is a few numbers on a board that all of them see: nothing that is said
-can hold up who says it, or be left half said by one that was killed.
+A job is a value and a function that any process can import by name. Processes share nothing but a board of numbers, so their
+order and count change no result. Reporting progress on the board never blocks, and a killed worker cannot leave it locked.
 """
 
 import contextlib
@@ -20,21 +19,21 @@ from multiprocessing.synchronize import Event
 from typing import Any, Generic, TypeVar
 
 INTERRUPTED = "it was interrupted"
-_WORKER_DIED = "a worker process was killed, perhaps for want of memory (fewer clients need less)"
-_LOOK_EVERY_S = 0.2
-_WAITS, _RUNS, _DONE = 0.0, 1.0, 2.0  # how a job stands
-_FIELDS = 3  # of a job on the board: how it stands, its phase (place in `PHASES`), and how far it is
+_WORKER_DIED = "a worker process was killed, perhaps for lack of memory (use fewer clients)"
+_POLL_S = 0.2
+_WAITS, _RUNS, _DONE = 0.0, 1.0, 2.0  # states of a job
+_FIELDS = 3  # per job on the board: its state, its phase (index in `PHASES`), and its progress
 PHASES = ("", "steady", "fault", "recovery", "settle", "end", "judging", "drawing")
 
 J = TypeVar("J")
 R = TypeVar("R")
-Say = Callable[[str, float], None]  # which of `PHASES` a job is in, and how far it is
-_Ended = queue.SimpleQueue[tuple[int, "Future[R]"]]  # jobs that have ended, by their place
+Say = Callable[[str, float], None]  # reports a job's phase, one of `PHASES`, and its progress
+_Ended = queue.SimpleQueue[tuple[int, "Future[R]"]]  # ended jobs by their index
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How one job stands: neither running nor done is still to come."""
+    """Progress of one job; neither running nor done: not started."""
 
     is_running: bool
     is_done: bool
@@ -44,13 +43,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class Outcome(Generic[R]):
-    """What came of all jobs that ended, by their place, and why the others did not; empty: they all did."""
+    """Results of the jobs that ended, by index, and why the others did not; empty: all ended."""
 
     results: dict[int, R]
     stopped_because: str = ""
 
 
-_stop: Event | None = None  # of a worker: set when all is to end
+_stop: Event | None = None  # of a worker: set when it must end
 _board: Any = None
 
 
@@ -61,12 +60,12 @@ def run(
     why_stop: Callable[[R], str] = lambda result: "",
     workers: int | None = None,
 ) -> Outcome[R]:
-    """Do `work` on all jobs, in their order; `watch` is told now and then how they stand.
+    """Do `work` on all jobs in order; `watch` is called now and then with their progress.
 
-    Ctrl-C ends them all, and so does a result for which `why_stop` gives a reason. The first error of a job ends the others,
-    and is raised.
+    Ctrl-C ends all jobs, and so does a result for which `why_stop` returns a reason. The first exception of a job ends the
+    others, and is raised.
     """
-    context = multiprocessing.get_context("spawn")  # a forked child would inherit threads that are not there
+    context = multiprocessing.get_context("spawn")  # a forked child inherits the locks of threads that it does not have
     stop, board = context.Event(), context.RawArray("d", _FIELDS * len(jobs))
     count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(stop, board))
@@ -86,10 +85,9 @@ def run(
 
 
 def _submit(pool: ProcessPoolExecutor, work: Callable[[J, Say], R], jobs: Sequence[J]) -> "_Ended[R]":
-    """Hand over all jobs, which starts the workers: a Ctrl-C that hits them while they start must not kill them noisily.
+    """Submit all jobs with Ctrl-C ignored, because it must not interrupt workers that start; returns the queue of ended jobs.
 
-    Returns where those that have ended will be. To wait for them by `concurrent.futures` takes the locks of all, which a Ctrl-C
-    may leave taken for ever.
+    Waiting by `concurrent.futures` takes the locks of all jobs, which a Ctrl-C may leave locked for ever.
     """
     ended: _Ended[R] = queue.SimpleQueue()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it
@@ -106,16 +104,16 @@ def _put(ended: "_Ended[R]", place: int, future: "Future[R]") -> None:
 
 
 def _collect(
-    ended: "_Ended[R]", count: int, found: dict[int, R], look: Callable[[], None], why_stop: Callable[[R], str]
+    ended: "_Ended[R]", count: int, found: dict[int, R], poll: Callable[[], None], why_stop: Callable[[R], str]
 ) -> str:
-    look()
+    poll()
     while len(found) < count:
         with contextlib.suppress(queue.Empty):
-            place, future = ended.get(timeout=_LOOK_EVERY_S)
+            place, future = ended.get(timeout=_POLL_S)
             result = found[place] = future.result()
             if why := why_stop(result):
                 return why
-        look()
+        poll()
     return ""
 
 
@@ -128,7 +126,7 @@ def _standings(board: Any) -> list[Standing]:
 
 
 def _begin(stop: Event, board: Any) -> None:
-    """Ctrl-C reaches a worker too, and must find only the work itself, never the wait for the next job."""
+    """Ignore Ctrl-C while waiting for a job: it may interrupt only the work itself."""
     global _stop, _board
     _stop, _board = stop, board
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -136,7 +134,7 @@ def _begin(stop: Event, board: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Whoever started this worker was killed: nobody will ever take its results, or tell it to end."""
+    """End this worker when its parent was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -144,17 +142,17 @@ def _end_with_parent() -> None:
 
 
 def _do(work: Callable[[J, Say], R], place: int, job: J) -> R:
-    def say(phase: str, reached: float) -> None:
+    def report(phase: str, reached: float) -> None:
         _board[_FIELDS * place : _FIELDS * (place + 1)] = (_RUNS, float(PHASES.index(phase)), reached)
-        if is_to_end():
+        if must_end():
             signal.raise_signal(signal.SIGINT)
 
     _board[_FIELDS * place] = _RUNS
-    result = work(job, say)
+    result = work(job, report)
     _board[_FIELDS * place] = _DONE
     return result
 
 
-def is_to_end() -> bool:
-    """Whether this is a worker that was told to end."""
+def must_end() -> bool:
+    """Whether this is a worker that must end."""
     return _stop is not None and _stop.is_set()

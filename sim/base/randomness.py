@@ -1,9 +1,9 @@
 """Randomness as a function: the same (seed, purpose, client, attempt) always draws the same number.
 
-Nothing keeps a generator's state, so adding a client, or drawing in another order, reshuffles nothing.
+There is no generator state, so adding a client or drawing in another order changes no other draw.
 The mixer is splitmix64's finaliser (Steele, Lea, Flood: "Fast splittable pseudorandom number
-generators", OOPSLA 2014), applied once per input word; it uses 64-bit integer arithmetic alone, so
-compiled code can draw the very same numbers.
+generators", OOPSLA 2014), applied once per input word. It uses only 64-bit integer arithmetic, so
+compiled code draws the same numbers.
 """
 
 import hashlib
@@ -45,11 +45,11 @@ def draw(seed: int, purpose: str, client: int, attempt: int = 0) -> float:
 
 
 def share_of(items: list[int], share: float, seed: int, purpose: str) -> list[int]:
-    """The `share` (0..1) of `items` that a fault picks: exactly `round(share * n)` of them, in ascending order."""
+    """Pick a share (0..1) of `items`: exactly `round(share * n)`, in ascending order."""
     count = round(share * len(items))
     return sorted(sorted(items, key=lambda item: draw_bits(seed, purpose, item, 0))[:count])
 
 
 def part_of(items: list[int], part: int, parts: int, seed: int, purpose: str) -> list[int]:
-    """The `part`-th (from 1) of `parts` disjoint parts of `items`, about equally large: each item draws its own."""
+    """The `part`-th (from 1) of `parts` disjoint random parts of `items`, of about equal size."""
     return [item for item in items if int(draw(seed, purpose, item) * parts) == part - 1]

@@ -1,4 +1,4 @@
-"""Keeping secrets out of what is kept as evidence."""
+"""Removes secrets from evidence."""
 
 import base64
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ MARK = b"[secret]"
 
 
 class Redactor:
-    """Replaces known secrets in text, also where they stand percent-encoded or in base64."""
+    """Replaces known secrets, also in percent-encoding and base64."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for secret in secrets if secret for form in _forms(secret)}
@@ -22,7 +22,7 @@ class Redactor:
         return data
 
     def text(self, text: str) -> str:
-        """The same of a string."""
+        """`text` without the secrets."""
         return self(text.encode()).decode()
 
 

@@ -1,1 +1,4 @@
-"""The embedded runtime: the contract's runtime core behind real HTTP and WebSocket, its log in SQLite."""
+"""The embedded mock: the simulated service of `sim/server` behind real HTTP and WebSocket, its log in SQLite.
+
+Imported by engines, the command line and load tests; it imports no engine.
+"""

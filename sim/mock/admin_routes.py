@@ -1,5 +1,6 @@
-"""The mock's routes for its own machine only: faults, keys, sockets, and the levers of a rollout."""
+"""The mock's admin routes, for its own machine only (faults, keys, sockets, a rollout), and what all routes share."""
 
+import ipaddress
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sim.mock.answers import body, is_local, problem
 from sim.protocols.spacetime.service_paths import MOCK_PATH
 from sim.server.deployment import Percent, Throttle, unknown_revision
 from sim.server.settings import Switches
@@ -20,6 +20,30 @@ if TYPE_CHECKING:
     from sim.mock.app import Mock
 
 T = TypeVar("T")
+
+
+def problem(status: int, code: str, message: str, retry_after_ms: int | None = None) -> JSONResponse:
+    """A refusal in the service's error format."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if retry_after_ms is not None:
+        error["retry_after_ms"] = retry_after_ms
+    return JSONResponse({"error": error}, status)
+
+
+async def body(request: Request, kind: type[T]) -> T | JSONResponse:
+    """The request's JSON body as `kind`, or a 422 with the error."""
+    try:
+        return msgspec.json.decode(await request.body() or b"{}", type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return problem(422, "malformed_request", str(error))
+
+
+def _is_local(request: Request) -> bool:
+    """Whether the request comes from this machine."""
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
 
 
 class _Shrink(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,14 +67,14 @@ class _Cohort(msgspec.Struct, forbid_unknown_fields=True):
     percent: Percent
 
 
-class Panel:
-    """What may be changed of a running mock."""
+class AdminRoutes:
+    """The routes that change a running mock."""
 
     def __init__(self, mock: "Mock") -> None:
         self._mock = mock
 
     def routes(self) -> list[Route]:
-        """All of them; each refuses whoever is elsewhere."""
+        """All routes; each refuses requests from other machines."""
         return [
             _put("switches", Switches, self._set_switches),
             _put("sockets", _HangUp, self._hang_up),
@@ -71,7 +95,7 @@ class Panel:
         return {"events_forgotten": self._mock.runtime.shrink_window(asked.topic, asked.keep_events)}
 
     def _set_keys(self, asked: _Keys) -> Any:
-        """Sign with a new key, or let the older ones go; the file keeps the first, so a restart takes it all back."""
+        """Sign with a new key, or retire the older ones; a restart reverts this, because the file keeps the first key."""
         control = self._mock.control
         if asked.rotate:
             control.rotate(Key(f"mock-{uuid.uuid4()}", secrets.token_bytes(32)))
@@ -88,7 +112,7 @@ class Panel:
     # --- a rollout ----------------------------------------------------------------------------------
 
     def _set_traffic(self, asked: _Serving) -> Any:
-        """Let another revision serve: what it has wrong by itself comes and goes with it."""
+        """Let another revision serve, with its own defects."""
         rollout = self._mock.rollout
         if wrong := unknown_revision(rollout.deployment, asked.revision):
             return problem(422, "unknown_revision", wrong)
@@ -107,8 +131,8 @@ class Panel:
         return msgspec.to_builtins(rollout.traffic)
 
     async def _state(self, request: Request) -> Response:
-        if not is_local(request):
-            return problem(403, "loopback_only", "the mock's state is shown on its own machine")
+        if not _is_local(request):
+            return problem(403, "loopback_only", "the mock's state is available on its own machine only")
         mock = self._mock
         streams = {topic: {"oldest": log.oldest, "head": log.head} for topic, log in mock.runtime.streams.logs.items()}
         state = {
@@ -125,11 +149,11 @@ class Panel:
 
 
 def _put(name: str, kind: type[T], change: Callable[[T], Any]) -> Route:
-    """`PUT /_mock/NAME`: a body of this kind, for this machine only."""
+    """`PUT /_mock/NAME` with a body of this kind, from this machine only."""
 
     async def endpoint(request: Request) -> Response:
-        if not is_local(request):
-            return problem(403, "loopback_only", f"{name} of a mock are changed from its own machine")
+        if not _is_local(request):
+            return problem(403, "loopback_only", f"{name} of a mock may be changed from its own machine only")
         asked = await body(request, kind)
         if isinstance(asked, Response):
             return asked

@@ -1,4 +1,4 @@
-"""The mock's HTTP: control service, runtime, metrics, and what `panel.py` adds for its own machine."""
+"""The mock's HTTP routes: control service, sync service and metrics."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sim.base.errors import StorageError
-from sim.mock.admin_routes import Panel
-from sim.mock.answers import body, problem
+from sim.mock.admin_routes import AdminRoutes, body, problem
+from sim.mock.limits import TICK_S
 from sim.mock.publishing import Authority, PublishRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
@@ -42,9 +42,8 @@ from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import canonical_json
 from sim.server.tokens import Keyring
 
-CODEX_EVENT_PREFIX = "codex.worker."  # events of this type go to the one topic without snapshots
+CODEX_EVENT_PREFIX = "codex.worker."  # events of these types go to the one topic without snapshots
 DEFAULT_ADMIN_TOKEN = "mock-admin"
-_TICK_S = 0.05
 
 
 class _NewRun(msgspec.Struct):
@@ -63,14 +62,14 @@ class _Revocation(msgspec.Struct):
     session_ids: list[str]
 
 
-class _Probe(msgspec.Struct):
+class _RoutingQuestion(msgspec.Struct):
     thread_id: str
     cohort_key: str
 
 
 @dataclass(frozen=True)
 class MockOptions:
-    """How an embedded runtime is to be."""
+    """Settings of an embedded mock."""
 
     settings: RuntimeSettings
     switches: Switches
@@ -79,7 +78,7 @@ class MockOptions:
 
 
 class Mock:
-    """One embedded runtime over one store."""
+    """A mock over one store."""
 
     def __init__(self, options: MockOptions, store: Store) -> None:
         keyring = Keyring(store.signing_key())
@@ -128,7 +127,7 @@ class Mock:
             Route(METRICS_PATH, self._metrics),
             Route("/metrics", self._prometheus),
             Route("/internal/v1/spacetime/fanout/metrics", self._retired_metrics),
-            *Panel(self).routes(),
+            *AdminRoutes(self).routes(),
         ]
 
     @contextlib.asynccontextmanager
@@ -140,9 +139,9 @@ class Mock:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(TICK_S)
             self.runtime.wake(time.time())
-            while self.runtime.mutations:  # the defect accept_mutation: the socket changes something
+            while self.runtime.mutations:  # the defect accept_mutation: a client publishes over its socket
                 topic = next(iter(self.runtime.streams.logs), run_events("r1"))
                 with contextlib.suppress(PublishRefusedError, ValueError):
                     payload = canonical_json(msgspec.json.decode(self.runtime.mutations.pop()))
@@ -170,7 +169,7 @@ class Mock:
             return problem(error.status, error.code, error.message)
 
     async def _take_minting_time(self) -> None:
-        """The slow-mint fault: each token takes its time, a limited number of them at once."""
+        """The fault slow_mint: each token takes a while, a limited number at once."""
         switches = self.switches
         if switches.mint_delay_ms <= 0:
             return
@@ -186,7 +185,7 @@ class Mock:
         return JSONResponse({"data": {"status": "ok", "revision": revision, "counters": self.control.counters}})
 
     async def _evaluate(self, request: Request) -> Response:
-        asked = await body(request, _Probe)
+        asked = await body(request, _RoutingQuestion)
         if isinstance(asked, Response):
             return asked
         rollout = self.rollout
@@ -250,8 +249,8 @@ class Mock:
         return JSONResponse(metrics(runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time()))
 
     async def _prometheus(self, request: Request) -> Response:
-        """The same and more, for a Prometheus that sends the same bearer token: the figures are as secret in either form."""
-        from sim.mock import prometheus_page  # imported late: it takes longer to import than a mock takes to start
+        """The same metrics and more for Prometheus, with the same bearer token."""
+        from sim.mock import prometheus_page  # imported late: its import takes longer than a mock takes to start
 
         if refused := self._not_admin(request):
             return refused
@@ -269,7 +268,7 @@ class Mock:
         return JSONResponse({"detail": "Not Found"}, 404)
 
     def set_switches(self, chosen: Switches) -> int:
-        """Put faults and defects in force, beside those of the revision; returns how many sockets must authenticate again."""
+        """Put faults and defects in force, beside the revision's; returns how many sockets must authenticate again."""
         self.rollout.chosen = chosen
         expelled = self.runtime.set_switches(self.rollout.switches)
         self.sockets.kick()

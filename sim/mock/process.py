@@ -1,4 +1,4 @@
-"""A mock as a process of its own: started, killed, started again on the same log, and never left behind."""
+"""A mock as a separate process: started, killed, and restarted on the same log."""
 
 import asyncio
 import contextlib
@@ -11,45 +11,44 @@ import msgspec
 
 from sim.base.errors import StorageError, StormgateError, TargetError
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
-from sim.mock.server import COMPLAINT, ServeOptions
+from sim.mock.limits import START_LIMIT_S, STOP_LIMIT_S
+from sim.mock.server import ERROR_PREFIX, ServeOptions
 
-START_LIMIT_S = 20.0
-STOP_LIMIT_S = 5.0
 LOG_NAME = "runtime.log"
 _LISTENING = re.compile(rb"listening on http://(?P<host>\S+):(?P<port>\d+) ")
 
 
 def command(options: ServeOptions, port: int, state: OwnedFolder) -> list[str]:
     """The command line of a mock that ends when its stdin closes, with its event log in `state`."""
-    told = msgspec.to_builtins(options) | {
+    served = msgspec.to_builtins(options) | {
         "port": port,
         "state": str(Path(state.name) / "log.sqlite"),
         "exit_with_stdin": True,
     }
-    return [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(told).decode()]
+    return [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(served).decode()]
 
 
 def port_of(line: bytes) -> int:
-    """The port that a mock says it listens on; 0 where it says something else."""
+    """The port in a mock's listening line; 0 for any other line."""
     match = _LISTENING.search(line)
     return int(match["port"]) if match else 0
 
 
 def failure(folder: Path, code: int) -> StormgateError:
-    """Why a mock did not start, in its own last words in `folder` if it had any."""
+    """Why a mock did not start: the last line of its log in `folder`, if that is an error."""
     log = folder / LOG_NAME
-    said = log.read_text(errors="replace").splitlines()[-1:]
-    if not said or not said[0].startswith(COMPLAINT):
-        return TargetError(f"the embedded runtime did not start; what it wrote is in {log}.")
+    last = log.read_text(errors="replace").splitlines()[-1:]
+    if not last or not last[0].startswith(ERROR_PREFIX):
+        return TargetError(f"the embedded mock did not start. Its output is in {log}.")
     kind = StorageError if code == StorageError.exit_code else TargetError
-    return kind(f"the embedded runtime did not start: {said[0].removeprefix(COMPLAINT)}")
+    return kind(f"the embedded mock did not start: {last[0].removeprefix(ERROR_PREFIX)}")
 
 
 class MockProcess:
-    """One mock process at a time, on one port and one event log; what it says on stderr goes to `runtime.log` in `folder`.
+    """One mock process at a time, on one port and one event log; its stderr goes to `runtime.log` in `folder`.
 
-    The process ends by itself when ours does: it watches a pipe that only we hold open. Its event log is kept apart from
-    `folder`, in a temporary one that goes with `stop`, because signing keys are in it.
+    The process ends when ours does, because it reads a pipe that only we hold open. Its event log holds signing keys, so it is
+    in a temporary folder, which `stop` removes.
     """
 
     def __init__(self, options: ServeOptions, folder: Path) -> None:
@@ -61,33 +60,33 @@ class MockProcess:
 
     @property
     def url(self) -> str:
-        """Base URL of control service and runtime alike."""
+        """Base URL of both services."""
         return f"http://{self._options.host}:{self._port}"
 
     @property
     def pid(self) -> int:
-        """The running process's id, 0 when there is none."""
+        """The running process's id, or 0."""
         return self._process.pid if self._process and self._process.returncode is None else 0
 
     async def start(self) -> None:
-        """Start on the port used before, if any; returns when it listens. Raises `TargetError` or `StorageError`."""
+        """Start on the previous port, if any; returns when it listens. Raises `TargetError` or `StorageError`."""
         with (self._folder / LOG_NAME).open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command(self._options, self._port, self._state),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C on the terminal is for us; we then stop the mock in order
+                start_new_session=True,  # Ctrl-C on the terminal reaches us only; we then stop the mock cleanly
             )
-        self._port = await self._port_told(self._process)
+        self._port = await self._listening_port(self._process)
 
-    async def _port_told(self, process: asyncio.subprocess.Process) -> int:
+    async def _listening_port(self, process: asyncio.subprocess.Process) -> int:
         assert process.stdout is not None
         try:
             line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
             if port := port_of(line):
                 return port
-            await asyncio.wait_for(process.wait(), STOP_LIMIT_S)  # it is on its way out, with an exit code of its own
+            await asyncio.wait_for(process.wait(), STOP_LIMIT_S)  # it is ending, with its own exit code
         except TimeoutError:
             pass
         except asyncio.CancelledError:
@@ -96,7 +95,7 @@ class MockProcess:
         raise failure(self._folder, await self.kill())
 
     async def kill(self) -> int:
-        """SIGKILL, at once; returns the exit code, negative for a signal."""
+        """Send SIGKILL; returns the exit code, negative for a signal."""
         if self._process is None:
             return 0
         if self._process.returncode is None:
@@ -104,7 +103,7 @@ class MockProcess:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Ask it to end by closing its pipe, and make sure."""
+        """Close its pipe, which ends it, or kill it."""
         if self._process is not None and self._process.returncode is None:
             assert self._process.stdin is not None
             self._process.stdin.close()

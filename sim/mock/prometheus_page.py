@@ -1,7 +1,7 @@
-"""The mock's figures as a Prometheus scrapes them, in the text format of `prometheus_client`.
+"""The mock's metrics in the text format that Prometheus scrapes.
 
-A figure's name there is `stormgate_` and its own with underscores, as `stormgate_auth_failures_unauthorized_total`; a counter
-that does not end with `_total` gets it, as the convention has it. How to scrape it:
+A name there is `stormgate_` and the metric's name with underscores, such as `stormgate_auth_failures_unauthorized_total`; by
+convention a counter ends with `_total`. To scrape it:
 
     scrape_configs:
       - job_name: mock
@@ -26,33 +26,33 @@ MEDIA_TYPE = CONTENT_TYPE_LATEST
 _PREFIX = "stormgate_"
 
 
-def name_of(figure: str) -> str:
-    """What a figure is called there."""
-    plain = _PREFIX + figure.replace(".", "_")
-    return f"{plain}_total" if is_counter(figure) and not plain.endswith("_total") else plain
+def name_of(metric: str) -> str:
+    """The name of a metric on the page."""
+    plain = _PREFIX + metric.replace(".", "_")
+    return f"{plain}_total" if is_counter(metric) and not plain.endswith("_total") else plain
 
 
 def text(runtime: Runtime, control: Control) -> bytes:
-    """All figures that either profile of the metrics endpoint has, the control service's, and what only this page tells."""
-    figures: dict[str, float] = {**control.counters, **monitored(runtime.counters)}
+    """Render the metrics of both profiles, those of the control service, and those of this page alone."""
+    values: dict[str, float] = {**control.counters, **monitored(runtime.counters)}
     for profile in get_args(Profile):
         body = metrics(runtime.counters, runtime.streams.logs.values(), runtime.consumers, profile, now=0.0)
         for table, part in body.items():
-            figures |= {f"{table}.{name}": value for name, value in part.items()} if isinstance(part, dict) else {}
-    return generate_latest(_Figures(figures))
+            values |= {f"{table}.{name}": value for name, value in part.items()} if isinstance(part, dict) else {}
+    return generate_latest(_Page(values))
 
 
-class _Figures(Collector):
-    def __init__(self, figures: Mapping[str, float]) -> None:
-        self._figures = figures
+class _Page(Collector):
+    def __init__(self, values: Mapping[str, float]) -> None:
+        self._values = values
 
     def collect(self) -> Iterable[Metric]:
-        """One family a figure."""
-        for figure, value in self._figures.items():
-            kind = CounterMetricFamily if is_counter(figure) else GaugeMetricFamily
-            yield kind(name_of(figure), _help(figure), value=value)
+        """One family per metric."""
+        for metric, value in self._values.items():
+            kind = CounterMetricFamily if is_counter(metric) else GaugeMetricFamily
+            yield kind(name_of(metric), _help(metric), value=value)
 
 
-def _help(figure: str) -> str:
-    where = "the control service's status" if figure in STATUS_COUNTERS else "the sync metrics endpoint"
-    return MEANINGS.get(figure) or MONITORED.get(figure) or f"{figure} of {where}"
+def _help(metric: str) -> str:
+    where = "the control service's status" if metric in STATUS_COUNTERS else "the sync metrics endpoint"
+    return MEANINGS.get(metric) or MONITORED.get(metric) or f"{metric} of {where}"

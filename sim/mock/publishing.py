@@ -1,7 +1,7 @@
-"""Publishing: admission, sequence numbers, group commit, and only then delivery and acknowledgement.
+"""The mock's publishing: admission, sequence numbers, group commit, then delivery and acknowledgement.
 
-All publishes that arrive in one turn of the event loop share one SQLite transaction. Nothing is shown to
-a subscriber, and nothing is acknowledged, before that transaction has committed.
+Publishes that arrive in one turn of the event loop share one SQLite transaction. Nothing is delivered or acknowledged before
+it has committed.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from sim.server.stream_log import Appended, Entry, WrongNextSeqError, payload_ha
 
 
 class PublishRefusedError(Exception):
-    """A publish that is not accepted: HTTP status, code, and when to try again."""
+    """A publish is refused: HTTP status, code, and after how many ms to try again."""
 
     def __init__(self, status: int, code: str, message: str, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class _Publish:
 
 
 class Authority:
-    """The one writer of the log. Once set, `committed` is called after each commit that brought something new."""
+    """The only writer of the log."""
 
     def __init__(self, runtime: Runtime, store: Store, settings: RuntimeSettings, rollout: Rollout) -> None:
         self._runtime = runtime
@@ -44,8 +44,8 @@ class Authority:
         self._store = store
         self._limits = PublishLimits(settings)
         self._waiting: list[_Publish] = []
-        self.failure = ""  # why nothing can be published any more
-        self.committed: Callable[[], None] = lambda: None  # called after each commit
+        self.failure = ""  # why nothing more can be published, or empty
+        self.committed: Callable[[], None] = lambda: None  # called after each commit with new events
 
     async def publish(self, topic: str, key: str, payload: bytes, expected_next_seq: int | None) -> Appended:
         """Append one event durably; raises `PublishRefusedError`."""
@@ -54,17 +54,17 @@ class Authority:
             runtime.counters.act("slow_publishes")
             await asyncio.sleep(delay_ms / 1000)
         self._admit(topic, payload)
-        broken = failure(runtime.switches, runtime.counters)
-        if broken is not None and is_acknowledged_unwritten(runtime.switches):
+        fault = failure(runtime.switches, runtime.counters)
+        if fault is not None and is_acknowledged_unwritten(runtime.switches):
             entry = Entry(runtime.streams.head(topic) + 1, key, payload, payload_hash(payload), time.time())
             return Appended(entry, duplicate=False)
-        if broken is not None and not broken.is_taken:
-            raise self._refused(broken)
+        if fault is not None and not fault.is_taken:
+            raise self._refused(fault)
         if "forget_idempotency_keys" in runtime.switches.defects:
             key = f"{key}, try {runtime.counters.publish_tries}"
         done = await self._append_durably(_Publish(topic, key, payload, expected_next_seq))
-        if broken is not None:
-            raise self._refused(broken)
+        if fault is not None:
+            raise self._refused(fault)
         return done
 
     def _refused(self, no: Refusal) -> PublishRefusedError:
@@ -85,7 +85,7 @@ class Authority:
             raise self._refused(no)
 
     def _commit(self) -> None:
-        """Sequence and store everything that waits; deliver and acknowledge it once it is durable."""
+        """Sequence and store all waiting publishes; deliver and acknowledge them once durable."""
         waiting, self._waiting = self._waiting, []
         heads = {request.topic: self._runtime.streams.head(request.topic) for request in waiting}
         now = time.time()
@@ -112,7 +112,7 @@ class Authority:
             return PublishRefusedError(409, "expected_next_seq_mismatch", str(error))
 
     def _undo(self, waiting: list[_Publish], heads: dict[str, int], reason: str) -> None:
-        """The disk would not have it: nobody saw these events, and nobody will."""
+        """Undo publishes that the disk refused; no one has seen these events."""
         self.failure = reason
         for topic, head in heads.items():
             self._runtime.streams.log(topic).truncate(head)
@@ -133,7 +133,7 @@ class Authority:
 
 
 def _settle(request: _Publish, outcome: Appended | PublishRefusedError) -> None:
-    if request.done.done():  # its client has gone away
+    if request.done.done():  # its client has disconnected
         return
     if isinstance(outcome, PublishRefusedError):
         request.done.set_exception(outcome)

@@ -1,4 +1,4 @@
-"""Which of the mock's revisions serves, and with what wrong: kept in its log's file, so that a restart changes nothing."""
+"""The mock's serving revision and its defects, stored in the log's file, so that a restart changes nothing."""
 
 import time
 
@@ -14,18 +14,18 @@ _NOTE = "traffic"
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """What is in the file; of another deployment, it says nothing about this one."""
+    """The stored traffic; it is ignored for another deployment."""
 
     deployment: Deployment
     traffic: Traffic
 
 
 class Rollout:
-    """The deployment of one mock, and what is set of it while it runs."""
+    """The deployment of a mock, and its settings while it runs."""
 
     def __init__(self, deployment: Deployment, switches: Switches, store: Store) -> None:
         self.deployment = deployment
-        self.chosen = switches  # by whoever started it, or by drills
+        self.chosen = switches  # from the start options, or set by a drill
         self._store = store
         self.traffic = self._kept() or rules.first_traffic(deployment)
         self.limits = ServiceLimits(self.traffic.throttle, time.time())
@@ -34,13 +34,13 @@ class Rollout:
         note = self._store.note(_NOTE)
         try:
             kept = msgspec.json.decode(note, type=_Kept) if note else None
-        except msgspec.DecodeError:  # of another version of stormgate
+        except msgspec.DecodeError:  # written by another version of stormgate
             return None
         return kept.traffic if kept and kept.deployment == self.deployment else None
 
     @property
     def switches(self) -> Switches:
-        """Those in force: the chosen ones, and the defects of the revision that serves."""
+        """The switches in force: the chosen ones and the defects of the serving revision."""
         return rules.switches_in_force(self.deployment, self.traffic, self.chosen)
 
     def change(self, traffic: Traffic) -> None:

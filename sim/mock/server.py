@@ -1,4 +1,4 @@
-"""Serving a mock on a port, and the command line `python -m sim.mock.server` that engines start as a process of its own."""
+"""Serves a mock on a port; engines start it as a process by `python -m sim.mock.server`."""
 
 import asyncio
 import contextlib
@@ -20,20 +20,19 @@ from sim.base.errors import StormgateError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
+from sim.mock.limits import BACKLOG, MAX_PORTS_TRIED, MIN_PORT, SHUTDOWN_LIMIT_S
 from sim.mock.store import Store
 from sim.server.deployment import Deployment
 from sim.server.settings import RuntimeSettings, Switches
 
-COMPLAINT = "stormgate mock: "  # begins the one line on stderr that says why it cannot start
+ERROR_PREFIX = "stormgate mock: "  # of the line on stderr that says why it cannot start
 ADMIN_TOKEN_VARIABLE = "RUNTIME_ADMIN_TOKEN"
 _OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LOWEST_PORT, _PORTS_TRIED = 10_000, 20  # [ours] above what well-known services listen on
-_BACKLOG = 4096  # connections the kernel holds while a storm's connects wait to be accepted
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where and how to serve. `state` empty: a temporary file, gone afterwards. `exit_with_stdin`: end when stdin closes."""
+    """Where and how to serve. `state`: the log's file; empty: a temporary one. `exit_with_stdin`: end when stdin closes."""
 
     settings: RuntimeSettings
     switches: Switches
@@ -45,7 +44,7 @@ class ServeOptions:
 
 
 def listening_line(host: str, port: int) -> str:
-    """What is printed once the port is open; `MockProcess` reads it."""
+    """The line printed once the port is open; `MockProcess` reads it."""
     shown = f"[{host}]" if ":" in host else host
     return f"stormgate mock: listening on http://{shown}:{port} (pid {os.getpid()})"
 
@@ -66,10 +65,10 @@ def serve(options: ServeOptions) -> None:
             ws_per_message_deflate=False,
             access_log=False,  # a request line holds the token
             log_level="warning",
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=1,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=SHUTDOWN_LIMIT_S,
         )
-        logging.getLogger("uvicorn.error").addFilter(_is_news)
+        logging.getLogger("uvicorn.error").addFilter(_is_relevant)
         print(listening_line(options.host, listener.getsockname()[1]), flush=True)
         server = uvicorn.Server(config)
         _end_with_signals(server)
@@ -78,7 +77,7 @@ def serve(options: ServeOptions) -> None:
 
 
 def _end_with_signals(server: uvicorn.Server) -> None:
-    """A signal is an order to end, not an error: uvicorn raises it again once it has ended, and then it must do no harm."""
+    """End cleanly on a signal. uvicorn raises it again after its end, where the default handler would be an error."""
 
     def end(*_: object) -> None:
         server.should_exit = True
@@ -91,15 +90,14 @@ def _temporary_log(cleanup: contextlib.ExitStack) -> Path:
     return Path(cleanup.enter_context(OwnedFolder(STATE_PREFIX))) / "log.sqlite"
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """uvicorn takes an upgrade that was refused with a body for one that was forgotten, and logs a traceback of its own for
-    bytes of a client that are no text; nothing else is dropped."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Drop two false alarms of uvicorn: an upgrade refused with a body, and a client's bytes that are not UTF-8."""
     message = record.getMessage()
     return "without completing handshake" not in message and "Invalid UTF-8 sequence" not in message
 
 
 def admin_token() -> str:
-    """What a mock started from here takes for its metrics endpoint: the environment's, or its default."""
+    """The admin token of a mock started from here: from the environment, or the default."""
     return os.environ.get(ADMIN_TOKEN_VARIABLE) or DEFAULT_ADMIN_TOKEN
 
 
@@ -109,47 +107,46 @@ def _mock_options(options: ServeOptions) -> MockOptions:
 
 async def _run(server: uvicorn.Server, listener: socket.socket, exit_with_stdin: bool) -> None:
     if exit_with_stdin:
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _leave_when_closed, server)
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _end_when_closed, server)
     await server.serve(sockets=[listener])
 
 
-def _leave_when_closed(server: uvicorn.Server) -> None:
-    """Whoever started this process is gone, or wants it gone."""
+def _end_when_closed(server: uvicorn.Server) -> None:
+    """The parent process has ended, or asks this one to end."""
     if not os.read(sys.stdin.fileno(), 4096):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         server.should_exit = True
 
 
 def _listen(host: str, port: int, send_buffer_kib: int) -> socket.socket:
-    """A listening socket. Raises `UsageError` when the address cannot be had."""
-    for candidate in (port,) if port else _lasting_ports():
+    """Open a listening socket. Raises `UsageError` for an address that is not available."""
+    for candidate in (port,) if port else _candidate_ports():
         try:
             return _bound(host, candidate, send_buffer_kib)
         except (OSError, OverflowError) as error:
             why = error
-    raise UsageError(f"cannot listen on {host}:{port} ({why}); choose another --port, or 0 for any free one.") from None
+    raise UsageError(f"cannot listen on {host}:{port} ({why}). Choose another --port, or 0 for any free one.") from None
 
 
-def _lasting_ports() -> Iterator[int]:
-    """Ports that the kernel gives to no outgoing connection, so that a mock that is down for a while finds its own free; then
-    any that is free."""
+def _candidate_ports() -> Iterator[int]:
+    """Ports outside the range of outgoing connections, so that a restarted mock finds its port free; then any free port."""
     try:
         outgoing_from = int(_OUTGOING_PORTS.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         outgoing_from = 0
-    if outgoing_from > _LOWEST_PORT:
-        yield from (_LOWEST_PORT + secrets.randbelow(outgoing_from - _LOWEST_PORT) for _ in range(_PORTS_TRIED))
+    if outgoing_from > MIN_PORT:
+        yield from (MIN_PORT + secrets.randbelow(outgoing_from - MIN_PORT) for _ in range(MAX_PORTS_TRIED))
     yield 0
 
 
 def _bound(host: str, port: int, send_buffer_kib: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if send_buffer_kib:  # the sockets it accepts have the same
+    if send_buffer_kib:  # accepted sockets inherit it
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_kib * 1024)
     try:
         listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except (OSError, OverflowError):
         listener.close()
         raise
@@ -164,11 +161,11 @@ def raise_descriptor_limit() -> int:
 
 
 def main() -> int:
-    """`python -m sim.mock.server OPTIONS-AS-JSON`: how engines start it."""
+    """Run `python -m sim.mock.server OPTIONS-AS-JSON`."""
     try:
         serve(msgspec.json.decode(sys.argv[1], type=ServeOptions))
     except StormgateError as error:
-        print(f"{COMPLAINT}{error}", file=sys.stderr)
+        print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
         return error.exit_code
     return 0
 

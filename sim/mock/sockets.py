@@ -1,8 +1,8 @@
-"""The mock's WebSocket edge: frames of the core to and from ASGI, one writer task a socket.
+"""The mock's WebSocket endpoint: frames of the simulated service to and from ASGI, one writer task per socket.
 
-A writer pulls a frame only when the socket took the one before, so a reader that does not read leaves its
-frames in the core, where they count against its outbound queue. Answers do not count there, so of who asks and
-does not read no further frame is read while more than `MAX_WAITING` frames wait for it in the core: then TCP holds it up.
+A writer pulls a frame only when the socket took the previous one, so the frames of a client that does not read stay in the
+service and count against its outbound queue. Replies do not count there: while more than `MAX_WAITING_FRAMES` wait for a
+client, its socket is not read, and TCP slows it down.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from sim.base.errors import BrokenMessageError, MalformedFrameError
+from sim.mock.limits import MAX_CACHED_BATCHES, MAX_WAITING_FRAMES
 from sim.mock.revisions import Rollout
 from sim.protocols.spacetime.codec import decode_message, encode_server, push_parts, wrap_push
 from sim.protocols.spacetime.frames import Compatibility, ServerFrame, UpdateBatch
@@ -25,42 +26,39 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-MAX_WAITING = 256  # [ours] more than one replay batch as single envelopes, 200 of them
-_TEXTS_KEPT = 512  # encoded batches remembered, so that a fan-out encodes each batch once
-
 
 @dataclass(slots=True)
-class _Line:
-    """What a socket's reader and its writer tell each other."""
+class _Signals:
+    """Signals between a socket's reader and its writer."""
 
     something_to_send: asyncio.Event = field(default_factory=asyncio.Event)
-    room: asyncio.Event = field(default_factory=asyncio.Event)  # for the answer to another frame
-    is_over: bool = False  # nothing more will be sent
+    may_read: asyncio.Event = field(default_factory=asyncio.Event)
+    is_over: bool = False  # nothing more is sent
 
     def end(self) -> None:
-        """Keep nobody waiting."""
+        """Wake both tasks for the last time."""
         self.is_over = True
         self.something_to_send.set()
-        self.room.set()
+        self.may_read.set()
 
 
 class Sockets:
-    """All open sockets of one runtime."""
+    """All open sockets of a mock."""
 
     def __init__(self, runtime: Runtime, rollout: Rollout) -> None:
         self._runtime = runtime
         self._rollout = rollout
-        self._lines: dict[int, _Line] = {}
-        self.held_back = 0  # clients that are not read from now
+        self._lines: dict[int, _Signals] = {}
+        self.held_back = 0  # clients whose sockets are not read at the moment
         self._texts: dict[tuple[int, str], tuple[UpdateBatch, str]] = {}
 
     @property
     def longest_outbox(self) -> int:
-        """The most frames that wait in the core for any one client, beside its events."""
+        """The most frames that wait for any one client, without its events."""
         return max(map(self._runtime.waiting, self._lines), default=0)
 
     def kick(self) -> None:
-        """Wake the writers of all connections that have something to send."""
+        """Wake the writers of all connections with frames to send."""
         for number in self._runtime.ready():
             if line := self._lines.get(number):
                 line.something_to_send.set()
@@ -70,25 +68,25 @@ class Sockets:
         await receive()  # websocket.connect
         self._runtime.counters.upgrades += 1
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
-        no = self._rollout.limits.connect_refusal(time.time()) if "token" in query else None
-        if no is not None:
-            await _deny(send, no.status, no.code, no.retry_after_ms)
+        refusal = self._rollout.limits.connect_refusal(time.time()) if "token" in query else None
+        if refusal is not None:
+            await _deny(send, refusal.status, refusal.code, refusal.retry_after_ms)
             return
         try:
             number = self._runtime.open(query.get("token"), _compatibility(query), time.time())
-        except TokenRefusedError as refusal:
-            await _deny(send, 403, refusal.code)
+        except TokenRefusedError as error:
+            await _deny(send, 403, error.code)
             return
         except DeliveryDownError:
             await _deny(send, 503)
             return
-        line = self._lines[number] = _Line()
+        line = self._lines[number] = _Signals()
         writer: asyncio.Task[None] | None = None
         try:
             await send({"type": "websocket.accept"})
             writer = asyncio.create_task(self._write(number, line, send))
             await self._read(number, line, receive, send)
-        except OSError:  # the client went away in the middle; uvicorn's ClientDisconnected is one
+        except OSError:  # the client disconnected; uvicorn's ClientDisconnected is one
             pass
         finally:
             self._runtime.close(number)
@@ -97,7 +95,7 @@ class Sockets:
             if writer is not None:
                 writer.cancel()
 
-    async def _read(self, number: int, line: _Line, receive: Receive, send: Send) -> None:
+    async def _read(self, number: int, line: _Signals, receive: Receive, send: Send) -> None:
         max_bytes = self._runtime.settings.longest_frame_kib * 1024
         while (message := await receive())["type"] == "websocket.receive":
             now = time.time()
@@ -105,7 +103,7 @@ class Sockets:
             try:
                 data = message["bytes"] if text is None else text.encode()
                 frame = decode_message(data, text is not None, max_bytes)
-            except BrokenMessageError as error:  # now that all of it is read, its sender will hear of it
+            except BrokenMessageError as error:  # all of it has been read, so that its sender gets the close frame
                 await send({"type": "websocket.close", "code": error.status})
                 return
             except MalformedFrameError as error:
@@ -113,30 +111,30 @@ class Sockets:
             else:
                 self._runtime.received(number, frame, now)
             self.kick()
-            if self._runtime.waiting(number) > MAX_WAITING:
-                await self._wait_for_room(number, line)
+            if self._runtime.waiting(number) > MAX_WAITING_FRAMES:
+                await self._wait_until_drained(number, line)
 
-    async def _wait_for_room(self, number: int, line: _Line) -> None:
+    async def _wait_until_drained(self, number: int, line: _Signals) -> None:
         self.held_back += 1
         try:
-            while self._runtime.waiting(number) > MAX_WAITING and not line.is_over:
-                line.room.clear()
-                await line.room.wait()
+            while self._runtime.waiting(number) > MAX_WAITING_FRAMES and not line.is_over:
+                line.may_read.clear()
+                await line.may_read.wait()
         finally:
             self.held_back -= 1
 
-    async def _write(self, number: int, line: _Line, send: Send) -> None:
+    async def _write(self, number: int, line: _Signals, send: Send) -> None:
         try:
             while True:
                 await line.something_to_send.wait()
                 line.something_to_send.clear()
                 while (frame := self._runtime.pull(number, time.time())) is not None:
                     await send({"type": "websocket.send", "text": self._text(frame, self._runtime.join_ref(number))})
-                    line.room.set()
+                    line.may_read.set()
                 if self._runtime.is_closing(number):
                     await send({"type": "websocket.close", "code": 1000})
                     return
-        except (OSError, KeyError, RuntimeError):  # the client went away in the middle of a send
+        except (OSError, KeyError, RuntimeError):  # the client disconnected
             return
         finally:
             line.end()
@@ -148,7 +146,7 @@ class Sockets:
         if kept is not None and kept[0] is frame:
             return kept[1]
         text = wrap_push(join_ref, *push_parts(frame))
-        if len(self._texts) >= _TEXTS_KEPT:
+        if len(self._texts) >= MAX_CACHED_BATCHES:
             self._texts.clear()
         self._texts[id(frame), join_ref] = (frame, text)
         return text
@@ -164,7 +162,7 @@ def _compatibility(query: dict[str, str]) -> Compatibility:
 
 
 async def _deny(send: Send, status: int, code: str = "", retry_after_ms: int | None = None) -> None:
-    """Fail the upgrade; the body names the code, if there is one."""
+    """Refuse the upgrade; the body holds the code, if any."""
     error = {"code": code} if retry_after_ms is None else {"code": code, "retry_after_ms": retry_after_ms}
     body = msgspec.json.encode({"error": error} if code else {})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -1,7 +1,6 @@
-"""The mock's durable memory: events, idempotency keys, runs, signing keys and notes in one SQLite file.
+"""The mock's storage: events, idempotency keys, runs, signing keys and notes in one SQLite file.
 
-WAL mode with `synchronous=NORMAL`: a committed event survives the process being killed at any moment.
-It may not survive the machine losing power, which no drill does.
+WAL mode with `synchronous=NORMAL`: a committed event survives a SIGKILL at any moment, but perhaps not a power failure.
 """
 
 import re
@@ -26,7 +25,7 @@ CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, worker_id TEXT NOT 
 CREATE TABLE IF NOT EXISTS signing_keys (number INTEGER PRIMARY KEY, kid TEXT NOT NULL, secret BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
-_RUN_ID = re.compile(r"r[1-9][0-9]{0,17}", re.ASCII)  # one run has one name, and so one topic
+_RUN_ID = re.compile(r"r[1-9][0-9]{0,17}", re.ASCII)  # one spelling per run, and so one topic
 
 
 class Store:
@@ -43,7 +42,7 @@ class Store:
             raise StorageError(f"{path}: cannot be used as the runtime's log ({error}).") from None
 
     def signing_key(self) -> Key:
-        """The key tokens are signed with, made at the first start, so that tokens outlive a restart."""
+        """The signing key of tokens, created at the first start, so that tokens survive a restart."""
         rows = self._rows("SELECT kid, secret FROM signing_keys ORDER BY number DESC LIMIT 1")
         if not rows:
             rows = [(f"key-{secrets.token_hex(4)}", secrets.token_bytes(32))]
@@ -51,14 +50,14 @@ class Store:
         return Key(*rows[0])
 
     def add_run(self, worker_id: str) -> str:
-        """Create a run; its id counts up, so that a drill's streams have the same names each time."""
+        """Create a run; ids count up, so that a drill's streams have the same names in every run."""
         try:
             return f"r{self._db.execute('INSERT INTO runs (worker_id) VALUES (?)', (worker_id,)).lastrowid}"
         except sqlite3.Error as error:
             raise StorageError(f"{self._path}: cannot be written ({error}).") from None
 
     def has_run(self, run_id: str) -> bool:
-        """Whether a run was created."""
+        """Whether a run exists."""
         if not _RUN_ID.fullmatch(run_id):
             return False
         return bool(self._rows("SELECT 1 FROM runs WHERE number = ?", int(run_id[1:])))
@@ -77,7 +76,7 @@ class Store:
                 self._db.executemany(statement, rows)
                 self._db.execute("COMMIT")
             except sqlite3.Error:
-                if self._db.in_transaction:  # a full disk has already made SQLite take it back
+                if self._db.in_transaction:  # SQLite rolls back by itself on a full disk
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
@@ -90,7 +89,7 @@ class Store:
             raise StorageError(f"{self._path}: cannot be read ({error}).") from None
 
     def load(self, window_events: int) -> dict[str, StreamLog]:
-        """Every stream as it was: all keys, and the newest `window_events` entries."""
+        """Load every stream: all keys, and the newest `window_events` entries."""
         heads = self._rows("SELECT topic, MAX(seq) FROM events GROUP BY topic")
         return {topic: self._log(topic, head, window_events) for topic, head in heads}
 
@@ -102,15 +101,15 @@ class Store:
         try:
             return StreamLog.restore(window_events, topic_class(topic).retention_s, entries, keys, head)
         except ValueError as error:
-            raise StorageError(f"{self._path}: stream {topic} contradicts itself ({error}).") from None
+            raise StorageError(f"{self._path}: stream {topic} is inconsistent ({error}).") from None
 
     def note(self, name: str) -> bytes:
-        """What was kept under a name; empty for nothing."""
+        """The note of a name, or empty."""
         rows = self._rows("SELECT content FROM notes WHERE name = ?", name)
         return bytes(rows[0][0]) if rows else b""
 
     def keep_note(self, name: str, content: bytes) -> None:
-        """Keep something under a name, in the place of what was there."""
+        """Store a note, replacing the previous one."""
         self._commit("INSERT OR REPLACE INTO notes (name, content) VALUES (?, ?)", [(name, content)])
 
     def forget_events(self) -> None:

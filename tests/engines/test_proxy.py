@@ -17,7 +17,7 @@ from sim.drill.fault_kinds import HalfOpenLinks, StallLinks
 from sim.drill.schedule import CALM, LinkConditions, PlannedFault, Way
 from sim.engines.sockets import proxy as proxies
 from sim.engines.sockets.links import LinkActions
-from sim.engines.sockets.proxy import HELD_BYTES, FaultProxy, Group
+from sim.engines.sockets.proxy import MAX_HELD_BYTES, FaultProxy, Group
 
 LIMIT_S = 20.0  # for what happens at once on any machine
 READ_BYTES = 256 * 1024  # the most that one read brings
@@ -177,7 +177,7 @@ def test_latency_and_narrowness_are_as_asked_in_their_direction_alone():
         loop = asyncio.get_running_loop()
         async with proxied() as (_, group, connect):
             (reader, writer), (up_reader, up_writer) = await connect()
-            with group.watching("slowed") as slowed:
+            with group.observing("slowed") as slowed:
                 group.change(LinkConditions(to_client=Way(latency_s=0.3)))
                 writer.write(b"up")
                 assert await soon(up_reader.readexactly(2)) == b"up"
@@ -200,7 +200,7 @@ def test_a_stall_holds_bytes_and_end_back_and_then_lets_them_go():
     async def course() -> None:
         async with proxied() as (_, group, connect):
             (reader, writer), (up_reader, up_writer) = await connect()
-            with group.watching("stalled") as stalled:
+            with group.observing("stalled") as stalled:
                 group.change(LinkConditions(to_client=STALLED))
                 writer.write(b"up")
                 assert await soon(up_reader.readexactly(2)) == b"up"
@@ -232,7 +232,7 @@ def test_a_stalled_link_holds_its_sender_up_and_loses_nothing():
                 except BlockingIOError:
                     pass
                 await asyncio.sleep(0.001)
-            assert 0 < group.connections[1].up.held_bytes < HELD_BYTES + READ_BYTES
+            assert 0 < group.connections[1].up.held_bytes < MAX_HELD_BYTES + READ_BYTES
             assert sent < 64 * 2**20
             group.change(CALM)
             got = await soon(up_reader.readexactly(sent))
@@ -250,7 +250,7 @@ def test_a_reader_that_does_not_read_holds_its_sender_up_through_a_calm_proxy():
             total = 32 * 2**20
             up_writer.write(b"x" * total)
             await asyncio.sleep(0.3)
-            assert group.connections[1].down.held_bytes < HELD_BYTES + READ_BYTES
+            assert group.connections[1].down.held_bytes < MAX_HELD_BYTES + READ_BYTES
             assert up_writer.transport.get_write_buffer_size() > 0
             reader._transport.resume_reading()  # type: ignore[attr-defined]
             assert len(await soon(reader.readexactly(total))) == total
@@ -350,7 +350,7 @@ def test_connects_are_refused_while_open_connections_go_on():
     async def course() -> None:
         async with proxied() as (_, group, connect):
             (_, writer), (up_reader, _) = await connect()
-            with group.watching("refused") as refused:
+            with group.observing("refused") as refused:
                 group.change(LinkConditions(refuses=True))
                 try:
                     reader, _ = await asyncio.open_connection("127.0.0.1", group.port)
@@ -370,7 +370,7 @@ def test_a_connection_is_cut_after_its_bytes_and_another_is_not():
     async def course() -> None:
         async with proxied() as (_, group, connect):
             first, other = await connect(), await connect()
-            with group.watching("cut") as cut:
+            with group.observing("cut") as cut:
                 group.change(LinkConditions(to_client=Way(cut_after_bytes=1000)))
                 first[1][1].write(b"x" * 600)
                 assert await soon(first[0][0].readexactly(600)) == b"x" * 600
@@ -389,7 +389,7 @@ def test_the_news_of_a_close_is_late_and_bytes_are_not():
         loop = asyncio.get_running_loop()
         async with proxied() as (_, group, connect):
             (_, writer), (up_reader, _) = await connect()
-            with group.watching("closed_late") as late:
+            with group.observing("closed_late") as late:
                 group.change(LinkConditions(to_runtime=Way(close_delay_s=0.4)))
                 began = loop.time()
                 writer.write(b"bye")

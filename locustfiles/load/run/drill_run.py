@@ -25,7 +25,7 @@ from sim.base.errors import StorageError, StormgateError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.drill.schedule import PlannedFault
 from sim.drill.schedule import plan as fault_plan
-from sim.engines.greenlets.background import Helpers, OwnLag
+from sim.engines.greenlets.background import BackgroundGreenlets, LagMonitor
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.greenlets.mock_process import EmbeddedMock
 from sim.engines.shared import client_setup, service_api
@@ -69,10 +69,10 @@ class DrillRun:
         self._revert_requested = Event()
         self._cues = {planned.index: Event() for planned in self._faults}  # set once a fault has begun, or is to at once
         self._free: deque[int] = deque()
-        self._helpers = Helpers(self.stop)
+        self._background = BackgroundGreenlets(self.stop)
         self._mock: EmbeddedMock | None = None
         self._workers = tuple(workers)
-        self._lag = OwnLag(self.clock, self._recorder, "master" if workers else "")
+        self._lag = LagMonitor(self.clock, self._recorder, "master" if workers else "")
         self._others = NoWorkers()
         if workers:
             fleet = plan.drill.fleet.clients
@@ -159,7 +159,7 @@ class DrillRun:
 
     def be_a_client(self, number: int) -> None:
         """A user's greenlet is that client until the run ends."""
-        with self._helpers.must_not_fail():
+        with self._background.must_not_fail():
             self._client_pool.live_on(number)
 
     def leave(self, number: int) -> None:
@@ -169,7 +169,7 @@ class DrillRun:
 
     def publish(self) -> None:
         """A user's greenlet publishes until the run wants no more."""
-        with self._helpers.must_not_fail():
+        with self._background.must_not_fail():
             self.publisher.run()
 
     def stop(self, because: str) -> None:
@@ -234,10 +234,10 @@ class DrillRun:
 
     def _phases(self) -> None:
         phases = self.plan.drill.phases
-        self._helpers.help(self._lag.watch)
-        self._helpers.help(self._sample)
-        self._helpers.help(self._guard.poll)
-        self._helpers.help(partial(self._guard.look, self._live_share, self.stop))
+        self._background.spawn(self._lag.run)
+        self._background.spawn(self._sample)
+        self._background.spawn(self._guard.poll)
+        self._background.spawn(partial(self._guard.evaluate, self._live_share, self.stop))
         self._others.gather(self._stop.is_set)
         self._arrive()
         self._pause(self.plan.drill.fleet.arrival_s + phases.steady_s, or_until=self._storm_asked)
@@ -269,9 +269,9 @@ class DrillRun:
         self._others.start(self._client_pool.began)
         self._enter("steady")
         for number in map(int, self.header.negative_clients):
-            self._helpers.help(partial(self._client_pool.live_on, number))
+            self._background.spawn(partial(self._client_pool.live_on, number))
         if self._workers:  # without them a user publishes
-            self._helpers.help(self.publisher.run)
+            self._background.spawn(self.publisher.run)
 
     def _reach_steady(self) -> bool:
         """The check before anything is broken: everyone live, events acknowledged."""
@@ -313,7 +313,7 @@ class DrillRun:
         gevent.wait([cue, self._revert_requested], max(began + planned.begins_s - self.clock.now(), 0), count=1)
         if not self._revert_requested.is_set():
             cue.set()
-            with self._helpers.must_not_fail():
+            with self._background.must_not_fail():
                 self._storms.run(planned)
 
     def _add_auditor(self) -> None:
@@ -321,7 +321,7 @@ class DrillRun:
         self._client_pool.add_auditor(number)
         self.header.auditor = number
         self.header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
-        self._helpers.help(partial(self._client_pool.clients[number].run, 0.0))
+        self._background.spawn(partial(self._client_pool.clients[number].run, 0.0))
 
     def _settle(self) -> None:
         """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
@@ -358,7 +358,7 @@ class DrillRun:
             self.header.complete = False
             self._because = f"{self._because}; {wrong}" if self._because else wrong
         self.header.workers = self._others.evidence()
-        self._helpers.kill()
+        self._background.kill()
         self._close_guard()
         if hasattr(self, "_lane"):
             self._endpoints.close()

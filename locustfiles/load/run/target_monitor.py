@@ -1,4 +1,4 @@
-"""What goes with a run against a target beside the drill itself, by greenlets: caps kept, metrics polled, stop conditions."""
+"""Keeps to a target's caps, polls its metrics and evaluates its stop conditions, by greenlets."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,49 +22,49 @@ from sim.protocols.spacetime.service_metrics import OK
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader
 
-_LOOK_S = 0.25  # between looks at the stop conditions
-_MASTERS_SHARE = 0.1  # [ours] of a cap on connects, where workers have the fleet: there are only the probes and the auditor
+_EVALUATE_S = 0.25  # between evaluations of the stop conditions
+_MASTER_SHARE = 0.1  # [ours] of a cap on connects: beside workers, the master has only negative clients and the auditor
 
 
 class _CountingGreenRecorder(GreenRecorder, CountingRecorder):
-    """Counts what stop conditions ask for."""
+    """Counts what stop conditions need."""
 
 
 def recorder(folder: Path, endpoints: Endpoints | None) -> Recorder:
-    """A recorder that counts what the target's stop conditions ask for, if they ask for anything."""
+    """A recorder, which counts if the target's stop conditions need it."""
     counts = endpoints is not None and endpoints.rules.stop.error_ratio is not None
     return _CountingGreenRecorder(folder) if counts else GreenRecorder(folder)
 
 
 def connects_per_s(endpoints: Endpoints, workers: int) -> tuple[float, float]:
-    """Which part of the target's cap the master keeps to, and which part each of so many workers; 0: there is no cap.
+    """Connects per second of the master and of each worker under the target's cap; 0: no cap.
 
-    Whole numbers, since no part of a connect can be made in a second. Raises `UsageError` where there are not enough of them.
+    Whole numbers, because a connect cannot be divided. Raises `UsageError` where the cap is too low.
     """
     cap = endpoints.rules.caps.connects_per_s if endpoints.rules.caps else 0.0
     if not cap or not workers:
         return cap, cap
-    masters = max(int(cap * _MASTERS_SHARE), 1)
-    if (each := int(cap - masters) // workers) < 1:
+    master = max(int(cap * _MASTER_SHARE), 1)
+    if (each := int(cap - master) // workers) < 1:
         raise UsageError(
-            f"caps.connects_per_s is {cap:g} of target '{endpoints.name}', which a master and {workers} workers cannot share; "
-            "use fewer workers."
+            f"caps.connects_per_s is {cap:g} of target '{endpoints.name}', which a master and {workers} workers cannot share. "
+            "Use fewer workers."
         )
-    return float(masters), float(each)
+    return float(master), float(each)
 
 
 class GreenMetrics(MetricsBook):
-    """Polls on a connection of their own each, so that none waits behind what clients ask."""
+    """Polls each on a new connection, so that none waits behind the clients' requests."""
 
     def poll(self) -> None:
-        """Ask once, twice if need be. Never raises for what the other side does; `StorageError` for a full disk."""
+        """Poll once, with one retry. Records the other side's failures; raises `StorageError` for a full disk."""
         began = self._clock.now()
         outcome, body = self._ask()
         for _ in range(TRIES - 1):
             if outcome == OK:
                 break
             outcome, body = self._ask()
-        self._take(outcome, body, began)
+        self.take(outcome, body, began)
 
     def _ask(self) -> tuple[str, bytes]:
         parts = urlsplit(self._url)
@@ -85,9 +85,9 @@ class GreenMetrics(MetricsBook):
 
 
 class TargetGuard:
-    """Of one run; `close` it. `connects` and `events` keep to the caps in this process; None: there are none.
+    """The guard of one run; `close` it. `connects` and `events` keep to the caps in this process; None: no cap.
 
-    Raises `UsageError` for caps that cannot be shared by so many workers.
+    Raises `UsageError` for caps that the workers cannot share.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class TargetGuard:
         header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
 
     def before(self) -> None:
-        """Poll once before anything else is done; raises `TargetError` where a stop condition could never be met."""
+        """Poll once before anything else; raises `TargetError` for a stop condition that could never be met."""
         if self._metrics is not None:
             self._metrics.poll()
             self._metrics.require_usable()
@@ -122,19 +122,19 @@ class TargetGuard:
             gevent.sleep(self._endpoints.rules.metrics_every_s)
             self._metrics.poll()
 
-    def look(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
-        """Look at the stop conditions as long as the run lasts; `stop` is told which one was met."""
+    def evaluate(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
+        """Evaluate the stop conditions as long as the run lasts; call `stop` with the one that is met."""
         if self._endpoints.rules.stop == Stop():
             return
-        watch, met = StopMonitor(self._endpoints.rules.stop, self._recorder, self._metrics), ""
+        monitor, met = StopMonitor(self._endpoints.rules.stop, self._recorder, self._metrics), ""
         while not met:
-            gevent.sleep(_LOOK_S)
-            met = watch.met(self._clock.now() - self._clock.began, live_share())
+            gevent.sleep(_EVALUATE_S)
+            met = monitor.met(self._clock.now() - self._clock.began, live_share())
         self._header.stop_condition = met
-        stop(f"a stop condition of the target was met, {met}")
+        stop(f"a stop condition of the target was met: {met}")
 
     def close(self) -> None:
-        """Poll once more, when all is done, and enter what was kept into the run's header; raises `StorageError`."""
+        """Poll a last time, and add the evidence to the run's header; raises `StorageError`."""
         if self._metrics is not None:
             self._metrics.poll()
             self._header.evidence |= self._metrics.evidence()

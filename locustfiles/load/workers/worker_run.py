@@ -19,7 +19,7 @@ from locustfiles.load.workers.clocks import SharedClock
 from locustfiles.load.workers.messages import FromWorker, PrepareRun
 from locustfiles.load.workers.observation_transport import OutgoingObservations
 from sim.base.errors import StormgateError
-from sim.engines.greenlets.background import Helpers, OwnLag
+from sim.engines.greenlets.background import BackgroundGreenlets, LagMonitor
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import permission
 from sim.engines.shared.pacer import Pacer
@@ -50,8 +50,8 @@ class WorkerRun:
         self._clock = SharedClock()
         self._outgoing = OutgoingObservations()
         self._live = LiveMetrics(report)
-        self._lag = OwnLag(self._clock, self._outgoing, what.worker)
-        self._helpers = Helpers(self.stop)
+        self._lag = LagMonitor(self._clock, self._outgoing, what.worker)
+        self._background = BackgroundGreenlets(self.stop)
         self._users = 0
         self._numbers: Queue[int] = Queue()
         self._started = Event()
@@ -79,15 +79,15 @@ class WorkerRun:
             within_ms = self._within_s * 1000
             here = socket.gethostname(), os.getpid(), version("stormgate")
             for work in (
-                self._lag.watch,
+                self._lag.run,
                 self._send_status,
                 self._send_sketches,
                 self._send_observations,
                 self._sample,
                 self._ping,
             ):
-                self._helpers.help(work)
-            self._helpers.help(self._request_clients)
+                self._background.spawn(work)
+            self._background.spawn(self._request_clients)
             self._send(messages.Ready(*here, ahead_s * 1000, within_ms))
 
     def _find_clock(self) -> float:
@@ -128,7 +128,7 @@ class WorkerRun:
 
     def be_a_client(self, number: int) -> None:
         """A user's greenlet is that client until the run ends."""
-        with self._helpers.must_not_fail():
+        with self._background.must_not_fail():
             self._started.wait()
             if not self.is_over:
                 assert self._client_pool is not None
@@ -160,7 +160,7 @@ class WorkerRun:
             self._clock.answered(said.sent, said.at)
             self._last_reply_at = self._clock.now()
         elif self._client_pool is not None and not self.is_over:
-            with self._helpers.must_not_fail():
+            with self._background.must_not_fail():
                 self._follow(said, self._client_pool)
 
     def _follow(self, said: messages.AnyToWorker, client_pool: ClientPool) -> None:
@@ -176,7 +176,7 @@ class WorkerRun:
                 for stream, seq, due in events:
                     self._live.deliveries.published(stream, seq, due)
             case messages.InjectFault():
-                self._helpers.help(lambda: self._inject(said, client_pool))
+                self._background.spawn(lambda: self._inject(said, client_pool))
             case messages.EndFaults():
                 self._faults_over.set()
             case messages.Revert():
@@ -246,7 +246,7 @@ class WorkerRun:
 
     def _end(self, left: str) -> None:
         """Disconnect the clients, send the remaining observations, then `Done`."""
-        self._helpers.kill()
+        self._background.kill()
         self._started.set()
         clients = 0
         if self._client_pool is not None:

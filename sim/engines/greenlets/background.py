@@ -1,4 +1,4 @@
-"""Greenlets that go with a run, and what a run knows of its own lateness."""
+"""Background greenlets of a run, and the lag of its own process."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,15 +12,15 @@ from sim.record.parquet import Collector
 _LAG_PERIOD_S = 0.05
 
 
-class Helpers:
-    """Greenlets that last as long as a run. A defect of ours in any of them ends it: what was measured cannot be trusted."""
+class BackgroundGreenlets:
+    """Greenlets that last as long as a run. An error in any of them stops the run: its measurements cannot be trusted."""
 
     def __init__(self, stop: Callable[[str], None]) -> None:
         self._stop = stop
         self._group = Group()
 
-    def help(self, work: Callable[[], None]) -> None:
-        """Do it in a greenlet of its own."""
+    def spawn(self, work: Callable[[], None]) -> None:
+        """Run `work` in a new greenlet."""
 
         def guarded() -> None:
             with self.must_not_fail():
@@ -30,7 +30,7 @@ class Helpers:
 
     @contextlib.contextmanager
     def must_not_fail(self) -> Iterator[None]:
-        """Whatever goes wrong inside ends the run as one that was cut short; a greenlet that is killed ends as it should."""
+        """An exception inside stops the run as incomplete; killing the greenlet does not."""
         try:
             yield
         except Exception as error:
@@ -41,17 +41,17 @@ class Helpers:
         self._group.kill()
 
 
-class OwnLag:
-    """How late this process's own timers are: its load generator's honesty. `name` says which process it is."""
+class LagMonitor:
+    """Measures how late this process's timers are: a load generator that lags must not be mistaken for a slow service."""
 
     def __init__(self, clock: WallClock, recorder: Collector, name: str = "") -> None:
         self._clock = clock
         self._recorder = recorder
         self._name = name
-        self.ms = 0.0  # lately
+        self.ms = 0.0  # latest
 
-    def watch(self) -> None:
-        """For as long as the run lasts. A long stall is many late ticks, not one."""
+    def run(self) -> None:
+        """Measure as long as the run lasts. A long stall is many late ticks, not one."""
         due = self._clock.now() + _LAG_PERIOD_S
         while True:
             gevent.sleep(max(due - self._clock.now(), 0))

@@ -1,4 +1,4 @@
-"""One GET of a page of figures, in bounded time and space. Nothing that the other side does is an exception here."""
+"""One GET of a page of metrics, in bounded time and size. Failures of the other side are outcomes, not exceptions."""
 
 import asyncio
 import time
@@ -17,31 +17,31 @@ from sim.protocols.spacetime.service_metrics import OK
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came. `outcome` is `ok` for a 200, else http_<status>, timeout, unreachable or too_large."""
+    """The answer. `outcome` is `ok` for a 200, else http_<status>, timeout, unreachable or too_large."""
 
     outcome: str
     body: bytes = b""
     status: int | None = None
-    date: datetime | None = None  # the answer's own `Date`, which is when it left there
-    age_s: float = 0.0  # for how long it lay in caches since, as these say
+    date: datetime | None = None  # the answer's `Date` header: when the server sent it
+    age_s: float = 0.0  # time in caches since, by the `Age` header
     latency_ms: float = 0.0  # until the last byte
 
 
 def client() -> httpx.AsyncClient:
-    """A client for such requests; close it. Certificates are the system's, or those of SSL_CERT_FILE; no proxies."""
+    """A client for `fetch`; close it. Certificates are the system's, or those of SSL_CERT_FILE; no proxies."""
     return httpx.AsyncClient(verify=certificates.trusted(), timeout=None, trust_env=False)
 
 
 async def fetch(
     http: httpx.AsyncClient, url: str, headers: Mapping[str, str], limit_s: float, query: Mapping[str, str] | None = None
 ) -> Fetched:
-    """Ask once; `limit_s` is from connecting to the last byte, however slowly they drip."""
+    """Fetch once; `limit_s` is from connecting to the last byte, however slowly they come."""
     began = time.perf_counter()
     try:
         async with asyncio.timeout(limit_s), http.stream("GET", url, headers=headers, params=query) as answer:
             body, outcome = b"", OK if answer.status_code == 200 else f"http_{answer.status_code}"
-            async for part in answer.aiter_bytes():
-                body += part
+            async for chunk in answer.aiter_bytes():
+                body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     body, outcome = b"", "too_large"
                     break
@@ -55,7 +55,7 @@ async def fetch(
 
 
 def fetch_now(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
-    """The same for who waits for it, on a connection of its own: it meets whatever is deployed now."""
+    """Fetch and wait, on a new connection, which reaches the revision that is deployed now."""
 
     async def ask() -> Fetched:
         async with client() as http:

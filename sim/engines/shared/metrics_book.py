@@ -1,7 +1,7 @@
-"""What the runtime's metrics endpoint said in the course of a drill, whoever asked it.
+"""The answers of the service's metrics endpoint during a drill, however they are fetched.
 
-Every answer is kept as it came but for secrets, one line a poll; its figures become observations. What cannot be had is
-recorded as missing and never as zero.
+Every answer is kept without secrets, one line per poll; its metrics become observations. A metric that the endpoint does not
+serve is missing, not zero.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ FILE_NAME = "server-metrics.jsonl"
 TRIES = 2  # of one poll
 TIMEOUT_S = 3.0  # of one try, from connecting to the last byte
 MAX_BODY_BYTES = 256 * 1024
-FIGURES = {"Accept": "application/json", "Accept-Encoding": "identity"}  # headers that whoever asks for figures sends
+FIGURES = {"Accept": "application/json", "Accept-Encoding": "identity"}  # headers of every request for metrics
 
 
 def is_asked(endpoints: Endpoints) -> bool:
-    """Whether the target's endpoint is to be polled at all."""
+    """Whether the target's endpoint is polled at all."""
     return bool(endpoints.admin_token) and endpoints.rules.metrics_profile != "none"
 
 
@@ -42,43 +42,43 @@ class MetricsBook:
         self._clock, self._recorder, self._redact = clock, recorder, Redactor(endpoints.secrets)
         self._polls = 0
         self.failures_in_a_row = 0
-        self.latest: dict[str, float] = {}  # what the latest good answer had
+        self.latest: dict[str, float] = {}  # of the latest good answer
         self.increase: dict[str, float] = {}  # of counters, since the first poll
-        self._counters: dict[str, float] = {}  # as they were last seen
+        self._counters: dict[str, float] = {}  # their latest values
         self.trouble = ""  # why the latest poll failed, empty if it did not
 
     def evidence(self) -> dict[str, str]:
-        """The file that all answers are in, with its SHA-256; raises `StorageError`."""
+        """The file of all answers with its SHA-256; raises `StorageError`."""
         try:
             return {FILE_NAME: hashlib.sha256(self._path.read_bytes()).hexdigest()} if self._polls else {}
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be read ({error.strerror}).") from None
 
     def require_usable(self) -> None:
-        """Raise `TargetError` where a stop condition could never be met, by the first poll."""
+        """After the first poll: raise `TargetError` for a stop condition that could never be met."""
         stop, name = self._endpoints.rules.stop, self._endpoints.name
         if stop.needs_metrics and self.trouble:
             raise TargetError(
-                f"the metrics endpoint of target '{name}' cannot be read ({self.trouble}), and its stop "
-                "conditions need it; check its address and admin token."
+                f"the metrics endpoint of target '{name}' cannot be read ({self.trouble}), but its stop "
+                "conditions need it. Check its address and admin token."
             )
-        missing = [figure for figure in stop.metrics_above if figure not in self.latest]
+        missing = [metric for metric in stop.metrics_above if metric not in self.latest]
         if missing:
             raise TargetError(
                 f"the stop condition metrics_above of target '{name}' names {missing[0]}, which its metrics "
-                f"endpoint does not have; it has: {', '.join(self.latest) or 'nothing'}."
+                f"endpoint does not serve. It serves: {', '.join(self.latest) or 'nothing'}."
             )
 
-    def _take(self, outcome: str, body: bytes, began: float) -> None:
-        """An answer to what was asked at `began`; `body` counts for the outcome `ok` only. Raises `StorageError`."""
+    def take(self, outcome: str, body: bytes, began: float) -> None:
+        """Keep the answer to a poll that began at `began`; `body` counts for the outcome `ok` only. Raises `StorageError`."""
         body = self._redact(body)
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if outcome == OK:
             reading = read_metrics(body)
-            outcome, figures = reading.outcome, reading.figures if reading.outcome == OK else {}
+            outcome, metrics = reading.outcome, reading.figures if reading.outcome == OK else {}
         self._polls += 1
         self._keep(outcome, body, began)
-        self._record(outcome, figures, began)
+        self._record(outcome, metrics, began)
 
     def _keep(self, outcome: str, body: bytes, began: float) -> None:
         text = body.decode("utf-8", "replace")
@@ -95,20 +95,20 @@ class MetricsBook:
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written ({error.strerror}).") from None
 
-    def _record(self, outcome: str, figures: dict[str, float], began: float) -> None:
+    def _record(self, outcome: str, metrics: dict[str, float], began: float) -> None:
         now = self._clock.now()
         t = now - self._clock.began
         self._recorder.add(t, Kind.METRICS_POLLED, attempt=self._polls, value=(now - began) * 1000, detail=outcome)
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._recorder.add(t, Kind.SERVER_METRIC, attempt=self._polls, value=value, detail=name)
         if outcome != OK:
             self.failures_in_a_row += 1
             self.trouble = outcome
             return
         self.failures_in_a_row, self.trouble = 0, ""
-        for name, value in figures.items():
-            if is_counter(name):  # one that went back was begun anew: all it shows has been added since
+        for name, value in metrics.items():
+            if is_counter(name):  # one that decreased was restarted: its whole value is an increase
                 before = self._counters.get(name, value)
                 self.increase[name] = self.increase.get(name, 0.0) + (value - before if value >= before else value)
                 self._counters[name] = value
-        self.latest = figures
+        self.latest = metrics

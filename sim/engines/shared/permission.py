@@ -1,4 +1,4 @@
-"""What a target allows: every drill is held against it before anything is started, and told what caps cannot do."""
+"""What a target allows: checked for every drill before anything is started."""
 
 from collections.abc import Iterator
 
@@ -21,28 +21,28 @@ from sim.drill.target_rules import Caps
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.settings import RuntimeSettings
 
-# Done by our own clients or in front of them, so possible on any target. Whatever is not listed is taken to need the server.
+# Injected by our own clients or in front of them, so possible on any target. Every other fault needs the server.
 ACTS_FROM_HERE: tuple[type[Fault], ...] = (DropSockets, RestartClients, StopReading, LinkFault, ForgetTokens)
-# They disconnect everybody, and not only the drill's clients.
-_HITS_EVERYBODY = (KillRuntime, ExpireTokens, StopDelivery)
+# They disconnect all clients of the service, not only the drill's.
+_HITS_ALL_CLIENTS = (KillRuntime, ExpireTokens, StopDelivery)
 
 _ROUNDING = 1e-9
 
 
 def needs_server(fault: AnyFault) -> bool:
-    """Whether only the server can do it: on a live target, that is an operator's hook."""
+    """Whether only the server can inject it: on a live target, by an operator's hook."""
     return not isinstance(fault, ACTS_FROM_HERE)
 
 
 def connections(drill: Drill) -> int:
-    """The most connections a drill has open at once: the fleet, a client for each probe, and the auditor."""
+    """The most connections a drill opens at once: the fleet, its negative clients, and the auditor."""
     return drill.fleet.clients + len(drill.expect.negative_clients) + 1
 
 
 def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
-    """Raise `UsageError`, one sentence that says what to do, for a drill that a target does not allow or cannot do."""
+    """Raise `UsageError` for a drill that the target does not allow or that is impossible on it."""
     if drill.variants:
-        raise UsageError(f"drill '{drill.name}' runs on several surfaces, which start their own runtimes; leave --target out.")
+        raise UsageError(f"drill '{drill.name}' runs several variants, which start their own services. Leave --target out.")
     if endpoints.kind == "production":
         _require_harmless(drill, endpoints)
     _require_usual_tokens(drill)
@@ -53,11 +53,14 @@ def require_allowed(drill: Drill, endpoints: Endpoints) -> None:
 
 
 def _require_harmless(drill: Drill, endpoints: Endpoints) -> None:
-    refused = [*(fault.kind for fault in drill.faults), *(f"the probe {probe}" for probe in drill.expect.negative_clients)]
+    refused = [
+        *(fault.kind for fault in drill.faults),
+        *(f"the negative client {client}" for client in drill.expect.negative_clients),
+    ]
     if refused:
         raise UsageError(
             f"drill '{drill.name}' has {', '.join(dict.fromkeys(refused))}, and target '{endpoints.name}' is production: "
-            "only drills without faults and probes, such as 'observation', are run there."
+            "only drills without faults and negative clients, such as 'observation', may run there."
         )
 
 
@@ -66,8 +69,8 @@ def _require_usual_tokens(drill: Drill) -> None:
     own = [key for key in usual.__struct_fields__ if key.startswith("token_") and getattr(wanted, key) != getattr(usual, key)]
     if own:
         raise UsageError(
-            f"drill '{drill.name}' needs a runtime whose tokens live as its file says ('runtime.{own[0]}' and others), "
-            "which only the embedded mock can be told; leave --target out."
+            f"drill '{drill.name}' sets token lifetimes of the service ('runtime.{own[0]}'), "
+            "which only the embedded mock can do. Leave --target out."
         )
 
 
@@ -77,23 +80,23 @@ def _require_capped(drill: Drill, endpoints: Endpoints, caps: Caps) -> None:
         spare = needed - drill.fleet.clients
         if caps.clients <= spare:
             raise UsageError(
-                f"caps.clients is {caps.clients} {where} needs {spare} connections for its probes and auditor and at least one "
-                "client; raise the cap."
+                f"caps.clients is {caps.clients} {where} needs {spare} connections for its negative clients and "
+                "auditor, and at least one client. Raise the cap."
             )
         raise UsageError(
             f"caps.clients is {caps.clients} {where} opens {needed} connections ({drill.fleet.clients} clients, {spare} for "
-            f"probes and auditor); use --clients {caps.clients - spare}."
+            f"negative clients and auditor). Use --clients {caps.clients - spare}."
         )
     arrival_per_s = drill.fleet.clients / drill.fleet.arrival_s
     if arrival_per_s > caps.connects_per_s * (1 + _ROUNDING):
         raise UsageError(
-            f"caps.connects_per_s is {caps.connects_per_s:g} {where} lets clients arrive at {arrival_per_s:g}/s; "
-            f"use --set fleet.connects_per_s={caps.connects_per_s:g}."
+            f"caps.connects_per_s is {caps.connects_per_s:g} {where} lets clients arrive at {arrival_per_s:g}/s. "
+            f"Use --set fleet.connects_per_s={caps.connects_per_s:g}."
         )
     if drill.load.events_per_s > caps.events_per_s:
         raise UsageError(
-            f"caps.events_per_s is {caps.events_per_s:g} {where} publishes {drill.load.events_per_s:g}/s; "
-            f"use --set load.events_per_s={caps.events_per_s:g}."
+            f"caps.events_per_s is {caps.events_per_s:g} {where} publishes {drill.load.events_per_s:g}/s. "
+            f"Use --set load.events_per_s={caps.events_per_s:g}."
         )
 
 
@@ -103,37 +106,37 @@ def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> No
     if not endpoints.is_mock:
         raise UsageError(
             f"drill '{drill.name}' has the fault {fault.kind}, which needs the server, and target '{endpoints.name}' has no "
-            f"hook for it; add [targets.{endpoints.name}.hooks.{fault.kind}] to the targets file, or run another drill."
+            f"hook for it. Add [targets.{endpoints.name}.hooks.{fault.kind}] to the targets file, or run another drill."
         )
     if isinstance(fault, KillRuntime):
         raise UsageError(
-            f"drill '{drill.name}' kills the runtime's process, which only works on the embedded mock; leave --target out."
+            f"drill '{drill.name}' kills the service's process, which only works on the embedded mock. Leave --target out."
         )
 
 
 def remarks(drill: Drill, endpoints: Endpoints) -> list[str]:
-    """What caps cannot do, or will do to the measurement, in sentences."""
+    """What caps do not limit, and how they change the measurement, in sentences."""
     return list(_remarks(drill, endpoints))
 
 
 def _remarks(drill: Drill, endpoints: Endpoints) -> Iterator[str]:
     for fault in {fault.kind: fault for fault in drill.faults}.values():
-        if fault.kind in endpoints.rules.hooks and isinstance(fault, _HITS_EVERYBODY):
+        if fault.kind in endpoints.rules.hooks and isinstance(fault, _HITS_ALL_CLIENTS):
             yield (
-                f"{fault.kind} disconnects every client of the runtime and not only this drill's: the others' reconnects are "
-                "bounded by no cap."
+                f"{fault.kind} disconnects every client of the service, not only this drill's: no cap limits the "
+                "reconnects of the other clients."
             )
     caps = endpoints.rules.caps
     returning = max((_returning(fault, drill.fleet.clients) for fault in drill.faults), default=0)
     if caps is not None and returning > caps.connects_per_s:
         yield (
-            f"Up to {returning} clients may want to return at once, and are let through at {caps.connects_per_s:g}/s "
-            "(caps.connects_per_s): a paced storm measures less than a real one, so checks of times cannot pass; "
-            f"--clients {max(int(caps.connects_per_s), 1)} would not be paced."
+            f"Up to {returning} clients may reconnect at once, but caps.connects_per_s lets through {caps.connects_per_s:g}/s: "
+            "a paced storm measures less than a real one, so checks of times cannot pass. "
+            f"--clients {max(int(caps.connects_per_s), 1)} is not paced."
         )
 
 
 def _returning(fault: AnyFault, clients: int) -> int:
     if isinstance(fault, ClientFault):
         return round(fault.share * clients / getattr(fault, "waves", 1))
-    return clients if isinstance(fault, _HITS_EVERYBODY) else 0
+    return clients if isinstance(fault, _HITS_ALL_CLIENTS) else 0

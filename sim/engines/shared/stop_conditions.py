@@ -1,4 +1,4 @@
-"""Stop conditions of a live target: what is counted for them, and when one is met."""
+"""Stop conditions of a live target: what they count, and when one is met."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -11,16 +11,16 @@ from sim.record.observations import NAN, Row
 from sim.record.parquet import Recorder
 
 _BUCKET_S = 0.5
-_WORKED = frozenset({"token_minted", "connect_done", "published"})
+_SUCCEEDED = frozenset({"token_minted", "connect_done", "published"})
 _FAILED = frozenset({"token_refused", "connect_failed", "subscribe_refused", "publish_failed"})
 
 
 class CountingRecorder(Recorder):
-    """A recorder that also counts mints, connects and publishes, by whether they worked, in buckets of half a second."""
+    """A recorder that also counts mints, connects and publishes by success, in buckets of half a second."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._buckets: deque[list[float]] = deque()  # [from when (s), worked, failed], the oldest first
+        self._buckets: deque[list[float]] = deque()  # [start in s, succeeded, failed], oldest first
 
     def add(
         self,
@@ -45,19 +45,19 @@ class CountingRecorder(Recorder):
         super().extend(t, client, rows)
 
     def _count(self, t: float, kind: str, many: int = 1) -> None:
-        which = 1 if kind in _WORKED else 2 if kind in _FAILED else 0
+        which = 1 if kind in _SUCCEEDED else 2 if kind in _FAILED else 0
         if which:
             if not self._buckets or t >= self._buckets[-1][0] + _BUCKET_S:
                 self._buckets.append([t, 0, 0])
             self._buckets[-1][which] += many
 
     def count_others(self, t: float, counts: Mapping[str, int]) -> None:
-        """What another process observed, by kind, since it last said so."""
+        """Add what another process observed since its last report, by kind."""
         for kind, many in counts.items():
             self._count(t, kind, many)
 
     def failed_within(self, width_s: float, t: float) -> tuple[int, int]:
-        """How many failed of how many in the last `width_s` before `t`; what is older is forgotten."""
+        """(failed, all) in the last `width_s` before `t`; drops older buckets."""
         while self._buckets and self._buckets[0][0] < t - width_s:
             self._buckets.popleft()
         failed = sum(int(bucket[2]) for bucket in self._buckets)
@@ -65,17 +65,17 @@ class CountingRecorder(Recorder):
 
 
 class StopMonitor:
-    """Looks at a target's stop conditions."""
+    """Evaluates a target's stop conditions."""
 
     def __init__(self, stop: Stop, recorder: Recorder, metrics: MetricsBook | None) -> None:
         self._stop = stop
         self._recorder = recorder
         self._metrics = metrics
-        self._under_since: float | None = None
+        self._low_since: float | None = None
 
     def met(self, t: float, live_share: float | None) -> str:
-        """The first condition that is met, in words; empty for none. `live_share` is None before everyone has arrived."""
-        return self._errors(t) or self._live(t, live_share) or self._figures()
+        """The first condition that is met, in words, or empty. `live_share` is None until all clients have arrived."""
+        return self._errors(t) or self._live(t, live_share) or self._metrics_above()
 
     def _errors(self, t: float) -> str:
         limit = self._stop.error_ratio
@@ -89,25 +89,24 @@ class StopMonitor:
     def _live(self, t: float, share: float | None) -> str:
         limit, for_s = self._stop.live_share, self._stop.live_share_for_s
         if limit is None or share is None or share >= limit:
-            self._under_since = None
+            self._low_since = None
             return ""
-        self._under_since = t if self._under_since is None else self._under_since
-        if t - self._under_since < for_s:
+        self._low_since = t if self._low_since is None else self._low_since
+        if t - self._low_since < for_s:
             return ""
-        return f"live_share: only {share:.0%} of the clients are live, and for {for_s:g} s it were fewer than {limit:.0%}"
+        return f"live_share: only {share:.0%} of the clients are live; for {for_s:g} s it was less than {limit:.0%}"
 
-    def _figures(self) -> str:
+    def _metrics_above(self) -> str:
         if self._metrics is None:
             return ""
-        most = self._stop.metrics_unreachable_polls
-        if most is not None and self._metrics.failures_in_a_row >= most:
-            polls, why = self._metrics.failures_in_a_row, self._metrics.trouble
-            return f"metrics_unreachable_polls: the metrics endpoint failed {polls} times in a row ({why})"
-        for name, limit in self._stop.metrics_above.items():
+        limit, polls = self._stop.metrics_unreachable_polls, self._metrics.failures_in_a_row
+        if limit is not None and polls >= limit:
+            return f"metrics_unreachable_polls: the metrics endpoint failed {polls} times in a row ({self._metrics.trouble})"
+        for name, highest in self._stop.metrics_above.items():
             if not self._metrics.trouble and name not in self._metrics.latest:
                 return f"metrics_above.{name}: the metrics endpoint no longer has it"
             value = (self._metrics.increase if is_counter(name) else self._metrics.latest).get(name)
-            if value is not None and value > limit:
+            if value is not None and value > highest:
                 what = "has grown by" if is_counter(name) else "is"
-                return f"metrics_above.{name}: it {what} {value:g}, over {limit:g}"
+                return f"metrics_above.{name}: it {what} {value:g}, over {highest:g}"
         return ""

@@ -1,8 +1,8 @@
-"""Faults that only a server can do, carried out on a live target by the operators' own commands.
+"""Faults that only a server can inject, by the operators' commands from the targets file.
 
-A hook is a command that breaks something and one that mends it, both of the target's file. They get what they need to know as
-environment variables (`STORMGATE_…`), no shell reads them, and what they print is kept as evidence without the secrets we know.
-Whatever was begun is healed: after its time, or when the drill is aborted, interrupted or fails in the middle.
+A hook has a command that injects a fault and one that reverts it. They get their parameters as environment variables
+(`STORMGATE_…`) and run without a shell; what they print is kept as evidence without known secrets. Every injected fault is
+reverted: after its time, or when the drill is aborted, interrupted or fails.
 """
 
 import os
@@ -26,18 +26,18 @@ _PREFIX = "STORMGATE_"
 
 @dataclass
 class Done:
-    """One command that was run, as a run's header keeps it."""
+    """One command that was run, as kept in a run's header."""
 
-    fault: int  # index in the plan
+    fault: int  # index in the fault schedule
     kind: str
-    action: str  # inject or heal
+    action: str  # inject or revert
     argv: list[str]
     t: float  # seconds since the run began
     duration_s: float
-    exit_code: int | None  # None: it was ended for taking too long, or because the drill was
-    why: str  # what went wrong, empty for nothing
-    output: str  # the file, below the drill's folder
-    output_bytes: int  # printed; the file has at most `operator_command.MAX_OUTPUT_BYTES` of them
+    exit_code: int | None  # None: it was ended, by its time-out or with the drill
+    why: str  # what went wrong, or empty
+    output: str  # file below the drill's folder
+    output_bytes: int  # printed; the file keeps at most `operator_command.MAX_OUTPUT_BYTES`
     sha256: str  # of the file
 
 
@@ -57,25 +57,25 @@ class Hooks:
         self._redact = redact
         self._folder = folder
         self._now_s = now_s  # seconds since the run began
-        self._unhealed: dict[int, PlannedFault] = {}
+        self._unreverted: dict[int, PlannedFault] = {}
         self.done: list[Done] = []
 
     def has(self, kind: str) -> bool:
-        """Whether this kind of fault is carried out here."""
+        """Whether a hook injects this kind of fault."""
         return kind in self._hooks
 
     async def act(self, fault: PlannedFault, until_its_end: Callable[[], Awaitable[None]]) -> int:
-        """Break, wait, mend; returns 1, which is the command's own word: judges ask the clients. Raises `HookError`."""
-        self._unhealed[fault.index] = fault  # from the first moment on: a command that fails may have done half its work
+        """Inject, wait, revert; returns 1, the effect that the command claims: checks ask the clients. Raises `HookError`."""
+        self._unreverted[fault.index] = fault  # before the command: one that fails may have done half its work
         await self._run(fault, "inject", self._hooks[fault.kind].inject)
         await until_its_end()
         await self._revert(fault)
         return 1
 
     async def revert(self) -> None:
-        """Mend whatever was begun and is not mended, one failure or not; raises `HookError` for the first of them."""
+        """Revert every fault that still lasts, despite failures; raises the first `HookError`."""
         failed: HookError | None = None
-        for fault in list(self._unhealed.values()):
+        for fault in list(self._unreverted.values()):
             try:
                 await self._revert(fault)
             except HookError as error:
@@ -86,15 +86,15 @@ class Hooks:
     async def _revert(self, fault: PlannedFault) -> None:
         if command := self._hooks[fault.kind].revert:
             await self._run(fault, "revert", command)
-        del self._unhealed[fault.index]
+        del self._unreverted[fault.index]
 
     async def _run(self, fault: PlannedFault, action: str, command: list[str]) -> None:
-        """One command to its end; raises `HookError` unless it says that it succeeded."""
+        """Run one command to its end; raises `HookError` unless it succeeds."""
         limit_s = self._hooks[fault.kind].timeout_s
         began_t, began = self._now_s(), time.monotonic()
         output = Output(self._redact)
         code: int | None = None
-        why = "the drill was ended meanwhile"
+        why = "the drill ended meanwhile"
         try:
             code, why = await operator_command.run(command, self._environment(fault, action), limit_s, output)
         finally:
@@ -106,7 +106,7 @@ class Hooks:
             )
         if why:
             still = " The target may still be broken." if action == "revert" else ""
-            raise HookError(f"the hook to {action} {fault.kind} {why}; what it said is in {self._folder / name}.{still}")
+            raise HookError(f"the hook to {action} {fault.kind} {why}; its output is in {self._folder / name}.{still}")
 
     def _environment(self, fault: PlannedFault, action: str) -> dict[str, str]:
         parameters = {name.upper(): _plain(value) for name, value in msgspec.to_builtins(fault.fault).items() if name != "kind"}
@@ -114,7 +114,7 @@ class Hooks:
         return {**os.environ, **{_PREFIX + name: value for name, value in {**parameters, **about}.items()}}
 
     def _keep(self, fault: PlannedFault, action: str, output: Output) -> tuple[str, str]:
-        """Write what a command said; returns the file's name and its SHA-256."""
+        """Write a command's output; returns the file's name and its SHA-256."""
         name = f"{FOLDER}/{len(self.done):02d}-{fault.kind}-{action}.txt"
         return name, output.keep(self._folder / name)
 

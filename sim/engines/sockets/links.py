@@ -77,7 +77,7 @@ class LinkActions:
         assert isinstance(planned.fault, LinkFault)
         groups = self._concerned(planned)
         with ExitStack() as stack:
-            seen = [stack.enter_context(group.watching(_ACTS[type(planned.fault)])) for group in groups]
+            seen = [stack.enter_context(group.observing(_ACTS[type(planned.fault)])) for group in groups]
             self._active[planned.index] = planned
             self._change(groups)
             await asyncio.sleep(max(ends - clock.now(), 0))

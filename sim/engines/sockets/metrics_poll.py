@@ -1,4 +1,4 @@
-"""Asking the runtime's metrics endpoint what it says of itself: before, during and after a drill, in bounded time."""
+"""Polls the service's metrics endpoint before, during and after a drill, in bounded time."""
 
 import asyncio
 from pathlib import Path
@@ -21,18 +21,18 @@ class MetricsPoll(MetricsBook):
         self._polling = asyncio.Lock()
 
     async def close(self) -> dict[str, str]:
-        """End; returns what `evidence` does."""
+        """Close the connection; returns `evidence`."""
         await self._http.aclose()
         return self.evidence()
 
-    async def watch(self, every_s: float) -> None:
-        """Poll for ever."""
+    async def poll_for_ever(self, every_s: float) -> None:
+        """Poll at this interval."""
         while True:
             await asyncio.sleep(every_s)
             await self.poll()
 
     async def poll(self) -> None:
-        """Ask once, twice if need be. Never raises for what the other side does; `StorageError` for a full disk."""
+        """Poll once, with one retry. Records the other side's failures; raises `StorageError` for a full disk."""
         async with self._polling:
             began = self._clock.now()
             fetched = await self._ask()
@@ -40,7 +40,7 @@ class MetricsPoll(MetricsBook):
                 if fetched.outcome == OK:
                     break
                 fetched = await self._ask()
-            self._take(fetched.outcome, fetched.body, began)
+            self.take(fetched.outcome, fetched.body, began)
 
     async def _ask(self) -> Fetched:
         return await fetch(self._http, self._url, self._headers, TIMEOUT_S)

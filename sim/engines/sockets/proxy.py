@@ -1,8 +1,8 @@
-"""A TCP proxy between clients and a runtime that breaks the network on purpose; it parses nothing.
+"""A TCP proxy between clients and a service that injects network faults; it parses nothing.
 
-One listening port is one `Group` of connections, all alike in what is wrong with them. What happens to bytes is one
-`Pipe` each way: it keeps their order and holds a bounded number of them. When it may hold no more it reads no more, so
-that whoever sends into a slow or stalled link is held up by TCP as by a real one. Conditions change while it runs.
+One listening port is one `Group` of connections with the same conditions. Each direction of a connection is a `Pipe`, which
+keeps the order of bytes and holds a bounded number of them. When it is full it stops reading, so that TCP slows the sender
+down as on a real slow or stalled link. Conditions change while it runs.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from sim.base.errors import IllegalMoveError
 from sim.base.randomness import draw
 from sim.drill.schedule import CALM, LinkConditions, Way
 
-HELD_BYTES = 64 * 1024  # of one direction of one connection, and one read more; then it reads no more
+MAX_HELD_BYTES = 64 * 1024  # per direction of a connection; it may hold one read more
 _HOST = "127.0.0.1"
 _BACKLOG = 4096
-_PIECES_PER_S = 50  # in which a narrow way lets bytes through
+_PIECES_PER_S = 50  # writes per second of a link with limited bandwidth
 _END_LIMIT_S, _END_POLL_S = 5.0, 0.01
 _NO_WAIT_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: closing is a reset
 _CALM_WAY = Way()
 
 
 class FaultProxy:
-    """All groups of one run, in front of one address. `seed` is that of the jitter."""
+    """All groups of one run, in front of one address. `seed` seeds the jitter."""
 
     def __init__(self, host: str, port: int, seed: int) -> None:
         self._address = (host, port)
@@ -36,33 +36,33 @@ class FaultProxy:
         self._groups: list[Group] = []
 
     async def open_group(self) -> "Group":
-        """A new group with a listening port of its own."""
+        """Open a group with its own listening port."""
         group = Group(self._address, self._seed)
         self._groups.append(group)
         await group.open()
         return group
 
     def revert(self) -> None:
-        """Nothing is wrong with any link any more; connections go on, but half-open ones are reset."""
+        """Revert all conditions; connections continue, but half-open ones are reset."""
         for group in self._groups:
             group.change(CALM)
             group.end_half_open()
 
     async def close(self) -> None:
-        """Heal, reset every connection, close every port; raises `IllegalMoveError` if anything of ours is left after that."""
+        """Revert, reset every connection and close every port; raises `IllegalMoveError` if anything is left open."""
         self.revert()
         for group in self._groups:
             await group.close()
         if left := self.leftovers():
-            raise IllegalMoveError(f"the fault proxy has ended, but it left {', '.join(left)}.")
+            raise IllegalMoveError(f"the fault proxy was closed, but it left {', '.join(left)}.")
 
     def leftovers(self) -> list[str]:
-        """What is still open or wrong, in words; nothing when all is as if it had never been."""
-        return [words for group in self._groups for words in group.leftovers()]
+        """What is still open or in force, in words; empty after a clean close."""
+        return [left for group in self._groups for left in group.leftovers()]
 
 
 class Group:
-    """The connections that came over one port."""
+    """The connections of one listening port."""
 
     def __init__(self, address: tuple[str, int], seed: int) -> None:
         self.address = address
@@ -70,10 +70,10 @@ class Group:
         self.port = 0
         self.conditions = CALM
         self.connections: dict[int, Connection] = {}
-        self.held: set[Connection] = set()  # half-open ones whose other side is still there
+        self.held: set[Connection] = set()  # half-open ones whose remaining side is still connected
         self._server: asyncio.Server | None = None
         self._opened = 0
-        self._watching: list[tuple[str, set[int]]] = []
+        self._observers: list[tuple[str, set[int]]] = []
 
     async def open(self) -> None:
         """Listen on a free port."""
@@ -86,44 +86,44 @@ class Group:
         return Connection(self, self._opened).client
 
     @contextlib.contextmanager
-    def watching(self, act: str) -> Iterator[set[int]]:
-        """The connections to which something is done meanwhile: slowed, stalled, refused, cut or closed_late."""
-        watch: tuple[str, set[int]] = (act, set())
-        self._watching.append(watch)
+    def observing(self, effect: str) -> Iterator[set[int]]:
+        """Collect the connections that have this effect meanwhile: slowed, stalled, refused, cut or closed_late."""
+        observer: tuple[str, set[int]] = (effect, set())
+        self._observers.append(observer)
         try:
-            yield watch[1]
+            yield observer[1]
         finally:
-            self._watching = [other for other in self._watching if other is not watch]
+            self._observers = [other for other in self._observers if other is not observer]
 
-    def note(self, act: str, connection: int) -> None:
-        """This was done to that connection."""
-        for watched, numbers in self._watching:
-            if watched == act:
+    def note(self, effect: str, connection: int) -> None:
+        """Report an effect on a connection to those who observe it."""
+        for observed, numbers in self._observers:
+            if observed == effect:
                 numbers.add(connection)
 
     def change(self, conditions: LinkConditions) -> None:
-        """What is wrong with the group's links from now on."""
+        """Put these conditions in force for the group's links."""
         self.conditions = conditions
         for connection in list(self.connections.values()):
             connection.up.change(conditions.to_runtime)
             connection.down.change(conditions.to_client)
 
     def reset(self) -> int:
-        """Reset all open connections, under both sides; returns how many."""
+        """Reset all open connections on both sides; returns how many."""
         whole = [connection for connection in self.connections.values() if connection.is_whole]
         for connection in whole:
             connection.reset()
         return len(whole)
 
-    def half_open(self, gone: str) -> "list[Connection]":
-        """Take the client or the runtime away from all open connections; returns those left with one side."""
+    def half_open(self, missing: str) -> "list[Connection]":
+        """Remove the client's or the runtime's side of all open connections; returns the half-open ones."""
         whole = [connection for connection in self.connections.values() if connection.is_whole]
         for connection in whole:
-            connection.half_open(gone)
+            connection.half_open(missing)
         return whole
 
     def end_half_open(self) -> None:
-        """Reset those of which one side is still there."""
+        """Reset the half-open connections."""
         for connection in list(self.held):
             connection.reset()
 
@@ -139,15 +139,15 @@ class Group:
 
     def leftovers(self) -> list[str]:
         """See `FaultProxy`."""
-        wrong = [f"conditions on port {self.port}"] if self.conditions != CALM else []
+        in_force = [f"conditions on port {self.port}"] if self.conditions != CALM else []
         count = len(self.connections)
         still_open = [f"{count} connections on port {self.port}"] if count else []
         listening = [f"port {self.port} open"] if self._server is not None and self._server.is_serving() else []
-        return wrong + still_open + listening
+        return in_force + still_open + listening
 
 
 class Connection:
-    """One client's connection and the one to the runtime that belongs to it."""
+    """A client's connection and its connection to the service."""
 
     def __init__(self, group: Group, number: int) -> None:
         self.group = group
@@ -161,20 +161,20 @@ class Connection:
 
     @property
     def is_whole(self) -> bool:
-        """Open on both sides."""
+        """Whether it is open on both sides."""
         return self.client.is_open and self.runtime.is_open
 
     @property
     def is_held(self) -> bool:
-        """Whether it is half-open, and its one side has not noticed yet."""
+        """Whether it is half-open and its remaining side has not noticed."""
         return self in self.group.held
 
     def pipes(self, side: "Side") -> "tuple[Pipe, Pipe]":
-        """From this side, and to it."""
+        """The pipe from this side, and the pipe to it."""
         return (self.up, self.down) if side is self.client else (self.down, self.up)
 
     def made(self, side: "Side") -> None:
-        """One side is connected. The client's is the first: it is refused, or the runtime is called."""
+        """A side has connected. The client's is first: refuse it, or connect to the service."""
         if side is self.runtime:
             self.up.pump()
             return
@@ -194,7 +194,7 @@ class Connection:
             self.reset()
 
     def ended(self, side: "Side") -> None:
-        """One side will send no more."""
+        """A side has sent its last byte."""
         if self._missing is None:
             self.pipes(side)[0].end(reset=False)
         else:
@@ -202,7 +202,7 @@ class Connection:
             side.close()
 
     def lost(self, side: "Side", error: Exception | None) -> None:
-        """One side is gone for good, by itself if there was an `error`, and the other is to be told."""
+        """A side has closed, by a reset if there is an `error`; pass that on to the other side."""
         out, back = self.pipes(side)
         back.stop()
         if self._missing is not None:
@@ -215,23 +215,23 @@ class Connection:
         self.forget()
 
     def forget(self) -> None:
-        """Once both sides are gone."""
-        if self.client.is_gone and self.runtime.is_gone:
+        """Remove the connection once both sides are closed."""
+        if self.client.is_closed and self.runtime.is_closed:
             self.up.stop()
             self.down.stop()
             self.group.connections.pop(self.number, None)
             self.group.held.discard(self)
 
-    def half_open(self, gone: str) -> None:
-        """One side goes, and the other one hears nothing of it."""
-        self._missing = self.client if gone == "client" else self.runtime
+    def half_open(self, missing: str) -> None:
+        """Reset one side without a word to the other."""
+        self._missing = self.client if missing == "client" else self.runtime
         self.group.held.add(self)
         self.up.discard()
         self.down.discard()
         self._missing.reset()
 
     def reset(self) -> None:
-        """Reset both sides, or what there is of them."""
+        """Reset every side that is there."""
         if self._dialling is not None:
             self._dialling.cancel()
         self.group.held.discard(self)
@@ -243,61 +243,61 @@ class Connection:
 
 
 class Side(asyncio.Protocol):
-    """One end of a connection, as the event loop drives it."""
+    """One side of a connection, driven by the event loop."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._transport: asyncio.Transport | None = None
         self._reads = True
         self.is_writable = False
-        self.is_gone = False
+        self.is_closed = False
 
     @property
     def is_open(self) -> bool:
-        """Connected, and not being closed."""
-        return self._transport is not None and not self.is_gone and not self._transport.is_closing()
+        """Whether it is connected and not closing."""
+        return self._transport is not None and not self.is_closed and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The TCP connection is there."""
+        """See `asyncio.Protocol`."""
         self._transport = cast(asyncio.Transport, transport)
-        if self.is_gone:  # given up while it was under way
+        if self.is_closed:  # abandoned while it was connecting
             self._transport.abort()
             return
-        self._transport.set_write_buffer_limits(HELD_BYTES)
+        self._transport.set_write_buffer_limits(MAX_HELD_BYTES)
         self.is_writable = True
         self._connection.made(self)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes for the other side."""
+        """See `asyncio.Protocol`."""
         self._connection.pipes(self)[0].feed(data)
 
     def eof_received(self) -> bool:
-        """It will send no more; the other direction stays open."""
+        """See `asyncio.Protocol`. The other direction stays open."""
         self._connection.ended(self)
         return True
 
     def pause_writing(self) -> None:
-        """It takes no more for now."""
+        """See `asyncio.Protocol`."""
         self.is_writable = False
 
     def resume_writing(self) -> None:
-        """It takes more again."""
+        """See `asyncio.Protocol`."""
         self.is_writable = True
         self._connection.pipes(self)[1].pump()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Gone for good."""
-        self.is_gone, self.is_writable = True, False
+        """See `asyncio.Protocol`."""
+        self.is_closed, self.is_writable = True, False
         self._connection.lost(self, error)
 
     def write(self, data: bytes) -> None:
-        """To whoever is at this end."""
+        """Write to this side's peer."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def read_more(self, more: bool) -> None:
-        """Read, or leave what comes to TCP."""
-        if self._transport is None or more == self._reads or self.is_gone or self._transport.is_closing():
+        """Read, or leave incoming bytes to TCP."""
+        if self._transport is None or more == self._reads or self.is_closed or self._transport.is_closing():
             return
         self._reads = more
         if more:
@@ -306,28 +306,28 @@ class Side(asyncio.Protocol):
             self._transport.pause_reading()
 
     def finish(self) -> None:
-        """Nothing more will come for this end."""
+        """Send the end of the stream."""
         if self.is_open and self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()
 
     def close(self) -> None:
-        """Close in order, once everything is written."""
+        """Close cleanly, once everything is written."""
         if self._transport is not None:
             self._transport.close()
 
     def reset(self) -> None:
-        """Close at once, by a reset; what is not connected yet never will be."""
+        """Close at once, by a reset; a side that is still connecting never opens."""
         if self._transport is None:
-            self.is_gone = True
-        if self._transport is None or self.is_gone:
+            self.is_closed = True
+        if self._transport is None or self.is_closed:
             return
-        with contextlib.suppress(OSError, ValueError):  # its descriptor may be closed, and it not know it yet
+        with contextlib.suppress(OSError, ValueError):  # its descriptor may already be closed
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_WAIT_ON_CLOSE)
         self._transport.abort()
 
 
 class Pipe:
-    """One direction of one connection: what was read waits here until it may be written."""
+    """One direction of a connection: holds what was read until it may be written."""
 
     def __init__(self, group: Group, number: int, name: str, source: Side, sink: Side) -> None:
         self._group = group
@@ -336,20 +336,20 @@ class Pipe:
         self._source, self.sink = source, sink
         self._loop = asyncio.get_running_loop()
         self._way = _CALM_WAY
-        self._queue: deque[tuple[float, bytes]] = deque()  # when it may go on, and what
+        self._queue: deque[tuple[float, bytes]] = deque()  # when it may be written, and what
         self.held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._free_at = 0.0
         self._last_due = 0.0
         self._passed = 0  # bytes, since the condition that counts them
         self._draws = 0
-        self._end_at = math.inf  # when the end that came may be passed on
+        self._end_at = math.inf  # when the end of the stream may be passed on
         self._is_reset = self._is_done = self._discards = False
 
-    # --- what comes in ------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        """Bytes were read."""
+        """Take bytes that were read."""
         if self._discards or self._is_done:
             return
         if self._way is _CALM_WAY and not self._queue and self.sink.is_writable:
@@ -357,12 +357,12 @@ class Pipe:
             return
         self._queue.append((self._due(), data))
         self.held_bytes += len(data)
-        if self.held_bytes >= HELD_BYTES:
+        if self.held_bytes >= MAX_HELD_BYTES:
             self._source.read_more(False)
         self.pump()
 
     def end(self, *, reset: bool) -> None:
-        """The source will send no more, in order or by a reset; the sink learns it behind what was sent before."""
+        """The source has ended, cleanly or by a reset; pass that on behind what was sent before."""
         if self._end_at == math.inf:
             way = self._way
             self._end_at = max(self._loop.time() + way.latency_s, self._last_due) + way.close_delay_s
@@ -372,7 +372,7 @@ class Pipe:
         self.pump()
 
     def _due(self) -> float:
-        """When bytes that come now may go on: never before those that came earlier."""
+        """When bytes read now may be written: never before earlier ones."""
         way = self._way
         if way.stalled:
             self._group.note("stalled", self._number)
@@ -385,17 +385,17 @@ class Pipe:
         self._last_due = max(due, self._last_due)
         return self._last_due
 
-    # --- what goes on -------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------
 
     def change(self, way: Way) -> None:
-        """What is wrong from now on. Bytes that are late already stay so; what was held goes on."""
+        """Put new conditions in force. Bytes that are already delayed stay so; stalled ones continue."""
         if way.cut_after_bytes != self._way.cut_after_bytes:
             self._passed = 0
         self._way = _CALM_WAY if way == _CALM_WAY else way
         self.pump()
 
     def pump(self) -> None:
-        """Pass on what may go on now, and see to the rest in time."""
+        """Write what may be written now, and set a timer for the rest."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -408,13 +408,13 @@ class Pipe:
                 self._timer = self._loop.call_at(wait_until, self.pump)
                 break
             self._pass_on(now)
-        if self.held_bytes < HELD_BYTES:
+        if self.held_bytes < MAX_HELD_BYTES:
             self._source.read_more(True)
         if not self._queue and self._end_at < math.inf:
             self._pass_end()
 
     def _pass_on(self, now: float) -> None:
-        """The next bytes, as many as may go at once."""
+        """Write the next bytes, as many as may go at once."""
         due, data = self._queue.popleft()
         size = len(data)
         if self._way.bytes_per_s < math.inf:
@@ -439,8 +439,8 @@ class Pipe:
         if self._end_at > now:
             self._timer = self._loop.call_at(self._end_at, self.pump)
             return
-        if not self._is_reset and not self.sink.is_writable and not self.sink.is_gone:
-            return  # what was written before it is not out yet, or nobody is there yet to be told
+        if not self._is_reset and not self.sink.is_writable and not self.sink.is_closed:
+            return  # earlier bytes are not written yet, or the sink is not connected yet
         self._is_done = True
         if self._is_reset:
             self.sink.reset()
@@ -453,18 +453,18 @@ class Pipe:
 
     @property
     def is_done(self) -> bool:
-        """Whether the end was passed on."""
+        """Whether the end of the stream was passed on."""
         return self._is_done
 
     def discard(self) -> None:
-        """From now on what comes is lost."""
+        """Discard all bytes from now on."""
         self.stop()
         self._is_done, self._discards = False, True
         self._way = _CALM_WAY
         self._source.read_more(True)
 
     def stop(self) -> None:
-        """Nothing more will go this way; what waits is lost, and what comes is."""
+        """Stop for good; drop what waits and what comes."""
         self._is_done = True
         self._queue.clear()
         self.held_bytes = 0

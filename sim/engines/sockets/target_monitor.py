@@ -84,7 +84,9 @@ class TargetMonitor:
         self, live_share: Callable[[], float | None], stop: Callable[[str], None], failed: Callable[[asyncio.Task[None]], None]
     ) -> AsyncIterator[None]:
         """Poll and look at the stop conditions while the body runs; `stop` is told which one was met."""
-        tasks = [asyncio.create_task(self._metrics.watch(self._endpoints.rules.metrics_every_s))] if self._metrics else []
+        tasks = (
+            [asyncio.create_task(self._metrics.poll_for_ever(self._endpoints.rules.metrics_every_s))] if self._metrics else []
+        )
         if self._endpoints.rules.stop != type(self._endpoints.rules.stop)():
             tasks.append(asyncio.create_task(self._look(live_share, stop)))
         for task in tasks:
