@@ -124,13 +124,14 @@ def plan_calibrate(
     from drills.planning import calibrating
     from drills.reports.terminal import Progress
     from drills.runs import predictions
-    from sim.calibration.probes import Sizes
+    from sim.calibration import files
+    from sim.calibration.drills import Sizes
 
     sizes = Sizes(rounds=rounds, large_burst=clients, small_burst=max(clients * 3 // 8, 10), mint_clients=max(clients // 2, 10))
     with Progress(f"calibrating {target}") as progress:
         fit, about = calibrating.calibrate(target, targets, sizes, seed, lambda what: progress("measuring", what))
     path = out or predictions.calibration_path(RESULTS, target)
-    calibrating.write(path, fit, about)
+    files.write(path, fit, about)
     if as_json:
         about_fit = {"model": msgspec.to_builtins(fit.model), "calibration": msgspec.to_builtins(about)}
         output.json_object({"file": str(path), **about_fit})
@@ -178,7 +179,7 @@ def _print_searched(searched: "Searched", as_json: bool) -> None:
         heads = [searched.find.key, "gates", "replications", "why"]
         where = f"tables and figures: {searched.folder}"
         _print_table(heads, search.lines(searched), searched.sentence, searched.confidence, where)
-    raise typer.Exit({"green": ExitCode.GO, "red": ExitCode.NO_GO}.get(searched.found.word, ExitCode.INCONCLUSIVE))
+    raise typer.Exit({"green": ExitCode.GO, "red": ExitCode.NO_GO}.get(searched.found.outcome, ExitCode.INCONCLUSIVE))
 
 
 def _print_table(heads: list[str], body: list[list[str]], *sentences: str) -> None:
@@ -199,7 +200,7 @@ def _point(swept: "Swept", point: Any) -> dict[str, Any]:
         "gates": str(verdict.status),
         "checks": {check.name: str(check.state) for check in verdict.checks},
         "metrics": {
-            row["measure"]: {"unit": row["unit"]} | {key: _finite(float(row[key])) for key in columns}
+            row["metric"]: {"unit": row["unit"]} | {key: _finite(float(row[key])) for key in columns}
             for _, row in rows.iterrows()
         },
     }

@@ -29,7 +29,7 @@ from sim.base.atomic_files import write_whole
 from sim.base.exit_codes import ExitCode
 from sim.drill import model, system_model, target_rules
 from sim.drill.fault_kinds import AnyFault
-from sim.planning.sweeps import Sweep
+from sim.planning.sweep_file import Sweep
 from sim.record import observations
 from sim.record.observations import Kind
 from sim.record.run_header import RunHeader

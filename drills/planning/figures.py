@@ -1,4 +1,4 @@
-"""Which figures a sweep's design or a search asks for: by the table alone, so that they can be drawn again at any time."""
+"""The figures of a sweep or a search, chosen by its design and drawn from its table alone."""
 
 import math
 from collections.abc import Iterator
@@ -11,43 +11,43 @@ from drills.judging.checks.verdicts import DrillVerdict
 from drills.planning.search import Searched
 from drills.planning.sweeps import THRESHOLDS_NAME, Swept
 from sim.planning import tables
-from sim.planning.search import Word
-from sim.plots import planning, sweeps
+from sim.planning.search import Outcome
+from sim.plots import sweeps
 from sim.plots.style import LINES
 
-PREFIX = "figure-"  # of the files' names: whatever has it is ours, and replaced
+PREFIX = "figure-"  # of file names; every file with it is replaced
 _HEADLINES = {
     "live_again_95_s": "95 % live again (s)",
     "peak_connects_per_s": "peak connects (1/s)",
     "bootstrap_p95_ms": "bootstrap, p95 (ms)",
 }
-_DECIDED_BY = {"bootstrap_p95_ms": "replay.bootstrap_ms"}  # measures whose limit is a check's
-_MAX_COLUMNS, _MAX_STATES, _WIDEST_MAP = 6, 40, 20  # of panels, points and fields that a figure can still show apart; [ours]
-_STATES = {Word.GREEN: "pass", Word.RED: "fail", Word.ERROR: "error", Word.UNSURE: "inconclusive"}
+_DECIDED_BY = {"bootstrap_p95_ms": "replay.bootstrap_ms"}  # metrics with the check that has their limit
+_MAX_COLUMNS, _MAX_STATES, _WIDEST_MAP = 6, 40, 20  # of panels, points and cells in a readable figure; [ours]
+_STATES = {Outcome.GREEN: "pass", Outcome.RED: "fail", Outcome.ERROR: "error", Outcome.INCONCLUSIVE: "inconclusive"}
 
 
 def headlines(table: pd.DataFrame) -> dict[str, str]:
-    """The measures that people are told, with their words; a table has all of them."""
-    there = set(table["measure"])
-    return {name: words for name, words in _HEADLINES.items() if name in there}
+    """The metrics of figures and summaries, with their labels."""
+    known = set(table["metric"])
+    return {name: words for name, words in _HEADLINES.items() if name in known}
 
 
 def of_sweep(swept: Swept) -> dict[str, Figure]:
-    """By the name of each: what fits the design, and what the gates said."""
+    """Figures by name: the metrics in a form that fits the design, and the states of the gates."""
     states = {number: str(verdict.status) for number, verdict in swept.verdicts.items()}
     table = swept.table.assign(gates=swept.table["point"].map(states))
     drawn: dict[str, Figure] = {}
     if metrics := headlines(table):
-        table = table[table["measure"].isin(list(metrics))]
+        table = table[table["metric"].isin(list(metrics))]
         draw = {"grid": _grid, "latin_hypercube": _scatters, "one_at_a_time": _sensitivities}[swept.plan.sweep.design]
         drawn |= draw(swept, table, metrics)
     if len(swept.points) <= _MAX_STATES:
-        drawn["gates"] = planning.gates(_states(swept), "What the gates said at each point")
+        drawn["gates"] = sweeps.gates(_states(swept), "State of each check at each point")
     return drawn
 
 
 def _states(swept: Swept) -> pd.DataFrame:
-    """A column a point, a row a check."""
+    """A column per point, a row per check."""
     found = {
         ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in point.values.values()): {
             check.name: str(check.state) for check in swept.verdicts[point.number].checks
@@ -67,7 +67,7 @@ def _grid(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -> dict[st
     if len(keys) == 2:
         return {**_maps(swept, table, metrics, keys), **_curves(swept, table, metrics, keys)}
     if len(keys) == 1 and not sweeps.is_number(table[keys[0]]):
-        return {"ranking": planning.ranking(table, keys[0], metrics, title)}
+        return {"ranking": sweeps.ranking(table, keys[0], metrics, title)}
     return _curves(swept, table, metrics, keys) or _scatters(swept, table, metrics)
 
 
@@ -77,7 +77,7 @@ def _maps(swept: Swept, table: pd.DataFrame, metrics: dict[str, str], keys: list
     x, y = keys
     limits = _limits(next(iter(swept.verdicts.values())))
     return {
-        f"map-{name}": planning.heat_map(
+        f"map-{name}": sweeps.heat_map(
             table, x, y, name, f"{words}: {swept.plan.sweep.question}", words=words, limit=limits.get(name)
         )
         for name, words in metrics.items()
@@ -85,7 +85,7 @@ def _maps(swept: Swept, table: pd.DataFrame, metrics: dict[str, str], keys: list
 
 
 def _curves(swept: Swept, table: pd.DataFrame, metrics: dict[str, str], keys: list[str]) -> dict[str, Figure]:
-    """Against the first parameter that is a number; the next is told by lines, all others by columns of panels."""
+    """Curves against the first numeric parameter; lines for the next parameter, columns of panels for all others."""
     x = next((key for key in keys if sweeps.is_number(table[key])), "")
     if not x:
         return {}
@@ -117,40 +117,40 @@ def _sensitivities(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -
 
 
 def _sensitivity_of_each(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -> Iterator[tuple[str, Figure]]:
-    """Points that have no end have no length either: they are left out, and the words say how many."""
+    """Sensitivity per metric; points without a finite value are left out, and the label has their number."""
     for name, words in metrics.items():
         found = tables.sensitivity(table, name)
-        left_out = len(swept.points) - int((table["measure"] == name).sum())
-        said = f"{words}; points left out, where it never ends or has no value: {left_out}" if left_out else words
+        left_out = len(swept.points) - int((table["metric"] == name).sum())
+        label = f"{words}; points left out (it never ends, or has no value): {left_out}" if left_out else words
         if len(found) and math.isfinite(found["base"].iloc[0]):
-            yield f"sensitivity-{name}", planning.sensitivity(found, swept.plan.sweep.question, said)
+            yield f"sensitivity-{name}", sweeps.sensitivity(found, swept.plan.sweep.question, label)
 
 
 def _limits(verdict: DrillVerdict) -> dict[str, float]:
-    """What a measure must not exceed for its gate to be green; the same at all points."""
+    """The limit of each metric for a green gate; the same at all points."""
     known = {check.name: check.threshold for check in verdict.checks if check.threshold is not None}
     return {metric: known[check] for metric, check in _DECIDED_BY.items() if check in known}
 
 
 def of_search(searched: Searched) -> dict[str, Figure]:
-    """What was measured at each value that was tried, and the word on it."""
-    words = {number: _STATES[trial.word] for number, trial in enumerate(searched.found.trials)}
-    table = searched.table.assign(gates=searched.table["point"].map(words))
+    """The metrics at each value that was tried, and its outcome."""
+    outcomes = {number: _STATES[trial.outcome] for number, trial in enumerate(searched.found.trials)}
+    table = searched.table.assign(gates=searched.table["point"].map(outcomes))
     metrics = headlines(table)
     key, title = searched.find.key, searched.sentence
     if not metrics:
         return {}
     if searched.find.want == "best":
         by = searched.find.by
-        first = {by: metrics.get(by, by)} if by in set(table["measure"]) else {}
-        return {"trials": planning.ranking(table, key, {**first, **metrics}, title)}
-    marked = {"answer": searched.found.answer, "shown to be red": searched.found.beyond}
+        first = {by: metrics.get(by, by)} if by in set(table["metric"]) else {}
+        return {"trials": sweeps.ranking(table, key, {**first, **metrics}, title)}
+    marked = {"answer": searched.found.answer, "red": searched.found.beyond}
     known = {name: float(value) for name, value in marked.items() if value is not None}
     return {"trials": sweeps.trials(table, key, metrics, title, known, _limits_of_search(searched))}
 
 
 def _limits_of_search(searched: Searched) -> dict[str, float]:
-    """The limits of those checks that had to stay green."""
-    asked = searched.find.keep or searched.plan.variant({})[0].checks
+    """The limits of the required checks."""
+    required = searched.find.keep or searched.plan.variant({})[0].checks
     thresholds = gates.load_thresholds(searched.folder / THRESHOLDS_NAME)
-    return {metric: thresholds[check].threshold for metric, check in _DECIDED_BY.items() if check in asked}
+    return {metric: thresholds[check].threshold for metric, check in _DECIDED_BY.items() if check in required}

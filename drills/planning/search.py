@@ -1,4 +1,4 @@
-"""Searches that keep the gates green: each value is simulated under common seeds, and judged by the gates."""
+"""Searches for a value that keeps the gates green: each value is simulated with common seeds and judged by the gates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,26 @@ import pandas as pd
 
 from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.planning import sweeps
-from drills.planning.gates import Gates, states
+from drills.planning.gates import Gates
 from drills.planning.sweeps import Execute
 from sim.analysis.statistics import CONFIDENCE, Mean
+from sim.base.atomic_files import write_whole
 from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.planning import designs, runs, search, tables
 from sim.planning.designs import Point
 from sim.planning.runs import Job
-from sim.planning.search import Found, Trial, Word
+from sim.planning.search import Found, Outcome, Trial
 from sim.planning.store import Row, Store
-from sim.planning.sweeps import Find, Plan, Value
+from sim.planning.sweep_file import Find, Plan, Value
 
-_COURSE = "drill."  # checks of the drill's course: whatever is kept, these must not have gone wrong
+_PHASES = "drill."  # checks of the run phases: always required not to fail
 _MAX_REASONS = 2
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A search that came to its end."""
+    """A complete search."""
 
     plan: Plan
     find: Find
@@ -39,38 +40,40 @@ class Searched:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row for each value and measure, as `tables.tidy` has it: the number of a trial is its point's."""
+        """A row per value and metric (see `tables.summary`); the number of a trial is the number of its point."""
         points = [designs.point(self.plan, {self.find.key: trial.value}, n) for n, trial in enumerate(self.found.trials)]
-        return tables.tidy(points, dict(enumerate(self.rows)))
+        return tables.summary(points, dict(enumerate(self.rows)))
 
     @property
     def sentence(self) -> str:
-        """The answer in words."""
+        """The answer as a sentence."""
         find, found = self.find, self.found
         if found.answer is None:
             return f"{find.want} {find.key}: none found; {found.why}"
-        said = f"{find.want} {find.key} with green gates: {shown(found.answer)}"
+        sentence = f"{find.want} {find.key} with green gates: {shown(found.answer)}"
         if find.want == "best":
-            said = f"best {find.key} by {find.by} with green gates: {shown(found.answer)}"
+            sentence = f"best {find.key} by {find.by} with green gates: {shown(found.answer)}"
             ties = ", ".join(map(str, found.ties))
-            return f"{said}; but it cannot be told from {ties}" if ties else said
+            return f"{sentence}; it does not differ significantly from {ties}" if ties else sentence
         if found.at_bound:
-            return f"{said}, the very bound of the search: further was not looked"
-        return f"{said}; {self._beyond}"
+            return f"{sentence}, the bound of the search"
+        return f"{sentence}; {self._beyond}"
 
     @property
     def _beyond(self) -> str:
         found = self.found
         if found.beyond is None:
-            return "beyond it nothing was shown to be red, only not to be green"
-        return f"{shown(found.beyond)} was shown to be red, and what lies between was not shown to be either"
+            return "values beyond it are inconclusive, none is red"
+        return f"{shown(found.beyond)} is red, values in between are inconclusive"
 
     @property
     def confidence(self) -> str:
-        """What its certainty is, in words."""
-        limits = " Its engine delivers nothing and looks at no law." if self.plan.sweep.engine == "fleet" else ""
+        """How certain the answer is, as a sentence."""
+        limits = (
+            " The fleet engine does not simulate delivery and checks no invariant." if self.plan.sweep.engine == "fleet" else ""
+        )
         return (
-            f"Each value was judged by {self._counts} replications under common seeds, each check "
+            f"Each value was judged with {self._counts} replications and common seeds, each check "
             f"with {CONFIDENCE:.0%} confidence, in simulation.{limits}"
         )
 
@@ -81,18 +84,18 @@ class Searched:
 
 
 def find(plan: Plan, out: Path, execute: Execute, judge: Gates | None = None) -> Searched:
-    """Search as the plan's `[find]` says. Raises `UsageError`, `StorageError`, `CutShortError`."""
+    """Run the search of the plan's `[find]`. Raises `UsageError`, `StorageError`, `CutShortError`."""
     wanted = plan.sweep.find
     if wanted is None:
-        raise UsageError(f"{plan.where}: has no [find]; `stormgate plan sweep` reads its [[parameters]].")
+        raise UsageError(f"{plan.where}: has no [find]. `stormgate plan sweep` uses its [[parameters]].")
     folder = sweeps.folder_of(out, plan)
-    for value in (wanted.low, wanted.high, *wanted.values):  # what cannot be run is refused before anything begins
+    for value in (wanted.low, wanted.high, *wanted.values):  # refuse what cannot be run before the first run
         if value is not None:
             _check(plan, wanted, value)
     judge = judge or Gates()
     mark, store = sweeps.open_folder(folder, plan, judge)
     try:
-        searched = _search(_Asking(plan, wanted, store, execute, judge, folder))
+        searched = _search(_Search(plan, wanted, store, execute, judge, folder))
         write_found(searched)
     finally:
         mark.remove()
@@ -100,44 +103,40 @@ def find(plan: Plan, out: Path, execute: Execute, judge: Gates | None = None) ->
 
 
 def read(folder: Path) -> Searched:
-    """A search that is complete, gone through again with the rows that its folder kept.
-
-    Raises `UsageError`, and `EvidenceError` for what is not whole.
-    """
+    """A complete search, repeated with the rows of its folder. Raises `UsageError`, and `EvidenceError` for missing rows."""
     plan, judge = sweeps.read_kept(folder)
     wanted = plan.sweep.find
     if wanted is None:
-        raise UsageError(f"{folder}: its plan has no [find], so it is no search.")
-    return _search(_Asking(plan, wanted, Store(folder), sweeps.nothing(folder), judge, folder))
+        raise UsageError(f"{folder}: its plan has no [find], so it is not a search.")
+    return _search(_Search(plan, wanted, Store(folder), sweeps.only_stored(folder), judge, folder))
 
 
-def _search(asking: "_Asking") -> Searched:
-    plan, wanted = asking.plan, asking.wanted
+def _search(task: "_Search") -> Searched:
+    plan, wanted = task.plan, task.wanted
     if wanted.want == "best":
-        asking.simulate(wanted.values, plan.sweep.replications)  # all at once, as all of them will be asked for
-        found = search.best(wanted, plan.sweep.replications, asking.ask, asking.compare)
+        task.simulate(wanted.values, plan.sweep.replications)  # all at once, because all are needed
+        found = search.best(wanted, plan.sweep.replications, task.ask, task.compare)
     else:
-        found = search.number(wanted, plan.sweep.replications, asking.ask)
-    rows = tuple(asking.rows(trial.value, trial.replications)[0] for trial in found.trials)
-    return Searched(plan, wanted, asking.folder, found, rows)
+        found = search.number(wanted, plan.sweep.replications, task.ask)
+    rows = tuple(task.rows(trial.value, trial.replications)[0] for trial in found.trials)
+    return Searched(plan, wanted, task.folder, found, rows)
 
 
 def write_found(searched: Searched) -> None:
-    """The answer for programs. Raises `StorageError`."""
-    body = msgspec.json.encode(summary(searched)) + b"\n"
-    sweeps.write(searched.folder / sweeps.FOUND_NAME, lambda partial: partial.write_bytes(body))
+    """Write `found.json`. Raises `StorageError`."""
+    write_whole(searched.folder / sweeps.FOUND_NAME, msgspec.json.encode(summary(searched)) + b"\n")
 
 
 def _check(plan: Plan, wanted: Find, value: Value) -> None:
     drill = designs.point(plan, {wanted.key: value}).drill
     runs.check(plan.sweep.engine, drill)
-    if strangers := [name for name in wanted.keep if name not in drill.checks]:
-        raise UsageError(f"{plan.where}: 'find.keep' has {strangers[0]}, but the drill asks: {', '.join(drill.checks)}.")
+    if unknown := [name for name in wanted.keep if name not in drill.checks]:
+        raise UsageError(f"{plan.where}: 'find.keep' has {unknown[0]}, but the drill's checks are: {', '.join(drill.checks)}.")
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """What a search asks, with what it takes to answer."""
+class _Search:
+    """A search in progress: simulates and judges values."""
 
     plan: Plan
     wanted: Find
@@ -148,29 +147,25 @@ class _Asking:
 
     def ask(self, value: Value, replications: int) -> Trial:
         rows, drill = self.rows(value, replications)
-        word, reason = judged(self.judge.together(drill, rows), self.wanted.keep)
-        return Trial(value, word, replications, reason)
+        outcome, reason = judged(self.judge.together(drill, rows), self.wanted.keep)
+        return Trial(value, outcome, replications, reason)
 
     def compare(self, one: Value, other: Value, replications: int, confidence: float) -> Mean:
         by = self.wanted.by
         rows = [self.rows(value, replications)[0] for value in (one, other)]
         if by not in {metric.name for metric in rows[0][0].metrics}:
-            raise UsageError(f"{self.plan.where}: 'find.by' is {by}, which no run measures.")
+            raise UsageError(f"{self.plan.where}: 'find.by' is {by}, but no run has this metric.")
         return tables.difference(rows[0], rows[1], by, confidence)
 
     def rows(self, value: Value, replications: int) -> tuple[Sequence[Row], Drill]:
-        """The runs of a value, simulated if they are not there yet."""
+        """The rows of a value, simulated if they are missing."""
         self.simulate([value], replications)
         jobs = self._jobs([value], replications)
-        return [row for job in jobs if (row := self.store.get(job.digest)) is not None], self._point(value).drill
+        return self.store.rows(jobs), self._point(value).drill
 
     def simulate(self, values: Sequence[Value], replications: int) -> None:
-        """See that the runs of these values are there. Raises `CutShortError`."""
-        jobs = self._jobs(values, replications)
-        why = self.execute(jobs, self.store)
-        missing = [job for job in jobs if self.store.get(job.digest) is None]
-        if why or missing:
-            raise sweeps.cut_short(self.folder, why, len(jobs) - len(missing), len(jobs))
+        """Simulate the missing runs of these values. Raises `CutShortError`."""
+        sweeps.complete(self.folder, self._jobs(values, replications), self.store, self.execute)
 
     def _jobs(self, values: Sequence[Value], replications: int) -> list[Job]:
         points = [self._point(value) for value in values]
@@ -180,36 +175,37 @@ class _Asking:
         return designs.point(self.plan, {self.wanted.key: value})
 
 
-def judged(verdict: DrillVerdict, keep: Sequence[str]) -> tuple[Word, str]:
-    """What the gates make of one value: of all checks, or of those to keep with the drill's own course."""
-    found = dict(states(verdict, keep))
+def judged(verdict: DrillVerdict, keep: Sequence[str]) -> tuple[Outcome, str]:
+    """Outcome and reason of one value: by all checks, or by those of `keep` and of the run phases."""
+    found = {check.name: check.state for check in verdict.checks}
     if keep:
-        found |= {check.name: State.PASS if check.state not in (State.FAIL, State.ERROR) else check.state
-                  for check in verdict.checks if check.name.startswith(_COURSE)}  # fmt: skip
+        required = {name: found.get(name, State.NOT_RUN) for name in keep}
+        of_phases = {name: state for name, state in found.items() if name.startswith(_PHASES)}
+        is_bad = (State.FAIL, State.ERROR)
+        found = required | {name: state if state in is_bad else State.PASS for name, state in of_phases.items()}
     if verdict.violations:
-        return Word.RED, f"broken laws: {', '.join(violation.invariant for violation in verdict.violations)}"
-    order = ((State.ERROR, Word.ERROR), (State.FAIL, Word.RED))
-    for state, word in order:
-        if those := [name for name, each in found.items() if each is state]:
-            return word, _reasons(verdict, those)
-    unsure = [name for name, each in found.items() if each is not State.PASS]
-    return (Word.UNSURE, _reasons(verdict, unsure)) if unsure or not found else (Word.GREEN, "")
+        return Outcome.RED, f"violated invariants: {', '.join(violation.invariant for violation in verdict.violations)}"
+    for state, outcome in ((State.ERROR, Outcome.ERROR), (State.FAIL, Outcome.RED)):
+        if names := [name for name, each in found.items() if each is state]:
+            return outcome, _reasons(verdict, names)
+    others = [name for name, each in found.items() if each is not State.PASS]
+    return (Outcome.INCONCLUSIVE, _reasons(verdict, others)) if others or not found else (Outcome.GREEN, "")
 
 
 def _reasons(verdict: DrillVerdict, names: Sequence[str]) -> str:
-    said = [f"{check.name} {check.state} ({check.reason})" for check in verdict.checks if check.name in names]
+    reasons = [f"{check.name} {check.state} ({check.reason})" for check in verdict.checks if check.name in names]
     more = f", and {len(names) - _MAX_REASONS} more" if len(names) > _MAX_REASONS else ""
-    return "; ".join(said[:_MAX_REASONS]) + more
+    return "; ".join(reasons[:_MAX_REASONS]) + more
 
 
 def summary(searched: Searched) -> dict[str, Any]:
-    """`found.json`, and what `--json` prints."""
+    """The content of `found.json`, also printed by `--json`."""
     found, wanted = searched.found, searched.find
     return {
         "name": searched.plan.sweep.name,
         "key": wanted.key,
         "want": wanted.want,
-        "word": str(found.word),
+        "outcome": str(found.outcome),
         "answer": found.answer,
         "beyond": found.beyond,
         "at_bound": found.at_bound,
@@ -221,11 +217,11 @@ def summary(searched: Searched) -> dict[str, Any]:
 
 
 def lines(searched: Searched) -> list[list[str]]:
-    """A line for each value that was judged, in the order of the search."""
+    """A line of a table per judged value, in the order of the search."""
     trials = searched.found.trials
-    return [[shown(trial.value), str(trial.word), str(trial.replications), trial.reason] for trial in trials]
+    return [[shown(trial.value), str(trial.outcome), str(trial.replications), trial.reason] for trial in trials]
 
 
 def shown(value: Value) -> str:
-    """A value for people."""
+    """A value as text."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -51,7 +51,7 @@ class Predictor:
         spread = self.pace.spread if self.pace.is_known else 0.0
         lanes = [self.model.slowed(math.exp(score * spread)) for score in _scores()]
         points = [Point(0, {}, drill, endpoints) for endpoints in lanes]
-        jobs = [runs.job(ENGINE, point, seed + n, runs.Measured()) for n, point in enumerate(points)]
+        jobs = [runs.job(ENGINE, point, seed + n, runs.MetricsOnly()) for n, point in enumerate(points)]
         with OwnedFolder(WORK_PREFIX) as folder, Several(f"predicting {drill.name}", [job.name for job in jobs]) as progress:
             store = Store(Path(folder))
             if why := runs.run(jobs, store, progress, workers):

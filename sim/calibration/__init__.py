@@ -1,5 +1,6 @@
-"""Calibration: a system model fitted to a target that was measured, and what such a model foretells of a storm it did not see.
+"""Calibration: fitting a system model to a measured target.
 
-`probes.py` are the small drills that measure, `measuring.py` runs them, `estimates.py` reads single numbers from what one left,
-`fitting.py` makes a model of these, `agreement.py` brings it nearer to its probes, `files.py` writes and reads it.
+`drills` defines small drills, `measuring` runs them, `estimates` reads numbers from their histories, `fitting` makes a model of
+these, `agreement` corrects it by simulating the same drills, `files` reads and writes it. Only `drills` and notebooks import
+it; it imports the drill model, the record and the analysis.
 """

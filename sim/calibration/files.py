@@ -1,4 +1,4 @@
-"""A fitted model as a file: any model file (`--model`), with a table `calibration` that says of what, when and how well."""
+"""A fitted model as a file: a model file (`--model`) with a table `calibration` about its target, date and accuracy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from sim.base.atomic_files import write_whole
 from sim.base.config import read_toml, to_struct
 from sim.base.errors import StorageError, UsageError
 from sim.calibration.agreement import Fit, Residual
@@ -23,36 +24,34 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     target: str  # its name, never a secret
     target_kind: str
     method: str
-    probes: dict[str, int | float] = {}
-    not_measured: list[str]  # what kept the model's own default
+    drills: dict[str, int | float] = {}  # sizes of the calibration drills
+    not_measured: list[str]  # keys of the model that keep their default
     estimates: dict[str, Estimate] = {}
     residuals: list[Residual]
 
 
 def write(path: Path, fit: Fit, about: About) -> None:
-    """Write model and calibration, in place at once. Raises `StorageError`."""
+    """Write model and calibration atomically. Raises `StorageError`."""
     model = msgspec.to_builtins(fit.model)
     tables = (*_lines(model, ()), "", *_lines({"calibration": msgspec.to_builtins(about)}, ()), "")
     text = "\n".join((_HEAD, *tables))
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); give another file with --out.") from None
+        raise StorageError(f"{path}: cannot be written ({error.strerror}). Give another file with --out.") from None
+    write_whole(path, text.encode(), "give another file with --out")
 
 
 def read(path: Path) -> tuple[SystemModel, About]:
-    """A fitted model and what is known of it. Raises `UsageError` for any other file."""
+    """A fitted model and its calibration. Raises `UsageError` for any other file."""
     data = read_toml(path)
     if "calibration" not in data:
-        raise UsageError(f"{path}: has no table 'calibration', so it was fitted to nothing; `plan calibrate` makes one.")
+        raise UsageError(f"{path}: has no table 'calibration', so it is not a fitted model. See `stormgate plan calibrate`.")
     return system_model.load(path), to_struct(data["calibration"], About, f"{path}: [calibration]")
 
 
 def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    """A table as TOML, its own values before its tables; what is None is left out."""
+    """A table as TOML, its own values before its subtables; None is left out."""
     known = {key: value for key, value in table.items() if value is not None}
     below = {key: value for key, value in known.items() if isinstance(value, dict) or _tables(value)}
     values = {key: value for key, value in known.items() if key not in below}
@@ -75,5 +74,5 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A number, word, truth or list as TOML has it; JSON's form is TOML's for all of them."""
+    """A number, text, boolean or list; TOML writes them like JSON."""
     return msgspec.json.encode(value).decode()

@@ -1,70 +1,71 @@
-"""Running the probes on a target, and what no model is made of: a target that is not well, or changes, or a late generator."""
+"""Run the calibration drills on a target, and refuse a target that is unready or changes, or a load generator that lags."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sim.base.errors import EvidenceError, StormgateError, TargetError
-from sim.calibration import estimates, probes
-from sim.calibration.probes import Sizes
+from sim.calibration import drills, estimates
+from sim.calibration.drills import Sizes
 from sim.drill.model import Drill
 from sim.record import run_header
 from sim.record.history import History
 from sim.record.observations import Kind
 from sim.record.run_header import RunHeader
 
-RunProbe = Callable[[Drill, Path, int], RunHeader]  # into a folder, under a seed
-MAX_GENERATOR_LAG_MS = 50.0  # [ours] beyond, the probes measured the load generator
-MAX_CHANGE = 1.0  # [ours] of a latency between the first and the last quiet probe: it doubled
-_MIN_CHANGE_MS = 2.0  # [ours] a smaller difference is none, whatever its share
+RunDrill = Callable[[Drill, Path, int], RunHeader]  # arguments: drill, folder, seed
+MAX_GENERATOR_LAG_MS = 50.0  # [ours] above, the drills would measure the load generator
+MAX_CHANGE = 1.0  # [ours] of a latency between the first and the last quiet drill: 1.0 means that it doubled
+_MIN_CHANGE_MS = 2.0  # [ours] smaller changes are ignored
 
 
-class ProbesCutShortError(StormgateError):
-    """A probe did not reach its end."""
+class CalibrationCutShortError(StormgateError):
+    """A calibration drill was cut short."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What all probes left, by probe: one history a round."""
+    """The histories of all calibration drills: one per round, by name of the drill."""
 
     quiet: tuple[History, ...]
     rounds: Mapping[str, tuple[History, ...]]
 
 
-def metric(run: RunProbe, folder: Path, sizes: Sizes, seed: int, say: Callable[[str], None]) -> Measured:
-    """Run all probes: a quiet one, the rounds, and a quiet one again.
+def measure(run: RunDrill, folder: Path, sizes: Sizes, seed: int, say: Callable[[str], None]) -> Measured:
+    """Run all calibration drills: the quiet one, the rounds, and the quiet one again.
 
-    Raises `TargetError` for a target that was not well or that changed meanwhile, `EvidenceError` where the load generator was
-    too late to measure anything, and `ProbesCutShortError`.
+    Raises `TargetError` for a target that was unready or changed, `EvidenceError` for a load generator that lagged, and
+    `CalibrationCutShortError`.
     """
 
     def one(drill: Drill, name: str, seed: int) -> History:
         say(name)
-        return _probe(run, drill, folder / name, seed)
+        return _run(run, drill, folder / name, seed)
 
-    before = one(probes.quiet(sizes), "quiet-1", seed)
+    before = one(drills.quiet(sizes), "quiet-1", seed)
     found: dict[str, list[History]] = {}
     for number in range(sizes.rounds):
-        for drill in probes.one_round(sizes):
+        for drill in drills.one_round(sizes):
             name = drill.name.removeprefix("calibrate_")
             found.setdefault(name, []).append(one(drill, f"{name}-{number + 1}", seed + number))
-    after = one(probes.quiet(sizes), "quiet-2", seed)
+    after = one(drills.quiet(sizes), "quiet-2", seed)
     require_unchanged(before, after)
     return Measured((before, after), {name: tuple(histories) for name, histories in found.items()})
 
 
-def _probe(run: RunProbe, drill: Drill, folder: Path, seed: int) -> History:
+def _run(run: RunDrill, drill: Drill, folder: Path, seed: int) -> History:
     folder.mkdir(parents=True, exist_ok=True)
     header = run(drill, folder, seed)
     if not header.complete:
-        raise ProbesCutShortError(f"the probe {folder.name} was cut short: {header.stopped_because}; nothing was fitted.")
+        why = header.stopped_because
+        raise CalibrationCutShortError(f"the calibration drill {folder.name} was cut short: {why}. Nothing was fitted.")
     history = History(*run_header.read_verified(folder))
-    if not estimates.is_well(history):
-        raise TargetError(f"the target was not well during the probe {folder.name} (not everyone got live); mend it first.")
+    if not estimates.is_ready(history):
+        raise TargetError(f"calibration drill {folder.name}: the steady state did not hold (not all clients were live).")
     if (late_ms := estimates.generator_lag_ms(history)) > MAX_GENERATOR_LAG_MS:
         raise EvidenceError(
-            f"the load generator itself was {late_ms:.0f} ms late during the probe {folder.name}, so it measured this machine "
-            "and not the target; calibrate when the machine is quieter."
+            f"calibration drill {folder.name}: the load generator lagged by {late_ms:.0f} ms, so it measured this machine, not "
+            "the target. Calibrate when the machine has less load."
         )
     return history
 
@@ -78,11 +79,11 @@ _QUIET: Mapping[str, Callable[[History], float]] = {
 
 
 def require_unchanged(before: History, after: History) -> None:
-    """Raise `TargetError` if the target was another one at the end than at the beginning."""
+    """Raise `TargetError` if the target's latencies changed between the quiet drills."""
     for what, of in _QUIET.items():
         one, other = of(before), of(after)
         if not abs(other - one) <= max(MAX_CHANGE * min(one, other), _MIN_CHANGE_MS):
             raise TargetError(
-                f"the target changed while it was calibrated: {what} took {one:.3g} ms before and {other:.3g} ms after; "
-                "nothing was fitted. Calibrate again when nothing else happens to it."
+                f"the target changed during the calibration: {what} took {one:.3g} ms before and {other:.3g} ms after. "
+                "Nothing was fitted. Calibrate again when the target has no other load."
             )

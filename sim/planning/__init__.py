@@ -1,6 +1,5 @@
-"""Planning: what a lane of another size, with other clients or another model, would do in a storm.
+"""Planning: sweeps of a drill over parameters, and searches for the largest, smallest or best value, in simulation.
 
-`sweeps.py` reads what is asked, `designs.py` makes its points, `runs.py` simulates them, `cluster.py` does so on other
-machines, `store.py` keeps what came of each, `tables.py` makes data frames of it, `search.py` looks for the largest, smallest
-or best that will do.
+`sweep_file` is the input, `designs` its points, `runs` and `cluster` simulate them, `store` keeps the results, `tables` are the
+data frames. `drills.planning`, `drills.runs` and notebooks import it; it imports the engines, the analysis and the plots.
 """

@@ -1,4 +1,4 @@
-"""The points of a sweep: all combinations, a Latin hypercube, or one parameter at a time from the drill's own values."""
+"""The points of a sweep: a grid, a Latin hypercube, or one parameter at a time from the drill's own values."""
 
 import hashlib
 import itertools
@@ -13,14 +13,14 @@ import numpy as np
 from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
-from sim.planning.sweeps import MODEL, Parameter, Plan, Value
+from sim.planning.sweep_file import MODEL, Parameter, Plan, Value
 
-MAX_POINTS = 100_000  # [ours] a design with more was hardly meant
+MAX_POINTS = 100_000  # [ours] a larger design is probably a mistake
 
 
 @dataclass(frozen=True)
 class Point:
-    """One combination of values: the drill and the model as they are run there. `varies`: the one key that is not its own."""
+    """One combination of values, with its drill and model. `varies`: the key that differs from the base (one at a time)."""
 
     number: int
     values: Mapping[str, Value]
@@ -30,27 +30,23 @@ class Point:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of drill and model: whatever comes to the same has the same."""
+        """Hex SHA-256 of drill and model; equal points have the same."""
         return hashlib.sha256(msgspec.json.encode([self.drill, self.model], order="deterministic")).hexdigest()
 
 
 def points(plan: Plan) -> tuple[Point, ...]:
-    """All points of a sweep, each checked to be one that can be run. Raises `UsageError`, one sentence."""
+    """All points of a sweep. Raises `UsageError` for a point that cannot be run."""
     sweep = plan.sweep
     if not sweep.parameters:
         raise UsageError(
-            f"{plan.where}: has no [[parameters]], so there is nothing to sweep; `stormgate plan find` reads [find]."
+            f"{plan.where}: has no [[parameters]], so there is nothing to sweep. `stormgate plan find` uses [find]."
         )
     combinations = {"grid": _grid, "latin_hypercube": _hypercube, "one_at_a_time": _one_at_a_time}[sweep.design]
-    return tuple(_point(plan, number, values, varies) for number, (values, varies) in enumerate(combinations(plan)))
+    return tuple(point(plan, values, number, varies) for number, (values, varies) in enumerate(combinations(plan)))
 
 
-def point(plan: Plan, values: Mapping[str, Value], number: int = 0) -> Point:
+def point(plan: Plan, values: Mapping[str, Value], number: int = 0, varies: str = "") -> Point:
     """A single point. Raises `UsageError`."""
-    return _point(plan, number, values, "")
-
-
-def _point(plan: Plan, number: int, values: Mapping[str, Value], varies: str) -> Point:
     drill, model = plan.variant(values)
     return Point(number, values, drill, model, varies)
 
@@ -63,13 +59,13 @@ def _grid(plan: Plan) -> Combinations:
     count = math.prod(map(len, ranges.values()))
     if count > MAX_POINTS:
         raise UsageError(
-            f"{plan.where}: the grid has {count} points; at most {MAX_POINTS} are taken. A latin_hypercube needs fewer."
+            f"{plan.where}: the grid has {count} points; the maximum is {MAX_POINTS}. A latin_hypercube needs fewer."
         )
     return ((dict(zip(ranges, values, strict=True)), "") for values in itertools.product(*ranges.values()))
 
 
 def _hypercube(plan: Plan) -> Combinations:
-    from scipy.stats import qmc  # imported late: it takes longer than all the rest
+    from scipy.stats import qmc  # imported late: this takes longer than everything else
 
     sweep = plan.sweep
     sampler = qmc.LatinHypercube(d=len(sweep.parameters), rng=np.random.default_rng(abs(sweep.seed)))
@@ -79,7 +75,7 @@ def _hypercube(plan: Plan) -> Combinations:
 
 
 def _one_at_a_time(plan: Plan) -> Combinations:
-    """The base first, then every parameter by itself."""
+    """The base first, then each parameter alone."""
     base = {parameter.key: own_value(plan, parameter.key) for parameter in plan.sweep.parameters}
     yield base, ""
     for parameter in plan.sweep.parameters:
@@ -89,7 +85,7 @@ def _one_at_a_time(plan: Plan) -> Combinations:
 
 
 def own_value(plan: Plan, key: str) -> Value:
-    """What the drill or model itself has at a key. Raises `UsageError` where that is nothing a parameter could be."""
+    """The value of the drill or model at a key. Raises `UsageError` if it is not a number, text or boolean."""
     drill, model = plan.variant({})
     found: Any = msgspec.to_builtins(model if key.startswith(MODEL) else drill)
     for step in key.removeprefix(MODEL).split("."):
@@ -99,13 +95,13 @@ def own_value(plan: Plan, key: str) -> Value:
             found = found.get(step) if isinstance(found, dict) else None
     if not isinstance(found, bool | int | float | str):
         raise UsageError(
-            f"{plan.where}: the drill has no value of its own at '{key}' for one_at_a_time to start from; add it to [set]."
+            f"{plan.where}: the drill has no value at '{key}', which one_at_a_time needs as the base. Add it to [set]."
         )
     return found
 
 
 def single_values(parameter: Parameter) -> tuple[Value, ...]:
-    """The values of a list, or some between the bounds, both of them included."""
+    """The values of a list, or values in a range that include both bounds."""
     if parameter.values:
         return parameter.values
     spread = np.linspace(0.0, 1.0, parameter.steps).tolist()
@@ -113,7 +109,7 @@ def single_values(parameter: Parameter) -> tuple[Value, ...]:
 
 
 def value_at(parameter: Parameter, share: float) -> Value:
-    """The value at a share (0 up to, not including, 1) of a parameter's range; all whole numbers have the same share."""
+    """The value at a share (0 <= share < 1) of a parameter's range; all integers have the same share."""
     if parameter.values:
         return parameter.values[int(share * len(parameter.values))]
     low, high = parameter.low, parameter.high
@@ -123,7 +119,7 @@ def value_at(parameter: Parameter, share: float) -> Value:
 
 
 def _between(parameter: Parameter, share: float) -> Value:
-    """Linear or geometric between the bounds; whole where both are."""
+    """Interpolate between the bounds, linear or geometric; an integer between integer bounds."""
     low, high = parameter.low, parameter.high
     assert low is not None
     assert high is not None

@@ -1,6 +1,6 @@
-"""The simulated runs of a sweep: every point under the same seeds, so that points differ by what they are, not by their luck.
+"""The simulated runs of a sweep. All points use the same seeds, so differences between points are not random.
 
-Where a run happens changes nothing in it: here, in processes, or on a cluster the same job gives the same row, bit by bit.
+A job gives the same row, bit by bit, in this process, in worker processes and on a cluster.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from sim.base import process_pool
 from sim.base.errors import UsageError
 from sim.base.ownership import OwnedFolder
 from sim.base.process_pool import INTERRUPTED, Say, Standing
-from sim.drill.model import Drill
+from sim.drill.model import Drill, expected_duration_s
 from sim.drill.system_model import SystemModel
 from sim.planning.designs import Point
 from sim.planning.store import Row, Store, code_digest
@@ -23,29 +23,33 @@ from sim.record import run_header
 from sim.record.history import History
 from sim.record.ledger import Ledger
 
-WORK_PREFIX = "stormgate-plan-"  # of the temporary folders that runs are simulated in
+WORK_PREFIX = "stormgate-plan-"  # of temporary folders for simulated runs
 Watch = Callable[[Sequence[Standing]], None]
 
 
-class Evaluate(Protocol):
-    """What is made of a run. `key` says everything that decides it, besides the run."""
+_MAX_DELIVERIES_HERE = 300_000  # [ours] up to here, simulating is faster than starting processes
+_DELIVERIES_PER_FLEET_CLIENT = 0.25  # [ours] the fleet engine simulates a client as fast as the virtual engine these deliveries
+
+
+class Evaluator(Protocol):
+    """Evaluates a run. `key` names everything, besides the run, that decides the result."""
 
     @property
     def key(self) -> str:
-        """Equal keys, equal evaluations."""
+        """Evaluators with equal keys give equal results."""
 
-    def of(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
-        """The measures, and a judgement that only whoever asked for it reads."""
+    def evaluate(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
+        """The metrics, and further results in a form of its own."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The measures alone."""
+class MetricsOnly:
+    """Evaluates the metrics and nothing else."""
 
     key: str = "metrics"
 
-    def of(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
-        """All measures of the run."""
+    def evaluate(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
+        """All metrics of the run."""
         return tuple(metrics.run_metrics(history, Ledger(history))), b""
 
 
@@ -57,40 +61,40 @@ class Job:
     drill: Drill
     model: SystemModel
     seed: int
-    evaluate: Evaluate
+    evaluator: Evaluator
     digest: str
 
     @property
     def name(self) -> str:
-        """For progress."""
+        """Name for the progress display."""
         return f"{self.drill.name} with seed {self.seed}"
 
 
-def job(engine: str, point: Point, seed: int, evaluate: Evaluate) -> Job:
-    """The run of a point under a seed."""
-    parts = (engine, point.digest, str(seed), evaluate.key, code_digest())
+def job(engine: str, point: Point, seed: int, evaluator: Evaluator) -> Job:
+    """The run of a point with a seed."""
+    parts = (engine, point.digest, str(seed), evaluator.key, code_digest())
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return Job(engine, point.drill, point.model, seed, evaluate, digest)
+    return Job(engine, point.drill, point.model, seed, evaluator, digest)
 
 
-def jobs(engine: str, points: Sequence[Point], seeds: Iterable[int], evaluate: Evaluate) -> list[Job]:
-    """Every point under every seed; points that come to the same are run once. Raises `UsageError` as `check` does."""
+def jobs(engine: str, points: Sequence[Point], seeds: Iterable[int], evaluator: Evaluator) -> list[Job]:
+    """The runs of all points with all seeds; equal points are run once. Raises `UsageError` like `check`."""
     wanted = list(seeds)
-    all_of_them = [job(engine, point, seed, evaluate) for point in points for seed in wanted]
-    different = list({each.digest: each for each in all_of_them}.values())
+    found = (job(engine, point, seed, evaluator) for point in points for seed in wanted)
+    different = list({each.digest: each for each in found}.values())
     for point in points:
         check(engine, point.drill, point.model)
     return different
 
 
 def check(engine: str, drill: Drill, model: SystemModel | None = None) -> None:
-    """Raise `UsageError` for a drill that this engine cannot run. The fleet engine runs what is for the virtual one."""
+    """Raise `UsageError` for a drill that this engine cannot run. The fleet engine runs drills for the virtual one."""
     if "virtual" not in drill.engines:
         raise UsageError(
-            f"drill '{drill.name}' is not for the engine {engine}; its key 'engines' has: {', '.join(drill.engines)}."
+            f"drill '{drill.name}' does not run on the engine {engine}. Its key 'engines' has: {', '.join(drill.engines)}."
         )
     if drill.variants:
-        raise UsageError(f"drill '{drill.name}' compares surfaces, and has no measures to plan by; choose another.")
+        raise UsageError(f"drill '{drill.name}' compares variants and has no metrics to plan by. Choose another drill.")
     if engine == "fleet":
         from sim.engines.fleet import engine as fleet
 
@@ -102,19 +106,19 @@ def check(engine: str, drill: Drill, model: SystemModel | None = None) -> None:
 
 
 def perform(job: Job, say: Say) -> Row | None:
-    """Simulate, measure, and leave nothing behind; None when it was interrupted. One that cannot end says why in its row."""
+    """Simulate and evaluate; None if interrupted. The row of a run that cannot end has an error instead of metrics."""
     try:
         history = _simulate(job, say)
-    except UsageError as error:  # it came to a standstill, as every run of it would
-        return Row(job.digest, job.seed, (), trouble=str(error), code=code_digest())
+    except UsageError as error:  # the simulation came to a standstill
+        return Row(job.digest, job.seed, (), error=str(error), code=code_digest())
     if history is None:
         return None
-    measures, judgement = job.evaluate.of(job.drill, history)
-    return Row(job.digest, job.seed, measures, judgement, code=code_digest())
+    found, judgement = job.evaluator.evaluate(job.drill, history)
+    return Row(job.digest, job.seed, found, judgement, code=code_digest())
 
 
 def _simulate(job: Job, say: Say) -> History | None:
-    """What was observed; None when it was interrupted."""
+    """The history of the run; None if interrupted."""
 
     def progress(phase: str, text: str, simulated_s: float) -> None:
         say(phase, simulated_s)
@@ -132,11 +136,11 @@ def _simulate(job: Job, say: Say) -> History | None:
 
 
 def run(wanted: Sequence[Job], store: Store, watch: Watch = lambda standings: None, workers: int | None = None) -> str:
-    """Run what the store has not yet, on all cores; returns why it ended early, empty when all are there."""
-    missing = [each for each in wanted if store.get(each.digest) is None]
-    if len(missing) == 1 or workers == 1:
+    """Simulate the runs that the store lacks, on all cores if that is faster; returns why it ended early, or nothing."""
+    missing = store.missing(wanted)
+    if len(missing) == 1 or workers == 1 or (workers is None and sum(map(_deliveries, missing)) < _MAX_DELIVERIES_HERE):
         return _run_here(missing, store)
-    # The largest first, or one of them might begin last and hold up the end.
+    # The largest first, so that none of them starts last and delays the end.
     missing.sort(key=lambda each: -each.drill.fleet.clients)
     return process_pool.run(perform, missing, watch, lambda row: _keep(row, store), workers).stopped_because if missing else ""
 
@@ -149,8 +153,16 @@ def _run_here(missing: Iterable[Job], store: Store) -> str:
 
 
 def _keep(row: Row | None, store: Store) -> str:
-    """Put a row away as soon as it is there; returns why to go no further."""
+    """Store a row at once; returns why to stop, or nothing."""
     if row is None:
         return INTERRUPTED
     store.put(row)
     return ""
+
+
+def _deliveries(job: Job) -> float:
+    """Approximate number of deliveries in a run, or the equivalent in time."""
+    drill = job.drill
+    if job.engine == "fleet":
+        return _DELIVERIES_PER_FLEET_CLIENT * drill.fleet.clients
+    return drill.fleet.clients * drill.load.events_per_s / drill.load.run_streams * expected_duration_s(drill)

@@ -1,8 +1,7 @@
-"""Searches in simulation: the largest or smallest number at which the gates stay green, and the best of some values.
+"""Searches in simulation: the largest or smallest number at which the gates stay green, and the best of several values.
 
-A number is looked for by halving the span between one that is green and one that is not, which takes for granted that nothing
-turns green again beyond: more clients are never easier, more workers never harder. A value is green only when it was shown to
-be; one that too few or too different runs cannot tell is neither, and the answer never lies there.
+A number is found by bisection between a green and a not green value. This assumes monotony: more clients are never easier, more
+workers never harder. The answer is always a value that was shown to be green; an inconclusive value is never the answer.
 """
 
 import math
@@ -12,35 +11,35 @@ from enum import StrEnum
 
 from sim.analysis.statistics import CONFIDENCE, Mean
 from sim.base.errors import UsageError
-from sim.planning.sweeps import Find, Value
+from sim.planning.sweep_file import Find, Value
 
 MAX_TRIALS = 64
 
 
-class Word(StrEnum):
-    """What is known of one value."""
+class Outcome(StrEnum):
+    """What is known about one value."""
 
-    GREEN = "green"  # every check that is to be kept was shown to pass
-    RED = "red"  # one was shown to fail
-    UNSURE = "unsure"  # neither
-    ERROR = "error"  # the drill did not work there, as when a lane is never well before anything is broken
+    GREEN = "green"  # all required checks pass
+    RED = "red"  # a required check fails
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"  # the drill did not work, for example because the steady state never held
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One value, by how many replications it was judged, and why it is not green."""
+    """One value, the number of replications, and why it is not green."""
 
     value: Value
-    word: Word
+    outcome: Outcome
     replications: int
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to. `answer` was shown to be green; without one, `why` says what is in the way.
+    """The result of a search: `answer` is green; without an answer, `why` gives the reason.
 
-    `beyond` is the nearest value shown not to do; of a best one, `ties` are the green ones that cannot be told from it.
+    `beyond` is the nearest red value. `ties` are green values that do not differ significantly from the best one.
     """
 
     trials: tuple[Trial, ...]
@@ -51,17 +50,17 @@ class Found:
     ties: tuple[Value, ...] = ()
 
     @property
-    def word(self) -> Word:
-        """Green with an answer, red where all that was asked was shown not to do, else unsure."""
+    def outcome(self) -> Outcome:
+        """Green with an answer, red if all values are red, else inconclusive."""
         if self.answer is not None:
-            return Word.UNSURE if self.ties else Word.GREEN
-        return Word.RED if all(trial.word is Word.RED for trial in self.trials) else Word.UNSURE
+            return Outcome.INCONCLUSIVE if self.ties else Outcome.GREEN
+        return Outcome.RED if all(trial.outcome is Outcome.RED for trial in self.trials) else Outcome.INCONCLUSIVE
 
 
 Ask = Callable[[Value, int], Trial]
-"""Judge a value by so many replications."""
+"""Judge a value with a number of replications."""
 Compare = Callable[[Value, Value, int, float], Mean]
-"""By how much a measure is larger at one value than at another, over so many common seeds, with a confidence."""
+"""How much larger a metric is at the first value than at the second, over a number of common seeds, with a confidence."""
 
 
 def number(find: Find, replications: int, ask: Ask) -> Found:
@@ -71,28 +70,28 @@ def number(find: Find, replications: int, ask: Ask) -> Found:
     easy, hard = (find.low, find.high) if find.want == "largest" else (find.high, find.low)
     trials: list[Trial] = []
 
-    def word_at(value: int | float) -> Word:
-        trials.append(surely(ask, value, replications, find.max_replications))
-        return trials[-1].word
+    def outcome_at(value: int | float) -> Outcome:
+        trials.append(conclude(ask, value, replications, find.max_replications))
+        return trials[-1].outcome
 
-    if word_at(easy) is not Word.GREEN:
-        return Found(tuple(trials), None, f"already at {easy:g} it is {trials[0].word}: {trials[0].reason}")
-    if word_at(hard) is Word.GREEN:
+    if outcome_at(easy) is not Outcome.GREEN:
+        return Found(tuple(trials), None, f"at the easiest value, {easy:g}, it is {trials[0].outcome}: {trials[0].reason}")
+    if outcome_at(hard) is Outcome.GREEN:
         return Found(tuple(trials), hard, at_bound=True)
     green, other = easy, hard
     while not _is_near(green, other, find.tolerance) and len(trials) < MAX_TRIALS:
         middle = _middle(green, other)
-        green, other = (middle, other) if word_at(middle) is Word.GREEN else (green, middle)
-    red = [trial.value for trial in trials if trial.word is Word.RED]
+        green, other = (middle, other) if outcome_at(middle) is Outcome.GREEN else (green, middle)
+    red = [trial.value for trial in trials if trial.outcome is Outcome.RED]
     beyond = min(red, key=lambda value: abs(float(value) - green), default=None)
     return Found(tuple(trials), green, beyond=beyond)
 
 
-def surely(ask: Ask, value: Value, replications: int, most: int) -> Trial:
-    """Judge a value by more and more replications until it is told, or there are as many as may be."""
+def conclude(ask: Ask, value: Value, replications: int, limit: int) -> Trial:
+    """Judge a value with more and more replications until it is conclusive, or there are `limit` replications."""
     trial = ask(value, replications)
-    while trial.word is Word.UNSURE and replications < most:
-        replications = min(2 * replications, most)
+    while trial.outcome is Outcome.INCONCLUSIVE and replications < limit:
+        replications = min(2 * replications, limit)
         trial = ask(value, replications)
     return trial
 
@@ -104,7 +103,7 @@ def _is_near(one: float, other: float, tolerance: float) -> bool:
 
 
 def _middle(one: int | float, other: int | float) -> int | float:
-    """Between both, of the same ratio to each where both are above 0; whole where both are."""
+    """A value in between: the geometric mean if both are positive; an integer between integers."""
     middle = math.sqrt(one * other) if one > 0 and other > 0 else (one + other) / 2
     if isinstance(one, int) and isinstance(other, int):
         low, high = min(one, other), max(one, other)
@@ -113,12 +112,12 @@ def _middle(one: int | float, other: int | float) -> int | float:
 
 
 def best(find: Find, replications: int, ask: Ask, compare: Compare) -> Found:
-    """Of the values that are green the one at which the measure is least, if it can be told from all others."""
-    trials = [surely(ask, value, replications, find.max_replications) for value in find.values]
-    green = [trial.value for trial in trials if trial.word is Word.GREEN]
+    """The green value with the lowest metric, and the green values that do not differ significantly from it."""
+    trials = [conclude(ask, value, replications, find.max_replications) for value in find.values]
+    green = [trial.value for trial in trials if trial.outcome is Outcome.GREEN]
     if not green:
-        said = "; ".join(f"{trial.value} is {trial.word}: {trial.reason}" for trial in trials)
-        return Found(tuple(trials), None, f"none of the values was shown to be green: {said}")
+        reasons = "; ".join(f"{trial.value} is {trial.outcome}: {trial.reason}" for trial in trials)
+        return Found(tuple(trials), None, f"no value was shown to be green: {reasons}")
     count = max(trial.replications for trial in trials)
     leader, ties = _leader(green, count, compare)
     while ties and count < find.max_replications:
@@ -129,14 +128,14 @@ def best(find: Find, replications: int, ask: Ask, compare: Compare) -> Found:
 
 
 def _leader(green: Sequence[Value], count: int, compare: Compare) -> tuple[Value, tuple[Value, ...]]:
-    """The value with the least mean, and those that it cannot be told from, all together with 95 % confidence (Bonferroni)."""
+    """The value with the lowest mean, and its ties, with 95 % confidence for all comparisons together (Bonferroni)."""
     confidence = 1 - (1 - CONFIDENCE) / max(len(green) - 1, 1)
     leader = green[0]
     for value in green[1:]:
         difference = compare(value, leader, count, confidence).value
         if math.isnan(difference):
             raise UsageError(
-                f"{value} and {leader} cannot be compared: a run has no finite value of the measure; give another 'by'."
+                f"{value} and {leader} cannot be compared: a run has no finite value of the metric. Give another 'by'."
             )
         leader = value if difference < 0 else leader
     others = [value for value in green if value != leader]

@@ -1,14 +1,16 @@
-"""What came of each simulated run of a sweep, one file a run, so that a sweep that was killed goes on where it was.
+"""Results of the simulated runs of a sweep, one file per run, so that a killed sweep resumes.
 
-A file's name is a digest of everything that decides what is in it: engine, drill, model, seed, by what it is judged, and the
-code. It is written under another name first, and begins with the hash of the rest: what was cut short is run again, never read.
+A file's name is a digest of everything that decides its content: engine, drill, model, seed, evaluator and code. It starts with
+the hash of the rest, so a truncated file is simulated again and never read.
 """
 
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -19,19 +21,30 @@ ROWS = "rows"
 _HASH_BYTES = 32
 
 
+class HasDigest(Protocol):
+    """Something whose result is stored under a digest."""
+
+    @property
+    def digest(self) -> str:
+        """Hex digest."""
+
+
+Wanted = TypeVar("Wanted", bound=HasDigest)
+
+
 class Row(msgspec.Struct, frozen=True):
-    """One run. `judgement` is whatever who judged it made of it; `trouble` says why there are no measures."""
+    """The result of one run. `judgement` is for its evaluator only; `error` says why there are no metrics."""
 
     digest: str
     seed: int
     metrics: tuple[Metric, ...]
     judgement: bytes = b""
-    trouble: str = ""
-    code: str = ""  # `code_digest` of where it was run
+    error: str = ""
+    code: str = ""  # `code_digest` of the machine that simulated it
 
 
 class Store:
-    """The rows of a folder. Raises `StorageError` when it cannot be written."""
+    """The rows of a folder. Raises `StorageError` if it cannot be written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / ROWS
@@ -39,11 +52,11 @@ class Store:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cannot_write(self._folder, error) from None
-        for partial in self._folder.glob("*.partial"):  # of a sweep that was killed
+        for partial in self._folder.glob("*.partial"):  # of a killed sweep
             partial.unlink(missing_ok=True)
 
     def get(self, digest: str) -> Row | None:
-        """A row that is there and whole."""
+        """A stored row; None if it is missing or damaged."""
         with contextlib.suppress(OSError, msgspec.DecodeError):
             content = self.path(digest).read_bytes()
             body = content[_HASH_BYTES:]
@@ -52,8 +65,16 @@ class Store:
                 return row if row.digest == digest else None
         return None
 
+    def rows(self, wanted: Iterable[HasDigest]) -> list[Row]:
+        """The stored rows of these runs."""
+        return [row for each in wanted if (row := self.get(each.digest)) is not None]
+
+    def missing(self, wanted: Iterable[Wanted]) -> list[Wanted]:
+        """The runs without a stored row."""
+        return [each for each in wanted if self.get(each.digest) is None]
+
     def put(self, row: Row) -> None:
-        """Keep a row. Raises `StorageError`."""
+        """Store a row. Raises `StorageError`."""
         body = msgspec.msgpack.encode(row)
         path = self.path(row.digest)
         partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -64,20 +85,20 @@ class Store:
             raise _cannot_write(path, error) from None
 
     def path(self, digest: str) -> Path:
-        """Where a row is kept, whether it is there or not."""
+        """The file of a row, stored or not."""
         return self._folder / f"{digest}.row"
 
 
 def _cannot_write(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"{path}: cannot be written ({error.strerror}); free some space or give another folder with --out. "
-        "What was simulated before is kept."
+        f"{path}: cannot be written ({error.strerror}). Free some space, or give another folder with --out. "
+        "Earlier results are kept."
     )
 
 
 @cache
 def code_digest() -> str:
-    """Hex SHA-256 of all of `sim/` but figures, as it may change what a run comes to: rows of other code are not believed."""
+    """Hex SHA-256 of the code of `sim/` without plots. Rows of other code are not used, because results may differ."""
     root = Path(__file__).parents[1]
     found = hashlib.sha256()
     for path in sorted(path for path in root.rglob("*.py") if path.parent.name != "plots"):

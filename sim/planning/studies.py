@@ -1,33 +1,70 @@
-"""A sweep in one call, for notebooks: what varies, how often, and a table of what came of it.
+"""A sweep in one call, for notebooks: parameters, replications, and a table of the results.
 
-Runs are kept in a folder, so that a cell that is run again, or with one more value, only simulates what is new.
+Results are kept in a folder, so a repeated cell simulates only what is new.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from sim.analysis import metrics
+from sim.analysis.metrics import Metric
 from sim.base.errors import EvidenceError
-from sim.planning import designs, runs, sizes, sweeps, tables
-from sim.planning.curves import Curves
+from sim.drill.model import Drill
+from sim.planning import designs, runs, sweep_file, tables
 from sim.planning.designs import Point
-from sim.planning.runs import Job
 from sim.planning.store import Row, Store
-from sim.planning.sweeps import DesignName, EngineName, Parameter, Sweep, Value
+from sim.planning.sweep_file import DesignName, EngineName, Parameter, Sweep, Value
 from sim.plots import planning
-from sim.plots.style import ShownMetric
-from sim.record.history import Floats
+from sim.plots.runs import clients_live
+from sim.plots.style import ShownFigure
+from sim.record.history import Floats, History
+from sim.record.ledger import Ledger
 
-KEPT = Path("../results/plans/notebooks")  # as seen from the notebooks' folder
+STORE = Path("../results/plans/notebooks")  # relative to the notebooks' folder
+CURVE_STEPS = 240  # [ours] more than the pixels of a figure can show
 _CURVE_S = 20.0
 
 
 @dataclass(frozen=True)
+class Curves:
+    """Evaluates the metrics and the share of live clients over `until_s` seconds from the first fault."""
+
+    until_s: float
+
+    @property
+    def key(self) -> str:
+        """See `Evaluator`."""
+        return f"curves for {self.until_s:g} s"
+
+    def evaluate(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
+        """The metrics, and the curve at `times`; without a curve if no fault was injected."""
+        found = tuple(metrics.run_metrics(history, Ledger(history)))
+        t, live = clients_live(history)
+        if not math.isfinite(history.first_fault_t) or not len(t):
+            return found, b""
+        places = np.searchsorted(t, history.first_fault_t + self.times, side="right") - 1
+        shares = np.where(places >= 0, live[np.maximum(places, 0)], 0.0) / history.header.clients
+        return found, shares.astype(np.float64).tobytes()
+
+    @property
+    def times(self) -> Floats:
+        """Seconds since the first fault."""
+        return np.linspace(0.0, self.until_s, CURVE_STEPS)
+
+    def read(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
+        """The times, and an array with one curve per run that has a fault."""
+        return self.times, np.array([np.frombuffer(row.judgement) for row in rows if row.judgement]).reshape(-1, CURVE_STEPS)
+
+
+@dataclass(frozen=True)
 class Study:
-    """A sweep that is done."""
+    """The results of a sweep."""
 
     points: tuple[Point, ...]
     rows: Mapping[int, Sequence[Row]]
@@ -35,19 +72,19 @@ class Study:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each point and measure; see `tables.tidy`."""
-        return tables.tidy(self.points, self.rows)
+        """A row per point and metric; see `tables.summary`."""
+        return tables.summary(self.points, self.rows)
 
     @property
     def runs(self) -> pd.DataFrame:
-        """A row for each measure of each run; see `tables.runs_frame`."""
+        """A row per run and metric; see `tables.runs_frame`."""
         return tables.runs_frame(self.points, self.rows)
 
     def curve(self, **values: Value) -> tuple[Floats, Floats]:
-        """The recovery curves at the one point that has these values, by the last part of their keys (`clients=300`)."""
+        """The recovery curves at one point, given by values with the last part of their keys (`clients=300`)."""
         found = [point for point in self.points if all(_value(point, name) == value for name, value in values.items())]
         if len(found) != 1:
-            raise ValueError(f"{len(found)} points have {values}; name one")
+            raise ValueError(f"{len(found)} points have {values}; give values that only one point has")
         return self.curves.read(self.rows[found[0].number])
 
 
@@ -61,11 +98,11 @@ def study(
     engine: EngineName = "virtual",
     design: DesignName = "grid",
     curve_s: float = _CURVE_S,
-    folder: Path = KEPT,
+    folder: Path = STORE,
 ) -> Study:
-    """Run a drill at all combinations of the values in `over`, or at those of another design.
+    """Simulate a drill at all combinations of the values in `over`, or with another design.
 
-    `fixed` has keys of the drill that are the same everywhere, `model` is as a model file has it. Raises as sweeps do.
+    `fixed` has keys of the drill that are the same at all points; `model` is the content of a model file.
     """
     sweep = Sweep(
         name="study",
@@ -78,14 +115,13 @@ def study(
         model=dict(model or {}),
         parameters=tuple(Parameter(key=key, values=tuple(values)) for key, values in over.items()),
     )
-    plan = sweeps.plan(sweep, str(drill), {})
-    points = designs.points(plan)
+    points = designs.points(sweep_file.plan(sweep, str(drill), {}))
     curves, store = Curves(curve_s), Store(folder)
     seeds = range(1, replications + 1)
-    jobs = runs.jobs(engine, points, seeds, curves)
-    if why := runs.run(jobs, store, workers=1 if sizes.is_little(_missing(jobs, store)) else None):
-        raise EvidenceError(f"the study was cut short: {why}; run the cell again to go on.")
-    return Study(points, {point.number: _rows(engine, point, seeds, curves, store) for point in points}, curves)
+    if why := runs.run(runs.jobs(engine, points, seeds, curves), store):
+        raise EvidenceError(f"the study was cut short: {why}. Run the cell again to resume.")
+    rows = {point.number: store.rows(runs.job(engine, point, seed, curves) for seed in seeds) for point in points}
+    return Study(points, rows, curves)
 
 
 def recovery_of(
@@ -94,35 +130,14 @@ def recovery_of(
     key: str,
     values: Sequence[Value],
     *,
-    fixed: Mapping[str, Any] | None = None,
-    model: Mapping[str, Any] | None = None,
     replications: int = 3,
     engine: EngineName = "fleet",
-    curve_s: float = _CURVE_S,
-    folder: Path = KEPT,
-) -> ShownMetric:
-    """How one size of fleet comes back, as a figure with a curve for each value of a key; as `study` otherwise."""
-    found = study(
-        drill,
-        {"fleet.clients": (clients,), key: values},
-        fixed=fixed,
-        model=model,
-        replications=replications,
-        engine=engine,
-        curve_s=curve_s,
-        folder=folder,
-    )
+    **more: Any,
+) -> ShownFigure:
+    """A figure of the recovery of a fleet of one size, with a curve per value of a key; other arguments as for `study`."""
+    found = study(drill, {"fleet.clients": (clients,), key: values}, replications=replications, engine=engine, **more)
     curves = {f"{key} = {point.values[key]}": found.curves.read(found.rows[point.number]) for point in found.points}
     return planning.recovery(curves, f"Recovery of {clients:,} clients")
-
-
-def _rows(engine: str, point: Point, seeds: range, curves: Curves, store: Store) -> list[Row]:
-    found = [store.get(runs.job(engine, point, seed, curves).digest) for seed in seeds]
-    return [row for row in found if row is not None]
-
-
-def _missing(jobs: Sequence[Job], store: Store) -> list[Job]:
-    return [job for job in jobs if store.get(job.digest) is None]
 
 
 def _value(point: Point, name: str) -> Value | None:

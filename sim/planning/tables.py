@@ -1,4 +1,4 @@
-"""Sweeps as data frames: one row a point and measure, with its interval; one row a run; differences between points."""
+"""Results of sweeps as data frames: per point and metric with its interval, per run, and differences between points."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,38 +13,38 @@ from sim.planning.designs import Point
 from sim.planning.store import Row
 
 POINT_COLUMNS = ("point", "varies")
-_COUNTED_WHEN_SEEN = "disconnects."  # measures that a run has only when there was one
+_ZERO_IF_MISSING = "disconnects."  # metrics that a run has only if their count is not zero
 
 
 def runs_frame(points: Sequence[Point], rows: Mapping[int, Sequence[Row]]) -> pd.DataFrame:
-    """One row for each measure of each run: point, varies, the parameters by their keys, seed, measure, unit, value, trouble.
+    """One row per run and metric: point, varies, the parameters by their keys, seed, metric, unit, value, error.
 
-    `rows` are those of each point by its number. A run without measures has one row, with the trouble that it met.
+    `rows` maps the number of a point to its rows. A run without metrics has one row with its error.
     """
     found = [line for point in points for row in rows[point.number] for line in _lines(point, row)]
-    columns = [*POINT_COLUMNS, *(points[0].values if points else ()), "seed", "measure", "unit", "value", "trouble"]
+    columns = [*POINT_COLUMNS, *(points[0].values if points else ()), "seed", "metric", "unit", "value", "error"]
     return pd.DataFrame(found, columns=columns)
 
 
 def _lines(point: Point, row: Row) -> list[dict[str, object]]:
-    own = {"point": point.number, "varies": point.varies, **point.values, "seed": row.seed, "trouble": row.trouble}
+    own = {"point": point.number, "varies": point.varies, **point.values, "seed": row.seed, "error": row.error}
     if not row.metrics:
-        return [{**own, "measure": "", "unit": "", "value": math.nan}]
-    return [{**own, "measure": metric.name, "unit": metric.unit, "value": float(metric.value)} for metric in row.metrics]
+        return [{**own, "metric": "", "unit": "", "value": math.nan}]
+    return [{**own, "metric": metric.name, "unit": metric.unit, "value": float(metric.value)} for metric in row.metrics]
 
 
-def tidy(points: Sequence[Point], rows: Mapping[int, Sequence[Row]]) -> pd.DataFrame:
-    """One row for each point and measure: the parameters, measure, unit, n, missing, mean, lower, upper, ...
+def summary(points: Sequence[Point], rows: Mapping[int, Sequence[Row]]) -> pd.DataFrame:
+    """One row per point and metric: the parameters, metric, unit, n, missing, mean, lower, upper, ...
 
-    `lower` and `upper` are the mean's two-sided 95 % interval (Student's t), NaN where there is none: of one value, or of an
-    infinite one. `n` runs had a value and `missing` had none: a mean of those that are left is not one of all.
+    `lower` and `upper` are the two-sided 95 % interval of the mean (Student's t); NaN for a single value, or an infinite one.
+    `n` runs had a value and `missing` runs had none.
     """
     found = [_summary(point, rows[point.number], name, unit) for point in points for name, unit in _names(rows[point.number])]
-    columns = [*POINT_COLUMNS, *(points[0].values if points else ()), "measure", "unit", *_SUMMARY]
+    columns = [*POINT_COLUMNS, *(points[0].values if points else ()), "metric", "unit", *_SUMMARY]
     return pd.DataFrame(found, columns=columns)
 
 
-_SUMMARY = ("n", "missing", "mean", "lower", "upper", "deviation", "least", "median", "p95", "most")
+_SUMMARY = ("n", "missing", "mean", "lower", "upper", "deviation", "min", "median", "p95", "max")
 
 
 def _names(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -54,22 +54,22 @@ def _names(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def _summary(point: Point, rows: Sequence[Row], name: str, unit: str) -> dict[str, object]:
     values = np.sort(np.array([value for row in rows if not math.isnan(value := _value(row, name))]))
     mean = statistics.mean(values)
-    least, most = (float(values[0]), float(values[-1])) if len(values) else (math.nan, math.nan)
-    spread = (least, percentile(values, 0.5), percentile(values, 0.95), most)
-    summary = (len(values), len(rows) - len(values), mean.value, mean.lower, mean.upper, mean.deviation, *spread)
-    own = {"point": point.number, "varies": point.varies, **point.values, "measure": name, "unit": unit}
-    return {**own, **dict(zip(_SUMMARY, summary, strict=True))}
+    lowest, highest = (float(values[0]), float(values[-1])) if len(values) else (math.nan, math.nan)
+    spread = (lowest, percentile(values, 0.5), percentile(values, 0.95), highest)
+    found = (len(values), len(rows) - len(values), mean.value, mean.lower, mean.upper, mean.deviation, *spread)
+    own = {"point": point.number, "varies": point.varies, **point.values, "metric": name, "unit": unit}
+    return {**own, **dict(zip(_SUMMARY, found, strict=True))}
 
 
 def _value(row: Row, name: str) -> float:
-    absent = 0.0 if name.startswith(_COUNTED_WHEN_SEEN) and row.metrics else math.nan
+    absent = 0.0 if name.startswith(_ZERO_IF_MISSING) and row.metrics else math.nan
     return next((metric.value for metric in row.metrics if metric.name == name), absent)
 
 
 def difference(one: Sequence[Row], other: Sequence[Row], metric: str, confidence: float = CONFIDENCE) -> Mean:
-    """How much larger a measure is in `one` than in `other`, run by run under the same seed: what both have of luck cancels.
+    """How much larger a metric is in `one` than in `other`, compared per seed, so that common randomness cancels.
 
-    NaN, without an interval, where a run of either has no finite value: then nothing can be said.
+    NaN without an interval if a run of either has no finite value.
     """
     seeds = {row.seed: _value(row, metric) for row in other}
     pairs = [(_value(row, metric), seeds[row.seed]) for row in one if row.seed in seeds]
@@ -80,14 +80,14 @@ def difference(one: Sequence[Row], other: Sequence[Row], metric: str, confidence
 
 
 def sensitivity(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Of a one-at-a-time sweep's tidy frame: by parameter the base's mean, the least and the greatest, widest swing first.
+    """From the summary of a one-at-a-time sweep: base, minimum and maximum per parameter, the widest swing first.
 
-    `told` is false where the intervals of the least and the greatest overlap: such a swing may be chance.
+    `is_significant` is false if the intervals of minimum and maximum overlap: such a swing may be chance.
     """
-    of = frame[frame["measure"] == metric]
+    of = frame[frame["metric"] == metric]
     base = of[of["varies"] == ""]
     swings = [_swing(str(key), pd.concat([base, group])) for key, group in of[of["varies"] != ""].groupby("varies")]
-    columns = ["parameter", "base", "least", "at_least", "greatest", "at_greatest", "swing", "told"]
+    columns = ["parameter", "base", "min", "at_min", "max", "at_max", "swing", "is_significant"]
     return pd.DataFrame(swings, columns=columns).sort_values("swing", ascending=False, ignore_index=True)
 
 
@@ -97,10 +97,10 @@ def _swing(key: str, group: pd.DataFrame) -> dict[str, object]:
     return {
         "parameter": key,
         "base": float(means[0]),
-        "least": low["mean"],
-        "at_least": low[key],
-        "greatest": high["mean"],
-        "at_greatest": high[key],
+        "min": low["mean"],
+        "at_min": low[key],
+        "max": high["mean"],
+        "at_max": high[key],
         "swing": high["mean"] - low["mean"],
-        "told": bool(high["lower"] > low["upper"]),
+        "is_significant": bool(high["lower"] > low["upper"]),
     }

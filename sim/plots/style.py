@@ -1,6 +1,6 @@
-"""How every figure looks: colours that people with any of the common colour blindnesses can tell apart, and quiet axes.
+"""Style of all figures: Okabe and Ito's colours, which stay distinct with the common colour blindnesses, and plain axes.
 
-The colours are Okabe and Ito's. No line is told from another by colour alone: each has its own dash and marker, too.
+Lines differ by dash and marker as well as by colour.
 """
 
 import io
@@ -24,20 +24,20 @@ LINES = (
     (BLACK, (0, (1, 1)), "X"),
     (GREY, (0, (7, 3)), "*"),
 )
-"""Colour, dash and marker of one line after the other; more lines than these no figure can tell apart."""
-_UNSURE = (ORANGE, "?", "D", "cannot tell")
+"""Colour, dash and marker of each line; a figure has at most this many lines."""
+_INCONCLUSIVE = (ORANGE, "?", "D", "inconclusive")
 STATES = {
     "pass": (GREEN, "P", "o", "pass"),
     "fail": (RED, "F", "X", "fail"),
     "error": (BLACK, "E", "s", "error"),
-    **dict.fromkeys(("inconclusive", "no_data", "not_run"), _UNSURE),
+    **dict.fromkeys(("inconclusive", "no_data", "not_run"), _INCONCLUSIVE),
 }
-"""Colour, letter, marker and words of what a gate may say."""
-STATES_SAY = "P pass, F fail, E error, ? cannot tell"
+"""Colour, letter, marker and label of each state of a gate."""
+STATES_LEGEND = "P pass, F fail, E error, ? inconclusive"
 
 
-class ShownMetric(Figure):
-    """A figure that notebooks show by themselves, without Matplotlib's global state."""
+class ShownFigure(Figure):
+    """A figure that notebooks display without Matplotlib's global state, so threads may draw."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -45,28 +45,28 @@ class ShownMetric(Figure):
         return buffer.getvalue()
 
 
-def figure(title: str, width: float = 9.0, height: float = 5.0) -> ShownMetric:
-    """An empty figure with its title, in as many lines as it takes."""
-    made = ShownMetric(figsize=(width, height), layout="constrained")
+def figure(title: str, width: float = 9.0, height: float = 5.0) -> ShownFigure:
+    """An empty figure with a title, wrapped as necessary; sizes in inches."""
+    made = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     made.suptitle(textwrap.fill(title, max(int(9 * width), 24)), x=0.01, ha="left", fontsize=12, fontweight="bold")
     return made
 
 
 def quiet(axes: Axes, grid: str = "y") -> None:
-    """A frame and a grid that do not shout."""
+    """Remove the upper and right spine, and draw a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
 
 
 def limit_line(axes: Axes, value: float, name: str) -> None:
-    """What must not be crossed, as a dashed line with its name."""
+    """A dashed horizontal line for a limit, with its name."""
     axes.axhline(value, color=BLACK, linewidth=1.0, linestyle=(0, (6, 4)))
     place = axes.get_yaxis_transform()
     axes.text(0.995, value, f"{name} {value:g}", transform=place, fontsize=8, ha="right", va="bottom", color=BLACK)
 
 
 def plain(axis: Axis) -> None:
-    """Numbers as people write them, also on logarithmic axes."""
+    """Format ticks as plain numbers, on logarithmic axes as well."""
     axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from drills.planning import sweeps as plans
-from sim.planning import sweeps
-from sim.planning.sweeps import Plan
+from sim.planning import sweep_file
+from sim.planning.sweep_file import Plan
 
 DRILL = """
 name = "little_storm"
@@ -50,4 +50,4 @@ def made(folder: Path, **keys: Any) -> Plan:
     """A plan without a file of its own."""
     write(folder, SWEEP)
     keys = {"name": "made", "question": "?", "drill": "little_storm.toml"} | keys
-    return sweeps.plan(sweeps.Sweep(**keys), "made", {}, folder)
+    return sweep_file.plan(sweep_file.Sweep(**keys), "made", {}, folder)

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from sim.base.errors import EvidenceError, TargetError, UsageError
-from sim.calibration import agreement, estimates, files, measuring, probes
+from sim.calibration import agreement, drills, estimates, files, measuring
 from sim.calibration.agreement import Fit, Residual
+from sim.calibration.drills import Sizes
 from sim.calibration.files import About
 from sim.calibration.measuring import Measured
-from sim.calibration.probes import Sizes
 from sim.drill import system_model
 from sim.drill.system_model import ControlService, Network, Server, SystemModel
 from sim.engines.virtual import engine
@@ -42,7 +42,7 @@ def simulated(model: SystemModel):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    return measuring.metric(simulated(ENDPOINTS), tmp_path_factory.mktemp("probes"), SIZES, 1, lambda what: None)
+    return measuring.measure(simulated(ENDPOINTS), tmp_path_factory.mktemp("drills"), SIZES, 1, lambda what: None)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_known_lane_is_found_again(fit: Fit, key: str):
 def test_a_lane_of_one_loop_is_told_from_one_with_handshake_workers(fit: Fit, tmp_path: Path):
     server = msgspec.structs.replace(ENDPOINTS.server, one_loop=True, handshake_workers=1, handshake_ms=0.5)
     service = msgspec.structs.replace(ENDPOINTS, server=server)
-    found = measuring.metric(simulated(service), tmp_path / "probes", SIZES, 1, lambda what: None)
+    found = measuring.measure(simulated(service), tmp_path / "drills", SIZES, 1, lambda what: None)
     other = agreement.fit(found, simulated, tmp_path / "again", SIZES, 1)
     assert (fit.model.server.one_loop, other.model.server.one_loop) == (False, True)
     assert (other.model.server.handshake_workers, other.model.server.handshake_ms) == (1, pytest.approx(0.5, rel=0.03))
@@ -91,7 +91,7 @@ def test_intervals_come_of_the_rounds(fit: Fit):
 
 
 def test_the_fitted_model_tells_its_own_probes(fit: Fit):
-    assert {each.probe for each in fit.residuals} == {"burst_small", "burst_large", "burst_busy", "replay"}
+    assert {each.drill for each in fit.residuals} == {"burst_small", "burst_large", "burst_busy", "replay"}
     assert max(abs(each.error) for each in fit.residuals) < 0.05
 
 
@@ -115,7 +115,7 @@ def about(fit: Fit) -> About:
         target="mock",
         target_kind="mock",
         method='in "words"',
-        probes=msgspec.to_builtins(SIZES),
+        drills=msgspec.to_builtins(SIZES),
         not_measured=["server.cold_start_s"],
         estimates=fit.estimates,
         residuals=list(fit.residuals),
@@ -134,7 +134,7 @@ def test_the_file_is_a_model_and_says_what_it_was_fitted_to(fit: Fit, tmp_path: 
 def test_a_model_that_was_fitted_to_nothing_is_told(tmp_path: Path):
     path = tmp_path / "model.toml"
     path.write_text("[server]\nhandshake_ms = 1.0\n")
-    with pytest.raises(UsageError, match="fitted to nothing"):
+    with pytest.raises(UsageError, match="it is not a fitted model"):
         files.read(path)
 
 
@@ -150,32 +150,32 @@ def test_a_target_that_changes_meanwhile_is_told(tmp_path: Path):
         return simulated(ENDPOINTS if ran.count("calibrate_quiet") < 2 else slower)(drill, folder, seed)
 
     with pytest.raises(
-        TargetError, match=r"changed while it was calibrated: publishing an event took 0\.9 ms before and 9 ms after"
+        TargetError, match=r"changed during the calibration: publishing an event took 0\.9 ms before and 9 ms after"
     ):
-        measuring.metric(run, tmp_path, SIZES, 1, lambda what: None)
+        measuring.measure(run, tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_a_target_that_is_not_well_is_told(tmp_path: Path):
     unready = msgspec.structs.replace(ENDPOINTS, server=msgspec.structs.replace(ENDPOINTS.server, handshake_ms=5000.0))
-    with pytest.raises(TargetError, match="not well during the probe quiet-1"):
-        measuring.metric(simulated(unready), tmp_path, SIZES, 1, lambda what: None)
+    with pytest.raises(TargetError, match="quiet-1: the steady state did not hold"):
+        measuring.measure(simulated(unready), tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_a_late_load_generator_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(estimates, "generator_lag_ms", lambda history: 80.0)
-    with pytest.raises(EvidenceError, match="load generator itself was 80 ms late"):
-        measuring.metric(simulated(ENDPOINTS), tmp_path, SIZES, 1, lambda what: None)
+    with pytest.raises(EvidenceError, match="load generator lagged by 80 ms"):
+        measuring.measure(simulated(ENDPOINTS), tmp_path, SIZES, 1, lambda what: None)
 
 
 def test_too_few_clients_show_no_queue(tmp_path: Path):
     few = Sizes(rounds=2, mint_clients=3, small_burst=3, large_burst=3, replay_clients=3, seconds=1.0)
-    found = measuring.metric(simulated(ENDPOINTS), tmp_path, few, 1, lambda what: None)
-    with pytest.raises(EvidenceError, match="too few got that far"):
+    found = measuring.measure(simulated(ENDPOINTS), tmp_path, few, 1, lambda what: None)
+    with pytest.raises(EvidenceError, match="too few clients became live"):
         agreement.fit(found, simulated, tmp_path, few, 1)
 
 
 def test_every_probe_can_be_run_by_both_engines():
-    for drill in (probes.quiet(SIZES), *probes.one_round(SIZES)):
+    for drill in (drills.quiet(SIZES), *drills.one_round(SIZES)):
         engine.check(drill)
         assert drill.fleet.clients <= 2 * SIZES.large_burst
 

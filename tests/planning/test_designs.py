@@ -6,7 +6,7 @@ import pytest
 
 from sim.base.errors import UsageError
 from sim.planning import designs
-from sim.planning.sweeps import Parameter
+from sim.planning.sweep_file import Parameter
 from tests.commands import stormgate_here
 from tests.planning.plan_files import SWEEP, TWO_POINTS, load, made, write
 
@@ -72,25 +72,28 @@ MODEL = '[[parameters]]\nkey = "model.server.{}"\n'
 WIDE = '[[parameters]]\nkey = "load.x{}"\nlow = 0.0\nhigh = 1.0\nsteps = 1000\n'
 WRONG = {
     "nothing varies": (SWEEP, "nothing varies"),
-    "no such drill": (TWO_POINTS.replace("little_storm.toml", "no_drill"), "key 'drill' is 'no_drill', but there are: "),
+    "no such drill": (
+        TWO_POINTS.replace("little_storm.toml", "no_drill"),
+        "key 'drill': unknown drill 'no_drill'",
+    ),
     "no drill file": (TWO_POINTS.replace("little_storm.toml", "missing.toml"), "missing.toml: no such file"),
     "unknown key": (TWO_POINTS.replace("fleet.clients", "fleet.klients"), "unknown key 'fleet.klients'; allowed here: clients"),
     "unknown key of the model": (SWEEP + MODEL.format("speed") + "values = [1]", "unknown key 'server.speed'"),
     "value that cannot be": (SWEEP + CLIENTS + "values = [5, 0]", "with fleet.clients = 0: key 'fleet.clients' is 0"),
-    "turned bounds": (SWEEP + CLIENTS + "low = 9\nhigh = 3", "'low' is 9 and 'high' is 3, so nothing lies between them"),
+    "turned bounds": (SWEEP + CLIENTS + "low = 9\nhigh = 3", "'low' (9) must be below 'high' (3)"),
     "half a range": (SWEEP + CLIENTS + "low = 9", "give both 'low' and 'high'"),
     "both": (SWEEP + CLIENTS + "values = [2]\nlow = 1\nhigh = 3", "give 'values', or both 'low' and 'high'"),
-    "log from zero": (SWEEP + CLIENTS + 'low = 0\nhigh = 3\nscale = "log"', "a logarithmic scale begins above 0"),
+    "log from zero": (SWEEP + CLIENTS + 'low = 0\nhigh = 3\nscale = "log"', "a logarithmic scale needs 'low' above 0"),
     "endless": (SWEEP + CLIENTS + "low = 1\nhigh = inf", "expected a finite number"),
-    "twice": (TWO_POINTS + CLIENTS + "values = [3]", "two parameters with the key 'fleet.clients'"),
-    "the same value twice": (SWEEP + CLIENTS + "values = [3, 3]", "is there twice"),
+    "twice": (TWO_POINTS + CLIENTS + "values = [3]", "two parameters have the key 'fleet.clients'"),
+    "the same value twice": (SWEEP + CLIENTS + "values = [3, 3]", "'values' has a duplicate"),
     "too many": (SWEEP + WIDE.format(1) + WIDE.format(2), "the grid has 1000000 points"),
     "no replications": (TWO_POINTS.replace("= 3", "= 0"), "key 'replications' is 0"),
     "no engine": ('engine = "magic"' + TWO_POINTS, "key 'engine' is 'magic'"),
     "not TOML": ("name = ", "is not valid TOML"),
     "a drill that cannot be simulated": (
         TWO_POINTS.replace("little_storm.toml", "retired_routes"),
-        "not for the engine",
+        "does not run on the engine",
     ),
     "no values of its own": (TWO_POINTS + 'steps = 2\n[[parameters]]\nkey = "faults.7.share"\nvalues = [1]', "is not a table"),
 }
@@ -107,5 +110,5 @@ def test_a_bad_sweep_file_is_one_sentence(tmp_path: Path, name: str):
 
 def test_a_value_that_no_base_has_is_told(tmp_path: Path):
     plan = made(tmp_path, design="one_at_a_time", parameters=(Parameter(key="fleet.connects_per_hour", values=(1,)),))
-    with pytest.raises(UsageError, match=r"no value of its own at 'fleet\.connects_per_hour'"):
+    with pytest.raises(UsageError, match=r"no value at 'fleet\.connects_per_hour'"):
         designs.points(plan)

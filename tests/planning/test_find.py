@@ -13,8 +13,8 @@ from sim.analysis import statistics
 from sim.analysis.invariants import Violation
 from sim.base.errors import UsageError
 from sim.planning import search
-from sim.planning.search import Trial, Word
-from sim.planning.sweeps import Find
+from sim.planning.search import Outcome, Trial
+from sim.planning.sweep_file import Find
 from tests.commands import stormgate_here
 from tests.planning.plan_files import SWEEP, write
 
@@ -26,8 +26,8 @@ def service(limit: float, unsure: tuple[float, float] = (0, 0), told_by: int = 1
 
     def ask(value, replications: int) -> Trial:
         if unsure[0] <= value <= unsure[1] and replications < told_by:
-            return Trial(value, Word.UNSURE, replications, "too wide")
-        return Trial(value, Word.GREEN if value <= limit else Word.RED, replications, "" if value <= limit else "slow")
+            return Trial(value, Outcome.INCONCLUSIVE, replications, "too wide")
+        return Trial(value, Outcome.GREEN if value <= limit else Outcome.RED, replications, "" if value <= limit else "slow")
 
     return ask
 
@@ -35,13 +35,13 @@ def service(limit: float, unsure: tuple[float, float] = (0, 0), told_by: int = 1
 @pytest.mark.parametrize("limit", [1, 2, 137, 500, 998, 999])
 def test_the_largest_is_found_to_the_unit(limit: int):
     found = search.number(LARGEST, 5, service(limit))
-    assert (found.answer, found.beyond, found.word) == (limit, limit + 1, Word.GREEN)
+    assert (found.answer, found.beyond, found.outcome) == (limit, limit + 1, Outcome.GREEN)
     assert len(found.trials) <= 16
 
 
 def test_the_smallest_is_found():
     find = Find(key="model.server.handshake_workers", want="smallest", low=1, high=64)
-    found = search.number(find, 5, lambda value, n: Trial(value, Word.GREEN if value >= 11 else Word.RED, n))
+    found = search.number(find, 5, lambda value, n: Trial(value, Outcome.GREEN if value >= 11 else Outcome.RED, n))
     assert (found.answer, found.beyond) == (11, 10)
 
 
@@ -59,14 +59,14 @@ def test_a_bound_that_is_green_is_said_to_be_the_bound():
 
 def test_nothing_is_found_where_the_easiest_is_red():
     found = search.number(LARGEST, 5, service(0))
-    assert (found.answer, found.word) == (None, Word.RED)
-    assert "already at 1 it is red: slow" in found.why
+    assert (found.answer, found.outcome) == (None, Outcome.RED)
+    assert "at the easiest value, 1, it is red: slow" in found.why
 
 
-@pytest.mark.parametrize("word", [Word.UNSURE, Word.ERROR])
-def test_nothing_is_told_where_the_easiest_cannot_be(word: Word):
-    found = search.number(LARGEST, 5, lambda value, n: Trial(value, word, n))
-    assert (found.answer, found.word) == (None, Word.UNSURE)
+@pytest.mark.parametrize("outcome", [Outcome.INCONCLUSIVE, Outcome.ERROR])
+def test_nothing_is_told_where_the_easiest_cannot_be(outcome: Outcome):
+    found = search.number(LARGEST, 5, lambda value, n: Trial(value, outcome, n))
+    assert (found.answer, found.outcome) == (None, Outcome.INCONCLUSIVE)
 
 
 def test_more_replications_are_asked_where_fewer_cannot_tell():
@@ -77,7 +77,7 @@ def test_more_replications_are_asked_where_fewer_cannot_tell():
 
 def test_an_answer_never_lies_where_nothing_can_be_told():
     found = search.number(LARGEST, 5, service(500, unsure=(400, 600)))
-    assert (found.answer, found.beyond) == (399, min(t.value for t in found.trials if t.word is Word.RED))
+    assert (found.answer, found.beyond) == (399, min(t.value for t in found.trials if t.outcome is Outcome.RED))
     assert found.beyond > 600
 
 
@@ -93,28 +93,28 @@ BEST = Find(key="fleet.policy", want="best", values=("a", "b", "c"), max_replica
 
 
 def green_but(*reds: str):
-    return lambda value, n: Trial(value, Word.RED if value in reds else Word.GREEN, n, "slow")
+    return lambda value, n: Trial(value, Outcome.RED if value in reds else Outcome.GREEN, n, "slow")
 
 
 def test_the_best_is_the_least_of_those_that_are_green():
     found = search.best(BEST, 5, green_but("a"), compare({"a": 1, "b": 3, "c": 2}, {5: 0.5}))
-    assert (found.answer, found.ties, found.word) == ("c", (), Word.GREEN)
+    assert (found.answer, found.ties, found.outcome) == ("c", (), Outcome.GREEN)
 
 
 def test_the_best_takes_more_replications_where_two_are_close():
     found = search.best(BEST, 5, green_but("a"), compare({"b": 3, "c": 2}, {5: 2.0, 10: 1.5, 20: 0.5}))
     assert (found.answer, found.ties) == ("c", ())
-    assert {trial.replications for trial in found.trials if trial.word is Word.GREEN} == {20}
+    assert {trial.replications for trial in found.trials if trial.outcome is Outcome.GREEN} == {20}
 
 
 def test_two_that_cannot_be_told_apart_are_no_best():
     found = search.best(BEST, 5, green_but("a"), compare({"b": 3, "c": 2}, {5: 2.0, 10: 2.0, 20: 2.0}))
-    assert (found.answer, found.ties, found.word) == ("c", ("b",), Word.UNSURE)
+    assert (found.answer, found.ties, found.outcome) == ("c", ("b",), Outcome.INCONCLUSIVE)
 
 
 def test_none_that_is_green_is_no_best():
     found = search.best(BEST, 5, green_but("a", "b", "c"), compare({}, {}))
-    assert (found.answer, found.word) == (None, Word.RED)
+    assert (found.answer, found.outcome) == (None, Outcome.RED)
 
 
 def test_what_never_comes_back_is_not_compared():
@@ -148,35 +148,35 @@ def verdict(violations: tuple[Violation, ...] = (), **checks: State) -> DrillVer
 
 
 @pytest.mark.parametrize(
-    ("state", "word"),
+    ("state", "outcome"),
     [
-        (State.PASS, Word.GREEN),
-        (State.FAIL, Word.RED),
-        (State.ERROR, Word.ERROR),
-        (State.INCONCLUSIVE, Word.UNSURE),
-        (State.NO_DATA, Word.UNSURE),
-        (State.NOT_RUN, Word.UNSURE),
+        (State.PASS, Outcome.GREEN),
+        (State.FAIL, Outcome.RED),
+        (State.ERROR, Outcome.ERROR),
+        (State.INCONCLUSIVE, Outcome.INCONCLUSIVE),
+        (State.NO_DATA, Outcome.INCONCLUSIVE),
+        (State.NOT_RUN, Outcome.INCONCLUSIVE),
     ],
 )
-def test_only_a_pass_is_green(state: State, word: Word):
-    assert judged(verdict(ux__integrity=State.PASS, replay__bootstrap_ms=state), ())[0] is word
+def test_only_a_pass_is_green(state: State, outcome: Outcome):
+    assert judged(verdict(ux__integrity=State.PASS, replay__bootstrap_ms=state), ())[0] is outcome
 
 
 def test_what_is_not_kept_does_not_decide_but_the_course_does():
     keep = ("ux.integrity",)
-    assert judged(verdict(ux__integrity=State.PASS, replay__bootstrap_ms=State.FAIL), keep)[0] is Word.GREEN
-    assert judged(verdict(ux__integrity=State.PASS, drill__steady=State.ERROR), keep)[0] is Word.ERROR
-    assert judged(verdict(ux__integrity=State.PASS, drill__converged=State.FAIL), keep)[0] is Word.RED
-    assert judged(verdict(drill__steady=State.PASS), keep)[0] is Word.UNSURE  # it was never asked
+    assert judged(verdict(ux__integrity=State.PASS, replay__bootstrap_ms=State.FAIL), keep)[0] is Outcome.GREEN
+    assert judged(verdict(ux__integrity=State.PASS, drill__steady=State.ERROR), keep)[0] is Outcome.ERROR
+    assert judged(verdict(ux__integrity=State.PASS, drill__converged=State.FAIL), keep)[0] is Outcome.RED
+    assert judged(verdict(drill__steady=State.PASS), keep)[0] is Outcome.INCONCLUSIVE  # it was never asked
 
 
 def test_a_broken_law_is_red_whatever_is_kept():
     broken = (Violation("hole", 1, "somewhere"),)
-    assert judged(verdict(broken, ux__integrity=State.PASS), ("ux.integrity",))[0] is Word.RED
+    assert judged(verdict(broken, ux__integrity=State.PASS), ("ux.integrity",))[0] is Outcome.RED
 
 
 def test_nothing_asked_is_not_green():
-    assert judged(verdict(), ())[0] is Word.UNSURE
+    assert judged(verdict(), ())[0] is Outcome.INCONCLUSIVE
 
 
 # --- the command ------------------------------------------------------------------------------------
@@ -198,8 +198,8 @@ def test_the_command_finds_and_says_how_sure_it_is(tmp_path: Path):
     said = stormgate_here("plan", "find", write(tmp_path, FIND), "--out", tmp_path, "--workers", 1, "--json")
     body = msgspec.json.decode(said.out)
     assert said.code == 0
-    assert body["word"] == "green"
-    green = [trial["value"] for trial in body["trials"] if trial["word"] == "green"]
+    assert body["outcome"] == "green"
+    green = [trial["value"] for trial in body["trials"] if trial["outcome"] == "green"]
     assert body["answer"] == max(green) < 100000
     assert "each check with 95% confidence" in body["confidence"]
     assert (tmp_path / "plans" / "little" / "found.json").is_file()
@@ -207,11 +207,14 @@ def test_the_command_finds_and_says_how_sure_it_is(tmp_path: Path):
 
 WRONG = {
     "no find": (SWEEP + '[[parameters]]\nkey = "fleet.clients"\nvalues = [8]\n', "has no [find]"),
-    "turned": (FIND.replace("low = 1\n", "low = 200000\n"), "so nothing lies between them"),
+    "turned": (FIND.replace("low = 1\n", "low = 200000\n"), "must be below 'high'"),
     "no such key": (FIND.replace("handshake_ms", "handshake_weeks"), "unknown key 'server.handshake_weeks'"),
     "impossible": (FIND.replace("low = 1\n", "low = -5\n"), "is -5"),
-    "best of none": (FIND.replace("largest", "best"), "the best is looked for among 'values'"),
-    "a check that is not asked": (FIND + 'keep = ["ux.integrity"]', "'find.keep' has ux.integrity, but the drill asks: "),
+    "best of none": (FIND.replace("largest", "best"), "the best needs 'values'"),
+    "a check that is not asked": (
+        FIND + 'keep = ["ux.integrity"]',
+        "'find.keep' has ux.integrity, but the drill's checks",
+    ),
 }
 
 

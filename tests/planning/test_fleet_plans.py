@@ -11,9 +11,8 @@ from drills.planning.gates import Gates
 from drills.planning.sweeps import Swept
 from sim.engines.fleet import engine as fleet
 from sim.planning import designs, runs
-from sim.planning.curves import STEPS
-from sim.planning.search import Word
-from sim.planning.studies import study
+from sim.planning.search import Outcome
+from sim.planning.studies import CURVE_STEPS, study
 from sim.record import run_header
 from sim.record.history import History
 from tests.planning.plan_files import SWEEP, TWO_POINTS, load, write
@@ -32,7 +31,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
 def test_the_fleet_engine_comes_to_what_the_virtual_one_does(swept: Swept, tmp_path: Path):
     virtual = sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
     for name in ("live_again_95_s", "peak_connects_per_s"):
-        one, other = (each.table[each.table["measure"] == name]["mean"].to_numpy() for each in (swept, virtual))
+        one, other = (each.table[each.table["metric"] == name]["mean"].to_numpy() for each in (swept, virtual))
         assert one == pytest.approx(other, rel=0.02), name
 
 
@@ -42,7 +41,7 @@ def test_what_it_does_not_look_at_is_never_green(swept: Swept):
     states = {check.name: check.state for check in verdict.checks}
     assert states["reconnect.live_again_99_s"] is State.PASS
     assert states["delivery.dropped_deliveries"] is State.NO_DATA
-    assert "no law looked at" in " ".join(report.sweep_words(swept))
+    assert "no law looked at" in " ".join(report.sweep_paragraphs(swept))
 
 
 FIND = (
@@ -52,11 +51,11 @@ FIND = (
 
 def test_a_search_of_all_checks_cannot_tell_and_one_of_those_it_measures_can(tmp_path: Path):
     every = search.find(load(tmp_path, FIND), tmp_path / "1", here)
-    assert (every.found.answer, every.found.word) == (None, Word.UNSURE)
+    assert (every.found.answer, every.found.outcome) == (None, Outcome.INCONCLUSIVE)
     assert "delivery.dropped_deliveries no_data" in every.sentence
     kept = search.find(load(tmp_path, FIND + 'keep = ["reconnect.live_again_99_s"]\n'), tmp_path / "2", here)
-    assert (kept.found.answer, kept.found.word) == (16, Word.GREEN)
-    assert "looks at no law" in kept.confidence
+    assert (kept.found.answer, kept.found.outcome) == (16, Outcome.GREEN)
+    assert "checks no invariant" in kept.confidence
 
 
 @pytest.mark.parametrize("engine", ["virtual", "fleet"])
@@ -66,11 +65,11 @@ def test_a_study_keeps_how_the_fleet_came_back(tmp_path: Path, engine: str):
         tmp_path / "little_storm.toml", {"fleet.clients": (8, 16)}, replications=2, engine=engine, folder=tmp_path, curve_s=5.0
     )
     t, shares = done.curve(clients=16)
-    assert shares.shape == (2, STEPS)
+    assert shares.shape == (2, CURVE_STEPS)
     assert shares.min() < 0.5  # the fleet engine counts in bins, so it is a moment late
     assert (shares[:, -1] == 1.0).all()
     reached = [float(t[np.flatnonzero(run < 0.95)[-1]]) for run in shares]
-    live = done.runs[(done.runs["measure"] == "live_again_95_s") & (done.runs["fleet.clients"] == 16)]["value"]
+    live = done.runs[(done.runs["metric"] == "live_again_95_s") & (done.runs["fleet.clients"] == 16)]["value"]
     assert reached == pytest.approx(live.tolist(), abs=0.3)
     with pytest.raises(ValueError, match="0 points have"):
         done.curve(clients=9)
@@ -80,7 +79,7 @@ def test_a_run_that_leaves_no_folder_is_judged_as_the_one_that_does(tmp_path: Pa
     point = designs.points(load(tmp_path, 'engine = "fleet"\n' + TWO_POINTS))[1]
     row = runs.perform(runs.job("fleet", point, 3, Gates()), lambda phase, reached: None)
     fleet.run(point.drill, fleet.Options(tmp_path / "run", 3, point.model))
-    metrics, judgement = Gates().of(point.drill, History(*run_header.read_verified(tmp_path / "run")))
+    metrics, judgement = Gates().evaluate(point.drill, History(*run_header.read_verified(tmp_path / "run")))
     assert row is not None
     assert repr(row.metrics) == repr(metrics)  # some are NaN
     assert row.judgement == judgement

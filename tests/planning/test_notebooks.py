@@ -21,12 +21,12 @@ from tests.planning.plan_files import DRILL
 
 ROOT = CATALOG.parents[1]
 SMALL = {
-    "capacity_planning": "FLEETS, WORKERS, REPLICATIONS, ENGINE, LANE = (20, 40), (1, 2), 2, 'virtual', {}",
-    "backoff_policies": "CLIENTS, POLICIES, REPLICATIONS, ENGINE, LANE, OUTAGE_S = "
+    "capacity_planning": "FLEETS, WORKERS, REPLICATIONS, ENGINE, SERVICE = (20, 40), (1, 2), 2, 'virtual', {}",
+    "backoff_policies": "CLIENTS, POLICIES, REPLICATIONS, ENGINE, SERVICE, OUTAGE_S = "
     "20, ('reference', 'sdk'), 2, 'virtual', {}, 1.0",
-    "retention_and_replay_budget": "CLIENTS, OUTAGES_S, WINDOWS, EVENTS_PER_S, REPLICATIONS, ENGINE, LANE = "
+    "retention_and_replay_budget": "CLIENTS, OUTAGES_S, WINDOWS, EVENTS_PER_S, REPLICATIONS, ENGINE, SERVICE = "
     "10, (1.0, 4.0), (32, 256), 10.0, 2, 'virtual', {}",
-    "token_and_control_plane": "FLEETS, MINTS_PER_S, REPLICATIONS, ENGINE, LANE = (10, 20), (20.0, 50.0), 2, 'virtual', {}",
+    "token_and_control_plane": "FLEETS, MINTS_PER_S, REPLICATIONS, ENGINE, SERVICE = (10, 20), (20.0, 50.0), 2, 'virtual', {}",
     "simulation_vs_reality": "from pathlib import Path\n"
     "CLIENTS, ROUNDS, STORMS, LARGEST, RUNS, WORK = 20, 2, (11,), 12, 2, Path('work')",
     "stage_readout": "from pathlib import Path\nRUN = Path('../results/example')",

@@ -16,7 +16,7 @@ from sim.analysis.metrics import Metric
 from sim.base.ownership import Mark
 from sim.planning import designs, runs
 from sim.planning.store import Row
-from sim.planning.sweeps import Parameter
+from sim.planning.sweep_file import Parameter
 from tests.commands import stormgate_here
 from tests.planning.plan_files import SWEEP, TWO_POINTS, load
 
@@ -95,14 +95,14 @@ def test_a_damaged_row_is_refused_by_its_name(known_bad: Path):
     path.write_bytes(path.read_bytes()[:-1])
     code, why = refused(known_bad)
     assert code == 4
-    assert f"{path.name}: is damaged; run its plan again" in why
+    assert f"{path.name}: is damaged. Run the plan again" in why
 
 
 def test_rows_of_other_code_are_refused(swept: Swept, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sweeps, "code_digest", lambda: "another")
     code, why = refused(swept.folder)
     assert code == 4
-    assert "its rows are of other code" in why
+    assert "another version of stormgate made its rows" in why
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"plan": 1, "code": ""}'])
@@ -118,7 +118,7 @@ def test_thresholds_that_were_changed_afterwards_are_refused(known_bad: Path):
     path.write_text(path.read_text() + "# changed\n")
     code, why = refused(known_bad)
     assert code == 4
-    assert "0 of 6 runs of the same thresholds" in why
+    assert "0 of 6 runs with these thresholds" in why
 
 
 def test_a_folder_that_a_sweep_is_at_work_in_is_left_alone(swept: Swept):
@@ -126,7 +126,7 @@ def test_a_folder_that_a_sweep_is_at_work_in_is_left_alone(swept: Swept):
     code, why = refused(swept.folder)
     mark.remove()
     assert code == 4
-    assert "another stormgate works on this rollout here" in why
+    assert "another stormgate is using this folder" in why
 
 
 def test_a_search_tells_its_trials_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

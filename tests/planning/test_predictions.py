@@ -32,11 +32,11 @@ date = "2026-01-01T00:00:00+00:00"
 target = "mock"
 target_kind = "mock"
 method = "none"
-probes = {}
+drills = {}
 not_measured = []
 estimates = {}
 [[calibration.residuals]]
-probe = "burst_large"
+drill = "burst_large"
 metric = "return_95_s"
 measured = 1.0
 simulated = 1.0
@@ -177,8 +177,11 @@ def test_a_drill_of_surfaces_is_not_foretold():
 
 WRONG = {
     "nothing was fitted": (("reconnect_storm", "--predict"), "there is no model fitted to 'mock'"),
-    "a model that was fitted to nothing": (("reconnect_storm", "--predict", "--model", "plain.toml"), "fitted to nothing"),
-    "what cannot be simulated": (("retired_routes", "--predict", "--model", "fitted.toml"), "not for the engine virtual"),
+    "a plain model": (("reconnect_storm", "--predict", "--model", "plain.toml"), "is not a fitted model"),
+    "what cannot be simulated": (
+        ("retired_routes", "--predict", "--model", "fitted.toml"),
+        "does not run on the engine",
+    ),
     "in simulation": (("reconnect_storm", "--predict", "--engine", "virtual"), "leave --engine virtual out"),
 }
 

@@ -21,7 +21,7 @@ from sim.base.errors import StorageError
 from sim.base.ownership import Mark
 from sim.planning import runs, tables
 from sim.planning.store import Row, Store
-from sim.planning.sweeps import Parameter
+from sim.planning.sweep_file import Parameter
 from tests.commands import STORMGATE, stormgate_here
 from tests.planning.plan_files import TWO_POINTS, load, made, write
 
@@ -42,13 +42,13 @@ def swept(folder: Path) -> Swept:
 
 def test_the_table_has_a_row_for_each_point_and_measure(swept: Swept):
     table = pd.read_parquet(swept.folder / "sweep.parquet")
-    live = table[table["measure"] == "live_again_95_s"]
+    live = table[table["metric"] == "live_again_95_s"]
     assert live["fleet.clients"].tolist() == [8, 16]
     assert live["n"].tolist() == [3, 3]
     assert ((live["lower"] < live["mean"]) & (live["mean"] < live["upper"])).all()
-    assert not table.duplicated(["point", "measure"]).any()
+    assert not table.duplicated(["point", "metric"]).any()
     every = pd.read_parquet(swept.folder / "runs.parquet")
-    some = every[(every["measure"] == "live_again_95_s") & (every["fleet.clients"] == 8)]
+    some = every[(every["metric"] == "live_again_95_s") & (every["fleet.clients"] == 8)]
     assert some["seed"].tolist() == [1, 2, 3]
     assert some["value"].mean() == pytest.approx(live["mean"].iloc[0], rel=1e-12)
 
@@ -106,7 +106,7 @@ def test_a_killed_sweep_goes_on_in_processes_and_comes_to_the_same(swept: Swept,
 
 
 def test_a_sweep_that_was_interrupted_says_how_to_go_on(tmp_path: Path):
-    with pytest.raises(CutShortError, match=r"interrupted, with 0 of 6 runs done; the same command goes on") as told:
+    with pytest.raises(CutShortError, match=r"interrupted, with 0 of 6 runs done. Run the same command again") as told:
         sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, lambda jobs, store: "it was interrupted")
     assert told.value.exit_code == 4
     assert not (tmp_path / "plans" / "little" / "sweep.parquet").exists()
@@ -129,7 +129,7 @@ def test_a_fleet_that_no_machine_has_memory_for_is_one_sentence(folder: Path, tm
     monkeypatch.setattr(sweeps, "load", too_large)
     said = stormgate_here("plan", "sweep", folder / "sweep.toml", "--out", tmp_path)
     assert said.code == 4
-    assert said.err == "stormgate: this machine has too little memory for it (Unable to allocate 931. GiB); ask for less.\n"
+    assert said.err == "stormgate: this machine has too little memory (Unable to allocate 931. GiB); ask for less.\n"
 
 
 def test_a_sweep_begun_anew_has_no_table_until_it_is_complete(tmp_path: Path):
@@ -146,7 +146,7 @@ def test_two_at_once_in_one_folder_are_told(tmp_path: Path):
     folder = tmp_path / "plans" / "little"
     folder.mkdir(parents=True)
     mark = Mark(folder / "owner")
-    with pytest.raises(StorageError, match="another stormgate works on this rollout here"):
+    with pytest.raises(StorageError, match="another stormgate is using this folder"):
         sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
     mark.remove()
 
@@ -163,7 +163,7 @@ def test_a_point_that_comes_to_a_standstill_is_no_success(tmp_path: Path):
     parameters = (Parameter(key="model.server.handshake_ms", values=(0.3, 1e8)),)
     found = sweeps.sweep(made(tmp_path, replications=1, parameters=parameters), tmp_path, here)
     assert [verdict.status for verdict in found.verdicts.values()] in ([State.PASS, State.ERROR], [State.PASS, State.FAIL])
-    live = found.table[found.table["measure"] == "live_again_95_s"]
+    live = found.table[found.table["metric"] == "live_again_95_s"]
     assert not any(math.isfinite(mean) for mean in live[live["point"] == 1]["mean"])
 
 
@@ -173,13 +173,13 @@ def row(seed: int, **metrics: float) -> Row:
 
 def test_what_one_run_or_an_endless_one_says_has_no_interval(tmp_path: Path, swept: Swept):
     point = swept.points[0]
-    one = tables.tidy([point], {0: [row(1, live=2.0)]}).iloc[0]
+    one = tables.summary([point], {0: [row(1, live=2.0)]}).iloc[0]
     assert (one["mean"], one["n"]) == (2.0, 1)
     assert math.isnan(one["lower"])
-    never = tables.tidy([point], {0: [row(1, live=2.0), row(2, live=math.inf)]}).iloc[0]
+    never = tables.summary([point], {0: [row(1, live=2.0), row(2, live=math.inf)]}).iloc[0]
     assert never["mean"] == math.inf
     assert math.isnan(never["upper"])
-    gone = tables.tidy([point], {0: [row(1, live=2.0), row(2, live=math.nan), row(3, live=4.0)]}).iloc[0]
+    gone = tables.summary([point], {0: [row(1, live=2.0), row(2, live=math.nan), row(3, live=4.0)]}).iloc[0]
     assert (gone["n"], gone["missing"], gone["mean"]) == (2, 1, 3.0)
 
 
@@ -201,7 +201,7 @@ def test_sensitivity_ranks_parameters_and_says_what_may_be_chance():
     frame = pd.DataFrame(lines, columns=["varies", "a", "b", "mean", "lower", "upper"]).assign(metric="live")
     found = tables.sensitivity(frame, "live")
     assert found["parameter"].tolist() == ["a", "b"]
-    assert found["told"].tolist() == [True, False]
+    assert found["is_significant"].tolist() == [True, False]
     assert found["swing"].tolist() == pytest.approx([4.0, 0.2])
 
 
