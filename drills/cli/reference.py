@@ -96,7 +96,7 @@ def comments(cls: type) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if base.__module__.startswith(("sim.", "drills.")):
-            found |= _comments_in(inspect.getsource(base))
+            found |= {name: text for name, text in _comments_in(inspect.getsource(base)) if text or name not in found}
     return found
 
 
@@ -118,8 +118,10 @@ def _about(thing: Any) -> str:
 
 
 def _field(cls: type, field: msgspec.structs.FieldInfo) -> tuple[str, ...]:
-    key = field.encode_name
-    return _code(key), _type(types.type_info(field.type), key), _default(field), _sentence(comments(cls).get(field.name, ""))
+    key, meaning = field.encode_name, comments(cls).get(field.name, "")
+    if not meaning and (tables := [nested for name, nested in _tables_of(cls) if name.strip("[]").split(".")[0] == key]):
+        meaning = _about(tables[0]).split("\n\n")[0]
+    return _code(key), _type(types.type_info(field.type), key), _default(field), _sentence(meaning)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
