@@ -17,7 +17,7 @@ SwitchValue = float | int | bool | str | LiveFault
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """Base of all faults."""
 
-    at_s: NotNegative
+    at_s: NotNegative  # start, from the beginning of the fault phase
 
     @property
     def kind(self) -> str:
@@ -26,36 +26,36 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def duration_key(self) -> str:
-        """The parameter that says how long it lasts; empty for what is done at once."""
+        """Name of the parameter with the duration; empty for a fault without duration."""
         return next((name for name in ("for_s", "down_s", "offline_s") if name in self.__struct_fields__), "")
 
     @property
     def parts(self) -> int:
-        """As how many faults it is planned."""
+        """Number of entries in the fault schedule."""
         return 1
 
     @property
     def lasts_s(self) -> float:
-        """How long it acts until it is taken back."""
+        """Time until it is reverted, in seconds."""
         return float(getattr(self, self.duration_key)) if self.duration_key else 0.0
 
 
 class ClientFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the faults that concern a share of the fleet's clients, drawn by seed."""
+    """Base of faults that affect a share of the clients, drawn by the seed."""
 
-    share: Share = 1.0
+    share: Share = 1.0  # of the clients that are affected
 
 
 class SwitchFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the faults that are switches of the runtime: on for `for_s`, then off again.
+    """Base of faults that are switches of the server: on for `for_s`, then off.
 
-    The runtime counts under the fault's kind how often it acted (`Counters.acted`), which is how it is seen to act.
+    The server counts how often each took effect (`Counters.acted`); that is the observed effect.
     """
 
-    for_s: Positive
+    for_s: Positive  # duration
 
     def switches(self) -> dict[str, SwitchValue]:
-        """What it changes in `Switches`."""
+        """The values that it changes in `Switches`."""
         raise NotImplementedError
 
 
@@ -63,24 +63,24 @@ class SwitchFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DropSockets(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="drop_sockets"):
-    """Cut the connections of a share of the clients at once; for `offline_s` their network stays away.
+    """Cut the connections of a share of the clients at once.
 
-    A storm in waves is one fault a wave, alike in `share` and `waves`: nobody is in two waves, and together they are the share.
+    A storm in waves is one fault for each wave, with the same `share` and `waves`. No client is in two waves.
     """
 
-    offline_s: NotNegative = 0.0
-    wave: Count = 1  # which one this is, from 1
-    waves: Count = 1  # disjoint parts that the share is cut in
+    offline_s: NotNegative = 0.0  # time without network after the cut
+    wave: Count = 1  # number of this wave, from 1
+    waves: Count = 1  # number of waves that the share is divided into
 
 
 class RollingDeploy(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rolling_deploy"):
-    """The runtime closes the sockets of a share of the clients, wave by wave, as instances that are replaced one by one do.
+    """The server closes the sockets of a share of the clients in waves, like instances that are replaced one by one.
 
-    Every `wave_s` a wave; nobody is in two of them, and no event is lost. Each wave is a fault of its own in a run's plan.
+    No client is in two waves, and no event is lost. Each wave is an entry of its own in the fault schedule.
     """
 
-    waves: Count
-    wave_s: Positive
+    waves: Count  # number of waves
+    wave_s: Positive  # time between two waves
 
     @property
     def duration_key(self) -> str:
@@ -94,37 +94,37 @@ class RollingDeploy(ClientFault, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def lasts_s(self) -> float:
-        """Up to its last wave."""
+        """Time until its last wave, in seconds."""
         return (self.waves - 1) * self.wave_s
 
 
 class SkewClocks(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_clocks"):
-    """The clocks of a share of the clients are off by `by_s`: every other one's is ahead, the others' are behind."""
+    """The clocks of a share of the clients are wrong by `by_s`: ahead for every other client, behind for the rest."""
 
-    by_s: Positive
-    for_s: Positive
+    by_s: Positive  # error of the clocks
+    for_s: Positive  # duration
 
 
 class RestartClients(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="restart_clients"):
-    """The processes of a share of the clients die at once and begin again `down_s` later, with nothing but their checkpoints.
+    """The processes of a share of the clients are killed at once, and start again with their stored checkpoints.
 
-    These are `kept` as they were; `old`, from `events` events before; `lost`; `torn`, only partly written; or of the `future`,
-    `events` events too high, which must be above the head.
+    The checkpoints are `kept` unchanged, `old` (`events` events back), `lost`, `torn` (partly written), or of the `future`
+    (`events` events too high and above the head).
     """
 
-    checkpoint: Damage
-    events: Count = 50
-    down_s: NotNegative = 0.0
+    checkpoint: Damage  # condition of the stored checkpoints
+    events: Count = 50  # how far an `old` or `future` checkpoint is off
+    down_s: NotNegative = 0.0  # time until the processes start again
 
 
 class StopReading(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stop_reading"):
-    """Clients stop reading their sockets, as one whose process hangs or is suspended; what they send still goes out.
+    """Clients stop reading their sockets, like a process that hangs. They still send.
 
-    Once the buffers between are full the runtime's own queue fills. To the runtime it is what `stall_links` to the client
-    is; but the client does it, so it needs no proxy and works where none can be.
+    When the buffers are full, the server's own queue grows. To the server this looks like `stall_links` to the client, but it
+    needs no proxy.
     """
 
-    for_s: Positive
+    for_s: Positive  # duration
 
 
 # --- the network between clients and runtime --------------------------------------------------------
@@ -133,49 +133,45 @@ Direction = Literal["both", "to_client", "to_runtime"]
 
 
 class LinkFault(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the faults of the network, each of some clients' links. Only sync sockets are concerned, never HTTP.
+    """Base of network faults, each on the links of some clients. They affect sync sockets only, never HTTP.
 
-    A link is a client's way to the runtime, whichever connection it has at the time: all of its connections are alike
-    concerned, those open already and those opened meanwhile, unless a kind says otherwise.
+    A link is the way between a client and the server, whichever connection it has at the time. Open connections and new ones
+    are affected alike, unless a kind says otherwise.
     """
 
 
 class SlowLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_links"):
-    """Bytes take `latency_ms` and up to `jitter_ms` longer each way, and no more than `kib_per_s` pass (0: no limit).
+    """Data takes longer, and no more than `kib_per_s` passes. Its order stays, as in TCP."""
 
-    Their order stays, as in TCP: jitter of one packet holds up those behind it.
-    """
-
-    for_s: Positive
-    latency_ms: NotNegative = 0.0
-    jitter_ms: NotNegative = 0.0
-    kib_per_s: NotNegative = 0.0
-    direction: Direction = "both"
+    for_s: Positive  # duration
+    latency_ms: NotNegative = 0.0  # added to each direction
+    jitter_ms: NotNegative = 0.0  # at most, added at random
+    kib_per_s: NotNegative = 0.0  # limit; 0: no limit
+    direction: Direction = "both"  # directions that are affected
 
 
 class StallLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stall_links"):
-    """No byte passes and nothing is closed, as in a partition; all of it passes when it is over."""
+    """No data passes and nothing is closed, as in a partition. Everything passes when it is over."""
 
-    for_s: Positive
-    direction: Direction = "both"
+    for_s: Positive  # duration
+    direction: Direction = "both"  # directions that are affected
 
 
 class HalfOpenLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="half_open_links"):
-    """Each open connection loses one side, which closes it, and the other side hears nothing of it.
+    """Each open connection is closed by one side, and the other side does not notice.
 
-    What the side left behind sends is lost; who is still left in such a connection after `for_s` gets a reset. New
-    connections are whole.
+    What the remaining side sends is lost. It gets a reset if it is still connected after `for_s`. New connections work.
     """
 
-    for_s: Positive
-    gone: Literal["client", "runtime"]
+    for_s: Positive  # duration
+    gone: Literal["client", "runtime"]  # side that closes the connection
 
 
 class ResetLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="reset_links"):
-    """Open connections are reset under both sides, `times` times, `every_s` apart: a network that flaps."""
+    """Open connections are reset on both sides, several times: a network that flaps."""
 
-    times: Count = 1
-    every_s: Positive = 1.0
+    times: Count = 1  # number of resets
+    every_s: Positive = 1.0  # time between two resets
 
     @property
     def duration_key(self) -> str:
@@ -184,47 +180,47 @@ class ResetLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def lasts_s(self) -> float:
-        """From the first reset to the last."""
+        """Time from the first reset to the last, in seconds."""
         return (self.times - 1) * self.every_s
 
 
 class RefuseConnects(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="refuse_connects"):
-    """New connections are reset before a byte has passed; open ones go on."""
+    """New connections are reset before a byte has passed. Open ones continue."""
 
-    for_s: Positive
+    for_s: Positive  # duration
 
 
 class CutAfterBytes(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cut_after_bytes"):
-    """Each connection is reset once `after_bytes` have passed in one direction since the fault began, in mid-frame or not.
+    """Each connection is reset after `after_bytes` bytes in one direction, even within a frame.
 
-    In simulation frames count by the length of their JSON, and the one that would pass the limit does not arrive.
+    In simulation a frame counts by the length of its JSON, and the frame that would exceed the limit does not arrive.
     """
 
-    for_s: Positive
-    after_bytes: Count
-    direction: Direction = "both"
+    for_s: Positive  # duration
+    after_bytes: Count  # counted from the start of the fault
+    direction: Direction = "both"  # directions that are affected
 
 
 class SlowClose(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_close"):
-    """The news that a connection was closed takes `delay_ms` longer to reach the other side; bytes take no longer."""
+    """The close of a connection reaches the other side late. Data takes no longer."""
 
-    for_s: Positive
-    delay_ms: Positive
-    direction: Direction = "both"
+    for_s: Positive  # duration
+    delay_ms: Positive  # delay of the close
+    direction: Direction = "both"  # directions that are affected
 
 
 # --- tokens -----------------------------------------------------------------------------------------
 
 
 class ExpireTokens(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="expire_tokens"):
-    """Every token issued so far expires at once: live sockets are told `reauth_required`, old tokens are refused."""
+    """All issued tokens expire at once. Live sockets receive `reauth_required`; old tokens are refused."""
 
 
 class SlowMint(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_mint"):
-    """The control service takes `delay_ms` for a token, `concurrency` of them at once."""
+    """The control service needs longer for a token."""
 
-    delay_ms: Positive
-    concurrency: Count
+    delay_ms: Positive  # time for one token
+    concurrency: Count  # tokens minted at the same time
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -240,28 +236,28 @@ class MintOutage(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ForgetTokens(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="forget_tokens"):
-    """A share of the clients no longer has its token, and needs a new one for its next connect."""
+    """A share of the clients loses its token, and needs a new one for the next connect."""
 
 
 class RevokeSessions(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="revoke_sessions"):
-    """The sessions of a share of the clients, and of probes that ask about it, are revoked; `for_s` later they sign in anew.
+    """The sessions of a share of the clients, and of negative clients, are revoked. After `for_s` they sign in again.
 
-    Until then none of them may be let in; from then on all must come back, as everyone else.
+    Until then none of them may be let in. After that all must come back, as every other client.
     """
 
-    for_s: Positive
+    for_s: Positive  # duration
 
 
 class RotateKeys(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rotate_keys"):
-    """Tokens are signed with a new key; `for_s` later, what the old one signed no longer verifies."""
+    """Tokens are signed with a new key. After `for_s`, tokens of the old key are refused."""
 
-    for_s: Positive
+    for_s: Positive  # time for which the old key is still accepted
 
 
 class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_control"):
-    """The control service's clock is `ahead_s` ahead of the runtime's: what it mints meanwhile is not valid yet."""
+    """The clock of the control service is ahead of the runtime's: new tokens are not yet valid."""
 
-    ahead_s: Positive
+    ahead_s: Positive  # by which the clock is ahead
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -272,12 +268,12 @@ class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class FailPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="fail_publishes"):
-    """A share of the publishes is refused with an HTTP status; with `taken`, the event is in the log all the same."""
+    """A share of the publishes is refused with an HTTP status."""
 
-    status: Literal[413, 429, 500, 503]
-    share: Share
-    retry_after_ms: CountOrZero = 0  # that the refusal asks for; 0: it asks for none
-    taken: bool = False
+    status: Literal[413, 429, 500, 503]  # HTTP status of the refusal
+    share: Share  # of the publishes
+    retry_after_ms: CountOrZero = 0  # that the refusal asks for; 0: none
+    taken: bool = False  # the event is in the log all the same
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -290,9 +286,9 @@ class FailPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SlowPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_publishes"):
-    """Each publish takes `delay_ms` longer."""
+    """Each publish takes longer."""
 
-    delay_ms: Positive
+    delay_ms: Positive  # added to each publish
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -303,7 +299,7 @@ class SlowPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class StopDelivery(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stop_delivery"):
-    """Sockets are closed and refused (503), while HTTP is served: commands and publishes go on."""
+    """Sockets are closed and refused (503). HTTP still works: commands and publishes continue."""
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -311,10 +307,10 @@ class StopDelivery(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skip_deliveries"):
-    """The runtime leaves some live events out for some clients; a replay still has them."""
+    """The server skips some live events for some clients. A replay still has them."""
 
-    clients_share: Share
-    events_share: Share
+    clients_share: Share  # of the clients
+    events_share: Share  # of the events
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -322,13 +318,13 @@ class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class LiveDeliveryFault(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the faults by which some live events go wrong for some clients; a replay still has them as they are.
+    """Base of faults that damage some live events for some clients. A replay has them unchanged.
 
-    Its kind is its switch's name.
+    The kind is the name of its switch.
     """
 
-    clients_share: Share
-    events_share: Share
+    clients_share: Share  # of the clients
+    events_share: Share  # of the events
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -336,25 +332,25 @@ class LiveDeliveryFault(SwitchFault, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class DuplicateDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="duplicate_deliveries"):
-    """Live events are sent twice, which the contract allows."""
+    """Live events are sent twice, which the protocol allows."""
 
 
 class JumbleDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="jumble_deliveries"):
-    """Live events come with a payload that is not their hash's."""
+    """Live events arrive with a payload that does not match their hash."""
 
 
 class MalformFrames(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="malform_frames"):
-    """Instead of the frame that a live event is in, something comes that is none."""
+    """A malformed frame arrives in place of the frame with a live event."""
 
 
 class ReorderDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="reorder_deliveries"):
-    """Live events come after the one that follows them."""
+    """Live events arrive after the one that follows them."""
 
 
 class DelayDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="delay_deliveries"):
-    """Live events come `delay_ms` late, after those that follow them meanwhile."""
+    """Live events arrive late, after the events that follow them."""
 
-    delay_ms: Positive
+    delay_ms: Positive  # by which they are late
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -362,17 +358,17 @@ class DelayDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unkno
 
 
 class ShrinkWindow(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="shrink_window"):
-    """The runtime forgets all but the newest `keep_events` of the first `streams` run streams, and of the worker events'."""
+    """The server forgets all but the newest `keep_events` events of some streams."""
 
-    keep_events: CountOrZero
-    streams: Count = 1
-    worker_events: bool = False
+    keep_events: CountOrZero  # events that stay in each stream
+    streams: Count = 1  # number of run streams, from the first
+    worker_events: bool = False  # also the stream of the worker events
 
 
 class ShrinkReplayBudget(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="shrink_replay_budget"):
-    """The runtime replays at most `events` to a returning client."""
+    """The server replays at most `events` events to a returning client."""
 
-    events: Count
+    events: Count  # replay budget while the fault lasts
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -383,9 +379,9 @@ class ShrinkReplayBudget(SwitchFault, frozen=True, kw_only=True, forbid_unknown_
 
 
 class KillRuntime(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="kill_runtime"):
-    """The runtime's process is killed with SIGKILL and started again on the same log `down_s` later."""
+    """The server's process is killed (SIGKILL), and started again on the same log after `down_s`."""
 
-    down_s: NotNegative
+    down_s: NotNegative  # time until the process starts again
 
 
 AnyFault = (

@@ -1,10 +1,9 @@
-"""A drill: one typed TOML file that every engine runs and the same judges judge.
+"""A drill: one TOML file that every engine runs.
 
-    [fleet]    who connects        [load]     what is published     [phases]  steady, fault, heal, settle
-    [runtime]  settings of the embedded runtime       [[faults]]  what breaks, and when
-    [expect]   what must be seen besides the gates and the invariants
+    [fleet]     who connects            [load]      what is published      [phases]  how long each phase lasts
+    [[faults]]  what breaks, and when   [runtime]   settings of the mock   [expect]  what else must be observed
 
-All durations are seconds, and a fault's `at_s` counts from the beginning of the fault phase.
+Keys that end in `_s` are seconds. A fault's `at_s` counts from the start of the fault phase.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ EngineName = Literal["sockets", "virtual"]
 PolicyName = Literal[
     "reference",
     "desktop",
-    # The reference with another client's delays.
+    # The reference client with the delays of another library.
     "sdk",
     "phoenix_js",
     "centrifuge_js",
@@ -30,7 +29,7 @@ PolicyName = Literal[
     "server_hint",
     "equal_jitter",
     "decorrelated",
-    # Wrong on purpose, for the proof that a drill can fail; see `sim.client.policies.WRONG`.
+    # Wrong on purpose, to prove that a drill can fail; see `sim.client.policies.WRONG`.
     "wrong_applies_duplicates",
     "wrong_applies_past_holes",
     "wrong_ignores_hashes",
@@ -72,104 +71,104 @@ StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # of a client, such as 20260601T000000Z
 CLIENT_BUILD = "20260601T000000Z"  # [ours]
-# [ours] Beyond these no machine is meant: ten times what the fleet engine was measured with, four months, a billion events.
+# [ours] Limits: ten times what the fleet engine was measured with, four months, a billion events.
 MAX_CLIENTS, MAX_DURATION_S, MAX_EVENTS = 100_000_000, 1e7, 1e9
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The clients: how many, how they behave, how they arrive."""
 
-    clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)]
-    policy: PolicyName = "reference"
-    topics_per_client: Count = 1
-    token_ttl_s: CountOrZero = 0  # that clients ask of the control service; 0: as it likes
-    # Of the first arrival, before anything is broken; left out: 150, or as many as bring everyone within ten seconds.
+    clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)]  # number of clients
+    policy: PolicyName = "reference"  # how every client behaves
+    topics_per_client: Count = 1  # run streams that each client subscribes to
+    token_ttl_s: CountOrZero = 0  # lifetime that clients request for their tokens; 0: the control service decides
+    # Rate of the first connects, before anything is broken. Default: 150, or more so that all arrive within ten seconds.
     connects_per_s: Positive | None = None
-    client_build: Build = CLIENT_BUILD  # that every client says it is of when it joins
+    client_build: Build = CLIENT_BUILD  # that every client reports when it joins
 
     @property
     def arrival_s(self) -> float:
-        """How long the fleet takes to arrive, one client after the other."""
+        """Time until all clients have connected, in seconds."""
         return self.clients / self.connects_per_s if self.connects_per_s else min(self.clients / 150.0, 10.0)
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is published, over the runtime's HTTP, from the first connect until the settle phase."""
+    """What is published over HTTP, from the first connect until the settle phase."""
 
     events_per_s: Positive  # over all streams together
-    run_streams: Count = 1
-    worker_events: bool = False  # also publish to, and subscribe everyone to, the one topic without snapshots
-    payload_bytes: CountOrZero = 64
-    # So many in all, those of one stream one after the other, so that every run has the very same; 0: until the settle phase.
+    run_streams: Count = 1  # number of streams that are published to
+    worker_events: bool = False  # also publish to the one stream without snapshots, and subscribe all clients to it
+    payload_bytes: CountOrZero = 64  # size of each payload
+    # Total number of events, one after the other in each stream, so that every run has the same. 0: no limit.
     events: CountOrZero = 0
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long each phase lasts. The limits end early, when everyone is live, and when everyone has converged."""
+    """How long each phase lasts. Limits end early: when all clients are live, and when all have converged."""
 
-    steady_s: Positive
-    steady_limit_s: Positive = 20.0  # beyond `steady_s`, for everyone to be live before anything is broken
-    fault_s: Positive
-    recovery_s: NotNegative = 1.0
-    settle_s: Positive = 30.0  # a limit
+    steady_s: Positive  # steady state before the first fault
+    steady_limit_s: Positive = 20.0  # longest extension of the steady state until all clients are live
+    fault_s: Positive  # in which faults are injected and reverted
+    recovery_s: NotNegative = 1.0  # after the last fault, while events are still published
+    settle_s: Positive = 30.0  # limit for all clients to converge after publishing has stopped
 
 
 class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What must be seen for the drill to have asked its question at all."""
+    """What must be observed besides the checks; otherwise the drill did not test what it is for."""
 
-    stale_reasons: tuple[StaleReason, ...] = ()  # each signalled to at least one client, and no other to any
-    stale_share: ShareOrZero = 0.0  # of the fleet, told that it is stale, for whatever reason
-    declared_loss: bool = False  # clients may declare loss (streams without snapshots); else any is a failure
-    retired_routes: bool = False  # ask for the routes that are gone, all the time; by HTTP, so on real sockets only
+    stale_reasons: tuple[StaleReason, ...] = ()  # each must be reported to a client, and no other reason to any
+    stale_share: ShareOrZero = 0.0  # least share of the clients that must receive a stale answer
+    declared_loss: bool = False  # clients may declare loss (streams without snapshots); otherwise it is a failure
+    retired_routes: bool = False  # request the retired HTTP routes during the run; on real sockets only
     negative_clients: tuple[NegativeClientName, ...] = ()  # clients that try what must be refused
 
 
 class Variants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Worlds that a drill runs in to be compared: this engine with each policy and each form of delivery."""
+    """Variants that a drill runs on and compares: this engine with each policy and each form of delivery."""
 
     engine: EngineName
-    policies: Annotated[tuple[PolicyName, ...], msgspec.Meta(min_length=1)]
-    deliveries: Annotated[tuple[DeliveryName, ...], msgspec.Meta(min_length=1)] = ("update_batch", "frame")
+    policies: Annotated[tuple[PolicyName, ...], msgspec.Meta(min_length=1)]  # client policies
+    deliveries: Annotated[tuple[DeliveryName, ...], msgspec.Meta(min_length=1)] = ("update_batch", "frame")  # wire forms
 
 
 class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One drill, as its file has it."""
+    """The content of a drill file."""
 
     name: Name
-    summary: Annotated[str, msgspec.Meta(min_length=1)]  # the one question it asks
-    checks: Annotated[tuple[CheckName, ...], msgspec.Meta(min_length=1)]  # what must hold, as gate.check
+    summary: Annotated[str, msgspec.Meta(min_length=1)]  # the one question that the drill asks
+    checks: Annotated[tuple[CheckName, ...], msgspec.Meta(min_length=1)]  # that must pass, as gate.check
     fleet: Fleet
     load: Load
     phases: Phases
-    faults: tuple[AnyFault, ...]  # `[]`: it breaks nothing and only observes
+    faults: tuple[AnyFault, ...]  # see the fault kinds; `[]` breaks nothing and only observes
     runtime: RuntimeSettings = RuntimeSettings()
     expect: Expect = Expect()
-    engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that it may run on
-    quick: bool = False  # one of the set that `drill run --quick` runs: the questions that every stage begins with
-    variants: tuple[Variants, ...] = ()  # run on each of these instead of once, and compare; see sim.analysis.parity
+    engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # it may run on
+    quick: bool = False  # part of the set that `drill run --quick` runs
+    variants: tuple[Variants, ...] = ()  # run on each of these instead of once, and compare (`sim.analysis.parity`)
 
     @property
     def gates(self) -> tuple[str, ...]:
-        """The gates it feeds, in the order its checks name them."""
+        """The gates of its checks, in their order."""
         return tuple(dict.fromkeys(check.partition(".")[0] for check in self.checks))
 
     @property
     def streams(self) -> int:
-        """How many streams are published to."""
+        """Number of streams that are published to."""
         return self.load.run_streams + int(self.load.worker_events)
 
     def digest(self) -> str:
-        """Hex SHA-256 of the drill in canonical form: equal drills, equal digests, whatever their files' layout."""
+        """Hex SHA-256 of the drill in canonical form, independent of the layout of its file."""
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
 
 def runs_on(drill: Drill, engine: str) -> bool:
-    """Whether a drill is meant for an engine; what is meant for the virtual one is for the fleet engine, too."""
+    """Whether a drill may run on an engine. Drills of the virtual engine also run on the fleet engine."""
     return engine in drill.engines or (engine == "fleet" and "virtual" in drill.engines)
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
-    """Read a drill file; `overrides` are `table.key=value` texts applied on top. Raises `UsageError`, one sentence."""
+    """Read a drill file and apply `overrides`, texts like `table.key=value`. Raises `UsageError` with one sentence."""
     data = read_toml(path)
     for assignment in overrides:
         set_key(data, assignment)
@@ -179,12 +178,12 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
 
 
 def expected_duration_s(drill: Drill) -> float:
-    """About how long a run takes in real time: everyone's arrival and the phases, settling early."""
+    """Estimated duration of a run in real time, in seconds: arrival and phases, settling early."""
     return drill.fleet.arrival_s + drill.phases.steady_s + drill.phases.fault_s + drill.phases.recovery_s + 1.0
 
 
 def check(drill: Drill, where: str) -> None:
-    """Raise `UsageError` for combinations that cannot be run."""
+    """Raise `UsageError` for combinations that cannot run."""
     if drill.fleet.topics_per_client > drill.load.run_streams:
         raise UsageError(
             f"{where}: key 'fleet.topics_per_client' is {drill.fleet.topics_per_client}, but 'load.run_streams' offers "
@@ -205,8 +204,8 @@ def _check_length(drill: Drill, where: str) -> None:
         )
     if longest_s * drill.load.events_per_s > MAX_EVENTS:
         raise UsageError(
-            f"{where}: key 'load.events_per_s' is {drill.load.events_per_s:g}, which over the {longest_s:g} s that arrival and "
-            f"'phases' may take is too much; allowed: at most {MAX_EVENTS / longest_s:g}."
+            f"{where}: key 'load.events_per_s' is {drill.load.events_per_s:g}, which is too much for the "
+            f"{longest_s:g} s of arrival and 'phases'; allowed: at most {MAX_EVENTS / longest_s:g}."
         )
 
 
@@ -220,11 +219,11 @@ def _check_events(drill: Drill, where: str) -> None:
             f"allowed: at most {int(has_s * load.events_per_s)}."
         )
     if drill.variants and not load.events:
-        raise UsageError(f"{where}: key 'load.events' is 0, but only a fixed number of events can be compared over 'variants'.")
+        raise UsageError(f"{where}: key 'load.events' is 0, but 'variants' need a fixed number of events.")
     if drill.variants and load.worker_events:
         raise UsageError(
-            f"{where}: key 'load.worker_events' is true, but that stream has no snapshots: what is lost of it depends on "
-            "when, and cannot be compared over 'variants'."
+            f"{where}: key 'load.worker_events' is true, but that stream has no snapshots. What it loses depends "
+            "on timing and cannot be compared over 'variants'."
         )
 
 
@@ -238,9 +237,9 @@ def _check_fault(drill: Drill, fault: AnyFault, key: str) -> None:
             f"{limit_s - fault.at_s:g} s, to the end of the fault phase ('phases.fault_s' is {limit_s:g})."
         )
     if isinstance(fault, ClientFault) and round(fault.share * drill.fleet.clients) == 0:
-        raise UsageError(f"{key}.share' is {fault.share:g}, which of {drill.fleet.clients} clients is none.")
+        raise UsageError(f"{key}.share' is {fault.share:g}, which selects no client of {drill.fleet.clients}.")
     if isinstance(fault, SlowLinks) and not (fault.latency_ms or fault.jitter_ms or fault.kib_per_s):
-        raise UsageError(f"{key}' slows nothing; give it 'latency_ms', 'jitter_ms' or 'kib_per_s'.")
+        raise UsageError(f"{key}' slows nothing; add 'latency_ms', 'jitter_ms' or 'kib_per_s'.")
     if isinstance(fault, DropSockets) and fault.wave > fault.waves:
         raise UsageError(f"{key}.wave' is {fault.wave}, but there are only {fault.waves} ('waves').")
     if isinstance(fault, ShrinkWindow) and fault.streams > drill.load.run_streams:

@@ -105,7 +105,7 @@ def test_a_mistake_is_one_sentence_naming_file_key_found_and_allowed(path: Path,
 
 
 def test_a_share_that_picks_nobody_is_refused(path: Path):
-    with pytest.raises(UsageError, match=r"'faults\.0\.share' is 0\.1, which of 4 clients is none"):
+    with pytest.raises(UsageError, match=r"'faults\.0\.share' is 0\.1, which selects no client of 4"):
         drills.load(path, ("faults.0.share=0.1",))
 
 
