@@ -71,17 +71,25 @@ class Close:
 Action = Mint | Connect | Send | Close
 
 
+SILENCE_FLOOR_S = 10.0  # [ours] a client never takes a shorter silence for a dead connection
+
+
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
     """What is the same for every client of a fleet. Defaults are the sync lane's own or marked [ours]."""
 
     seed: int
     compatibility: Compatibility
-    heartbeat_interval_s: float = 15.0
-    silence_limit_s: float = 45.0  # [ours] three missed heartbeats of the server
     reply_timeout_s: float = 10.0  # [ours] for a connect, a join or a subscribe
     replay_batch_size: int = 200
     is_intact: Callable[[Update], bool] = is_intact  # whether an update's payload is what its hash says
     token_ttl_s: int | None = None  # asked of the control service; None: its own default
     service: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that probes know what it must refuse
     run_of: Callable[[UpdateBatch], Run | None] = no_run  # what a frame does to whoever has all that came before it
+    heartbeat_interval_s: float = field(init=False)  # the service's
+    silence_limit_s: float = field(init=False)  # [ours] three missed heartbeats of the service
+
+    def __post_init__(self) -> None:
+        interval_s = self.service.heartbeat_interval_s
+        object.__setattr__(self, "heartbeat_interval_s", interval_s)
+        object.__setattr__(self, "silence_limit_s", max(3 * interval_s, SILENCE_FLOOR_S))

@@ -19,7 +19,6 @@ from sim.record.observations import NAN, Row
 from sim.record.run_header import RunHeader
 
 RENEWAL_S = 1.0  # [ours] a renewal that takes longer is none in good order
-SILENCE_FLOOR_S = 10.0  # a client never takes a shorter silence for a dead connection
 CODEX_EVENT = "codex.worker.progress"
 RUN_EVENT = "run.progress"
 
@@ -38,8 +37,6 @@ def client_settings(drill: Drill, seed: int) -> ClientSettings:
         compatibility=Compatibility(
             "stormgate", drill.fleet.client_build, runtime.protocol_version, schema_version=runtime.schema_version
         ),
-        heartbeat_interval_s=runtime.heartbeat_interval_s,
-        silence_limit_s=max(3 * runtime.heartbeat_interval_s, SILENCE_FLOOR_S),
         replay_batch_size=runtime.replay_batch_size,
         token_ttl_s=drill.fleet.token_ttl_s or None,
         service=runtime,
