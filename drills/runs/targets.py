@@ -49,27 +49,29 @@ _LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[targets.NAME]`. Each address is given here or by a variable of the environment; secrets only by variables."""
 
-    kind: TargetKind
-    runtime_url: str = ""
-    runtime_url_env: VariableName | None = None  # such as RUNTIME_BASE_URL
-    control_url: str = ""
-    control_url_env: VariableName | None = None  # such as CONTROL_BASE_URL
-    admin_token_env: VariableName | None = None  # such as RUNTIME_ADMIN_TOKEN; without it the metrics endpoint is not asked
-    session_token_env: VariableName | None = None  # of the bearer session that tokens are minted with
-    socket_path: SocketPath = SOCKET_PATH
-    metrics_profile: MetricsProfile = "full"
-    metrics_every_s: Positive = _LIVE_EVERY_S
+    kind: TargetKind  # production takes only drills without faults
+    runtime_url: str = ""  # base address of the runtime
+    runtime_url_env: VariableName | None = None  # variable with that address, such as RUNTIME_BASE_URL
+    control_url: str = ""  # base address of the control service
+    control_url_env: VariableName | None = None  # variable with that address, such as CONTROL_BASE_URL
+    admin_token_env: VariableName | None = (
+        None  # variable with the token of the metrics endpoint; without it the endpoint is not asked
+    )
+    session_token_env: VariableName | None = None  # variable with the bearer session that tokens are minted for
+    socket_path: SocketPath = SOCKET_PATH  # path of the WebSocket below the runtime
+    metrics_profile: MetricsProfile = "full"  # what the metrics endpoint serves; none: it is not asked
+    metrics_every_s: Positive = _LIVE_EVERY_S  # between two polls of the metrics endpoint
     caps: Caps | None = None
 
 
 class PrometheusEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[targets.NAME.prometheus]`: a server that has figures of the lane, too."""
 
-    url: str = ""
-    url_env: VariableName | None = None
-    token_env: VariableName | None = None  # of a bearer token; without it none is sent
-    max_age_s: Positive = 150.0  # [ours] of a sample, two scrapes a minute apart and some: older ones tell nothing
-    expressions: dict[str, Expression]  # PromQL, one series each, by the figure's name
+    url: str = ""  # base address
+    url_env: VariableName | None = None  # variable with that address
+    token_env: VariableName | None = None  # variable with a bearer token; without it none is sent
+    max_age_s: Positive = 150.0  # [ours] older samples are missing values: two scrapes a minute apart, and some
+    expressions: dict[str, Expression]  # PromQL by metric name; each must return one series
 
 
 @dataclass(frozen=True)

@@ -44,22 +44,22 @@ MAX_REPLICATIONS = 10_000
 class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key that varies: a list of values, or a range that includes both bounds."""
 
-    key: Key
-    values: tuple[Value, ...] = ()
+    key: Key  # of the drill, or of the system model after `model.`
+    values: tuple[Value, ...] = ()  # list of values
     low: int | float | None = None  # between integer bounds, all values are integers
-    high: int | float | None = None
-    scale: Literal["linear", "log"] = "linear"
+    high: int | float | None = None  # upper bound
+    scale: Literal["linear", "log"] = "linear"  # of a range
     steps: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 5  # number of values in a range, for designs that need single values
 
 
 class Find(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The goal of a search: the largest or smallest number, or the best of `values`, at which all checks of `keep` pass."""
 
-    key: Key
-    want: Literal["largest", "smallest", "best"]
-    low: int | float | None = None
-    high: int | float | None = None
-    values: tuple[Value, ...] = ()
+    key: Key  # that is searched
+    want: Literal["largest", "smallest", "best"]  # what is searched for
+    low: int | float | None = None  # lower bound
+    high: int | float | None = None  # upper bound
+    values: tuple[Value, ...] = ()  # to compare, for `best`
     by: str = "live_again_95_s"  # the metric that decides which value is best; lower is better
     keep: tuple[CheckName, ...] = ()  # default: all checks of the drill
     tolerance: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.02  # relative to the value, at which the search ends; [ours]
@@ -69,20 +69,20 @@ class Find(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file for `stormgate plan sweep` or, with `[find]`, for `stormgate plan find`."""
 
-    name: Name
-    question: Annotated[str, msgspec.Meta(min_length=1)]
-    drill: Annotated[str, msgspec.Meta(min_length=1)]
-    engine: EngineName = "virtual"
-    design: DesignName = "grid"
+    name: Name  # of the folder with the result
+    question: Annotated[str, msgspec.Meta(min_length=1)]  # heading of the result
+    drill: Annotated[str, msgspec.Meta(min_length=1)]  # name, or a file beside this one
+    engine: EngineName = "virtual"  # that simulates
+    design: DesignName = "grid"  # how the points are chosen
     points: Count = 32  # of a Latin hypercube
-    replications: Annotated[int, msgspec.Meta(ge=1, le=MAX_REPLICATIONS)] = 5
+    replications: Annotated[int, msgspec.Meta(ge=1, le=MAX_REPLICATIONS)] = 5  # runs at each point
     # Of the first replication (the same at each point), and of the hypercube.
     seed: Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)] = 1
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = {}  # overrides of the drill at all points
     model: dict[str, Any] = {}  # the content of a model file
     model_file: str = ""  # in the same folder
-    parameters: tuple[Parameter, ...] = ()
-    find: Find | None = None
+    parameters: tuple[Parameter, ...] = ()  # keys that vary
+    find: Find | None = None  # goal of a search
 
 
 class Plan(msgspec.Struct, frozen=True):

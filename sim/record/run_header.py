@@ -18,26 +18,26 @@ SCHEMA_VERSION = 1  # of a run's files
 class RunHeader(msgspec.Struct, kw_only=True):
     """What was run, against which target, and how it ended: written to `run.json` when a run starts and when it ends."""
 
-    schema: int = SCHEMA_VERSION
+    schema: int = SCHEMA_VERSION  # version of a run's files
     run_id: str = ""  # of the stage run that this run belongs to; evidence of another stage run does not count
-    drill: str
-    drill_sha256: str
-    engine: str
+    drill: str  # name
+    drill_sha256: str  # of the drill in canonical form
+    engine: str  # sockets, virtual, fleet or locust
     target: str  # name or address, never a secret
     target_kind: str  # mock, staging or production
-    policy: str
-    seed: int
+    policy: str  # client policy
+    seed: int  # random seed
     clients: int  # of the fleet, indices 0..clients-1; negative clients and the auditor have higher ones
     started_at: str  # ISO 8601, UTC
     clock: str  # wall or virtual
-    versions: dict[str, str]
-    calibration: str = "none"
-    defects: list[str] = []
+    versions: dict[str, str]  # of Python, stormgate and dependencies
+    calibration: str = "none"  # what the system model was fitted to
+    defects: list[str] = []  # misbehaviours of the mock that were switched on
     plan: list[dict[str, object]] = []  # the resolved fault schedule
     subscriptions: dict[str, list[str]] = {}  # client index -> ids of the streams it subscribes to
     negative_clients: dict[str, str] = {}  # client index -> name of the negative client
     auditor: int = -1  # index of the client that reads all retained events at the end
-    duration_s: float = 0.0
+    duration_s: float = 0.0  # of the run, by its clock
     complete: bool = False  # all phases were run
     stopped_because: str = ""  # why the run was cut short
     stop_condition: str = ""  # the target's stop condition that ended the run
@@ -48,8 +48,8 @@ class RunHeader(msgspec.Struct, kw_only=True):
     prediction: Prediction | None = None  # made with a fitted model before the run
     evidence: dict[str, str] = {}  # further files of this folder with their hex SHA-256
     tally: Tally | None = None  # counts of a fleet run, which has no observations
-    observations_sha256: str = ""
-    observations_rows: int = 0
+    observations_sha256: str = ""  # of observations.parquet
+    observations_rows: int = 0  # number of rows
 
 
 def write_header(folder: Path, header: RunHeader) -> None:

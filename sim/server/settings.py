@@ -14,33 +14,33 @@ Profile = Literal["full", "pinned"]
 
 
 class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of the runtime and its control service; every default is the sync lane's own unless its comment says [ours]."""
+    """Settings of the runtime and its control service. Defaults are those of the real service, except where marked [ours]."""
 
     window_events: Count = 1024  # entries of a stream kept for replay
     replay_budget_events: CountOrZero = 0  # 0: each topic class's own
-    replay_batch_size: Count = 200
+    replay_batch_size: Count = 200  # events in one frame of a replay
     outbound_queue_events: Count = 64  # waiting for one client before it counts as slow
     topics_per_drain: Count = 2  # fairness: topics one client's drain serves before it goes to the back
-    slow_consumer_strikes: Count = 3
+    slow_consumer_strikes: Count = 3  # full queues in a row until a client is disconnected
     slow_consumer_tick_s: Positive = 0.5  # [ours] how often queues are looked at for a strike
-    slow_consumer_reconnect_after_ms: Count = 2000
+    slow_consumer_reconnect_after_ms: Count = 2000  # that a slow client is told to wait
     send_buffer_kib: CountOrZero = 0  # [ours] of each socket, in the kernel; 0: as the system has it
     longest_frame_kib: Count = 256  # [ours] a client's connection ends with a longer one
-    heartbeat_interval_s: Positive = 15.0
+    heartbeat_interval_s: Positive = 15.0  # between two heartbeats
     client_timeout_s: Positive = 60.0  # a client silent for so long is dropped
-    token_ttl_s: Count = 300
-    token_ttl_min_s: Count = 60
-    token_ttl_max_s: Count = 900
-    token_refresh_margin_s: CountOrZero = 30
-    token_leeway_s: CountOrZero = 30
-    token_max_age_s: Count = 300
+    token_ttl_s: Count = 300  # default lifetime of a token
+    token_ttl_min_s: Count = 60  # shortest lifetime that a client can request
+    token_ttl_max_s: Count = 900  # longest lifetime that a client can request
+    token_refresh_margin_s: CountOrZero = 30  # before its end, in which a token is to be renewed
+    token_leeway_s: CountOrZero = 30  # tolerance of the token's times
+    token_max_age_s: Count = 300  # a token issued longer ago is refused
     publishes_per_s: CountOrZero = 0  # 0: each topic class's own
     profile: Profile = "full"  # of the metrics endpoint
     sync_frames: bool = False  # deliver as canonical `sync:frame` envelopes
-    protocol_version: str = "spacetime.sync.v1"
-    schema_version: int = 1
-    min_client_build: str = "20260101T000000Z"  # [ours]
-    max_client_build: str = "20991231T235959Z"  # [ours]
+    protocol_version: str = "spacetime.sync.v1"  # that clients must speak
+    schema_version: int = 1  # that clients must speak
+    min_client_build: str = "20260101T000000Z"  # [ours] oldest build that may join
+    max_client_build: str = "20991231T235959Z"  # [ours] newest build that may join
 
 
 class LiveFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

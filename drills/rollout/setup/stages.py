@@ -72,34 +72,34 @@ def command_for(stage: Stage) -> str:
 class Calendar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When people are at work."""
 
-    zone: Words  # of the IANA database
-    country: Words  # whose public holidays count
-    subdivision: str = ""
-    days_off: tuple[str, ...] = ()  # further ones, YYYY-MM-DD
+    zone: Words  # time zone of the IANA database
+    country: Words  # ISO 3166 code; its public holidays count
+    subdivision: str = ""  # with holidays of its own, such as TX
+    days_off: tuple[str, ...] = ()  # further days off, YYYY-MM-DD
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often servers are sampled and a hold is evaluated. All defaults are [ours]."""
 
-    interval_s: Interval = 30.0
-    judge_every_s: Positive = 60.0
-    extend_up_to_s: NotNegative = 14_400.0
+    interval_s: Interval = 30.0  # between two snapshots of the servers' metrics
+    judge_every_s: Positive = 60.0  # between two evaluations of a hold
+    extend_up_to_s: NotNegative = 14_400.0  # longest extension of a hold with too few samples, or that was restarted
 
 
 class CanaryChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The drill that runs at intervals beside a baseline or a hold. All defaults are [ours]."""
 
-    drill: Words = "observation"
-    every_s: CanaryCheckInterval = 300.0
-    set: tuple[str, ...] = ()
+    drill: Words = "observation"  # name, or a file beside the stages file
+    every_s: CanaryCheckInterval = 300.0  # from one start to the next; as often on the control
+    set: tuple[str, ...] = ()  # overrides, as with `drill run --set`
 
 
 class RoutingChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the routing service is asked. All defaults are [ours]."""
 
-    keys: Annotated[int, msgspec.Meta(ge=100)] = 300
-    every_s: Positive = 3600.0
-    per_s: Positive = 20.0
+    keys: Annotated[int, msgspec.Meta(ge=100)] = 300  # number of keys that are asked for
+    every_s: Positive = 3600.0  # between two routing checks
+    per_s: Positive = 20.0  # highest rate of requests
 
 
 class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,18 +113,18 @@ class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class OnMock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is shorter on a target of kind mock. All defaults are [ours]."""
 
-    baseline_s: Positive = 56.0
-    interval_s: Positive = 1.0
-    canary_check_every_s: Positive = 15.0
-    canary_check_set: tuple[str, ...] = ()
+    baseline_s: Positive = 56.0  # length of the baseline
+    interval_s: Positive = 1.0  # between two snapshots
+    canary_check_every_s: Positive = 15.0  # between two canary checks
+    canary_check_set: tuple[str, ...] = ()  # overrides of the canary check's drill
 
 
 class DrillsByKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The drills that must pass on a target of each kind: names, files beside the stages file, or `all`."""
 
-    mock: tuple[Words, ...] = (EVERY_DRILL,)
-    staging: tuple[Words, ...] = (EVERY_DRILL,)
-    production: tuple[Words, ...] = ("observation",)
+    mock: tuple[Words, ...] = (EVERY_DRILL,)  # on a mock
+    staging: tuple[Words, ...] = (EVERY_DRILL,)  # on a target of kind staging
+    production: tuple[Words, ...] = ("observation",)  # on a target of kind production
 
     def of(self, kind: TargetKind) -> tuple[str, ...]:
         """Those for one kind."""
@@ -135,8 +135,8 @@ class DrillsByKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class BusinessDay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """The hours of a working day, local."""
 
-    from_: TimeOfDay
-    to: TimeOfDay
+    from_: TimeOfDay  # start, HH:MM
+    to: TimeOfDay  # end, HH:MM
 
     def __post_init__(self) -> None:
         if self.from_ >= self.to:
@@ -155,33 +155,33 @@ def _minutes(time_of_day: str) -> int:
 class StageRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[stages.N]`."""
 
-    title: Words
-    cohort: Words
-    cohort_percent: Percent | None = None
-    required: tuple[str, ...]
-    hold_s: Positive | None = None
-    business_day: BusinessDay | None = None
+    title: Words  # for reports
+    cohort: Words  # who gets the new revision, in words
+    cohort_percent: Percent | None = None  # share of the keys in the cohort
+    required: tuple[str, ...]  # what a go needs beside the gates
+    hold_s: Positive | None = None  # length of the hold
+    business_day: BusinessDay | None = None  # hold for a whole business day, instead of `hold_s`
     gates_at_h: tuple[NotNegative, ...] = ()  # within the hold; its end is always one
     control: str = ""  # the target that still serves the previous revisions; not for stages 0 and 4
-    baseline_s: Positive | None = None  # this and the following keys are for stage 0 only
-    rehearsal_limit_s: Positive | None = None
-    client_builds: tuple[Build, ...] = ()
-    side_by_side: Count = 1
-    drills: DrillsByKind | None = None
+    baseline_s: Positive | None = None  # length of the baseline; this and the following keys are for stage 0 only
+    rehearsal_limit_s: Positive | None = None  # time to recover that a rollback rehearsal may take
+    client_builds: tuple[Build, ...] = ()  # builds that must be able to join; canary checks take turns over them
+    side_by_side: Count = 1  # drills at the same time on the embedded mock; elsewhere one
+    drills: DrillsByKind | None = None  # that must pass
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One verification command."""
 
     name: Name
-    argv: Annotated[tuple[Words, ...], msgspec.Meta(min_length=1)]
+    argv: Annotated[tuple[Words, ...], msgspec.Meta(min_length=1)]  # program and arguments; no shell reads them
     cwd_env: VariableName | None = None  # the variable that names the folder
     cwd: str = ""  # the folder, or one below that of `cwd_env`
     programs: tuple[Words, ...] = ()  # further ones that it needs
     environment: tuple[VariableName, ...] = ()  # variables that it gets besides the few that every program needs
-    runner: Runner = ""
-    timeout_s: Positive = 600.0  # [ours]
-    precondition: Literal["", "observability_tests", "retired_route_guard"] = ""
+    runner: Runner = ""  # whose output says how many tests ran; empty: it runs none
+    timeout_s: Positive = 600.0  # [ours] limit
+    precondition: Literal["", "observability_tests", "retired_route_guard"] = ""  # the precondition that its tests answer
     stands_for: str = ""  # the operators' command that this one of ours accompanies
 
     @property
