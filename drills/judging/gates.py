@@ -33,7 +33,7 @@ DECISIONS: Mapping[str, Decide] = {
 }
 GENERATOR = "drill.generator_lag_ms"
 HOOKS_FOLDER = "hooks"
-_PACED_SHARE = 0.1  # [ours] of the connects after the first fault, that may wait for a cap
+_PACED_SHARE = 0.1  # [ours] of the connects after the first fault that may wait for a cap
 
 
 def require_checks(drill: Drill, thresholds: Thresholds) -> None:
@@ -48,14 +48,14 @@ def require_checks(drill: Drill, thresholds: Thresholds) -> None:
 
 
 def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str) -> DrillVerdict:
-    """Ask a drill's evidence everything its drill lists, and everything that is always asked.
+    """Judge a drill's history by the checks that it lists and those that are always on.
 
-    `evidence` names the file it came from. Raises `UsageError` as `require_checks` does.
+    `evidence` names the file of the history. Raises `UsageError` as `require_checks` does.
     """
     require_checks(drill, thresholds)
     case, header = Case(drill, history), history.header
-    broken, laws = _invariants(case, evidence)
-    measures, trouble = _measures(case)
+    violated, checked = _invariants(case, evidence)
+    found, trouble = _metrics(case)
     results = _disown([answer(spec, case, thresholds.get(spec.name), evidence) for spec in asked_of(drill)])
     paced = samples.paced(history)
     results = _doubt(results, paced)
@@ -63,31 +63,31 @@ def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str)
         name=drill.name,
         clients=header.clients,
         duration_s=header.duration_s,
-        checks=(read_evidence(evidence, len(history), trouble), laws, *results),
-        violations=broken,
-        metrics=measures,
+        checks=(read_evidence(evidence, len(history), trouble), checked, *results),
+        violations=violated,
+        metrics=found,
         summary=drill.summary,
         policy=header.policy,
         defects=tuple(header.defects),
-        remarks=(*_remarks(history, paced), *fleet.remarks(case, (laws, *results))),
+        remarks=(*_remarks(history, paced), *fleet.remarks(case, (checked, *results))),
         prediction=header.prediction,
         server=_server_view(history),
     )
 
 
 def _remarks(history: History, paced: Share) -> Iterator[str]:
-    """What a reader must know of how a drill was run, in sentences."""
+    """Sentences on how the drill was run."""
     yield from history.header.remarks
     if paced.hits:
-        yield f"{paced.hits} of {paced.n} connects waited for the target's cap: this storm was paced, so it measures less."
+        yield f"{paced.hits} of {paced.n} connects waited for the target's cap: this storm was paced, so it shows less."
     if hooks := history.header.hooks:
-        yield f"{len(hooks)} hook commands were run; what they said is in {HOOKS_FOLDER}/ of the drill's folder."
+        yield f"{len(hooks)} hook commands were run; their output is in {HOOKS_FOLDER}/ of the drill's folder."
     polls = server_metrics.polls(history)
     if polls.failures:
         why = ", ".join(f"{reason} ({count})" for reason, count in polls.failed.items())
         yield (
-            f"The runtime's metrics endpoint gave nothing at {polls.failures} of {polls.n} polls: {why}. What it would have "
-            "said is missing here, not zero; every check above rests on what clients saw."
+            f"The runtime's metrics endpoint did not answer {polls.failures} of {polls.n} polls: {why}. Its metrics are "
+            "missing then, not zero; every check above reads what clients observed."
         )
 
 
@@ -100,7 +100,7 @@ def _server_view(history: History) -> ServerView | None:
 
 
 def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult]:
-    """Where a cap held back many of the storm's connects, times are neither the target's nor a storm's: they decide nothing."""
+    """If a cap held back many of the storm's connects, checks of times are inconclusive: this was no storm of that size."""
     if paced.n == 0 or paced.ratio <= _PACED_SHARE:
         return results
     why = f"the target's cap paced {paced.hits} of {paced.n} connects, so this was no storm of that size"
@@ -114,10 +114,10 @@ def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult
 
 
 def _disown(results: Sequence[CheckResult]) -> Sequence[CheckResult]:
-    """With a saturated load generator, no figure of time is the target's: none may pass, and none may fail."""
+    """With a saturated load generator, checks of times do not measure the target: they neither pass nor fail."""
     if not any(result.name == GENERATOR and result.state is State.ERROR for result in results):
         return results
-    why = "the load generator was late itself, so this is no figure of the target's"
+    why = "the load generator was late itself, so this does not measure the target"
     return [
         replace(found, state=State.ERROR, reason=f"{why} ({found.reason})") if OF_RUNS[found.name].is_timed else found
         for found in results
@@ -138,11 +138,11 @@ def _invariants(case: Case, evidence: str) -> tuple[tuple[Violation, ...], Check
     return tuple(found), answered
 
 
-def _measures(case: Case) -> tuple[tuple[Metric, ...], str]:
-    """What was measured, or why it could not be."""
+def _metrics(case: Case) -> tuple[tuple[Metric, ...], str]:
+    """The run's metrics, or why they could not be computed."""
     try:
         return tuple(metrics.run_metrics(case.history, case.ledger)), ""
-    except Exception as error:  # a run that cannot be measured must not pass, and must still be reported
+    except Exception as error:  # such a run must not pass, and must still be reported
         return (), f"the run cannot be measured: {error or type(error).__name__}"
 
 
@@ -174,7 +174,7 @@ def stopped(evidence: str, condition: str) -> CheckResult:
 
 
 def unreadable(name: str, trouble: str, evidence: str) -> DrillVerdict:
-    """The verdict on a drill of which nothing can be read."""
+    """The verdict on a drill whose files cannot be read."""
     return DrillVerdict(name, 0, float("nan"), (read_evidence(evidence, 0, trouble),))
 
 

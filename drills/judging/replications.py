@@ -1,9 +1,8 @@
-"""One verdict on a drill from many replications of it.
+"""One verdict on a drill from many replications.
 
-A law, a count or anything of the course: one replication that fails makes the drill fail, and the worst answer counts.
-What is estimated is judged by the upper end of an interval: a mean by Student's t over replications, a ratio also by the
-Wilson bound of all replications together, because replications without a single hit vary not at all and prove little.
-A replication that fails by itself keeps the drill from passing, however good the mean: it is one storm that went wrong.
+For invariants, counts and the gate `drill` the worst replication counts. An estimate is judged by its interval: a mean by
+Student's t over replications, a ratio also by the Wilson bound of the pooled sample, as replications without a hit do not vary.
+A replication that fails keeps the drill from passing, however good the mean is.
 """
 
 import math
@@ -20,18 +19,18 @@ from sim.analysis import statistics
 from sim.analysis.metrics import Metric, percentile
 from sim.analysis.statistics import Mean
 
-_ANSWERS = (State.PASS, State.FAIL, State.INCONCLUSIVE)  # something was measured
+_ANSWERS = (State.PASS, State.FAIL, State.INCONCLUSIVE)  # with a measured value
 _MAX_SEEDS = 5
-_COUNTED_WHEN_SEEN = "disconnects."  # measures that a run has only when there was one
+_COUNTED_WHEN_SEEN = "disconnects."  # metrics that a run has only if it counted one
 
 Results = dict[int, CheckResult]
 """One check's result in each replication, by seed."""
 
 
 def combine(verdicts: dict[int, DrillVerdict], thresholds: Thresholds) -> DrillVerdict:
-    """The verdict that those of all replications, by seed, make together."""
+    """Combine the verdicts of all replications, by seed."""
     one = next(iter(verdicts.values()))
-    named = max(verdicts.values(), key=lambda verdict: verdict.clients)  # one that could be read knows more
+    named = max(verdicts.values(), key=lambda verdict: verdict.clients)  # an unreadable one has 0 clients
     names = dict.fromkeys(check.name for verdict in verdicts.values() for check in verdict.checks)
     found = spreads(list(verdicts.values()))
     return DrillVerdict(
@@ -49,11 +48,11 @@ def combine(verdicts: dict[int, DrillVerdict], thresholds: Thresholds) -> DrillV
     )
 
 
-# --- measures ---------------------------------------------------------------------------------------
+# --- metrics ----------------------------------------------------------------------------------------
 
 
 def spreads(verdicts: Sequence[DrillVerdict]) -> tuple[Spread, ...]:
-    """Every measure over the replications that have one, in the order they first appear."""
+    """Each metric over the replications that have it, in order of appearance."""
     measured = [verdict.metrics for verdict in verdicts if verdict.metrics]
     units = {metric.name: metric.unit for metric in chain.from_iterable(measured)}
     tables = [{metric.name: metric.value for metric in metrics} for metrics in measured]
@@ -88,12 +87,12 @@ def _check(name: str, verdicts: dict[int, DrillVerdict], thresholds: Thresholds)
     if any(result.state not in _ANSWERS or math.isinf(result.value) for result in results.values()):
         return _worst(results)
     if any(result.n < (threshold.minimum_n or 0) for result in results.values()):
-        return _worst(results)  # many small samples are no large one
+        return _worst(results)  # many small samples do not make a large one
     return (_ratio if check.across == "ratio" else _mean)(results, threshold.threshold)
 
 
 def _worst(results: Results) -> CheckResult:
-    """The gravest answer, and of several the one with the highest value."""
+    """The worst answer; of several, the one with the highest value."""
     for state in GRAVEST_FIRST:
         those = {seed: result for seed, result in results.items() if result.state is state}
         if those:
@@ -116,11 +115,11 @@ def _mean(results: Results, limit: float) -> CheckResult:
     """The mean over replications, judged by its interval."""
     found = _mean_of(results)
 
-    def would_do(n: int) -> bool:
+    def is_enough(n: int) -> bool:
         return statistics.half_width(found.deviation, n) <= abs(limit - found.value)
 
     method = "mean over replications, two-sided 95 % interval by Student's t"
-    return _decide(results, limit, found.value, (found.lower, found.upper), method, would_do)
+    return _decide(results, limit, found.value, (found.lower, found.upper), method, is_enough)
 
 
 def _ratio(results: Results, limit: float) -> CheckResult:
@@ -130,7 +129,7 @@ def _ratio(results: Results, limit: float) -> CheckResult:
     hits = sum(round(result.value * result.n) for result in results.values())
     pooled = statistics.ratio(hits, n)
 
-    def would_do(more: int) -> bool:
+    def is_enough(more: int) -> bool:
         times = more / replications
         bounds = statistics.ratio(round(hits * times), round(n * times))
         wide = statistics.half_width(found.deviation, more)
@@ -138,7 +137,7 @@ def _ratio(results: Results, limit: float) -> CheckResult:
 
     method = "all replications together, one-sided 95 % Wilson bound, and the 95 % interval of their mean by Student's t"
     interval = (min(found.lower, pooled.lower), max(found.upper, pooled.upper))
-    return _decide(results, limit, pooled.value, interval, method, would_do)
+    return _decide(results, limit, pooled.value, interval, method, is_enough)
 
 
 def _mean_of(results: Results) -> Mean:
@@ -151,9 +150,9 @@ def _decide(
     value: float,
     interval: tuple[float, float],
     method: str,
-    would_do: Callable[[int], bool],
+    is_enough: Callable[[int], bool],
 ) -> CheckResult:
-    """Pass with the upper end at or under the limit, fail with the lower end over it, else too wide to tell."""
+    """Pass with the upper end at or under the limit, fail with the lower end over it, else inconclusive."""
     lower, upper = interval
     n = len(results)
     said = f"{value:.4g} over {n} replications, with 95 % confidence {lower:.4g}..{upper:.4g}"
@@ -162,12 +161,12 @@ def _decide(
     if lower > limit or len(failing) == n:
         state = State.FAIL
     elif failing:
-        reason = f"{said}; but {len(failing)} of {n} replications fail by themselves ({_seeds(failing)})"
+        reason = f"{said}; but {len(failing)} of {n} replications fail ({_seeds(failing)})"
     elif upper <= limit:
         state = State.PASS
     else:
-        enough = statistics.smallest(n + 1, would_do)
-        advice = f"--replications {enough} would do" if enough else "no number of replications would do"
-        reason = f"{said}, which cannot be told from {limit:g}; {advice}"
+        enough = statistics.smallest(n + 1, is_enough)
+        advice = f"--replications {enough} are enough" if enough else "no number of replications is enough"
+        reason = f"{said}, which does not separate it from {limit:g}; {advice}"
     like = next(iter(results.values()))
     return replace(like, state=state, value=value, n=n, interval=interval, method=method, reason=reason).sound()

@@ -98,9 +98,9 @@ def test_too_wide_says_how_many_would_do():
     assert statistics.half_width(deviation, enough) <= gap < statistics.half_width(deviation, enough - 1)
 
 
-def test_on_the_threshold_no_number_would_do():
+def test_no_number_of_replications_is_enough_on_the_threshold():
     wide = check_of(MEAN, *(result(MEAN, value, state=State.INCONCLUSIVE) for value in (50.0, 60.0, 70.0)))
-    assert (wide.state, "no number of replications would do" in wide.reason) == (State.INCONCLUSIVE, True)
+    assert (wide.state, "no number of replications are enough" in wide.reason) == (State.INCONCLUSIVE, True)
 
 
 def test_over_the_threshold_is_a_failure():
@@ -138,7 +138,7 @@ def test_no_hit_at_all_proves_no_more_than_its_sample():
     """Ten tokens without a failure twice: their means do not vary at all, and say nothing about one in a hundred."""
     found = check_of(RATIO, *[result(RATIO, 0.0, 10, State.INCONCLUSIVE)] * 2)
     assert found.state is State.INCONCLUSIVE
-    assert "--replications 27 would do" in found.reason, "with no failure at all 268 tokens are needed"
+    assert "--replications 27 are enough" in found.reason, "with no failure at all 268 tokens are needed"
     assert check_of(RATIO, *[result(RATIO, 0.0, 10, State.INCONCLUSIVE)] * 27).state is State.PASS
 
 

@@ -46,7 +46,7 @@ def test_each_kind_has_its_sign_here():
 def test_a_hook_that_nobody_saw_act_is_an_error(kind: str):
     told = observed(hooked(kind))
     assert told.state == "error"
-    assert f"{kind} #0: was done by a hook, but no" in told.reason
+    assert f"{kind} #0: was injected by a hook, but no" in told.reason
 
 
 @pytest.mark.parametrize("kind", SIGNS)

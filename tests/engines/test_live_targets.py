@@ -105,7 +105,7 @@ def test_metrics_that_cannot_be_had_are_missing_and_not_zero(tmp_path: Path, met
     assert "mirror.published_total" not in drill["server"]["figures"]
     if metrics == "none":
         assert drill["server"]["failed_polls"] == {"http_404": drill["server"]["polls"]}
-        assert "gave nothing at" in drill["remarks"][0]
+        assert "did not answer" in drill["remarks"][0]
 
 
 def test_changed_metrics_are_no_evidence(tmp_path: Path) -> None:

@@ -18,19 +18,19 @@ from sim.record.ledger import Ledger
 from sim.server.settings import RuntimeSettings
 
 NAN = float("nan")
-_EARLY_SHARE = 0.5  # [ours] of the time after which a token is to be renewed
+_EARLY_SHARE = 0.5  # [ours] of the normal time until a renewal
 
 
 @dataclass
 class Case:
-    """One drill's evidence. What several checks need is worked out once."""
+    """One drill's evidence. Shared values are computed once."""
 
     drill: Drill
     history: History
 
     @cached_property
     def ledger(self) -> Ledger:
-        """Who should have, and who has, every acknowledged event."""
+        """The ledger: which client should have, and which has, every acknowledged event."""
         return Ledger(self.history)
 
 
@@ -73,7 +73,7 @@ def result(
 
 
 def soonest_renewal_s(case: Case) -> float:
-    """Seconds after which a token may be renewed, by the drill's runtime; all but mocks grant it for the lane's least time."""
+    """Seconds after which a token may be renewed. Targets other than the mock grant tokens for the service's minimum time."""
     fleet, endpoints = case.drill.fleet, RuntimeSettings()
     mock = case.history.header.target_kind == "mock"
     runtime = case.drill.runtime if mock else endpoints
@@ -84,12 +84,12 @@ def soonest_renewal_s(case: Case) -> float:
 def needed(threshold: Threshold | None) -> Threshold:
     """The threshold of a check that takes one."""
     if threshold is None:
-        raise IllegalMoveError("a check that needs a threshold was asked without one")
+        raise IllegalMoveError("a check that takes a threshold was asked without one")
     return threshold
 
 
 def by_ratio(share: Share, threshold: Threshold, what: str) -> Answer:
-    """One-sided 95 % Wilson bound: pass when the upper is at or under the threshold, fail when the lower is over it."""
+    """Decide by one-sided 95 % Wilson bounds: pass with the upper at or under the threshold, fail with the lower over it."""
     bounds = statistics.ratio(share.hits, share.n)
     said = f"{share.hits} of {share.n} {what}"
     if share.n == 0:
@@ -98,7 +98,7 @@ def by_ratio(share: Share, threshold: Threshold, what: str) -> Answer:
 
 
 def by_percentile(samples: Floats, share: float, threshold: Threshold, what: str) -> Answer:
-    """Distribution-free 95 % bounds of the percentile at `share`, decided as a ratio is; too few samples cannot pass."""
+    """Decide by distribution-free 95 % bounds of a percentile, as for a ratio. Under `minimum_n` samples it cannot pass."""
     bounds = statistics.percentile(samples, share)
     if bounds.n == 0:
         return Answer(State.NO_DATA, NAN, 0, f"there were no {what}")
@@ -116,7 +116,10 @@ def _by_bounds(bounds: Bounds, threshold: Threshold, said: str) -> Answer:
     elif bounds.lower > limit:
         state, reason = State.FAIL, f"{said}: at least {bounds.lower:.4g} with 95 % confidence"
     else:
-        state, reason = State.INCONCLUSIVE, f"{said} cannot tell {_bound(bounds.lower)}..{_bound(bounds.upper)} from {limit:g}"
+        state, reason = (
+            State.INCONCLUSIVE,
+            f"{said}: bounds {_bound(bounds.lower)}..{_bound(bounds.upper)} include {limit:g}",
+        )
     return Answer(state, bounds.value, bounds.n, reason, (bounds.lower, bounds.upper))
 
 
@@ -125,7 +128,7 @@ def _bound(value: float) -> str:
 
 
 def by_count(hits: float, n: int, threshold: Threshold, what: str, among: str) -> Answer:
-    """Fail over the threshold, however small the sample; pass only when there was something to count among."""
+    """Fail over the threshold, however small the sample. Pass only if there was something to count among."""
     if hits > threshold.threshold:
         return Answer(State.FAIL, hits, n, f"{hits:g} {what} among {n} {among}")
     if n == 0:

@@ -1,4 +1,4 @@
-"""Checks of what clients are handed: do they notice what goes wrong, and does everyone see one order?"""
+"""Checks of delivery: do clients notice its faults, and do all of them see one order?"""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from sim.analysis.reconnects import NOTICE_S
 from sim.record.history import History
 from sim.record.observations import Kind
 
-# [ours] Of the times that a fault acted, those that its clients must have noticed: some are under way when a socket ends.
+# [ours] The share of a fault's effects that clients must notice: some are in flight when a socket closes.
 _NOTICED_SHARE = 0.5
 _NOTICED_BY = {
     "duplicate_deliveries": Kind.DUPLICATE_DROPPED,
@@ -25,31 +25,31 @@ _NOTICED_BY = {
 
 
 def _faults_noticed(case: Case, threshold: Threshold | None) -> Answer:
-    """A duplicate is dropped, a jumbled or malformed message named, a missing one asked for again."""
-    acted = corrupted.effects(case.history)
-    complaints, n = [], 0
+    """Clients drop duplicates, name corrupt and malformed messages, and ask again for missing ones."""
+    effects = corrupted.effects(case.history)
+    unnoticed, n = [], 0
     for index, fault in enumerate(case.history.header.plan):
         if (kind := str(fault.get("kind"))) in _NOTICED_BY:
-            times, seen = acted.get(index, 0), _noticed(case.history, index, kind)
+            times, seen = effects.get(index, 0), _noticed(case.history, index, kind)
             n += times
             if times == 0 or seen < _NOTICED_SHARE * times:
-                complaints.append(f"{kind} acted {times} times and was noticed {seen} times")
+                unnoticed.append(f"{kind} took effect {times} times and was noticed {seen} times")
     if n == 0:
-        return Answer(State.NO_DATA, NAN, 0, "no fault of delivery was seen to act")
-    if complaints:
-        return Answer(State.FAIL, len(complaints), n, "; ".join(complaints))
-    return Answer(State.PASS, 0, n, f"clients noticed what went wrong {n} times")
+        return Answer(State.NO_DATA, NAN, 0, "no fault of delivery had an observed effect")
+    if unnoticed:
+        return Answer(State.FAIL, len(unnoticed), n, "; ".join(unnoticed))
+    return Answer(State.PASS, 0, n, f"clients noticed all faults, which took effect {n} times")
 
 
 def _noticed(history: History, index: int, kind: str) -> int:
-    """How often the fleet noticed what such a fault does, while it lasted."""
+    """How often the fleet noticed a fault of this kind while it was active."""
     rows = history.fleet(_NOTICED_BY[kind])
-    begun_t, ended_t = history.fault_times(kind).get(index, (np.inf, np.inf))
-    return int(((rows.t >= begun_t) & (rows.t <= ended_t + NOTICE_S)).sum())
+    since_t, until_t = history.fault_times(kind).get(index, (np.inf, np.inf))
+    return int(((rows.t >= since_t) & (rows.t <= until_t + NOTICE_S)).sum())
 
 
 def _one_order(case: Case, threshold: Threshold | None) -> Answer:
-    """Events of which two clients applied different payloads, among those that at least two applied."""
+    """Events that two clients applied with different payloads, among those that at least two applied."""
     rows = case.history.fleet(Kind.APPLIED)
     rows = rows.take(~case.history.detail_is(rows, [""]))
     seen = pd.DataFrame({"stream": rows.stream, "seq": rows.seq, "payload": rows.detail, "client": rows.client})
@@ -67,7 +67,7 @@ def _cut_once(case: Case, threshold: Threshold | None) -> Answer:
     cut = cut.take((cut.t >= history.first_fault_t) & (cut.t <= history.phases.get("recovery", np.inf)))
     _, times = np.unique(cut.client, return_counts=True)
     if len(times) == 0:
-        return Answer(State.NO_DATA, NAN, 0, "the deploy disconnected nobody")
+        return Answer(State.NO_DATA, NAN, 0, "the deploy disconnected no client")
     if n := int((times > 1).sum()):
         return Answer(State.FAIL, n, len(times), f"{n} of {len(times)} clients were disconnected more than once")
     return Answer(State.PASS, 0, len(times), f"each of {len(times)} clients was disconnected once")

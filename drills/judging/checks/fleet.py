@@ -1,7 +1,6 @@
-"""What checks answer of a fleet run, which counted its storm and recorded no delivery.
+"""Decisions about a fleet run, which counts its storm and records no deliveries.
 
-A check that is not here has no data: nothing was measured that it could go by. Laws are not looked at. So a fleet run can
-fail, but the best it can be is inconclusive.
+A check without a decision here has no data, and invariants are not checked. So a fleet run can fail, but never pass.
 """
 
 import math
@@ -20,9 +19,9 @@ from sim.analysis.samples import Share
 from sim.record.observations import Kind
 from sim.record.tally import Tally
 
-_UNASKED = (State.NO_DATA, State.NOT_RUN)
+_UNANSWERED = (State.NO_DATA, State.NOT_RUN)
 _P95 = 0.95
-# What the few rows tell that a fleet run has.
+# Checks that the few recorded observations of a fleet run are enough for.
 _BY_ROWS = ("drill.phases", "drill.steady_state", "drill.faults_observed", "drill.generator_lag_ms")
 
 
@@ -35,13 +34,13 @@ class _Answered(Protocol):
 
     @property
     def state(self) -> State:
-        """What it says."""
+        """Its answer."""
 
 
 def decider(name: str, decide: Decide) -> Decide:
     """The decision of a check about a fleet run; `decide` is the one about recorded deliveries."""
     by_tally = decide if name in _BY_ROWS else _DECISIONS.get(name)
-    return _within_model(by_tally) if by_tally else _unasked
+    return _within_model(by_tally) if by_tally else _no_data
 
 
 def remarks(case: Case, results: Sequence[_Answered]) -> Iterator[str]:
@@ -49,24 +48,24 @@ def remarks(case: Case, results: Sequence[_Answered]) -> Iterator[str]:
     tally = case.history.header.tally
     if tally is None:
         return
-    unasked = [result.name for result in results if result.state in _UNASKED]
+    unanswered = [result.name for result in results if result.state in _UNANSWERED]
     yield (
-        "The fleet engine simulates the storm and delivers nothing. It has no data for, and says nothing about: "
-        f"{', '.join(unasked)}. The virtual engine asks all of them of fewer clients."
+        "The fleet engine simulates the storm and delivers nothing. It has no data for: "
+        f"{', '.join(unanswered)}. The virtual engine checks all of them, with fewer clients."
     )
     if tally.overloaded_at_s is not None:
         yield (
-            f"From {tally.overloaded_at_s:.1f} s on, delivery was so far behind that a lane would have sent clients away as "
-            "too slow, which is not simulated here: whatever looks good of this run may be too good."
+            f"From {tally.overloaded_at_s:.1f} s on, delivery was so far behind that a server would have evicted slow clients. "
+            "That is not simulated here, so this run may look better than a real one."
         )
 
 
-def _unasked(case: Case, threshold: Threshold | None) -> Answer:
-    return Answer(State.NO_DATA, NAN, 0, "the fleet engine delivers nothing, and counts nothing that this could go by")
+def _no_data(case: Case, threshold: Threshold | None) -> Answer:
+    return Answer(State.NO_DATA, NAN, 0, "the fleet engine does not measure this")
 
 
 def _within_model(decide: Decide) -> Decide:
-    """A pass of a run that left what the engine can simulate is none; a failure stays one, as reality would be worse."""
+    """A pass beyond what the engine can simulate is inconclusive; a failure stays one, as reality would be worse."""
 
     def doubt(case: Case, threshold: Threshold | None) -> Answer:
         answer, overloaded_at_s = decide(case, threshold), _tally(case).overloaded_at_s
@@ -94,7 +93,7 @@ def _token_failures(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _stale_cursors(case: Case, threshold: Threshold | None) -> Answer:
-    """Windows begin and end with a bin, and are never too short."""
+    """Windows start and end with a bin, and are never too short."""
     limit, tally = needed(threshold), _tally(case)
     width_s = limit.window_s or 0.0
     stale = np.array([0, *np.cumsum(tally.series["stale_answers"])])
@@ -120,7 +119,7 @@ def _bounded(case: Case, threshold: Threshold | None) -> Answer:
     tally = _tally(case)
     longest, n = tally.max_backoff_ms, tally.totals["backoffs"]
     if longest is None:
-        return Answer(State.NO_DATA, NAN, 0, "no client backed off by its own choice")
+        return Answer(State.NO_DATA, NAN, 0, "no client chose a backoff itself")
     state = State.PASS if longest <= needed(threshold).threshold else State.FAIL
     return Answer(state, longest, n, f"the longest of {n} delays is {longest:.4g} ms")
 
@@ -133,11 +132,11 @@ def _never_resets(case: Case, threshold: Threshold | None) -> Answer:
     limit = needed(threshold)
     lives = next((each for each in _tally(case).lives if each.from_s >= (limit.live_for_s or 0.0) - 1e-9), None)
     if lives is None:
-        return Answer(State.NO_DATA, NAN, 0, "live periods so long are not counted")
-    return by_count(lives.missed, lives.n, limit, "backoffs went on counting", "backoffs after a live period")
+        return Answer(State.NO_DATA, NAN, 0, "live periods of this length are not counted")
+    return by_count(lives.missed, lives.n, limit, "backoffs were not reset", "backoffs after a live period")
 
 
-# --- the drill's course -----------------------------------------------------------------------------
+# --- the gate `drill` -------------------------------------------------------------------------------
 
 
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
@@ -148,10 +147,10 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
     calm = (begins + tally.bin_s <= history.first_fault_t) | (begins > calm_t)
     lost, lives = int(np.array(tally.series["disconnected"])[calm].sum()), tally.totals["went_live"]
     if lost:
-        return Answer(State.FAIL, lost, lives, f"{lost} connections were lost while nothing was being broken")
+        return Answer(State.FAIL, lost, lives, f"{lost} connections were lost while no fault was active")
     if lives == 0:
         return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
-    return Answer(State.PASS, 0, lives, "no connection was lost while nothing was being broken")
+    return Answer(State.PASS, 0, lives, "no connection was lost while no fault was active")
 
 
 def _load(case: Case, threshold: Threshold | None) -> Answer:
@@ -161,8 +160,8 @@ def _load(case: Case, threshold: Threshold | None) -> Answer:
 def _converged(case: Case, threshold: Threshold | None) -> Answer:
     clients, pending = case.history.header.clients, _tally(case).unconverged
     if pending:
-        return Answer(State.FAIL, pending, clients, f"{pending} of {clients} clients were not live again in the end")
-    return Answer(State.PASS, 0, clients, f"all {clients} clients were live, and had had time to get what was published last")
+        return Answer(State.FAIL, pending, clients, f"{pending} of {clients} clients were not live again at the end")
+    return Answer(State.PASS, 0, clients, f"all {clients} clients were live, and had time to get the last publishes")
 
 
 _DECISIONS: Mapping[str, Decide] = {

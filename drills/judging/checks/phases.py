@@ -1,4 +1,4 @@
-"""Checks that are always on: did the drill run its course, ask its question, and end where it must?"""
+"""Checks that are always on: did the drill run as declared, did its faults take effect, and did the system converge?"""
 
 from collections.abc import Mapping
 
@@ -15,17 +15,15 @@ from sim.record.observations import Kind
 from sim.record.tally import Tally
 from sim.server.settings import RuntimeSettings
 
-# Late samples that a load generator is allowed before it counts as saturated.
-_LATE_SHARE = 0.05
-# [ours] Of those whom a fault must disconnect, and of the events that the drill asks for.
-_HIT_SHARE = 0.9
-_LOAD_SHARE = 0.9
-_HOLE_S = 1.0  # so long the load generator's lateness may go unmeasured
+_LATE_SHARE = 0.05  # of its samples that may be late before the load generator counts as saturated
+_HIT_SHARE = 0.9  # [ours] of the clients that a fault must disconnect
+_LOAD_SHARE = 0.9  # [ours] of the events that the drill asks for
+_HOLE_S = 1.0  # the longest gap between samples of the load generator's lateness
 _NAMING = ("drop_sockets", "restart_clients", "rolling_deploy")
-# Faults that act on the open connections of the clients they name, each of which counts as one.
+# Faults on the open connections of the clients they name; each connection counts once.
 _ON_LINKS = ("slow_links", "stall_links", "half_open_links", "reset_links", "stop_reading")
-_SLOW_ENOUGH = 0.9  # what took this share of the injected delay was slowed by it
-# How a hook's fault shows to clients, and what is said when it does not; kinds that disconnect them are seen by that.
+_SLOW_ENOUGH = 0.9  # of the injected delay: anything that took this long was slowed by it
+# How clients observe a fault that a hook injects, and the words for its absence; other kinds are observed by disconnects.
 _SHOWS_AS = {
     "slow_mint": (Kind.TOKEN_MINTED, "no token took so long"),
     "mint_outage": (Kind.TOKEN_REFUSED, "no token was refused"),
@@ -34,10 +32,10 @@ _SHOWS_AS = {
     "skip_deliveries": (Kind.GAP, "no client missed an event"),
     "duplicate_deliveries": (Kind.DUPLICATE_DROPPED, "no client got an event twice"),
     "reorder_deliveries": (Kind.GAP, "no client got an event before its turn"),
-    "jumble_deliveries": (Kind.HASH_MISMATCH, "no client got an event that was changed on the way"),
-    "malform_frames": (Kind.MALFORMED, "no client got a frame that is none"),
-    "shrink_window": (Kind.STALE, "no client was told that it is stale"),
-    "shrink_replay_budget": (Kind.STALE, "no client was told that it is stale"),
+    "jumble_deliveries": (Kind.HASH_MISMATCH, "no client got an event with a wrong hash"),
+    "malform_frames": (Kind.MALFORMED, "no client got a malformed frame"),
+    "shrink_window": (Kind.STALE, "no client got a stale answer"),
+    "shrink_replay_budget": (Kind.STALE, "no client got a stale answer"),
 }
 
 
@@ -52,12 +50,12 @@ def _phases(case: Case, threshold: Threshold | None) -> Answer:
 def _steady_state(case: Case, threshold: Threshold | None) -> Answer:
     rows = case.history.of(Kind.STEADY)
     if len(rows) == 0:
-        return Answer(State.ERROR, NAN, 0, "nothing says that the system was well before it was broken")
+        return Answer(State.ERROR, NAN, 0, "the steady state was not checked before the fault")
     unready = rows.take(rows.value != 1.0)
     if len(unready):
         why = case.history.details[unready.detail[0]] or "no reason was given"
-        return Answer(State.ERROR, 0.0, len(rows), f"the system was sick before it was broken: {why}")
-    return Answer(State.PASS, 1.0, len(rows), "the system was well before it was broken")
+        return Answer(State.ERROR, 0.0, len(rows), f"the steady state did not hold before the fault: {why}")
+    return Answer(State.PASS, 1.0, len(rows), "the steady state held before the fault")
 
 
 def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
@@ -67,49 +65,49 @@ def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
     ]
     wanted = sum(fault.parts for fault in case.drill.faults)
     if len(plan) < wanted:
-        missing.append(f"the plan has {len(plan)} of {wanted} faults")
+        missing.append(f"the schedule has {len(plan)} of {wanted} faults")
     if len(plan) > wanted:
-        missing.append(f"the plan has {len(plan)} faults where the drill has {wanted}")
+        missing.append(f"the schedule has {len(plan)} faults, but the drill has {wanted}")
     if missing:
         return Answer(State.ERROR, len(plan) - len(missing), len(plan), "; ".join(missing))
     if not plan:
-        return Answer(State.PASS, 0, len(case.history), "this drill breaks nothing: it only observes")
-    return Answer(State.PASS, len(plan), len(plan), "every fault was seen to act and was taken back")
+        return Answer(State.PASS, 0, len(case.history), "this drill has no faults: it only observes")
+    return Answer(State.PASS, len(plan), len(plan), "every fault took effect and was reverted")
 
 
 def _unseen(case: Case, index: int) -> str:
-    """What is missing of a fault; empty for nothing."""
+    """Why a fault does not count as injected, effective and reverted; empty if it does."""
     history = case.history
     begun, observed, ended = (history.of(kind) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED))
     if not bool((begun.attempt == index).any()):
-        return "never began"
+        return "was not injected"
     acted = observed.value[observed.attempt == index]
     if not bool((acted >= 1).any()):
-        return "was not seen to act"
+        return "had no observed effect"
     if not bool((ended.attempt == index).any()):
-        return "was not taken back"
+        return "was not reverted"
     return _missed(history, index, float(acted.max()), float(begun.t[begun.attempt == index][0]))
 
 
-def _missed(history: History, index: int, acted: float, began_t: float) -> str:
-    """Whether a fault that must disconnect clients did so to nearly all of them; empty if it did."""
+def _missed(history: History, index: int, affected: float, began_t: float) -> str:
+    """How many clients a fault missed that must disconnect nearly all of them; empty if it did."""
     fault = history.header.plan[index]
     kind = fault.get("kind")
     by_hook = fault.get("by") == "hook"
     if kind in _ON_LINKS:
         named = int(str(fault.get("clients", history.header.clients)))
-        return "" if acted >= _HIT_SHARE * named else f"concerned {acted:g} of {named} clients"
+        return "" if affected >= _HIT_SHARE * named else f"affected {affected:g} of {named} clients"
     if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
         return _unseen_by_clients(history, index, began_t) if by_hook else ""
     if (tally := history.header.tally) is not None:
         return _missed_by_tally(tally, index, int(str(fault.get("clients"))) or history.header.clients)
-    # Some name their clients; the others hit whoever is connected.
+    # Some faults name their clients; the others hit all that are connected.
     wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, began_t)
-    # A process can die without a connection, too.
+    # A process without a connection can be killed, too.
     cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
-    cut = _not_by_itself(history, cut) if by_hook else cut
+    cut = _without_renewals(history, cut) if by_hook else cut
     hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("recovery", np.inf) + NOTICE_S)]))
-    hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(acted))
+    hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(affected))
     verb = "killed" if kind == "restart_clients" else "disconnected"
     return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
 
@@ -128,54 +126,54 @@ def _live_at(history: History, t: float) -> int:
     return int(live.sum())
 
 
-def _not_by_itself(history: History, cut: Rows) -> Rows:
-    """Without those connections that a client left to renew its token, which nobody made it do."""
+def _without_renewals(history: History, cut: Rows) -> Rows:
+    """The disconnects, without those of clients that renewed their token."""
     return cut.take(~history.detail_is(cut, ["token_refresh_due"]))
 
 
 def _unseen_by_clients(history: History, index: int, began_t: float) -> str:
-    """A hook's exit code is its own word; what clients saw must bear it out. What they did not see of it, in words."""
+    """Why the clients' observations do not confirm a hook's fault; empty if they do. Its exit code alone proves nothing."""
     fault = history.header.plan[index]
     kind = str(fault.get("kind"))
     if kind not in _SHOWS_AS:
-        return "was done by a hook, and nothing that clients see shows whether it acted"
+        return "was injected by a hook, and clients cannot observe whether it took effect"
     shows_as, what = _SHOWS_AS[kind]
-    # What was forgotten shows whenever a client comes back; all else shows while it lasts.
+    # A trimmed log is observed whenever a client returns; everything else while the fault is active.
     ended = history.of(Kind.FAULT_REVERTED)
     until_t = np.inf if kind == "shrink_window" else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
     rows = history.of(shows_as)
-    rows = _not_by_itself(history, rows.take((rows.t >= began_t) & (rows.t <= until_t)))
+    rows = _without_renewals(history, rows.take((rows.t >= began_t) & (rows.t <= until_t)))
     if "delay_ms" in fault:
         rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(fault.get("delay_ms"))))
-    return "" if len(rows) else f"was done by a hook, but {what}"
+    return "" if len(rows) else f"was injected by a hook, but {what}"
 
 
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
-    """Connections lost while nothing was being broken are the runtime's own doing."""
+    """Connections that were lost while no fault was active; the runtime lost them."""
     history = case.history
     ended, lost = history.of(Kind.FAULT_REVERTED), history.fleet(Kind.DISCONNECTED)
-    lost = _not_by_itself(history, lost).and_then(_renewed_early(case))
+    lost = _without_renewals(history, lost).and_then(_renewed_early(case))
     calm_t = max(history.phases.get("recovery", np.inf), float(ended.t.max(initial=0.0))) + NOTICE_S
     lost = lost.take((lost.t < history.first_fault_t) | (lost.t > calm_t))
     lives = len(history.fleet(Kind.SUBSCRIBED))
     resets = server_metrics.unexplained_resets(history)
     if len(lost):
         why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in history.detail_counts(lost).items())
-        return Answer(State.FAIL, len(lost), lives, f"connections were lost while nothing was being broken: {why}")
+        return Answer(State.FAIL, len(lost), lives, f"connections were lost while no fault was active: {why}")
     if lives == 0:
         return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
     if resets:
-        why = f"the runtime's own counters went back at {resets[0]:.1f} s, as if it had begun anew, though nothing made it"
+        why = f"the runtime's counters restarted at {resets[0]:.1f} s without a fault, so it may have restarted itself"
         return Answer(State.INCONCLUSIVE, len(resets), lives, why)
-    return Answer(State.PASS, 0, lives, "no connection was lost while nothing was being broken")
+    return Answer(State.PASS, 0, lives, "no connection was lost while no fault was active")
 
 
 def _renewed_early(case: Case) -> Rows:
-    """To renew a token when it is due is no disturbance, but to do it all the time is."""
+    """Disconnects for tokens that were renewed long before they were due."""
     history = case.history
     renewed, after_s = samples.renewals(history)
-    started_by_others = history.header.target_kind == "mock" and "://" in history.header.target  # with token times of its own
-    return renewed.take(np.zeros(0, np.int64) if started_by_others else after_s < soonest_renewal_s(case))
+    is_foreign_mock = history.header.target_kind == "mock" and "://" in history.header.target  # with token times of its own
+    return renewed.take(np.zeros(0, np.int64) if is_foreign_mock else after_s < soonest_renewal_s(case))
 
 
 def _load(case: Case, threshold: Threshold | None) -> Answer:
@@ -183,7 +181,7 @@ def _load(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def by_load(case: Case, tried: int) -> Answer:
-    """Whether so many publishes are what the drill asks for."""
+    """Whether the drill tried the publishes that it asks for."""
     load, phases = case.drill.load, case.history.phases
     asked = load.events_per_s * (phases.get("settle", np.nan) - phases.get("steady", np.nan))
     if load.events:
@@ -205,16 +203,19 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
     rows = history.fleet(Kind.STILL_PENDING)
     why = ", ".join(f"{text or 'no reason'} ({count})" for text, count in list(history.detail_counts(rows).items())[:3])
     return Answer(
-        State.FAIL, len(pending), clients, f"{len(pending)} of {clients} clients did not converge: {why or 'nothing says why'}"
+        State.FAIL,
+        len(pending),
+        clients,
+        f"{len(pending)} of {clients} clients did not converge: {why or 'no reason recorded'}",
     )
 
 
 def generator_lag(case: Case, threshold: Threshold | None) -> Answer:
-    """Of several processes each must have kept up: among the samples of many, those of one that did not would be few."""
+    """How late the load generator was. Each process is judged by itself: in the whole, a single late one would not show."""
     limit, history = needed(threshold), case.history
     rows = history.of(Kind.GENERATOR_LAG)
     if history.header.clock == "virtual":
-        return Answer(State.PASS, 0, len(rows), "simulated time waits for its load generator")
+        return Answer(State.PASS, 0, len(rows), "simulated time waits for the load generator")
     names = {history.details[code] for code in np.unique(rows.detail)}
     wanted = {str(worker.get("name")) for worker in history.header.workers}
     answers = [
@@ -234,8 +235,8 @@ def _lateness(history: History, rows: Rows, limit: Threshold, whose: str) -> Ans
     t = np.concatenate(([phases.get("steady", 0.0)], rows.t, [phases.get("end", history.duration_s)]))
     hole_s = float(np.diff(t).max())
     if hole_s > _HOLE_S + float(lags[-1]) / 1000:
-        return Answer(State.ERROR, NAN, n, f"for {hole_s:.3g} s nothing says how late the load generator{whose} was")
-    # NumPy sorts what is no number last, so it counts as late.
+        return Answer(State.ERROR, NAN, n, f"for {hole_s:.3g} s the lateness of the load generator{whose} was not measured")
+    # NumPy sorts NaN last, so it counts as late.
     lag = float(lags[n - 1 - int(_LATE_SHARE * n)])
     if lag <= limit.threshold:
         return Answer(State.PASS, lag, n, f"95 % of {n} samples{whose} are at most {lag:.3g} ms late")
@@ -244,14 +245,14 @@ def _lateness(history: History, rows: Rows, limit: Threshold, whose: str) -> Ans
 
 
 def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
-    """Where the drill allows it, loss may be declared on the streams that have no snapshots; elsewhere never."""
+    """Events that clients declared lost. Only a drill that expects it allows that, and only on streams without snapshots."""
     rows = case.history.fleet(Kind.DECLARED_LOSS)
     if case.drill.expect.declared_loss:
         rows = rows.take(np.array([_has_snapshots(name) for name in case.history.streams], np.bool_)[rows.stream])
     if len(rows):
         events = float(np.nansum(rows.value))
         return Answer(
-            State.FAIL, events, len(rows), f"clients declared {events:g} events lost, which this drill does not allow there"
+            State.FAIL, events, len(rows), f"clients declared {events:g} events lost, which this drill does not allow"
         )
     if case.ledger.expected == 0:
         return Answer(State.NO_DATA, NAN, 0, "there were no deliveries to lose")
@@ -264,7 +265,7 @@ def _has_snapshots(stream: str) -> bool:
 
 
 def _audited(case: Case, threshold: Threshold | None) -> Answer:
-    """Whether the fresh client at the end got everything: without it, a loss nobody else noticed stays unseen."""
+    """Whether the fresh client at the end got everything; without it, a loss that no client noticed stays unseen."""
     history = case.history
     auditor = history.header.auditor
     pending, settled = history.of(Kind.STILL_PENDING), history.of(Kind.SETTLED)
@@ -274,17 +275,17 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
         why = ", ".join(text or "no reason" for text in history.detail_counts(pending))
         return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
     if not case.ledger.audited or not bool((settled.client == auditor).any()):
-        return Answer(State.NO_DATA, NAN, 0, "no fresh client read what was retained at the end, so a loss may be unseen")
-    # What a drill says of the runtime is for the mock; any other has the lane's own window.
+        return Answer(State.NO_DATA, NAN, 0, "no fresh client read the retained events at the end, so a loss may be unseen")
+    # A drill's runtime settings apply to the mock; any other target has the sync service's own window.
     runtime = case.drill.runtime if history.header.target_kind == "mock" else RuntimeSettings()
     window = runtime.window_events
     if withheld := len(case.ledger.withheld(window, _forgotten_until(history))):
-        return Answer(State.FAIL, 0, n, f"a fresh client did not get {withheld} events that a window of {window} must hold")
-    return Answer(State.PASS, 1, n, "a fresh client read all that was retained at the end")
+        return Answer(State.FAIL, 0, n, f"a fresh client did not get {withheld} events of a window of {window}")
+    return Answer(State.PASS, 1, n, "a fresh client read all retained events at the end")
 
 
 def _forgotten_until(history: History) -> float:
-    """When events were last forgotten on purpose."""
+    """The end of the last fault that trims the log."""
     ended = history.of(Kind.FAULT_REVERTED)
     return float(ended.t[history.detail_is(ended, ["shrink_window"])].max(initial=-np.inf))
 

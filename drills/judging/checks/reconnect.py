@@ -1,4 +1,4 @@
-"""Checks of the gate `reconnect`: recovery in time, and a backoff that is bounded, jittered and reset."""
+"""Checks of the gate `reconnect`: clients recover in time, and their backoff is bounded, jittered and reset."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +9,8 @@ from sim.analysis import reconnects, statistics
 from sim.record.observations import Kind
 from sim.record.tally import Herd
 
-# A group of delays too small to pass may still prove a herd, from so many on.
-SMALLEST_HERD = 20
-# Ten windows fit side by side into a step, and the fullest may lie across two of them.
-_WINDOWS = 20
+MIN_HERD = 20  # delays; a smaller group cannot prove a herd
+_WINDOWS = 20  # ten windows fit into a step, and the fullest may lie across two of them
 _CHANCE = 0.05
 
 
@@ -36,7 +34,7 @@ def by_recovery(seconds: float, fault: str, n: int, threshold: Threshold) -> Ans
 def _bounded(case: Case, threshold: Threshold | None) -> Answer:
     delays = reconnects.chosen_backoffs(case.history).value
     if len(delays) == 0:
-        return Answer(State.NO_DATA, NAN, 0, "no client backed off by its own choice")
+        return Answer(State.NO_DATA, NAN, 0, "no client chose a backoff itself")
     longest = float(delays.max())
     state = State.PASS if longest <= needed(threshold).threshold else State.FAIL
     if longest != longest:
@@ -49,13 +47,13 @@ def _unjittered(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def by_herds(herds: Sequence[Herd], limit: Threshold) -> Answer:
-    """The worst group of delays. Groups under `minimum_n` cannot pass, but can fail where chance is no explanation."""
+    """The worst group of delays. A group under `minimum_n` cannot pass, but fails if chance cannot explain it."""
     proven = [herd for herd in herds if herd.n < (limit.minimum_n or 0) and _is_herd(herd, limit.threshold)]
     judged = [herd for herd in herds if herd.n >= (limit.minimum_n or 0)] + proven
     if not judged:
-        most = max((herd.n for herd in herds), default=0)
-        state = State.INCONCLUSIVE if most else State.NO_DATA
-        return Answer(state, NAN, most, f"at most {most} delays are comparable; {limit.minimum_n} are needed")
+        largest = max((herd.n for herd in herds), default=0)
+        state = State.INCONCLUSIVE if largest else State.NO_DATA
+        return Answer(state, NAN, largest, f"at most {largest} delays are comparable; {limit.minimum_n} are needed")
     worst = max(judged, key=lambda herd: herd.share)
     which = f"of attempt {worst.attempt}" if worst.attempt else "of all attempts, in steps,"
     reason = f"{worst.together} of {worst.n} delays {which} lie within a tenth of their step"
@@ -63,15 +61,15 @@ def by_herds(herds: Sequence[Herd], limit: Threshold) -> Answer:
 
 
 def _is_herd(herd: Herd, allowed: float) -> bool:
-    """Whether so many delays in one window are more than chance, even if each window were allowed its share."""
-    enough = herd.n >= SMALLEST_HERD and herd.share > allowed
+    """Whether chance cannot explain the delays in one window, even if every window may hold the allowed share."""
+    enough = herd.n >= MIN_HERD and herd.share > allowed
     return enough and _WINDOWS * statistics.binomial_tail(herd.together, herd.n, allowed) < _CHANCE
 
 
 def _never_resets(case: Case, threshold: Threshold | None) -> Answer:
     limit = needed(threshold)
     resets = reconnects.backoff_resets(case.history, limit.live_for_s or 0.0)
-    return by_count(len(resets.missed), resets.n, limit, "backoffs went on counting", "backoffs after a live period")
+    return by_count(len(resets.missed), resets.n, limit, "backoffs were not reset", "backoffs after a live period")
 
 
 def _heartbeat_timeouts(case: Case, threshold: Threshold | None) -> Answer:

@@ -66,7 +66,7 @@ def _integrity(case: Case, threshold: Threshold | None) -> Answer:
     wrong = len(found.applied_twice) + len(found.out_of_order) + len(found.holes)
     wrong += int(((mismatches.client >= 0) & (mismatches.client < case.history.header.clients)).sum())
     applied = len(case.history.fleet(Kind.APPLIED))
-    answer = by_count(wrong, applied, limit, "events doubled, out of order, missing or jumbled", "applied events")
+    answer = by_count(wrong, applied, limit, "events applied twice, out of order, missing or corrupt", "applied events")
     if answer.state is State.PASS and applied < (limit.minimum_n or 0):
         reason = f"{applied} applied events are too few; {limit.minimum_n} are needed"
         return Answer(State.INCONCLUSIVE, answer.value, applied, reason)

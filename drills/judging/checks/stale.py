@@ -1,4 +1,4 @@
-"""Checks of staleness: are just those told that their cursor is stale who must be, and for the right reason?"""
+"""Checks of staleness: do exactly the right clients get a stale answer, for the right reason?"""
 
 from collections.abc import Mapping
 
@@ -19,12 +19,10 @@ def _unexpected_stale(case: Case, threshold: Threshold | None) -> Answer:
     rows, answers = samples.stale_answers(case.history), samples.subscribe_answers(case.history)
     if len(rows):
         why = ", ".join(text or "no reason" for text in case.history.detail_counts(rows))
-        return Answer(
-            State.FAIL, len(rows), answers, f"clients were told that they are stale, which this drill does not expect: {why}"
-        )
+        return Answer(State.FAIL, len(rows), answers, f"clients got stale answers, which this drill does not expect: {why}")
     if answers == 0:
         return Answer(State.NO_DATA, NAN, 0, "no subscribe was answered")
-    return Answer(State.PASS, 0, answers, "no client was told that it is stale")
+    return Answer(State.PASS, 0, answers, "no client got a stale answer")
 
 
 def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
@@ -32,29 +30,26 @@ def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
     rows = history.fleet(Kind.STALE)
     seen = {reason for text in history.detail_counts(rows) for reason in text.split("+")}
     missing = [reason for reason in wanted if reason not in seen]
-    if others := sorted(seen - {*wanted, ""}):
-        reason = f"clients were told {', '.join(others)}, which is not why this drill makes cursors stale"
-        return Answer(State.FAIL, len(others), len(rows), reason)
+    if unexpected := sorted(seen - {*wanted, ""}):
+        reason = f"clients got the reasons {', '.join(unexpected)}, which this drill does not expect"
+        return Answer(State.FAIL, len(unexpected), len(rows), reason)
     if missing:
-        reason = f"no client was told {', '.join(missing)} though this drill makes cursors stale"
+        reason = f"no client got the reason {', '.join(missing)}, which this drill expects"
         return Answer(State.FAIL, len(wanted) - len(missing), len(rows), reason)
-    told, share = len(np.unique(rows.client)), case.drill.expect.stale_share
-    if told < share * history.header.clients:
-        reason = f"{told} of {history.header.clients} clients were told that they are stale; {share:.0%} must be"
-        return Answer(State.FAIL, told, len(rows), reason)
-    return Answer(State.PASS, len(wanted), len(rows), f"{told} clients were told {', '.join(wanted)}")
+    stale, share = len(np.unique(rows.client)), case.drill.expect.stale_share
+    if stale < share * history.header.clients:
+        reason = f"{stale} of {history.header.clients} clients got a stale answer; {share:.0%} must get one"
+        return Answer(State.FAIL, stale, len(rows), reason)
+    return Answer(State.PASS, len(wanted), len(rows), f"{stale} clients got the reasons {', '.join(wanted)}")
 
 
 def _stale_justified(case: Case, threshold: Threshold | None) -> Answer:
-    """A cursor that lies within the smallest replay budget there was must be resumed from.
-
-    It cannot be farther behind than what was due to be published by then.
-    """
+    """No cursor within the smallest replay budget was refused. A cursor is at most as far behind as events were due by then."""
     history = case.history
     rows = history.fleet(Kind.STALE)
     rows = rows.take(history.detail_is(rows, [REPLAY_BUDGET_EXCEEDED]) & (rows.seq >= 0))
     if len(rows) == 0:
-        return Answer(State.NO_DATA, NAN, 0, "no client was told that its cursor is over the replay budget")
+        return Answer(State.NO_DATA, NAN, 0, "no cursor was refused for the replay budget")
     budgets = np.array([_smallest_budget(case.drill, name) for name in history.streams], np.float64)
     needless = case.ledger.published.head_due(rows.stream, rows.t) - rows.seq <= budgets[rows.stream]
     if n := int(needless.sum()):

@@ -1,7 +1,6 @@
-"""What judging says: of one check, of one drill, of a run; and how several answers make one.
+"""The results of judging, for a check, a drill and a run, and how several results combine.
 
-Only a pass is ever read as a pass. Of several states the worst counts: fail, then error, then everything
-that means "cannot tell".
+The worst state counts: fail, then error, then the inconclusive ones. Only a pass is read as a pass.
 """
 
 import math
@@ -18,14 +17,14 @@ from sim.record.predictions import Prediction
 
 
 class State(StrEnum):
-    """What a check may say."""
+    """The answer of a check."""
 
     PASS = "pass"
     FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"  # measured, but too little to tell
+    INCONCLUSIVE = "inconclusive"  # measured, but too little to decide
     NO_DATA = "no_data"  # nothing was measured
     ERROR = "error"  # the drill or the check itself did not work
-    NOT_RUN = "not_run"  # the drill never got to the question
+    NOT_RUN = "not_run"  # the drill stopped before the question
 
 
 GRAVEST_FIRST = (State.FAIL, State.ERROR, State.NOT_RUN, State.NO_DATA, State.INCONCLUSIVE, State.PASS)
@@ -55,7 +54,7 @@ def exit_code(state: State) -> ExitCode:
 
 
 def worst(states: Iterable[State]) -> State:
-    """The state that several make together; of none it is inconclusive, because nothing was asked."""
+    """The combined state of several. Without any it is inconclusive, because nothing was asked."""
     found = set(states)
     for state in _GRAVITY:
         if state in found:
@@ -65,7 +64,7 @@ def worst(states: Iterable[State]) -> State:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check's answer, with all that is needed to doubt it."""
+    """One check's answer, with everything that a reader needs to verify it."""
 
     gate: str
     check: str
@@ -76,8 +75,8 @@ class CheckResult:
     interval: tuple[float, float] | None  # one-sided 95 % bounds, lower and upper
     comparator: str
     threshold: float | None
-    source: str  # where the threshold is from
-    window: str  # which part of the run it speaks of
+    source: str  # of the threshold
+    window: str  # the part of the run that it covers
     method: str
     origin: str  # server, client or synthetic
     reason: str
@@ -89,21 +88,21 @@ class CheckResult:
         return f"{self.gate}.{self.check}"
 
     def sound(self) -> "CheckResult":
-        """Itself, but never a pass on a value that is no finite number."""
+        """The result, as an error if it passes on a value that is not finite."""
         if self.state is State.PASS and not math.isfinite(self.value):
-            return replace(self, state=State.ERROR, reason=f"the value is {self.value}, which cannot pass")
+            return replace(self, state=State.ERROR, reason=f"the value is {self.value}, which is not finite and cannot pass")
         return self
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One measure over replications. `n` of them had a value; the interval of the mean is two-sided, of 95 %."""
+    """One metric over replications. `n` of them had a value; the interval of the mean is two-sided, 95 %."""
 
     name: str
     unit: str
     n: int
     mean: float
-    interval: tuple[float, float] | None  # None where there is none: of one value, or of an infinite one
+    interval: tuple[float, float] | None  # None for a single value, and for an infinite one
     least: float
     median: float
     p95: float
@@ -112,17 +111,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class ServerView:
-    """The runtime's own figures, from which no check takes its value. `absent`: its profile has them, it served none."""
+    """The runtime's own metrics. No check reads them. `absent` are those of its profile that it did not expose."""
 
     polls: int
-    failed: dict[str, int]  # polls that gave nothing, by reason
+    failed: dict[str, int]  # polls without an answer, by reason
     figures: tuple[ServerMetric, ...]
     absent: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class DrillVerdict:
-    """One drill's answer. Of several replications, `measures` are means, and `spreads` say how far they can be trusted."""
+    """One drill's answer. With several replications, `metrics` are means, and `spreads` their intervals and quantiles."""
 
     name: str
     clients: int
@@ -133,20 +132,20 @@ class DrillVerdict:
     summary: str = ""  # the question it asked
     policy: str = ""
     defects: tuple[str, ...] = ()
-    replications: int = 1  # how many it was made of
+    replications: int = 1  # number of runs that were combined
     spreads: tuple[Spread, ...] = ()
-    remarks: tuple[str, ...] = ()  # what a reader must know of how it was run
-    prediction: Prediction | None = None  # what a fitted model said of it beforehand
-    server: ServerView | None = None  # what the runtime said of itself, where it was asked
+    remarks: tuple[str, ...] = ()  # what a reader must know about how it ran
+    prediction: Prediction | None = None  # by a fitted model, made before the run
+    server: ServerView | None = None  # the runtime's own metrics, if it was asked
 
     @property
     def status(self) -> State:
-        """The worst of its checks; a broken law is a failure whatever they say."""
+        """The worst of its checks; a violated invariant is always a failure."""
         return State.FAIL if self.violations else worst(check.state for check in self.checks)
 
 
 def merged_violations(verdicts: Mapping[str, DrillVerdict]) -> tuple[Violation, ...]:
-    """All laws broken in several runs of a drill, with how often in all of them, and where first; keys say where that is."""
+    """The violations of several runs of a drill, with total counts and the first place. The keys name the runs."""
     found: dict[str, Violation] = {}
     for where, verdict in verdicts.items():
         for each in verdict.violations:
@@ -158,7 +157,7 @@ def merged_violations(verdicts: Mapping[str, DrillVerdict]) -> tuple[Violation, 
 
 @dataclass(frozen=True)
 class RunVerdict:
-    """A run's answer. `notes` say what a reader must know before believing it."""
+    """A run's answer. `notes` say what a reader must know first."""
 
     run_id: str
     engine: str
@@ -182,7 +181,7 @@ class RunVerdict:
 
     @property
     def decision_reason(self) -> Reason:
-        """Why not: breach, error or insufficient_evidence; empty for a go."""
+        """Why it is no go; empty for a go."""
         return _REASONS[self.status]
 
     @property
