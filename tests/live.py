@@ -1,4 +1,4 @@
-"""The third-party lane in a process of its own, and the files that let stormgate at it."""
+"""The third-party service as a separate process, with the targets file and drill for it."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from tests.commands import LIMIT_S
 SECRETS = {"THEIR_SESSION": "their-s3ssion-s3cret", "THEIR_ADMIN": "their-adm1n-s3cret"}
 DRILL = """
 name = "passing_through"
-summary = "Does everybody come back after a cut, with nothing lost?"
+summary = "Do all clients reconnect after a cut, with nothing lost?"
 checks = ["replay.divergence", "replay.stale_loops", "reconnect.live_again_99_s", "delivery.dropped_deliveries", "ux.integrity"]
 faults = [{ kind = "drop_sockets", at_s = 0.2 }]
 fleet = { clients = 20, connects_per_s = 40.0 }
@@ -28,7 +28,7 @@ CAPS = "caps = { clients = 200, connects_per_s = 200.0, events_per_s = 100.0 }\n
 
 @dataclass(frozen=True)
 class Live:
-    """A running lane, and the folder that its files are in."""
+    """A running service and the folder of its files."""
 
     pid: int
     runtime: int  # ports
@@ -61,8 +61,8 @@ class Live:
 
 
 def certified(folder: Path) -> tuple[Path, dict[str, str]]:
-    """A key and its certificate for a lane on this machine, and the environment of those who believe it."""
-    authority, pem, believed = trustme.CA(), folder / "lane.pem", folder / "authority.pem"
+    """Write a key and certificate for this machine; returns its file and the environment that trusts it."""
+    authority, pem, believed = trustme.CA(), folder / "service.pem", folder / "authority.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
     authority.cert_pem.write_to_path(believed)
     return pem, {"SSL_CERT_FILE": str(believed)}

@@ -1,4 +1,4 @@
-"""A sync lane that is none of ours: written from its contract alone, in another way, with the quirks that real servers have.
+"""A third-party sync service, written from the protocol alone, in another way, with the quirks of real servers.
 
 Nothing here imports stormgate. HTTP is read by hand from asyncio streams, sockets are `websockets`' sans-I/O protocol. It
 batches events, answers a subscribe before the replay, adds fields wherever it can, refuses numbers that are strings, sends
@@ -49,7 +49,7 @@ class RefusedError(Exception):
 
 
 class Theirs:
-    """The whole lane."""
+    """The whole service."""
 
     def __init__(self, lose: int, metrics: str, log: str) -> None:
         self.lose, self.metrics = lose, metrics
@@ -102,7 +102,7 @@ class Theirs:
     def route(self, method: str, path: str, authorization: str, body: bytes) -> tuple[int, Any]:
         if self.is_shut:
             raise RefusedError(503, "shut")
-        if path in ("/readyz", "/lane/readyz"):
+        if path == "/readyz":
             return 200, {"ok": True}
         if path == "/api/spacetime/token" and method == "POST":
             return self.mint(authorization, json.loads(body))

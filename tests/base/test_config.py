@@ -85,7 +85,7 @@ def test_a_missing_key_of_the_top_is_named():
     assert "'name' is missing" in said({"inner": {"size": 1}})
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path):
+def test_a_missing_file_is_one_sentence(tmp_path: Path):
     with pytest.raises(UsageError, match=r"none\.toml: no such file\.$"):
         read_toml(tmp_path / "none.toml")
 
@@ -94,7 +94,7 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path):
     ("content", "said"),
     [(b"a = [1, ", "not valid TOML"), (b"a = 1\na = 2\n", "not valid TOML"), (b"\xff\xfe\x00a", "cannot be read")],
 )
-def test_a_file_that_is_no_toml_is_one_sentence(tmp_path: Path, content: bytes, said: str):
+def test_a_file_that_is_not_toml_is_one_sentence(tmp_path: Path, content: bytes, said: str):
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
     with pytest.raises(UsageError) as raised:
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_toml_is_one_sentence(tmp_path: Path, content: bytes, 
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_is_no_file(tmp_path: Path):
+def test_a_folder_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="cannot be read"):
         read_toml(tmp_path)
 
@@ -134,7 +134,7 @@ def test_set_reaches_any_key(assignment: str, expected: dict[str, Any]):
 @pytest.mark.parametrize(
     "assignment", ["a", "=1", " = 1", "n.x=1", "n.x.y=1", "list.7.x=1", "list.x=1", "list.0=1", "a..b=1", "a.=1"]
 )
-def test_set_says_what_it_cannot_do(assignment: str):
+def test_an_invalid_set_option_is_one_sentence(assignment: str):
     with pytest.raises(UsageError) as raised:
         set_key({"n": 1, "list": [{"x": 1}]}, assignment)
     assert str(raised.value).startswith(f"--set {assignment}: ")

@@ -46,7 +46,7 @@ def owner(tmp: Path) -> Iterator[tuple["subprocess.Popen[str]", Path]]:
             process.kill()
 
 
-def test_a_folder_goes_with_its_owner(tmp: Path):
+def test_a_folder_is_removed_with_its_owner(tmp: Path):
     with OwnedFolder(PREFIX) as name:
         assert (Path(name) / MARK_NAME).read_text() == f"{os.getpid()}\n"
         assert remove_leftovers(PREFIX) == []
@@ -65,7 +65,7 @@ def test_only_what_a_dead_owner_left_is_removed(tmp: Path):
         assert Path(own).is_dir()
 
 
-def test_a_process_id_that_was_given_out_again_fools_nobody(tmp: Path):
+def test_a_reused_process_id_is_not_taken_for_the_owner(tmp: Path):
     left = tmp / f"{PREFIX}old"
     left.mkdir()
     (left / MARK_NAME).write_text(f"{os.getpid()}\n")  # alive, but it holds no lock

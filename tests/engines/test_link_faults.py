@@ -1,4 +1,4 @@
-"""Network faults through whole drills, on both engines: seen to act, nothing lost, and taken back when a run is cut short."""
+"""Network faults through whole drills, on both engines: observed, nothing lost, and reverted when a run is cut short."""
 
 import signal
 from pathlib import Path
@@ -29,7 +29,7 @@ def of(rows: list[dict], kind: Kind) -> list[dict]:
 
 
 @pytest.mark.parametrize("engine", ["sockets", "virtual"])
-def test_the_rarer_kinds_are_seen_to_act_and_nothing_is_lost(tmp_path: Path, engine: str):
+def test_the_rarer_link_faults_take_effect_and_lose_nothing(tmp_path: Path, engine: str):
     drill = with_faults(small("dropped_delivery", *SHORT), *RARE)
     run_dir = run_all(tmp_path, drill, engine=engine)
     header, table = run_header.read_verified(results.drill_folder(run_dir, drill.name))
@@ -42,7 +42,7 @@ def test_the_rarer_kinds_are_seen_to_act_and_nothing_is_lost(tmp_path: Path, eng
     assert troubles(verdict) == []
 
 
-def test_a_stall_is_over_when_a_run_is_cut_short(tmp_path: Path):
+def test_a_stall_ends_when_a_run_is_interrupted(tmp_path: Path):
     drill = with_faults(small("dropped_delivery", *SHORT), {"kind": "stall_links", "at_s": 0.0, "for_s": 4.5})
     run_dir = results.create_run(tmp_path, [drill], engine="sockets", target="embedded mock", target_kind="mock", seed=1)
     folder = results.create_drill_folder(run_dir, drill)
@@ -57,14 +57,14 @@ def test_a_stall_is_over_when_a_run_is_cut_short(tmp_path: Path):
     assert [len(of(rows, kind)) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED)] == [1, 0, 1]
 
 
-def test_a_proxy_that_leaves_something_behind_ends_the_run_as_a_defect_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_proxy_that_leaves_connections_open_ends_the_run_as_a_defect_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sim.engines.sockets.proxy.FaultProxy.leftovers", lambda self: ["port 1 open"])
     drill = with_faults(small("dropped_delivery", *SHORT), {"kind": "reset_links", "at_s": 0.0})
     with pytest.raises(IllegalMoveError, match="it left port 1 open"):
         run_all(tmp_path, drill)
 
 
-def test_clients_whose_links_faults_concern_need_three_descriptors_each():
+def test_clients_behind_the_proxy_need_three_descriptors_each():
     with pytest.raises(UsageError, match="2000000 clients need about 6000200 file descriptors"):
         sockets.check(small("network_flap", "fleet.clients=2000000"), None)
 

@@ -1,4 +1,4 @@
-"""Drills against a lane that is none of ours, from the command line, through a targets file."""
+"""Drills of a third-party service from the command line, through a targets file."""
 
 import hashlib
 import json
@@ -55,10 +55,10 @@ def reveals_nothing(live: Live, said: Said) -> None:
     assert [secret for secret in SECRETS.values() for text in everything if secret.encode() in text] == []
 
 
-# --- a lane that is not ours ------------------------------------------------------------------------
+# --- a service that is not ours ------------------------------------------------------------------------
 
 
-def test_a_strangers_lane_that_keeps_the_contract_is_a_go(tmp_path: Path) -> None:
+def test_a_third_party_service_that_keeps_the_protocol_is_a_go(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         said = drilled(live)
         upgrades = len([what for what, _ in live.log if what == "upgrade"])
@@ -72,10 +72,10 @@ def test_a_strangers_lane_that_keeps_the_contract_is_a_go(tmp_path: Path) -> Non
     assert len(lines) >= 3
     assert {line["outcome"] for line in lines} == {"ok"}
     assert all(hashlib.sha256(line["body"].encode()).hexdigest() == line["sha256"] for line in lines)
-    assert "Bearer [secret]" in lines[0]["body"], "the lane gave its own token away"
+    assert "Bearer [secret]" in lines[0]["body"], "the service echoes its own token"
 
 
-def test_what_the_runtime_says_of_itself_is_told_apart_from_what_clients_saw(tmp_path: Path) -> None:
+def test_server_metrics_are_kept_apart_from_client_observations(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         said = drilled(live, "--json")
     (drill,) = json.loads(said.out)["drills"]
@@ -87,7 +87,7 @@ def test_what_the_runtime_says_of_itself_is_told_apart_from_what_clients_saw(tmp
     assert "What the runtime said of itself" in (run_dir(live) / "SUMMARY.md").read_text()
 
 
-def test_a_strangers_lane_that_loses_events_is_a_no_go_by_name(tmp_path: Path) -> None:
+def test_a_third_party_service_that_loses_events_is_a_no_go_by_name(tmp_path: Path) -> None:
     with thirdparty(tmp_path, "--lose", "37") as live:
         said = drilled(live)
     assert said.code == FAIL, said
@@ -96,7 +96,7 @@ def test_a_strangers_lane_that_loses_events_is_a_no_go_by_name(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("metrics", ["none", "strings"])
-def test_metrics_that_cannot_be_had_are_missing_and_not_zero(tmp_path: Path, metrics: str) -> None:
+def test_metrics_that_are_not_served_are_missing_and_not_zero(tmp_path: Path, metrics: str) -> None:
     with thirdparty(tmp_path, "--metrics", metrics) as live:
         said = drilled(live, "--json")
     (drill,) = json.loads(said.out)["drills"]
@@ -108,7 +108,7 @@ def test_metrics_that_cannot_be_had_are_missing_and_not_zero(tmp_path: Path, met
         assert "did not answer" in drill["remarks"][0]
 
 
-def test_changed_metrics_are_no_evidence(tmp_path: Path) -> None:
+def test_changed_metrics_are_not_evidence(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         drilled(live)
     path = folder(live) / "server-metrics.jsonl"
@@ -129,7 +129,7 @@ def test_a_storm_is_paced_to_the_cap_and_cannot_be_a_go(tmp_path: Path) -> None:
     assert said.code == INCONCLUSIVE, said
     rows = read(folder(live)).to_pylist()
     assert max_within([row["t"] for row in rows if row["kind"] == Kind.CONNECT_ATTEMPTED], 0.95) <= cap
-    for what, per_s in (("upgrade", cap), ("publish", 40)):  # the lane may see them late, but never more of them
+    for what, per_s in (("upgrade", cap), ("publish", 40)):  # the service may see them late, but never more of them
         assert len(moments[what]) <= per_s * (moments[what][-1] - moments[what][0] + 1.0) + 1
     assert "cap paced" in reason(live, "reconnect.live_again_99_s")
     assert any("was paced, so it measures less" in remark for remark in verdict(live).remarks)
@@ -144,7 +144,7 @@ def max_within(moments: list[float], width_s: float) -> int:
 # --- stop conditions --------------------------------------------------------------------------------
 
 
-def test_a_figure_over_its_limit_stops_the_drill(tmp_path: Path) -> None:
+def test_a_metric_over_its_limit_stops_the_drill(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         said = drilled(live, extra='stop.metrics_above."mirror.published_total" = 30\n')
     assert said.code == FAIL, said
@@ -163,7 +163,7 @@ def test_a_figure_over_its_limit_stops_the_drill(tmp_path: Path) -> None:
         ("stop = { metrics_unreachable_polls = 2 }\n", "metrics_unreachable_polls"),
     ],
 )
-def test_a_lane_that_breaks_down_stops_the_drill(tmp_path: Path, condition: str, name: str) -> None:
+def test_a_service_that_fails_stops_the_drill(tmp_path: Path, condition: str, name: str) -> None:
     long = DRILL.replace("fault_s = 3.0", "fault_s = 40.0").replace("at_s = 0.2", "at_s = 39.0")
     with thirdparty(tmp_path) as live:
         targets, path = live.write(extra=condition, drill=long)
@@ -213,7 +213,7 @@ def hooks_run(live: Live) -> list[str]:
     return (live.folder / "hooks.log").read_text().splitlines()
 
 
-def test_what_only_a_server_can_do_is_done_by_the_operators_command(tmp_path: Path) -> None:
+def test_a_server_fault_is_injected_by_the_operators_command(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         inject = script(live, "shut", f"kill -USR1 {live.pid}", 'echo "with $THEIR_SESSION"; env | grep ^STORMGATE_')
         revert = script(live, "open", f"kill -USR2 {live.pid}")
@@ -231,7 +231,7 @@ def test_what_only_a_server_can_do_is_done_by_the_operators_command(tmp_path: Pa
     assert "the others' reconnects are bounded by no cap" in verdict(live).remarks[0]
 
 
-def test_a_hook_that_says_it_acted_is_not_believed_without_a_sign(tmp_path: Path) -> None:
+def test_a_hook_without_an_observed_effect_is_an_error(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         nothing = script(live, "nothing")
         said = drilled(live, drill=KILL, extra=hook(nothing, nothing))
@@ -243,7 +243,7 @@ def test_a_hook_that_says_it_acted_is_not_believed_without_a_sign(tmp_path: Path
     ("what", "words"),
     [("exit 7", "ended with exit code 7"), ("sleep 60", "did not end within 1 s")],
 )
-def test_a_hook_that_fails_ends_the_drill_and_is_healed(tmp_path: Path, what: str, words: str) -> None:
+def test_a_hook_that_fails_ends_the_drill_and_is_reverted(tmp_path: Path, what: str, words: str) -> None:
     with thirdparty(tmp_path) as live:
         inject, revert = script(live, "shut", f"kill -USR1 {live.pid}", what), script(live, "open", f"kill -USR2 {live.pid}")
         said = drilled(live, drill=KILL, extra=hook(inject, revert, timeout_s=1.0))
@@ -253,7 +253,7 @@ def test_a_hook_that_fails_ends_the_drill_and_is_healed(tmp_path: Path, what: st
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_drill_heals_what_its_hook_broke(tmp_path: Path, number: int) -> None:
+def test_an_interrupted_drill_reverts_its_hooks_fault(tmp_path: Path, number: int) -> None:
     with thirdparty(tmp_path) as live:
         inject = script(live, "shut", f"kill -USR1 {live.pid}", "sleep 30")
         revert = script(live, "open", f"kill -USR2 {live.pid}")
@@ -285,7 +285,7 @@ def test_an_interruption_does_not_wait_for_a_slow_hook(tmp_path: Path) -> None:
     assert [done["why"] for done in read_header(folder(live)).hooks] == ["the drill was ended meanwhile", ""]
 
 
-def test_a_target_that_could_not_be_healed_is_said_to_be_broken(tmp_path: Path) -> None:
+def test_a_failed_revert_is_reported_as_a_broken_target(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         inject, revert = script(live, "shut", f"kill -USR1 {live.pid}"), script(live, "open", "exit 3")
         said = drilled(live, drill=KILL, extra=hook(inject, revert))
@@ -294,7 +294,7 @@ def test_a_target_that_could_not_be_healed_is_said_to_be_broken(tmp_path: Path) 
     assert hooks_run(live).count("revert kill_runtime 1.0") == 2, "it was tried once more"
 
 
-def test_changed_words_of_a_hook_are_no_evidence(tmp_path: Path) -> None:
+def test_a_hooks_changed_output_is_not_evidence(tmp_path: Path) -> None:
     with thirdparty(tmp_path) as live:
         inject, revert = (script(live, name, f"kill -{name} {live.pid}") for name in ("USR1", "USR2"))
         drilled(live, drill=KILL, extra=hook(inject, revert))

@@ -1,4 +1,4 @@
-"""A rate that is never exceeded, whoever asks and when."""
+"""A rate that is never exceeded, anyone who asks and when."""
 
 import pytest
 from hypothesis import given
@@ -8,23 +8,23 @@ from sim.base.redaction import MARK, Redactor
 from sim.engines.shared.pacer import Pacer
 
 
-def test_a_crowd_is_let_through_by_so_many_a_second():
+def test_a_crowd_passes_at_the_rate():
     pacer = Pacer(3)
     assert [pacer.reserve(10.0) for _ in range(7)] == [10.0, 10.0, 10.0, 11.0, 11.0, 11.0, 12.0]
 
 
-def test_who_comes_late_does_not_wait():
+def test_a_late_arrival_does_not_wait():
     pacer = Pacer(2)
     assert [pacer.reserve(moment) for moment in (1.0, 1.1, 5.0, 5.0)] == [1.0, 1.1, 5.0, 5.0]
 
 
-def test_less_than_one_a_second():
+def test_a_rate_below_one_per_second_is_kept():
     pacer = Pacer(0.5)
     assert [pacer.reserve(0.0) for _ in range(3)] == [0.0, 2.0, 4.0]
 
 
 @given(st.floats(0.2, 40.0), st.lists(st.floats(0.0, 0.6), min_size=1, max_size=120))
-def test_never_more_in_any_window(per_s: float, waits: list[float]):
+def test_no_window_exceeds_the_rate(per_s: float, waits: list[float]):
     pacer, now, given_out = Pacer(per_s), 0.0, []
     for wait in waits:
         now += wait
@@ -36,7 +36,7 @@ def test_never_more_in_any_window(per_s: float, waits: list[float]):
     )
 
 
-def test_those_who_wake_late_together_do_not_go_together():
+def test_late_wakeups_do_not_act_together():
     pacer = Pacer(2)
     assert [pacer.reserve(0.0) for _ in range(4)] == [0.0, 0.0, 1.0, 1.0]
     assert [pacer.act(0.9) for _ in range(2)] == [0.9, 0.9], "the event loop was late for the first two"
@@ -47,7 +47,7 @@ def test_those_who_wake_late_together_do_not_go_together():
 @pytest.mark.parametrize(
     "text", ["s3cr/t+x", "Bearer s3cr/t+x.", "?token=s3cr%2Ft%2Bx&", "czNjci90K3g=", "s3cr/t+xs3cr/t+x", "é s3cr/t+x"]
 )
-def test_a_secret_is_found_in_every_dress(text: str):
+def test_a_secret_is_found_in_every_encoding(text: str):
     kept = Redactor(["s3cr/t+x", ""])(text.encode())
     assert MARK in kept
     assert not any(form in kept for form in (b"s3cr/t+x", b"s3cr%2Ft%2Bx", b"czNjci90K3g="))

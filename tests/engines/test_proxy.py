@@ -196,7 +196,7 @@ def test_latency_and_narrowness_are_as_asked_in_their_direction_alone():
     run(course())
 
 
-def test_a_stall_holds_bytes_and_end_back_and_then_lets_them_go():
+def test_a_stall_holds_bytes_and_the_end_back_and_then_passes_them_on():
     async def course() -> None:
         async with proxied() as (_, group, connect):
             (reader, writer), (up_reader, up_writer) = await connect()
@@ -214,7 +214,7 @@ def test_a_stall_holds_bytes_and_end_back_and_then_lets_them_go():
     run(course())
 
 
-def test_a_stalled_link_holds_its_sender_up_and_loses_nothing():
+def test_a_stalled_link_slows_its_sender_down_and_loses_nothing():
     async def course() -> None:
         loop = asyncio.get_running_loop()
         async with proxied() as (_, group, connect):
@@ -242,7 +242,7 @@ def test_a_stalled_link_holds_its_sender_up_and_loses_nothing():
     run(course())
 
 
-def test_a_reader_that_does_not_read_holds_its_sender_up_through_a_calm_proxy():
+def test_a_client_that_does_not_read_slows_its_sender_down_through_the_proxy():
     async def course() -> None:
         async with proxied() as (_, group, connect):
             (reader, _), (_, up_writer) = await connect()
@@ -286,7 +286,7 @@ def test_a_connection_that_is_being_reset_may_be_reset_again():
     run(course())
 
 
-def test_a_side_whose_descriptor_is_closed_already_is_given_up_all_the_same():
+def test_a_side_whose_descriptor_is_already_closed_is_reset():
     """The loop closes it a moment before it says so."""
 
     class Gone(asyncio.Transport):
@@ -312,7 +312,7 @@ def test_a_side_whose_descriptor_is_closed_already_is_given_up_all_the_same():
 
 
 @pytest.mark.parametrize("gone", ["client", "runtime"])
-def test_half_open_one_side_goes_and_the_other_hears_nothing_until_it_lets_go(gone: str):
+def test_a_half_open_connection_keeps_one_side_until_that_closes(gone: str):
     async def course() -> None:
         async with proxied() as (_, group, connect):
             client, runtime = await connect()
@@ -333,7 +333,7 @@ def test_half_open_one_side_goes_and_the_other_hears_nothing_until_it_lets_go(go
     run(course())
 
 
-def test_half_open_connections_that_nobody_noticed_are_reset_when_all_is_healed():
+def test_unnoticed_half_open_connections_are_reset_by_the_revert():
     async def course() -> None:
         async with proxied() as (proxy, group, connect):
             (reader, _), _ = await connect()
@@ -346,7 +346,7 @@ def test_half_open_connections_that_nobody_noticed_are_reset_when_all_is_healed(
     run(course())
 
 
-def test_connects_are_refused_while_open_connections_go_on():
+def test_connects_are_refused_while_open_connections_continue():
     async def course() -> None:
         async with proxied() as (_, group, connect):
             (_, writer), (up_reader, _) = await connect()
@@ -384,7 +384,7 @@ def test_a_connection_is_cut_after_its_bytes_and_another_is_not():
     run(course())
 
 
-def test_the_news_of_a_close_is_late_and_bytes_are_not():
+def test_a_close_is_delayed_and_bytes_are_not():
     async def course() -> None:
         loop = asyncio.get_running_loop()
         async with proxied() as (_, group, connect):
@@ -437,7 +437,7 @@ def test_the_end_of_a_connection_takes_as_long_as_its_bytes_and_comes_behind_the
     run(course())
 
 
-def test_a_runtime_that_is_not_there_is_a_reset_for_the_client():
+def test_an_unreachable_service_is_a_reset_for_the_client():
     async def course() -> None:
         async with Upstream() as upstream:
             proxy = FaultProxy("127.0.0.1", upstream.port, seed=1)
@@ -455,7 +455,7 @@ def test_a_runtime_that_is_not_there_is_a_reset_for_the_client():
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(["connect", "close", "abort", "stall", "calm", "reset", "half", "late", "eof"]), max_size=25))
-def test_whatever_happened_closing_leaves_nothing(doings: list[str]):
+def test_closing_leaves_nothing_open_in_any_state(doings: list[str]):
     async def course() -> None:
         async with proxied() as (_, group, connect):
             streams: list[Stream] = []
@@ -484,7 +484,7 @@ def test_whatever_happened_closing_leaves_nothing(doings: list[str]):
     run(course())
 
 
-def test_what_would_be_left_is_said_and_is_a_defect_of_ours(monkeypatch: pytest.MonkeyPatch):
+def test_what_a_close_leaves_open_is_reported_as_a_defect_of_ours(monkeypatch: pytest.MonkeyPatch):
     async def course() -> None:
         async with Upstream() as upstream:
             proxy = FaultProxy("127.0.0.1", upstream.port, seed=1)
@@ -500,7 +500,7 @@ def test_what_would_be_left_is_said_and_is_a_defect_of_ours(monkeypatch: pytest.
     run(course())
 
 
-def test_a_fault_stopped_half_way_is_healed():
+def test_an_interrupted_fault_is_reverted():
     async def course() -> None:
         async with Upstream() as upstream:
             faults = (StallLinks(at_s=0.0, for_s=60.0), HalfOpenLinks(at_s=0.0, for_s=60.0, gone="runtime"))

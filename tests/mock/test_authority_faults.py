@@ -15,7 +15,7 @@ def opens(mock: Served, token: str) -> int:
         return refused.response.status_code
 
 
-def test_keys_change_and_go(mock: Served):
+def test_keys_are_rotated_and_retired(mock: Served):
     old = mock.token()
     kid = mock.http.put("/_mock/keys", json={"rotate": True}).json()["kid"]
     assert mock.token_response().json()["data"]["kid"] == kid
@@ -41,7 +41,7 @@ def test_without_delivery_only_http_is_served(mock: Served):
 
 
 @pytest.mark.parametrize(("switches", "kind"), [({"mint_outage": True}, "mint_outage"), ({"mint_ahead_s": 9}, "skew_control")])
-def test_faults_of_minting_are_seen_to_act(mock: Served, switches: dict[str, object], kind: str):
+def test_minting_faults_have_an_observed_effect(mock: Served, switches: dict[str, object], kind: str):
     before = mock.state()["acted"].get(kind, 0)
     mock.switch(**switches)
     mock.token_response()

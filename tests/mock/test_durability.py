@@ -82,7 +82,7 @@ def replayed(mock: Served, topic: str) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.003, 0.011, 0.05])
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, after_s: float):
+def test_acknowledged_events_survive_a_sigkill(tmp_path: Path, after_s: float):
     settings = {"publishes_per_s": 100_000, "window_events": 100_000}
     with serving(tmp_path, settings) as mock:
         run = mock.run()
@@ -103,7 +103,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, after_s: float):
         assert mock.publish(run).json()["event"]["seq"] == len(kept) + 1
 
 
-def test_tokens_outlive_a_restart_and_the_log_can_be_lost_on_purpose(tmp_path: Path):
+def test_tokens_survive_a_restart_and_a_defect_loses_the_log(tmp_path: Path):
     with serving(tmp_path) as mock:
         run = mock.run()
         mock.publish(run, 1)

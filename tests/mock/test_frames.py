@@ -34,7 +34,7 @@ def test_an_upgrade_needs_a_token(mock: Served, token: str | None):
     assert refusal(mock, token) in ("unauthorized", "invalid_token")
 
 
-def test_a_token_that_expired_or_was_tampered_with_opens_nothing(tmp_path):
+def test_an_expired_or_forged_token_opens_no_socket(tmp_path):
     with serving(tmp_path) as mock:
         token = mock.token()
         head, claims, signature = token.split(".")
@@ -55,7 +55,7 @@ def test_another_path_is_no_socket(mock: Served):
 # --- join, subscribe, replay, live ------------------------------------------------------------------
 
 
-def test_a_join_tells_what_may_be_read(mock: Served):
+def test_a_join_returns_the_granted_topics(mock: Served):
     with Raw(mock, mock.token("run:r1:events", "run:r2:events")) as raw:
         joined = raw.join()
     assert joined["subscription_id"]
@@ -81,7 +81,7 @@ def test_an_incompatible_client_may_not_join(mock: Served, change: dict[str, obj
         assert (status, response["code"]) == ("error", "not_joined")
 
 
-def test_replay_comes_in_batches_before_the_reply_and_then_the_live_tail(mock: Served):
+def test_replay_batches_precede_the_reply_and_the_live_events(mock: Served):
     run = mock.run()
     topic = topic_of(run)
     sent = [mock.publish(run, {"n": number}).json()["event"]["payload_hash"] for number in range(7)]
@@ -129,7 +129,7 @@ def test_a_cursor_above_the_head_gets_nothing_until_the_head_passes_it(mock: Ser
         assert seqs(raw.updates(1)) == [4]
 
 
-def test_canonical_envelopes_when_asked_for(tmp_path):
+def test_single_envelopes_are_sent_on_request(tmp_path):
     with serving(tmp_path, {"sync_frames": True}) as mock:
         run = mock.run()
         mock.publish(run, "x")
@@ -141,7 +141,7 @@ def test_canonical_envelopes_when_asked_for(tmp_path):
     assert set(envelope) >= {"kind", "payload_bytes"}
 
 
-def test_unsubscribing_ends_the_tail_and_leaving_the_channel(mock: Served):
+def test_unsubscribing_or_leaving_the_channel_ends_live_events(mock: Served):
     run = mock.run()
     topic = topic_of(run)
     with Raw(mock, mock.token(topic)) as raw:
@@ -160,7 +160,7 @@ def test_unsubscribing_ends_the_tail_and_leaving_the_channel(mock: Served):
 # --- stale cursors ----------------------------------------------------------------------------------
 
 
-def test_a_stale_cursor_is_pushed_and_replied_with_its_reasons_and_a_snapshot(tmp_path):
+def test_a_stale_cursor_is_pushed_and_answered_with_reasons_and_a_snapshot(tmp_path):
     with serving(tmp_path, {"window_events": 4, "replay_budget_events": 2}) as mock:
         run = mock.run()
         topic = topic_of(run)
@@ -209,7 +209,7 @@ def test_a_topic_that_was_not_granted_is_forbidden(mock: Served):
 
 
 @pytest.mark.parametrize("event", ["sync:publish", "publish", "run.create", "sync:update_batch", "phx_close"])
-def test_no_mutation_over_the_socket(mock: Served, event: str):
+def test_a_mutation_over_the_socket_is_refused(mock: Served, event: str):
     run = mock.run()
     mock.publish(run)
     before = mock.state()["streams"]
@@ -236,7 +236,7 @@ def test_no_mutation_over_the_socket(mock: Served, event: str):
         "\u0000",
     ],
 )
-def test_a_malformed_frame_is_told_and_survived(mock: Served, text: str):
+def test_a_malformed_frame_is_answered_and_the_socket_stays_open(mock: Served, text: str):
     with Raw(mock, mock.token()) as raw:
         raw.join()
         raw.socket.send(text)
@@ -246,7 +246,7 @@ def test_a_malformed_frame_is_told_and_survived(mock: Served, text: str):
         assert raw.ask("heartbeat", {}, "phoenix")[0] == "ok"
 
 
-def test_what_the_websockets_own_rules_forbid_closes_that_one_socket_and_says_why(mock: Served):
+def test_a_websocket_protocol_error_closes_that_socket_with_its_status(mock: Served):
     huge = json.dumps(["1", "2", "sync:v1", "sync:heartbeat", {"x": "x" * 256 * 1024}])
     with Raw(mock, mock.token()) as other:
         other.join()
@@ -276,8 +276,8 @@ def test_a_subscription_with_a_payload_of_the_wrong_type_is_answered_under_its_r
         assert (status, response["code"]) == ("error", "bad_subscription")
 
 
-def test_sockets_that_went_leave_no_memory_behind(tmp_path):
-    """What a socket leaves is in cycles: a lane that looked for them too rarely would keep whoever ever came."""
+def test_closed_sockets_leave_no_memory_behind(tmp_path):
+    """A closed socket is in cycles: a garbage collector that runs too rarely keeps all of them."""
     with serving(tmp_path) as mock:
         address = ("127.0.0.1", httpx.URL(mock.url).port or 0)
         path = f"/sync/socket/websocket?token={mock.token()}&vsn=2.0.0"
@@ -299,7 +299,7 @@ def test_sockets_that_went_leave_no_memory_behind(tmp_path):
 # --- heartbeats, revocation, slow readers -----------------------------------------------------------
 
 
-def test_heartbeats_tell_the_heads_and_a_silent_client_is_dropped(tmp_path):
+def test_heartbeats_carry_the_heads_and_a_silent_client_is_dropped(tmp_path):
     with serving(tmp_path, {"heartbeat_interval_s": 0.2, "client_timeout_s": 1.0}) as mock:
         run = mock.run()
         mock.publish(run)
@@ -322,7 +322,7 @@ def test_the_transports_own_heartbeat_is_answered_before_any_join(mock: Served):
         assert raw.ask("heartbeat", {}, "phoenix")[0] == "ok"
 
 
-def test_revoked_sessions_are_told_closed_and_kept_out(mock: Served):
+def test_revoked_sessions_are_notified_closed_and_refused(mock: Served):
     kept, revoked = (mock.token_response(session=f"session-{name}").json()["data"]["token"] for name in ("kept", "revoked"))
     with Raw(mock, kept) as other, Raw(mock, revoked) as raw:
         other.join()
@@ -335,7 +335,7 @@ def test_revoked_sessions_are_told_closed_and_kept_out(mock: Served):
     assert refusal(mock, revoked) == "token_revoked"
 
 
-def test_expiring_all_tokens_at_once_expels_everybody(tmp_path):
+def test_expiring_all_tokens_disconnects_all_clients(tmp_path):
     with serving(tmp_path) as mock:
         token = mock.token()
         with Raw(mock, token) as raw:
@@ -375,7 +375,7 @@ def narrow_socket(mock: Served) -> socket.socket:
     return narrow
 
 
-def test_who_does_not_read_is_warned_and_then_shut_out(tmp_path):
+def test_a_client_that_does_not_read_is_warned_and_then_disconnected(tmp_path):
     """A socket with small buffers that nobody reads from while large events pile up behind it."""
     with serving(tmp_path, {"outbound_queue_events": 4, "slow_consumer_tick_s": 0.1}) as mock:
         run = mock.run()
@@ -400,7 +400,7 @@ def test_who_does_not_read_is_warned_and_then_shut_out(tmp_path):
         assert received == list(range(1, len(received) + 1))
 
 
-def test_who_asks_and_does_not_read_is_not_read_from_until_it_does(tmp_path):
+def test_a_client_that_does_not_read_replies_is_not_read_until_it_does(tmp_path):
     """Each answer is as long as its question, so what sockets hold of them is soon full."""
     questions = [f"{number} {'x' * 1000}" for number in range(1500)]
     with serving(tmp_path, {"send_buffer_kib": 16}) as mock:
@@ -436,7 +436,7 @@ def until(mock: Served, key: str, value: int) -> dict[str, Any]:
     return state
 
 
-def test_a_reader_who_goes_away_in_the_middle_hurts_nobody(mock: Served):
+def test_a_client_that_disconnects_affects_no_other_client(mock: Served):
     run = mock.run()
     topic = topic_of(run)
     for _ in range(40):

@@ -29,7 +29,7 @@ def error_of(answer: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/api/status"])
-def test_it_says_that_it_is_there(mock: Served, path: str):
+def test_it_reports_that_it_is_ready(mock: Served, path: str):
     assert mock.http.get(path).status_code == 200
 
 
@@ -42,7 +42,7 @@ def test_it_says_that_it_is_there(mock: Served, path: str):
         ("GET", "/nowhere"),
     ],
 )
-def test_retired_routes_are_gone(mock: Served, method: str, path: str):
+def test_retired_routes_are_not_found(mock: Served, method: str, path: str):
     assert mock.http.request(method, path).status_code == 404
 
 
@@ -55,7 +55,7 @@ def test_a_defect_answers_a_retired_route(tmp_path: Path):
 
 
 @pytest.mark.parametrize("path", ["/api/spacetime/token", "/api/sync/token"])
-def test_both_routes_mint_what_the_contract_says(mock: Served, path: str):
+def test_both_token_routes_follow_the_protocol(mock: Served, path: str):
     answer = mock.http.post(
         path,
         headers={"Authorization": "Bearer session-ann"},
@@ -103,14 +103,14 @@ def test_a_token_is_refused_with_a_code(mock: Served, headers: dict[str, str] | 
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 100_000])
-def test_a_body_that_is_no_json_is_refused(mock: Served, body: bytes):
+def test_a_body_that_is_not_json_is_refused(mock: Served, body: bytes):
     for path in ("/api/spacetime/token", "/internal/v1/runs", "/internal/v1/sync/sessions/revoke"):
         answer = mock.http.post(path, headers={"Authorization": "Bearer session-ann"}, content=body)
         assert answer.status_code == 422
         assert error_of(answer) == "malformed_request"
 
 
-def test_minting_can_be_out_and_slow_while_it_runs(tmp_path):
+def test_minting_can_fail_and_be_slow_at_run_time(tmp_path):
     with serving(tmp_path) as mock:
         mock.switch(mint_outage=True)
         answer = mock.token_response()
@@ -192,7 +192,7 @@ def test_a_payload_too_large_is_refused(mock: Served):
     assert mock.publish(run, "x" * 200 * 1024).status_code == 201
 
 
-def test_publishing_too_fast_is_refused_with_when_to_try_again(tmp_path):
+def test_publishing_too_fast_is_refused_with_a_retry_time(tmp_path):
     with serving(tmp_path, {"publishes_per_s": 2}) as mock:
         run = mock.run()
         answers = [mock.publish(run, number) for number in range(10)]
@@ -229,7 +229,7 @@ def test_a_malformed_event_is_refused(mock: Served, body: object):
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "mock-admin"}])
-def test_metrics_are_the_admins(mock: Served, headers: dict[str, str]):
+def test_metrics_need_the_admin_token(mock: Served, headers: dict[str, str]):
     answer = mock.http.get("/internal/v1/spacetime/sync/metrics", headers=headers)
     assert (answer.status_code, error_of(answer)) == (401, "unauthorized")
 
@@ -260,7 +260,7 @@ def test_the_full_profile_counts(tmp_path):
     assert len(metrics["auth_failures"]) == 6
 
 
-def test_the_pinned_profile_leaves_most_of_it_out(tmp_path):
+def test_the_pinned_profile_serves_few_metrics(tmp_path):
     with serving(tmp_path, {"profile": "pinned"}) as mock:
         mock.publish(mock.run())
         metrics = mock.http.get("/internal/v1/spacetime/sync/metrics", headers=ADMIN).json()
@@ -318,7 +318,7 @@ def test_switches_are_for_this_machine_only(tmp_path, address: str):
     asyncio.run(ask())
 
 
-def test_a_prometheus_gets_every_figure_and_what_no_endpoint_serves(mock: Served):
+def test_the_prometheus_page_has_every_metric_and_more(mock: Served):
     assert mock.http.get("/metrics").status_code == 401
     answer = mock.http.get("/metrics", headers=ADMIN)
     assert answer.status_code == 200
@@ -335,7 +335,7 @@ def test_a_prometheus_gets_every_figure_and_what_no_endpoint_serves(mock: Served
     assert families == {}
 
 
-def test_sockets_are_counted_for_a_prometheus(tmp_path: Path):
+def test_the_prometheus_page_counts_sockets(tmp_path: Path):
     with serving(tmp_path) as mock:
         token = mock.token("run:r1:events")
         for _ in range(3):

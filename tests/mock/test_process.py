@@ -45,7 +45,7 @@ def status(url: str) -> int:
 # --- as engines start it ----------------------------------------------------------------------------
 
 
-def test_it_is_killed_and_comes_back_on_the_same_port_and_log(tmp_path: Path):
+def test_a_killed_mock_restarts_on_the_same_port_and_log(tmp_path: Path):
     async def course() -> None:
         process = MockProcess(OPTIONS, tmp_path)
         await process.start()
@@ -84,7 +84,7 @@ def test_a_process_never_started_can_be_stopped(tmp_path: Path):
     assert asyncio.run(process.kill()) == 0
 
 
-def test_why_it_did_not_start_is_said(tmp_path: Path):
+def test_the_reason_of_a_failed_start_is_reported(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -95,7 +95,7 @@ def test_why_it_did_not_start_is_said(tmp_path: Path):
     assert process.pid == 0
 
 
-def test_a_log_that_cannot_be_used_is_the_storages_fault(tmp_path: Path):
+def test_an_unusable_log_is_a_storage_error(tmp_path: Path):
     process = MockProcess(OPTIONS, tmp_path)
     (Path(process._state.name) / "log.sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(StorageError, match=r"did not start: .* cannot be used as the runtime's log"):
@@ -143,7 +143,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_in_order(tmp_path: Path, number: signal.Signals):
+def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "RUNTIME_ADMIN_TOKEN": "s3cret"}
     pipe = subprocess.PIPE
     command = [*STORMGATE, "mock", "serve", "--port", "0", "--profile", "pinned", "--defect", "duplicate_delivery"]
@@ -196,7 +196,7 @@ def test_a_wrong_option_is_one_sentence(arguments: list[str], words: list[str]):
 
 
 @pytest.mark.parametrize("name", ["none/log.sqlite", "."])
-def test_a_state_file_that_cannot_be_is_one_sentence(tmp_path: Path, name: str):
+def test_an_impossible_state_file_is_one_sentence(tmp_path: Path, name: str):
     said = stormgate_here("mock", "serve", "--state", tmp_path / name)
     assert (said.code, said.out) == (4, "")
     assert said.err.count("\n") == 1

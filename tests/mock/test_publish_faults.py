@@ -38,7 +38,7 @@ def test_a_publish_that_fails_leaves_nothing_behind(mock: Served, status: int, c
     assert publish(mock, run_id, "a") == (201, 1)
 
 
-def test_a_publish_that_is_taken_is_there_once_however_often_it_is_tried(mock: Served):
+def test_an_event_that_is_appended_is_there_once_however_often_it_is_tried(mock: Served):
     run_id = mock.run()
     mock.switch(publish_fail_status=500, publish_fail_share=1.0, publish_fail_taken=True)
     assert publish(mock, run_id, "a") == publish(mock, run_id, "a") == (500, "internal_error")
@@ -47,7 +47,7 @@ def test_a_publish_that_is_taken_is_there_once_however_often_it_is_tried(mock: S
     assert publish(mock, run_id, "b") == (201, 2)
 
 
-def test_a_share_fails_and_says_when_to_try_again(mock: Served):
+def test_a_share_of_publishes_fails_with_a_retry_time(mock: Served):
     run_id = mock.run()
     mock.switch(publish_fail_status=429, publish_fail_share=0.5, publish_fail_retry_after_ms=70)
     answers = [publish(mock, run_id, str(number))[0] for number in range(60)]
@@ -58,7 +58,7 @@ def test_a_share_fails_and_says_when_to_try_again(mock: Served):
     assert answer.json()["error"]["retry_after_ms"] == 70
 
 
-def test_slow_publishes_are_seen_to_act(mock: Served):
+def test_slow_publishes_have_an_observed_effect(mock: Served):
     run_id, before = mock.run(), acted(mock, "slow_publishes")
     mock.switch(publish_delay_ms=20.0)
     assert publish(mock, run_id, "a") == (201, 1)

@@ -45,7 +45,7 @@ def routed(mock: Served, key: str) -> dict[str, Any]:
     return dict(mock.http.post("/api/v1/control/runtime-routing/evaluate", json=probe).json()["data"])
 
 
-def test_both_services_say_which_revision_serves(endpoints: Served):
+def test_both_services_report_the_serving_revision(endpoints: Served):
     assert seen(endpoints) == ("r2", "r2")
     assert put(endpoints, "traffic", revision="r1")["serving"] == "r1"
     assert seen(endpoints) == ("r1", "r1")
@@ -65,7 +65,7 @@ def test_the_cohort_is_a_share_of_the_keys(endpoints: Served):
     assert endpoints.http.put("/_mock/cohort", json={"percent": 101}).status_code == 422
 
 
-def test_a_throttle_is_told_by_name_to_who_publishes_and_who_connects(endpoints: Served):
+def test_a_throttle_refuses_publishes_and_connects_by_name(endpoints: Served):
     put(endpoints, "throttle", publishes_per_s=2, connects_per_s=1)
     run = endpoints.run()
     refused = [answer for answer in (endpoints.publish(run, n) for n in range(8)) if answer.status_code != 201]
@@ -97,7 +97,7 @@ def leaked(mock: Served) -> int:
     return len([update for update in updates_in(before) if update["topic"] == f"run:{run}:events"])
 
 
-def test_going_back_cures_what_only_the_new_revision_has_wrong(endpoints: Served):
+def test_the_old_revision_lacks_the_defects_of_the_new_one(endpoints: Served):
     assert leaked(endpoints) > 0
     put(endpoints, "traffic", revision="r1")
     assert leaked(endpoints) == 0
@@ -111,7 +111,7 @@ def test_going_back_cures_what_only_the_new_revision_has_wrong(endpoints: Served
     assert leaked(endpoints) > 0
 
 
-def test_a_restart_changes_nothing_but_another_deployment_begins_anew(tmp_path: Path):
+def test_a_restart_keeps_the_traffic_and_another_deployment_resets_it(tmp_path: Path):
     with serving(tmp_path, deployment=DEPLOYMENT) as mock:
         put(mock, "traffic", revision="r1")
         put(mock, "cohort", percent=5)

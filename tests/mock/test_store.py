@@ -47,7 +47,7 @@ def test_a_reload_is_the_log_as_it_was(path: Path):
     assert (log.head, log.oldest, log.digest()) == (original.head, original.oldest, original.digest())
 
 
-def test_keys_outlive_both_restart_and_window(path: Path):
+def test_keys_survive_a_restart_and_the_window(path: Path):
     filled(path)
     log = Store(path).load(window_events=3)[TOPIC]
     assert (log.oldest, log.head) == (8, 10)
@@ -75,7 +75,7 @@ def test_a_key_is_unique_in_its_topic_and_free_in_another(path: Path):
         store.commit([(TOPIC, Entry(2, "key-1", b"{}", payload_hash(b"{}"), 1.0))])
 
 
-def test_runs_and_signing_keys_outlive_a_restart(path: Path):
+def test_runs_and_signing_keys_survive_a_restart(path: Path):
     store = Store(path)
     assert [store.add_run("w") for _ in range(3)] == ["r1", "r2", "r3"]
     key = store.signing_key()
@@ -99,7 +99,7 @@ def test_forgetting_events_forgets_nothing_else(path: Path):
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 100, b"SQLite format 3\x00" + b"\xff" * 4096])
-def test_a_file_that_is_no_log_is_one_sentence(path: Path, content: bytes):
+def test_a_file_that_is_not_a_log_is_one_sentence(path: Path, content: bytes):
     path.write_bytes(content)
     with pytest.raises(StorageError) as raised:
         Store(path)
@@ -139,7 +139,7 @@ def test_a_damaged_log_is_one_sentence(path: Path):
 # --- a disk that is full ----------------------------------------------------------------------------
 
 
-def test_what_could_not_be_committed_was_never_there(path: Path):
+def test_an_event_that_could_not_be_committed_is_not_in_the_log(path: Path):
     """SQLite's own limit on a file's pages, met in the middle of a group of publishes."""
 
     async def publish_all() -> list[object]:
@@ -168,7 +168,7 @@ def test_what_could_not_be_committed_was_never_there(path: Path):
     assert Store(path).load(100)[TOPIC].head == 1
 
 
-def test_a_runtime_whose_disk_fills_up_says_so_and_keeps_what_it_acknowledged(tmp_path: Path):
+def test_a_full_disk_is_reported_and_acknowledged_events_stay(tmp_path: Path):
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 

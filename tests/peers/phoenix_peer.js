@@ -1,6 +1,6 @@
-// Phoenix's own JavaScript client as a client of the sync lane. It is told what to do by JSON lines on stdin, and says
+// Phoenix's own JavaScript client as a client of the sync service. JSON lines on stdin tell it what to do, and says
 // what happened by JSON lines on stdout. Connecting, heartbeats, reconnects and rejoins are the library's; only the cursors
-// are kept here, as any client of the lane must.
+// are kept here, as any client of the service must.
 //
 //   node phoenix_peer.js '{"url": "ws://...", "token": "...", "topics": [...], "resume_after": {...}, "heartbeat_ms": 200}'
 

@@ -16,7 +16,7 @@ if found=$(command -v prometheus); then
     cp -L "$found" "$fresh/prometheus"
 else
     command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || needed "and there is no apt-get to fetch it with"
-    # Only root may have apt look for packages anew; the list that is there may be good enough for anybody.
+    # Only root may update apt's package lists; the present ones may be good enough for other users.
     if ! fetch && ! { [ "$(id -u)" = 0 ] && apt-get -qq update >> "$fresh/said" 2>&1 && fetch; }; then
         cat "$fresh/said" >&2
         needed "and apt-get could not fetch it (as root it would have run 'apt-get update' first)"

@@ -172,7 +172,7 @@ def test_what_a_join_leaves_out_the_query_may_say():
     assert reply.ok
 
 
-def test_a_join_tells_what_may_be_read():
+def test_a_join_returns_the_granted_topics():
     desk = Desk()
     (reply,) = desk.tell(desk.open(topics=(A, WORKER)), Join("j", COMPATIBILITY, "jr"))
     assert (reply.ref, reply.body.allowed_topics, reply.body.current_watermarks) == ("j", (A, WORKER), ())

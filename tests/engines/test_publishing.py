@@ -1,0 +1,95 @@
+"""What `Publishing` decides without waiting: due moments, retries, order and outcomes."""
+
+from pathlib import Path
+
+import pytest
+
+from sim.drill.model import Load
+from sim.engines.shared.publishing import GIVE_UP_S, RETRY_S, Publishing, Try, streams_of
+from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
+from sim.record.parquet import Recorder
+
+BEGAN = 100.0
+
+
+class Rows(Recorder):
+    def __init__(self, folder: Path) -> None:
+        self.rows: list[tuple[str, int, str]] = []
+
+    def add(self, t, kind, client=-1, stream="", seq=-1, attempt=0, value=0.0, detail=""):  # type: ignore[no-untyped-def]
+        self.rows.append((kind, seq, detail))
+
+
+def publishing(folder: Path, events: int = 0, runs: int = 1) -> tuple[Publishing, list[tuple[str, int, str]]]:
+    recorder = Rows(folder)
+    made = Publishing(
+        streams_of([f"r{run + 1}" for run in range(runs)], False), Load(events_per_s=10.0, events=events), recorder, BEGAN
+    )
+    made.start(BEGAN)
+    return made, recorder.rows
+
+
+def first(made: Publishing) -> Try:
+    due = made.next_due
+    assert due is not None
+    taken = made.take(due)
+    assert taken is not None
+    return taken
+
+
+def test_each_event_is_due_at_its_own_moment(tmp_path: Path) -> None:
+    made, _ = publishing(tmp_path, events=3, runs=3)
+    assert [first(made).at for _ in range(3)] == [BEGAN, BEGAN + 0.1, BEGAN + 0.2]
+    assert made.next_due is None, "the number of events is fixed"
+
+
+def test_no_event_is_due_after_a_stop(tmp_path: Path) -> None:
+    made, _ = publishing(tmp_path)
+    first(made)
+    made.stop()
+    assert (made.next_due, len(made.under_way)) == (None, 1)
+
+
+@pytest.mark.parametrize(("hint_ms", "wait_s"), [(None, RETRY_S), (50.0, RETRY_S), (1500.0, 1.5)])
+def test_a_retry_waits_as_long_as_the_service_asks_and_no_less_than_the_default(
+    tmp_path: Path, hint_ms: float | None, wait_s: float
+) -> None:
+    made, rows = publishing(tmp_path)
+    tried = first(made)
+    again = made.failed(tried.event, PublishFailedError("busy", hint_ms), BEGAN + 1)
+    assert again == Try(tried.event, BEGAN + 1 + wait_s)
+    assert rows == []
+
+
+def test_an_event_fails_with_its_gravest_code_once_no_retry_is_in_time(tmp_path: Path) -> None:
+    made, rows = publishing(tmp_path)
+    event = first(made).event
+    assert made.failed(event, PublishFailedError(UNKNOWN_OUTCOME), BEGAN + GIVE_UP_S - RETRY_S) is not None
+    assert made.failed(event, PublishFailedError("busy"), BEGAN + GIVE_UP_S) is None
+    assert rows == [("publish_failed", -1, UNKNOWN_OUTCOME)]
+    assert not made.under_way
+
+
+def test_a_final_refusal_is_not_tried_again(tmp_path: Path) -> None:
+    made, rows = publishing(tmp_path)
+    assert made.failed(first(made).event, PublishFailedError("too_large", is_final=True), BEGAN) is None
+    assert rows == [("publish_failed", -1, "too_large")]
+
+
+@pytest.mark.parametrize(("late_s", "kind"), [(GIVE_UP_S, "published"), (GIVE_UP_S + 0.1, "publish_failed")])
+def test_an_acknowledgement_after_the_limit_is_an_unknown_outcome(tmp_path: Path, late_s: float, kind: str) -> None:
+    made, rows = publishing(tmp_path)
+    event = first(made).event
+    assert made.succeeded(event, PublishedEvent(7), BEGAN + late_s) is None
+    assert [row[0] for row in rows] == [kind]
+    assert made.heads[event.stream.topic] == (7 if kind == "published" else 0)
+
+
+def test_with_a_fixed_number_of_events_a_stream_publishes_in_order(tmp_path: Path) -> None:
+    made, _ = publishing(tmp_path, events=2)
+    one = first(made)
+    assert made.take(BEGAN + 0.1) is None, "it waits for the first of its stream"
+    two = made.succeeded(one.event, PublishedEvent(1), BEGAN + 5)
+    assert two is not None
+    assert (two.at, two.event.key) == (BEGAN + 5, "r1-1")
+    assert made.drop(two.event, BEGAN + 6) is None
