@@ -12,7 +12,7 @@ from sim.base.errors import StormgateError, UsageError
 from sim.base.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from drills.rollout.hold.stage_run import Asked
+    from drills.rollout.hold.stage_plan import Asked
     from drills.rollout.setup.records import StageReport
 
 
@@ -182,7 +182,7 @@ def _asked(
     stage: str, target: str, targets: Path | None, rollout: str, stages: Path | None, thresholds: Path | None, out: Path
 ) -> "Asked":
     from drills.judging.checks.thresholds import DEFAULT_PATH
-    from drills.rollout.hold.stage_run import Asked
+    from drills.rollout.hold.stage_plan import Asked
     from drills.rollout.setup import stages as stage_file
 
     return Asked(
@@ -199,13 +199,12 @@ def _asked(
 def _execute(asked: "Asked", as_json: bool, dry_run: bool) -> None:
     """Run or hold a stage, print its report, and exit with its code."""
     from drills.reports.terminal import err, out
-    from drills.rollout.hold import dry_run as stage_words
-    from drills.rollout.hold import stage_run
+    from drills.rollout.hold import stage_plan, stage_run
     from drills.rollout.report import stage_report
     from sim.base.clocks import SystemClock
 
     if dry_run:
-        stage_words.show(asked, out())
+        stage_plan.show(asked, out())
         raise typer.Exit(ExitCode.INCONCLUSIVE)
     try:
         run_dir, report = stage_run.run(asked, SystemClock(), lambda text: err().print(text, markup=False, soft_wrap=True))

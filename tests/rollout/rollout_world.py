@@ -23,7 +23,7 @@ from drills.judging.checks.thresholds import DEFAULT_PATH as THRESHOLDS
 from drills.rollout.hold import canary_checks, signoff, stage_run
 from drills.rollout.hold.hold import rollouts
 from drills.rollout.hold.signoff import Person
-from drills.rollout.hold.stage_run import Asked
+from drills.rollout.hold.stage_plan import Asked
 from drills.rollout.preflight import one_drill
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.report import figures as pictures
@@ -288,7 +288,7 @@ def rollout_world(
     monkeypatch.setattr(clients, "_GENERATOR", patience)
     with stepped_service(folder, clock, **{"extra": ROLLBACK, **endpoints}) as stepped:
         world = RolloutWorld(folder, clock, stepped)
-        monkeypatch.setattr(canary_checks, "within", lambda order, log: _copied(world, order))
+        monkeypatch.setattr(canary_checks, "run_here", lambda order, log: _copied(world, order))
         monkeypatch.setattr(rehearsal, "rehearse", rehearsed)
         monkeypatch.setattr(StageTarget, "configuration", at_one_place)
         monkeypatch.setattr(StageTarget, "configuration_now", at_one_place)
@@ -305,7 +305,7 @@ def _copied(world: RolloutWorld, order: Order) -> canary_checks.Run:
             world.watch_run = world.folder / "the-watch"
             shutil.copytree(Path(order.out) / done.run, world.watch_run)
             (world.folder / "the-watch.json").write_bytes(msgspec.json.encode(done))
-        return canary_checks.Over(done)
+        return canary_checks.Finished(done)
     done = msgspec.json.decode((world.folder / "the-watch.json").read_bytes(), type=records.DrillDone)
     out = Path(order.out)
     world.copies += order.target == world.endpoints.name
@@ -313,7 +313,7 @@ def _copied(world: RolloutWorld, order: Order) -> canary_checks.Run:
     name = f"{done.run}-{n}"
     shutil.copytree(world.watch_run, out / name)
     recast(out / name, order)
-    return canary_checks.Over(msgspec.structs.replace(done, run=name))
+    return canary_checks.Finished(msgspec.structs.replace(done, run=name))
 
 
 def recast(run_dir: Path, order: Order) -> None:

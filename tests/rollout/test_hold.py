@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import CheckResult, State
-from drills.rollout.hold.hold import MAX_RESTARTS, Hold, Look, rollouts
+from drills.rollout.hold.hold import MAX_RESTARTS, Evaluation, Hold, rollouts
 from drills.rollout.hold.rollouts import StageRun
 from drills.rollout.setup import evidence, records, stages
 from drills.rollout.setup.calendar import Calendar
@@ -121,11 +121,11 @@ class World:
     def close(self) -> None:
         self.closed = True
 
-    def judge(self, began: datetime, ended: datetime) -> Look:
+    def judge(self, began: datetime, ended: datetime) -> Evaluation:
         self.judged.append((began, ended))
         now = self.clock.now()
         state = State.FAIL if self.red(now) else State.INCONCLUSIVE if self.short(now) else State.PASS
-        return Look((check(state),), State.PASS, "", "replay diverged" if self.abort(now) else "")
+        return Evaluation((check(state),), State.PASS, "", "replay diverged" if self.abort(now) else "")
 
     def probe(self) -> None:
         self.routing_checks += 1
@@ -147,7 +147,7 @@ class World:
     def held(self) -> list[HoldEvent]:
         with self.stage_run() as run:
             calendar = Calendar(RULES.calendar)
-            Hold(run, self, self, self.judge, calendar=calendar, probe=self.probe, find=self.find).run()
+            Hold(run, self, self, self.judge, calendar=calendar, check_routing=self.probe, find=self.find).run()
         return self.events()
 
     def events(self) -> list[HoldEvent]:
@@ -243,7 +243,7 @@ def test_another_revision_breaks_it_for_as_long_as_it_is_there(tmp_path: Path):
     world = World(tmp_path, other=between(600, 900))
     events = world.held()
     assert world.kinds() == ["started", "restarted", "restarted", "ended"]
-    assert "the revision of runtime is r-2, and this stage is about r-1" in events[1].reason
+    assert "the revision of runtime is r-2, but this stage is for r-1" in events[1].reason
     assert from_iso(events[2].at) == START + timedelta(seconds=900)
 
 
@@ -273,7 +273,7 @@ def test_a_changed_file_breaks_it_until_it_is_back(tmp_path: Path, name: str):
 
     world.silent = edited
     events = world.held()
-    assert "is not what it was" in events[1].reason
+    assert "changed since this stage began" in events[1].reason
     assert from_iso(events[2].at) == START + timedelta(seconds=720)
     assert held_s(events) == 3600.0
 
@@ -284,7 +284,7 @@ def test_a_changed_target_breaks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         StageTarget, "configuration_now", lambda target: "another" if between(600, 720)(world.clock.now()) else plain(target)
     )
-    assert "configured of the target" in world.held()[1].reason
+    assert "the configuration of the target changed" in world.held()[1].reason
 
 
 def test_a_short_silence_is_no_hole_and_a_long_one_is(tmp_path: Path):
@@ -305,7 +305,7 @@ def test_servers_that_are_gone_end_it_early(tmp_path: Path):
     world = World(tmp_path, silent=between(600, 1e9))
     events = world.held()
     assert events[-1].kind == "aborted"
-    assert "nothing can be seen" in events[-1].reason
+    assert "no usable snapshot for too long" in events[-1].reason
     assert (from_iso(events[-1].at) - START).total_seconds() < 1800
 
 

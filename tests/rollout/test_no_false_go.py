@@ -95,7 +95,7 @@ def test_metrics_that_tell_nothing_end_a_hold(rollout: RolloutWorld, body: Body 
 
     rollout.spoil = spoil
     _, report = rollout.stage("1")
-    not_a_go(report, "hold: it was stopped", "nothing can be seen of the servers any more")
+    not_a_go(report, "hold: it was stopped", "no usable snapshot for too long")
 
 
 # --- everything in the first minute -----------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_a_waiver_opens_nothing_and_without_a_signature_it_counts_for_nothing(ro
         signoff.waive(rollout.rollout, run, "commands", person, journal, rollout.clock)
     (told,) = (stage for stage in status.of(rollout.rollout, rollout.clock.now(), rollout.rules).stages if stage.stage == "0")
     assert told.waivers == (
-        "commands: counts for nothing, as nobody has signed it",
+        "commands: does not count, as it is not signed",
         "commands: waived by Ann; the decision stays",
     )
     assert told.state == "no_go"
@@ -263,7 +263,7 @@ def test_other_thresholds_than_those_that_were_signed(rollout: RolloutWorld):
 
 def test_a_mock_opens_no_stage(rollout: RolloutWorld):
     rollout.endpoints.write(kind="mock")
-    refused(rollout, "1", "is a mock, and a mock opens no stage but 0")
+    refused(rollout, "1", "is a mock, and a mock unlocks no stage but 0")
     refused(rollout, "1", "is a mock", target="mock", targets=None)
     refused(rollout, "1", "is a mock", target=rollout.endpoints.url, targets=None)
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from drills.judging.checks.verdicts import CheckResult, State
-from drills.rollout.hold import canary_checks, hold_judge
+from drills.rollout.hold import canary_checks, stage_run
 from drills.rollout.preflight import one_drill
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.servers import revisions
@@ -169,10 +169,10 @@ def test_a_hold_waits_for_each_build_and_for_the_control(folder: Folder, monkeyp
     """Its judge asks for both, so a red one begins it anew, and one that was seen too little extends it."""
     found = hour(against=control(lambda n: SLOW))
     preflight = SimpleNamespace(run_dir=folder.path, report=SimpleNamespace(plan=SimpleNamespace(stage="0")))
-    monkeypatch.setattr(hold_judge.chain, "earlier", lambda *_: [preflight])
-    monkeypatch.setattr(hold_judge.gates, "load_thresholds", lambda *_, **__: THRESHOLDS)
-    monkeypatch.setattr(hold_judge.window, "load", lambda *_: found)
-    judge = hold_judge.judge_of(SimpleNamespace(run_dir=folder.path, plan=planned(folder)))  # type: ignore[arg-type]
+    monkeypatch.setattr(stage_run.chain, "earlier", lambda *_: [preflight])
+    monkeypatch.setattr(stage_run.gates, "load_thresholds", lambda *_, **__: THRESHOLDS)
+    monkeypatch.setattr(stage_run.window, "load", lambda *_: found)
+    judge = stage_run.judge_of(SimpleNamespace(run_dir=folder.path, plan=planned(folder)))  # type: ignore[arg-type]
     assert (judge(AT, AT).red, judge(AT, AT).missing) == ("", ())
     found = hour(lambda n: SLOW, control())
     assert ("canary.bootstrap_ms", FAIL) in {(each.name, each.state) for each in judge(AT, AT).checks}
@@ -241,9 +241,9 @@ def target(name: str, **endpoints: object) -> stage_target.StageTarget:
     return stage_target.StageTarget(name, None, found, None)
 
 
-def watcher(folder: Path, clock: SteppedClock) -> canary_checks.Watcher:
+def watcher(folder: Path, clock: SteppedClock) -> canary_checks.CanaryCheckRunner:
     watching = CanaryChecks(drill="observation", every_s=300.0)
-    return canary_checks.Watcher(watching, folder, folder, target("canary"), clock, (OLD, NEW), target("control"))
+    return canary_checks.CanaryCheckRunner(watching, folder, folder, target("canary"), clock, (OLD, NEW), target("control"))
 
 
 def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,9 +251,9 @@ def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch:
 
     def within(order: Order, _: Path) -> canary_checks.Run:
         ordered.append((order.target, order.set[-1].rpartition("=")[2]))
-        return canary_checks.Over(msgspec.structs.replace(one_drill.not_run("observation", 1, ""), run=f"r{len(ordered)}"))
+        return canary_checks.Finished(msgspec.structs.replace(one_drill.not_run("observation", 1, ""), run=f"r{len(ordered)}"))
 
-    monkeypatch.setattr(canary_checks, "within", within)
+    monkeypatch.setattr(canary_checks, "run_here", within)
     monkeypatch.setattr(revisions, "find", lambda *_: CONTROL.revisions)
     for n in range(6):
         mine = watcher(tmp_path, clock)  # as if it had been killed each time
@@ -282,7 +282,7 @@ def test_a_control_that_is_configured_otherwise_breaks_the_hold(tmp_path: Path) 
     world = World(tmp_path)
     world.plan = msgspec.structs.replace(world.plan, control=CONTROL)
     events = world.held()
-    assert (events[-1].kind, "what is configured of the control" in events[-1].reason) == ("aborted", True)
+    assert (events[-1].kind, "the configuration of the control changed" in events[-1].reason) == ("aborted", True)
 
 
 TARGETS = """

@@ -83,7 +83,7 @@ def test_a_plan_that_was_made_easier_while_the_hold_was_killed(rollout: RolloutW
     path = killed / records.PLAN
     plan = evidence.read_plan(killed)
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(plan, hold_required_s=1.0)))
-    refused(rollout, "1", "is not the plan that this stage began with")
+    refused(rollout, "1", "is not the plan that this stage started with")
 
 
 def test_a_hold_that_was_made_longer_while_it_was_killed(rollout: RolloutWorld, killed: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_journal_whose_end_was_cut_off(rollout: RolloutWorld) -> None:
     """As where a red run of a stage is to be forgotten: its folder is still there."""
     run_dir = latest(rollout)
     shutil.copytree(run_dir, run_dir.with_name("20261121T000000Z-stage-0-beef"))
-    refused(rollout, "1", "does not tell of the run 20261121T000000Z-stage-0-beef")
+    refused(rollout, "1", "the journal lacks the run 20261121T000000Z-stage-0-beef")
 
 
 def test_another_place_under_the_same_name(rollout: RolloutWorld) -> None:

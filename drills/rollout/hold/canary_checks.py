@@ -1,7 +1,7 @@
-"""Watches: an ordinary drill without faults that runs beside a baseline or a hold, every so often.
+"""Canary checks: a drill without faults that runs at intervals beside a baseline or a hold.
 
-They take turns: between the target and the control, where there is one, and over the client builds. What a control's watches
-saw lies in a folder and a list of its own, so that nothing of it can count as the target's.
+They alternate between the target and the control, if there is one, and rotate through the client builds. The control's checks
+have a folder and a list of their own, so that none of them can count as the target's.
 """
 
 import time
@@ -20,29 +20,27 @@ from drills.rollout.preflight.drill_runs import Child
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.servers import revisions
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import CanaryCheckDone, DrillDone, Phase, Revisions
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import CanaryChecks
 from drills.runs import catalog, results
 from sim.base import atomic_files
 from sim.base.clocks import Clock, SystemClock, iso
-from sim.base.errors import StorageError, StormgateError, UsageError
+from sim.base.errors import StormgateError, UsageError
 from sim.base.ownership import is_left_over
 from sim.drill import model as drill_file
 from sim.drill.model import CLIENT_BUILD, Drill, expected_duration_s
-from sim.engines.shared import permission
 
-_LOG = f"{records.LOGS}/watches.txt"
-_LEFT = "the stormgate that began it was killed"
-_LOOK_S = 0.2
+_LOG = f"{records.LOGS}/canary-checks.txt"
+_LEFT = "the stormgate that started it was killed"
+_POLL_S = 0.2
 
 
 class Run(Protocol):
     """One drill that is under way."""
 
     def poll(self) -> DrillDone | None:
-        """What came of it; None while it runs."""
+        """Its result; None while it runs."""
         ...
 
     def interrupt(self) -> DrillDone:
@@ -51,8 +49,8 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True)
-class Over:
-    """One that is over already."""
+class Finished:
+    """A drill that is over already; see `Run`."""
 
     answer: DrillDone
 
@@ -66,33 +64,35 @@ class Over:
 Start = Callable[[Order, Path], Run]
 
 
-def within(order: Order, _: Path) -> Run:
-    """Run a watch here and now: for a clock that does not go on meanwhile."""
-    return Over(one_drill.run(order))
+def run_here(order: Order, _: Path) -> Run:
+    """Run a canary check in this process: for a clock that stands still meanwhile."""
+    return Finished(one_drill.run(order))
 
 
-def load(watching: CanaryChecks, beside: Path, kind: str, interval_s: float, sides: int = 1) -> Drill:
-    """The watch, as it will run. Raises `UsageError` for one that breaks something, or takes longer than there is time for.
+def load(rules: CanaryChecks, beside: Path, kind: str, interval_s: float, sides: int = 1) -> Drill:
+    """The drill of the canary checks. Raises `UsageError` for one with faults, or longer than the interval between two.
 
-    `sides`: how many targets are watched in turns, each so often.
+    `sides`: how many targets are checked in turns, each at the same interval.
     """
-    path = catalog.path_of(watching.drill, beside)
-    drill = drill_file.load(path, watching.set)
+    path = catalog.path_of(rules.drill, beside)
+    drill = drill_file.load(path, rules.set)
     if drill.faults or drill.expect.negative_clients:
-        raise UsageError(f"{path}: has faults or probes, and a watch breaks nothing; expected one such as 'observation'.")
-    if expected_duration_s(drill) > watching.every_s / sides:
+        raise UsageError(
+            f"{path}: has faults or negative clients, and a canary check breaks nothing; expected one such as 'observation'."
+        )
+    if expected_duration_s(drill) > rules.every_s / sides:
         beside_it = " and one of the control between" if sides > 1 else ""
         raise UsageError(
-            f"{path}: takes about {expected_duration_s(drill):.0f} s, but there is to be a watch every {watching.every_s:g} s"
-            f"{beside_it} on a target of kind {kind} (snapshots every {interval_s:g} s); make it shorter with 'set', "
-            "or rarer."
+            f"{path}: takes about {expected_duration_s(drill):.0f} s, but there is a canary check every {rules.every_s:g} s"
+            f"{beside_it} on a target of kind {kind} (snapshots every {interval_s:g} s); make it shorter with 'set', or less "
+            "frequent."
         )
     return drill
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the targets that are watched in turns, and where its watches are kept."""
+    """One of the targets that are checked in turns, and where its checks are kept."""
 
     target: StageTarget
     listed: str = records.CANARY_CHECK_LIST
@@ -100,17 +100,17 @@ class Side:
 
     @property
     def is_control(self) -> bool:
-        """Whether it is what the target is held against."""
+        """Whether it is the control."""
         return self.listed == records.CONTROL_LIST
 
     def revisions(self) -> Revisions:
-        """What is deployed there; of the target itself others ask."""
+        """The control's revisions; the snapshots have the target's own."""
         return revisions.find(self.target.endpoints, self.target.entry) if self.is_control else Revisions()
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """One watch that is under way; its line lacks what only its end tells."""
+    """One canary check that is under way; its line lacks what only its end shows."""
 
     side: Side
     began: datetime
@@ -118,12 +118,12 @@ class _Turn:
     run: Run
 
 
-class Watcher:
-    """All watches of one window."""
+class CanaryCheckRunner:
+    """Runs the canary checks of one window."""
 
     def __init__(
         self,
-        watching: CanaryChecks,
+        rules: CanaryChecks,
         beside: Path,
         folder: Path,
         target: StageTarget,
@@ -131,27 +131,27 @@ class Watcher:
         builds: Sequence[str] = (CLIENT_BUILD,),
         control: StageTarget | None = None,
     ) -> None:
-        self._watching, self._folder, self._clock, self._builds = watching, folder, clock, builds
-        self._path = catalog.path_of(watching.drill, beside)
-        self._start: Start = Child if isinstance(clock, SystemClock) else within
+        self._rules, self._folder, self._clock, self._builds = rules, folder, clock, builds
+        self._path = catalog.path_of(rules.drill, beside)
+        self._start: Start = Child if isinstance(clock, SystemClock) else run_here
         self._sides = [Side(target), *([Side(control, records.CONTROL_LIST, records.CONTROL)] if control else [])]
         self._turn: _Turn | None = None
-        self._begun = sum(len(evidence.read_lines(folder / side.listed, CanaryCheckDone)) for side in self._sides)
+        self._started = sum(len(evidence.read_lines(folder / side.listed, CanaryCheckDone)) for side in self._sides)
         self._due: datetime | None = None
 
     def step(self, phase: Phase, may_begin: bool = True) -> CanaryCheckDone | None:
-        """Begin a watch if one is due, and take one that has ended: then its line, which is on disk; none of a control's."""
+        """Start a check if one is due, and take one that has ended; returns its recorded line, but none of the control's."""
         now = self._clock.now()
         if may_begin and self._turn is None and (self._due is None or now >= self._due):
-            self._due = now + timedelta(seconds=self._watching.every_s / len(self._sides))
+            self._due = now + timedelta(seconds=self._rules.every_s / len(self._sides))
             self._turn = self._begin(now, phase)
         answer = self._turn.run.poll() if self._turn is not None else None
         return self._taken(answer) if answer is not None else None
 
     @property
     def takes(self) -> timedelta:
-        """About how long one takes."""
-        return timedelta(seconds=expected_duration_s(drill_file.load(self._path, self._watching.set)))
+        """Expected length of one check."""
+        return timedelta(seconds=expected_duration_s(drill_file.load(self._path, self._rules.set)))
 
     @property
     def is_running(self) -> bool:
@@ -159,13 +159,13 @@ class Watcher:
         return self._turn is not None
 
     def close(self) -> None:
-        """End what is under way, in order."""
+        """End the one that is under way, in order."""
         if self._turn is not None:
             self._taken(self._turn.run.interrupt())
 
     def _begin(self, now: datetime, phase: Phase) -> _Turn:
-        """Each build is seen on every side before the next one has its turn."""
-        n, self._begun = self._begun, self._begun + 1
+        """Start the next check: each build runs on every side before the next build."""
+        n, self._started = self._started, self._started + 1
         side = self._sides[n % len(self._sides)]
         build = self._builds[n // len(self._sides) % len(self._builds)]
         line = CanaryCheckDone(
@@ -179,14 +179,17 @@ class Watcher:
             build=build,
             revisions=side.revisions(),
         )
-        order = self._order(side, build)
-        _mark(Path(order.mark), line)
-        return _Turn(side, now, line, self._start(order, self._folder / _LOG))
+        mark = self._folder / records.UNDER_WAY
+        try:
+            mark.write_bytes(msgspec.json.encode(line))
+        except OSError as error:
+            raise evidence.cannot_write(mark, error) from None
+        return _Turn(side, now, line, self._start(self._order(side, build, mark), self._folder / _LOG))
 
     def _taken(self, answer: DrillDone) -> CanaryCheckDone | None:
         turn, self._turn = self._turn, None
         assert turn is not None
-        self._clock.sleep_until(turn.began + timedelta(seconds=answer.duration_s))  # a real clock has been there already
+        self._clock.sleep_until(turn.began + timedelta(seconds=answer.duration_s))  # a real clock is there already
         line = msgspec.structs.replace(
             turn.line,
             ended=iso(self._clock.now()),
@@ -196,53 +199,48 @@ class Watcher:
             reason=answer.reason,
             revisions=turn.line.revisions if turn.side.revisions() == turn.line.revisions else Revisions(),
         )
-        append(self._folder / turn.side.listed, line)
+        evidence.append(self._folder / turn.side.listed, line)
         (self._folder / records.UNDER_WAY).unlink(missing_ok=True)
         return None if turn.side.is_control else line
 
-    def _order(self, side: Side, build: str) -> Order:
+    def _order(self, side: Side, build: str, mark: Path) -> Order:
         return Order(
             drill=str(self._path.resolve()),
-            set=(*self._watching.set, f"fleet.client_build={build}"),
+            set=(*self._rules.set, f"fleet.client_build={build}"),
             target=side.target.given,
             targets=str(side.target.file) if side.target.file else "",
             thresholds=str(self._folder / records.THRESHOLDS),
             out=str(self._folder / side.folder),
-            mark=str(self._folder / records.UNDER_WAY),
+            mark=str(mark),
         )
 
 
 def adopt(folder: Path, clock: Clock) -> list[CanaryCheckDone]:
-    """Tell of the watch that was under way when its stormgate was killed: it is judged by what it left.
+    """Record the canary check that was under way when its stormgate was killed, judged by what it left.
 
-    Returns its line, which is on disk; none where none was left. Raises `EvidenceError`, and `UsageError` while it still runs.
+    Returns its line, which is on disk; none if there was none. Raises `EvidenceError`, and `UsageError` while it still runs.
     """
     mark = folder / records.UNDER_WAY
     if not mark.exists():
         return []
-    _wait_for(mark)
+    until = time.monotonic() + drill_runs.END_LIMIT_S
+    while not is_left_over(mark):  # it ends once its stormgate has
+        if time.monotonic() > until:
+            raise UsageError(f"{folder}: a canary check of the stormgate that was killed still runs; wait until it has ended.")
+        time.sleep(_POLL_S)
     left = atomic_files.read_struct(mark, CanaryCheckDone)
     listed = folder / (records.CONTROL_LIST if left.run == records.CONTROL else records.CANARY_CHECK_LIST)
-    told = {each.run for each in evidence.read_lines(listed, CanaryCheckDone)}
+    recorded = {each.run for each in evidence.read_lines(listed, CanaryCheckDone)}
     there = sorted(f"{left.run}/{path.name}" for path in (folder / left.run).glob("*"))
-    found = [_adopted(folder, run, left, clock) for run in there if run not in told]
+    found = [_adopted(folder, run, left, clock) for run in there if run not in recorded]
     for line in found:
-        append(listed, line)
+        evidence.append(listed, line)
     mark.unlink()
     return found
 
 
-def _wait_for(mark: Path) -> None:
-    """Until the watch has ended, which it does when whoever began it has."""
-    until = time.monotonic() + drill_runs.LAST_WORDS_S
-    while not is_left_over(mark):
-        if time.monotonic() > until:
-            raise UsageError(f"{mark.parent}: a watch of the stormgate that was killed still runs; wait until it has ended.")
-        time.sleep(_LOOK_S)
-
-
 def _adopted(folder: Path, run: str, left: CanaryCheckDone, clock: Clock) -> CanaryCheckDone:
-    """What it saw counts against the target as always; for it only where the watch came to its end."""
+    """Its line: a failure counts against the target as always; a pass counts only if the check came to its end."""
     try:
         verdict = results.judge_run(folder / run).drills[0]
         status, why = str(verdict.status), "" if verdict.status is State.PASS else report.why(verdict)
@@ -250,15 +248,3 @@ def _adopted(folder: Path, run: str, left: CanaryCheckDone, clock: Clock) -> Can
         status, why = str(State.NOT_RUN), str(error)
     reason = f"{_LEFT}: {why}" if why else _LEFT
     return msgspec.structs.replace(left, ended=iso(clock.now()), run=run, status=status, reason=reason, revisions=Revisions())
-
-
-def _mark(path: Path, line: CanaryCheckDone) -> None:
-    try:
-        path.write_bytes(msgspec.json.encode(line))
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
-
-
-def require_allowed(drill: Drill, target: StageTarget) -> None:
-    """Raise `UsageError` for a watch that the target's caps do not allow."""
-    permission.require_allowed(drill, target.endpoints)

@@ -1,58 +1,33 @@
-"""Holding a stage: look at the servers, let clients watch, judge what there is, and begin anew whenever something broke it.
+"""Hold a stage: sample the servers, run canary checks, evaluate the window, and restart the hold whenever something breaks it.
 
-Everything is on disk as it happens, so a hold that was killed goes on where it was; the time in between is a hole like any
-other.
+Everything is on disk as it happens, so a killed hold resumes where it was; the time in between counts as a hole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.hold import rollouts
+from drills.rollout.hold.canary_checks import CanaryCheckRunner
 from drills.rollout.hold.rollouts import StageRun
+from drills.rollout.servers.sampler import Sampler
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.calendar import Calendar
-from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, HoldKind, Phase, Revisions, Snapshot
+from drills.rollout.setup.records import HoldEvent, HoldKind, Revisions, Snapshot
 from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
 from sim.base.clocks import from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
 
 MAX_RESTARTS = 10  # [ours] what breaks so often is no accident
-DEAD_INTERVALS = 20  # [ours] without a word from the servers: nobody would know whether to go back
-_SET_BACK_S = 1.0  # [ours] by which a clock that is being disciplined may go back
+DEAD_INTERVALS = 20  # [ours] without a usable snapshot: nobody could tell whether to roll back
+_SET_BACK_S = 1.0  # [ours] by which a disciplined clock may go back
 _RED = (State.FAIL, State.ERROR)
 
 
-class Poller(Protocol):
-    """See `drills.rollout.servers.sampler.Sampler`."""
-
-    def poll(self, phase: Phase, fault: bool = False) -> list[Snapshot]:
-        """Ask every source once."""
-        ...
-
-
-class CanaryChecks(Protocol):
-    """See `drills.rollout.hold.canary_checks.Watcher`."""
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a watch is under way."""
-        ...
-
-    def step(self, phase: Phase, may_begin: bool = True) -> CanaryCheckDone | None:
-        """Begin a watch if one is due, and take one that has ended."""
-        ...
-
-    def close(self) -> None:
-        """End what is under way."""
-        ...
-
-
 @dataclass(frozen=True)
-class Look:
-    """What can be said of a hold so far. `abort`: why it must not go on at all, empty for nothing."""
+class Evaluation:
+    """What the gates say of a hold so far. `abort`: why it must stop at once; empty if it need not."""
 
     checks: tuple[CheckResult, ...]
     coverage: State
@@ -61,7 +36,7 @@ class Look:
 
     @property
     def red(self) -> str:
-        """The first check that says that something is wrong; empty for none."""
+        """The first check that fails, with its reason; empty for none."""
         return next((f"{check.name} {check.state}: {check.reason}" for check in self.checks if check.state in _RED), "")
 
     @property
@@ -71,31 +46,36 @@ class Look:
         return (*(f"{check.name} ({check.state})" for check in self.checks if check.state is not State.PASS), *late)
 
 
-Judge = Callable[[datetime, datetime], Look]  # of the window between two moments
+Judge = Callable[[datetime, datetime], Evaluation]  # of the window between two times
 
 
 class Hold:
-    """One hold, from its beginning or from where a killed one stopped."""
+    """One hold, from its start or from where a killed one stopped.
+
+    `check_routing` asks the routing service, `find` the revisions; `arm` says why the rollback is not armed at a gate, empty if
+    it is.
+    """
 
     def __init__(
         self,
         run: StageRun,
-        poller: Poller,
-        watching: CanaryChecks,
+        sampler: Sampler,
+        canary_checks: CanaryCheckRunner,
         judge: Judge,
         *,
         calendar: Calendar | None = None,
-        probe: Callable[[], object] | None = None,
+        check_routing: Callable[[], object] | None = None,
         find: Callable[[], Revisions] | None = None,
         arm: Callable[[float], str] | None = None,
     ) -> None:
-        self._run, self._poller, self._watching, self._judge = run, poller, watching, judge
-        self._calendar, self._probe = calendar, probe
+        self._run, self._sampler, self._canary_checks, self._judge = run, sampler, canary_checks, judge
+        self._calendar, self._check_routing, self._find, self._arm = calendar, check_routing, find, arm
         self._rules = run.stages.stages[run.plan.stage]
         self._clock = run.clock
         self._interval = timedelta(seconds=run.plan.snapshot_interval_s)
         self._required = timedelta(seconds=run.plan.hold_required_s)
-        self._began: datetime | None = None  # None: it waits for `_opens`, or for what broke it to end
+        self._extension = timedelta(seconds=run.stages.sampling.extend_up_to_s)
+        self._began: datetime | None = None  # None: it waits for `_opens`, or for the end of what broke it
         self._opens: datetime | None = None
         self._broken = ""
         self._broken_since: datetime | None = None
@@ -103,28 +83,27 @@ class Hold:
         self._gates_passed: set[float] = set()
         self._latest = self._grid = self._last_ok = self._clock.now()
         self._never = datetime.min.replace(tzinfo=self._latest.tzinfo)
-        self._judged = self._probed = self._never
-        self._find, self._arm = find, arm  # `arm`: why the way back is not open at a gate; empty where it is
+        self._judged = self._routing_checked = self._never
         self._unarmed = ""
         self._changed: dict[str, str] = {}  # services whose revision is not the plan's, and what it is
-        self._has_watched = False  # since the hold began
-        self._watch_failed = ""
+        self._has_checked = False  # a canary check ended since the hold began
+        self._failed_check = ""
         self._over = False
 
     def run(self) -> None:
-        """Hold to the end, good or bad. Ctrl-C is told and passed on; `EvidenceError` for a clock that was set back."""
+        """Hold until it ends or is aborted. Raises `KeyboardInterrupt`, and `EvidenceError` for a clock that was set back."""
         self._begin()
         try:
             while not self._over:
                 self._turn()
         except KeyboardInterrupt:
-            self._watching.close()
-            self._tell("interrupted", "it was interrupted")
+            self._canary_checks.close()
+            self._record("interrupted", "it was interrupted")
             raise
         finally:
-            self._watching.close()
+            self._canary_checks.close()
 
-    # --- beginning, and going on --------------------------------------------------------------------
+    # --- starting and resuming ----------------------------------------------------------------------
 
     def _begin(self) -> None:
         events = evidence.read_lines(self._run.run_dir / records.HOLD, HoldEvent)
@@ -134,14 +113,14 @@ class Hold:
         if events[-1].kind in ("ended", "aborted"):
             self._over = True
             return
-        self._restore(events)
+        self._resume(events)
         away_s = (self._clock.now() - self._last_ok).total_seconds()
-        self._tell("resumed", f"the last snapshot that told anything is {away_s:.0f} s old")
+        self._record("resumed", f"the last usable snapshot is {away_s:.0f} s old")
         if not self._is_whole():
             self._open("restarted", "")
 
-    def _restore(self, events: Sequence[HoldEvent]) -> None:
-        """Take up where the file ends. Raises `EvidenceError` when that is still to come."""
+    def _resume(self, events: Sequence[HoldEvent]) -> None:
+        """Take over the state at the end of the file. Raises `EvidenceError` if that is in the future."""
         snapshots = evidence.read_lines(self._run.run_dir / records.SNAPSHOTS, Snapshot)
         self._latest = max([from_iso(events[-1].at), *(from_iso(each.at) for each in snapshots[-1:])])
         self._now()
@@ -152,19 +131,19 @@ class Hold:
                 self._restarts += event.kind == "restarted"
             elif event.kind == "gate" and event.gate_h is not None and event.state == State.PASS:
                 self._gates_passed.add(event.gate_h)
-        good = [from_iso(each.at) for each in snapshots if self._tells(each)]
+        good = [from_iso(each.at) for each in snapshots if self._is_usable(each)]
         self._last_ok = max([self._began or self._latest, *good])
 
     def _open(self, kind: HoldKind, reason: str) -> None:
-        """Begin to hold: at once, or with the next business day."""
+        """Start to hold: at once, or with the next business day."""
         now = self._clock.now()
         if self._rules.business_day is None or (self._opens is not None and now >= self._opens):
             self._begin_at(now)
             self._broken, self._broken_since = "", None
-            self._tell(kind, reason)
+            self._record(kind, reason)
             return
         assert self._calendar is not None
-        self._watch_failed = ""
+        self._failed_check = ""
         hours = self._calendar.next_hours(now, self._rules.business_day)
         self._began, self._opens = None, hours.begin
         self._required = max(timedelta(seconds=self._run.plan.hold_required_s), hours.end - hours.begin)
@@ -172,10 +151,10 @@ class Hold:
 
     def _begin_at(self, now: datetime) -> None:
         self._began = self._last_ok = now
-        self._opens, self._gates_passed, self._has_watched, self._watch_failed = None, set(), False, ""
+        self._opens, self._gates_passed, self._has_checked, self._failed_check = None, set(), False, ""
 
     def _is_whole(self) -> bool:
-        """Whether what was begun began with a business day's hours, where it must."""
+        """Whether the hold began with a business day's hours, where it must."""
         if self._rules.business_day is None or self._began is None:
             return True
         assert self._calendar is not None
@@ -192,11 +171,16 @@ class Hold:
                 return
             is_first = not (self._run.run_dir / records.HOLD).exists()
             self._open("started" if is_first else "restarted", "" if is_first else "the next business day begins")
-        self._look_for_a_hole(now)
-        self._take(self._poller.poll("hold"))
-        self._watch(now)
+        silent = now - self._last_ok
+        if silent > MAX_HOLE_INTERVALS * self._interval:
+            self._break(f"a hole: no usable snapshot for {silent.total_seconds():.0f} s")
+        for snapshot in self._sampler.poll("hold"):
+            self._compare(snapshot.revisions)
+            if self._is_usable(snapshot):
+                self._last_ok = max(self._last_ok, from_iso(snapshot.at))
+        self._step_canary_checks(now)
         if self._opens is None and not self._over:
-            self._weigh(self._now())
+            self._evaluate(self._now())
         if not self._over:
             self._clock.sleep_until(self._next_poll())
 
@@ -204,60 +188,47 @@ class Hold:
         now = self._clock.now()
         if (self._latest - now).total_seconds() > _SET_BACK_S:
             event = HoldEvent(at=iso(self._latest), kind="restarted", reason=f"the clock was set back to {iso(now)}")
-            rollouts.write_hold(self._run, event)
+            evidence.append(self._run.run_dir / records.HOLD, event)
             raise EvidenceError(
-                f"it is {iso(now)} here, but this hold has seen {iso(self._latest)}; the clock was set back, so no time "
-                "that was held can be believed. Mend the clock; the hold then begins anew."
+                f"it is {iso(now)} here, but this hold has seen {iso(self._latest)}; the clock was set back, so the time held "
+                "is unknown. Correct the clock; the hold then restarts."
             )
         self._latest = max(self._latest, now)
         return now
 
-    def _look_for_a_hole(self, now: datetime) -> None:
-        silent = now - self._last_ok
-        if silent > MAX_HOLE_INTERVALS * self._interval:
-            self._break(f"a hole: for {silent.total_seconds():.0f} s no snapshot told anything")
-
-    def _take(self, snapshots: Sequence[Snapshot]) -> None:
-        for each in snapshots:
-            self._compare(each.revisions)
-            if self._tells(each):
-                self._last_ok = max(self._last_ok, from_iso(each.at))
-
-    def _compare(self, told: Revisions) -> None:
-        """Remember which service is not of the plan's revision; who says nothing changes nothing."""
+    def _compare(self, found: Revisions) -> None:
+        """Remember which service is not of the plan's revision; an unknown revision changes nothing."""
         for service in ("control", "runtime"):
-            was, now = getattr(self._run.plan.revisions, service), getattr(told, service)
+            was, now = getattr(self._run.plan.revisions, service), getattr(found, service)
             if now == was:
                 self._changed.pop(service, None)
             elif now:
-                self._changed[service] = (
-                    f"the revision of {service} is {now}, and this stage is about {was or 'an unknown one'}"
-                )
+                self._changed[service] = f"the revision of {service} is {now}, but this stage is for {was or 'an unknown one'}"
 
-    def _tells(self, snapshot: Snapshot) -> bool:
-        """Whether it is one of those that a hold is watched by: of the metrics, where a target has them."""
+    def _is_usable(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot counts for the hold: one of the metrics, if the target has them."""
         return snapshot.ok and (snapshot.source == "metrics" or not self._run.target.has_metrics)
 
-    def _watch(self, now: datetime) -> None:
-        extended = self._required + timedelta(seconds=self._run.stages.sampling.extend_up_to_s)
-        may_begin = self._began is not None and (now <= self._began + self._required or self._is_extended(now, extended))
-        done = self._watching.step("hold", may_begin)
+    def _step_canary_checks(self, now: datetime) -> None:
+        may_begin = self._began is not None and (now <= self._began + self._required or self._is_extended(now))
+        done = self._canary_checks.step("hold", may_begin)
         if done is None:
             return
         if done.status != State.PASS:
-            self._run.say(f"a watch ended as {done.status}: {done.reason}")
-        self._has_watched = True
+            self._run.say(f"a canary check ended as {done.status}: {done.reason}")
+        self._has_checked = True
         if done.status == State.FAIL:
-            self._watch_failed = f"a watch failed: {done.reason}"
+            self._failed_check = f"a canary check failed: {done.reason}"
             self._judged = self._never
 
-    def _is_extended(self, now: datetime, extended: timedelta) -> bool:
-        """Whether the hold has been judged at its end, and goes on because too little was seen."""
+    def _is_extended(self, now: datetime) -> bool:
+        """Whether the hold was judged at its end, and continues because there were too few samples."""
         assert self._began is not None
-        return self._judged >= self._began + self._required and now < self._began + extended
+        end = self._began + self._required
+        return self._judged >= end and now < end + self._extension
 
-    def _weigh(self, now: datetime) -> None:
-        """Whether it is broken, mended, red, or over."""
+    def _evaluate(self, now: datetime) -> None:
+        """Whether the hold is broken, can restart, is red, or is over."""
         if trouble := next(self._troubles(), ""):
             self._break(trouble)
             self._give_up_if_hopeless(now)
@@ -267,7 +238,7 @@ class Hold:
             else:
                 self._give_up_if_hopeless(now)
         elif self._began is not None and self._is_time_to_judge(now):
-            self._probe_if_due(now)
+            self._check_routing_if_due(now)
             self._judge_now(now)
 
     def _troubles(self) -> Iterator[str]:
@@ -279,27 +250,24 @@ class Hold:
         ):
             try:
                 if rollouts.sha256(path) != wanted:
-                    yield f"the {what} file {path} is not what it was when this stage began"
+                    yield f"the {what} file {path} changed since this stage began"
             except UsageError as error:
                 yield str(error)
         if run.target.configuration_now() != plan.configuration_sha256:
-            yield "what is configured of the target is not what it was when this stage began"
-        control = (
-            run.control.configuration_now() if run.control else None,
-            plan.control and plan.control.configuration_sha256,
-        )
-        if control[0] != control[1]:
-            yield "what is configured of the control is not what it was when this stage began"
+            yield "the configuration of the target changed since this stage began"
+        now = run.control.configuration_now() if run.control else None
+        if now != (plan.control and plan.control.configuration_sha256):
+            yield "the configuration of the control changed since this stage began"
 
     def _break(self, reason: str) -> None:
-        """Something is wrong that a new beginning must wait for."""
+        """Something is wrong, and the hold cannot restart until that is over."""
         if self._broken or self._over:
             return
         self._broken, self._broken_since, self._began = reason, self._clock.now(), None
         self._count_restart(reason, waits=True)
 
     def _restart(self, reason: str) -> None:
-        """Begin anew, now or with the next business day."""
+        """Restart now, or with the next business day."""
         if self._broken or self._over or self._began is None:
             return
         self._count_restart(reason)
@@ -312,18 +280,17 @@ class Hold:
 
     def _count_restart(self, reason: str, waits: bool = False) -> None:
         self._restarts += 1
-        self._tell("restarted", reason, waits=waits)
-        self._run.say(f"the hold begins anew: {reason}")
+        self._record("restarted", reason, waits=waits)
+        self._run.say(f"the hold restarts: {reason}")
         if self._restarts > MAX_RESTARTS:
             self._end("aborted", f"it was broken {self._restarts} times, the last time because {reason}")
 
     def _give_up_if_hopeless(self, now: datetime) -> None:
         assert self._broken_since is not None
-        patience = timedelta(seconds=self._run.stages.sampling.extend_up_to_s)
         if now - self._last_ok > DEAD_INTERVALS * self._interval:
-            self._end("aborted", f"nothing can be seen of the servers any more; {self._broken}")
-        elif now - self._broken_since > patience:
-            self._end("aborted", f"for {patience.total_seconds():g} s it could not begin anew; {self._broken}")
+            self._end("aborted", f"there has been no usable snapshot for too long; {self._broken}")
+        elif now - self._broken_since > self._extension:
+            self._end("aborted", f"for {self._extension.total_seconds():g} s it could not restart; {self._broken}")
 
     # --- judging ------------------------------------------------------------------------------------
 
@@ -333,13 +300,13 @@ class Hold:
         due = [self._began + timedelta(hours=hour) for hour in self._run.plan.gates_at_h] + [self._began + self._required]
         return now - self._judged >= every or any(self._judged < moment <= now for moment in due)
 
-    def _probe_if_due(self, now: datetime) -> None:
+    def _check_routing_if_due(self, now: datetime) -> None:
         every = timedelta(seconds=self._run.stages.routing_check.every_s)
         assert self._began is not None
-        is_last = self._probed < self._began + self._required <= now
-        if self._probe is not None and (now - self._probed >= every or is_last):
-            self._probed = now
-            self._probe()
+        is_last = self._routing_checked < self._began + self._required <= now
+        if self._check_routing is not None and (now - self._routing_checked >= every or is_last):
+            self._routing_checked = now
+            self._check_routing()
 
     def _judge_now(self, now: datetime) -> None:
         assert self._began is not None
@@ -350,61 +317,57 @@ class Hold:
             if trouble := next(self._troubles(), "" if found.known else "the revisions cannot be found out any more"):
                 self._break(trouble)
                 return
-        look = self._judge(self._began, now)
-        if look.abort:
-            self._end("aborted", look.abort)
-        elif red := look.red or self._watch_failed:
+        found_so_far = self._judge(self._began, now)
+        if found_so_far.abort:
+            self._end("aborted", found_so_far.abort)
+        elif red := found_so_far.red or self._failed_check:
             self._restart(red)
         else:
-            self._pass_gates(now, look)
-            self._end_if_over(now, look)
+            self._pass_gates(now, found_so_far)
+            self._end_if_over(now, found_so_far)
 
-    def _pass_gates(self, now: datetime, look: Look) -> None:
-        """Gates within the hold. The one at its beginning asks only that nothing is wrong: nothing has been counted yet."""
+    def _pass_gates(self, now: datetime, found: Evaluation) -> None:
+        """Gates within the hold. The one at its start asks only that nothing is wrong: nothing has been counted yet."""
         assert self._began is not None
         for hour in self._run.plan.gates_at_h:
             is_due = hour not in self._gates_passed and now >= self._began + timedelta(hours=hour)
-            if is_due and (self._has_watched if hour == 0 else not look.missing) and self._is_armed(hour):
+            if is_due and (self._has_checked if hour == 0 else not found.missing) and self._is_armed(hour):
                 self._gates_passed.add(hour)
                 said = "nothing is wrong" if hour == 0 else "every gate passes"
-                self._tell("gate", said, gate_h=hour, state=State.PASS)
+                self._record("gate", said, gate_h=hour, state=State.PASS)
 
     def _is_armed(self, hour: float) -> bool:
-        """Whether the way back is open; it is looked at again until it is, and without it no gate passes."""
+        """Whether the rollback is armed; no gate passes without it, so it is checked again until it is."""
         self._unarmed = self._arm(hour) if self._arm is not None else ""
         return not self._unarmed
 
-    def _end_if_over(self, now: datetime, look: Look) -> None:
+    def _end_if_over(self, now: datetime, found: Evaluation) -> None:
         assert self._began is not None
         end = self._began + self._required
         late = [f"the gates at {hour:g} h" for hour in self._run.plan.gates_at_h if hour not in self._gates_passed]
         unarmed = [f"the rollback is not armed ({self._unarmed})"] if late and self._unarmed else []
-        missing = (*look.missing, *late, *unarmed)
-        self._say_where(now, end, missing)
-        if now < end or self._watching.is_running:
+        missing = (*found.missing, *late, *unarmed)
+        left = f"not yet: {', '.join(missing)}" if missing else "all gates pass"
+        held = f"held {_hms(now - self._began)} of {_hms(self._required)}"
+        self._run.say(f"{held}; earliest end {iso(max(end, now))}; {left}")
+        if now < end or self._canary_checks.is_running:
             return
         if not missing:
             self._end("ended", "held to its end, green throughout")
-        elif now >= end + timedelta(seconds=self._run.stages.sampling.extend_up_to_s):
-            self._end("ended", f"too little was seen, however long it was extended: {', '.join(missing)}")
-
-    def _say_where(self, now: datetime, end: datetime, missing: Sequence[str]) -> None:
-        assert self._began is not None
-        held, needed = now - self._began, end - self._began
-        left = f"not yet: {', '.join(missing)}" if missing else "all gates pass"
-        self._run.say(f"held {_hms(held)} of {_hms(needed)}; earliest end {iso(max(end, now))}; {left}")
+        elif now >= end + self._extension:
+            self._end("ended", f"too few samples, in spite of the longest extension: {', '.join(missing)}")
 
     def _end(self, kind: HoldKind, reason: str) -> None:
-        self._tell(kind, reason)
+        self._record(kind, reason)
         self._run.say(f"the hold {'ended' if kind == 'ended' else 'was stopped'}: {reason}")
         self._over = True
 
-    def _tell(self, kind: HoldKind, reason: str, gate_h: float | None = None, state: str = "", waits: bool = False) -> None:
+    def _record(self, kind: HoldKind, reason: str, gate_h: float | None = None, state: str = "", waits: bool = False) -> None:
         event = HoldEvent(at=iso(self._clock.now()), kind=kind, reason=reason, gate_h=gate_h, state=state, waits=waits)
         rollouts.record_hold(self._run, event)
 
     def _next_poll(self) -> datetime:
-        """On a grid, so that slow turns do not add up; polls that were missed are not made up for."""
+        """On a grid, so that slow turns do not add up; missed polls are skipped."""
         turns = (self._clock.now() - self._grid) // self._interval + 1
         return self._grid + turns * self._interval
 

@@ -1,38 +1,35 @@
-"""One rollout: the runs of its stages as its journal tells of them, and the plan that each of them begins with."""
+"""One rollout: the runs of its stages as its journal records them, and the files of a run in progress."""
 
 import hashlib
 import re
 import secrets
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
 from importlib import metadata
 from pathlib import Path
 
-import msgspec
-
-from drills import DATA
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import NAME, Entry, Journal
 from drills.rollout.setup.records import HoldEvent, Stage, StagePlan, StageReport
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import Stages
 from drills.runs import results
-from sim.base.clocks import Clock, from_iso, iso
+from sim.base.clocks import Clock, from_iso
 from sim.base.errors import EvidenceError, StorageError, UsageError
 
-STARTED, REPORTED, SIGNED, WAIVED, ADOPTED = "stage_started", "reported", "signed", "waived", "canary_check_adopted"
+STARTED, REPORTED, SIGNED, WAIVED = "stage_started", "reported", "signed", "waived"
+ADOPTED = "canary_check_adopted"
 HOLD_PREFIX = "hold_"
-_TOLD_WITHIN_S = 60.0  # [ours] from a hold's event to its line in the journal
+_RECORDED_WITHIN_S = 60.0  # [ours] from a hold's event to its line in the journal
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One stage's gate execution, as the journal tells of it; the later entry counts where there are several."""
+    """One run of a stage, as the journal records it; of several entries of a kind the last counts."""
 
     run_id: str
     stage: Stage
@@ -48,7 +45,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class StageRun:
-    """All that one stage's execution goes by."""
+    """A run in progress, and all that it works with."""
 
     target: StageTarget
     stages: Stages
@@ -59,7 +56,7 @@ class StageRun:
     clock: Clock
     journal: Journal
     say: Say
-    control: StageTarget | None = None  # what the target is held against
+    control: StageTarget | None = None  # what the canary is compared with
 
 
 def folder_of(out: Path, name: str) -> Path:
@@ -75,7 +72,7 @@ def journal_of(folder: Path, clock: Clock) -> Journal:
 
 
 def runs(entries: Sequence[Entry]) -> list[RunRecord]:
-    """Every run, in the order in which they began."""
+    """Every run, in the order in which they started."""
     found: dict[str, RunRecord] = {}
     for entry in entries:
         run_id = str(entry.body.get("run", ""))
@@ -94,34 +91,32 @@ def latest(entries: Sequence[Entry], stage: Stage) -> RunRecord | None:
 
 
 def require_plan(where: Path, run: RunRecord) -> None:
-    """Raise `EvidenceError` unless a run's plan is the one that it began with."""
+    """Raise `EvidenceError` unless a run's plan is the one that it started with."""
     path = where / records.PLAN
     if evidence.sha256(path) != run.started.body.get("plan_sha256"):
         raise EvidenceError(
-            f"{path}: is not the plan that this stage began with (its SHA-256 differs); it was changed by hand."
+            f"{path}: is not the plan that this stage started with (its SHA-256 differs); it was changed by hand."
         )
 
 
 def require_hold(where: Path, run: RunRecord, entries: Sequence[Entry]) -> None:
-    """Raise `EvidenceError` where a run's own file lacks what the journal tells of its hold, or has it of another time."""
+    """Raise `EvidenceError` if a run's own file lacks an event of its hold that the journal has, or has another time."""
     path = where / records.HOLD
     there = iter(evidence.read_lines(path, HoldEvent))
-    told = [entry for entry in entries if entry.body.get("run") == run.run_id and entry.kind.startswith(HOLD_PREFIX)]
-    for entry in told:  # in this order: what was passed over is not found again
+    recorded = [entry for entry in entries if entry.body.get("run") == run.run_id and entry.kind.startswith(HOLD_PREFIX)]
+    for entry in recorded:  # in this order: an event that was skipped is not found again
         if not any(_is_of(event, entry) for event in there):
-            raise EvidenceError(
-                f"{path}: lacks '{entry.kind}' of {entry.at}, which the journal tells of; it was changed by hand."
-            )
+            raise EvidenceError(f"{path}: lacks '{entry.kind}' of {entry.at}, which the journal has; it was changed by hand.")
 
 
 def _is_of(event: HoldEvent, entry: Entry) -> bool:
     apart_s = (from_iso(entry.at) - from_iso(event.at)).total_seconds()
     same = (f"{HOLD_PREFIX}{event.kind}", event.reason) == (entry.kind, entry.body.get("reason"))
-    return same and abs(apart_s) <= _TOLD_WITHIN_S
+    return same and abs(apart_s) <= _RECORDED_WITHIN_S
 
 
 def unrecorded(folder: Path, entries: Sequence[Entry]) -> list[str]:
-    """Runs that began in earnest and that the journal does not tell of: its end was cut off, or it is an older copy."""
+    """Runs with results that the journal lacks: its end was cut off, or it is an older copy."""
     known = {run.run_id for run in runs(entries)}
     left = (records.HOLD, records.REPORT)
     there = sorted(path.parent for path in run_dir(folder, "").glob(f"*/{records.PLAN}"))
@@ -129,12 +124,12 @@ def unrecorded(folder: Path, entries: Sequence[Entry]) -> list[str]:
 
 
 def run_dir(folder: Path, run_id: str) -> Path:
-    """Where a run's files lie."""
+    """The folder of a run's files."""
     return results.stage_folder(folder, run_id)
 
 
 def new_run_id(stage: Stage, clock: Clock) -> str:
-    """A name for a run that begins now."""
+    """A name for a run that starts now."""
     return f"{clock.now().astimezone(UTC):%Y%m%dT%H%M%SZ}-stage-{stage}-{secrets.token_hex(2)}"
 
 
@@ -147,70 +142,41 @@ def sha256(path: Path) -> str:
 
 
 def begin(folder: Path, plan: StagePlan, stages: Path, thresholds: Path, journal: Journal) -> Path:
-    """Make a run's folder, with its plan and copies of what it was made by. Raises `StorageError`."""
+    """Make a run's folder, with its plan and copies of its stages file and thresholds. Raises `StorageError`."""
     where = run_dir(folder, plan.run_id)
     try:
         where.mkdir(parents=True)
         shutil.copyfile(stages, where / records.STAGES)
         shutil.copyfile(thresholds, where / records.THRESHOLDS)
-        (where / records.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
     except OSError as error:
         raise StorageError(f"{where}: cannot be written ({error.strerror}); free some space or give another --out.") from None
+    evidence.write_json(where / records.PLAN, plan)
     journal.append(STARTED, run=plan.run_id, stage=plan.stage, target=plan.target, plan_sha256=sha256(where / records.PLAN))
     return where
 
 
-def record_hold(run: StageRun, event: HoldEvent) -> None:
-    """An event of a hold, in the run's own file and in the journal."""
-    write_hold(run, event)
-    run.journal.append(f"{HOLD_PREFIX}{event.kind}", run=run.plan.run_id, reason=event.reason)
-
-
-def write_hold(run: StageRun, event: HoldEvent) -> None:
-    """An event of a hold in the run's own file alone. Raises `StorageError`."""
-    path = run.run_dir / records.HOLD
-    try:
-        with path.open("ab") as file:
-            file.write(msgspec.json.encode(event) + b"\n")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
-
-
-def conclude(run: StageRun) -> StageReport:
-    """Judge the run from its files, write its report, and say so in the journal."""
-    from drills.rollout.report import stage_files
-
-    record = next(each for each in runs(run.journal.entries) if each.run_id == run.plan.run_id)
-    require_plan(run.run_dir, record)
-    require_hold(run.run_dir, record, run.journal.entries)
-    report = stage_files.conclude(run.run_dir)
-    told = evidence.sha256(run.run_dir / records.REPORT)
-    run.journal.append(REPORTED, run=run.plan.run_id, decision=report.decision, reason=report.reason, report_sha256=told)
-    return report
-
-
-def commit() -> str:
-    """The commit of a working copy of stormgate, empty for an installed one."""
-    here = DATA.parent
-    if not (here / ".git").exists():
-        return ""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
 def version() -> str:
-    """The version of stormgate."""
+    """The installed version of stormgate; empty for a working copy that is not installed."""
     try:
         return metadata.version("stormgate")
     except metadata.PackageNotFoundError:
         return ""
 
 
-def moment(clock: Clock) -> str:
-    """Now, as files have it."""
-    return iso(clock.now())
+def record_hold(run: StageRun, event: HoldEvent) -> None:
+    """Record an event of a hold in the run's own file and in the journal. Raises `StorageError`."""
+    evidence.append(run.run_dir / records.HOLD, event)
+    run.journal.append(f"{HOLD_PREFIX}{event.kind}", run=run.plan.run_id, reason=event.reason)
+
+
+def conclude(run: StageRun) -> StageReport:
+    """Judge the run from its files, write its report, and record it in the journal."""
+    from drills.rollout.report import stage_files
+
+    record = next(each for each in runs(run.journal.entries) if each.run_id == run.plan.run_id)
+    require_plan(run.run_dir, record)
+    require_hold(run.run_dir, record, run.journal.entries)
+    report = stage_files.conclude(run.run_dir)
+    digest = evidence.sha256(run.run_dir / records.REPORT)
+    run.journal.append(REPORTED, run=run.plan.run_id, decision=report.decision, reason=report.reason, report_sha256=digest)
+    return report

@@ -1,6 +1,7 @@
-"""What people say of a stage: one signature on its report, and waivers, which change nothing that was found."""
+"""What people say of a stage: one signature on its report, and waivers, which change no result."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,29 +12,28 @@ from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import Entry, Journal
 from drills.rollout.setup.records import Decision, Signoff, StageReport, Waiver
 from drills.rollout.verdict import chain
-from sim.base.atomic_files import write_whole
 from sim.base.clocks import Clock, iso
 from sim.base.errors import EvidenceError, UsageError
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """Who speaks, and what they say. Raises `UsageError` where one of them says nothing."""
+    """A person and their statement. Raises `UsageError` if one of the fields is empty."""
 
     owner: str
     role: str
     statement: str
 
     def __post_init__(self) -> None:
-        for name in ("owner", "role", "statement"):
+        for name in self.__struct_fields__:
             if not getattr(self, name).strip():
-                raise UsageError(f"--{name} is empty, and a signature without it counts for nothing.")
+                raise UsageError(f"--{name} is empty; a signature without it does not count.")
 
 
-def signable(folder: Path, entries: list[Entry], run_id: str = "") -> RunRecord:
-    """The run that is to be signed: the latest with a report, or the one that is named. Raises `UsageError`."""
+def signable(folder: Path, entries: Sequence[Entry], run_id: str = "") -> RunRecord:
+    """The run to sign: the latest with a report, or the named one. Raises `UsageError`."""
     found = [run for run in rollouts.runs(entries) if run.is_finished and (not run_id or run.run_id == run_id)]
     if not found:
-        raise UsageError(f"{folder}: there is no {f'run {run_id} with a' if run_id else ''} report to sign.".replace("  ", " "))
+        raise UsageError(f"{folder}: there is no {f'run {run_id} with a ' if run_id else ''}report to sign.")
     if found[-1].signed is not None:
         by = found[-1].signed.body.get("owner", "somebody")
         raise UsageError(
@@ -43,24 +43,23 @@ def signable(folder: Path, entries: list[Entry], run_id: str = "") -> RunRecord:
 
 
 def sign(folder: Path, run: RunRecord, person: Person, decision: Decision, journal: Journal, clock: Clock) -> Signoff:
-    """Write `signoff.json`. Raises `UsageError` for a go on what is none, and `EvidenceError` where evidence was changed."""
+    """Write `signoff.json`. Raises `UsageError` for a go on a no-go report, and `EvidenceError` if evidence was changed."""
     run_dir = rollouts.run_dir(folder, run.run_id)
     report = unlock.recorded_report(run_dir, run)
     if decision == "go" and report.decision != "go":
-        why = next(iter(report.why), "it does not say why")
+        why = next(iter(report.why), "it gives no reason")
         raise UsageError(f"{run.run_id}: its report is a no-go, and no signature makes it a go: {why}")
     chain.unspoilt(chain.Earlier(run_dir, report))
     signoff = Signoff(
         run_id=run.run_id,
-        owner=person.owner.strip(),
-        role=person.role.strip(),
         at=iso(clock.now()),
         decision=decision,
-        statement=person.statement.strip(),
         report_sha256=evidence.sha256(run_dir / records.REPORT),
+        owner=person.owner.strip(),
+        role=person.role.strip(),
+        statement=person.statement.strip(),
     )
-    content = msgspec.json.format(msgspec.json.encode(signoff), indent=2) + b"\n"
-    write_whole(run_dir / records.SIGNOFF, content)
+    content = evidence.write_json(run_dir / records.SIGNOFF, signoff)
     journal.append(
         SIGNED,
         run=run.run_id,
@@ -74,35 +73,33 @@ def sign(folder: Path, run: RunRecord, person: Person, decision: Decision, journ
 
 
 def waive(folder: Path, run: RunRecord, check: str, person: Person, journal: Journal, clock: Clock) -> Waiver:
-    """Add to `waivers.json` that somebody lives with what a check says. Raises `UsageError` for a check that did pass."""
+    """Add an entry to `waivers.json`: a person accepts that a check did not pass. Raises `UsageError` if it did pass."""
     run_dir = rollouts.run_dir(folder, run.run_id)
-    report = unlock.recorded_report(run_dir, run)
-    open_ones = not_passed(report)
+    open_ones = not_passed(unlock.recorded_report(run_dir, run))
     if check not in open_ones:
         raise UsageError(f"{check}: there is nothing to waive; what did not pass: {', '.join(open_ones) or 'nothing'}.")
+    digest = evidence.sha256(run_dir / records.REPORT)
     waiver = Waiver(
         check=check,
         owner=person.owner.strip(),
         role=person.role.strip(),
         at=iso(clock.now()),
         statement=person.statement.strip(),
-        report_sha256=evidence.sha256(run_dir / records.REPORT),
+        report_sha256=digest,
     )
-    write_whole(
-        run_dir / records.WAIVERS, msgspec.json.format(msgspec.json.encode([*read_waivers(run_dir), waiver]), indent=2) + b"\n"
-    )
+    evidence.write_json(run_dir / records.WAIVERS, [*read_waivers(run_dir), waiver])
     journal.append(WAIVED, run=run.run_id, check=check, owner=waiver.owner, waiver_sha256=_digest(waiver))
     return waiver
 
 
 def not_passed(report: StageReport) -> list[str]:
-    """What did not pass, by name: checks as `gate.check`, then parts."""
+    """What did not pass, by name: checks as `gate.check`, then requirements."""
     checks = [f"{check.gate}.{check.check}" for gate in report.gates for check in gate.checks if check.state != "pass"]
-    return [*checks, *(part.name for part in report.requirements if part.state != "pass")]
+    return [*checks, *(each.name for each in report.requirements if each.state != "pass")]
 
 
 def read_waivers(run_dir: Path) -> list[Waiver]:
-    """All entries of `waivers.json`, signed or not. Raises `EvidenceError`."""
+    """All entries of `waivers.json`, valid or not. Raises `EvidenceError`."""
     path = run_dir / records.WAIVERS
     if not path.exists():
         return []
@@ -114,14 +111,14 @@ def read_waivers(run_dir: Path) -> list[Waiver]:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
 
 
-def unsigned(waiver: Waiver, entries: list[Entry], report_sha256: str) -> str:
-    """Why a waiver counts for nothing; empty for one that somebody stands by."""
+def invalid_reason(waiver: Waiver, entries: Sequence[Entry], report_sha256: str) -> str:
+    """Why a waiver does not count; empty for a valid one."""
     if not (waiver.owner.strip() and waiver.role.strip() and waiver.statement.strip()):
-        return "nobody has signed it"
+        return "it is not signed"
     if waiver.report_sha256 != report_sha256:
         return "it is of another report"
-    told = {entry.body.get("waiver_sha256") for entry in entries if entry.kind == WAIVED}
-    return "" if _digest(waiver) in told else "the journal does not tell of it"
+    recorded = {entry.body.get("waiver_sha256") for entry in entries if entry.kind == WAIVED}
+    return "" if _digest(waiver) in recorded else "the journal lacks it"
 
 
 def _digest(waiver: Waiver) -> str:

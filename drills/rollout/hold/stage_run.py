@@ -1,117 +1,63 @@
-"""Running a stage: stage 0 from end to end, and the hold of any other, begun or gone on with."""
+"""Execute a stage: the preflight from end to end, or the hold of another stage, new or resumed."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
-import msgspec
-
 from drills.judging import gates
-from drills.rollout.hold import canary_checks, hold_judge, rollouts, unlock
-from drills.rollout.hold.hold import Hold
+from drills.judging.checks.verdicts import State
+from drills.rollout.hold import canary_checks, rollouts, stage_plan, unlock
+from drills.rollout.hold.hold import Evaluation, Hold, Judge
 from drills.rollout.hold.rollouts import Say, StageRun
+from drills.rollout.hold.stage_plan import Asked, Prepared
 from drills.rollout.preflight import drill_runs, preconditions
 from drills.rollout.rollback import rehearsal
 from drills.rollout.rollback.rehearsal_steps import LIMIT_S
 from drills.rollout.servers import revisions, routing_checks
 from drills.rollout.servers.sampler import Sampler, sources_of
-from drills.rollout.setup import commands, evidence, records, stage_target
-from drills.rollout.setup import stages as stage_file
+from drills.rollout.setup import commands, evidence, records
 from drills.rollout.setup.calendar import Calendar
 from drills.rollout.setup.journal import Journal
-from drills.rollout.setup.records import CommandDone, Control, HoldEvent, Revisions, Rollback, Stage, StagePlan, StageReport
-from drills.rollout.setup.stage_target import StageTarget
-from drills.rollout.setup.stages import Stages
-from drills.rollout.verdict import armed, splits
+from drills.rollout.setup.records import CommandDone, HoldEvent, HoldKind, Revisions, Rollback, StagePlan, StageReport
+from drills.rollout.setup.stage_target import open_target
+from drills.rollout.setup.stages import PREFLIGHT
+from drills.rollout.verdict import armed, chain, judging, splits, window
 from sim.base.clocks import Clock, iso
-from sim.base.errors import StorageError, StormgateError, UsageError
-from sim.drill.model import Drill, expected_duration_s
-from sim.drill.target_rules import TargetKind
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user asked for."""
-
-    stage: str
-    target: str
-    targets: Path | None
-    rollout: str
-    stages: Path
-    thresholds: Path
-    out: Path
+from sim.base.errors import EvidenceError, StorageError, StormgateError, UsageError
 
 
 def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
-    """Run stage 0, or hold another; returns the run's folder and its report.
+    """Run the preflight, or hold another stage; returns the run's folder and its report.
 
-    Everything that can be known to be wrong is refused before anything begins (`UsageError`, `TargetError`). Ctrl-C ends
-    stage 0 with a report of what there was, and leaves a hold to be gone on with; it is passed on.
+    All that can be known to be wrong is refused before anything starts (`UsageError`, `TargetError`). Ctrl-C ends the
+    preflight with a report of what was done, and leaves a hold to be resumed; it is passed on.
     """
-    stage, stages = asked.stage, stage_file.load(asked.stages)
-    stages.require(stage)
-    thresholds = gates.load_thresholds(asked.thresholds)
+    stages, thresholds = stage_plan.read_files(asked)
     folder = rollouts.folder_of(asked.out, asked.rollout)
     with contextlib.ExitStack() as cleanup:
-        log = cleanup.enter_context(_scratch())
-        target = cleanup.enter_context(stage_target.open_target(asked.target, asked.targets, log / "runtime.log"))
-        kind = target.endpoints.kind
-        control = stage_target.control_of(stages.stages[stage].control, target)
-        sides = 2 if control else 1
-        watched = canary_checks.load(stages.canary_checks(kind), asked.stages.parent, kind, stages.interval_s(kind), sides)
-        canary_checks.require_allowed(watched, target)
-        drills = _drills(stages, asked.stages.parent, kind) if stage == "0" else {}
-        drill_runs.require_judged([*drills.values()], thresholds)
-        calendar = Calendar(stages.calendar) if stages.stages[stage].business_day else None
+        logs = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="stormgate-log-")))
+        target = cleanup.enter_context(open_target(asked.target, asked.targets, logs / "runtime.log"))
+        prepared = stage_plan.prepare(asked, stages, thresholds, target)
         journal = cleanup.enter_context(rollouts.journal_of(folder, clock))
-        run = _resumed_or_new(asked, stage, target, control, stages, watched, drills, calendar, clock, journal, say)
-        say(f"stage {stage} ({run.plan.title}) on {run.plan.target}: {run.run_dir}")
-        if splits.CANARY in splits.asked(run.plan) and control is None:
-            say(f"no control is named in [stages.{stage}], so this stage will be no go; its file says what to write")
-        if stage == "0":
-            _preflight(run, drills)
+        run = _resumed_or_new(prepared, folder, clock, journal, say)
+        say(f"stage {asked.stage} ({run.plan.title}) on {run.plan.target}: {run.run_dir}")
+        if splits.CANARY in splits.asked(run.plan) and run.control is None:
+            say(f"[stages.{asked.stage}] names no control, so this stage will be no go; the stages file says what to write")
+        if asked.stage == PREFLIGHT:
+            _preflight(run, prepared.drills)
         else:
-            _hold(run, calendar)
-        report = rollouts.conclude(run)
-        return run.run_dir, report
+            _hold(run, prepared.calendar)
+        return run.run_dir, rollouts.conclude(run)
 
 
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="stormgate-log-") as folder:
-        yield Path(folder)
-
-
-def _drills(stages: Stages, beside: Path, kind: TargetKind) -> dict[str, Path]:
-    rules = stages.stages["0"].drills
-    assert rules is not None
-    return drill_runs.chosen(rules.of(kind), beside, kind)
-
-
-# --- beginning --------------------------------------------------------------------------------------
-
-
-def _resumed_or_new(
-    asked: Asked,
-    stage: Stage,
-    target: StageTarget,
-    control: StageTarget | None,
-    stages: Stages,
-    watched: Drill,
-    drills: dict[str, Path],
-    calendar: Calendar | None,
-    clock: Clock,
-    journal: Journal,
-    say: Say,
-) -> StageRun:
-    """A new run, or the hold that a killed or interrupted one left."""
-    folder = rollouts.folder_of(asked.out, asked.rollout)
-    left = rollouts.latest(journal.entries, stage)
-    if stage != "0" and left is not None and not left.is_finished:
+def _resumed_or_new(prepared: Prepared, folder: Path, clock: Clock, journal: Journal, say: Say) -> StageRun:
+    """The hold that was killed or interrupted, or a new run."""
+    asked, target = prepared.asked, prepared.target
+    assert target is not None
+    left = rollouts.latest(journal.entries, asked.stage) if asked.stage != PREFLIGHT else None
+    if left is not None and not left.is_finished:
         run_dir = rollouts.run_dir(folder, left.run_id)
         rollouts.require_plan(run_dir, left)
         rollouts.require_hold(run_dir, left, journal.entries)
@@ -121,101 +67,34 @@ def _resumed_or_new(
                 f"the hold that is under way ({plan.run_id}) is on target '{plan.target}', not '{target.endpoints.name}'."
             )
         _adopt(run_dir, plan, clock, journal, say)
-        return StageRun(target, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
-    plan = _plan(asked, stage, target, control, stages, watched, drills, calendar, clock, journal)
-    if stage != "0":
-        unlock.require_unlocked(folder, journal.entries, plan, clock.now(), stages)
-    run_dir = rollouts.begin(folder, plan, asked.stages, asked.thresholds, journal)
-    return StageRun(target, stages, asked.stages, asked.thresholds, run_dir, plan, clock, journal, say, control)
+    else:
+        plan = stage_plan.plan_of(prepared, clock, journal)
+        if asked.stage != PREFLIGHT:
+            unlock.require_unlocked(folder, journal.entries, plan, clock.now(), prepared.stages)
+        run_dir = rollouts.begin(folder, plan, asked.stages, asked.thresholds, journal)
+    files = asked.stages, asked.thresholds
+    return StageRun(target, prepared.stages, *files, run_dir, plan, clock, journal, say, prepared.control)
 
 
 def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: Say) -> None:
-    """A watch that nobody told of, as the stormgate that began it was killed, is told of now."""
+    """Record the canary check that was under way when its stormgate was killed."""
     for line in canary_checks.adopt(run_dir, clock):
-        journal.append(rollouts.ADOPTED, run=plan.run_id, watch=line.run, status=line.status, reason=line.reason)
+        journal.append(rollouts.ADOPTED, run=plan.run_id, canary_check=line.run, status=line.status, reason=line.reason)
         say(f"{line.run} was under way when the hold was killed; it counts as {line.status} ({line.reason})")
 
 
-def _plan(
-    asked: Asked,
-    stage: Stage,
-    target: StageTarget,
-    control: StageTarget | None,
-    stages: Stages,
-    watched: Drill,
-    drills: dict[str, Path],
-    calendar: Calendar | None,
-    clock: Clock,
-    journal: Journal,
-) -> StagePlan:
-    rules, kind = stages.stages[stage], target.endpoints.kind
-    previous = stages.before(stage)
-    before = rollouts.latest(journal.entries, previous) if previous else None
-    every_s = stages.canary_checks(kind).every_s
-    return StagePlan(
-        run_id=rollouts.new_run_id(stage, clock),
-        rollout=asked.rollout,
-        stage=stage,
-        title=rules.title,
-        cohort=rules.cohort,
-        cohort_percent=rules.cohort_percent,
-        target=target.endpoints.name,
-        target_kind=kind,
-        revisions=revisions.find(target.endpoints, target.entry),
-        began=iso(clock.now()),
-        hold_required_s=_hold_s(stages, stage, kind, calendar, clock),
-        snapshot_interval_s=stages.interval_s(kind),
-        thresholds_sha256=rollouts.sha256(asked.thresholds),
-        stages_sha256=rollouts.sha256(asked.stages),
-        configuration_sha256=target.configuration(),
-        previous_run=before.run_id if before else "",
-        previous_report_sha256=str(before.reported.body["report_sha256"]) if before and before.reported else "",
-        tool_version=rollouts.version(),
-        tool_commit=rollouts.commit(),
-        required=rules.required,
-        synthetic_load=(
-            f"every {every_s:g} s '{watched.name}' ran for about {expected_duration_s(watched):.0f} s, "
-            f"{watched.fleet.clients} clients with {watched.load.events_per_s:g} events/s"
-        ),
-        commands=tuple(command.name for command in stages.commands) if stage == "0" else (),
-        drills=tuple(drills),
-        left_out=drill_runs.left_out(drills) if stage == "0" else (),
-        gates_at_h=rules.gates_at_h,
-        client_builds=stages.client_builds,
-        control=_control(control) if control else None,
-    )
-
-
-def _control(target: StageTarget) -> Control:
-    return Control(
-        target=target.endpoints.name,
-        revisions=revisions.find(target.endpoints, target.entry),
-        configuration_sha256=target.configuration(),
-    )
-
-
-def _hold_s(stages: Stages, stage: Stage, kind: TargetKind, calendar: Calendar | None, clock: Clock) -> float:
-    rules = stages.stages[stage]
-    if stage == "0":
-        return stages.baseline_s(kind)
-    if rules.business_day is not None and calendar is not None:
-        return calendar.next_hours(clock.now(), rules.business_day).length_s
-    return rules.hold_s or 0.0
-
-
-# --- stage 0 ----------------------------------------------------------------------------------------
+# --- the preflight ----------------------------------------------------------------------------------
 
 
 def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
-    """All of stage 0, one after the other; a part that cannot be done is told, and the others are done all the same."""
+    """All of stage 0 in order; a requirement that fails is recorded, and the rest is done all the same."""
     try:
         _ask(run)
         with contextlib.closing(_sampler(run)) as sampler:
             _baseline(run, sampler)
             if not run.target.is_embedded:
                 sampler.poll("drills", fault=True)
-            rules = run.stages.stages["0"]
-            drill_runs.run_all(drills, run.run_dir, run.target, rules.side_by_side, run.say)
+            drill_runs.run_all(drills, run.run_dir, run.target, run.stages.stages[PREFLIGHT].side_by_side, run.say)
             sampler.poll("rollback", fault=True)
             _rehearse(run)
             sampler.poll("other")
@@ -225,7 +104,7 @@ def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
 
 
 def _ask(run: StageRun) -> None:
-    """The verification commands, then the preconditions, two of which rest on them."""
+    """Run the verification commands, then ask the preconditions, two of which rest on them."""
     target, rules = run.target, run.stages
     setting = commands.Setting(
         target=target.given,
@@ -238,7 +117,7 @@ def _ask(run: StageRun) -> None:
         run.say(f"command {command.name}")
         done[command.name] = found = commands.run(command, run.run_dir, run.clock, setting)
         run.say(f"command {command.name}: {found.state} ({found.reason})")
-    answers = preconditions.ask(target.endpoints, rules.stages["0"].client_builds, rules.commands, done, run.plan.revisions)
+    answers = preconditions.ask(target.endpoints, rules.client_builds, rules.commands, done, run.plan.revisions)
     for line in preconditions.keep(answers, run.run_dir, run.clock, target.endpoints.is_mock):
         run.say(f"precondition {line.name}: {line.state} ({line.reason})")
 
@@ -247,43 +126,45 @@ def _sampler(run: StageRun) -> Sampler:
     return Sampler(run.run_dir, sources_of(run.target.endpoints, run.target.entry), run.clock)
 
 
-def _watcher(run: StageRun) -> canary_checks.Watcher:
-    watching = run.stages.canary_checks(run.plan.target_kind)
-    beside, builds = run.stages_path.parent, run.plan.client_builds
-    return canary_checks.Watcher(watching, beside, run.run_dir, run.target, run.clock, builds, run.control)
+def _canary_checks(run: StageRun) -> canary_checks.CanaryCheckRunner:
+    rules, beside = run.stages.canary_checks(run.plan.target_kind), run.stages_path.parent
+    builds = run.plan.client_builds
+    return canary_checks.CanaryCheckRunner(rules, beside, run.run_dir, run.target, run.clock, builds, run.control)
 
 
 def _baseline(run: StageRun, sampler: Sampler) -> None:
-    """Watch servers and clients for a while, with nothing being broken; the window is told as a hold is."""
-    plan, clock, watcher = run.plan, run.clock, _watcher(run)
+    """Sample servers and run canary checks for a while without a fault; recorded as a hold is."""
+    plan, clock, checks = run.plan, run.clock, _canary_checks(run)
+
+    def record(kind: HoldKind, at: datetime | None = None) -> None:
+        rollouts.record_hold(run, HoldEvent(at=iso(at or clock.now()), kind=kind))
+
     run.say(f"baseline: {plan.hold_required_s:g} s, a snapshot every {plan.snapshot_interval_s:g} s")
-    began = clock.now()
+    began, interval = clock.now(), timedelta(seconds=plan.snapshot_interval_s)
     until = began + timedelta(seconds=plan.hold_required_s)
-    last_watch = max(until - watcher.takes, began)
-    rollouts.record_hold(run, HoldEvent(at=iso(began), kind="started"))
+    last_check = max(until - checks.takes, began)
+    record("started", began)
     try:
         turns = 0
-        while clock.now() < until or watcher.is_running:
+        while clock.now() < until or checks.is_running:
             sampler.poll("baseline")
-            watcher.step("baseline", clock.now() <= last_watch)
-            turns = max(turns + 1, int((clock.now() - began).total_seconds() // plan.snapshot_interval_s) + 1)
-            clock.sleep_until(began + turns * timedelta(seconds=plan.snapshot_interval_s))
+            checks.step("baseline", clock.now() <= last_check)
+            turns = max(turns + 1, (clock.now() - began) // interval + 1)
+            clock.sleep_until(began + turns * interval)
     except KeyboardInterrupt:
-        rollouts.record_hold(run, HoldEvent(at=iso(clock.now()), kind="interrupted"))
+        record("interrupted")
         raise
     finally:
-        watcher.close()
-    rollouts.record_hold(run, HoldEvent(at=iso(clock.now()), kind="ended"))
+        checks.close()
+    record("ended")
 
 
 def _rehearse(run: StageRun) -> None:
-    """The rollback; one that cannot even begin leaves a record that says why."""
+    """Rehearse the rollback; one that cannot begin leaves a record that says why."""
     run.say("rollback rehearsal")
-    limit_s = run.stages.stages["0"].rehearsal_limit_s or LIMIT_S
+    limit_s, target = run.stages.stages[PREFLIGHT].rehearsal_limit_s or LIMIT_S, run.target
     try:
-        found = rehearsal.rehearse(
-            run.target.endpoints, run.target.entry, run.run_dir, run.clock, dry_run=False, limit_s=limit_s
-        )
+        found = rehearsal.rehearse(target.endpoints, target.entry, run.run_dir, run.clock, dry_run=False, limit_s=limit_s)
     except StorageError:
         raise
     except StormgateError as error:
@@ -308,10 +189,7 @@ def _not_rehearsed(run: StageRun, limit_s: float, why: str) -> Rollback:
     )
     path = run.run_dir / records.ROLLBACK
     if not path.exists():
-        try:
-            path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
+        evidence.write_json(path, found)
     return found
 
 
@@ -319,18 +197,36 @@ def _not_rehearsed(run: StageRun, limit_s: float, why: str) -> Rollback:
 
 
 def _hold(run: StageRun, calendar: Calendar | None) -> None:
-    target = run.target
+    target, plan = run.target, run.plan
 
-    def probe() -> None:
-        found = routing_checks.ask(target.endpoints, run.stages.routing_check, run.run_dir, run.clock)
-        part = routing_checks.judge(found, run.plan.cohort_percent or 0.0)
-        run.say(f"cohort: {part.state} ({part.reason})")
+    def check_routing() -> None:
+        answers = routing_checks.ask(target.endpoints, run.stages.routing_check, run.run_dir, run.clock)
+        found = routing_checks.judge(answers, plan.cohort_percent or 0.0)
+        run.say(f"cohort: {found.state} ({found.reason})")
 
     def find() -> Revisions:
         return revisions.find(target.endpoints, target.entry)
 
-    asks: Callable[[], None] | None = probe if run.plan.cohort_percent is not None else None
-    arm = armed.Monitor(target, run.plan, run.run_dir, run.clock).look if "armed" in run.plan.required else None
-    judge = hold_judge.judge_of(run)
+    routing: Callable[[], None] | None = check_routing if plan.cohort_percent is not None else None
+    arm = armed.Monitor(target, plan, run.run_dir, run.clock).look if "armed" in plan.required else None
+    judge = judge_of(run)
     with contextlib.closing(_sampler(run)) as sampler:
-        Hold(run, sampler, _watcher(run), judge, calendar=calendar, probe=asks, find=find, arm=arm).run()
+        Hold(run, sampler, _canary_checks(run), judge, calendar=calendar, check_routing=routing, find=find, arm=arm).run()
+
+
+def judge_of(run: StageRun) -> Judge:
+    """Judge a hold while it lasts, by the code of the final verdict. Raises `EvidenceError` without stage 0's baseline."""
+    run_dir, plan = run.run_dir, run.plan
+    thresholds = gates.load_thresholds(run_dir / records.THRESHOLDS, is_record=True)
+    first = [before for before in chain.earlier(run_dir, plan) if before.report.plan.stage == PREFLIGHT]
+    if not first:
+        raise EvidenceError(f"{run_dir}: no stage 0 comes before it, so there is no baseline to compare with.")
+
+    def judge(began: datetime, ended: datetime) -> Evaluation:
+        found = window.load(run_dir, first[0].run_dir, iso(began), iso(ended))
+        checks = tuple(check for check in window.judge(found, thresholds) if judging.counts(check.name, check.state, plan))
+        checks += splits.of(found, thresholds, plan)
+        covered = window.coverage(found)
+        return Evaluation(checks, State(covered.state), covered.reason, window.abort_reason(found, thresholds))
+
+    return judge

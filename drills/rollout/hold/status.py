@@ -1,4 +1,4 @@
-"""Where a rollout stands: each stage, what the next one waits for, and when a hold could end at the earliest."""
+"""The status of a rollout: each stage, what the next one waits for, and the earliest end of a hold."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -29,29 +29,29 @@ _COLOURS = {"go, signed": "green", "go": "green", "no_go": "red", "no_go, signed
 class HoldStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A hold that has no report yet."""
 
-    began: str  # of the last beginning, empty for none
+    began: str  # of the last start or restart; empty without one
     held_s: float
     required_s: float
-    earliest_end: str  # if nothing breaks it any more; empty while it has not begun
+    earliest_end: str  # if nothing breaks it any more; empty while it waits
     restarts: int
-    last: str  # what was told last
+    last: str  # the last event
 
 
 class StageStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One stage by its latest run."""
 
     stage: Stage
-    state: str  # not_begun, under_way, no_go, go, outdated; a signature is told behind it
+    state: str  # not_begun, under_way, no_go, go, outdated; followed by `, signed` if it is signed
     run: str = ""
     target: str = ""
     why: tuple[str, ...] = ()
     signed: str = ""  # by whom and when
-    waivers: tuple[str, ...] = ()  # with what they count for
+    waivers: tuple[str, ...] = ()  # each with its effect
     hold: HoldStatus | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole rollout. `next_stage` is empty when there is none."""
+    """The whole rollout. `next_stage` is empty if every stage is a signed go."""
 
     rollout: str
     folder: str
@@ -63,12 +63,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def of(folder: Path, now: datetime, rules: Stages) -> Status:
-    """Where it stands, and what the stages file lacks for the next stage.
+    """The status, with what the stages file lacks for the next stage.
 
-    Raises `UsageError` for a rollout that there is not, `EvidenceError` for a journal that was changed.
+    Raises `UsageError` for a rollout that does not exist, `EvidenceError` for a journal that was changed.
     """
     if not (folder / NAME).exists():
-        raise UsageError(f"{folder}: there is no such rollout; begin one with `stormgate stage run 0 --rollout {folder.name}`.")
+        raise UsageError(f"{folder}: there is no such rollout; start one with `stormgate stage run 0 --rollout {folder.name}`.")
     entries = read_journal(folder / NAME)
     stages = tuple(_stage(folder, entries, stage, now) for stage in rules.stages)
     stage = _next(stages)
@@ -90,7 +90,7 @@ def of(folder: Path, now: datetime, rules: Stages) -> Status:
 def _lacking(stage: Stage, stages: Stages) -> Iterator[str]:
     rules = stages.stages[stage]
     if splits.CANARY in rules.required and not rules.control:
-        yield f'no control is named, so its canary is held against nothing: write control = "NAME" into [stages.{stage}]'
+        yield f'no control is named, so its canary cannot be compared: write control = "NAME" into [stages.{stage}]'
 
 
 def _stage(folder: Path, entries: list[Entry], stage: Stage, now: datetime) -> StageStatus:
@@ -115,7 +115,7 @@ def _reported(run_dir: Path, run: RunRecord, target: str, entries: list[Entry]) 
     signed = unlock.recorded_signoff(run_dir, run)
     chain.unspoilt(chain.Earlier(run_dir, report))
     sha256 = evidence.sha256(run_dir / records.REPORT)
-    waivers = [(waiver, signoff.unsigned(waiver, entries, sha256)) for waiver in signoff.read_waivers(run_dir)]
+    waivers = [(waiver, signoff.invalid_reason(waiver, entries, sha256)) for waiver in signoff.read_waivers(run_dir)]
     return StageStatus(
         stage=run.stage,
         state=f"{signed.decision}, signed" if signed else report.decision,
@@ -124,7 +124,7 @@ def _reported(run_dir: Path, run: RunRecord, target: str, entries: list[Entry]) 
         why=report.why,
         signed=f"{signed.owner} ({signed.role}), {signed.at}" if signed else "",
         waivers=tuple(
-            f"{waiver.check}: {f'counts for nothing, as {why}' if why else f'waived by {waiver.owner}; the decision stays'}"
+            f"{waiver.check}: {f'does not count, as {why}' if why else f'waived by {waiver.owner}; the decision stays'}"
             for waiver, why in waivers
         ),
     )
@@ -136,12 +136,12 @@ def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
         events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
     except StormgateError:
         return None
-    begun = [event for event in events if event.kind in ("started", "restarted")]
-    began = [event.at for event in begun] if begun and not begun[-1].waits else []  # what waits has not begun anew yet
-    end = from_iso(began[-1]) + timedelta(seconds=plan.hold_required_s) if began else None
+    starts = [event for event in events if event.kind in ("started", "restarted")]
+    began = starts[-1].at if starts and not starts[-1].waits else ""  # an event that waits has not restarted it yet
+    end = from_iso(began) + timedelta(seconds=plan.hold_required_s) if began else None
     return HoldStatus(
-        began=began[-1] if began else "",
-        held_s=max((now - from_iso(began[-1])).total_seconds(), 0.0) if began else 0.0,
+        began=began,
+        held_s=max((now - from_iso(began)).total_seconds(), 0.0) if began else 0.0,
         required_s=plan.hold_required_s,
         earliest_end=iso(max(end, now)) if end else "",
         restarts=sum(event.kind == "restarted" for event in events),
@@ -150,12 +150,12 @@ def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
 
 
 def _next(stages: Sequence[StageStatus]) -> Stage | None:
-    """The first that is not a signed go."""
+    """The first stage that is not a signed go."""
     return next((each.stage for each in stages if each.state != "go, signed"), None)
 
 
 def _command(stage: Stage, rollout: str, target: str, missing: Sequence[str], stages: Sequence[StageStatus]) -> str:
-    """What to do next."""
+    """The next command; empty while something is missing."""
     found = {each.stage: each for each in stages}[stage]
     if found.state == "go":
         return f'stormgate stage sign --rollout {rollout} --owner "..." --role "..." --statement "..."'
@@ -165,7 +165,7 @@ def _command(stage: Stage, rollout: str, target: str, missing: Sequence[str], st
 
 
 def show(status: Status, console: "Console") -> None:
-    """On one screen."""
+    """Print it on one screen."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -188,12 +188,12 @@ def show(status: Status, console: "Console") -> None:
 
 def _lines(status: StageStatus) -> list[str]:
     hold = status.hold
-    told = [] if status.state.startswith("go") else list(status.why[:3])
+    lines = [] if status.state.startswith("go") else list(status.why[:3])
     if hold is not None and hold.began:
-        told.append(
-            f"held {hold.held_s:.0f} s of {hold.required_s:.0f} s since {hold.began}, begun anew {hold.restarts} times; "
+        lines.append(
+            f"held {hold.held_s:.0f} s of {hold.required_s:.0f} s since {hold.began}, restarted {hold.restarts} times; "
             f"earliest end {hold.earliest_end}"
         )
     if hold is not None and hold.last:
-        told.append(f"last: {hold.last}")
-    return [*told, *status.waivers]
+        lines.append(f"last: {hold.last}")
+    return [*lines, *status.waivers]

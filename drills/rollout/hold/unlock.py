@@ -1,4 +1,4 @@
-"""Whether a stage may begin: a signed go of the one before it, of today, and of what is deployed now."""
+"""Whether a stage may begin: the stage before must be a signed go, recent, and of what is deployed now."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -20,25 +20,23 @@ def require_unlocked(folder: Path, entries: Sequence[Entry], plan: StagePlan, no
     """Raise `UsageError`, all reasons in one sentence, unless the planned stage may begin."""
     trouble = list(missing(folder, entries, plan.stage, now, rules))
     if plan.target_kind == "mock":
-        trouble.insert(0, f"target '{plan.target}' is a mock, and a mock opens no stage but 0")
+        trouble.insert(0, f"target '{plan.target}' is a mock, and a mock unlocks no stage but 0")
     if not trouble and plan.stage != "0":
-        part = chain.opened_rightly(rollouts.run_dir(folder, plan.run_id), plan, rules)
-        trouble += [part.reason] if part.state != State.PASS else []
+        found = chain.opened_rightly(rollouts.run_dir(folder, plan.run_id), plan, rules)
+        trouble += [found.reason] if found.state != State.PASS else []
     if not plan.revisions.known:
-        trouble.append(
-            "the revisions of control service and runtime cannot be found out, so nothing would show a change of them"
-        )
+        trouble.append("the revisions of control service and runtime cannot be found out, so a change would go unnoticed")
     if trouble:
         raise UsageError(f"stage {plan.stage} cannot begin: {'; '.join(text.rstrip('.') for text in trouble)}.")
 
 
 def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime, rules: Stages) -> Iterator[str]:
-    """What a stage still waits for, as far as the rollout's own files tell; a sentence each."""
+    """What a stage still waits for, as far as the rollout's own files show; a sentence each."""
     before = rules.before(stage)
     if before is None:
         return
     if strange := rollouts.unrecorded(folder, entries):
-        yield f"the journal does not tell of the run {strange[0]}, which is there: its end was cut off, or it is an older copy"
+        yield f"the journal lacks the run {strange[0]}, which exists: the journal's end was cut off, or it is an older copy"
     run = rollouts.latest(entries, before)
     if run is None:
         yield f"stage {before} has not been run"
@@ -56,44 +54,44 @@ def _reported(run_dir: Path, run: RunRecord, now: datetime, valid_h: float) -> I
     named = f"stage {run.stage} ({run.run_id})"
     report = recorded_report(run_dir, run)
     if report.plan.target_kind == "mock":
-        yield f"{named} ran on a mock, which opens no stage, whatever it shows"
+        yield f"{named} ran on a mock, which unlocks no stage, whatever its result"
     if report.decision != "go":
-        yield f"{named} is a no-go ({report.reason.replace('_', ' ')}): {next(iter(report.why), 'it does not say why')}"
+        yield f"{named} is a no-go ({report.reason.replace('_', ' ')}): {next(iter(report.why), 'it gives no reason')}"
         return
     chain.unspoilt(chain.Earlier(run_dir, report))
     if (old := now - from_iso(report.ended)) > timedelta(hours=valid_h):
         yield f"{named} ended {old.total_seconds() / 3600:.1f} h ago, and {valid_h:g} h are allowed: run it again"
     signoff = recorded_signoff(run_dir, run)
     if signoff is None:
-        yield f"nobody has signed {named}"
+        yield f"{named} is not signed"
         return
     if signoff.decision != "go":
         yield f"{signoff.owner} signed {named} as a no-go"
     if (age := now - from_iso(signoff.at)) > timedelta(hours=valid_h):
         yield f"{named} was signed {age.total_seconds() / 3600:.1f} h ago, and {valid_h:g} h are allowed: run it again"
     if age < timedelta(0):
-        yield f"{named} was signed at {signoff.at}, which is still to come: a clock was set back"
+        yield f"{named} was signed at {signoff.at}, which is in the future: a clock was set back"
 
 
 def superseded(folder: Path, entries: Sequence[Entry], run: RunRecord) -> Iterator[str]:
-    """Stages that a run rests on and that were run again since, unless to another signed go of the same.
+    """Stages that a run rests on and that were run again since, unless with another signed go of the same.
 
-    Raises `EvidenceError` where a stage before it cannot be read.
+    Raises `EvidenceError` if a stage before it cannot be read.
     """
     run_dir = rollouts.run_dir(folder, run.run_id)
     for before in chain.earlier(run_dir, evidence.read_plan(run_dir)):
         old = before.report.plan
         newest = rollouts.latest(entries, old.stage)
         if newest is None:
-            yield f"stage {run.stage} ({run.run_id}) rests on {old.run_id}, which the journal does not tell of"
-        elif newest.run_id != old.run_id and not _is_such_a_go(folder, newest, old):
+            yield f"stage {run.stage} ({run.run_id}) rests on {old.run_id}, which the journal lacks"
+        elif newest.run_id != old.run_id and not _is_same_go(folder, newest, old):
             yield (
                 f"stage {run.stage} ({run.run_id}) rests on {old.run_id}; stage {old.stage} was run again since "
                 f"({newest.run_id}), which is no signed go of the same"
             )
 
 
-def _is_such_a_go(folder: Path, run: RunRecord, old: StagePlan) -> bool:
+def _is_same_go(folder: Path, run: RunRecord, old: StagePlan) -> bool:
     if run.reported is None:
         return False
     run_dir = rollouts.run_dir(folder, run.run_id)
@@ -103,7 +101,7 @@ def _is_such_a_go(folder: Path, run: RunRecord, old: StagePlan) -> bool:
 
 
 def recorded_report(run_dir: Path, run: RunRecord) -> StageReport:
-    """A run's report, once it is sure that it is the one that the journal tells of. Raises `EvidenceError`, `UsageError`."""
+    """A run's report, if it is the one that the journal records. Raises `EvidenceError`, `UsageError`."""
     path = run_dir / records.REPORT
     report = evidence.read_report(run_dir)
     if report is None or run.reported is None:
@@ -115,12 +113,12 @@ def recorded_report(run_dir: Path, run: RunRecord) -> StageReport:
 
 
 def recorded_signoff(run_dir: Path, run: RunRecord) -> Signoff | None:
-    """A run's signature, None for none. One that the journal does not tell of was not made here, and is an error."""
+    """A run's signature; None without one. A signature that the journal lacks was not made here, and is an error."""
     signoff = evidence.read_signoff(run_dir)
     path = run_dir / records.SIGNOFF
     if run.signed is None:
         if signoff is not None:
-            raise UsageError(f"{path}: the journal does not tell of this signature; sign with `stormgate stage sign`.")
+            raise UsageError(f"{path}: the journal lacks this signature; sign with `stormgate stage sign`.")
         return None
     if signoff is None or evidence.sha256(path) != run.signed.body["signoff_sha256"]:
         raise UsageError(f"{path}: is not the signature that was made (its SHA-256 differs); it was changed afterwards.")

@@ -1,4 +1,4 @@
-"""The drills of stage 0: which there are, several at once or one after the other, and what is told of them."""
+"""The drills of the preflight: which ones, run one after the other or side by side, and the record of each."""
 
 import os
 import signal
@@ -18,23 +18,23 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.preflight import one_drill
 from drills.rollout.preflight.one_drill import Order
 from drills.rollout.setup import records
-from drills.rollout.setup.evidence import append
+from drills.rollout.setup.evidence import append, cannot_write
 from drills.rollout.setup.records import DrillDone
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.setup.stages import EVERY_DRILL
 from drills.runs import catalog, variants
-from sim.base.errors import StorageError, UsageError
+from sim.base.errors import UsageError
 from sim.drill import model as drill_file
 from sim.drill.model import Drill, expected_duration_s
 from sim.server.settings import RuntimeSettings
 
-_LOOK_S = 0.1
-LAST_WORDS_S = 90.0  # for an interrupted drill to heal and save
+_POLL_S = 0.1
+END_LIMIT_S = 90.0  # for an interrupted drill to revert its faults and save
 Say = Callable[[str], None]
 
 
 class Child:
-    """One drill in a process of its own, which ends with ours, however that ends. What it says goes to `log`."""
+    """One drill in a process of its own, which ends with ours, however that ends. Its messages go to `log`."""
 
     def __init__(self, order: Order, log: Path) -> None:
         self._order = order = msgspec.structs.replace(order, ends_with_stdin=True)
@@ -42,55 +42,48 @@ class Child:
         command = [sys.executable, "-m", "drills.rollout.preflight.one_drill", msgspec.json.encode(order).decode()]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as words:
+            with log.open("ab") as errors:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=self._answer, stderr=words, start_new_session=True
+                    command, stdin=subprocess.PIPE, stdout=self._answer, stderr=errors, start_new_session=True
                 )
         except OSError as error:
-            raise StorageError(f"{log}: cannot be written ({error.strerror}).") from None
-
-    @property
-    def name(self) -> str:
-        """The drill's."""
-        return Path(self._order.drill).stem
+            raise cannot_write(log, error) from None
 
     def poll(self) -> DrillDone | None:
-        """What came of it; None while it runs."""
-        return None if self._process.poll() is None else self._taken()
+        """Its result; None while it runs."""
+        return None if self._process.poll() is None else self._result()
+
+    def interrupt(self) -> DrillDone:
+        """End it in order: it reverts its faults, and keeps what it observed."""
+        if self._process.poll() is None:
+            os.kill(self._process.pid, signal.SIGTERM)  # unlike SIGINT, never ignored
+        return self.wait(END_LIMIT_S)
 
     def wait(self, limit_s: float | None = None) -> DrillDone:
-        """What came of it, at its end."""
+        """Wait for its result; kill it after `limit_s`."""
         try:
             self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        return self._taken()
+        return self._result()
 
-    def interrupt(self) -> DrillDone:
-        """End it in order: it heals, and keeps what it observed."""
-        if self._process.poll() is None:
-            os.kill(self._process.pid, signal.SIGTERM)  # which nobody ignores
-        return self.wait(LAST_WORDS_S)
-
-    def _taken(self) -> DrillDone:
+    def _result(self) -> DrillDone:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._answer.seek(0)
         try:
             return msgspec.json.decode(self._answer.read(), type=DrillDone)
         except msgspec.DecodeError:
-            code = self._process.returncode
-            done = one_drill.not_run(
-                self.name, self._order.seed, f"its process ended with exit code {code} and without an answer"
-            )
+            why = f"its process ended with exit code {self._process.returncode} and without an answer"
+            done = one_drill.not_run(Path(self._order.drill).stem, self._order.seed, why)
             return msgspec.structs.replace(done, status=State.ERROR)
 
 
 def chosen(names: Iterable[str], beside: Path, kind: str) -> dict[str, Path]:
-    """Drills by name and file. `all` is the catalogue, on a live target without what only an embedded mock can be made to do.
+    """Drills by name and file. `all` is the catalogue; on a live target, without drills that only an embedded mock can run.
 
-    Raises `UsageError` for a name or file that there is not, two of one name, and a drill that is not well.
+    Raises `UsageError` for a missing name or file, two drills of one name, and an invalid drill.
     """
     found: dict[str, Path] = {}
     for name in names:
@@ -117,38 +110,50 @@ def left_out(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def require_judged(drills: Iterable[Path], thresholds: Thresholds) -> None:
-    """Raise `UsageError` for a drill whose checks the thresholds do not have."""
+    """Raise `UsageError` for a drill with a check that has no threshold."""
     for path in drills:
         gates.require_checks(drill_file.load(path), thresholds)
 
 
 def run_all(drills: dict[str, Path], folder: Path, target: StageTarget, side_by_side: int, say: Say) -> list[DrillDone]:
-    """Run them into a stage's folder and tell of each as it ends. On the embedded mock each has a runtime of its own.
+    """Run the drills into a stage's folder, and record each as it ends.
 
-    Elsewhere they run one after the other, whatever `side_by_side` is. Ctrl-C ends those that run, and the rest are not run.
+    On the embedded mock, `side_by_side` run at once, each with a runtime of its own; elsewhere one at a time. Ctrl-C ends those
+    that run; the others are recorded as not run.
     """
-    out = folder / records.DRILLS
+    out, log = folder / records.DRILLS, folder / records.LOGS / "drills.txt"
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{out}: cannot be written ({error.strerror}).") from None
-    orders = [_order(path, folder, target) for path in sorted(drills.values(), key=_length_s, reverse=True)]  # no long one last
+        raise cannot_write(out, error) from None
+    orders = [_order(path, folder, target) for path in sorted(drills.values(), key=_length_s, reverse=True)]  # longest first
     at_once = side_by_side if target.is_embedded else 1
     done: list[DrillDone] = []
     running: list[Child] = []
+
+    def record(answer: DrillDone) -> None:
+        done.append(answer)
+        append(folder / records.DRILL_RESULTS, answer)
+        say(f"drill {answer.name}: {answer.status}" + (f" ({answer.reason})" if answer.reason else ""))
+
     try:
         while orders or running:
             while orders and len(running) < at_once:
-                running.append(Child(orders.pop(0), folder / records.LOGS / "drills.txt"))
-            _collect(running, done, folder, say)
+                running.append(Child(orders.pop(0), log))
+            ended = [(child, answer) for child in running if (answer := child.poll()) is not None]
+            for child, answer in ended:
+                running.remove(child)
+                record(answer)
+            if not ended:
+                time.sleep(_POLL_S)
     except KeyboardInterrupt:
         for child in running:
-            _told(child.interrupt(), done, folder, say)
+            record(child.interrupt())
         for order in orders:
-            _told(one_drill.not_run(Path(order.drill).stem, order.seed, "the stage was interrupted"), done, folder, say)
+            record(one_drill.not_run(Path(order.drill).stem, order.seed, "the stage was interrupted"))
         raise
     finally:
-        _summarise(folder, done)
+        _write_summary(folder, done)
     return done
 
 
@@ -168,37 +173,21 @@ def _order(path: Path, folder: Path, target: StageTarget) -> Order:
     )
 
 
-def _collect(running: list[Child], done: list[DrillDone], folder: Path, say: Say) -> None:
-    """Take what has ended; if nothing has, wait a moment."""
-    ended = [(child, answer) for child in running if (answer := child.poll()) is not None]
-    for child, answer in ended:
-        running.remove(child)
-        _told(answer, done, folder, say)
-    if not ended:
-        time.sleep(_LOOK_S)
-
-
-def _told(answer: DrillDone, done: list[DrillDone], folder: Path, say: Say) -> None:
-    done.append(answer)
-    append(folder / records.DRILL_RESULTS, answer)
-    say(f"drill {answer.name}: {answer.status}" + (f" ({answer.reason})" if answer.reason else ""))
-
-
-def _summarise(folder: Path, done: Sequence[DrillDone]) -> None:
+def _write_summary(folder: Path, done: Sequence[DrillDone]) -> None:
     lines = [
         "# Drills of this stage",
         "",
-        "| drill | status | seed | faults seen to act | recovered at | run |",
+        "| drill | status | seed | faults took effect | recovered at | run |",
         "|---|---|---|---|---|---|",
     ]
     for each in sorted(done, key=lambda each: each.name):
         recovered = f"{each.recovered_at_s:g} s" if each.recovered_at_s is not None else "-"
-        seen = "-" if not each.faults else "yes" if each.observed else "no"
-        lines.append(f"| {each.name} | {each.status} | {each.seed} | {seen} | {recovered} | {each.run or '-'} |")
+        effect = "-" if not each.faults else "yes" if each.observed else "no"
+        lines.append(f"| {each.name} | {each.status} | {each.seed} | {effect} | {recovered} | {each.run or '-'} |")
     failed = [each for each in done if each.status != State.PASS]
     lines += ["", *(f"- {each.name} {each.status}: {each.reason}" for each in failed), "", f"Failures: {len(failed)}", ""]
     path = folder / records.DRILL_SUMMARY
     try:
         path.write_text("\n".join(lines))
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}).") from None
+        raise cannot_write(path, error) from None

@@ -1,6 +1,6 @@
 """Run one drill into its own folder, in this process or by `python -m drills.rollout.preflight.one_drill ORDER-AS-JSON`.
 
-A process of its own lets whoever started it go on looking at the clock, and several drills run side by side.
+A process of its own leaves its parent free for other work, and lets several drills run side by side.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from sim.record.observations import Kind
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run. Everything in it may be read by whoever sees the process list."""
+    """What to run. The process list shows all of it, so it holds no secret."""
 
     drill: str  # a file
     set: tuple[str, ...] = ()
@@ -38,12 +38,12 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     out: str  # the folder that the run's own is made in
     seed: int = 1
     figures: bool = False
-    ends_with_stdin: bool = False  # whoever ordered it holds the other end, and is gone when that is closed
+    ends_with_stdin: bool = False  # end when stdin closes: the parent has ended
     mark: str = ""  # a file that is locked while it runs
 
 
 def run(order: Order) -> DrillDone:
-    """Run it and judge it. What cannot be run, or went wrong, is told in the answer; raises nothing of ours."""
+    """Run a drill and judge it. The answer says what could not be run or went wrong; raises no `StormgateError`."""
     path = Path(order.drill)
     try:
         drill = drill_file.load(path, order.set)
@@ -54,15 +54,15 @@ def run(order: Order) -> DrillDone:
         run_dir = running.run(_request(drill, order))
         verdict = running.conclude(run_dir) if order.figures else _concluded(run_dir)
     except StormgateError as error:
-        begun = sorted(set(Path(order.out).glob("*")) - before)  # by a run that failed
+        left = sorted(set(Path(order.out).glob("*")) - before)  # by a run that failed
         done = not_run(drill.name, order.seed, str(error))
-        is_error = State.ERROR if begun else State.NOT_RUN
-        return msgspec.structs.replace(done, status=is_error, run=begun[0].name if begun else "")
+        is_error = State.ERROR if left else State.NOT_RUN
+        return msgspec.structs.replace(done, status=is_error, run=left[0].name if left else "")
     return _done(drill, run_dir, verdict.drills[0], order.seed)
 
 
 def not_run(name: str, seed: int, why: str) -> DrillDone:
-    """The line of a drill that was not run at all."""
+    """The record of a drill that was not run."""
     return DrillDone(
         name=name,
         run="",
@@ -98,7 +98,7 @@ def _concluded(run_dir: Path) -> RunVerdict:
 
 
 def _done(drill: Drill, run_dir: Path, verdict: DrillVerdict, seed: int) -> DrillDone:
-    begun, ended = _fault_times(results.drill_folder(run_dir, drill.name))
+    injected, reverted = _fault_times(results.drill_folder(run_dir, drill.name))
     took_s = next((each.value for each in verdict.metrics if each.name == "live_again_99_s" and each.n), math.nan)
     return DrillDone(
         name=drill.name,
@@ -106,9 +106,9 @@ def _done(drill: Drill, run_dir: Path, verdict: DrillVerdict, seed: int) -> Dril
         status=verdict.status,
         seed=seed,
         faults=tuple(fault.kind for fault in drill.faults),
-        injected_at_s=begun,
+        injected_at_s=injected,
         observed=any(check.name == "drill.faults_observed" and check.state is State.PASS for check in verdict.checks),
-        recovered_at_s=round(ended[-1] + took_s, 3) if ended and math.isfinite(took_s) else None,
+        recovered_at_s=round(reverted[-1] + took_s, 3) if reverted and math.isfinite(took_s) else None,
         duration_s=round(verdict.duration_s, 3) if math.isfinite(verdict.duration_s) else 0.0,
         assertions=tuple((check.name, str(check.state)) for check in verdict.checks),
         reason="" if verdict.status is State.PASS else report.why(verdict),
@@ -116,24 +116,24 @@ def _done(drill: Drill, run_dir: Path, verdict: DrillVerdict, seed: int) -> Dril
 
 
 def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
-    """When faults began and ended, in seconds after the run began; none of a run of several surfaces, or unreadable."""
+    """When faults began and ended, in seconds after the run's begin; empty for several variants and unreadable files."""
     try:
         history = History(run_header.read_header(folder), parquet.read(folder))
     except EvidenceError:
         return (), []
-    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
-    return tuple(round(float(t), 3) for t in begun.t), sorted(round(float(t), 3) for t in ended.t)
+    injected, reverted = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
+    return tuple(round(float(t), 3) for t in injected.t), sorted(round(float(t), 3) for t in reverted.t)
 
 
 def _end_with_parent() -> None:
-    """Whoever ordered this was killed: nobody will take the answer, so heal and save what there is, and end."""
+    """Wait until the parent has ended; then revert faults, save what there is, and end."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> int:
     """The command line; the answer is one line of JSON on stdout."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # heal and save, as for Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # revert and save, as for Ctrl-C
     order = msgspec.json.decode(sys.argv[1], type=Order)
     with contextlib.ExitStack() as until_end:
         if order.mark:

@@ -1,4 +1,4 @@
-"""The five preconditions of a rollout, each asked now and of the target itself."""
+"""The five preconditions of a rollout, each checked now and on the target itself."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -42,19 +42,19 @@ class _MintAnswer(msgspec.Struct):
 def ask(
     endpoints: Endpoints, builds: Sequence[str], rules: Sequence[Command], done: Mapping[str, CommandDone], found: Revisions
 ) -> dict[str, Answer]:
-    """State and reason of each of `PRECONDITION_NAMES`. Raises nothing for what the other side does."""
+    """State and reason of each of `PRECONDITION_NAMES`. Never raises for what the other side does."""
     token, minted = mint(endpoints)
     return {
         "observability_tests": commands.precondition(rules, done, "observability_tests"),
         "retired_route_guard": commands.precondition(rules, done, "retired_route_guard"),
         "token_issuance": minted,
-        "builds_deployed": joins(endpoints, token, builds) if token else ("not_run", "there is no token to join with"),
+        "builds_deployed": joins(endpoints, token, builds) if token else ("not_run", "without a token no client can join"),
         "rollback_revisions": _captured(found),
     }
 
 
 def keep(answers: Mapping[str, Answer], folder: Path, clock: Clock, is_mock: bool) -> list[Precondition]:
-    """Write `preconditions.jsonl`. What rests on the operators' commands is not required of a mock. Raises `StorageError`."""
+    """Write `preconditions.jsonl`. A mock need not meet those that rest on the operators' commands. Raises `StorageError`."""
     by_commands = records.PRECONDITION_NAMES[:2]
     lines = [
         Precondition(
@@ -73,7 +73,7 @@ def keep(answers: Mapping[str, Answer], folder: Path, clock: Clock, is_mock: boo
 
 
 def mint(endpoints: Endpoints) -> tuple[str, Answer]:
-    """A token, empty for none, and whether the control service issues them as it should."""
+    """A token, empty without one, and whether the control service issues tokens as it should."""
     began = time.monotonic()
     try:
         answer = httpx.post(
@@ -90,7 +90,7 @@ def mint(endpoints: Endpoints) -> tuple[str, Answer]:
     try:
         minted = msgspec.json.decode(answer.content, type=_MintAnswer).data
     except (msgspec.DecodeError, RecursionError):
-        return "", ("fail", f"{endpoints.control_url}{TOKEN_PATH} answered 200, but with no token in it")
+        return "", ("fail", f"{endpoints.control_url}{TOKEN_PATH} answered 200, but without a token")
     took_ms = (time.monotonic() - began) * 1000
     if not minted.token or minted.expires_in <= 0:
         return "", ("fail", f"the control service issued a token that lives for {minted.expires_in:g} s")
@@ -98,7 +98,7 @@ def mint(endpoints: Endpoints) -> tuple[str, Answer]:
 
 
 def joins(endpoints: Endpoints, token: str, builds: Sequence[str]) -> Answer:
-    """Whether the runtime lets a client of each of these builds join, with the protocol that the product speaks."""
+    """Whether the runtime lets a client of each build join, with the usual protocol version."""
     for build in builds:
         refused = _refused(endpoints, token, build)
         if refused:
@@ -109,18 +109,18 @@ def joins(endpoints: Endpoints, token: str, builds: Sequence[str]) -> Answer:
 
 
 def _refused(endpoints: Endpoints, token: str, build: str) -> str:
-    """Why a join was refused, empty if it was not."""
+    """Why a join was refused; empty if it was not."""
     url = f"{endpoints.socket_url}?token={quote(token, safe='')}&vsn={_VERSION}"
     try:
         with connect(url, open_timeout=_TIMEOUT_S, close_timeout=1.0, ping_interval=None, proxy=None, max_size=None) as socket:
-            return _told(socket, build)
+            return _join(socket, build)
     except TimeoutError:
         return f"no answer within {_TIMEOUT_S:g} s"
     except (OSError, WebSocketException, ValueError) as error:
-        return type(error).__name__  # no more of it, as the address has the token in it
+        return type(error).__name__  # not its text: the address holds the token
 
 
-def _told(socket: ClientConnection, build: str) -> str:
+def _join(socket: ClientConnection, build: str) -> str:
     usual = RuntimeSettings()
     socket.send(codec.encode_client(Join("1", Compatibility("stormgate", build, usual.protocol_version, usual.schema_version))))
     limit = time.monotonic() + _TIMEOUT_S
@@ -138,4 +138,4 @@ def _captured(found: Revisions) -> Answer:
     if found.known:
         return "pass", f"control {found.control}, runtime {found.runtime}"
     missing = [name for name in ("control", "runtime") if not getattr(found, name)]
-    return "fail", f"the revision of {' and '.join(missing)} could not be found out, so nothing says what to go back to"
+    return "fail", f"the revision of {' and '.join(missing)} could not be found out, so it is unknown what to roll back to"
