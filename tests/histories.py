@@ -1,4 +1,4 @@
-"""Hand-written histories: a few rows for one law, or a whole drill that went well and can then be spoilt."""
+"""Hand-written histories: a few rows for one invariant, or a healthy drill that a test can then damage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

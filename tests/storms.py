@@ -99,18 +99,18 @@ def storm(out: Path, drill: Drill, defects: tuple[str, ...] = (), seed: int = 1,
 
 
 def red(verdict: DrillVerdict) -> set[str]:
-    """The names of all that turned red: checks that failed and laws that were broken."""
+    """The names of failed checks and violated invariants."""
     failed = {check.name for check in verdict.checks if check.state is State.FAIL}
     return failed | {violation.invariant for violation in verdict.violations}
 
 
 def all_red(verdict: DrillVerdict) -> set[str]:
-    """The same without the check that only says that some law was broken: the law itself is there."""
+    """The same without the check that reports any violated invariant, since the invariant itself is listed."""
     return red(verdict) - {"drill.invariants"}
 
 
 def troubles(verdict: DrillVerdict) -> list[str]:
-    """What a healthy run must not have, latencies and sizes aside: broken laws, and checks that do not pass."""
+    """What a healthy run must not have, apart from latencies and sizes: violated invariants and checks that do not pass."""
     checks = [check for check in verdict.checks if check.name not in OF_TIME]
     unready = [check for check in checks if check.state is not State.PASS]
     found = [

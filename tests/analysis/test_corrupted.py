@@ -1,4 +1,4 @@
-"""What a fault of the plan makes wrong on purpose is no jumbled message; whatever goes beyond it is."""
+"""Corruption that a fault explains is not a violation; all other corruption is."""
 
 import pytest
 
@@ -14,7 +14,7 @@ KINDS = {Kind.HASH_MISMATCH: "jumble_deliveries", Kind.MALFORMED: "malform_frame
 
 
 def hit(kind: Kind, is_hit: bool = True) -> int:
-    """The first client that the fault concerns, or the first that it does not."""
+    """The first client that the fault affects, or the first that it does not affect."""
     draws = (concerns(SEED, KINDS[kind], client_key(device_id(client)), SHARE) for client in range(10))
     return list(draws).index(is_hit)
 
@@ -28,13 +28,13 @@ def story(kind: Kind, acted: int = 2, events_share: float = 1.0) -> Story:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_fault_made_is_excused(kind: Kind) -> None:
+def test_corruption_by_a_fault_is_explained(kind: Kind) -> None:
     made = story(kind).tell(21.0, kind, hit(kind), STREAM, 5).tell(25.0, kind, hit(kind), STREAM, 6)
     assert broken(made) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_than_it_made_is_not(kind: Kind) -> None:
+def test_more_corruption_than_the_fault_made_is_unexplained(kind: Kind) -> None:
     made = story(kind, acted=2)
     for seq in (5, 6, 7):
         made.tell(21.0, kind, hit(kind), STREAM, seq)
@@ -43,17 +43,17 @@ def test_more_than_it_made_is_not(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("t", [19.9, 26.1])
-def test_nor_is_anything_before_or_after_it(kind: Kind, t: float) -> None:
+def test_corruption_outside_the_fault_is_unexplained(kind: Kind, t: float) -> None:
     assert broken(story(kind).tell(t, kind, hit(kind), STREAM, 5)) == {"jumbled_message": 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nor_at_clients_that_it_does_not_concern(kind: Kind) -> None:
+def test_corruption_at_unaffected_clients_is_unexplained(kind: Kind) -> None:
     assert broken(story(kind).tell(21.0, kind, hit(kind, False), STREAM, 5)) == {"jumbled_message": 1}
 
 
-def test_nor_of_events_that_it_does_not_concern() -> None:
-    """A replay that is jumbled hid behind the live events that a fault had jumbled and nobody had noticed."""
+def test_corruption_of_unaffected_events_is_unexplained() -> None:
+    """A corrupted replay must not hide behind live events that a fault corrupted."""
     kind, share = Kind.HASH_MISMATCH, 0.1
     client = hit(kind)
     draws = [concerns_event(SEED, KINDS[kind], client_key(device_id(client)), seq, share) for seq in range(100)]
@@ -62,14 +62,14 @@ def test_nor_of_events_that_it_does_not_concern() -> None:
     assert broken(made.tell(21.0, kind, client, STREAM, draws.index(False))) == {"jumbled_message": 1}
 
 
-def test_nor_of_the_other_kind() -> None:
+def test_corruption_of_another_kind_is_unexplained() -> None:
     made = story(Kind.HASH_MISMATCH)
     for client in range(10):
         made.tell(21.0, Kind.MALFORMED, client)
     assert broken(made) == {"jumbled_message": 10}
 
 
-def test_a_fault_that_never_acted_excuses_nothing() -> None:
+def test_fault_without_effect_explains_nothing() -> None:
     made = story(Kind.HASH_MISMATCH).without(lambda row: row.kind == Kind.FAULT_OBSERVED)
     assert broken(made.tell(21.0, Kind.HASH_MISMATCH, hit(Kind.HASH_MISMATCH), STREAM, 5)) == {"jumbled_message": 1}
     assert corrupted.effects(made.history()) == {}

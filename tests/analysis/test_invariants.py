@@ -1,4 +1,4 @@
-"""Every law: a history that keeps it, and histories that break it in each way it can be broken."""
+"""Every invariant: a history in which it holds, and histories that violate it in each possible way."""
 
 from typing import Any
 
@@ -22,21 +22,21 @@ def first(story: Story, invariant: str) -> str:
 
 
 def one_stream(*applied: int, published: int = 5, forgotten: int = 0) -> Story:
-    """Client 0 applies what it is told to, client 1 everything, the auditor what is not forgotten by then."""
+    """Client 0 applies the given events, client 1 all events, the auditor the retained ones."""
     everything = range(1, published + 1)
     story = Story().publish(*everything).fresh(0).fresh(1)
     return story.apply(0, *applied).apply(1, *everything).audit(*everything[forgotten:], baseline=forgotten)
 
 
-def test_a_run_in_which_all_went_well_breaks_no_law() -> None:
+def test_healthy_run_violates_no_invariant() -> None:
     assert broken(good_storm(40)) == {}
 
 
-def test_no_rows_break_no_law() -> None:
+def test_empty_history_violates_no_invariant() -> None:
     assert broken(Story()) == {}
 
 
-def test_everything_applied_once_in_order_breaks_no_law() -> None:
+def test_events_applied_once_in_order_violate_no_invariant() -> None:
     assert broken(one_stream(1, 2, 3, 4, 5)) == {}
 
 
@@ -47,7 +47,7 @@ def test_duplicates_on_the_wire_are_legal() -> None:
     assert broken(story) == {}
 
 
-def test_an_event_applied_before_its_acknowledgement_is_legal() -> None:
+def test_event_applied_before_its_acknowledgement_is_legal() -> None:
     assert broken(one_stream(1, 2, 3, 4, 5).changed(lambda row: row.kind == Kind.PUBLISHED and row.seq == 5, t=2.5)) == {}
 
 
@@ -66,13 +66,13 @@ def test_applied_twice_far_apart() -> None:
     assert "applied_out_of_order" not in found
 
 
-def test_applied_again_after_a_rebootstrap_rewound_it_is_legal() -> None:
+def test_applying_an_event_again_after_a_rebootstrap_is_legal() -> None:
     story = one_stream(1, 2, 3, 4, 5)
     story.tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 2, value=5.0, detail="snapshot").apply(0, 3, 4, 5, t=4.0)
     assert broken(story) == {}
 
 
-def test_a_second_fresh_baseline_excuses_nothing() -> None:
+def test_second_fresh_baseline_excuses_nothing() -> None:
     story = one_stream(1, 2, 3, 4, 5)
     story.tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 2, detail="fresh").apply(0, 3, 4, 5, t=4.0)
     assert broken(story) == {"applied_twice": 3, "checkpoint_regressed": 1}
@@ -85,7 +85,7 @@ def test_applied_out_of_order() -> None:
     assert "applied_twice" not in found
 
 
-def test_a_hole_counts_once() -> None:
+def test_hole_counts_once() -> None:
     story = one_stream(1, 2, 4, 5)
     found = broken(story)
     assert found["hole"] == 1
@@ -93,7 +93,7 @@ def test_a_hole_counts_once() -> None:
     assert first(story, "hole").startswith(f"client 0, {STREAM}, seq 4")
 
 
-def test_the_first_event_without_any_baseline_is_a_hole() -> None:
+def test_first_event_without_any_baseline_is_a_hole() -> None:
     story = Story(1).publish(1, 2, 3).tell(0.5, Kind.SUBSCRIBED, 0).apply(0, 3).audit(1, 2, 3)
     assert broken(story)["hole"] == 1
 
@@ -117,22 +117,22 @@ def test_rows_written_late_are_put_in_time_order() -> None:
 # --- checkpoints ------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_that_goes_back() -> None:
+def test_checkpoint_that_goes_back() -> None:
     story = one_stream(1, 2, 3, 4, 5).tell(3.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 3)
     assert broken(story) == {"checkpoint_regressed": 1}
 
 
-def test_a_checkpoint_may_go_back_by_a_rebootstrap() -> None:
+def test_checkpoint_may_go_back_by_a_rebootstrap() -> None:
     story = one_stream(1, 2, 3, 4, 5).tell(2.5, Kind.REBOOTSTRAPPED, 0, STREAM, 3, value=5.0, detail="retained")
     assert broken(story.tell(3.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 3)) == {}
 
 
-def test_a_clamp_to_the_head_may_take_back_what_was_never_applied() -> None:
+def test_clamp_to_the_head_may_take_back_what_was_never_applied() -> None:
     story = Story(1).publish(1, 2).fresh(0, baseline=9).tell(1.0, Kind.CLAMPED, 0, STREAM, 0, value=9.0)
     assert broken(story.tell(1.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 0).apply(0, 1, 2).audit(1, 2)) == {}
 
 
-def test_a_clamp_below_what_was_applied() -> None:
+def test_clamp_below_what_was_applied() -> None:
     story = one_stream(1, 2, 3, 4, 5).tell(3.0, Kind.CLAMPED, 0, STREAM, 3, value=5.0)
     assert broken(story) == {"checkpoint_regressed": 1}
 
@@ -141,7 +141,7 @@ def test_a_clamp_below_what_was_applied() -> None:
 
 
 def restarted(checkpoint: str, seq: int, *applied_again: int, t: float = 5.0, announced: str | None = None) -> Story:
-    """Client 0 applies 1 to 5 and dies; a fault says with which checkpoint; its next life applies what it is told to."""
+    """Client 0 applies 1 to 5 and is killed by a fault with a given checkpoint; then it applies the given events."""
     story = one_stream(1, 2, 3, 4, 5)
     story.header["plan"] = [{"kind": "restart_clients", "checkpoint": announced or checkpoint}]
     story.tell(4.5, Kind.FAULT_INJECTED, detail="restart_clients").tell(6.0, Kind.FAULT_REVERTED, detail="restart_clients")
@@ -151,7 +151,7 @@ def restarted(checkpoint: str, seq: int, *applied_again: int, t: float = 5.0, an
     return story.apply(0, *applied_again, t=7.0)
 
 
-def test_a_client_that_died_goes_on_from_its_store() -> None:
+def test_restarted_client_resumes_from_its_checkpoint() -> None:
     assert broken(restarted("kept", 5)) == {}
     assert broken(restarted("old", 2, 3, 4, 5)) == {}
     assert broken(restarted("old", 0, 1, 2, 3, 4, 5)) == {}
@@ -159,8 +159,8 @@ def test_a_client_that_died_goes_on_from_its_store() -> None:
 
 
 @pytest.mark.parametrize(("baseline", "broken_by_it"), [(0, {}), (2, {}), (3, {"false_start": 1}), (5, {"false_start": 1})])
-def test_a_client_that_lost_everything_gets_all_that_is_retained(baseline: int, broken_by_it: dict[str, int]) -> None:
-    """A runtime remembers how far the device once was, and goes on from there: what the client lost it never gets again."""
+def test_client_without_checkpoint_gets_all_retained_events(baseline: int, broken_by_it: dict[str, int]) -> None:
+    """The service must not resume from the device's old position: the client would never get what it lost."""
     story = Story(1).publish(*range(1, 6)).fresh(0).apply(0, *range(1, 6))
     story.tell(5.0, Kind.RESTARTED, 0, STREAM, -1, value=5.0, detail="lost")
     story.header["plan"] = [{"kind": "restart_clients", "checkpoint": "lost"}]
@@ -170,35 +170,35 @@ def test_a_client_that_lost_everything_gets_all_that_is_retained(baseline: int, 
     assert broken(story.audit(*range(3, 6), baseline=2)) == broken_by_it
 
 
-def test_a_client_that_died_applies_nothing_below_its_store() -> None:
+def test_restarted_client_applies_nothing_below_its_checkpoint() -> None:
     assert broken(restarted("old", 2, 2, 3, 4, 5)) == {"applied_out_of_order": 1}
 
 
-def test_a_client_that_died_applies_nothing_twice_in_its_next_life() -> None:
+def test_restarted_client_applies_nothing_twice() -> None:
     assert broken(restarted("old", 2, 3, 4, 4, 5)) == {"applied_twice": 1}
 
 
-def test_a_client_that_died_skips_nothing() -> None:
+def test_restarted_client_skips_nothing() -> None:
     assert broken(restarted("old", 2, 4, 5)) == {"hole": 1}
 
 
-def test_an_unreadable_checkpoint_is_no_number() -> None:
+def test_unreadable_checkpoint_counts_as_missing() -> None:
     assert broken(restarted("torn", -1, 1, 2, 3, 4, 5)) == {"hole": 1}
 
 
-def test_a_checkpoint_of_the_future_that_is_believed_is_a_silent_loss() -> None:
+def test_trusted_checkpoint_above_the_head_is_silent_loss() -> None:
     story = restarted("future", 1000).publish(6, 7, t=6.5).apply(1, 6, 7, t=7.0)
     assert broken(story.apply(AUDITOR, 6, 7, t=90.05)) == {"silent_loss": 2}
 
 
-def test_a_checkpoint_of_the_future_may_be_taken_back() -> None:
+def test_checkpoint_above_the_head_may_be_clamped() -> None:
     story = restarted("future", 1000).tell(5.5, Kind.CLAMPED, 0, STREAM, 5, value=1000.0)
     story.tell(5.8, Kind.REBOOTSTRAPPED, 0, STREAM, 0, detail="fresh")
     assert broken(story.apply(0, 1, 2, 3, 4, 5, t=7.0)) == {}
 
 
 @pytest.mark.parametrize("of_another", [{"t": 9.0}, {"announced": "kept"}])
-def test_no_other_restart_excuses_anything(of_another: dict[str, Any]) -> None:
+def test_unplanned_restart_excuses_nothing(of_another: dict[str, Any]) -> None:
     story = restarted("old", 2, t=5.0)
     for seq in (3, 4, 5):
         story.apply(0, seq, t=10.0)
@@ -207,7 +207,7 @@ def test_no_other_restart_excuses_anything(of_another: dict[str, Any]) -> None:
     assert broken(story) == {"applied_twice": 3, "checkpoint_regressed": 1}
 
 
-def test_a_fault_kills_a_client_only_once() -> None:
+def test_fault_kills_a_client_only_once() -> None:
     story = restarted("old", 2, 3, 4, 5).tell(5.9, Kind.RESTARTED, 0, STREAM, 4, value=5.0, detail="old")
     assert broken(story) == {}
     story.rows = [row for row in story.rows if not (row.kind == Kind.APPLIED and row.t == 7.0)]
@@ -215,7 +215,7 @@ def test_a_fault_kills_a_client_only_once() -> None:
     assert broken(story)["applied_twice"] == 1
 
 
-def test_the_next_life_has_not_caught_up_by_what_the_one_before_had() -> None:
+def test_progress_before_a_restart_does_not_count_as_caught_up() -> None:
     def story(t: float) -> Story:
         return restarted("old", 2, 3, 4, 5).tell(t, Kind.REPLAY_COMPLETED, 0, value=10.0)
 
@@ -240,25 +240,25 @@ def test_two_stale_answers_in_a_row_are_a_loop() -> None:
     assert broken(story) == {"stale_loop": 1}
 
 
-def test_a_long_loop_is_one_loop() -> None:
+def test_long_loop_is_one_loop() -> None:
     story = one_stream(1, 2, 3, 4, 5)
     for attempt in range(6):
         stale(story, 0, 3.0 + attempt, attempt)
     assert broken(story) == {"stale_loop": 1, "stale_without_recovery": 1}
 
 
-def test_one_answer_that_names_two_streams_is_no_loop() -> None:
+def test_one_answer_for_two_streams_is_not_a_loop() -> None:
     story = stale(stale(one_stream(1, 2, 3, 4, 5), 0, 3.0), 0, 3.0, stream=WORKER).tell(3.5, Kind.SUBSCRIBED, 0)
     assert broken(story) == {}
 
 
-def test_two_answers_about_different_streams_are_no_loop() -> None:
-    """A window that moves on between a client's two tries makes the second answer name another stream."""
+def test_two_answers_for_different_streams_are_not_a_loop() -> None:
+    """The retention window moves between two attempts of a client, so the second answer names another stream."""
     story = stale(stale(one_stream(1, 2, 3, 4, 5), 0, 3.0), 0, 3.2, stream=WORKER).tell(3.5, Kind.SUBSCRIBED, 0)
     assert broken(story) == {}
 
 
-def test_a_loop_over_two_streams_is_one_loop() -> None:
+def test_loop_over_two_streams_is_one_loop() -> None:
     story = one_stream(1, 2, 3, 4, 5)
     for attempt in (1, 2):
         stale(stale(story, 0, 2.0 + attempt, attempt), 0, 2.0 + attempt, attempt, stream=WORKER)
@@ -266,71 +266,71 @@ def test_a_loop_over_two_streams_is_one_loop() -> None:
 
 
 @pytest.mark.parametrize("recovery", [Kind.SUBSCRIBED, Kind.REPLAY_COMPLETED])
-def test_a_recovery_between_two_stale_answers_makes_them_two(recovery: Kind) -> None:
+def test_recovery_between_two_stale_answers_ends_the_loop(recovery: Kind) -> None:
     story = stale(one_stream(1, 2, 3, 4, 5), 0, 3.0).tell(3.5, recovery, 0)
     assert broken(stale(story, 0, 4.0, attempt=2).tell(4.5, recovery, 0)) == {}
 
 
-def test_two_clients_with_one_stale_answer_each_are_no_loop() -> None:
+def test_two_clients_with_one_stale_answer_each_are_not_a_loop() -> None:
     story = stale(stale(one_stream(1, 2, 3, 4, 5), 0, 3.0), 1, 3.1)
     assert broken(story.tell(4.0, Kind.SUBSCRIBED, 0).tell(4.0, Kind.SUBSCRIBED, 1)) == {}
 
 
-def test_a_stale_client_that_never_recovers() -> None:
+def test_stale_client_that_never_recovers() -> None:
     assert broken(stale(one_stream(1, 2, 3, 4, 5), 0, 3.0)) == {"stale_without_recovery": 1}
 
 
-def test_a_stale_client_that_settled_has_recovered() -> None:
+def test_stale_client_that_settled_has_recovered() -> None:
     assert broken(stale(one_stream(1, 2, 3, 4, 5), 0, 3.0).tell(9.0, Kind.SETTLED, 0)) == {}
 
 
 # --- loss -------------------------------------------------------------------------------------------
 
 
-def test_what_a_client_does_not_claim_to_have_is_not_silently_lost() -> None:
+def test_event_above_the_checkpoint_is_not_silently_lost() -> None:
     assert broken(one_stream(1, 2, 3)) == {}
 
 
-def test_a_checkpoint_above_what_was_applied_is_silent_loss() -> None:
+def test_checkpoint_above_what_was_applied_is_silent_loss() -> None:
     story = one_stream(1, 2).tell(3.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 5)
     assert broken(story) == {"silent_loss": 3}
     assert first(story, "silent_loss").startswith(f"client 0, {STREAM}, seq 3")
 
 
-def test_a_declared_loss_is_not_silent() -> None:
+def test_declared_loss_is_not_silent() -> None:
     story = one_stream(1, 2, forgotten=4).tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 4, value=2.0, detail="retained")
     story.tell(3.0, Kind.DECLARED_LOSS, 0, STREAM, 4, value=2.0).apply(0, 5, t=4.0)
     assert broken(story) == {}
 
 
-def test_a_declared_loss_too_short_is_silent_for_the_rest() -> None:
+def test_loss_beyond_the_declared_one_is_silent() -> None:
     story = one_stream(1, 2, forgotten=4).tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 4, value=2.0, detail="retained")
     story.tell(3.0, Kind.DECLARED_LOSS, 0, STREAM, 4, value=1.0).apply(0, 5, t=4.0)
     assert broken(story) == {"silent_loss": 1}
 
 
-def test_a_snapshot_covers_what_lies_below_it() -> None:
+def test_snapshot_covers_what_lies_below_it() -> None:
     story = one_stream(1, 2).tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 4, value=2.0, detail="snapshot")
     assert broken(story.apply(0, 5, t=4.0)) == {}
 
 
-def test_a_snapshot_cannot_cover_what_was_published_after_it() -> None:
+def test_snapshot_cannot_cover_what_was_published_after_it() -> None:
     story = one_stream(1, 2, published=4).tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 6, value=2.0, detail="snapshot")
     story.publish(5, 6, t=5.0).apply(1, 5, 6, t=5.1).audit(5, 6, baseline=4)
     assert broken(story) == {"silent_loss": 2}
 
 
-def test_a_snapshot_without_an_old_watermark_covers_nothing() -> None:
+def test_snapshot_without_an_old_watermark_covers_nothing() -> None:
     story = one_stream(1, 2).tell(3.0, Kind.REBOOTSTRAPPED, 0, STREAM, 4, detail="snapshot")
     assert broken(story.apply(0, 5, t=4.0)) == {"silent_loss": 2}
 
 
-def test_what_lies_below_the_first_baseline_is_not_expected() -> None:
+def test_events_below_the_first_baseline_are_not_expected() -> None:
     story = Story(1).publish(1, 2, 3, t=0.1).fresh(0, baseline=2).apply(0, 3).audit(1, 2, 3)
     assert broken(story) == {}
 
 
-def test_a_first_baseline_above_what_came_later_is_a_lie() -> None:
+def test_first_baseline_above_later_events_is_wrong() -> None:
     story = Story(1).publish(1, t=0.1).publish(2, 3, 4, t=5.0).fresh(0, baseline=3).apply(0, 4, t=5.1).audit(1, 2, 3, 4)
     assert broken(story) == {"silent_loss": 2}
 
@@ -342,38 +342,38 @@ def test_loss_on_one_stream_is_not_hidden_by_another() -> None:
     assert broken(story) == {"silent_loss": 2}
 
 
-def test_acknowledged_and_then_nowhere() -> None:
+def test_acknowledged_event_that_no_client_received_is_lost() -> None:
     story = Story(1).publish(1, 2, 3).fresh(0).apply(0, 1, 2).audit(1, 2)
     assert broken(story) == {"acknowledged_lost": 1}
     assert first(story, "acknowledged_lost").startswith(f"{STREAM}, seq 3")
 
 
-def test_a_log_that_forgot_what_the_fleet_had_seen() -> None:
+def test_event_that_the_auditor_did_not_find_is_lost() -> None:
     story = Story(1).publish(1, 2, 3).fresh(0).apply(0, 1, 2, 3).audit(1)
     assert broken(story) == {"acknowledged_lost": 2}
 
 
-def test_what_only_the_auditor_read_is_not_lost() -> None:
+def test_event_that_only_the_auditor_read_is_not_lost() -> None:
     assert broken(Story(1).publish(1, 2, 3).fresh(0).apply(0, 1, 2).audit(1, 2, 3)) == {}
 
 
-def test_what_an_auditor_who_still_reads_has_not_got_to_is_not_lost() -> None:
+def test_incomplete_audit_reports_no_loss() -> None:
     story = Story(1).publish(1, 2, 3, 4).fresh(0).apply(0, 1, 2).audit(1)
     assert broken(story) == {"acknowledged_lost": 3}
     assert broken(story.without(lambda row: row.kind == Kind.REPLAY_COMPLETED)) == {}
 
 
-def test_what_was_trimmed_before_anybody_asked_is_not_lost() -> None:
+def test_event_trimmed_before_any_subscribe_is_not_lost() -> None:
     story = Story(1).publish(1, 2, 3).audit(3, baseline=2)
     assert broken(story) == {}
 
 
-def test_what_was_trimmed_though_a_client_was_waiting_for_it_is_lost() -> None:
+def test_event_trimmed_while_a_client_needs_it_is_lost() -> None:
     story = Story(1).publish(1, 2, 3).fresh(0).audit(3, baseline=2)
     assert broken(story) == {"acknowledged_lost": 2}
 
 
-def test_an_event_with_two_payloads_was_replaced() -> None:
+def test_event_with_two_payloads_was_replaced() -> None:
     story = one_stream(1, 2, 3, 4, 5).changed(
         lambda row: row.kind == Kind.APPLIED and row.client == 1 and row.seq == 4, detail="x"
     )
@@ -381,14 +381,14 @@ def test_an_event_with_two_payloads_was_replaced() -> None:
     assert first(story, "acknowledged_lost").startswith(f"{STREAM}, seq 4")
 
 
-def test_an_event_acknowledged_twice_with_two_payloads() -> None:
+def test_event_acknowledged_twice_with_two_payloads() -> None:
     assert broken(one_stream(1, 2, 3, 4, 5).publish(2, t=3.0, detail="other")) == {"acknowledged_lost": 1}
 
 
 # --- what nobody published --------------------------------------------------------------------------
 
 
-def test_an_event_nobody_published() -> None:
+def test_event_that_was_not_published_is_a_phantom() -> None:
     story = one_stream(1, 2, 3, 4, 5).apply(0, 6).apply(1, 6)
     assert broken(story) == {"phantom_event": 1}
 
@@ -404,13 +404,13 @@ def test_refused_publishes_explain_nothing() -> None:
     assert broken(story) == {"phantom_event": 1}
 
 
-def test_a_stream_nobody_published_to_is_not_judged() -> None:
+def test_stream_without_publishes_is_not_judged() -> None:
     story = one_stream(1, 2, 3, 4, 5).tell(0.5, Kind.REBOOTSTRAPPED, 0, WORKER, 0, detail="fresh")
     assert broken(story.apply(0, 1, stream=WORKER)) == {}
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("mock", {"phantom_event": 1}), ("staging", {})])
-def test_a_shared_stream_of_a_live_target_has_other_publishers(kind: str, expected: dict[str, int]) -> None:
+def test_shared_stream_of_a_live_target_has_other_publishers(kind: str, expected: dict[str, int]) -> None:
     story = Story(1, header={"target_kind": kind}).publish(1, stream=WORKER).fresh(0, stream=WORKER)
     assert broken(story.apply(0, 1, 2, stream=WORKER).audit(1, 2, stream=WORKER)) == expected
 
@@ -426,46 +426,46 @@ def test_a_shared_stream_of_a_live_target_has_other_publishers(kind: str, expect
         ("other:accepted", "other_accepted"),
     ],
 )
-def test_a_probe_that_was_granted(answer: str, invariant: str) -> None:
+def test_accepted_request_of_a_negative_client_is_a_violation(answer: str, invariant: str) -> None:
     assert broken(Story().tell(1.0, Kind.PROBED, 7, detail=answer)) == {invariant: 1}
 
 
-def test_a_probe_that_was_refused() -> None:
+def test_refused_request_of_a_negative_client_is_legal() -> None:
     assert broken(Story().tell(1.0, Kind.PROBED, 7, detail="expired_token:token_expired")) == {}
 
 
-def test_an_event_of_a_topic_never_asked_for() -> None:
+def test_event_of_an_unsubscribed_topic_is_a_leak() -> None:
     assert broken(Story().tell(1.0, Kind.UNGRANTED, 0, STREAM, 3)) == {"cross_topic_leak": 1}
 
 
-def test_a_payload_that_does_not_match_its_hash() -> None:
+def test_payload_that_does_not_match_its_hash() -> None:
     assert broken(Story().tell(1.0, Kind.HASH_MISMATCH, 0, STREAM, 3)) == {"jumbled_message": 1}
 
 
 # --- the shape of it --------------------------------------------------------------------------------
 
 
-def test_a_cut_short_run_is_only_asked_what_it_can_answer() -> None:
+def test_incomplete_run_is_checked_without_invariants_of_its_end() -> None:
     ledger = stale(Story(1).publish(1, 2, 3).fresh(0).apply(0, 1, 1, 9), 0, 3.0).ledger()
     names = {violation.invariant for violation in violations(ledger.history, ledger, complete=False)}
     assert names == {"applied_twice", "hole", "silent_loss"}
 
 
-def test_probes_and_strangers_are_no_part_of_the_fleet() -> None:
+def test_negative_clients_and_unknown_clients_are_not_in_the_fleet() -> None:
     story = one_stream(1, 2, 3, 4, 5).apply(AUDITOR + 1, 2, 2, 5)
     assert broken(story) == {}
 
 
-def test_a_checkpoint_that_goes_back_by_one() -> None:
+def test_checkpoint_that_goes_back_by_one() -> None:
     assert broken(one_stream(1, 2, 3, 4, 5).tell(3.0, Kind.CHECKPOINT_WRITTEN, 0, STREAM, 4)) == {"checkpoint_regressed": 1}
 
 
-def test_the_last_stale_answer_of_one_client_and_the_first_of_the_next_are_no_loop() -> None:
+def test_stale_answers_of_two_clients_in_sequence_are_not_a_loop() -> None:
     story = stale(stale(Story().tell(1.0, Kind.SUBSCRIBED, 0), 0, 2.0), 1, 3.0)
     assert broken(story.tell(4.0, Kind.SETTLED, 0).tell(4.0, Kind.SETTLED, 1)) == {}
 
 
-def test_what_the_auditor_saw_but_could_not_apply_is_not_lost() -> None:
+def test_event_that_the_auditor_could_not_apply_is_not_lost() -> None:
     story = Story(1).publish(1, 2, 3).fresh(0).apply(0, 1).audit(1).tell(90.0, Kind.HASH_MISMATCH, AUDITOR, STREAM, 2)
     story.tell(90.0, Kind.GAP, AUDITOR, STREAM, 3, value=1.0, detail="replay")
     assert broken(story) == {"jumbled_message": 1}

@@ -1,4 +1,4 @@
-"""Measures, samples and recovery, by hand-counted histories."""
+"""Metrics, samples and recovery of hand-written histories."""
 
 import math
 
@@ -18,7 +18,7 @@ INF = float("inf")
 
 
 def storm(*back_after_s: float, ended_t: float = 12.0) -> Story:
-    """Everyone is cut at 10.1 s by a fault from 10 s to `ended_t`, and back so long after its end; inf: never."""
+    """A fault from 10 s to `ended_t` disconnects all clients at 10.1 s; `back_after_s` is each recovery time (inf: never)."""
     story = Story(len(back_after_s)).tell(10.0, Kind.FAULT_INJECTED, detail="drop_sockets")
     for client, back_s in enumerate(back_after_s):
         story.tell(1.0, Kind.SUBSCRIBED, client).tell(10.1, Kind.DISCONNECTED, client, detail="network")
@@ -45,11 +45,11 @@ def test_recovery_counts_from_the_end_of_the_fault() -> None:
     assert episode.attempts.tolist() == [2, 2, 2, 2]
 
 
-def test_back_before_the_fault_ended_is_back_at_once() -> None:
+def test_recovery_before_the_end_of_the_fault_takes_no_time() -> None:
     assert reconnects.episodes(storm(-1.5, 1.0).history())[0].live_s.tolist() == [0.0, 1.0]
 
 
-def test_one_client_that_never_comes_back_is_infinite() -> None:
+def test_client_that_never_recovers_is_infinite() -> None:
     found = measured(storm(1.0, 2.0, INF))
     assert found["live_again_50_s"].value == 2.0
     assert found["live_again_99_s"].value == INF
@@ -57,27 +57,27 @@ def test_one_client_that_never_comes_back_is_infinite() -> None:
     assert found["live_again_99_s"].n == 3
 
 
-def test_a_client_cut_again_within_the_fault_counts_from_its_last_cut() -> None:
+def test_recovery_counts_from_the_last_disconnect() -> None:
     story = storm(5.0).tell(10.5, Kind.SUBSCRIBED, 0).tell(11.5, Kind.DISCONNECTED, 0)
     assert reconnects.episodes(story.history())[0].live_s.tolist() == [5.0]
 
 
-def test_a_fault_over_at_once_is_given_a_second_to_be_noticed() -> None:
+def test_disconnects_within_a_second_after_the_fault_count() -> None:
     (episode,) = reconnects.episodes(storm(1.0, ended_t=10.0).history())
     assert episode.clients == 1
 
 
-def test_a_fault_that_cut_nobody_is_no_episode() -> None:
+def test_fault_without_disconnects_is_not_an_episode() -> None:
     story = Story(1).tell(1.0, Kind.SUBSCRIBED, 0).tell(10.0, Kind.FAULT_INJECTED).tell(11.0, Kind.FAULT_REVERTED)
     assert reconnects.episodes(story.tell(20.0, Kind.DISCONNECTED, 0).history()) == []
 
 
-def test_nobody_recovers_from_a_fault_that_never_ends() -> None:
+def test_no_client_recovers_from_a_fault_that_never_ends() -> None:
     story = storm(1.0).without(lambda row: row.kind == Kind.FAULT_REVERTED)
     assert reconnects.episodes(story.history())[0].live_s.tolist() == [INF]
 
 
-def test_the_worst_of_two_faults_counts() -> None:
+def test_worst_of_two_faults_counts() -> None:
     story = storm(1.0).tell(30.0, Kind.FAULT_INJECTED, attempt=1, detail="kill_runtime").tell(30.1, Kind.DISCONNECTED, 0)
     story.tell(31.0, Kind.FAULT_REVERTED, attempt=1).tell(38.0, Kind.SUBSCRIBED, 0)
     assert measured(story)["live_again_99_s"].value == 7.0
@@ -88,18 +88,18 @@ def test_time_until_a_share(share: float, expected: float) -> None:
     assert reconnects.time_until(share, np.array([1.0, 2.0, 3.0, 4.0])) == expected
 
 
-def test_time_until_of_nobody() -> None:
+def test_time_until_without_clients_is_nan() -> None:
     assert math.isnan(reconnects.time_until(0.99, np.array([])))
 
 
-def test_the_peak_second_slides() -> None:
+def test_peak_second_slides() -> None:
     story = Story(1).tell(5.0, Kind.FAULT_INJECTED)
     for t in (1.0, 1.1, 1.2, 1.3, 6.9, 7.0, 7.1, 7.95):  # the first four are before the fault
         story.tell(t, Kind.CONNECT_ATTEMPTED, 0)
     assert reconnects.peak_connects_per_s(story.history()) == 3
 
 
-def test_without_a_fault_there_is_no_peak_after_it() -> None:
+def test_peak_without_a_fault_is_nan() -> None:
     story = Story(1).tell(1.0, Kind.CONNECT_ATTEMPTED, 0)
     assert math.isnan(reconnects.peak_connects_per_s(story.history()))
 
@@ -110,7 +110,7 @@ def test_amplification() -> None:
     assert metrics.replay_amplification(story.history()).value == 2.0
 
 
-def test_amplification_of_nothing_missed_is_no_data() -> None:
+def test_amplification_without_missed_events_is_nan() -> None:
     story = Story(1).tell(5.0, Kind.FAULT_INJECTED).tell(6.0, Kind.REPLAYED, 0, STREAM, 30, value=0.0)
     assert math.isnan(metrics.replay_amplification(story.history()).value)
 
@@ -118,7 +118,7 @@ def test_amplification_of_nothing_missed_is_no_data() -> None:
 # --- backoff ----------------------------------------------------------------------------------------
 
 
-def test_a_herd_is_found_at_every_attempt() -> None:
+def test_herd_is_found_at_every_attempt() -> None:
     story = Story(40)
     for client in range(40):
         story.tell(1.0, Kind.BACKOFF, client, attempt=1, value=250.0 * client / 40)
@@ -129,7 +129,7 @@ def test_a_herd_is_found_at_every_attempt() -> None:
     assert shares[0] >= 0.5
 
 
-def test_token_refreshes_and_hints_are_no_herd() -> None:
+def test_token_refreshes_and_hints_are_not_a_herd() -> None:
     story = Story(1)
     for detail in ("token_refresh_due", "network:hint"):
         story.tell(1.0, Kind.BACKOFF, 0, attempt=1, value=100.0, detail=detail)
@@ -157,12 +157,12 @@ def lives(*spells: tuple[float, float, int]) -> Story:
         (lives((0, 10, 1)), 0, 0),  # nothing came before
         (lives((0, 10, 1), (11, 20, 1)), 1, 0),
         (lives((0, 10, 1), (11, 20, 2)), 1, 1),
-        (lives((0, 10, 1), (11, 13, 2)), 0, 0),  # too short a life to begin anew
+        (lives((0, 10, 1), (11, 13, 2)), 0, 0),  # live too short for a reset
         (lives((0, 10, 1), (11, 13, 2), (14, 30, 3)), 1, 1),
         (lives((0, 10, 1)).tell(12, Kind.BACKOFF, 0, attempt=2, value=1.0), 0, 0),  # was not live in between
     ],
 )
-def test_backoff_begins_anew_after_a_live_period(story: Story, n: int, missed: int) -> None:
+def test_backoff_resets_after_a_live_period(story: Story, n: int, missed: int) -> None:
     found = reconnects.backoff_resets(story.history(), 5.0)
     assert (found.n, len(found.missed)) == (n, missed)
 
@@ -186,7 +186,7 @@ def test_latency_counts_from_the_due_moment_and_only_for_live_clients() -> None:
     assert sorted(found.round(3).tolist()) == [500.0, 500.0, 4100.0]
 
 
-def test_what_is_applied_again_after_a_restart_is_no_late_delivery() -> None:
+def test_event_applied_again_after_a_restart_has_no_latency() -> None:
     story = Story(1).publish(1, 2, t=2.0).fresh(0).apply(0, 1, 2, t=2.5)
     story.tell(5.0, Kind.RESTARTED, 0, STREAM, 0, detail="old").apply(0, 1, 2, t=6.0)
     history = story.history()
@@ -214,19 +214,19 @@ def test_expected_and_dropped_deliveries() -> None:
     assert (ledger.expected, ledger.dropped.count, ledger.silent.count) == (6, 2, 0)
 
 
-def test_a_client_that_got_nothing_is_known_from_the_header() -> None:
+def test_client_that_got_nothing_is_known_from_the_header() -> None:
     story = Story(1, header={"subscriptions": {"0": [STREAM]}}).publish(1, 2).tell(0.5, Kind.SUBSCRIBED, 0)
     assert (story.ledger().expected, story.ledger().dropped.count) == (2, 2)
 
 
-def test_measures_of_nothing_are_no_numbers() -> None:
+def test_metrics_of_an_empty_history_are_nan() -> None:
     found = measured(Story())
     assert found["publish_to_apply_p95_ms"].n == 0
     assert math.isnan(found["publish_to_apply_p95_ms"].value)
     assert math.isnan(found["live_again_99_s"].value)
 
 
-def test_measures_of_a_good_storm() -> None:
+def test_metrics_of_a_healthy_storm() -> None:
     found = measured(good_storm(40))
     assert found["clients_disconnected_by_faults"].value == 40
     assert found["published_events"].value == 330
@@ -245,7 +245,7 @@ def table(*rows: Row) -> pa.Table:
     return columns.table()
 
 
-def test_an_unknown_kind_is_no_evidence() -> None:
+def test_unknown_kind_is_refused() -> None:
     columns = Columns()
     columns.add(1.0, "wishful")
     with pytest.raises(EvidenceError, match="wishful"):
@@ -253,19 +253,19 @@ def test_an_unknown_kind_is_no_evidence() -> None:
 
 
 @pytest.mark.parametrize("t", [float("nan"), INF])
-def test_a_time_that_is_no_number_is_no_evidence(t: float) -> None:
+def test_time_that_is_not_finite_is_refused(t: float) -> None:
     with pytest.raises(EvidenceError, match="time"):
         History(run_header(1), table(Row(t, Kind.APPLIED)))
 
 
-def test_empty_cells_are_no_evidence() -> None:
+def test_empty_cells_are_refused() -> None:
     good = table(Row(1.0, Kind.APPLIED))
     holed = good.set_column(2, SCHEMA.field("client"), pa.array([None], pa.int32()))
     with pytest.raises(EvidenceError, match="client"):
         History(run_header(1), holed)
 
 
-def test_words_spread_over_chunks_stay_the_same_words() -> None:
+def test_dictionaries_of_several_chunks_are_unified() -> None:
     parts = [table(Row(1.0, Kind.APPLIED, 0, "b", 1)), table(Row(2.0, Kind.GAP, 0, "a", 2), Row(3.0, Kind.APPLIED, 0, "b", 3))]
     history = History(run_header(1), pa.concat_tables(parts))
     rows = history.of(Kind.APPLIED)
@@ -273,13 +273,13 @@ def test_words_spread_over_chunks_stay_the_same_words() -> None:
     assert rows.seq.tolist() == [1, 3]
 
 
-def test_an_answer_that_names_two_streams_is_one_answer() -> None:
+def test_stale_answer_for_two_streams_counts_once() -> None:
     story = Story(1).tell(1.0, Kind.STALE, 0, STREAM, 1, attempt=1).tell(1.0, Kind.STALE, 0, "other", 1, attempt=1)
     assert len(samples.stale_answers(story.history())) == 1
     assert samples.subscribe_answers(story.history()) == 1
 
 
-def test_a_window_does_not_hold_its_own_end() -> None:
+def test_window_excludes_its_end() -> None:
     assert samples.fullest_window(np.array([0.0, 1.0, 2.0]), 1.0) == 1
     assert samples.fullest_window(np.array([0.0, 0.5, 1.0]), 1.0) == 2
     assert samples.fullest_window(np.array([]), 1.0) == 0

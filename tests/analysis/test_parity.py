@@ -1,4 +1,4 @@
-"""Parity on hand-written histories: what may differ between surfaces, what may not, and which event is named first."""
+"""Parity of hand-written histories: allowed differences, reported differences, and the first event that is named."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ EVENTS = 6
 
 
 def told(way: Callable[[Story, int], object] = lambda story, client: story.apply(client, *range(1, EVENTS + 1))) -> Story:
-    """Two clients of one stream, who come to hold all of it in their own way."""
+    """Two clients of one stream that get all events in different ways."""
     story = Story(2, header={"subscriptions": {"0": [STREAM], "1": [STREAM], "1000": [STREAM]}})
     story.publish(*range(1, EVENTS + 1))
     for client in range(2):
@@ -43,7 +43,7 @@ def by_snapshot(upto: int) -> Callable[[Story, int], object]:
     return way
 
 
-def test_the_way_may_differ():
+def test_different_paths_to_the_same_state_are_equal():
     found = compared(live=told(), early=told(by_snapshot(4)), late=told(by_snapshot(6)))
     assert (found.differences, found.unequal) == ((), "")
     assert (found.variants, found.events, found.sequences) == (3, EVENTS, 2)
@@ -79,17 +79,17 @@ def is_(kind: Kind, seq: int, client: int = 1) -> Callable[[object], bool]:
         (told().apply(0, 7), "seq 7, client 0: nothing on a, but h7 on b"),
     ],
 )
-def test_what_comes_of_it_may_not(other: Story, said: str):
+def test_different_states_are_reported(other: Story, said: str):
     assert parting(other) == f"{STREAM}, {said}"
 
 
-def test_the_first_event_of_all_surfaces_is_named_first():
+def test_earliest_difference_of_all_variants_comes_first():
     late, early = told().without(is_(Kind.APPLIED, 5)), told().without(is_(Kind.APPLIED, 3))
     found = compared(a=told(), late=late, same=told(), early=early)
     assert [(each.seq, each.other) for each in found.differences] == [(3, "early"), (5, "late")]
 
 
-def test_streams_are_told_apart():
+def test_streams_are_compared_separately():
     story = told()
     story.header["subscriptions"] = {"0": [STREAM, OTHER], "1": [STREAM, OTHER]}
     story.publish(1, stream=OTHER)
@@ -99,29 +99,29 @@ def test_streams_are_told_apart():
     assert (only.stream, only.seq, only.client) == (OTHER, 1, 0)
 
 
-def test_a_log_that_began_again_parts_where_it_did():
+def test_restarted_log_differs_at_its_restart():
     again = told().without(is_(Kind.PUBLISHED, 6, -1)).publish(1, t=1.5, detail="h6")
     assert parting(again) == f"{STREAM}, seq 1, the log: h1 on a, but h6 on b"
 
 
-def test_other_histories_cannot_be_compared():
+def test_variants_with_other_events_are_unequal():
     found = compared(a=told(), b=told().without(is_(Kind.PUBLISHED, 6, -1)))
     assert found.unequal == f"not all events were acknowledged: 5 of {EVENTS} on b"
 
 
-def test_a_surface_that_was_never_well_is_told():
+def test_unready_variant_is_reported():
     behind = told().without(is_(Kind.APPLIED, 5)).tell(3.0, Kind.STEADY, value=0.0, detail="3 clients lag")
     found = compared(a=told().tell(3.0, Kind.STEADY, value=1.0), b=behind)
     assert (found.unequal, found.unready) == ("", "b (3 clients lag)")
 
 
 @pytest.mark.parametrize("stories", [{}, {"a": told()}])
-def test_of_fewer_than_two_there_is_nothing_to_compare(stories: dict[str, Story]):
+def test_fewer_than_two_variants_have_no_difference(stories: dict[str, Story]):
     found = compared(**stories)
     assert (found.variants, found.differences) == (len(stories), ())
 
 
-def test_where_nobody_has_anything_there_is_nothing_to_compare():
+def test_empty_variants_have_nothing_to_compare():
     nothing = {name: told(lambda story, client: None) for name in "ab"}
     found = compared(**nothing)
     assert (found.differences, found.events, found.sequences) == ((), EVENTS, 0)

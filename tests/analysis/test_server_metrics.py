@@ -1,4 +1,4 @@
-"""What the runtime says of itself: absent is not zero, counters count from the run's begin, one that goes back began anew."""
+"""Server metrics: missing is not zero, counters count from the first poll, and a counter that goes back was reset."""
 
 import pytest
 
@@ -26,23 +26,23 @@ def figure(story: Story) -> server_metrics.ServerMetric:
     return found
 
 
-def test_a_counter_counts_from_the_first_poll() -> None:
+def test_counter_counts_from_the_first_poll() -> None:
     found = figure(polled(Story(), COUNTER, 1000, 1040, 1100))
     assert (found.first, found.last, found.increase, found.resets, found.n) == (1000, 1100, 100, 0, 3)
 
 
-def test_a_counter_that_goes_back_began_anew() -> None:
+def test_counter_that_goes_back_was_reset() -> None:
     found = figure(polled(Story(), COUNTER, 1000, 1040, 7, 20))
     assert (found.increase, found.resets) == (60, 1)
 
 
-def test_a_gauge_may_go_where_it_likes_and_has_no_increase() -> None:
+def test_gauge_may_fall_and_has_no_increase() -> None:
     found = figure(polled(Story(), GAUGE, 9, 3, 5))
     assert (found.first, found.last, found.increase, found.resets) == (9, 5, None, 0)
     assert "not a client's lag" in found.meaning
 
 
-def test_what_was_not_served_is_absent() -> None:
+def test_metric_that_was_not_served_is_missing() -> None:
     history = polled(Story(), COUNTER, 0, 0).history()
     assert COUNTER not in server_metrics.absent(history, "full")
     assert len(server_metrics.absent(history, "full")) == len(PROFILES["full"]) - 1
@@ -51,7 +51,7 @@ def test_what_was_not_served_is_absent() -> None:
 
 
 @pytest.mark.parametrize("profile", ["full", "pinned"])
-def test_the_profiles_are_what_the_mock_serves(profile: str) -> None:
+def test_profiles_are_what_the_mock_serves(profile: str) -> None:
     body = metrics(Counters(), [], 0, profile, 0.0)  # type: ignore[arg-type]
     served = [f"{table}.{name}" for table, part in body.items() if isinstance(part, dict) for name in part]
     assert sorted(served) == sorted(PROFILES[profile])
@@ -68,7 +68,7 @@ def undisturbed(story: Story) -> State:
     return next(check.state for check in verdict.checks if check.name == "drill.undisturbed")
 
 
-def test_a_runtime_that_began_anew_by_itself_leaves_doubt() -> None:
+def test_runtime_that_began_anew_by_itself_leaves_doubt() -> None:
     """No false go: nobody was connected the moment it crashed, or everybody was about to be cut anyway."""
     story = polled(good_storm(), COUNTER, 100, 200, 300, 400, 5, 10)
     assert undisturbed(story) is State.INCONCLUSIVE
@@ -76,13 +76,13 @@ def test_a_runtime_that_began_anew_by_itself_leaves_doubt() -> None:
     assert undisturbed(good_storm()) is State.PASS
 
 
-def test_a_runtime_that_was_restarted_on_purpose_leaves_none() -> None:
+def test_planned_restart_explains_a_reset() -> None:
     story = polled(good_storm(), COUNTER, 100, 200, 300, 400, 5, 10)
     killed = story.changed(lambda row: row.detail == "drop_sockets", detail="kill_runtime")
     assert undisturbed(killed) is State.PASS
 
 
-def test_nobody_takes_what_the_runtime_says_for_what_clients_saw() -> None:
+def test_server_metrics_stay_apart_from_client_metrics() -> None:
     verdict = gates.judge(
         storm_drill(checks=("ux.integrity",)), polled(good_storm(), COUNTER, 1, 9).history(), gates.load_thresholds(), "x"
     )

@@ -1,4 +1,4 @@
-"""The bounds, against numbers worked out elsewhere and against simulation."""
+"""Confidence bounds, against published numbers and simulation."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from sim.analysis import statistics
 
 
 @pytest.mark.parametrize(("n", "threshold"), [(268, 0.01), (133, 0.02), (88, 0.03), (52, 0.05)])
-def test_how_many_faultless_tries_a_ratio_needs(n: int, threshold: float) -> None:
+def test_samples_without_hits_needed_for_a_ratio(n: int, threshold: float) -> None:
     assert statistics.ratio(0, n).upper <= threshold
     assert statistics.ratio(0, n - 1).upper > threshold
 
@@ -20,14 +20,14 @@ def test_of_a_thousand_at_two_percent() -> None:
     assert statistics.ratio(27, 1000).lower <= 0.02 < statistics.ratio(28, 1000).lower
 
 
-def test_a_ratio_of_nothing_has_no_bounds() -> None:
+def test_ratio_without_samples_has_no_bounds() -> None:
     bounds = statistics.ratio(0, 0)
     assert math.isnan(bounds.value)
     assert math.isnan(bounds.upper)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(2, 1), (-1, 1)])
-def test_an_impossible_ratio_is_refused(hits: int, n: int) -> None:
+def test_impossible_ratio_is_refused(hits: int, n: int) -> None:
     with pytest.raises(ValueError, match="cannot be a share"):
         statistics.ratio(hits, n)
 
@@ -45,22 +45,22 @@ def test_bounds_of_a_percentile() -> None:
     assert (bounds.value, bounds.lower, bounds.upper, bounds.n) == (950.0, 938.0, 962.0, 1000)
 
 
-def test_one_sample_bounds_nothing() -> None:
+def test_single_sample_has_no_bounds() -> None:
     bounds = statistics.percentile(np.array([5.0]), 0.95)
     assert bounds.value == 5.0
     assert math.isnan(bounds.upper)
 
 
-def test_an_infinite_sample_stays_infinite() -> None:
+def test_infinite_sample_stays_infinite() -> None:
     assert statistics.percentile(np.array([1.0] * 58 + [math.inf]), 0.95).upper == math.inf
 
 
-def test_a_sample_that_is_no_number_is_refused() -> None:
+def test_nan_sample_is_refused() -> None:
     with pytest.raises(ValueError, match="not a number"):
         statistics.percentile(np.array([1.0, math.nan]), 0.95)
 
 
-def test_the_upper_bound_is_above_the_percentile_95_times_in_100() -> None:
+def test_upper_bound_is_above_the_percentile_95_times_in_100() -> None:
     draws = np.random.default_rng(1).exponential(size=(4000, 80))
     truth = -math.log(0.05)
     above = sum(statistics.percentile(row, 0.95).upper >= truth for row in draws)
@@ -96,7 +96,7 @@ def test_thirteen_of_fifteen_is_rare_without_a_trend() -> None:
     assert sum(s >= 11 for s in found) == 20
 
 
-def test_a_trend_of_no_numbers_is_refused() -> None:
+def test_trend_with_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="not a number"):
         statistics.mann_kendall(np.array([1.0, math.nan]))
 
@@ -112,7 +112,7 @@ def test_a_trend_of_no_numbers_is_refused() -> None:
         ([], 1.0),
     ],
 )
-def test_how_likely_a_rise_is(values: list[float], chance: float) -> None:
+def test_p_value_of_a_rise(values: list[float], chance: float) -> None:
     assert statistics.rising(np.array(values, float)) == pytest.approx(chance, abs=1e-9)
 
 
@@ -126,7 +126,7 @@ def test_bounds_of_a_count(events: int, lower: float, upper: float) -> None:
     assert statistics.rate(events, 10.0).upper == pytest.approx(upper / 10, abs=1e-5)
 
 
-def test_a_rate_of_no_time_has_no_bounds() -> None:
+def test_rate_without_exposure_has_no_bounds() -> None:
     assert math.isnan(statistics.rate(0, 0.0).upper)
     with pytest.raises(ValueError, match="cannot be a rate"):
         statistics.rate(-1, 1.0)

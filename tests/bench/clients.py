@@ -4,7 +4,7 @@ Both kinds do the same: open the socket with a ready-made token, join, subscribe
 documentation of `websockets` shows, with the standard library's JSON; ours records every observation, checks hashes and
 keeps cursors as in a drill.
 
-Events are published from here, too, with only so many of them not yet with every client: as fast as it goes, and no
+Events are published from here, too, with a limited number in flight: as fast as it goes, and no
 faster, so that neither side drowns in a queue. What that costs is in both kinds' figures. With few on their way each frame
 holds one event; with many the runtime puts several into one.
 """

@@ -46,7 +46,7 @@ class Report(msgspec.Struct):
 
 
 def simulate(job: Job) -> Report:
-    """The reconnect storm on a lane that takes no time, from the first arrival to the verdict's evidence on disk."""
+    """The reconnect storm on a service that takes no time, from the first arrival to the written evidence."""
     drill = drills.load(CATALOG / "reconnect_storm.toml", (f"fleet.clients={job.clients}",))
     small = msgspec.structs.replace(drill, fleet=msgspec.structs.replace(drill.fleet, clients=10))
     with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class ReadyTokens(GreenletHttp):
-    """The lane's HTTP with tokens that are there already."""
+    """The HTTP requests of the service, with tokens minted before the measurement."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job.service)

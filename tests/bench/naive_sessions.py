@@ -1,7 +1,7 @@
-"""The real sessions against the simulated lane as one would first write it with SimPy: equal work, another way of driving.
+"""The real sessions against the simulated service, in the obvious SimPy style: equal work, another driver.
 
 Each client is a generator process with a Store for what it receives; each frame on its way is a process of its own; every frame
-is JSON in between, encoded once for each client and decoded by it. Sessions, lane, records and moments are the engine's.
+is JSON in between, encoded once for each client and decoded by it. Sessions, service, records and times are the engine's.
 """
 
 from collections.abc import Callable, Generator
@@ -28,7 +28,7 @@ from sim.record.parquet import Recorder
 from sim.server.settings import Switches
 
 Steps = Generator[simpy.Event, Any, None]
-_LOST = ""  # in a client's Store: the lane has closed the connection
+_LOST = ""  # in a client's Store: the service closed the connection
 
 
 def _teller(event: simpy.Event) -> Callable[[object], None]:
@@ -50,7 +50,7 @@ class SessionProcess:
         self._number = 0
         self._delay_s = one_way_delay_s(UNLIMITED, 1, session.client)
 
-    # --- as the lane sees it ------------------------------------------------------------------------
+    # --- the service's side ------------------------------------------------------------------------
 
     def sends(self, frame: ServerFrame, moment: float) -> None:
         """A frame is put on the wire."""

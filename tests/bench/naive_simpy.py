@@ -121,7 +121,7 @@ class CallbackClient(NaiveClient):
             self._apply(range(self._watermark + 1, head + 1))
 
     def sends(self, seq: int) -> None:
-        """The lane puts an event on the wire."""
+        """The service sends an event."""
         self.clock.call_at(self._env.now + self.delay_s, self._arrives, seq, self.life)
 
     def _arrives(self, seq: int, life: int) -> None:

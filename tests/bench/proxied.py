@@ -24,7 +24,7 @@ Figures = dict[str, float]
 
 
 async def serve() -> None:
-    """Answer each request, a number of bytes in 8 of them, with so many; prints the port."""
+    """Answer each request (a byte count in 8 bytes) with that many bytes; prints the port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while request := await reader.read(8):

@@ -22,7 +22,7 @@ LEVEL = 0.99
 
 @dataclass(frozen=True)
 class System:
-    """Poisson arrivals with unit rate, and services of one law: exponential (M) or constant (D)."""
+    """Poisson arrivals with unit rate, and service times: exponential (M) or constant (D)."""
 
     name: str
     workers: int

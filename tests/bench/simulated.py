@@ -41,7 +41,7 @@ _MIB = 1024.0
 
 
 class Job(msgspec.Struct):
-    """What to simulate: `kind` is one of `KINDS`; without limits the lane itself takes no time."""
+    """What to simulate: `kind` is one of `KINDS`; without limits the service itself takes no time."""
 
     kind: str
     clients: int

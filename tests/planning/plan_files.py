@@ -1,4 +1,4 @@
-"""Sweep files of a drill so small that a run takes a moment."""
+"""Sweep files for a drill that runs in a moment."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ TWO_POINTS = SWEEP + '[[parameters]]\nkey = "fleet.clients"\nvalues = [8, 16]\n'
 
 
 def write(folder: Path, text: str) -> Path:
-    """A sweep file with its drill beside it."""
+    """A sweep file and its drill in one folder."""
     (folder / "little_storm.toml").write_text(DRILL)
     path = folder / "sweep.toml"
     path.write_text(text)
@@ -47,7 +47,7 @@ def load(folder: Path, text: str) -> Plan:
 
 
 def made(folder: Path, **keys: Any) -> Plan:
-    """A plan without a file of its own."""
+    """A plan without a sweep file."""
     write(folder, SWEEP)
     keys = {"name": "made", "question": "?", "drill": "little_storm.toml"} | keys
     return sweep_file.plan(sweep_file.Sweep(**keys), "made", {}, folder)

@@ -1,4 +1,4 @@
-"""A calibration finds again what a lane was made of, says how sure it is, and is not made of a target that was not itself."""
+"""A calibration recovers known parameters with intervals, and refuses a target that is unready or changes."""
 
 import math
 from pathlib import Path
@@ -63,14 +63,14 @@ TRUE = {
 
 
 @pytest.mark.parametrize("key", TRUE)
-def test_a_known_lane_is_found_again(fit: Fit, key: str):
+def test_known_parameters_are_recovered(fit: Fit, key: str):
     value, within = TRUE[key]
     assert fit.estimates[key].value == pytest.approx(value, rel=within)
     table, name = key.split(".")
     assert getattr(getattr(fit.model, table), name) == fit.estimates[key].value
 
 
-def test_a_lane_of_one_loop_is_told_from_one_with_handshake_workers(fit: Fit, tmp_path: Path):
+def test_one_event_loop_is_distinguished_from_handshake_workers(fit: Fit, tmp_path: Path):
     server = msgspec.structs.replace(ENDPOINTS.server, one_loop=True, handshake_workers=1, handshake_ms=0.5)
     service = msgspec.structs.replace(ENDPOINTS, server=server)
     found = measuring.measure(simulated(service), tmp_path / "drills", SIZES, 1, lambda what: None)
@@ -80,17 +80,17 @@ def test_a_lane_of_one_loop_is_told_from_one_with_handshake_workers(fit: Fit, tm
     assert max(abs(each.error) for each in other.residuals if each.metric == "return_95_s") < 0.05
 
 
-def test_what_is_not_measured_keeps_its_default(fit: Fit):
+def test_unmeasured_parameter_keeps_its_default(fit: Fit):
     assert fit.model.server.accept_backlog == Server().accept_backlog
 
 
-def test_intervals_come_of_the_rounds(fit: Fit):
+def test_intervals_come_from_the_rounds(fit: Fit):
     found = fit.estimates["server.handshake_ms"]
     assert found.n == SIZES.rounds
     assert found.lower < found.value < found.upper
 
 
-def test_the_fitted_model_tells_its_own_probes(fit: Fit):
+def test_fitted_model_reproduces_its_calibration_drills(fit: Fit):
     assert {each.drill for each in fit.residuals} == {"burst_small", "burst_large", "burst_busy", "replay"}
     assert max(abs(each.error) for each in fit.residuals) < 0.05
 
@@ -99,7 +99,7 @@ def residual(simulated: float, *rounds: float, metric: str = "return_95_s") -> R
     return Residual("burst_large", metric, sum(rounds) / len(rounds), simulated, 0.0, rounds)
 
 
-def test_the_spread_of_a_lane_s_pace():
+def test_pace_of_residuals():
     slower, quicker = 2 * math.exp(0.3), 2 * math.exp(-0.3)
     rounds = residual(2.0, slower, quicker, slower, 2.0, 2.0)
     half = residual(1.0, 5.0, metric="return_50_s")
@@ -122,7 +122,7 @@ def about(fit: Fit) -> About:
     )
 
 
-def test_the_file_is_a_model_and_says_what_it_was_fitted_to(fit: Fit, tmp_path: Path):
+def test_file_is_a_model_with_its_calibration(fit: Fit, tmp_path: Path):
     path = tmp_path / "deep" / "mock.toml"
     files.write(path, fit, about(fit))
     model, said = files.read(path)
@@ -131,7 +131,7 @@ def test_the_file_is_a_model_and_says_what_it_was_fitted_to(fit: Fit, tmp_path: 
     assert not list(path.parent.glob("*.partial"))
 
 
-def test_a_model_that_was_fitted_to_nothing_is_told(tmp_path: Path):
+def test_model_without_calibration_is_refused(tmp_path: Path):
     path = tmp_path / "model.toml"
     path.write_text("[server]\nhandshake_ms = 1.0\n")
     with pytest.raises(UsageError, match="it is not a fitted model"):
@@ -141,7 +141,7 @@ def test_a_model_that_was_fitted_to_nothing_is_told(tmp_path: Path):
 # --- what no model is made of -----------------------------------------------------------------------
 
 
-def test_a_target_that_changes_meanwhile_is_told(tmp_path: Path):
+def test_target_that_changes_is_refused(tmp_path: Path):
     slower = msgspec.structs.replace(ENDPOINTS, server=msgspec.structs.replace(ENDPOINTS.server, publish_ms=9.0))
     ran: list[str] = []
 
@@ -155,26 +155,26 @@ def test_a_target_that_changes_meanwhile_is_told(tmp_path: Path):
         measuring.measure(run, tmp_path, SIZES, 1, lambda what: None)
 
 
-def test_a_target_that_is_not_well_is_told(tmp_path: Path):
+def test_unready_target_is_refused(tmp_path: Path):
     unready = msgspec.structs.replace(ENDPOINTS, server=msgspec.structs.replace(ENDPOINTS.server, handshake_ms=5000.0))
     with pytest.raises(TargetError, match="quiet-1: the steady state did not hold"):
         measuring.measure(simulated(unready), tmp_path, SIZES, 1, lambda what: None)
 
 
-def test_a_late_load_generator_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_lagging_load_generator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(estimates, "generator_lag_ms", lambda history: 80.0)
     with pytest.raises(EvidenceError, match="load generator lagged by 80 ms"):
         measuring.measure(simulated(ENDPOINTS), tmp_path, SIZES, 1, lambda what: None)
 
 
-def test_too_few_clients_show_no_queue(tmp_path: Path):
+def test_too_few_clients_are_refused(tmp_path: Path):
     few = Sizes(rounds=2, mint_clients=3, small_burst=3, large_burst=3, replay_clients=3, seconds=1.0)
     found = measuring.measure(simulated(ENDPOINTS), tmp_path, few, 1, lambda what: None)
     with pytest.raises(EvidenceError, match="too few clients became live"):
         agreement.fit(found, simulated, tmp_path, few, 1)
 
 
-def test_every_probe_can_be_run_by_both_engines():
+def test_calibration_drills_run_on_both_engines():
     for drill in (drills.quiet(SIZES), *drills.one_round(SIZES)):
         engine.check(drill)
         assert drill.fleet.clients <= 2 * SIZES.large_burst
@@ -188,7 +188,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_target_that_cannot_be_calibrated_is_one_sentence(tmp_path: Path, name: str):
+def test_target_that_cannot_be_calibrated_is_refused(tmp_path: Path, name: str):
     words, sentence = WRONG[name]
     said = stormgate_here("plan", "calibrate", *words, "--out", tmp_path / "model.toml")
     assert (said.code, sentence in said.sentence) == (3, True), said

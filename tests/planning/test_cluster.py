@@ -1,4 +1,4 @@
-"""A sweep on a dask cluster of real processes: the same rows to the bit, though a worker is killed in the middle."""
+"""A sweep on a dask cluster of real processes gives the same rows, even if a worker is killed."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def address_in(path: Path) -> str:
     raise TimeoutError("the scheduler did not start")
 
 
-def test_a_sweep_survives_a_killed_worker_and_comes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_sweep_survives_a_killed_worker_with_equal_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "scheduler.json"
     scheduler = started("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
     with ended(scheduler):
@@ -80,7 +80,7 @@ def test_a_sweep_survives_a_killed_worker_and_comes_to_the_same(tmp_path: Path, 
 
 
 def _loses_its_last_worker(folder: Path, patch: pytest.MonkeyPatch, address: str, worker: subprocess.Popen[bytes]) -> None:
-    """It dies with a run that it has done and not handed over: nobody else will do it, and nobody waits for ever."""
+    """The last worker dies with a completed run that it did not return: the sweep ends with an error."""
 
     def answer(future) -> object:
         worker.kill()
@@ -114,15 +114,13 @@ def _with_two(address: str):
         ("tcp://nowhere", "no dask scheduler answers"),
     ],
 )
-def test_a_scheduler_that_is_not_there_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, words: str
-):
+def test_unreachable_scheduler_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, words: str):
     monkeypatch.setattr(cluster, "CONNECT_LIMIT_S", 0.5)
     said = stormgate_here("plan", "sweep", write(tmp_path, SWEEP), "--out", tmp_path, "--scheduler", address)
     assert (said.code, words in said.sentence) == (3, True), said
     assert not (tmp_path / "plans" / "little" / "sweep.parquet").exists()
 
 
-def test_workers_of_other_code_are_not_believed():
+def test_workers_with_other_code_are_refused():
     with pytest.raises(UsageError, match="workers have another version of stormgate"):
         cluster._row(Row("", 1, (), code="another"), "tcp://there")

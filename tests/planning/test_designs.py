@@ -1,4 +1,4 @@
-"""Which points a sweep has, and which files are refused, with a sentence each."""
+"""The points of a sweep, and the errors for invalid files."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def values(plan) -> list[dict]:
     return [dict(point.values) for point in designs.points(plan)]
 
 
-def test_a_grid_has_all_combinations(tmp_path: Path):
+def test_grid_has_all_combinations(tmp_path: Path):
     plan = load(
         tmp_path,
         TWO_POINTS + '[[parameters]]\nkey = "model.server.handshake_ms"\nlow = 1\nhigh = 100\nscale = "log"\nsteps = 3\n',
@@ -29,7 +29,7 @@ def test_a_grid_has_all_combinations(tmp_path: Path):
     assert (last.drill.fleet.clients, last.model.server.handshake_ms) == (16, 100)
 
 
-def test_a_latin_hypercube_has_each_stretch_of_each_parameter_once(tmp_path: Path):
+def test_latin_hypercube_has_each_interval_of_each_parameter_once(tmp_path: Path):
     parameters = (
         Parameter(key="fleet.clients", low=1, high=40),
         Parameter(key="load.events_per_s", low=1.0, high=9.0),
@@ -43,7 +43,7 @@ def test_a_latin_hypercube_has_each_stretch_of_each_parameter_once(tmp_path: Pat
     assert found == values(plan)
 
 
-def test_a_hypercube_of_another_seed_is_another(tmp_path: Path):
+def test_hypercube_depends_on_the_seed(tmp_path: Path):
     parameters = (Parameter(key="load.events_per_s", low=1.0, high=9.0),)
     one, other = (made(tmp_path, design="latin_hypercube", points=4, seed=seed, parameters=parameters) for seed in (1, 2))
     assert values(one) != values(other)
@@ -57,7 +57,7 @@ def test_one_at_a_time_starts_from_the_drills_own_values(tmp_path: Path):
     assert [point.varies for point in designs.points(plan)] == ["", "fleet.clients", "model.control.mint_ms"]
 
 
-def test_a_value_inside_a_list_is_reached(tmp_path: Path):
+def test_value_inside_a_list_is_reached(tmp_path: Path):
     plan = made(tmp_path, parameters=(Parameter(key="faults.0.share", values=(0.5, 1.0)),))
     assert [point.drill.faults[0].share for point in designs.points(plan)] == [0.5, 1.0]
 
@@ -100,7 +100,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_bad_sweep_file_is_one_sentence(tmp_path: Path, name: str):
+def test_invalid_sweep_file_is_refused(tmp_path: Path, name: str):
     text, words = WRONG[name]
     said = stormgate_here("plan", "sweep", write(tmp_path, text), "--out", tmp_path / "out")
     assert said.code == 3, said
@@ -108,7 +108,7 @@ def test_a_bad_sweep_file_is_one_sentence(tmp_path: Path, name: str):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_value_that_no_base_has_is_told(tmp_path: Path):
+def test_parameter_without_a_base_value_is_refused(tmp_path: Path):
     plan = made(tmp_path, design="one_at_a_time", parameters=(Parameter(key="fleet.connects_per_hour", values=(1,)),))
     with pytest.raises(UsageError, match=r"no value at 'fleet\.connects_per_hour'"):
         designs.points(plan)

@@ -1,4 +1,4 @@
-"""Searches: an answer was shown to be green, and what cannot be told is never one."""
+"""Searches: the answer is always green, never inconclusive."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ LARGEST = Find(key="fleet.clients", want="largest", low=1, high=1000, tolerance=
 
 
 def service(limit: float, unsure: tuple[float, float] = (0, 0), told_by: int = 10**6):
-    """Green up to the limit; between two values it takes so many replications to tell."""
+    """Green up to the limit; values near it need more replications."""
 
     def ask(value, replications: int) -> Trial:
         if unsure[0] <= value <= unsure[1] and replications < told_by:
@@ -33,49 +33,49 @@ def service(limit: float, unsure: tuple[float, float] = (0, 0), told_by: int = 1
 
 
 @pytest.mark.parametrize("limit", [1, 2, 137, 500, 998, 999])
-def test_the_largest_is_found_to_the_unit(limit: int):
+def test_largest_is_found_to_the_unit(limit: int):
     found = search.number(LARGEST, 5, service(limit))
     assert (found.answer, found.beyond, found.outcome) == (limit, limit + 1, Outcome.GREEN)
     assert len(found.trials) <= 16
 
 
-def test_the_smallest_is_found():
+def test_smallest_is_found():
     find = Find(key="model.server.handshake_workers", want="smallest", low=1, high=64)
     found = search.number(find, 5, lambda value, n: Trial(value, Outcome.GREEN if value >= 11 else Outcome.RED, n))
     assert (found.answer, found.beyond) == (11, 10)
 
 
-def test_a_number_that_is_not_whole_is_found_within_the_tolerance():
+def test_decimal_number_is_found_within_the_tolerance():
     find = Find(key="model.server.handshake_ms", want="largest", low=0.1, high=100.0, tolerance=0.01)
     found = search.number(find, 5, service(7.3))
     assert found.answer <= 7.3 < found.beyond
     assert found.beyond - found.answer <= 0.01 * found.beyond
 
 
-def test_a_bound_that_is_green_is_said_to_be_the_bound():
+def test_green_bound_is_reported_as_bound():
     found = search.number(LARGEST, 5, service(10**9))
     assert (found.answer, found.at_bound, len(found.trials)) == (1000, True, 2)
 
 
-def test_nothing_is_found_where_the_easiest_is_red():
+def test_red_easiest_value_has_no_answer():
     found = search.number(LARGEST, 5, service(0))
     assert (found.answer, found.outcome) == (None, Outcome.RED)
     assert "at the easiest value, 1, it is red: slow" in found.why
 
 
 @pytest.mark.parametrize("outcome", [Outcome.INCONCLUSIVE, Outcome.ERROR])
-def test_nothing_is_told_where_the_easiest_cannot_be(outcome: Outcome):
+def test_inconclusive_easiest_value_has_no_answer(outcome: Outcome):
     found = search.number(LARGEST, 5, lambda value, n: Trial(value, outcome, n))
     assert (found.answer, found.outcome) == (None, Outcome.INCONCLUSIVE)
 
 
-def test_more_replications_are_asked_where_fewer_cannot_tell():
+def test_inconclusive_value_gets_more_replications():
     found = search.number(LARGEST, 5, service(500, unsure=(400, 600), told_by=20))
     assert found.answer == 500
     assert max(trial.replications for trial in found.trials) == 20
 
 
-def test_an_answer_never_lies_where_nothing_can_be_told():
+def test_inconclusive_value_is_never_the_answer():
     found = search.number(LARGEST, 5, service(500, unsure=(400, 600)))
     assert (found.answer, found.beyond) == (399, min(t.value for t in found.trials if t.outcome is Outcome.RED))
     assert found.beyond > 600
@@ -96,28 +96,28 @@ def green_but(*reds: str):
     return lambda value, n: Trial(value, Outcome.RED if value in reds else Outcome.GREEN, n, "slow")
 
 
-def test_the_best_is_the_least_of_those_that_are_green():
+def test_best_is_the_lowest_green_value():
     found = search.best(BEST, 5, green_but("a"), compare({"a": 1, "b": 3, "c": 2}, {5: 0.5}))
     assert (found.answer, found.ties, found.outcome) == ("c", (), Outcome.GREEN)
 
 
-def test_the_best_takes_more_replications_where_two_are_close():
+def test_close_values_get_more_replications():
     found = search.best(BEST, 5, green_but("a"), compare({"b": 3, "c": 2}, {5: 2.0, 10: 1.5, 20: 0.5}))
     assert (found.answer, found.ties) == ("c", ())
     assert {trial.replications for trial in found.trials if trial.outcome is Outcome.GREEN} == {20}
 
 
-def test_two_that_cannot_be_told_apart_are_no_best():
+def test_tie_is_inconclusive():
     found = search.best(BEST, 5, green_but("a"), compare({"b": 3, "c": 2}, {5: 2.0, 10: 2.0, 20: 2.0}))
     assert (found.answer, found.ties, found.outcome) == ("c", ("b",), Outcome.INCONCLUSIVE)
 
 
-def test_none_that_is_green_is_no_best():
+def test_best_without_green_values_has_no_answer():
     found = search.best(BEST, 5, green_but("a", "b", "c"), compare({}, {}))
     assert (found.answer, found.outcome) == (None, Outcome.RED)
 
 
-def test_what_never_comes_back_is_not_compared():
+def test_metric_without_finite_value_is_not_compared():
     nothing = statistics.Mean(math.nan, math.nan, math.nan, math.nan, 0)
     with pytest.raises(UsageError, match="a run has no finite value"):
         search.best(BEST, 5, green_but(), lambda *asked: nothing)
@@ -162,7 +162,7 @@ def test_only_a_pass_is_green(state: State, outcome: Outcome):
     assert judged(verdict(ux__integrity=State.PASS, replay__bootstrap_ms=state), ())[0] is outcome
 
 
-def test_what_is_not_kept_does_not_decide_but_the_course_does():
+def test_only_required_checks_and_run_phases_decide():
     keep = ("ux.integrity",)
     assert judged(verdict(ux__integrity=State.PASS, replay__bootstrap_ms=State.FAIL), keep)[0] is Outcome.GREEN
     assert judged(verdict(ux__integrity=State.PASS, drill__steady=State.ERROR), keep)[0] is Outcome.ERROR
@@ -170,12 +170,12 @@ def test_what_is_not_kept_does_not_decide_but_the_course_does():
     assert judged(verdict(drill__steady=State.PASS), keep)[0] is Outcome.INCONCLUSIVE  # it was never asked
 
 
-def test_a_broken_law_is_red_whatever_is_kept():
+def test_violated_invariant_is_always_red():
     broken = (Violation("hole", 1, "somewhere"),)
     assert judged(verdict(broken, ux__integrity=State.PASS), ("ux.integrity",))[0] is Outcome.RED
 
 
-def test_nothing_asked_is_not_green():
+def test_verdict_without_checks_is_not_green():
     assert judged(verdict(), ())[0] is Outcome.INCONCLUSIVE
 
 
@@ -194,7 +194,7 @@ tolerance = 0.9
 )
 
 
-def test_the_command_finds_and_says_how_sure_it_is(tmp_path: Path):
+def test_command_reports_the_answer_and_its_confidence(tmp_path: Path):
     said = stormgate_here("plan", "find", write(tmp_path, FIND), "--out", tmp_path, "--workers", 1, "--json")
     body = msgspec.json.decode(said.out)
     assert said.code == 0
@@ -219,7 +219,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_bad_search_is_one_sentence(tmp_path: Path, name: str):
+def test_invalid_search_is_refused(tmp_path: Path, name: str):
     text, words = WRONG[name]
     said = stormgate_here("plan", "find", write(tmp_path, text), "--out", tmp_path / "out")
     assert (said.code, words in said.sentence) == (3, True), said

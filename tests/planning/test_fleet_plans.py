@@ -1,4 +1,4 @@
-"""Sweeps and searches by the fleet engine: the same storm as the virtual one, and no word on what it did not look at."""
+"""Sweeps and searches on the fleet engine: it agrees with the virtual one, and unsupported checks are never green."""
 
 from pathlib import Path
 
@@ -28,14 +28,14 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return sweeps.sweep(load(folder, 'engine = "fleet"\n' + TWO_POINTS), folder, here)
 
 
-def test_the_fleet_engine_comes_to_what_the_virtual_one_does(swept: Swept, tmp_path: Path):
+def test_fleet_and_virtual_engine_agree(swept: Swept, tmp_path: Path):
     virtual = sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, here)
     for name in ("live_again_95_s", "peak_connects_per_s"):
         one, other = (each.table[each.table["metric"] == name]["mean"].to_numpy() for each in (swept, virtual))
         assert one == pytest.approx(other, rel=0.02), name
 
 
-def test_what_it_does_not_look_at_is_never_green(swept: Swept):
+def test_unsupported_check_is_never_green(swept: Swept):
     verdict = swept.verdicts[0]
     assert verdict.status is State.INCONCLUSIVE
     states = {check.name: check.state for check in verdict.checks}
@@ -49,7 +49,7 @@ FIND = (
 )
 
 
-def test_a_search_of_all_checks_cannot_tell_and_one_of_those_it_measures_can(tmp_path: Path):
+def test_search_with_unsupported_checks_is_inconclusive(tmp_path: Path):
     every = search.find(load(tmp_path, FIND), tmp_path / "1", here)
     assert (every.found.answer, every.found.outcome) == (None, Outcome.INCONCLUSIVE)
     assert "delivery.dropped_deliveries no_data" in every.sentence
@@ -59,7 +59,7 @@ def test_a_search_of_all_checks_cannot_tell_and_one_of_those_it_measures_can(tmp
 
 
 @pytest.mark.parametrize("engine", ["virtual", "fleet"])
-def test_a_study_keeps_how_the_fleet_came_back(tmp_path: Path, engine: str):
+def test_study_keeps_recovery_curves(tmp_path: Path, engine: str):
     write(tmp_path, SWEEP)
     done = study(
         tmp_path / "little_storm.toml", {"fleet.clients": (8, 16)}, replications=2, engine=engine, folder=tmp_path, curve_s=5.0
@@ -75,7 +75,7 @@ def test_a_study_keeps_how_the_fleet_came_back(tmp_path: Path, engine: str):
         done.curve(clients=9)
 
 
-def test_a_run_that_leaves_no_folder_is_judged_as_the_one_that_does(tmp_path: Path):
+def test_run_without_folder_is_judged_like_one_with_a_folder(tmp_path: Path):
     point = designs.points(load(tmp_path, 'engine = "fleet"\n' + TWO_POINTS))[1]
     row = runs.perform(runs.job("fleet", point, 3, Gates()), lambda phase, reached: None)
     fleet.run(point.drill, fleet.Options(tmp_path / "run", 3, point.model))

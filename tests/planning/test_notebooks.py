@@ -31,13 +31,13 @@ SMALL = {
     "CLIENTS, ROUNDS, STORMS, LARGEST, RUNS, WORK = 20, 2, (11,), 12, 2, Path('work')",
     "stage_readout": "from pathlib import Path\nRUN = Path('../results/example')",
 }
-# How many each shows; of those that are not here, two.
+# Number of figures; two in all other notebooks.
 FIGURES = {"capacity_planning": 4, "simulation_vs_reality": 1, "token_and_control_plane": 3}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The notebooks beside what they read, where they may write; and what real sockets measured, which here are simulated."""
+    """A writable copy of the notebooks and their inputs; measurements of real sockets are simulated here."""
     root = tmp_path_factory.mktemp("books")
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     (root / "results").mkdir()
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _measured(work: Path) -> None:
-    """A model and three storms that were foretold and run, as the notebook keeps them."""
+    """A model and three predicted and measured storms, in the files that the notebook reads."""
     work.mkdir()
     (work / "little_storm.toml").write_text(DRILL)
     estimates = {"server.handshake_ms": Estimate(0.5, 0.4, 0.6, 3, "ms", "by hand")}
@@ -65,12 +65,12 @@ def _measured(work: Path) -> None:
         (work / f"storm-{clients}-{seed}.json").write_bytes(report.summary_json(results.judge_run(run)))
 
 
-def test_there_is_a_notebook_for_each_question():
+def test_every_notebook_is_tested():
     assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == set(SMALL)
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_notebook_runs_to_its_end(folder: Path, name: str):
+def test_notebook_runs(folder: Path, name: str):
     book = nbformat.read(folder / f"{name}.ipynb", 4)
     (asked,) = (cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ()))
     missing = {line.split("=")[0].strip() for line in asked.source.splitlines() if " = " in line}
@@ -81,7 +81,7 @@ def test_a_notebook_runs_to_its_end(folder: Path, name: str):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_what_a_notebook_showed_is_kept(name: str):
+def test_notebook_has_stored_figures(name: str):
     book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
     assert _figures(book) == FIGURES.get(name, 2)
     assert not [output for cell in book.cells for output in cell.get("outputs", ()) if output.output_type == "error"]

@@ -1,4 +1,4 @@
-"""Reports of sweeps and searches: from the kept rows alone, the same each time, and never from what is not whole."""
+"""Reports of sweeps and searches: reproducible from the stored rows, and never from damaged ones."""
 
 import math
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_a_report_writes_the_same_again_and_runs_nothing(swept: Swept, monkeypatch: pytest.MonkeyPatch):
+def test_report_is_reproduced_without_simulation(swept: Swept, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("a report simulates nothing"))
     before = contents(swept.folder)
     assert {"SUMMARY.md", "figure-curves.png", "figure-gates.png"} <= set(before)
@@ -53,7 +53,7 @@ def test_a_report_writes_the_same_again_and_runs_nothing(swept: Swept, monkeypat
     assert "| 8 | inconclusive |" in before["SUMMARY.md"].decode()
 
 
-def test_a_report_needs_none_of_the_files_that_the_sweep_was_made_from(swept: Swept):
+def test_report_needs_only_its_folder(swept: Swept):
     drill = swept.folder.parents[1] / "little_storm.toml"
     text = drill.read_text()
     drill.unlink()
@@ -63,7 +63,7 @@ def test_a_report_needs_none_of_the_files_that_the_sweep_was_made_from(swept: Sw
 
 @pytest.fixture
 def known_bad(swept: Swept) -> Iterator[Path]:
-    """The folder, made whole again afterwards."""
+    """The folder; it is restored after the test."""
     files = {path: path.read_bytes() for path in swept.folder.rglob("*") if path.is_file()}
     yield swept.folder
     for path, content in files.items():
@@ -76,21 +76,21 @@ def refused(folder: Path) -> tuple[int, str]:
     return said.code, said.err
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path):
+def test_other_folder_is_refused(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "none"):
         code, why = refused(folder)
         assert code == 3
         assert "is not the folder of a sweep or search" in why
 
 
-def test_an_incomplete_folder_is_refused(known_bad: Path):
+def test_incomplete_folder_is_refused(known_bad: Path):
     sorted((known_bad / "rows").iterdir())[0].unlink()
     code, why = refused(known_bad)
     assert code == 4
     assert "is not complete, it has 5 of 6 runs" in why
 
 
-def test_a_damaged_row_is_refused_by_its_name(known_bad: Path):
+def test_damaged_row_is_refused_by_its_name(known_bad: Path):
     path = sorted((known_bad / "rows").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-1])
     code, why = refused(known_bad)
@@ -106,7 +106,7 @@ def test_rows_of_other_code_are_refused(swept: Swept, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"plan": 1, "code": ""}'])
-def test_a_damaged_plan_is_refused(known_bad: Path, content: bytes):
+def test_damaged_plan_is_refused(known_bad: Path, content: bytes):
     (known_bad / "plan.json").write_bytes(content)
     code, why = refused(known_bad)
     assert code == 4
@@ -121,7 +121,7 @@ def test_thresholds_that_were_changed_afterwards_are_refused(known_bad: Path):
     assert "0 of 6 runs with these thresholds" in why
 
 
-def test_a_folder_that_a_sweep_is_at_work_in_is_left_alone(swept: Swept):
+def test_folder_of_a_running_sweep_is_refused(swept: Swept):
     mark = Mark(swept.folder / "owner")
     code, why = refused(swept.folder)
     mark.remove()
@@ -129,7 +129,7 @@ def test_a_folder_that_a_sweep_is_at_work_in_is_left_alone(swept: Swept):
     assert "another stormgate is using this folder" in why
 
 
-def test_a_search_tells_its_trials_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_search_is_read_back_with_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     searched = search.find(load(tmp_path, 'engine = "fleet"\n' + FIND), tmp_path, here)
     monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("a report simulates nothing"))
     said = stormgate_here("plan", "report", searched.folder)
@@ -140,7 +140,7 @@ def test_a_search_tells_its_trials_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert "figure-trials.png" in summary
 
 
-def test_the_values_of_a_best_are_simulated_at_once_and_ranked(tmp_path: Path):
+def test_values_of_a_best_are_simulated_at_once_and_ranked(tmp_path: Path):
     best = SWEEP + '[find]\nkey = "fleet.policy"\nwant = "best"\nvalues = ["sdk", "server_hint"]\nmax_replications = 3\n'
     asked = []
 
@@ -159,7 +159,7 @@ def test_the_values_of_a_best_are_simulated_at_once_and_ranked(tmp_path: Path):
 
 
 def drawn(folder: Path, design: str, live: float = math.nan, **values: tuple) -> dict:
-    """The figures of a sweep whose measures are made up; `live` is that of the last point."""
+    """The figures of a sweep with invented metrics; `live` is the value of the last point."""
     plan = load(folder, TWO_POINTS)
     parameters = tuple(Parameter(key=key, values=each) for key, each in values.items())
     plan = msgspec.structs.replace(
@@ -203,7 +203,7 @@ def test_each_design_has_its_figures(tmp_path: Path, design: str, values, names:
     assert ("never" if math.isinf(live) else "no value") in said
 
 
-def test_an_estimate_says_what_is_missing():
+def test_estimate_reports_missing_runs():
     row = pd.Series({"mean": 2.0, "lower": 1.5, "upper": 2.5, "missing": 1, "n": 3})
     assert report._estimate(row) == "2 (1.5..2.5) without 1 runs"
     assert report._briefly(row) == "2 ±0.5"

@@ -1,4 +1,4 @@
-"""Figures of plans: axes with units, intervals that are there and none that are not, lines told apart by more than colour."""
+"""Figures of sweeps and predictions: axes, intervals, markers and legends."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ def words(figure) -> str:
     return " ".join(text.get_text() for text in figure.findobj(lambda each: hasattr(each, "get_text")))
 
 
-def test_small_multiples_have_a_panel_a_measure_and_the_limit():
+def test_curves_have_a_panel_per_metric_and_the_limit():
     made = sweeps.curves(
         TIDY,
         "fleet.clients",
@@ -41,7 +41,7 @@ def test_small_multiples_have_a_panel_a_measure_and_the_limit():
     assert "limit 30" in words(made)
 
 
-def test_no_band_is_drawn_where_there_is_no_interval(tmp_path: Path):
+def test_missing_interval_has_no_band(tmp_path: Path):
     single = TIDY.assign(lower=math.nan, upper=math.nan)
     made = sweeps.curves(single, "fleet.clients", {"live": "s"}, "T")
     paths = [path for band in made.axes[0].collections for path in band.get_paths()]
@@ -49,7 +49,7 @@ def test_no_band_is_drawn_where_there_is_no_interval(tmp_path: Path):
     runs.save(made, tmp_path / "x.png")
 
 
-def test_a_heat_map_says_what_never_ended_and_hatches_what_is_over():
+def test_heat_map_marks_infinite_values_and_hatches_cells_over_the_limit():
     endless = TIDY.copy()
     endless.loc[(endless["metric"] == "live") & (endless["fleet.clients"] == 10000), "mean"] = math.inf
     made = sweeps.heat_map(endless, "fleet.clients", "model.workers", "live", "T", words="s", limit=5)
@@ -58,7 +58,7 @@ def test_a_heat_map_says_what_never_ended_and_hatches_what_is_over():
     assert "hatched: over 5" in words(made)
 
 
-def test_a_ranking_is_in_order():
+def test_ranking_is_sorted():
     frame = pd.DataFrame(
         [("a", "live", 3.0, 2.5, 3.5), ("b", "live", 1.0, 0.5, 1.5)], columns=["policy", "metric", "mean", "lower", "upper"]
     )
@@ -66,7 +66,7 @@ def test_a_ranking_is_in_order():
     assert [label.get_text() for label in made.axes[0].get_yticklabels()] == ["a", "b"]
 
 
-def test_recovery_shows_the_median_and_ends_where_all_is_over():
+def test_recovery_shows_the_median_and_ends_after_the_last_recovery():
     t = np.linspace(0, 60, 61)
     shares = np.clip(np.array([t / 4, t / 6]), 0, 1)
     made = planning.recovery({"x": (t, shares)}, "T")
@@ -75,7 +75,7 @@ def test_recovery_shows_the_median_and_ends_where_all_is_over():
     assert line.get_ydata()[3] == pytest.approx(62.5)
 
 
-def test_what_may_be_chance_is_hollow():
+def test_insignificant_swing_is_hollow():
     frame = pd.DataFrame(
         [("a", 1.0, 1.0, 1, 3.0, 2, 2.0, True), ("b", 1.0, 1.0, 1, 1.1, 2, 0.1, False)],
         columns=["parameter", "base", "min", "at_min", "max", "at_max", "swing", "is_significant"],
@@ -84,28 +84,28 @@ def test_what_may_be_chance_is_hollow():
     assert [patch.get_facecolor()[3] for patch in made.axes[0].patches] == [0.0, 1.0]
 
 
-def test_predictions_are_drawn_over_what_was_measured():
+def test_predictions_are_drawn_relative_to_measurements():
     found = {"run": [Compared("live", "s", 1.2, (1.0, 1.4), 1.0, 0.2), Compared("peak", "1/s", 5.0, None, math.nan, math.nan)]}
     made = planning.beside(found, "T")
     assert made.axes[0].get_xlabel() == "predicted / measured"
     assert "within 20%" in words(made)
 
 
-def test_states_are_told_by_letter_and_not_by_colour_alone():
+def test_states_have_letters_as_well_as_colours():
     made = sweeps.gates(pd.DataFrame({"r": ["pass", "fail", "error", "no_data"]}, index=list("abcd")), "T")
     assert [text.get_text() for text in made.axes[0].texts] == ["P", "F", "E", "?"]
 
 
-def test_a_figure_shows_itself_in_a_notebook():
+def test_figure_shows_itself_in_a_notebook():
     made = sweeps.gates(pd.DataFrame({"r": ["pass"]}, index=["a"]), "T")
     assert made._repr_png_().startswith(b"\x89PNG")
 
 
-def test_lines_differ_by_dash_and_marker_too():
+def test_lines_differ_by_dash_and_marker():
     assert len({str(dash) for _, dash, _ in LINES}) == len({marker for _, _, marker in LINES}) == len(LINES)
 
 
-def test_values_too_near_to_each_other_share_a_tick():
+def test_close_values_share_a_tick():
     frame = TIDY[TIDY["model.workers"] == 1]
     near = pd.concat([frame, frame[frame["fleet.clients"] == 1000].assign(**{"fleet.clients": 1050})])
     made = sweeps.curves(near, "fleet.clients", {"live": "s"}, "T")

@@ -1,4 +1,4 @@
-"""A fitted model's word on a drill before it is run, held against what was measured."""
+"""Predictions of a drill by a fitted model, compared with measurements."""
 
 import math
 from pathlib import Path
@@ -70,7 +70,7 @@ def prediction(predictor: Predictor, drill: Drill) -> Prediction:
 
 @pytest.fixture(scope="module")
 def verdict(folder: Path, predictor: Predictor, prediction: Prediction, drill: Drill) -> RunVerdict:
-    """Of a run of the very model that foretold it, under another seed."""
+    """The verdict of a run of the predicting model itself, with another seed."""
     run = results.create_run(folder, (drill,), engine="virtual", target="embedded mock", target_kind="mock", seed=7)
     own = results.create_drill_folder(run, drill)
     header = engine.run(drill, engine.Options(own, 7, predictor.model, run_id=run.name))
@@ -78,7 +78,7 @@ def verdict(folder: Path, predictor: Predictor, prediction: Prediction, drill: D
     return results.judge_run(run)
 
 
-def test_a_run_of_the_model_itself_is_where_it_was_expected(verdict: RunVerdict):
+def test_run_of_the_same_model_is_inside_its_interval(verdict: RunVerdict):
     (judged,) = verdict.drills
     assert judged.prediction is not None
     found = compare(judged.prediction, {metric.name: metric.value for metric in judged.metrics})
@@ -91,8 +91,8 @@ def told(prediction: Prediction, metric: str) -> Predicted:
     return next(each for each in prediction.predicted if each.metric == metric)
 
 
-def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(predictor: Predictor, drill: Drill):
-    """A lane of a slower day is expected where one round was as slow as that, and not where all were alike."""
+def test_interval_covers_the_variation_between_rounds(predictor: Predictor, drill: Drill):
+    """A slower run is inside the interval if one round was as slow, and outside if all rounds were equal."""
     storm = msgspec.structs.replace(drill, fleet=msgspec.structs.replace(drill.fleet, policy="sdk"))
     busy = msgspec.convert({"server": {"handshake_ms": 40.0}, "network": {"sigma": 0.0}}, SystemModel)  # a queue
     slower = Predictor(predictor.path, busy.slowed(1.2), "nothing", Pace(0.0, 9)).predict(storm, 7, workers=1)
@@ -105,28 +105,28 @@ def test_a_lane_whose_rounds_differed_is_foretold_within_as_much(predictor: Pred
 
 
 def rows(*values: float) -> list[Row]:
-    """Runs of lanes from the quickest to the slowest."""
+    """Rows of services from the fastest to the slowest."""
     return [Row("", seed, (Metric("x", value, "s", 1),)) for seed, value in enumerate(values)]
 
 
-def test_what_is_the_same_in_every_simulated_run_is_foretold_to_the_digit():
+def test_constant_metric_is_predicted_exactly():
     peak = predictions.predicted("x", rows(*[2000.0] * 5), Pace(0.2, 9))
     assert peak is not None
     assert (peak.lower, peak.value, peak.upper) == (2000.0, 2000.0, 2000.0)
 
 
-def test_where_only_slower_lanes_never_get_there_the_fitted_one_is_told_without_an_interval():
+def test_prediction_has_no_interval_if_slower_replications_never_recover():
     told = predictions.predicted("x", rows(1.0, 1.5, 2.0, 8.0, math.nan), Pace(0.2, 9))
     assert told == Predicted("x", "s", 2.0, None, None)
     assert predictions.predicted("x", rows(1.0, 1.5, math.nan, math.nan, math.nan), Pace(0.2, 9)) is None
 
 
-def test_where_no_probe_tells_how_rounds_differ_no_interval_is_made_up(predictor: Predictor, drill: Drill):
+def test_prediction_without_known_pace_has_no_interval(predictor: Predictor, drill: Drill):
     alone = Predictor(predictor.path, predictor.model, "nothing", Pace(math.nan, 0)).predict(drill, 1, workers=1)
     assert {(each.lower, each.upper) for each in alone.predicted} == {(None, None)}
 
 
-def test_a_forecast_judges_nothing(verdict: RunVerdict, folder: Path, drill: Drill):
+def test_prediction_does_not_change_the_verdict(verdict: RunVerdict, folder: Path, drill: Drill):
     before = report.summary(verdict)["drills"][0]
     run = next(path for path in folder.iterdir() if (path / "run-plan.json").exists())
     header = run_header.read_header(results.drill_folder(run, drill.name))
@@ -137,7 +137,7 @@ def test_a_forecast_judges_nothing(verdict: RunVerdict, folder: Path, drill: Dri
     assert {**before, "prediction": None} == {**after, "prediction": None}
 
 
-def test_the_error_is_in_the_summary_and_the_report(verdict: RunVerdict, prediction: Prediction):
+def test_error_is_in_the_summary_and_the_report(verdict: RunVerdict, prediction: Prediction):
     said = report.summary(verdict)["drills"][0]["prediction"]
     peak = said["metrics"]["peak_connects_per_s"]
     assert peak["error"] == pytest.approx((peak["predicted"] - peak["measured"]) / peak["measured"])
@@ -147,7 +147,7 @@ def test_the_error_is_in_the_summary_and_the_report(verdict: RunVerdict, predict
     assert "| live_again_95_s | " in text
 
 
-def test_what_a_run_lacks_has_no_error():
+def test_missing_metric_has_no_error():
     told = Prediction(
         model="m",
         model_sha256="",
@@ -162,15 +162,15 @@ def test_what_a_run_lacks_has_no_error():
     assert found.error == -0.5
 
 
-def test_what_a_simulated_run_never_reaches_is_not_foretold(folder: Path, drill: Drill):
-    """With a lane that lets nobody in, no time until everyone is back can be told, and none is made up."""
+def test_metric_without_simulated_value_is_not_predicted(folder: Path, drill: Drill):
+    """A service that accepts no client has no recovery time, and none is predicted."""
     never = msgspec.convert({"server": {"handshake_ms": 5000.0}}, SystemModel)
     told = Predictor(folder / "fitted.toml", never, "nothing", Pace(0.1, 9)).predict(drill, 1, workers=1)
     assert "live_again_99_s" in told.not_predicted
     assert not any(each.metric == "live_again_99_s" for each in told.predicted)
 
 
-def test_a_drill_of_surfaces_is_not_foretold():
+def test_parity_drill_is_not_predicted():
     with pytest.raises(UsageError, match="compares surfaces"):
         predictions.check(drills.load(CATALOG / "parity.toml"))
 
@@ -187,7 +187,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_foretold_is_one_sentence(folder: Path, tmp_path: Path, name: str):
+def test_unpredictable_drill_is_refused(folder: Path, tmp_path: Path, name: str):
     (tmp_path / "plain.toml").write_text("[server]\nhandshake_ms = 1.0\n")
     (tmp_path / "fitted.toml").write_text(FITTED)
     words, sentence = WRONG[name]
@@ -197,7 +197,7 @@ def test_what_cannot_be_foretold_is_one_sentence(folder: Path, tmp_path: Path, n
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_run_is_foretold_first(folder: Path, tmp_path: Path):
+def test_prediction_is_made_before_the_run(folder: Path, tmp_path: Path):
     words = ("drill", "run", folder / "little_storm.toml", "--predict", "--model", folder / "fitted.toml", "--out", tmp_path)
     said = stormgate_here(*words, "--json")
     body = msgspec.json.decode(said.out)

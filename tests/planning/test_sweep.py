@@ -1,4 +1,4 @@
-"""A sweep's runs: the same wherever and however often they are run, and never half of one taken for a whole."""
+"""Runs of a sweep: reproducible in every process, and incomplete results are never used."""
 
 import math
 import os
@@ -40,7 +40,7 @@ def swept(folder: Path) -> Swept:
     return sweeps.sweep(load(folder, TWO_POINTS), folder, here)
 
 
-def test_the_table_has_a_row_for_each_point_and_measure(swept: Swept):
+def test_table_has_a_row_per_point_and_metric(swept: Swept):
     table = pd.read_parquet(swept.folder / "sweep.parquet")
     live = table[table["metric"] == "live_again_95_s"]
     assert live["fleet.clients"].tolist() == [8, 16]
@@ -53,12 +53,12 @@ def test_the_table_has_a_row_for_each_point_and_measure(swept: Swept):
     assert some["value"].mean() == pytest.approx(live["mean"].iloc[0], rel=1e-12)
 
 
-def test_a_point_is_judged_by_the_gates(swept: Swept):
+def test_point_is_judged_by_the_gates(swept: Swept):
     assert [verdict.status for verdict in swept.verdicts.values()] == [State.PASS, State.PASS]
     assert swept.verdicts[0].replications == 3
 
 
-def test_a_sweep_that_is_done_runs_nothing_again(swept: Swept, monkeypatch: pytest.MonkeyPatch):
+def test_complete_sweep_simulates_nothing_again(swept: Swept, monkeypatch: pytest.MonkeyPatch):
     before = (swept.folder / "sweep.parquet").read_bytes()
     monkeypatch.setattr(runs, "perform", lambda job, say: pytest.fail("it was there already"))
     sweeps.sweep(swept.plan, swept.folder.parents[1], here)
@@ -66,7 +66,7 @@ def test_a_sweep_that_is_done_runs_nothing_again(swept: Swept, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: whole[:-1] + b"!", lambda whole: b""])
-def test_a_damaged_row_is_run_again_and_comes_to_the_same(swept: Swept, damage):
+def test_damaged_row_is_simulated_again_with_equal_result(swept: Swept, damage):
     path = sorted((swept.folder / "rows").iterdir())[0]
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
@@ -75,7 +75,7 @@ def test_a_damaged_row_is_run_again_and_comes_to_the_same(swept: Swept, damage):
     assert path.read_bytes() == whole
 
 
-def test_a_row_under_another_name_is_not_believed(swept: Swept):
+def test_row_under_another_name_is_not_used(swept: Swept):
     one, other = sorted((swept.folder / "rows").iterdir())[:2]
     whole = one.read_bytes()
     one.write_bytes(other.read_bytes())
@@ -83,8 +83,8 @@ def test_a_row_under_another_name_is_not_believed(swept: Swept):
     one.write_bytes(whole)
 
 
-def test_a_killed_sweep_goes_on_in_processes_and_comes_to_the_same(swept: Swept, tmp_path: Path):
-    """Killed as hard as can be, when some rows are there; then gone on with by two processes."""
+def test_killed_sweep_resumes_with_equal_rows(swept: Swept, tmp_path: Path):
+    """Killed by SIGKILL after some rows; then resumed by two processes."""
     path = write(tmp_path, TWO_POINTS)
     command = (*STORMGATE, "plan", "sweep", str(path), "--out", str(tmp_path), "--workers", "1")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -105,14 +105,14 @@ def test_a_killed_sweep_goes_on_in_processes_and_comes_to_the_same(swept: Swept,
     pd.testing.assert_frame_equal(again.table, swept.table, check_exact=True)
 
 
-def test_a_sweep_that_was_interrupted_says_how_to_go_on(tmp_path: Path):
+def test_interrupted_sweep_says_how_to_resume(tmp_path: Path):
     with pytest.raises(CutShortError, match=r"interrupted, with 0 of 6 runs done. Run the same command again") as told:
         sweeps.sweep(load(tmp_path, TWO_POINTS), tmp_path, lambda jobs, store: "it was interrupted")
     assert told.value.exit_code == 4
     assert not (tmp_path / "plans" / "little" / "sweep.parquet").exists()
 
 
-def test_what_cannot_be_written_leaves_no_half_of_it(tmp_path: Path):
+def test_failed_write_leaves_no_file(tmp_path: Path):
     def fill(path: Path) -> None:
         path.write_text("half")
         raise OSError(28, "No space left on device")
@@ -122,7 +122,7 @@ def test_what_cannot_be_written_leaves_no_half_of_it(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fleet_that_no_machine_has_memory_for_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_too_large_fleet_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def too_large(*_: object) -> None:
         raise MemoryError("Unable to allocate 931. GiB")
 
@@ -132,7 +132,7 @@ def test_a_fleet_that_no_machine_has_memory_for_is_one_sentence(folder: Path, tm
     assert said.err == "stormgate: this machine has too little memory (Unable to allocate 931. GiB); ask for less.\n"
 
 
-def test_a_sweep_begun_anew_has_no_table_until_it_is_complete(tmp_path: Path):
+def test_restarted_sweep_has_no_table_until_it_is_complete(tmp_path: Path):
     plan = load(tmp_path, TWO_POINTS)
     table = tmp_path / "plans" / "little" / "sweep.parquet"
     table.parent.mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_a_sweep_begun_anew_has_no_table_until_it_is_complete(tmp_path: Path):
     assert not table.exists()
 
 
-def test_two_at_once_in_one_folder_are_told(tmp_path: Path):
+def test_second_process_in_one_folder_is_refused(tmp_path: Path):
     folder = tmp_path / "plans" / "little"
     folder.mkdir(parents=True)
     mark = Mark(folder / "owner")
@@ -152,14 +152,14 @@ def test_two_at_once_in_one_folder_are_told(tmp_path: Path):
 
 
 def test_points_are_run_under_the_same_seeds(swept: Swept):
-    """So the first client's backoff is the same in both fleets, and points differ by what they are."""
+    """The first client's backoff is the same in both fleets."""
     assert [row.seed for row in swept.rows[0]] == [row.seed for row in swept.rows[1]] == [1, 2, 3]
     same = tables.difference(swept.rows[0], swept.rows[0], "live_again_95_s")
     assert (same.value, same.lower, same.upper, same.n) == (0.0, 0.0, 0.0, 3)
 
 
-def test_a_point_that_comes_to_a_standstill_is_no_success(tmp_path: Path):
-    """A lane that lets nobody in: no measures, an error for the gates, and the sweep goes on."""
+def test_point_without_recovery_is_an_error(tmp_path: Path):
+    """A service that accepts no client gives no metrics and an error, and the sweep continues."""
     parameters = (Parameter(key="model.server.handshake_ms", values=(0.3, 1e8)),)
     found = sweeps.sweep(made(tmp_path, replications=1, parameters=parameters), tmp_path, here)
     assert [verdict.status for verdict in found.verdicts.values()] in ([State.PASS, State.ERROR], [State.PASS, State.FAIL])
@@ -171,7 +171,7 @@ def row(seed: int, **metrics: float) -> Row:
     return Row("", seed, tuple(Metric(name, value, "s", 1) for name, value in metrics.items()))
 
 
-def test_what_one_run_or_an_endless_one_says_has_no_interval(tmp_path: Path, swept: Swept):
+def test_single_or_infinite_value_has_no_interval(tmp_path: Path, swept: Swept):
     point = swept.points[0]
     one = tables.summary([point], {0: [row(1, live=2.0)]}).iloc[0]
     assert (one["mean"], one["n"]) == (2.0, 1)
@@ -183,20 +183,20 @@ def test_what_one_run_or_an_endless_one_says_has_no_interval(tmp_path: Path, swe
     assert (gone["n"], gone["missing"], gone["mean"]) == (2, 1, 3.0)
 
 
-def test_a_difference_with_a_run_that_has_no_value_is_not_told():
+def test_difference_with_a_missing_value_is_nan():
     one, other = [row(1, live=2.0), row(2, live=math.inf)], [row(1, live=1.0), row(2, live=1.0)]
     assert math.isnan(tables.difference(one, other, "live").value)
     assert tables.difference([row(1, live=2.0)], [row(2, live=2.0)], "live").n == 0
 
 
-def test_common_seeds_tell_what_means_cannot():
-    """Two points that differ by little, and runs that differ by much: only run by run they can be told apart."""
+def test_common_seeds_reveal_small_differences():
+    """Two points with a small difference and a large variance: only the comparison per seed shows it."""
     rows = [[row(seed, live=10.0 * seed + more + 0.01 * (seed % 2)) for seed in range(1, 9)] for more in (0.0, 1.0)]
     found = tables.difference(rows[1], rows[0], "live")
     assert found.lower > 0
 
 
-def test_sensitivity_ranks_parameters_and_says_what_may_be_chance():
+def test_sensitivity_ranks_parameters_and_marks_significance():
     lines = [("", 1, 1, 5.0, 4.9, 5.1), ("a", 2, 1, 9.0, 8.5, 9.5), ("b", 1, 2, 5.2, 4.6, 5.8)]
     frame = pd.DataFrame(lines, columns=["varies", "a", "b", "mean", "lower", "upper"]).assign(metric="live")
     found = tables.sensitivity(frame, "live")
@@ -205,14 +205,14 @@ def test_sensitivity_ranks_parameters_and_says_what_may_be_chance():
     assert found["swing"].tolist() == pytest.approx([4.0, 0.2])
 
 
-def test_what_judges_decides_which_rows_are_the_same(swept: Swept, tmp_path: Path):
+def test_evaluator_is_part_of_a_row_s_digest(swept: Swept, tmp_path: Path):
     other = tmp_path / "thresholds.toml"
     other.write_text(DEFAULT_PATH.read_text().replace("threshold = 60\n", "threshold = 61\n"))
     point = swept.points[0]
     assert runs.job("virtual", point, 1, Gates()).digest != runs.job("virtual", point, 1, Gates(other)).digest
 
 
-def test_the_command_says_points_and_gates(swept: Swept):
+def test_command_reports_points_and_gates(swept: Swept):
     said = stormgate_here("plan", "sweep", swept.plan.where, "--out", swept.folder.parents[1], "--json", "--workers", 1)
     body = msgspec.json.decode(said.out)
     assert said.code == 0
@@ -221,7 +221,7 @@ def test_the_command_says_points_and_gates(swept: Swept):
     assert body["points"][0]["gates"] == "pass"
 
 
-def test_a_dry_run_simulates_nothing(folder: Path, tmp_path: Path):
+def test_dry_run_simulates_nothing(folder: Path, tmp_path: Path):
     said = stormgate_here("plan", "sweep", folder / "sweep.toml", "--dry-run", "--out", tmp_path)
     assert said.code == 2
     assert "2 points, 3 replications each" in said.out

@@ -1,4 +1,4 @@
-"""The flat record: what is written is what is read, and no damage to it goes unnoticed."""
+"""The record: rows are read back as written, and damage is detected."""
 
 import math
 import shutil
@@ -64,19 +64,19 @@ def sealed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_written_is_what_is_read(sealed: Path):
+def test_written_rows_are_read_back(sealed: Path):
     table = read(sealed)
     assert same(rows(table), ROWS)
     assert table.schema.equals(SCHEMA)
     assert sorted(path.name for path in sealed.iterdir()) == [FILE_NAME, "run.json"]
 
 
-def test_a_finished_run_verifies_against_its_header(sealed: Path):
+def test_complete_run_matches_its_header(sealed: Path):
     made, table = read_verified(sealed)
     assert made.observations_rows == table.num_rows == len(ROWS)
 
 
-def test_columns_make_the_table_the_recorder_writes():
+def test_columns_give_the_same_table_as_the_recorder():
     columns = Columns()
     for row in ROWS:
         columns.add(*row)
@@ -85,8 +85,8 @@ def test_columns_make_the_table_the_recorder_writes():
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.sampled_from(("alone", "shared")))))
-def test_what_is_shared_stands_among_the_rest_in_order_of_time(entries: list[tuple[int, int, str]]):
-    """Of rows of one moment the one that was added first comes first, whether many share it or not."""
+def test_shared_rows_are_sorted_by_time_with_the_others(entries: list[tuple[int, int, str]]):
+    """Rows with the same time stay in the order of their addition, shared or not."""
     shared = {number: tuple((f"kind {number}", "s", row, 0, 1.0, "d") for row in range(number)) for number in range(4)}
     columns, expected = Columns(), []
     for client, (t, number, how) in enumerate(entries):
@@ -97,7 +97,7 @@ def test_what_is_shared_stands_among_the_rest_in_order_of_time(entries: list[tup
     assert len(columns) == len(expected)
 
 
-def test_chunks_at_will_end_where_the_caller_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_at_will_chunks_end_at_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parquet, "CHUNK_ROWS", 10)
     recorder = Recorder(tmp_path, at_will=True)
     for number in range(25):
@@ -109,12 +109,12 @@ def test_chunks_at_will_end_where_the_caller_says(tmp_path: Path, monkeypatch: p
     assert read(tmp_path)["t"].to_pylist() == [*map(float, range(25)), 30.0]
 
 
-def test_a_run_of_no_rows_is_readable(tmp_path: Path):
+def test_run_without_rows_is_readable(tmp_path: Path):
     assert Recorder(tmp_path).seal()[1] == 0
     assert read(tmp_path).num_rows == 0
 
 
-def test_a_full_chunk_is_written_without_being_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_full_chunk_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parquet, "CHUNK_ROWS", 10)
     recorder = Recorder(tmp_path)
     for number in range(25):
@@ -125,8 +125,8 @@ def test_a_full_chunk_is_written_without_being_asked_for(tmp_path: Path, monkeyp
     assert table["stream"].to_pylist() == [f"s{number % 3}" for number in range(25)]
 
 
-def test_after_a_crash_everything_up_to_the_last_chunk_is_there(tmp_path: Path):
-    """A process that is killed without a word."""
+def test_all_but_the_last_chunk_survive_a_crash(tmp_path: Path):
+    """The process is killed with SIGKILL."""
     script = """
         import os, signal, sys, time
         from pathlib import Path
@@ -151,13 +151,13 @@ def test_after_a_crash_everything_up_to_the_last_chunk_is_there(tmp_path: Path):
         read_verified(tmp_path)
 
 
-def test_nothing_recorded_is_no_evidence(tmp_path: Path):
+def test_run_without_observations_is_refused(tmp_path: Path):
     with pytest.raises(EvidenceError, match="there are no observations"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -1, -8])
-def test_a_file_cut_short_is_noticed(sealed: Path, keep: int):
+def test_truncated_file_is_refused(sealed: Path, keep: int):
     path = sealed / FILE_NAME
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(EvidenceError, match=FILE_NAME):
@@ -165,14 +165,14 @@ def test_a_file_cut_short_is_noticed(sealed: Path, keep: int):
 
 
 @pytest.mark.parametrize("name", SCHEMA.names)
-def test_a_missing_column_is_named(sealed: Path, name: str):
+def test_missing_column_is_named(sealed: Path, name: str):
     path = sealed / FILE_NAME
     pq.write_table(pq.read_table(path).drop_columns([name]), path)
     with pytest.raises(EvidenceError, match=f"column {name} is missing"):
         read(sealed)
 
 
-def test_a_column_of_another_type_is_noticed(sealed: Path):
+def test_column_of_another_type_is_refused(sealed: Path):
     path = sealed / FILE_NAME
     table = pq.read_table(path)
     at = table.schema.get_field_index("seq")
@@ -181,7 +181,7 @@ def test_a_column_of_another_type_is_noticed(sealed: Path):
         read(sealed)
 
 
-def test_a_changed_number_is_noticed(sealed: Path):
+def test_changed_file_is_refused(sealed: Path):
     path = sealed / FILE_NAME
     table = pq.read_table(path)
     at = table.schema.get_field_index("t")
@@ -191,7 +191,7 @@ def test_a_changed_number_is_noticed(sealed: Path):
         read_verified(sealed)
 
 
-def test_a_wrong_row_count_is_noticed(sealed: Path):
+def test_wrong_row_count_is_refused(sealed: Path):
     write_header(sealed, header(**{**as_fields(read_header(sealed)), "observations_rows": 5}))
     with pytest.raises(EvidenceError, match="4 rows, but 5 were recorded"):
         read_verified(sealed)
@@ -201,14 +201,14 @@ def as_fields(made: RunHeader) -> dict:
     return {name: getattr(made, name) for name in made.__struct_fields__}
 
 
-def test_a_run_that_never_ended_is_no_evidence(sealed: Path):
+def test_incomplete_run_is_refused(sealed: Path):
     write_header(sealed, header(**{**as_fields(read_header(sealed)), "complete": False, "stopped_because": "it was tired"}))
     with pytest.raises(EvidenceError, match="it was tired"):
         read_verified(sealed)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"drill": 3}', b"\xff"])
-def test_a_damaged_header_is_one_sentence(sealed: Path, content: bytes):
+def test_damaged_header_is_refused(sealed: Path, content: bytes):
     (sealed / "run.json").write_bytes(content)
     with pytest.raises(EvidenceError) as raised:
         read_header(sealed)
@@ -216,12 +216,12 @@ def test_a_damaged_header_is_one_sentence(sealed: Path, content: bytes):
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_header_is_one_sentence(tmp_path: Path):
+def test_missing_header_is_refused(tmp_path: Path):
     with pytest.raises(EvidenceError, match=r"run\.json: cannot be read"):
         read_header(tmp_path)
 
 
-def test_a_header_survives_writing_and_reading(tmp_path: Path):
+def test_written_header_is_read_back(tmp_path: Path):
     made = header(
         plan=[{"kind": "drop_sockets"}], subscriptions={"0": ["a"]}, negative_clients={"4": "p"}, auditor=5, defects=["x"]
     )
@@ -230,18 +230,18 @@ def test_a_header_survives_writing_and_reading(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [tmp_path / "run.json"]
 
 
-def test_a_header_that_cannot_be_written_is_a_storage_error(tmp_path: Path):
+def test_header_that_cannot_be_written_is_a_storage_error(tmp_path: Path):
     with pytest.raises(StorageError, match="cannot be written"):
         write_header(tmp_path / "none", header())
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path):
+def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--out"):
         Recorder(tmp_path / "file" / "run")
 
 
-def test_a_failing_disk_is_told_once_asked_and_what_was_written_stays(tmp_path: Path):
+def test_disk_failure_is_raised_by_check_and_earlier_chunks_stay(tmp_path: Path):
     recorder = Recorder(tmp_path)
     recorder.add(1.0, "applied")
     recorder.flush()
@@ -259,8 +259,8 @@ def test_a_failing_disk_is_told_once_asked_and_what_was_written_stays(tmp_path: 
 
 
 @pytest.mark.parametrize("limit", [2_000, 60_000])
-def test_a_full_disk_is_a_storage_error_whether_chunk_or_join_hits_it(tmp_path: Path, limit: int):
-    """A limit on file sizes in a process of its own: what the kernel then says is what a full disk says, but for the number."""
+def test_full_disk_is_a_storage_error_whether_chunk_or_join_hits_it(tmp_path: Path, limit: int):
+    """A file size limit in a separate process fails like a full disk, with another error number."""
     script = """
         import random, resource, sys
         from pathlib import Path
