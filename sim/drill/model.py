@@ -126,7 +126,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Variants that a drill runs on and compares: this engine with each policy and each form of delivery."""
 
-    engine: EngineName
+    engine: EngineName  # that runs the variants
     policies: Annotated[tuple[PolicyName, ...], msgspec.Meta(min_length=1)]  # client policies
     deliveries: Annotated[tuple[DeliveryName, ...], msgspec.Meta(min_length=1)] = ("update_batch", "frame")  # wire forms
 
@@ -134,7 +134,7 @@ class Variants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of a drill file."""
 
-    name: Name
+    name: Name  # for commands, reports and folders
     summary: Annotated[str, msgspec.Meta(min_length=1)]  # the one question that the drill asks
     checks: Annotated[tuple[CheckName, ...], msgspec.Meta(min_length=1)]  # that must pass, as gate.check
     fleet: Fleet

@@ -41,10 +41,10 @@ class Kind(StrEnum):
     PHASE = "phase"  # a phase starts [detail: steady, fault, recovery, settle, end]
     TOKEN_MINTED = "token_minted"  # [value: ms from the due time of the request, detail: id of the signing key]
     TOKEN_REFUSED = "token_refused"  # [value: ms, detail: code]
-    CONNECT_ATTEMPTED = "connect_attempted"
+    CONNECT_ATTEMPTED = "connect_attempted"  # a connect started
     CONNECT_FAILED = "connect_failed"  # [value: ms, detail: code; auth codes are the service's own]
     CONNECT_DONE = "connect_done"  # the WebSocket is open [value: ms from the due time of the attempt]
-    JOINED = "joined"
+    JOINED = "joined"  # the join was accepted
     SUBSCRIBED = "subscribed"  # the client is live [value: ms from the due time of the attempt]
     SUBSCRIBE_REFUSED = "subscribe_refused"  # [detail: code]
     REPLAY_STARTED = "replay_started"  # one per stream of a subscribe [seq: requested cursor, -1: no cursor]
@@ -69,7 +69,7 @@ class Kind(StrEnum):
         "restarted"  # a fault killed the client's process [seq: stored checkpoint, -1: missing, value: previous, detail]
     )
     DISCONNECTED = "disconnected"  # [detail: reason]
-    HEARTBEAT_TIMEOUT = "heartbeat_timeout"
+    HEARTBEAT_TIMEOUT = "heartbeat_timeout"  # no heartbeat arrived in time
     EVICTED = "evicted"  # a slow consumer was disconnected [detail: action]
     BACKOFF = "backoff"  # [attempt: the policy's own count, value: delay ms, detail: reason]
     TOKEN_FORGOTTEN = "token_forgotten"  # a fault deleted the client's token

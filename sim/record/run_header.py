@@ -31,7 +31,7 @@ class RunHeader(msgspec.Struct, kw_only=True):
     started_at: str  # ISO 8601, UTC
     clock: str  # wall or virtual
     versions: dict[str, str]  # of Python, stormgate and dependencies
-    calibration: str = "none"  # what the system model was fitted to
+    calibration: str = "none"  # reserved; always none
     defects: list[str] = []  # misbehaviours of the mock that were switched on
     plan: list[dict[str, object]] = []  # the resolved fault schedule
     subscriptions: dict[str, list[str]] = {}  # client index -> ids of the streams it subscribes to

@@ -56,6 +56,13 @@ def test_reference_pages_are_up_to_date():
     assert {path.name for path in reference.FOLDER.glob("*.md")} == set(reference.pages())
 
 
+def test_every_key_and_kind_has_a_meaning():
+    unexplained = [
+        f"{name}: {line}" for name, text in reference.pages().items() for line in text.splitlines() if line.endswith("|  |")
+    ]
+    assert unexplained == [], "add a comment beside the field in the code"
+
+
 def test_readme_has_the_table_of_exit_codes():
     assert "\n".join(reference.exit_codes()) in (ROOT / "README.md").read_text()
 

@@ -173,7 +173,7 @@ class StageRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One verification command."""
 
-    name: Name
+    name: Name  # for reports
     argv: Annotated[tuple[Words, ...], msgspec.Meta(min_length=1)]  # program and arguments; no shell reads them
     cwd_env: VariableName | None = None  # the variable that names the folder
     cwd: str = ""  # the folder, or one below that of `cwd_env`
