@@ -16,6 +16,7 @@ from sim.base.errors import EvidenceError, StorageError
 from sim.client import policies
 from sim.client.session import ClientSession
 from sim.drill.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
+from sim.drill.fault_lifecycle import Completion
 from sim.drill.model import Drill, Load, Phases
 from sim.drill.schedule import PlannedFault
 from sim.engines.shared import client_setup, service_api
@@ -23,9 +24,10 @@ from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.publishing import Try
 from sim.engines.shared.service_api import Answer, PublishedEvent, PublishFailedError, Request
 from sim.engines.sockets import engine
-from sim.engines.sockets.faults import FaultActions
+from sim.engines.sockets.faults import ServiceProcess, SocketsFaultActions
 from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.publisher import Publisher
+from sim.mock.process import MockProcess
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.columns import Columns
 from sim.record.observations import SCHEMA, Kind
@@ -121,16 +123,26 @@ def test_a_publisher_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.
         run_all(tmp_path, tiny())
 
 
+async def killed(process: MockProcess) -> float:
+    await process.kill()
+    return 1
+
+
 def test_a_runtime_that_dies_in_the_storm_is_not_quietly_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Healing started it again, and everybody came back: a crash under load was a pass."""
-    run = FaultActions.run
+    processes: list[MockProcess] = []
+    init, revert = ServiceProcess.__init__, SocketsFaultActions.revert
 
-    async def and_the_runtime_dies(self: FaultActions, fault: PlannedFault, began: float) -> None:
-        await run(self, fault, began)
-        assert self._process is not None
-        await self._process.kill()
+    def remember(self: ServiceProcess, http: ServiceHttp, process: MockProcess, *rest: Any) -> None:
+        processes.append(process)
+        init(self, http, process, *rest)
 
-    monkeypatch.setattr(FaultActions, "run", and_the_runtime_dies)
+    def and_the_runtime_dies(self: SocketsFaultActions, fault: PlannedFault) -> Completion:
+        revert(self, fault)
+        return self._driver.carry_out(killed(processes[0]))
+
+    monkeypatch.setattr(ServiceProcess, "__init__", remember)
+    monkeypatch.setattr(SocketsFaultActions, "revert", and_the_runtime_dies)
     assert "runtime_died" in red(storm(tmp_path, tiny()))
 
 

@@ -28,7 +28,7 @@ from sim.drill.fault_kinds import (
 )
 from sim.drill.fault_lifecycle import Completion, Done, Record
 from sim.drill.schedule import PlannedFault, Timing, switches_during
-from sim.engines.shared import client_setup
+from sim.engines.shared import client_setup, service_api
 from sim.server.settings import Switches
 
 Steps = Generator[Any, Any, float]
@@ -87,6 +87,38 @@ class WholeService(Service, Protocol):
     def kill(self) -> Any: ...
     def restart(self, switches: Callable[[], Switches]) -> Any: ...
     def restart_if_down(self) -> Any: ...
+
+
+class RequestedService:
+    """A service behind its HTTP API. `ask` carries out an operation of `service_api`, or returns what it comes to later."""
+
+    def __init__(self, ask: Callable[..., Any], now: Callable[[], float]) -> None:
+        self._ask = ask
+        self.now = now
+
+    def acted(self, kind: str) -> Any:
+        """See `Service`."""
+        return self._ask(service_api.acted, kind)
+
+    def set_switches(self, switches: Callable[[], Switches]) -> Any:
+        """See `Service`."""
+        return self._ask(service_api.set_switches, switches())
+
+    def shrink_window(self, topic: str, keep_events: int) -> Any:
+        """See `Service`."""
+        return self._ask(service_api.shrink_window, topic, keep_events)
+
+    def hang_up(self, clients: tuple[int, ...]) -> Any:
+        """See `Service`."""
+        return self._ask(service_api.hang_up, clients)
+
+    def change_keys(self, *, rotate: bool) -> Any:
+        """See `WholeService`."""
+        return self._ask(service_api.change_keys, rotate=rotate)
+
+    def revoke(self, sessions: list[str]) -> Any:
+        """See `WholeService`."""
+        return self._ask(service_api.revoke, sessions)
 
 
 class ClientFaults:

@@ -358,6 +358,11 @@ def mock_state(endpoints: Endpoints) -> Request[dict[str, Any]]:
     return _mock(endpoints, "state", lambda answer: answer)
 
 
+def acted(endpoints: Endpoints, kind: str) -> Request[int]:
+    """How often a kind of fault has taken effect since the mock started."""
+    return _mock(endpoints, "state", lambda answer: int(answer["acted"].get(kind, 0)))
+
+
 def switches(endpoints: Endpoints) -> Request[Switches]:
     """The faults and defects in force."""
     return _mock(endpoints, "state", lambda answer: msgspec.convert(answer["switches"], Switches))

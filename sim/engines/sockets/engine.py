@@ -8,7 +8,7 @@ because a generator that cannot keep up must not be mistaken for a slow runtime.
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,20 @@ from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.drill.fault_kinds import LinkFault
 from sim.drill.model import Drill
+from sim.drill.phase_runner import PhaseRunner
 from sim.drill.schedule import plan
 from sim.engines.shared import client_setup, permission, service_api
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.fault_actions import ClientFaults, WholeServiceFaults
 from sim.engines.shared.publishing import Publishing, Stream
 from sim.engines.sockets import target_monitor
 from sim.engines.sockets.client import ClientDriver
-from sim.engines.sockets.faults import FaultActions
+from sim.engines.sockets.driver import AsyncioDriver
+from sim.engines.sockets.faults import ServiceProcess, SocketsFaultActions
 from sim.engines.sockets.http import ServiceHttp
-from sim.engines.sockets.lag_monitor import monitor_own_lag, sample_client_lag
 from sim.engines.sockets.links import LinkActions
+from sim.engines.sockets.monitors import monitor_own_lag, monitor_retired_routes, sample_client_lag
 from sim.engines.sockets.publisher import Publisher, create_streams
-from sim.engines.sockets.route_monitor import monitor_retired_routes
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
@@ -44,7 +46,7 @@ from sim.server.settings import RuntimeSettings, Switches
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
 _PROXIED_DESCRIPTORS = 3  # of a client whose link a fault concerns: its own, and the proxy's two
-_POLL_S = 0.1
+_GOODBYE_S = 0.1  # for the last frames to go out
 
 
 @dataclass(frozen=True)
@@ -115,24 +117,26 @@ class _SocketsRun:
         self._clock = WallClock()
         self._recorder = target_monitor.recorder(options.folder, options.endpoints)
         self._process: MockProcess | None = None
-        self._stop = asyncio.Event()
+        self._driver = AsyncioDriver(self._clock, self._recorder.check)
         self._defect: Exception | None = None
-        self._clients: list[ClientDriver] = []
+        self._clients: dict[int, ClientDriver] = {}
+        self._fleet: list[ClientDriver] = []
         self._streams: list[Stream] = []
-        self._everyone_came = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._arrival: asyncio.Task[None] | None = None
         self._header = self._new_header()
 
     async def run(self) -> RunHeader:
-        """The whole course; see the module's `run`."""
+        """The whole run; see the module's `run`."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._give_up)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue  # under nohup, a terminal that is closed ends nothing
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._driver.stop)
         write_header(self._options.folder, self._header)
         try:
-            await self._with_lane()
+            await self._with_service()
         except Exception as error:
             self._header.stopped_because = str(error) or type(error).__name__
             raise
@@ -145,7 +149,7 @@ class _SocketsRun:
         if self._defect is None:
             error = context.get("exception")
             self._defect = error if isinstance(error, Exception) else RuntimeError(str(context.get("message")))
-        self._stop.set()
+        self._driver.stop()
 
     def _must_not_fail(self, task: asyncio.Task[None]) -> None:
         """For tasks that last as long as the run: nobody awaits them, so an exception would lie in them unseen."""
@@ -162,20 +166,20 @@ class _SocketsRun:
         finally:
             write_header(self._options.folder, self._header)
 
-    async def _with_lane(self) -> None:
-        """Start what is to be started, run the course, and leave nothing behind."""
+    async def _with_service(self) -> None:
+        """Start what is to be started, run all phases, and leave nothing behind."""
         endpoints = self._options.endpoints or await self._start_mock()
         target_monitor.prepare(self._header, self._drill, endpoints)
-        http = ServiceHttp(endpoints)
+        http = self._http = ServiceHttp(endpoints)
         self._watch = TargetMonitor(endpoints, self._options.folder, self._clock, self._recorder, self._header)
         try:
-            self._say("start", f"checking {endpoints.runtime_url}")
+            self._options.progress("start", f"checking {endpoints.runtime_url}")
             await http.check()
             await self._watch.before()
             healthy = await self._as_found(http, endpoints)
             load = self._drill.load
             self._streams = await create_streams(http, load.run_streams, load.worker_events)
-            await self._course(endpoints, http, healthy)
+            await self._run_phases(endpoints, http, healthy)
             await self._watch.after()
         finally:
             await http.close()
@@ -200,194 +204,176 @@ class _SocketsRun:
         self._header.defects = sorted(found.defects)
         usual = Switches(seed=found.seed, defects=found.defects)
         if on := [name for name in Switches.__struct_fields__ if getattr(found, name) != getattr(usual, name)]:
-            self._say("found", f"this runtime has faults on already ({', '.join(on)}); a killed run may have left them there")
+            self._options.progress(
+                "found", f"this runtime has faults on already ({', '.join(on)}); a killed run may have left them there"
+            )
         return msgspec.structs.replace(found, seed=self._options.seed)
 
-    # --- the course ---------------------------------------------------------------------------------
+    # --- phases -------------------------------------------------------------------------------------
 
-    async def _course(self, endpoints: Endpoints, http: ServiceHttp, healthy: Switches) -> None:
-        publishing = Publishing(self._streams, self._drill.load, self._recorder, self._clock.began)
-        publisher = Publisher(http, publishing, self._clock, self._watch.events)
-        links = await LinkActions.open(self._faults, endpoints.socket_url, self._options.seed)
-        self._make_clients(endpoints, http, links)
-        topics = [stream.topic for stream in self._streams]
-        actions = FaultActions(
-            http,
-            self._process,
-            healthy,
-            self._clients,
-            links,
-            topics[: self._drill.load.run_streams],
-            topics[self._drill.load.run_streams :],
-            self._clock,
-            self._recorder,
-            self._watch.hooks(self._drill, topics),
-        )
-        watching = [
-            asyncio.create_task(monitor_own_lag(self._clock, self._recorder)),
-            asyncio.create_task(sample_client_lag(self._fleet, publisher.publishing.heads, self._clock, self._recorder)),
-        ]
+    async def _run_phases(self, endpoints: Endpoints, http: ServiceHttp, healthy: Switches) -> None:
+        self._publishing = Publishing(self._streams, self._drill.load, self._recorder, self._clock.began)
+        self._publisher = Publisher(http, self._publishing, self._clock, self._watch.events)
+        links = await LinkActions.open(self._faults, endpoints.socket_url, self._options.seed, self._clients, self.record)
+        self._make_clients(links)
+        self.actions = self._fault_actions(http, healthy, links)
+        self._phases = PhaseRunner(self._drill, self._faults, self)
+        self._keep_on(monitor_own_lag(self._clock, self.record))
+        self._keep_on(sample_client_lag(self._fleet, self._publishing.heads, self._recorder, self.record))
         if self._drill.expect.retired_routes:
-            watching.append(asyncio.create_task(monitor_retired_routes(http, self._clock, self._recorder)))
-        for task in watching:
-            task.add_done_callback(self._must_not_fail)
+            self._keep_on(monitor_retired_routes(http, self.record))
         try:
             async with self._watch.during(self._live_share, self._stop_for, self._must_not_fail):
-                await self._phases(publisher, actions, endpoints, http)
+                await self._driver.drive(self._phases.run())
+            self._conclude_run()
         finally:
-            for task in watching:
+            self.end_load()
+            for task in self._tasks:
                 task.cancel()
-            self._end_load(publisher)
-            await asyncio.sleep(_POLL_S)  # let the goodbyes out
+            await asyncio.sleep(_GOODBYE_S)
             await links.close()
 
-    def _end_load(self, publisher: Publisher) -> None:
-        """Ask nothing more of the target."""
-        publisher.cancel()
-        for client in self._clients:
-            client.stop()
+    def _fault_actions(self, http: ServiceHttp, healthy: Switches, links: LinkActions) -> SocketsFaultActions:
+        topics, runs = [stream.topic for stream in self._streams], self._drill.load.run_streams
+        service = ServiceProcess(http, self._process, self._clock, self.record)
+        faults = WholeServiceFaults(service, healthy, (topics[:runs], topics[runs:]), self._clients, self.record)
+        hooks = self._watch.hooks(self._drill, topics)
+        return SocketsFaultActions(ClientFaults(self._clients, self.record), links, faults, self._driver, hooks)
+
+    def _keep_on(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do it for as long as the run lasts. A failure ends the run, for no one awaits the task."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._must_not_fail)
+        self._tasks.append(task)
+        return task
 
     def _live_share(self) -> float | None:
-        """The share of the fleet that is live; None before it was all there once."""
-        if not self._everyone_came:
-            return None
-        return sum(client.session.is_live for client in self._fleet) / len(self._fleet)
+        """The share of the fleet that is live; None before the steady state was reached."""
+        return self._live / len(self._fleet) if self._phases.is_steady else None
+
+    @property
+    def _live(self) -> int:
+        return sum(client.session.is_live for client in self._fleet)
 
     def _stop_for(self, condition: str) -> None:
         """A stop condition of the target is met."""
         self._header.stop_condition = condition
-        self._say("stop", condition)
-        self._stop.set()
+        self._options.progress("stop", condition)
+        self._driver.stop()
 
-    async def _phases(self, publisher: Publisher, actions: FaultActions, endpoints: Endpoints, http: ServiceHttp) -> None:
-        self._phase("steady")
-        publisher.start().add_done_callback(self._must_not_fail)
-        await self._ramp()
-        await self._pause(self._drill.phases.steady_s)
-        self._everyone_came = is_steady = await self._reach_steady(publisher)
-        try:
-            self._phase("fault")
-            if is_steady:
-                await self._break_things(actions)
-        except Exception:
-            self._stop.set()
-            raise
-        finally:
-            await self._revert(publisher, actions)
-        await self._pause(self._drill.phases.recovery_s)
-        self._phase("settle")
-        if not self._stop.is_set():
-            await publisher.finish()
-            self._add_auditor(endpoints, http)
-        await self._settle(publisher.publishing.heads)
-        self._phase("end")
+    def _conclude_run(self) -> None:
         if self._defect is not None:
             raise self._defect
-        if self._stop.is_set():
+        self._header.complete = not self._driver.signals.is_stopped
+        if self._driver.signals.is_stopped:
             met = self._header.stop_condition
             self._header.stopped_because = f"a stop condition of the target was met, {met}" if met else "it was interrupted"
-        else:
-            self._header.complete = True
 
-    async def _revert(self, publisher: Publisher, actions: FaultActions) -> None:
-        """Take everything back, whatever else goes wrong; a drill that is being aborted asks nothing more meanwhile."""
-        try:
-            self._phase("recovery")
-            if self._stop.is_set():
-                self._end_load(publisher)
-        finally:
-            await actions.revert()
+    # --- the world of the phase runner --------------------------------------------------------------
 
-    async def _ramp(self) -> None:
-        """Let clients arrive one after the other."""
+    def now(self) -> float:
+        """See `World`."""
+        return self._clock.now()
+
+    def record(
+        self,
+        kind: str,
+        client: int = -1,
+        *,
+        attempt: int = 0,
+        value: float = NAN,
+        detail: str = "",
+        at: float | None = None,
+    ) -> None:
+        """See `Record`."""
+        t = (self._clock.now() if at is None else at) - self._clock.began
+        self._recorder.add(t, kind, client, attempt=attempt, value=value, detail=detail)
+
+    def entered(self, phase: str) -> None:
+        """See `World`."""
+        self._options.progress(phase, f"{self._live} of {len(self._fleet)} clients live")
+
+    def start(self) -> None:
+        """See `World`."""
+        self._publisher.start().add_done_callback(self._must_not_fail)
+        self._arrival = self._keep_on(self._arrive(self._clock.now()))
+
+    async def _arrive(self, began: float) -> None:
         period_s = self._drill.fleet.arrival_s / len(self._fleet)
-        began = self._clock.now()
-        for number, client in enumerate(self._clients):
-            while (wait_s := began + number * period_s - self._clock.now()) > 0:
-                await asyncio.sleep(min(wait_s, _POLL_S))
-                if self._stop.is_set():
-                    return
+        for number, client in list(self._clients.items()):
+            await asyncio.sleep(began + number * period_s - self._clock.now())
             client.start()
 
-    async def _reach_steady(self, publisher: Publisher) -> bool:
-        """The check before anything is broken: everyone live, events acknowledged."""
-        limit = self._clock.now() + self._drill.phases.steady_limit_s
-        while (unready := self._unready_reason(publisher)) and self._clock.now() < limit and not self._stop.is_set():
-            await asyncio.sleep(_POLL_S)
-        self._add("steady", value=0.0 if unready else 1.0, detail=unready or "all clients live")
-        return not unready and not self._stop.is_set()
+    def unready_reason(self) -> str:
+        """See `World`."""
+        now = self._clock.now()
+        live = sum(client_setup.is_there(client.session, now) for client in self._fleet)
+        return client_setup.unready_reason(live, len(self._fleet), is_publishing=self._publishing.acknowledged > 0)
 
-    def _unready_reason(self, publisher: Publisher) -> str:
-        live = sum(client_setup.is_there(client.session, self._clock.now()) for client in self._fleet)
-        if live < len(self._fleet):
-            return f"{live} of {len(self._fleet)} clients live"
-        return "" if publisher.publishing.acknowledged else "no event acknowledged"
+    def end_load(self) -> None:
+        """See `World`."""
+        if self._arrival is not None:
+            self._arrival.cancel()
+        self._publisher.cancel()
+        for client in self._clients.values():
+            client.stop()
 
-    async def _break_things(self, actions: FaultActions) -> None:
-        began = self._clock.now()
-        running = asyncio.gather(*(actions.run(fault, began) for fault in self._faults))
-        try:
-            await self._pause(began + self._drill.phases.fault_s - self._clock.now(), running)
-            while not running.done() and not self._stop.is_set():  # a hook may take longer than the phase
-                await asyncio.wait([running], timeout=_POLL_S)
-            if running.done():
-                await running
-        finally:
-            running.cancel()
-            await asyncio.wait([running])  # a fault stopped half-way must not act on while it is healed
-            _ = running.cancelled() or running.exception()  # of several troubles the first is told
+    def finish_publishing(self) -> None:
+        """See `World`."""
+        self._publishing.stop()
 
-    async def _settle(self, heads: dict[str, int]) -> None:
-        """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
-        limit = self._clock.now() + self._drill.phases.settle_s
-        while self._clock.now() < limit and not self._stop.is_set():
-            # All at one moment: who had converged may be renewing its token by now.
-            if not any(client_setup.behind(client.session, heads, self._clock.now()) for client in self._clients):
-                break
-            await asyncio.sleep(_POLL_S)
-            self._recorder.check()
-        for driver in self._clients:
-            now, session = self._clock.now(), driver.session
-            self._recorder.extend(now - self._clock.began, session.client, client_setup.conclusion(session, heads, now))
+    def is_publishing(self) -> bool:
+        """See `World`."""
+        return bool(self._publishing.under_way)
+
+    def abandon_publishing(self) -> None:
+        """See `World`."""
+        self._publisher.cancel()
+        self._publishing.give_up_all(self._clock.now())
+
+    def add_auditor(self) -> None:
+        """See `World`. Does the log hold what was acknowledged?"""
+        number = len(self._clients)
+        self._header.auditor = number
+        self._header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
+        self._clients[number] = self._driver_of(number, None, [stream.topic for stream in self._streams])
+        self._clients[number].start()
+
+    def is_settled(self) -> bool:
+        """See `World`. All at one moment: a client that had converged may be renewing its token by now."""
+        now, heads = self._clock.now(), self._publishing.heads
+        return not any(client_setup.behind(client.session, heads, now) for client in self._clients.values())
+
+    def conclude(self) -> None:
+        """See `World`."""
+        for client in self._clients.values():
+            now, session = self._clock.now(), client.session
+            rows = client_setup.conclusion(session, self._publishing.heads, now)
+            self._recorder.extend(now - self._clock.began, session.client, rows)
 
     # --- clients ------------------------------------------------------------------------------------
 
-    @property
-    def _fleet(self) -> list[ClientDriver]:
-        return self._clients[: self._drill.fleet.clients]
-
-    def _make_clients(self, endpoints: Endpoints, http: ServiceHttp, links: LinkActions) -> None:
-        """The fleet, then a client for each probe."""
-        probes = (None,) * self._drill.fleet.clients + self._drill.expect.negative_clients
-        for number, probe in enumerate(probes):
-            topics, port = self._topics_of(number), links.port_of(number)
-            self._clients.append(self._driver(endpoints, http, number, probe, topics, port))
-            if probe is not None:
-                self._header.negative_clients[str(number)] = probe
-        self._header.subscriptions = {
-            str(driver.session.client): [cursor.stream for cursor in driver.session.replica.cursors.values()]
-            for driver in self._clients
-        }
+    def _make_clients(self, links: LinkActions) -> None:
+        """The fleet, then the negative clients."""
+        fleet, negative = self._drill.fleet, self._drill.expect.negative_clients
+        topics, runs = [stream.topic for stream in self._streams], self._drill.load.run_streams
+        for number, name in enumerate((None,) * fleet.clients + negative):
+            own = client_setup.topics_of(number, topics[:runs], topics[runs:], fleet.topics_per_client)
+            client = self._clients[number] = self._driver_of(number, name, own, links.port_of(number))
+            if name is not None:
+                self._header.negative_clients[str(number)] = name
+            cursors = client.session.replica.cursors.values()
+            self._header.subscriptions[str(number)] = [cursor.stream for cursor in cursors]
+        self._fleet = list(self._clients.values())[: fleet.clients]
         write_header(self._options.folder, self._header)
 
-    def _topics_of(self, client: int) -> list[str]:
-        topics, runs = [stream.topic for stream in self._streams], self._drill.load.run_streams
-        return client_setup.topics_of(client, topics[:runs], topics[runs:], self._drill.fleet.topics_per_client)
-
-    def _driver(
-        self,
-        endpoints: Endpoints,
-        http: ServiceHttp,
-        number: int,
-        probe: str | None,
-        topics: list[str],
-        port: int | None = None,
-    ) -> ClientDriver:
+    def _driver_of(self, number: int, negative: str | None, topics: list[str], port: int | None = None) -> ClientDriver:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
-        # What the drill says of the runtime is for our own; any other is met with the lane's defaults.
+        http, endpoints = self._http, self._http.endpoints
+        # The drill's settings of the service are for our own; any other is met with the defaults.
         drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=RuntimeSettings())
-        session = session_class(probe)(number, topics, policy, client_setup.client_settings(drill, self._options.seed))
+        session = session_class(negative)(number, topics, policy, client_setup.client_settings(drill, self._options.seed))
         return ClientDriver(
             session,
             endpoints.socket_url,
@@ -397,37 +383,6 @@ class _SocketsRun:
             port,
             self._watch.connects,
         )
-
-    def _add_auditor(self, endpoints: Endpoints, http: ServiceHttp) -> None:
-        """A client without a past, who reads everything that is retained: does the log hold what was acknowledged?"""
-        number = len(self._clients)
-        auditor = self._driver(endpoints, http, number, None, [stream.topic for stream in self._streams])
-        self._header.auditor = number
-        self._header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
-        self._clients.append(auditor)
-        auditor.start()
-
-    # --- small change -------------------------------------------------------------------------------
-
-    async def _pause(self, seconds: float, running: "asyncio.Future[list[None]] | None" = None) -> None:
-        """Wait, but not past an interruption, nor past the failure of what is running meanwhile."""
-        ends = self._clock.now() + seconds
-        while (left_s := ends - self._clock.now()) > 0 and not self._stop.is_set():
-            self._recorder.check()
-            if running is not None and running.done() and running.exception() is not None:
-                return
-            await asyncio.sleep(min(left_s, _POLL_S))
-
-    def _phase(self, name: str) -> None:
-        self._add("phase", detail=name)
-        live = sum(client.session.is_live for client in self._fleet)
-        self._say(name, f"{live} of {len(self._fleet)} clients live")
-
-    def _say(self, phase: str, text: str) -> None:
-        self._options.progress(phase, text)
-
-    def _add(self, kind: str, value: float = NAN, detail: str = "") -> None:
-        self._recorder.add(self._clock.now() - self._clock.began, kind, value=value, detail=detail)
 
     def _new_header(self) -> RunHeader:
         libraries = ("websockets", "uvloop")

@@ -7,7 +7,7 @@ reverted: after its time, or when the drill is aborted, interrupted or fails.
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,29 +64,29 @@ class Hooks:
         """Whether a hook injects this kind of fault."""
         return kind in self._hooks
 
-    async def act(self, fault: PlannedFault, until_its_end: Callable[[], Awaitable[None]]) -> int:
-        """Inject, wait, revert; returns 1, the effect that the command claims: checks ask the clients. Raises `HookError`."""
-        self._unreverted[fault.index] = fault  # before the command: one that fails may have done half its work
+    async def inject(self, fault: PlannedFault) -> float:
+        """Run the command that injects a fault; returns 1, which is the command's own word. Raises `HookError`."""
+        self._unreverted[fault.index] = fault  # from the first moment on: a command that fails may have done half its work
         await self._run(fault, "inject", self._hooks[fault.kind].inject)
-        await until_its_end()
-        await self._revert(fault)
         return 1
 
-    async def revert(self) -> None:
-        """Revert every fault that still lasts, despite failures; raises the first `HookError`."""
+    async def revert(self, fault: PlannedFault) -> float:
+        """Run the command that reverts a fault, if there is one; returns 0. Raises `HookError`."""
+        if command := self._hooks[fault.kind].revert:
+            await self._run(fault, "revert", command)
+        del self._unreverted[fault.index]
+        return 0
+
+    async def revert_all(self) -> None:
+        """Revert every fault that was injected and is not reverted, also after a failure; raises the first `HookError`."""
         failed: HookError | None = None
         for fault in list(self._unreverted.values()):
             try:
-                await self._revert(fault)
+                await self.revert(fault)
             except HookError as error:
                 failed = failed or error
         if failed is not None:
             raise failed
-
-    async def _revert(self, fault: PlannedFault) -> None:
-        if command := self._hooks[fault.kind].revert:
-            await self._run(fault, "revert", command)
-        del self._unreverted[fault.index]
 
     async def _run(self, fault: PlannedFault, action: str, command: list[str]) -> None:
         """Run one command to its end; raises `HookError` unless it succeeds."""

@@ -4,13 +4,11 @@ Who is concerned by which faults is known from the plan, so each set of clients 
 is concerned by none connects directly. Without any such fault there is no proxy.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from websockets.uri import parse_uri
 
-from sim.base.clocks import WallClock
 from sim.drill.fault_kinds import (
     CutAfterBytes,
     HalfOpenLinks,
@@ -20,11 +18,14 @@ from sim.drill.fault_kinds import (
     SlowClose,
     SlowLinks,
     StallLinks,
+    StopReading,
 )
+from sim.drill.fault_lifecycle import Record
 from sim.drill.schedule import PlannedFault, link_during, links_concerned
-from sim.engines.sockets.proxy import FaultProxy, Group
+from sim.engines.sockets.client import ClientDriver
+from sim.engines.sockets.proxy import Connection, FaultProxy, Group
 
-# What is counted as acting.
+# What counts as taking effect.
 _ACTS: dict[type[LinkFault], str] = {
     SlowLinks: "slowed",
     StallLinks: "stalled",
@@ -37,81 +38,89 @@ _ACTS: dict[type[LinkFault], str] = {
 class LinkActions:
     """All network faults of one run."""
 
-    def __init__(self, proxy: FaultProxy | None, groups: Mapping[frozenset[int], Group], ports: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        proxy: FaultProxy | None,
+        groups: Mapping[frozenset[int], Group],
+        ports: Mapping[int, int],
+        clients: Mapping[int, ClientDriver],
+        record: Record,
+    ) -> None:
+        self._clients = clients
+        self._record = record
         self._proxy = proxy
         self._groups = groups
         self._ports = ports
         self._active: dict[int, PlannedFault] = {}
+        self._half_open: dict[int, list[Connection]] = {}
+        self._counting: dict[int, ExitStack] = {}
+        self._seen: dict[int, list[set[int]]] = {}
 
     @classmethod
-    async def open(cls, plan: Sequence[PlannedFault], socket_url: str, seed: int) -> "LinkActions":
-        """Listen for the clients whose links this plan concerns."""
+    async def open(
+        cls, plan: Sequence[PlannedFault], socket_url: str, seed: int, clients: Mapping[int, ClientDriver], record: Record
+    ) -> "LinkActions":
+        """Listen for the clients whose links these faults concern; `clients` may still be added."""
         concerned = links_concerned(plan)
         if not concerned:
-            return cls(None, {}, {})
+            return cls(None, {}, {}, clients, record)
         uri = parse_uri(socket_url)
         proxy = FaultProxy(uri.host, uri.port, seed)
         groups = {faults: await proxy.open_group() for faults in sorted(set(concerned.values()), key=sorted)}
-        return cls(proxy, groups, {client: groups[faults].port for client, faults in concerned.items()})
+        return cls(proxy, groups, {client: groups[faults].port for client, faults in concerned.items()}, clients, record)
 
     def port_of(self, client: int) -> int | None:
         """The port on this machine that a client is to connect to instead of the runtime's; None: it connects directly."""
         return self._ports.get(client)
 
-    async def act(self, planned: PlannedFault, began: float, clock: WallClock) -> tuple[int, int | None]:
-        """Carry out one fault of a fault phase that `began` then; returns on how many connections it was seen to act.
-
-        For a half-open fault also in how many of them the side that was left still was at the end.
-        """
-        ends = began + planned.ends_s
-        match planned.fault:
-            case ResetLinks() as fault:
-                return await self._flap(planned, fault, began, clock), None
-            case HalfOpenLinks() as fault:
-                return await self._make_half_open(planned, fault, ends, clock)
-            case _:
-                return await self._last(planned, ends, clock), None
-
-    async def _last(self, planned: PlannedFault, ends: float, clock: WallClock) -> int:
-        """A fault that makes links different for a while; returns the connections on which it was seen to act."""
-        assert isinstance(planned.fault, LinkFault)
+    def inject(self, planned: PlannedFault) -> float:
+        """See `Links`."""
         groups = self._concerned(planned)
-        with ExitStack() as stack:
-            seen = [stack.enter_context(group.observing(_ACTS[type(planned.fault)])) for group in groups]
-            self._active[planned.index] = planned
-            self._change(groups)
-            await asyncio.sleep(max(ends - clock.now(), 0))
-            del self._active[planned.index]
-            self._change(groups)
-            return sum(len(connections) for connections in seen)
+        match planned.fault:
+            case StopReading():
+                return sum(self._clients[client].read(False) for client in planned.clients)
+            case ResetLinks():
+                return sum(group.reset() for group in groups)
+            case HalfOpenLinks(gone=gone):
+                self._half_open[planned.index] = [each for group in groups for each in group.half_open(gone)]
+                return len(self._half_open[planned.index])
+            case LinkFault() as fault:
+                stack = self._counting[planned.index] = ExitStack()
+                self._seen[planned.index] = [stack.enter_context(group.observing(_ACTS[type(fault)])) for group in groups]
+                self._active[planned.index] = planned
+                self._change(groups)
+        return 0
 
-    async def _flap(self, planned: PlannedFault, fault: ResetLinks, began: float, clock: WallClock) -> int:
-        """Reset the connections, some times; returns how many."""
-        count = 0
-        for time in range(fault.times):
-            await asyncio.sleep(max(began + planned.begins_s + time * fault.every_s - clock.now(), 0))
-            count += sum(group.reset() for group in self._concerned(planned))
-        return count
+    def revert(self, planned: PlannedFault) -> float:
+        """See `Links`."""
+        match planned.fault:
+            case StopReading():
+                for client in planned.clients:
+                    self._clients[client].read(True)
+                return 0
+            case HalfOpenLinks():
+                left = [connection for connection in self._half_open.pop(planned.index) if connection.is_held]
+                for connection in left:
+                    connection.reset()
+                self._record("half_open_left", attempt=planned.index, value=len(left))
+                return 0
+        del self._active[planned.index]
+        self._change(self._concerned(planned))
+        self._counting.pop(planned.index).close()
+        return sum(len(connections) for connections in self._seen.pop(planned.index))
 
-    async def _make_half_open(
-        self, planned: PlannedFault, fault: HalfOpenLinks, ends: float, clock: WallClock
-    ) -> tuple[int, int | None]:
-        """Take one side away; returns of how many connections, and in how many of them the other one was still at the end."""
-        made = [connection for group in self._concerned(planned) for connection in group.half_open(fault.gone)]
-        await asyncio.sleep(max(ends - clock.now(), 0))
-        left = [connection for connection in made if connection.is_held]
-        for connection in left:
-            connection.reset()
-        return len(made), len(left)
-
-    def revert(self) -> None:
-        """Nothing is wrong with any link any more."""
+    def revert_all(self) -> None:
+        """See `Links`."""
+        for client in self._clients.values():
+            client.read(True)
         self._active.clear()
+        for counting in self._counting.values():
+            counting.close()
         if self._proxy is not None:
             self._proxy.revert()
 
     async def close(self) -> None:
-        """Heal, and leave nothing open; raises `IllegalMoveError` if something is."""
+        """Revert everything, and leave nothing open; raises `IllegalMoveError` if something is."""
         if self._proxy is not None:
             await self._proxy.close()
 

@@ -32,14 +32,6 @@ class Publisher:
         self._loop_task = asyncio.create_task(self._publish_all())
         return self._loop_task
 
-    async def finish(self) -> None:
-        """Make no further event due, and wait until each one under way is acknowledged or has failed."""
-        self.publishing.stop()
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
     def cancel(self) -> None:
         """Stop at once."""
         for task in (*self._tasks, *([self._loop_task] if self._loop_task else [])):

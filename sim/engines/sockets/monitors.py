@@ -1,0 +1,53 @@
+"""What is measured all the time while a run lasts: this process's own timers, clients' lag, and retired routes."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from sim.base.clocks import WallClock
+from sim.drill.fault_lifecycle import Record
+from sim.engines.shared import client_setup, service_api
+from sim.engines.sockets.client import ClientDriver
+from sim.engines.sockets.http import ServiceHttp
+from sim.protocols.spacetime.retired_routes import RETIRED
+from sim.record.parquet import Recorder
+
+_LAG_PERIOD_S = 0.05
+_SAMPLE_PERIOD_S = 0.5
+_MAX_SAMPLED = 500  # clients whose lag is sampled each time; more would be load of its own
+_ROUTE_PERIOD_S = 0.1
+
+
+async def monitor_own_lag(clock: WallClock, record: Record) -> None:
+    """Record how late timers are, in ms. One long stall is many late ticks."""
+    due = clock.now() + _LAG_PERIOD_S
+    while True:
+        await asyncio.sleep(max(due - clock.now(), 0))
+        while (late_s := clock.now() - due) >= 0:
+            record("generator_lag", value=late_s * 1000)
+            due += _LAG_PERIOD_S
+
+
+async def sample_client_lag(
+    fleet: Sequence[ClientDriver], heads: Mapping[str, int], recorder: Recorder, record: Record
+) -> None:
+    """Record how many events clients are behind the heads, some clients at a time when there are many."""
+    first, step = 0, min(len(fleet), _MAX_SAMPLED)
+    while True:
+        await asyncio.sleep(_SAMPLE_PERIOD_S)
+        recorder.flush()
+        recorder.check()
+        for number in range(first, first + step):
+            session = fleet[number % len(fleet)].session
+            if (lag := client_setup.lag_events(session, heads)) is not None:
+                record("client_lag", session.client, value=lag)
+        first = (first + step) % len(fleet)
+
+
+async def monitor_retired_routes(http: ServiceHttp, record: Record) -> None:
+    """Request each retired route in turn, and record its status; a request without an answer is left out."""
+    while True:
+        for method, path in RETIRED:
+            status = await http.ask(service_api.status, method, path)
+            if status:
+                record("route_answered", value=status, detail=f"{method} {path}")
+            await asyncio.sleep(_ROUTE_PERIOD_S)
