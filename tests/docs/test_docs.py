@@ -79,6 +79,13 @@ def test_every_command_shown_is_accepted_by_the_command_line(page: Path):
     assert [f"{each.line}: {each.text}: {each.problem}" for each in docs_check.check(page) if each.problem] == []
 
 
+def test_every_path_named_exists():
+    named = re.compile(r"`((?:sim|drills|locustfiles|notebooks|tests|examples|docs)/[\w./-]+)`")
+    found = [(page.name, path) for page in (ROOT / "README.md", *PAGES) for path in named.findall(page.read_text())]
+    assert len(found) > 50
+    assert [each for each in found if not (ROOT / each[1]).exists()] == []
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "architecture.md"], ids=lambda page: page.name)
 def test_a_page_to_read_first_is_short(page: Path):
     assert len(page.read_text().splitlines()) <= 150
