@@ -22,17 +22,7 @@ from sim.mock.publishing import Authority, PublishRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
-from sim.protocols.spacetime.service_paths import (
-    EVENTS_PATH,
-    HEALTH_PATH,
-    METRICS_PATH,
-    READY_PATH,
-    REVOKE_PATH,
-    RUNS_PATH,
-    SOCKET_PATH,
-    STATUS_PATH,
-    TOKEN_PATH,
-)
+from sim.protocols.spacetime import service_paths as paths
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.counters import metrics
@@ -106,7 +96,7 @@ class Mock:
         http = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers={StorageError: _log_unavailable})
 
         async def route(scope: Message, receive: Receive, send: Send) -> None:
-            if scope["type"] == "websocket" and scope["path"] == SOCKET_PATH:
+            if scope["type"] == "websocket" and scope["path"] == paths.SOCKET_PATH:
                 await self.sockets(scope, receive, send)
             else:
                 await http(scope, receive, send)
@@ -115,16 +105,16 @@ class Mock:
 
     def _routes(self) -> list[Route]:
         return [
-            Route(TOKEN_PATH, self._token, methods=["POST"]),
+            Route(paths.TOKEN_PATH, self._token, methods=["POST"]),
             Route("/api/sync/token", self._token, methods=["POST"]),
-            Route(STATUS_PATH, self._status),
+            Route(paths.STATUS_PATH, self._status),
             Route("/api/v1/control/runtime-routing/evaluate", self._evaluate, methods=["POST"]),
-            Route(HEALTH_PATH, self._healthz),
-            Route(READY_PATH, self._readyz),
-            Route(RUNS_PATH, self._new_run, methods=["POST"]),
-            Route(EVENTS_PATH, self._new_event, methods=["POST"]),
-            Route(REVOKE_PATH, self._revoke, methods=["POST"]),
-            Route(METRICS_PATH, self._metrics),
+            Route(paths.HEALTH_PATH, self._healthz),
+            Route(paths.READY_PATH, self._readyz),
+            Route(paths.RUNS_PATH, self._new_run, methods=["POST"]),
+            Route(paths.EVENTS_PATH, self._new_event, methods=["POST"]),
+            Route(paths.REVOKE_PATH, self._revoke, methods=["POST"]),
+            Route(paths.METRICS_PATH, self._metrics),
             Route("/metrics", self._prometheus),
             Route("/internal/v1/spacetime/fanout/metrics", self._retired_metrics),
             *AdminRoutes(self).routes(),
