@@ -84,7 +84,7 @@ def test_server_metrics_are_kept_apart_from_client_observations(tmp_path: Path) 
     assert published["increase"] == published["last"] == drill["metrics"]["published_events"]["value"]
     assert "mirror.failed_total" in drill["server"]["absent"], "it serves no such figure, and that is not zero"
     assert "mirror.failed_total" not in drill["server"]["figures"]
-    assert "What the runtime said of itself" in (run_dir(live) / "SUMMARY.md").read_text()
+    assert "What the runtime reported of itself" in (run_dir(live) / "SUMMARY.md").read_text()
 
 
 def test_a_third_party_service_that_loses_events_is_a_no_go_by_name(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_storm_is_paced_to_the_cap_and_cannot_be_a_go(tmp_path: Path) -> None:
     for what, per_s in (("upgrade", cap), ("publish", 40)):  # the service may see them late, but never more of them
         assert len(moments[what]) <= per_s * (moments[what][-1] - moments[what][0] + 1.0) + 1
     assert "cap paced" in reason(live, "reconnect.live_again_99_s")
-    assert any("was paced, so it measures less" in remark for remark in verdict(live).remarks)
+    assert any("was paced, so it shows less" in remark for remark in verdict(live).remarks)
     waited = [row for row in rows if row["kind"] == Kind.PACED]
     assert len(waited) >= 20 - cap
 
