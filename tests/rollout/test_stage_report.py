@@ -126,9 +126,9 @@ def test_blockers_begin_with_the_runbooks_next_step(rollout: tuple[Folder, Stage
         "replay.client_lag_events",
     ]
     failed, broken, unknown = report.blockers
-    assert failed.remediation[0].startswith("Roll traffic back to the last known-good revisions")
+    assert failed.remediation[0].startswith("Roll traffic back to the last known good revisions")
     assert "tighten the sync throttle" in failed.remediation[-1]
-    assert failed.remediation[-1].index("throttle") < failed.remediation[-1].index("cohort alone")
+    assert failed.remediation[-1].index("throttle") < failed.remediation[-1].index("client cohort")
     assert failed.retest == "stormgate drill run publish_failures --target elsewhere"
     assert (failed.severity, broken.severity, unknown.severity) == ("blocker", "blocker", "major")
     assert "clients that sample their lag" in unknown.remediation[-1]
@@ -150,7 +150,7 @@ def test_in_a_preflight_nothing_is_rolled_back(rollout: tuple[Folder, StageRepor
     assert folder.previous is not None
     plan = msgspec.structs.replace(report.plan, stage="0")
     found = blockers.of(msgspec.structs.replace(report, plan=plan))
-    assert found[0].remediation[0].startswith("Do not open the next stage")
+    assert found[0].remediation[0].startswith("Do not start the next stage")
 
 
 def test_everything_that_can_stand_in_the_way_has_its_cause(rollout: tuple[Folder, StageReport]) -> None:
@@ -176,7 +176,7 @@ def test_what_changed_since_the_stage_before_is_told(rollout: tuple[Folder, Stag
     assert found["replay.client_lag_events"].change is None
     assert [change.verdict for change in report.changes[:4]] == ["worse"] * 4
     for name in (records.REPORT_MD, records.REPORT_HTML):
-        assert "Since the stage before" in text(rollout, name)
+        assert "Since the previous stage" in text(rollout, name)
     backwards = comparison.compare(report.gates, [Gate(name="delivery", state="pass", checks=())])
     assert {change.state for change in backwards} == {""}
 

@@ -166,7 +166,7 @@ def test_a_signed_report_is_not_written_over(folder: Folder) -> None:
 
 @pytest.mark.parametrize("artifact", list(schemas.ARTIFACTS))
 def test_every_artifact_has_its_schema_as_the_records_have_it(artifact: str) -> None:
-    assert schemas.path_of(artifact).read_bytes() == schemas.made(artifact), "run python -m drills.rollout.report.schemas"
+    assert schemas.path_of(artifact).read_bytes() == schemas.generate(artifact), "run python -m drills.rollout.report.schemas"
 
 
 def test_artifacts_are_what_their_schemas_say(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""A verdict as JUnit XML, which every CI server shows: a suite a gate or drill, a test case a check.
+"""A verdict as JUnit XML for CI servers: one suite per gate or drill, one test case per check.
 
-Only a pass is green. What could not be told is a failure of the type of its state; nothing ever becomes a skipped test but
-what decides nothing, which CI servers show apart.
+Only a pass is green. Any other state is a failure whose type is the state. Checks that are not required and did not pass are
+skipped test cases.
 """
 
 import re
@@ -24,30 +24,32 @@ class Case:
     name: str
     state: str
     reason: str
-    decides: bool = True
+    is_required: bool = True
 
 
 def of_stage(report: StageReport) -> bytes:
-    """A stage's gates and parts."""
+    """The gates and requirements of a stage."""
     suites = [(gate.name, [_check_case(check) for check in gate.checks]) for gate in report.gates]
     for name in dict.fromkeys(check.gate for check in report.splits):
         suites.append((name, [_check_case(check) for check in report.splits if check.gate == name]))
-    suites.append(("stage", [Case(part.name, part.state, part.reason) for part in report.requirements]))
+    suites.append(("stage", [Case(each.name, each.state, each.reason) for each in report.requirements]))
     return _document(f"stage {report.plan.stage}", report.plan.began, report.plan.run_id, suites)
 
 
 def of_run(verdict: RunVerdict) -> bytes:
-    """A run's drills; a broken law is a failed case of its own."""
+    """The drills of a run. Each violated invariant is a failed test case of its own."""
     suites = []
     for drill in verdict.drills:
         cases = [Case(check.name, check.state, check.reason) for check in drill.checks]
-        cases += [Case(f"law.{each.invariant}", State.FAIL, f"{each.count}, first {each.first}") for each in drill.violations]
+        cases += [
+            Case(f"invariant.{each.invariant}", State.FAIL, f"{each.count}, first {each.first}") for each in drill.violations
+        ]
         suites.append((drill.name, cases))
     return _document("drills", "", verdict.run_id, suites)
 
 
 def write(verdict: RunVerdict, path: Path) -> None:
-    """A run's drills into a file. Raises `StorageError`."""
+    """Write the drills of a run to a file. Raises `StorageError`."""
     try:
         path.write_bytes(of_run(verdict))
     except OSError as error:
@@ -89,7 +91,7 @@ def _kind(case: Case) -> str:
     """`failure`, `error` or `skipped`; empty for a pass."""
     if case.state == State.PASS:
         return ""
-    if not case.decides:
+    if not case.is_required:
         return "skipped"
     return "error" if case.state == State.ERROR else "failure"
 
@@ -98,11 +100,11 @@ def _add(suite: Element, name: str, case: Case) -> None:
     element = SubElement(suite, "testcase", classname=_clean(f"stormgate.{name}"), name=_clean(case.name))
     kind = _kind(case)
     if kind == "skipped":
-        SubElement(element, kind, message=_clean(f"{case.state}, and decides nothing here: {case.reason}"))
+        SubElement(element, kind, message=_clean(f"{case.state}, not required here: {case.reason}"))
     elif kind:
         SubElement(element, kind, type=_clean(case.state), message=_clean(case.reason))
 
 
 def _clean(text: str) -> str:
-    """Without the characters that XML cannot have."""
+    """Replace the characters that XML does not allow."""
     return _NO_XML.sub("?", str(text))

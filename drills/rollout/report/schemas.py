@@ -1,4 +1,4 @@
-"""JSON schemas of a stage's files, generated from the records; `python -m drills.rollout.report.schemas` writes them."""
+"""Generate the JSON schemas of a stage's files from the records: `python -m drills.rollout.report.schemas`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from drills.rollout.setup import journal, records
 from drills.rollout.setup.records import Blocker, Waiver
 
 FOLDER = Path(__file__).with_name("schemas")
-# By file; of a file of lines the schema is of one line.
+# By file. The schema of a .jsonl file describes one line.
 ARTIFACTS: dict[str, Any] = {
     records.PLAN: records.StagePlan,
     records.SNAPSHOTS: records.Snapshot,
@@ -32,21 +32,21 @@ ARTIFACTS: dict[str, Any] = {
 
 
 def path_of(artifact: str) -> Path:
-    """Where the schema of an artifact lies."""
+    """The file of an artifact's schema."""
     return FOLDER / f"{artifact.replace('/', '-').rpartition('.')[0]}.schema.json"
 
 
-def made(artifact: str) -> bytes:
-    """The schema of an artifact, as its file has it."""
+def generate(artifact: str) -> bytes:
+    """The bytes of an artifact's schema file."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(ARTIFACTS[artifact])}
     return msgspec.json.format(msgspec.json.encode(schema, order="deterministic"), indent=2) + b"\n"
 
 
 def main() -> None:
-    """Write all of them."""
+    """Write all schemas."""
     FOLDER.mkdir(exist_ok=True)
     for artifact in ARTIFACTS:
-        path_of(artifact).write_bytes(made(artifact))
+        path_of(artifact).write_bytes(generate(artifact))
 
 
 if __name__ == "__main__":

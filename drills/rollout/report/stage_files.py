@@ -1,4 +1,4 @@
-"""What is written of a stage's report: every file in place at once, the report itself last, with the hashes of the others."""
+"""Write the files of a stage's report, each atomically. The report itself comes last and has the hashes of the others."""
 
 import hashlib
 from pathlib import Path
@@ -19,16 +19,16 @@ def conclude(run_dir: Path) -> StageReport:
 
 
 def write(run_dir: Path, report: StageReport) -> StageReport:
-    """Write all files of a report; returns it with their hashes.
+    """Write all files of a report and return it with their hashes.
 
-    Raises `StorageError`, and `UsageError` where somebody has signed another report of this run already.
+    Raises `StorageError`, and `UsageError` if a different report of this run is signed already.
     """
     rendered = render(report, figures.of(run_dir, report))
     report = msgspec.structs.replace(report, rendered=described(rendered))
     content = encoded(report)
     signoff = evidence.read_signoff(run_dir)
     if signoff is not None and signoff.report_sha256 != hashlib.sha256(content).hexdigest():
-        raise UsageError(f"{run_dir}: is signed already, and its report would now be another; run the stage again instead.")
+        raise UsageError(f"{run_dir}: its report is signed and would now change. Run the stage again instead.")
     for name in evidence.RENDERED:
         if name in rendered:
             write_whole(run_dir / name, rendered[name])
@@ -39,7 +39,7 @@ def write(run_dir: Path, report: StageReport) -> StageReport:
 
 
 def render(report: StageReport, drawn: tuple[figures.Drawn, ...]) -> dict[str, bytes]:
-    """All files but the report itself, by name. A go has no blockers."""
+    """All files except the report itself, by name. A go has no blockers."""
     checks = [*(check for gate in report.gates for check in gate.checks), *report.splits]
     found = {
         records.GATE_RESULTS: b"".join(msgspec.json.encode(check) + b"\n" for check in checks),
@@ -58,7 +58,7 @@ def encoded(report: StageReport) -> bytes:
 
 
 def described(rendered: dict[str, bytes]) -> tuple[Evidence, ...]:
-    """The files as a report names them."""
+    """Path, hash and size of each file."""
     return tuple(
         Evidence(path=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
         for name, content in sorted(rendered.items())

@@ -1,4 +1,4 @@
-"""A stage's report for people: Markdown, one page of HTML, a few lines on a terminal. Nothing here decides anything."""
+"""A stage's report for people: Markdown, one HTML page, and a table on a terminal. It only shows the verdict."""
 
 import hashlib
 import re
@@ -21,15 +21,15 @@ _MAX_WHY = 6  # sentences that a reader gets first
 
 
 def headline(report: StageReport) -> str:
-    """The decision, with why not."""
+    """The decision, with the reason for a no-go."""
     reason = f": {report.reason.replace('_', ' ')}" if report.reason else ""
     return f"{report.decision.upper().replace('_', '-')}{reason}"
 
 
 def about(plan: StagePlan) -> str:
-    """What kind of target it is about, which belongs beside the headline."""
+    """The target and its kind, to show beside the headline."""
     if plan.target_kind == "mock":
-        return "against the embedded mock: says nothing of a deployed runtime, and opens no stage"
+        return "against the embedded mock: says nothing about a deployed runtime and unlocks no stage"
     return f"target {plan.target}, {plan.target_kind}"
 
 
@@ -45,21 +45,21 @@ def markdown(report: StageReport) -> str:
 
 
 def html(report: StageReport, figures: "Sequence[Drawn]") -> str:
-    """`STAGE_REPORT.html`: one file, which needs nothing else."""
+    """`STAGE_REPORT.html`: one file without external resources."""
     page = _environment(html=True).get_template("STAGE_REPORT.html.j2")
     return page.render(report=report, figures=figures, **_given(report))
 
 
 def print_report(report: StageReport, console: "Console") -> None:
-    """The verdict on a terminal: gates, parts, and why not."""
+    """Print the verdict on a terminal: gates, requirements, and the reasons for a no-go."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("gate or part", "state", "decided by")
+    table = Table("gate or requirement", "state", "decided by")
     for gate in report.gates:
         table.add_row(gate.name, _coloured(gate.state), escape(decided_by(gate)))
-    for part in report.requirements:
-        table.add_row(part.name, _coloured(part.state), escape(part.reason))
+    for each in report.requirements:
+        table.add_row(each.name, _coloured(each.state), escape(each.reason))
     console.print(table)
     for sentence in report.why:
         console.print(escape(sentence), soft_wrap=True)
@@ -74,7 +74,7 @@ def _coloured(state: str) -> str:
 
 
 def decided_by(gate: Gate) -> str:
-    """The check that makes a gate what it is, in words."""
+    """The check that decides a gate, in words."""
     if gate.state == State.PASS:
         return f"all {sum(check.required for check in gate.checks) or len(gate.checks)} checks passed"
     (worst, *others) = [check for check in _sorted(gate.checks) if check.state == gate.state]
@@ -83,43 +83,43 @@ def decided_by(gate: Gate) -> str:
 
 
 def _sorted(checks: Sequence[GateCheck]) -> list[GateCheck]:
-    """Those that decide first, and of these the gravest."""
+    """Required checks first, the most severe state first."""
     return sorted(checks, key=lambda check: (not check.required, GRAVEST_FIRST.index(State(check.state))))
 
 
 def _given(report: StageReport) -> dict[str, object]:
-    """What both templates need besides the report."""
+    """The values that both templates need besides the report."""
     return {
         "headline": headline(report),
         "about": about(report.plan),
-        "gates": [(gate, decided_by(gate), _is_told(gate), _sorted(gate.checks)) for gate in report.gates],
+        "gates": [(gate, decided_by(gate), not _is_required(gate), _sorted(gate.checks)) for gate in report.gates],
         "first_why": report.why[:_MAX_WHY],
         "more_why": report.why[_MAX_WHY:],
         "folders": folders(report.evidence),
-        "moved": [change for change in report.changes if _moved(change)],
-        "unmoved": sum(not _moved(change) for change in report.changes),
+        "changed": [change for change in report.changes if _is_changed(change)],
+        "unchanged": sum(not _is_changed(change) for change in report.changes),
     }
 
 
-def _is_told(gate: Gate) -> bool:
-    """Whether nothing of a gate is required, so that it is told and decides nothing."""
-    return not any(check.required for check in gate.checks)
+def _is_required(gate: Gate) -> bool:
+    """Whether any check of a gate is required. Else the gate is for information only."""
+    return any(check.required for check in gate.checks)
 
 
-def _moved(change: Change) -> bool:
+def _is_changed(change: Change) -> bool:
     return change.state != change.before_state or bool(change.change)
 
 
 def folders(files: Sequence[Evidence]) -> list[tuple[str, int, int, str]]:
-    """The evidence by its topmost folder: name, files, bytes, and one SHA-256 over the names and hashes of its files."""
+    """The evidence by top folder: name, number of files, bytes, and one SHA-256 over the names and hashes of its files."""
     found: dict[str, list[Evidence]] = {}
     for file in files:
         folder, separator, _ = file.path.partition("/")
         found.setdefault(folder + separator, []).append(file)
-    return [(name, len(each), sum(file.size_bytes for file in each), _together(each)) for name, each in found.items()]
+    return [(name, len(each), sum(file.size_bytes for file in each), _digest(each)) for name, each in found.items()]
 
 
-def _together(files: Sequence[Evidence]) -> str:
+def _digest(files: Sequence[Evidence]) -> str:
     if len(files) == 1:
         return files[0].sha256
     lines = "".join(f"{file.sha256}  {file.path}\n" for file in files)
@@ -128,7 +128,7 @@ def _together(files: Sequence[Evidence]) -> str:
 
 @lru_cache(maxsize=2)
 def _environment(html: bool) -> "jinja2.Environment":
-    import jinja2  # imported late, as `--help` needs none of it
+    import jinja2  # imported late, because `--help` does not need it
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(words.TEMPLATES),
@@ -143,12 +143,12 @@ def _environment(html: bool) -> "jinja2.Environment":
 
 
 def number(value: float | None) -> str:
-    """A value for people; `-` for none."""
+    """A value for people, or `-`."""
     return "-" if value is None else words.number(value)
 
 
 def cell(text: object) -> str:
-    """Text that cannot break out of a table's cell, nor be taken for markup."""
+    """Escape text so that it stays in its table cell and is no markup."""
     return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
@@ -165,7 +165,7 @@ def _limit(check: GateCheck) -> str:
 
 
 def minutes(seconds: float) -> str:
-    """A length of time for people."""
+    """A duration for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     whole = round(seconds / 60)
@@ -173,10 +173,10 @@ def minutes(seconds: float) -> str:
 
 
 def moment(at: str) -> str:
-    """A time of a file for people, to the second."""
+    """A time for people, to the second."""
     return at[:19].replace("T", " ") + " UTC" if at else "-"
 
 
 def size(count: int) -> str:
-    """Bytes for people."""
+    """A size for people."""
     return f"{count} B" if count < 2048 else f"{count / 1024:.0f} KiB" if count < 2 << 20 else f"{count / (1 << 20):.1f} MiB"

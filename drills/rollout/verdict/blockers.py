@@ -1,7 +1,7 @@
-"""What stands in the way of a go, each with its cause, what to do about it and how to see that it is done.
+"""The blockers of a stage that is no go: each with its cause, the steps to take and the command to test again.
 
-Causes are a table that operators may edit, `causes.toml`. Where something failed in a stage that serves people, the first
-step is always the runbook's own: back to what was good, with the smallest blast radius first.
+Causes come from `causes.toml`, which operators may edit. After a failure in a stage that serves users, the first step is the
+runbook's own: roll back, smallest blast radius first.
 """
 
 from collections.abc import Iterator
@@ -22,15 +22,15 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 Steps = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
 
 
-class Way(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cause, and what to do about it."""
+class Remedy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cause, and the steps to take."""
 
     cause: Text
     steps: Steps
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is behind one check or part. `measured_by`: what has to be there for it to be told at all."""
+    """The cause of one check or requirement. `measured_by` is the evidence that it needs."""
 
     cause: Text
     steps: Steps
@@ -40,26 +40,26 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Causes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole table. In its texts `{stage}`, `{target}`, `{rollout}` and `{run}` are the stage's own."""
+    """The whole table. Its texts may use `{stage}`, `{target}`, `{rollout}` and `{run}`."""
 
     owner: Text
     retest: Text
     rollback: Steps  # in the runbook's order
-    before_serving: Text  # the first step where nobody is served by what is judged
-    expired: Way
-    states: dict[State, Way]
+    before_serving: Text  # the first step while no user is served by these revisions
+    expired: Remedy
+    states: dict[State, Remedy]
     checks: dict[str, Cause]
     requirements: dict[str, Cause]
 
 
 @lru_cache(maxsize=1)
 def table() -> Causes:
-    """The causes. Raises `UsageError` for a mistake in them."""
+    """Read `causes.toml`. Raises `UsageError`."""
     return to_struct(read_toml(PATH), Causes, str(PATH))
 
 
 def of(report: StageReport) -> tuple[Blocker, ...]:
-    """Everything that stands in the way, the gravest first; nothing for a go."""
+    """All blockers of a report, the most severe first. A go has none."""
     found = [*_of_requirements(report), *_of_checks(report)]
     return tuple(blocker for _, blocker in sorted(found, key=lambda each: GRAVEST_FIRST.index(each[0])))
 
@@ -73,52 +73,52 @@ def _of_checks(report: StageReport) -> Iterator[tuple[State, Blocker]]:
 
 
 def _of_requirements(report: StageReport) -> Iterator[tuple[State, Blocker]]:
-    for part in report.requirements:
-        if part.state != State.PASS:
-            yield State(part.state), _blocker(report, "stage", part.name, State(part.state), part.reason)
+    for each in report.requirements:
+        if each.state != State.PASS:
+            yield State(each.state), _blocker(report, "stage", each.name, State(each.state), each.reason)
 
 
 def _blocker(report: StageReport, gate: str, name: str, state: State, reason: str) -> Blocker:
     causes, plan = table(), report.plan
     known = (causes.requirements if gate == "stage" else causes.checks).get(name) or _unknown(name)
-    way = _way(causes, known, state, reason)
-    begun_with = "run" if plan.stage == "0" else "hold"
-    target = "mock" if plan.target_kind == "mock" else plan.target  # a mock's name is no word for a command line
-    words = {"stage": plan.stage, "target": target, "rollout": plan.rollout, "run": begun_with}
-    steps = [*_first(causes, report, state), *way.steps]
+    remedy = _remedy(causes, known, state, reason)
+    started_with = "run" if plan.stage == "0" else "hold"
+    target = "mock" if plan.target_kind == "mock" else plan.target  # the name of an embedded mock is no argument
+    words = {"stage": plan.stage, "target": target, "rollout": plan.rollout, "run": started_with}
+    steps = [*_first(causes, report, state), *remedy.steps]
     if state is State.FAIL and plan.stage != "0":
         steps.append(f"If that was not enough: {'; then '.join(_lowered(step) for step in causes.rollback[1:])}")
     elif state is not State.FAIL:
-        steps.append(f"It is told by {known.measured_by}.")
+        steps.append(f"Evidence that it needs: {known.measured_by}.")
     return Blocker(
         id=f"{plan.run_id}/{name}",
         gate=gate,
         check=name,
         severity="blocker" if state in (State.FAIL, State.ERROR) else "major",
-        cause=f"{way.cause} Seen: {reason.rstrip('.')}.",
+        cause=f"{remedy.cause} Reason: {reason.rstrip('.')}.",
         remediation=tuple(_filled(step, words) for step in steps),
         retest=_filled(known.retest or causes.retest, words),
         owner=known.owner or causes.owner,
-        due=f"before stage {plan.stage} is run again",
+        due=f"before stage {plan.stage} runs again",
     )
 
 
-def _way(causes: Causes, known: Cause, state: State, reason: str) -> Way:
+def _remedy(causes: Causes, known: Cause, state: State, reason: str) -> Remedy:
     if reason.startswith(chain.EXPIRED):
         return causes.expired
-    return Way(cause=known.cause, steps=known.steps) if state is State.FAIL else causes.states[state]
+    return Remedy(cause=known.cause, steps=known.steps) if state is State.FAIL else causes.states[state]
 
 
 def _first(causes: Causes, report: StageReport, state: State) -> tuple[str, ...]:
-    """The runbook's next step, for a failure."""
+    """The runbook's next step after a failure."""
     if state is not State.FAIL:
         return ()
     return (causes.before_serving,) if report.plan.stage == "0" else causes.rollback[:1]
 
 
 def _unknown(name: str) -> Cause:
-    nothing = f"{name} is not in the table of causes ({PATH.name}), so its cause must be looked for."
-    return Cause(cause=nothing, steps=("Read its reason and its evidence in the stage's report.",), measured_by="its evidence")
+    steps = ("Read its reason and its evidence in the stage's report.",)
+    return Cause(cause=f"{name} has no entry in {PATH.name}.", steps=steps, measured_by="its evidence")
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What changed since the stage before, check by check."""
+"""What changed since the previous stage, check by check."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +11,16 @@ from sim.base.errors import EvidenceError
 
 
 def changes(run_dir: Path, plan: StagePlan, judged: Sequence[Gate]) -> tuple[Change, ...]:
-    """Every check of both reports, those that got worse first; none where there is no stage before, or none to believe."""
+    """Compare with the previous stage's report, worse checks first. Empty if there is no valid previous report."""
     try:
         before = next(chain.earlier(run_dir, plan), None)
-    except EvidenceError:  # the part previous_stage says so
+    except EvidenceError:  # the requirement previous_stage reports it
         return ()
     return compare(before.report.gates, judged) if before else ()
 
 
 def compare(before: Sequence[Gate], now: Sequence[Gate]) -> tuple[Change, ...]:
-    """Every check of either, those that got worse first."""
+    """Compare every check of either report, worse checks first."""
     old, new = _checks(before), _checks(now)
     found = [_change(name, old.get(name), new.get(name)) for name in dict.fromkeys((*new, *old))]
     return tuple(sorted(found, key=lambda each: ("worse", "better", "same").index(each.verdict)))
@@ -49,5 +49,5 @@ def _change(name: tuple[str, str], old: GateCheck | None, new: GateCheck | None)
 def _verdict(old: GateCheck | None, new: GateCheck | None) -> Literal["better", "worse", "same"]:
     if old is None or new is None or old.state == new.state:
         return "same"
-    graver = GRAVEST_FIRST.index(State(new.state)) < GRAVEST_FIRST.index(State(old.state))
-    return "worse" if graver else "better"
+    is_worse = GRAVEST_FIRST.index(State(new.state)) < GRAVEST_FIRST.index(State(old.state))
+    return "worse" if is_worse else "better"
