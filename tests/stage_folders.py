@@ -1,4 +1,4 @@
-"""A stage's folder as a run leaves it, written by hand: everything in it is well, and can then be spoilt."""
+"""A stage's folder as a healthy run leaves it, written by hand, and ways to change it."""
 
 import hashlib
 import shutil
@@ -53,9 +53,9 @@ RESETS = msgspec.structs.replace(
     phases=Phases(steady_s=20.0, fault_s=12.0),
     faults=(DropSockets(at_s=0.0), DropSockets(at_s=8.0)),
 )
-WATCH = Drill(
+OBSERVATION = Drill(
     name="observation",
-    summary="Is all well?",
+    summary="Is the service healthy?",
     checks=("ux.publish_to_apply_ms",),
     fleet=Fleet(clients=12),
     load=Load(events_per_s=60 / 36),
@@ -116,7 +116,7 @@ class Folder:
             "tool_version": "0.1.0",
             "tool_commit": "0123456789abcdef",
             "required": stages.minimum(self.stage).required,
-            "synthetic_load": "the watches' own publishes, 2 a second",
+            "synthetic_load": "publishes of the canary checks, 2 per second",
             "commands": ("retired_routes", "docs") if self.stage == "0" else (),
             "drills": (DRILL.name, RESETS.name) if self.stage == "0" else (),
             "client_builds": (CLIENT_BUILD,),
@@ -126,14 +126,14 @@ class Folder:
         return StagePlan(**{**fields, **changes})
 
     def write(self, **changes: Any) -> "Folder":
-        """Leave all that a good run leaves."""
+        """Write everything that a healthy run writes."""
         self.path.mkdir(parents=True)
         plan = self.plan(**changes)
         (self.path / records.PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2))
         shutil.copyfile(DEFAULT_PATH, self.path / records.THRESHOLDS)
         shutil.copyfile(stages.DEFAULT_PATH, self.path / records.STAGES)
         self._snapshots()
-        self._watches()
+        self._canary_checks()
         ended = self.began + timedelta(seconds=self.held_s)
         dump(
             self.path / records.HOLD,
@@ -143,7 +143,7 @@ class Folder:
         if self.stage == "0":
             self._preflight()
         if self.stage in PERCENT:
-            self._probes(PERCENT[self.stage])
+            self._routing_checks(PERCENT[self.stage])
         return self
 
     def at(self, seconds: float) -> str:
@@ -182,29 +182,31 @@ class Folder:
             metrics=figures,
         )
 
-    def _watches(self) -> None:
+    def _canary_checks(self) -> None:
         lines = []
         for n in range(2):
             run_dir = results.create_run(
-                self.path / records.CANARY_CHECKS, [WATCH], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
+                self.path / records.CANARY_CHECKS, [OBSERVATION], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
             )
             story = quiet_story(slower_ms=30.0 * n)
-            story.write(results.create_drill_folder(run_dir, WATCH), WATCH, target=TARGET, target_kind=self.kind, plan=[])
-            begun_s = 300.0 + 1600.0 * n
+            story.write(
+                results.create_drill_folder(run_dir, OBSERVATION), OBSERVATION, target=TARGET, target_kind=self.kind, plan=[]
+            )
+            began_s = 300.0 + 1600.0 * n
             lines.append(
                 CanaryCheckDone(
-                    at=self.at(begun_s),
-                    ended=self.at(begun_s + 60),
+                    at=self.at(began_s),
+                    ended=self.at(began_s + 60),
                     run=f"{records.CANARY_CHECKS}/{run_dir.name}",
-                    drill=WATCH.name,
+                    drill=OBSERVATION.name,
                     phase="baseline" if self.stage == "0" else "hold",
                     status=str(results.judge_run(run_dir).status),
                 )
             )
         dump(self.path / records.CANARY_CHECK_LIST, *lines)
 
-    def watch_control(self) -> "Folder":
-        """What the control's watches saw, which is what the target's saw."""
+    def add_control(self) -> "Folder":
+        """Add canary checks of the control that observed the same as those of the target."""
         shutil.copytree(self.path / records.CANARY_CHECKS, self.path / records.CONTROL)
         for header in (self.path / records.CONTROL).rglob("run.json"):
             header.write_bytes(header.read_bytes().replace(b'"target": "elsewhere"', b'"target": "control"'))
@@ -216,7 +218,7 @@ class Folder:
         dump(
             self.path / records.PRECONDITIONS,
             *(
-                Precondition(at=self.at(1), name=name, state="pass", reason="it is so", evidence=records.COMMANDS)
+                Precondition(at=self.at(1), name=name, state="pass", reason="met", evidence=records.COMMANDS)
                 for name in records.PRECONDITION_NAMES
             ),
         )
@@ -264,14 +266,14 @@ class Folder:
         )
 
     def observed(self) -> DrillDone:
-        """A drill that broke nothing."""
+        """A drill without faults."""
         run_dir = results.create_run(
-            self.path / records.DRILLS, [WATCH], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
+            self.path / records.DRILLS, [OBSERVATION], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
         )
-        folder = results.create_drill_folder(run_dir, WATCH)
-        quiet_story().write(folder, WATCH, target=TARGET, target_kind=self.kind, plan=[])
+        folder = results.create_drill_folder(run_dir, OBSERVATION)
+        quiet_story().write(folder, OBSERVATION, target=TARGET, target_kind=self.kind, plan=[])
         return DrillDone(
-            name=WATCH.name,
+            name=OBSERVATION.name,
             run=run_dir.name,
             status=str(results.judge_run(run_dir).status),
             seed=7,
@@ -290,7 +292,7 @@ class Folder:
                 n=n,
                 name=name,  # type: ignore[arg-type]
                 state="pass",
-                reason="seen",
+                reason="observed",
                 before={"revision": "new"},
                 after={"revision": "good"},
                 verified_by="the revision that the metrics name",
@@ -316,7 +318,7 @@ class Folder:
         }
         return Rollback(**{**fields, **changes})
 
-    def _probes(self, percent: float) -> None:
+    def _routing_checks(self, percent: float) -> None:
         keys = [f"stormgate-probe-{n}" for n in range(300)]
         dump(
             self.path / records.ROUTING_CHECKS,
@@ -334,7 +336,7 @@ class Folder:
         )
 
     def sign(self, after_s: float = 4000.0, **changes: Any) -> "Folder":
-        """A person's word on its report."""
+        """Sign its report."""
         content = (self.path / records.REPORT).read_bytes()
         report = msgspec.json.decode(content, type=StageReport)
         fields: dict[str, Any] = {
@@ -350,24 +352,24 @@ class Folder:
         return self
 
     def edit(self, name: str, kind: type[Any], change: Callable[[list[Any]], list[Any]]) -> None:
-        """Change the lines of a file, as another run would have left them."""
+        """Change the lines of a file."""
         path = self.path / name
         lines = [msgspec.json.decode(line, type=kind) for line in path.read_bytes().splitlines()]
         dump(path, *change(lines))
 
     def rewrite(self, name: str, kind: type[Any], **changes: Any) -> None:
-        """Change an object of its own file."""
+        """Change fields of a file with one object."""
         path = self.path / name
         found = msgspec.structs.replace(msgspec.json.decode(path.read_bytes(), type=kind), **changes)
         path.write_bytes(msgspec.json.encode(found))
 
 
 def _of_control(line: CanaryCheckDone) -> CanaryCheckDone:
-    return msgspec.structs.replace(line, run=line.run.replace("watches/", "control/"), revisions=CONTROL.revisions)
+    return msgspec.structs.replace(line, run=line.run.replace("canary-checks/", "control/"), revisions=CONTROL.revisions)
 
 
-def quiet_story(slower_ms: float = 0.0, clients: int = WATCH.fleet.clients) -> Story:
-    """An observation in which nothing happened: every event reaches everybody in time."""
+def quiet_story(slower_ms: float = 0.0, clients: int = OBSERVATION.fleet.clients) -> Story:
+    """A healthy observation: every event reaches every client in time."""
     story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}})
     for t, phase in ((0.0, "steady"), (5.0, "fault"), (35.0, "recovery"), (36.0, "settle"), (60.0, "end")):
         story.tell(t, Kind.PHASE, detail=phase)
@@ -394,7 +396,7 @@ def quiet_story(slower_ms: float = 0.0, clients: int = WATCH.fleet.clients) -> S
 
 
 def twice_cut_storm() -> Story:
-    """The good storm with a second cut, after which clients begin their backoff anew."""
+    """The good storm with a second disconnect, after which the clients' backoff restarts."""
     story = (
         good_storm(CLIENTS)
         .changed(lambda row: row.detail == "recovery", t=32.0)
@@ -420,7 +422,7 @@ def twice_cut_storm() -> Story:
 
 
 def passing(name: str, **changes: Any) -> CheckResult:
-    """A check of the window that passed."""
+    """A passed check of the window."""
     gate, check = name.split(".")
     fields: dict[str, Any] = {
         "gate": gate,

@@ -1,4 +1,4 @@
-"""Hand-written windows of a stage: an hour in which all is well, by servers and by clients, and what can be wrong with it."""
+"""Hand-written windows of a stage: a healthy hour of servers and clients, and ways to change it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ BEGAN = datetime(2026, 3, 2, 9, tzinfo=UTC)
 BEGAN_S = BEGAN.timestamp()
 INTERVAL_S = 60.0
 HOUR = 60  # of intervals
-EVERY_S = 300.0  # a watch
+EVERY_S = 300.0  # a canary check
 CLIENTS, EVENTS = 60, 30
 THRESHOLDS = gates.load_thresholds()
 DRILL = Drill(
@@ -36,12 +36,12 @@ DRILL = Drill(
     phases=Phases(steady_s=2.0, fault_s=4.0),
     faults=(),
 )
-# What a good lane counts in a minute; all else stays where it was.
+# What a healthy service counts per minute; other counters do not change.
 PER_MINUTE = {"mirror.published_total": 300.0, "sync.token.issued": 50.0, "delivery.served_messages": 9000.0}
-Figures = Callable[[int], dict[str, float]]
+Metrics = Callable[[int], dict[str, float]]
 
 
-def snapshot(n: int, minute: float, source: str, figures: dict[str, float], **more: Any) -> Snapshot:
+def snapshot(n: int, minute: float, source: str, metrics: dict[str, float], **more: Any) -> Snapshot:
     about: dict[str, Any] = {
         "profile": "full" if source == "metrics" else "",
         "phase": "hold",
@@ -50,11 +50,11 @@ def snapshot(n: int, minute: float, source: str, figures: dict[str, float], **mo
         "revisions": Revisions(runtime="r1") if source == "metrics" else Revisions(),
     }
     at = iso(BEGAN + timedelta(seconds=minute * INTERVAL_S))
-    return Snapshot(n=n, at=at, source=source, metrics=figures, **{**about, **more})  # type: ignore[arg-type]
+    return Snapshot(n=n, at=at, source=source, metrics=metrics, **{**about, **more})  # type: ignore[arg-type]
 
 
-def counting(names: Iterable[str], **per_minute: float) -> Figures:
-    """Counters that grow evenly; what is no counter stays at 4."""
+def counting(names: Iterable[str], **per_minute: float) -> Metrics:
+    """Counters that grow evenly; other metrics stay at 4."""
     rates = {name: PER_MINUTE.get(name, 0.0) for name in names} | {name.replace("__", "."): v for name, v in per_minute.items()}
     return lambda minute: {name: 7.0 + rate * minute if _grows(name) else 4.0 for name, rate in rates.items()}
 
@@ -65,9 +65,9 @@ def _grows(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Servers:
-    """What servers say, minute by minute."""
+    """The servers' metrics, minute by minute."""
 
-    figures: dict[str, Figures] = field(
+    metrics: dict[str, Metrics] = field(
         default_factory=lambda: {"metrics": counting(PROFILES["full"]), "control": counting(COUNTERS)}
     )
     minutes: int = HOUR
@@ -75,13 +75,13 @@ class Servers:
     phase: Phase = "hold"
 
     def snapshots(self) -> tuple[Snapshot, ...]:
-        asked = [(minute, source) for minute in range(self.minutes + 1) for source in self.figures]
+        asked = [(minute, source) for minute in range(self.minutes + 1) for source in self.metrics]
         return tuple(
             snapshot(
                 n,
                 minute,
                 source,
-                self.figures[source](minute),
+                self.metrics[source](minute),
                 phase=self.phase,
                 profile=self.profile if source == "metrics" else "",
             )
@@ -90,7 +90,7 @@ class Servers:
 
 
 def quiet(clients: int = CLIENTS, events: int = EVENTS) -> Story:
-    """A watch in which all is well: ten seconds, every client live at once, every event applied by everybody."""
+    """A healthy canary check: ten seconds, every client live at once, every event applied by every client."""
     story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}, "plan": []})
     for t, phase in ((0.0, "steady"), (2.0, "fault"), (6.0, "recovery"), (6.1, "settle"), (10.0, "end")):
         story.tell(t, Kind.PHASE, detail=phase)
@@ -127,52 +127,52 @@ def _quiet() -> Story:
     return quiet()
 
 
-def watch(began_s: float, story: Story | None = None) -> CanaryCheck:
-    """A watch whose evidence is whole; `began_s` counts from the window's begin."""
-    told = story or _quiet()
-    whole = Story(told.clients, told.rows, {**told.header, "observations_rows": len(told.rows)})
-    return CanaryCheck(BEGAN_S + began_s, whole.history(), DRILL, f"watches/{began_s:g}")
+def canary_check(began_s: float, story: Story | None = None) -> CanaryCheck:
+    """A canary check with complete evidence. `began_s` counts from the start of the window."""
+    found = story or _quiet()
+    whole = Story(found.clients, found.rows, {**found.header, "observations_rows": len(found.rows)})
+    return CanaryCheck(BEGAN_S + began_s, whole.history(), DRILL, f"canary-checks/{began_s:g}")
 
 
-def watches(minutes: int = HOUR, of: Callable[[int], Story | None] = lambda n: None) -> tuple[CanaryCheck, ...]:
-    """One every five minutes; `of` tells the n-th. Those of one story share what is worked out from it."""
+def canary_series(minutes: int = HOUR, of: Callable[[int], Story | None] = lambda n: None) -> tuple[CanaryCheck, ...]:
+    """One every five minutes; `of` gives the n-th story. Those of one story share its computed values."""
     found: dict[int, CanaryCheck] = {}
-    told: list[CanaryCheck] = []
+    every: list[CanaryCheck] = []
     for n in range(int(minutes * INTERVAL_S / EVERY_S)):
         story = of(n) or _quiet()
-        alike = found.get(id(story)) or watch(0.0, story)
+        alike = found.get(id(story)) or canary_check(0.0, story)
         found[id(story)] = alike
-        told.append(replace(alike, began_s=BEGAN_S + 10.0 + n * EVERY_S, path=f"watches/{n}"))
-    return tuple(told)
+        every.append(replace(alike, began_s=BEGAN_S + 10.0 + n * EVERY_S, path=f"canary-checks/{n}"))
+    return tuple(every)
 
 
 def good(servers: Servers | None = None, seen: tuple[CanaryCheck, ...] | None = None, **more: Any) -> StageWindow:
-    """A window in which all is well."""
-    told = servers or Servers()
-    seen = _watches() if seen is None else seen
-    about: dict[str, Any] = {"clients": 400, "baseline": _baseline(), "told": len(seen)}
-    ended_s = BEGAN_S + told.minutes * INTERVAL_S
-    return StageWindow(BEGAN_S, ended_s, INTERVAL_S, told.snapshots(), seen, **{**about, **more})
+    """A healthy window."""
+    servers = servers or Servers()
+    seen = _canary_checks() if seen is None else seen
+    about: dict[str, Any] = {"clients": 400, "baseline": _baseline(), "expected_canary_checks": len(seen)}
+    ended_s = BEGAN_S + servers.minutes * INTERVAL_S
+    return StageWindow(BEGAN_S, ended_s, INTERVAL_S, servers.snapshots(), seen, **{**about, **more})
 
 
 @cache
-def _watches() -> tuple[CanaryCheck, ...]:
-    return watches()
+def _canary_checks() -> tuple[CanaryCheck, ...]:
+    return canary_series()
 
 
 @cache
 def _baseline() -> StageWindow:
-    return StageWindow(BEGAN_S, BEGAN_S + 3600, INTERVAL_S, Servers(phase="baseline").snapshots(), _watches())
+    return StageWindow(BEGAN_S, BEGAN_S + 3600, INTERVAL_S, Servers(phase="baseline").snapshots(), _canary_checks())
 
 
 def counters(source: str = "metrics", **per_minute: float) -> Servers:
-    """A good hour, but for counters of one source that grow so much a minute."""
+    """A healthy hour, except for counters of one source that grow this much per minute."""
     return with_metrics(source, counting(PROFILES["full"] if source == "metrics" else COUNTERS, **per_minute))
 
 
-def with_metrics(source: str, figures: Figures, **more: Any) -> Servers:
-    told = Servers(**more)
-    return replace(told, figures={**told.figures, source: figures})
+def with_metrics(source: str, metrics: Metrics, **more: Any) -> Servers:
+    servers = Servers(**more)
+    return replace(servers, metrics={**servers.metrics, source: metrics})
 
 
 def changed(found: StageWindow, which: Callable[[Snapshot], bool], **fields: Any) -> StageWindow:

@@ -171,9 +171,9 @@ def verify(run_dir: Dir, as_json: AsJson = False) -> None:
     if as_json:
         output.json_object({**msgspec.to_builtins(found), "holds": found.holds})
     else:
-        output.lines(*found.troubles)
+        output.lines(*found.problems)
         signed = f"signed by {found.signed_by}" if found.signed_by else "not signed"
-        holds = f"all {found.files} files are unchanged" if found.holds else f"{len(found.troubles)} problems"
+        holds = f"all {found.files} files are unchanged" if found.holds else f"{len(found.problems)} problems"
         output.lines(f"{found.run_id}: {holds}; {found.decision.replace('_', '-')}, {signed}")
     raise typer.Exit(ExitCode.GO if found.holds else ExitCode.TOOL)
 

@@ -70,7 +70,7 @@ def edit(tmp_path: Path, old: str, new: str) -> None:
 
 
 def test_the_way_back_is_open(monitor: Monitor) -> None:
-    assert monitor.look(0.0) == ""
+    assert monitor.check(0.0) == ""
     (line,) = lines(monitor)
     assert (line.at, line.gate_h, line.state, line.last_good) == (iso(AT), 0.0, "pass", GOOD)
     (log,) = (monitor.folder / records.LOGS).iterdir()
@@ -93,13 +93,13 @@ def test_another_way_than_the_rehearsed_one_is_none(
     monitor: Monitor, tmp_path: Path, old: str, new: str, state: str, words: str
 ) -> None:
     edit(tmp_path, old, new)
-    assert words in monitor.look(1.0)
+    assert words in monitor.check(1.0)
     assert [line.state for line in lines(monitor)] == [state]
 
 
 def test_a_script_that_was_edited_is_another_way(monitor: Monitor, tmp_path: Path) -> None:
     (tmp_path / "back.sh").write_text("do nothing\n")
-    assert "are not those that were rehearsed" in monitor.look(1.0)
+    assert "are not those that were rehearsed" in monitor.check(1.0)
 
 
 @pytest.mark.parametrize(("check", "state", "words"), [("exit 3", "fail", "exit code 3"), (None, "not_run", "check = [...]")])
@@ -110,8 +110,8 @@ def test_what_nobody_finds_any_more_is_no_way_back(
     rules = monitor._rules()
     rehearsed = msgspec.structs.replace(armed._rehearsal(monitor.folder, monitor.plan), hooks_sha256=armed.digest(rules))
     monkeypatch.setattr(armed, "_rehearsal", lambda *_: rehearsed)
-    assert words in monitor.look(0.0)
-    assert words in monitor.look(0.0)
+    assert words in monitor.check(0.0)
+    assert words in monitor.check(0.0)
     assert [line.state for line in lines(monitor)] == [state], "the same again is not written again"
 
 
@@ -167,7 +167,7 @@ def test_without_a_rehearsal_nothing_is_armed(
 ) -> None:
     rehearsed: Rollback = msgspec.structs.replace(armed._rehearsal(monitor.folder, monitor.plan), **changes)
     monkeypatch.setattr(armed, "_rehearsal", lambda *_: rehearsed)
-    assert "was not rehearsed" in monitor.look(0.0)
+    assert "was not rehearsed" in monitor.check(0.0)
     assert judged(monitor, line(monitor, 0.0), line(monitor, 1.0))[0] is FAIL
 
 

@@ -1,4 +1,4 @@
-"""A stage's verdict from its folder: a good one is a go, and nothing that is missing, spoilt or of another stage ever is."""
+"""A stage's verdict from its folder: a healthy one is a go; anything missing, damaged or of another stage is not."""
 
 import shutil
 from collections.abc import Callable
@@ -37,12 +37,12 @@ from tests.stage_folders import CONTROL, DRILL, KIND, NOW, TARGET, Folder, passi
 Answers = dict[str, CheckResult]
 
 
-def well() -> Answers:
+def healthy() -> Answers:
     return {name: passing(name) for name in window.REGISTRY}
 
 
-def apart(window: object, thresholds: object, plan: StagePlan) -> tuple[CheckResult, ...]:
-    """All well for each build and against the control; that it need not be is asked in a test of its own."""
+def healthy_splits(window: object, thresholds: object, plan: StagePlan) -> tuple[CheckResult, ...]:
+    """Passed checks of every build and against the control; other tests cover their failures."""
     builds = [
         replace(passing(name), gate="builds", check=f"{build} {name}")
         for build in plan.client_builds
@@ -53,10 +53,10 @@ def apart(window: object, thresholds: object, plan: StagePlan) -> tuple[CheckRes
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """What the window says, to be changed by a test; what it works out by itself has tests of its own."""
-    found = well()
+    """The answers of the window, for a test to change; other tests cover how they are found."""
+    found = healthy()
     monkeypatch.setattr(window, "judge", lambda *_: tuple(found.values()))
-    monkeypatch.setattr(splits, "of", apart)
+    monkeypatch.setattr(splits, "of", healthy_splits)
     monkeypatch.setattr(results, "judge_run", judge_once)
     return found
 
@@ -65,7 +65,7 @@ KNOWN: dict[object, RunVerdict] = {}
 
 
 def judge_once(run_dir: Path, judge: Callable[[Path], RunVerdict] = results.judge_run) -> RunVerdict:
-    """A run that was not touched need not be judged in every test again."""
+    """Judge an unchanged run only once for all tests."""
     files = sorted(path for path in run_dir.rglob("*") if path.is_file())
     key = tuple((str(path.relative_to(run_dir.parent)), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     if key not in KNOWN:
@@ -75,9 +75,9 @@ def judge_once(run_dir: Path, judge: Callable[[Path], RunVerdict] = results.judg
 
 @pytest.fixture(scope="module")
 def rollout(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Stage 1, held, after a stage 0 that was a signed go; and stage 2's folder, not yet judged."""
+    """Stage 1, held, after a signed go of stage 0; and the folder of stage 2, not yet judged."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window, "judge", lambda *_: tuple(well().values()))
+        patch.setattr(window, "judge", lambda *_: tuple(healthy().values()))
         first = Folder(tmp_path_factory.mktemp("rollout") / "runs").write()
         stage_files.conclude(first.path)
         first.sign()
@@ -90,7 +90,7 @@ def rollout(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture
 def stage(rollout: Folder, tmp_path: Path) -> Callable[[records.Stage], Folder]:
-    """A copy of them all, to be spoilt: gives a stage's folder."""
+    """Copies of all folders, for a test to change; returns a stage's folder."""
     runs = Path(shutil.copytree(rollout.runs, tmp_path / "runs"))
     first = Folder(runs)
     second = replace(rollout, runs=runs, previous=first)
@@ -100,23 +100,23 @@ def stage(rollout: Folder, tmp_path: Path) -> Callable[[records.Stage], Folder]:
 
 @pytest.fixture
 def quick(rollout: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    """Stage 1, to be judged often under other windows: what they do not change is worked out once."""
-    shown = stage_drills.of_stage(rollout.path, rollout.plan())
+    """Stage 1, to be judged with many windows: everything else is computed once."""
+    drills = stage_drills.of_stage(rollout.path, rollout.plan())
     loaded = window.load(rollout.path)
-    monkeypatch.setattr(judging.stage_drills, "of_stage", lambda *_: shown)
+    monkeypatch.setattr(judging.stage_drills, "of_stage", lambda *_: drills)
     monkeypatch.setattr(window, "load", lambda *_: loaded)
-    monkeypatch.setattr(judging.chain, "unspoilt", lambda _: None)
+    monkeypatch.setattr(judging.chain, "require_unchanged", lambda _: None)
     monkeypatch.setattr(judging.evidence, "files", lambda _: ())
     return rollout
 
 
-def part(report: StageReport, name: str) -> records.Requirement:
+def requirement(report: StageReport, name: str) -> records.Requirement:
     (found,) = (each for each in report.requirements if each.name == name)
     return found
 
 
 @pytest.mark.parametrize("name", ["0", "1", "2"])
-def test_a_good_stage_is_a_go(stage: Callable[[str], Folder], answers: Answers, name: str) -> None:
+def test_healthy_stage_is_a_go(stage: Callable[[str], Folder], answers: Answers, name: str) -> None:
     report = judging.judge_stage(stage(name).path)
     assert (report.decision, report.reason, report.why, report.blockers) == ("go", "", (), ())
     assert {gate.name: gate.state for gate in report.gates} == dict.fromkeys(
@@ -125,7 +125,7 @@ def test_a_good_stage_is_a_go(stage: Callable[[str], Folder], answers: Answers, 
     assert {each.state for each in report.requirements} == {"pass"}
 
 
-def test_a_later_stage_takes_its_drills_from_the_preflight(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_later_stage_uses_the_drills_of_the_preflight(stage: Callable[[str], Folder], answers: Answers) -> None:
     report = judging.judge_stage(stage("2").path)
     (found,) = (check for gate in report.gates for check in gate.checks if check.check == "live_again_99_s")
     assert found.state == "pass"
@@ -133,22 +133,22 @@ def test_a_later_stage_takes_its_drills_from_the_preflight(stage: Callable[[str]
     assert report.hold_observed_s == 3600.0
 
 
-Spoil = Callable[[Folder], None]
+Damage = Callable[[Folder], None]
 
 
-def lines(name: str, of: type[Any], change: Callable[[list[Any]], list[Any]]) -> Spoil:
+def lines(name: str, of: type[Any], change: Callable[[list[Any]], list[Any]]) -> Damage:
     return lambda folder: folder.edit(name, of, change)
 
 
-def every(name: str, of: type[Any], /, **changes: Any) -> Spoil:
+def every(name: str, of: type[Any], /, **changes: Any) -> Damage:
     return lines(name, of, lambda found: [msgspec.structs.replace(each, **changes) for each in found])
 
 
-def last(name: str, of: type[Any], /, **changes: Any) -> Spoil:
+def last(name: str, of: type[Any], /, **changes: Any) -> Damage:
     return lines(name, of, lambda found: [*found[:-1], msgspec.structs.replace(found[-1], **changes)])
 
 
-def without(name: str) -> Spoil:
+def without(name: str) -> Damage:
     def remove(folder: Folder) -> None:
         path = folder.path / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -156,59 +156,59 @@ def without(name: str) -> Spoil:
     return remove
 
 
-def plan(**changes: Any) -> Spoil:
+def plan(**changes: Any) -> Damage:
     return lambda folder: folder.rewrite(records.PLAN, StagePlan, **changes)
 
 
-def rollback(**changes: Any) -> Spoil:
+def rollback(**changes: Any) -> Damage:
     return lambda folder: folder.rewrite(records.ROLLBACK, Rollback, **changes)
 
 
-def steps(change: Callable[[tuple[records.RollbackStep, ...]], tuple[records.RollbackStep, ...]]) -> Spoil:
-    def spoil(folder: Folder) -> None:
+def steps(change: Callable[[tuple[records.RollbackStep, ...]], tuple[records.RollbackStep, ...]]) -> Damage:
+    def damage(folder: Folder) -> None:
         folder.rewrite(records.ROLLBACK, Rollback, steps=change(folder.rollback().steps))
 
-    return spoil
+    return damage
 
 
-def append(name: str, text: str) -> Spoil:
-    def spoil(folder: Folder) -> None:
+def append(name: str, text: str) -> Damage:
+    def damage(folder: Folder) -> None:
         with (folder.path / name).open("a") as file:
             file.write(text)
 
-    return spoil
+    return damage
 
 
-def before(spoil: Spoil) -> Spoil:
-    """The same in the folder of the stage before."""
+def before(damage: Damage) -> Damage:
+    """The same in the folder of the previous stage."""
 
-    def spoil_before(folder: Folder) -> None:
+    def damage_before(folder: Folder) -> None:
         assert folder.previous is not None
-        spoil(folder.previous)
+        damage(folder.previous)
 
-    return spoil_before
+    return damage_before
 
 
-def resigned(**changes: Any) -> Spoil:
+def resigned(**changes: Any) -> Damage:
     return before(lambda folder: folder.rewrite(records.SIGNOFF, Signoff, **changes))
 
 
-def drill_file(change: Callable[[Path], object]) -> Spoil:
-    def spoil(folder: Folder) -> None:
+def drill_file(change: Callable[[Path], object]) -> Damage:
+    def damage(folder: Folder) -> None:
         (path,) = (path for path in (folder.path / records.DRILLS).rglob("observations.parquet") if DRILL.name in str(path))
         change(path)
 
-    return spoil
+    return damage
 
 
-def strange_run(folder: Folder) -> None:
+def add_unknown_run(folder: Folder) -> None:
     (folder.path / records.CONTROL / "somebody-elses").mkdir(parents=True)
 
 
 FEW = "insufficient_evidence"
-KNOWN_BAD: list[tuple[str, str, Spoil, str, str]] = [
-    # stage, part, what is done to it, reason of the no-go, words of why
-    ("0", "preconditions", without(records.PRECONDITIONS), FEW, "nobody looked"),
+KNOWN_BAD: list[tuple[str, str, Damage, str, str]] = [
+    # stage, requirement, damage, reason of the no-go, words of its reason
+    ("0", "preconditions", without(records.PRECONDITIONS), FEW, "was not checked"),
     ("0", "preconditions", last(records.PRECONDITIONS, Precondition, state="fail", reason="none"), "breach", "none"),
     (
         "0",
@@ -241,7 +241,7 @@ KNOWN_BAD: list[tuple[str, str, Spoil, str, str]] = [
     ("0", "drills", plan(drills=("storm", "resets", "parity")), FEW, "parity: was not run"),
     ("0", "drills", last(records.DRILL_RESULTS, DrillDone, status="not_run", reason="skipped"), "error", "resets"),
     ("0", "drills", last(records.DRILL_RESULTS, DrillDone, status="fail", reason="no"), "breach", "resets: no"),
-    ("0", "drills", lines(records.DRILL_RESULTS, DrillDone, lambda found: found[:1]), "error", "does not tell"),
+    ("0", "drills", lines(records.DRILL_RESULTS, DrillDone, lambda found: found[:1]), "error", "is not recorded"),
     ("0", "drills", drill_file(lambda path: path.write_bytes(path.read_bytes()[:-9])), "error", "storm"),
     ("0", "drills", drill_file(lambda path: path.unlink()), "error", "storm"),
     ("0", "drills", plan(target="another"), "error", "ran against elsewhere"),
@@ -251,7 +251,7 @@ KNOWN_BAD: list[tuple[str, str, Spoil, str, str]] = [
     ("0", "rollback", rollback(seconds=None), "breach", "never"),
     ("0", "rollback", rollback(seconds=301.0, limit_s=900.0), "breach", "301 s"),
     ("0", "rollback", rollback(stable_s=899.0), FEW, "899 s; 900 s are needed"),
-    ("0", "rollback", rollback(stable_s=None), FEW, "no longer; 900 s"),
+    ("0", "rollback", rollback(stable_s=None), FEW, "for 0 s; 900 s"),
     ("0", "rollback", rollback(state="error", reason="unreachable"), "error", "unreachable"),
     ("0", "rollback", rollback(run_id="another"), "error", "another"),
     ("0", "rollback", steps(lambda found: (found[1], found[0], *found[2:])), "error", "in this order"),
@@ -273,10 +273,10 @@ KNOWN_BAD: list[tuple[str, str, Spoil, str, str]] = [
     ("0", "canary_checks", last(records.CANARY_CHECK_LIST, CanaryCheckDone, status="fail", reason="ux"), "breach", "ux"),
     (
         "0",
-        "canary-checks",
+        "canary_checks",
         lines(records.CANARY_CHECK_LIST, CanaryCheckDone, lambda found: found[:1]),
         "error",
-        "does not tell",
+        "is not recorded",
     ),
     ("1", "hold", without(records.HOLD), FEW, "nothing was held"),
     ("1", "hold", lines(records.HOLD, HoldEvent, lambda found: found[:1]), "error", "cut short"),
@@ -284,73 +284,73 @@ KNOWN_BAD: list[tuple[str, str, Spoil, str, str]] = [
     ("1", "hold", plan(hold_required_s=3601.0), FEW, "3600 s of 3601 s"),
     ("1", "hold", plan(gates_at_h=(0.5,)), FEW, "0.5 h"),
     ("1", "hold", last(records.SNAPSHOTS, Snapshot, revisions=Revisions(runtime="newer")), "breach", "newer"),
-    ("1", "target", plan(target_kind="mock"), "breach", "opens no stage"),
-    ("1", "nonsense", plan(required=("hold", "nonsense")), "error", "nobody knows"),
+    ("1", "target", plan(target_kind="mock"), "breach", "unlocks no stage"),
+    ("1", "nonsense", plan(required=("hold", "nonsense")), "error", "cannot judge"),
     ("1", "previous_stage", plan(previous_run=""), "error", ""),
     ("1", "previous_stage", plan(revisions=Revisions(control="c", runtime="r")), "breach", "revisions changed"),
     ("1", "previous_stage", plan(rollout="december"), "breach", "rollout changed"),
     ("1", "previous_stage", plan(previous_report_sha256="e" * 64), "error", "not the report"),
-    ("1", "previous_stage", before(without(records.SIGNOFF)), FEW, "nobody has signed"),
+    ("1", "previous_stage", before(without(records.SIGNOFF)), FEW, "is not signed"),
     ("1", "previous_stage", before(append(records.REPORT, "\n")), "error", "not the report"),
     ("1", "previous_stage", before(without(records.REPORT)), "error", "missing"),
-    ("1", "previous_stage", resigned(decision="no_go"), "breach", "no signed go"),
+    ("1", "previous_stage", resigned(decision="no_go"), "breach", "not a signed go"),
     ("1", "previous_stage", resigned(report_sha256="f" * 64), "breach", "another report"),
     ("1", "previous_stage", resigned(at="2026-11-23T12:00:00.000Z"), "breach", "after this stage"),
     ("1", "previous_stage", resigned(at="2026-11-22T10:00:00.000Z"), "expired", "1 day"),
     ("1", "previous_stage", resigned(at="yesterday"), "error", "yesterday"),
     ("1", "evidence", before(append("logs/docs.txt", "x")), "error", "docs.txt"),
-    ("2", "previous_stage", plan(stage="3a"), "breach", "not the stage before"),
+    ("2", "previous_stage", plan(stage="3a"), "breach", "not the previous stage"),
     ("2", "cohort", without(records.ROUTING_CHECKS), FEW, "not asked"),
-    ("2", "cohort", every(records.ROUTING_CHECKS, RoutingCheck, in_cohort=None, outcome="timeout"), FEW, "nothing"),
+    ("2", "cohort", every(records.ROUTING_CHECKS, RoutingCheck, in_cohort=None, outcome="timeout"), FEW, "no answer"),
     ("2", "cohort", last(records.ROUTING_CHECKS, RoutingCheck, in_cohort=True), "breach", "wrong side"),
     ("2", "cohort", plan(cohort_percent=25.0), "breach", "wrong side"),
     ("2", "builds", plan(client_builds=()), "error", "names no client build"),
-    ("2", "canary_vs_control", plan(control=None), FEW, 'control = "NAME" into [stages.2]'),
-    ("2", "canary_vs_control", plan(control=msgspec.structs.replace(CONTROL, revisions=NOW)), FEW, "canary's own revisions"),
-    ("2", "canary_vs_control", plan(control=msgspec.structs.replace(CONTROL, revisions=Revisions())), FEW, "cannot be found"),
-    ("2", "canary_vs_control", strange_run, "error", "and not both"),
+    ("2", "canary_vs_control", plan(control=None), FEW, 'control = "NAME" to [stages.2]'),
+    ("2", "canary_vs_control", plan(control=msgspec.structs.replace(CONTROL, revisions=NOW)), FEW, "canary's revisions"),
+    ("2", "canary_vs_control", plan(control=msgspec.structs.replace(CONTROL, revisions=Revisions())), FEW, "are unknown"),
+    ("2", "canary_vs_control", add_unknown_run, "error", "is either missing, or not recorded"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "which", "spoil", "reason", "words"), KNOWN_BAD, ids=[f"{row[0]}-{row[1]}-{n}" for n, row in enumerate(KNOWN_BAD)]
+    ("name", "which", "damage", "reason", "words"), KNOWN_BAD, ids=[f"{row[0]}-{row[1]}-{n}" for n, row in enumerate(KNOWN_BAD)]
 )
-def test_a_part_that_is_not_well_is_no_go(
-    stage: Callable[[str], Folder], answers: Answers, name: str, which: str, spoil: Spoil, reason: str, words: str
+def test_failed_requirement_is_a_no_go(
+    stage: Callable[[str], Folder], answers: Answers, name: str, which: str, damage: Damage, reason: str, words: str
 ) -> None:
     folder = stage(name)
-    spoil(folder)
+    damage(folder)
     report = judging.judge_stage(folder.path)
     assert (report.decision, report.reason) == ("no_go", reason)
-    assert part(report, which).state != "pass"
-    assert words in part(report, which).reason
+    assert requirement(report, which).state != "pass"
+    assert words in requirement(report, which).reason
     assert any(blocker.check == which and blocker.remediation and blocker.retest for blocker in report.blockers)
 
 
 @pytest.mark.parametrize("check", list(window.REGISTRY))
-def test_only_a_pass_of_the_window_is_a_pass(quick: Folder, answers: Answers, check: str) -> None:
+def test_only_a_pass_of_a_window_check_counts(quick: Folder, answers: Answers, check: str) -> None:
     for state in set(State) - {State.PASS}:
-        answers[check] = passing(check, state=state, reason="so it is")
+        answers[check] = passing(check, state=state, reason="given")
         report = judging.judge_stage(quick.path)
-        told = check in judging.TOLD_IF_ABSENT and state is State.NO_DATA
-        assert report.decision == ("go" if told else "no_go")
-        assert any("so it is" in sentence for sentence in (report.skipped if told else report.why))
+        optional = check in judging.OPTIONAL_WITHOUT_DATA and state is State.NO_DATA
+        assert report.decision == ("go" if optional else "no_go")
+        assert any("given" in sentence for sentence in (report.skipped if optional else report.why))
 
 
-def test_what_is_no_number_is_no_pass(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_nan_does_not_pass(stage: Callable[[str], Folder], answers: Answers) -> None:
     answers["ux.integrity"] = passing("ux.integrity", value=float("nan"))
     report = judging.judge_stage(stage("1").path)
     assert (report.decision, report.reason) == ("no_go", "error")
 
 
-def test_a_check_that_vanished_is_no_pass(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_missing_check_does_not_pass(stage: Callable[[str], Folder], answers: Answers) -> None:
     del answers["replay.divergence"]
     report = judging.judge_stage(stage("1").path)
     assert (report.decision, report.reason) == ("no_go", FEW)
     assert any("replay.divergence" in sentence for sentence in report.why)
 
 
-def test_a_window_that_cannot_be_judged_passes_no_gate(stage: Callable[[str], Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_window_that_cannot_be_judged_passes_no_gate(stage: Callable[[str], Folder], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("no width")
 
@@ -358,10 +358,10 @@ def test_a_window_that_cannot_be_judged_passes_no_gate(stage: Callable[[str], Fo
     report = judging.judge_stage(stage("1").path)
     assert (report.decision, report.reason) == ("no_go", "error")
     assert {gate.state for gate in report.gates} == {"error"}
-    assert "no width" in part(report, "evidence").reason
+    assert "no width" in requirement(report, "evidence").reason
 
 
-def test_of_a_preflight_only_a_failure_of_the_window_counts(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_only_a_failed_window_check_counts_in_a_preflight(stage: Callable[[str], Folder], answers: Answers) -> None:
     answers["replay.client_lag_events"] = passing("replay.client_lag_events", state=State.NO_DATA)
     report = judging.judge_stage(stage("0").path)
     assert report.decision == "go"
@@ -370,27 +370,25 @@ def test_of_a_preflight_only_a_failure_of_the_window_counts(stage: Callable[[str
     assert judging.judge_stage(stage("0").path).reason == "breach"
 
 
-def test_a_window_check_that_vanished_from_a_preflight_is_told_and_no_more(
-    stage: Callable[[str], Folder], answers: Answers
-) -> None:
+def test_missing_window_check_of_a_preflight_is_only_reported(stage: Callable[[str], Folder], answers: Answers) -> None:
     del answers["replay.divergence"]
     report = judging.judge_stage(stage("0").path)
     assert report.decision == "go"
     assert any("replay.divergence (not_run)" in sentence for sentence in report.skipped)
 
 
-def test_a_rehearsal_on_a_mock_is_spared_what_only_operators_have(tmp_path: Path, answers: Answers) -> None:
+def test_mock_needs_no_commands_of_operators(tmp_path: Path, answers: Answers) -> None:
     folder = Folder(tmp_path / "runs", kind="mock").write()
     last(records.COMMANDS, CommandDone, state="not_run", reason="no checkout", required=False)(folder)
     report = stage_files.conclude(folder.path)
     assert report.decision == "go"
-    assert "not asked of a mock: docs" in part(report, "commands").reason
+    assert "not required on a mock: docs" in requirement(report, "commands").reason
     first_line = (folder.path / records.REPORT_MD).read_text().splitlines()[0]
     assert first_line.startswith("# GO (against the embedded mock")
-    assert "opens no stage" in first_line
+    assert "unlocks no stage" in first_line
 
 
-def test_the_gravest_reason_comes_first(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_most_severe_reason_comes_first(stage: Callable[[str], Folder], answers: Answers) -> None:
     for name, state in (
         ("error.stale_cursors", State.INCONCLUSIVE),
         ("ux.integrity", State.FAIL),
@@ -401,14 +399,14 @@ def test_the_gravest_reason_comes_first(stage: Callable[[str], Folder], answers:
     assert [sentence.partition(":")[0] for sentence in why] == ["fail", "error", "inconclusive"]
 
 
-def test_judging_writes_nothing_and_gives_the_same_again(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_judging_writes_nothing_and_is_repeatable(stage: Callable[[str], Folder], answers: Answers) -> None:
     folder = stage("1").path
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert judging.judge_stage(folder) == judging.judge_stage(folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_what_is_no_stage_is_said(tmp_path: Path, stage: Callable[[str], Folder]) -> None:
+def test_folder_without_a_stage_is_refused(tmp_path: Path, stage: Callable[[str], Folder]) -> None:
     with pytest.raises(UsageError, match="is not a stage's folder"):
         judging.judge_stage(tmp_path)
     folder = stage("1").path
@@ -420,8 +418,8 @@ def test_what_is_no_stage_is_said(tmp_path: Path, stage: Callable[[str], Folder]
         judging.judge_stage(folder)
 
 
-def test_the_stages_own_law_stands_above_a_plan(stage: Callable[[str], Folder], answers: Answers) -> None:
-    """A plan that asks for nothing is judged by all that its stage needs."""
+def test_plan_cannot_remove_requirements_of_its_stage(stage: Callable[[str], Folder], answers: Answers) -> None:
+    """A plan without requirements is judged by those of its stage."""
     folder = stage("0")
     plan(required=())(folder)
     without(records.ROLLBACK)(folder)
@@ -431,7 +429,7 @@ def test_the_stages_own_law_stands_above_a_plan(stage: Callable[[str], Folder], 
 
 
 def production(runs: Path, began: datetime) -> Folder:
-    """A preflight on production, where nothing was broken."""
+    """A preflight on production, without faults."""
     folder = Folder(runs, kind="production", began=began).write(drills=())
     for path in (folder.path / records.DRILLS).iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -439,15 +437,13 @@ def production(runs: Path, began: datetime) -> Folder:
     return folder
 
 
-def test_what_may_not_be_broken_in_production_is_taken_from_a_staging(
-    tmp_path: Path, rollout: Folder, answers: Answers
-) -> None:
+def test_production_uses_drills_of_a_signed_staging(tmp_path: Path, rollout: Folder, answers: Answers) -> None:
     shutil.copytree(rollout.runs.parent, tmp_path / "staging")
     staging = Folder(tmp_path / "staging" / "runs")
-    with journal.Journal(staging.runs.parent / journal.NAME, SteppedClock(staging.began)) as told:
+    with journal.Journal(staging.runs.parent / journal.NAME, SteppedClock(staging.began)) as entries:
         sha = {name: evidence.sha256(staging.path / name) for name in (records.REPORT, records.SIGNOFF)}
-        told.append("reported", run=staging.path.name, report_sha256=sha[records.REPORT])
-        told.append("signed", run=staging.path.name, report_sha256=sha[records.REPORT], signoff_sha256=sha[records.SIGNOFF])
+        entries.append("reported", run=staging.path.name, report_sha256=sha[records.REPORT])
+        entries.append("signed", run=staging.path.name, report_sha256=sha[records.REPORT], signoff_sha256=sha[records.SIGNOFF])
     folder = production(tmp_path / "production" / "runs", rollout.began)
     report = judging.judge_stage(folder.path)
     assert (report.decision, report.why) == ("go", ())
@@ -458,7 +454,7 @@ def test_what_may_not_be_broken_in_production_is_taken_from_a_staging(
     folder.rewrite(records.PLAN, StagePlan, revisions=NOW, began=staging.at(9 * 86400))
     assert any("168" in each or "7 days" in each for each in judging.judge_stage(folder.path).why)
     folder.rewrite(records.PLAN, StagePlan, began=staging.at(0))
-    assert any("no drill was run that asks this" in each for each in judging.judge_stage(folder.path).why)
+    assert any("no drill with this check was run" in each for each in judging.judge_stage(folder.path).why)
     folder.rewrite(records.PLAN, StagePlan, began=folder.at(0))
     append("logs/docs.txt", "x")(staging)
     assert judging.judge_stage(folder.path).reason == "error"

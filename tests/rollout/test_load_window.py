@@ -1,4 +1,4 @@
-"""A window from a stage's folder: which moments it has, and that nothing is taken out of its evidence unseen."""
+"""A window from a stage's folder: its time, and that missing evidence is found."""
 
 import shutil
 from collections.abc import Callable
@@ -26,59 +26,59 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture
 def folder(whole: Folder, tmp_path: Path) -> Folder:
-    """A copy, to be spoilt."""
+    """A copy, for a test to change."""
     return Folder(Path(shutil.copytree(whole.runs, tmp_path / "runs")), "1")
 
 
-def test_a_whole_hold(whole: Folder) -> None:
+def test_whole_hold_is_loaded(whole: Folder) -> None:
     found = window.load(whole.path, whole.path)
     assert (found.began_s, found.seconds, found.interval_s) == (whole.began.timestamp(), 3600.0, INTERVAL_S)
     assert len(found.snapshots) == 3600 / INTERVAL_S + 1
     assert found.canary_checks[0].began_s >= found.began_s
-    assert found.told == len(found.canary_checks) > 1
+    assert found.expected_canary_checks == len(found.canary_checks) > 1
     assert found.baseline is not None
-    assert (found.troubles, found.snapshot_trouble, found.canary_check_trouble) == ((), "", "")
+    assert (found.problems, found.snapshot_problem, found.canary_check_problem) == ((), "", "")
     assert judged(found)["delivery.dropped_deliveries"].state is State.PASS
 
 
-def test_only_what_lies_within(whole: Folder) -> None:
+def test_only_evidence_within_the_times_is_loaded(whole: Folder) -> None:
     began, ended = whole.began + timedelta(minutes=20), whole.began + timedelta(minutes=30)
     found = window.load(whole.path, began=iso(began), ended=iso(ended))
     assert len(found.snapshots) == 600 / INTERVAL_S + 1
-    assert all(began.timestamp() <= watch.began_s <= ended.timestamp() for watch in found.canary_checks)
+    assert all(began.timestamp() <= check.began_s <= ended.timestamp() for check in found.canary_checks)
     with pytest.raises(EvidenceError, match="ends before it begins"):
         window.load(whole.path, began=iso(ended), ended=iso(began))
 
 
-def test_a_hold_that_was_begun_anew_begins_there(folder: Folder) -> None:
-    anew = folder.began + timedelta(minutes=10)
-    events = (("started", folder.began), ("restarted", anew))
+def test_window_starts_with_the_restarted_hold(folder: Folder) -> None:
+    restarted = folder.began + timedelta(minutes=10)
+    events = (("started", folder.began), ("restarted", restarted))
     dump(folder.path / records.HOLD, *(HoldEvent(at=iso(at), kind=kind) for kind, at in events))  # type: ignore[arg-type]
     found = window.load(folder.path)
-    assert found.began_s == anew.timestamp()
+    assert found.began_s == restarted.timestamp()
     assert found.seconds == 3000.0  # to the last snapshot, as it has not ended
 
 
-def test_without_a_hold_it_is_the_baseline(folder: Folder) -> None:
+def test_window_without_a_hold_is_the_baseline(folder: Folder) -> None:
     (folder.path / records.HOLD).unlink()
     path = folder.path / records.SNAPSHOTS
-    assert window.load(folder.path).seconds == 3600.0  # of neither: all that there is
+    assert window.load(folder.path).seconds == 3600.0  # without both: everything
     first, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(first + b"\n" + rest.replace(b'"phase":"hold"', b'"phase":"baseline"'))
     assert window.load(folder.path).seconds == 3600.0 - INTERVAL_S
 
 
 def drop_line(name: str, number: int) -> Callable[[Folder], None]:
-    def spoil(folder: Folder) -> None:
+    def damage(folder: Folder) -> None:
         path = folder.path / name
         lines = path.read_bytes().splitlines(keepends=True)
         del lines[number]
         path.write_bytes(b"".join(lines))
 
-    return spoil
+    return damage
 
 
-def drop_watch(folder: Folder) -> None:
+def drop_canary_check(folder: Folder) -> None:
     shutil.rmtree(sorted((folder.path / records.CANARY_CHECKS).iterdir())[0])
 
 
@@ -88,17 +88,17 @@ def cut_observations(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 30, -2])
-def test_a_snapshot_that_was_taken_out_is_told(folder: Folder, number: int) -> None:
+def test_missing_snapshot_is_an_error(folder: Folder, number: int) -> None:
     drop_line(records.SNAPSHOTS, number)(folder)
     with pytest.raises(EvidenceError, match="has the number"):
         window.load(folder.path)
 
 
-@pytest.mark.parametrize("spoil", [drop_watch, cut_observations])
-def test_a_watch_that_was_spoilt_is_an_error(folder: Folder, spoil: Callable[[Folder], None]) -> None:
-    spoil(folder)
+@pytest.mark.parametrize("damage", [drop_canary_check, cut_observations])
+def test_damaged_canary_check_is_an_error(folder: Folder, damage: Callable[[Folder], None]) -> None:
+    damage(folder)
     found = window.load(folder.path)
-    assert len(found.troubles) == 1
+    assert len(found.problems) == 1
     assert client_states(found) == {State.ERROR}
 
 
@@ -107,7 +107,7 @@ def client_states(found: StageWindow) -> set[State]:
     return {results[name].state for name in ("ux.integrity", "replay.stale_loops", "window.invariants", "window.canary_checks")}
 
 
-def test_a_watch_that_could_not_begin_is_an_error(folder: Folder) -> None:
+def test_canary_check_that_could_not_start_is_an_error(folder: Folder) -> None:
     path = folder.path / records.CANARY_CHECK_LIST
     line = CanaryCheckDone(
         at=iso(folder.began), ended=iso(folder.began), run="", drill="observation", phase="baseline", status="error"
@@ -116,13 +116,13 @@ def test_a_watch_that_could_not_begin_is_an_error(folder: Folder) -> None:
     assert client_states(window.load(folder.path)) == {State.ERROR}
 
 
-def test_what_is_no_folder_of_a_stage(tmp_path: Path) -> None:
+def test_folder_without_a_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a stage's folder"):
         window.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", [records.PLAN, records.HOLD, records.CANARY_CHECK_LIST])
-def test_a_damaged_file_is_named(folder: Folder, name: str) -> None:
+def test_damaged_file_is_named(folder: Folder, name: str) -> None:
     (folder.path / name).write_bytes(b"{\n")
     with pytest.raises(EvidenceError, match=rf"{name}: (line 1 )?is damaged"):
         window.load(folder.path)

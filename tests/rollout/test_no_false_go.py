@@ -1,4 +1,4 @@
-"""What must never end in a go, each on the whole of a stage, and what it is told by."""
+"""What must never end in a go, each tried on a whole stage."""
 
 import json
 from collections.abc import Callable
@@ -27,20 +27,20 @@ from tests.windows import BEGAN_S, THRESHOLDS, good
 
 
 class KilledError(Exception):
-    """As SIGKILL: nothing more is written."""
+    """Stands for SIGKILL: nothing more is written."""
 
 
 Body = Callable[[RolloutWorld, dict[str, object]], bytes]
 
 
 def refused(world: RolloutWorld, stage: str, *words: str, **more: object) -> None:
-    """The stage cannot begin, and says why."""
+    """Check that the stage cannot start, and says why."""
     before = len(read(world.rollout / NAME))
     with pytest.raises(StormgateError) as caught:
         world.stage(stage, **more)
     for word in words:
         assert word in str(caught.value), caught.value
-    assert len(read(world.rollout / NAME)) == before, "nothing was begun"
+    assert len(read(world.rollout / NAME)) == before, "nothing was started"
 
 
 def not_a_go(report: StageReport, *words: str) -> None:
@@ -51,7 +51,7 @@ def not_a_go(report: StageReport, *words: str) -> None:
 
 
 def kill_after_an_hour(world: RolloutWorld, stage: str) -> None:
-    """The stage is begun, and killed after an hour."""
+    """Start a stage and kill it after an hour."""
     began, sleeping = world.clock.now(), SteppedClock.sleep_until
 
     def sleep_until(clock: SteppedClock, moment: object) -> None:
@@ -69,31 +69,31 @@ def latest(world: RolloutWorld) -> Path:
     return rollouts.run_dir(world.rollout, rollouts.runs(read(world.rollout / NAME))[-1].run_id)
 
 
-# --- servers that tell nothing ----------------------------------------------------------------------
+# --- servers without data ---------------------------------------------------------------------------
 
 
 def nulls(world: RolloutWorld, said: dict[str, object]) -> bytes:
     return json.dumps({key: dict.fromkeys(value) if isinstance(value, dict) else value for key, value in said.items()}).encode()
 
 
-def yesterdays(world: RolloutWorld, said: dict[str, object]) -> bytes:
+def outdated(world: RolloutWorld, said: dict[str, object]) -> bytes:
     return json.dumps({**said, "generated_at": iso(world.clock.now() - timedelta(days=1))}).encode()
 
 
 @pytest.mark.parametrize(
     "body",
-    [lambda world, said: b"{}", nulls, lambda world, said: b"<html>all is well</html>", yesterdays, None],
-    ids=["empty", "nulls", "html", "yesterdays", "dead"],
+    [lambda world, said: b"{}", nulls, lambda world, said: b"<html>all is well</html>", outdated, None],
+    ids=["empty", "nulls", "html", "outdated", "dead"],
 )
-def test_metrics_that_tell_nothing_end_a_hold(rollout: RolloutWorld, body: Body | None):
+def test_metrics_without_data_end_a_hold(rollout: RolloutWorld, body: Body | None):
     half = rollout.clock.now() + timedelta(seconds=9000)
 
-    def spoil(path: str, status: int, content: bytes) -> tuple[int, bytes]:
+    def change(path: str, status: int, content: bytes) -> tuple[int, bytes]:
         if path != METRICS or rollout.clock.now() < half:
             return status, content
         return (200, body(rollout, json.loads(content))) if body else (503, b"")
 
-    rollout.spoil = spoil
+    rollout.spoil = change
     _, report = rollout.stage("1")
     not_a_go(report, "hold: it was stopped", "no usable snapshot for too long")
 
@@ -102,43 +102,41 @@ def test_metrics_that_tell_nothing_end_a_hold(rollout: RolloutWorld, body: Body 
 
 
 def squeezed(moment_s: float) -> float:
-    """What an hour's evidence has, as if all of it were of the first minute."""
+    """Move a time of an hour into its first minute."""
     return BEGAN_S + (moment_s - BEGAN_S) / 60
 
 
-def test_an_hour_of_which_all_samples_were_taken_in_the_first_minute() -> None:
-    """As many as there must be, and each of them well; but nobody looked afterwards."""
+def test_hour_sampled_only_in_its_first_minute_does_not_pass() -> None:
+    """There are enough samples and all are healthy, but none after the first minute."""
     hour = replace(good(), control=replace(good(), snapshots=()))
     assert {result.state for result in window.judge(hour, THRESHOLDS)} == {State.PASS}
     snapshots = [
         msgspec.structs.replace(each, at=iso(datetime.fromtimestamp(squeezed(from_iso(each.at).timestamp()), UTC)))
         for each in hour.snapshots
     ]
-    watches = tuple(replace(each, began_s=squeezed(each.began_s)) for each in hour.canary_checks)
+    checks = tuple(replace(each, began_s=squeezed(each.began_s)) for each in hour.canary_checks)
     assert hour.control is not None
-    first = replace(
-        hour, snapshots=tuple(snapshots), canary_checks=watches, control=replace(hour.control, canary_checks=watches)
-    )
+    first = replace(hour, snapshots=tuple(snapshots), canary_checks=checks, control=replace(hour.control, canary_checks=checks))
     found = {result.name: result for result in window.judge(first, THRESHOLDS)}
     assert [name for name, result in found.items() if result.state is State.PASS] == []
     assert "61 of 60 snapshots, with a hole of 3540 s" in found["window.coverage"].reason
-    assert "no watch began for 3545 s" in found["ux.integrity"].reason
+    assert "no canary check started for 3545 s" in found["ux.integrity"].reason
     plan = Folder(Path("runs"), "2").plan(previous_run="", client_builds=(CLIENT_BUILD,))
-    apart = splits.of(first, THRESHOLDS, plan)
-    assert len(apart) > len(splits.BY_BUILD)
-    assert {result.state for result in apart} == {State.INCONCLUSIVE}
+    parts = splits.of(first, THRESHOLDS, plan)
+    assert len(parts) > len(splits.BY_BUILD)
+    assert {result.state for result in parts} == {State.INCONCLUSIVE}
 
 
-def test_a_cohort_that_was_asked_for_in_the_first_minute_alone(tmp_path: Path) -> None:
+def test_cohort_checked_only_in_the_first_minute_is_inconclusive(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs", "2").write()
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
     assert requirements.cohort(folder.path, folder.plan(), events)[0] is State.PASS
     longer = [*events[:-1], HoldEvent(at=folder.at(8 * 3600), kind="ended")]
     state, reason = requirements.cohort(folder.path, folder.plan(), longer)
-    assert (state, "in the hold's last 28775 s" in reason) == (State.INCONCLUSIVE, True), reason
+    assert (state, "in the last 28775 s of the hold" in reason) == (State.INCONCLUSIVE, True), reason
 
 
-# --- a preflight that asked nothing -----------------------------------------------------------------
+# --- a preflight that showed nothing ----------------------------------------------------------------
 
 
 NEEDS_SERVER = """
@@ -152,7 +150,7 @@ phases = { steady_s = 1.0, fault_s = 2.0 }
 """
 
 
-def test_a_preflight_whose_drill_was_refused_and_whose_command_ran_no_test(rollout: RolloutWorld):
+def test_preflight_without_drill_and_tests_is_a_no_go(rollout: RolloutWorld):
     stages = rollout.folder / "their-stages.toml"
     (rollout.folder / "needs_server.toml").write_text(NEEDS_SERVER)
     text = stages.read_text().replace('staging = ["tiny_storm.toml"]', 'staging = ["needs_server.toml"]')
@@ -176,19 +174,19 @@ def test_empty_thresholds_are_refused(rollout: RolloutWorld):
 # --- signatures -------------------------------------------------------------------------------------
 
 
-def test_a_report_that_was_edited_after_it_was_signed(rollout: RolloutWorld):
+def test_report_edited_after_its_signature_is_refused(rollout: RolloutWorld):
     path = latest(rollout) / records.REPORT
     path.write_bytes(path.read_bytes().replace(b'"preflight"', b'"preflighT"'))
     refused(rollout, "1", "changed afterwards")
 
 
-def test_evidence_that_was_edited_after_it_was_signed(rollout: RolloutWorld):
+def test_evidence_edited_after_its_signature_is_refused(rollout: RolloutWorld):
     path = latest(rollout) / records.COMMANDS
     path.write_bytes(path.read_bytes().replace(b"sync_metrics", b"sync_metricz"))
-    refused(rollout, "1", "is not what the report of that stage rests on")
+    refused(rollout, "1", "is not the file that the report of that stage is based on")
 
 
-def test_a_signature_that_was_put_there_by_hand(rollout: RolloutWorld):
+def test_forged_signature_is_refused(rollout: RolloutWorld):
     run_dir = latest(rollout)
     signed = msgspec.json.decode((run_dir / records.SIGNOFF).read_bytes(), type=Signoff)
     forged = msgspec.structs.replace(signed, owner="Bob")
@@ -198,23 +196,23 @@ def test_a_signature_that_was_put_there_by_hand(rollout: RolloutWorld):
     refused(rollout, "1", "is not the signature that was made")
 
 
-def test_a_report_has_one_signature(rollout: RolloutWorld):
+def test_report_has_one_signature(rollout: RolloutWorld):
     with pytest.raises(UsageError, match="was signed by Ann already"):
         rollout.sign()
 
 
-def test_nobody_signs_without_a_name(rollout: RolloutWorld):
+def test_signature_needs_owner_role_and_statement(rollout: RolloutWorld):
     for missing in ("owner", "role", "statement"):
         with pytest.raises(UsageError, match=missing):
             Person(**{**dict.fromkeys(("owner", "role", "statement"), "x"), missing: " "})
 
 
-def test_a_signature_of_yesterday_is_too_old(rollout: RolloutWorld):
+def test_signature_of_yesterday_is_too_old(rollout: RolloutWorld):
     rollout.clock.step(timedelta(hours=24, seconds=1))
     refused(rollout, "1", "24 h are allowed")
 
 
-def test_a_clock_that_was_set_back_is_found(rollout: RolloutWorld):
+def test_clock_that_was_set_back_is_refused(rollout: RolloutWorld):
     rollout.clock.step(timedelta(hours=-2))
     with pytest.raises(StormgateError, match="set back"):
         rollout.stage("1")
@@ -223,8 +221,8 @@ def test_a_clock_that_was_set_back_is_found(rollout: RolloutWorld):
         journal.append("anything")
 
 
-def test_a_waiver_opens_nothing_and_without_a_signature_it_counts_for_nothing(rollout: RolloutWorld):
-    """Neither one put there by hand, nor one that somebody stands by."""
+def test_waiver_unlocks_no_stage(rollout: RolloutWorld):
+    """Neither a forged waiver nor one with a signature unlocks a stage."""
     stages = rollout.folder / "their-stages.toml"
     (rollout.folder / "needs_server.toml").write_text(NEEDS_SERVER)
     stages.write_text(stages.read_text().replace("ok. 1 passed", "ok. 0 passed", 1).replace("tiny_storm", "needs_server"))
@@ -238,43 +236,43 @@ def test_a_waiver_opens_nothing_and_without_a_signature_it_counts_for_nothing(ro
         with pytest.raises(UsageError, match="nothing to waive"):
             signoff.waive(rollout.rollout, run, "ux.no_such_check", person, journal, rollout.clock)
         signoff.waive(rollout.rollout, run, "commands", person, journal, rollout.clock)
-    (told,) = (stage for stage in status.of(rollout.rollout, rollout.clock.now(), rollout.rules).stages if stage.stage == "0")
-    assert told.waivers == (
+    (shown,) = (stage for stage in status.of(rollout.rollout, rollout.clock.now(), rollout.rules).stages if stage.stage == "0")
+    assert shown.waivers == (
         "commands: does not count, as it is not signed",
         "commands: waived by Ann; the decision stays",
     )
-    assert told.state == "no_go"
+    assert shown.state == "no_go"
     refused(rollout, "1", "is a no-go")
 
 
 # --- what must be the same --------------------------------------------------------------------------
 
 
-def test_another_revision_than_the_one_that_was_signed(rollout: RolloutWorld):
+def test_changed_revision_is_refused(rollout: RolloutWorld):
     rollout.endpoints.panel("traffic", revision="mock-r1")
     refused(rollout, "1", "revisions changed", "mock-r1")
 
 
-def test_other_thresholds_than_those_that_were_signed(rollout: RolloutWorld):
+def test_changed_thresholds_are_refused(rollout: RolloutWorld):
     path = rollout.folder / "their-thresholds.toml"
     path.write_text(path.read_text() + "\n# looser\n")
     refused(rollout, "1", "thresholds")
 
 
-def test_a_mock_opens_no_stage(rollout: RolloutWorld):
+def test_mock_unlocks_no_stage(rollout: RolloutWorld):
     rollout.endpoints.write(kind="mock")
     refused(rollout, "1", "is a mock, and a mock unlocks no stage but 0")
     refused(rollout, "1", "is a mock", target="mock", targets=None)
     refused(rollout, "1", "is a mock", target=rollout.endpoints.url, targets=None)
 
 
-def test_stages_are_held_in_their_order(rollout: RolloutWorld):
+def test_stages_are_held_in_order(rollout: RolloutWorld):
     refused(rollout, "2", "stage 1 has not been run")
     refused(rollout, "4", "stage 3b has not been run")
     refused(rollout, "7", "there is no stage '7'")
 
 
-def test_two_tools_at_once(rollout: RolloutWorld):
+def test_second_stormgate_on_a_rollout_is_refused(rollout: RolloutWorld):
     with (
         rollouts.journal_of(rollout.rollout, rollout.clock),
         pytest.raises(UsageError, match="another stormgate works on this rollout"),
@@ -282,7 +280,7 @@ def test_two_tools_at_once(rollout: RolloutWorld):
         rollout.stage("1")
 
 
-def test_a_hold_of_another_target_is_not_gone_on_with(rollout: RolloutWorld):
+def test_hold_of_another_target_is_not_resumed(rollout: RolloutWorld):
     kill_after_an_hour(rollout, "1")
     refused(rollout, "1", "is on target 'stepped', not", target=rollout.endpoints.url, targets=None)
     assert "has no report yet" in next(
@@ -290,4 +288,4 @@ def test_a_hold_of_another_target_is_not_gone_on_with(rollout: RolloutWorld):
     )
     _, report = rollout.stage("1")
     assert report.decision == "go", report.why
-    assert len(rollouts.runs(read(rollout.rollout / NAME))) == 2, "it went on with the one that was killed"
+    assert len(rollouts.runs(read(rollout.rollout / NAME))) == 2, "it resumed the killed one"

@@ -1,4 +1,4 @@
-"""A hold's window taken apart: each client build by itself, and the canary against its control."""
+"""Parts of a hold's window: each client build alone, and the canary compared with its control."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,10 +24,10 @@ from sim.base.errors import UsageError
 from sim.engines.shared.endpoints import Endpoints
 from sim.record.observations import Kind
 from tests.histories import Story
-from tests.known_bad_windows import drops, late, told, values
+from tests.known_bad_windows import drops, late, reported, values
 from tests.rollout.test_hold import World
 from tests.stage_folders import CONTROL, Folder, dump
-from tests.windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, good, quiet, watches
+from tests.windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, canary_series, good, quiet
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
 OLD, NEW = "20260601T000000Z", "20260801T000000Z"
@@ -35,28 +35,28 @@ AT = datetime(2026, 11, 23, 15, tzinfo=UTC)
 Seen = Callable[[int], Story | None]
 
 
-def well(n: int) -> Story | None:
+def healthy(n: int) -> Story | None:
     return None
 
 
 def of_build(seen: CanaryCheck, build: str) -> CanaryCheck:
-    """The same clients, of another build; what was worked out of one is not taken for the other's."""
+    """The same clients with another build. They share no computed values."""
     drill = seen.drill
     return replace(
         seen, drill=msgspec.structs.replace(drill, fleet=msgspec.structs.replace(drill.fleet, client_build=build)), _known={}
     )
 
 
-def in_turns(of: Seen = well, minutes: int = HOUR) -> tuple[CanaryCheck, ...]:
-    return tuple(of_build(each, (OLD, NEW)[n % 2]) for n, each in enumerate(watches(minutes, of)))
+def in_turns(of: Seen = healthy, minutes: int = HOUR) -> tuple[CanaryCheck, ...]:
+    return tuple(of_build(each, (OLD, NEW)[n % 2]) for n, each in enumerate(canary_series(minutes, of)))
 
 
-def control(of: Seen = well, **more: object) -> StageWindow:
-    about = {"told": HOUR * 60 // 300, **more}
-    return StageWindow(BEGAN_S, BEGAN_S + HOUR * INTERVAL_S, INTERVAL_S, (), watches(of=of), **about)  # type: ignore[arg-type]
+def control(of: Seen = healthy, **more: object) -> StageWindow:
+    about = {"expected_canary_checks": HOUR * 60 // 300, **more}
+    return StageWindow(BEGAN_S, BEGAN_S + HOUR * INTERVAL_S, INTERVAL_S, (), canary_series(of=of), **about)  # type: ignore[arg-type]
 
 
-def hour(of: Seen = well, against: StageWindow | None = None) -> StageWindow:
+def hour(of: Seen = healthy, against: StageWindow | None = None) -> StageWindow:
     return good(seen=in_turns(of), control=against)
 
 
@@ -77,7 +77,7 @@ def slower(story: Story, times: float = 1.5) -> Story:
     return values(Kind.REPLAY_COMPLETED, lambda value: value * times)(story)
 
 
-SLOW, LOSSY, REFUSED = slower(quiet()), drops(1)(quiet()), told(Kind.CONNECT_FAILED, 20, detail="token_expired")(quiet())
+SLOW, LOSSY, REFUSED = slower(quiet()), drops(1)(quiet()), reported(Kind.CONNECT_FAILED, 20, detail="token_expired")(quiet())
 LATELY = late(quiet())  # everything is applied a second late
 LATE = values(Kind.GENERATOR_LAG, lambda _: 900.0)(quiet())
 
@@ -85,7 +85,7 @@ LATE = values(Kind.GENERATOR_LAG, lambda _: 900.0)(quiet())
 # --- by build ---------------------------------------------------------------------------------------
 
 
-def test_each_build_is_judged_by_itself(folder: Folder) -> None:
+def test_each_build_is_judged_alone(folder: Folder) -> None:
     plan, found = planned(folder), answers(folder, hour(against=control()))
     assert {name: each.reason for name, each in found.items() if each.state is not PASS} == {}
     assert len([name for name in found if name.startswith("builds.")]) == 2 * len(splits.BY_BUILD)
@@ -93,7 +93,7 @@ def test_each_build_is_judged_by_itself(folder: Folder) -> None:
     assert found[f"builds.{OLD} ux.integrity"].n < answers(folder, hour())[f"builds.{OLD} ux.integrity"].n * 2
 
 
-def test_one_build_that_is_bad_is_not_hidden_by_the_other(folder: Folder) -> None:
+def test_good_build_does_not_hide_a_bad_one(folder: Folder) -> None:
     slow = values(Kind.REPLAY_COMPLETED, lambda value: value + 900.0)(quiet())
     found = answers(folder, hour(lambda n: slow if n % 2 else None))
     assert found[f"builds.{NEW} replay.bootstrap_ms"].state is FAIL
@@ -102,13 +102,13 @@ def test_one_build_that_is_bad_is_not_hidden_by_the_other(folder: Folder) -> Non
     assert (state, reason.startswith(f"{NEW} replay.bootstrap_ms")) == (FAIL, True)
 
 
-def test_a_build_that_was_seen_too_little_is_inconclusive_and_one_that_was_not_seen_no_data(folder: Folder) -> None:
+def test_build_with_too_little_data_does_not_pass(folder: Folder) -> None:
     few = replace(hour(), canary_checks=tuple(each for n, each in enumerate(in_turns()) if n % 2 == 0 or n == 5))
-    found = tuple(answers(folder, replace(few, told=len(few.canary_checks))).values())
+    found = tuple(answers(folder, replace(few, expected_canary_checks=len(few.canary_checks))).values())
     assert splits.builds(planned(folder), found)[0] is INCONCLUSIVE
-    none = replace(hour(), canary_checks=in_turns()[::2], told=HOUR * 60 // 600)
+    none = replace(hour(), canary_checks=in_turns()[::2], expected_canary_checks=HOUR * 60 // 600)
     state, reason = splits.builds(planned(folder), tuple(answers(folder, none).values()))
-    assert (state, "no watch had clients of this build" in reason) == (NO_DATA, True)
+    assert (state, "no canary check had clients of this build" in reason) == (NO_DATA, True)
     assert splits.builds(planned(folder), ())[0] is NO_DATA
 
 
@@ -116,34 +116,41 @@ def test_a_build_that_was_seen_too_little_is_inconclusive_and_one_that_was_not_s
 
 
 def refused(clients: int) -> Story:
-    return told(Kind.CONNECT_FAILED, clients, detail="token_expired")(quiet())
+    return reported(Kind.CONNECT_FAILED, clients, detail="token_expired")(quiet())
 
 
 @pytest.mark.parametrize(
     ("name", "canary", "against", "state"),
     [
         ("bootstrap_ms", lambda n: SLOW, control(), FAIL),
-        ("bootstrap_ms", well, control(lambda n: SLOW), PASS),
-        ("bootstrap_ms", lambda n: SLOW if n < 3 else None, control(), INCONCLUSIVE),  # bad, but not watch by watch
+        ("bootstrap_ms", healthy, control(lambda n: SLOW), PASS),
+        ("bootstrap_ms", lambda n: SLOW if n < 3 else None, control(), INCONCLUSIVE),  # bad, but not in each canary check
         ("bootstrap_ms", lambda n: SLOW if n < 3 else None, control(lambda n: SLOW if n < 3 else None), PASS),  # for both
         ("bootstrap_ms", lambda n: SLOW, control(lambda n: SLOW), PASS),
         ("bootstrap_ms", lambda n: slower(quiet(), 1.19), control(), INCONCLUSIVE),
-        ("publish_to_apply_ms", well, control(), PASS),
+        ("publish_to_apply_ms", healthy, control(), PASS),
         ("publish_to_apply_ms", lambda n: LATELY, control(), FAIL),
         ("error_ratio", lambda n: REFUSED, control(), FAIL),
         ("error_ratio", lambda n: REFUSED if n == 0 else None, control(), FAIL),  # few, but surely more
         ("error_ratio", lambda n: refused(3) if n == 0 else None, control(), PASS),
         ("error_ratio", lambda n: refused(5) if n == 0 else None, control(), INCONCLUSIVE),  # unlikely to be chance
-        ("error_ratio", well, control(lambda n: REFUSED), PASS),
-        ("bootstrap_ms", lambda n: SLOW, replace(control(), canary_checks=(), told=0), NO_DATA),
-        ("bootstrap_ms", well, replace(control(), canary_checks=control().canary_checks[:2], told=2), INCONCLUSIVE),
-        ("bootstrap_ms", well, control(lambda n: LATE if n < 4 else None), INCONCLUSIVE),
-        ("bootstrap_ms", well, replace(control(), cut_short=4), INCONCLUSIVE),
-        ("bootstrap_ms", well, replace(control(), troubles=("something was changed",)), ERROR),
-        ("bootstrap_ms", well, replace(control(), told=13), ERROR),
+        ("error_ratio", healthy, control(lambda n: REFUSED), PASS),
+        ("bootstrap_ms", lambda n: SLOW, replace(control(), canary_checks=(), expected_canary_checks=0), NO_DATA),
+        (
+            "bootstrap_ms",
+            healthy,
+            replace(control(), canary_checks=control().canary_checks[:2], expected_canary_checks=2),
+            INCONCLUSIVE,
+        ),
+        ("bootstrap_ms", healthy, control(lambda n: LATE if n < 4 else None), INCONCLUSIVE),
+        ("bootstrap_ms", healthy, replace(control(), cut_short=4), INCONCLUSIVE),
+        ("bootstrap_ms", healthy, replace(control(), problems=("something was changed",)), ERROR),
+        ("bootstrap_ms", healthy, replace(control(), expected_canary_checks=13), ERROR),
     ],
 )
-def test_the_canary_against_its_control(folder: Folder, name: str, canary: Seen, against: StageWindow, state: State) -> None:
+def test_canary_is_compared_with_its_control(
+    folder: Folder, name: str, canary: Seen, against: StageWindow, state: State
+) -> None:
     found = answers(folder, hour(canary, against))[f"canary.{name}"]
     assert found.state is state, found
     if state in (PASS, FAIL):
@@ -151,22 +158,22 @@ def test_the_canary_against_its_control(folder: Folder, name: str, canary: Seen,
         assert found.n > 0
 
 
-def test_a_control_that_lost_events_says_nothing_to_the_canarys_gates(folder: Folder) -> None:
+def test_control_does_not_affect_the_canarys_gates(folder: Folder) -> None:
     plain, beside = hour(), hour(against=control(lambda n: LOSSY))
     assert window.judge(beside, THRESHOLDS) == window.judge(plain, THRESHOLDS)
     assert window.abort_reason(beside, THRESHOLDS) == ""
     assert "canary.error_ratio" not in answers(folder, plain, control=None)
 
 
-def test_without_a_control_it_is_said_what_to_write(tmp_path: Path, folder: Folder) -> None:
+def test_missing_control_names_the_key_to_add(tmp_path: Path, folder: Folder) -> None:
     state, reason = splits.canary(tmp_path, planned(folder, control=None), ())
-    assert (state, 'control = "NAME" into [stages.2]' in reason) == (NO_DATA, True)
+    assert (state, 'control = "NAME" to [stages.2]' in reason) == (NO_DATA, True)
     assert splits.canary(tmp_path, planned(folder), ())[0] is NO_DATA
     assert splits.CANARY in splits.asked(planned(folder, required=("hold",), control=None))
 
 
-def test_a_hold_waits_for_each_build_and_for_the_control(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its judge asks for both, so a red one begins it anew, and one that was seen too little extends it."""
+def test_hold_waits_for_each_build_and_for_the_control(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its judge requires both: a failed one restarts the hold, one with too little data extends it."""
     found = hour(against=control(lambda n: SLOW))
     preflight = SimpleNamespace(run_dir=folder.path, report=SimpleNamespace(plan=SimpleNamespace(stage="0")))
     monkeypatch.setattr(stage_run.chain, "earlier", lambda *_: [preflight])
@@ -177,7 +184,9 @@ def test_a_hold_waits_for_each_build_and_for_the_control(folder: Folder, monkeyp
     found = hour(lambda n: SLOW, control())
     assert ("canary.bootstrap_ms", FAIL) in {(each.name, each.state) for each in judge(AT, AT).checks}
     found = replace(
-        hour(against=replace(control(), canary_checks=(), told=0)), canary_checks=in_turns()[::2], told=HOUR * 60 // 600
+        hour(against=replace(control(), canary_checks=(), expected_canary_checks=0)),
+        canary_checks=in_turns()[::2],
+        expected_canary_checks=HOUR * 60 // 600,
     )
     missing = " ".join(judge(AT, AT).missing)
     assert f"builds.{NEW} ux.integrity (no_data)" in missing
@@ -189,8 +198,8 @@ def test_a_hold_waits_for_each_build_and_for_the_control(folder: Folder, monkeyp
 
 @pytest.fixture
 def held(tmp_path: Path) -> Folder:
-    """A stage 2 whose control was watched, too."""
-    return Folder(tmp_path / "runs", "2").write().watch_control()
+    """A stage 2 with canary checks of its control."""
+    return Folder(tmp_path / "runs", "2").write().add_control()
 
 
 def changed_control(folder: Folder, **changes: object) -> StageWindow:
@@ -201,36 +210,36 @@ def changed_control(folder: Folder, **changes: object) -> StageWindow:
     return found
 
 
-def test_a_controls_watches_are_read_apart(held: Folder) -> None:
+def test_canary_checks_of_the_control_are_kept_apart(held: Folder) -> None:
     found = window.load(held.path)
     assert found.control is not None
     assert [each.path.split("/")[0] for each in (*found.canary_checks, *found.control.canary_checks)] == [
         "canary-checks"
     ] * 2 + ["control"] * 2
-    assert (found.canary_check_trouble, found.control.canary_check_trouble) == ("", "")
+    assert (found.canary_check_problem, found.control.canary_check_problem) == ("", "")
 
 
-def test_a_control_of_other_revisions_than_at_the_begin_is_no_control(held: Folder) -> None:
+def test_control_with_changed_revisions_is_an_error(held: Folder) -> None:
     found = changed_control(held, revisions=Revisions(control="control-00042", runtime="runtime-00017"))
-    assert (found.canary_checks, "was of other revisions" in found.canary_check_trouble) == ((), True)
+    assert (found.canary_checks, "had other revisions" in found.canary_check_problem) == ((), True)
 
 
 @pytest.mark.parametrize("change", [{"revisions": Revisions()}, {"status": "fail"}])
-def test_a_control_that_failed_or_that_nobody_knows_is_left_out(held: Folder, change: dict[str, object]) -> None:
+def test_failed_or_unknown_control_is_left_out(held: Folder, change: dict[str, object]) -> None:
     found = changed_control(held, **change)
-    assert (found.canary_checks, found.cut_short, found.canary_check_trouble) == ((), 2, "")
+    assert (found.canary_checks, found.cut_short, found.canary_check_problem) == ((), 2, "")
 
 
-def test_a_watch_of_another_target_counts_for_nobody(held: Folder) -> None:
+def test_canary_check_of_another_target_is_an_error(held: Folder) -> None:
     for header in (held.path / records.CANARY_CHECKS).rglob("run.json"):
         header.write_bytes(header.read_bytes().replace(b'"target": "elsewhere"', b'"target": "control"'))
-    assert "watched control (staging), not elsewhere" in window.load(held.path).canary_check_trouble
+    assert "ran against control (staging), not elsewhere" in window.load(held.path).canary_check_problem
 
 
-def test_a_watch_that_is_told_to_be_of_another_build_counts_for_none(held: Folder) -> None:
+def test_canary_check_of_another_build_is_an_error(held: Folder) -> None:
     lines = evidence.read_lines(held.path / records.CANARY_CHECK_LIST, CanaryCheckDone)
     dump(held.path / records.CANARY_CHECK_LIST, *(msgspec.structs.replace(each, build=NEW) for each in lines))
-    assert f"is told to be of build {NEW}, but its clients were of {OLD}" in window.load(held.path).canary_check_trouble
+    assert f"is recorded with build {NEW}, but its clients reported {OLD}" in window.load(held.path).canary_check_problem
 
 
 # --- taking turns -----------------------------------------------------------------------------------
@@ -246,7 +255,7 @@ def watcher(folder: Path, clock: SteppedClock) -> canary_checks.CanaryCheckRunne
     return canary_checks.CanaryCheckRunner(watching, folder, folder, target("canary"), clock, (OLD, NEW), target("control"))
 
 
-def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_canary_checks_rotate_through_targets_and_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, ordered, lined = SteppedClock(AT), list[tuple[str, str]](), 0
 
     def within(order: Order, _: Path) -> canary_checks.Run:
@@ -258,27 +267,27 @@ def test_watches_take_turns_over_targets_and_builds(tmp_path: Path, monkeypatch:
     for n in range(6):
         mine = watcher(tmp_path, clock)  # as if it had been killed each time
         lined += mine.step("hold") is not None
-        assert mine.step("hold") is None, "not before half of the time is over"
+        assert mine.step("hold") is None, "not before half of the interval"
         clock.sleep_until(datetime.fromtimestamp(AT.timestamp() + 150.0 * (n + 1), UTC))
     assert ordered == [("canary", OLD), ("control", OLD), ("canary", NEW), ("control", NEW), ("canary", OLD), ("control", OLD)]
-    assert lined == 3, "of the control's nothing is said"
-    told = evidence.read_lines(tmp_path / records.CONTROL_LIST, CanaryCheckDone)
-    assert {each.revisions for each in told} == {CONTROL.revisions}
-    assert {each.run.split("/")[0] for each in told} == {records.CONTROL}
+    assert lined == 3, "those of the control are not reported"
+    recorded = evidence.read_lines(tmp_path / records.CONTROL_LIST, CanaryCheckDone)
+    assert {each.revisions for each in recorded} == {CONTROL.revisions}
+    assert {each.run.split("/")[0] for each in recorded} == {records.CONTROL}
     assert {each.revisions.known for each in evidence.read_lines(tmp_path / records.CANARY_CHECK_LIST, CanaryCheckDone)} == {
         False
     }
     assert iso(AT) == evidence.read_lines(tmp_path / records.CANARY_CHECK_LIST, CanaryCheckDone)[0].at
 
 
-def test_a_watch_of_both_must_fit_into_the_time(tmp_path: Path) -> None:
+def test_canary_checks_of_both_sides_must_fit_into_the_interval(tmp_path: Path) -> None:
     watching = CanaryChecks(drill="observation", every_s=40.0)
     canary_checks.load(watching, tmp_path, "staging", 30.0)
     with pytest.raises(UsageError, match="one of the control between"):
         canary_checks.load(watching, tmp_path, "staging", 30.0, sides=2)
 
 
-def test_a_control_that_is_configured_otherwise_breaks_the_hold(tmp_path: Path) -> None:
+def test_changed_configuration_of_the_control_stops_the_hold(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.plan = msgspec.structs.replace(world.plan, control=CONTROL)
     events = world.held()
@@ -304,7 +313,7 @@ caps = {{ clients = {clients}, connects_per_s = 10.0, events_per_s = 10.0 }}
         ({"name": "other"}, "there is no target 'control'"),
     ],
 )
-def test_a_control_that_does_not_compare_is_refused(
+def test_control_that_cannot_be_compared_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: dict[str, object], words: str
 ) -> None:
     monkeypatch.setenv("SESSION", "s3ssion")
@@ -321,12 +330,12 @@ def test_a_control_that_does_not_compare_is_refused(
 
 
 @pytest.mark.parametrize(("stage", "words"), [("0", "has no use here"), ("4", "leaves no control")])
-def test_only_between_the_preflight_and_everybody_there_is_a_control(tmp_path: Path, stage: str, words: str) -> None:
+def test_preflight_and_full_rollout_have_no_control(tmp_path: Path, stage: str, words: str) -> None:
     text = stages.DEFAULT_PATH.read_text().replace(f"[stages.{stage}]\n", f'[stages.{stage}]\ncontrol = "before"\n')
     (tmp_path / "stages.toml").write_text(text)
     with pytest.raises(UsageError, match=words):
         stages.load(tmp_path / "stages.toml")
 
 
-def test_twelve_watches_are_enough() -> None:
+def test_twelve_canary_checks_are_enough() -> None:
     assert len(control().canary_checks) * CLIENTS > THRESHOLDS["canary.bootstrap_ms"].minimum_n  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Ways that once led to a go, or opened a stage, and no longer do."""
+"""Ways that once led to a wrong go, or unlocked a stage, and no longer do."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from tests.rollout.test_no_false_go import kill_after_an_hour, latest, refused
 from tests.rollout.test_stages_file import changed
 from tests.stage_folders import NOW, Folder, dump
 
-# --- a stages file that asks for almost nothing -----------------------------------------------------
+# --- a stages file with almost no requirements -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ from tests.stage_folders import NOW, Folder, dump
         ('runner = "cargo"', "", "add 'runner'"),
     ],
 )
-def test_a_stages_file_that_asks_for_almost_nothing(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_weakened_stages_file_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         stages.load(changed(tmp_path, (old, new)))
 
@@ -60,7 +60,7 @@ def test_a_stages_file_that_asks_for_almost_nothing(tmp_path: Path, old: str, ne
         ("node", "# pass 4\n# fail 1"),
     ],
 )
-def test_a_script_that_ends_with_0_although_tests_failed(tmp_path: Path, runner: str, said: str) -> None:
+def test_failed_tests_fail_a_command_with_exit_code_0(tmp_path: Path, runner: str, said: str) -> None:
     words = tmp_path / "said.txt"
     words.write_text(said + "\n")
     command = Command(name="check", argv=("sh", "-c", f"cat {words} || true"), runner=runner)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def test_a_script_that_ends_with_0_although_tests_failed(tmp_path: Path, runner:
     assert "failed" in done.reason
 
 
-# --- what was changed by hand -----------------------------------------------------------------------
+# --- changes by hand --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -79,33 +79,33 @@ def killed(rollout: RolloutWorld) -> Path:
     return latest(rollout)
 
 
-def test_a_plan_that_was_made_easier_while_the_hold_was_killed(rollout: RolloutWorld, killed: Path) -> None:
+def test_changed_plan_of_a_killed_hold_is_refused(rollout: RolloutWorld, killed: Path) -> None:
     path = killed / records.PLAN
     plan = evidence.read_plan(killed)
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(plan, hold_required_s=1.0)))
     refused(rollout, "1", "is not the plan that this stage started with")
 
 
-def test_a_hold_that_was_made_longer_while_it_was_killed(rollout: RolloutWorld, killed: Path) -> None:
+def test_backdated_hold_is_refused(rollout: RolloutWorld, killed: Path) -> None:
     (begun,) = evidence.read_lines(killed / records.HOLD, HoldEvent)
     earlier = iso(from_iso(begun.at) - timedelta(hours=5))
     dump(killed / records.HOLD, msgspec.structs.replace(begun, at=earlier))
     refused(rollout, "1", "lacks 'hold_started'")
 
 
-def test_a_journal_whose_end_was_cut_off(rollout: RolloutWorld) -> None:
-    """As where a red run of a stage is to be forgotten: its folder is still there."""
+def test_run_missing_from_the_journal_is_refused(rollout: RolloutWorld) -> None:
+    """Somebody removes a failed run from the journal, but its folder still exists."""
     run_dir = latest(rollout)
     shutil.copytree(run_dir, run_dir.with_name("20261121T000000Z-stage-0-beef"))
     refused(rollout, "1", "the journal lacks the run 20261121T000000Z-stage-0-beef")
 
 
-def test_another_place_under_the_same_name(rollout: RolloutWorld) -> None:
+def test_changed_configuration_of_a_target_is_refused(rollout: RolloutWorld) -> None:
     rollout.endpoints.write(extra="caps = { clients = 150, connects_per_s = 200.0, events_per_s = 200.0 }\n")
     refused(rollout, "1", "configuration sha256 changed")
 
 
-def test_a_go_of_last_week_that_is_signed_today(rollout: RolloutWorld) -> None:
+def test_late_signature_does_not_renew_a_go(rollout: RolloutWorld) -> None:
     run_dir = latest(rollout)
     with Journal(rollout.rollout / NAME, rollout.clock) as journal:
         (run,) = rollouts.runs(journal.entries)
@@ -121,18 +121,18 @@ def _week_on(rollout: RolloutWorld) -> object:
     return rollout.clock.now()
 
 
-def test_a_status_tells_of_changed_evidence(rollout: RolloutWorld) -> None:
+def test_status_reports_changed_evidence(rollout: RolloutWorld) -> None:
     path = latest(rollout) / records.COMMANDS
     path.write_bytes(path.read_bytes() + b"\n")
     found = status.of(rollout.rollout, rollout.clock.now(), rollout.rules)
     assert found.stages[0].state == "no_go"
-    assert "is not what the report of that stage rests on" in found.stages[0].why[0]
+    assert "is not the file that the report of that stage is based on" in found.stages[0].why[0]
 
 
-# --- a stage before that was run again --------------------------------------------------------------
+# --- a previous stage that was run again ------------------------------------------------------------
 
 
-def test_a_preflight_that_was_run_again_and_is_no_go_closes_what_rests_on_the_old_one(rollout: RolloutWorld) -> None:
+def test_repeated_preflight_blocks_later_stages(rollout: RolloutWorld) -> None:
     rollout.through("1")
     with Journal(rollout.rollout / NAME, rollout.clock) as journal:
         journal.append("stage_started", run="again", stage="0", target="stepped")
@@ -148,7 +148,7 @@ def snapshots(folder: Folder) -> list[Snapshot]:
     return evidence.read_lines(folder.path / records.SNAPSHOTS, Snapshot)
 
 
-def test_a_revision_that_was_another_while_the_drills_ran(tmp_path: Path) -> None:
+def test_revision_that_changed_during_drills_fails(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs").write()
     there = snapshots(folder)
     after = msgspec.structs.replace(
@@ -159,7 +159,7 @@ def test_a_revision_that_was_another_while_the_drills_ran(tmp_path: Path) -> Non
     assert (state, "another" in reason) == (State.FAIL, True)
 
 
-def test_a_revision_that_nobody_told_for_a_while_is_not_unchanged(tmp_path: Path) -> None:
+def test_unknown_revision_is_inconclusive(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs").write()
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
     there = snapshots(folder)
@@ -169,18 +169,18 @@ def test_a_revision_that_nobody_told_for_a_while_is_not_unchanged(tmp_path: Path
     assert (state, "was unknown in 4 snapshots" in reason) == (State.INCONCLUSIVE, True)
 
 
-# --- clients that were not there --------------------------------------------------------------------
+# --- missing canary checks --------------------------------------------------------------------------
 
 
-def test_watches_that_could_not_begin_are_missed(tmp_path: Path) -> None:
+def test_canary_checks_that_did_not_start_are_counted(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs").write()
     path = folder.path / records.CANARY_CHECK_LIST
-    told = evidence.read_lines(path, CanaryCheckDone)
+    recorded = evidence.read_lines(path, CanaryCheckDone)
     refusals = [
         CanaryCheckDone(at=folder.at(s), ended=folder.at(s), run="", drill="observation", phase="baseline", status="not_run")
         for s in range(400, 1800, 300)
     ]
-    dump(path, *sorted([*told, *refusals], key=lambda each: each.at))
+    dump(path, *sorted([*recorded, *refusals], key=lambda each: each.at))
     found = window.load(folder.path)
     assert (len(found.canary_checks), found.cut_short) == (2, 5)
 
@@ -188,7 +188,7 @@ def test_watches_that_could_not_begin_are_missed(tmp_path: Path) -> None:
 # --- killed while it was broken ---------------------------------------------------------------------
 
 
-def test_a_hold_that_was_killed_while_it_was_broken_does_not_count_that(tmp_path: Path) -> None:
+def test_time_of_a_broken_hold_does_not_count_after_a_kill(tmp_path: Path) -> None:
     world = World(tmp_path, killed=between(1200, 1230))
     thresholds = tmp_path / "the-thresholds.toml"
     as_it_was = thresholds.read_text()
@@ -209,19 +209,20 @@ def test_a_hold_that_was_killed_while_it_was_broken_does_not_count_that(tmp_path
     assert (from_iso(events[-1].at) - from_iso(world.plan.began)).total_seconds() >= 1200 + 3600
 
 
-# --- a staging's word for production ----------------------------------------------------------------
+# --- production uses staging's drills ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def on_staging(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a rollout on staging whose preflight is a signed go."""
+    from drills.rollout.report import stage_files
     from drills.rollout.verdict import judging
 
     folder = Folder(tmp_path_factory.mktemp("production") / "staging" / "runs").write()
     report = judging.judge_stage(folder.path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging.stage_files.figures, "of", lambda *_: ())
-        judging.stage_files.write(folder.path, msgspec.structs.replace(report, decision="go", reason="", why=()))
+        patch.setattr(stage_files.figures, "of", lambda *_: ())
+        stage_files.write(folder.path, msgspec.structs.replace(report, decision="go", reason="", why=()))
     return folder.sign().runs.parent
 
 
@@ -235,7 +236,7 @@ def _plan_of(folder: Folder) -> StagePlan:
     return folder.plan(revisions=NOW)
 
 
-def test_a_signature_that_was_put_there_by_hand_speaks_for_no_production(on_staging: Path, tmp_path: Path) -> None:
+def test_forged_signature_of_staging_does_not_count(on_staging: Path, tmp_path: Path) -> None:
     folder, found = preflight_on_staging(on_staging, tmp_path)
     assert found() == []
     with Journal(folder.runs.parent / NAME, SteppedClock(folder.began)) as journal:
@@ -247,7 +248,7 @@ def test_a_signature_that_was_put_there_by_hand_speaks_for_no_production(on_stag
     assert found() == []
 
 
-def test_an_edited_journal_speaks_for_no_production(on_staging: Path, tmp_path: Path) -> None:
+def test_edited_journal_of_staging_does_not_count(on_staging: Path, tmp_path: Path) -> None:
     folder, found = preflight_on_staging(on_staging, tmp_path)
     (folder.runs.parent / NAME).write_text("{}\n")
     assert found() == []

@@ -1,4 +1,4 @@
-"""What a stage's report says to people, programs and CI: the same verdict in each, and nothing that is not in the evidence."""
+"""A stage's report for people, programs and CI: the same verdict in each form."""
 
 import re
 from collections.abc import Iterator
@@ -37,21 +37,23 @@ BAD = {
     ),
     "error.stale_cursors": passing("error.stale_cursors", value=3.0),
     "error.token_expired_surge": passing("error.token_expired_surge", state=State.ERROR, reason="a defect"),
-    "delivery.slow_consumer_growth": passing("delivery.slow_consumer_growth", state=State.NO_DATA, reason="nobody counts it"),
+    "delivery.slow_consumer_growth": passing(
+        "delivery.slow_consumer_growth", state=State.NO_DATA, reason="no server counts it"
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def rollout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, StageReport]]:
-    """A stage 1 that is a no-go, after a stage 0 that was a go, with a fault, a restart and a hole in its window."""
-    said = answers()
+    """A no-go of stage 1 after a go of stage 0, with a fault, a restart and a hole in its window."""
+    given = answers()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window, "judge", lambda *_: tuple(said.values()))
+        patch.setattr(window, "judge", lambda *_: tuple(given.values()))
         patch.setattr(results, "judge_run", judge_once)
         first = Folder(tmp_path_factory.mktemp("reports") / "runs").write()
         stage_files.conclude(first.path)
         first.sign()
-        said |= BAD
+        given |= BAD
         second = Folder(first.runs, "1", first, began=first.began + timedelta(hours=2)).write()
         second.edit(records.SNAPSHOTS, Snapshot, troubled)
         yield second, stage_files.conclude(second.path)
@@ -74,7 +76,7 @@ def text(rollout: tuple[Folder, StageReport], name: str) -> str:
     return (rollout[0].path / name).read_text()
 
 
-def test_the_first_screen_says_all_that_matters(rollout: tuple[Folder, StageReport]) -> None:
+def test_report_starts_with_decision_and_reasons(rollout: tuple[Folder, StageReport]) -> None:
     lines = text(rollout, records.REPORT_MD).splitlines()
     assert lines[0] == "# NO-GO: breach (target elsewhere, staging)"
     top = "\n".join(lines[:40])
@@ -84,7 +86,7 @@ def test_the_first_screen_says_all_that_matters(rollout: tuple[Folder, StageRepo
     assert "control control-00042, runtime runtime-00017" in top
 
 
-def test_every_check_has_its_row(rollout: tuple[Folder, StageReport]) -> None:
+def test_report_has_a_row_per_check(rollout: tuple[Folder, StageReport]) -> None:
     table = text(rollout, records.REPORT_MD)
     _, report = rollout
     for gate in report.gates:
@@ -93,7 +95,7 @@ def test_every_check_has_its_row(rollout: tuple[Folder, StageReport]) -> None:
     assert "| 0.034 ratio | 0.021 .. 0.05 | 1234 | <= 0.01 | server |" in table
 
 
-def test_text_from_elsewhere_breaks_nothing(rollout: tuple[Folder, StageReport]) -> None:
+def test_foreign_text_is_escaped(rollout: tuple[Folder, StageReport]) -> None:
     markdown, html = text(rollout, records.REPORT_MD), text(rollout, records.REPORT_HTML)
     assert "<script" not in markdown
     assert "<script" not in html
@@ -102,14 +104,14 @@ def test_text_from_elsewhere_breaks_nothing(rollout: tuple[Folder, StageReport])
     assert len(re.split(r"(?<!\\)\|", rows[0])) == 12
 
 
-def test_the_page_needs_nothing_else(rollout: tuple[Folder, StageReport]) -> None:
+def test_page_has_no_external_resources(rollout: tuple[Folder, StageReport]) -> None:
     html = text(rollout, records.REPORT_HTML)
     assert re.findall(r"(?:src|href)=[\"'](?!#)[^\"']+", html) == []
     assert re.findall(r"url\((?!#)[^)]*\)|@import", html) == []
     assert html.count("<figure>") == html.count("<svg ") == 3
 
 
-def test_a_go_has_no_blockers(rollout: tuple[Folder, StageReport]) -> None:
+def test_go_has_no_blockers_file(rollout: tuple[Folder, StageReport]) -> None:
     folder, report = rollout
     assert (folder.path / records.BLOCKERS).exists()
     assert folder.previous is not None
@@ -118,7 +120,7 @@ def test_a_go_has_no_blockers(rollout: tuple[Folder, StageReport]) -> None:
     assert tuple(found) == report.blockers
 
 
-def test_blockers_begin_with_the_runbooks_next_step(rollout: tuple[Folder, StageReport]) -> None:
+def test_blockers_start_with_the_runbooks_next_step(rollout: tuple[Folder, StageReport]) -> None:
     _, report = rollout
     assert [blocker.check for blocker in report.blockers] == [
         "delivery.failed_publish_ratio",
@@ -135,7 +137,7 @@ def test_blockers_begin_with_the_runbooks_next_step(rollout: tuple[Folder, Stage
     assert not any("Roll traffic" in step for step in (*broken.remediation, *unknown.remediation))
 
 
-def test_a_command_to_retest_can_be_typed(rollout: tuple[Folder, StageReport]) -> None:
+def test_retest_command_names_a_valid_target(rollout: tuple[Folder, StageReport]) -> None:
     _, report = rollout
     plan = msgspec.structs.replace(report.plan, target="embedded mock", target_kind="mock", stage="0")
     found = {each.check: each.retest for each in blockers.of(msgspec.structs.replace(report, plan=plan))}
@@ -145,7 +147,7 @@ def test_a_command_to_retest_can_be_typed(rollout: tuple[Folder, StageReport]) -
     assert last.retest == "stormgate stage run 0 --target mock --rollout november"
 
 
-def test_in_a_preflight_nothing_is_rolled_back(rollout: tuple[Folder, StageReport]) -> None:
+def test_preflight_blockers_do_not_roll_back(rollout: tuple[Folder, StageReport]) -> None:
     folder, report = rollout
     assert folder.previous is not None
     plan = msgspec.structs.replace(report.plan, stage="0")
@@ -153,13 +155,13 @@ def test_in_a_preflight_nothing_is_rolled_back(rollout: tuple[Folder, StageRepor
     assert found[0].remediation[0].startswith("Do not start the next stage")
 
 
-def test_everything_that_can_stand_in_the_way_has_its_cause(rollout: tuple[Folder, StageReport]) -> None:
+def test_every_check_and_requirement_has_a_cause(rollout: tuple[Folder, StageReport]) -> None:
     table = blockers.table()
     asked = {name for name in window.REGISTRY if not name.startswith("window.")} | set(stage_drills.CHECKS)
-    parts = {"evidence", "previous_stage", "target", "revisions", *judging.OF_WINDOW.values()}
-    parts |= {name for each in stages.RUNBOOK.values() for name in each.required}
+    required = {"evidence", "previous_stage", "target", "revisions", *judging.OF_WINDOW}
+    required |= {name for each in stages.RUNBOOK.values() for name in each.required}
     assert set(table.checks) == asked
-    assert set(table.requirements) == parts
+    assert set(table.requirements) == required
     assert set(table.states) == set(State)
     known = catalog.catalogue().keys() | {"observation"}
     for cause in (*table.checks.values(), *table.requirements.values()):
@@ -167,7 +169,7 @@ def test_everything_that_can_stand_in_the_way_has_its_cause(rollout: tuple[Folde
         assert {drill for names in named for drill in names.split()} <= known
 
 
-def test_what_changed_since_the_stage_before_is_told(rollout: tuple[Folder, StageReport]) -> None:
+def test_changes_since_the_previous_stage_are_reported(rollout: tuple[Folder, StageReport]) -> None:
     _, report = rollout
     found = {f"{change.gate}.{change.check}": change for change in report.changes}
     ratio, cursors = found["delivery.failed_publish_ratio"], found["error.stale_cursors"]
@@ -181,7 +183,7 @@ def test_what_changed_since_the_stage_before_is_told(rollout: tuple[Folder, Stag
     assert {change.state for change in backwards} == {""}
 
 
-def test_ci_sees_only_a_pass_as_green(rollout: tuple[Folder, StageReport]) -> None:
+def test_only_a_pass_is_green_in_junit(rollout: tuple[Folder, StageReport]) -> None:
     root = ElementTree.fromstring(text(rollout, records.JUNIT))
     cases = {case.get("name"): case for case in root.iter("testcase")}
     assert {suite.get("name") for suite in root} == {"error", "replay", "reconnect", "delivery", "ux", "stage"}
@@ -195,13 +197,13 @@ def test_ci_sees_only_a_pass_as_green(rollout: tuple[Folder, StageReport]) -> No
     assert [root.get(name) for name in ("tests", "failures", "errors", "skipped")] == [str(len(cases)), "2", "1", "1"]
 
 
-def test_no_text_makes_the_xml_unreadable(rollout: tuple[Folder, StageReport]) -> None:
+def test_junit_is_valid_xml_for_any_text(rollout: tuple[Folder, StageReport]) -> None:
     _, report = rollout
     part = records.Requirement(name="odd", state="fail", reason="a \x00 \x1b[31m b \ud800 <&>\"'")
     ElementTree.fromstring(junit.of_stage(msgspec.structs.replace(report, requirements=(part,))))
 
 
-def test_the_terminal_and_the_exit_code_say_the_same(
+def test_terminal_and_exit_code_agree_with_the_report(
     rollout: tuple[Folder, StageReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, report = rollout
@@ -214,7 +216,7 @@ def test_the_terminal_and_the_exit_code_say_the_same(
         assert stage_report.exit_code(msgspec.structs.replace(report, reason=reason)) == code
 
 
-def test_a_drills_run_is_told_to_ci_too(rollout: tuple[Folder, StageReport], tmp_path: Path) -> None:
+def test_judge_writes_junit(rollout: tuple[Folder, StageReport], tmp_path: Path) -> None:
     folder, _ = rollout
     assert folder.previous is not None
     (run,) = (folder.previous.path / records.DRILLS).glob("*-storm-*")
@@ -233,14 +235,14 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-def test_a_browser_shows_it_in_light_and_dark(rollout: tuple[Folder, StageReport], browser: Browser) -> None:
+def test_page_renders_in_light_and_dark(rollout: tuple[Folder, StageReport], browser: Browser) -> None:
     address = (rollout[0].path / records.REPORT_HTML).as_uri()
     papers = {}
     for scheme in ("light", "dark"):
         page = browser.new_page(viewport={"width": 1160, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
-        troubles: list[str] = []
-        page.on("console", lambda message, troubles=troubles: troubles.append(message.text))
-        page.on("request", lambda request, troubles=troubles: request.url == address or troubles.append(request.url))
+        problems: list[str] = []
+        page.on("console", lambda message, problems=problems: problems.append(message.text))
+        page.on("request", lambda request, problems=problems: request.url == address or problems.append(request.url))
         page.goto(address)
         assert page.inner_text("h1") == "NO-GO: breach"
         colours = "e => [getComputedStyle(document.body).backgroundColor, getComputedStyle(e).stroke]"
@@ -248,13 +250,13 @@ def test_a_browser_shows_it_in_light_and_dark(rollout: tuple[Folder, StageReport
         shown = page.eval_on_selector_all("figure svg", "all => all.map(e => e.getBoundingClientRect().height)")
         assert len(shown) == 3
         assert min(shown) > 60
-        assert troubles == []
+        assert problems == []
         page.close()
     assert papers["light"] == ["rgb(255, 255, 255)", "rgb(0, 114, 178)"]
     assert papers["dark"] == ["rgb(20, 23, 27)", "rgb(86, 180, 233)"]
 
 
-def test_it_fits_a_telephone_and_a_printer(rollout: tuple[Folder, StageReport], browser: Browser) -> None:
+def test_page_fits_a_phone_and_a_printer(rollout: tuple[Folder, StageReport], browser: Browser) -> None:
     page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
     page.goto((rollout[0].path / records.REPORT_HTML).as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 400

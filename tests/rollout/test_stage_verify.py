@@ -1,4 +1,4 @@
-"""`stormgate stage verify`: everything holds as it was left, and one byte anywhere is found."""
+"""`stormgate stage verify`: an unchanged folder holds, and one changed byte anywhere is found."""
 
 import hashlib
 import shutil
@@ -24,30 +24,30 @@ from tests.commands import stormgate_here
 from tests.rollout.test_judging import judge_once
 from tests.stage_folders import Folder, dump, passing
 
-SHOWN_BODIES = 2  # of the many alike
+CHECKED_BODIES = 2  # of many similar files
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _well() -> Iterator[None]:
+def _healthy_window() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(window, "judge", lambda *_: tuple(passing(name) for name in window.REGISTRY))
         patch.setattr(results, "judge_run", judge_once)
         yield
 
 
-def tell(folder: Folder) -> None:
-    """The journal's lines of a run that was reported and signed."""
+def write_journal(folder: Folder) -> None:
+    """Write the journal of a run that was reported and signed."""
     sha = {name: hashlib.sha256((folder.path / name).read_bytes()).hexdigest() for name in (records.REPORT, records.SIGNOFF)}
-    with journal.Journal(folder.runs.parent / journal.NAME, SteppedClock(folder.began)) as told:
-        told.append("reported", run=folder.path.name, report_sha256=sha[records.REPORT])
-        told.append("signed", run=folder.path.name, signoff_sha256=sha[records.SIGNOFF], report_sha256=sha[records.REPORT])
+    with journal.Journal(folder.runs.parent / journal.NAME, SteppedClock(folder.began)) as entries:
+        entries.append("reported", run=folder.path.name, report_sha256=sha[records.REPORT])
+        entries.append("signed", run=folder.path.name, signoff_sha256=sha[records.SIGNOFF], report_sha256=sha[records.REPORT])
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("verified") / "runs").write()
     stage_files.conclude(folder.path)
-    tell(folder.sign())
+    write_journal(folder.sign())
     return folder
 
 
@@ -57,19 +57,19 @@ def folder(pristine: Folder, tmp_path: Path) -> Folder:
     return Folder(tmp_path / "rollout" / "runs")
 
 
-def test_what_was_left_alone_holds(pristine: Folder) -> None:
+def test_unchanged_folder_holds(pristine: Folder) -> None:
     found = verify(pristine.path)
-    assert (found.troubles, found.decision, found.holds) == ((), "go", True)
+    assert (found.problems, found.decision, found.holds) == ((), "go", True)
     assert found.signed_by.startswith("Robin Example (release owner)")
     said = stormgate_here("stage", "verify", pristine.path)
     assert said.code == 0
     assert "files are unchanged" in said.out
 
 
-def test_one_changed_byte_is_found_in_any_file(folder: Folder) -> None:
+def test_one_changed_byte_is_found_in_every_file(folder: Folder) -> None:
     files = sorted(path for path in folder.path.rglob("*") if path.is_file())
     bodies = [path for path in files if path.parent.name == records.BODIES]
-    for path in (path for path in files if path not in bodies[SHOWN_BODIES:]):
+    for path in (path for path in files if path not in bodies[CHECKED_BODIES:]):
         content = path.read_bytes()
         at = len(content) // 2
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
@@ -81,18 +81,18 @@ def test_one_changed_byte_is_found_in_any_file(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("name", ["rollback.json", "logs/docs.txt", "snapshots/000007-metrics.json", "STAGE_REPORT.md"])
-def test_a_missing_file_is_found(folder: Folder, name: str) -> None:
+def test_missing_file_is_found(folder: Folder, name: str) -> None:
     (folder.path / name).unlink()
-    assert any(name in trouble for trouble in verify(folder.path).troubles)
+    assert any(name in problem for problem in verify(folder.path).problems)
 
 
 @pytest.mark.parametrize("name", ["extra.json", "snapshots/999999-metrics.json", "drills/notes.txt", "blockers.json"])
-def test_a_stray_file_is_found(folder: Folder, name: str) -> None:
+def test_additional_file_is_found(folder: Folder, name: str) -> None:
     (folder.path / name).write_text("[]")
-    assert any(name in trouble for trouble in verify(folder.path).troubles)
+    assert any(name in problem for problem in verify(folder.path).problems)
 
 
-def test_a_link_is_no_evidence(folder: Folder) -> None:
+def test_link_is_no_evidence(folder: Folder) -> None:
     (folder.path / "logs" / "more.txt").symlink_to("/etc/hostname")
     said = stormgate_here("stage", "verify", folder.path)
     assert said.code == 4
@@ -100,7 +100,7 @@ def test_a_link_is_no_evidence(folder: Folder) -> None:
 
 
 def rewritten(folder: Folder, **changes: Any) -> StageReport:
-    """The report with other words, and with the hashes that belong to them: the work of somebody who knows how."""
+    """The report with changed fields and matching hashes, as a careful forger writes it."""
     report = evidence.read_report(folder.path)
     assert report is not None
     report = msgspec.structs.replace(report, **changes)
@@ -112,65 +112,65 @@ def rewritten(folder: Folder, **changes: Any) -> StageReport:
     return report
 
 
-def test_a_forged_verdict_is_found_by_its_evidence(folder: Folder) -> None:
+def test_forged_verdict_is_found(folder: Folder) -> None:
     folder.edit(records.HOLD, records.HoldEvent, lambda lines: lines[:1])
     rewritten(folder, evidence=evidence.files(folder.path))
-    troubles = verify(folder.path).troubles
-    assert any("says go, but the evidence says no_go error" in trouble for trouble in troubles)
+    problems = verify(folder.path).problems
+    assert any("says go, but the evidence says no_go error" in problem for problem in problems)
 
 
-def test_a_report_that_was_edited_after_its_signature_is_found(folder: Folder) -> None:
+def test_report_edited_after_its_signature_is_found(folder: Folder) -> None:
     rewritten(folder, notes=("All is well.",))
-    troubles = verify(folder.path).troubles
-    assert any("was changed after Robin Example signed it" in trouble for trouble in troubles)
-    assert any("notes" in trouble and "not what the evidence says" in trouble for trouble in troubles)
-    assert any("not the one that the journal tells of" in trouble for trouble in troubles)
+    problems = verify(folder.path).problems
+    assert any("was changed after Robin Example signed it" in problem for problem in problems)
+    assert any("notes" in problem and "differs from the evidence" in problem for problem in problems)
+    assert any("not the one that the journal records" in problem for problem in problems)
 
 
-def test_a_signature_is_held_against_the_journal(folder: Folder) -> None:
+def test_signature_is_compared_with_the_journal(folder: Folder) -> None:
     folder.rewrite(records.SIGNOFF, Signoff, owner="Somebody Else")
-    assert any("signoff.json" in trouble and "journal" in trouble for trouble in verify(folder.path).troubles)
+    assert any("signoff.json" in problem and "journal" in problem for problem in verify(folder.path).problems)
     (folder.path / records.SIGNOFF).unlink()
-    assert any("signoff.json" in trouble and "journal" in trouble for trouble in verify(folder.path).troubles)
+    assert any("signoff.json" in problem and "journal" in problem for problem in verify(folder.path).problems)
 
 
-def test_a_waiver_that_nobody_made_is_found(folder: Folder) -> None:
+def test_forged_waiver_is_found(folder: Folder) -> None:
     sha = hashlib.sha256((folder.path / records.REPORT).read_bytes()).hexdigest()
     waiver = Waiver(check="ux.integrity", owner="A", role="B", at=folder.at(1), statement="so be it", report_sha256=sha)
     (folder.path / records.WAIVERS).write_bytes(msgspec.json.encode([waiver]))
-    assert any("waiver of ux.integrity" in trouble for trouble in verify(folder.path).troubles)
+    assert any("waiver of ux.integrity" in problem for problem in verify(folder.path).problems)
     assert judging.judge_stage(folder.path).decision == "go"
 
 
-def test_a_stage_that_was_not_concluded_does_not_hold(folder: Folder) -> None:
+def test_stage_without_a_report_does_not_hold(folder: Folder) -> None:
     (folder.path / records.REPORT).unlink()
-    assert any("was not concluded" in trouble for trouble in verify(folder.path).troubles)
+    assert any("has no verdict yet" in problem for problem in verify(folder.path).problems)
 
 
-def test_as_json_it_is_one_object(folder: Folder) -> None:
+def test_json_output_is_one_object(folder: Folder) -> None:
     (folder.path / "logs" / "docs.txt").write_text("another")
     said = stormgate_here("stage", "verify", folder.path, "--json")
     found = msgspec.json.decode(said.out)
     assert (said.code, found["holds"], found["run_id"]) == (4, False, folder.path.name)
-    assert "logs/docs.txt: was changed (its SHA-256 differs)." in found["troubles"]
+    assert "logs/docs.txt: was changed (its SHA-256 differs)." in found["problems"]
 
 
-def test_a_signed_report_is_not_written_over(folder: Folder) -> None:
+def test_signed_report_is_not_overwritten(folder: Folder) -> None:
     assert stage_files.conclude(folder.path).decision == "go"
     folder.edit(records.HOLD, records.HoldEvent, lambda lines: lines[:1])
     before = (folder.path / records.REPORT).read_bytes()
-    with pytest.raises(UsageError, match="signed already"):
+    with pytest.raises(UsageError, match="is signed"):
         stage_files.conclude(folder.path)
     assert (folder.path / records.REPORT).read_bytes() == before
 
 
 @pytest.mark.parametrize("artifact", list(schemas.ARTIFACTS))
-def test_every_artifact_has_its_schema_as_the_records_have_it(artifact: str) -> None:
+def test_schema_of_every_artifact_is_up_to_date(artifact: str) -> None:
     assert schemas.path_of(artifact).read_bytes() == schemas.generate(artifact), "run python -m drills.rollout.report.schemas"
 
 
-def test_artifacts_are_what_their_schemas_say(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    second = Folder(folder.runs, "2", folder, began=folder.began + timedelta(hours=2)).write().watch_control()
+def test_artifacts_match_their_schemas(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = Folder(folder.runs, "2", folder, began=folder.began + timedelta(hours=2)).write().add_control()
     gone = Revisions(control="control-00041", runtime="runtime-00016")
     dump(
         second.path / records.ARMED, Armed(at=second.at(5), gate_h=0, state="pass", reason="", hooks_sha256="", last_good=gone)
@@ -205,12 +205,10 @@ def validate(path: Path, artifact: str) -> None:
 @pytest.mark.parametrize(
     "edit", [lambda text: text + "\n", lambda text: text.replace('"schema": 1,', '"schema": 1, "more": 1,', 1)]
 )
-def test_an_edit_that_says_nothing_else_is_found_without_signature_or_journal(
-    folder: Folder, edit: Callable[[str], str]
-) -> None:
+def test_edit_is_found_without_signature_and_journal(folder: Folder, edit: Callable[[str], str]) -> None:
     (folder.path / records.SIGNOFF).unlink()
     (folder.runs.parent / journal.NAME).unlink()
     assert verify(folder.path).holds
     path = folder.path / records.REPORT
     path.write_text(edit(path.read_text()))
-    assert [trouble for trouble in verify(folder.path).troubles if "it was edited" in trouble]
+    assert [problem for problem in verify(folder.path).problems if "was edited" in problem]

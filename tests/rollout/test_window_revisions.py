@@ -1,4 +1,4 @@
-"""What was deployed in a window, of snapshots that each tell of one service only."""
+"""The revisions in a window, from snapshots that each know one service."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.windows import snapshot
 
 
 @pytest.mark.parametrize(
-    ("told", "pairs"),
+    ("reported", "pairs"),
     [
         ([("", "r1"), ("c1", ""), ("", "r1"), ("c1", "")], [("c1", "r1")]),
         ([("", "r1"), ("c1", ""), ("", "r2"), ("c1", "")], [("c1", "r1"), ("c1", "r2")]),
@@ -18,10 +18,10 @@ from tests.windows import snapshot
         ([("", ""), ("", "")], []),
     ],
 )
-def test_a_service_that_was_not_asked_is_as_it_was(told: list[tuple[str, str]], pairs: list[tuple[str, str]]) -> None:
+def test_service_keeps_its_last_revision(reported: list[tuple[str, str]], pairs: list[tuple[str, str]]) -> None:
     taken = tuple(
         snapshot(n, n, "metrics", {}, revisions=Revisions(control=control, runtime=runtime))
-        for n, (control, runtime) in enumerate(told, 1)
+        for n, (control, runtime) in enumerate(reported, 1)
     )
     found = StageWindow(0.0, 3600.0, 60.0, taken, ()).revisions
     assert [(pair.control, pair.runtime) for pair in found] == pairs

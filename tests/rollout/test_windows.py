@@ -1,4 +1,4 @@
-"""A window's evidence: what is believed of it, who may speak for whom, and that less of it never says more."""
+"""A window's evidence: what counts, which source may replace another, and that less evidence never passes more."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,20 +18,20 @@ from drills.rollout.verdict.window_data.stage_window import moment_s
 from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
 from sim.record.observations import Kind
 from tests.histories import Story
-from tests.known_bad_windows import KNOWN_BAD, a_hole, of_metrics, of_monitoring, rates, seen, told
+from tests.known_bad_windows import KNOWN_BAD, a_hole, of_metrics, of_monitoring, rates, reported, seen
 from tests.windows import (
     BEGAN_S,
     INTERVAL_S,
     THRESHOLDS,
     Servers,
+    canary_check,
+    canary_series,
     changed,
     counting,
     good,
     judged,
     quiet,
     states,
-    watch,
-    watches,
     with_metrics,
     without,
 )
@@ -69,7 +69,7 @@ def test_coverage(minutes: int, silent: range, state: State) -> None:
     whole = good(Servers(minutes=minutes))
     quiet_ones = {whole.began_s + minute * INTERVAL_S for minute in silent}
     found = changed(whole, lambda each: moment_s(each) in quiet_ones, outcome="timeout", metrics={})
-    coverage = window.coverage(found)
+    coverage = found.coverage
     assert coverage.state == state, coverage.reason
     assert coverage.expected == minutes
     assert judged(found)["window.coverage"].state is state
@@ -77,25 +77,25 @@ def test_coverage(minutes: int, silent: range, state: State) -> None:
         assert PASS not in of(found, *BY_COUNTERS)
 
 
-def test_a_snapshot_that_was_taken_out_shows() -> None:
+def test_missing_snapshot_is_an_error() -> None:
     found = without(good(), lambda each: each.n == 40)
-    assert "snapshot 40 is missing" in window.coverage(found).reason
+    assert "snapshot 40 is missing" in found.coverage.reason
     assert of(found, *BY_COUNTERS) == {ERROR}
 
 
-def test_the_last_answers_cannot_be_taken_away() -> None:
-    """What the last minute showed is not forgotten by forgetting the last minute."""
+def test_missing_last_answers_are_inconclusive() -> None:
+    """Removing the last minute does not hide what it showed."""
     found = burst(60)
     assert of(found, "delivery.failed_publish_ratio") == {FAIL}
     assert of(without(found, lambda each: each.n > 120), "delivery.failed_publish_ratio") == {INCONCLUSIVE}
 
 
-def test_a_clock_that_was_set_back_shows() -> None:
+def test_clock_that_was_set_back_is_an_error() -> None:
     found = changed(good(), lambda each: each.n == 60, at="2026-03-02T09:01:00.000Z")
-    assert window.coverage(found).state == ERROR
+    assert found.coverage.state == ERROR
 
 
-def test_a_change_of_revisions_is_told() -> None:
+def test_change_of_revisions_is_reported() -> None:
     found = changed(good(), lambda each: each.n == 61, revisions=Revisions(runtime="r2"))
     assert [each.runtime for each in found.revisions] == ["r1", "r2"]
     assert "revisions changed" in judged(found)["window.coverage"].reason
@@ -105,24 +105,24 @@ def test_a_change_of_revisions_is_told() -> None:
 
 
 def restarting(minute: int) -> dict[str, float]:
-    """The runtime begins anew after half an hour."""
+    """The runtime restarts after half an hour."""
     return counting(PROFILES["full"])(minute if minute < 30 else minute - 30)
 
 
-def test_an_unexplained_reset_tells_nothing() -> None:
+def test_unexplained_restart_is_inconclusive() -> None:
     results = judged(good(with_metrics("metrics", restarting)))
     for name in ("delivery.failed_publish_ratio", "error.error_budget_ratio"):
         assert results[name].state is INCONCLUSIVE, results[name]
-        assert "went back" in results[name].reason
+        assert "decreased" in results[name].reason
 
 
-def test_a_reset_that_a_fault_explains_is_left_out() -> None:
+def test_restart_during_a_fault_is_left_out() -> None:
     found = changed(good(with_metrics("metrics", restarting)), lambda each: 60 <= each.n <= 63, fault=True)
     assert of(found, "delivery.failed_publish_ratio", "error.error_budget_ratio") == {PASS}
 
 
-def test_what_a_new_process_counted_first_counts() -> None:
-    """A failure that shows after a reset is one, whoever lost the rest."""
+def test_failures_after_a_restart_count() -> None:
+    """A failure after a restart counts, although earlier counts are lost."""
     figures = counting(PROFILES["full"])
 
     def reset(minute: int) -> dict[str, float]:
@@ -141,11 +141,11 @@ def test_minutes_with_a_fault_are_left_out() -> None:
     found = changed(story(), lambda each: 41 <= each.n <= 44, fault=True)
     assert of(story(), "delivery.failed_publish_ratio") == {FAIL}
     assert of(found, "delivery.failed_publish_ratio") == {PASS}
-    assert window.coverage(found).state == PASS
+    assert found.coverage.state == PASS
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_figure_that_is_no_number_is_none(value: float) -> None:
+def test_nan_and_infinity_are_missing(value: float) -> None:
     def spoil(each: Snapshot) -> Snapshot:
         known_bad = {**each.metrics, "mirror.failed_total": value, "sync.token.issue.failed": value}
         return msgspec.structs.replace(each, metrics=known_bad) if each.n in (40, 41) else each
@@ -155,7 +155,7 @@ def test_a_figure_that_is_no_number_is_none(value: float) -> None:
     assert of(found, "delivery.failed_publish_ratio", "error.token_issue_failure_ratio") == {INCONCLUSIVE}
 
 
-def test_a_figure_that_is_promised_and_missing_lets_nobody_speak_for_it() -> None:
+def test_clients_do_not_replace_a_promised_metric() -> None:
     name = "delivery.stale_cursor_events_total"
     found = good()
     figures = {each.n: {key: value for key, value in each.metrics.items() if key != name} for each in found.snapshots}
@@ -163,10 +163,10 @@ def test_a_figure_that_is_promised_and_missing_lets_nobody_speak_for_it() -> Non
     assert judged(gone)["error.stale_cursors"].state is NO_DATA
 
 
-def test_one_sample_of_each_passes_nothing_that_is_counted_or_measured() -> None:
+def test_one_sample_of_each_source_passes_nothing() -> None:
     one = Story(1, header={"observations_rows": 0, "plan": []})
     first = tuple(each for each in Servers().snapshots() if each.n <= 2)
-    found = StageWindow(BEGAN_S, BEGAN_S + 3600, INTERVAL_S, first, (watch(0.0, one),))
+    found = StageWindow(BEGAN_S, BEGAN_S + 3600, INTERVAL_S, first, (canary_check(0.0, one),))
     assert {name: state for name, state in states(found).items() if state is PASS} in ({}, {"window.invariants": PASS})
 
 
@@ -174,34 +174,34 @@ def test_one_sample_of_each_passes_nothing_that_is_counted_or_measured() -> None
 
 
 @pytest.mark.parametrize(("late_by", "state"), [(0, PASS), (1, PASS), (2, PASS), (6, INCONCLUSIVE)])
-def test_a_second_source_may_be_late_but_not_wrong(late_by: int, state: State) -> None:
+def test_second_source_may_be_late_but_not_different(late_by: int, state: State) -> None:
     failed = [minute // 10 for minute in range(61)]
 
     def monitored(minute: int) -> dict[str, float]:
         return {"mirror.failed_total": float(failed[max(minute - late_by, 0)])}
 
     servers = with_metrics("metrics", lambda m: {**counting(PROFILES["full"])(m), "mirror.failed_total": float(failed[m])})
-    found = good(replace(servers, figures={**servers.figures, "prometheus": monitored}))
+    found = good(replace(servers, metrics={**servers.metrics, "prometheus": monitored}))
     result = judged(found)["delivery.failed_publish_growth"]
     assert result.state is state, result.reason
 
 
-def test_a_second_source_that_counts_otherwise_leaves_doubt() -> None:
+def test_contradicting_sources_are_inconclusive() -> None:
     figures = {"mirror.published_total": 200.0, "mirror.duplicate_suppressed_total": 0.0, "mirror.failed_total": 0.0}
     found = of_monitoring(200.0, "mirror.published_total", **figures)()
     result = judged(found)["delivery.failed_publish_ratio"]
     assert result.state is INCONCLUSIVE
-    assert "no delay of scraping explains" in result.reason
+    assert "a scraping delay does not explain it" in result.reason
 
 
 def pinned() -> StageWindow:
-    """Servers that say as little as older runtimes do: nothing of deliveries and tokens."""
+    """Servers with the few metrics of older runtimes: none of deliveries and tokens."""
     silent: Callable[[int], dict[str, float]] = lambda minute: {}  # noqa: E731
     servers = Servers({"metrics": counting(PROFILES["pinned"]), "control": silent}, profile="pinned")
     return changed(good(servers), lambda each: each.source == "control", outcome="no_metrics")
 
 
-def test_clients_can_speak_for_a_pinned_profile() -> None:
+def test_clients_replace_metrics_of_a_pinned_profile() -> None:
     results = judged(pinned())
     assert {name: result.reason for name, result in results.items() if result.state is not PASS} == {}
     stood_in = {name for name, result in results.items() if result.origin == "client"}
@@ -209,56 +209,56 @@ def test_clients_can_speak_for_a_pinned_profile() -> None:
     assert results["delivery.failed_publish_ratio"].origin == "server"
 
 
-def test_clients_do_not_speak_for_a_control_service_that_did_not_answer() -> None:
+def test_clients_do_not_replace_a_silent_control_service() -> None:
     found = changed(pinned(), lambda each: each.source == "control", outcome="timeout")
     assert of(found, "error.token_issue_failure_ratio") == {NO_DATA}
 
 
-def test_what_clients_saw_fail_fails_whatever_servers_say() -> None:
-    result = judged(seen(told(Kind.TOKEN_REFUSED, 20, detail="forbidden"))())["error.token_issue_failure_ratio"]
+def test_failure_of_clients_overrides_servers() -> None:
+    result = judged(seen(reported(Kind.TOKEN_REFUSED, 20, detail="forbidden"))())["error.token_issue_failure_ratio"]
     assert (result.state, result.origin) == (FAIL, "client")
 
 
-# --- watches --------------------------------------------------------------------------------------------
+# --- canary checks --------------------------------------------------------------------------------------
 
 
-def test_rows_that_are_gone_show() -> None:
-    cut = replace(watch(10.0, quiet().without(lambda row: row.kind is Kind.GENERATOR_LAG)), path="watches/cut")
+def test_missing_rows_are_an_error() -> None:
+    cut = replace(canary_check(10.0, quiet().without(lambda row: row.kind is Kind.GENERATOR_LAG)), path="canary-checks/cut")
     cut.history.header.observations_rows += 1
-    found = good(seen=(*watches(), cut))
+    found = good(seen=(*canary_series(), cut))
     assert of(found, "ux.integrity", "window.invariants", "delivery.dropped_deliveries") == {ERROR}
 
 
-def test_a_watch_that_is_gone_shows() -> None:
+def test_missing_canary_check_is_an_error() -> None:
     found = good()
     gone = replace(found, canary_checks=found.canary_checks[1:])
     assert of(gone, "ux.integrity", "window.invariants", "replay.bootstrap_ms") == {ERROR}
-    assert "11 watches where 12 are told of" in judged(gone)["ux.integrity"].reason
+    assert "11 canary checks, but 12 are recorded" in judged(gone)["ux.integrity"].reason
 
 
-def test_clients_must_have_been_there_throughout() -> None:
-    found = good(seen=watches()[:6])
+def test_time_without_canary_checks_is_inconclusive() -> None:
+    found = good(seen=canary_series()[:6])
     assert of(found, "ux.integrity", "replay.bootstrap_ms") == {INCONCLUSIVE}
-    assert "no watch began for" in judged(found)["ux.integrity"].reason
+    assert "no canary check started for" in judged(found)["ux.integrity"].reason
 
 
-def test_a_late_load_generator_measures_itself() -> None:
+def test_late_load_generator_is_left_out_of_times() -> None:
     story = quiet()
     late = Story(
         story.clients, [replace(r, value=900.0) if r.kind is Kind.GENERATOR_LAG else r for r in story.rows], story.header
     )
-    every = judged(good(seen=watches(of=lambda n: late)))
+    every = judged(good(seen=canary_series(of=lambda n: late)))
     assert {every[name].state for name in ("replay.bootstrap_ms", "ux.publish_to_apply_ms")} == {INCONCLUSIVE}
     assert every["ux.integrity"].state is PASS
-    assert of(good(seen=watches(of=lambda n: late if n == 3 else None)), "replay.bootstrap_ms") == {PASS}
+    assert of(good(seen=canary_series(of=lambda n: late if n == 3 else None)), "replay.bootstrap_ms") == {PASS}
 
 
-def test_a_late_generator_is_one_as_of_drills() -> None:
+def test_generator_limit_equals_that_of_drills() -> None:
     asked, shipped = clients._GENERATOR, THRESHOLDS["drill.generator_lag_ms"]
     assert (asked.threshold, asked.unit, asked.minimum_n) == (shipped.threshold, shipped.unit, shipped.minimum_n)
 
 
-def test_watches_that_were_cut_short_count_for_nothing_but_their_number() -> None:
+def test_too_many_cut_short_canary_checks_are_inconclusive() -> None:
     assert of(good(cut_short=1), "window.canary_checks") == {PASS}
     assert of(good(cut_short=2), "window.canary_checks") == {INCONCLUSIVE}
 
@@ -267,32 +267,32 @@ def test_watches_that_were_cut_short_count_for_nothing_but_their_number() -> Non
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "expected"),
     [
         (good, ""),
         (rates(mirror__failed_total=350.0), "error.error_budget_burn_fast"),
         (rates(mirror__failed_total=90.0), "error.error_budget_burn_slow"),
         (rates(mirror__failed_total=10.0), ""),
-        (seen(told(Kind.UNGRANTED, 1, stream="s", seq=1)), "cross_topic_leak"),
-        (seen(told(Kind.PROBED, 1, detail="expired_token:accepted")), "expired_token_accepted"),
+        (seen(reported(Kind.UNGRANTED, 1, stream="s", seq=1)), "cross_topic_leak"),
+        (seen(reported(Kind.PROBED, 1, detail="expired_token:accepted")), "expired_token_accepted"),
         (of_monitoring(0.1, "replay.divergences_total"), "replay.divergence"),
         (of_monitoring(120.0, "sockets.reconnects_total"), "reconnect.reconnects_per_s"),
         (of_monitoring(6.0, "sockets.heartbeat_timeouts_total"), "reconnect.heartbeat_timeouts_per_s"),
         (a_hole, ""),
     ],
 )
-def test_what_stops_a_stage(found: Callable[[], StageWindow], said: str) -> None:
+def test_severe_failures_stop_a_stage(found: Callable[[], StageWindow], expected: str) -> None:
     reason = window.abort_reason(found(), THRESHOLDS)
-    assert reason.startswith(said) if said else reason == ""
+    assert reason.startswith(expected) if expected else reason == ""
 
 
-# --- less evidence never says more ----------------------------------------------------------------------
+# --- less evidence never passes more --------------------------------------------------------------------
 
 BURST = {"mirror.failed_total": 900.0, "delivery.stale_cursor_events_total": 30.0, "sync.token.issue.failed": 300.0}
 
 
 def burst(at: int) -> StageWindow:
-    """All that goes wrong goes wrong within one minute."""
+    """All failures happen within one minute."""
 
     def of_source(names: Iterable[str]) -> Callable[[int], dict[str, float]]:
         rest = counting(names)
@@ -301,12 +301,14 @@ def burst(at: int) -> StageWindow:
     return good(Servers({"metrics": of_source(PROFILES["full"]), "control": of_source(STATUS_COUNTERS)}))
 
 
-# What goes wrong within a minute is soonest hidden, so each of those counts as many.
+# Failures within one minute are the easiest to hide, so each of these windows is drawn more often.
 BURSTS: dict[str, Callable[[], StageWindow]] = {
     f"{at} {again}": partial(burst, at) for at in (1, 2, 30, 59, 60) for again in range(8)
 }
 BASES: dict[str, Callable[[], StageWindow]] = {"good": good, "pinned": pinned, **BURSTS} | {
-    str(case): case.window for case in KNOWN_BAD if case.origin == "server" or "one watch" in case.what or "client" in case.what
+    str(case): case.window
+    for case in KNOWN_BAD
+    if case.origin == "server" or "one canary check" in case.what or "client" in case.what
 }
 
 
@@ -317,16 +319,16 @@ def base(name: str) -> tuple[StageWindow, dict[str, State]]:
 
 
 def less(data: st.DataObject, found: StageWindow) -> StageWindow:
-    """The window with something taken out."""
-    what = data.draw(st.sampled_from(("snapshots", "figures", "figure", "canary-checks", "rows", "baseline")))
+    """The window without a part of its evidence."""
+    what = data.draw(st.sampled_from(("snapshots", "metrics", "metric", "canary checks", "rows", "baseline")))
     numbers = [each.n for each in found.snapshots]
     if what == "snapshots":
-        # None from the front, where the lines of their file, numbered from 1, show it.
+        # Not from the front: the line numbers of the file, which start at 1, would show it.
         gone = data.draw(st.sets(st.sampled_from(numbers[2:]), min_size=1, max_size=6))
         return without(found, lambda each: each.n in gone)
-    if what in ("figures", "figure"):
-        return fewer_figures(data, found, every=what == "figure")
-    if what == "canary-checks":
+    if what in ("metrics", "metric"):
+        return fewer_metrics(data, found, every=what == "metric")
+    if what == "canary checks":
         kept = data.draw(
             st.lists(st.sampled_from(range(len(found.canary_checks))), unique=True, max_size=len(found.canary_checks) - 1)
         )
@@ -336,8 +338,8 @@ def less(data: st.DataObject, found: StageWindow) -> StageWindow:
     return replace(found, baseline=None)
 
 
-def fewer_figures(data: st.DataObject, found: StageWindow, every: bool) -> StageWindow:
-    """Without some figures in some answers, or one in all; a Prometheus tells what it was asked for in vain."""
+def fewer_metrics(data: st.DataObject, found: StageWindow, every: bool) -> StageWindow:
+    """Without some metrics in some answers, or one in all; a Prometheus reports what it did not find."""
     name = st.sampled_from(sorted(BURST)) | st.sampled_from(sorted({n for each in found.snapshots for n in each.metrics}))
     names = {data.draw(name)} if every else data.draw(st.sets(name, min_size=1))
     numbers = {each.n for each in found.snapshots}
@@ -355,7 +357,7 @@ def fewer_rows(data: st.DataObject, found: StageWindow) -> StageWindow:
     n = data.draw(st.sampled_from(range(len(found.canary_checks))))
     kind = data.draw(st.sampled_from((Kind.APPLIED, Kind.CONNECT_ATTEMPTED, Kind.PUBLISHED, Kind.PHASE, Kind.SETTLED)))
     whole = quiet(clients=3, events=3)
-    fewer = watch(0.0, whole.without(lambda row: row.kind is kind))
+    fewer = canary_check(0.0, whole.without(lambda row: row.kind is kind))
     fewer.history.header.observations_rows = len(whole.rows)
     cut = replace(fewer, began_s=found.canary_checks[n].began_s)
     return replace(found, canary_checks=(*found.canary_checks[:n], cut, *found.canary_checks[n + 1 :]))
@@ -363,7 +365,7 @@ def fewer_rows(data: st.DataObject, found: StageWindow) -> StageWindow:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_less_evidence_never_says_more(data: st.DataObject) -> None:
+def test_less_evidence_never_passes_more(data: st.DataObject) -> None:
     before, was = base(data.draw(st.sampled_from(sorted(BASES))))
     now = states(less(data, before))
     grown = {name: (was[name], now[name]) for name in was if was[name] is not PASS and now[name] is PASS}

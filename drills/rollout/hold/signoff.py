@@ -49,7 +49,7 @@ def sign(folder: Path, run: RunRecord, person: Person, decision: Decision, journ
     if decision == "go" and report.decision != "go":
         why = next(iter(report.why), "it gives no reason")
         raise UsageError(f"{run.run_id}: its report is a no-go, and no signature makes it a go: {why}")
-    chain.unspoilt(chain.Earlier(run_dir, report))
+    chain.require_unchanged(chain.Earlier(run_dir, report))
     signoff = Signoff(
         run_id=run.run_id,
         at=iso(clock.now()),

@@ -208,7 +208,7 @@ def _hold(run: StageRun, calendar: Calendar | None) -> None:
         return revisions.find(target.endpoints, target.entry)
 
     routing: Callable[[], None] | None = check_routing if plan.cohort_percent is not None else None
-    arm = armed.Monitor(target, plan, run.run_dir, run.clock).look if "armed" in plan.required else None
+    arm = armed.Monitor(target, plan, run.run_dir, run.clock).check if "armed" in plan.required else None
     judge = judge_of(run)
     with contextlib.closing(_sampler(run)) as sampler:
         Hold(run, sampler, _canary_checks(run), judge, calendar=calendar, check_routing=routing, find=find, arm=arm).run()
@@ -226,7 +226,7 @@ def judge_of(run: StageRun) -> Judge:
         found = window.load(run_dir, first[0].run_dir, iso(began), iso(ended))
         checks = tuple(check for check in window.judge(found, thresholds) if judging.counts(check.name, check.state, plan))
         checks += splits.of(found, thresholds, plan)
-        covered = window.coverage(found)
+        covered = found.coverage
         return Evaluation(checks, State(covered.state), covered.reason, window.abort_reason(found, thresholds))
 
     return judge

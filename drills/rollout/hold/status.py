@@ -113,7 +113,7 @@ def _stage(folder: Path, entries: list[Entry], stage: Stage, now: datetime) -> S
 def _reported(run_dir: Path, run: RunRecord, target: str, entries: list[Entry]) -> StageStatus:
     report = unlock.recorded_report(run_dir, run)
     signed = unlock.recorded_signoff(run_dir, run)
-    chain.unspoilt(chain.Earlier(run_dir, report))
+    chain.require_unchanged(chain.Earlier(run_dir, report))
     sha256 = evidence.sha256(run_dir / records.REPORT)
     waivers = [(waiver, signoff.invalid_reason(waiver, entries, sha256)) for waiver in signoff.read_waivers(run_dir)]
     return StageStatus(

@@ -22,7 +22,7 @@ def require_unlocked(folder: Path, entries: Sequence[Entry], plan: StagePlan, no
     if plan.target_kind == "mock":
         trouble.insert(0, f"target '{plan.target}' is a mock, and a mock unlocks no stage but 0")
     if not trouble and plan.stage != "0":
-        found = chain.opened_rightly(rollouts.run_dir(folder, plan.run_id), plan, rules)
+        found = chain.previous_stage(rollouts.run_dir(folder, plan.run_id), plan, rules)
         trouble += [found.reason] if found.state != State.PASS else []
     if not plan.revisions.known:
         trouble.append("the revisions of control service and runtime cannot be found out, so a change would go unnoticed")
@@ -58,7 +58,7 @@ def _reported(run_dir: Path, run: RunRecord, now: datetime, valid_h: float) -> I
     if report.decision != "go":
         yield f"{named} is a no-go ({report.reason.replace('_', ' ')}): {next(iter(report.why), 'it gives no reason')}"
         return
-    chain.unspoilt(chain.Earlier(run_dir, report))
+    chain.require_unchanged(chain.Earlier(run_dir, report))
     if (old := now - from_iso(report.ended)) > timedelta(hours=valid_h):
         yield f"{named} ended {old.total_seconds() / 3600:.1f} h ago, and {valid_h:g} h are allowed: run it again"
     signoff = recorded_signoff(run_dir, run)

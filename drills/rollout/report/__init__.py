@@ -1,0 +1,4 @@
+"""Write a stage's report: JSON, Markdown, HTML, JUnit and schemas; verify it later, and explain checks.
+
+It decides nothing. `hold` and the command line import it.
+"""

@@ -1,4 +1,4 @@
-"""What every check of the gates measures, of whom it asks it, and when it passes: for people, from the registries."""
+"""Explain checks in words: what each measures, from which sources, and when it passes. For `stormgate gates`."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -13,20 +13,20 @@ from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY
 from sim.base.errors import UsageError
 from sim.protocols.spacetime.metric_names import MEANINGS
 
-_ASKED_OF = {"run": "a drill", "window": "a stage's window", "control": "a stage's window, where a control is named"}
-_SPEAKS = {
+_ASKED_OF = {"run": "a drill", "window": "a stage's window", "control": "a stage's window that has a control"}
+_ORIGINS = {
     "server": "the servers' own counters",
-    "client": "what clients saw",
-    "synthetic": "load of our own, and labelled so",
+    "client": "what clients observed",
+    "synthetic": "our own load, labelled so",
 }
 _KEYS = {
-    "minimum_n": "samples, fewer of which cannot pass",
-    "live_for_s": "s that a client must be live for a live period",
-    "window_s": "s, the width of the window that counts",
-    "warn": "more than which is told as a warning, and passes",
-    "long_s": "s, the longer span that it is held against",
-    "minimum_events": "events, fewer of which do not count",
-    "budget": "errors in all that is asked for, which is a budget of 1",
+    "minimum_n": "samples at least; fewer cannot pass",
+    "live_for_s": "s for which a client must be live",
+    "window_s": "s, the width of the worst window",
+    "warn": "is the value above which a pass has a warning",
+    "long_s": "s, the longer span to compare with",
+    "minimum_events": "events at least; fewer do not count",
+    "budget": "is the share of errors that uses up the budget exactly",
 }
 
 
@@ -67,13 +67,13 @@ def passes(spec: CheckSpec, threshold: Threshold | None) -> str:
 
 
 def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
-    """What there is to be said of a check, as pairs of a heading and a text; an empty heading begins another check."""
+    """The explanation of a check, as pairs of a heading and a text. An empty heading starts another check."""
     for of, spec in asked_of(name).items():
         yield "", f"{spec.name}, asked of {of}"
         yield "measures", f"{spec.measures}, in {spec.unit}"
-        yield "asks", _asks(spec)
-        if figures := _figures(spec):
-            yield "figures", figures
+        yield "sources", _sources(spec)
+        if metrics := _metrics(spec):
+            yield "metrics", metrics
         yield "window", spec.window
         if spec.gate == "drill":
             yield "asked of", spec.when.says
@@ -82,7 +82,7 @@ def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
         not_run = ", or not_run where the drill stopped before it" if spec.needs == "run" else ""
         yield "without data", spec.no_data + not_run
         if spec.needs == "window" and name in BY_BUILD:
-            yield "by build", "asked of the clients of each build by itself, too, from stage 2 on"
+            yield "by build", "also asked of the clients of each build alone, from stage 2 on"
 
 
 def origins(spec: CheckSpec) -> tuple[str, ...]:
@@ -90,19 +90,19 @@ def origins(spec: CheckSpec) -> tuple[str, ...]:
     return (spec.origin,) if spec.needs == "run" else {**REGISTRY, **AGAINST_CONTROL}[spec.name].origins
 
 
-def _asks(spec: CheckSpec) -> str:
-    said = [f"{origin}: {_SPEAKS[origin]}" for origin in origins(spec)]
-    if len(said) == 1:
-        return said[0]
-    return f"{'; then '.join(said)}. A failure in any of them fails; else the first that has data decides"
+def _sources(spec: CheckSpec) -> str:
+    sources = [f"{origin}: {_ORIGINS[origin]}" for origin in origins(spec)]
+    if len(sources) == 1:
+        return sources[0]
+    return f"{'; then '.join(sources)}. A failure in any of them fails; else the first one with data decides"
 
 
-def _figures(spec: CheckSpec) -> str:
+def _metrics(spec: CheckSpec) -> str:
     """The servers' metrics that it reads, with the meaning of those whose name misleads."""
     if spec.needs != "window":
         return ""
-    read = dict.fromkeys(figure for ask in REGISTRY[spec.name].asks for figure in ask.figures)
-    return ", ".join(f"{figure} ({MEANINGS[figure]})" if figure in MEANINGS else figure for figure in read)
+    read = dict.fromkeys(metric for source in REGISTRY[spec.name].sources for metric in source.metrics)
+    return ", ".join(f"{metric} ({MEANINGS[metric]})" if metric in MEANINGS else metric for metric in read)
 
 
 def _threshold(spec: CheckSpec, threshold: Threshold | None) -> Iterator[tuple[str, str]]:

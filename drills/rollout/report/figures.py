@@ -1,7 +1,7 @@
-"""Figures of a stage's window, as SVG that takes its colours from the page it stands in, so that one picture is right on both.
+"""Figures of a stage's window as SVG. They take their colours from the page, so that they fit its light and its dark style.
 
-Matplotlib draws with colours that stand for a meaning; each is then exchanged for a variable of the page's style. No line is
-told from another by colour alone. The same window gives the same bytes.
+Matplotlib draws with placeholder colours; each is then replaced by a variable of the page's style. Lines also differ in their
+dashes, not only in colour. The same window gives the same bytes.
 """
 
 import io
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import dates, rc_context
@@ -27,7 +28,7 @@ from sim.protocols.spacetime.metric_names import is_counter
 from sim.record.history import Floats
 from sim.record.ledger import Ledger
 
-# What a colour stands for -> the variable of the page's style.
+# Placeholder colour -> variable of the page's style.
 _INK, _MUTED, _GRID, _BAD = "#010101", "#020202", "#030303", "#040404"
 _SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505", "#050506")
 _VARIABLES = {
@@ -39,12 +40,18 @@ _VARIABLES = {
 }
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _WIDTH_IN = 9.0
+_LEGEND: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, labelcolor=_INK)  # noqa: C408
 _AUTH = "auth_failures."
+_PANELS = {
+    "failures (1/s)": ("mirror.failed_total", "delivery.stale_cursor_events_total"),
+    "events (1/s)": ("mirror.published_total", "delivery.served_messages"),
+    "consumers": ("delivery.active_consumers",),
+}
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One figure; `says` is what it shows, for those who cannot see it."""
+    """One figure. `says` describes it for people who cannot see it."""
 
     title: str
     says: str
@@ -52,21 +59,18 @@ class Drawn:
 
 
 def of(run_dir: Path, report: StageReport) -> tuple[Drawn, ...]:
-    """The figures of a stage; none of a window that cannot be read, which the report says."""
+    """The figures of a stage; empty if the window cannot be read, which the report says."""
     try:
         window = load(run_dir)
         events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
     except StormgateError:
         return ()
-    found = []
-    for draw in (_server, _latency, _coverage):
-        if (drawn := draw(window, events, report)) is not None:
-            found.append(drawn)
-    return tuple(found)
+    found = (_server(window, events), _latency(window, report), _coverage(window))
+    return tuple(drawn for drawn in found if drawn is not None)
 
 
-def _server(window: StageWindow, events: Sequence[HoldEvent], report: StageReport) -> Drawn | None:
-    """What the servers said, over the window."""
+def _server(window: StageWindow, events: Sequence[HoldEvent]) -> Drawn | None:
+    """The servers' metrics over the window."""
     snapshots = [each for each in window.snapshots if each.source == "metrics" and each.ok]
     panels = [(label, lines) for label, names in _panels(snapshots) if (lines := _lines(snapshots, names))]
     if not panels:
@@ -80,29 +84,25 @@ def _server(window: StageWindow, events: Sequence[HoldEvent], report: StageRepor
             _frame(axes, label, window)
             _mark(axes, window, snapshots, events)
             axes.set_ylim(0, max(axes.get_ylim()[1], 0.1) * 1.08)
-            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, ncols=4, labelcolor=_INK)
+            axes.legend(ncols=4, **_LEGEND)
 
-    says = "Figures of the runtime's metrics endpoint over the window; shaded: minutes with a fault; lines: restarts."
-    return Drawn("What the servers said", says, _svg(draw, 1.9 * len(panels) + 0.4, "server"))
+    says = "Metrics of the runtime over the window. Shaded: minutes with a fault. Lines: restarts."
+    return Drawn("Server metrics", says, _svg(draw, 1.9 * len(panels) + 0.4, "server"))
 
 
 def _panels(snapshots: Sequence[Snapshot]) -> Iterator[tuple[str, list[str]]]:
-    """Each panel's label, with its unit, and the figures in it."""
+    """Each panel's label with its unit, and the metrics in it."""
     names = sorted({name for each in snapshots for name in each.metrics})
     yield "refusals (1/s)", [name for name in names if name.startswith(_AUTH)]
-    yield (
-        "trouble (1/s)",
-        [name for name in names if name in ("mirror.failed_total", "delivery.stale_cursor_events_total")],
-    )
-    yield "events (1/s)", [name for name in names if name in ("mirror.published_total", "delivery.served_messages")]
-    yield "consumers", [name for name in names if name == "delivery.active_consumers"]
+    for label, shown in _PANELS.items():
+        yield label, [name for name in names if name in shown]
 
 
 Line = tuple[str, Floats, Floats]
 
 
 def _lines(snapshots: Sequence[Snapshot], names: Sequence[str]) -> list[Line]:
-    """Each figure over time; a counter as its increase a second, with a gap where its process began anew."""
+    """Each metric over time. A counter is shown as its increase per second, with a gap at a restart."""
     found = [_line(snapshots, name) for name in names]
     moving = [line for line in found if len(line[1]) and np.nanmax(np.nan_to_num(line[2])) > 0]
     return moving or [line for line in found if len(line[1])][:1]
@@ -121,7 +121,7 @@ def _line(snapshots: Sequence[Snapshot], name: str) -> Line:
 
 
 def _mark(axes: Axes, window: StageWindow, snapshots: Sequence[Snapshot], events: Sequence[HoldEvent]) -> None:
-    """Minutes in which something was being broken, restarts of the runtime, and holds that began anew."""
+    """Mark minutes with a fault, restarts of the runtime, and restarts of the hold."""
     half_s = window.interval_s / 2
     for each in snapshots:
         if each.fault:
@@ -136,20 +136,20 @@ def _mark(axes: Axes, window: StageWindow, snapshots: Sequence[Snapshot], events
 
 
 def _restarts(snapshots: Sequence[Snapshot]) -> Iterator[float]:
-    """When a counter was seen to have gone back, in POSIX seconds."""
+    """Times at which a counter had decreased, in POSIX seconds."""
     for before, after in pairwise(snapshots):
         common = (name for name in after.metrics if is_counter(name) and name in before.metrics)
         if any(after.metrics[name] < before.metrics[name] for name in common):
             yield from_iso(after.at).timestamp()
 
 
-def _latency(window: StageWindow, events: Sequence[HoldEvent], report: StageReport) -> Drawn | None:
-    """Percentiles of the time from a publish to its application, watch by watch."""
+def _latency(window: StageWindow, report: StageReport) -> Drawn | None:
+    """Percentiles of the time from publish to apply, by canary check."""
     points = []
-    for watch in window.canary_checks:
-        values = samples.publish_to_apply_ms(watch.history, Ledger(watch.history))
+    for check in window.canary_checks:
+        values = samples.publish_to_apply_ms(check.history, Ledger(check.history))
         if len(values):
-            points.append((watch.began_s, *np.percentile(values, (50, 95, 99))))
+            points.append((check.began_s, *np.percentile(values, (50, 95, 99))))
     if not points:
         return None
     t, *percentiles = (np.array(column, np.float64) for column in zip(*points, strict=True))
@@ -166,10 +166,10 @@ def _latency(window: StageWindow, events: Sequence[HoldEvent], report: StageRepo
             top = max(top, limit)
         _frame(axes, "published to applied (ms)", window)
         axes.set_ylim(0, top * 1.12)
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, ncols=4, labelcolor=_INK)
+        axes.legend(ncols=4, **_LEGEND)
 
-    says = f"Time from a publish to its application, median, p95 and p99 of each of {len(points)} watches."
-    return Drawn("How soon clients had what was published", says, _svg(draw, 2.7, "latency"))
+    says = f"Time from publish to apply: median, p95 and p99 of each of {len(points)} canary checks."
+    return Drawn("Time from publish to apply", says, _svg(draw, 2.7, "latency"))
 
 
 def _limit(report: StageReport, gate: str, check: str) -> float | None:
@@ -177,8 +177,8 @@ def _limit(report: StageReport, gate: str, check: str) -> float | None:
     return found[0].threshold if found else None
 
 
-def _coverage(window: StageWindow, events: Sequence[HoldEvent], report: StageReport) -> Drawn | None:
-    """When the window was watched, and when not."""
+def _coverage(window: StageWindow) -> Drawn | None:
+    """When servers answered, and when not."""
     if window.ended_s <= window.began_s:
         return None
     snapshots = window.snapshots
@@ -199,15 +199,15 @@ def _coverage(window: StageWindow, events: Sequence[HoldEvent], report: StageRep
         _frame(axes, "snapshots", window)
         axes.set_ylim(0, 1)
         axes.set_yticks([])
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, ncols=3, labelcolor=_INK)
+        axes.legend(ncols=3, **_LEGEND)
 
-    says = f"{len(good)} snapshots were answered, {len(bad)} were not; {len(holes)} holes of more than three intervals."
-    return Drawn("How well it was watched", says, _svg(draw, 1.35, "coverage"))
+    says = f"{len(good)} snapshots were answered, {len(bad)} were not. {len(holes)} holes are longer than three intervals."
+    return Drawn("Coverage", says, _svg(draw, 1.35, "coverage"))
 
 
 def _frame(axes: Axes, label: str, window: StageWindow) -> None:
     axes.set_ylabel(label, fontsize=9, color=_INK)
-    axes.set_xlabel("time (UTC)" if axes.get_subplotspec() is None or _is_last(axes) else "", fontsize=9, color=_INK)
+    axes.set_xlabel("time (UTC)" if _is_last(axes) else "", fontsize=9, color=_INK)
     axes.set_xlim(*_days(np.array([window.began_s, max(window.ended_s, window.began_s + 1)])))
     axes.xaxis_date(tz=UTC)
     locator = dates.AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]
@@ -228,12 +228,12 @@ def _is_last(axes: Axes) -> bool:
 
 
 def _days(seconds: Floats) -> Floats:
-    """POSIX seconds as Matplotlib counts time."""
+    """POSIX seconds in Matplotlib's unit of time."""
     return np.asarray(seconds, np.float64) / 86400.0
 
 
 def _svg(draw: Callable[[Figure], None], height_in: float, name: str) -> str:
-    """What was drawn, ready to stand in a page."""
+    """Draw a figure as SVG for a page."""
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
     figure.patch.set_visible(False)
     draw(figure)

@@ -34,7 +34,7 @@ def about(plan: StagePlan) -> str:
 
 
 def exit_code(report: StageReport) -> ExitCode:
-    """0 go, 1 a failure or a proof that is too old, 2 cannot tell, 4 the tool or the evidence failed."""
+    """0 go, 1 a failure or expired evidence, 2 inconclusive, 4 the tool or the evidence failed."""
     return EXIT_CODES[report.reason]
 
 

@@ -1,6 +1,6 @@
-"""Whether a stage's folder is what its report says: every hash, every word, and the verdict itself, worked out again.
+"""Verify a stage's folder against its report: every hash, every rendered file, and the verdict.
 
-Nothing is trusted but the rules: what is there is hashed, judged and rendered anew, and held against what was written then.
+It hashes, judges and renders the evidence again, and compares the results with the files.
 """
 
 import hashlib
@@ -16,66 +16,66 @@ from drills.rollout.verdict import judging
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError
 
-_MAX_DIFFERENCES = 5  # told of a report that is not what its evidence says
+_MAX_DIFFERENCES = 5  # that are listed
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """What verifying found; `troubles` are sentences that say what and where, none when all holds."""
+    """The result of verifying. `problems` are sentences that say what is wrong and where."""
 
     run_id: str
-    decision: str  # as worked out again; empty when it cannot be
+    decision: str  # as judged again
     files: int  # that were hashed
     signed_by: str
-    troubles: tuple[str, ...]
+    problems: tuple[str, ...]
 
     @property
     def holds(self) -> bool:
-        """Whether all of it is as it was."""
-        return not self.troubles
+        """Whether everything matches."""
+        return not self.problems
 
 
 def verify(run_dir: Path) -> Verified:
-    """Work everything out again; writes nothing.
+    """Verify a stage's folder. Writes nothing.
 
-    Raises `UsageError` for a folder that is none of a stage, and `EvidenceError` where not even its plan can be read.
+    Raises `UsageError` for a folder that is not a stage's, and `EvidenceError` if its plan cannot be read.
     """
     plan = evidence.read_plan(run_dir)
-    troubles: list[str] = []
-    written = _report(run_dir, troubles)
-    signoff = _signoff(run_dir, plan.run_id, troubles)
-    waivers = _waivers(run_dir, troubles)
-    troubles += _journal(run_dir, plan.run_id, waivers)
+    problems: list[str] = []
+    written = _report(run_dir, problems)
+    signoff = _signoff(run_dir, plan.run_id, problems)
+    waivers = _waivers(run_dir, problems)
+    problems += _journal(run_dir, plan.run_id, waivers)
     now = judging.judge_stage(run_dir)
     if written is not None:
-        troubles += _files(written.evidence, now.evidence)
-        troubles += _rendered(run_dir, written)
-        troubles += _verdict(run_dir, written, now)
+        problems += _files(written.evidence, now.evidence)
+        problems += _rendered(run_dir, written)
+        problems += _verdict(run_dir, written, now)
     return Verified(
         run_id=plan.run_id,
         decision=now.decision,
         files=len(now.evidence) + (len(written.rendered) + 1 if written else 0),
         signed_by=f"{signoff.owner} ({signoff.role}), {signoff.at}" if signoff else "",
-        troubles=tuple(dict.fromkeys(troubles)),
+        problems=tuple(dict.fromkeys(problems)),
     )
 
 
-def _report(run_dir: Path, troubles: list[str]) -> StageReport | None:
-    """The report as it was written, once it is sure that these are its own bytes."""
+def _report(run_dir: Path, problems: list[str]) -> StageReport | None:
+    """The report as it was written, if its bytes are those that stormgate writes."""
     path = run_dir / records.REPORT
     try:
         report = evidence.read_report(run_dir)
     except EvidenceError as error:
-        troubles.append(str(error))
+        problems.append(str(error))
         return None
     if report is None:
-        troubles.append(f"{path}: is missing; this stage was not concluded.")
+        problems.append(f"{path}: is missing; this stage has no verdict yet.")
     elif stage_files.encoded(report) != path.read_bytes():
-        troubles.append(f"{path}: is not as stormgate writes it; it was edited.")
+        problems.append(f"{path}: was edited: stormgate writes it differently.")
     return report
 
 
-def _signoff(run_dir: Path, run_id: str, troubles: list[str]) -> Signoff | None:
-    """The signature, which must be of this very report."""
+def _signoff(run_dir: Path, run_id: str, problems: list[str]) -> Signoff | None:
+    """The signature, which must be of this report."""
     path = run_dir / records.SIGNOFF
     try:
         signoff = evidence.read_signoff(run_dir)
@@ -83,23 +83,23 @@ def _signoff(run_dir: Path, run_id: str, troubles: list[str]) -> Signoff | None:
             return None
         from_iso(signoff.at)
         if msgspec.json.decode(path.read_bytes()) != msgspec.to_builtins(signoff):
-            raise EvidenceError(f"{path}: has more in it than a signature has.")
+            raise EvidenceError(f"{path}: has unknown keys.")
     except EvidenceError as error:
-        troubles.append(str(error))
+        problems.append(str(error))
         return None
     except ValueError as error:
-        troubles.append(f"{path}: is damaged ({error}).")
+        problems.append(f"{path}: is damaged ({error}).")
         return None
     report = run_dir / records.REPORT
     if not report.is_file() or hashlib.sha256(report.read_bytes()).hexdigest() != signoff.report_sha256:
-        troubles.append(f"{report}: was changed after {signoff.owner} signed it at {signoff.at} (its SHA-256 differs).")
+        problems.append(f"{report}: was changed after {signoff.owner} signed it at {signoff.at} (its SHA-256 differs).")
     if signoff.run_id != run_id:
-        troubles.append(f"{path}: is a signature of run {signoff.run_id}, not of {run_id}.")
+        problems.append(f"{path}: signs run {signoff.run_id}, not {run_id}.")
     return signoff
 
 
-def _waivers(run_dir: Path, troubles: list[str]) -> list[Waiver]:
-    """Waivers decide nothing, but they must be readable, and of this report."""
+def _waivers(run_dir: Path, problems: list[str]) -> list[Waiver]:
+    """The waivers, which must be readable and of this report. They decide nothing."""
     path, report = run_dir / records.WAIVERS, run_dir / records.REPORT
     if not path.exists():
         return []
@@ -107,53 +107,53 @@ def _waivers(run_dir: Path, troubles: list[str]) -> list[Waiver]:
         waivers = msgspec.json.decode(path.read_bytes(), type=list[Waiver])
         wanted = hashlib.sha256(report.read_bytes()).hexdigest()
     except (OSError, msgspec.DecodeError, ValueError) as error:
-        troubles.append(f"{path}: is damaged ({error}).")
+        problems.append(f"{path}: is damaged ({error}).")
         return []
     others = [waiver for waiver in waivers if waiver.report_sha256 != wanted]
-    troubles += [f"{path}: the waiver of {each.check} by {each.owner} is of another report." for each in others]
+    problems += [f"{path}: the waiver of {each.check} by {each.owner} is for another report." for each in others]
     return waivers
 
 
 def _journal(run_dir: Path, run_id: str, waivers: list[Waiver]) -> Iterator[str]:
-    """What the rollout's journal tells of this run, where there is one: its report, its signature, its waivers."""
+    """Compare plan, report, signature and waivers with the rollout's journal, if there is one."""
     path = run_dir.resolve().parent.parent / journal.NAME
     if not path.exists():
         return
     try:
-        told = [entry for entry in journal.read(path) if entry.body.get("run") == run_id]
+        entries = [entry for entry in journal.read(path) if entry.body.get("run") == run_id]
     except EvidenceError as error:
         yield str(error)
         return
-    planned = [entry.body["plan_sha256"] for entry in told if "plan_sha256" in entry.body]
+    planned = [entry.body["plan_sha256"] for entry in entries if "plan_sha256" in entry.body]
     if planned and evidence.sha256(run_dir / records.PLAN) != planned[-1]:
-        yield f"{run_dir / records.PLAN}: is not the one that the journal tells of."
+        yield f"{run_dir / records.PLAN}: is not the one that the journal records."
     for name, key in ((records.REPORT, "report_sha256"), (records.SIGNOFF, "signoff_sha256")):
-        wanted = [entry.body[key] for entry in told if key in entry.body]
+        wanted = [entry.body[key] for entry in entries if key in entry.body]
         here = (run_dir / name).is_file()
         if wanted and (not here or evidence.sha256(run_dir / name) != wanted[-1]):
-            yield f"{run_dir / name}: is not the one that the journal tells of."
+            yield f"{run_dir / name}: is not the one that the journal records."
         elif here and not wanted:
-            yield f"{run_dir / name}: the journal does not tell of it."
-    known = {entry.body.get("waiver_sha256") for entry in told}
+            yield f"{run_dir / name}: the journal does not record it."
+    known = {entry.body.get("waiver_sha256") for entry in entries}
     for waiver in waivers:
         if hashlib.sha256(msgspec.json.encode(waiver, order="deterministic")).hexdigest() not in known:
-            yield f"{run_dir / records.WAIVERS}: the journal does not tell of the waiver of {waiver.check} by {waiver.owner}."
+            yield f"{run_dir / records.WAIVERS}: the journal does not record the waiver of {waiver.check} by {waiver.owner}."
 
 
 def _files(written: tuple[Evidence, ...], now: tuple[Evidence, ...]) -> Iterator[str]:
-    """Evidence that is missing, changed, or was not there when the report was written."""
+    """Evidence that is missing, changed, or newer than the report."""
     was, found = {each.path: each for each in written}, {each.path: each for each in now}
     for path in sorted(was.keys() | found.keys()):
         if path not in found:
             yield f"{path}: is missing."
         elif path not in was:
-            yield f"{path}: was not there when the report was written."
+            yield f"{path}: did not exist when the report was written."
         elif was[path] != found[path]:
             yield f"{path}: was changed (its SHA-256 differs)."
 
 
 def _rendered(run_dir: Path, written: StageReport) -> Iterator[str]:
-    """The report's other files: by their hashes, and, but for the figures in one, by rendering them again."""
+    """Check the report's other files by their hashes and by rendering them again, except the page with figures."""
     again = stage_files.render(written, ())
     for each in written.rendered:
         try:
@@ -164,29 +164,29 @@ def _rendered(run_dir: Path, written: StageReport) -> Iterator[str]:
         if found != each:
             yield f"{each.path}: was changed (its SHA-256 differs)."
         elif each.path != records.REPORT_HTML and (run_dir / each.path).read_bytes() != again.get(each.path):
-            yield f"{each.path}: is not what this version of stormgate writes of the report."
+            yield f"{each.path}: differs from what this version of stormgate writes."
     if {each.path for each in written.rendered} != set(again):
-        yield f"{records.REPORT}: does not name the files that belong to it."
+        yield f"{records.REPORT}: does not list the files that belong to it."
     for name in evidence.RENDERED:
         if name not in again and (run_dir / name).exists():
             yield f"{name}: does not belong to this report."
 
 
 def _verdict(run_dir: Path, written: StageReport, now: StageReport) -> Iterator[str]:
-    """What the evidence says now against what the report says."""
+    """Compare the verdict of the evidence with that of the report."""
     if written.decision != now.decision or written.reason != now.reason:
-        said = f"{written.decision} {written.reason}".strip()
-        yield f"{records.REPORT}: says {said}, but the evidence says {f'{now.decision} {now.reason}'.strip()}."
+        was, is_now = (f"{each.decision} {each.reason}".strip() for each in (written, now))
+        yield f"{records.REPORT}: says {was}, but the evidence says {is_now}."
     own = msgspec.structs.replace(now, rendered=written.rendered, evidence=written.evidence)
     differences = list(_differences("", msgspec.to_builtins(written), msgspec.to_builtins(own)))
     for where in differences[:_MAX_DIFFERENCES]:
-        yield f"{records.REPORT}: {where} is not what the evidence says."
+        yield f"{records.REPORT}: {where} differs from the evidence."
     if len(differences) > _MAX_DIFFERENCES:
-        yield f"{records.REPORT}: and {len(differences) - _MAX_DIFFERENCES} more places are not what the evidence says."
+        yield f"{records.REPORT}: and {len(differences) - _MAX_DIFFERENCES} more places differ from the evidence."
 
 
 def _differences(where: str, one: object, other: object) -> Iterator[str]:
-    """The places in which two values differ."""
+    """The places where two values differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one.keys() | other.keys():
             yield from _differences(f"{where}.{key}".lstrip("."), one.get(key), other.get(key))
@@ -194,10 +194,10 @@ def _differences(where: str, one: object, other: object) -> Iterator[str]:
         for n, (mine, yours) in enumerate(zip(one, other, strict=True)):
             yield from _differences(f"{where}[{_named(mine, n)}]", mine, yours)
     elif one != other:
-        yield where or "all of it"
+        yield where or "everything"
 
 
 def _named(value: object, n: int) -> str:
-    """An entry by its name, where it has one."""
+    """An entry's name, or its number."""
     found = next((value[key] for key in ("check", "name", "id") if value.get(key)), n) if isinstance(value, dict) else n
     return str(found)

@@ -1,8 +1,7 @@
-"""Whether the way back is still open: looked at with each gate of the full rollout, without going it.
+"""Whether the rollback stays available: checked at each gate of the full rollout, without rolling back.
 
-It is open while the commands are those that were rehearsed, down to the bytes of the files that they name; while the revisions
-that they lead back to are others than those that are deployed, and an operator's command finds them still there; and while the
-rehearsal is not too old.
+It is available if its commands, and the files that they name, are those that were rehearsed; if the last good revisions are not
+the deployed ones, and an operator's command still finds them; and if the rehearsal is not too old.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ from drills.rollout.setup.evidence import append
 from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback, StagePlan
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.verdict import chain
-from drills.rollout.verdict.requirements import Found, gravest, hold_span
+from drills.rollout.verdict.requirements import Found, hold_span, most_severe
 from drills.runs import targets
 from sim.base import atomic_files as files
 from sim.base import operator_command
@@ -37,14 +36,14 @@ _STEPS = ("traffic", "throttle", "cohort")
 
 
 def digest(rules: RollbackRules) -> str:
-    """Hex SHA-256 of the rollback's commands and of each file that these name, such as a script."""
+    """Hex SHA-256 of the rollback's commands and of each file that they name, such as a script."""
     commands = [command for name in _STEPS if (hook := getattr(rules, name)) for command in (hook.apply, hook.restore)]
     files = [_file(word) for command in commands for word in command]
     return hashlib.sha256(msgspec.json.encode([msgspec.to_builtins(rules), files], order="deterministic")).hexdigest()
 
 
 def _file(word: str) -> str:
-    """The hash of the file that a word of a command names; empty where it names none, or none that can be read."""
+    """The hash of the file that a word of a command names; empty without a readable file."""
     path = Path(shutil.which(word) or word)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
@@ -53,22 +52,22 @@ def _file(word: str) -> str:
 
 
 def last_good(rules: RollbackRules) -> Revisions:
-    """Where a rollback leads to; unknown where nobody says."""
+    """The revisions that a rollback leads to; unknown if they are not configured."""
     traffic = rules.traffic
     return Revisions(control=traffic.control_revision, runtime=traffic.runtime_revision) if traffic else Revisions()
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """Looks with each gate, and writes down what it finds."""
+    """Checks the rollback at each gate, and records the result."""
 
     aim: StageTarget
     plan: StagePlan
     folder: Path  # the run's
     clock: Clock
 
-    def look(self, gate_h: float) -> str:
-        """Why the way back is not open now; empty where it is. The line is on disk. Raises `StorageError`."""
+    def check(self, gate_h: float) -> str:
+        """Why the rollback is not available now; empty if it is. Records it. Raises `StorageError`."""
         rules = RollbackRules()
         try:
             rules = self._rules()
@@ -89,19 +88,19 @@ class Monitor:
         return "" if state is State.PASS else reason
 
     def _rules(self) -> RollbackRules:
-        """As the targets file has them at this moment. Raises `UsageError`."""
+        """The rules in the targets file now. Raises `UsageError`."""
         if self.aim.entry is None:
             return RollbackRules()
         return targets.read(self.aim.file or targets.DEFAULT_FILE, self.aim.given).rollback
 
     def _found(self, rules: RollbackRules) -> Found:
         rehearsed = _rehearsal(self.folder, self.plan)
-        if trouble := next(_troubles(digest(rules), last_good(rules), self.plan, rehearsed), ""):
-            return State.FAIL, trouble
+        if problem := next(_problems(digest(rules), last_good(rules), self.plan, rehearsed), ""):
+            return State.FAIL, problem
         if not rules.check:
             return State.NOT_RUN, (
-                "nobody looks whether the last good revisions are still there: write check = [...], a command that ends with 0 "
-                f"where they are, into [targets.{self.plan.target}.rollback]"
+                "it is unknown whether the last good revisions still exist: add check = [...], a command that ends with 0 if "
+                f"they do, to [targets.{self.plan.target}.rollback]"
             )
         return self._checked(rules)
 
@@ -121,26 +120,26 @@ class Monitor:
         _, why = asyncio.run(operator_command.run(rules.check, environment, rules.observed_within_s, output))
         log = f"{records.LOGS}/armed-{self.clock.now():%Y%m%dT%H%M%SZ}.txt"
         output.keep(self.folder / log)
-        there = f"control {good.control}, runtime {good.runtime}"
+        revisions = f"control {good.control}, runtime {good.runtime}"
         if why:
-            return State.FAIL, f"the command that looks for the last good revisions ({there}) {why}; what it said is in {log}"
-        return State.PASS, f"{there} are there, and the commands are those that were rehearsed"
+            return State.FAIL, f"the command that checks the last good revisions ({revisions}) {why}; its output is in {log}"
+        return State.PASS, f"{revisions} exist, and the commands are those that were rehearsed"
 
 
 def _rehearsal(run_dir: Path, plan: StagePlan) -> Rollback:
-    """The rehearsal that this stage rests on: its preflight's. Raises `EvidenceError`."""
+    """The rehearsal of this stage's preflight. Raises `EvidenceError`."""
     for before in chain.earlier(run_dir, plan):
         if before.report.plan.stage == "0":
             return files.read_struct(before.run_dir / records.ROLLBACK, Rollback)
-    raise EvidenceError(f"{run_dir}: no stage 0 comes before it, so no rollback was rehearsed.")
+    raise EvidenceError(f"{run_dir}: it has no stage 0, so no rollback was rehearsed.")
 
 
-def _troubles(hooks_sha256: str, good: Revisions, plan: StagePlan, rehearsed: Rollback) -> Iterator[str]:
-    """Why what is configured is not the way back that was rehearsed."""
+def _problems(hooks_sha256: str, good: Revisions, plan: StagePlan, rehearsed: Rollback) -> Iterator[str]:
+    """Why the configured rollback is not the one that was rehearsed."""
     if not good.known:
-        yield "nobody says which revisions to go back to: [targets.NAME.rollback.traffic] is missing"
+        yield "the revisions to roll back to are not configured: [targets.NAME.rollback.traffic] is missing"
     if good == plan.revisions:
-        yield f"the last good revisions (control {good.control}, runtime {good.runtime}) are those that are deployed"
+        yield f"the last good revisions (control {good.control}, runtime {good.runtime}) are the deployed ones"
     if rehearsed.state != "pass" or rehearsed.dry_run:
         yield "the rollback was not rehearsed, or did not pass"
     if hooks_sha256 != rehearsed.hooks_sha256:
@@ -148,34 +147,34 @@ def _troubles(hooks_sha256: str, good: Revisions, plan: StagePlan, rehearsed: Ro
 
 
 def requirement(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found:
-    """Whether the way back was open at each gate of the last hold."""
+    """Whether the rollback was available at each gate of the last hold."""
     lines = evidence.read_lines(run_dir / records.ARMED, Armed)
     began, _ = hold_span(events)
     if not lines or not began:
-        return State.NOT_RUN, "nobody looked whether the rollback stays armed"
+        return State.NOT_RUN, "it was not checked whether the rollback stays available"
     rehearsed, valid = (
         _rehearsal(run_dir, plan),
         timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.rehearsal_valid_h),
     )
     found = [_at_gate(hour, lines, from_iso(began), plan, rehearsed, valid) for hour in plan.gates_at_h]
     if wrong := [each for each in found if each[0] is not State.PASS]:
-        return gravest(wrong)
+        return most_severe(wrong)
     gates = ", ".join(f"{hour:g}" for hour in plan.gates_at_h)
-    return State.PASS if found else State.NOT_RUN, f"the way back was open at {gates} h; {lines[-1].reason}"
+    return State.PASS if found else State.NOT_RUN, f"the rollback was available at {gates} h; {lines[-1].reason}"
 
 
 def _at_gate(
     hour: float, lines: Sequence[Armed], began: datetime, plan: StagePlan, rehearsed: Rollback, valid: timedelta
 ) -> Found:
     due = began + timedelta(hours=hour)
-    said = [each for each in lines if each.gate_h == hour and from_iso(each.at) >= due]
-    if not said:
-        return State.NOT_RUN, f"nobody looked {hour:g} h into the hold whether the rollback stays armed"
-    line = said[-1]
+    checked = [each for each in lines if each.gate_h == hour and from_iso(each.at) >= due]
+    if not checked:
+        return State.NOT_RUN, f"{hour:g} h into the hold it was not checked whether the rollback stays available"
+    line = checked[-1]
     if line.state != State.PASS:
         return State(line.state), f"{hour:g} h into the hold: {line.reason}"
-    if trouble := next(_troubles(line.hooks_sha256, line.last_good, plan, rehearsed), ""):
-        return State.FAIL, f"{hour:g} h into the hold: {trouble}"
+    if problem := next(_problems(line.hooks_sha256, line.last_good, plan, rehearsed), ""):
+        return State.FAIL, f"{hour:g} h into the hold: {problem}"
     if (age := from_iso(line.at) - from_iso(rehearsed.ended)) > valid:
-        return State.INCONCLUSIVE, f"{hour:g} h into the hold the rehearsal was {age} old, and {valid} are allowed"
+        return State.INCONCLUSIVE, f"{hour:g} h into the hold the rehearsal was {age} old; at most {valid} are allowed"
     return State.PASS, ""

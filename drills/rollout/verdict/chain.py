@@ -1,4 +1,4 @@
-"""The stages before this one: each report names the one before by run and hash, so that none of them can be exchanged."""
+"""The previous stages. Each report names the previous one by run and hash, so that no report can be replaced."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,39 +22,39 @@ SAME = (
     "revisions",
     "thresholds_sha256",
 )  # of a stage and the one before
-EXPIRED = "expired: "  # a part's reason begins so where time alone has spoilt it
+EXPIRED = "expired: "  # how a requirement's reason begins if only its age is wrong
 _MAX_STAGES = 20
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """A stage before this one, as its report has it."""
+    """A previous stage, by its report."""
 
     run_dir: Path
     report: StageReport
 
 
 def earlier(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
-    """The stages before, the nearest first. Raises `EvidenceError` for one that is missing, or not the one that was named."""
+    """The previous stages, the nearest first. Raises `EvidenceError` for a missing or replaced report."""
     for _ in range(_MAX_STAGES):
         if not plan.previous_run:
             return
         run_dir = run_dir.parent / plan.previous_run
         path = run_dir / records.REPORT
         if not path.is_file():
-            raise EvidenceError(f"{path}: is missing, so what the stage before showed cannot be worked out again.")
+            raise EvidenceError(f"{path}: is missing, so the previous stage cannot be verified.")
         if evidence.sha256(path) != plan.previous_report_sha256:
-            raise EvidenceError(f"{path}: is not the report that the stage after it was opened on (its SHA-256 differs).")
+            raise EvidenceError(f"{path}: is not the report that unlocked the next stage (its SHA-256 differs).")
         report = atomic_files.read_struct(path, StageReport)
         yield Earlier(run_dir, report)
         plan = report.plan
-    raise EvidenceError(f"{run_dir}: the stages before it go round in a circle.")
+    raise EvidenceError(f"{run_dir}: its previous stages form a circle.")
 
 
 def signed_preflights(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
-    """Every stage 0 of the rollouts beside this run's own whose report is a signed go of before it began.
+    """Every stage 0 of all rollouts in the same folder that was a signed go before this stage began.
 
-    Those that cannot be read are left out, and so are those whose own journal does not tell of report and signature.
+    Unreadable ones are left out, and so are those whose journal does not record the report and its signature.
     """
     began = from_iso(plan.began)
     for path in sorted(run_dir.resolve().parents[2].glob(f"*/runs/*/{records.REPORT}")):
@@ -63,74 +63,74 @@ def signed_preflights(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
         except EvidenceError:
             continue
         is_go = signoff is not None and (report.plan.stage, report.decision, signoff.decision) == ("0", "go", "go")
-        if is_go and _is_told(path.parent) and signoff is not None and from_iso(signoff.at) <= began:
+        if is_go and _is_recorded(path.parent) and signoff is not None and from_iso(signoff.at) <= began:
             yield Earlier(path.parent, report)
 
 
-def _is_told(run_dir: Path) -> bool:
-    """Whether the journal of its rollout tells of a run's report and signature as they are."""
+def _is_recorded(run_dir: Path) -> bool:
+    """Whether the journal of its rollout records a run's report and signature as they are."""
     try:
-        told = [
+        bodies = [
             entry.body for entry in journal.read(run_dir.parents[1] / journal.NAME) if entry.body.get("run") == run_dir.name
         ]
         report, signoff = evidence.sha256(run_dir / records.REPORT), evidence.sha256(run_dir / records.SIGNOFF)
     except EvidenceError:
         return False
-    of_report = [body["report_sha256"] for body in told if "report_sha256" in body]
-    return set(of_report) == {report} and [body["signoff_sha256"] for body in told if "signoff_sha256" in body] == [signoff]
+    of_report = [body["report_sha256"] for body in bodies if "report_sha256" in body]
+    return set(of_report) == {report} and [body["signoff_sha256"] for body in bodies if "signoff_sha256" in body] == [signoff]
 
 
-def unspoilt(stage: Earlier) -> None:
-    """Raise `EvidenceError` when a file that an earlier report rests on is not what it was."""
+def require_unchanged(stage: Earlier) -> None:
+    """Raise `EvidenceError` if a file that an earlier report is based on changed."""
     wanted = {each.path: each.sha256 for each in stage.report.evidence}
     found = {each.path: each.sha256 for each in evidence.files(stage.run_dir)}
     for path in sorted(wanted.keys() | found.keys()):
         if wanted.get(path) != found.get(path):
-            raise EvidenceError(f"{stage.run_dir / path}: is not what the report of that stage rests on.")
+            raise EvidenceError(f"{stage.run_dir / path}: is not the file that the report of that stage is based on.")
 
 
-def opened_rightly(run_dir: Path, plan: StagePlan, rules: Stages | None = None) -> Requirement:
-    """Whether the stage before was a signed go, of the same revisions and thresholds, and no older than it may be.
+def previous_stage(run_dir: Path, plan: StagePlan, rules: Stages | None = None) -> Requirement:
+    """Whether the previous stage is a signed go, with the same revisions and thresholds, and not too old.
 
     `rules` is the stages file; without it, the run's own copy.
     """
     proof = f"../{plan.previous_run}/{records.REPORT}" if plan.previous_run else ""
     try:
-        state, reason = _opened(run_dir, plan, rules or stages_file.load(run_dir / records.STAGES))
+        state, reason = _unlocked(run_dir, plan, rules or stages_file.load(run_dir / records.STAGES))
     except (StormgateError, ValueError) as error:
         state, reason = State.ERROR, str(error)
     return Requirement(name="previous_stage", state=state, reason=reason, evidence=proof)
 
 
-def _opened(run_dir: Path, plan: StagePlan, rules: Stages) -> tuple[State, str]:
+def _unlocked(run_dir: Path, plan: StagePlan, rules: Stages) -> tuple[State, str]:
     before = next(earlier(run_dir, plan), None)
     if before is None:
-        return State.NOT_RUN, f"stage {plan.stage} began without stage {rules.before(plan.stage)} before it"
+        return State.NOT_RUN, f"stage {plan.stage} began without stage {rules.before(plan.stage)}"
     old, signoff = before.report, evidence.read_signoff(before.run_dir)
     named = f"stage {old.plan.stage} ({old.plan.run_id})"
     if signoff is None:
-        return State.NOT_RUN, f"nobody has signed {named}"
+        return State.NOT_RUN, f"{named} is not signed"
     if signoff.report_sha256 != plan.previous_report_sha256 or signoff.run_id != old.plan.run_id:
         return State.FAIL, f"the signature of {named} is of another report"
-    if trouble := next(_differences(plan, old, named, rules.before(plan.stage)), ""):
-        return State.FAIL, trouble
+    if wrong := next(_differences(plan, old, named, rules.before(plan.stage)), ""):
+        return State.FAIL, wrong
     if (old.decision, signoff.decision) != ("go", "go"):
-        return State.FAIL, f"{named} is no signed go: its report says {old.decision}, its signature {signoff.decision}"
+        return State.FAIL, f"{named} is not a signed go: its report says {old.decision}, its signature {signoff.decision}"
     age = from_iso(plan.began) - from_iso(signoff.at)
     if age < timedelta(0):
-        return State.FAIL, f"{named} was signed at {signoff.at}, after this stage had begun ({plan.began})"
+        return State.FAIL, f"{named} was signed at {signoff.at}, after this stage began ({plan.began})"
     valid = timedelta(hours=rules.signoff.valid_h)
     if (old_age := from_iso(plan.began) - from_iso(old.ended)) > valid:
-        return State.INCONCLUSIVE, f"{EXPIRED}{named} ended {old_age} before this stage began; {valid} are allowed"
+        return State.INCONCLUSIVE, f"{EXPIRED}{named} ended {old_age} before this stage began; at most {valid} are allowed"
     if age > valid:
-        return State.INCONCLUSIVE, f"{EXPIRED}{named} was signed {age} before this stage began; {valid} are allowed"
-    return State.PASS, f"{named} is a go that {signoff.owner} signed {age} before, over the same revisions and thresholds"
+        return State.INCONCLUSIVE, f"{EXPIRED}{named} was signed {age} before this stage began; at most {valid} are allowed"
+    return State.PASS, f"{named} is a go that {signoff.owner} signed {age} before, with the same revisions and thresholds"
 
 
 def _differences(plan: StagePlan, old: StageReport, named: str, before: Stage | None) -> Iterator[str]:
-    """What must be the same in both stages, and is not."""
+    """Differences between both stages in what must be the same."""
     if old.plan.stage != before:
-        yield f"{named} is not the stage before stage {plan.stage}, which is {before}"
+        yield f"{named} is not the previous stage of stage {plan.stage}, which is {before}"
     for what in SAME:
         was, now = getattr(old.plan, what), getattr(plan, what)
         if was != now:

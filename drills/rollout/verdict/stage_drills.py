@@ -1,5 +1,6 @@
-"""The drills of a stage: each an ordinary run, judged again from its own files, and what they say to the gates."""
+"""The drills of a stage, each judged again from its own files, and their answers to the gates."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,19 +9,20 @@ from pathlib import Path
 
 import msgspec
 
-from drills.judging.checks.registry import OF_RUNS, CheckSpec
+from drills.judging.checks.base import NAN, Answer, result
+from drills.judging.checks.registry import OF_RUNS, CheckSpec, Origin
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict, State
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file
 from drills.rollout.setup.records import DrillDone, GateCheck, StagePlan
 from drills.rollout.verdict import chain
-from drills.rollout.verdict.requirements import Found, gravest
+from drills.rollout.verdict.requirements import Found, most_severe
 from drills.runs import results
 from drills.runs.request import SIMULATED
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError
 
-# What only a drill can show of a gate: somebody has to break something first.
+# The checks of gates that need a fault, so only drills can answer them.
 CHECKS = (
     "reconnect.live_again_99_s",
     "reconnect.backoff_bounded",
@@ -30,42 +32,42 @@ CHECKS = (
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The drills that speak for a stage, its own or an earlier one's; `trouble` says why there are none to believe."""
+class DrillEvidence:
+    """The drills that count for a stage, its own or an earlier one's. `problem` says why they cannot count."""
 
     of: str  # in words
     verdicts: Mapping[str, RunVerdict]  # by the run's folder, below the stage's
-    trouble: str = ""
-    breaking: "Shown | None" = None  # those of a staging, where nothing may be broken on the target itself
+    problem: str = ""
+    with_faults: "DrillEvidence | None" = None  # drills on a staging target, if this target allows no faults
 
 
-def of_stage(run_dir: Path, plan: StagePlan) -> Shown:
-    """Its own drills where it has to run some, else those of the nearest stage before that had to, of the same revisions."""
+def of_stage(run_dir: Path, plan: StagePlan) -> DrillEvidence:
+    """The stage's own drills if it requires some; else those of the nearest previous stage that did, on the same revisions."""
     try:
         if "drills" in plan.required or not plan.previous_run:
-            return Shown("drills of this stage", dict(_judged(run_dir)), breaking=_elsewhere(run_dir, plan))
+            return DrillEvidence("drills of this stage", dict(_judged(run_dir)), with_faults=_elsewhere(run_dir, plan))
         for before in chain.earlier(run_dir, plan):
             if "drills" in before.report.plan.required:
                 return _carried(before, plan)
-        return Shown("drills", {})
+        return DrillEvidence("drills", {})
     except StormgateError as error:
-        return Shown("drills", {}, str(error))
+        return DrillEvidence("drills", {}, str(error))
 
 
-def _carried(before: chain.Earlier, plan: StagePlan) -> Shown:
+def _carried(before: chain.Earlier, plan: StagePlan) -> DrillEvidence:
     old = before.report.plan
     of = f"drills of stage {old.stage} ({old.run_id})"
     if old.revisions != plan.revisions or not plan.revisions.known:
-        return Shown(of, {}, f"the {of} were run on other revisions, or on unknown ones")
-    chain.unspoilt(before)
-    return Shown(of, dict(_judged(before.run_dir)), breaking=_elsewhere(before.run_dir, old))
+        return DrillEvidence(of, {}, f"the {of} ran on other or unknown revisions")
+    chain.require_unchanged(before)
+    return DrillEvidence(of, dict(_judged(before.run_dir)), with_faults=_elsewhere(before.run_dir, old))
 
 
-def _elsewhere(run_dir: Path, plan: StagePlan) -> "Shown | None":
-    """What a staging has shown of the same revisions, for a target of kind production, which nothing may be broken on.
+def _elsewhere(run_dir: Path, plan: StagePlan) -> "DrillEvidence | None":
+    """The drills of a staging target on the same revisions, for a production target, which allows no faults.
 
-    It counts as the stage before does: the last signed go of a preflight that was over before this began, under the same
-    thresholds, with every file as it was.
+    They count as a previous stage does: they belong to the last signed go of a preflight that ended before this one began, with
+    the same thresholds and unchanged files.
     """
     if plan.target_kind != "production" or not plan.revisions.known:
         return None
@@ -76,9 +78,9 @@ def _elsewhere(run_dir: Path, plan: StagePlan) -> "Shown | None":
             of = f"drills of stage 0 on {old.target} ({old.run_id} of rollout {old.rollout})"
             valid = timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.staging_valid_h)
             if (age := from_iso(plan.began) - from_iso(before.report.ended)) > valid:
-                return Shown(of, {}, f"the {of} ended {age} before this preflight began; {valid} are allowed")
-            chain.unspoilt(before)
-            return Shown(of, dict(_judged(before.run_dir)))
+                return DrillEvidence(of, {}, f"the {of} ended {age} before this preflight began; at most {valid} are allowed")
+            chain.require_unchanged(before)
+            return DrillEvidence(of, dict(_judged(before.run_dir)))
     return None
 
 
@@ -89,144 +91,121 @@ def _judged(run_dir: Path) -> Iterator[tuple[str, RunVerdict]]:
             yield f"{records.DRILLS}/{path.name}", results.judge_run(path)
 
 
-def requirement(run_dir: Path, plan: StagePlan, shown: Shown) -> Found:
-    """Whether every drill of this stage is green, and each is what `results.jsonl` tells of it."""
-    if shown.trouble:
-        return State.ERROR, shown.trouble
-    told = evidence.read_lines(run_dir / records.DRILL_RESULTS, DrillDone)
-    absent = sorted(set(plan.drills) - {each.name for each in told})
+def requirement(run_dir: Path, plan: StagePlan, drills: DrillEvidence) -> Found:
+    """Whether every drill of this stage passed and is as recorded in `results.jsonl`."""
+    if drills.problem:
+        return State.ERROR, drills.problem
+    recorded = evidence.read_lines(run_dir / records.DRILL_RESULTS, DrillDone)
+    absent = sorted(set(plan.drills) - {each.name for each in recorded})
     found: list[Found] = [(State.NOT_RUN, f"{name}: was not run") for name in absent]
-    found += [*_missing(told, shown), *(_run(plan, run, verdict) for run, verdict in shown.verdicts.items())]
-    found += [(State(each.status), f"{each.name}: {each.reason or each.status}") for each in told if each.status != "pass"]
-    if not shown.verdicts:
-        return gravest(found) if found else (State.NOT_RUN, "no drill was run")
+    found += [*_mismatches(recorded, drills), *(_run(plan, run, verdict) for run, verdict in drills.verdicts.items())]
+    found += [(State(each.status), f"{each.name}: {each.reason or each.status}") for each in recorded if each.status != "pass"]
+    if not drills.verdicts:
+        return most_severe(found) if found else (State.NOT_RUN, "no drill was run")
     if wrong := [each for each in found if each[0] is not State.PASS]:
-        return gravest(wrong)
-    count = sum(len(verdict.drills) for verdict in shown.verdicts.values())
+        return most_severe(wrong)
+    count = sum(len(verdict.drills) for verdict in drills.verdicts.values())
     return State.PASS, f"Failures: 0, of {count} drills"
 
 
-def _missing(told: list[DrillDone], shown: Shown) -> Iterator[Found]:
-    """Drills that are told of but not there, or there and not told of."""
-    there = {(run, drill.name): drill for run, verdict in shown.verdicts.items() for drill in verdict.drills}
-    named = {(_below(each.run), each.name): each for each in told}
+def _mismatches(recorded: list[DrillDone], drills: DrillEvidence) -> Iterator[Found]:
+    """Drills that are recorded but missing, or there but not recorded."""
+    there = {(run, drill.name): drill for run, verdict in drills.verdicts.items() for drill in verdict.drills}
+    named = {(_below(each.run), each.name): each for each in recorded}
     for run, name in sorted(there.keys() - named.keys()):
-        yield State.ERROR, f"{name}: {run} is there, but {records.DRILL_RESULTS} does not tell of it"
+        yield State.ERROR, f"{name}: {run} is not recorded in {records.DRILL_RESULTS}"
     for run, name in sorted(named.keys() - there.keys()):
         if named[run, name].status not in ("not_run", "error"):
-            yield State.ERROR, f"{name}: {records.DRILL_RESULTS} tells of {run or 'no run'}, which is not there"
+            yield State.ERROR, f"{name}: {run or 'its run'} is recorded in {records.DRILL_RESULTS}, but it is missing"
     for key in sorted(named.keys() & there.keys()):
         if named[key].status != str(there[key].status):
-            yield State.ERROR, f"{key[1]}: is told to be {named[key].status}, but its files say {there[key].status}"
+            yield State.ERROR, f"{key[1]}: is recorded as {named[key].status}, but its files say {there[key].status}"
 
 
 def _below(run: str) -> str:
-    """A run's folder below the stage's, also where only the run itself was named."""
+    """The path of a run's folder from the stage's; a bare name is in the drills folder."""
     return run if not run or "/" in run else f"{records.DRILLS}/{run}"
 
 
 def _run(plan: StagePlan, run: str, verdict: RunVerdict) -> Found:
-    """One run of drills: whether it is this stage's, and what it says."""
+    """One run of drills: whether it belongs to this stage, and its verdict."""
     where = f"{verdict.target} ({verdict.target_kind})"
     same_place = plan.target_kind == "mock" or verdict.target == plan.target  # each drill may have a mock of its own
     if verdict.target_kind != plan.target_kind or not same_place:
         return State.ERROR, f"{run}: ran against {where}, not {plan.target} ({plan.target_kind})"
     if verdict.engine in SIMULATED:
-        return State.ERROR, f"{run}: is a simulation, which opens no gate"
+        return State.ERROR, f"{run}: is a simulation, which passes no gate"
     if {verdict.thresholds_sha256, verdict.recorded_thresholds_sha256} != {plan.thresholds_sha256}:
         return State.ERROR, f"{run}: was judged by other thresholds than this stage"
-    return gravest([(drill.status, _said(drill)) for drill in verdict.drills] or [(State.NOT_RUN, f"{run}: has no drill")])
+    return most_severe(
+        [(drill.status, _summary(drill)) for drill in verdict.drills] or [(State.NOT_RUN, f"{run}: has no drill")]
+    )
 
 
-def _said(drill: DrillVerdict) -> str:
+def _summary(drill: DrillVerdict) -> str:
     wrong = [check for check in drill.checks if check.state is not State.PASS]
     worst = min(wrong, key=lambda check: GRAVEST_FIRST.index(check.state), default=None)
     return f"{drill.name}: {worst.name} {worst.state} ({worst.reason})" if worst else f"{drill.name}: {drill.status}"
 
 
-def checks(shown: Shown) -> Iterator[GateCheck]:
-    """What the drills say to the gates: of each check the gravest answer of any drill, and of equal ones the largest value."""
+def checks(drills: DrillEvidence) -> Iterator[GateCheck]:
+    """The drills' answers to the gates: per check the most severe one; of equal ones the largest value."""
     for name in CHECKS:
-        if answers := _answers(name, shown):
-            yield _gravest(answers, shown)
-        elif shown.breaking is not None and (answers := _answers(name, shown.breaking)):
-            yield _gravest(answers, shown.breaking)
+        if answers := _answers(name, drills):
+            yield _most_severe(answers, drills)
+        elif drills.with_faults is not None and (answers := _answers(name, drills.with_faults)):
+            yield _most_severe(answers, drills.with_faults)
         else:
-            yield _unasked(name, shown)
+            yield _not_run(name, drills)
 
 
-def _answers(name: str, shown: Shown) -> list[tuple[DrillVerdict, CheckResult, str]]:
+def _answers(name: str, drills: DrillEvidence) -> list[tuple[DrillVerdict, CheckResult, str]]:
     return [
         (drill, check, run)
-        for run, verdict in shown.verdicts.items()
+        for run, verdict in drills.verdicts.items()
         for drill in verdict.drills
         for check in drill.checks
         if check.name == name
     ]
 
 
-def _gravest(answers: list[tuple[DrillVerdict, CheckResult, str]], shown: Shown) -> GateCheck:
+def _most_severe(answers: list[tuple[DrillVerdict, CheckResult, str]], drills: DrillEvidence) -> GateCheck:
     def order(answer: tuple[DrillVerdict, CheckResult, str]) -> tuple[int, float]:
         value = answer[1].value
         return GRAVEST_FIRST.index(answer[1].state), -value if not math.isnan(value) else -math.inf
 
     drill, check, run = min(answers, key=order)
     found = gate_check(check)
-    window, proof = f"{shown.of}: worst of {len(answers)}, {drill.name}", f"{run}/{check.evidence}"
+    window, proof = f"{drills.of}: worst of {len(answers)}, {drill.name}", f"{run}/{check.evidence}"
     return msgspec.structs.replace(found, window=window, evidence=proof)
 
 
-def _unasked(name: str, shown: Shown) -> GateCheck:
+def _not_run(name: str, drills: DrillEvidence) -> GateCheck:
     check = OF_RUNS[name]
-    elsewhere = shown.breaking.trouble if shown.breaking else ""
-    why = shown.trouble or elsewhere or "no drill was run that asks this"
-    return unanswered(check, check.origin, shown.of, records.DRILLS, why, is_error=bool(shown.trouble))
+    other_problem = drills.with_faults.problem if drills.with_faults else ""
+    why = drills.problem or other_problem or "no drill with this check was run"
+    return unanswered(check, check.origin, drills.of, records.DRILLS, why, is_error=bool(drills.problem))
 
 
-def unanswered(check: CheckSpec, origin: str, window: str, proof: str, reason: str, *, is_error: bool) -> GateCheck:
-    """A check that nobody has answered, as a stage keeps it."""
-    return GateCheck(
-        gate=check.gate,
-        check=check.check,
-        state=State.ERROR if is_error else State.NOT_RUN,
-        value=None,
-        unit=check.unit,
-        n=0,
-        interval=None,
-        comparator="",
-        threshold=None,
-        source="",
-        window=window,
-        method=check.method,
-        origin=origin,
-        reason=reason,
-        evidence=proof,
-    )
+def unanswered(spec: CheckSpec, origin: Origin, window: str, proof: str, reason: str, *, is_error: bool) -> GateCheck:
+    """A check without an answer, as a stage records it."""
+    state = State.ERROR if is_error else State.NOT_RUN
+    found = result(spec, Answer(state, NAN, 0, reason), proof, origin=origin)
+    return gate_check(dataclasses.replace(found, source="", window=window))
 
 
 def gate_check(found: CheckResult, required: bool = True) -> GateCheck:
-    """A check's answer as a stage keeps it, with null for every number that is none."""
+    """A check's answer as a stage records it. A number that is infinite or NaN is null."""
     sound = found.sound()
-    return GateCheck(
-        gate=sound.gate,
-        check=sound.check,
-        state=str(sound.state),
-        value=finite(sound.value),
-        unit=sound.unit,
-        n=sound.n,
-        interval=(finite(sound.interval[0]), finite(sound.interval[1])) if sound.interval else None,
-        comparator=sound.comparator,
-        threshold=finite(sound.threshold) if sound.threshold is not None else None,
-        source=sound.source,
-        window=sound.window,
-        method=sound.method,
-        origin=sound.origin,
-        reason=sound.reason,
-        evidence=sound.evidence,
-        required=required,
-    )
+    fields = dataclasses.asdict(sound) | {
+        "state": str(sound.state),
+        "value": finite(sound.value),
+        "interval": (finite(sound.interval[0]), finite(sound.interval[1])) if sound.interval else None,
+        "threshold": finite(sound.threshold) if sound.threshold is not None else None,
+    }
+    return GateCheck(**fields, required=required)
 
 
 def finite(value: float) -> float | None:
-    """The value, None for infinity and for no number at all: JSON knows neither."""
+    """The value; None for infinity and NaN, which JSON does not have."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Checks of the window itself: was it watched well enough, did the watches run as they must, was any law broken?"""
+"""The checks of the window itself: enough snapshots, canary checks that ran as planned, and no violated invariant."""
 
 from collections.abc import Mapping
 
@@ -7,18 +7,18 @@ from drills.judging.checks.base import NAN, Answer, Case
 from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from drills.rollout.verdict.window_data.base import Ask, by_clients, gravest
+from drills.rollout.verdict.window_data.base import Source, by_clients, most_severe
 from drills.rollout.verdict.window_data.clients import is_late
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 from sim.analysis import invariants
 from sim.analysis.invariants import Violation
 
-_LEFT_OUT_SHARE = 0.1  # [ours] of the watches, that may have been cut short or have measured themselves
+_MAX_LEFT_OUT_SHARE = 0.1  # [ours] of the canary checks, which may be cut short or have a late load generator
 
 
 def violations(window: StageWindow) -> list[Violation]:
-    """All laws that any watch saw broken."""
-    return [found for watch in window.canary_checks for found in watch.once("invariants", _violations)]
+    """All invariants that a canary check found violated."""
+    return [found for check in window.canary_checks for found in check.once("invariants", _violations)]
 
 
 def _violations(case: Case) -> list[Violation]:
@@ -26,41 +26,41 @@ def _violations(case: Case) -> list[Violation]:
 
 
 def _invariants(window: StageWindow, threshold: Threshold | None) -> Answer | None:
-    def judged() -> Answer:
+    def judge() -> Answer:
         found = violations(window)
-        rows = sum(watch.rows for watch in window.canary_checks)
+        rows = sum(check.rows for check in window.canary_checks)
         named = ", ".join(dict.fromkeys(f"{each.invariant} ({each.first})" for each in found))
         state = State.FAIL if found else State.PASS if rows else State.NO_DATA
-        return Answer(state, len(found), rows, f"broken: {named}" if found else f"no law was broken in {rows} observations")
+        reason = f"violated: {named}" if found else f"no invariant was violated in {rows} observations"
+        return Answer(state, len(found), rows, reason)
 
-    return by_clients(window, judged)
+    return by_clients(window, judge)
 
 
 def _coverage(window: StageWindow, threshold: Threshold | None) -> Answer | None:
     found = window.coverage
-    share = found.got / found.expected
     deployed = "; ".join(f"control {each.control or '?'}, runtime {each.runtime or '?'}" for each in window.revisions)
     changed = f"; revisions changed: {deployed}" if len(window.revisions) > 1 else ""
-    return Answer(State(found.state), share, found.got, found.reason + changed)
+    return Answer(State(found.state), found.got / found.expected, found.got, found.reason + changed)
 
 
-def _watches(window: StageWindow, threshold: Threshold | None) -> Answer | None:
-    def judged() -> Answer:
+def _canary_checks(window: StageWindow, threshold: Threshold | None) -> Answer | None:
+    def judge() -> Answer:
         n, late = len(window.canary_checks), sum(map(is_late, window.canary_checks))
-        found = [answer for watch in window.canary_checks for answer in watch.once("phases", _course)]
-        worst = gravest(found) if found else Answer(State.PASS, 0, n, "")
+        found = [answer for check in window.canary_checks for answer in check.once("phases", _failed_phases)]
+        worst = most_severe(found) if found else Answer(State.PASS, 0, n, "")
         if worst.state is not State.PASS:
             return Answer(worst.state, len(found), n, worst.reason)
-        left_out = f"{window.cut_short} were cut short, {late} measured themselves"
-        if window.cut_short + late > _LEFT_OUT_SHARE * (n + window.cut_short):
-            return Answer(State.INCONCLUSIVE, window.cut_short + late, n, f"{n} watches, of which {left_out}")
-        return Answer(State.PASS, 0, n, f"{n} watches ran as they must; {left_out}")
+        left_out = f"{window.cut_short} were cut short, {late} had a late load generator"
+        if window.cut_short + late > _MAX_LEFT_OUT_SHARE * (n + window.cut_short):
+            return Answer(State.INCONCLUSIVE, window.cut_short + late, n, f"{n} canary checks, of which {left_out}")
+        return Answer(State.PASS, 0, n, f"{n} canary checks ran as planned; {left_out}")
 
-    return by_clients(window, judged)
+    return by_clients(window, judge)
 
 
-def _course(case: Case) -> list[Answer]:
-    """What did not go as it must in a watch, its load generator's lateness aside."""
+def _failed_phases(case: Case) -> list[Answer]:
+    """The checks of a drill's phases that did not pass in a canary check, except that of its load generator."""
     found = []
     for name, decide in phases.DECISIONS.items():
         if OF_RUNS[name].takes_threshold:
@@ -71,8 +71,8 @@ def _course(case: Case) -> list[Answer]:
     return found
 
 
-ASKS: Mapping[str, tuple[Ask, ...]] = {
-    "window.coverage": (Ask("server", _coverage),),
-    "window.canary_checks": (Ask("client", _watches),),
-    "window.invariants": (Ask("client", _invariants),),
+SOURCES: Mapping[str, tuple[Source, ...]] = {
+    "window.coverage": (Source("server", _coverage),),
+    "window.canary_checks": (Source("client", _canary_checks),),
+    "window.invariants": (Source("client", _invariants),),
 }

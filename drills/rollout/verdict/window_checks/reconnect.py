@@ -1,22 +1,22 @@
-"""Checks of the gate `reconnect` over a stage's window: rates that are held. What only a fault can show is asked of drills."""
+"""The sources of the checks of the gate reconnect: rates that are held. What only a fault can show is asked of drills."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from drills.judging.checks.base import NAN, Answer, Case, needed
+from drills.judging.checks.base import NAN, Answer, Case
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data import clients, names, servers
-from drills.rollout.verdict.window_data.base import Ask, by_clients
-from drills.rollout.verdict.window_data.stage_window import StageWindow
+from drills.rollout.verdict.window_data.base import Source, from_clients
+from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
 from sim.analysis import statistics
-from sim.analysis.statistics import Bounds
 from sim.record.observations import Kind
 
 
 def _reconnects(case: Case) -> int:
-    """Connects of clients that had tried before, those that renewed a token aside, as every client must."""
+    """Connects of clients that connected before, except after a token renewal."""
     tries, ended = case.history.fleet(Kind.CONNECT_ATTEMPTED), case.history.fleet(Kind.DISCONNECTED)
     renewals = int(case.history.detail_is(ended, ["token_refresh_due"]).sum())
     return max(len(tries) - len(np.unique(tries.client)) - renewals, 0)
@@ -26,69 +26,66 @@ def _timeouts(case: Case) -> int:
     return len(case.history.fleet(Kind.HEARTBEAT_TIMEOUT))
 
 
+@dataclass(frozen=True)
 class _Rate:
-    """A rate that the watches' clients saw among themselves, or among each so many of them.
+    """A rate among the canary checks' clients, or per `per_clients` of them.
 
-    It is never told of the whole lane: a few clients for a few seconds cannot speak for so many.
+    It is never scaled to the whole service: a few clients for a few seconds cannot represent it.
     """
 
-    def __init__(self, name: str, count: Callable[[Case], int], what: str, per_clients: float = 0.0) -> None:
-        self._name, self._count, self._what, self._per_clients = name, count, what, per_clients
+    name: str
+    count: Callable[[Case], int]
+    what: str
+    per_clients: float = 0.0
 
-    def __call__(self, window: StageWindow, threshold: Threshold | None) -> Answer | None:
-        return by_clients(window, lambda: self._judged(window, needed(threshold)))
-
-    def _judged(self, window: StageWindow, limit: Threshold) -> Answer:
-        fleet = max((watch.clients for watch in window.canary_checks), default=0)
-        scale = self._per_clients or float(fleet)
-        stage, lives = self._bounds(window, scale), self._lives(window)
+    def judge(self, window: StageWindow, limit: Threshold) -> Answer:
+        """Fail if the rate was too high for ten minutes, or over the whole stage by its lower bound."""
+        scale = self.per_clients or float(max((check.clients for check in window.canary_checks), default=0))
+        stage, lives = statistics.rate(*self._seen(window.canary_checks, scale)), _live_periods(window)
         if lives == 0 or stage.value != stage.value:
             return Answer(State.NO_DATA, NAN, 0, "no client was ever live")
-        held = [self._bounds(span, scale) for span in clients.spans(window) if self._is_held(span, scale, limit.threshold)]
-        worst = max(held, key=lambda each: each.lower, default=None)
-        said = f"{stage.n} {self._what} in the watches, over {lives} live periods, among {scale:g} clients"
-        span = (stage.lower, stage.upper)
-        if worst is not None:
+        facts = f"{stage.n} {self.what} in the canary checks, over {lives} live periods, among {scale:g} clients"
+        held = [
+            statistics.rate(*self._seen(span.canary_checks, scale))
+            for span in clients.spans(window)
+            if self._is_held(span, scale, limit.threshold)
+        ]
+        if held:
+            worst = max(held, key=lambda each: each.lower)
             state = State.FAIL if worst.lower > limit.threshold else State.INCONCLUSIVE
-            return Answer(
-                state, worst.value, lives, f"{said}: {worst.value:.4g}/s held for ten minutes", (worst.lower, worst.upper)
-            )
+            reason = f"{facts}: {worst.value:.4g}/s held for ten minutes"
+            return Answer(state, worst.value, lives, reason, (worst.lower, worst.upper))
+        bounds = (stage.lower, stage.upper)
         if stage.lower > limit.threshold:
-            return Answer(State.FAIL, stage.value, lives, f"{said}: at least {stage.lower:.4g}/s with 95 % confidence", span)
+            reason = f"{facts}: at least {stage.lower:.4g}/s with 95 % confidence"
+            return Answer(State.FAIL, stage.value, lives, reason, bounds)
         state = State.PASS if stage.upper <= limit.threshold else State.INCONCLUSIVE
-        return Answer(state, stage.value, lives, f"{said}: at most {stage.upper:.4g}/s with 95 % confidence", span)
+        return Answer(state, stage.value, lives, f"{facts}: at most {stage.upper:.4g}/s with 95 % confidence", bounds)
 
-    def _bounds(self, window: StageWindow, scale: float) -> Bounds:
-        """Events a second among `scale` clients, by all seconds of all clients of the watches."""
-        return statistics.rate(*self._seen(window, scale))
-
-    def _seen(self, window: StageWindow, scale: float) -> tuple[int, float]:
-        """Events, and in how many seconds of so many clients."""
-        events = sum(watch.once(f"rate.{self._name}", self._count) for watch in window.canary_checks)
-        seconds = sum(watch.duration_s * watch.clients for watch in window.canary_checks)
+    def _seen(self, checks: tuple[CanaryCheck, ...], scale: float) -> tuple[int, float]:
+        """Events, and the seconds in which `scale` clients were observed."""
+        events = sum(check.once(f"rate.{self.name}", self.count) for check in checks)
+        seconds = sum(check.duration_s * check.clients for check in checks)
         return events, seconds / scale if scale else 0.0
 
-    def _lives(self, window: StageWindow) -> int:
-        return sum(watch.once("lives", lambda case: len(case.history.fleet(Kind.SUBSCRIBED))) for watch in window.canary_checks)
-
     def _is_held(self, span: StageWindow, scale: float, limit: float) -> bool:
-        """Whether each of two or more watches within ten minutes was over it."""
-        each = [self._seen(StageWindow(0.0, 0.0, 1.0, (), (watch,)), scale) for watch in span.canary_checks]
+        """Whether two or more canary checks within ten minutes were all over the limit."""
+        each = [self._seen((check,), scale) for check in span.canary_checks]
         return len(each) > 1 and all(events > limit * seconds for events, seconds in each)
 
 
-def _rate(figures: tuple[str, ...], what: str, of_clients: _Rate, per_clients: bool = False) -> tuple[Ask, ...]:
-    return Ask("server", servers.held_rate(figures, what, per_clients), figures), Ask("client", of_clients)
+def _live_periods(window: StageWindow) -> int:
+    return sum(check.once("lives", lambda case: len(case.history.fleet(Kind.SUBSCRIBED))) for check in window.canary_checks)
 
 
-ASKS: Mapping[str, tuple[Ask, ...]] = {
+def _rate(metrics: tuple[str, ...], what: str, of_clients: _Rate) -> tuple[Source, ...]:
+    return servers.held_rate(metrics, what, per_clients=bool(of_clients.per_clients)), from_clients(of_clients.judge)
+
+
+_PER_100 = _Rate("reconnects", _reconnects, "reconnects", 100.0)
+SOURCES: Mapping[str, tuple[Source, ...]] = {
     "reconnect.reconnects_per_s": _rate(names.RECONNECTS, "reconnects/s", _Rate("reconnects", _reconnects, "reconnects")),
-    "reconnect.reconnects_per_s_per_100": _rate(
-        names.RECONNECTS,
-        "reconnects/s of 100 clients",
-        _Rate("reconnects", _reconnects, "reconnects", 100.0),
-        per_clients=True,
-    ),
+    "reconnect.reconnects_per_s_per_100": _rate(names.RECONNECTS, "reconnects/s of 100 clients", _PER_100),
     "reconnect.heartbeat_timeouts_per_s": _rate(
         names.HEARTBEAT_TIMEOUTS, "heartbeat timeouts/s", _Rate("heartbeats", _timeouts, "heartbeat timeouts")
     ),

@@ -1,14 +1,14 @@
-"""Refusals of one kind within five minutes, against the hour before those."""
+"""Decide on surges: refusals of one kind within five minutes, compared with the hour before them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from drills.judging.checks.base import NAN, Answer, needed
+from drills.judging.checks.base import NAN, Answer
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
-from drills.rollout.verdict.window_data.base import Decide, Suspicion, by_clients, by_server
+from drills.rollout.verdict.window_data.base import Source, Suspicion, from_clients, from_servers
 from drills.rollout.verdict.window_data.clients import ShareOf, pooled
 from drills.rollout.verdict.window_data.counters import Counted, counted
 from drills.rollout.verdict.window_data.stage_window import StageWindow
@@ -16,21 +16,20 @@ from sim.analysis.samples import Share
 from sim.record.history import History
 from sim.record.observations import Kind
 
-_NO_BASELINE = "{} in {:g} s, with no hour before them to compare with"
+_NO_BASELINE = "{} in {:g} s, without an hour before them to compare with"
 
 
-def of_servers(names: Sequence[str], what: str) -> Decide:
-    """Decide by counters. In a window's first hour stage 0 stands for the hour before."""
+def of_servers(names: Sequence[str], what: str) -> Source:
+    """Decide by counters. In the first hour of a window, stage 0 stands for the hour before."""
 
-    def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
-        usual = _usual(window, names)
-        return by_server(window, names, lambda source: _surge(source, usual, window.interval_s, needed(threshold), what))
+    def judge(window: StageWindow, source: Counted, limit: Threshold) -> Answer:
+        return _surge(source, _usual(window, names), window.interval_s, limit, what)
 
-    return decide
+    return from_servers(names, judge)
 
 
 def _usual(window: StageWindow, names: Sequence[str]) -> float | None:
-    """What stage 0 counted in a second; None where that is not known."""
+    """The count per second in stage 0; None if unknown."""
     sources = counted(window.baseline, names) if window.baseline else []
     if not sources or sources[0].doubt:
         return None
@@ -41,10 +40,12 @@ def _usual(window: StageWindow, names: Sequence[str]) -> float | None:
 def _surge(source: Counted, usual: float | None, slack_s: float, limit: Threshold, what: str) -> Answer:
     width_s, hour_s, least = limit.window_s or 0.0, limit.long_s or 0.0, limit.minimum_events or 0.0
     if len(source.steps) == 0:
-        return Answer(State.NO_DATA, NAN, 0, "one answer alone counts nothing")
+        return Answer(State.NO_DATA, NAN, 0, "one answer alone shows no increment")
     most, worst = source.worst(width_s)[1], 0.0
     if most < least:
-        return Answer(State.PASS, 0.0, source.total, f"at most {most:g} {what} in {width_s:g} s; {least:g} are needed to count")
+        return Answer(
+            State.PASS, 0.0, source.total, f"at most {most:g} {what} in {width_s:g} s; fewer than {least:g} do not count"
+        )
     answers = [Answer(State.PASS, 0.0, source.total, f"at most {most:g} {what} in {width_s:g} s")]
     for t in source.t[1:]:
         low, high = source.within(t - width_s, t)
@@ -60,7 +61,7 @@ def _surge(source: Counted, usual: float | None, slack_s: float, limit: Threshol
             continue
         answers.append(_compared(low, high, usual_low, usual_high, limit, what, source.total))
         worst = max(worst, answers[-1].value)
-    return _gravest(answers)
+    return _most_severe(answers)
 
 
 def _compared(low: float, high: float, usual_low: float, usual_high: float, limit: Threshold, what: str, n: int) -> Answer:
@@ -70,37 +71,37 @@ def _compared(low: float, high: float, usual_low: float, usual_high: float, limi
     else:
         state = State.INCONCLUSIVE if high > allowed * usual_low else State.PASS
     times = low / usual_high if usual_high else float("inf") if low else 0.0
-    reason = f"{low:g} to {high:g} {what} in {limit.window_s:g} s, where {usual_low:.3g} to {usual_high:.3g} are usual"
+    reason = f"{low:g} to {high:g} {what} in {limit.window_s:g} s, usually {usual_low:.3g} to {usual_high:.3g}"
     return Answer(state, times, n, reason)
 
 
-def _gravest(answers: Sequence[Answer]) -> Answer:
+def _most_severe(answers: Sequence[Answer]) -> Answer:
     order = (State.FAIL, State.INCONCLUSIVE, State.PASS)
     return min(answers, key=lambda each: (order.index(each.state), -each.value if each.value == each.value else 0.0))
 
 
-def of_clients(code: str, what: str) -> Decide:
-    """Decide by what the watches' clients were told, for each of their connects: they are not there all the time."""
+def of_clients(code: str, what: str) -> Source:
+    """Decide by the refusals that clients of the canary checks received, per connect, because they are not always connected."""
 
     def share_of(history: History) -> Share:
         refused = history.fleet(Kind.CONNECT_FAILED, Kind.SUBSCRIBE_REFUSED)
         return Share(int(history.detail_is(refused, [code]).sum()), len(history.fleet(Kind.CONNECT_ATTEMPTED)))
 
-    def judged(window: StageWindow, limit: Threshold) -> Answer:
+    def judge(window: StageWindow, limit: Threshold) -> Answer:
         tries = _pooled(window, code, share_of).n
         if tries < (limit.minimum_n or 0):
             return Answer(State.INCONCLUSIVE, NAN, tries, f"{tries} connects are too few; {limit.minimum_n} are needed")
-        found = [_of_span(window, watch.ended_s, code, share_of, limit, what) for watch in window.canary_checks]
-        return replace(_gravest(found), n=tries) if found else Answer(State.NO_DATA, NAN, 0, "there was no watch")
+        found = [_of_span(window, check.ended_s, code, share_of, limit, what) for check in window.canary_checks]
+        return replace(_most_severe(found), n=tries) if found else Answer(State.NO_DATA, NAN, 0, "there was no canary check")
 
-    return lambda window, threshold: by_clients(window, lambda: judged(window, needed(threshold)))
+    return from_clients(judge)
 
 
 def _of_span(window: StageWindow, end_s: float, code: str, of: ShareOf, limit: Threshold, what: str) -> Answer:
     width_s, hour_s, least = limit.window_s or 0.0, limit.long_s or 0.0, limit.minimum_events or 0.0
     now = _pooled(_between(window, end_s - width_s, end_s), code, of)
     if now.hits < least:
-        return Answer(State.PASS, 0.0, now.n, f"at most {now.hits} {what} in {width_s:g} s; {least:g} are needed to count")
+        return Answer(State.PASS, 0.0, now.n, f"at most {now.hits} {what} in {width_s:g} s; fewer than {least:g} do not count")
     before = _pooled(_between(window, end_s - width_s - hour_s, end_s - width_s), code, of)
     if end_s - hour_s < window.began_s:
         before = _pooled(window.baseline, code, of) if window.baseline else Share(0, 0)
@@ -111,9 +112,7 @@ def _of_span(window: StageWindow, end_s: float, code: str, of: ShareOf, limit: T
 
 
 def _between(window: StageWindow, since_s: float, until_s: float) -> StageWindow:
-    return replace(
-        window, canary_checks=tuple(each for each in window.canary_checks if since_s < each.ended_s <= until_s), told=None
-    )
+    return window.of_checks(each for each in window.canary_checks if since_s < each.ended_s <= until_s)
 
 
 def _pooled(window: StageWindow, code: str, of: ShareOf) -> Share:

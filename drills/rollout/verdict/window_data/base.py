@@ -1,15 +1,15 @@
-"""What a check of a window is, from whom it takes its answer, and what makes an answer doubtful.
+"""How a check of a stage's window decides: from which sources, in which order, and what makes an answer doubtful.
 
-A check asks several origins in its order. What any of them shows as failed fails, and an error of any is one; else the first
-that has data decides, and says which it was. Clients stand in for a server only where the servers were asked throughout and
-have no such figure by their nature: one that is promised and was not served, or was served with holes, lets nobody else speak.
+All sources of a check are asked, in order. A failure or an error of any source counts; otherwise the first source with data
+decides. Clients replace servers only if servers answered all the time and do not have the metric at all. A metric that is
+promised but not served, or served with holes, cannot be replaced.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from drills.judging.checks.base import NAN, Answer, result
+from drills.judging.checks.base import NAN, Answer, needed, result
 from drills.judging.checks.registry import CheckSpec, Origin
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State
@@ -18,113 +18,128 @@ from drills.rollout.verdict.window_data.counters import Counted, counted, disagr
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 
 Decide = Callable[[StageWindow, Threshold | None], Answer | None]
+"""A source's decision; None if it does not have such data at all."""
 EVIDENCE = {"server": SNAPSHOTS, "client": CANARY_CHECK_LIST, "synthetic": CANARY_CHECK_LIST}
-NONE_SAYS = "no source of this window can say it"
 
 
-class Ask(NamedTuple):
-    """One origin's way to an answer; None where it has no such data by its nature. `figures` are the servers' that it reads."""
+class Source(NamedTuple):
+    """One source of a check. `metrics` are the servers' metrics that it reads."""
 
     origin: Origin
     decide: Decide
-    figures: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class WindowCheck:
-    """A declared check and its sources, which are asked in order."""
+    """A declared check and its sources, in the order in which they are asked."""
 
     spec: CheckSpec
-    asks: tuple[Ask, ...]
+    sources: tuple[Source, ...]
 
     @property
     def origins(self) -> tuple[Origin, ...]:
         """The origins of its sources, in order."""
-        return tuple(ask.origin for ask in self.asks)
+        return tuple(source.origin for source in self.sources)
 
 
-def attach(declared: Mapping[str, CheckSpec], asks: Mapping[str, tuple[Ask, ...]]) -> Mapping[str, WindowCheck]:
+def attach(declared: Mapping[str, CheckSpec], sources: Mapping[str, tuple[Source, ...]]) -> Mapping[str, WindowCheck]:
     """Each declared check with its sources, in the order of the declarations."""
-    return {name: WindowCheck(spec, asks[name]) for name, spec in declared.items()}
+    return {name: WindowCheck(spec, sources[name]) for name, spec in declared.items()}
 
 
 def answer(check: WindowCheck, window: StageWindow, threshold: Threshold | None) -> CheckResult:
     """One check's result. An exception inside it makes it an `error` that says what happened."""
-    origin, found = _resolved(check, window, threshold)
+    origin, found = _decide(check, window, threshold)
     return result(check.spec, found, EVIDENCE[origin], threshold, origin)
 
 
 class Suspicion(Answer):
-    """Something that would be a failure, but for what is missing to tell it by: whoever else passes, nobody knows."""
+    """An answer that may be a failure but lacks the data to decide. A pass of another source does not replace it."""
 
 
-def _resolved(check: WindowCheck, window: StageWindow, threshold: Threshold | None) -> tuple[Origin, Answer]:
-    """Who answers: whoever shows a failure, or that something is not in order, else the first who has data."""
+def _decide(check: WindowCheck, window: StageWindow, threshold: Threshold | None) -> tuple[Origin, Answer]:
+    """The first source with a failure, an error or a suspicion; else the first with data."""
+    first = check.sources[0].origin
     if check.spec.takes_threshold and threshold is None:
-        return check.asks[0].origin, Answer(State.ERROR, NAN, 0, f"there is no threshold of {check.spec.name}")
-    answers = [(ask.origin, found) for ask in check.asks if (found := _asked(ask, window, threshold)) is not None]
-    grave = [each for state in (State.FAIL, State.ERROR) for each in answers if each[1].state is state]
-    grave += [each for each in answers if isinstance(each[1], Suspicion)]
-    if grave or answers:
-        return (grave or answers)[0]
-    return check.asks[0].origin, Answer(State.NO_DATA, NAN, 0, NONE_SAYS)
+        return first, Answer(State.ERROR, NAN, 0, f"there is no threshold for {check.spec.name}")
+    answers = [(each.origin, found) for each in check.sources if (found := _ask(each, window, threshold)) is not None]
+    severe = [each for state in (State.FAIL, State.ERROR) for each in answers if each[1].state is state]
+    severe += [each for each in answers if isinstance(each[1], Suspicion)]
+    return next(iter(severe or answers), (first, Answer(State.NO_DATA, NAN, 0, "no source of this window has the data")))
 
 
-def _asked(ask: Ask, window: StageWindow, threshold: Threshold | None) -> Answer | None:
+def _ask(source: Source, window: StageWindow, threshold: Threshold | None) -> Answer | None:
     try:
-        return ask.decide(window, threshold)
-    except Exception as error:  # a check that fails to work must not be taken for one that passes
+        return source.decide(window, threshold)
+    except Exception as error:  # a check that does not work must not count as one that passes
         return Answer(State.ERROR, NAN, 0, f"the check could not be worked out: {error or type(error).__name__}")
 
 
 def doubted(found: Answer, doubt: str) -> Answer:
-    """The answer, but no pass where there is a doubt."""
+    """The answer; a pass with a doubt is inconclusive."""
     if not doubt or found.state is not State.PASS:
         return found
     return replace(found, state=State.INCONCLUSIVE, reason=f"{doubt} ({found.reason})")
 
 
-def gravest(answers: Sequence[Answer]) -> Answer:
-    """The gravest of several, of equal ones the first."""
+def most_severe(answers: Sequence[Answer]) -> Answer:
+    """The answer with the most severe state; the first of equal ones."""
     return min(answers, key=lambda each: GRAVEST_FIRST.index(each.state))
 
 
-def by_server(window: StageWindow, names: Sequence[str], decide: Callable[[Counted], Answer]) -> Answer | None:
-    """What the servers' counters say to something, `decide` being asked of each source that has them all.
+def by_limit(low: float, high: float, limit: float) -> State:
+    """Decide by bounds: fail if the lower is over the limit, pass if the upper is not."""
+    return State.FAIL if low > limit else State.PASS if high <= limit else State.INCONCLUSIVE
 
-    None where no source has such counters by its nature, so that somebody else may be asked.
-    """
+
+def from_servers(names: Sequence[str], judge: Callable[[StageWindow, Counted, Threshold], Answer]) -> Source:
+    """The servers' counters: `judge` decides by each server source that has all of them."""
+
+    def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
+        return by_server(window, names, lambda source: judge(window, source, needed(threshold)))
+
+    return Source("server", decide, tuple(names))
+
+
+def by_server(window: StageWindow, names: Sequence[str], judge: Callable[[Counted], Answer]) -> Answer | None:
+    """The answer of the servers' counters; None if the servers do not have them, so that another source may answer."""
     sources = counted(window, names)
     if not sources:
         return unserved(window, names)
-    answers = [trusted(window, doubted(decide(each), each.doubt)) for each in sources]
+    answers = [trusted(window, doubted(judge(each), each.doubt)) for each in sources]
     failed = [each for each in answers if each.state is State.FAIL]
     return doubted((failed or answers)[0], disagreement(window, sources))
 
 
 def unserved(window: StageWindow, names: Sequence[str]) -> Answer | None:
-    """What is to be said of counters that no answer has: nothing, if servers were asked throughout and promise none."""
+    """The answer for counters without data; None if servers answered all the time and do not promise them."""
     if promised(window, names):
-        return Answer(State.NO_DATA, NAN, 0, f"{', '.join(names)}: promised, and never served together")
+        return Answer(State.NO_DATA, NAN, 0, f"{', '.join(names)}: promised, but never served together")
     if why := unanswered(window, names):
         return Answer(State.NO_DATA, NAN, 0, f"{', '.join(names)}: {why}")
     return None
 
 
 def trusted(window: StageWindow, found: Answer) -> Answer:
-    """The answer of a server, but nothing less than an error where snapshots were tampered with."""
-    if window.snapshot_trouble and found.state is not State.FAIL:
-        return replace(found, state=State.ERROR, reason=f"{window.snapshot_trouble} ({found.reason})")
+    """A server's answer; an error if snapshots were changed, unless it is a failure."""
+    if window.snapshot_problem and found.state is not State.FAIL:
+        return replace(found, state=State.ERROR, reason=f"{window.snapshot_problem} ({found.reason})")
     return found
 
 
-def by_clients(window: StageWindow, decide: Callable[[], Answer]) -> Answer | None:
-    """What the watches' clients say to something; None where there was no watch."""
-    if window.canary_check_trouble:
-        found = decide() if window.canary_checks else Answer(State.NO_DATA, NAN, 0, "there is no watch")
+def from_clients(judge: Callable[[StageWindow, Threshold], Answer], origin: Origin = "client") -> Source:
+    """The clients of the canary checks: `judge` decides by what they observed."""
+    return Source(origin, lambda window, threshold: by_clients(window, lambda: judge(window, needed(threshold))))
+
+
+def by_clients(window: StageWindow, judge: Callable[[], Answer]) -> Answer | None:
+    """The answer of the canary checks' clients; None without a canary check."""
+    if window.canary_check_problem:
+        found = judge() if window.canary_checks else Answer(State.NO_DATA, NAN, 0, "there is no canary check")
         if found.state is State.FAIL:
             return found
-        return replace(found, state=State.ERROR, reason=f"{window.canary_check_trouble} ({found.reason})")
+        return replace(found, state=State.ERROR, reason=f"{window.canary_check_problem} ({found.reason})")
     if not window.canary_checks:
         return None
-    return doubted(decide(), window.client_hole)
+    return doubted(judge(), window.client_hole)

@@ -1,4 +1,4 @@
-"""The servers' figures that checks of a window read."""
+"""The names of the servers' metrics that checks of a window read."""
 
 PUBLISH_FAILED = ("mirror.failed_total",)
 PUBLISH_TRIES = ("mirror.published_total", "mirror.duplicate_suppressed_total", "mirror.failed_total")
@@ -13,7 +13,7 @@ AUTH_FAILURES = (
 )
 UNAUTHORIZED, TOKEN_EXPIRED = ("auth_failures.unauthorized_total",), ("auth_failures.token_expired_total",)
 STALE_CURSORS = ("delivery.stale_cursor_events_total",)
-# Of the operators' alert list, and served by no endpoint: only a Prometheus may have them.
+# From the operators' alert list. No endpoint serves them; a Prometheus may have them.
 CONNECTS = ("sockets.connects_total",)
 RECONNECTS = ("sockets.reconnects_total",)
 HEARTBEAT_TIMEOUTS = ("sockets.heartbeat_timeouts_total",)

@@ -1,4 +1,4 @@
-"""A watch whose stormgate was killed: it ends by itself, and the hold that goes on tells of it, whatever it saw."""
+"""A canary check whose parent was killed: it ends by itself, and the resumed hold records it."""
 
 import os
 import shutil
@@ -37,8 +37,8 @@ child = Child(msgspec.json.decode(sys.argv[1], type=Order), Path(sys.argv[2]))
 time.sleep(600)
 """
 LONG = """
-name = "long_watch"
-summary = "Is all well for a long time?"
+name = "long_check"
+summary = "Is the service healthy for a long time?"
 checks = ["ux.integrity"]
 faults = []
 fleet = { clients = 5 }
@@ -65,13 +65,13 @@ def wait_for(what: str, is_so: object) -> None:
         time.sleep(0.05)
 
 
-def test_a_watch_ends_when_whoever_began_it_was_killed_and_is_told_of(tmp_path: Path) -> None:
-    (tmp_path / "long_watch.toml").write_text(LONG)
+def test_canary_check_ends_after_its_parent_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "long_check.toml").write_text(LONG)
     mark, log = tmp_path / records.UNDER_WAY, tmp_path / "log.txt"
     mark.write_bytes(msgspec.json.encode(LEFT))
     with serving(tmp_path / "mock") as served:
         order = Order(
-            drill=str(tmp_path / "long_watch.toml"),
+            drill=str(tmp_path / "long_check.toml"),
             target=served.url,
             thresholds=str(DEFAULT_PATH),
             out=str(tmp_path / records.CANARY_CHECKS),
@@ -79,17 +79,17 @@ def test_a_watch_ends_when_whoever_began_it_was_killed_and_is_told_of(tmp_path: 
         )
         parent = subprocess.Popen([sys.executable, "-c", PARENT, msgspec.json.encode(order).decode(), str(log)])
         wait_for("it runs", lambda: log.exists() and "steady" in log.read_text())
-        assert not is_left_over(mark), "while it runs it holds its mark"
+        assert not is_left_over(mark), "it holds its mark while it runs"
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
         wait_for("it ends", lambda: is_left_over(mark))
     (line,) = canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at)))
-    assert line.run.startswith("watches/")
+    assert line.run.startswith("canary-checks/")
     assert line.status != State.PASS
     assert line.reason.startswith("the stormgate that began it was killed")
     (folder,) = results.drill_folders(tmp_path / line.run)
-    assert run_header.read_header(folder).stopped_because, "it saved what it had seen"
-    assert canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at))) == [], "told once"
+    assert run_header.read_header(folder).stopped_because, "it saved its observations"
+    assert canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at))) == [], "it is recorded once"
 
 
 # --- what was left ----------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture
 def folder(whole: Folder, tmp_path: Path) -> Folder:
-    """A hold that was killed while its second watch was under way: nobody has told of that."""
+    """A hold that was killed during its second canary check, which is not recorded."""
     folder = Folder(Path(shutil.copytree(whole.runs, tmp_path / "runs")), "1")
     lines = evidence.read_lines(folder.path / records.CANARY_CHECK_LIST, CanaryCheckDone)
     dump(folder.path / records.CANARY_CHECK_LIST, *lines[:1])
@@ -111,8 +111,10 @@ def folder(whole: Folder, tmp_path: Path) -> Folder:
 
 
 def left(folder: Folder) -> Path:
-    told = evidence.read_lines(folder.path / records.CANARY_CHECK_LIST, CanaryCheckDone)
-    (found,) = [path for path in (folder.path / records.CANARY_CHECKS).iterdir() if f"watches/{path.name}" != told[0].run]
+    recorded = evidence.read_lines(folder.path / records.CANARY_CHECK_LIST, CanaryCheckDone)
+    (found,) = [
+        path for path in (folder.path / records.CANARY_CHECKS).iterdir() if f"canary-checks/{path.name}" != recorded[0].run
+    ]
     return found
 
 
@@ -124,19 +126,19 @@ def adopted(folder: Folder) -> CanaryCheckDone:
 
 def judged(folder: Folder) -> requirements.Found:
     events = evidence.read_lines(folder.path / records.HOLD, HoldEvent)
-    return requirements.canary_checks(folder.path, events, (State.PASS, "well"))
+    return requirements.canary_checks(folder.path, events, (State.PASS, "healthy"))
 
 
-def test_what_came_to_its_end_counts_as_always(folder: Folder) -> None:
+def test_finished_canary_check_counts(folder: Folder) -> None:
     assert judged(folder)[0] is State.ERROR
     line = adopted(folder)
     assert line.at == evidence.read_lines(folder.path / records.CANARY_CHECK_LIST, CanaryCheckDone)[1].at
     assert judged(folder)[0] is State.PASS
     found = window.load(folder.path)
-    assert (len(found.canary_checks), found.cut_short, found.canary_check_trouble) == (2, 0, "")
+    assert (len(found.canary_checks), found.cut_short, found.canary_check_problem) == (2, 0, "")
 
 
-def test_what_it_saw_go_wrong_is_not_lost(folder: Folder) -> None:
+def test_failure_of_a_left_canary_check_counts(folder: Folder) -> None:
     (drill,) = results.drill_folders(left(folder))
     recorded, _ = results.recorded(drill)
     story = quiet_story().without(lambda row: row.kind == observations.Kind.APPLIED and row.seq == 30 and row.client == 3)
@@ -146,41 +148,41 @@ def test_what_it_saw_go_wrong_is_not_lost(folder: Folder) -> None:
     assert judged(folder)[0] is State.FAIL
 
 
-def test_what_was_cut_short_tells_nothing(folder: Folder) -> None:
+def test_cut_short_canary_check_is_left_out(folder: Folder) -> None:
     (drill,) = results.drill_folders(left(folder))
     header = run_header.read_header(drill)
     header.complete = False
     run_header.write_header(drill, header)
     assert adopted(folder).status != State.PASS
     found = window.load(folder.path)
-    assert (len(found.canary_checks), found.cut_short, found.canary_check_trouble) == (1, 1, "")
+    assert (len(found.canary_checks), found.cut_short, found.canary_check_problem) == (1, 1, "")
 
 
-def test_what_had_hardly_begun_is_left_out_and_no_trouble(folder: Folder) -> None:
+def test_canary_check_without_observations_is_left_out(folder: Folder) -> None:
     for path in left(folder).iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert adopted(folder).status == State.NOT_RUN
     assert judged(folder)[0] is State.PASS
     found = window.load(folder.path)
-    assert (len(found.canary_checks), found.cut_short, found.canary_check_trouble) == (1, 1, "")
+    assert (len(found.canary_checks), found.cut_short, found.canary_check_problem) == (1, 1, "")
 
 
-def test_what_left_nothing_needs_no_line(folder: Folder) -> None:
+def test_canary_check_without_a_folder_is_not_recorded(folder: Folder) -> None:
     shutil.rmtree(left(folder))
     assert canary_checks.adopt(folder.path, SteppedClock(folder.began)) == []
     assert canary_checks.adopt(folder.path, SteppedClock(folder.began)) == []
 
 
-def test_a_controls_watch_is_told_of_among_the_controls(folder: Folder) -> None:
+def test_canary_check_of_the_control_is_recorded_with_the_control(folder: Folder) -> None:
     shutil.copytree(left(folder), folder.path / records.CONTROL / "one")
     mark = msgspec.structs.replace(LEFT, run=records.CONTROL, revisions=CONTROL.revisions)
     (folder.path / records.UNDER_WAY).write_bytes(msgspec.json.encode(mark))
     line = adopted(folder)
-    assert (line.run, line.revisions) == ("control/one", Revisions()), "nobody knows what was deployed when it ended"
+    assert (line.run, line.revisions) == ("control/one", Revisions()), "the revisions at its end are unknown"
     assert evidence.read_lines(folder.path / records.CONTROL_LIST, CanaryCheckDone) == [line]
 
 
-def test_a_damaged_mark_is_said(folder: Folder) -> None:
+def test_damaged_mark_is_an_error(folder: Folder) -> None:
     (folder.path / records.UNDER_WAY).write_text("{")
     with pytest.raises(EvidenceError, match=records.UNDER_WAY):
         canary_checks.adopt(folder.path, SteppedClock(folder.began))
