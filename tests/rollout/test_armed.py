@@ -143,11 +143,11 @@ def test_open_at_every_gate(monitor: Monitor) -> None:
     [
         ({"state": "fail", "reason": "it is gone"}, FAIL, "it is gone"),
         ({"state": "not_run", "reason": "nobody looks"}, NOT_RUN, "nobody looks"),
-        ({"gate_h": 2.0}, NOT_RUN, "nobody looked 1 h into the hold"),
-        ({"at": iso(AT + timedelta(minutes=30))}, NOT_RUN, "nobody looked 1 h"),  # before that gate
+        ({"gate_h": 2.0}, NOT_RUN, "1 h into the hold it was not checked"),
+        ({"at": iso(AT + timedelta(minutes=30))}, NOT_RUN, "1 h into the hold it was not checked"),  # before that gate
         ({"hooks_sha256": "another"}, FAIL, "not those that were rehearsed"),
-        ({"last_good": NOW}, FAIL, "are those that are deployed"),
-        ({"last_good": Revisions(control="c")}, FAIL, "nobody says which revisions"),
+        ({"last_good": NOW}, FAIL, "are the deployed ones"),
+        ({"last_good": Revisions(control="c")}, FAIL, "are not configured"),
         ({"at": iso(AT + timedelta(days=9, minutes=1))}, INCONCLUSIVE, "14 days"),  # after a rehearsal five days before
     ],
 )

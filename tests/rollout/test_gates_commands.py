@@ -25,7 +25,7 @@ def test_every_check_is_explained(name: str) -> None:
     thresholds = gates.load_thresholds()
     told = [heading for heading, text in explain.lines(name, thresholds) if text]
     assert told.count("") == len(explain.asked_of(name))
-    for heading in ("measures", "asks", "window", "decides by", "passes", "without data"):
+    for heading in ("measures", "sources", "window", "decides by", "passes", "without data"):
         assert told.count(heading) == told.count("")
 
 
@@ -42,7 +42,7 @@ def test_check_of_drills_and_windows_is_explained_for_both(
 def test_source_of_a_threshold_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     told = said(capsys, monkeypatch, "explain", "error.unauthorized_surge")
     assert "[ours]" in told
-    assert "server: the servers' own counters; then client: what clients saw" in told
+    assert "server: the servers' own counters; then client: what clients observed" in told
     assert "auth_failures.unauthorized_total" in told
 
 
