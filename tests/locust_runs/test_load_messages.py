@@ -156,11 +156,11 @@ def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_fault_that_begins_late_somewhere_is_none_at_one_moment():
     told = Told()
-    order = told.workers.strike(schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
+    order = told.workers.inject(schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
     told.workers.hear("id1", messages.FaultDone(order, 5, 3.0))
     assert told.stopped == []
     told.workers.hear("id2", messages.FaultDone(order, 4, 1400.0))
-    assert (told.workers.acted(order), told.stopped) == (
+    assert (told.workers.affected(order), told.stopped) == (
         9,
         ["worker 2 (process 7 on here) began a fault 1.4 s later than the others"],
     )

@@ -114,7 +114,7 @@ def test_all_processes_together_keep_to_a_cap(cap: float, workers: int):
 
 def test_a_cap_that_so_many_workers_cannot_share_is_refused():
     endpoints = options.Endpoints("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=7.0)))
-    with pytest.raises(UsageError, match="use fewer workers"):
+    with pytest.raises(UsageError, match="Use fewer workers"):
         target_monitor.connects_per_s(endpoints, 7)
 
 

@@ -17,8 +17,7 @@ from locustfiles.load.run.capacity_ramp import CapacityRamp
 from locustfiles.load.run.drill_run import DrillRun
 from locustfiles.load.run.options import Plan, plan_of
 from locustfiles.load.run.verdict import Provisional, RunFolder
-from locustfiles.load.workers.messages import AnyFromWorker, Channel
-from locustfiles.load.workers.remote import Send, no_workers_to_tell
+from locustfiles.load.workers.messages import AnyFromWorker, Channel, Send
 from locustfiles.load.workers.worker import Worker
 from sim.base.errors import StormgateError, UsageError
 from sim.base.exit_codes import ExitCode
@@ -169,7 +168,7 @@ class Conductor(Users):
     def _workers(self, run_id: str) -> tuple[list[str], Send]:
         """Return the ids of the workers that are ready, and how to send to one; none for a single process."""
         if self._channel is None:
-            return [], no_workers_to_tell
+            return [], lambda worker, message: None
         channel, nodes = self._channel, self._environment.runner.clients
         ids = [each.id for state in ("ready", "running", "spawning") for each in getattr(nodes, state)]
         if not ids:

@@ -17,8 +17,7 @@ from locustfiles.load.run import target_monitor
 from locustfiles.load.run.faults import Storms
 from locustfiles.load.run.options import Plan
 from locustfiles.load.run.publisher import LivePublishing, Publisher
-from locustfiles.load.workers.messages import AnyFromWorker
-from locustfiles.load.workers.remote import NoWorkers, Send, no_workers_to_tell
+from locustfiles.load.workers.messages import AnyFromWorker, Send
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import StorageError, StormgateError, UsageError
@@ -50,8 +49,8 @@ class DrillRun:
         run_id: str,
         report: Report,
         say: Callable[[str], None],
-        workers: Sequence[str] = (),
-        send: Send = no_workers_to_tell,
+        workers: Sequence[str],
+        send: Send,
     ) -> None:
         """`workers` are the ids of those that the fleet is spread over, to whom `send` speaks; without any it is all here."""
         self.plan = plan
@@ -73,10 +72,8 @@ class DrillRun:
         self._mock: EmbeddedMock | None = None
         self._workers = tuple(workers)
         self._lag = LagMonitor(self.clock, self._recorder, "master" if workers else "")
-        self._others = NoWorkers()
-        if workers:
-            fleet = plan.drill.fleet.clients
-            self._others = Workers(workers, fleet, send, self.clock, self._recorder, self.live, self.stop)
+        fleet = plan.drill.fleet.clients
+        self._others = Workers(workers, fleet, send, self.clock, self._recorder, self.live, self.stop)
         self.replaced = Event()  # another run has begun
         self.header = self._new_header(run_id)
 
@@ -141,15 +138,14 @@ class DrillRun:
 
     def _prepare_workers(self, topics: list[str]) -> None:
         """Raises `TargetError` for a worker that cannot take part."""
-        if isinstance(self._others, Workers):
+        if self._workers:
             target = self._mock.url if self._mock is not None else self._endpoints.endpoints.name
             pace = self._guard.worker_connects_per_s
             self._others.prepare(self.plan.drill, self.plan.seed, target, topics, pace)
 
     def hear(self, worker: str, said: AnyFromWorker) -> None:
         """A worker says something."""
-        if isinstance(self._others, Workers):
-            self._others.hear(worker, said)
+        self._others.hear(worker, said)
 
     # --- what users do ------------------------------------------------------------------------------
 
@@ -250,7 +246,7 @@ class DrillRun:
             self._enter("recovery")
             if self._stop.is_set():
                 self._end_load()
-                self._others.take_away()
+                self._others.end_load()
             self._storms.revert()
             if self._mock is not None and self._mock.has_died:
                 self._add("runtime_died")

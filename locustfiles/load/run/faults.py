@@ -12,7 +12,7 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from locustfiles.load.clients.client_pool import CLIENT_FAULTS, ClientPool
-from locustfiles.load.workers.remote import NoWorkers
+from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
@@ -50,7 +50,7 @@ class Storms:
         endpoints: GreenletHttp,
         healthy: Switches,
         client_pool: ClientPool,
-        others: NoWorkers,
+        others: Workers,
         topics: tuple[Sequence[str], Sequence[str]],
         clock: WallClock,
         recorder: Recorder,
@@ -72,11 +72,11 @@ class Storms:
         at = self._clock.now() + self._others.lead_s
         until = at + planned.ends_s - planned.begins_s
         is_clients = isinstance(planned.fault, CLIENT_FAULTS)
-        order = self._others.strike(planned, at, until) if is_clients else 0
+        order = self._others.inject(planned, at, until) if is_clients else 0
         self._sleep_until(at)
         self._note("fault_injected", planned, t=at - self._clock.began)
         self._active[planned.index] = planned
-        observed = self._strike(planned, until) + self._others.acted(order) if is_clients else self._act(planned, until)
+        observed = self._strike(planned, until) + self._others.affected(order) if is_clients else self._act(planned, until)
         self._active.pop(planned.index, None)
         if observed:
             self._note("fault_observed", planned, observed)

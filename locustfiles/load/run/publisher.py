@@ -4,7 +4,7 @@ import gevent
 from gevent.pool import Group
 
 from locustfiles.load.clients.recording import LiveMetrics
-from locustfiles.load.workers.remote import NoWorkers
+from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.drill.model import Load
 from sim.engines.greenlets.http import GreenletHttp
@@ -19,7 +19,7 @@ class LivePublishing(Publishing):
     """A run's events; what becomes of them also goes to the live metrics and to the workers."""
 
     def __init__(
-        self, streams: list[Stream], load: Load, recorder: Recorder, began: float, live: LiveMetrics, workers: NoWorkers
+        self, streams: list[Stream], load: Load, recorder: Recorder, began: float, live: LiveMetrics, workers: Workers
     ) -> None:
         super().__init__(streams, load, recorder, began)
         self._live, self._workers = live, workers

@@ -11,6 +11,7 @@ import msgspec
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
 
+Send = Callable[[str, "ToWorker"], None]  # takes the worker's id
 NAME = "stormgate"  # Locust's name for all of them
 
 

@@ -14,9 +14,8 @@ from gevent.queue import Queue
 
 from locustfiles.load.clients.recording import LiveMetrics
 from locustfiles.load.workers import messages
-from locustfiles.load.workers.messages import ToWorker
+from locustfiles.load.workers.messages import Send, ToWorker
 from locustfiles.load.workers.observation_transport import Heads, ReceivedObservations
-from locustfiles.load.workers.remote import NoWorkers, Send
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.drill.model import Drill
@@ -37,10 +36,11 @@ _POLL_S = 0.05
 _PUBLISHED_S = 0.1  # between messages with published events
 
 
-class Workers(NoWorkers):
-    """All workers of one run. `hear` is called for each message and must not block; everything else may."""
+class Workers:
+    """All workers of one run; a run in a single process has none.
 
-    lead_s = LEAD_S
+    `hear` is called for each message and must not block; everything else may.
+    """
 
     def __init__(
         self,
@@ -67,7 +67,9 @@ class Workers(NoWorkers):
         self._worst_lag = NAN
         self._arrived: Queue[tuple[_Worker, messages.Rows]] = Queue()
         self._unreadable = ""
-        self._greenlets = [gevent.spawn(work) for work in (self._watch, self._send_published, self._record_received)]
+        self.lead_s = LEAD_S if self._all else 0.0  # from an order to its execution
+        background = (self._detect_silence, self._send_published, self._record_received) if self._all else ()
+        self._greenlets = [gevent.spawn(work) for work in background]
 
     def prepare(self, drill: Drill, seed: int, target: str, topics: list[str], connects_per_s: float) -> None:
         """Prepare all workers. Raises `TargetError` for the first that cannot take part."""
@@ -153,7 +155,7 @@ class Workers(NoWorkers):
         """Wait, up to a limit, until each client of the fleet has a user; a client without one is never live."""
         self._wait(lambda: is_over() or not any(self._free), GATHER_LIMIT_S)
 
-    def _watch(self) -> None:
+    def _detect_silence(self) -> None:
         """Detect a worker that has gone silent."""
         while True:
             gevent.sleep(_POLL_S * 10)
@@ -196,8 +198,9 @@ class Workers(NoWorkers):
 
     def published(self, stream: str, seq: int, due: float) -> None:
         """Take an event that was acknowledged just now."""
-        self._heads.acknowledged(stream, seq, self._clock.now() - self._clock.began)
-        self._published.append((stream, seq, due))
+        if self._all:
+            self._heads.acknowledged(stream, seq, self._clock.now() - self._clock.began)
+            self._published.append((stream, seq, due))
 
     def _send_published(self) -> None:
         while True:
@@ -206,13 +209,13 @@ class Workers(NoWorkers):
                 news, self._published = self._published, []
                 self._send_all(messages.Published(news))
 
-    def strike(self, planned: PlannedFault, at: float, until: float) -> int:
+    def inject(self, planned: PlannedFault, at: float, until: float) -> int:
         """Inject a client fault on all workers at `at`; returns the order's number."""
         self._orders += 1
         self._send_all(messages.InjectFault(self._orders, planned, at, until))
         return self._orders
 
-    def acted(self, order: int) -> int:
+    def affected(self, order: int) -> int:
         """Wait until the fault has ended everywhere; returns on how many clients it took effect."""
         self._wait(lambda: all(order in worker.acted for worker in self._here), READY_LIMIT_S)
         for worker in self._here:
@@ -246,7 +249,7 @@ class Workers(NoWorkers):
 
     # --- end ----------------------------------------------------------------------------------------
 
-    def take_away(self) -> None:
+    def end_load(self) -> None:
         """Let the workers stop their load and send their last observations."""
         if not self._is_ending:
             self._is_ending = True
@@ -254,7 +257,7 @@ class Workers(NoWorkers):
 
     def end(self) -> str:
         """End the workers and take their last observations; returns what is wrong with them, empty if nothing."""
-        self.take_away()
+        self.end_load()
         self._wait(lambda: all(worker.done for worker in self._here) and self._arrived.empty(), FINAL_OBSERVATIONS_S)
         gevent.killall(self._greenlets)
         wrong = [self._unreadable, *(self._problem(worker) for worker in self._all.values())]
