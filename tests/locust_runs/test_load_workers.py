@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_makes_an_error_that_names_it(loads: dict[str, L
     assert load.end() == 4, load.said
     header = read_header(results.drill_folder(load.run_dir, DRILL))
     assert not header.complete
-    assert re.search(r"worker 2 \(process \d+ on \S+\) was lost in the middle of the run", header.stopped_because)
+    assert re.search(r"worker 2 \(process \d+ on \S+\) was lost during the run", header.stopped_because)
     assert "worker 1" not in header.stopped_because  # it handed over all it had
     assert [each["lost"] for each in header.workers] == [False, True]
     assert header.observations_rows > 0
