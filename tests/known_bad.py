@@ -8,8 +8,9 @@ from typing import Any
 from drills.judging import gates
 from drills.judging.checks.verdicts import DrillVerdict
 from sim.analysis import invariants
-from sim.client.negative.malformed import KINDS, MalformedFramesProbe
-from sim.client.negative.registry import EXPECTED, PROBES
+from sim.client.negative.malformed import MalformedFrames
+from sim.client.negative.registry import EXPECTED, NEGATIVE_CLIENTS
+from sim.protocols.spacetime.negative import KINDS
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, stream_id
 from sim.record.observations import Kind
 from tests.histories import STREAM, Story, good_storm, storm_drill
@@ -98,7 +99,7 @@ def asks(probe: str) -> Callable[[Story], Story]:
     def prepare(story: Story) -> Story:
         story.header = {**story.header, "negative_clients": {str(CLIENTS): probe}}
         code = next(iter(EXPECTED[probe]), "refused")
-        for question in (f"{probe}:{what}" for what in KINDS) if probe == MalformedFramesProbe.name else (probe,):
+        for question in (f"{probe}:{what}" for what in KINDS) if probe == MalformedFrames.name else (probe,):
             story.tell(30.0, Kind.PROBED, CLIENTS, detail=f"{question}:refused:{code}")
         return story.tell(58.0, Kind.SETTLED, CLIENTS)
 
@@ -161,5 +162,5 @@ KNOWN_BAD = (
     ),
     known_bad("false_start", by=begins_at_the_head),
     known_bad("runtime_died", by=told(Kind.RUNTIME_DIED, -1)),
-    *map(granted, PROBES),
+    *map(granted, NEGATIVE_CLIENTS),
 )

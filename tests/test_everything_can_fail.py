@@ -11,7 +11,7 @@ from drills.judging import gates
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict import window
 from sim.analysis import invariants
-from sim.client.negative.registry import PROBES
+from sim.client.negative.registry import NEGATIVE_CLIENTS
 from sim.client.policies import WRONG
 from sim.server.settings import DEFECTS
 from tests.known_bad import KNOWN_BAD, KnownBad, law_of
@@ -21,7 +21,7 @@ from tests.mutation_table import HARMLESS, MUTATIONS, turned_red
 RED = frozenset[str]().union(*(case.names for case in (*MUTATIONS, *KNOWN_BAD)))
 CHECKS = {*gates.DECISIONS, "replay.parity"}  # the last is made of all surfaces of a drill at once
 # Every negative client has an invariant of its own.
-INVARIANTS = (set(invariants.INVARIANTS) - {"negative_clients"}) | {*map(law_of, PROBES)}
+INVARIANTS = (set(invariants.INVARIANTS) - {"negative_clients"}) | {*map(law_of, NEGATIVE_CLIENTS)}
 
 
 def test_every_drill_can_fail():

@@ -14,7 +14,7 @@ from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.runs import results
 from sim.base.errors import EvidenceError, StorageError
 from sim.client import policies
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.drill.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
 from sim.drill.fault_lifecycle import Completion
 from sim.drill.model import Drill, Load, Phases
@@ -28,13 +28,13 @@ from sim.engines.sockets.faults import ServiceProcess, SocketsFaultActions
 from sim.engines.sockets.http import ServiceHttp
 from sim.engines.sockets.publisher import Publisher
 from sim.mock.process import MockProcess
+from sim.protocols.payloads import canonical_json, payload_hash
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.columns import Columns
 from sim.record.observations import SCHEMA, Kind
 from sim.record.parquet import FILE_NAME, Recorder, read
 from sim.record.run_header import HEADER_NAME
 from sim.server.settings import RuntimeSettings
-from sim.server.stream_log import canonical_json, payload_hash
 from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
 from tests.served import serving
 from tests.storms import red, run_all, storm
@@ -351,7 +351,7 @@ def test_no_event_waits_behind_a_storm_of_mints() -> None:
     async def storm_of_mints() -> int:
         http = ServiceHttp(Endpoints("a mock", "mock", "http://127.0.0.1:1", "http://127.0.0.1:1"))
         http._exchange = MintsHang(seq=3).exchange
-        session = ClientSession(0, [run_events("r1")], policies.get("reference"), client_setup.client_settings(tiny(), 1))
+        session = Session(0, [run_events("r1")], policies.get("reference"), client_setup.client_settings(tiny(), 1))
         mints = [asyncio.create_task(http.ask(service_api.mint, session)) for _ in range(200)]
         await asyncio.sleep(0)
         event = await asyncio.wait_for(http.ask(service_api.publish, "r1", "run.progress", {}, "r1-1"), 5.0)

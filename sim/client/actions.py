@@ -1,20 +1,21 @@
-"""What a client session asks its driver to do, and what it is told about itself."""
+"""What a client session asks its driver to do, its token and its settings."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from sim.client.shared_frames import Run, no_run
-from sim.protocols.spacetime.frames import ClientFrame, Compatibility, Garbage, Update, UpdateBatch
+from sim.client.notices import Run, no_run
+from sim.protocols.adapter import NegativeForms
+from sim.protocols.events import Message
+from sim.protocols.intents import Compatibility, Intent
 from sim.server.settings import RuntimeSettings
-from sim.server.stream_log import is_intact
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """A minted token; moments in unix seconds of the client's own clock, worked out from how long it is good for.
 
-    `told_*` are as the control service has them, by its own clock (NaN: it told none).
+    `server_*` are as the control service reported them, by its own clock (NaN: it did not).
     """
 
     text: str
@@ -22,12 +23,12 @@ class Token:
     expires_at: float
     key_id: str = ""
     session_id: str = ""
-    told_refresh_at: float = math.nan
-    told_expires_at: float = math.nan
+    server_refresh_at: float = math.nan
+    server_expires_at: float = math.nan
 
     def by_clock(self, ahead_s: float) -> "Token":
-        """As a client takes it that believes in the moments it was told, with a clock of its own that is so much ahead."""
-        moments = self.told_refresh_at - ahead_s, self.told_expires_at - ahead_s
+        """As a client takes it that trusts the reported moments, with a clock of its own that is ahead."""
+        moments = self.server_refresh_at - ahead_s, self.server_expires_at - ahead_s
         return self if math.isnan(sum(moments)) else replace(self, refresh_at=moments[0], expires_at=moments[1])
 
     def __repr__(self) -> str:
@@ -58,9 +59,9 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a frame on the open socket, or what is none."""
+    """Send an intent over the open connection."""
 
-    frame: ClientFrame | Garbage
+    intent: Intent
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +77,17 @@ SILENCE_FLOOR_S = 10.0  # [ours] a client never takes a shorter silence for a de
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What is the same for every client of a fleet. Defaults are the sync lane's own or marked [ours]."""
+    """What is the same for every client of a fleet. Defaults are the sync service's own or marked [ours]."""
 
     seed: int
     compatibility: Compatibility
     reply_timeout_s: float = 10.0  # [ours] for a connect, a join or a subscribe
     replay_batch_size: int = 200
-    is_intact: Callable[[Update], bool] = is_intact  # whether an update's payload is what its hash says
     token_ttl_s: int | None = None  # asked of the control service; None: its own default
-    service: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that probes know what it must refuse
-    run_of: Callable[[UpdateBatch], Run | None] = no_run  # what a frame does to whoever has all that came before it
+    service: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that negative clients know what it must refuse
+    run_of: Callable[[Message], Run | None] = no_run  # what a message does to a client that has all that came before it
+    forms: NegativeForms | None = None  # what negative clients send
+    stream_id: Callable[[str], str] = str  # a topic's name in observations
     heartbeat_interval_s: float = field(init=False)  # the service's
     silence_limit_s: float = field(init=False)  # [ours] three missed heartbeats of the service
 

@@ -1,8 +1,65 @@
-"""One client's place in one stream: the apply rule, and what a rebootstrap and a learnt head do to it."""
+"""Dense cursors: a client's place in a stream whose positions are numbers without holes.
 
-from dataclasses import dataclass, field
+No other module of sessions adds, subtracts or compares positions.
+"""
 
-from sim.protocols.spacetime.streams import stream_id
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Literal, NamedTuple
+
+from sim.protocols.events import Batch, Hash, Head, Message, Position
+
+Damage = Literal["kept", "old", "lost", "torn", "future"]
+
+
+class Outcome(Enum):
+    """What the apply rule decides about one event."""
+
+    APPLY = auto()
+    DUPLICATE = auto()
+    GAP = auto()  # nothing is applied; the client subscribes again from its watermark
+
+
+class DesktopBatch(NamedTuple):
+    """What became of a batch: sequence numbers by outcome, and the checkpoint (watermark and cursor) after it."""
+
+    applied: list[int]
+    duplicate: list[int]
+    gap: list[int]
+    checkpoint: int
+
+
+def offset_of(position: Position | None) -> int:
+    """A position's number. Raises `TypeError` for one that is not dense."""
+    if position is None or not isinstance(position.offset, int):
+        raise TypeError(f"{position} is not a dense position")
+    return position.offset
+
+
+def apply_outcome(watermark: int, seq: int) -> Outcome:
+    """The apply rule for event `seq` at `watermark`."""
+    if seq <= watermark:
+        return Outcome.DUPLICATE
+    return Outcome.APPLY if seq == watermark + 1 else Outcome.GAP
+
+
+def apply_as_desktop(watermark: int, seqs: Iterable[int]) -> DesktopBatch:
+    """Apply a batch of events as the shipped desktop client does; its own answers are in `tests/vectors`.
+
+    After a gap its checkpoint becomes `min(gap) - 1`, which lies above the watermark: it jumps over the hole silently.
+    The failing event itself was not applied, so the next one is a gap again.
+    """
+    batch = DesktopBatch([], [], [], watermark)
+    for seq in seqs:
+        outcome = apply_outcome(watermark, seq)
+        if outcome is Outcome.APPLY:
+            watermark = seq
+            batch.applied.append(seq)
+        else:
+            (batch.duplicate if outcome is Outcome.DUPLICATE else batch.gap).append(seq)
+    return batch._replace(checkpoint=min(batch.gap) - 1 if batch.gap else watermark)
 
 
 @dataclass(slots=True)
@@ -10,53 +67,60 @@ class Cursor:
     """`watermark` is the highest applied seq, None before any snapshot or cursor was accepted."""
 
     topic: str
+    stream: str  # the topic's name in observations
     watermark: int | None = None
     checkpoint: int | None = None  # what was persisted, and what a reconnect resumes after
     start: int | None = None  # after a stale cursor: applied or covered by a snapshot up to here
     restored: int | None = None  # the checkpoint that an earlier life of the client left
-    doubted: bool = False  # and that was above the head: nobody knows what of the stream was ever applied
-    head: int = 0  # highest head heard of
+    doubted: bool = False  # that was above the head: what of the stream was ever applied is unknown
+    head: int = 0  # highest reported head
     head_before: int = 0  # head of the heartbeat before the last
     seen: int = 0  # highest seq above the watermark received on this connection
     asked_from: int | None = None  # cursor of the subscribe whose replay is running
     replayed: int = 0
     replayed_new: int = 0
-    stream: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.stream = stream_id(self.topic)
+    # --- replays ------------------------------------------------------------------------------------
 
     def begin_connection(self) -> None:
-        """A socket is open; nothing came over it yet."""
+        """A connection is open; nothing came over it yet."""
         self.seen = self.head_before = 0
 
-    def begin_replay(self, asked_from: int | None) -> None:
-        """A subscribe was sent with this cursor."""
+    def begin_replay(self, asked_from: int | None) -> Position | None:
+        """A subscribe is sent with this cursor; returns its position."""
         self.asked_from = asked_from
         self.replayed = self.replayed_new = 0
+        return None if asked_from is None else Position(asked_from)
+
+    def count_replayed(self, seq: int) -> bool:
+        """Count an event of the replay; True if it lies at or below the cursor that was asked for."""
+        self.replayed += 1
+        self.replayed_new += self.watermark is None or seq > self.watermark
+        return self.asked_from is not None and seq <= self.asked_from
 
     @property
     def is_behind(self) -> bool:
         """Whether events are known to be missing: something above the watermark came, or the replay began above it."""
         return self.watermark is not None and self.watermark < max(self.seen, self.asked_from or 0)
 
+    # --- applying -----------------------------------------------------------------------------------
+
+    def offer(self, seq: int) -> Outcome:
+        """What the apply rule decides about an event that came."""
+        assert self.watermark is not None
+        outcome = apply_outcome(self.watermark, seq)
+        if outcome is not Outcome.DUPLICATE and seq > self.seen:
+            self.seen = seq
+        return outcome
+
     @property
     def known(self) -> int | None:
         """Up to where everything is applied or covered, the time between a rebootstrap and its first event included."""
         return self.start if self.watermark is None else self.watermark
 
-    def clamp(self, head: int) -> None:
-        """Come back to the head, which lies below the watermark.
-
-        What this life applied up to the head is there. Of a checkpoint that only came from an earlier one, nothing is known.
-        """
-        self.doubted = self.watermark == self.restored
-        self.watermark = head
-
-    def forget(self) -> None:
-        """Begin anew, as a client without a past."""
-        self.watermark = self.checkpoint = self.start = self.restored = None
-        self.doubted = False
+    def accept_head(self) -> tuple[int, int]:
+        """Go on from the head, as a replay brought nothing; returns as `accept_start`."""
+        return self.accept_start(self.head + 1)
 
     def accept_start(self, first_seq: int) -> tuple[int, int]:
         """Take the first retained event as the place to go on from.
@@ -72,8 +136,162 @@ class Cursor:
         self.watermark = max(old, baseline)
         return old, self.watermark - old
 
-    def rebootstrap(self, snapshot_watermark: int | None) -> None:
-        """Drop the cursor; what a snapshot covers, and what was applied before, need not come again."""
-        covered = [seq for seq in (self.known, snapshot_watermark) if seq is not None]
+    def jump(self, seqs: Iterable[int]) -> DesktopBatch:
+        """Apply a batch as the desktop client does."""
+        assert self.watermark is not None
+        result = apply_as_desktop(self.watermark, seqs)
+        self.start, self.watermark = None, result.checkpoint
+        return result
+
+    # --- heads and lost positions -------------------------------------------------------------------
+
+    def learn_head(self, head: int) -> bool:
+        """Take note of the head; True if the watermark lies above it, which cannot be.
+
+        A head below what this connection already brought is out of date.
+        """
+        self.head = head
+        return self.watermark is not None and self.seen <= head < self.watermark
+
+    def compare_head(self, head: int) -> bool:
+        """Take note of a heartbeat's head; True if the watermark has not reached the one before."""
+        is_stuck = self.watermark is not None and self.watermark < self.head_before
+        self.head_before = head
+        return is_stuck
+
+    def clamp(self, head: int) -> None:
+        """Come back to the head, which lies below the watermark.
+
+        What this life applied up to the head is there. Of a checkpoint that only came from an earlier one, nothing is known.
+        """
+        self.doubted = self.watermark == self.restored
+        self.watermark = head
+
+    def forget(self) -> None:
+        """Begin as a client without a past."""
+        self.watermark = self.checkpoint = self.start = self.restored = None
+        self.doubted = False
+
+    def rebootstrap(self, snapshot: int | None) -> bool:
+        """Drop the cursor; what a snapshot covers, and what was applied before, need not come again.
+
+        True if the snapshot is ahead of what was applied.
+        """
+        old = self.known
+        covered = [seq for seq in (old, snapshot) if seq is not None]
         self.start = max(covered) if covered else None
         self.watermark = None
+        return snapshot is not None and snapshot > (old or 0)
+
+    # --- how far it is ------------------------------------------------------------------------------
+
+    def lacks(self, head: int) -> bool:
+        """Whether not everything up to this head is applied."""
+        return (self.watermark or 0) < head
+
+    def lag(self, head: int) -> int | None:
+        """Events between the watermark and this head; None before there is a watermark."""
+        return None if self.watermark is None else head - self.watermark
+
+
+# --- runs: events in a row, the same for all clients that have what came before ---------------------------
+
+
+class Span(NamedTuple):
+    """Events `after + 1` to `last` of one topic; `head` is the topic's, as the message has it."""
+
+    topic: str
+    after: int
+    last: int
+    head: int
+
+
+def spans_of(message: Message) -> tuple[Span, ...] | None:
+    """What a message brings, if that is nothing but intact events in order, with a head for each topic; else None."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    marks = [event for event in message if isinstance(event, Head)]
+    for batch in [event for event in message if isinstance(event, Batch)]:
+        for item in batch.items:
+            seq = offset_of(item.position)
+            if seq != last.get(batch.stream, seq - 1) + 1 or item.check is Hash.BAD:
+                return None
+            first.setdefault(batch.stream, seq)
+            last[batch.stream] = seq
+    heads = {mark.stream: offset_of(mark.position) for mark in marks}
+    if not last or len(marks) != len(last) or any(heads.get(topic, -1) < last[topic] for topic in last):
+        return None
+    return tuple(Span(topic, first[topic] - 1, last[topic], heads[topic]) for topic in last)
+
+
+def take_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...], replaying: bool) -> bool:
+    """Apply all spans at once; False, and nothing happens, unless the client has just what came before them."""
+    for topic, after, last, _ in spans:
+        cursor = cursors.get(topic)
+        if cursor is None or cursor.watermark != after or cursor.checkpoint == last:
+            return False
+        if replaying and after < (cursor.asked_from or 0):
+            return False
+    if replaying:
+        for topic, after, last, _ in spans:
+            cursors[topic].replayed += last - after
+            cursors[topic].replayed_new += last - after
+    return follow_spans(cursors, spans)
+
+
+def follow_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...]) -> bool:
+    """`take_spans` of spans that were expected to go on from here; False if one does not, and then the cursors are wrong."""
+    for topic, after, last, head in spans:
+        cursor = cursors[topic]
+        if cursor.watermark != after:
+            return False
+        cursor.watermark = cursor.checkpoint = last
+        cursor.head = head
+        if cursor.seen < last:
+            cursor.seen = last
+    return True
+
+
+def go_on(spans: tuple[Span, ...], places: dict[str, int]) -> bool:
+    """Whether spans go on from these places by topic; if so, the places move behind them."""
+    if len(spans) == 1:
+        topic, after, last, _ = spans[0]
+        if places.get(topic) != after:
+            return False
+        places[topic] = last
+        return True
+    for topic, after, _, _ in spans:
+        if places.get(topic) != after:
+            return False
+    for topic, _, last, _ in spans:
+        places[topic] = last
+    return True
+
+
+# --- checkpoints as they outlive a client's process -------------------------------------------------------
+
+
+def stored(seq: int) -> str:
+    """A checkpoint as it is stored: `57:b0dc4b06` is a number and the CRC-32 of its digits."""
+    return f"{seq}:{zlib.crc32(str(seq).encode()):08x}"
+
+
+def restore(text: str | None, careless: bool = False) -> int | None:
+    """The checkpoint that a text holds; None without one, and for a text that was not completely written.
+
+    `careless` is the defect `reads_torn_checkpoints`: any digits are a number.
+    """
+    digits = (text or "").partition(":")[0]
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    return int(digits) if careless or text == stored(int(digits)) else None
+
+
+def damage(text: str | None, how: Damage, events: int) -> str | None:
+    """What is left of a stored checkpoint after such a damage; `events` is how many events too low or too high."""
+    seq = restore(text)
+    if text is None or seq is None or how == "lost":
+        return None
+    if how == "torn":
+        return text[: max(len(str(seq)) // 2, 1)]  # the disk got no further than this
+    return stored({"kept": seq, "old": max(seq - events, 0), "future": seq + events}[how])

@@ -10,9 +10,11 @@ the catalogue names one.
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from sim.base import randomness
 from sim.base.errors import UsageError
 from sim.client import backoff
 from sim.client.backoff import Backoff
+from sim.protocols.events import DisconnectReason
 
 ClientDefect = Literal[
     "applies_duplicates",
@@ -28,7 +30,7 @@ CLIENT_DEFECTS: tuple[str, ...] = get_args(ClientDefect)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Choices a `ClientSession` makes. Durations in seconds unless the name says ms."""
+    """Choices a `Session` makes. Durations in seconds unless the name says ms."""
 
     name: str
     backoff: Backoff
@@ -82,3 +84,34 @@ def get(name: str) -> Policy:
         return (POLICIES | WRONG)[name]
     except KeyError:
         raise UsageError(f"there is no client policy '{name}'; there are: {', '.join(POLICIES)}.") from None
+
+
+@dataclass(slots=True)
+class Retries:
+    """How often one client has come back, and how long it waits before the next time."""
+
+    client: int
+    policy: Policy
+    seed: int
+    disconnects: int = 0  # ever; the argument of every backoff draw
+    attempt: int = 0  # the policy's own count
+    _previous_delay_ms: float = 0.0
+
+    def count(self, live_for_s: float) -> None:
+        """Count a disconnect, or a connect that failed, of a client that was live for so long until then."""
+        if self.policy.resets_when_live and live_for_s >= self.policy.live_period_s:
+            self.attempt, self._previous_delay_ms = 0, 0.0
+        self.attempt += 1
+        self.disconnects += 1
+
+    def delay_ms(self, reason: DisconnectReason, hint_ms: float | None) -> tuple[float, bool]:
+        """Milliseconds to wait now, and whether a server's hint is in them."""
+        if reason is DisconnectReason.TOKEN_REFRESH_DUE and self.policy.refresh_delay_ms is not None:
+            return self.policy.refresh_delay_ms, False
+        draw = randomness.draw(self.seed, "backoff", self.client, self.disconnects)
+        delay_ms = self.policy.backoff.delay_ms(self.attempt, draw, self._previous_delay_ms)
+        self._previous_delay_ms = delay_ms
+        if hint_ms is not None and self.policy.honours_hints:
+            # Jittered, or all clients with the same hint would come back together.
+            return min(max(hint_ms, 0.0), self.policy.longest_hint_ms) + delay_ms, True
+        return delay_ms, False

@@ -1,24 +1,21 @@
-"""What one client has of its streams: applying updates, closing holes, recovering from a stale cursor.
+"""What one client has of its streams: applying events, closing holes, recovering from a stale cursor.
 
 Both policies live here side by side: the reference's apply rule (apply, drop a duplicate, or apply
-nothing and ask again), and the desktop's, which jumps over holes.
+nothing and subscribe again), and the desktop's, which jumps over holes.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from sim.client import desktop
-from sim.client.cursor import Cursor
-from sim.client.notices import short_hash
+from sim.client.cursor import Cursor, Outcome, follow_spans, offset_of, take_spans
+from sim.client.notices import Run, short_hash
 from sim.client.policies import Policy
-from sim.client.shared_frames import Run
-from sim.protocols.spacetime.frames import Body, Update, Watermark
-from sim.protocols.spacetime.streams import stream_id
-from sim.server.stream_log import is_intact, payload_hash
+from sim.protocols.events import Batch, Hash, Head, Item, Message, Position, Snapshot, Stale
+from sim.protocols.payloads import payload_hash
 
 
 class Replica:
-    """A client's cursors, one a topic. `note` takes the fields of a `Notice`."""
+    """A client's cursors by topic. `note` takes the fields of a `Notice`; `stream_id` names a topic in notices."""
 
     def __init__(
         self,
@@ -26,14 +23,14 @@ class Replica:
         policy: Policy,
         note: Callable[..., None],
         checkpoints: Mapping[str, int],
-        is_intact: Callable[[Update], bool] = is_intact,
+        stream_id: Callable[[str], str] = str,
     ) -> None:
         left = {topic: checkpoints.get(topic) for topic in topics}
-        self.cursors = {topic: Cursor(topic, seq, seq, restored=seq) for topic, seq in left.items()}
+        self.cursors = {topic: Cursor(topic, stream_id(topic), seq, seq, restored=seq) for topic, seq in left.items()}
         self.topics = tuple(self.cursors)
         self._policy = policy
         self._note = note
-        self._is_intact = is_intact
+        self._stream_id = stream_id
         self._clamps = policy.asks_again and "trusts_future_checkpoints" not in policy.defects
 
     # --- replays ------------------------------------------------------------------------------------
@@ -51,16 +48,14 @@ class Replica:
         """Whether a checkpoint of an earlier life turned out to be above its stream's head."""
         return any(cursor.doubted for cursor in self.cursors.values())
 
-    def begin_replay(self) -> dict[str, int]:
-        """The cursors to subscribe with; a topic that has none is left out."""
-        resume_after: dict[str, int] = {}
+    def begin_replay(self) -> dict[str, Position | None]:
+        """The positions to subscribe with."""
+        after: dict[str, Position | None] = {}
         for cursor in self.cursors.values():
-            after = self._resume_after(cursor)
-            cursor.begin_replay(after)
-            self._note("replay_started", cursor.stream, -1 if after is None else after)
-            if after is not None:
-                resume_after[cursor.topic] = after
-        return resume_after
+            resume_after = self._resume_after(cursor)
+            after[cursor.topic] = cursor.begin_replay(resume_after)
+            self._note("replay_started", cursor.stream, -1 if resume_after is None else resume_after)
+        return after
 
     def _resume_after(self, cursor: Cursor) -> int | None:
         if cursor.doubted:
@@ -69,7 +64,7 @@ class Replica:
             return cursor.watermark
         if cursor.start is not None:  # desktop, after a stale cursor
             return cursor.start
-        if cursor.watermark is None and cursor.head > 0:  # desktop: no checkpoint but a known head
+        if cursor.watermark is None and cursor.head:  # desktop: no checkpoint but a known head
             self._rebase(cursor, cursor.head)
         return cursor.watermark
 
@@ -81,7 +76,7 @@ class Replica:
             if not self._policy.asks_again:
                 continue
             if cursor.watermark is None:  # it brought nothing: go on from the head, what lies between is lost
-                self._write_checkpoint(cursor, self._accept_start(cursor, cursor.head + 1))
+                self._write_checkpoint(cursor, self._go_on(cursor, *cursor.accept_head()))
             if cursor.is_behind:
                 behind = True
                 if diverged and cursor.seen:
@@ -90,80 +85,78 @@ class Replica:
 
     # --- heads --------------------------------------------------------------------------------------
 
-    def learn_heads(self, marks: Iterable[Watermark]) -> bool:
-        """A cursor above its stream's head cannot be right: it is taken back to the head. True when one was.
-
-        A head below what this connection already brought is old news, and takes nothing back.
-        """
+    def learn_heads(self, message: Message) -> bool:
+        """Take back a cursor above its stream's head, as it cannot be right. True when there was one."""
         clamped = False
-        for mark in marks:
-            if cursor := self.cursors.get(mark.topic):
-                cursor.head = head = mark.watermark
-                if cursor.watermark is not None and cursor.seen <= head < cursor.watermark and self._clamps:
-                    self._note("clamped", cursor.stream, head, value=float(cursor.watermark))
-                    cursor.clamp(head)
-                    clamped = True
-                    if not cursor.doubted:
-                        self._write_checkpoint(cursor, head)
+        for event in message:
+            if isinstance(event, Head) and (cursor := self.cursors.get(event.stream)):
+                clamped |= self._learn_head(cursor, offset_of(event.position))
         return clamped
 
-    def compare_heads(self, marks: Iterable[Watermark]) -> bool:
+    def _learn_head(self, cursor: Cursor, head: int) -> bool:
+        if not (cursor.learn_head(head) and self._clamps):
+            return False
+        self._note("clamped", cursor.stream, head, value=float(cursor.watermark or 0))
+        cursor.clamp(head)
+        if not cursor.doubted:
+            self._write_checkpoint(cursor, head)
+        return True
+
+    def compare_heads(self, message: Message) -> bool:
         """Heads from a heartbeat; True when a stream that was behind the heartbeat before still is, or was clamped.
 
-        Only that shows an event lost at the very end of a stream; one heartbeat alone may have overtaken its updates.
+        Only that shows an event lost at the very end of a stream; one heartbeat alone may have overtaken its events.
         """
         stuck = False
-        for mark in marks:
-            if cursor := self.cursors.get(mark.topic):
-                stuck |= cursor.watermark is not None and cursor.watermark < cursor.head_before
-                cursor.head_before = mark.watermark
-                stuck |= self.learn_heads((mark,))
+        for event in message:
+            if isinstance(event, Head) and (cursor := self.cursors.get(event.stream)):
+                head = offset_of(event.position)
+                stuck |= cursor.compare_head(head)
+                stuck |= self._learn_head(cursor, head)
         return stuck
 
     # --- stale cursors ------------------------------------------------------------------------------
 
-    def has_dropped(self, body: Body) -> bool:
+    def has_dropped(self, signals: tuple[Stale, ...]) -> bool:
         """Whether every cursor that a stale signal names was dropped already."""
-        named = [self.cursors[topic.topic] for topic in body.stale_topics if topic.topic in self.cursors]
+        named = [self.cursors[each.stream] for each in signals if each.stream in self.cursors]
         return self._policy.takes_snapshots and all(c.watermark is None for c in named or self.cursors.values())
 
-    def take_stale(self, body: Body, attempt: int) -> bool:
-        """Drop the stale cursors; False when asking again would change nothing, as none of them was in use."""
-        for topic in body.stale_topics:
-            if cursor := self.cursors.get(topic.topic):
-                reason = topic.reason or "+".join(body.reason_codes)
-                self._note("stale", cursor.stream, topic.resume_after, attempt, float(topic.replay_lag), reason)
-        if not body.stale_topics:
-            self._note("stale", attempt=attempt, detail="+".join(body.reason_codes))
-        names = {topic.topic for topic in body.stale_topics} or set(self.cursors)
-        stale = [cursor for cursor in self.cursors.values() if cursor.topic in names]
+    def take_stale(self, signals: tuple[Stale, ...], attempt: int) -> bool:
+        """Drop the stale cursors; False when a new subscribe would change nothing, as none of them was in use."""
+        for each in signals:
+            reason = each.reasons[0] if each.reasons else ""
+            if each.stream is None:
+                self._note("stale", attempt=attempt, detail=reason)
+            elif cursor := self.cursors.get(each.stream):
+                self._note("stale", cursor.stream, offset_of(each.asked), attempt, float(each.lag), reason)
+        snapshots = {each.stream: each.snapshot for each in signals}
+        stale = [cursor for cursor in self.cursors.values() if None in snapshots or cursor.topic in snapshots]
         if not self._policy.takes_snapshots:
             for cursor in stale:
                 cursor.start = 0
             return True
-        marks = {entry.topic: entry.snapshot for entry in body.snapshot_plan.topics} if body.snapshot_plan else {}
         had_cursor = any(cursor.watermark is not None for cursor in stale)
         for cursor in stale:
-            self._rebootstrap(cursor, _snapshot_watermark(marks.get(cursor.topic)))
+            self._rebootstrap(cursor, snapshots.get(cursor.topic))
         return had_cursor
 
-    def _rebootstrap(self, cursor: Cursor, snapshot_watermark: int | None) -> None:
+    def _rebootstrap(self, cursor: Cursor, snapshot: Snapshot | None) -> None:
         old = cursor.known
-        cursor.rebootstrap(snapshot_watermark)
-        if snapshot_watermark is not None and snapshot_watermark > (old or 0):
+        at = offset_of(snapshot.at) if snapshot and snapshot.at else None
+        if cursor.rebootstrap(at) and at is not None:
             value = math.nan if old is None else float(old)
-            self._note("rebootstrapped", cursor.stream, snapshot_watermark, value=value, detail="snapshot")
-            self._write_checkpoint(cursor, snapshot_watermark)
+            self._note("rebootstrapped", cursor.stream, at, value=value, detail="snapshot")
+            self._write_checkpoint(cursor, at)
 
-    def _accept_start(self, cursor: Cursor, first_seq: int) -> int:
-        """Go on from the event before `first_seq`; returns the watermark."""
-        old, lost = cursor.accept_start(first_seq)
+    def _go_on(self, cursor: Cursor, old: int, lost: int) -> int:
+        """Report from where a cursor goes on, and what it lost; returns the watermark."""
         assert cursor.watermark is not None
-        if old < 0:
+        if old == -1:
             self._note("rebootstrapped", cursor.stream, cursor.watermark, detail="fresh")
             return cursor.watermark
         self._note("rebootstrapped", cursor.stream, cursor.watermark, value=float(old), detail="retained")
-        if lost > 0:
+        if lost:
             self._note("declared_loss", cursor.stream, cursor.watermark, value=float(lost))
         return cursor.watermark
 
@@ -171,128 +164,107 @@ class Replica:
         cursor.watermark = watermark
         self._note("rebootstrapped", cursor.stream, watermark, detail="fresh")
 
-    # --- updates ------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------
 
-    def take_updates(self, updates: tuple[Update, ...], replaying: bool, first_replay: bool) -> bool:
+    def take_batches(self, message: Message, replaying: bool, first_replay: bool) -> bool:
         """Apply what can be applied; True when something showed a hole or could not be believed.
 
         `replaying`: a subscribe's replay is running; `first_replay`: and nothing else came over this connection before.
         """
-        self._note("received", value=float(len(updates)))
+        batches = [event for event in message if isinstance(event, Batch)]
+        self._note("received", value=float(sum(len(batch.items) for batch in batches)))
         if not self._policy.asks_again:
-            self._jump_over(updates, replaying, first_replay)
+            self._jump_over(batches, replaying, first_replay)
             return False
         hole = False
         touched: dict[str, Cursor] = {}
-        for update in updates:
-            cursor = self.cursors.get(update.topic)
+        for batch in batches:
+            cursor = self.cursors.get(batch.stream)
             if cursor is None:
-                self._note("ungranted", stream_id(update.topic), update.watermark)
+                self._note_ungranted(batch.stream, batch.items)
                 continue
-            touched[update.topic] = cursor
-            if replaying:
-                self._count_replayed(cursor, update.watermark, first_replay)
-            hole |= not self._take_update(cursor, update)
+            if batch.items:
+                touched[batch.stream] = cursor
+            for item in batch.items:
+                if replaying:
+                    self._count_replayed(cursor, offset_of(item.position), first_replay)
+                hole |= not self._take_item(cursor, item)
         for cursor in touched.values():
             assert cursor.watermark is not None
             self._write_checkpoint(cursor, cursor.watermark)
         return hole
 
     def take_run(self, run: Run, replaying: bool = False) -> bool:
-        """Take a whole frame at once, its notices left to the caller; False unless the client has just what came before it."""
-        if not self._policy.asks_again:
-            return False
-        cursors = self.cursors
-        for topic, after, last, _ in run.spans:
-            cursor = cursors.get(topic)
-            if cursor is None or cursor.watermark != after or cursor.checkpoint == last:
-                return False
-            if replaying and after < (cursor.asked_from or 0):
-                return False
-        if replaying:
-            for topic, after, last, _ in run.spans:
-                cursors[topic].replayed += last - after
-                cursors[topic].replayed_new += last - after
-        return self.follow(run)
+        """Take a whole message at once, its notices left to the caller; False unless the client has just what came before."""
+        return self._policy.asks_again and take_spans(self.cursors, run.spans, replaying)
 
     def follow(self, run: Run) -> bool:
-        """`take_run` of a run that was foreseen to go on from here; False if it does not after all, and nothing is right."""
-        for topic, after, last, head in run.spans:
-            cursor = self.cursors[topic]
-            if cursor.watermark != after:
-                return False
-            cursor.watermark = cursor.checkpoint = last
-            cursor.head = head
-            if cursor.seen < last:
-                cursor.seen = last
-        return True
+        """`take_run` of a run that was expected to go on from here; False if it does not after all."""
+        return follow_spans(self.cursors, run.spans)
 
-    def _take_update(self, cursor: Cursor, update: Update) -> bool:
-        seq = update.watermark
-        watermark = cursor.watermark
-        if watermark is None:
-            watermark = self._accept_start(cursor, seq)
-        if seq <= watermark:
-            self._take_duplicate(cursor, update)
+    def _take_item(self, cursor: Cursor, item: Item) -> bool:
+        seq = offset_of(item.position)
+        if cursor.watermark is None:
+            self._go_on(cursor, *cursor.accept_start(seq))
+        outcome = cursor.offer(seq)
+        if outcome is Outcome.DUPLICATE:
+            self._take_duplicate(cursor, seq, item)
             return True
-        if seq > cursor.seen:
-            cursor.seen = seq
-        declared = update.payload_hash
-        if not self._is_intact(update):
+        declared = item.payload_hash
+        if item.check is Hash.BAD:
             if "ignores_hashes" not in self._policy.defects:
                 self._note("hash_mismatch", cursor.stream, seq)
                 return False
-            declared = payload_hash(bytes(update.payload))  # of what it really applies
-        if seq > watermark + 1 and "applies_past_holes" not in self._policy.defects:
-            self._note("gap", cursor.stream, seq, value=float(watermark), detail="live")
+            declared = payload_hash(bytes(item.payload))  # of what it really applies
+        if outcome is Outcome.GAP and "applies_past_holes" not in self._policy.defects:
+            self._note("gap", cursor.stream, seq, value=float(cursor.watermark or 0), detail="live")
             return False
         cursor.watermark = seq
         self._note("applied", cursor.stream, seq, detail=short_hash(declared))
         return True
 
-    def _take_duplicate(self, cursor: Cursor, update: Update) -> None:
+    def _take_duplicate(self, cursor: Cursor, seq: int, item: Item) -> None:
         if "applies_duplicates" in self._policy.defects:
-            self._note("applied", cursor.stream, update.watermark, detail=short_hash(update.payload_hash))
+            self._note("applied", cursor.stream, seq, detail=short_hash(item.payload_hash))
         else:
-            self._note("duplicate_dropped", cursor.stream, update.watermark)
+            self._note("duplicate_dropped", cursor.stream, seq)
 
     def _count_replayed(self, cursor: Cursor, seq: int, first_replay: bool) -> None:
-        cursor.replayed += 1
-        cursor.replayed_new += cursor.watermark is None or seq > cursor.watermark
         # Later on a connection this may be the live tail's lawful duplicate.
-        if first_replay and cursor.asked_from is not None and seq <= cursor.asked_from:
-            self._note("replay_below_cursor", cursor.stream, seq, value=float(cursor.asked_from))
+        if cursor.count_replayed(seq) and first_replay:
+            self._note("replay_below_cursor", cursor.stream, seq, value=float(cursor.asked_from or 0))
 
-    def _jump_over(self, updates: tuple[Update, ...], replaying: bool, first_replay: bool) -> None:
-        """The desktop's apply: batch by batch, jumping over holes."""
-        by_topic: dict[str, list[Update]] = {}
-        for update in updates:
-            by_topic.setdefault(update.topic, []).append(update)
-        for topic, batch in by_topic.items():
-            cursor = self.cursors.get(topic)
-            if cursor is None:
-                for update in batch:
-                    self._note("ungranted", stream_id(topic), update.watermark)
+    def _note_ungranted(self, topic: str, items: Iterable[Item]) -> None:
+        for item in items:
+            self._note("ungranted", self._stream_id(topic), offset_of(item.position))
+
+    def _jump_over(self, batches: list[Batch], replaying: bool, first_replay: bool) -> None:
+        """The desktop's apply: all of a topic at once, jumping over holes."""
+        by_topic: dict[str, list[Item]] = {}
+        for batch in batches:
+            if batch.items:
+                by_topic.setdefault(batch.stream, []).extend(batch.items)
+        for topic, items in by_topic.items():
+            if (cursor := self.cursors.get(topic)) is None:
+                self._note_ungranted(topic, items)
                 continue
             if replaying:
-                for update in batch:
-                    self._count_replayed(cursor, update.watermark, first_replay)
-            self._jump_one(cursor, batch)
+                for item in items:
+                    self._count_replayed(cursor, offset_of(item.position), first_replay)
+            self._jump_one(cursor, items)
 
-    def _jump_one(self, cursor: Cursor, batch: list[Update]) -> None:
+    def _jump_one(self, cursor: Cursor, items: list[Item]) -> None:
         if cursor.watermark is None:
             self._rebase(cursor, 0)
-        assert cursor.watermark is not None
         before = cursor.watermark
-        hashes = {update.watermark: update.payload_hash for update in batch}
-        result = desktop.apply_batch(before, [update.watermark for update in batch])
-        cursor.start, cursor.watermark = None, result.checkpoint
+        hashes = {offset_of(item.position): item.payload_hash for item in items}
+        result = cursor.jump(offset_of(item.position) for item in items)
         for seq in result.applied:
             self._note("applied", cursor.stream, seq, detail=short_hash(hashes[seq]))
         for seq in result.duplicate:
             self._note("duplicate_dropped", cursor.stream, seq)
         for seq in result.gap:
-            self._note("gap", cursor.stream, seq, value=float(before), detail="live")
+            self._note("gap", cursor.stream, seq, value=float(before or 0), detail="live")
         self._write_checkpoint(cursor, result.checkpoint)
 
     def _write_checkpoint(self, cursor: Cursor, seq: int) -> None:
@@ -300,8 +272,3 @@ class Replica:
         if cursor.checkpoint != seq:
             cursor.checkpoint = seq
             self._note("checkpoint_written", cursor.stream, seq)
-
-
-def _snapshot_watermark(snapshot: Mapping[str, object] | None) -> int | None:
-    watermark = (snapshot or {}).get("watermark")
-    return watermark if isinstance(watermark, int) and watermark >= 0 else None

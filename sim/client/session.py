@@ -1,16 +1,16 @@
-"""ClientSession: one client of the sync lane, as pure code.
+"""One client of a realtime service as pure code. It knows no protocol: it sends intents and takes events.
 
 Whatever drives it (a socket, a simulator) tells it what happened and when; it answers with actions to
 carry out, notices of what happened, and the next moment it wants to be woken:
 
     session.start(now)                      session.actions() -> [Mint | Connect | Send | Close]
     session.minted(token, now)              session.notices() -> [Notice]
-    session.connected(now)                  session.wake_at()  -> float
-    session.received(frame, now)
-    session.disconnected(code, now)         session.wake(now)
+    session.received(message, now)          session.wake_at()  -> float
+    session.wake(now)
 
 Reconnects, backoff, heartbeats, time-outs and token refresh live here and nowhere else, so that two
-engines cannot disagree about them. All times are unix seconds; randomness is `draw(seed, purpose, client, n)`.
+engines cannot disagree about them. `sim.client.transitions` says which state follows which. All times are unix seconds;
+randomness is `draw(seed, purpose, client, n)`.
 """
 
 import math
@@ -19,32 +19,53 @@ from collections.abc import Iterable, Sequence
 from sim.base import randomness
 from sim.base.errors import IllegalMoveError
 from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token, TokenRequest
-from sim.client.notices import Notes, Notice
-from sim.client.policies import Policy
+from sim.client.notices import Notes, Notice, Run
+from sim.client.policies import Policy, Retries
 from sim.client.replica import Replica
-from sim.client.retries import Retries
-from sim.client.shared_frames import Run
-from sim.client.states import CONNECTED, LEGAL, State
-from sim.protocols.spacetime.disconnects import MINTS_FIRST, DisconnectReason, classify, reason_of_refusal
-from sim.protocols.spacetime.frames import (
-    Body,
-    ChannelClosed,
-    Envelope,
-    HeartbeatPush,
-    Join,
+from sim.client.transitions import CONNECTED, TRANSITIONS, State, Trigger
+from sim.protocols.events import (
+    MINTS_FIRST,
+    RETRY,
+    Answer,
+    Batch,
+    CaughtUp,
+    Closed,
+    DisconnectReason,
+    Head,
+    Joined,
     Malformed,
+    Message,
+    Next,
+    Opened,
+    Problem,
+    Refused,
     Reply,
-    ServerFrame,
-    Subscribe,
-    SyncError,
-    TransportBeat,
-    UpdateBatch,
+    Resumed,
+    Stale,
+    Step,
+    StreamEnded,
 )
+from sim.protocols.intents import Beat, Join, Subscribe
 
 NEVER = math.inf
+EVICTION = "slow_consumer"  # the code of a server that sends a client away because it reads too slowly
+_RECEIVES = frozenset(TRANSITIONS[Trigger.RECEIVED])
+_DELIVERS, _CONNECTS = frozenset({Batch, CaughtUp}), frozenset({Opened, Refused})
+# Which method takes which event. Batches, heads and stale signals are taken a message at a time.
+_TAKES: dict[type, str] = {
+    Opened: "connected",
+    Joined: "_take_reply",
+    Resumed: "_take_reply",
+    Refused: "_take_refusal",
+    Answer: "_take_reply",
+    Problem: "_take_problem",
+    Malformed: "_take_malformed",
+    StreamEnded: "_take_stream_end",
+    Closed: "disconnected",
+}
 
 
-class ClientSession:
+class Session:
     """One client and its streams. `topics` never change during its life; `checkpoints` are what it had persisted."""
 
     def __init__(
@@ -61,7 +82,7 @@ class ClientSession:
         self.state = State.IDLE
         self._notes = Notes()
         self._note = self._notes.add
-        self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.is_intact)
+        self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.stream_id)
         self._notices_silence = "trusts_silence" not in policy.defects
         self.token: Token | None = None
         self.retries = Retries(client, policy, settings.seed)
@@ -78,7 +99,7 @@ class ClientSession:
         self._live_since = NEVER
         self.renewing_since = -NEVER  # left in good order to renew the token, and not live again yet
         self._last_heard = 0.0
-        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._routing_check_at = NEVER
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._answer_by = NEVER
         self._wake_at = NEVER
 
     # --- what the driver reads ----------------------------------------------------------------------
@@ -125,7 +146,7 @@ class ClientSession:
 
     def start(self, now: float) -> None:
         """Begin: mint a token, then connect."""
-        self._require("start")
+        self._move(Trigger.START)
         self._due = now
         self._begin_attempt(now)
         self._schedule()
@@ -134,13 +155,13 @@ class ClientSession:
         """End for good."""
         if self.state in CONNECTED or self.state is State.CONNECTING:
             self._actions.append(Close())
-        self.state = State.STOPPED
+        self._move(Trigger.STOP)
         self._clear_deadlines()
         self._schedule()
 
     def minted(self, token: Token, now: float) -> None:
         """The control service gave a token."""
-        self._require("minted")
+        self._move(Trigger.MINTED)
         self._note("token_minted", value=(now - self._due) * 1000, detail=token.key_id)
         self.token, self.must_mint, self._due = token, False, now
         self._connect(now)
@@ -148,69 +169,63 @@ class ClientSession:
 
     def mint_failed(self, code: str, now: float, hint_ms: float | None = None) -> None:
         """The control service gave none."""
-        self._require("mint_failed")
+        self._move(Trigger.MINT_FAILED)
         self._note("token_refused", value=(now - self._due) * 1000, detail=code)
         self._back_off(DisconnectReason.UNAUTHORIZED, now, hint_ms)
         self._schedule()
 
-    def connected(self, now: float) -> None:
-        """The socket is open."""
-        self._require("connected")
+    def received(self, message: Message, now: float) -> None:
+        """A message came in, or the connection was opened, refused or closed."""
+        was_open = self.state in _RECEIVES
+        if was_open:
+            self._last_heard = now
+        elif not message or message[0].__class__ not in _CONNECTS:
+            self._move(Trigger.RECEIVED)  # which is illegal here
+        if message and message[0].__class__ is Head:
+            self._take_heads(message, now)
+        elif message and message[0].__class__ is Stale:
+            self._take_stale(tuple(event for event in message if isinstance(event, Stale)), now)
+        elif not _DELIVERS.isdisjoint([event.__class__ for event in message]):
+            self._take_delivery(message, now)
+        for event in message:
+            if was_open and self.state is State.BACKOFF:
+                return  # it has left; the rest is of no use
+            if take := _TAKES.get(event.__class__):
+                getattr(self, take)(event, now)
+
+    def connected(self, event: Opened, now: float) -> None:
+        """The connection is open."""
+        self._move(Trigger.CONNECTED)
         self._note("connect_done", value=(now - self._due) * 1000)
-        self.state = State.JOINING
         self._last_heard = now
         self.replica.begin_connection()
         self._join_ref = self._next_ref()
-        self._actions.append(Send(Join(self._join_ref, self.settings.compatibility)))
+        self._actions.append(Send(Join(self._join_ref, self.settings.compatibility, self.token.text if self.token else "")))
         self._reply_by = now + self.settings.reply_timeout_s
         self._beat_at = now + self.settings.heartbeat_interval_s
         self._refresh_at = self.token.refresh_at if self.token else NEVER
         self._schedule()
 
-    def connect_failed(self, code: str, now: float) -> None:
-        """The socket could not be opened; `code` is the runtime's own for a refused token, else e.g. `network`."""
-        self._require("connect_failed")
-        self._note("connect_failed", value=(now - self._due) * 1000, detail=code)
-        self._back_off(reason_of_refusal(code), now, None)
+    def connect_failed(self, refusal: Refused, now: float) -> None:
+        """The connection could not be opened."""
+        self._move(Trigger.CONNECT_FAILED)
+        self._note("connect_failed", value=(now - self._due) * 1000, detail=refusal.code)
+        self._back_off(refusal.reason, now, refusal.next.wait_ms)
         self._schedule()
 
-    def received(self, frame: ServerFrame, now: float) -> None:
-        """A frame came in."""
-        self._require("received")
-        self._last_heard = now
-        if isinstance(frame, UpdateBatch):
-            self._take_batch(frame, now)
-        elif isinstance(frame, Envelope):
-            self._take_batch(UpdateBatch((frame.update,)), now)
-        elif isinstance(frame, Reply):
-            self._take_reply(frame, now)
-        elif isinstance(frame, HeartbeatPush):
-            self._take_heartbeat(frame, now)
-        elif isinstance(frame, SyncError):
-            self._take_error(frame.body, now)
-        elif isinstance(frame, Malformed):
-            self.malformed(frame.code, now)
-        elif isinstance(frame, ChannelClosed):
-            self._leave(classify(f"spacetime channel error: {frame.event}"), now)
+    def disconnected(self, event: Closed, now: float) -> None:
+        """The connection is gone."""
+        self._lost(event.reason, now, event.next)
+        self._schedule()
 
     def follow(self, run: Run, now: float) -> None:
-        """A frame came in that was foreseen to be the run that goes on from here: as `received`, and its notices are `run`'s.
+        """A message came in that was expected to be the run that goes on from here: as `received`; its notices are `run`'s.
 
-        For a client that `only_follows`, and whom nothing happened to since but such runs.
+        For a client that `only_follows`, and to which nothing happened since but such runs.
         """
         if self.state is not State.LIVE or not self.replica.follow(run):
             raise IllegalMoveError(f"client {self.client}: a run that does not go on from where it is")
         self._last_heard = now
-
-    def malformed(self, code: str, now: float) -> None:
-        """Something came in that is not a frame: noted, and otherwise as if nothing had come."""
-        self._note("malformed", detail=code)
-
-    def disconnected(self, code: str, now: float) -> None:
-        """The socket is gone; `code` is an error text or a reason's name."""
-        self._require("disconnected")
-        self._lost(classify(code), now, None)
-        self._schedule()
 
     def wake(self, now: float) -> None:
         """A deadline may have passed."""
@@ -228,14 +243,14 @@ class ClientSession:
     def _begin_attempt(self, now: float) -> None:
         self._retry_at = NEVER
         if self.must_mint or self.token is None or now >= self.token.refresh_at:
-            self.state = State.MINTING
+            self._move(Trigger.NEEDS_TOKEN)
             self._actions.append(Mint())
         else:
+            self._move(Trigger.HAS_TOKEN)
             self._connect(now)
 
     def _connect(self, now: float) -> None:
         assert self.token is not None
-        self.state = State.CONNECTING
         self._reply_by = now + self.settings.reply_timeout_s
         self._note("connect_attempted")
         self._actions.append(Connect(self.token))
@@ -249,17 +264,18 @@ class ClientSession:
             self._leave(DisconnectReason.TOKEN_REFRESH_DUE, now)
             return
         if now >= self._beat_at:
-            self._actions.append(Send(TransportBeat(self._next_ref())))
+            self._actions.append(Send(Beat(self._next_ref())))
             self._beat_at = now + self.settings.heartbeat_interval_s
         if now >= self._ask_at:
             self._ask_once_more(now)
-        if now >= self._routing_check_at:
-            self._wake_probe(now)
+        if now >= self._answer_by:
+            self._answer_missing(now)
 
     def _time_out(self, now: float) -> None:
         self._reply_by = NEVER
         if self.state is State.CONNECTING:
             self._actions.append(Close())
+            self._move(Trigger.CONNECT_FAILED)
             self._note("connect_failed", value=(now - self._due) * 1000, detail="timeout")
             self._back_off(DisconnectReason.NETWORK, now, None)
         elif self.state is State.LIVE and self._ask_answered:
@@ -268,25 +284,26 @@ class ClientSession:
         elif self.state in CONNECTED:
             self._leave(DisconnectReason.NETWORK, now)
 
-    def _leave(self, reason: DisconnectReason, now: float, hint_ms: float | None = None) -> None:
-        """Close the socket ourselves."""
+    def _leave(self, reason: DisconnectReason, now: float, hint: Next = RETRY) -> None:
+        """Close the connection ourselves."""
         self._actions.append(Close())
-        self._lost(reason, now, hint_ms)
+        self._lost(reason, now, hint)
         self._schedule()
 
-    def _lost(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
+    def _lost(self, reason: DisconnectReason, now: float, hint: Next) -> None:
+        self._move(Trigger.DISCONNECTED)
         self._note("disconnected", detail=reason)
-        self._back_off(reason, now, hint_ms)
+        self.must_mint |= hint.step is Step.MINT
+        self._back_off(reason, now, hint.wait_ms)
 
     def _back_off(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
-        """The socket is gone or never was: count, draw a delay, and wait it out."""
+        """The connection is gone or never was: count, draw a delay, and wait it out."""
         self.retries.count(live_for_s=now - self._live_since)
         attempt = self.retries.attempt
-        # Who has to renew again and again, or goes on to fail, is in no good order.
+        # A client that renews again and again, or goes on failing, is not in good order.
         self.renewing_since = now if reason is DisconnectReason.TOKEN_REFRESH_DUE and attempt == 1 else -NEVER
         delay_ms, hinted = self.retries.delay_ms(reason, hint_ms)
         self._clear_deadlines()
-        self.state = State.BACKOFF
         self.is_caught_up = False
         self._retry_at = now + delay_ms / 1000
         self.must_mint |= reason in MINTS_FIRST
@@ -294,7 +311,7 @@ class ClientSession:
         self._note("backoff", attempt=attempt, value=delay_ms, detail=detail)
 
     def _clear_deadlines(self) -> None:
-        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._routing_check_at = NEVER
+        self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._answer_by = NEVER
         self._live_since = NEVER
         self._asking = False
         self._fruitless = 0
@@ -304,48 +321,56 @@ class ClientSession:
     def _take_reply(self, reply: Reply, now: float) -> None:
         if reply.ref == self._join_ref and self.state is State.JOINING:
             if reply.ok:
+                self._move(Trigger.JOINED)
                 self._note("joined")
                 self._subscribe(now)
             else:
-                self._refused(reply.body, now)
+                self._refused(reply, now)
         elif reply.ref == self._ask_ref and self._asking:
             if reply.ok:
                 self._ask_answered = True
                 self._go_live(now)
                 self._end_replay(now)
             else:
-                self._refused(reply.body, now)
+                self._refused(reply, now)
         else:
             self._take_other_reply(reply, now)
 
     def _take_other_reply(self, reply: Reply, now: float) -> None:
-        """Replies to heartbeats, and to what a probe asked."""
+        """Replies to heartbeats, and to what a negative client asked."""
 
-    def _take_error(self, body: Body, now: float) -> None:
-        if body.code == "slow_consumer":
-            if body.action == "disconnect":
-                self._note("evicted", detail=body.action)
-                self._leave(classify(body.code), now, body.reconnect_after_ms)
-        elif body.code == "stale_cursor":
-            self._take_stale(body, now, is_answer=False)
-        elif body.code == "reauth_required":
-            self._leave(DisconnectReason.UNAUTHORIZED, now)
-        elif body.code == "rate_limited":
-            self._leave(DisconnectReason.UNKNOWN, now, body.retry_after_ms)
-
-    def _refused(self, body: Body, now: float) -> None:
-        """A join or subscribe was answered with an error."""
-        if body.code == "stale_cursor":
-            self._take_stale(body, now, is_answer=True)
-            return
-        self._note("subscribe_refused", detail=body.code)
-        if body.code in ("slow_consumer", "reauth_required", "rate_limited"):
-            self._take_error(body, now)
+    def _take_refusal(self, refusal: Refused, now: float) -> None:
+        if refusal.is_open:
+            self._take_reply(refusal, now)
         else:
-            self._leave(classify(body.code), now, body.retry_after_ms)
+            self.connect_failed(refusal, now)
 
-    def _take_heartbeat(self, frame: HeartbeatPush, now: float) -> None:
-        stuck = self.replica.compare_heads(frame.watermarks)
+    def _refused(self, reply: Reply, now: float) -> None:
+        """A join or subscribe was refused."""
+        self._note("subscribe_refused", detail=reply.code)
+        if isinstance(reply, Refused):
+            self._obey(reply, now)
+
+    def _take_problem(self, problem: Problem, now: float) -> None:
+        self._obey(problem, now)
+
+    def _obey(self, event: Refused | Problem, now: float) -> None:
+        """Leave if the server asks for it."""
+        if event.next.step is Step.NOTHING:
+            return
+        if event.code == EVICTION:
+            self._note("evicted", detail="disconnect")
+        self._leave(event.reason, now, event.next)
+
+    def _take_malformed(self, event: Malformed, now: float) -> None:
+        self._note("malformed", detail=event.code)
+
+    def _take_stream_end(self, event: StreamEnded, now: float) -> None:
+        self._leave(DisconnectReason.UNKNOWN, now, event.next)
+
+    def _take_heads(self, message: Message, now: float) -> None:
+        """A heartbeat."""
+        stuck = self.replica.compare_heads(message)
         if self.replica.has_doubts():
             self._leave(DisconnectReason.UNKNOWN, now)
         elif stuck and self.policy.asks_again and self.state is State.LIVE and not self._asking:
@@ -358,28 +383,26 @@ class ClientSession:
         self._ask_at = NEVER
         self._ask_ref = self._next_ref()
         self._asking, self._ask_answered, self._ask_complete = True, False, False
-        if self.state is State.JOINING:
-            self.state = State.SUBSCRIBING
-        resume_after = self.replica.begin_replay()
-        frame = Subscribe(self._ask_ref, self.replica.topics, resume_after, self.settings.replay_batch_size)
-        self._actions.append(Send(frame))
+        after = self.replica.begin_replay()
+        self._actions.append(Send(Subscribe(self._ask_ref, after, self.settings.replay_batch_size)))
         self._reply_by = now + self.settings.reply_timeout_s
         self._schedule()
 
     def _go_live(self, now: float) -> None:
         self._reply_by = now + self.settings.reply_timeout_s  # for the replay, where it follows the reply
-        if self.state is State.SUBSCRIBING:
-            self.state = State.LIVE
+        is_new = self.state is State.SUBSCRIBING
+        self._move(Trigger.SUBSCRIBED)
+        if is_new:
             self._live_since, self.renewing_since = now, -NEVER
             self._note("subscribed", value=(now - self._due) * 1000)
             self._went_live(now)
         self._schedule()
 
     def _went_live(self, now: float) -> None:
-        """For probes: the session has just become live."""
+        """For negative clients: the session has just become live."""
 
-    def _wake_probe(self, now: float) -> None:
-        """For probes: `_routing_check_at` has passed without an answer."""
+    def _answer_missing(self, now: float) -> None:
+        """For negative clients: `_answer_by` has passed without an answer."""
 
     def _ask_again(self, now: float) -> None:
         """Close a hole by a replay from the watermark; when that did not help before, wait, and in the end reconnect."""
@@ -414,53 +437,62 @@ class ClientSession:
 
     # --- stale cursors ------------------------------------------------------------------------------
 
-    def _take_stale(self, body: Body, now: float, is_answer: bool) -> None:
+    def _take_stale(self, signals: tuple[Stale, ...], now: float) -> None:
         """Before going live: subscribe again, once for a push and the reply that says the same. When live: reconnect.
 
-        On a live connection frames of the tail may be under way, and without a cursor the first of them
+        On a live connection events of the tail may be under way, and without a cursor the first of them
         would be taken for the replay's: all that the replay then brought would be called lost.
         """
-        if self.state is State.JOINING or (not is_answer and self.replica.has_dropped(body)):
-            return  # the push tells of the subscribe before; should it not, the reply or its time-out will tell
-        again = self.replica.take_stale(body, self.retries.disconnects)
+        ref = signals[0].ref
+        if self.state is State.JOINING:
+            return
+        if ref and not (ref == self._ask_ref and self._asking):
+            self._take_other_reply(signals[0], now)
+            return
+        if not ref and self.replica.has_dropped(signals):
+            return  # the push is about the subscribe before; should it not be, the reply or its time-out will show it
+        again = self.replica.take_stale(signals, self.retries.disconnects)
         if again and self.policy.takes_snapshots and self.state is State.SUBSCRIBING:
             self._subscribe(now)
         else:
             self._leave(DisconnectReason.STALE_CURSOR, now)
 
-    # --- updates ------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------
 
-    def _take_batch(self, batch: UpdateBatch, now: float) -> None:
+    def _take_delivery(self, message: Message, now: float) -> None:
         hole = False
-        if (run := self.settings.run_of(batch)) and self.replica.take_run(run, self._asking):
+        if (run := self.settings.run_of(message)) and self.replica.take_run(run, self._asking):
             self._notes.add_shared(run.notices)
         else:
-            hole = self.replica.take_updates(batch.updates, self._asking, self._asking and not self.is_caught_up)
-            hole |= self.replica.learn_heads(batch.head_watermarks)
+            hole = self.replica.take_batches(message, self._asking, self._asking and not self.is_caught_up)
+            hole |= self.replica.learn_heads(message)
         if hole and self.replica.has_doubts():
             # As with a stale cursor on a live connection: what is under way must not be taken for the new replay's.
             self._leave(DisconnectReason.UNKNOWN, now)
         elif self._asking:
             if self.state is State.SUBSCRIBING:
                 self._reply_by = now + self.settings.reply_timeout_s  # a long replay is no silence
-            self._ask_complete |= batch.replay_complete
+            self._ask_complete |= any(event.__class__ is CaughtUp for event in message)
             self._end_replay(now)
         elif hole and self.state is State.LIVE:
             self._ask_again(now)
 
-    # --- small change -------------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------------
 
     def _next_ref(self) -> str:
         self._refs += 1
         return str(self._refs)
 
-    def _require(self, move: str) -> None:
-        if self.state not in LEGAL[move]:
-            raise IllegalMoveError(f"client {self.client}: '{move}' in state {self.state.name}")
+    def _move(self, trigger: Trigger) -> None:
+        """Go to the state that follows."""
+        following = TRANSITIONS[trigger].get(self.state)
+        if following is None:
+            raise IllegalMoveError(f"client {self.client}: '{trigger.value}' in state {self.state.name}")
+        self.state = following
 
     def _schedule(self) -> None:
         listens = self.state in CONNECTED and self._notices_silence
         silent_at = self._last_heard + self.settings.silence_limit_s if listens else NEVER
         self._wake_at = min(
-            self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, self._routing_check_at, silent_at
+            self._retry_at, self._reply_by, self._beat_at, self._refresh_at, self._ask_at, self._answer_by, silent_at
         )

@@ -22,6 +22,7 @@ from sim.mock.publishing import Authority, PublishRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
+from sim.protocols.payloads import canonical_json
 from sim.protocols.spacetime import service_paths as paths
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.server.control import Control, ControlRefusedError, TokenRequest
@@ -29,7 +30,6 @@ from sim.server.counters import metrics
 from sim.server.deployment import Deployment, routing_answer
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.stream_log import canonical_json
 from sim.server.tokens import Keyring
 
 CODEX_EVENT_PREFIX = "codex.worker."  # events of these types go to the one topic without snapshots

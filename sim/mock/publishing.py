@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from sim.base.errors import StorageError
 from sim.mock.revisions import Rollout
 from sim.mock.store import Store
+from sim.protocols.payloads import payload_hash
 from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings
-from sim.server.stream_log import Appended, Entry, WrongNextSeqError, payload_hash
+from sim.server.stream_log import Appended, Entry, WrongNextSeqError
 
 
 class PublishRefusedError(Exception):

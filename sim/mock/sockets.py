@@ -1,4 +1,4 @@
-"""The mock's WebSocket endpoint: frames of the simulated service to and from ASGI, one writer task per socket.
+"""The mock's WebSocket endpoint: messages of the simulated service to and from ASGI, one writer task per socket.
 
 A writer pulls a frame only when the socket took the previous one, so the frames of a client that does not read stay in the
 service and count against its outbound queue. Replies do not count there: while more than `MAX_WAITING_FRAMES` wait for a
@@ -17,8 +17,9 @@ import msgspec
 from sim.base.errors import BrokenMessageError, MalformedFrameError
 from sim.mock.limits import MAX_CACHED_BATCHES, MAX_WAITING_FRAMES
 from sim.mock.revisions import Rollout
-from sim.protocols.spacetime.codec import decode_message, encode_server, push_parts, wrap_push
-from sim.protocols.spacetime.frames import Compatibility, ServerFrame, UpdateBatch
+from sim.protocols import events
+from sim.protocols.intents import Compatibility
+from sim.protocols.spacetime import server
 from sim.server.runtime import DeliveryDownError, Runtime
 from sim.server.tokens import TokenRefusedError
 
@@ -50,7 +51,7 @@ class Sockets:
         self._rollout = rollout
         self._lines: dict[int, _Signals] = {}
         self.held_back = 0  # clients whose sockets are not read at the moment
-        self._texts: dict[tuple[int, str], tuple[UpdateBatch, str]] = {}
+        self._texts: dict[tuple[int, str], tuple[events.Message, str]] = {}
 
     @property
     def longest_outbox(self) -> int:
@@ -102,14 +103,14 @@ class Sockets:
             text = message.get("text")
             try:
                 data = message["bytes"] if text is None else text.encode()
-                frame = decode_message(data, text is not None, max_bytes)
+                intent = server.read(data, text is not None, max_bytes)
             except BrokenMessageError as error:  # all of it has been read, so that its sender gets the close frame
                 await send({"type": "websocket.close", "code": error.status})
                 return
             except MalformedFrameError as error:
                 self._runtime.malformed(number, error.code, now)
             else:
-                self._runtime.received(number, frame, now)
+                self._runtime.received(number, intent, now)
             self.kick()
             if self._runtime.waiting(number) > MAX_WAITING_FRAMES:
                 await self._wait_until_drained(number, line)
@@ -128,8 +129,8 @@ class Sockets:
             while True:
                 await line.something_to_send.wait()
                 line.something_to_send.clear()
-                while (frame := self._runtime.pull(number, time.time())) is not None:
-                    await send({"type": "websocket.send", "text": self._text(frame, self._runtime.join_ref(number))})
+                while (message := self._runtime.pull(number, time.time())) is not None:
+                    await send({"type": "websocket.send", "text": self._text(message, self._runtime.channel(number))})
                     line.may_read.set()
                 if self._runtime.is_closing(number):
                     await send({"type": "websocket.close", "code": 1000})
@@ -139,16 +140,16 @@ class Sockets:
         finally:
             line.end()
 
-    def _text(self, frame: ServerFrame, join_ref: str) -> str:
-        if not isinstance(frame, UpdateBatch):
-            return encode_server(frame, join_ref)
-        kept = self._texts.get((id(frame), join_ref))
-        if kept is not None and kept[0] is frame:
+    def _text(self, message: events.Message, channel: str) -> str:
+        if not isinstance(message[0], events.Batch):
+            return server.write(message, channel)
+        kept = self._texts.get((id(message), channel))
+        if kept is not None and kept[0] is message:
             return kept[1]
-        text = wrap_push(join_ref, *push_parts(frame))
+        text = server.write(message, channel)
         if len(self._texts) >= MAX_CACHED_BATCHES:
             self._texts.clear()
-        self._texts[id(frame), join_ref] = (frame, text)
+        self._texts[id(message), channel] = (message, text)
         return text
 
 

@@ -4,8 +4,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from sim.base.randomness import draw
-from sim.protocols.spacetime.disconnects import RATE_LIMITED
-from sim.protocols.spacetime.frames import Body, Compatibility, Subscribe
+from sim.protocols.events import Problem, Refused
+from sim.protocols.intents import Compatibility, Subscribe
+from sim.protocols.spacetime import codes
 from sim.protocols.spacetime.streams import topic_class
 from sim.server.counters import Counters
 from sim.server.deployment import Throttle
@@ -51,28 +52,28 @@ def incompatibility(settings: RuntimeSettings, told: Compatibility, query: Compa
     return "unsupported_client_build" if build > settings.max_client_build else ""
 
 
-def subscribe_refusal(claims: Claims, frame: Subscribe, defects: Container[str]) -> Body | None:
+def subscribe_refusal(claims: Claims, intent: Subscribe, defects: Container[str]) -> Refused | None:
     """The answer to a subscribe that asks for nothing, for nonsense, or for what its token does not grant; None for others."""
-    if not frame.topics or frame.bad_cursor:
-        return Body(code="bad_subscription", message="a subscription needs topics, and cursors that are numbers")
-    forbidden = tuple(topic for topic in frame.topics if not may_read(claims, topic))
+    if not intent.after or intent.is_malformed:
+        return codes.refused(intent.ref, "bad_subscription", "a subscription needs topics, and cursors that are numbers")
+    forbidden = tuple(topic for topic in intent.after if not may_read(claims, topic))
     if forbidden and "ignore_grants" not in defects:
-        return Body(code="forbidden_topic", message="not granted by this token", forbidden_topics=forbidden)
+        return codes.refused(intent.ref, "forbidden_topic", "not granted by this token", forbidden)
     return None
 
 
-def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, out: bool) -> Body:
-    """What a client is told whose outbound queue is full: to read faster, or, at last, to go."""
-    return Body(
-        code="slow_consumer",
-        message="the outbound queue of this connection is full",
-        full_resync_required=False,
-        action="disconnect" if out else "throttle",
-        topic=topic,
-        queue_depth=depth,
-        queue_limit=settings.outbound_queue_events,
-        reconnect_after_ms=float(settings.slow_consumer_reconnect_after_ms),
-    )
+def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, is_evicted: bool) -> Problem:
+    """What a client with a full outbound queue is told: to read faster or, at last, to leave."""
+    wait_ms = float(settings.slow_consumer_reconnect_after_ms)
+    details = {
+        "full_resync_required": False,
+        "action": "disconnect" if is_evicted else "throttle",
+        "topic": topic,
+        "queue_depth": depth,
+        "queue_limit": settings.outbound_queue_events,
+        "reconnect_after_ms": wait_ms,
+    }
+    return codes.slow_consumer(is_evicted, wait_ms, "the outbound queue of this connection is full", details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class ServiceLimits:
 
     def connect_refusal(self, now: float) -> Refusal | None:
         """Why no socket is let in at `now` (s), None when one is."""
-        return _over(self._connects, RATE_LIMITED, now)
+        return _over(self._connects, codes.RATE_LIMITED, now)
 
 
 def _bucket(rate: float | None, now: float) -> TokenBucket | None:

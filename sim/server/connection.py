@@ -3,7 +3,8 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from sim.protocols.spacetime.frames import JOIN_REF, Compatibility, ServerFrame
+from sim.protocols.events import Event, Message
+from sim.protocols.intents import Compatibility
 from sim.server.tokens import Claims
 
 
@@ -27,12 +28,12 @@ class Connection:
     compatibility: Compatibility
     last_heard: float
     beat_at: float
-    join_ref: str = JOIN_REF
+    channel: str = "1"
     joined: bool = False
     closing: bool = False
     positions: dict[str, int] = field(default_factory=dict)
     pending: dict[str, None] = field(default_factory=dict)  # topics with undelivered events, in fair order
-    outbox: deque[ServerFrame | Replay] = field(default_factory=deque)
+    outbox: deque[Message | Replay] = field(default_factory=deque)
     strikes: int = 0
 
     @property
@@ -44,10 +45,10 @@ class Connection:
         """Send nothing more of what was asked for over a channel that is over."""
         self.outbox = deque(item for item in self.outbox if not isinstance(item, Replay))
 
-    def close_with(self, *frames: ServerFrame) -> None:
-        """Say only this, and go."""
+    def close_with(self, *last: Event) -> None:
+        """Send nothing more but this, each as a message, and close."""
         self.outbox.clear()
-        self.outbox.extend(frames)
+        self.outbox.extend((event,) for event in last)
         self.positions.clear()
         self.pending.clear()
         self.closing = True

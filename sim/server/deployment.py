@@ -1,12 +1,13 @@
 """Two revisions of one lane: which of them serves, which keys are routed to the new one, and how much is let in a second."""
 
+import hashlib
 from typing import Annotated, Any
 
 import msgspec
 
-from sim.server.cohorts import cohort_bucket
 from sim.server.settings import Defect, Positive, Switches
 
+CANARY_SEED = "runtime-canary-v1"
 ROUTING_SCOPE = "thread"
 CANARY, CONTROL = "canary", "control"
 Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
@@ -82,3 +83,14 @@ def unknown_revision(deployment: Deployment, revision: str) -> str:
     if revision in deployment.revisions:
         return ""
     return f"there is no revision {revision!r}; there are: {', '.join(deployment.revisions)}"
+
+
+def cohort_bucket(scope: str, key: str, seed: str = CANARY_SEED) -> int:
+    """The bucket of a key: first 4 bytes, big-endian, of SHA-256 of `<seed>|<scope>|<key>`, mod 100 (the control service's)."""
+    digest = hashlib.sha256(f"{seed}|{scope}|{key}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 100
+
+
+def in_cohort(scope: str, key: str, percent: int, seed: str = CANARY_SEED) -> bool:
+    """Whether a key is among the first `percent` (0..100) of its scope."""
+    return cohort_bucket(scope, key, seed) < percent

@@ -6,20 +6,22 @@ whatever went wrong can be asked for again. The log has every event as it was pu
 
 import heapq
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import msgspec
 
 from sim.base.randomness import draw
-from sim.protocols.spacetime.frames import Malformed, Update, UpdateBatch
+from sim.protocols.events import Batch, CaughtUp, Event, Hash, Item, Message
+from sim.protocols.spacetime.codes import MALFORMED_FRAME
 from sim.server.connection import Connection
 from sim.server.counters import Counters
+from sim.server.misbehaviours import seq_of
 from sim.server.settings import LiveFault, Switches
 
 LIVE_FAULTS = ("duplicate_deliveries", "jumble_deliveries", "reorder_deliveries", "delay_deliveries", "malform_frames")
 _JUMBLED = msgspec.Raw(b'{"jumbled":true}')
-_NO_FRAME = Malformed("malformed_frame")
-_Updates = list[Update]
+_Items = list[tuple[str, Item]]  # with their streams
 
 
 def client_key(device_id: str) -> int:
@@ -44,8 +46,8 @@ class Disorder:
         self._counters = counters
         self._faults: dict[str, LiveFault] = {}
         self._seed = 0
-        self._waiting: dict[int, dict[str, _Updates]] = {}  # by connection and topic: to go out after the next one
-        self._late: list[tuple[float, int, int, Update]] = []  # when, a serial number, connection, update
+        self._waiting: dict[int, dict[str, list[Item]]] = {}  # by connection and topic: to go out after the next one
+        self._late: list[tuple[float, int, int, str, Item]] = []  # when, a serial number, connection, stream, event
         self._serial = 0
         self.set_switches(switches)
 
@@ -60,58 +62,60 @@ class Disorder:
         """Whether every frame goes out as it is."""
         return not self._faults and not self._waiting
 
-    def spoil(self, connection: Connection, frame: UpdateBatch, now: float) -> UpdateBatch | Malformed:
-        """What becomes of a live frame; without updates it need not be sent."""
-        updates = list(frame.updates)
+    def disturb(self, connection: Connection, message: Message, now: float) -> Message:
+        """What becomes of a live message; empty: it is not sent."""
+        items = [(event.stream, item) for event in message if isinstance(event, Batch) for item in event.items]
+        rest = tuple(event for event in message if not isinstance(event, Batch))
         waiting = self._waiting.pop(connection.number, {})
         for kind, fault in self._faults.items():
-            hits = self._hits(kind, fault, connection, updates)
+            hits = self._hits(kind, fault, connection, items)
             if not hits:
                 continue
             if kind == "malform_frames":
                 self._counters.act(kind)
-                return _NO_FRAME
-            self._counters.act(kind, sum(update.watermark in hits for update in updates))
-            updates = self._one(kind, fault, connection, updates, hits, waiting, now)
-        updates = self._let_follow(updates, waiting)
+                return (MALFORMED_FRAME,)
+            self._counters.act(kind, sum(seq_of(item) in hits for _, item in items))
+            items = self._one(kind, fault, connection, items, hits, waiting, now)
+        items = self._let_follow(items, waiting)
         if waiting:
             self._waiting[connection.number] = waiting
-        return UpdateBatch(tuple(updates), frame.replay_complete, frame.head_watermarks)
+        return (*as_batches(items), *rest) if items else ()
 
-    def _hits(self, kind: str, fault: LiveFault, connection: Connection, updates: _Updates) -> set[int]:
-        """The seqs that the fault concerns."""
+    def _hits(self, kind: str, fault: LiveFault, connection: Connection, items: _Items) -> set[int]:
+        """The sequence numbers that the fault concerns."""
         key = connection.client_key
         if not concerns(self._seed, kind, key, fault.clients):
             return set()
-        return {u.watermark for u in updates if concerns_event(self._seed, kind, key, u.watermark, fault.events)}
+        seqs = {seq_of(item) for _, item in items}
+        return {seq for seq in seqs if concerns_event(self._seed, kind, key, seq, fault.events)}
 
     def _one(
         self,
         kind: str,
         fault: LiveFault,
         connection: Connection,
-        updates: _Updates,
+        items: _Items,
         hits: set[int],
-        waiting: dict[str, _Updates],
+        waiting: dict[str, list[Item]],
         now: float,
-    ) -> _Updates:
-        """What one fault leaves of the updates."""
+    ) -> _Items:
+        """What one fault leaves of the events."""
         if kind == "duplicate_deliveries":
-            return [copy for u in updates for copy in ([u, u] if u.watermark in hits else [u])]
+            return [copy for each in items for copy in ([each, each] if seq_of(each[1]) in hits else [each])]
         if kind == "jumble_deliveries":
-            return [msgspec.structs.replace(u, payload=_JUMBLED) if u.watermark in hits else u for u in updates]
-        for update in updates:
-            if update.watermark in hits and kind == "reorder_deliveries":
-                waiting.setdefault(update.topic, []).append(update)
-            elif update.watermark in hits:
+            return [(stream, _jumbled(item) if seq_of(item) in hits else item) for stream, item in items]
+        for stream, item in items:
+            if seq_of(item) in hits and kind == "reorder_deliveries":
+                waiting.setdefault(stream, []).append(item)
+            elif seq_of(item) in hits:
                 self._serial += 1
-                heapq.heappush(self._late, (now + fault.delay_ms / 1000, self._serial, connection.number, update))
-        return [update for update in updates if update.watermark not in hits]
+                heapq.heappush(self._late, (now + fault.delay_ms / 1000, self._serial, connection.number, stream, item))
+        return [each for each in items if seq_of(each[1]) not in hits]
 
-    def _let_follow(self, updates: _Updates, waiting: dict[str, _Updates]) -> _Updates:
-        """Whatever waits for the next update of its topic goes out after it."""
-        topics = {update.topic for update in updates} & waiting.keys()
-        return updates + [update for topic in sorted(topics) for update in waiting.pop(topic)]
+    def _let_follow(self, items: _Items, waiting: dict[str, list[Item]]) -> _Items:
+        """Events that wait for the next one of their stream go out after it."""
+        streams = {stream for stream, _ in items} & waiting.keys()
+        return items + [(stream, item) for stream in sorted(streams) for item in waiting.pop(stream)]
 
     def forget(self, number: int) -> None:
         """The connection is gone."""
@@ -121,8 +125,18 @@ class Disorder:
         """When to call `due` next."""
         return self._late[0][0] if self._late else float("inf")
 
-    def due(self, now: float) -> Iterable[tuple[int, UpdateBatch]]:
+    def due(self, now: float) -> Iterable[tuple[int, Message]]:
         """What was late and goes out now, with its connection's number."""
         while self._late and self._late[0][0] <= now:
-            _, _, number, update = heapq.heappop(self._late)
-            yield number, UpdateBatch((update,), True)
+            _, _, number, stream, item = heapq.heappop(self._late)
+            yield number, (Batch(stream, (item,)), CaughtUp())
+
+
+def _jumbled(item: Item) -> Item:
+    return msgspec.structs.replace(item, payload=_JUMBLED, check=Hash.BAD)
+
+
+def as_batches(items: Sequence[tuple[str, Item]]) -> tuple[Event, ...]:
+    """Events of several streams, in order, as one batch for each run of the same stream."""
+    runs = groupby(items, lambda each: each[0])
+    return tuple(Batch(stream, tuple(item for _, item in run)) for stream, run in runs)

@@ -1,25 +1,35 @@
-"""What connections are sent of the logs: the events after their positions, as frames that those at one position share.
+"""What connections are sent of the logs: the events after their positions, in messages that those at one position share.
 
-One event goes to a thousand subscribers as one and the same object, so it is built, and by an edge encoded,
-once. Shared frames hold until the topic's log or the switches change.
+One event goes to a thousand subscribers as one and the same object, so it is built once, and encoded once by a socket's edge.
+Shared messages hold until the topic's log or the switches change.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 import msgspec
 
-from sim.protocols.spacetime.frames import Update, UpdateBatch, Watermark
+from sim.protocols.events import Batch, CaughtUp, Event, Hash, Head, Item, Message, Position
 from sim.server import misbehaviours
 from sim.server.connection import Connection
 from sim.server.counters import Counters
-from sim.server.retained import Streams
+from sim.server.misbehaviours import seq_of
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import Entry
+from sim.server.streams import Streams
 
 FROM_OLDEST = -1  # the position of a subscription without a cursor, until its replay begins
 NO_LIMIT = 2**63  # the position of a topic that is not subscribed to: nothing is owed
-_MAX_KNOWN = 4096  # events of a topic whose updates are kept; more than any window of late
+_MAX_KNOWN = 4096  # events of a topic that are kept as items; more than any window of late
+_Items = tuple[Item, ...]
+
+
+class _Shared(msgspec.Struct, frozen=True):
+    """A live message of one topic: how many events it holds, the last of them, and whether that is the topic's head."""
+
+    message: Message
+    count: int
+    last: int
+    is_at_head: bool
 
 
 class Fanout:
@@ -31,27 +41,27 @@ class Fanout:
         self._counters = counters
         self._switches = switches
         self._all_alike = misbehaviours.treats_alike(switches)
-        self._built: dict[str, dict[int, Update]] = {}  # by topic and seq: an event is one object, wherever it is sent from
-        self._updates: dict[str, dict[int, tuple[Update, ...]]] = {}  # by topic and position
-        self._frames: dict[str, dict[int, UpdateBatch]] = {}
-        self._replay_frames: dict[tuple[int, bool, tuple[Watermark, ...]], UpdateBatch] = {}
-        self._joint_frames: dict[tuple[tuple[str, int], ...], UpdateBatch] = {}  # of several topics and positions
+        self._built: dict[str, dict[int, Item]] = {}  # by topic and seq: an event is one object, wherever it is sent from
+        self._items: dict[str, dict[int, _Items]] = {}  # by topic and position
+        self._live: dict[str, dict[int, _Shared]] = {}
+        self._replays: dict[tuple[int, str, bool, tuple[Head, ...]], tuple[_Items, Message]] = {}
+        self._joint: dict[tuple[tuple[str, int], ...], tuple[Message, int]] = {}  # of several topics and positions
 
     def set_switches(self, switches: Switches) -> None:
         """Misdeliver, or no longer, from now on."""
         self._switches = switches
         self._all_alike = misbehaviours.treats_alike(switches)
-        self._updates.clear()
-        self._frames.clear()
-        self._replay_frames.clear()
-        self._joint_frames.clear()
+        self._items.clear()
+        self._live.clear()
+        self._replays.clear()
+        self._joint.clear()
 
     def forget(self, topic: str) -> None:
         """The topic's log has changed."""
-        self._updates.pop(topic, None)
-        self._frames.pop(topic, None)
-        self._replay_frames.clear()
-        self._joint_frames.clear()
+        self._items.pop(topic, None)
+        self._live.pop(topic, None)
+        self._replays.clear()
+        self._joint.clear()
 
     def is_current(self, connection: Connection, topic: str) -> bool:
         """Whether nothing more of the topic is owed for now."""
@@ -64,95 +74,108 @@ class Fanout:
             return False
         return position < log.oldest - 1 and "no_stale_signal" not in self._switches.defects
 
-    def last_frame(self, connection: Connection) -> UpdateBatch | None:
-        """All that the only topic with something pending has for this connection, if it was made before; moves it on."""
+    def heads(self, topics: Iterable[str]) -> tuple[Head, ...]:
+        """The last positions of these topics."""
+        return tuple(Head(topic, Position(self._streams.head(topic))) for topic in topics)
+
+    def last_message(self, connection: Connection) -> tuple[Message, int] | None:
+        """All that the only topic with something pending has for this connection, if it was made before, and how many events
+        it holds; moves it on."""
         if len(connection.pending) != 1 or not (self._all_alike or self._may_share(connection)):
             return None
         (topic,) = connection.pending
-        frames = self._frames.get(topic)
-        frame = frames.get(connection.positions.get(topic, NO_LIMIT)) if frames else None
-        if frame is None or (last := frame.updates[-1].watermark) < frame.head_watermarks[0].watermark:
+        live = self._live.get(topic)
+        shared = live.get(connection.positions.get(topic, NO_LIMIT)) if live else None
+        if shared is None or not shared.is_at_head:
             return None
-        connection.positions[topic] = last
-        return frame
+        connection.positions[topic] = shared.last
+        return shared.message, shared.count
 
-    def joint_frame(self, connection: Connection, topics: Sequence[str]) -> UpdateBatch:
-        """What all of these topics have after their positions; moves the connection on."""
+    def live_message(self, connection: Connection, topics: Sequence[str]) -> tuple[Message, int]:
+        """What these topics have after their positions, and how many events; moves the connection on."""
+        if len(topics) != 1:
+            return self._joint_message(connection, topics)
+        (topic,) = topics
+        position = connection.positions.get(topic, NO_LIMIT)
+        shared = self._live.setdefault(topic, {}).get(position)
+        if shared is not None and self._may_share(connection):
+            connection.positions[topic] = shared.last
+            return shared.message, shared.count
+        items = self._live_items(connection, topic)
+        message: Message = (Batch(topic, items), *self.heads(topics), CaughtUp())
+        if items and self._may_share(connection):
+            last = seq_of(items[-1])
+            self._live[topic][position] = _Shared(message, len(items), last, last >= self._streams.head(topic))
+        return message, len(items)
+
+    def _joint_message(self, connection: Connection, topics: Sequence[str]) -> tuple[Message, int]:
         places = tuple((topic, connection.positions.get(topic, NO_LIMIT)) for topic in topics)
-        frame = self._joint_frames.get(places)
-        if frame is not None and self._may_share(connection):
-            for update in frame.updates:
-                connection.positions[update.topic] = update.watermark
-            return frame
-        updates = tuple(chain.from_iterable(self.live_updates(connection, topic) for topic in topics))
-        frame = UpdateBatch(updates, True, tuple(Watermark(topic, self._streams.head(topic)) for topic in topics))
-        if updates and self._may_share(connection):
-            self._joint_frames[places] = frame
-        return frame
+        known = self._joint.get(places)
+        if known is not None and self._may_share(connection):
+            for event in known[0]:
+                if isinstance(event, Batch):
+                    connection.positions[event.stream] = seq_of(event.items[-1])
+            return known
+        batches = [Batch(topic, items) for topic in topics if (items := self._live_items(connection, topic))]
+        found: tuple[Message, int] = (
+            (*batches, *self.heads(topics), CaughtUp()),
+            sum(len(batch.items) for batch in batches),
+        )
+        if batches and self._may_share(connection):
+            self._joint[places] = found
+        return found
 
-    def live_frame(self, connection: Connection, topic: str) -> UpdateBatch:
+    def _live_items(self, connection: Connection, topic: str) -> _Items:
         """What the topic has after this position, up to a batch; moves the connection on."""
         position = connection.positions.get(topic, NO_LIMIT)
-        frame = self._frames.setdefault(topic, {}).get(position)
-        if frame is not None and self._may_share(connection):
-            connection.positions[topic] = frame.updates[-1].watermark
-            return frame
-        updates = self.live_updates(connection, topic)
-        frame = UpdateBatch(updates, True, (Watermark(topic, self._streams.head(topic)),))
-        if updates and self._may_share(connection):
-            self._frames[topic][position] = frame
-        return frame
-
-    def live_updates(self, connection: Connection, topic: str) -> tuple[Update, ...]:
-        """What the topic has after this position, up to a batch; moves the connection on."""
-        position = connection.positions.get(topic, NO_LIMIT)
-        if shared := self._shared_updates(connection, topic):
+        if shared := self._shared_items(connection, topic):
             return shared
-        updates = self._as_updates(topic, self._take(connection, topic, self._settings.replay_batch_size, live=True))
+        items = self._as_items(topic, self._take(connection, topic, self._settings.replay_batch_size, live=True))
         if self._switches.defects:
-            updates = misbehaviours.disfigure(self._switches, connection.client_key, updates, replay=False)
-        self._share_updates(connection, topic, position, updates)
-        return updates
+            items = misbehaviours.disfigure(self._switches, connection.client_key, topic, items, replay=False)
+        self._share_items(connection, topic, position, items)
+        return items
 
-    def replay(self, connection: Connection, topic: str, limit: int) -> tuple[Update, ...]:
-        """Up to `limit` events of a replay; moves the connection on. Who comes back from one place gets one and the same."""
+    def replay(self, connection: Connection, topic: str, limit: int) -> _Items:
+        """Up to `limit` events of a replay; moves the connection on. Those who come back from one place get the same object."""
         if self._switches.defects:
-            updates = self._as_updates(topic, self._take(connection, topic, limit, live=False))
-            return misbehaviours.disfigure(self._switches, connection.client_key, updates, replay=True)
+            items = self._as_items(topic, self._take(connection, topic, limit, live=False))
+            return misbehaviours.disfigure(self._switches, connection.client_key, topic, items, replay=True)
         is_usual = limit == self._settings.replay_batch_size
-        if is_usual and (shared := self._shared_updates(connection, topic)):
+        if is_usual and (shared := self._shared_items(connection, topic)):
             return shared
         position = connection.positions.get(topic, NO_LIMIT)
-        updates = self._as_updates(topic, self._take(connection, topic, limit, live=False))
+        items = self._as_items(topic, self._take(connection, topic, limit, live=False))
         if is_usual:
-            self._share_updates(connection, topic, position, updates)
-        return updates
+            self._share_items(connection, topic, position, items)
+        return items
 
-    def replay_frame(self, updates: tuple[Update, ...], complete: bool, heads: tuple[Watermark, ...]) -> UpdateBatch:
-        """A replay's frame: one and the same for all who get the very same updates."""
-        key = (id(updates), complete, heads)  # the frame holds its updates, so no others can have their identity
-        frame = self._replay_frames.get(key)
-        if frame is None:
-            frame = self._replay_frames[key] = UpdateBatch(updates, complete, heads)
-        return frame
+    def replay_message(self, topic: str, items: _Items, complete: bool, heads: tuple[Head, ...]) -> Message:
+        """A replay's message: one object for all who get the very same events."""
+        key = (id(items), topic, complete, heads)  # the entry holds its items, so no others can have their identity
+        known = self._replays.get(key)
+        if known is None:
+            end: tuple[Event, ...] = (CaughtUp(),) if complete else ()
+            known = self._replays[key] = (items, (Batch(topic, items), *heads, *end))
+        return known[1]
 
-    def _shared_updates(self, connection: Connection, topic: str) -> tuple[Update, ...]:
+    def _shared_items(self, connection: Connection, topic: str) -> _Items:
         """What was found before to follow this position, or nothing; moves the connection on."""
-        shared = self._updates.setdefault(topic, {}).get(connection.positions.get(topic, NO_LIMIT), ())
+        shared = self._items.setdefault(topic, {}).get(connection.positions.get(topic, NO_LIMIT), ())
         if not shared or not self._may_share(connection):
             return ()
-        connection.positions[topic] = shared[-1].watermark
+        connection.positions[topic] = seq_of(shared[-1])
         return shared
 
-    def _share_updates(self, connection: Connection, topic: str, position: int, updates: tuple[Update, ...]) -> None:
-        if updates and self._may_share(connection):
-            self._updates[topic][position] = updates
+    def _share_items(self, connection: Connection, topic: str, position: int, items: _Items) -> None:
+        if items and self._may_share(connection):
+            self._items[topic][position] = items
 
-    def _as_updates(self, topic: str, entries: Sequence[Entry]) -> tuple[Update, ...]:
+    def _as_items(self, topic: str, entries: Sequence[Entry]) -> _Items:
         built = self._built.setdefault(topic, {})
         if len(built) > _MAX_KNOWN:
             built.clear()
-        return tuple(_known(built, topic, entry) for entry in entries)
+        return tuple(_known(built, entry) for entry in entries)
 
     def _may_share(self, connection: Connection) -> bool:
         if self._all_alike:
@@ -178,18 +201,69 @@ class Fanout:
         return kept
 
 
-def as_updates(topic: str, entries: Iterable[Entry]) -> tuple[Update, ...]:
-    """Entries of a log in the form in which they are delivered."""
-    return tuple(_as_update(topic, entry) for entry in entries)
+def as_item(entry: Entry) -> Item:
+    """An entry of a log in the form in which it is delivered."""
+    return Item(Position(entry.seq), msgspec.Raw(entry.payload), entry.payload_hash, Hash.OK)
 
 
-def _as_update(topic: str, entry: Entry) -> Update:
-    return Update(topic, msgspec.Raw(entry.payload), entry.payload_hash, entry.seq, topic, entry.seq)
+def _known(built: dict[int, Item], entry: Entry) -> Item:
+    """The item made of an entry before; a log that was truncated may have another under the same seq."""
+    item = built.get(entry.seq)
+    if item is None or item.payload_hash is not entry.payload_hash:
+        item = built[entry.seq] = as_item(entry)
+    return item
 
 
-def _known(built: dict[int, Update], topic: str, entry: Entry) -> Update:
-    """The update made of an entry before; a log that was taken back may have another under the same seq."""
-    update = built.get(entry.seq)
-    if update is None or update.payload_hash is not entry.payload_hash:
-        update = built[entry.seq] = _as_update(topic, entry)
-    return update
+class Readers:
+    """All subscriptions of a runtime's connections. `tick_s` is how often those with undelivered events are looked at."""
+
+    def __init__(self, tick_s: float) -> None:
+        self._tick_s = tick_s
+        self._tick_at = 0.0
+        self._of_topic: dict[str, dict[int, Connection]] = {}
+        self.behind: dict[int, Connection] = {}  # with undelivered events
+
+    def add(self, connection: Connection, topic: str, position: int) -> None:
+        """The connection reads the topic, from after this position on."""
+        connection.positions[topic] = position
+        self._of_topic.setdefault(topic, {})[connection.number] = connection
+
+    def remove(self, connection: Connection, topic: str) -> None:
+        """The connection reads the topic no more."""
+        connection.positions.pop(topic, None)
+        connection.pending.pop(topic, None)
+        self._of_topic.get(topic, {}).pop(connection.number, None)
+        if not connection.pending:
+            self.behind.pop(connection.number, None)
+
+    def forget(self, connection: Connection) -> None:
+        """Its socket is gone."""
+        for topic in connection.positions:
+            self._of_topic.get(topic, {}).pop(connection.number, None)
+        self.behind.pop(connection.number, None)
+
+    def announce(self, topic: str, now: float) -> dict[int, Connection]:
+        """There are new events for all who read the topic; returns those, by their numbers."""
+        if not self.behind:
+            self._tick_at = now + self._tick_s  # readers get that long before the first look
+        readers = self._of_topic.get(topic, {})
+        for connection in readers.values():
+            connection.pending[topic] = None
+        self.behind.update(readers)
+        return readers
+
+    def got_everything(self, connection: Connection) -> None:
+        """Nothing more waits for it, so it is not slow."""
+        connection.strikes = 0
+        self.behind.pop(connection.number, None)
+
+    def tick_at(self) -> float:
+        """When to look next at who has undelivered events; infinity: nobody has."""
+        return self._tick_at if self.behind else float("inf")
+
+    def due(self, now: float) -> list[Connection]:
+        """Whom to look at now."""
+        if not self.behind or now < self._tick_at:
+            return []
+        self._tick_at = now + self._tick_s
+        return list(self.behind.values())

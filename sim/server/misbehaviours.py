@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import msgspec
 
 from sim.base.randomness import draw
-from sim.protocols.spacetime.frames import Update
-from sim.server import continuity
-from sim.server.continuity import RETENTION_FLOOR_BREACH, Window
+from sim.protocols.events import Hash, Item
+from sim.protocols.payloads import canonical_json, payload_hash
+from sim.server import stream_log
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.stream_log import Entry, canonical_json, payload_hash
+from sim.server.stream_log import RETENTION_FLOOR_BREACH, Entry, Window
 
 # [ours] How often a defect acts: often enough for any drill to meet it, seldom enough for a fleet to get going.
 DEFECT_CLIENTS = 0.25
@@ -67,7 +67,7 @@ def stale_reasons(switches: Switches, after: int, window: Window | None, budget_
     """Why a cursor cannot resume, as this runtime has it; empty: it can."""
     if "stale_too_early" in switches.defects:
         budget_events //= 10
-    reasons = continuity.stale_reasons(after, window, budget_events)
+    reasons = stream_log.stale_reasons(after, window, budget_events)
     if reasons and "wrong_stale_reason" in switches.defects:
         return (RETENTION_FLOOR_BREACH,)
     return reasons
@@ -87,36 +87,42 @@ def has_own_version(switches: Switches, client_key: int) -> bool:
     return "two_versions" in switches.defects and draw(switches.seed, "version", client_key) < DEFECT_CLIENTS
 
 
-def _own_version(switches: Switches, update: Update) -> Update:
-    if _event(switches, "version", update) >= DEFECT_EVENTS:
-        return update
-    payload = canonical_json({"version": 2, "seq": update.watermark})
-    return msgspec.structs.replace(update, payload=msgspec.Raw(payload), payload_hash=payload_hash(payload))
+def _own_version(switches: Switches, stream: str, item: Item) -> Item:
+    if _event(switches, "version", stream, item) >= DEFECT_EVENTS:
+        return item
+    payload = canonical_json({"version": 2, "seq": seq_of(item)})
+    return msgspec.structs.replace(item, payload=msgspec.Raw(payload), payload_hash=payload_hash(payload))
 
 
-def disfigure(switches: Switches, client_key: int, updates: Sequence[Update], replay: bool) -> tuple[Update, ...]:
-    """Updates as a defective runtime would send them; the healthy runtime never calls this."""
-    out: list[Update] = []
+def disfigure(switches: Switches, client_key: int, stream: str, items: Sequence[Item], replay: bool) -> tuple[Item, ...]:
+    """Events as a defective runtime would send them; the healthy runtime never calls this."""
+    out: list[Item] = []
     if has_own_version(switches, client_key):
-        updates = [_own_version(switches, update) for update in updates]
-    for update in updates:
-        wrong = "wrong_payload_hash" in switches.defects and _event(switches, "hash", update) < DEFECT_EVENTS
-        sent = with_hash(update, WRONG_HASH) if wrong else update
+        items = [_own_version(switches, stream, item) for item in items]
+    for item in items:
+        wrong = "wrong_payload_hash" in switches.defects and _event(switches, "hash", stream, item) < DEFECT_EVENTS
+        sent = with_wrong_hash(item) if wrong else item
         out.append(sent)
-        if "duplicate_delivery" in switches.defects and _event(switches, "duplicate", update) < 4 * DEFECT_EVENTS:
+        if "duplicate_delivery" in switches.defects and _event(switches, "duplicate", stream, item) < 4 * DEFECT_EVENTS:
             out.append(sent)
     if replay and "reorder_replay" in switches.defects and len(out) > 1:
         out[0], out[1] = out[1], out[0]
     return tuple(out)
 
 
-def _event(switches: Switches, purpose: str, update: Update) -> float:
-    return draw(switches.seed, purpose, len(update.topic), update.watermark)
+def _event(switches: Switches, purpose: str, stream: str, item: Item) -> float:
+    return draw(switches.seed, purpose, len(stream), seq_of(item))
 
 
-def with_hash(update: Update, payload_hash: str) -> Update:
-    """The same update under another hash."""
-    return Update(update.topic, update.payload, payload_hash, update.watermark, update.doc_key, update.doc_version)
+def seq_of(item: Item) -> int:
+    """An event's sequence number, which is its position here."""
+    assert item.position is not None
+    return int(item.position.offset)
+
+
+def with_wrong_hash(item: Item) -> Item:
+    """The same event under a hash that is not its payload's."""
+    return msgspec.structs.replace(item, payload_hash=WRONG_HASH, check=Hash.BAD)
 
 
 def keep_unskipped(switches: Switches, client_key: int, entries: list[Entry], live: bool) -> list[Entry]:

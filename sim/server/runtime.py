@@ -1,11 +1,11 @@
-"""The runtime's side of the contract, as pure code: the same core behind the mock's sockets and in the simulator.
+"""The simulated runtime as pure code: the same core behind the mock's sockets and in the virtual engine.
 
-The driver opens and closes connections, hands in frames, and pulls frames out as fast as the other end
-takes them; what has not been pulled is the outbound queue. Replay is read from the log batch by batch as
-it is pulled, so a connection costs no memory for what it has yet to get.
+The driver opens and closes connections, hands in clients' intents, and pulls messages of events as fast as the other end
+takes them; what has not been pulled is the outbound queue. A replay is read from the log batch by batch as it is pulled, so
+a connection costs no memory for what it has yet to get.
 
     number = runtime.open(token, compatibility, now)      may raise TokenRefusedError: refuse the upgrade
-    runtime.received(number, frame, now)                  runtime.pull(number, now) -> frame | None
+    runtime.received(number, intent, now)                 runtime.pull(number, now) -> message | None
     runtime.publish / announce                            runtime.ready() -> numbers that have something to pull
     runtime.wake(now); runtime.wake_at()                  runtime.is_closing(number): close once pulled empty
 """
@@ -16,37 +16,17 @@ from collections.abc import Callable, Collection, Iterable
 import msgspec
 
 from sim.base.errors import PeerError
-from sim.protocols.spacetime.frames import (
-    TRANSPORT_CHANNEL,
-    Body,
-    ClientFrame,
-    Compatibility,
-    Envelope,
-    HeartbeatPush,
-    Join,
-    Leave,
-    Malformed,
-    Reply,
-    Request,
-    ServerFrame,
-    Subscribe,
-    SyncBeat,
-    SyncError,
-    TransportBeat,
-    Unsubscribe,
-    Update,
-    UpdateBatch,
-    Watermark,
-)
+from sim.protocols.events import Activity, Answer, Batch, CaughtUp, Event, Item, Joined, Message, Problem, Resumed, Stale
+from sim.protocols.intents import Beat, Compatibility, Intent, Join, Leave, Request, Subscribe, Unsubscribe
+from sim.protocols.spacetime import codes
 from sim.server import misbehaviours
 from sim.server.admission import admitted, incompatibility, slow_consumer, subscribe_refusal
 from sim.server.connection import Connection, Replay
 from sim.server.counters import Counters
 from sim.server.disorder import Disorder, client_key
-from sim.server.fanout import FROM_OLDEST, Fanout, as_updates
-from sim.server.readers import Readers
-from sim.server.retained import Streams
+from sim.server.fanout import FROM_OLDEST, Fanout, Readers, as_item
 from sim.server.settings import Defect, RuntimeSettings, Switches
+from sim.server.streams import Streams
 from sim.server.tokens import Claims, Keyring, TokenRefusedError
 
 
@@ -116,9 +96,9 @@ class Runtime:
         connection = self._connections.get(number)
         return connection is None or connection.closing
 
-    def join_ref(self, number: int) -> str:
-        """The reference that pushes to this connection carry."""
-        return self._connections[number].join_ref
+    def channel(self, number: int) -> str:
+        """What this client calls the channel that it has joined."""
+        return self._connections[number].channel
 
     def revoke(self, sessions: Iterable[str]) -> int:
         """Revoke sessions: their live sockets are told, then closed. Returns how many sockets."""
@@ -153,56 +133,58 @@ class Runtime:
                 self._expel_one(connection)
 
     def _expel(self, is_out: Callable[[Claims], bool]) -> int:
-        body = Body(code="reauth_required", message="authenticate again with a new token")
         gone = [c for c in self._connections.values() if not c.closing and is_out(c.claims)]
         for connection in gone:
-            self._expel_one(connection, SyncError(body))
+            self._expel_one(connection, codes.reauth_required("authenticate again with a new token"))
         return len(gone)
 
-    def _expel_one(self, connection: Connection, *last_words: ServerFrame) -> None:
+    def _expel_one(self, connection: Connection, *last: Event) -> None:
         for topic in list(connection.positions):
             self._readers.remove(connection, topic)
-        connection.close_with(*last_words)
+        connection.close_with(*last)
         self._ready.add(connection.number)
 
-    # --- frames in ----------------------------------------------------------------------------------
+    # --- intents ------------------------------------------------------------------------------------
 
-    def received(self, number: int, frame: ClientFrame, now: float) -> None:
-        """A client's frame."""
+    def received(self, number: int, intent: Intent, now: float) -> None:
+        """What a client wants."""
         connection = self._connections.get(number)
         if connection is None or connection.closing:
             return
         connection.last_heard = now
-        if isinstance(frame, TransportBeat):
-            self._send(connection, Reply(frame.ref, ok=True, channel=TRANSPORT_CHANNEL))
-        elif isinstance(frame, Join):
-            self._join(connection, frame)
+        if isinstance(intent, Beat) and not intent.on_channel:
+            self._send(connection, Answer(intent.ref, True, is_beat=True))
+        elif isinstance(intent, Join):
+            self._join(connection, intent)
         elif not connection.joined:
-            self._send(connection, Reply(frame.ref, ok=False, body=Body(code="not_joined", message="join the channel first")))
-        elif isinstance(frame, Subscribe):
-            self._subscribe(connection, frame, now)
+            code, message = "not_joined", "join the channel first"
+            is_subscribe = isinstance(intent, Subscribe)
+            no = codes.refused(intent.ref, code, message) if is_subscribe else Answer(intent.ref, False, code, message)
+            self._send(connection, no)
+        elif isinstance(intent, Subscribe):
+            self._subscribe(connection, intent, now)
         else:
-            self._minor(connection, frame)
+            self._minor(connection, intent)
 
-    def _minor(self, connection: Connection, frame: Unsubscribe | SyncBeat | Leave | Request) -> None:
-        if isinstance(frame, Unsubscribe):
-            for topic in frame.topics:
+    def _minor(self, connection: Connection, intent: Intent) -> None:
+        if isinstance(intent, Unsubscribe):
+            for topic in intent.streams:
                 self._readers.remove(connection, topic)
-        elif isinstance(frame, SyncBeat):
-            self._mutate(frame.payload, "accept_hidden_mutation")
-        elif isinstance(frame, Request) and not self._mutate(frame.payload, "accept_mutation"):
-            body = Body(code="mutation_refused", message="the sync socket only delivers; send commands over HTTP")
-            self._send(connection, Reply(frame.ref, ok=False, body=body))
+        elif isinstance(intent, Beat):
+            self._mutate(intent.payload, "accept_hidden_mutation")
+        elif isinstance(intent, Request) and not self._mutate(intent.payload, "accept_mutation"):
+            message = "the sync socket only delivers; send commands over HTTP"
+            self._send(connection, Answer(intent.ref, False, "mutation_refused", message))
             return
-        if isinstance(frame, Leave):
+        if isinstance(intent, Leave):
             self._end_channel(connection)
-            # Whoever joins again at once must not get this as an answer to the new channel.
-            self._send(connection, Reply(frame.ref, ok=True, join_ref=connection.join_ref))
+            # A client that joins again at once must not get this as an answer to the new channel.
+            self._send(connection, Answer(intent.ref, True, channel=connection.channel))
         else:
-            self._send(connection, Reply(frame.ref, ok=True))
+            self._send(connection, Answer(intent.ref, True))
 
     def _end_channel(self, connection: Connection) -> None:
-        """The channel is over, the socket is not: a client may join again over it, under another reference."""
+        """The channel is over, the socket is not: a client may join again over it, under another name."""
         connection.joined = False
         for topic in list(connection.positions):
             self._readers.remove(connection, topic)
@@ -214,49 +196,46 @@ class Runtime:
         return acts
 
     def malformed(self, number: int, code: str, now: float) -> None:
-        """A client sent what is no frame; it is told, and nothing else happens."""
+        """A client sent what the protocol cannot read; it is told, and nothing else happens."""
         connection = self._connections.get(number)
         if connection is None or connection.closing:
             return
         connection.last_heard = now
-        no = SyncError(Body(code=code, message="not a frame of this channel"))
-        self._send(connection, Reply("", ok=True) if "accept_malformed" in self.switches.defects else no)
+        is_accepted = "accept_malformed" in self.switches.defects
+        self._send(connection, Answer("", True) if is_accepted else Problem(code, message="not a frame of this channel"))
         if "malformed_cuts_everyone" in self.switches.defects:
             self.hang_up({each.claims.device_id for each in self._connections.values()})
 
-    def _send(self, connection: Connection, frame: ServerFrame) -> None:
-        connection.outbox.append(frame)
+    def _send(self, connection: Connection, *message: Event) -> None:
+        connection.outbox.append(message)
         self._ready.add(connection.number)
 
-    def _join(self, connection: Connection, frame: Join) -> None:
-        self._end_channel(connection)  # a second join begins anew
-        connection.join_ref = frame.join_ref
-        code = incompatibility(self.settings, frame.compatibility, connection.compatibility, self.switches.defects)
+    def _join(self, connection: Connection, intent: Join) -> None:
+        self._end_channel(connection)  # a second join restarts the channel
+        connection.channel = intent.channel
+        code = incompatibility(self.settings, intent.metadata, connection.compatibility, self.switches.defects)
         if code:
-            self._send(connection, Reply(frame.ref, ok=False, body=Body(code=code, message="this build cannot sync here")))
+            self._send(connection, codes.refused(intent.ref, code, "this build cannot sync here"))
             return
         connection.joined = True
-        topics = connection.claims.topics
-        body = Body(subscription_id=f"sub-{connection.number}", allowed_topics=topics, current_watermarks=())
-        self._send(connection, Reply(frame.ref, ok=True, body=body))
+        self._send(connection, Joined(intent.ref, f"sub-{connection.number}", connection.claims.topics))
 
     # --- subscribing --------------------------------------------------------------------------------
 
-    def _subscribe(self, connection: Connection, frame: Subscribe, now: float) -> None:
-        refusal = subscribe_refusal(connection.claims, frame, self.switches.defects)
-        if refusal is None:
-            refusal = self._stale_refusal(frame, now)
-        elif refusal.forbidden_topics:
-            self.counters.refused("forbidden_topic")
-        if refusal is not None:
-            if refusal.code == "stale_cursor":
-                self._send(connection, SyncError(refusal))
-            self._send(connection, Reply(frame.ref, ok=False, body=refusal))
+    def _subscribe(self, connection: Connection, intent: Subscribe, now: float) -> None:
+        if refusal := subscribe_refusal(connection.claims, intent, self.switches.defects):
+            if refusal.streams:
+                self.counters.refused("forbidden_topic")
+            self._send(connection, refusal)
             return
-        for topic in frame.topics:
-            self._place(connection, topic, frame.resume_after.get(topic))
-        size = min(frame.replay_batch_size or self.settings.replay_batch_size, self.settings.replay_batch_size)
-        connection.outbox.append(Replay(frame.ref, list(dict.fromkeys(frame.topics)), size))
+        if stale := self._stale(intent, now):
+            self._send(connection, *stale)
+            self._send(connection, *_answering(stale, intent.ref))
+            return
+        for topic, position in intent.after.items():
+            self._place(connection, topic, None if position is None else int(position.offset))
+        size = min(intent.batch_size or self.settings.replay_batch_size, self.settings.replay_batch_size)
+        connection.outbox.append(Replay(intent.ref, list(intent.after), size))
         self._ready.add(connection.number)
 
     def _place(self, connection: Connection, topic: str, after: int | None) -> None:
@@ -265,14 +244,14 @@ class Runtime:
         position = FROM_OLDEST if after is None else misbehaviours.first_position(self.switches, after, oldest)
         self._readers.add(connection, topic, position)
 
-    def _stale_refusal(self, frame: Subscribe, now: float) -> Body | None:
+    def _stale(self, intent: Subscribe, now: float) -> tuple[Stale, ...]:
         if "no_stale_signal" in self.switches.defects:
-            return None
-        refusal = self.streams.refusal(frame.topics, frame.resume_after, self.switches, now)
+            return ()
+        stale = self.streams.refusal(intent, self.switches, now)
         if self.switches.shrunk_budget_events:
             self.counters.act("shrink_replay_budget")
-        self.counters.stale_cursors += refusal is not None
-        return refusal
+        self.counters.stale_cursors += bool(stale)
+        return stale
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -297,41 +276,44 @@ class Runtime:
         for connection in self._connections.values():
             if connection.joined and topic not in connection.positions:
                 log = self.streams.logs[topic]
-                self._send(connection, UpdateBatch(as_updates(topic, log.after(log.head - 1, 1)), replay_complete=True))
+                items = tuple(as_item(entry) for entry in log.after(log.head - 1, 1))
+                self._send(connection, Batch(topic, items), CaughtUp())
                 return
 
-    # --- frames out ---------------------------------------------------------------------------------
+    # --- messages out -------------------------------------------------------------------------------
 
     def ready(self) -> set[int]:
         """The connections that have had something to pull since the last call."""
         out, self._ready = self._ready, set()
         return out
 
-    def pull(self, number: int, now: float) -> ServerFrame | None:
-        """The next frame for this connection, or None when there is nothing more for now."""
+    def pull(self, number: int, now: float) -> Message | None:
+        """The next message for this connection, or None when there is nothing more for now."""
         connection = self._connections.get(number)
         if connection is None:
             return None
         self.counters.polls += 1
-        if usual := self._usual_frame(connection):
+        if usual := self._usual_message(connection):
             return usual
         while True:
             if connection.outbox:
                 item = connection.outbox[0]
                 if isinstance(item, Replay):
-                    if batch := self._replay_batch(connection, item, now):
-                        return self._deliver(connection, batch)
+                    if replayed := self._replay_batch(connection, item, now):
+                        return self._deliver(connection, replayed)
                     continue
                 connection.outbox.popleft()
                 return item
             if not connection.pending:
                 return None
-            batch = self._live_batch(connection, now)
-            frame = batch if self._disorder.is_idle or not batch.updates else self._disorder.spoil(connection, batch, now)
-            if isinstance(frame, Malformed):
-                return frame
-            if frame.updates:
-                return self._deliver(connection, frame)
+            message, count = self._live_batch(connection, now)
+            if count and not self._disorder.is_idle:
+                message = self._disorder.disturb(connection, message, now)
+                count = sum(len(event.items) for event in message if isinstance(event, Batch))
+                if message and not count:
+                    return message  # it was malformed
+            if count:
+                return self._deliver(connection, message)
 
     def owes(self, number: int) -> bool:
         """Whether the connection has something to pull now."""
@@ -339,82 +321,81 @@ class Runtime:
         return connection is not None and bool(connection.outbox or connection.pending)
 
     def waiting(self, number: int) -> int:
-        """How many frames wait to be pulled by the connection, beside the events that its positions stand for."""
+        """How many messages wait to be pulled by the connection, beside the events that its positions stand for."""
         connection = self._connections.get(number)
         return 0 if connection is None else len(connection.outbox)
 
-    def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> UpdateBatch | None:
+    def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> Message | None:
         """The replay's next batch; after the last one the subscribe is answered. None: it cannot go on, and is refused."""
-        updates: tuple[Update, ...] = ()
+        items: tuple[Item, ...] = ()
         topic = ""
-        while replay.next_topic < len(replay.topics) and not updates:
+        while replay.next_topic < len(replay.topics) and not items:
             topic = replay.topics[replay.next_topic]
             if stale := self._fall_off(connection, topic, now):
                 connection.outbox.popleft()
-                connection.outbox.extendleft((Reply(replay.ref, ok=False, body=stale), SyncError(stale)))
+                connection.outbox.extendleft((_answering(stale, replay.ref), stale))
                 return None
-            updates = self._fanout.replay(connection, topic, replay.batch_size)
+            items = self._fanout.replay(connection, topic, replay.batch_size)
             if self._fanout.is_current(connection, topic):
                 replay.next_topic += 1
         complete = all(self._fanout.is_current(connection, rest) for rest in replay.topics[replay.next_topic :])
         if complete:
             connection.outbox.popleft()
-            connection.outbox.appendleft(Reply(replay.ref, ok=True, body=Body(subscription_id=f"sub-{connection.number}")))
-        return self._fanout.replay_frame(updates, complete, self._heads(replay.topics if complete else [topic]))
+            connection.outbox.appendleft((Resumed(replay.ref, subscription=f"sub-{connection.number}"),))
+        heads = self._fanout.heads(replay.topics if complete else [topic])
+        return self._fanout.replay_message(topic, items, complete, heads)
 
-    def _usual_frame(self, connection: Connection) -> UpdateBatch | None:
-        """The one frame that is all a connection has to get, if it was made for another and goes out as it is."""
+    def _usual_message(self, connection: Connection) -> Message | None:
+        """The one message that is all a connection has to get, if it was made for another and goes out as it is."""
         if connection.outbox or self.settings.sync_frames or not self._disorder.is_idle:
             return None
-        if frame := self._fanout.last_frame(connection):
-            connection.pending.clear()
-            connection.strikes = 0
-            self._readers.behind.pop(connection.number, None)  # as `got_everything`, without a call: for most frames there are
-            self.counters.served += len(frame.updates)
-        return frame
+        found = self._fanout.last_message(connection)
+        if found is None:
+            return None
+        connection.pending.clear()
+        connection.strikes = 0
+        self._readers.behind.pop(connection.number, None)  # as `got_everything`, without a call: for most messages there are
+        self.counters.served += found[1]
+        return found[0]
 
-    def _live_batch(self, connection: Connection, now: float) -> UpdateBatch:
+    def _live_batch(self, connection: Connection, now: float) -> tuple[Message, int]:
         """Up to `topics_per_drain` topics at once; those served go to the back, so that no busy topic starves another."""
         served = list(connection.pending)[: self.settings.topics_per_drain]
         there = [topic for topic in served if not self._fell_off(connection, topic, now)]
-        if len(there) == 1:
-            frame = self._fanout.live_frame(connection, there[0])
-        else:
-            frame = self._fanout.joint_frame(connection, there) if there else UpdateBatch()
+        message, count = self._fanout.live_message(connection, there) if there else ((), 0)
         for topic in served:
             connection.pending.pop(topic, None)
             if not self._fanout.is_current(connection, topic):
                 connection.pending[topic] = None
         if not connection.pending:
             self._readers.got_everything(connection)
-        return frame
+        return message, count
 
     def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
         """Whether the window no longer has this connection's next live event: then it is told."""
         stale = self._fall_off(connection, topic, now)
-        if stale is not None:
-            connection.outbox.append(SyncError(stale))
-        return stale is not None
+        if stale:
+            connection.outbox.append(stale)
+        return bool(stale)
 
-    def _fall_off(self, connection: Connection, topic: str, now: float) -> Body | None:
-        """What to say to a connection whose next event the window no longer has; it gets no more of the topic."""
+    def _fall_off(self, connection: Connection, topic: str, now: float) -> tuple[Stale, ...]:
+        """What to tell a connection whose next event the window no longer has; it gets no more of the topic."""
         if not self._fanout.has_fallen_off(connection, topic):
-            return None
+            return ()
         position = connection.positions[topic]
         self._readers.remove(connection, topic)
         self.counters.stale_cursors += 1
         return self.streams.fell_off(topic, position, self.switches, now)
 
-    def _heads(self, topics: Iterable[str]) -> tuple[Watermark, ...]:
-        return tuple(Watermark(topic, self.streams.head(topic)) for topic in topics)
-
-    def _deliver(self, connection: Connection, frame: UpdateBatch) -> ServerFrame:
-        self.counters.served += len(frame.updates)
-        if self.settings.sync_frames and frame.updates:
-            rest = UpdateBatch((), frame.replay_complete, frame.head_watermarks)
-            connection.outbox.extendleft([rest, *(Envelope(update) for update in reversed(frame.updates[1:]))])
-            return Envelope(frame.updates[0])
-        return frame
+    def _deliver(self, connection: Connection, message: Message) -> Message:
+        batches = [event for event in message if isinstance(event, Batch) and event.items]
+        self.counters.served += sum(len(batch.items) for batch in batches)
+        if not self.settings.sync_frames or not batches:
+            return message
+        singles: list[Message] = [(Batch(b.stream, (item,), is_single=True),) for b in batches for item in b.items]
+        rest = tuple(event for event in message if not isinstance(event, Batch))
+        connection.outbox.extendleft([(Batch(batches[-1].stream, ()), *rest), *reversed(singles[1:])])
+        return singles[0]
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -432,7 +413,7 @@ class Runtime:
                 heapq.heappush(self._deadlines, (self._deadline(connection), number))
         for number, late in self._disorder.due(now):
             if (connection := self._connections.get(number)) and not connection.closing:
-                self._send(connection, late)
+                self._send(connection, *late)
         for connection in self._readers.due(now):
             self._judge_consumer(connection)
 
@@ -447,11 +428,11 @@ class Runtime:
         if now >= connection.last_heard + self._client_timeout_s:
             self.counters.silent_clients += 1
             connection.last_heard = now  # once is enough
-            self._expel_one(connection, SyncError(Body(code="client_timeout", message="nothing heard from this client")))
+            self._expel_one(connection, Problem("client_timeout", message="nothing heard from this client"))
         if now >= connection.beat_at:
             connection.beat_at = now + self.settings.heartbeat_interval_s
             if connection.joined and not connection.closing:
-                self._send(connection, HeartbeatPush(self._heads(connection.positions)))
+                self._send(connection, *(self._fanout.heads(connection.positions) or (Activity(),)))
 
     def _judge_consumer(self, connection: Connection) -> None:
         """A strike for a full queue. What a replay has yet to bring waits in the log, not in the queue."""
@@ -464,10 +445,15 @@ class Runtime:
                 connection.positions |= {topic: self.streams.head(topic) for topic in connection.pending}
             return
         connection.strikes += 1
-        out = connection.strikes >= self.settings.slow_consumer_strikes
-        told = SyncError(slow_consumer(self.settings, next(iter(connection.pending)), depth, out))
-        if out:
+        is_evicted = connection.strikes >= self.settings.slow_consumer_strikes
+        told = slow_consumer(self.settings, next(iter(connection.pending)), depth, is_evicted)
+        if is_evicted:
             self.counters.evicted += 1
             self._expel_one(connection, told)
         else:
             self._send(connection, told)
+
+
+def _answering(stale: tuple[Stale, ...], ref: str) -> Message:
+    """The same, as the answer to a subscribe."""
+    return tuple(msgspec.structs.replace(each, ref=ref) for each in stale)

@@ -1,54 +1,55 @@
-"""The authority's log of one stream: append, idempotency, the retained window, and payload hashes."""
+"""The authority's log of one stream: append, idempotency, the retained window, and which cursors it can resume."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import msgspec
-
 from sim.base.errors import PeerError
-from sim.protocols.spacetime.frames import Update
-from sim.server.continuity import Window
+from sim.protocols.payloads import payload_hash
 
+RETENTION_FLOOR_BREACH = "retention_floor_breach"
+REPLAY_BUDGET_EXCEEDED = "replay_budget_exceeded"
 SNAPSHOT_FORMAT = "openagents.sync.snapshot.v1"
 _COMPACT_AT = 1024  # dead entries at the front of a log that are tolerated before it is moved together
-_encoder = msgspec.json.Encoder(order="deterministic")
-_decoder = msgspec.json.Decoder()
 
 
-def canonical_json(value: object) -> bytes:
-    """`value` as canonical JSON: keys sorted at all levels, no whitespace, arrays in order.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a runtime retains of a stream: the sequence numbers `oldest` to `head`, empty when `oldest` is `head + 1`."""
 
-    Not-a-number and infinity become `null`, as JSON has neither. Raises ValueError for what JSON
-    cannot hold: foreign types, keys that are not text, circular or too deeply nested values.
+    oldest: int
+    head: int
+
+    @property
+    def floor(self) -> int:
+        """The retention floor: the lowest cursor that misses nothing."""
+        return self.oldest - 1
+
+
+def effective_budget(replay_budget_events: int) -> int:
+    """The replay budget in force, in events: a budget of 0 still lets one event through, as the shipped code has it."""
+    return max(replay_budget_events, 1)
+
+
+def replay_lag(after: int, window: Window) -> int:
+    """How many events a cursor is behind the head; 0 for a cursor at or above it."""
+    return max(window.head - after, 0)
+
+
+def stale_reasons(after: int, window: Window | None, replay_budget_events: int) -> tuple[str, ...]:
+    """Why a cursor cannot resume, in the contract's order; empty: it can.
+
+    A stream without a window (nothing was ever appended) and a cursor above the head resume.
     """
-    try:
-        return _encoder.encode(value)
-    except (TypeError, OverflowError, RecursionError, ValueError, msgspec.MsgspecError) as error:
-        raise ValueError(f"not a JSON value: {error}") from error
-
-
-def payload_hash(canonical: bytes) -> str:
-    """The contract's payload hash: `sha256:` and the hex SHA-256 of canonical JSON."""
-    return "sha256:" + hashlib.sha256(canonical).hexdigest()
-
-
-def hash_matches(raw_payload: bytes, declared: str) -> bool:
-    """Whether `declared` is the hash of a payload's canonical form, however the payload stood on the wire. Never raises.
-
-    A hash of the very bytes that came is no excuse: two peers that write the same value differently must agree on it.
-    """
-    try:
-        canonical = _encoder.encode(_decoder.decode(raw_payload))
-    except (TypeError, OverflowError, RecursionError, ValueError, msgspec.MsgspecError):
-        return False
-    return payload_hash(canonical) == declared
-
-
-def is_intact(update: Update) -> bool:
-    """Whether an update's payload is the one that its hash was made of."""
-    return hash_matches(bytes(update.payload), update.payload_hash)
+    if window is None:
+        return ()
+    reasons = []
+    if after < window.floor:
+        reasons.append(RETENTION_FLOOR_BREACH)
+    if replay_lag(after, window) > effective_budget(replay_budget_events):
+        reasons.append(REPLAY_BUDGET_EXCEEDED)
+    return tuple(reasons)
 
 
 class WrongNextSeqError(PeerError):

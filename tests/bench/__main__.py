@@ -21,7 +21,7 @@ from rich.table import Table
 
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.sockets.http import ServiceHttp
@@ -70,7 +70,7 @@ async def metric(kind: str, folder: Path) -> Report:
 
 async def _tokens(http: ServiceHttp, topic: str) -> list[str]:
     settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
-    sessions = [ClientSession(number, [topic], policies.get("reference"), settings) for number in range(CLIENTS)]
+    sessions = [Session(number, [topic], policies.get("reference"), settings) for number in range(CLIENTS)]
     tokens: list[Token] = await asyncio.gather(*(http.ask(service_api.mint, session) for session in sessions))
     return [token.text for token in tokens]
 

@@ -27,7 +27,7 @@ from sim.base.clocks import WallClock
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.engines.shared import service_api
 from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.sockets.client import ClientDriver
@@ -63,11 +63,11 @@ class OurClients:
         settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
         tokens = iter(job.tokens)
 
-        async def mint(_: ClientSession) -> Token:
+        async def mint(_: Session) -> Token:
             return Token(next(tokens), time.time() + 270, time.time() + 300)
 
         for number in range(len(job.tokens)):
-            session = ClientSession(number, [job.topic], policies.get("reference"), settings)
+            session = Session(number, [job.topic], policies.get("reference"), settings)
             driver = CountingDriver(session, job.service.socket_url, mint, clock, self._recorder)
             driver.crowd = self
             self._drivers.append(driver)

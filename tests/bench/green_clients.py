@@ -28,7 +28,7 @@ from sim.base.clocks import WallClock
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.engines.greenlets.client import WireClient
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import service_api
@@ -82,7 +82,7 @@ class OurCrowd:
         clock, service = WallClock(), ReadyTokens(job)
         settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
         for number in range(len(job.tokens)):
-            session = ClientSession(number, [job.topic], policies.get("reference"), settings)
+            session = Session(number, [job.topic], policies.get("reference"), settings)
             client = CountingClient(session, service, clock, self._recorder, self._live.noticed)
             client.crowd = self
             self._clients.append(client)

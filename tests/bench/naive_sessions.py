@@ -11,8 +11,8 @@ import simpy
 
 from sim.client import policies
 from sim.client.actions import Action, Close, Connect, Send, Token
-from sim.client.session import ClientSession
-from sim.client.states import State
+from sim.client.session import Session
+from sim.client.transitions import State
 from sim.drill.model import Drill
 from sim.drill.system_model import UNLIMITED
 from sim.engines.shared import client_setup
@@ -21,8 +21,12 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.engine import EPOCH
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
-from sim.protocols.spacetime.codec import decode_client, decode_server, encode_client, encode_server
-from sim.protocols.spacetime.frames import Garbage, ServerFrame
+from sim.protocols.adapter import TransportEnd
+from sim.protocols.events import Closed, Message
+from sim.protocols.intents import Raw
+from sim.protocols.spacetime import server
+from sim.protocols.spacetime.adapter import SpacetimeConnection, frame_of
+from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.streams import run_events
 from sim.record.parquet import Recorder
 from sim.server.settings import Switches
@@ -41,22 +45,23 @@ def _teller(event: simpy.Event) -> Callable[[object], None]:
 class SessionProcess:
     """One client, as a process that waits for a frame or for its own deadline."""
 
-    def __init__(self, env: VirtualClock, session: ClientSession, service: SimulatedService, recorder: Recorder) -> None:
+    def __init__(self, env: VirtualClock, session: Session, service: SimulatedService, recorder: Recorder) -> None:
         self._env = env
         self._session = session
         self._service = service
         self._recorder = recorder
         self._inbox = simpy.Store(env)
         self._number = 0
+        self._connection = SpacetimeConnection("ws://bench")
         self._delay_s = one_way_delay_s(UNLIMITED, 1, session.client)
 
     # --- the service's side ------------------------------------------------------------------------
 
-    def sends(self, frame: ServerFrame, moment: float) -> None:
-        """A frame is put on the wire."""
-        self._env.process(self._down(self._inbox, encode_server(frame, "1"), moment))
+    def sends(self, message: Message, moment: float) -> None:
+        """A message is put on the wire."""
+        self._env.process(self._down(self._inbox, server.write(message, "1"), moment))
 
-    def lost(self, why: str) -> None:
+    def lost(self, event: Closed) -> None:
         """The connection is closed."""
         self._env.process(self._down(self._inbox, _LOST, self._env.now))
 
@@ -66,7 +71,7 @@ class SessionProcess:
 
     def _up(self, text: str, number: int) -> Steps:
         yield self._env.timeout(self._delay_s)
-        self._service.received(number, self, decode_client(text))
+        self._service.received(number, self, server.read(text.encode(), True, 2**18))
 
     # --- its life -----------------------------------------------------------------------------------
 
@@ -81,19 +86,17 @@ class SessionProcess:
             except simpy.Interrupt:
                 self._inbox = simpy.Store(self._env)
                 self._service.close(self._number, self)
-                if self._session.state in (State.JOINING, State.SUBSCRIBING, State.LIVE):
-                    self._session.disconnected("Connection reset by peer", self._env.now)
-                elif self._session.state is State.CONNECTING:
-                    self._session.connect_failed("network", self._env.now)
+                if self._session.state in (State.CONNECTING, State.JOINING, State.SUBSCRIBING, State.LIVE):
+                    self._session.received(self._connection.closed(0, TransportEnd()), self._env.now)
 
     def _wait(self) -> Steps:
         got = self._inbox.get()
         timer = self._env.timeout(max(self._session.wake_at() - self._env.now, 0.0))
         yield got | timer
         if got.triggered and got.value != _LOST:
-            self._session.received(decode_server(str(got.value)), self._env.now)
+            self._session.received(self._connection.received(0, str(got.value).encode(), True), self._env.now)
         elif got.triggered:
-            self._session.disconnected("spacetime websocket closed", self._env.now)
+            self._session.received(self._connection.closed(0, TransportEnd()), self._env.now)
         else:
             got.cancel()
             self._session.wake(self._env.now)
@@ -106,8 +109,9 @@ class SessionProcess:
 
     def _carry_out(self, action: Action) -> Steps:
         if isinstance(action, Send):
-            assert not isinstance(action.frame, Garbage)  # no probe is among them
-            self._env.process(self._up(encode_client(action.frame), self._number))
+            assert not isinstance(action.intent, Raw)  # no negative client is among them
+            self._connection.send(action.intent)
+            self._env.process(self._up(encode_client(frame_of(action.intent)), self._number))
         elif isinstance(action, Close):
             self._service.close(self._number, self)
         elif isinstance(action, Connect):
@@ -126,7 +130,8 @@ class SessionProcess:
         self._service.upgrade(token, self, _teller(answer))
         self._number = yield answer
         yield self._env.timeout(self._delay_s)
-        self._session.connected(self._env.now)
+        self._connection = SpacetimeConnection("ws://bench")
+        self._session.received(self._connection.opened(0, 101, {}), self._env.now)
 
 
 def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) -> tuple[int, int]:
@@ -136,7 +141,7 @@ def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) ->
     topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
     publisher = VirtualPublisher(env, service, drill.load, recorder, EPOCH)
     settings, policy = client_setup.client_settings(drill, 1), policies.get("reference")
-    sessions = [ClientSession(n, [topics[n % len(topics)]], policy, settings) for n in range(drill.fleet.clients)]
+    sessions = [Session(n, [topics[n % len(topics)]], policy, settings) for n in range(drill.fleet.clients)]
     clients = [SessionProcess(env, session, service, recorder) for session in sessions]
     period_s = drill.fleet.arrival_s / drill.fleet.clients
     processes = [env.process(client.run(n * period_s)) for n, client in enumerate(clients)]

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.session_driver import SessionDriver
 from sim.engines.shared.web_socket import WebSocket
-from sim.protocols.spacetime.frames import Compatibility
+from sim.protocols.intents import Compatibility
 
 WARM_UP_S = 1.0
 COMPATIBILITY = Compatibility("bench", "20260601T000000Z", "spacetime.sync.v1", 1)
@@ -66,16 +66,16 @@ class Counting(SessionDriver):
 
     crowd: Count
 
-    def socket_text(self, socket: WebSocket, text: bytes) -> None:
+    def socket_message(self, socket: WebSocket, data: bytes, is_text: bool) -> None:
         """Count, then as always."""
         self.crowd.frames += 1
-        self.crowd.bytes += len(text)
+        self.crowd.bytes += len(data)
         before = _watermark(self.session)
-        super().socket_text(socket, text)
+        super().socket_message(socket, data, is_text)
         self.crowd.deliveries += _watermark(self.session) - before
 
 
-def _watermark(session: ClientSession) -> int:
+def _watermark(session: Session) -> int:
     return next(iter(session.replica.cursors.values())).watermark or 0
 
 

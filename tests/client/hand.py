@@ -1,15 +1,19 @@
-"""One client session driven by hand: typed frames in, actions and notices out, time as the test says."""
+"""One client session driven by hand: frames in and out through the adapter, notices out, time as the test says."""
 
 import msgspec
 
 from sim.client import policies
 from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
 from sim.client.notices import Notice
-from sim.client.session import ClientSession
+from sim.client.session import Session
+from sim.protocols.events import Closed, Opened
+from sim.protocols.intents import Compatibility, Raw
+from sim.protocols.payloads import canonical_json, payload_hash
+from sim.protocols.spacetime.adapter import SpacetimeConnection, frame_of
+from sim.protocols.spacetime.codes import classify, connect_refused
 from sim.protocols.spacetime.frames import (
     Body,
     ClientFrame,
-    Compatibility,
     Join,
     Reply,
     ServerFrame,
@@ -22,8 +26,8 @@ from sim.protocols.spacetime.frames import (
     UpdateBatch,
     Watermark,
 )
-from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
-from sim.server.stream_log import canonical_json, payload_hash
+from sim.protocols.spacetime.negative import SpacetimeForms
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 
 RUN, WORKER = run_events("7"), CODEX_WORKER_EVENTS
 
@@ -61,13 +65,15 @@ class Hand:
         policy: str = "reference",
         topics: tuple[str, ...] = (RUN,),
         checkpoints: dict[str, int] | None = None,
-        session: type[ClientSession] = ClientSession,
+        session: type[Session] = Session,
         client: int = 0,
         seed: int = 1,
         refresh_s: float = 1e6,
         expires_s: float = 2e6,
     ) -> None:
-        settings = ClientSettings(seed, Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 1))
+        compatibility = Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 1)
+        settings = ClientSettings(seed, compatibility, forms=SpacetimeForms(), stream_id=stream_id)
+        self.wire = SpacetimeConnection("ws://hand")
         self.session = session(client, topics, policies.get(policy), settings, checkpoints)
         self.now = 1000.0
         self.refresh_s, self.expires_s = refresh_s, expires_s
@@ -79,13 +85,18 @@ class Hand:
     def actions(self) -> list[Action]:
         """What the session asks for now."""
         self.notices += self.session.notices()
-        return self.session.actions()
+        actions = self.session.actions()
+        for action in actions:
+            if isinstance(action, Send):
+                self.wire.send(action.intent)
+        return actions
 
-    def sent(self) -> list[ClientFrame]:
-        """The frames it sends now, and nothing else."""
+    def sent(self) -> list[ClientFrame | Raw]:
+        """The frames and raw messages it sends now, and nothing else."""
         actions = self.actions()
         assert all(isinstance(action, Send) for action in actions), actions
-        return [action.frame for action in actions if isinstance(action, Send)]
+        intents = [action.intent for action in actions if isinstance(action, Send)]
+        return [intent if isinstance(intent, Raw) else frame_of(intent) for intent in intents]
 
     def subscribe(self) -> Subscribe:
         """The subscribe it sends now, and nothing else."""
@@ -119,7 +130,7 @@ class Hand:
 
     def receive(self, frame: ServerFrame) -> None:
         """A frame arrives."""
-        self.session.received(frame, self.now)
+        self.session.received(self.wire.read(frame), self.now)
 
     def reply(self, ref: str, ok: bool = True, **body: object) -> None:
         """A reply arrives."""
@@ -128,6 +139,19 @@ class Hand:
     def error(self, code: str, **body: object) -> None:
         """A `sync:error` arrives."""
         self.receive(SyncError(Body(code=code, **body)))  # type: ignore[arg-type]
+
+    def open(self) -> None:
+        """The connection is open."""
+        self.wire = SpacetimeConnection("ws://hand")
+        self.session.received((Opened(),), self.now)
+
+    def fail_connect(self, code: str) -> None:
+        """The connection cannot be opened."""
+        self.session.received((connect_refused(code),), self.now)
+
+    def lose(self, error_text: str) -> None:
+        """The connection is gone."""
+        self.session.received((Closed(classify(error_text)),), self.now)
 
     def wait(self, seconds: float) -> None:
         """Time passes, with a wake at every deadline."""
@@ -153,7 +177,7 @@ class Hand:
         """It asks for a socket, and gets one."""
         (action,) = self.actions()
         assert isinstance(action, Connect)
-        self.session.connected(self.now)
+        self.open()
 
     def join(self) -> Subscribe:
         """It joins, is let in, and subscribes."""

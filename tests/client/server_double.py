@@ -21,14 +21,18 @@ from sim.base.errors import BrokenMessageError, MalformedFrameError
 from sim.client import policies
 from sim.client.actions import Action, ClientSettings, Close, Connect, Mint, Send, Token
 from sim.client.notices import Notice
-from sim.client.session import ClientSession
-from sim.protocols.spacetime.codec import decode_message, decode_server, encode_client, encode_server
-from sim.protocols.spacetime.disconnects import closed
-from sim.protocols.spacetime.frames import Compatibility, Garbage
+from sim.client.session import Session
+from sim.protocols.events import Closed, Opened
+from sim.protocols.intents import Compatibility, Raw
+from sim.protocols.payloads import canonical_json
+from sim.protocols.spacetime import server
+from sim.protocols.spacetime.adapter import SpacetimeConnection, frame_of
+from sim.protocols.spacetime.codec import encode_client
+from sim.protocols.spacetime.codes import classify, connect_refused
+from sim.protocols.spacetime.negative import SpacetimeForms
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.stream_log import canonical_json
 from sim.server.tokens import AUDIENCE, ISSUER, Claims, Key, Keyring, TokenRefusedError, mint, required_scope
 
 RUN, WORKER = run_events("7"), CODEX_WORKER_EVENTS
@@ -44,7 +48,8 @@ class Wire:
     """One open socket and what is in flight on it, as it is on the wire."""
 
     number: int
-    up: deque[Garbage] = field(default_factory=deque)
+    adapter: SpacetimeConnection = field(default_factory=lambda: SpacetimeConnection("ws://double"))
+    up: deque[Raw] = field(default_factory=deque)
     down: deque[str] = field(default_factory=deque)
 
 
@@ -58,14 +63,14 @@ class Endpoints:
         settings: RuntimeSettings = SMALL,
         topics: tuple[str, ...] = TOPICS,
         seed: int = 1,
-        session: type[ClientSession] = ClientSession,
+        session: type[Session] = Session,
     ) -> None:
         self.now = START
         self.runtime = Runtime(settings, KEYRING)
         self.is_down = False
         self.network_is_down = False
         self.topics = topics
-        own = ClientSettings(seed, COMPATIBILITY)
+        own = ClientSettings(seed, COMPATIBILITY, forms=SpacetimeForms(), stream_id=stream_id)
         self.sessions = [session(client, topics, policies.get(policy), own) for client in range(clients)]
         self.wires: dict[int, Wire] = {}
         self.notices: list[list[Notice]] = [[] for _ in range(clients)]
@@ -76,36 +81,36 @@ class Endpoints:
 
     # --- the driver ---------------------------------------------------------------------------------
 
-    def _obey(self, session: ClientSession) -> None:
+    def _obey(self, session: Session) -> None:
         while actions := session.actions():
             for action in actions:
                 self.actions[type(action).__name__] += 1
                 self._do(session, action)
         self.notices[session.client] += session.notices()
 
-    def _do(self, session: ClientSession, action: Action) -> None:
+    def _do(self, session: Session, action: Action) -> None:
         if isinstance(action, Mint):
             session.minted(self.token(session.client), self.now)
         elif isinstance(action, Connect):
             self._connect(session, action.token)
         elif isinstance(action, Send):
-            frame = action.frame
-            sent = frame if isinstance(frame, Garbage) else Garbage(encode_client(frame).encode())
-            self.wires[session.client].up.append(sent)
+            wire, intent = self.wires[session.client], action.intent
+            wire.adapter.send(intent)
+            wire.up.append(intent if isinstance(intent, Raw) else Raw(encode_client(frame_of(intent)).encode()))
         elif isinstance(action, Close):
             self._hang_up(session.client)
 
-    def _connect(self, session: ClientSession, token: Token) -> None:
+    def _connect(self, session: Session, token: Token) -> None:
         if self.is_down or self.network_is_down:
-            session.connect_failed("network", self.now)
+            session.connect_failed(connect_refused("network"), self.now)
             return
         try:
             number = self.runtime.open(token.text, COMPATIBILITY, self.now)
         except TokenRefusedError as refusal:
-            session.connect_failed(refusal.code, self.now)
+            session.connect_failed(connect_refused(refusal.code), self.now)
         else:
             self.wires[session.client] = Wire(number)
-            session.connected(self.now)
+            session.connected(Opened(), self.now)
 
     def _hang_up(self, client: int) -> bool:
         wire = self.wires.pop(client, None)
@@ -133,24 +138,24 @@ class Endpoints:
             sent += 1
             message = wire.up.popleft()
             try:
-                frame = decode_message(message.data, message.is_text, self.runtime.settings.longest_frame_kib * 1024)
+                intent = server.read(message.data, message.is_text, self.runtime.settings.longest_frame_kib * 1024)
             except BrokenMessageError as error:
-                self.cut(client, closed(error.status))
+                self.lose(client, Closed(code=error.status))
                 break
             except MalformedFrameError as error:
                 self.runtime.malformed(wire.number, error.code, self.now)
             else:
-                self.runtime.received(wire.number, frame, self.now)
+                self.runtime.received(wire.number, intent, self.now)
         return sent
 
     def pull(self, client: int, frames: int = 1_000_000) -> int:
         """The runtime puts up to so many frames on the wire."""
         wire = self.wires.get(client)
         for pulled in range(frames if wire else 0):
-            frame = self.runtime.pull(wire.number, self.now)
-            if frame is None:
+            events = self.runtime.pull(wire.number, self.now)
+            if events is None:
                 return pulled
-            wire.down.append(encode_server(frame, self.runtime.join_ref(wire.number)))
+            wire.down.append(server.write(events, self.runtime.channel(wire.number)))
         return frames if wire else 0
 
     def deliver(self, client: int, frames: int = 1_000_000) -> int:
@@ -158,12 +163,7 @@ class Endpoints:
         session, delivered = self.sessions[client], 0
         while (wire := self.wires.get(client)) and wire.down and delivered < frames:
             delivered += 1
-            try:
-                frame = decode_server(wire.down.popleft())
-            except MalformedFrameError as error:
-                session.malformed(error.code, self.now)
-            else:
-                session.received(frame, self.now)
+            session.received(wire.adapter.received(0, wire.down.popleft().encode(), True), self.now)
             self._obey(session)
         wire = self.wires.get(client)
         if wire and not wire.down and self.runtime.is_closing(wire.number) and not self.pull(client, 1):
@@ -223,7 +223,7 @@ class Endpoints:
         """Everyone live, caught up and at the head."""
         return all(s.is_live and s.is_caught_up and self.is_at_head(s) for s in self.sessions)
 
-    def is_at_head(self, session: ClientSession) -> bool:
+    def is_at_head(self, session: Session) -> bool:
         """Whether this client has applied the last event of every topic."""
         return all(c.watermark == self.runtime.streams.head(c.topic) for c in session.replica.cursors.values())
 
@@ -239,8 +239,12 @@ class Endpoints:
 
     def cut(self, client: int, reason: str = "network") -> None:
         """The client's socket breaks; what was in flight is gone."""
+        self.lose(client, Closed(classify(reason)))
+
+    def lose(self, client: int, event: Closed) -> None:
+        """The client's socket ends so."""
         if self._hang_up(client):
-            self.sessions[client].disconnected(reason, self.now)
+            self.sessions[client].disconnected(event, self.now)
             self._obey(self.sessions[client])
 
     def stop_runtime(self) -> None:

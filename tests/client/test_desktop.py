@@ -3,35 +3,47 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.client.desktop import DesktopCounter, apply_batch
-from sim.protocols.spacetime.disconnects import DisconnectReason
+from sim.client import policies
+from sim.client.cursor import apply_as_desktop
+from sim.client.policies import Retries
+from sim.protocols.events import MINTS_FIRST, DisconnectReason
 
 
 def test_batches_are_applied_as_the_shipped_client_applies_them(vectors):
     for line in vectors("desktop_apply"):
         watermark = line["start"]
         for step in line["steps"]:
-            batch = apply_batch(watermark, step["batch"])
+            batch = apply_as_desktop(watermark, step["batch"])
             assert batch._asdict() == {name: step[name] for name in batch._fields}, (line["start"], step)
             watermark = batch.checkpoint
 
 
+def delays(history: list[str], live_s: float = 0.0) -> list[float]:
+    """What the policy waits after each of these disconnects, live for so long before each."""
+    retries = Retries(0, policies.get("desktop"), seed=1)
+    out = []
+    for reason in history:
+        retries.count(live_s)
+        out.append(retries.delay_ms(DisconnectReason(reason), None)[0])
+    return out
+
+
 def test_delays_and_flags_by_history_are_the_shipped_clients(vectors):
     for history in vectors("desktop_lifecycle"):
-        counter = DesktopCounter()
-        for step in history:
-            if "live" in step:
-                counter.live()
-                continue
-            delay = counter.disconnected(DisconnectReason(step["disconnect"]))
-            assert delay._asdict() == {name: step[name] for name in delay._fields}, history
+        steps = [step for step in history if "live" not in step]
+        reasons = [step["disconnect"] for step in steps]
+        live_s = 3600.0 if len(steps) < len(history) else 0.0  # going live resets nothing
+        assert delays(reasons, live_s) == [step["delay_ms"] for step in steps], history
+        for step in steps:
+            assert step["reset_cursor"] == (step["disconnect"] == DisconnectReason.STALE_CURSOR)
+            assert step["refresh_token"] == (step["disconnect"] in MINTS_FIRST)
 
 
 def test_after_one_missed_event_nothing_more_is_applied():
     watermark, applied = 2, []
     checkpoints = []
     for seqs in ([5], [6], [7, 8], [9]):
-        batch = apply_batch(watermark, seqs)
+        batch = apply_as_desktop(watermark, seqs)
         watermark = batch.checkpoint
         applied += batch.applied
         checkpoints.append(watermark)
@@ -40,16 +52,11 @@ def test_after_one_missed_event_nothing_more_is_applied():
 
 
 def test_from_the_sixth_disconnect_on_every_delay_is_eight_seconds():
-    counter = DesktopCounter()
-    delays = []
-    for _ in range(8):
-        delays.append(counter.disconnected(DisconnectReason.NETWORK).delay_ms)
-        counter.live()
-    assert delays == [250, 500, 1000, 2000, 4000, 8000, 8000, 8000]
+    assert delays(["network"] * 8, live_s=3600.0) == [250, 500, 1000, 2000, 4000, 8000, 8000, 8000]
 
 
 @given(st.integers(0, 30), st.lists(st.integers(1, 40)))
 def test_every_event_of_a_batch_has_one_outcome(watermark, seqs):
-    batch = apply_batch(watermark, seqs)
+    batch = apply_as_desktop(watermark, seqs)
     assert sorted(batch.applied + batch.duplicate + batch.gap) == sorted(seqs)
     assert batch.checkpoint >= watermark

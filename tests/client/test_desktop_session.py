@@ -26,7 +26,7 @@ def disconnect(hand: Hand, reason: str) -> None:
         hand.receive(SyncError(stale()))
         hand.closes()
     else:
-        hand.session.disconnected(reason, hand.now)
+        hand.lose(reason)
 
 
 def test_delays_cursors_and_tokens_follow_the_shipped_clients_history(vectors):
@@ -54,7 +54,7 @@ def test_going_live_does_not_reset_its_count_and_it_draws_no_jitter():
         hand = Hand("desktop", client=client).go_live(1)
         for _ in range(7):
             hand.wait(14.0)
-            hand.session.disconnected("network", hand.now)
+            hand.lose("network")
             ask = hand.come_back()
             hand.receive(batch(head=1))
             hand.reply(ask.ref)
@@ -74,7 +74,7 @@ def test_without_a_checkpoint_but_with_a_known_head_it_starts_at_the_head():
     assert ask.resume_after == {}
     hand.receive(batch(head=40))
     hand.reply(ask.ref)
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     assert hand.come_back().resume_after == {RUN: 40}
 
 

@@ -4,8 +4,12 @@ import pytest
 
 from sim.base.errors import UsageError
 from sim.client.actions import Connect, Mint
-from sim.client.negative.registry import PROBES, ExpiredTokenProbe, MutationProbe, session_class
-from sim.client.session import ClientSession
+from sim.client.negative.mutations import MutationOverSocket
+from sim.client.negative.registry import NEGATIVE_CLIENTS, session_class
+from sim.client.negative.tokens import ExpiredToken
+from sim.client.session import Session
+from sim.protocols.intents import Raw
+from sim.protocols.spacetime.codec import decode_client
 from sim.protocols.spacetime.frames import Request, Subscribe
 from tests.client.hand import RUN, Hand, batch
 from tests.client.server_double import RUN as LANE_RUN
@@ -18,14 +22,16 @@ def answers(hand: Hand) -> list[str]:
 
 def live_probe() -> tuple[Hand, str]:
     """A mutation probe that is live, and the reference of its question."""
-    hand = Hand(session=MutationProbe)
+    hand = Hand(session=MutationOverSocket)
     ask = hand.begin()
     hand.receive(batch(1))
     hand.reply(ask.ref)
     (request,) = hand.sent()
-    assert isinstance(request, Request)
-    assert request.event == "sync:publish"
-    assert RUN.encode() in bytes(request.payload)
+    assert isinstance(request, Raw)
+    frame = decode_client(request.data)
+    assert isinstance(frame, Request)
+    assert frame.event == "sync:publish"
+    assert RUN.encode() in bytes(frame.payload)
     return hand, request.ref
 
 
@@ -56,17 +62,17 @@ def test_no_answer_to_a_mutation_is_a_refusal():
 
 def test_a_lost_connection_is_no_answer_and_the_next_one_is_asked_again():
     hand, _ = live_probe()
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     ask = hand.come_back()
     hand.receive(batch(head=1))
     hand.reply(ask.ref)
     assert not answers(hand)
-    assert isinstance(hand.sent()[0], Request)
+    assert isinstance(hand.sent()[0], Raw)
 
 
 def expelled() -> Hand:
     """An expired-token probe that was told to authenticate again and now waits its backoff out."""
-    hand = Hand(session=ExpiredTokenProbe).go_live(1)
+    hand = Hand(session=ExpiredToken).go_live(1)
     hand.error("reauth_required")
     hand.closes()
     hand.wait(hand.session.wake_at() - hand.now)
@@ -82,7 +88,7 @@ def old_token(hand: Hand) -> str:
 def test_a_refused_old_token_is_tried_once_then_the_probe_mints():
     hand = expelled()
     assert old_token(hand) == "t1"
-    hand.session.connect_failed("token_expired", hand.now)
+    hand.fail_connect("token_expired")
     assert answers(hand) == ["expired_token:refused:token_expired"]
     assert isinstance(hand.come_back(), Subscribe)
     assert hand.tokens == 2
@@ -91,7 +97,7 @@ def test_a_refused_old_token_is_tried_once_then_the_probe_mints():
 def test_an_accepted_old_token_is_told():
     hand = expelled()
     assert old_token(hand) == "t1"
-    hand.session.connected(hand.now)
+    hand.open()
     assert answers(hand) == ["expired_token:accepted"]
     assert isinstance(hand.join(), Subscribe)
 
@@ -101,7 +107,7 @@ def test_a_failing_network_proves_nothing_and_the_old_token_is_tried_again(code)
     hand = expelled()
     for _ in range(3):
         assert old_token(hand) == "t1"
-        hand.session.connect_failed(code, hand.now)
+        hand.fail_connect(code)
         hand.actions()
         hand.wait(hand.session.wake_at() - hand.now)
     assert not answers(hand)
@@ -113,23 +119,23 @@ def test_a_failing_network_proves_nothing_and_the_old_token_is_tried_again(code)
 
 
 def test_a_token_past_its_time_is_tried_only_once_the_leeway_is_over():
-    hand = Hand(session=ExpiredTokenProbe, refresh_s=270.0, expires_s=300.0).go_live(1)
+    hand = Hand(session=ExpiredToken, refresh_s=270.0, expires_s=300.0).go_live(1)
     hand.now += 310.0
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     hand.actions()
     hand.wait(1.0)
     assert hand.actions() == [Mint()]
-    hand = Hand(session=ExpiredTokenProbe, refresh_s=270.0, expires_s=300.0).go_live(1)
+    hand = Hand(session=ExpiredToken, refresh_s=270.0, expires_s=300.0).go_live(1)
     hand.now += 331.0
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     hand.actions()
     hand.wait(1.0)
     assert old_token(hand) == "t1"
 
 
 def test_without_an_expiry_the_probe_is_an_ordinary_client():
-    hand = Hand(session=ExpiredTokenProbe).go_live(1)
-    hand.session.disconnected("network", hand.now)
+    hand = Hand(session=ExpiredToken).go_live(1)
+    hand.lose("network")
     hand.come_back()
     assert not answers(hand)
 
@@ -156,7 +162,7 @@ def test_the_runtime_core_answers_both_probes(defects, mutation, token):
 
 
 def test_probes_go_by_name():
-    assert session_class(None) is ClientSession
-    assert {name: session_class(name) for name in PROBES} == PROBES
+    assert session_class(None) is Session
+    assert {name: session_class(name) for name in NEGATIVE_CLIENTS} == NEGATIVE_CLIENTS
     with pytest.raises(UsageError, match="expired_token"):
         session_class("x")

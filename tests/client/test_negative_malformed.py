@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import BrokenMessageError, MalformedFrameError
-from sim.client.negative.malformed import GAP_S, KINDS, MalformedFramesProbe, malformed
+from sim.client.negative.malformed import GAP_S, MalformedFrames
 from sim.client.negative.registry import session_class
+from sim.protocols.events import Closed
+from sim.protocols.intents import Raw
 from sim.protocols.spacetime.codec import decode_message
-from sim.protocols.spacetime.disconnects import CLOSED, closed
-from sim.protocols.spacetime.frames import Body, Garbage, Request, Subscribe, SyncBeat, SyncError, TransportBeat
+from sim.protocols.spacetime.frames import Body, Request, Subscribe, SyncBeat, SyncError, TransportBeat
+from sim.protocols.spacetime.negative import KINDS, malformed
 from tests.client.hand import Hand, batch
 from tests.client.server_double import RUN, Endpoints
 
@@ -29,19 +31,19 @@ CODES = {
 
 def live() -> Hand:
     """A probe that has just gone live."""
-    hand = Hand(session=MalformedFramesProbe)
+    hand = Hand(session=MalformedFrames)
     ask = hand.begin()
     hand.receive(batch(1))
     hand.reply(ask.ref)
     return hand
 
 
-def asked(hand: Hand) -> tuple[Garbage, str]:
+def asked(hand: Hand) -> tuple[Raw, str]:
     """What is no frame, as it is sent now, and the reference of the heartbeat behind it."""
-    garbage, beat = hand.sent()
-    assert isinstance(garbage, Garbage)
+    raw, beat = hand.sent()
+    assert isinstance(raw, Raw)
     assert isinstance(beat, TransportBeat)
-    return garbage, beat.ref
+    return raw, beat.ref
 
 
 def answers(hand: Hand) -> list[str]:
@@ -50,9 +52,9 @@ def answers(hand: Hand) -> list[str]:
 
 @pytest.mark.parametrize("what", [what for what in KINDS if what != "null_reference"])
 def test_none_of_it_is_a_frame_that_may_be_served(what: str):
-    garbage = ALL[what]
+    raw = ALL[what]
     try:
-        frame = decode_message(garbage.data, garbage.is_text, MAX_BYTES)
+        frame = decode_message(raw.data, raw.is_text, MAX_BYTES)
     except (BrokenMessageError, MalformedFrameError):
         return
     assert isinstance(frame, Request) or (isinstance(frame, Subscribe) and frame.bad_cursor)
@@ -60,9 +62,9 @@ def test_none_of_it_is_a_frame_that_may_be_served(what: str):
 
 def test_only_what_is_meant_to_be_is_too_long_and_no_text():
     broken: dict[str, int] = {}
-    for what, garbage in ALL.items():
+    for what, raw in ALL.items():
         try:
-            decode_message(garbage.data, garbage.is_text, MAX_BYTES)
+            decode_message(raw.data, raw.is_text, MAX_BYTES)
         except BrokenMessageError as error:
             broken[what] = error.status
         except MalformedFrameError:
@@ -96,7 +98,7 @@ def test_each_is_sent_once_the_heartbeat_behind_the_one_before_is_answered():
     assert answers(hand) == [f"{KINDS[0]}:refused:malformed_frame"]
     hand.wait(GAP_S)
     assert asked(hand)[0] == ALL[KINDS[1]]
-    assert session_class("malformed_frames") is MalformedFramesProbe
+    assert session_class("malformed_frames") is MalformedFrames
 
 
 def test_what_only_the_heartbeat_answers_was_ignored():
@@ -128,21 +130,21 @@ def test_who_does_not_even_answer_the_heartbeat_is_silent():
 def test_a_socket_that_is_closed_says_why_and_the_rest_is_sent_over_the_next():
     hand = live()
     asked(hand)
-    hand.session.disconnected(closed(1009), hand.now)
+    hand.session.received((Closed(code=1009),), hand.now)
     assert answers(hand) == [f"{KINDS[0]}:refused:closed_1009"]
     hand.reply(hand.come_back().ref)
     assert asked(hand)[0] == ALL[KINDS[1]]
 
 
-@pytest.mark.parametrize("text", [CLOSED, "Connection reset by peer"])
+@pytest.mark.parametrize("text", ["spacetime websocket closed", "Connection reset by peer"])
 def test_a_socket_that_ends_without_a_word_is_no_answer_until_it_does_so_again(text: str):
     hand = live()
     asked(hand)
-    hand.session.disconnected(text, hand.now)
+    hand.lose(text)
     assert answers(hand) == []
     hand.reply(hand.come_back().ref)
     assert asked(hand)[0] == ALL[KINDS[0]]
-    hand.session.disconnected(text, hand.now)
+    hand.lose(text)
     assert answers(hand) == [f"{KINDS[0]}:refused:closed"]
 
 
@@ -159,7 +161,7 @@ def test_to_be_sent_away_for_something_else_is_no_answer_and_to_be_throttled_is_
 
 @pytest.mark.parametrize("defects", [set(), {"accept_malformed"}])
 def test_the_runtime_core_refuses_all_and_serves_on_and_each_new_connection_begins_anew(defects: set[str]):
-    service = Endpoints(1, session=MalformedFramesProbe)
+    service = Endpoints(1, session=MalformedFrames)
     service.switch(defects=defects)
     service.publish(RUN)
     service.advance(20.0, carrying=True)

@@ -4,20 +4,21 @@ import msgspec
 import pytest
 
 from sim.client.negative.registry import session_class
-from sim.protocols.spacetime.codec import decode_client, encode_client
-from sim.protocols.spacetime.frames import Request, Subscribe, SyncBeat
+from sim.protocols.intents import Raw
+from sim.protocols.spacetime.codec import decode_client
+from sim.protocols.spacetime.frames import Subscribe, SyncBeat
 from tests.client.hand import RUN, Hand, batch
 from tests.client.server_double import RUN as LANE_RUN
 from tests.client.server_double import Endpoints
 
 
-def live(name: str) -> tuple[Hand, list[Request]]:
+def live(name: str) -> tuple[Hand, list[Raw]]:
     """A probe that has just gone live, and what it asks."""
     hand = Hand(session=session_class(name))
     ask = hand.begin()
     hand.receive(batch(1))
     hand.reply(ask.ref)
-    return hand, [frame for frame in hand.sent() if isinstance(frame, Request)]
+    return hand, [frame for frame in hand.sent() if isinstance(frame, Raw)]
 
 
 def answers(hand: Hand) -> list[str]:
@@ -26,7 +27,7 @@ def answers(hand: Hand) -> list[str]:
 
 def test_every_kind_of_mutation_is_asked_for_and_answered_once():
     hand, asked = live("any_mutation")
-    assert len({frame.event for frame in asked}) == len({frame.ref for frame in asked}) == len(asked) > 5
+    assert len({decode_client(frame.data).event for frame in asked}) == len({frame.ref for frame in asked}) == len(asked) > 5
     for frame in asked[1:]:
         hand.reply(frame.ref, ok=False, code="mutation_refused")
         hand.reply(frame.ref, ok=False, code="mutation_refused")
@@ -47,8 +48,8 @@ def test_what_is_not_answered_in_time_is_silence():
 
 def test_a_hidden_mutation_is_a_lawful_frame_to_its_reader():
     hand, asked = live("hidden_mutation")
-    assert all(b"stormgate.probe" in bytes(frame.payload) for frame in asked)
-    beat, subscribe = (decode_client(encode_client(frame)) for frame in asked)
+    assert all(b"stormgate.probe" in frame.data for frame in asked)
+    beat, subscribe = (decode_client(frame.data) for frame in asked)
     assert isinstance(beat, SyncBeat)
     assert isinstance(subscribe, Subscribe)
     assert (subscribe.topics, subscribe.resume_after, subscribe.bad_cursor) == ((RUN,), {RUN: 1}, False)

@@ -7,13 +7,15 @@ import pytest
 
 from sim.client import policies
 from sim.client.actions import ClientSettings, Close, Connect, Mint, Send, Token
-from sim.client.negative.builds import PROBES as BUILD_PROBES
-from sim.client.negative.builds import BuildProbe
-from sim.client.negative.registry import EXPECTED, PROBES, session_class
-from sim.client.negative.tokens import PROBES as TOKEN_PROBES
-from sim.client.session import ClientSession
+from sim.client.negative.builds import CLIENTS as BUILDS
+from sim.client.negative.builds import OtherBuild
+from sim.client.negative.registry import EXPECTED, NEGATIVE_CLIENTS, session_class
+from sim.client.negative.tokens import CLIENTS as TOKENS
+from sim.client.session import Session
 from sim.drill.model import NegativeClientName
 from sim.engines.shared.client_setup import by_own_clock, clock_ahead_s, forget_token, unix_s
+from sim.protocols.events import Closed, Opened
+from sim.protocols.spacetime.codes import connect_refused
 from sim.protocols.spacetime.streams import run_events
 from sim.server import tokens
 from sim.server.control import Control, ControlRefusedError, TokenRequest
@@ -24,7 +26,7 @@ from tests.client.server_double import COMPATIBILITY, KEYRING, START
 
 RUN = run_events("7")
 SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
-NAMES = tuple(probe.name for probe in TOKEN_PROBES)
+NAMES = tuple(probe.name for probe in TOKENS)
 
 
 class Authority:
@@ -39,7 +41,7 @@ class Authority:
         self.offline = offline
         self.wishes: list[int | None] = []
         settings = ClientSettings(1, COMPATIBILITY, service=SHORT)
-        self.session: ClientSession = session_class(probe)(0, (RUN,), policies.get("reference"), settings)
+        self.session: Session = session_class(probe)(0, (RUN,), policies.get("reference"), settings)
         self.notices: list[object] = []
         self.session.start(self.now)
 
@@ -65,16 +67,16 @@ class Authority:
         if isinstance(action, Mint):
             self._mint()
         elif isinstance(action, Connect) and self.offline:
-            self.session.connect_failed("network", self.now)
+            self.session.connect_failed(connect_refused("network"), self.now)
         elif isinstance(action, Connect):
             try:
                 self.number = self.runtime.open(action.token.text, COMPATIBILITY, self.now)
             except TokenRefusedError as refusal:
-                self.session.connect_failed(refusal.code, self.now)
+                self.session.connect_failed(connect_refused(refusal.code), self.now)
             else:
-                self.session.connected(self.now)
+                self.session.connected(Opened(), self.now)
         elif isinstance(action, Send):
-            self.runtime.received(self.number, action.frame, self.now)
+            self.runtime.received(self.number, action.intent, self.now)
         elif isinstance(action, Close):
             self.runtime.close(self.number)
             self.number = 0
@@ -181,7 +183,7 @@ def test_introspect_tokens_takes_none_while_none_are_minted():
     for defects, expected in (((), True), (("introspect_tokens",), False)):
         authority = Authority(None, defects=set(defects)).pass_time(1.0)
         authority.switches.mint_outage = True
-        authority.session.disconnected("network", authority.now)
+        authority.session.disconnected(Closed(), authority.now)
         assert authority.pass_time(1.0).session.is_live == expected
 
 
@@ -189,12 +191,12 @@ def test_a_client_that_lost_its_token_asks_for_another_at_its_next_connect():
     authority = Authority(None).pass_time(1.0)
     forget_token(authority.session)
     assert authority.pass_time(1.0).wishes == [None]
-    authority.session.disconnected("network", authority.now)
+    authority.session.disconnected(Closed(), authority.now)
     assert authority.pass_time(1.0).wishes == [None, None]
 
 
-@pytest.mark.parametrize("probe", BUILD_PROBES, ids=lambda probe: probe.name)
-def test_each_build_is_answered_by_its_right_name_once_and_then_goes_live(probe: type[BuildProbe]):
+@pytest.mark.parametrize("probe", BUILDS, ids=lambda probe: probe.name)
+def test_each_build_is_answered_by_its_right_name_once_and_then_goes_live(probe: type[OtherBuild]):
     authority = Authority(probe.name).pass_time(5.0)
     (expected,) = probe.expects
     assert authority.answers == [f"{probe.name}:{expected if expected == 'served' else f'refused:{expected}'}"]
@@ -206,7 +208,7 @@ def rotated(*defects: str) -> Authority:
     authority = Authority(None, defects=set(defects)).pass_time(1.0)
     authority.control.rotate(Key("k2", b"two"))
     authority.runtime.take_keys(authority.control.keyring)
-    authority.session.disconnected("network", authority.now)
+    authority.session.disconnected(Closed(), authority.now)
     return authority.pass_time(1.0)
 
 
@@ -220,7 +222,7 @@ def test_old_tokens_outlive_their_key_until_it_is_let_go():
     assert kids(authority) == ["k1"]
     authority.control.retire_old_keys()
     authority.runtime.take_keys(authority.control.keyring)
-    authority.session.disconnected("network", authority.now)
+    authority.session.disconnected(Closed(), authority.now)
     assert authority.pass_time(3.0).session.is_live
     assert kids(authority) == ["k1", "k2"]
 
@@ -232,11 +234,11 @@ def test_forget_fallback_key_refuses_old_tokens_at_once():
 def test_sign_with_old_key_goes_on_until_it_is_let_go():
     authority = rotated("sign_with_old_key")
     forget_token(authority.session)
-    authority.session.disconnected("network", authority.now)
+    authority.session.disconnected(Closed(), authority.now)
     assert kids(authority.pass_time(2.0)) == ["k1", "k1"]
     authority.control.retire_old_keys()
     forget_token(authority.session)
-    authority.session.disconnected("network", authority.now)
+    authority.session.disconnected(Closed(), authority.now)
     assert kids(authority.pass_time(3.0)) == ["k1", "k1", "k2"]
 
 
@@ -258,8 +260,8 @@ def test_without_delivery_sockets_are_closed_and_refused():
 )
 def test_only_who_trusts_its_clock_goes_by_it(policy: str, ahead_s: float, refresh_s: float):
     settings = ClientSettings(1, COMPATIBILITY)
-    session = ClientSession(0, (RUN,), policies.get(policy), settings)
-    token = Token("t", 270.0, 300.0, told_refresh_at=270.0, told_expires_at=300.0)
+    session = Session(0, (RUN,), policies.get(policy), settings)
+    token = Token("t", 270.0, 300.0, server_refresh_at=270.0, server_expires_at=300.0)
     assert by_own_clock(token, session, ahead_s).refresh_at == refresh_s
     assert by_own_clock(token, session, 0.0) == token
     untold = Token("t", 270.0, 300.0)
@@ -302,4 +304,4 @@ def test_a_token_says_what_it_says_whoever_signed_it():
 
 
 def test_a_drill_may_name_every_probe_and_no_other():
-    assert set(msgspec.json.schema(NegativeClientName)["enum"]) == set(PROBES) == set(EXPECTED)
+    assert set(msgspec.json.schema(NegativeClientName)["enum"]) == set(NEGATIVE_CLIENTS) == set(EXPECTED)

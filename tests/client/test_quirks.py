@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.client.actions import Close, Connect, Mint, Send
-from sim.client.states import State
-from sim.protocols.spacetime.disconnects import DisconnectReason
+from sim.client.transitions import State
+from sim.protocols.events import DisconnectReason
+from sim.protocols.spacetime.adapter import frame_of
 from sim.protocols.spacetime.frames import (
     Body,
     ChannelClosed,
@@ -190,7 +191,7 @@ def attempts_within(seconds: float, answer) -> int:
             actions = hand.actions()
             if actions[:1] == [Close()]:
                 break
-            ask = actions[0].frame
+            ask = frame_of(actions[0].intent)
         else:
             raise AssertionError("it asks again and again without a pause")
         connects += 1
@@ -279,9 +280,9 @@ class Obedient(Hand):
                 if isinstance(action, Mint):
                     self.mint_now()
                 elif isinstance(action, Connect):
-                    self.session.connected(self.now)
+                    self.open()
                 elif isinstance(action, Send):
-                    self.ref = action.frame.ref
+                    self.ref = action.intent.ref
 
     def meet(self, event) -> None:
         if isinstance(event, float):

@@ -53,7 +53,7 @@ def test_once_live_again_it_counts_by_that_alone():
     hand = renewing(live_for_s=12.0)
     back_to_live(hand)
     assert not away(hand)
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     assert away(hand)
 
 
@@ -70,7 +70,7 @@ def test_who_renews_without_a_live_period_between_does_not_count():
 def test_whoever_is_away_for_another_reason_is_away(code: str):
     hand = live()
     hand.now += 30.0
-    hand.session.disconnected(code, hand.now)
+    hand.lose(code)
     assert away(hand)
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from sim.base.errors import IllegalMoveError
 from sim.client.actions import Close, Connect, Mint
-from sim.client.replica import short_hash
-from sim.client.states import LEGAL, State
-from sim.protocols.spacetime.disconnects import DisconnectReason
+from sim.client.notices import short_hash
+from sim.client.transitions import TRANSITIONS, State, Trigger
+from sim.protocols.events import Batch, Closed, DisconnectReason, Malformed, Opened
+from sim.protocols.payloads import payload_hash
+from sim.protocols.spacetime.codes import connect_refused
 from sim.protocols.spacetime.frames import ChannelClosed, HeartbeatPush, SyncError, TransportBeat, UpdateBatch, Watermark
-from sim.server.stream_log import payload_hash
 from tests.client.hand import RUN, WORKER, Hand, batch, stale, update
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ def test_a_client_resumes_after_its_checkpoint():
 
 def test_after_a_cut_it_resumes_from_what_it_applied_with_the_same_token():
     hand = Hand().go_live(1, 2, 3)
-    hand.session.disconnected("connection reset by peer", hand.now)
+    hand.lose("connection reset by peer")
     assert hand.of("disconnected")[-1].detail == DisconnectReason.NETWORK
     assert hand.come_back().resume_after == {RUN: 3}
     assert hand.tokens == 1
@@ -218,7 +219,7 @@ def test_a_failed_connect_mints_only_when_the_token_was_refused(code, mints):
     hand.session.start(hand.now)
     hand.mint()
     hand.actions()
-    hand.session.connect_failed(code, hand.now)
+    hand.fail_connect(code)
     assert hand.of("connect_failed")[0].detail == code
     hand.come_back()
     assert hand.tokens == 1 + mints
@@ -347,7 +348,7 @@ def test_two_heartbeats_reveal_a_lost_last_event():
 def test_a_cursor_above_the_head_is_clamped_and_asked_from_again():
     """The runtime lost what this client has applied itself: up to the head it has everything."""
     hand = Hand().go_live(*range(1, 91))
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     ask = hand.come_back()
     hand.receive(batch(head=3))
     hand.reply(ask.ref)
@@ -365,7 +366,7 @@ def test_a_cursor_above_the_head_is_clamped_and_asked_from_again():
 @pytest.mark.parametrize("news", [heads(3), batch(head=3)])
 def test_a_lower_head_on_the_live_tail_clamps_and_asks_from_there(news):
     hand = Hand().go_live(*range(1, 91))
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     ask = hand.come_back()
     hand.receive(batch())
     hand.reply(ask.ref)
@@ -447,7 +448,7 @@ def test_no_drill_of_the_catalogue_asks_for_a_wrong_client():
 def test_what_an_earlier_connection_brought_is_no_reason_to_ask_again():
     hand = Hand().go_live(1)
     hand.receive(batch(9))
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     ask = hand.come_back()
     hand.receive(batch(2))
     hand.reply(ask.ref)
@@ -537,7 +538,7 @@ def test_a_token_is_refreshed_before_it_expires():
 def test_a_token_due_for_refresh_by_the_time_of_the_reconnect_is_not_used():
     hand = Hand(refresh_s=2.0, expires_s=300.0).go_live(1)
     hand.now += 1.999999
-    hand.session.disconnected("network", hand.now)
+    hand.lose("network")
     hand.come_back()
     assert hand.tokens == 2
 
@@ -576,7 +577,7 @@ def attempts(policy: str, live_s: float) -> list[int]:
     hand = Hand(policy).go_live(1)
     for _ in range(4):
         hand.wait(live_s)
-        hand.session.disconnected("network", hand.now)
+        hand.lose("network")
         ask = hand.come_back()
         hand.receive(batch(head=1))
         hand.reply(ask.ref)
@@ -609,30 +610,40 @@ def test_delays_are_a_function_of_seed_and_client():
 # --- legality -------------------------------------------------------------------------------------------
 
 _MOVES = {
-    "start": lambda session: session.start(0.0),
-    "minted": lambda session: session.minted(None, 0.0),
-    "mint_failed": lambda session: session.mint_failed("x", 0.0),
-    "connected": lambda session: session.connected(0.0),
-    "connect_failed": lambda session: session.connect_failed("x", 0.0),
-    "received": lambda session: session.received(UpdateBatch(), 0.0),
-    "disconnected": lambda session: session.disconnected("x", 0.0),
+    Trigger.START: lambda session: session.start(0.0),
+    Trigger.MINTED: lambda session: session.minted(None, 0.0),
+    Trigger.MINT_FAILED: lambda session: session.mint_failed("x", 0.0),
+    Trigger.CONNECTED: lambda session: session.received((Opened(),), 0.0),
+    Trigger.CONNECT_FAILED: lambda session: session.received((connect_refused("x"),), 0.0),
+    Trigger.RECEIVED: lambda session: session.received((Batch(RUN, ()),), 0.0),
+    Trigger.DISCONNECTED: lambda session: session.disconnected(Closed(), 0.0),
 }
 
 
-@pytest.mark.parametrize("move", LEGAL)
+@pytest.mark.parametrize("trigger", Trigger)
 @pytest.mark.parametrize("state", State)
-def test_moves_are_legal_where_the_table_says_so(move, state):
+def test_a_trigger_is_legal_where_the_table_has_it(trigger, state):
     hand = Hand()
     hand.session.state = state
-    if state in LEGAL[move]:
-        return  # every legal move is made somewhere above
-    with pytest.raises(IllegalMoveError):
-        _MOVES[move](hand.session)
+    following = TRANSITIONS[trigger].get(state)
+    if following is not None:
+        hand.session._move(trigger)
+        assert hand.session.state is following
+        return
+    with pytest.raises(IllegalMoveError, match=f"in state {state.name}"):
+        _MOVES.get(trigger, lambda session: session._move(trigger))(hand.session)
     assert hand.session.state is state
+    assert hand.actions() == []
 
 
-def test_the_table_names_every_move():
-    assert set(LEGAL) == set(_MOVES)
+def test_every_state_is_reached_from_idle_and_only_stopped_is_final():
+    reached, before = {State.IDLE}, set()
+    while reached != before:
+        before = set(reached)
+        reached |= {row[state] for row in TRANSITIONS.values() for state in before if state in row}
+    assert reached == set(State)
+    assert set(TRANSITIONS) == set(Trigger)
+    assert {row.get(State.STOPPED) for row in TRANSITIONS.values()} == {None, State.STOPPED}
 
 
 def test_a_stopped_session_closes_and_never_wakes():
@@ -666,7 +677,7 @@ def test_a_channel_that_ends_is_left_and_joined_again(event):
 
 def test_what_is_no_frame_is_noted_and_otherwise_ignored():
     hand = Hand().go_live(1)
-    hand.session.malformed("malformed_frame", hand.now)
+    hand.session.received((Malformed("malformed_frame"),), hand.now)
     assert hand.of("malformed")[0].detail == "malformed_frame"
     assert hand.actions() == []
 

@@ -6,14 +6,14 @@ import pytest
 
 from sim.client import policies
 from sim.client.actions import ClientSettings
-from sim.client.session import ClientSession
-from sim.client.states import State
+from sim.client.session import Session
+from sim.client.transitions import State
 from sim.drill.fault_kinds import RestartClients
 from sim.drill.system_model import SystemModel
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
-from sim.protocols.spacetime.frames import Compatibility
+from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.streams import run_events
 from sim.record.parquet import Recorder
 from sim.server.settings import RuntimeSettings, Switches
@@ -29,7 +29,7 @@ KEPT = RestartClients(at_s=0.0, checkpoint="kept")
 def client(tmp_path: Path) -> VirtualClient:
     env, model = VirtualClock(BEGAN), SystemModel()
     endpoints = SimulatedService(env, RuntimeSettings(), Switches(), model)
-    session = ClientSession(0, [TOPIC], policies.get("reference"), ClientSettings(1, COMPATIBILITY))
+    session = Session(0, [TOPIC], policies.get("reference"), ClientSettings(1, COMPATIBILITY))
     return VirtualClient(env, session, endpoints, model, Recorder(tmp_path), BEGAN)
 
 

@@ -132,10 +132,10 @@ def test_a_fault_that_does_nothing_proves_nothing(tmp_path: Path):
 
 
 def test_a_defect_of_ours_in_a_callback_ends_the_run_as_one_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def broken(self: object, socket: object, text: bytes) -> None:
+    def broken(self: object, socket: object, data: bytes, is_text: bool) -> None:
         raise ZeroDivisionError("a defect of ours")
 
-    monkeypatch.setattr(engine.ClientDriver, "socket_text", broken)
+    monkeypatch.setattr(engine.ClientDriver, "socket_message", broken)
     drill = small("reconnect_storm", "fleet.clients=3")
     run_dir = results.create_run(tmp_path, [drill], engine="sockets", target="embedded mock", target_kind="mock", seed=1)
     with pytest.raises(ZeroDivisionError):

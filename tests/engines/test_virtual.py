@@ -17,14 +17,13 @@ from sim.drill.model import Drill
 from sim.drill.system_model import UNLIMITED, Network, Server, SystemModel
 from sim.engines.virtual import engine, service
 from sim.engines.virtual.client import one_way_delay_s
-from sim.engines.virtual.inbox import IntactOnce
+from sim.engines.virtual.inbox import KnownRuns
 from sim.engines.virtual.queues import Station
-from sim.protocols.spacetime.frames import Update
+from sim.protocols.events import Batch, CaughtUp, Hash, Head, Item, Message, Position
+from sim.protocols.payloads import payload_hash
 from sim.record.observations import Kind
 from sim.record.parquet import FILE_NAME
 from sim.record.run_header import RunHeader, read_verified
-from sim.server.misbehaviours import WRONG_HASH
-from sim.server.stream_log import payload_hash
 from tests.storms import CATALOGUE, SHORT, small
 
 MICROSECOND = 1e-6
@@ -288,15 +287,19 @@ def test_one_client_more_changes_nothing_of_the_others_draws(tmp_path: Path):
 # --- what is worked out once ----------------------------------------------------------------------------
 
 
-def test_an_update_is_looked_at_once_and_whatever_differs_from_it_is_looked_at_anew():
+def test_a_message_is_worked_out_once_and_whatever_differs_from_it_again():
     """The memory is of the very object: an equal one with another hash, or in its old place, is not taken for it."""
-    payload = msgspec.Raw(b"{}")
-    good = Update("t", payload, payload_hash(b"{}"), 1)
-    is_intact = IntactOnce()
-    assert [is_intact(good), is_intact(good)] == [True, True]
-    assert not is_intact(Update("t", msgspec.Raw(b"[]"), good.payload_hash, 1))
-    assert not is_intact(Update("t", payload, WRONG_HASH, 1))
-    assert is_intact(good)
-    for number in range(30_000):  # each dies at once, and its place in memory is taken by one of the other kind
+
+    def message(seq: int, check: Hash = Hash.OK) -> Message:
+        item = Item(Position(seq), msgspec.Raw(b"{}"), payload_hash(b"{}"), check)
+        return (Batch("t", (item,)), Head("t", Position(seq)), CaughtUp())
+
+    runs, good = KnownRuns(str), message(1)
+    known = runs(good)
+    assert known is not None
+    assert runs(good) is known
+    assert runs(message(1, Hash.BAD)) is None
+    assert runs(good) is known
+    for number in range(1, 30_000):  # each dies at once, and its place in memory is taken by one of the other kind
         is_good = number % 3 == 0
-        assert is_intact(Update("t", payload, good.payload_hash if is_good else WRONG_HASH, number)) == is_good
+        assert (runs(message(number, Hash.OK if is_good else Hash.BAD)) is not None) == is_good

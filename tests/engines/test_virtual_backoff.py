@@ -12,12 +12,12 @@ import pytest
 from sim.client import backoff, policies
 from sim.client.actions import ClientSettings
 from sim.client.backoff import Backoff, Exponential
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.drill.system_model import ControlService, Server, SystemModel
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService
-from sim.protocols.spacetime.frames import Compatibility
+from sim.protocols.intents import Compatibility
 from sim.record.observations import Kind
 from sim.record.parquet import Recorder, read
 from sim.server.settings import RuntimeSettings, Switches
@@ -38,7 +38,7 @@ def storm(folder: Path, delays: Backoff, seed: int, clients: int = CLIENTS) -> f
     env, recorder = VirtualClock(0.0), Recorder(folder)
     service = SimulatedService(env, RUNTIME, Switches(), NARROW)
     policy = replace(policies.get("reference"), backoff=delays)
-    sessions = [ClientSession(n, ["run:r1:events"], policy, replace(SETTINGS, seed=seed)) for n in range(clients)]
+    sessions = [Session(n, ["run:r1:events"], policy, replace(SETTINGS, seed=seed)) for n in range(clients)]
     for session in sessions:
         env.call_at(0.0, VirtualClient(env, session, service, NARROW, recorder, 0.0).start)
     while not all(session.is_live for session in sessions) and env.now < LIMIT_S:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.drill.system_model import UNLIMITED, Server, SystemModel
 from sim.engines.virtual import engine
 from sim.engines.virtual.inbox import Link
@@ -35,14 +35,14 @@ def test_calling_every_frame_out_changes_nothing(
     tmp_path: Path, name: str, model: SystemModel, monkeypatch: pytest.MonkeyPatch
 ):
     followed = 0
-    follow = ClientSession.follow
+    follow = Session.follow
 
-    def counted(session: ClientSession, *arguments: object) -> None:
+    def counted(session: Session, *arguments: object) -> None:
         nonlocal followed
         followed += 1
         follow(session, *arguments)
 
-    monkeypatch.setattr(ClientSession, "follow", counted)
+    monkeypatch.setattr(Session, "follow", counted)
     foreseen = stories(tmp_path / "foreseen", name, model)
     assert followed > 500
     monkeypatch.setattr(Link, "foresee", lambda link, session: None)

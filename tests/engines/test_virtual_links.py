@@ -14,7 +14,8 @@ from sim.drill.schedule import CALM, LinkConditions, Way
 from sim.drill.system_model import UNLIMITED, Network
 from sim.engines.virtual import engine
 from sim.engines.virtual.clock import VirtualClock
-from sim.engines.virtual.links import FrameSizes, RoughLink
+from sim.engines.virtual.links import MessageSizes, RoughLink
+from sim.protocols.events import Head, Position
 from sim.protocols.spacetime.codec import encode_server
 from sim.protocols.spacetime.frames import JOIN_REF, HeartbeatPush, Watermark
 from sim.record.observations import Kind
@@ -44,7 +45,7 @@ class Bench:
     cut: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.link = RoughLink(self.clock, self, 3, 1, DELAY_S, BUFFER, self.cut.append, FrameSizes())
+        self.link = RoughLink(self.clock, self, 3, 1, DELAY_S, BUFFER, self.cut.append, MessageSizes())
 
     def hold(self, number: int) -> None:
         self.full.append(True)
@@ -166,11 +167,12 @@ def test_refused_connects_are_counted_and_only_while_refused():
     assert bench.link.acted["refused"] == 1
 
 
-def test_a_frame_is_as_long_as_its_json_and_another_of_the_same_identity_is_looked_at_anew():
-    sizes = FrameSizes()
-    for number in range(100):  # frames that are let go, whose identities come back
+def test_a_message_is_as_long_as_its_json_and_another_of_the_same_identity_is_measured_again():
+    sizes = MessageSizes()
+    for number in range(100):  # messages that are let go, whose identities come back
+        message = (Head("t" * number, Position(number)),)
         frame = HeartbeatPush((Watermark("t" * number, number),))
-        assert sizes(frame) == sizes(frame) == len(encode_server(frame, JOIN_REF))
+        assert sizes(message) == sizes(message) == len(encode_server(frame, JOIN_REF))
 
 
 # --- in a drill -------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from sim.base.errors import StorageError
 from sim.mock.publishing import Authority, PublishRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.store import Store
+from sim.protocols.payloads import payload_hash
 from sim.server.deployment import Deployment
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.stream_log import Entry, StreamLog, payload_hash
+from sim.server.stream_log import Entry, StreamLog
 from sim.server.tokens import Key, Keyring
 from tests.served import Raw, seqs, serving, updates_in
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from sim.protocols.payloads import hash_matches
 from sim.protocols.spacetime.streams import run_events
-from sim.server.stream_log import hash_matches
 from tests.commands import free_port
 from tests.served import LIMIT_S, Served, serving
 

@@ -13,7 +13,7 @@ from drills.rollout.setup.records import ROUTING_CHECKS, RoutingCheck
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import SystemClock
 from sim.engines.shared.endpoints import Endpoints
-from sim.server.cohorts import cohort_bucket
+from sim.server.deployment import cohort_bucket
 from tests.commands import http_server
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.protocols.spacetime.frames import Compatibility
+from sim.protocols.intents import Compatibility
 from sim.server.admission import failure, incompatibility, is_acknowledged_unwritten, is_final, may_be_taken
 from sim.server.counters import Counters
 from sim.server.settings import RuntimeSettings, Switches

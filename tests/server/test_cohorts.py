@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.server.cohorts import cohort_bucket, in_cohort
+from sim.server.deployment import cohort_bucket, in_cohort
 
 KEYS = [f"user:{n}" for n in range(5000)]
 

@@ -1,10 +1,9 @@
 """Continuity: may a cursor resume, and what becomes of an event."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.server.continuity import Outcome, Window, apply_outcome, effective_budget, replay_lag, stale_reasons
+from sim.server.stream_log import Window, effective_budget, replay_lag, stale_reasons
 
 
 def test_cursors_are_judged_as_the_shipped_client_judges_them(vectors):
@@ -43,18 +42,3 @@ def test_a_cursor_that_resumes_misses_nothing(oldest, length, after, budget):
 def test_a_cursor_above_the_head_resumes():
     assert stale_reasons(11, Window(5, 10), 1) == ()
     assert replay_lag(11, Window(5, 10)) == 0
-
-
-@pytest.mark.parametrize(
-    ("watermark", "seq", "outcome"),
-    [
-        (None, 1, Outcome.SNAPSHOT_REQUIRED),
-        (0, 1, Outcome.APPLY),
-        (7, 8, Outcome.APPLY),
-        (7, 7, Outcome.DUPLICATE),
-        (7, 1, Outcome.DUPLICATE),
-        (7, 9, Outcome.GAP),
-    ],
-)
-def test_the_apply_rule(watermark, seq, outcome):
-    assert apply_outcome(watermark, seq) is outcome

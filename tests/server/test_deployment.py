@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from sim.server.admission import ServiceLimits
-from sim.server.cohorts import in_cohort
 from sim.server.deployment import (
     Deployment,
     Throttle,
     Traffic,
     first_traffic,
+    in_cohort,
     routing_answer,
     switches_in_force,
     unknown_revision,

@@ -8,9 +8,8 @@ from sim.protocols.spacetime.codec import decode_server, encode_server
 from sim.protocols.spacetime.frames import Malformed, Subscribe, UpdateBatch
 from sim.server.disorder import LIVE_FAULTS, client_key, concerns
 from sim.server.settings import LiveFault, Switches
-from sim.server.stream_log import is_intact
 from tests.server.test_runtime import A as TOPIC
-from tests.server.test_runtime import Desk, seqs
+from tests.server.test_runtime import Desk, is_intact, seqs
 
 ALWAYS = LiveFault(1.0, 1.0, 200.0)
 
@@ -54,7 +53,7 @@ def test_a_malformed_frame_is_none_on_the_wire_either():
     assert isinstance(frame, Malformed)
     with pytest.raises(MalformedFrameError) as error:
         decode_server(encode_server(frame, "1").encode())
-    assert error.value.code == frame.code
+    assert error.value.code == "malformed_frame"
 
 
 def test_an_event_out_of_order_follows_the_next_one():

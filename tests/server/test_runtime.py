@@ -8,28 +8,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.protocols.events import Batch
+from sim.protocols.intents import Compatibility
+from sim.protocols.payloads import canonical_json, hash_matches
 from sim.protocols.spacetime.codec import push_parts
 from sim.protocols.spacetime.frames import (
-    Compatibility,
+    ClientFrame,
     Envelope,
     HeartbeatPush,
     Join,
     Leave,
     Reply,
     Request,
+    ServerFrame,
     Subscribe,
     SyncBeat,
     SyncError,
     TransportBeat,
     Unsubscribe,
+    Update,
     UpdateBatch,
     Watermark,
 )
+from sim.protocols.spacetime.server import frame_of, intent_of
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
 from sim.server.counters import metrics
 from sim.server.runtime import Runtime
 from sim.server.settings import DEFECTS, RuntimeSettings, Switches
-from sim.server.stream_log import canonical_json, hash_matches, is_intact
 from sim.server.tokens import AUDIENCE, ISSUER, Claims, TokenRefusedError, mint, required_scope
 from tests.client import test_negative_tokens
 from tests.client.server_double import COMPATIBILITY, KEYRING, START
@@ -77,14 +82,23 @@ class Desk:
         self.tell(number, Subscribe("2", topics, after))
         return number
 
-    def tell(self, number: int, frame: object) -> list:
+    def tell(self, number: int, frame: ClientFrame) -> list:
         """Hand in a frame and pull all answers."""
-        self.runtime.received(number, frame, self.now)  # type: ignore[arg-type]
+        self.say(number, frame)
         return self.pull(number)
+
+    def say(self, number: int, frame: ClientFrame) -> None:
+        """Hand in a frame."""
+        self.runtime.received(number, intent_of(frame), self.now)
+
+    def next(self, number: int) -> ServerFrame | None:
+        """Pull a frame."""
+        message = self.runtime.pull(number, self.now)
+        return None if message is None else frame_of(message)
 
     def pull(self, number: int) -> list:
         frames = []
-        while (frame := self.runtime.pull(number, self.now)) is not None:
+        while (frame := self.next(number)) is not None:
             frames.append(frame)
         return frames
 
@@ -94,6 +108,10 @@ class Desk:
             self.now = max(self.now, self.runtime.wake_at())
             self.runtime.wake(self.now)
         self.now = until
+
+
+def is_intact(update: Update) -> bool:
+    return hash_matches(bytes(update.payload), update.payload_hash)
 
 
 def seqs(frames: list, topic: str | None = None) -> list[int]:
@@ -177,7 +195,7 @@ def test_a_join_returns_the_granted_topics():
     (reply,) = desk.tell(desk.open(topics=(A, WORKER)), Join("j", COMPATIBILITY, "jr"))
     assert (reply.ref, reply.body.allowed_topics, reply.body.current_watermarks) == ("j", (A, WORKER), ())
     assert reply.body.subscription_id
-    assert desk.runtime.join_ref(1) == "jr"
+    assert desk.runtime.channel(1) == "jr"
 
 
 # --- subscribing ----------------------------------------------------------------------------------------
@@ -335,8 +353,8 @@ def test_a_replay_overtaken_by_the_window_is_refused_as_stale_and_never_called_c
     desk = Desk(window_events=10)
     desk.publish(A, 10)
     number = desk.joined()
-    desk.runtime.received(number, Subscribe("2", (A,), {A: 0}, 3), desk.now)
-    assert desk.runtime.pull(number, desk.now).updates[-1].watermark == 3
+    desk.say(number, Subscribe("2", (A,), {A: 0}, 3))
+    assert desk.next(number).updates[-1].watermark == 3
     desk.publish(A, 10)
     frames = desk.pull(number)
     push, reply = frames
@@ -350,7 +368,7 @@ def test_a_replay_without_cursor_starts_at_what_is_retained_when_it_starts():
     desk = Desk(window_events=4)
     desk.publish(A, 4)
     number = desk.joined()
-    desk.runtime.received(number, Subscribe("2", (A,), {}), desk.now)
+    desk.say(number, Subscribe("2", (A,), {}))
     desk.publish(A, 6)
     frames = desk.pull(number)
     assert seqs(frames) == [7, 8, 9, 10]
@@ -391,13 +409,13 @@ def test_whoever_leaves_may_join_again_over_the_same_socket():
     number = desk.live(A)
     desk.publish(A, 3)
     desk.pull(number)
-    desk.runtime.received(number, Subscribe("3", (A,), {A: 0}), desk.now)  # whose replay nobody waits for any more
-    desk.runtime.received(number, Leave("4"), desk.now)
-    desk.runtime.received(number, Join("5", COMPATIBILITY, join_ref="5"), desk.now)
+    desk.say(number, Subscribe("3", (A,), {A: 0}))  # whose replay nobody waits for any more
+    desk.say(number, Leave("4"))
+    desk.say(number, Join("5", COMPATIBILITY, join_ref="5"))
     left, joined = desk.pull(number)
     assert (left.ref, left.ok, left.join_ref) == ("4", True, "1")
     assert (joined.ref, joined.ok, joined.join_ref) == ("5", True, "")
-    assert desk.runtime.join_ref(number) == "5"
+    assert desk.runtime.channel(number) == "5"
     desk.publish(A)
     assert desk.pull(number) == []
     assert seqs(desk.tell(number, Subscribe("6", (A,), {A: 3}))) == [4]
@@ -463,8 +481,9 @@ def test_those_at_one_position_share_one_frame_and_others_get_their_own():
     desk.publish(A)
     desk.pull(numbers[2])
     desk.publish(A)
-    frames = [desk.pull(number)[0] for number in numbers]
-    assert frames[0] is frames[1]
+    messages = [desk.runtime.pull(number, desk.now) for number in numbers]
+    assert messages[0] is messages[1]
+    frames = [frame_of(message) for message in messages]
     assert seqs([frames[0]]) == [1, 2]
     assert seqs([frames[2]]) == [2]
     assert frames[0].head_watermarks == (Watermark(A, 2),)
@@ -486,15 +505,16 @@ def test_those_who_come_back_from_one_place_are_replayed_the_same_objects_until_
 
     def replayed(device: str, size: int = 0) -> list:
         number = desk.joined(device)
-        frames = desk.tell(number, Subscribe("2", (A,), {A: 1}, size))
-        return [frame.updates for frame in frames if isinstance(frame, UpdateBatch)]
+        desk.say(number, Subscribe("2", (A,), {A: 1}, size))
+        messages = iter(lambda: desk.runtime.pull(number, desk.now), None)
+        return [event.items for message in messages for event in message if isinstance(event, Batch)]
 
     one, other, small = replayed("one"), replayed("other"), replayed("small", size=2)
-    assert [[u.watermark for u in updates] for updates in one] == [[2, 3, 4], [5]]
+    assert [[item.position.offset for item in items] for items in one] == [[2, 3, 4], [5]]
     assert all(mine is yours for mine, yours in zip(one, other, strict=True))
-    assert [[u.watermark for u in updates] for updates in small] == [[2, 3], [4, 5]]
+    assert [[item.position.offset for item in items] for items in small] == [[2, 3], [4, 5]]
     desk.publish(A)
-    assert [[u.watermark for u in updates] for updates in replayed("late")] == [[2, 3, 4], [5, 6]]
+    assert [[item.position.offset for item in items] for items in replayed("late")] == [[2, 3, 4], [5, 6]]
 
 
 _STEP = st.one_of(
@@ -511,16 +531,16 @@ def test_each_subscriber_gets_all_above_its_cursor_in_order_whatever_the_others_
     got: list[list] = [[] for _ in numbers]
     cursors = [0] * 4
     for number in numbers:
-        desk.runtime.received(number, Subscribe("2", (A, B), {A: 0, B: 0}), desk.now)
+        desk.say(number, Subscribe("2", (A, B), {A: 0, B: 0}))
     for name, who, count in steps:
         if name == "publish":
             desk.publish(who, count)
         elif name == "pull":
-            got[who] += filter(None, (desk.runtime.pull(numbers[who], desk.now) for _ in range(count)))
+            got[who] += filter(None, (desk.next(numbers[who]) for _ in range(count)))
         else:
             desk.pull(numbers[who])
             got[who], cursors[who] = [], count
-            desk.runtime.received(numbers[who], Subscribe("3", (A, B), {A: count, B: count}), desk.now)
+            desk.say(numbers[who], Subscribe("3", (A, B), {A: count, B: count}))
     for who, number in enumerate(numbers):
         got[who] += desk.pull(number)
         for topic in (A, B):
@@ -596,7 +616,7 @@ def test_strikes_come_one_a_tick_and_warn_first():
     actions = []
     for _ in range(3):
         desk.wait(0.5)
-        frame = desk.runtime.pull(number, desk.now)
+        frame = desk.next(number)
         actions.append(frame.body.action)
     assert actions == ["throttle", "throttle", "disconnect"]
 
@@ -617,9 +637,9 @@ def test_a_long_replay_is_no_slow_reader():
     desk = Desk()
     desk.publish(A, 1000)
     number = desk.joined()
-    desk.runtime.received(number, Subscribe("2", (A,), {A: 0}, 10), desk.now)
+    desk.say(number, Subscribe("2", (A,), {A: 0}, 10))
     for _ in range(50):
-        desk.runtime.pull(number, desk.now)
+        desk.next(number)
         desk.publish(A)
         desk.wait(0.5)
     assert not desk.runtime.is_closing(number)
@@ -631,7 +651,7 @@ def test_one_reader_that_reads_a_little_is_still_slow():
     number = desk.live(A)
     for _ in range(10):
         desk.publish(A, 100)
-        desk.runtime.pull(number, desk.now)
+        desk.next(number)
         desk.wait(0.5)
     assert desk.runtime.counters.evicted == 1
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from sim.protocols.payloads import canonical_json, hash_matches, payload_hash
 from sim.server import stream_log
-from sim.server.continuity import Window
-from sim.server.stream_log import Entry, StreamLog, WrongNextSeqError, canonical_json, hash_matches, payload_hash
+from sim.server.stream_log import Entry, StreamLog, Window, WrongNextSeqError
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),

@@ -10,9 +10,10 @@ from drills.judging.checks.registry import MISUSES
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from sim.analysis import samples
-from sim.client.negative.malformed import KINDS, MalformedFramesProbe
+from sim.client.negative.malformed import MalformedFrames
 from sim.client.negative.registry import EXPECTED
 from sim.drill.fault_kinds import AnyFault, FailPublishes
+from sim.protocols.spacetime.negative import KINDS
 from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.history import Floats, History
 from sim.record.observations import Kind
@@ -24,7 +25,7 @@ _ANSWER_S = 1.0  # [ours] time limit for an acknowledgement
 _CUT_WITHIN_S = 2.0  # [ours] time limit for disconnecting a live client after its session was revoked
 _NOT_FOUND = 404
 _PHASES = ("before", "during", "after")
-_MALFORMED = MalformedFramesProbe.name
+_MALFORMED = MalformedFrames.name
 _CUT = "refused:closed"  # without a reason
 _MAY_BE_CUT = "huge"  # a client that still sends when the other side closes is reset, and cannot read the reason
 _LATE_PUBLISHES = 0.01  # [ours] share of the publishes that may take longer

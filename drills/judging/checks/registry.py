@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from sim.drill.model import Drill
-from sim.server.continuity import REPLAY_BUDGET_EXCEEDED
+from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED
 
 Comparator = Literal["<=", "=="]
 Origin = Literal["server", "client", "synthetic"]

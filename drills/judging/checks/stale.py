@@ -12,7 +12,7 @@ from sim.drill.fault_kinds import ShrinkReplayBudget
 from sim.drill.model import Drill
 from sim.protocols.spacetime.streams import topic_class, topic_of
 from sim.record.observations import Kind
-from sim.server.continuity import REPLAY_BUDGET_EXCEEDED, effective_budget
+from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED, effective_budget
 
 
 def _unexpected_stale(case: Case, threshold: Threshold | None) -> Answer:

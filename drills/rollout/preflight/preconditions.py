@@ -18,8 +18,9 @@ from drills.rollout.setup.stages import Command
 from sim.base.clocks import Clock, iso
 from sim.base.errors import MalformedFrameError
 from sim.engines.shared.endpoints import Endpoints
+from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime import codec
-from sim.protocols.spacetime.frames import Compatibility, Join, Reply
+from sim.protocols.spacetime.frames import Join, Reply
 from sim.protocols.spacetime.service_paths import TOKEN_PATH
 from sim.server.settings import RuntimeSettings
 

@@ -14,7 +14,7 @@ from drills.rollout.setup.records import ROUTING_CHECKS, Requirement, RoutingChe
 from drills.rollout.setup.stages import RoutingChecks
 from sim.base.clocks import Clock, iso
 from sim.engines.shared.endpoints import Endpoints
-from sim.server.cohorts import cohort_bucket
+from sim.server.deployment import cohort_bucket
 
 PATH = "/api/v1/control/runtime-routing/evaluate"
 SCOPE = "thread"

@@ -9,7 +9,7 @@ from sim.base.clocks import WallClock
 from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.client.notices import Notice
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.drill.fault_kinds import DropSockets, ForgetTokens, RestartClients
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
@@ -118,7 +118,7 @@ class ClientPool:
     # --- state --------------------------------------------------------------------------------------
 
     @property
-    def _fleet(self) -> list[ClientSession]:
+    def _fleet(self) -> list[Session]:
         return [client.session for number, client in self.clients.items() if number < self._drill.fleet.clients]
 
     @property
@@ -159,7 +159,7 @@ class ClientPool:
             rows = [("client_lag", each.stream, each.watermark, 0, NAN, "") for each in cursors if each.watermark is not None]
             self._recorder.extend(self._clock.now() - self._clock.began, session.client, rows)
 
-    def _some(self) -> list[ClientSession]:
+    def _some(self) -> list[Session]:
         fleet = self._fleet
         first, step = self._next_sample, min(len(fleet), _LAG_SAMPLES)
         self._next_sample = (first + step) % max(len(fleet), 1)
@@ -169,5 +169,5 @@ class ClientPool:
         self._recorder.add(self._clock.now() - self._clock.began, kind, client, value=value)
 
 
-def _nobody(now: float, session: ClientSession, notices: Sequence[Notice]) -> None:
+def _nobody(now: float, session: Session, notices: Sequence[Notice]) -> None:
     """Ignore the notices of a client outside the fleet."""

@@ -14,7 +14,7 @@ from ddsketch import DDSketch
 from gevent import monkey
 
 from sim.client.notices import Notice
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.engines.shared.publishing import DueEvent
 from sim.record.parquet import Recorder
 
@@ -137,7 +137,7 @@ class LiveMetrics:
         """Take a worker's total sketches; a repeated or lost message does no harm."""
         self._workers.setdefault(worker, _WorkerMetrics()).values = values
 
-    def noticed(self, now: float, session: ClientSession, notices: Sequence[Notice]) -> None:
+    def noticed(self, now: float, session: Session, notices: Sequence[Notice]) -> None:
         """Take a client's notices, and report to Locust what its tables show."""
         for kind, stream, seq, _, value, detail in notices:
             self._counts[kind] += 1

@@ -1,45 +1,36 @@
-"""Probes of the compatibility window: clients of other builds, and what a runtime must answer to their join.
+"""Negative clients of the compatibility window: other builds, and what a runtime must answer to their join.
 
-Each joins once as another build, notes the answer, and is an ordinary client from then on. Of the builds at the window's
+Each joins once as another build, notes the answer, and is an ordinary client from then on. For the builds at the window's
 edges the answer must be `served`.
 """
 
 from sim.client.actions import Send
-from sim.client.session import ClientSession
-from sim.client.states import State
-from sim.protocols.spacetime.frames import Body, Compatibility, Join, Reply
+from sim.client.negative.base import OneQuestion, verdict
+from sim.client.transitions import State
+from sim.protocols.events import Opened, Reply
+from sim.protocols.intents import Compatibility, Join
 from sim.server.settings import RuntimeSettings
 
 _CLIENT = "stormgate"
 
 
-class BuildProbe(ClientSession):
-    """Joins as another build. Subclasses say which, and what they must hear."""
-
-    name = ""
-    expects: tuple[str, ...] = ()
-    _has_answer = False
+class OtherBuild(OneQuestion):
+    """Joins as another build. Subclasses say which."""
 
     def _build(self, service: RuntimeSettings) -> Compatibility:
-        """What to say of itself, to a runtime with these settings."""
+        """What to report of itself, to a runtime with these settings."""
         return self.settings.compatibility
 
-    def connected(self, now: float) -> None:
-        """See `ClientSession`; the join is another."""
-        super().connected(now)
+    def connected(self, event: Opened, now: float) -> None:
+        """See `Session`; the join is another."""
+        super().connected(event, now)
         if not self._has_answer:
             self._actions[-1] = Send(Join(self._join_ref, self._build(self.settings.service)))
 
     def _take_reply(self, reply: Reply, now: float) -> None:
-        if reply.ref == self._join_ref and self.state is State.JOINING and not self._has_answer:
-            self._has_answer = True
-            self._note("probed", detail=f"{self.name}:{self._told(reply.ok, reply.body)}")
+        if reply.ref == self._join_ref and self.state is State.JOINING:
+            self._report("served" if reply.ok and "served" in self.expects else verdict(reply))
         super()._take_reply(reply, now)
-
-    def _told(self, ok: bool, body: Body) -> str:
-        if ok:
-            return "served" if "served" in self.expects else "accepted"
-        return f"refused:{body.code or 'error'}"
 
 
 def _fitting(service: RuntimeSettings, build: str) -> Compatibility:
@@ -47,7 +38,7 @@ def _fitting(service: RuntimeSettings, build: str) -> Compatibility:
     return Compatibility(_CLIENT, build, service.protocol_version, service.schema_version)
 
 
-class OldBuild(BuildProbe):
+class OldBuild(OtherBuild):
     """Older than the window."""
 
     name, expects = "old_build", ("upgrade_required",)
@@ -56,7 +47,7 @@ class OldBuild(BuildProbe):
         return _fitting(service, "20000101T000000Z")
 
 
-class NewBuild(BuildProbe):
+class NewBuild(OtherBuild):
     """Newer than the window."""
 
     name, expects = "new_build", ("unsupported_client_build",)
@@ -65,8 +56,8 @@ class NewBuild(BuildProbe):
         return _fitting(service, "99991231T235959Z")
 
 
-class MalformedBuild(BuildProbe):
-    """A build that is none."""
+class MalformedBuild(OtherBuild):
+    """A build name that is malformed."""
 
     name, expects = "malformed_build", ("invalid_client_build",)
 
@@ -74,7 +65,7 @@ class MalformedBuild(BuildProbe):
         return _fitting(service, "yesterday's")
 
 
-class OtherProtocol(BuildProbe):
+class OtherProtocol(OtherBuild):
     """Speaks another protocol."""
 
     name, expects = "other_protocol", ("unsupported_protocol_version",)
@@ -83,7 +74,7 @@ class OtherProtocol(BuildProbe):
         return Compatibility(_CLIENT, service.min_client_build, f"{service.protocol_version}.no", service.schema_version)
 
 
-class OtherSchema(BuildProbe):
+class OtherSchema(OtherBuild):
     """Wants another schema."""
 
     name, expects = "other_schema", ("unsupported_schema_version",)
@@ -92,7 +83,7 @@ class OtherSchema(BuildProbe):
         return Compatibility(_CLIENT, service.min_client_build, service.protocol_version, service.schema_version + 1)
 
 
-class OldestBuild(BuildProbe):
+class OldestBuild(OtherBuild):
     """The oldest build inside the window."""
 
     name, expects = "oldest_build", ("served",)
@@ -101,7 +92,7 @@ class OldestBuild(BuildProbe):
         return _fitting(service, service.min_client_build)
 
 
-class NewestBuild(BuildProbe):
+class NewestBuild(OtherBuild):
     """The newest build inside the window."""
 
     name, expects = "newest_build", ("served",)
@@ -110,4 +101,4 @@ class NewestBuild(BuildProbe):
         return _fitting(service, service.max_client_build)
 
 
-PROBES = (OldBuild, NewBuild, MalformedBuild, OtherProtocol, OtherSchema, OldestBuild, NewestBuild)
+CLIENTS = (OldBuild, NewBuild, MalformedBuild, OtherProtocol, OtherSchema, OldestBuild, NewestBuild)

@@ -1,16 +1,18 @@
-"""Probes that try what a token does not allow: connecting with a bad one, asking for one that nobody may have.
+"""Negative clients that try what a token does not allow: connecting with a bad one, asking for a forbidden one.
 
-Each asks its question once, when it arrives, and notes the answer; from then on it is an ordinary client. A network that
+Most ask their question once, when they arrive, and note the answer; from then on they are ordinary clients. A network that
 fails is no answer, so the question is put again.
 """
 
 from dataclasses import replace
 
 from sim.client.actions import Send, Token, TokenRequest
-from sim.client.session import NEVER, ClientSession
-from sim.client.states import State
-from sim.protocols.spacetime.disconnects import NETWORK_CODES
-from sim.protocols.spacetime.frames import Reply, Subscribe
+from sim.client.negative.base import NegativeClient, OneQuestion, verdict
+from sim.client.session import NEVER
+from sim.client.transitions import State, Trigger
+from sim.protocols.events import DisconnectReason, Opened, Problem, Refused, Reply
+from sim.protocols.intents import Subscribe
+from sim.protocols.spacetime.codes import NETWORK_CODES, REAUTH_REQUIRED
 from sim.protocols.spacetime.streams import run_events
 from sim.server import tokens
 
@@ -21,12 +23,60 @@ _CLOCKS_S = 0.5  # [ours] by so much the clocks of client and runtime may differ
 OTHER_USER = "stormgate-stranger"
 
 
-class TokenProbe(ClientSession):
-    """Connects with a token that must be refused. Subclasses say which, made of a good one, and when."""
+class ExpiredToken(NegativeClient):
+    """Connects with a token that it knows to be void, once a token, before it mints a new one.
 
-    name = ""
-    expects: tuple[str, ...] = ()
-    _has_answer = False
+    It knows from `reauth_required`, or because the token's time and the runtime's leeway are over.
+    """
+
+    name = "expired_token"
+    expects = ("token_expired",)
+    _void: Token | None = None  # the token that the service called void
+    _tried: Token | None = None  # whose question has been answered
+
+    def _obey(self, event: Refused | Problem, now: float) -> None:
+        if event.code == REAUTH_REQUIRED:
+            self._void = self.token
+        super()._obey(event, now)
+
+    def _begin_attempt(self, now: float) -> None:
+        if self.token is not None and self._is_void(self.token, now) and self._tried is not self.token:
+            self._retry_at = NEVER
+            self._move(Trigger.HAS_TOKEN)
+            self._connect(now)
+        else:
+            super()._begin_attempt(now)
+
+    def _is_void(self, token: Token, now: float) -> bool:
+        return token is self._void or now >= token.expires_at + self.settings.service.token_leeway_s
+
+    def connected(self, event: Opened, now: float) -> None:
+        """See `Session`; with a void token, this is the defect."""
+        self._answer("accepted", now)
+        super().connected(event, now)
+
+    def connect_failed(self, refusal: Refused, now: float) -> None:
+        """See `Session`; a failing network is no answer, so the question is put again."""
+        if refusal.reason is not DisconnectReason.NETWORK:
+            self._answer(verdict(refusal), now)
+        super().connect_failed(refusal, now)
+
+    def _answer(self, answer: str, now: float) -> None:
+        asked = self.state is State.CONNECTING and self._tried is not self.token
+        if asked and self.token is not None and self._is_void(self.token, now):
+            self._tried = self.token
+            self._report(answer)
+
+
+class RevokedToken(ExpiredToken):
+    """Connects once more with the token of a session that was revoked."""
+
+    name = "revoked_token"
+    expects = ("token_revoked",)
+
+
+class BadToken(OneQuestion):
+    """Connects with a token that must be refused. Subclasses say which, made of a good one, and when."""
 
     def _misuse(self, token: str) -> str:
         """The text to connect with; `token` is a good one."""
@@ -41,6 +91,7 @@ class TokenProbe(ClientSession):
             super()._begin_attempt(now)
         else:
             self._retry_at = NEVER
+            self._move(Trigger.HAS_TOKEN)
             self._connect(now)
 
     def _connect(self, now: float) -> None:
@@ -51,28 +102,23 @@ class TokenProbe(ClientSession):
             super()._connect(now)
             self.token = good
         else:
-            self.state = State.BACKOFF
+            self._move(Trigger.HELD_BACK)
             self.must_mint = due_at == NEVER
             self._retry_at = now + _ASK_AGAIN_S if self.must_mint else due_at
 
-    def connected(self, now: float) -> None:
-        """See `ClientSession`; with a bad token, this is the defect."""
-        self._answer("accepted")
-        super().connected(now)
+    def connected(self, event: Opened, now: float) -> None:
+        """See `Session`; with a bad token, this is the defect."""
+        self._report("accepted")
+        super().connected(event, now)
 
-    def connect_failed(self, code: str, now: float) -> None:
-        """See `ClientSession`."""
-        if code not in NETWORK_CODES:
-            self._answer(f"refused:{code}")
-        super().connect_failed(code, now)
-
-    def _answer(self, answer: str) -> None:
-        if not self._has_answer:
-            self._has_answer = True
-            self._note("probed", detail=f"{self.name}:{answer}")
+    def connect_failed(self, refusal: Refused, now: float) -> None:
+        """See `Session`."""
+        if refusal.reason is not DisconnectReason.NETWORK:
+            self._report(verdict(refusal))
+        super().connect_failed(refusal, now)
 
 
-class MissingToken(TokenProbe):
+class MissingToken(BadToken):
     """Brings no token."""
 
     name, expects = "missing_token", ("unauthorized",)
@@ -81,7 +127,7 @@ class MissingToken(TokenProbe):
         return ""
 
 
-class GarbledToken(TokenProbe):
+class GarbledToken(BadToken):
     """Brings its token with one character of the signature changed."""
 
     name, expects = "garbled_token", ("invalid_token",)
@@ -91,8 +137,8 @@ class GarbledToken(TokenProbe):
         return f"{body}.{'B' if signature.startswith('A') else 'A'}{signature[1:]}"
 
 
-class ForeignKeyToken(TokenProbe):
-    """Brings its token, signed anew with a key of its own."""
+class ForeignKeyToken(BadToken):
+    """Brings its token, signed again with a key of its own."""
 
     name, expects = "foreign_key_token", ("invalid_token",)
 
@@ -121,14 +167,14 @@ class ForeignAudienceToken(ForeignKeyToken):
         return replace(claims, audience="stormgate.elsewhere")
 
 
-class OutdatedToken(TokenProbe):
+class OutdatedToken(BadToken):
     """Takes the shortest token there is, and comes when it and the runtime's leeway are over."""
 
     name, expects = "outdated_token", ("token_expired",)
 
     @property
     def token_request(self) -> TokenRequest:
-        """See `ClientSession`."""
+        """See `Session`."""
         return (
             super().token_request
             if self._has_answer
@@ -139,14 +185,14 @@ class OutdatedToken(TokenProbe):
         return token.expires_at + self.settings.service.token_leeway_s + _CLOCKS_S
 
 
-class OveragedToken(TokenProbe):
+class OveragedToken(BadToken):
     """Takes the longest token there is, and comes while it has long to go, but is older than the runtime takes."""
 
     name, expects = "overaged_token", ("token_too_old",)
 
     @property
     def token_request(self) -> TokenRequest:
-        """See `ClientSession`."""
+        """See `Session`."""
         return (
             super().token_request
             if self._has_answer
@@ -157,7 +203,7 @@ class OveragedToken(TokenProbe):
         return tokens.unverified(token.text).issued_at + self.settings.service.token_max_age_s + _CLOCKS_S
 
 
-class PrematureToken(TokenProbe):
+class PrematureToken(BadToken):
     """Takes tokens until it gets one whose time has not come, and comes at once."""
 
     name, expects = "premature_token", ("token_not_yet_valid",)
@@ -167,16 +213,12 @@ class PrematureToken(TokenProbe):
         return now if is_premature else NEVER
 
 
-class MintProbe(ClientSession):
+class ForbiddenMint(OneQuestion):
     """Asks the control service for a token that nobody may have."""
-
-    name = ""
-    expects: tuple[str, ...] = ()
-    _has_answer = False
 
     @property
     def token_request(self) -> TokenRequest:
-        """See `ClientSession`."""
+        """See `Session`."""
         return super().token_request if self._has_answer else self._forbidden(super().token_request)
 
     def _forbidden(self, request: TokenRequest) -> TokenRequest:
@@ -184,23 +226,18 @@ class MintProbe(ClientSession):
         return request
 
     def minted(self, token: Token, now: float) -> None:
-        """See `ClientSession`."""
-        self._answer("accepted")
+        """See `Session`."""
+        self._report("accepted")
         super().minted(token, now)
 
     def mint_failed(self, code: str, now: float, hint_ms: float | None = None) -> None:
-        """See `ClientSession`."""
+        """See `Session`."""
         if code not in NETWORK_CODES:
-            self._answer(f"refused:{code}")
+            self._report(f"refused:{code}")
         super().mint_failed(code, now, hint_ms)
 
-    def _answer(self, answer: str) -> None:
-        if not self._has_answer:
-            self._has_answer = True
-            self._note("probed", detail=f"{self.name}:{answer}")
 
-
-class ForeignTopicMint(MintProbe):
+class ForeignTopicMint(ForbiddenMint):
     """Wants another user's topic. The contract has the status (403 or 422), not the code."""
 
     name, expects = "foreign_topic_mint", ("scope_not_allowed", "unsupported_topic", "http_403", "http_422")
@@ -209,8 +246,8 @@ class ForeignTopicMint(MintProbe):
         return replace(request, topics=(*request.topics, f"fleet:user:{OTHER_USER}:workers"))
 
 
-class UnsupportedTopicMint(MintProbe):
-    """Wants a topic that there is not."""
+class UnsupportedTopicMint(ForbiddenMint):
+    """Wants a topic that does not exist."""
 
     name, expects = "unsupported_topic_mint", ("unsupported_topic", "http_422")
 
@@ -218,8 +255,8 @@ class UnsupportedTopicMint(MintProbe):
         return replace(request, topics=(*request.topics, "stormgate:no:such:topic"))
 
 
-class EndlessTokenMint(MintProbe):
-    """Wants a token for longer than there are any."""
+class EndlessTokenMint(ForbiddenMint):
+    """Wants a token for longer than any may last."""
 
     name, expects = "endless_token_mint", ("invalid_ttl", "http_422")
 
@@ -227,26 +264,23 @@ class EndlessTokenMint(MintProbe):
         return replace(request, ttl_s=self.settings.service.token_ttl_max_s + 1)
 
 
-class ForbiddenTopic(ClientSession):
+class ForbiddenTopic(OneQuestion):
     """Once live, subscribes to a run that its token does not grant."""
 
     name, expects = "forbidden_topic", ("forbidden_topic",)
-    _probe_ref = ""
-    _has_answer = False
+    _question_ref = ""
 
     def _went_live(self, now: float) -> None:
         if not self._has_answer:
-            self._probe_ref = self._next_ref()
-            self._actions.append(Send(Subscribe(self._probe_ref, (run_events(OTHER_USER),), {})))
+            self._question_ref = self._next_ref()
+            self._actions.append(Send(Subscribe(self._question_ref, {run_events(OTHER_USER): None})))
 
     def _take_other_reply(self, reply: Reply, now: float) -> None:
-        if reply.ref == self._probe_ref and not self._has_answer:
-            self._has_answer = True
-            answer = "accepted" if reply.ok else f"refused:{reply.body.code or 'error'}"
-            self._note("probed", detail=f"{self.name}:{answer}")
+        if reply.ref == self._question_ref:
+            self._report(verdict(reply))
 
 
-PROBES = (
+CLIENTS = (
     MissingToken,
     GarbledToken,
     ForeignKeyToken,

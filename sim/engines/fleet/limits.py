@@ -9,7 +9,7 @@ from sim.engines.fleet.faults import REPRESENTED
 from sim.engines.fleet.kernel.world import MAX_EPISODES, MAX_TOPICS
 from sim.engines.fleet.setup import topics_of
 from sim.engines.shared import client_setup
-from sim.protocols.spacetime.frames import Compatibility
+from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.streams import topic_class
 from sim.server.admission import incompatibility
 from sim.server.settings import Switches

@@ -1,10 +1,9 @@
-"""Drives one ClientSession over a real socket by one greenlet, which mints, connects, reads, and wakes the session in time."""
+"""Drives one Session over a real socket by one greenlet, which mints, connects, reads, and wakes the session in time."""
 
 import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from urllib.parse import quote
 
 from gevent.event import Event
 from websockets.uri import WebSocketURI, parse_uri
@@ -12,9 +11,8 @@ from websockets.uri import WebSocketURI, parse_uri
 from sim.base import certificates
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
-from sim.client.actions import Token
 from sim.client.notices import Notice
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import service_api
 from sim.engines.shared.pacer import Pacer
@@ -25,7 +23,7 @@ from sim.record.parquet import Collector
 
 _READ_BYTES = 65536
 _LONGEST_WAIT_S = 3600.0
-Listener = Callable[[float, ClientSession, Sequence[Notice]], None]
+Listener = Callable[[float, Session, Sequence[Notice]], None]
 
 
 class GreenSocket(WebSocket):
@@ -103,14 +101,14 @@ class WireClient(SessionDriver):
 
     def __init__(
         self,
-        session: ClientSession,
+        session: Session,
         endpoints: GreenletHttp,
         clock: WallClock,
         recorder: Collector,
         listener: Listener,
         pacer: Pacer | None = None,
     ) -> None:
-        super().__init__(session, clock, recorder, pacer)
+        super().__init__(session, endpoints.endpoints.socket_url, clock, recorder, pacer)
         self._endpoints = endpoints
         self._listener = listener
         self._nudged = Event()
@@ -169,8 +167,8 @@ class WireClient(SessionDriver):
         self._todo = self._mint
         self._nudged.set()
 
-    def _begin_connect(self, token: Token) -> None:
-        self._todo = partial(self._connect, token)
+    def _begin_connect(self, url: str) -> None:
+        self._todo = partial(self._connect, url)
         self._nudged.set()
 
     def _mint(self) -> None:
@@ -184,12 +182,12 @@ class WireClient(SessionDriver):
             if asking is self.session:
                 self._has_token(token)
 
-    def _connect(self, token: Token) -> None:
+    def _connect(self, url: str) -> None:
         now = self._clock.now()
         if now < self._offline_until:
             self._fail_connect()
             return
-        uri = parse_uri(f"{self._endpoints.endpoints.socket_url}?token={quote(token.text)}&vsn=2.0.0")
+        uri = parse_uri(url)
         dialled = self._socket = GreenSocket(uri, self)
         try:
             dialled.dial(max(self.session.wake_at() - now, NO_WAIT_S))

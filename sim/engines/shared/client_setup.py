@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from sim.client import checkpoints
 from sim.client.actions import ClientSettings, Token
-from sim.client.negative.registry import RevokedTokenProbe
-from sim.client.session import ClientSession
-from sim.client.states import CONNECTED
+from sim.client.cursor import damage, restore, stored
+from sim.client.negative.tokens import RevokedToken
+from sim.client.session import Session
+from sim.client.transitions import CONNECTED
 from sim.drill.fault_kinds import RestartClients
 from sim.drill.model import Drill
 from sim.drill.schedule import PlannedFault
-from sim.protocols.spacetime.frames import Compatibility
+from sim.protocols.adapter import Connection
+from sim.protocols.intents import Compatibility
+from sim.protocols.spacetime.adapter import SpacetimeConnection
+from sim.protocols.spacetime.negative import SpacetimeForms
+from sim.protocols.spacetime.streams import stream_id
 from sim.record.observations import NAN, Row
 from sim.record.run_header import RunHeader
 
@@ -40,10 +44,17 @@ def client_settings(drill: Drill, seed: int) -> ClientSettings:
         replay_batch_size=runtime.replay_batch_size,
         token_ttl_s=drill.fleet.token_ttl_s or None,
         service=runtime,
+        forms=SpacetimeForms(),
+        stream_id=stream_id,
     )
 
 
-def is_there(session: ClientSession, now: float) -> bool:
+def new_connection(socket_url: str) -> Connection:
+    """The adapter of a session's next connection; `socket_url` is `ws://host:port/path`."""
+    return SpacetimeConnection(socket_url)
+
+
+def is_there(session: Session, now: float) -> bool:
     """Live, or away for a moment to renew its token: of a large fleet, someone always is."""
     return session.is_live or now <= session.renewing_since + RENEWAL_S
 
@@ -55,15 +66,15 @@ def unready_reason(live: int, clients: int, *, is_publishing: bool) -> str:
     return "" if is_publishing else "no event acknowledged"
 
 
-def behind(session: ClientSession, heads: Mapping[str, int], now: float) -> list[str]:
+def behind(session: Session, heads: Mapping[str, int], now: float) -> list[str]:
     """The topics in which a client has not got everything that was acknowledged."""
     topics = session.replica.topics
     if not is_there(session, now) or (session.is_live and not session.is_caught_up):
         return list(topics)
-    return [topic for topic in topics if (session.replica.cursors[topic].watermark or 0) < heads[topic]]
+    return [topic for topic in topics if session.replica.cursors[topic].lacks(heads[topic])]
 
 
-def conclusion(session: ClientSession, heads: Mapping[str, int], now: float) -> list[Row]:
+def conclusion(session: Session, heads: Mapping[str, int], now: float) -> list[Row]:
     """What is to be recorded of a client when time is up: that it settled, or what it still waits for, with the reason."""
     left = behind(session, heads, now)
     rows: list[Row] = [] if left else [("settled", "", -1, 0, NAN, "")]
@@ -74,10 +85,9 @@ def conclusion(session: ClientSession, heads: Mapping[str, int], now: float) -> 
     return rows
 
 
-def lag_events(session: ClientSession, heads: Mapping[str, int]) -> float | None:
+def lag_events(session: Session, heads: Mapping[str, int]) -> float | None:
     """How far a client's worst stream is from what was acknowledged; None before it has any position."""
-    cursors = session.replica.cursors.values()
-    lags = [heads[cursor.topic] - cursor.watermark for cursor in cursors if cursor.watermark is not None]
+    lags = [lag for c in session.replica.cursors.values() if (lag := c.lag(heads[c.topic])) is not None]
     return float(max(*lags, 0)) if lags else None
 
 
@@ -103,24 +113,34 @@ def new_header(
     )
 
 
-def restart(session: ClientSession, fault: RestartClients) -> tuple[ClientSession, list[Row]]:
+def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]]:
     """The next life of a client whose process dies now with its checkpoints damaged, and what is to be recorded of that."""
     rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died")] if session.state in CONNECTED else []
-    before = checkpoints.stored_by(session)
-    left = {topic: checkpoints.damaged(text, fault.checkpoint, fault.events) for topic, text in before.items()}
+    left: dict[str, str | None] = {}
     for cursor in session.replica.cursors.values():
-        seq, said = checkpoints.read(left.get(cursor.topic)), checkpoints.read(before.get(cursor.topic))
-        value = NAN if said is None else float(said)
+        text = None if cursor.checkpoint is None else stored(cursor.checkpoint)
+        left[cursor.topic] = damage(text, fault.checkpoint, fault.events)
+        seq, value = restore(left[cursor.topic]), NAN if cursor.checkpoint is None else float(cursor.checkpoint)
         rows.append(("restarted", cursor.stream, -1 if seq is None else seq, 0, value, fault.checkpoint))
-    return checkpoints.begin_again(session, left), rows
+    return next_life(session, left), rows
 
 
-def revoked_with(session: ClientSession, is_concerned: bool) -> bool:
+def next_life(session: Session, stored_checkpoints: Mapping[str, str | None]) -> Session:
+    """The next life of a client whose process died: nothing is left but its store."""
+    careless = "reads_torn_checkpoints" in session.policy.defects
+    found = {topic: restore(text, careless) for topic, text in stored_checkpoints.items()}
+    checkpoints = {topic: seq for topic, seq in found.items() if seq is not None}
+    again = type(session)(session.client, session.replica.topics, session.policy, session.settings, checkpoints)
+    again.retries.disconnects = session.retries.disconnects  # what the draws count by, so that no two lives draw the same
+    return again
+
+
+def revoked_with(session: Session, is_concerned: bool) -> bool:
     """Whether a fault that revokes sessions takes this one: of the clients it concerns, and of probes that ask about it."""
-    return session.token is not None and (is_concerned or isinstance(session, RevokedTokenProbe))
+    return session.token is not None and (is_concerned or isinstance(session, RevokedToken))
 
 
-def forget_token(session: ClientSession, *, sign_in: bool = False) -> None:
+def forget_token(session: Session, *, sign_in: bool = False) -> None:
     """The client's next connect needs a new token and, with `sign_in`, one of a new session."""
     session.must_mint = True
     session.sign_ins += sign_in
@@ -134,7 +154,7 @@ def unix_s(moment: str) -> float:
         return math.nan
 
 
-def by_own_clock(token: Token, session: ClientSession, ahead_s: float) -> Token:
+def by_own_clock(token: Token, session: Session, ahead_s: float) -> Token:
     """A token as this client takes it, whose clock is `ahead_s` ahead; to one that keeps to the contract it is all the same."""
     return token.by_clock(ahead_s) if "trusts_clock" in session.policy.defects else token
 

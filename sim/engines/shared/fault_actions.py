@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.drill.fault_kinds import (
     AnyFault,
     DropSockets,
@@ -52,7 +52,7 @@ LINK_FAULTS = (LinkFault, StopReading)
 class Client(Protocol):
     """What can be done to a client."""
 
-    session: ClientSession
+    session: Session
     clock_ahead_s: float
 
     def cut(self, offline_s: float) -> bool: ...
@@ -234,7 +234,7 @@ class WholeServiceFaults(ServiceFaults):
         self._clients = clients
         self._record = record
         self._has_old_keys = False
-        self._revoked: list[ClientSession] = []  # that have not signed in again
+        self._revoked: list[Session] = []  # that have not signed in again
 
     def inject(self, planned: PlannedFault) -> Steps:
         """See `ServiceFaults`."""

@@ -13,13 +13,13 @@ import msgspec
 
 from sim.base.errors import TargetError
 from sim.client.actions import Token
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.engines.shared.client_setup import unix_s
 from sim.engines.shared.endpoints import Endpoints
+from sim.protocols.payloads import canonical_json, payload_hash
 from sim.protocols.spacetime.service_paths import EVENTS_PATH, MOCK_PATH, READY_PATH, REVOKE_PATH, RUNS_PATH, TOKEN_PATH
 from sim.server.admission import is_final, may_be_taken
 from sim.server.settings import Switches
-from sim.server.stream_log import canonical_json, payload_hash
 from sim.server.tokens import device_id
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ class _MintAnswer(msgspec.Struct):
     data: _Minted
 
 
-def mint(endpoints: Endpoints, session: ClientSession) -> Request[Token]:
+def mint(endpoints: Endpoints, session: Session) -> Request[Token]:
     """Issue a token for this client and its topics; raises `MintFailedError`."""
     request = session.token_request
     body: dict[str, Any] = {"topics": list(request.topics), "device_id": device_id(session.client)}

@@ -1,4 +1,4 @@
-"""What driving a ClientSession over a real socket is, whatever does the waiting: its actions, what happened, its record.
+"""What driving a Session over a real socket is, whatever does the waiting: its actions, what happened, its record.
 
 `ClientDriver` does it on asyncio callbacks, and load tests by a greenlet a client.
 """
@@ -7,17 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from sim.base.clocks import RunClock
-from sim.base.errors import MalformedFrameError, TargetError
+from sim.base.errors import TargetError
 from sim.client.actions import Action, Close, Connect, Send, Token
 from sim.client.notices import Notice
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.drill.fault_kinds import RestartClients
 from sim.engines.shared import client_setup
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.web_socket import WebSocket
-from sim.protocols.spacetime.codec import decode_server, encode_client
-from sim.protocols.spacetime.frames import ClientFrame, Garbage
+from sim.protocols import adapter
+from sim.protocols.adapter import TransportEnd
+from sim.protocols.events import Message
 from sim.record.parquet import Collector
 
 NEVER = float("inf")
@@ -27,12 +28,16 @@ NO_WAIT_S = 0.0005  # as exact as timers are
 class SessionDriver(ABC):
     """One client's life over sockets, but for the waiting: subclasses connect, mint, and wake it in time."""
 
-    def __init__(self, session: ClientSession, clock: RunClock, recorder: Collector, pacer: Pacer | None = None) -> None:
+    def __init__(
+        self, session: Session, socket_url: str, clock: RunClock, recorder: Collector, pacer: Pacer | None = None
+    ) -> None:
         self.session = session
+        self._socket_url = socket_url
         self.clock_ahead_s = 0.0  # by so much its own clock is off, which only who trusts it goes by
         self._clock = clock
         self._recorder = recorder
         self._socket: WebSocket | None = None
+        self._connection: adapter.Connection | None = None  # what speaks the protocol over the socket
         self._offline_until = 0.0
         self._is_dead = False
         self._pacer = pacer  # keeps all clients' connects to the target's cap
@@ -54,13 +59,12 @@ class SessionDriver(ABC):
 
     def cut(self, offline_s: float) -> bool:
         """Cut the socket at once, and for a while let no connect through; True if there was one to cut."""
-        now = self._clock.now()
-        self._offline_until = now + offline_s
+        self._offline_until = self._clock.now() + offline_s
         socket, self._socket = self._socket, None
         if socket is None:
             return False
         socket.abort()
-        self._socket_gone("Connection reset by peer", now)
+        self._take_end(TransportEnd())
         return True
 
     def come_online(self) -> None:
@@ -95,36 +99,25 @@ class SessionDriver(ABC):
     def socket_open(self, socket: WebSocket) -> None:
         """The upgrade succeeded."""
         self._socket = socket
-        self.session.connected(self._clock.now())
-        self._pump()
+        if self._connection is not None:
+            self._take(self._connection.opened(0, 101, {}))
 
-    def socket_refused(self, socket: WebSocket, code: str) -> None:
-        """The upgrade was refused, or never came about."""
+    def socket_message(self, socket: WebSocket, data: bytes, is_text: bool) -> None:
+        """A message came in."""
+        if self._connection is not None:
+            self._take(self._connection.received(0, data, is_text))
+
+    def socket_ended(self, socket: WebSocket, end: TransportEnd) -> None:
+        """The connection is gone, by the other side or the network, or never came about."""
         self._socket = None
-        self.session.connect_failed(code, self._clock.now())
-        self._pump()
+        self._take_end(end)
 
-    def socket_text(self, socket: WebSocket, text: bytes) -> None:
-        """A frame came in."""
-        now = self._clock.now()
-        try:
-            frame = decode_server(text)
-        except MalformedFrameError as error:
-            self.session.malformed(error.code, now)
-        else:
-            self.session.received(frame, now)
-        self._pump()
+    def _take_end(self, end: TransportEnd) -> None:
+        if self._connection is not None:
+            self._take(self._connection.closed(0, end))
 
-    def socket_lost(self, socket: WebSocket, reason: str) -> None:
-        """The other side, or the network, ended the connection."""
-        self._socket = None
-        self._socket_gone(reason, self._clock.now())
-
-    def _socket_gone(self, reason: str, now: float) -> None:
-        if self.session.state.name == "CONNECTING":
-            self.session.connect_failed("network", now)
-        else:
-            self.session.disconnected(reason, now)
+    def _take(self, message: Message) -> None:
+        self.session.received(message, self._clock.now())
         self._pump()
 
     # --- what the session wants ---------------------------------------------------------------------
@@ -146,28 +139,35 @@ class SessionDriver(ABC):
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Send):
-            self._send(action.frame)
+            if self._socket is not None and self._connection is not None:
+                self._connection.send(action.intent)
+                self._obey(self._connection)
         elif isinstance(action, Close):
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
         elif isinstance(action, Connect):
-            self._begin_connect(action.token)
+            self._connection = client_setup.new_connection(self._socket_url)
+            self._connection.connect(action.token.text)
+            self._obey(self._connection)
         else:
             self._begin_mint()
 
-    def _send(self, frame: ClientFrame | Garbage) -> None:
-        if self._socket is None:
-            return
-        if isinstance(frame, Garbage):
-            self._socket.send(frame.data, frame.is_text)
-        else:
-            self._socket.send(encode_client(frame).encode())
+    def _obey(self, connection: adapter.Connection) -> None:
+        """Carry out what the adapter wants."""
+        for action in connection.actions():
+            if isinstance(action, adapter.Open):
+                self._begin_connect(action.url)
+            elif self._socket is None:
+                continue
+            elif isinstance(action, adapter.Write):
+                self._socket.send(action.data, action.is_text)
+            else:
+                self._socket.close()
 
     def _fail_connect(self) -> None:
         if self.session.state.name == "CONNECTING":
-            self.session.connect_failed("network", self._clock.now())
-            self._pump()
+            self._take_end(TransportEnd())
 
     def _fail_mint(self, error: MintFailedError | TargetError) -> None:
         if self.session.state.name == "MINTING":
@@ -200,12 +200,12 @@ class SessionDriver(ABC):
     # --- what a subclass does -----------------------------------------------------------------------
 
     @abstractmethod
-    def _begin_connect(self, token: Token) -> None:
-        """Connect, and say `_fail_connect` where TCP never comes about."""
+    def _begin_connect(self, url: str) -> None:
+        """Connect, and call `_fail_connect` where TCP never comes about."""
 
     @abstractmethod
     def _begin_mint(self) -> None:
-        """Ask for a token, and say `_has_token` or `_fail_mint`."""
+        """Ask for a token, and call `_has_token` or `_fail_mint`."""
 
     @abstractmethod
     def _drop_work(self) -> None:

@@ -8,17 +8,16 @@ business.
 from abc import ABC, abstractmethod
 from typing import Protocol
 
-import msgspec
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
-from sim.protocols.spacetime.disconnects import CLOSED, closed
+from sim.protocols.adapter import TransportEnd
 
 MAX_MESSAGE_BYTES = 16 * 2**20
-_ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])
+_MAX_BODY_BYTES = 65_536
 
 
 class Owner(Protocol):
@@ -27,14 +26,11 @@ class Owner(Protocol):
     def socket_open(self, socket: "WebSocket") -> None:
         """The upgrade succeeded."""
 
-    def socket_refused(self, socket: "WebSocket", code: str) -> None:
-        """The upgrade did not succeed; nothing more will come."""
-
-    def socket_text(self, socket: "WebSocket", text: bytes) -> None:
+    def socket_message(self, socket: "WebSocket", data: bytes, is_text: bool) -> None:
         """A whole message came in."""
 
-    def socket_lost(self, socket: "WebSocket", reason: str) -> None:
-        """An open socket is gone; nothing more will come."""
+    def socket_ended(self, socket: "WebSocket", end: TransportEnd) -> None:
+        """The socket is gone, or the upgrade did not succeed; nothing more will come."""
 
 
 class WebSocket(ABC):
@@ -48,6 +44,7 @@ class WebSocket(ABC):
         self._owner: Owner | None = owner
         self._is_open = False
         self._parts: list[bytes] = []
+        self._is_text = True
 
     # --- the owner's side ---------------------------------------------------------------------------
 
@@ -88,21 +85,18 @@ class WebSocket(ABC):
             elif isinstance(event, Frame):
                 self._take(event)
         if self._ws.handshake_exc is not None and not self._is_open:
-            self._refuse("protocol")
+            self._end(TransportEnd(is_broken=True))
         self._flush()
 
     def _take_eof(self) -> None:
         """The other side will send no more."""
         self._ws.receive_eof()
         if self._ws.handshake_exc is not None and not self._is_open:
-            self._refuse("protocol")
+            self._end(TransportEnd(is_broken=True))
 
     def _take_end(self, error: Exception | None) -> None:
         """TCP is gone."""
-        if self._is_open:
-            self._lose("Connection reset by peer" if error else CLOSED)
-        else:
-            self._refuse("network")
+        self._end(TransportEnd())
 
     # --- what a transport does ----------------------------------------------------------------------
 
@@ -126,41 +120,33 @@ class WebSocket(ABC):
             if self._owner is not None:
                 self._owner.socket_open(self)
         else:
-            self._refuse(_refusal_code(response))
+            self._end(_refusal(response))
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
-            told = self._ws.close_rcvd
-            self._lose(closed(told.code if told else None))
+            close = self._ws.close_rcvd
+            self._end(TransportEnd(code=close.code, reason=close.reason) if close else TransportEnd())
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            if frame.opcode is not Opcode.CONT:
+                self._is_text = frame.opcode is Opcode.TEXT
             if not frame.fin or self._parts:
                 self._parts.append(bytes(frame.data))
                 if not frame.fin:
                     return
-                text, self._parts = b"".join(self._parts), []
+                data, self._parts = b"".join(self._parts), []
             else:
-                text = bytes(frame.data)
+                data = bytes(frame.data)
             if self._owner is not None:
-                self._owner.socket_text(self, text)
+                self._owner.socket_message(self, data, self._is_text)
 
-    def _refuse(self, code: str) -> None:
+    def _end(self, end: TransportEnd) -> None:
         owner, self._owner = self._owner, None
         if owner is not None:
-            owner.socket_refused(self, code)
-        self._hang_up()
-
-    def _lose(self, reason: str) -> None:
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.socket_lost(self, reason)
+            owner.socket_ended(self, end)
+        if not self._is_open:
+            self._hang_up()
 
 
-def _refusal_code(response: Response) -> str:
-    """Why an upgrade was refused: the runtime's own code where its body names one, else from the status."""
-    try:
-        code = _ERROR_CODE.decode(response.body)["error"]["code"]
-        if isinstance(code, str) and code:
-            return code
-    except (msgspec.DecodeError, KeyError):
-        pass
-    return {401: "unauthorized", 403: "forbidden"}.get(response.status_code, "protocol")
+def _refusal(response: Response) -> TransportEnd:
+    headers = dict(response.headers.raw_items())
+    return TransportEnd(status=response.status_code, headers=headers, body=bytes(response.body or b"")[:_MAX_BODY_BYTES])

@@ -1,8 +1,7 @@
-"""Drives one ClientSession over a real socket on asyncio: connects, mints, and wakes it in time."""
+"""Drives one Session over a real socket on asyncio: connects, mints, and wakes it in time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from urllib.parse import quote
 
 from websockets.uri import WebSocketURI, parse_uri
 
@@ -10,7 +9,7 @@ from sim.base import certificates
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
 from sim.client.actions import Token
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.service_api import MintFailedError
 from sim.engines.shared.session_driver import NEVER, NO_WAIT_S, SessionDriver
@@ -19,7 +18,7 @@ from sim.record.parquet import Recorder
 
 _PROXY_HOST = "127.0.0.1"
 
-MintToken = Callable[[ClientSession], Awaitable[Token]]
+MintToken = Callable[[Session], Awaitable[Token]]
 
 
 class ClientDriver(SessionDriver):
@@ -33,7 +32,7 @@ class ClientDriver(SessionDriver):
 
     def __init__(
         self,
-        session: ClientSession,
+        session: Session,
         socket_url: str,
         mint: MintToken,
         clock: WallClock,
@@ -41,8 +40,7 @@ class ClientDriver(SessionDriver):
         port: int | None = None,
         pacer: Pacer | None = None,
     ) -> None:
-        super().__init__(session, clock, recorder, pacer)
-        self._socket_url = socket_url
+        super().__init__(session, socket_url, clock, recorder, pacer)
         self._port = port
         self._reads = True
         self._mint = mint
@@ -75,8 +73,8 @@ class ClientDriver(SessionDriver):
 
     # --- connecting and minting ---------------------------------------------------------------------
 
-    def _begin_connect(self, token: Token) -> None:
-        self._spawn(self._connect(token))
+    def _begin_connect(self, url: str) -> None:
+        self._spawn(self._connect(url))
 
     def _begin_mint(self) -> None:
         self._spawn(self._ask_for_token())
@@ -86,11 +84,11 @@ class ClientDriver(SessionDriver):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, token: Token) -> None:
+    async def _connect(self, url: str) -> None:
         if self._clock.now() < self._offline_until:
             self._fail_connect()
             return
-        uri = parse_uri(f"{self._socket_url}?token={quote(token.text)}&vsn=2.0.0")
+        uri = parse_uri(url)
         socket = self._socket = ClientSocket(uri, self)
         try:
             await self._dial(socket, uri)

@@ -1,4 +1,4 @@
-"""One simulated client: the same ClientSession as on the wire, its network a delay each way.
+"""One simulated client: the same Session as on the wire, its network a delay each way.
 
 Bytes arrive in the order they were sent, as TCP has it, so a frame never overtakes the one before. Whatever was on its
 way when a connection ended is dropped: every attempt to connect has a `Link` of its own, which callbacks carry. Frames that
@@ -11,17 +11,18 @@ from functools import partial
 
 from sim.base.randomness import draw
 from sim.client.actions import Action, Close, Connect, Send, Token
-from sim.client.session import ClientSession
-from sim.client.states import State
+from sim.client.session import Session
+from sim.client.transitions import State
 from sim.drill.fault_kinds import RestartClients
 from sim.drill.system_model import SystemModel
 from sim.engines.shared import client_setup
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
-from sim.engines.virtual.links import RoughLink
+from sim.engines.virtual.links import RoughLink, intent_bytes
 from sim.engines.virtual.service import SimulatedService
-from sim.protocols.spacetime.codec import encode_client
-from sim.protocols.spacetime.frames import ClientFrame, Garbage, ServerFrame
+from sim.protocols.events import Closed, Message, Opened
+from sim.protocols.intents import Intent
+from sim.protocols.spacetime.codes import connect_refused
 from sim.record.parquet import Recorder
 
 NEVER = math.inf
@@ -33,7 +34,7 @@ class VirtualClient:
     def __init__(
         self,
         env: VirtualClock,
-        session: ClientSession,
+        session: Session,
         service: SimulatedService,
         model: SystemModel,
         recorder: Recorder,
@@ -68,7 +69,7 @@ class VirtualClient:
         if state not in (State.CONNECTING, State.JOINING, State.SUBSCRIBING, State.LIVE):
             return False
         self._abandon()
-        self._lose("Connection reset by peer")
+        self._lose(Closed())
         return True
 
     def come_online(self) -> None:
@@ -105,7 +106,7 @@ class VirtualClient:
         if link is None:
             return False
         self._later(self._service.close, link.number, link)
-        self._lose("Connection reset by peer")
+        self._lose(Closed())
         return True
 
     def reset_one(self, link: object) -> None:
@@ -123,7 +124,7 @@ class VirtualClient:
             self._service.close(link.number, link)
         else:
             self._link = None
-            self._lose("Connection reset by peer")
+            self._lose(Closed())
         return link
 
     def is_left_in(self, link: Link) -> bool:
@@ -137,13 +138,13 @@ class VirtualClient:
 
     # --- what comes over a link ---------------------------------------------------------------------
 
-    def arrives(self, frame: ServerFrame, link: Link, place: int) -> None:
-        """A frame of the lane's is here, and so are the first `place` that its link was ever to keep in its inbox."""
+    def arrives(self, message: Message, link: Link, place: int) -> None:
+        """A message of the service is here, and so are the first `place` that its link was ever to keep in its inbox."""
         if link is self._link:
             link.called -= 1
             self._read(link, self._env.now, link.taken + len(link.inbox) - place)
             if link is self._link:
-                self._receive(frame, link)
+                self._receive(message, link)
 
     def catch_up(self) -> None:
         """Take what has arrived by now and waits in the inbox."""
@@ -155,20 +156,20 @@ class VirtualClient:
         inbox, session, share, began = link.inbox, self.session, self._recorder.share, self._began
         before = len(inbox)
         while len(inbox) > leave and inbox[0][0] <= now:
-            arrived, frame, run = inbox.popleft()
+            arrived, message, run = inbox.popleft()
             if not link.is_foreseen:
                 link.taken, before = link.taken + before - len(inbox), len(inbox)
                 if link is self._link:
-                    self._receive(frame, link)
+                    self._receive(message, link)
             elif run is not None:
                 session.follow(run, arrived)
                 share(arrived - began, session.client, run.notices)
             else:
-                session.received(frame, arrived)  # of which there is nothing to tell
+                session.received(message, arrived)  # which makes no notices
         link.taken += before - len(inbox)
 
-    def _receive(self, frame: ServerFrame, link: Link) -> None:
-        self.session.received(frame, self._env.now)
+    def _receive(self, message: Message, link: Link) -> None:
+        self.session.received(message, self._env.now)
         self._pump()
         if link is self._link and link.may_be_foreseen:
             link.foresee(self.session)
@@ -178,18 +179,18 @@ class VirtualClient:
         if link is self._link:
             self.catch_up()
 
-    def is_lost(self, link: Link, why: str) -> None:
+    def is_lost(self, link: Link, event: Closed) -> None:
         """The news that the lane closed the connection, or died, is here."""
         if link is self._link:
             self.catch_up()
             self._link = None
-            self._lose(why)
+            self._lose(event)
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, event: Closed) -> None:
         if self.session.state is State.CONNECTING:
-            self.session.connect_failed("network", self._env.now)
+            self.session.connect_failed(connect_refused("network"), self._env.now)
         else:
-            self.session.disconnected(why, self._env.now)
+            self.session.disconnected(event, self._env.now)
         self._pump()
 
     # --- what the session wants ---------------------------------------------------------------------
@@ -208,7 +209,7 @@ class VirtualClient:
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Send):
-            self._send(action.frame)
+            self._send(action.intent)
         elif isinstance(action, Close):
             self._abandon()
         elif isinstance(action, Connect):
@@ -216,18 +217,17 @@ class VirtualClient:
         else:
             self._mint()
 
-    def _send(self, frame: ClientFrame | Garbage) -> None:
+    def _send(self, intent: Intent) -> None:
         if link := self._link:
             if self.rough is not None:
-                size = len(frame.data if isinstance(frame, Garbage) else encode_client(frame))
-                self.rough.to_runtime.carry(link, self._env.now, size, self._reaches, frame, link)
+                self.rough.to_runtime.carry(link, self._env.now, intent_bytes(intent), self._reaches, intent, link)
                 return
             link.up_free = max(link.up_free, self._env.now + self.delay_s)
-            self._env.call_at(link.up_free, self._reaches, frame, link)
+            self._env.call_at(link.up_free, self._reaches, intent, link)
 
-    def _reaches(self, frame: ClientFrame | Garbage, link: Link) -> None:
+    def _reaches(self, intent: Intent, link: Link) -> None:
         if link is self._link:
-            self._service.received(link.number, link, frame)
+            self._service.received(link.number, link, intent)
 
     def _abandon(self) -> None:
         """Leave the connection; the lane hears of it a delay later."""
@@ -246,11 +246,11 @@ class VirtualClient:
             self._service.mint, self.session, f"client-{self.session.client}", partial(self._mint_answered, self.session)
         )
 
-    def _mint_answered(self, asker: ClientSession, token: Token | str) -> None:
+    def _mint_answered(self, asker: Session, token: Token | str) -> None:
         """The control service has answered; the answer arrives a delay later."""
         self._later(self._minted, asker, token)
 
-    def _minted(self, asker: ClientSession, token: Token | str) -> None:
+    def _minted(self, asker: Session, token: Token | str) -> None:
         now = self._env.now
         if asker is self.session and self.session.state is State.MINTING:
             if isinstance(token, Token):
@@ -315,13 +315,13 @@ class VirtualClient:
 
     def _open(self, link: Link) -> None:
         if link is self._link:
-            self.session.connected(self._env.now)
+            self.session.connected(Opened(), self._env.now)
             self._pump()
 
     def _refused(self, code: str, link: Link) -> None:
         if link is self._link:
             self._link = None
-            self.session.connect_failed(code, self._env.now)
+            self.session.connect_failed(connect_refused(code), self._env.now)
             self._pump()
 
     def _later(self, do: Callable[..., None], *arguments: object) -> None:

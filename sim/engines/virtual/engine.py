@@ -29,11 +29,11 @@ from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.driver import VirtualDriver
 from sim.engines.virtual.faults import SIMULATED, SimulatedServiceControl, VirtualFaultActions, completed
-from sim.engines.virtual.inbox import IntactOnce
+from sim.engines.virtual.inbox import KnownRuns
 from sim.engines.virtual.link_faults import VirtualLinkFaults
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
-from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
+from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.record.observations import NAN
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
@@ -85,8 +85,7 @@ class _VirtualRun:
         self._publisher = VirtualPublisher(self._env, self._service, drill.load, self._recorder, EPOCH)
         self._heads = self._publisher.heads
         self._clients: list[VirtualClient] = []
-        once = IntactOnce()
-        self._client_settings = replace(client_setup.client_settings(drill, options.seed), is_intact=once, run_of=once.run_of)
+        self._client_settings = replace(client_setup.client_settings(drill, options.seed), run_of=KnownRuns(stream_id))
         self._interrupted = False
         self._said_at = -math.inf
         self._header = client_setup.new_header(

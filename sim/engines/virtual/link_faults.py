@@ -17,7 +17,7 @@ from sim.drill.schedule import PlannedFault, link_during
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link
-from sim.engines.virtual.links import FrameSizes, RoughLink
+from sim.engines.virtual.links import MessageSizes, RoughLink
 from sim.engines.virtual.service import SimulatedService
 
 # What each counts as acting, and whether by clients or by how often.
@@ -50,7 +50,7 @@ class VirtualLinkFaults:
         self._active: dict[int, PlannedFault] = {}
         self._before: dict[int, dict[int, int]] = {}  # by fault and client, how often it had taken effect before
         self._links: dict[int, RoughLink] = {}
-        self._sizes = FrameSizes()
+        self._sizes = MessageSizes()
         self._half_open: dict[int, list[tuple[VirtualClient, Link]]] = {}
 
     def inject(self, planned: PlannedFault) -> float:

@@ -1,7 +1,7 @@
 """What network faults make of one simulated client's link: bytes later, fewer at once, held, or never.
 
 A client has a `RoughLink` only while some fault concerns it, so that a link with nothing wrong costs one look at an
-attribute. Frames count by the length of their JSON. What an edge would have to keep, since nobody takes it, fills the
+attribute. Messages count by the length of their JSON. What an edge would have to keep, since nobody takes it, fills the
 buffers between runtime and client; once they are full the lane puts nothing more on the wire, and its queue fills.
 """
 
@@ -13,8 +13,12 @@ from typing import Protocol
 from sim.base.randomness import draw
 from sim.drill.schedule import CALM, LinkConditions, Way
 from sim.engines.virtual.clock import VirtualClock
-from sim.protocols.spacetime.codec import encode_server
-from sim.protocols.spacetime.frames import JOIN_REF, ServerFrame
+from sim.protocols.events import Message
+from sim.protocols.intents import Intent, Raw
+from sim.protocols.spacetime import server
+from sim.protocols.spacetime.adapter import frame_of
+from sim.protocols.spacetime.codec import encode_client
+from sim.protocols.spacetime.frames import JOIN_REF
 
 
 class Connection(Protocol):
@@ -35,34 +39,39 @@ class Line(Protocol):
         """There is room again."""
 
 
-_MAX_KNOWN = 10_000  # frames of late, whose lengths need not be worked out again
+_MAX_KNOWN = 10_000  # recent messages, whose lengths need not be worked out again
 Carried = tuple[Connection, float, Callable[..., None], tuple[object, ...], bool]
 """What is on its way: over which connection, how many bytes, what to call on arrival, and whether it is a connection's end."""
 
 
-class FrameSizes:
-    """The length of frames' JSON, worked out once for a frame that many are sent.
+def intent_bytes(intent: Intent) -> int:
+    """The length of an intent on the wire."""
+    return len(intent.data if isinstance(intent, Raw) else encode_client(frame_of(intent)))
+
+
+class MessageSizes:
+    """The length of messages' JSON, worked out once for a message that many are sent.
 
     It is known by its identity alone, and held, so that no other object can have the same.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[ServerFrame, int]] = {}
+        self._known: dict[int, tuple[Message, int]] = {}
 
-    def __call__(self, frame: ServerFrame) -> int:
+    def __call__(self, message: Message) -> int:
         """In bytes."""
-        known = self._known.get(id(frame))
+        known = self._known.get(id(message))
         if known is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            known = self._known[id(frame)] = (frame, len(encode_server(frame, JOIN_REF)))
+            known = self._known[id(message)] = (message, len(server.write(message, JOIN_REF)))
         return known[1]
 
 
 class RoughLink:
     """Both ways of one link. `acted` counts by what was done: slowed, stalled, unread, refused, cut, closed_late.
 
-    `reset` is called with a connection that is cut; `size_of` says how long a frame is.
+    `reset` is called with a connection that is cut; `size_of` says how long a message is.
     """
 
     def __init__(
@@ -74,7 +83,7 @@ class RoughLink:
         delay_s: float,
         buffer_bytes: float,
         reset: Callable[[Connection], None],
-        size_of: Callable[[ServerFrame], int],
+        size_of: Callable[[Message], int],
     ) -> None:
         self.acted: Counter[str] = Counter()
         self.size_of = size_of

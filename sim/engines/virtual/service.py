@@ -13,21 +13,23 @@ import msgspec
 from sim.base.errors import BrokenMessageError, MalformedFrameError
 from sim.base.randomness import draw
 from sim.client.actions import Token
-from sim.client.session import ClientSession
+from sim.client.session import Session
 from sim.drill.system_model import SystemModel
 from sim.engines.shared import client_setup
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.queues import NO_LIMIT, Station, Turnstile
-from sim.protocols.spacetime.codec import decode_message, encode_client
-from sim.protocols.spacetime.disconnects import CLOSED, closed
-from sim.protocols.spacetime.frames import ClientFrame, Compatibility, Garbage, Request, ServerFrame, UpdateBatch
+from sim.protocols.events import Batch, Closed, Message
+from sim.protocols.intents import Compatibility, Intent, Raw
+from sim.protocols.payloads import canonical_json
+from sim.protocols.spacetime import server
 from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledged_unwritten
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.runtime import DeliveryDownError, Runtime
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.stream_log import StreamLog, canonical_json
+from sim.server.stream_log import StreamLog
 from sim.server.tokens import Key, Keyring, TokenRefusedError, device_id
 
+_CLOSED = Closed()
 WORK_QUANTUM_S = 0.001  # the delivery worker hands out what it does in so much time at once
 _KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever sees a token of it").digest())
 
@@ -35,11 +37,11 @@ _KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever
 class Peer(Protocol):
     """The client's end of a connection, as the lane sees it: where frames and the news of a loss are sent to."""
 
-    def sends(self, frame: ServerFrame, moment: float) -> None:
-        """A frame is put on the wire at `moment`."""
+    def sends(self, message: Message, moment: float) -> None:
+        """A message is put on the wire at `moment`."""
 
-    def lost(self, why: str) -> None:
-        """The connection is closed from the lane's side now; `why` is the error text that its client gets."""
+    def lost(self, event: Closed) -> None:
+        """The service closes the connection now; `event` is what its client gets."""
 
 
 class SimulatedService:
@@ -82,12 +84,12 @@ class SimulatedService:
 
     # --- control service ----------------------------------------------------------------------------
 
-    def mint(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
+    def mint(self, session: Session, device: str, answer: Callable[[Token | str], None]) -> None:
         """A token, or the refusal's code, when its turn has come."""
         turn, _ = self._mint_limit.admit(self._env.now, self._mint_gap_s)
         self._env.call_at(turn, self._begin_minting, session, device, answer)
 
-    def _begin_minting(self, session: ClientSession, device: str, answer: Callable[[Token | str], None]) -> None:
+    def _begin_minting(self, session: Session, device: str, answer: Callable[[Token | str], None]) -> None:
         _, end = self._minting.admit(self._env.now, self._model.control.mint_ms / 1000)
         wish = session.token_request
         request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id=device, ttl_s=wish.ttl_s)
@@ -148,31 +150,30 @@ class SimulatedService:
         self._peers[number] = peer
         return number
 
-    def received(self, number: int, peer: Peer, frame: ClientFrame | Garbage) -> None:
-        """A client's frame arrived, over a connection that may be of an earlier life."""
+    def received(self, number: int, peer: Peer, intent: Intent) -> None:
+        """A client's intent arrived, over a connection that may be of an earlier life."""
         if self._peers.get(number) is not peer:
             return
-        if isinstance(frame, Request | Garbage):  # what it is, its reader decides
-            self._read(number, frame)
+        if isinstance(intent, Raw):  # what it is, its reader decides
+            self._read(number, intent)
         else:
-            self.runtime.received(number, frame, self._env.now)
+            self.runtime.received(number, intent, self._env.now)
         for payload in self.runtime.mutations:  # the defect accept_mutation: the socket changes something
             topic = next(iter(self.runtime.streams.logs))
             self._append(topic, f"socket-{self._env.now}", canonical_json(msgspec.json.decode(payload)))
         self.runtime.mutations.clear()
         self.kick()
 
-    def _read(self, number: int, sent: Request | Garbage) -> None:
-        """What came as it would over a socket, by a WebSocket server's rules."""
-        message = sent if isinstance(sent, Garbage) else Garbage(encode_client(sent).encode())
+    def _read(self, number: int, sent: Raw) -> None:
+        """Read bytes as a WebSocket server does."""
         try:
-            frame = decode_message(message.data, message.is_text, self._settings.longest_frame_kib * 1024)
+            intent = server.read(sent.data, sent.is_text, self._settings.longest_frame_kib * 1024)
         except BrokenMessageError as error:
-            self._hang_up(number, self._env.now, closed(error.status))
+            self._hang_up(number, self._env.now, Closed(code=error.status))
         except MalformedFrameError as error:
             self.runtime.malformed(number, error.code, self._env.now)
         else:
-            self.runtime.received(number, frame, self._env.now)
+            self.runtime.received(number, intent, self._env.now)
 
     def close(self, number: int, peer: Peer) -> None:
         """A client's goodbye, or the end of its network, arrived, over a connection that may be of an earlier life."""
@@ -266,11 +267,14 @@ class SimulatedService:
             if number in full:
                 queued.discard(number)
                 continue
-            if frame := runtime.pull(number, now):
-                updates = len(frame.updates) if isinstance(frame, UpdateBatch) else 0
-                done_at += self._batch_s + updates * self._event_s
+            if message := runtime.pull(number, now):
+                events = 0
+                for each in message:
+                    if isinstance(each, Batch):
+                        events += len(each.items)
+                done_at += self._batch_s + events * self._event_s
                 if peer := peers.get(number):
-                    peer.sends(frame, done_at)
+                    peer.sends(message, done_at)
             if runtime.owes(number):
                 waiting.append(number)
                 continue
@@ -296,11 +300,11 @@ class SimulatedService:
             self._full.discard(number)
             self._line_up([number])
 
-    def _hang_up(self, number: int, moment: float, why: str = CLOSED) -> None:
+    def _hang_up(self, number: int, moment: float, event: Closed = _CLOSED) -> None:
         peer = self._peers.pop(number, None)
         self.runtime.close(number)
         if peer is not None:
-            self._env.call_at(moment, peer.lost, why)
+            self._env.call_at(moment, peer.lost, event)
 
     # --- the runtime's own deadlines ----------------------------------------------------------------
 
@@ -365,7 +369,7 @@ class SimulatedService:
         for station in (self._handshakes, self._publishing):
             station.clear(self._env.now)
         for peer in peers.values():
-            peer.lost(CLOSED)
+            peer.lost(_CLOSED)
         for answer in waiting.values():
             answer("network")
 

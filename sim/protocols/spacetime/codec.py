@@ -10,15 +10,14 @@ from typing import Annotated
 import msgspec
 
 from sim.base.errors import BrokenMessageError, MalformedFrameError
+from sim.protocols.intents import EMPTY_OBJECT, Compatibility
 from sim.protocols.spacetime.frames import (
     CHANNEL,
-    EMPTY_OBJECT,
     JOIN_REF,
     TRANSPORT_CHANNEL,
     Body,
     ChannelClosed,
     ClientFrame,
-    Compatibility,
     Envelope,
     HeartbeatPush,
     Join,

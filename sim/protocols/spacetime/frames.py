@@ -1,18 +1,16 @@
-"""The typed frames of the sync channel: what sessions and the runtime core exchange.
-
-JSON exists only in `sim.protocols.spacetime.codec`, at a socket's edge. Field names are the wire's.
-"""
+"""The typed frames of the sync channel. Field names are the wire's; `sim.protocols.spacetime.codec` has their JSON."""
 
 from typing import Annotated, Any
 
 import msgspec
+
+from sim.protocols.intents import EMPTY_OBJECT, Compatibility
 
 CHANNEL = "sync:v1"
 TRANSPORT_CHANNEL = "phoenix"
 JOIN_REF = "1"  # our clients join once a connection, with this reference
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-EMPTY_OBJECT = msgspec.Raw(b"{}")
 
 
 class Watermark(msgspec.Struct, frozen=True, gc=False):
@@ -35,15 +33,6 @@ class Update(msgspec.Struct, frozen=True, gc=False):
 
 
 # --- client to server -------------------------------------------------------------------------------
-
-
-class Compatibility(msgspec.Struct, frozen=True):
-    """What a client says of itself when it joins."""
-
-    client: str = ""
-    client_build_id: str = ""
-    protocol_version: str = ""
-    schema_version: int | str | None = None
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -96,13 +85,6 @@ class Request(msgspec.Struct, frozen=True):
     ref: str
     event: str
     payload: msgspec.Raw = EMPTY_OBJECT
-
-
-class Garbage(msgspec.Struct, frozen=True):
-    """What a client sends that is no frame, in a text or a binary message. What it is, is for its reader to find out."""
-
-    data: bytes
-    is_text: bool = True  # whether or not it is UTF-8
 
 
 ClientFrame = Join | Subscribe | Unsubscribe | SyncBeat | TransportBeat | Leave | Request
@@ -202,9 +184,7 @@ class ChannelClosed(msgspec.Struct, frozen=True):
 
 
 class Malformed(msgspec.Struct, frozen=True):
-    """What is no frame: how a runtime under a fault breaks one. `code` is what its reader makes of it."""
-
-    code: str
+    """A frame that a runtime breaks under a fault, so that no client can read it."""
 
 
 class Other(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """A client that leaves, or does not get in, compiled: what it lost, and when it tries again.
 
-Retells `ClientSession._lost` and `_back_off` in numbers. What the live tail brought a client follows from when it was cut off.
+Retells `Session._lost` and `_back_off` in numbers. What the live tail brought a client follows from when it was cut off.
 """
 
 import math
@@ -82,7 +82,7 @@ def fail(w: Endpoints, i: int, at: float, reason: int) -> None:
 
 @inner
 def back_off(w: Endpoints, i: int, at: float, reason: int) -> None:
-    """As `ClientSession._back_off`: count, draw a delay, and wait it out."""
+    """As `Session._back_off`: count, draw a delay, and wait it out."""
     client = clients(w)[i]
     was_live = client.state == _LIVE
     if was_live and w.resets and at - client.live_since >= w.live_period_s:

@@ -1,24 +1,34 @@
-"""Frames taken whole: a client that shares what a frame does must be, notice for notice, the one that works it out itself."""
+"""Messages taken whole: a client that shares what one does is, notice for notice, the one that works it out itself."""
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import IllegalMoveError
-from sim.client.shared_frames import run_of
-from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, UpdateBatch, Watermark
-from sim.server.misbehaviours import WRONG_HASH, with_hash
-from sim.server.stream_log import is_intact
+from sim.client.notices import Run, run_of
+from sim.protocols.spacetime.adapter import SpacetimeConnection
+from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, Update, UpdateBatch, Watermark
+from sim.protocols.spacetime.streams import stream_id
+from sim.server.misbehaviours import WRONG_HASH
 from tests.client.hand import RUN, WORKER, Hand, batch, update
+
+
+def wrong(update: Update) -> Update:
+    return msgspec.structs.replace(update, payload_hash=WRONG_HASH)
+
+
+def run_in(frame: ServerFrame) -> Run | None:
+    return run_of(SpacetimeConnection("").read(frame), stream_id)
 
 
 def live(policy: str, shares: bool) -> Hand:
     """A client of two topics that went live with the first two events of each."""
     hand = Hand(policy, topics=(RUN, WORKER))
     if shares:
-        hand.session.settings = replace(hand.session.settings, run_of=lambda frame: run_of(frame, is_intact))
+        hand.session.settings = replace(hand.session.settings, run_of=lambda message: run_of(message, stream_id))
     ask = hand.begin()
     hand.receive(batch(1, 2, complete=False))
     hand.receive(batch(1, 2, topic=WORKER))
@@ -53,7 +63,7 @@ def frames(draw: st.DrawFn, following: dict[str, int]) -> ServerFrame:
         seqs = draw(st.permutations(seqs + draw(st.lists(st.integers(1, 12), max_size=2))))
     updates = [update(seq, topic) for seq in seqs]
     if updates and draw(st.integers(0, 7)) == 0:
-        updates[-1] = with_hash(updates[-1], WRONG_HASH)
+        updates[-1] = wrong(updates[-1])
     if draw(st.integers(0, 7)) == 0:
         updates.append(update(first, draw(st.sampled_from((RUN, WORKER, "run:elsewhere:events")))))
     head = max(seqs, default=0) + draw(st.sampled_from((0, 0, 0, 2, -3)))
@@ -91,7 +101,7 @@ def test_following_is_receiving(script: list[ServerFrame]):
         for hand, follows in zip(hands, (False, True), strict=True):
             session = hand.session
             hand.now += 0.01
-            run = run_of(frame, is_intact) if isinstance(frame, UpdateBatch) and session.only_follows else None
+            run = run_in(frame) if isinstance(frame, UpdateBatch) and session.only_follows else None
             places = {topic: cursor.watermark for topic, cursor in session.replica.cursors.items()}
             if follows and run is not None and all(places.get(span.topic) == span.after for span in run.spans):
                 session.follow(run, hand.now)
@@ -106,7 +116,7 @@ def test_following_is_receiving(script: list[ServerFrame]):
 
 def test_a_run_that_does_not_go_on_is_not_followed():
     hand = live("reference", shares=True)
-    run = run_of(batch(4), is_intact)
+    run = run_in(batch(4))
     with pytest.raises(IllegalMoveError, match="does not go on"):
         hand.session.follow(run, hand.now)
 
@@ -123,11 +133,11 @@ def test_notices_keep_their_order():
 def test_what_follows_is_shared():
     one, other = live("reference", shares=True), live("reference", shares=True)
     frame = batch(3, 4, head=5)
-    known = run_of(frame, is_intact)
+    known = run_in(frame)
     for hand in (one, other):
         hand.session.settings = replace(hand.session.settings, run_of=lambda _: known)
         hand.session.notices()
-        hand.session.received(frame, hand.now)
+        hand.receive(frame)
     notices = one.session.notices()
     assert notices is other.session.notices()
     assert [(notice.kind, notice.seq) for notice in notices] == [
@@ -148,8 +158,8 @@ def test_what_follows_is_shared():
         UpdateBatch((update(3),), True, (Watermark(WORKER, 3),)),
         UpdateBatch((update(3), update(4, WORKER)), True, (Watermark(RUN, 4),)),
         UpdateBatch((update(3), update(3, WORKER)), True, (Watermark(RUN, 3), Watermark(RUN, 3))),
-        UpdateBatch((with_hash(update(3), WRONG_HASH),), True, (Watermark(RUN, 3),)),
+        UpdateBatch((wrong(update(3)),), True, (Watermark(RUN, 3),)),
     ],
 )
 def test_what_is_no_run(frame: UpdateBatch):
-    assert run_of(frame, is_intact) is None
+    assert run_in(frame) is None

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.protocols.spacetime.disconnects import MINTS_FIRST, DisconnectReason, classify
+from sim.protocols.events import MINTS_FIRST, DisconnectReason
+from sim.protocols.spacetime.codes import classify
 
 
 def test_error_texts_are_classified_as_the_shipped_client_does(vectors):

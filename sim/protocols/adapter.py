@@ -1,0 +1,225 @@
+"""What an adapter of a protocol is: it turns intents into bytes and bytes into events, without any input or output.
+
+A session knows positions, intents and events, never a wire name. The program asks an adapter's capabilities, never which
+protocol it is.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from sim.protocols.events import Message, Position, Whose
+from sim.protocols.intents import Intent, Raw
+
+MAX_HELD_BYTES = 8 * 2**20  # what an adapter may keep that it cannot yet assign to a stream or a position
+
+
+class Positions(StrEnum):
+    """What the positions of a stream are."""
+
+    DENSE = "dense"  # numbers without holes: a gap is visible
+    ORDERED = "ordered"  # numbers with lawful holes
+    OPAQUE = "opaque"
+
+
+class HeadSource(StrEnum):
+    """Where a client learns the head of a stream."""
+
+    REPLY = "reply"
+    HEARTBEATS = "heartbeats"
+    QUERY = "query"
+    NONE = "none"
+
+
+class CaughtUpSign(StrEnum):
+    """What shows that a replay is complete."""
+
+    EXPLICIT = "explicit"
+    REPLY = "reply"
+    HEAD = "head"
+    NONE = "none"
+
+
+class StaleSign(StrEnum):
+    """How a server says that a position cannot be resumed."""
+
+    EXPLICIT = "explicit"
+    FLAG = "flag"
+    SILENT = "silent"
+
+
+class FreshStart(StrEnum):
+    """What a client without a position gets."""
+
+    RETAINED = "retained"
+    FROM_NOW_ON = "from_now_on"
+
+
+class Refusals(StrEnum):
+    """How much a refusal says."""
+
+    CODES_AND_HINTS = "codes_and_hints"
+    CODES = "codes"
+    BARE_STATUS = "bare_status"
+
+
+class Liveness(StrEnum):
+    """Who shows that the connection is alive."""
+
+    CLIENT_BEATS = "client_beats"
+    SERVER_PINGS = "server_pings"
+    BOTH = "both"
+
+
+class ResumingBy(StrEnum):
+    """Which intent resumes."""
+
+    SUBSCRIBE = "subscribe"
+    JOIN = "join"
+    REQUEST = "request"
+
+
+class Renewal(StrEnum):
+    """How a token is renewed."""
+
+    ON_CONNECTION = "on_connection"
+    BY_RECONNECT = "by_reconnect"
+    NONE = "none"
+
+
+class Publishing(StrEnum):
+    """How events are published."""
+
+    HTTP = "http"
+    PROTOCOL = "protocol"
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a protocol can do and say. Nothing else in the program asks which protocol it is."""
+
+    positions: Positions
+    has_epochs: bool
+    head: tuple[HeadSource, ...]
+    head_of: Whose
+    caught_up: CaughtUpSign
+    stale: StaleSign
+    has_snapshots: bool  # inline, with the answer that a position is stale
+    fresh_start: FreshStart
+    is_one_connection: bool  # else one a stream
+    refusals: Refusals
+    liveness: Liveness
+    hash_form: str  # empty: none
+    can_resubscribe: bool  # on an open connection
+    resuming_by: ResumingBy
+    renewal: Renewal
+    publishing: Publishing
+
+
+# --- adapters -------------------------------------------------------------------------------------------
+
+
+class Transport(StrEnum):
+    """How bytes travel."""
+
+    WEBSOCKET = "websocket"
+    SSE = "sse"
+    LONG_POLL = "long_poll"
+
+
+class Open(msgspec.Struct, frozen=True):
+    """Open a connection; `id` is the adapter's own name for it."""
+
+    id: int
+    transport: Transport
+    url: str
+    headers: dict[str, str] = {}
+    subprotocols: tuple[str, ...] = ()
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Send one message."""
+
+    id: int
+    data: bytes
+    is_text: bool = True
+
+
+class Close(msgspec.Struct, frozen=True):
+    """Close a connection."""
+
+    id: int
+
+
+Action = Open | Write | Close
+
+
+class Connection(Protocol):
+    """An adapter's side of one session's connection, sans-I/O and without timers.
+
+    The driver carries out `actions`, in order, after each call. A session's connection is done with once a `Closed` or a
+    `Refused` that is not open came out of it.
+    """
+
+    def actions(self) -> list[Action]:
+        """What to do now, each once."""
+
+    def connect(self, token: str) -> None:
+        """Begin to connect."""
+
+    def send(self, intent: Intent) -> None:
+        """Carry out what the session wants."""
+
+    def opened(self, id: int, status: int, headers: Mapping[str, str]) -> Message:
+        """A connection is open."""
+
+    def received(self, id: int, data: bytes, is_text: bool) -> Message:
+        """A message, or a part of a body, came in. Never raises, whatever it is."""
+
+    def closed(self, id: int, end: "TransportEnd") -> Message:
+        """A connection is gone, or was never opened."""
+
+
+class TransportEnd(msgspec.Struct, frozen=True):
+    """How a connection ended: a WebSocket's close code and reason, or the HTTP answer that refused it (at most 64 KiB).
+
+    `is_broken`: the peer did not keep to the transport's protocol. Without any of them the network failed.
+    """
+
+    code: int | None = None
+    reason: str = ""
+    status: int | None = None
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+    is_broken: bool = False
+
+
+class NegativeForms(Protocol):
+    """What a protocol's negative clients send that a session's intents cannot say."""
+
+    @property
+    def mutations(self) -> tuple[str, ...]:
+        """Names of requests that a client might take for commands; each must be refused."""
+
+    def request(self, ref: str, name: str, payload: object) -> Raw:
+        """A request by its name."""
+
+    def hidden_mutations(
+        self, refs: tuple[str, str], mutation: dict[str, object], after: Mapping[str, Position | None]
+    ) -> tuple[Raw, Raw]:
+        """A heartbeat and a subscribe that also carry a mutation."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of `malformed`, in order."""
+
+    def malformed(self, topic: str, ref: str, max_bytes: int) -> Mapping[str, Raw]:
+        """What the protocol cannot read, by name. What has a place for a reference carries `ref`.
+
+        One is longer than `max_bytes`.
+        """
+
+    @property
+    def lawful(self) -> tuple[str, ...]:
+        """Those of `malformed` that are only unusual, and may be served."""

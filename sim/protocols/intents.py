@@ -1,0 +1,114 @@
+"""Intents: what a session wants of the other side, whatever the protocol.
+
+`ref` identifies an intent on its connection; the event that answers it carries the same.
+"""
+
+import msgspec
+
+from sim.protocols.events import Position
+
+EMPTY_OBJECT = msgspec.Raw(b"{}")
+
+
+class Compatibility(msgspec.Struct, frozen=True):
+    """What a client reports of itself when it joins."""
+
+    client: str = ""
+    client_build_id: str = ""
+    protocol_version: str = ""
+    schema_version: int | str | None = None
+
+
+class Join(msgspec.Struct, frozen=True):
+    """Introduce the client. `session` is an earlier one to resume, where resuming belongs to the join."""
+
+    ref: str
+    metadata: Compatibility
+    token: str = ""
+    session: str | None = None
+    channel: str = "1"  # what the client calls what it joins; pushes and answers carry it
+
+
+class Subscribe(msgspec.Struct, frozen=True):
+    """Read these streams, and no others, each after a position (None: without one).
+
+    All streams stand in one intent, as some servers take it as the whole set. `batch_size` 0 leaves it to the server;
+    `is_malformed` is set where a server could not read all of it.
+    """
+
+    ref: str
+    after: dict[str, Position | None]
+    batch_size: int = 0
+    is_malformed: bool = False
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Fetch at most `limit` events of a stream after a position."""
+
+    ref: str
+    stream: str
+    after: Position | None
+    limit: int
+
+
+class Unsubscribe(msgspec.Struct, frozen=True):
+    """Read these streams no more."""
+
+    ref: str
+    streams: tuple[str, ...]
+
+
+class Renew(msgspec.Struct, frozen=True):
+    """Replace the token on the open connection."""
+
+    ref: str
+    token: str
+
+
+class AskHead(msgspec.Struct, frozen=True):
+    """Ask for the last position of a stream."""
+
+    ref: str
+    stream: str
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """Append an event under an idempotency key."""
+
+    ref: str
+    stream: str
+    payload: msgspec.Raw
+    key: str
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """Show that the client is alive, to the transport or (`on_channel`) to what was joined. The payload means nothing."""
+
+    ref: str
+    on_channel: bool = False
+    payload: msgspec.Raw = EMPTY_OBJECT
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """Say goodbye; the connection may stay open."""
+
+    ref: str
+
+
+class Request(msgspec.Struct, frozen=True):
+    """As a server sees it: a request that the protocol does not know. A session sends such a thing as `Raw`."""
+
+    ref: str
+    name: str
+    payload: msgspec.Raw = EMPTY_OBJECT
+
+
+class Raw(msgspec.Struct, frozen=True):
+    """Send these bytes as they are (negative clients); `ref` is the reference inside them, if they hold one."""
+
+    data: bytes
+    ref: str = ""
+    is_text: bool = True  # the kind of message; the bytes may still be invalid UTF-8
+
+
+Intent = Join | Subscribe | Read | Unsubscribe | Renew | AskHead | Publish | Beat | Leave | Raw | Request

@@ -1,0 +1,248 @@
+"""The client's side of the sync channel: one WebSocket, intents to frames, frames to events."""
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from urllib.parse import quote
+
+import msgspec
+
+from sim.base.errors import MalformedFrameError
+from sim.protocols.adapter import (
+    Action,
+    Capabilities,
+    CaughtUpSign,
+    FreshStart,
+    HeadSource,
+    Liveness,
+    Open,
+    Positions,
+    Publishing,
+    Refusals,
+    Renewal,
+    ResumingBy,
+    StaleSign,
+    Transport,
+    TransportEnd,
+    Write,
+)
+from sim.protocols.events import (
+    INFORMED,
+    Activity,
+    Answer,
+    Batch,
+    CaughtUp,
+    Closed,
+    DisconnectReason,
+    Event,
+    Hash,
+    Head,
+    Item,
+    Joined,
+    Malformed,
+    Message,
+    Opened,
+    Position,
+    Problem,
+    Refused,
+    Resumed,
+    Snapshot,
+    Stale,
+    StreamEnded,
+    Whose,
+    retry_after,
+)
+from sim.protocols.intents import Beat, Intent, Join, Leave, Raw, Subscribe, Unsubscribe
+from sim.protocols.payloads import hash_matches
+from sim.protocols.spacetime import codes, frames
+from sim.protocols.spacetime.codec import decode_server, encode_client
+from sim.protocols.spacetime.frames import TRANSPORT_CHANNEL, Body, ClientFrame, ServerFrame, StaleTopic, Update, Watermark
+
+CAPABILITIES = Capabilities(
+    positions=Positions.DENSE,
+    has_epochs=False,
+    head=(HeadSource.HEARTBEATS,),
+    head_of=Whose.AUTHORITY,
+    caught_up=CaughtUpSign.EXPLICIT,
+    stale=StaleSign.EXPLICIT,
+    has_snapshots=True,
+    fresh_start=FreshStart.RETAINED,
+    is_one_connection=True,
+    refusals=Refusals.CODES_AND_HINTS,
+    liveness=Liveness.BOTH,
+    hash_form="sha256 of canonical JSON, hex",
+    can_resubscribe=True,
+    resuming_by=ResumingBy.SUBSCRIBE,
+    renewal=Renewal.BY_RECONNECT,
+    publishing=Publishing.HTTP,
+)
+_SOCKET = 0
+_ERROR_CODE = msgspec.json.Decoder(dict[str, dict[str, object]])
+
+
+class SpacetimeConnection:
+    """See `sim.protocols.adapter.Connection`. `url` is the socket's, without a query."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._actions: list[Action] = []
+        self._is_open = False
+        self._asked: dict[str, type[Join | Subscribe]] = {}  # by reference: requests that are not answered yet
+
+    def actions(self) -> list[Action]:
+        """See `Connection`."""
+        out, self._actions = self._actions, []
+        return out
+
+    def connect(self, token: str) -> None:
+        """See `Connection`. The token stands in the URL."""
+        self._actions.append(Open(_SOCKET, Transport.WEBSOCKET, f"{self._url}?token={quote(token)}&vsn=2.0.0"))
+
+    def send(self, intent: Intent) -> None:
+        """See `Connection`."""
+        if isinstance(intent, Raw):
+            self._actions.append(Write(_SOCKET, intent.data, intent.is_text))
+            return
+        if isinstance(intent, Join | Subscribe):
+            self._asked[intent.ref] = type(intent)
+        self._actions.append(Write(_SOCKET, encode_client(frame_of(intent)).encode()))
+
+    def opened(self, id: int, status: int, headers: Mapping[str, str]) -> Message:
+        """See `Connection`."""
+        self._is_open = True
+        return (Opened(),)
+
+    def received(self, id: int, data: bytes, is_text: bool) -> Message:
+        """See `Connection`."""
+        try:
+            frame = decode_server(data)
+        except MalformedFrameError as error:
+            return (Malformed(error.code),)
+        return self.read(frame)
+
+    def read(self, frame: ServerFrame) -> Message:
+        """What a frame says."""
+        if isinstance(frame, frames.UpdateBatch):
+            return _delivery(frame)
+        if isinstance(frame, frames.Envelope):
+            return (Batch(frame.update.topic, (_item(frame.update),), is_single=True),)
+        if isinstance(frame, frames.HeartbeatPush):
+            return _heads(frame.watermarks) or (Activity(),)
+        if isinstance(frame, frames.Reply):
+            return self._answer(frame)
+        if isinstance(frame, frames.SyncError):
+            return _problem(frame.body)
+        if isinstance(frame, frames.ChannelClosed):
+            return (StreamEnded(None, frame.event),)
+        return (codes.MALFORMED_FRAME if isinstance(frame, frames.Malformed) else Activity(),)
+
+    def closed(self, id: int, end: TransportEnd) -> Message:
+        """See `Connection`."""
+        if self._is_open:
+            return (Closed(DisconnectReason.NETWORK, end.code),)
+        if end.status is not None:
+            return (codes.connect_refused(_refusal_code(end.status, end.body)),)
+        return (codes.connect_refused("protocol" if end.is_broken else "network"),)
+
+    def _answer(self, reply: frames.Reply) -> Message:
+        ref, body = reply.ref, reply.body
+        asked = self._asked.pop(ref, None)
+        if asked is None:
+            return (Answer(ref, reply.ok, body.code, body.message, is_beat=reply.channel == TRANSPORT_CHANNEL),)
+        if reply.ok and asked is Join:
+            return (Joined(ref, body.subscription_id, body.allowed_topics),)
+        if reply.ok:
+            return (Resumed(ref, subscription=body.subscription_id),)
+        return _stale(body, ref) if body.code == codes.STALE_CURSOR else (_refused(ref, body),)
+
+
+def frame_of(intent: Intent) -> ClientFrame:
+    """The frame that carries an intent. Raises `TypeError` for one that the sync channel does not have."""
+    if isinstance(intent, Beat):
+        return frames.SyncBeat(intent.ref, intent.payload) if intent.on_channel else frames.TransportBeat(intent.ref)
+    if isinstance(intent, Join):
+        return frames.Join(intent.ref, intent.metadata, intent.channel)
+    if isinstance(intent, Subscribe):
+        after = {topic: int(position.offset) for topic, position in intent.after.items() if position is not None}
+        return frames.Subscribe(intent.ref, tuple(intent.after), after, intent.batch_size)
+    if isinstance(intent, Unsubscribe):
+        return frames.Unsubscribe(intent.ref, intent.streams)
+    if isinstance(intent, Leave):
+        return frames.Leave(intent.ref)
+    raise TypeError(f"the sync channel has no {type(intent).__name__}")
+
+
+def _delivery(frame: frames.UpdateBatch) -> Message:
+    batches: list[Event] = [
+        Batch(topic, tuple(_item(update) for update in updates))
+        for topic, updates in groupby(frame.updates, lambda update: update.topic)
+    ]
+    if not batches:
+        batches = [Batch(frame.head_watermarks[0].topic if frame.head_watermarks else "", ())]
+    return (*batches, *_heads(frame.head_watermarks), *((CaughtUp(),) if frame.replay_complete else ()))
+
+
+def _item(update: Update) -> Item:
+    is_good = hash_matches(bytes(update.payload), update.payload_hash)
+    return Item(Position(update.watermark), update.payload, update.payload_hash, Hash.OK if is_good else Hash.BAD)
+
+
+def _heads(marks: Iterable[Watermark]) -> tuple[Head, ...]:
+    return tuple(Head(mark.topic, Position(mark.watermark)) for mark in marks)
+
+
+def _problem(body: Body) -> Message:
+    if body.code == codes.STALE_CURSOR:
+        return _stale(body, "")
+    if body.code == codes.SLOW_CONSUMER:
+        return (codes.slow_consumer(body.action == "disconnect", body.reconnect_after_ms, body.message),)
+    if body.code == codes.REAUTH_REQUIRED:
+        return (codes.reauth_required(body.message),)
+    if body.code == codes.RATE_LIMITED:
+        return (Problem(body.code, next=retry_after(body.retry_after_ms), message=body.message),)
+    return (Problem(body.code, message=body.message),)
+
+
+def _refused(ref: str, body: Body) -> Refused:
+    if body.code == codes.SLOW_CONSUMER:  # only who is evicted has to leave
+        hint = retry_after(body.reconnect_after_ms) if body.action == "disconnect" else INFORMED
+        return Refused(ref, body.code, next=hint, message=body.message)
+    return codes.refused(ref, body.code, body.message, body.forbidden_topics, body.retry_after_ms)
+
+
+def _stale(body: Body, ref: str) -> Message:
+    """One event for each stale topic; without topics one that names none."""
+    reasons = "+".join(body.reason_codes)
+    if not body.stale_topics:
+        return (Stale(None, reasons=(reasons,), ref=ref),)
+    plan = {entry.topic: entry.snapshot for entry in body.snapshot_plan.topics} if body.snapshot_plan else {}
+    return tuple(_stale_topic(topic, reasons, plan.get(topic.topic), ref) for topic in body.stale_topics)
+
+
+def _stale_topic(topic: StaleTopic, reasons: str, content: dict[str, object] | None, ref: str) -> Stale:
+    return Stale(
+        topic.topic,
+        Position(topic.resume_after),
+        Position(topic.retention_floor),
+        Position(topic.head_watermark),
+        (topic.reason or reasons,),
+        topic.replay_lag,
+        topic.replay_budget_events,
+        None if content is None else Snapshot(_snapshot_position(content), content),
+        ref=ref,
+    )
+
+
+def _snapshot_position(content: dict[str, object]) -> Position | None:
+    watermark = content.get("watermark")
+    return Position(watermark) if isinstance(watermark, int) and watermark >= 0 else None
+
+
+def _refusal_code(status: int, body: bytes) -> str:
+    """Why an upgrade was refused: the runtime's own code where its body names one, else from the status."""
+    try:
+        code = _ERROR_CODE.decode(body)["error"]["code"]
+        if isinstance(code, str) and code:
+            return code
+    except (msgspec.DecodeError, KeyError):
+        pass
+    return {401: "unauthorized", 403: "forbidden"}.get(status, "protocol")

@@ -1,0 +1,69 @@
+"""The streams of one runtime: their logs, and what a cursor that these no longer cover is told."""
+
+from sim.protocols.events import Position, Snapshot, Stale
+from sim.protocols.intents import Subscribe
+from sim.protocols.spacetime.streams import topic_class
+from sim.server import misbehaviours
+from sim.server.settings import RuntimeSettings, Switches
+from sim.server.stream_log import RETENTION_FLOOR_BREACH, StreamLog, Window, effective_budget, replay_lag
+
+
+class Streams:
+    """All logs by topic, and the snapshots taken of them."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self.logs: dict[str, StreamLog] = {}
+        self._settings = settings
+        self._snapshots: dict[str, dict[str, object]] = {}
+
+    def log(self, topic: str) -> StreamLog:
+        """The topic's log, made when it is first asked for."""
+        if topic not in self.logs:
+            self.logs[topic] = StreamLog(self._settings.window_events, topic_class(topic).retention_s)
+        return self.logs[topic]
+
+    def head(self, topic: str) -> int:
+        """The topic's last seq, 0 when it has none."""
+        log = self.logs.get(topic)
+        return log.head if log else 0
+
+    def refusal(self, intent: Subscribe, switches: Switches, now: float) -> tuple[Stale, ...]:
+        """Which positions of a subscribe cannot be resumed from; empty: all can."""
+        stale = []
+        for topic, position in intent.after.items():
+            if position is not None and (log := self.logs.get(topic)) is not None:
+                after, budget = int(position.offset), self._budget(topic, switches)
+                if reasons := misbehaviours.stale_reasons(switches, after, log.window(), budget):
+                    stale.append(self._stale(topic, after, reasons, switches, now))
+        return tuple(stale)
+
+    def fell_off(self, topic: str, position: int, switches: Switches, now: float) -> tuple[Stale, ...]:
+        """What a live subscriber is told whose next event the window no longer holds."""
+        return (self._stale(topic, position, (RETENTION_FLOOR_BREACH,), switches, now),)
+
+    def _budget(self, topic: str, switches: Switches) -> int:
+        own = self._settings.replay_budget_events or topic_class(topic).replay_budget_events
+        return effective_budget(switches.shrunk_budget_events or own)
+
+    def _stale(self, topic: str, after: int, reasons: tuple[str, ...], switches: Switches, now: float) -> Stale:
+        log, content = self.logs[topic], self._snapshot(topic, switches, now)
+        return Stale(
+            topic,
+            asked=Position(after),
+            floor=Position(log.oldest - 1),
+            head=Position(log.head),
+            reasons=reasons,
+            lag=replay_lag(after, Window(log.oldest, log.head)),
+            budget=self._budget(topic, switches),
+            snapshot=None if content is None else Snapshot(Position(int(str(content["watermark"]))), content),
+        )
+
+    def _snapshot(self, topic: str, switches: Switches, now: float) -> dict[str, object] | None:
+        """The topic's newest snapshot, taken again when it is due or no longer reaches the retained window."""
+        every_s = topic_class(topic).snapshot_every_s
+        if every_s is None:
+            return None
+        log, kept = self.logs[topic], self._snapshots.get(topic)
+        if kept is None or now - float(str(kept["taken_at"])) >= every_s or int(str(kept["watermark"])) < log.oldest - 1:
+            kept = self._snapshots[topic] = log.snapshot(now)
+        return {**kept, "watermark": log.oldest // 2} if "old_snapshots" in switches.defects else kept
