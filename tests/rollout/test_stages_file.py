@@ -126,7 +126,7 @@ def test_added_table_is_a_stage_between_its_neighbours(tmp_path: Path):
         ("[stages.4]", ("cohort_percent = 75.0", "cohort_percent = 30.0"), "less than the 50 of the stage before"),
         ("[stages.4]", ("[stages.3c]", "[stages.third]"), "no name for a stage"),
         ("[stages.0]", ("", ""), "the runbook's are 0, 1, 2, 3a, 3b, 4, in this order"),
-        ("# Verification commands.", ("", ""), "in this order"),
+        ("# Verification commands", ("", ""), "in this order"),
     ],
 )
 def test_added_stage_keeps_to_the_minimum_and_its_place(tmp_path: Path, before: str, change: tuple[str, str], words: str):

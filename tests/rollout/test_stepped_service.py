@@ -40,5 +40,5 @@ def test_it_is_met_through_a_targets_file_and_can_be_spoilt(tmp_path: Path):
         stepped.spoil = lambda path, status, body: (200, b"<html>")
         assert mint(endpoints)[1] == (
             "fail",
-            f"{endpoints.control_url}/api/spacetime/token answered 200, but with no token in it",
+            f"{endpoints.control_url}/api/spacetime/token answered 200, but without a token",
         )

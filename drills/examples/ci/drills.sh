@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Drills in CI, for any server that runs a shell and reads JUnit XML. What it leaves to be kept lies in $ARTIFACTS.
+# Drills in CI, for any server that runs a shell and reads JUnit XML. Files to keep are in $ARTIFACTS.
 #
 #     bash drills.sh --quick                        # on each change: the quick set, against the embedded runtime
-#     bash drills.sh --all --target staging         # each night: the catalogue, against a live target of targets.toml
+#     bash drills.sh --all --target staging         # every night: the catalogue, against a live target of targets.toml
 #
-# It takes the options of `stormgate drill run`, and leaves with its exit code:
-# 0 go, 1 no-go, 2 cannot tell, 3 usage or configuration, 4 the measurement itself failed. Only 0 is green.
+# It takes the options of `stormgate drill run`, and exits with its code:
+# 0 go, 1 no-go, 2 inconclusive, 3 usage or configuration, 4 the measurement itself failed. Only 0 is green.
 set -uo pipefail
 artifacts=${ARTIFACTS:-artifacts}
 mkdir -p "$artifacts" || exit 4

@@ -2,11 +2,11 @@
 # One stage of a rollout in CI, for any server that runs a shell and reads JUnit XML.
 #
 #     bash stage.sh 0 staging november              # the preflight
-#     bash stage.sh 1 staging november              # the internal canary: held for an hour, and goes on where it was cut off
+#     bash stage.sh 1 staging november              # the internal canary: held for an hour; an interrupted hold resumes
 #
 # Stage, target and rollout, then further options of `stormgate stage run` or `stage hold`. The rollout's folder must live from one
-# job to the next, so $RESULTS is a volume or a cache; the report goes to $ARTIFACTS. Signing is left to people: no job signs.
-# It leaves with the stage's exit code: 0 go, 1 no-go, 2 cannot tell, 3 usage or configuration, 4 the tool or the evidence failed.
+# job to the next, so $RESULTS is a volume or a cache; the report goes to $ARTIFACTS. People sign, never a job.
+# It exits with the stage's code: 0 go, 1 no-go, 2 inconclusive, 3 usage or configuration, 4 the tool or the evidence failed.
 set -uo pipefail
 [ $# -ge 3 ] || { echo "usage: stage.sh STAGE TARGET ROLLOUT [OPTION...]" >&2; exit 3; }
 stage=$1 target=$2 rollout=$3

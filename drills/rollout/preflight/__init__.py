@@ -1,0 +1,4 @@
+"""The preflight (stage 0): preconditions, and drills in processes of their own.
+
+Imported by `verdict`, `rollback`, `report` and `hold`.
+"""

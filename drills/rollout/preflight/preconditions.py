@@ -46,8 +46,7 @@ def ask(
     """State and reason of each of `PRECONDITION_NAMES`. Never raises for what the other side does."""
     token, minted = mint(endpoints)
     return {
-        "observability_tests": commands.precondition(rules, done, "observability_tests"),
-        "retired_route_guard": commands.precondition(rules, done, "retired_route_guard"),
+        **{name: commands.precondition(rules, done, name) for name in records.COMMAND_PRECONDITIONS},
         "token_issuance": minted,
         "builds_deployed": joins(endpoints, token, builds) if token else ("not_run", "without a token no client can join"),
         "rollback_revisions": _captured(found),
@@ -56,15 +55,14 @@ def ask(
 
 def keep(answers: Mapping[str, Answer], folder: Path, clock: Clock, is_mock: bool) -> list[Precondition]:
     """Write `preconditions.jsonl`. A mock need not meet those that rest on the operators' commands. Raises `StorageError`."""
-    by_commands = records.PRECONDITION_NAMES[:2]
     lines = [
         Precondition(
             at=iso(clock.now()),
             name=name,
             state=state,
             reason=reason,
-            evidence=records.COMMANDS if name in by_commands else "",
-            required=not (is_mock and name in by_commands),
+            evidence=records.COMMANDS if name in records.COMMAND_PRECONDITIONS else "",
+            required=not (is_mock and name in records.COMMAND_PRECONDITIONS),
         )
         for name, (state, reason) in answers.items()
     ]

@@ -1,4 +1,4 @@
-"""Business days: which days people work on, and when their hours begin and end, in a zone of their own."""
+"""Business days: which days people work, and their hours in a time zone of their own."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from drills.rollout.setup import stages
 from sim.base.errors import UsageError
 
 _SATURDAY = 5
-_MAX_DAYS = 60  # without a business day among them: that is no calendar
+_MAX_DAYS = 60  # searched for a business day
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Hours:
 
     @property
     def length_s(self) -> float:
-        """Real seconds between them; a change of the clocks within them counts."""
+        """Real seconds between them, also across a daylight saving change."""
         return (self.end - self.begin).total_seconds()
 
 
 class Calendar:
-    """The calendar of a stages file. Raises `UsageError` for a zone, country, subdivision or day that there is not."""
+    """The calendar of a stages file. Raises `UsageError` for an unknown zone, country, subdivision or day."""
 
     def __init__(self, rules: stages.Calendar) -> None:
         self._zone = _zone(rules.zone)
@@ -39,7 +39,7 @@ class Calendar:
         return not self.why_free(day)
 
     def why_free(self, day: date) -> str:
-        """Why nobody works on that day; empty for a business day."""
+        """Why a day is no business day; empty for a business day."""
         if day.weekday() >= _SATURDAY:
             return "weekend"
         if day in self._days_off:
@@ -47,7 +47,7 @@ class Calendar:
         return self._holidays.get(day) or ""
 
     def next_hours(self, moment: datetime, day: stages.BusinessDay) -> Hours:
-        """The first whole business day's hours that begin at `moment` or later. Raises `UsageError` where there are none."""
+        """The hours of the first whole business day that begins at `moment` or later. Raises `UsageError` without one."""
         for candidate in self._days_from(moment):
             hours = Hours(self._utc(candidate, day.from_), self._utc(candidate, day.to))
             if hours.begin >= moment and self.is_business_day(candidate):
@@ -65,16 +65,16 @@ class Calendar:
         return (first + timedelta(days=n) for n in range(_MAX_DAYS))
 
     def _utc(self, day: date, text: str) -> datetime:
-        """A local time of day. One that the clocks jump over is as much later; of one that comes twice the first."""
+        """A local time of day in UTC; at a daylight saving change a skipped time moves forward, and the first of two counts."""
         return datetime.combine(day, time.fromisoformat(text), self._zone).astimezone(UTC)
 
 
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError, KeyError):  # what a strange name raises depends on how strange it is
+    except (OSError, ValueError, KeyError):  # which one depends on the name
         raise UsageError(
-            f"key 'calendar.zone' is {name!r}, which is no time zone; expected a name of the IANA database, such as "
+            f"key 'calendar.zone' is {name!r}, an unknown time zone; expected a name of the IANA database, such as "
             "America/Chicago."
         ) from None
 
@@ -83,11 +83,11 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"key 'calendar.days_off' has {text!r}, which is no day.") from None
+        raise UsageError(f"key 'calendar.days_off' has {text!r}, which is not a date.") from None
 
 
 def _holidays(rules: stages.Calendar) -> "dict[date, str]":
-    import holidays  # imported late: it takes a while, and only a business day needs it
+    import holidays  # imported here: it is slow, and only a business day needs it
 
     try:
         found: dict[date, str] = holidays.country_holidays(rules.country, subdiv=rules.subdivision or None)

@@ -1,4 +1,4 @@
-"""The embedded mock for as long as a stage rehearses on it: a process that ends with ours, whatever becomes of us."""
+"""The embedded mock: a process of its own that ends when this one does."""
 
 import contextlib
 import subprocess
@@ -20,12 +20,12 @@ _LIMIT_S = 20.0
 
 @contextlib.contextmanager
 def serving(log: Path, options: ServeOptions | None = None) -> Iterator[Endpoints]:
-    """Start it, and give its lane; what it says goes to `log`. Raises `TargetError` when it does not start."""
+    """Start it and yield its endpoints; its output goes to `log`. Raises `TargetError` if it does not start."""
     options = options or ServeOptions(RuntimeSettings(), Switches())
     state = OwnedFolder(STATE_PREFIX)
     try:
-        told = msgspec.to_builtins(options) | {"state": str(Path(state.name) / "log.sqlite"), "exit_with_stdin": True}
-        command = [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(told).decode()]
+        arguments = msgspec.to_builtins(options) | {"state": str(Path(state.name) / "log.sqlite"), "exit_with_stdin": True}
+        command = [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(arguments).decode()]
         pipe = subprocess.PIPE
         with log.open("ab") as errors:
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, start_new_session=True)
@@ -42,7 +42,7 @@ def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
     assert process.stdout is not None
     line = process.stdout.readline().decode()
     if "listening on " not in line:
-        raise TargetError(f"the embedded runtime did not start; what it wrote is in {log}.")
+        raise TargetError(f"the embedded mock did not start; its output is in {log}.")
     return line.split("listening on ")[1].split()[0]
 
 

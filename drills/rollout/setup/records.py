@@ -1,23 +1,23 @@
-"""What a gate execution leaves behind: one typed record for each artifact, and where it lies.
+"""The files of a stage's run: one typed record per file, and where it lies.
 
     results/<run id>/
-        stage-plan.json                   what was going to be done, written before anything was
-        stages.toml, thresholds.toml      as they were
-        snapshots.jsonl, snapshots/*.json what the servers said, and when
-        canary-checks.jsonl, canary-checks/<run id>/  short drills beside the hold: the clients' side of the window
-        control-canary-checks.jsonl, control/   the same of the control, which the canary is held against
-        drills/<run id>/                  ordinary runs of the catalogue; results.jsonl and SUMMARY.md there tell of them
-        preconditions.jsonl               what must be so before a rollout begins, and whether it was
-        commands.jsonl, logs/             commands that were run, and what they printed
-        routing-checks.jsonl                      cohort probes
-        hold.jsonl                        when the hold began, broke, began again, ended
-        armed.jsonl                       whether the way back was open at each gate of the full rollout
-        rollback.json, rollback/          a rehearsal; what its commands said, cohort probes, and its watches
+        stage-plan.json                   what the stage is going to do, written before it does anything
+        stages.toml, thresholds.toml      copies of the files that it was made by
+        snapshots.jsonl, snapshots/*.json what the servers reported, and when
+        canary-checks.jsonl, canary-checks/<run id>/  the clients' side of the window
+        control-canary-checks.jsonl, control/   the same of the control, which the canary is compared with
+        drills/<run id>/                  ordinary runs of the catalogue, recorded in results.jsonl and SUMMARY.md there
+        preconditions.jsonl               the preconditions of a rollout, and whether they were met
+        commands.jsonl, logs/             commands that were run, and their output
+        routing-checks.jsonl              which keys the routing service puts into the cohort
+        hold.jsonl                        when the hold started, restarted, resumed and ended
+        armed.jsonl                       whether the rollback was armed at each gate of the full rollout
+        rollback.json, rollback/          a rehearsal: its record, the output of its commands, its routing and canary checks
         gate-results.jsonl, stage-report.json, STAGE_REPORT.md, STAGE_REPORT.html, blockers.json, junit.xml
         signoff.json, waivers.json        written by people, later
 
-All but the last two lines is evidence; what is in the line before the last is worked out from it, and can be again.
-Times are ISO 8601 in UTC. No number is NaN or infinite: a value that is none is null.
+All but the last two lines is evidence; the line before the last is computed from it, and can be computed again.
+Times are ISO 8601 in UTC. No number is NaN or infinite: a missing value is null.
 """
 
 from typing import Annotated, Literal
@@ -34,32 +34,28 @@ SNAPSHOTS, BODIES, CANARY_CHECKS, DRILLS = "snapshots.jsonl", "snapshots", "cana
 DRILL_RESULTS, DRILL_SUMMARY = "drills/results.jsonl", "drills/SUMMARY.md"
 CANARY_CHECK_LIST, PRECONDITIONS = "canary-checks.jsonl", "preconditions.jsonl"
 CONTROL_LIST, CONTROL, ARMED = "control-canary-checks.jsonl", "control", "armed.jsonl"
-UNDER_WAY = "canary-check-under-way.json"  # a `CanaryCheckDone` of the one that runs, with the folder that its run is made in
+UNDER_WAY = "canary-check-under-way.json"  # a `CanaryCheckDone` of the running one; its `run` is the parent of the run's folder
 COMMANDS, LOGS, ROUTING_CHECKS, HOLD, ROLLBACK = "commands.jsonl", "logs", "routing-checks.jsonl", "hold.jsonl", "rollback.json"
-GATE_RESULTS, REPORT, REPORT_MD, REPORT_HTML = (
-    *("gate-results.jsonl", "stage-report.json", "STAGE_REPORT.md"),
-    "STAGE_REPORT.html",
-)
+GATE_RESULTS, REPORT = "gate-results.jsonl", "stage-report.json"
+REPORT_MD, REPORT_HTML = "STAGE_REPORT.md", "STAGE_REPORT.html"
 BLOCKERS, JUNIT, SIGNOFF, WAIVERS = "blockers.json", "junit.xml", "signoff.json", "waivers.json"
 
 Stage = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}[a-z]?$")]  # such as 0, 1, 3a
 Phase = Literal["baseline", "hold", "drills", "rollback", "other"]
 Decision = Literal["go", "no_go"]
-PRECONDITION_NAMES = (
-    *("observability_tests", "retired_route_guard", "token_issuance", "builds_deployed"),
-    "rollback_revisions",
-)
+COMMAND_PRECONDITIONS = ("observability_tests", "retired_route_guard")  # those that operators' commands answer
+PRECONDITION_NAMES = (*COMMAND_PRECONDITIONS, "token_issuance", "builds_deployed", "rollback_revisions")
 
 
 class Revisions(msgspec.Struct, frozen=True, kw_only=True):
-    """What was deployed; empty where it could not be found out, which is never the same as unchanged."""
+    """The deployed revisions; empty if unknown, which never counts as unchanged."""
 
     control: str = ""
     runtime: str = ""
 
     @property
     def known(self) -> bool:
-        """Whether both were found out."""
+        """Whether both are known."""
         return bool(self.control and self.runtime)
 
 
@@ -71,23 +67,23 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     source: Literal["metrics", "control", "prometheus"]
     profile: Literal["full", "pinned", ""]  # of the metrics endpoint, as the body has it
     phase: Phase
-    fault: bool = False  # whether something was being broken on purpose then
+    fault: bool = False  # whether faults were being injected then
     url: str  # without anything secret
-    outcome: str  # ok, or why it tells nothing: http_500, timeout, unreachable, no_json, no_metrics, stale_body, ...
+    outcome: str  # ok, or why it cannot be used: http_500, timeout, unreachable, no_json, no_metrics, stale_body, ...
     status: int | None = None
     latency_ms: float = 0.0
-    generated_at: str | None = None  # what the body says
+    generated_at: str | None = None  # the body's own date
     clock_skew_s: float | None = None  # the answer's Date minus our clock
-    revisions: Revisions = Revisions()  # of the service that was asked, found out at the same time; the other's is empty
+    revisions: Revisions = Revisions()  # of the service that was asked; the other's is empty
     sha256: str = ""  # of the body's file
     body: str = ""  # the file, below the run's folder
     missing: tuple[str, ...] = ()  # metrics that the profile promises
     metrics: dict[str, float] = {}  # by name, such as `delivery.served_messages`
-    notes: tuple[str, ...] = ()  # in words: what is odd about it, or why it tells nothing
+    notes: tuple[str, ...] = ()  # in words: what is odd about it, or why it cannot be used
 
     @property
     def ok(self) -> bool:
-        """Whether it tells anything."""
+        """Whether it can be used."""
         return self.outcome == "ok"
 
 
@@ -102,12 +98,12 @@ class CommandDone(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     began: str = ""
     duration_s: float = 0.0
-    log: str = ""  # the file of what it printed, below the run's folder
+    log: str = ""  # the file of its output, below the run's folder
     sha256: str = ""  # of that file
-    runner: str = ""  # which runner's words the tests were counted from: cargo, pytest, go, node
-    tests: int | None = None  # how many ran; None where a command runs none by its nature
-    stands_for: str = ""  # the operators' command in whose place nothing of ours can stand, but beside which this does
-    required: bool = True  # False only of the operators' commands on a target of kind mock, and believed of no other kind
+    runner: str = ""  # whose summary the tests were counted from: cargo, pytest, go, node
+    tests: int | None = None  # how many ran; None for a command without a runner
+    stands_for: str = ""  # the operators' command that this one of ours accompanies
+    required: bool = True  # False only for the operators' commands on a mock; ignored on any other kind
 
 
 class Precondition(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,20 +118,20 @@ class Precondition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CanaryCheckDone(msgspec.Struct, frozen=True, kw_only=True):
-    """One watch: a line of `canary-checks.jsonl`, or of `control-canary-checks.jsonl`.
+    """One canary check: a line of `canary-checks.jsonl`, or of `control-canary-checks.jsonl`.
 
     Its observations count their seconds from `at`, whatever clock it ran under.
     """
 
     at: str
     ended: str
-    run: str  # its run's folder, below the stage's; empty where it could not even begin
+    run: str  # its run's folder, below the stage's; empty if it could not start
     drill: str
     phase: Phase
     status: str  # a check's state
     reason: str = ""
-    build: str = ""  # that its clients said they are of
-    revisions: Revisions = Revisions()  # of the control, the same before and after; unknown where they were not. Else unknown
+    build: str = ""  # the build that its clients reported
+    revisions: Revisions = Revisions()  # the control's, if the same before and after; else unknown
 
 
 class DrillDone(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +143,7 @@ class DrillDone(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     faults: tuple[str, ...]
     injected_at_s: tuple[float, ...]  # seconds after the run began
-    observed: bool  # whether the faults were seen to act
+    observed: bool  # whether the faults took effect
     recovered_at_s: float | None
     duration_s: float
     assertions: tuple[tuple[str, str], ...]  # each check's name and state
@@ -159,8 +155,8 @@ class RoutingCheck(msgspec.Struct, frozen=True, kw_only=True):
 
     at: str
     key: str
-    bucket: int  # by the cohort hash, worked out here
-    in_cohort: bool | None  # as the service says; None where it said nothing
+    bucket: int  # by the cohort hash, computed here
+    in_cohort: bool | None  # the service's answer; None without one
     outcome: str  # ok, or why it tells nothing
     revision: str = ""
 
@@ -174,20 +170,20 @@ class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     kind: HoldKind
     reason: str = ""
-    gate_h: float | None = None  # of a gate that was judged within the hold: so many hours after it began
-    state: str = ""  # what that gate said
-    waits: bool = False  # of a hold that was broken: it begins anew once that is over, and not yet
+    gate_h: float | None = None  # of a gate within the hold: hours after it began
+    state: str = ""  # of that gate
+    waits: bool = False  # of a broken hold: it restarts only once that is over
 
 
 class Armed(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the way back was open at one gate: a line of `armed.jsonl`; of several lines of one gate the last counts."""
+    """Whether the rollback was armed at one gate: a line of `armed.jsonl`; of several lines of one gate the last counts."""
 
     at: str
     gate_h: float  # hours after the hold began
     state: str  # a check's
     reason: str
     hooks_sha256: str  # of the rollback's commands then, as in `rollback.json`
-    last_good: Revisions  # that they lead back to
+    last_good: Revisions  # the revisions that they roll back to
 
 
 class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +198,7 @@ class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
     verified_by: str  # the observation, in words
     began: str
     ended: str
-    restored: bool | None = None  # None: there was nothing to restore
+    restored: bool | None = None  # None: nothing to restore
     evidence: tuple[str, ...] = ()  # files and folders below the run's
 
 
@@ -216,17 +212,17 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
     began: str
     ended: str
-    seconds: float | None  # to recover: from the begin of step 1 to recovery seen by clients; None when it was not
+    seconds: float | None  # to recover: from the begin of step 1 until clients saw recovery; None without recovery
     limit_s: float
-    stable_s: float | None = None  # watched from then on, beyond `seconds`; None when it did not come to that
+    stable_s: float | None = None  # monitored from then on; None if that was not reached
     state: Literal["pass", "fail", "error", "not_run"]
     reason: str
     steps: tuple[RollbackStep, ...]
-    hooks_sha256: str = ""  # of the commands that were rehearsed, and of the files that they name
+    hooks_sha256: str = ""  # of the rehearsed commands and the files that they name
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the revisions before are reached, for a canary to be held against."""
+    """Where the previous revisions are served, for a canary to be compared with."""
 
     target: str
     revisions: Revisions
@@ -247,22 +243,22 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     target_kind: TargetKind
     revisions: Revisions
     began: str
-    hold_required_s: float  # 0: nothing is held
+    hold_required_s: float  # 0: no hold
     snapshot_interval_s: float
     thresholds_sha256: str
     stages_sha256: str
-    configuration_sha256: str  # of what was said of the target, without secrets
-    previous_run: str  # the stage before this one, empty for the first
+    configuration_sha256: str  # of the target's configuration, without secrets
+    previous_run: str  # of the stage before; empty for the first
     previous_report_sha256: str
     tool_version: str
     tool_commit: str
     required: tuple[str, ...]  # parts that a go needs: preconditions, commands, drills, rollback, baseline, hold, cohort
-    synthetic_load: str  # what load of ours was added, in words; empty for none
+    synthetic_load: str  # our own added load, in words; empty for none
     commands: tuple[str, ...] = ()  # by name: each must have a line in commands.jsonl
     drills: tuple[str, ...] = ()  # by name: each must have a line in drills/results.jsonl
-    left_out: tuple[str, ...] = ()  # drills of the catalogue that were not asked for
+    left_out: tuple[str, ...] = ()  # drills of the catalogue that are not among these
     gates_at_h: tuple[float, ...] = ()  # hours after the hold began at which gates are judged, besides its end
-    client_builds: tuple[str, ...] = ()  # that the watches take turns over
+    client_builds: tuple[str, ...] = ()  # that the canary checks rotate through
     control: Control | None = None
 
 

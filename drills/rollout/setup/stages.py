@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 
 from drills import DATA
-from drills.rollout.setup.records import PRECONDITION_NAMES, Stage
+from drills.rollout.setup.records import COMMAND_PRECONDITIONS, Stage
 from sim.base.config import read_toml, to_struct
 from sim.base.errors import UsageError
 from sim.drill.model import Build
@@ -361,7 +361,7 @@ def _mistakes_of_commands(stages: Stages) -> Iterator[str]:
     theirs = [command for command in stages.commands if not command.is_ours]
     if not theirs:
         yield "there are no 'commands' of the operators' own; ours (with 'stands_for') cannot replace them."
-    for precondition in PRECONDITION_NAMES[:2]:
+    for precondition in COMMAND_PRECONDITIONS:
         if not any(command.precondition == precondition for command in theirs):
             yield f"no command of the operators' own has precondition = {precondition!r}."
     for command in stages.commands:
