@@ -170,9 +170,9 @@ MUTATIONS = (
         course=(*IMPATIENT, "phases.steady_limit_s=3"),
     ),
     # Slow, silent and late clients, and networks that break.
-    defect("keep_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold", only=True),
+    defect("keep_slow_consumers", "slow_consumer", "delivery.slow_consumers_kept", only=True),
     defect(
-        *("skip_for_slow_consumers", "slow_consumer", "delivery.slow_consumers_untold", "delivery.live_gaps"),
+        *("skip_for_slow_consumers", "slow_consumer", "delivery.slow_consumers_kept", "delivery.live_gaps"),
         only=True,
     ),
     defect("keep_silent_clients", "half_open_sockets", "reconnect.half_open_left", only=True),

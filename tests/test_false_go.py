@@ -389,8 +389,8 @@ def test_a_run_as_it_is_written_is_a_go(tmp_path: Path) -> None:
 
 
 def test_evidence_from_before_the_run_is_another_runs(tmp_path: Path) -> None:
-    assert "began before this run" in trouble(written(tmp_path, started_at="2026-01-23T14:05:01+00:00"))
-    assert "began before this run" in trouble(written(tmp_path, started_at="yesterday"))
+    assert "before this run was created" in trouble(written(tmp_path, started_at="2026-01-23T14:05:01+00:00"))
+    assert "before this run was created" in trouble(written(tmp_path, started_at="yesterday"))
 
 
 def test_evidence_of_another_target_is_another_runs(tmp_path: Path) -> None:

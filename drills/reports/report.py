@@ -1,4 +1,4 @@
-"""A verdict as files and on a terminal. Nothing here decides anything."""
+"""A verdict as JSON, as Markdown and on a terminal."""
 
 import math
 import re
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 TEMPLATES = Path(__file__).with_name("templates")
-COLOURS = "colours.css"  # in there: of all our pages, light and dark
+COLOURS = "colours.css"  # in there: the style of all pages, light and dark
 _MAX_REASONS = 3
 
 USERS_SAW = {
@@ -32,48 +32,46 @@ USERS_SAW = {
     "applied_out_of_order": "messages in the wrong order",
     "hole": "a message missing between two others",
     "checkpoint_regressed": "a client that went back to an older state",
-    "stale_loop": "a client that reconnects for ever and never shows anything new",
+    "stale_loop": "a client that reconnects forever and shows nothing new",
     "stale_without_recovery": "a client that stays out of date until it is restarted",
     "silent_loss": "messages that never appear, while the client claims to be up to date",
     "acknowledged_lost": "messages that were accepted and then gone, or replaced by others",
-    "phantom_event": "messages that nobody wrote",
+    "phantom_event": "messages that no user wrote",
     "socket_changed_state": "nothing yet; but anyone with a socket can change what only the authority may change",
-    "expired_token_accepted": "nothing yet; but whoever lost access keeps it",
-    "cross_topic_leak": "messages of conversations they have no part in",
+    "expired_token_accepted": "nothing yet; but a user who lost access keeps it",
+    "cross_topic_leak": "messages of other people's conversations",
     "jumbled_message": "garbled messages",
-    "needless_loss": "messages missing that the runtime still had",
-    "early_replay_complete": "messages missing for a while, although the client says that it is up to date",
-    "false_start": "older messages missing for good, although the runtime still had them",
-    "runtime_died": "everything at a standstill until somebody starts the runtime again",
+    "needless_loss": "missing messages that the runtime still had",
+    "early_replay_complete": "missing messages for a while, although the client claims to be up to date",
+    "false_start": "older messages missing forever, although the runtime still had them",
+    "runtime_died": "no updates at all until an operator starts the runtime again",
     **dict.fromkeys(
         (
             *("missing_token_accepted", "garbled_token_accepted", "foreign_key_token_accepted"),
             *("foreign_issuer_token_accepted", "foreign_audience_token_accepted"),
         ),
-        "nothing yet; but anyone can read the lane with a token of their own making",
+        "nothing yet; but anyone can read the service with a forged token",
     ),
-    **dict.fromkeys(("outdated_token_accepted", "overaged_token_accepted"), "nothing yet; but whoever lost access keeps it"),
-    **dict.fromkeys(
-        ("forbidden_topic_accepted", "foreign_topic_mint_accepted"), "messages of conversations they have no part in"
-    ),
+    **dict.fromkeys(("outdated_token_accepted", "overaged_token_accepted"), "nothing yet; but a user who lost access keeps it"),
+    **dict.fromkeys(("forbidden_topic_accepted", "foreign_topic_mint_accepted"), "messages of other people's conversations"),
 }
-# The same for checks that fail where no law is broken, by their names.
+# The same for checks that can fail without a violated invariant.
 USERS_SAW_OF_CHECKS = {
-    "error.tokens_too_old": "after every lost connection a refusal first: a client that takes a 900-second token believes in "
-    "it for 15 minutes, but is shut out from the fifth on, and comes back only with another one",
+    "error.tokens_too_old": "a refusal after every lost connection: a client keeps a 900-second token for 15 minutes, but "
+    "the runtime refuses it after 5, so the client must get another one first",
     "replay.stale_loops": USERS_SAW["stale_loop"],
     "delivery.dropped_deliveries": USERS_SAW["silent_loss"],
-    "reconnect.backoff_unjittered": "an outage that goes on after it was mended, as all clients come back in the same instant, "
-    "again and again",
-    "reconnect.backoff_never_resets": "a wait of 8 s after every hiccup, from the sixth of a session on, however long all was "
-    "well before it",
-    "drill.converged": "clients that stay out of date or offline after everything was mended",
-    "ux.integrity": "messages doubled, missing, garbled or in the wrong order",
+    "reconnect.backoff_unjittered": "an outage that continues after its cause is gone, because all clients return in the same "
+    "instant, again and again",
+    "reconnect.backoff_never_resets": "a wait of 8 s after every short interruption, from the sixth of a session on, however "
+    "long the connection was fine before",
+    "drill.converged": "clients that stay out of date or offline after all faults were reverted",
+    "ux.integrity": "duplicate, missing, garbled or misordered messages",
 }
 
 
 def summary(verdict: RunVerdict) -> dict[str, Any]:
-    """`summary.json` as plain values: no number in it is infinite or NaN, those are None."""
+    """`summary.json` as plain values. Infinity and NaN become None."""
     return {
         "schema": SCHEMA,
         "run_id": verdict.run_id,
@@ -108,7 +106,7 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
 
 
 def _prediction_summary(drill: DrillVerdict, prediction: Prediction) -> dict[str, Any]:
-    """What a fitted model foretold, beside what was measured."""
+    """A fitted model's predictions beside the measured values."""
     about = {name: getattr(prediction, name) for name in ("model", "model_sha256", "engine", "replications", "made_at")}
     metrics = {
         each.metric: {
@@ -124,7 +122,7 @@ def _prediction_summary(drill: DrillVerdict, prediction: Prediction) -> dict[str
 
 
 def _server_summary(server: ServerView) -> dict[str, Any]:
-    """What the runtime said of itself; what it did not serve has no value at all."""
+    """The runtime's own metrics. One that it does not expose is missing."""
     return {
         "origin": "server",
         "polls": server.polls,
@@ -141,8 +139,8 @@ def _server_figure(figure: ServerMetric) -> dict[str, Any]:
 
 
 def _metrics(drill: DrillVerdict) -> dict[str, Any]:
-    """Measures; those of several replications are means, with their interval and quantiles."""
-    found = {metric.name: _measure_summary(metric) for metric in drill.metrics}
+    """The metrics. With several replications they are means, with interval and quantiles."""
+    found = {metric.name: _metric_summary(metric) for metric in drill.metrics}
     for spread in drill.spreads:
         quantiles = {"min": spread.least, "p50": spread.median, "p95": spread.p95, "max": spread.most}
         found[spread.name] |= {
@@ -164,7 +162,7 @@ def _check_summary(check: CheckResult) -> dict[str, Any]:
     }
 
 
-def _measure_summary(metric: Metric) -> dict[str, Any]:
+def _metric_summary(metric: Metric) -> dict[str, Any]:
     return {"value": _finite(metric.value), "unit": metric.unit, "n": metric.n, "better": metric.better}
 
 
@@ -174,7 +172,7 @@ def summary_json(verdict: RunVerdict) -> bytes:
 
 
 def gate_lines(verdict: RunVerdict) -> bytes:
-    """`gate-results.jsonl`: one line for each check of each drill."""
+    """`gate-results.jsonl`: one line per check of a drill."""
     lines = (_gate_line(drill, check) for drill in verdict.drills for check in drill.checks)
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
@@ -225,7 +223,7 @@ def _environment() -> "jinja2.Environment":
 
 
 def number(value: float) -> str:
-    """A value for people: four significant digits, `never` for infinity, `-` for none."""
+    """A value for people: four significant digits, `never` for infinity, `-` for NaN."""
     if math.isnan(value):
         return "-"
     if math.isinf(value):
@@ -235,22 +233,22 @@ def number(value: float) -> str:
 
 def users_saw(violation: Violation) -> str:
     """What users would have seen of a violation."""
-    return USERS_SAW.get(violation.invariant, "what must be refused was granted")
+    return USERS_SAW.get(violation.invariant, "a forbidden request was granted")
 
 
 def check_seen(check: CheckResult) -> str:
-    """What users would have seen of a check that failed; empty where it did not, or nothing is known."""
+    """What users would have seen of a failed check; empty if it did not fail or nothing is known."""
     return USERS_SAW_OF_CHECKS.get(check.name, "") if check.state is State.FAIL else ""
 
 
 def reasons(drill: DrillVerdict) -> list[str]:
-    """Why a drill did not pass, the gravest first: broken laws with what users would have seen, then checks."""
+    """Why a drill did not pass, worst first: violations with what users would have seen, then checks."""
     broken = [f"{each.invariant}: {each.count}, first {each.first}. {users_saw(each)}." for each in drill.violations]
     return broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
 
 
 def why(drill: DrillVerdict) -> str:
-    """In one line why a drill did not pass; empty when it did."""
+    """Why a drill did not pass, in one line; empty if it did."""
     broken = [f"{violation.invariant} ({violation.count})" for violation in drill.violations]
     found = broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
     more = f"; and {len(found) - _MAX_REASONS} more" if len(found) > _MAX_REASONS else ""
@@ -263,7 +261,7 @@ def _not_passed(drill: DrillVerdict) -> list[CheckResult]:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of a table's cell."""
+    """Text that is safe inside a table cell."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
@@ -291,7 +289,7 @@ _COLOURS = {State.PASS: "green", State.FAIL: "red", State.ERROR: "red"}
 
 
 def print_verdict(verdict: RunVerdict, console: "Console") -> None:
-    """A run's verdict on a terminal: a table of its drills, and below it, for each that did not pass, every reason."""
+    """Print a run's verdict: a table of its drills, then the reasons of each drill that did not pass."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -319,10 +317,10 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
 
 
 def _predicted_table(drill: DrillVerdict, prediction: Prediction) -> "Table":
-    """What was foretold beside what was measured."""
+    """Predicted beside measured values."""
     from rich.table import Table
 
-    table = Table("measure", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {prediction.model}")
+    table = Table("metric", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {prediction.model}")
     for each in _compared(drill, prediction):
         cells = (f"{number(each.predicted)} {each.unit}", _between(each.interval), f"{number(each.measured)} {each.unit}")
         table.add_row(each.metric, *cells, _percent(each.error))

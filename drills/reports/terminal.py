@@ -1,4 +1,4 @@
-"""The terminal: verdicts on stdout, progress on stderr; plain lines where nobody watches."""
+"""The terminal: verdicts on stdout, progress on stderr; plain lines if stderr is not a terminal."""
 
 import time
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from rich.console import Console
 
 from sim.base.process_pool import Standing
 
-_LINE_EVERY_S = 1.0  # where lines are kept: enough to see that something goes on
-_SEVERAL_EVERY_S = 10.0  # and of several at once, while none of them ends
+_LINE_EVERY_S = 1.0  # without a terminal: often enough to see progress
+_SEVERAL_EVERY_S = 10.0  # for several at once, while none of them ends
 
 
 def out() -> Console:
@@ -18,15 +18,14 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """Where everything goes that is no verdict."""
+    """Where everything except verdicts goes."""
     return Console(stderr=True, highlight=False)
 
 
 class Progress:
-    """What a run is doing: one line that changes on a terminal, with a bar if its length is known; elsewhere a line a phase,
-    and in a long phase a line a second.
+    """The progress of a run: on a terminal one line, with a bar if `length` is known; else a line per phase and second.
 
-    `length` is how much there is to do, in the unit of `done`: seconds to simulate, replications to run.
+    `length` is the amount of work, in the unit of `done`: seconds to simulate, replications to run.
     """
 
     def __init__(self, what: str, length: float | None = None) -> None:
@@ -61,7 +60,7 @@ class Progress:
             self._console.print(self._unsaid, soft_wrap=True)
 
     def __call__(self, phase: str, text: str, done: float | None = None) -> None:
-        """Say where the run is."""
+        """Show the phase that the run is in."""
         line = f"{self._what}: {phase}: {text}"
         if self._live is not None:
             self._live.update(self._live.task_ids[0], description=line, completed=done)
@@ -73,9 +72,7 @@ class Progress:
 
 
 class Several:
-    """What several at once are doing: on a terminal a bar over all, and a line for each that runs; elsewhere a line when some
-    have ended, and one now and then.
-    """
+    """The progress of several runs: on a terminal a bar and a line per active run; else a line now and then."""
 
     def __init__(self, what: str, names: Sequence[str]) -> None:
         self._what = what
@@ -100,9 +97,9 @@ class Several:
             self._live.stop()
 
     def __call__(self, standings: Sequence[Standing]) -> None:
-        """Say how all of them stand."""
+        """Show the state of all runs."""
         done = sum(standing.is_done for standing in standings)
-        said = f"{self._what}: {done} of {len(self._names)} are done"
+        said = f"{self._what}: {done} of {len(self._names)} done"
         running = [_at(name, standing) for name, standing in zip(self._names, standings, strict=True) if standing.is_running]
         if self._live is not None:
             self._live.update(self._live.task_ids[0], description="\n".join((said, *running)), completed=done)

@@ -1,4 +1,4 @@
-"""What a run is going to do, in words or as JSON, before it does it."""
+"""The dry run: what a run would do, in words or as JSON."""
 
 import shlex
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def as_json(request: Request, endpoints: "Endpoints | None") -> None:
-    """One object on stdout."""
+    """Print one JSON object."""
     body: dict[str, Any] = {
         "dry_run": True,
         "target": request.target,
@@ -27,7 +27,7 @@ def as_json(request: Request, endpoints: "Endpoints | None") -> None:
         "seed": request.seed,
         "drills": {drill.name: [fault.describe() for fault in schedule.plan(drill, request.seed)] for drill in request.drills},
     }
-    if several := {drill.name: _surfaces(drill) for drill in request.drills if drill.variants}:
+    if several := {drill.name: _variant_names(drill) for drill in request.drills if drill.variants}:
         body["variants"] = several
     if endpoints is not None:
         body["target_plan"] = _endpoints(endpoints)
@@ -36,7 +36,7 @@ def as_json(request: Request, endpoints: "Endpoints | None") -> None:
 
 
 def in_words(request: Request, endpoints: "Endpoints | None", console: "Console") -> None:
-    """Every drill with its faults; of a named target also where it is and what may be done to it."""
+    """Print every drill with its faults; for a named target also its addresses and rules."""
     if endpoints is not None:
         for line in _target_lines(endpoints):
             console.print(line, soft_wrap=True, markup=False)
@@ -44,19 +44,19 @@ def in_words(request: Request, endpoints: "Endpoints | None", console: "Console"
         fleet = f"{drill.fleet.clients} {drill.fleet.policy} clients, {drill.load.events_per_s:g} events/s"
         console.print(f"[bold]{drill.name}[/] on {request.target} by {request.engine}: {fleet}", soft_wrap=True)
         if drill.variants:
-            console.print(f"  on {len(_surfaces(drill))} surfaces: {', '.join(_surfaces(drill))}", soft_wrap=True)
+            console.print(f"  on {len(_variant_names(drill))} variants: {', '.join(_variant_names(drill))}", soft_wrap=True)
         for fault in schedule.plan(drill, request.seed):
             parameters = ", ".join(f"{key} {value}" for key, value in fault.describe().items() if key != "kind")
             console.print(f"  {fault.kind}: {parameters}", soft_wrap=True)
             if endpoints is not None and fault.kind in endpoints.rules.hooks:
                 console.print(f"    by hook: {_hook(endpoints, fault.kind)}", soft_wrap=True, markup=False)
         if not drill.faults:
-            console.print("  no faults: it only observes")
+            console.print("  no faults; the drill only observes")
     for remark in _remarks(request, endpoints) if endpoints is not None else ():
         console.print(remark, soft_wrap=True, markup=False)
 
 
-def _surfaces(drill: "Drill") -> list[str]:
+def _variant_names(drill: "Drill") -> list[str]:
     return [variant.name for variant in variants.variants_of(drill)]
 
 
@@ -67,7 +67,7 @@ def _remarks(request: Request, endpoints: "Endpoints") -> list[str]:
 
 
 def _endpoints(endpoints: "Endpoints") -> dict[str, Any]:
-    """A target without its secrets."""
+    """A target, without its secrets."""
     rules = msgspec.to_builtins(endpoints.rules)
     for kind in rules["hooks"]:
         rules["hooks"][kind] |= {action: _shown(endpoints, rules["hooks"][kind][action]) for action in ("inject", "revert")}
@@ -93,16 +93,16 @@ def _target_lines(endpoints: "Endpoints") -> list[str]:
     conditions = {key: value for key, value in msgspec.to_builtins(rules.stop).items() if value != getattr(Stop(), key)}
     if conditions:
         lines.append("  stops at: " + ", ".join(f"{key} {value}" for key, value in conditions.items()))
-    asked = endpoints.admin_token and rules.metrics_profile != "none"
+    is_read = endpoints.admin_token and rules.metrics_profile != "none"
     lines.append(
-        f"  metrics: {rules.metrics_profile} profile, every {rules.metrics_every_s:g} s" if asked else "  metrics: not asked"
+        f"  metrics: {rules.metrics_profile} profile, every {rules.metrics_every_s:g} s" if is_read else "  metrics: not read"
     )
     return lines
 
 
 def _hook(endpoints: "Endpoints", kind: str) -> str:
     hook = endpoints.rules.hooks[kind]
-    revert = f"healed by {shlex.join(_shown(endpoints, hook.revert))}" if hook.revert else "heals by itself"
+    revert = f"reverted by {shlex.join(_shown(endpoints, hook.revert))}" if hook.revert else "reverts by itself"
     return f"{shlex.join(_shown(endpoints, hook.inject))}; {revert}; {hook.timeout_s:g} s each at most"
 
 

@@ -1,7 +1,7 @@
-"""`--predict`: a fitted model foretells a drill before it is run, and the verdict says how far off that was.
+"""`--predict`: predict each drill with a fitted model before it runs; the report compares prediction and measurement.
 
-Simulated runs are much alike, real ones are not: the same lane is quicker or slower from one to the next. So the lane of each
-simulated run is as much so as the probes' rounds were among each other, and what is expected of a run is told with that in it.
+Simulated runs are alike, but a real service is faster or slower from one run to the next. So the simulated servers of the
+replications vary as much as the rounds of the calibration drills did, and the predicted interval includes that.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ RECOVERY = (
 
 @dataclass(frozen=True)
 class Predictor:
-    """A fitted model, ready to foretell."""
+    """A fitted model that is ready to predict."""
 
     path: Path
     model: SystemModel
@@ -47,10 +47,10 @@ class Predictor:
     pace: Pace
 
     def predict(self, drill: Drill, seed: int, workers: int | None = None) -> Prediction:
-        """Simulate a drill under some seeds. Raises `EvidenceError` where that was cut short."""
+        """Simulate a drill with several seeds. Raises `EvidenceError` if that was interrupted."""
         spread = self.pace.spread if self.pace.is_known else 0.0
-        lanes = [self.model.slowed(math.exp(score * spread)) for score in _scores()]
-        points = [Point(0, {}, drill, endpoints) for endpoints in lanes]
+        servers = [self.model.slowed(math.exp(score * spread)) for score in _scores()]
+        points = [Point(0, {}, drill, server) for server in servers]
         jobs = [runs.job(ENGINE, point, seed + n, runs.MetricsOnly()) for n, point in enumerate(points)]
         with OwnedFolder(WORK_PREFIX) as folder, Several(f"predicting {drill.name}", [job.name for job in jobs]) as progress:
             store = Store(Path(folder))
@@ -70,7 +70,7 @@ class Predictor:
 
 
 def predictor(path: Path | None, target: str, out: Path) -> Predictor:
-    """The model of a file, or what `plan calibrate` wrote for this target. Raises `UsageError`."""
+    """Read the model of a file, or the one that `plan calibrate` wrote for this target. Raises `UsageError`."""
     path = path or calibration_path(out, target)
     if not path.is_file():
         raise UsageError(
@@ -82,35 +82,35 @@ def predictor(path: Path | None, target: str, out: Path) -> Predictor:
 
 
 def calibration_path(out: Path, target: str) -> Path:
-    """Where the fitted model of a target lies, unless it was written elsewhere."""
+    """The default path of a target's fitted model."""
     name = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in target)
     return out / "calibrations" / f"{name}.toml"
 
 
 def check(drill: Drill) -> None:
-    """Raise `UsageError` for a drill that cannot be foretold, because it cannot be simulated."""
+    """Raise `UsageError` for a drill that cannot be predicted because it cannot be simulated."""
     if drill.variants:
-        raise UsageError(f"--predict: drill '{drill.name}' compares surfaces, and has no recovery to foretell; leave it out.")
+        raise UsageError(f"--predict: drill '{drill.name}' compares variants and has no recovery to predict; leave it out.")
     runs.check(ENGINE, drill)
 
 
 def keep(folder: Path, header: RunHeader, prediction: Prediction) -> None:
-    """Put a forecast into the header of the run that it was made for. Raises `StorageError`."""
+    """Write a prediction into the header of its run. Raises `StorageError`."""
     header.prediction = prediction
     write_header(folder, header)
 
 
 def _scores() -> list[float]:
-    """A standard normal's values in the middles of as many equal shares as there are replications, at a deviation of 1."""
+    """Standard normal scores in the middles of equal shares, one per replication, scaled to a deviation of 1."""
     places = [NormalDist().inv_cdf((n + 0.5) / REPLICATIONS) for n in range(REPLICATIONS)]
     return [place / stdev(places) for place in places]
 
 
 def predicted(name: str, rows: Sequence[Row], pace: Pace) -> Predicted | None:
-    """The middle of all runs, and where the next one is expected: Student's interval of a single new value, by factors.
+    """The geometric mean of all runs, and the 95 % interval of the next run, by Student's t on logarithms.
 
-    `rows` are runs of lanes from the quickest to the slowest that `pace` lets one expect. Where some of them never came to a
-    value, there is that of the lane as it was fitted, and no interval; nothing where that has none either.
+    `rows` are runs from the fastest to the slowest server that `pace` allows. If some have no value, it is the value of the
+    fitted server without an interval; None if that has no value either.
     """
     found = [next((each for each in row.metrics if each.name == name), None) for row in rows]
     values = np.array([math.nan if each is None else each.value for each in found])
@@ -121,6 +121,6 @@ def predicted(name: str, rows: Sequence[Row], pace: Pace) -> Predicted | None:
         return Predicted(name, fitted.unit, fitted.value, None, None)
     if not pace.is_known or not bool((values > 0).all()):
         return Predicted(name, fitted.unit, float(np.mean(values)), None, None)
-    logs, n = np.log(values / values[0]), pace.free + 1  # exactly zero where all runs are alike
+    logs, n = np.log(values / values[0]), pace.free + 1  # exactly zero if all runs are equal
     middle, factor = float(values[0] * np.exp(logs.mean())), math.exp(half_width(float(logs.std(ddof=1)), n) * math.sqrt(n + 1))
     return Predicted(name, fitted.unit, middle, middle / factor, middle * factor)

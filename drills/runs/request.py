@@ -1,4 +1,4 @@
-"""What a user can ask to be run."""
+"""The request of a run: which drills, on which engine and target, with which options."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 ENGINES = ("sockets", "virtual", "fleet")
 SIMULATED = {
-    "virtual": "This was a simulation: it says how such a lane would behave, not how any real one did.",
-    "fleet": "This was a simulation of the storm alone: nothing was delivered and no law looked at, so it can never be a go.",
+    "virtual": "This was a simulation. It shows how such a service would behave, not how a real one did.",
+    "fleet": "This was a simulation of the storm only. It delivered nothing and checked no invariant, so it can never be a go.",
 }
-"""Engines that simulate, and what must be known of what they say."""
+"""Engines that simulate, each with the note for its reports."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Request:
     thresholds: Path | None
     out: Path
     model: Path | None = None  # of the simulated system
-    replications: int = 1  # of each drill, under as many seeds
+    replications: int = 1  # per drill, with consecutive seeds
     targets: Path | None = None  # the file that names targets; None: the one in the working directory
-    predict: bool = False  # let a model that was fitted to the target foretell each drill
-    endpoints: "Endpoints | None" = None  # looked up already; None: `target` says where
+    predict: bool = False  # predict each drill with a model that was fitted to the target
+    endpoints: "Endpoints | None" = None  # of the target, if known already; else `target` is looked up

@@ -1,19 +1,18 @@
-"""The `results/` tree: the only code that knows where a run's files lie.
+"""The `results/` tree: the only code that knows the paths of a run's files.
 
     results/<run id>/
-        run-plan.json        what was going to run, written before anything did
+        run-plan.json        what was going to run, written before anything ran
         thresholds.toml      the thresholds, as they were
         drills/<name>/       drill.json, run.json, observations.parquet, runtime.log, <name>.png
-            replications/<seed>/    run.json and observations.parquet of each, where there is more than one
-            surfaces/<name>/        the same, and drill.json as it ran there, where a drill runs on several to compare
+            replications/<seed>/    run.json and observations.parquet of each, if there are several
+            variants/<name>/        the same, and drill.json as it ran there, for a drill with variants
         summary.json, SUMMARY.md, gate-results.jsonl
     results/rollouts/<name>/
         journal.jsonl        what happened to this rollout
         runs/<run id>/       a stage's gate execution; `drills.rollout.setup.records` names what lies in it
-    results/snapshots/<moment>/   what servers said of themselves when they were just asked, and nothing judged
+    results/snapshots/<moment>/   servers' metrics that were taken by `stormgate snapshot`
 
-Judging reads and never writes. The plan is what makes a missing drill an error: a folder that was removed cannot
-turn a run into a go.
+Judging reads and never writes. Because of the plan a missing drill is an error: removing a folder cannot make a run a go.
 """
 
 import secrets
@@ -108,13 +107,13 @@ def _refuse_bad_plan(drills: Sequence[Drill], thresholds: Path) -> None:
 
 
 def create_drill_folder(run_dir: Path, drill: Drill) -> Path:
-    """Make the folder that an engine writes one drill's files to, and put the drill itself there."""
+    """Make the folder of a drill's files, and write the drill there."""
     return _create_folder(drill_folder(run_dir, drill.name), drill)
 
 
-def create_variant_folder(run_dir: Path, drill: Drill, surface: Variant) -> Path:
-    """Make the folder of one surface of a drill, and put the drill there as it runs on it."""
-    return _create_folder(variant_folder(run_dir, drill.name, surface), surface.variant(drill))
+def create_variant_folder(run_dir: Path, drill: Drill, variant: Variant) -> Path:
+    """Make the folder of one variant of a drill, and write the drill there as that variant runs it."""
+    return _create_folder(variant_folder(run_dir, drill.name, variant), variant.variant(drill))
 
 
 def _create_folder(folder: Path, drill: Drill) -> Path:
@@ -127,23 +126,23 @@ def _create_folder(folder: Path, drill: Drill) -> Path:
 
 
 def drill_folder(run_dir: Path, name: str) -> Path:
-    """Where a drill's files lie."""
+    """The folder of a drill's files."""
     return run_dir / DRILLS / name
 
 
 def run_id_of(drill_folder: Path) -> str:
-    """The run that a folder of `create_drill_folder` is a part of."""
+    """The id of the run that a drill folder belongs to."""
     return drill_folder.parents[1].name
 
 
 def replication_folder(run_dir: Path, name: str, seed: int) -> Path:
-    """Where the files of one of several replications lie."""
+    """The folder of one of several replications."""
     return drill_folder(run_dir, name) / _REPLICATIONS / str(seed)
 
 
-def variant_folder(run_dir: Path, name: str, surface: Variant) -> Path:
-    """Where the files of one of several surfaces lie."""
-    return drill_folder(run_dir, name) / _VARIANTS / surface.name
+def variant_folder(run_dir: Path, name: str, variant: Variant) -> Path:
+    """The folder of one variant."""
+    return drill_folder(run_dir, name) / _VARIANTS / variant.name
 
 
 def seeds(first: int, replications: int) -> range:
@@ -152,47 +151,51 @@ def seeds(first: int, replications: int) -> range:
 
 
 def figure_path(run_dir: Path, name: str) -> Path:
-    """Where a drill's figure lies."""
+    """The path of a drill's figure."""
     return drill_folder(run_dir, name) / f"{name}.png"
 
 
 def rollout_folder(out: Path, name: str) -> Path:
-    """Where all that belongs to one rollout lies."""
+    """The folder of a rollout."""
     return out / _ROLLOUTS / name
 
 
 def stage_folder(rollout: Path, run_id: str) -> Path:
-    """Where one stage's gate execution lies, below its rollout's folder."""
+    """The folder of one stage's gate execution, below its rollout's folder."""
     return rollout / _STAGE_RUNS / run_id
 
 
 def snapshot_folder(out: Path, now: datetime) -> Path:
-    """Where the snapshots of one call go that is part of no run."""
+    """The folder for the snapshots of one call outside any run."""
     return out / "snapshots" / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
 def mark(run_dir: Path) -> Mark:
-    """Say that a run is going on in its folder, until the mark is removed."""
+    """Mark a run as active in its folder, until the mark is removed."""
     return Mark(run_dir / MARK_NAME)
 
 
 def clean_up(out: Path) -> list[str]:
-    """Clean up after killed runs, those with folders under `out` among them; returns what there was, a sentence each."""
+    """Clean up after killed runs, also those with folders under `out`; returns a sentence for each.
+
+    A killed run leaves its runtime's temporary folder with signing keys, which is removed, and its unfinished folder, which is
+    evidence and stays. Active runs hold locks and are left alone.
+    """
     found = []
-    if gone := remove_leftovers(STATE_PREFIX):
-        found.append(f"removed what a killed run left behind: {', '.join(map(str, gone))}.")
+    if removed := remove_leftovers(STATE_PREFIX):
+        found.append(f"removed what a killed run left behind: {', '.join(map(str, removed))}.")
     for left in sorted(out.glob(f"*/{MARK_NAME}")):
         if is_left_over(left):
-            left.unlink(missing_ok=True)  # told once
-            found.append(f"{left.parent}: this run was killed before its end; `stormgate judge` shows what it had.")
+            left.unlink(missing_ok=True)  # report it once
+            found.append(f"{left.parent}: this run was killed before its end; `stormgate judge` shows what it recorded.")
     return found
 
 
 def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str, DrillVerdict] | None = None) -> RunVerdict:
-    """Judge a run from its files alone; writes nothing. `thresholds` is another file than the run's own copy, and `judged` has
-    what `judge_drill` said of single drills already.
+    """Judge a run from its files; writes nothing.
 
-    Raises `UsageError` for a folder that is no run and for bad thresholds, `EvidenceError` for a run without a plan.
+    `thresholds` replaces the run's own copy. `judged` has verdicts that `judge_drill` already made. Raises `UsageError` if the
+    folder is not a run's and for bad thresholds, `EvidenceError` for a run without a plan.
     """
     plan = read_plan(run_dir)
     path = thresholds or run_dir / THRESHOLDS_NAME
@@ -214,7 +217,7 @@ def judge_run(run_dir: Path, thresholds: Path | None = None, judged: Mapping[str
 
 
 def judge_drill(run_dir: Path, name: str) -> DrillVerdict:
-    """Judge one drill of a run, from its files and by the run's own copy of the thresholds; writes nothing."""
+    """Judge one drill of a run from its files, with the run's own thresholds; writes nothing."""
     plan = read_plan(run_dir)
     planned = next(each for each in plan.drills if each.name == name)
     return _judge_drill(run_dir, plan, planned, gates.load_thresholds(run_dir / THRESHOLDS_NAME, is_record=True))
@@ -228,7 +231,7 @@ def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
 
 
 def write_figure(run_dir: Path, name: str) -> Path | None:
-    """Draw a drill, of several replications the first; None if its observations cannot be read. Raises `StorageError`."""
+    """Draw a drill, or its first replication; None if its observations cannot be read. Raises `StorageError`."""
     from sim.plots import runs  # imported late: Matplotlib takes longer to import than a small run to judge
 
     plan = read_plan(run_dir)
@@ -246,7 +249,7 @@ def write_figure(run_dir: Path, name: str) -> Path | None:
 
 
 def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
-    """The run of a drill that its figure shows: its only one, or the first of several."""
+    """The run that a drill's figure shows: the only one, or the first of several."""
     drill = _drill_with_variants(run_dir, planned)
     if drill is not None and plan.replications == 1:
         return variant_folder(run_dir, drill.name, variants.variants_of(drill)[0])
@@ -254,7 +257,7 @@ def _drawn_folder(run_dir: Path, plan: RunPlan, planned: PlannedDrill) -> Path:
 
 
 def drill_folders(run_dir: Path) -> list[Path]:
-    """Where the drills of a run's plan lie, each run once. Raises as `read_plan` does."""
+    """The folders of a plan's drills. Raises as `read_plan` does."""
     return [drill_folder(run_dir, planned.name) for planned in read_plan(run_dir).drills]
 
 
@@ -263,9 +266,10 @@ def _judge_all(run_dir: Path, plan: RunPlan, thresholds: Thresholds, judged: Map
     names = {planned.name for planned in plan.drills}
     folders = run_dir / DRILLS
     found = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []
-    strangers = [name for name in found if name not in names]
+    unplanned = [name for name in found if name not in names]
     return verdicts + [
-        gates.unreadable(name, f"{name} is not a drill of this run's plan.", _evidence(name)) for name in strangers
+        gates.unreadable(name, f"{name} is not a drill of this run's plan; remove its folder.", _evidence(name))
+        for name in unplanned
     ]
 
 
@@ -273,15 +277,15 @@ def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds
     if plan.replications == 1:
         drill = _drill_with_variants(run_dir, planned)
         if drill is not None:
-            return _judge_surfaces(run_dir, plan, planned, drill, thresholds)
+            return _judge_variants(run_dir, plan, planned, drill, thresholds)
         return _judge_one(run_dir, plan, planned, plan.seed, thresholds)
     wanted = seeds(plan.seed, plan.replications)
     verdicts = {seed: _judge_one(run_dir, plan, planned, seed, thresholds) for seed in wanted}
     verdict = combined.combine(verdicts, thresholds)
     found = drill_folder(run_dir, planned.name) / _REPLICATIONS
     names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
-    if strangers := [name for name in names if name not in map(str, wanted)]:
-        trouble = f"{found / strangers[0]}: is no replication of this run's plan."
+    if unplanned := [name for name in names if name not in map(str, wanted)]:
+        trouble = f"{found / unplanned[0]}: is not a replication of this run's plan."
         return replace(verdict, checks=(gates.read_evidence(_evidence(planned.name), 0, trouble), *verdict.checks))
     return verdict
 
@@ -295,7 +299,7 @@ def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, t
             what = "drill" if plan.replications == 1 else "replication"
             raise EvidenceError(f"{folder}: the {what} was planned, but its folder is missing.")
         if not (folder / run_header.HEADER_NAME).exists():
-            raise EvidenceError(f"{folder}: has no {run_header.HEADER_NAME}, so it never began, or lost it since.")
+            raise EvidenceError(f"{folder}: has no {run_header.HEADER_NAME}, so it never started, or lost the file.")
         drill = read_drill(drill_folder(run_dir, planned.name), planned)
         return gates.judge(drill, recorded_of(folder, plan, planned, seed, drill), thresholds, evidence)
     except EvidenceError as error:
@@ -303,35 +307,35 @@ def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, t
 
 
 def _drill_with_variants(run_dir: Path, planned: PlannedDrill) -> Drill | None:
-    """The drill, if it runs on several surfaces; None for any other, and for one that cannot be read."""
+    """The drill, if it has variants; None for any other, and for one that cannot be read."""
     try:
         drill = read_drill(drill_folder(run_dir, planned.name), planned)
     except EvidenceError:
-        return None  # judging it as any other says why
+        return None  # judging it as any other drill says why
     return drill if drill.variants else None
 
 
-def _judge_surfaces(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: Drill, thresholds: Thresholds) -> DrillVerdict:
-    """All surfaces of a drill, each by itself and all compared."""
+def _judge_variants(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: Drill, thresholds: Thresholds) -> DrillVerdict:
+    """Judge each variant of a drill, and compare them."""
     verdicts: dict[str, DrillVerdict] = {}
-    accounts: dict[str, parity.Account] = {}  # of all surfaces: of their histories one at a time is enough to hold
+    accounts: dict[str, parity.Account] = {}  # small summaries, so that only one history is in memory at a time
     wanted = variants.variants_of(drill)
-    for surface in wanted:
-        folder = variant_folder(run_dir, drill.name, surface)
+    for each in wanted:
+        folder = variant_folder(run_dir, drill.name, each)
         evidence = (folder / parquet.FILE_NAME).relative_to(run_dir).as_posix()
         try:
-            variant = surface.variant(drill)
+            variant = each.variant(drill)
             here = PlannedDrill(variant.name, digest_of(folder / DRILL_NAME, variant))
-            history = recorded_of(folder, msgspec.structs.replace(plan, engine=surface.engine), here, plan.seed, variant)
-            verdicts[surface.name] = gates.judge(variant, history, thresholds, evidence)
-            accounts[surface.name] = parity.account(history)
+            history = recorded_of(folder, msgspec.structs.replace(plan, engine=each.engine), here, plan.seed, variant)
+            verdicts[each.name] = gates.judge(variant, history, thresholds, evidence)
+            accounts[each.name] = parity.account(history)
         except EvidenceError as error:
-            verdicts[surface.name] = salvage(folder, gates.unreadable(drill.name, str(error), evidence))
+            verdicts[each.name] = salvage(folder, gates.unreadable(drill.name, str(error), evidence))
     verdict = variants.combine(drill, verdicts, accounts, f"{DRILLS}/{drill.name}/{_VARIANTS}")
     found = drill_folder(run_dir, drill.name) / _VARIANTS
     names = sorted(path.name for path in found.iterdir()) if found.is_dir() else []
-    if strangers := [name for name in names if name not in {surface.name for surface in wanted}]:
-        trouble = f"{found / strangers[0]}: is no surface of this run's drill."
+    if unplanned := [name for name in names if name not in {each.name for each in wanted}]:
+        trouble = f"{found / unplanned[0]}: is not a variant of this run's drill."
         return replace(verdict, checks=(gates.read_evidence(_evidence(planned.name), 0, trouble), *verdict.checks))
     return verdict
 
@@ -343,25 +347,23 @@ def _folder(run_dir: Path, plan: RunPlan, name: str, seed: int) -> Path:
 def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
     notes = [SIMULATED[plan.engine]] if plan.engine in SIMULATED else []
     if plan.target_kind == "mock" and not notes:
-        notes.append("The target was the embedded mock, so this says nothing about a deployed runtime.")
+        notes.append("The target was the embedded mock, so this does not describe a deployed runtime.")
     elif not notes:
         notes.append(f"The target was '{plan.target}', of kind {plan.target_kind}, as its operators have configured it.")
     if plan.replications != 1:
         last = plan.seed + plan.replications - 1
-        notes.append(
-            f"Each drill was run {plan.replications} times, under the seeds {plan.seed} to {last}; measures are means."
-        )
+        notes.append(f"Each drill ran {plan.replications} times, with the seeds {plan.seed} to {last}; metrics are means.")
     if sha256 != plan.thresholds_sha256:
-        notes.append(f"Judged with {path}, which is not the thresholds file this run recorded (its SHA-256 differs).")
+        notes.append(f"Judged with {path}, which differs from the thresholds that this run recorded.")
     if sha256 != parquet.file_sha256(DEFAULT_PATH):
-        notes.append("The thresholds are not those that this version of stormgate ships with.")
+        notes.append("The thresholds differ from those that this version of stormgate ships.")
     for name in (drill.name for drill in plan.drills if not _as_shipped(drill)):
-        notes.append(f"{name} is not the drill that this version of stormgate ships: its verdict is on what was run instead.")
+        notes.append(f"{name} differs from the drill of that name that this version of stormgate ships.")
     return tuple(notes)
 
 
 def _as_shipped(planned: PlannedDrill) -> bool:
-    """False for a drill of the catalogue with other settings; drills of other names are their operators' own."""
+    """False for a drill of the catalogue with other settings; drills of other names are the operators' own."""
     path = catalog.catalogue().get(planned.name)
     return path is None or load_drill(path).digest() == planned.sha256
 

@@ -42,29 +42,31 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str  # ISO 8601, UTC
     thresholds_sha256: str
     drills: list[PlannedDrill]
-    replications: Count = 1  # of each drill, under the seeds from `seed` on
+    replications: Count = 1  # per drill, with consecutive seeds from `seed` on
 
 
 def read_plan(run_dir: Path) -> RunPlan:
-    """A run's plan. Raises `UsageError` for a folder that is no run, `EvidenceError` for a missing or damaged plan."""
+    """Read a run's plan. Raises `UsageError` if the folder is not a run's, `EvidenceError` for a damaged plan."""
     path = run_dir / PLAN_NAME
     try:
         plan = msgspec.json.decode(path.read_bytes(), type=RunPlan)
     except (FileNotFoundError, NotADirectoryError):
         if (run_dir / DRILLS).is_dir():
-            raise EvidenceError(f"{path}: is missing, so nothing says which drills this run should have.") from None
-        raise UsageError(f"{run_dir}: is not a run's folder (it has no {PLAN_NAME}).") from None
+            raise EvidenceError(f"{path}: is missing, so the drills of this run are unknown.") from None
+        raise UsageError(
+            f"{run_dir}: is not a run's folder: {PLAN_NAME} is missing. Give a folder such as results/<run id>."
+        ) from None
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
     except msgspec.DecodeError as error:
         raise EvidenceError(f"{path}: is damaged ({error}).") from None
     if plan.schema != run_header.SCHEMA_VERSION:
-        raise EvidenceError(f"{path}: is of schema {plan.schema}, which this version does not know.")
+        raise EvidenceError(f"{path}: has schema {plan.schema}, which this version cannot read.")
     return plan
 
 
 def read_drill(folder: Path, planned: PlannedDrill) -> Drill:
-    """The drill of a folder, which must be the planned one. Raises `EvidenceError`."""
+    """Read the drill of a folder, which must be the planned one. Raises `EvidenceError`."""
     path = folder / DRILL_NAME
     drill = read_struct(path, Drill)
     if digest(path) != planned.sha256:
@@ -73,22 +75,19 @@ def read_drill(folder: Path, planned: PlannedDrill) -> Drill:
 
 
 def digest(path: Path) -> str:
-    """`Drill.digest` of a drill as it was written: a later version, with keys of its own, would have it otherwise."""
+    """`Drill.digest` of the written file: a later version with more keys would compute another from the drill."""
     return hashlib.sha256(msgspec.json.format(path.read_bytes(), indent=-1)).hexdigest()
 
 
 def digest_of(path: Path, drill: Drill) -> str:
-    """The digest of a drill as it was written, which must be this one. Raises `EvidenceError`."""
+    """The digest of a written drill, which must equal `drill`. Raises `EvidenceError`."""
     if read_struct(path, Drill) != drill:
-        raise EvidenceError(f"{path}: is not the drill as it should have run here.")
+        raise EvidenceError(f"{path}: is not the drill that should have run here.")
     return digest(path)
 
 
 def recorded(folder: Path) -> tuple[Drill, History]:
-    """The drill of a folder and what was observed, once it is sure that this is all of it and just as it was recorded.
-
-    Raises `EvidenceError`.
-    """
+    """Read the drill and the history of a folder. Raises `EvidenceError` unless they are complete and unchanged."""
     header, table = run_header.read_verified(folder)
     drill = read_struct(folder / DRILL_NAME, Drill)
     if header.drill_sha256 != digest(folder / DRILL_NAME):
@@ -97,7 +96,7 @@ def recorded(folder: Path) -> tuple[Drill, History]:
 
 
 def recorded_of(folder: Path, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill) -> History:
-    """What an engine recorded, once it is sure that it did so for this run. Raises `EvidenceError`."""
+    """Read what an engine recorded. Raises `EvidenceError` unless it is complete, unchanged and of this run."""
     header, table = run_header.read_verified(folder)
     _require_same_run(header, plan, planned, seed, drill, folder)
     return History(header, table)
@@ -106,7 +105,7 @@ def recorded_of(folder: Path, plan: RunPlan, planned: PlannedDrill, seed: int, d
 def _require_same_run(
     header: run_header.RunHeader, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill, folder: Path
 ) -> None:
-    """Evidence of another run, drill, engine, target or seed proves nothing about this run."""
+    """Raise `EvidenceError` for evidence of another run, drill, engine, target or seed."""
     claims = {
         "run_id": (header.run_id, plan.run_id),
         "drill": (header.drill, drill.name),
@@ -121,34 +120,34 @@ def _require_same_run(
     for name, (found, wanted) in claims.items():
         if found != wanted:
             where = folder / run_header.HEADER_NAME
-            raise EvidenceError(f"{where}: says {name} {found!r}, but this run's is {wanted!r}.")
+            raise EvidenceError(f"{where}: has {name} {found!r}, but this run's is {wanted!r}.")
     if not _is_after(header.started_at, plan.created_at):
         raise EvidenceError(
-            f"{folder}: this began before this run did ({header.started_at}, {plan.created_at}); it is another's."
+            f"{folder}: started at {header.started_at}, before this run was created ({plan.created_at}); it is of another run."
         )
 
 
 def _is_after(moment: str, other: str) -> bool:
     try:
         return datetime.fromisoformat(moment) >= datetime.fromisoformat(other)
-    except (ValueError, TypeError):  # no moment at all, or one without its time zone
+    except (ValueError, TypeError):  # not a moment, or one without a time zone
         return False
 
 
 def salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
-    """Add what a run that was cut short already shows to have gone wrong; it stays an error or becomes a failure."""
+    """Add the failures that an interrupted run already shows; the verdict stays an error or becomes a failure."""
     try:
         header = run_header.read_header(folder)
     except EvidenceError:
         return verdict
     if header.complete:
-        return verdict  # its files were changed or damaged: nothing in them can be believed
+        return verdict  # its files are changed or damaged, so they prove nothing
     if header.stop_condition:
         met = gates.stopped(verdict.checks[0].evidence, header.stop_condition)
         verdict = replace(verdict, checks=(*verdict.checks, met), remarks=tuple(header.remarks))
     try:
         history = History(header, parquet.read(folder))
-        broken = tuple(invariants.violations(history, Ledger(history), complete=False))
-    except Exception:  # it was unreadable anyway, and the verdict says why
+        violated = tuple(invariants.violations(history, Ledger(history), complete=False))
+    except Exception:  # the verdict already says why it is unreadable
         return verdict
-    return replace(verdict, clients=header.clients, duration_s=history.duration_s, policy=header.policy, violations=broken)
+    return replace(verdict, clients=header.clients, duration_s=history.duration_s, policy=header.policy, violations=violated)

@@ -1,4 +1,4 @@
-"""Running drills into a results folder: the engine is chosen, each drill runs in turn, and what they left is judged."""
+"""Run drills into a results folder, and judge it."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -26,16 +26,14 @@ if TYPE_CHECKING:
     from sim.drill.system_model import SystemModel
     from sim.engines.shared.endpoints import Endpoints
 
-# [ours] Observations that are worth processes of their own: these take about a second to start.
-_MANY_BYTES = 4_000_000
+_MANY_BYTES = 4_000_000  # [ours] of observations, from which on processes pay off: they take about a second to start
 RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 
 
 def run(request: Request) -> Path:
-    """Run all drills, real ones one after the other, simulated ones on all cores; returns the run's folder.
+    """Run all drills and return the run's folder. Real drills run one after the other, simulated ones on all cores.
 
-    Everything that can be known to be wrong is refused before anything starts. An interruption ends the run after the
-    drills it hit; the drills that did not run count as errors.
+    Every known mistake is refused before anything starts. An interruption ends the run; drills that did not run are errors.
     """
     endpoints = _allowed_endpoints(request)
     if endpoints is not None and not endpoints.is_mock:
@@ -57,14 +55,14 @@ def run(request: Request) -> Path:
     try:
         stopped_because = _simulate_all(request, run_dir) if run_drill is None else _run_all(request, run_dir, run_drill)
         if stopped_because:
-            print(f"stormgate: {stopped_because}; what was observed until then is in {run_dir}.", file=sys.stderr)
+            print(f"stormgate: {stopped_because}; the observations until then are in {run_dir}.", file=sys.stderr)
     finally:
         mark.remove()
     return run_dir
 
 
 def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> str:
-    """One after the other; returns why they ended early, empty when they did not."""
+    """One after the other; returns why they ended early, empty if they did not."""
     for drill in request.drills:
         folder = results.create_drill_folder(run_dir, drill)
         stopped_because = run_variants(drill, run_dir, request) if drill.variants else _run_once(drill, folder, run_drill)
@@ -74,30 +72,30 @@ def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> str:
 
 
 def _simulate_all(request: Request, run_dir: Path) -> str:
-    """All simulated runs, on all cores; returns why they ended early, empty when they did not."""
+    """All simulated runs, on all cores; returns why they ended early, empty if they did not."""
     jobs: list[simulations.Job] = []
     for drill in request.drills:
         if "sockets" not in variants.engines_of(drill):
             jobs += _jobs(drill, run_dir, request)
             continue
         results.create_drill_folder(run_dir, drill)
-        if why := run_variants(drill, run_dir, request):  # real ones have the machine to themselves
+        if why := run_variants(drill, run_dir, request):  # real sockets need the machine for themselves
             return why
     if not jobs:
         return ""
     if len(jobs) == 1:
         return _simulate_one(jobs[0])
-    jobs.sort(key=lambda job: -job.load)  # or the longest might begin last, and hold up the end
+    jobs.sort(key=lambda job: -job.load)  # longest first, or a long one that starts last would delay the end
     what = request.drills[0].name if len(request.drills) == 1 else f"{len(request.drills)} drills"
     with Several(what, [job.name for job in jobs]) as progress:
         outcome = simulations.run(jobs, progress)
     done = sum(not why for why in outcome.results.values())
     why = outcome.stopped_because
-    return f"{why}, when {done} of {len(jobs)} runs were done" if why else ""
+    return f"{why}, after {done} of {len(jobs)} runs" if why else ""
 
 
 def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job]:
-    """The runs of a drill: its only one, one on each of its surfaces, or its replications."""
+    """The runs of a drill: the only one, one per variant, or its replications."""
     folder = results.create_drill_folder(run_dir, drill)
     model = _model(request)
 
@@ -117,33 +115,33 @@ def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job
 
 
 def _simulate_one(job: simulations.Job) -> str:
-    """The only run there is, in this process; returns why it was cut short, empty when it was not."""
+    """Run the only job in this process; returns why it was interrupted, empty if it was not."""
     with Progress(job.name, expected_duration_s(job.drill)) as progress:
         header = job.run(progress)
     return "" if header.complete else header.stopped_because
 
 
 def _engine_name(request: Request) -> str:
-    """What a run's plan says: surfaces bring their own engines."""
+    """The engine for the run's plan; variants bring their own."""
     own = dict.fromkeys(engine for drill in request.drills for engine in variants.engines_of(drill))
     return " and ".join(own) if all(drill.variants for drill in request.drills) else request.engine
 
 
 def _run_once(drill: Drill, folder: Path, run_drill: RunDrill) -> str:
-    """The ordinary run of a drill on real sockets; returns why it was cut short, empty when it was not."""
+    """Run a drill on real sockets; returns why it was interrupted, empty if it was not."""
     with Progress(drill.name) as progress:
         header = run_drill(drill, folder, progress)
     return "" if header.complete else header.stopped_because
 
 
 def run_variants(drill: Drill, run_dir: Path, request: Request, wrong_on: Mapping[str, tuple[str, ...]] | None = None) -> str:
-    """A drill on all its surfaces; returns why they ended early, empty when they did not.
+    """Run a drill's variants; returns why they ended early, empty if they did not.
 
-    `wrong_on` has more defects for the runtimes of single surfaces, by the surface's name.
+    `wrong_on` has more defects for the runtimes of single variants, by name.
     """
     with Progress(drill.name) as progress:
         options = variants.Options(
-            folder_of=lambda surface: results.create_variant_folder(run_dir, drill, surface),
+            folder_of=lambda each: results.create_variant_folder(run_dir, drill, each),
             switches_of=lambda on: switches((*request.defects, *(wrong_on or {}).get(on.name, ())), request.seed),
             progress=progress,
             run_id=run_dir.name,
@@ -161,7 +159,7 @@ def _model(request: Request) -> "SystemModel":
 
 
 def _sockets(request: Request, endpoints: "Endpoints | None") -> RunDrill:
-    """The sockets engine, once it is known that it can run all drills on that lane."""
+    """The sockets engine. Raises unless it can run all drills on that target."""
     from sim.engines.sockets import engine as sockets
 
     for drill in request.drills:
@@ -179,7 +177,7 @@ def _sockets(request: Request, endpoints: "Endpoints | None") -> RunDrill:
 
 
 def _predicted(run_drill: RunDrill, request: Request) -> RunDrill:
-    """The same, but a fitted model says before each drill what will come of it."""
+    """The same, with a prediction by a fitted model before each drill."""
     predictor = predictions.predictor(request.model, request.target, request.out)
 
     def run_predicted(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
@@ -192,18 +190,18 @@ def _predicted(run_drill: RunDrill, request: Request) -> RunDrill:
 
 
 def show_plan(request: Request, as_json: bool) -> None:
-    """Say what a run would do, once it is known that it could."""
+    """Print what a run would do. Raises `UsageError` if it could not run."""
     endpoints = _allowed_endpoints(request)
     if as_json:
         dry_run.as_json(request, endpoints)
         return
     console = out()
     dry_run.in_words(request, endpoints, console)
-    console.print("dry run: nothing was done, and nothing can be concluded from it")
+    console.print("dry run: nothing was executed")
 
 
 def _allowed_endpoints(request: Request) -> "Endpoints | None":
-    """The target's lane, if it allows all drills; raises `UsageError`. Nothing is asked of it yet."""
+    """The target's endpoints. Raises `UsageError` if it does not allow a drill. Sends nothing yet."""
     _check(request)
     endpoints = request.endpoints or targets.resolve(request.target, request.targets)
     if endpoints is not None:
@@ -220,54 +218,56 @@ def _check(request: Request) -> None:
     _check_engine(request)
     switches(request.defects, request.seed)
     if request.defects and request.target != targets.EMBEDDED:
-        raise UsageError("--defect works on the embedded mock only; start the other one with `stormgate mock serve --defect`.")
+        raise UsageError("--defect works only on the embedded mock; start another mock with `stormgate mock serve --defect`.")
     loaded = gates.load_thresholds(request.thresholds or DEFAULT_PATH)
     for drill in request.drills:
         gates.require_checks(drill, loaded)
 
 
 def _check_engine(request: Request) -> None:
-    """Raise `UsageError` for what the chosen engine cannot do, or would have to leave out."""
+    """Raise `UsageError` for anything that the chosen engine cannot do completely."""
     if request.engine not in ENGINES:
-        raise UsageError(f"--engine {request.engine}: there is no such engine; there are: {', '.join(ENGINES)}.")
+        raise UsageError(f"--engine {request.engine}: unknown engine; choose from: {', '.join(ENGINES)}.")
     if request.engine in SIMULATED:
         if request.predict:
-            raise UsageError(f"--predict foretells what real sockets do; leave --engine {request.engine} out.")
+            raise UsageError(f"--predict predicts runs on real sockets; leave --engine {request.engine} out.")
         _check_simulated(request)
     elif request.predict:
         for drill in request.drills:
             predictions.check(drill)
     elif request.model is not None:
         raise UsageError(
-            f"--model {request.model}: only simulations take a system model; add --engine virtual, --engine fleet or --predict."
+            f"--model {request.model}: only simulations use a system model; add --engine virtual, --engine fleet or --predict."
         )
     elif request.replications != 1:
         raise UsageError(f"--replications {request.replications}: only simulations replicate; add --engine virtual or fleet.")
     for drill in request.drills:
         if drill.variants:
-            _check_surfaces(drill, request)
+            _check_variants(drill, request)
         elif not runs_on(drill, request.engine):
             raise UsageError(
-                f"drill '{drill.name}' is not for --engine {request.engine}; its key 'engines' has: {', '.join(drill.engines)}."
+                f"drill '{drill.name}' does not run on --engine {request.engine}; 'engines' has: {', '.join(drill.engines)}."
             )
 
 
-def _check_surfaces(drill: Drill, request: Request) -> None:
+def _check_variants(drill: Drill, request: Request) -> None:
     from sim.engines.sockets import engine as sockets
     from sim.engines.virtual import engine as virtual
 
     if request.target != targets.EMBEDDED:
-        raise UsageError(f"drill '{drill.name}' compares runtimes of its own; leave --target out.")
+        raise UsageError(f"drill '{drill.name}' starts its own runtimes to compare; leave --target out.")
     if request.replications != 1:
-        raise UsageError(f"drill '{drill.name}' compares single runs; leave --replications out, or the drill.")
-    for surface in variants.variants_of(drill):
-        variant = surface.variant(drill)
-        virtual.check(variant) if surface.engine == "virtual" else sockets.check(variant, None)
+        raise UsageError(f"drill '{drill.name}' compares single runs; leave out --replications or the drill.")
+    for each in variants.variants_of(drill):
+        variant = each.variant(drill)
+        virtual.check(variant) if each.engine == "virtual" else sockets.check(variant, None)
 
 
 def _check_simulated(request: Request) -> None:
     if request.target != targets.EMBEDDED:
-        raise UsageError(f"--target {request.target}: the {request.engine} engine simulates its lane; leave --target out.")
+        raise UsageError(
+            f"--target {request.target}: the {request.engine} engine simulates its own service; leave --target out."
+        )
     if request.replications < 1:
         raise UsageError(f"--replications {request.replications}: a drill needs at least 1.")
     model, on = _model(request), switches(request.defects, request.seed)
@@ -276,10 +276,10 @@ def _check_simulated(request: Request) -> None:
 
 
 def switches(defects: tuple[str, ...], seed: int) -> Switches:
-    """The mock's switches with these defects on; raises `UsageError` for a name it does not know."""
+    """The mock's switches with these defects on. Raises `UsageError` for an unknown name."""
     for name in defects:
         if name not in DEFECTS:
-            raise UsageError(f"--defect {name}: there is no such defect; there are: {', '.join(DEFECTS)}.")
+            raise UsageError(f"--defect {name}: unknown defect; choose from: {', '.join(DEFECTS)}.")
     return msgspec.convert({"defects": list(defects), "seed": seed}, Switches)
 
 
@@ -299,7 +299,7 @@ def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[Runti
 
 @dataclass(frozen=True)
 class _Task:
-    """To judge one drill of a run, or else to draw it."""
+    """Judge one drill of a run, or draw it."""
 
     run_dir: Path
     drill: str
@@ -307,7 +307,7 @@ class _Task:
 
 
 def conclude(run_dir: Path) -> RunVerdict:
-    """Judge a run, and write its report and figures; raises `StormgateError`."""
+    """Judge a run on all cores, and write its report and figures. Raises `StormgateError`."""
     names = [planned.name for planned in results.read_plan(run_dir).drills]
     observed = sum(path.stat().st_size for path in run_dir.rglob("*.parquet"))
     judged = _in_processes(run_dir, names) if observed >= _MANY_BYTES else {}
@@ -320,7 +320,7 @@ def conclude(run_dir: Path) -> RunVerdict:
 
 
 def _in_processes(run_dir: Path, names: list[str]) -> dict[str, DrillVerdict]:
-    """The verdicts by drill; all are drawn, too."""
+    """The verdicts by drill; draws all of them, too."""
     tasks = [_Task(run_dir, name, is_to_judge) for name in names for is_to_judge in (True, False)]
     with Several("judging and drawing", [task.drill for task in tasks]) as progress:
         outcome = process_pool.run(_carry_out, tasks, progress)
@@ -328,8 +328,8 @@ def _in_processes(run_dir: Path, names: list[str]) -> dict[str, DrillVerdict]:
         raise KeyboardInterrupt
     if outcome.stopped_because:
         raise EvidenceError(
-            f"{run_dir}: could not be judged: {outcome.stopped_because}; "
-            "`stormgate judge` reads one drill after the other, which takes less memory."
+            f"{run_dir}: judging failed: {outcome.stopped_because}; "
+            "`stormgate judge` reads one drill after the other, which needs less memory."
         )
     return {tasks[place].drill: verdict for place, verdict in outcome.results.items() if verdict is not None}
 

@@ -1,6 +1,6 @@
-"""Simulated runs in processes: several drills, replications of one, or its surfaces.
+"""Simulated runs in parallel processes: several drills, the replications of one, or its variants.
 
-Each is an ordinary run of the engine into a folder of its own, whatever else runs beside it.
+Each is an ordinary run of the engine into its own folder.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Progress = Callable[[str, str, float], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One run. `name` is what progress calls it."""
+    """One run. `name` is shown in the progress."""
 
     drill: Drill
     folder: Path
@@ -31,7 +31,7 @@ class Job:
     engine: str = "virtual"
 
     def run(self, progress: Progress) -> RunHeader:
-        """Simulate it here and now."""
+        """Simulate it in this process."""
         options = (self.folder, self.seed, self.model, self.switches, progress, self.run_id)
         if self.engine == "fleet":
             from sim.engines.fleet import engine as fleet
@@ -43,13 +43,13 @@ class Job:
 
     @property
     def load(self) -> float:
-        """About how many deliveries it simulates."""
+        """Approximate number of deliveries to simulate."""
         topics = self.drill.fleet.topics_per_client / self.drill.load.run_streams
         return self.drill.fleet.clients * self.drill.load.events_per_s * topics * expected_duration_s(self.drill)
 
 
 def check(engine: str, drill: Drill, model: SystemModel, switches: Switches) -> None:
-    """Raise `UsageError` for what the engine would have to leave out."""
+    """Raise `UsageError` for a drill that the engine cannot represent completely."""
     if engine == "fleet":
         from sim.engines.fleet import engine as fleet
 
@@ -60,21 +60,15 @@ def check(engine: str, drill: Drill, model: SystemModel, switches: Switches) -> 
         virtual.check(drill)
 
 
-def run(jobs: Sequence[Job], watch: Callable[[Sequence[Standing]], None], workers: int | None = None) -> Outcome[str]:
-    """Run all jobs.
-
-    Ctrl-C ends them all; what they had is kept. The first error of one ends the others, and is raised.
-    """
-    return process_pool.run(_simulate, jobs, watch, str, workers)
+def run(jobs: Sequence[Job], show: Callable[[Sequence[Standing]], None], workers: int | None = None) -> Outcome[str]:
+    """Run all jobs. Ctrl-C ends them and keeps their observations. The first error ends the others and is raised."""
+    return process_pool.run(_simulate, jobs, show, str, workers)
 
 
 def _simulate(job: Job, say: Say) -> str:
-    """One run; returns why it was cut short, empty when it was not."""
+    """Run one job; returns why it was interrupted, empty if it was not."""
     if process_pool.must_end():
         return INTERRUPTED
 
-    def watch(phase: str, text: str, simulated_s: float) -> None:
-        say(phase, simulated_s)
-
-    header = job.run(watch)
+    header = job.run(lambda phase, text, simulated_s: say(phase, simulated_s))
     return "" if header.complete else header.stopped_because

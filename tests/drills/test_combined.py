@@ -100,7 +100,7 @@ def test_too_wide_says_how_many_would_do():
 
 def test_no_number_of_replications_is_enough_on_the_threshold():
     wide = check_of(MEAN, *(result(MEAN, value, state=State.INCONCLUSIVE) for value in (50.0, 60.0, 70.0)))
-    assert (wide.state, "no number of replications are enough" in wide.reason) == (State.INCONCLUSIVE, True)
+    assert (wide.state, "no number of replications is enough" in wide.reason) == (State.INCONCLUSIVE, True)
 
 
 def test_over_the_threshold_is_a_failure():

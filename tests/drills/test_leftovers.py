@@ -176,7 +176,7 @@ def test_what_a_killed_run_leaves_is_found_by_the_next(tmp_path: Path, name: str
     notes = [line for line in said.err.splitlines() if line.startswith("note: ")]
     assert notes == [
         f"note: removed what a killed run left behind: {tmp_path / 'tmp' / before}.",
-        f"note: {killed}: this run was killed before its end; `stormgate judge` shows what it had.",
+        f"note: {killed}: this run was killed before its end; `stormgate judge` shows what it recorded.",
     ]
     assert run.temporary == []
     assert "note: " not in again(tmp_path, *SIMULATED).err  # told once
@@ -192,7 +192,7 @@ REPLICATED = ("dropped_delivery", "--engine", "virtual", "--replications", "60")
 def test_replications_leave_no_workers(tmp_path: Path, number: signal.Signals):
     with running(tmp_path, *REPLICATED) as run:
         assert soon(lambda: len(run.pids) >= 3)  # ours, and at least one worker with what watches over it
-        run.until(" of 60 are done")
+        run.until(" of 60 done")
         run.process.send_signal(number)
         assert run.wait() == (-signal.SIGKILL if number is signal.SIGKILL else INTERRUPTED)
         assert soon(lambda: run.pids == [])
@@ -209,9 +209,9 @@ def test_a_simulation_that_is_interrupted_says_so(tmp_path: Path, number: signal
         assert "it was interrupted" in (run.runs[0] / "drills" / "rollout_day" / "run.json").read_text()
 
 
-def test_surfaces_that_are_interrupted_leave_nothing(tmp_path: Path):
+def test_variants_that_are_interrupted_leave_nothing(tmp_path: Path):
     with running(tmp_path, "parity", "--engine", "sockets") as run:
-        run.until("surface 1 of 4")
+        run.until("variant 1 of 4")
         assert soon(lambda: len(run.temporary) == 1)
         assert soon(lambda: len(ports_of(run.pids)) == 1)
         time.sleep(1.5)  # into its course

@@ -73,14 +73,14 @@ def evictions(*moments: float) -> Story:
     [((25.0, 29.0, 31.0), 0), ((25.0, 29.0), 1), ((10.0, 25.0, 29.0), 1), ((25.0, 29.0, 36.0), 1), ((), 3)],
 )
 def test_who_stopped_reading_and_was_never_told(moments: tuple[float, ...], untold: int):
-    answer = ask("delivery.slow_consumers_untold", evictions(*moments), STOPPED)
+    answer = ask("delivery.slow_consumers_kept", evictions(*moments), STOPPED)
     assert (answer.state, answer.value, answer.n) == (FAIL if untold else PASS, untold, 3)
 
 
 def test_one_client_told_twice_is_one_client():
     twice = evictions(25.0, 26.0).tell(28.0, Kind.EVICTED, WHO[1])
-    assert ask("delivery.slow_consumers_untold", twice, STOPPED).value == 1
-    assert ask("delivery.slow_consumers_untold", broken_by("slow_links", 3)).state is NO_DATA
+    assert ask("delivery.slow_consumers_kept", twice, STOPPED).value == 1
+    assert ask("delivery.slow_consumers_kept", broken_by("slow_links", 3)).state is NO_DATA
 
 
 def test_it_is_those_who_stopped_that_are_told():
@@ -88,7 +88,7 @@ def test_it_is_those_who_stopped_that_are_told():
     story = broken_by("stop_reading", 3)
     for client in [client for client in range(10) if client not in WHO][:3]:
         story.tell(25.0, Kind.EVICTED, client, detail="disconnect")
-    answer = ask("delivery.slow_consumers_untold", story, STOPPED)
+    answer = ask("delivery.slow_consumers_kept", story, STOPPED)
     assert (answer.state, answer.value) == (FAIL, 3)
 
 

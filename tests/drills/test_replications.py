@@ -71,7 +71,7 @@ def test_the_summary_has_intervals_and_quantiles(pristine: Path):
     assert live["value"] == pytest.approx(math.fsum(singles) / 3)
     text = (pristine / "SUMMARY.md").read_text()
     assert "over 3 replications" in text
-    assert "under the seeds 5 to 7" in text
+    assert "with the seeds 5 to 7" in text
 
 
 def only_measure(run_dir: Path, seed: int, name: str) -> float:
@@ -160,13 +160,13 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path):
     with started(*command, "--out", tmp_path, "--json") as process:
         while " 0 of 400" in (line := process.stderr.readline()):
             pass
-        assert " of 400 are done" in line
+        assert " of 400 done" in line
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     (run_dir,) = tmp_path.iterdir()
     (sentence,) = (line for line in err.splitlines() if line.startswith("stormgate: "))
     assert "interrupted" in sentence
-    assert f"what was observed until then is in {run_dir}." in sentence
+    assert f"the observations until then are in {run_dir}." in sentence
     assert "Traceback" not in err
     assert process.returncode == ERROR
     finished = list(run_dir.glob("drills/reconnect_storm/replications/*/observations.parquet"))

@@ -141,7 +141,7 @@ def test_a_violation_says_what_users_would_have_seen() -> None:
 
 def test_a_failed_check_says_what_users_would_have_seen() -> None:
     old = check(FAIL, check="tokens_too_old", gate="error")
-    assert "`error.tokens_too_old`: after every lost connection a refusal first" in report.summary_markdown(run(drill(old)))
+    assert "`error.tokens_too_old`: a refusal after every lost connection" in report.summary_markdown(run(drill(old)))
     assert "users would have seen" not in report.summary_markdown(run(drill(check(PASS, check="tokens_too_old", gate="error"))))
 
 

@@ -104,7 +104,7 @@ def test_other_thresholds_give_another_verdict(pristine: Path, tmp_path: Path) -
     verdict = results.judge_run(pristine, strict)
     assert (verdict.decision, verdict.decision_reason, verdict.exit_code) == ("no_go", "breach", 1)
     assert verdict.thresholds_sha256 != verdict.recorded_thresholds_sha256
-    assert any("not the thresholds file" in note for note in verdict.notes)
+    assert any("differs from the thresholds that this run" in note for note in verdict.notes)
 
 
 def test_a_drill_of_the_catalogue_with_other_settings_is_not_taken_for_it(tmp_path: Path) -> None:
@@ -113,13 +113,13 @@ def test_a_drill_of_the_catalogue_with_other_settings_is_not_taken_for_it(tmp_pa
     for overrides, said in ((), False), (("faults.0.share=0.01",), True):
         drill = load(path, overrides)
         made = results.create_run(tmp_path, [drill], engine="sockets", target="mock", target_kind="mock", seed=7)
-        assert any("partition_heal is not the drill" in note for note in results.judge_run(made).notes) is said
+        assert any("partition_heal differs from the drill" in note for note in results.judge_run(made).notes) is said
 
 
 def test_an_edited_copy_is_noticed(run_dir: Path) -> None:
     path = run_dir / "thresholds.toml"
     path.write_text(path.read_text() + "\n# looser\n")
-    assert any("not the thresholds file" in note for note in results.judge_run(run_dir).notes)
+    assert any("differs from the thresholds that this run" in note for note in results.judge_run(run_dir).notes)
 
 
 def test_a_copy_that_is_gone_or_broken_is_not_replaced(run_dir: Path) -> None:
@@ -162,7 +162,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "the file is cut": (truncate, "cannot be read"),
     "rows are missing": (drop_rows, "SHA-256"),
     "an empty file": (lambda folder: (folder / FILE_NAME).write_bytes(b""), "cannot be read"),
-    "no header": (lambda folder: (folder / "run.json").unlink(), "it never began"),
+    "no header": (lambda folder: (folder / "run.json").unlink(), "it never started"),
     "a broken header": (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
     "no drill": (lambda folder: (folder / "drill.json").unlink(), "drill.json"),
     "a broken drill": (lambda folder: (folder / "drill.json").write_text("[]"), "damaged"),

@@ -110,7 +110,7 @@ def test_ctrl_c_in_the_middle_of_a_fault_heals_keeps_and_says_where(tmp_path: Pa
         out, rest = process.communicate(timeout=60)
     (run_dir,) = tmp_path.iterdir()
     assert process.returncode == STORAGE, (out, rest)
-    assert f"stormgate: it was interrupted; what was observed until then is in {run_dir}." in rest.splitlines()
+    assert f"stormgate: it was interrupted; the observations until then are in {run_dir}." in rest.splitlines()
     assert "Traceback" not in rest + out
     assert "error" in out
     assert not any(is_running(child) for child in children)

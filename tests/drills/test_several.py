@@ -67,7 +67,7 @@ def test_ctrl_c_keeps_what_all_of_them_had(tmp_path: Path):
     )
     with started(*command, "--out", tmp_path, "--json") as process:
         line = process.stderr.readline()
-        assert line.startswith("3 drills: 0 of 3 are done")
+        assert line.startswith("3 drills: 0 of 3 done")
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("*/drills/*/run.json"))) < min(2, os.cpu_count() or 1) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -76,9 +76,7 @@ def test_ctrl_c_keeps_what_all_of_them_had(tmp_path: Path):
         out, err = process.communicate(timeout=60)
     (run_dir,) = tmp_path.iterdir()
     (sentence,) = (line for line in err.splitlines() if line.startswith("stormgate: "))
-    assert sentence == (
-        f"stormgate: it was interrupted, when 0 of 3 runs were done; what was observed until then is in {run_dir}."
-    )
+    assert sentence == (f"stormgate: it was interrupted, after 0 of 3 runs; the observations until then are in {run_dir}.")
     assert "Traceback" not in err
     assert process.returncode == ERROR
     assert [drill["status"] for drill in json.loads(out)["drills"]] == ["error"] * 3
@@ -157,10 +155,10 @@ def test_a_line_when_one_has_ended_and_one_now_and_then(monkeypatch: pytest.Monk
             progress(standings)
             now[0] += 6.0
     assert capsys.readouterr().err.splitlines() == [
-        "2 drills: 0 of 2 are done",
-        "2 drills: 0 of 2 are done; one: fault, 3.2 s simulated",
-        "2 drills: 1 of 2 are done; two: fault, 3.2 s simulated",
-        "2 drills: 2 of 2 are done",
+        "2 drills: 0 of 2 done",
+        "2 drills: 0 of 2 done; one: fault, 3.2 s simulated",
+        "2 drills: 1 of 2 done; two: fault, 3.2 s simulated",
+        "2 drills: 2 of 2 done",
     ]
 
 

@@ -290,8 +290,8 @@ def test_a_defect_and_a_failing_mirror_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("parity", "--engine", "fleet"), "leaves 0 of its surfaces to compare"),
-        (("reconnect_storm", "--engine", "fleet", "--target", "staging"), "the fleet engine simulates its lane"),
+        (("parity", "--engine", "fleet"), "leaves 0 of its variants to compare"),
+        (("reconnect_storm", "--engine", "fleet", "--target", "staging"), "the fleet engine simulates its own service"),
         (("reconnect_storm", "--engine", "fleet", "--defect", "skip_delivery"), "a runtime with a defect"),
         (("reconnect_storm", "--engine", "flote"), "sockets, virtual, fleet"),
     ],

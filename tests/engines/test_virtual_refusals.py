@@ -60,7 +60,7 @@ def test_a_fault_without_meaning_in_simulation(tmp_path: Path):
 
 def test_a_drill_of_another_engine(tmp_path: Path):
     day = drills.load(ROLLOUT_DAY)
-    with pytest.raises(UsageError, match=r"'rollout_day' is not for --engine sockets; its key 'engines' has: virtual"):
+    with pytest.raises(UsageError, match=r"'rollout_day' does not run on --engine sockets; 'engines' has: virtual"):
         running.run(request(tmp_path / "out", day, engine="sockets"))
     assert not (tmp_path / "out").exists()
 
@@ -212,7 +212,7 @@ def test_a_run_that_is_cut_short_keeps_what_it_had(
     monkeypatch.setattr(engine, "run", run)
     run_dir = running.run(request(tmp_path, small("reconnect_storm")))
     (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("stormgate: "))
-    assert said.startswith("stormgate: it was interrupted in the fault phase, 3.0 s simulated; what was observed")
+    assert said.startswith("stormgate: it was interrupted in the fault phase, 3.0 s simulated; the observations until then")
     assert str(run_dir) in said
     folder = results.drill_folder(run_dir, "reconnect_storm")
     table = parquet.read(folder)

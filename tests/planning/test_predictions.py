@@ -171,7 +171,7 @@ def test_metric_without_simulated_value_is_not_predicted(folder: Path, drill: Dr
 
 
 def test_parity_drill_is_not_predicted():
-    with pytest.raises(UsageError, match="compares surfaces"):
+    with pytest.raises(UsageError, match="compares variants"):
         predictions.check(drills.load(CATALOG / "parity.toml"))
 
 

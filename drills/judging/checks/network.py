@@ -98,6 +98,6 @@ DECISIONS: Mapping[str, Decide] = {
     "reconnect.half_open_left": _half_open_left,
     "reconnect.needless_disconnects": _needless_disconnects,
     "reconnect.early_returns": _early_returns,
-    "delivery.slow_consumers_untold": _slow_consumers_kept,
+    "delivery.slow_consumers_kept": _slow_consumers_kept,
     "delivery.live_gaps": _live_gaps,
 }

@@ -231,7 +231,7 @@ _OF_RUNS = (
     _rule("reconnect.needless_disconnects", "connections", "connections lost in a drill that cuts none"),
     _rule("reconnect.early_returns", "clients", "evicted clients that returned before reconnect_after_ms"),
     _rule(
-        *("delivery.slow_consumers_untold", "clients", "clients that stopped reading and were not evicted"),
+        *("delivery.slow_consumers_kept", "clients", "clients that stopped reading and were not evicted"),
         window="each such fault",
     ),
     _rule("delivery.live_gaps", "events", "events applied past a gap in a live stream"),

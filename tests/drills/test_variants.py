@@ -1,4 +1,4 @@
-"""The drill parity: one history on several surfaces, red as soon as one of them is not as the others."""
+"""The drill parity: one history on several variants, red as soon as one of them is not as the others."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tests.storms import red
 
 GO, NO_GO, USAGE, ERROR = 0, 1, 3, 4
 # Two policies, few clients.
-SMALL = ("fleet.clients=6", "surfaces.0.policies=['reference', 'phoenix_js']")
+SMALL = ("fleet.clients=6", "variants.0.policies=['reference', 'phoenix_js']")
 
 
 def parity(*overrides: str, engine: str | None = "virtual") -> Drill:
@@ -32,7 +32,7 @@ def parity(*overrides: str, engine: str | None = "virtual") -> Drill:
 def ran(
     out: Path, drill: Drill, wrong_on: dict[str, tuple[str, ...]] | None = None, seed: int = 1, model: Path | None = None
 ) -> Path:
-    """Run it on all its surfaces, some of whose runtimes are wrong; returns the run's folder."""
+    """Run it on all its variants, some of whose runtimes are wrong; returns the run's folder."""
     request = Request((drill,), engine="virtual", target="mock", seed=seed, defects=(), thresholds=None, out=out, model=model)
     if not wrong_on:
         return running.run(request)
@@ -60,12 +60,12 @@ def test_all_surfaces_of_a_healthy_lane_are_alike(healthy: Path):
     verdict = verdict_of(healthy)
     found = check_of(verdict)
     assert (found.state, found.value, found.n) == (State.PASS, 0.0, 4)
-    assert found.reason.startswith("4 surfaces have the same 400 events")
+    assert found.reason.startswith("4 variants have the same 400 events")
     assert verdict.status is State.PASS
     assert verdict.policy == "reference, phoenix_js"
-    rebooted = check_of(verdict, "drill.stale_signalled")  # the trim really hit someone on every surface
+    rebooted = check_of(verdict, "drill.stale_signalled")  # the trim really hit someone on every variant
     assert rebooted.state is State.PASS
-    assert "on each of 4 surfaces" in rebooted.reason
+    assert "in each of 4 variants" in rebooted.reason
 
 
 def test_each_surface_is_what_its_name_says(healthy: Path):
@@ -116,15 +116,15 @@ def test_the_shipped_client_parts_by_name(tmp_path: Path):
 def test_of_a_surface_that_could_not_carry_the_load_nothing_can_be_told(tmp_path: Path):
     model = tmp_path / "slow.toml"
     model.write_text("[server]\ndelivery_batch_ms = 10.0\n")
-    drill = parity("surfaces.0.policies=['reference']", "phases.steady_limit_s=6.0", "phases.settle_s=4.0")
+    drill = parity("variants.0.policies=['reference']", "phases.steady_limit_s=6.0", "phases.settle_s=4.0")
     found = check_of(verdict_of(ran(tmp_path / "out", drill, model=model)))
     assert found.state is State.ERROR
-    assert found.reason.startswith("not every surface was well before it was broken: virtual-frame-reference (")
+    assert found.reason.startswith("the steady state did not hold in every variant: virtual-frame-reference (")
 
 
 def test_both_engines_are_alike(tmp_path: Path):
     """A machine too busy for real sockets may not keep to the drill's course, which is no failure of parity: it gets more."""
-    drill = parity("surfaces.0.policies=['reference']", "surfaces.1.policies=['reference']", engine=None)
+    drill = parity("variants.0.policies=['reference']", "variants.1.policies=['reference']", engine=None)
     for _ in range(4):
         verdict = verdict_of(ran(tmp_path, drill))
         found = check_of(verdict)
@@ -136,7 +136,7 @@ def test_both_engines_are_alike(tmp_path: Path):
 
 
 def test_a_real_runtime_that_is_wrong_parts_from_the_simulated_ones(tmp_path: Path):
-    drill = parity("surfaces.0.policies=['reference']", "surfaces.1.policies=['reference']", engine=None)
+    drill = parity("variants.0.policies=['reference']", "variants.1.policies=['reference']", engine=None)
     found = check_of(verdict_of(ran(tmp_path, drill, {"sockets-frame-reference": ("wrong_payload_hash",)})))
     assert found.state is State.FAIL
     assert found.reason.endswith(" on sockets-frame-reference")
@@ -159,7 +159,7 @@ def test_a_missing_surface_is_an_error(run_dir: Path):
     shutil.rmtree(variant_of(run_dir))
     verdict = verdict_of(run_dir)
     assert verdict.status is State.ERROR
-    assert check_of(verdict).reason == "there is nothing to compare of virtual-frame-phoenix_js"
+    assert check_of(verdict).reason == "no evidence to compare for virtual-frame-phoenix_js"
 
 
 def test_the_evidence_of_another_surface_proves_nothing(run_dir: Path):
@@ -167,7 +167,7 @@ def test_the_evidence_of_another_surface_proves_nothing(run_dir: Path):
     shutil.copytree(variant_of(run_dir, "virtual-frame-reference"), variant_of(run_dir))
     verdict = verdict_of(run_dir)
     assert verdict.status is State.ERROR
-    assert "is not the drill as it should have run here" in check_of(verdict, "drill.evidence").reason
+    assert "is not the drill that should have run here" in check_of(verdict, "drill.evidence").reason
 
 
 def test_a_changed_surface_is_an_error(run_dir: Path):
@@ -180,7 +180,7 @@ def test_a_changed_surface_is_an_error(run_dir: Path):
 
 def test_a_surface_that_was_not_planned_is_an_error(run_dir: Path):
     variant_of(run_dir, "virtual-frame-mine").mkdir()
-    assert "no surface of this run's drill" in check_of(verdict_of(run_dir), "drill.evidence").reason
+    assert "not a variant of this run's drill" in check_of(verdict_of(run_dir), "drill.evidence").reason
     assert verdict_of(run_dir).status is State.ERROR
 
 
@@ -190,7 +190,7 @@ def test_judging_again_says_the_same_and_a_report_has_it(healthy: Path):
     running.conclude(healthy)
     assert json.loads((healthy / "summary.json").read_text()) == json.loads(said.out)
     (drill,) = json.loads(said.out)["drills"]
-    assert drill["metrics"]["parity.surfaces"]["value"] == 4
+    assert drill["metrics"]["parity.variants"]["value"] == 4
     assert drill["checks"][0]["name"] == "replay.parity"
     assert "| replay.parity | pass |" in (healthy / "SUMMARY.md").read_text()
     assert (healthy / "drills" / "parity" / "parity.png").exists()
@@ -218,10 +218,10 @@ def test_from_the_command_line_on_one_engine(tmp_path: Path):
         (["--set", "load.events=0"], ["load.events", "variants"]),
         (["--set", "load.events=5000"], ["load.events", "at most 470"]),
         (["--set", "load.worker_events=true"], ["load.worker_events", "snapshots"]),
-        (["--set", "surfaces.0.policies=['mobile']"], ["variants", "mobile"]),
-        (["--set", "surfaces.0.deliveries=[]"], ["variants"]),
+        (["--set", "variants.0.policies=['mobile']"], ["variants", "mobile"]),
+        (["--set", "variants.0.deliveries=[]"], ["variants"]),
         (
-            ["--engine", "sockets", "--set", "surfaces.1.policies=['reference']", "--set", "surfaces.1.deliveries=['frame']"],
+            ["--engine", "sockets", "--set", "variants.1.policies=['reference']", "--set", "variants.1.deliveries=['frame']"],
             ["--engine sockets leaves 1"],
         ),
     ],
@@ -252,6 +252,6 @@ def test_another_policy_is_compared_with_the_reference():
 
 
 def test_an_engine_without_surfaces_leaves_nothing():
-    drill = drills.load(CATALOG / "parity.toml", ("surfaces.0.engine=sockets",))
-    with pytest.raises(UsageError, match="--engine virtual leaves 0 of its surfaces"):
+    drill = drills.load(CATALOG / "parity.toml", ("variants.0.engine=sockets",))
+    with pytest.raises(UsageError, match="--engine virtual leaves 0 of its variants"):
         variants.on_engine(drill, "virtual")
