@@ -335,7 +335,7 @@ def test_a_dry_run_shows_where_it_would_go_and_what_it_would_do_and_no_secret(tm
         "https://control.staging.example.com",
         "100 clients, 50 connects/s, 10 events/s",
         "echo '[secret]' 'x y'",
-        "every client of the runtime and not only this drill's",
+        "every client of the service, not only this drill's",
     ):
         assert word in said.out
     as_json = dry(file, *WITHIN, "--json", drill="runtime_restart")
