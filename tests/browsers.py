@@ -12,7 +12,7 @@ CHROMIUM = Path(__file__).parent / "peers" / "chromium.sh"
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The one of this machine, installed if need be; it ends with the body."""
+    """A browser, installed if necessary; it ends with the body."""
     asked = subprocess.run(["bash", str(CHROMIUM)], capture_output=True, text=True, check=False)
     assert asked.returncode == 0, asked.stderr
     with sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""The command line in processes of its own, and servers that are not what they should be."""
+"""Run the command line in its own process, and serve wrong answers."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ STORMGATE = (sys.executable, "-m", "drills")
 
 @dataclass(frozen=True)
 class Said:
-    """What a command answered."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -31,7 +31,7 @@ class Said:
 
     @property
     def sentence(self) -> str:
-        """Its one complaint, without the name before it; progress lines are no complaints."""
+        """Its one error sentence, without the program's name."""
         (line,) = (line for line in self.err.splitlines() if line.startswith("stormgate: "))
         return line.removeprefix("stormgate: ")
 
@@ -52,7 +52,7 @@ def stormgate(*arguments: object, before: Callable[[], None] | None = None, **en
 
 
 def stormgate_here(*arguments: object) -> Said:
-    """The same in this process, which is quicker: for what ends before anything begins."""
+    """Run it in this process, which is faster."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = main.run_words([str(argument) for argument in arguments])
     return Said(code, out.getvalue(), err.getvalue())
@@ -60,7 +60,7 @@ def stormgate_here(*arguments: object) -> Said:
 
 @contextmanager
 def started(*arguments: object, **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """Start the command line, and make sure that it ends."""
+    """Start the command line; it is ended with the body."""
     pipe = subprocess.PIPE
     command = [*STORMGATE, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
@@ -73,15 +73,15 @@ def started(*arguments: object, **environment: str) -> Iterator["subprocess.Pope
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that a process started and that are still its own."""
+    """The child processes of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def free_port() -> int:
     """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 Answer = tuple[int, str, bytes]
@@ -89,7 +89,7 @@ Answer = tuple[int, str, bytes]
 
 @contextmanager
 def http_server(answer: Callable[..., Answer], takes_body: bool = False) -> Iterator[str]:
-    """An HTTP server that answers (method, path[, body]) with (status, content type, body); gives its address."""
+    """An HTTP server that answers (method, path[, body]) with (status, content type, body); returns its address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -114,7 +114,7 @@ def http_server(answer: Callable[..., Answer], takes_body: bool = False) -> Iter
 
 @contextmanager
 def tcp_server(greeting: bytes) -> Iterator[str]:
-    """A server that greets whoever comes with these bytes, and leaves; gives its address as if it spoke HTTP."""
+    """A server that sends these bytes and closes; returns its address as an HTTP URL."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:

@@ -1,4 +1,4 @@
-"""A hand-written HTTP server whose pages can be wrong in every way: no Date, an old one, dripping, huge, no HTTP at all."""
+"""A hand-written HTTP server with wrong pages: no Date, an old one, slow, huge, or no HTTP at all."""
 
 import contextlib
 import socketserver
@@ -39,7 +39,7 @@ class Asked:
 
 @contextmanager
 def pages(answer: Callable[[Asked], Page]) -> Iterator[str]:
-    """Serve what `answer` says; gives the address. It ends with the body, whatever still drips."""
+    """Serve what `answer` says; returns the address. It ends with the body."""
     over = threading.Event()
 
     class Handler(socketserver.StreamRequestHandler):

@@ -135,11 +135,7 @@ class Folder:
         self._snapshots()
         self._canary_checks()
         ended = self.began + timedelta(seconds=self.held_s)
-        dump(
-            self.path / records.HOLD,
-            HoldEvent(at=iso(self.began), kind="started"),
-            HoldEvent(at=iso(ended), kind="ended"),
-        )
+        dump(self.path / records.HOLD, HoldEvent(at=iso(self.began), kind="started"), HoldEvent(at=iso(ended), kind="ended"))
         if self.stage == "0":
             self._preflight()
         if self.stage in PERCENT:

@@ -178,8 +178,7 @@ def with_metrics(source: str, metrics: Metrics, **more: Any) -> Servers:
 def changed(found: StageWindow, which: Callable[[Snapshot], bool], **fields: Any) -> StageWindow:
     """The window with other fields in some snapshots."""
     return replace(
-        found,
-        snapshots=tuple(msgspec.structs.replace(each, **fields) if which(each) else each for each in found.snapshots),
+        found, snapshots=tuple(msgspec.structs.replace(each, **fields) if which(each) else each for each in found.snapshots)
     )
 
 

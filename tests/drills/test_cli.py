@@ -170,12 +170,7 @@ def test_invalid_arguments_are_refused(tmp_path: Path, arguments: list[str], wor
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("name = [", ["is not valid TOML"]),
-        ("", ["is missing"]),
-        ("colour = 'red'", ["unknown key 'colour'"]),
-    ],
+    ("text", "words"), [("name = [", ["is not valid TOML"]), ("", ["is missing"]), ("colour = 'red'", ["unknown key 'colour'"])]
 )
 def test_invalid_drill_file_is_refused(tmp_path: Path, text: str, words: list[str]):
     path = tmp_path / "my.toml"

@@ -1,4 +1,4 @@
-"""Several simulated drills at once: the same runs and verdicts as one by one, and nothing lost when they are interrupted."""
+"""Several simulated drills at once: the same runs and verdicts as one by one, and an interruption loses nothing."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("both"), *NAMES)
 
 
-def test_drills_side_by_side_are_the_drills_alone(both: Path, tmp_path: Path):
+def test_parallel_drills_equal_single_drills(both: Path, tmp_path: Path):
     for name in NAMES:
         header, _ = run_header.read_verified(results.drill_folder(both, name))
         alone, _ = run_header.read_verified(results.drill_folder(run(tmp_path / name, name), name))
@@ -42,7 +42,7 @@ def test_drills_side_by_side_are_the_drills_alone(both: Path, tmp_path: Path):
         assert header.run_id == both.name
 
 
-def test_judged_in_processes_or_not_the_verdict_is_that_of_the_files_alone(both: Path, monkeypatch: pytest.MonkeyPatch):
+def test_verdict_does_not_depend_on_worker_processes(both: Path, monkeypatch: pytest.MonkeyPatch):
     few = report.summary_json(running.conclude(both))
     monkeypatch.setattr(running, "_MANY_BYTES", 0)
     for name in NAMES:
@@ -52,7 +52,7 @@ def test_judged_in_processes_or_not_the_verdict_is_that_of_the_files_alone(both:
     assert all(results.figure_path(both, name).stat().st_size > 10_000 for name in NAMES)
 
 
-def test_ctrl_c_keeps_what_all_of_them_had(tmp_path: Path):
+def test_ctrl_c_keeps_the_observations_of_all_drills(tmp_path: Path):
     command = (
         "drill",
         "run",
@@ -80,9 +80,9 @@ def test_ctrl_c_keeps_what_all_of_them_had(tmp_path: Path):
     assert "Traceback" not in err
     assert process.returncode == ERROR
     assert [drill["status"] for drill in json.loads(out)["drills"]] == ["error"] * 3
-    begun = list(run_dir.glob("drills/*/run.json"))
-    headers = [run_header.read_header(path.parent) for path in begun]
-    assert begun
+    started_runs = list(run_dir.glob("drills/*/run.json"))
+    headers = [run_header.read_header(path.parent) for path in started_runs]
+    assert started_runs
     assert all(header.stopped_because.startswith("it was interrupted in the") for header in headers)
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -90,11 +90,11 @@ def test_ctrl_c_keeps_what_all_of_them_had(tmp_path: Path):
 
 
 def small_files() -> None:
-    """No file may grow over a limit, which observations do."""
+    """Limit file sizes, which observations exceed."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
 
-def test_an_error_of_one_ends_the_others_and_is_told(tmp_path: Path):
+def test_error_of_one_drill_ends_the_others(tmp_path: Path):
     said = stormgate("drill", "run", *NAMES, "--engine", "virtual", "--out", tmp_path / "out", before=small_files)
     assert (said.code, "observations cannot be written" in said.sentence) == (ERROR, True), said
 
@@ -111,7 +111,7 @@ def halve(number: int, say: Say) -> float:
     return number / 2
 
 
-def test_results_come_by_their_place_and_standings_say_how_it_goes():
+def test_results_keep_their_order_and_standings_show_progress():
     seen: list[list[Standing]] = []
     outcome = process_pool.run(halve, range(5), lambda standings: seen.append(list(standings)), workers=2)
     assert (outcome.results, outcome.stopped_because) == ({n: n / 2 for n in range(5)}, "")
@@ -119,23 +119,23 @@ def test_results_come_by_their_place_and_standings_say_how_it_goes():
     assert seen[-1] == [Standing(False, True, "judging", 1.0)] * 5
 
 
-def test_a_result_may_end_the_rest():
+def test_result_can_end_the_rest():
     outcome = process_pool.run(halve, range(200), lambda standings: None, lambda half: "enough" if half == 1 else "", workers=1)
     assert outcome.stopped_because == "enough"
     assert len(outcome.results) < 200
 
 
-def test_a_worker_that_is_killed_is_told():
+def test_killed_worker_is_reported():
     outcome = process_pool.run(halve, (1, -1, 2), lambda standings: None, workers=1)
     assert "was killed" in outcome.stopped_because
 
 
-def test_the_first_error_is_raised():
+def test_first_error_is_raised():
     with pytest.raises(EvidenceError, match="thirteen"):
         process_pool.run(halve, (1, 13, 2), lambda standings: None, workers=1)
 
 
-def test_a_run_that_could_not_be_judged_says_what_else_to_do(both: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failed_judging_names_the_command_to_retry(both: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(running, "_MANY_BYTES", 0)
     monkeypatch.setattr(process_pool, "run", lambda *arguments: process_pool.Outcome({}, "a worker process was killed"))
     with pytest.raises(EvidenceError, match=r"a worker process was killed; `stormgate judge`"):
@@ -147,7 +147,9 @@ def test_a_run_that_could_not_be_judged_says_what_else_to_do(both: Path, monkeyp
 WAITS, RUNS, DONE = (Standing(False, False, "", 0.0), Standing(True, False, "fault", 3.25), Standing(False, True, "end", 9.0))
 
 
-def test_a_line_when_one_has_ended_and_one_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_log_gets_a_line_per_finished_drill_and_one_at_intervals(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     now = [1000.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     with Several("2 drills", ("one", "two")) as progress:
@@ -162,9 +164,7 @@ def test_a_line_when_one_has_ended_and_one_now_and_then(monkeypatch: pytest.Monk
     ]
 
 
-def test_a_terminal_gets_a_bar_and_a_line_for_each_that_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_terminal_gets_a_bar_and_a_line_per_running_drill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes anything for a terminal
     monkeypatch.setenv("TERM", "xterm")
     with Several("3 drills", ("one", "two", "three")) as progress:

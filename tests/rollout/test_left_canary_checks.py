@@ -86,7 +86,7 @@ def test_canary_check_ends_after_its_parent_was_killed(tmp_path: Path) -> None:
     (line,) = canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at)))
     assert line.run.startswith("canary-checks/")
     assert line.status != State.PASS
-    assert line.reason.startswith("the stormgate that began it was killed")
+    assert line.reason.startswith("the stormgate that started it was killed")
     (folder,) = results.drill_folders(tmp_path / line.run)
     assert run_header.read_header(folder).stopped_because, "it saved its observations"
     assert canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at))) == [], "it is recorded once"

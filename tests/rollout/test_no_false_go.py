@@ -167,8 +167,8 @@ def test_preflight_without_drill_and_tests_is_a_no_go(rollout: RolloutWorld):
 def test_empty_thresholds_are_refused(rollout: RolloutWorld):
     empty = rollout.folder / "empty.toml"
     empty.write_text("")
-    refused(rollout, "1", "has no thresholds", thresholds=empty)
-    refused(rollout, "0", "has no thresholds", thresholds=empty)
+    refused(rollout, "1", "is empty", thresholds=empty)
+    refused(rollout, "0", "is empty", thresholds=empty)
 
 
 # --- signatures -------------------------------------------------------------------------------------
@@ -230,17 +230,14 @@ def test_waiver_unlocks_no_stage(rollout: RolloutWorld):
     not_a_go(report, "no test ran")
     by_hand = Waiver(check="commands", owner="", role="", at="", statement="", report_sha256="")
     (run_dir / records.WAIVERS).write_bytes(msgspec.json.encode([by_hand]))
-    person = Person(owner="Ann", role="sync lane", statement="We live with it.")
+    person = Person(owner="Ann", role="sync service", statement="We live with it.")
     with rollouts.journal_of(rollout.rollout, rollout.clock) as journal:
         run = rollouts.runs(journal.entries)[-1]
         with pytest.raises(UsageError, match="nothing to waive"):
             signoff.waive(rollout.rollout, run, "ux.no_such_check", person, journal, rollout.clock)
         signoff.waive(rollout.rollout, run, "commands", person, journal, rollout.clock)
     (shown,) = (stage for stage in status.of(rollout.rollout, rollout.clock.now(), rollout.rules).stages if stage.stage == "0")
-    assert shown.waivers == (
-        "commands: does not count, as it is not signed",
-        "commands: waived by Ann; the decision stays",
-    )
+    assert shown.waivers == ("commands: does not count, as it is not signed", "commands: waived by Ann; the decision stays")
     assert shown.state == "no_go"
     refused(rollout, "1", "is a no-go")
 

@@ -14,11 +14,7 @@ from sim.base.errors import UsageError
 from sim.protocols.spacetime.metric_names import MEANINGS
 
 _ASKED_OF = {"run": "a drill", "window": "a stage's window", "control": "a stage's window that has a control"}
-_ORIGINS = {
-    "server": "the servers' own counters",
-    "client": "what clients observed",
-    "synthetic": "our own load, labelled so",
-}
+_ORIGINS = {"server": "the servers' own counters", "client": "what clients observed", "synthetic": "our own load, labelled so"}
 _KEYS = {
     "minimum_n": "samples at least; fewer cannot pass",
     "live_for_s": "s for which a client must be live",

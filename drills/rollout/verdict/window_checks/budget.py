@@ -25,11 +25,7 @@ KINDS = (
     ("tokens", names.TOKEN_FAILURES, names.TOKEN_TRIES),
     ("connects", names.AUTH_FAILURES, names.CONNECTS),
 )
-SHARES = {
-    "tokens": samples.token_refusals,
-    "connects": samples.auth_refusals,
-    "publishes": samples.failed_publishes,
-}
+SHARES = {"tokens": samples.token_refusals, "connects": samples.auth_refusals, "publishes": samples.failed_publishes}
 
 
 class _Tally(NamedTuple):
