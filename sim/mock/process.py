@@ -1,9 +1,15 @@
-"""A mock as a separate process: started, killed, and restarted on the same log."""
+"""A mock as a separate process: started, killed, and restarted on the same log.
+
+The process ends when ours does, because it reads a pipe that only we hold open. Its event log holds signing keys, so it is in a
+temporary folder, which `stop` removes.
+"""
 
 import asyncio
 import contextlib
 import re
+import select
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,53 +21,48 @@ from sim.mock.limits import START_LIMIT_S, STOP_LIMIT_S
 from sim.mock.server import ERROR_PREFIX, ServeOptions
 
 LOG_NAME = "runtime.log"
-_LISTENING = re.compile(rb"listening on http://(?P<host>\S+):(?P<port>\d+) ")
+_LISTENING = re.compile(rb"listening on http://\S+:(?P<port>\d+) ")
 
 
-def command(options: ServeOptions, port: int, state: OwnedFolder) -> list[str]:
-    """The command line of a mock that ends when its stdin closes, with its event log in `state`."""
-    served = msgspec.to_builtins(options) | {
-        "port": port,
-        "state": str(Path(state.name) / "log.sqlite"),
-        "exit_with_stdin": True,
-    }
-    return [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(served).decode()]
+class _Process:
+    """What both kinds of process share. The process appends its stderr to `log`."""
 
-
-def port_of(line: bytes) -> int:
-    """The port in a mock's listening line; 0 for any other line."""
-    match = _LISTENING.search(line)
-    return int(match["port"]) if match else 0
-
-
-def failure(folder: Path, code: int) -> StormgateError:
-    """Why a mock did not start: the last line of its log in `folder`, if that is an error."""
-    log = folder / LOG_NAME
-    last = log.read_text(errors="replace").splitlines()[-1:]
-    if not last or not last[0].startswith(ERROR_PREFIX):
-        return TargetError(f"the embedded mock did not start. Its output is in {log}.")
-    kind = StorageError if code == StorageError.exit_code else TargetError
-    return kind(f"the embedded mock did not start: {last[0].removeprefix(ERROR_PREFIX)}")
-
-
-class MockProcess:
-    """One mock process at a time, on one port and one event log; its stderr goes to `runtime.log` in `folder`.
-
-    The process ends when ours does, because it reads a pipe that only we hold open. Its event log holds signing keys, so it is
-    in a temporary folder, which `stop` removes.
-    """
-
-    def __init__(self, options: ServeOptions, folder: Path) -> None:
-        self._options = options
-        self._folder = folder
+    def __init__(self, options: ServeOptions, log: Path) -> None:
+        self._options, self._log = options, log
         self._state = OwnedFolder(STATE_PREFIX)
-        self._process: asyncio.subprocess.Process | None = None
         self._port = options.port
 
     @property
     def url(self) -> str:
         """Base URL of both services."""
         return f"http://{self._options.host}:{self._port}"
+
+    def _command(self) -> list[str]:
+        state = str(Path(self._state.name) / "log.sqlite")
+        options = msgspec.to_builtins(self._options) | {"port": self._port, "state": state, "exit_with_stdin": True}
+        return [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(options).decode()]
+
+    def _is_listening(self, line: bytes) -> bool:
+        """Take the port from a line of the process; False for any other line than the one that says it listens."""
+        if match := _LISTENING.search(line):
+            self._port = int(match["port"])
+        return match is not None
+
+    def _failure(self, code: int) -> StormgateError:
+        """Why the process did not start: the last line of its log, if that is an error."""
+        last = self._log.read_text(errors="replace").splitlines()[-1:]
+        if not last or not last[0].startswith(ERROR_PREFIX):
+            return TargetError(f"the embedded mock did not start. Its output is in {self._log}.")
+        kind = StorageError if code == StorageError.exit_code else TargetError
+        return kind(f"the embedded mock did not start: {last[0].removeprefix(ERROR_PREFIX)}")
+
+
+class MockProcess(_Process):
+    """For asyncio: one process at a time, on one port and one event log. It logs to `runtime.log` in `folder`."""
+
+    def __init__(self, options: ServeOptions, folder: Path) -> None:
+        super().__init__(options, folder / LOG_NAME)
+        self._process: asyncio.subprocess.Process | None = None
 
     @property
     def pid(self) -> int:
@@ -70,29 +71,25 @@ class MockProcess:
 
     async def start(self) -> None:
         """Start on the previous port, if any; returns when it listens. Raises `TargetError` or `StorageError`."""
-        with (self._folder / LOG_NAME).open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command(self._options, self._port, self._state),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
+                *self._command(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C on the terminal reaches us only; we then stop the mock cleanly
             )
-        self._port = await self._listening_port(self._process)
-
-    async def _listening_port(self, process: asyncio.subprocess.Process) -> int:
-        assert process.stdout is not None
+        assert self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
-            if port := port_of(line):
-                return port
-            await asyncio.wait_for(process.wait(), STOP_LIMIT_S)  # it is ending, with its own exit code
+            if self._is_listening(await asyncio.wait_for(self._process.stdout.readline(), START_LIMIT_S)):
+                return
+            await asyncio.wait_for(self._process.wait(), STOP_LIMIT_S)  # it is ending, with its own exit code
         except TimeoutError:
             pass
         except asyncio.CancelledError:
             await self.kill()
             raise
-        raise failure(self._folder, await self.kill())
+        raise self._failure(await self.kill())
 
     async def kill(self) -> int:
         """Send SIGKILL; returns the exit code, negative for a signal."""
@@ -111,3 +108,37 @@ class MockProcess:
                 await asyncio.wait_for(self._process.wait(), STOP_LIMIT_S)
             await self.kill()
         self._state.cleanup()
+
+
+class BlockingMockProcess(_Process):
+    """For threads, and for greenlets once gevent has patched the standard library."""
+
+    def __init__(self, options: ServeOptions, log: Path) -> None:
+        """Start it; returns when it listens. Raises `TargetError` or `StorageError`."""
+        super().__init__(options, log)
+        pipe = subprocess.PIPE
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(self._command(), stdin=pipe, stdout=pipe, stderr=errors, start_new_session=True)
+        assert self._process.stdout is not None
+        is_ready = select.select([self._process.stdout], [], [], START_LIMIT_S)[0]
+        if not is_ready or not self._is_listening(self._process.stdout.readline()):
+            raise self._failure(self.stop())
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it ended without being stopped."""
+        return self._process.poll() is not None
+
+    def stop(self) -> int:
+        """Close its pipe, which ends it, or kill it; returns its exit code."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            code = self._process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._process.stdout.close()
+        self._state.cleanup()
+        return code

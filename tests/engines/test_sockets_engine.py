@@ -13,9 +13,9 @@ from drills.runs import results
 from sim.base.errors import StorageError, TargetError, UsageError
 from sim.drill.fault_kinds import ShrinkWindow
 from sim.drill.model import Drill
-from sim.engines.shared import service_api
+from sim.engines.shared import metrics_book, service_api
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.sockets import engine, metrics_poll
+from sim.engines.sockets import engine
 from sim.engines.sockets.http import ServiceHttp
 from sim.record.observations import Kind
 from sim.record.parquet import CHUNK_FOLDER, FILE_NAME
@@ -62,7 +62,7 @@ def test_everything_acknowledged_is_applied_by_everyone_once_and_runs_repeat_by_
     assert len(common) >= 2 * drill.fleet.clients
     assert {key: delays[key] for key in common} == {key: others[key] for key in common}
     left = sorted(path.name for path in folder_of(one, drill).iterdir())
-    assert left == ["drill.json", FILE_NAME, "run.json", "runtime.log", metrics_poll.FILE_NAME]
+    assert left == ["drill.json", FILE_NAME, "run.json", "runtime.log", metrics_book.FILE_NAME]
     assert (folder_of(one, drill) / "runtime.log").read_text() == ""
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from drills.rollout.servers import snapshots
-from sim.engines.shared.fetch import Fetched
+from sim.engines.shared.metrics_book import Fetched
 
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 

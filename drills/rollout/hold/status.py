@@ -9,7 +9,7 @@ import msgspec
 
 from drills.rollout.hold import rollouts, signoff, unlock
 from drills.rollout.hold.rollouts import RunRecord
-from drills.rollout.setup import embedded_mock, evidence, records
+from drills.rollout.setup import evidence, records
 from drills.rollout.setup.journal import NAME, Entry
 from drills.rollout.setup.journal import read as read_journal
 from drills.rollout.setup.records import HoldEvent, Stage, StagePlan
@@ -19,6 +19,7 @@ from drills.runs import targets
 from sim.base import atomic_files
 from sim.base.clocks import from_iso, iso
 from sim.base.errors import StormgateError, UsageError
+from sim.engines.shared.endpoints import EMBEDDED_MOCK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,7 @@ def of(folder: Path, now: datetime, rules: Stages) -> Status:
     missing = tuple(unlock.missing(folder, entries, stage, now, rules)) if stage else ()
     if stage:
         missing += tuple(_lacking(stage, rules))
-    target = next((each.target for each in stages if each.target not in ("", embedded_mock.NAME)), targets.EMBEDDED)
+    target = next((each.target for each in stages if each.target not in ("", EMBEDDED_MOCK)), targets.EMBEDDED)
     return Status(
         rollout=folder.name,
         folder=str(folder),

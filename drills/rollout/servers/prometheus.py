@@ -23,7 +23,8 @@ from drills.rollout.setup.records import Phase, Snapshot
 from drills.runs.targets import Prometheus
 from sim.base.clocks import Clock, iso
 from sim.base.redaction import Redactor
-from sim.engines.shared.fetch import FIGURES, Fetched, client, fetch
+from sim.engines.shared.fetch import client, fetch
+from sim.engines.shared.metrics_book import METRICS_HEADERS, Fetched
 from sim.protocols.spacetime.service_metrics import OK, decoded, what_is_wrong
 
 QUERY_PATH = "/api/v1/query"
@@ -54,7 +55,7 @@ class PrometheusSource:
     def __init__(self, about: Prometheus, redact: Redactor) -> None:
         self._about, self._redact = about, redact
         self.url = about.url + QUERY_PATH
-        self._headers = {**FIGURES, **({"Authorization": f"Bearer {about.token}"} if about.token else {})}
+        self._headers = {**METRICS_HEADERS, **({"Authorization": f"Bearer {about.token}"} if about.token else {})}
 
     def ask(self, n: int, phase: Phase, fault: bool, clock: Clock) -> tuple[Snapshot, bytes]:
         """See `drills.rollout.servers.snapshots.Source`. The body holds each expression and the server's answer to it."""

@@ -14,7 +14,8 @@ from sim.base.operator_command import Output
 from sim.base.redaction import MARK, Redactor
 from sim.drill.target_rules import RevisionCommands
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.fetch import FIGURES, fetch_now
+from sim.engines.shared.fetch import fetch_now
+from sim.engines.shared.metrics_book import METRICS_HEADERS
 from sim.protocols.spacetime.service_metrics import OK, read_status, revision_of, word
 from sim.protocols.spacetime.service_paths import HEALTH_PATH, STATUS_PATH
 
@@ -46,14 +47,14 @@ class Finder:
             return self._run(self._commands.control)
         if said is not None:
             return self._plain(said)
-        answer = fetch_now(self._endpoints.control_url + STATUS_PATH, FIGURES, LIMIT_S)
+        answer = fetch_now(self._endpoints.control_url + STATUS_PATH, METRICS_HEADERS, LIMIT_S)
         return self._plain(read_status(answer.body).revision) if answer.outcome == OK else ""
 
     def runtime(self) -> str:
         """The runtime's revision."""
         if self._commands.runtime:
             return self._run(self._commands.runtime)
-        answer = fetch_now(self._endpoints.runtime_url + HEALTH_PATH, FIGURES, LIMIT_S)
+        answer = fetch_now(self._endpoints.runtime_url + HEALTH_PATH, METRICS_HEADERS, LIMIT_S)
         return self._plain(revision_of(answer.body)) if answer.outcome == OK else ""
 
     def _run(self, command: list[str]) -> str:

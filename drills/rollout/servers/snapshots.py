@@ -15,7 +15,8 @@ from drills.runs.targets import Target
 from sim.base.clocks import Clock, from_iso, iso
 from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.fetch import FIGURES, Fetched, fetch_now
+from sim.engines.shared.fetch import fetch_now
+from sim.engines.shared.metrics_book import METRICS_HEADERS, Fetched
 from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
 from sim.protocols.spacetime.service_metrics import OK, Reading, read_metrics, read_status
 from sim.protocols.spacetime.service_paths import METRICS_PATH, STATUS_PATH
@@ -98,7 +99,7 @@ def metrics_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
     return ServiceSource(
         name="metrics",
         url=endpoints.runtime_url + METRICS_PATH,
-        headers={"Authorization": f"Bearer {endpoints.admin_token}", **FIGURES},
+        headers={"Authorization": f"Bearer {endpoints.admin_token}", **METRICS_HEADERS},
         read=read_metrics,
         profile=endpoints.rules.metrics_profile,
         revisions=lambda reading: Revisions(runtime=finder.runtime()),
@@ -112,7 +113,7 @@ def control_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
     return ServiceSource(
         name="control",
         url=endpoints.control_url + STATUS_PATH,
-        headers=FIGURES,
+        headers=METRICS_HEADERS,
         read=read_status,
         profile="",
         revisions=lambda reading: Revisions(control=finder.control(reading.revision)),

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from drills.rollout.setup import embedded_mock
 from drills.runs import targets
 from sim.base.errors import UsageError
-from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.endpoints import EMBEDDED_MOCK, Endpoints
+from sim.mock.process import BlockingMockProcess
+from sim.mock.server import ServeOptions, admin_token
+from sim.server.settings import RuntimeSettings, Switches
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class StageTarget:
     @property
     def is_embedded(self) -> bool:
         """Whether this process started the mock."""
-        return self.endpoints.name == embedded_mock.NAME
+        return self.endpoints.name == EMBEDDED_MOCK
 
     @property
     def has_metrics(self) -> bool:
@@ -57,8 +59,11 @@ def open_target(given: str, file: Path | None, log: Path) -> Iterator[StageTarge
     if given != targets.EMBEDDED:
         yield resolve(given, file)
         return
-    with embedded_mock.serving(log) as endpoints:
-        yield StageTarget(endpoints.runtime_url, None, endpoints, None)
+    mock = BlockingMockProcess(ServeOptions(RuntimeSettings(), Switches()), log)
+    try:
+        yield StageTarget(mock.url, None, Endpoints.of_embedded_mock(mock.url, admin_token()), None)
+    finally:
+        mock.stop()
 
 
 def resolve(given: str, file: Path | None) -> StageTarget:

@@ -26,10 +26,10 @@ from sim.drill.schedule import PlannedFault
 from sim.drill.schedule import plan as fault_plan
 from sim.engines.greenlets.background import BackgroundGreenlets, LagMonitor
 from sim.engines.greenlets.http import GreenletHttp
-from sim.engines.greenlets.mock_process import EmbeddedMock
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.publishing import streams_of
+from sim.mock.process import LOG_NAME, BlockingMockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
 from sim.record.observations import NAN
 from sim.record.run_header import RunHeader, write_header
@@ -69,7 +69,7 @@ class DrillRun:
         self._cues = {planned.index: Event() for planned in self._faults}  # set once a fault has begun, or is to at once
         self._free: deque[int] = deque()
         self._background = BackgroundGreenlets(self.stop)
-        self._mock: EmbeddedMock | None = None
+        self._mock: BlockingMockProcess | None = None
         self._workers = tuple(workers)
         self._lag = LagMonitor(self.clock, self._recorder, "master" if workers else "")
         fleet = plan.drill.fleet.clients
@@ -112,8 +112,9 @@ class DrillRun:
         self._prepare_workers(topics)
 
     def _start_mock(self) -> Endpoints:
-        self._mock = EmbeddedMock(ServeOptions(self.plan.drill.runtime, self.plan.switches), self._folder)
-        return Endpoints("embedded mock", "mock", self._mock.url, self._mock.url, admin_token=admin_token())
+        options = ServeOptions(self.plan.drill.runtime, self.plan.switches)
+        self._mock = BlockingMockProcess(options, self._folder / LOG_NAME)
+        return Endpoints.of_embedded_mock(self._mock.url, admin_token())
 
     def _as_found(self, endpoints: Endpoints) -> Switches:
         """The switches to go back to after each fault: a drill must not mend what is wrong with a target."""

@@ -2,23 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import gevent
-from geventhttpclient import HTTPClient
-from geventhttpclient.response import HTTPParseError
 
 from locustfiles.load.clients.recording import GreenRecorder
 from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.model import Drill
 from sim.drill.target_rules import Stop
+from sim.engines.greenlets.http import fetch
 from sim.engines.shared import permission
 from sim.engines.shared.endpoints import Endpoints
-from sim.engines.shared.metrics_book import MAX_BODY_BYTES, TIMEOUT_S, TRIES, MetricsBook, is_asked
+from sim.engines.shared.metrics_book import TIMEOUT_S, MetricsBook, is_asked
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
-from sim.protocols.spacetime.service_metrics import OK
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader
 
@@ -53,37 +50,6 @@ def connects_per_s(endpoints: Endpoints, workers: int) -> tuple[float, float]:
     return float(master), float(each)
 
 
-class GreenMetrics(MetricsBook):
-    """Polls each on a new connection, so that none waits behind the clients' requests."""
-
-    def poll(self) -> None:
-        """Poll once, with one retry. Records the other side's failures; raises `StorageError` for a full disk."""
-        began = self._clock.now()
-        outcome, body = self._ask()
-        for _ in range(TRIES - 1):
-            if outcome == OK:
-                break
-            outcome, body = self._ask()
-        self.take(outcome, body, began)
-
-    def _ask(self) -> tuple[str, bytes]:
-        parts = urlsplit(self._url)
-        http = HTTPClient(str(parts.hostname), parts.port, ssl=parts.scheme == "https", concurrency=1)
-        try:
-            with gevent.Timeout(TIMEOUT_S):
-                answer = http.get(parts.path, headers=self._headers)
-                body = bytes(answer.read(MAX_BODY_BYTES + 1))
-        except gevent.Timeout:
-            return "timeout", b""
-        except (OSError, HTTPParseError):
-            return "unreachable", b""
-        finally:
-            http.close()
-        if len(body) > MAX_BODY_BYTES:
-            return "too_large", b""
-        return (OK if answer.status_code == 200 else f"http_{answer.status_code}"), body
-
-
 class TargetGuard:
     """The guard of one run; `close` it. `connects` and `events` keep to the caps in this process; None: no cap.
 
@@ -102,7 +68,7 @@ class TargetGuard:
     ) -> None:
         caps, self._endpoints = endpoints.rules.caps, endpoints
         self._clock, self._recorder, self._header = clock, recorder, header
-        self._metrics = GreenMetrics(endpoints, folder, clock, recorder) if is_asked(endpoints) else None
+        self._metrics = MetricsBook(endpoints, folder, clock, recorder) if is_asked(endpoints) else None
         own_per_s, self.worker_connects_per_s = connects_per_s(endpoints, workers)
         self.connects = Pacer(own_per_s) if own_per_s else None
         self.events = Pacer(caps.events_per_s) if caps else None
@@ -113,14 +79,14 @@ class TargetGuard:
     def before(self) -> None:
         """Poll once before anything else; raises `TargetError` for a stop condition that could never be met."""
         if self._metrics is not None:
-            self._metrics.poll()
+            _poll(self._metrics)
             self._metrics.require_usable()
 
     def poll(self) -> None:
         """Poll as long as the run lasts."""
         while self._metrics is not None:
             gevent.sleep(self._endpoints.rules.metrics_every_s)
-            self._metrics.poll()
+            _poll(self._metrics)
 
     def evaluate(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
         """Evaluate the stop conditions as long as the run lasts; call `stop` with the one that is met."""
@@ -136,5 +102,10 @@ class TargetGuard:
     def close(self) -> None:
         """Poll a last time, and add the evidence to the run's header; raises `StorageError`."""
         if self._metrics is not None:
-            self._metrics.poll()
+            _poll(self._metrics)
             self._header.evidence |= self._metrics.evidence()
+
+
+def _poll(metrics: MetricsBook) -> None:
+    for take in metrics.tries():
+        take(fetch(metrics.url, metrics.headers, TIMEOUT_S))

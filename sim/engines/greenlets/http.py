@@ -1,7 +1,7 @@
 """Sends the service's requests by greenlets over pooled, kept-alive connections, and reads their answers."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ from geventhttpclient.response import HTTPParseError
 
 from sim.engines.shared import service_api
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.metrics_book import MAX_BODY_BYTES, Fetched
 from sim.engines.shared.service_api import (
     MAX_CONNECTIONS,
     REQUEST_TIMEOUT_S,
@@ -20,6 +21,7 @@ from sim.engines.shared.service_api import (
     Request,
     UntrustedError,
 )
+from sim.protocols.spacetime.service_metrics import OK
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +38,27 @@ def http_client(url: str, connections: int, timeout_s: float = REQUEST_TIMEOUT_S
         connection_timeout=timeout_s,
         network_timeout=timeout_s,
     )
+
+
+def fetch(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
+    """Get a page of metrics on a new connection, so that it waits behind no client's request.
+
+    `limit_s` is from connecting to the last byte. Failures of the other side are outcomes, not exceptions.
+    """
+    http = http_client(url, 1)
+    try:
+        with gevent.Timeout(limit_s):
+            answer = http.get(urlsplit(url).path, headers=headers)
+            body = bytes(answer.read(MAX_BODY_BYTES + 1))
+    except gevent.Timeout:
+        return Fetched("timeout")
+    except (OSError, HTTPParseError):
+        return Fetched("unreachable")
+    finally:
+        http.close()
+    if len(body) > MAX_BODY_BYTES:
+        return Fetched("too_large")
+    return Fetched(OK if answer.status_code == 200 else f"http_{answer.status_code}", body)
 
 
 class GreenletHttp:

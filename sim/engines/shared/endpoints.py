@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from sim.drill.target_rules import Rules, TargetKind
 from sim.protocols.spacetime.service_paths import SOCKET_PATH
 
+EMBEDDED_MOCK = "embedded mock"  # the name of a mock that this process started
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
@@ -23,6 +25,11 @@ class Endpoints:
     socket_path: str = SOCKET_PATH
     rules: Rules = field(default_factory=Rules)
     further_secrets: tuple[str, ...] = ()  # not sent to the service, but kept out of every file too
+
+    @classmethod
+    def of_embedded_mock(cls, url: str, admin_token: str) -> "Endpoints":
+        """The endpoints of a mock that this process started."""
+        return cls(EMBEDDED_MOCK, "mock", url, url, admin_token=admin_token)
 
     @property
     def is_mock(self) -> bool:

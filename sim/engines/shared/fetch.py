@@ -1,30 +1,23 @@
-"""One GET of a page of metrics, in bounded time and size. Failures of the other side are outcomes, not exceptions."""
+"""Gets a page of metrics on asyncio, in bounded time and size, once or every few seconds of a run.
+
+Failures of the other side are outcomes, not exceptions.
+"""
 
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import httpx
 
 from sim.base import certificates
-from sim.engines.shared.metrics_book import FIGURES as FIGURES
-from sim.engines.shared.metrics_book import MAX_BODY_BYTES
+from sim.base.clocks import RunClock
+from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.metrics_book import MAX_BODY_BYTES, TIMEOUT_S, Fetched, MetricsBook
 from sim.protocols.spacetime.service_metrics import OK
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The answer. `outcome` is `ok` for a 200, else http_<status>, timeout, unreachable or too_large."""
-
-    outcome: str
-    body: bytes = b""
-    status: int | None = None
-    date: datetime | None = None  # the answer's `Date` header: when the server sent it
-    age_s: float = 0.0  # time in caches since, by the `Age` header
-    latency_ms: float = 0.0  # until the last byte
+from sim.record.parquet import Recorder
 
 
 def client() -> httpx.AsyncClient:
@@ -62,6 +55,32 @@ def fetch_now(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
             return await fetch(http, url, headers, limit_s)
 
     return asyncio.run(ask())
+
+
+class MetricsPoll(MetricsBook):
+    """All polls of one run, on asyncio; `close` it."""
+
+    def __init__(self, endpoints: Endpoints, folder: Path, clock: RunClock, recorder: Recorder) -> None:
+        super().__init__(endpoints, folder, clock, recorder)
+        self._http = client()
+        self._polling = asyncio.Lock()
+
+    async def close(self) -> dict[str, str]:
+        """Close the connection; returns `evidence`."""
+        await self._http.aclose()
+        return self.evidence()
+
+    async def poll_for_ever(self, every_s: float) -> None:
+        """Poll at this interval."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.poll()
+
+    async def poll(self) -> None:
+        """Poll once, as `tries` says."""
+        async with self._polling:
+            for take in self.tries():
+                take(await fetch(self._http, self.url, self.headers, TIMEOUT_S))
 
 
 def _date(text: str | None) -> datetime | None:

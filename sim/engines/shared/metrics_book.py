@@ -5,6 +5,9 @@ serve is missing, not zero.
 """
 
 import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -20,10 +23,22 @@ from sim.record.observations import Kind
 from sim.record.parquet import Recorder
 
 FILE_NAME = "server-metrics.jsonl"
-TRIES = 2  # of one poll
+_MAX_TRIES = 2  # of one poll
 TIMEOUT_S = 3.0  # of one try, from connecting to the last byte
 MAX_BODY_BYTES = 256 * 1024
-FIGURES = {"Accept": "application/json", "Accept-Encoding": "identity"}  # headers of every request for metrics
+METRICS_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The result of one GET. `outcome` is `ok` for a 200, else http_<status>, timeout, unreachable or too_large."""
+
+    outcome: str
+    body: bytes = b""
+    status: int | None = None
+    date: datetime | None = None  # the answer's `Date` header: when the server sent it
+    age_s: float = 0.0  # time in caches since, by the `Age` header
+    latency_ms: float = 0.0  # until the last byte
 
 
 def is_asked(endpoints: Endpoints) -> bool:
@@ -36,8 +51,8 @@ class MetricsBook:
 
     def __init__(self, endpoints: Endpoints, folder: Path, clock: RunClock, recorder: Recorder) -> None:
         self._endpoints = endpoints
-        self._url = endpoints.runtime_url + METRICS_PATH
-        self._headers = {"Authorization": f"Bearer {endpoints.admin_token}", **FIGURES}
+        self.url = endpoints.runtime_url + METRICS_PATH
+        self.headers = {"Authorization": f"Bearer {endpoints.admin_token}", **METRICS_HEADERS}
         self._path = folder / FILE_NAME
         self._clock, self._recorder, self._redact = clock, recorder, Redactor(endpoints.secrets)
         self._polls = 0
@@ -68,6 +83,16 @@ class MetricsBook:
                 f"the stop condition metrics_above of target '{name}' names {missing[0]}, which its metrics "
                 f"endpoint does not serve. It serves: {', '.join(self.latest) or 'nothing'}."
             )
+
+    def tries(self) -> Iterator[Callable[[Fetched], None]]:
+        """The tries of one poll: fetch `url` for each, and call it with the result; one retry follows a failure.
+
+        Records the poll at its end, with the other side's failures; raises `StorageError`.
+        """
+        began, results = self._clock.now(), list[Fetched]()
+        while len(results) < _MAX_TRIES and not (results and results[-1].outcome == OK):
+            yield results.append
+        self.take(results[-1].outcome, results[-1].body, began)
 
     def take(self, outcome: str, body: bytes, began: float) -> None:
         """Keep the answer to a poll that began at `began`; `body` counts for the outcome `ok` only. Raises `StorageError`."""

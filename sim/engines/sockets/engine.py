@@ -191,7 +191,7 @@ class _SocketsRun:
         settings = ServeOptions(self._drill.runtime, self._options.switches)
         self._process = MockProcess(settings, self._options.folder)
         await self._process.start()
-        return Endpoints("embedded mock", "mock", self._process.url, self._process.url, admin_token=admin_token())
+        return Endpoints.of_embedded_mock(self._process.url, admin_token())
 
     async def _as_found(self, http: ServiceHttp, endpoints: Endpoints) -> Switches:
         """The switches to go back to after each fault: a drill must not mend what is wrong with a target.

@@ -13,11 +13,11 @@ from sim.base.redaction import Redactor
 from sim.drill.model import Drill
 from sim.engines.shared import permission
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.fetch import MetricsPoll
 from sim.engines.shared.metrics_book import is_asked
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.stop_conditions import CountingRecorder, StopMonitor
 from sim.engines.sockets.hooks import Hooks
-from sim.engines.sockets.metrics_poll import MetricsPoll
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader
 
