@@ -15,8 +15,13 @@ NAN = math.nan
 Steps = Generator[Wait, Woke, None]
 
 
-class Record(Protocol):
-    """Adds an observation. `attempt` is a fault's index, `at` a moment that has passed; left out: now."""
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Adds observations of a run by its clock; `began` is when it did. `attempt` is a fault's index, `at` a moment before."""
+
+    add: Callable[..., None]
+    now: Callable[[], float]
+    began: float
 
     def __call__(
         self,
@@ -27,7 +32,10 @@ class Record(Protocol):
         value: float = NAN,
         detail: str = "",
         at: float | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Add one observation."""
+        t = (self.now() if at is None else at) - self.began
+        self.add(t, kind, client, attempt=attempt, value=value, detail=detail)
 
 
 class Completion(Protocol):

@@ -267,7 +267,7 @@ def test_an_interrupted_drill_reverts_its_hooks_fault(tmp_path: Path, number: in
     assert process.returncode == BROKEN, err
     assert hooks_run(live) == ["inject kill_runtime 1.0", "revert kill_runtime 1.0"]
     assert "it was interrupted" in err
-    assert [done["why"] for done in read_header(folder(live)).hooks] == ["the drill was ended meanwhile", ""]
+    assert [done["why"] for done in read_header(folder(live)).hooks] == ["the drill ended meanwhile", ""]
 
 
 def test_an_interruption_does_not_wait_for_a_slow_hook(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_an_interruption_does_not_wait_for_a_slow_hook(tmp_path: Path) -> None:
             time.sleep(2.5)
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=LIMIT_S)
-    assert [done["why"] for done in read_header(folder(live)).hooks] == ["the drill was ended meanwhile", ""]
+    assert [done["why"] for done in read_header(folder(live)).hooks] == ["the drill ended meanwhile", ""]
 
 
 def test_a_failed_revert_is_reported_as_a_broken_target(tmp_path: Path) -> None:

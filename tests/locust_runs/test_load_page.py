@@ -125,7 +125,7 @@ def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Pa
         assert verdict.exit_code == 1
         assert [remark.split(",")[0] for remark in verdict.drills[0].remarks if "by hand" in remark] == [
             "drop_sockets began by hand",
-            "healed by hand",
+            "reverted by hand",
         ]
         is_stopped(page)
         (stopped,) = judged(tmp_path) - {well, bad}

@@ -1,7 +1,7 @@
 """The clients of this process: all clients of a single-process run, or a worker's share of the fleet."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -11,11 +11,12 @@ from sim.client.negative.registry import session_class
 from sim.client.notices import Notice
 from sim.client.session import Session
 from sim.drill.fault_kinds import DropSockets, ForgetTokens, RestartClients
+from sim.drill.fault_lifecycle import Record
 from sim.drill.model import Drill
-from sim.drill.schedule import PlannedFault
 from sim.engines.greenlets.client import Listener, WireClient
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import client_setup
+from sim.engines.shared.fault_actions import ClientFaults
 from sim.engines.shared.pacer import Pacer
 from sim.engines.shared.session_driver import NEVER
 from sim.protocols.spacetime.streams import stream_id
@@ -42,6 +43,7 @@ class ClientPool:
         pacer: Pacer | None = None,
     ) -> None:
         self.clients: dict[int, WireClient] = {}
+        self.faults = ClientFaults(self.clients, Record(recorder.add, clock.now, clock.began))
         self.began = NEVER  # when the first client of the fleet connects
         self._drill = drill
         self._endpoints = endpoints
@@ -88,32 +90,6 @@ class ClientPool:
         """Disconnect all clients for good."""
         for client in self.clients.values():
             client.stop()
-
-    # --- faults -------------------------------------------------------------------------------------
-
-    def inject(self, planned: PlannedFault) -> list[int]:
-        """Inject a client fault; returns the clients on which it took effect."""
-        mine = [number for number in planned.clients if number in self.clients]
-        match planned.fault:
-            case DropSockets(offline_s=offline_s):
-                return [number for number in mine if self.clients[number].cut(offline_s)]
-            case RestartClients() as fault:
-                return [number for number in mine if self.clients[number].die(fault)]
-            case _:
-                for number in mine:
-                    client_setup.forget_token(self.clients[number].session)
-                    self._add_row("token_forgotten", number)
-                return mine
-
-    def revert(self, affected: Iterable[int]) -> None:
-        """Revert the fault for these clients."""
-        for number in affected:
-            self.clients[number].revive()
-
-    def revert_all(self) -> None:
-        """Revert every fault that is still active."""
-        for client in self.clients.values():
-            client.come_online()
 
     # --- state --------------------------------------------------------------------------------------
 

@@ -193,7 +193,7 @@ class Conductor(Users):
         assert self.run is not None
         assert self.folder is not None
         try:
-            self.run.follow_course()
+            self.run.run_phases()
             verdict = verdicts.conclude(self.folder)
         except StormgateError as error:
             self._fail(str(error), error.exit_code)

@@ -1,4 +1,4 @@
-"""One drill's run by greenlets: the course that `sim.engines.sockets.engine` has, with Locust's users as its clients."""
+"""One drill's run by greenlets, with Locust's users as its clients."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,12 +9,11 @@ from pathlib import Path
 import gevent
 import msgspec
 from gevent.event import Event
-from gevent.pool import Group
 
 from locustfiles.load.clients.client_pool import ClientPool
 from locustfiles.load.clients.recording import LiveMetrics, Report
 from locustfiles.load.run import target_monitor
-from locustfiles.load.run.faults import Storms
+from locustfiles.load.run.faults import LoadTestFaultActions, MockService
 from locustfiles.load.run.options import Plan
 from locustfiles.load.run.publisher import LivePublishing, Publisher
 from locustfiles.load.workers.messages import AnyFromWorker, Send
@@ -22,12 +21,15 @@ from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import StorageError, StormgateError, UsageError
 from sim.base.gc_tuning import relaxed_gc
-from sim.drill.schedule import PlannedFault
+from sim.drill.fault_lifecycle import Record
+from sim.drill.phase_runner import PhaseRunner
 from sim.drill.schedule import plan as fault_plan
 from sim.engines.greenlets.background import BackgroundGreenlets, LagMonitor
+from sim.engines.greenlets.driver import GreenletDriver
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
+from sim.engines.shared.fault_actions import ServiceFaults
 from sim.engines.shared.publishing import streams_of
 from sim.mock.process import LOG_NAME, BlockingMockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
@@ -35,12 +37,11 @@ from sim.record.observations import NAN
 from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import Switches
 
-_POLL_S = 0.1
 _SAMPLE_PERIOD_S = 0.5
 
 
 class DrillRun:
-    """One run into `folder`: `prepare`, then `follow_course` in a greenlet of its own while users `be_a_client`."""
+    """One run into `folder`: `prepare`, then `run_phases` in a greenlet of its own while users `be_a_client`."""
 
     def __init__(
         self,
@@ -61,12 +62,9 @@ class DrillRun:
         self._say = say
         self._faults = fault_plan(plan.drill, plan.seed)
         self._recorder = target_monitor.recorder(folder, plan.endpoints)
-        self._stop = Event()
-        self._everyone_came = False
+        self.record = Record(self._recorder.add, self.clock.now, self.clock.began)
+        self._driver = GreenletDriver(self.clock, self._recorder.check)
         self._because = ""
-        self._storm_asked = Event()
-        self._revert_requested = Event()
-        self._cues = {planned.index: Event() for planned in self._faults}  # set once a fault has begun, or is to at once
         self._free: deque[int] = deque()
         self._background = BackgroundGreenlets(self.stop)
         self._mock: BlockingMockProcess | None = None
@@ -107,9 +105,16 @@ class DrillRun:
             self._guard.connects,
         )
         self._make_fleet()
-        by_class = topics[: load.run_streams], topics[load.run_streams :]
-        self._storms = Storms(self._endpoints, healthy, self._client_pool, self._others, by_class, self.clock, self._recorder)
+        service = ServiceFaults(
+            MockService(self._endpoints, self.clock), healthy, (topics[: load.run_streams], topics[load.run_streams :])
+        )
+        self.actions = LoadTestFaultActions(self._client_pool, self._others, service, self._driver.carry_out, self._note_death)
+        self._phases = PhaseRunner(self.plan.drill, self._faults, self)
         self._prepare_workers(topics)
+
+    def _note_death(self) -> None:
+        if self._mock is not None and self._mock.has_died:
+            self.record("runtime_died")
 
     def _start_mock(self) -> Endpoints:
         options = ServeOptions(self.plan.drill.runtime, self.plan.switches)
@@ -170,29 +175,28 @@ class DrillRun:
             self.publisher.run()
 
     def stop(self, because: str) -> None:
-        """End before its time: heal, keep what was observed, and say that it is not complete."""
+        """End before its time: revert, keep what was observed, and say that it is not complete."""
         self._because = self._because or because
-        self._stop.set()
+        self._driver.stop()
 
     # --- by hand ------------------------------------------------------------------------------------
 
     def storm_now(self) -> str:
-        """The next fault does not wait for its time any more; says which. Raises `UsageError` if there is none to begin."""
+        """Begin the next fault now; returns its kind. Raises `UsageError` if there is none to begin."""
         if why_not := self.why_no_storm():
             raise UsageError(why_not)
-        planned = min(self._waiting(), key=lambda each: each.begins_s)
-        self._by_hand(f"{planned.kind} began by hand, before its time")
-        self._cues[planned.index].set()
-        self._storm_asked.set()
+        planned = self._phases.bring_forward()
+        self._add_remark(f"{planned.kind} began by hand, before its time")
+        self._driver.look()
         return planned.kind
 
     def revert_now(self) -> None:
-        """Take everything back now; faults that have not begun never will. Raises `UsageError` if nothing is being broken."""
+        """Revert everything now; faults that have not begun never will. Raises `UsageError` if nothing is being broken."""
         if why_not := self.why_no_revert():
             raise UsageError(why_not)
-        self._by_hand("healed by hand")
-        self._revert_requested.set()
-        self._storms.end()
+        self._add_remark("reverted by hand")
+        self._phases.revert_by_hand()
+        self._driver.look()
 
     def why_no_storm(self) -> str:
         """Why no storm can begin now, in a sentence; empty if one can."""
@@ -200,137 +204,111 @@ class DrillRun:
             return f"the run is in its phase '{self.phase}': a storm can begin in 'steady' and in 'fault' only."
         if not self._faults:
             return "this drill breaks nothing: it only observes."
-        return "" if self._waiting() and not self._revert_requested.is_set() else "every fault of this drill has begun already."
+        return "" if self._phases.faults.waiting else "every fault of this drill has begun already."
 
     def why_no_revert(self) -> str:
-        """Why nothing can be healed now, in a sentence; empty if it can."""
+        """Why nothing can be reverted now, in a sentence; empty if it can."""
         if self.phase != "fault":
-            return f"the run is in its phase '{self.phase}': there is something to heal in 'fault' only."
-        return "it is being healed already." if self._revert_requested.is_set() else ""
+            return f"the run is in its phase '{self.phase}': there is something to revert in 'fault' only."
+        return "faults are being reverted already." if self._phases.faults.is_ended_by_hand else ""
 
-    def _waiting(self) -> list[PlannedFault]:
-        return [planned for planned in self._faults if not self._cues[planned.index].is_set()]
-
-    def _by_hand(self, what: str) -> None:
-        """Whoever reads the verdict must know of it."""
+    def _add_remark(self, what: str) -> None:
+        """Tell the readers of the verdict."""
         at_s = self.clock.now() - self.clock.began
         self.header.remarks = [*self.header.remarks, f"{what}, {at_s:.1f} s into the run, in the phase '{self.phase}'"]
 
-    # --- the course ---------------------------------------------------------------------------------
+    # --- phases -------------------------------------------------------------------------------------
 
-    def follow_course(self) -> RunHeader:
+    def run_phases(self) -> RunHeader:
         """From the first client to the sealed record; never raises, the header says what went wrong."""
         try:
             with relaxed_gc():
-                self._phases()
+                self._background.spawn(self._lag.run)
+                self._background.spawn(self._sample)
+                self._background.spawn(self._guard.poll)
+                self._background.spawn(partial(self._guard.evaluate, self._live_share, self.stop))
+                self._others.gather(lambda: self._driver.signals.is_stopped)
+                self._driver.drive(self._phases.run())
+                self.header.complete = not self._driver.signals.is_stopped
         except Exception as error:
             self.stop(str(error) or type(error).__name__)
         finally:
             self.close()
         return self.header
 
-    def _phases(self) -> None:
-        phases = self.plan.drill.phases
-        self._background.spawn(self._lag.run)
-        self._background.spawn(self._sample)
-        self._background.spawn(self._guard.poll)
-        self._background.spawn(partial(self._guard.evaluate, self._live_share, self.stop))
-        self._others.gather(self._stop.is_set)
-        self._arrive()
-        self._pause(self.plan.drill.fleet.arrival_s + phases.steady_s, or_until=self._storm_asked)
-        self._everyone_came = is_steady = self._reach_steady()
-        try:
-            self._enter("fault")
-            if is_steady:
-                self._break_things()
-        finally:
-            self._enter("recovery")
-            if self._stop.is_set():
-                self._end_load()
-                self._others.end_load()
-            self._storms.revert()
-            if self._mock is not None and self._mock.has_died:
-                self._add("runtime_died")
-        self._pause(phases.recovery_s)
-        self._enter("settle")
-        if not self._stop.is_set():
-            self.publisher.finish()
-            self._add_auditor()
-        self._settle()
-        self._enter("end")
-        self.header.complete = not self._stop.is_set()
-
-    def _arrive(self) -> None:
-        """The fleet begins to come, everywhere from the same moment on, and publishing begins."""
-        self._client_pool.began = self.clock.now() + self._others.lead_s
-        self._others.start(self._client_pool.began)
-        self._enter("steady")
-        for number in map(int, self.header.negative_clients):
-            self._background.spawn(partial(self._client_pool.live_on, number))
-        if self._workers:  # without them a user publishes
-            self._background.spawn(self.publisher.run)
-
-    def _reach_steady(self) -> bool:
-        """The check before anything is broken: everyone live, events acknowledged."""
-        limit = self.clock.now() + self.plan.drill.phases.steady_limit_s
-        while (unready := self._unready_reason()) and self.clock.now() < limit and not self._stop.is_set():
-            self._stop.wait(_POLL_S)
-        self._add("steady", value=0.0 if unready else 1.0, detail=unready or "all clients live")
-        return not unready and not self._stop.is_set()
-
-    def _unready_reason(self) -> str:
-        if (there := self._client_pool.there + self._others.there) < (wanted := self.plan.drill.fleet.clients):
-            return f"{there} of {wanted} clients live"
-        return "" if self._publishing.acknowledged else "no event acknowledged"
-
     def _live_share(self) -> float | None:
-        """The share of the fleet that is live; None before it was all there once."""
-        return self.live_clients / self.plan.drill.fleet.clients if self._everyone_came else None
+        """The share of the fleet that is live; None before the steady state was reached."""
+        return self.live_clients / self.plan.drill.fleet.clients if self._phases.is_steady else None
 
     @property
     def live_clients(self) -> int:
         """How many of the fleet are live."""
         return self._client_pool.live + self._others.live
 
-    def _break_things(self) -> None:
-        began = self.clock.now()
-        acting = Group()
-        for planned in self._faults:
-            acting.start(gevent.Greenlet(self._act, planned, began))
-        try:
-            self._pause(began + self.plan.drill.phases.fault_s - self.clock.now(), or_until=self._revert_requested)
-            while len(acting) and not self._stop.is_set():
-                acting.join(_POLL_S)
-        finally:
-            acting.kill()  # a fault stopped half-way must not act on while it is healed
+    # --- the world of the phase runner --------------------------------------------------------------
 
-    def _act(self, planned: PlannedFault, began: float) -> None:
-        """One fault at its time, or when it is asked for."""
-        cue = self._cues[planned.index]
-        gevent.wait([cue, self._revert_requested], max(began + planned.begins_s - self.clock.now(), 0), count=1)
-        if not self._revert_requested.is_set():
-            cue.set()
-            with self._background.must_not_fail():
-                self._storms.run(planned)
+    def now(self) -> float:
+        """See `World`."""
+        return self.clock.now()
 
-    def _add_auditor(self) -> None:
+    def entered(self, phase: str) -> None:
+        """See `World`."""
+        self.phase = phase
+        self.live.phases[phase] = self.clock.now() - self.clock.began
+        self._say(f"{phase}: {self.live_clients} of {self.plan.drill.fleet.clients} clients live")
+
+    def start(self) -> None:
+        """See `World`. Clients arrive everywhere from the same moment on."""
+        self._client_pool.began = self.clock.now() + self._others.lead_s
+        self._others.start(self._client_pool.began)
+        for number in map(int, self.header.negative_clients):
+            self._background.spawn(partial(self._client_pool.live_on, number))
+        if self._workers:  # without them a user publishes
+            self._background.spawn(self.publisher.run)
+
+    def unready_reason(self) -> str:
+        """See `World`."""
+        there = self._client_pool.there + self._others.there
+        is_publishing = self._publishing.acknowledged > 0
+        return client_setup.unready_reason(there, self.plan.drill.fleet.clients, is_publishing=is_publishing)
+
+    def end_load(self) -> None:
+        """See `World`."""
+        self._end_load()
+        self._others.end_load()
+
+    def finish_publishing(self) -> None:
+        """See `World`."""
+        self._publishing.stop()
+
+    def is_publishing(self) -> bool:
+        """See `World`."""
+        return bool(self._publishing.under_way)
+
+    def abandon_publishing(self) -> None:
+        """See `World`."""
+        self.publisher.cancel()
+        self._publishing.give_up_all(self.clock.now())
+
+    def add_auditor(self) -> None:
+        """See `World`."""
         number = self.plan.drill.fleet.clients + len(self.header.negative_clients)
         self._client_pool.add_auditor(number)
         self.header.auditor = number
         self.header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
         self._background.spawn(partial(self._client_pool.clients[number].run, 0.0))
 
-    def _settle(self) -> None:
-        """Wait for everyone to converge; whoever has not when time is up is listed with the reason."""
-        limit, heads = self.clock.now() + self.plan.drill.phases.settle_s, self._publishing.heads
-        while self.clock.now() < limit and not self._stop.is_set():
-            if not self._others.behind(heads) + self._client_pool.behind(heads):
-                break
-            self._stop.wait(_POLL_S)
-        self._client_pool.conclude(heads)
-        self._others.conclude(heads)
+    def is_settled(self) -> bool:
+        """See `World`."""
+        heads = self._publishing.heads
+        return not self._others.behind(heads) + self._client_pool.behind(heads)
 
-    # --- watching -----------------------------------------------------------------------------------
+    def conclude(self) -> None:
+        """See `World`."""
+        self._client_pool.conclude(self._publishing.heads)
+        self._others.conclude(self._publishing.heads)
+
+    # --- monitoring ---------------------------------------------------------------------------------
 
     def _sample(self) -> None:
         """Now and then every client's distance from the head, and a point of the recovery curve."""
@@ -357,7 +335,7 @@ class DrillRun:
         self.header.workers = self._others.evidence()
         self._background.kill()
         self._close_guard()
-        if hasattr(self, "_lane"):
+        if hasattr(self, "_endpoints"):
             self._endpoints.close()
         self.header.stopped_because = self._because
         self.header.duration_s = self.clock.now() - self.clock.began
@@ -381,24 +359,8 @@ class DrillRun:
         """Ask nothing more of the target."""
         if hasattr(self, "publisher"):
             self.publisher.cancel()
-        if hasattr(self, "_crew"):
+        if hasattr(self, "_client_pool"):
             self._client_pool.stop()
-
-    # --- small change -------------------------------------------------------------------------------
-
-    def _pause(self, seconds: float, or_until: Event | None = None) -> None:
-        """Wait so long, or until the run is to stop, or until that happens."""
-        gevent.wait([self._stop, *([or_until] if or_until else [])], max(seconds, 0), count=1)
-        self._recorder.check()
-
-    def _enter(self, phase: str) -> None:
-        self.phase = phase
-        self.live.phases[phase] = self.clock.now() - self.clock.began
-        self._add("phase", detail=phase)
-        self._say(f"{phase}: {self.live_clients} of {self.plan.drill.fleet.clients} clients live")
-
-    def _add(self, kind: str, value: float = NAN, detail: str = "") -> None:
-        self._recorder.add(self.clock.now() - self.clock.began, kind, value=value, detail=detail)
 
     def _new_header(self, run_id: str) -> RunHeader:
         header = client_setup.new_header(

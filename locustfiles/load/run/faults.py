@@ -1,14 +1,11 @@
-"""Carrying out a drill's fault plan by greenlets: what our own clients do, and what the mock's switches do.
+"""What faults do in a load test: to clients, here and on workers, and to the mock by its switches.
 
-The rest (network faults, killed runtimes, revoked sessions, rotated keys, clocks) is refused by name: `stormgate drill run`
-does it.
+A drill with other faults (network faults, killed runtimes, revoked sessions, rotated keys, clocks) is refused by name:
+`stormgate drill run` runs it.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import msgspec
-from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from locustfiles.load.clients.client_pool import CLIENT_FAULTS, ClientPool
@@ -16,19 +13,18 @@ from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
+from sim.drill.fault_lifecycle import Completion, Done
 from sim.drill.model import Drill
-from sim.drill.schedule import PlannedFault, switches_during
+from sim.drill.schedule import PlannedFault, Timing
 from sim.engines.greenlets.http import GreenletHttp
-from sim.engines.shared import service_api
-from sim.record.observations import NAN
-from sim.record.parquet import Recorder
+from sim.engines.shared.fault_actions import RequestedService, ServiceFaults, Steps
 from sim.server.settings import Switches
 
 POSSIBLE: tuple[type[Fault], ...] = (*CLIENT_FAULTS, ExpireTokens, RollingDeploy, ShrinkWindow, SwitchFault)
 
 
 def require_possible(drill: Drill) -> None:
-    """Raise `UsageError` for a drill with anything that is not done here."""
+    """Raise `UsageError` for a drill with anything that load tests do not do."""
     wanted = [fault.kind for fault in drill.faults if not isinstance(fault, POSSIBLE)]
     wanted += ["retired routes"] if drill.expect.retired_routes else []
     wanted += ["surfaces to compare"] if drill.variants else []
@@ -42,108 +38,79 @@ def require_possible(drill: Drill) -> None:
         )
 
 
-class Storms:
-    """All faults of one run: what is done to clients in this process and in others, and what the runtime does."""
+class MockService(RequestedService):
+    """The service over HTTP, by greenlets."""
+
+    def __init__(self, http: GreenletHttp, clock: WallClock) -> None:
+        super().__init__(http.ask, clock.now)
+        self._switching = BoundedSemaphore()  # two requests under way at once could arrive in the other order
+
+    def set_switches(self, switches: Callable[[], Switches]) -> int:
+        """See `Service`."""
+        with self._switching:
+            return int(super().set_switches(switches))
+
+
+class LoadTestFaultActions:
+    """All faults of one run: those of clients here and on workers, and those of the service."""
 
     def __init__(
         self,
-        endpoints: GreenletHttp,
-        healthy: Switches,
         client_pool: ClientPool,
-        others: Workers,
-        topics: tuple[Sequence[str], Sequence[str]],
-        clock: WallClock,
-        recorder: Recorder,
+        workers: Workers,
+        service: ServiceFaults,
+        carry_out: Callable[[Steps], Completion],
+        reverted: Callable[[], None],
     ) -> None:
-        self._endpoints = endpoints
-        self._healthy = healthy
-        self._client_pool = client_pool
-        self._others = others
-        self._run_topics, self._other_topics = topics
-        self._clock = clock
-        self._recorder = recorder
-        self._active: dict[int, PlannedFault] = {}
-        self._switched = False
-        self._switching = BoundedSemaphore()  # two requests under way at once could arrive in the other order
-        self._is_over = Event()
+        """`reverted` is called when all is reverted."""
+        self._client_faults = client_pool.faults
+        self._workers = workers
+        self._service = service
+        self._carry_out = carry_out
+        self._reverted = reverted
+        self._orders: dict[int, int] = {}  # by fault, what workers were asked to do
 
-    def run(self, planned: PlannedFault) -> None:
-        """Carry out one fault now, for as long as it is to last, or until `end`."""
-        at = self._clock.now() + self._others.lead_s
-        until = at + planned.ends_s - planned.begins_s
-        is_clients = isinstance(planned.fault, CLIENT_FAULTS)
-        order = self._others.inject(planned, at, until) if is_clients else 0
-        self._sleep_until(at)
-        self._note("fault_injected", planned, t=at - self._clock.began)
-        self._active[planned.index] = planned
-        observed = self._strike(planned, until) + self._others.affected(order) if is_clients else self._act(planned, until)
-        self._active.pop(planned.index, None)
-        if observed:
-            self._note("fault_observed", planned, observed)
-        self._note("fault_reverted", planned)
+    def timing(self, planned: PlannedFault) -> Timing:
+        """See `FaultActions`."""
+        return planned.timing
 
-    def _strike(self, planned: PlannedFault, ends: float) -> int:
-        """What is done to clients where they are; returns on how many it acted."""
-        struck = self._client_pool.inject(planned)
-        self._sleep_until(ends)
-        self._client_pool.revert(struck)
-        return len(struck)
+    def announce(self, planned: Sequence[PlannedFault], now: float) -> float:
+        """See `FaultActions`. Workers hear of a fault before it begins, so that it begins everywhere at once."""
+        at = now + self._workers.lead_s
+        for each in planned:
+            if isinstance(each.fault, CLIENT_FAULTS):
+                self._orders[each.index] = self._workers.inject(each, at, at + (each.timing.lasts_s or 0.0))
+        return at
 
-    def _act(self, planned: PlannedFault, ends: float) -> int:
-        """Break what is the runtime's, keep it broken, mend it; returns how often it was seen to act."""
-        match planned.fault:
-            case SwitchFault():
-                return self._switch(planned, ends)
-            case RollingDeploy():
-                return self._endpoints.ask(service_api.hang_up, planned.clients)
-            case ShrinkWindow() as fault:
-                topics = [*self._run_topics[: fault.streams], *(self._other_topics if fault.worker_events else [])]
-                return sum(self._endpoints.ask(service_api.shrink_window, topic, fault.keep_events) for topic in topics)
-            case ExpireTokens():
-                return self._set_switches(tokens_void_before=time.time())
-            case _:
-                raise UsageError(f"load tests do not do {planned.kind}.")
+    def inject(self, planned: PlannedFault) -> Completion:
+        """See `FaultActions`."""
+        if not isinstance(planned.fault, CLIENT_FAULTS):
+            return self._carry_out(self._service.inject(planned))
+        count = self._client_faults.inject(planned)
+        return Done(count) if planned.timing.lasts_s is not None else self._carry_out(self._affected(planned, count))
 
-    def _switch(self, planned: PlannedFault, ends: float) -> int:
-        """A fault that is a switch of the mock: on, and at its end off again."""
-        before = self._acted(planned)
-        self._set_switches()
-        self._sleep_until(ends)
-        self._set_switches(without=planned)
-        return self._acted(planned) - before  # once it is off, so that every time it acted is counted
+    def revert(self, planned: PlannedFault) -> Completion:
+        """See `FaultActions`."""
+        if not isinstance(planned.fault, CLIENT_FAULTS):
+            return self._carry_out(self._service.revert(planned))
+        self._client_faults.revert(planned)
+        return self._carry_out(self._affected(planned))
 
-    def _acted(self, planned: PlannedFault) -> int:
-        """How often the mock says that it acted, since it was started."""
-        return int(self._endpoints.ask(service_api.mock_state)["acted"].get(planned.kind, 0))
+    def _affected(self, planned: PlannedFault, here: int = 0) -> Steps:
+        """Count the clients here and, once the workers have answered, theirs."""
+        return here + float((yield self._workers.affected(self._orders.pop(planned.index))))
 
-    def _set_switches(self, without: PlannedFault | None = None, **for_good: float) -> int:
-        """Put in force what acts now, and what stays; returns how many sockets were told to authenticate again."""
-        with self._switching:
-            self._switched = True
-            self._healthy = msgspec.structs.replace(self._healthy, **for_good)
-            active = [planned.fault for planned in self._active.values() if planned is not without]
-            return self._endpoints.ask(service_api.set_switches, switches_during(self._healthy, active))
+    def end_early(self) -> None:
+        """See `FaultActions`."""
+        self._workers.end_faults()
 
-    def end(self) -> None:
-        """Faults that act end now, each in good order."""
-        self._others.end_faults()
-        self._is_over.set()
+    def revert_all(self) -> Completion:
+        """See `FaultActions`."""
+        return self._carry_out(self._revert_all())
 
-    def revert(self) -> None:
-        """Take back whatever still acts, after all faults or in the middle of them."""
-        self._client_pool.revert_all()
-        self._others.revert()
-        left = list(self._active.values())
-        self._active.clear()
-        if self._switched:
-            self._set_switches()
-        for planned in left:
-            self._note("fault_reverted", planned)
-
-    def _sleep_until(self, moment: float) -> None:
-        while (wait_s := moment - self._clock.now()) > 0 and not self._is_over.wait(wait_s):
-            pass
-
-    def _note(self, kind: str, planned: PlannedFault, value: float = NAN, t: float | None = None) -> None:
-        t = self._clock.now() - self._clock.began if t is None else t
-        self._recorder.add(t, kind, attempt=planned.index, value=value, detail=planned.kind)
+    def _revert_all(self) -> Steps:
+        self._client_faults.revert_all()
+        self._workers.revert()
+        yield from self._service.revert_all()
+        self._reverted()
+        return 0

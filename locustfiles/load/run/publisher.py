@@ -52,11 +52,6 @@ class Publisher:
             if self.publishing.next_due is not None and (first := self.publishing.take(due)) is not None:
                 self._under_way.spawn(self._publish, first)
 
-    def finish(self) -> None:
-        """Make no further event due, and wait until each one under way is acknowledged or has failed."""
-        self.publishing.stop()
-        self._under_way.join()
-
     def cancel(self) -> None:
         """Stop at once."""
         self.publishing.stop()

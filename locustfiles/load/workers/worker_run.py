@@ -181,7 +181,7 @@ class WorkerRun:
                 self._faults_over.set()
             case messages.Revert():
                 self._faults_over.set()
-                client_pool.revert_all()
+                client_pool.faults.revert_all()
                 self._send(messages.Reverted())
             case messages.CountLagging(heads=heads):
                 self._heads = heads
@@ -194,11 +194,11 @@ class WorkerRun:
         while (wait_s := order.at - self._clock.now()) > 0:
             gevent.sleep(wait_s)
         late_ms = (self._clock.now() - order.at) * 1000
-        affected = client_pool.inject(order.planned)
+        affected = client_pool.faults.inject(order.planned)
         while (wait_s := order.until - self._clock.now()) > 0 and not self._faults_over.wait(wait_s):
             pass
-        client_pool.revert(affected)
-        self._send(messages.FaultDone(order.number, len(affected), late_ms))
+        client_pool.faults.revert(order.planned)
+        self._send(messages.FaultDone(order.number, affected, late_ms))
 
     # --- messages to the master ---------------------------------------------------------------------
 

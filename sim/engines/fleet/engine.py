@@ -86,8 +86,8 @@ class _FleetRun:
         self._progress = progress
         self._interrupted = False
         self._said_at = -math.inf
-        self._storm = Storm(drill, model, seed, self._note, self._monitor)
         self.rows = Columns()
+        self._storm = Storm(drill, model, seed, self.rows.add, self._monitor)
         self.header = client_setup.new_header(
             drill, (), run_id=run_id, engine="fleet", clock="virtual", seed=seed, libraries=("numba",)
         )
@@ -112,9 +112,6 @@ class _FleetRun:
 
     def _interrupt(self, _: int, __: FrameType | None) -> None:
         self._interrupted = True
-
-    def _note(self, t: float, kind: str, index: int, value: float, detail: str) -> None:
-        self.rows.add(t, kind, attempt=index, value=value, detail=detail)
 
     def _monitor(self, phase: str, simulated_s: float, live: int) -> None:
         if self._interrupted and not self._storm.signals.is_stopped:

@@ -1,12 +1,11 @@
 """One simulated storm from the first arrival to the last client settled, in memory alone."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sim.drill.fault_kinds import KillRuntime
-from sim.drill.fault_lifecycle import Done
+from sim.drill.fault_lifecycle import Done, Record
 from sim.drill.model import Drill
 from sim.drill.phase_runner import PhaseRunner, latest_end_s
 from sim.drill.schedule import PlannedFault, Timing
@@ -22,8 +21,6 @@ from sim.engines.shared import client_setup
 from sim.record.tally import Tally
 
 _SLICE_S = 0.5  # simulated time between two calls of the monitor
-NAN = math.nan
-Note = Callable[[float, str, int, float, str], None]  # t, kind, a fault's index (0: none), value, detail
 Monitor = Callable[[str, float, int], None]  # phase, seconds simulated, clients live
 
 
@@ -35,11 +32,11 @@ class Storm:
         drill: Drill,
         model: SystemModel,
         seed: int,
-        note: Note = lambda *_: None,
+        add: Callable[..., None] = lambda *_, **__: None,
         monitor: Monitor = lambda *_: None,
     ) -> None:
         self._clients = drill.fleet.clients
-        self._note = note
+        self.record = Record(add, self.now, 0.0)
         self._monitor = monitor
         self.faults = faults.plan(drill, seed)
         horizon_s = latest_end_s(drill, model)
@@ -80,19 +77,6 @@ class Storm:
                 return
 
     # --- the world of the phase runner --------------------------------------------------------------
-
-    def record(
-        self,
-        kind: str,
-        client: int = -1,
-        *,
-        attempt: int = 0,
-        value: float = NAN,
-        detail: str = "",
-        at: float | None = None,
-    ) -> None:
-        """See `Record`."""
-        self._note(self.now() if at is None else at, kind, attempt, value, detail)
 
     def entered(self, phase: str) -> None:
         """See `World`."""

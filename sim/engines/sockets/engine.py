@@ -22,6 +22,7 @@ from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.drill.fault_kinds import LinkFault
+from sim.drill.fault_lifecycle import Record
 from sim.drill.model import Drill
 from sim.drill.phase_runner import PhaseRunner
 from sim.drill.schedule import plan
@@ -40,7 +41,6 @@ from sim.engines.sockets.publisher import Publisher, create_streams
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, admin_token, raise_descriptor_limit
-from sim.record.observations import NAN
 from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import RuntimeSettings, Switches
 
@@ -116,6 +116,7 @@ class _SocketsRun:
         self._faults = plan(drill, options.seed)
         self._clock = WallClock()
         self._recorder = target_monitor.recorder(options.folder, options.endpoints)
+        self.record = Record(self._recorder.add, self._clock.now, self._clock.began)
         self._process: MockProcess | None = None
         self._driver = AsyncioDriver(self._clock, self._recorder.check)
         self._defect: Exception | None = None
@@ -274,20 +275,6 @@ class _SocketsRun:
     def now(self) -> float:
         """See `World`."""
         return self._clock.now()
-
-    def record(
-        self,
-        kind: str,
-        client: int = -1,
-        *,
-        attempt: int = 0,
-        value: float = NAN,
-        detail: str = "",
-        at: float | None = None,
-    ) -> None:
-        """See `Record`."""
-        t = (self._clock.now() if at is None else at) - self._clock.began
-        self._recorder.add(t, kind, client, attempt=attempt, value=value, detail=detail)
 
     def entered(self, phase: str) -> None:
         """See `World`."""

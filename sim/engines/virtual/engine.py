@@ -19,6 +19,7 @@ from sim.base.errors import UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
+from sim.drill.fault_lifecycle import Record
 from sim.drill.model import Drill, expected_duration_s
 from sim.drill.phase_runner import PhaseRunner, latest_end_s
 from sim.drill.schedule import plan
@@ -34,7 +35,6 @@ from sim.engines.virtual.link_faults import VirtualLinkFaults
 from sim.engines.virtual.publisher import VirtualPublisher
 from sim.engines.virtual.service import SimulatedService
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
-from sim.record.observations import NAN
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
 
@@ -84,6 +84,7 @@ class _VirtualRun:
         self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
         self._publisher = VirtualPublisher(self._env, self._service, drill.load, self._recorder, EPOCH)
         self._heads = self._publisher.heads
+        self.record = Record(self._recorder.add, self.now, EPOCH)
         self._clients: list[VirtualClient] = []
         self._client_settings = replace(client_setup.client_settings(drill, options.seed), run_of=KnownRuns(stream_id))
         self._interrupted = False
@@ -161,20 +162,6 @@ class _VirtualRun:
     def now(self) -> float:
         """See `World`."""
         return self._env.now
-
-    def record(
-        self,
-        kind: str,
-        client: int = -1,
-        *,
-        attempt: int = 0,
-        value: float = NAN,
-        detail: str = "",
-        at: float | None = None,
-    ) -> None:
-        """See `Record`."""
-        t = (self._env.now if at is None else at) - EPOCH
-        self._recorder.add(t, kind, client, attempt=attempt, value=value, detail=detail)
 
     def entered(self, _: str) -> None:
         """See `World`."""

@@ -1,0 +1,90 @@
+"""Resumes a run's phases by a greenlet, and carries out the steps of faults in others."""
+
+import contextlib
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event
+
+from sim.base.clocks import WallClock
+from sim.drill import fault_lifecycle
+from sim.drill.waiting import Signals, Wait, Woke
+from sim.engines.shared.fault_actions import Steps, at_once
+
+_CHECK_PERIOD_S = 0.1
+
+
+class GreenletDriver:
+    """`check` is called all the time; what it raises, the phases are told."""
+
+    def __init__(self, clock: WallClock, check: Callable[[], None] = lambda: None) -> None:
+        self._clock = clock
+        self._check = check
+        self._nudged = Event()
+        self.signals = Signals()
+
+    def stop(self) -> None:
+        """End the run before its time."""
+        self.signals.is_stopped = True
+        self._nudged.set()
+
+    def look(self) -> None:
+        """An operator has changed something: let the phases look at it."""
+        self.signals.is_by_hand = True
+        self._nudged.set()
+
+    def drive(self, steps: fault_lifecycle.Steps) -> None:
+        """Resume the phases until they end; raises what they raise."""
+        with contextlib.suppress(StopIteration):
+            wait = next(steps)
+            while True:
+                try:
+                    woke = self._end_of(wait)
+                except Exception as error:
+                    wait = steps.throw(error)
+                else:
+                    wait = steps.send(woke)
+
+    def _end_of(self, wait: Wait) -> Woke:
+        while (woke := self.signals.reason(wait, self._clock.now())) is None:
+            if wait.heeds_stop:
+                self._check()
+            self._nudged.clear()
+            self._nudged.wait(max(min(wait.until - self._clock.now(), _CHECK_PERIOD_S), 0))
+        return woke
+
+    def carry_out(self, steps: Steps) -> "GreenletCompletion":
+        """Carry out an action in a greenlet of its own."""
+        return GreenletCompletion(steps, self._nudged.set)
+
+
+class GreenletCompletion:
+    """The outcome of a greenlet."""
+
+    def __init__(self, steps: Steps, ended: Callable[[], None]) -> None:
+        self._steps = steps
+        self._value = 0.0
+        self._error: Exception | None = None
+        self._greenlet = gevent.spawn(self._run)
+        self._greenlet.link(lambda _: ended())
+
+    def _run(self) -> None:
+        try:
+            self._value = at_once(self._steps)
+        except Exception as error:
+            self._error = error
+
+    @property
+    def is_done(self) -> bool:
+        """See `Completion`."""
+        return bool(self._greenlet.ready())
+
+    def result(self) -> float:
+        """See `Completion`."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def cancel(self) -> None:
+        """See `Completion`."""
+        self._greenlet.kill(block=False)
