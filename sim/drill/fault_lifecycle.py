@@ -202,7 +202,7 @@ class FaultLifecycle:
     def revert(self) -> Steps:
         """Revert whatever still acts. A fault that was stopped half-way must not act on meanwhile."""
         self._waiting.clear()
-        under_way = [each.action for each in self._acting if each.action is not None]
+        under_way = [each.action for each in self._acting if each.action is not None and not each.action.is_done]
         for action in under_way:
             action.cancel()
         yield from _until(lambda: all(action.is_done for action in under_way))

@@ -100,7 +100,7 @@ class _FleetRun:
         before = {number: signal.signal(number, self._interrupt) for number in heard}
         try:
             self._storm.run()
-            self.header.complete = not self._storm.signals.is_stopped
+            self.header.complete = not self._storm.driver.signals.is_stopped
         except Exception as error:
             self.header.stopped_because = str(error) or type(error).__name__
             raise
@@ -114,9 +114,9 @@ class _FleetRun:
         self._interrupted = True
 
     def _monitor(self, phase: str, simulated_s: float, live: int) -> None:
-        if self._interrupted and not self._storm.signals.is_stopped:
+        if self._interrupted and not self._storm.driver.signals.is_stopped:
             self.header.stopped_because = f"it was interrupted in the {phase} phase, {simulated_s:.1f} s simulated"
-            self._storm.signals.is_stopped = True
+            self._storm.driver.signals.is_stopped = True
         if time.monotonic() >= self._said_at + _SAY_EVERY_S:
             self._said_at = time.monotonic()
             text = f"{simulated_s:.1f} s simulated, {live} of {self._clients} clients live"

@@ -10,8 +10,8 @@ from sim.drill.model import Drill
 from sim.drill.phase_runner import PhaseRunner, latest_end_s
 from sim.drill.schedule import PlannedFault, Timing
 from sim.drill.system_model import SystemModel
-from sim.drill.waiting import Signals
 from sim.engines.fleet import faults
+from sim.engines.fleet.driver import KernelDriver
 from sim.engines.fleet.faults import NOTICE_S, FleetFault
 from sim.engines.fleet.kernel import entry, world
 from sim.engines.fleet.publisher import FleetPublisher
@@ -20,7 +20,6 @@ from sim.engines.fleet.tally import tally_of
 from sim.engines.shared import client_setup
 from sim.record.tally import Tally
 
-_SLICE_S = 0.5  # simulated time between two calls of the monitor
 Monitor = Callable[[str, float, int], None]  # phase, seconds simulated, clients live
 
 
@@ -45,7 +44,7 @@ class Storm:
         self._publisher.into(self.world)
         self.unconverged = self._clients
         self._is_settled = False
-        self.signals = Signals()
+        self.driver = KernelDriver(self.now, self._advance)
         self.actions = FleetFaultActions(self.world, self._publisher, model.server.cold_start_s)
         self._phases = PhaseRunner(drill, self.faults, self)
         self._farthest_s = float(self.world["clients"]["delay"].max())
@@ -64,17 +63,12 @@ class Storm:
         return tally_of(self.world, self.actions.begun, self.unconverged, self._publisher.events)
 
     def run(self) -> None:
-        """All phases, the kernel advanced in slices."""
-        steps = self._phases.run()
-        wait = next(steps)
-        while True:
-            while (woke := self.signals.reason(wait, self.now())) is None:
-                entry.advance(self.world.service, min(wait.until, self.now() + _SLICE_S))
-                self._monitor(self.phase, self.now(), int(self.world.service["live"][0]))
-            try:
-                wait = steps.send(woke)
-            except StopIteration:
-                return
+        """All phases."""
+        self.driver.drive(self._phases.run())
+
+    def _advance(self, until: float) -> None:
+        entry.advance(self.world.service, until)
+        self._monitor(self.phase, self.now(), int(self.world.service["live"][0]))
 
     # --- the world of the phase runner --------------------------------------------------------------
 

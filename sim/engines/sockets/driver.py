@@ -27,6 +27,10 @@ class AsyncioDriver:
         self.signals.is_stopped = True
         self._nudged.set()
 
+    def look(self) -> None:
+        """Look at the signals now, and whether an action has ended."""
+        self._nudged.set()
+
     async def drive(self, steps: fault_lifecycle.Steps) -> None:
         """Resume the phases until they end; raises what they raise."""
         with contextlib.suppress(StopIteration):

@@ -23,7 +23,7 @@ class VirtualDriver:
     def stop(self) -> None:
         """End the run before its time."""
         self.signals.is_stopped = True
-        self._look()
+        self.look()
 
     def _resume(self, wait: Wait) -> None:
         self._wait = wait
@@ -34,10 +34,10 @@ class VirtualDriver:
 
     def _come(self, moment: float) -> None:
         self._known.discard(moment)
-        self._look()
+        self.look()
 
-    def _look(self) -> None:
-        """Go on if the wait ends now."""
+    def look(self) -> None:
+        """Go on if the wait ends now: a moment has come, an action has ended, or a signal is set."""
         if self._wait is not None and (woke := self.signals.reason(self._wait, self._clock.now)) is not None:
             self._go_on(woke)
 
