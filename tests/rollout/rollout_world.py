@@ -1,7 +1,7 @@
 """A whole rollout on a stepped clock and a staging-like mock: days of holding in seconds, with real snapshots and reports.
 
-Only two things are not done anew each time: a watch is run once and its evidence copied for all others, with what it made the
-servers count; and a rollback is taken as rehearsed, as what recovers from one takes its time.
+Two things are not done again each time: a canary check runs once and its evidence is copied for all others, with what it made
+the servers count; and a rollback counts as rehearsed, because recovering from one takes its time.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from drills.runs import results
 from sim.base.clocks import Clock, SteppedClock, from_iso, iso
 from sim.drill import model as drill_file
 from sim.record import run_header
-from tests.rollout.stepped_service import ADMIN, METRICS, Spoil, SteppedService, stepped_service, unspoilt
+from tests.rollout.stepped_service import ADMIN, METRICS, Alter, SteppedService, stepped_service, unaltered
 
 CONFIGURATION = StageTarget.configuration
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
@@ -147,7 +147,7 @@ def patient(thresholds: str) -> str:
 
 @dataclass
 class RolloutWorld:
-    """One rollout, its lane and its clock."""
+    """One rollout, its service and its clock."""
 
     folder: Path
     clock: SteppedClock
@@ -156,16 +156,16 @@ class RolloutWorld:
     watch_run: Path | None = None  # the watch that all others are copies of
     counted: dict[str, dict[str, float]] = field(default_factory=dict)  # by path: what one watch made the servers count
     copies: int = 0
-    spoil: Spoil = unspoilt
+    alter: Alter = unaltered
 
     def __post_init__(self) -> None:
-        self.endpoints.spoil = self._answer
+        self.endpoints.alter = self._answer
 
     def _answer(self, path: str, status: int, body: bytes) -> tuple[int, bytes]:
         """As if each watch had been there."""
         if self.copies and path in self.counted and status == 200:
             body = json.dumps(added(json.loads(body), self.counted[path], self.copies)).encode()
-        return self.spoil(path, status, body)
+        return self.alter(path, status, body)
 
     @property
     def out(self) -> Path:
@@ -199,7 +199,7 @@ class RolloutWorld:
         """Sign the latest report."""
         with rollouts.journal_of(self.rollout, self.clock) as journal:
             run = signoff.signable(self.rollout, journal.entries)
-            person = Person(owner="Ann", role="sync lane", statement="I have read it.")
+            person = Person(owner="Ann", role="sync service", statement="I have read it.")
             return signoff.sign(self.rollout, run, person, decision, journal, self.clock)
 
     def through(self, *stages: str) -> None:
@@ -269,7 +269,7 @@ def at_one_place(target: StageTarget) -> str:
     """What is configured of a target, at whichever port this one serves."""
     return str(
         CONFIGURATION(
-            replace(target, endpoints=replace(target.endpoints, runtime_url="http://lane", control_url="http://lane"))
+            replace(target, endpoints=replace(target.endpoints, runtime_url="http://service", control_url="http://service"))
         )
     )
 

@@ -32,22 +32,22 @@ CAPS = "caps = { clients = 200, connects_per_s = 200.0, events_per_s = 200.0 }\n
 Message = dict[str, Any]
 App = Callable[..., Awaitable[None]]
 Send = Callable[[Message], Awaitable[None]]
-Spoil = Callable[[str, int, bytes], tuple[int, bytes]]  # of path, status and body: the status and body that are sent
+Alter = Callable[[str, int, bytes], tuple[int, bytes]]  # of path, status and body: the status and body that are sent
 _LIMIT_S = 20.0
 
 
-def unspoilt(path: str, status: int, body: bytes) -> tuple[int, bytes]:
+def unaltered(path: str, status: int, body: bytes) -> tuple[int, bytes]:
     return status, body
 
 
 @dataclass
 class SteppedService:
-    """The running lane. `spoil` may be set to anything while it runs; it is asked of every HTTP answer."""
+    """The running service. `alter` may be set while it runs; it changes every HTTP answer."""
 
     url: str
     folder: Path
     name: str
-    spoil: Spoil = field(default=unspoilt)
+    alter: Alter = field(default=unaltered)
     control_url: str = "http://127.0.0.1:9"  # where nobody answers
 
     @property
@@ -56,7 +56,7 @@ class SteppedService:
         return self.folder / "stepped-targets.toml"
 
     def write(self, kind: str = "staging", extra: str = "") -> Path:
-        """Write the targets file anew."""
+        """Write the targets file again."""
         caps = "" if "caps" in extra else CAPS
         self.targets.write_text(
             f'[targets.{self.name}]\nkind = "{kind}"\nruntime_url = "{self.url}"\ncontrol_url = "{self.url}"\n'
@@ -176,4 +176,4 @@ def _told(path: str, status: int, body: bytes, clock: Clock, endpoints: SteppedS
         said = json.loads(body)
         said["generated_at"] = iso(clock.now())
         body = json.dumps(said).encode()
-    return endpoints.spoil(path, status, body)
+    return endpoints.alter(path, status, body)

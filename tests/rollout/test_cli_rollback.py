@@ -46,8 +46,8 @@ def rehearsed(folder: Path) -> Rollback:
 def targets(mock: Served, folder: Path, apply: list[str], restore: list[str]) -> Path:
     path = folder / "targets.toml"
     path.write_text(
-        f'[targets.lane]\nkind = "mock"\nruntime_url = "{mock.url}"\ncontrol_url = "{mock.url}"\n'
-        "[targets.lane.rollback]\nobserved_within_s = 0.1\n[targets.lane.rollback.traffic]\n"
+        f'[targets.theirs]\nkind = "mock"\nruntime_url = "{mock.url}"\ncontrol_url = "{mock.url}"\n'
+        "[targets.theirs.rollback]\nobserved_within_s = 0.1\n[targets.theirs.rollback.traffic]\n"
         f"apply = {json.dumps(apply)}\nrestore = {json.dumps(restore)}\n"
         'control_revision = "mock-r1"\nruntime_revision = "mock-r1"\n'
     )
@@ -68,7 +68,7 @@ def test_a_failure_is_a_no_go_with_all_that_was_seen(mock: Served, tmp_path: Pat
     nothing = [sys.executable, "-c", ""]
     file = targets(mock, tmp_path, nothing, nothing)
     said = stormgate_here(
-        "rollback", "rehearse", "--target", "lane", "--targets", file, "--out", tmp_path, "--rollout", "first"
+        "rollback", "rehearse", "--target", "theirs", "--targets", file, "--out", tmp_path, "--rollout", "first"
     )
     assert said.code == FAIL, said
     assert "fail: step 1, traffic: the rollback was not observed: control is mock-r2, expected mock-r1" in said.out
@@ -106,7 +106,7 @@ def test_ending_it_while_a_command_is_at_work_puts_everything_back(mock: Served,
     url, sign = f"{mock.url}/_mock/traffic", tmp_path / "done"
     apply = [sys.executable, "-c", put, url, '{"revision": "mock-r1"}', str(sign), "60"]
     file = targets(mock, tmp_path, apply, [*apply[:4], '{"revision": "mock-r2"}', str(tmp_path / "undone"), "0"])
-    command = ["rollback", "rehearse", "--target", "lane", "--targets", file, "--out", tmp_path / "out"]
+    command = ["rollback", "rehearse", "--target", "theirs", "--targets", file, "--out", tmp_path / "out"]
     with started(*command) as process:
         wait_for(sign)
         assert traffic_of(mock)["serving"] == "mock-r1"

@@ -1,4 +1,4 @@
-"""The hold, on a clock that steps: what ends it, what begins it anew, and what it survives."""
+"""The hold, on a clock that steps: what ends it, what restarts it, and what it survives."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -220,10 +220,10 @@ def test_an_extension_is_bounded_and_says_what_was_missing(tmp_path: Path):
     assert "replay.bootstrap_ms (inconclusive)" in events[-1].reason
 
 
-# --- what begins it anew ----------------------------------------------------------------------------
+# --- what restarts it -------------------------------------------------------------------------------
 
 
-def test_a_red_minute_begins_it_anew(tmp_path: Path):
+def test_a_red_minute_restarts_it(tmp_path: Path):
     world = World(tmp_path, red=between(1800, 1860))
     events = world.held()
     assert world.kinds() == ["started", "restarted", "ended"]
@@ -232,7 +232,7 @@ def test_a_red_minute_begins_it_anew(tmp_path: Path):
     assert held_s(events) == 3600.0
 
 
-def test_a_watch_that_fails_begins_it_anew(tmp_path: Path):
+def test_a_failed_canary_check_restarts_it(tmp_path: Path):
     world = World(tmp_path, watch_fails=between(900, 930))
     events = world.held()
     assert "it lost" in events[1].reason

@@ -93,7 +93,7 @@ def test_metrics_without_data_end_a_hold(rollout: RolloutWorld, body: Body | Non
             return status, content
         return (200, body(rollout, json.loads(content))) if body else (503, b"")
 
-    rollout.spoil = change
+    rollout.alter = change
     _, report = rollout.stage("1")
     not_a_go(report, "hold: it was stopped", "no usable snapshot for too long")
 

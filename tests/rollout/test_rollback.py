@@ -62,7 +62,7 @@ def put(mock: Served, name: str, body: str) -> list[str]:
 
 
 def rules(mock: Served, **other: list[str]) -> dict[str, Any]:
-    """The commands of an operator whose lane this mock is, but for those that are given otherwise, as `throttle_apply=...`."""
+    """The commands of an operator of this mock, except those that are given otherwise, as `throttle_apply=...`."""
     tables: dict[str, Any] = {
         "traffic": {"apply": put(mock, "traffic", '{"revision": "r1"}'), "restore": put(mock, "traffic", '{"revision": "r2"}')},
         "throttle": {"apply": put(mock, "throttle", '{"publishes_per_s": 2}'), "restore": put(mock, "throttle", "{}")},
@@ -77,20 +77,20 @@ def rules(mock: Served, **other: list[str]) -> dict[str, Any]:
 
 def target(mock: Served, folder: Path, tables: dict[str, Any], kind: str = "mock") -> Target:
     """A target of a file with these commands."""
-    lines = [f'[targets.lane]\nkind = "{kind}"\nruntime_url = "{mock.url}"\ncontrol_url = "{mock.url}"']
+    lines = [f'[targets.theirs]\nkind = "{kind}"\nruntime_url = "{mock.url}"\ncontrol_url = "{mock.url}"']
     if kind != "mock":
         lines.append('session_token_env = "S"\ncaps = { clients = 200, connects_per_s = 200.0, events_per_s = 100.0 }')
     path = folder / "targets.toml"
-    lines.append("[targets.lane.rollback]")
+    lines.append("[targets.theirs.rollback]")
     lines += [f"{key} = {value}" for key, value in tables.items() if not isinstance(value, dict)]
     for step, table in tables.items():
         if isinstance(table, dict):
             lines += [
-                f"[targets.lane.rollback.{step}]",
+                f"[targets.theirs.rollback.{step}]",
                 *(f"{key} = {msgspec.json.encode(v).decode()}" for key, v in table.items()),
             ]
     path.write_text("\n".join(lines))
-    return targets.read(path, "lane", {"S": "session-s3cret"})
+    return targets.read(path, "theirs", {"S": "session-s3cret"})
 
 
 def endpoints_of(entry: Target) -> Endpoints:
@@ -500,7 +500,7 @@ def test_a_killed_rehearsal_leaves_word_of_how_to_put_it_back(mock: Served, tmp_
     ("kind", "change", "words"),
     [
         ("production", {}, "of kind production"),
-        ("staging", {"cohort": None}, r"add \[targets.lane.rollback.cohort\] with 'apply' and 'restore'"),
+        ("staging", {"cohort": None}, r"add \[targets.theirs.rollback.cohort\] with 'apply' and 'restore'"),
         ("staging", {"watch": ["fleet.clients=500"]}, "caps.clients is 200"),
     ],
 )

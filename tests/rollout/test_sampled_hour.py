@@ -13,7 +13,7 @@ from drills.rollout.setup.records import Revisions, Snapshot
 from drills.runs import targets
 from sim.base.clocks import SteppedClock, iso
 from sim.server.deployment import Deployment
-from tests.rollout.stepped_service import ADMIN, METRICS, SESSION, SteppedService, stepped_service, unspoilt
+from tests.rollout.stepped_service import ADMIN, METRICS, SESSION, SteppedService, stepped_service, unaltered
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 REVISION = Deployment().revision
@@ -26,7 +26,7 @@ def clock() -> SteppedClock:
 
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory: pytest.TempPathFactory, clock: SteppedClock) -> Iterator[SteppedService]:
-    with stepped_service(tmp_path_factory.mktemp("lane"), clock) as served:
+    with stepped_service(tmp_path_factory.mktemp("service"), clock) as served:
         yield served
 
 
@@ -55,11 +55,11 @@ def test_an_hour_is_sampled_without_a_hole(endpoints: SteppedService, clock: Ste
 
 def test_a_cache_before_the_endpoint_is_found_out(endpoints: SteppedService, clock: SteppedClock, tmp_path: Path) -> None:
     cached: dict[str, bytes] = {}
-    endpoints.spoil = lambda path, status, body: (status, cached.setdefault(path, body) if path == METRICS else body)
+    endpoints.alter = lambda path, status, body: (status, cached.setdefault(path, body) if path == METRICS else body)
     try:
         taken = polled(endpoints, tmp_path, clock, 4)
     finally:
-        endpoints.spoil = unspoilt
+        endpoints.alter = unaltered
     outcomes = [each.outcome for each in taken if each.source == "metrics"]
     assert outcomes == ["ok", "ok", "stale_body", "stale_body"], "it may be a minute old"
     assert {each.outcome for each in taken if each.source == "control"} == {"ok"}
@@ -76,12 +76,12 @@ def test_revisions_are_found(endpoints: SteppedService) -> None:
 def test_a_runtime_that_says_nothing_of_itself_is_unknown(
     endpoints: SteppedService, clock: SteppedClock, tmp_path: Path
 ) -> None:
-    endpoints.spoil = lambda path, status, body: (
+    endpoints.alter = lambda path, status, body: (
         (200, json.dumps({"data": {"status": "ok"}}).encode()) if path != METRICS else (200, body)
     )
     try:
         metrics, control = polled(endpoints, tmp_path, clock, 1)
     finally:
-        endpoints.spoil = unspoilt
+        endpoints.alter = unaltered
     assert (metrics.outcome, metrics.revisions) == ("ok", Revisions())
     assert (control.outcome, control.revisions) == ("no_metrics", Revisions())

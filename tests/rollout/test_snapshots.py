@@ -34,7 +34,7 @@ def endpoints(url: str, **more: object) -> Endpoints:
 
 
 def asked(answer: Page | Callable[[Asked], Page], source: str = "metrics", **more: object) -> tuple[Snapshot, bytes]:
-    """What a snapshot of a lane has whose every page is `answer`."""
+    """The snapshots of a service that answers every request with `answer`."""
     with pages(answer if callable(answer) else lambda _: answer) as url:
         return ask(endpoints(url, **more), source)
 

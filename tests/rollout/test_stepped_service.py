@@ -1,4 +1,4 @@
-"""The stepped lane is a mock like any other, but for what time it says it is."""
+"""The stepped service is a mock like any other, except for its clock."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -24,7 +24,7 @@ def test_what_says_the_time_follows_the_clock(tmp_path: Path):
             clock.step(timedelta(days=1))
 
 
-def test_it_is_met_through_a_targets_file_and_can_be_spoilt(tmp_path: Path):
+def test_it_is_met_through_a_targets_file_and_its_answers_can_be_altered(tmp_path: Path):
     with stepped_service(tmp_path, SteppedClock(START)) as stepped:
         endpoints = targets.resolve(stepped.name, stepped.targets)
         assert endpoints is not None
@@ -35,9 +35,9 @@ def test_it_is_met_through_a_targets_file_and_can_be_spoilt(tmp_path: Path):
         refused = joins(endpoints, token, ["20260601T000000Z", "20000101T000000Z"])
         assert refused == ("fail", "a client of build 20000101T000000Z cannot join: upgrade_required")
         assert joins(endpoints, "no-token", ["20260601T000000Z"])[0] == "fail"
-        stepped.spoil = lambda path, status, body: (503, b"gone")
+        stepped.alter = lambda path, status, body: (503, b"gone")
         assert mint(endpoints)[1][0] == "fail"
-        stepped.spoil = lambda path, status, body: (200, b"<html>")
+        stepped.alter = lambda path, status, body: (200, b"<html>")
         assert mint(endpoints)[1] == (
             "fail",
             f"{endpoints.control_url}/api/spacetime/token answered 200, but without a token",
