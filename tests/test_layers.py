@@ -56,7 +56,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 MAX_MODULES = 14  # of a folder, `__init__.py` included
 # Imports that still point the wrong way, and folders that are still too large. This set only shrinks.
 TRANSITION: set[tuple[str, str]] = set()
-LARGE = {"sim/server"}
+LARGE: set[str] = set()
 PURE = ("sim.protocols", "sim.server", "sim.client")
 # Of `sim/engines/shared` what never waits, so that every driver can use it.
 WAITING = {"aiohttp", "asyncio", "gevent", "httpx", "simpy", "uvloop", "socket", "subprocess", "threading"}

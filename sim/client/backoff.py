@@ -69,7 +69,7 @@ class DecorrelatedJitter:
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
-    """min(base * 2^min(n-1, max_doublings), cap), without jitter: everyone cut off together comes back together."""
+    """min(base * 2^min(n-1, max_doublings), cap), without jitter: clients cut off together come back together."""
 
     name: str
     base_ms: float = 250.0
@@ -144,7 +144,7 @@ PRESETS: dict[str, Backoff] = {backoff.name: backoff for backoff in _ALL}
 
 
 def get(name: str) -> Backoff:
-    """The preset of that name. Raises UsageError, naming the presets, when there is none."""
+    """The preset of that name. Raises UsageError, naming the presets, for an unknown name."""
     preset = PRESETS.get(name)
     if preset is None:
         raise UsageError(f"unknown backoff {name!r}: expected one of {', '.join(sorted(PRESETS))}")

@@ -3,7 +3,7 @@
 `reference` is the contract as written; `desktop` is what the shipped desktop client does, defects
 included, so that drills show what they are for. A policy that has the name of a backoff preset is the
 reference but for when it comes back: it claims to end up with the same, whatever happens. Those in `WRONG`
-are nobody's: each is the reference with one defect, for the proof that a drill can fail; no drill file of
+belong to no real client: each is the reference with one defect, which proves that a drill can fail; no drill file of
 the catalogue names one.
 """
 
@@ -54,7 +54,7 @@ def _by_the_contract(delays: str) -> Policy:
     return Policy(delays, backoff.get(delays), resets_when_live=True, honours_hints=True, takes_snapshots=True, asks_again=True)
 
 
-# All of `backoff.PRESETS` that some client waits; an immediate retry for ever is nobody's.
+# All of `backoff.PRESETS` that a client has; no client retries immediately for ever.
 _OTHER_DELAYS = ("sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint", "equal_jitter", "decorrelated")
 POLICIES: dict[str, Policy] = {
     "reference": _by_the_contract("reference"),

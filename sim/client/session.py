@@ -1,7 +1,7 @@
 """One client of a realtime service as pure code. It knows no protocol: it sends intents and takes events.
 
-Whatever drives it (a socket, a simulator) tells it what happened and when; it answers with actions to
-carry out, notices of what happened, and the next moment it wants to be woken:
+Its driver (a socket's or a simulator's) reports what happened and when. The session answers with actions to
+carry out, notices of what happened, and the next moment at which it must be woken:
 
     session.start(now)                      session.actions() -> [Mint | Connect | Send | Close]
     session.minted(token, now)              session.notices() -> [Notice]
@@ -142,7 +142,7 @@ class Session:
             return "replaying"
         return "behind"
 
-    # --- what the driver tells ----------------------------------------------------------------------
+    # --- what the driver reports --------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         """Begin: mint a token, then connect."""
@@ -477,7 +477,7 @@ class Session:
         elif hole and self.state is State.LIVE:
             self._ask_again(now)
 
-    # --- helpers ------------------------------------------------------------------------------------
+    # --- details ------------------------------------------------------------------------------------
 
     def _next_ref(self) -> str:
         self._refs += 1

@@ -38,7 +38,7 @@ PolicyName = Literal[
     "wrong_trusts_silence",
     "wrong_trusts_clock",
 ]
-DeliveryName = Literal["update_batch", "frame"]  # `sync:update_batch` or `sync:frame`
+DeliveryName = Literal["update_batch", "frame"]  # batches, or each event as a message of its own form
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
 NegativeClientName = Literal[
     "expired_token",

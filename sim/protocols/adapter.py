@@ -178,7 +178,7 @@ class Connection(Protocol):
         """A message, or a part of a body, came in. Never raises, whatever it is."""
 
     def closed(self, id: int, end: "TransportEnd") -> Message:
-        """A connection is gone, or was never opened."""
+        """A connection ended, or was never opened."""
 
 
 class TransportEnd(msgspec.Struct, frozen=True):
@@ -223,3 +223,11 @@ class NegativeForms(Protocol):
     @property
     def lawful(self) -> tuple[str, ...]:
         """Those of `malformed` that are only unusual, and may be served."""
+
+    @property
+    def foreign_stream(self) -> str:
+        """A stream that exists for another user alone; a subscribe to it must be refused."""
+
+    @property
+    def unmintable_streams(self) -> tuple[str, str]:
+        """A stream of another user, and one that does not exist; no token may grant either."""

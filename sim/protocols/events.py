@@ -40,6 +40,9 @@ class DisconnectReason(StrEnum):
 MINTS_FIRST = frozenset({DisconnectReason.TOKEN_REFRESH_DUE, DisconnectReason.UNAUTHORIZED, DisconnectReason.FORBIDDEN})
 """Reasons after which a client mints a new token before it connects again."""
 
+NETWORK_CODES = frozenset({"network", "timeout", "refused", "protocol", "rate_limited"})
+"""Codes of a failed connect or token request that are about the way to the service, not about the token."""
+
 
 class Step(StrEnum):
     """What a client should do after a refusal or an end."""

@@ -1,4 +1,4 @@
-"""What a runtime lets in: whose connects, which clients may join (the compatibility window), which events may be published."""
+"""What a runtime admits: which connects, which clients may join (the compatibility window), which events may be published."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -30,20 +30,22 @@ def admitted(
         defects=switches.defects,
     )
     if "introspect_tokens" in switches.defects and switches.mint_outage:
-        raise TokenRefusedError("unauthorized", "nobody can say whether the token is good")
+        raise TokenRefusedError("unauthorized", "the token cannot be checked now")
     if claims.session_id in revoked and "accept_revoked_token" not in switches.defects:
         raise TokenRefusedError("token_revoked", "the session was revoked")
     return claims
 
 
-def incompatibility(settings: RuntimeSettings, told: Compatibility, query: Compatibility, defects: Container[str] = ()) -> str:
+def incompatibility(
+    settings: RuntimeSettings, joined: Compatibility, query: Compatibility, defects: Container[str] = ()
+) -> str:
     """The code of a join's refusal, empty for a client that fits; what the join leaves out, the URL's query may say."""
-    if (told.protocol_version or query.protocol_version) != settings.protocol_version:
+    if (joined.protocol_version or query.protocol_version) != settings.protocol_version:
         return "unsupported_protocol_version"
-    schema = query.schema_version if told.schema_version is None else told.schema_version
+    schema = query.schema_version if joined.schema_version is None else joined.schema_version
     if str(schema) != str(settings.schema_version):
         return "unsupported_schema_version"
-    build = told.client_build_id or query.client_build_id
+    build = joined.client_build_id or query.client_build_id
     if len(build) != _BUILD_LENGTH or build[8] != "T" or build[-1] != "Z":
         return "invalid_client_build"
     is_oldest = build == settings.min_client_build and "refuse_oldest_build" in defects
@@ -63,7 +65,7 @@ def subscribe_refusal(claims: Claims, intent: Subscribe, defects: Container[str]
 
 
 def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, is_evicted: bool) -> Problem:
-    """What a client with a full outbound queue is told: to read faster or, at last, to leave."""
+    """The warning to a client with a full outbound queue: read faster or, at last, leave."""
     wait_ms = float(settings.slow_consumer_reconnect_after_ms)
     details = {
         "full_resync_required": False,
@@ -87,7 +89,7 @@ class Refusal:
     is_taken: bool = False  # by a fault: the event is in the log all the same
 
 
-# What a publish that fails by a fault is told, by its HTTP status.
+# The answer to a publish that fails by a fault, by its HTTP status.
 _FAILURES = {
     413: ("spacetime_frame_payload_too_large", "the payload is called too large"),
     429: ("spacetime_publish_rate_limited", "publishes are called too many"),
@@ -145,7 +147,7 @@ class TokenBucket:
 
 
 class ServiceLimits:
-    """What the whole lane lets in by its throttle, whatever each topic's own limit is."""
+    """What the whole service accepts by its throttle, beside each topic's own limit."""
 
     def __init__(self, throttle: Throttle, now: float) -> None:
         self._publishes = _bucket(throttle.publishes_per_s, now)
@@ -168,7 +170,7 @@ def _over(bucket: TokenBucket | None, code: str, now: float) -> Refusal | None:
     wait_s = bucket.take(now) if bucket else 0.0
     if bucket is None or not wait_s:
         return None
-    return Refusal(429, code, f"the lane is throttled to {bucket.rate:g} a second", int(wait_s * 1000) + 1)
+    return Refusal(429, code, f"the service is throttled to {bucket.rate:g} a second", int(wait_s * 1000) + 1)
 
 
 class PublishLimits:

@@ -94,7 +94,7 @@ def _distinct(names: list[str] | None) -> tuple[str, ...]:
 
 
 class Control:
-    """A control service that mints for whoever holds a session of the mock's form, `session-<user>`.
+    """A control service that mints for every session of the mock's form, `session-<user>`.
 
     It keeps counters and the count its token ids are made from, and nothing else.
     """
@@ -215,7 +215,7 @@ class Control:
 
 
 def _granted(claims: Claims) -> dict[str, Any]:
-    """The part of an answer that tells what a token is good for."""
+    """The part of an answer that says what a token grants."""
     return {
         "issuer": claims.issuer,
         "audience": claims.audience,

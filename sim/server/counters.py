@@ -34,7 +34,7 @@ class Counters:
     stale_cursors: int = 0
     evicted: int = 0
     silent_clients: int = 0
-    upgrades: int = 0  # asked for, refused ones included; counted by whoever serves them
+    upgrades: int = 0  # asked for, refused ones included; counted by their server
     returns: int = 0  # sockets of clients that had been let in before
     acted: dict[str, int] = field(default_factory=dict)  # how often each fault acted, by its kind
     came_before: set[int] = field(default_factory=set)  # clients by their keys
@@ -55,7 +55,7 @@ class Counters:
 
 
 def monitored(counters: Counters) -> dict[str, float]:
-    """What a lane's own monitoring knows beyond its metrics endpoint, as far as a runtime counts it."""
+    """What the service's own monitoring knows beyond its metrics endpoint, as far as a runtime counts it."""
     return {
         "sockets.connects_total": counters.upgrades,
         "sockets.reconnects_total": counters.returns,

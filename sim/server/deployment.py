@@ -1,4 +1,4 @@
-"""Two revisions of one lane: which of them serves, which keys are routed to the new one, and how much is let in a second."""
+"""Two revisions of one service: which of them serves, which keys are routed to the new one, and how much is let in a second."""
 
 import hashlib
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The revisions that there are. All defaults are [ours]: everybody is routed to the new one of two."""
 
     revision: Revision = "mock-r2"  # the one that is being rolled out
-    previous_revision: RevisionOrNone = "mock-r1"  # the last known good one; empty: there is none
+    previous_revision: RevisionOrNone = "mock-r1"  # the last known good one; may be empty
     cohort_percent: Percent = 100  # of all keys that are routed to `revision`, as it begins
     canary_defects: tuple[Defect, ...] = ()  # of `revision` alone, so that going back cures them
 
@@ -34,14 +34,14 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Throttle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much the whole lane lets in; None: no limit but each topic's own."""
+    """How much the whole service accepts; None: only each topic's own limit."""
 
     publishes_per_s: Positive | None = None
     connects_per_s: Positive | None = None
 
 
 class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is set while the lane runs. `serving` is one of the deployment's revisions, and serves everybody."""
+    """What can be set while the service runs. `serving` is the revision that serves all clients."""
 
     serving: str
     cohort_percent: Percent
@@ -49,12 +49,12 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def first_traffic(deployment: Deployment) -> Traffic:
-    """As a lane begins: with its new revision."""
+    """The traffic at the start: all of it to the new revision."""
     return Traffic(deployment.revision, deployment.cohort_percent)
 
 
 def routing_answer(deployment: Deployment, traffic: Traffic, thread_id: str, key: str) -> dict[str, Any]:
-    """The routing service's answer for a key. Nobody is routed to a revision from which the traffic was taken back."""
+    """The routing service's answer for a key. No key is routed to a revision that was rolled back."""
     bucket = cohort_bucket(ROUTING_SCOPE, key)
     in_canary = bucket < traffic.cohort_percent
     is_new = in_canary and traffic.serving == deployment.revision

@@ -258,7 +258,7 @@ class Readers:
         self.behind.pop(connection.number, None)
 
     def tick_at(self) -> float:
-        """When to look next at who has undelivered events; infinity: nobody has."""
+        """When to check connections with undelivered events next; infinity: there are none."""
         return self._tick_at if self.behind else float("inf")
 
     def due(self, now: float) -> list[Connection]:

@@ -101,23 +101,23 @@ class Runtime:
         return self._connections[number].channel
 
     def revoke(self, sessions: Iterable[str]) -> int:
-        """Revoke sessions: their live sockets are told, then closed. Returns how many sockets."""
+        """Revoke sessions: their live sockets get `reauth_required`, then are closed. Returns how many sockets."""
         self._revoked_sessions.update(sessions)
         if "keep_revoked_sockets" in self.switches.defects:
             return 0
-        everyone = "revoke_everyone" in self.switches.defects
-        return self._expel(lambda claims: everyone or claims.session_id in self._revoked_sessions)
+        is_everyone = "revoke_everyone" in self.switches.defects
+        return self._expel(lambda claims: is_everyone or claims.session_id in self._revoked_sessions)
 
     def hang_up(self, devices: Collection[str]) -> int:
         """Close the sockets of these devices, as an instance that is replaced does; returns how many."""
-        everyone = "deploy_cuts_everyone" in self.switches.defects
-        gone = [c for c in self._connections.values() if not c.closing and (everyone or c.claims.device_id in devices)]
+        is_everyone = "deploy_cuts_everyone" in self.switches.defects
+        gone = [c for c in self._connections.values() if not c.closing and (is_everyone or c.claims.device_id in devices)]
         for connection in gone:
             self._expel_one(connection)
         return len(gone)
 
     def set_switches(self, switches: Switches) -> int:
-        """Change faults and defects; returns how many sockets were told to authenticate again."""
+        """Change faults and defects; returns how many sockets must authenticate again."""
         self.switches = switches
         self._fanout.set_switches(switches)
         self._disorder.set_switches(switches)
@@ -196,7 +196,7 @@ class Runtime:
         return acts
 
     def malformed(self, number: int, code: str, now: float) -> None:
-        """A client sent what the protocol cannot read; it is told, and nothing else happens."""
+        """A client sent what the protocol cannot read; it gets an error, and nothing else happens."""
         connection = self._connections.get(number)
         if connection is None or connection.closing:
             return
@@ -372,14 +372,14 @@ class Runtime:
         return message, count
 
     def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
-        """Whether the window no longer has this connection's next live event: then it is told."""
+        """Whether the window no longer has this connection's next live event; if so, it gets a stale signal."""
         stale = self._fall_off(connection, topic, now)
         if stale:
             connection.outbox.append(stale)
         return bool(stale)
 
     def _fall_off(self, connection: Connection, topic: str, now: float) -> tuple[Stale, ...]:
-        """What to tell a connection whose next event the window no longer has; it gets no more of the topic."""
+        """The stale signal for a connection whose next event the window no longer has; it gets no more of the topic."""
         if not self._fanout.has_fallen_off(connection, topic):
             return ()
         position = connection.positions[topic]
@@ -405,7 +405,7 @@ class Runtime:
         return min(beat_at, self._disorder.due_at(), self._readers.tick_at())
 
     def wake(self, now: float) -> None:
-        """Send the heartbeats that are due, drop silent clients, give slow ones a strike."""
+        """Send the heartbeats that are due, drop silent clients, warn or evict slow ones."""
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heapq.heappop(self._deadlines)
             if connection := self._connections.get(number):
@@ -435,7 +435,7 @@ class Runtime:
                 self._send(connection, *(self._fanout.heads(connection.positions) or (Activity(),)))
 
     def _judge_consumer(self, connection: Connection) -> None:
-        """A strike for a full queue. What a replay has yet to bring waits in the log, not in the queue."""
+        """Warn a client for a full queue, or evict it. What a replay has yet to bring waits in the log, not in the queue."""
         depth = sum(max(self.streams.head(topic) - connection.positions[topic], 0) for topic in connection.pending)
         if depth <= self.settings.outbound_queue_events or connection.is_replaying:
             connection.strikes = 0
@@ -446,12 +446,12 @@ class Runtime:
             return
         connection.strikes += 1
         is_evicted = connection.strikes >= self.settings.slow_consumer_strikes
-        told = slow_consumer(self.settings, next(iter(connection.pending)), depth, is_evicted)
+        warning = slow_consumer(self.settings, next(iter(connection.pending)), depth, is_evicted)
         if is_evicted:
             self.counters.evicted += 1
-            self._expel_one(connection, told)
+            self._expel_one(connection, warning)
         else:
-            self._send(connection, told)
+            self._send(connection, warning)
 
 
 def _answering(stale: tuple[Stale, ...], ref: str) -> Message:

@@ -1,4 +1,4 @@
-"""What a runtime of the sync lane can be configured with, and the switches that make it misbehave on purpose."""
+"""What a runtime of the sync service can be configured with, and the switches that make it misbehave on purpose."""
 
 from typing import Annotated, Literal, get_args
 
@@ -22,8 +22,8 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outbound_queue_events: Count = 64  # waiting for one client before it counts as slow
     topics_per_drain: Count = 2  # fairness: topics one client's drain serves before it goes to the back
     slow_consumer_strikes: Count = 3  # full queues in a row until a client is disconnected
-    slow_consumer_tick_s: Positive = 0.5  # [ours] how often queues are looked at for a strike
-    slow_consumer_reconnect_after_ms: Count = 2000  # that a slow client is told to wait
+    slow_consumer_tick_s: Positive = 0.5  # [ours] how often queues are checked for slow clients
+    slow_consumer_reconnect_after_ms: Count = 2000  # that an evicted client is asked to wait
     send_buffer_kib: CountOrZero = 0  # [ours] of each socket, in the kernel; 0: as the system has it
     longest_frame_kib: Count = 256  # [ours] a client's connection ends with a longer one
     heartbeat_interval_s: Positive = 15.0  # between two heartbeats
@@ -36,7 +36,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_max_age_s: Count = 300  # a token issued longer ago is refused
     publishes_per_s: CountOrZero = 0  # 0: each topic class's own
     profile: Profile = "full"  # of the metrics endpoint
-    sync_frames: bool = False  # deliver as canonical `sync:frame` envelopes
+    sync_frames: bool = False  # deliver each event as a message of its own form
     protocol_version: str = "spacetime.sync.v1"  # that clients must speak
     schema_version: int = 1  # that clients must speak
     min_client_build: str = "20260101T000000Z"  # [ours] oldest build that may join
@@ -98,43 +98,43 @@ DEFECT_MEANINGS: dict[str, str] = {
     "skip_delivery": "some events are never delivered to some clients, neither live nor in a replay",
     "duplicate_delivery": "some live updates are sent twice, which the contract allows",
     "replay_off_by_one": "a replay begins one event too late",
-    "ignore_cursor": "a replay begins at the oldest retained event, whatever the cursor",
-    "no_stale_signal": "a stale cursor is accepted without a word",
+    "ignore_cursor": "a replay begins at the oldest retained event and ignores the cursor",
+    "no_stale_signal": "a stale cursor is accepted silently",
     "accept_expired_token": "expired tokens open connections",
     "accept_mutation": "a mutation sent over the socket is carried out",
     "lose_log_on_restart": "a restart forgets every acknowledged event",
     "wrong_payload_hash": "some updates carry a hash that is not their payload's",
     "cross_topic_leak": "some events go to clients that never subscribed to their topic",
     "reorder_replay": "the first two events of a replay batch change places",
-    "accept_any_signature": "a token's signature is not looked at",
-    "vague_refusals": "every refused token is called unauthorized, whatever is wrong with it",
-    "ignore_grants": "a subscription gets any topic, whatever its token grants",
+    "accept_any_signature": "a token's signature is not checked",
+    "vague_refusals": "every refused token is called unauthorized, without the true reason",
+    "ignore_grants": "a subscription gets any topic, even those that its token does not grant",
     "grant_any_topic": "the control service grants topics of other users",
     "forget_idempotency_keys": "an event that is published again under its key is appended a second time",
     "acknowledge_unwritten": "a publish that fails is acknowledged all the same",
     "old_snapshots": "a snapshot ends before the first event that is retained",
     "stale_too_early": "a cursor is refused long before the replay budget is used up",
-    "wrong_stale_reason": "every stale cursor is told that retention is to blame",
+    "wrong_stale_reason": "every stale cursor is blamed on retention",
     "introspect_tokens": "while the control service mints no tokens, the runtime takes none either",
     "accept_revoked_token": "tokens of revoked sessions open connections",
     "keep_revoked_sockets": "a revoked session keeps the sockets that it has open",
     "revoke_everyone": "revoking some sessions closes the sockets of all",
-    "keep_slow_consumers": "a client whose queue is full is neither told nor sent away",
-    "skip_for_slow_consumers": "what a full queue has no room for is left out without a word",
+    "keep_slow_consumers": "a client whose queue is full is neither warned nor evicted",
+    "skip_for_slow_consumers": "what does not fit into a full queue is left out silently",
     "keep_silent_clients": "a client from which nothing more comes is never dropped",
     "drop_late_heartbeats": "a client is dropped as silent as soon as one of its heartbeats is late",
     "forget_fallback_key": "with a new signing key, what the old one signed is refused at once",
     "sign_with_old_key": "the control service goes on signing with the old key while that one still verifies",
     "publish_needs_delivery": "while delivery is down, publishes are refused",
-    "lose_undelivered": "what is published while delivery is down is acknowledged, and gone",
+    "lose_undelivered": "what is published while delivery is down is acknowledged and lost",
     "accept_old_builds": "clients of builds that are too old may join",
     "refuse_oldest_build": "the oldest build of the compatibility window is refused",
     "two_versions": "some clients are handed other payloads than the rest, each under its right hash",
     "deploy_cuts_everyone": "a wave of a deploy closes the sockets of all instances",
-    "serve_retired_route": "a route that is gone for good is still answered",
+    "serve_retired_route": "a retired route is still answered",
     "accept_hidden_mutation": "a mutation that is hidden in a heartbeat is carried out",
-    "accept_malformed": "what is no frame is answered as one that was carried out",
-    "malformed_cuts_everyone": "what is no frame closes the sockets of all clients",
+    "accept_malformed": "a malformed frame is answered as if it were carried out",
+    "malformed_cuts_everyone": "a malformed frame closes the sockets of all clients",
 }
 
 
@@ -159,6 +159,6 @@ class Switches(msgspec.Struct, forbid_unknown_fields=True):
     jumble_deliveries: LiveFault | None = None  # with a payload that is not their hash's
     reorder_deliveries: LiveFault | None = None  # after the one that follows
     delay_deliveries: LiveFault | None = None  # `delay_ms` late, after whatever follows meanwhile
-    malform_frames: LiveFault | None = None  # the whole frame is none
+    malform_frames: LiveFault | None = None  # the whole frame is malformed
     shrunk_budget_events: CountOrZero = 0  # replay budget in force instead of the configured; 0: none
     tokens_void_before: float = 0.0  # tokens issued before this unix time count as expired

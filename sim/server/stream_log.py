@@ -84,7 +84,7 @@ class StreamLog:
     """An append-only log with a retained window; sequence numbers start at 1 and have no holes.
 
     Idempotency keys and hashes are kept for ever, payloads only inside the window. `append` never
-    trims, so an append whose commit failed can be taken back with `truncate`.
+    trims, so an append whose commit failed can be undone with `truncate`.
     """
 
     def __init__(self, window_events: int, retention_s: float) -> None:
@@ -197,7 +197,7 @@ class StreamLog:
         return count
 
     def truncate(self, head: int) -> None:
-        """Take back every append after `head`, their keys included. Raises ValueError for a head the log never had."""
+        """Undo every append after `head`, their keys included. Raises ValueError for a head the log never had."""
         if not 0 <= head <= self.head:
             raise ValueError(f"cannot truncate to seq {head}: the head is {self.head}")
         undone = self.head - head

@@ -1,4 +1,4 @@
-"""The streams of one runtime: their logs, and what a cursor that these no longer cover is told."""
+"""The streams of one runtime: their logs, and the answers to cursors that these no longer cover."""
 
 from sim.protocols.events import Position, Snapshot, Stale
 from sim.protocols.intents import Subscribe
@@ -38,7 +38,7 @@ class Streams:
         return tuple(stale)
 
     def fell_off(self, topic: str, position: int, switches: Switches, now: float) -> tuple[Stale, ...]:
-        """What a live subscriber is told whose next event the window no longer holds."""
+        """What a live subscriber gets when the window no longer holds its next event."""
         return (self._stale(topic, position, (RETENTION_FLOOR_BREACH,), switches, now),)
 
     def _budget(self, topic: str, switches: Switches) -> int:

@@ -123,7 +123,7 @@ _decoder = msgspec.json.Decoder(_WireClaims)
 class TokenRefusedError(PeerError):
     """The runtime does not accept a token; `code` is the contract's, and no message quotes the token.
 
-    Codes: unauthorized (there is none), invalid_token (signature, issuer, audience, garbage, a missing
+    Codes: unauthorized (no token), invalid_token (signature, issuer, audience, malformed, a missing
     claim), token_expired, token_not_yet_valid, token_too_old, token_revoked.
     """
 
@@ -174,7 +174,7 @@ def _vouched(token: str, keyring: Keyring) -> Claims:
 
 
 def unverified(token: str) -> Claims:
-    """What a token says of itself, whoever signed it. Raises TokenRefusedError for what is no token."""
+    """The claims of a token, without a check of its signature. Raises TokenRefusedError for a malformed one."""
     try:
         payload: bytes = _jws.decode_complete(token, options={"verify_signature": False})["payload"]
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):

@@ -16,6 +16,7 @@ from sim.drill.model import NegativeClientName
 from sim.engines.shared.client_setup import by_own_clock, clock_ahead_s, forget_token, unix_s
 from sim.protocols.events import Closed, Opened
 from sim.protocols.spacetime.codes import connect_refused
+from sim.protocols.spacetime.negative import SpacetimeForms
 from sim.protocols.spacetime.streams import run_events
 from sim.server import tokens
 from sim.server.control import Control, ControlRefusedError, TokenRequest
@@ -40,7 +41,7 @@ class Authority:
         self.number = 0
         self.offline = offline
         self.wishes: list[int | None] = []
-        settings = ClientSettings(1, COMPATIBILITY, service=SHORT)
+        settings = ClientSettings(1, COMPATIBILITY, forms=SpacetimeForms(), service=SHORT)
         self.session: Session = session_class(probe)(0, (RUN,), policies.get("reference"), settings)
         self.notices: list[object] = []
         self.session.start(self.now)
@@ -259,7 +260,7 @@ def test_without_delivery_sockets_are_closed_and_refused():
     ("policy", "ahead_s", "refresh_s"), [("reference", 300.0, 270.0), ("wrong_trusts_clock", 300.0, -30.0)]
 )
 def test_only_who_trusts_its_clock_goes_by_it(policy: str, ahead_s: float, refresh_s: float):
-    settings = ClientSettings(1, COMPATIBILITY)
+    settings = ClientSettings(1, COMPATIBILITY, forms=SpacetimeForms())
     session = Session(0, (RUN,), policies.get(policy), settings)
     token = Token("t", 270.0, 300.0, server_refresh_at=270.0, server_expires_at=300.0)
     assert by_own_clock(token, session, ahead_s).refresh_at == refresh_s

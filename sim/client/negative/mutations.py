@@ -1,7 +1,7 @@
 """Negative clients that try to change something over the socket, which only delivers: openly, and hidden in what it does serve.
 
 An open try must be refused. A hidden one may be refused, or served for what it is beside that; either way nothing may
-change, which the ledger shows: an event that nobody published.
+change, which the ledger shows: an event that was never published.
 """
 
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ class AnyMutation(NegativeClient):
 
 
 class MutationOverSocket(AnyMutation):
-    """Asks the socket for a publish each time it goes live. Whatever the answer, it stays live."""
+    """Asks the socket for a publish each time it goes live. It stays live after any answer."""
 
     name = "mutation_over_socket"
 

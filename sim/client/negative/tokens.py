@@ -10,23 +10,20 @@ from sim.client.actions import Send, Token, TokenRequest
 from sim.client.negative.base import NegativeClient, OneQuestion, verdict
 from sim.client.session import NEVER
 from sim.client.transitions import State, Trigger
-from sim.protocols.events import DisconnectReason, Opened, Problem, Refused, Reply
+from sim.protocols.events import NETWORK_CODES, DisconnectReason, Opened, Problem, Refused, Reply
 from sim.protocols.intents import Subscribe
-from sim.protocols.spacetime.codes import NETWORK_CODES, REAUTH_REQUIRED
-from sim.protocols.spacetime.streams import run_events
 from sim.server import tokens
 
 # A forger's: no control service signs with it.
 _FORGED_KEY = tokens.Key("forged", b"a key that a probe made for itself, and that nobody trusts")
 _ASK_AGAIN_S = 0.5  # [ours] between tokens, where the question needs a special one
 _CLOCKS_S = 0.5  # [ours] by so much the clocks of client and runtime may differ
-OTHER_USER = "stormgate-stranger"
 
 
 class ExpiredToken(NegativeClient):
     """Connects with a token that it knows to be void, once a token, before it mints a new one.
 
-    It knows from `reauth_required`, or because the token's time and the runtime's leeway are over.
+    It knows from a request to authenticate again, or because the token's time and the runtime's leeway are over.
     """
 
     name = "expired_token"
@@ -35,7 +32,7 @@ class ExpiredToken(NegativeClient):
     _tried: Token | None = None  # whose question has been answered
 
     def _obey(self, event: Refused | Problem, now: float) -> None:
-        if event.code == REAUTH_REQUIRED:
+        if event.reason is DisconnectReason.UNAUTHORIZED:
             self._void = self.token
         super()._obey(event, now)
 
@@ -214,7 +211,7 @@ class PrematureToken(BadToken):
 
 
 class ForbiddenMint(OneQuestion):
-    """Asks the control service for a token that nobody may have."""
+    """Asks the control service for a token that must not be granted."""
 
     @property
     def token_request(self) -> TokenRequest:
@@ -243,7 +240,7 @@ class ForeignTopicMint(ForbiddenMint):
     name, expects = "foreign_topic_mint", ("scope_not_allowed", "unsupported_topic", "http_403", "http_422")
 
     def _forbidden(self, request: TokenRequest) -> TokenRequest:
-        return replace(request, topics=(*request.topics, f"fleet:user:{OTHER_USER}:workers"))
+        return replace(request, topics=(*request.topics, self._forms.unmintable_streams[0]))
 
 
 class UnsupportedTopicMint(ForbiddenMint):
@@ -252,7 +249,7 @@ class UnsupportedTopicMint(ForbiddenMint):
     name, expects = "unsupported_topic_mint", ("unsupported_topic", "http_422")
 
     def _forbidden(self, request: TokenRequest) -> TokenRequest:
-        return replace(request, topics=(*request.topics, "stormgate:no:such:topic"))
+        return replace(request, topics=(*request.topics, self._forms.unmintable_streams[1]))
 
 
 class EndlessTokenMint(ForbiddenMint):
@@ -273,7 +270,7 @@ class ForbiddenTopic(OneQuestion):
     def _went_live(self, now: float) -> None:
         if not self._has_answer:
             self._question_ref = self._next_ref()
-            self._actions.append(Send(Subscribe(self._question_ref, {run_events(OTHER_USER): None})))
+            self._actions.append(Send(Subscribe(self._question_ref, {self._forms.foreign_stream: None})))
 
     def _take_other_reply(self, reply: Reply, now: float) -> None:
         if reply.ref == self._question_ref:

@@ -55,7 +55,7 @@ from sim.protocols.intents import Beat, Intent, Join, Leave, Raw, Subscribe, Uns
 from sim.protocols.payloads import hash_matches
 from sim.protocols.spacetime import codes, frames
 from sim.protocols.spacetime.codec import decode_server, encode_client
-from sim.protocols.spacetime.frames import TRANSPORT_CHANNEL, Body, ClientFrame, ServerFrame, StaleTopic, Update, Watermark
+from sim.protocols.spacetime.frames import Body, ClientFrame, ServerFrame, StaleTopic, Update, Watermark
 
 CAPABILITIES = Capabilities(
     positions=Positions.DENSE,
@@ -86,7 +86,7 @@ class SpacetimeConnection:
         self._url = url
         self._actions: list[Action] = []
         self._is_open = False
-        self._asked: dict[str, type[Join | Subscribe]] = {}  # by reference: requests that are not answered yet
+        self._asked: dict[str, type[Join | Subscribe | Beat]] = {}  # by reference: requests that are not answered yet
 
     def actions(self) -> list[Action]:
         """See `Connection`."""
@@ -102,7 +102,7 @@ class SpacetimeConnection:
         if isinstance(intent, Raw):
             self._actions.append(Write(_SOCKET, intent.data, intent.is_text))
             return
-        if isinstance(intent, Join | Subscribe):
+        if isinstance(intent, Join | Subscribe | Beat):
             self._asked[intent.ref] = type(intent)
         self._actions.append(Write(_SOCKET, encode_client(frame_of(intent)).encode()))
 
@@ -146,8 +146,8 @@ class SpacetimeConnection:
     def _answer(self, reply: frames.Reply) -> Message:
         ref, body = reply.ref, reply.body
         asked = self._asked.pop(ref, None)
-        if asked is None:
-            return (Answer(ref, reply.ok, body.code, body.message, is_beat=reply.channel == TRANSPORT_CHANNEL),)
+        if asked is None or asked is Beat:
+            return (Answer(ref, reply.ok, body.code, body.message, is_beat=asked is Beat),)
         if reply.ok and asked is Join:
             return (Joined(ref, body.subscription_id, body.allowed_topics),)
         if reply.ok:

@@ -1,6 +1,6 @@
 """Phoenix Channels V2 on the wire: `[join_ref, ref, topic, event, payload]` as JSON text, to and from typed frames.
 
-Used at a socket's edge alone. Any input whatever either decodes to a frame or raises
+Any input either decodes to a frame or raises
 `MalformedFrameError`. Fields the contract does not know are ignored, so that servers may add some.
 """
 
@@ -181,7 +181,7 @@ def _object(payload: msgspec.Raw) -> msgspec.Raw:
 
 
 def _decode_subscribe(ref: str, payload: msgspec.Raw) -> Subscribe:
-    """Whoever subscribes waits for a reply, so what is wrong with the payload is for the runtime to tell."""
+    """A client that subscribes waits for a reply, so the runtime has to answer what is wrong with the payload."""
     try:
         wanted = _SUBSCRIBE.decode(payload)
     except msgspec.DecodeError:

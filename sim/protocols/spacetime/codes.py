@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from sim.protocols.events import (
     INFORMED,
     MINTS_FIRST,
+    NETWORK_CODES,
     RETRY,
     DisconnectReason,
     Malformed,
@@ -17,9 +18,6 @@ from sim.protocols.events import (
 
 RATE_LIMITED, REAUTH_REQUIRED, SLOW_CONSUMER, STALE_CURSOR = "rate_limited", "reauth_required", "slow_consumer", "stale_cursor"
 MALFORMED_FRAME = Malformed("malformed_frame")
-
-NETWORK_CODES = frozenset({"network", "timeout", "refused", "protocol", RATE_LIMITED})
-"""Codes of a failed connect that are about the way to the runtime, not about the token."""
 
 # The first match wins: the service's own codes stand before the words of HTTP and of operating systems.
 _MARKS: tuple[tuple[DisconnectReason, tuple[str, ...]], ...] = (

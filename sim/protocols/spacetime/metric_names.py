@@ -1,4 +1,4 @@
-"""The figures that a lane has of itself: what its metrics endpoint serves in each profile, what its control service counts,
+"""The service's own metrics: what its metrics endpoint serves in each profile, what its control service counts,
 what only its own monitoring may know, and what they mean."""
 
 _MIRROR = ("published_total", "duplicate_suppressed_total", "failed_total", "duplicate_suppression_rate_pct")
@@ -10,7 +10,7 @@ _AUTH = (
     *("unauthorized_total", "forbidden_total", "invalid_token_total", "token_expired_total"),
     *("token_not_yet_valid_total", "token_revoked_total"),
 )
-# Figures by profile; the pinned one is what older runtimes have, and lacks most.
+# Metrics by profile; the pinned one is what older runtimes have, and lacks most.
 PROFILES: dict[str, tuple[str, ...]] = {
     "full": (
         *(f"mirror.{name}" for name in _MIRROR),
@@ -24,7 +24,7 @@ STATUS_COUNTERS = (
     *("sync.token.issued", "sync.token.issue.failed", "sync.token.issue.policy_denied"),
     *("sync.token.issue.auth_failed", "sync.token.issue.policy_eval_failed"),
 )
-# Figures [ours] of the operators' alert list that no endpoint serves: a Prometheus may have them, and nothing else.
+# Metrics [ours] of the operators' alert list that no endpoint serves: a Prometheus may have them, and nothing else.
 MONITORED = {
     "sockets.connects_total": "WebSocket upgrades that were asked for, refused ones included",
     "sockets.reconnects_total": "those of clients that had been connected before",
@@ -33,9 +33,9 @@ MONITORED = {
     "replay.errors_total": "replays that ended in an error",
     "replay.divergences_total": "replays that were found to differ from the authority's log",
 }
-# Every name that some source of figures knows; any other name is a mistake of whoever wrote it.
+# Every name that some source of metrics knows; any other name is a mistake.
 KNOWN = (*dict.fromkeys((*PROFILES["full"], *PROFILES["pinned"], *STATUS_COUNTERS, *MONITORED)),)
-# Figures whose names promise something else than they are.
+# Metrics whose names promise something else than they are.
 MEANINGS = {
     "delivery.max_replay_lag": "the depth of the fullest retained window, not a client's lag",
     "delivery.dropped_messages_total": "entries trimmed from full windows, as on any busy stream; no lost deliveries",
@@ -44,5 +44,5 @@ _OTHER_COUNTERS = ("delivery.total_polls", "delivery.served_messages")
 
 
 def is_counter(name: str) -> bool:
-    """Whether a figure only grows while the runtime's process lives."""
+    """Whether a metric only grows while the runtime's process lives."""
     return name.endswith("_total") or name in _OTHER_COUNTERS or name in STATUS_COUNTERS

@@ -8,7 +8,9 @@ from sim.protocols.events import Position
 from sim.protocols.intents import Raw
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import CHANNEL, TRANSPORT_CHANNEL, Request
+from sim.protocols.spacetime.streams import run_events
 
+OTHER_USER = "stormgate-stranger"
 _DEPTH = 5_000  # beyond what recursive readers survive by luck
 
 
@@ -62,6 +64,8 @@ class SpacetimeForms:
     )
     kinds = KINDS
     lawful = ("null_reference",)
+    foreign_stream = run_events(OTHER_USER)
+    unmintable_streams = (f"fleet:user:{OTHER_USER}:workers", "stormgate:no:such:topic")
 
     def request(self, ref: str, name: str, payload: object) -> Raw:
         """See `NegativeForms`."""

@@ -1,4 +1,4 @@
-"""The runtime's routes that are gone for good, and must answer 404: an old client that finds one would go by what it says."""
+"""Retired routes of the runtime, which must answer 404: an old client that finds one would trust its answer."""
 
 from typing import Final
 

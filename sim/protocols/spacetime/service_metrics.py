@@ -1,7 +1,7 @@
-"""Taking apart what a lane's services say of themselves: the one place that decides whether a body tells anything.
+"""Reading what the services report of themselves: the one place that decides whether a body is usable.
 
-Bodies come from elsewhere and may be anything. What is not served is absent, never zero; text that looks like a number is
-none; and one number that cannot be makes the whole body one that is not believed.
+Bodies come from elsewhere and may be anything. What is not served is absent, never zero; text that looks like a
+number is ignored; and one impossible number makes the whole body unusable.
 """
 
 import json
@@ -111,14 +111,14 @@ def _believed(numbers: dict[str, float]) -> tuple[dict[str, float], tuple[str, .
 
 
 def what_is_wrong(name: str, value: float) -> str:
-    """Why a figure cannot have this value; empty where it can. No promised figure is ever below zero."""
+    """Why a metric cannot have this value; empty where it can. No promised metric is ever below zero."""
     if not math.isfinite(value):
         return "not a finite number"
     return f"{value:g}, which it cannot be" if value < 0 and (is_counter(name) or is_promised(name)) else ""
 
 
 def is_promised(name: str) -> bool:
-    """Whether the contract names this figure."""
+    """Whether the contract names this metric."""
     return name in _FULL_ONLY or name in PROFILES["pinned"] or name in STATUS_COUNTERS
 
 

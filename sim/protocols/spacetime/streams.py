@@ -18,7 +18,7 @@ _PATTERNS = (
 
 @dataclass(frozen=True, slots=True)
 class TopicClass:
-    """What the sync lane grants every topic of one class; all values are the lane's own defaults."""
+    """What the sync service grants every topic of one class; all values are the service's own defaults."""
 
     name: str
     qos: str  # hot, warm or cold
@@ -102,7 +102,7 @@ SINGLE_TOPICS = tuple(_SINGLES)  # topics that are one log each, without an id i
 
 @lru_cache(maxsize=65_536)
 def topic_class(topic: str) -> TopicClass:
-    """The class of a topic; `FALLBACK` for a form the sync lane does not know, an empty id included."""
+    """The class of a topic; `FALLBACK` for a form that the sync service does not know, an empty id included."""
     single = _SINGLES.get(topic)
     if single is not None:
         return single
