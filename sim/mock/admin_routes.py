@@ -1,9 +1,8 @@
-"""The mock's admin routes, for its own machine only (faults, keys, sockets, a rollout), and what all routes share."""
+"""The mock's admin routes, for its own machine only: faults, keys, sockets, and a rollout."""
 
-import ipaddress
 import secrets
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sim.mock.requests import RequestRefusedError, body, require_local
 from sim.protocols.spacetime.service_paths import MOCK_PATH
 from sim.server.deployment import Percent, Throttle, unknown_revision
 from sim.server.settings import Switches
@@ -20,30 +20,6 @@ if TYPE_CHECKING:
     from sim.mock.app import Mock
 
 T = TypeVar("T")
-
-
-def problem(status: int, code: str, message: str, retry_after_ms: int | None = None) -> JSONResponse:
-    """A refusal in the service's error format."""
-    error: dict[str, object] = {"code": code, "message": message}
-    if retry_after_ms is not None:
-        error["retry_after_ms"] = retry_after_ms
-    return JSONResponse({"error": error}, status)
-
-
-async def body(request: Request, kind: type[T]) -> T | JSONResponse:
-    """The request's JSON body as `kind`, or a 422 with the error."""
-    try:
-        return msgspec.json.decode(await request.body() or b"{}", type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        return problem(422, "malformed_request", str(error))
-
-
-def _is_local(request: Request) -> bool:
-    """Whether the request comes from this machine."""
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Shrink(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,8 +57,8 @@ class AdminRoutes:
             _put("window", _Shrink, self._shrink_window),
             _put("keys", _Keys, self._set_keys),
             _put("traffic", _Serving, self._set_traffic),
-            _put("throttle", Throttle, self._set_throttle),
-            _put("cohort", _Cohort, self._set_cohort),
+            _put("throttle", Throttle, lambda asked: self._change(throttle=asked)),
+            _put("cohort", _Cohort, lambda asked: self._change(cohort_percent=asked.percent)),
             Route(MOCK_PATH.format(name="state"), self._state),
         ]
 
@@ -115,14 +91,8 @@ class AdminRoutes:
         """Let another revision serve, with its own defects."""
         rollout = self._mock.rollout
         if wrong := unknown_revision(rollout.deployment, asked.revision):
-            return problem(422, "unknown_revision", wrong)
+            raise RequestRefusedError(422, "unknown_revision", wrong)
         return self._change(serving=asked.revision)
-
-    def _set_throttle(self, asked: Throttle) -> Any:
-        return self._change(throttle=asked)
-
-    def _set_cohort(self, asked: _Cohort) -> Any:
-        return self._change(cohort_percent=asked.percent)
 
     def _change(self, **changed: object) -> Any:
         rollout = self._mock.rollout
@@ -131,8 +101,7 @@ class AdminRoutes:
         return msgspec.to_builtins(rollout.traffic)
 
     async def _state(self, request: Request) -> Response:
-        if not _is_local(request):
-            return problem(403, "loopback_only", "the mock's state is available on its own machine only")
+        require_local(request, "the mock's state is available")
         mock = self._mock
         streams = {topic: {"oldest": log.oldest, "head": log.head} for topic, log in mock.runtime.streams.logs.items()}
         state = {
@@ -152,13 +121,7 @@ def _put(name: str, kind: type[T], change: Callable[[T], Any]) -> Route:
     """`PUT /_mock/NAME` with a body of this kind, from this machine only."""
 
     async def endpoint(request: Request) -> Response:
-        if not _is_local(request):
-            return problem(403, "loopback_only", f"{name} of a mock may be changed from its own machine only")
-        asked = await body(request, kind)
-        if isinstance(asked, Response):
-            return asked
-        done = change(asked)
-        return done if isinstance(done, Response) else JSONResponse(done)
+        require_local(request, f"{name} of a mock may be changed")
+        return JSONResponse(change(await body(request, kind)))
 
-    handler: Callable[[Request], Awaitable[Response]] = endpoint
-    return Route(MOCK_PATH.format(name=name), handler, methods=["PUT"])
+    return Route(MOCK_PATH.format(name=name), endpoint, methods=["PUT"])

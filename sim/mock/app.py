@@ -16,9 +16,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sim.base.errors import StorageError
-from sim.mock.admin_routes import AdminRoutes, body, problem
+from sim.mock.admin_routes import AdminRoutes
 from sim.mock.limits import TICK_S
-from sim.mock.publishing import Authority, PublishRefusedError
+from sim.mock.publishing import Authority
+from sim.mock.requests import RequestRefusedError, body, problem
 from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
@@ -93,7 +94,8 @@ class Mock:
 
     def app(self) -> Callable[[Message, Receive, Send], Awaitable[None]]:
         """The ASGI application."""
-        http = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers={StorageError: _log_unavailable})
+        refusals = {RequestRefusedError: _refused, ControlRefusedError: _refused, StorageError: _log_unavailable}
+        http = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers=refusals)
 
         async def route(scope: Message, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket" and scope["path"] == paths.SOCKET_PATH:
@@ -133,7 +135,7 @@ class Mock:
             self.runtime.wake(time.time())
             while self.runtime.mutations:  # the defect accept_mutation: a client publishes over its socket
                 topic = next(iter(self.runtime.streams.logs), run_events("r1"))
-                with contextlib.suppress(PublishRefusedError, ValueError):
+                with contextlib.suppress(RequestRefusedError, ValueError):
                     payload = canonical_json(msgspec.json.decode(self.runtime.mutations.pop()))
                     await self.authority.publish(topic, f"socket-{uuid.uuid4()}", payload, None)
             self.sockets.kick()
@@ -145,18 +147,15 @@ class Mock:
             asked = TokenRequest.parse(request.headers.get("authorization"), await request.body())
         except ControlRefusedError as error:
             self.control.refused(error)
-            return problem(error.status, error.code, error.message)
+            raise
         await self._take_minting_time()
         switches = self.switches
         if switches.mint_outage:
             self.runtime.counters.act("mint_outage")
         if switches.mint_ahead_s:
             self.runtime.counters.act("skew_control")
-        try:
-            moment = time.time() + switches.mint_ahead_s
-            return JSONResponse(self.control.issue(asked, moment, outage=switches.mint_outage, defects=switches.defects))
-        except ControlRefusedError as error:
-            return problem(error.status, error.code, error.message)
+        moment = time.time() + switches.mint_ahead_s
+        return JSONResponse(self.control.issue(asked, moment, outage=switches.mint_outage, defects=switches.defects))
 
     async def _take_minting_time(self) -> None:
         """The fault slow_mint: each token takes a while, a limited number at once."""
@@ -176,8 +175,6 @@ class Mock:
 
     async def _evaluate(self, request: Request) -> Response:
         asked = await body(request, _RoutingQuestion)
-        if isinstance(asked, Response):
-            return asked
         rollout = self.rollout
         return JSONResponse({"data": routing_answer(rollout.deployment, rollout.traffic, asked.thread_id, asked.cohort_key)})
 
@@ -188,31 +185,25 @@ class Mock:
 
     async def _readyz(self, _: Request) -> Response:
         if self.authority.failure:
-            return problem(503, "log_unavailable", self.authority.failure)
+            raise RequestRefusedError(503, "log_unavailable", self.authority.failure)
         return JSONResponse({"status": "ready"})
 
     async def _new_run(self, request: Request) -> Response:
         asked = await body(request, _NewRun)
-        if isinstance(asked, Response):
-            return asked
         return JSONResponse({"run": {"id": self.store.add_run(asked.worker_id), "worker_id": asked.worker_id}}, 201)
 
     async def _new_event(self, request: Request) -> Response:
         run_id = request.path_params["run_id"]
         asked = await body(request, _NewEvent)
-        if isinstance(asked, Response):
-            return asked
         if not self.store.has_run(run_id):
-            return problem(404, "unknown_run", f"there is no run {run_id}")
+            raise RequestRefusedError(404, "unknown_run", f"there is no run {run_id}")
         topic = CODEX_WORKER_EVENTS if asked.event_type.startswith(CODEX_EVENT_PREFIX) else run_events(run_id)
         try:
             content = canonical_json({"run_id": run_id, "event_type": asked.event_type, "payload": asked.payload})
             key = asked.idempotency_key or str(uuid.uuid4())
             done = await self.authority.publish(topic, key, content, asked.expected_next_seq)
         except ValueError as error:
-            return problem(422, "invalid_payload", str(error))
-        except PublishRefusedError as refusal:
-            return problem(refusal.status, refusal.code, str(refusal), refusal.retry_after_ms)
+            raise RequestRefusedError(422, "invalid_payload", str(error)) from None
         event = {
             "run_id": run_id,
             "seq": done.entry.seq,
@@ -225,15 +216,12 @@ class Mock:
 
     async def _revoke(self, request: Request) -> Response:
         asked = await body(request, _Revocation)
-        if isinstance(asked, Response):
-            return asked
         closed = self.runtime.revoke(asked.session_ids)
         self.sockets.kick()
         return JSONResponse({"revoked": len(asked.session_ids), "sockets_closed": closed})
 
     async def _metrics(self, request: Request) -> Response:
-        if refused := self._not_admin(request):
-            return refused
+        self._require_admin(request)
         runtime = self.runtime
         logs = runtime.streams.logs.values()
         return JSONResponse(metrics(runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time()))
@@ -242,15 +230,13 @@ class Mock:
         """The same metrics and more for Prometheus, with the same bearer token."""
         from sim.mock import prometheus_page  # imported late: its import takes longer than a mock takes to start
 
-        if refused := self._not_admin(request):
-            return refused
+        self._require_admin(request)
         return Response(prometheus_page.text(self.runtime, self.control), media_type=prometheus_page.MEDIA_TYPE)
 
-    def _not_admin(self, request: Request) -> Response | None:
+    def _require_admin(self, request: Request) -> None:
         given = request.headers.get("authorization", "")
-        if hmac.compare_digest(given.encode(), f"Bearer {self.options.admin_token}".encode()):
-            return None
-        return problem(401, "unauthorized", "the admin token is missing or wrong")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self.options.admin_token}".encode()):
+            raise RequestRefusedError(401, "unauthorized", "the admin token is missing or wrong")
 
     async def _retired_metrics(self, _: Request) -> Response:
         if "serve_retired_route" in self.switches.defects:
@@ -263,6 +249,13 @@ class Mock:
         expelled = self.runtime.set_switches(self.rollout.switches)
         self.sockets.kick()
         return expelled
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    if isinstance(error, RequestRefusedError):
+        return problem(error.status, error.code, str(error), error.retry_after_ms)
+    assert isinstance(error, ControlRefusedError)
+    return problem(error.status, error.code, error.message)
 
 
 async def _log_unavailable(_: Request, error: Exception) -> Response:

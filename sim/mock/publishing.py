@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sim.base.errors import StorageError
+from sim.mock.requests import RequestRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.store import Store
 from sim.protocols.payloads import payload_hash
@@ -17,14 +18,6 @@ from sim.server.admission import PublishLimits, Refusal, failure, is_acknowledge
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings
 from sim.server.stream_log import Appended, Entry, WrongNextSeqError
-
-
-class PublishRefusedError(Exception):
-    """A publish is refused: HTTP status, code, and after how many ms to try again."""
-
-    def __init__(self, status: int, code: str, message: str, retry_after_ms: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.retry_after_ms = status, code, retry_after_ms
 
 
 @dataclass(slots=True)
@@ -49,7 +42,7 @@ class Authority:
         self.committed: Callable[[], None] = lambda: None  # called after each commit with new events
 
     async def publish(self, topic: str, key: str, payload: bytes, expected_next_seq: int | None) -> Appended:
-        """Append one event durably; raises `PublishRefusedError`."""
+        """Append one event durably; raises `RequestRefusedError`."""
         runtime = self._runtime
         if delay_ms := runtime.switches.publish_delay_ms:
             runtime.counters.act("slow_publishes")
@@ -68,9 +61,9 @@ class Authority:
             raise self._refused(fault)
         return done
 
-    def _refused(self, no: Refusal) -> PublishRefusedError:
+    def _refused(self, no: Refusal) -> RequestRefusedError:
         self._runtime.counters.publish_failed += 1
-        return PublishRefusedError(no.status, no.code, no.message, no.retry_after_ms)
+        return RequestRefusedError(no.status, no.code, no.message, no.retry_after_ms)
 
     async def _append_durably(self, request: _Publish) -> Appended:
         if not self._waiting:
@@ -80,7 +73,7 @@ class Authority:
 
     def _admit(self, topic: str, payload: bytes) -> None:
         if self.failure:
-            raise PublishRefusedError(503, "log_unavailable", self.failure)
+            raise RequestRefusedError(503, "log_unavailable", self.failure)
         now = time.time()
         if no := self._limits.refusal(topic, len(payload), now) or self._rollout.limits.publish_refusal(now):
             raise self._refused(no)
@@ -106,11 +99,11 @@ class Authority:
         for request, outcome in appended:
             self._answer(request, outcome)
 
-    def _append(self, request: _Publish, now: float) -> Appended | PublishRefusedError:
+    def _append(self, request: _Publish, now: float) -> Appended | RequestRefusedError:
         try:
             return self._runtime.streams.log(request.topic).append(request.key, request.payload, now, request.expected_next_seq)
         except WrongNextSeqError as error:
-            return PublishRefusedError(409, "expected_next_seq_mismatch", str(error))
+            return RequestRefusedError(409, "expected_next_seq_mismatch", str(error))
 
     def _undo(self, waiting: list[_Publish], heads: dict[str, int], reason: str) -> None:
         """Undo publishes that the disk refused; no one has seen these events."""
@@ -119,7 +112,7 @@ class Authority:
             self._runtime.streams.log(topic).truncate(head)
         for request in waiting:
             self._runtime.counters.publish_failed += 1
-            _settle(request, PublishRefusedError(503, "log_unavailable", reason))
+            _settle(request, RequestRefusedError(503, "log_unavailable", reason))
 
     def _announce(self, fresh: list[tuple[str, Entry]], now: float) -> None:
         self._runtime.counters.published += len(fresh)
@@ -127,16 +120,16 @@ class Authority:
             self._runtime.announce(topic, now)
         self.committed()
 
-    def _answer(self, request: _Publish, outcome: Appended | PublishRefusedError) -> None:
+    def _answer(self, request: _Publish, outcome: Appended | RequestRefusedError) -> None:
         if isinstance(outcome, Appended) and outcome.duplicate:
             self._runtime.counters.duplicates_suppressed += 1
         _settle(request, outcome)
 
 
-def _settle(request: _Publish, outcome: Appended | PublishRefusedError) -> None:
+def _settle(request: _Publish, outcome: Appended | RequestRefusedError) -> None:
     if request.done.done():  # its client has disconnected
         return
-    if isinstance(outcome, PublishRefusedError):
+    if isinstance(outcome, RequestRefusedError):
         request.done.set_exception(outcome)
     else:
         request.done.set_result(outcome)

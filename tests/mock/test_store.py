@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sim.base.errors import StorageError
-from sim.mock.publishing import Authority, PublishRefusedError
+from sim.mock.publishing import Authority
+from sim.mock.requests import RequestRefusedError
 from sim.mock.revisions import Rollout
 from sim.mock.store import Store
 from sim.protocols.payloads import payload_hash
@@ -158,13 +159,13 @@ def test_an_event_that_could_not_be_committed_is_not_in_the_log(path: Path):
         assert runtime.streams.head(TOPIC) == 1
         assert runtime.counters.published == 1
         assert "full" in authority.failure
-        with pytest.raises(PublishRefusedError, match="full"):
+        with pytest.raises(RequestRefusedError, match="full"):
             await authority.publish(TOPIC, "later", b"{}", None)
         store.close()
         return outcomes
 
     outcomes = asyncio.run(publish_all())
-    assert {(type(one), one.status, one.code) for one in outcomes} == {(PublishRefusedError, 503, "log_unavailable")}
+    assert {(type(one), one.status, one.code) for one in outcomes} == {(RequestRefusedError, 503, "log_unavailable")}
     assert Store(path).load(100)[TOPIC].after(0, 10)[0].key == "first"
     assert Store(path).load(100)[TOPIC].head == 1
 
