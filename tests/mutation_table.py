@@ -93,7 +93,7 @@ def setting(wrong: str, drill: str, *names: str, **more: Any) -> Catch:
 
 
 def model(wrong: str, drill: str, *names: str, **more: Any) -> Catch:
-    """Of the simulated lane, which alone has a model."""
+    """Of the simulated server; only simulations have a model."""
     return Catch("model", wrong, drill, frozenset(names), engines=("virtual",), **more)
 
 
@@ -116,7 +116,7 @@ MUTATIONS = (
         only=True,
     ),
     defect("lose_log_on_restart", "runtime_restart", "acknowledged_lost", "checkpoint_regressed", tested=EVERYWHERE),
-    defect(  # nobody ever gets going, so there is no steady state to wait for
+    defect(  # no client ever becomes live, so there is no steady state to wait for
         *("wrong_payload_hash", "dropped_delivery", "ux.integrity", "jumbled_message", "drill.steady_state"),
         course=(*IMPATIENT, "phases.steady_limit_s=3"),
     ),
@@ -201,7 +201,7 @@ MUTATIONS = (
     policy("desktop", "slow_consumer", "reconnect.early_returns", only=True),
     policy("desktop", "network_flap", "reconnect.backoff_unjittered", only=True),
     policy("desktop", "parity", "replay.parity"),
-    # Clients that are wrong on purpose, and one that waits for longer than the lane allows.
+    # Clients that are wrong on purpose, and one that waits for longer than the server allows.
     policy("wrong_trusts_clock", "clock_skew", "drill.clocks", "error.tokens_too_old"),
     policy(
         *("wrong_applies_duplicates", "duplicate_delivery", "applied_twice", "ux.integrity", "drill.faults_noticed"),
@@ -236,7 +236,7 @@ MUTATIONS = (
         course=("phases.steady_limit_s=3",),
     ),
     setting("phases.settle_s=0.1", "runtime_restart", "drill.converged", "reconnect.live_again_99_s"),
-    # Lanes that are too slow.
+    # Servers that are too slow.
     model("server.handshake_ms = 30", "reconnect_storm", "replay.bootstrap_ms", only=True),
     model("server.publish_ms = 700", "reconnect_storm", "ux.publish_to_apply_ms", "delivery.failed_publish_ratio", only=True),
     model("server.delivery_event_ms = 4", "dropped_delivery", "replay.client_lag_events"),

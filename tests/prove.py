@@ -111,7 +111,7 @@ def _prove(case: Catch, engine: str, out: Path, stop: threading.Event) -> Row:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Have it end, after it has taken back what it broke."""
+    """End it, after it has reverted its faults."""
     if child.poll() is None:
         child.terminate()
         try:

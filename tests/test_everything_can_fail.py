@@ -19,7 +19,7 @@ from tests.known_bad_windows import KNOWN_BAD as SPOILT_WINDOWS
 from tests.mutation_table import HARMLESS, MUTATIONS, turned_red
 
 RED = frozenset[str]().union(*(case.names for case in (*MUTATIONS, *KNOWN_BAD)))
-CHECKS = {*gates.DECISIONS, "replay.parity"}  # the last is made of all surfaces of a drill at once
+CHECKS = {*gates.DECISIONS, "replay.parity"}  # the last compares all variants of a drill
 # Every negative client has an invariant of its own.
 INVARIANTS = (set(invariants.INVARIANTS) - {"negative_clients"}) | {*map(law_of, NEGATIVE_CLIENTS)}
 

@@ -227,7 +227,7 @@ def test_a_publisher_that_fell_silent_leaves_little_to_lose() -> None:
     assert states(story)["drill.load"] == "error"
 
 
-def test_a_lateness_that_nobody_measured_is_not_small() -> None:
+def test_unmeasured_lateness_is_an_error() -> None:
     story = good_storm().without(lambda row: row.kind is Kind.GENERATOR_LAG and row.t > 15.0)
     assert states(story) == {"drill.generator_lag_ms": "error"}
 

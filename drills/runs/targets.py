@@ -42,7 +42,7 @@ VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback")  # below a target's own, each read by itself
+_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback")  # tables below a target's own, each with its own reader
 _LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
 
 
@@ -65,7 +65,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class PrometheusEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[targets.NAME.prometheus]`: a server that has figures of the lane, too."""
+    """`[targets.NAME.prometheus]`: a Prometheus server with metrics of the service."""
 
     url: str = ""  # base address
     url_env: VariableName | None = None  # variable with that address
@@ -76,7 +76,7 @@ class PrometheusEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 @dataclass(frozen=True)
 class Prometheus:
-    """The same with everything looked up."""
+    """The same, with variables resolved."""
 
     url: str
     token: str = field(repr=False)
@@ -86,7 +86,7 @@ class Prometheus:
 
 @dataclass(frozen=True)
 class Target:
-    """A named target with everything looked up. Its secrets are in no repr."""
+    """A named target, with variables resolved. Its repr has no secrets."""
 
     name: str
     entry: Entry
@@ -104,17 +104,17 @@ class Target:
 
 
 def read(path: Path, name: str, environment: Mapping[str, str] = os.environ) -> Target:
-    """The target `name` of a file. Raises `UsageError`, one sentence with file, key and what was expected."""
-    if not _NAME.fullmatch(name):  # which is not said again: who knows what it is
+    """Read the target `name` of a file. Raises `UsageError` with file, key and what was expected."""
+    if not _NAME.fullmatch(name):  # the message does not repeat it: it may be a secret
         raise UsageError("--target: expected 'mock', or an address such as http://127.0.0.1:8080, or a target's name.")
     tables = read_toml(path)
     if unknown := [key for key in tables if key != "targets"]:
-        raise UsageError(f"{path}: unknown key '{unknown[0]}'; expected one table a target, such as [targets.staging].")
+        raise UsageError(f"{path}: unknown key '{unknown[0]}'; expected one table per target, such as [targets.staging].")
     targets = tables.get("targets")
     if not isinstance(targets, dict) or not targets:
-        raise UsageError(f"{path}: has no targets; expected one table a target, such as [targets.staging].")
+        raise UsageError(f"{path}: has no targets; expected one table per target, such as [targets.staging].")
     if EMBEDDED in targets:
-        raise UsageError(f"{path}: key 'targets.{EMBEDDED}' is the embedded mock's own name; give that target another.")
+        raise UsageError(f"{path}: key 'targets.{EMBEDDED}' is reserved for the embedded mock; rename that target.")
     if name not in targets:
         raise UsageError(f"{path}: there is no target '{name}'; there are: {', '.join(targets)}.")
     return _target(path, name, targets[name], environment)
@@ -149,7 +149,7 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
 
 
 def _require_live(entry: Entry, stop: Stop, where: str) -> None:
-    """What a target that is no mock must have, and what contradicts itself."""
+    """Raise `UsageError` for missing keys of a live target, and for contradictions."""
     if entry.kind != "mock":
         if entry.caps is None:
             raise UsageError(f"{where}: key 'caps' is missing; a target of kind {entry.kind} needs [targets.NAME.caps].")
@@ -160,7 +160,7 @@ def _require_live(entry: Entry, stop: Stop, where: str) -> None:
             )
     if stop.needs_metrics and (entry.admin_token_env is None or entry.metrics_profile == "none"):
         raise UsageError(
-            f"{where}: key 'stop' has conditions on the metrics endpoint, which is asked only with 'admin_token_env' and a "
+            f"{where}: key 'stop' has conditions on the metrics endpoint, which is read only with 'admin_token_env' and a "
             "'metrics_profile' of full or pinned."
         )
 
@@ -169,11 +169,11 @@ def _stop(table: object, where: str) -> Stop:
     if not isinstance(table, dict):
         raise UsageError(f"{where}: key 'stop' is {table!r}, but expected a table.")
     above = table.get("metrics_above", {})
-    if isinstance(above, dict):  # the sentence of a whole struct could not name the figure
+    if isinstance(above, dict):  # the error of the whole struct could not name the metric
         for name, limit in above.items():
             if isinstance(limit, bool) or not isinstance(limit, int | float):
                 raise UsageError(
-                    f"{where}: key 'stop.metrics_above.{name}' is {limit!r}, but expected a number; a figure's name is "
+                    f"{where}: key 'stop.metrics_above.{name}' is {limit!r}, but expected a number; a metric's name is "
                     'written in quotes, as "delivery.max_replay_lag" = 900.'
                 )
     return to_struct(dict(table), Stop, f"{where[:-1]}.stop]")
@@ -183,7 +183,7 @@ def _hooks(tables: object, where: str) -> dict[str, Hook]:
     from sim.engines.shared.permission import ACTS_FROM_HERE
 
     if not isinstance(tables, dict):
-        raise UsageError(f"{where}: key 'hooks' is {tables!r}, but expected one table a kind of fault.")
+        raise UsageError(f"{where}: key 'hooks' is {tables!r}, but expected one table per fault kind.")
     kinds = {str(fault.__struct_config__.tag): issubclass(fault, ACTS_FROM_HERE) for fault in get_args(AnyFault)}
     ours = [kind for kind, from_here in kinds.items() if from_here]
     hooks = {}
@@ -220,14 +220,14 @@ def _prometheus(table: object, where: str, environment: Mapping[str, str]) -> Pr
     for name, expression in expressions.items() if isinstance(expressions, dict) else ():
         if not isinstance(expression, str) or not expression.strip():
             raise UsageError(
-                f"{at}: key 'expressions.{name}' is {expression!r}, but expected a PromQL expression as text; a figure's name "
+                f"{at}: key 'expressions.{name}' is {expression!r}, but expected a PromQL expression as text; a metric's name "
                 'is written in quotes, as "mirror.failed_total" = "sum(publish_failures_total)".'
             )
         if name not in KNOWN:
-            raise UsageError(f"{at}: key 'expressions.\"{name}\"': there is no such figure; there are: {', '.join(KNOWN)}.")
+            raise UsageError(f"{at}: key 'expressions.\"{name}\"': unknown metric; choose from: {', '.join(KNOWN)}.")
     entry = to_struct(table, PrometheusEntry, at)
     if not entry.expressions:
-        raise UsageError(f"{at}: key 'expressions' is empty; expected one expression a figure.")
+        raise UsageError(f"{at}: key 'expressions' is empty; expected one expression per metric.")
     return Prometheus(
         url=_url(entry.url, entry.url_env, "url", at, environment),
         token=_secret(entry.token_env, "token_env", at, environment),
@@ -255,11 +255,11 @@ def _rollback(table: object, where: str) -> RollbackRules:
 
 def _require_program(command: list[str], key: str) -> None:
     if command and shutil.which(command[0]) is None:
-        raise UsageError(f"{key} begins with {command[0]!r}, which is no program that can be run here.")
+        raise UsageError(f"{key} starts with {command[0]!r}, which is not an executable program on this machine.")
 
 
 def _url(given: str, variable: str | None, key: str, where: str, environment: Mapping[str, str]) -> str:
-    """A base address without a slash at its end. What it is, is never said: a secret may stand in it."""
+    """A base address without a final slash. Errors do not repeat it, as it may contain a secret."""
     if bool(given) == (variable is not None):
         what = "are both given" if given else "are both missing"
         raise UsageError(f"{where}: keys '{key}' and '{key}_env' {what}; expected one of them.")
@@ -267,7 +267,7 @@ def _url(given: str, variable: str | None, key: str, where: str, environment: Ma
         given = environment.get(variable, "")
         key = f"{key}_env"
         if not given:
-            raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, which is not set.")
+            raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, which is not set; set it.")
     parts = _parts(given)
     if parts is None:
         raise UsageError(f"{where}: key '{key}' is not an address such as https://runtime.staging.example.com.")
@@ -290,9 +290,11 @@ def _secret(variable: str | None, key: str, where: str, environment: Mapping[str
         return ""
     secret = environment.get(variable, "").strip()
     if not secret:
-        raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, which is not set.")
+        raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, which is not set; set it.")
     if not secret.isascii() or not secret.isprintable():
-        raise UsageError(f"{where}: key '{key}' names the environment variable {variable}, whose value fits in no HTTP header.")
+        raise UsageError(
+            f"{where}: key '{key}' names the environment variable {variable}, whose value is not valid in an HTTP header."
+        )
     return secret
 
 
@@ -300,7 +302,7 @@ def _secret(variable: str | None, key: str, where: str, environment: Mapping[str
 
 
 def resolve(target: str, file: Path | None = None) -> "Endpoints | None":
-    """The lane that `--target` names; None is the embedded mock, started for the run.
+    """The endpoints that `--target` names; None for the embedded mock, which is started for the run.
 
     `file` is the targets file, by default `targets.toml` in the working directory. Raises `UsageError` for anything but `mock`,
     an http address on this machine, and a name of that file: nothing else is ever reached.
@@ -334,11 +336,11 @@ def _named(name: str, file: Path | None) -> "Endpoints":
 
 
 def _address(parts: SplitResult) -> "Endpoints":
-    """A mock of ours at an address on this machine."""
+    """A mock that already runs on this machine."""
     from sim.engines.shared.endpoints import Endpoints
     from sim.mock.server import admin_token
 
-    shown = f"--target {parts.scheme}://{parts.hostname}"  # no more of it, as a secret may stand in the rest
+    shown = f"--target {parts.scheme}://{parts.hostname}"  # the rest may contain a secret
     try:
         port = parts.port
     except ValueError:
@@ -346,18 +348,16 @@ def _address(parts: SplitResult) -> "Endpoints":
     if port == 0:
         raise UsageError(f"{shown}: the port must be a number from 1 to 65535.")
     if not is_loopback(str(parts.hostname)):
-        raise UsageError(
-            f"{shown}: addresses are of this machine only, such as http://127.0.0.1:8080; others need a name in a targets file."
-        )
+        raise UsageError(f"{shown}: an address must be on this machine; give other targets a name in a targets file.")
     if parts.username or parts.query or parts.fragment or parts.path.strip("/"):
-        raise UsageError(f"{shown}: give scheme, host and port alone.")
+        raise UsageError(f"{shown}: give only scheme, host and port.")
     host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
     url = f"{parts.scheme}://{host}" + (f":{port}" if port else "")
     return Endpoints(name=url, kind="mock", runtime_url=url, control_url=url, admin_token=admin_token())
 
 
 def _address_parts(target: str) -> SplitResult | None:
-    """An http address taken apart; None for what is none."""
+    """The parts of an http address; None for anything else."""
     try:
         parts = urlsplit(target)
     except ValueError:

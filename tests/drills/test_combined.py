@@ -198,7 +198,7 @@ def test_an_endless_measure_has_no_interval():
     assert (spread.mean, spread.interval, spread.most) == (INF, None, INF)
 
 
-def test_a_disconnect_nobody_had_counts_as_none():
+def test_missing_count_of_disconnects_is_zero():
     seen = verdict(metrics=(Metric("live", 1.0, "s", 5), Metric("disconnects.network", 4, "disconnects", 4)))
     unseen = verdict(metrics=(Metric("live", 3.0, "s", 5),))
     assert {spread.name: (spread.mean, spread.n) for spread in replications.spreads([seen, unseen])} == {

@@ -73,7 +73,7 @@ def test_applying_an_event_again_is_another_question() -> None:
     assert state("delivery.one_order", good_storm(3).apply(0, 5, t=50.0)) is PASS
 
 
-def test_a_deploy_cuts_nobody_twice() -> None:
+def test_rolling_deploy_disconnects_each_client_once() -> None:
     assert state("drill.cut_once", good_storm(4)) is PASS
     assert state("drill.cut_once", good_storm(4).tell(22.0, Kind.DISCONNECTED, 2, detail="stream_closed")) is FAIL
     assert state("drill.cut_once", good_storm(4).tell(30.0, Kind.DISCONNECTED, 2, detail="stream_closed")) is PASS

@@ -1,4 +1,4 @@
-"""The checks of the five gates: each seen to pass, to fail, and to say that it cannot tell."""
+"""The checks of the five gates: each passes, fails and is inconclusive when it must."""
 
 import pytest
 

@@ -43,7 +43,7 @@ def test_each_kind_has_its_sign_here():
 
 
 @pytest.mark.parametrize("kind", SIGNS)
-def test_a_hook_that_nobody_saw_act_is_an_error(kind: str):
+def test_hook_without_observed_effect_is_an_error(kind: str):
     told = observed(hooked(kind))
     assert told.state == "error"
     assert f"{kind} #0: was injected by a hook, but no" in told.reason
@@ -57,7 +57,7 @@ def test_a_hook_that_was_seen_to_act_is_believed(kind: str):
 
 @pytest.mark.parametrize("kind", sorted(SIGNS.keys() - {"shrink_window"}))
 def test_what_was_seen_long_after_it_proves_nothing(kind: str):
-    """Another fault had done it, or nobody had."""
+    """Another fault did it, or none."""
     sign, seq, value = SIGNS[kind]
     assert observed(hooked(kind).tell(22.1, sign, 3, STREAM, seq, value=value)).state == "error"
 

@@ -16,7 +16,7 @@ def test_course() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, NAN, 0.5])
-def test_a_sick_system_is_an_error(value: float) -> None:
+def test_failed_steady_state_is_an_error(value: float) -> None:
     assert state("drill.steady_state", good_storm(2)) is PASS
     assert state("drill.steady_state", good_storm(2).changed(lambda row: row.kind == Kind.STEADY, value=value)) is ERROR
 

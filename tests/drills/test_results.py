@@ -107,7 +107,7 @@ def test_other_thresholds_give_another_verdict(pristine: Path, tmp_path: Path) -
     assert any("differs from the thresholds that this run" in note for note in verdict.notes)
 
 
-def test_a_drill_of_the_catalogue_with_other_settings_is_not_taken_for_it(tmp_path: Path) -> None:
+def test_changed_drill_of_the_catalogue_is_noted(tmp_path: Path) -> None:
     """One client in a hundred and fifty was cut, and the report said that the drill had passed."""
     path = CATALOG / "partition_heal.toml"
     for overrides, said in ((), False), (("faults.0.share=0.01",), True):
@@ -194,7 +194,7 @@ def test_damaged_evidence_is_an_error(run_dir: Path, damage: str) -> None:
     assert "\n" not in reason(verdict)
 
 
-def test_a_drill_nobody_planned_is_an_error(run_dir: Path) -> None:
+def test_unplanned_drill_is_an_error(run_dir: Path) -> None:
     shutil.copytree(storm_folder(run_dir), run_dir / "drills" / "another")
     verdict = results.judge_run(run_dir)
     assert [drill.status for drill in verdict.drills] == [State.PASS, State.ERROR]

@@ -47,6 +47,6 @@ def test_without_a_fault_the_topics_own_budget_counts() -> None:
     assert state("drill.stale_justified", told(BUDGET), storm_drill(10, stale_reasons=(BUDGET,))) is FAIL
 
 
-def test_nobody_over_the_budget_says_nothing_about_it() -> None:
+def test_no_cursor_over_the_budget_is_no_data() -> None:
     assert state("drill.stale_justified", told(), shrunk(5)) is NO_DATA
     assert state("drill.stale_justified", told(FLOOR), shrunk(5)) is NO_DATA

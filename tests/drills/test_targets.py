@@ -189,7 +189,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
             ('admin_token_env = "RUNTIME_ADMIN_TOKEN"', "stop = { metrics_unreachable_polls = 2 }"),
             ["'stop'", "admin_token_env"],
         ),
-        (("caps = {", "hooks = 3\ncaps = {"), ["'hooks'", "one table a kind"]),
+        (("caps = {", "hooks = 3\ncaps = {"), ["'hooks'", "one table per fault kind"]),
         (("caps = {", "hooks.meteor = { inject = ['true'] }\ncaps = {"), ["meteor", "no such fault", "kill_runtime"]),
         (("caps = {", "hooks.drop_sockets = { inject = ['true'] }\ncaps = {"), ["drop_sockets", "by itself"]),
         (("caps = {", "hooks.kill_runtime = { inject = [] }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "length >= 1"]),
@@ -197,7 +197,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
         (("caps = {", "hooks.kill_runtime = { inject = 'true' }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "array"]),
         (
             ("caps = {", "hooks.kill_runtime = { inject = ['true'], revert = ['no-such-program-here'] }\ncaps = {"),
-            ["hooks.kill_runtime]", "'revert'", "'no-such-program-here'", "no program"],
+            ["hooks.kill_runtime]", "'revert'", "'no-such-program-here'", "not an executable program"],
         ),
         (("caps = {", "revisions = 3\ncaps = {"), ["'revisions'", "'control' and 'runtime'"]),
         (("caps = {", "revisions = { runtim = ['true'] }\ncaps = {"), ["[targets.staging.revisions]", "'runtim'", "runtime"]),
@@ -206,7 +206,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
         (("caps = {", "revisions = { timeout_s = 0 }\ncaps = {"), ["[targets.staging.revisions]", "'timeout_s'"]),
         (
             ("caps = {", "revisions = { control = ['no-such-program-here'] }\ncaps = {"),
-            ["[targets.staging.revisions]", "'control'", "'no-such-program-here'", "no program"],
+            ["[targets.staging.revisions]", "'control'", "'no-such-program-here'", "not an executable program"],
         ),
         (("caps = {", "prometheus = 3\ncaps = {"), ["'prometheus'", "'url' and 'expressions'"]),
         (("caps = {", prometheus(url="")), ["[targets.staging.prometheus]", "'url'", "both missing"]),
@@ -220,7 +220,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
         (("caps = {", prometheus("'mirror.failed_total' = ''")), ["expressions.mirror.failed_total", "''", "PromQL"]),
         (
             ("caps = {", prometheus("'mirror.faild_total' = 'x'")),
-            ["mirror.faild_total", "no such figure", "mirror.failed_total"],
+            ["mirror.faild_total", "unknown metric", "mirror.failed_total"],
         ),
         (("caps = {", prometheus("")), ["[targets.staging.prometheus]", "'expressions' is empty"]),
         (("[targets.staging]", "[staging]"), ["'staging'", "[targets.staging]"]),
@@ -229,7 +229,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
         (("[targets.staging]", "[targets.staging"), ["not valid TOML"]),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(tmp_path: Path, change: tuple[str, str], words: list[str]) -> None:
+def test_mistake_is_reported_in_one_sentence(tmp_path: Path, change: tuple[str, str], words: list[str]) -> None:
     assert change[0] in GOOD
     said = dry(written(tmp_path, GOOD.replace(*change)))
     assert said.code == USAGE, said
@@ -251,7 +251,7 @@ def test_an_address_in_a_variable_is_never_said_again(tmp_path: Path, monkeypatc
 def test_a_secret_that_fits_in_no_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORMGATE_SESSION", "s3cret\nX: y")
     said = dry(written(tmp_path, GOOD))
-    assert "fits in no HTTP header" in said.sentence
+    assert "is not valid in an HTTP header" in said.sentence
     assert "s3cret" not in said.err
 
 

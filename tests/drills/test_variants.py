@@ -56,7 +56,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ran(tmp_path_factory.mktemp("healthy"), parity())
 
 
-def test_all_surfaces_of_a_healthy_lane_are_alike(healthy: Path):
+def test_all_variants_of_a_healthy_server_are_equal(healthy: Path):
     verdict = verdict_of(healthy)
     found = check_of(verdict)
     assert (found.state, found.value, found.n) == (State.PASS, 0.0, 4)
@@ -68,7 +68,7 @@ def test_all_surfaces_of_a_healthy_lane_are_alike(healthy: Path):
     assert "in each of 4 variants" in rebooted.reason
 
 
-def test_each_surface_is_what_its_name_says(healthy: Path):
+def test_each_variant_runs_as_named(healthy: Path):
     """Frames bring one update each, batches bring several at once when a client comes back; the policy's delays are its own."""
     for variant in variants.variants_of(parity()):
         header, table = read_verified(results.variant_folder(healthy, "parity", variant))
@@ -90,7 +90,7 @@ def test_each_surface_is_what_its_name_says(healthy: Path):
         ("replay_off_by_one", "late on"),
     ],
 )
-def test_a_defect_of_one_surface_is_red_and_named(tmp_path: Path, defect: str, has: str):
+def test_defect_of_one_variant_fails_and_is_named(tmp_path: Path, defect: str, has: str):
     wrong = "virtual-frame-phoenix_js"
     verdict = verdict_of(ran(tmp_path, parity("fleet.clients=12"), {wrong: (defect,)}))
     found = check_of(verdict)
@@ -113,7 +113,7 @@ def test_the_shipped_client_parts_by_name(tmp_path: Path):
     assert verdict.policy == "reference, desktop"
 
 
-def test_of_a_surface_that_could_not_carry_the_load_nothing_can_be_told(tmp_path: Path):
+def test_overloaded_variant_is_inconclusive(tmp_path: Path):
     model = tmp_path / "slow.toml"
     model.write_text("[server]\ndelivery_batch_ms = 10.0\n")
     drill = parity("variants.0.policies=['reference']", "phases.steady_limit_s=6.0", "phases.settle_s=4.0")
@@ -147,7 +147,7 @@ def test_a_real_runtime_that_is_wrong_parts_from_the_simulated_ones(tmp_path: Pa
 
 @pytest.fixture
 def run_dir(healthy: Path, tmp_path: Path) -> Path:
-    """A copy that may be spoilt. Its folder has the same name, as evidence is bound to its run."""
+    """A copy that a test may damage. Its folder has the same name, as evidence is bound to its run."""
     return Path(shutil.copytree(healthy, tmp_path / healthy.name))
 
 
@@ -155,14 +155,14 @@ def variant_of(run_dir: Path, name: str = "virtual-frame-phoenix_js") -> Path:
     return run_dir / "drills" / "parity" / "variants" / name
 
 
-def test_a_missing_surface_is_an_error(run_dir: Path):
+def test_missing_variant_is_an_error(run_dir: Path):
     shutil.rmtree(variant_of(run_dir))
     verdict = verdict_of(run_dir)
     assert verdict.status is State.ERROR
     assert check_of(verdict).reason == "no evidence to compare for virtual-frame-phoenix_js"
 
 
-def test_the_evidence_of_another_surface_proves_nothing(run_dir: Path):
+def test_evidence_of_another_variant_is_an_error(run_dir: Path):
     shutil.rmtree(variant_of(run_dir))
     shutil.copytree(variant_of(run_dir, "virtual-frame-reference"), variant_of(run_dir))
     verdict = verdict_of(run_dir)
@@ -170,7 +170,7 @@ def test_the_evidence_of_another_surface_proves_nothing(run_dir: Path):
     assert "is not the drill that should have run here" in check_of(verdict, "drill.evidence").reason
 
 
-def test_a_changed_surface_is_an_error(run_dir: Path):
+def test_changed_variant_is_an_error(run_dir: Path):
     path = variant_of(run_dir) / "observations.parquet"
     path.write_bytes(variant_of(run_dir, "virtual-frame-reference").joinpath("observations.parquet").read_bytes())
     verdict = verdict_of(run_dir)
@@ -178,7 +178,7 @@ def test_a_changed_surface_is_an_error(run_dir: Path):
     assert "SHA-256 differs" in check_of(verdict, "drill.evidence").reason
 
 
-def test_a_surface_that_was_not_planned_is_an_error(run_dir: Path):
+def test_unplanned_variant_is_an_error(run_dir: Path):
     variant_of(run_dir, "virtual-frame-mine").mkdir()
     assert "not a variant of this run's drill" in check_of(verdict_of(run_dir), "drill.evidence").reason
     assert verdict_of(run_dir).status is State.ERROR
@@ -233,7 +233,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: list[str], wo
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_names_the_surfaces(tmp_path: Path):
+def test_dry_run_names_the_variants(tmp_path: Path):
     said = stormgate_here("drill", "run", "parity", "--dry-run", "--json", "--out", tmp_path / "out")
     assert json.loads(said.out)["variants"]["parity"][0] == "virtual-update_batch-reference"
 
@@ -251,7 +251,7 @@ def test_another_policy_is_compared_with_the_reference():
     assert len(asked) == 8
 
 
-def test_an_engine_without_surfaces_leaves_nothing():
+def test_engine_without_variants_is_refused():
     drill = drills.load(CATALOG / "parity.toml", ("variants.0.engine=sockets",))
     with pytest.raises(UsageError, match="--engine virtual leaves 0 of its variants"):
         variants.on_engine(drill, "virtual")

@@ -156,7 +156,7 @@ def refuses_what_was_typed(page: Page) -> None:
         ("Clients", "many", "Clients: expected a whole number, got 'many'"),
         ("Share of clients that each cut takes (0 to 1)", "2", "share"),
         ("Thresholds file", "nowhere.toml", "nowhere.toml"),
-        ("Runtime", "http://192.0.2.1:80", "addresses are of this machine only"),
+        ("Runtime", "http://192.0.2.1:80", "an address must be on this machine"),
     ):
         field = field_of(page, label)
         before = field.input_value()

@@ -66,7 +66,7 @@ def test_fields_change_the_drill():
         ({"drill": "retired_routes"}, "retired routes"),
         ({"clients": -3}, "fleet.clients"),
         ({"defect": ["no_such"]}, "unknown defect"),
-        ({"target": "http://example.org"}, "addresses are of this machine only"),
+        ({"target": "http://example.org"}, "an address must be on this machine"),
         ({"target": "http://127.0.0.1:1", "defect": ["skip_delivery"]}, "embedded mock only"),
         ({"thresholds": "no/such.toml"}, "no such file"),
         ({"pattern": "waves", "drill": "dropped_delivery"}, "drops no sockets"),

@@ -182,7 +182,7 @@ def test_calibration_drills_run_on_both_engines():
 
 WRONG = {
     "no such target": (("--target", "nowhere"), "targets.toml"),
-    "elsewhere": (("--target", "http://192.0.2.1:80"), "addresses are of this machine only"),
+    "elsewhere": (("--target", "http://192.0.2.1:80"), "an address must be on this machine"),
     "not there": (("--target", "http://127.0.0.1:1"), "127.0.0.1:1"),
 }
 

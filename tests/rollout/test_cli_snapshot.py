@@ -132,7 +132,7 @@ def test_unknown_metric_in_the_targets_file_is_refused_before_any_request(mock: 
         f'[targets.ours]\nkind = "mock"\nruntime_url = "{mock.url}"\ncontrol_url = "{mock.url}"\n'
         '[targets.ours.prometheus]\nurl = "http://127.0.0.1:9"\nexpressions = { "mirror.lost_total" = "x" }\n'
     )
-    refused(taken("--target", "ours"), USAGE, "mirror.lost_total", "there is no such figure")
+    refused(taken("--target", "ours"), USAGE, "mirror.lost_total", "unknown metric")
     assert [path.name for path in tmp_path.iterdir()] == ["targets.toml"]
 
 

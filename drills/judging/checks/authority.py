@@ -137,9 +137,9 @@ def _token_holders(case: Case, threshold: Threshold | None) -> Answer:
 
 def _span(history: History, kind: str) -> tuple[float, float]:
     """The first start and the last end of faults of a kind; an empty span without any."""
-    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
-    begun, ended = (rows.take(history.detail_is(rows, [kind])) for rows in (begun, ended))
-    return float(begun.t.min(initial=np.inf)), float(ended.t.max(initial=-np.inf))
+    injected, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
+    injected, ended = (rows.take(history.detail_is(rows, [kind])) for rows in (injected, ended))
+    return float(injected.t.min(initial=np.inf)), float(ended.t.max(initial=-np.inf))
 
 
 def _revocation(case: Case, threshold: Threshold | None) -> Answer:

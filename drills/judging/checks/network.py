@@ -57,12 +57,12 @@ def _slow_consumers_kept(case: Case, threshold: Threshold | None) -> Answer:
 def _evicted_during(case: Case, index: int, clients: Sequence[int]) -> int:
     """How many of these clients were evicted while the fault was active or soon after."""
     history = case.history
-    begun, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
-    began_t = begun.t[begun.attempt == index].min(initial=np.inf)
+    injected, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
+    injected_t = injected.t[injected.attempt == index].min(initial=np.inf)
     ended_t = ended.t[ended.attempt == index].max(initial=-np.inf)
     evicted = history.fleet(Kind.EVICTED)
     evicted = evicted.take(np.isin(evicted.client, clients))
-    return len(np.unique(evicted.client[(evicted.t >= began_t) & (evicted.t <= ended_t + _EVICTED_WITHIN_S)]))
+    return len(np.unique(evicted.client[(evicted.t >= injected_t) & (evicted.t <= ended_t + _EVICTED_WITHIN_S)]))
 
 
 def _early_returns(case: Case, threshold: Threshold | None) -> Answer:

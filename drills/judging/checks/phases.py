@@ -78,18 +78,18 @@ def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
 def _unseen(case: Case, index: int) -> str:
     """Why a fault does not count as injected, effective and reverted; empty if it does."""
     history = case.history
-    begun, observed, ended = (history.of(kind) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED))
-    if not bool((begun.attempt == index).any()):
+    injected, observed, ended = (history.of(kind) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED))
+    if not bool((injected.attempt == index).any()):
         return "was not injected"
     acted = observed.value[observed.attempt == index]
     if not bool((acted >= 1).any()):
         return "had no observed effect"
     if not bool((ended.attempt == index).any()):
         return "was not reverted"
-    return _missed(history, index, float(acted.max()), float(begun.t[begun.attempt == index][0]))
+    return _missed(history, index, float(acted.max()), float(injected.t[injected.attempt == index][0]))
 
 
-def _missed(history: History, index: int, affected: float, began_t: float) -> str:
+def _missed(history: History, index: int, affected: float, injected_t: float) -> str:
     """How many clients a fault missed that must disconnect nearly all of them; empty if it did."""
     fault = history.header.plan[index]
     kind = fault.get("kind")
@@ -98,15 +98,15 @@ def _missed(history: History, index: int, affected: float, began_t: float) -> st
         named = int(str(fault.get("clients", history.header.clients)))
         return "" if affected >= _HIT_SHARE * named else f"affected {affected:g} of {named} clients"
     if kind not in (*_NAMING, "expire_tokens", "kill_runtime", "stop_delivery"):
-        return _unseen_by_clients(history, index, began_t) if by_hook else ""
+        return _unseen_by_clients(history, index, injected_t) if by_hook else ""
     if (tally := history.header.tally) is not None:
         return _missed_by_tally(tally, index, int(str(fault.get("clients"))) or history.header.clients)
     # Some faults name their clients; the others hit all that are connected.
-    wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, began_t)
+    wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, injected_t)
     # A process without a connection can be killed, too.
     cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
     cut = _without_renewals(history, cut) if by_hook else cut
-    hit = len(np.unique(cut.client[(cut.t >= began_t) & (cut.t <= history.phases.get("recovery", np.inf) + NOTICE_S)]))
+    hit = len(np.unique(cut.client[(cut.t >= injected_t) & (cut.t <= history.phases.get("recovery", np.inf) + NOTICE_S)]))
     hit = min(hit, wanted if by_hook or kind in ("kill_runtime", "stop_delivery") else int(affected))
     verb = "killed" if kind == "restart_clients" else "disconnected"
     return "" if hit >= _HIT_SHARE * wanted else f"{verb} {hit} of {wanted} clients"
@@ -131,7 +131,7 @@ def _without_renewals(history: History, cut: Rows) -> Rows:
     return cut.take(~history.detail_is(cut, ["token_refresh_due"]))
 
 
-def _unseen_by_clients(history: History, index: int, began_t: float) -> str:
+def _unseen_by_clients(history: History, index: int, injected_t: float) -> str:
     """Why the clients' observations do not confirm a hook's fault; empty if they do. Its exit code alone proves nothing."""
     fault = history.header.plan[index]
     kind = str(fault.get("kind"))
@@ -142,7 +142,7 @@ def _unseen_by_clients(history: History, index: int, began_t: float) -> str:
     ended = history.of(Kind.FAULT_REVERTED)
     until_t = np.inf if kind == "shrink_window" else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
     rows = history.of(shows_as)
-    rows = _without_renewals(history, rows.take((rows.t >= began_t) & (rows.t <= until_t)))
+    rows = _without_renewals(history, rows.take((rows.t >= injected_t) & (rows.t <= until_t)))
     if "delay_ms" in fault:
         rows = rows.take(rows.value >= _SLOW_ENOUGH * float(str(fault.get("delay_ms"))))
     return "" if len(rows) else f"was injected by a hook, but {what}"
