@@ -74,7 +74,8 @@ class SimulatedService:
         self._is_one_loop = model.server.one_loop
         self._handshake_s = model.server.handshake_ms / 1000
         self._batch_s = model.server.delivery_batch_ms / 1000
-        self._event_s = model.server.delivery_event_ms / 1000
+        # Events that are sent one by one cost a batch each, and nothing on top.
+        self._event_s = 0.0 if settings.sync_frames else model.server.delivery_event_ms / 1000
         self.life = 0  # counts restarts: what was on its way to an earlier life is lost
 
     @property
