@@ -167,9 +167,9 @@ def test_what_this_machine_or_target_cannot_do_is_said_before_anything_starts():
     endpoints = Endpoints("l", "mock", "http://127.0.0.1:9", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="2000000 clients need about 2000200 file descriptors"):
         engine.check(small("reconnect_storm", "fleet.clients=2000000"), None)
-    with pytest.raises(UsageError, match="kills the runtime's process"):
+    with pytest.raises(UsageError, match="kills the service's process"):
         engine.check(small("runtime_restart"), endpoints)
-    with pytest.raises(UsageError, match="tokens live as its file says"):
+    with pytest.raises(UsageError, match="sets token lifetimes"):
         engine.check(small("token_lifetime"), endpoints)
     engine.check(small("control_outage"), endpoints)
     with pytest.raises(TargetError, match="nothing answers at"):
