@@ -14,7 +14,7 @@ from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.report import junit, stage_files, stage_report
 from drills.rollout.setup import records, stages
 from drills.rollout.setup.records import Gate, Snapshot, StageReport
-from drills.rollout.verdict import blockers, comparison, judging, stage_drills, window
+from drills.rollout.verdict import blockers, chain, judging, stage_drills, window
 from drills.runs import catalog, results
 from tests.browsers import chromium
 from tests.commands import stormgate_here
@@ -179,7 +179,7 @@ def test_changes_since_the_previous_stage_are_reported(rollout: tuple[Folder, St
     assert [change.verdict for change in report.changes[:4]] == ["worse"] * 4
     for name in (records.REPORT_MD, records.REPORT_HTML):
         assert "Since the previous stage" in text(rollout, name)
-    backwards = comparison.compare(report.gates, [Gate(name="delivery", state="pass", checks=())])
+    backwards = chain.compare(report.gates, [Gate(name="delivery", state="pass", checks=())])
     assert {change.state for change in backwards} == {""}
 
 

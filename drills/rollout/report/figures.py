@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib import dates, rc_context
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import HoldEvent, Snapshot, StageReport
 from drills.rollout.verdict.window import StageWindow, load
+from drills.rollout.verdict.window_data.stage_window import moment_s
 from sim.analysis import samples
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError
@@ -41,7 +42,7 @@ _VARIABLES = {
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _WIDTH_IN = 9.0
 _LEGEND: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, labelcolor=_INK)  # noqa: C408
-_AUTH = "auth_failures."
+_AUTH, _APPLY = "auth_failures.", "ux.publish_to_apply_ms"
 _PANELS = {
     "failures (1/s)": ("mirror.failed_total", "delivery.stale_cursor_events_total"),
     "events (1/s)": ("mirror.published_total", "delivery.served_messages"),
@@ -99,6 +100,7 @@ def _panels(snapshots: Sequence[Snapshot]) -> Iterator[tuple[str, list[str]]]:
 
 
 Line = tuple[str, Floats, Floats]
+Seconds = TypeVar("Seconds", float, Floats)
 
 
 def _lines(snapshots: Sequence[Snapshot], names: Sequence[str]) -> list[Line]:
@@ -110,7 +112,7 @@ def _lines(snapshots: Sequence[Snapshot], names: Sequence[str]) -> list[Line]:
 
 def _line(snapshots: Sequence[Snapshot], name: str) -> Line:
     having = [each for each in snapshots if name in each.metrics]
-    t = np.array([from_iso(each.at).timestamp() for each in having], np.float64)
+    t = np.array([moment_s(each) for each in having], np.float64)
     value = np.array([each.metrics[name] for each in having], np.float64)
     label = name.removeprefix(_AUTH).removeprefix("delivery.").removeprefix("mirror.").removesuffix("_total").replace("_", " ")
     if not is_counter(name):
@@ -125,14 +127,14 @@ def _mark(axes: Axes, window: StageWindow, snapshots: Sequence[Snapshot], events
     half_s = window.interval_s / 2
     for each in snapshots:
         if each.fault:
-            at = from_iso(each.at).timestamp()
-            axes.axvspan(*_days(np.array([at - half_s, at + half_s])), color=_BAD, alpha=0.16, linewidth=0)
+            span = _days(moment_s(each) - half_s), _days(moment_s(each) + half_s)
+            axes.axvspan(*span, color=_BAD, alpha=0.16, linewidth=0)
     for at in _restarts(snapshots):
-        axes.axvline(float(_days(np.array([at]))[0]), color=_BAD, linewidth=1.2, linestyle="--")
+        axes.axvline(_days(at), color=_BAD, linewidth=1.2, linestyle="--")
     for event in events:
         at = from_iso(event.at).timestamp()
         if event.kind == "restarted" and window.began_s < at <= window.ended_s:
-            axes.axvline(float(_days(np.array([at]))[0]), color=_INK, linewidth=1.0, linestyle=":")
+            axes.axvline(_days(at), color=_INK, linewidth=1.0, linestyle=":")
 
 
 def _restarts(snapshots: Sequence[Snapshot]) -> Iterator[float]:
@@ -140,7 +142,7 @@ def _restarts(snapshots: Sequence[Snapshot]) -> Iterator[float]:
     for before, after in pairwise(snapshots):
         common = (name for name in after.metrics if is_counter(name) and name in before.metrics)
         if any(after.metrics[name] < before.metrics[name] for name in common):
-            yield from_iso(after.at).timestamp()
+            yield moment_s(after)
 
 
 def _latency(window: StageWindow, report: StageReport) -> Drawn | None:
@@ -153,7 +155,8 @@ def _latency(window: StageWindow, report: StageReport) -> Drawn | None:
     if not points:
         return None
     t, *percentiles = (np.array(column, np.float64) for column in zip(*points, strict=True))
-    limit = _limit(report, "ux", "publish_to_apply_ms")
+    checks = (check for gate in report.gates for check in gate.checks)
+    limit = next((check.threshold for check in checks if f"{check.gate}.{check.check}" == _APPLY), None)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -172,30 +175,22 @@ def _latency(window: StageWindow, report: StageReport) -> Drawn | None:
     return Drawn("Time from publish to apply", says, _svg(draw, 2.7, "latency"))
 
 
-def _limit(report: StageReport, gate: str, check: str) -> float | None:
-    found = [each for group in report.gates if group.name == gate for each in group.checks if each.check == check]
-    return found[0].threshold if found else None
-
-
 def _coverage(window: StageWindow) -> Drawn | None:
     """When servers answered, and when not."""
     if window.ended_s <= window.began_s:
         return None
-    snapshots = window.snapshots
-    good = [from_iso(each.at).timestamp() for each in snapshots if each.ok]
-    bad = [from_iso(each.at).timestamp() for each in snapshots if not each.ok]
+    good, bad = ([moment_s(each) for each in window.snapshots if each.ok is ok] for ok in (True, False))
     edges = [window.began_s, *sorted(good), window.ended_s]
     holes = [(a, b) for a, b in pairwise(edges) if b - a > 3 * window.interval_s]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for begin, end in holes:
-            axes.axvspan(*_days(np.array([begin, end])), facecolor=_BAD, alpha=0.22, linewidth=0)
+            axes.axvspan(_days(begin), _days(end), facecolor=_BAD, alpha=0.22, linewidth=0)
         axes.vlines(_days(np.array(good)), 0.1, 0.9, color=_SERIES[0], linewidth=1.0, label=f"answered ({len(good)})")
         if bad:
-            axes.plot(
-                _days(np.array(bad)), np.full(len(bad), 0.5), "x", color=_BAD, markersize=7, label=f"no answer ({len(bad)})"
-            )
+            label = f"no answer ({len(bad)})"
+            axes.plot(_days(np.array(bad)), np.full(len(bad), 0.5), "x", color=_BAD, markersize=7, label=label)
         _frame(axes, "snapshots", window)
         axes.set_ylim(0, 1)
         axes.set_yticks([])
@@ -208,7 +203,7 @@ def _coverage(window: StageWindow) -> Drawn | None:
 def _frame(axes: Axes, label: str, window: StageWindow) -> None:
     axes.set_ylabel(label, fontsize=9, color=_INK)
     axes.set_xlabel("time (UTC)" if _is_last(axes) else "", fontsize=9, color=_INK)
-    axes.set_xlim(*_days(np.array([window.began_s, max(window.ended_s, window.began_s + 1)])))
+    axes.set_xlim(_days(window.began_s), _days(max(window.ended_s, window.began_s + 1)))
     axes.xaxis_date(tz=UTC)
     locator = dates.AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
@@ -227,9 +222,9 @@ def _is_last(axes: Axes) -> bool:
     return place is None or place.is_last_row()
 
 
-def _days(seconds: Floats) -> Floats:
+def _days(seconds: Seconds) -> Seconds:
     """POSIX seconds in Matplotlib's unit of time."""
-    return np.asarray(seconds, np.float64) / 86400.0
+    return seconds / 86400.0
 
 
 def _svg(draw: Callable[[Figure], None], height_in: float, name: str) -> str:

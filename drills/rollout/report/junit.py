@@ -5,7 +5,8 @@ skipped test cases.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -64,27 +65,20 @@ def _check_case(check: GateCheck) -> Case:
 
 def _document(title: str, at: str, run_id: str, suites: Iterable[tuple[str, list[Case]]]) -> bytes:
     root = Element("testsuites", name=_clean(f"stormgate {title} {run_id}"))
-    totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    totals = Counter(dict.fromkeys(("tests", "failures", "errors", "skipped"), 0))
     for name, cases in suites:
-        counts = dict(_counts(cases))
+        kinds = Counter(map(_kind, cases))
+        counts = {"tests": len(cases), "failures": kinds["failure"], "errors": kinds["error"], "skipped": kinds["skipped"]}
         suite = SubElement(root, "testsuite", {"name": _clean(name), **{key: str(value) for key, value in counts.items()}})
         if at:
             suite.set("timestamp", at)
         for case in cases:
             _add(suite, name, case)
-        totals = {key: totals[key] + counts[key] for key in totals}
+        totals.update(counts)
     for key, value in totals.items():
         root.set(key, str(value))
     indent(root)
     return b'<?xml version="1.0" encoding="UTF-8"?>\n' + bytes(tostring(root, encoding="utf-8")) + b"\n"
-
-
-def _counts(cases: list[Case]) -> Iterator[tuple[str, int]]:
-    kinds = [_kind(case) for case in cases]
-    yield "tests", len(cases)
-    yield "failures", kinds.count("failure")
-    yield "errors", kinds.count("error")
-    yield "skipped", kinds.count("skipped")
 
 
 def _kind(case: Case) -> str:

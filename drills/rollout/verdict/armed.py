@@ -6,7 +6,6 @@ the deployed ones, and an operator's command still finds them; and if the rehear
 
 import asyncio
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ import msgspec
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file
-from drills.rollout.setup.evidence import append
+from drills.rollout.setup.commands import hook_environment
 from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback, StagePlan
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.verdict import chain
-from drills.rollout.verdict.requirements import Found, hold_span, most_severe
+from drills.rollout.verdict.requirements import Found, all_passed, hold_span
 from drills.runs import targets
 from sim.base import atomic_files as files
 from sim.base import operator_command
@@ -84,7 +83,7 @@ class Monitor:
         )
         before = evidence.read_lines(self.folder / records.ARMED, Armed)[-1:]
         if not before or msgspec.structs.replace(before[0], at=line.at) != line or state is State.PASS:
-            append(self.folder / records.ARMED, line)
+            evidence.append(self.folder / records.ARMED, line)
         return "" if state is State.PASS else reason
 
     def _rules(self) -> RollbackRules:
@@ -106,16 +105,8 @@ class Monitor:
 
     def _checked(self, rules: RollbackRules) -> Found:
         endpoints, good = self.aim.endpoints, last_good(rules)
-        about = {
-            "ACTION": "check",
-            "TARGET": endpoints.name,
-            "RUN_ID": self.plan.run_id,
-            "RUNTIME_URL": endpoints.runtime_url,
-            "CONTROL_URL": endpoints.control_url,
-            "RUNTIME_REVISION": good.runtime,
-            "CONTROL_REVISION": good.control,
-        }
-        environment = {**os.environ, **{f"STORMGATE_{name}": value for name, value in about.items()}}
+        deployed = {"RUNTIME_REVISION": good.runtime, "CONTROL_REVISION": good.control}
+        environment = hook_environment(endpoints, ACTION="check", RUN_ID=self.plan.run_id, **deployed)
         output = Output(Redactor(endpoints.secrets))
         _, why = asyncio.run(operator_command.run(rules.check, environment, rules.observed_within_s, output))
         log = f"{records.LOGS}/armed-{self.clock.now():%Y%m%dT%H%M%SZ}.txt"
@@ -152,15 +143,12 @@ def requirement(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> 
     began, _ = hold_span(events)
     if not lines or not began:
         return State.NOT_RUN, "it was not checked whether the rollback stays available"
-    rehearsed, valid = (
-        _rehearsal(run_dir, plan),
-        timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.rehearsal_valid_h),
-    )
+    rehearsed = _rehearsal(run_dir, plan)
+    valid = timedelta(hours=stages_file.load(run_dir / records.STAGES).signoff.rehearsal_valid_h)
     found = [_at_gate(hour, lines, from_iso(began), plan, rehearsed, valid) for hour in plan.gates_at_h]
-    if wrong := [each for each in found if each[0] is not State.PASS]:
-        return most_severe(wrong)
     gates = ", ".join(f"{hour:g}" for hour in plan.gates_at_h)
-    return State.PASS if found else State.NOT_RUN, f"the rollback was available at {gates} h; {lines[-1].reason}"
+    reason = f"the rollback was available at {gates} h; {lines[-1].reason}"
+    return all_passed(found, reason) if found else (State.NOT_RUN, reason)
 
 
 def _at_gate(

@@ -1,14 +1,18 @@
-"""The previous stages. Each report names the previous one by run and hash, so that no report can be replaced."""
+"""The previous stages, and what changed since the nearest one, check by check.
 
-from collections.abc import Iterator
+Each report names the previous one by run and hash, so that no report can be replaced.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
-from drills.judging.checks.verdicts import State
+from drills.judging.checks.verdicts import GRAVEST_FIRST, State
 from drills.rollout.setup import evidence, journal, records
 from drills.rollout.setup import stages as stages_file
-from drills.rollout.setup.records import Requirement, Stage, StagePlan, StageReport
+from drills.rollout.setup.records import Change, Gate, GateCheck, Requirement, Stage, StagePlan, StageReport
 from drills.rollout.setup.stages import Stages
 from sim.base import atomic_files
 from sim.base.clocks import from_iso
@@ -141,3 +145,42 @@ def _words(value: object) -> str:
     if isinstance(value, records.Revisions):
         return f"control {value.control or '?'}, runtime {value.runtime or '?'}"
     return str(value)
+
+
+def changes(run_dir: Path, plan: StagePlan, judged: Sequence[Gate]) -> tuple[Change, ...]:
+    """Compare with the previous stage's report, worse checks first. Empty if there is no valid previous report."""
+    try:
+        before = next(earlier(run_dir, plan), None)
+    except EvidenceError:  # the requirement previous_stage reports it
+        return ()
+    return compare(before.report.gates, judged) if before else ()
+
+
+def compare(before: Sequence[Gate], now: Sequence[Gate]) -> tuple[Change, ...]:
+    """Compare every check of either report, worse checks first."""
+    old, new = ({(check.gate, check.check): check for gate in gates for check in gate.checks} for gates in (before, now))
+    found = [_change(name, old.get(name), new.get(name)) for name in dict.fromkeys((*new, *old))]
+    return tuple(sorted(found, key=lambda each: ("worse", "better", "same").index(each.verdict)))
+
+
+def _change(name: tuple[str, str], old: GateCheck | None, new: GateCheck | None) -> Change:
+    was, now = (old.value if old else None), (new.value if new else None)
+    known = next(check for check in (new, old) if check)
+    return Change(
+        gate=name[0],
+        check=name[1],
+        unit=known.unit,
+        before_state=old.state if old else "",
+        state=new.state if new else "",
+        before=was,
+        now=now,
+        change=now - was if was is not None and now is not None else None,
+        verdict=_verdict(old, new),
+    )
+
+
+def _verdict(old: GateCheck | None, new: GateCheck | None) -> Literal["better", "worse", "same"]:
+    if old is None or new is None or old.state == new.state:
+        return "same"
+    is_worse = GRAVEST_FIRST.index(State(new.state)) < GRAVEST_FIRST.index(State(old.state))
+    return "worse" if is_worse else "better"

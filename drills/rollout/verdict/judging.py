@@ -7,6 +7,7 @@ pass.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -15,13 +16,14 @@ from drills.judging.checks.thresholds import Thresholds
 from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, State, worst
 from drills.rollout.servers import sampler
 from drills.rollout.setup import evidence, records
-from drills.rollout.setup.records import Coverage, Gate, GateCheck, HoldEvent, Requirement, Snapshot, StagePlan, StageReport
-from drills.rollout.verdict import armed, blockers, chain, comparison, requirements, splits, stage_drills
+from drills.rollout.setup.records import Gate, GateCheck, HoldEvent, Requirement, Snapshot, StagePlan, StageReport
+from drills.rollout.verdict import armed, blockers, chain, requirements, splits, stage_drills
 from drills.rollout.verdict import window as windows
 from drills.rollout.verdict.stage_drills import DrillEvidence
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError, StormgateError
 
+T = TypeVar("T")
 # No operator document requires it if no source has the data: then it is for information only.
 OPTIONAL_WITHOUT_DATA = frozenset({"delivery.slow_consumer_growth"})
 OF_WINDOW = ("coverage", "canary_checks", "invariants")  # checks of the window itself that are requirements, too
@@ -51,8 +53,9 @@ def judge_stage(run_dir: Path) -> StageReport:
     drills = stage_drills.of_stage(run_dir, plan)
     answers = _window_checks(stage)
     judged = _gates(answers, stage, drills)
-    stage.splits = _splits(stage)
-    covered = _coverage(stage)
+    asked_of = "the window cannot be judged by build and against the control"
+    stage.splits = _of_window(stage, lambda window: splits.of(window, stage.thresholds, plan), (), asked_of)
+    covered = _of_window(stage, lambda window: window.coverage, None, "the window's coverage cannot be determined")
     required = tuple(_requirements(stage, drills, answers))
     decision, reason = decide(judged, required)
     report = StageReport(
@@ -69,7 +72,7 @@ def judge_stage(run_dir: Path) -> StageReport:
         skipped=tuple(_skipped(plan, judged, required)),
         notes=tuple(_notes(plan)),
         evidence=evidence.files(run_dir),
-        changes=comparison.changes(run_dir, plan, judged),
+        changes=chain.changes(run_dir, plan, judged),
         splits=tuple(stage_drills.gate_check(result) for result in stage.splits),
     )
     return msgspec.structs.replace(report, blockers=blockers.of(report))
@@ -138,25 +141,21 @@ def _gates(answers: Mapping[str, GateCheck], stage: _Stage, drills: DrillEvidenc
 
 def _window_checks(stage: _Stage) -> dict[str, GateCheck]:
     """The answers of the window by the names of its checks."""
-    if stage.window is None:
-        return {}
-    try:
-        results = windows.judge(stage.window, stage.thresholds)
-    except Exception as error:  # without answers no gate passes
-        stage.problems.append(f"the window cannot be judged: {error or type(error).__name__}.")
-        return {}
+    results: tuple[CheckResult, ...] = _of_window(
+        stage, lambda window: windows.judge(window, stage.thresholds), (), "the window cannot be judged"
+    )
     return {result.name: stage_drills.gate_check(result, counts(result.name, result.state, stage.plan)) for result in results}
 
 
-def _splits(stage: _Stage) -> tuple[CheckResult, ...]:
-    """The answers by client build, and of the canary against its control."""
+def _of_window(stage: _Stage, compute: Callable[[windows.StageWindow], T], otherwise: T, problem: str) -> T:
+    """What is computed from the window; `otherwise` without a window, and after an exception, which becomes a problem."""
     if stage.window is None:
-        return ()
+        return otherwise
     try:
-        return splits.of(stage.window, stage.thresholds, stage.plan)
-    except Exception as error:  # without answers neither of the two requirements passes
-        stage.problems.append(f"the window cannot be judged by build and against the control: {error or type(error).__name__}.")
-        return ()
+        return compute(stage.window)
+    except Exception as error:  # without an answer nothing passes
+        stage.problems.append(f"{problem}: {error or type(error).__name__}.")
+        return otherwise
 
 
 def counts(name: str, state: State, plan: StagePlan) -> bool:
@@ -177,16 +176,6 @@ def _gate(name: str, checks: tuple[GateCheck, ...]) -> Gate:
     """The most severe state of its required checks; of all its checks if it has no required one."""
     states = {State(check.state) for check in checks if check.required} or {State(check.state) for check in checks}
     return Gate(name=name, state=next((state for state in GRAVEST_FIRST if state in states), State.NOT_RUN), checks=checks)
-
-
-def _coverage(stage: _Stage) -> Coverage | None:
-    if stage.window is None:
-        return None
-    try:
-        return stage.window.coverage
-    except Exception as error:  # a window without known coverage does not count
-        stage.problems.append(f"the window's coverage cannot be determined: {error or type(error).__name__}.")
-        return None
 
 
 def _requirements(stage: _Stage, drills: DrillEvidence, answers: Mapping[str, GateCheck]) -> Iterator[Requirement]:
@@ -217,10 +206,10 @@ def _requirements(stage: _Stage, drills: DrillEvidence, answers: Mapping[str, Ga
     for name in OF_WINDOW:
         answer = answers.get(f"window.{name}")
         found = (State(answer.state), answer.reason) if answer else (State.NO_DATA, "there is no window to judge")
-        yield _of_window(name, found, answer.evidence if answer else records.SNAPSHOTS, stage)
+        yield _as_requirement(name, found, answer.evidence if answer else records.SNAPSHOTS, stage)
 
 
-def _of_window(name: str, found: requirements.Found, proof: str, stage: _Stage) -> Requirement:
+def _as_requirement(name: str, found: requirements.Found, proof: str, stage: _Stage) -> Requirement:
     """A check of the window itself, as a requirement. The canary checks must also be those that were recorded."""
     if name == "canary_checks":
         return requirements.judged(name, proof, lambda: requirements.canary_checks(stage.run_dir, stage.events, found))

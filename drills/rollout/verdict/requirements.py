@@ -49,14 +49,18 @@ def most_severe(found: Sequence[Found]) -> Found:
     return state, f"{reason}; and {others} more" if others > 0 else reason
 
 
+def all_passed(found: Sequence[Found], reason: str) -> Found:
+    """A pass for this reason; if some did not pass, the most severe of those."""
+    wrong = [each for each in found if each[0] is not State.PASS]
+    return most_severe(wrong) if wrong else (State.PASS, reason)
+
+
 def preconditions(run_dir: Path, plan: StagePlan) -> Found:
     """Whether all preconditions of a rollout were met."""
     lines = {each.name: each for each in evidence.read_lines(run_dir / records.PRECONDITIONS, Precondition)}
     found = [_precondition(name, lines.get(name), plan) for name in dict.fromkeys((*records.PRECONDITION_NAMES, *lines))]
-    if wrong := [each for each in found if each[0] is not State.PASS]:
-        return most_severe(wrong)
     met = sum(each.state == "pass" for each in lines.values())
-    return State.PASS, f"{met} of {len(lines)} are met{_exempt_names(lines.values())}"
+    return all_passed(found, f"{met} of {len(lines)} are met{_exempt_names(lines.values())}")
 
 
 def _precondition(name: str, line: Precondition | None, plan: StagePlan) -> Found:
@@ -83,15 +87,12 @@ def commands(run_dir: Path, plan: StagePlan) -> Found:
     if not done:
         return State.NOT_RUN, "no command was run"
     named = {each.name for each in done}
-    missing = [(State.NOT_RUN, f"{name}: was not run") for name in plan.commands if name not in named]
-    wrong = missing + [found for each in done if (found := _command(run_dir, each, plan))[0] is not State.PASS]
-    if wrong:
-        return most_severe(wrong)
+    found: list[Found] = [(State.NOT_RUN, f"{name}: was not run") for name in plan.commands if name not in named]
+    found += [_command(run_dir, each, plan) for each in done]
     tests, passed = sum(each.tests or 0 for each in done), sum(each.state == "pass" for each in done)
-    if not passed:
-        return State.NOT_RUN, "no command was run"
     ran = f"with {tests} tests" if tests else "without tests"
-    return State.PASS, f"{passed} commands passed, {ran}{_exempt_names(done)}"
+    verdict = all_passed(found, f"{passed} commands passed, {ran}{_exempt_names(done)}")
+    return (State.NOT_RUN, "no command was run") if verdict[0] is State.PASS and not passed else verdict
 
 
 def _command(run_dir: Path, done: CommandDone, plan: StagePlan) -> Found:
@@ -179,10 +180,9 @@ def hold(events: Sequence[HoldEvent], plan: StagePlan, snapshots: Sequence[Snaps
     held_s = (from_iso(ended) - from_iso(began)).total_seconds()
     if held_s < plan.hold_required_s:
         return State.INCONCLUSIVE, f"held for {held_s:.0f} s of {plan.hold_required_s:.0f} s"
-    if missed := [found for h in plan.gates_at_h if (found := _gate_at(events, h))[0] is not State.PASS]:
-        return most_severe(missed)
     restarts = sum(each.kind == "restarted" for each in events)
-    return State.PASS, f"held for {held_s:.0f} s of {plan.hold_required_s:.0f} s, restarted {restarts} times"
+    held = f"held for {held_s:.0f} s of {plan.hold_required_s:.0f} s, restarted {restarts} times"
+    return all_passed([_gate_at(events, hour) for hour in plan.gates_at_h], held)
 
 
 def _gate_at(events: Sequence[HoldEvent], after_h: float) -> Found:
@@ -276,5 +276,4 @@ def canary_checks(run_dir: Path, events: Sequence[HoldEvent], judged: Found) -> 
             found.append((State.ERROR, f"{each.run}: is recorded in {records.CANARY_CHECK_LIST}, but it is missing"))
         if each.status == State.FAIL and (not began or from_iso(each.at) >= from_iso(began)):
             found.append((State.FAIL, f"{each.run} failed at {each.at}: {each.reason}"))
-    wrong = [each for each in found if each[0] is not State.PASS]
-    return most_severe(wrong) if wrong else judged
+    return all_passed(found, judged[1])

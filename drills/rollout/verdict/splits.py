@@ -9,7 +9,7 @@ from drills.judging.checks.verdicts import CheckResult, State
 from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import CanaryCheckDone, StagePlan
 from drills.rollout.setup.stages import minimum
-from drills.rollout.verdict.requirements import Found, most_severe
+from drills.rollout.verdict.requirements import Found, all_passed
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY
 from drills.rollout.verdict.window_data.base import WindowCheck, answer
 from drills.rollout.verdict.window_data.stage_window import StageWindow
@@ -85,5 +85,4 @@ def canary(run_dir: Path, plan: StagePlan, found: Sequence[CheckResult]) -> Foun
 
 
 def _combined(answers: Sequence[CheckResult], passed: str) -> Found:
-    wrong = [(each.state, f"{each.check}: {each.reason}") for each in answers if each.state is not State.PASS]
-    return most_severe(wrong) if wrong else (State.PASS, passed)
+    return all_passed([(each.state, f"{each.check}: {each.reason}") for each in answers], passed)

@@ -16,7 +16,7 @@ from drills.rollout.setup import evidence, records
 from drills.rollout.setup import stages as stages_file
 from drills.rollout.setup.records import DrillDone, GateCheck, StagePlan
 from drills.rollout.verdict import chain
-from drills.rollout.verdict.requirements import Found, most_severe
+from drills.rollout.verdict.requirements import Found, all_passed, most_severe
 from drills.runs import results
 from drills.runs.request import SIMULATED
 from sim.base.clocks import from_iso
@@ -102,10 +102,7 @@ def requirement(run_dir: Path, plan: StagePlan, drills: DrillEvidence) -> Found:
     found += [(State(each.status), f"{each.name}: {each.reason or each.status}") for each in recorded if each.status != "pass"]
     if not drills.verdicts:
         return most_severe(found) if found else (State.NOT_RUN, "no drill was run")
-    if wrong := [each for each in found if each[0] is not State.PASS]:
-        return most_severe(wrong)
-    count = sum(len(verdict.drills) for verdict in drills.verdicts.values())
-    return State.PASS, f"Failures: 0, of {count} drills"
+    return all_passed(found, f"Failures: 0, of {sum(len(verdict.drills) for verdict in drills.verdicts.values())} drills")
 
 
 def _mismatches(recorded: list[DrillDone], drills: DrillEvidence) -> Iterator[Found]:
@@ -151,12 +148,9 @@ def _summary(drill: DrillVerdict) -> str:
 def checks(drills: DrillEvidence) -> Iterator[GateCheck]:
     """The drills' answers to the gates: per check the most severe one; of equal ones the largest value."""
     for name in CHECKS:
-        if answers := _answers(name, drills):
-            yield _most_severe(answers, drills)
-        elif drills.with_faults is not None and (answers := _answers(name, drills.with_faults)):
-            yield _most_severe(answers, drills.with_faults)
-        else:
-            yield _not_run(name, drills)
+        asked = [drills, *([drills.with_faults] if drills.with_faults else [])]
+        answered = [(answers, each) for each in asked if (answers := _answers(name, each))]
+        yield _most_severe(*answered[0]) if answered else _not_run(name, drills)
 
 
 def _answers(name: str, drills: DrillEvidence) -> list[tuple[DrillVerdict, CheckResult, str]]:

@@ -3,7 +3,7 @@
 The requests are token requests, connects and publishes. Servers count them; clients of the canary checks are the second source.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from drills.judging.checks.base import NAN, Answer, by_ratio, needed
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data import names
-from drills.rollout.verdict.window_data.base import Source, by_clients, doubted, trusted, unserved
+from drills.rollout.verdict.window_data.base import Source, doubted, from_clients, trusted, unserved
 from drills.rollout.verdict.window_data.clients import share_of, total
 from drills.rollout.verdict.window_data.counters import Counted, counted, promised
 from drills.rollout.verdict.window_data.stage_window import StageWindow
@@ -25,6 +25,7 @@ KINDS = (
     ("tokens", names.TOKEN_FAILURES, names.TOKEN_TRIES),
     ("connects", names.AUTH_FAILURES, names.CONNECTS),
 )
+_Pairs = Mapping[str, tuple[Counted, Counted]]  # by kind, its errors and its tries
 SHARES = {"tokens": samples.token_refusals, "connects": samples.auth_refusals, "publishes": samples.failed_publishes}
 
 
@@ -44,20 +45,25 @@ class _Tally(NamedTuple):
         return errors[last] - errors[first], tries[last] - tries[first]
 
 
-def ratio_by_servers(window: StageWindow, threshold: Threshold | None) -> Answer | None:
+def _by_servers(judge: Callable[[StageWindow, _Pairs, Threshold], Answer]) -> Source:
     """Decide by all kinds of which servers count errors and tries."""
-    pairs = _pairs(window)
-    if not pairs:
-        return unserved(window, names.PUBLISH_TRIES)
+
+    def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
+        pairs = _pairs(window)
+        if not pairs:
+            return unserved(window, names.PUBLISH_TRIES)
+        return trusted(window, doubted(judge(window, pairs, needed(threshold)), _doubt(window, pairs)))
+
+    return Source("server", decide, tuple(dict.fromkeys(name for _, errors, tries in KINDS for name in (*errors, *tries))))
+
+
+def _ratio_by_servers(window: StageWindow, pairs: _Pairs, limit: Threshold) -> Answer:
     share = Share(sum(errors.total for errors, _ in pairs.values()), sum(tries.total for _, tries in pairs.values()))
-    found = by_ratio(share, needed(threshold), f"{' and '.join(pairs)} failed")
-    return trusted(window, doubted(found, _doubt(window, pairs)))
+    return by_ratio(share, limit, f"{' and '.join(pairs)} failed")
 
 
-def ratio_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer | None:
-    """Decide by all requests of the canary checks' clients."""
-
-    return by_clients(window, lambda: by_ratio(client_errors(window), needed(threshold), f"{' and '.join(SHARES)} failed"))
+def _ratio_by_clients(window: StageWindow, limit: Threshold) -> Answer:
+    return by_ratio(client_errors(window), limit, f"{' and '.join(SHARES)} failed")
 
 
 def client_errors(window: StageWindow) -> Share:
@@ -65,34 +71,24 @@ def client_errors(window: StageWindow) -> Share:
     return total(share_of(check, name, of) for check in window.canary_checks for name, of in SHARES.items())
 
 
-def burn_by_servers(window: StageWindow, threshold: Threshold | None) -> Answer | None:
-    """Decide by how fast the budget burns, by the servers' counters."""
-    pairs = _pairs(window)
-    if not pairs:
-        return unserved(window, names.PUBLISH_TRIES)
+def _burn_by_servers(window: StageWindow, pairs: _Pairs, limit: Threshold) -> Answer:
     tallies = [tally for errors, tries in pairs.values() if (tally := _tally(errors, tries)) is not None]
     ends = np.unique(np.concatenate([np.zeros(0), *(tally.until for tally in tallies)]))
-    found = _burn(tallies, ends, window.began_s, needed(threshold))
-    return trusted(window, doubted(found, _doubt(window, pairs)))
+    return _burn(tallies, ends, window.began_s, limit)
 
 
-def burn_by_clients(window: StageWindow, threshold: Threshold | None) -> Answer | None:
-    """Decide by how fast the budget burns, by the canary checks' clients."""
-
-    def judge() -> Answer:
-        checks = sorted(window.canary_checks, key=lambda check: check.ended_s)
-        until = np.array([check.ended_s for check in checks])  # its counts are known when it has ended
-        shares = [[share_of(check, name, of) for check in checks] for name, of in SHARES.items()]
-        tallies = [
-            _Tally(until, until, np.array([s.hits for s in kind], np.float64), np.array([s.n for s in kind], np.float64))
-            for kind in shares
-        ]
-        return _burn(tallies, until, window.began_s, needed(threshold))
-
-    return by_clients(window, judge)
+def _burn_by_clients(window: StageWindow, limit: Threshold) -> Answer:
+    checks = sorted(window.canary_checks, key=lambda check: check.ended_s)
+    until = np.array([check.ended_s for check in checks])  # its counts are known when it has ended
+    shares = [[share_of(check, name, of) for check in checks] for name, of in SHARES.items()]
+    tallies = [
+        _Tally(until, until, np.array([s.hits for s in kind], np.float64), np.array([s.n for s in kind], np.float64))
+        for kind in shares
+    ]
+    return _burn(tallies, until, window.began_s, limit)
 
 
-def _pairs(window: StageWindow) -> dict[str, tuple[Counted, Counted]]:
+def _pairs(window: StageWindow) -> _Pairs:
     """By kind, its errors and its tries, both from one source."""
     found = {}
     for kind, errors, tries in KINDS:
@@ -103,7 +99,7 @@ def _pairs(window: StageWindow) -> dict[str, tuple[Counted, Counted]]:
     return found
 
 
-def _doubt(window: StageWindow, pairs: Mapping[str, tuple[Counted, Counted]]) -> str:
+def _doubt(window: StageWindow, pairs: _Pairs) -> str:
     """Why the pairs are doubtful: a kind that is promised is missing, or a counter is doubtful."""
     missing = [kind for kind, _, tries in KINDS if kind not in pairs and promised(window, tries)]
     if missing:
@@ -150,6 +146,5 @@ def _lower_bound(errors: Floats, tries: Floats) -> float:
     return min(statistics.ratio(round(hits), round(n)).lower for hits, n in zip(errors.tolist(), tries.tolist(), strict=True))
 
 
-_METRICS: tuple[str, ...] = tuple(dict.fromkeys(name for _, errors, tries in KINDS for name in (*errors, *tries)))
-RATIO = (Source("server", ratio_by_servers, _METRICS), Source("client", ratio_by_clients))
-BURN = (Source("server", burn_by_servers, _METRICS), Source("client", burn_by_clients))
+RATIO = (_by_servers(_ratio_by_servers), from_clients(_ratio_by_clients))
+BURN = (_by_servers(_burn_by_servers), from_clients(_burn_by_clients))

@@ -10,6 +10,7 @@ from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.base import Source, Suspicion, from_clients, from_servers
 from drills.rollout.verdict.window_data.clients import ShareOf, pooled
+from drills.rollout.verdict.window_data.clients import worst as worst_of
 from drills.rollout.verdict.window_data.counters import Counted, counted
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 from sim.analysis.samples import Share
@@ -61,7 +62,7 @@ def _surge(source: Counted, usual: float | None, slack_s: float, limit: Threshol
             continue
         answers.append(_compared(low, high, usual_low, usual_high, limit, what, source.total))
         worst = max(worst, answers[-1].value)
-    return _most_severe(answers)
+    return worst_of(answers, what)
 
 
 def _compared(low: float, high: float, usual_low: float, usual_high: float, limit: Threshold, what: str, n: int) -> Answer:
@@ -73,11 +74,6 @@ def _compared(low: float, high: float, usual_low: float, usual_high: float, limi
     times = low / usual_high if usual_high else float("inf") if low else 0.0
     reason = f"{low:g} to {high:g} {what} in {limit.window_s:g} s, usually {usual_low:.3g} to {usual_high:.3g}"
     return Answer(state, times, n, reason)
-
-
-def _most_severe(answers: Sequence[Answer]) -> Answer:
-    order = (State.FAIL, State.INCONCLUSIVE, State.PASS)
-    return min(answers, key=lambda each: (order.index(each.state), -each.value if each.value == each.value else 0.0))
 
 
 def of_clients(code: str, what: str) -> Source:
@@ -92,7 +88,7 @@ def of_clients(code: str, what: str) -> Source:
         if tries < (limit.minimum_n or 0):
             return Answer(State.INCONCLUSIVE, NAN, tries, f"{tries} connects are too few; {limit.minimum_n} are needed")
         found = [_of_span(window, check.ended_s, code, share_of, limit, what) for check in window.canary_checks]
-        return replace(_most_severe(found), n=tries) if found else Answer(State.NO_DATA, NAN, 0, "there was no canary check")
+        return replace(worst_of(found, what), n=tries) if found else Answer(State.NO_DATA, NAN, 0, "there was no canary check")
 
     return from_clients(judge)
 

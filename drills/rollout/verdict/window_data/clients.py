@@ -3,7 +3,7 @@
 A canary check with a late load generator measured itself, so decisions about time leave it out.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -59,12 +59,12 @@ def ratio_per_span(name: str, of: ShareOf, what: str) -> Source:
             answer = by_ratio(share, threshold, what)
             is_clean = share.n > 0 and share.hits == 0
             found.append(replace(answer, state=State.PASS, reason=f"0 of {share.n} {what}") if is_clean else answer)
-        return _worst(found, what)
+        return worst(found, what)
 
     return from_clients(judge)
 
 
-def _worst(answers: list[Answer], what: str) -> Answer:
+def worst(answers: Sequence[Answer], what: str) -> Answer:
     """The most severe answer; of equal ones that with the largest value."""
     if not answers:
         return Answer(State.NO_DATA, NAN, 0, f"there were no {what}")
@@ -132,7 +132,7 @@ def p95_per_span(name: str, samples_of: SamplesOf, what: str) -> Source:
     def judge(window: StageWindow, threshold: Threshold) -> Answer:
         fit = on_time(window)
         found = [by_percentile(samples(span, name, samples_of), 0.95, threshold, what) for span in spans(fit)]
-        return _unless_late(window, fit, _worst(found, what))
+        return _unless_late(window, fit, worst(found, what))
 
     return from_clients(judge)
 
