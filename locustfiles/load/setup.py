@@ -8,7 +8,7 @@ import gevent
 from locust import events
 from locust.runners import MasterRunner
 
-from locustfiles.load.run import capacity_ramp, conductor, options
+from locustfiles.load.run import conductor, options
 from locustfiles.load.run.conductor import Conductor
 from locustfiles.load.web import routes as web
 from sim.base.errors import UsageError
@@ -25,9 +25,7 @@ def use_drill(drill: str, ramps: bool = False, **defaults: object) -> None:
 
     def add_fields(parser: Any) -> None:
         parser.set_defaults(**_LOOPBACK)
-        options.add_to(parser, drill, **defaults)
-        if ramps:
-            capacity_ramp.add_to(parser)
+        options.add_to(parser, drill, ramps=ramps, **defaults)
 
     def begin(environment: Any, runner: Any, **_: Any) -> None:
         ours = conductor.of(environment)

@@ -50,11 +50,11 @@ class Told:
         send, stop = (lambda worker, said: self.said.append((worker, said))), self.stopped.append
         self.workers = Workers(ids, 10, send, WallClock(), self.recorder, self.live, stop)  # type: ignore[arg-type]
         for each in ids:
-            self.workers.hear(each, READY)
+            self.workers.receive(each, READY)
 
     def ended(self, *done: messages.Done) -> str:
         for number, said in enumerate(done, 1):
-            self.workers.hear(f"id{number}", said)
+            self.workers.receive(f"id{number}", said)
         return self.workers.end()
 
 
@@ -90,9 +90,9 @@ def test_every_message_arrives_as_it_was_sent():
 def test_clients_have_one_user_each_however_many_come():
     told = Told()
     for users in (3, 3, 6, 9):
-        told.workers.hear("id1", messages.UsersSpawned(users))
-    told.workers.hear("id2", messages.UsersSpawned(7))
-    told.workers.hear("stranger", messages.UsersSpawned(7))
+        told.workers.receive("id1", messages.UsersSpawned(users))
+    told.workers.receive("id2", messages.UsersSpawned(7))
+    told.workers.receive("stranger", messages.UsersSpawned(7))
     numbers = {each: [n for worker, said in told.said if worker == each for n in said.numbers] for each in ("id1", "id2")}
     assert numbers == {"id1": [0, 2, 4, 6, 8, 1, 3, 5, 7], "id2": [9]}
 
@@ -100,10 +100,10 @@ def test_clients_have_one_user_each_however_many_come():
 def test_users_that_never_come_leave_clients_that_are_never_live(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "GATHER_LIMIT_S", 0.2)
     told = Told(1)
-    told.workers.hear("id1", messages.UsersSpawned(7))
+    told.workers.receive("id1", messages.UsersSpawned(7))
     told.workers.gather(lambda: False)
     told.workers.start(5.0)
-    told.workers.hear("id1", messages.Status(7, 7, -1, 0.0, {}, {}))
+    told.workers.receive("id1", messages.Status(7, 7, -1, 0.0, {}, {}))
     assert told.said == [("id1", messages.Clients(list(range(7)))), ("id1", messages.Start(5.0))]
     assert told.workers.there == 7  # of ten: the run never gets well, which its steady state says
 
@@ -112,7 +112,7 @@ def test_what_was_observed_must_have_arrived():
     def said_of(rows: int) -> str:
         told = Told(1)
         for each in shipped((1.0, "applied", 0, "s", 1), (1.1, "applied", 1, "s", 1)):
-            told.workers.hear("id1", each)
+            told.workers.receive("id1", each)
         return told.ended(done(messages=1, rows=rows))
 
     assert said_of(2) == ""
@@ -121,7 +121,7 @@ def test_what_was_observed_must_have_arrived():
 
 def test_what_cannot_be_read_is_missed():
     told = Told(1)
-    told.workers.hear("id1", messages.Rows(0, 1, b"nothing"))
+    told.workers.receive("id1", messages.Rows(0, 1, b"nothing"))
     assert "cannot be read" in told.ended(done(messages=1, rows=1))
 
 
@@ -149,7 +149,7 @@ def test_a_worker_that_never_says_its_last_word_is_named(monkeypatch: pytest.Mon
 def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "SILENCE_S", 0.2)
     told = Told()
-    told.workers.hear("id1", done())  # whoever said its last word may be silent
+    told.workers.receive("id1", done())  # whoever said its last word may be silent
     gevent.sleep(0.8)
     assert told.stopped == ["worker 2 (process 7 on here) was lost during the run: no message for 0.2 s"]
 
@@ -157,9 +157,9 @@ def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
 def test_a_fault_that_begins_late_somewhere_is_none_at_one_moment():
     told = Told()
     order = told.workers.inject(schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
-    told.workers.hear("id1", messages.FaultDone(order, 5, 3.0))
+    told.workers.receive("id1", messages.FaultDone(order, 5, 3.0))
     assert told.stopped == []
-    told.workers.hear("id2", messages.FaultDone(order, 4, 1400.0))
+    told.workers.receive("id2", messages.FaultDone(order, 4, 1400.0))
     assert (told.workers.affected(order), told.stopped) == (
         9,
         ["worker 2 (process 7 on here) began a fault 1.4 s later than the others"],
@@ -181,7 +181,7 @@ def test_a_worker_that_cannot_take_part_is_named(
     told = Told(0)
     told.workers = Workers(["id"], 10, lambda *_: None, WallClock(), told.recorder, told.live, told.stopped.append)  # type: ignore[arg-type]
     if answer is not None:
-        told.workers.hear("id", answer)
+        told.workers.receive("id", answer)
     with pytest.raises(TargetError, match=why):
         told.workers.prepare(STORM, 1, "mock", [], 0.0)
 
@@ -190,8 +190,8 @@ def test_stop_conditions_count_what_all_workers_observe(tmp_path: Path):
     told = Told(1)
     told.workers._recorder = counting = CountingRecorder(tmp_path)
     status = messages.Status(5, 5, -1, 0.0, {"connect_done": 3, "connect_failed": 1, "applied": 9}, {})
-    told.workers.hear("id1", status)
-    told.workers.hear("id1", msgspec.structs.replace(status, counts={"connect_done": 4, "connect_failed": 3}))
+    told.workers.receive("id1", status)
+    told.workers.receive("id1", msgspec.structs.replace(status, counts={"connect_done": 4, "connect_failed": 3}))
     assert counting.failed_within(100.0, 50.0) == (3, 7)
     counting.seal()
 
@@ -200,10 +200,10 @@ def test_who_is_behind_is_asked_of_everybody():
     told = Told()
     status = messages.Status(5, 5, -1, 0.0, {}, {})
     for each in ("id1", "id2"):
-        told.workers.hear(each, status)
+        told.workers.receive(each, status)
     assert told.workers.behind({"t": 3}) == 2  # nobody has answered yet
-    told.workers.hear("id1", msgspec.structs.replace(status, behind=0))
-    told.workers.hear("id2", msgspec.structs.replace(status, behind=4))
+    told.workers.receive("id1", msgspec.structs.replace(status, behind=0))
+    told.workers.receive("id2", msgspec.structs.replace(status, behind=4))
     assert (told.workers.behind({"t": 3}), told.workers.live) == (4, 10)
 
 

@@ -1,8 +1,9 @@
-"""The parts of load tests that need no Locust: what is asked, what is watched."""
+"""The parts of load tests that need no Locust process: options, caps, patterns, live metrics, the capacity ramp."""
 
 import argparse
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -11,7 +12,7 @@ from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.runs import catalog
 from locustfiles.load.clients.recording import LiveMetrics
-from locustfiles.load.clients.user_roster import Run, Users
+from locustfiles.load.clients.user_roster import Users
 from locustfiles.load.run import options, storm_patterns, target_monitor, verdict
 from locustfiles.load.run.capacity_ramp import CapacityRamp
 from sim.base.errors import UsageError
@@ -43,13 +44,13 @@ def asked(drill: str = "reconnect_storm", **fields: object) -> argparse.Namespac
     return argparse.Namespace(**(parser.values | fields))
 
 
-def test_fields_left_alone_are_the_drill_as_it_is():
-    asked_for = options.plan_of(asked())
-    assert (asked_for.drill.fleet.clients, asked_for.target, asked_for.seed) == (300, ("embedded mock", "mock"), 1)
+def test_default_options_run_the_drill_unchanged():
+    planned = options.plan_of(asked())
+    assert (planned.drill.fleet.clients, planned.target, planned.seed) == (300, ("embedded mock", "mock"), 1)
     assert options.plan_of(asked()).drill.digest() == options.drills.load(catalog.path_of("reconnect_storm")).digest()
 
 
-def test_fields_change_the_drill():
+def test_options_change_the_drill():
     drill = options.plan_of(
         asked(clients=20, share_dropped=0.5, storm_at=1.5, events_per_s=7.0, set=["fleet.policy=desktop"])
     ).drill
@@ -72,7 +73,7 @@ def test_fields_change_the_drill():
         ({"pattern": "waves", "drill": "dropped_delivery"}, "drops no sockets"),
     ],
 )
-def test_what_cannot_be_run_is_refused(fields: dict[str, object], why: str):
+def test_impossible_options_are_refused(fields: dict[str, object], why: str):
     with pytest.raises(UsageError, match=why):
         options.plan_of(asked(**fields))
 
@@ -94,7 +95,7 @@ CAPS = Caps(clients=1000, connects_per_s=1000.0, events_per_s=1000.0)
         ("production", "reconnect_storm", Rules(caps=CAPS), "only drills without faults"),
     ],
 )
-def test_what_a_live_target_does_not_allow_is_refused(
+def test_drill_that_the_target_does_not_allow_is_refused(
     kind: str, drill: str, rules: Rules, why: str, monkeypatch: pytest.MonkeyPatch
 ):
     endpoints = options.Endpoints("theirs", kind, "http://127.0.0.1:1", "http://127.0.0.1:1", rules=rules)
@@ -112,17 +113,17 @@ def test_all_processes_together_keep_to_a_cap(cap: float, workers: int):
     assert cap / 2 <= acts <= cap
 
 
-def test_a_cap_that_so_many_workers_cannot_share_is_refused():
+def test_cap_below_the_number_of_processes_is_refused():
     endpoints = options.Endpoints("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=7.0)))
     with pytest.raises(UsageError, match="Use fewer workers"):
         target_monitor.connects_per_s(endpoints, 7)
 
 
-def test_without_caps_nobody_is_paced():
+def test_target_without_caps_has_no_pacing():
     assert target_monitor.connects_per_s(options.Endpoints("mock", "mock", "", ""), 3) == (0.0, 0.0)
 
 
-def test_every_drill_that_is_offered_can_be_planned():
+def test_every_offered_drill_can_be_planned():
     assert {"reconnect_storm", "stale_cursor", "dropped_delivery", "token_expiry_storm", "observation"} <= set(
         options.possible_drills()
     )
@@ -134,11 +135,11 @@ def test_every_drill_that_is_offered_can_be_planned():
 def test_patterns_cut_sockets_within_the_phase(name: str):
     drill = options.plan_of(asked("multi_client_order", pattern=name, share_dropped=0.5)).drill
     cuts = [fault for fault in drill.faults if isinstance(fault, DropSockets)]
-    assert len(drill.faults) == len(cuts) + 1  # what else the drill does stays
+    assert len(drill.faults) == len(cuts) + 1  # the drill's other fault stays
     assert all(fault.at_s + fault.lasts_s <= drill.phases.fault_s and fault.share <= 0.5 for fault in cuts)
 
 
-def test_every_pattern_of_all_cuts_each_client_twice_or_more():
+def test_every_pattern_cuts_each_client_at_least_twice():
     for name in storm_patterns.PATTERNS:
         planned = plan(options.plan_of(asked(pattern=name, clients=40)).drill, seed=1)
         cuts = Counter(client for fault in planned for client in fault.clients)
@@ -146,7 +147,7 @@ def test_every_pattern_of_all_cuts_each_client_twice_or_more():
         assert min(cuts.values()) >= 2, name
 
 
-def test_deliveries_are_timed_from_when_the_event_was_due_whoever_learns_of_it_first():
+def test_delivery_is_measured_from_the_due_time_even_if_applied_before_acknowledged():
     reports: list[tuple[str, str, float, str]] = []
     live = LiveMetrics(lambda *row: reports.append(row))
     due = SimpleNamespace(due=100.0, stream=SimpleNamespace(stream="s"))
@@ -158,7 +159,7 @@ def test_deliveries_are_timed_from_when_the_event_was_due_whoever_learns_of_it_f
     assert [(name, ms) for _, name, ms, _ in reports] == [("delivery", 250.0), ("publish", 300.0), ("delivery", 500.0)]
 
 
-def test_failures_are_told_with_their_reasons():
+def test_failures_are_reported_with_their_codes():
     reports: list[tuple[str, str, float, str]] = []
     live = LiveMetrics(lambda *row: reports.append(row))
     client = SimpleNamespace(client=0)
@@ -172,7 +173,7 @@ def test_failures_are_told_with_their_reasons():
     ]
 
 
-def test_gates_look_open_until_there_is_something_to_see():
+def test_check_stays_open_until_it_has_data():
     live = LiveMetrics(lambda *_: None)
     limits = {"replay.bootstrap_ms": Threshold(600, "<=", "ms", "", "")}
     (before,) = verdict.provisional(("replay.bootstrap_ms",), limits, live)
@@ -181,13 +182,12 @@ def test_gates_look_open_until_there_is_something_to_see():
     assert (before.state, after.state) == ("open", "fail")
 
 
-class Cast(Users):
+class Cast(Users[Any]):
     """Users of a run that never ends by itself."""
 
     def __init__(self, clients: int) -> None:
-        super().__init__()
+        super().__init__(None)
         self.left: list[int] = []
-        self.over = False
         free = list(range(clients))
         self.run = SimpleNamespace(
             take_client=lambda: free.pop(0) if free else None,
@@ -196,35 +196,28 @@ class Cast(Users):
             replaced=SimpleNamespace(wait=lambda: None),
         )
 
-    def run_of_users(self) -> Run:
-        return self.run
 
-    @property
-    def is_run_over(self) -> bool:
-        return self.over
-
-
-def test_a_user_that_goes_is_missed_unless_the_run_is_over_or_it_was_no_client():
+def test_removed_user_is_reported_unless_the_run_is_over_or_it_had_no_client():
     cast = Cast(clients=2)
     for user in ("a", "b", "one too many"):
         cast.be_a_client(user)
     cast.leave("one too many")
     cast.leave("b")
     cast.leave("b")
-    cast.over = True
+    cast.is_over = True
     cast.leave("a")
     assert cast.left == [1]
 
 
 def judged(exit_code: int, late: bool = False) -> SimpleNamespace:
-    """A verdict, as much of it as a climb looks at."""
+    """A verdict, as much of it as a capacity ramp reads."""
     check = SimpleNamespace(name="drill.generator_lag_ms", state=State.ERROR if late else State.PASS)
     return SimpleNamespace(exit_code=exit_code, run_id="the run", drills=(SimpleNamespace(checks=(check,)),))
 
 
-def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[CapacityRamp, list[int]]:
-    """A climb from 100 clients, and the clients of its steps."""
-    capacity_ramp = CapacityRamp(argparse.Namespace(growth=2.0, max_clients=most))
+def ramped(*verdicts: SimpleNamespace) -> tuple[CapacityRamp, list[int]]:
+    """A capacity ramp from 100 to at most 400 clients, and the clients of its steps."""
+    capacity_ramp = CapacityRamp(argparse.Namespace(growth=2.0, max_clients=400))
     wanted, steps = options.plan_of(asked(clients=100)), []
     for each in verdicts:
         assert wanted is not None
@@ -235,7 +228,7 @@ def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[CapacityRamp, 
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "clients", "exit_code", "said"),
+    ("verdicts", "clients", "exit_code", "sentence"),
     [
         ((judged(0), judged(0), judged(1)), [100, 200, 400], 0, "green up to 200 clients (the run); 400 clients were red"),
         ((judged(0), judged(0), judged(0)), [100, 200, 400], 2, "the limit was not reached"),
@@ -244,15 +237,15 @@ def climbed(*verdicts: SimpleNamespace, most: int = 400) -> tuple[CapacityRamp, 
         ((judged(0), judged(4, late=True)), [100, 200], 4, "its limit, not the service's"),
     ],
 )
-def test_a_climb_ends_at_the_first_load_that_is_not_green(
-    verdicts: tuple[SimpleNamespace, ...], clients: list[int], exit_code: int, said: str
+def test_ramp_ends_at_the_first_load_that_is_not_green(
+    verdicts: tuple[SimpleNamespace, ...], clients: list[int], exit_code: int, sentence: str
 ):
-    capacity_ramp, steps = climbed(*verdicts)
+    capacity_ramp, steps = ramped(*verdicts)
     assert steps == clients
     assert capacity_ramp.exit_code == exit_code
-    assert said in capacity_ramp.in_words()
+    assert sentence in capacity_ramp.in_words()
 
 
-def test_a_climb_must_grow():
+def test_ramp_must_grow():
     with pytest.raises(UsageError, match="a factor above 1"):
         CapacityRamp(argparse.Namespace(growth=1.0, max_clients=10))

@@ -1,4 +1,4 @@
-"""The parts of the load tests' page that need neither Locust nor a browser: who may ask, what may be typed, what is shown."""
+"""The parts of the load tests' page that need neither Locust nor a browser: guard, form, data."""
 
 import argparse
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import pytest
 from drills.judging import gates
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, State
 from locustfiles.load.clients.recording import LiveMetrics
-from locustfiles.load.run import capacity_ramp, options, verdict
+from locustfiles.load.run import options, verdict
 from locustfiles.load.web import form, guard, page_data
 from sim.analysis.invariants import Violation
 from sim.client.notices import Notice
@@ -30,31 +30,31 @@ HERE = "127.0.0.1:8089"
         ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, HERE, True, True),  # another port of this machine
         ({"Origin": "http://elsewhere.example"}, HERE, True, True),
         ({"Origin": "null"}, HERE, True, True),
-        ({}, "elsewhere.example:8089", False, True),  # a name that was made to lead here
+        ({}, "elsewhere.example:8089", False, True),  # a foreign name that resolves to this machine
         ({}, "localhost:8089", True, False),
         ({}, "[::1]:8089", True, False),
     ],
 )
-def test_another_site_neither_reads_nor_changes_anything(headers: dict[str, str], host: str, changes: bool, is_refused: bool):
+def test_another_site_cannot_read_or_change_anything(headers: dict[str, str], host: str, changes: bool, is_refused: bool):
     assert bool(guard.refusal(headers, host, "127.0.0.1", changes=changes)) == is_refused
 
 
-def arguments() -> tuple[dict[str, dict[str, Any]], argparse.Namespace]:
+def arguments(**ramp: bool) -> tuple[dict[str, dict[str, Any]], argparse.Namespace]:
     """The fields as Locust lists them, and the options of a process that was started without any."""
     parser = Parser()
-    options.add_to(parser, "reconnect_storm")
+    options.add_to(parser, "reconnect_storm", **ramp)
     hidden = ("set", "defect", "out", "targets")
     listed = {
         name: {
             "default_value": value,
             "choices": parser.choices[f"--{name.replace('_', '-')}"],
             "is_secret": False,
-            "help_text": "What it is; 0: as the drill has it.",
+            "help_text": "",
         }
         for name, value in parser.values.items()
         if name not in hidden
     }
-    return listed, argparse.Namespace(**parser.values, growth=1.5)
+    return listed, argparse.Namespace(**parser.values)
 
 
 @pytest.mark.parametrize(
@@ -76,48 +76,40 @@ def arguments() -> tuple[dict[str, dict[str, Any]], argparse.Namespace]:
         ({"growth": "0.5"}, "a capacity ramp needs a factor above 1"),
     ],
 )
-def test_what_was_typed_is_refused_in_a_sentence(typed: dict[str, str], why: str):
-    listed, before = arguments()
-    listed["growth"] = {**listed["clients"], "default_value": 1.5}
-    before.max_clients = 10
+def test_invalid_input_is_refused_with_a_sentence(typed: dict[str, str], why: str):
+    listed, before = arguments(ramps=True)
     assert why in form.refusal(typed, listed, before, ramps=True)
 
 
-def test_what_can_be_run_is_not_refused():
+def test_valid_input_is_accepted():
     listed, before = arguments()
     typed = {"clients": "20", "storm_at": "-1", "policy": "", "user_count": "1", "host": "", "drill": "stale_cursor"}
     assert form.refusal(typed, listed, before, ramps=False) == ""
     assert (before.clients, before.drill) == (0, "reconnect_storm")
 
 
-def test_every_field_has_words_and_every_drill_its_own_values():
-    listed, _ = arguments()
+def test_form_has_a_label_for_every_field_and_values_of_every_drill():
+    listed, _ = arguments(ramps=True)
     listed["token"] = {"default_value": "hunter2", "choices": None, "is_secret": True, "help_text": "A secret."}
     made = form.form(listed)
-    fields = {field.name: field for group in made.groups for field in group.fields}
+    fields = {field["name"]: field for group in made["groups"] for field in group["fields"]}
     assert set(fields) == set(listed)
-    assert [group.title for group in made.groups][-1] == "More"  # only what nobody has found words for
-    assert [field.name for field in made.groups[-1].fields] == ["token"]
-    assert (fields["token"].kind, fields["token"].default) == ("secret", "")
-    assert (fields["clients"].kind, fields["clients"].help, fields["storm_at"].empty) == ("number", "What it is", "-1")
-    assert set(made.drills) == set(options.possible_drills())
-    assert made.drills["reconnect_storm"].fields["clients"] == "300"
-    assert set(climb_fields()) <= {name for group in form.GROUPS.values() for name in group}
-
-
-def climb_fields() -> list[str]:
-    parser = Parser()
-    capacity_ramp.add_to(
-        SimpleNamespace(add_argument=lambda name, type, default, help: parser.add_argument(name, default, help))
-    )
-    return list(parser.values)
+    assert [group["title"] for group in made["groups"]][-1] == "More"  # fields of another locustfile
+    assert [field["name"] for field in made["groups"][-1]["fields"]] == ["token"]
+    assert (fields["token"]["kind"], fields["token"]["default"], fields["token"]["help"]) == ("secret", "", "A secret.")
+    assert (fields["clients"]["kind"], fields["seed"]["default"], fields["storm_at"]["empty"]) == ("number", "1", "-1")
+    assert fields["policy"]["help"] == "backoff and recovery of positions"
+    assert all(field["label"] for field in fields.values())
+    assert set(made["drills"]) == set(options.possible_drills())
+    assert made["drills"]["reconnect_storm"]["fields"]["clients"] == "300"
+    assert {"growth", "max_clients"} <= set(fields)
 
 
 # --- what is shown ----------------------------------------------------------------------------------
 
 
 class Run:
-    """A run as the page knows it, with figures of its own."""
+    """A run, as much of it as the page reads."""
 
     def __init__(self) -> None:
         self.plan = options.plan_of(arguments()[1])
@@ -133,43 +125,43 @@ def conductor(tmp_path: Any, **changes: Any) -> Any:
     made = SimpleNamespace(
         run=run, folder=folder, verdict=None, judged=[], refusal="", capacity_ramp=None, is_over=False, is_expected=False
     )
-    made.why_no = lambda what: "" if what == "storm" else "nothing to heal."
+    made.why_no = lambda what: "" if what == "storm" else "no fault is active."
     made.provisional = lambda: verdict.provisional(run.plan.drill.checks, thresholds, run.live)
     for name, value in changes.items():
         setattr(made, name, value)
     return made
 
 
-def look(made: Any, is_on: bool = True, after_s: float = -1.0) -> page_data.Shown:
+def state_of(made: Any, is_on: bool = True, after_s: float = -1.0) -> dict[str, Any]:
     return page_data.shown(made, is_asked=is_on, is_busy=is_on, after_s=after_s)
 
 
-def answered(name: str, state: State, value: float = 1.0) -> CheckResult:
+def check_result(name: str, state: State, value: float = 1.0) -> CheckResult:
     gate, check = name.split(".")
     return CheckResult(gate, check, state, value, "ms", 9, None, "<=", 600.0, "", "", "", "client", "because", "run.json")
 
 
-def test_no_run_a_refused_one_and_one_that_begins(tmp_path: Any):
-    assert look(conductor(tmp_path, run=None, folder=None), is_on=False).state == "idle"
-    assert look(conductor(tmp_path, run=None, folder=None)).state == "starting"
-    refused = look(conductor(tmp_path, run=None, folder=None, refusal="nothing answers there."), is_on=False)
-    assert (refused.state, refused.refusal) == ("refused", "nothing answers there.")
-    assert look(conductor(tmp_path, is_expected=True)).state == "starting"  # what there is, is of the run before
+def test_page_distinguishes_no_run_a_refused_run_and_a_starting_run(tmp_path: Any):
+    assert state_of(conductor(tmp_path, run=None, folder=None), is_on=False)["state"] == "idle"
+    assert state_of(conductor(tmp_path, run=None, folder=None))["state"] == "starting"
+    refused = state_of(conductor(tmp_path, run=None, folder=None, refusal="nothing answers there."), is_on=False)
+    assert (refused["state"], refused["refusal"]) == ("refused", "nothing answers there.")
+    assert state_of(conductor(tmp_path, is_expected=True))["state"] == "starting"  # the data is the previous run's
 
 
-def test_while_a_run_goes_on_nothing_is_a_pass(tmp_path: Any):
+def test_no_check_passes_during_a_run(tmp_path: Any):
     made = conductor(tmp_path)
     session: Any = SimpleNamespace(client=3)
     made.run.live.noticed(1.0, session, [Notice("replay_completed", value=12.0), Notice("gap")])
     made.run.live.sample(0.5, 300, 300, 1.0)
     made.run.live.sample(1.0, 299, 300, 1.0, behind_events=4.0)
-    now = look(made, after_s=0.5)
-    checks = {check.name: check for check in now.checks}
-    assert {check.state for check in now.checks} == {"pending", "looks_good"}
-    assert (checks["replay.bootstrap_ms"].n, checks["replay.bootstrap_ms"].limit) == (1, "<= 600 ms")
-    assert [(point["t"], point["live"], point["behind_events"]) for point in now.curve] == [(1.0, 299, 4.0)]
-    assert (now.state, now.elapsed_s, now.verdict, now.downloads) == ("running", 7.0, None, ())
-    assert [each.count for each in now.noticed if "gaps" in each.what] == [1]
+    now = state_of(made, after_s=0.5)
+    checks = {check["name"]: check for check in now["checks"]}
+    assert {check["state"] for check in now["checks"]} == {"pending", "looks_good"}
+    assert (checks["replay.bootstrap_ms"]["n"], checks["replay.bootstrap_ms"]["limit"]) == (1, "<= 600 ms")
+    assert [(point["t"], point["live"], point["behind_events"]) for point in now["curve"]] == [(1.0, 299, 4.0)]
+    assert (now["state"], now["elapsed_s"], now["verdict"], now["downloads"]) == ("running", 7.0, None, [])
+    assert [each["count"] for each in now["noticed"] if "gaps" in each["what"]] == [1]
 
 
 @pytest.mark.parametrize(
@@ -183,38 +175,32 @@ def test_while_a_run_goes_on_nothing_is_a_pass(tmp_path: Any):
         ([State.PASS, State.NOT_RUN], "doubt"),
     ],
 )
-def test_only_passes_are_a_go_and_the_gravest_stands_first(tmp_path: Any, states: list[State], kind: str):
-    checks = tuple(answered(name, state) for name, state in zip(("replay.bootstrap_ms", "made.up"), states, strict=True))
+def test_run_is_a_go_only_if_all_checks_pass_and_the_worst_check_comes_first(tmp_path: Any, states: list[State], kind: str):
+    checks = tuple(check_result(name, state) for name, state in zip(("replay.bootstrap_ms", "made.up"), states, strict=True))
     judged = RunVerdict("r", "locust", "mock", "mock", 1, (DrillVerdict("reconnect_storm", 300, 1.0, checks),), "", "")
-    now = look(conductor(tmp_path, verdict=judged, judged=[judged], is_over=True), is_on=False)
-    assert now.verdict is not None
-    assert (now.state, now.verdict.kind, now.checks[0].state) == (
-        "judged",
-        kind,
-        str(max(states, key=lambda s: s != State.PASS)),
-    )
-    assert [each.kind for each in now.ended] == [kind]
+    now = state_of(conductor(tmp_path, verdict=judged, judged=[judged], is_over=True), is_on=False)
+    worst = str(max(states, key=lambda s: s != State.PASS))
+    assert (now["state"], now["verdict"]["kind"], now["checks"][0]["state"]) == ("judged", kind, worst)
+    assert [each["kind"] for each in now["ended"]] == [kind]
 
 
-def test_a_broken_law_is_told_in_words(tmp_path: Any):
+def test_violated_invariant_is_described(tmp_path: Any):
     drill = DrillVerdict(
-        "reconnect_storm", 300, 1.0, (answered("drill.load", State.PASS),), (Violation("hole", 2, "client 3"),)
+        "reconnect_storm", 300, 1.0, (check_result("drill.load", State.PASS),), (Violation("hole", 2, "client 3"),)
     )
     judged = RunVerdict("r", "locust", "mock", "mock", 1, (drill,), "", "")
-    now = look(conductor(tmp_path, verdict=judged, is_over=True), is_on=False)
-    assert now.verdict is not None
-    assert now.verdict.kind == "no_go"
-    assert [(each.invariant, each.count, each.users_saw) for each in now.verdict.broken] == [
-        ("hole", 2, "a message missing between two others")
-    ]
+    now = state_of(conductor(tmp_path, verdict=judged, is_over=True), is_on=False)
+    assert now["verdict"]["kind"] == "no_go"
+    (broken,) = now["verdict"]["broken"]
+    assert (broken["invariant"], broken["count"], broken["users_saw"]) == ("hole", 2, "a message missing between two others")
 
 
-def test_files_are_offered_once_they_are_there(tmp_path: Any):
+def test_existing_files_can_be_downloaded_after_the_verdict(tmp_path: Any):
     made = conductor(tmp_path, is_over=True)
-    assert look(made, is_on=False).downloads == ()
+    assert state_of(made, is_on=False)["downloads"] == []
     made.folder.folder.mkdir(parents=True)
     (made.folder.run_dir / "SUMMARY.md").write_text("go")
     (made.folder.folder / "observations.parquet").write_text("")
-    assert look(made, is_on=False).downloads == ("SUMMARY.md", "observations.parquet")
+    assert state_of(made, is_on=False)["downloads"] == ["SUMMARY.md", "observations.parquet"]
     made.is_over = False
-    assert look(made).downloads == ()
+    assert state_of(made)["downloads"] == []

@@ -21,6 +21,7 @@ from sim.record.parquet import Recorder
 _WITHIN = 0.01  # relative accuracy of sketches
 _CURVE_SAMPLES = 7200  # of the recovery curve: an hour at two a second
 _WAITING_EVENTS = 50_000  # applied events whose acknowledgement is still missing
+Values = dict[str, list[tuple[float, float]]]  # milliseconds with their counts, by name in Locust's tables
 Report = Callable[[str, str, float, str], None]  # type, name, ms, error code: feeds Locust's own tables
 
 
@@ -72,21 +73,14 @@ class Sketch(DDSketch):
         return [*zeros, *((float(self._mapping.value(key)), float(count)) for key, count in bins)]
 
 
-class _WorkerMetrics:
-    """The latest metrics of one worker."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.values: dict[str, list[tuple[float, float]]] = {}
-
-
 class LiveMetrics:
     """Counts, sketches and the recovery curve of the current run; a master's include its workers'."""
 
     def __init__(self, report: Report) -> None:
         self._counts: Counter[str] = Counter()  # of this process
         self._sketches: dict[str, Sketch] = {}
-        self._workers: dict[str, _WorkerMetrics] = {}
+        self._worker_counts: dict[str, Counter[str]] = {}  # the latest of each worker
+        self._worker_values: dict[str, Values] = {}
         self.curve: deque[dict[str, float]] = deque(maxlen=_CURVE_SAMPLES)
         self.phases: dict[str, float] = {}  # when each began, in s of the run
         self.deliveries = Deliveries(lambda ms: self._took("delivery", ms))
@@ -99,15 +93,15 @@ class LiveMetrics:
     @property
     def counts(self) -> Counter[str]:
         """Number of observations by kind."""
-        return sum((worker.counts for worker in self._workers.values()), self._counts)
+        return sum(self._worker_counts.values(), self._counts)
 
     @property
     def sketches(self) -> dict[str, Sketch]:
         """Durations in ms, by their names in Locust's tables."""
-        if not self._workers:
+        if not self._worker_values:
             return self._sketches
         merged: dict[str, Sketch] = {}
-        for of in (self.own_values(), *(worker.values for worker in self._workers.values())):
+        for of in (self.own_values(), *self._worker_values.values()):
             for name, values in of.items():
                 sketch = merged.setdefault(name, Sketch())
                 for ms, count in values:
@@ -118,7 +112,7 @@ class LiveMetrics:
         """Return the counts of this process alone."""
         return dict(self._counts)
 
-    def own_values(self) -> dict[str, list[tuple[float, float]]]:
+    def own_values(self) -> Values:
         """Return this process's sketches in the form that `worker_measured` takes."""
         return {name: sketch.values() for name, sketch in self._sketches.items()}
 
@@ -129,13 +123,13 @@ class LiveMetrics:
 
     def worker_counted(self, worker: str, counts: dict[str, int], worst_ms: dict[str, float]) -> None:
         """Take a worker's total counts, and its longest durations since its last message."""
-        self._workers.setdefault(worker, _WorkerMetrics()).counts = Counter(counts)
+        self._worker_counts[worker] = Counter(counts)
         for name, ms in worst_ms.items():
             self._worst[name] = max(ms, self._worst.get(name, 0.0))
 
-    def worker_measured(self, worker: str, values: dict[str, list[tuple[float, float]]]) -> None:
+    def worker_measured(self, worker: str, values: Values) -> None:
         """Take a worker's total sketches; a repeated or lost message does no harm."""
-        self._workers.setdefault(worker, _WorkerMetrics()).values = values
+        self._worker_values[worker] = values
 
     def noticed(self, now: float, session: Session, notices: Sequence[Notice]) -> None:
         """Take a client's notices, and report to Locust what its tables show."""
@@ -184,7 +178,7 @@ class LiveMetrics:
     def sample(self, t: float, live: int, clients: int, lag_ms: float, behind_events: float = math.nan) -> None:
         """Add a point to the recovery curve; its longest durations cover the time since the previous point."""
         worst, counts = self.take_worst(), self.counts
-        fewest, self._fewest = live if self._workers else min(self._fewest, live), len(self._live)
+        fewest, self._fewest = live if self._worker_counts else min(self._fewest, live), len(self._live)
         self.curve.append(
             {
                 "t": t,

@@ -1,7 +1,6 @@
 """Which client each Locust user of this process is, in the current run or the next one."""
 
-from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -25,20 +24,18 @@ class Run(Protocol):
         """Return when the run wants no more events."""
 
 
-class Users(ABC):
-    """The users of one Locust process."""
+R = TypeVar("R", bound=Run)
 
-    def __init__(self) -> None:
+
+class Users(Generic[R]):
+    """The users of one Locust process and their run."""
+
+    def __init__(self, environment: Any) -> None:
+        self.run: R | None = None  # the current run, or the last one
+        self.is_over = False  # users may leave, because the run is over
+        self._environment = environment
+        self._run_id = ""
         self._clients: dict[Any, int] = {}
-
-    @abstractmethod
-    def run_of_users(self) -> Run | None:
-        """Return the current run, or the last one."""
-
-    @property
-    @abstractmethod
-    def is_run_over(self) -> bool:
-        """Whether users may leave because the run is over."""
 
     def be_a_client(self, user: object) -> None:
         """Let this user be the next free client of the fleet until another run starts; a surplus user only waits."""
@@ -50,8 +47,8 @@ class Users(ABC):
 
     def leave(self, user: object) -> None:
         """Handle that Locust removes a user."""
-        number, run = self._clients.pop(user, None), self.run_of_users()
-        if number is not None and run is not None and not self.is_run_over:
+        number, run = self._clients.pop(user, None), self.run
+        if number is not None and run is not None and not self.is_over:
             run.leave(number)
 
     def publish(self) -> None:
@@ -60,8 +57,15 @@ class Users(ABC):
             run.publish()
             run.replaced.wait()
 
-    def _run_or_wait(self) -> Run | None:
+    def _run_or_wait(self) -> R | None:
         """Return the current run; without one, wait a second and return None, so that the user tries again."""
-        if (run := self.run_of_users()) is None:
+        if self.run is None:
             gevent.sleep(1.0)
-        return run
+        return self.run
+
+    def _report(self, kind: str, name: str, ms: float, error: str) -> None:
+        """Write to Locust's tables directly: firing a Locust event per delivery would cost more than the delivery."""
+        stats = self._environment.stats
+        stats.log_request(kind, name, ms, 0)
+        if error:
+            stats.log_error(kind, name, error)

@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 
@@ -12,12 +11,6 @@ from locustfiles.load.run.options import Plan
 from sim.base.errors import UsageError
 from sim.base.exit_codes import ExitCode
 from sim.drill import model as drills
-
-
-def add_to(parser: Any) -> None:
-    """Add the ramp's fields; it starts at `--clients`."""
-    parser.add_argument("--growth", type=float, default=1.5, help="Factor by which clients grow per run.")
-    parser.add_argument("--max-clients", type=int, default=5000, help="Largest number of clients to try.")
 
 
 @dataclass(frozen=True)

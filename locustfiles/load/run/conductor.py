@@ -11,7 +11,7 @@ from rich.console import Console
 from drills.judging import gates
 from drills.judging.checks.verdicts import RunVerdict
 from drills.reports import report
-from locustfiles.load.clients.user_roster import Run, Users
+from locustfiles.load.clients.user_roster import Users
 from locustfiles.load.run import verdict as verdicts
 from locustfiles.load.run.capacity_ramp import CapacityRamp
 from locustfiles.load.run.drill_run import DrillRun
@@ -26,23 +26,19 @@ log = logging.getLogger("stormgate")
 _NO_RUN = "no run is active; start one first."
 
 
-class Conductor(Users):
+class Conductor(Users[DrillRun]):
     """The runs of one Locust process; each test is a run with its own folder and verdict."""
 
     def __init__(self, environment: Any) -> None:
-        super().__init__()
-        self._environment = environment
+        super().__init__(environment)
         is_master = isinstance(environment.runner, MasterRunner)
-        self._channel = Channel(environment.runner, self._hear, is_master=True) if is_master else None
-        self.run: DrillRun | None = None  # the current run, or the last one
+        self._channel = Channel(environment.runner, self._receive, is_master=True) if is_master else None
         self.folder: RunFolder | None = None
         self.verdict: RunVerdict | None = None  # of the last run; None during a run
         self.judged: list[RunVerdict] = []  # of all runs so far
         self.refusal = ""  # why the last test could not start or be judged
         self.ramps = False  # whether a green run is followed by a larger run
         self.capacity_ramp: CapacityRamp | None = None
-        self._run_id = ""
-        self.is_over = False  # the run was judged, or judging failed
         self.is_expected = True  # the next tick starts a run
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
@@ -91,17 +87,6 @@ class Conductor(Users):
         if self.run is None or self.is_over:
             raise UsageError(_NO_RUN)
         return self.run
-
-    # --- users --------------------------------------------------------------------------------------
-
-    def run_of_users(self) -> Run | None:
-        """See `Users`."""
-        return self.run
-
-    @property
-    def is_run_over(self) -> bool:
-        """See `Users`."""
-        return self.is_over
 
     # --- runs ---------------------------------------------------------------------------------------
 
@@ -173,11 +158,11 @@ class Conductor(Users):
         ids = [each.id for state in ("ready", "running", "spawning") for each in getattr(nodes, state)]
         if not ids:
             raise UsageError("no worker has connected; start some with --worker --master-host, or use --processes.")
-        return ids, lambda worker, said: channel.send(run_id, said, worker)
+        return ids, lambda worker, message: channel.send(run_id, message, worker)
 
-    def _hear(self, worker: str, run_id: str, said: AnyFromWorker) -> None:
+    def _receive(self, worker: str, run_id: str, message: AnyFromWorker) -> None:
         if self.run is not None and run_id == self._run_id:
-            self.run.hear(worker, said)
+            self.run.receive(worker, message)
 
     def _abandon(self, because: str) -> None:
         """Clean up after a run that did not start."""
@@ -212,13 +197,6 @@ class Conductor(Users):
         self.refusal = sentence
         self._environment.process_exit_code = exit_code
         log.error("%s", sentence)
-
-    def _report(self, kind: str, name: str, ms: float, error: str) -> None:
-        """Write to Locust's tables directly: firing a Locust event per delivery would cost more than the delivery."""
-        stats = self._environment.stats
-        stats.log_request(kind, name, ms, 0)
-        if error:
-            stats.log_error(kind, name, error)
 
 
 def of(environment: Any) -> "Conductor | Worker":

@@ -149,9 +149,9 @@ class DrillRun:
             pace = self._guard.worker_connects_per_s
             self._others.prepare(self.plan.drill, self.plan.seed, target, topics, pace)
 
-    def hear(self, worker: str, said: AnyFromWorker) -> None:
+    def receive(self, worker: str, said: AnyFromWorker) -> None:
         """A worker says something."""
-        self._others.hear(worker, said)
+        self._others.receive(worker, said)
 
     # --- what users do ------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,71 @@ from locustfiles.load.run import faults, storm_patterns
 from sim.base.config import to_struct
 from sim.base.errors import UsageError
 from sim.drill import model as drills
+from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import Drill
 from sim.engines.shared import permission
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.settings import DEFECTS, Switches
 
-FROM_DRILL = 0.0  # of a number: use the drill file's value
-TIMES_FROM_DRILL = -1.0  # of a time, because a fault may start at 0 s
 POLICIES = ("", "reference", "desktop", "sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint")
+_TARGETS = "'mock' starts the embedded mock; or give a mock's local address, or a name in the targets file"
+PATTERNS = (storm_patterns.AS_THE_DRILL, *storm_patterns.PATTERNS)
+
+
+@dataclass(frozen=True)
+class Field:
+    """An option of the command line, and a field of the form; its type is that of `default`.
+
+    `key` is the drill's key that the option overrides, `empty` says what the default does.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    default: Any = ""
+    key: str = ""
+    help: str = ""
+    empty: str = ""
+    choices: tuple[str, ...] = ()
+
+    def in_words(self) -> str:
+        """Return the help text of the command line."""
+        empty = self.empty or (f"{'empty' if self.default == '' else 0}: as in the drill" if self.key else "")
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.label}{unit}{': ' if self.help else ''}{self.help}{'; ' if empty else ''}{empty}."
+
+
+# By group of the form.
+GROUPS: dict[str, tuple[Field, ...]] = {
+    "The storm": (
+        Field("drill", "Drill", help="faults, load and checks"),
+        Field("pattern", "Pattern of the cuts", "", PATTERNS[0], choices=PATTERNS),
+        Field("share_dropped", "Share of clients that each cut drops", "0 to 1", 0.0, empty="0: as in the drill, or all"),
+        # -1, because a fault may start at 0 s.
+        Field("storm_at", "First cut, after the start of the fault phase", "s", -1.0, empty="-1: as in the drill"),
+    ),
+    "The clients": (
+        Field("clients", "Clients", "", 0, "fleet.clients"),
+        Field("policy", "Client policy", "", "", "fleet.policy", "backoff and recovery of positions", choices=POLICIES),
+        Field("topics_per_client", "Topics per client", "", 0, "fleet.topics_per_client"),
+        Field("connects_per_s", "Connect rate at the start", "per s", 0.0, "fleet.connects_per_s"),
+    ),
+    "The load and the time": (
+        Field("events_per_s", "Events published over all topics", "per s", 0.0, "load.events_per_s"),
+        Field("steady_s", "Steady state before the faults", "s", 0.0, "phases.steady_s"),
+        Field("fault_s", "Fault phase", "s", 0.0, "phases.fault_s"),
+    ),
+    "Target and verdict": (
+        Field("target", "Target", "", targets.EMBEDDED, help=_TARGETS),
+        Field("thresholds", "Thresholds file", empty="empty: the defaults"),
+        Field("seed", "Seed", "", 1, help="the same seed gives the same faults and delays"),
+    ),
+}
+RAMP_FIELDS = (
+    Field("growth", "Growth factor of the capacity ramp", "times", 1.5, help="clients of a run per client of the run before"),
+    Field("max_clients", "Maximum clients of the capacity ramp", "", 5000),
+)
+FIELDS = {field.name: field for group in (*GROUPS.values(), RAMP_FIELDS) for field in group}
 
 
 @dataclass(frozen=True)
@@ -52,52 +110,23 @@ def possible_drills() -> list[str]:
     return found
 
 
-def add_to(parser: Any, drill: str, **defaults: object) -> None:
-    """Add all options to Locust's parser, with the locustfile's drill and defaults."""
+def add_to(parser: Any, drill: str, *, ramps: bool = False, **defaults: object) -> None:
+    """Add all options to Locust's parser, with the locustfile's drill and defaults; `ramps`: those of the ramp as well."""
+    defaults = {"drill": drill, **defaults}
+    for field in FIELDS.values():
+        if field not in RAMP_FIELDS or ramps:
+            choices = possible_drills() if field.name == "drill" else field.choices or None
+            default, kind = defaults.get(field.name, field.default), type(field.default)
+            flag = f"--{field.name.replace('_', '-')}"
+            parser.add_argument(flag, default=default, help=field.in_words(), choices=choices, type=kind)
 
-    def add(name: str, default: Any, help_text: str, **more: Any) -> None:
-        key = name.removeprefix("--").replace("-", "_")
-        parser.add_argument(name, default=defaults.get(key, default), help=help_text, **more)
+    def hidden(name: str, default: object, help_text: str, **more: Any) -> None:
+        parser.add_argument(name, default=default, help=help_text, include_in_web_ui=False, **more)
 
-    def number(name: str, help_text: str, kind: type = float, default: float = FROM_DRILL) -> None:
-        add(name, kind(default), help_text, type=kind)
-
-    add("--drill", drill, "Drill to run: faults, load and checks.", choices=possible_drills())
-    number("--clients", "Number of clients; 0: as in the drill.", int)
-    add("--policy", "", "Client policy: backoff and recovery of positions; empty: as in the drill.", choices=POLICIES)
-    number("--topics-per-client", "Streams per client; 0: as in the drill.", int)
-    number("--events-per-s", "Events published per second over all streams; 0: as in the drill.")
-    number("--connects-per-s", "Clients that connect per second at the start; 0: as in the drill.")
-    number("--steady-s", "Length of the steady state in seconds; 0: as in the drill.")
-    number("--fault-s", "Length of the fault phase in seconds; 0: as in the drill.")
-    add(
-        "--pattern",
-        storm_patterns.AS_THE_DRILL,
-        "Pattern in which sockets are cut.",
-        choices=(storm_patterns.AS_THE_DRILL, *storm_patterns.PATTERNS),
-    )
-    number("--share-dropped", "Share of the fleet that each cut drops, 0 to 1; 0: as in the drill, or all.")
-    number(
-        "--storm-at", "Start of the first fault, in seconds of the fault phase; -1: as in the drill.", default=TIMES_FROM_DRILL
-    )
-    add(
-        "--target",
-        targets.EMBEDDED,
-        "'mock' starts the embedded mock; or give a mock's local address, or a name in the targets file.",
-    )
-    add("--targets", "", "Targets file for --target; each worker reads its own copy.", include_in_web_ui=False)
-    add("--thresholds", "", "Thresholds file; empty: the defaults.")
-    number("--seed", "Random seed; the same seed gives the same faults and delays.", int, 1)
-    add(
-        "--set",
-        [],
-        "Override a key of the drill; other options take precedence.",
-        action="append",
-        metavar="KEY=VALUE",
-        include_in_web_ui=False,
-    )
-    add("--defect", [], "Enable a defect of the embedded mock.", action="append", include_in_web_ui=False)
-    add("--out", "results", "Folder for the runs' evidence.", include_in_web_ui=False)
+    hidden("--targets", "", "Targets file for --target; each worker reads its own copy.")
+    hidden("--set", [], "Override a key of the drill; other options win.", action="append", metavar="KEY=VALUE")
+    hidden("--defect", [], "Enable a defect of the embedded mock.", action="append")
+    hidden("--out", "results", "Folder for the runs' evidence.")
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -142,19 +171,20 @@ def _drill(options: argparse.Namespace) -> Drill:
 
 def _changes(options: argparse.Namespace, drill: Drill) -> list[str]:
     """Return the changes to the drill file, in the form of `--set`."""
-    fields = {
-        "fleet.clients": options.clients,
-        "fleet.policy": options.policy,
-        "fleet.topics_per_client": options.topics_per_client,
-        "fleet.connects_per_s": options.connects_per_s,
-        "load.events_per_s": options.events_per_s,
-        "phases.steady_s": options.steady_s,
-        "phases.fault_s": options.fault_s,
-    }
-    changes = [f"{key}={value}" for key, value in fields.items() if value]
+    values = {field.key: getattr(options, field.name) for field in FIELDS.values() if field.key}
+    changes = [f"{key}={value}" for key, value in values.items() if value]
     if options.storm_at >= 0 and drill.faults:
         changes.append(f"faults.0.at_s={options.storm_at}")
     if options.share_dropped:
-        cuts = [number for number, fault in enumerate(drill.faults) if fault.kind == "drop_sockets"]
+        cuts = [number for number, fault in enumerate(drill.faults) if isinstance(fault, DropSockets)]
         changes += [f"faults.{number}.share={options.share_dropped}" for number in cuts]
     return changes
+
+
+def drill_values(drill: Drill) -> dict[str, object]:
+    """Return the drill's own values of the fields; a field without one is missing."""
+    values = {field.name: attrgetter(field.key)(drill) for field in FIELDS.values() if field.key}
+    values["connects_per_s"] = drill.fleet.connects_per_s or None
+    values["storm_at"] = min((fault.at_s for fault in drill.faults), default=None)
+    values["share_dropped"] = next((fault.share for fault in drill.faults if isinstance(fault, DropSockets)), None)
+    return {name: value for name, value in values.items() if value is not None}

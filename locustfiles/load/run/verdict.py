@@ -52,8 +52,8 @@ def in_words(verdict: RunVerdict) -> str:
     """Return the verdict in one line, with its first reasons."""
     wrong = [f"{check.name}: {check.reason}" for drill in verdict.drills for check in drill.checks if check.state != "pass"]
     broken = [violation.invariant for drill in verdict.drills for violation in drill.violations]
-    said = "; ".join([*(f"invariant {name} violated" for name in broken), *wrong][:5])
-    return f"{verdict.decision}{f' ({said})' if said else ''}"
+    reasons = "; ".join([*(f"invariant {name} violated" for name in broken), *wrong][:5])
+    return f"{verdict.decision}{f' ({reasons})' if reasons else ''}"
 
 
 # --- while it runs ----------------------------------------------------------------------------------

@@ -1,14 +1,11 @@
 """The data of the web page: everything that it shows about a run, as plain values."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from drills.judging.checks.registry import OF_RUNS
-from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, DrillVerdict, RunVerdict
+from drills.judging.checks.registry import OF_RUNS, CheckSpec
+from drills.judging.checks.verdicts import GRAVEST_FIRST, CheckResult, RunVerdict
 from drills.reports import report
 from drills.runs import results
 from locustfiles.load.run.verdict import Provisional
@@ -42,143 +39,73 @@ _HEADLINES = {
 }
 
 
-class CheckShown(msgspec.Struct, frozen=True):
-    """A row of the checks table. `state` is the verdict's; before it pending, looks_good or looks_bad."""
+def shown(conductor: "Conductor", *, is_asked: bool, is_busy: bool, after_s: float = -math.inf) -> dict[str, Any]:
+    """Return everything on the page as plain values, with the curve after `after_s`. Times are seconds of the run.
 
-    name: str
-    description: str
-    state: str
-    value: str
-    n: int
-    limit: str
-    reason: str
-
-
-class MetricShown(msgspec.Struct, frozen=True):
-    """A duration so far, in ms."""
-
-    name: str
-    n: int
-    p50: float | None
-    p95: float | None
-    p99: float | None
+    `state` is idle, starting, running, judging, judged or refused. `is_asked`: Locust runs a test or is about to;
+    `is_busy`: it runs one, so its own page shows tabs.
+    """
+    run = conductor.run
+    begins = run is None or conductor.folder is None or run.phase == "start" or (is_asked and conductor.is_expected)
+    now = {"is_busy": is_busy, "refusal": conductor.refusal, "ended": [_ended(verdict) for verdict in conductor.judged]}
+    if run is None or begins:  # what is known is the previous run's
+        return {**_NO_RUN, **now, "state": "starting" if is_asked else "refused" if conductor.refusal else "idle"}
+    return {**_of_run(conductor, run, after_s), **now}
 
 
-class Broken(msgspec.Struct, frozen=True):
-    """A violated invariant."""
-
-    invariant: str
-    count: int
-    first: str
-    users_saw: str
-
-
-class Noticed(msgspec.Struct, frozen=True):
-    """What clients noticed, and how often."""
-
-    what: str
-    count: int
+_NO_RUN: dict[str, Any] = {
+    **dict.fromkeys(("run_id", "no_storm", "no_revert", "capacity_ramp"), ""),
+    **dict.fromkeys(("checks", "durations", "noticed", "curve", "downloads"), ()),
+    "verdict": None,
+    "phases": {},
+    **dict.fromkeys(("elapsed_s", "expected_s"), 0.0),
+}
 
 
-class Judged(msgspec.Struct, frozen=True):
-    """A verdict in words."""
-
-    kind: str  # go, no_go or doubt
-    headline: str
-    reasons: tuple[str, ...]
-    remarks: tuple[str, ...]
-    broken: tuple[Broken, ...]
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """A finished run of this process."""
-
-    run_id: str
-    clients: int
-    kind: str
-    headline: str
-
-
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything on the page. Times are seconds of the run."""
-
-    state: str  # idle, starting, running, judging, judged or refused
-    is_busy: bool = False  # Locust runs a test, so its own page shows tabs
-    refusal: str = ""
-    run_id: str = ""
-    folder: str = ""
-    drill: str = ""
-    question: str = ""
-    policy: str = ""
-    target: str = ""
-    seed: int = 0
-    clients: int = 0
-    live: int = 0
-    phase: str = ""
-    phases: dict[str, float] = {}
-    elapsed_s: float = 0.0
-    expected_s: float = 0.0  # about
-    checks: tuple[CheckShown, ...] = ()
-    durations: tuple[MetricShown, ...] = ()
-    noticed: tuple[Noticed, ...] = ()
-    curve: tuple[dict[str, float], ...] = ()
-    verdict: Judged | None = None
-    no_storm: str = ""  # why no fault can be injected now; empty: it can
-    no_revert: str = ""
-    downloads: tuple[str, ...] = ()
-    ended: tuple[Ended, ...] = ()
-    capacity_ramp: str = ""
+def _of_run(conductor: "Conductor", run: "DrillRun", after_s: float) -> dict[str, Any]:
+    drill, verdict, live, ramp = run.plan.drill, conductor.verdict, run.live, conductor.capacity_ramp
+    counts = live.counts
+    return {
+        "state": _state(conductor, run),
+        "run_id": run_id(conductor),
+        "folder": "" if conductor.folder is None else str(conductor.folder.run_dir),
+        "drill": drill.name,
+        "question": drill.summary,
+        "policy": drill.fleet.policy,
+        "target": run.plan.target[0],
+        "seed": run.plan.seed,
+        "clients": drill.fleet.clients,
+        "live": run.live_clients if not conductor.is_over else 0,
+        "phase": run.phase,
+        "phases": dict(live.phases),
+        "elapsed_s": run.header.duration_s or run.clock.now() - run.clock.began,
+        "expected_s": expected_duration_s(drill),
+        "checks": [_estimated(each) for each in conductor.provisional()] if verdict is None else _final(verdict),
+        "durations": _durations(run),
+        "noticed": [{"what": what, "count": counts[kind]} for kind, what in _NOTICED.items()],
+        "curve": [point for point in live.curve if point["t"] > after_s],
+        "verdict": None if verdict is None else _judged(verdict),
+        "no_storm": conductor.why_no("storm"),
+        "no_revert": conductor.why_no("revert"),
+        "downloads": [name for name, path in downloads(conductor).items() if path.exists()],
+        "capacity_ramp": ramp.in_words() if ramp and ramp.steps else "",
+    }
 
 
-def shown(conductor: "Conductor", *, is_asked: bool, is_busy: bool, after_s: float = -math.inf) -> Shown:
-    """Return the current state, with the curve after `after_s`. `is_asked`: Locust runs a test or is about to."""
-    run, ended = conductor.run, tuple(_ended(verdict) for verdict in conductor.judged)
-    is_beginning = is_asked and conductor.is_expected  # the data is still the previous run's
-    if run is None or conductor.folder is None or is_beginning or run.phase == "start":
-        state = "starting" if is_asked else "refused" if conductor.refusal else "idle"
-        return Shown(state=state, is_busy=is_busy, refusal=conductor.refusal, ended=ended)
-    plan, verdict, live, counts = run.plan, conductor.verdict, run.live, run.live.counts
-    return Shown(
-        state=_state(conductor, run),
-        is_busy=is_busy,
-        refusal=conductor.refusal,
-        run_id=run_id(conductor),
-        folder=str(conductor.folder.run_dir),
-        drill=plan.drill.name,
-        question=plan.drill.summary,
-        policy=plan.drill.fleet.policy,
-        target=plan.target[0],
-        seed=plan.seed,
-        clients=plan.drill.fleet.clients,
-        live=run.live_clients if not conductor.is_over else 0,
-        phase=run.phase,
-        phases=dict(live.phases),
-        elapsed_s=run.header.duration_s or run.clock.now() - run.clock.began,
-        expected_s=expected_duration_s(plan.drill),
-        checks=tuple(_provisional(conductor) if verdict is None else _final(verdict)),
-        durations=tuple(_durations(run)),
-        noticed=tuple(Noticed(what, counts[kind]) for kind, what in _NOTICED.items()),
-        curve=tuple(point for point in live.curve if point["t"] > after_s),
-        verdict=None if verdict is None else judged(verdict),
-        no_storm=conductor.why_no("storm"),
-        no_revert=conductor.why_no("revert"),
-        downloads=tuple(name for name, path in downloads(conductor).items() if path.exists()),
-        ended=ended,
-        capacity_ramp=conductor.capacity_ramp.in_words() if conductor.capacity_ramp and conductor.capacity_ramp.steps else "",
-    )
-
-
-def judged(verdict: RunVerdict) -> Judged:
-    """A verdict in words."""
+def _judged(verdict: RunVerdict) -> dict[str, Any]:
+    """A verdict in words; `kind` is go, no_go or doubt."""
     kind, headline = _HEADLINES[verdict.decision_reason]
-    drills = verdict.drills
-    return Judged(
-        kind=kind,
-        headline=headline,
-        reasons=tuple(reason for drill in drills for reason in report.reasons(drill)),
-        remarks=(*verdict.notes, *(remark for drill in drills for remark in drill.remarks)),
-        broken=tuple(broken for drill in drills for broken in _broken(drill)),
-    )
+    violations = [each for drill in verdict.drills for each in drill.violations]
+    return {
+        "kind": kind,
+        "headline": headline,
+        "reasons": [reason for drill in verdict.drills for reason in report.reasons(drill)],
+        "remarks": [*verdict.notes, *(remark for drill in verdict.drills for remark in drill.remarks)],
+        "broken": [
+            {"invariant": each.invariant, "count": each.count, "first": each.first, "users_saw": report.users_saw(each)}
+            for each in violations
+        ],
+    }
 
 
 def downloads(conductor: "Conductor") -> dict[str, Path]:
@@ -202,47 +129,50 @@ def _state(conductor: "Conductor", run: "DrillRun") -> str:
     return "judging" if run.phase == "end" else "running"
 
 
-def _ended(verdict: RunVerdict) -> Ended:
+def _ended(verdict: RunVerdict) -> dict[str, Any]:
     kind, headline = _HEADLINES[verdict.decision_reason]
-    return Ended(verdict.run_id, sum(drill.clients for drill in verdict.drills), kind, headline)
+    clients = sum(drill.clients for drill in verdict.drills)
+    return {"run_id": verdict.run_id, "clients": clients, "kind": kind, "headline": headline}
 
 
-def _broken(drill: DrillVerdict) -> Iterator[Broken]:
-    for each in drill.violations:
-        yield Broken(each.invariant, each.count, each.first, report.users_saw(each))
-
-
-def _durations(run: "DrillRun") -> Iterator[MetricShown]:
-    sketches = run.live.sketches
+def _durations(run: "DrillRun") -> list[dict[str, Any]]:
+    """Durations so far, in ms."""
+    sketches, shares, found = run.live.sketches, {"p50": 0.5, "p95": 0.95, "p99": 0.99}, []
     for name in _DURATIONS:
         sketch: Any = sketches.get(name)
-        shares = [None if sketch is None else sketch.get_quantile_value(share) for share in (0.5, 0.95, 0.99)]
-        yield MetricShown(name, 0 if sketch is None else int(sketch.count), *shares)
+        percentiles = {key: None if sketch is None else sketch.get_quantile_value(share) for key, share in shares.items()}
+        found.append({"name": name, "n": 0 if sketch is None else int(sketch.count), **percentiles})
+    return found
 
 
 # --- the table of checks ----------------------------------------------------------------------------
 
 
-def _provisional(conductor: "Conductor") -> Iterator[CheckShown]:
-    return (_provisional_row(each) for each in conductor.provisional())
-
-
-def _provisional_row(each: Provisional) -> CheckShown:
-    check = OF_RUNS[each.check]
-    limit = "" if math.isnan(each.threshold) else f"{check.comparator} {report.number(each.threshold)} {check.unit}"
-    value = "" if math.isnan(each.value) else f"{report.number(each.value)} {check.unit}"
+def _estimated(each: Provisional) -> dict[str, Any]:
+    """A check before the verdict: pending, looks_good or looks_bad."""
+    limit = None if math.isnan(each.threshold) else each.threshold
     reason = "" if each.state == "open" else "provisional; only the final verdict counts"
-    return CheckShown(each.check, check.measures, _LOOKS[each.state], value, each.n, limit, reason)
+    return _row(each.check, OF_RUNS[each.check], _LOOKS[each.state], each.value, each.n, limit, reason)
 
 
-def _final(verdict: RunVerdict) -> list[CheckShown]:
+def _final(verdict: RunVerdict) -> list[dict[str, Any]]:
     """Return the checks, worst state first."""
     checks = [check for drill in verdict.drills for check in drill.checks]
-    return [_decided(check) for check in sorted(checks, key=lambda check: GRAVEST_FIRST.index(check.state))]
+    return [
+        _row(check.name, check, str(check.state), check.value, check.n, check.threshold, check.reason)
+        for check in sorted(checks, key=lambda check: GRAVEST_FIRST.index(check.state))
+    ]
 
 
-def _decided(check: CheckResult) -> CheckShown:
-    known = OF_RUNS.get(check.name)
-    value = f"{report.number(check.value)} {check.unit}" if math.isfinite(check.value) else report.number(check.value)
-    limit = "" if check.threshold is None else f"{check.comparator} {report.number(check.threshold)} {check.unit}"
-    return CheckShown(check.name, known.measures if known else "", str(check.state), value, check.n, limit, check.reason)
+def _row(
+    name: str, of: CheckResult | CheckSpec, state: str, value: float, n: int, threshold: float | None, reason: str
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": OF_RUNS[name].measures if name in OF_RUNS else "",
+        "state": state,
+        "value": f"{report.number(value)} {of.unit}" if math.isfinite(value) else report.number(value),
+        "n": n,
+        "limit": "" if threshold is None else f"{of.comparator} {report.number(threshold)} {of.unit}",
+        "reason": reason,
+    }

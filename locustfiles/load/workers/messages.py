@@ -179,17 +179,15 @@ _FROM_WORKER = msgspec.msgpack.Decoder(AnyFromWorker)
 
 
 class Channel:
-    """One process's end of Locust's connection. `hear` takes sender, run and message, and must not block."""
+    """One process's end of Locust's connection. `receive` takes sender, run and message, and must not block."""
 
-    def __init__(self, runner: Any, hear: Callable[[str, str, Any], None], *, is_master: bool) -> None:
+    def __init__(self, runner: Any, receive: Callable[[str, str, Any], None], *, is_master: bool) -> None:
         self._runner = runner
-        self._hear = hear
-        self._decoder: Any = _FROM_WORKER if is_master else _TO_WORKER
-        runner.register_message(NAME, self._heard)
-
-    def _heard(self, environment: object, msg: Any) -> None:
-        self._hear(msg.node_id, msg.data["run"], self._decoder.decode(msg.data["said"]))
+        decoder: Any = _FROM_WORKER if is_master else _TO_WORKER
+        runner.register_message(
+            NAME, lambda environment, msg: receive(msg.node_id, msg.data["run"], decoder.decode(msg.data["message"]))
+        )
 
     def send(self, run: str, message: ToWorker | FromWorker, worker: str | None = None) -> None:
         """Send a message to the master, or to `worker`."""
-        self._runner.send_message(NAME, {"run": run, "said": _ENCODER.encode(message)}, worker)
+        self._runner.send_message(NAME, {"run": run, "message": _ENCODER.encode(message)}, worker)

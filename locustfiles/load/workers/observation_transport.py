@@ -49,11 +49,11 @@ def _packed(columns: Columns) -> bytes:
 class ReceivedObservations:
     """Observations from a worker, with its clients' positions turned into lags."""
 
-    def __init__(self, said: Rows, heads: "Heads") -> None:
+    def __init__(self, message: Rows, heads: "Heads") -> None:
         """Raises `ValueError` if the rows do not match the message."""
-        table = pa.ipc.open_stream(said.table).read_all()
-        if table.num_rows != said.rows or table.schema != SCHEMA:
-            raise ValueError(f"a message of {said.rows} observations has {table.num_rows}")
+        table = pa.ipc.open_stream(message.table).read_all()
+        if table.num_rows != message.rows or table.schema != SCHEMA:
+            raise ValueError(f"a message of {message.rows} observations has {table.num_rows}")
         self._table, self.worst_lag = _with_lags(table, heads)
 
     def __len__(self) -> int:

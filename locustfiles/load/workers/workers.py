@@ -39,7 +39,7 @@ _PUBLISHED_S = 0.1  # between messages with published events
 class Workers:
     """All workers of one run; a run in a single process has none.
 
-    `hear` is called for each message and must not block; everything else may.
+    `receive` is called for each message and must not block; everything else may.
     """
 
     def __init__(
@@ -87,51 +87,51 @@ class Workers:
                 theirs, ours = worker.ready.version, version("stormgate")
                 raise TargetError(f"{worker.who} has stormgate {theirs}, but the master has {ours}; install the same.")
 
-    def hear(self, sender: str, said: messages.AnyFromWorker) -> None:
+    def receive(self, sender: str, message: messages.AnyFromWorker) -> None:
         """Handle a worker's message; messages from other workers are ignored."""
         worker = self._all.get(sender)
         if worker is None:
             return
         worker.last_message_at = self._clock.now()
-        match said:
+        match message:
             case messages.Ping(sent=sent):
                 self._send(sender, messages.Pong(sent, self._clock.now()))
             case messages.Ready():
-                worker.ready = said
+                worker.ready = message
             case messages.Refused(sentence=sentence):
                 worker.refusal = sentence
                 self._stop(f"{worker.who}: {sentence}")
             case messages.UsersSpawned(users=users):
                 self._grant(sender, worker, users)
             case messages.Rows():
-                self._arrived.put((worker, said))
+                self._arrived.put((worker, message))
             case messages.Sketches(of=values):
                 self._live.worker_measured(worker.name, values)
             case _:
-                self._on_run_message(worker, said)
+                self._on_run_message(worker, message)
 
-    def _on_run_message(self, worker: "_Worker", said: messages.AnyFromWorker) -> None:
-        match said:
+    def _on_run_message(self, worker: "_Worker", message: messages.AnyFromWorker) -> None:
+        match message:
             case messages.Status():
-                self._count(worker, said)
-                worker.status = said
-                self._live.worker_counted(worker.name, said.counts, said.worst_ms)
+                self._count(worker, message)
+                worker.status = message
+                self._live.worker_counted(worker.name, message.counts, message.worst_ms)
             case messages.FaultDone():
-                worker.acted[said.number] = said
-                if said.late_ms > LATE_LIMIT_S * 1000:
-                    self._stop(f"{worker.who} began a fault {said.late_ms / 1000:.1f} s later than the others")
+                worker.acted[message.number] = message
+                if message.late_ms > LATE_LIMIT_S * 1000:
+                    self._stop(f"{worker.who} began a fault {message.late_ms / 1000:.1f} s later than the others")
             case messages.Reverted():
                 worker.reverted += 1
             case messages.Done():
-                worker.done = said
-                if said.left and not self._is_ending:
-                    self._stop(f"{worker.who} left during the run: {said.left}")
+                worker.done = message
+                if message.left and not self._is_ending:
+                    self._stop(f"{worker.who} left during the run: {message.left}")
 
-    def _count(self, worker: "_Worker", said: messages.Status) -> None:
+    def _count(self, worker: "_Worker", message: messages.Status) -> None:
         """Count a worker's observations for the stop conditions."""
         if isinstance(self._recorder, CountingRecorder):
             before = worker.status.counts if worker.status else {}
-            more = {kind: count - before.get(kind, 0) for kind, count in said.counts.items()}
+            more = {kind: count - before.get(kind, 0) for kind, count in message.counts.items()}
             self._recorder.count_others(self._clock.now() - self._clock.began, more)
 
     # --- membership ---------------------------------------------------------------------------------
@@ -240,8 +240,8 @@ class Workers:
         if not self._is_settling:
             self._is_settling = True
             self._send_all(messages.CountLagging(dict(heads)))
-        said = [worker.status.behind if worker.status else -1 for worker in self._here]
-        return sum(behind if behind >= 0 else 1 for behind in said)
+        behind = [worker.status.behind if worker.status else -1 for worker in self._here]
+        return sum(count if count >= 0 else 1 for count in behind)
 
     def conclude(self, heads: Mapping[str, int]) -> None:
         """Let the workers record which clients have converged."""
@@ -279,15 +279,15 @@ class Workers:
     def _record_received(self) -> None:
         """Record received observations; a native thread unpacks them."""
         while True:
-            worker, said = self._arrived.peek()
+            worker, message = self._arrived.peek()
             try:
-                arrived = gevent.get_hub().threadpool.apply(ReceivedObservations, (said, self._heads))
+                arrived = gevent.get_hub().threadpool.apply(ReceivedObservations, (message, self._heads))
             except Exception as error:
                 self._unreadable = self._unreadable or f"observations of {worker.who} cannot be read ({error})"
             else:
                 self._recorder.take(arrived)
                 self._worst_lag = max((self._worst_lag, arrived.worst_lag), key=lambda lag: -1.0 if math.isnan(lag) else lag)
-                worker.rows += said.rows
+                worker.rows += message.rows
             worker.messages_received += 1
             self._arrived.get()
 
@@ -297,10 +297,10 @@ class Workers:
 
     # --- internal -----------------------------------------------------------------------------------
 
-    def _send_all(self, said: ToWorker) -> None:
+    def _send_all(self, message: ToWorker) -> None:
         for each, worker in self._all.items():
             if not worker.is_lost:
-                self._send(each, said)
+                self._send(each, message)
 
     def _wait(self, is_so: Callable[[], bool], limit_s: float) -> None:
         limit = self._clock.now() + limit_s
