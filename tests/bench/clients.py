@@ -10,32 +10,25 @@ holds one event; with many the runtime puts several into one.
 """
 
 import asyncio
-import contextlib
-import gc
 import json
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import uvloop
 from websockets.asyncio.client import connect
 
 from sim.base.clocks import WallClock
-from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import Session
 from sim.engines.shared import service_api
-from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.http import ServiceHttp
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
 from sim.record.parquet import Recorder
-from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
+from tests.bench.report import COMPATIBILITY, Connecting, Count, Counting, Job, Report, Window, carry_out, measurements
 
 
 class Clients(Count, Protocol):
@@ -110,63 +103,28 @@ class PlainClients:
 
 
 async def run(job: Job, folder: Path) -> Report:
-    """Connect everyone, measure deliveries for a while, report."""
+    """Connect all clients, measure deliveries for a while, report."""
     crowd: Clients = OurClients(folder) if job.kind == "ours" else PlainClients()
-    gc.collect()
-    memory_before, cpu, wall = resident_kib(), time.process_time(), time.perf_counter()
+    connecting = Connecting()
     await crowd.connect(job)
-    took_s, count = time.perf_counter() - wall, len(job.tokens)
-    connect_cpu_us = (time.process_time() - cpu) / count * 1e6
-    gc.collect()
-    report = Report(count / took_s, connect_cpu_us, (resident_kib() - memory_before) / count, [])
-    publisher = Window(job, crowd)
-    for outstanding in job.outstanding:
-        publisher.outstanding = outstanding
-        await asyncio.sleep(WARM_UP_S)
-        report.received.append(await metric(crowd, job.measure_s))
-    publisher.task.cancel()
+    report, window = connecting.report(len(job.tokens)), Window(job, crowd)
+    publisher = asyncio.create_task(_publish(window, ServiceHttp(job.service)))
+    for wait_s in measurements(job, crowd, window, report):
+        await asyncio.sleep(wait_s)
+    publisher.cancel()
     return report
 
 
-async def metric(crowd: Clients, seconds: float) -> Deliveries:
-    """Count for a while."""
-    since = Since(crowd)
-    await asyncio.sleep(seconds)
-    return since.deliveries()
-
-
-class Window:
-    """Publishes so that at most `outstanding` events are on their way: a burst whenever half of them have arrived."""
-
-    def __init__(self, job: Job, crowd: Clients) -> None:
-        self.outstanding = 0
-        self._job = job
-        self._crowd = crowd
-        self._http = ServiceHttp(job.service)
-        self.task = asyncio.create_task(self._publish_all())
-
-    async def _publish_all(self) -> None:
-        number = 0
-        while True:
-            room = self.outstanding - (number - self._crowd.deliveries // len(self._job.tokens))
-            if 2 * room >= self.outstanding > 0:
-                await asyncio.gather(*(self._publish(number + k) for k in range(room)))
-                number += room
-            await asyncio.sleep(0.001)
-
-    async def _publish(self, number: int) -> None:
-        payload = {"number": number, "text": "x" * 64}
-        await self._http.ask(service_api.publish, self._job.run_id, RUN_EVENT, payload, f"bench-{number}")
+async def _publish(window: Window, http: ServiceHttp) -> None:
+    while True:
+        await asyncio.gather(*(http.ask(service_api.publish, *event) for event in window.due()))
+        await asyncio.sleep(0.001)
 
 
 def main() -> None:
-    """Run the job given on the command line's file; the report is the last line printed."""
-    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
-    like_the_engine = relaxed_gc() if job.kind == "ours" else contextlib.nullcontext()
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with like_the_engine, tempfile.TemporaryDirectory() as folder, runner:
-        report = runner.run(run(job, Path(folder)))
-    print(msgspec.json.encode(report).decode(), flush=True)
+    """Run the job given on the command line."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        carry_out(lambda job, folder: runner.run(run(job, folder)), "ours")
 
 
 if __name__ == "__main__":

@@ -1,43 +1,36 @@
 """One Locust process full of clients, ours or plain ones: `python -m tests.bench.green_clients JSON` reports what it took.
 
-Ours are a load test's clients, who record as in a drill and tell Locust of each delivery; the plain ones are what one would
-write for Locust without them: a `websocket-client` socket a user and the standard library's JSON, told to Locust by its event.
+Ours are a load test's clients, which record as in a drill and report each delivery to Locust. The plain ones are what one
+would write for Locust without them: a `websocket-client` socket per user, the standard library's JSON, and Locust's event.
 All users are greenlets of a real Locust environment without a web page. Otherwise as `tests.bench.clients`.
 """
 
 import locust  # first of all: it changes Python's sockets
 
 # isort: split
-import contextlib
-import gc
 import json
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import gevent
-import msgspec
 import websocket
 from locust.env import Environment
 
 from locustfiles.load.clients.recording import GreenRecorder, LiveMetrics
 from sim.base.clocks import WallClock
-from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.actions import ClientSettings, Token
 from sim.client.session import Session
 from sim.engines.greenlets.client import WireClient
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared import service_api
-from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.shared.service_api import Request
 from sim.mock.server import raise_descriptor_limit
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
-from tests.bench.report import COMPATIBILITY, WARM_UP_S, Count, Counting, Deliveries, Job, Report, Since, resident_kib
+from tests.bench.report import COMPATIBILITY, Connecting, Count, Counting, Job, Report, Window, carry_out, measurements
 
 
 class Crowd(Count, Protocol):
@@ -111,7 +104,7 @@ class PlainCrowd:
         socket.send(encode_client(Subscribe("2", (job.topic,), {}, 200)))
         while json.loads(socket.recv())[3] != "phx_reply":
             pass
-        self._tell("connect", began)
+        self._report("connect", began)
         gevent.spawn(self._read, socket)
 
     def _read(self, socket: Any) -> None:
@@ -122,75 +115,36 @@ class PlainCrowd:
             if event[3] == "sync:update_batch":
                 for _ in event[4]["updates"]:
                     self.deliveries += 1
-                    self._tell("delivery", began)
+                    self._report("delivery", began)
 
-    def _tell(self, name: str, began: float) -> None:
+    def _report(self, name: str, began: float) -> None:
         ms = (time.perf_counter() - began) * 1000
         self._fire(request_type="WS", name=name, response_time=ms, response_length=0, exception=None, context={})
 
 
-class Window:
-    """Publishes so that at most `outstanding` events are on their way: a burst whenever half of them have arrived."""
-
-    def __init__(self, job: Job, crowd: Crowd) -> None:
-        self.outstanding = 0
-        self._job = job
-        self._crowd = crowd
-        self._service = GreenletHttp(job.service)
-        self.greenlet = gevent.spawn(self._publish_all)
-
-    def _publish_all(self) -> None:
-        number = 0
-        while True:
-            room = self.outstanding - (number - self._crowd.deliveries // len(self._job.tokens))
-            if 2 * room >= self.outstanding > 0:
-                gevent.joinall([gevent.spawn(self._publish, number + k) for k in range(room)], raise_error=True)
-                number += room
-            gevent.sleep(0.001)
-
-    def _publish(self, number: int) -> None:
-        self._service.ask(
-            service_api.publish, self._job.run_id, RUN_EVENT, {"number": number, "text": "x" * 64}, f"bench-{number}"
-        )
-
-
 def run(job: Job, folder: Path) -> Report:
-    """Connect everyone, measure deliveries for a while, report."""
+    """Connect all clients, measure deliveries for a while, report."""
     environment = Environment(user_classes=[])
-    environment.create_local_runner()  # it listens to what users tell
+    environment.create_local_runner()  # it listens to what users report
     crowd: Crowd = OurCrowd(folder, environment) if job.kind == "locust" else PlainCrowd(environment)
-    gc.collect()
-    memory_before, cpu, wall = resident_kib(), time.process_time(), time.perf_counter()
+    connecting = Connecting()
     crowd.connect(job)
-    took_s, count = time.perf_counter() - wall, len(job.tokens)
-    connect_cpu_us = (time.process_time() - cpu) / count * 1e6
-    gc.collect()
-    report = Report(count / took_s, connect_cpu_us, (resident_kib() - memory_before) / count, [])
-    publisher = Window(job, crowd)
-    for outstanding in job.outstanding:
-        publisher.outstanding = outstanding
-        gevent.sleep(WARM_UP_S)
-        report.received.append(metric(crowd, job.measure_s))
-    publisher.greenlet.kill()
+    report, window = connecting.report(len(job.tokens)), Window(job, crowd)
+    publisher = gevent.spawn(_publish, window, GreenletHttp(job.service))
+    for wait_s in measurements(job, crowd, window, report):
+        gevent.sleep(wait_s)
+    publisher.kill()
     return report
 
 
-def metric(crowd: Crowd, seconds: float) -> Deliveries:
-    """Count for a while."""
-    since = Since(crowd)
-    gevent.sleep(seconds)
-    return since.deliveries()
-
-
-def main() -> None:
-    """Run the job given on the command line's file; the report is the last line printed."""
-    assert locust
-    raise_descriptor_limit()
-    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
-    like_a_run = relaxed_gc() if job.kind == "locust" else contextlib.nullcontext()
-    with like_a_run, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        print(msgspec.json.encode(run(job, Path(folder))).decode(), flush=True)
+def _publish(window: Window, service: GreenletHttp) -> None:
+    while True:
+        events = [gevent.spawn(service.ask, service_api.publish, *event) for event in window.due()]
+        gevent.joinall(events, raise_error=True)
+        gevent.sleep(0.001)
 
 
 if __name__ == "__main__":
-    main()
+    assert locust
+    raise_descriptor_limit()
+    carry_out(run, "locust")

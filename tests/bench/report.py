@@ -1,13 +1,20 @@
-"""What a process full of clients is told to do, and what it reports."""
+"""What one process full of clients has to do, how it measures, and what it reports."""
 
+import contextlib
+import gc
 import resource
+import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from sim.base.gc_tuning import relaxed_gc
 from sim.client.session import Session
+from sim.engines.shared.client_setup import RUN_EVENT
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.session_driver import SessionDriver
 from sim.engines.shared.web_socket import WebSocket
@@ -79,23 +86,53 @@ def _watermark(session: Session) -> int:
     return next(iter(session.replica.cursors.values())).watermark or 0
 
 
-class Since:
-    """What a crowd gets from now on, and what that takes."""
+class Window:
+    """Publishes so that at most `outstanding` events are on their way: a burst whenever half of them have arrived."""
 
-    def __init__(self, crowd: Count) -> None:
-        self._crowd = crowd
-        self._deliveries, self._frames, self._bytes = crowd.deliveries, crowd.frames, crowd.bytes
-        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+    def __init__(self, job: Job, crowd: Count) -> None:
+        self.outstanding = 0
+        self._job, self._crowd, self._number = job, crowd, 0
 
-    def deliveries(self) -> Deliveries:
-        """Until now."""
-        return Deliveries(
-            self._crowd.deliveries - self._deliveries,
-            self._crowd.frames - self._frames,
-            self._crowd.bytes - self._bytes,
-            time.perf_counter() - self._wall_s,
-            time.process_time() - self._cpu_s,
-        )
+    def due(self) -> list[tuple[str, str, dict[str, object], str]]:
+        """Return run, event, payload and key of the events to publish now."""
+        room = self.outstanding - (self._number - self._crowd.deliveries // len(self._job.tokens))
+        if not 2 * room >= self.outstanding > 0:
+            return []
+        self._number += room
+        numbers = range(self._number - room, self._number)
+        return [(self._job.run_id, RUN_EVENT, {"number": n, "text": "x" * 64}, f"bench-{n}") for n in numbers]
+
+
+class Connecting:
+    """Measures what connecting costs, from its creation on."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._kib, self._cpu_s, self._wall_s = resident_kib(), time.process_time(), time.perf_counter()
+
+    def report(self, clients: int) -> Report:
+        """All clients are connected."""
+        took_s, cpu_s = time.perf_counter() - self._wall_s, time.process_time() - self._cpu_s
+        gc.collect()
+        return Report(clients / took_s, cpu_s / clients * 1e6, (resident_kib() - self._kib) / clients, [])
+
+
+def measurements(job: Job, crowd: Count, window: Window, report: Report) -> Iterator[float]:
+    """Measure deliveries for each number of events on their way; yields the seconds to wait."""
+    for window.outstanding in job.outstanding:
+        yield WARM_UP_S
+        before = (crowd.deliveries, crowd.frames, crowd.bytes, time.perf_counter(), time.process_time())
+        yield job.measure_s
+        now = (crowd.deliveries, crowd.frames, crowd.bytes, time.perf_counter(), time.process_time())
+        report.received.append(Deliveries(*(after - start for start, after in zip(before, now, strict=True))))
+
+
+def carry_out(run: Callable[[Job, Path], Report], ours: str) -> None:
+    """Run the job in the command line's file, with the engine's collector settings for `ours`; prints the report last."""
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    like_the_engine = relaxed_gc() if job.kind == ours else contextlib.nullcontext()
+    with like_the_engine, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        print(msgspec.json.encode(run(job, Path(folder))).decode(), flush=True)
 
 
 def resident_kib() -> float:

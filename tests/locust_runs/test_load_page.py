@@ -1,4 +1,4 @@
-"""Locust's page in a browser, as an operator has it: one Locust process, a storm that goes well, then one on a broken mock."""
+"""Locust's page in a browser: one Locust process, a green storm, a red one on a broken mock, then a stopped run."""
 
 import re
 import subprocess
@@ -21,10 +21,10 @@ from tests.storms import SHORT, SMALL
 
 ROOT = Path(__file__).parents[2]
 LIMIT_MS = 60_000.0  # for a busy machine
-PATIENT = ("replay.bootstrap_ms", "ux.publish_to_apply_ms", "drill.generator_lag_ms")  # what a busy machine may be late with
+PATIENT = ("replay.bootstrap_ms", "ux.publish_to_apply_ms", "drill.generator_lag_ms")  # a busy machine may be late with these
 
 CHECKS = '["replay.bootstrap_ms", "replay.stale_loops", "delivery.dropped_deliveries", "ux.publish_to_apply_ms"]'
-STEADY = "Steady phase, before anything breaks (s)"
+STEADY = "Steady state before the faults (s)"
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def locust(folder: Path) -> Iterator[str]:
     sets = [f"--set={setting}" for setting in (*SMALL, *SHORT["reconnect_storm"], "phases.settle_s=20", f"checks={CHECKS}")]
     command = [sys.executable, "-m", "locust", "-f", "locustfiles/reconnect_storm.py", "--web-host", "127.0.0.1"]
     log = folder / "locust.log"
-    with log.open("w") as said:
+    with log.open("w") as output:
         process = subprocess.Popen(
-            [*command, "--web-port", str(port), "--out", str(folder / "results"), *sets], cwd=ROOT, stdout=said, stderr=said
+            [*command, "--web-port", str(port), "--out", str(folder / "results"), *sets], cwd=ROOT, stdout=output, stderr=output
         )
     try:
         until = time.monotonic() + LIMIT_MS / 1000
@@ -66,7 +66,7 @@ def browser() -> Iterator[Browser]:
 
 
 def patient_thresholds(folder: Path) -> Path:
-    """The thresholds as they are, but for what has to do with how busy this machine is."""
+    """The default thresholds, except those that depend on the load of this machine."""
     text = DEFAULT_PATH.read_text()
     for name in PATIENT:
         text, changed = re.subn(rf"(\[{re.escape(name)}\]\nthreshold = )\d+", r"\g<1>60000", text)
@@ -90,7 +90,7 @@ def ended(page: Page, kind: str) -> None:
 
 
 def states(page: Page) -> list[str]:
-    """Of all checks in the table, in words."""
+    """The states of all checks in the table."""
     return [text.split(" ", 1)[1] for text in page.locator("table[aria-label=Checks] .state").all_inner_texts()]
 
 
@@ -103,39 +103,39 @@ def judged(folder: Path) -> set[Path]:
     return {report.parent for report in (folder / "results").glob("*/SUMMARY.md")}
 
 
-def test_an_operator_storms_and_reads_the_verdict(browser: Browser, tmp_path: Path) -> None:
+def test_operator_starts_storms_and_reads_verdicts(browser: Browser, tmp_path: Path) -> None:
     with locust(tmp_path) as url:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(LIMIT_MS)
-        troubles: list[str] = []
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: request.url.startswith((url, "data:")) or troubles.append(request.url))
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: request.url.startswith((url, "data:")) or errors.append(request.url))
         page.goto(url)
         refuses_another_site(url)
-        refuses_what_was_typed(page)
-        goes_well(page, url, patient_thresholds(tmp_path))
-        (well,) = judged(tmp_path)
-        assert results.judge_run(well).exit_code == 0
+        refuses_invalid_input(page)
+        run_is_green(page, url, patient_thresholds(tmp_path))
+        (green,) = judged(tmp_path)
+        assert results.judge_run(green).exit_code == 0
         other = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         other.set_default_timeout(LIMIT_MS)
         with serving(tmp_path / "broken", {"heartbeat_interval_s": 2.0}, defects=["skip_delivery"]) as broken:
-            goes_badly(other, page, url, broken.url)
-        (bad,) = judged(tmp_path) - {well}
-        verdict = results.judge_run(bad)
+            run_is_red(other, page, url, broken.url)
+        (red,) = judged(tmp_path) - {green}
+        verdict = results.judge_run(red)
         assert verdict.exit_code == 1
         assert [remark.split(",")[0] for remark in verdict.drills[0].remarks if "by hand" in remark] == [
             "drop_sockets began by hand",
             "reverted by hand",
         ]
-        is_stopped(page)
-        (stopped,) = judged(tmp_path) - {well, bad}
+        run_is_stopped(page)
+        (stopped,) = judged(tmp_path) - {green, red}
         assert results.judge_run(stopped).exit_code == 4
-        assert troubles == []
+        assert errors == []
     expect(page.locator(".lost")).to_contain_text("Locust does not answer any more", timeout=LIMIT_MS)
 
 
 def refuses_another_site(url: str) -> None:
-    """Locust's own routes, too, and whatever name leads here."""
+    """Our routes and Locust's own refuse a foreign origin and a foreign host name."""
     ask = {"trust_env": False, "headers": {"Origin": "http://elsewhere.example"}}
     for path in ("/stormgate/storm", "/stormgate/revert", "/swarm", "/stop"):
         assert httpx.post(url + path, **ask).status_code == 403, path
@@ -144,19 +144,19 @@ def refuses_another_site(url: str) -> None:
         assert httpx.get(url + path, headers={"Host": "elsewhere.example"}, trust_env=False).status_code == 403, path
     assert httpx.post(url + "/stormgate/revert", trust_env=False).text == "Not done: no run is active; start one first.\n"
     assert httpx.get(url + "/stormgate/revert", trust_env=False).status_code == 405
-    assert httpx.get(url + "/stormgate/download/SUMMARY.md", trust_env=False).text.startswith("there is no SUMMARY.md yet")
+    assert httpx.get(url + "/stormgate/download/SUMMARY.md", trust_env=False).text.startswith("SUMMARY.md does not exist yet")
     assert httpx.get(url + "/stormgate/download/..%2Frun.json", trust_env=False).status_code == 404
 
 
-def refuses_what_was_typed(page: Page) -> None:
-    """A sentence on the page, and no run."""
+def refuses_invalid_input(page: Page) -> None:
+    """Invalid input gives a sentence on the page, and no run."""
     expect(page.locator("header[data-state=idle]")).to_contain_text("No run yet")
     for label, value, sentence in (
         ("Clients", "-3", "Clients: -3 is below 0"),
         ("Clients", "many", "Clients: expected a whole number, got 'many'"),
-        ("Share of clients that each cut takes (0 to 1)", "2", "share"),
+        ("Share of clients that each cut drops (0 to 1)", "2", "share"),
         ("Thresholds file", "nowhere.toml", "nowhere.toml"),
-        ("Runtime", "http://192.0.2.1:80", "an address must be on this machine"),
+        ("Target", "http://192.0.2.1:80", "an address must be on this machine"),
     ):
         field = field_of(page, label)
         before = field.input_value()
@@ -165,14 +165,14 @@ def refuses_what_was_typed(page: Page) -> None:
         expect(page.get_by_role("alert").get_by_text("Not started")).to_contain_text(sentence)
         field.fill(before)
     expect(page.locator("header[data-state=idle]")).to_be_visible()
-    field_of(page, "Runtime").fill("http://127.0.0.1:9")  # that nobody is there is known only by asking
+    field_of(page, "Target").fill("http://127.0.0.1:9")  # only a request shows that no service is there
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator("header[data-state=refused]")).to_contain_text("nothing answers at", timeout=LIMIT_MS)
-    field_of(page, "Runtime").fill("mock")
+    field_of(page, "Target").fill("mock")
 
 
-def locusts_page_is_told_of_it(url: str) -> None:
-    """At once: Locust remembers its answers for two seconds, and its page asks no more once it hears that nothing runs."""
+def locusts_own_page_learns_of_the_run(url: str) -> None:
+    """At once: Locust caches its answers for two seconds, and its page stops polling when nothing runs."""
     is_busy, until = False, time.monotonic() + LIMIT_MS / 1000
     while not is_busy:
         assert time.monotonic() < until
@@ -181,13 +181,13 @@ def locusts_page_is_told_of_it(url: str) -> None:
     assert state in ("spawning", "running")
 
 
-def goes_well(page: Page, url: str, thresholds: Path) -> None:
-    """From the form to a green verdict, with a storm that does not wait for its time."""
-    for label, value in (("Clients", "45"), ("Events published, over all topics (per s)", "40"), (STEADY, "300")):
+def run_is_green(page: Page, url: str, thresholds: Path) -> None:
+    """From the form to a green verdict, with a fault injected by hand."""
+    for label, value in (("Clients", "45"), ("Events published over all topics (per s)", "40"), (STEADY, "300")):
         field_of(page, label).fill(value)
     field_of(page, "Thresholds file").fill(str(thresholds))
     page.get_by_role("button", name="Start", exact=True).click()
-    locusts_page_is_told_of_it(url)
+    locusts_own_page_learns_of_the_run(url)
     page.wait_for_url("**tab=gates")
     in_phase(page, "steady")
     expect(page.locator(".stormgate h1")).to_have_text("Running: 45 of 45 clients live", timeout=LIMIT_MS)
@@ -201,22 +201,22 @@ def goes_well(page: Page, url: str, thresholds: Path) -> None:
     press(page, "Storm now", "Injected: drop_sockets")
     expect(page.locator("rect.phase.fault").first).to_be_attached(timeout=LIMIT_MS)
     assert page.evaluate("fetch('swarm', {method: 'POST'}).then(answer => answer.json())")["message"] == (
-        "Not started: a run goes on already; stop it first, or wait for its verdict."
+        "Not started: a run is already active; stop it, or wait for its verdict."
     )
     page.get_by_role("tab", name="Gates").click()
     ended(page, "go")
     assert set(states(page)) == {"pass"}
-    press(page, "Storm now", "Not done: no run is going on")
+    press(page, "Storm now", "Not done: no run is active")
     with page.expect_download() as saved:
         page.get_by_role("link", name="observations.parquet").click()
     assert saved.value.path().read_bytes().startswith(b"PAR1")
 
 
-def goes_badly(page: Page, other: Page, url: str, broken: str) -> None:
-    """Another browser, on our own page, starts a run on a broken mock; the one from before sees it, too."""
+def run_is_red(page: Page, other: Page, url: str, broken: str) -> None:
+    """A second browser, on our own page, starts a run on a broken mock; the first browser shows it as well."""
     page.goto(f"{url}/stormgate")
     page.get_by_text("Start a run").click()
-    for label, value in (("Runtime", broken), ("Clients", "20"), (STEADY, "2"), ("Fault phase (s)", "300")):
+    for label, value in (("Target", broken), ("Clients", "20"), (STEADY, "2"), ("Fault phase (s)", "300")):
         field_of(page, label).fill(value)
     page.get_by_role("button", name="Start", exact=True).click()
     in_phase(page, "steady")
@@ -231,8 +231,8 @@ def goes_badly(page: Page, other: Page, url: str, broken: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def is_stopped(page: Page) -> None:
-    """Once more from Locust's page, by its own button, and ended before its time."""
+def run_is_stopped(page: Page) -> None:
+    """A run started with the button of Locust's page, and stopped early."""
     page.get_by_role("button", name="New", exact=True).click()
     for label, value in (("Clients", "5"), (STEADY, "300")):
         field_of(page, label).fill(value)
