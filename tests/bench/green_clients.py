@@ -11,6 +11,7 @@ import locust  # first of all: it changes Python's sockets
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -139,8 +140,9 @@ def run(job: Job, folder: Path) -> Report:
 
 def _publish(window: Window, service: GreenletHttp) -> None:
     while True:
-        events = [gevent.spawn(service.ask, service_api.publish, *event) for event in window.due()]
-        gevent.joinall(events, raise_error=True)
+        gevent.joinall(
+            [gevent.spawn(partial(service.ask, service_api.publish, *each)) for each in window.due()], raise_error=True
+        )
         gevent.sleep(0.001)
 
 

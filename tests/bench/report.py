@@ -121,10 +121,10 @@ def measurements(job: Job, crowd: Count, window: Window, report: Report) -> Iter
     """Measure deliveries for each number of events on their way; yields the seconds to wait."""
     for window.outstanding in job.outstanding:
         yield WARM_UP_S
-        before = (crowd.deliveries, crowd.frames, crowd.bytes, time.perf_counter(), time.process_time())
+        counts, wall_s, cpu_s = (crowd.deliveries, crowd.frames, crowd.bytes), time.perf_counter(), time.process_time()
         yield job.measure_s
-        now = (crowd.deliveries, crowd.frames, crowd.bytes, time.perf_counter(), time.process_time())
-        report.received.append(Deliveries(*(after - start for start, after in zip(before, now, strict=True))))
+        more = (crowd.deliveries - counts[0], crowd.frames - counts[1], crowd.bytes - counts[2])
+        report.received.append(Deliveries(*more, time.perf_counter() - wall_s, time.process_time() - cpu_s))
 
 
 def carry_out(run: Callable[[Job, Path], Report], ours: str) -> None:
