@@ -1,4 +1,4 @@
-"""A mock in a process of its own, met as a stranger meets it: HTTP by httpx, frames written by hand."""
+"""A mock in a process of its own, used as a foreign client would use it: HTTP by httpx, frames written by hand."""
 
 import json
 import signal
@@ -47,8 +47,19 @@ class Served:
         return self.http.post(f"/internal/v1/runs/{run}/events", json=body)
 
     def switch(self, **switches: Any) -> None:
-        answer = self.http.put("/_mock/switches", json=switches)
+        self.put("switches", **switches)
+
+    def put(self, name: str, **body: Any) -> dict[str, Any]:
+        """Change the running mock by one of its admin routes."""
+        answer = self.http.put(f"/_mock/{name}", json=body)
         assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def append(self, run: str, count: int = 1) -> str:
+        """Publish this many events with their numbers as payloads; returns the run's topic."""
+        for number in range(count):
+            assert self.publish(run, number).status_code == 201
+        return f"run:{run}:events"
 
     def state(self) -> dict[str, Any]:
         return dict(self.http.get("/_mock/state").json())
@@ -67,7 +78,7 @@ def serving(
     deployment: dict[str, Any] | None = None,
     **more: Any,
 ) -> Iterator[Served]:
-    """Serve on a free port with its log in `folder`; `more` are switches. It ends with its pipe, whatever happens to us."""
+    """Serve on a free port with its log in `folder`; `more` are switches. The mock ends when its pipe closes."""
     folder.mkdir(parents=True, exist_ok=True)
     options = {
         "settings": settings or {},
@@ -163,6 +174,14 @@ class Raw:
                 frames.append(self.receive())
         except ConnectionClosed:
             return frames
+
+
+@contextmanager
+def joined(served: Served, *topics: str, **body: Any) -> Iterator[Raw]:
+    """A socket that has joined with a new token for these topics."""
+    with Raw(served, served.token(*topics, **body)) as raw:
+        raw.join()
+        yield raw
 
 
 def updates_in(frames: list[list[Any]]) -> list[dict[str, Any]]:

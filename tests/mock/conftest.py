@@ -1,4 +1,4 @@
-"""One mock for all tests of a module that leave it as they found it: each makes runs of its own."""
+"""One mock for all tests of a module that leave it as they found it: each creates its own runs."""
 
 from collections.abc import Iterator
 

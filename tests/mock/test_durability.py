@@ -9,7 +9,7 @@ import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
-from tests.served import Raw, Served, serving, updates_in
+from tests.served import Raw, Served, joined, serving, updates_in
 
 PUBLISHERS = 12
 
@@ -75,8 +75,7 @@ def storm_and_kill(mock: Served, run: str, after_s: float) -> tuple[list[Publish
 
 
 def replayed(mock: Served, topic: str) -> Iterator[tuple[int, str]]:
-    with Raw(mock, mock.token(topic)) as raw:
-        raw.join()
+    with joined(mock, topic) as raw:
         _, _, before = raw.subscribe(topic)
         yield from ((update["watermark"], update["payload_hash"]) for update in updates_in(before))
 

@@ -1,4 +1,4 @@
-"""The mock's WebSocket, spoken to by hand: nothing of the contract's own code on this side."""
+"""The mock's WebSocket, spoken to by hand: without any of the protocol's own code on this side."""
 
 import base64
 import contextlib
@@ -13,7 +13,7 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.served import JOIN, LIMIT_S, Raw, Served, seqs, serving, updates_in
+from tests.served import JOIN, LIMIT_S, Raw, Served, joined, seqs, serving, updates_in
 
 MAX_WAITING = 256  # frames that the mock keeps for a client beside its events
 
@@ -34,7 +34,7 @@ def test_an_upgrade_needs_a_token(mock: Served, token: str | None):
     assert refusal(mock, token) in ("unauthorized", "invalid_token")
 
 
-def test_an_expired_or_forged_token_opens_no_socket(tmp_path):
+def test_an_expired_or_forged_token_is_refused(tmp_path):
     with serving(tmp_path) as mock:
         token = mock.token()
         head, claims, signature = token.split(".")
@@ -85,8 +85,7 @@ def test_replay_batches_precede_the_reply_and_the_live_events(mock: Served):
     run = mock.run()
     topic = topic_of(run)
     sent = [mock.publish(run, {"n": number}).json()["event"]["payload_hash"] for number in range(7)]
-    with Raw(mock, mock.token(topic)) as raw:
-        raw.join()
+    with joined(mock, topic) as raw:
         status, _, before = raw.subscribe(topic, resume_after={topic: 2}, replay_batch_size=2)
         assert status == "ok"
         batches = [frame[4] for frame in before]
@@ -104,28 +103,20 @@ def test_replay_batches_precede_the_reply_and_the_live_events(mock: Served):
 
 @pytest.mark.parametrize("as_list", [True, False])
 def test_a_cursor_may_be_a_list_or_an_object_and_each_topic_has_its_own(mock: Served, as_list: bool):
-    runs = [mock.run(), mock.run()]
-    for run in runs:
-        for number in range(3):
-            mock.publish(run, number)
-    one, two = map(topic_of, runs)
+    one, two = mock.append(mock.run(), 3), mock.append(mock.run(), 3)
     cursors = [{"topic": one, "watermark": 2}, {"topic": two, "watermark": 1}] if as_list else {one: 2, two: 1}
-    with Raw(mock, mock.token(one, two)) as raw:
-        raw.join()
+    with joined(mock, one, two) as raw:
         _, _, before = raw.subscribe(one, two, resume_after=cursors)
     assert [(u["topic"], u["watermark"]) for u in updates_in(before)] == [(one, 3), (two, 2), (two, 3)]
 
 
 def test_a_cursor_above_the_head_gets_nothing_until_the_head_passes_it(mock: Served):
     run = mock.run()
-    topic = topic_of(run)
-    mock.publish(run)
-    with Raw(mock, mock.token(topic)) as raw:
-        raw.join()
+    topic = mock.append(run)
+    with joined(mock, topic) as raw:
         status, _, before = raw.subscribe(topic, resume_after={topic: 3})
         assert (status, updates_in(before)) == ("ok", [])
-        for _ in range(3):
-            mock.publish(run)
+        mock.append(run, 3)
         assert seqs(raw.updates(1)) == [4]
 
 
@@ -133,8 +124,7 @@ def test_single_envelopes_are_sent_on_request(tmp_path):
     with serving(tmp_path, {"sync_frames": True}) as mock:
         run = mock.run()
         mock.publish(run, "x")
-        with Raw(mock, mock.token(topic_of(run))) as raw:
-            raw.join()
+        with joined(mock, topic_of(run)) as raw:
             _, _, before = raw.subscribe(topic_of(run))
         envelope = next(frame[4] for frame in before if frame[3] == "sync:frame")
     assert (envelope["topic"], envelope["seq"], envelope["schema_version"]) == (topic_of(run), 1, 1)
@@ -144,8 +134,7 @@ def test_single_envelopes_are_sent_on_request(tmp_path):
 def test_unsubscribing_or_leaving_the_channel_ends_live_events(mock: Served):
     run = mock.run()
     topic = topic_of(run)
-    with Raw(mock, mock.token(topic)) as raw:
-        raw.join()
+    with joined(mock, topic) as raw:
         raw.subscribe(topic)
         assert raw.ask("sync:unsubscribe", {"topics": [topic]})[0] == "ok"
         mock.publish(run)
@@ -162,12 +151,8 @@ def test_unsubscribing_or_leaving_the_channel_ends_live_events(mock: Served):
 
 def test_a_stale_cursor_is_pushed_and_answered_with_reasons_and_a_snapshot(tmp_path):
     with serving(tmp_path, {"window_events": 4, "replay_budget_events": 2}) as mock:
-        run = mock.run()
-        topic = topic_of(run)
-        for number in range(10):
-            mock.publish(run, number)
-        with Raw(mock, mock.token(topic)) as raw:
-            raw.join()
+        topic = mock.append(mock.run(), 10)
+        with joined(mock, topic) as raw:
             status, reply, before = raw.subscribe(topic, resume_after={topic: 1})
             assert status == "error"
             assert [frame[3] for frame in before] == ["sync:error"]
@@ -193,16 +178,14 @@ def test_a_stale_cursor_is_pushed_and_answered_with_reasons_and_a_snapshot(tmp_p
 
 @pytest.mark.parametrize("payload", [{"topics": []}, {}, {"topics": ["run:r1:events"], "resume_after": {"run:r1:events": "x"}}])
 def test_a_bad_subscription_is_refused(mock: Served, payload: dict[str, object]):
-    with Raw(mock, mock.token("run:r1:events")) as raw:
-        raw.join()
+    with joined(mock, "run:r1:events") as raw:
         status, response, _ = raw.ask("sync:subscribe", payload)
         assert (status, response["code"]) == ("error", "bad_subscription")
         assert raw.subscribe("run:r1:events")[0] == "ok"
 
 
 def test_a_topic_that_was_not_granted_is_forbidden(mock: Served):
-    with Raw(mock, mock.token("run:r1:events")) as raw:
-        raw.join()
+    with joined(mock, "run:r1:events") as raw:
         status, response, _ = raw.subscribe("run:r1:events", "run:r2:events")
         assert (status, response["code"]) == ("error", "forbidden_topic")
         assert response["forbidden_topics"] == ["run:r2:events"]
@@ -210,15 +193,13 @@ def test_a_topic_that_was_not_granted_is_forbidden(mock: Served):
 
 @pytest.mark.parametrize("event", ["sync:publish", "publish", "run.create", "sync:update_batch", "phx_close"])
 def test_a_mutation_over_the_socket_is_refused(mock: Served, event: str):
-    run = mock.run()
-    mock.publish(run)
+    topic = mock.append(mock.run())
     before = mock.state()["streams"]
-    with Raw(mock, mock.token(topic_of(run))) as raw:
-        raw.join()
-        status, response, _ = raw.ask(event, {"topic": topic_of(run), "event": {"event_type": "x", "payload": 1}})
+    with joined(mock, topic) as raw:
+        status, response, _ = raw.ask(event, {"topic": topic, "event": {"event_type": "x", "payload": 1}})
         assert (status, response["code"]) == ("error", "mutation_refused")
-        assert raw.subscribe(topic_of(run))[0] == "ok"
-    assert mock.state()["streams"][topic_of(run)] == before[topic_of(run)]
+        assert raw.subscribe(topic)[0] == "ok"
+    assert mock.state()["streams"][topic] == before[topic]
 
 
 @pytest.mark.parametrize(
@@ -237,8 +218,7 @@ def test_a_mutation_over_the_socket_is_refused(mock: Served, event: str):
     ],
 )
 def test_a_malformed_frame_is_answered_and_the_socket_stays_open(mock: Served, text: str):
-    with Raw(mock, mock.token()) as raw:
-        raw.join()
+    with joined(mock) as raw:
         raw.socket.send(text)
         assert raw.until("sync:error")["code"] in ("malformed_frame", "unknown_topic")
         raw.socket.send(text.encode() + b"\xff\xfe")  # and as a binary frame that is no text either
@@ -248,11 +228,9 @@ def test_a_malformed_frame_is_answered_and_the_socket_stays_open(mock: Served, t
 
 def test_a_websocket_protocol_error_closes_that_socket_with_its_status(mock: Served):
     huge = json.dumps(["1", "2", "sync:v1", "sync:heartbeat", {"x": "x" * 256 * 1024}])
-    with Raw(mock, mock.token()) as other:
-        other.join()
+    with joined(mock) as other:
         for sent, status in ((b'["1","2","sync:v1","sync:heartbeat",{"x":"\xff"}]', 1007), (huge, 1009)):
-            with Raw(mock, mock.token()) as raw:
-                raw.join()
+            with joined(mock) as raw:
                 raw.socket.send(sent, text=True)
                 with pytest.raises(ConnectionClosed) as raised:
                     raw.receive()
@@ -270,8 +248,7 @@ def test_a_request_without_a_reference_is_answered_without_one(mock: Served):
 
 @pytest.mark.parametrize("payload", [7, None, [], "x", {"topics": [1, 2]}, {"topics": "run:r1:events"}])
 def test_a_subscription_with_a_payload_of_the_wrong_type_is_answered_under_its_reference(mock: Served, payload: object):
-    with Raw(mock, mock.token("run:r1:events")) as raw:
-        raw.join()
+    with joined(mock, "run:r1:events") as raw:
         status, response, _ = raw.ask("sync:subscribe", payload)
         assert (status, response["code"]) == ("error", "bad_subscription")
 
@@ -284,16 +261,16 @@ def test_closed_sockets_leave_no_memory_behind(tmp_path):
         upgrade = f"GET {path} HTTP/1.1\r\nHost: mock\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         upgrade += f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n"
 
-        def come_and_go(times: int) -> float:
-            """Its memory afterwards, in MiB."""
+        def open_and_close(times: int) -> float:
+            """The mock's memory afterwards, in MiB."""
             for _ in range(times):
                 with socket.create_connection(address, LIMIT_S) as raw:
                     raw.sendall(upgrade.encode())
                     assert raw.recv(4096).startswith(b"HTTP/1.1 101 ")
             return psutil.Process(mock.process.pid).memory_info().rss / 2**20
 
-        before_mib = come_and_go(2000)
-        assert come_and_go(4000) - before_mib < 10
+        before_mib = open_and_close(2000)
+        assert open_and_close(4000) - before_mib < 10
 
 
 # --- heartbeats, revocation, slow readers -----------------------------------------------------------
@@ -303,8 +280,7 @@ def test_heartbeats_carry_the_heads_and_a_silent_client_is_dropped(tmp_path):
     with serving(tmp_path, {"heartbeat_interval_s": 0.2, "client_timeout_s": 1.0}) as mock:
         run = mock.run()
         mock.publish(run)
-        with Raw(mock, mock.token(topic_of(run))) as raw:
-            raw.join()
+        with joined(mock, topic_of(run)) as raw:
             raw.subscribe(topic_of(run))
             assert raw.until("sync:heartbeat") == {"watermarks": [{"topic": topic_of(run), "watermark": 1}]}
             last = raw.to_the_end()[-1]
@@ -343,17 +319,15 @@ def test_expiring_all_tokens_disconnects_all_clients(tmp_path):
             mock.switch(tokens_void_before=time.time())
             assert raw.to_the_end()[-1][4]["code"] == "reauth_required"
         assert refusal(mock, token) == "token_expired"
-        with Raw(mock, mock.token()) as raw:
-            raw.join()
+        with joined(mock):
+            pass
 
 
 def test_skipped_deliveries_are_still_in_a_replay(tmp_path):
     with serving(tmp_path) as mock:
         run = mock.run()
-        topic = topic_of(run)
-        mock.publish(run)
-        with Raw(mock, mock.token(topic)) as raw:
-            raw.join()
+        topic = mock.append(run)
+        with joined(mock, topic) as raw:
             raw.subscribe(topic)
             mock.switch(skip_live_clients=1.0, skip_live_events=1.0)
             mock.publish(run, "lost")
@@ -376,7 +350,7 @@ def narrow_socket(mock: Served) -> socket.socket:
 
 
 def test_a_client_that_does_not_read_is_warned_and_then_disconnected(tmp_path):
-    """A socket with small buffers that nobody reads from while large events pile up behind it."""
+    """Large events pile up behind a socket with small buffers that its client does not read."""
     with serving(tmp_path, {"outbound_queue_events": 4, "slow_consumer_tick_s": 0.1}) as mock:
         run = mock.run()
         topic = topic_of(run)
@@ -388,11 +362,11 @@ def test_a_client_that_does_not_read_is_warned_and_then_disconnected(tmp_path):
             deadline = time.monotonic() + 20
             while mock.state()["streams"][topic]["head"] < 80 and time.monotonic() < deadline:
                 time.sleep(0.05)
-            time.sleep(1.0)  # ten looks at the queue; three full ones in a row are enough
+            time.sleep(1.0)  # ten checks of the queue; three full ones in a row are enough
             frames = raw.to_the_end()
         errors = [frame[4] for frame in frames if frame[3] == "sync:error"]
         assert {error["code"] for error in errors} == {"slow_consumer"}
-        # Whoever reads nothing may never see the warnings: they wait behind what it did not read.
+        # A client that reads nothing may never get the warnings: they wait behind what it did not read.
         assert [error["action"] for error in errors][-1:] == ["disconnect"]
         assert errors[-1]["queue_depth"] > errors[-1]["queue_limit"] == 4
         assert errors[-1]["reconnect_after_ms"] == 2000
@@ -417,18 +391,18 @@ def test_a_client_that_does_not_read_replies_is_not_read_until_it_does(tmp_path)
             until(mock, "held_back", 1)
             raw.socket.socket.shutdown(socket.SHUT_RDWR)
             asking.join(LIMIT_S)
-        assert until(mock, "consumers", 0)["held_back"] == 0, "one that goes away meanwhile is not waited for"
+        assert until(mock, "consumers", 0)["held_back"] == 0, "a client that disconnects meanwhile is not waited for"
 
 
 def ask(raw: Raw, questions: list[str]) -> None:
-    """Ask without a look at the answers, until all is asked or the connection is gone."""
+    """Ask without reading the answers, until all is asked or the connection is gone."""
     with contextlib.suppress(ConnectionClosed):
         for ref in questions:
             raw.socket.send(json.dumps([None, ref, "phoenix", "heartbeat", {}]))
 
 
 def until(mock: Served, key: str, value: int) -> dict[str, Any]:
-    """The mock's state once it says so."""
+    """Wait for this value in the mock's state; returns the state."""
     deadline = time.monotonic() + LIMIT_S
     while (state := mock.state())[key] != value and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -442,14 +416,12 @@ def test_a_client_that_disconnects_affects_no_other_client(mock: Served):
     for _ in range(40):
         mock.publish(run, "x" * 50_000)
     for _ in range(5):
-        with Raw(mock, mock.token(topic)) as raw:
-            raw.join()
+        with joined(mock, topic) as raw:
             raw.send("sync:subscribe", {"topics": [topic]})
             raw.socket.socket.shutdown(socket.SHUT_RDWR)
             with pytest.raises(ConnectionClosed):
                 raw.until("phx_reply")
-    with Raw(mock, mock.token(topic)) as raw:
-        raw.join()
+    with joined(mock, topic) as raw:
         assert len(updates_in(raw.subscribe(topic)[2])) == 40
     assert "Traceback" not in mock.log.read_text()
 
@@ -459,7 +431,7 @@ def test_no_token_is_ever_logged(tmp_path):
         token = mock.token()
         with Raw(mock, token) as raw:
             raw.join()
-            raw.socket.send("garbage")
+            raw.socket.send("malformed")
             raw.until("sync:error")
             mock.switch(tokens_void_before=time.time())
             raw.to_the_end()

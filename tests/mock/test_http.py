@@ -1,4 +1,4 @@
-"""The mock's HTTP over a real socket, as the contract has it."""
+"""The mock's HTTP over a real socket, as the protocol defines it."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ from sim.mock.prometheus_page import name_of
 from sim.mock.store import Store
 from sim.protocols.spacetime.metric_names import MONITORED, PROFILES, STATUS_COUNTERS, is_counter
 from sim.server.settings import RuntimeSettings, Switches
-from tests.served import ADMIN, Raw, Served, serving, updates_in
+from tests.served import ADMIN, Raw, Served, joined, serving, updates_in
 
 TOKEN_KEYS = {
     *("token", "token_type", "transport", "protocol_version", "expires_in", "refresh_after_in", "issued_at", "refresh_after"),
@@ -83,7 +83,7 @@ def test_a_ttl_is_given_as_asked(mock: Served, ttl_s: int, refresh_s: int):
     [
         ({}, {}, 401),
         ({"Authorization": "Bearer"}, {}, 401),
-        ({"Authorization": "Bearer nobody's"}, {}, 401),
+        ({"Authorization": "Bearer unknown"}, {}, 401),
         (None, {"scopes": ["root.everything"]}, 403),
         (None, {"scopes": ["root.everything"], "topics": ["run:r1:events"]}, 403),
         (None, {"ttl_seconds": 59}, 422),
@@ -125,7 +125,7 @@ def test_tokens_and_their_refusals_are_counted(tmp_path):
     with serving(tmp_path) as mock:
         mock.token()
         mock.token()
-        mock.token_response(session="nobody's")
+        mock.token_response(session="unknown")
         mock.token_response(scopes=["root.everything"])
         mock.token_response(ttl_seconds=1)
         counters = mock.http.get("/api/status").json()["data"]["counters"]
@@ -138,13 +138,13 @@ def test_tokens_and_their_refusals_are_counted(tmp_path):
     }
 
 
-def test_the_cohort_probe_answers(mock: Served):
-    probe = {"thread_id": "t", "cohort_key": "key"}
-    answer = mock.http.post("/api/v1/control/runtime-routing/evaluate", json=probe)
+def test_the_routing_check_is_answered(mock: Served):
+    question = {"thread_id": "t", "cohort_key": "key"}
+    answer = mock.http.post("/api/v1/control/runtime-routing/evaluate", json=question)
     bucket = int.from_bytes(hashlib.sha256(b"runtime-canary-v1|thread|key").digest()[:4], "big") % 100
     assert answer.status_code == 200
     routed = {"bucket": bucket, "cohort": "canary", "percent": 100, "revision": "mock-r2"}
-    assert answer.json()["data"] == {**probe, **routed}
+    assert answer.json()["data"] == {**question, **routed}
     assert mock.http.post("/api/v1/control/runtime-routing/evaluate", json={"thread_id": "t"}).status_code == 422
 
 
@@ -240,8 +240,7 @@ def test_the_full_profile_counts(tmp_path):
         for key in ("a", "b", "c", "d", "e", "e"):
             mock.publish(run, idempotency_key=key)
         mock.publish(run, expected_next_seq=1)
-        with Raw(mock, mock.token(f"run:{run}:events")) as raw:
-            raw.join()
+        with joined(mock, f"run:{run}:events") as raw:
             raw.subscribe(f"run:{run}:events")
             metrics = mock.http.get("/internal/v1/spacetime/sync/metrics", headers=ADMIN).json()
     assert metrics["transport"] == "spacetime_ws"
@@ -279,15 +278,11 @@ def test_a_wrong_switch_changes_nothing(mock: Served, body: object):
 
 
 def test_the_window_shrinks_on_demand(mock: Served):
-    run = mock.run()
-    for number in range(5):
-        mock.publish(run, number)
-    answer = mock.http.put("/_mock/window", json={"topic": f"run:{run}:events", "keep_events": 2})
-    assert answer.json() == {"events_forgotten": 3}
-    assert mock.state()["streams"][f"run:{run}:events"] == {"oldest": 4, "head": 5}
-    with Raw(mock, mock.token(f"run:{run}:events")) as raw:
-        raw.join()
-        _, _, before = raw.subscribe(f"run:{run}:events")
+    topic = mock.append(mock.run(), 5)
+    assert mock.put("window", topic=topic, keep_events=2) == {"events_forgotten": 3}
+    assert mock.state()["streams"][topic] == {"oldest": 4, "head": 5}
+    with joined(mock, topic) as raw:
+        _, _, before = raw.subscribe(topic)
     assert [update["watermark"] for update in updates_in(before)] == [4, 5]
 
 
@@ -295,7 +290,7 @@ def test_sockets_are_closed_on_demand(mock: Served):
     with Raw(mock, mock.token(device_id="one")) as one, Raw(mock, mock.token(device_id="two")) as two:
         one.join()
         two.join()
-        assert mock.http.put("/_mock/sockets", json={"devices": ["one", "nobody"]}).json() == {"sockets_closed": 1}
+        assert mock.put("sockets", devices=["one", "missing"]) == {"sockets_closed": 1}
         assert one.to_the_end() == []
         assert mock.state()["consumers"] == 1
 
@@ -324,13 +319,11 @@ def test_the_prometheus_page_has_every_metric_and_more(mock: Served):
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}
-    figures = {*PROFILES["full"], *PROFILES["pinned"], *STATUS_COUNTERS, *MONITORED} - {
-        "replay.errors_total",
-        "replay.divergences_total",
-    }
-    for figure in figures:
-        family = families.pop(name_of(figure).removesuffix("_total"))
-        assert (family.type, len(family.samples)) == ("counter" if is_counter(figure) else "gauge", 1)
+    elsewhere = {"replay.errors_total", "replay.divergences_total"}
+    metrics = {*PROFILES["full"], *PROFILES["pinned"], *STATUS_COUNTERS, *MONITORED} - elsewhere
+    for metric in metrics:
+        family = families.pop(name_of(metric).removesuffix("_total"))
+        assert (family.type, len(family.samples)) == ("counter" if is_counter(metric) else "gauge", 1)
         assert family.documentation
     assert families == {}
 

@@ -1,4 +1,4 @@
-"""The mock as a process: it starts, says where, ends when told or when its parent is gone, and says in one sentence why not."""
+"""The mock as a process: it starts, prints its address, ends on request or with its parent, and explains a failed start."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ OPTIONS = ServeOptions(RuntimeSettings(), Switches())
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not just waiting to be buried."""
+    """Whether a process exists and is no zombie."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -46,7 +46,7 @@ def status(url: str) -> int:
 
 
 def test_a_killed_mock_restarts_on_the_same_port_and_log(tmp_path: Path):
-    async def course() -> None:
+    async def restart() -> None:
         process = MockProcess(OPTIONS, tmp_path)
         await process.start()
         url, pid = process.url, process.pid
@@ -63,7 +63,7 @@ def test_a_killed_mock_restarts_on_the_same_port_and_log(tmp_path: Path):
         await process.stop()
         assert await process.kill() == 0
 
-    asyncio.run(course())
+    asyncio.run(restart())
     assert "Traceback" not in (tmp_path / "runtime.log").read_text()
 
 
@@ -103,7 +103,7 @@ def test_an_unusable_log_is_a_storage_error(tmp_path: Path):
 
 
 def test_cancelling_a_start_leaves_nothing_behind(tmp_path: Path):
-    async def course() -> int:
+    async def cancel() -> int:
         process = MockProcess(OPTIONS, tmp_path)
         starting = asyncio.create_task(process.start())
         while not process.pid:
@@ -115,7 +115,7 @@ def test_cancelling_a_start_leaves_nothing_behind(tmp_path: Path):
         assert process.pid == 0
         return pid
 
-    assert wait_gone(asyncio.run(course()))
+    assert wait_gone(asyncio.run(cancel()))
 
 
 def test_it_ends_when_its_parent_is_killed(tmp_path: Path):
@@ -166,10 +166,10 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = stormgate("mock", "serve", "--port", port)
-    assert (said.code, said.out) == (3, "")
-    assert said.err.startswith(f"stormgate: cannot listen on 127.0.0.1:{port}")
-    assert said.err.count("\n") == 1
+        result = stormgate("mock", "serve", "--port", port)
+    assert (result.code, result.out) == (3, "")
+    assert result.err.startswith(f"stormgate: cannot listen on 127.0.0.1:{port}")
+    assert result.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -189,18 +189,18 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path):
     ],
 )
 def test_a_wrong_option_is_one_sentence(arguments: list[str], words: list[str]):
-    said = stormgate_here("mock", "serve", *arguments)
-    assert (said.code, said.out) == (3, "")
-    assert said.err.count("\n") == 1
-    assert [word for word in words if word not in said.sentence] == []
+    result = stormgate_here("mock", "serve", *arguments)
+    assert (result.code, result.out) == (3, "")
+    assert result.err.count("\n") == 1
+    assert [word for word in words if word not in result.sentence] == []
 
 
 @pytest.mark.parametrize("name", ["none/log.sqlite", "."])
 def test_an_impossible_state_file_is_one_sentence(tmp_path: Path, name: str):
-    said = stormgate_here("mock", "serve", "--state", tmp_path / name)
-    assert (said.code, said.out) == (4, "")
-    assert said.err.count("\n") == 1
-    assert said.sentence.startswith(str(tmp_path))
+    result = stormgate_here("mock", "serve", "--state", tmp_path / name)
+    assert (result.code, result.out) == (4, "")
+    assert result.err.count("\n") == 1
+    assert result.sentence.startswith(str(tmp_path))
 
 
 def test_its_defects_are_listed():

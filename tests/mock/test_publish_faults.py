@@ -8,15 +8,15 @@ from tests.served import Served, serving
 
 
 def publish(mock: Served, run_id: str, key: str) -> tuple[int, str | int]:
-    """One publish: its status, and its sequence number or its code."""
+    """Publish once; returns the status, and the sequence number or the code."""
     body = {"event_type": "run.progress", "payload": {"n": 1}, "idempotency_key": key}
     answer = mock.http.post(f"/internal/v1/runs/{run_id}/events", json=body)
-    told = answer.json()
-    return answer.status_code, told["event"]["seq"] if "event" in told else told["error"]["code"]
+    content = answer.json()
+    return answer.status_code, content["event"]["seq"] if "event" in content else content["error"]["code"]
 
 
 def acted(mock: Served, kind: str) -> int:
-    """How often a fault acted since the mock was started."""
+    """How often a fault has taken effect since the mock started."""
     return int(mock.state()["acted"].get(kind, 0))
 
 
@@ -38,7 +38,7 @@ def test_a_publish_that_fails_leaves_nothing_behind(mock: Served, status: int, c
     assert publish(mock, run_id, "a") == (201, 1)
 
 
-def test_an_event_that_is_appended_is_there_once_however_often_it_is_tried(mock: Served):
+def test_an_event_that_was_appended_is_not_appended_again_by_a_retry(mock: Served):
     run_id = mock.run()
     mock.switch(publish_fail_status=500, publish_fail_share=1.0, publish_fail_taken=True)
     assert publish(mock, run_id, "a") == publish(mock, run_id, "a") == (500, "internal_error")

@@ -1,4 +1,4 @@
-"""The mock's durable memory: what was committed is there again, and what was not never was."""
+"""The mock's storage: committed events survive a restart, and others leave no trace."""
 
 import asyncio
 import resource
@@ -18,7 +18,7 @@ from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import Entry, StreamLog
 from sim.server.tokens import Key, Keyring
-from tests.served import Raw, seqs, serving, updates_in
+from tests.served import joined, seqs, serving, updates_in
 
 TOPIC = "run:r1:events"
 
@@ -177,8 +177,7 @@ def test_a_full_disk_is_reported_and_acknowledged_events_stay(tmp_path: Path):
     with serving(tmp_path, before=small_files) as mock:
         run = mock.run()
         topic = f"run:{run}:events"
-        with Raw(mock, mock.token(topic)) as raw:
-            raw.join()
+        with joined(mock, topic) as raw:
             raw.subscribe(topic)
             answers = [mock.publish(run, "x" * 10_000) for _ in range(60)]
             acknowledged = [answer.json()["event"]["seq"] for answer in answers if answer.status_code == 201]
@@ -193,7 +192,6 @@ def test_a_full_disk_is_reported_and_acknowledged_events_stay(tmp_path: Path):
             status, _, before = raw.ask("sync:heartbeat", {})
             assert (status, updates_in(before)) == ("ok", [])
     assert "Traceback" not in mock.log.read_text()
-    with serving(tmp_path) as mock, Raw(mock, mock.token(topic)) as raw:
-        raw.join()
+    with serving(tmp_path) as mock, joined(mock, topic) as raw:
         assert seqs(updates_in(raw.subscribe(topic)[2])) == acknowledged
         assert mock.publish(run).json()["event"]["seq"] == len(acknowledged) + 1
