@@ -14,6 +14,7 @@ from sim.protocols.spacetime.codes import classify, connect_refused
 from sim.protocols.spacetime.frames import (
     Body,
     ClientFrame,
+    HeartbeatPush,
     Join,
     Reply,
     ServerFrame,
@@ -55,6 +56,10 @@ def stale(topic: str = RUN, after: int = 2, floor: int = 9, head: int = 20, snap
         stale_topics=(stale_topic,),
         snapshot_plan=plan,
     )
+
+
+def heads(head: int, topic: str = RUN) -> HeartbeatPush:
+    return HeartbeatPush((Watermark(topic, head),))
 
 
 class Hand:
@@ -210,3 +215,16 @@ class Hand:
             self.mint()
         self.connect()
         return self.join()
+
+
+def as_push(hand: Hand, ref: str) -> None:
+    hand.receive(SyncError(stale()))
+
+
+def as_reply(hand: Hand, ref: str) -> None:
+    hand.reply(ref, ok=False, **msgspec.structs.asdict(stale()))
+
+
+def as_both(hand: Hand, ref: str) -> None:
+    as_push(hand, ref)
+    as_reply(hand, ref)

@@ -8,8 +8,8 @@ from sim.protocols.spacetime.codec import decode_server, encode_server
 from sim.protocols.spacetime.frames import Malformed, Subscribe, UpdateBatch
 from sim.server.disorder import LIVE_FAULTS, client_key, concerns
 from sim.server.settings import LiveFault, Switches
-from tests.server.test_runtime import A as TOPIC
-from tests.server.test_runtime import Desk, is_intact, seqs
+from tests.server.runtime_driver import A as TOPIC
+from tests.server.runtime_driver import Desk, is_intact, seqs
 
 ALWAYS = LiveFault(1.0, 1.0, 200.0)
 

@@ -1,0 +1,55 @@
+"""The metrics body of both profiles."""
+
+import pytest
+
+from sim.server.counters import metrics
+from sim.server.tokens import TokenRefusedError
+from tests.client.server_double import COMPATIBILITY, START
+from tests.server.runtime_driver import A, B, Desk
+
+
+def shown(profile: str) -> dict:
+    desk = Desk(window_events=5)
+    number = desk.live(A)
+    desk.publish(A, 8)
+    desk.publish(B, 2)
+    desk.pull(number)
+    with pytest.raises(TokenRefusedError):
+        desk.runtime.open(None, COMPATIBILITY, desk.now)
+    desk.runtime.counters.published = 9
+    desk.runtime.counters.duplicates_suppressed = 1
+    return metrics(desk.runtime.counters, desk.runtime.streams.logs.values(), desk.runtime.consumers, profile, START)
+
+
+def test_the_full_profile_has_exactly_the_contracts_fields():
+    body = shown("full")
+    assert set(body) == {"transport", "mirror", "delivery", "auth_failures", "generated_at"}
+    assert body["transport"] == "spacetime_ws"
+    assert body["mirror"] == {
+        "published_total": 9,
+        "duplicate_suppressed_total": 1,
+        "failed_total": 0,
+        "duplicate_suppression_rate_pct": 10.0,
+    }
+    assert set(body["delivery"]) == {
+        *("active_consumers", "total_polls", "served_messages", "max_replay_lag"),
+        *("dropped_messages_total", "stale_cursor_events_total"),
+    }
+    assert body["delivery"]["active_consumers"] == 1
+    assert body["delivery"]["max_replay_lag"] == 5
+    assert body["delivery"]["dropped_messages_total"] == 3
+    assert body["auth_failures"] == {
+        "unauthorized_total": 1,
+        "forbidden_total": 0,
+        "invalid_token_total": 0,
+        "token_expired_total": 0,
+        "token_not_yet_valid_total": 0,
+        "token_revoked_total": 0,
+    }
+    assert body["generated_at"] == "2023-11-14T22:13:20Z"
+
+
+def test_the_pinned_profile_has_nothing_but_what_it_really_serves():
+    body = shown("pinned")
+    assert set(body) == {"transport", "mirror", "delivery", "generated_at"}
+    assert body["delivery"] == {"stream_count": 2, "event_count": 7}
