@@ -20,7 +20,7 @@ _LOOPBACK = {"master_bind_host": "127.0.0.1", "web_host": "127.0.0.1"}
 def use_drill(drill: str, ramps: bool = False, **defaults: object) -> None:
     """Run `drill` in this locustfile unless the command line or the form selects another.
 
-    `defaults` set the form's fields, such as `clients=100`. With `ramps` a green run is followed by one with more clients.
+    `defaults` set the form's fields, such as `clients=100`. With `ramps`, a green run is followed by a run with more clients.
     """
 
     def add_fields(parser: Any) -> None:

@@ -47,7 +47,7 @@ class Integrity:
 def violations(history: History, ledger: Ledger, complete: bool = True) -> list[Violation]:
     """All violated invariants of a run. Takes seconds for millions of observations.
 
-    For a run that was cut short (not `complete`), only the invariants that do not need the end of the run.
+    For an interrupted run (not `complete`), it checks only the invariants that do not need the end of the run.
     """
     evidence = _Evidence(history, ledger)
     names = [name for name in INVARIANTS if complete or name not in _NEED_THE_END]
@@ -68,7 +68,7 @@ def of_negative_client(name: str) -> str:
 
 
 def integrity(history: History, select: Callable[[History], Rows] | None = None) -> Integrity:
-    """Events applied twice, below the watermark, or above the next one: by the fleet, or in the rows that `select` returns."""
+    """Events applied twice, out of order, or after a hole: by the fleet, or in the rows that `select` returns."""
     walk = _Walk(history, select(history) if select else history.fleet(*_MOVES))
     return Integrity(walk.rows.take(walk.twice), walk.rows.take(walk.back & ~walk.twice), walk.rows.take(walk.hole))
 
@@ -137,7 +137,7 @@ class _Evidence:
         return _Walk(self.history, self.history.session_rows(*_MOVES))
 
     def violated(self, invariant: str, rows: Rows) -> Iterator[Violation]:
-        """One violation for all of `rows`, with the earliest as the first; no violation without rows."""
+        """One violation for all `rows`, which shows the earliest; no violation without rows."""
         if len(rows):
             first = int(np.argmin(rows.t))
             stream = self.history.streams[rows.stream[first]]

@@ -66,7 +66,7 @@ _TAKES: dict[type, str] = {
 
 
 class Session:
-    """One client and its streams. `topics` never change during its life; `checkpoints` are what it had persisted."""
+    """One client and its streams. `topics` never change; `checkpoints` are the positions that it had persisted."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Session:
         self._fruitless = 0
         self._due = 0.0  # when the running attempt was due
         self._live_since = NEVER
-        self.renewing_since = -NEVER  # left in good order to renew the token, and not live again yet
+        self.renewing_since = -NEVER  # when it disconnected to renew its token; it is not live again yet
         self._last_heard = 0.0
         self._retry_at = self._reply_by = self._beat_at = self._refresh_at = self._ask_at = self._answer_by = NEVER
         self._wake_at = NEVER
@@ -105,16 +105,16 @@ class Session:
     # --- what the driver reads ----------------------------------------------------------------------
 
     def actions(self) -> list[Action]:
-        """What to do now, in order; each is handed out once."""
+        """Actions to carry out now, in order; each is returned once."""
         out, self._actions = self._actions, []
         return out
 
     def notices(self) -> Sequence[Notice]:
-        """What happened since the last call; a tuple is one and the same object for many clients."""
+        """What happened since the last call. Many clients may share the same tuple object."""
         return self._notes.take()
 
     def wake_at(self) -> float:
-        """When to call `wake`; infinity: not before something else happens. Waking earlier does no harm."""
+        """When to call `wake`; infinity: only after another call. Waking earlier does no harm."""
         return self._wake_at
 
     @property
@@ -130,12 +130,12 @@ class Session:
 
     @property
     def only_follows(self) -> bool:
-        """Live, with nothing missing and nothing asked for: of the runs that go on from here it only takes what they bring."""
+        """Live, with no event missing and no request pending: it only has to apply the runs that continue at its position."""
         is_idle = self.state is State.LIVE and self.is_caught_up and not self._asking and self._ask_at == NEVER
         return is_idle and self.policy.asks_again and not self.replica.is_behind()
 
     def why_pending(self) -> str:
-        """In a word or two, what this client still waits for."""
+        """What this client still waits for, in one or two words."""
         if self.state is not State.LIVE:
             return self.state.name.lower()
         if not self.is_caught_up:
@@ -160,7 +160,7 @@ class Session:
         self._schedule()
 
     def minted(self, token: Token, now: float) -> None:
-        """The control service gave a token."""
+        """The control service issued a token."""
         self._move(Trigger.MINTED)
         self._note("token_minted", value=(now - self._due) * 1000, detail=token.key_id)
         self.token, self.must_mint, self._due = token, False, now
@@ -168,7 +168,7 @@ class Session:
         self._schedule()
 
     def mint_failed(self, code: str, now: float, hint_ms: float | None = None) -> None:
-        """The control service gave none."""
+        """The control service issued no token."""
         self._move(Trigger.MINT_FAILED)
         self._note("token_refused", value=(now - self._due) * 1000, detail=code)
         self._back_off(DisconnectReason.UNAUTHORIZED, now, hint_ms)
@@ -189,7 +189,7 @@ class Session:
             self._take_delivery(message, now)
         for event in message:
             if was_open and self.state is State.BACKOFF:
-                return  # it has left; the rest is of no use
+                return  # it has disconnected; ignore the rest
             if take := _TAKES.get(event.__class__):
                 getattr(self, take)(event, now)
 
@@ -219,9 +219,9 @@ class Session:
         self._schedule()
 
     def follow(self, run: Run, now: float) -> None:
-        """A message came in that was expected to be the run that goes on from here: as `received`; its notices are `run`'s.
+        """Apply a run that continues at this client's position, as `received` would. The notices are those of `run`.
 
-        For a client that `only_follows`, and to which nothing happened since but such runs.
+        Call it only if the client `only_follows` and has received only such runs since.
         """
         if self.state is not State.LIVE or not self.replica.follow(run):
             raise IllegalMoveError(f"client {self.client}: a run that does not go on from where it is")
@@ -300,7 +300,7 @@ class Session:
         """The connection is gone or never was: count, draw a delay, and wait it out."""
         self.retries.count(live_for_s=now - self._live_since)
         attempt = self.retries.attempt
-        # A client that renews again and again, or goes on failing, is not in good order.
+        # A client that renews repeatedly, or keeps failing, does not count as renewing.
         self.renewing_since = now if reason is DisconnectReason.TOKEN_REFRESH_DUE and attempt == 1 else -NEVER
         delay_ms, hinted = self.retries.delay_ms(reason, hint_ms)
         self._clear_deadlines()
@@ -379,7 +379,7 @@ class Session:
     # --- subscribing --------------------------------------------------------------------------------
 
     def _subscribe(self, now: float) -> None:
-        """Ask for every stream from its cursor. All of them each time: a runtime may take it as the whole set."""
+        """Subscribe to every stream from its cursor. Always send all: a runtime may take the list as the whole set."""
         self._ask_at = NEVER
         self._ask_ref = self._next_ref()
         self._asking, self._ask_answered, self._ask_complete = True, False, False
@@ -405,7 +405,7 @@ class Session:
         """For negative clients: `_answer_by` has passed without an answer."""
 
     def _ask_again(self, now: float) -> None:
-        """Close a hole by a replay from the watermark; when that did not help before, wait, and in the end reconnect."""
+        """Close a hole by a replay from the watermark. If that did not help before, wait, and finally reconnect."""
         if self._fruitless >= self.policy.fruitless_asks:
             self._leave(DisconnectReason.UNKNOWN, now)
         elif self._fruitless == 0:
@@ -427,7 +427,7 @@ class Session:
         if not (self._asking and self._ask_answered and self._ask_complete):
             return
         self._asking, self._reply_by = False, NEVER
-        # What the live tail brought before a replay asked for again may look like a hole that the replay left.
+        # After a repeated replay, events that the live tail had delivered earlier may look like a hole in the replay.
         behind = self.replica.end_replay(diverged=not self.is_caught_up or self._fruitless > 0)
         self._note("replay_completed", value=math.nan if self.is_caught_up else (now - self._due) * 1000)
         self.is_caught_up = True
@@ -438,10 +438,10 @@ class Session:
     # --- stale cursors ------------------------------------------------------------------------------
 
     def _take_stale(self, signals: tuple[Stale, ...], now: float) -> None:
-        """Before going live: subscribe again, once for a push and the reply that says the same. When live: reconnect.
+        """Before it is live: subscribe again, only once if a push and the reply report the same. When live: reconnect.
 
-        On a live connection events of the tail may be under way, and without a cursor the first of them
-        would be taken for the replay's: all that the replay then brought would be called lost.
+        On a live connection, tail events may be under way. Without a cursor, the session would take the first of them
+        as the start of the replay. It would then report all events of the replay as lost.
         """
         ref = signals[0].ref
         if self.state is State.JOINING:
@@ -450,7 +450,7 @@ class Session:
             self._take_other_reply(signals[0], now)
             return
         if not ref and self.replica.has_dropped(signals):
-            return  # the push is about the subscribe before; should it not be, the reply or its time-out will show it
+            return  # the push belongs to the previous subscribe; otherwise the reply or its time-out shows it
         again = self.replica.take_stale(signals, self.retries.disconnects)
         if again and self.policy.takes_snapshots and self.state is State.SUBSCRIBING:
             self._subscribe(now)
@@ -467,11 +467,11 @@ class Session:
             hole = self.replica.take_batches(message, self._asking, self._asking and not self.is_caught_up)
             hole |= self.replica.learn_heads(message)
         if hole and self.replica.has_doubts():
-            # As with a stale cursor on a live connection: what is under way must not be taken for the new replay's.
+            # As with a stale cursor on a live connection: events under way must not count as part of the new replay.
             self._leave(DisconnectReason.UNKNOWN, now)
         elif self._asking:
             if self.state is State.SUBSCRIBING:
-                self._reply_by = now + self.settings.reply_timeout_s  # a long replay is no silence
+                self._reply_by = now + self.settings.reply_timeout_s  # a long replay does not count as silence
             self._ask_complete |= any(event.__class__ is CaughtUp for event in message)
             self._end_replay(now)
         elif hole and self.state is State.LIVE:

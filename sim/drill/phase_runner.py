@@ -1,6 +1,6 @@
 """The phases of a drill, the same on every engine: steady state, fault, recovery, settle, end.
 
-The runner is a generator that yields what it waits for. Phase lengths, limits and poll periods are read here and nowhere else.
+The runner is a generator that yields what it waits for. Only this module reads phase lengths, limits and poll periods.
 """
 
 import math
@@ -19,11 +19,11 @@ DRAIN_LIMIT_S = 20.0  # for events under way when publishing ends
 
 
 class World(Protocol):
-    """What an engine does in a run. Nothing here waits, except for what `PhaseRunner` yields."""
+    """What an engine does in a run. No method blocks: `PhaseRunner` yields what it waits for."""
 
     @property
     def actions(self) -> FaultActions:
-        """What faults do."""
+        """The actions that inject and revert faults."""
 
     @property
     def record(self) -> Record:
@@ -33,7 +33,7 @@ class World(Protocol):
         """The run's clock, in seconds."""
 
     def entered(self, phase: str) -> None:
-        """A phase has begun, and is recorded."""
+        """Called when a phase has begun and is recorded."""
 
     def start(self) -> None:
         """Let clients arrive and begin to publish."""
@@ -42,16 +42,16 @@ class World(Protocol):
         """Why the steady state does not hold; empty if it does."""
 
     def end_load(self) -> None:
-        """Ask nothing more of the target: the run is being stopped."""
+        """End all load on the target, because the run is being stopped."""
 
     def finish_publishing(self) -> None:
         """Publish nothing new."""
 
     def is_publishing(self) -> bool:
-        """Whether the outcome of any event is open."""
+        """Whether the outcome of any published event is still unknown."""
 
     def abandon_publishing(self) -> None:
-        """Take every event whose outcome is open as failed."""
+        """Record a failure for every event whose outcome is still unknown."""
 
     def add_auditor(self) -> None:
         """Add a client that reads everything retained, where the engine has one."""
@@ -60,11 +60,11 @@ class World(Protocol):
         """Whether every client has converged."""
 
     def conclude(self) -> None:
-        """Record who has converged, and for the others why not."""
+        """Record which clients have converged, and for the others why not."""
 
 
 def latest_end_s(drill: Drill, model: SystemModel) -> float:
-    """When a simulated run has ended at the latest, whatever goes wrong in it, in seconds."""
+    """The latest possible end of a simulated run, in seconds."""
     phases = drill.phases
     limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, DRAIN_LIMIT_S, phases.settle_s)
     starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
@@ -85,7 +85,7 @@ class PhaseRunner:
         self.is_stopped = False
 
     def run(self) -> Steps:
-        """All phases. What goes wrong before recovery is raised once everything is reverted."""
+        """Run all phases. An error before recovery is raised after all faults are reverted."""
         failure: Exception | None = None
         try:
             yield from self._reach_steady_state()
@@ -110,13 +110,13 @@ class PhaseRunner:
     # --- by hand ------------------------------------------------------------------------------------
 
     def bring_forward(self) -> PlannedFault:
-        """Begin the next fault that waits now; returns it. The driver has to be woken."""
+        """Begin the next waiting fault now; returns it. The caller must wake the driver."""
         planned = min(self.faults.waiting, key=lambda each: each.begins_s)
         self.faults.bring_forward(planned, self._world.now())
         return planned
 
     def revert_by_hand(self) -> None:
-        """End the fault phase now. The driver has to be woken."""
+        """End the fault phase now. The caller must wake the driver."""
         self.faults.end_by_hand(self._world.now())
 
     # --- phases -------------------------------------------------------------------------------------

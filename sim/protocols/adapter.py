@@ -1,7 +1,7 @@
-"""What an adapter of a protocol is: it turns intents into bytes and bytes into events, without any input or output.
+"""The interface of a protocol adapter: it turns intents into bytes and bytes into events, without I/O.
 
-A session knows positions, intents and events, never a wire name. The program asks an adapter's capabilities, never which
-protocol it is.
+A session knows positions, intents and events, but no names on the wire. Other code reads an adapter's capabilities and never
+checks which protocol it is.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ import msgspec
 from sim.protocols.events import Message, Position, Whose
 from sim.protocols.intents import Intent, Raw
 
-MAX_HELD_BYTES = 8 * 2**20  # what an adapter may keep that it cannot yet assign to a stream or a position
+MAX_HELD_BYTES = 8 * 2**20  # limit for data that an adapter cannot yet assign to a stream or a position
 
 
 class Positions(StrEnum):
     """What the positions of a stream are."""
 
     DENSE = "dense"  # numbers without holes: a gap is visible
-    ORDERED = "ordered"  # numbers with lawful holes
+    ORDERED = "ordered"  # rising numbers; holes are allowed
     OPAQUE = "opaque"
 
 
@@ -51,14 +51,14 @@ class StaleSign(StrEnum):
 
 
 class FreshStart(StrEnum):
-    """What a client without a position gets."""
+    """What a client without a position receives."""
 
     RETAINED = "retained"
     FROM_NOW_ON = "from_now_on"
 
 
 class Refusals(StrEnum):
-    """How much a refusal says."""
+    """How much detail a refusal contains."""
 
     CODES_AND_HINTS = "codes_and_hints"
     CODES = "codes"
@@ -97,7 +97,7 @@ class Publishing(StrEnum):
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a protocol can do and say. Nothing else in the program asks which protocol it is."""
+    """What a protocol can do and say. Other code reads these, and never checks which protocol it is."""
 
     positions: Positions
     has_epochs: bool
@@ -105,9 +105,9 @@ class Capabilities(msgspec.Struct, frozen=True):
     head_of: Whose
     caught_up: CaughtUpSign
     stale: StaleSign
-    has_snapshots: bool  # inline, with the answer that a position is stale
+    has_snapshots: bool  # sent inline, in the answer to a stale position
     fresh_start: FreshStart
-    is_one_connection: bool  # else one a stream
+    is_one_connection: bool  # otherwise one connection per stream
     refusals: Refusals
     liveness: Liveness
     hash_form: str  # empty: none
@@ -158,12 +158,12 @@ Action = Open | Write | Close
 class Connection(Protocol):
     """An adapter's side of one session's connection, sans-I/O and without timers.
 
-    The driver carries out `actions`, in order, after each call. A session's connection is done with once a `Closed` or a
-    `Refused` that is not open came out of it.
+    The driver carries out `actions`, in order, after each call. Discard the connection after it returned a `Closed`, or a
+    `Refused` with `is_open` false.
     """
 
     def actions(self) -> list[Action]:
-        """What to do now, each once."""
+        """Actions to carry out now; each is returned once."""
 
     def connect(self, token: str) -> None:
         """Begin to connect."""
@@ -175,7 +175,7 @@ class Connection(Protocol):
         """A connection is open."""
 
     def received(self, id: int, data: bytes, is_text: bool) -> Message:
-        """A message, or a part of a body, came in. Never raises, whatever it is."""
+        """A message, or a part of a body, came in. Malformed data never raises."""
 
     def closed(self, id: int, end: "TransportEnd") -> Message:
         """A connection ended, or was never opened."""
@@ -184,7 +184,7 @@ class Connection(Protocol):
 class TransportEnd(msgspec.Struct, frozen=True):
     """How a connection ended: a WebSocket's close code and reason, or the HTTP answer that refused it (at most 64 KiB).
 
-    `is_broken`: the peer did not keep to the transport's protocol. Without any of them the network failed.
+    `is_broken`: the peer violated the transport's protocol. If no field is set, the network failed.
     """
 
     code: int | None = None
@@ -196,11 +196,11 @@ class TransportEnd(msgspec.Struct, frozen=True):
 
 
 class NegativeForms(Protocol):
-    """What a protocol's negative clients send that a session's intents cannot say."""
+    """The messages of negative clients that a session's intents cannot express."""
 
     @property
     def mutations(self) -> tuple[str, ...]:
-        """Names of requests that a client might take for commands; each must be refused."""
+        """Names of requests that a client might mistake for commands; the server must refuse each."""
 
     def request(self, ref: str, name: str, payload: object) -> Raw:
         """A request by its name."""
@@ -215,18 +215,18 @@ class NegativeForms(Protocol):
         """The names of `malformed`, in order."""
 
     def malformed(self, topic: str, ref: str, max_bytes: int) -> Mapping[str, Raw]:
-        """What the protocol cannot read, by name. What has a place for a reference carries `ref`.
+        """Malformed messages by name. Those with a field for a reference carry `ref`.
 
-        One is longer than `max_bytes`.
+        One message is longer than `max_bytes`.
         """
 
     @property
     def lawful(self) -> tuple[str, ...]:
-        """Those of `malformed` that are only unusual, and may be served."""
+        """The names in `malformed` whose messages are only unusual: the server may accept them."""
 
     @property
     def foreign_stream(self) -> str:
-        """A stream that exists for another user alone; a subscribe to it must be refused."""
+        """A stream that only another user may read; the server must refuse a subscribe to it."""
 
     @property
     def unmintable_streams(self) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """The registry of checks: what each one measures, how it decides, and which evidence it needs.
 
-It is data alone. The modules beside this one decide about a run; `drills.rollout.verdict.window_checks` decides about a stage's
-window. Both attach their decisions by name. A check of runs and one of windows that share a name share one threshold.
+It contains only data. The modules beside this one decide about a run; `drills.rollout.verdict.window_checks` decides about a
+stage's window. Both attach their decisions by name. A run check and a window check with the same name use one threshold.
 To add a check: declare it here, attach a decision to its name, and add its threshold to `drills/thresholds.toml`.
 """
 
@@ -28,7 +28,7 @@ FIXED_RULE = "fixed rule, no threshold"
 
 
 class When(NamedTuple):
-    """The drills that a check of the gate `drill` is asked of: in words, and as a predicate."""
+    """The drills that a check of the gate `drill` applies to: in words, and as a predicate."""
 
     says: str
     holds: Callable[[Drill], bool]
@@ -47,7 +47,7 @@ class CheckSpec:
     method: str  # how it decides, in words
     needs: Needs = "run"
     window: str = "whole run"  # the part of the evidence that it reads
-    origin: Origin = "client"  # of a run; a check of windows says it for each of its sources
+    origin: Origin = "client"  # for runs; a window check sets it for each source
     takes_threshold: bool = True
     keys: tuple[str, ...] = ()  # further keys of its threshold, required
     optional_keys: tuple[str, ...] = ()
@@ -55,8 +55,8 @@ class CheckSpec:
     is_timed: bool = False  # a late load generator or a paced storm distorts it
     across: Across = "worst"
     when: When = _EVERY_DRILL
-    is_derived: bool = False  # not decided from one history, but where several runs or whole files are read
-    no_data: str = "no_data"  # what follows where no source has data, in words
+    is_derived: bool = False  # decided from several runs or whole files, not from one history
+    no_data: str = "no_data"  # the result if no source has data, in words
 
     @property
     def gate(self) -> str:
@@ -74,7 +74,7 @@ class Expected(NamedTuple):
 
     unit: str
     comparator: str
-    keys: tuple[str, ...]  # required, beside those of every threshold
+    keys: tuple[str, ...]  # required, in addition to those of every threshold
     optional_keys: tuple[str, ...]
 
 
@@ -99,7 +99,7 @@ def _of_window(name: str, unit: str, measures: str, method: str, window: str = "
 _OUTSIDE_FAULT = "outside the fault phase"
 _MINIMUM_N = ("minimum_n",)
 MISUSES = ("mutation_over_socket", "any_mutation", "hidden_mutation", "malformed_frames")
-"""Negative clients that misuse an open socket, and stay clients like any other."""
+"""Negative clients that misuse an open socket. Afterwards the server must serve them like any other client."""
 NOTICED_FAULTS = ("duplicate_deliveries", "jumble_deliveries", "malform_frames", "reorder_deliveries", "delay_deliveries")
 """Faults of delivery that clients can notice."""
 
@@ -432,7 +432,7 @@ ALL: tuple[CheckSpec, ...] = (*_OF_RUNS, *_OF_WINDOWS)
 
 
 def expected() -> dict[str, Expected]:
-    """What each check takes from a thresholds file, by name; those of runs first."""
+    """What each check takes from a thresholds file, by name; run checks first."""
     found: dict[str, Expected] = {}
     for spec in ALL:
         if spec.takes_threshold:

@@ -1,6 +1,6 @@
 """Hold a stage: sample the servers, run canary checks, evaluate the window, and restart the hold whenever something breaks it.
 
-Everything is on disk as it happens, so a killed hold resumes where it was; the time in between counts as a hole.
+Everything is on disk as it happens, so a killed hold resumes where it stopped. The time in between counts as a hole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +19,15 @@ from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
 from sim.base.clocks import from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
 
-MAX_RESTARTS = 10  # [ours] what breaks so often is no accident
-DEAD_INTERVALS = 20  # [ours] without a usable snapshot: nobody could tell whether to roll back
-_SET_BACK_S = 1.0  # [ours] by which a disciplined clock may go back
+MAX_RESTARTS = 10  # [ours] more breaks than this are not chance
+DEAD_INTERVALS = 20  # [ours] intervals without a usable snapshot: no data to decide on a rollback
+_SET_BACK_S = 1.0  # [ours] how far time synchronization may set the clock back
 _RED = (State.FAIL, State.ERROR)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the gates say of a hold so far. `abort`: why it must stop at once; empty if it need not."""
+    """The checks and the coverage of a hold so far. `abort`: why the hold must stop at once, or empty."""
 
     checks: tuple[CheckResult, ...]
     coverage: State
@@ -36,24 +36,24 @@ class Evaluation:
 
     @property
     def red(self) -> str:
-        """The first check that fails, with its reason; empty for none."""
+        """The first failed check with its reason, or empty."""
         return next((f"{check.name} {check.state}: {check.reason}" for check in self.checks if check.state in _RED), "")
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What does not pass yet, by name."""
+        """The checks that do not pass yet, and the coverage if it does not."""
         late = [f"coverage ({self.coverage_reason})"] if self.coverage is not State.PASS else []
         return (*(f"{check.name} ({check.state})" for check in self.checks if check.state is not State.PASS), *late)
 
 
-Judge = Callable[[datetime, datetime], Evaluation]  # of the window between two times
+Judge = Callable[[datetime, datetime], Evaluation]  # judges the window between two times
 
 
 class Hold:
     """One hold, from its start or from where a killed one stopped.
 
-    `check_routing` asks the routing service, `find` the revisions; `arm` says why the rollback is not armed at a gate, empty if
-    it is.
+    `check_routing` asks the routing service, and `find` returns the revisions. `arm` returns why the rollback is not armed at a
+    gate, or an empty string.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Hold:
         self._interval = timedelta(seconds=run.plan.snapshot_interval_s)
         self._required = timedelta(seconds=run.plan.hold_required_s)
         self._extension = timedelta(seconds=run.stages.sampling.extend_up_to_s)
-        self._began: datetime | None = None  # None: it waits for `_opens`, or for the end of what broke it
+        self._began: datetime | None = None  # None: the hold waits for `_opens`, or until the cause of its break is over
         self._opens: datetime | None = None
         self._broken = ""
         self._broken_since: datetime | None = None
@@ -85,7 +85,7 @@ class Hold:
         self._never = datetime.min.replace(tzinfo=self._latest.tzinfo)
         self._judged = self._routing_checked = self._never
         self._unarmed = ""
-        self._changed: dict[str, str] = {}  # services whose revision is not the plan's, and what it is
+        self._changed: dict[str, str] = {}  # service -> its revision, where that is not the plan's
         self._has_checked = False  # a canary check ended since the hold began
         self._failed_check = ""
         self._over = False
@@ -154,7 +154,7 @@ class Hold:
         self._opens, self._gates_passed, self._has_checked, self._failed_check = None, set(), False, ""
 
     def _is_whole(self) -> bool:
-        """Whether the hold began with a business day's hours, where it must."""
+        """Whether the hold began at the start of a business day, if it must."""
         if self._rules.business_day is None or self._began is None:
             return True
         assert self._calendar is not None
@@ -260,7 +260,7 @@ class Hold:
             yield "the configuration of the control changed since this stage began"
 
     def _break(self, reason: str) -> None:
-        """Something is wrong, and the hold cannot restart until that is over."""
+        """Record what broke the hold. The hold cannot restart until that is over."""
         if self._broken or self._over:
             return
         self._broken, self._broken_since, self._began = reason, self._clock.now(), None

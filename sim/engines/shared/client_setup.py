@@ -1,4 +1,4 @@
-"""What every engine does alike: who reads which stream, how clients are set up, when a client counts as behind."""
+"""Rules about clients that all engines share: their streams, their settings, and when a client counts as behind."""
 
 import math
 import platform
@@ -22,19 +22,19 @@ from sim.protocols.spacetime.streams import stream_id
 from sim.record.observations import NAN, Row
 from sim.record.run_header import RunHeader
 
-RENEWAL_S = 1.0  # [ours] a renewal that takes longer is none in good order
+RENEWAL_S = 1.0  # [ours] a client that renews for longer counts as disconnected
 CODEX_EVENT = "codex.worker.progress"
 RUN_EVENT = "run.progress"
 
 
 def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str], count: int) -> list[str]:
-    """Client n reads run streams n, n+1, …; everyone reads the streams that are not runs'."""
+    """Client n reads run streams n, n+1, …; every client reads all other streams."""
     own = [run_topics[(client + k) % len(run_topics)] for k in range(count)]
     return [*own, *other_topics]
 
 
 def client_settings(drill: Drill, seed: int) -> ClientSettings:
-    """The same for every client of a run."""
+    """The settings that all clients of a run share."""
     runtime = drill.runtime
     return ClientSettings(
         seed=seed,
@@ -55,7 +55,7 @@ def new_connection(socket_url: str) -> Connection:
 
 
 def is_there(session: Session, now: float) -> bool:
-    """Live, or away for a moment to renew its token: of a large fleet, someone always is."""
+    """Live, or briefly away to renew its token. In a large fleet, some client always is."""
     return session.is_live or now <= session.renewing_since + RENEWAL_S
 
 
@@ -67,7 +67,7 @@ def unready_reason(live: int, clients: int, *, is_publishing: bool) -> str:
 
 
 def behind(session: Session, heads: Mapping[str, int], now: float) -> list[str]:
-    """The topics in which a client has not got everything that was acknowledged."""
+    """The topics in which a client lacks an acknowledged event."""
     topics = session.replica.topics
     if not is_there(session, now) or (session.is_live and not session.is_caught_up):
         return list(topics)
@@ -75,7 +75,7 @@ def behind(session: Session, heads: Mapping[str, int], now: float) -> list[str]:
 
 
 def conclusion(session: Session, heads: Mapping[str, int], now: float) -> list[Row]:
-    """What is to be recorded of a client when time is up: that it settled, or what it still waits for, with the reason."""
+    """The rows to record for a client at the end: that it settled, or what it still waits for and why."""
     left = behind(session, heads, now)
     rows: list[Row] = [] if left else [("settled", "", -1, 0, NAN, "")]
     for topic in left:
@@ -86,7 +86,7 @@ def conclusion(session: Session, heads: Mapping[str, int], now: float) -> list[R
 
 
 def lag_events(session: Session, heads: Mapping[str, int]) -> float | None:
-    """How far a client's worst stream is from what was acknowledged; None before it has any position."""
+    """How many events a client's worst stream lags behind the acknowledged head; None before it has a position."""
     lags = [lag for c in session.replica.cursors.values() if (lag := c.lag(heads[c.topic])) is not None]
     return float(max(*lags, 0)) if lags else None
 
@@ -94,7 +94,7 @@ def lag_events(session: Session, heads: Mapping[str, int]) -> float | None:
 def new_header(
     drill: Drill, faults: Sequence[PlannedFault], *, run_id: str, engine: str, clock: str, seed: int, libraries: Sequence[str]
 ) -> RunHeader:
-    """A run's header before it begins, against the embedded mock unless changed."""
+    """The header of a run that has not begun yet. The target is the embedded mock until the caller changes it."""
     versions = {name: version(name) for name in ("stormgate", *libraries)}
     return RunHeader(
         run_id=run_id,
@@ -114,7 +114,7 @@ def new_header(
 
 
 def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]]:
-    """The next life of a client whose process dies now with its checkpoints damaged, and what is to be recorded of that."""
+    """The next session of a client whose process dies now with damaged checkpoints, and the rows to record."""
     rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died")] if session.state in CONNECTED else []
     left: dict[str, str | None] = {}
     for cursor in session.replica.cursors.values():
@@ -126,28 +126,28 @@ def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]
 
 
 def next_life(session: Session, stored_checkpoints: Mapping[str, str | None]) -> Session:
-    """The next life of a client whose process died: nothing is left but its store."""
+    """The next session of a client whose process died. Only its stored checkpoints are left."""
     careless = "reads_torn_checkpoints" in session.policy.defects
     found = {topic: restore(text, careless) for topic, text in stored_checkpoints.items()}
     checkpoints = {topic: seq for topic, seq in found.items() if seq is not None}
     again = type(session)(session.client, session.replica.topics, session.policy, session.settings, checkpoints)
-    again.retries.disconnects = session.retries.disconnects  # what the draws count by, so that no two lives draw the same
+    again.retries.disconnects = session.retries.disconnects  # random draws use this count, so no two lives draw the same values
     return again
 
 
 def revoked_with(session: Session, is_concerned: bool) -> bool:
-    """Whether a fault that revokes sessions takes this one: of the clients it concerns, and of probes that ask about it."""
+    """Whether a revocation fault revokes this session: a concerned client's, or that of a `RevokedToken` client."""
     return session.token is not None and (is_concerned or isinstance(session, RevokedToken))
 
 
 def forget_token(session: Session, *, sign_in: bool = False) -> None:
-    """The client's next connect needs a new token and, with `sign_in`, one of a new session."""
+    """Make the client's next connect use a new token; with `sign_in`, the token of a new session."""
     session.must_mint = True
     session.sign_ins += sign_in
 
 
 def unix_s(moment: str) -> float:
-    """An RFC 3339 moment in unix seconds; NaN for what is none."""
+    """An RFC 3339 time in unix seconds; NaN if it is invalid."""
     try:
         return datetime.fromisoformat(moment).timestamp()
     except ValueError:
@@ -155,10 +155,10 @@ def unix_s(moment: str) -> float:
 
 
 def by_own_clock(token: Token, session: Session, ahead_s: float) -> Token:
-    """A token as this client takes it, whose clock is `ahead_s` ahead; to one that keeps to the contract it is all the same."""
+    """The token as read by a client whose clock is `ahead_s` ahead. Only the defect `trusts_clock` makes a difference."""
     return token.by_clock(ahead_s) if "trusts_clock" in session.policy.defects else token
 
 
 def clock_ahead_s(client: int, by_s: float) -> float:
-    """By how much a skewed client's clock is off: every other one's is ahead, the others' are behind."""
+    """How far a skewed client's clock is ahead, in seconds: `by_s` for even numbers, `-by_s` for odd ones."""
     return by_s if client % 2 == 0 else -by_s

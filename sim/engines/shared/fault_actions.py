@@ -1,7 +1,7 @@
 """What faults do to clients and to the service, the same on every engine that has sessions.
 
-Actions on clients are over at once. Those on the service are steps: a generator that yields each request, or what it comes to
-later, and is given its outcome. So an engine carries them out at once, in a task, or in a greenlet.
+Actions on clients complete at once. Actions on the service are generators (steps). They yield each request's outcome, or a
+value that is awaited for it, and receive the outcome. So an engine carries them out at once, in a task, or in a greenlet.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ Steps = Generator[Any, Any, float]
 
 
 def at_once(steps: Steps) -> float:
-    """Carry out steps whose requests return their outcomes themselves."""
+    """Carry out steps whose requests return their outcomes at once."""
     outcome: Any = None
     while True:
         try:
@@ -62,7 +62,7 @@ class Client(Protocol):
 
 
 class Links(Protocol):
-    """What can be done to clients' links; of each, how many or how often."""
+    """Faults of clients' links. `inject` and `revert` return how many links were hit, or how often."""
 
     def inject(self, planned: PlannedFault) -> float: ...
     def revert(self, planned: PlannedFault) -> float: ...
@@ -70,7 +70,7 @@ class Links(Protocol):
 
 
 class Service(Protocol):
-    """What can be done to the service. Each request returns its outcome, or what it comes to later."""
+    """Requests that change the service. Each returns its outcome, or a value to await for it."""
 
     def now(self) -> float: ...
     def acted(self, kind: str) -> Any: ...
@@ -90,7 +90,7 @@ class WholeService(Service, Protocol):
 
 
 class RequestedService:
-    """A service behind its HTTP API. `ask` carries out an operation of `service_api`, or returns what it comes to later."""
+    """A service behind its HTTP API. `ask` returns the outcome of an operation of `service_api`, or a value to await."""
 
     def __init__(self, ask: Callable[..., Any], now: Callable[[], float]) -> None:
         self._ask = ask
@@ -122,7 +122,7 @@ class RequestedService:
 
 
 class ClientFaults:
-    """Faults of clients, by their numbers; clients that are not here are another process's."""
+    """Client faults, by client number. Clients that are missing here belong to another process."""
 
     def __init__(self, clients: Mapping[int, Client], record: Record) -> None:
         self._clients = clients
@@ -130,7 +130,7 @@ class ClientFaults:
         self._died: dict[int, list[int]] = {}
 
     def inject(self, planned: PlannedFault) -> int:
-        """Break it for the clients concerned; returns for how many."""
+        """Inject the fault into the concerned clients; returns how many it affected."""
         here = [number for number in planned.clients if number in self._clients]
         match planned.fault:
             case DropSockets(offline_s=offline_s):
@@ -147,14 +147,14 @@ class ClientFaults:
         return len(here)
 
     def revert(self, planned: PlannedFault) -> None:
-        """The fault is over for them."""
+        """Revert the fault for its clients."""
         if isinstance(planned.fault, SkewClocks):
             self._skew_clocks([number for number in planned.clients if number in self._clients], 0.0)
         for number in self._died.pop(planned.index, ()):
             self._clients[number].revive()
 
     def revert_all(self) -> None:
-        """Nothing acts on any client any more."""
+        """End all faults of all clients."""
         self._died.clear()
         for client in self._clients.values():
             client.come_online()
@@ -165,7 +165,7 @@ class ClientFaults:
 
 
 class ServiceFaults:
-    """Faults of a service that is not ours to kill. `topics` are those of runs, and the others."""
+    """Faults of a service that stormgate cannot kill. `topics` are the run topics and the other topics."""
 
     def __init__(self, service: Service, healthy: Switches, topics: tuple[Sequence[str], Sequence[str]]) -> None:
         self._service = service
@@ -176,7 +176,7 @@ class ServiceFaults:
         self._has_switched = False
 
     def inject(self, planned: PlannedFault) -> Steps:
-        """Break something of the service."""
+        """Inject the fault into the service."""
         match planned.fault:
             case SwitchFault() as fault:
                 self._acted_before[planned.index] = yield self._service.acted(planned.kind)
@@ -197,14 +197,14 @@ class ServiceFaults:
         raise TypeError(f"nothing injects {planned.kind}")
 
     def revert(self, planned: PlannedFault) -> Steps:
-        """End what lasts. A switch is turned off before its effects are counted, so that none is missed."""
+        """Revert a fault that lasts. Its switch is turned off before its effects are counted, so that no effect is missed."""
         del self._switched_on[planned.index]
         yield self._switch()
         acted, before = (yield self._service.acted(planned.kind)), self._acted_before[planned.index]
         return float(acted - before if acted >= before else acted)  # a restarted service counts from zero
 
     def revert_all(self) -> Steps:
-        """Nothing acts on the service any more."""
+        """End all faults of the service."""
         self._switched_on.clear()
         if self._has_switched:
             yield self._switch()
@@ -219,7 +219,7 @@ class ServiceFaults:
 
 
 class WholeServiceFaults(ServiceFaults):
-    """Faults of a service of ours: its process, its keys and its sessions, too."""
+    """Faults of a service that stormgate controls, including its process, its keys and its sessions."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class WholeServiceFaults(ServiceFaults):
         self._clients = clients
         self._record = record
         self._has_old_keys = False
-        self._revoked: list[Session] = []  # that have not signed in again
+        self._revoked: list[Session] = []  # sessions that have not signed in again
 
     def inject(self, planned: PlannedFault) -> Steps:
         """See `ServiceFaults`."""
@@ -288,7 +288,7 @@ class WholeServiceFaults(ServiceFaults):
 
 
 class SessionFaultActions:
-    """The actions of an engine with sessions, links and a whole service. `carry_out` carries out steps in its kind of time."""
+    """The actions of an engine with sessions, links and a whole service. `carry_out` runs steps as the engine waits."""
 
     def __init__(
         self, clients: ClientFaults, links: Links, service: WholeServiceFaults, carry_out: Callable[[Steps], Completion]

@@ -1,6 +1,6 @@
-"""Gets a page of metrics on asyncio, in bounded time and size, once or every few seconds of a run.
+"""Fetch a page of metrics with asyncio, in bounded time and size, once or periodically during a run.
 
-Failures of the other side are outcomes, not exceptions.
+Failures of the server are outcomes, not exceptions.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ def client() -> httpx.AsyncClient:
 async def fetch(
     http: httpx.AsyncClient, url: str, headers: Mapping[str, str], limit_s: float, query: Mapping[str, str] | None = None
 ) -> Fetched:
-    """Fetch once; `limit_s` is from connecting to the last byte, however slowly they come."""
+    """Fetch once; `limit_s` limits the whole request, from connecting to the last byte."""
     began = time.perf_counter()
     try:
         async with asyncio.timeout(limit_s), http.stream("GET", url, headers=headers, params=query) as answer:
@@ -48,7 +48,7 @@ async def fetch(
 
 
 def fetch_now(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
-    """Fetch and wait, on a new connection, which reaches the revision that is deployed now."""
+    """Fetch synchronously, on a new connection, so that the currently deployed revision answers."""
 
     async def ask() -> Fetched:
         async with client() as http:
@@ -77,7 +77,7 @@ class MetricsPoll(MetricsBook):
             await self.poll()
 
     async def poll(self) -> None:
-        """Poll once, as `tries` says."""
+        """Poll once, with the retry of `tries`."""
         async with self._polling:
             for take in self.tries():
                 take(await fetch(self._http, self.url, self.headers, TIMEOUT_S))

@@ -85,9 +85,9 @@ class MetricsBook:
             )
 
     def tries(self) -> Iterator[Callable[[Fetched], None]]:
-        """The tries of one poll: fetch `url` for each, and call it with the result; one retry follows a failure.
+        """The tries of one poll. Fetch `url` for each try, then call the try with the result. A failure is retried once.
 
-        Records the poll at its end, with the other side's failures; raises `StorageError`.
+        Records the poll at its end, also a failed one; raises `StorageError`.
         """
         began, results = self._clock.now(), list[Fetched]()
         while len(results) < _MAX_TRIES and not (results and results[-1].outcome == OK):
@@ -95,7 +95,7 @@ class MetricsBook:
         self.take(results[-1].outcome, results[-1].body, began)
 
     def take(self, outcome: str, body: bytes, began: float) -> None:
-        """Keep the answer to a poll that began at `began`; `body` counts for the outcome `ok` only. Raises `StorageError`."""
+        """Keep the answer to a poll that began at `began`; `body` is read only for the outcome `ok`. Raises `StorageError`."""
         body = self._redact(body)
         metrics: dict[str, float] = {}
         if outcome == OK:

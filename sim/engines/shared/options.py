@@ -1,4 +1,4 @@
-"""The options of both engines that simulate."""
+"""The options of the two engines that simulate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,14 +1,14 @@
-"""Keep a rate that is never exceeded: ask for a moment, wait until then, and ask again before acting."""
+"""Never exceed a rate: reserve a moment, wait until then, and ask again before acting."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
 
 
 class Pacer:
-    """At most `per_s` acts within any one second; for a rate below 1, never two within 1 / `per_s` s.
+    """Allows at most `per_s` acts in any second. Below 1 per second, two acts are at least 1 / `per_s` s apart.
 
-    Moments are given out in order, so that each of a crowd waits once. What counts are the acts themselves, because an event
-    loop that wakes late must not let several go at once. All times are seconds of one clock.
+    Moments are reserved in order, so each waiting client usually waits once. The limit applies to the acts, not to the
+    reservations: an event loop that wakes late must not allow several acts at once. All times are seconds of one clock.
     """
 
     def __init__(self, per_s: float) -> None:

@@ -21,16 +21,16 @@ from sim.drill.target_rules import Caps
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.settings import RuntimeSettings
 
-# Injected by our own clients or in front of them, so possible on any target. Every other fault needs the server.
+# Faults that act in our own clients or in front of them. They work on any target. Every other fault needs the server.
 ACTS_FROM_HERE: tuple[type[Fault], ...] = (DropSockets, RestartClients, StopReading, LinkFault, ForgetTokens)
-# They disconnect all clients of the service, not only the drill's.
+# Faults that disconnect all clients of the service, not only the drill's.
 _HITS_ALL_CLIENTS = (KillRuntime, ExpireTokens, StopDelivery)
 
 _ROUNDING = 1e-9
 
 
 def needs_server(fault: AnyFault) -> bool:
-    """Whether only the server can inject it: on a live target, by an operator's hook."""
+    """Whether only the server can inject the fault. A live target then needs an operator's hook."""
     return not isinstance(fault, ACTS_FROM_HERE)
 
 

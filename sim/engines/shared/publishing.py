@@ -1,6 +1,6 @@
-"""A drill's publishing, without the waiting: which event is due when, retries under one idempotency key, and what is recorded.
+"""A drill's publishing, without the waiting: when each event is due, its retries under one idempotency key, and its records.
 
-The engines only wait until the moments that this module returns, and send. Moments are in seconds of the caller's clock.
+The engines wait until the times that this module returns, and send. Times are in seconds of the caller's clock.
 """
 
 from collections import deque
@@ -42,7 +42,7 @@ def streams_of(runs: list[str], worker_events: bool) -> list[Stream]:
 
 @dataclass(slots=True, eq=False)
 class DueEvent:
-    """One event. Its key names the run, too, because the stream may have had other publishers before."""
+    """One event. Its key contains the run's id, because the stream may have had other publishers before."""
 
     stream: Stream
     payload: object
@@ -56,13 +56,13 @@ class DueEvent:
         return self.stream.run_id, self.stream.event_type, self.payload
 
     def is_too_late(self, now: float) -> bool:
-        """Whether it was never tried in time: our own failure, which shows as missing load."""
+        """Whether the generator did not try it in time. This is our own failure, and shows as missing load."""
         return not self.worst and now > self.due + GIVE_UP_S
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """What to send next, and from when on."""
+    """What to send next, and the earliest time for it."""
 
     event: DueEvent
     at: float
@@ -93,7 +93,7 @@ class Publishing:
         self._first_due = now
 
     def stop(self) -> None:
-        """Make no further event due; those under way go on."""
+        """Make no further event due. Events under way continue."""
         self._is_stopped = True
 
     @property
@@ -104,7 +104,7 @@ class Publishing:
         return self._first_due + self._taken / self.load.events_per_s
 
     def take(self, due: float) -> Try | None:
-        """Take the next event; None: it waits for earlier ones of its stream, and comes as their next `Try`."""
+        """Take the next event. None: it waits for an earlier event of its stream, whose end returns it as a `Try`."""
         number, stream = self._taken, self.streams[self._taken % len(self.streams)]
         self._taken += 1
         payload = {"number": number, "text": "x" * self.load.payload_bytes}
@@ -117,7 +117,7 @@ class Publishing:
         return Try(event, due)
 
     def succeeded(self, event: DueEvent, published: PublishedEvent, now: float) -> Try | None:
-        """Record an acknowledgement; returns what to try next. One that comes after `GIVE_UP_S` is of unknown outcome."""
+        """Record an acknowledgement; returns what to try next. After `GIVE_UP_S`, the outcome is unknown."""
         if now > event.due + GIVE_UP_S:
             return self.failed(event, PublishFailedError(UNKNOWN_OUTCOME), now)
         self.acknowledged += 1
@@ -135,7 +135,7 @@ class Publishing:
         return self.drop(event, now)
 
     def drop(self, event: DueEvent, now: float) -> Try | None:
-        """Try this event no more; returns the next of its stream, where that waits for it."""
+        """Stop trying this event; returns the next event of its stream if that waits for it."""
         del self.under_way[event]
         turns = self._turns[event.stream.topic]
         if turns and turns[0] is event:
@@ -144,7 +144,7 @@ class Publishing:
         return None
 
     def give_up_all(self, now: float) -> None:
-        """Record everything that is still under way as of unknown outcome."""
+        """Record an unknown outcome for every event under way."""
         for event in list(self.under_way):
             self.record("publish_failed", event, now, detail=UNKNOWN_OUTCOME)
             self.drop(event, now)

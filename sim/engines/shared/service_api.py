@@ -1,4 +1,4 @@
-"""The service's HTTP API as values: every operation is a function that returns a `Request`, which also reads the answer.
+"""The service's HTTP API as values: each operation is a function that returns a `Request`, which also parses its answer.
 
 Nothing here waits. `sockets/http.py` (asyncio) and `greenlets/http.py` (gevent) send these requests.
 """
@@ -26,8 +26,8 @@ T = TypeVar("T")
 Pool = Literal["mint", "publish", "other"]
 
 REQUEST_TIMEOUT_S: Final = 10.0
-# Connections of each pool. They are separate, so that no event waits behind a storm of mints: that wait would be ours, but
-# would count as the service's. The drill's own requests (readiness, switches) wait behind neither.
+# Connections of each pool. The pools are separate, so that no event waits behind a storm of mints. We would cause that wait,
+# but it would count as the service's. The drill's own requests (readiness, switches) wait behind neither.
 MAX_CONNECTIONS: Final[dict[Pool, int]] = {"mint": 32, "publish": 32, "other": 16}
 UNKNOWN_OUTCOME = "unknown_outcome"  # of a publish without an answer: the event may have been appended
 _JSON = {"Content-Type": "application/json"}
@@ -55,7 +55,7 @@ class UntrustedError(NoAnswerError):
 
 
 class OperationFailedError(Exception):
-    """An operation failed: the refusal's code, and after how many ms to try again. `is_final`: another try fails as well."""
+    """An operation failed: the refusal's code, and after how many ms to try again. `is_final`: a retry would fail, too."""
 
     def __init__(self, code: str, retry_after_ms: float | None = None, *, is_final: bool = False) -> None:
         super().__init__(code)
@@ -97,7 +97,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[T]):
-    """One HTTP request. `read` turns its answer into a result, or raises; so does `unanswered` where no answer came."""
+    """One HTTP request. `read` turns the answer into a result or raises. `unanswered` does so if no answer came."""
 
     method: str
     url: str
@@ -223,7 +223,7 @@ def _mint_unanswered(error: NoAnswerError) -> NoReturn:
 
 
 class PublishedEvent(msgspec.Struct):
-    """An acknowledged event. `payload_hash` is the service's, or, on our mock, the hash of what was sent."""
+    """An acknowledged event. `payload_hash` comes from the service; on our mock it is the hash of what was sent."""
 
     seq: Annotated[int, msgspec.Meta(ge=1)]
     payload_hash: str = ""
@@ -292,7 +292,7 @@ def _runtime_post(endpoints: Endpoints, path: str, body: object, result: Callabl
 
 
 def status(endpoints: Endpoints, method: str, path: str) -> Request[int]:
-    """Ask without a body; returns the HTTP status, 0 for no answer."""
+    """Send a request without a body; returns the HTTP status, 0 for no answer."""
     return Request(method, endpoints.runtime_url + path, lambda answer: answer.status_code, unanswered=lambda error: 0)
 
 
@@ -327,7 +327,7 @@ def _expect(url: str, statuses: tuple[int, ...], otherwise: str) -> Callable[[An
 
 
 def set_switches(endpoints: Endpoints, switches: Switches) -> Request[int]:
-    """Put faults in force; returns how many clients must authenticate again."""
+    """Activate these switches; returns how many clients must authenticate again."""
     return _mock(endpoints, "switches", lambda answer: int(answer["sockets_told_to_reauthenticate"]), switches)
 
 
@@ -364,7 +364,7 @@ def acted(endpoints: Endpoints, kind: str) -> Request[int]:
 
 
 def switches(endpoints: Endpoints) -> Request[Switches]:
-    """The faults and defects in force."""
+    """The active faults and defects."""
     return _mock(endpoints, "state", lambda answer: msgspec.convert(answer["switches"], Switches))
 
 

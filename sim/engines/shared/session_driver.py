@@ -1,6 +1,6 @@
-"""What driving a Session over a real socket is, whatever does the waiting: its actions, what happened, its record.
+"""Drive a `Session` over a real socket, without the waiting: carry out actions, report events, and record notices.
 
-`ClientDriver` does it on asyncio callbacks, and load tests by a greenlet a client.
+`ClientDriver` waits with asyncio callbacks; load tests use one greenlet per client.
 """
 
 from abc import ABC, abstractmethod
@@ -22,18 +22,18 @@ from sim.protocols.events import Message
 from sim.record.parquet import Collector
 
 NEVER = float("inf")
-NO_WAIT_S = 0.0005  # as exact as timers are
+NO_WAIT_S = 0.0005  # shorter waits are skipped, because timers are not more exact
 
 
 class SessionDriver(ABC):
-    """One client's life over sockets, but for the waiting: subclasses connect, mint, and wake it in time."""
+    """One client over sockets. Subclasses do the waiting: they connect, mint, and wake the session in time."""
 
     def __init__(
         self, session: Session, socket_url: str, clock: RunClock, recorder: Collector, pacer: Pacer | None = None
     ) -> None:
         self.session = session
         self._socket_url = socket_url
-        self.clock_ahead_s = 0.0  # by so much its own clock is off, which only who trusts it goes by
+        self.clock_ahead_s = 0.0  # how far the client's own clock is ahead; only clients that trust it use it
         self._clock = clock
         self._recorder = recorder
         self._socket: WebSocket | None = None
@@ -41,8 +41,8 @@ class SessionDriver(ABC):
         self._offline_until = 0.0
         self._is_dead = False
         self._pacer = pacer  # keeps all clients' connects to the target's cap
-        self._may_connect_at = 0.0  # the moment it gave this client for its next connect; 0: none
-        self._asked_at = 0.0  # when it was asked for that
+        self._may_connect_at = 0.0  # when the pacer allows the next connect; 0: nothing is reserved
+        self._asked_at = 0.0  # when the client asked the pacer for that
 
     # --- what an engine does with a client ----------------------------------------------------------
 
@@ -58,7 +58,7 @@ class SessionDriver(ABC):
         self._drop_work()
 
     def cut(self, offline_s: float) -> bool:
-        """Cut the socket at once, and for a while let no connect through; True if there was one to cut."""
+        """Cut the socket at once, and block connects for `offline_s`. Returns whether there was a socket."""
         self._offline_until = self._clock.now() + offline_s
         socket, self._socket = self._socket, None
         if socket is None:
@@ -68,7 +68,7 @@ class SessionDriver(ABC):
         return True
 
     def come_online(self) -> None:
-        """Let connects through again; a process that is still down begins again."""
+        """Allow connects again, correct the clock, and revive a process that is still dead."""
         self._offline_until = 0.0
         self.clock_ahead_s = 0.0
         if self._is_dead:
@@ -94,7 +94,7 @@ class SessionDriver(ABC):
             self._is_dead = False
             self.start()
 
-    # --- what the socket tells ----------------------------------------------------------------------
+    # --- what the socket reports ----------------------------------------------------------------------
 
     def socket_open(self, socket: WebSocket) -> None:
         """The upgrade succeeded."""
@@ -108,7 +108,7 @@ class SessionDriver(ABC):
             self._take(self._connection.received(0, data, is_text))
 
     def socket_ended(self, socket: WebSocket, end: TransportEnd) -> None:
-        """The connection is gone, by the other side or the network, or never came about."""
+        """The peer or the network ended the connection, or it never opened."""
         self._socket = None
         self._take_end(end)
 

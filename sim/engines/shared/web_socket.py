@@ -1,8 +1,7 @@
-"""One WebSocket connection as a client has it, without any input or output: what the sans-I/O `websockets` protocol makes
-of the bytes that come in becomes open, refused, text and lost.
+"""The client's end of a WebSocket connection, without I/O. It uses the sans-I/O protocol of `websockets`.
 
-Whoever has the bytes (asyncio, gevent) subclasses it. Pings are answered, none are sent; heartbeats are the session's
-business.
+It reports to its owner when the connection opens, receives a message, and ends.
+The asyncio and gevent transports subclass it. It answers pings and sends none; the session sends heartbeats.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +20,7 @@ _MAX_BODY_BYTES = 65_536
 
 
 class Owner(Protocol):
-    """Who is told what happens on a socket."""
+    """Receives reports of what happens on a socket."""
 
     def socket_open(self, socket: "WebSocket") -> None:
         """The upgrade succeeded."""
@@ -30,13 +29,13 @@ class Owner(Protocol):
         """A whole message came in."""
 
     def socket_ended(self, socket: "WebSocket", end: TransportEnd) -> None:
-        """The socket is gone, or the upgrade did not succeed; nothing more will come."""
+        """The socket ended, or the upgrade failed. No further report follows."""
 
 
 class WebSocket(ABC):
-    """The client's end of one connection. After `close` or `abort` its owner hears nothing more.
+    """The client's end of one connection. After `close` or `abort` it reports nothing more.
 
-    A subclass has the transport: it calls the `_take…` methods, and carries out `_flush`, `_hang_up` and `_cut`.
+    A subclass owns the transport: it calls the `_take…` methods, and implements `_flush`, `_hang_up` and `_cut`.
     """
 
     def __init__(self, uri: WebSocketURI, owner: Owner) -> None:
@@ -58,7 +57,7 @@ class WebSocket(ABC):
             self._flush()
 
     def close(self) -> None:
-        """Say goodbye and leave without waiting for an answer."""
+        """Send a close frame and disconnect without waiting for an answer."""
         self._owner = None
         if self._ws.state is State.OPEN:
             self._ws.send_close(1000)
@@ -66,11 +65,11 @@ class WebSocket(ABC):
         self._hang_up()
 
     def abort(self) -> None:
-        """Cut the connection, as a network that is gone would."""
+        """Cut the connection without a close frame, as a failed network does."""
         self._owner = None
         self._cut()
 
-    # --- what a transport tells ---------------------------------------------------------------------
+    # --- what a transport reports ---------------------------------------------------------------------
 
     def _ask_upgrade(self) -> None:
         """TCP is there: ask for the upgrade."""
@@ -112,7 +111,7 @@ class WebSocket(ABC):
     def _cut(self) -> None:
         """Close TCP at once."""
 
-    # --- what comes of it ---------------------------------------------------------------------------
+    # --- reports to the owner ---------------------------------------------------------------------------
 
     def _upgraded(self, response: Response) -> None:
         if response.status_code == 101 and self._ws.handshake_exc is None:
