@@ -22,7 +22,7 @@ from sim.record.run_header import RunHeader, write_header
 
 STREAM = "runtime.run.1.events"
 AUDITOR = 1000
-# What only some drills break is asked of those alone: see `drills/judging/checks/network.py`.
+# Some checks belong to special drills only: see `drills/judging/checks/network.py`.
 _SPECIAL = frozenset(network.DECISIONS)
 GATED = tuple(name for name in DECISIONS if not name.startswith("drill.") and name not in _SPECIAL)
 
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass
 class Story:
-    """Rows in the order they are told, and who took part."""
+    """Rows in the order of their recording, and the number of clients."""
 
     clients: int = 2
     rows: list[Row] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Story:
         return Ledger(self.history())
 
     def write(self, folder: Path, drill: Drill, complete: bool = True, **header: Any) -> None:
-        """Leave the files that an engine leaves."""
+        """Write the files that an engine writes."""
         recorder = Recorder(folder)
         for row in self.rows:
             recorder.add(row.t, str(row.kind), row.client, row.stream, row.seq, row.attempt, row.value, row.detail)
@@ -137,7 +137,7 @@ def storm_drill(clients: int = 150, checks: tuple[str, ...] = GATED, name: str =
 
 
 def good_storm(clients: int = 150) -> Story:
-    """A drill in which everything went well: 100 events, all clients cut at 20 s, back with full jitter, nothing missed."""
+    """A healthy drill: 330 events, all clients cut at 20 s, back with full jitter, nothing missed."""
     story = Story(clients, header={"subscriptions": {str(client): [STREAM] for client in range(clients)}})
     for t, phase in ((0.0, "steady"), (20.0, "fault"), (25.0, "recovery"), (26.0, "settle"), (60.0, "end")):
         story.tell(t, Kind.PHASE, detail=phase)

@@ -68,7 +68,7 @@ def undisturbed(story: Story) -> State:
     return next(check.state for check in verdict.checks if check.name == "drill.undisturbed")
 
 
-def test_runtime_that_began_anew_by_itself_leaves_doubt() -> None:
+def test_runtime_that_restarted_by_itself_leaves_doubt() -> None:
     """No false go: nobody was connected the moment it crashed, or everybody was about to be cut anyway."""
     story = polled(good_storm(), COUNTER, 100, 200, 300, 400, 5, 10)
     assert undisturbed(story) is State.INCONCLUSIVE

@@ -1,4 +1,4 @@
-"""A locustfile to put beside another: the first worker is really kept busy, most of the time, as by a load beyond its core."""
+"""A second locustfile: keeps the first worker busy, like a load beyond one core."""
 
 import time
 from typing import Any

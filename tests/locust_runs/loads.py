@@ -1,4 +1,4 @@
-"""Whole load tests as processes: Locust has one of its own, because it changes Python's sockets."""
+"""Whole load tests as processes of their own, because Locust changes Python's sockets."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ TOO_LONG = 240.0
 
 
 class Load:
-    """One `locust` process and the folder its run goes to; `beside` is another locustfile to put beside the first."""
+    """One `locust` process and the folder of its run; `beside` is a second locustfile."""
 
     def __init__(
         self, out: Path, locustfile: str, *arguments: str, beside: str = "", environment: Mapping[str, str] | None = None
@@ -40,21 +40,21 @@ class Load:
         )
 
     def end(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for the end; returns the exit code."""
         return self.process.wait(TOO_LONG)
 
     @property
-    def said(self) -> str:
-        """All it has said until now."""
+    def output(self) -> str:
+        """The output so far."""
         self._log.seek(0)
         return self._log.read()
 
     def wait_for(self, text: str) -> None:
-        """Until it says so."""
+        """Wait for a text in the output."""
         limit = time.monotonic() + TOO_LONG
-        while text not in self.said:
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < limit, self.said
+        while text not in self.output:
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < limit, self.output
             time.sleep(0.05)
 
     @property
@@ -65,12 +65,12 @@ class Load:
 
     @property
     def verdict(self) -> RunVerdict:
-        """What `stormgate judge` makes of it."""
+        """The verdict of `stormgate judge`."""
         return results.judge_run(self.run_dir)
 
 
 def free_port() -> int:
-    """One that nobody listens on just now."""
+    """A local port that is free now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -83,12 +83,12 @@ def over_two_processes() -> list[str]:
 
 
 def drill_of(verdict: RunVerdict) -> DrillVerdict:
-    """Of its only drill."""
+    """The verdict's only drill."""
     (drill,) = verdict.drills
     return drill
 
 
 def wrong(verdict: DrillVerdict) -> tuple[set[str], set[str]]:
-    """Broken laws, and failed checks that have nothing to do with time."""
+    """Violated invariants, and failed checks that do not depend on time."""
     failed = {check.name for check in verdict.checks if check.state is State.FAIL and check.name not in OF_TIME}
     return {violation.invariant for violation in verdict.violations}, failed

@@ -1,4 +1,4 @@
-"""A locustfile to put beside another: three users are taken away while the run goes on, as by the keys of Locust's terminal."""
+"""A second locustfile: removes three users during the run, like the keys of Locust's terminal."""
 
 from typing import Any
 

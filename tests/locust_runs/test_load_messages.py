@@ -1,4 +1,4 @@
-"""What master and workers say to each other: nothing is lost unseen, and figures merged are the figures of one process."""
+"""Messages between master and workers: every loss is detected, and merged metrics equal those of one process."""
 
 import random
 from pathlib import Path
@@ -38,16 +38,16 @@ class Kept:
         self.rows += len(chunk)
 
 
-class Told:
-    """Workers of a run of ten clients, who are told things and say what a test has them say."""
+class Master:
+    """The master's side of a run of ten clients; a test sends the workers' messages."""
 
     def __init__(self, count: int = 2) -> None:
-        self.said: list[tuple[str, ToWorker]] = []
+        self.sent: list[tuple[str, ToWorker]] = []
         self.stopped: list[str] = []
         self.recorder = Kept()
         self.live = LiveMetrics(lambda *_: None)
         ids = [f"id{number}" for number in range(1, count + 1)]
-        send, stop = (lambda worker, said: self.said.append((worker, said))), self.stopped.append
+        send, stop = (lambda worker, message: self.sent.append((worker, message))), self.stopped.append
         self.workers = Workers(ids, 10, send, WallClock(), self.recorder, self.live, stop)  # type: ignore[arg-type]
         for each in ids:
             self.workers.receive(each, READY)
@@ -62,18 +62,17 @@ def done(**changes: object) -> messages.Done:
     return msgspec.structs.replace(messages.Done(0, 0, 5, 0.0, 0.2, ""), **changes)
 
 
-def shipped(*rows: tuple[float, str, int, str, int]) -> list[messages.Rows]:
-    """What a worker sends of these observations."""
-    shipment, sent = OutgoingObservations(), []
+def sent_rows(*rows: tuple[float, str, int, str, int]) -> list[messages.Rows]:
+    """The messages in which a worker sends these observations."""
+    outgoing, sent = OutgoingObservations(), []
     for t, kind, client, stream, seq in rows:
-        shipment.extend(t, client, [(kind, stream, seq, 0, NAN, "")])
-    shipment.send_all(sent.append)
-    assert (shipment.rows, shipment.messages) == (len(rows), len(sent))
+        outgoing.extend(t, client, [(kind, stream, seq, 0, NAN, "")])
+    outgoing.send_all(sent.append)
+    assert (outgoing.rows, outgoing.messages) == (len(rows), len(sent))
     return sent
 
 
-def test_every_message_arrives_as_it_was_sent():
-    """Also a fault with everything in it."""
+def test_message_arrives_as_it_was_sent():
     planned = schedule.plan(STORM, seed=1)[0]
     runner, heard = SimpleNamespace(), []
     runner.register_message = lambda name, listener: setattr(runner, "listener", listener)
@@ -87,42 +86,42 @@ def test_every_message_arrives_as_it_was_sent():
     assert heard[1][2].drill.digest() == STORM.digest()
 
 
-def test_clients_have_one_user_each_however_many_come():
-    told = Told()
+def test_each_client_gets_one_user_and_surplus_users_get_none():
+    master = Master()
     for users in (3, 3, 6, 9):
-        told.workers.receive("id1", messages.UsersSpawned(users))
-    told.workers.receive("id2", messages.UsersSpawned(7))
-    told.workers.receive("stranger", messages.UsersSpawned(7))
-    numbers = {each: [n for worker, said in told.said if worker == each for n in said.numbers] for each in ("id1", "id2")}
+        master.workers.receive("id1", messages.UsersSpawned(users))
+    master.workers.receive("id2", messages.UsersSpawned(7))
+    master.workers.receive("stranger", messages.UsersSpawned(7))
+    numbers = {each: [n for worker, sent in master.sent if worker == each for n in sent.numbers] for each in ("id1", "id2")}
     assert numbers == {"id1": [0, 2, 4, 6, 8, 1, 3, 5, 7], "id2": [9]}
 
 
-def test_users_that_never_come_leave_clients_that_are_never_live(monkeypatch: pytest.MonkeyPatch):
+def test_client_without_a_user_is_never_live(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "GATHER_LIMIT_S", 0.2)
-    told = Told(1)
-    told.workers.receive("id1", messages.UsersSpawned(7))
-    told.workers.gather(lambda: False)
-    told.workers.start(5.0)
-    told.workers.receive("id1", messages.Status(7, 7, -1, 0.0, {}, {}))
-    assert told.said == [("id1", messages.Clients(list(range(7)))), ("id1", messages.Start(5.0))]
-    assert told.workers.there == 7  # of ten: the run never gets well, which its steady state says
+    master = Master(1)
+    master.workers.receive("id1", messages.UsersSpawned(7))
+    master.workers.gather(lambda: False)
+    master.workers.start(5.0)
+    master.workers.receive("id1", messages.Status(7, 7, -1, 0.0, {}, {}))
+    assert master.sent == [("id1", messages.Clients(list(range(7)))), ("id1", messages.Start(5.0))]
+    assert master.workers.there == 7  # of ten: the steady state does not hold
 
 
-def test_what_was_observed_must_have_arrived():
-    def said_of(rows: int) -> str:
-        told = Told(1)
-        for each in shipped((1.0, "applied", 0, "s", 1), (1.1, "applied", 1, "s", 1)):
-            told.workers.receive("id1", each)
-        return told.ended(done(messages=1, rows=rows))
+def test_missing_observations_are_reported():
+    def result_of(rows: int) -> str:
+        master = Master(1)
+        for each in sent_rows((1.0, "applied", 0, "s", 1), (1.1, "applied", 1, "s", 1)):
+            master.workers.receive("id1", each)
+        return master.ended(done(messages=1, rows=rows))
 
-    assert said_of(2) == ""
-    assert said_of(3) == "worker 1 (process 7 on here) observed 3 rows; 2 arrived"
+    assert result_of(2) == ""
+    assert result_of(3) == "worker 1 (process 7 on here) observed 3 rows; 2 arrived"
 
 
-def test_what_cannot_be_read_is_missed():
-    told = Told(1)
-    told.workers.receive("id1", messages.Rows(0, 1, b"nothing"))
-    assert "cannot be read" in told.ended(done(messages=1, rows=1))
+def test_unreadable_observations_are_reported():
+    master = Master(1)
+    master.workers.receive("id1", messages.Rows(0, 1, b"nothing"))
+    assert "cannot be read" in master.ended(done(messages=1, rows=1))
 
 
 @pytest.mark.parametrize(
@@ -133,34 +132,34 @@ def test_what_cannot_be_read_is_missed():
         (done(clock_moved_ms=-170.0), "known within 170 ms"),
     ],
 )
-def test_a_worker_in_trouble_is_named(said: messages.Done, why: str):
-    told = Told(1)
-    assert why in told.ended(said)
-    assert bool(told.stopped) == bool(said.left)
+def test_worker_with_a_problem_is_named(said: messages.Done, why: str):
+    master = Master(1)
+    assert why in master.ended(said)
+    assert bool(master.stopped) == bool(said.left)
 
 
-def test_a_worker_that_never_says_its_last_word_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_worker_without_a_final_message_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "FINAL_OBSERVATIONS_S", 0.1)
-    told = Told()
-    said = told.ended(done())
+    master = Master()
+    said = master.ended(done())
     assert said == "worker 2 (process 7 on here) did not report its number of observations; 0 arrived"
 
 
-def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
+def test_silent_worker_is_lost(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "SILENCE_S", 0.2)
-    told = Told()
-    told.workers.receive("id1", done())  # whoever said its last word may be silent
+    master = Master()
+    master.workers.receive("id1", done())  # a worker that is done may be silent
     gevent.sleep(0.8)
-    assert told.stopped == ["worker 2 (process 7 on here) was lost during the run: no message for 0.2 s"]
+    assert master.stopped == ["worker 2 (process 7 on here) was lost during the run: no message for 0.2 s"]
 
 
-def test_a_fault_that_begins_late_somewhere_is_none_at_one_moment():
-    told = Told()
-    order = told.workers.inject(schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
-    told.workers.receive("id1", messages.FaultDone(order, 5, 3.0))
-    assert told.stopped == []
-    told.workers.receive("id2", messages.FaultDone(order, 4, 1400.0))
-    assert (told.workers.affected(order), told.stopped) == (
+def test_fault_that_starts_late_on_a_worker_stops_the_run():
+    master = Master()
+    order = master.workers.inject(schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
+    master.workers.receive("id1", messages.FaultDone(order, 5, 3.0))
+    assert master.stopped == []
+    master.workers.receive("id2", messages.FaultDone(order, 4, 1400.0))
+    assert (master.workers.affected(order), master.stopped) == (
         9,
         ["worker 2 (process 7 on here) began a fault 1.4 s later than the others"],
     )
@@ -174,49 +173,49 @@ def test_a_fault_that_begins_late_somewhere_is_none_at_one_moment():
         (None, "worker 1 was not ready"),
     ],
 )
-def test_a_worker_that_cannot_take_part_is_named(
+def test_worker_that_cannot_take_part_is_named(
     answer: messages.AnyFromWorker | None, why: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(workers, "READY_LIMIT_S", 0.1)
-    told = Told(0)
-    told.workers = Workers(["id"], 10, lambda *_: None, WallClock(), told.recorder, told.live, told.stopped.append)  # type: ignore[arg-type]
+    master = Master(0)
+    master.workers = Workers(["id"], 10, lambda *_: None, WallClock(), master.recorder, master.live, master.stopped.append)  # type: ignore[arg-type]
     if answer is not None:
-        told.workers.receive("id", answer)
+        master.workers.receive("id", answer)
     with pytest.raises(TargetError, match=why):
-        told.workers.prepare(STORM, 1, "mock", [], 0.0)
+        master.workers.prepare(STORM, 1, "mock", [], 0.0)
 
 
 def test_stop_conditions_count_what_all_workers_observe(tmp_path: Path):
-    told = Told(1)
-    told.workers._recorder = counting = CountingRecorder(tmp_path)
+    master = Master(1)
+    master.workers._recorder = counting = CountingRecorder(tmp_path)
     status = messages.Status(5, 5, -1, 0.0, {"connect_done": 3, "connect_failed": 1, "applied": 9}, {})
-    told.workers.receive("id1", status)
-    told.workers.receive("id1", msgspec.structs.replace(status, counts={"connect_done": 4, "connect_failed": 3}))
+    master.workers.receive("id1", status)
+    master.workers.receive("id1", msgspec.structs.replace(status, counts={"connect_done": 4, "connect_failed": 3}))
     assert counting.failed_within(100.0, 50.0) == (3, 7)
     counting.seal()
 
 
-def test_who_is_behind_is_asked_of_everybody():
-    told = Told()
+def test_lagging_clients_of_all_workers_are_counted():
+    master = Master()
     status = messages.Status(5, 5, -1, 0.0, {}, {})
     for each in ("id1", "id2"):
-        told.workers.receive(each, status)
-    assert told.workers.behind({"t": 3}) == 2  # nobody has answered yet
-    told.workers.receive("id1", msgspec.structs.replace(status, behind=0))
-    told.workers.receive("id2", msgspec.structs.replace(status, behind=4))
-    assert (told.workers.behind({"t": 3}), told.workers.live) == (4, 10)
+        master.workers.receive(each, status)
+    assert master.workers.behind({"t": 3}) == 2  # no worker has answered yet
+    master.workers.receive("id1", msgspec.structs.replace(status, behind=0))
+    master.workers.receive("id2", msgspec.structs.replace(status, behind=4))
+    assert (master.workers.behind({"t": 3}), master.workers.live) == (4, 10)
 
 
-def test_the_distance_from_the_heads_is_that_of_the_moment_and_of_the_worst_stream():
+def test_lag_is_measured_from_the_head_at_that_moment_on_the_worst_stream():
     heads = Heads()
     for seq, t in ((1, 1.0), (2, 2.0), (3, 2.5)):
         heads.acknowledged("s", seq, t)
     heads.acknowledged("other", 7, 2.2)
-    shipment, sent = OutgoingObservations(), []
-    shipment.extend(2.3, 4, [("client_lag", "s", 1, 0, NAN, ""), ("client_lag", "other", 3, 0, NAN, "")])
-    shipment.extend(2.4, 5, [("client_lag", "s", 1, 0, NAN, "")])
-    shipment.extend(2.6, 4, [("client_lag", "s", 3, 0, NAN, ""), ("applied", "s", 3, 0, NAN, "")])
-    shipment.send_all(sent.append)
+    outgoing, sent = OutgoingObservations(), []
+    outgoing.extend(2.3, 4, [("client_lag", "s", 1, 0, NAN, ""), ("client_lag", "other", 3, 0, NAN, "")])
+    outgoing.extend(2.4, 5, [("client_lag", "s", 1, 0, NAN, "")])
+    outgoing.extend(2.6, 4, [("client_lag", "s", 3, 0, NAN, ""), ("applied", "s", 3, 0, NAN, "")])
+    outgoing.send_all(sent.append)
     arrived = ReceivedObservations(sent[0], heads)
     kept = arrived.table().select(["t", "kind", "client", "seq", "value"]).to_pylist()
     lags = [(row["t"], row["client"], row["value"]) for row in kept if row["kind"] == "client_lag"]
@@ -224,25 +223,25 @@ def test_the_distance_from_the_heads_is_that_of_the_moment_and_of_the_worst_stre
     assert (arrived.worst_lag, len(arrived)) == (4.0, 4)
 
 
-def test_a_message_that_holds_less_than_it_says_is_refused():
-    (said,) = shipped((1.0, "applied", 0, "s", 1))
+def test_message_with_a_wrong_row_count_is_refused():
+    (said,) = sent_rows((1.0, "applied", 0, "s", 1))
     with pytest.raises(ValueError, match="2 observations has 1"):
         ReceivedObservations(msgspec.structs.replace(said, rows=2), Heads())
     with pytest.raises(pa.ArrowInvalid):
         ReceivedObservations(msgspec.structs.replace(said, table=b"nothing"), Heads())
 
 
-def test_merged_figures_are_those_of_one_process():
+def test_merged_metrics_equal_those_of_one_process():
     draws = random.Random(1)
     one, parts = LiveMetrics(lambda *_: None), [LiveMetrics(lambda *_: None) for _ in range(2)]
     for number in range(2000):
         due = SimpleNamespace(due=0.0, stream=SimpleNamespace(stream="s"))
         ms = draws.expovariate(1 / 50) if number % 10 else 0.0
-        for figures in (one, parts[number % 2]):
-            figures.published(due, number, ms)  # type: ignore[arg-type]
+        for metrics in (one, parts[number % 2]):
+            metrics.published(due, number, ms)  # type: ignore[arg-type]
     merged = LiveMetrics(lambda *_: None)
     for number, part in enumerate(parts):
-        for _ in range(2):  # said twice it counts once
+        for _ in range(2):  # a repeated message counts once
             merged.worker_counted(f"worker {number}", part.own_counts(), {})
             merged.worker_measured(f"worker {number}", part.own_values())
     assert merged.counts == one.counts
@@ -250,7 +249,7 @@ def test_merged_figures_are_those_of_one_process():
         assert merged.percentile("publish", share) == one.percentile("publish", share)
 
 
-def test_of_several_answers_the_quickest_says_what_time_it_is(monkeypatch: pytest.MonkeyPatch):
+def test_clock_follows_the_quickest_answer(monkeypatch: pytest.MonkeyPatch):
     clock = SharedClock()
     now = clock.now()
     for took_s, ahead_s in ((0.4, 5.3), (0.002, 5.0), (0.1, 5.04)):

@@ -1,4 +1,4 @@
-"""Whole load tests over several processes: what workers observe is judged, and one in trouble makes nothing rosier."""
+"""Whole load tests over several processes: workers' observations are judged, and a failed worker never improves a verdict."""
 
 import os
 import re
@@ -27,23 +27,23 @@ def loads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Load]]
     """All load tests of this module; none asserts how long anything took."""
     out = tmp_path_factory.mktemp("workers")
     grow = ["--clients=40", "--growth=1.5", "--max-clients=60", f"--thresholds={patient_thresholds(out)}", f"--set={CHECKS}"]
-    begun = {
+    started = {
         "ended": Load(out / "ended", DRILL, *over_two_processes()),
         "lost": Load(out / "lost", DRILL, *over_two_processes()),
         "well": Load(out / "well", "ramp_to_capacity", *over_two_processes(), *grow),
     }
-    begun["ended"].wait_for("fault: 40 of 40")
-    os.killpg(begun["ended"].process.pid, signal.SIGINT)  # as Ctrl-C does, which reaches all processes of a terminal
-    begun["lost"].wait_for("fault: 40 of 40")
-    os.kill(process_of(begun["lost"], "worker 2"), signal.SIGKILL)
-    yield begun
-    for load in begun.values():
+    started["ended"].wait_for("fault: 40 of 40")
+    os.killpg(started["ended"].process.pid, signal.SIGINT)  # as Ctrl-C does, which reaches all processes of a terminal
+    started["lost"].wait_for("fault: 40 of 40")
+    os.kill(process_of(started["lost"], "worker 2"), signal.SIGKILL)
+    yield started
+    for load in started.values():
         load.process.kill()
         load.process.wait()
 
 
 def patient_thresholds(folder: Path) -> Path:
-    """That a busy machine's load generator keeps."""
+    """Thresholds that the load generator of a busy machine meets."""
     text = DEFAULT_PATH.read_text()
     at = text.index("[drill.generator_lag_ms]")
     path = folder / "patient.toml"
@@ -52,8 +52,8 @@ def patient_thresholds(folder: Path) -> Path:
 
 
 def process_of(load: Load, worker: str) -> int:
-    """Its process, as it says itself."""
-    said = re.search(rf"begins here as {worker} \(process (\d+)\)", load.said)
+    """The worker's process id, from its log."""
+    said = re.search(rf"begins here as {worker} \(process (\d+)\)", load.output)
     assert said is not None
     return int(said[1])
 
@@ -63,10 +63,10 @@ def runs_of(load: Load) -> list[Path]:
     return [results.drill_folder(run, DRILL) for run in sorted(load.out.iterdir())]
 
 
-def test_what_workers_observe_is_counted_to_the_last_event(loads: dict[str, Load]):
-    """In two runs of the same processes, of which the second has more users."""
+def test_every_observation_of_workers_arrives(loads: dict[str, Load]):
+    """In two runs of the same processes; the second has more users."""
     load = loads["well"]
-    assert load.end() == 2, load.said  # the limit was not reached
+    assert load.end() == 2, load.output  # the limit was not reached
     for folder, clients in zip(runs_of(load), (40, 60), strict=True):
         header, table = read_verified(folder)
         history = History(header, table)
@@ -82,7 +82,7 @@ def test_what_workers_observe_is_counted_to_the_last_event(loads: dict[str, Load
         assert results.judge_run(folder.parents[1]).exit_code == 0
 
 
-def test_the_storm_begins_everywhere_within_a_second(loads: dict[str, Load]):
+def test_storm_starts_on_all_workers_within_a_second(loads: dict[str, Load]):
     load = loads["well"]
     load.end()
     header, table = read_verified(runs_of(load)[0])
@@ -94,23 +94,23 @@ def test_the_storm_begins_everywhere_within_a_second(loads: dict[str, Load]):
     assert all(float(str(each["clock_within_ms"])) < 100 for each in header.workers)
 
 
-def test_a_worker_that_is_killed_makes_an_error_that_names_it(loads: dict[str, Load]):
+def test_killed_worker_gives_an_error_that_names_it(loads: dict[str, Load]):
     load = loads["lost"]
-    assert load.end() == 4, load.said
+    assert load.end() == 4, load.output
     header = read_header(results.drill_folder(load.run_dir, DRILL))
     assert not header.complete
     assert re.search(r"worker 2 \(process \d+ on \S+\) was lost during the run", header.stopped_because)
-    assert "worker 1" not in header.stopped_because  # it handed over all it had
+    assert "worker 1" not in header.stopped_because  # all its observations arrived
     assert [each["lost"] for each in header.workers] == [False, True]
     assert header.observations_rows > 0
     assert load.verdict.exit_code == 4
-    assert "Traceback" not in load.said
+    assert "Traceback" not in load.output
 
 
-def test_a_worker_that_cannot_keep_up_stops_a_go(tmp_path: Path):
+def test_saturated_worker_prevents_a_go(tmp_path: Path):
     shorter = [f"--set={setting}" for setting in ("phases.steady_s=0.5", "phases.fault_s=1.5", "faults.1.at_s=1.0")]
     load = Load(tmp_path / "busy", DRILL, *over_two_processes(), *shorter, beside=BUSY)
-    assert load.end() == 4, load.said
+    assert load.end() == 4, load.output
     (lag,) = [check for check in drill_of(load.verdict).checks if check.name == "drill.generator_lag_ms"]
     assert (lag.state, "worker 1" in lag.reason) == (State.ERROR, True), lag.reason
     assert read_header(results.drill_folder(load.run_dir, DRILL)).complete
@@ -118,8 +118,8 @@ def test_a_worker_that_cannot_keep_up_stops_a_go(tmp_path: Path):
 
 def test_ctrl_c_keeps_the_evidence_and_leaves_no_process(loads: dict[str, Load]):
     load = loads["ended"]
-    assert load.end() == 4, load.said
-    assert "Traceback" not in load.said
+    assert load.end() == 4, load.output
+    assert "Traceback" not in load.output
     header = read_header(results.drill_folder(load.run_dir, DRILL))
     assert not header.complete
     assert "it was interrupted" in header.stopped_because

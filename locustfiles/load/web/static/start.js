@@ -98,7 +98,7 @@ function again() {
   timer = setTimeout(look, ["starting", "running", "judging"].includes(shown.state) ? OFTEN_MS : SELDOM_MS);
 }
 
-// Locust's page learns that a test goes on only when it is opened anew.
+// Locust's page learns that a test goes on only when it is reopened.
 async function watchStart() {
   shown = { ...nothing, state: "starting", ended: shown.ended };
   saidLast = "";
