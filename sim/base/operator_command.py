@@ -68,7 +68,7 @@ async def run(
     with_stderr: bool = True,
     ends_all: bool = False,
 ) -> tuple[int | None, str]:
-    """Run a command; returns its exit code and what went wrong. On a time-out, whatever it started ends with it.
+    """Run a command; returns its exit code and what went wrong. On a time-out, all processes that it started end with it.
 
     `ends_all`: also after a normal end; without it, a command may leave a process behind, such as a restarted server.
     """

@@ -60,7 +60,7 @@ class MetricsBook:
         self.latest: dict[str, float] = {}  # of the latest good answer
         self.increase: dict[str, float] = {}  # of counters, since the first poll
         self._counters: dict[str, float] = {}  # their latest values
-        self.trouble = ""  # why the latest poll failed, empty if it did not
+        self.failure = ""  # why the latest poll failed, empty if it did not
 
     def evidence(self) -> dict[str, str]:
         """The file of all answers with its SHA-256; raises `StorageError`."""
@@ -72,9 +72,9 @@ class MetricsBook:
     def require_usable(self) -> None:
         """After the first poll: raise `TargetError` for a stop condition that could never be met."""
         stop, name = self._endpoints.rules.stop, self._endpoints.name
-        if stop.needs_metrics and self.trouble:
+        if stop.needs_metrics and self.failure:
             raise TargetError(
-                f"the metrics endpoint of target '{name}' cannot be read ({self.trouble}), but its stop "
+                f"the metrics endpoint of target '{name}' cannot be read ({self.failure}), but its stop "
                 "conditions need it. Check its address and admin token."
             )
         missing = [metric for metric in stop.metrics_above if metric not in self.latest]
@@ -128,9 +128,9 @@ class MetricsBook:
             self._recorder.add(t, Kind.SERVER_METRIC, attempt=self._polls, value=value, detail=name)
         if outcome != OK:
             self.failures_in_a_row += 1
-            self.trouble = outcome
+            self.failure = outcome
             return
-        self.failures_in_a_row, self.trouble = 0, ""
+        self.failures_in_a_row, self.failure = 0, ""
         for name, value in metrics.items():
             if is_counter(name):  # one that decreased was restarted: its whole value is an increase
                 before = self._counters.get(name, value)

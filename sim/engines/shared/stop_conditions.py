@@ -101,9 +101,9 @@ class StopMonitor:
             return ""
         limit, polls = self._stop.metrics_unreachable_polls, self._metrics.failures_in_a_row
         if limit is not None and polls >= limit:
-            return f"metrics_unreachable_polls: the metrics endpoint failed {polls} times in a row ({self._metrics.trouble})"
+            return f"metrics_unreachable_polls: the metrics endpoint failed {polls} times in a row ({self._metrics.failure})"
         for name, highest in self._stop.metrics_above.items():
-            if not self._metrics.trouble and name not in self._metrics.latest:
+            if not self._metrics.failure and name not in self._metrics.latest:
                 return f"metrics_above.{name}: the metrics endpoint no longer has it"
             value = (self._metrics.increase if is_counter(name) else self._metrics.latest).get(name)
             if value is not None and value > highest:

@@ -344,13 +344,14 @@ class Pipe:
         self._passed = 0  # bytes, since the condition that counts them
         self._draws = 0
         self._end_at = math.inf  # when the end of the stream may be passed on
-        self._is_reset = self._is_done = self._discards = False
+        self.is_done = False  # whether the end of the stream was passed on
+        self._is_reset = self._discards = False
 
     # --- reading ------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
         """Take bytes that were read."""
-        if self._discards or self._is_done:
+        if self._discards or self.is_done:
             return
         if self._way is _CALM_WAY and not self._queue and self.sink.is_writable:
             self.sink.write(data)
@@ -399,9 +400,9 @@ class Pipe:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._is_done or self._way.stalled:
+        if self.is_done or self._way.stalled:
             return
-        while self._queue and self.sink.is_writable and not self._is_done:
+        while self._queue and self.sink.is_writable and not self.is_done:
             now = self._loop.time()
             wait_until = max(self._queue[0][0], self._free_at if self._way.bytes_per_s < math.inf else 0.0)
             if wait_until > now:
@@ -441,7 +442,7 @@ class Pipe:
             return
         if not self._is_reset and not self.sink.is_writable and not self.sink.is_closed:
             return  # earlier bytes are not written yet, or the sink is not connected yet
-        self._is_done = True
+        self.is_done = True
         if self._is_reset:
             self.sink.reset()
             return
@@ -451,21 +452,16 @@ class Pipe:
             connection.client.close()
             connection.runtime.close()
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the end of the stream was passed on."""
-        return self._is_done
-
     def discard(self) -> None:
         """Discard all bytes from now on."""
         self.stop()
-        self._is_done, self._discards = False, True
+        self.is_done, self._discards = False, True
         self._way = _CALM_WAY
         self._source.read_more(True)
 
     def stop(self) -> None:
-        """Stop for good; drop what waits and what comes."""
-        self._is_done = True
+        """Stop for good; drop the waiting bytes and all later ones."""
+        self.is_done = True
         self._queue.clear()
         self.held_bytes = 0
         if self._timer is not None:
