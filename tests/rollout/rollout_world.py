@@ -153,8 +153,8 @@ class RolloutWorld:
     clock: SteppedClock
     endpoints: SteppedService
     said: list[str] = field(default_factory=list)
-    watch_run: Path | None = None  # the watch that all others are copies of
-    counted: dict[str, dict[str, float]] = field(default_factory=dict)  # by path: what one watch made the servers count
+    check_run: Path | None = None  # the canary check that all others are copies of
+    counted: dict[str, dict[str, float]] = field(default_factory=dict)  # by path: what one canary check made the servers count
     copies: int = 0
     alter: Alter = unaltered
 
@@ -162,7 +162,7 @@ class RolloutWorld:
         self.endpoints.alter = self._answer
 
     def _answer(self, path: str, status: int, body: bytes) -> tuple[int, bytes]:
-        """As if each watch had been there."""
+        """What the servers count, as if each canary check had run."""
         if self.copies and path in self.counted and status == 200:
             body = json.dumps(added(json.loads(body), self.counted[path], self.copies)).encode()
         return self.alter(path, status, body)
@@ -222,7 +222,7 @@ def grown(now: Any, before: Any, path: str = "") -> dict[str, float]:
 
 
 def added(said: Any, more: dict[str, float], times: int, path: str = "") -> Any:
-    """What a service says, and so many times what a watch makes it count."""
+    """A service's answer, plus N times what one canary check makes it count."""
     if isinstance(said, dict):
         return {key: added(value, more, times, f"{path}/{key}") for key, value in said.items()}
     return said + int(more[path]) * times if path in more else said
@@ -258,9 +258,9 @@ def after_preflight(folder: Path, made: Path, monkeypatch: pytest.MonkeyPatch, *
     kept = msgspec.json.decode((made / "kept.json").read_bytes(), type=Kept)
     with rollout_world(folder, monkeypatch, from_iso(kept.at), **endpoints) as world:
         shutil.copytree(made / "out", folder / "out")
-        shutil.copytree(made / "the-watch", folder / "the-watch")
-        shutil.copyfile(made / "the-watch.json", folder / "the-watch.json")
-        world.watch_run, world.counted = folder / "the-watch", kept.counted
+        shutil.copytree(made / "canary-check", folder / "canary-check")
+        shutil.copyfile(made / "canary-check.json", folder / "canary-check.json")
+        world.check_run, world.counted = folder / "canary-check", kept.counted
         monkeypatch.setattr(pictures, "of", lambda *_: ())
         yield world
 
@@ -296,28 +296,28 @@ def rollout_world(
 
 
 def _copied(world: RolloutWorld, order: Order) -> canary_checks.Run:
-    """A watch's evidence, of which each copy has a name of its own."""
-    if world.watch_run is None:
+    """The evidence of a canary check; each copy has a name of its own."""
+    if world.check_run is None:
         before = world.figures()
         done = one_drill.run(order)
         world.counted = {path: grown(now, before[path]) for path, now in world.figures().items()}
         if done.status != "fail":
-            world.watch_run = world.folder / "the-watch"
-            shutil.copytree(Path(order.out) / done.run, world.watch_run)
-            (world.folder / "the-watch.json").write_bytes(msgspec.json.encode(done))
+            world.check_run = world.folder / "canary-check"
+            shutil.copytree(Path(order.out) / done.run, world.check_run)
+            (world.folder / "canary-check.json").write_bytes(msgspec.json.encode(done))
         return canary_checks.Finished(done)
-    done = msgspec.json.decode((world.folder / "the-watch.json").read_bytes(), type=records.DrillDone)
+    done = msgspec.json.decode((world.folder / "canary-check.json").read_bytes(), type=records.DrillDone)
     out = Path(order.out)
     world.copies += order.target == world.endpoints.name
     n = len(list(out.glob("*"))) if out.exists() else 0
     name = f"{done.run}-{n}"
-    shutil.copytree(world.watch_run, out / name)
+    shutil.copytree(world.check_run, out / name)
     recast(out / name, order)
     return canary_checks.Finished(msgspec.structs.replace(done, run=name))
 
 
 def recast(run_dir: Path, order: Order) -> None:
-    """A copy of a watch as if it had been of another target and another build."""
+    """A copy of a canary check, changed to another target and another build."""
     (folder,) = (run_dir / "drills").iterdir()
     drill = drill_file.load(Path(order.drill), order.set)
     (folder / results.DRILL_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(drill, order="deterministic"), indent=2))

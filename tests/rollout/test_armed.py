@@ -14,7 +14,7 @@ from drills.rollout.setup.records import Armed, HoldEvent, Revisions, Rollback
 from drills.rollout.verdict import armed, requirements
 from drills.rollout.verdict.armed import Monitor
 from sim.base.clocks import SteppedClock, iso
-from tests.rollout.test_hold import World, between
+from tests.rollout.hold_world import World, between
 from tests.stage_folders import NOW, Folder, dump
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
@@ -180,7 +180,7 @@ def test_no_gate_passes_while_the_way_back_is_closed(tmp_path: Path) -> None:
         return "the last good revisions are gone" if closed(world.clock.now()) else ""
 
     with world.stage_run() as run:
-        Hold(run, world, world, world.judge, check_routing=world.probe, arm=arm).run()
+        Hold(run, world, world, world.judge, check_routing=world.check_routing, arm=arm).run()
     gates = [(each.gate_h, each.at) for each in world.events() if each.kind == "gate"]
     assert [hour for hour, _ in gates] == [0.0, 1.0, 6.0, 24.0]
     assert gates[0][1] >= iso(AT + timedelta(hours=3))

@@ -44,7 +44,7 @@ def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld,
     holds = {
         run.stage: evidence.read_lines(rollouts.run_dir(rollout.rollout, run.run_id) / records.HOLD, HoldEvent) for run in runs
     }
-    assert from_iso(holds["2"][0].at).weekday() == 0, "begun on a Friday evening, it waits for the Monday"
+    assert from_iso(holds["2"][0].at).weekday() == 0, "started on a Friday evening, it waits for Monday"
     assert [event.gate_h for event in holds["4"] if event.kind == "gate"] == [0.0, 1.0, 6.0, 24.0]
     assert rollout.clock.now() - START > timedelta(days=4)
     second = next(run for run in runs if run.stage == "2")

@@ -49,8 +49,8 @@ def test_the_right_share_of_the_wrong_keys_fails_by_name():
 
 
 def test_buckets_that_are_told_wrongly_are_worked_out_again():
-    told = [RoutingCheck(at="", key=each.key, bucket=0, in_cohort=True, outcome="ok") for each in answers(5.0)]
-    assert routing_checks.judge(told, 5.0).state == State.FAIL
+    answered = [RoutingCheck(at="", key=each.key, bucket=0, in_cohort=True, outcome="ok") for each in answers(5.0)]
+    assert routing_checks.judge(answered, 5.0).state == State.FAIL
 
 
 def test_too_few_answers_or_none_are_no_pass():

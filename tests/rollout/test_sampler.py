@@ -20,7 +20,7 @@ START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 
 
 class Said:
-    """A source that says what it is told to."""
+    """A source with scripted answers."""
 
     def __init__(self, source: str = "metrics", generated_at: Callable[[datetime], str | None] = iso) -> None:
         self.source, self.generated_at = source, generated_at

@@ -25,7 +25,7 @@ from sim.engines.shared.endpoints import Endpoints
 from sim.record.observations import Kind
 from tests.histories import Story
 from tests.known_bad_windows import drops, late, reported, values
-from tests.rollout.test_hold import World
+from tests.rollout.hold_world import World
 from tests.stage_folders import CONTROL, Folder, dump
 from tests.windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, canary_series, good, quiet
 

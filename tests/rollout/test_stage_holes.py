@@ -19,9 +19,9 @@ from drills.rollout.verdict import chain, requirements, window
 from sim.base import atomic_files
 from sim.base.clocks import SteppedClock, SystemClock, from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
+from tests.rollout.hold_world import KilledError as HoldKilledError
+from tests.rollout.hold_world import World, between, held_s, never
 from tests.rollout.rollout_world import RolloutWorld
-from tests.rollout.test_hold import KilledError as HoldKilledError
-from tests.rollout.test_hold import World, between, held_s, never
 from tests.rollout.test_no_false_go import kill_after_an_hour, latest, refused
 from tests.rollout.test_stages_file import changed
 from tests.stage_folders import NOW, Folder, dump
