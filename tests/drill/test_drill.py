@@ -86,8 +86,8 @@ def test_a_file_becomes_a_drill_with_defaults(path: Path):
         (["checks=['fast']"], ["'checks.0'", "'fast'"]),
         (["name=A-B"], ["'name'", "'A-B'"]),
         (
-            ["expect.negative_clients=['knock']"],
-            ["'expect.negative_clients.0'", "'knock'", "expired_token, mutation_over_socket"],
+            ["expect.negative_clients=['intruder']"],
+            ["'expect.negative_clients.0'", "'intruder'", "expired_token, mutation_over_socket"],
         ),
         (["expect.stale_reasons=['old']"], ["'expect.stale_reasons.0'", "'old'", "retention_floor_breach"]),
         (["runtime.window=3"], ["'runtime.window'", "unknown key", "window_events"]),

@@ -34,9 +34,9 @@ def both(out: Path, drill: Drill, defects: tuple[str, ...] = ()) -> tuple[Path, 
 
 
 def went_as_planned(verdict: DrillVerdict) -> bool:
-    """Whether the drill was the drill: everyone live before, events published, faults seen to act. How late does not matter."""
-    course = [check for check in verdict.checks if check.name.startswith("drill.") and check.name not in OF_TIME]
-    return not any(check.state is State.ERROR for check in course)
+    """Whether everyone was live before, events were published and every fault had an observed effect. Times do not matter."""
+    checks = [check for check in verdict.checks if check.name.startswith("drill.") and check.name not in OF_TIME]
+    return not any(check.state is State.ERROR for check in checks)
 
 
 def observed(run_dir: Path, drill: Drill) -> tuple[RunHeader, list[dict]]:
@@ -52,7 +52,7 @@ def judged(run_dir: Path) -> DrillVerdict:
 def fates(header: RunHeader, rows: list[dict]) -> tuple[Streams, Streams]:
     """For each client and stream: what it applied, in that order; and all it has accounted for, in ascending order.
 
-    A client whose process died has applied what its store says, and begins anew where it has none.
+    A client whose process died has applied what its store says, and restarts where it has none.
     """
     pairs = [(int(client), stream) for client, streams in header.subscriptions.items() for stream in streams]
     applied: Streams = {pair: [] for pair in pairs}

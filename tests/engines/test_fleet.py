@@ -123,7 +123,7 @@ def test_under_contention_recovery_is_the_same_within_two_percent(seed: int, one
     same(of_fleet(drill, model, seed).tally(), of_virtual(tmp_path, drill, model, seed), 0.02)
 
 
-def test_who_waits_too_long_at_the_door_of_one_loop_gives_up_and_comes_again(tmp_path: Path):
+def test_a_client_that_waits_too_long_in_the_accept_queue_gives_up_and_retries(tmp_path: Path):
     """A return of 15 s and more, as those who are back get frames; a client waits 10 s for a handshake."""
     model = SystemModel(server=Server(one_loop=True, handshake_ms=60.0, delivery_batch_ms=0.15))
     slowly = ("fleet.clients=250", "fleet.connects_per_s=12", "phases.settle_s=90")
@@ -196,7 +196,7 @@ def test_the_best_it_can_be_is_inconclusive(tmp_path: Path):
 
 
 def test_what_it_measures_can_fail(tmp_path: Path):
-    """A client without jitter that never resets its backoff, and a lane that is too slow for it."""
+    """A client without jitter that never resets its backoff, and a service that is too slow for it."""
     shape = ("phases.fault_s=9", "phases.steady_s=5", "phases.settle_s=60")
     verdict = judged(tmp_path, storm("fleet.clients=2000", "fleet.policy=desktop", "faults.1.at_s=7", *shape))
     failed = {check.name for check in verdict.drills[0].checks if check.state is State.FAIL}
@@ -204,7 +204,7 @@ def test_what_it_measures_can_fail(tmp_path: Path):
     assert verdict.exit_code == 1
 
 
-def test_a_lane_that_never_gets_well_is_an_error(tmp_path: Path):
+def test_a_service_that_never_reaches_its_steady_state_is_an_error(tmp_path: Path):
     verdict = judged(tmp_path, storm("fleet.clients=40000", "phases.steady_limit_s=1", "phases.settle_s=1"))
     states = {check.name: check.state for check in verdict.drills[0].checks}
     assert states["drill.steady_state"] is states["drill.faults_observed"] is State.ERROR
@@ -214,7 +214,7 @@ def test_a_lane_that_never_gets_well_is_an_error(tmp_path: Path):
 
 
 def test_an_overloaded_delivery_passes_nothing(tmp_path: Path):
-    """Beyond what a reader's queue holds, a lane sends it away, which is not simulated."""
+    """Beyond what a reader's queue holds, a service sends it away, which is not simulated."""
     drill = storm("fleet.clients=300", "load.events_per_s=200")
     model = tmp_path / "slow.toml"
     model.write_text("[server]\ndelivery_event_ms = 0.1\n")

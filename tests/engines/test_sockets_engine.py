@@ -176,7 +176,7 @@ def test_what_this_machine_or_target_cannot_do_is_said_before_anything_starts():
         engine.check_service(endpoints)
 
 
-def test_nobodys_sessions_are_revoked_on_a_lane_that_is_not_ours():
+def test_no_sessions_are_revoked_on_a_service_that_is_not_ours():
     async def revoke() -> None:
         http = ServiceHttp(Endpoints("theirs", "staging", "http://127.0.0.1:9", "http://127.0.0.1:9", session="s3cret"))
         try:
@@ -188,7 +188,7 @@ def test_nobodys_sessions_are_revoked_on_a_lane_that_is_not_ours():
         asyncio.run(revoke())
 
 
-def test_a_lane_never_shows_its_session():
+def test_endpoints_never_show_their_session():
     assert "s3cret" not in repr(Endpoints("l", "staging", "http://r", "http://c", session="s3cret"))
 
 

@@ -54,7 +54,7 @@ def test_first_come_is_first_served_and_the_first_free_worker_takes_it():
     assert station.admit(5.0, 1.0) == (5.0, 6.0)
 
 
-def test_a_station_that_dies_loses_everyone_and_begins_anew():
+def test_a_station_that_dies_loses_everyone_and_starts_empty():
     station = Station(1)
     for _ in range(3):
         station.admit(0.0, 10.0)

@@ -130,7 +130,7 @@ def account(rows: Rows, head: int) -> Counter[str]:
     return Counter(fate.values())
 
 
-SLOW = SystemModel(server=Server(delivery_batch_ms=40.0))  # a lane that falls behind for good: 25 frames a second
+SLOW = SystemModel(server=Server(delivery_batch_ms=40.0))  # a service that falls behind for good: 25 frames a second
 
 
 @pytest.mark.parametrize("model", [SystemModel(), SLOW], ids=["default", "slow"])

@@ -68,6 +68,6 @@ def test_full_and_decorrelated_jitter_cost_no_more_than_equal_jitter(attempts: d
 
 
 def test_trying_again_at_once_is_hopeless(tmp_path: Path):
-    """No wait at all: everyone hammers on a full door; jitter needs a fraction of it."""
+    """No wait at all: everyone retries at a full accept queue; jitter needs a fraction of it."""
     hammering = storm(tmp_path / "none", backoff.get("none"), 1, clients=200)
     assert hammering > 2 * storm(tmp_path / "full", backoff.get("reference"), 1, clients=200)

@@ -26,7 +26,7 @@ def stories(folder: Path, name: str, model: SystemModel) -> dict[int, list[str]]
     assert moments == sorted(moments)
     found: dict[int, list[str]] = defaultdict(list)
     for row in table.to_pylist():
-        found[row["client"]].append(repr(row))  # a number that is none is not equal to itself
+        found[row["client"]].append(repr(row))  # NaN is not equal to itself
     return found
 
 
@@ -54,7 +54,7 @@ def test_calling_every_frame_out_changes_nothing(
 
 
 def test_frames_that_arrive_at_one_moment_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without limits a lane sends a heartbeat and what comes after it at one and the same moment."""
+    """Without limits a service sends a heartbeat and what comes after it at one and the same moment."""
     foreseen = stories(tmp_path / "foreseen", "reconnect_storm", UNLIMITED)
     monkeypatch.setattr(Link, "foresee", lambda link, session: None)
     called_out = stories(tmp_path / "called", "reconnect_storm", UNLIMITED)

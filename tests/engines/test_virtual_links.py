@@ -179,7 +179,7 @@ def test_a_message_is_as_long_as_its_json_and_another_of_the_same_identity_is_me
 
 
 def simulate(tmp_path: Path, fault: dict, *more: str) -> list[dict]:
-    """A small drill with this fault alone, in a lane that takes no time; its rows."""
+    """A small drill with this fault alone, in a service that takes no time; its rows."""
     drill = with_faults(small("reconnect_storm", *UNHURRIED, *more), {"at_s": 0.5, **fault})
     engine.run(drill, engine.Options(tmp_path, 1, replace(UNLIMITED, network=Network(sigma=0.0))))
     return read_verified(tmp_path)[1].to_pylist()

@@ -16,5 +16,5 @@ def test_what_is_wrong_is_caught_by_name(tmp_path: Path, case: Catch):
 
 @pytest.mark.parametrize("defects", [(), (HARMLESS,)], ids=["healthy", HARMLESS])
 @pytest.mark.parametrize("drill", CATALOGUE)
-def test_a_healthy_lane_and_lawful_duplicates_turn_nothing_red(tmp_path: Path, drill: str, defects: tuple[str, ...]):
+def test_a_healthy_service_and_allowed_duplicates_turn_nothing_red(tmp_path: Path, drill: str, defects: tuple[str, ...]):
     assert troubles(storm(tmp_path, small(drill), defects=defects, engine="virtual")) == []

@@ -39,7 +39,7 @@ def test_a_mirror_that_fails_is_tried_again_and_what_it_never_takes_comes_with_t
     assert all(wait_ms >= 0.0 for wait_ms in waits_ms)
 
 
-def test_an_event_that_the_lane_changed_before_it_took_it_is_two_events_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_event_that_the_service_changes_before_it_takes_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     take = SimulatedService._append
     monkeypatch.setattr(
         SimulatedService, "_append", lambda service, topic, key, payload: take(service, topic, key, b'{"other":1}')

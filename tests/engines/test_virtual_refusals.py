@@ -145,7 +145,7 @@ def test_who_can_never_converge_is_listed_with_the_reason(tmp_path: Path):
     assert (verdict.status, converged.state) == (State.FAIL, State.FAIL)
 
 
-def test_a_network_too_slow_to_connect_makes_a_sick_system(tmp_path: Path):
+def test_a_network_too_slow_to_connect_makes_an_unhealthy_system(tmp_path: Path):
     drill = small("reconnect_storm", "phases.steady_limit_s=2")
     history = simulate(tmp_path, drill, SystemModel(network=Network(median_ms=1e6, sigma=0.0)))
     assert history.header.complete

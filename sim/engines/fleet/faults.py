@@ -93,20 +93,20 @@ def part_of(chosen: Array, part: int, parts: int, seed: int, purpose: str) -> Ar
 
 
 def begin(world: World, planned: FleetFault) -> int:
-    """Do it now; returns how often it was seen to act at once."""
+    """Inject it now; returns how often it took effect at once."""
     service = world.service
     match planned.fault:
         case DropSockets(offline_s=offline_s):
-            return _strike(world, fleet_world.CUT, planned.chosen, offline_s)
+            return _inject(world, fleet_world.CUT, planned.chosen, offline_s)
         case RollingDeploy():
-            return _strike(world, fleet_world.HANG_UP, planned.chosen)
+            return _inject(world, fleet_world.HANG_UP, planned.chosen)
         case KillRuntime():
-            _strike(world, fleet_world.KILL)
+            _inject(world, fleet_world.KILL)
             return 1
         case ExpireTokens():
-            return _strike(world, fleet_world.EXPEL)
+            return _inject(world, fleet_world.EXPEL)
         case ForgetTokens():
-            return _strike(world, fleet_world.FORGET, planned.chosen)
+            return _inject(world, fleet_world.FORGET, planned.chosen)
         case ShrinkWindow() as fault:
             return _trim(world, fault)
         case MintOutage():
@@ -122,7 +122,7 @@ def begin(world: World, planned: FleetFault) -> int:
 
 
 def end(world: World, planned: PlannedFault) -> int:
-    """Take it back; returns how often it acted, for one that shows only while it lasts."""
+    """Revert it; returns how often it took effect, where that shows only while it lasts."""
     service = world.service
     match planned.fault:
         case KillRuntime():
@@ -135,13 +135,13 @@ def end(world: World, planned: PlannedFault) -> int:
             return int(service["limited_subscribes"][0])
         case SlowMint(delay_ms=delay_ms):
             service["held_mint_s"] = 0.0
-            _strike(world, fleet_world.MINT_FREELY, value=delay_ms / 1000)
+            _inject(world, fleet_world.MINT_FREELY, value=delay_ms / 1000)
             return int(service["held_mints"][0])
     return 0
 
 
-def _strike(world: World, how: int, chosen: Array = _NOBODY, value: float = 0.0) -> int:
-    return int(entry.strike(world.service, how, chosen, value))
+def _inject(world: World, how: int, chosen: Array = _NOBODY, value: float = 0.0) -> int:
+    return int(entry.inject(world.service, how, chosen, value))
 
 
 def _trim(world: World, fault: ShrinkWindow) -> int:

@@ -47,7 +47,7 @@ def _clients(drill: Drill) -> Iterator[Unfit]:
         yield "key 'fleet.topics_per_client'", fleet.topics_per_client, f"more than {MAX_TOPICS} streams a client"
     ttl_s = fleet.token_ttl_s or runtime.token_ttl_s
     if not runtime.token_ttl_min_s <= ttl_s <= min(runtime.token_ttl_max_s, runtime.token_max_age_s):
-        yield "the tokens' lifetime", f"{ttl_s} s", "tokens that the lane refuses"
+        yield "the tokens' lifetime", f"{ttl_s} s", "tokens that the service refuses"
     told = client_setup.client_settings(drill, 1).compatibility
     if incompatibility(runtime, told, Compatibility()):
         yield "key 'fleet.client_build'", f"'{fleet.client_build}'", "clients that may not join"

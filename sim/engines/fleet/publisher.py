@@ -1,4 +1,4 @@
-"""When each event is announced: what the publisher and the lane's publish workers come to, worked out beforehand.
+"""When each event is announced: what the publisher and the service's publish workers come to, worked out beforehand.
 
 An event is due every so often, whatever becomes of those before it. While the runtime is down its publisher tries again every
 `RETRY_S`, as that of the other engines does.

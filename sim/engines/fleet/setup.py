@@ -11,11 +11,11 @@ from sim.drill.model import Drill
 from sim.drill.system_model import Server, SystemModel
 from sim.engines.fleet.kernel import disconnecting, world
 from sim.engines.fleet.kernel.randomness import key_of
-from sim.engines.fleet.kernel.world import CHUNK, CLIENT, KNOCK, MORE, PLACE, SERVICE, Array, World
+from sim.engines.fleet.kernel.world import ARRIVAL, CHUNK, CLIENT, MORE, PLACE, SERVICE, Array, World
 from sim.engines.shared import client_setup
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, topic_class
 
-_BEAT_S = 0.005  # heartbeats are served together, so many seconds at a time
+_BEAT_S = 0.005  # heartbeats are served together, in steps of this many seconds
 _BIN_S, _MAX_BINS = 0.001, 400_000  # of the series; a long run has wider ones
 _MAX_BUCKETS = 2**23
 _CACHE_LINE = 64  # bytes
@@ -54,7 +54,7 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
         "budgets": np.array([_budget(drill, topic) for topic in topics], np.int64),
         "handshakers": np.zeros(server.handshake_workers),
         "inside": np.zeros(_ring(clients, settings.reply_timeout_s, server.accept_backlog, server.handshake_ms, horizon_s)),
-        **_door(clients, server, horizon_s / settings.reply_timeout_s + 2),
+        **_accept_queue(clients, server, horizon_s / settings.reply_timeout_s + 2),
         "minters": np.zeros(model.control.mint_workers),
         "holders": np.zeros(1),
         "beats": np.zeros(beats, np.int32),
@@ -102,13 +102,17 @@ def _ring(clients: int, reply_timeout_s: float, backlog: int, handshake_ms: floa
     return 0 if handshake_ms == 0 or backlog >= most else backlog + clients + 1
 
 
-def _door(clients: int, server: Server, attempts: float) -> dict[str, Array]:
+def _accept_queue(clients: int, server: Server, attempts: float) -> dict[str, Array]:
     """Room for who waits for a handshake of one loop: the backlog and those on their way to it; and for when they give up."""
     if not server.one_loop:
-        return {"door": np.zeros(0, KNOCK), "give_up_at": np.zeros(0), "give_up_client": np.zeros(0, np.int32)}
+        return {"accept_queue": np.zeros(0, ARRIVAL), "give_up_at": np.zeros(0), "give_up_client": np.zeros(0, np.int32)}
     places = math.ceil(min(server.accept_backlog, clients * attempts)) + clients + 1
     waits = 2 * clients
-    return {"door": np.zeros(places, KNOCK), "give_up_at": np.zeros(waits), "give_up_client": np.zeros(waits, np.int32)}
+    return {
+        "accept_queue": np.zeros(places, ARRIVAL),
+        "give_up_at": np.zeros(waits),
+        "give_up_client": np.zeros(waits, np.int32),
+    }
 
 
 def _formula(delays: Backoff) -> tuple[int, float, float, Array]:

@@ -44,7 +44,7 @@ def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverg
 
 
 def times_until(percents: Sequence[int], seconds: Array) -> list[float]:
-    """The smallest samples that at least so many percent of all do not exceed, as `sim.analysis.reconnects` has it."""
+    """The percentiles, as `sim.analysis.reconnects` has it."""
     places = [max(math.ceil(percent / 100 * len(seconds) - 1e-9), 1) - 1 for percent in percents]
     ordered = np.partition(seconds, places)
     return [float(ordered[place]) for place in places]

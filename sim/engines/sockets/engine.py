@@ -51,7 +51,7 @@ _GOODBYE_S = 0.1  # for the last frames to go out
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. `lane` None: start the embedded mock with these switches."""
+    """How to run. `endpoints` None: start the embedded mock with these switches."""
 
     folder: Path
     seed: int = 1
@@ -84,7 +84,7 @@ def _end_signal_given_back() -> Iterator[None]:
 
 
 def check_service(endpoints: Endpoints) -> None:
-    """Raise `TargetError`, one sentence, unless a lane is there and speaks the protocol."""
+    """Raise `TargetError`, one sentence, unless a service is there and speaks the protocol."""
 
     async def look() -> None:
         async with ServiceHttp(endpoints) as http:

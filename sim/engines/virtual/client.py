@@ -152,7 +152,7 @@ class VirtualClient:
             self._read(link, self._env.now, 0)
 
     def _read(self, link: Link, now: float, leave: int) -> None:
-        """Take what is in the inbox and has arrived, but for so many at its end."""
+        """Take what is in the inbox and has arrived, except for the last `leave` frames."""
         inbox, session, share, began = link.inbox, self.session, self._recorder.share, self._began
         before = len(inbox)
         while len(inbox) > leave and inbox[0][0] <= now:
@@ -180,7 +180,7 @@ class VirtualClient:
             self.catch_up()
 
     def is_lost(self, link: Link, event: Closed) -> None:
-        """The news that the lane closed the connection, or died, is here."""
+        """The news that the service closed the connection, or died, is here."""
         if link is self._link:
             self.catch_up()
             self._link = None
@@ -230,7 +230,7 @@ class VirtualClient:
             self._service.received(link.number, link, intent)
 
     def _abandon(self) -> None:
-        """Leave the connection; the lane hears of it a delay later."""
+        """Leave the connection; the service hears of it a delay later."""
         link, self._link = self._link, None
         if link is None or not link.number:
             return
@@ -299,7 +299,7 @@ class VirtualClient:
             self._later(self._refused, "network", link)
 
     def _upgraded(self, outcome: int | str, link: Link) -> None:
-        """The lane has answered; the answer arrives a delay later."""
+        """The service has answered; the answer arrives a delay later."""
         if isinstance(outcome, str):
             self._later(self._refused, outcome, link)
             return

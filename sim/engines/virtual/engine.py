@@ -1,4 +1,4 @@
-"""The virtual engine: a whole fleet, its network and its lane in simulated time, driving the same sessions and cores.
+"""The virtual engine: a whole fleet, its network and its service in simulated time, driving the same sessions and cores.
 
 SimPy's environment is the only clock. Clients are callbacks with one lazily re-armed wake-up each, not a process a
 client; typed frames pass by reference and JSON frames are never made. One seed gives the same bytes of observations on

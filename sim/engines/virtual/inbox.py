@@ -34,7 +34,7 @@ class Reader(Protocol):
 
 
 class Link:
-    """One connection of a client, from its attempt on, as client and lane hold it: what it says never reaches a later one.
+    """One connection of a client, from its attempt on, as client and service hold it: what it says never reaches a later one.
 
     It is foreseen while its client only follows: `follows` is then where that will stand, by topic, behind all that was
     sent; None: what comes next is not known.
@@ -50,7 +50,7 @@ class Link:
         self._env = env
         self._delay_s = delay_s
         self._run_of = run_of
-        self.number = 0  # the lane's, once open
+        self.number = 0  # the service's, once open
         self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
         self.inbox: deque[tuple[float, Message, Run | None]] = deque()  # when each arrives, first come first
         self.taken = 0  # how many were ever taken out of it
@@ -58,7 +58,7 @@ class Link:
         self.is_foreseen = False
         self.follows: dict[str, int] | None = None
 
-    # --- the lane's end -----------------------------------------------------------------------------
+    # --- the service's end -----------------------------------------------------------------------------
 
     def sends(self, message: Message, moment: float) -> None:
         """The service puts a message on the wire at `moment`."""

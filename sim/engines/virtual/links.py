@@ -2,7 +2,7 @@
 
 A client has a `RoughLink` only while some fault concerns it, so that a link with nothing wrong costs one look at an
 attribute. Messages count by the length of their JSON. What an edge would have to keep, since nobody takes it, fills the
-buffers between runtime and client; once they are full the lane puts nothing more on the wire, and its queue fills.
+buffers between runtime and client; once they are full the service puts nothing more on the wire, and its queue fills.
 """
 
 import math
@@ -30,7 +30,7 @@ class Connection(Protocol):
 
 
 class Line(Protocol):
-    """The lane's side: whom it may send to."""
+    """The service's side: whom it may send to."""
 
     def hold(self, number: int) -> None:
         """Send nothing more to this connection: the way to it is full."""

@@ -35,7 +35,7 @@ _KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever
 
 
 class Peer(Protocol):
-    """The client's end of a connection, as the lane sees it: where frames and the news of a loss are sent to."""
+    """The client's end of a connection, as the service sees it: where frames and the news of a loss are sent to."""
 
     def sends(self, message: Message, moment: float) -> None:
         """A message is put on the wire at `moment`."""
@@ -45,7 +45,7 @@ class Peer(Protocol):
 
 
 class SimulatedService:
-    """One lane. It is up from the start; `kill` and `restart` take the runtime down and bring it back on the same log."""
+    """One service. It is up from the start; `kill` and `restart` take the runtime down and bring it back on the same log."""
 
     def __init__(self, env: VirtualClock, settings: RuntimeSettings, switches: Switches, model: SystemModel) -> None:
         self._env = env
@@ -57,7 +57,9 @@ class SimulatedService:
         self._rotations = 0
         self.is_up = True
         self._handshakes = Station(model.server.handshake_workers)
-        self._at_door: deque[tuple[Token, Peer]] = deque()  # of a lane of one loop: who waits for a handshake
+        self._accept_queue: deque[tuple[Token, Peer]] = (
+            deque()
+        )  # of a service with one loop: connections that wait for a handshake
         self._minting = Station(model.control.mint_workers)
         self._mint_limit = Station(1)
         self._mint_gap_s = 1 / model.control.mints_per_s if model.control.mints_per_s else 0.0
@@ -124,14 +126,14 @@ class SimulatedService:
 
     def has_room(self) -> bool:
         """Whether the accept backlog takes another connection; if not, its SYN goes unanswered."""
-        inside = len(self._at_door) if self._is_one_loop else self._handshakes.inside(self._env.now)
+        inside = len(self._accept_queue) if self._is_one_loop else self._handshakes.inside(self._env.now)
         return inside < self._model.server.accept_backlog
 
     def upgrade(self, token: Token, peer: Peer, answer: Callable[[int | str], None]) -> None:
-        """Handshake: a connection's number, or the refusal's code, when its turn has come; `network` if the lane dies first."""
+        """Handshake: answers, in its turn, with a connection's number or a refusal's code (`network`: the service died)."""
         self._in_handshake[peer] = answer
         if self._is_one_loop:
-            self._at_door.append((token, peer))
+            self._accept_queue.append((token, peer))
             self._go_to_work()
             return
         _, end = self._handshakes.admit(self._env.now, self._handshake_s)
@@ -184,7 +186,7 @@ class SimulatedService:
             self._full.discard(number)
 
     def has(self, number: int, peer: Peer) -> bool:
-        """Whether this connection is open, as far as the lane knows."""
+        """Whether this connection is open, as far as the service knows."""
         return self._peers.get(number) is peer
 
     # --- publishing ---------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ class SimulatedService:
         self._go_to_work()
 
     def _go_to_work(self) -> None:
-        if not self._working and (self._waiting or self._at_door):
+        if not self._working and (self._waiting or self._accept_queue):
             self._working = True
             self._env.call_at(self._free_at, self._work)
 
@@ -282,11 +284,11 @@ class SimulatedService:
             queued.discard(number)
             if runtime.is_closing(number):
                 self._hang_up(number, done_at)
-        while self._at_door and done_at <= until:
+        while self._accept_queue and done_at <= until:
             done_at += self._handshake_s
-            self._env.call_at(done_at, self._shake, *self._at_door.popleft())
+            self._env.call_at(done_at, self._shake, *self._accept_queue.popleft())
         self._free_at = done_at
-        self._working = bool(waiting or self._at_door)
+        self._working = bool(waiting or self._accept_queue)
         if self._working:
             self._env.call_at(done_at, self._work)
 
@@ -363,7 +365,7 @@ class SimulatedService:
         peers, self._peers = self._peers, {}
         waiting, self._in_handshake = self._in_handshake, {}
         self._waiting.clear()
-        self._at_door.clear()
+        self._accept_queue.clear()
         self._queued.clear()
         self._full.clear()
         self._wake_at = float("inf")

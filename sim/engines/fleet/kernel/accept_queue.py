@@ -1,4 +1,4 @@
-"""The door of a lane of one loop, compiled: handshakes are done by the delivery worker, when no frame waits.
+"""The accept queue of a service with one loop, compiled: handshakes are done by the delivery worker, when no frame waits.
 
 When a handshake will be done is not known when it is asked for, so whoever waits for one has no event: it is let in at its
 turn, or gives up at its moment. Both orders are kept beside the queue of events, and hold places of clients long gone.
@@ -7,43 +7,43 @@ turn, or gives up at its moment. Both orders are kept beside the queue of events
 import math
 
 from sim.engines.fleet.kernel import world
-from sim.engines.fleet.kernel.arrays import clients, door, give_up_at, give_up_client, more
+from sim.engines.fleet.kernel.arrays import accept_queue, clients, give_up_at, give_up_client, more
 from sim.engines.fleet.kernel.compilation import inner
 from sim.engines.fleet.kernel.disconnecting import fail
 from sim.engines.fleet.kernel.event_queue import rise, schedule, sink
-from sim.engines.fleet.kernel.world import Endpoints, whole
+from sim.engines.fleet.kernel.world import Service, whole
 
 _JOIN, _DENIED, _FOR_HANDSHAKE = world.JOIN, world.DENIED, world.FOR_HANDSHAKE
 _NETWORK = world.NETWORK
 
 
 @inner
-def knock(w: Endpoints, i: int, at: float) -> None:
+def queue_handshake(w: Service, i: int, at: float) -> None:
     """A client waits for its handshake from now on."""
     clients(w)[i].event = _FOR_HANDSHAKE
     more(w)[i].ticket += 1
-    place = door(w)[w.door_tail % len(door(w))]
+    place = accept_queue(w)[w.accept_tail % len(accept_queue(w))]
     place.who, place.since, place.ticket = i, at, more(w)[i].ticket
-    w.door_tail += 1
+    w.accept_tail += 1
     if w.waiting == len(give_up_at(w)):
         _forget_the_gone(w)
     _watch(w, i, clients(w)[i].due + w.reply_timeout_s)
 
 
 @inner
-def next_handshake(w: Endpoints) -> float:
+def next_handshake(w: Service) -> float:
     """When the worker begins with the next one if no frame waits; infinity if there is none."""
-    if w.door_head == w.door_tail:
+    if w.accept_head == w.accept_tail:
         return math.inf
-    return float(max(w.free_at, door(w)[w.door_head % len(door(w))].since))
+    return float(max(w.free_at, accept_queue(w)[w.accept_head % len(accept_queue(w))].since))
 
 
 @inner
-def shake_hands(w: Endpoints) -> None:
+def shake_hands(w: Service) -> None:
     """The next handshake, which takes as long if it is done for nobody."""
     w.free_at = done = next_handshake(w) + w.handshake_s
-    place = door(w)[w.door_head % len(door(w))]
-    w.door_head += 1
+    place = accept_queue(w)[w.accept_head % len(accept_queue(w))]
+    w.accept_head += 1
     i = whole(place.who)
     client = clients(w)[i]
     if client.event != _FOR_HANDSHAKE or more(w)[i].ticket != place.ticket:
@@ -60,7 +60,7 @@ def shake_hands(w: Endpoints) -> None:
 
 
 @inner
-def give_up(w: Endpoints) -> None:
+def give_up(w: Service) -> None:
     """The first moment of all: its client gives up, if it still waits for that handshake."""
     i, at = whole(give_up_client(w)[0]), give_up_at(w)[0]
     w.waiting -= 1
@@ -71,21 +71,21 @@ def give_up(w: Endpoints) -> None:
 
 
 @inner
-def _waits(w: Endpoints, i: int, at: float) -> bool:
+def _waits(w: Service, i: int, at: float) -> bool:
     """Whether the attempt that would give up then is the one under way."""
     client = clients(w)[i]
     return bool(client.event == _FOR_HANDSHAKE and client.due + w.reply_timeout_s == at)
 
 
 @inner
-def _watch(w: Endpoints, i: int, at: float) -> None:
+def _watch(w: Service, i: int, at: float) -> None:
     w.waiting += 1
     rise(give_up_at(w), give_up_client(w), w.waiting - 1, at, i)
     w.next_give_up = give_up_at(w)[0]
 
 
 @inner
-def _forget_the_gone(w: Endpoints) -> None:
+def _forget_the_gone(w: Service) -> None:
     """Make room: whoever was let in, or left, gives up nothing any more. No client waits twice, so half of all can go."""
     before, w.waiting = w.waiting, 0
     for place in range(before):

@@ -1,4 +1,4 @@
-"""A world's arrays, as compiled code finds them: by the addresses in the lane's record.
+"""A world's arrays, as compiled code finds them: by the addresses in the service's record.
 
 One record is passed from function to function instead of two dozen arrays, which takes a tenth of the time to compile.
 """
@@ -14,12 +14,12 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from sim.engines.fleet.kernel.compilation import inner
-from sim.engines.fleet.kernel.world import ARRAYS, CHUNK, CLIENT, MORE, TABLES, Array, Endpoints
+from sim.engines.fleet.kernel.world import ARRAYS, CHUNK, CLIENT, MORE, TABLES, Array, Service
 
 _CLIENT_BYTES = np.uint64(CLIENT.itemsize)
 _MORE_BYTES = np.uint64(MORE.itemsize)
 _CHUNK_BYTES = np.uint64(4 * CHUNK)
-Find = Callable[[Endpoints], Array]
+Find = Callable[[Service], Array]
 
 
 @intrinsic
@@ -50,7 +50,7 @@ def _vector(name: str) -> Find:
     at, rows, kind = f"{name}_at", f"{name}_rows", np.dtype(ARRAYS[name])
 
     @inner
-    def find(w: Endpoints) -> Array:
+    def find(w: Service) -> Array:
         return carray(_pointer(w[at]), (w[rows],), kind)  # type: ignore[call-arg]
 
     return find
@@ -60,7 +60,7 @@ def _table(name: str) -> Find:
     at, rows, columns, kind = f"{name}_at", f"{name}_rows", f"{name}_columns", np.dtype(TABLES[name])
 
     @inner
-    def find(w: Endpoints) -> Array:
+    def find(w: Service) -> Array:
         return carray(_pointer(w[at]), (w[rows], w[columns]), kind)  # type: ignore[call-arg]
 
     return find
@@ -84,7 +84,7 @@ floors = _vector("floors")
 budgets = _vector("budgets")
 handshakers = _vector("handshakers")
 inside = _vector("inside")
-door = _vector("door")
+accept_queue = _vector("accept_queue")
 give_up_at = _vector("give_up_at")
 give_up_client = _vector("give_up_client")
 minters = _vector("minters")
@@ -103,13 +103,13 @@ steps_ms = _vector("steps_ms")
 
 
 @inner
-def fetch(w: Endpoints, i: int) -> None:
+def fetch(w: Service, i: int) -> None:
     """A client is about to be looked at: the processor need not wait for its records then."""
     _prefetch(w.clients_at + np.uint64(i) * _CLIENT_BYTES)  # type: ignore[call-arg]
     _prefetch(w.more_at + np.uint64(i) * _MORE_BYTES)
 
 
 @inner
-def fetch_chunk(w: Endpoints, number: int) -> None:
-    """The same of a chunk; a negative number is none, and does no harm."""
+def fetch_chunk(w: Service, number: int) -> None:
+    """The same of a chunk; a negative number stands for no chunk and does no harm."""
     _prefetch(w.chunks_at + np.uint64(number) * _CHUNK_BYTES)  # type: ignore[call-arg]

@@ -1,7 +1,7 @@
 """Compiling with Numba; what was compiled is kept for the next run where that is possible, and never a reason for one to fail.
 
 It is kept in a folder of its own for each state of the compiled modules' source, in the user's cache folder, or where
-`NUMBA_CACHE_DIR` says. In an installation without a home, or on a full disk, each process compiles anew.
+`NUMBA_CACHE_DIR` says. In an installation without a home, or on a full disk, each process compiles again.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ Mirrors `VirtualClient`, `SimulatedService` and the session and server code they
 """
 
 from sim.engines.fleet.kernel import world
-from sim.engines.fleet.kernel.accept_queue import knock
+from sim.engines.fleet.kernel.accept_queue import queue_handshake
 from sim.engines.fleet.kernel.arrays import (
     beats,
     budgets,
@@ -24,7 +24,7 @@ from sim.engines.fleet.kernel.delivery import one_more, stand_in_line
 from sim.engines.fleet.kernel.disconnecting import back_off, connect
 from sim.engines.fleet.kernel.event_queue import schedule
 from sim.engines.fleet.kernel.service import admit, attempted, count, has_room, head_of, size, stream_of
-from sim.engines.fleet.kernel.world import Endpoints, whole
+from sim.engines.fleet.kernel.world import Service, whole
 
 _WAITING, _CONNECTING, _JOINING = world.WAITING, world.CONNECTING, world.JOINING
 _SUBSCRIBING, _LIVE = world.SUBSCRIBING, world.LIVE
@@ -44,7 +44,7 @@ _BEFORE, _AFTER, _TOKEN_WAIT = world.BOOTSTRAP_BEFORE, world.BOOTSTRAP_AFTER, wo
 
 
 @inner
-def mint(w: Endpoints, i: int, at: float) -> None:
+def mint(w: Service, i: int, at: float) -> None:
     """The request for a token is at the control service."""
     turn = max(at, w.mint_turn)
     w.mint_turn = turn + w.mint_gap_s
@@ -52,7 +52,7 @@ def mint(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def issue(w: Endpoints, i: int, at: float) -> None:
+def issue(w: Service, i: int, at: float) -> None:
     """A token is about to be handed out, unless a fault holds it up."""
     if w.held_mint_s > 0:
         w.held_mints += 1
@@ -62,7 +62,7 @@ def issue(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def hand_out(w: Endpoints, i: int, at: float) -> None:
+def hand_out(w: Service, i: int, at: float) -> None:
     """The control service has decided; its answer is a delay away."""
     client = clients(w)[i]
     back_at = at + client.delay
@@ -78,7 +78,7 @@ def hand_out(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def syn(w: Endpoints, i: int, at: float) -> None:
+def syn(w: Service, i: int, at: float) -> None:
     """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
     client = clients(w)[i]
     if client.state == _WAITING:
@@ -97,14 +97,14 @@ def syn(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def upgrade(w: Endpoints, i: int, at: float) -> None:
-    """The request for a WebSocket is at the lane."""
+def upgrade(w: Service, i: int, at: float) -> None:
+    """The request for a WebSocket is at the service."""
     client = clients(w)[i]
     if not w.is_up:
         schedule(w, i, _REFUSED, at + client.delay)
         return
     if w.one_loop:
-        knock(w, i, at)
+        queue_handshake(w, i, at)
         return
     done = admit(handshakers(w), at, w.handshake_s)
     if len(inside(w)):
@@ -120,7 +120,7 @@ def upgrade(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def join(w: Endpoints, i: int, at: float) -> None:
+def join(w: Service, i: int, at: float) -> None:
     """The socket is open, and the client's join is at the w."""
     client = clients(w)[i]
     client.state = _JOINING
@@ -131,7 +131,7 @@ def join(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def subscribe(w: Endpoints, i: int, at: float) -> None:
+def subscribe(w: Service, i: int, at: float) -> None:
     """Stale, or a replay begins."""
     client = clients(w)[i]
     client.state = _SUBSCRIBING
@@ -152,7 +152,7 @@ def subscribe(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def served(w: Endpoints, i: int, at: float) -> None:
+def served(w: Service, i: int, at: float) -> None:
     """It is a client's turn."""
     client = clients(w)[i]
     what = client.event
@@ -178,12 +178,12 @@ def served(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def _oldest(w: Endpoints, stream: int, head: int) -> int:
+def _oldest(w: Service, stream: int, head: int) -> int:
     return max(max(1, head - w.window + 1), floors(w)[stream] + 1)
 
 
 @inner
-def _stale_topics(w: Endpoints, i: int, at: float) -> int:
+def _stale_topics(w: Service, i: int, at: float) -> int:
     client = clients(w)[i]
     stale = 0
     for topic in range(w.topics):
@@ -199,7 +199,7 @@ def _stale_topics(w: Endpoints, i: int, at: float) -> int:
 
 
 @inner
-def _replay(w: Endpoints, i: int, at: float) -> None:
+def _replay(w: Service, i: int, at: float) -> None:
     """The replay's next frame is handed out, and the client stands in line for the one after it."""
     client, rest = clients(w)[i], more(w)[i]
     sent = 0
@@ -226,7 +226,7 @@ def _replay(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def go_live(w: Endpoints, i: int, at: float) -> None:
+def go_live(w: Service, i: int, at: float) -> None:
     """The answer is with the client."""
     client = clients(w)[i]
     client.state, client.live_since = _LIVE, at

@@ -1,8 +1,8 @@
-"""The delivery worker and its line, compiled: one frame a turn, and whoever is owed another goes to the back.
+"""The delivery worker and its queue, compiled: one frame a turn; a client that is owed another goes to the back.
 
-Frames of the live tail are no events. All readers of the same streams are a group; an event that is announced to it puts those
-of its readers into the line that are not in it yet, as one place, and those that are get it in the frame that they wait for. A
-frame takes a few topics: who is owed more goes to the back of the line with what is left, as from any turn of the virtual lane.
+Frames of the live tail are no events. All readers of the same streams are a group. An event that is announced to a group queues
+those of its readers that are not queued yet, as one place; the others get it in the frame that they wait for. A frame takes a
+few topics: a client that is owed more goes to the back of the queue with the rest, as in the virtual engine.
 """
 
 import math
@@ -10,15 +10,15 @@ import math
 from sim.engines.fleet.kernel import world
 from sim.engines.fleet.kernel.arrays import announced_to, beats, clients, line, more, order, order_stream, queued, readers
 from sim.engines.fleet.kernel.compilation import inner
-from sim.engines.fleet.kernel.world import Endpoints, whole
+from sim.engines.fleet.kernel.world import Service, whole
 
 _NOBODY = 1e-6  # readers: what is left of sums of fractions
-_TURN_S = 0.001  # as the virtual lane's `WORK_QUANTUM_S`
+_TURN_S = 0.001  # as the virtual service's `WORK_QUANTUM_S`
 _HEARTBEATS, _FIRST_GROUP = world.HEARTBEATS, world.FIRST_GROUP
 
 
 @inner
-def _line_up(w: Endpoints, who: int, frames: float, at: float) -> int:
+def _line_up(w: Service, who: int, frames: float, at: float) -> int:
     """To the back; returns the place."""
     size = len(line(w))
     if w.line_tail - w.line_head >= size:  # beyond any sense: the oldest place is given up
@@ -35,7 +35,7 @@ def _line_up(w: Endpoints, who: int, frames: float, at: float) -> int:
 
 
 @inner
-def stand_in_line(w: Endpoints, i: int, what: int, at: float) -> None:
+def stand_in_line(w: Service, i: int, what: int, at: float) -> None:
     """A client is to get a frame."""
     number = _line_up(w, i, 1.0, at)
     clients(w)[i].event = what
@@ -44,13 +44,13 @@ def stand_in_line(w: Endpoints, i: int, what: int, at: float) -> None:
 
 
 @inner
-def one_more(w: Endpoints, at: float) -> None:
+def one_more(w: Service, at: float) -> None:
     """A frame that nobody waits for."""
     _line_up(w, _HEARTBEATS, 1.0, at)
 
 
 @inner
-def _cost_s(w: Endpoints, number: int) -> float:
+def _cost_s(w: Service, number: int) -> float:
     """For each of those whose place it is, if it is no client's."""
     place = line(w)[number]
     if place.who == _HEARTBEATS:
@@ -60,22 +60,22 @@ def _cost_s(w: Endpoints, number: int) -> float:
 
 
 @inner
-def _owed(w: Endpoints, number: int) -> int:
+def _owed(w: Service, number: int) -> int:
     """Events, to each reader of the group whose place it is."""
     place = line(w)[number]
     return announced_to(w)[_FIRST_GROUP - place.who] - place.announced + 1
 
 
 @inner
-def _kept_back(w: Endpoints, owed: int) -> int:
-    """Of so many events, of one topic after the other, those of topics that a frame has no room for."""
+def _kept_back(w: Service, owed: int) -> int:
+    """Of a number of events, topic after topic, those of topics that a frame has no room for."""
     if w.topics <= w.drained_topics:
         return 0
     return owed - owed // w.topics * w.drained_topics - min(owed % w.topics, w.drained_topics)
 
 
 @inner
-def _frames(w: Endpoints, number: int) -> float:
+def _frames(w: Service, number: int) -> float:
     """That are left of it: readers who have gone meanwhile get none."""
     place = line(w)[number]
     if place.who == _HEARTBEATS:
@@ -84,8 +84,8 @@ def _frames(w: Endpoints, number: int) -> float:
 
 
 @inner
-def _at_once(w: Endpoints, number: int) -> float:
-    """Frames of it that are one turn: where readers stand in line anew for the rest, they do so when they have their frame."""
+def _at_once(w: Service, number: int) -> float:
+    """Frames of it that are one turn: readers that queue again for the rest do so when they have their frame."""
     frames = _frames(w, number)
     if line(w)[number].who == _HEARTBEATS or _kept_back(w, _owed(w, number)) == 0:
         return frames
@@ -93,8 +93,8 @@ def _at_once(w: Endpoints, number: int) -> float:
 
 
 @inner
-def _hand_out(w: Endpoints, number: int, done: float) -> None:
-    """So many frames of the place are sent; what is left of it changes."""
+def _hand_out(w: Service, number: int, done: float) -> None:
+    """Send a number of the place's frames; what is left of it changes."""
     frames, place = _frames(w, number), line(w)[number]
     w.free_at += done * _cost_s(w, number)
     if place.who != _HEARTBEATS:
@@ -104,13 +104,13 @@ def _hand_out(w: Endpoints, number: int, done: float) -> None:
         place.readers = max(readers(w)[group], 1)
         rest = _kept_back(w, _owed(w, number))
         if rest > 0:
-            _wait_anew(w, whole(group), done, rest)
+            _wait_again(w, whole(group), done, rest)
     place.frames = frames - done
 
 
 @inner
-def _wait_anew(w: Endpoints, group: int, frames: float, owed: int) -> None:
-    """So many readers of a group are owed more events, and go to the back of the line."""
+def _wait_again(w: Service, group: int, frames: float, owed: int) -> None:
+    """Put a group's readers that are owed more events at the back of the queue."""
     announced, last = announced_to(w)[group] + 1 - owed, (w.line_tail - 1) & (len(line(w)) - 1)
     queued(w)[group] += frames
     if w.line_tail - w.line_head > 1 and line(w)[last].who == _FIRST_GROUP - group and line(w)[last].announced == announced:
@@ -121,7 +121,7 @@ def _wait_anew(w: Endpoints, group: int, frames: float, owed: int) -> None:
 
 
 @inner
-def next_turn(w: Endpoints) -> float:
+def next_turn(w: Service) -> float:
     """When the first place, which there must be, is a client's turn, or is done."""
     number = w.line_head & (len(line(w)) - 1)
     if line(w)[number].who >= 0:
@@ -130,7 +130,7 @@ def next_turn(w: Endpoints) -> float:
 
 
 @inner
-def take_turn(w: Endpoints) -> int:
+def take_turn(w: Service) -> int:
     """Whose turn it is at `free_at`, or a negative number: it was no client's, or one's that waits no more."""
     number = w.line_head & (len(line(w)) - 1)
     place = line(w)[number]
@@ -151,7 +151,7 @@ def take_turn(w: Endpoints) -> int:
 
 
 @inner
-def _work_on(w: Endpoints, at: float) -> None:
+def _work_on(w: Service, at: float) -> None:
     """What of the first place is done by then, before what is left of it changes."""
     if w.line_head == w.line_tail or w.free_at >= at:
         return
@@ -162,10 +162,10 @@ def _work_on(w: Endpoints, at: float) -> None:
 
 
 @inner
-def announce(w: Endpoints, stream: int, at: float) -> None:
+def announce(w: Service, stream: int, at: float) -> None:
     """An event goes to all readers of its stream."""
     _work_on(w, at)
-    if stream == w.run_streams:  # everyone reads the one that is none of a run's
+    if stream == w.run_streams:  # everyone reads the stream that is not a run's
         for group in range(len(readers(w))):
             _deliver(w, group, at)
         return
@@ -174,7 +174,7 @@ def announce(w: Endpoints, stream: int, at: float) -> None:
 
 
 @inner
-def _deliver(w: Endpoints, group: int, at: float) -> None:
+def _deliver(w: Service, group: int, at: float) -> None:
     announced_to(w)[group] += 1
     new = readers(w)[group] - queued(w)[group]
     if new < 0.5:
@@ -185,7 +185,7 @@ def _deliver(w: Endpoints, group: int, at: float) -> None:
 
 
 @inner
-def leave_group(w: Endpoints, group: int) -> None:
+def leave_group(w: Service, group: int) -> None:
     """One reader less, in the line or not."""
     n = readers(w)[group]
     readers(w)[group] = n - 1
@@ -193,7 +193,7 @@ def leave_group(w: Endpoints, group: int) -> None:
 
 
 @inner
-def behind_s(w: Endpoints, group: int, at: float) -> float:
+def behind_s(w: Service, group: int, at: float) -> float:
     """By how much of a while, on average, a reader has not got what was announced."""
     if w.line_head == w.line_tail or readers(w)[group] <= 0:
         return 0.0
@@ -202,7 +202,7 @@ def behind_s(w: Endpoints, group: int, at: float) -> float:
 
 
 @inner
-def tend(w: Endpoints) -> None:
+def tend(w: Service) -> None:
     """The next announcement, or the heartbeats of the next stretch of time."""
     if w.next_pub <= w.next_beat:
         announce(w, order_stream(w)[w.announced], w.next_pub)
@@ -210,7 +210,7 @@ def tend(w: Endpoints) -> None:
         w.next_pub = order(w)[w.announced] if w.announced < w.planned else math.inf
         return
     place = int(w.next_beat / w.beat_s + 0.5) % len(beats(w))
-    # The lane's own, and its answer to the client's. Who is in the line already gets it at its turn, and lines up anew for what
+    # The service's own, and its answer to the client's. A client in the queue gets it at its turn, and queues again for what
     # it was there for: that makes the line no longer.
     frames = 2.0 * beats(w)[place] * (1.0 - min(queued(w).sum() / max(readers(w).sum(), 1), 1.0))
     if frames > 0 and w.batch_s > 0:

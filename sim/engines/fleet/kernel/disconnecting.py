@@ -12,7 +12,7 @@ from sim.engines.fleet.kernel.delivery import behind_s, leave_group
 from sim.engines.fleet.kernel.event_queue import schedule
 from sim.engines.fleet.kernel.randomness import draw
 from sim.engines.fleet.kernel.service import count
-from sim.engines.fleet.kernel.world import Endpoints, whole
+from sim.engines.fleet.kernel.world import Service, whole
 
 _WAITING, _LIVE = world.WAITING, world.LIVE
 _MINT, _SYN, _OFFLINE = world.MINT, world.SYN, world.OFFLINE
@@ -33,7 +33,7 @@ FULL, EQUAL, DECORRELATED, PLAIN, CENTRIFUGE, LISTED, UNIFORM = range(7)
 
 
 @inner
-def connect(w: Endpoints, i: int, at: float) -> None:
+def connect(w: Service, i: int, at: float) -> None:
     """With a token in hand, an attempt is due; its event is the SYN's arrival, or at once where there is no network."""
     client = clients(w)[i]
     client.due = at
@@ -44,7 +44,7 @@ def connect(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def lost(w: Endpoints, i: int, at: float, reason: int) -> None:
+def lost(w: Service, i: int, at: float, reason: int) -> None:
     """Its connection is gone. It has what was announced until then, but for what was still on its way."""
     client = clients(w)[i]
     behind = behind_s(w, i % w.run_streams, at)
@@ -62,8 +62,8 @@ def lost(w: Endpoints, i: int, at: float, reason: int) -> None:
 
 
 @inner
-def unsubscribe(w: Endpoints, i: int) -> None:
-    """The lane sends it nothing more."""
+def unsubscribe(w: Service, i: int) -> None:
+    """The service sends it nothing more."""
     client = clients(w)[i]
     if client.flags & _HAS_BEAT:
         client.flags &= 0xFF ^ _HAS_BEAT
@@ -74,14 +74,14 @@ def unsubscribe(w: Endpoints, i: int) -> None:
 
 
 @inner
-def fail(w: Endpoints, i: int, at: float, reason: int) -> None:
+def fail(w: Service, i: int, at: float, reason: int) -> None:
     """An attempt came to nothing."""
     count(w, _FAILED, at)
     back_off(w, i, at, reason)
 
 
 @inner
-def back_off(w: Endpoints, i: int, at: float, reason: int) -> None:
+def back_off(w: Service, i: int, at: float, reason: int) -> None:
     """As `Session._back_off`: count, draw a delay, and wait it out."""
     client = clients(w)[i]
     was_live = client.state == _LIVE
@@ -111,7 +111,7 @@ def back_off(w: Endpoints, i: int, at: float, reason: int) -> None:
 
 
 @inner
-def _count_delay(w: Endpoints, attempt: int, delay_ms: float, reason: int) -> None:
+def _count_delay(w: Service, attempt: int, delay_ms: float, reason: int) -> None:
     w.backoffs += 1
     w.longest_ms = max(w.longest_ms, delay_ms)
     if reason != _REFRESH_DUE:
@@ -121,7 +121,7 @@ def _count_delay(w: Endpoints, attempt: int, delay_ms: float, reason: int) -> No
 
 
 @inner
-def _delay_ms(w: Endpoints, i: int, attempt: int, drawn: float) -> float:
+def _delay_ms(w: Service, i: int, attempt: int, drawn: float) -> float:
     """`sim.client.backoff`."""
     base, cap = w.base_ms, w.cap_ms
     if w.backoff == UNIFORM:

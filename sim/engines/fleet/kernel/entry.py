@@ -16,7 +16,7 @@ from sim.engines.fleet.kernel.event_queue import fill, forget_queue, pop, requeu
 from sim.engines.fleet.kernel.injection import cut, expel, fall_silent, forget, hang_up, kill, mint_freely
 from sim.engines.fleet.kernel.randomness import draw
 from sim.engines.fleet.kernel.service import attempted
-from sim.engines.fleet.kernel.world import Array, Endpoints
+from sim.engines.fleet.kernel.world import Array, Service
 
 _LIVE = world.LIVE
 _MINT, _ISSUE, _HAND_OUT, _SYN = world.MINT, world.ISSUE, world.HAND_OUT, world.SYN
@@ -31,7 +31,7 @@ _CURSOR_ZERO = world.CURSOR_ZERO
 
 
 @inner
-def happen(w: Endpoints, i: int, at: float) -> None:
+def happen(w: Service, i: int, at: float) -> None:
     """A client's event."""
     event = clients(w)[i].event
     if event == _SYN:
@@ -69,8 +69,8 @@ def happen(w: Endpoints, i: int, at: float) -> None:
 
 
 @inner
-def turn(w: Endpoints) -> None:
-    """The next place in the delivery worker's line, or else at its door."""
+def turn(w: Service) -> None:
+    """The next place in the delivery worker's queue, or else in the accept queue."""
     if w.line_head == w.line_tail:
         shake_hands(w)
         return
@@ -129,7 +129,7 @@ def there(service: Array, renewal_s: float) -> int:
 
 
 @compiled
-def strike(service: Array, how: int, chosen: Array, value: float) -> int:
+def inject(service: Array, how: int, chosen: Array, value: float) -> int:
     """What a fault does at a moment, to the chosen or, if it asks for none, to all; returns how many it hit."""
     w = service[0]
     forget_queue(w)

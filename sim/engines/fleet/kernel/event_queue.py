@@ -7,14 +7,14 @@ into it meanwhile finds its place; of one moment the client with the lower numbe
 from sim.engines.fleet.kernel import world
 from sim.engines.fleet.kernel.arrays import buckets, chunks, clients, fetch, fetch_chunk, heap_at, heap_client
 from sim.engines.fleet.kernel.compilation import inner
-from sim.engines.fleet.kernel.world import Array, Endpoints, whole
+from sim.engines.fleet.kernel.world import Array, Service, whole
 
 _PLACES = world.CHUNK - 2
 _NOTHING, _IN_LINE = world.NOTHING, world.IN_LINE
 
 
 @inner
-def schedule(w: Endpoints, i: int, event: int, at: float) -> None:
+def schedule(w: Service, i: int, event: int, at: float) -> None:
     """What happens to a client next; it has one event at a time."""
     client = clients(w)[i]
     client.event, client.at = event, at
@@ -34,7 +34,7 @@ def schedule(w: Endpoints, i: int, event: int, at: float) -> None:
 
 
 @inner
-def _new_chunk(w: Endpoints, before: int) -> int:
+def _new_chunk(w: Service, before: int) -> int:
     """An empty one, in front of another; there are as many as clients, and none is kept without a client."""
     number = w.free_chunk
     if number >= 0:
@@ -47,14 +47,14 @@ def _new_chunk(w: Endpoints, before: int) -> int:
 
 
 @inner
-def push(w: Endpoints, i: int, at: float) -> None:
+def push(w: Service, i: int, at: float) -> None:
     """Into the heap of the bucket at work."""
     w.heaped += 1
     rise(heap_at(w), heap_client(w), w.heaped - 1, at, i)
 
 
 @inner
-def pop(w: Endpoints) -> int:
+def pop(w: Service) -> int:
     """The first client of the heap."""
     first = whole(heap_client(w)[0])
     w.heaped -= 1
@@ -94,7 +94,7 @@ def sink(ats: Array, who: Array, last: int) -> None:
 
 
 @inner
-def fill(w: Endpoints, until: float) -> bool:
+def fill(w: Service, until: float) -> bool:
     """Turn to the next bucket that has something; False if there is none that begins before `until`."""
     bucket, last = w.bucket + 1, len(buckets(w)) - 1
     end = min(int(until * w.buckets_a_s), last)
@@ -118,7 +118,7 @@ def fill(w: Endpoints, until: float) -> bool:
 
 
 @inner
-def _look_ahead(w: Endpoints, bucket: int) -> None:
+def _look_ahead(w: Service, bucket: int) -> None:
     """What is needed soon: the clients of the next bucket, and the first chunk of the one after it."""
     if bucket + 2 >= len(buckets(w)):
         return
@@ -132,14 +132,14 @@ def _look_ahead(w: Endpoints, bucket: int) -> None:
 
 
 @inner
-def forget_queue(w: Endpoints) -> None:
+def forget_queue(w: Service) -> None:
     """Before many events are changed: what is scheduled from now on waits for `requeue`."""
     w.heaped, w.bucket = 0, -1
 
 
 @inner
-def requeue(w: Endpoints) -> None:
-    """Put every client's event into the queue anew, after some were changed."""
+def requeue(w: Service) -> None:
+    """Rebuild the queue after some clients' events were changed."""
     buckets(w)[:] = -1
     w.free_chunk, w.chunks_used = -1, 0
     w.heaped, w.bucket = 0, int(w.now * w.buckets_a_s)

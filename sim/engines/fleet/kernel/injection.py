@@ -1,6 +1,6 @@
 """What faults do to a client at a moment, compiled: each answers whether it was hit.
 
-While they are at work nothing is in the queue; it is put in order anew when all are done.
+While they are at work nothing is in the queue; it is sorted again when all are done.
 """
 
 import math
@@ -12,7 +12,7 @@ from sim.engines.fleet.kernel.delivery import stand_in_line
 from sim.engines.fleet.kernel.disconnecting import connect, fail, lost, unsubscribe
 from sim.engines.fleet.kernel.event_queue import schedule
 from sim.engines.fleet.kernel.service import attempted
-from sim.engines.fleet.kernel.world import Endpoints
+from sim.engines.fleet.kernel.world import Service
 
 _WAITING, _CONNECTING, _LIVE = world.WAITING, world.CONNECTING, world.LIVE
 _MINT, _HAND_OUT, _SYN, _JOIN = world.MINT, world.HAND_OUT, world.SYN, world.JOIN
@@ -24,7 +24,7 @@ _NETWORK = world.NETWORK
 
 
 @inner
-def cut(w: Endpoints, i: int, offline_s: float) -> bool:
+def cut(w: Service, i: int, offline_s: float) -> bool:
     """Its network cuts the socket and stays away for a while; one that is not connecting has none."""
     client, now = clients(w)[i], w.now
     if w.honours_offline:
@@ -45,8 +45,8 @@ def cut(w: Endpoints, i: int, offline_s: float) -> bool:
 
 
 @inner
-def _is_served(w: Endpoints, i: int) -> bool:
-    """Whether the lane has a connection of it that nobody gave up."""
+def _is_served(w: Service, i: int) -> bool:
+    """Whether the service has a connection of it that nobody gave up."""
     client = clients(w)[i]
     if client.event == _JOIN:
         return client.at - 2 * client.delay <= w.now
@@ -54,10 +54,10 @@ def _is_served(w: Endpoints, i: int) -> bool:
 
 
 @inner
-def fall_silent(w: Endpoints) -> None:
+def fall_silent(w: Service) -> None:
     """The runtime's process is gone, with all that waited in it."""
     w.is_up = 0
-    w.inside_head, w.door_head = w.inside_tail, w.door_tail
+    w.inside_head, w.accept_head = w.inside_tail, w.accept_tail
     w.free_at = w.now
     handshakers(w)[:] = w.now
     w.line_head = w.line_tail
@@ -65,7 +65,7 @@ def fall_silent(w: Endpoints) -> None:
 
 
 @inner
-def kill(w: Endpoints, i: int) -> bool:
+def kill(w: Service, i: int) -> bool:
     """The runtime's process is gone: whoever had a connection, or waited for its handshake, hears of it."""
     client = clients(w)[i]
     hears_at = w.now + client.delay
@@ -80,8 +80,8 @@ def kill(w: Endpoints, i: int) -> bool:
 
 
 @inner
-def hang_up(w: Endpoints, i: int) -> bool:
-    """The lane closes its connection."""
+def hang_up(w: Service, i: int) -> bool:
+    """The service closes its connection."""
     if not _is_served(w, i):
         return False
     unsubscribe(w, i)
@@ -90,7 +90,7 @@ def hang_up(w: Endpoints, i: int) -> bool:
 
 
 @inner
-def expel(w: Endpoints, i: int) -> bool:
+def expel(w: Service, i: int) -> bool:
     """Its token is void: it is told so and sent away, or refused once its handshake is done."""
     client = clients(w)[i]
     w.void_before = w.now
@@ -104,7 +104,7 @@ def expel(w: Endpoints, i: int) -> bool:
 
 
 @inner
-def forget(w: Endpoints, i: int) -> bool:
+def forget(w: Service, i: int) -> bool:
     """Its next attempt needs a new token."""
     client = clients(w)[i]
     client.refresh_at = -math.inf
@@ -114,7 +114,7 @@ def forget(w: Endpoints, i: int) -> bool:
 
 
 @inner
-def mint_freely(w: Endpoints, i: int, held_s: float) -> bool:
+def mint_freely(w: Service, i: int, held_s: float) -> bool:
     """Tokens are held up no longer: whoever's turn had not come has its token now."""
     client = clients(w)[i]
     if client.event != _HAND_OUT or client.at - held_s <= w.now:

@@ -1,11 +1,11 @@
-"""What the lane does for all clients together, compiled: handshakes, heads of streams, and what is counted."""
+"""What the service does for all clients together, compiled: handshakes, heads of streams, and what is counted."""
 
 import math
 
 from sim.engines.fleet.kernel import world
 from sim.engines.fleet.kernel.arrays import clients, heads, inside, published, series, sizes
 from sim.engines.fleet.kernel.compilation import inner
-from sim.engines.fleet.kernel.world import Array, Endpoints
+from sim.engines.fleet.kernel.world import Array, Service
 
 _ATTEMPTED = world.ATTEMPTED
 _OCTAVE_BINS, _LOWEST_OCTAVE = world.OCTAVE_BINS, world.LOWEST_OCTAVE
@@ -14,14 +14,14 @@ _MAX_TRIES = 2**15 - 1
 
 
 @inner
-def count(w: Endpoints, what: int, at: float) -> None:
+def count(w: Service, what: int, at: float) -> None:
     """One more of a series, in its bin of time."""
     place = int(at / w.bin_s)
     series(w)[what, min(place, series(w).shape[1] - 1)] += 1
 
 
 @inner
-def size(w: Endpoints, what: int, seconds: float) -> None:
+def size(w: Service, what: int, seconds: float) -> None:
     """Into a bin whose upper edge is less than a thousandth above."""
     part, octave = math.frexp(max(seconds, 1e-6))
     place = (octave - _LOWEST_OCTAVE) * _OCTAVE_BINS + int((part - 0.5) * 2 * _OCTAVE_BINS)
@@ -29,7 +29,7 @@ def size(w: Endpoints, what: int, seconds: float) -> None:
 
 
 @inner
-def attempted(w: Endpoints, i: int, at: float) -> None:
+def attempted(w: Service, i: int, at: float) -> None:
     """A client connects."""
     count(w, _ATTEMPTED, at)
     client = clients(w)[i]
@@ -57,10 +57,10 @@ def admit(free_at: Array, at: float, takes_s: float) -> float:
 
 
 @inner
-def has_room(w: Endpoints, at: float) -> bool:
+def has_room(w: Service, at: float) -> bool:
     """Whether the accept backlog takes one more. Handshakes all take the same, so they end in the order they came."""
     if w.one_loop:
-        return w.door_tail - w.door_head < w.backlog
+        return w.accept_tail - w.accept_head < w.backlog
     ring = len(inside(w))
     if ring == 0:
         return True
@@ -70,7 +70,7 @@ def has_room(w: Endpoints, at: float) -> bool:
 
 
 @inner
-def head_of(w: Endpoints, stream: int, at: float) -> int:
+def head_of(w: Service, stream: int, at: float) -> int:
     """How many events of a stream were announced by then."""
     low, high = 0, heads(w)[stream]
     while low < high:
@@ -83,6 +83,6 @@ def head_of(w: Endpoints, stream: int, at: float) -> int:
 
 
 @inner
-def stream_of(w: Endpoints, i: int, topic: int) -> int:
-    """Client n reads run streams n, n + 1, ...; everyone reads the one that is none."""
+def stream_of(w: Service, i: int, topic: int) -> int:
+    """Client n reads run streams n, n + 1, ...; everyone reads the stream that is not a run's."""
     return w.run_streams if topic >= w.topics - w.worker_events else (i + topic) % w.run_streams

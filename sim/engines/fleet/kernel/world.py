@@ -1,4 +1,4 @@
-"""What the compiled simulation works on: a record a client, the lane's own numbers, queues, and what is counted.
+"""What the compiled simulation works on: a record a client, the service's own numbers, queues, and what is counted.
 
 All moments are seconds since the run began. Nothing here is compiled; `fleet_kernel` is.
 """
@@ -19,7 +19,7 @@ def _codes(count: int) -> Any:
 
 # Where a client is: waiting (for its backoff or a token), on its way in, or live.
 WAITING, CONNECTING, JOINING, SUBSCRIBING, LIVE = _codes(5)
-# What happens to it next, and where: at the lane, or at the client itself.
+# What happens to it next, and where: at the service, or at the client itself.
 NOTHING, MINT, ISSUE, HAND_OUT, SYN, UPGRADE, JOIN, SUBSCRIBE, GO_LIVE, REFUSED, OFFLINE = _codes(11)
 TIME_OUT, UNANSWERED, DENIED, LOST, EXPELLED, LEAVE_STALE, REFRESH = _codes(18)[11:]
 # What it stands in the delivery worker's line for; its event then has no moment of its own.
@@ -52,7 +52,7 @@ CLIENT = np.dtype(
         ("live_since", "f8"),  # when not live: since when it is renewing its token, -inf for not at all
         ("has_until", "f8"),  # it has all that was announced until then; -inf: it never had anything
         ("refresh_at", "f8"),  # of its token; -inf: it needs a new one first
-        ("delay", "f4"),  # one way to the lane; right to a nanosecond or so
+        ("delay", "f4"),  # one way to the service; right to a nanosecond or so
         ("retry_s", "f4"),  # until its next SYN
         ("pending", "u4"),  # of which episodes it is not live again, by bit
         ("disconnects", "i4"),
@@ -75,7 +75,7 @@ MORE = np.dtype(
     ],
     align=True,
 )
-# A place in the delivery worker's line: a client's, or so many frames of one kind.
+# A place in the delivery worker's queue: a client's, or a number of frames of one kind.
 PLACE = np.dtype(
     [
         ("since", "f8"),
@@ -86,8 +86,8 @@ PLACE = np.dtype(
         ("ticket", "i4"),
     ],
 )
-# A place at the door of a lane of one loop.
-KNOCK = np.dtype([("since", "f8"), ("who", "i4"), ("ticket", "i4")])
+# A place in the accept queue of a service with one loop.
+ARRIVAL = np.dtype([("since", "f8"), ("who", "i4"), ("ticket", "i4")])
 CHUNK = 8  # numbers: a bucket of the queue is a list of chunks, each with two numbers and up to six clients
 HEARTBEATS = whole(-1)
 FIRST_GROUP = whole(-2)
@@ -110,7 +110,7 @@ ARRAYS: dict[str, Any] = {
     "budgets": "i8",  # replay budget, by stream
     "handshakers": "f8",  # when each worker is free; a heap
     "inside": "f8",  # when handshakes end, a ring
-    "door": KNOCK,  # of one loop: a ring of who waits for a handshake
+    "accept_queue": ARRIVAL,  # of one loop: a ring of who waits for a handshake
     "give_up_at": "f8",  # and when each will wait no longer; a heap
     "give_up_client": "i4",
     "minters": "f8",  # a heap
@@ -143,7 +143,7 @@ SERVICE = np.dtype(
         *((name, "i8") for name in ("live", "window", "shrunk_budget", "batch_size", "topics", "run_streams", "worker_events")),
         *((name, "i8") for name in ("begun", "backoff", "doublings", "resets", "snapshots", "honours_offline", "is_up")),
         *((name, "i8") for name in ("mint_outage", "refused_mints", "limited_subscribes", "replayed", "backoffs", "events")),
-        *((name, "i8") for name in ("rebootstrapped", "held_mints", "one_loop", "door_head", "door_tail", "waiting")),
+        *((name, "i8") for name in ("rebootstrapped", "held_mints", "one_loop", "accept_head", "accept_tail", "waiting")),
         *((name, "u8") for name in ("backoff_key", "delay_u_key", "delay_v_key")),
         *((name, "f8") for name in ("median_s", "sigma", "overloaded_at", "held_mint_s", "void_before", "delivered_at")),
         ("next_give_up", "f8"),
@@ -153,12 +153,12 @@ SERVICE = np.dtype(
     ],
     align=True,
 )
-Endpoints = Any
+Service = Any
 """A record of `SERVICE`, as compiled code has it."""
 
 
 class World:
-    """Everything a run has: the lane's record, and arrays by their names in `ARRAYS` and `TABLES`."""
+    """Everything a run has: the service's record, and arrays by their names in `ARRAYS` and `TABLES`."""
 
     def __init__(self, service: Array, arrays: dict[str, Array]) -> None:
         self.service = service
@@ -170,7 +170,7 @@ class World:
         return self._arrays[name]
 
     def __setitem__(self, name: str, array: Array) -> None:
-        """Compiled code finds it from now on: the lane's record has its address, and this object keeps it there."""
+        """Compiled code finds it from now on: the service's record has its address, and this object keeps it there."""
         kept = self._arrays[name] = np.ascontiguousarray(array, {**ARRAYS, **TABLES}[name])
         self.service[f"{name}_at"], self.service[f"{name}_rows"] = kept.ctypes.data, len(kept)
         if name in TABLES:
