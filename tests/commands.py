@@ -109,7 +109,7 @@ def http_server(answer: Callable[..., Answer], takes_body: bool = False) -> Iter
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        yield from _serve(server)
+        yield from serve(server)
 
 
 @contextmanager
@@ -125,10 +125,11 @@ def tcp_server(greeting: bytes) -> Iterator[str]:
         daemon_threads = True
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        yield from _serve(server)
+        yield from serve(server)
 
 
-def _serve(server: socketserver.TCPServer) -> Iterator[str]:
+def serve(server: socketserver.TCPServer) -> Iterator[str]:
+    """Serve in a thread until the caller is done; yields the address."""
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+from tests.commands import serve
+
 
 @dataclass(frozen=True)
 class Page:
@@ -65,11 +67,7 @@ def pages(answer: Callable[[Asked], Page]) -> Iterator[str]:
         allow_reuse_address = True
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            yield from serve(server)
         finally:
             over.set()
-            server.shutdown()
-            thread.join()

@@ -12,7 +12,7 @@ import msgspec
 
 from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import CheckResult, State
-from drills.rollout.setup import records, stages
+from drills.rollout.setup import journal, records, stages
 from drills.rollout.setup.records import (
     CanaryCheckDone,
     CommandDone,
@@ -31,7 +31,7 @@ from drills.rollout.setup.records import (
 )
 from drills.runs import results
 from sim.base import randomness
-from sim.base.clocks import iso
+from sim.base.clocks import SteppedClock, iso
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import CLIENT_BUILD, Drill, Fleet, Load, Phases
 from sim.protocols.spacetime.metric_names import PROFILES
@@ -181,25 +181,25 @@ class Folder:
     def _canary_checks(self) -> None:
         lines = []
         for n in range(2):
-            run_dir = results.create_run(
-                self.path / records.CANARY_CHECKS, [OBSERVATION], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
-            )
-            story = quiet_story(slower_ms=30.0 * n)
-            story.write(
-                results.create_drill_folder(run_dir, OBSERVATION), OBSERVATION, target=TARGET, target_kind=self.kind, plan=[]
-            )
+            run, status = self._run(records.CANARY_CHECKS, OBSERVATION, quiet_story(slower_ms=30.0 * n), plan=[])
             began_s = 300.0 + 1600.0 * n
-            lines.append(
-                CanaryCheckDone(
-                    at=self.at(began_s),
-                    ended=self.at(began_s + 60),
-                    run=f"{records.CANARY_CHECKS}/{run_dir.name}",
-                    drill=OBSERVATION.name,
-                    phase="baseline" if self.stage == "0" else "hold",
-                    status=str(results.judge_run(run_dir).status),
-                )
+            line = CanaryCheckDone(
+                at=self.at(began_s),
+                ended=self.at(began_s + 60),
+                run=f"{records.CANARY_CHECKS}/{run}",
+                drill=OBSERVATION.name,
+                phase="baseline" if self.stage == "0" else "hold",
+                status=status,
             )
+            lines.append(line)
         dump(self.path / records.CANARY_CHECK_LIST, *lines)
+
+    def _run(self, folder: str, drill: Drill, story: Story, **header: Any) -> tuple[str, str]:
+        """Write a run of one drill; returns its name and the drill's state."""
+        about: dict[str, Any] = {"target": TARGET, "target_kind": self.kind}
+        run_dir = results.create_run(self.path / folder, [drill], engine="sockets", seed=7, **about)
+        story.write(results.create_drill_folder(run_dir, drill), drill, **about, **header)
+        return run_dir.name, str(results.judge_run(run_dir).status)
 
     def add_control(self) -> "Folder":
         """Add canary checks of the control that observed the same as those of the target."""
@@ -243,43 +243,22 @@ class Folder:
         )
 
     def drill(self, drill: Drill) -> DrillDone:
-        run_dir = results.create_run(
-            self.path / records.DRILLS, [drill], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
-        )
-        story = good_storm(CLIENTS) if drill is DRILL else twice_cut_storm()
-        story.write(results.create_drill_folder(run_dir, drill), drill, target=TARGET, target_kind=self.kind)
-        return DrillDone(
-            name=drill.name,
-            run=run_dir.name,
-            status=str(results.judge_run(run_dir).status),
-            seed=7,
-            faults=("drop_sockets",),
-            injected_at_s=(20.0,),
-            observed=True,
-            recovered_at_s=20.4,
-            duration_s=60.0,
-            assertions=(),
+        run, status = self._run(records.DRILLS, drill, good_storm(CLIENTS) if drill is DRILL else twice_cut_storm())
+        done = _without_faults(drill, run, status)
+        return msgspec.structs.replace(
+            done, faults=("drop_sockets",), injected_at_s=(20.0,), observed=True, recovered_at_s=20.4
         )
 
     def observed(self) -> DrillDone:
         """A drill without faults."""
-        run_dir = results.create_run(
-            self.path / records.DRILLS, [OBSERVATION], engine="sockets", target=TARGET, target_kind=self.kind, seed=7
-        )
-        folder = results.create_drill_folder(run_dir, OBSERVATION)
-        quiet_story().write(folder, OBSERVATION, target=TARGET, target_kind=self.kind, plan=[])
-        return DrillDone(
-            name=OBSERVATION.name,
-            run=run_dir.name,
-            status=str(results.judge_run(run_dir).status),
-            seed=7,
-            faults=(),
-            injected_at_s=(),
-            observed=False,
-            recovered_at_s=None,
-            duration_s=60.0,
-            assertions=(),
-        )
+        return _without_faults(OBSERVATION, *self._run(records.DRILLS, OBSERVATION, quiet_story(), plan=[]))
+
+    def add_journal(self) -> None:
+        """Record its report and its signature in the journal of the rollout."""
+        report, signoff = (sha256((self.path / name).read_bytes()) for name in (records.REPORT, records.SIGNOFF))
+        with journal.Journal(self.runs.parent / journal.NAME, SteppedClock(self.began)) as entries:
+            entries.append("reported", run=self.path.name, report_sha256=report)
+            entries.append("signed", run=self.path.name, report_sha256=report, signoff_sha256=signoff)
 
     def rollback(self, **changes: Any) -> Rollback:
         names = ("traffic", "throttle", "cohort", "recovery")
@@ -358,6 +337,21 @@ class Folder:
         path = self.path / name
         found = msgspec.structs.replace(msgspec.json.decode(path.read_bytes(), type=kind), **changes)
         path.write_bytes(msgspec.json.encode(found))
+
+
+def _without_faults(drill: Drill, run: str, status: str) -> DrillDone:
+    return DrillDone(
+        name=drill.name,
+        run=run,
+        status=status,
+        seed=7,
+        faults=(),
+        injected_at_s=(),
+        observed=False,
+        recovered_at_s=None,
+        duration_s=60.0,
+        assertions=(),
+    )
 
 
 def _of_control(line: CanaryCheckDone) -> CanaryCheckDone:

@@ -33,7 +33,7 @@ def test_every_check_can_fail():
 
 
 def test_every_check_of_a_window_can_fail():
-    """What each row of that table says is asked for by `tests/rollout/test_window_checks.py`."""
+    """What each row of that table says is asked for by `tests/rollout/test_windows.py`."""
     red = {case.name for case in SPOILT_WINDOWS if case.state in (State.FAIL, State.ERROR)}
     assert sorted(window.REGISTRY.keys() - red) == []
 

@@ -4,7 +4,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,50 +52,40 @@ def test_dead_target_is_refused(tmp_path: Path):
     refused(said, USAGE, "nothing answers at", url)
 
 
-def page(method: str, path: str) -> Answer:
-    return 200, "text/html", b"<html>hello</html>"
-
-
-def nothing(method: str, path: str) -> Answer:
-    return 404, "text/html", b"<html>not found</html>"
-
-
-def ready_but_html_for_a_token(method: str, path: str) -> Answer:
-    return (200, JSON, b"{}") if path == "/readyz" else (200, "text/html", b"<html>sign in</html>")
-
-
-def ready_but_refusing(method: str, path: str) -> Answer:
-    return (200, JSON, b"{}") if path == "/readyz" else (401, JSON, b'{"error": {"code": "unauthorized"}}')
-
-
-def ready_but_another_json(method: str, path: str) -> Answer:
-    return (200, JSON, b"{}") if path == "/readyz" else (200, JSON, b'{"token": "x"}')
-
-
-def without_a_socket(method: str, path: str) -> Answer:
-    answers = {"/readyz": (200, JSON, b"{}"), "/api/spacetime/token": (200, JSON, TOKEN)}
-    return answers.get(path, (404, JSON, b"{}"))
-
-
-def not_ready(method: str, path: str) -> Answer:
-    return 503, JSON, b"{}"
+HTML, EMPTY = "text/html", (200, JSON, b"{}")
+READY = {"/readyz": EMPTY}
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("known", "others", "words"),
     [
-        (page, ["/api/spacetime/token", "200 (text/html)"]),
-        (nothing, ["/readyz", "404 (text/html)", "not a sync service"]),
-        (not_ready, ["/readyz", "503", "not ready"]),
-        (ready_but_html_for_a_token, ["/api/spacetime/token", "200 (text/html)", "token"]),
-        (ready_but_another_json, ["/api/spacetime/token", "token's JSON"]),
-        (ready_but_refusing, ["/api/spacetime/token", "401", "session may mint"]),
-        (without_a_socket, ["/sync/socket/websocket", "404", "not 403"]),
+        pytest.param({}, (200, HTML, b"<html>hello</html>"), ["/api/spacetime/token", "200 (text/html)"], id="page"),
+        pytest.param(
+            {}, (404, HTML, b"<html>not found</html>"), ["/readyz", "404 (text/html)", "not a sync service"], id="nothing"
+        ),
+        pytest.param({}, (503, JSON, b"{}"), ["/readyz", "503", "not ready"], id="not_ready"),
+        pytest.param(
+            *(READY, (200, HTML, b"<html>sign in</html>"), ["/api/spacetime/token", "200 (text/html)", "token"]),
+            id="html_for_a_token",
+        ),
+        pytest.param(
+            READY, (200, JSON, b'{"token": "x"}'), ["/api/spacetime/token", "token's JSON"], id="another_json_for_a_token"
+        ),
+        pytest.param(
+            *(READY, (401, JSON, b'{"error": {"code": "unauthorized"}}'), ["/api/spacetime/token", "401", "session may mint"]),
+            id="refused_token",
+        ),
+        pytest.param(
+            *({**READY, "/api/spacetime/token": (200, JSON, TOKEN)}, (404, JSON, b"{}")),
+            ["/sync/socket/websocket", "404", "not 403"],
+            id="without_a_socket",
+        ),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_http_server_without_the_protocol_is_refused(tmp_path: Path, answer: Callable[[str, str], Answer], words: list[str]):
-    with http_server(answer) as url:
+def test_http_server_without_the_protocol_is_refused(
+    tmp_path: Path, known: dict[str, Answer], others: Answer, words: list[str]
+):
+    with http_server(lambda method, path: known.get(path, others)) as url:
         refused(run_against(url, tmp_path / "out"), USAGE, url, *words)
 
 
@@ -361,18 +351,8 @@ def test_module_and_command_are_the_same():
 
 
 HEAVY = (
-    "pandas",
-    "pyarrow",
-    "numpy",
-    "scipy",
-    "matplotlib",
-    "httpx",
-    "websockets",
-    "uvicorn",
-    "starlette",
-    "jwt",
-    "jinja2",
-    "msgspec",
+    *("pandas", "pyarrow", "numpy", "scipy", "matplotlib", "httpx"),
+    *("websockets", "uvicorn", "starlette", "jwt", "jinja2", "msgspec"),
 )
 
 

@@ -53,19 +53,8 @@ def test_verdict_does_not_depend_on_worker_processes(both: Path, monkeypatch: py
 
 
 def test_ctrl_c_keeps_the_observations_of_all_drills(tmp_path: Path):
-    command = (
-        "drill",
-        "run",
-        *NAMES,
-        "runtime_restart",
-        "--engine",
-        "virtual",
-        "--clients",
-        2000,
-        "--set",
-        "phases.steady_s=900",
-    )
-    with started(*command, "--out", tmp_path, "--json") as process:
+    options = ("--engine", "virtual", "--clients", 2000, "--set", "phases.steady_s=900", "--out", tmp_path, "--json")
+    with started("drill", "run", *NAMES, "runtime_restart", *options) as process:
         line = process.stderr.readline()
         assert line.startswith("3 drills: 0 of 3 done")
         deadline = time.monotonic() + 60

@@ -12,7 +12,7 @@ import pytest
 
 from drills.judging.checks.verdicts import CheckResult, RunVerdict, State
 from drills.rollout.report import stage_files
-from drills.rollout.setup import evidence, journal, records, stages
+from drills.rollout.setup import records, stages
 from drills.rollout.setup.records import (
     CanaryCheckDone,
     CommandDone,
@@ -30,11 +30,11 @@ from drills.rollout.setup.records import (
 from drills.rollout.verdict import judging, splits, stage_drills, window
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL
 from drills.runs import results
-from sim.base.clocks import SteppedClock
 from sim.base.errors import EvidenceError, UsageError
 from tests.stage_folders import CONTROL, DRILL, KIND, NOW, TARGET, Folder, passing
 
 Answers = dict[str, CheckResult]
+Stage = Callable[[records.Stage], Folder]
 
 
 def healthy() -> Answers:
@@ -89,7 +89,7 @@ def rollout(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 @pytest.fixture
-def stage(rollout: Folder, tmp_path: Path) -> Callable[[records.Stage], Folder]:
+def stage(rollout: Folder, tmp_path: Path) -> Stage:
     """Copies of all folders, for a test to change; returns a stage's folder."""
     runs = Path(shutil.copytree(rollout.runs, tmp_path / "runs"))
     first = Folder(runs)
@@ -116,7 +116,7 @@ def requirement(report: StageReport, name: str) -> records.Requirement:
 
 
 @pytest.mark.parametrize("name", ["0", "1", "2"])
-def test_healthy_stage_is_a_go(stage: Callable[[str], Folder], answers: Answers, name: str) -> None:
+def test_healthy_stage_is_a_go(stage: Stage, answers: Answers, name: records.Stage) -> None:
     report = judging.judge_stage(stage(name).path)
     assert (report.decision, report.reason, report.why, report.blockers) == ("go", "", (), ())
     assert {gate.name: gate.state for gate in report.gates} == dict.fromkeys(
@@ -125,7 +125,7 @@ def test_healthy_stage_is_a_go(stage: Callable[[str], Folder], answers: Answers,
     assert {each.state for each in report.requirements} == {"pass"}
 
 
-def test_later_stage_uses_the_drills_of_the_preflight(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_later_stage_uses_the_drills_of_the_preflight(stage: Stage, answers: Answers) -> None:
     report = judging.judge_stage(stage("2").path)
     (found,) = (check for gate in report.gates for check in gate.checks if check.check == "live_again_99_s")
     assert found.state == "pass"
@@ -206,7 +206,7 @@ def add_unknown_run(folder: Folder) -> None:
 
 
 FEW = "insufficient_evidence"
-KNOWN_BAD: list[tuple[str, str, Damage, str, str]] = [
+KNOWN_BAD: list[tuple[records.Stage, str, Damage, str, str]] = [
     # stage, requirement, damage, reason of the no-go, words of its reason
     ("0", "preconditions", without(records.PRECONDITIONS), FEW, "was not checked"),
     ("0", "preconditions", last(records.PRECONDITIONS, Precondition, state="fail", reason="none"), "breach", "none"),
@@ -292,7 +292,7 @@ KNOWN_BAD: list[tuple[str, str, Damage, str, str]] = [
     ("name", "which", "damage", "reason", "words"), KNOWN_BAD, ids=[f"{row[0]}-{row[1]}-{n}" for n, row in enumerate(KNOWN_BAD)]
 )
 def test_failed_requirement_is_a_no_go(
-    stage: Callable[[str], Folder], answers: Answers, name: str, which: str, damage: Damage, reason: str, words: str
+    stage: Stage, answers: Answers, name: records.Stage, which: str, damage: Damage, reason: str, words: str
 ) -> None:
     folder = stage(name)
     damage(folder)
@@ -313,20 +313,20 @@ def test_only_a_pass_of_a_window_check_counts(quick: Folder, answers: Answers, c
         assert any("given" in sentence for sentence in (report.skipped if optional else report.why))
 
 
-def test_nan_does_not_pass(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_nan_does_not_pass(stage: Stage, answers: Answers) -> None:
     answers["ux.integrity"] = passing("ux.integrity", value=float("nan"))
     report = judging.judge_stage(stage("1").path)
     assert (report.decision, report.reason) == ("no_go", "error")
 
 
-def test_missing_check_does_not_pass(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_missing_check_does_not_pass(stage: Stage, answers: Answers) -> None:
     del answers["replay.divergence"]
     report = judging.judge_stage(stage("1").path)
     assert (report.decision, report.reason) == ("no_go", FEW)
     assert any("replay.divergence" in sentence for sentence in report.why)
 
 
-def test_window_that_cannot_be_judged_passes_no_gate(stage: Callable[[str], Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_window_that_cannot_be_judged_passes_no_gate(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("no width")
 
@@ -337,7 +337,7 @@ def test_window_that_cannot_be_judged_passes_no_gate(stage: Callable[[str], Fold
     assert "no width" in requirement(report, "evidence").reason
 
 
-def test_only_a_failed_window_check_counts_in_a_preflight(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_only_a_failed_window_check_counts_in_a_preflight(stage: Stage, answers: Answers) -> None:
     answers["replay.client_lag_events"] = passing("replay.client_lag_events", state=State.NO_DATA)
     report = judging.judge_stage(stage("0").path)
     assert report.decision == "go"
@@ -346,7 +346,7 @@ def test_only_a_failed_window_check_counts_in_a_preflight(stage: Callable[[str],
     assert judging.judge_stage(stage("0").path).reason == "breach"
 
 
-def test_missing_window_check_of_a_preflight_is_only_reported(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_missing_window_check_of_a_preflight_is_only_reported(stage: Stage, answers: Answers) -> None:
     del answers["replay.divergence"]
     report = judging.judge_stage(stage("0").path)
     assert report.decision == "go"
@@ -364,7 +364,7 @@ def test_mock_needs_no_commands_of_operators(tmp_path: Path, answers: Answers) -
     assert "unlocks no stage" in first_line
 
 
-def test_most_severe_reason_comes_first(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_most_severe_reason_comes_first(stage: Stage, answers: Answers) -> None:
     for name, state in (
         ("error.stale_cursors", State.INCONCLUSIVE),
         ("ux.integrity", State.FAIL),
@@ -375,14 +375,14 @@ def test_most_severe_reason_comes_first(stage: Callable[[str], Folder], answers:
     assert [sentence.partition(":")[0] for sentence in why] == ["fail", "error", "inconclusive"]
 
 
-def test_judging_writes_nothing_and_is_repeatable(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_judging_writes_nothing_and_is_repeatable(stage: Stage, answers: Answers) -> None:
     folder = stage("1").path
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert judging.judge_stage(folder) == judging.judge_stage(folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_folder_without_a_stage_is_refused(tmp_path: Path, stage: Callable[[str], Folder]) -> None:
+def test_folder_without_a_stage_is_refused(tmp_path: Path, stage: Stage) -> None:
     with pytest.raises(UsageError, match="is not a stage's folder"):
         judging.judge_stage(tmp_path)
     folder = stage("1").path
@@ -394,7 +394,7 @@ def test_folder_without_a_stage_is_refused(tmp_path: Path, stage: Callable[[str]
         judging.judge_stage(folder)
 
 
-def test_plan_cannot_remove_requirements_of_its_stage(stage: Callable[[str], Folder], answers: Answers) -> None:
+def test_plan_cannot_remove_requirements_of_its_stage(stage: Stage, answers: Answers) -> None:
     """A plan without requirements is judged by those of its stage."""
     folder = stage("0")
     plan(required=())(folder)
@@ -416,10 +416,7 @@ def production(runs: Path, began: datetime) -> Folder:
 def test_production_uses_drills_of_a_signed_staging(tmp_path: Path, rollout: Folder, answers: Answers) -> None:
     shutil.copytree(rollout.runs.parent, tmp_path / "staging")
     staging = Folder(tmp_path / "staging" / "runs")
-    with journal.Journal(staging.runs.parent / journal.NAME, SteppedClock(staging.began)) as entries:
-        sha = {name: evidence.sha256(staging.path / name) for name in (records.REPORT, records.SIGNOFF)}
-        entries.append("reported", run=staging.path.name, report_sha256=sha[records.REPORT])
-        entries.append("signed", run=staging.path.name, report_sha256=sha[records.REPORT], signoff_sha256=sha[records.SIGNOFF])
+    staging.add_journal()
     folder = production(tmp_path / "production" / "runs", rollout.began)
     report = judging.judge_stage(folder.path)
     assert (report.decision, report.why) == ("go", ())

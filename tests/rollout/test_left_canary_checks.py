@@ -129,13 +129,18 @@ def judged(folder: Folder) -> requirements.Found:
     return requirements.canary_checks(folder.path, events, (State.PASS, "healthy"))
 
 
+def assert_counted(folder: Folder, finished: int, cut_short: int) -> None:
+    """Check how many canary checks of the window are finished and cut short, and that they have no problem."""
+    found = window.load(folder.path)
+    assert (len(found.canary_checks), found.cut_short, found.canary_check_problem) == (finished, cut_short, "")
+
+
 def test_finished_canary_check_counts(folder: Folder) -> None:
     assert judged(folder)[0] is State.ERROR
     line = adopted(folder)
     assert line.at == evidence.read_lines(folder.path / records.CANARY_CHECK_LIST, CanaryCheckDone)[1].at
     assert judged(folder)[0] is State.PASS
-    found = window.load(folder.path)
-    assert (len(found.canary_checks), found.cut_short, found.canary_check_problem) == (2, 0, "")
+    assert_counted(folder, 2, cut_short=0)
 
 
 def test_failure_of_a_left_canary_check_counts(folder: Folder) -> None:
@@ -154,8 +159,7 @@ def test_cut_short_canary_check_is_left_out(folder: Folder) -> None:
     header.complete = False
     run_header.write_header(drill, header)
     assert adopted(folder).status != State.PASS
-    found = window.load(folder.path)
-    assert (len(found.canary_checks), found.cut_short, found.canary_check_problem) == (1, 1, "")
+    assert_counted(folder, 1, cut_short=1)
 
 
 def test_canary_check_without_observations_is_left_out(folder: Folder) -> None:
@@ -163,8 +167,7 @@ def test_canary_check_without_observations_is_left_out(folder: Folder) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert adopted(folder).status == State.NOT_RUN
     assert judged(folder)[0] is State.PASS
-    found = window.load(folder.path)
-    assert (len(found.canary_checks), found.cut_short, found.canary_check_problem) == (1, 1, "")
+    assert_counted(folder, 1, cut_short=1)
 
 
 def test_canary_check_without_a_folder_is_not_recorded(folder: Folder) -> None:

@@ -150,11 +150,15 @@ phases = { steady_s = 1.0, fault_s = 2.0 }
 """
 
 
+def show_nothing(world: RolloutWorld) -> None:
+    """Let the preflight have a drill that cannot run there, and a command without tests."""
+    stages = world.folder / "their-stages.toml"
+    (world.folder / "needs_server.toml").write_text(NEEDS_SERVER)
+    stages.write_text(stages.read_text().replace("ok. 1 passed", "ok. 0 passed", 1).replace("tiny_storm", "needs_server"))
+
+
 def test_preflight_without_drill_and_tests_is_a_no_go(rollout: RolloutWorld):
-    stages = rollout.folder / "their-stages.toml"
-    (rollout.folder / "needs_server.toml").write_text(NEEDS_SERVER)
-    text = stages.read_text().replace('staging = ["tiny_storm.toml"]', 'staging = ["needs_server.toml"]')
-    stages.write_text(text.replace("ok. 1 passed", "ok. 0 passed", 1))
+    show_nothing(rollout)
     _, report = rollout.stage("0")
     not_a_go(report, "sync_metrics", "no test ran", "needs_server", "no hook")
     assert report.reason != ""
@@ -223,9 +227,7 @@ def test_clock_that_was_set_back_is_refused(rollout: RolloutWorld):
 
 def test_waiver_unlocks_no_stage(rollout: RolloutWorld):
     """Neither a forged waiver nor one with a signature unlocks a stage."""
-    stages = rollout.folder / "their-stages.toml"
-    (rollout.folder / "needs_server.toml").write_text(NEEDS_SERVER)
-    stages.write_text(stages.read_text().replace("ok. 1 passed", "ok. 0 passed", 1).replace("tiny_storm", "needs_server"))
+    show_nothing(rollout)
     run_dir, report = rollout.stage("0")
     not_a_go(report, "no test ran")
     by_hand = Waiver(check="commands", owner="", role="", at="", statement="", report_sha256="")

@@ -26,7 +26,8 @@ from sim.record.observations import Kind
 from tests.histories import Story
 from tests.known_bad_windows import drops, late, reported, values
 from tests.rollout.hold_world import World
-from tests.stage_folders import CONTROL, Folder, dump
+from tests.rollout.test_judging import every
+from tests.stage_folders import CONTROL, Folder
 from tests.windows import BEGAN_S, CLIENTS, HOUR, INTERVAL_S, THRESHOLDS, canary_series, good, quiet
 
 PASS, FAIL, INCONCLUSIVE, NO_DATA, ERROR, NOT_RUN = State
@@ -77,7 +78,11 @@ def slower(story: Story, times: float = 1.5) -> Story:
     return values(Kind.REPLAY_COMPLETED, lambda value: value * times)(story)
 
 
-SLOW, LOSSY, REFUSED = slower(quiet()), drops(1)(quiet()), reported(Kind.CONNECT_FAILED, 20, detail="token_expired")(quiet())
+def refused(clients: int) -> Story:
+    return reported(Kind.CONNECT_FAILED, clients, detail="token_expired")(quiet())
+
+
+SLOW, LOSSY, REFUSED = slower(quiet()), drops(1)(quiet()), refused(20)
 LATELY = late(quiet())  # everything is applied a second late
 LATE = values(Kind.GENERATOR_LAG, lambda _: 900.0)(quiet())
 
@@ -113,10 +118,6 @@ def test_build_with_too_little_data_does_not_pass(folder: Folder) -> None:
 
 
 # --- against the control ----------------------------------------------------------------------------
-
-
-def refused(clients: int) -> Story:
-    return reported(Kind.CONNECT_FAILED, clients, detail="token_expired")(quiet())
 
 
 @pytest.mark.parametrize(
@@ -203,8 +204,7 @@ def held(tmp_path: Path) -> Folder:
 
 
 def changed_control(folder: Folder, **changes: object) -> StageWindow:
-    lines = evidence.read_lines(folder.path / records.CONTROL_LIST, CanaryCheckDone)
-    dump(folder.path / records.CONTROL_LIST, *(msgspec.structs.replace(each, **changes) for each in lines))
+    every(records.CONTROL_LIST, CanaryCheckDone, **changes)(folder)
     found = window.load(folder.path).control
     assert found is not None
     return found
@@ -237,8 +237,7 @@ def test_canary_check_of_another_target_is_an_error(held: Folder) -> None:
 
 
 def test_canary_check_of_another_build_is_an_error(held: Folder) -> None:
-    lines = evidence.read_lines(held.path / records.CANARY_CHECK_LIST, CanaryCheckDone)
-    dump(held.path / records.CANARY_CHECK_LIST, *(msgspec.structs.replace(each, build=NEW) for each in lines))
+    every(records.CANARY_CHECK_LIST, CanaryCheckDone, build=NEW)(held)
     assert f"is recorded with build {NEW}, but its clients reported {OLD}" in window.load(held.path).canary_check_problem
 
 
@@ -271,13 +270,13 @@ def test_canary_checks_rotate_through_targets_and_builds(tmp_path: Path, monkeyp
         clock.sleep_until(datetime.fromtimestamp(AT.timestamp() + 150.0 * (n + 1), UTC))
     assert ordered == [("canary", OLD), ("control", OLD), ("canary", NEW), ("control", NEW), ("canary", OLD), ("control", OLD)]
     assert lined == 3, "those of the control are not reported"
-    recorded = evidence.read_lines(tmp_path / records.CONTROL_LIST, CanaryCheckDone)
-    assert {each.revisions for each in recorded} == {CONTROL.revisions}
-    assert {each.run.split("/")[0] for each in recorded} == {records.CONTROL}
-    assert {each.revisions.known for each in evidence.read_lines(tmp_path / records.CANARY_CHECK_LIST, CanaryCheckDone)} == {
-        False
-    }
-    assert iso(AT) == evidence.read_lines(tmp_path / records.CANARY_CHECK_LIST, CanaryCheckDone)[0].at
+    canary, against = (
+        evidence.read_lines(tmp_path / name, CanaryCheckDone) for name in (records.CANARY_CHECK_LIST, records.CONTROL_LIST)
+    )
+    assert {each.revisions for each in against} == {CONTROL.revisions}
+    assert {each.run.split("/")[0] for each in against} == {records.CONTROL}
+    assert {each.revisions.known for each in canary} == {False}
+    assert iso(AT) == canary[0].at
 
 
 def test_canary_checks_of_both_sides_must_fit_into_the_interval(tmp_path: Path) -> None:

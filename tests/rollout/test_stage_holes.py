@@ -239,10 +239,7 @@ def _plan_of(folder: Folder) -> StagePlan:
 def test_forged_signature_of_staging_does_not_count(on_staging: Path, tmp_path: Path) -> None:
     folder, found = preflight_on_staging(on_staging, tmp_path)
     assert found() == []
-    with Journal(folder.runs.parent / NAME, SteppedClock(folder.began)) as journal:
-        report, signoff = (evidence.sha256(folder.path / name) for name in (records.REPORT, records.SIGNOFF))
-        journal.append("reported", run=folder.path.name, report_sha256=report)
-        journal.append("signed", run=folder.path.name, report_sha256=report, signoff_sha256=signoff)
+    folder.add_journal()
     assert len(found()) == 1
     folder.sign(after_s=8000.0)
     assert found() == []

@@ -16,6 +16,7 @@ from drills.rollout.setup import records, stages
 from drills.rollout.setup.records import Gate, Snapshot, StageReport
 from drills.rollout.verdict import blockers, chain, judging, stage_drills, window
 from drills.runs import catalog, results
+from sim.base.atomic_files import read_struct
 from tests.browsers import chromium
 from tests.commands import stormgate_here
 from tests.rollout.test_judging import judge_once
@@ -44,7 +45,7 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def rollout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, StageReport]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
     """A no-go of stage 1 after a go of stage 0, with a fault, a restart and a hole in its window."""
     given = answers()
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +57,20 @@ def rollout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, 
         given |= BAD
         second = Folder(first.runs, "1", first, began=first.began + timedelta(hours=2)).write()
         second.edit(records.SNAPSHOTS, Snapshot, troubled)
-        yield second, stage_files.conclude(second.path)
+        stage_files.conclude(second.path)
+        yield second
+
+
+@pytest.fixture(scope="module")
+def report(folder: Folder) -> StageReport:
+    return read_struct(folder.path / records.REPORT, StageReport)
+
+
+@pytest.fixture(scope="module")
+def before(folder: Folder) -> Folder:
+    """The folder of stage 0."""
+    assert folder.previous is not None
+    return folder.previous
 
 
 def troubled(lines: list[Snapshot]) -> list[Snapshot]:
@@ -72,12 +86,12 @@ def troubled(lines: list[Snapshot]) -> list[Snapshot]:
     return [changed(line) for line in lines]
 
 
-def text(rollout: tuple[Folder, StageReport], name: str) -> str:
-    return (rollout[0].path / name).read_text()
+def text(folder: Folder, name: str) -> str:
+    return (folder.path / name).read_text()
 
 
-def test_report_starts_with_decision_and_reasons(rollout: tuple[Folder, StageReport]) -> None:
-    lines = text(rollout, records.REPORT_MD).splitlines()
+def test_report_starts_with_decision_and_reasons(folder: Folder) -> None:
+    lines = text(folder, records.REPORT_MD).splitlines()
     assert lines[0] == "# NO-GO: breach (target elsewhere, staging)"
     top = "\n".join(lines[:40])
     assert "1. fail: delivery.failed_publish_ratio" in top
@@ -86,17 +100,16 @@ def test_report_starts_with_decision_and_reasons(rollout: tuple[Folder, StageRep
     assert "control control-00042, runtime runtime-00017" in top
 
 
-def test_report_has_a_row_per_check(rollout: tuple[Folder, StageReport]) -> None:
-    table = text(rollout, records.REPORT_MD)
-    _, report = rollout
+def test_report_has_a_row_per_check(folder: Folder, report: StageReport) -> None:
+    table = text(folder, records.REPORT_MD)
     for gate in report.gates:
         for check in gate.checks:
             assert f"| {gate.name}.{check.check} | {check.state}" in table
     assert "| 0.034 ratio | 0.021 .. 0.05 | 1234 | <= 0.01 | server |" in table
 
 
-def test_foreign_text_is_escaped(rollout: tuple[Folder, StageReport]) -> None:
-    markdown, html = text(rollout, records.REPORT_MD), text(rollout, records.REPORT_HTML)
+def test_foreign_text_is_escaped(folder: Folder) -> None:
+    markdown, html = text(folder, records.REPORT_MD), text(folder, records.REPORT_HTML)
     assert "<script" not in markdown
     assert "<script" not in html
     rows = [line for line in markdown.splitlines() if line.startswith("| delivery.failed_publish_ratio | fail")]
@@ -104,24 +117,21 @@ def test_foreign_text_is_escaped(rollout: tuple[Folder, StageReport]) -> None:
     assert len(re.split(r"(?<!\\)\|", rows[0])) == 12
 
 
-def test_page_has_no_external_resources(rollout: tuple[Folder, StageReport]) -> None:
-    html = text(rollout, records.REPORT_HTML)
+def test_page_has_no_external_resources(folder: Folder) -> None:
+    html = text(folder, records.REPORT_HTML)
     assert re.findall(r"(?:src|href)=[\"'](?!#)[^\"']+", html) == []
     assert re.findall(r"url\((?!#)[^)]*\)|@import", html) == []
     assert html.count("<figure>") == html.count("<svg ") == 3
 
 
-def test_go_has_no_blockers_file(rollout: tuple[Folder, StageReport]) -> None:
-    folder, report = rollout
+def test_go_has_no_blockers_file(folder: Folder, report: StageReport, before: Folder) -> None:
     assert (folder.path / records.BLOCKERS).exists()
-    assert folder.previous is not None
-    assert not (folder.previous.path / records.BLOCKERS).exists()
+    assert not (before.path / records.BLOCKERS).exists()
     found = msgspec.json.decode((folder.path / records.BLOCKERS).read_bytes(), type=list[records.Blocker])
     assert tuple(found) == report.blockers
 
 
-def test_blockers_start_with_the_runbooks_next_step(rollout: tuple[Folder, StageReport]) -> None:
-    _, report = rollout
+def test_blockers_start_with_the_runbooks_next_step(report: StageReport) -> None:
     assert [blocker.check for blocker in report.blockers] == [
         "delivery.failed_publish_ratio",
         "error.token_expired_surge",
@@ -137,8 +147,7 @@ def test_blockers_start_with_the_runbooks_next_step(rollout: tuple[Folder, Stage
     assert not any("Roll traffic" in step for step in (*broken.remediation, *unknown.remediation))
 
 
-def test_retest_command_names_a_valid_target(rollout: tuple[Folder, StageReport]) -> None:
-    _, report = rollout
+def test_retest_command_names_a_valid_target(report: StageReport) -> None:
     plan = msgspec.structs.replace(report.plan, target="embedded mock", target_kind="mock", stage="0")
     found = {each.check: each.retest for each in blockers.of(msgspec.structs.replace(report, plan=plan))}
     assert found["error.token_expired_surge"] == "stormgate drill run token_expiry_storm clock_skew --target mock"
@@ -147,15 +156,13 @@ def test_retest_command_names_a_valid_target(rollout: tuple[Folder, StageReport]
     assert last.retest == "stormgate stage run 0 --target mock --rollout november"
 
 
-def test_preflight_blockers_do_not_roll_back(rollout: tuple[Folder, StageReport]) -> None:
-    folder, report = rollout
-    assert folder.previous is not None
+def test_preflight_blockers_do_not_roll_back(report: StageReport) -> None:
     plan = msgspec.structs.replace(report.plan, stage="0")
     found = blockers.of(msgspec.structs.replace(report, plan=plan))
     assert found[0].remediation[0].startswith("Do not start the next stage")
 
 
-def test_every_check_and_requirement_has_a_cause(rollout: tuple[Folder, StageReport]) -> None:
+def test_every_check_and_requirement_has_a_cause() -> None:
     table = blockers.table()
     asked = {name for name in window.REGISTRY if not name.startswith("window.")} | set(stage_drills.CHECKS)
     required = {"evidence", "previous_stage", "target", "revisions", *judging.OF_WINDOW}
@@ -169,8 +176,7 @@ def test_every_check_and_requirement_has_a_cause(rollout: tuple[Folder, StageRep
         assert {drill for names in named for drill in names.split()} <= known
 
 
-def test_changes_since_the_previous_stage_are_reported(rollout: tuple[Folder, StageReport]) -> None:
-    _, report = rollout
+def test_changes_since_the_previous_stage_are_reported(folder: Folder, report: StageReport, before: Folder) -> None:
     found = {f"{change.gate}.{change.check}": change for change in report.changes}
     ratio, cursors = found["delivery.failed_publish_ratio"], found["error.stale_cursors"]
     assert (ratio.before_state, ratio.state, ratio.verdict) == ("pass", "fail", "worse")
@@ -178,13 +184,13 @@ def test_changes_since_the_previous_stage_are_reported(rollout: tuple[Folder, St
     assert found["replay.client_lag_events"].change is None
     assert [change.verdict for change in report.changes[:4]] == ["worse"] * 4
     for name in (records.REPORT_MD, records.REPORT_HTML):
-        assert "Since the previous stage" in text(rollout, name)
+        assert "Since the previous stage" in text(folder, name)
     backwards = chain.compare(report.gates, [Gate(name="delivery", state="pass", checks=())])
     assert {change.state for change in backwards} == {""}
 
 
-def test_only_a_pass_is_green_in_junit(rollout: tuple[Folder, StageReport]) -> None:
-    root = ElementTree.fromstring(text(rollout, records.JUNIT))
+def test_only_a_pass_is_green_in_junit(folder: Folder) -> None:
+    root = ElementTree.fromstring(text(folder, records.JUNIT))
     cases = {case.get("name"): case for case in root.iter("testcase")}
     assert {suite.get("name") for suite in root} == {"error", "replay", "reconnect", "delivery", "ux", "stage"}
     kinds = {name: [child.tag for child in case] for name, case in cases.items()}
@@ -197,16 +203,14 @@ def test_only_a_pass_is_green_in_junit(rollout: tuple[Folder, StageReport]) -> N
     assert [root.get(name) for name in ("tests", "failures", "errors", "skipped")] == [str(len(cases)), "2", "1", "1"]
 
 
-def test_junit_is_valid_xml_for_any_text(rollout: tuple[Folder, StageReport]) -> None:
-    _, report = rollout
+def test_junit_is_valid_xml_for_any_text(report: StageReport) -> None:
     part = records.Requirement(name="odd", state="fail", reason="a \x00 \x1b[31m b \ud800 <&>\"'")
     ElementTree.fromstring(junit.of_stage(msgspec.structs.replace(report, requirements=(part,))))
 
 
 def test_terminal_and_exit_code_agree_with_the_report(
-    rollout: tuple[Folder, StageReport], monkeypatch: pytest.MonkeyPatch
+    folder: Folder, report: StageReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, report = rollout
     said = stormgate_here("stage", "judge", folder.path)
     assert said.code == 1
     assert "NO-GO: breach (target elsewhere, staging)" in said.out
@@ -216,10 +220,8 @@ def test_terminal_and_exit_code_agree_with_the_report(
         assert stage_report.exit_code(msgspec.structs.replace(report, reason=reason)) == code
 
 
-def test_judge_writes_junit(rollout: tuple[Folder, StageReport], tmp_path: Path) -> None:
-    folder, _ = rollout
-    assert folder.previous is not None
-    (run,) = (folder.previous.path / records.DRILLS).glob("*-storm-*")
+def test_judge_writes_junit(before: Folder, tmp_path: Path) -> None:
+    (run,) = (before.path / records.DRILLS).glob("*-storm-*")
     said = stormgate_here("judge", run, "--junit", tmp_path / "drills.xml")
     assert said.code == 0
     root = ElementTree.parse(tmp_path / "drills.xml").getroot()
@@ -235,8 +237,8 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-def test_page_renders_in_light_and_dark(rollout: tuple[Folder, StageReport], browser: Browser) -> None:
-    address = (rollout[0].path / records.REPORT_HTML).as_uri()
+def test_page_renders_in_light_and_dark(folder: Folder, browser: Browser) -> None:
+    address = (folder.path / records.REPORT_HTML).as_uri()
     papers = {}
     for scheme in ("light", "dark"):
         page = browser.new_page(viewport={"width": 1160, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
@@ -256,9 +258,9 @@ def test_page_renders_in_light_and_dark(rollout: tuple[Folder, StageReport], bro
     assert papers["dark"] == ["rgb(20, 23, 27)", "rgb(86, 180, 233)"]
 
 
-def test_page_fits_a_phone_and_a_printer(rollout: tuple[Folder, StageReport], browser: Browser) -> None:
+def test_page_fits_a_phone_and_a_printer(folder: Folder, browser: Browser) -> None:
     page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
-    page.goto((rollout[0].path / records.REPORT_HTML).as_uri())
+    page.goto((folder.path / records.REPORT_HTML).as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

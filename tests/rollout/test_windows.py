@@ -1,4 +1,4 @@
-"""A window's evidence: what counts, which source may replace another, and that less evidence never passes more."""
+"""The checks of a window: each can pass and fail, which source may replace another, and less evidence never passes more."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -9,16 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drills.judging.checks import registry
 from drills.judging.checks.verdicts import State
 from drills.rollout.setup.records import Revisions, Snapshot
 from drills.rollout.verdict import window
 from drills.rollout.verdict.window import StageWindow
 from drills.rollout.verdict.window_data import clients
+from drills.rollout.verdict.window_data.base import answer
 from drills.rollout.verdict.window_data.stage_window import moment_s
-from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
+from sim.protocols.spacetime.metric_names import KNOWN, MEANINGS, PROFILES, STATUS_COUNTERS
 from sim.record.observations import Kind
 from tests.histories import Story
-from tests.known_bad_windows import KNOWN_BAD, a_hole, of_metrics, of_monitoring, rates, reported, seen
+from tests.known_bad_windows import KNOWN_BAD, KnownBad, a_hole, of_metrics, of_monitoring, rates, reported, seen
 from tests.windows import (
     BEGAN_S,
     INTERVAL_S,
@@ -31,6 +33,7 @@ from tests.windows import (
     good,
     judged,
     quiet,
+    snapshot,
     states,
     with_metrics,
     without,
@@ -46,6 +49,40 @@ BY_COUNTERS = (
 def of(found: StageWindow, *names: str) -> set[State]:
     results = judged(found)
     return {results[name].state for name in names}
+
+
+# --- every check ----------------------------------------------------------------------------------------
+
+
+def test_healthy_hour_passes_every_check() -> None:
+    results = judged(good())
+    assert {name: result.reason for name, result in results.items() if result.state is not PASS} == {}
+    assert tuple(results) == tuple(window.REGISTRY)
+
+
+@pytest.mark.parametrize("case", KNOWN_BAD, ids=str)
+def test_one_problem_changes_its_check(case: KnownBad) -> None:
+    result = answer(window.REGISTRY[case.name], case.window(), THRESHOLDS.get(case.name))
+    assert result.state is case.state, result
+    assert case.origin in ("", result.origin), result
+
+
+def test_shared_name_has_one_threshold() -> None:
+    expected = registry.expected()
+    assert {name for name, check in window.REGISTRY.items() if check.spec.takes_threshold} <= expected.keys()
+    assert expected["error.stale_cursors"].optional_keys == ("warn",)
+
+
+@pytest.mark.parametrize("name", window.REGISTRY)
+def test_no_check_passes_without_data(name: str) -> None:
+    empty = StageWindow(0.0, 3600.0, 60.0, (), ())
+    assert judged(empty)[name].state is NO_DATA
+
+
+def test_every_metric_is_known_to_a_source() -> None:
+    read = {metric for check in window.REGISTRY.values() for source in check.sources for metric in source.metrics}
+    assert sorted(read - set(KNOWN)) == []
+    assert read.isdisjoint(MEANINGS)  # metrics with a misleading name decide nothing
 
 
 # --- coverage -------------------------------------------------------------------------------------------
@@ -99,6 +136,26 @@ def test_change_of_revisions_is_reported() -> None:
     found = changed(good(), lambda each: each.n == 61, revisions=Revisions(runtime="r2"))
     assert [each.runtime for each in found.revisions] == ["r1", "r2"]
     assert "revisions changed" in judged(found)["window.coverage"].reason
+
+
+@pytest.mark.parametrize(
+    ("reported", "pairs"),
+    [
+        ([("", "r1"), ("c1", ""), ("", "r1"), ("c1", "")], [("c1", "r1")]),
+        ([("", "r1"), ("c1", ""), ("", "r2"), ("c1", "")], [("c1", "r1"), ("c1", "r2")]),
+        ([("", "r1"), ("c1", ""), ("", ""), ("c2", "")], [("c1", "r1"), ("c2", "r1")]),
+        ([("", "r1"), ("c1", ""), ("", "r2"), ("", "r1")], [("c1", "r1"), ("c1", "r2")]),
+        ([("", "r1"), ("", "")], [("", "r1")]),
+        ([("", ""), ("", "")], []),
+    ],
+)
+def test_service_keeps_its_last_revision(reported: list[tuple[str, str]], pairs: list[tuple[str, str]]) -> None:
+    taken = tuple(
+        snapshot(n, n, "metrics", {}, revisions=Revisions(control=control, runtime=runtime))
+        for n, (control, runtime) in enumerate(reported, 1)
+    )
+    found = StageWindow(0.0, 3600.0, 60.0, taken, ()).revisions
+    assert [(pair.control, pair.runtime) for pair in found] == pairs
 
 
 # --- counters -------------------------------------------------------------------------------------------
