@@ -118,7 +118,7 @@ def test_interruption_keeps_the_snapshots_and_stops_the_mock(tmp_path: Path, num
         (["--target", "mock", "--every", "often", "--for", 9], ["--every"]),
         (["--target", "staging"], ["--target", "targets.toml"]),
         (["--target", "staging", "--targets", "none.toml"], ["none.toml", "no such file"]),
-        (["--target", "http://example.com"], ["this machine only"]),
+        (["--target", "http://example.com"], ["must be on this machine"]),
     ],
 )
 def test_invalid_options_are_refused(tmp_path: Path, options: list[object], words: list[str]) -> None:
