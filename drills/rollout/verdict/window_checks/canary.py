@@ -17,12 +17,11 @@ from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_checks.budget import client_errors
 from drills.rollout.verdict.window_checks.service import bootstrap_ms, publish_to_apply_ms
 from drills.rollout.verdict.window_data.base import Source, by_clients, by_limit
-from drills.rollout.verdict.window_data.clients import SamplesOf, on_time
+from drills.rollout.verdict.window_data.clients import MAX_LEFT_OUT_SHARE, SamplesOf, on_time
 from drills.rollout.verdict.window_data.clients import samples as samples_of_all
 from drills.rollout.verdict.window_data.stage_window import CanaryCheck, StageWindow
 from sim.analysis import statistics
 
-_MAX_LEFT_OUT_SHARE = 0.1  # [ours] of a side's canary checks: cut short, failed, or with a late load generator
 _MAX_CHANCE_TO_FAIL = 0.001  # [ours] small, because a hold is evaluated many times
 _MIN_CHANCE_TO_PASS = 0.05
 _CONFIDENCE = 0.975  # of each of the two bounds of a ratio, so that both hold with 95 %
@@ -56,7 +55,7 @@ def _unless_left_out(canary: StageWindow, control: StageWindow, found: Answer) -
     for side, window in (("canary", canary), ("control", control)):
         out = window.cut_short + len(window.canary_checks) - len(on_time(window).canary_checks)
         of = window.cut_short + len(window.canary_checks)
-        if out > _MAX_LEFT_OUT_SHARE * of:
+        if out > MAX_LEFT_OUT_SHARE * of:
             why = f"{out} of {of} canary checks of the {side} failed, were cut short or had a late load generator"
             return replace(found, state=State.INCONCLUSIVE, reason=f"{why} ({found.reason})")
     return found

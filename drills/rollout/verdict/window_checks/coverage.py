@@ -8,12 +8,10 @@ from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.thresholds import Threshold
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.base import Source, by_clients, most_severe
-from drills.rollout.verdict.window_data.clients import is_late
+from drills.rollout.verdict.window_data.clients import MAX_LEFT_OUT_SHARE, is_late
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 from sim.analysis import invariants
 from sim.analysis.invariants import Violation
-
-_MAX_LEFT_OUT_SHARE = 0.1  # [ours] of the canary checks, which may be cut short or have a late load generator
 
 
 def violations(window: StageWindow) -> list[Violation]:
@@ -52,7 +50,7 @@ def _canary_checks(window: StageWindow, threshold: Threshold | None) -> Answer |
         if worst.state is not State.PASS:
             return Answer(worst.state, len(found), n, worst.reason)
         left_out = f"{window.cut_short} were cut short, {late} had a late load generator"
-        if window.cut_short + late > _MAX_LEFT_OUT_SHARE * (n + window.cut_short):
+        if window.cut_short + late > MAX_LEFT_OUT_SHARE * (n + window.cut_short):
             return Answer(State.INCONCLUSIVE, window.cut_short + late, n, f"{n} canary checks, of which {left_out}")
         return Answer(State.PASS, 0, n, f"{n} canary checks ran as planned; {left_out}")
 

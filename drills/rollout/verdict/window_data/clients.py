@@ -21,7 +21,7 @@ from sim.analysis.statistics import Bounds
 from sim.record.history import Floats, History
 
 SPAN_S = 600.0  # of the spans of which the worst one decides
-_MAX_LATE_SHARE = 0.1  # [ours] of the canary checks, whose load generator may have been late
+MAX_LEFT_OUT_SHARE = 0.1  # [ours] of the canary checks: cut short, failed, or with a late load generator
 _DRILL_CHECKS = {**service.DECISIONS, **phases.DECISIONS}
 _GENERATOR = Threshold(threshold=250.0, comparator="<=", unit="ms", source="[ours]", minimum_n=20)
 ShareOf = Callable[[History], Share]
@@ -173,7 +173,7 @@ def _against(now: Bounds, before: Bounds, threshold: Threshold, what: str) -> An
 def _unless_late(window: StageWindow, fit: StageWindow, found: Answer) -> Answer:
     """The answer; inconclusive if the load generator was late in too many canary checks."""
     n, late = len(window.canary_checks), len(window.canary_checks) - len(fit.canary_checks)
-    if late > _MAX_LATE_SHARE * n:
+    if late > MAX_LEFT_OUT_SHARE * n:
         reason = f"the load generator was late in {late} of {n} canary checks ({found.reason})"
         return replace(found, state=State.INCONCLUSIVE, reason=reason)
     return found
