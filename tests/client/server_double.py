@@ -1,15 +1,15 @@
-"""Both cores joined in memory: client sessions and one runtime on a virtual clock, without a socket.
+"""Client sessions and one runtime connected in memory on a virtual clock, without a socket.
 
-This is the smallest driver there can be, so it also shows what an engine has to do: carry out actions, hand
-over frames, wake whoever asked for it. Frames travel in two queues a client, `up` and `down`, and move only
-when told to, so a test decides what is in flight when something breaks. Every frame goes through the codec.
+It is a minimal engine: it executes actions, moves frames and wakes sessions. Each client has two queues of
+frames, `up` and `down`. Frames move only on request, so a test decides what is in flight when something
+breaks. Every frame goes through the codec.
 
-    lane = Lane(clients=2)          everyone has the topics RUN (with snapshots) and WORKER (without)
-    lane.settle()                   deliver all, let time pass, until everyone is live and at the head
-    lane.publish(RUN, 3)
-    lane.carry(0)                   client 0's frames, both ways, until none is left
-    lane.cut(0); lane.restart(); lane.advance(10.0)
-    lane.check()                    the laws of the reference client
+    service = InMemoryService(clients=2)   all clients have the topics RUN (with snapshots) and WORKER (without)
+    service.settle()                deliver all frames until every client is live and at the head
+    service.publish(RUN, 3)
+    service.carry(0)                move client 0's frames both ways until the queues are empty
+    service.cut(0); service.restart(); service.advance(10.0)
+    service.check()                 check the invariants of the reference client
 """
 
 import math
@@ -53,7 +53,7 @@ class Wire:
     down: deque[str] = field(default_factory=deque)
 
 
-class Endpoints:
+class InMemoryService:
     """N clients, one runtime, one clock."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Endpoints:
     # --- frames and time ----------------------------------------------------------------------------
 
     def send_up(self, client: int) -> int:
-        """What the client sent reaches the runtime."""
+        """Move the client's frames to the runtime."""
         wire = self.wires.get(client)
         sent = 0
         while wire and wire.up:
@@ -149,7 +149,7 @@ class Endpoints:
         return sent
 
     def pull(self, client: int, frames: int = 1_000_000) -> int:
-        """The runtime puts up to so many frames on the wire."""
+        """Move up to `frames` frames from the runtime to the wire."""
         wire = self.wires.get(client)
         for pulled in range(frames if wire else 0):
             events = self.runtime.pull(wire.number, self.now)
@@ -159,7 +159,7 @@ class Endpoints:
         return frames if wire else 0
 
     def deliver(self, client: int, frames: int = 1_000_000) -> int:
-        """Up to so many frames reach the client; the runtime's closing does once all is read."""
+        """Deliver up to `frames` frames to the client, then the runtime's close."""
         session, delivered = self.sessions[client], 0
         while (wire := self.wires.get(client)) and wire.down and delivered < frames:
             delivered += 1
@@ -171,25 +171,25 @@ class Endpoints:
         return delivered
 
     def duplicate(self, client: int) -> None:
-        """The frame that reaches the client next reaches it twice: delivery is at-least-once."""
+        """Deliver the next frame to the client twice: delivery is at least once."""
         wire = self.wires.get(client)
         if wire and wire.down:
             wire.down.appendleft(wire.down[0])
 
     def carry(self, client: int) -> None:
-        """All frames of this client, both ways, until none is left."""
+        """Move this client's frames both ways until the queues are empty."""
         for _ in range(10_000):
             if not self.send_up(client) + self.pull(client) + self.deliver(client):
                 return
-        raise AssertionError(f"client {client} and the runtime never fall silent: {self.actions}")
+        raise AssertionError(f"client {client} and the runtime never stop sending: {self.actions}")
 
     def carry_all(self) -> None:
-        """All frames of everyone."""
+        """Move the frames of all clients."""
         for client in range(len(self.sessions)):
             self.carry(client)
 
     def advance(self, seconds: float, carrying: bool = False) -> None:
-        """Let time pass, waking whoever asked to be woken; with `carrying`, frames travel at once."""
+        """Let time pass and wake sessions and runtime when due; with `carrying`, frames move at once."""
         until = self.now + seconds
         if carrying:
             self.carry_all()
@@ -210,7 +210,7 @@ class Endpoints:
                 assert session.wake_at() > self.now or session.wake_at() != due, "woken again and again"
 
     def settle(self, within_s: float = 150.0) -> None:
-        """Heal everything and wait until everyone is live and at the head of every topic."""
+        """Revert all faults and wait until every client is live and at the head of every topic."""
         self.is_down = self.network_is_down = False
         self.runtime.set_switches(Switches())
         self.carry_all()
@@ -220,17 +220,17 @@ class Endpoints:
             self.advance(1.0, carrying=True)
 
     def has_converged(self) -> bool:
-        """Everyone live, caught up and at the head."""
+        """Whether every client is live, caught up and at the head."""
         return all(s.is_live and s.is_caught_up and self.is_at_head(s) for s in self.sessions)
 
     def is_at_head(self, session: Session) -> bool:
         """Whether this client has applied the last event of every topic."""
         return all(c.watermark == self.runtime.streams.head(c.topic) for c in session.replica.cursors.values())
 
-    # --- what goes on and what goes wrong -----------------------------------------------------------
+    # --- events and faults --------------------------------------------------------------------------
 
     def publish(self, topic: str, count: int = 1) -> None:
-        """Append and announce so many events."""
+        """Append and announce `count` events."""
         for _ in range(count):
             log = self.runtime.streams.log(topic)
             payload = canonical_json({"n": log.next_seq, "of": topic})
@@ -238,23 +238,23 @@ class Endpoints:
             self.runtime.announce(topic, self.now)
 
     def cut(self, client: int, reason: str = "network") -> None:
-        """The client's socket breaks; what was in flight is gone."""
+        """Break the client's socket; frames in flight are lost."""
         self.lose(client, Closed(classify(reason)))
 
     def lose(self, client: int, event: Closed) -> None:
-        """The client's socket ends so."""
+        """End the client's socket with this event."""
         if self._hang_up(client):
             self.sessions[client].disconnected(event, self.now)
             self._obey(self.sessions[client])
 
     def stop_runtime(self) -> None:
-        """The runtime's process ends, and with it every socket."""
+        """Stop the runtime and close every socket."""
         self.is_down = True
         for client in range(len(self.sessions)):
             self.cut(client)
 
     def start_runtime(self) -> None:
-        """Another runtime over the same logs."""
+        """Start another runtime with the same logs."""
         old, self.is_down = self.runtime, False
         self.runtime = Runtime(old.settings, old.keyring, old.switches)
         self.runtime.streams.logs.update(old.streams.logs)
@@ -265,10 +265,10 @@ class Endpoints:
         self.start_runtime()
 
     def switch(self, **changes: object) -> None:
-        """Set the runtime's switches, all others healthy."""
+        """Set these switches of the runtime and reset all others."""
         self.runtime.set_switches(Switches(**changes))  # type: ignore[arg-type]
 
-    # --- the laws -----------------------------------------------------------------------------------
+    # --- invariants ---------------------------------------------------------------------------------
 
     def of(self, client: int, *kinds: str) -> list[Notice]:
         """One client's notices of these kinds."""
@@ -279,7 +279,7 @@ class Endpoints:
         return [notice.seq for notice in self.of(client, "applied") if notice.stream == stream_id(topic)]
 
     def silently_lost(self, client: int, topic: str) -> set[int]:
-        """Above the client's first baseline: neither applied, nor covered by a snapshot, nor declared lost."""
+        """Events above the client's first baseline that were not applied, in a snapshot, or declared lost."""
         has: set[int] = set(self.applied(client, topic))
         baseline = None
         for notice in self.of(client, "rebootstrapped", "declared_loss"):
@@ -292,7 +292,7 @@ class Endpoints:
         return set(range((baseline or 0) + 1, self.runtime.streams.head(topic) + 1)) - has
 
     def check(self) -> None:
-        """What the reference client promises, whatever happened."""
+        """Check the invariants of the reference client."""
         for client in range(len(self.sessions)):
             for topic in self.topics:
                 applied = self.applied(client, topic)
@@ -302,11 +302,11 @@ class Endpoints:
                 assert all(low < high for low, high in pairwise(written)), f"checkpoint went back: {written}"
                 declared = [n.seq for n in self.of(client, "declared_loss") if n.stream == stream_id(topic)]
                 oldest = self.runtime.streams.log(topic).oldest
-                assert all(seq < oldest for seq in declared), f"called lost what is still there: {declared}, {oldest}"
+                assert all(seq < oldest for seq in declared), f"declared retained events lost: {declared}, {oldest}"
             self._check_conservation(client)
 
     def _check_conservation(self, client: int) -> None:
-        """Every update received became one thing. (A gap noted as `replay` tells of a whole replay, not of an update.)"""
+        """Every received update has one outcome. (A gap with detail `replay` is about a whole replay.)"""
         received = sum(int(notice.value) for notice in self.of(client, "received"))
         became = self.of(client, "applied", "duplicate_dropped", "hash_mismatch", "ungranted", "gap")
         assert received == len([notice for notice in became if notice.detail != "replay"])

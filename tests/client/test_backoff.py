@@ -29,7 +29,7 @@ def delays(name: str, attempts: int, draw_of: float = 0.0) -> list[float]:
     return [get(name).delay_ms(attempt, draw_of, 0.0) for attempt in range(1, attempts + 1)]
 
 
-def test_the_shared_librarys_delays(vectors):
+def test_sdk_delays_match_shared_library(vectors):
     for line in vectors("sdk_backoff"):
         assert get("sdk").delay_ms(line["attempt"] + 1, 0.3, 0.0) == line["delay_ms"], line
 
@@ -41,12 +41,12 @@ def test_delays_are_bounded(name, attempt, drawn, previous):
     assert least <= get(name).delay_ms(attempt, drawn, previous) <= most
 
 
-def test_every_preset_is_named_by_its_key_and_bounded_here():
+def test_every_preset_has_its_name_and_bounds():
     assert set(PRESETS) == set(BOUNDS)
     assert all(preset.name == name for name, preset in PRESETS.items())
 
 
-def test_delays_without_jitter():
+def test_presets_without_jitter_have_fixed_delays():
     assert delays("desktop", 7) == [250, 500, 1000, 2000, 4000, 8000, 8000]
     assert delays("phoenix_js", 11) == [10, 50, 100, 150, 200, 250, 500, 1000, 2000, 5000, 5000]
     assert delays("ably", 10) == [15_000] * 8 + [30_000] * 2
@@ -58,14 +58,14 @@ def test_presets_without_jitter_ignore_the_draw(name, attempt, drawn):
     assert get(name).delay_ms(attempt, drawn, 0.0) == get(name).delay_ms(attempt, 0.0, 0.0)
 
 
-def test_jittered_delays_at_half_a_draw():
+def test_jittered_presets_have_expected_delays_at_draw_of_one_half():
     assert delays("reference", 7, 0.5) == [125, 250, 500, 1000, 2000, 4000, 4000]
     assert delays("equal_jitter", 7, 0.5) == [187.5, 375, 750, 1500, 3000, 6000, 6000]
     assert delays("centrifuge_js", 7, 0.5) == [750, 1000, 1500, 2500, 4500, 8500, 10_500]
     assert delays("server_hint", 2, 0.5) == [525, 525]
 
 
-def test_decorrelated_grows_from_the_delay_before():
+def test_decorrelated_grows_from_previous_delay():
     preset = get("decorrelated")
     assert preset.delay_ms(1, 0.0, 0.0) == 250
     assert preset.delay_ms(1, 0.5, 0.0) == 500
@@ -79,6 +79,6 @@ def test_jitter_is_uniform(name, mean_ms):
     assert sum(drawn) / len(drawn) == pytest.approx(mean_ms, rel=0.05)
 
 
-def test_an_unknown_name_lists_the_presets():
+def test_unknown_preset_error_lists_all_presets():
     with pytest.raises(UsageError, match=r"'fast'.*ably.*desktop.*reference"):
         get("fast")

@@ -1,4 +1,4 @@
-"""Both cores against each other: whatever happens, the reference client loses nothing in silence and comes back."""
+"""Client sessions against the runtime: the reference client recovers and loses no event silently."""
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from msgspec import structs
 
 from sim.server.disorder import LIVE_FAULTS
 from sim.server.settings import LiveFault
-from tests.client.server_double import RUN, SMALL, TOPICS, WORKER, Endpoints, RuntimeSettings
+from tests.client.server_double import RUN, SMALL, TOPICS, WORKER, InMemoryService, RuntimeSettings
 
 CLIENTS = 2
 _client = st.integers(0, CLIENTS - 1)
@@ -32,7 +32,7 @@ _STEPS = st.one_of(
 )
 
 
-def play(service: Endpoints, step: tuple) -> None:
+def play(service: InMemoryService, step: tuple) -> None:
     """Carry out one step of a script."""
     match step:
         case ("trim", topic, keep):
@@ -61,9 +61,9 @@ _RUNTIMES = st.sampled_from(
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(_STEPS, min_size=8, max_size=50), _RUNTIMES, st.booleans())
-def test_whatever_happens_the_reference_client_comes_back_with_everything(script, runtime_settings, begins_live):
-    service = Endpoints(CLIENTS, settings=runtime_settings)
-    if begins_live:
+def test_reference_client_recovers_every_event_after_any_history(script, runtime_settings, starts_live):
+    service = InMemoryService(CLIENTS, settings=runtime_settings)
+    if starts_live:
         service.settle()
     for step in script:
         play(service, step)
@@ -73,20 +73,20 @@ def test_whatever_happens_the_reference_client_comes_back_with_everything(script
     service.check()
 
 
-# --- histories that once broke a client, or might have -----------------------------------------------------
+# --- known difficult histories ---------------------------------------------------------------------------
 
 
-def live_endpoints(clients: int = 1, **settings: int) -> Endpoints:
-    """A lane whose clients are live and at the head of both topics, each with two events."""
-    service = Endpoints(clients, settings=structs.replace(SMALL, **settings))
+def live_endpoints(clients: int = 1, **settings: int) -> InMemoryService:
+    """A service whose clients are live and at the head of both topics, each with two events."""
+    service = InMemoryService(clients, settings=structs.replace(SMALL, **settings))
     for topic in TOPICS:
         service.publish(topic, 2)
     service.settle()
     return service
 
 
-def test_frames_of_the_old_subscription_are_not_taken_for_the_first_of_the_new():
-    """The window moves on past a client that has a hole, while frames of the tail are under way to it."""
+def test_frames_of_old_subscription_do_not_count_for_new_one():
+    """The window passes a client that has a gap while live frames are in flight to it."""
     service = live_endpoints()
     service.switch(skip_live_clients=1.0, skip_live_events=1.0)
     service.publish(WORKER)
@@ -94,18 +94,18 @@ def test_frames_of_the_old_subscription_are_not_taken_for_the_first_of_the_new()
     service.switch()
     service.publish(WORKER)
     service.pull(0)
-    service.deliver(0)  # it sees the hole and asks again
+    service.deliver(0)  # it detects the gap and subscribes again
     service.publish(WORKER, 12)
-    service.pull(0)  # the tail goes on
-    service.send_up(0)  # the question is found stale
+    service.pull(0)  # the live tail continues
+    service.send_up(0)  # the subscribe is answered as stale
     service.publish(WORKER, 2)
     service.settle()
     service.check()
     assert service.of(0, "stale")
 
 
-def test_a_snapshot_taken_twice_covers_what_lies_between():
-    """Stale twice in a row: the second snapshot goes on from the first, not from nowhere."""
+def test_second_snapshot_covers_events_since_first():
+    """The cursor is stale twice in a row: the second snapshot continues from the first."""
     service = live_endpoints()
     service.cut(0)
     service.publish(RUN, 12)
@@ -122,7 +122,7 @@ def test_a_snapshot_taken_twice_covers_what_lies_between():
     service.check()
 
 
-def test_a_window_that_moves_during_a_replay_loses_nothing_in_silence():
+def test_window_moving_during_replay_loses_nothing_silently():
     service = live_endpoints()
     service.cut(0)
     service.publish(WORKER, 6)
@@ -137,9 +137,9 @@ def test_a_window_that_moves_during_a_replay_loses_nothing_in_silence():
     service.check()
 
 
-def test_a_replay_without_cursor_begins_at_what_is_retained_when_it_begins():
-    """Nothing was sent yet, so nothing can be missed by a window that moves on meanwhile."""
-    service = Endpoints(1)
+def test_replay_without_cursor_is_not_stale_when_window_moves():
+    """Nothing was sent yet, so a window that moves meanwhile cannot cause a loss."""
+    service = InMemoryService(1)
     service.publish(RUN, 8)
     service.send_up(0)
     service.pull(0)
@@ -151,7 +151,7 @@ def test_a_replay_without_cursor_begins_at_what_is_retained_when_it_begins():
     assert not service.of(0, "stale")
 
 
-def test_a_lost_last_event_is_found_by_heartbeats_within_two_of_their_intervals():
+def test_lost_last_event_is_found_within_two_heartbeats():
     service = live_endpoints()
     service.switch(skip_live_clients=1.0, skip_live_events=1.0)
     service.publish(RUN)
@@ -162,7 +162,7 @@ def test_a_lost_last_event_is_found_by_heartbeats_within_two_of_their_intervals(
     service.check()
 
 
-def test_a_runtime_that_comes_and_goes_is_met_with_backoff():
+def test_clients_back_off_while_runtime_is_down():
     service = live_endpoints(clients=3)
     service.stop_runtime()
     service.advance(60.0)
@@ -173,7 +173,7 @@ def test_a_runtime_that_comes_and_goes_is_met_with_backoff():
     service.check()
 
 
-def test_a_network_that_lets_only_one_frame_through_at_a_time_still_gets_there():
+def test_client_converges_over_network_of_one_frame_at_a_time():
     service = live_endpoints()
     for round_ in range(60):
         service.publish(TOPICS[round_ % 2])
@@ -187,7 +187,7 @@ def test_a_network_that_lets_only_one_frame_through_at_a_time_still_gets_there()
     service.check()
 
 
-def test_an_idle_fleet_does_nothing_but_beat():
+def test_idle_clients_send_only_heartbeats():
     service = live_endpoints(clients=2)
     before = service.actions.total()
     service.advance(240.0, carrying=True)
@@ -195,7 +195,7 @@ def test_an_idle_fleet_does_nothing_but_beat():
     assert service.runtime.wake_at() > service.now
 
 
-def test_refreshing_a_token_loses_nothing():
+def test_token_refresh_loses_nothing():
     service = live_endpoints()
     for _ in range(80):
         service.publish(RUN)
@@ -206,9 +206,9 @@ def test_refreshing_a_token_loses_nothing():
     assert not service.of(0, "stale", "gap")
 
 
-def test_the_same_seed_gives_the_same_history_and_another_client_changes_nobody_elses():
+def test_history_depends_on_seed_and_not_on_other_clients():
     def history(clients: int, seed: int = 1) -> list:
-        service = Endpoints(clients, seed=seed)
+        service = InMemoryService(clients, seed=seed)
         service.publish(RUN, 3)
         service.settle()
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""The shipped desktop client's quirks."""
+"""The policy `desktop` reproduces the quirks of the shipped desktop client."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ from sim.client.policies import Retries
 from sim.protocols.events import MINTS_FIRST, DisconnectReason
 
 
-def test_batches_are_applied_as_the_shipped_client_applies_them(vectors):
+def test_desktop_applies_batches_like_shipped_client(vectors):
     for line in vectors("desktop_apply"):
         watermark = line["start"]
         for step in line["steps"]:
@@ -19,7 +19,7 @@ def test_batches_are_applied_as_the_shipped_client_applies_them(vectors):
 
 
 def delays(history: list[str], live_s: float = 0.0) -> list[float]:
-    """What the policy waits after each of these disconnects, live for so long before each."""
+    """The policy's delay after each disconnect, with `live_s` seconds live before each."""
     retries = Retries(0, policies.get("desktop"), seed=1)
     out = []
     for reason in history:
@@ -28,7 +28,7 @@ def delays(history: list[str], live_s: float = 0.0) -> list[float]:
     return out
 
 
-def test_delays_and_flags_by_history_are_the_shipped_clients(vectors):
+def test_desktop_delays_and_flags_match_shipped_client(vectors):
     for history in vectors("desktop_lifecycle"):
         steps = [step for step in history if "live" not in step]
         reasons = [step["disconnect"] for step in steps]
@@ -39,7 +39,7 @@ def test_delays_and_flags_by_history_are_the_shipped_clients(vectors):
             assert step["refresh_token"] == (step["disconnect"] in MINTS_FIRST)
 
 
-def test_after_one_missed_event_nothing_more_is_applied():
+def test_desktop_applies_nothing_after_missed_event():
     watermark, applied = 2, []
     checkpoints = []
     for seqs in ([5], [6], [7, 8], [9]):
@@ -51,7 +51,7 @@ def test_after_one_missed_event_nothing_more_is_applied():
     assert checkpoints == [4, 5, 6, 8]
 
 
-def test_from_the_sixth_disconnect_on_every_delay_is_eight_seconds():
+def test_desktop_delay_is_eight_seconds_from_sixth_disconnect():
     assert delays(["network"] * 8, live_s=3600.0) == [250, 500, 1000, 2000, 4000, 8000, 8000, 8000]
 
 

@@ -1,92 +1,92 @@
-"""The policy `desktop` inside a session answers as the shipped client did, and costs what it cost."""
+"""A session with the policy `desktop` behaves like the shipped client, losses included."""
 
 import pytest
 
 from sim.protocols.spacetime.frames import HeartbeatPush, SyncError, Watermark
-from tests.client.hand import RUN, Hand, batch, stale
-from tests.client.server_double import Endpoints, RuntimeSettings
+from tests.client.server_double import InMemoryService, RuntimeSettings
+from tests.client.session_driver import RUN, SessionDriver, batch, stale
 
 
-def test_batches_do_to_the_checkpoint_what_they_did_to_the_shipped_clients(vectors):
+def test_desktop_session_moves_checkpoint_like_shipped_client(vectors):
     for line in vectors("desktop_apply"):
-        hand = Hand("desktop", checkpoints={RUN: line["start"]}).go_live()
+        driver = SessionDriver("desktop", checkpoints={RUN: line["start"]}).go_live()
         for step in line["steps"]:
-            hand.notices.clear()
-            hand.receive(batch(*step["batch"]))
-            assert hand.seqs("applied") == step["applied"]
-            assert hand.seqs("duplicate_dropped") == step["duplicate"]
-            assert hand.seqs("gap") == step["gap"]
-            cursor = hand.session.replica.cursors[RUN]
+            driver.notices.clear()
+            driver.receive(batch(*step["batch"]))
+            assert driver.seqs("applied") == step["applied"]
+            assert driver.seqs("duplicate_dropped") == step["duplicate"]
+            assert driver.seqs("gap") == step["gap"]
+            cursor = driver.session.replica.cursors[RUN]
             assert cursor.watermark == cursor.checkpoint == step["checkpoint"]
-            assert hand.actions() == []
+            assert driver.actions() == []
 
 
-def disconnect(hand: Hand, reason: str) -> None:
+def disconnect(driver: SessionDriver, reason: str) -> None:
     if reason == "stale_cursor":
-        hand.receive(SyncError(stale()))
-        hand.closes()
+        driver.receive(SyncError(stale()))
+        driver.expect_close()
     else:
-        hand.lose(reason)
+        driver.lose(reason)
 
 
-def test_delays_cursors_and_tokens_follow_the_shipped_clients_history(vectors):
+def test_desktop_session_follows_history_of_shipped_client(vectors):
     for history in vectors("desktop_lifecycle"):
-        hand = Hand("desktop", checkpoints={RUN: 5})
-        ask, head, expected_cursor = hand.begin(), 5, 5
+        driver = SessionDriver("desktop", checkpoints={RUN: 5})
+        subscribe, head, expected_cursor = driver.begin(), 5, 5
         for step in history:
             if "live" in step:
                 head = expected_cursor = head + 1
-                hand.receive(batch(head))
-                hand.reply(ask.ref)
+                driver.receive(batch(head))
+                driver.reply(subscribe.ref)
                 continue
-            disconnect(hand, step["disconnect"])
-            assert hand.delay_ms() == step["delay_ms"], history
+            disconnect(driver, step["disconnect"])
+            assert driver.delay_ms() == step["delay_ms"], history
             expected_cursor = 0 if step["reset_cursor"] else expected_cursor
-            tokens = hand.tokens
-            ask = hand.come_back()
-            assert ask.resume_after == {RUN: expected_cursor}
-            assert (hand.tokens > tokens) == step["refresh_token"]
+            tokens = driver.tokens
+            subscribe = driver.reconnect()
+            assert subscribe.resume_after == {RUN: expected_cursor}
+            assert (driver.tokens > tokens) == step["refresh_token"]
 
 
-def test_going_live_does_not_reset_its_count_and_it_draws_no_jitter():
+def test_desktop_never_resets_attempts_and_has_no_jitter():
     delays = []
     for client in (0, 1):
-        hand = Hand("desktop", client=client).go_live(1)
+        driver = SessionDriver("desktop", client=client).go_live(1)
         for _ in range(7):
-            hand.wait(14.0)
-            hand.lose("network")
-            ask = hand.come_back()
-            hand.receive(batch(head=1))
-            hand.reply(ask.ref)
-        delays.append([notice.value for notice in hand.of("backoff")])
+            driver.wait(14.0)
+            driver.lose("network")
+            subscribe = driver.reconnect()
+            driver.receive(batch(head=1))
+            driver.reply(subscribe.ref)
+        delays.append([notice.value for notice in driver.of("backoff")])
     assert delays[0] == delays[1] == [250, 500, 1000, 2000, 4000, 8000, 8000]
 
 
-def test_it_ignores_hints():
-    hand = Hand("desktop").go_live(1)
-    hand.error("slow_consumer", action="disconnect", reconnect_after_ms=2000.0)
-    assert hand.delay_ms() == 250
+def test_desktop_ignores_hints():
+    driver = SessionDriver("desktop").go_live(1)
+    driver.error("slow_consumer", action="disconnect", reconnect_after_ms=2000.0)
+    assert driver.delay_ms() == 250
 
 
-def test_without_a_checkpoint_but_with_a_known_head_it_starts_at_the_head():
-    hand = Hand("desktop")
-    ask = hand.begin()
-    assert ask.resume_after == {}
-    hand.receive(batch(head=40))
-    hand.reply(ask.ref)
-    hand.lose("network")
-    assert hand.come_back().resume_after == {RUN: 40}
+def test_desktop_without_checkpoint_starts_at_known_head():
+    driver = SessionDriver("desktop")
+    subscribe = driver.begin()
+    assert subscribe.resume_after == {}
+    driver.receive(batch(head=40))
+    driver.reply(subscribe.ref)
+    driver.lose("network")
+    assert driver.reconnect().resume_after == {RUN: 40}
 
 
-def test_heartbeats_do_not_make_it_ask_for_what_it_missed():
-    hand = Hand("desktop").go_live(1)
+def test_desktop_does_not_resubscribe_after_heartbeats():
+    driver = SessionDriver("desktop").go_live(1)
     for _ in range(3):
-        hand.receive(HeartbeatPush((Watermark(RUN, 5),)))
-    assert hand.actions() == []
+        driver.receive(HeartbeatPush((Watermark(RUN, 5),)))
+    assert driver.actions() == []
 
 
-def test_after_one_missed_event_it_loses_the_rest_in_silence():
-    service = Endpoints(1, "desktop", topics=(RUN,))
+def test_desktop_loses_later_events_silently_after_missed_event():
+    service = InMemoryService(1, "desktop", topics=(RUN,))
     service.publish(RUN, 2)
     service.carry(0)
     service.switch(skip_live_clients=1.0, skip_live_events=1.0)
@@ -103,8 +103,8 @@ def test_after_one_missed_event_it_loses_the_rest_in_silence():
 
 
 @pytest.mark.parametrize("policy", ["desktop", "reference"])
-def test_a_stale_cursor_is_a_loop_for_the_desktop_and_a_detour_for_the_reference(policy):
-    service = Endpoints(1, policy, topics=(RUN,), settings=RuntimeSettings(window_events=8))
+def test_stale_cursor_loops_on_desktop_and_recovers_on_reference(policy):
+    service = InMemoryService(1, policy, topics=(RUN,), settings=RuntimeSettings(window_events=8))
     service.publish(RUN, 2)
     service.carry(0)
     service.cut(0)

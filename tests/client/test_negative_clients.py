@@ -1,4 +1,4 @@
-"""Probes: what they try, and how each answer is told."""
+"""Negative clients: what each one tries, and how each answer is recorded."""
 
 import pytest
 
@@ -11,133 +11,133 @@ from sim.client.session import Session
 from sim.protocols.intents import Raw
 from sim.protocols.spacetime.codec import decode_client
 from sim.protocols.spacetime.frames import Request, Subscribe
-from tests.client.hand import RUN, Hand, batch
-from tests.client.server_double import RUN as LANE_RUN
-from tests.client.server_double import Endpoints
+from tests.client.server_double import RUN as SERVICE_RUN
+from tests.client.server_double import InMemoryService
+from tests.client.session_driver import RUN, SessionDriver, batch
 
 
-def answers(hand: Hand) -> list[str]:
-    return [notice.detail for notice in hand.of("probed")]
+def answers(driver: SessionDriver) -> list[str]:
+    return [notice.detail for notice in driver.of("probed")]
 
 
-def live_probe() -> tuple[Hand, str]:
-    """A mutation probe that is live, and the reference of its question."""
-    hand = Hand(session=MutationOverSocket)
-    ask = hand.begin()
-    hand.receive(batch(1))
-    hand.reply(ask.ref)
-    (request,) = hand.sent()
+def live_client() -> tuple[SessionDriver, str]:
+    """A live client that tried a mutation, and the reference of its request."""
+    driver = SessionDriver(session=MutationOverSocket)
+    subscribe = driver.begin()
+    driver.receive(batch(1))
+    driver.reply(subscribe.ref)
+    (request,) = driver.sent()
     assert isinstance(request, Raw)
     frame = decode_client(request.data)
     assert isinstance(frame, Request)
     assert frame.event == "sync:publish"
     assert RUN.encode() in bytes(frame.payload)
-    return hand, request.ref
+    return driver, request.ref
 
 
 @pytest.mark.parametrize(
     ("ok", "code", "answer"),
     [(True, "", "accepted"), (False, "mutation_refused", "refused:mutation_refused"), (False, "", "refused:error")],
 )
-def test_a_mutation_is_accepted_or_refused_and_the_probe_stays_live(ok, code, answer):
-    hand, ref = live_probe()
-    hand.reply(ref, ok=ok, code=code)
-    assert answers(hand) == [f"mutation_over_socket:{answer}"]
-    hand.wait(10.0)
-    hand.receive(batch(2))
-    assert hand.session.is_live
-    assert hand.seqs("applied") == [1, 2]
-    assert len(answers(hand)) == 1
+def test_mutation_answer_is_recorded_and_client_stays_live(ok, code, answer):
+    driver, ref = live_client()
+    driver.reply(ref, ok=ok, code=code)
+    assert answers(driver) == [f"mutation_over_socket:{answer}"]
+    driver.wait(10.0)
+    driver.receive(batch(2))
+    assert driver.session.is_live
+    assert driver.seqs("applied") == [1, 2]
+    assert len(answers(driver)) == 1
 
 
-def test_no_answer_to_a_mutation_is_a_refusal():
-    hand, ref = live_probe()
-    hand.wait(9.9)
-    assert not answers(hand)
-    hand.wait(0.2)
-    hand.reply(ref)  # too late
-    assert answers(hand) == ["mutation_over_socket:refused:silence"]
-    assert hand.session.is_live
+def test_unanswered_mutation_counts_as_refused():
+    driver, ref = live_client()
+    driver.wait(9.9)
+    assert not answers(driver)
+    driver.wait(0.2)
+    driver.reply(ref)  # too late
+    assert answers(driver) == ["mutation_over_socket:refused:silence"]
+    assert driver.session.is_live
 
 
-def test_a_lost_connection_is_no_answer_and_the_next_one_is_asked_again():
-    hand, _ = live_probe()
-    hand.lose("network")
-    ask = hand.come_back()
-    hand.receive(batch(head=1))
-    hand.reply(ask.ref)
-    assert not answers(hand)
-    assert isinstance(hand.sent()[0], Raw)
+def test_mutation_is_repeated_after_lost_connection():
+    driver, _ = live_client()
+    driver.lose("network")
+    subscribe = driver.reconnect()
+    driver.receive(batch(head=1))
+    driver.reply(subscribe.ref)
+    assert not answers(driver)
+    assert isinstance(driver.sent()[0], Raw)
 
 
-def expelled() -> Hand:
-    """An expired-token probe that was told to authenticate again and now waits its backoff out."""
-    hand = Hand(session=ExpiredToken).go_live(1)
-    hand.error("reauth_required")
-    hand.closes()
-    hand.wait(hand.session.wake_at() - hand.now)
-    return hand
+def reauthenticating() -> SessionDriver:
+    """A client that must authenticate again, at the end of its backoff."""
+    driver = SessionDriver(session=ExpiredToken).go_live(1)
+    driver.error("reauth_required")
+    driver.expect_close()
+    driver.wait(driver.session.wake_at() - driver.now)
+    return driver
 
 
-def old_token(hand: Hand) -> str:
-    (action,) = hand.actions()
+def old_token(driver: SessionDriver) -> str:
+    (action,) = driver.actions()
     assert isinstance(action, Connect)
     return action.token.text
 
 
-def test_a_refused_old_token_is_tried_once_then_the_probe_mints():
-    hand = expelled()
-    assert old_token(hand) == "t1"
-    hand.fail_connect("token_expired")
-    assert answers(hand) == ["expired_token:refused:token_expired"]
-    assert isinstance(hand.come_back(), Subscribe)
-    assert hand.tokens == 2
+def test_refused_old_token_is_tried_once_then_client_mints():
+    driver = reauthenticating()
+    assert old_token(driver) == "t1"
+    driver.fail_connect("token_expired")
+    assert answers(driver) == ["expired_token:refused:token_expired"]
+    assert isinstance(driver.reconnect(), Subscribe)
+    assert driver.tokens == 2
 
 
-def test_an_accepted_old_token_is_told():
-    hand = expelled()
-    assert old_token(hand) == "t1"
-    hand.open()
-    assert answers(hand) == ["expired_token:accepted"]
-    assert isinstance(hand.join(), Subscribe)
+def test_accepted_old_token_is_recorded():
+    driver = reauthenticating()
+    assert old_token(driver) == "t1"
+    driver.open()
+    assert answers(driver) == ["expired_token:accepted"]
+    assert isinstance(driver.join(), Subscribe)
 
 
 @pytest.mark.parametrize("code", ["network", "timeout"])
-def test_a_failing_network_proves_nothing_and_the_old_token_is_tried_again(code):
-    hand = expelled()
+def test_old_token_is_tried_again_after_network_failure(code):
+    driver = reauthenticating()
     for _ in range(3):
-        assert old_token(hand) == "t1"
-        hand.fail_connect(code)
-        hand.actions()
-        hand.wait(hand.session.wake_at() - hand.now)
-    assert not answers(hand)
-    assert old_token(hand) == "t1"
-    hand.wait(10.0)  # unanswered: that proves nothing either
-    hand.actions()
-    hand.wait(max(hand.session.wake_at() - hand.now, 0.0))
-    assert not answers(hand)
+        assert old_token(driver) == "t1"
+        driver.fail_connect(code)
+        driver.actions()
+        driver.wait(driver.session.wake_at() - driver.now)
+    assert not answers(driver)
+    assert old_token(driver) == "t1"
+    driver.wait(10.0)  # a timeout is no answer either
+    driver.actions()
+    driver.wait(max(driver.session.wake_at() - driver.now, 0.0))
+    assert not answers(driver)
 
 
-def test_a_token_past_its_time_is_tried_only_once_the_leeway_is_over():
-    hand = Hand(session=ExpiredToken, refresh_s=270.0, expires_s=300.0).go_live(1)
-    hand.now += 310.0
-    hand.lose("network")
-    hand.actions()
-    hand.wait(1.0)
-    assert hand.actions() == [Mint()]
-    hand = Hand(session=ExpiredToken, refresh_s=270.0, expires_s=300.0).go_live(1)
-    hand.now += 331.0
-    hand.lose("network")
-    hand.actions()
-    hand.wait(1.0)
-    assert old_token(hand) == "t1"
+def test_expired_token_is_tried_only_after_leeway():
+    driver = SessionDriver(session=ExpiredToken, refresh_s=270.0, expires_s=300.0).go_live(1)
+    driver.now += 310.0
+    driver.lose("network")
+    driver.actions()
+    driver.wait(1.0)
+    assert driver.actions() == [Mint()]
+    driver = SessionDriver(session=ExpiredToken, refresh_s=270.0, expires_s=300.0).go_live(1)
+    driver.now += 331.0
+    driver.lose("network")
+    driver.actions()
+    driver.wait(1.0)
+    assert old_token(driver) == "t1"
 
 
-def test_without_an_expiry_the_probe_is_an_ordinary_client():
-    hand = Hand(session=ExpiredToken).go_live(1)
-    hand.lose("network")
-    hand.come_back()
-    assert not answers(hand)
+def test_client_without_expired_token_behaves_normally():
+    driver = SessionDriver(session=ExpiredToken).go_live(1)
+    driver.lose("network")
+    driver.reconnect()
+    assert not answers(driver)
 
 
 @pytest.mark.parametrize(
@@ -147,21 +147,21 @@ def test_without_an_expiry_the_probe_is_an_ordinary_client():
         ({"accept_mutation", "accept_expired_token"}, "accepted", "accepted"),
     ],
 )
-def test_the_runtime_core_answers_both_probes(defects, mutation, token):
-    for probe, answer in (("mutation_over_socket", mutation), ("expired_token", token)):
-        service = Endpoints(1, session=session_class(probe))
+def test_runtime_answers_mutation_and_expired_token(defects, mutation, token):
+    for name, answer in (("mutation_over_socket", mutation), ("expired_token", token)):
+        service = InMemoryService(1, session=session_class(name))
         service.switch(defects=defects)
-        service.publish(LANE_RUN)
+        service.publish(SERVICE_RUN)
         service.advance(1.0, carrying=True)
         service.now += 1.0
         service.switch(defects=defects, tokens_void_before=service.now)
         service.advance(5.0, carrying=True)
         service.settle()
-        assert {notice.detail for notice in service.of(0, "probed")} == {f"{probe}:{answer}"}
-        assert bool(service.runtime.mutations) == (probe == "mutation_over_socket" and answer == "accepted")
+        assert {notice.detail for notice in service.of(0, "probed")} == {f"{name}:{answer}"}
+        assert bool(service.runtime.mutations) == (name == "mutation_over_socket" and answer == "accepted")
 
 
-def test_probes_go_by_name():
+def test_negative_clients_are_found_by_name():
     assert session_class(None) is Session
     assert {name: session_class(name) for name in NEGATIVE_CLIENTS} == NEGATIVE_CLIENTS
     with pytest.raises(UsageError, match="expired_token"):

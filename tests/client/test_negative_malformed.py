@@ -1,4 +1,4 @@
-"""A client that sends what is no frame: each such thing by itself, and none of them granted."""
+"""A client that sends malformed frames one at a time; a healthy runtime accepts none of them."""
 
 import pytest
 from hypothesis import given
@@ -12,8 +12,8 @@ from sim.protocols.intents import Raw
 from sim.protocols.spacetime.codec import decode_message
 from sim.protocols.spacetime.frames import Body, Request, Subscribe, SyncBeat, SyncError, TransportBeat
 from sim.protocols.spacetime.negative import KINDS, malformed
-from tests.client.hand import Hand, batch
-from tests.client.server_double import RUN, Endpoints
+from tests.client.server_double import RUN, InMemoryService
+from tests.client.session_driver import SessionDriver, batch
 
 MAX_BYTES = 256 * 1024
 ALL = malformed(RUN, "7", MAX_BYTES)
@@ -29,29 +29,29 @@ CODES = {
 }
 
 
-def live() -> Hand:
-    """A probe that has just gone live."""
-    hand = Hand(session=MalformedFrames)
-    ask = hand.begin()
-    hand.receive(batch(1))
-    hand.reply(ask.ref)
-    return hand
+def live() -> SessionDriver:
+    """A negative client that has just gone live."""
+    driver = SessionDriver(session=MalformedFrames)
+    subscribe = driver.begin()
+    driver.receive(batch(1))
+    driver.reply(subscribe.ref)
+    return driver
 
 
-def asked(hand: Hand) -> tuple[Raw, str]:
-    """What is no frame, as it is sent now, and the reference of the heartbeat behind it."""
-    raw, beat = hand.sent()
+def asked(driver: SessionDriver) -> tuple[Raw, str]:
+    """The malformed frame sent now, and the reference of the heartbeat after it."""
+    raw, beat = driver.sent()
     assert isinstance(raw, Raw)
     assert isinstance(beat, TransportBeat)
     return raw, beat.ref
 
 
-def answers(hand: Hand) -> list[str]:
-    return [notice.detail.removeprefix("malformed_frames:") for notice in hand.of("probed")]
+def answers(driver: SessionDriver) -> list[str]:
+    return [notice.detail.removeprefix("malformed_frames:") for notice in driver.of("probed")]
 
 
 @pytest.mark.parametrize("what", [what for what in KINDS if what != "null_reference"])
-def test_none_of_it_is_a_frame_that_may_be_served(what: str):
+def test_no_malformed_kind_decodes_to_a_servable_frame(what: str):
     raw = ALL[what]
     try:
         frame = decode_message(raw.data, raw.is_text, MAX_BYTES)
@@ -60,7 +60,7 @@ def test_none_of_it_is_a_frame_that_may_be_served(what: str):
     assert isinstance(frame, Request) or (isinstance(frame, Subscribe) and frame.bad_cursor)
 
 
-def test_only_what_is_meant_to_be_is_too_long_and_no_text():
+def test_only_two_kinds_break_the_connection():
     broken: dict[str, int] = {}
     for what, raw in ALL.items():
         try:
@@ -70,12 +70,12 @@ def test_only_what_is_meant_to_be_is_too_long_and_no_text():
         except MalformedFrameError:
             pass
     assert broken == {"not_utf8": 1007, "huge": 1009}
-    with pytest.raises(MalformedFrameError):  # but for its length it could be read
+    with pytest.raises(MalformedFrameError):  # the length is its only fault
         decode_message(ALL["huge"].data, True, 2 * MAX_BYTES)
 
 
 @given(st.binary(), st.booleans())
-def test_any_message_is_a_frame_or_malformed_or_ends_the_connection(data: bytes, is_text: bool):
+def test_any_message_decodes_or_is_malformed_or_breaks_connection(data: bytes, is_text: bool):
     status = 0
     try:
         decode_message(data, is_text, 64)
@@ -87,81 +87,81 @@ def test_any_message_is_a_frame_or_malformed_or_ends_the_connection(data: bytes,
     assert status == (1009 if len(data) > 64 else 1007 if no_text else 0)
 
 
-def test_each_is_sent_once_the_heartbeat_behind_the_one_before_is_answered():
-    hand = live()
-    first, fence = asked(hand)
+def test_next_malformed_frame_waits_for_heartbeat_reply():
+    driver = live()
+    first, fence = asked(driver)
     assert first == ALL[KINDS[0]]
-    hand.receive(SyncError(Body(code="malformed_frame")))
-    hand.wait(1.0)
-    assert answers(hand) == hand.sent() == []
-    hand.reply(fence)
-    assert answers(hand) == [f"{KINDS[0]}:refused:malformed_frame"]
-    hand.wait(GAP_S)
-    assert asked(hand)[0] == ALL[KINDS[1]]
+    driver.receive(SyncError(Body(code="malformed_frame")))
+    driver.wait(1.0)
+    assert answers(driver) == driver.sent() == []
+    driver.reply(fence)
+    assert answers(driver) == [f"{KINDS[0]}:refused:malformed_frame"]
+    driver.wait(GAP_S)
+    assert asked(driver)[0] == ALL[KINDS[1]]
     assert session_class("malformed_frames") is MalformedFrames
 
 
-def test_what_only_the_heartbeat_answers_was_ignored():
-    hand = live()
-    _, fence = asked(hand)
-    hand.error("slow_consumer", action="throttle")
-    hand.reply("4711", ok=True)
-    hand.reply(fence)
-    assert answers(hand) == [f"{KINDS[0]}:ignored"]
+def test_frame_answered_only_by_heartbeat_counts_as_ignored():
+    driver = live()
+    _, fence = asked(driver)
+    driver.error("slow_consumer", action="throttle")
+    driver.reply("4711", ok=True)
+    driver.reply(fence)
+    assert answers(driver) == [f"{KINDS[0]}:ignored"]
 
 
 @pytest.mark.parametrize("by_reference", [True, False])
-def test_an_ok_grants_it_whatever_else_is_said(by_reference: bool):
-    hand = live()
-    _, fence = asked(hand)
-    hand.error("malformed_frame")
-    hand.reply(str(int(fence) - 1) if by_reference else "")
-    hand.reply(fence)
-    assert answers(hand) == [f"{KINDS[0]}:accepted"]
+def test_ok_reply_counts_as_accepted_despite_error(by_reference: bool):
+    driver = live()
+    _, fence = asked(driver)
+    driver.error("malformed_frame")
+    driver.reply(str(int(fence) - 1) if by_reference else "")
+    driver.reply(fence)
+    assert answers(driver) == [f"{KINDS[0]}:accepted"]
 
 
-def test_who_does_not_even_answer_the_heartbeat_is_silent():
-    hand = live()
-    asked(hand)
-    hand.wait(hand.session.settings.reply_timeout_s)
-    assert answers(hand) == [f"{KINDS[0]}:silence"]
+def test_unanswered_heartbeat_counts_as_silence():
+    driver = live()
+    asked(driver)
+    driver.wait(driver.session.settings.reply_timeout_s)
+    assert answers(driver) == [f"{KINDS[0]}:silence"]
 
 
-def test_a_socket_that_is_closed_says_why_and_the_rest_is_sent_over_the_next():
-    hand = live()
-    asked(hand)
-    hand.session.received((Closed(code=1009),), hand.now)
-    assert answers(hand) == [f"{KINDS[0]}:refused:closed_1009"]
-    hand.reply(hand.come_back().ref)
-    assert asked(hand)[0] == ALL[KINDS[1]]
+def test_close_code_is_recorded_and_rest_is_sent_after_reconnect():
+    driver = live()
+    asked(driver)
+    driver.session.received((Closed(code=1009),), driver.now)
+    assert answers(driver) == [f"{KINDS[0]}:refused:closed_1009"]
+    driver.reply(driver.reconnect().ref)
+    assert asked(driver)[0] == ALL[KINDS[1]]
 
 
 @pytest.mark.parametrize("text", ["spacetime websocket closed", "Connection reset by peer"])
-def test_a_socket_that_ends_without_a_word_is_no_answer_until_it_does_so_again(text: str):
-    hand = live()
-    asked(hand)
-    hand.lose(text)
-    assert answers(hand) == []
-    hand.reply(hand.come_back().ref)
-    assert asked(hand)[0] == ALL[KINDS[0]]
-    hand.lose(text)
-    assert answers(hand) == [f"{KINDS[0]}:refused:closed"]
+def test_second_close_without_code_counts_as_refused(text: str):
+    driver = live()
+    asked(driver)
+    driver.lose(text)
+    assert answers(driver) == []
+    driver.reply(driver.reconnect().ref)
+    assert asked(driver)[0] == ALL[KINDS[0]]
+    driver.lose(text)
+    assert answers(driver) == [f"{KINDS[0]}:refused:closed"]
 
 
-def test_to_be_sent_away_for_something_else_is_no_answer_and_to_be_throttled_is_one():
-    hand = live()
-    asked(hand)
-    hand.error("reauth_required")
-    assert answers(hand) == []
-    hand = live()
-    asked(hand)
-    hand.error("rate_limited", retry_after_ms=1.0)
-    assert answers(hand) == [f"{KINDS[0]}:refused:rate_limited"]
+def test_reauth_is_no_answer_but_rate_limit_is():
+    driver = live()
+    asked(driver)
+    driver.error("reauth_required")
+    assert answers(driver) == []
+    driver = live()
+    asked(driver)
+    driver.error("rate_limited", retry_after_ms=1.0)
+    assert answers(driver) == [f"{KINDS[0]}:refused:rate_limited"]
 
 
 @pytest.mark.parametrize("defects", [set(), {"accept_malformed"}])
-def test_the_runtime_core_refuses_all_and_serves_on_and_each_new_connection_begins_anew(defects: set[str]):
-    service = Endpoints(1, session=MalformedFrames)
+def test_runtime_refuses_all_malformed_frames_on_every_connection(defects: set[str]):
+    service = InMemoryService(1, session=MalformedFrames)
     service.switch(defects=defects)
     service.publish(RUN)
     service.advance(20.0, carrying=True)
@@ -177,7 +177,7 @@ def test_the_runtime_core_refuses_all_and_serves_on_and_each_new_connection_begi
     assert service.runtime.mutations == []
 
 
-def test_a_payload_that_must_be_an_object_is_one():
+def test_payload_must_be_an_object():
     for event in ("sync:heartbeat", "phx_leave", "phx_join", "sync:unsubscribe"):
         with pytest.raises(MalformedFrameError):
             decode_message(b'["1","2","sync:v1","%s",[]]' % event.encode(), True, MAX_BYTES)

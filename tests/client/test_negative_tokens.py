@@ -1,4 +1,4 @@
-"""Probes of tokens: each is refused by its right name, by the two cores themselves, and then an ordinary client."""
+"""Negative clients with bad tokens or builds, against the control service and the runtime without a network."""
 
 import math
 
@@ -27,27 +27,27 @@ from tests.client.server_double import COMPATIBILITY, KEYRING, START
 
 RUN = run_events("7")
 SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
-NAMES = tuple(probe.name for probe in TOKENS)
+NAMES = tuple(client.name for client in TOKENS)
 
 
 class Authority:
     """Control service, runtime and one client, without a network between them."""
 
-    def __init__(self, probe: str | None, *, offline: bool = False, **switches: object) -> None:
+    def __init__(self, client: str | None, *, offline: bool = False, **switches: object) -> None:
         self.now = START
         self.switches = Switches(**switches)
         self.control = Control(SHORT, KEYRING)
         self.runtime = Runtime(SHORT, KEYRING, self.switches)
         self.number = 0
         self.offline = offline
-        self.wishes: list[int | None] = []
+        self.requested_ttls: list[int | None] = []
         settings = ClientSettings(1, COMPATIBILITY, forms=SpacetimeForms(), service=SHORT)
-        self.session: Session = session_class(probe)(0, (RUN,), policies.get("reference"), settings)
+        self.session: Session = session_class(client)(0, (RUN,), policies.get("reference"), settings)
         self.notices: list[object] = []
         self.session.start(self.now)
 
     def pass_time(self, seconds: float) -> "Authority":
-        """Let so much time pass, in steps of 50 ms."""
+        """Let `seconds` pass in steps of 50 ms."""
         for _ in range(round(seconds / 0.05)):
             self._obey()
             self.now += 0.05
@@ -83,9 +83,11 @@ class Authority:
             self.number = 0
 
     def _mint(self) -> None:
-        wish = self.session.token_request
-        self.wishes.append(wish.ttl_s)
-        request = TokenRequest(f"session-{wish.account}", topics=wish.topics, device_id="d", ttl_s=wish.ttl_s)
+        token_request = self.session.token_request
+        self.requested_ttls.append(token_request.ttl_s)
+        request = TokenRequest(
+            f"session-{token_request.account}", topics=token_request.topics, device_id="d", ttl_s=token_request.ttl_s
+        )
         moment = self.now + self.switches.mint_ahead_s
         try:
             data = self.control.issue(request, moment, outage=self.switches.mint_outage, defects=self.switches.defects)["data"]
@@ -97,16 +99,16 @@ class Authority:
 
     @property
     def answers(self) -> list[str]:
-        """What the probe noted."""
+        """The recorded answers of the negative client."""
         return [notice.detail for notice in self.notices if notice.kind == "probed"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_refused_once_by_its_right_name_and_then_goes_live(name: str):
+def test_each_bad_token_is_refused_with_expected_code_then_client_goes_live(name: str):
     authority = Authority(name, mint_ahead_s=60.0 if name == "premature_token" else 0.0).pass_time(8.0)
     (answer,) = authority.answers
-    probe, verdict, code = answer.split(":")
-    assert (probe, verdict) == (name, "refused")
+    client, verdict, code = answer.split(":")
+    assert (client, verdict) == (name, "refused")
     assert code in EXPECTED[name]
     authority.switches.mint_ahead_s = 0.0
     authority.pass_time(10.0)
@@ -115,23 +117,23 @@ def test_each_is_refused_once_by_its_right_name_and_then_goes_live(name: str):
 
 
 def accepted(name: str, defect: str) -> bool:
-    """Whether a runtime with this defect grants what the probe asks."""
+    """Whether a runtime with this defect accepts the negative client."""
     return Authority(name, defects={defect}).pass_time(8.0).answers == [f"{name}:accepted"]
 
 
-def test_accept_any_signature_lets_forgeries_in():
+def test_accept_any_signature_accepts_forged_tokens():
     assert accepted("garbled_token", "accept_any_signature")
     assert accepted("foreign_key_token", "accept_any_signature")
     assert not accepted("foreign_issuer_token", "accept_any_signature")
     assert not accepted("missing_token", "accept_any_signature")
 
 
-def test_vague_refusals_have_a_wrong_name():
+def test_vague_refusals_return_wrong_code():
     for name in ("garbled_token", "outdated_token", "overaged_token"):
         assert Authority(name, defects={"vague_refusals"}).pass_time(8.0).answers == [f"{name}:refused:unauthorized"]
 
 
-def test_ignore_grants_gives_any_topic():
+def test_ignore_grants_serves_any_topic():
     assert accepted("forbidden_topic", "ignore_grants")
 
 
@@ -139,13 +141,13 @@ def test_grant_any_topic_mints_for_other_users():
     assert accepted("foreign_topic_mint", "grant_any_topic")
 
 
-def test_accept_expired_token_takes_every_outdated_one():
+def test_accept_expired_token_accepts_every_outdated_token():
     assert accepted("outdated_token", "accept_expired_token")
     assert accepted("overaged_token", "accept_expired_token")
 
 
 def revoked(*defects: str) -> Authority:
-    """A client of a runtime with these defects, that was live before its session was revoked."""
+    """A client whose session is revoked while it is live, on a runtime with these defects."""
     authority = Authority("revoked_token", defects=set(defects)).pass_time(1.0)
     assert authority.session.is_live
     assert authority.session.token is not None
@@ -153,7 +155,7 @@ def revoked(*defects: str) -> Authority:
     return authority.pass_time(3.0)
 
 
-def test_a_revoked_session_is_told_and_kept_out_until_there_is_a_new_one():
+def test_revoked_session_is_refused_until_client_signs_in_again():
     authority = revoked()
     assert authority.answers == ["revoked_token:refused:token_revoked"]
     assert not authority.session.is_live
@@ -163,24 +165,24 @@ def test_a_revoked_session_is_told_and_kept_out_until_there_is_a_new_one():
     assert authority.pass_time(9.0).session.is_live
 
 
-def test_accept_revoked_token_lets_it_in_again():
+def test_accept_revoked_token_accepts_revoked_session():
     authority = revoked("accept_revoked_token")
     assert authority.answers == ["revoked_token:accepted"]
     assert authority.session.is_live
 
 
-def test_keep_revoked_sockets_tells_nobody():
+def test_keep_revoked_sockets_closes_no_connection():
     assert revoked("keep_revoked_sockets").session.retries.disconnects == 0
 
 
-def test_revoke_everyone_closes_the_sockets_of_others():
-    for defects, told in (((), 0), (("revoke_everyone",), 1)):
+def test_revoke_everyone_closes_sockets_of_other_sessions():
+    for defects, expected in (((), 0), (("revoke_everyone",), 1)):
         authority = Authority(None, defects=set(defects)).pass_time(1.0)
-        authority.runtime.revoke(["somebody else's"])
-        assert authority.pass_time(0.2).session.retries.disconnects == told
+        authority.runtime.revoke(["another session"])
+        assert authority.pass_time(0.2).session.retries.disconnects == expected
 
 
-def test_introspect_tokens_takes_none_while_none_are_minted():
+def test_introspect_tokens_refuses_tokens_during_mint_outage():
     for defects, expected in (((), True), (("introspect_tokens",), False)):
         authority = Authority(None, defects=set(defects)).pass_time(1.0)
         authority.switches.mint_outage = True
@@ -188,24 +190,24 @@ def test_introspect_tokens_takes_none_while_none_are_minted():
         assert authority.pass_time(1.0).session.is_live == expected
 
 
-def test_a_client_that_lost_its_token_asks_for_another_at_its_next_connect():
+def test_client_without_token_requests_one_at_next_connect():
     authority = Authority(None).pass_time(1.0)
     forget_token(authority.session)
-    assert authority.pass_time(1.0).wishes == [None]
+    assert authority.pass_time(1.0).requested_ttls == [None]
     authority.session.disconnected(Closed(), authority.now)
-    assert authority.pass_time(1.0).wishes == [None, None]
+    assert authority.pass_time(1.0).requested_ttls == [None, None]
 
 
-@pytest.mark.parametrize("probe", BUILDS, ids=lambda probe: probe.name)
-def test_each_build_is_answered_by_its_right_name_once_and_then_goes_live(probe: type[OtherBuild]):
-    authority = Authority(probe.name).pass_time(5.0)
-    (expected,) = probe.expects
-    assert authority.answers == [f"{probe.name}:{expected if expected == 'served' else f'refused:{expected}'}"]
+@pytest.mark.parametrize("client", BUILDS, ids=lambda client: client.name)
+def test_each_build_gets_expected_answer_once_then_client_goes_live(client: type[OtherBuild]):
+    authority = Authority(client.name).pass_time(5.0)
+    (expected,) = client.expects
+    assert authority.answers == [f"{client.name}:{expected if expected == 'served' else f'refused:{expected}'}"]
     assert authority.session.is_live
 
 
 def rotated(*defects: str) -> Authority:
-    """A live client of a lane whose key was changed, with the old one kept beside it."""
+    """A client that reconnects after a key rotation; the old key stays as fallback."""
     authority = Authority(None, defects=set(defects)).pass_time(1.0)
     authority.control.rotate(Key("k2", b"two"))
     authority.runtime.take_keys(authority.control.keyring)
@@ -217,7 +219,7 @@ def kids(authority: Authority) -> list[str]:
     return [notice.detail for notice in authority.notices if notice.kind == "token_minted"]
 
 
-def test_old_tokens_outlive_their_key_until_it_is_let_go():
+def test_old_tokens_stay_valid_until_old_key_is_retired():
     authority = rotated()
     assert authority.session.is_live
     assert kids(authority) == ["k1"]
@@ -232,7 +234,7 @@ def test_forget_fallback_key_refuses_old_tokens_at_once():
     assert kids(rotated("forget_fallback_key").pass_time(2.0)) == ["k1", "k2"]
 
 
-def test_sign_with_old_key_goes_on_until_it_is_let_go():
+def test_sign_with_old_key_continues_until_old_key_is_retired():
     authority = rotated("sign_with_old_key")
     forget_token(authority.session)
     authority.session.disconnected(Closed(), authority.now)
@@ -243,7 +245,7 @@ def test_sign_with_old_key_goes_on_until_it_is_let_go():
     assert kids(authority.pass_time(3.0)) == ["k1", "k1", "k2"]
 
 
-def test_without_delivery_sockets_are_closed_and_refused():
+def test_stopped_delivery_closes_and_refuses_sockets():
     authority = Authority(None).pass_time(1.0)
     down = Switches(delivery_down=True)
     authority.runtime.set_switches(down)
@@ -259,44 +261,44 @@ def test_without_delivery_sockets_are_closed_and_refused():
 @pytest.mark.parametrize(
     ("policy", "ahead_s", "refresh_s"), [("reference", 300.0, 270.0), ("wrong_trusts_clock", 300.0, -30.0)]
 )
-def test_only_who_trusts_its_clock_goes_by_it(policy: str, ahead_s: float, refresh_s: float):
+def test_only_wrong_trusts_clock_uses_own_clock(policy: str, ahead_s: float, refresh_s: float):
     settings = ClientSettings(1, COMPATIBILITY, forms=SpacetimeForms())
     session = Session(0, (RUN,), policies.get(policy), settings)
     token = Token("t", 270.0, 300.0, server_refresh_at=270.0, server_expires_at=300.0)
     assert by_own_clock(token, session, ahead_s).refresh_at == refresh_s
     assert by_own_clock(token, session, 0.0) == token
-    untold = Token("t", 270.0, 300.0)
-    assert by_own_clock(untold, session, ahead_s) is untold
+    without_server_times = Token("t", 270.0, 300.0)
+    assert by_own_clock(without_server_times, session, ahead_s) is without_server_times
 
 
-def test_moments_that_were_told():
+def test_timestamps_are_parsed_and_clock_offsets_alternate():
     assert unix_s("1970-01-01T00:01:00.500Z") == 60.5
     assert math.isnan(unix_s("soon"))
     assert [clock_ahead_s(client, 300.0) for client in (0, 1, 2)] == [300.0, -300.0, 300.0]
 
 
-def test_a_failing_network_is_no_answer():
+def test_network_failure_is_no_answer():
     authority = Authority("garbled_token", offline=True).pass_time(5.0)
     assert authority.answers == []
     authority.offline = False
     assert authority.pass_time(10.0).answers == ["garbled_token:refused:invalid_token"]
 
 
-def test_without_a_token_whose_time_has_not_come_there_is_no_question():
+def test_premature_token_client_waits_for_a_future_token():
     authority = Authority("premature_token").pass_time(3.0)
     assert authority.answers == []
-    assert len(authority.wishes) > 4
+    assert len(authority.requested_ttls) > 4
     authority.switches.mint_ahead_s = 60.0
     assert authority.pass_time(1.0).answers == ["premature_token:refused:token_not_yet_valid"]
 
 
-def test_special_lifetimes_are_asked_for_once():
-    assert Authority("outdated_token").pass_time(8.0).wishes == [2, None]
-    assert Authority("overaged_token").pass_time(10.0).wishes == [900, None]
-    assert Authority(None).pass_time(1.0).wishes == [None]
+def test_special_lifetime_is_requested_once():
+    assert Authority("outdated_token").pass_time(8.0).requested_ttls == [2, None]
+    assert Authority("overaged_token").pass_time(10.0).requested_ttls == [900, None]
+    assert Authority(None).pass_time(1.0).requested_ttls == [None]
 
 
-def test_a_token_says_what_it_says_whoever_signed_it():
+def test_unverified_reads_claims_and_refuses_malformed_tokens():
     minted = Authority(None).control.issue(TokenRequest("session-a"), START, outage=False)["data"]["token"]
     assert tokens.unverified(minted).user_id == "a"
     for text in ("", "x", "a.b.c"):
@@ -304,5 +306,5 @@ def test_a_token_says_what_it_says_whoever_signed_it():
             tokens.unverified(text)
 
 
-def test_a_drill_may_name_every_probe_and_no_other():
+def test_drill_model_lists_every_negative_client():
     assert set(msgspec.json.schema(NegativeClientName)["enum"]) == set(NEGATIVE_CLIENTS) == set(EXPECTED)

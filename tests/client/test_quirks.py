@@ -1,4 +1,4 @@
-"""Servers that keep the contract's letter in their own way, and servers that do not: the session survives both."""
+"""Unusual and faulty servers: the session keeps its rules with both."""
 
 import math
 from itertools import pairwise
@@ -26,213 +26,213 @@ from sim.protocols.spacetime.frames import (
     UpdateBatch,
     Watermark,
 )
-from tests.client.hand import RUN, WORKER, Hand, batch, stale, update
+from tests.client.session_driver import RUN, WORKER, SessionDriver, batch, stale, update
 
 
-def test_the_reply_may_come_before_the_replay():
-    hand = Hand(checkpoints={RUN: 1})
-    ask = hand.begin()
-    hand.reply(ask.ref)
-    assert hand.session.is_live
-    hand.receive(batch(2, complete=False, head=3))
-    assert not hand.session.is_caught_up
-    hand.receive(batch(3))
-    assert hand.session.is_caught_up
-    assert hand.seqs("applied") == [2, 3]
+def test_reply_before_replay_is_accepted():
+    driver = SessionDriver(checkpoints={RUN: 1})
+    subscribe = driver.begin()
+    driver.reply(subscribe.ref)
+    assert driver.session.is_live
+    driver.receive(batch(2, complete=False, head=3))
+    assert not driver.session.is_caught_up
+    driver.receive(batch(3))
+    assert driver.session.is_caught_up
+    assert driver.seqs("applied") == [2, 3]
 
 
-def test_the_reply_may_come_before_the_replay_and_the_live_tail_between():
-    hand = Hand().go_live(1, 2)
-    hand.receive(batch(4))
-    ask = hand.subscribe()
-    hand.reply(ask.ref)
-    hand.receive(batch(5))  # of the tail, though it says that the replay is complete
-    hand.receive(batch(3, 4, 5))
-    assert hand.seqs("applied") == [1, 2, 3, 4, 5]
-    assert not [notice for notice in hand.of("gap") if notice.detail == "replay"]
-    hand.wait(10.0)
-    assert not hand.sent()  # the hole is closed, so it does not ask once more
+def test_live_tail_between_reply_and_replay_is_accepted():
+    driver = SessionDriver().go_live(1, 2)
+    driver.receive(batch(4))
+    subscribe = driver.subscribe()
+    driver.reply(subscribe.ref)
+    driver.receive(batch(5))  # a live event, although its batch is marked complete
+    driver.receive(batch(3, 4, 5))
+    assert driver.seqs("applied") == [1, 2, 3, 4, 5]
+    assert not [notice for notice in driver.of("gap") if notice.detail == "replay"]
+    driver.wait(10.0)
+    assert not driver.sent()  # the gap is closed, so there is no further subscribe
 
 
-def test_a_replay_may_end_without_saying_so():
-    hand = Hand(checkpoints={RUN: 1})
-    ask = hand.begin()
-    hand.receive(batch(2, complete=False))
-    hand.reply(ask.ref)
-    hand.receive(batch(4, complete=False))
-    hand.wait(10.0)
-    assert hand.session.is_caught_up
-    hand.wait(1.0)
-    assert hand.subscribe().resume_after == {RUN: 2}
+def test_replay_without_complete_flag_ends_by_timeout():
+    driver = SessionDriver(checkpoints={RUN: 1})
+    subscribe = driver.begin()
+    driver.receive(batch(2, complete=False))
+    driver.reply(subscribe.ref)
+    driver.receive(batch(4, complete=False))
+    driver.wait(10.0)
+    assert driver.session.is_caught_up
+    driver.wait(1.0)
+    assert driver.subscribe().resume_after == {RUN: 2}
 
 
-def test_an_empty_replay_may_bring_no_batch_at_all():
-    hand = Hand(checkpoints={RUN: 1})
-    hand.reply(hand.begin().ref)
-    hand.wait(10.0)
-    assert hand.session.is_caught_up
-    assert hand.of("disconnected") == []
+def test_empty_replay_without_batch_ends_by_timeout():
+    driver = SessionDriver(checkpoints={RUN: 1})
+    driver.reply(driver.begin().ref)
+    driver.wait(10.0)
+    assert driver.session.is_caught_up
+    assert driver.of("disconnected") == []
 
 
-def test_a_server_that_never_answers_a_second_subscribe_is_left():
-    hand = Hand().go_live(1)
-    hand.receive(batch(3))
-    hand.subscribe()
+def test_unanswered_second_subscribe_causes_reconnect():
+    driver = SessionDriver().go_live(1)
+    driver.receive(batch(3))
+    driver.subscribe()
     for seq in range(4, 15):
-        hand.wait(1.0)
-        if hand.session.state is State.BACKOFF:
+        driver.wait(1.0)
+        if driver.session.state is State.BACKOFF:
             break
-        hand.receive(batch(seq))
-    assert hand.session.state is State.BACKOFF
+        driver.receive(batch(seq))
+    assert driver.session.state is State.BACKOFF
 
 
-def test_a_replay_may_come_as_envelopes():
-    hand = Hand()
-    ask = hand.begin()
-    hand.receive(Envelope(update(1)))
-    hand.receive(Envelope(update(2)))
-    hand.receive(UpdateBatch((), True))
-    hand.reply(ask.ref)
-    assert hand.seqs("applied") == [1, 2]
-    assert hand.session.is_caught_up
+def test_replay_of_envelopes_is_applied():
+    driver = SessionDriver()
+    subscribe = driver.begin()
+    driver.receive(Envelope(update(1)))
+    driver.receive(Envelope(update(2)))
+    driver.receive(UpdateBatch((), True))
+    driver.reply(subscribe.ref)
+    assert driver.seqs("applied") == [1, 2]
+    assert driver.session.is_caught_up
 
 
-def test_a_server_without_heartbeats_is_kept_while_it_answers_ours():
-    hand = Hand().go_live(1)
+def test_server_without_heartbeats_is_kept_while_it_replies():
+    driver = SessionDriver().go_live(1)
     for _ in range(10):
-        hand.wait(15.0)
-        (beat,) = hand.sent()
+        driver.wait(15.0)
+        (beat,) = driver.sent()
         assert isinstance(beat, TransportBeat)
-        hand.reply(beat.ref)
-    assert hand.session.is_live
+        driver.reply(beat.ref)
+    assert driver.session.is_live
 
 
-def test_replies_to_what_was_never_asked_are_ignored():
-    hand = Hand()
-    hand.session.start(hand.now)
-    hand.mint()
-    hand.connect()
+def test_replies_without_request_are_ignored():
+    driver = SessionDriver()
+    driver.session.start(driver.now)
+    driver.mint()
+    driver.connect()
     for ref in ("", "0", "999", "null"):
-        hand.reply(ref)
-        hand.reply(ref, ok=False, code="forbidden_topic")
-    assert hand.session.state is State.JOINING
-    ask = hand.join()
-    hand.reply("1")  # the join's once more
-    hand.reply("", ok=False, code="stale_cursor")
-    assert hand.session.state is State.SUBSCRIBING
-    hand.receive(batch(1))
-    hand.reply(ask.ref)
-    hand.reply(ask.ref)
-    hand.reply(ask.ref, ok=False, code="bad_subscription")
-    assert hand.session.is_live
-    assert hand.actions() == []
+        driver.reply(ref)
+        driver.reply(ref, ok=False, code="forbidden_topic")
+    assert driver.session.state is State.JOINING
+    subscribe = driver.join()
+    driver.reply("1")  # the reply to the join, repeated
+    driver.reply("", ok=False, code="stale_cursor")
+    assert driver.session.state is State.SUBSCRIBING
+    driver.receive(batch(1))
+    driver.reply(subscribe.ref)
+    driver.reply(subscribe.ref)
+    driver.reply(subscribe.ref, ok=False, code="bad_subscription")
+    assert driver.session.is_live
+    assert driver.actions() == []
 
 
-def test_a_reply_without_reference_does_not_stop_the_clock_of_a_join():
-    hand = Hand()
-    hand.session.start(hand.now)
-    hand.mint()
-    hand.connect()
-    hand.reply("")
-    hand.wait(10.0)
-    assert hand.session.state is State.BACKOFF
+def test_reply_without_reference_does_not_stop_join_timeout():
+    driver = SessionDriver()
+    driver.session.start(driver.now)
+    driver.mint()
+    driver.connect()
+    driver.reply("")
+    driver.wait(10.0)
+    assert driver.session.state is State.BACKOFF
 
 
 def test_unknown_pushes_and_unknown_error_codes_change_nothing():
-    hand = Hand().go_live(1)
-    hand.receive(Other("presence_diff"))
-    hand.error("code_from_the_future", message="?")
-    hand.error("")
-    assert hand.session.is_live
-    assert hand.actions() == []
+    driver = SessionDriver().go_live(1)
+    driver.receive(Other("presence_diff"))
+    driver.error("code_from_the_future", message="?")
+    driver.error("")
+    assert driver.session.is_live
+    assert driver.actions() == []
 
 
-def test_two_streams_that_fall_off_at_once_are_one_disconnect():
-    hand = Hand(topics=(RUN, WORKER)).go_live(1)
-    hand.receive(SyncError(stale(RUN)))
-    hand.closes()
-    assert len(hand.of("disconnected")) == 1
+def test_stale_stream_causes_one_disconnect_for_all_topics():
+    driver = SessionDriver(topics=(RUN, WORKER)).go_live(1)
+    driver.receive(SyncError(stale(RUN)))
+    driver.expect_close()
+    assert len(driver.of("disconnected")) == 1
 
 
-def test_a_late_push_about_a_cursor_already_dropped_is_old_news():
-    hand = Hand(checkpoints={RUN: 2})
-    ask = hand.begin()
-    hand.reply(ask.ref, ok=False, **msgspec.structs.asdict(stale()))
-    ask = hand.subscribe()
-    hand.receive(SyncError(stale()))  # this server pushes after it replied
-    assert hand.actions() == []
-    assert len(hand.of("stale")) == 1
-    hand.receive(batch(21))
-    hand.reply(ask.ref)
-    assert hand.session.is_live
+def test_late_stale_push_for_dropped_cursor_is_ignored():
+    driver = SessionDriver(checkpoints={RUN: 2})
+    subscribe = driver.begin()
+    driver.reply(subscribe.ref, ok=False, **msgspec.structs.asdict(stale()))
+    subscribe = driver.subscribe()
+    driver.receive(SyncError(stale()))  # this server pushes after it replied
+    assert driver.actions() == []
+    assert len(driver.of("stale")) == 1
+    driver.receive(batch(21))
+    driver.reply(subscribe.ref)
+    assert driver.session.is_live
 
 
-def test_a_stale_signal_may_name_no_topic():
-    hand = Hand(topics=(RUN, WORKER), checkpoints={RUN: 2, WORKER: 3})
-    ask = hand.begin()
-    hand.reply(ask.ref, ok=False, code="stale_cursor", reason_codes=("retention_floor_breach",))
-    assert [(notice.stream, notice.detail) for notice in hand.of("stale")] == [("", "retention_floor_breach")]
-    assert hand.subscribe().resume_after == {}
+def test_stale_reply_without_topics_drops_every_cursor():
+    driver = SessionDriver(topics=(RUN, WORKER), checkpoints={RUN: 2, WORKER: 3})
+    subscribe = driver.begin()
+    driver.reply(subscribe.ref, ok=False, code="stale_cursor", reason_codes=("retention_floor_breach",))
+    assert [(notice.stream, notice.detail) for notice in driver.of("stale")] == [("", "retention_floor_breach")]
+    assert driver.subscribe().resume_after == {}
 
 
-def test_stale_about_topics_we_do_not_have_backs_off():
-    hand = Hand(checkpoints={RUN: 2})
-    hand.reply(hand.begin().ref, ok=False, **msgspec.structs.asdict(stale("run:other:events")))
-    hand.closes()
+def test_stale_reply_for_unknown_topic_backs_off():
+    driver = SessionDriver(checkpoints={RUN: 2})
+    driver.reply(driver.begin().ref, ok=False, **msgspec.structs.asdict(stale("run:other:events")))
+    driver.expect_close()
 
 
 def attempts_within(seconds: float, answer) -> int:
-    """How often a client connects to a server that always answers its subscribes so."""
-    hand = Hand(checkpoints={RUN: 2})
-    ask, connects, until = hand.begin(), 1, hand.now + seconds
-    while hand.now < until:
-        for _ in range(5):  # a client that never gives up on one connection would loop hot
-            answer(hand, ask)
-            actions = hand.actions()
+    """Number of connects within `seconds` to a server that answers every subscribe with `answer`."""
+    driver = SessionDriver(checkpoints={RUN: 2})
+    subscribe, connects, until = driver.begin(), 1, driver.now + seconds
+    while driver.now < until:
+        for _ in range(5):  # a client that never leaves a connection would loop without pause
+            answer(driver, subscribe)
+            actions = driver.actions()
             if actions[:1] == [Close()]:
                 break
-            ask = frame_of(actions[0].intent)
+            subscribe = frame_of(actions[0].intent)
         else:
-            raise AssertionError("it asks again and again without a pause")
+            raise AssertionError("the client subscribes repeatedly without a pause")
         connects += 1
-        ask = hand.come_back()
+        subscribe = driver.reconnect()
     return connects
 
 
-def test_a_server_that_calls_everything_stale_is_asked_ever_more_slowly():
-    def reply(hand: Hand, ask) -> None:
-        hand.reply(ask.ref, ok=False, **msgspec.structs.asdict(stale()))
+def test_client_backs_off_from_server_that_always_replies_stale():
+    def reply(driver: SessionDriver, subscribe) -> None:
+        driver.reply(subscribe.ref, ok=False, **msgspec.structs.asdict(stale()))
 
-    def push_and_reply(hand: Hand, ask) -> None:
-        hand.receive(SyncError(stale()))
-        reply(hand, ask)
+    def push_and_reply(driver: SessionDriver, subscribe) -> None:
+        driver.receive(SyncError(stale()))
+        reply(driver, subscribe)
 
     assert attempts_within(600.0, reply) < 200
     assert attempts_within(600.0, push_and_reply) < 200
 
 
-def test_a_server_that_says_stale_only_by_push_and_always_is_given_up_by_time():
-    hand = Hand(checkpoints={RUN: 2})
-    hand.begin()
-    hand.receive(SyncError(stale()))
-    hand.subscribe()
-    hand.receive(SyncError(stale()))
-    assert hand.actions() == []
-    hand.wait(10.0)
-    assert hand.actions()[-1] == Close()
-    assert hand.of("disconnected")[-1].detail == DisconnectReason.NETWORK
+def test_server_that_only_pushes_stale_is_left_after_timeout():
+    driver = SessionDriver(checkpoints={RUN: 2})
+    driver.begin()
+    driver.receive(SyncError(stale()))
+    driver.subscribe()
+    driver.receive(SyncError(stale()))
+    assert driver.actions() == []
+    driver.wait(10.0)
+    assert driver.actions()[-1] == Close()
+    assert driver.of("disconnected")[-1].detail == DisconnectReason.NETWORK
 
 
-def test_a_server_that_lets_in_and_then_calls_stale_is_asked_ever_more_slowly():
-    def answer(hand: Hand, ask) -> None:
-        hand.receive(batch(21))
-        hand.reply(ask.ref)
-        hand.receive(SyncError(stale(after=21, floor=30, head=40, snapshot=None)))
+def test_client_backs_off_from_server_that_turns_stale_after_replay():
+    def answer(driver: SessionDriver, subscribe) -> None:
+        driver.receive(batch(21))
+        driver.reply(subscribe.ref)
+        driver.receive(SyncError(stale(after=21, floor=30, head=40, snapshot=None)))
 
     assert attempts_within(600.0, answer) < 200
 
 
-# --- anything at all ------------------------------------------------------------------------------------
+# --- arbitrary server input -----------------------------------------------------------------------------
 
 _SEQ = st.integers(0, 12)
 _REF = st.sampled_from(["", "1", "2", "3", "4", "5", "9"])
@@ -264,12 +264,12 @@ _FRAME = st.one_of(
     st.just(ChannelClosed("phx_error")),
     st.just(Other("x")),
 )
-_ANSWER = st.just("reply")  # an ok reply to whatever was asked last, so that histories get somewhere
+_ANSWER = st.just("reply")  # an ok reply to the last request, so that histories make progress
 _EVENT = _FRAME | _ANSWER | st.sampled_from([0.0, 0.5, 4.0, 20.0])
 
 
-class Obedient(Hand):
-    """Mints and connects as soon as it is asked to, and remembers what was asked last."""
+class AutomaticDriver(SessionDriver):
+    """Mints and connects at once when the session asks, and remembers the last request."""
 
     ref, acted = "", 0
 
@@ -284,7 +284,7 @@ class Obedient(Hand):
                 elif isinstance(action, Send):
                     self.ref = action.intent.ref
 
-    def meet(self, event) -> None:
+    def handle(self, event) -> None:
         if isinstance(event, float):
             self.let_pass(event)
         elif self.session.state in (State.JOINING, State.SUBSCRIBING, State.LIVE):
@@ -305,33 +305,33 @@ class Obedient(Hand):
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(_EVENT, max_size=60), st.sampled_from(["reference", "desktop"]), st.booleans())
-def test_whatever_a_server_sends_the_session_keeps_its_rules(events, policy, known):
-    hand = Obedient(policy, topics=(RUN, WORKER), checkpoints={RUN: 4} if known else None, refresh_s=100.0)
-    hand.session.start(hand.now)
-    hand.obey()
+def test_session_keeps_its_rules_for_any_server_input(events, policy, known):
+    driver = AutomaticDriver(policy, topics=(RUN, WORKER), checkpoints={RUN: 4} if known else None, refresh_s=100.0)
+    driver.session.start(driver.now)
+    driver.obey()
     for event in events:
-        hand.meet(event)
-        assert hand.session.wake_at() < math.inf, "it would hang for ever"
+        driver.handle(event)
+        assert driver.session.wake_at() < math.inf, "the session would hang forever"
     seconds = sum(event for event in events if isinstance(event, float))
-    assert hand.acted + hand.wakes <= 4 * len(events) + 3 * seconds + 10, "it does much about little"
-    check(hand, policy)
+    assert driver.acted + driver.wakes <= 4 * len(events) + 3 * seconds + 10, "too many actions for these events"
+    check(driver, policy)
 
 
-def check(hand: Hand, policy: str) -> None:
-    became = hand.of("applied", "duplicate_dropped", "hash_mismatch", "ungranted", "gap")
-    received = sum(int(notice.value) for notice in hand.of("received"))
+def check(driver: SessionDriver, policy: str) -> None:
+    became = driver.of("applied", "duplicate_dropped", "hash_mismatch", "ungranted", "gap")
+    received = sum(int(notice.value) for notice in driver.of("received"))
     assert received == len([notice for notice in became if notice.detail != "replay"])
     if policy == "desktop":
         return
-    for cursor in hand.session.replica.cursors.values():
-        walk = [n for n in hand.of("applied", "rebootstrapped", "clamped") if n.stream == cursor.stream]
+    for cursor in driver.session.replica.cursors.values():
+        walk = [n for n in driver.of("applied", "rebootstrapped", "clamped") if n.stream == cursor.stream]
         for before, after in pairwise(walk):
             if after.kind == "applied":
                 assert after.seq == before.seq + 1
             elif after.kind == "rebootstrapped":
-                # A checkpoint of an earlier life that was above the head is not believed, and all is asked for anew.
+                # A stored checkpoint above the head is discarded, and everything is requested again.
                 assert after.seq >= before.seq or (before.kind, after.detail) == ("clamped", "fresh")
             else:
                 assert after.seq < before.seq
-        written = [n for n in hand.of("checkpoint_written", "clamped") if n.stream == cursor.stream]
+        written = [n for n in driver.of("checkpoint_written", "clamped") if n.stream == cursor.stream]
         assert all(a.seq < b.seq or b.kind == "clamped" or a.kind == "clamped" for a, b in pairwise(written))

@@ -1,81 +1,81 @@
-"""When a client counts as there, and as having everything: live, or away for a moment to renew its token, and never else."""
+"""A client counts as present while it is live or briefly renewing its token."""
 
 import pytest
 
 from sim.engines.shared import client_setup
-from tests.client.hand import RUN, Hand, batch
+from tests.client.session_driver import RUN, SessionDriver, batch
 
 HEADS = {RUN: 2}
 
 
-def live(refresh_s: float = 60.0) -> Hand:
+def live(refresh_s: float = 60.0) -> SessionDriver:
     """A client that has been live for a live period, with events 1 and 2."""
-    hand = Hand(refresh_s=refresh_s, expires_s=1e6).go_live(1, 2)
-    hand.actions()
-    return hand
+    driver = SessionDriver(refresh_s=refresh_s, expires_s=1e6).go_live(1, 2)
+    driver.actions()
+    return driver
 
 
-def away(hand: Hand) -> bool:
-    """Whether it is nowhere to be found, and so behind in everything."""
-    is_there = client_setup.is_there(hand.session, hand.now)
-    assert client_setup.behind(hand.session, HEADS, hand.now) == ([] if is_there else [RUN])
+def away(driver: SessionDriver) -> bool:
+    """Whether the client counts as absent, and so as behind on every topic."""
+    is_there = client_setup.is_there(driver.session, driver.now)
+    assert client_setup.behind(driver.session, HEADS, driver.now) == ([] if is_there else [RUN])
     return not is_there
 
 
-def renewing(*, live_for_s: float) -> Hand:
-    hand = live(refresh_s=live_for_s)
+def renewing(*, live_for_s: float) -> SessionDriver:
+    driver = live(refresh_s=live_for_s)
     for _ in range(int(live_for_s // 5)):
-        hand.wait(5.0)
-        hand.receive(batch(2))
-    hand.wait(live_for_s % 5 + 0.001)
-    assert hand.of("disconnected")[-1].detail == "token_refresh_due"
-    return hand
+        driver.wait(5.0)
+        driver.receive(batch(2))
+    driver.wait(live_for_s % 5 + 0.001)
+    assert driver.of("disconnected")[-1].detail == "token_refresh_due"
+    return driver
 
 
-def back_to_live(hand: Hand) -> None:
-    ask = hand.come_back()
-    hand.receive(batch(head=2))
-    hand.reply(ask.ref)
-    hand.actions()
-    assert hand.session.is_live
+def back_to_live(driver: SessionDriver) -> None:
+    subscribe = driver.reconnect()
+    driver.receive(batch(head=2))
+    driver.reply(subscribe.ref)
+    driver.actions()
+    assert driver.session.is_live
 
 
-def test_who_renews_in_good_order_counts_for_a_moment():
-    hand = renewing(live_for_s=12.0)
-    assert not hand.session.is_live
-    assert not away(hand)
-    assert client_setup.behind(hand.session, {RUN: 3}, hand.now) == [RUN]  # what it has not got, it has not got
-    hand.now += client_setup.RENEWAL_S + 0.01
-    assert away(hand)
+def test_renewing_client_counts_as_present_for_a_moment():
+    driver = renewing(live_for_s=12.0)
+    assert not driver.session.is_live
+    assert not away(driver)
+    assert client_setup.behind(driver.session, {RUN: 3}, driver.now) == [RUN]  # a missing event still counts as missing
+    driver.now += client_setup.RENEWAL_S + 0.01
+    assert away(driver)
 
 
-def test_once_live_again_it_counts_by_that_alone():
-    hand = renewing(live_for_s=12.0)
-    back_to_live(hand)
-    assert not away(hand)
-    hand.lose("network")
-    assert away(hand)
+def test_client_counts_only_while_live_after_renewal():
+    driver = renewing(live_for_s=12.0)
+    back_to_live(driver)
+    assert not away(driver)
+    driver.lose("network")
+    assert away(driver)
 
 
-def test_who_renews_without_a_live_period_between_does_not_count():
-    hand = renewing(live_for_s=12.0)
-    hand.refresh_s = 2.0
-    back_to_live(hand)
-    hand.wait(2.0)
-    assert hand.of("disconnected")[-1].detail == "token_refresh_due"
-    assert away(hand)
+def test_second_renewal_without_live_period_does_not_count():
+    driver = renewing(live_for_s=12.0)
+    driver.refresh_s = 2.0
+    back_to_live(driver)
+    driver.wait(2.0)
+    assert driver.of("disconnected")[-1].detail == "token_refresh_due"
+    assert away(driver)
 
 
 @pytest.mark.parametrize("code", ["network", "unauthorized", "stale_cursor"])
-def test_whoever_is_away_for_another_reason_is_away(code: str):
-    hand = live()
-    hand.now += 30.0
-    hand.lose(code)
-    assert away(hand)
+def test_other_disconnect_counts_as_absent(code: str):
+    driver = live()
+    driver.now += 30.0
+    driver.lose(code)
+    assert away(driver)
 
 
-def test_a_renewal_that_fails_is_no_longer_in_good_order():
-    hand = renewing(live_for_s=12.0)
-    hand.wait(0.3)
-    hand.session.mint_failed("minting_disabled", hand.now)
-    assert away(hand)
+def test_failed_renewal_counts_as_absent():
+    driver = renewing(live_for_s=12.0)
+    driver.wait(0.3)
+    driver.session.mint_failed("minting_disabled", driver.now)
+    assert away(driver)

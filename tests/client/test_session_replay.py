@@ -5,163 +5,163 @@ import pytest
 
 from sim.protocols.events import DisconnectReason
 from sim.protocols.spacetime.frames import UpdateBatch
-from tests.client.hand import RUN, WORKER, Hand, batch, heads, update
+from tests.client.session_driver import RUN, WORKER, SessionDriver, batch, heads, update
 
 
-def test_the_usual_course():
-    hand = Hand()
-    ask = hand.begin()
-    assert (ask.topics, ask.resume_after, ask.replay_batch_size) == ((RUN,), {}, 200)
-    hand.receive(batch(1, 2, complete=False, head=3))
-    assert not hand.session.is_live
-    hand.receive(batch(3))
-    assert not hand.session.is_caught_up
-    hand.reply(ask.ref)
-    assert hand.session.is_live
-    assert hand.session.is_caught_up
-    hand.receive(batch(4))
-    assert hand.seqs("applied") == [1, 2, 3, 4]
-    assert [notice.kind for notice in hand.notices if notice.kind not in ("applied", "received")] == [
+def test_session_connects_replays_and_goes_live():
+    driver = SessionDriver()
+    subscribe = driver.begin()
+    assert (subscribe.topics, subscribe.resume_after, subscribe.replay_batch_size) == ((RUN,), {}, 200)
+    driver.receive(batch(1, 2, complete=False, head=3))
+    assert not driver.session.is_live
+    driver.receive(batch(3))
+    assert not driver.session.is_caught_up
+    driver.reply(subscribe.ref)
+    assert driver.session.is_live
+    assert driver.session.is_caught_up
+    driver.receive(batch(4))
+    assert driver.seqs("applied") == [1, 2, 3, 4]
+    assert [notice.kind for notice in driver.notices if notice.kind not in ("applied", "received")] == [
         *("token_minted", "connect_attempted", "connect_done", "joined", "replay_started", "rebootstrapped"),
         *("checkpoint_written", "checkpoint_written", "subscribed", "replayed", "replay_completed", "checkpoint_written"),
     ]
-    assert hand.seqs("checkpoint_written") == [2, 3, 4]
+    assert driver.seqs("checkpoint_written") == [2, 3, 4]
 
 
-def test_durations_are_from_the_moment_an_attempt_was_due():
-    hand = Hand()
-    hand.session.start(hand.now)
-    hand.now += 0.5
-    hand.mint()
-    hand.now += 0.2
-    hand.connect()
-    hand.now += 0.1
-    ask = hand.join()
-    hand.receive(batch())
-    hand.reply(ask.ref)
-    value = {notice.kind: notice.value for notice in hand.notices + hand.of("replay_completed")}
+def test_durations_start_when_attempt_is_due():
+    driver = SessionDriver()
+    driver.session.start(driver.now)
+    driver.now += 0.5
+    driver.mint()
+    driver.now += 0.2
+    driver.connect()
+    driver.now += 0.1
+    subscribe = driver.join()
+    driver.receive(batch())
+    driver.reply(subscribe.ref)
+    value = {notice.kind: notice.value for notice in driver.notices + driver.of("replay_completed")}
     assert value["token_minted"] == pytest.approx(500)
     assert value["connect_done"] == pytest.approx(200)
     assert value["subscribed"] == value["replay_completed"] == pytest.approx(300)
 
 
-def test_a_client_resumes_after_its_checkpoint():
-    hand = Hand(checkpoints={RUN: 5}, topics=(RUN, WORKER))
-    ask = hand.begin()
-    assert ask.resume_after == {RUN: 5}
-    hand.receive(batch(6, 7))
-    hand.reply(ask.ref)
-    assert hand.seqs("applied") == [6, 7]
+def test_client_resumes_after_its_checkpoint():
+    driver = SessionDriver(checkpoints={RUN: 5}, topics=(RUN, WORKER))
+    subscribe = driver.begin()
+    assert subscribe.resume_after == {RUN: 5}
+    driver.receive(batch(6, 7))
+    driver.reply(subscribe.ref)
+    assert driver.seqs("applied") == [6, 7]
 
 
-def test_after_a_cut_it_resumes_from_what_it_applied_with_the_same_token():
-    hand = Hand().go_live(1, 2, 3)
-    hand.lose("connection reset by peer")
-    assert hand.of("disconnected")[-1].detail == DisconnectReason.NETWORK
-    assert hand.come_back().resume_after == {RUN: 3}
-    assert hand.tokens == 1
+def test_client_resumes_from_watermark_with_same_token_after_disconnect():
+    driver = SessionDriver().go_live(1, 2, 3)
+    driver.lose("connection reset by peer")
+    assert driver.of("disconnected")[-1].detail == DisconnectReason.NETWORK
+    assert driver.reconnect().resume_after == {RUN: 3}
+    assert driver.tokens == 1
 
 
-def test_batches_may_carry_several_topics_and_no_flag_on_the_live_tail():
-    hand = Hand(topics=(RUN, WORKER)).go_live(1)
-    hand.receive(UpdateBatch((update(2), update(1, WORKER), update(3), update(2, WORKER))))
-    assert hand.seqs("applied") == [1, 2, 1, 3, 2]
-    assert not hand.of("gap")
+def test_live_batch_carries_several_topics_without_complete_flag():
+    driver = SessionDriver(topics=(RUN, WORKER)).go_live(1)
+    driver.receive(UpdateBatch((update(2), update(1, WORKER), update(3), update(2, WORKER))))
+    assert driver.seqs("applied") == [1, 2, 1, 3, 2]
+    assert not driver.of("gap")
 
 
-def test_a_duplicate_is_dropped():
-    hand = Hand().go_live(1, 2)
-    hand.receive(batch(2, 3, 3))
-    assert hand.seqs("applied") == [1, 2, 3]
-    assert hand.seqs("duplicate_dropped") == [2, 3]
-    assert hand.actions() == []
+def test_duplicate_is_dropped():
+    driver = SessionDriver().go_live(1, 2)
+    driver.receive(batch(2, 3, 3))
+    assert driver.seqs("applied") == [1, 2, 3]
+    assert driver.seqs("duplicate_dropped") == [2, 3]
+    assert driver.actions() == []
 
 
-def test_after_a_gap_nothing_is_applied_and_it_asks_again_from_the_watermark():
-    hand = Hand().go_live(1, 2)
-    hand.receive(batch(4, 5))
-    assert hand.watermark == 2
-    ask = hand.subscribe()
-    assert ask.resume_after == {RUN: 2}
-    hand.receive(batch(6))  # the live tail goes on between the question and its replay
-    assert hand.actions() == []
-    hand.receive(batch(3, 4, 5, 6))
-    hand.reply(ask.ref)
-    assert hand.seqs("applied") == [1, 2, 3, 4, 5, 6]
-    assert [(n.seq, n.value, n.detail) for n in hand.of("gap")] == [(4, 2.0, "live"), (5, 2.0, "live"), (6, 2.0, "live")]
-    assert hand.actions() == []
+def test_gap_stops_applying_and_resubscribes_from_watermark():
+    driver = SessionDriver().go_live(1, 2)
+    driver.receive(batch(4, 5))
+    assert driver.watermark == 2
+    subscribe = driver.subscribe()
+    assert subscribe.resume_after == {RUN: 2}
+    driver.receive(batch(6))  # the live tail continues between the subscribe and its replay
+    assert driver.actions() == []
+    driver.receive(batch(3, 4, 5, 6))
+    driver.reply(subscribe.ref)
+    assert driver.seqs("applied") == [1, 2, 3, 4, 5, 6]
+    assert [(n.seq, n.value, n.detail) for n in driver.of("gap")] == [(4, 2.0, "live"), (5, 2.0, "live"), (6, 2.0, "live")]
+    assert driver.actions() == []
 
 
-def test_a_jumbled_payload_is_not_applied_and_asked_for_again():
-    hand = Hand().go_live(1)
-    false = msgspec.structs.replace(update(2), payload=msgspec.Raw(b'{"n":3}'))
-    hand.receive(UpdateBatch((false,)))
-    assert hand.seqs("hash_mismatch") == [2]
-    ask = hand.subscribe()
-    hand.receive(batch(2))
-    hand.reply(ask.ref)
-    assert hand.seqs("applied") == [1, 2]
+def test_corrupt_payload_is_not_applied_and_requested_again():
+    driver = SessionDriver().go_live(1)
+    corrupt = msgspec.structs.replace(update(2), payload=msgspec.Raw(b'{"n":3}'))
+    driver.receive(UpdateBatch((corrupt,)))
+    assert driver.seqs("hash_mismatch") == [2]
+    subscribe = driver.subscribe()
+    driver.receive(batch(2))
+    driver.reply(subscribe.ref)
+    assert driver.seqs("applied") == [1, 2]
 
 
-def test_a_topic_never_subscribed_to_is_reported_and_changes_nothing():
-    hand = Hand().go_live(1)
-    hand.receive(batch(9, topic=WORKER))
-    assert [(n.stream, n.seq) for n in hand.of("ungranted")] == [("runtime.codex.worker.events", 9)]
-    assert hand.actions() == []
+def test_event_of_unsubscribed_topic_is_reported_and_ignored():
+    driver = SessionDriver().go_live(1)
+    driver.receive(batch(9, topic=WORKER))
+    assert [(n.stream, n.seq) for n in driver.of("ungranted")] == [("runtime.codex.worker.events", 9)]
+    assert driver.actions() == []
 
 
-def test_a_hole_that_replays_do_not_close_is_asked_for_ever_more_slowly_and_then_it_reconnects():
-    hand = Hand().go_live(1)
-    hand.receive(batch(3))
+def test_unfilled_gap_is_requested_with_backoff_then_client_reconnects():
+    driver = SessionDriver().go_live(1)
+    driver.receive(batch(3))
     asked_at = []
     for _ in range(3):
-        hand.wait(hand.session.wake_at() - hand.now if asked_at else 0.0)
-        asked_at.append(hand.now)
-        ask = hand.subscribe()
-        hand.receive(batch(3))
-        hand.reply(ask.ref)
-    hand.closes()
+        driver.wait(driver.session.wake_at() - driver.now if asked_at else 0.0)
+        asked_at.append(driver.now)
+        subscribe = driver.subscribe()
+        driver.receive(batch(3))
+        driver.reply(subscribe.ref)
+    driver.expect_close()
     assert asked_at[0] < asked_at[1] < asked_at[2]
-    assert [n.detail for n in hand.of("gap") if n.detail == "replay"] == ["replay", "replay"]
-    assert hand.come_back().resume_after == {RUN: 1}
+    assert [n.detail for n in driver.of("gap") if n.detail == "replay"] == ["replay", "replay"]
+    assert driver.reconnect().resume_after == {RUN: 1}
 
 
-def test_a_replay_with_a_hole_is_the_replays_fault():
-    hand = Hand(checkpoints={RUN: 1})
-    ask = hand.begin()
-    hand.receive(batch(2, 4))
-    hand.reply(ask.ref)
-    assert [(n.seq, n.value) for n in hand.of("gap") if n.detail == "replay"] == [(4, 2.0)]
-    hand.wait(1.0)
-    assert hand.subscribe().resume_after == {RUN: 2}
+def test_gap_inside_replay_is_reported_as_replay_gap():
+    driver = SessionDriver(checkpoints={RUN: 1})
+    subscribe = driver.begin()
+    driver.receive(batch(2, 4))
+    driver.reply(subscribe.ref)
+    assert [(n.seq, n.value) for n in driver.of("gap") if n.detail == "replay"] == [(4, 2.0)]
+    driver.wait(1.0)
+    assert driver.subscribe().resume_after == {RUN: 2}
 
 
-def test_a_replay_below_the_cursor_is_reported_but_a_late_duplicate_is_not():
-    hand = Hand(checkpoints={RUN: 3})
-    ask = hand.begin()
-    hand.receive(batch(2, 3, 4))
-    hand.reply(ask.ref)
-    assert [(n.seq, n.value) for n in hand.of("replay_below_cursor")] == [(2, 3.0), (3, 3.0)]
-    hand.receive(batch(6))
-    hand.subscribe()
-    hand.receive(batch(4))
-    assert len(hand.of("replay_below_cursor")) == 2
+def test_replay_below_cursor_is_reported_but_late_duplicate_is_not():
+    driver = SessionDriver(checkpoints={RUN: 3})
+    subscribe = driver.begin()
+    driver.receive(batch(2, 3, 4))
+    driver.reply(subscribe.ref)
+    assert [(n.seq, n.value) for n in driver.of("replay_below_cursor")] == [(2, 3.0), (3, 3.0)]
+    driver.receive(batch(6))
+    driver.subscribe()
+    driver.receive(batch(4))
+    assert len(driver.of("replay_below_cursor")) == 2
 
 
-def test_what_an_earlier_connection_brought_is_no_reason_to_ask_again():
-    hand = Hand().go_live(1)
-    hand.receive(batch(9))
-    hand.lose("network")
-    ask = hand.come_back()
-    hand.receive(batch(2))
-    hand.reply(ask.ref)
-    hand.receive(heads(2))
-    hand.receive(heads(2))
-    hand.wait(1.0)
-    assert hand.actions() == []
+def test_gap_of_earlier_connection_does_not_trigger_resubscribe():
+    driver = SessionDriver().go_live(1)
+    driver.receive(batch(9))
+    driver.lose("network")
+    subscribe = driver.reconnect()
+    driver.receive(batch(2))
+    driver.reply(subscribe.ref)
+    driver.receive(heads(2))
+    driver.receive(heads(2))
+    driver.wait(1.0)
+    assert driver.actions() == []
 
 
-def test_there_is_no_event_zero():
-    hand = Hand().go_live(0, 1)
-    assert hand.seqs("applied") == [1]
-    assert hand.watermark == 1
+def test_event_zero_is_not_applied():
+    driver = SessionDriver().go_live(0, 1)
+    assert driver.seqs("applied") == [1]
+    assert driver.watermark == 1

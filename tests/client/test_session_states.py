@@ -9,7 +9,7 @@ from sim.client.actions import Connect
 from sim.client.transitions import TRANSITIONS, State, Trigger
 from sim.protocols.events import Batch, Closed, Malformed, Opened
 from sim.protocols.spacetime.codes import connect_refused
-from tests.client.hand import RUN, Hand, batch
+from tests.client.session_driver import RUN, SessionDriver, batch
 
 _MOVES = {
     Trigger.START: lambda session: session.start(0.0),
@@ -24,21 +24,21 @@ _MOVES = {
 
 @pytest.mark.parametrize("trigger", Trigger)
 @pytest.mark.parametrize("state", State)
-def test_a_trigger_is_legal_where_the_table_has_it(trigger, state):
-    hand = Hand()
-    hand.session.state = state
+def test_trigger_is_legal_only_where_table_lists_it(trigger, state):
+    driver = SessionDriver()
+    driver.session.state = state
     following = TRANSITIONS[trigger].get(state)
     if following is not None:
-        hand.session._move(trigger)
-        assert hand.session.state is following
+        driver.session._move(trigger)
+        assert driver.session.state is following
         return
     with pytest.raises(IllegalMoveError, match=f"in state {state.name}"):
-        _MOVES.get(trigger, lambda session: session._move(trigger))(hand.session)
-    assert hand.session.state is state
-    assert hand.actions() == []
+        _MOVES.get(trigger, lambda session: session._move(trigger))(driver.session)
+    assert driver.session.state is state
+    assert driver.actions() == []
 
 
-def test_every_state_is_reached_from_idle_and_only_stopped_is_final():
+def test_every_state_is_reachable_and_only_stopped_is_final():
     reached, before = {State.IDLE}, set()
     while reached != before:
         before = set(reached)
@@ -48,40 +48,40 @@ def test_every_state_is_reached_from_idle_and_only_stopped_is_final():
     assert {row.get(State.STOPPED) for row in TRANSITIONS.values()} == {None, State.STOPPED}
 
 
-def test_a_stopped_session_closes_and_never_wakes():
-    hand = Hand().go_live(1)
-    hand.session.stop(hand.now)
-    hand.closes()
-    assert hand.session.wake_at() == math.inf
-    hand.session.wake(hand.now + 1e6)
-    assert hand.actions() == []
+def test_stopped_session_closes_and_never_wakes():
+    driver = SessionDriver().go_live(1)
+    driver.session.stop(driver.now)
+    driver.expect_close()
+    assert driver.session.wake_at() == math.inf
+    driver.session.wake(driver.now + 1e6)
+    assert driver.actions() == []
 
 
-def test_waking_early_does_nothing():
-    hand = Hand()
-    hand.session.wake(hand.now)
-    assert hand.actions() == []
-    hand.session.start(hand.now)
-    hand.mint()
-    (connect,) = hand.actions()
+def test_early_wake_does_nothing():
+    driver = SessionDriver()
+    driver.session.wake(driver.now)
+    assert driver.actions() == []
+    driver.session.start(driver.now)
+    driver.mint()
+    (connect,) = driver.actions()
     assert isinstance(connect, Connect)
-    hand.session.wake(hand.now)
-    assert hand.actions() == []
+    driver.session.wake(driver.now)
+    assert driver.actions() == []
 
 
-def test_what_is_no_frame_is_noted_and_otherwise_ignored():
-    hand = Hand().go_live(1)
-    hand.session.received((Malformed("malformed_frame"),), hand.now)
-    assert hand.of("malformed")[0].detail == "malformed_frame"
-    assert hand.actions() == []
+def test_malformed_frame_is_reported_and_ignored():
+    driver = SessionDriver().go_live(1)
+    driver.session.received((Malformed("malformed_frame"),), driver.now)
+    assert driver.of("malformed")[0].detail == "malformed_frame"
+    assert driver.actions() == []
 
 
-def test_why_pending_tells_where_a_client_is():
-    hand = Hand()
-    assert hand.session.why_pending() == "idle"
-    ask = hand.begin()
-    assert hand.session.why_pending() == "subscribing"
-    hand.reply(ask.ref)
-    assert hand.session.why_pending() == "replaying"
-    hand.receive(batch())
-    assert hand.session.why_pending() == "behind"
+def test_why_pending_returns_current_phase():
+    driver = SessionDriver()
+    assert driver.session.why_pending() == "idle"
+    subscribe = driver.begin()
+    assert driver.session.why_pending() == "subscribing"
+    driver.reply(subscribe.ref)
+    assert driver.session.why_pending() == "replaying"
+    driver.receive(batch())
+    assert driver.session.why_pending() == "behind"

@@ -1,4 +1,4 @@
-"""Messages taken whole: a client that shares what one does is, notice for notice, the one that works it out itself."""
+"""Shared runs: a client that shares the result of a message has the same notices as one that reads it itself."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from sim.protocols.spacetime.adapter import SpacetimeConnection
 from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, Update, UpdateBatch, Watermark
 from sim.protocols.spacetime.streams import stream_id
 from sim.server.misbehaviours import WRONG_HASH
-from tests.client.hand import RUN, WORKER, Hand, batch, update
+from tests.client.session_driver import RUN, WORKER, SessionDriver, batch, update
 
 
 def wrong(update: Update) -> Update:
@@ -24,31 +24,31 @@ def run_in(frame: ServerFrame) -> Run | None:
     return run_of(SpacetimeConnection("").read(frame), stream_id)
 
 
-def live(policy: str, shares: bool) -> Hand:
+def live(policy: str, shares: bool) -> SessionDriver:
     """A client of two topics that went live with the first two events of each."""
-    hand = Hand(policy, topics=(RUN, WORKER))
+    driver = SessionDriver(policy, topics=(RUN, WORKER))
     if shares:
-        hand.session.settings = replace(hand.session.settings, run_of=lambda message: run_of(message, stream_id))
-    ask = hand.begin()
-    hand.receive(batch(1, 2, complete=False))
-    hand.receive(batch(1, 2, topic=WORKER))
-    hand.reply(ask.ref)
-    hand.actions()  # and with them the notices so far
-    return hand
+        driver.session.settings = replace(driver.session.settings, run_of=lambda message: run_of(message, stream_id))
+    subscribe = driver.begin()
+    driver.receive(batch(1, 2, complete=False))
+    driver.receive(batch(1, 2, topic=WORKER))
+    driver.reply(subscribe.ref)
+    driver.actions()  # also collects the notices so far
+    return driver
 
 
-def state(hand: Hand) -> object:
-    session = hand.session
+def state(driver: SessionDriver) -> object:
+    session = driver.session
     cursors = [
         (c.topic, c.watermark, c.checkpoint, c.head, c.seen, c.replayed, c.replayed_new)
         for c in session.replica.cursors.values()
     ]
-    return session.state, session.wake_at(), session.is_caught_up, cursors, [repr(notice) for notice in hand.notices]
+    return session.state, session.wake_at(), session.is_caught_up, cursors, [repr(notice) for notice in driver.notices]
 
 
 @st.composite
 def scripts(draw: st.DrawFn) -> list[ServerFrame]:
-    """Mostly the next events in order, and everything that a frame can have wrong with it."""
+    """Mostly the next events in order, with every kind of faulty frame between them."""
     following = {RUN: 3, WORKER: 3}
     return [draw(frames(following)) for _ in range(draw(st.integers(0, 10)))]
 
@@ -79,65 +79,65 @@ def frames(draw: st.DrawFn, following: dict[str, int]) -> ServerFrame:
 
 
 @given(scripts(), st.sampled_from(("reference", "desktop")), st.booleans())
-def test_sharing_changes_nothing(script: list[ServerFrame], policy: str, reads_each: bool):
-    hands = [live(policy, shares) for shares in (False, True)]
+def test_sharing_runs_changes_nothing(script: list[ServerFrame], policy: str, reads_each: bool):
+    drivers = [live(policy, shares) for shares in (False, True)]
     for frame in script:
-        for hand in hands:
-            hand.now += 0.01
-            if hand.session.is_live:
-                hand.receive(frame)
+        for driver in drivers:
+            driver.now += 0.01
+            if driver.session.is_live:
+                driver.receive(frame)
             if reads_each:
-                hand.notices += hand.session.notices()
-    for hand in hands:
-        hand.actions()
-    assert state(hands[0]) == state(hands[1])
+                driver.notices += driver.session.notices()
+    for driver in drivers:
+        driver.actions()
+    assert state(drivers[0]) == state(drivers[1])
 
 
 @given(scripts())
-def test_following_is_receiving(script: list[ServerFrame]):
-    """A driver that foresees a run tells of it by `follow`, and has its notices from the run."""
-    hands = [live("reference", shares) for shares in (True, True)]
+def test_following_a_run_equals_receiving_its_frames(script: list[ServerFrame]):
+    """An engine that knows a run calls `follow` and takes the notices from the run."""
+    drivers = [live("reference", shares) for shares in (True, True)]
     for frame in script:
-        for hand, follows in zip(hands, (False, True), strict=True):
-            session = hand.session
-            hand.now += 0.01
+        for driver, follows in zip(drivers, (False, True), strict=True):
+            session = driver.session
+            driver.now += 0.01
             run = run_in(frame) if isinstance(frame, UpdateBatch) and session.only_follows else None
             places = {topic: cursor.watermark for topic, cursor in session.replica.cursors.items()}
             if follows and run is not None and all(places.get(span.topic) == span.after for span in run.spans):
-                session.follow(run, hand.now)
-                hand.notices += run.notices
+                session.follow(run, driver.now)
+                driver.notices += run.notices
             elif session.is_live:
-                hand.receive(frame)
-            hand.notices += session.notices()
-    for hand in hands:
-        hand.actions()
-    assert state(hands[0]) == state(hands[1])
+                driver.receive(frame)
+            driver.notices += session.notices()
+    for driver in drivers:
+        driver.actions()
+    assert state(drivers[0]) == state(drivers[1])
 
 
-def test_a_run_that_does_not_go_on_is_not_followed():
-    hand = live("reference", shares=True)
+def test_run_that_does_not_continue_is_refused():
+    driver = live("reference", shares=True)
     run = run_in(batch(4))
     with pytest.raises(IllegalMoveError, match="does not go on"):
-        hand.session.follow(run, hand.now)
+        driver.session.follow(run, driver.now)
 
 
 def test_notices_keep_their_order():
-    hands = [live("reference", shares) for shares in (False, True)]
-    for hand in hands:
+    drivers = [live("reference", shares) for shares in (False, True)]
+    for driver in drivers:
         for frame in (batch(3), batch(2), batch(4)):
-            hand.receive(frame)
-        hand.actions()
-    assert state(hands[0]) == state(hands[1])
+            driver.receive(frame)
+        driver.actions()
+    assert state(drivers[0]) == state(drivers[1])
 
 
-def test_what_follows_is_shared():
+def test_clients_share_notices_of_the_same_run():
     one, other = live("reference", shares=True), live("reference", shares=True)
     frame = batch(3, 4, head=5)
     known = run_in(frame)
-    for hand in (one, other):
-        hand.session.settings = replace(hand.session.settings, run_of=lambda _: known)
-        hand.session.notices()
-        hand.receive(frame)
+    for driver in (one, other):
+        driver.session.settings = replace(driver.session.settings, run_of=lambda _: known)
+        driver.session.notices()
+        driver.receive(frame)
     notices = one.session.notices()
     assert notices is other.session.notices()
     assert [(notice.kind, notice.seq) for notice in notices] == [
@@ -161,5 +161,5 @@ def test_what_follows_is_shared():
         UpdateBatch((wrong(update(3)),), True, (Watermark(RUN, 3),)),
     ],
 )
-def test_what_is_no_run(frame: UpdateBatch):
+def test_frame_that_is_not_a_run_returns_none(frame: UpdateBatch):
     assert run_in(frame) is None

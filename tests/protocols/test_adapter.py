@@ -1,4 +1,4 @@
-"""The seam: what the adapter makes of connects, messages and ends, and that nothing else knows wire names."""
+"""The Spacetime adapter: connects, messages and ends; no other package knows wire names."""
 
 import re
 from pathlib import Path
@@ -56,7 +56,7 @@ def item(seq: int, check: Hash = Hash.OK) -> Item:
 
 
 def plain(something: object) -> object:
-    """Without the identity of raw payloads, by which they are compared."""
+    """The value as plain data, because raw payloads compare by identity."""
     return msgspec.json.decode(msgspec.json.encode(something))
 
 
@@ -71,7 +71,7 @@ def plain(something: object) -> object:
         Leave("6"),
     ],
 )
-def test_a_server_reads_the_intent_that_a_client_sent(intent: Intent):
+def test_server_reads_the_intent_a_client_sends(intent: Intent):
     connection = connected()
     connection.send(intent)
     (write,) = connection.actions()
@@ -103,7 +103,7 @@ SNAPSHOT = Snapshot(Position(9), {"watermark": 9})
         (Problem("client_timeout", message="silent"),),
     ],
 )
-def test_a_client_takes_the_events_that_a_server_gave(message: Message):
+def test_client_reads_the_events_a_server_writes(message: Message):
     connection = connected()
     connection.send(Join("1", Compatibility()))
     connection.send(Subscribe("2", {TOPIC: None}))
@@ -114,12 +114,12 @@ def test_a_client_takes_the_events_that_a_server_gave(message: Message):
 
 
 @given(st.binary() | st.text().map(str.encode), st.booleans())
-def test_no_input_of_a_peer_breaks_the_adapter(data: bytes, is_text: bool):
+def test_adapter_accepts_any_input(data: bytes, is_text: bool):
     message = connected().received(0, data, is_text)
     assert len(message) <= max(len(data), 1)
 
 
-def test_what_is_no_frame_is_a_malformed_message():
+def test_invalid_frame_becomes_malformed_event():
     assert connected().received(0, b"{", True) == (Malformed("malformed_frame"),)
 
 
@@ -135,17 +135,17 @@ def test_what_is_no_frame_is_a_malformed_message():
         (TransportEnd(), "network", "network", Step.RETRY),
     ],
 )
-def test_a_refused_upgrade_says_what_to_do_next(end: TransportEnd, code: str, reason: str, step: Step):
+def test_refused_upgrade_carries_next_step(end: TransportEnd, code: str, reason: str, step: Step):
     (refused,) = SpacetimeConnection("ws://host").closed(0, end)
     assert isinstance(refused, Refused)
     assert (refused.code, refused.reason, refused.next.step, refused.is_open) == (code, reason, step, False)
 
 
-def test_an_open_connection_that_ends_is_closed_with_its_code():
+def test_ended_connection_is_closed_with_its_code():
     assert connected().closed(0, TransportEnd(code=1009)) == (Closed(DisconnectReason.NETWORK, 1009),)
 
 
-def test_a_position_is_never_negative():
+def test_position_is_never_negative():
     with pytest.raises(ValueError, match="expected 0 or more"):
         Position(-1)
     assert Position("opaque").offset == "opaque"

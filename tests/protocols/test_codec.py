@@ -1,4 +1,4 @@
-"""The wire form of every frame, both ways, and what becomes of anything else."""
+"""The wire form of every frame in both directions, and malformed input."""
 
 import base64
 import contextlib
@@ -169,26 +169,26 @@ SERVER_FRAMES = [
 
 
 @pytest.mark.parametrize(("frame", "wire"), CLIENT_FRAMES)
-def test_client_frames_have_their_wire_form_and_come_back(frame, wire):
+def test_client_frames_round_trip_in_wire_form(frame, wire):
     text = encode_client(frame)
     assert json.loads(text) == wire
     assert decode_client(text) == decode_client(text.encode()) == frame
 
 
-def test_a_reply_goes_to_the_channel_that_asked():
+def test_reply_uses_channel_of_request():
     ok = {"status": "ok", "response": {}}
     assert json.loads(encode_server(Reply("9", True, join_ref="7"), "8")) == ["7", "9", "sync:v1", "phx_reply", ok]
     assert json.loads(encode_server(Reply("9", True, channel="phoenix"), "8")) == [None, "9", "phoenix", "phx_reply", ok]
 
 
 @pytest.mark.parametrize(("frame", "wire"), SERVER_FRAMES)
-def test_server_frames_have_their_wire_form_and_come_back(frame, wire):
+def test_server_frames_round_trip_in_wire_form(frame, wire):
     text = encode_server(frame, "1")
     assert json.loads(text) == wire
     assert decode_server(text) == decode_server(text.encode()) == frame
 
 
-def test_cursors_may_come_as_a_map_or_as_a_list():
+def test_cursors_are_read_from_map_or_list():
     def decoded(cursors):
         return decode_client(
             json.dumps(["1", "2", "sync:v1", "sync:subscribe", {"topics": ["a", "b"], "resume_after": cursors}])
@@ -200,13 +200,13 @@ def test_cursors_may_come_as_a_map_or_as_a_list():
 
 
 @pytest.mark.parametrize("cursors", [{"a": -1}, {"a": "x"}, {"a": 1.5}, {"a": 2**63}, [1], [{"topic": "a"}], 3, "x", None])
-def test_a_malformed_cursor_is_marked_not_lost(cursors):
-    """So that the runtime can answer `bad_subscription` instead of dropping the frame."""
+def test_malformed_cursor_is_marked_as_bad(cursors):
+    """The runtime can then answer `bad_subscription` instead of dropping the frame."""
     text = json.dumps(["1", "2", "sync:v1", "sync:subscribe", {"topics": ["a"], "resume_after": cursors}])
     assert decode_client(text) == Subscribe("2", ("a",), {}, bad_cursor=True)
 
 
-def test_an_envelope_is_canonical_and_carries_the_same_update():
+def test_envelope_is_canonical_and_carries_same_update():
     event, payload = push_parts(Envelope(UPDATE))
     envelope = json.loads(payload)
     assert event == "sync:frame"
@@ -222,12 +222,12 @@ def test_an_envelope_is_canonical_and_carries_the_same_update():
     assert decode_server(wrap_push("1", event, payload)) == Envelope(UPDATE)
 
 
-def test_a_join_reference_that_needs_quoting_is_quoted():
+def test_join_reference_is_quoted():
     text = encode_server(HeartbeatPush(), 'a"\\\n')
     assert json.loads(text)[0] == 'a"\\\n'
 
 
-def test_fields_the_contract_does_not_know_are_ignored():
+def test_unknown_fields_are_ignored():
     update = {**WIRE_UPDATE, "org_id": "o", "ts": 1.5}
     batch = push("sync:update_batch", {"updates": [update], "replay_complete": False, "cursor_mode": "x"})
     assert decode_server(msgspec.json.encode(batch)) == UpdateBatch((UPDATE,))
@@ -236,7 +236,7 @@ def test_fields_the_contract_does_not_know_are_ignored():
 
 
 @pytest.mark.parametrize("response", [{}, {"code": 3}, [], "text", None, 7])
-def test_an_ok_reply_may_hold_anything(response):
+def test_ok_reply_accepts_any_response(response):
     text = json.dumps(["1", "8", "sync:v1", "phx_reply", {"status": "ok", "response": response}])
     assert decode_server(text) == Reply("8", True, Body())
 
@@ -262,12 +262,12 @@ def test_an_ok_reply_may_hold_anything(response):
         "[" * 100_000,
     ],
 )
-def test_what_is_no_frame_is_refused(text):
+def test_invalid_frame_is_refused(text):
     with pytest.raises(MalformedFrameError):
         decode_server(text)
 
 
-def test_a_frame_for_another_channel_is_refused_by_its_own_code():
+def test_frame_for_unknown_channel_has_its_own_code():
     with pytest.raises(MalformedFrameError) as caught:
         decode_client('["1","1","rooms:1","phx_join",{}]')
     assert caught.value.code == "unknown_topic"
@@ -321,7 +321,7 @@ _ALMOST_FRAMES = st.tuples(
 
 
 @given(st.binary() | st.text() | _JSON.map(json.dumps) | _ALMOST_FRAMES)
-def test_any_input_decodes_or_is_called_malformed(text):
+def test_any_input_decodes_or_is_malformed(text):
     for decode in (decode_client, decode_server):
         with contextlib.suppress(MalformedFrameError):
             decode(text)
@@ -343,16 +343,16 @@ _UPDATES = st.builds(
 
 
 @given(st.builds(UpdateBatch, st.lists(_UPDATES, max_size=3).map(tuple), st.booleans(), _MARKS), _TEXT)
-def test_batches_survive_the_round_trip(batch, join_ref):
+def test_batches_survive_round_trip(batch, join_ref):
     assert decode_server(encode_server(batch, join_ref)) == batch
 
 
 @given(_UPDATES)
-def test_envelopes_survive_the_round_trip(update):
+def test_envelopes_survive_round_trip(update):
     assert decode_server(encode_server(Envelope(update), "1")) == Envelope(update)
 
 
 @given(st.lists(_TEXT, max_size=3).map(tuple), st.dictionaries(_TEXT, _SEQ, max_size=3), st.integers(0, 500))
-def test_subscribes_survive_the_round_trip(topics, cursors, batch_size):
+def test_subscribes_survive_round_trip(topics, cursors, batch_size):
     frame = Subscribe("2", topics, cursors, batch_size)
     assert decode_client(encode_client(frame)) == frame

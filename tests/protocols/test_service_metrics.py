@@ -1,4 +1,4 @@
-"""What a body tells: absent is not zero, text is no number, and one impossible number spoils them all."""
+"""Reading metrics bodies: a missing metric is not zero, text is not a number, and an impossible number is noted."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def changed(**tables: object) -> bytes:
 
 
 @pytest.mark.parametrize(("data", "profile"), [(FULL, "full"), (PINNED, "pinned")])
-def test_the_profile_is_what_the_body_has(data: dict[str, object], profile: str) -> None:
+def test_profile_is_detected_from_body(data: dict[str, object], profile: str) -> None:
     reading = read_metrics(body(data))
     assert (reading.outcome, reading.profile) == ("ok", profile)
     assert sorted(reading.figures) == sorted(PROFILES[profile])
@@ -32,13 +32,13 @@ def test_the_profile_is_what_the_body_has(data: dict[str, object], profile: str)
     assert reading.notes == ()
 
 
-def test_tables_are_not_looked_into_without_end() -> None:
+def test_nested_tables_are_read_to_limited_depth() -> None:
     found = read_metrics(changed(a={"b": {"c": {"d": 1}}}, deep={"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": 1}}}}}}}}))
     assert found.figures["a.b.c.d"] == 1
     assert [name for name in found.figures if name.startswith("deep")] == []
 
 
-def test_one_figure_of_the_full_profile_is_enough_to_know_it() -> None:
+def test_one_metric_identifies_full_profile() -> None:
     assert read_metrics(changed(delivery={}, auth_failures={"forbidden_total": 1})).profile == "full"
     assert read_metrics(body({"mirror": {"failed_total": 0}})).profile == ""
 
@@ -69,32 +69,32 @@ def test_one_figure_of_the_full_profile_is_enough_to_know_it() -> None:
         (b'{"mirror": {"published_total": 1}, "ours_celsius": -1}', "ok"),
     ],
 )
-def test_a_body_that_tells_nothing_says_why(text: bytes, outcome: str) -> None:
+def test_unusable_body_has_outcome_with_reason(text: bytes, outcome: str) -> None:
     reading = read_metrics(text)
     assert reading.outcome == outcome
     assert all(math.isfinite(value) for value in reading.figures.values())
     assert bool(reading.notes) == (outcome == "bad_numbers")
 
 
-def test_what_is_wrong_with_a_number_is_said_and_the_rest_is_kept() -> None:
+def test_bad_number_is_noted_and_other_metrics_are_kept() -> None:
     reading = read_metrics(changed(mirror={"published_total": -3, "failed_total": 2}))
     assert reading.notes == ("mirror.published_total is -3, which it cannot be",)
     assert "mirror.published_total" not in reading.figures
     assert reading.figures["mirror.failed_total"] == 2
 
 
-def test_of_very_many_numbers_the_promised_ones_are_kept() -> None:
+def test_profile_metrics_are_kept_when_body_is_too_large() -> None:
     reading = read_metrics(body({"others": {f"n{n}": n for n in range(1000)}, **FULL}))
     assert len(reading.figures) == MAX_METRICS
     assert set(PROFILES["full"]) <= set(reading.figures)
 
 
 @pytest.mark.parametrize("generated_at", [None, 17, "x" * 65, "2026\n", {"at": 1}])
-def test_a_moment_that_is_no_short_text_is_none(generated_at: object) -> None:
+def test_invalid_timestamp_is_dropped(generated_at: object) -> None:
     assert read_metrics(changed(generated_at=generated_at)).generated_at == ""
 
 
-def test_the_control_services_counters_have_the_contracts_names() -> None:
+def test_control_service_counters_have_contract_names() -> None:
     assert set(STATUS_COUNTERS) == set(COUNTERS)
     counters = {name: n for n, name in enumerate(STATUS_COUNTERS)}
     reading = read_status(body({"data": {"status": "ok", "counters": counters, "revision": "r7"}}))
@@ -114,7 +114,7 @@ def test_the_control_services_counters_have_the_contracts_names() -> None:
         (b'{"data": {"counters": {"sync.token.issued": -3}}}', "bad_numbers"),
     ],
 )
-def test_a_status_that_tells_nothing_says_why(text: bytes, outcome: str) -> None:
+def test_unusable_status_has_outcome_with_reason(text: bytes, outcome: str) -> None:
     assert read_status(text).outcome == outcome
 
 
@@ -130,11 +130,11 @@ def test_a_status_that_tells_nothing_says_why(text: bytes, outcome: str) -> None
         (b"<html>", ""),
     ],
 )
-def test_a_revision_is_one_printable_word_or_nothing(text: bytes, revision: str) -> None:
+def test_revision_is_one_printable_word_or_empty(text: bytes, revision: str) -> None:
     assert revision_of(text) == revision
 
 
-def test_every_name_is_known_once_and_what_counts_is_a_counter() -> None:
+def test_every_metric_name_is_unique_and_counters_are_known() -> None:
     assert len(set(KNOWN)) == len(KNOWN)
     assert all(is_counter(name) for name in (*STATUS_COUNTERS, *MONITORED))
     assert not is_counter("delivery.max_replay_lag")

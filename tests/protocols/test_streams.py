@@ -15,7 +15,7 @@ from sim.protocols.spacetime.streams import (
 )
 
 
-def test_names_are_mapped_as_the_shipped_client_maps_them(vectors):
+def test_names_are_mapped_like_shipped_client(vectors):
     for line in vectors("mapping"):
         assert stream_id(line["topic"]) == line["stream_id"], line
         assert topic_of(line["stream_id"]) == line["back"], line
@@ -33,7 +33,7 @@ def test_names_are_mapped_as_the_shipped_client_maps_them(vectors):
         "elsewhere",
     ],
 )
-def test_a_stream_id_of_no_topic(stream):
+def test_invalid_stream_id_has_no_topic(stream):
     assert topic_of(stream) is None
 
 
@@ -49,12 +49,12 @@ def test_every_topic_has_a_stream_and_a_class(topic):
 
 
 @given(st.text())
-def test_reading_any_stream_id_never_fails_and_names_a_topic_of_some_length(stream):
+def test_any_stream_id_is_read_without_empty_topic(stream):
     assert topic_of(stream) != ""
 
 
 @given(st.text(min_size=1))
-def test_the_known_forms_map_there_and_back(middle):
+def test_known_topic_forms_round_trip(middle):
     for topic in (
         run_events(middle),
         f"worker:{middle}:lifecycle",
@@ -80,7 +80,7 @@ def test_the_known_forms_map_there_and_back(middle):
         ("run::events", ("fallback", "cold", 500, 43_200, 90, 65_536, None)),
     ],
 )
-def test_classes_and_their_limits(topic, expected):
+def test_topic_classes_have_their_limits(topic, expected):
     found = topic_class(topic)
     assert tuple(getattr(found, name) for name in found.__slots__) == expected
 

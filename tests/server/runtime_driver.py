@@ -35,7 +35,7 @@ def token(device: str = "d", topics: tuple[str, ...] = ALL, at: float = START, *
     return mint(claims, KEYRING.primary)
 
 
-class Desk:
+class RuntimeDriver:
     """A runtime and its clock."""
 
     def __init__(self, switches: Switches | None = None, **changes: object) -> None:
@@ -53,22 +53,22 @@ class Desk:
 
     def joined(self, device: str = "d") -> int:
         number = self.open(device)
-        (reply,) = self.tell(number, Join("1", COMPATIBILITY))
+        (reply,) = self.ask(number, Join("1", COMPATIBILITY))
         assert reply.ok
         return number
 
     def live(self, *topics: str, device: str = "d", **after: int) -> int:
         """A joined connection with its replay pulled."""
         number = self.joined(device)
-        self.tell(number, Subscribe("2", topics, after))
+        self.ask(number, Subscribe("2", topics, after))
         return number
 
-    def tell(self, number: int, frame: ClientFrame) -> list:
+    def ask(self, number: int, frame: ClientFrame) -> list:
         """Hand in a frame and pull all answers."""
-        self.say(number, frame)
+        self.send(number, frame)
         return self.pull(number)
 
-    def say(self, number: int, frame: ClientFrame) -> None:
+    def send(self, number: int, frame: ClientFrame) -> None:
         """Hand in a frame."""
         self.runtime.received(number, intent_of(frame), self.now)
 

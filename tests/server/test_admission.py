@@ -1,4 +1,4 @@
-"""Publishes that fail by a fault: which, how many, and what may still become of them."""
+"""Publishes refused by faults and defects, and the check of client builds."""
 
 import pytest
 
@@ -7,10 +7,10 @@ from sim.server.admission import failure, incompatibility, is_acknowledged_unwri
 from sim.server.counters import Counters
 from sim.server.settings import RuntimeSettings, Switches
 
-ENDPOINTS = RuntimeSettings()
+SETTINGS = RuntimeSettings()
 
 
-def test_a_share_of_the_tries_fails_by_seed():
+def test_share_of_publishes_fails_by_seed():
     def failures(seed: int) -> list[bool]:
         counters, switches = Counters(), Switches(seed=seed, publish_fail_status=503, publish_fail_share=0.3)
         found = [failure(switches, counters) is not None for _ in range(1000)]
@@ -21,7 +21,7 @@ def test_a_share_of_the_tries_fails_by_seed():
     assert failures(1) == failures(1) != failures(2)
 
 
-def test_nothing_fails_without_the_fault():
+def test_publish_succeeds_without_fault():
     counters = Counters()
     assert failure(Switches(), counters) is None
     assert counters.acted == {}
@@ -31,7 +31,7 @@ def test_nothing_fails_without_the_fault():
     ("status", "final", "taken"),
     [(400, True, False), (413, True, False), (429, False, False), (500, False, True), (502, False, True), (503, False, False)],
 )
-def test_which_refusals_are_for_good_and_which_may_hide_an_event(status: int, final: bool, taken: bool):
+def test_status_decides_whether_refusal_is_final_or_may_hide_event(status: int, final: bool, taken: bool):
     assert (is_final(status), may_be_taken(status)) == (final, taken)
 
 
@@ -40,35 +40,35 @@ def refused(**switches: object) -> bool:
     return failure(Switches(**switches), Counters()) is not None
 
 
-def test_publish_needs_delivery_refuses_while_there_is_none():
+def test_publish_needs_delivery_refuses_while_delivery_is_down():
     assert refused(defects={"publish_needs_delivery"}, delivery_down=True)
     assert not refused(defects={"publish_needs_delivery"})
     assert not refused(delivery_down=True)
 
 
-def test_lose_undelivered_acknowledges_what_it_does_not_take():
+def test_lose_undelivered_acknowledges_without_writing():
     down = Switches(defects={"lose_undelivered"}, delivery_down=True)
     assert failure(down, Counters()) is not None
     assert is_acknowledged_unwritten(down)
     assert not is_acknowledged_unwritten(Switches(defects={"lose_undelivered"}))
 
 
-def test_acknowledge_unwritten_acknowledges_whatever_fails():
+def test_acknowledge_unwritten_acknowledges_failed_publish():
     assert is_acknowledged_unwritten(Switches(defects={"acknowledge_unwritten"}))
     assert not is_acknowledged_unwritten(Switches())
 
 
-def told(build: str, *defects: str) -> str:
-    return incompatibility(ENDPOINTS, Compatibility("c", build, ENDPOINTS.protocol_version, 1), Compatibility(), defects)
+def refusal_of(build: str, *defects: str) -> str:
+    return incompatibility(SETTINGS, Compatibility("c", build, SETTINGS.protocol_version, 1), Compatibility(), defects)
 
 
-def test_accept_old_builds_lets_them_in_and_no_others():
-    assert told("20000101T000000Z") == "upgrade_required"
-    assert told("20000101T000000Z", "accept_old_builds") == ""
-    assert told("nonsense", "accept_old_builds") == "invalid_client_build"
+def test_accept_old_builds_accepts_old_builds_only():
+    assert refusal_of("20000101T000000Z") == "upgrade_required"
+    assert refusal_of("20000101T000000Z", "accept_old_builds") == ""
+    assert refusal_of("nonsense", "accept_old_builds") == "invalid_client_build"
 
 
-def test_refuse_oldest_build_shuts_out_the_windows_edge():
-    assert told(ENDPOINTS.min_client_build) == ""
-    assert told(ENDPOINTS.min_client_build, "refuse_oldest_build") == "upgrade_required"
-    assert told("20260101T000001Z", "refuse_oldest_build") == ""
+def test_refuse_oldest_build_refuses_minimum_build():
+    assert refusal_of(SETTINGS.min_client_build) == ""
+    assert refusal_of(SETTINGS.min_client_build, "refuse_oldest_build") == "upgrade_required"
+    assert refusal_of("20260101T000001Z", "refuse_oldest_build") == ""

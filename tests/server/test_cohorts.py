@@ -17,18 +17,18 @@ PINNED_WORD = 0x1CD8BD2B
 
 
 @given(st.text(), st.text(), st.integers(0, 99))
-def test_raising_a_percentage_only_adds_keys(scope, key, percent):
+def test_higher_percentage_only_adds_keys(scope, key, percent):
     assert not in_cohort(scope, key, percent) or in_cohort(scope, key, percent + 1)
     assert not in_cohort(scope, key, 0)
     assert in_cohort(scope, key, 100)
 
 
-def test_a_cohort_is_about_its_percentage():
+def test_cohort_size_is_close_to_percentage():
     share = sum(in_cohort("runtime", key, 5) for key in KEYS) / len(KEYS)
     assert 0.04 < share < 0.06
 
 
-def test_scope_and_seed_choose_other_keys():
+def test_scope_and_seed_select_different_keys():
     def chosen(scope: str, seed: str) -> set[str]:
         return {key for key in KEYS if in_cohort(scope, key, 10, seed)}
 

@@ -1,4 +1,4 @@
-"""The control service: which token it mints for whom, and what it answers."""
+"""The control service: tokens it mints, and requests it refuses."""
 
 import json
 
@@ -35,7 +35,7 @@ def claims_of(service: Control, answer: dict[str, object], now: float = NOW) -> 
     return verify(answer["token"], service.keyring, now, leeway_s=30, max_age_s=300)
 
 
-def test_the_whole_answer():
+def test_token_response_has_all_contract_fields():
     service = control()
     answer = ask(service, {"topics": ["run:1:events"], "device_id": "laptop"})
     assert answer.pop("token").count(".") == 2
@@ -63,7 +63,7 @@ def test_the_whole_answer():
     }
 
 
-def test_the_token_says_what_the_answer_says():
+def test_token_claims_match_response():
     service = control()
     answer = ask(service, {"topics": ["run:1:events"]})
     claims = claims_of(service, answer)
@@ -74,7 +74,7 @@ def test_the_token_says_what_the_answer_says():
     assert not may_read(claims, "run:2:events")
 
 
-def test_an_empty_request_gets_every_scope_and_no_grants():
+def test_empty_request_gets_every_scope_and_no_grants():
     service = control()
     claims = claims_of(service, ask(service))
     assert (claims.topics, claims.streams) == ((), ())
@@ -90,7 +90,7 @@ def test_streams_and_topics_are_merged():
 
 
 @pytest.mark.parametrize("topic", SINGLE_TOPICS)
-def test_a_single_topic_can_be_asked_for_by_its_stream(topic):
+def test_single_topic_is_granted_by_its_stream_id(topic):
     service = control()
     answer = ask(service, {"streams": [stream_id(topic)]})
     assert [grant["topic"] for grant in answer["granted_topics"]] == [topic]
@@ -100,32 +100,32 @@ def test_a_single_topic_can_be_asked_for_by_its_stream(topic):
 @pytest.mark.parametrize(
     "session", [None, "", "Bearer", "Bearer ", "Basic session-ada", "Bearer ada", "Bearer session-", "session-a b"]
 )
-def test_a_session_of_another_form(session):
+def test_malformed_session_is_unauthorized(session):
     assert refusal(control(), session=session) == (401, "unauthorized")
 
 
 @pytest.mark.parametrize("session", ["Bearer session-ada", "bearer  session-ada ", "session-ada"])
-def test_the_scheme_may_be_left_out(session):
+def test_authorization_scheme_is_optional(session):
     assert ask(control(), session=session)["subject"] == "user:ada"
 
 
 @pytest.mark.parametrize(("ttl_s", "refresh_s"), [(60, 30), (300, 270), (900, 870)])
-def test_time_to_live_and_refresh(ttl_s, refresh_s):
+def test_refresh_is_due_before_expiry(ttl_s, refresh_s):
     answer = ask(control(), {"ttl_seconds": ttl_s})
     assert (answer["expires_in"], answer["refresh_after_in"]) == (ttl_s, refresh_s)
 
 
-def test_a_refresh_is_never_due_at_once():
+def test_refresh_is_at_least_one_second_away():
     assert ask(control(token_ttl_min_s=10), {"ttl_seconds": 10})["refresh_after_in"] == 1
 
 
 @pytest.mark.parametrize("ttl_s", [-1, 0, 59, 901, 2**70])
-def test_a_time_to_live_out_of_bounds(ttl_s):
+def test_ttl_out_of_bounds_is_refused(ttl_s):
     status, code = refusal(control(), {"ttl_seconds": ttl_s})
     assert (status, code) in {(422, "invalid_ttl"), (422, "malformed_request")}
 
 
-def test_the_longest_token_is_refused_as_too_old():
+def test_longest_token_becomes_too_old_before_expiry():
     service = control()
     answer = ask(service, {"ttl_seconds": 900})
     claims_of(service, answer, NOW + 300)
@@ -137,7 +137,7 @@ def test_the_longest_token_is_refused_as_too_old():
 @pytest.mark.parametrize(
     "asked", [{"topics": ["a:b"]}, {"topics": ["run::events"]}, {"streams": ["x"]}, {"streams": ["runtime.topic."]}]
 )
-def test_an_unsupported_topic(asked):
+def test_unsupported_topic_is_refused(asked):
     assert refusal(control(), asked) == (422, "unsupported_topic")
 
 
@@ -149,25 +149,25 @@ def test_an_unsupported_topic(asked):
         {"scopes": ["runtime.run_events"], "topics": ["worker:1:lifecycle"]},
     ],
 )
-def test_a_scope_that_is_not_allowed(asked):
+def test_scope_outside_policy_is_refused(asked):
     assert refusal(control(), asked) == (403, "scope_not_allowed")
 
 
-def test_a_device_that_is_not_allowed():
+def test_denied_device_is_refused():
     assert refusal(control(), {"device_id": "stolen"}) == (403, "device_not_allowed")
 
 
-def test_more_topics_than_a_token_can_carry():
+def test_too_many_topics_are_refused():
     assert refusal(control(), {"topics": [f"run:{n}:events" for n in range(1000)]}) == (422, "grant_too_large")
     assert ask(control(), {"topics": [f"run:{n}:events" for n in range(100)]})
 
 
-def test_an_outage_refuses_everyone():
+def test_outage_refuses_all_requests():
     assert refusal(control(), outage=True) == (503, "minting_disabled")
     assert refusal(control(), session=None, outage=True) == (503, "minting_disabled")
 
 
-def test_counters_by_their_contract_names():
+def test_counters_have_contract_names():
     service = control()
     assert service.counters == dict.fromkeys(COUNTERS, 0)
     ask(service)
@@ -186,13 +186,13 @@ def test_counters_by_their_contract_names():
     }
 
 
-def test_token_ids_count_up_and_can_be_given():
+def test_token_ids_are_unique_and_can_be_set():
     service = control()
     assert ask(service)["token_id"] != ask(service)["token_id"]
     assert service.issue(TokenRequest("session-ada"), NOW, outage=False, token_id="mine")["data"]["token_id"] == "mine"
 
 
-def test_after_a_rotation_old_and_new_tokens_are_good():
+def test_old_and_new_tokens_are_valid_after_rotation():
     service = control()
     old = ask(service)
     service.rotate(Key("k2", b"two"))
@@ -204,19 +204,19 @@ def test_after_a_rotation_old_and_new_tokens_are_good():
 @pytest.mark.parametrize(
     "body", [b"[]", b"nul", b"\xff", b"[" * 50_000, b'{"topics":"run:1:events"}', b'{"ttl_seconds":"300"}']
 )
-def test_a_malformed_body(body):
+def test_malformed_body_is_refused(body):
     with pytest.raises(ControlRefusedError) as refused:
         TokenRequest.parse(SESSION, body)
     assert (refused.value.status, refused.value.code) == (422, "malformed_request")
 
 
-def test_nulls_and_unknown_fields_are_let_pass():
+def test_nulls_and_unknown_fields_are_accepted():
     assert TokenRequest.parse(SESSION, b'{"topics":null,"ttl_seconds":null,"new":1}') == TokenRequest("session-ada")
     assert TokenRequest.parse(SESSION, b'{"topics":["a","a"]}').topics == ("a",)
 
 
 @given(st.none() | st.text(), st.binary() | st.text().map(lambda name: json.dumps({"topics": [name]}).encode()))
-def test_any_request_is_answered_or_refused_by_status(session, body):
+def test_any_request_gets_a_known_status(session, body):
     status = 200
     try:
         control().issue(TokenRequest.parse(session, body), NOW, outage=False)
@@ -225,7 +225,7 @@ def test_any_request_is_answered_or_refused_by_status(session, body):
     assert status in {200, 401, 422}
 
 
-def test_a_users_fleet_is_that_users_own():
+def test_fleet_topic_is_granted_to_its_own_user_only():
     assert refusal(control(), {"topics": ["fleet:user:bob:workers"]}) == (403, "scope_not_allowed")
     assert refusal(control(), {"streams": ["runtime.fleet.user.bob.workers"]}) == (403, "scope_not_allowed")
     assert ask(control(), {"topics": ["fleet:user:ada:workers"]})["granted_topics"]

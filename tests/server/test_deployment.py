@@ -1,4 +1,4 @@
-"""Two revisions of a lane: who is routed where, what is wrong with which, and how much is let in."""
+"""Deployments with two revisions: routing, defects of a revision, and throttles."""
 
 import msgspec
 import pytest
@@ -25,7 +25,7 @@ def revisions(deployment: Deployment, traffic: Traffic) -> set[tuple[str, str]]:
     return {(answer["cohort"], answer["revision"]) for answer in answers}
 
 
-def test_the_cohort_is_routed_to_the_new_revision_and_the_rest_to_the_old():
+def test_cohort_is_routed_to_new_revision_and_rest_to_old():
     traffic = first_traffic(TWO)
     assert revisions(TWO, traffic) == {("canary", "r2"), ("control", "r1")}
     for key in KEYS:
@@ -34,23 +34,23 @@ def test_the_cohort_is_routed_to_the_new_revision_and_the_rest_to_the_old():
         assert (answer["percent"], answer["thread_id"], answer["cohort_key"]) == (25, "t", key)
 
 
-def test_nobody_is_routed_to_a_revision_that_traffic_was_taken_from():
+def test_revision_without_traffic_serves_no_client():
     assert revisions(TWO, Traffic("r1", 25)) == {("canary", "r1"), ("control", "r1")}
 
 
 @pytest.mark.parametrize(("percent", "cohorts"), [(0, {"control"}), (100, {"canary"})])
-def test_no_share_is_nobody_and_all_is_everybody(percent: int, cohorts: set[str]):
+def test_zero_and_full_percentage_route_all_to_one_cohort(percent: int, cohorts: set[str]):
     assert {cohort for cohort, _ in revisions(TWO, Traffic("r2", percent))} == cohorts
 
 
-def test_a_revisions_own_defects_come_and_go_with_it():
+def test_defects_of_a_revision_apply_only_while_it_serves():
     chosen = Switches(defects={"duplicate_delivery"}, mint_delay_ms=5.0)
     new = switches_in_force(TWO, Traffic("r2", 0), chosen)
     assert (new.defects, new.mint_delay_ms) == ({"duplicate_delivery", "skip_delivery"}, 5.0)
     assert switches_in_force(TWO, Traffic("r1", 100), chosen) == chosen
 
 
-def test_only_revisions_that_there_are_can_serve():
+def test_unknown_revision_is_refused():
     assert unknown_revision(TWO, "r1") == unknown_revision(TWO, "r2") == ""
     assert unknown_revision(TWO, "r3") == "there is no revision 'r3'; there are: r2, r1"
     with pytest.raises(ValueError, match="previous_revision"):
@@ -59,20 +59,20 @@ def test_only_revisions_that_there_are_can_serve():
         msgspec.convert({"revision": "r 1"}, Deployment)
 
 
-def test_a_throttle_lets_one_second_of_it_in_and_says_when_to_come_again():
+def test_throttle_allows_burst_of_one_second_and_returns_retry_time():
     limits = ServiceLimits(Throttle(publishes_per_s=10.0, connects_per_s=0.5), now=100.0)
     refused = [limits.publish_refusal(100.0) for _ in range(25)]
     assert [no is None for no in refused] == [True] * 10 + [False] * 15
     assert refused[-1] is not None
     assert (refused[-1].status, refused[-1].code, refused[-1].retry_after_ms) == (429, "spacetime_publish_rate_limited", 101)
     assert limits.publish_refusal(100.25) is None
-    assert limits.connect_refusal(100.0) is None, "less than one a second is still one at last"
+    assert limits.connect_refusal(100.0) is None, "a rate below one per second still allows one"
     late = limits.connect_refusal(101.0)
     assert late is not None
     assert (late.status, late.code, late.retry_after_ms) == (429, "rate_limited", 1001)
     assert limits.connect_refusal(102.0) is None
 
 
-def test_without_a_throttle_everything_is_let_in():
+def test_no_throttle_refuses_nothing():
     limits = ServiceLimits(Throttle(), now=0.0)
     assert [limits.publish_refusal(0.0) or limits.connect_refusal(0.0) for _ in range(1000)] == [None] * 1000

@@ -15,44 +15,44 @@ from sim.protocols.spacetime.frames import (
 from sim.server.settings import Switches
 from sim.server.tokens import TokenRefusedError
 from tests.client.server_double import COMPATIBILITY
-from tests.server.runtime_driver import WORKER, A, Desk, compatibility, seqs, token
+from tests.server.runtime_driver import WORKER, A, RuntimeDriver, compatibility, seqs, token
 
 
 @pytest.mark.parametrize(("text", "counter"), [(None, "unauthorized_total"), ("x.y.z", "invalid_token_total")])
 def test_a_bad_token_is_refused_and_counted(text, counter):
-    desk = Desk()
+    driver = RuntimeDriver()
     with pytest.raises(TokenRefusedError):
-        desk.runtime.open(text, COMPATIBILITY, desk.now)
-    assert desk.runtime.counters.auth[counter] == 1
-    assert desk.runtime.consumers == 0
+        driver.runtime.open(text, COMPATIBILITY, driver.now)
+    assert driver.runtime.counters.auth[counter] == 1
+    assert driver.runtime.consumers == 0
 
 
-def test_tokens_issued_before_a_moment_can_be_made_void():
-    desk = Desk()
-    number, old = desk.live(A), token("d")
-    desk.now += 5.0
-    assert desk.runtime.set_switches(Switches(tokens_void_before=desk.now)) == 1
-    (told,) = desk.pull(number)
-    assert told.body.code == "reauth_required"
-    assert desk.runtime.is_closing(number)
+def test_switch_voids_tokens_issued_before_a_time():
+    driver = RuntimeDriver()
+    number, old = driver.live(A), token("d")
+    driver.now += 5.0
+    assert driver.runtime.set_switches(Switches(tokens_void_before=driver.now)) == 1
+    (push,) = driver.pull(number)
+    assert push.body.code == "reauth_required"
+    assert driver.runtime.is_closing(number)
     with pytest.raises(TokenRefusedError) as caught:
-        desk.runtime.open(old, COMPATIBILITY, desk.now)
+        driver.runtime.open(old, COMPATIBILITY, driver.now)
     assert caught.value.code == "token_expired"
-    desk.open()
+    driver.open()
 
 
-def test_a_revoked_session_is_told_closed_and_let_in_no_more():
-    desk = Desk()
-    one, other = desk.live(A, device="one"), desk.live(A, device="other")
-    assert desk.runtime.revoke(["session-one"]) == 1
-    desk.publish(A)
-    assert [frame.body.code for frame in desk.pull(one)] == ["reauth_required"]
-    assert seqs(desk.pull(other)) == [1]
-    assert not desk.runtime.is_closing(other)
+def test_revoked_session_is_notified_closed_and_refused():
+    driver = RuntimeDriver()
+    one, other = driver.live(A, device="one"), driver.live(A, device="other")
+    assert driver.runtime.revoke(["session-one"]) == 1
+    driver.publish(A)
+    assert [frame.body.code for frame in driver.pull(one)] == ["reauth_required"]
+    assert seqs(driver.pull(other)) == [1]
+    assert not driver.runtime.is_closing(other)
     with pytest.raises(TokenRefusedError) as caught:
-        desk.open("one")
+        driver.open("one")
     assert caught.value.code == "token_revoked"
-    assert desk.runtime.counters.auth["token_revoked_total"] == 1
+    assert driver.runtime.counters.auth["token_revoked_total"] == 1
 
 
 @pytest.mark.parametrize(
@@ -66,56 +66,56 @@ def test_a_revoked_session_is_told_closed_and_let_in_no_more():
         ({"client_build_id": "21000101T000000Z"}, "unsupported_client_build"),
     ],
 )
-def test_an_incompatible_client_is_refused_by_name(changes, code):
-    desk = Desk()
-    number = desk.open()
-    (reply,) = desk.tell(number, Join("1", compatibility(**changes)))
+def test_incompatible_client_is_refused_with_its_code(changes, code):
+    driver = RuntimeDriver()
+    number = driver.open()
+    (reply,) = driver.ask(number, Join("1", compatibility(**changes)))
     assert (reply.ref, reply.ok, reply.body.code) == ("1", False, code)
-    (reply,) = desk.tell(number, Subscribe("2", (A,), {}))
+    (reply,) = driver.ask(number, Subscribe("2", (A,), {}))
     assert reply.body.code == "not_joined"
 
 
-def test_what_a_join_leaves_out_the_query_may_say():
-    desk = Desk()
-    number = desk.runtime.open(token(), compatibility(schema_version="1"), desk.now)
-    (reply,) = desk.tell(number, Join("1", Compatibility()))
+def test_connect_query_supplies_fields_missing_from_join():
+    driver = RuntimeDriver()
+    number = driver.runtime.open(token(), compatibility(schema_version="1"), driver.now)
+    (reply,) = driver.ask(number, Join("1", Compatibility()))
     assert reply.ok
 
 
-def test_a_join_returns_the_granted_topics():
-    desk = Desk()
-    (reply,) = desk.tell(desk.open(topics=(A, WORKER)), Join("j", COMPATIBILITY, "jr"))
+def test_join_returns_granted_topics():
+    driver = RuntimeDriver()
+    (reply,) = driver.ask(driver.open(topics=(A, WORKER)), Join("j", COMPATIBILITY, "jr"))
     assert (reply.ref, reply.body.allowed_topics, reply.body.current_watermarks) == ("j", (A, WORKER), ())
     assert reply.body.subscription_id
-    assert desk.runtime.channel(1) == "jr"
+    assert driver.runtime.channel(1) == "jr"
 
 
-def test_a_mutation_over_the_socket_is_refused_and_changes_nothing():
-    desk = Desk()
-    number = desk.live(A)
-    (reply,) = desk.tell(number, Request("9", "sync:publish", msgspec.Raw(b'{"topic":"x"}')))
+def test_mutation_over_socket_is_refused_and_changes_nothing():
+    driver = RuntimeDriver()
+    number = driver.live(A)
+    (reply,) = driver.ask(number, Request("9", "sync:publish", msgspec.Raw(b'{"topic":"x"}')))
     assert (reply.ref, reply.ok, reply.body.code) == ("9", False, "mutation_refused")
-    assert desk.runtime.mutations == []
-    desk.publish(A)
-    assert seqs(desk.pull(number)) == [1]
+    assert driver.runtime.mutations == []
+    driver.publish(A)
+    assert seqs(driver.pull(number)) == [1]
 
 
-def test_beats_are_answered_even_before_the_join():
-    desk = Desk()
-    number = desk.open()
-    assert desk.tell(number, TransportBeat("1")) == [Reply("1", True, channel="phoenix")]
-    assert desk.tell(number, SyncBeat("2"))[0].body.code == "not_joined"
-    number = desk.joined()
-    assert desk.tell(number, SyncBeat("2")) == [Reply("2", True)]
+def test_transport_heartbeat_is_answered_before_join():
+    driver = RuntimeDriver()
+    number = driver.open()
+    assert driver.ask(number, TransportBeat("1")) == [Reply("1", True, channel="phoenix")]
+    assert driver.ask(number, SyncBeat("2"))[0].body.code == "not_joined"
+    number = driver.joined()
+    assert driver.ask(number, SyncBeat("2")) == [Reply("2", True)]
 
 
-def test_what_is_no_frame_is_answered_and_changes_nothing():
-    desk = Desk()
-    number = desk.live(A)
-    desk.runtime.malformed(number, "malformed_frame", desk.now)
-    (push,) = desk.pull(number)
+def test_malformed_frame_is_answered_and_changes_nothing():
+    driver = RuntimeDriver()
+    number = driver.live(A)
+    driver.runtime.malformed(number, "malformed_frame", driver.now)
+    (push,) = driver.pull(number)
     assert push.body.code == "malformed_frame"
-    desk.runtime.malformed(99, "malformed_frame", desk.now)
-    desk.runtime.hang_up({"d"})
-    desk.runtime.malformed(number, "malformed_frame", desk.now)  # whoever is sent away gets no more words
-    assert desk.pull(number) == []
+    driver.runtime.malformed(99, "malformed_frame", driver.now)
+    driver.runtime.hang_up({"d"})
+    driver.runtime.malformed(number, "malformed_frame", driver.now)  # a closing connection gets no further frames
+    assert driver.pull(number) == []

@@ -5,24 +5,24 @@ import pytest
 from sim.server.counters import metrics
 from sim.server.tokens import TokenRefusedError
 from tests.client.server_double import COMPATIBILITY, START
-from tests.server.runtime_driver import A, B, Desk
+from tests.server.runtime_driver import A, B, RuntimeDriver
 
 
-def shown(profile: str) -> dict:
-    desk = Desk(window_events=5)
-    number = desk.live(A)
-    desk.publish(A, 8)
-    desk.publish(B, 2)
-    desk.pull(number)
+def metrics_body(profile: str) -> dict:
+    driver = RuntimeDriver(window_events=5)
+    number = driver.live(A)
+    driver.publish(A, 8)
+    driver.publish(B, 2)
+    driver.pull(number)
     with pytest.raises(TokenRefusedError):
-        desk.runtime.open(None, COMPATIBILITY, desk.now)
-    desk.runtime.counters.published = 9
-    desk.runtime.counters.duplicates_suppressed = 1
-    return metrics(desk.runtime.counters, desk.runtime.streams.logs.values(), desk.runtime.consumers, profile, START)
+        driver.runtime.open(None, COMPATIBILITY, driver.now)
+    driver.runtime.counters.published = 9
+    driver.runtime.counters.duplicates_suppressed = 1
+    return metrics(driver.runtime.counters, driver.runtime.streams.logs.values(), driver.runtime.consumers, profile, START)
 
 
-def test_the_full_profile_has_exactly_the_contracts_fields():
-    body = shown("full")
+def test_full_profile_has_exactly_the_contract_fields():
+    body = metrics_body("full")
     assert set(body) == {"transport", "mirror", "delivery", "auth_failures", "generated_at"}
     assert body["transport"] == "spacetime_ws"
     assert body["mirror"] == {
@@ -49,7 +49,7 @@ def test_the_full_profile_has_exactly_the_contracts_fields():
     assert body["generated_at"] == "2023-11-14T22:13:20Z"
 
 
-def test_the_pinned_profile_has_nothing_but_what_it_really_serves():
-    body = shown("pinned")
+def test_pinned_profile_has_only_its_own_fields():
+    body = metrics_body("pinned")
     assert set(body) == {"transport", "mirror", "delivery", "generated_at"}
     assert body["delivery"] == {"stream_count": 2, "event_count": 7}

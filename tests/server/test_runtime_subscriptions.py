@@ -19,32 +19,32 @@ from sim.protocols.spacetime.frames import (
 )
 from sim.server.settings import Switches
 from tests.client.server_double import COMPATIBILITY
-from tests.server.runtime_driver import WORKER, A, B, C, Desk, seqs
+from tests.server.runtime_driver import WORKER, A, B, C, RuntimeDriver, seqs
 
 
 @pytest.mark.parametrize("frame", [Subscribe("2", (), {}), Subscribe("2", (A,), {}, bad_cursor=True)])
-def test_a_bad_subscription_is_refused(frame):
-    desk = Desk()
-    (reply,) = desk.tell(desk.joined(), frame)
+def test_bad_subscription_is_refused(frame):
+    driver = RuntimeDriver()
+    (reply,) = driver.ask(driver.joined(), frame)
     assert (reply.ok, reply.body.code) == (False, "bad_subscription")
 
 
-def test_a_topic_that_was_not_granted_is_forbidden():
-    desk = Desk()
-    number = desk.open(topics=(A,))
-    desk.tell(number, Join("1", COMPATIBILITY))
-    (reply,) = desk.tell(number, Subscribe("2", (A, B), {}))
+def test_topic_without_grant_is_forbidden():
+    driver = RuntimeDriver()
+    number = driver.open(topics=(A,))
+    driver.ask(number, Join("1", COMPATIBILITY))
+    (reply,) = driver.ask(number, Subscribe("2", (A, B), {}))
     assert (reply.body.code, reply.body.forbidden_topics) == ("forbidden_topic", (B,))
-    assert desk.runtime.counters.auth["forbidden_total"] == 1
-    desk.publish(A)
-    assert desk.pull(number) == []
+    assert driver.runtime.counters.auth["forbidden_total"] == 1
+    driver.publish(A)
+    assert driver.pull(number) == []
 
 
-def test_a_replay_comes_in_batches_before_the_reply_and_only_its_last_is_complete():
-    desk = Desk()
-    desk.publish(A, 7)
-    desk.publish(B, 2)
-    frames = desk.tell(desk.joined(), Subscribe("2", (A, B, C), {A: 2, C: 5}, 2))
+def test_replay_batches_precede_reply_and_only_last_is_complete():
+    driver = RuntimeDriver()
+    driver.publish(A, 7)
+    driver.publish(B, 2)
+    frames = driver.ask(driver.joined(), Subscribe("2", (A, B, C), {A: 2, C: 5}, 2))
     *batches, reply = frames
     assert (reply.ref, reply.ok) == ("2", True)
     assert [[u.watermark for u in b.updates] for b in batches] == [[3, 4], [5, 6], [7], [1, 2]]
@@ -53,27 +53,27 @@ def test_a_replay_comes_in_batches_before_the_reply_and_only_its_last_is_complet
     assert batches[-1].head_watermarks == (Watermark(A, 7), Watermark(B, 2), Watermark(C, 0))
 
 
-def test_an_empty_replay_is_one_empty_complete_batch():
-    desk = Desk()
-    frames = desk.tell(desk.joined(), Subscribe("2", (A,), {}))
+def test_empty_replay_is_one_empty_complete_batch():
+    driver = RuntimeDriver()
+    frames = driver.ask(driver.joined(), Subscribe("2", (A,), {}))
     assert frames == [UpdateBatch((), True, (Watermark(A, 0),)), Reply("2", True, frames[1].body)]
 
 
-def test_a_cursor_above_the_head_gets_nothing_until_the_head_passes_it():
-    desk = Desk()
-    desk.publish(A, 2)
-    number = desk.joined()
-    assert seqs(desk.tell(number, Subscribe("2", (A,), {A: 4}))) == []
-    desk.publish(A, 2)
-    assert desk.pull(number) == []
-    desk.publish(A, 1)
-    assert seqs(desk.pull(number)) == [5]
+def test_cursor_above_head_gets_nothing_until_head_passes_it():
+    driver = RuntimeDriver()
+    driver.publish(A, 2)
+    number = driver.joined()
+    assert seqs(driver.ask(number, Subscribe("2", (A,), {A: 4}))) == []
+    driver.publish(A, 2)
+    assert driver.pull(number) == []
+    driver.publish(A, 1)
+    assert seqs(driver.pull(number)) == [5]
 
 
-def test_a_batch_size_above_the_runtimes_own_is_cut_down():
-    desk = Desk(replay_batch_size=3)
-    desk.publish(A, 5)
-    batches = desk.tell(desk.joined(), Subscribe("2", (A,), {}, 1000))[:-1]
+def test_batch_size_is_limited_by_runtime_setting():
+    driver = RuntimeDriver(replay_batch_size=3)
+    driver.publish(A, 5)
+    batches = driver.ask(driver.joined(), Subscribe("2", (A,), {}, 1000))[:-1]
     assert [len(batch.updates) for batch in batches] == [3, 2]
 
 
@@ -92,12 +92,12 @@ def test_a_batch_size_above_the_runtimes_own_is_cut_down():
         ),
     ],
 )
-def test_a_stale_cursor_is_pushed_and_replied_with_all_the_contract_names(settings, switches, published, after, reasons):
-    desk = Desk(switches, **settings)
-    desk.publish(A, published)
-    desk.publish(B, 1)
-    number = desk.joined()
-    push, reply = desk.tell(number, Subscribe("2", (A, B), {A: after, B: 1}))
+def test_stale_cursor_is_pushed_and_replied_with_all_contract_fields(settings, switches, published, after, reasons):
+    driver = RuntimeDriver(switches, **settings)
+    driver.publish(A, published)
+    driver.publish(B, 1)
+    number = driver.joined()
+    push, reply = driver.ask(number, Subscribe("2", (A, B), {A: after, B: 1}))
     assert isinstance(push, SyncError)
     assert not reply.ok
     assert push.body == reply.body
@@ -122,62 +122,62 @@ def test_a_stale_cursor_is_pushed_and_replied_with_all_the_contract_names(settin
     assert body["snapshot_plan"]["format"] == "openagents.sync.snapshot.v1"
     assert (planned["topic"], planned["head_watermark"]) == (A, published)
     assert planned["snapshot"]["watermark"] == published
-    assert desk.runtime.counters.stale_cursors == 1
-    desk.publish(B)
-    assert desk.pull(number) == []  # a refused subscribe changes nothing
+    assert driver.runtime.counters.stale_cursors == 1
+    driver.publish(B)
+    assert driver.pull(number) == []  # a refused subscribe changes nothing
 
 
-def test_a_topic_without_snapshots_has_none_in_the_plan_and_none_is_stale_without_a_cursor():
-    desk = Desk(window_events=5)
-    desk.publish(WORKER, 10)
-    number = desk.joined()
-    _, reply = desk.tell(number, Subscribe("2", (WORKER,), {WORKER: 2}))
+def test_topic_without_snapshots_has_null_snapshot_and_replays_without_cursor():
+    driver = RuntimeDriver(window_events=5)
+    driver.publish(WORKER, 10)
+    number = driver.joined()
+    _, reply = driver.ask(number, Subscribe("2", (WORKER,), {WORKER: 2}))
     assert reply.body.snapshot_plan.topics[0].snapshot is None
-    assert seqs(desk.tell(number, Subscribe("3", (WORKER,), {}))) == [6, 7, 8, 9, 10]
+    assert seqs(driver.ask(number, Subscribe("3", (WORKER,), {}))) == [6, 7, 8, 9, 10]
 
 
-def test_a_snapshot_is_kept_until_it_is_due_or_no_longer_reaches_the_window():
-    desk = Desk(window_events=5)
-    desk.publish(A, 10)
-    number = desk.joined()
+def test_snapshot_is_reused_until_it_expires_or_falls_below_window():
+    driver = RuntimeDriver(window_events=5)
+    driver.publish(A, 10)
+    number = driver.joined()
 
     def watermark() -> int:
-        _, reply = desk.tell(number, Subscribe("2", (A,), {A: 1}))
+        _, reply = driver.ask(number, Subscribe("2", (A,), {A: 1}))
         return reply.body.snapshot_plan.topics[0].snapshot["watermark"]
 
     assert watermark() == 10
-    desk.publish(A, 3)
+    driver.publish(A, 3)
     assert watermark() == 10
-    desk.publish(A, 5)
+    driver.publish(A, 5)
     assert watermark() == 18
-    desk.publish(A)
-    desk.now += 300.0
+    driver.publish(A)
+    driver.now += 300.0
     assert watermark() == 19
 
 
-def test_a_window_trimmed_under_a_live_subscriber_is_told_by_a_push_alone():
-    desk = Desk()
-    number = desk.live(A, B)
-    desk.publish(A, 6)
-    desk.publish(B, 1)
-    desk.runtime.shrink_window(A, 2)
-    frames = desk.pull(number)
-    assert seqs(frames) == [1]  # the other topic goes on
+def test_window_trimmed_below_live_subscriber_is_reported_by_push_only():
+    driver = RuntimeDriver()
+    number = driver.live(A, B)
+    driver.publish(A, 6)
+    driver.publish(B, 1)
+    driver.runtime.shrink_window(A, 2)
+    frames = driver.pull(number)
+    assert seqs(frames) == [1]  # the other topic continues
     (push,) = [frame for frame in frames if isinstance(frame, SyncError)]
     (topic,) = push.body.stale_topics
     assert (topic.topic, topic.resume_after, topic.retention_floor, topic.reason) == (A, 0, 4, "retention_floor_breach")
-    desk.publish(A)
-    assert desk.pull(number) == []
+    driver.publish(A)
+    assert driver.pull(number) == []
 
 
-def test_a_replay_overtaken_by_the_window_is_refused_as_stale_and_never_called_complete():
-    desk = Desk(window_events=10)
-    desk.publish(A, 10)
-    number = desk.joined()
-    desk.say(number, Subscribe("2", (A,), {A: 0}, 3))
-    assert desk.next(number).updates[-1].watermark == 3
-    desk.publish(A, 10)
-    frames = desk.pull(number)
+def test_replay_overtaken_by_window_is_refused_as_stale():
+    driver = RuntimeDriver(window_events=10)
+    driver.publish(A, 10)
+    number = driver.joined()
+    driver.send(number, Subscribe("2", (A,), {A: 0}, 3))
+    assert driver.next(number).updates[-1].watermark == 3
+    driver.publish(A, 10)
+    frames = driver.pull(number)
     push, reply = frames
     assert isinstance(push, SyncError)
     assert isinstance(reply, Reply)
@@ -185,68 +185,68 @@ def test_a_replay_overtaken_by_the_window_is_refused_as_stale_and_never_called_c
     assert reply.body == push.body
 
 
-def test_a_replay_without_cursor_starts_at_what_is_retained_when_it_starts():
-    desk = Desk(window_events=4)
-    desk.publish(A, 4)
-    number = desk.joined()
-    desk.say(number, Subscribe("2", (A,), {}))
-    desk.publish(A, 6)
-    frames = desk.pull(number)
+def test_replay_without_cursor_starts_at_oldest_retained_event():
+    driver = RuntimeDriver(window_events=4)
+    driver.publish(A, 4)
+    number = driver.joined()
+    driver.send(number, Subscribe("2", (A,), {}))
+    driver.publish(A, 6)
+    frames = driver.pull(number)
     assert seqs(frames) == [7, 8, 9, 10]
     assert not [frame for frame in frames if isinstance(frame, SyncError)]
 
 
-def test_subscribing_again_goes_back_to_the_cursor():
-    desk = Desk()
-    number = desk.live(A)
-    desk.publish(A, 3)
-    assert seqs(desk.pull(number)) == [1, 2, 3]
-    assert seqs(desk.tell(number, Subscribe("3", (A,), {A: 1}))) == [2, 3]
-    desk.publish(A)
-    assert seqs(desk.pull(number)) == [4]
+def test_second_subscribe_replays_from_its_cursor():
+    driver = RuntimeDriver()
+    number = driver.live(A)
+    driver.publish(A, 3)
+    assert seqs(driver.pull(number)) == [1, 2, 3]
+    assert seqs(driver.ask(number, Subscribe("3", (A,), {A: 1}))) == [2, 3]
+    driver.publish(A)
+    assert seqs(driver.pull(number)) == [4]
 
 
-def test_unsubscribing_leaving_and_closing_end_delivery():
-    desk = Desk()
-    number = desk.live(A, B)
-    desk.publish(A)
-    assert desk.tell(number, Unsubscribe("3", (A, C))) == [Reply("3", True)]
-    desk.publish(A)
-    desk.publish(B)
-    assert seqs(desk.pull(number), B) == [1]
-    assert desk.tell(number, Leave("4")) == [Reply("4", True, join_ref="1")]
-    desk.publish(B)
-    assert desk.pull(number) == []
-    assert not desk.runtime.is_closing(number)
-    desk.runtime.close(number)
-    desk.runtime.close(number)
-    assert desk.pull(number) == []
-    assert desk.runtime.consumers == 0
-    assert desk.runtime.wake_at() > desk.now
+def test_unsubscribe_leave_and_close_end_delivery():
+    driver = RuntimeDriver()
+    number = driver.live(A, B)
+    driver.publish(A)
+    assert driver.ask(number, Unsubscribe("3", (A, C))) == [Reply("3", True)]
+    driver.publish(A)
+    driver.publish(B)
+    assert seqs(driver.pull(number), B) == [1]
+    assert driver.ask(number, Leave("4")) == [Reply("4", True, join_ref="1")]
+    driver.publish(B)
+    assert driver.pull(number) == []
+    assert not driver.runtime.is_closing(number)
+    driver.runtime.close(number)
+    driver.runtime.close(number)
+    assert driver.pull(number) == []
+    assert driver.runtime.consumers == 0
+    assert driver.runtime.wake_at() > driver.now
 
 
-def test_whoever_leaves_may_join_again_over_the_same_socket():
-    desk = Desk()
-    number = desk.live(A)
-    desk.publish(A, 3)
-    desk.pull(number)
-    desk.say(number, Subscribe("3", (A,), {A: 0}))  # whose replay nobody waits for any more
-    desk.say(number, Leave("4"))
-    desk.say(number, Join("5", COMPATIBILITY, join_ref="5"))
-    left, joined = desk.pull(number)
+def test_client_joins_again_over_same_socket_after_leave():
+    driver = RuntimeDriver()
+    number = driver.live(A)
+    driver.publish(A, 3)
+    driver.pull(number)
+    driver.send(number, Subscribe("3", (A,), {A: 0}))  # its replay is abandoned by the leave
+    driver.send(number, Leave("4"))
+    driver.send(number, Join("5", COMPATIBILITY, join_ref="5"))
+    left, joined = driver.pull(number)
     assert (left.ref, left.ok, left.join_ref) == ("4", True, "1")
     assert (joined.ref, joined.ok, joined.join_ref) == ("5", True, "")
-    assert desk.runtime.channel(number) == "5"
-    desk.publish(A)
-    assert desk.pull(number) == []
-    assert seqs(desk.tell(number, Subscribe("6", (A,), {A: 3}))) == [4]
+    assert driver.runtime.channel(number) == "5"
+    driver.publish(A)
+    assert driver.pull(number) == []
+    assert seqs(driver.ask(number, Subscribe("6", (A,), {A: 3}))) == [4]
 
 
-def test_a_second_join_begins_anew():
-    desk = Desk()
-    number = desk.live(A)
-    assert desk.tell(number, Join("9", COMPATIBILITY, join_ref="9"))[0].ok
-    desk.publish(A)
-    assert desk.pull(number) == []
-    assert not desk.tell(number, Join("10", Compatibility(protocol_version="spacetime.sync.v9"), join_ref="10"))[0].ok
-    assert desk.tell(number, SyncBeat("11"))[0].body.code == "not_joined"
+def test_second_join_resets_subscriptions():
+    driver = RuntimeDriver()
+    number = driver.live(A)
+    assert driver.ask(number, Join("9", COMPATIBILITY, join_ref="9"))[0].ok
+    driver.publish(A)
+    assert driver.pull(number) == []
+    assert not driver.ask(number, Join("10", Compatibility(protocol_version="spacetime.sync.v9"), join_ref="10"))[0].ok
+    assert driver.ask(number, SyncBeat("11"))[0].body.code == "not_joined"

@@ -33,11 +33,11 @@ def seqs(log: StreamLog, cursor: int = 0, limit: int = 10**9) -> list[int]:
 
 
 class NaiveLog:
-    """The same log with everything kept and nothing clever."""
+    """A reference model of the log that keeps every entry."""
 
     def __init__(self) -> None:
         self.all: list[Entry] = []
-        self.trimmed = 0  # seqs up to here are gone
+        self.trimmed = 0  # seqs up to this one are trimmed
 
     def retained(self) -> list[Entry]:
         return [entry for entry in self.all if entry.seq > self.trimmed]
@@ -131,7 +131,7 @@ def test_compaction_changes_nothing(monkeypatch):
         assert len(log._entries) <= 5 + 1 + 9
 
 
-def test_a_read_costs_what_it_returns_wherever_it_begins():
+def test_read_returns_limited_events_from_any_cursor():
     log = filled(50_000)
     log.keep_newest(20_000)
     assert seqs(log, 40_000, 3) == [40_001, 40_002, 40_003]
@@ -146,13 +146,13 @@ def test_append_never_trims():
     assert log.trim(10.0) == 8
 
 
-def test_retention_keeps_what_is_exactly_as_old():
+def test_retention_keeps_events_exactly_at_the_limit():
     log = filled(5, retention_s=2.0)
     log.trim(5.0)
     assert seqs(log) == [3, 4, 5]
 
 
-def test_a_known_key_answers_with_its_first_entry():
+def test_known_key_returns_its_first_entry():
     log = filled(3)
     answer = log.append("key-2", b"other", 9.0, expected_next_seq=77)
     assert answer.duplicate
@@ -160,7 +160,7 @@ def test_a_known_key_answers_with_its_first_entry():
     assert log.head == 3
 
 
-def test_a_trimmed_key_still_answers_with_seq_and_hash():
+def test_trimmed_key_still_returns_seq_and_hash():
     log = filled(3)
     log.keep_newest(0)
     answer = log.append("key-1", b"other", 9.0)
@@ -169,7 +169,7 @@ def test_a_trimmed_key_still_answers_with_seq_and_hash():
     assert log.window() == Window(4, 3)
 
 
-def test_a_wrong_expectation_appends_nothing():
+def test_wrong_expected_seq_appends_nothing():
     log = filled(3)
     with pytest.raises(WrongNextSeqError, match="next seq is 4, but the publisher expected 3") as refused:
         log.append("new", b"{}", 4.0, expected_next_seq=3)
@@ -178,14 +178,14 @@ def test_a_wrong_expectation_appends_nothing():
     assert not log.append("new", b"{}", 4.0, expected_next_seq=4).duplicate
 
 
-def test_an_undone_append_can_be_made_again():
+def test_truncated_append_can_be_repeated():
     log = filled(3)
     log.truncate(1)
     assert log.append("key-2", b"second", 9.0).entry == Entry(2, "key-2", b"second", payload_hash(b"second"), 9.0)
 
 
 @pytest.mark.parametrize("head", [-1, 4])
-def test_truncating_to_a_head_the_log_never_had(head):
+def test_truncate_to_unknown_head_is_refused(head):
     with pytest.raises(ValueError, match="the head is 3"):
         filled(3).truncate(head)
 
@@ -195,18 +195,18 @@ def entry(seq: int) -> Entry:
 
 
 @pytest.mark.parametrize("retained", [[1, 2], [2, 4], [1, 3], [0, 1, 2, 3]])
-def test_restoring_entries_that_do_not_reach_the_head(retained):
+def test_restore_refuses_entries_that_do_not_reach_head(retained):
     with pytest.raises(ValueError, match="not consecutive up to seq 3"):
         StreamLog.restore(10, 10.0, [entry(seq) for seq in retained], {}, 3)
 
 
 @pytest.mark.parametrize("seq", [0, 4])
-def test_restoring_a_key_outside_the_log(seq):
+def test_restore_refuses_key_outside_log(seq):
     with pytest.raises(ValueError, match=r"outside 1\.\.3"):
         StreamLog.restore(10, 10.0, [entry(3)], {"stray": (seq, "sha256:00")}, 3)
 
 
-def test_a_restored_log_goes_on_in_any_order_of_its_rows():
+def test_restored_log_accepts_rows_in_any_order():
     log = StreamLog.restore(10, 10.0, [entry(3), entry(2)], {"key-3": (3, "x"), "key-1": (1, "sha256:11")}, 3)
     assert seqs(log) == [2, 3]
     assert log.append("key-1", b"{}", 1.0).entry.payload_hash == "sha256:11"
@@ -214,7 +214,7 @@ def test_a_restored_log_goes_on_in_any_order_of_its_rows():
     assert not log.append("key-2", b"{}", 1.0).duplicate
 
 
-def test_a_snapshot_tells_head_and_history():
+def test_snapshot_contains_head_and_history_digest():
     log = filled(3)
     snapshot = log.snapshot(12.5)
     assert snapshot == {
@@ -250,31 +250,31 @@ def circular() -> list[object]:
 @pytest.mark.parametrize(
     "value", [circular(), pytest.param(object(), id="an object"), {1: 2}, {"a": {(1,): 2}}, "\ud800"], ids=repr
 )
-def test_what_json_cannot_hold_is_a_value_error(value):
+def test_value_outside_json_raises_value_error(value):
     with pytest.raises(ValueError, match="not a JSON value"):
         canonical_json(value)
 
 
-def test_a_payload_hash_is_a_prefixed_sha256():
+def test_payload_hash_is_a_prefixed_sha256():
     assert payload_hash(b"{}") == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
 @given(JSON_VALUES, st.sampled_from([None, 2]))
-def test_a_hash_matches_however_its_payload_is_laid_out(value, indent):
+def test_hash_matches_payload_with_any_whitespace(value, indent):
     declared = payload_hash(canonical_json(value))
     assert hash_matches(json.dumps(value, indent=indent).encode(), declared)
 
 
 @given(st.binary(), st.text())
-def test_no_bytes_and_no_hash_make_the_check_fail(raw, declared):
+def test_hash_check_never_raises(raw, declared):
     assert not hash_matches(raw, declared)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[" * 100_000, b"1e999", b'"\\ud800"', b"\xff", b'{"a":1}x'])
-def test_a_payload_that_is_no_json_matches_nothing(raw):
+def test_payload_outside_json_matches_no_hash(raw):
     assert not hash_matches(raw, payload_hash(b"{}"))
 
 
 @pytest.mark.parametrize("raw", [b'{"b":1,"a":2}', b'{ "a":2}', b'"\\u0041"'])
-def test_a_hash_of_text_that_is_not_canonical_is_not_believed(raw):
+def test_hash_of_non_canonical_text_does_not_match(raw):
     assert not hash_matches(raw, payload_hash(raw))

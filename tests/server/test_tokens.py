@@ -1,4 +1,4 @@
-"""Tokens: who is let in when, and why not."""
+"""Access tokens: when they are valid, and why they are refused."""
 
 import base64
 import dataclasses
@@ -60,11 +60,11 @@ def wire_claims() -> dict[str, object]:
     return jwt.decode(changed(), SECRET, ["HS256"], options={"verify_signature": False})
 
 
-def test_claims_survive_the_wire():
+def test_claims_survive_round_trip():
     assert check(changed()) == CLAIMS
 
 
-def test_the_wire_has_the_contracts_names():
+def test_token_has_contract_claim_names():
     header = jwt.get_unverified_header(changed())
     assert (header["alg"], header["kid"]) == ("HS256", "k1")
     assert " ".join(wire_claims()) == (
@@ -74,16 +74,16 @@ def test_the_wire_has_the_contracts_names():
 
 
 @pytest.mark.parametrize("token", [None, ""])
-def test_no_token_is_unauthorized(token):
+def test_missing_token_is_unauthorized(token):
     assert refusal(token) == "unauthorized"
 
 
 @pytest.mark.parametrize("field", ["issuer", "audience"])
-def test_another_issuer_or_audience(field):
+def test_foreign_issuer_or_audience_is_refused(field):
     assert refusal(changed(**{field: "someone"})) == "invalid_token"
 
 
-def test_a_token_without_an_id():
+def test_token_without_id_is_refused():
     assert refusal(changed(token_id="")) == "invalid_token"
 
 
@@ -98,33 +98,33 @@ def test_every_claim_is_required_and_typed(name):
 @pytest.mark.parametrize(
     "payload", [b"", b"[]", b"null", b"[" * 3000, b"\xff", b'{"iat":1e999}', b'{"exp":NaN}', b'{"exp":' + b"9" * 5000 + b"}"]
 )
-def test_a_signed_payload_of_garbage(payload):
+def test_malformed_signed_payload_is_refused(payload):
     assert refusal(raw(payload)) == "invalid_token"
 
 
-def test_another_algorithm_is_refused():
+def test_other_algorithm_is_refused():
     claims = wire_claims()
     assert refusal(jwt.encode(claims, None, algorithm="none")) == "invalid_token"
     assert refusal(jwt.encode(claims, SECRET * 2, algorithm="HS512")) == "invalid_token"
     assert refusal(raw(claims, {"crit": ["exp"], "b64": False})) == "invalid_token"
 
 
-def test_a_header_of_nested_brackets():
+def test_deeply_nested_header_is_refused():
     header = base64.urlsafe_b64encode(b"[" * 4000).decode()
     assert refusal(f"{header}.e30.x") == "invalid_token"
 
 
-def test_a_longer_token_is_refused_unread():
+def test_token_over_maximum_length_is_refused():
     assert refusal("x" * (tokens.MAX_TOKEN_CHARS + 1)) == "invalid_token"
 
 
 @given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")) | st.characters(categories=["Cs"]))
-def test_any_text_is_refused_by_name(text):
+def test_any_text_is_refused_with_known_code(text):
     assert refusal(text) in {"unauthorized", "invalid_token"}
 
 
 @given(st.data())
-def test_a_token_with_one_changed_character_is_refused_or_the_same(data):
+def test_token_with_one_changed_character_is_refused_or_equivalent(data):
     token = changed()
     at = data.draw(st.integers(0, len(token) - 1))
     other = token[:at] + data.draw(st.characters()) + token[at + 1 :]
@@ -144,18 +144,18 @@ def test_expiry_has_leeway(age, code):
     ("early", "code"), [(0, None), (30, None), (30.1, "token_not_yet_valid"), (9999, "token_not_yet_valid")]
 )
 @pytest.mark.parametrize("field", ["not_before", "issued_at"])
-def test_a_token_of_the_future_has_leeway(field, early, code):
+def test_future_token_has_leeway(field, early, code):
     assert refusal(changed(**{field: NOW + early})) == code
 
 
 @pytest.mark.parametrize(
     ("age", "code"), [(300, None), (300.1, "token_too_old"), (929, "token_too_old"), (930, "token_expired")]
 )
-def test_a_long_lived_token_is_too_old_before_it_expires(age, code):
+def test_long_lived_token_is_too_old_before_it_expires(age, code):
     assert refusal(changed(expires_at=NOW + 900), NOW + age) == code
 
 
-def test_a_revoked_token():
+def test_revoked_token_is_refused():
     assert refusal(changed(), revoked_tokens={"token-1"}) == "token_revoked"
     assert refusal(changed(), revoked_tokens={"token-2"}) is None
 
@@ -165,14 +165,14 @@ def test_tokens_issued_before_a_time_are_void():
     assert refusal(changed(), void_before=NOW) is None
 
 
-def test_the_defect_lets_every_outdated_token_pass_and_no_other():
+def test_defect_accepts_only_outdated_tokens():
     assert refusal(changed(), NOW + 10_000, defects={"accept_expired_token"}, void_before=NOW + 1) is None
     assert refusal(changed(not_before=NOW + 99), defects={"accept_expired_token"}) == "token_not_yet_valid"
     assert refusal(changed(), NOW + 10_000, defects={"accept_expired_token"}, revoked_tokens={"token-1"}) == "token_revoked"
     assert refusal(changed(issuer="someone"), defects={"accept_expired_token"}) == "invalid_token"
 
 
-def test_a_rotated_keyring_verifies_old_tokens_until_their_key_is_dropped():
+def test_rotated_keyring_verifies_old_tokens_until_key_is_dropped():
     new = Key("k2", b"another secret, as long as it is")
     rotated = RING.rotated(new)
     assert (rotated.primary, rotated.fallbacks) == (new, (KEY,))
@@ -184,20 +184,20 @@ def test_a_rotated_keyring_verifies_old_tokens_until_their_key_is_dropped():
 
 
 @pytest.mark.parametrize("token", [None, "x", "a.b.c", changed(issuer="someone"), changed(expires_at=0.0)])
-def test_no_refusal_shows_a_secret_or_the_token(token):
+def test_refusal_shows_neither_secret_nor_token(token):
     with pytest.raises(TokenRefusedError) as refused:
         check(token)
     assert SECRET.decode() not in str(refused.value)
     assert len(token or "") < 5 or token not in str(refused.value)
 
 
-def test_no_repr_shows_a_secret():
+def test_repr_hides_secret():
     assert "secret" not in repr(KEY)
     assert "a secret" not in repr(Keyring(KEY, (KEY,)))
     assert "k1" in repr(KEY)
 
 
-def test_a_key_may_be_short(recwarn):
+def test_short_key_is_accepted(recwarn):
     key = Key("k", b"x")
     check(mint(CLAIMS, key), ring=Keyring(key))
     assert not recwarn.list
@@ -210,28 +210,28 @@ def test_every_topic_has_a_scope():
     assert required_scope(run_events("1")) == "runtime.run_events"
 
 
-def test_with_grants_a_topic_must_be_among_them():
+def test_claims_with_grants_allow_only_granted_topics():
     assert may_read(CLAIMS, "run:1:events")
     assert may_read(CLAIMS, "run:2:events"), "a stream grant covers its topic"
     assert not may_read(CLAIMS, "run:3:events")
     assert not may_read(dataclasses.replace(CLAIMS, topics=(), streams=("nothing",)), "run:1:events")
 
 
-def test_without_grants_the_scope_decides():
+def test_claims_without_grants_allow_topics_of_their_scopes():
     free = dataclasses.replace(CLAIMS, topics=(), streams=())
     assert may_read(free, "run:3:events")
     assert not may_read(free, "worker:3:lifecycle")
 
 
 @given(st.text())
-def test_a_grant_without_the_scope_is_worth_nothing(topic):
+def test_grant_without_scope_allows_nothing(topic):
     granted = dataclasses.replace(CLAIMS, scopes=(), topics=(topic,), streams=(stream_id(topic),))
     assert not may_read(granted, topic)
     assert may_read(dataclasses.replace(granted, scopes=(required_scope(topic),)), topic)
 
 
-def test_a_token_that_was_good_is_good_for_its_own_keys_and_its_own_time_only():
-    """Its signature is remembered, and nothing else about it."""
+def test_cached_signature_does_not_bypass_other_checks():
+    """Only the verified signature is cached."""
     token = changed()
     assert check(token) == check(token) == CLAIMS
     assert refusal(token, ring=Keyring(Key("k2", b"another secret, as long as needs be"))) == "invalid_token"

@@ -1,4 +1,4 @@
-"""One client session driven by hand: frames in and out through the adapter, notices out, time as the test says."""
+"""Drive one client session step by step: frames through the adapter, notices out, time under control of the test."""
 
 import msgspec
 
@@ -40,7 +40,7 @@ def update(seq: int, topic: str = RUN) -> Update:
 
 
 def batch(*seqs: int, topic: str = RUN, complete: bool = True, head: int | None = None) -> UpdateBatch:
-    """A batch of one topic's events; its head is the last of them unless told otherwise."""
+    """A batch of one topic's events; its head is the last of them by default."""
     marks = () if head is None and not seqs else (Watermark(topic, max(seqs) if head is None else head),)
     return UpdateBatch(tuple(update(seq, topic) for seq in seqs), complete, marks)
 
@@ -62,8 +62,8 @@ def heads(head: int, topic: str = RUN) -> HeartbeatPush:
     return HeartbeatPush((Watermark(topic, head),))
 
 
-class Hand:
-    """A session, its clock, and what it asked for and noted so far."""
+class SessionDriver:
+    """A session, its clock, its requests and its notices so far."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Hand:
     ) -> None:
         compatibility = Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 1)
         settings = ClientSettings(seed, compatibility, forms=SpacetimeForms(), stream_id=stream_id)
-        self.wire = SpacetimeConnection("ws://hand")
+        self.wire = SpacetimeConnection("ws://driver")
         self.session = session(client, topics, policies.get(policy), settings, checkpoints)
         self.now = 1000.0
         self.refresh_s, self.expires_s = refresh_s, expires_s
@@ -88,7 +88,7 @@ class Hand:
     # --- out ----------------------------------------------------------------------------------------
 
     def actions(self) -> list[Action]:
-        """What the session asks for now."""
+        """The session's pending actions."""
         self.notices += self.session.notices()
         actions = self.session.actions()
         for action in actions:
@@ -97,20 +97,20 @@ class Hand:
         return actions
 
     def sent(self) -> list[ClientFrame | Raw]:
-        """The frames and raw messages it sends now, and nothing else."""
+        """The frames and raw messages it sends now; fails on any other action."""
         actions = self.actions()
         assert all(isinstance(action, Send) for action in actions), actions
         intents = [action.intent for action in actions if isinstance(action, Send)]
         return [intent if isinstance(intent, Raw) else frame_of(intent) for intent in intents]
 
     def subscribe(self) -> Subscribe:
-        """The subscribe it sends now, and nothing else."""
+        """The subscribe it sends now; fails on any other action."""
         (frame,) = self.sent()
         assert isinstance(frame, Subscribe)
         return frame
 
-    def closes(self) -> None:
-        """It closes the socket now, and does nothing else."""
+    def expect_close(self) -> None:
+        """Assert that it closes the socket now and does nothing else."""
         assert self.actions() == [Close()]
 
     def of(self, *kinds: str) -> list[Notice]:
@@ -147,7 +147,7 @@ class Hand:
 
     def open(self) -> None:
         """The connection is open."""
-        self.wire = SpacetimeConnection("ws://hand")
+        self.wire = SpacetimeConnection("ws://driver")
         self.session.received((Opened(),), self.now)
 
     def fail_connect(self, code: str) -> None:
@@ -155,7 +155,7 @@ class Hand:
         self.session.received((connect_refused(code),), self.now)
 
     def lose(self, error_text: str) -> None:
-        """The connection is gone."""
+        """The connection is lost."""
         self.session.received((Closed(classify(error_text)),), self.now)
 
     def wait(self, seconds: float) -> None:
@@ -166,49 +166,49 @@ class Hand:
             self.session.wake(self.now)
         self.now = until
 
-    # --- the usual course ---------------------------------------------------------------------------
+    # --- whole sequences ----------------------------------------------------------------------------
 
     def mint(self) -> None:
-        """It asks for a token, and gets one."""
+        """Answer its request for a token."""
         assert self.actions() == [Mint()]
         self.mint_now()
 
     def mint_now(self) -> None:
-        """It gets a token."""
+        """Issue a token."""
         self.tokens += 1
         self.session.minted(Token(f"t{self.tokens}", self.now + self.refresh_s, self.now + self.expires_s), self.now)
 
     def connect(self) -> None:
-        """It asks for a socket, and gets one."""
+        """Answer its request for a connection."""
         (action,) = self.actions()
         assert isinstance(action, Connect)
         self.open()
 
     def join(self) -> Subscribe:
-        """It joins, is let in, and subscribes."""
+        """Accept its join, and return its subscribe."""
         (frame,) = self.sent()
         assert isinstance(frame, Join)
         self.reply(frame.ref, subscription_id="sub-1", allowed_topics=(RUN,), current_watermarks=())
         return self.subscribe()
 
     def begin(self) -> Subscribe:
-        """From idle to its first subscribe."""
+        """Start the session and return its first subscribe."""
         self.session.start(self.now)
         self.mint()
         self.connect()
         return self.join()
 
-    def go_live(self, *seqs: int) -> "Hand":
-        """From idle to live, with these events replayed."""
-        ask = self.begin()
+    def go_live(self, *seqs: int) -> "SessionDriver":
+        """Start the session and replay these events until it is live."""
+        subscribe = self.begin()
         self.receive(batch(*seqs))
-        self.reply(ask.ref)
+        self.reply(subscribe.ref)
         assert self.session.is_live
         assert self.actions() == []
         return self
 
-    def come_back(self) -> Subscribe:
-        """After a disconnect: wait the backoff out, mint if it wants to, connect, join, subscribe."""
+    def reconnect(self) -> Subscribe:
+        """After a disconnect: wait for the backoff, mint on request, connect, join; returns the subscribe."""
         self.actions()
         self.wait(self.session.wake_at() - self.now)
         if self.session.state.name == "MINTING":
@@ -217,14 +217,14 @@ class Hand:
         return self.join()
 
 
-def as_push(hand: Hand, ref: str) -> None:
-    hand.receive(SyncError(stale()))
+def as_push(driver: SessionDriver, ref: str) -> None:
+    driver.receive(SyncError(stale()))
 
 
-def as_reply(hand: Hand, ref: str) -> None:
-    hand.reply(ref, ok=False, **msgspec.structs.asdict(stale()))
+def as_reply(driver: SessionDriver, ref: str) -> None:
+    driver.reply(ref, ok=False, **msgspec.structs.asdict(stale()))
 
 
-def as_both(hand: Hand, ref: str) -> None:
-    as_push(hand, ref)
-    as_reply(hand, ref)
+def as_both(driver: SessionDriver, ref: str) -> None:
+    as_push(driver, ref)
+    as_reply(driver, ref)
