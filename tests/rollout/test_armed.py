@@ -69,7 +69,7 @@ def edit(tmp_path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_the_way_back_is_open(monitor: Monitor) -> None:
+def test_rollback_is_armed(monitor: Monitor) -> None:
     assert monitor.check(0.0) == ""
     (line,) = lines(monitor)
     assert (line.at, line.gate_h, line.state, line.last_good) == (iso(AT), 0.0, "pass", GOOD)
@@ -89,7 +89,7 @@ def test_the_way_back_is_open(monitor: Monitor) -> None:
         ('kind = "staging"', "", "fail", "key 'kind' is missing"),
     ],
 )
-def test_another_way_than_the_rehearsed_one_is_none(
+def test_rollback_that_differs_from_the_rehearsal_is_not_armed(
     monitor: Monitor, tmp_path: Path, old: str, new: str, state: str, words: str
 ) -> None:
     edit(tmp_path, old, new)
@@ -97,13 +97,13 @@ def test_another_way_than_the_rehearsed_one_is_none(
     assert [line.state for line in lines(monitor)] == [state]
 
 
-def test_a_script_that_was_edited_is_another_way(monitor: Monitor, tmp_path: Path) -> None:
+def test_edited_script_disarms_the_rollback(monitor: Monitor, tmp_path: Path) -> None:
     (tmp_path / "back.sh").write_text("do nothing\n")
     assert "are not those that were rehearsed" in monitor.check(1.0)
 
 
 @pytest.mark.parametrize(("check", "state", "words"), [("exit 3", "fail", "exit code 3"), (None, "not_run", "check = [...]")])
-def test_what_nobody_finds_any_more_is_no_way_back(
+def test_missing_rollback_command_disarms_the_rollback(
     monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str | None, state: str, words: str
 ) -> None:
     edit(tmp_path, "exit 0" if check else "check =", check or "# check =")
@@ -132,7 +132,7 @@ def line(monitor: Monitor, after_h: float, **changes: Any) -> Armed:
     return Armed(**{**fields, **changes})
 
 
-def test_open_at_every_gate(monitor: Monitor) -> None:
+def test_rollback_armed_at_every_gate_passes(monitor: Monitor) -> None:
     assert judged(monitor, line(monitor, 0.0), line(monitor, 1.0))[0] is PASS
     retried = line(monitor, 1.0, state="fail"), line(monitor, 1.0, at=iso(AT + timedelta(hours=1.1)))
     assert judged(monitor, line(monitor, 0.0), *retried)[0] is PASS
@@ -151,18 +151,18 @@ def test_open_at_every_gate(monitor: Monitor) -> None:
         ({"at": iso(AT + timedelta(days=9, minutes=1))}, INCONCLUSIVE, "14 days"),  # after a rehearsal five days before
     ],
 )
-def test_one_gate_without_a_way_back(monitor: Monitor, changes: dict[str, Any], state: State, words: str) -> None:
+def test_one_unarmed_gate_decides(monitor: Monitor, changes: dict[str, Any], state: State, words: str) -> None:
     found = judged(monitor, line(monitor, 0.0), line(monitor, 1.0, **changes))
     assert (found[0], words in found[1]) == (state, True), found
 
 
-def test_nobody_looked(monitor: Monitor) -> None:
+def test_gates_without_a_check_are_not_run(monitor: Monitor) -> None:
     assert judged(monitor)[0] is NOT_RUN
     assert armed.requirement(monitor.folder, monitor.plan, [])[0] is NOT_RUN
 
 
 @pytest.mark.parametrize("changes", [{"state": "fail"}, {"dry_run": True}])
-def test_without_a_rehearsal_nothing_is_armed(
+def test_missing_rehearsal_leaves_the_rollback_unarmed(
     monitor: Monitor, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     rehearsed: Rollback = msgspec.structs.replace(armed._rehearsal(monitor.folder, monitor.plan), **changes)
@@ -171,7 +171,7 @@ def test_without_a_rehearsal_nothing_is_armed(
     assert judged(monitor, line(monitor, 0.0), line(monitor, 1.0))[0] is FAIL
 
 
-def test_no_gate_passes_while_the_way_back_is_closed(tmp_path: Path) -> None:
+def test_no_gate_passes_while_the_rollback_is_not_armed(tmp_path: Path) -> None:
     world, asked = World(tmp_path, "4"), list[float]()
     closed = between(-1, 3 * 3600)
 

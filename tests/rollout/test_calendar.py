@@ -33,13 +33,13 @@ def at(text: str) -> datetime:
         ("2026-10-30T18:00:00-05:00", "2026-11-02T15:00:00Z", "2026-11-02T23:00:00Z"),  # and over the one back
     ],
 )
-def test_the_next_whole_business_day(moment: str, begins: str, ends: str):
+def test_finds_the_next_whole_business_day(moment: str, begins: str, ends: str):
     hours = calendar().next_hours(at(moment), DAY)
     assert (hours.begin, hours.end) == (at(begins), at(ends))
     assert hours.length_s == 8 * 3600
 
 
-def test_hours_that_a_change_of_the_clocks_lies_in_are_counted_as_they_pass():
+def test_hours_across_a_daylight_saving_change_count_in_real_time():
     night = stages.BusinessDay(from_="01:00", to="09:00")
     cairo = calendar("Africa/Cairo", "EG")  # where the clocks change on a Friday, at midnight
     assert cairo.next_hours(at("2026-04-23T00:00:00+02:00"), night).length_s == 8 * 3600
@@ -47,7 +47,7 @@ def test_hours_that_a_change_of_the_clocks_lies_in_are_counted_as_they_pass():
     assert jerusalem.next_hours(at("2026-03-27T00:00:00+02:00"), night).length_s == 7 * 3600
 
 
-def test_why_nobody_works():
+def test_free_day_has_its_reason():
     found = calendar(days_off=("2026-11-30",))
     assert found.why_free(date(2026, 11, 26)) == "Thanksgiving Day"
     assert found.why_free(date(2026, 11, 28)) == "weekend"
@@ -57,12 +57,12 @@ def test_why_nobody_works():
     assert calendar("Europe/Berlin", "DE", "BE").is_business_day(date(2026, 1, 6))
 
 
-def test_a_day_off_is_passed_over():
+def test_day_off_is_skipped():
     found = calendar(days_off=("2026-11-24",)).next_hours(at("2026-11-23T18:00:00-06:00"), DAY)
     assert found.begin == at("2026-11-25T15:00:00Z")
 
 
-def test_a_calendar_without_a_business_day_is_refused():
+def test_calendar_without_a_business_day_is_refused():
     every_day = tuple(f"2026-{month:02d}-{day:02d}" for month in (1, 2, 3) for day in range(1, 29))
     with pytest.raises(UsageError, match="no business day"):
         calendar(days_off=(*every_day, "2026-01-29", "2026-01-30", "2026-03-30", "2026-03-31")).next_hours(
@@ -80,10 +80,10 @@ def test_a_calendar_without_a_business_day_is_refused():
         ({"days_off": ("2026-02-30",)}, "2026-02-30"),
     ],
 )
-def test_what_there_is_not_is_said(wrong: dict[str, object], words: str):
+def test_unknown_calendar_value_is_reported(wrong: dict[str, object], words: str):
     with pytest.raises(UsageError, match=words):
         calendar(**wrong)  # type: ignore[arg-type]
 
 
-def test_people_are_told_their_own_time():
+def test_times_are_shown_in_the_calendars_zone():
     assert calendar().local(at("2026-11-23T15:00:00Z")) == "Mon 2026-11-23 09:00 CST"

@@ -50,7 +50,7 @@ def stub(tmp_path: Path, code: int, report: Path) -> str:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_stages_exit_code_and_files_come_through(concluded: tuple[Folder, StageReport], tmp_path: Path, code: int) -> None:
+def test_ci_gets_a_stages_exit_code_and_files(concluded: tuple[Folder, StageReport], tmp_path: Path, code: int) -> None:
     folder, report = concluded
     compact = tmp_path / "compact.json"
     compact.write_bytes(msgspec.json.encode(report) + b"\n")
@@ -69,9 +69,7 @@ def test_a_stages_exit_code_and_files_come_through(concluded: tuple[Folder, Stag
     ElementTree.parse(tmp_path / "kept" / records.JUNIT)
 
 
-def test_a_stage_that_does_not_verify_is_an_error_whatever_it_says(
-    concluded: tuple[Folder, StageReport], tmp_path: Path
-) -> None:
+def test_stage_that_does_not_verify_is_an_error(concluded: tuple[Folder, StageReport], tmp_path: Path) -> None:
     folder, report = concluded
     forged = msgspec.structs.replace(report, notes=("All is well.",))
     written = (folder.path / records.REPORT).read_bytes()
@@ -86,7 +84,7 @@ def test_a_stage_that_does_not_verify_is_an_error_whatever_it_says(
 
 
 @pytest.mark.parametrize(("code", "left"), [(3, 3), (0, 4)])
-def test_no_report_is_never_green(tmp_path: Path, code: int, left: int) -> None:
+def test_missing_report_never_passes(tmp_path: Path, code: int, left: int) -> None:
     done = script(
         "stage.sh", "1", "staging", "november", STORMGATE=stub(tmp_path, code, tmp_path / "none"), ARTIFACTS=tmp_path / "kept"
     )
@@ -94,7 +92,7 @@ def test_no_report_is_never_green(tmp_path: Path, code: int, left: int) -> None:
     assert "stage hold 1" in done.stderr
 
 
-def test_drills_leave_their_verdict_for_ci(tmp_path: Path) -> None:
+def test_ci_gets_the_verdict_of_drills(tmp_path: Path) -> None:
     given = f"{sys.executable} -m drills"
     drill = ("runtime_restart", "--engine", "virtual")
     done = script("drills.sh", *drill, STORMGATE=given, ARTIFACTS=tmp_path / "kept")
@@ -105,7 +103,7 @@ def test_drills_leave_their_verdict_for_ci(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
-def test_the_workflow_runs_the_scripts_that_there_are() -> None:
+def test_workflow_runs_existing_scripts() -> None:
     text = (EXAMPLES / "github-actions.yml").read_text()
     named = re.findall(r"bash (drills/examples/ci/\S+)", text)
     assert {EXAMPLES.parents[2] / name for name in named} == set(EXAMPLES.glob("*.sh"))

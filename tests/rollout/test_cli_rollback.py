@@ -54,7 +54,7 @@ def targets(mock: Served, folder: Path, apply: list[str], restore: list[str]) ->
     return path
 
 
-def test_a_dry_run_shows_what_would_be_done(mock: Served, tmp_path: Path) -> None:
+def test_dry_run_shows_what_would_be_done(mock: Served, tmp_path: Path) -> None:
     said = stormgate_here("rollback", "rehearse", "--target", mock.url, "--out", tmp_path, "--dry-run", "--json")
     assert said.code == INCONCLUSIVE
     done = msgspec.json.decode(said.out.encode(), type=Rollback)
@@ -64,7 +64,7 @@ def test_a_dry_run_shows_what_would_be_done(mock: Served, tmp_path: Path) -> Non
     assert traffic_of(mock) == AS_IT_WAS
 
 
-def test_a_failure_is_a_no_go_with_all_that_was_seen(mock: Served, tmp_path: Path) -> None:
+def test_failed_rehearsal_reports_everything_observed(mock: Served, tmp_path: Path) -> None:
     nothing = [sys.executable, "-c", ""]
     file = targets(mock, tmp_path, nothing, nothing)
     said = stormgate_here(
@@ -86,7 +86,7 @@ def test_a_failure_is_a_no_go_with_all_that_was_seen(mock: Served, tmp_path: Pat
         (["--target", "http://127.0.0.1:1"], ["nothing answers at http://127.0.0.1:1"]),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
+def test_invalid_arguments_are_reported_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -96,7 +96,7 @@ def test_what_cannot_be_is_one_sentence(
     assert list(tmp_path.rglob("*rollback*")) == [], "no folder of a rehearsal that there was none of"
 
 
-def test_ending_it_while_a_command_is_at_work_puts_everything_back(mock: Served, tmp_path: Path) -> None:
+def test_signal_during_a_command_restores_everything(mock: Served, tmp_path: Path) -> None:
     """The terminal is closed while the operator's command, which has done its work, is not over."""
     put = (
         "import sys, time, urllib.request as u; "
@@ -127,7 +127,7 @@ def wait_for(path: Path) -> None:
     raise AssertionError(f"{path} never came")
 
 
-def test_ending_it_while_a_watch_is_under_way_puts_everything_back(mock: Served, tmp_path: Path) -> None:
+def test_signal_during_a_canary_check_restores_everything(mock: Served, tmp_path: Path) -> None:
     with started("rollback", "rehearse", "--target", mock.url, "--out", tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:

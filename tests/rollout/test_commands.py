@@ -52,7 +52,7 @@ FILTERED = (
         ("node", "# tests 3\n# pass 0\n# fail 0\n# skipped 3\n", 0),
     ],
 )
-def test_tests_are_counted_in_the_runners_own_words(runner: str, output: str, n: int):
+def test_tests_are_counted_from_the_runners_summary(runner: str, output: str, n: int):
     assert commands.count_tests(runner, output)[0] == n
 
 
@@ -67,7 +67,7 @@ def done(folder: Path, what: Command, **setting: object) -> CommandDone:
     return found
 
 
-def test_a_command_that_ran_tests_passes_and_leaves_what_it_said(tmp_path: Path):
+def test_command_that_ran_tests_passes_and_its_output_is_kept(tmp_path: Path):
     found = done(tmp_path, command(f"cat <<'X'\n{CARGO}X", runner="cargo"))
     assert (found.state, found.tests, found.exit_code, found.reason) == ("pass", 3, 0, "3 tests ran")
     kept = (tmp_path / found.log).read_bytes()
@@ -91,12 +91,12 @@ def test_a_command_that_ran_tests_passes_and_leaves_what_it_said(tmp_path: Path)
         ("true", {}, "pass", "exit code 0"),
     ],
 )
-def test_only_what_ran_and_ran_tests_passes(tmp_path: Path, script: str, more: dict[str, object], state: str, words: str):
+def test_command_passes_only_if_tests_ran(tmp_path: Path, script: str, more: dict[str, object], state: str, words: str):
     found = done(tmp_path, command(script, **more))
     assert (found.state, words in found.reason) == (state, True), found
 
 
-def test_nothing_of_our_environment_is_handed_on_unasked_and_no_secret_is_kept(tmp_path: Path):
+def test_command_gets_only_named_variables_and_secrets_are_redacted(tmp_path: Path):
     environment = {**os.environ, "RUNTIME_ADMIN_TOKEN": "adm1n-s3cret", "OTHER": "other-value", "ASKED": "asked-value"}
     script = "env; echo $RUNTIME_ADMIN_TOKEN adm1n-s3cret session-s3cret"
     found = done(
@@ -111,7 +111,7 @@ def test_nothing_of_our_environment_is_handed_on_unasked_and_no_secret_is_kept(t
     assert "s3cret" not in said + (tmp_path / records.COMMANDS).read_text()
 
 
-def test_what_a_command_started_ends_with_it(tmp_path: Path):
+def test_processes_of_a_command_end_with_it(tmp_path: Path):
     mark = tmp_path / "pid"
     done(tmp_path, command(f"sleep 60 & echo $! > {mark}; wait", timeout_s=0.5))
     limit = time.monotonic() + 5
@@ -124,20 +124,20 @@ def test_what_a_command_started_ends_with_it(tmp_path: Path):
         assert not Path(f"/proc/{mark.read_text().strip()}").exists()
 
 
-def test_a_flood_of_output_is_cut_in_its_middle(tmp_path: Path):
+def test_long_output_is_cut_in_its_middle(tmp_path: Path):
     found = done(tmp_path, command("yes x | head -c 9000000; echo 7 passed in 1.00s", runner="pytest"))
     assert found.tests == 7
     assert (tmp_path / found.log).stat().st_size < 5_000_000
 
 
-def test_the_operators_own_are_not_required_of_a_mock_and_ours_always_are(tmp_path: Path):
+def test_operators_commands_are_optional_on_a_mock_and_ours_are_not(tmp_path: Path):
     missing = {"cwd_env": "NO_SUCH_VARIABLE"}
     assert not done(tmp_path, command("true", **missing), is_mock=True).required
     assert done(tmp_path, command("true", **missing), is_mock=False).required
     assert done(tmp_path, command("true", stands_for="other"), is_mock=True).required
 
 
-def test_a_precondition_is_the_worst_of_its_commands(tmp_path: Path):
+def test_precondition_is_the_worst_of_its_commands(tmp_path: Path):
     rules = [command("true", name=name, precondition="observability_tests") for name in ("a", "b")]
     lines = {"a": done(tmp_path, rules[0])}
     assert commands.precondition(rules, lines, "observability_tests")[0] == "pass"

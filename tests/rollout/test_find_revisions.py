@@ -42,7 +42,7 @@ def said(script: str, timeout_s: float = 10.0) -> str:
     return Finder(endpoints(), about).runtime()
 
 
-def test_services_say_it_themselves() -> None:
+def test_services_report_their_revisions() -> None:
     bodies = {STATUS_PATH: {"data": {"revision": "control-7"}}, HEALTH_PATH: {"status": "ok", "revision": "runtime-9"}}
     with pages(lambda request: Page(json.dumps(bodies[request.path]).encode())) as url:
         assert revisions.find(endpoints(url), None) == Revisions(control="control-7", runtime="runtime-9")
@@ -60,17 +60,17 @@ def test_services_say_it_themselves() -> None:
         Page(f'{{"revision": "{SECRET}", "data": {{"revision": "x-{SECRET}"}}}}'.encode()),
     ],
 )
-def test_what_services_do_not_say_is_unknown(page: Page) -> None:
+def test_unreported_revision_is_unknown(page: Page) -> None:
     with pages(lambda _: page) as url:
         found = revisions.find(endpoints(url), None)
     assert (found, found.known) == (Revisions(), False)
 
 
-def test_nobody_there_is_unknown() -> None:
+def test_unreachable_service_has_an_unknown_revision() -> None:
     assert revisions.find(endpoints(f"http://127.0.0.1:{free_port()}"), None) == Revisions()
 
 
-def test_commands_come_before_what_services_say(tmp_path: Path) -> None:
+def test_commands_come_before_the_services_own_answer(tmp_path: Path) -> None:
     about = entry(control=["echo", "by-command"])
     with pages(lambda _: Page(b'{"revision": "by-service", "data": {"revision": "by-service"}}')) as url:
         found = revisions.find(endpoints(url), about)
@@ -79,7 +79,7 @@ def test_commands_come_before_what_services_say(tmp_path: Path) -> None:
         assert Finder(endpoints(url), None).control("by-its-last-answer") == "by-its-last-answer"
 
 
-def test_a_command_that_fails_is_not_made_up_for_by_the_service() -> None:
+def test_failed_command_makes_the_revision_unknown() -> None:
     with pages(lambda _: Page(b'{"revision": "r1"}')) as url:
         assert Finder(endpoints(url), entry(runtime=["false"])).runtime() == ""
 
@@ -108,7 +108,7 @@ def test_a_command_that_fails_is_not_made_up_for_by_the_service() -> None:
         ("print(input())", ""),
     ],
 )
-def test_of_a_command_the_first_line_counts_if_it_is_a_word(script: str, revision: str) -> None:
+def test_first_output_line_is_the_revision_if_it_is_one_word(script: str, revision: str) -> None:
     assert said(script) == revision
 
 
@@ -116,7 +116,7 @@ def test_of_a_command_the_first_line_counts_if_it_is_a_word(script: str, revisio
     ("script", "revision"),
     [("sleep 60 & echo $! > {pid}; echo r1; wait", ""), ("sleep 60 > /dev/null & echo $! > {pid}; echo r1", "r1")],
 )
-def test_all_that_a_command_started_ends_with_it(tmp_path: Path, script: str, revision: str) -> None:
+def test_processes_of_a_revision_command_end_with_it(tmp_path: Path, script: str, revision: str) -> None:
     pid = tmp_path / "pid"
     about = entry(runtime=["sh", "-c", script.format(pid=pid)], timeout_s=1.5)
     assert Finder(endpoints(), about).runtime() == revision
@@ -134,13 +134,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_the_environment_of_a_command_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_revision_command_gets_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "theirs")
     assert said("import os; print(os.environ['KUBECONFIG'])") == "theirs"
     assert os.environ.get("STORMGATE_TARGET") is None
 
 
-def test_every_request_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_request_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revisions, "LIMIT_S", 0.2)
 
     def answer(_: Asked) -> Page:

@@ -29,7 +29,7 @@ def path(tmp_path: Path, clock: SteppedClock) -> Path:
     return path
 
 
-def test_reads_back_what_was_written(path: Path) -> None:
+def test_reads_back_written_entries(path: Path) -> None:
     entries = journal.read(path)
     assert [(entry.n, entry.kind, entry.body) for entry in entries] == [
         (n, "stage_started", {"stage": stage}) for n, stage in ((1, "0"), (2, "1"), (3, "2"))
@@ -38,7 +38,7 @@ def test_reads_back_what_was_written(path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [0, 1, 2])
-def test_a_changed_line_is_seen(path: Path, line: int) -> None:
+def test_changed_line_is_detected(path: Path, line: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     lines[line] = lines[line].replace('"stage":"', '"stage":"9')
     path.write_text("".join(lines))
@@ -47,21 +47,21 @@ def test_a_changed_line_is_seen(path: Path, line: int) -> None:
 
 
 @pytest.mark.parametrize("line", [0, 1])
-def test_a_missing_line_is_seen(path: Path, line: int) -> None:
+def test_missing_line_is_detected(path: Path, line: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:line] + lines[line + 1 :]))
     with pytest.raises(EvidenceError, match="changed by hand"):
         journal.read(path)
 
 
-def test_lines_that_changed_places_are_seen(path: Path) -> None:
+def test_swapped_lines_are_detected(path: Path) -> None:
     first, second, third = path.read_text().splitlines(keepends=True)
     path.write_text(first + third + second)
     with pytest.raises(EvidenceError, match="line 2"):
         journal.read(path)
 
 
-def test_a_torn_last_line_is_cut_off_and_the_journal_goes_on(path: Path, clock: SteppedClock) -> None:
+def test_torn_last_line_is_cut_and_the_journal_continues(path: Path, clock: SteppedClock) -> None:
     with path.open("a") as file:
         file.write('{"n":4,"at":"2026')
     with Journal(path, clock) as written:
@@ -69,21 +69,21 @@ def test_a_torn_last_line_is_cut_off_and_the_journal_goes_on(path: Path, clock: 
     assert [entry.kind for entry in journal.read(path)] == ["stage_started"] * 3 + ["signed"]
 
 
-def test_a_clock_that_was_set_back_writes_nothing(path: Path, clock: SteppedClock) -> None:
+def test_clock_that_was_set_back_writes_nothing(path: Path, clock: SteppedClock) -> None:
     clock.step(-timedelta(days=1))
     with Journal(path, clock) as written, pytest.raises(EvidenceError, match="set back"):
         written.append("signed")
     assert len(journal.read(path)) == 3
 
 
-def test_two_cannot_write_at_once(path: Path, clock: SteppedClock) -> None:
+def test_second_writer_is_refused(path: Path, clock: SteppedClock) -> None:
     with Journal(path, clock), pytest.raises(UsageError, match="another stormgate"), Journal(path, clock):
         pass
     with Journal(path, clock) as later:
         later.append("signed")
 
 
-def test_a_moment_without_a_zone_is_none() -> None:
+def test_time_without_a_zone_is_refused() -> None:
     assert from_iso(iso(START)) == START
     with pytest.raises(ValueError, match="no time zone"):
         from_iso("2026-03-02T09:00:00")

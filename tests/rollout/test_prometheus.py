@@ -57,7 +57,7 @@ def page(body: bytes, **more: object) -> Page:
 # --- any answer -------------------------------------------------------------------------------------
 
 
-def test_each_expression_is_one_figure() -> None:
+def test_each_expression_is_one_metric() -> None:
     snapshot, body = asked({FAILED: page(success("3")), WINDOW: page(success("12.5", kind="scalar"))})
     assert (snapshot.outcome, snapshot.source, snapshot.n, snapshot.profile) == ("ok", "prometheus", 3, "")
     assert snapshot.metrics == {FAILED: 3.0, WINDOW: 12.5}
@@ -74,20 +74,20 @@ OLD = page(success("1", at_s=NOW.timestamp() - 151))
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
-def test_what_is_no_finite_number_is_missing(value: str) -> None:
+def test_value_that_is_not_finite_is_missing(value: str) -> None:
     snapshot, _ = asked({FAILED: page(success(value)), PUBLISHED: GOOD})
     assert (snapshot.outcome, snapshot.metrics, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
     assert snapshot.notes[0].startswith(f"{FAILED}: is ")
 
 
-def test_a_result_of_nothing_is_missing_and_not_zero() -> None:
+def test_empty_result_is_missing_not_zero() -> None:
     snapshot, _ = asked({FAILED: page(success()), PUBLISHED: GOOD})
     assert (snapshot.outcome, snapshot.metrics, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
     assert snapshot.notes == (f"{FAILED}: no series has it now",)
     assert asked({FAILED: page(success())})[0].outcome == "no_metrics"
 
 
-def test_a_sample_that_is_too_old_is_missing() -> None:
+def test_old_sample_is_missing() -> None:
     snapshot, _ = asked({FAILED: OLD, PUBLISHED: GOOD})
     assert (snapshot.outcome, snapshot.metrics, snapshot.missing) == ("ok", {PUBLISHED: 1.0}, (FAILED,))
     assert snapshot.notes == (f"{FAILED}: its sample was made 0:02:31 before it came",)
@@ -111,7 +111,7 @@ def test_a_sample_that_is_too_old_is_missing() -> None:
         ("12", ""),
     ],
 )
-def test_the_samples_of_one_series_are_asked_for_their_moment(expression: str, series: str) -> None:
+def test_series_is_also_asked_for_the_time_of_its_samples(expression: str, series: str) -> None:
     seen = []
 
     def answer(request: Asked) -> Page:
@@ -156,16 +156,14 @@ def test_the_samples_of_one_series_are_asked_for_their_moment(expression: str, s
         (page(b"x" * 300_000), "too_large", ""),
     ],
 )
-def test_what_is_wrong_with_one_expression_makes_the_snapshot_one_that_is_not_believed(
-    wrong: Page, outcome: str, words: str
-) -> None:
+def test_one_wrong_expression_makes_the_snapshot_unusable(wrong: Page, outcome: str, words: str) -> None:
     snapshot, _ = asked({FAILED: wrong, PUBLISHED: GOOD})
     assert snapshot.outcome == outcome
     assert FAILED in snapshot.missing
     assert words in " ".join(snapshot.notes)
 
 
-def test_nobody_there_and_who_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_and_endless_servers_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SteppedClock(NOW)
     snapshot, _ = about(f"http://127.0.0.1:{free_port()}", {FAILED: "x"}).ask(1, "hold", False, clock)
     assert (snapshot.outcome, snapshot.status, snapshot.missing) == ("unreachable", None, (FAILED,))
@@ -174,7 +172,7 @@ def test_nobody_there_and_who_never_ends(monkeypatch: pytest.MonkeyPatch) -> Non
         assert about(url, {FAILED: "x"}).ask(1, "hold", False, clock)[0].outcome == "timeout"
 
 
-def test_the_token_goes_to_the_server_and_nowhere_else() -> None:
+def test_token_goes_to_the_server_only() -> None:
     seen: list[Asked] = []
 
     def answer(request: Asked) -> Page:
@@ -284,7 +282,7 @@ class _prometheus:  # noqa: N801 - a context manager, written as a class so that
             return False
 
 
-def test_what_a_real_prometheus_scrapes_is_what_the_runtime_counted(scraped: Scraped) -> None:
+def test_real_prometheus_gives_what_the_runtime_counted(scraped: Scraped) -> None:
     expressions = {
         PUBLISHED: "sum(stormgate_mirror_published_total)",
         WINDOW: "max(stormgate_delivery_max_replay_lag)",
@@ -307,7 +305,7 @@ def test_what_a_real_prometheus_scrapes_is_what_the_runtime_counted(scraped: Scr
         ("sum(theirs_total) by (zone)", "gives 2 series"),
     ],
 )
-def test_a_real_prometheus_says_what_is_wrong_with_an_expression(scraped: Scraped, expression: str, words: str) -> None:
+def test_real_prometheus_explains_a_wrong_expression(scraped: Scraped, expression: str, words: str) -> None:
     scraped.until(lambda each: each.metrics == {PUBLISHED: 10}, {PUBLISHED: "sum(theirs_total)"})
     snapshot = scraped.ask({FAILED: expression, PUBLISHED: "sum(theirs_total)"})
     assert snapshot.metrics == {PUBLISHED: 10}
@@ -320,22 +318,22 @@ def test_a_real_prometheus_says_what_is_wrong_with_an_expression(scraped: Scrape
 
 
 @pytest.mark.parametrize("expression", ["no_such_metric", "vector(0) / 0", "1 / 0", "sum(no_such_metric)"])
-def test_what_a_real_prometheus_has_no_number_for_is_missing(scraped: Scraped, expression: str) -> None:
+def test_value_that_a_real_prometheus_lacks_is_missing(scraped: Scraped, expression: str) -> None:
     snapshot = scraped.ask({FAILED: expression, WINDOW: "scalar(vector(4))"})
     assert (snapshot.outcome, snapshot.metrics, snapshot.missing) == ("ok", {WINDOW: 4}, (FAILED,))
 
 
-def test_a_sample_that_a_real_prometheus_has_from_before_is_too_old(scraped: Scraped) -> None:
+def test_real_prometheus_old_sample_is_stale(scraped: Scraped) -> None:
     scraped.until(lambda each: each.metrics == {WINDOW: 14}, {WINDOW: "sum(pushed)"}, max_age_s=290)
     snapshot = scraped.ask({WINDOW: "sum(pushed)"}, max_age_s=60)
     assert (snapshot.outcome, snapshot.missing) == ("stale_body", (WINDOW,))
 
 
-def test_what_is_no_prometheus_at_all(scraped: Scraped) -> None:
+def test_server_that_is_not_prometheus_is_unusable(scraped: Scraped) -> None:
     assert about(scraped.mock.url, {FAILED: "x"}).ask(1, "other", False, SystemClock())[0].outcome == "http_404"
 
 
-def test_a_snapshot_of_a_target_with_a_prometheus(scraped: Scraped, tmp_path: Path) -> None:
+def test_target_with_prometheus_is_sampled_from_it(scraped: Scraped, tmp_path: Path) -> None:
     scraped.until(lambda each: each.metrics == {PUBLISHED: 3}, {PUBLISHED: "sum(stormgate_mirror_published_total)"})
     scraped.until(lambda each: each.outcome == "bad_expression", {PUBLISHED: "theirs_total"})
     said = snapshot_of(scraped, tmp_path, '"mirror.published_total" = "sum(stormgate_mirror_published_total)"')
@@ -359,7 +357,7 @@ def snapshot_of(scraped: Scraped, folder: Path, expressions: str) -> Said:
     return stormgate(*arguments, THEIR_ADMIN="mock-admin")
 
 
-def test_what_is_no_longer_scraped_is_soon_missing(scraped: Scraped) -> None:
+def test_metric_that_is_no_longer_scraped_becomes_missing(scraped: Scraped) -> None:
     """The last test: it takes their page away."""
     gone = {PUBLISHED: "sum(theirs_total)"}
     scraped.until(lambda each: each.ok, gone)

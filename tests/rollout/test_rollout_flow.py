@@ -24,7 +24,7 @@ def with_added_stage(rollout: RolloutWorld) -> None:
     path.write_text(start + third + full + rest)
 
 
-def test_a_rollout_from_its_preflight_to_its_final_report(rollout: RolloutWorld, tmp_path: Path):
+def test_rollout_runs_from_preflight_to_final_report(rollout: RolloutWorld, tmp_path: Path):
     with_added_stage(rollout)
     (tmp_path / "control").mkdir()
     before = Deployment(revision="mock-r1", previous_revision="")

@@ -28,7 +28,7 @@ def answers(percent: float, n: int = 300, inside: Callable[[int, int], bool] | N
 
 
 @pytest.mark.parametrize("percent", [5.0, 25.0, 50.0, 100.0])
-def test_a_cohort_that_is_what_it_is_said_to_be(percent: float):
+def test_cohort_of_the_claimed_size_passes(percent: float):
     part = routing_checks.judge(answers(percent), percent)
     assert part.state == State.PASS, part.reason
 
@@ -37,23 +37,23 @@ def test_a_cohort_that_is_what_it_is_said_to_be(percent: float):
     ("percent", "really", "words"),
     [(5.0, 50.0, "wrong side"), (5.0, 0.0, "wrong side"), (50.0, 25.0, "wrong side"), (100.0, 99.0, "wrong side")],
 )
-def test_a_cohort_of_another_size_fails(percent: float, really: float, words: str):
+def test_cohort_of_another_size_fails(percent: float, really: float, words: str):
     part = routing_checks.judge(answers(really), percent)
     assert (part.state, words in part.reason) == (State.FAIL, True), part.reason
 
 
-def test_the_right_share_of_the_wrong_keys_fails_by_name():
+def test_right_share_of_the_wrong_keys_fails():
     part = routing_checks.judge(answers(5.0, inside=lambda number, bucket: number % 20 == 0), 5.0)
     assert part.state == State.FAIL
     assert "stormgate-probe-" in part.reason
 
 
-def test_buckets_that_are_told_wrongly_are_worked_out_again():
+def test_buckets_are_computed_here():
     answered = [RoutingCheck(at="", key=each.key, bucket=0, in_cohort=True, outcome="ok") for each in answers(5.0)]
     assert routing_checks.judge(answered, 5.0).state == State.FAIL
 
 
-def test_too_few_answers_or_none_are_no_pass():
+def test_too_few_answers_do_not_pass():
     assert routing_checks.judge([], 5.0).state == State.NOT_RUN
     assert routing_checks.judge(answers(5.0, n=60), 5.0).state in (State.INCONCLUSIVE, State.FAIL)
     silent = [RoutingCheck(at="", key="k", bucket=0, in_cohort=None, outcome="http_500")] * 5
@@ -79,7 +79,7 @@ def asked(folder: Path, answer: Callable[[dict[str, Any]], tuple[int, object]], 
     return found
 
 
-def test_a_service_is_asked_key_by_key(tmp_path: Path):
+def test_service_is_asked_key_by_key(tmp_path: Path):
     def answer(body: dict[str, Any]) -> tuple[int, object]:
         bucket = cohort_bucket("thread", body["cohort_key"])
         said = {**body, "bucket": bucket, "cohort": "canary" if bucket < 25 else "control", "percent": 25, "revision": "r2"}
@@ -99,7 +99,7 @@ def test_a_service_is_asked_key_by_key(tmp_path: Path):
         (200, {}, "no_cohort"),
     ],
 )
-def test_an_answer_that_tells_nothing_is_no_answer_and_the_asking_ends(tmp_path: Path, status: int, body: object, outcome: str):
+def test_unusable_answers_end_the_routing_check(tmp_path: Path, status: int, body: object, outcome: str):
     found = asked(tmp_path, lambda _: (status, body))
     assert found[0].outcome == outcome
     assert len(found) < 20

@@ -41,7 +41,7 @@ def polled(endpoints: SteppedService, folder: Path, clock: SteppedClock, minutes
     return taken
 
 
-def test_an_hour_is_sampled_without_a_hole(endpoints: SteppedService, clock: SteppedClock, tmp_path: Path) -> None:
+def test_hour_is_sampled_without_a_hole(endpoints: SteppedService, clock: SteppedClock, tmp_path: Path) -> None:
     began = clock.now()
     taken = polled(endpoints, tmp_path, clock, 60)
     assert sampler.read(tmp_path) == taken
@@ -53,7 +53,7 @@ def test_an_hour_is_sampled_without_a_hole(endpoints: SteppedService, clock: Ste
     assert ADMIN.encode() not in kept
 
 
-def test_a_cache_before_the_endpoint_is_found_out(endpoints: SteppedService, clock: SteppedClock, tmp_path: Path) -> None:
+def test_cache_before_the_endpoint_is_detected(endpoints: SteppedService, clock: SteppedClock, tmp_path: Path) -> None:
     cached: dict[str, bytes] = {}
     endpoints.alter = lambda path, status, body: (status, cached.setdefault(path, body) if path == METRICS else body)
     try:
@@ -73,9 +73,7 @@ def test_revisions_are_found(endpoints: SteppedService) -> None:
     )
 
 
-def test_a_runtime_that_says_nothing_of_itself_is_unknown(
-    endpoints: SteppedService, clock: SteppedClock, tmp_path: Path
-) -> None:
+def test_runtime_without_a_revision_is_unknown(endpoints: SteppedService, clock: SteppedClock, tmp_path: Path) -> None:
     endpoints.alter = lambda path, status, body: (
         (200, json.dumps({"data": {"status": "ok"}}).encode()) if path != METRICS else (200, body)
     )

@@ -55,7 +55,7 @@ def sampled(folder: Path, clock: SteppedClock, polls: int, *sources: Said) -> li
     return taken
 
 
-def test_reads_back_what_was_taken(tmp_path: Path, clock: SteppedClock) -> None:
+def test_reads_back_recorded_snapshots(tmp_path: Path, clock: SteppedClock) -> None:
     taken = sampled(tmp_path / "run", clock, 3)
     assert read(tmp_path / "run") == taken
     assert [(each.n, each.source) for each in taken[:3]] == [(1, "metrics"), (2, "control"), (3, "metrics")]
@@ -64,11 +64,11 @@ def test_reads_back_what_was_taken(tmp_path: Path, clock: SteppedClock) -> None:
     assert len(taken[0].sha256) == 64
 
 
-def test_there_is_nothing_where_nothing_was_taken(tmp_path: Path) -> None:
+def test_folder_without_snapshots_reads_as_empty(tmp_path: Path) -> None:
     assert read(tmp_path) == []
 
 
-def test_an_answer_without_a_body_has_no_file(tmp_path: Path, clock: SteppedClock) -> None:
+def test_answer_without_a_body_has_no_file(tmp_path: Path, clock: SteppedClock) -> None:
     source = Said()
     source.body = b""
     (taken,) = sampled(tmp_path, clock, 1, source)
@@ -79,14 +79,14 @@ def test_an_answer_without_a_body_has_no_file(tmp_path: Path, clock: SteppedCloc
 # --- killed, and gone on with -----------------------------------------------------------------------
 
 
-def test_goes_on_where_another_ended(tmp_path: Path, clock: SteppedClock) -> None:
+def test_second_sampler_continues_the_numbering(tmp_path: Path, clock: SteppedClock) -> None:
     before = sampled(tmp_path, clock, 2)
     after = sampled(tmp_path, clock, 2)
     assert [each.n for each in before + after] == list(range(1, 9))
     assert read(tmp_path) == before + after
 
 
-def test_half_a_line_is_cut_and_its_body_taken_away(tmp_path: Path, clock: SteppedClock) -> None:
+def test_torn_line_and_its_body_are_removed(tmp_path: Path, clock: SteppedClock) -> None:
     before = sampled(tmp_path, clock, 2)
     path = tmp_path / SNAPSHOTS
     whole = path.read_bytes()
@@ -97,7 +97,7 @@ def test_half_a_line_is_cut_and_its_body_taken_away(tmp_path: Path, clock: Stepp
     assert read(tmp_path) == [*before[:3], *after]
 
 
-def test_a_body_without_a_line_is_taken_away(tmp_path: Path, clock: SteppedClock) -> None:
+def test_orphan_body_is_deleted(tmp_path: Path, clock: SteppedClock) -> None:
     before = sampled(tmp_path, clock, 1)
     for name in ("000003-metrics.json", "000004-control.json.partial", "notes.txt"):
         (tmp_path / BODIES / name).write_bytes(b"{")
@@ -110,7 +110,7 @@ def test_a_body_without_a_line_is_taken_away(tmp_path: Path, clock: SteppedClock
     ]
 
 
-def test_a_line_without_its_body_is_gone_on_from_but_no_evidence(tmp_path: Path, clock: SteppedClock) -> None:
+def test_line_without_its_body_is_continued_but_invalid_evidence(tmp_path: Path, clock: SteppedClock) -> None:
     before = sampled(tmp_path, clock, 1)
     (tmp_path / before[0].body).unlink()
     assert [each.n for each in sampled(tmp_path, clock, 1)] == [3, 4]
@@ -131,7 +131,7 @@ sys.stdin.read()
 """
 
 
-def test_two_at_once_are_refused_until_the_first_is_killed(tmp_path: Path, clock: SteppedClock) -> None:
+def test_second_sampler_is_refused_until_the_first_is_killed(tmp_path: Path, clock: SteppedClock) -> None:
     here = Path(__file__)
     script = KILLED.format(root=str(here.parents[2]), folder=str(tmp_path))
     pipe = subprocess.PIPE
@@ -149,7 +149,7 @@ def test_two_at_once_are_refused_until_the_first_is_killed(tmp_path: Path, clock
 # --- places that cannot be written to ---------------------------------------------------------------
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_no_half_line(tmp_path: Path, clock: SteppedClock) -> None:
+def test_full_disk_is_reported_and_leaves_no_torn_line(tmp_path: Path, clock: SteppedClock) -> None:
     with Sampler(tmp_path, [Said()], clock) as sampler:
         first = sampler.poll("hold")
         size = (tmp_path / SNAPSHOTS).stat().st_size
@@ -165,7 +165,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_line(tmp_path: Path, clock
     assert read(tmp_path) == first + again
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path, clock: SteppedClock) -> None:
+def test_folder_that_cannot_be_written_is_reported(tmp_path: Path, clock: SteppedClock) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         Sampler(tmp_path / "file" / "run", (), clock)
@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path, clock: SteppedClock) -> None:
 # --- bodies that do not change ----------------------------------------------------------------------
 
 
-def test_a_body_that_stays_the_same_for_more_than_three_polls_is_stale(tmp_path: Path, clock: SteppedClock) -> None:
+def test_body_that_repeats_for_more_than_three_polls_is_stale(tmp_path: Path, clock: SteppedClock) -> None:
     frozen = iso(START)
     taken = sampled(tmp_path, clock, MAX_REPEATS + 3, Said(generated_at=lambda _: frozen))
     assert [each.outcome for each in taken] == ["ok"] * (MAX_REPEATS + 1) + ["stale_body"] * 2
@@ -182,20 +182,20 @@ def test_a_body_that_stays_the_same_for_more_than_three_polls_is_stale(tmp_path:
     assert read(tmp_path) == taken
 
 
-def test_a_frozen_body_stays_frozen_for_who_goes_on(tmp_path: Path, clock: SteppedClock) -> None:
+def test_frozen_body_stays_frozen_for_the_next_sampler(tmp_path: Path, clock: SteppedClock) -> None:
     source = Said(generated_at=lambda _: iso(START))
     sampled(tmp_path, clock, MAX_REPEATS + 1, source)
     (taken,) = sampled(tmp_path, clock, 1, source)
     assert taken.outcome == "stale_body"
 
 
-def test_a_body_that_goes_back_does_not_advance(tmp_path: Path, clock: SteppedClock) -> None:
+def test_body_with_an_older_date_does_not_advance(tmp_path: Path, clock: SteppedClock) -> None:
     moments = iter(range(10, 0, -1))
     taken = sampled(tmp_path, clock, MAX_REPEATS + 2, Said(generated_at=lambda _: iso(START + timedelta(days=next(moments)))))
     assert taken[-1].outcome == "stale_body"
 
 
-def test_one_that_advances_again_is_believed_again(tmp_path: Path, clock: SteppedClock) -> None:
+def test_body_that_advances_again_is_usable_again(tmp_path: Path, clock: SteppedClock) -> None:
     moments = iter([0, 0, 0, 0, 0, 60, 60])
     taken = sampled(tmp_path, clock, 7, Said(generated_at=lambda _: iso(START + timedelta(seconds=next(moments)))))
     assert [each.ok for each in taken] == [True, True, True, True, False, True, True]
@@ -241,7 +241,7 @@ def _other_body(folder: Path) -> None:
         (_change(2, outcome=7), "line 3 is not a snapshot"),
     ],
 )
-def test_what_was_changed_is_no_evidence(
+def test_changed_snapshots_are_invalid_evidence(
     tmp_path: Path, clock: SteppedClock, change: Callable[[Path], None], words: str
 ) -> None:
     sampled(tmp_path, clock, 2)
@@ -250,7 +250,7 @@ def test_what_was_changed_is_no_evidence(
         read(tmp_path)
 
 
-def test_nobody_goes_on_from_what_is_no_evidence(tmp_path: Path, clock: SteppedClock) -> None:
+def test_sampler_refuses_to_continue_damaged_evidence(tmp_path: Path, clock: SteppedClock) -> None:
     sampled(tmp_path, clock, 1)
     _garbage(tmp_path)
     with pytest.raises(EvidenceError, match="line 1 is not a snapshot"):

@@ -44,7 +44,7 @@ def ask(where: Endpoints, source: str = "metrics") -> tuple[Snapshot, bytes]:
     return sources[source].ask(4, "hold", True, SteppedClock(NOW))
 
 
-def test_a_good_answer_has_all_that_is_to_be_kept() -> None:
+def test_good_answer_becomes_a_complete_snapshot() -> None:
     def answer(request: Asked) -> Page:
         if request.path == HEALTH_PATH:
             return Page(b'{"status": "ok", "revision": "r7"}', date=DATE)
@@ -113,7 +113,7 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_an_answer_that_tells_nothing_says_why(name: str) -> None:
+def test_unusable_answer_has_its_reason(name: str) -> None:
     snapshot, body = asked(PAGES[name])
     assert snapshot.outcome == OUTCOMES[name], snapshot
     assert not snapshot.ok
@@ -121,12 +121,12 @@ def test_an_answer_that_tells_nothing_says_why(name: str) -> None:
     assert (snapshot.status, snapshot.revisions.known) == (PAGES[name].status, False)
 
 
-def test_without_a_date_our_own_clock_says_that_it_is_of_now() -> None:
+def test_answer_without_a_date_is_dated_by_our_clock() -> None:
     snapshot, _ = asked(Page(metrics_body(), date=""))
     assert (snapshot.outcome, snapshot.clock_skew_s) == ("ok", None)
 
 
-def test_the_difference_of_the_clocks_is_noted() -> None:
+def test_clock_skew_is_noted() -> None:
     late = NOW.timestamp() - 90
     snapshot, _ = asked(Page(metrics_body(at_s=late), date=format_datetime(datetime.fromtimestamp(late, UTC))))
     assert (snapshot.outcome, snapshot.clock_skew_s) == ("ok", -90.0)
@@ -134,14 +134,14 @@ def test_the_difference_of_the_clocks_is_noted() -> None:
 
 
 @pytest.mark.parametrize(("promised", "served"), [("full", "pinned"), ("pinned", "full")])
-def test_another_profile_than_the_entry_says_is_noted_and_asked_for_what_it_has(promised: str, served: str) -> None:
+def test_unexpected_profile_is_noted_and_judged_by_its_own_metrics(promised: str, served: str) -> None:
     page = Page(metrics_body(served), date=DATE)
     snapshot, _ = asked(page, rules=Rules(metrics_profile=promised))  # type: ignore[arg-type]
     assert (snapshot.outcome, snapshot.profile, snapshot.missing) == ("ok", served, ())
     assert snapshot.notes == (f"it serves the {served} profile, but the target's entry says {promised}",)
 
 
-def test_what_the_profile_promises_and_the_body_lacks_is_missing_and_not_zero() -> None:
+def test_promised_metric_that_is_absent_is_missing_not_zero() -> None:
     snapshot, _ = asked(Page(metrics_body(mirror={"published_total": 3, "failed_total": None}), date=DATE))
     assert snapshot.outcome == "ok"
     assert snapshot.missing == (
@@ -152,7 +152,7 @@ def test_what_the_profile_promises_and_the_body_lacks_is_missing_and_not_zero() 
     assert "mirror.failed_total" not in snapshot.metrics
 
 
-def test_of_a_body_without_any_figure_all_that_the_entry_promises_is_missing() -> None:
+def test_body_without_metrics_lacks_all_that_the_entry_promises() -> None:
     snapshot, _ = asked(Page(b"{}"), rules=Rules(metrics_profile="pinned"))
     assert snapshot.missing == PROFILES["pinned"]
 
@@ -163,12 +163,12 @@ def test_nobody_there() -> None:
 
 
 @pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])
-def test_what_speaks_no_http(greeting: bytes) -> None:
+def test_server_that_speaks_no_http_is_unusable(greeting: bytes) -> None:
     with tcp_server(greeting) as url:
         assert ask(endpoints(url))[0].outcome == "unreachable"
 
 
-def test_an_answer_that_drips_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "LIMIT_S", 0.3)
 
     def answer(request: Asked) -> Page:
@@ -178,7 +178,7 @@ def test_an_answer_that_drips_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> 
     assert (snapshot.outcome, body) == ("timeout", b"")
 
 
-def test_the_control_services_counters_and_revision() -> None:
+def test_control_service_gives_counters_and_revision() -> None:
     counters = dict.fromkeys(STATUS_COUNTERS, 2)
     page = Page(json.dumps({"data": {"status": "ok", "revision": "c3", "counters": counters}}).encode(), date=DATE)
     snapshot, _ = asked(page, "control")
@@ -187,18 +187,18 @@ def test_the_control_services_counters_and_revision() -> None:
     assert snapshot.url.endswith(STATUS_PATH)
 
 
-def test_the_control_service_gets_no_secret() -> None:
+def test_control_service_gets_no_secret() -> None:
     seen: list[Asked] = []
     asked(lambda request: seen.append(request) or Page(), "control")  # type: ignore[func-returns-value]
     assert seen
     assert all("authorization" not in request.headers for request in seen)
 
 
-def test_a_status_without_counters_tells_nothing() -> None:
+def test_status_without_counters_is_unusable() -> None:
     assert asked(Page(b'{"data": {"status": "ok"}}', date=DATE), "control")[0].outcome == "no_metrics"
 
 
-def test_no_secret_is_kept_even_if_the_lane_gives_it_away() -> None:
+def test_secret_in_an_answer_is_redacted() -> None:
     snapshot, body = asked(Page(metrics_body(echo=f"Bearer {SECRET}"), date=DATE))
     assert snapshot.ok
     assert SECRET.encode() not in body
@@ -208,13 +208,13 @@ def test_no_secret_is_kept_even_if_the_lane_gives_it_away() -> None:
 @pytest.mark.parametrize(
     ("more", "sources"), [({}, 2), ({"admin_token": ""}, 1), ({"rules": Rules(metrics_profile="none")}, 1)]
 )
-def test_the_metrics_endpoint_is_asked_only_where_the_entry_allows_it(more: dict[str, object], sources: int) -> None:
+def test_metrics_endpoint_is_asked_only_if_the_entry_allows_it(more: dict[str, object], sources: int) -> None:
     assert len(sampler.sources_of(endpoints("http://127.0.0.1:9", **more), None)) == sources
 
 
-def test_no_page_is_forgotten() -> None:
+def test_every_page_has_a_test() -> None:
     assert PAGES.keys() == OUTCOMES.keys()
 
 
-def test_a_name_that_is_none_is_no_exception(tmp_path: Path) -> None:
+def test_unknown_host_name_raises_nothing(tmp_path: Path) -> None:
     assert ask(endpoints("http://" + "a" * 70 + ".invalid"))[0].outcome == "unreachable"

@@ -19,7 +19,7 @@ def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
     return path
 
 
-def test_what_ships_is_what_the_stages_are():
+def test_shipped_stages_file_has_the_runbooks_stages():
     found = load(DEFAULT_PATH)
     assert [*found.stages] == [*RUNBOOK]
     assert [rules.cohort_percent for rules in found.stages.values()] == [None, None, 5.0, 25.0, 50.0, 100.0]
@@ -33,7 +33,7 @@ def test_what_ships_is_what_the_stages_are():
     assert found.signoff.valid_h == 24.0
 
 
-def test_the_runbooks_five_verifications_are_asked_and_ours_stand_beside_them():
+def test_runbooks_five_verifications_run_and_ours_accompany_them():
     found = load(DEFAULT_PATH)
     theirs = [command.name for command in found.commands if not command.is_ours]
     assert theirs == [
@@ -81,7 +81,7 @@ def test_the_runbooks_five_verifications_are_asked_and_ours_stand_beside_them():
         ('"builds", "armed"]', '"builds"]', "lacks 'armed'"),
     ],
 )
-def test_a_mistake_is_one_sentence_that_names_it(tmp_path: Path, old: str, new: str, words: str):
+def test_mistake_is_reported_in_one_sentence_that_names_it(tmp_path: Path, old: str, new: str, words: str):
     path = changed(tmp_path, (old, new))
     with pytest.raises(UsageError) as caught:
         load(path)
