@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -23,9 +24,14 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     statement: str
 
+    @property
+    def stripped(self) -> dict[str, Any]:
+        """The fields without spaces around them."""
+        return {name: getattr(self, name).strip() for name in self.__struct_fields__}
+
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            if not getattr(self, name).strip():
+        for name, text in self.stripped.items():
+            if not text:
                 raise UsageError(f"--{name} is empty; a signature without it does not count.")
 
 
@@ -55,9 +61,7 @@ def sign(folder: Path, run: RunRecord, person: Person, decision: Decision, journ
         at=iso(clock.now()),
         decision=decision,
         report_sha256=evidence.sha256(run_dir / records.REPORT),
-        owner=person.owner.strip(),
-        role=person.role.strip(),
-        statement=person.statement.strip(),
+        **person.stripped,
     )
     content = evidence.write_json(run_dir / records.SIGNOFF, signoff)
     journal.append(
@@ -79,14 +83,7 @@ def waive(folder: Path, run: RunRecord, check: str, person: Person, journal: Jou
     if check not in open_ones:
         raise UsageError(f"{check}: there is nothing to waive; what did not pass: {', '.join(open_ones) or 'nothing'}.")
     digest = evidence.sha256(run_dir / records.REPORT)
-    waiver = Waiver(
-        check=check,
-        owner=person.owner.strip(),
-        role=person.role.strip(),
-        at=iso(clock.now()),
-        statement=person.statement.strip(),
-        report_sha256=digest,
-    )
+    waiver = Waiver(check=check, at=iso(clock.now()), report_sha256=digest, **person.stripped)
     evidence.write_json(run_dir / records.WAIVERS, [*read_waivers(run_dir), waiver])
     journal.append(WAIVED, run=run.run_id, check=check, owner=waiver.owner, waiver_sha256=_digest(waiver))
     return waiver

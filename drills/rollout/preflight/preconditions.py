@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 from urllib.parse import quote
 
 import httpx
@@ -13,7 +12,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from drills.rollout.setup import commands, records
 from drills.rollout.setup.evidence import append
-from drills.rollout.setup.records import CommandDone, Precondition, Revisions
+from drills.rollout.setup.records import CommandDone, Outcome, Precondition, Revisions
 from drills.rollout.setup.stages import Command
 from sim.base.clocks import Clock, iso
 from sim.base.errors import MalformedFrameError
@@ -25,10 +24,9 @@ from sim.protocols.spacetime.service_paths import TOKEN_PATH
 from sim.server.settings import RuntimeSettings
 
 _TIMEOUT_S = 10.0
-_MOCK_SESSION = "session-stormgate-preflight"  # the mock mints for whoever holds a session of this form
+_MOCK_SESSION = "session-stormgate-preflight"  # the mock issues tokens for any session of this form
 _VERSION = "2.0.0"
-Answered = Literal["pass", "fail", "error", "not_run"]
-Answer = tuple[Answered, str]  # state and reason
+Answer = tuple[Outcome, str]  # state and reason
 
 
 class _Minted(msgspec.Struct):

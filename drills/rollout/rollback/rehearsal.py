@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -28,19 +28,17 @@ from drills.rollout.rollback.recovery import CanaryCheck
 from drills.rollout.rollback.rehearsal_steps import LIMIT_S, STABLE_S, Steps
 from drills.rollout.setup import records
 from drills.rollout.setup.evidence import cannot_write, write_json
-from drills.rollout.setup.records import Rollback, RollbackStep
+from drills.rollout.setup.records import Outcome, Rollback, RollbackStep, StepName
 from drills.runs.targets import Target
 from sim.base.clocks import Clock, iso
 from sim.base.errors import StormgateError, UsageError
 from sim.engines.shared.endpoints import Endpoints
 
-StepName = Literal["traffic", "throttle", "cohort", "recovery"]
-StepState = Literal["pass", "fail", "error", "not_run"]
 ORDER: tuple[StepName, ...] = ("traffic", "throttle", "cohort", "recovery")
 _OBSERVE_EVERY_S = 2.0  # [ours] until a change is observed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Say = Callable[[str], None]
-StepResult = tuple[StepState, str, dict[str, str], str]  # state, reason, facts after it, the observation in words
+StepResult = tuple[Outcome, str, dict[str, str], str]  # state, reason, facts after it, the observation in words
 
 
 def rehearse(
@@ -227,7 +225,7 @@ class Rehearsal:
             return None
         return round((self._recovered - self._began).total_seconds(), 3)
 
-    def _verdict(self) -> tuple[StepState, str]:
+    def _verdict(self) -> tuple[Outcome, str]:
         if self._left:
             return "error", f"what was changed was not restored: {'; '.join(self._left)}"
         if self._trouble:
@@ -257,7 +255,7 @@ class Rehearsal:
         self,
         name: StepName,
         began: str,
-        state: StepState,
+        state: Outcome,
         reason: str,
         after: dict[str, str] | None = None,
         verified_by: str = "",
@@ -275,7 +273,7 @@ class Rehearsal:
             evidence=tuple(self._canary_checks) if state != "not_run" else (),
         )
 
-    def _record(self, seconds: float | None, state: StepState, reason: str, *, dry_run: bool = False) -> Rollback:
+    def _record(self, seconds: float | None, state: Outcome, reason: str, *, dry_run: bool = False) -> Rollback:
         now = self._clock.now()
         return Rollback(
             run_id=self._folder.name,
@@ -302,7 +300,7 @@ class Rehearsal:
         return rollback
 
 
-def _state(found: CanaryCheck) -> StepState:
+def _state(found: CanaryCheck) -> Outcome:
     return "fail" if found.state is State.FAIL else "error"
 
 

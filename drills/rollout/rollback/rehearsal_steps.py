@@ -38,7 +38,7 @@ _MOCK_PERCENT = 0
 
 @dataclass(frozen=True)
 class Steps:
-    """All that a rehearsal needs. `check` runs a canary check of its usual length, or of so many seconds."""
+    """All that a rehearsal needs. `check` runs a canary check of its usual length, or of the given seconds."""
 
     target: str
     target_kind: TargetKind

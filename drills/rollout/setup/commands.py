@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from drills.rollout.setup import records
 from drills.rollout.setup.evidence import append, cannot_write
-from drills.rollout.setup.records import CommandDone
+from drills.rollout.setup.records import CommandDone, Outcome
 from drills.rollout.setup.stages import Command
 from sim.base import operator_command
 from sim.base.clocks import Clock, iso
@@ -36,7 +35,6 @@ _ENVIRONMENT = (
 _MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # kept of one command
 _MIN_SECRET_CHARS = 6  # a shorter value would be found in every other word
 _NOT_FOUND = 127  # a shell's exit code for a missing program
-Outcome = Literal["pass", "fail", "error", "not_run"]
 STORMGATE = (sys.executable, "-m", "drills.cli.main")
 
 

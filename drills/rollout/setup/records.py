@@ -43,6 +43,8 @@ BLOCKERS, JUNIT, SIGNOFF, WAIVERS = "blockers.json", "junit.xml", "signoff.json"
 Stage = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,2}[a-z]?$")]  # such as 0, 1, 3a
 Phase = Literal["baseline", "hold", "drills", "rollback", "other"]
 Decision = Literal["go", "no_go"]
+Outcome = Literal["pass", "fail", "error", "not_run"]
+StepName = Literal["traffic", "throttle", "cohort", "recovery"]
 COMMAND_PRECONDITIONS = ("observability_tests", "retired_route_guard")  # those that operators' commands answer
 PRECONDITION_NAMES = (*COMMAND_PRECONDITIONS, "token_issuance", "builds_deployed", "rollback_revisions")
 
@@ -93,7 +95,7 @@ class CommandDone(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     argv: tuple[str, ...]
     cwd: str
-    state: Literal["pass", "fail", "error", "not_run"]
+    state: Outcome
     reason: str
     exit_code: int | None = None
     began: str = ""
@@ -111,7 +113,7 @@ class Precondition(msgspec.Struct, frozen=True, kw_only=True):
 
     at: str
     name: str
-    state: Literal["pass", "fail", "error", "not_run"]
+    state: Outcome
     reason: str
     evidence: str = ""  # a file below the run's folder
     required: bool = True  # as of a command
@@ -157,7 +159,7 @@ class RoutingCheck(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     bucket: int  # by the cohort hash, computed here
     in_cohort: bool | None  # the service's answer; None without one
-    outcome: str  # ok, or why it tells nothing
+    outcome: str  # ok, or why it is unusable
     revision: str = ""
 
 
@@ -190,8 +192,8 @@ class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a rollback."""
 
     n: int  # 1 to 4
-    name: Literal["traffic", "throttle", "cohort", "recovery"]
-    state: Literal["pass", "fail", "error", "not_run"]
+    name: StepName
+    state: Outcome
     reason: str
     before: dict[str, str]
     after: dict[str, str]
@@ -215,7 +217,7 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None  # to recover: from the begin of step 1 until clients saw recovery; None without recovery
     limit_s: float
     stable_s: float | None = None  # monitored from then on; None if that was not reached
-    state: Literal["pass", "fail", "error", "not_run"]
+    state: Outcome
     reason: str
     steps: tuple[RollbackStep, ...]
     hooks_sha256: str = ""  # of the rehearsed commands and the files that they name
@@ -252,7 +254,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     previous_report_sha256: str
     tool_version: str
     tool_commit: str
-    required: tuple[str, ...]  # parts that a go needs: preconditions, commands, drills, rollback, baseline, hold, cohort
+    required: tuple[str, ...]  # requirements of a go: preconditions, commands, drills, rollback, baseline, hold, cohort
     synthetic_load: str  # our own added load, in words; empty for none
     commands: tuple[str, ...] = ()  # by name: each must have a line in commands.jsonl
     drills: tuple[str, ...] = ()  # by name: each must have a line in drills/results.jsonl
@@ -288,7 +290,7 @@ class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     reason: str
     evidence: str
-    required: bool = True  # False: it is told, and its answer decides nothing
+    required: bool = True  # False: it is reported, and decides nothing
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,7 +302,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
-    """How well the window was watched."""
+    """How much of the window has snapshots."""
 
     expected: int
     got: int
@@ -344,7 +346,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     state: str  # empty: it is not asked now
     before: float | None
     now: float | None
-    change: float | None  # now minus before; None where one of them is none
+    change: float | None  # now minus before; None if one of them is missing
     verdict: Literal["better", "worse", "same"]  # of the states alone
 
 
@@ -384,12 +386,12 @@ class Signoff(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Waiver(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of `waivers.json`: somebody has seen what a check says and lives with it. It changes no state and opens nothing.
+    """An entry of `waivers.json`: a person accepts that a check did not pass. It changes no state and unlocks no stage.
 
     One without owner, role and statement, or of another report, counts for nothing at all.
     """
 
-    check: str  # `gate.check`, or a part's name
+    check: str  # `gate.check`, or a requirement's name
     owner: str
     role: str
     at: str
