@@ -258,7 +258,7 @@ class Readers:
         self.behind.pop(connection.number, None)
 
     def tick_at(self) -> float:
-        """When to check connections with undelivered events next; infinity: there are none."""
+        """When to check connections with undelivered events next; infinity without any."""
         return self._tick_at if self.behind else float("inf")
 
     def due(self, now: float) -> list[Connection]:
