@@ -17,8 +17,8 @@ from sim.client import policies
 from sim.client.session import Session
 from sim.drill.fault_kinds import AnyFault, DropSockets, ShrinkReplayBudget
 from sim.drill.fault_lifecycle import Completion
+from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill, Load, Phases
-from sim.drill.schedule import PlannedFault
 from sim.engines.shared import client_setup, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.publishing import Try

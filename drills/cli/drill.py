@@ -154,7 +154,7 @@ def _shown(drill: "Drill", thresholds: Path | None) -> "Iterator[tuple[str, str]
     from drills.judging import gates
     from drills.judging.checks.registry import OF_RUNS
     from drills.judging.checks.thresholds import DEFAULT_PATH
-    from drills.rollout.report import explain
+    from drills.rollout.report import explain_checks
     from drills.runs.request import ENGINES
 
     limits, phases = gates.load_thresholds(thresholds or DEFAULT_PATH), drill.phases
@@ -177,7 +177,7 @@ def _shown(drill: "Drill", thresholds: Path | None) -> "Iterator[tuple[str, str]
         yield "variants", ", ".join(f"{each.engine}: {_words(each.policies)}" for each in drill.variants)
     yield "engines", ", ".join(engine for engine in ENGINES if _is_for(drill, engine))
     for number, check in enumerate(drill.checks):
-        yield "" if number else "checks", f"{check}: {explain.passes(OF_RUNS[check], limits.get(check))}"
+        yield "" if number else "checks", f"{check}: {explain_checks.passes(OF_RUNS[check], limits.get(check))}"
     if settings := [f"{key} {msgspec.to_builtins(value)}" for key, value in _changed(drill.runtime)]:
         yield "settings", ", ".join(settings)
 

@@ -20,11 +20,14 @@ def gates_list(thresholds: Thresholds = None) -> None:
     """List all checks with their sources and thresholds."""
     from rich.table import Column
 
-    from drills.rollout.report import explain
+    from drills.rollout.report import explain_checks
 
     loaded = _load(thresholds)
     heads = (Column("check", no_wrap=True), "asked of", "sources", "window", "passes")
-    output.table(heads, (explain.summary(name, loaded, of) for name in explain.names() for of in explain.asked_of(name)))
+    output.table(
+        heads,
+        (explain_checks.summary(name, loaded, of) for name in explain_checks.names() for of in explain_checks.asked_of(name)),
+    )
 
 
 @gates_app.command("explain")
@@ -35,10 +38,10 @@ def gates_explain(
     """Explain what one check measures and how it decides."""
     from rich.table import Column
 
-    from drills.rollout.report import explain
+    from drills.rollout.report import explain_checks
 
     rows: list[tuple[str, str]] = []
-    for heading, text in explain.lines(check, _load(thresholds)):
+    for heading, text in explain_checks.lines(check, _load(thresholds)):
         if not heading and rows:
             rows.append(("", ""))
         rows.append((heading or "check", text))

@@ -22,7 +22,7 @@ from msgspec import inspect as types
 from drills.cli.main import app
 from drills.judging import gates
 from drills.judging.checks import thresholds
-from drills.rollout.report import explain
+from drills.rollout.report import explain_checks
 from drills.rollout.setup import stages
 from drills.runs import catalog, targets
 from sim.base.atomic_files import write_whole
@@ -247,7 +247,7 @@ def _faults() -> Iterator[str]:
 
 def _checks() -> Iterator[str]:
     limits = gates.load_thresholds(thresholds.DEFAULT_PATH)
-    checks = {name: list(explain.lines(name, limits)) for name in explain.names()}
+    checks = {name: list(explain_checks.lines(name, limits)) for name in explain_checks.names()}
     passes = ((name, dict(reversed(lines))["passes"]) for name, lines in checks.items())
     yield from _table(("check", "passes"), ((f"[`{name}`](#{name.replace('.', '')})", text) for name, text in passes))
     for name, lines in checks.items():

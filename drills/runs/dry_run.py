@@ -8,7 +8,7 @@ import msgspec
 
 from drills.runs import variants
 from drills.runs.request import Request
-from sim.drill import schedule
+from sim.drill import fault_schedule
 from sim.drill.target_rules import Stop
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ def as_json(request: Request, endpoints: "Endpoints | None") -> None:
         "target": request.target,
         "engine": request.engine,
         "seed": request.seed,
-        "drills": {drill.name: [fault.describe() for fault in schedule.plan(drill, request.seed)] for drill in request.drills},
+        "drills": {
+            drill.name: [fault.describe() for fault in fault_schedule.plan(drill, request.seed)] for drill in request.drills
+        },
     }
     if several := {drill.name: _variant_names(drill) for drill in request.drills if drill.variants}:
         body["variants"] = several
@@ -45,7 +47,7 @@ def in_words(request: Request, endpoints: "Endpoints | None", console: "Console"
         console.print(f"[bold]{drill.name}[/] on {request.target} by {request.engine}: {fleet}", soft_wrap=True)
         if drill.variants:
             console.print(f"  on {len(_variant_names(drill))} variants: {', '.join(_variant_names(drill))}", soft_wrap=True)
-        for fault in schedule.plan(drill, request.seed):
+        for fault in fault_schedule.plan(drill, request.seed):
             parameters = ", ".join(f"{key} {value}" for key, value in fault.describe().items() if key != "kind")
             console.print(f"  {fault.kind}: {parameters}", soft_wrap=True)
             if endpoints is not None and fault.kind in endpoints.rules.hooks:

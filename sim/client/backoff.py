@@ -130,7 +130,7 @@ _ABLY_QUICK_RETRIES = 8  # of 15 s each: the two minutes of ably's `connectionSt
 
 _ALL: tuple[Backoff, ...] = (
     FullJitter("reference"),
-    Exponential("desktop"),  # the shipped desktop client; see sim.client.desktop for what it counts
+    Exponential("desktop"),  # the shipped desktop client
     Exponential("sdk", base_ms=200.0, cap_ms=5000.0, max_doublings=8),  # the shared client library
     Steps("phoenix_js", _PHOENIX_MS, 5000.0),  # `reconnectAfterMs` in phoenix.js's socket.js
     CentrifugeJitter("centrifuge_js"),

@@ -83,7 +83,7 @@ def get(name: str) -> Policy:
     try:
         return (POLICIES | WRONG)[name]
     except KeyError:
-        raise UsageError(f"there is no client policy '{name}'; there are: {', '.join(POLICIES)}.") from None
+        raise UsageError(f"unknown client policy '{name}'; choose from: {', '.join(POLICIES)}.") from None
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """The kinds of faults that a drill file can name, each with its parameters.
 
-This module says what a fault does; `sim.drill.schedule` says when and to whom; each engine says how.
+This module says what a fault does; `sim.drill.fault_schedule` says when and to whom; each engine says how.
 All durations are seconds, and `at_s` counts from the beginning of the fault phase.
 """
 

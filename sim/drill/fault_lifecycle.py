@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sim.drill.schedule import PlannedFault, Timing
+from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.drill.waiting import Wait, Woke
 
 NAN = math.nan

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from sim.drill.fault_kinds import KillRuntime
 from sim.drill.fault_lifecycle import FaultActions, FaultLifecycle, Record, Steps
+from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
-from sim.drill.schedule import PlannedFault
 from sim.drill.system_model import SystemModel
 from sim.drill.waiting import Wait, Woke
 

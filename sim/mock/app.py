@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from sim.base.errors import StorageError
 from sim.mock.admin_routes import AdminRoutes
-from sim.mock.limits import TICK_S
+from sim.mock.process_limits import TICK_S
 from sim.mock.publishing import Authority
 from sim.mock.requests import RequestRefusedError, body, problem
 from sim.mock.revisions import Rollout

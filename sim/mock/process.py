@@ -17,7 +17,7 @@ import msgspec
 
 from sim.base.errors import StorageError, StormgateError, TargetError
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
-from sim.mock.limits import START_LIMIT_S, STOP_LIMIT_S
+from sim.mock.process_limits import START_LIMIT_S, STOP_LIMIT_S
 from sim.mock.server import ERROR_PREFIX, ServeOptions
 
 LOG_NAME = "runtime.log"

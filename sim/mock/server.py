@@ -20,7 +20,7 @@ from sim.base.errors import StormgateError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.base.ownership import STATE_PREFIX, OwnedFolder
 from sim.mock.app import DEFAULT_ADMIN_TOKEN, Mock, MockOptions
-from sim.mock.limits import BACKLOG, MAX_PORTS_TRIED, MIN_PORT, SHUTDOWN_LIMIT_S
+from sim.mock.process_limits import BACKLOG, MAX_PORTS_TRIED, MIN_PORT, SHUTDOWN_LIMIT_S
 from sim.mock.store import Store
 from sim.server.deployment import Deployment
 from sim.server.settings import RuntimeSettings, Switches

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from sim.base.errors import BrokenMessageError, MalformedFrameError
-from sim.mock.limits import MAX_CACHED_BATCHES, MAX_WAITING_FRAMES
+from sim.mock.process_limits import MAX_CACHED_BATCHES, MAX_WAITING_FRAMES
 from sim.mock.revisions import Rollout
 from sim.protocols import events
 from sim.protocols.intents import Compatibility

@@ -10,9 +10,9 @@ from typing import Any
 
 from sim.drill import model
 from sim.drill.fault_lifecycle import Done, Record
+from sim.drill.fault_schedule import PlannedFault, Timing, plan
 from sim.drill.model import Drill, Fleet, Load, Phases
 from sim.drill.phase_runner import PhaseRunner
-from sim.drill.schedule import PlannedFault, Timing, plan
 from sim.engines.fleet.driver import KernelDriver
 from sim.engines.greenlets.driver import GreenletDriver
 from sim.engines.sockets.driver import AsyncioDriver

@@ -8,8 +8,8 @@ from drills import DATA
 from drills.judging import gates
 from sim.base.errors import UsageError
 from sim.drill import model as drills
+from sim.drill.fault_schedule import plan
 from sim.drill.model import Drill
-from sim.drill.schedule import plan
 
 CATALOG, EXAMPLES = (sorted((DATA / folder).glob("*.toml")) for folder in ("catalog", "examples"))
 TEXT = """

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from sim.drill import schedule
+from sim.drill import fault_schedule
 from sim.drill.fault_kinds import (
     AnyFault,
     CutAfterBytes,
@@ -39,12 +39,12 @@ def drill(*planned: AnyFault, clients: int = 200) -> Drill:
 
 def victims(clients: int = 200, seed: int = 1, share: float = 0.3, before: int = 0) -> set[int]:
     others = (DropSockets(at_s=0.0),) * before
-    return set(schedule.plan(drill(*others, DropSockets(at_s=1.0, share=share), clients=clients), seed)[-1].clients)
+    return set(fault_schedule.plan(drill(*others, DropSockets(at_s=1.0, share=share), clients=clients), seed)[-1].clients)
 
 
 def waves(clients: int, seed: int = 1, share: float = 1.0) -> list[set[int]]:
     storm = [DropSockets(at_s=1.0 * number, share=share, wave=number, waves=4) for number in (1, 2, 3, 4)]
-    return [set(planned.clients) for planned in schedule.plan(drill(*storm, clients=clients), seed)]
+    return [set(planned.clients) for planned in fault_schedule.plan(drill(*storm, clients=clients), seed)]
 
 
 def test_waves_part_everybody():
@@ -68,8 +68,10 @@ def test_the_same_seed_plans_the_same():
         SlowMint(at_s=1.0, delay_ms=5.0, concurrency=2, for_s=3.0),
         KillRuntime(at_s=2.0, down_s=1.0),
     )
-    assert schedule.plan(storm, 7) == schedule.plan(storm, 7)
-    assert [fault.describe() for fault in schedule.plan(storm, 7)] == [fault.describe() for fault in schedule.plan(storm, 7)]
+    assert fault_schedule.plan(storm, 7) == fault_schedule.plan(storm, 7)
+    assert [fault.describe() for fault in fault_schedule.plan(storm, 7)] == [
+        fault.describe() for fault in fault_schedule.plan(storm, 7)
+    ]
 
 
 def test_another_seed_picks_other_victims_but_as_many():
@@ -89,7 +91,7 @@ def test_one_more_client_moves_hardly_anybody():
 
 def test_a_deploy_is_as_many_faults_as_it_has_waves() -> None:
     deploy = RollingDeploy(at_s=1.0, waves=3, wave_s=2.0, share=0.5)
-    storm = schedule.plan(drill(deploy, KillRuntime(at_s=9.0, down_s=0.5)), 1)
+    storm = fault_schedule.plan(drill(deploy, KillRuntime(at_s=9.0, down_s=0.5)), 1)
     assert [(planned.index, planned.kind, planned.begins_s, planned.ends_s) for planned in storm] == [
         (0, "rolling_deploy", 1.0, 1.0),
         (1, "kill_runtime", 9.0, 9.5),
@@ -107,7 +109,7 @@ def test_a_share_of_one_is_everybody():
 
 
 def test_times_are_the_fault_phases_own():
-    planned = schedule.plan(
+    planned = fault_schedule.plan(
         drill(
             DropSockets(at_s=1.0, offline_s=2.0),
             ExpireTokens(at_s=1.5),
@@ -128,7 +130,7 @@ def test_times_are_the_fault_phases_own():
 
 
 def test_a_plan_describes_itself_for_the_header():
-    (planned,) = schedule.plan(drill(DropSockets(at_s=1.0, share=0.5, offline_s=2.0)), 1)
+    (planned,) = fault_schedule.plan(drill(DropSockets(at_s=1.0, share=0.5, offline_s=2.0)), 1)
     assert planned.describe() == {
         "kind": "drop_sockets",
         "at_s": 1.0,
@@ -148,12 +150,12 @@ SHRINK = ShrinkReplayBudget(at_s=0.0, events=7, for_s=1.0)
 
 
 def test_no_fault_is_healthy_again():
-    assert schedule.switches_during(HEALTHY, []) == HEALTHY
+    assert fault_schedule.switches_during(HEALTHY, []) == HEALTHY
 
 
 def test_each_fault_changes_its_own_switches_and_no_other():
     def changed(*active: AnyFault) -> dict[str, object]:
-        now, before = (msgspec.to_builtins(switches) for switches in (schedule.switches_during(HEALTHY, active), HEALTHY))
+        now, before = (msgspec.to_builtins(switches) for switches in (fault_schedule.switches_during(HEALTHY, active), HEALTHY))
         return {name: value for name, value in now.items() if value != before[name]}
 
     assert changed(SLOW) == {"mint_delay_ms": 20.0, "mint_concurrency": 3}
@@ -171,41 +173,43 @@ JITTERY = SlowLinks(at_s=0.0, for_s=1.0, latency_ms=50.0, jitter_ms=20.0, kib_pe
 
 def test_no_fault_leaves_a_calm_link():
     assert (
-        schedule.link_during([]) == schedule.link_during([SLOW, DropSockets(at_s=0.0), ResetLinks(at_s=0.0)]) == schedule.CALM
+        fault_schedule.link_during([])
+        == fault_schedule.link_during([SLOW, DropSockets(at_s=0.0), ResetLinks(at_s=0.0)])
+        == fault_schedule.CALM
     )
 
 
 def test_delays_add_up_and_of_limits_the_strictest_holds_each_in_its_direction():
-    link = schedule.link_during([NARROW, JITTERY])
-    assert link.to_runtime == schedule.Way(latency_s=0.1, bytes_per_s=4096)
-    assert link.to_client == schedule.Way(latency_s=pytest.approx(0.15), jitter_s=0.02, bytes_per_s=4096)
+    link = fault_schedule.link_during([NARROW, JITTERY])
+    assert link.to_runtime == fault_schedule.Way(latency_s=0.1, bytes_per_s=4096)
+    assert link.to_client == fault_schedule.Way(latency_s=pytest.approx(0.15), jitter_s=0.02, bytes_per_s=4096)
 
 
 @pytest.mark.parametrize(
     ("direction", "up", "down"), [("both", True, True), ("to_client", False, True), ("to_runtime", True, False)]
 )
 def test_a_direction_is_what_the_fault_says(direction: str, up: bool, down: bool):
-    stall = schedule.link_during([StallLinks(at_s=0.0, for_s=1.0, direction=direction)])
+    stall = fault_schedule.link_during([StallLinks(at_s=0.0, for_s=1.0, direction=direction)])
     assert (stall.to_runtime.stalled, stall.to_client.stalled, stall.refuses) == (up, down, False)
-    cut = schedule.link_during([CutAfterBytes(at_s=0.0, for_s=1.0, after_bytes=9, direction=direction)])
+    cut = fault_schedule.link_during([CutAfterBytes(at_s=0.0, for_s=1.0, after_bytes=9, direction=direction)])
     assert (cut.to_runtime.cut_after_bytes == 9, cut.to_client.cut_after_bytes == 9) == (up, down)
-    late = schedule.link_during([SlowClose(at_s=0.0, for_s=1.0, delay_ms=500, direction=direction)])
+    late = fault_schedule.link_during([SlowClose(at_s=0.0, for_s=1.0, delay_ms=500, direction=direction)])
     assert (late.to_runtime.close_delay_s, late.to_client.close_delay_s) == (0.5 * up, 0.5 * down)
 
 
 def test_refused_connects_go_neither_way():
-    link = schedule.link_during([RefuseConnects(at_s=0.0, for_s=1.0)])
-    assert link == schedule.LinkConditions(refuses=True)
+    link = fault_schedule.link_during([RefuseConnects(at_s=0.0, for_s=1.0)])
+    assert link == fault_schedule.LinkConditions(refuses=True)
 
 
 def test_who_is_concerned_by_which_faults():
-    planned = schedule.plan(drill(DropSockets(at_s=0.0), StallLinks(at_s=0.0, for_s=1.0, share=0.5), NARROW), 1)
-    concerned = schedule.links_concerned(planned)
+    planned = fault_schedule.plan(drill(DropSockets(at_s=0.0), StallLinks(at_s=0.0, for_s=1.0, share=0.5), NARROW), 1)
+    concerned = fault_schedule.links_concerned(planned)
     assert set(concerned.values()) == {frozenset({2}), frozenset({1, 2})}
     assert {client for client, which in concerned.items() if 1 in which} == set(planned[1].clients)
-    assert schedule.links_concerned(planned[:1]) == {}
+    assert fault_schedule.links_concerned(planned[:1]) == {}
 
 
 def test_a_flap_lasts_from_its_first_reset_to_its_last():
-    (planned,) = schedule.plan(drill(ResetLinks(at_s=1.0, times=4, every_s=1.5)), 1)
+    (planned,) = fault_schedule.plan(drill(ResetLinks(at_s=1.0, times=4, every_s=1.5)), 1)
     assert (planned.begins_s, planned.ends_s) == (1.0, 5.5)

@@ -9,7 +9,7 @@ from drills.judging import gates
 from drills.judging.checks.base import Case
 from drills.judging.checks.registry import OF_RUNS
 from drills.judging.checks.verdicts import CheckResult, State
-from sim.drill import schedule
+from sim.drill import fault_schedule
 from sim.drill.fault_kinds import StopReading
 from sim.drill.model import Drill
 from sim.record.observations import Kind
@@ -20,7 +20,7 @@ PASS, FAIL, NO_DATA, ERROR = State.PASS, State.FAIL, State.NO_DATA, State.ERROR
 
 # Of ten clients three stop reading: whom the fault draws by the seed.
 STOPPED = msgspec.structs.replace(storm_drill(10), faults=(StopReading(at_s=0.0, for_s=4.0, share=0.3),))
-WHO = schedule.plan(STOPPED, 7)[0].clients
+WHO = fault_schedule.plan(STOPPED, 7)[0].clients
 
 
 def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:

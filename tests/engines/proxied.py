@@ -9,7 +9,7 @@ from typing import Any, ParamSpec
 import pytest
 import uvloop
 
-from sim.drill.schedule import Way
+from sim.drill.fault_schedule import Way
 from sim.engines.sockets.proxy import FaultProxy, Group
 
 LIMIT_S = 20.0  # for what happens at once on any machine

@@ -20,8 +20,8 @@ from drills.runs.request import Request
 from sim.analysis import metrics, reconnects
 from sim.base import randomness
 from sim.base.errors import UsageError
+from sim.drill import fault_schedule
 from sim.drill import model as drills
-from sim.drill import schedule
 from sim.drill.model import Drill, Expect
 from sim.drill.system_model import UNLIMITED, Server, SystemModel
 from sim.engines.fleet import engine as fleet
@@ -74,7 +74,7 @@ def test_faults_concern_the_same_clients():
     waves = [f"faults.{index}.waves=2" for index in (0, 1)]
     for overrides in ((), ("faults.0.share=0.3", "faults.1.share=0.61"), (*waves, "faults.1.wave=2", "faults.0.share=0.5")):
         drill = storm(*overrides)
-        theirs, ours = schedule.plan(drill, 5), plan(drill, 5)
+        theirs, ours = fault_schedule.plan(drill, 5), plan(drill, 5)
         assert [np.flatnonzero(each.chosen).tolist() for each in ours] == [sorted(each.clients) for each in theirs]
         assert [each.describe() for each in ours] == [each.describe() for each in theirs]
 

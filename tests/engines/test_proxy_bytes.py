@@ -6,7 +6,7 @@ import socket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sim.drill.schedule import CALM, LinkConditions, Way
+from sim.drill.fault_schedule import CALM, LinkConditions, Way
 from sim.engines.sockets.proxy import MAX_HELD_BYTES
 from tests.engines.proxied import STALLED, nothing_comes, on_uvloop, proxied, soon
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sim.base.errors import IllegalMoveError
 from sim.drill.fault_kinds import HalfOpenLinks, StallLinks
-from sim.drill.schedule import CALM, LinkConditions, PlannedFault, Way
+from sim.drill.fault_schedule import CALM, LinkConditions, PlannedFault, Way
 from sim.engines.sockets import proxy as proxies
 from sim.engines.sockets.links import LinkActions
 from sim.engines.sockets.proxy import FaultProxy, Group

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sim.drill.schedule import CALM, LinkConditions, Way
+from sim.drill.fault_schedule import CALM, LinkConditions, Way
 from sim.drill.system_model import UNLIMITED, Network
 from sim.engines.virtual import engine
 from sim.engines.virtual.clock import VirtualClock

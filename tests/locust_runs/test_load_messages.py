@@ -18,8 +18,8 @@ from locustfiles.load.workers.observation_transport import Heads, OutgoingObserv
 from locustfiles.load.workers.workers import Workers
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
+from sim.drill import fault_schedule
 from sim.drill import model as drills
-from sim.drill import schedule
 from sim.engines.shared.stop_conditions import CountingRecorder
 from sim.record.parquet import Chunk
 
@@ -73,7 +73,7 @@ def sent_rows(*rows: tuple[float, str, int, str, int]) -> list[messages.Rows]:
 
 
 def test_message_arrives_as_it_was_sent():
-    planned = schedule.plan(STORM, seed=1)[0]
+    planned = fault_schedule.plan(STORM, seed=1)[0]
     runner, heard = SimpleNamespace(), []
     runner.register_message = lambda name, listener: setattr(runner, "listener", listener)
     runner.send_message = lambda name, data, worker: runner.listener(None, SimpleNamespace(node_id="me", data=data))
@@ -155,7 +155,7 @@ def test_silent_worker_is_lost(monkeypatch: pytest.MonkeyPatch):
 
 def test_fault_that_starts_late_on_a_worker_stops_the_run():
     master = Master()
-    order = master.workers.inject(schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
+    order = master.workers.inject(fault_schedule.plan(STORM, seed=1)[0], 1.0, 1.0)
     master.workers.receive("id1", messages.FaultDone(order, 5, 3.0))
     assert master.stopped == []
     master.workers.receive("id2", messages.FaultDone(order, 4, 1400.0))

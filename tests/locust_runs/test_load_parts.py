@@ -18,7 +18,7 @@ from locustfiles.load.run.capacity_ramp import CapacityRamp
 from sim.base.errors import UsageError
 from sim.client.notices import Notice
 from sim.drill.fault_kinds import DropSockets
-from sim.drill.schedule import plan
+from sim.drill.fault_schedule import plan
 from sim.drill.target_rules import Caps, Hook, Rules
 from sim.engines.shared.pacer import Pacer
 

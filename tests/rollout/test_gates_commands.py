@@ -3,7 +3,7 @@
 import pytest
 
 from drills.judging import gates
-from drills.rollout.report import explain
+from drills.rollout.report import explain_checks
 from drills.rollout.verdict import window
 from tests.commands import stormgate_here
 
@@ -24,11 +24,11 @@ def test_every_check_is_listed() -> None:
     assert [name for name in (*gates.DECISIONS, *window.REGISTRY) if name not in listed] == []
 
 
-@pytest.mark.parametrize("name", explain.names())
+@pytest.mark.parametrize("name", explain_checks.names())
 def test_every_check_is_explained(name: str) -> None:
     thresholds = gates.load_thresholds()
-    shown = [heading for heading, text in explain.lines(name, thresholds) if text]
-    assert shown.count("") == len(explain.asked_of(name))
+    shown = [heading for heading, text in explain_checks.lines(name, thresholds) if text]
+    assert shown.count("") == len(explain_checks.asked_of(name))
     for heading in ("measures", "sources", "window", "decides by", "passes", "without data"):
         assert shown.count(heading) == shown.count("")
 

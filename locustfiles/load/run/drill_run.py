@@ -22,8 +22,8 @@ from sim.base.clocks import WallClock
 from sim.base.errors import StorageError, StormgateError, UsageError
 from sim.base.gc_tuning import relaxed_gc
 from sim.drill.fault_lifecycle import Record
+from sim.drill.fault_schedule import plan as fault_plan
 from sim.drill.phase_runner import PhaseRunner
-from sim.drill.schedule import plan as fault_plan
 from sim.engines.greenlets.background import BackgroundGreenlets, LagMonitor
 from sim.engines.greenlets.driver import GreenletDriver
 from sim.engines.greenlets.http import GreenletHttp
@@ -182,7 +182,7 @@ class DrillRun:
     # --- by hand ------------------------------------------------------------------------------------
 
     def storm_now(self) -> str:
-        """Begin the next fault now; returns its kind. Raises `UsageError` if there is none to begin."""
+        """Inject the next fault now; returns its kind. Raises `UsageError` if no fault is left."""
         if why_not := self.why_no_storm():
             raise UsageError(why_not)
         planned = self._phases.bring_forward()

@@ -14,8 +14,8 @@ from sim.base.clocks import WallClock
 from sim.base.errors import UsageError
 from sim.drill.fault_kinds import ExpireTokens, Fault, RollingDeploy, ShrinkWindow, SwitchFault
 from sim.drill.fault_lifecycle import Completion, Done
+from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.drill.model import Drill
-from sim.drill.schedule import PlannedFault, Timing
 from sim.engines.greenlets.http import GreenletHttp
 from sim.engines.shared.fault_actions import RequestedService, ServiceFaults, Steps
 from sim.server.settings import Switches

@@ -13,6 +13,7 @@ from locustfiles.load.clients.client_pool import CLIENT_FAULTS
 from locustfiles.load.run import faults, storm_patterns
 from sim.base.config import to_struct
 from sim.base.errors import UsageError
+from sim.client import policies
 from sim.drill import model as drills
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import Drill
@@ -20,7 +21,6 @@ from sim.engines.shared import permission
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.settings import DEFECTS, Switches
 
-POLICIES = ("", "reference", "desktop", "sdk", "phoenix_js", "centrifuge_js", "ably", "server_hint")
 _TARGETS = "'mock' starts the embedded mock; or give a mock's local address, or a name in the targets file"
 PATTERNS = (storm_patterns.AS_THE_DRILL, *storm_patterns.PATTERNS)
 
@@ -59,7 +59,15 @@ GROUPS: dict[str, tuple[Field, ...]] = {
     ),
     "The clients": (
         Field("clients", "Clients", "", 0, "fleet.clients"),
-        Field("policy", "Client policy", "", "", "fleet.policy", "backoff and recovery of positions", choices=POLICIES),
+        Field(
+            "policy",
+            "Client policy",
+            "",
+            "",
+            "fleet.policy",
+            "backoff and recovery of positions",
+            choices=("", *policies.POLICIES),
+        ),
         Field("topics_per_client", "Topics per client", "", 0, "fleet.topics_per_client"),
         Field("connects_per_s", "Connect rate at the start", "per s", 0.0, "fleet.connects_per_s"),
     ),

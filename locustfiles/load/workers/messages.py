@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
-from sim.drill.schedule import PlannedFault
 
 Send = Callable[[str, "ToWorker"], None]  # takes the worker's id
 NAME = "stormgate"  # Locust's name for all of them

@@ -18,8 +18,8 @@ from locustfiles.load.workers.messages import Send, ToWorker
 from locustfiles.load.workers.observation_transport import Heads, ReceivedObservations
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError
+from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
-from sim.drill.schedule import PlannedFault
 from sim.engines.shared.stop_conditions import CountingRecorder
 from sim.record.observations import NAN
 from sim.record.parquet import Recorder

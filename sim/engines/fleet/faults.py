@@ -17,8 +17,8 @@ from sim.drill.fault_kinds import (
     ShrinkWindow,
     SlowMint,
 )
+from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
-from sim.drill.schedule import PlannedFault
 from sim.engines.fleet.kernel import entry
 from sim.engines.fleet.kernel import world as fleet_world
 from sim.engines.fleet.kernel.randomness import bits_of_all, draw_all, key_of
@@ -44,7 +44,7 @@ class FleetFault(PlannedFault):
 
 
 def plan(drill: Drill, seed: int) -> list[FleetFault]:
-    """As `sim.drill.schedule.plan`, with the same clients for the same seed; later waves of a deploy come at the end."""
+    """As `sim.drill.fault_schedule.plan`, with the same clients for the same seed; later waves of a deploy come at the end."""
     planned = [list(_parts(fault, number, drill.fleet.clients, seed)) for number, fault in enumerate(drill.faults)]
     in_order = [parts[0] for parts in planned] + [part for parts in planned for part in parts[1:]]
     return [FleetFault(index, fault, *times, (), chosen) for index, (fault, times, chosen) in enumerate(in_order)]

@@ -6,9 +6,9 @@ import numpy as np
 
 from sim.drill.fault_kinds import KillRuntime
 from sim.drill.fault_lifecycle import Done, Record
+from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.drill.model import Drill
 from sim.drill.phase_runner import PhaseRunner, latest_end_s
-from sim.drill.schedule import PlannedFault, Timing
 from sim.drill.system_model import SystemModel
 from sim.engines.fleet import faults
 from sim.engines.fleet.driver import KernelDriver

@@ -12,8 +12,8 @@ from sim.client.negative.tokens import RevokedToken
 from sim.client.session import Session
 from sim.client.transitions import CONNECTED
 from sim.drill.fault_kinds import RestartClients
+from sim.drill.fault_schedule import PlannedFault
 from sim.drill.model import Drill
-from sim.drill.schedule import PlannedFault
 from sim.protocols.adapter import Connection
 from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.adapter import SpacetimeConnection

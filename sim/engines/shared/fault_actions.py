@@ -27,7 +27,7 @@ from sim.drill.fault_kinds import (
     SwitchFault,
 )
 from sim.drill.fault_lifecycle import Completion, Done, Record
-from sim.drill.schedule import PlannedFault, Timing, switches_during
+from sim.drill.fault_schedule import PlannedFault, Timing, switches_during
 from sim.engines.shared import client_setup, service_api
 from sim.server.settings import Switches
 

@@ -23,9 +23,9 @@ from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.drill.fault_kinds import LinkFault
 from sim.drill.fault_lifecycle import Record
+from sim.drill.fault_schedule import plan
 from sim.drill.model import Drill
 from sim.drill.phase_runner import PhaseRunner
-from sim.drill.schedule import plan
 from sim.engines.shared import client_setup, permission, service_api
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fault_actions import ClientFaults, WholeServiceFaults
@@ -35,8 +35,8 @@ from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.driver import AsyncioDriver
 from sim.engines.sockets.faults import ServiceProcess, SocketsFaultActions
 from sim.engines.sockets.http import ServiceHttp
+from sim.engines.sockets.lag_and_routes import monitor_own_lag, monitor_retired_routes, sample_client_lag
 from sim.engines.sockets.links import LinkActions
-from sim.engines.sockets.monitors import monitor_own_lag, monitor_retired_routes, sample_client_lag
 from sim.engines.sockets.publisher import Publisher, create_streams
 from sim.engines.sockets.target_monitor import TargetMonitor
 from sim.mock.process import MockProcess

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from sim.base.clocks import WallClock
 from sim.base.errors import TargetError, UsageError
 from sim.drill.fault_lifecycle import Completion, Record
-from sim.drill.schedule import PlannedFault, Timing
+from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.engines.shared import service_api
 from sim.engines.shared.fault_actions import ClientFaults, RequestedService, SessionFaultActions, WholeServiceFaults
 from sim.engines.sockets.driver import AsyncioDriver, carried_out

@@ -17,7 +17,7 @@ from sim.base import operator_command
 from sim.base.errors import HookError
 from sim.base.operator_command import Output
 from sim.base.redaction import Redactor
-from sim.drill.schedule import PlannedFault
+from sim.drill.fault_schedule import PlannedFault
 from sim.drill.target_rules import Hook
 
 FOLDER = "hooks"

@@ -21,7 +21,7 @@ from sim.drill.fault_kinds import (
     StopReading,
 )
 from sim.drill.fault_lifecycle import Record
-from sim.drill.schedule import PlannedFault, link_during, links_concerned
+from sim.drill.fault_schedule import PlannedFault, link_during, links_concerned
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.proxy import Connection, FaultProxy, Group
 

@@ -16,7 +16,7 @@ from typing import cast
 
 from sim.base.errors import IllegalMoveError
 from sim.base.randomness import draw
-from sim.drill.schedule import CALM, LinkConditions, Way
+from sim.drill.fault_schedule import CALM, LinkConditions, Way
 
 MAX_HELD_BYTES = 64 * 1024  # per direction of a connection; it may hold one read more
 _HOST = "127.0.0.1"

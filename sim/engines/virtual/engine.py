@@ -20,9 +20,9 @@ from sim.base.gc_tuning import relaxed_gc
 from sim.client import policies
 from sim.client.negative.registry import session_class
 from sim.drill.fault_lifecycle import Record
+from sim.drill.fault_schedule import plan
 from sim.drill.model import Drill, expected_duration_s
 from sim.drill.phase_runner import PhaseRunner, latest_end_s
-from sim.drill.schedule import plan
 from sim.engines.shared import client_setup
 from sim.engines.shared.fault_actions import ClientFaults, WholeServiceFaults
 from sim.engines.shared.options import Options as Options

@@ -14,7 +14,7 @@ from sim.drill.fault_kinds import (
     SwitchFault,
 )
 from sim.drill.fault_lifecycle import Completion, Done
-from sim.drill.schedule import PlannedFault, Timing
+from sim.drill.fault_schedule import PlannedFault, Timing
 from sim.engines.shared.fault_actions import CLIENT_FAULTS, SessionFaultActions, Steps, at_once
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.service import SimulatedService

@@ -13,7 +13,7 @@ from sim.drill.fault_kinds import (
     StopReading,
 )
 from sim.drill.fault_lifecycle import Record
-from sim.drill.schedule import PlannedFault, link_during
+from sim.drill.fault_schedule import PlannedFault, link_during
 from sim.engines.virtual.client import VirtualClient
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.inbox import Link

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sim.base.randomness import draw
-from sim.drill.schedule import CALM, LinkConditions, Way
+from sim.drill.fault_schedule import CALM, LinkConditions, Way
 from sim.engines.virtual.clock import VirtualClock
 from sim.protocols.events import Message
 from sim.protocols.intents import Intent, Raw

@@ -32,7 +32,7 @@ def queue_handshake(w: Service, i: int, at: float) -> None:
 
 @inner
 def next_handshake(w: Service) -> float:
-    """When the worker begins with the next one if no frame waits; infinity if there is none."""
+    """When the worker starts the next handshake if no frame waits; infinity if no handshake waits."""
     if w.accept_head == w.accept_tail:
         return math.inf
     return float(max(w.free_at, accept_queue(w)[w.accept_head % len(accept_queue(w))].since))

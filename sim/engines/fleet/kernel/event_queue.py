@@ -95,7 +95,7 @@ def sink(ats: Array, who: Array, last: int) -> None:
 
 @inner
 def fill(w: Service, until: float) -> bool:
-    """Turn to the next bucket that has something; False if there is none that begins before `until`."""
+    """Advance to the next non-empty bucket; False if no such bucket starts before `until`."""
     bucket, last = w.bucket + 1, len(buckets(w)) - 1
     end = min(int(until * w.buckets_a_s), last)
     while bucket <= end and buckets(w)[bucket] < 0:
