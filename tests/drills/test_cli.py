@@ -337,7 +337,7 @@ def test_version_is_printed():
 
 
 def test_shell_completion_is_offered():
-    said = stormgate("--show-completion", "bash")
+    said = stormgate("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")  # CI has no shell to detect
     assert said.code == 0
     assert "stormgate" in said.out
     completed = stormgate(_STORMGATE_COMPLETE="complete_bash", COMP_WORDS="stormgate drill s", COMP_CWORD="2")

@@ -31,6 +31,8 @@ class VirtualDriver:
             if moment not in self._known:
                 self._known.add(moment)
                 self._clock.call_at(moment, self._come, moment)
+        if self.signals.is_stopped:  # by a stop that an earlier wait did not heed
+            self.look()
 
     def _come(self, moment: float) -> None:
         self._known.discard(moment)
