@@ -170,6 +170,12 @@ class InMemoryService:
             self.cut(client, "stream_closed")
         return delivered
 
+    def exchange(self, client: int, frames: int = 1_000_000) -> None:
+        """Move the client's frames up, then up to `frames` frames down to it."""
+        self.send_up(client)
+        self.pull(client, frames)
+        self.deliver(client, frames)
+
     def duplicate(self, client: int) -> None:
         """Deliver the next frame to the client twice: delivery is at least once."""
         wire = self.wires.get(client)
@@ -218,6 +224,11 @@ class InMemoryService:
         while not self.has_converged():
             assert self.now < until, f"not converged in {within_s} s: {[s.why_pending() for s in self.sessions]}"
             self.advance(1.0, carrying=True)
+
+    def settle_and_check(self, within_s: float = 150.0) -> None:
+        """Settle, then check the invariants."""
+        self.settle(within_s)
+        self.check()
 
     def has_converged(self) -> bool:
         """Whether every client is live, caught up and at the head."""

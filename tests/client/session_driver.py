@@ -191,18 +191,25 @@ class SessionDriver:
         self.reply(frame.ref, subscription_id="sub-1", allowed_topics=(RUN,), current_watermarks=())
         return self.subscribe()
 
-    def begin(self) -> Subscribe:
-        """Start the session and return its first subscribe."""
+    def start(self) -> None:
+        """Start the session and issue its first token."""
         self.session.start(self.now)
         self.mint()
+
+    def begin(self) -> Subscribe:
+        """Start the session and return its first subscribe."""
+        self.start()
         self.connect()
         return self.join()
 
+    def replay(self, subscribe: Subscribe, frame: ServerFrame) -> None:
+        """Answer a subscribe with a frame of its replay and an ok reply."""
+        self.receive(frame)
+        self.reply(subscribe.ref)
+
     def go_live(self, *seqs: int) -> "SessionDriver":
         """Start the session and replay these events until it is live."""
-        subscribe = self.begin()
-        self.receive(batch(*seqs))
-        self.reply(subscribe.ref)
+        self.replay(self.begin(), batch(*seqs))
         assert self.session.is_live
         assert self.actions() == []
         return self

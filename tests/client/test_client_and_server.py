@@ -99,8 +99,7 @@ def test_frames_of_old_subscription_do_not_count_for_new_one():
     service.pull(0)  # the live tail continues
     service.send_up(0)  # the subscribe is answered as stale
     service.publish(WORKER, 2)
-    service.settle()
-    service.check()
+    service.settle_and_check()
     assert service.of(0, "stale")
 
 
@@ -118,8 +117,7 @@ def test_second_snapshot_covers_events_since_first():
     service.cut(0)
     service.advance(310.0)  # a new snapshot is due
     service.publish(RUN, 12)
-    service.settle()
-    service.check()
+    service.settle_and_check()
 
 
 def test_window_moving_during_replay_loses_nothing_silently():
@@ -127,27 +125,21 @@ def test_window_moving_during_replay_loses_nothing_silently():
     service.cut(0)
     service.publish(WORKER, 6)
     service.advance(1.0)
-    service.send_up(0)
-    service.pull(0)
-    service.deliver(0)
+    service.exchange(0)
     service.send_up(0)
     service.pull(0, 1)  # the first batch of the replay
     service.publish(WORKER, 20)
-    service.settle()
-    service.check()
+    service.settle_and_check()
 
 
 def test_replay_without_cursor_is_not_stale_when_window_moves():
     """Nothing was sent yet, so a window that moves meanwhile cannot cause a loss."""
     service = InMemoryService(1)
     service.publish(RUN, 8)
-    service.send_up(0)
-    service.pull(0)
-    service.deliver(0)
+    service.exchange(0)
     service.send_up(0)  # subscribed without a cursor
     service.publish(RUN, 20)
-    service.settle()
-    service.check()
+    service.settle_and_check()
     assert not service.of(0, "stale")
 
 
@@ -158,8 +150,7 @@ def test_lost_last_event_is_found_within_two_heartbeats():
     service.carry_all()
     service.switch()
     assert not service.has_converged()
-    service.settle(within_s=31.0)
-    service.check()
+    service.settle_and_check(within_s=31.0)
 
 
 def test_clients_back_off_while_runtime_is_down():
@@ -169,22 +160,18 @@ def test_clients_back_off_while_runtime_is_down():
     assert service.actions["Connect"] < 3 * 40
     service.publish(RUN, 3)
     service.start_runtime()
-    service.settle(within_s=10.0)
-    service.check()
+    service.settle_and_check(within_s=10.0)
 
 
 def test_client_converges_over_network_of_one_frame_at_a_time():
     service = live_endpoints()
     for round_ in range(60):
         service.publish(TOPICS[round_ % 2])
-        service.send_up(0)
-        service.pull(0, 1)
-        service.deliver(0, 1)
+        service.exchange(0, 1)
         if round_ % 9 == 8:
             service.cut(0)
         service.advance(0.4)
-    service.settle()
-    service.check()
+    service.settle_and_check()
 
 
 def test_idle_clients_send_only_heartbeats():
@@ -200,8 +187,7 @@ def test_token_refresh_loses_nothing():
     for _ in range(80):
         service.publish(RUN)
         service.advance(10.0, carrying=True)
-    service.settle()
-    service.check()
+    service.settle_and_check()
     assert [n.detail for n in service.of(0, "disconnected")] == ["token_refresh_due"] * 2
     assert not service.of(0, "stale", "gap")
 

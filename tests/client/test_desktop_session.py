@@ -36,8 +36,7 @@ def test_desktop_session_follows_history_of_shipped_client(vectors):
         for step in history:
             if "live" in step:
                 head = expected_cursor = head + 1
-                driver.receive(batch(head))
-                driver.reply(subscribe.ref)
+                driver.replay(subscribe, batch(head))
                 continue
             disconnect(driver, step["disconnect"])
             assert driver.delay_ms() == step["delay_ms"], history
@@ -56,8 +55,7 @@ def test_desktop_never_resets_attempts_and_has_no_jitter():
             driver.wait(14.0)
             driver.lose("network")
             subscribe = driver.reconnect()
-            driver.receive(batch(head=1))
-            driver.reply(subscribe.ref)
+            driver.replay(subscribe, batch(head=1))
         delays.append([notice.value for notice in driver.of("backoff")])
     assert delays[0] == delays[1] == [250, 500, 1000, 2000, 4000, 8000, 8000]
 
@@ -72,8 +70,7 @@ def test_desktop_without_checkpoint_starts_at_known_head():
     driver = SessionDriver("desktop")
     subscribe = driver.begin()
     assert subscribe.resume_after == {}
-    driver.receive(batch(head=40))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(head=40))
     driver.lose("network")
     assert driver.reconnect().resume_after == {RUN: 40}
 

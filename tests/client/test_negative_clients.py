@@ -23,9 +23,7 @@ def answers(driver: SessionDriver) -> list[str]:
 def live_client() -> tuple[SessionDriver, str]:
     """A live client that tried a mutation, and the reference of its request."""
     driver = SessionDriver(session=MutationOverSocket)
-    subscribe = driver.begin()
-    driver.receive(batch(1))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.begin(), batch(1))
     (request,) = driver.sent()
     assert isinstance(request, Raw)
     frame = decode_client(request.data)
@@ -63,9 +61,7 @@ def test_unanswered_mutation_counts_as_refused():
 def test_mutation_is_repeated_after_lost_connection():
     driver, _ = live_client()
     driver.lose("network")
-    subscribe = driver.reconnect()
-    driver.receive(batch(head=1))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.reconnect(), batch(head=1))
     assert not answers(driver)
     assert isinstance(driver.sent()[0], Raw)
 

@@ -32,9 +32,7 @@ CODES = {
 def live() -> SessionDriver:
     """A negative client that has just gone live."""
     driver = SessionDriver(session=MalformedFrames)
-    subscribe = driver.begin()
-    driver.receive(batch(1))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.begin(), batch(1))
     return driver
 
 
@@ -172,8 +170,7 @@ def test_runtime_refuses_all_malformed_frames_on_every_connection(defects: set[s
     service.cut(0)
     service.advance(20.0, carrying=True)
     assert [notice.detail for notice in service.of(0, "probed")] == 2 * expected
-    service.settle()
-    service.check()
+    service.settle_and_check()
     assert service.runtime.mutations == []
 
 

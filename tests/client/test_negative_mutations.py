@@ -15,9 +15,7 @@ from tests.client.session_driver import RUN, SessionDriver, batch
 def live(name: str) -> tuple[SessionDriver, list[Raw]]:
     """A negative client that has just gone live, and its requests."""
     driver = SessionDriver(session=session_class(name))
-    subscribe = driver.begin()
-    driver.receive(batch(1))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.begin(), batch(1))
     return driver, [frame for frame in driver.sent() if isinstance(frame, Raw)]
 
 
@@ -66,8 +64,7 @@ def test_runtime_executes_mutations_only_with_defect(name: str, defects: set[str
     service.publish(SERVICE_RUN)
     service.advance(1.0, carrying=True)
     service.publish(SERVICE_RUN, 2)
-    service.settle()
-    service.check()
+    service.settle_and_check()
     granted = defects == {"accept_mutation"} and name == "any_mutation"
     answered = {notice.detail for notice in service.of(0, "probed")}
     refused = "refused:mutation_refused" if name == "any_mutation" else "served"

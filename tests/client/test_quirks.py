@@ -31,8 +31,7 @@ from tests.client.session_driver import RUN, WORKER, SessionDriver, batch, stale
 
 def test_reply_before_replay_is_accepted():
     driver = SessionDriver(checkpoints={RUN: 1})
-    subscribe = driver.begin()
-    driver.reply(subscribe.ref)
+    driver.reply(driver.begin().ref)
     assert driver.session.is_live
     driver.receive(batch(2, complete=False, head=3))
     assert not driver.session.is_caught_up
@@ -56,9 +55,7 @@ def test_live_tail_between_reply_and_replay_is_accepted():
 
 def test_replay_without_complete_flag_ends_by_timeout():
     driver = SessionDriver(checkpoints={RUN: 1})
-    subscribe = driver.begin()
-    driver.receive(batch(2, complete=False))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.begin(), batch(2, complete=False))
     driver.receive(batch(4, complete=False))
     driver.wait(10.0)
     assert driver.session.is_caught_up
@@ -74,43 +71,37 @@ def test_empty_replay_without_batch_ends_by_timeout():
     assert driver.of("disconnected") == []
 
 
-def test_unanswered_second_subscribe_causes_reconnect():
-    driver = SessionDriver().go_live(1)
-    driver.receive(batch(3))
-    driver.subscribe()
+def test_unanswered_second_subscribe_causes_reconnect(live):
+    live.receive(batch(3))
+    live.subscribe()
     for seq in range(4, 15):
-        driver.wait(1.0)
-        if driver.session.state is State.BACKOFF:
+        live.wait(1.0)
+        if live.session.state is State.BACKOFF:
             break
-        driver.receive(batch(seq))
-    assert driver.session.state is State.BACKOFF
+        live.receive(batch(seq))
+    assert live.session.state is State.BACKOFF
 
 
-def test_replay_of_envelopes_is_applied():
-    driver = SessionDriver()
+def test_replay_of_envelopes_is_applied(driver):
     subscribe = driver.begin()
     driver.receive(Envelope(update(1)))
     driver.receive(Envelope(update(2)))
-    driver.receive(UpdateBatch((), True))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, UpdateBatch((), True))
     assert driver.seqs("applied") == [1, 2]
     assert driver.session.is_caught_up
 
 
-def test_server_without_heartbeats_is_kept_while_it_replies():
-    driver = SessionDriver().go_live(1)
+def test_server_without_heartbeats_is_kept_while_it_replies(live):
     for _ in range(10):
-        driver.wait(15.0)
-        (beat,) = driver.sent()
+        live.wait(15.0)
+        (beat,) = live.sent()
         assert isinstance(beat, TransportBeat)
-        driver.reply(beat.ref)
-    assert driver.session.is_live
+        live.reply(beat.ref)
+    assert live.session.is_live
 
 
-def test_replies_without_request_are_ignored():
-    driver = SessionDriver()
-    driver.session.start(driver.now)
-    driver.mint()
+def test_replies_without_request_are_ignored(driver):
+    driver.start()
     driver.connect()
     for ref in ("", "0", "999", "null"):
         driver.reply(ref)
@@ -120,31 +111,27 @@ def test_replies_without_request_are_ignored():
     driver.reply("1")  # the reply to the join, repeated
     driver.reply("", ok=False, code="stale_cursor")
     assert driver.session.state is State.SUBSCRIBING
-    driver.receive(batch(1))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(1))
     driver.reply(subscribe.ref)
     driver.reply(subscribe.ref, ok=False, code="bad_subscription")
     assert driver.session.is_live
     assert driver.actions() == []
 
 
-def test_reply_without_reference_does_not_stop_join_timeout():
-    driver = SessionDriver()
-    driver.session.start(driver.now)
-    driver.mint()
+def test_reply_without_reference_does_not_stop_join_timeout(driver):
+    driver.start()
     driver.connect()
     driver.reply("")
     driver.wait(10.0)
     assert driver.session.state is State.BACKOFF
 
 
-def test_unknown_pushes_and_unknown_error_codes_change_nothing():
-    driver = SessionDriver().go_live(1)
-    driver.receive(Other("presence_diff"))
-    driver.error("code_from_the_future", message="?")
-    driver.error("")
-    assert driver.session.is_live
-    assert driver.actions() == []
+def test_unknown_pushes_and_unknown_error_codes_change_nothing(live):
+    live.receive(Other("presence_diff"))
+    live.error("code_from_the_future", message="?")
+    live.error("")
+    assert live.session.is_live
+    assert live.actions() == []
 
 
 def test_stale_stream_causes_one_disconnect_for_all_topics():
@@ -156,21 +143,18 @@ def test_stale_stream_causes_one_disconnect_for_all_topics():
 
 def test_late_stale_push_for_dropped_cursor_is_ignored():
     driver = SessionDriver(checkpoints={RUN: 2})
-    subscribe = driver.begin()
-    driver.reply(subscribe.ref, ok=False, **msgspec.structs.asdict(stale()))
+    driver.reply(driver.begin().ref, ok=False, **msgspec.structs.asdict(stale()))
     subscribe = driver.subscribe()
     driver.receive(SyncError(stale()))  # this server pushes after it replied
     assert driver.actions() == []
     assert len(driver.of("stale")) == 1
-    driver.receive(batch(21))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(21))
     assert driver.session.is_live
 
 
 def test_stale_reply_without_topics_drops_every_cursor():
     driver = SessionDriver(topics=(RUN, WORKER), checkpoints={RUN: 2, WORKER: 3})
-    subscribe = driver.begin()
-    driver.reply(subscribe.ref, ok=False, code="stale_cursor", reason_codes=("retention_floor_breach",))
+    driver.reply(driver.begin().ref, ok=False, code="stale_cursor", reason_codes=("retention_floor_breach",))
     assert [(notice.stream, notice.detail) for notice in driver.of("stale")] == [("", "retention_floor_breach")]
     assert driver.subscribe().resume_after == {}
 
@@ -225,8 +209,7 @@ def test_server_that_only_pushes_stale_is_left_after_timeout():
 
 def test_client_backs_off_from_server_that_turns_stale_after_replay():
     def answer(driver: SessionDriver, subscribe) -> None:
-        driver.receive(batch(21))
-        driver.reply(subscribe.ref)
+        driver.replay(subscribe, batch(21))
         driver.receive(SyncError(stale(after=21, floor=30, head=40, snapshot=None)))
 
     assert attempts_within(600.0, answer) < 200

@@ -33,9 +33,7 @@ def renewing(*, live_for_s: float) -> SessionDriver:
 
 
 def back_to_live(driver: SessionDriver) -> None:
-    subscribe = driver.reconnect()
-    driver.receive(batch(head=2))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.reconnect(), batch(head=2))
     driver.actions()
     assert driver.session.is_live
 

@@ -22,10 +22,8 @@ from tests.client.session_driver import RUN, SessionDriver, batch, heads
         ("", "unknown"),
     ],
 )
-def test_refused_join_is_reported_and_retried(code, reason):
-    driver = SessionDriver()
-    driver.session.start(driver.now)
-    driver.mint()
+def test_refused_join_is_reported_and_retried(driver, code, reason):
+    driver.start()
     driver.connect()
     (join,) = driver.sent()
     driver.reply(join.ref, ok=False, code=code)
@@ -40,10 +38,8 @@ def test_refused_join_is_reported_and_retried(code, reason):
     ("code", "reason"),
     [("bad_subscription", "unknown"), ("forbidden_topic", "forbidden"), ("rate_limited", "unknown"), ("new_code", "unknown")],
 )
-def test_refused_subscribe_is_reported_and_retried(code, reason):
-    driver = SessionDriver()
-    subscribe = driver.begin()
-    driver.reply(subscribe.ref, ok=False, code=code)
+def test_refused_subscribe_is_reported_and_retried(driver, code, reason):
+    driver.reply(driver.begin().ref, ok=False, code=code)
     driver.expect_close()
     assert driver.of("subscribe_refused")[0].detail == code
     assert driver.of("disconnected")[0].detail == reason
@@ -51,10 +47,8 @@ def test_refused_subscribe_is_reported_and_retried(code, reason):
 
 
 @pytest.mark.parametrize(("code", "mints"), [("network", False), ("timeout", False), ("token_expired", True)])
-def test_failed_connect_mints_only_after_refused_token(code, mints):
-    driver = SessionDriver()
-    driver.session.start(driver.now)
-    driver.mint()
+def test_failed_connect_mints_only_after_refused_token(driver, code, mints):
+    driver.start()
     driver.actions()
     driver.fail_connect(code)
     assert driver.of("connect_failed")[0].detail == code
@@ -62,8 +56,7 @@ def test_failed_connect_mints_only_after_refused_token(code, mints):
     assert driver.tokens == 1 + mints
 
 
-def test_refused_token_request_is_retried_with_backoff():
-    driver = SessionDriver()
+def test_refused_token_request_is_retried_with_backoff(driver):
     driver.session.start(driver.now)
     driver.actions()
     driver.session.mint_failed("minting_disabled", driver.now, hint_ms=5000.0)
@@ -72,25 +65,22 @@ def test_refused_token_request_is_retried_with_backoff():
     driver.reconnect()
 
 
-def test_session_sends_heartbeats_and_leaves_silent_server():
-    driver = SessionDriver().go_live(1)
-    driver.wait(15.0)
-    (beat,) = driver.sent()
+def test_session_sends_heartbeats_and_leaves_silent_server(live):
+    live.wait(15.0)
+    (beat,) = live.sent()
     assert isinstance(beat, TransportBeat)
-    driver.reply(beat.ref)
-    driver.wait(30.0)
-    assert len(driver.sent()) == 2
-    driver.wait(15.0)
-    assert driver.actions()[-1] == Close()
-    assert len(driver.of("heartbeat_timeout")) == 1
-    assert driver.of("disconnected")[-1].detail == DisconnectReason.NETWORK
+    live.reply(beat.ref)
+    live.wait(30.0)
+    assert len(live.sent()) == 2
+    live.wait(15.0)
+    assert live.actions()[-1] == Close()
+    assert len(live.of("heartbeat_timeout")) == 1
+    assert live.of("disconnected")[-1].detail == DisconnectReason.NETWORK
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_unanswered_connect_join_or_subscribe_times_out(steps):
-    driver = SessionDriver()
-    driver.session.start(driver.now)
-    driver.mint()
+def test_unanswered_connect_join_or_subscribe_times_out(driver, steps):
+    driver.start()
     if steps > 1:
         driver.connect()
     if steps > 2:
@@ -100,14 +90,12 @@ def test_unanswered_connect_join_or_subscribe_times_out(steps):
     assert driver.session.state is State.BACKOFF
 
 
-def test_long_replay_does_not_count_as_silence():
-    driver = SessionDriver()
+def test_long_replay_does_not_count_as_silence(driver):
     subscribe = driver.begin()
     for seq in range(1, 10):
         driver.wait(9.0)
         driver.receive(batch(seq, complete=False, head=10))
-    driver.receive(batch(10))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(10))
     assert driver.session.is_caught_up
     assert not driver.of("disconnected")
 
@@ -133,31 +121,28 @@ def test_token_due_for_refresh_at_reconnect_is_replaced():
     assert driver.tokens == 2
 
 
-def test_revoked_client_mints_before_reconnect():
-    driver = SessionDriver().go_live(1)
-    driver.error("reauth_required")
-    driver.expect_close()
-    assert driver.of("backoff")[-1].detail == DisconnectReason.UNAUTHORIZED
-    driver.wait(driver.session.wake_at() - driver.now)
-    assert driver.actions() == [Mint()]
+def test_revoked_client_mints_before_reconnect(live):
+    live.error("reauth_required")
+    live.expect_close()
+    assert live.of("backoff")[-1].detail == DisconnectReason.UNAUTHORIZED
+    live.wait(live.session.wake_at() - live.now)
+    assert live.actions() == [Mint()]
 
 
-def test_evicted_client_waits_for_reconnect_hint():
-    driver = SessionDriver().go_live(1)
-    driver.error("slow_consumer", action="throttle", reconnect_after_ms=2000.0)
-    assert driver.actions() == []
-    driver.error("slow_consumer", action="disconnect", reconnect_after_ms=2000.0)
-    driver.expect_close()
-    assert driver.of("evicted")[0].detail == "disconnect"
-    assert driver.of("backoff")[0].detail == "unknown:hint"
-    assert 2000.0 <= driver.delay_ms() < 2250.0
+def test_evicted_client_waits_for_reconnect_hint(live):
+    live.error("slow_consumer", action="throttle", reconnect_after_ms=2000.0)
+    assert live.actions() == []
+    live.error("slow_consumer", action="disconnect", reconnect_after_ms=2000.0)
+    live.expect_close()
+    assert live.of("evicted")[0].detail == "disconnect"
+    assert live.of("backoff")[0].detail == "unknown:hint"
+    assert 2000.0 <= live.delay_ms() < 2250.0
 
 
 @pytest.mark.parametrize(("hint_ms", "at_most_ms"), [(-5.0, 250.0), (1e300, 300_250.0)])
-def test_extreme_hint_is_bounded(hint_ms, at_most_ms):
-    driver = SessionDriver().go_live(1)
-    driver.error("rate_limited", retry_after_ms=hint_ms)
-    assert 0.0 <= driver.delay_ms() <= at_most_ms
+def test_extreme_hint_is_bounded(live, hint_ms, at_most_ms):
+    live.error("rate_limited", retry_after_ms=hint_ms)
+    assert 0.0 <= live.delay_ms() <= at_most_ms
 
 
 def attempts(policy: str, live_s: float) -> list[int]:
@@ -166,8 +151,7 @@ def attempts(policy: str, live_s: float) -> list[int]:
         driver.wait(live_s)
         driver.lose("network")
         subscribe = driver.reconnect()
-        driver.receive(batch(head=1))
-        driver.reply(subscribe.ref)
+        driver.replay(subscribe, batch(head=1))
     return [notice.attempt for notice in driver.of("backoff")]
 
 
@@ -195,8 +179,7 @@ def test_delays_depend_on_seed_and_client_only():
 
 
 @pytest.mark.parametrize("event", ["phx_error", "phx_close"])
-def test_closed_channel_causes_reconnect_and_rejoin(event):
-    driver = SessionDriver().go_live(1)
-    driver.receive(ChannelClosed(event))
-    driver.expect_close()
-    assert driver.reconnect().resume_after == {RUN: 1}
+def test_closed_channel_causes_reconnect_and_rejoin(live, event):
+    live.receive(ChannelClosed(event))
+    live.expect_close()
+    assert live.reconnect().resume_after == {RUN: 1}

@@ -16,8 +16,7 @@ def test_stale_cursor_is_dropped_once_and_snapshot_is_taken(announce):
     assert (stale_notice.seq, stale_notice.value, stale_notice.detail) == (2, 18.0, "retention_floor_breach")
     subscribe = driver.subscribe()
     assert subscribe.resume_after == {}
-    driver.receive(batch(*range(10, 23)))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(*range(10, 23)))
     assert driver.seqs("applied") == [21, 22]
     assert driver.seqs("duplicate_dropped") == list(range(10, 21))
     snapshot, retained = driver.of("rebootstrapped")
@@ -30,12 +29,10 @@ def test_stale_cursor_is_dropped_once_and_snapshot_is_taken(announce):
 
 def test_gap_below_retention_floor_is_declared_lost_without_snapshot():
     driver = SessionDriver(topics=(RUN, WORKER), checkpoints={RUN: 2, WORKER: 5})
-    subscribe = driver.begin()
-    driver.reply(subscribe.ref, ok=False, **msgspec.structs.asdict(stale(WORKER, after=5, floor=11, snapshot=None)))
+    driver.reply(driver.begin().ref, ok=False, **msgspec.structs.asdict(stale(WORKER, after=5, floor=11, snapshot=None)))
     subscribe = driver.subscribe()
     assert subscribe.resume_after == {RUN: 2}
-    driver.receive(batch(12, 13, topic=WORKER))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(12, 13, topic=WORKER))
     (loss,) = driver.of("declared_loss")
     assert (loss.stream, loss.seq, loss.value) == ("runtime.codex.worker.events", 11, 6.0)
     assert driver.seqs("applied") == [12, 13]
@@ -43,11 +40,8 @@ def test_gap_below_retention_floor_is_declared_lost_without_snapshot():
 
 def test_everything_up_to_head_is_declared_lost_when_nothing_is_retained():
     driver = SessionDriver(topics=(WORKER,), checkpoints={WORKER: 5})
-    subscribe = driver.begin()
-    driver.reply(subscribe.ref, ok=False, **msgspec.structs.asdict(stale(WORKER, after=5, floor=20, snapshot=None)))
-    subscribe = driver.subscribe()
-    driver.receive(batch(topic=WORKER, head=20))
-    driver.reply(subscribe.ref)
+    driver.reply(driver.begin().ref, ok=False, **msgspec.structs.asdict(stale(WORKER, after=5, floor=20, snapshot=None)))
+    driver.replay(driver.subscribe(), batch(topic=WORKER, head=20))
     assert [(n.seq, n.value) for n in driver.of("declared_loss")] == [(20, 15.0)]
     assert driver.seqs("checkpoint_written") == [20]
     driver.receive(batch(21, topic=WORKER))
@@ -70,8 +64,7 @@ def test_stream_that_becomes_stale_while_live_restarts_on_new_connection():
     driver.expect_close()
     subscribe = driver.reconnect()
     assert subscribe.resume_after == {}
-    driver.receive(batch(*range(10, 22)))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(*range(10, 22)))
     assert driver.seqs("applied") == [1, 2, 21]
 
 
@@ -79,9 +72,7 @@ def test_older_snapshot_does_not_lower_watermark():
     driver = SessionDriver(checkpoints={RUN: 2})
     as_reply(driver, driver.begin().ref)
     driver.reply(driver.subscribe().ref, ok=False, **msgspec.structs.asdict(stale(snapshot=11)))
-    subscribe = driver.reconnect()
-    driver.receive(batch(*range(10, 22)))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.reconnect(), batch(*range(10, 22)))
     assert driver.seqs("applied") == [21]
     assert driver.seqs("checkpoint_written") == [20, 21]
 
@@ -91,9 +82,7 @@ def test_two_heartbeats_reveal_lost_last_event():
     driver.receive(heads(3))
     assert driver.actions() == []  # the heartbeat may arrive before its update
     driver.receive(heads(3))
-    subscribe = driver.subscribe()
-    driver.receive(batch(3))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.subscribe(), batch(3))
     driver.receive(heads(3))
     assert driver.seqs("applied") == [1, 2, 3]
     assert driver.actions() == []
@@ -103,15 +92,12 @@ def test_cursor_above_head_is_clamped_and_resubscribed():
     """The runtime lost events that this client applied; the client has everything up to the head."""
     driver = SessionDriver().go_live(*range(1, 91))
     driver.lose("network")
-    subscribe = driver.reconnect()
-    driver.receive(batch(head=3))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.reconnect(), batch(head=3))
     assert [(n.seq, n.value) for n in driver.of("clamped")] == [(3, 90.0)]
     driver.wait(1.0)
     subscribe = driver.subscribe()
     assert subscribe.resume_after == {RUN: 3}
-    driver.receive(batch(4))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(4))
     assert driver.seqs("applied")[90:] == [4]
     assert driver.seqs("checkpoint_written")[-2:] == [3, 4]
     assert not driver.of("gap")
@@ -121,9 +107,7 @@ def test_cursor_above_head_is_clamped_and_resubscribed():
 def test_lower_head_on_live_tail_clamps_and_resubscribes(news):
     driver = SessionDriver().go_live(*range(1, 91))
     driver.lose("network")
-    subscribe = driver.reconnect()
-    driver.receive(batch())
-    driver.reply(subscribe.ref)
+    driver.replay(driver.reconnect(), batch())
     driver.receive(news)
     assert [(n.seq, n.value) for n in driver.of("clamped")] == [(3, 90.0)]
     assert driver.seqs("checkpoint_written")[-1] == 3
@@ -138,25 +122,21 @@ def test_stored_checkpoint_above_head_is_clamped_and_discarded(news, is_live):
     subscribe = driver.begin()
     assert subscribe.resume_after == {RUN: 90}
     if is_live:
-        driver.receive(batch())
-        driver.reply(subscribe.ref)
+        driver.replay(subscribe, batch())
     driver.receive(news)
     assert [(n.seq, n.value) for n in driver.of("clamped")] == [(3, 90.0)]
     driver.expect_close()
     assert not driver.of("checkpoint_written")  # a client that restarts now must not resume from the head
     subscribe = driver.reconnect()
     assert subscribe.resume_after == {}
-    driver.receive(batch(1, 2, 3))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(1, 2, 3))
     assert driver.seqs("applied") == [1, 2, 3]
     assert driver.watermark == driver.seqs("checkpoint_written")[-1] == 3
 
 
 def test_stored_checkpoint_at_head_is_trusted():
     driver = SessionDriver(checkpoints={RUN: 3})
-    subscribe = driver.begin()
-    driver.receive(batch(head=3))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.begin(), batch(head=3))
     driver.receive(batch(4))
     assert driver.seqs("applied") == [4]
     assert not driver.of("clamped", "rebootstrapped")

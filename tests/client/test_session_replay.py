@@ -8,8 +8,7 @@ from sim.protocols.spacetime.frames import UpdateBatch
 from tests.client.session_driver import RUN, WORKER, SessionDriver, batch, heads, update
 
 
-def test_session_connects_replays_and_goes_live():
-    driver = SessionDriver()
+def test_session_connects_replays_and_goes_live(driver):
     subscribe = driver.begin()
     assert (subscribe.topics, subscribe.resume_after, subscribe.replay_batch_size) == ((RUN,), {}, 200)
     driver.receive(batch(1, 2, complete=False, head=3))
@@ -28,17 +27,14 @@ def test_session_connects_replays_and_goes_live():
     assert driver.seqs("checkpoint_written") == [2, 3, 4]
 
 
-def test_durations_start_when_attempt_is_due():
-    driver = SessionDriver()
+def test_durations_start_when_attempt_is_due(driver):
     driver.session.start(driver.now)
     driver.now += 0.5
     driver.mint()
     driver.now += 0.2
     driver.connect()
     driver.now += 0.1
-    subscribe = driver.join()
-    driver.receive(batch())
-    driver.reply(subscribe.ref)
+    driver.replay(driver.join(), batch())
     value = {notice.kind: notice.value for notice in driver.notices + driver.of("replay_completed")}
     assert value["token_minted"] == pytest.approx(500)
     assert value["connect_done"] == pytest.approx(200)
@@ -49,8 +45,7 @@ def test_client_resumes_after_its_checkpoint():
     driver = SessionDriver(checkpoints={RUN: 5}, topics=(RUN, WORKER))
     subscribe = driver.begin()
     assert subscribe.resume_after == {RUN: 5}
-    driver.receive(batch(6, 7))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(6, 7))
     assert driver.seqs("applied") == [6, 7]
 
 
@@ -85,52 +80,43 @@ def test_gap_stops_applying_and_resubscribes_from_watermark():
     assert subscribe.resume_after == {RUN: 2}
     driver.receive(batch(6))  # the live tail continues between the subscribe and its replay
     assert driver.actions() == []
-    driver.receive(batch(3, 4, 5, 6))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(3, 4, 5, 6))
     assert driver.seqs("applied") == [1, 2, 3, 4, 5, 6]
     assert [(n.seq, n.value, n.detail) for n in driver.of("gap")] == [(4, 2.0, "live"), (5, 2.0, "live"), (6, 2.0, "live")]
     assert driver.actions() == []
 
 
-def test_corrupt_payload_is_not_applied_and_requested_again():
-    driver = SessionDriver().go_live(1)
+def test_corrupt_payload_is_not_applied_and_requested_again(live):
     corrupt = msgspec.structs.replace(update(2), payload=msgspec.Raw(b'{"n":3}'))
-    driver.receive(UpdateBatch((corrupt,)))
-    assert driver.seqs("hash_mismatch") == [2]
-    subscribe = driver.subscribe()
-    driver.receive(batch(2))
-    driver.reply(subscribe.ref)
-    assert driver.seqs("applied") == [1, 2]
+    live.receive(UpdateBatch((corrupt,)))
+    assert live.seqs("hash_mismatch") == [2]
+    live.replay(live.subscribe(), batch(2))
+    assert live.seqs("applied") == [1, 2]
 
 
-def test_event_of_unsubscribed_topic_is_reported_and_ignored():
-    driver = SessionDriver().go_live(1)
-    driver.receive(batch(9, topic=WORKER))
-    assert [(n.stream, n.seq) for n in driver.of("ungranted")] == [("runtime.codex.worker.events", 9)]
-    assert driver.actions() == []
+def test_event_of_unsubscribed_topic_is_reported_and_ignored(live):
+    live.receive(batch(9, topic=WORKER))
+    assert [(n.stream, n.seq) for n in live.of("ungranted")] == [("runtime.codex.worker.events", 9)]
+    assert live.actions() == []
 
 
-def test_unfilled_gap_is_requested_with_backoff_then_client_reconnects():
-    driver = SessionDriver().go_live(1)
-    driver.receive(batch(3))
+def test_unfilled_gap_is_requested_with_backoff_then_client_reconnects(live):
+    live.receive(batch(3))
     asked_at = []
     for _ in range(3):
-        driver.wait(driver.session.wake_at() - driver.now if asked_at else 0.0)
-        asked_at.append(driver.now)
-        subscribe = driver.subscribe()
-        driver.receive(batch(3))
-        driver.reply(subscribe.ref)
-    driver.expect_close()
+        live.wait(live.session.wake_at() - live.now if asked_at else 0.0)
+        asked_at.append(live.now)
+        subscribe = live.subscribe()
+        live.replay(subscribe, batch(3))
+    live.expect_close()
     assert asked_at[0] < asked_at[1] < asked_at[2]
-    assert [n.detail for n in driver.of("gap") if n.detail == "replay"] == ["replay", "replay"]
-    assert driver.reconnect().resume_after == {RUN: 1}
+    assert [n.detail for n in live.of("gap") if n.detail == "replay"] == ["replay", "replay"]
+    assert live.reconnect().resume_after == {RUN: 1}
 
 
 def test_gap_inside_replay_is_reported_as_replay_gap():
     driver = SessionDriver(checkpoints={RUN: 1})
-    subscribe = driver.begin()
-    driver.receive(batch(2, 4))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.begin(), batch(2, 4))
     assert [(n.seq, n.value) for n in driver.of("gap") if n.detail == "replay"] == [(4, 2.0)]
     driver.wait(1.0)
     assert driver.subscribe().resume_after == {RUN: 2}
@@ -138,9 +124,7 @@ def test_gap_inside_replay_is_reported_as_replay_gap():
 
 def test_replay_below_cursor_is_reported_but_late_duplicate_is_not():
     driver = SessionDriver(checkpoints={RUN: 3})
-    subscribe = driver.begin()
-    driver.receive(batch(2, 3, 4))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.begin(), batch(2, 3, 4))
     assert [(n.seq, n.value) for n in driver.of("replay_below_cursor")] == [(2, 3.0), (3, 3.0)]
     driver.receive(batch(6))
     driver.subscribe()
@@ -148,17 +132,14 @@ def test_replay_below_cursor_is_reported_but_late_duplicate_is_not():
     assert len(driver.of("replay_below_cursor")) == 2
 
 
-def test_gap_of_earlier_connection_does_not_trigger_resubscribe():
-    driver = SessionDriver().go_live(1)
-    driver.receive(batch(9))
-    driver.lose("network")
-    subscribe = driver.reconnect()
-    driver.receive(batch(2))
-    driver.reply(subscribe.ref)
-    driver.receive(heads(2))
-    driver.receive(heads(2))
-    driver.wait(1.0)
-    assert driver.actions() == []
+def test_gap_of_earlier_connection_does_not_trigger_resubscribe(live):
+    live.receive(batch(9))
+    live.lose("network")
+    live.replay(live.reconnect(), batch(2))
+    live.receive(heads(2))
+    live.receive(heads(2))
+    live.wait(1.0)
+    assert live.actions() == []
 
 
 def test_event_zero_is_not_applied():

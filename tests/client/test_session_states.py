@@ -9,7 +9,7 @@ from sim.client.actions import Connect
 from sim.client.transitions import TRANSITIONS, State, Trigger
 from sim.protocols.events import Batch, Closed, Malformed, Opened
 from sim.protocols.spacetime.codes import connect_refused
-from tests.client.session_driver import RUN, SessionDriver, batch
+from tests.client.session_driver import RUN, batch
 
 _MOVES = {
     Trigger.START: lambda session: session.start(0.0),
@@ -24,8 +24,7 @@ _MOVES = {
 
 @pytest.mark.parametrize("trigger", Trigger)
 @pytest.mark.parametrize("state", State)
-def test_trigger_is_legal_only_where_table_lists_it(trigger, state):
-    driver = SessionDriver()
+def test_trigger_is_legal_only_where_table_lists_it(driver, trigger, state):
     driver.session.state = state
     following = TRANSITIONS[trigger].get(state)
     if following is not None:
@@ -48,36 +47,31 @@ def test_every_state_is_reachable_and_only_stopped_is_final():
     assert {row.get(State.STOPPED) for row in TRANSITIONS.values()} == {None, State.STOPPED}
 
 
-def test_stopped_session_closes_and_never_wakes():
-    driver = SessionDriver().go_live(1)
-    driver.session.stop(driver.now)
-    driver.expect_close()
-    assert driver.session.wake_at() == math.inf
-    driver.session.wake(driver.now + 1e6)
-    assert driver.actions() == []
+def test_stopped_session_closes_and_never_wakes(live):
+    live.session.stop(live.now)
+    live.expect_close()
+    assert live.session.wake_at() == math.inf
+    live.session.wake(live.now + 1e6)
+    assert live.actions() == []
 
 
-def test_early_wake_does_nothing():
-    driver = SessionDriver()
+def test_early_wake_does_nothing(driver):
     driver.session.wake(driver.now)
     assert driver.actions() == []
-    driver.session.start(driver.now)
-    driver.mint()
+    driver.start()
     (connect,) = driver.actions()
     assert isinstance(connect, Connect)
     driver.session.wake(driver.now)
     assert driver.actions() == []
 
 
-def test_malformed_frame_is_reported_and_ignored():
-    driver = SessionDriver().go_live(1)
-    driver.session.received((Malformed("malformed_frame"),), driver.now)
-    assert driver.of("malformed")[0].detail == "malformed_frame"
-    assert driver.actions() == []
+def test_malformed_frame_is_reported_and_ignored(live):
+    live.session.received((Malformed("malformed_frame"),), live.now)
+    assert live.of("malformed")[0].detail == "malformed_frame"
+    assert live.actions() == []
 
 
-def test_why_pending_returns_current_phase():
-    driver = SessionDriver()
+def test_why_pending_returns_current_phase(driver):
     assert driver.session.why_pending() == "idle"
     subscribe = driver.begin()
     assert driver.session.why_pending() == "subscribing"

@@ -31,8 +31,7 @@ def live(policy: str, shares: bool) -> SessionDriver:
         driver.session.settings = replace(driver.session.settings, run_of=lambda message: run_of(message, stream_id))
     subscribe = driver.begin()
     driver.receive(batch(1, 2, complete=False))
-    driver.receive(batch(1, 2, topic=WORKER))
-    driver.reply(subscribe.ref)
+    driver.replay(subscribe, batch(1, 2, topic=WORKER))
     driver.actions()  # also collects the notices so far
     return driver
 

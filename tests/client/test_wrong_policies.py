@@ -32,9 +32,7 @@ def test_wrong_ignores_hashes_applies_corrupt_payload():
 
 def test_wrong_trusts_future_checkpoints_keeps_cursor_above_head():
     driver = SessionDriver("wrong_trusts_future_checkpoints", checkpoints={RUN: 90})
-    subscribe = driver.begin()
-    driver.receive(batch(head=3))
-    driver.reply(subscribe.ref)
+    driver.replay(driver.begin(), batch(head=3))
     driver.receive(heads(4))
     driver.receive(batch(4))
     assert driver.watermark == 90

@@ -15,20 +15,18 @@ from sim.protocols.spacetime.frames import (
 from sim.server.settings import Switches
 from sim.server.tokens import TokenRefusedError
 from tests.client.server_double import COMPATIBILITY
-from tests.server.runtime_driver import WORKER, A, RuntimeDriver, compatibility, seqs, token
+from tests.server.runtime_driver import WORKER, A, compatibility, seqs, token
 
 
 @pytest.mark.parametrize(("text", "counter"), [(None, "unauthorized_total"), ("x.y.z", "invalid_token_total")])
-def test_a_bad_token_is_refused_and_counted(text, counter):
-    driver = RuntimeDriver()
+def test_a_bad_token_is_refused_and_counted(driver, text, counter):
     with pytest.raises(TokenRefusedError):
         driver.runtime.open(text, COMPATIBILITY, driver.now)
     assert driver.runtime.counters.auth[counter] == 1
     assert driver.runtime.consumers == 0
 
 
-def test_switch_voids_tokens_issued_before_a_time():
-    driver = RuntimeDriver()
+def test_switch_voids_tokens_issued_before_a_time(driver):
     number, old = driver.live(A), token("d")
     driver.now += 5.0
     assert driver.runtime.set_switches(Switches(tokens_void_before=driver.now)) == 1
@@ -41,8 +39,7 @@ def test_switch_voids_tokens_issued_before_a_time():
     driver.open()
 
 
-def test_revoked_session_is_notified_closed_and_refused():
-    driver = RuntimeDriver()
+def test_revoked_session_is_notified_closed_and_refused(driver):
     one, other = driver.live(A, device="one"), driver.live(A, device="other")
     assert driver.runtime.revoke(["session-one"]) == 1
     driver.publish(A)
@@ -66,8 +63,7 @@ def test_revoked_session_is_notified_closed_and_refused():
         ({"client_build_id": "21000101T000000Z"}, "unsupported_client_build"),
     ],
 )
-def test_incompatible_client_is_refused_with_its_code(changes, code):
-    driver = RuntimeDriver()
+def test_incompatible_client_is_refused_with_its_code(driver, changes, code):
     number = driver.open()
     (reply,) = driver.ask(number, Join("1", compatibility(**changes)))
     assert (reply.ref, reply.ok, reply.body.code) == ("1", False, code)
@@ -75,24 +71,20 @@ def test_incompatible_client_is_refused_with_its_code(changes, code):
     assert reply.body.code == "not_joined"
 
 
-def test_connect_query_supplies_fields_missing_from_join():
-    driver = RuntimeDriver()
+def test_connect_query_supplies_fields_missing_from_join(driver):
     number = driver.runtime.open(token(), compatibility(schema_version="1"), driver.now)
     (reply,) = driver.ask(number, Join("1", Compatibility()))
     assert reply.ok
 
 
-def test_join_returns_granted_topics():
-    driver = RuntimeDriver()
+def test_join_returns_granted_topics(driver):
     (reply,) = driver.ask(driver.open(topics=(A, WORKER)), Join("j", COMPATIBILITY, "jr"))
     assert (reply.ref, reply.body.allowed_topics, reply.body.current_watermarks) == ("j", (A, WORKER), ())
     assert reply.body.subscription_id
     assert driver.runtime.channel(1) == "jr"
 
 
-def test_mutation_over_socket_is_refused_and_changes_nothing():
-    driver = RuntimeDriver()
-    number = driver.live(A)
+def test_mutation_over_socket_is_refused_and_changes_nothing(driver, number):
     (reply,) = driver.ask(number, Request("9", "sync:publish", msgspec.Raw(b'{"topic":"x"}')))
     assert (reply.ref, reply.ok, reply.body.code) == ("9", False, "mutation_refused")
     assert driver.runtime.mutations == []
@@ -100,8 +92,7 @@ def test_mutation_over_socket_is_refused_and_changes_nothing():
     assert seqs(driver.pull(number)) == [1]
 
 
-def test_transport_heartbeat_is_answered_before_join():
-    driver = RuntimeDriver()
+def test_transport_heartbeat_is_answered_before_join(driver):
     number = driver.open()
     assert driver.ask(number, TransportBeat("1")) == [Reply("1", True, channel="phoenix")]
     assert driver.ask(number, SyncBeat("2"))[0].body.code == "not_joined"
@@ -109,9 +100,7 @@ def test_transport_heartbeat_is_answered_before_join():
     assert driver.ask(number, SyncBeat("2")) == [Reply("2", True)]
 
 
-def test_malformed_frame_is_answered_and_changes_nothing():
-    driver = RuntimeDriver()
-    number = driver.live(A)
+def test_malformed_frame_is_answered_and_changes_nothing(driver, number):
     driver.runtime.malformed(number, "malformed_frame", driver.now)
     (push,) = driver.pull(number)
     assert push.body.code == "malformed_frame"

@@ -32,8 +32,7 @@ def test_busy_topic_does_not_starve_others():
     assert served == [{A, B}, {C, D}, {E, A}, {A}]
 
 
-def test_clients_at_same_position_share_one_frame():
-    driver = RuntimeDriver()
+def test_clients_at_same_position_share_one_frame(driver):
     numbers = [driver.live(A, device=f"d{n}") for n in range(3)]
     driver.publish(A)
     driver.pull(numbers[2])
@@ -46,8 +45,7 @@ def test_clients_at_same_position_share_one_frame():
     assert frames[0].head_watermarks == (Watermark(A, 2),)
 
 
-def test_shared_frame_is_rebuilt_when_log_grows():
-    driver = RuntimeDriver()
+def test_shared_frame_is_rebuilt_when_log_grows(driver):
     one, other = driver.live(A, device="one"), driver.live(A, device="other")
     driver.publish(A)
     assert seqs(driver.pull(one)) == [1]
@@ -116,8 +114,7 @@ def test_envelopes_carry_same_content_and_end_with_batch():
     assert content["payload"] == {"n": 1}
 
 
-def test_heartbeat_reports_heads_every_fifteen_seconds():
-    driver = RuntimeDriver()
+def test_heartbeat_reports_heads_every_fifteen_seconds(driver):
     number, unjoined = driver.live(A, B), driver.open("other")
     driver.publish(A, 2)
     driver.pull(number)
@@ -128,8 +125,7 @@ def test_heartbeat_reports_heads_every_fifteen_seconds():
     assert driver.pull(unjoined) == []
 
 
-def test_client_silent_for_a_minute_is_dropped():
-    driver = RuntimeDriver()
+def test_client_silent_for_a_minute_is_dropped(driver):
     silent, beating = driver.live(A, device="silent"), driver.live(A, device="beating")
     for _ in range(6):
         driver.wait(10.0)
@@ -141,9 +137,7 @@ def test_client_silent_for_a_minute_is_dropped():
     assert driver.runtime.counters.silent_clients == 1
 
 
-def test_client_that_never_reads_is_evicted_with_slow_consumer():
-    driver = RuntimeDriver()
-    number = driver.live(A)
+def test_client_that_never_reads_is_evicted_with_slow_consumer(driver, number):
     driver.publish(A, 65)
     driver.wait(5.0)
     (push,) = driver.pull(number)  # all other pending frames are dropped
@@ -163,9 +157,7 @@ def test_client_that_never_reads_is_evicted_with_slow_consumer():
     assert driver.runtime.counters.evicted == 1
 
 
-def test_slow_client_is_throttled_twice_then_disconnected():
-    driver = RuntimeDriver()
-    number = driver.live(A)
+def test_slow_client_is_throttled_twice_then_disconnected(driver, number):
     driver.publish(A, 65)
     actions = []
     for _ in range(3):
@@ -175,9 +167,7 @@ def test_slow_client_is_throttled_twice_then_disconnected():
     assert actions == ["throttle", "throttle", "disconnect"]
 
 
-def test_client_that_drains_is_never_evicted():
-    driver = RuntimeDriver()
-    number = driver.live(A)
+def test_client_that_drains_is_never_evicted(driver, number):
     for _ in range(40):
         driver.publish(A, 50)
         driver.pull(number)
@@ -187,8 +177,7 @@ def test_client_that_drains_is_never_evicted():
     assert driver.runtime.counters.evicted == 0
 
 
-def test_long_replay_does_not_count_as_slow():
-    driver = RuntimeDriver()
+def test_long_replay_does_not_count_as_slow(driver):
     driver.publish(A, 1000)
     number = driver.joined()
     driver.send(number, Subscribe("2", (A,), {A: 0}, 10))
@@ -210,8 +199,7 @@ def test_client_that_reads_too_little_is_evicted():
     assert driver.runtime.counters.evicted == 1
 
 
-def test_idle_runtime_wakes_for_heartbeats_only():
-    driver = RuntimeDriver()
+def test_idle_runtime_wakes_for_heartbeats_only(driver):
     number = driver.live(A, B)
     driver.publish(A)
     driver.pull(number)
@@ -221,8 +209,7 @@ def test_idle_runtime_wakes_for_heartbeats_only():
     assert driver.runtime.wake_at() == START + 15.0
 
 
-def test_ready_returns_each_connection_once():
-    driver = RuntimeDriver()
+def test_ready_returns_each_connection_once(driver):
     one, other = driver.live(A, device="one"), driver.live(B, device="other")
     driver.runtime.ready()
     driver.publish(A, 2)

@@ -23,14 +23,12 @@ from tests.server.runtime_driver import WORKER, A, B, C, RuntimeDriver, seqs
 
 
 @pytest.mark.parametrize("frame", [Subscribe("2", (), {}), Subscribe("2", (A,), {}, bad_cursor=True)])
-def test_bad_subscription_is_refused(frame):
-    driver = RuntimeDriver()
+def test_bad_subscription_is_refused(driver, frame):
     (reply,) = driver.ask(driver.joined(), frame)
     assert (reply.ok, reply.body.code) == (False, "bad_subscription")
 
 
-def test_topic_without_grant_is_forbidden():
-    driver = RuntimeDriver()
+def test_topic_without_grant_is_forbidden(driver):
     number = driver.open(topics=(A,))
     driver.ask(number, Join("1", COMPATIBILITY))
     (reply,) = driver.ask(number, Subscribe("2", (A, B), {}))
@@ -40,8 +38,7 @@ def test_topic_without_grant_is_forbidden():
     assert driver.pull(number) == []
 
 
-def test_replay_batches_precede_reply_and_only_last_is_complete():
-    driver = RuntimeDriver()
+def test_replay_batches_precede_reply_and_only_last_is_complete(driver):
     driver.publish(A, 7)
     driver.publish(B, 2)
     frames = driver.ask(driver.joined(), Subscribe("2", (A, B, C), {A: 2, C: 5}, 2))
@@ -53,14 +50,12 @@ def test_replay_batches_precede_reply_and_only_last_is_complete():
     assert batches[-1].head_watermarks == (Watermark(A, 7), Watermark(B, 2), Watermark(C, 0))
 
 
-def test_empty_replay_is_one_empty_complete_batch():
-    driver = RuntimeDriver()
+def test_empty_replay_is_one_empty_complete_batch(driver):
     frames = driver.ask(driver.joined(), Subscribe("2", (A,), {}))
     assert frames == [UpdateBatch((), True, (Watermark(A, 0),)), Reply("2", True, frames[1].body)]
 
 
-def test_cursor_above_head_gets_nothing_until_head_passes_it():
-    driver = RuntimeDriver()
+def test_cursor_above_head_gets_nothing_until_head_passes_it(driver):
     driver.publish(A, 2)
     number = driver.joined()
     assert seqs(driver.ask(number, Subscribe("2", (A,), {A: 4}))) == []
@@ -155,8 +150,7 @@ def test_snapshot_is_reused_until_it_expires_or_falls_below_window():
     assert watermark() == 19
 
 
-def test_window_trimmed_below_live_subscriber_is_reported_by_push_only():
-    driver = RuntimeDriver()
+def test_window_trimmed_below_live_subscriber_is_reported_by_push_only(driver):
     number = driver.live(A, B)
     driver.publish(A, 6)
     driver.publish(B, 1)
@@ -196,9 +190,7 @@ def test_replay_without_cursor_starts_at_oldest_retained_event():
     assert not [frame for frame in frames if isinstance(frame, SyncError)]
 
 
-def test_second_subscribe_replays_from_its_cursor():
-    driver = RuntimeDriver()
-    number = driver.live(A)
+def test_second_subscribe_replays_from_its_cursor(driver, number):
     driver.publish(A, 3)
     assert seqs(driver.pull(number)) == [1, 2, 3]
     assert seqs(driver.ask(number, Subscribe("3", (A,), {A: 1}))) == [2, 3]
@@ -206,8 +198,7 @@ def test_second_subscribe_replays_from_its_cursor():
     assert seqs(driver.pull(number)) == [4]
 
 
-def test_unsubscribe_leave_and_close_end_delivery():
-    driver = RuntimeDriver()
+def test_unsubscribe_leave_and_close_end_delivery(driver):
     number = driver.live(A, B)
     driver.publish(A)
     assert driver.ask(number, Unsubscribe("3", (A, C))) == [Reply("3", True)]
@@ -225,9 +216,7 @@ def test_unsubscribe_leave_and_close_end_delivery():
     assert driver.runtime.wake_at() > driver.now
 
 
-def test_client_joins_again_over_same_socket_after_leave():
-    driver = RuntimeDriver()
-    number = driver.live(A)
+def test_client_joins_again_over_same_socket_after_leave(driver, number):
     driver.publish(A, 3)
     driver.pull(number)
     driver.send(number, Subscribe("3", (A,), {A: 0}))  # its replay is abandoned by the leave
@@ -242,9 +231,7 @@ def test_client_joins_again_over_same_socket_after_leave():
     assert seqs(driver.ask(number, Subscribe("6", (A,), {A: 3}))) == [4]
 
 
-def test_second_join_resets_subscriptions():
-    driver = RuntimeDriver()
-    number = driver.live(A)
+def test_second_join_resets_subscriptions(driver, number):
     assert driver.ask(number, Join("9", COMPATIBILITY, join_ref="9"))[0].ok
     driver.publish(A)
     assert driver.pull(number) == []
