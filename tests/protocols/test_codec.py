@@ -46,14 +46,21 @@ STALE = Body(
     snapshot_plan=SnapshotPlan((SnapshotTopic("run:1:events", 9, {"watermark": 9}),)),
 )
 
+
+def sent(ref, event, payload):
+    return ["1", ref, "sync:v1", event, payload]
+
+
+def push(event, payload):
+    return sent(None, event, payload)
+
+
 # A frame of each kind, and its exact form on the wire.
 CLIENT_FRAMES = [
     (
         Join("1", COMPATIBILITY),
-        [
+        sent(
             "1",
-            "1",
-            "sync:v1",
             "phx_join",
             {
                 "client": "drill",
@@ -61,18 +68,18 @@ CLIENT_FRAMES = [
                 "protocol_version": "spacetime.sync.v1",
                 "schema_version": 1,
             },
-        ],
+        ),
     ),
     (
         Subscribe("2", ("a", "b"), {"a": 4}, 200),
-        ["1", "2", "sync:v1", "sync:subscribe", {"topics": ["a", "b"], "resume_after": {"a": 4}, "replay_batch_size": 200}],
+        sent("2", "sync:subscribe", {"topics": ["a", "b"], "resume_after": {"a": 4}, "replay_batch_size": 200}),
     ),
-    (Subscribe("2", ("a",), {}), ["1", "2", "sync:v1", "sync:subscribe", {"topics": ["a"], "resume_after": {}}]),
-    (Unsubscribe("3", ("a",)), ["1", "3", "sync:v1", "sync:unsubscribe", {"topics": ["a"]}]),
-    (SyncBeat("4"), ["1", "4", "sync:v1", "sync:heartbeat", {}]),
+    (Subscribe("2", ("a",), {}), sent("2", "sync:subscribe", {"topics": ["a"], "resume_after": {}})),
+    (Unsubscribe("3", ("a",)), sent("3", "sync:unsubscribe", {"topics": ["a"]})),
+    (SyncBeat("4"), sent("4", "sync:heartbeat", {})),
     (TransportBeat("5"), [None, "5", "phoenix", "heartbeat", {}]),
-    (Leave("6"), ["1", "6", "sync:v1", "phx_leave", {}]),
-    (Request("7", "sync:publish", msgspec.Raw(b'{"x":1}')), ["1", "7", "sync:v1", "sync:publish", {"x": 1}]),
+    (Leave("6"), sent("6", "phx_leave", {})),
+    (Request("7", "sync:publish", msgspec.Raw(b'{"x":1}')), sent("7", "sync:publish", {"x": 1})),
 ]
 WIRE_UPDATE = {
     "topic": "run:1:events",
@@ -105,16 +112,6 @@ WIRE_STALE = {
         "format": "openagents.sync.snapshot.v1",
     },
 }
-SLOW = Body(
-    code="slow_consumer",
-    message="m",
-    full_resync_required=False,
-    action="throttle",
-    topic="a",
-    queue_depth=65,
-    queue_limit=64,
-    reconnect_after_ms=2000.0,
-)
 WIRE_SLOW = {
     "code": "slow_consumer",
     "message": "m",
@@ -125,25 +122,19 @@ WIRE_SLOW = {
     "queue_limit": 64,
     "reconnect_after_ms": 2000.0,
 }
-
-
-def push(event, payload):
-    return ["1", None, "sync:v1", event, payload]
-
+SLOW = Body(**WIRE_SLOW)
 
 SERVER_FRAMES = [
     (
         Reply("1", True, Body(subscription_id="sub-1", allowed_topics=("a",), current_watermarks=())),
-        [
+        sent(
             "1",
-            "1",
-            "sync:v1",
             "phx_reply",
             {"status": "ok", "response": {"subscription_id": "sub-1", "allowed_topics": ["a"], "current_watermarks": []}},
-        ],
+        ),
     ),
-    (Reply("9", True), ["1", "9", "sync:v1", "phx_reply", {"status": "ok", "response": {}}]),
-    (Reply("2", False, STALE), ["1", "2", "sync:v1", "phx_reply", {"status": "error", "response": WIRE_STALE}]),
+    (Reply("9", True), sent("9", "phx_reply", {"status": "ok", "response": {}})),
+    (Reply("2", False, STALE), sent("2", "phx_reply", {"status": "error", "response": WIRE_STALE})),
     (
         UpdateBatch((UPDATE,), True, (Watermark("run:1:events", 7),)),
         push(
@@ -190,9 +181,7 @@ def test_server_frames_round_trip_in_wire_form(frame, wire):
 
 def test_cursors_are_read_from_map_or_list():
     def decoded(cursors):
-        return decode_client(
-            json.dumps(["1", "2", "sync:v1", "sync:subscribe", {"topics": ["a", "b"], "resume_after": cursors}])
-        )
+        return decode_client(json.dumps(sent("2", "sync:subscribe", {"topics": ["a", "b"], "resume_after": cursors})))
 
     expected = Subscribe("2", ("a", "b"), {"a": 4, "b": 0})
     assert decoded({"a": 4, "b": 0}) == expected
@@ -202,7 +191,7 @@ def test_cursors_are_read_from_map_or_list():
 @pytest.mark.parametrize("cursors", [{"a": -1}, {"a": "x"}, {"a": 1.5}, {"a": 2**63}, [1], [{"topic": "a"}], 3, "x", None])
 def test_malformed_cursor_is_marked_as_bad(cursors):
     """The runtime can then answer `bad_subscription` instead of dropping the frame."""
-    text = json.dumps(["1", "2", "sync:v1", "sync:subscribe", {"topics": ["a"], "resume_after": cursors}])
+    text = json.dumps(sent("2", "sync:subscribe", {"topics": ["a"], "resume_after": cursors}))
     assert decode_client(text) == Subscribe("2", ("a",), {}, bad_cursor=True)
 
 
@@ -237,7 +226,7 @@ def test_unknown_fields_are_ignored():
 
 @pytest.mark.parametrize("response", [{}, {"code": 3}, [], "text", None, 7])
 def test_ok_reply_accepts_any_response(response):
-    text = json.dumps(["1", "8", "sync:v1", "phx_reply", {"status": "ok", "response": response}])
+    text = json.dumps(sent("8", "phx_reply", {"status": "ok", "response": response}))
     assert decode_server(text) == Reply("8", True, Body())
 
 
@@ -280,35 +269,14 @@ _JSON = st.recursive(
 )
 _EVENTS = st.sampled_from(
     [
-        "phx_join",
-        "phx_reply",
-        "sync:subscribe",
-        "sync:unsubscribe",
-        "sync:update_batch",
-        "sync:frame",
-        "sync:error",
-        "sync:heartbeat",
-        "phx_leave",
-        "heartbeat",
+        *("phx_join", "phx_reply", "phx_leave", "heartbeat", "sync:subscribe", "sync:unsubscribe", "sync:update_batch"),
+        *("sync:frame", "sync:error", "sync:heartbeat"),
     ]
 )
 _FIELDS = st.sampled_from(
     [
-        "status",
-        "response",
-        "updates",
-        "topics",
-        "resume_after",
-        "watermarks",
-        "code",
-        "stale_topics",
-        "payload_bytes",
-        "topic",
-        "seq",
-        "snapshot_plan",
-        "replay_complete",
-        "head_watermarks",
-        "replay_batch_size",
+        *("status", "response", "updates", "topics", "topic", "seq", "resume_after", "watermarks", "head_watermarks", "code"),
+        *("stale_topics", "payload_bytes", "snapshot_plan", "replay_complete", "replay_batch_size"),
     ]
 )
 _ALMOST_FRAMES = st.tuples(

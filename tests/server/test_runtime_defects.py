@@ -162,14 +162,6 @@ def test_accept_hidden_mutation_executes_payload_of_heartbeat():
         assert driver.runtime.mutations == done
 
 
-def test_accept_malformed_answers_what_is_no_frame_as_carried_out():
-    driver = RuntimeDriver(Switches(defects={"accept_malformed"}))
-    number = driver.live(A)
-    driver.runtime.malformed(number, "malformed_frame", driver.now)
-    (reply,) = driver.pull(number)
-    assert reply.ok
-
-
 def test_cross_topic_leak_sends_some_events_without_subscription():
     driver = RuntimeDriver(Switches(defects={"cross_topic_leak"}))
     subscribed, unsubscribed = driver.live(A, device="one"), driver.live(B, device="other")

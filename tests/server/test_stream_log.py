@@ -1,4 +1,4 @@
-"""The log of one stream, against a naive model; canonical JSON and its hash."""
+"""The log of one stream against a model, cursors against its window, canonical JSON and hashes."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sim.protocols.payloads import canonical_json, hash_matches, payload_hash
 from sim.server import stream_log
-from sim.server.stream_log import Entry, StreamLog, Window, WrongNextSeqError
+from sim.server.stream_log import Entry, StreamLog, Window, WrongNextSeqError, effective_budget, replay_lag, stale_reasons
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -278,3 +278,41 @@ def test_payload_outside_json_matches_no_hash(raw):
 @pytest.mark.parametrize("raw", [b'{"b":1,"a":2}', b'{ "a":2}', b'"\\u0041"'])
 def test_hash_of_non_canonical_text_does_not_match(raw):
     assert not hash_matches(raw, payload_hash(raw))
+
+
+def test_stale_reasons_match_shipped_client(vectors):
+    for line in vectors("continuity"):
+        window = Window(line["oldest"], line["head"])
+        assert list(stale_reasons(line["after"], window, line["budget"])) == line.get("reasons", []), line
+        if not line["resume"]:
+            assert window.floor == line["floor"], line
+            assert replay_lag(line["after"], window) == line["lag"], line
+            assert effective_budget(line["budget"]) == line["effective_budget"], line
+
+
+def test_vectors_cover_every_stale_reason(vectors):
+    assert {tuple(line.get("reasons", [])) for line in vectors("continuity")} == {
+        (),
+        ("retention_floor_breach",),
+        ("replay_budget_exceeded",),
+        ("retention_floor_breach", "replay_budget_exceeded"),
+    }
+
+
+@given(st.integers(0), st.integers(0))
+def test_stream_without_window_resumes(after, budget):
+    assert stale_reasons(after, None, budget) == ()
+
+
+@given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 120), st.integers(0, 30))
+def test_cursor_that_resumes_misses_nothing(oldest, length, after, budget):
+    window = Window(oldest, oldest + length - 1)
+    if not stale_reasons(after, window, budget):
+        missed = range(after + 1, window.head + 1)
+        assert all(seq >= oldest for seq in missed)
+        assert len(missed) <= max(budget, 1)
+
+
+def test_cursor_above_head_resumes():
+    assert stale_reasons(11, Window(5, 10), 1) == ()
+    assert replay_lag(11, Window(5, 10)) == 0
