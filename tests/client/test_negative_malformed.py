@@ -29,10 +29,12 @@ CODES = {
 }
 
 
-def live() -> SessionDriver:
-    """A negative client that has just gone live."""
+def live(asks: bool = False) -> SessionDriver:
+    """A negative client that has just gone live; with `asks`, it has sent its first malformed frame."""
     driver = SessionDriver(session=MalformedFrames)
     driver.replay(driver.begin(), batch(1))
+    if asks:
+        asked(driver)
     return driver
 
 
@@ -119,15 +121,13 @@ def test_ok_reply_counts_as_accepted_despite_error(by_reference: bool):
 
 
 def test_unanswered_heartbeat_counts_as_silence():
-    driver = live()
-    asked(driver)
+    driver = live(asks=True)
     driver.wait(driver.session.settings.reply_timeout_s)
     assert answers(driver) == [f"{KINDS[0]}:silence"]
 
 
 def test_close_code_is_recorded_and_rest_is_sent_after_reconnect():
-    driver = live()
-    asked(driver)
+    driver = live(asks=True)
     driver.session.received((Closed(code=1009),), driver.now)
     assert answers(driver) == [f"{KINDS[0]}:refused:closed_1009"]
     driver.reply(driver.reconnect().ref)
@@ -136,8 +136,7 @@ def test_close_code_is_recorded_and_rest_is_sent_after_reconnect():
 
 @pytest.mark.parametrize("text", ["spacetime websocket closed", "Connection reset by peer"])
 def test_second_close_without_code_counts_as_refused(text: str):
-    driver = live()
-    asked(driver)
+    driver = live(asks=True)
     driver.lose(text)
     assert answers(driver) == []
     driver.reply(driver.reconnect().ref)
@@ -147,12 +146,10 @@ def test_second_close_without_code_counts_as_refused(text: str):
 
 
 def test_reauth_is_no_answer_but_rate_limit_is():
-    driver = live()
-    asked(driver)
+    driver = live(asks=True)
     driver.error("reauth_required")
     assert answers(driver) == []
-    driver = live()
-    asked(driver)
+    driver = live(asks=True)
     driver.error("rate_limited", retry_after_ms=1.0)
     assert answers(driver) == [f"{KINDS[0]}:refused:rate_limited"]
 

@@ -4,14 +4,7 @@ import msgspec
 
 from sim.protocols.intents import Compatibility
 from sim.protocols.payloads import canonical_json, hash_matches
-from sim.protocols.spacetime.frames import (
-    ClientFrame,
-    Join,
-    ServerFrame,
-    Subscribe,
-    Update,
-    UpdateBatch,
-)
+from sim.protocols.spacetime.frames import ClientFrame, Join, ServerFrame, Subscribe, Update, UpdateBatch
 from sim.protocols.spacetime.server import frame_of, intent_of
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
 from sim.server.runtime import Runtime

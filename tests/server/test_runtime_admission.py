@@ -4,14 +4,7 @@ import msgspec
 import pytest
 
 from sim.protocols.intents import Compatibility
-from sim.protocols.spacetime.frames import (
-    Join,
-    Reply,
-    Request,
-    Subscribe,
-    SyncBeat,
-    TransportBeat,
-)
+from sim.protocols.spacetime.frames import Join, Reply, Request, Subscribe, SyncBeat, TransportBeat
 from sim.server.settings import Switches
 from sim.server.tokens import TokenRefusedError
 from tests.client.server_double import COMPATIBILITY

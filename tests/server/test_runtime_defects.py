@@ -4,15 +4,7 @@ import msgspec
 import pytest
 
 from sim.protocols.payloads import hash_matches
-from sim.protocols.spacetime.frames import (
-    Reply,
-    Request,
-    Subscribe,
-    SyncBeat,
-    SyncError,
-    TransportBeat,
-    UpdateBatch,
-)
+from sim.protocols.spacetime.frames import Reply, Request, Subscribe, SyncBeat, SyncError, TransportBeat, UpdateBatch
 from sim.server.settings import DEFECTS, Switches
 from sim.server.tokens import TokenRefusedError
 from tests.client import test_negative_tokens
@@ -21,6 +13,12 @@ from tests.server import test_admission
 from tests.server.runtime_driver import A, B, RuntimeDriver, is_intact, seqs, token
 
 CLIENTS, EVENTS = 40, 60
+
+
+def live_with(defect: str) -> tuple[RuntimeDriver, int]:
+    """A runtime with one defect, and a connection that is subscribed to topic A."""
+    driver = RuntimeDriver(Switches(defects={defect}))
+    return driver, driver.live(A)
 
 
 def fleet_with(defect: str | None, live: bool) -> tuple[RuntimeDriver, list[list]]:
@@ -99,10 +97,8 @@ def test_old_snapshots_end_below_retention_floor():
 
 
 def test_stale_too_early_refuses_cursor_within_budget():
-    healthy, unready = (
-        RuntimeDriver(Switches(defects=defects), replay_budget_events=20) for defects in (set(), {"stale_too_early"})
-    )
-    for driver, is_ok in ((healthy, True), (unready, False)):
+    for defects, is_ok in ((set(), True), ({"stale_too_early"}, False)):
+        driver = RuntimeDriver(Switches(defects=defects), replay_budget_events=20)
         driver.publish(A, 10)
         assert driver.ask(driver.joined(), Subscribe("2", (A,), {A: 7}))[-1].ok is is_ok
 
@@ -172,8 +168,7 @@ def test_cross_topic_leak_sends_some_events_without_subscription():
 
 @pytest.mark.parametrize("defect", ["keep_slow_consumers", "skip_for_slow_consumers"])
 def test_keep_slow_consumers_neither_warns_nor_evicts(defect):
-    driver = RuntimeDriver(Switches(defects={defect}))
-    number = driver.live(A)
+    driver, number = live_with(defect)
     driver.publish(A, 100)
     driver.wait(5.0)
     frames = driver.pull(number)
@@ -184,8 +179,7 @@ def test_keep_slow_consumers_neither_warns_nor_evicts(defect):
 
 
 def test_skip_for_slow_consumers_leaves_gap_in_live_tail():
-    driver = RuntimeDriver(Switches(defects={"skip_for_slow_consumers"}))
-    number = driver.live(A)
+    driver, number = live_with("skip_for_slow_consumers")
     driver.publish(A, 100)
     driver.wait(0.6)
     driver.publish(A)
@@ -193,8 +187,7 @@ def test_skip_for_slow_consumers_leaves_gap_in_live_tail():
 
 
 def test_keep_silent_clients_never_drops_silent_client():
-    driver = RuntimeDriver(Switches(defects={"keep_silent_clients"}))
-    silent = driver.live(A)
+    driver, silent = live_with("keep_silent_clients")
     driver.wait(600.0)
     assert not driver.runtime.is_closing(silent)
 
@@ -210,8 +203,7 @@ def test_drop_late_heartbeats_drops_slightly_late_client():
 
 
 def test_accept_malformed_replies_ok_to_malformed_frame():
-    driver = RuntimeDriver(Switches(defects={"accept_malformed"}))
-    number = driver.live(A)
+    driver, number = live_with("accept_malformed")
     driver.runtime.malformed(number, "malformed_frame", driver.now)
     assert driver.pull(number) == [Reply("", True)]
 

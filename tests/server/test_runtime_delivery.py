@@ -8,15 +8,7 @@ from hypothesis import strategies as st
 
 from sim.protocols.events import Batch
 from sim.protocols.spacetime.codec import push_parts
-from sim.protocols.spacetime.frames import (
-    Envelope,
-    HeartbeatPush,
-    Subscribe,
-    SyncError,
-    TransportBeat,
-    Unsubscribe,
-    Watermark,
-)
+from sim.protocols.spacetime.frames import Envelope, HeartbeatPush, Subscribe, SyncError, TransportBeat, Unsubscribe, Watermark
 from sim.protocols.spacetime.server import frame_of
 from tests.client.server_double import START
 from tests.server.runtime_driver import A, B, C, D, E, RuntimeDriver, seqs
