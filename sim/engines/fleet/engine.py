@@ -50,7 +50,7 @@ def run(drill: Drill, options: Options) -> RunHeader:
 def observe(
     drill: Drill, model: SystemModel, seed: int, progress: Progress = lambda phase, text, simulated_s: None
 ) -> tuple[RunHeader, pa.Table]:
-    """What `run` leaves in a folder, header and observations, without one. Raises `UsageError` as `run` does."""
+    """Header and observations of a run in memory. Raises `UsageError` as `run` does."""
     check(drill, model)
     made = _FleetRun(drill, model, seed, progress)
     made.run()
@@ -58,7 +58,7 @@ def observe(
 
 
 def metric(drill: Drill, model: SystemModel, seed: int) -> Tally:
-    """Simulate a drill in memory alone; raises `UsageError` as `run` does."""
+    """Tally of a drill that is simulated in memory. Raises `UsageError` as `run` does."""
     check(drill, model)
     storm = Storm(drill, model, seed)
     storm.run()
@@ -66,7 +66,7 @@ def metric(drill: Drill, model: SystemModel, seed: int) -> Tally:
 
 
 def check(drill: Drill, model: SystemModel | None = None, switches: Switches | None = None) -> None:
-    """Raise `UsageError` for a drill with something in it that this engine would have to leave out."""
+    """Raise `UsageError` for a drill with something that this engine does not simulate."""
     for key, value, why in unfit(drill, model or SystemModel(), switches or Switches()):
         raise UsageError(
             f"drill '{drill.name}': {key} is {value}, {why}, which the fleet engine does not simulate; use another engine."
@@ -74,12 +74,12 @@ def check(drill: Drill, model: SystemModel | None = None, switches: Switches | N
 
 
 def can_represent(drill: Drill) -> bool:
-    """Whether `check` lets it pass, under the default model."""
+    """Whether this engine can simulate the drill, with the default model."""
     return not any(unfit(drill, SystemModel(), Switches()))
 
 
 class _FleetRun:
-    """One run: what is simulated, and what came of it so far."""
+    """One run and its results so far."""
 
     def __init__(self, drill: Drill, model: SystemModel, seed: int, progress: Progress, run_id: str = "") -> None:
         self._clients = drill.fleet.clients

@@ -1,4 +1,4 @@
-"""What the fleet engine would have to leave out: each is refused by its key's name."""
+"""What the fleet engine cannot simulate; a drill that has it is refused with the name of its key."""
 
 from collections.abc import Iterator
 
@@ -15,11 +15,11 @@ from sim.server.admission import incompatibility
 from sim.server.settings import Switches
 
 Unfit = tuple[str, object, str]
-"""A key, its value, and what that asks for."""
+"""A key, its value, and what it requires."""
 
 
 def unfit(drill: Drill, model: SystemModel, switches: Switches) -> Iterator[Unfit]:
-    """All of it; nothing for a drill that it can run."""
+    """Everything in a drill that the engine cannot simulate."""
     yield from _faults(drill)
     yield from _clients(drill)
     yield from _service(drill)
@@ -42,7 +42,7 @@ def _faults(drill: Drill) -> Iterator[Unfit]:
 def _clients(drill: Drill) -> Iterator[Unfit]:
     fleet, runtime = drill.fleet, drill.runtime
     if policies.get(fleet.policy).defects:
-        yield "key 'fleet.policy'", f"'{fleet.policy}'", "a client that is wrong on purpose"
+        yield "key 'fleet.policy'", f"'{fleet.policy}'", "a client with a deliberate defect"
     if fleet.topics_per_client + drill.load.worker_events > MAX_TOPICS:
         yield "key 'fleet.topics_per_client'", fleet.topics_per_client, f"more than {MAX_TOPICS} streams a client"
     ttl_s = fleet.token_ttl_s or runtime.token_ttl_s

@@ -1,4 +1,4 @@
-"""When each event is announced: what the publisher and the service's publish workers come to, worked out beforehand.
+"""When each event is announced, computed before the run from the publisher's rate and the service's publish workers.
 
 An event is due every so often, whatever becomes of those before it. While the runtime is down its publisher tries again every
 `RETRY_S`, as that of the other engines does.
@@ -15,7 +15,7 @@ from sim.engines.shared.publishing import RETRY_S
 
 
 class FleetPublisher:
-    """The announcements of a run, put into its world."""
+    """The announcements of a run."""
 
     def __init__(self, drill: Drill, model: SystemModel, until_s: float) -> None:
         self._streams = drill.streams
@@ -26,7 +26,7 @@ class FleetPublisher:
         self._done = self._served(self._due)
 
     def into(self, world: World) -> None:
-        """Put all announcements into the world, those that were and those that are to come."""
+        """Put all announcements into the world, past and future."""
         order = np.argsort(self._done, kind="stable")
         stream = (np.arange(len(self._done)) % self._streams).astype(np.int32)
         by_stream = [np.sort(self._done[stream == each]) for each in range(self._streams)]
@@ -42,11 +42,11 @@ class FleetPublisher:
         service["next_pub"] = self._done[order][announced] if announced < len(order) else np.inf
 
     def finish(self, at_s: float) -> None:
-        """Nothing that is due later is published."""
+        """Publish nothing that is due later."""
         self._keep(self._due < at_s)
 
     def stall(self, from_s: float, to_s: float) -> None:
-        """The runtime is down: what was not taken by then is tried again until it is up."""
+        """Retry all events that were not accepted while the runtime is down."""
         open_ = self._done > from_s
         tried = np.where(self._tried < from_s, self._done, self._tried)
         late = open_ & (tried < to_s)
@@ -56,12 +56,12 @@ class FleetPublisher:
 
     @property
     def last_s(self) -> float:
-        """When the last event is announced."""
+        """The moment of the last announcement, in seconds."""
         return float(self._done.max(initial=0.0))
 
     @property
     def events(self) -> int:
-        """How many there are."""
+        """The number of events."""
         return len(self._done)
 
     def _keep(self, which: Array) -> None:

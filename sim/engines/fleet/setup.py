@@ -1,4 +1,4 @@
-"""The world of a run before it begins: a drill, a system model and a seed as arrays."""
+"""The arrays of a run before it starts, made from a drill, a system model and a seed."""
 
 import math
 
@@ -25,7 +25,7 @@ _LONGEST_WAIT_S = 9.0  # for a frame: a client gives a reply up after ten
 
 
 def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, episodes: int) -> World:
-    """Nobody is there yet, and nothing is published."""
+    """Make a world in which no client has arrived and nothing is published."""
     clients = drill.fleet.clients
     policy, settings = policies.get(drill.fleet.policy), client_setup.client_settings(drill, seed)
     buckets = min(max(clients * _BUCKETS_A_CLIENT, 1024), _MAX_BUCKETS)
@@ -73,20 +73,20 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
 
 
 def _aligned(clients: int) -> Array:
-    """Each record in a line of the processor's cache, not across two."""
+    """Align each record to one line of the processor's cache."""
     raw = np.zeros(clients * CLIENT.itemsize + _CACHE_LINE, np.uint8)
     begin = -raw.ctypes.data % _CACHE_LINE
     return raw[begin : begin + clients * CLIENT.itemsize].view(CLIENT)
 
 
 def topics_of(drill: Drill) -> list[str]:
-    """All topics that are published to, in the order of their numbers here."""
+    """All topics that are published to; their places are their numbers."""
     topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
     return [*topics, *([CODEX_WORKER_EVENTS] if drill.load.worker_events else [])]
 
 
 def refresh_after_s(drill: Drill) -> float:
-    """How long after it was issued a token is to be renewed, as the control service says."""
+    """After how many seconds the control service has a token renewed."""
     runtime = drill.runtime
     ttl_s = drill.fleet.token_ttl_s or runtime.token_ttl_s
     return float(max(ttl_s - runtime.token_refresh_margin_s, 1))
@@ -97,13 +97,13 @@ def _budget(drill: Drill, topic: str) -> int:
 
 
 def _ring(clients: int, reply_timeout_s: float, backlog: int, handshake_ms: float, horizon_s: float) -> int:
-    """Places to keep handshakes under way in, none where the backlog can never be full."""
+    """Places for handshakes under way; none where the backlog can never be full."""
     most = clients * (horizon_s / reply_timeout_s + 2)  # one that was given up may be under way still
     return 0 if handshake_ms == 0 or backlog >= most else backlog + clients + 1
 
 
 def _accept_queue(clients: int, server: Server, attempts: float) -> dict[str, Array]:
-    """Room for who waits for a handshake of one loop: the backlog and those on their way to it; and for when they give up."""
+    """Places for clients in the accept queue or on their way to it, and for the moments when they give up."""
     if not server.one_loop:
         return {"accept_queue": np.zeros(0, ARRIVAL), "give_up_at": np.zeros(0), "give_up_client": np.zeros(0, np.int32)}
     places = math.ceil(min(server.accept_backlog, clients * attempts)) + clients + 1
@@ -116,7 +116,7 @@ def _accept_queue(clients: int, server: Server, attempts: float) -> dict[str, Ar
 
 
 def _formula(delays: Backoff) -> tuple[int, float, float, Array]:
-    """A preset's formula, its two numbers, and its list."""
+    """A backoff policy's formula, its two numbers, and its list."""
     none = np.zeros(1)
     match delays:
         case backoff.FullJitter():

@@ -1,4 +1,4 @@
-"""What a world comes to, as a `Tally`."""
+"""The results of a simulated world, as a `Tally`."""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverg
 
 
 def times_until(percents: Sequence[int], seconds: Array) -> list[float]:
-    """The percentiles, as `sim.analysis.reconnects` has it."""
+    """The percentiles of `seconds`, by the nearest rank as in `sim.analysis.reconnects`."""
     places = [max(math.ceil(percent / 100 * len(seconds) - 1e-9), 1) - 1 for percent in percents]
     ordered = np.partition(seconds, places)
     return [float(ordered[place]) for place in places]
@@ -68,7 +68,7 @@ def _finite(value: float) -> float | None:
 
 
 def _series(world: World) -> tuple[float, dict[str, list[int]]]:
-    """Until the run's end, in fewer bins."""
+    """The bin width and the series until the run's end, in at most `_MAX_BINS` bins."""
     service = world.service[0]
     used = min(math.ceil(service["now"] / service["bin_s"]) + 1, world["series"].shape[1])
     joined = math.ceil(used / _MAX_BINS)
@@ -78,7 +78,7 @@ def _series(world: World) -> tuple[float, dict[str, list[int]]]:
 
 
 def _peak(world: World) -> int | None:
-    """The most attempts of any second from the first fault on, a second being a whole number of bins; None if none began."""
+    """Peak connect attempts in one second after the first fault, in whole bins; None without a fault."""
     service, attempts = world.service[0], world["series"][fleet_world.ATTEMPTED]
     if not math.isfinite(service["first_fault_t"]):
         return None
@@ -97,7 +97,7 @@ def _sizes(counts: Array) -> Sizes:
 
 
 def _herds(herd: Array) -> list[Herd]:
-    """By attempt, and all together when there are several."""
+    """Herds by attempt, and over all attempts if there are several."""
     attempts = [attempt for attempt in range(len(herd)) if herd[attempt].any()]
     rows = [(0, herd.sum(axis=0))] if len(attempts) > 1 else []
     rows += [(attempt, herd[attempt]) for attempt in attempts]
@@ -110,7 +110,7 @@ def _fullest(row: Array) -> int:
 
 
 def _lives(lives: Array) -> list[Lives]:
-    """For each tenth of a second that may be asked for, all live periods that were at least so long."""
+    """For each tenth of a second up to a minute, the number of live periods that lasted at least that long."""
     at_least = lives[:, ::-1].cumsum(axis=1)[:, ::-1]
     wanted = range(_LIVES_UP_TO_S * _LIFE_BINS_A_S)
     return [Lives(place / _LIFE_BINS_A_S, int(at_least[0, place]), int(at_least[1, place])) for place in wanted]

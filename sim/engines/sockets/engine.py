@@ -75,7 +75,7 @@ def run(drill: Drill, options: Options) -> RunHeader:
 
 @contextlib.contextmanager
 def _end_signal_given_back() -> Iterator[None]:
-    """A closed event loop leaves SIGTERM to the system, whatever was done about it before."""
+    """Restore the handler of SIGTERM, which a closed event loop leaves to the system."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -84,7 +84,7 @@ def _end_signal_given_back() -> Iterator[None]:
 
 
 def check_service(endpoints: Endpoints) -> None:
-    """Raise `TargetError`, one sentence, unless a service is there and speaks the protocol."""
+    """Raise `TargetError`, one sentence, unless a service answers there and speaks the protocol."""
 
     async def look() -> None:
         async with ServiceHttp(endpoints) as http:
@@ -94,7 +94,7 @@ def check_service(endpoints: Endpoints) -> None:
 
 
 def check(drill: Drill, endpoints: Endpoints | None) -> None:
-    """Raise `UsageError` for what this machine or this target cannot do, before anything is started."""
+    """Raise `UsageError` for what this machine or this target cannot do, before anything starts."""
     limit = raise_descriptor_limit()
     of_each = _PROXIED_DESCRIPTORS if any(isinstance(fault, LinkFault) for fault in drill.faults) else 1
     needed = drill.fleet.clients * of_each + SPARE_DESCRIPTORS
@@ -108,7 +108,7 @@ def check(drill: Drill, endpoints: Endpoints | None) -> None:
 
 
 class _SocketsRun:
-    """One run, from the first process started to the last one gone."""
+    """One run, from starting the first process to stopping the last one."""
 
     def __init__(self, drill: Drill, options: Options) -> None:
         self._drill = drill
@@ -128,7 +128,7 @@ class _SocketsRun:
         self._header = self._new_header()
 
     async def run(self) -> RunHeader:
-        """The whole run; see the module's `run`."""
+        """See the module's `run`."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._give_up)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -146,14 +146,14 @@ class _SocketsRun:
         return self._header
 
     def _give_up(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A defect of ours in a callback: what was measured cannot be trusted, so the run ends as one that was cut short."""
+        """End the run as incomplete: after an error in our own callback its measurements cannot be trusted."""
         if self._defect is None:
             error = context.get("exception")
             self._defect = error if isinstance(error, Exception) else RuntimeError(str(context.get("message")))
         self._driver.stop()
 
     def _must_not_fail(self, task: asyncio.Task[None]) -> None:
-        """For tasks that last as long as the run: nobody awaits them, so an exception would lie in them unseen."""
+        """Report the failure of a task that nothing awaits."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._give_up(task.get_loop(), {"exception": error})
 
@@ -168,7 +168,7 @@ class _SocketsRun:
             write_header(self._options.folder, self._header)
 
     async def _with_service(self) -> None:
-        """Start what is to be started, run all phases, and leave nothing behind."""
+        """Start the service if it is ours, run all phases, and leave nothing behind."""
         endpoints = self._options.endpoints or await self._start_mock()
         target_monitor.prepare(self._header, self._drill, endpoints)
         http = self._http = ServiceHttp(endpoints)
@@ -195,7 +195,7 @@ class _SocketsRun:
         return Endpoints.of_embedded_mock(self._process.url, admin_token())
 
     async def _as_found(self, http: ServiceHttp, endpoints: Endpoints) -> Switches:
-        """The switches to go back to after each fault: a drill must not mend what is wrong with a target.
+        """The switches to restore after each fault: a drill must not repair a defect of its target.
 
         Those of a mock that is not ours to start are its own; what is no mock has none.
         """
@@ -242,7 +242,7 @@ class _SocketsRun:
         return SocketsFaultActions(ClientFaults(self._clients, self.record), links, faults, self._driver, hooks)
 
     def _keep_on(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do it for as long as the run lasts. A failure ends the run, for no one awaits the task."""
+        """Run a task for as long as the run lasts; its failure ends the run."""
         task = asyncio.create_task(work)
         task.add_done_callback(self._must_not_fail)
         self._tasks.append(task)
@@ -327,7 +327,7 @@ class _SocketsRun:
         self._clients[number].start()
 
     def is_settled(self) -> bool:
-        """See `World`. All at one moment: a client that had converged may be renewing its token by now."""
+        """See `World`. All clients are checked at one moment, as one that has converged may renew its token a moment later."""
         now, heads = self._clock.now(), self._publishing.heads
         return not any(client_setup.behind(client.session, heads, now) for client in self._clients.values())
 

@@ -1,4 +1,4 @@
-"""Network faults over real sockets: who goes through the proxy by which port, and what the proxy does to them when.
+"""Network faults over real sockets: which clients connect through the proxy, by which port, and what it does to them.
 
 Who is concerned by which faults is known from the plan, so each set of clients alike in that has a port of its own; who
 is concerned by none connects directly. Without any such fault there is no proxy.
@@ -70,7 +70,7 @@ class LinkActions:
         return cls(proxy, groups, {client: groups[faults].port for client, faults in concerned.items()}, clients, record)
 
     def port_of(self, client: int) -> int | None:
-        """The port on this machine that a client is to connect to instead of the runtime's; None: it connects directly."""
+        """The proxy's port for this client; None: it connects to the service directly."""
         return self._ports.get(client)
 
     def inject(self, planned: PlannedFault) -> float:
@@ -120,7 +120,7 @@ class LinkActions:
             self._proxy.revert()
 
     async def close(self) -> None:
-        """Revert everything, and leave nothing open; raises `IllegalMoveError` if something is."""
+        """Revert everything and close the proxy; raises `IllegalMoveError` if a connection stays open."""
         if self._proxy is not None:
             await self._proxy.close()
 

@@ -1,4 +1,4 @@
-"""Everything that a run against a target has beside the drill itself: caps kept, hooks, metrics polled, stop conditions."""
+"""What a run against a target needs beside the drill: caps, hooks, polled metrics and stop conditions."""
 
 import asyncio
 import contextlib
@@ -21,17 +21,17 @@ from sim.engines.sockets.hooks import Hooks
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader
 
-_LOOK_S = 0.25  # between looks at the stop conditions
+_CHECK_PERIOD_S = 0.25  # of the stop conditions
 
 
 def recorder(folder: Path, endpoints: Endpoints | None) -> Recorder:
-    """A recorder that counts what the target's stop conditions ask for, if they ask for anything."""
+    """A recorder that counts errors if the target has a stop condition for them."""
     counts = endpoints is not None and endpoints.rules.stop.error_ratio is not None
     return CountingRecorder(folder) if counts else Recorder(folder)
 
 
 def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
-    """Say in a run's header where it goes and how: which faults are done by hooks, and what caps will do to it."""
+    """Record the target in a run's header, the faults that hooks inject, and the effect of its caps."""
     header.target, header.target_kind = endpoints.name, endpoints.kind
     header.remarks = permission.remarks(drill, endpoints)
     header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
@@ -41,7 +41,7 @@ def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
 
 
 class TargetMonitor:
-    """What goes with one run; `close` it."""
+    """The target of one run; `close` it."""
 
     def __init__(self, endpoints: Endpoints, folder: Path, clock: WallClock, recorder: Recorder, header: RunHeader) -> None:
         self._endpoints = endpoints
@@ -61,7 +61,7 @@ class TargetMonitor:
         return self._clock.now() - self._clock.began
 
     def hooks(self, drill: Drill, topics: Sequence[str]) -> Hooks:
-        """The target's hooks; `topics` are those that the drill publishes to, its runs' first."""
+        """The target's hooks; `topics` are those that the drill publishes to, run topics first."""
         about = {
             "TARGET": self._endpoints.name,
             "RUNTIME_URL": self._endpoints.runtime_url,
@@ -74,7 +74,7 @@ class TargetMonitor:
         return self._hooks
 
     async def before(self) -> None:
-        """Poll once before anything else is done; raises `TargetError` where a stop condition could never be met."""
+        """Poll once before the run; raises `TargetError` for a stop condition that could never be met."""
         if self._metrics is not None:
             await self._metrics.poll()
             self._metrics.require_usable()
@@ -83,12 +83,12 @@ class TargetMonitor:
     async def during(
         self, live_share: Callable[[], float | None], stop: Callable[[str], None], failed: Callable[[asyncio.Task[None]], None]
     ) -> AsyncIterator[None]:
-        """Poll and look at the stop conditions while the body runs; `stop` is told which one was met."""
+        """Poll metrics and check stop conditions while the body runs; `stop` is called with the condition that was met."""
         tasks = (
             [asyncio.create_task(self._metrics.poll_for_ever(self._endpoints.rules.metrics_every_s))] if self._metrics else []
         )
         if self._endpoints.rules.stop != type(self._endpoints.rules.stop)():
-            tasks.append(asyncio.create_task(self._look(live_share, stop)))
+            tasks.append(asyncio.create_task(self._check(live_share, stop)))
         for task in tasks:
             task.add_done_callback(failed)
         try:
@@ -97,19 +97,19 @@ class TargetMonitor:
             for task in tasks:
                 task.cancel()
 
-    async def _look(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
+    async def _check(self, live_share: Callable[[], float | None], stop: Callable[[str], None]) -> None:
         watch = StopMonitor(self._endpoints.rules.stop, self._recorder, self._metrics)
         while not (met := watch.met(self._now_s, live_share())):
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_PERIOD_S)
         stop(met)
 
     async def after(self) -> None:
-        """Poll once more, when all is done."""
+        """Poll once more after the run."""
         if self._metrics is not None:
             await self._metrics.poll()
 
     async def close(self) -> None:
-        """End, and enter what was kept into the run's header."""
+        """Close, and list the evidence in the run's header."""
         if self._hooks is not None:
             self._header.hooks = [msgspec.to_builtins(asdict(done)) for done in self._hooks.done]
             self._header.evidence |= {done.output: done.sha256 for done in self._hooks.done}

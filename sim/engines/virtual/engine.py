@@ -57,7 +57,7 @@ def run(drill: Drill, options: Options) -> RunHeader:
 
 
 def check(drill: Drill) -> None:
-    """Raise `UsageError` for a drill with something in it that the simulation would have to leave out."""
+    """Raise `UsageError` for a drill with something that cannot be simulated."""
     for index, fault in enumerate(drill.faults):
         if not isinstance(fault, SIMULATED):
             raise UsageError(
@@ -71,7 +71,7 @@ def check(drill: Drill) -> None:
 
 
 class _VirtualRun:
-    """One run, from the first arrival to the last client settled."""
+    """One run, from the first arrival to the last client that converges."""
 
     def __init__(self, drill: Drill, options: Options) -> None:
         self._drill = drill
@@ -149,7 +149,7 @@ class _VirtualRun:
         return self._env.now - EPOCH
 
     def _refuse_standstill(self) -> None:
-        """Refuse to simulate for ever a run that waits for what never happens."""
+        """Raise `UsageError` for a run that waits for something that never happens."""
         at_s = self._since_start_s
         if self._env.peek() == math.inf or at_s > latest_end_s(self._drill, self._options.model):
             raise UsageError(
@@ -204,7 +204,7 @@ class _VirtualRun:
         self._clients[-1].start()
 
     def is_settled(self) -> bool:
-        """See `World`. All at one moment: a client that had converged may be renewing its token by now."""
+        """See `World`. All clients are checked at one moment, as one that has converged may renew its token a moment later."""
         return not any(self._behind(client) for client in self._clients)
 
     def _behind(self, client: VirtualClient) -> list[str]:
@@ -221,18 +221,18 @@ class _VirtualRun:
     # --- clients ------------------------------------------------------------------------------------
 
     def _make_clients(self) -> None:
-        """The fleet, then a client for each probe."""
-        fleet, probes = self._drill.fleet, self._drill.expect.negative_clients
-        for number, probe in enumerate((None,) * fleet.clients + probes):
+        """The fleet, then the negative clients."""
+        fleet, negative = self._drill.fleet, self._drill.expect.negative_clients
+        for number, name in enumerate((None,) * fleet.clients + negative):
             topics = client_setup.topics_of(number, self._run_topics, self._other_topics, fleet.topics_per_client)
-            self._clients.append(self._client(number, probe, topics))
-            if probe is not None:
-                self._header.negative_clients[str(number)] = probe
+            self._clients.append(self._client(number, name, topics))
+            if name is not None:
+                self._header.negative_clients[str(number)] = name
         write_header(self._options.folder, self._header)
 
-    def _client(self, number: int, probe: str | None, topics: list[str]) -> VirtualClient:
+    def _client(self, number: int, negative: str | None, topics: list[str]) -> VirtualClient:
         policy = policies.get(self._drill.fleet.policy if number < self._drill.fleet.clients else "reference")
-        session = session_class(probe)(number, topics, policy, self._client_settings)
+        session = session_class(negative)(number, topics, policy, self._client_settings)
         self._header.subscriptions[str(number)] = [cursor.stream for cursor in session.replica.cursors.values()]
         return VirtualClient(self._env, session, self._service, self._options.model, self._recorder, EPOCH)
 
@@ -261,7 +261,7 @@ class _VirtualRun:
                     self.record("client_lag", client.session.client, value=lag)
 
     def _catch_up(self) -> None:
-        """Everyone takes what has arrived: what was observed until now is complete, and may be written."""
+        """Let every client read what has arrived, so that the observations until now are complete and may be written."""
         for client in self._clients:
             client.catch_up()
         self._recorder.flush_if_full()

@@ -45,13 +45,13 @@ class Station:
         return len(self._ends)
 
     def clear(self, now: float) -> None:
-        """Everyone leaves at once: the server died."""
+        """Remove everything at once: the server died."""
         self._free_at = [now] * len(self._free_at)
         self._ends.clear()
 
 
 class Turnstile:
-    """A station whose number of places and service time change while some wait: with a change, their wait changes, too."""
+    """A station whose number of places and service time may change while some wait; their waits change with it."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
@@ -61,7 +61,7 @@ class Turnstile:
         self._waiting: deque[Done] = deque()
 
     def set(self, places: int, takes_s: float) -> None:
-        """From now on; whoever is being served stays as long as was said when service began."""
+        """Change both from now on; a service that has begun keeps its time."""
         self._places, self._takes_s = places, takes_s
         self._admit()
 
