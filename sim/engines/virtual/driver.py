@@ -31,8 +31,8 @@ class VirtualDriver:
             if moment not in self._known:
                 self._known.add(moment)
                 self._clock.call_at(moment, self._come, moment)
-        if self.signals.is_stopped:  # by a stop that an earlier wait did not heed
-            self.look()
+        if self.signals.is_stopped or self.signals.is_by_hand or (wait.condition is not None and wait.condition()):
+            self._clock.call_at(self._clock.now, self.look)
 
     def _come(self, moment: float) -> None:
         self._known.discard(moment)
