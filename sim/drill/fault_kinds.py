@@ -1,7 +1,7 @@
 """The kinds of faults that a drill file can name, each with its parameters.
 
-This module says what a fault does; `sim.drill.fault_schedule` says when and to whom; each engine says how.
-All durations are seconds, and `at_s` counts from the beginning of the fault phase.
+This module defines what a fault does, `sim.drill.fault_schedule` when and to which clients, and each engine how.
+All durations are in seconds. `at_s` counts from the start of the fault phase.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ SwitchValue = float | int | bool | str | LiveFault
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """Base of all faults."""
 
-    at_s: NotNegative  # start, from the beginning of the fault phase
+    at_s: NotNegative  # start of the fault, from the start of the fault phase
 
     @property
     def kind(self) -> str:
@@ -26,7 +26,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def duration_key(self) -> str:
-        """Name of the parameter with the duration; empty for a fault without duration."""
+        """Name of the parameter that holds the duration; empty for a fault without a duration."""
         return next((name for name in ("for_s", "down_s", "offline_s") if name in self.__struct_fields__), "")
 
     @property
@@ -36,26 +36,26 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def lasts_s(self) -> float:
-        """Time until it is reverted, in seconds."""
+        """Time until the fault is reverted, in seconds."""
         return float(getattr(self, self.duration_key)) if self.duration_key else 0.0
 
 
 class ClientFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of faults that affect a share of the clients, drawn by the seed."""
+    """Base of faults that affect a share of the clients. The seed selects them."""
 
-    share: Share = 1.0  # of the clients that are affected
+    share: Share = 1.0  # share of the clients that are affected
 
 
 class SwitchFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of faults that are switches of the server: on for `for_s`, then off.
+    """Base of faults that turn on switches of the server for `for_s`.
 
-    The server counts how often each took effect (`Counters.acted`); that is the observed effect.
+    The server counts how often each fault took effect (`Counters.acted`). This count is the observed effect.
     """
 
     for_s: Positive  # duration
 
     def switches(self) -> dict[str, SwitchValue]:
-        """The values that it changes in `Switches`."""
+        """Return the values that the fault changes in `Switches`."""
         raise NotImplementedError
 
 
@@ -65,7 +65,7 @@ class SwitchFault(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class DropSockets(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="drop_sockets"):
     """Cut the connections of a share of the clients at once.
 
-    A storm in waves is one fault for each wave, with the same `share` and `waves`. No client is in two waves.
+    For a storm in waves, write one fault for each wave, with the same `share` and `waves`. No client is in two waves.
     """
 
     offline_s: NotNegative = 0.0  # time without network after the cut
@@ -74,9 +74,9 @@ class DropSockets(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RollingDeploy(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rolling_deploy"):
-    """The server closes the sockets of a share of the clients in waves, like instances that are replaced one by one.
+    """The server closes the sockets of a share of the clients in waves, as when instances are replaced one by one.
 
-    No client is in two waves, and no event is lost. Each wave is an entry of its own in the fault schedule.
+    No client is in two waves, and no event is lost. Each wave is a separate entry in the fault schedule.
     """
 
     waves: Count  # number of waves
@@ -94,34 +94,34 @@ class RollingDeploy(ClientFault, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def lasts_s(self) -> float:
-        """Time until its last wave, in seconds."""
+        """Time from the first wave to the last, in seconds."""
         return (self.waves - 1) * self.wave_s
 
 
 class SkewClocks(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_clocks"):
-    """The clocks of a share of the clients are wrong by `by_s`: ahead for every other client, behind for the rest."""
+    """The clocks of a share of the clients are wrong by `by_s`: ahead for every second client, behind for the rest."""
 
     by_s: Positive  # error of the clocks
     for_s: Positive  # duration
 
 
 class RestartClients(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="restart_clients"):
-    """The processes of a share of the clients are killed at once, and start again with their stored checkpoints.
+    """The processes of a share of the clients are killed at once, and restart with their stored checkpoints.
 
-    The checkpoints are `kept` unchanged, `old` (`events` events back), `lost`, `torn` (partly written), or of the `future`
+    A checkpoint is `kept` unchanged, `old` (`events` events back), `lost`, `torn` (partly written), or in the `future`
     (`events` events too high and above the head).
     """
 
     checkpoint: Damage  # condition of the stored checkpoints
-    events: Count = 50  # how far an `old` or `future` checkpoint is off
-    down_s: NotNegative = 0.0  # time until the processes start again
+    events: Count = 50  # error of an `old` or `future` checkpoint, in events
+    down_s: NotNegative = 0.0  # time until the processes restart
 
 
 class StopReading(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stop_reading"):
     """Clients stop reading their sockets, like a process that hangs. They still send.
 
-    When the buffers are full, the server's own queue grows. To the server this looks like `stall_links` to the client, but it
-    needs no proxy.
+    When the buffers are full, the server's own queue grows. For the server this looks like `stall_links` with direction
+    `to_client`, but it needs no proxy.
     """
 
     for_s: Positive  # duration
@@ -133,34 +133,34 @@ Direction = Literal["both", "to_client", "to_runtime"]
 
 
 class LinkFault(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of network faults, each on the links of some clients. They affect sync sockets only, never HTTP.
+    """Base of network faults on the links of some clients. They affect sync sockets only, never HTTP.
 
-    A link is the way between a client and the server, whichever connection it has at the time. Open connections and new ones
-    are affected alike, unless a kind says otherwise.
+    A link is the network path between one client and the server; it outlasts single connections. A fault affects open and
+    new connections, unless its kind says otherwise.
     """
 
 
 class SlowLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_links"):
-    """Data takes longer, and no more than `kib_per_s` passes. Its order stays, as in TCP."""
+    """Data takes longer, and its rate is limited to `kib_per_s`. Its order stays the same, as in TCP."""
 
     for_s: Positive  # duration
-    latency_ms: NotNegative = 0.0  # added to each direction
-    jitter_ms: NotNegative = 0.0  # at most, added at random
-    kib_per_s: NotNegative = 0.0  # limit; 0: no limit
+    latency_ms: NotNegative = 0.0  # added in each affected direction
+    jitter_ms: NotNegative = 0.0  # longest random delay added to the latency
+    kib_per_s: NotNegative = 0.0  # limit of the rate; 0: no limit
     direction: Direction = "both"  # directions that are affected
 
 
 class StallLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stall_links"):
-    """No data passes and nothing is closed, as in a partition. Everything passes when it is over."""
+    """No data passes and no connection is closed, as in a partition. The waiting data passes when the fault ends."""
 
     for_s: Positive  # duration
     direction: Direction = "both"  # directions that are affected
 
 
 class HalfOpenLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="half_open_links"):
-    """Each open connection is closed by one side, and the other side does not notice.
+    """One side of each open connection closes it, and the other side does not notice.
 
-    What the remaining side sends is lost. It gets a reset if it is still connected after `for_s`. New connections work.
+    What the other side sends is lost. If it is still connected after `for_s`, it gets a reset. New connections work.
     """
 
     for_s: Positive  # duration
@@ -168,7 +168,7 @@ class HalfOpenLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ResetLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="reset_links"):
-    """Open connections are reset on both sides, several times: a network that flaps."""
+    """Open connections are reset on both sides, `times` times, as in a network that flaps."""
 
     times: Count = 1  # number of resets
     every_s: Positive = 1.0  # time between two resets
@@ -185,7 +185,7 @@ class ResetLinks(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class RefuseConnects(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="refuse_connects"):
-    """New connections are reset before a byte has passed. Open ones continue."""
+    """New connections are reset before any byte passes. Open connections continue."""
 
     for_s: Positive  # duration
 
@@ -193,7 +193,7 @@ class RefuseConnects(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields
 class CutAfterBytes(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cut_after_bytes"):
     """Each connection is reset after `after_bytes` bytes in one direction, even within a frame.
 
-    In simulation a frame counts by the length of its JSON, and the frame that would exceed the limit does not arrive.
+    In simulation the size of a frame is the length of its JSON. The frame that would exceed the limit does not arrive.
     """
 
     for_s: Positive  # duration
@@ -202,7 +202,7 @@ class CutAfterBytes(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class SlowClose(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_close"):
-    """The close of a connection reaches the other side late. Data takes no longer."""
+    """The close of a connection reaches the other side late. Data is not delayed."""
 
     for_s: Positive  # duration
     delay_ms: Positive  # delay of the close
@@ -213,11 +213,11 @@ class SlowClose(LinkFault, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ExpireTokens(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="expire_tokens"):
-    """All issued tokens expire at once. Live sockets receive `reauth_required`; old tokens are refused."""
+    """All issued tokens expire at once. Live sockets receive `reauth_required`, and old tokens are refused."""
 
 
 class SlowMint(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="slow_mint"):
-    """The control service needs longer for a token."""
+    """The control service takes longer to mint a token."""
 
     delay_ms: Positive  # time for one token
     concurrency: Count  # tokens minted at the same time
@@ -236,28 +236,28 @@ class MintOutage(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ForgetTokens(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="forget_tokens"):
-    """A share of the clients loses its token, and needs a new one for the next connect."""
+    """A share of the clients loses its tokens. Each of these clients needs a new one for the next connect."""
 
 
 class RevokeSessions(ClientFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="revoke_sessions"):
     """The sessions of a share of the clients, and of negative clients, are revoked. After `for_s` they sign in again.
 
-    Until then none of them may be let in. After that all must come back, as every other client.
+    Until then the server must refuse all of them. After that all must be live again, like every other client.
     """
 
     for_s: Positive  # duration
 
 
 class RotateKeys(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rotate_keys"):
-    """Tokens are signed with a new key. After `for_s`, tokens of the old key are refused."""
+    """Tokens are signed with a new key. After `for_s`, tokens signed with the old key are refused."""
 
     for_s: Positive  # time for which the old key is still accepted
 
 
 class SkewControl(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skew_control"):
-    """The clock of the control service is ahead of the runtime's: new tokens are not yet valid."""
+    """The clock of the control service is ahead of the runtime's clock, so new tokens are not yet valid."""
 
-    ahead_s: Positive  # by which the clock is ahead
+    ahead_s: Positive  # difference between the clocks
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -271,9 +271,9 @@ class FailPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_field
     """A share of the publishes is refused with an HTTP status."""
 
     status: Literal[413, 429, 500, 503]  # HTTP status of the refusal
-    share: Share  # of the publishes
-    retry_after_ms: CountOrZero = 0  # that the refusal asks for; 0: none
-    taken: bool = False  # the event is in the log all the same
+    share: Share  # share of the publishes that are refused
+    retry_after_ms: CountOrZero = 0  # delay that the refusal asks for; 0: none
+    taken: bool = False  # the server stores the event although it answers with a refusal
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -299,7 +299,7 @@ class SlowPublishes(SwitchFault, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class StopDelivery(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stop_delivery"):
-    """Sockets are closed and refused (503). HTTP still works: commands and publishes continue."""
+    """Open sockets are closed and new ones refused (503). HTTP still works: commands and publishes continue."""
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -309,8 +309,8 @@ class StopDelivery(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields
 class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skip_deliveries"):
     """The server skips some live events for some clients. A replay still has them."""
 
-    clients_share: Share  # of the clients
-    events_share: Share  # of the events
+    clients_share: Share  # share of the clients that are affected
+    events_share: Share  # share of the events that are skipped
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -320,11 +320,11 @@ class SkipDeliveries(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fiel
 class LiveDeliveryFault(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of faults that damage some live events for some clients. A replay has them unchanged.
 
-    The kind is the name of its switch.
+    The kind of the fault is also the name of its switch.
     """
 
-    clients_share: Share  # of the clients
-    events_share: Share  # of the events
+    clients_share: Share  # share of the clients that are affected
+    events_share: Share  # share of the events that are affected
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -344,13 +344,13 @@ class MalformFrames(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown
 
 
 class ReorderDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="reorder_deliveries"):
-    """Live events arrive after the one that follows them."""
+    """Live events arrive after the next event."""
 
 
 class DelayDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="delay_deliveries"):
     """Live events arrive late, after the events that follow them."""
 
-    delay_ms: Positive  # by which they are late
+    delay_ms: Positive  # delay of each affected event
 
     def switches(self) -> dict[str, SwitchValue]:
         """See `SwitchFault`."""
@@ -358,15 +358,15 @@ class DelayDeliveries(LiveDeliveryFault, frozen=True, kw_only=True, forbid_unkno
 
 
 class ShrinkWindow(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="shrink_window"):
-    """The server forgets all but the newest `keep_events` events of some streams."""
+    """The server deletes all but the newest `keep_events` events of some streams."""
 
-    keep_events: CountOrZero  # events that stay in each stream
+    keep_events: CountOrZero  # number of events to keep in each stream
     streams: Count = 1  # number of run streams, from the first
-    worker_events: bool = False  # also the stream of the worker events
+    worker_events: bool = False  # also delete from the stream of worker events
 
 
 class ShrinkReplayBudget(SwitchFault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="shrink_replay_budget"):
-    """The server replays at most `events` events to a returning client."""
+    """The server replays at most `events` events to a client that reconnects."""
 
     events: Count  # replay budget while the fault lasts
 
@@ -379,9 +379,9 @@ class ShrinkReplayBudget(SwitchFault, frozen=True, kw_only=True, forbid_unknown_
 
 
 class KillRuntime(Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="kill_runtime"):
-    """The server's process is killed (SIGKILL), and started again on the same log after `down_s`."""
+    """The server's process is killed (SIGKILL), and restarts on the same log after `down_s`."""
 
-    down_s: NotNegative  # time until the process starts again
+    down_s: NotNegative  # time until the process restarts
 
 
 AnyFault = (

@@ -1,6 +1,6 @@
-"""The life of every fault of a run: inject, observe the effect, revert, observe the end.
+"""The lifecycle of each fault of a run: inject, observe the effect, revert.
 
-Each engine gives the actions; what they come to may be known at once or later. All moments are of the run's clock, in seconds.
+Each engine supplies the actions. Their outcome is known at once or later. All moments are seconds on the run's clock.
 """
 
 import math
@@ -17,7 +17,7 @@ Steps = Generator[Wait, Woke, None]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Adds observations of a run by its clock; `began` is when it did. `attempt` is a fault's index, `at` a moment before."""
+    """Adds observations with their time since `began`. `attempt` is the index of a fault, `at` an earlier moment."""
 
     add: Callable[..., None]
     now: Callable[[], float]
@@ -39,22 +39,22 @@ class Record:
 
 
 class Completion(Protocol):
-    """The outcome of an action that may still be under way."""
+    """The outcome of an action that may still be running."""
 
     @property
     def is_done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the action has ended, with success or failure."""
 
     def result(self) -> float:
-        """How often the fault took effect by this action; raises what went wrong."""
+        """Return how often the fault took effect through this action; raise the error of a failed action."""
 
     def cancel(self) -> None:
-        """End it early."""
+        """End the action early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The outcome of an action that is over at once."""
+    """The outcome of an action that ends at once."""
 
     value: float = 0.0
     is_done: bool = True
@@ -68,25 +68,25 @@ class Done:
 
 
 class FaultActions(Protocol):
-    """What an engine does to its clients, their links and the service. Nothing here waits."""
+    """How an engine injects and reverts faults of its clients, their links and the service. No method blocks."""
 
     def timing(self, planned: PlannedFault) -> Timing:
-        """How long the fault lasts on this engine."""
+        """Return how long the fault lasts on this engine."""
 
     def announce(self, planned: Sequence[PlannedFault], now: float) -> float:
-        """Prepare faults that begin together, before any of them takes effect; returns the moment when they are to begin."""
+        """Prepare faults that start together, before any of them takes effect. Return the moment when they start."""
 
     def inject(self, planned: PlannedFault) -> Completion:
-        """Begin a fault, or inject it once more."""
+        """Inject a fault, for the first time or again."""
 
     def revert(self, planned: PlannedFault) -> Completion:
-        """End a fault that lasts."""
+        """Revert a fault that has a duration."""
 
     def end_early(self) -> None:
-        """All faults end now, by hand."""
+        """Prepare the early end of all faults, which an operator asked for."""
 
     def revert_all(self) -> Completion:
-        """Leave nothing broken, whatever still acts."""
+        """Revert every fault that is still active."""
 
 
 @dataclass
@@ -104,42 +104,42 @@ class _Fault:
 
 
 class FaultLifecycle:
-    """All faults of one run. `start` it, then call `advance` whenever a moment has come or an action has ended."""
+    """All faults of one run. Call `start`, then `advance` at each due moment and after each action that has ended."""
 
     def __init__(self, faults: Sequence[PlannedFault], actions: FaultActions, record: Record) -> None:
         self._actions = actions
         self._record = record
         self._waiting = [_Fault(planned, actions.timing(planned), math.inf) for planned in faults]
         self._acting: list[_Fault] = []
-        self.brought_forward: set[int] = set()  # indices
+        self.brought_forward: set[int] = set()  # indices of faults
         self.is_ended_by_hand = False
 
     @property
     def waiting(self) -> list[PlannedFault]:
-        """The faults that have not begun and were not brought forward."""
+        """The faults that have not started and were not brought forward."""
         return [
             each.planned for each in self._waiting if each.planned.index not in self.brought_forward and each.announced is None
         ]
 
     @property
     def is_over(self) -> bool:
-        """Whether every fault has begun and ended."""
+        """Whether every fault has started and ended."""
         return not self._waiting and not self._acting
 
     def start(self, now: float) -> None:
-        """The fault phase begins."""
+        """Start the fault phase: set the moment at which each fault starts."""
         for each in self._waiting:
             each.due = now if each.planned.index in self.brought_forward else now + each.planned.begins_s
 
     def bring_forward(self, planned: PlannedFault, now: float) -> None:
-        """Begin a fault now, or as soon as the fault phase begins."""
+        """Start a fault now, or as soon as the fault phase starts."""
         self.brought_forward.add(planned.index)
         for each in self._waiting:
             if each.planned is planned:
                 each.due = min(each.due, now)
 
     def end_by_hand(self, now: float) -> None:
-        """End what acts now, in good order; what has not begun never will."""
+        """End the active faults now, in the usual order. Faults that have not started are dropped."""
         self.is_ended_by_hand = True
         self._waiting.clear()
         self._actions.end_early()
@@ -147,15 +147,15 @@ class FaultLifecycle:
             each.due = min(each.due, now)
 
     def moments(self) -> tuple[float, ...]:
-        """When something is to be done next, as far as is known."""
+        """Return the moments at which the next actions are due, as far as they are known."""
         return tuple(each.due for each in (*self._waiting, *self._acting) if each.action is None)
 
     def has_news(self) -> bool:
-        """Whether an action under way has ended."""
+        """Return whether a running action has ended."""
         return any(each.action is not None and each.action.is_done for each in self._acting)
 
     def advance(self, now: float) -> None:
-        """Do what is due: begin faults, then go on with those that act. Raises what went wrong with any of them."""
+        """Start the faults that are due, then continue the active ones. Raise the error of any failed action."""
         due = [each for each in self._acting if each.action is not None or each.due <= now]
         self._begin(now)
         for each in sorted(due, key=lambda each: each.due):
@@ -177,7 +177,7 @@ class FaultLifecycle:
             self._collect(each)
 
     def _act(self, each: _Fault) -> None:
-        """Inject a fault, once more if it has several times, or revert it."""
+        """Inject a fault, repeatedly if it has several injections, or revert it."""
         if each.injections < each.timing.times:
             each.injections += 1
             each.action = self._actions.inject(each.planned)
@@ -187,7 +187,7 @@ class FaultLifecycle:
             each.action = self._actions.revert(each.planned)
 
     def _collect(self, each: _Fault) -> None:
-        """Take the outcome of an action that has ended."""
+        """Record the outcome of an action that has ended."""
         if each.action is None or not each.action.is_done:
             return
         each.observed += each.action.result()
@@ -200,7 +200,7 @@ class FaultLifecycle:
             self._record("fault_reverted", attempt=index, detail=kind)
 
     def revert(self) -> Steps:
-        """Revert whatever still acts. A fault that was stopped half-way must not act on meanwhile."""
+        """Revert every active fault. First cancel the running actions, so that none of them takes effect later."""
         self._waiting.clear()
         under_way = [each.action for each in self._acting if each.action is not None and not each.action.is_done]
         for action in under_way:
@@ -215,6 +215,6 @@ class FaultLifecycle:
 
 
 def _until(condition: Callable[[], bool]) -> Steps:
-    """Wait for it, stopped or not."""
+    """Wait until the condition is true, even if the run is stopped."""
     while not condition():
         yield Wait((), condition, heeds_stop=False)

@@ -1,8 +1,8 @@
-"""The fault plan: what acts on whom, when, and the end of it all.
+"""The fault schedule: when each fault starts and ends, and which clients it affects.
 
-A plan is a function of (drill, seed), so that every engine breaks the same things for the same clients.
-Faults that act through the runtime's switches are described by `switches_during`; healing is then only
-the switches of no fault at all. So are those that act on clients' links, by `link_during`.
+It is a function of (drill, seed), so that every engine injects the same faults into the same clients.
+`switches_during` returns the runtime's switches while some faults are active, and `link_during` the conditions of a link.
+To revert a fault, an engine applies what these functions return without it.
 """
 
 import math
@@ -33,22 +33,22 @@ from sim.server.settings import Switches
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a fault acts, in seconds."""
+    """How long a fault lasts, in seconds."""
 
     lasts_s: float | None  # from its last injection until it is reverted; None: there is nothing to revert
-    times: int = 1  # it is injected
-    every_s: float = 0.0
+    times: int = 1  # number of injections
+    every_s: float = 0.0  # between two injections
 
 
 @dataclass(frozen=True)
 class PlannedFault:
-    """One fault with everything decided. Times are seconds from the beginning of the fault phase."""
+    """One fault with its times and its clients. Times are seconds from the start of the fault phase."""
 
     index: int
     fault: AnyFault
     begins_s: float
     ends_s: float
-    clients: tuple[int, ...]  # whom it concerns, in no order; empty when it acts on the runtime
+    clients: tuple[int, ...]  # that are affected, in no order; empty for a fault of the runtime
 
     @property
     def kind(self) -> str:
@@ -57,9 +57,9 @@ class PlannedFault:
 
     @property
     def timing(self) -> Timing:
-        """How long it acts, as planned."""
+        """The planned duration and number of injections."""
         match self.fault:
-            case RollingDeploy():  # each wave is over at once
+            case RollingDeploy():  # each wave ends at once
                 return Timing(None)
             case ResetLinks(times=times, every_s=every_s):
                 return Timing(None, times, every_s)
@@ -67,20 +67,20 @@ class PlannedFault:
                 return Timing(fault.lasts_s if fault.duration_key else None)
 
     def describe(self) -> dict[str, object]:
-        """For a run's header: the parameters, and how many clients it picks."""
+        """Return the fault for a run's header: its parameters and the number of affected clients."""
         parameters: dict[str, object] = msgspec.to_builtins(self.fault)
         return {**parameters, "ends_s": self.ends_s, "clients": len(self.clients)}
 
 
 def plan(drill: Drill, seed: int) -> tuple[PlannedFault, ...]:
-    """All faults of a drill, in the order of its file; of a deploy the first wave, and the others at the end."""
+    """Return all faults of a drill in the order of its file. The later waves of a rolling deploy follow at the end."""
     planned = [_parts(fault, number, drill, seed) for number, fault in enumerate(drill.faults)]
     in_order = [parts[0] for parts in planned] + [part for parts in planned for part in parts[1:]]
     return tuple(PlannedFault(index, *part) for index, part in enumerate(in_order))
 
 
 def _parts(fault: AnyFault, number: int, drill: Drill, seed: int) -> list[tuple[AnyFault, float, float, tuple[int, ...]]]:
-    """A fault, when it begins and ends, and whom it concerns; of a deploy, each wave, over at once."""
+    """Return (fault, start, end, affected clients); for a rolling deploy one entry for each wave, which ends at once."""
     chosen = _concerned(fault, number, drill, seed)
     if not isinstance(fault, RollingDeploy):
         return [(fault, fault.at_s, fault.at_s + fault.lasts_s, chosen)]
@@ -91,7 +91,7 @@ def _parts(fault: AnyFault, number: int, drill: Drill, seed: int) -> list[tuple[
 
 
 def _concerned(fault: AnyFault, index: int, drill: Drill, seed: int) -> tuple[int, ...]:
-    """Whom a fault concerns. Waves draw alike, so that no client is in two of them; other faults draw each by itself."""
+    """Return the affected clients. All waves share one random draw, so no client is in two; other faults draw separately."""
     if not isinstance(fault, ClientFault):
         return ()
     fleet = list(range(drill.fleet.clients))
@@ -103,7 +103,7 @@ def _concerned(fault: AnyFault, index: int, drill: Drill, seed: int) -> tuple[in
 
 
 def switches_during(healthy: Switches, active: Iterable[AnyFault]) -> Switches:
-    """The runtime's switches while these faults act, on top of those it has without any."""
+    """Return the runtime's switches while these faults are active: `healthy` with the changes of each fault."""
     changes: dict[str, SwitchValue] = {}
     for fault in active:
         if isinstance(fault, SwitchFault):
@@ -113,10 +113,10 @@ def switches_during(healthy: Switches, active: Iterable[AnyFault]) -> Switches:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What one direction of a link is like; the defaults are one that nothing is wrong with."""
+    """The conditions of one direction of a link. The defaults are those of a healthy link."""
 
-    latency_s: float = 0.0  # on top of what it takes anyway
-    jitter_s: float = 0.0  # at most, on top of that
+    latency_s: float = 0.0  # added to the normal latency
+    jitter_s: float = 0.0  # longest random delay added to that
     bytes_per_s: float = math.inf
     stalled: bool = False
     cut_after_bytes: float = math.inf
@@ -125,7 +125,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class LinkConditions:
-    """What a link is like, in both directions."""
+    """The conditions of a link in both directions."""
 
     to_runtime: Way = Way()
     to_client: Way = Way()
@@ -136,7 +136,7 @@ CALM = LinkConditions()
 
 
 def link_during(active: Iterable[AnyFault]) -> LinkConditions:
-    """What a link is like while these faults concern it. Delays add up; of limits the strictest holds."""
+    """Return the conditions of a link while these faults affect it. Delays add up; the strictest limit applies."""
     faults = [fault for fault in active if isinstance(fault, LinkFault)]
     to_runtime, to_client = (_way([f for f in faults if _goes(f, way)]) for way in ("to_runtime", "to_client"))
     return LinkConditions(to_runtime, to_client, any(isinstance(fault, RefuseConnects) for fault in faults))
@@ -159,7 +159,7 @@ def _way(faults: Sequence[LinkFault]) -> Way:
 
 
 def links_concerned(planned: Iterable[PlannedFault]) -> dict[int, frozenset[int]]:
-    """For each client whose link some fault concerns, which faults do, by their index."""
+    """Return the indices of the faults that affect a client's link, for each client with at least one."""
     found: dict[int, frozenset[int]] = {}
     for each in planned:
         if isinstance(each.fault, LinkFault):

@@ -29,7 +29,7 @@ PolicyName = Literal[
     "server_hint",
     "equal_jitter",
     "decorrelated",
-    # Wrong on purpose, to prove that a drill can fail; see `sim.client.policies.WRONG`.
+    # Deliberately wrong clients, which prove that a drill can fail; see `sim.client.policies.WRONG`.
     "wrong_applies_duplicates",
     "wrong_applies_past_holes",
     "wrong_ignores_hashes",
@@ -38,7 +38,7 @@ PolicyName = Literal[
     "wrong_trusts_silence",
     "wrong_trusts_clock",
 ]
-DeliveryName = Literal["update_batch", "frame"]  # batches, or each event as a message of its own form
+DeliveryName = Literal["update_batch", "frame"]  # events in batches, or each event in its own frame
 CheckName = Annotated[str, msgspec.Meta(pattern=r"^(error|replay|reconnect|delivery|ux)\.[a-z0-9_]+$")]
 NegativeClientName = Literal[
     "expired_token",
@@ -69,22 +69,22 @@ NegativeClientName = Literal[
 ]
 StaleReason = Literal["retention_floor_breach", "replay_budget_exceeded"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
-Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # of a client, such as 20260601T000000Z
+Build = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]  # a client's build, such as 20260601T000000Z
 CLIENT_BUILD = "20260601T000000Z"  # [ours]
-# [ours] Limits: ten times what the fleet engine was measured with, four months, a billion events.
+# [ours] Limits: ten times the clients that the fleet engine was measured with, four months, a billion events.
 MAX_CLIENTS, MAX_DURATION_S, MAX_EVENTS = 100_000_000, 1e7, 1e9
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The clients: how many, how they behave, how they arrive."""
+    """The clients: their number, their behaviour and the rate at which they arrive."""
 
     clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)]  # number of clients
     policy: PolicyName = "reference"  # how every client behaves
     topics_per_client: Count = 1  # run streams that each client subscribes to
     token_ttl_s: CountOrZero = 0  # lifetime that clients request for their tokens; 0: the control service decides
-    # Rate of the first connects, before anything is broken. Default: 150, or more so that all arrive within ten seconds.
+    # Rate of the first connects, before any fault. Default: 150, or higher if needed for all to arrive within ten seconds.
     connects_per_s: Positive | None = None
-    client_build: Build = CLIENT_BUILD  # that every client reports when it joins
+    client_build: Build = CLIENT_BUILD  # build that every client reports when it joins
 
     @property
     def arrival_s(self) -> float:
@@ -93,38 +93,38 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is published over HTTP, from the first connect until the settle phase."""
+    """The events that are published over HTTP, from the first connect until the settle phase."""
 
-    events_per_s: Positive  # over all streams together
+    events_per_s: Positive  # rate of all streams together
     run_streams: Count = 1  # number of streams that are published to
     worker_events: bool = False  # also publish to the one stream without snapshots, and subscribe all clients to it
     payload_bytes: CountOrZero = 64  # size of each payload
-    # Total number of events, one after the other in each stream, so that every run has the same. 0: no limit.
+    # Total number of events. Each stream publishes one after the other, so that every run has the same. 0: no limit.
     events: CountOrZero = 0
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long each phase lasts. Limits end early: when all clients are live, and when all have converged."""
+    """How long each phase lasts. A limit ends early: when all clients are live, or when all have converged."""
 
     steady_s: Positive  # steady state before the first fault
     steady_limit_s: Positive = 20.0  # longest extension of the steady state until all clients are live
-    fault_s: Positive  # in which faults are injected and reverted
-    recovery_s: NotNegative = 1.0  # after the last fault, while events are still published
+    fault_s: Positive  # length of the fault phase, in which faults are injected and reverted
+    recovery_s: NotNegative = 1.0  # time after the last fault, while events are still published
     settle_s: Positive = 30.0  # limit for all clients to converge after publishing has stopped
 
 
 class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What must be observed besides the checks; otherwise the drill did not test what it is for."""
+    """What must be observed besides the checks. Otherwise the drill did not test what it was written for."""
 
-    stale_reasons: tuple[StaleReason, ...] = ()  # each must be reported to a client, and no other reason to any
-    stale_share: ShareOrZero = 0.0  # least share of the clients that must receive a stale answer
+    stale_reasons: tuple[StaleReason, ...] = ()  # each must be sent to at least one client, and no other reason to any
+    stale_share: ShareOrZero = 0.0  # minimum share of the clients that must receive a stale answer
     declared_loss: bool = False  # clients may declare loss (streams without snapshots); otherwise it is a failure
     retired_routes: bool = False  # request the retired HTTP routes during the run; on real sockets only
-    negative_clients: tuple[NegativeClientName, ...] = ()  # clients that try what must be refused
+    negative_clients: tuple[NegativeClientName, ...] = ()  # clients that make requests which must be refused
 
 
 class Variants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Variants that a drill runs on and compares: this engine with each policy and each form of delivery."""
+    """Variants that a drill runs and compares: one engine with each client policy and each form of delivery."""
 
     engine: EngineName  # that runs the variants
     policies: Annotated[tuple[PolicyName, ...], msgspec.Meta(min_length=1)]  # client policies
@@ -136,20 +136,20 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name  # for commands, reports and folders
     summary: Annotated[str, msgspec.Meta(min_length=1)]  # the one question that the drill asks
-    checks: Annotated[tuple[CheckName, ...], msgspec.Meta(min_length=1)]  # that must pass, as gate.check
+    checks: Annotated[tuple[CheckName, ...], msgspec.Meta(min_length=1)]  # checks that must pass, as gate.check
     fleet: Fleet
     load: Load
     phases: Phases
-    faults: tuple[AnyFault, ...]  # see the fault kinds; `[]` breaks nothing and only observes
+    faults: tuple[AnyFault, ...]  # see the fault kinds; `[]`: no faults, the drill only observes
     runtime: RuntimeSettings = RuntimeSettings()
     expect: Expect = Expect()
-    engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # it may run on
+    engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1)] = ("sockets", "virtual")  # that may run it
     quick: bool = False  # part of the set that `drill run --quick` runs
-    variants: tuple[Variants, ...] = ()  # run on each of these instead of once, and compare (`sim.analysis.parity`)
+    variants: tuple[Variants, ...] = ()  # run each of these instead of one run, and compare them (`sim.analysis.parity`)
 
     @property
     def gates(self) -> tuple[str, ...]:
-        """The gates of its checks, in their order."""
+        """The gates of the drill's checks, in the order of the checks."""
         return tuple(dict.fromkeys(check.partition(".")[0] for check in self.checks))
 
     @property
@@ -163,12 +163,12 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def runs_on(drill: Drill, engine: str) -> bool:
-    """Whether a drill may run on an engine. Drills of the virtual engine also run on the fleet engine."""
+    """Return whether a drill may run on an engine. Drills for the virtual engine also run on the fleet engine."""
     return engine in drill.engines or (engine == "fleet" and "virtual" in drill.engines)
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
-    """Read a drill file and apply `overrides`, texts like `table.key=value`. Raises `UsageError` with one sentence."""
+    """Read a drill file and apply `overrides` like `table.key=value`. Raise `UsageError` if the result is invalid."""
     data = read_toml(path)
     for assignment in overrides:
         set_key(data, assignment)
@@ -178,7 +178,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Drill:
 
 
 def expected_duration_s(drill: Drill) -> float:
-    """Estimated duration of a run in real time, in seconds: arrival and phases, settling early."""
+    """Estimate the duration of a run in real time, in seconds: arrival and all phases, with an early end of settling."""
     return drill.fleet.arrival_s + drill.phases.steady_s + drill.phases.fault_s + drill.phases.recovery_s + 1.0
 
 

@@ -1,6 +1,6 @@
 """The phases of a drill, the same on every engine: steady state, fault, recovery, settle, end.
 
-The runner is a generator that yields what it waits for. Only this module reads phase lengths, limits and poll periods.
+The runner is a generator that yields each `Wait`. Only this module reads phase lengths, limits and poll periods.
 """
 
 import math
@@ -14,12 +14,12 @@ from sim.drill.model import Drill
 from sim.drill.system_model import SystemModel
 from sim.drill.waiting import Wait, Woke
 
-POLL_S = 0.1  # between two checks whether the steady state holds, publishing has drained, or everyone has converged
-DRAIN_LIMIT_S = 20.0  # for events under way when publishing ends
+POLL_S = 0.1  # between two checks of the steady state, of unfinished publishes, or of convergence
+DRAIN_LIMIT_S = 20.0  # for publishes whose outcome is unknown when publishing ends
 
 
 class World(Protocol):
-    """What an engine does in a run. No method blocks: `PhaseRunner` yields what it waits for."""
+    """The operations of an engine that `PhaseRunner` needs. No method blocks: the runner yields each wait."""
 
     @property
     def actions(self) -> FaultActions:
@@ -27,44 +27,44 @@ class World(Protocol):
 
     @property
     def record(self) -> Record:
-        """Adds an observation of the run, or of a fault."""
+        """The function that adds an observation of the run or of a fault."""
 
     def now(self) -> float:
-        """The run's clock, in seconds."""
+        """Return the time on the run's clock, in seconds."""
 
     def entered(self, phase: str) -> None:
-        """Called when a phase has begun and is recorded."""
+        """Handle the start of a phase, after it is recorded."""
 
     def start(self) -> None:
-        """Let clients arrive and begin to publish."""
+        """Start the arrival of clients and the publishing."""
 
     def unready_reason(self) -> str:
-        """Why the steady state does not hold; empty if it does."""
+        """Return why the steady state does not hold; empty if it holds."""
 
     def end_load(self) -> None:
         """End all load on the target, because the run is being stopped."""
 
     def finish_publishing(self) -> None:
-        """Publish nothing new."""
+        """Stop publishing new events."""
 
     def is_publishing(self) -> bool:
-        """Whether the outcome of any published event is still unknown."""
+        """Return whether the outcome of any published event is still unknown."""
 
     def abandon_publishing(self) -> None:
         """Record a failure for every event whose outcome is still unknown."""
 
     def add_auditor(self) -> None:
-        """Add a client that reads everything retained, where the engine has one."""
+        """Add a client that reads all retained events, if the engine has an auditor."""
 
     def is_settled(self) -> bool:
-        """Whether every client has converged."""
+        """Return whether every client has converged."""
 
     def conclude(self) -> None:
-        """Record which clients have converged, and for the others why not."""
+        """Record which clients have converged, and the reason for each client that has not."""
 
 
 def latest_end_s(drill: Drill, model: SystemModel) -> float:
-    """The latest possible end of a simulated run, in seconds."""
+    """Return the latest possible end of a simulated run, in seconds."""
     phases = drill.phases
     limits = (phases.steady_s, phases.steady_limit_s, phases.fault_s, phases.recovery_s, DRAIN_LIMIT_S, phases.settle_s)
     starts = sum(isinstance(fault, KillRuntime) for fault in drill.faults)
@@ -72,7 +72,7 @@ def latest_end_s(drill: Drill, model: SystemModel) -> float:
 
 
 class PhaseRunner:
-    """Runs one drill in a world. `is_open_ended`: the steady state lasts until an operator brings a fault forward."""
+    """Runs one drill on an engine. If `is_open_ended`, the steady state lasts until an operator starts a fault by hand."""
 
     def __init__(self, drill: Drill, faults: Sequence[PlannedFault], world: World, *, is_open_ended: bool = False) -> None:
         self._phases = drill.phases
@@ -110,7 +110,7 @@ class PhaseRunner:
     # --- by hand ------------------------------------------------------------------------------------
 
     def bring_forward(self) -> PlannedFault:
-        """Begin the next waiting fault now; returns it. The caller must wake the driver."""
+        """Start the next waiting fault now and return it. The caller must wake the driver."""
         planned = min(self.faults.waiting, key=lambda each: each.begins_s)
         self.faults.bring_forward(planned, self._world.now())
         return planned
@@ -122,7 +122,7 @@ class PhaseRunner:
     # --- phases -------------------------------------------------------------------------------------
 
     def _reach_steady_state(self) -> Steps:
-        """Let everyone arrive, then check that the steady state holds before anything is broken."""
+        """Let all clients arrive, then check that the steady state holds before the first fault."""
         self._enter("steady")
         self._world.start()
         length_s = math.inf if self._is_open_ended else self._arrival_s + self._phases.steady_s
@@ -134,7 +134,7 @@ class PhaseRunner:
         self.is_steady = not unready and not self.is_stopped
 
     def _inject_faults(self) -> Steps:
-        """The fault phase, which lasts until every fault has ended, also where that takes longer than planned."""
+        """Run the fault phase until every fault has ended, even if that takes longer than planned."""
         now, faults = self._world.now, self.faults
         ends = now() + self._phases.fault_s
         faults.start(now())
@@ -142,10 +142,10 @@ class PhaseRunner:
             yield from self._wait(*(() if now() >= ends else (ends,)), *faults.moments(), condition=faults.has_news)
             if not self.is_stopped:
                 faults.advance(now())
-        yield from self._wait(now())  # what else is due at this moment still belongs to the fault phase
+        yield from self._wait(now())  # other actions due at this moment still belong to the fault phase
 
     def _settle(self) -> Steps:
-        """Wait for everyone to converge; those that have not when time is up are recorded with the reason."""
+        """Wait for all clients to converge. At the limit, record the reason for each client that has not."""
         world = self._world
         if not self.is_stopped:
             yield from self._drain()
@@ -158,7 +158,7 @@ class PhaseRunner:
         world.conclude()
 
     def _drain(self) -> Steps:
-        """Publish no more, and wait for the outcome of every event under way."""
+        """Stop publishing, and wait for the outcome of every published event."""
         world = self._world
         world.finish_publishing()
         limit = world.now() + DRAIN_LIMIT_S
@@ -174,7 +174,7 @@ class PhaseRunner:
         self._world.entered(phase)
 
     def _wait_until(self, moment: float, may_end: Callable[[], bool] = lambda: False) -> Steps:
-        """Wait until a moment, a stop, or what an operator did."""
+        """Wait until a moment, a stop of the run, or an operator's action that makes `may_end` true."""
         while not self.is_stopped and not may_end():
             yield from self._wait(moment)
             if self._world.now() >= moment:

@@ -1,4 +1,4 @@
-"""What a drill may do to a live target: caps, stop conditions, hooks, rollback. Operators write these rules."""
+"""The rules that operators write for a live target: caps, stop conditions, hooks and rollback."""
 
 from typing import Annotated, Literal
 
@@ -7,82 +7,82 @@ import msgspec
 from sim.server.settings import Count, Positive, Share
 
 TargetKind = Literal["mock", "staging", "production"]
-MetricsProfile = Literal["full", "pinned", "none"]  # none: the endpoint is not asked
-Command = Annotated[list[str], msgspec.Meta(min_length=1)]  # a program and its arguments; no shell reads it
+MetricsProfile = Literal["full", "pinned", "none"]  # none: the metrics endpoint is not polled
+Command = Annotated[list[str], msgspec.Meta(min_length=1)]  # a program and its arguments; runs without a shell
 Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,200}$")]  # printable, without blanks
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits on what a drill may do to a target, checked before it starts and kept while it runs."""
+    """Limits on what a drill may do to a target, checked before it starts and enforced while it runs."""
 
-    clients: Count  # open connections, including negative clients and the auditor
-    connects_per_s: Positive  # in any second, storms included
-    events_per_s: Positive  # publishes in any second, including retries
+    clients: Count  # maximum open connections, including negative clients and the auditor
+    connects_per_s: Positive  # maximum connects in any second, including storms
+    events_per_s: Positive  # maximum publishes in any second, including retries
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a drill ends early and its faults are reverted. A missing condition is never met. All defaults are [ours]."""
+    """Conditions that end a drill early and revert its faults. A missing condition never applies. Defaults are [ours]."""
 
-    error_ratio: Share | None = None  # of failed mints, connects and publishes within `error_window_s`: stops above it
-    error_window_s: Positive = 10.0  # over which errors are counted
-    error_minimum_n: Count = 20  # requests that the window must have
-    live_share: Share | None = None  # of live clients: stops when it was lower for `live_share_for_s`
+    error_ratio: Share | None = None  # stop above this ratio of failed mints, connects and publishes in `error_window_s`
+    error_window_s: Positive = 10.0  # window in which requests and errors are counted
+    error_minimum_n: Count = 20  # minimum number of requests in the window
+    live_share: Share | None = None  # stop when the share of live clients was lower for `live_share_for_s`
     live_share_for_s: Positive = 30.0  # see `live_share`
-    metrics_unreachable_polls: Count | None = None  # failed polls of the metrics endpoint in a row
-    # Server metrics, such as `delivery.max_replay_lag`, and the value that each may reach. Of counters (names like `_total`)
-    # it is the increase since the run started.
+    metrics_unreachable_polls: Count | None = None  # stop after this number of failed metrics polls in a row
+    # Server metrics, such as `delivery.max_replay_lag`, and the highest value allowed for each. For counters (names like
+    # `_total`) the value is the increase since the run started.
     metrics_above: dict[str, float] = {}
 
     @property
     def needs_metrics(self) -> bool:
-        """Whether it cannot be kept without the metrics endpoint."""
+        """Whether a condition needs the metrics endpoint."""
         return self.metrics_unreachable_polls is not None or bool(self.metrics_above)
 
 
 class Hook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Operators' commands that inject and revert one kind of fault on their target."""
+    """The operators' commands that inject and revert one kind of fault on their target."""
 
     inject: Command  # injects the fault
-    revert: list[str] = []  # reverts it; empty: the fault ends by itself
-    timeout_s: Positive = 60.0  # [ours] of either command
+    revert: list[str] = []  # reverts the fault; empty: the fault ends by itself
+    timeout_s: Positive = 60.0  # [ours] timeout of each command
 
 
 class RevisionCommands(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Commands that print what is deployed: the first line is the revision. Without a command the service is asked."""
+    """Commands that print the deployed revision in the first line. Without a command the service is queried."""
 
     control: list[str] = []  # prints the revision of the control service
     runtime: list[str] = []  # prints the revision of the runtime
-    timeout_s: Positive = 10.0  # [ours] of either command
+    timeout_s: Positive = 10.0  # [ours] timeout of each command
 
 
 class RollbackHook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Operators' commands of one rollback step, and their reversal after a rehearsal."""
+    """The operators' commands for one rollback step, and to undo it after a rehearsal."""
 
-    apply: Command  # changes it
-    restore: Command  # restores what was before
-    timeout_s: Positive = 60.0  # [ours] of either command
+    apply: Command  # applies the rollback step
+    restore: Command  # restores the state from before the step
+    timeout_s: Positive = 60.0  # [ours] timeout of each command
 
 
 class TrafficRollback(RollbackHook, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Traffic to the last known good revisions."""
+    """Moves traffic to the last known good revisions."""
 
     control_revision: Word  # last known good revision of the control service
     runtime_revision: Word  # last known good revision of the runtime
 
 
 class ThrottleRollback(RollbackHook, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tighter throttle or guard, and how its effect is observed."""
+    """Tightens a throttle or guard, and defines how its effect is observed."""
 
     refuses: Literal["publishes", "connects"] = "publishes"  # what the throttle refuses
     burst: Annotated[int, msgspec.Meta(ge=2, le=1000)] = (
-        40  # [ours] requests at once: accepted without the throttle, refused in part with it
+        40  # [ours] requests sent at once: all accepted without the throttle, some refused with it
     )
 
 
 class CohortRollback(RollbackHook, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The client cohort alone."""
+    """Reduces the client cohort only."""
 
-    percent: Annotated[float, msgspec.Meta(ge=0, lt=100)] = 0.0  # of all keys, after the rollback
+    percent: Annotated[float, msgspec.Meta(ge=0, lt=100)] = 0.0  # cohort after the rollback, in percent of all keys
 
 
 class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,10 +91,10 @@ class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     traffic: TrafficRollback | None = None
     throttle: ThrottleRollback | None = None
     cohort: CohortRollback | None = None
-    observed_within_s: Positive = 60.0  # [ours] from the end of a command to its observed effect
+    observed_within_s: Positive = 60.0  # [ours] limit from the end of a command to its observed effect
     check: list[str] = []  # exits with 0 if the last good revisions are still available; changes nothing
-    watch: tuple[str, ...] = ()  # overrides of the canary check's drill, as with --set
-    allow_on_production: bool = False  # a rehearsal moves the traffic of all users
+    watch: tuple[str, ...] = ()  # overrides for the drill of the canary check, as with --set
+    allow_on_production: bool = False  # required on production, because a rehearsal moves the traffic of all users
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,4 +104,4 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     stop: Stop = Stop()
     hooks: dict[str, Hook] = {}  # by kind of fault
     metrics_profile: MetricsProfile = "full"
-    metrics_every_s: Positive = 2.0  # [ours]
+    metrics_every_s: Positive = 2.0  # [ours] between two polls of the metrics endpoint

@@ -1,4 +1,4 @@
-"""What a phase runner waits for, and why it goes on. A driver resumes it in its own kind of time."""
+"""The waits of a phase runner, and the reasons why they end. A driver resumes the runner in wall or virtual time."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Woke(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait for the earliest of these moments of the run's clock (none: for ever), or until the condition is true."""
+    """Wait until the earliest of these moments (empty: no limit), or until the condition is true."""
 
     moments: tuple[float, ...]
     condition: Callable[[], bool] | None = None
@@ -25,19 +25,19 @@ class Wait:
 
     @property
     def until(self) -> float:
-        """The moment at which it ends at the latest."""
+        """The latest moment at which the wait ends."""
         return min(self.moments, default=math.inf)
 
 
 @dataclass
 class Signals:
-    """What others ask of a run while it waits: to stop, or to look at what an operator has changed."""
+    """Requests to a waiting run: to stop, or to check what an operator has changed."""
 
     is_stopped: bool = False
     is_by_hand: bool = False
 
     def reason(self, wait: Wait, now: float) -> Woke | None:
-        """Why this wait ends now; None when it goes on."""
+        """Return why this wait ends now; None if it continues."""
         if self.is_stopped and wait.heeds_stop:
             return Woke.STOPPED
         if self.is_by_hand:

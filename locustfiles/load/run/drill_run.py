@@ -1,4 +1,4 @@
-"""One drill's run by greenlets, with Locust's users as its clients."""
+"""A run of one drill by greenlets, with Locust's users as its clients."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ _SAMPLE_PERIOD_S = 0.5
 
 
 class DrillRun:
-    """One run into `folder`: `prepare`, then `run_phases` in a greenlet of its own while users `be_a_client`."""
+    """One run with its results in `folder`. Call `prepare`, then `run_phases` in one greenlet and `be_a_client` in users."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class DrillRun:
         workers: Sequence[str],
         send: Send,
     ) -> None:
-        """`workers` are the ids of those that the fleet is spread over, to whom `send` speaks; without any it is all here."""
+        """Plan a run. `workers` are the ids of the Locust workers that run the clients; without any, this process does."""
         self.plan = plan
         self.phase = "start"
         self.live = LiveMetrics(report)
@@ -72,13 +72,13 @@ class DrillRun:
         self._lag = LagMonitor(self.clock, self._recorder, "master" if workers else "")
         fleet = plan.drill.fleet.clients
         self._others = Workers(workers, fleet, send, self.clock, self._recorder, self.live, self.stop)
-        self.replaced = Event()  # another run has begun
+        self.replaced = Event()  # set when another run has started
         self.header = self._new_header(run_id)
 
     # --- before -------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Find or start the runtime, make the streams and the fleet. Raises as the target does."""
+        """Connect to the target or start the mock, then create the streams and the clients. Raise the target's errors."""
         raise_descriptor_limit()
         write_header(self._folder, self.header)
         endpoints = self.plan.endpoints or self._start_mock()
@@ -122,7 +122,7 @@ class DrillRun:
         return Endpoints.of_embedded_mock(self._mock.url, admin_token())
 
     def _as_found(self, endpoints: Endpoints) -> Switches:
-        """The switches to go back to after each fault: a drill must not mend what is wrong with a target."""
+        """Return the switches to restore after each fault. A drill must not repair the defects of a target."""
         if self._mock is not None or not endpoints.is_mock:
             return self.plan.switches
         found = self._endpoints.ask(service_api.switches)
@@ -130,7 +130,7 @@ class DrillRun:
         return msgspec.structs.replace(found, seed=self.plan.seed)
 
     def _make_fleet(self) -> None:
-        """The clients that users of this process will be, and one for each probe."""
+        """Create the clients for the users of this process, and the negative clients."""
         drill, fleet = self.plan.drill, self.plan.drill.fleet.clients
         for number in range(fleet + len(drill.expect.negative_clients)):
             if number >= fleet:
@@ -143,46 +143,46 @@ class DrillRun:
         write_header(self._folder, self.header)
 
     def _prepare_workers(self, topics: list[str]) -> None:
-        """Raises `TargetError` for a worker that cannot take part."""
+        """Prepare the workers. Raise `TargetError` for a worker that cannot take part."""
         if self._workers:
             target = self._mock.url if self._mock is not None else self._endpoints.endpoints.name
             pace = self._guard.worker_connects_per_s
             self._others.prepare(self.plan.drill, self.plan.seed, target, topics, pace)
 
     def receive(self, worker: str, said: AnyFromWorker) -> None:
-        """A worker says something."""
+        """Handle a message from a worker."""
         self._others.receive(worker, said)
 
     # --- what users do ------------------------------------------------------------------------------
 
     def take_client(self) -> int | None:
-        """The next client of the fleet that no user is yet."""
+        """Return the next client without a user; None if every client has one."""
         return self._free.popleft() if self._free else None
 
     def be_a_client(self, number: int) -> None:
-        """A user's greenlet is that client until the run ends."""
+        """Run one client in a user's greenlet until the run ends."""
         with self._background.must_not_fail():
             self._client_pool.live_on(number)
 
     def leave(self, number: int) -> None:
-        """Locust takes a user away: a fleet that shrinks by itself is not what was asked for."""
+        """Stop the client of a user that Locust removed, and the run: the drill needs all its clients."""
         self._client_pool.clients[number].stop()
         self.stop(f"Locust took the user of client {number} away")
 
     def publish(self) -> None:
-        """A user's greenlet publishes until the run wants no more."""
+        """Publish in a user's greenlet until the run ends publishing."""
         with self._background.must_not_fail():
             self.publisher.run()
 
     def stop(self, because: str) -> None:
-        """End before its time: revert, keep what was observed, and say that it is not complete."""
+        """Stop the run early: revert the faults, keep the observations, and mark the record as incomplete."""
         self._because = self._because or because
         self._driver.stop()
 
     # --- by hand ------------------------------------------------------------------------------------
 
     def storm_now(self) -> str:
-        """Inject the next fault now; returns its kind. Raises `UsageError` if no fault is left."""
+        """Inject the next fault now and return its kind. Raise `UsageError` if that is not possible now."""
         if why_not := self.why_no_storm():
             raise UsageError(why_not)
         planned = self._phases.bring_forward()
@@ -191,7 +191,7 @@ class DrillRun:
         return planned.kind
 
     def revert_now(self) -> None:
-        """Revert everything now; faults that have not begun never will. Raises `UsageError` if nothing is being broken."""
+        """Revert all faults now and drop those that have not started. Raise `UsageError` if that is not possible now."""
         if why_not := self.why_no_revert():
             raise UsageError(why_not)
         self._add_remark("reverted by hand")
@@ -199,7 +199,7 @@ class DrillRun:
         self._driver.look()
 
     def why_no_storm(self) -> str:
-        """Why no storm can begin now, in a sentence; empty if one can."""
+        """Return why no storm can start now, in a sentence; empty if one can."""
         if self.phase not in ("steady", "fault"):
             return f"the run is in its phase '{self.phase}': a storm can begin in 'steady' and in 'fault' only."
         if not self._faults:
@@ -207,20 +207,20 @@ class DrillRun:
         return "" if self._phases.faults.waiting else "every fault of this drill has begun already."
 
     def why_no_revert(self) -> str:
-        """Why nothing can be reverted now, in a sentence; empty if it can."""
+        """Return why nothing can be reverted now, in a sentence; empty if it can."""
         if self.phase != "fault":
             return f"the run is in its phase '{self.phase}': there is something to revert in 'fault' only."
         return "faults are being reverted already." if self._phases.faults.is_ended_by_hand else ""
 
     def _add_remark(self, what: str) -> None:
-        """Tell the readers of the verdict."""
+        """Add a remark to the header, for the readers of the verdict."""
         at_s = self.clock.now() - self.clock.began
         self.header.remarks = [*self.header.remarks, f"{what}, {at_s:.1f} s into the run, in the phase '{self.phase}'"]
 
     # --- phases -------------------------------------------------------------------------------------
 
     def run_phases(self) -> RunHeader:
-        """From the first client to the sealed record; never raises, the header says what went wrong."""
+        """Run all phases and seal the record. Never raises: the header has the reason of a failure."""
         try:
             with relaxed_gc():
                 self._background.spawn(self._lag.run)
@@ -237,12 +237,12 @@ class DrillRun:
         return self.header
 
     def _live_share(self) -> float | None:
-        """The share of the fleet that is live; None before the steady state was reached."""
+        """Return the share of the clients that are live; None before the steady state was reached."""
         return self.live_clients / self.plan.drill.fleet.clients if self._phases.is_steady else None
 
     @property
     def live_clients(self) -> int:
-        """How many of the fleet are live."""
+        """Number of live clients, here and on workers."""
         return self._client_pool.live + self._others.live
 
     # --- the world of the phase runner --------------------------------------------------------------
@@ -258,7 +258,7 @@ class DrillRun:
         self._say(f"{phase}: {self.live_clients} of {self.plan.drill.fleet.clients} clients live")
 
     def start(self) -> None:
-        """See `World`. Clients arrive everywhere from the same moment on."""
+        """See `World`. Clients arrive from the same moment on, here and on workers."""
         self._client_pool.began = self.clock.now() + self._others.lead_s
         self._others.start(self._client_pool.began)
         for number in map(int, self.header.negative_clients):
@@ -311,7 +311,7 @@ class DrillRun:
     # --- monitoring ---------------------------------------------------------------------------------
 
     def _sample(self) -> None:
-        """Now and then every client's distance from the head, and a point of the recovery curve."""
+        """Record the clients' lag behind the head and a point of the recovery curve, once per sample period."""
         while True:
             gevent.sleep(_SAMPLE_PERIOD_S)
             self._recorder.flush()
@@ -327,7 +327,7 @@ class DrillRun:
     # --- ending -------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leave nothing behind: clients gone, record sealed, header written, mock stopped."""
+        """End the run: stop the clients and the mock, seal the record, write the header."""
         self._end_load()
         if wrong := self._others.end():
             self.header.complete = False
@@ -345,7 +345,7 @@ class DrillRun:
             self.header.complete, self.header.stopped_because = False, str(error)
         if self._mock is not None:
             self._mock.stop()
-        with suppress(StormgateError):  # an older header says that the run is not complete
+        with suppress(StormgateError):  # the header on disk already marks the run as incomplete
             write_header(self._folder, self.header)
 
     def _close_guard(self) -> None:
@@ -356,7 +356,7 @@ class DrillRun:
             self.header.complete, self._because = False, self._because or str(error)
 
     def _end_load(self) -> None:
-        """Ask nothing more of the target."""
+        """Send nothing more to the target."""
         if hasattr(self, "publisher"):
             self.publisher.cancel()
         if hasattr(self, "_client_pool"):

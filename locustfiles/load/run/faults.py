@@ -1,7 +1,7 @@
-"""What faults do in a load test: to clients, here and on workers, and to the mock by its switches.
+"""The faults of a load test: on clients, here and on workers, and on the mock through its switches.
 
-A drill with other faults (network faults, killed runtimes, revoked sessions, rotated keys, clocks) is refused by name:
-`stormgate drill run` runs it.
+A drill with other faults (network faults, killed runtimes, revoked sessions, rotated keys, clocks) is refused with a message
+that names them. `stormgate drill run` runs such a drill.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ POSSIBLE: tuple[type[Fault], ...] = (*CLIENT_FAULTS, ExpireTokens, RollingDeploy
 
 
 def require_possible(drill: Drill) -> None:
-    """Raise `UsageError` for a drill with anything that load tests do not do."""
+    """Raise `UsageError` for a drill that needs something which load tests do not support."""
     wanted = [fault.kind for fault in drill.faults if not isinstance(fault, POSSIBLE)]
     wanted += ["retired routes"] if drill.expect.retired_routes else []
     wanted += ["surfaces to compare"] if drill.variants else []
@@ -39,11 +39,11 @@ def require_possible(drill: Drill) -> None:
 
 
 class MockService(RequestedService):
-    """The service over HTTP, by greenlets."""
+    """The mock's service over HTTP, with requests in greenlets."""
 
     def __init__(self, http: GreenletHttp, clock: WallClock) -> None:
         super().__init__(http.ask, clock.now)
-        self._switching = BoundedSemaphore()  # two requests under way at once could arrive in the other order
+        self._switching = BoundedSemaphore()  # two concurrent requests could arrive in the wrong order
 
     def set_switches(self, switches: Callable[[], Switches]) -> int:
         """See `Service`."""
@@ -52,7 +52,7 @@ class MockService(RequestedService):
 
 
 class LoadTestFaultActions:
-    """All faults of one run: those of clients here and on workers, and those of the service."""
+    """Injects and reverts all faults of one run: on clients here and on workers, and on the service."""
 
     def __init__(
         self,
@@ -62,20 +62,20 @@ class LoadTestFaultActions:
         carry_out: Callable[[Steps], Completion],
         reverted: Callable[[], None],
     ) -> None:
-        """`reverted` is called when all is reverted."""
+        """`reverted` is called when all faults are reverted."""
         self._client_faults = client_pool.faults
         self._workers = workers
         self._service = service
         self._carry_out = carry_out
         self._reverted = reverted
-        self._orders: dict[int, int] = {}  # by fault, what workers were asked to do
+        self._orders: dict[int, int] = {}  # by index of the fault: the order that was sent to the workers
 
     def timing(self, planned: PlannedFault) -> Timing:
         """See `FaultActions`."""
         return planned.timing
 
     def announce(self, planned: Sequence[PlannedFault], now: float) -> float:
-        """See `FaultActions`. Workers hear of a fault before it begins, so that it begins everywhere at once."""
+        """See `FaultActions`. Workers get the order before the fault starts, so that it starts everywhere at once."""
         at = now + self._workers.lead_s
         for each in planned:
             if isinstance(each.fault, CLIENT_FAULTS):
@@ -97,7 +97,7 @@ class LoadTestFaultActions:
         return self._carry_out(self._affected(planned))
 
     def _affected(self, planned: PlannedFault, here: int = 0) -> Steps:
-        """Count the clients here and, once the workers have answered, theirs."""
+        """Return the number of affected clients, here and on workers, once the workers have answered."""
         return here + float((yield self._workers.affected(self._orders.pop(planned.index))))
 
     def end_early(self) -> None:
