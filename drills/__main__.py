@@ -1,4 +1,4 @@
-"""`python -m drills` does what `stormgate` does."""
+"""Run the `stormgate` command line with `python -m drills`."""
 
 from drills.cli.main import main
 

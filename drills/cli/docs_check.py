@@ -1,8 +1,8 @@
 """Check the commands in documents: `python -m drills.cli.docs_check [FILE...]`. Default: README.md and docs/**/*.md.
 
 The real command line parses every line of a shell block that names `stormgate`. Drills, stages and rehearsals also run as dry
-runs, and commands that only read run as they are. A `make` line must name a target of the Makefile beside the document.
-Exit codes: 0 all commands are right, 1 some are wrong, 2 there is no document or no command.
+runs, and read-only commands run unchanged. A `make` line must name a target of the Makefile beside the document.
+Exit codes: 0 all commands are valid, 1 some are invalid, 2 there is no document or no command.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _HAVE_DRY_RUN = (("drill", "run"), ("stage", "run"), ("rollback", "rehearse"))
 
 
 class Tried(NamedTuple):
-    """One command of a document, and what is wrong with it; `problem` is empty if nothing is."""
+    """One command of a document. `problem` says why it is invalid, and is empty for a valid command."""
 
     line: int
     text: str
@@ -41,7 +41,7 @@ class Tried(NamedTuple):
 
 
 def check(document: Path) -> list[Tried]:
-    """Try every command of a document, in a folder with an example targets file whose environment variables are set."""
+    """Check every command of a document, in a folder with an example targets file whose environment variables are set."""
     with _sandbox():
         return [_try(line, text, document.parent) for line, text in commands(document.read_text(encoding="utf-8"))]
 
@@ -64,7 +64,7 @@ def _try(line: int, text: str, folder: Path) -> Tried:
     assert found
     try:
         words = list(_words(found["rest"]))
-    except ValueError as error:  # a quotation that does not end
+    except ValueError as error:  # an unclosed quotation mark
         return Tried(line, text, str(error))
     return Tried(line, text, _make_problem(words[0], folder) if found["make"] else _problem(words))
 
@@ -124,7 +124,7 @@ def _make_problem(target: str, folder: Path) -> str:
 
 @contextlib.contextmanager
 def _sandbox() -> Iterator[None]:
-    """A temporary working folder with what the documents tell the reader to put there."""
+    """A temporary working folder with the files that the documents ask the reader to create."""
     example = ROOT / "drills" / "targets.example.toml"
     before, environment = Path.cwd(), dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="stormgate-docs-") as folder:
@@ -143,7 +143,7 @@ def _sandbox() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check documents and print every command with what is wrong with it; returns the exit code."""
+    """Check documents and print each command with its problem, if any; return the exit code."""
     documents = [*map(Path, arguments)] or [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
     if missing := [path for path in documents if not path.is_file()]:
         print(f"{missing[0]}: there is no such document.", file=sys.stderr)

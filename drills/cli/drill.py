@@ -148,7 +148,7 @@ def _finish(verdict: "RunVerdict", run_dir: Path, as_json: bool, junit_file: Pat
 
 
 def _shown(drill: "Drill", thresholds: Path | None) -> "Iterator[tuple[str, str]]":
-    """What there is to know of a drill, as pairs of a heading and a text."""
+    """The description of a drill, as pairs of a heading and a text."""
     import msgspec
 
     from drills.judging import gates
@@ -200,7 +200,7 @@ def _words(value: object) -> str:
 
 
 def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]) -> "tuple[Drill, ...]":
-    """The drills that were asked for. Raises `UsageError`."""
+    """Load the drills that the options name. Raises `UsageError`."""
     from sim.drill import model as drills
 
     catalogue = catalog.catalogue()
@@ -214,7 +214,7 @@ def _load(names: list[str], every: bool, quick: bool, overrides: tuple[str, ...]
 
 
 def _fit(chosen: "tuple[Drill, ...]", engine: str | None, replications: int, by_name: bool) -> "tuple[Drill, ...]":
-    """The drills as this engine runs them."""
+    """Adapt the drills to this engine."""
     from drills.runs import variants
     from drills.runs.request import ENGINES
 
@@ -224,7 +224,7 @@ def _fit(chosen: "tuple[Drill, ...]", engine: str | None, replications: int, by_
 
 
 def _able(drills: "tuple[Drill, ...]", engine: str, replications: int) -> "tuple[Drill, ...]":
-    """The drills of a set that can run so; prints which are left out. A drill asked for by name is refused instead."""
+    """The drills of a set that this engine can run; prints which are left out. A drill given by name is refused instead."""
     unfit = {drill.name: f"not for --engine {engine}" for drill in drills if not _is_for(drill, engine)}
     if replications > 1:
         unfit |= {drill.name: "it compares variants, one run of each" for drill in drills if drill.variants}

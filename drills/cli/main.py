@@ -1,4 +1,4 @@
-"""The command line. Heavy imports are inside the commands, so that `stormgate --help` answers at once."""
+"""The command line. Slow imports are inside the commands, so that `stormgate --help` starts quickly."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ app = typer.Typer(
     Exit codes: 0 go, 1 no-go, 2 inconclusive, 3 wrong usage or configuration, 4 stormgate or the evidence failed.""",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich would take [brackets] in help texts for markup and drop them
+    rich_markup_mode=None,  # rich would read [brackets] in help texts as markup and remove them
 )
 app.command()(judge)
 app.command()(snapshot)
@@ -59,7 +59,7 @@ def _options(
 
 
 def main() -> None:
-    """Entry point. SIGTERM ends a command as Ctrl-C does."""
+    """Start the command line. SIGTERM ends a command as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run_words(sys.argv[1:]))
 
@@ -89,7 +89,7 @@ def run_words(arguments: list[str]) -> int:
 
 
 def _sentence(error: typer.TyperException) -> str:
-    """Typer's error message on one line. For a group without a command it is the whole help, which goes to stdout."""
+    """Typer's error message on one line. For a group without a command, print the help to stdout instead."""
     message = error.format_message()
     if message.startswith("Usage:"):
         print(message)

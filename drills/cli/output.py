@@ -1,4 +1,4 @@
-"""What commands print: plain lines, one JSON object, or a table. Heavy imports wait until something is printed."""
+"""Print the results of commands: plain lines, one JSON object, or a table. Slow imports wait until something is printed."""
 
 import sys
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from sim.base.errors import StorageError
 
 
 def lines(*texts: str) -> None:
-    """Print each text as it is, without markup and without line breaks."""
+    """Print each text unchanged, without markup and without added line breaks."""
     from drills.reports.terminal import out
 
     for text in texts:
@@ -34,7 +34,7 @@ def json_object(value: Any) -> None:
 
 
 def table(heads: Iterable[Any], rows: Iterable[Iterable[str]], **style: Any) -> None:
-    """Print a table. Heads are texts or rich columns. Cells are printed as they are, without markup."""
+    """Print a table. Column headings are texts or rich columns. Cells are printed unchanged, without markup."""
     from rich.table import Table
     from rich.text import Text
 

@@ -155,7 +155,7 @@ def _print_points(points: Any, replications: int, as_json: bool) -> None:
 
 
 def _print_swept(swept: "Swept", as_json: bool) -> None:
-    """Print a sweep. One without any metric is inconclusive."""
+    """Print a sweep. A sweep without any metric is inconclusive."""
     from drills.planning import report as plan_report
 
     if as_json:
@@ -190,7 +190,7 @@ def _print_table(heads: list[str], body: list[list[str]], *sentences: str) -> No
 
 
 def _point(swept: "Swept", point: Any) -> dict[str, Any]:
-    """One point for programs. A number that is infinite or NaN is null."""
+    """One point as JSON values. Infinity and NaN become null."""
     table = swept.table
     rows = table[table["point"] == point.number]
     verdict = swept.verdicts[point.number]

@@ -1,6 +1,6 @@
 """Generate the reference pages of the documentation from the types and registries that the program itself uses.
 
-`python -m drills.cli.reference` writes `docs/reference/*.md`. What a key means is the comment beside its field in the code.
+`python -m drills.cli.reference` writes `docs/reference/*.md`. The meaning of a key is the comment beside its field in the code.
 """
 
 import ast
@@ -87,12 +87,12 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', ':', '?')) else '.'}" if text else ""
 
 
-# --- types as files have them ---------------------------------------------------------------------------
+# --- types as users write them ---------------------------------------------------------------------------
 
 
 @cache
 def comments(cls: type) -> Mapping[str, str]:
-    """The comment of each field or member of a class, its bases included: beside it in the source, or right above it."""
+    """The comment of each field or member of a class and its bases: beside it in the source, or on the line above."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if base.__module__.startswith(("sim.", "drills.")):
@@ -134,7 +134,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 
 def _type(kind: types.Type, key: str = "") -> str:
-    """What a value may be, in words."""
+    """The allowed values of a type, in words."""
     unit = next((f", {unit}" for end, unit in _UNITS.items() if key.endswith(end)), "")
     match kind:
         case types.UnionType():
@@ -217,7 +217,7 @@ def _file(cls: type) -> Iterator[str]:
 
 
 def _tree(cls: type, above: str = "") -> Iterator[str]:
-    """The tables of a file, each with those below it."""
+    """The tables of a file, each followed by its subtables."""
     for title, nested in _tables_of(cls):
         whole = f"[{above}.{title.strip('[]')}]" if above else title
         yield from _section(whole, nested)
@@ -284,7 +284,7 @@ def _misbehaviours() -> Iterator[str]:
 
 
 def write(folder: Path = FOLDER) -> list[str]:
-    """Write all pages; returns the names of those that changed. Raises `StorageError`."""
+    """Write all pages; return the names of the changed ones. Raises `StorageError`."""
     made = {folder / name: text for name, text in pages().items()}
     changed = {path: text for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text}
     for path, text in changed.items():

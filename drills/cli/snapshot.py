@@ -1,4 +1,4 @@
-"""`stormgate snapshot`: record what a target's servers report of themselves, once or at intervals, as evidence."""
+"""`stormgate snapshot`: record the metrics that a target's servers report, once or at intervals, as evidence."""
 
 import sys
 from datetime import timedelta
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from drills.rollout.setup.stage_target import StageTarget
     from sim.engines.shared.endpoints import Endpoints
 
-_MIN_EVERY_S = 1.0  # [ours] more often, an endpoint that counts in whole seconds would look frozen
+_MIN_EVERY_S = 1.0  # [ours] with shorter intervals, an endpoint that counts whole seconds would look frozen
 
 
 def snapshot(

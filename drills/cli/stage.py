@@ -1,4 +1,4 @@
-"""`stormgate stage`: take a rollout through its stages, sign their reports, and work them out again."""
+"""`stormgate stage`: run the stages of a rollout, sign their reports, and judge or verify them again."""
 
 import sys
 from pathlib import Path

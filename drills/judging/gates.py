@@ -1,7 +1,7 @@
-"""The gates: ask a drill's evidence everything that its drill lists, and everything that is always asked.
+"""Judge a drill's evidence by the checks that the drill lists and by the checks of every drill.
 
-A check that raises is an `error` of that check and never stops the others. An unknown check is a mistake of the user's and is
-refused before anything starts.
+A check that raises an exception has the state `error`; all other checks still run. A drill with an unknown check is refused
+before anything starts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ DECISIONS: Mapping[str, Decide] = {
 }
 GENERATOR = "drill.generator_lag_ms"
 HOOKS_FOLDER = "hooks"
-_PACED_SHARE = 0.1  # [ours] of the connects after the first fault that may wait for a cap
+_PACED_SHARE = 0.1  # [ours] share of the connects after the first fault that a cap may delay
 
 
 def require_checks(drill: Drill, thresholds: Thresholds) -> None:
@@ -48,7 +48,7 @@ def require_checks(drill: Drill, thresholds: Thresholds) -> None:
 
 
 def judge(drill: Drill, history: History, thresholds: Thresholds, evidence: str) -> DrillVerdict:
-    """Judge a drill's history by the checks that it lists and those that are always on.
+    """Judge a drill's history by the checks that it lists and those of every drill.
 
     `evidence` names the file of the history. Raises `UsageError` as `require_checks` does.
     """
@@ -100,7 +100,7 @@ def _server_view(history: History) -> ServerView | None:
 
 
 def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult]:
-    """If a cap held back many of the storm's connects, checks of times are inconclusive: this was no storm of that size."""
+    """Make checks of times inconclusive if a cap delayed many connects: the storm was smaller than the drill declares."""
     if paced.n == 0 or paced.ratio <= _PACED_SHARE:
         return results
     why = f"the target's cap paced {paced.hits} of {paced.n} connects, so this was no storm of that size"
@@ -114,7 +114,7 @@ def _doubt(results: Sequence[CheckResult], paced: Share) -> Sequence[CheckResult
 
 
 def _disown(results: Sequence[CheckResult]) -> Sequence[CheckResult]:
-    """With a saturated load generator, checks of times do not measure the target: they neither pass nor fail."""
+    """Make checks of times errors if the load generator was saturated, because they then do not measure the target."""
     if not any(result.name == GENERATOR and result.state is State.ERROR for result in results):
         return results
     why = "the load generator was late itself, so this does not measure the target"
@@ -125,7 +125,7 @@ def _disown(results: Sequence[CheckResult]) -> Sequence[CheckResult]:
 
 
 def _invariants(case: Case, evidence: str) -> tuple[tuple[Violation, ...], CheckResult]:
-    """The violated invariants, and the check that says whether there are any, or that they could not be looked for."""
+    """The violated invariants, and the check that reports them or why they could not be checked."""
     found: list[Violation] = []
 
     def decide(case: Case, threshold: Threshold | None) -> Answer:
@@ -142,12 +142,12 @@ def _metrics(case: Case) -> tuple[tuple[Metric, ...], str]:
     """The run's metrics, or why they could not be computed."""
     try:
         return tuple(metrics.run_metrics(case.history, case.ledger)), ""
-    except Exception as error:  # such a run must not pass, and must still be reported
+    except Exception as error:  # the run must not pass, but must still be reported
         return (), f"the run cannot be measured: {error or type(error).__name__}"
 
 
 def answer(spec: CheckSpec, case: Case, threshold: Threshold | None, evidence: str) -> CheckResult:
-    """One check's result. An exception inside it makes it an `error` that says what happened."""
+    """The result of one check. An exception inside the check becomes an `error` with its text."""
     return _answer(spec, DECISIONS[spec.name], case, threshold, evidence)
 
 
@@ -156,19 +156,19 @@ def _answer(spec: CheckSpec, decide: Decide, case: Case, threshold: Threshold | 
         decide = fleet.decider(spec.name, decide)
     try:
         return result(spec, decide(case, threshold), evidence, threshold)
-    except Exception as error:  # a check that fails to work must not be taken for one that passes
+    except Exception as error:  # a broken check must not count as a pass
         reason = f"the check could not be worked out: {error or type(error).__name__}"
         return result(spec, Answer(State.ERROR, NAN, 0, reason), evidence, threshold)
 
 
 def read_evidence(evidence: str, rows: int, trouble: str = "") -> CheckResult:
-    """Whether a drill's files are complete and unchanged; `trouble` says why not."""
+    """The check whether a drill's files are complete and unchanged; `trouble` says why not."""
     state, reason = State.ERROR if trouble else State.PASS, trouble or f"{rows} observations, as they were recorded"
     return result(OF_RUNS[EVIDENCE], Answer(state, rows, rows, reason), evidence)
 
 
 def stopped(evidence: str, condition: str) -> CheckResult:
-    """A stop condition of the target ended the drill: that is a failure, whatever the other checks say."""
+    """The check that fails because a stop condition of the target ended the drill."""
     reason = f"a stop condition of the target was met: {condition}"
     return result(OF_RUNS[STOP_CONDITION], Answer(State.FAIL, 1, 1, reason), evidence)
 
@@ -179,7 +179,7 @@ def unreadable(name: str, trouble: str, evidence: str) -> DrillVerdict:
 
 
 def asked_of(drill: Drill) -> Sequence[CheckSpec]:
-    """The checks that a drill lists, then those that are always on."""
+    """The checks that a drill lists, then those of every drill."""
     own = [OF_RUNS[name] for name in dict.fromkeys(drill.checks)]
     return [*own, *(spec for spec in OF_RUNS.values() if _is_always_on(spec) and spec.when.holds(drill))]
 

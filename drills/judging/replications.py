@@ -1,8 +1,8 @@
 """One verdict on a drill from many replications.
 
-For invariants, counts and the gate `drill` the worst replication counts. An estimate is judged by its interval: a mean by
-Student's t over replications, a ratio also by the Wilson bound of the pooled sample, as replications without a hit do not vary.
-A replication that fails keeps the drill from passing, however good the mean is.
+For invariants, counts and the gate `drill`, the worst replication counts. An estimate is judged by its interval: a mean by
+Student's t over replications. A ratio also uses the Wilson bound of the pooled sample, because replications without a hit do
+not vary. If a replication fails, the drill does not pass, even if the mean is good.
 """
 
 import math
@@ -21,7 +21,7 @@ from sim.analysis.statistics import Mean
 
 _ANSWERS = (State.PASS, State.FAIL, State.INCONCLUSIVE)  # with a measured value
 _MAX_SEEDS = 5
-_COUNTED_WHEN_SEEN = "disconnects."  # metrics that a run has only if it counted one
+_COUNTED_WHEN_SEEN = "disconnects."  # a run lacks these metrics if their count is zero
 
 Results = dict[int, CheckResult]
 """One check's result in each replication, by seed."""
@@ -30,7 +30,7 @@ Results = dict[int, CheckResult]
 def combine(verdicts: dict[int, DrillVerdict], thresholds: Thresholds) -> DrillVerdict:
     """Combine the verdicts of all replications, by seed."""
     one = next(iter(verdicts.values()))
-    named = max(verdicts.values(), key=lambda verdict: verdict.clients)  # an unreadable one has 0 clients
+    named = max(verdicts.values(), key=lambda verdict: verdict.clients)  # an unreadable replication has 0 clients
     names = dict.fromkeys(check.name for verdict in verdicts.values() for check in verdict.checks)
     found = spreads(list(verdicts.values()))
     return DrillVerdict(
@@ -87,12 +87,12 @@ def _check(name: str, verdicts: dict[int, DrillVerdict], thresholds: Thresholds)
     if any(result.state not in _ANSWERS or math.isinf(result.value) for result in results.values()):
         return _worst(results)
     if any(result.n < (threshold.minimum_n or 0) for result in results.values()):
-        return _worst(results)  # many small samples do not make a large one
+        return _worst(results)  # several samples that are too small do not make a sufficient one
     return (_ratio if check.across == "ratio" else _mean)(results, threshold.threshold)
 
 
 def _worst(results: Results) -> CheckResult:
-    """The worst answer; of several, the one with the highest value."""
+    """The worst result; of equally bad ones, the one with the highest value."""
     for state in GRAVEST_FIRST:
         those = {seed: result for seed, result in results.items() if result.state is state}
         if those:
@@ -123,7 +123,7 @@ def _mean(results: Results, limit: float) -> CheckResult:
 
 
 def _ratio(results: Results, limit: float) -> CheckResult:
-    """All replications as one sample, judged by the wider of its Wilson bounds and the interval of the mean."""
+    """Judge all replications as one sample, by the wider of its Wilson bounds and the interval of the mean."""
     found, replications = _mean_of(results), len(results)
     n = sum(result.n for result in results.values())
     hits = sum(round(result.value * result.n) for result in results.values())
@@ -152,7 +152,7 @@ def _decide(
     method: str,
     is_enough: Callable[[int], bool],
 ) -> CheckResult:
-    """Pass with the upper end at or under the limit, fail with the lower end over it, else inconclusive."""
+    """Pass if the upper end is at most the limit, fail if the lower end is over it, else inconclusive."""
     lower, upper = interval
     n = len(results)
     said = f"{value:.4g} over {n} replications, with 95 % confidence {lower:.4g}..{upper:.4g}"

@@ -39,7 +39,7 @@ NOT_MEASURED = [
 
 
 def calibrate(target: str, file: Path | None, sizes: Sizes, seed: int, say: Callable[[str], None]) -> tuple[Fit, About]:
-    """Measure a target and fit a model to it. Raises `UsageError` before the first drill, later `TargetError` and others."""
+    """Measure a target and fit a model to it. Raises `UsageError` before the first drill; later other `StormgateError`s."""
     from sim.engines.sockets import engine as sockets
     from sim.engines.virtual import engine as virtual
 
@@ -86,7 +86,7 @@ def _about(target: str, service: "Endpoints | None", sizes: Sizes, fit: Fit) -> 
 
 
 def lines(fit: Fit) -> tuple[list[list[str]], list[list[str]]]:
-    """Lines of two tables: each parameter with its interval and source; each drill, measured and simulated."""
+    """Text of two tables: each parameter with its interval and source; each drill with measured and simulated values."""
     numbers = [[key, f"{each.value:.4g} {each.unit}", _interval(each), each.how] for key, each in fit.estimates.items()]
     errors = [
         [each.drill, each.metric, f"{each.measured:.4g}", f"{each.simulated:.4g}", f"{each.error:+.1%}"]

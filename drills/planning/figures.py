@@ -1,4 +1,4 @@
-"""The figures of a sweep or a search, chosen by its design and drawn from its table alone."""
+"""The figures of a sweep or a search. The design selects them; they are drawn from the table alone."""
 
 import math
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ from sim.planning.search import Outcome
 from sim.plots import sweeps
 from sim.plots.style import LINES
 
-PREFIX = "figure-"  # of file names; every file with it is replaced
+PREFIX = "figure-"  # of file names; all files with this prefix are replaced
 _HEADLINES = {
     "live_again_95_s": "95 % live again (s)",
     "peak_connects_per_s": "peak connects (1/s)",
     "bootstrap_p95_ms": "bootstrap, p95 (ms)",
 }
-_DECIDED_BY = {"bootstrap_p95_ms": "replay.bootstrap_ms"}  # metrics with the check that has their limit
-_MAX_COLUMNS, _MAX_STATES, _WIDEST_MAP = 6, 40, 20  # of panels, points and cells in a readable figure; [ours]
+_DECIDED_BY = {"bootstrap_p95_ms": "replay.bootstrap_ms"}  # metric -> the check whose threshold is its limit
+_MAX_COLUMNS, _MAX_STATES, _WIDEST_MAP = 6, 40, 20  # [ours] panels, points and cells that are still readable
 _STATES = {Outcome.GREEN: "pass", Outcome.RED: "fail", Outcome.ERROR: "error", Outcome.INCONCLUSIVE: "inconclusive"}
 
 
 def headlines(table: pd.DataFrame) -> dict[str, str]:
-    """The metrics of figures and summaries, with their labels."""
+    """The metrics that figures and summaries show, with their labels."""
     known = set(table["metric"])
     return {name: words for name, words in _HEADLINES.items() if name in known}
 
@@ -117,7 +117,7 @@ def _sensitivities(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -
 
 
 def _sensitivity_of_each(swept: Swept, table: pd.DataFrame, metrics: dict[str, str]) -> Iterator[tuple[str, Figure]]:
-    """Sensitivity per metric; points without a finite value are left out, and the label has their number."""
+    """Draw the sensitivity of each metric. The label counts the points left out because they have no finite value."""
     for name, words in metrics.items():
         found = tables.sensitivity(table, name)
         left_out = len(swept.points) - int((table["metric"] == name).sum())
@@ -127,13 +127,13 @@ def _sensitivity_of_each(swept: Swept, table: pd.DataFrame, metrics: dict[str, s
 
 
 def _limits(verdict: DrillVerdict) -> dict[str, float]:
-    """The limit of each metric for a green gate; the same at all points."""
+    """The limit of each metric for a passing gate; the same at all points."""
     known = {check.name: check.threshold for check in verdict.checks if check.threshold is not None}
     return {metric: known[check] for metric, check in _DECIDED_BY.items() if check in known}
 
 
 def of_search(searched: Searched) -> dict[str, Figure]:
-    """The metrics at each value that was tried, and its outcome."""
+    """Draw the metrics at each tried value, with its outcome."""
     outcomes = {number: _STATES[trial.outcome] for number, trial in enumerate(searched.found.trials)}
     table = searched.table.assign(gates=searched.table["point"].map(outcomes))
     metrics = headlines(table)

@@ -1,4 +1,4 @@
-"""The gates of a sweep: each run is judged like any drill run, and the runs of one point together."""
+"""The gates of a sweep: judge each run like a drill run, then combine the runs of each point."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +21,13 @@ _EVIDENCE = "not kept"
 
 @dataclass(frozen=True)
 class Gates:
-    """An evaluator that judges runs by a thresholds file, or by the default one of the machine that judges."""
+    """An evaluator that judges runs by a thresholds file; None: the default file of the machine that judges."""
 
     thresholds: Path | None = None
 
     @property
     def key(self) -> str:
-        """The thresholds and the judging code."""
+        """The identity of the thresholds and the judging code."""
         return f"gates {parquet.file_sha256(self.thresholds or DEFAULT_PATH)} {judging_code()}"
 
     def evaluate(self, drill: Drill, history: History) -> tuple[tuple[Metric, ...], bytes]:
@@ -53,6 +53,6 @@ def _load(path: Path | None) -> Thresholds:
 
 @lru_cache(maxsize=1)
 def judging_code() -> str:
-    """A digest of the judging code; the code of `sim` is part of every row's digest anyway."""
+    """A digest of the judging code. It leaves out `sim`, which is part of every row's digest."""
     paths = sorted(Path(gates.__file__).parent.rglob("*.py"))
     return " ".join(parquet.file_sha256(path)[:16] for path in paths)

@@ -1,6 +1,6 @@
 """The report of a sweep or a search: SUMMARY.md with figures, written from the stored rows alone.
 
-`plan sweep` and `plan find` end with it; `plan report` writes it again.
+`plan sweep` and `plan find` write it at their end; `plan report` writes it again.
 """
 
 import math
@@ -32,7 +32,7 @@ def read(folder: Path) -> Swept | Searched:
 
 
 def again(folder: Path) -> Swept | Searched:
-    """Write everything but the rows again. Raises like `read`, and `StorageError`."""
+    """Write everything except the rows again. Raises like `read`, and `StorageError`."""
     done = read(folder)
     mark = sweeps.lock(folder)
     try:
@@ -71,7 +71,7 @@ def sweep_paragraphs(swept: Swept) -> list[str]:
 
 
 def lines(swept: Swept, brief: bool = False) -> tuple[list[str], list[list[str]]]:
-    """A table as text: the heads, and a line per point. A brief one has half the width of each interval."""
+    """A table as text: headings, and a line per point. A brief table shows the half-width of each interval."""
     keys, words = list(swept.points[0].values), plan_figures.headlines(swept.table)
     names = list(words)
     cells = _cells(swept.table, names, _briefly if brief else _estimate)

@@ -1,4 +1,4 @@
-"""Searches for a value that keeps the gates green: each value is simulated with common seeds and judged by the gates."""
+"""Search for a value at which the gates pass: simulate each value with common seeds, and judge it by the gates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from sim.planning.search import Found, Outcome, Trial
 from sim.planning.store import Row, Store
 from sim.planning.sweep_file import Find, Plan, Value
 
-_PHASES = "drill."  # checks of the run phases: always required not to fail
+_PHASES = "drill."  # checks of the run phases; these must never fail
 _MAX_REASONS = 2
 
 
@@ -68,7 +68,7 @@ class Searched:
 
     @property
     def confidence(self) -> str:
-        """How certain the answer is, as a sentence."""
+        """The confidence of the answer, as a sentence."""
         limits = (
             " The fleet engine does not simulate delivery and checks no invariant." if self.plan.sweep.engine == "fleet" else ""
         )
@@ -89,7 +89,7 @@ def find(plan: Plan, out: Path, execute: Execute, judge: Gates | None = None) ->
     if wanted is None:
         raise UsageError(f"{plan.where}: has no [find]. `stormgate plan sweep` uses its [[parameters]].")
     folder = sweeps.folder_of(out, plan)
-    for value in (wanted.low, wanted.high, *wanted.values):  # refuse what cannot be run before the first run
+    for value in (wanted.low, wanted.high, *wanted.values):  # refuse an invalid value before the first run
         if value is not None:
             _check(plan, wanted, value)
     judge = judge or Gates()
@@ -103,7 +103,7 @@ def find(plan: Plan, out: Path, execute: Execute, judge: Gates | None = None) ->
 
 
 def read(folder: Path) -> Searched:
-    """A complete search, repeated with the rows of its folder. Raises `UsageError`, and `EvidenceError` for missing rows."""
+    """Read a complete search: repeat it with its stored rows. Raises `UsageError`, and `EvidenceError` for missing rows."""
     plan, judge = sweeps.read_kept(folder)
     wanted = plan.sweep.find
     if wanted is None:
@@ -114,7 +114,7 @@ def read(folder: Path) -> Searched:
 def _search(task: "_Search") -> Searched:
     plan, wanted = task.plan, task.wanted
     if wanted.want == "best":
-        task.simulate(wanted.values, plan.sweep.replications)  # all at once, because all are needed
+        task.simulate(wanted.values, plan.sweep.replications)  # in parallel, because all of them are needed
         found = search.best(wanted, plan.sweep.replications, task.ask, task.compare)
     else:
         found = search.number(wanted, plan.sweep.replications, task.ask)

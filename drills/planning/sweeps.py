@@ -1,4 +1,4 @@
-"""Sweeps in their result folder: simulate the missing runs, then write the tables from the stored rows.
+"""Run sweeps in a result folder: simulate the missing runs, then write the tables from the stored rows.
 
 results/plans/<name>/
     sweep.toml       a copy of the sweep file
@@ -40,7 +40,7 @@ _RUN_AGAIN = "Run the plan again; it simulates only the missing runs."
 
 
 class CutShortError(StormgateError):
-    """Not all runs were completed; completed runs are kept."""
+    """A sweep or search ended before all runs were complete; complete runs are kept."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Swept:
 
 
 Execute = Callable[[Sequence[Job], Store], str]
-"""Simulates the runs that the store lacks; returns why it ended early, or nothing."""
+"""Simulates the runs that the store lacks; returns the reason if it ended early, else an empty text."""
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """`plan.json`: everything needed to read the folder without the original files."""
+    """`plan.json`: the data that is needed to read the folder without the original files."""
 
     plan: Plan
-    code: str  # digest of the simulating and judging code; rows of other code are not used
+    code: str  # digest of the simulating and judging code; rows with another digest are not used
 
 
 def load(path: Path) -> Plan:
@@ -167,7 +167,7 @@ def open_folder(folder: Path, plan: Plan, judge: Gates) -> tuple[Mark, Store]:
     remove_leftovers(runs.WORK_PREFIX)
     store = Store(folder)
     mark = lock(folder)
-    for name in (TABLE_NAME, FOUND_NAME):  # of an earlier sweep: only a complete one has these
+    for name in (TABLE_NAME, FOUND_NAME):  # from an earlier run of the plan: only a complete result has these files
         (folder / name).unlink(missing_ok=True)
     if Path(plan.where).is_file():
         _copy(Path(plan.where), folder / SWEEP_NAME)
@@ -192,12 +192,12 @@ def _copy(source: Path, to: Path) -> None:
 
 
 def code() -> str:
-    """A digest of all code that decides the content of a row."""
+    """A digest of all code that the content of a row depends on."""
     return f"{code_digest()} {judging_code()}"
 
 
 def read_kept(folder: Path) -> tuple[Plan, Gates]:
-    """The plan and the gates of a folder. Raises `UsageError` for another folder, `EvidenceError` for a damaged one."""
+    """Read the plan and the gates of a folder. Raises `UsageError` if it is no plan's, `EvidenceError` if it is damaged."""
     path = folder / PLAN_NAME
     if not path.is_file():
         raise UsageError(f"{folder}: is not the folder of a sweep or search (it has no {PLAN_NAME}). See results/plans/.")
@@ -213,7 +213,7 @@ def read_kept(folder: Path) -> tuple[Plan, Gates]:
 
 
 def only_stored(folder: Path) -> Execute:
-    """Simulate nothing: a missing or damaged row is an `EvidenceError`."""
+    """Use stored rows only; raises `EvidenceError` for a missing or damaged row."""
 
     def execute(jobs: Sequence[Job], store: Store) -> str:
         missing = store.missing(jobs)
@@ -230,7 +230,7 @@ def only_stored(folder: Path) -> Execute:
 
 
 def write(path: Path, fill: Callable[[Path], Any]) -> None:
-    """Write a file atomically: `fill` writes it under another name. Raises `StorageError`."""
+    """Write a file atomically: `fill` writes a temporary file, which then gets the name. Raises `StorageError`."""
     partial = path.with_name(path.name + ".partial")
     try:
         fill(partial)

@@ -1,4 +1,4 @@
-"""Reports: a verdict as JSON, Markdown and on a terminal, and the progress of a run. Nothing here decides anything.
+"""Reports: a verdict as JSON, as Markdown and on a terminal, and the progress of a run. They decide nothing.
 
-Everything that shows verdicts to people may import it. It imports `drills.judging`.
+Every package that shows verdicts to people may import it. It imports `drills.judging`.
 """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 TEMPLATES = Path(__file__).with_name("templates")
-COLOURS = "colours.css"  # in there: the style of all pages, light and dark
+COLOURS = "colours.css"  # in that folder: the style of all pages, light and dark
 _MAX_REASONS = 3
 
 USERS_SAW = {
@@ -55,7 +55,7 @@ USERS_SAW = {
     **dict.fromkeys(("outdated_token_accepted", "overaged_token_accepted"), "nothing yet; but a user who lost access keeps it"),
     **dict.fromkeys(("forbidden_topic_accepted", "foreign_topic_mint_accepted"), "messages of other people's conversations"),
 }
-# The same for checks that can fail without a violated invariant.
+# What users see of checks that can fail without a violated invariant.
 USERS_SAW_OF_CHECKS = {
     "error.tokens_too_old": "a refusal after every lost connection: a client keeps a 900-second token for 15 minutes, but "
     "the runtime refuses it after 5, so the client must get another one first",
@@ -106,7 +106,7 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
 
 
 def _prediction_summary(drill: DrillVerdict, prediction: Prediction) -> dict[str, Any]:
-    """A fitted model's predictions beside the measured values."""
+    """The predictions of a fitted model and the measured values."""
     about = {name: getattr(prediction, name) for name in ("model", "model_sha256", "engine", "replications", "made_at")}
     metrics = {
         each.metric: {
@@ -122,7 +122,7 @@ def _prediction_summary(drill: DrillVerdict, prediction: Prediction) -> dict[str
 
 
 def _server_summary(server: ServerView) -> dict[str, Any]:
-    """The runtime's own metrics. One that it does not expose is missing."""
+    """The runtime's own metrics. A metric that it does not expose is missing."""
     return {
         "origin": "server",
         "polls": server.polls,
@@ -183,7 +183,7 @@ def _gate_line(drill: DrillVerdict, check: CheckResult) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows neither infinity nor NaN."""
+    """Replace infinity and NaN, which JSON does not have, by None."""
     return value if math.isfinite(value) else None
 
 
@@ -199,7 +199,7 @@ def summary_markdown(verdict: RunVerdict) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> "jinja2.Environment":
-    import jinja2  # imported late, as `--help` needs none of it
+    import jinja2  # imported late: `--help` does not need it
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -232,17 +232,17 @@ def number(value: float) -> str:
 
 
 def users_saw(violation: Violation) -> str:
-    """What users would have seen of a violation."""
+    """The effect of a violation that users would have seen."""
     return USERS_SAW.get(violation.invariant, "a forbidden request was granted")
 
 
 def check_seen(check: CheckResult) -> str:
-    """What users would have seen of a failed check; empty if it did not fail or nothing is known."""
+    """The effect of a failed check that users would have seen; empty if it did not fail or the effect is unknown."""
     return USERS_SAW_OF_CHECKS.get(check.name, "") if check.state is State.FAIL else ""
 
 
 def reasons(drill: DrillVerdict) -> list[str]:
-    """Why a drill did not pass, worst first: violations with what users would have seen, then checks."""
+    """Why a drill did not pass, worst first: violations with their effect on users, then checks."""
     broken = [f"{each.invariant}: {each.count}, first {each.first}. {users_saw(each)}." for each in drill.violations]
     return broken + [f"{check.name} {check.state}: {check.reason}" for check in _not_passed(drill)]
 
@@ -317,7 +317,7 @@ def print_verdict(verdict: RunVerdict, console: "Console") -> None:
 
 
 def _predicted_table(drill: DrillVerdict, prediction: Prediction) -> "Table":
-    """Predicted beside measured values."""
+    """A table of predicted and measured values."""
     from rich.table import Table
 
     table = Table("metric", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {prediction.model}")

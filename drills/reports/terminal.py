@@ -1,4 +1,4 @@
-"""The terminal: verdicts on stdout, progress on stderr; plain lines if stderr is not a terminal."""
+"""Terminal output: verdicts on stdout, progress on stderr; plain lines if stderr is not a terminal."""
 
 import time
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from rich.console import Console
 from sim.base.process_pool import Standing
 
 _LINE_EVERY_S = 1.0  # without a terminal: often enough to see progress
-_SEVERAL_EVERY_S = 10.0  # for several at once, while none of them ends
+_SEVERAL_EVERY_S = 10.0  # for several runs at once, while none of them ends
 
 
 def out() -> Console:
-    """Where verdicts and tables go."""
+    """The console for verdicts and tables."""
     return Console(highlight=False)
 
 
 def err() -> Console:
-    """Where everything except verdicts goes."""
+    """The console for everything except verdicts and tables."""
     return Console(stderr=True, highlight=False)
 
 
@@ -72,7 +72,7 @@ class Progress:
 
 
 class Several:
-    """The progress of several runs: on a terminal a bar and a line per active run; else a line now and then."""
+    """The progress of several runs: on a terminal, a bar and a line per active run; else a line at intervals."""
 
     def __init__(self, what: str, names: Sequence[str]) -> None:
         self._what = what

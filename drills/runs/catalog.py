@@ -1,4 +1,4 @@
-"""The look-up of drills: those of the catalogue and the examples by name, any other by its file."""
+"""Find drills: those of the catalogue and the examples by name, any other by its file."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def catalogue() -> dict[str, Path]:
 
 
 def examples() -> dict[str, Path]:
-    """Drills that run by name only, by name."""
+    """The example drills, by name; `--all` leaves them out."""
     return _in(EXAMPLES)
 
 

@@ -1,4 +1,4 @@
-"""The dry run: what a run would do, in words or as JSON."""
+"""The dry run: show what a run would do, in words or as JSON."""
 
 import shlex
 import sys

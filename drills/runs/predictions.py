@@ -1,7 +1,7 @@
 """`--predict`: predict each drill with a fitted model before it runs; the report compares prediction and measurement.
 
-Simulated runs are alike, but a real service is faster or slower from one run to the next. So the simulated servers of the
-replications vary as much as the rounds of the calibration drills did, and the predicted interval includes that.
+Simulated runs are alike, but the speed of a real service varies from run to run. So the simulated servers of the replications
+vary as much as the rounds of the calibration drills did, and the predicted interval includes this variation.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Predictor:
     pace: Pace
 
     def predict(self, drill: Drill, seed: int, workers: int | None = None) -> Prediction:
-        """Simulate a drill with several seeds. Raises `EvidenceError` if that was interrupted."""
+        """Simulate a drill with several seeds. Raises `EvidenceError` if it is interrupted."""
         spread = self.pace.spread if self.pace.is_known else 0.0
         servers = [self.model.slowed(math.exp(score * spread)) for score in _scores()]
         points = [Point(0, {}, drill, server) for server in servers]
@@ -101,7 +101,7 @@ def keep(folder: Path, header: RunHeader, prediction: Prediction) -> None:
 
 
 def _scores() -> list[float]:
-    """Standard normal scores in the middles of equal shares, one per replication, scaled to a deviation of 1."""
+    """Standard normal scores, one per replication: quantiles at the middles of equal shares, scaled to a deviation of 1."""
     places = [NormalDist().inv_cdf((n + 0.5) / REPLICATIONS) for n in range(REPLICATIONS)]
     return [place / stdev(places) for place in places]
 
@@ -109,8 +109,8 @@ def _scores() -> list[float]:
 def predicted(name: str, rows: Sequence[Row], pace: Pace) -> Predicted | None:
     """The geometric mean of all runs, and the 95 % interval of the next run, by Student's t on logarithms.
 
-    `rows` are runs from the fastest to the slowest server that `pace` allows. If some have no value, it is the value of the
-    fitted server without an interval; None if that has no value either.
+    `rows` are runs from the fastest to the slowest server that `pace` allows. If a run has no value, the result is the value of
+    the fitted server (the middle run) without an interval. It is None if that run has no value either.
     """
     found = [next((each for each in row.metrics if each.name == name), None) for row in rows]
     values = np.array([math.nan if each is None else each.value for each in found])

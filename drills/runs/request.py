@@ -14,7 +14,7 @@ SIMULATED = {
     "virtual": "This was a simulation. It shows how such a service would behave, not how a real one did.",
     "fleet": "This was a simulation of the storm only. It delivered nothing and checked no invariant, so it can never be a go.",
 }
-"""Engines that simulate, each with the note for its reports."""
+"""The simulating engines, each with the note for its reports."""
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,5 @@ class Request:
     model: Path | None = None  # of the simulated system
     replications: int = 1  # per drill, with consecutive seeds
     targets: Path | None = None  # the file that names targets; None: the one in the working directory
-    predict: bool = False  # predict each drill with a model that was fitted to the target
-    endpoints: "Endpoints | None" = None  # of the target, if known already; else `target` is looked up
+    predict: bool = False  # predict each drill with the model fitted to the target
+    endpoints: "Endpoints | None" = None  # of the target, if already known; else `target` is looked up

@@ -1,18 +1,18 @@
 """The `results/` tree: the only code that knows the paths of a run's files.
 
     results/<run id>/
-        run-plan.json        what was going to run, written before anything ran
-        thresholds.toml      the thresholds, as they were
+        run-plan.json        the planned drills, written before anything runs
+        thresholds.toml      a copy of the thresholds
         drills/<name>/       drill.json, run.json, observations.parquet, runtime.log, <name>.png
             replications/<seed>/    run.json and observations.parquet of each, if there are several
             variants/<name>/        the same, and drill.json as it ran there, for a drill with variants
         summary.json, SUMMARY.md, gate-results.jsonl
     results/rollouts/<name>/
-        journal.jsonl        what happened to this rollout
-        runs/<run id>/       a stage's gate execution; `drills.rollout.setup.records` names what lies in it
-    results/snapshots/<moment>/   servers' metrics that were taken by `stormgate snapshot`
+        journal.jsonl        the events of this rollout
+        runs/<run id>/       a stage's gate execution; `drills.rollout.setup.records` lists its files
+    results/snapshots/<moment>/   servers' metrics recorded by `stormgate snapshot`
 
-Judging reads and never writes. Because of the plan a missing drill is an error: removing a folder cannot make a run a go.
+Judging reads and never writes. A planned drill whose folder is missing is an error, so removing a folder cannot produce a go.
 """
 
 import secrets
@@ -112,7 +112,7 @@ def create_drill_folder(run_dir: Path, drill: Drill) -> Path:
 
 
 def create_variant_folder(run_dir: Path, drill: Drill, variant: Variant) -> Path:
-    """Make the folder of one variant of a drill, and write the drill there as that variant runs it."""
+    """Make the folder of one variant of a drill, and write the variant's drill there."""
     return _create_folder(variant_folder(run_dir, drill.name, variant), variant.variant(drill))
 
 
@@ -176,10 +176,10 @@ def mark(run_dir: Path) -> Mark:
 
 
 def clean_up(out: Path) -> list[str]:
-    """Clean up after killed runs, also those with folders under `out`; returns a sentence for each.
+    """Clean up after killed runs; returns one sentence for all removed folders and one per killed run under `out`.
 
-    A killed run leaves its runtime's temporary folder with signing keys, which is removed, and its unfinished folder, which is
-    evidence and stays. Active runs hold locks and are left alone.
+    A killed run leaves its runtime's temporary folder with signing keys, which is removed. Its unfinished results folder is
+    evidence and stays. Active runs hold locks and are not touched.
     """
     found = []
     if removed := remove_leftovers(STATE_PREFIX):
@@ -232,7 +232,7 @@ def write_reports(run_dir: Path, verdict: RunVerdict) -> None:
 
 def write_figure(run_dir: Path, name: str) -> Path | None:
     """Draw a drill, or its first replication; None if its observations cannot be read. Raises `StorageError`."""
-    from sim.plots import runs  # imported late: Matplotlib takes longer to import than a small run to judge
+    from sim.plots import runs  # imported late: importing Matplotlib takes longer than judging a small run
 
     plan = read_plan(run_dir)
     planned = next(each for each in plan.drills if each.name == name)
@@ -240,7 +240,7 @@ def write_figure(run_dir: Path, name: str) -> Path | None:
     try:
         history = History(run_header.read_header(folder), parquet.read(folder))
     except EvidenceError:
-        return None  # the verdict says so
+        return None  # the verdict reports it
     try:
         runs.save(runs.drill_figure(history), path)
     except OSError as error:
@@ -291,7 +291,7 @@ def _judge_drill(run_dir: Path, plan: RunPlan, planned: PlannedDrill, thresholds
 
 
 def _judge_one(run_dir: Path, plan: RunPlan, planned: PlannedDrill, seed: int, thresholds: Thresholds) -> DrillVerdict:
-    """One run of a drill: its only one, or one of its replications."""
+    """Judge one run of a drill: its only run, or one of its replications."""
     folder = _folder(run_dir, plan, planned.name, seed)
     evidence = (folder / parquet.FILE_NAME).relative_to(run_dir).as_posix()
     try:
@@ -311,14 +311,14 @@ def _drill_with_variants(run_dir: Path, planned: PlannedDrill) -> Drill | None:
     try:
         drill = read_drill(drill_folder(run_dir, planned.name), planned)
     except EvidenceError:
-        return None  # judging it as any other drill says why
+        return None  # judging it as a drill without variants reports why
     return drill if drill.variants else None
 
 
 def _judge_variants(run_dir: Path, plan: RunPlan, planned: PlannedDrill, drill: Drill, thresholds: Thresholds) -> DrillVerdict:
     """Judge each variant of a drill, and compare them."""
     verdicts: dict[str, DrillVerdict] = {}
-    accounts: dict[str, parity.Account] = {}  # small summaries, so that only one history is in memory at a time
+    accounts: dict[str, parity.Account] = {}  # summaries are small, so only one history is in memory at a time
     wanted = variants.variants_of(drill)
     for each in wanted:
         folder = variant_folder(run_dir, drill.name, each)
@@ -363,7 +363,7 @@ def _notes(plan: RunPlan, path: Path, sha256: str) -> tuple[str, ...]:
 
 
 def _as_shipped(planned: PlannedDrill) -> bool:
-    """False for a drill of the catalogue with other settings; drills of other names are the operators' own."""
+    """Whether a drill is unchanged: False for a catalogue drill with other settings. Drills of other names are not compared."""
     path = catalog.catalogue().get(planned.name)
     return path is None or load_drill(path).digest() == planned.sha256
 

@@ -1,4 +1,4 @@
-"""Read a run's files back. Each is what the run wrote, or an `EvidenceError` says what is wrong with it."""
+"""Read a run's files, unchanged since the run wrote them. Raises `EvidenceError` for a damaged or changed file."""
 
 import hashlib
 from dataclasses import replace
@@ -20,7 +20,7 @@ from sim.server.settings import Count
 
 PLAN_NAME = "run-plan.json"
 DRILL_NAME = "drill.json"
-DRILLS = "drills"  # the folder of a run that has one for each of them
+DRILLS = "drills"  # a run's folder with one folder per drill
 
 
 class PlannedDrill(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class PlannedDrill(msgspec.Struct, frozen=True):
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was going to do: `run-plan.json`."""
+    """The plan of a run: `run-plan.json`."""
 
     schema: int = run_header.SCHEMA_VERSION
     run_id: str
@@ -42,7 +42,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str  # ISO 8601, UTC
     thresholds_sha256: str
     drills: list[PlannedDrill]
-    replications: Count = 1  # per drill, with consecutive seeds from `seed` on
+    replications: Count = 1  # per drill, with consecutive seeds starting at `seed`
 
 
 def read_plan(run_dir: Path) -> RunPlan:
@@ -75,7 +75,7 @@ def read_drill(folder: Path, planned: PlannedDrill) -> Drill:
 
 
 def digest(path: Path) -> str:
-    """`Drill.digest` of the written file: a later version with more keys would compute another from the drill."""
+    """`Drill.digest` of the written file. A later version with more keys would compute another digest from the drill."""
     return hashlib.sha256(msgspec.json.format(path.read_bytes(), indent=-1)).hexdigest()
 
 
@@ -96,7 +96,7 @@ def recorded(folder: Path) -> tuple[Drill, History]:
 
 
 def recorded_of(folder: Path, plan: RunPlan, planned: PlannedDrill, seed: int, drill: Drill) -> History:
-    """Read what an engine recorded. Raises `EvidenceError` unless it is complete, unchanged and of this run."""
+    """Read the history that an engine recorded. Raises `EvidenceError` unless it is complete, unchanged and of this run."""
     header, table = run_header.read_verified(folder)
     _require_same_run(header, plan, planned, seed, drill, folder)
     return History(header, table)
@@ -130,12 +130,12 @@ def _require_same_run(
 def _is_after(moment: str, other: str) -> bool:
     try:
         return datetime.fromisoformat(moment) >= datetime.fromisoformat(other)
-    except (ValueError, TypeError):  # not a moment, or one without a time zone
+    except (ValueError, TypeError):  # not a time, or a time without a zone
         return False
 
 
 def salvage(folder: Path, verdict: DrillVerdict) -> DrillVerdict:
-    """Add the failures that an interrupted run already shows; the verdict stays an error or becomes a failure."""
+    """Add the failures that an interrupted run already shows. The verdict stays an error or becomes a failure."""
     try:
         header = run_header.read_header(folder)
     except EvidenceError:

@@ -1,4 +1,4 @@
-"""Run drills into a results folder, and judge it."""
+"""Run drills into a results folder, and judge the folder."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from sim.drill.system_model import SystemModel
     from sim.engines.shared.endpoints import Endpoints
 
-_MANY_BYTES = 4_000_000  # [ours] of observations, from which on processes pay off: they take about a second to start
+_MANY_BYTES = 4_000_000  # [ours] size of observations from which processes pay off; they take about a second to start
 RunDrill = Callable[[Drill, Path, Progress], RunHeader]  # into a drill's folder
 
 
 def run(request: Request) -> Path:
     """Run all drills and return the run's folder. Real drills run one after the other, simulated ones on all cores.
 
-    Every known mistake is refused before anything starts. An interruption ends the run; drills that did not run are errors.
+    Invalid requests are refused before anything starts. An interruption ends the run; drills that did not run are errors.
     """
     endpoints = _allowed_endpoints(request)
     if endpoints is not None and not endpoints.is_mock:
@@ -62,7 +62,7 @@ def run(request: Request) -> Path:
 
 
 def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> str:
-    """One after the other; returns why they ended early, empty if they did not."""
+    """Run all drills one after the other; return why they ended early, or an empty text."""
     for drill in request.drills:
         folder = results.create_drill_folder(run_dir, drill)
         stopped_because = run_variants(drill, run_dir, request) if drill.variants else _run_once(drill, folder, run_drill)
@@ -72,20 +72,20 @@ def _run_all(request: Request, run_dir: Path, run_drill: RunDrill) -> str:
 
 
 def _simulate_all(request: Request, run_dir: Path) -> str:
-    """All simulated runs, on all cores; returns why they ended early, empty if they did not."""
+    """Run all simulations on all cores; return why they ended early, or an empty text."""
     jobs: list[simulations.Job] = []
     for drill in request.drills:
         if "sockets" not in variants.engines_of(drill):
             jobs += _jobs(drill, run_dir, request)
             continue
         results.create_drill_folder(run_dir, drill)
-        if why := run_variants(drill, run_dir, request):  # real sockets need the machine for themselves
+        if why := run_variants(drill, run_dir, request):  # real sockets need the machine to themselves
             return why
     if not jobs:
         return ""
     if len(jobs) == 1:
         return _simulate_one(jobs[0])
-    jobs.sort(key=lambda job: -job.load)  # longest first, or a long one that starts last would delay the end
+    jobs.sort(key=lambda job: -job.load)  # longest first: a long job that starts last would delay the end
     what = request.drills[0].name if len(request.drills) == 1 else f"{len(request.drills)} drills"
     with Several(what, [job.name for job in jobs]) as progress:
         outcome = simulations.run(jobs, progress)
@@ -95,7 +95,7 @@ def _simulate_all(request: Request, run_dir: Path) -> str:
 
 
 def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job]:
-    """The runs of a drill: the only one, one per variant, or its replications."""
+    """The jobs of a drill: one, or one per variant or replication."""
     folder = results.create_drill_folder(run_dir, drill)
     model = _model(request)
 
@@ -115,29 +115,29 @@ def _jobs(drill: Drill, run_dir: Path, request: Request) -> list[simulations.Job
 
 
 def _simulate_one(job: simulations.Job) -> str:
-    """Run the only job in this process; returns why it was interrupted, empty if it was not."""
+    """Run the only job in this process; return why it was interrupted, or an empty text."""
     with Progress(job.name, expected_duration_s(job.drill)) as progress:
         header = job.run(progress)
     return "" if header.complete else header.stopped_because
 
 
 def _engine_name(request: Request) -> str:
-    """The engine for the run's plan; variants bring their own."""
+    """The engine name for the run's plan; variants have their own engines."""
     own = dict.fromkeys(engine for drill in request.drills for engine in variants.engines_of(drill))
     return " and ".join(own) if all(drill.variants for drill in request.drills) else request.engine
 
 
 def _run_once(drill: Drill, folder: Path, run_drill: RunDrill) -> str:
-    """Run a drill on real sockets; returns why it was interrupted, empty if it was not."""
+    """Run a drill on real sockets; return why it was interrupted, or an empty text."""
     with Progress(drill.name) as progress:
         header = run_drill(drill, folder, progress)
     return "" if header.complete else header.stopped_because
 
 
 def run_variants(drill: Drill, run_dir: Path, request: Request, wrong_on: Mapping[str, tuple[str, ...]] | None = None) -> str:
-    """Run a drill's variants; returns why they ended early, empty if they did not.
+    """Run a drill's variants; return why they ended early, or an empty text.
 
-    `wrong_on` has more defects for the runtimes of single variants, by name.
+    `wrong_on` maps the name of a variant to further defects of its runtime.
     """
     with Progress(drill.name) as progress:
         options = variants.Options(
@@ -177,7 +177,7 @@ def _sockets(request: Request, endpoints: "Endpoints | None") -> RunDrill:
 
 
 def _predicted(run_drill: RunDrill, request: Request) -> RunDrill:
-    """The same, with a prediction by a fitted model before each drill."""
+    """Wrap an engine so that a fitted model predicts each drill before it runs."""
     predictor = predictions.predictor(request.model, request.target, request.out)
 
     def run_predicted(drill: Drill, folder: Path, progress: Progress) -> RunHeader:
@@ -201,7 +201,7 @@ def show_plan(request: Request, as_json: bool) -> None:
 
 
 def _allowed_endpoints(request: Request) -> "Endpoints | None":
-    """The target's endpoints. Raises `UsageError` if it does not allow a drill. Sends nothing yet."""
+    """The target's endpoints. Raises `UsageError` if the target does not allow a drill. Sends no request."""
     _check(request)
     endpoints = request.endpoints or targets.resolve(request.target, request.targets)
     if endpoints is not None:
@@ -225,7 +225,7 @@ def _check(request: Request) -> None:
 
 
 def _check_engine(request: Request) -> None:
-    """Raise `UsageError` for anything that the chosen engine cannot do completely."""
+    """Raise `UsageError` if the chosen engine cannot run the request completely."""
     if request.engine not in ENGINES:
         raise UsageError(f"--engine {request.engine}: unknown engine; choose from: {', '.join(ENGINES)}.")
     if request.engine in SIMULATED:
@@ -299,7 +299,7 @@ def mock_settings(overrides: list[str], defects: tuple[str, ...]) -> tuple[Runti
 
 @dataclass(frozen=True)
 class _Task:
-    """Judge one drill of a run, or draw it."""
+    """A task for a worker process: judge one drill of a run, or draw it."""
 
     run_dir: Path
     drill: str
@@ -320,7 +320,7 @@ def conclude(run_dir: Path) -> RunVerdict:
 
 
 def _in_processes(run_dir: Path, names: list[str]) -> dict[str, DrillVerdict]:
-    """The verdicts by drill; draws all of them, too."""
+    """Judge and draw all drills in processes; return the verdicts by drill."""
     tasks = [_Task(run_dir, name, is_to_judge) for name in names for is_to_judge in (True, False)]
     with Several("judging and drawing", [task.drill for task in tasks]) as progress:
         outcome = process_pool.run(_carry_out, tasks, progress)

@@ -61,12 +61,12 @@ def check(engine: str, drill: Drill, model: SystemModel, switches: Switches) -> 
 
 
 def run(jobs: Sequence[Job], show: Callable[[Sequence[Standing]], None], workers: int | None = None) -> Outcome[str]:
-    """Run all jobs. Ctrl-C ends them and keeps their observations. The first error ends the others and is raised."""
+    """Run all jobs. Ctrl-C ends them and keeps their observations. The first error ends all jobs and is raised."""
     return process_pool.run(_simulate, jobs, show, str, workers)
 
 
 def _simulate(job: Job, say: Say) -> str:
-    """Run one job; returns why it was interrupted, empty if it was not."""
+    """Run one job; return why it was interrupted, or an empty text."""
     if process_pool.must_end():
         return INTERRUPTED
 

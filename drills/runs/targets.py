@@ -42,24 +42,24 @@ VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SocketPath = Annotated[str, msgspec.Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback")  # tables below a target's own, each with its own reader
+_TABLES = ("hooks", "stop", "revisions", "prometheus", "rollback")  # subtables of a target, each with its own reader
 _LIVE_EVERY_S = 5.0  # [ours] between polls of a live runtime's metrics
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One `[targets.NAME]`. Each address is given here or by a variable of the environment; secrets only by variables."""
+    """One `[targets.NAME]`. An address is given here or by an environment variable, a secret only by a variable."""
 
-    kind: TargetKind  # production takes only drills without faults
+    kind: TargetKind  # production allows only drills without faults
     runtime_url: str = ""  # base address of the runtime
     runtime_url_env: VariableName | None = None  # variable with that address, such as RUNTIME_BASE_URL
     control_url: str = ""  # base address of the control service
     control_url_env: VariableName | None = None  # variable with that address, such as CONTROL_BASE_URL
     admin_token_env: VariableName | None = (
-        None  # variable with the token of the metrics endpoint; without it the endpoint is not asked
+        None  # variable with the token of the metrics endpoint; without it the endpoint is not polled
     )
-    session_token_env: VariableName | None = None  # variable with the bearer session that tokens are minted for
+    session_token_env: VariableName | None = None  # variable with the bearer token of the session for which tokens are minted
     socket_path: SocketPath = SOCKET_PATH  # path of the WebSocket below the runtime
-    metrics_profile: MetricsProfile = "full"  # what the metrics endpoint serves; none: it is not asked
+    metrics_profile: MetricsProfile = "full"  # metrics that the endpoint serves; none: it is not polled
     metrics_every_s: Positive = _LIVE_EVERY_S  # between two polls of the metrics endpoint
     caps: Caps | None = None
 
@@ -70,13 +70,13 @@ class PrometheusEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     url: str = ""  # base address
     url_env: VariableName | None = None  # variable with that address
     token_env: VariableName | None = None  # variable with a bearer token; without it none is sent
-    max_age_s: Positive = 150.0  # [ours] older samples are missing values: two scrapes a minute apart, and some
+    max_age_s: Positive = 150.0  # [ours] older samples count as missing; allows two scrapes a minute apart, with some margin
     expressions: dict[str, Expression]  # PromQL by metric name; each must return one series
 
 
 @dataclass(frozen=True)
 class Prometheus:
-    """The same, with variables resolved."""
+    """The Prometheus of a target, with variables resolved."""
 
     url: str
     token: str = field(repr=False)
@@ -105,7 +105,7 @@ class Target:
 
 def read(path: Path, name: str, environment: Mapping[str, str] = os.environ) -> Target:
     """Read the target `name` of a file. Raises `UsageError` with file, key and what was expected."""
-    if not _NAME.fullmatch(name):  # the message does not repeat it: it may be a secret
+    if not _NAME.fullmatch(name):  # the error does not repeat the name, which may be a secret
         raise UsageError("--target: expected 'mock', or an address such as http://127.0.0.1:8080, or a target's name.")
     tables = read_toml(path)
     if unknown := [key for key in tables if key != "targets"]:
@@ -149,7 +149,7 @@ def _target(path: Path, name: str, table: object, environment: Mapping[str, str]
 
 
 def _require_live(entry: Entry, stop: Stop, where: str) -> None:
-    """Raise `UsageError` for missing keys of a live target, and for contradictions."""
+    """Raise `UsageError` for missing or contradictory keys of a live target."""
     if entry.kind != "mock":
         if entry.caps is None:
             raise UsageError(f"{where}: key 'caps' is missing; a target of kind {entry.kind} needs [targets.NAME.caps].")
@@ -169,7 +169,7 @@ def _stop(table: object, where: str) -> Stop:
     if not isinstance(table, dict):
         raise UsageError(f"{where}: key 'stop' is {table!r}, but expected a table.")
     above = table.get("metrics_above", {})
-    if isinstance(above, dict):  # the error of the whole struct could not name the metric
+    if isinstance(above, dict):  # convert one by one: an error of the whole struct could not name the metric
         for name, limit in above.items():
             if isinstance(limit, bool) or not isinstance(limit, int | float):
                 raise UsageError(
@@ -259,7 +259,7 @@ def _require_program(command: list[str], key: str) -> None:
 
 
 def _url(given: str, variable: str | None, key: str, where: str, environment: Mapping[str, str]) -> str:
-    """A base address without a final slash. Errors do not repeat it, as it may contain a secret."""
+    """A base address without a final slash. Errors do not repeat the address, which may contain a secret."""
     if bool(given) == (variable is not None):
         what = "are both given" if given else "are both missing"
         raise UsageError(f"{where}: keys '{key}' and '{key}_env' {what}; expected one of them.")
@@ -305,7 +305,7 @@ def resolve(target: str, file: Path | None = None) -> "Endpoints | None":
     """The endpoints that `--target` names; None for the embedded mock, which is started for the run.
 
     `file` is the targets file, by default `targets.toml` in the working directory. Raises `UsageError` for anything but `mock`,
-    an http address on this machine, and a name of that file: nothing else is ever reached.
+    an http address on this machine, and a name in that file. So nothing else can be reached.
     """
     if target == EMBEDDED:
         return None
@@ -336,7 +336,7 @@ def _named(name: str, file: Path | None) -> "Endpoints":
 
 
 def _address(parts: SplitResult) -> "Endpoints":
-    """A mock that already runs on this machine."""
+    """The endpoints of a mock that already runs on this machine."""
     from sim.engines.shared.endpoints import Endpoints
     from sim.mock.server import admin_token
 

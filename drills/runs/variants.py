@@ -35,11 +35,11 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As in folder names and sentences: `sockets-frame-reference`."""
+        """The name in folders and sentences, such as `sockets-frame-reference`."""
         return f"{self.engine}-{self.delivery}-{self.policy}"
 
     def variant(self, drill: Drill) -> Drill:
-        """The drill as this variant runs it."""
+        """The drill of this variant."""
         return msgspec.structs.replace(
             drill,
             fleet=msgspec.structs.replace(drill.fleet, policy=self.policy),
@@ -48,7 +48,7 @@ class Variant:
 
 
 def variants_of(drill: Drill) -> tuple[Variant, ...]:
-    """All variants of a drill. If `fleet.policy` is not the reference, only that policy and the reference."""
+    """All variants of a drill. If `fleet.policy` is not the reference, only with that policy and with the reference."""
     asked = drill.fleet.policy
     found = (
         Variant(each.engine, delivery, policy)
@@ -60,7 +60,7 @@ def variants_of(drill: Drill) -> tuple[Variant, ...]:
 
 
 def on_engine(drill: Drill, engine: str) -> Drill:
-    """The drill with the variants of one engine. Raises `UsageError` if fewer than two are left."""
+    """The drill limited to the variants of one engine. Raises `UsageError` if fewer than two are left."""
     left = msgspec.structs.replace(drill, variants=tuple(each for each in drill.variants if each.engine == engine))
     if drill.variants and len(variants_of(left)) < 2:
         raise UsageError(
@@ -90,7 +90,7 @@ class Options:
 
 
 def run(drill: Drill, options: Options) -> str:
-    """Run all variants one after the other; returns why they ended early, empty if they did not."""
+    """Run all variants one after the other; return why they ended early, or an empty text."""
     variants = variants_of(drill)
     for number, variant in enumerate(variants, 1):
         options.progress(f"variant {number} of {len(variants)}", variant.name)
@@ -115,7 +115,7 @@ def _run_one(drill: Drill, variant: Variant, options: Options) -> RunHeader:
 
 
 def combine(drill: Drill, verdicts: Mapping[str, DrillVerdict], accounts: Mapping[str, Account], evidence: str) -> DrillVerdict:
-    """Combine the verdicts of all variants by name with the comparison of all that could be read."""
+    """Combine the verdicts of all variants, by name, with the comparison of the readable ones."""
     compared = parity.compare(accounts, drill.load.events)
     unread = [name for name in verdicts if name not in accounts]
     names = dict.fromkeys(check.name for verdict in verdicts.values() for check in verdict.checks)
@@ -143,7 +143,7 @@ def _check_of(verdict: DrillVerdict, name: str) -> CheckResult | None:
 
 
 def _worst(found: Mapping[str, CheckResult | None]) -> CheckResult:
-    """The worst answer of any variant. A variant without this check has an error in its evidence instead."""
+    """The worst result of all variants. A variant without this check has an error in its evidence check instead."""
     results = {name: result for name, result in found.items() if result is not None}
     state = next(state for state in GRAVEST_FIRST if any(result.state is state for result in results.values()))
     those = {name: result for name, result in results.items() if result.state is state}
@@ -165,9 +165,9 @@ def _same_everywhere(compared: parity.Comparison, unread: Sequence[str], evidenc
 
 
 def _parity_state(compared: parity.Comparison, unread: Sequence[str], has_violations: bool) -> tuple[State, str]:
-    """Different histories, unread variants and a missing steady state never pass.
+    """The state of the comparison. Different histories, unread variants and a missing steady state never pass.
 
-    Without a steady state, events that clients lack may only be late, unless an invariant was violated somewhere.
+    Without a steady state, missing events may only be late, unless a variant violated an invariant.
     """
     if compared.differences and not compared.unequal and not (compared.unready and not has_violations):
         more = f"; {len(compared.differences)} variants differ in total" if len(compared.differences) > 1 else ""

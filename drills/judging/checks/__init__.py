@@ -1,4 +1,4 @@
 """The checks: their registry and thresholds, how each decides about a run, and the results that they return.
 
-`drills.judging` asks them of a drill; `drills.rollout.verdict` uses the registry for a stage's window.
+`drills.judging` runs them on a drill; `drills.rollout.verdict` uses the registry for a stage's window.
 """

@@ -1,4 +1,4 @@
-"""Checks of tokens, refusals and the HTTP authority: is exactly what must be refused refused, with the right code?"""
+"""Checks of tokens, refusals and the HTTP authority: only invalid requests are refused, each with the right code."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from sim.record.history import Floats, History
 from sim.record.observations import Kind
 from sim.server.admission import is_final
 
-# Codes that stand for a missing answer.
+# Codes that mean that there was no answer.
 _UNANSWERED = ("", "silence", "timeout", "network")
 _ANSWER_S = 1.0  # [ours] time limit for an acknowledgement
 _CUT_WITHIN_S = 2.0  # [ours] time limit for disconnecting a live client after its session was revoked
@@ -27,12 +27,12 @@ _NOT_FOUND = 404
 _PHASES = ("before", "during", "after")
 _MALFORMED = MalformedFrames.name
 _CUT = "refused:closed"  # without a reason
-_MAY_BE_CUT = "huge"  # a client that still sends when the other side closes is reset, and cannot read the reason
+_MAY_BE_CUT = "huge"  # its client may still be sending when the server closes; the reset then hides the reason
 _LATE_PUBLISHES = 0.01  # [ours] share of the publishes that may take longer
 
 
 def _negative_clients(case: Case, threshold: Threshold | None) -> Answer:
-    """Every negative client was refused, with the contract's code where it has one."""
+    """Check that every negative client was refused, with the code of the contract if it defines one."""
     answers = case.history.detail_counts(case.history.of(Kind.PROBED))
     n = sum(answers.values())
     granted = [text for text in answers if text.endswith(":accepted")]
@@ -50,14 +50,14 @@ def _negative_clients(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _wrong_code(text: str) -> str:
-    """What is wrong with the code of a refusal; empty if it is right or the contract names none."""
+    """Why the code of a refusal is wrong; empty if it is right or the contract defines none."""
     kind, code = text.partition(":")[0], text.rpartition(":")[2]
     right = EXPECTED.get(kind, ())
     return "" if not right or code in right else f"{kind} ({code} instead of {' or '.join(right)})"
 
 
 def _misusers_served(case: Case, threshold: Threshold | None) -> Answer:
-    """Clients that misused a socket stay clients like any other, and reach the head of their streams."""
+    """Check that clients that misused a socket are served afterwards and reach the head of their streams."""
     history = case.history
     misusers = [int(client) for client, kind in history.header.negative_clients.items() if kind in MISUSES]
     settled = set(history.of(Kind.SETTLED).client.tolist())
@@ -71,7 +71,7 @@ def _misusers_served(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _malformed_frames(case: Case, threshold: Threshold | None) -> Answer:
-    """Every kind of malformed frame was answered, and a socket that was closed for it got a reason."""
+    """Check that every kind of malformed frame was answered, and that a socket closed because of one got a reason."""
     answers: dict[str, set[str]] = defaultdict(set)
     n = 0
     for text, count in case.history.detail_counts(case.history.of(Kind.PROBED)).items():
@@ -90,7 +90,7 @@ def _malformed_frames(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _too_old(case: Case, threshold: Threshold | None) -> Answer:
-    """Connects refused because the control service granted the token for longer than the runtime accepts it."""
+    """Count the connects refused because the control service granted the token for longer than the runtime accepts."""
     refused = case.history.fleet(Kind.CONNECT_FAILED)
     too_old = int(case.history.detail_is(refused, ["token_too_old"]).sum())
     attempts = len(case.history.fleet(Kind.CONNECT_ATTEMPTED))
@@ -98,7 +98,7 @@ def _too_old(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _publish_failures(case: Case, threshold: Threshold | None) -> Answer:
-    """Exactly the publishes that were refused for good failed; the others were tried again."""
+    """Check that only publishes with a final refusal failed, and that clients retried all other refused publishes."""
     history = case.history
     for_good = [index for index, fault in enumerate(case.drill.faults) if _refuses_for_good(fault)]
     seen = history.of(Kind.FAULT_OBSERVED)
@@ -115,7 +115,7 @@ def _refuses_for_good(fault: AnyFault) -> bool:
 
 
 def _token_holders(case: Case, threshold: Threshold | None) -> Answer:
-    """Clients with a valid token that were disconnected during the outage returned before its end."""
+    """Check that clients with a valid token that were disconnected during the outage returned before its end."""
     history = case.history
     outage_t, reverted_t = _span(history, "mint_outage")
     clients = history.header.clients
@@ -136,14 +136,14 @@ def _token_holders(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _span(history: History, kind: str) -> tuple[float, float]:
-    """The first start and the last end of faults of a kind; an empty span without any."""
+    """The first start and the last end of faults of a kind; (inf, -inf) without one."""
     injected, ended = history.of(Kind.FAULT_INJECTED), history.of(Kind.FAULT_REVERTED)
     injected, ended = (rows.take(history.detail_is(rows, [kind])) for rows in (injected, ended))
     return float(injected.t.min(initial=np.inf)), float(ended.t.max(initial=-np.inf))
 
 
 def _revocation(case: Case, threshold: Threshold | None) -> Answer:
-    """Revoked clients were disconnected at once and stayed out until they signed in again; no other client was disconnected."""
+    """Check that revoked clients, and only those, were disconnected at once and stayed out until they signed in again."""
     history = case.history
     out_t = _moments(history, Kind.SESSION_REVOKED)
     back_t = _moments(history, Kind.SIGNED_IN)
@@ -177,7 +177,7 @@ def _revocation(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _key_rotation(case: Case, threshold: Threshold | None) -> Answer:
-    """Tokens minted after the rotation are signed with the new key, and no token was refused for its signature."""
+    """Check that tokens minted after the rotation are signed with the new key, and that no signature was refused."""
     history = case.history
     rotated = history.of(Kind.KEYS_ROTATED)
     if len(rotated) == 0:
@@ -199,7 +199,7 @@ def _key_rotation(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _authority_served(case: Case, threshold: Threshold | None) -> Answer:
-    """Publishes that were due while delivery was down were acknowledged before it was back."""
+    """Check that publishes due while delivery was down were acknowledged before delivery was back."""
     history = case.history
     down_t, up_t = _span(history, "stop_delivery")
     tried = history.of(Kind.PUBLISHED, Kind.PUBLISH_FAILED)
@@ -214,7 +214,7 @@ def _authority_served(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _clocks(case: Case, threshold: Threshold | None) -> Answer:
-    """No client renews a token long before it is time, as one would that trusts a clock which is ahead."""
+    """Check that no client renews a token long before it is due, as a client that trusts a fast clock would."""
     history = case.history
     soonest_s = soonest_renewal_s(case)
     early = int((samples.renewals(history)[1] < soonest_s).sum())
@@ -228,7 +228,7 @@ def _clocks(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _retired_routes(case: Case, threshold: Threshold | None) -> Answer:
-    """Each retired route answers 404 before, during and after the faults."""
+    """Check that each retired route answers 404 before, during and after the faults."""
     history = case.history
     rows = history.of(Kind.ROUTE_ANSWERED)
     n, served = len(rows), rows.take(rows.value != _NOT_FOUND)
@@ -247,7 +247,7 @@ def _retired_routes(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _moments(history: History, kind: Kind) -> Floats:
-    """By client of the fleet, the time of its first observation of a kind; infinity for none."""
+    """The time of the first observation of a kind, per client of the fleet; infinity without one."""
     rows = history.fleet(kind)
     moments = np.full(history.header.clients, np.inf)
     np.minimum.at(moments, rows.client, rows.t)

@@ -1,4 +1,4 @@
-"""What a check reads and returns, and the three ways to decide: by a ratio, by a percentile, by a count."""
+"""The input and the result of a check, and the three ways to decide: by a ratio, by a percentile, by a count."""
 
 import math
 from collections.abc import Callable
@@ -18,25 +18,25 @@ from sim.record.ledger import Ledger
 from sim.server.settings import RuntimeSettings
 
 NAN = float("nan")
-_EARLY_SHARE = 0.5  # [ours] of the normal time until a renewal
+_EARLY_SHARE = 0.5  # [ours] share of the normal time until a renewal; sooner is early
 
 
 @dataclass
 class Case:
-    """One drill's evidence. Shared values are computed once."""
+    """One drill's evidence. Values that several checks use are computed once."""
 
     drill: Drill
     history: History
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The ledger: which client should have, and which has, every acknowledged event."""
+        """The ledger: for every acknowledged event, the clients that should have it and those that have it."""
         return Ledger(self.history)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a check found."""
+    """The state that a check decided, with its value, sample size and reason."""
 
     state: State
     value: float
@@ -46,13 +46,13 @@ class Answer:
 
 
 Decide = Callable[[Case, Threshold | None], Answer]
-"""A check's decision about one run. It gets the check's threshold, None for a check that takes none."""
+"""A function that decides a check for one run. Its second argument is the threshold, or None for a check without one."""
 
 
 def result(
     spec: CheckSpec, found: Answer, evidence: str, threshold: Threshold | None = None, origin: Origin | None = None
 ) -> CheckResult:
-    """What a check found, with all that a reader needs to doubt it. `evidence` is the file that it was worked out from."""
+    """Build a check's result, with everything a reader needs to verify it. `evidence` is the file that was judged."""
     return CheckResult(
         gate=spec.gate,
         check=spec.check,
@@ -82,14 +82,14 @@ def soonest_renewal_s(case: Case) -> float:
 
 
 def needed(threshold: Threshold | None) -> Threshold:
-    """The threshold of a check that takes one."""
+    """Return the threshold of a check that requires one."""
     if threshold is None:
         raise IllegalMoveError("a check that takes a threshold was asked without one")
     return threshold
 
 
 def by_ratio(share: Share, threshold: Threshold, what: str) -> Answer:
-    """Decide by one-sided 95 % Wilson bounds: pass with the upper at or under the threshold, fail with the lower over it."""
+    """Decide by one-sided 95 % Wilson bounds: pass if the upper is at most the threshold, fail if the lower is over it."""
     bounds = statistics.ratio(share.hits, share.n)
     said = f"{share.hits} of {share.n} {what}"
     if share.n == 0:
@@ -98,7 +98,7 @@ def by_ratio(share: Share, threshold: Threshold, what: str) -> Answer:
 
 
 def by_percentile(samples: Floats, share: float, threshold: Threshold, what: str) -> Answer:
-    """Decide by distribution-free 95 % bounds of a percentile, as for a ratio. Under `minimum_n` samples it cannot pass."""
+    """Decide by distribution-free 95 % bounds of a percentile, like `by_ratio`. Fewer than `minimum_n` samples cannot pass."""
     bounds = statistics.percentile(samples, share)
     if bounds.n == 0:
         return Answer(State.NO_DATA, NAN, 0, f"there were no {what}")
@@ -128,7 +128,7 @@ def _bound(value: float) -> str:
 
 
 def by_count(hits: float, n: int, threshold: Threshold, what: str, among: str) -> Answer:
-    """Fail over the threshold, however small the sample. Pass only if there was something to count among."""
+    """Fail if the count is over the threshold, even with a small sample. Pass only if the sample is not empty."""
     if hits > threshold.threshold:
         return Answer(State.FAIL, hits, n, f"{hits:g} {what} among {n} {among}")
     if n == 0:

@@ -1,4 +1,4 @@
-"""Checks of delivery: do clients notice its faults, and do all of them see one order?"""
+"""Checks of delivery: clients notice its faults, and all clients see the same order."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ _NOTICED_BY = {
 
 
 def _faults_noticed(case: Case, threshold: Threshold | None) -> Answer:
-    """Clients drop duplicates, name corrupt and malformed messages, and ask again for missing ones."""
+    """Check that clients drop duplicates, report corrupt and malformed messages, and request missing ones again."""
     effects = corrupted.effects(case.history)
     unnoticed, n = [], 0
     for index, fault in enumerate(case.history.header.plan):
@@ -42,14 +42,14 @@ def _faults_noticed(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _noticed(history: History, index: int, kind: str) -> int:
-    """How often the fleet noticed a fault of this kind while it was active."""
+    """How often the fleet noticed this fault while it was active."""
     rows = history.fleet(_NOTICED_BY[kind])
     since_t, until_t = history.fault_times(kind).get(index, (np.inf, np.inf))
     return int(((rows.t >= since_t) & (rows.t <= until_t + NOTICE_S)).sum())
 
 
 def _one_order(case: Case, threshold: Threshold | None) -> Answer:
-    """Events that two clients applied with different payloads, among those that at least two applied."""
+    """Count the events that two clients applied with different payloads, among those that at least two applied."""
     rows = case.history.fleet(Kind.APPLIED)
     rows = rows.take(~case.history.detail_is(rows, [""]))
     seen = pd.DataFrame({"stream": rows.stream, "seq": rows.seq, "payload": rows.detail, "client": rows.client})
@@ -61,7 +61,7 @@ def _one_order(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _cut_once(case: Case, threshold: Threshold | None) -> Answer:
-    """Clients that a deploy in waves disconnected more than once."""
+    """Count the clients that a deploy in waves disconnected more than once."""
     history = case.history
     cut = history.fleet(Kind.DISCONNECTED)
     cut = cut.take((cut.t >= history.first_fault_t) & (cut.t <= history.phases.get("recovery", np.inf)))

@@ -1,4 +1,4 @@
-"""Decisions about a fleet run, which counts its storm and records no deliveries.
+"""Decide checks of a run on the fleet engine, which counts the reconnects of a storm and records no deliveries.
 
 A check without a decision here has no data, and invariants are not checked. So a fleet run can fail, but never pass.
 """
@@ -21,7 +21,7 @@ from sim.record.tally import Tally
 
 _UNANSWERED = (State.NO_DATA, State.NOT_RUN)
 _P95 = 0.95
-# Checks that the few recorded observations of a fleet run are enough for.
+# Checks that need only the few observations that a fleet run records.
 _BY_ROWS = ("drill.phases", "drill.steady_state", "drill.faults_observed", "drill.generator_lag_ms")
 
 
@@ -34,17 +34,17 @@ class _Answered(Protocol):
 
     @property
     def state(self) -> State:
-        """Its answer."""
+        """The state of the result."""
 
 
 def decider(name: str, decide: Decide) -> Decide:
-    """The decision of a check about a fleet run; `decide` is the one about recorded deliveries."""
+    """Return how a check decides about a fleet run; `decide` is its decision about recorded deliveries."""
     by_tally = decide if name in _BY_ROWS else _DECISIONS.get(name)
     return _within_model(by_tally) if by_tally else _no_data
 
 
 def remarks(case: Case, results: Sequence[_Answered]) -> Iterator[str]:
-    """What a reader must know of a fleet run, in sentences."""
+    """Sentences about the limits of a fleet run, for the report."""
     tally = case.history.header.tally
     if tally is None:
         return
@@ -65,7 +65,7 @@ def _no_data(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _within_model(decide: Decide) -> Decide:
-    """A pass beyond what the engine can simulate is inconclusive; a failure stays one, as reality would be worse."""
+    """Make a pass inconclusive if delivery was overloaded; a failure stays a failure, because a real run would be worse."""
 
     def doubt(case: Case, threshold: Threshold | None) -> Answer:
         answer, overloaded_at_s = decide(case, threshold), _tally(case).overloaded_at_s
@@ -93,7 +93,7 @@ def _token_failures(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _stale_cursors(case: Case, threshold: Threshold | None) -> Answer:
-    """Windows start and end with a bin, and are never too short."""
+    """Count stale answers in the worst window. Windows consist of whole bins and are never shorter than `window_s`."""
     limit, tally = needed(threshold), _tally(case)
     width_s = limit.window_s or 0.0
     stale = np.array([0, *np.cumsum(tally.series["stale_answers"])])

@@ -1,4 +1,4 @@
-"""Checks of drills that disturb the network or the clients' reading. Each counts what must not happen; none has a threshold."""
+"""Checks of drills that disturb the network or the clients' reading. Each counts forbidden events and has no threshold."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ _EVICTED_WITHIN_S = 5.0  # [ours] a client that reads again gets the queued even
 
 
 def _none_of(hits: int, n: int, what: str, among: str) -> Answer:
-    """Pass only if there was something to count among."""
+    """Fail on any hit. Pass only if the sample is not empty."""
     if hits:
         return Answer(State.FAIL, hits, n, f"{hits} {what} among {n} {among}")
     if n == 0:
@@ -24,7 +24,7 @@ def _none_of(hits: int, n: int, what: str, among: str) -> Answer:
 
 
 def _half_open_left(case: Case, threshold: Threshold | None) -> Answer:
-    """The side that is left in a half-open connection must detect the silence by itself."""
+    """Check that the remaining side of a half-open connection detects the silence by itself."""
     made, left = _seen(case, Kind.FAULT_OBSERVED, "half_open_links"), _seen(case, Kind.HALF_OPEN_LEFT, "half_open_links")
     if unknown := sorted(set(made) - set(left)):
         return Answer(State.NO_DATA, NAN, 0, f"fault #{unknown[0]} has no record of the connections left at its end")
@@ -32,7 +32,7 @@ def _half_open_left(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _seen(case: Case, kind: Kind, fault: str) -> dict[int, float]:
-    """The value of one observation kind for faults of one kind, by the fault's index in the schedule."""
+    """The values of one observation kind for faults of one kind, by the fault's index in the schedule."""
     rows, plan = case.history.of(kind), case.history.header.plan
     pairs = zip(rows.attempt.tolist(), rows.value.tolist(), strict=True)
     return {index: value for index, value in pairs if 0 <= index < len(plan) and plan[index].get("kind") == fault}
@@ -46,7 +46,7 @@ def _needless_disconnects(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _slow_consumers_kept(case: Case, threshold: Threshold | None) -> Answer:
-    """Clients that stopped reading and were not evicted."""
+    """Count the clients that stopped reading and were not evicted."""
     stopped = _seen(case, Kind.FAULT_OBSERVED, "stop_reading")
     who = {fault.index: fault.clients for fault in fault_schedule.plan(case.drill, case.history.header.seed)}
     evicted = [_evicted_during(case, index, who.get(index, ())) for index in stopped]
@@ -66,7 +66,7 @@ def _evicted_during(case: Case, index: int, clients: Sequence[int]) -> int:
 
 
 def _early_returns(case: Case, threshold: Threshold | None) -> Answer:
-    """Evicted clients that reconnected sooner than the runtime had asked for."""
+    """Count the evicted clients that reconnected sooner than the runtime had asked for."""
     history = case.history
     evicted, tried = history.fleet(Kind.EVICTED), history.fleet(Kind.CONNECT_ATTEMPTED)
     wanted_s = case.drill.runtime.slow_consumer_reconnect_after_ms / 1000
@@ -75,7 +75,7 @@ def _early_returns(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _until_next(rows: Rows, later: Rows) -> Floats:
-    """For each row, the seconds until the same client's next of the other rows; infinity for never."""
+    """Seconds from each row to the next of the other rows of the same client; infinity without one."""
     found = [
         later.t[(later.client == client) & (later.t > t)].min(initial=np.inf) - t
         for client, t in zip(rows.client, rows.t, strict=True)

@@ -1,4 +1,4 @@
-"""Checks that are always on: did the drill run as declared, did its faults take effect, and did the system converge?"""
+"""Checks of every drill: it ran as declared, its faults took effect, and the system converged."""
 
 from collections.abc import Mapping
 
@@ -15,15 +15,15 @@ from sim.record.observations import Kind
 from sim.record.tally import Tally
 from sim.server.settings import RuntimeSettings
 
-_LATE_SHARE = 0.05  # of its samples that may be late before the load generator counts as saturated
-_HIT_SHARE = 0.9  # [ours] of the clients that a fault must disconnect
-_LOAD_SHARE = 0.9  # [ours] of the events that the drill asks for
+_LATE_SHARE = 0.05  # share of late samples from which the load generator counts as saturated
+_HIT_SHARE = 0.9  # [ours] share of the clients that a fault must disconnect
+_LOAD_SHARE = 0.9  # [ours] share of the events that the drill requests
 _HOLE_S = 1.0  # the longest gap between samples of the load generator's lateness
 _NAMING = ("drop_sockets", "restart_clients", "rolling_deploy")
 # Faults on the open connections of the clients they name; each connection counts once.
 _ON_LINKS = ("slow_links", "stall_links", "half_open_links", "reset_links", "stop_reading")
-_SLOW_ENOUGH = 0.9  # of the injected delay: anything that took this long was slowed by it
-# How clients observe a fault that a hook injects, and the words for its absence; other kinds are observed by disconnects.
+_SLOW_ENOUGH = 0.9  # share of the injected delay: a request that took at least this long was delayed by the fault
+# How clients observe a fault that a hook injects, and the text if they do not. Other kinds show as disconnects.
 _SHOWS_AS = {
     "slow_mint": (Kind.TOKEN_MINTED, "no token took so long"),
     "mint_outage": (Kind.TOKEN_REFUSED, "no token was refused"),
@@ -76,7 +76,7 @@ def _faults_observed(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _unseen(case: Case, index: int) -> str:
-    """Why a fault does not count as injected, effective and reverted; empty if it does."""
+    """Why a fault was not injected, had no effect or was not reverted; empty otherwise."""
     history = case.history
     injected, observed, ended = (history.of(kind) for kind in (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED))
     if not bool((injected.attempt == index).any()):
@@ -90,7 +90,7 @@ def _unseen(case: Case, index: int) -> str:
 
 
 def _missed(history: History, index: int, affected: float, injected_t: float) -> str:
-    """How many clients a fault missed that must disconnect nearly all of them; empty if it did."""
+    """Text about the clients that a fault should have disconnected and did not; empty if it disconnected enough."""
     fault = history.header.plan[index]
     kind = fault.get("kind")
     by_hook = fault.get("by") == "hook"
@@ -101,9 +101,9 @@ def _missed(history: History, index: int, affected: float, injected_t: float) ->
         return _unseen_by_clients(history, index, injected_t) if by_hook else ""
     if (tally := history.header.tally) is not None:
         return _missed_by_tally(tally, index, int(str(fault.get("clients"))) or history.header.clients)
-    # Some faults name their clients; the others hit all that are connected.
+    # Some faults name their clients; all other faults affect every connected client.
     wanted = int(str(fault.get("clients", history.header.clients))) if kind in _NAMING else _live_at(history, injected_t)
-    # A process without a connection can be killed, too.
+    # A client process without a connection can be killed, too.
     cut = history.fleet(Kind.RESTARTED if kind == "restart_clients" else Kind.DISCONNECTED)
     cut = _without_renewals(history, cut) if by_hook else cut
     hit = len(np.unique(cut.client[(cut.t >= injected_t) & (cut.t <= history.phases.get("recovery", np.inf) + NOTICE_S)]))
@@ -122,23 +122,23 @@ def _live_at(history: History, t: float) -> int:
     rows = history.fleet(Kind.SUBSCRIBED, Kind.DISCONNECTED)
     rows = rows.take(rows.t < t)
     live = np.zeros(history.header.clients, np.bool_)
-    live[rows.client] = rows.is_kind(Kind.SUBSCRIBED)  # of several rows of one client the last counts
+    live[rows.client] = rows.is_kind(Kind.SUBSCRIBED)  # the last row of a client wins
     return int(live.sum())
 
 
 def _without_renewals(history: History, cut: Rows) -> Rows:
-    """The disconnects, without those of clients that renewed their token."""
+    """The disconnects, except those for a token renewal."""
     return cut.take(~history.detail_is(cut, ["token_refresh_due"]))
 
 
 def _unseen_by_clients(history: History, index: int, injected_t: float) -> str:
-    """Why the clients' observations do not confirm a hook's fault; empty if they do. Its exit code alone proves nothing."""
+    """Why the clients' observations do not confirm a hook's fault; empty if they do. A hook's exit code alone is no proof."""
     fault = history.header.plan[index]
     kind = str(fault.get("kind"))
     if kind not in _SHOWS_AS:
         return "was injected by a hook, and clients cannot observe whether it took effect"
     shows_as, what = _SHOWS_AS[kind]
-    # A trimmed log is observed whenever a client returns; everything else while the fault is active.
+    # A trimmed log is observed when a client returns, even later; any other effect only while the fault is active.
     ended = history.of(Kind.FAULT_REVERTED)
     until_t = np.inf if kind == "shrink_window" else float(ended.t[ended.attempt == index].max(initial=-np.inf)) + NOTICE_S
     rows = history.of(shows_as)
@@ -149,7 +149,7 @@ def _unseen_by_clients(history: History, index: int, injected_t: float) -> str:
 
 
 def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
-    """Connections that were lost while no fault was active; the runtime lost them."""
+    """Count the connections that the runtime lost while no fault was active."""
     history = case.history
     ended, lost = history.of(Kind.FAULT_REVERTED), history.fleet(Kind.DISCONNECTED)
     lost = _without_renewals(history, lost).and_then(_renewed_early(case))
@@ -169,10 +169,10 @@ def _undisturbed(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _renewed_early(case: Case) -> Rows:
-    """Disconnects for tokens that were renewed long before they were due."""
+    """The disconnects for tokens that were renewed long before they were due."""
     history = case.history
     renewed, after_s = samples.renewals(history)
-    is_foreign_mock = history.header.target_kind == "mock" and "://" in history.header.target  # with token times of its own
+    is_foreign_mock = history.header.target_kind == "mock" and "://" in history.header.target  # its token times may differ
     return renewed.take(np.zeros(0, np.int64) if is_foreign_mock else after_s < soonest_renewal_s(case))
 
 
@@ -181,7 +181,7 @@ def _load(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def by_load(case: Case, tried: int) -> Answer:
-    """Whether the drill tried the publishes that it asks for."""
+    """Decide whether the drill tried the publishes that it requests."""
     load, phases = case.drill.load, case.history.phases
     asked = load.events_per_s * (phases.get("settle", np.nan) - phases.get("steady", np.nan))
     if load.events:
@@ -211,7 +211,7 @@ def _converged(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def generator_lag(case: Case, threshold: Threshold | None) -> Answer:
-    """How late the load generator was. Each process is judged by itself: in the whole, a single late one would not show."""
+    """Decide how late the load generator was. Each process is judged alone: the pooled samples could hide a late one."""
     limit, history = needed(threshold), case.history
     rows = history.of(Kind.GENERATOR_LAG)
     if history.header.clock == "virtual":
@@ -245,7 +245,7 @@ def _lateness(history: History, rows: Rows, limit: Threshold, whose: str) -> Ans
 
 
 def _declared_loss(case: Case, threshold: Threshold | None) -> Answer:
-    """Events that clients declared lost. Only a drill that expects it allows that, and only on streams without snapshots."""
+    """Count the forbidden declared losses. A drill that expects losses allows them, but only on streams without snapshots."""
     rows = case.history.fleet(Kind.DECLARED_LOSS)
     if case.drill.expect.declared_loss:
         rows = rows.take(np.array([_has_snapshots(name) for name in case.history.streams], np.bool_)[rows.stream])
@@ -265,7 +265,7 @@ def _has_snapshots(stream: str) -> bool:
 
 
 def _audited(case: Case, threshold: Threshold | None) -> Answer:
-    """Whether the fresh client at the end got everything; without it, a loss that no client noticed stays unseen."""
+    """Check that a new client at the end got every event. This shows a loss that no other client noticed."""
     history = case.history
     auditor = history.header.auditor
     pending, settled = history.of(Kind.STILL_PENDING), history.of(Kind.SETTLED)
@@ -276,7 +276,7 @@ def _audited(case: Case, threshold: Threshold | None) -> Answer:
         return Answer(State.FAIL, 0, n, f"a fresh client could not read up to the head of {len(pending)} streams: {why}")
     if not case.ledger.audited or not bool((settled.client == auditor).any()):
         return Answer(State.NO_DATA, NAN, 0, "no fresh client read the retained events at the end, so a loss may be unseen")
-    # A drill's runtime settings apply to the mock; any other target has the sync service's own window.
+    # A drill's runtime settings apply only to the mock; any other target has the window of the sync service.
     runtime = case.drill.runtime if history.header.target_kind == "mock" else RuntimeSettings()
     window = runtime.window_events
     if withheld := len(case.ledger.withheld(window, _forgotten_until(history))):

@@ -10,7 +10,7 @@ from sim.record.observations import Kind
 from sim.record.tally import Herd
 
 MIN_HERD = 20  # delays; a smaller group cannot prove a herd
-_WINDOWS = 20  # ten windows fit into a step, and the fullest may lie across two of them
+_WINDOWS = 20  # ten windows fit into a step, and the fullest window may overlap two of them
 _CHANCE = 0.05
 
 
@@ -23,7 +23,7 @@ def _live_again(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def by_recovery(seconds: float, fault: str, n: int, threshold: Threshold) -> Answer:
-    """Whether 99 % of the clients that the worst fault disconnected were live again in time."""
+    """Decide whether 99 % of the clients that the worst fault disconnected were live again in time."""
     limit = threshold.threshold
     reason = f"99 % of the {n} clients that {fault} disconnected were live again after {seconds:.3g} s"
     if seconds == float("inf"):
@@ -47,7 +47,7 @@ def _unjittered(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def by_herds(herds: Sequence[Herd], limit: Threshold) -> Answer:
-    """The worst group of delays. A group under `minimum_n` cannot pass, but fails if chance cannot explain it."""
+    """Decide by the worst group of delays. Under `minimum_n` it cannot pass, but it fails if chance cannot explain it."""
     proven = [herd for herd in herds if herd.n < (limit.minimum_n or 0) and _is_herd(herd, limit.threshold)]
     judged = [herd for herd in herds if herd.n >= (limit.minimum_n or 0)] + proven
     if not judged:
@@ -61,7 +61,7 @@ def by_herds(herds: Sequence[Herd], limit: Threshold) -> Answer:
 
 
 def _is_herd(herd: Herd, allowed: float) -> bool:
-    """Whether chance cannot explain the delays in one window, even if every window may hold the allowed share."""
+    """Whether chance cannot explain the number of delays in one window, if each window may have the allowed share."""
     enough = herd.n >= MIN_HERD and herd.share > allowed
     return enough and _WINDOWS * statistics.binomial_tail(herd.together, herd.n, allowed) < _CHANCE
 

@@ -15,7 +15,7 @@ from sim.server.stream_log import REPLAY_BUDGET_EXCEEDED
 Comparator = Literal["<=", "=="]
 Origin = Literal["server", "client", "synthetic"]
 Needs = Literal["run", "window", "control"]
-"""The evidence that a check reads: one run, a stage's window, or a stage's window and that of its control."""
+"""The evidence that a check reads: one run, a stage's window, or the windows of a stage and of its control."""
 Across = Literal["worst", "mean", "ratio"]
 """How replications of a drill combine: the worst one counts, or their mean is judged, or their pooled ratio."""
 GATES = ("error", "replay", "reconnect", "delivery", "ux")
@@ -44,19 +44,19 @@ class CheckSpec:
     name: str  # gate.check
     unit: str
     measures: str  # in words
-    method: str  # how it decides, in words
+    method: str  # in words: how it decides
     needs: Needs = "run"
     window: str = "whole run"  # the part of the evidence that it reads
-    origin: Origin = "client"  # for runs; a window check sets it for each source
+    origin: Origin = "client"  # for run checks; a window check has one per source
     takes_threshold: bool = True
-    keys: tuple[str, ...] = ()  # further keys of its threshold, required
+    keys: tuple[str, ...] = ()  # required keys of its threshold, in addition to the common ones
     optional_keys: tuple[str, ...] = ()
     comparator: Comparator = "<="
-    is_timed: bool = False  # a late load generator or a paced storm distorts it
+    is_timed: bool = False  # a late load generator or connects paced by a cap distort it
     across: Across = "worst"
     when: When = _EVERY_DRILL
-    is_derived: bool = False  # decided from several runs or whole files, not from one history
-    no_data: str = "no_data"  # the result if no source has data, in words
+    is_derived: bool = False  # decided from several runs or from whole files
+    no_data: str = "no_data"  # in words: the result if no source has data
 
     @property
     def gate(self) -> str:
@@ -70,11 +70,11 @@ class CheckSpec:
 
 
 class Expected(NamedTuple):
-    """What a check takes from a thresholds file."""
+    """The entry of a check that a thresholds file must have."""
 
     unit: str
     comparator: str
-    keys: tuple[str, ...]  # required, in addition to those of every threshold
+    keys: tuple[str, ...]  # required keys, in addition to the common ones
     optional_keys: tuple[str, ...]
 
 
@@ -88,7 +88,7 @@ def _has_negative_client(*kinds: str) -> When:
 
 
 def _rule(name: str, unit: str, measures: str, method: str = NONE_ALLOWED, **more: Any) -> CheckSpec:
-    """A check without a threshold."""
+    """Declare a check without a threshold."""
     return CheckSpec(name, unit, measures, method, takes_threshold=False, **more)
 
 
@@ -432,7 +432,7 @@ ALL: tuple[CheckSpec, ...] = (*_OF_RUNS, *_OF_WINDOWS)
 
 
 def expected() -> dict[str, Expected]:
-    """What each check takes from a thresholds file, by name; run checks first."""
+    """The entries that a thresholds file must have, by name of the check; run checks first."""
     found: dict[str, Expected] = {}
     for spec in ALL:
         if spec.takes_threshold:

@@ -1,4 +1,4 @@
-"""Checks of staleness: do exactly the right clients get a stale answer, for the right reason?"""
+"""Checks of staleness: only clients with a stale cursor get a stale answer, and for the right reason."""
 
 from collections.abc import Mapping
 
@@ -44,7 +44,7 @@ def _stale_signalled(case: Case, threshold: Threshold | None) -> Answer:
 
 
 def _stale_justified(case: Case, threshold: Threshold | None) -> Answer:
-    """No cursor within the smallest replay budget was refused. A cursor is at most as far behind as events were due by then."""
+    """Check that no cursor within the smallest replay budget was refused. The events due by then limit how far it is behind."""
     history = case.history
     rows = history.fleet(Kind.STALE)
     rows = rows.take(history.detail_is(rows, [REPLAY_BUDGET_EXCEEDED]) & (rows.seq >= 0))

@@ -16,20 +16,20 @@ DEFAULT_PATH = DATA / "thresholds.toml"
 
 
 class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One check's number. The optional keys are for the checks that take them."""
+    """The threshold of one check. The optional keys are for the checks that use them."""
 
     threshold: NotNegative
     comparator: Comparator
     unit: str
     source: str
     comment: str = ""
-    minimum_n: Count | None = None  # fewer cannot pass
+    minimum_n: Count | None = None  # with fewer samples it cannot pass
     live_for_s: Positive | None = None  # how long a client must be live for a live period
-    window_s: Positive | None = None  # the worst window of this width counts
-    warn: NotNegative | None = None  # a value over this passes and is reported as a warning
-    long_s: Positive | None = None  # the longer of two spans that must both be over it; the shorter is a twelfth of it
-    minimum_events: NotNegative | None = None  # fewer in a window do not count
-    budget: Positive | None = None  # the share of errors that counts as 1
+    window_s: Positive | None = None  # the width of the window; the worst one counts
+    warn: NotNegative | None = None  # a passing value over this is reported as a warning
+    long_s: Positive | None = None  # the longer of two spans that must both exceed the threshold; the shorter is a twelfth
+    minimum_events: NotNegative | None = None  # a window with fewer events does not count
+    budget: Positive | None = None  # the error ratio that is a burn rate of 1
 
 
 Thresholds = dict[str, Threshold]
@@ -37,10 +37,10 @@ _FURTHER_KEYS = ("minimum_n", "live_for_s", "window_s", "warn", "long_s", "minim
 
 
 def load_thresholds(path: Path = DEFAULT_PATH, is_record: bool = False) -> Thresholds:
-    """Read a thresholds file. It must have every check that takes a threshold, and no other. Raises `UsageError`.
+    """Read a thresholds file. It must have an entry for each check that takes a threshold, and no other. Raises `UsageError`.
 
-    A run's own copy (`is_record`) may lack checks that are newer than the run. A check of runs and one of a stage's window
-    that have one name have one threshold.
+    A run's own copy (`is_record`) may lack checks that are newer than the run. A run check and a window check with the same
+    name share one threshold.
     """
     found, expected = _tables(read_toml(path), path), registry.expected()
     if not found:
@@ -53,7 +53,7 @@ def load_thresholds(path: Path = DEFAULT_PATH, is_record: bool = False) -> Thres
 
 
 def says(spec: CheckSpec, threshold: Threshold) -> str:
-    """The threshold as a person says it, such as `p95 of bootstrap <= 600 ms`."""
+    """The threshold in words, such as `p95 of bootstrap <= 600 ms`."""
     is_share = spec.unit == "ratio"
     limit = f"{threshold.threshold * 100:g} %" if is_share else f"{threshold.threshold:g} {spec.unit}"
     what = f"p95 of {spec.measures}" if spec.method.startswith("p95") else spec.measures

@@ -1,6 +1,6 @@
 """The results of judging, for a check, a drill and a run, and how several results combine.
 
-The worst state counts: fail, then error, then the inconclusive ones. Only a pass is read as a pass.
+The worst state counts: fail, then error, then the inconclusive ones. Only `pass` counts as a pass.
 """
 
 import math
@@ -17,20 +17,20 @@ from sim.record.predictions import Prediction
 
 
 class State(StrEnum):
-    """The answer of a check."""
+    """The result state of a check."""
 
     PASS = "pass"
     FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"  # measured, but too little to decide
+    INCONCLUSIVE = "inconclusive"  # measured, but with too few samples to decide
     NO_DATA = "no_data"  # nothing was measured
     ERROR = "error"  # the drill or the check itself did not work
-    NOT_RUN = "not_run"  # the drill stopped before the question
+    NOT_RUN = "not_run"  # the drill stopped before this check
 
 
 GRAVEST_FIRST = (State.FAIL, State.ERROR, State.NOT_RUN, State.NO_DATA, State.INCONCLUSIVE, State.PASS)
 _GRAVITY = (State.FAIL, State.ERROR)
 Reason = Literal["", "breach", "insufficient_evidence", "error", "expired"]
-"""Why a decision is no go; empty for a go. Only a stage can expire."""
+"""The reason for a no-go; empty for a go. Only a stage can expire."""
 _REASONS: Mapping[State, Reason] = {
     State.PASS: "",
     State.FAIL: "breach",
@@ -49,12 +49,12 @@ EXIT_CODES: Mapping[Reason, ExitCode] = {
 
 
 def exit_code(state: State) -> ExitCode:
-    """The exit code of a command whose answer is this state."""
+    """The exit code of a command with this result."""
     return EXIT_CODES[_REASONS[state]]
 
 
 def worst(states: Iterable[State]) -> State:
-    """The combined state of several. Without any it is inconclusive, because nothing was asked."""
+    """The most severe of several states; inconclusive for an empty sequence."""
     found = set(states)
     for state in _GRAVITY:
         if state in found:
@@ -64,7 +64,7 @@ def worst(states: Iterable[State]) -> State:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check's answer, with everything that a reader needs to verify it."""
+    """The result of one check, with everything that a reader needs to verify it."""
 
     gate: str
     check: str
@@ -76,11 +76,11 @@ class CheckResult:
     comparator: str
     threshold: float | None
     source: str  # of the threshold
-    window: str  # the part of the run that it covers
+    window: str  # the part of the evidence that it covers
     method: str
     origin: str  # server, client or synthetic
     reason: str
-    evidence: str  # the file it was worked out from
+    evidence: str  # the file that was judged
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ class CheckResult:
         return f"{self.gate}.{self.check}"
 
     def sound(self) -> "CheckResult":
-        """The result, as an error if it passes on a value that is not finite."""
+        """Return the result, changed to an error if it passes with a value that is not finite."""
         if self.state is State.PASS and not math.isfinite(self.value):
             return replace(self, state=State.ERROR, reason=f"the value is {self.value}, which is not finite and cannot pass")
         return self
@@ -96,7 +96,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Spread:
-    """One metric over replications. `n` of them had a value; the interval of the mean is two-sided, 95 %."""
+    """One metric over replications, of which `n` had a value. The interval of the mean is two-sided, 95 %."""
 
     name: str
     unit: str
@@ -111,7 +111,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class ServerView:
-    """The runtime's own metrics. No check reads them. `absent` are those of its profile that it did not expose."""
+    """The runtime's own metrics. No check reads them. `absent`: metrics of its profile that it did not expose."""
 
     polls: int
     failed: dict[str, int]  # polls without an answer, by reason
@@ -121,7 +121,7 @@ class ServerView:
 
 @dataclass(frozen=True)
 class DrillVerdict:
-    """One drill's answer. With several replications, `metrics` are means, and `spreads` their intervals and quantiles."""
+    """The verdict on one drill. With several replications, `metrics` are means, and `spreads` their intervals and quantiles."""
 
     name: str
     clients: int
@@ -129,23 +129,23 @@ class DrillVerdict:
     checks: tuple[CheckResult, ...]
     violations: tuple[Violation, ...] = ()
     metrics: tuple[Metric, ...] = ()
-    summary: str = ""  # the question it asked
+    summary: str = ""  # the question that the drill answers
     policy: str = ""
     defects: tuple[str, ...] = ()
     replications: int = 1  # number of runs that were combined
     spreads: tuple[Spread, ...] = ()
-    remarks: tuple[str, ...] = ()  # what a reader must know about how it ran
+    remarks: tuple[str, ...] = ()  # sentences on how it was run
     prediction: Prediction | None = None  # by a fitted model, made before the run
-    server: ServerView | None = None  # the runtime's own metrics, if it was asked
+    server: ServerView | None = None  # the runtime's own metrics, if they were polled
 
     @property
     def status(self) -> State:
-        """The worst of its checks; a violated invariant is always a failure."""
+        """The worst state of its checks; a violated invariant is always a failure."""
         return State.FAIL if self.violations else worst(check.state for check in self.checks)
 
 
 def merged_violations(verdicts: Mapping[str, DrillVerdict]) -> tuple[Violation, ...]:
-    """The violations of several runs of a drill, with total counts and the first place. The keys name the runs."""
+    """Merge the violations of several runs of a drill: total counts and the first occurrence. The keys name the runs."""
     found: dict[str, Violation] = {}
     for where, verdict in verdicts.items():
         for each in verdict.violations:
@@ -157,7 +157,7 @@ def merged_violations(verdicts: Mapping[str, DrillVerdict]) -> tuple[Violation, 
 
 @dataclass(frozen=True)
 class RunVerdict:
-    """A run's answer. `notes` say what a reader must know first."""
+    """The verdict on a run. `notes` are sentences that a reader must see first."""
 
     run_id: str
     engine: str
@@ -171,22 +171,22 @@ class RunVerdict:
 
     @property
     def status(self) -> State:
-        """The worst of its drills."""
+        """The worst state of its drills."""
         return worst(drill.status for drill in self.drills)
 
     @property
     def decision(self) -> str:
-        """`go` only when there is a drill and every one passes, else `no_go`."""
+        """`go` if there is at least one drill and all of them pass, else `no_go`."""
         return "go" if self.status is State.PASS else "no_go"
 
     @property
     def decision_reason(self) -> Reason:
-        """Why it is no go; empty for a go."""
+        """The reason for a no-go; empty for a go."""
         return _REASONS[self.status]
 
     @property
     def failures(self) -> int:
-        """How many drills did not pass."""
+        """The number of drills that did not pass."""
         return sum(drill.status is not State.PASS for drill in self.drills)
 
     @property
