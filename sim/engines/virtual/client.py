@@ -1,8 +1,8 @@
-"""One simulated client: the same Session as on the wire, its network a delay each way.
+"""A simulated client: the same session as on the wire, over a network with a delay in each direction.
 
-Bytes arrive in the order they were sent, as TCP has it, so a frame never overtakes the one before. Whatever was on its
-way when a connection ended is dropped: every attempt to connect has a `Link` of its own, which callbacks carry. Frames that
-only bring what comes next wait in its inbox until someone looks at the client (`catch_up`).
+Bytes arrive in the order they were sent, as in TCP, so a frame never overtakes an earlier one. What is in flight when a
+connection ends is dropped: each attempt to connect has its own `Link`, which callbacks carry. Frames that only bring the next
+events wait in the link's inbox until the client takes them (`catch_up`).
 """
 
 import math
@@ -29,7 +29,7 @@ NEVER = math.inf
 
 
 class VirtualClient:
-    """`began` is when the run did, in the environment's time."""
+    """A client of a simulated fleet. `began` is the start of the run, in the environment's time."""
 
     def __init__(
         self,
@@ -47,22 +47,22 @@ class VirtualClient:
         self._recorder = recorder
         self._began = began
         self.delay_s = one_way_delay_s(model, session.settings.seed, session.client)
-        self._link: Link | None = None  # the connection under way or open
+        self._link: Link | None = None  # the connection that is opening or open
         self._timer_at = NEVER
         self._offline_until = 0.0
         self._is_dead = False
-        self.clock_ahead_s = 0.0  # by so much its own clock is off, which only who trusts it goes by
-        self.rough: RoughLink | None = None  # what faults make of its link; None: nothing
+        self.clock_ahead_s = 0.0  # error of its own clock; only clients that trust their own clock are affected
+        self.rough: RoughLink | None = None  # its link under network faults; None: no fault
 
-    # --- what the engine does with a client ---------------------------------------------------------
+    # --- calls by the engine ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to mint and connect."""
+        """Start to mint a token and connect."""
         self.session.start(self._env.now)
         self._pump()
 
     def cut(self, offline_s: float) -> bool:
-        """Cut the socket at once, and for a while let no connect through; True if there was one to cut."""
+        """Cut the socket and block connects for `offline_s` seconds; return whether there was a socket."""
         self.catch_up()
         self._offline_until = self._env.now + offline_s
         state = self.session.state
@@ -73,14 +73,14 @@ class VirtualClient:
         return True
 
     def come_online(self) -> None:
-        """Let connects through again; a process that is still down begins again."""
+        """Allow connects again, correct the clock, and restart the process if it is still down."""
         self._offline_until = 0.0
         self.clock_ahead_s = 0.0
         if self._is_dead:
             self.revive()
 
     def die(self, fault: RestartClients) -> bool:
-        """End as a killed process does, with its checkpoints damaged; True if it was running. `revive` starts the next life."""
+        """End like a killed process, with damaged checkpoints; return whether it was running. `revive` restarts it."""
         if self.session.state in (State.IDLE, State.STOPPED):
             return False
         self.catch_up()
@@ -92,15 +92,15 @@ class VirtualClient:
         return True
 
     def revive(self) -> None:
-        """Start the next life of a process that died."""
+        """Restart the process if it died."""
         if self._is_dead:
             self._is_dead = False
             self.start()
 
-    # --- what network faults do to its connection ---------------------------------------------------
+    # --- network faults -----------------------------------------------------------------------------
 
     def reset(self) -> bool:
-        """The network resets the connection under both sides; True if there was one."""
+        """Reset the connection on both sides, as the network does; return whether there was one."""
         self.catch_up()
         link, self._link = self._link, None
         if link is None:
@@ -110,12 +110,12 @@ class VirtualClient:
         return True
 
     def reset_one(self, link: object) -> None:
-        """As `reset`, if the client still has this connection."""
+        """Reset the connection if it is still this one."""
         if link is self._link:
             self.reset()
 
     def half_open(self, gone: str) -> "Link | None":
-        """Take one side away from the open connection; returns what the other side is left in, if there was one."""
+        """Remove one side of the open connection; return the connection that the other side still has, or None."""
         self.catch_up()
         link = self._link
         if link is None or not link.number or self.session.state is State.CONNECTING:
@@ -128,18 +128,18 @@ class VirtualClient:
         return link
 
     def is_left_in(self, link: Link) -> bool:
-        """Whether a side still has this half-open connection."""
+        """Return whether one side still has this half-open connection."""
         return link is self._link or self._service.has(link.number, link)
 
     def end_half_open(self, link: Link) -> None:
-        """Whoever still has it gets a reset."""
+        """Reset this connection on the side that still has it."""
         self._service.close(link.number, link)
         self.reset_one(link)
 
-    # --- what comes over a link ---------------------------------------------------------------------
+    # --- messages from the service ------------------------------------------------------------------
 
     def arrives(self, message: Message, link: Link, place: int) -> None:
-        """A message of the service is here, and so are the first `place` that its link was ever to keep in its inbox."""
+        """Receive a message, after the first `place` frames that its link has ever put in its inbox."""
         if link is self._link:
             link.called -= 1
             self._read(link, self._env.now, link.taken + len(link.inbox) - place)
@@ -147,12 +147,12 @@ class VirtualClient:
                 self._receive(message, link)
 
     def catch_up(self) -> None:
-        """Take what has arrived by now and waits in the inbox."""
+        """Take the frames in the inbox that have arrived by now."""
         if (link := self._link) is not None and link.inbox:
             self._read(link, self._env.now, 0)
 
     def _read(self, link: Link, now: float, leave: int) -> None:
-        """Take what is in the inbox and has arrived, except for the last `leave` frames."""
+        """Take the frames in the inbox that have arrived, except the last `leave` frames."""
         inbox, session, share, began = link.inbox, self.session, self._recorder.share, self._began
         before = len(inbox)
         while len(inbox) > leave and inbox[0][0] <= now:
@@ -165,7 +165,7 @@ class VirtualClient:
                 session.follow(run, arrived)
                 share(arrived - began, session.client, run.notices)
             else:
-                session.received(message, arrived)  # which makes no notices
+                session.received(message, arrived)  # a message without a run creates no notices
         link.taken += before - len(inbox)
 
     def _receive(self, message: Message, link: Link) -> None:
@@ -175,12 +175,12 @@ class VirtualClient:
             link.foresee(self.session)
 
     def _look(self, link: Link) -> None:
-        """A frame of the inbox is here, and what it does was not to be foreseen after all."""
+        """Take a frame of the inbox when it arrives, because its effect could not be predicted after all."""
         if link is self._link:
             self.catch_up()
 
     def is_lost(self, link: Link, event: Closed) -> None:
-        """The news that the service closed the connection, or died, is here."""
+        """Learn that the service closed the connection, or died."""
         if link is self._link:
             self.catch_up()
             self._link = None
@@ -193,7 +193,7 @@ class VirtualClient:
             self.session.disconnected(event, self._env.now)
         self._pump()
 
-    # --- what the session wants ---------------------------------------------------------------------
+    # --- actions of the session ---------------------------------------------------------------------
 
     def _pump(self) -> None:
         while actions := self.session.actions():
@@ -230,7 +230,7 @@ class VirtualClient:
             self._service.received(link.number, link, intent)
 
     def _abandon(self) -> None:
-        """Leave the connection; the service hears of it a delay later."""
+        """Leave the connection; the service learns this one delay later."""
         link, self._link = self._link, None
         if link is None or not link.number:
             return
@@ -247,7 +247,7 @@ class VirtualClient:
         )
 
     def _mint_answered(self, asker: Session, token: Token | str) -> None:
-        """The control service has answered; the answer arrives a delay later."""
+        """Send the control service's answer to the client; it arrives one delay later."""
         self._later(self._minted, asker, token)
 
     def _minted(self, asker: Session, token: Token | str) -> None:
@@ -273,7 +273,7 @@ class VirtualClient:
             self._later(self._syn_arrives, token, link, retry_s)
 
     def _syn_arrives(self, token: Token, link: Link, retry_s: float) -> None:
-        """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
+        """Answer a SYN, refuse it if nothing listens, or drop it if the backlog is full; the kernel then sends it again."""
         if link is not self._link:
             return
         if not self._service.is_up or (self.rough is not None and self.rough.is_refused()):
@@ -284,7 +284,7 @@ class VirtualClient:
             self._env.call_at(self._env.now - self.delay_s + retry_s, self._syn, token, link, 2 * retry_s)
 
     def _ask_upgrade(self, token: Token, link: Link) -> None:
-        """The SYN-ACK comes down, and the upgrade request goes up."""
+        """Receive the SYN-ACK, then send the upgrade request."""
         if self.rough is not None:
             self.rough.to_runtime.carry(link, self._env.now + self.delay_s, 0.0, self._upgrade, token, link)
         else:
@@ -299,7 +299,7 @@ class VirtualClient:
             self._later(self._refused, "network", link)
 
     def _upgraded(self, outcome: int | str, link: Link) -> None:
-        """The service has answered; the answer arrives a delay later."""
+        """Send the service's answer to the client; it arrives one delay later."""
         if isinstance(outcome, str):
             self._later(self._refused, outcome, link)
             return
@@ -325,7 +325,7 @@ class VirtualClient:
             self._pump()
 
     def _later(self, do: Callable[..., None], *arguments: object) -> None:
-        """A one-way delay from now."""
+        """Call `do(*arguments)` one delay from now."""
         self._env.call_at(self._env.now + self.delay_s, do, *arguments)
 
     # --- time ---------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ class VirtualClient:
         self._env.call_at(moment, self._wake, moment)
 
     def _wake(self, moment: float) -> None:
-        """A timer that is no longer the armed one only costs this look."""
+        """Wake the session, unless this timer is no longer the armed one."""
         if moment != self._timer_at:
             return
         self.catch_up()
@@ -349,7 +349,7 @@ class VirtualClient:
 
 
 def one_way_delay_s(model: SystemModel, seed: int, client: int) -> float:
-    """A client's own delay each way, in seconds: log-normal over clients, by the Box-Muller transform of two draws."""
+    """Return a client's own one-way delay in seconds: log-normal over clients, by the Box-Muller transform of two draws."""
     network = model.network
     u, v = 1.0 - draw(seed, "delay_u", client), draw(seed, "delay_v", client)
     normal = math.sqrt(-2.0 * math.log(u)) * math.cos(2.0 * math.pi * v)

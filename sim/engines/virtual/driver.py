@@ -6,7 +6,7 @@ from sim.engines.virtual.clock import VirtualClock
 
 
 class VirtualDriver:
-    """Each moment is an entry of the clock's queue from when it is first known, so that what was planned first comes first."""
+    """Driver of a run's phases. It queues each moment as soon as it is known, so that what was planned first runs first."""
 
     def __init__(self, clock: VirtualClock, steps: Steps) -> None:
         self._clock = clock
@@ -17,11 +17,11 @@ class VirtualDriver:
         self.is_over = clock.event()
 
     def start(self) -> None:
-        """Begin now."""
+        """Start the phases now."""
         self._resume(next(self._steps))
 
     def stop(self) -> None:
-        """End the run before its time."""
+        """End the run early."""
         self.signals.is_stopped = True
         self.look()
 
@@ -39,7 +39,7 @@ class VirtualDriver:
         self.look()
 
     def look(self) -> None:
-        """Go on if the wait ends now: a moment has come, an action has ended, or a signal is set."""
+        """Resume the phases if the wait ends now: its moment is reached, an action has ended, or a signal is set."""
         if self._wait is not None and (woke := self.signals.reason(self._wait, self._clock.now)) is not None:
             self._go_on(woke)
 

@@ -1,8 +1,8 @@
-"""The virtual engine: a whole fleet, its network and its service in simulated time, driving the same sessions and cores.
+"""The virtual engine: a whole fleet, its network and its service in simulated time, with the same sessions and server cores.
 
-SimPy's environment is the only clock. Clients are callbacks with one lazily re-armed wake-up each, not a process a
-client; typed frames pass by reference and JSON frames are never made. One seed gives the same bytes of observations on
-every machine.
+SimPy's environment is the only clock. Clients are callbacks with one lazily re-armed timer each, not one process per client.
+Typed frames pass by reference, and JSON frames are never made. The same seed gives the same bytes of observations on every
+machine.
 """
 
 import math
@@ -38,15 +38,15 @@ from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, str
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader, write_header
 
-EPOCH = 2.0**20  # unix time at which every simulated run begins: so small that moments are exact to a nanosecond
-_SLICE_S = 0.5  # simulated time between looks at the clock on the wall, for progress and Ctrl-C
-_SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
-_MAX_LAG_SAMPLES = 200_000  # of a run; a long one with many clients is looked at more rarely
+EPOCH = 2.0**20  # unix time at which every simulated run starts; small enough for moments that are exact to a nanosecond
+_SLICE_S = 0.5  # simulated time between checks for progress and Ctrl-C
+_SAY_EVERY_S = 0.1  # wall-clock time, which is used for nothing else here
+_MAX_LAG_SAMPLES = 200_000  # per run; a long run with many clients is sampled less often
 Steps = Generator[simpy.Event, object, None]
 
 
 def run(drill: Drill, options: Options) -> RunHeader:
-    """Run a drill into `options.folder`; returns the finished header. An interrupted run keeps what it had and says so.
+    """Run a drill into `options.folder`; return the finished header. An interrupted run keeps its record and says so.
 
     Raises `UsageError` for what has no meaning in simulation and for a simulation that comes to a standstill, and
     `StorageError`.
@@ -57,7 +57,7 @@ def run(drill: Drill, options: Options) -> RunHeader:
 
 
 def check(drill: Drill) -> None:
-    """Raise `UsageError` for a drill with something that cannot be simulated."""
+    """Raise `UsageError` for a drill that contains something the simulation cannot represent."""
     for index, fault in enumerate(drill.faults):
         if not isinstance(fault, SIMULATED):
             raise UsageError(
@@ -103,9 +103,9 @@ class _VirtualRun:
     # --- the run ------------------------------------------------------------------------------------
 
     def run(self) -> RunHeader:
-        """All phases, from the first arrival to the sealed record."""
+        """Run all phases, from the first arrival to the sealed record."""
         write_header(self._options.folder, self._header)
-        # Only the main thread hears signals; in any other there is nothing to be done about them.
+        # Only the main thread receives signals; any other thread needs no handler.
         heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._interrupt) for number in heard}
         try:
@@ -157,7 +157,7 @@ class _VirtualRun:
                 f"{at_s:.1f} s simulated: nothing that is still to happen can end it; look at the system model."
             )
 
-    # --- the world of the phase runner --------------------------------------------------------------
+    # --- `World` of the phase runner ----------------------------------------------------------------
 
     def now(self) -> float:
         """See `World`."""
@@ -182,7 +182,7 @@ class _VirtualRun:
         return client_setup.unready_reason(live, len(sessions), is_publishing=any(self._heads.values()))
 
     def end_load(self) -> None:
-        """See `World`. What is under way in simulation burdens nobody."""
+        """See `World`. Unfinished work adds no load in simulation."""
 
     def finish_publishing(self) -> None:
         """See `World`."""
@@ -197,14 +197,14 @@ class _VirtualRun:
         self._publisher.publishing.give_up_all(self._env.now)
 
     def add_auditor(self) -> None:
-        """See `World`. A client without a past, which reads everything that is retained."""
+        """See `World`. The auditor is a new client that reads everything that is retained."""
         number = len(self._clients)
         self._header.auditor = number
         self._clients.append(self._client(number, None, list(self._heads)))
         self._clients[-1].start()
 
     def is_settled(self) -> bool:
-        """See `World`. All clients are checked at one moment, as one that has converged may renew its token a moment later."""
+        """See `World`. Checks all clients at one moment: one that converged earlier may be renewing its token now."""
         return not any(self._behind(client) for client in self._clients)
 
     def _behind(self, client: VirtualClient) -> list[str]:
@@ -221,7 +221,7 @@ class _VirtualRun:
     # --- clients ------------------------------------------------------------------------------------
 
     def _make_clients(self) -> None:
-        """The fleet, then the negative clients."""
+        """Create the fleet, then the negative clients."""
         fleet, negative = self._drill.fleet, self._drill.expect.negative_clients
         for number, name in enumerate((None,) * fleet.clients + negative):
             topics = client_setup.topics_of(number, self._run_topics, self._other_topics, fleet.topics_per_client)
@@ -261,7 +261,7 @@ class _VirtualRun:
                     self.record("client_lag", client.session.client, value=lag)
 
     def _catch_up(self) -> None:
-        """Let every client read what has arrived, so that the observations until now are complete and may be written."""
+        """Let every client take what has arrived: the observations up to now are then complete, and may be written."""
         for client in self._clients:
             client.catch_up()
         self._recorder.flush_if_full()

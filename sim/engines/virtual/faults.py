@@ -1,4 +1,4 @@
-"""What faults do to the simulated service."""
+"""The effect of faults on the simulated service."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ SIMULATED = (
 
 
 class SimulatedServiceControl:
-    """`WholeService` over the simulated service: every request has its outcome at once."""
+    """`WholeService` for the simulated service: every request completes at once."""
 
     def __init__(self, clock: VirtualClock, service: SimulatedService) -> None:
         self._clock = clock
@@ -65,7 +65,7 @@ class SimulatedServiceControl:
         return 1
 
     def restart(self, _: Callable[[], Switches]) -> None:
-        """See `WholeService`; its switches outlive it."""
+        """See `WholeService`; its switches survive the restart."""
         self._service.restart()
 
     def restart_if_down(self) -> None:
@@ -75,7 +75,7 @@ class SimulatedServiceControl:
 
 
 class VirtualFaultActions(SessionFaultActions):
-    """All faults of one run. A killed runtime is back after its cold start, which the schedule does not count."""
+    """All faults of one run. A killed runtime is up after its cold start, which the schedule does not include."""
 
     cold_start_s = 0.0
 
@@ -87,5 +87,5 @@ class VirtualFaultActions(SessionFaultActions):
 
 
 def completed(steps: Steps) -> Completion:
-    """Carry out steps at once."""
+    """Carry out all steps at once."""
     return Done(at_once(steps))

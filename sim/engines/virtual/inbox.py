@@ -1,9 +1,9 @@
-"""A simulated connection, and the messages on their way over it that need no event of their own when they arrive.
+"""A simulated connection, and the messages in flight that need no event of their own on arrival.
 
-Most messages only bring a client the events that follow those it has, or show that the service is alive, and it only takes
-them. What such a message will do is known when it is sent. So it waits in the link's inbox until the client is looked at, or
-something else happens to it; then it is taken as at the moment of its arrival. Every other message has an event at its moment,
-behind those that were sent before it. Should something unexpected happen, what is left in the inbox gets events, too.
+Most messages only bring a client the events after those it has, or show that the service is alive. The effect of such a message
+is known when it is sent. So it waits in the link's inbox until the client is read, or something else happens to the client. The
+client then takes it as if at the moment of its arrival. Every other message has an event at its moment, after those that were
+sent before it. If something unexpected happens, the messages that are left in the inbox get events, too.
 """
 
 from collections import deque
@@ -17,8 +17,8 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.links import RoughLink
 from sim.protocols.events import Activity, Answer, Batch, Closed, Head, Message
 
-_MAX_KNOWN = 10_000  # recent messages, which need not be looked at again
-_ALIVE = frozenset({Head, Activity})  # what begins a heartbeat
+_MAX_KNOWN = 10_000  # entries in the cache of recent messages
+_ALIVE = frozenset({Head, Activity})  # the first event of a heartbeat message
 
 
 class Reader(Protocol):
@@ -27,17 +27,17 @@ class Reader(Protocol):
     rough: RoughLink | None
 
     def arrives(self, message: Message, link: "Link", place: int) -> None:
-        """A message is here, and so are the first `place` that the link was ever to keep in its inbox."""
+        """Receive a message, after the first `place` frames that the link has ever put in its inbox."""
 
     def is_lost(self, link: "Link", event: Closed) -> None:
-        """The news that the connection is closed is here."""
+        """Learn that the connection is closed."""
 
 
 class Link:
-    """One connection of a client, from its attempt on, as client and service hold it: what it says never reaches a later one.
+    """One connection of a client, from the attempt on, held by client and service. Its messages never reach a later connection.
 
-    It is foreseen while its client only follows: `follows` is then where that will stand, by topic, behind all that was
-    sent; None: what comes next is not known.
+    The link is foreseen while its client only takes the next events. `follows` is then the offset that the client will have,
+    by topic, after everything that was sent. None: the effect of the next message is not known.
     """
 
     __slots__ = (
@@ -50,18 +50,18 @@ class Link:
         self._env = env
         self._delay_s = delay_s
         self._run_of = run_of
-        self.number = 0  # the service's, once open
+        self.number = 0  # the service's number of the connection, once open
         self.up_free = self.down_free = 0.0  # when the last bytes each way arrive
-        self.inbox: deque[tuple[float, Message, Run | None]] = deque()  # when each arrives, first come first
-        self.taken = 0  # how many were ever taken out of it
-        self.called = 0  # frames on their way that are called out
+        self.inbox: deque[tuple[float, Message, Run | None]] = deque()  # with the moment of arrival, earliest first
+        self.taken = 0  # how many frames were ever taken from the inbox
+        self.called = 0  # frames in flight that have an event
         self.is_foreseen = False
         self.follows: dict[str, int] | None = None
 
     # --- the service's end -----------------------------------------------------------------------------
 
     def sends(self, message: Message, moment: float) -> None:
-        """The service puts a message on the wire at `moment`."""
+        """Carry a message that the service puts on the wire at `moment`."""
         if (rough := self._client.rough) is not None:
             self.follows = None
             self.called += 1
@@ -84,7 +84,7 @@ class Link:
         self._env.call_at(arrives, self._client.arrives, message, self, self.taken + len(self.inbox))
 
     def lost(self, event: Closed) -> None:
-        """The service closes the connection now; the news takes a delay."""
+        """Close the connection for the service; the client learns this one delay later."""
         if (rough := self._client.rough) is not None:
             rough.to_client.close(self, self._env.now, self._client.is_lost, self, event)
             return
@@ -94,25 +94,25 @@ class Link:
 
     @property
     def may_be_foreseen(self) -> bool:
-        """Whether nothing is on its way of which it is not known what it will do."""
+        """Whether nothing is in flight on a link that is not foreseen."""
         return self.follows is None and not self.called and not self.inbox
 
     def foresee(self, session: Session) -> None:
-        """Keep what follows in the inbox from now on, if the session does nothing but take it."""
+        """Keep the next frames in the inbox from now on, if the session only takes them."""
         self.is_foreseen = session.__class__ is Session and session.only_follows
         if self.is_foreseen:
             cursors = session.replica.cursors.values()
             self.follows = {c.topic: c.watermark for c in cursors if c.watermark is not None and c.watermark == c.checkpoint}
 
     def surprise(self, look: Callable[["Link"], None]) -> None:
-        """Something happened to the client: call out what is on its way."""
+        """Schedule an event for each frame in the inbox, because something happened to the client."""
         self.is_foreseen, self.follows = False, None
         for arrives in dict.fromkeys(arrives for arrives, _, _ in self.inbox):
             self._env.call_at(arrives, look, self)
 
 
 def _says_nothing(message: Message, follows: dict[str, int]) -> bool:
-    """Whether a message only shows that the service is alive: its answer to a heartbeat, or heads that the client will have."""
+    """Return whether a message only shows a live service: a heartbeat's answer, or heads that the client will have."""
     first = message[0]
     if isinstance(first, Answer):
         return first.is_beat
@@ -122,10 +122,10 @@ def _says_nothing(message: Message, follows: dict[str, int]) -> bool:
 
 
 class KnownRuns:
-    """The runs that messages are, worked out once for each.
+    """Cache of the run in each message, which is computed once per message.
 
-    Messages pass by reference, so that a thousand clients are handed one and the same, which can never change. It is
-    known by its identity alone, and held, so that no other object can have the same.
+    Messages pass by reference, so that a thousand clients receive the same immutable object. The key is its `id`. The cache
+    holds the object, so that no other object can have the same `id`.
     """
 
     def __init__(self, stream_id: Callable[[str], str]) -> None:

@@ -20,7 +20,7 @@ from sim.engines.virtual.inbox import Link
 from sim.engines.virtual.links import MessageSizes, RoughLink
 from sim.engines.virtual.service import SimulatedService
 
-# What each counts as acting, and whether by clients or by how often.
+# The counter of each fault's effect, and whether to report the number of clients (True) or of effects (False).
 _ACTS: dict[type, tuple[str, bool]] = {
     SlowLinks: ("slowed", True),
     StallLinks: ("stalled", True),
@@ -48,7 +48,7 @@ class VirtualLinkFaults:
         self._buffer_bytes = buffer_kib * 1024
         self._record = record
         self._active: dict[int, PlannedFault] = {}
-        self._before: dict[int, dict[int, int]] = {}  # by fault and client, how often it had taken effect before
+        self._before: dict[int, dict[int, int]] = {}  # by fault and client: the counter when the fault was injected
         self._links: dict[int, RoughLink] = {}
         self._sizes = MessageSizes()
         self._half_open: dict[int, list[tuple[VirtualClient, Link]]] = {}

@@ -1,8 +1,8 @@
-"""What network faults make of one simulated client's link: bytes later, fewer at once, held, or never.
+"""One simulated client's link under network faults: bytes arrive later, at a lower rate, are held, or never arrive.
 
-A client has a `RoughLink` only while some fault concerns it, so that a link with nothing wrong costs one look at an
-attribute. Messages count by the length of their JSON. What an edge would have to keep, since nobody takes it, fills the
-buffers between runtime and client; once they are full the service puts nothing more on the wire, and its queue fills.
+A client has a `RoughLink` only while a fault concerns it, so that a healthy link costs one attribute check. The size of a
+message is the length of its JSON. Bytes that the receiver does not take fill the buffers between runtime and client. When these
+are full, the service puts nothing more on the wire, and its queue fills.
 """
 
 import math
@@ -22,7 +22,7 @@ from sim.protocols.spacetime.frames import JOIN_REF
 
 
 class Connection(Protocol):
-    """One connection, as a link's ways see it."""
+    """One connection, as both directions of a link see it."""
 
     number: int
     up_free: float
@@ -30,36 +30,36 @@ class Connection(Protocol):
 
 
 class Line(Protocol):
-    """The service's side: whom it may send to."""
+    """The service, which can stop and resume sending to a connection."""
 
     def hold(self, number: int) -> None:
-        """Send nothing more to this connection: the way to it is full."""
+        """Stop sending to this connection: the way to it is full."""
 
     def release(self, number: int) -> None:
-        """There is room again."""
+        """Resume sending to this connection: there is room again."""
 
 
-_MAX_KNOWN = 10_000  # recent messages, whose lengths need not be worked out again
+_MAX_KNOWN = 10_000  # entries in the cache of recent messages' lengths
 Carried = tuple[Connection, float, Callable[..., None], tuple[object, ...], bool]
-"""What is on its way: over which connection, how many bytes, what to call on arrival, and whether it is a connection's end."""
+"""Data in flight: its connection, its bytes, the call on arrival with its arguments, and whether it ends the connection."""
 
 
 def intent_bytes(intent: Intent) -> int:
-    """The length of an intent on the wire."""
+    """Return the length of an intent on the wire, in bytes."""
     return len(intent.data if isinstance(intent, Raw) else encode_client(frame_of(intent)))
 
 
 class MessageSizes:
-    """The length of messages' JSON, worked out once for a message that many are sent.
+    """Cache of the length of messages' JSON, computed once for a message that is sent to many clients.
 
-    It is known by its identity alone, and held, so that no other object can have the same.
+    The key is a message's `id`. The cache holds the message, so that no other object can have the same `id`.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Message, int]] = {}
 
     def __call__(self, message: Message) -> int:
-        """In bytes."""
+        """Return the length in bytes."""
         known = self._known.get(id(message))
         if known is None:
             if len(self._known) >= _MAX_KNOWN:
@@ -69,9 +69,9 @@ class MessageSizes:
 
 
 class RoughLink:
-    """Both ways of one link. `acted` counts by what was done: slowed, stalled, unread, refused, cut, closed_late.
+    """Both directions of one link. `acted` counts effects by name: slowed, stalled, unread, refused, cut, closed_late.
 
-    `reset` is called with a connection that is cut; `size_of` says how long a message is.
+    `reset` is called with a connection that is cut; `size_of` returns the length of a message in bytes.
     """
 
     def __init__(
@@ -97,33 +97,33 @@ class RoughLink:
         self.to_runtime, self.to_client = way("to_runtime", None), way("to_client", service)
 
     def change(self, conditions: LinkConditions, *, reads: bool) -> None:
-        """Be like that from now on; what is no longer held goes on its way."""
+        """Apply these conditions from now on; send what is no longer held."""
         self.refuses = conditions.refuses
         self.to_runtime.change(conditions.to_runtime, reads=True)
         self.to_client.change(conditions.to_client, reads=reads)
         self.is_calm = conditions == CALM and reads
 
     def is_refused(self) -> bool:
-        """Whether a connect is refused now; counted."""
+        """Return whether a connect is refused now, and count the refusal."""
         self.acted["refused"] += self.refuses
         return self.refuses
 
 
 class Chance:
-    """A client's own draws for one way of its link, one after the other."""
+    """A client's own sequence of random draws for one direction of its link."""
 
     def __init__(self, seed: int, purpose: str, client: int) -> None:
         self._key = (seed, purpose, client)
         self._drawn = 0
 
     def next(self) -> float:
-        """A uniform number in [0, 1)."""
+        """Return the next uniform number in [0, 1)."""
         self._drawn += 1
         return draw(*self._key, self._drawn)
 
 
 class RoughWay:
-    """One direction. `line` is None for the one towards the runtime, in which clients send too little to fill anything."""
+    """One direction of a link. `line` is None towards the runtime: clients send too little to fill the buffers."""
 
     def __init__(
         self,
@@ -145,11 +145,11 @@ class RoughWay:
         self._way, self._reads = Way(), True
         self._held: deque[Carried] = deque()
         self._held_bytes = 0.0
-        self._free_at = 0.0  # when the bytes put on a narrow way so far are through
-        self._passed: dict[Connection, float] = {}  # bytes of each connection since the fault began that counts them
+        self._free_at = 0.0  # when all bytes so far have passed a rate limit
+        self._passed: dict[Connection, float] = {}  # bytes by connection since the start of the fault that counts them
 
     def change(self, way: Way, *, reads: bool) -> None:
-        """Be like that from now on."""
+        """Apply these conditions from now on; send what is no longer held."""
         if way.cut_after_bytes != self._way.cut_after_bytes:
             self._passed.clear()
         self._way, self._reads = way, reads
@@ -165,11 +165,11 @@ class RoughWay:
         return self._way.stalled or not self._reads
 
     def carry(self, connection: Connection, moment: float, size: float, do: Callable[..., None], *arguments: object) -> None:
-        """Put bytes on the way at `moment`; `do(*arguments)` when they arrive."""
+        """Put bytes on the way at `moment`; call `do(*arguments)` when they arrive."""
         self._put(moment, (connection, size, do, arguments, False))
 
     def close(self, connection: Connection, moment: float, do: Callable[..., None], *arguments: object) -> None:
-        """The sender closes the connection at `moment`, which the other side learns behind all bytes."""
+        """Close the connection for the sender at `moment`; the other side learns this after all bytes."""
         self._put(moment, (connection, 0.0, do, arguments, True))
 
     def _put(self, moment: float, carried: Carried) -> None:
@@ -202,7 +202,7 @@ class RoughWay:
         self._clock.call_at(arrives, do, *arguments)
 
     def _is_cut(self, connection: Connection, size: float) -> bool:
-        """Whether these bytes are one too many, for which the connection is cut."""
+        """Return whether these bytes exceed the limit; cut the connection the first time that they do."""
         if self._way.cut_after_bytes == math.inf:
             return False
         passed = self._passed[connection] = self._passed.get(connection, 0.0) + size
@@ -215,7 +215,7 @@ class RoughWay:
         return True
 
     def _in_order(self, connection: Connection, arrives: float) -> float:
-        """Not before what was put on the way before."""
+        """Return the moment of arrival, but not before that of earlier bytes."""
         if self._line is None:
             arrives = connection.up_free = max(arrives, connection.up_free)
         else:
@@ -223,7 +223,7 @@ class RoughWay:
         return arrives
 
     def _hold_back(self, connection: Connection) -> None:
-        """A narrow way is full while more is on it than the buffers hold."""
+        """Stop sending to a connection while a rate-limited way has more bytes than the buffers hold."""
         fits_s = self._buffer_bytes / self._way.bytes_per_s
         if self._line is not None and self._free_at - fits_s > self._clock.now:
             self._line.hold(connection.number)

@@ -1,4 +1,4 @@
-"""Publishes a drill's events to the simulated service, each at its own due moment, however long the ones before it take."""
+"""Publishes a drill's events to the simulated service, each at its own due moment, even while earlier ones are under way."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from sim.server.admission import Refusal
 
 
 class VirtualPublisher:
-    """Sends what `publishing` makes due. `began` is when the run began, in the clock's time."""
+    """Publisher of the events that `publishing` makes due. `began` is the start of the run, in the clock's time."""
 
     def __init__(self, clock: VirtualClock, service: SimulatedService, load: Load, recorder: Recorder, began: float) -> None:
         self._clock, self._service = clock, service
@@ -41,7 +41,7 @@ class VirtualPublisher:
 
     def _answered(self, event: DueEvent, answer: int | Refusal | None) -> None:
         if event not in self.publishing.under_way:
-            return  # it was given up
+            return  # it was abandoned
         following = self._outcome(event, answer, self._clock.now)
         if following is not None:
             self._clock.call_at(following.at, self._try, following.event)

@@ -1,9 +1,9 @@
 """Queues in virtual time.
 
-A `Station` is a first-come-first-served station with c workers, worked out at arrival:
-with FIFO order and no preemption an arrival's start and end are known the moment it arrives: it starts when it is there
-and the first worker is free (Kiefer and Wolfowitz 1955; for one worker Lindley 1952). So a station needs no events of its
-own, and costs O(log c) an arrival.
+A `Station` is a first-come-first-served queue with c workers, computed at arrival.
+With FIFO order and no preemption, the start and end of an arrival's service are known when it arrives. Service starts when the
+arrival is there and the first worker is free (Kiefer and Wolfowitz 1955; for one worker Lindley 1952). So a station needs no
+events of its own, and costs O(log c) per arrival.
 """
 
 import heapq
@@ -17,21 +17,21 @@ Done = Callable[[], None]
 
 
 class Station:
-    """`workers` servers and one queue. Times are in seconds of any clock that does not go back."""
+    """A queue with `workers` servers. Times are in seconds of any clock that never goes back."""
 
     def __init__(self, workers: int) -> None:
         self._free_at = [0.0] * workers
-        self._ends: list[float] = []  # of everything still here, smallest first
+        self._ends: list[float] = []  # end of service of each arrival inside; a heap
         self.arrivals = 0
         self.waited_s = 0.0
         self.served_s = 0.0
 
     def admit(self, now: float, service_s: float) -> tuple[float, float]:
-        """An arrival that needs `service_s`; returns when its service starts and ends. `now` must not decrease."""
+        """Add an arrival that needs `service_s`; return when its service starts and ends. `now` must not decrease."""
         start = max(now, self._free_at[0])
         end = start + service_s
         heapq.heapreplace(self._free_at, end)
-        self.inside(now)  # forgets those who have left
+        self.inside(now)  # removes those that have left
         heapq.heappush(self._ends, end)
         self.arrivals += 1
         self.waited_s += start - now
@@ -39,19 +39,19 @@ class Station:
         return start, end
 
     def inside(self, now: float) -> int:
-        """How many are waiting or being served at `now`."""
+        """Return how many are waiting or being served at `now`."""
         while self._ends and self._ends[0] <= now:
             heapq.heappop(self._ends)
         return len(self._ends)
 
     def clear(self, now: float) -> None:
-        """Remove everything at once: the server died."""
+        """Remove all arrivals at once: the server died."""
         self._free_at = [now] * len(self._free_at)
         self._ends.clear()
 
 
 class Turnstile:
-    """A station whose number of places and service time may change while some wait; their waits change with it."""
+    """A station whose number of places and service time can change; a change also applies to those that wait."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
@@ -61,12 +61,12 @@ class Turnstile:
         self._waiting: deque[Done] = deque()
 
     def set(self, places: int, takes_s: float) -> None:
-        """Change both from now on; a service that has begun keeps its time."""
+        """Change both from now on; an arrival in service keeps the service time that it started with."""
         self._places, self._takes_s = places, takes_s
         self._admit()
 
     def enter(self, done: Done) -> None:
-        """Wait for a place, be served, and have `done` called."""
+        """Add an arrival: wait for a place, serve it, then call `done`."""
         self._waiting.append(done)
         self._admit()
 

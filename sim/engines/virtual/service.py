@@ -1,6 +1,6 @@
-"""The simulated services: control, HTTP authority and runtime, the contract's own cores behind queues that take time.
+"""The simulated services: control, HTTP authority and runtime. They are the contract's own cores behind queues that take time.
 
-Everything is callbacks on the environment's clock. `now` is always the environment's.
+Everything is a callback on the environment's clock. `now` is always the environment's time, in seconds.
 """
 
 import hashlib
@@ -30,22 +30,22 @@ from sim.server.stream_log import StreamLog
 from sim.server.tokens import Key, Keyring, TokenRefusedError, device_id
 
 _CLOSED = Closed()
-WORK_QUANTUM_S = 0.001  # the delivery worker hands out what it does in so much time at once
+WORK_QUANTUM_S = 0.001  # the delivery worker sends the frames of this much work in one step
 _KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever sees a token of it").digest())
 
 
 class Peer(Protocol):
-    """The client's end of a connection, as the service sees it: where frames and the news of a loss are sent to."""
+    """The client's end of a connection, as the service sees it: the receiver of frames and of the news of a loss."""
 
     def sends(self, message: Message, moment: float) -> None:
-        """A message is put on the wire at `moment`."""
+        """Carry a message that the service puts on the wire at `moment`."""
 
     def lost(self, event: Closed) -> None:
-        """The service closes the connection now; `event` is what its client gets."""
+        """Close the connection for the service; `event` is what the client receives."""
 
 
 class SimulatedService:
-    """One service. It is up from the start; `kill` and `restart` take the runtime down and bring it back on the same log."""
+    """The simulated service, which is up at first. `kill` stops the runtime; `restart` starts it again with the same log."""
 
     def __init__(self, env: VirtualClock, settings: RuntimeSettings, switches: Switches, model: SystemModel) -> None:
         self._env = env
@@ -59,7 +59,7 @@ class SimulatedService:
         self._handshakes = Station(model.server.handshake_workers)
         self._accept_queue: deque[tuple[Token, Peer]] = (
             deque()
-        )  # of a service with one loop: connections that wait for a handshake
+        )  # if the service has one loop: connections that wait for a handshake
         self._minting = Station(model.control.mint_workers)
         self._mint_limit = Station(1)
         self._mint_gap_s = 1 / model.control.mints_per_s if model.control.mints_per_s else 0.0
@@ -69,16 +69,16 @@ class SimulatedService:
         self._in_handshake: dict[Peer, Callable[[int | str], None]] = {}
         self._waiting: deque[int] = deque()
         self._queued: set[int] = set()
-        self._full: set[int] = set()  # connections whose way takes no more for now
+        self._full: set[int] = set()  # connections whose way is full for now
         self._free_at = 0.0
         self._working = False
         self._wake_at = float("inf")
         self._is_one_loop = model.server.one_loop
         self._handshake_s = model.server.handshake_ms / 1000
         self._batch_s = model.server.delivery_batch_ms / 1000
-        # Events that are sent one by one cost a batch each, and nothing on top.
+        # An event in a frame of its own costs one batch, and nothing more.
         self._event_s = 0.0 if settings.sync_frames else model.server.delivery_event_ms / 1000
-        self.life = 0  # counts restarts: what was on its way to an earlier life is lost
+        self.life = 0  # counts kills: what was in flight to an earlier life is lost
 
     @property
     def switches(self) -> Switches:
@@ -88,7 +88,7 @@ class SimulatedService:
     # --- control service ----------------------------------------------------------------------------
 
     def mint(self, session: Session, device: str, answer: Callable[[Token | str], None]) -> None:
-        """A token, or the refusal's code, when its turn has come."""
+        """Answer, in its turn, with a token or a refusal's code."""
         turn, _ = self._mint_limit.admit(self._env.now, self._mint_gap_s)
         self._env.call_at(turn, self._begin_minting, session, device, answer)
 
@@ -99,7 +99,7 @@ class SimulatedService:
         self._env.call_at(end, self._hold_up, lambda: answer(self._issue(request)))
 
     def _hold_up(self, issue: Callable[[], None]) -> None:
-        """The slow-mint fault: each token takes its time, a limited number of them at once."""
+        """Delay a token while the slow-mint fault lasts, a limited number of tokens at once."""
         if self.switches.mint_delay_ms > 0:
             self.runtime.counters.act("slow_mint")
             self._slow_minting.enter(issue)
@@ -125,12 +125,12 @@ class SimulatedService:
     # --- connections --------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Whether the accept backlog takes another connection; if not, its SYN goes unanswered."""
+        """Return whether the accept backlog takes another connection; if not, its SYN is not answered."""
         inside = len(self._accept_queue) if self._is_one_loop else self._handshakes.inside(self._env.now)
         return inside < self._model.server.accept_backlog
 
     def upgrade(self, token: Token, peer: Peer, answer: Callable[[int | str], None]) -> None:
-        """Handshake: answers, in its turn, with a connection's number or a refusal's code (`network`: the service died)."""
+        """Do a handshake in its turn; answer with a connection's number or a refusal's code (`network`: the service died)."""
         self._in_handshake[peer] = answer
         if self._is_one_loop:
             self._accept_queue.append((token, peer))
@@ -154,14 +154,14 @@ class SimulatedService:
         return number
 
     def received(self, number: int, peer: Peer, intent: Intent) -> None:
-        """A client's intent arrived, over a connection that may be of an earlier life."""
+        """Receive a client's intent; ignore it if its connection is of an earlier life."""
         if self._peers.get(number) is not peer:
             return
-        if isinstance(intent, Raw):  # what it is, its reader decides
+        if isinstance(intent, Raw):  # only the frame reader can decide what it is
             self._read(number, intent)
         else:
             self.runtime.received(number, intent, self._env.now)
-        for payload in self.runtime.mutations:  # the defect accept_mutation: the socket changes something
+        for payload in self.runtime.mutations:  # the defect accept_mutation: a socket changes a stream
             topic = next(iter(self.runtime.streams.logs))
             self._append(topic, f"socket-{self._env.now}", canonical_json(msgspec.json.decode(payload)))
         self.runtime.mutations.clear()
@@ -179,20 +179,20 @@ class SimulatedService:
             self.runtime.received(number, intent, self._env.now)
 
     def close(self, number: int, peer: Peer) -> None:
-        """A client's goodbye, or the end of its network, arrived, over a connection that may be of an earlier life."""
+        """Close a connection that the client or its network ended; ignore one of an earlier life."""
         if self._peers.get(number) is peer:
             self.runtime.close(number)
             del self._peers[number]
             self._full.discard(number)
 
     def has(self, number: int, peer: Peer) -> bool:
-        """Whether this connection is open, as far as the service knows."""
+        """Return whether this connection is open, as far as the service knows."""
         return self._peers.get(number) is peer
 
     # --- publishing ---------------------------------------------------------------------------------
 
     def publish(self, topic: str, key: str, event: object, answer: Callable[[int | Refusal | None], None]) -> None:
-        """Append one event; answers its seq, a refusal, or None when the runtime is down."""
+        """Append one event; answer with its seq, a refusal, or None when the runtime is down."""
         if not self.is_up:
             answer(None)
             return
@@ -209,7 +209,7 @@ class SimulatedService:
         self._env.call_at(end, lambda: answer(self._take(topic, key, payload) if life == self.life else None))
 
     def _take(self, topic: str, key: str, payload: bytes) -> int | Refusal:
-        """What becomes of a publish whose turn has come."""
+        """Append a publish whose turn has come, unless a fault prevents it; return its seq or a refusal."""
         counters, defects = self.runtime.counters, self.switches.defects
         broken = failure(self.switches, counters)
         if broken is not None and is_acknowledged_unwritten(self.switches):
@@ -231,7 +231,7 @@ class SimulatedService:
         return done.entry.seq
 
     def _mirror(self, topic: str, number: int, tries: int = 1) -> None:
-        """Announce an event to its subscribers, if the mirror takes it; what it never takes comes with the topic's next."""
+        """Announce an event if the mirror takes it, or try again. After the last try it arrives with the topic's next event."""
         server = self._model.server
         if draw(self.switches.seed, "mirror", number, tries) >= server.mirror_failure_share:
             self.runtime.announce(topic, self._env.now)
@@ -244,8 +244,8 @@ class SimulatedService:
     # --- delivery -----------------------------------------------------------------------------------
 
     def kick(self) -> None:
-        """Whoever has something to get stands in line for the delivery worker."""
-        self._line_up(sorted(self.runtime.ready()))  # a set of integers, put in order: runs are to repeat exactly
+        """Queue every connection that has something to receive for the delivery worker."""
+        self._line_up(sorted(self.runtime.ready()))  # a set, sorted so that runs repeat exactly
         self._arm()
 
     def _line_up(self, numbers: Iterable[int]) -> None:
@@ -261,7 +261,7 @@ class SimulatedService:
             self._env.call_at(self._free_at, self._work)
 
     def _work(self) -> None:
-        """One worker, one frame a turn, for a quantum of its time; if it does the handshakes too, when no frame waits."""
+        """Send frames for one quantum, one frame per turn. If this worker also does handshakes, do them when no frame waits."""
         now = self._env.now
         done_at, until = now, now + WORK_QUANTUM_S
         waiting, queued, full, peers, runtime = self._waiting, self._queued, self._full, self._peers, self.runtime
@@ -293,12 +293,12 @@ class SimulatedService:
             self._env.call_at(done_at, self._work)
 
     def hold(self, number: int) -> None:
-        """Send nothing more to this connection: the way to it is full."""
+        """Stop sending to this connection: the way to it is full."""
         if number in self._peers:
             self._full.add(number)
 
     def release(self, number: int) -> None:
-        """There is room again."""
+        """Resume sending to this connection: there is room again."""
         if number in self._full:
             self._full.discard(number)
             self._line_up([number])
@@ -327,14 +327,14 @@ class SimulatedService:
     # --- faults -------------------------------------------------------------------------------------
 
     def set_switches(self, switches: Switches) -> int:
-        """Put faults in force; returns how many sockets were told to authenticate again."""
+        """Put faults in force; return how many sockets must authenticate again."""
         expelled = self.runtime.set_switches(switches)
         self._slow_minting.set(switches.mint_concurrency or NO_LIMIT, switches.mint_delay_ms / 1000)
         self.kick()
         return expelled
 
     def rotate_keys(self) -> str:
-        """Sign with a new key; what the old one signed still verifies. Returns the new key's id."""
+        """Sign with a new key, and still accept tokens that the old key signed; return the new key's id."""
         self._rotations += 1
         kid = f"{_KEY.kid}-{self._rotations}"
         self.control.rotate(Key(kid, hashlib.sha256(kid.encode()).digest()))
@@ -342,24 +342,24 @@ class SimulatedService:
         return kid
 
     def retire_keys(self) -> None:
-        """Only what the newest key signed verifies any more."""
+        """Accept only tokens that the newest key signed."""
         self.control.retire_old_keys()
         self.runtime.take_keys(self.control.keyring)
 
     def revoke(self, sessions: list[str]) -> int:
-        """Revoke sessions; returns how many."""
+        """Revoke sessions; return how many."""
         self.runtime.revoke(sessions)
         self.kick()
         return len(sessions)
 
     def hang_up(self, clients: Iterable[int]) -> int:
-        """Close these clients' sockets; returns how many."""
+        """Close these clients' sockets; return how many."""
         closed = self.runtime.hang_up({device_id(client) for client in clients})
         self.kick()
         return closed
 
     def kill(self) -> None:
-        """The runtime's process is gone, and every connection with it; what was acknowledged is in its log."""
+        """End the runtime's process and every connection; acknowledged events stay in its log."""
         self.is_up = False
         self.life += 1
         peers, self._peers = self._peers, {}
@@ -377,7 +377,7 @@ class SimulatedService:
             answer("network")
 
     def restart(self) -> None:
-        """The runtime is up again, with nothing but its log."""
+        """Start the runtime again, with only its log."""
         logs: dict[str, StreamLog] = {} if "lose_log_on_restart" in self.switches.defects else self.runtime.streams.logs
         switches, counters = self.runtime.switches, self.runtime.counters
         self.runtime = Runtime(self._settings, self.control.keyring, switches)
