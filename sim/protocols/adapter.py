@@ -17,10 +17,10 @@ MAX_HELD_BYTES = 8 * 2**20  # limit for data that an adapter cannot yet assign t
 
 
 class Positions(StrEnum):
-    """What the positions of a stream are."""
+    """Kind of the positions of a stream."""
 
-    DENSE = "dense"  # numbers without holes: a gap is visible
-    ORDERED = "ordered"  # rising numbers; holes are allowed
+    DENSE = "dense"  # consecutive numbers: a missing event is visible
+    ORDERED = "ordered"  # increasing numbers; gaps are normal
     OPAQUE = "opaque"
 
 
@@ -97,7 +97,7 @@ class Publishing(StrEnum):
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a protocol can do and say. Other code reads these, and never checks which protocol it is."""
+    """What a protocol supports. Other code reads this, and never checks which protocol it is."""
 
     positions: Positions
     has_epochs: bool
@@ -129,7 +129,7 @@ class Transport(StrEnum):
 
 
 class Open(msgspec.Struct, frozen=True):
-    """Open a connection; `id` is the adapter's own name for it."""
+    """Open a connection; `id` is the adapter's identifier of it."""
 
     id: int
     transport: Transport
@@ -166,19 +166,19 @@ class Connection(Protocol):
         """Actions to carry out now; each is returned once."""
 
     def connect(self, token: str) -> None:
-        """Begin to connect."""
+        """Start to connect."""
 
     def send(self, intent: Intent) -> None:
-        """Carry out what the session wants."""
+        """Carry out an intent of the session."""
 
     def opened(self, id: int, status: int, headers: Mapping[str, str]) -> Message:
-        """A connection is open."""
+        """Take an opened connection."""
 
     def received(self, id: int, data: bytes, is_text: bool) -> Message:
-        """A message, or a part of a body, came in. Malformed data never raises."""
+        """Take a message or a part of a body. Malformed data never raises."""
 
     def closed(self, id: int, end: "TransportEnd") -> Message:
-        """A connection ended, or was never opened."""
+        """Take a connection that ended or could not be opened."""
 
 
 class TransportEnd(msgspec.Struct, frozen=True):

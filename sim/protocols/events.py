@@ -1,7 +1,7 @@
-"""Events: what a session is given, by an adapter or by the simulated server, whatever the protocol.
+"""Events that a session receives from an adapter or from the simulated server, in any protocol.
 
-They come in messages: a tuple of all that one received message says. Every message, an empty one too, shows that the other
-side is alive.
+A `Message` is a tuple with all events of one received message. Every message, even an empty one, shows that the other side is
+alive.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ import msgspec
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
-    """A place in one stream's log: behind the event `offset`. An offset is a number, or text that only its server can read."""
+    """A position in a stream's log, after the event `offset`. An offset is a number, or text that only its server can read."""
 
     offset: int | str
-    epoch: str | None = None  # which log it is, where the protocol says so
+    epoch: str | None = None  # identifies the log, if the protocol has epochs
 
     def __post_init__(self) -> None:
         if isinstance(self.offset, int) and self.offset < 0:
@@ -26,7 +26,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class DisconnectReason(StrEnum):
-    """Why a client lost its connection, or leaves it."""
+    """Why a client lost its connection or closes it."""
 
     STREAM_CLOSED = "stream_closed"
     TOKEN_REFRESH_DUE = "token_refresh_due"
@@ -41,23 +41,23 @@ MINTS_FIRST = frozenset({DisconnectReason.TOKEN_REFRESH_DUE, DisconnectReason.UN
 """Reasons after which a client mints a new token before it connects again."""
 
 NETWORK_CODES = frozenset({"network", "timeout", "refused", "protocol", "rate_limited"})
-"""Codes of a failed connect or token request that are about the way to the service, not about the token."""
+"""Codes of a failed connect or token request that concern the network or the service, not the token."""
 
 
 class Step(StrEnum):
     """What a client should do after a refusal or an end."""
 
-    NOTHING = "nothing"  # it was only informed
+    NOTHING = "nothing"  # for information only
     RETRY = "retry"
     WAIT = "wait"  # retry after `wait_ms` at the earliest
     MINT = "mint"  # get a new token, then retry
     RESUBSCRIBE = "resubscribe"  # on the open connection
-    REFETCH = "refetch"  # drop the position and start from a snapshot, or from what is retained
+    REFETCH = "refetch"  # drop the position and start from a snapshot or the retained events
     TERMINAL = "terminal"  # a retry cannot succeed
 
 
 class Next(msgspec.Struct, frozen=True, gc=False):
-    """The hint of a refusal or an end."""
+    """The server's hint in a refusal or at an end."""
 
     step: Step = Step.RETRY
     wait_ms: float | None = None
@@ -67,12 +67,12 @@ INFORMED, RETRY, MINT = Next(Step.NOTHING), Next(), Next(Step.MINT)
 
 
 def retry_after(wait_ms: float | None) -> Next:
-    """Retry after that time; None: whenever the client likes."""
+    """Return a hint to retry after `wait_ms`; None: after any delay."""
     return RETRY if wait_ms is None else Next(Step.WAIT, wait_ms)
 
 
 class Hash(Enum):
-    """Whether a payload is the one that its declared hash was made of."""
+    """Whether a payload matches its declared hash."""
 
     OK = "ok"
     BAD = "bad"
@@ -83,11 +83,11 @@ class Whose(StrEnum):
     """Whose position a reported head is."""
 
     AUTHORITY = "authority"
-    SOCKET = "socket"  # only what this connection was sent
+    SOCKET = "socket"  # the last position that was sent on this connection
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """One delivered event. `payload` is its JSON text; `position` is None where only a whole batch has one."""
+    """One delivered event. `payload` is its JSON text; `position` is None if only the whole batch has one."""
 
     position: Position | None
     payload: msgspec.Raw
@@ -100,7 +100,7 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The join was accepted. `streams` are those the token grants; `resumed`: the earlier session goes on."""
+    """The join was accepted. The token grants `streams`; `resumed`: the earlier session continues."""
 
     ok: ClassVar[bool] = True
     code: ClassVar[str] = ""
@@ -113,7 +113,7 @@ class Joined(msgspec.Struct, frozen=True):
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """The new token is in force."""
+    """The new token is now used."""
 
     ref: str
     token_ttl_s: float | None = None
@@ -129,11 +129,11 @@ class Refused(msgspec.Struct, frozen=True):
     next: Next = RETRY
     is_open: bool = True  # whether the connection stays open
     message: str = ""
-    streams: tuple[str, ...] = ()  # those it is about, where it says so
+    streams: tuple[str, ...] = ()  # the refused streams, if the server names them
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """A subscribe was accepted. `stream` None: all its streams, at the positions that were asked for."""
+    """A subscribe was accepted. `stream` None: all its streams, at the requested positions."""
 
     ok: ClassVar[bool] = True
     code: ClassVar[str] = ""
@@ -145,27 +145,27 @@ class Resumed(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Where a snapshot that came inline stands; None: it does not say. `content` is as the server sent it."""
+    """A snapshot inside a message. `at` is its position (None: not stated), `content` is as the server sent it."""
 
     at: Position | None
     content: dict[str, Any]
 
 
 class Stale(msgspec.Struct, frozen=True):
-    """A position cannot be resumed: what lies behind it is no longer retained, or it is too far behind.
+    """A position cannot be resumed: the next event is no longer retained, or the position is too far behind the head.
 
-    `ref` is the subscribe that it answers, empty for a message of its own. `stream` None: the server does not say which.
-    `subscribed_at` is where the server went on all the same.
+    `ref` is the subscribe that it answers, empty for a push. `stream` None: the server does not say which.
+    `subscribed_at` is the position at which the server subscribed the client nevertheless.
     """
 
     ok: ClassVar[bool] = False
     code: ClassVar[str] = "stale_cursor"
     stream: str | None
     asked: Position | None = None
-    floor: Position | None = None  # the lowest that misses nothing
+    floor: Position | None = None  # the lowest position that misses no event
     head: Position | None = None
     reasons: tuple[str, ...] = ()
-    lag: int = 0  # events between asked and head, as the server counts
+    lag: int = 0  # events between asked and head, as the server counts them
     budget: int = 0  # the largest lag that it replays
     snapshot: Snapshot | None = None
     subscribed_at: Position | None = None
@@ -173,7 +173,7 @@ class Stale(msgspec.Struct, frozen=True):
 
 
 class PositionUnknown(msgspec.Struct, frozen=True):
-    """The server does not know the position: another log, or above its head."""
+    """The server does not know the position: it is of another log, or above the head."""
 
     stream: str
     asked: Position | None = None
@@ -184,16 +184,16 @@ class PositionUnknown(msgspec.Struct, frozen=True):
 
 
 class CaughtUp(msgspec.Struct, frozen=True):
-    """The replay of a stream is complete; None: of every stream that was asked for."""
+    """The replay of a stream is complete; None: of every requested stream."""
 
     stream: str | None = None
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Events of one stream, in the order in which they were sent, perhaps none.
+    """Events of one stream in the order of sending; may be empty.
 
-    `after` is the position behind the batch where only that is known, `session` the one to resume by. `is_single`: the
-    protocol's form for one event.
+    `after` is the position after the batch, if its events have none of their own; `session` is the session to resume.
+    `is_single`: in the protocol's form for one event.
     """
 
     stream: str
@@ -204,7 +204,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """The last position of a stream. In a message without a batch it is a report of its own, such as a heartbeat's."""
+    """The last position of a stream. In a message without a batch it is a separate report, such as a heartbeat."""
 
     stream: str
     position: Position
@@ -212,7 +212,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """An event was appended, or had been under the same key (`duplicate`)."""
+    """An event was appended, or was already appended under the same key (`duplicate`)."""
 
     key: str
     position: Position | None
@@ -220,10 +220,10 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class Outcome(StrEnum):
-    """What is known of a publish that failed."""
+    """What is known about a failed publish."""
 
     REFUSED = "refused"
-    UNKNOWN = "unknown"  # it may have been appended all the same
+    UNKNOWN = "unknown"  # it may have been appended nevertheless
 
 
 class PublishFailed(msgspec.Struct, frozen=True):
@@ -236,7 +236,7 @@ class PublishFailed(msgspec.Struct, frozen=True):
 
 
 class Activity(msgspec.Struct, frozen=True):
-    """The other side is alive, and says nothing else; None: on the whole connection."""
+    """A sign of life without other content; `stream` None: for the whole connection."""
 
     stream: str | None = None
 
@@ -248,12 +248,12 @@ class Answer(msgspec.Struct, frozen=True):
     ok: bool
     code: str = ""
     message: str = ""
-    channel: str = ""  # empty: what is joined now
+    channel: str = ""  # empty: the joined channel
     is_beat: bool = False
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """The server reports a problem that no intent caused. `next` says whether the client has to leave."""
+    """The server reports a problem that no intent caused. `next` says whether the client must disconnect."""
 
     code: str
     reason: DisconnectReason = DisconnectReason.UNKNOWN
@@ -263,13 +263,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Malformed(msgspec.Struct, frozen=True):
-    """A message that the protocol cannot read; `code` says what is wrong with it."""
+    """A message that is invalid in the protocol; `code` says why."""
 
     code: str
 
 
 class StreamEnded(msgspec.Struct, frozen=True):
-    """A stream ended while the connection stays; None: all of them."""
+    """A stream ended while the connection stays open; None: all streams."""
 
     stream: str | None
     code: str
@@ -277,7 +277,7 @@ class StreamEnded(msgspec.Struct, frozen=True):
 
 
 class Closed(msgspec.Struct, frozen=True):
-    """The connection is gone. `code` is the transport's close code, where there was one."""
+    """The connection ended. `code` is the transport's close code, if there was one."""
 
     reason: DisconnectReason = DisconnectReason.NETWORK
     code: int | None = None
@@ -305,7 +305,7 @@ Event = (
     | Closed
 )
 Message = tuple[Event, ...]
-"""All that one message says, in order; the simulator shares one object among all clients that get the same."""
+"""All events of one message, in order; the simulator shares one object among all clients that get the same."""
 
 Reply = Joined | Resumed | Refused | Stale | Answer
 """Events that carry the `ref` of the intent they answer, `ok`, and a `code`."""

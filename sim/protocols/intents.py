@@ -1,6 +1,6 @@
-"""Intents: what a session wants of the other side, whatever the protocol.
+"""Intents: what a session asks of the server, in any protocol.
 
-`ref` identifies an intent on its connection; the event that answers it carries the same.
+`ref` identifies an intent on its connection; the event that answers it has the same `ref`.
 """
 
 import msgspec
@@ -11,7 +11,7 @@ EMPTY_OBJECT = msgspec.Raw(b"{}")
 
 
 class Compatibility(msgspec.Struct, frozen=True):
-    """What a client reports of itself when it joins."""
+    """What a client reports about itself when it joins."""
 
     client: str = ""
     client_build_id: str = ""
@@ -20,20 +20,20 @@ class Compatibility(msgspec.Struct, frozen=True):
 
 
 class Join(msgspec.Struct, frozen=True):
-    """Introduce the client. `session` is an earlier one to resume, where resuming belongs to the join."""
+    """Introduce the client. `session` is an earlier one to resume, in protocols whose join resumes."""
 
     ref: str
     metadata: Compatibility
     token: str = ""
     session: str | None = None
-    channel: str = "1"  # what the client calls what it joins; pushes and answers carry it
+    channel: str = "1"  # the client's name for the joined channel; pushes and answers contain it
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """Read these streams, and no others, each after a position (None: without one).
+    """Read exactly these streams, each after a position (None: without one).
 
-    All streams stand in one intent, as some servers take it as the whole set. `batch_size` 0 leaves it to the server;
-    `is_malformed` is set where a server could not read all of it.
+    One intent names all streams, because some servers replace the whole set. `batch_size` 0: the server's default.
+    `is_malformed` is set if a server could not read all of it.
     """
 
     ref: str
@@ -52,7 +52,7 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
-    """Read these streams no more."""
+    """Stop reading these streams."""
 
     ref: str
     streams: tuple[str, ...]
@@ -82,7 +82,7 @@ class Publish(msgspec.Struct, frozen=True):
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """Show that the client is alive, to the transport or (`on_channel`) to what was joined. The payload means nothing."""
+    """Show that the client is alive, to the transport or (`on_channel`) to the joined channel. The payload has no meaning."""
 
     ref: str
     on_channel: bool = False
@@ -90,13 +90,13 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """Say goodbye; the connection may stay open."""
+    """Leave the channel; the connection may stay open."""
 
     ref: str
 
 
 class Request(msgspec.Struct, frozen=True):
-    """As a server sees it: a request that the protocol does not know. A session sends such a thing as `Raw`."""
+    """A request that the protocol does not know, as a server reads it. A session sends such a request as `Raw`."""
 
     ref: str
     name: str

@@ -1,4 +1,4 @@
-"""Payloads of events: canonical JSON and the hash of it."""
+"""Payloads of events: canonical JSON and its hash."""
 
 import hashlib
 
@@ -11,8 +11,8 @@ _decoder = msgspec.json.Decoder()
 def canonical_json(value: object) -> bytes:
     """`value` as canonical JSON: keys sorted at all levels, no whitespace, arrays in order.
 
-    Not-a-number and infinity become `null`, as JSON has neither. Raises ValueError for what JSON
-    cannot hold: foreign types, keys that are not text, circular or too deeply nested values.
+    Not-a-number and infinity become `null`, as JSON has neither. Raises ValueError for values that JSON
+    cannot express: other types, keys that are not text, circular or too deeply nested values.
     """
     try:
         return _encoder.encode(value)
@@ -26,9 +26,9 @@ def payload_hash(canonical: bytes) -> str:
 
 
 def hash_matches(raw_payload: bytes, declared: str) -> bool:
-    """Whether `declared` is the hash of a payload's canonical form, however the payload was laid out. Never raises.
+    """Whether `declared` is the hash of a payload's canonical form. The payload may have any form. Never raises.
 
-    A hash of the very bytes that came does not match: two peers that write the same value differently must agree on it.
+    A hash of the received bytes does not match: peers that format a value differently must agree on its hash.
     """
     try:
         canonical = _encoder.encode(_decoder.decode(raw_payload))

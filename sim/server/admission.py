@@ -1,4 +1,4 @@
-"""What a runtime admits: which connects, which clients may join (the compatibility window), which events may be published."""
+"""Admission checks of the runtime: connects, joins (the compatibility window), subscribes and publishes."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _BUILD_LENGTH = len("20260101T000000Z")
 def admitted(
     token: str | None, keyring: Keyring, now: float, settings: RuntimeSettings, switches: Switches, revoked: Container[str]
 ) -> Claims:
-    """What a connect's token grants; raises `TokenRefusedError`. `revoked` are ids of sessions."""
+    """Verify a connect's token and return its claims; raises `TokenRefusedError`. `revoked` are ids of sessions."""
     claims = verify(
         token,
         keyring,
@@ -39,7 +39,7 @@ def admitted(
 def incompatibility(
     settings: RuntimeSettings, joined: Compatibility, query: Compatibility, defects: Container[str] = ()
 ) -> str:
-    """The code of a join's refusal, empty for a client that fits; what the join leaves out, the URL's query may say."""
+    """Return the refusal code of a join, empty for a compatible client. `query` supplies what the join leaves out."""
     if (joined.protocol_version or query.protocol_version) != settings.protocol_version:
         return "unsupported_protocol_version"
     schema = query.schema_version if joined.schema_version is None else joined.schema_version
@@ -55,7 +55,7 @@ def incompatibility(
 
 
 def subscribe_refusal(claims: Claims, intent: Subscribe, defects: Container[str]) -> Refused | None:
-    """The answer to a subscribe that asks for nothing, for nonsense, or for what its token does not grant; None for others."""
+    """Return the refusal of a subscribe that is empty, malformed, or not granted by its token; None for any other."""
     if not intent.after or intent.is_malformed:
         return codes.refused(intent.ref, "bad_subscription", "a subscription needs topics, and cursors that are numbers")
     forbidden = tuple(topic for topic in intent.after if not may_read(claims, topic))
@@ -65,7 +65,7 @@ def subscribe_refusal(claims: Claims, intent: Subscribe, defects: Container[str]
 
 
 def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, is_evicted: bool) -> Problem:
-    """The warning to a client with a full outbound queue: read faster or, at last, leave."""
+    """Return the warning for a client with a full outbound queue: read faster or, if it is evicted, disconnect."""
     wait_ms = float(settings.slow_consumer_reconnect_after_ms)
     details = {
         "full_resync_required": False,
@@ -80,16 +80,16 @@ def slow_consumer(settings: RuntimeSettings, topic: str, depth: int, is_evicted:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A publish that is not accepted: HTTP status, code, a sentence, and when trying again makes sense, if ever."""
+    """A refused publish or connect: HTTP status, code, message, and the delay before a retry (None: no hint)."""
 
     status: int
     code: str
     message: str
     retry_after_ms: int | None = None
-    is_taken: bool = False  # by a fault: the event is in the log all the same
+    is_taken: bool = False  # by a fault: the event was appended nevertheless
 
 
-# The answer to a publish that fails by a fault, by its HTTP status.
+# Code and message of a publish that a fault or defect refuses, by HTTP status.
 _FAILURES = {
     413: ("spacetime_frame_payload_too_large", "the payload is called too large"),
     429: ("spacetime_publish_rate_limited", "publishes are called too many"),
@@ -99,23 +99,23 @@ _FAILURES = {
 
 
 def is_final(status: int) -> bool:
-    """Whether trying a refused publish again is no use; 5xx and 429 pass."""
+    """Whether a retry of the refused publish is useless; 5xx and 429 are temporary."""
     return status < 500 and status != 429
 
 
 def may_be_taken(status: int) -> bool:
-    """Whether a refused publish may have been carried out all the same: errors in the middle of it, but not a plain 503."""
+    """Whether a refused publish may have been appended nevertheless: true for 5xx except 503."""
     return status >= 500 and status != 503
 
 
 def is_acknowledged_unwritten(switches: Switches) -> bool:
-    """Whether a defect has publishes that fail acknowledged all the same."""
+    """Whether a defect acknowledges publishes that were not appended."""
     lost = "lose_undelivered" in switches.defects and switches.delivery_down
     return lost or "acknowledge_unwritten" in switches.defects
 
 
 def failure(switches: Switches, counters: Counters) -> Refusal | None:
-    """What a publish is refused with by a defect, or by the fault `fail_publishes` (drawn by the try's number), if at all."""
+    """Return a publish's refusal by a defect or by the fault `fail_publishes` (drawn by the publish's number), or None."""
     counters.publish_tries += 1
     if switches.delivery_down and switches.defects & {"publish_needs_delivery", "lose_undelivered"}:
         return Refusal(503, *_FAILURES[503])
@@ -130,14 +130,14 @@ def failure(switches: Switches, counters: Counters) -> Refusal | None:
 
 @dataclass(slots=True)
 class TokenBucket:
-    """So many a second, and one second's worth of them at once, but always one. It begins full."""
+    """A token bucket with `rate` tokens a second. It holds the tokens of one second, at least one; `level` is what it has."""
 
     rate: float
     level: float
     at: float
 
     def take(self, now: float) -> float:
-        """Take one; returns 0, or the seconds until one is there."""
+        """Take one token and return 0, or return the seconds until one is available."""
         self.level = min(max(self.rate, 1.0), self.level + (now - self.at) * self.rate)
         self.at = now
         if self.level >= 1:
@@ -147,18 +147,18 @@ class TokenBucket:
 
 
 class ServiceLimits:
-    """What the whole service accepts by its throttle, beside each topic's own limit."""
+    """Limits of the whole service by its throttle, in addition to each topic's own limit."""
 
     def __init__(self, throttle: Throttle, now: float) -> None:
         self._publishes = _bucket(throttle.publishes_per_s, now)
         self._connects = _bucket(throttle.connects_per_s, now)
 
     def publish_refusal(self, now: float) -> Refusal | None:
-        """Why no publish is let in at `now` (s), None when one is."""
+        """Return the refusal of a publish at `now` (s); None if it is accepted."""
         return _over(self._publishes, "spacetime_publish_rate_limited", now)
 
     def connect_refusal(self, now: float) -> Refusal | None:
-        """Why no socket is let in at `now` (s), None when one is."""
+        """Return the refusal of a connect at `now` (s); None if it is accepted."""
         return _over(self._connects, codes.RATE_LIMITED, now)
 
 
@@ -174,14 +174,14 @@ def _over(bucket: TokenBucket | None, code: str, now: float) -> Refusal | None:
 
 
 class PublishLimits:
-    """How large an event of a topic may be, and how many of them may come a second."""
+    """Limits of each topic: bytes per event, and publishes per second."""
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
         self._buckets: dict[str, TokenBucket] = {}
 
     def refusal(self, topic: str, payload_bytes: int, now: float) -> Refusal | None:
-        """Why a publish at `now` (s) is not accepted, None when it is."""
+        """Return the refusal of a publish at `now` (s); None if it is accepted."""
         kind = topic_class(topic)
         if payload_bytes > kind.max_payload_bytes:
             return Refusal(413, "spacetime_frame_payload_too_large", f"at most {kind.max_payload_bytes} bytes")

@@ -1,4 +1,4 @@
-"""The runtime's side of one client: its subscriptions, its outbound queue, and what it is still owed."""
+"""The runtime's state of one client: its subscriptions, its outbound queue and its undelivered events."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sim.server.tokens import Claims
 
 @dataclass(slots=True)
 class Replay:
-    """A replay under way: the topics still to be sent, and the subscribe it answers when done."""
+    """A running replay: its topics, and the reference of the subscribe that is answered at its end."""
 
     ref: str
     topics: list[str]
@@ -20,11 +20,11 @@ class Replay:
 
 @dataclass(slots=True)
 class Connection:
-    """One open socket. `positions` holds, a topic, the last seq that was handed out for sending."""
+    """One open socket. `positions` has, per topic, the last seq that was handed out for sending."""
 
     number: int
     claims: Claims
-    client_key: int  # of the device, for faults that concern some clients only
+    client_key: int  # of the device; selects the clients that a fault affects
     compatibility: Compatibility
     last_heard: float
     beat_at: float
@@ -38,15 +38,15 @@ class Connection:
 
     @property
     def is_replaying(self) -> bool:
-        """Whether a replay is still to be sent."""
+        """Whether a replay is not completely sent yet."""
         return any(isinstance(item, Replay) for item in self.outbox)
 
     def drop_replays(self) -> None:
-        """Send nothing more of what was asked for over a channel that is over."""
+        """Discard the replays of a channel that ended."""
         self.outbox = deque(item for item in self.outbox if not isinstance(item, Replay))
 
     def close_with(self, *last: Event) -> None:
-        """Send nothing more but this, each as a message, and close."""
+        """Discard all that is queued, send each of these events as a message, and close."""
         self.outbox.clear()
         self.outbox.extend((event,) for event in last)
         self.positions.clear()

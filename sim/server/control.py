@@ -1,4 +1,4 @@
-"""The control service's token endpoint as pure code: who may have which token, and what the answer says."""
+"""The control service's token endpoint as pure code: which token a client may have, and the body of the answer."""
 
 import re
 from collections.abc import Container
@@ -14,7 +14,7 @@ from sim.server.settings import RuntimeSettings
 from sim.server.tokens import AUDIENCE, ISSUER, MAX_TOKEN_CHARS, SCOPES, Claims, Key, Keyring, mint, required_scope
 
 ISSUED = "sync.token.issued"
-# Which counter a refusal adds to, by its HTTP status.
+# The counter of a refusal, by its HTTP status.
 _REFUSAL_COUNTERS = {
     401: "sync.token.issue.auth_failed",
     403: "sync.token.issue.policy_denied",
@@ -30,7 +30,7 @@ _USER_FLEET = "fleet:user:"
 
 
 class ControlRefusedError(PeerError):
-    """The control service mints no token: HTTP `status` (401, 403, 422, 503), a short stable `code`, and a sentence."""
+    """The control service refuses a token request: HTTP `status` (401, 403, 422, 503), a short stable `code`, and a message."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ _decoder = msgspec.json.Decoder(_Body)
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What a client asks for. `session` is the bearer session without its scheme; `ttl_s` is in seconds."""
+    """A token request. `session` is the bearer session without its scheme; `ttl_s` is in seconds."""
 
     session: str | None
     scopes: tuple[str, ...] = ()
@@ -65,9 +65,9 @@ class TokenRequest:
 
     @classmethod
     def parse(cls, session: str | None, body: bytes) -> "TokenRequest":
-        """A request from its `Authorization` value (with or without `Bearer`) and its body, which may be empty.
+        """Build a request from its `Authorization` value (with or without `Bearer`) and its body, which may be empty.
 
-        Raises ControlRefusedError (422) for a body that is not the contract's.
+        Raises ControlRefusedError (422) for a body that violates the contract.
         """
         try:
             asked = _decoder.decode(body or b"{}")
@@ -94,9 +94,9 @@ def _distinct(names: list[str] | None) -> tuple[str, ...]:
 
 
 class Control:
-    """A control service that mints for every session of the mock's form, `session-<user>`.
+    """A control service that mints tokens for every session of the form `session-<user>`.
 
-    It keeps counters and the count its token ids are made from, and nothing else.
+    Apart from its keys, it stores only its counters and the count for token ids.
     """
 
     def __init__(self, settings: RuntimeSettings, keyring: Keyring, *, denied_devices: Container[str] = ()) -> None:
@@ -108,7 +108,7 @@ class Control:
 
     @property
     def keyring(self) -> Keyring:
-        """The keys in force, for the runtime to verify with."""
+        """The current keys, with which the runtime verifies tokens."""
         return self._keyring
 
     @property
@@ -117,11 +117,11 @@ class Control:
         return dict(self._counts)
 
     def rotate(self, key: Key) -> None:
-        """Sign with another key from now on; what older keys signed still verifies."""
+        """Sign with another key from now on; tokens of older keys still verify."""
         self._keyring = self._keyring.rotated(key)
 
     def retire_old_keys(self) -> None:
-        """What older keys signed no longer verifies."""
+        """Drop all older keys: their tokens no longer verify."""
         self._keyring = Keyring(self._keyring.primary)
 
     def refused(self, error: ControlRefusedError) -> None:
@@ -131,9 +131,9 @@ class Control:
     def issue(
         self, request: TokenRequest, now: float, *, outage: bool, token_id: str | None = None, defects: Container[str] = ()
     ) -> dict[str, Any]:
-        """The 200 answer's body, `{"data": {...}}`. Raises ControlRefusedError, counted, for any other.
+        """Return the body of the 200 answer, `{"data": {...}}`. Counts any other answer and raises it as ControlRefusedError.
 
-        With `outage` minting is disabled (503). Token ids count up unless one is given.
+        With `outage`, minting is disabled (503). Token ids count up unless one is given.
         """
         try:
             claims = self._decide(request, now, outage, token_id)
@@ -165,7 +165,7 @@ class Control:
             issued_at=now,
             not_before=now,
             expires_at=now + ttl_s,
-            token_id=token_id or f"token-{int(now * 1000)}-{self._minted}",  # distinct over restarts, too
+            token_id=token_id or f"token-{int(now * 1000)}-{self._minted}",  # unique across restarts
             user_id=user,
             org_id=_ORG,
             session_id=f"session-{user}",
@@ -215,7 +215,7 @@ class Control:
 
 
 def _granted(claims: Claims) -> dict[str, Any]:
-    """The part of an answer that says what a token grants."""
+    """Return the part of an answer that describes what a token grants."""
     return {
         "issuer": claims.issuer,
         "audience": claims.audience,
@@ -243,7 +243,7 @@ def _user(session: str | None) -> str:
 
 
 def _merged_topics(request: TokenRequest) -> tuple[str, ...]:
-    """The topics asked for, those behind stream ids included. Supported is any form with a class of its own."""
+    """Return the requested topics, including those of stream ids. A topic without its own class is refused (422)."""
     named = [_STREAM_TOPICS.get(stream) or topic_of(stream) or stream for stream in request.streams]
     topics = tuple(dict.fromkeys((*request.topics, *named)))
     for topic in topics:
@@ -253,14 +253,14 @@ def _merged_topics(request: TokenRequest) -> tuple[str, ...]:
 
 
 def _refuse_other_tenants(claims: Claims) -> None:
-    """A user's fleet is that user's own."""
+    """Refuse (403) a topic of another user's fleet."""
     for topic in claims.topics:
         if topic.startswith(_USER_FLEET) and topic.split(":")[2] != claims.user_id:
             _refuse(403, "scope_not_allowed", f"topic {topic[:128]!r} is another user's")
 
 
 def _scopes(asked: tuple[str, ...], topics: tuple[str, ...]) -> tuple[str, ...]:
-    """The scopes of a token: those asked for, else those its topics need, else all there are."""
+    """Return the scopes of a token: the requested ones, else those that its topics need, else all that can be granted."""
     needed = tuple(dict.fromkeys(required_scope(topic) for topic in topics))
     scopes = asked or needed or _GRANTABLE_SCOPES
     refused = [scope for scope in scopes if scope not in _GRANTABLE_SCOPES] + [scope for scope in needed if scope not in scopes]

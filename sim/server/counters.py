@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from sim.server.settings import Profile
 from sim.server.stream_log import StreamLog
 
-# Which counter of the endpoint a refusal's code adds to.
+# The endpoint's counter of a refusal, by its code.
 _AUTH_COUNTERS = {
     "unauthorized": "unauthorized_total",
     "forbidden": "forbidden_total",
@@ -34,18 +34,18 @@ class Counters:
     stale_cursors: int = 0
     evicted: int = 0
     silent_clients: int = 0
-    upgrades: int = 0  # asked for, refused ones included; counted by their server
-    returns: int = 0  # sockets of clients that had been let in before
-    acted: dict[str, int] = field(default_factory=dict)  # how often each fault acted, by its kind
-    came_before: set[int] = field(default_factory=set)  # clients by their keys
+    upgrades: int = 0  # requested, including refused ones; counted by the mock's socket server
+    returns: int = 0  # sockets of clients that were admitted before
+    acted: dict[str, int] = field(default_factory=dict)  # how often each fault took effect, by kind
+    came_before: set[int] = field(default_factory=set)  # keys of the clients that were admitted
     auth: dict[str, int] = field(default_factory=lambda: dict.fromkeys(dict.fromkeys(_AUTH_COUNTERS.values()), 0))
 
     def act(self, kind: str, times: int = 1) -> None:
-        """Count that a fault acted."""
+        """Count that a fault took effect."""
         self.acted[kind] = self.acted.get(kind, 0) + times
 
     def came(self, client: int) -> None:
-        """Count that a client was let in, by its key."""
+        """Count an admitted client, by its key."""
         self.returns += client in self.came_before
         self.came_before.add(client)
 
@@ -55,7 +55,7 @@ class Counters:
 
 
 def monitored(counters: Counters) -> dict[str, float]:
-    """What the service's own monitoring knows beyond its metrics endpoint, as far as a runtime counts it."""
+    """Return the metrics that only the service's own monitoring has, as far as a runtime counts them."""
     return {
         "sockets.connects_total": counters.upgrades,
         "sockets.reconnects_total": counters.returns,
@@ -65,10 +65,10 @@ def monitored(counters: Counters) -> dict[str, float]:
 
 
 def metrics(counters: Counters, logs: Iterable[StreamLog], consumers: int, profile: Profile, now: float) -> dict[str, object]:
-    """The body of the metrics endpoint.
+    """Return the body of the metrics endpoint.
 
     In the full profile `max_replay_lag` is the depth of the fullest retained window, not a client's lag, and
-    `dropped_messages_total` counts entries trimmed from full windows, so it grows on any healthy busy stream.
+    `dropped_messages_total` counts entries trimmed from full windows, so it grows on every busy stream of a healthy service.
     """
     logs = list(logs)
     attempts = counters.published + counters.duplicates_suppressed

@@ -1,4 +1,4 @@
-"""Two revisions of one service: which of them serves, which keys are routed to the new one, and how much is let in a second."""
+"""Two revisions of one service: which one serves, which keys are routed to the new one, and the service's rate limits."""
 
 import hashlib
 from typing import Annotated, Any
@@ -16,12 +16,12 @@ RevisionOrNone = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._
 
 
 class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The revisions that there are. All defaults are [ours]: everybody is routed to the new one of two."""
+    """The available revisions. All defaults are [ours]: there are two, and all keys are routed to the new one."""
 
     revision: Revision = "mock-r2"  # the one that is being rolled out
     previous_revision: RevisionOrNone = "mock-r1"  # the last known good one; may be empty
-    cohort_percent: Percent = 100  # of all keys that are routed to `revision`, as it begins
-    canary_defects: tuple[Defect, ...] = ()  # of `revision` alone, so that going back cures them
+    cohort_percent: Percent = 100  # initial share of all keys that is routed to `revision`
+    canary_defects: tuple[Defect, ...] = ()  # of `revision` only, so a rollback removes them
 
     def __post_init__(self) -> None:
         if self.previous_revision == self.revision:
@@ -29,19 +29,19 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def revisions(self) -> tuple[str, ...]:
-        """All that there are, the new one first."""
+        """All revisions, the new one first."""
         return (self.revision, self.previous_revision) if self.previous_revision else (self.revision,)
 
 
 class Throttle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much the whole service accepts; None: only each topic's own limit."""
+    """Rate limits of the whole service; None: only each topic's own limit."""
 
     publishes_per_s: Positive | None = None
     connects_per_s: Positive | None = None
 
 
 class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What can be set while the service runs. `serving` is the revision that serves all clients."""
+    """Settings that can change while the service runs. `serving` is the revision that serves all clients."""
 
     serving: str
     cohort_percent: Percent
@@ -49,12 +49,12 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def first_traffic(deployment: Deployment) -> Traffic:
-    """The traffic at the start: all of it to the new revision."""
+    """Return the initial traffic: the new revision serves all clients."""
     return Traffic(deployment.revision, deployment.cohort_percent)
 
 
 def routing_answer(deployment: Deployment, traffic: Traffic, thread_id: str, key: str) -> dict[str, Any]:
-    """The routing service's answer for a key. No key is routed to a revision that was rolled back."""
+    """Return the routing service's answer for a key. No key is routed to a revision that was rolled back."""
     bucket = cohort_bucket(ROUTING_SCOPE, key)
     in_canary = bucket < traffic.cohort_percent
     is_new = in_canary and traffic.serving == deployment.revision
@@ -69,17 +69,17 @@ def routing_answer(deployment: Deployment, traffic: Traffic, thread_id: str, key
 
 
 def switches_in_force(deployment: Deployment, traffic: Traffic, chosen: Switches) -> Switches:
-    """The chosen switches, and the defects of the revision that serves."""
+    """Return the chosen switches with the defects of the serving revision added."""
     return msgspec.structs.replace(chosen, defects=chosen.defects | defects_of(deployment, traffic.serving))
 
 
 def defects_of(deployment: Deployment, revision: str) -> set[Defect]:
-    """What a revision has wrong by itself."""
+    """Return the defects of a revision itself."""
     return set(deployment.canary_defects) if revision == deployment.revision else set()
 
 
 def unknown_revision(deployment: Deployment, revision: str) -> str:
-    """What to say of a revision that there is not; empty for one that there is."""
+    """Return the error message for an unknown revision; empty for a known one."""
     if revision in deployment.revisions:
         return ""
     return f"there is no revision {revision!r}; there are: {', '.join(deployment.revisions)}"

@@ -1,7 +1,7 @@
-"""How live updates go wrong by a fault: sent twice, jumbled, cut to what is no frame, out of order, or late.
+"""Faults of live updates: sent twice, with a wrong payload, malformed, out of order, or late.
 
-Which client and which event a fault concerns is a function of (seed, kind, client, seq). A replay is never touched, so
-whatever went wrong can be asked for again. The log has every event as it was published.
+Which clients and events a fault affects is a function of (seed, kind, client, seq). Faults never affect a replay, so a client
+can request every affected event again. The log has every event as it was published.
 """
 
 import heapq
@@ -21,49 +21,49 @@ from sim.server.settings import LiveFault, Switches
 
 LIVE_FAULTS = ("duplicate_deliveries", "jumble_deliveries", "reorder_deliveries", "delay_deliveries", "malform_frames")
 _JUMBLED = msgspec.Raw(b'{"jumbled":true}')
-_Items = list[tuple[str, Item]]  # with their streams
+_Items = list[tuple[str, Item]]  # each with its stream
 
 
 def client_key(device_id: str) -> int:
-    """What the draws know a client by."""
+    """Return the number that identifies a client in random draws."""
     return zlib.crc32(device_id.encode())
 
 
 def concerns(seed: int, kind: str, key: int, clients_share: float) -> bool:
-    """Whether a fault of this kind concerns a client at all."""
+    """Whether a fault of this kind affects a client at all."""
     return draw(seed, kind, key) < clients_share
 
 
 def concerns_event(seed: int, kind: str, key: int, seq: int, events_share: float) -> bool:
-    """Whether a fault of this kind concerns an event, of a client that it concerns."""
+    """Whether a fault of this kind affects an event, for a client that it affects."""
     return draw(seed, f"{kind}:event", key, seq) < events_share
 
 
 class Disorder:
-    """The faults in force, and what they hold back."""
+    """The active faults, and the events that they hold back."""
 
     def __init__(self, counters: Counters, switches: Switches) -> None:
         self._counters = counters
         self._faults: dict[str, LiveFault] = {}
         self._seed = 0
-        self._waiting: dict[int, dict[str, list[Item]]] = {}  # by connection and topic: to go out after the next one
-        self._late: list[tuple[float, int, int, str, Item]] = []  # when, a serial number, connection, stream, event
+        self._waiting: dict[int, dict[str, list[Item]]] = {}  # by connection and topic: to send after the next event
+        self._late: list[tuple[float, int, int, str, Item]] = []  # due time, serial number, connection, stream, event
         self._serial = 0
         self.set_switches(switches)
 
     def set_switches(self, switches: Switches) -> None:
-        """Other faults from now on; what is held back still goes out."""
+        """Replace the active faults; events that are held back are still sent."""
         found = {kind: getattr(switches, kind) for kind in LIVE_FAULTS}
         self._faults = {kind: fault for kind, fault in found.items() if fault is not None}
         self._seed = switches.seed
 
     @property
     def is_idle(self) -> bool:
-        """Whether every frame goes out as it is."""
+        """Whether every frame is sent unchanged."""
         return not self._faults and not self._waiting
 
     def disturb(self, connection: Connection, message: Message, now: float) -> Message:
-        """What becomes of a live message; empty: it is not sent."""
+        """Return a live message as the faults change it; empty: it is not sent."""
         items = [(event.stream, item) for event in message if isinstance(event, Batch) for item in event.items]
         rest = tuple(event for event in message if not isinstance(event, Batch))
         waiting = self._waiting.pop(connection.number, {})
@@ -82,7 +82,7 @@ class Disorder:
         return (*as_batches(items), *rest) if items else ()
 
     def _hits(self, kind: str, fault: LiveFault, connection: Connection, items: _Items) -> set[int]:
-        """The sequence numbers that the fault concerns."""
+        """Return the sequence numbers that the fault affects."""
         key = connection.client_key
         if not concerns(self._seed, kind, key, fault.clients):
             return set()
@@ -99,7 +99,7 @@ class Disorder:
         waiting: dict[str, list[Item]],
         now: float,
     ) -> _Items:
-        """What one fault leaves of the events."""
+        """Return the events that are sent now under one fault; others are put into `waiting` or sent late."""
         if kind == "duplicate_deliveries":
             return [copy for each in items for copy in ([each, each] if seq_of(each[1]) in hits else [each])]
         if kind == "jumble_deliveries":
@@ -113,20 +113,20 @@ class Disorder:
         return [each for each in items if seq_of(each[1]) not in hits]
 
     def _let_follow(self, items: _Items, waiting: dict[str, list[Item]]) -> _Items:
-        """Events that wait for the next one of their stream go out after it."""
+        """Append the waiting events of each stream that has an event in `items`."""
         streams = {stream for stream, _ in items} & waiting.keys()
         return items + [(stream, item) for stream in sorted(streams) for item in waiting.pop(stream)]
 
     def forget(self, number: int) -> None:
-        """The connection is gone."""
+        """Drop the waiting events of a closed connection."""
         self._waiting.pop(number, None)
 
     def due_at(self) -> float:
-        """When to call `due` next."""
+        """Return when to call `due` next; infinity without late events."""
         return self._late[0][0] if self._late else float("inf")
 
     def due(self, now: float) -> Iterable[tuple[int, Message]]:
-        """What was late and goes out now, with its connection's number."""
+        """Yield the late messages to send now, each with the number of its connection."""
         while self._late and self._late[0][0] <= now:
             _, _, number, stream, item = heapq.heappop(self._late)
             yield number, (Batch(stream, (item,)), CaughtUp())
@@ -137,6 +137,6 @@ def _jumbled(item: Item) -> Item:
 
 
 def as_batches(items: Sequence[tuple[str, Item]]) -> tuple[Event, ...]:
-    """Events of several streams, in order, as one batch for each run of the same stream."""
+    """Group events of several streams, in order, into one batch for each run of the same stream."""
     runs = groupby(items, lambda each: each[0])
     return tuple(Batch(stream, tuple(item for _, item in run)) for stream, run in runs)

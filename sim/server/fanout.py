@@ -1,7 +1,7 @@
-"""What connections are sent of the logs: the events after their positions, in messages that those at one position share.
+"""Fan-out: the events after each connection's positions, in messages that connections at the same position share.
 
-One event goes to a thousand subscribers as one and the same object, so it is built once, and encoded once by a socket's edge.
-Shared messages hold until the topic's log or the switches change.
+One event goes to a thousand subscribers as the same object, so it is built once, and a socket server encodes it once.
+Shared messages are valid until the topic's log or the switches change.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,13 +18,13 @@ from sim.server.stream_log import Entry
 from sim.server.streams import Streams
 
 FROM_OLDEST = -1  # the position of a subscription without a cursor, until its replay begins
-NO_LIMIT = 2**63  # the position of a topic that is not subscribed to: nothing is owed
-_MAX_KNOWN = 4096  # events of a topic that are kept as items; more than any window of late
+NO_LIMIT = 2**63  # the position of a topic without a subscription: no event is pending
+_MAX_KNOWN = 4096  # cached items of a topic; more than the events after any recent position
 _Items = tuple[Item, ...]
 
 
 class _Shared(msgspec.Struct, frozen=True):
-    """A live message of one topic: how many events it holds, the last of them, and whether that is the topic's head."""
+    """A live message of one topic: its number of events, its last seq, and whether that is the topic's head."""
 
     message: Message
     count: int
@@ -33,7 +33,7 @@ class _Shared(msgspec.Struct, frozen=True):
 
 
 class Fanout:
-    """Moves connections forward through the logs. It changes nothing of a connection but its positions."""
+    """Moves connections forward through the logs. Of a connection, it changes only the positions."""
 
     def __init__(self, settings: RuntimeSettings, streams: Streams, counters: Counters, switches: Switches) -> None:
         self._settings = settings
@@ -41,14 +41,14 @@ class Fanout:
         self._counters = counters
         self._switches = switches
         self._all_alike = misbehaviours.treats_alike(switches)
-        self._built: dict[str, dict[int, Item]] = {}  # by topic and seq: an event is one object, wherever it is sent from
+        self._built: dict[str, dict[int, Item]] = {}  # by topic and seq: each event is one object, in live messages and replays
         self._items: dict[str, dict[int, _Items]] = {}  # by topic and position
         self._live: dict[str, dict[int, _Shared]] = {}
         self._replays: dict[tuple[int, str, bool, tuple[Head, ...]], tuple[_Items, Message]] = {}
-        self._joint: dict[tuple[tuple[str, int], ...], tuple[Message, int]] = {}  # of several topics and positions
+        self._joint: dict[tuple[tuple[str, int], ...], tuple[Message, int]] = {}  # by several topics with their positions
 
     def set_switches(self, switches: Switches) -> None:
-        """Misdeliver, or no longer, from now on."""
+        """Apply these switches from now on."""
         self._switches = switches
         self._all_alike = misbehaviours.treats_alike(switches)
         self._items.clear()
@@ -57,30 +57,30 @@ class Fanout:
         self._joint.clear()
 
     def forget(self, topic: str) -> None:
-        """The topic's log has changed."""
+        """Discard the shared messages of a topic whose log changed."""
         self._items.pop(topic, None)
         self._live.pop(topic, None)
         self._replays.clear()
         self._joint.clear()
 
     def is_current(self, connection: Connection, topic: str) -> bool:
-        """Whether nothing more of the topic is owed for now."""
+        """Whether the connection has all events of the topic up to its head."""
         return connection.positions.get(topic, NO_LIMIT) >= self._streams.head(topic)
 
     def has_fallen_off(self, connection: Connection, topic: str) -> bool:
-        """Whether the window no longer holds the connection's next event."""
+        """Whether the window no longer retains the connection's next event."""
         log, position = self._streams.logs.get(topic), connection.positions.get(topic)
         if log is None or position is None or position == FROM_OLDEST:
             return False
         return position < log.oldest - 1 and "no_stale_signal" not in self._switches.defects
 
     def heads(self, topics: Iterable[str]) -> tuple[Head, ...]:
-        """The last positions of these topics."""
+        """Return the last positions of these topics."""
         return tuple(Head(topic, Position(self._streams.head(topic))) for topic in topics)
 
     def last_message(self, connection: Connection) -> tuple[Message, int] | None:
-        """All that the only topic with something pending has for this connection, if it was made before, and how many events
-        it holds; moves it on."""
+        """Return the message with all pending events, and their number, if only one topic is pending and it was built before.
+        Then moves the connection on."""
         if len(connection.pending) != 1 or not (self._all_alike or self._may_share(connection)):
             return None
         (topic,) = connection.pending
@@ -92,7 +92,7 @@ class Fanout:
         return shared.message, shared.count
 
     def live_message(self, connection: Connection, topics: Sequence[str]) -> tuple[Message, int]:
-        """What these topics have after their positions, and how many events; moves the connection on."""
+        """Return a message with the next events of these topics, and their number; moves the connection on."""
         if len(topics) != 1:
             return self._joint_message(connection, topics)
         (topic,) = topics
@@ -126,7 +126,7 @@ class Fanout:
         return found
 
     def _live_items(self, connection: Connection, topic: str) -> _Items:
-        """What the topic has after this position, up to a batch; moves the connection on."""
+        """Return the next events of the topic, at most one batch; moves the connection on."""
         position = connection.positions.get(topic, NO_LIMIT)
         if shared := self._shared_items(connection, topic):
             return shared
@@ -137,7 +137,7 @@ class Fanout:
         return items
 
     def replay(self, connection: Connection, topic: str, limit: int) -> _Items:
-        """Up to `limit` events of a replay; moves the connection on. Those who come back from one place get the same object."""
+        """Return up to `limit` events of a replay; moves the connection on. Replays from one position share an object."""
         if self._switches.defects:
             items = self._as_items(topic, self._take(connection, topic, limit, live=False))
             return misbehaviours.disfigure(self._switches, connection.client_key, topic, items, replay=True)
@@ -151,8 +151,8 @@ class Fanout:
         return items
 
     def replay_message(self, topic: str, items: _Items, complete: bool, heads: tuple[Head, ...]) -> Message:
-        """A replay's message: one object for all who get the very same events."""
-        key = (id(items), topic, complete, heads)  # the entry holds its items, so no others can have their identity
+        """Return a replay's message: the same object for all that get the same events."""
+        key = (id(items), topic, complete, heads)  # the entry keeps its items, so their id() stays unique
         known = self._replays.get(key)
         if known is None:
             end: tuple[Event, ...] = (CaughtUp(),) if complete else ()
@@ -160,7 +160,7 @@ class Fanout:
         return known[1]
 
     def _shared_items(self, connection: Connection, topic: str) -> _Items:
-        """What was found before to follow this position, or nothing; moves the connection on."""
+        """Return the cached events after this position, or nothing; moves the connection on."""
         shared = self._items.setdefault(topic, {}).get(connection.positions.get(topic, NO_LIMIT), ())
         if not shared or not self._may_share(connection):
             return ()
@@ -202,12 +202,12 @@ class Fanout:
 
 
 def as_item(entry: Entry) -> Item:
-    """An entry of a log in the form in which it is delivered."""
+    """Convert a log entry to the form in which it is delivered."""
     return Item(Position(entry.seq), msgspec.Raw(entry.payload), entry.payload_hash, Hash.OK)
 
 
 def _known(built: dict[int, Item], entry: Entry) -> Item:
-    """The item made of an entry before; a log that was truncated may have another under the same seq."""
+    """Return the cached item of an entry. A truncated log may have another entry with the same seq."""
     item = built.get(entry.seq)
     if item is None or item.payload_hash is not entry.payload_hash:
         item = built[entry.seq] = as_item(entry)
@@ -215,21 +215,21 @@ def _known(built: dict[int, Item], entry: Entry) -> Item:
 
 
 class Readers:
-    """All subscriptions of a runtime's connections. `tick_s` is how often those with undelivered events are looked at."""
+    """All subscriptions of a runtime's connections. Those with undelivered events are checked every `tick_s` seconds."""
 
     def __init__(self, tick_s: float) -> None:
         self._tick_s = tick_s
         self._tick_at = 0.0
         self._of_topic: dict[str, dict[int, Connection]] = {}
-        self.behind: dict[int, Connection] = {}  # with undelivered events
+        self.behind: dict[int, Connection] = {}  # connections with undelivered events
 
     def add(self, connection: Connection, topic: str, position: int) -> None:
-        """The connection reads the topic, from after this position on."""
+        """Subscribe the connection to the topic, after this position."""
         connection.positions[topic] = position
         self._of_topic.setdefault(topic, {})[connection.number] = connection
 
     def remove(self, connection: Connection, topic: str) -> None:
-        """The connection reads the topic no more."""
+        """Unsubscribe the connection from the topic."""
         connection.positions.pop(topic, None)
         connection.pending.pop(topic, None)
         self._of_topic.get(topic, {}).pop(connection.number, None)
@@ -237,15 +237,15 @@ class Readers:
             self.behind.pop(connection.number, None)
 
     def forget(self, connection: Connection) -> None:
-        """Its socket is gone."""
+        """Remove a closed connection."""
         for topic in connection.positions:
             self._of_topic.get(topic, {}).pop(connection.number, None)
         self.behind.pop(connection.number, None)
 
     def announce(self, topic: str, now: float) -> dict[int, Connection]:
-        """There are new events for all who read the topic; returns those, by their numbers."""
+        """Mark the topic as pending for all its readers; returns them by their numbers."""
         if not self.behind:
-            self._tick_at = now + self._tick_s  # readers get that long before the first look
+            self._tick_at = now + self._tick_s  # readers get that long before the first check
         readers = self._of_topic.get(topic, {})
         for connection in readers.values():
             connection.pending[topic] = None
@@ -253,7 +253,7 @@ class Readers:
         return readers
 
     def got_everything(self, connection: Connection) -> None:
-        """Nothing more waits for it, so it is not slow."""
+        """Record that the connection has no pending events, so it is not slow."""
         connection.strikes = 0
         self.behind.pop(connection.number, None)
 
@@ -262,7 +262,7 @@ class Readers:
         return self._tick_at if self.behind else float("inf")
 
     def due(self, now: float) -> list[Connection]:
-        """Whom to look at now."""
+        """Return the connections to check now."""
         if not self.behind or now < self._tick_at:
             return []
         self._tick_at = now + self._tick_s

@@ -1,6 +1,6 @@
-"""How a runtime misdelivers when its switches say so: which client, which event, and what comes out instead.
+"""Misbehaviours that a runtime's switches turn on: which clients and events they affect, and what is sent instead.
 
-Every choice is a function of (seed, purpose, client, seq), so a run's faults are the same each time.
+Every choice is a function of (seed, purpose, client, seq), so the same seed gives the same misbehaviour.
 """
 
 import math
@@ -15,15 +15,15 @@ from sim.server import stream_log
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.stream_log import RETENTION_FLOOR_BREACH, Entry, Window
 
-# [ours] How often a defect acts: often enough for any drill to meet it, seldom enough for a fleet to get going.
+# [ours] Shares that a defect affects: large enough for any drill to detect, small enough for a fleet to become live.
 DEFECT_CLIENTS = 0.25
 DEFECT_EVENTS = 0.05
-LATE_HEARTBEAT = 1.2  # intervals without a word from a client
+LATE_HEARTBEAT = 1.2  # heartbeat intervals of silence from a client
 WRONG_HASH = "sha256:" + "0" * 64
 
 
 def is_skipped(switches: Switches, client_key: int, seq: int, live: bool) -> bool:
-    """Whether this client is never to get this event (defect), or not on its live tail (fault)."""
+    """Whether this client never gets this event (defect), or not on its live tail (fault)."""
     if "skip_delivery" in switches.defects and _hits(switches, "skip", client_key, seq, DEFECT_CLIENTS, DEFECT_EVENTS):
         return True
     shares = (switches.skip_live_clients, switches.skip_live_events)
@@ -31,12 +31,12 @@ def is_skipped(switches: Switches, client_key: int, seq: int, live: bool) -> boo
 
 
 def treats_alike(switches: Switches) -> bool:
-    """Whether no client at all loses events, or is handed other payloads than the rest: the cheapest question."""
+    """Whether no client loses events or gets other payloads than the rest. This is the cheapest check."""
     return not (switches.defects & {"skip_delivery", "two_versions"} or switches.skip_live_clients > 0)
 
 
 def may_skip(switches: Switches, client_key: int) -> bool:
-    """Whether this client is one that loses events at all: the cheap question, asked first."""
+    """Whether this client may lose events: a cheap check before `is_skipped`."""
     if "skip_delivery" in switches.defects and draw(switches.seed, "skip", client_key) < DEFECT_CLIENTS:
         return True
     share = switches.skip_live_clients
@@ -50,12 +50,12 @@ def _hits(switches: Switches, purpose: str, client_key: int, seq: int, clients: 
 
 
 def leaks(switches: Switches, seq: int) -> bool:
-    """Whether this event also goes to someone who never asked for it."""
+    """Whether this event is also sent to a client that did not subscribe to it."""
     return "cross_topic_leak" in switches.defects and draw(switches.seed, "leak", 0, seq) < DEFECT_EVENTS
 
 
 def first_position(switches: Switches, after: int, oldest: int) -> int:
-    """Where a replay from the cursor `after` begins: the last seq that is *not* sent."""
+    """Return the position at which a replay from the cursor `after` starts: the last seq that is *not* sent."""
     if "ignore_cursor" in switches.defects:
         return oldest - 1
     if "replay_off_by_one" in switches.defects:
@@ -64,7 +64,7 @@ def first_position(switches: Switches, after: int, oldest: int) -> int:
 
 
 def stale_reasons(switches: Switches, after: int, window: Window | None, budget_events: int) -> tuple[str, ...]:
-    """Why a cursor cannot resume, as this runtime has it; empty: it can."""
+    """Return why this runtime does not resume a cursor; empty: it does."""
     if "stale_too_early" in switches.defects:
         budget_events //= 10
     reasons = stream_log.stale_reasons(after, window, budget_events)
@@ -74,7 +74,7 @@ def stale_reasons(switches: Switches, after: int, window: Window | None, budget_
 
 
 def client_timeout_s(switches: Switches, settings: RuntimeSettings) -> float:
-    """How long a client may be silent before it is dropped."""
+    """Return the silence, in seconds, after which a client is disconnected."""
     if "keep_silent_clients" in switches.defects:
         return math.inf
     if "drop_late_heartbeats" in switches.defects:
@@ -83,7 +83,7 @@ def client_timeout_s(switches: Switches, settings: RuntimeSettings) -> float:
 
 
 def has_own_version(switches: Switches, client_key: int) -> bool:
-    """Whether this client is handed other payloads than the rest."""
+    """Whether this client gets other payloads than the rest."""
     return "two_versions" in switches.defects and draw(switches.seed, "version", client_key) < DEFECT_CLIENTS
 
 
@@ -95,7 +95,7 @@ def _own_version(switches: Switches, stream: str, item: Item) -> Item:
 
 
 def disfigure(switches: Switches, client_key: int, stream: str, items: Sequence[Item], replay: bool) -> tuple[Item, ...]:
-    """Events as a defective runtime would send them; the healthy runtime never calls this."""
+    """Return events as a defective runtime sends them; a healthy runtime never calls this."""
     out: list[Item] = []
     if has_own_version(switches, client_key):
         items = [_own_version(switches, stream, item) for item in items]
@@ -115,16 +115,16 @@ def _event(switches: Switches, purpose: str, stream: str, item: Item) -> float:
 
 
 def seq_of(item: Item) -> int:
-    """An event's sequence number, which is its position here."""
+    """Return an event's sequence number, which is its position in this service."""
     assert item.position is not None
     return int(item.position.offset)
 
 
 def with_wrong_hash(item: Item) -> Item:
-    """The same event under a hash that is not its payload's."""
+    """Return the event with a hash that does not match its payload."""
     return msgspec.structs.replace(item, payload_hash=WRONG_HASH, check=Hash.BAD)
 
 
 def keep_unskipped(switches: Switches, client_key: int, entries: list[Entry], live: bool) -> list[Entry]:
-    """The entries this client is to get."""
+    """Return the entries that this client gets."""
     return [entry for entry in entries if not is_skipped(switches, client_key, entry.seq, live)]

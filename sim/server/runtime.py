@@ -1,8 +1,8 @@
 """The simulated runtime as pure code: the same core behind the mock's sockets and in the virtual engine.
 
-The driver opens and closes connections, hands in clients' intents, and pulls messages of events as fast as the other end
-takes them; what has not been pulled is the outbound queue. A replay is read from the log batch by batch as it is pulled, so
-a connection costs no memory for what it has yet to get.
+The driver opens and closes connections, passes on clients' intents, and pulls messages as fast as the client reads them.
+Messages that were not pulled yet are the outbound queue. A replay is read from the log batch by batch as it is pulled, so
+a connection needs no memory for events that it has not got yet.
 
     number = runtime.open(token, compatibility, now)      may raise TokenRefusedError: refuse the upgrade
     runtime.received(number, intent, now)                 runtime.pull(number, now) -> message | None
@@ -31,11 +31,11 @@ from sim.server.tokens import Claims, Keyring, TokenRefusedError
 
 
 class DeliveryDownError(PeerError):
-    """No socket is served, whatever its token."""
+    """Delivery is down: every socket is refused, with any token."""
 
 
 class Runtime:
-    """Streams, connections, and the rules between them. Times are unix seconds."""
+    """All streams and connections of the simulated service. Times are unix seconds."""
 
     def __init__(self, settings: RuntimeSettings, keyring: Keyring, switches: Switches | None = None) -> None:
         self.settings = settings
@@ -55,7 +55,7 @@ class Runtime:
 
     @property
     def consumers(self) -> int:
-        """How many sockets are open."""
+        """Number of open sockets."""
         return len(self._connections)
 
     # --- connections --------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Runtime:
         return number
 
     def close(self, number: int) -> None:
-        """The socket is gone."""
+        """Remove a closed socket."""
         connection = self._connections.pop(number, None)
         if connection is not None:
             self._readers.forget(connection)
@@ -92,16 +92,16 @@ class Runtime:
             self._disorder.forget(number)
 
     def is_closing(self, number: int) -> bool:
-        """Whether the connection is to be closed once everything was pulled."""
+        """Whether to close the connection after everything was pulled."""
         connection = self._connections.get(number)
         return connection is None or connection.closing
 
     def channel(self, number: int) -> str:
-        """What this client calls the channel that it has joined."""
+        """Return the client's name for the channel that it joined."""
         return self._connections[number].channel
 
     def revoke(self, sessions: Iterable[str]) -> int:
-        """Revoke sessions: their live sockets get `reauth_required`, then are closed. Returns how many sockets."""
+        """Revoke sessions: their sockets get `reauth_required` and are closed. Returns the number of sockets."""
         self._revoked_sessions.update(sessions)
         if "keep_revoked_sockets" in self.switches.defects:
             return 0
@@ -109,7 +109,7 @@ class Runtime:
         return self._expel(lambda claims: is_everyone or claims.session_id in self._revoked_sessions)
 
     def hang_up(self, devices: Collection[str]) -> int:
-        """Close the sockets of these devices, as an instance that is replaced does; returns how many."""
+        """Close the sockets of these devices, as the replacement of an instance does; returns their number."""
         is_everyone = "deploy_cuts_everyone" in self.switches.defects
         gone = [c for c in self._connections.values() if not c.closing and (is_everyone or c.claims.device_id in devices)]
         for connection in gone:
@@ -126,7 +126,7 @@ class Runtime:
         return self._expel(lambda claims: claims.issued_at < switches.tokens_void_before)
 
     def _close_all(self) -> None:
-        """Close every socket without a word."""
+        """Close every socket without a reason."""
         for connection in self._connections.values():
             if not connection.closing:
                 self.counters.act("stop_delivery")
@@ -147,7 +147,7 @@ class Runtime:
     # --- intents ------------------------------------------------------------------------------------
 
     def received(self, number: int, intent: Intent, now: float) -> None:
-        """What a client wants."""
+        """Process an intent of a client."""
         connection = self._connections.get(number)
         if connection is None or connection.closing:
             return
@@ -184,7 +184,7 @@ class Runtime:
             self._send(connection, Answer(intent.ref, True))
 
     def _end_channel(self, connection: Connection) -> None:
-        """The channel is over, the socket is not: a client may join again over it, under another name."""
+        """End the channel but keep the socket: a client may join again over it, under another name."""
         connection.joined = False
         for topic in list(connection.positions):
             self._readers.remove(connection, topic)
@@ -196,7 +196,7 @@ class Runtime:
         return acts
 
     def malformed(self, number: int, code: str, now: float) -> None:
-        """A client sent what the protocol cannot read; it gets an error, and nothing else happens."""
+        """Answer a malformed message of a client with an error, and do nothing else."""
         connection = self._connections.get(number)
         if connection is None or connection.closing:
             return
@@ -256,7 +256,7 @@ class Runtime:
     # --- publishing ---------------------------------------------------------------------------------
 
     def announce(self, topic: str, now: float) -> None:
-        """What was appended to the topic is durable: trim the window, and let subscribers have it."""
+        """Make appended events available to subscribers after they became durable, and trim the window."""
         log = self.streams.logs[topic]
         self.counters.trimmed += log.trim(now)
         self._fanout.forget(topic)
@@ -265,7 +265,7 @@ class Runtime:
             self._leak(topic)
 
     def shrink_window(self, topic: str, keep_events: int) -> int:
-        """Forget all but the newest events of a topic (a fault); returns how many went."""
+        """Drop all but the newest events of a topic (a fault); returns the number of dropped events."""
         log = self.streams.log(topic)
         gone = log.keep_newest(keep_events)
         self.counters.trimmed += gone
@@ -283,12 +283,12 @@ class Runtime:
     # --- messages out -------------------------------------------------------------------------------
 
     def ready(self) -> set[int]:
-        """The connections that have had something to pull since the last call."""
+        """Return the connections that got something to pull since the last call."""
         out, self._ready = self._ready, set()
         return out
 
     def pull(self, number: int, now: float) -> Message | None:
-        """The next message for this connection, or None when there is nothing more for now."""
+        """Return the next message for this connection, or None if there is none now."""
         connection = self._connections.get(number)
         if connection is None:
             return None
@@ -311,7 +311,7 @@ class Runtime:
                 message = self._disorder.disturb(connection, message, now)
                 count = sum(len(event.items) for event in message if isinstance(event, Batch))
                 if message and not count:
-                    return message  # it was malformed
+                    return message  # a malformed frame
             if count:
                 return self._deliver(connection, message)
 
@@ -321,12 +321,12 @@ class Runtime:
         return connection is not None and bool(connection.outbox or connection.pending)
 
     def waiting(self, number: int) -> int:
-        """How many messages wait to be pulled by the connection, beside the events that its positions stand for."""
+        """Return the number of queued messages of the connection; events after its positions do not count."""
         connection = self._connections.get(number)
         return 0 if connection is None else len(connection.outbox)
 
     def _replay_batch(self, connection: Connection, replay: Replay, now: float) -> Message | None:
-        """The replay's next batch; after the last one the subscribe is answered. None: it cannot go on, and is refused."""
+        """Return the replay's next batch; queues the answer after the last one. None: it is stale, so it is refused."""
         items: tuple[Item, ...] = ()
         topic = ""
         while replay.next_topic < len(replay.topics) and not items:
@@ -346,7 +346,7 @@ class Runtime:
         return self._fanout.replay_message(topic, items, complete, heads)
 
     def _usual_message(self, connection: Connection) -> Message | None:
-        """The one message that is all a connection has to get, if it was made for another and goes out as it is."""
+        """Return the message with everything that is pending, if it was built for another connection and is sent unchanged."""
         if connection.outbox or self.settings.sync_frames or not self._disorder.is_idle:
             return None
         found = self._fanout.last_message(connection)
@@ -354,12 +354,12 @@ class Runtime:
             return None
         connection.pending.clear()
         connection.strikes = 0
-        self._readers.behind.pop(connection.number, None)  # as `got_everything`, without a call: for most messages there are
+        self._readers.behind.pop(connection.number, None)  # `got_everything` without a call: most messages come here
         self.counters.served += found[1]
         return found[0]
 
     def _live_batch(self, connection: Connection, now: float) -> tuple[Message, int]:
-        """Up to `topics_per_drain` topics at once; those served go to the back, so that no busy topic starves another."""
+        """Return events of up to `topics_per_drain` topics. These then go to the back, so no busy topic starves another."""
         served = list(connection.pending)[: self.settings.topics_per_drain]
         there = [topic for topic in served if not self._fell_off(connection, topic, now)]
         message, count = self._fanout.live_message(connection, there) if there else ((), 0)
@@ -372,14 +372,14 @@ class Runtime:
         return message, count
 
     def _fell_off(self, connection: Connection, topic: str, now: float) -> bool:
-        """Whether the window no longer has this connection's next live event; if so, it gets a stale signal."""
+        """Whether the window no longer retains this connection's next live event; if so, queue a stale signal."""
         stale = self._fall_off(connection, topic, now)
         if stale:
             connection.outbox.append(stale)
         return bool(stale)
 
     def _fall_off(self, connection: Connection, topic: str, now: float) -> tuple[Stale, ...]:
-        """The stale signal for a connection whose next event the window no longer has; it gets no more of the topic."""
+        """Unsubscribe a connection whose next event is no longer retained, and return its stale signal; otherwise empty."""
         if not self._fanout.has_fallen_off(connection, topic):
             return ()
         position = connection.positions[topic]
@@ -400,12 +400,12 @@ class Runtime:
     # --- time ---------------------------------------------------------------------------------------
 
     def wake_at(self) -> float:
-        """When to call `wake` next."""
+        """Return when to call `wake` next."""
         beat_at = self._deadlines[0][0] if self._deadlines else float("inf")
         return min(beat_at, self._disorder.due_at(), self._readers.tick_at())
 
     def wake(self, now: float) -> None:
-        """Send the heartbeats that are due, drop silent clients, warn or evict slow ones."""
+        """Send due heartbeats and late events, disconnect silent clients, and warn or evict slow ones."""
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heapq.heappop(self._deadlines)
             if connection := self._connections.get(number):
@@ -427,7 +427,7 @@ class Runtime:
     def _beat(self, connection: Connection, now: float) -> None:
         if now >= connection.last_heard + self._client_timeout_s:
             self.counters.silent_clients += 1
-            connection.last_heard = now  # once is enough
+            connection.last_heard = now  # count it only once
             self._expel_one(connection, Problem("client_timeout", message="nothing heard from this client"))
         if now >= connection.beat_at:
             connection.beat_at = now + self.settings.heartbeat_interval_s
@@ -435,7 +435,7 @@ class Runtime:
                 self._send(connection, *(self._fanout.heads(connection.positions) or (Activity(),)))
 
     def _judge_consumer(self, connection: Connection) -> None:
-        """Warn a client for a full queue, or evict it. What a replay has yet to bring waits in the log, not in the queue."""
+        """Warn a client with a full queue, or evict it. During a replay neither happens: its events wait in the log."""
         depth = sum(max(self.streams.head(topic) - connection.positions[topic], 0) for topic in connection.pending)
         if depth <= self.settings.outbound_queue_events or connection.is_replaying:
             connection.strikes = 0
@@ -455,5 +455,5 @@ class Runtime:
 
 
 def _answering(stale: tuple[Stale, ...], ref: str) -> Message:
-    """The same, as the answer to a subscribe."""
+    """Return the stale signals as the answer to a subscribe."""
     return tuple(msgspec.structs.replace(each, ref=ref) for each in stale)

@@ -1,4 +1,4 @@
-"""What a runtime of the sync service can be configured with, and the switches that make it misbehave on purpose."""
+"""Settings of the sync service's runtime, and the switches that make it misbehave on purpose."""
 
 from typing import Annotated, Literal, get_args
 
@@ -19,32 +19,32 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_events: Count = 1024  # entries of a stream kept for replay
     replay_budget_events: CountOrZero = 0  # 0: each topic class's own
     replay_batch_size: Count = 200  # events in one frame of a replay
-    outbound_queue_events: Count = 64  # waiting for one client before it counts as slow
-    topics_per_drain: Count = 2  # fairness: topics one client's drain serves before it goes to the back
-    slow_consumer_strikes: Count = 3  # full queues in a row until a client is disconnected
+    outbound_queue_events: Count = 64  # undelivered events of one client above which it counts as slow
+    topics_per_drain: Count = 2  # fairness: topics in one message to a client
+    slow_consumer_strikes: Count = 3  # consecutive checks with a full queue until a client is disconnected
     slow_consumer_tick_s: Positive = 0.5  # [ours] how often queues are checked for slow clients
-    slow_consumer_reconnect_after_ms: Count = 2000  # that an evicted client is asked to wait
-    send_buffer_kib: CountOrZero = 0  # [ours] of each socket, in the kernel; 0: as the system has it
-    longest_frame_kib: Count = 256  # [ours] a client's connection ends with a longer one
+    slow_consumer_reconnect_after_ms: Count = 2000  # wait that the service asks of an evicted client
+    send_buffer_kib: CountOrZero = 0  # [ours] kernel send buffer of each socket; 0: the system's default
+    longest_frame_kib: Count = 256  # [ours] a longer frame from a client ends its connection
     heartbeat_interval_s: Positive = 15.0  # between two heartbeats
-    client_timeout_s: Positive = 60.0  # a client silent for so long is dropped
+    client_timeout_s: Positive = 60.0  # silence after which a client is disconnected
     token_ttl_s: Count = 300  # default lifetime of a token
     token_ttl_min_s: Count = 60  # shortest lifetime that a client can request
     token_ttl_max_s: Count = 900  # longest lifetime that a client can request
-    token_refresh_margin_s: CountOrZero = 30  # before its end, in which a token is to be renewed
+    token_refresh_margin_s: CountOrZero = 30  # time before a token's end in which a client should renew it
     token_leeway_s: CountOrZero = 30  # tolerance of the token's times
     token_max_age_s: Count = 300  # a token issued longer ago is refused
     publishes_per_s: CountOrZero = 0  # 0: each topic class's own
     profile: Profile = "full"  # of the metrics endpoint
-    sync_frames: bool = False  # deliver each event as a message of its own form
-    protocol_version: str = "spacetime.sync.v1"  # that clients must speak
-    schema_version: int = 1  # that clients must speak
+    sync_frames: bool = False  # deliver each event as a separate `sync:frame`
+    protocol_version: str = "spacetime.sync.v1"  # required of clients
+    schema_version: int = 1  # required of clients
     min_client_build: str = "20260101T000000Z"  # [ours] oldest build that may join
     max_client_build: str = "20991231T235959Z"  # [ours] newest build that may join
 
 
 class LiveFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Some live updates of some clients go wrong; see `sim.server.disorder`."""
+    """A fault of live updates: the affected shares of clients and of events; see `sim.server.disorder`."""
 
     clients: Share
     events: Share
@@ -142,23 +142,23 @@ class Switches(msgspec.Struct, forbid_unknown_fields=True):
     """Faults and defects of a runtime that can be changed while it runs; the defaults are a healthy runtime."""
 
     defects: set[Defect] = msgspec.field(default_factory=set)
-    seed: int = 1  # of the choice which clients and events a fault or defect concerns
+    seed: int = 1  # selects the clients and events that a fault or defect affects
     mint_delay_ms: NotNegative = 0.0  # time one token takes at the control service
     mint_concurrency: CountOrZero = 0  # tokens minted at once; 0: no limit
     mint_outage: bool = False
-    mint_ahead_s: NotNegative = 0.0  # by so much the control service's clock is ahead of the runtime's
-    publish_fail_status: int = 0  # HTTP status that a share of the publishes is refused with; 0: none
+    mint_ahead_s: NotNegative = 0.0  # how far the control service's clock is ahead of the runtime's
+    publish_fail_status: int = 0  # HTTP status with which a share of the publishes is refused; 0: none
     publish_fail_share: NotNegative = 0.0
-    publish_fail_retry_after_ms: CountOrZero = 0  # that such a refusal asks for; 0: it asks for none
-    publish_fail_taken: bool = False  # the event is taken, and only its answer is the refusal
+    publish_fail_retry_after_ms: CountOrZero = 0  # retry delay in such a refusal; 0: none
+    publish_fail_taken: bool = False  # the event is appended although its publish is refused
     publish_delay_ms: NotNegative = 0.0
-    delivery_down: bool = False  # sockets are closed and refused, while HTTP is served
+    delivery_down: bool = False  # sockets are closed and refused; HTTP is still served
     skip_live_clients: NotNegative = 0.0  # share of clients whose live tail loses events
     skip_live_events: NotNegative = 0.0  # share of those clients' live events that are lost
     duplicate_deliveries: LiveFault | None = None  # sent twice
-    jumble_deliveries: LiveFault | None = None  # with a payload that is not their hash's
-    reorder_deliveries: LiveFault | None = None  # after the one that follows
-    delay_deliveries: LiveFault | None = None  # `delay_ms` late, after whatever follows meanwhile
+    jumble_deliveries: LiveFault | None = None  # with a payload that does not match its hash
+    reorder_deliveries: LiveFault | None = None  # sent after the next event of the stream
+    delay_deliveries: LiveFault | None = None  # sent `delay_ms` late, after events that follow meanwhile
     malform_frames: LiveFault | None = None  # the whole frame is malformed
-    shrunk_budget_events: CountOrZero = 0  # replay budget in force instead of the configured; 0: none
+    shrunk_budget_events: CountOrZero = 0  # replay budget instead of the configured one; 0: not shrunk
     tokens_void_before: float = 0.0  # tokens issued before this unix time count as expired

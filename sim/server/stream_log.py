@@ -1,4 +1,4 @@
-"""The authority's log of one stream: append, idempotency, the retained window, and which cursors it can resume."""
+"""The authority's log of one stream: append, idempotency, the retained window, and the check of cursors."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from sim.protocols.payloads import payload_hash
 RETENTION_FLOOR_BREACH = "retention_floor_breach"
 REPLAY_BUDGET_EXCEEDED = "replay_budget_exceeded"
 SNAPSHOT_FORMAT = "openagents.sync.snapshot.v1"
-_COMPACT_AT = 1024  # dead entries at the front of a log that are tolerated before it is moved together
+_COMPACT_AT = 1024  # trimmed entries at the front of a log above which it may be compacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +28,19 @@ class Window:
 
 
 def effective_budget(replay_budget_events: int) -> int:
-    """The replay budget in force, in events: a budget of 0 still lets one event through, as the shipped code has it."""
+    """Return the effective replay budget in events: a budget of 0 still allows one event, as in the shipped code."""
     return max(replay_budget_events, 1)
 
 
 def replay_lag(after: int, window: Window) -> int:
-    """How many events a cursor is behind the head; 0 for a cursor at or above it."""
+    """Return how many events a cursor is behind the head; 0 for a cursor at or above it."""
     return max(window.head - after, 0)
 
 
 def stale_reasons(after: int, window: Window | None, replay_budget_events: int) -> tuple[str, ...]:
-    """Why a cursor cannot resume, in the contract's order; empty: it can.
+    """Return why a cursor cannot resume, in the contract's order; empty: it can.
 
-    A stream without a window (nothing was ever appended) and a cursor above the head resume.
+    A cursor can resume if its stream has no window (nothing was ever appended), or if it is above the head.
     """
     if window is None:
         return ()
@@ -53,7 +53,7 @@ def stale_reasons(after: int, window: Window | None, replay_budget_events: int) 
 
 
 class WrongNextSeqError(PeerError):
-    """A publisher expected another next sequence number than the log's."""
+    """A publisher's expected next sequence number is not the log's."""
 
     def __init__(self, expected: int, found: int) -> None:
         super().__init__(f"the log's next seq is {expected}, but the publisher expected {found}")
@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """An append's answer. A duplicate's `entry` is the first one; without payload and time when it was trimmed."""
+    """The result of an append. For a duplicate, `entry` is the first one, without payload and time if it was trimmed."""
 
     entry: Entry
     duplicate: bool
@@ -106,7 +106,7 @@ class StreamLog:
         keys: Mapping[str, tuple[int, str]],
         head: int,
     ) -> Self:
-        """A log as a durable store remembers it.
+        """Return a log restored from durable storage.
 
         `entries` are the retained ones, consecutive up to `head`; `keys` gives the (seq, hash) of every
         idempotency key, trimmed entries included. Raises ValueError when they contradict each other.
@@ -130,32 +130,32 @@ class StreamLog:
 
     @property
     def head(self) -> int:
-        """The last sequence number, 0 when nothing was ever appended."""
+        """The last sequence number; 0 if nothing was ever appended."""
         return len(self._hashes)
 
     @property
     def next_seq(self) -> int:
-        """The sequence number the next append gets."""
+        """The sequence number of the next append."""
         return self.head + 1
 
     @property
     def oldest(self) -> int:
-        """The first retained sequence number; `head + 1` when nothing is retained."""
+        """The first retained sequence number; `head + 1` if nothing is retained."""
         return self.head - self.retained + 1
 
     @property
     def retained(self) -> int:
-        """How many entries are retained."""
+        """Number of retained entries."""
         return len(self._entries) - self._start
 
     def window(self) -> Window | None:
-        """The retained window, None when nothing was ever appended."""
+        """Return the retained window; None if nothing was ever appended."""
         return Window(self.oldest, self.head) if self._hashes else None
 
     def append(self, key: str, payload: bytes, now: float, expected_next_seq: int | None = None) -> Appended:
-        """Append canonical JSON under an idempotency key, or find what that key appended before.
+        """Append canonical JSON under an idempotency key, or return what that key appended before.
 
-        Raises WrongNextSeqError for a new key with a wrong expectation; a known key answers whatever was expected.
+        Raises WrongNextSeqError for a new key if `expected_next_seq` is wrong; for a known key it is ignored.
         """
         known = self._seqs.get(key)
         if known is not None:
@@ -177,7 +177,7 @@ class StreamLog:
         return self._start + seq - self.oldest
 
     def trim(self, now: float) -> int:
-        """Drop from the front what the window or the retention no longer holds; how many went."""
+        """Drop the oldest entries, beyond the window or the retention time; returns their number."""
         past = max(self.retained - self._window_events, 0)
         horizon = now - self._retention_s
         while past < self.retained and self._entries[self._start + past].appended_at < horizon:
@@ -185,12 +185,12 @@ class StreamLog:
         return self._drop(past)
 
     def keep_newest(self, count: int) -> int:
-        """Drop all but the newest `count` entries (a fault, not retention); how many went."""
+        """Drop all but the newest `count` entries (a fault, not retention); returns the number of dropped entries."""
         return self._drop(max(self.retained - max(count, 0), 0))
 
     def _drop(self, count: int) -> int:
         self._start += count
-        # Moving the list only once half of it is dead makes a drop cost O(1) on average.
+        # Compact only when half of the list is trimmed, so that a drop costs O(1) on average.
         if self._start > _COMPACT_AT and self._start * 2 > len(self._entries):
             del self._entries[: self._start]
             self._start = 0
@@ -209,19 +209,19 @@ class StreamLog:
             self._digest, self._digested = hashlib.sha256(), 0
 
     def after(self, cursor: int, limit: int) -> list[Entry]:
-        """At most `limit` retained entries above `cursor`, in order; costs O(limit) wherever the cursor is."""
+        """Return at most `limit` retained entries above `cursor`, in order; costs O(limit) for any cursor."""
         begin = self._index(max(cursor + 1, self.oldest))
         return self._entries[begin : begin + max(limit, 0)]
 
     def digest(self) -> str:
-        """Hex SHA-256 over all payload hashes from seq 1 to the head, joined; equal digests mean equal histories."""
+        """Return the hex SHA-256 of all payload hashes from seq 1 to the head, joined; equal digests mean equal histories."""
         for declared in self._hashes[self._digested :]:
             self._digest.update(declared.encode())
         self._digested = self.head
         return self._digest.hexdigest()
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """What a stale client rebootstraps from; `taken_at` is in unix seconds."""
+        """Return the snapshot for stale clients; `taken_at` is in unix seconds."""
         head = self.head
         return {
             "format": SNAPSHOT_FORMAT,

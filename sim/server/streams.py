@@ -1,4 +1,4 @@
-"""The streams of one runtime: their logs, and the answers to cursors that these no longer cover."""
+"""The streams of one runtime: their logs, and the answers to stale cursors."""
 
 from sim.protocols.events import Position, Snapshot, Stale
 from sim.protocols.intents import Subscribe
@@ -9,7 +9,7 @@ from sim.server.stream_log import RETENTION_FLOOR_BREACH, StreamLog, Window, eff
 
 
 class Streams:
-    """All logs by topic, and the snapshots taken of them."""
+    """All logs by topic, and their snapshots."""
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self.logs: dict[str, StreamLog] = {}
@@ -17,18 +17,18 @@ class Streams:
         self._snapshots: dict[str, dict[str, object]] = {}
 
     def log(self, topic: str) -> StreamLog:
-        """The topic's log, made when it is first asked for."""
+        """Return the topic's log, which is created on first use."""
         if topic not in self.logs:
             self.logs[topic] = StreamLog(self._settings.window_events, topic_class(topic).retention_s)
         return self.logs[topic]
 
     def head(self, topic: str) -> int:
-        """The topic's last seq, 0 when it has none."""
+        """Return the topic's last seq; 0 without events."""
         log = self.logs.get(topic)
         return log.head if log else 0
 
     def refusal(self, intent: Subscribe, switches: Switches, now: float) -> tuple[Stale, ...]:
-        """Which positions of a subscribe cannot be resumed from; empty: all can."""
+        """Return a stale signal for each position of a subscribe that cannot be resumed; empty: all can."""
         stale = []
         for topic, position in intent.after.items():
             if position is not None and (log := self.logs.get(topic)) is not None:
@@ -38,7 +38,7 @@ class Streams:
         return tuple(stale)
 
     def fell_off(self, topic: str, position: int, switches: Switches, now: float) -> tuple[Stale, ...]:
-        """What a live subscriber gets when the window no longer holds its next event."""
+        """Return the stale signal for a live subscriber whose next event is no longer retained."""
         return (self._stale(topic, position, (RETENTION_FLOOR_BREACH,), switches, now),)
 
     def _budget(self, topic: str, switches: Switches) -> int:
@@ -59,7 +59,7 @@ class Streams:
         )
 
     def _snapshot(self, topic: str, switches: Switches, now: float) -> dict[str, object] | None:
-        """The topic's newest snapshot, taken again when it is due or no longer reaches the retained window."""
+        """Return the topic's newest snapshot. A new one is taken if it is due, or if the old one ends before the window."""
         every_s = topic_class(topic).snapshot_every_s
         if every_s is None:
             return None

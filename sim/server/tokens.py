@@ -1,7 +1,7 @@
 """Sync tokens: JWT HS256 minted by the control service and verified by the runtime, with time as an argument.
 
-PyJWT signs and checks signatures only; times, issuer, audience and revocation are judged here against
-`now`, as PyJWT would read the clock itself.
+PyJWT only signs and checks signatures. This module checks times, issuer, audience and revocation
+against `now`, because PyJWT would read the clock itself.
 """
 
 from collections.abc import Container
@@ -21,11 +21,11 @@ from sim.protocols.spacetime.streams import stream_id, topic_class
 ISSUER: Final = "stormgate.control"
 AUDIENCE: Final = "stormgate.runtime"
 CLAIMS_VERSION: Final = "openagents.sync.claims.v1"
-MAX_TOKEN_CHARS: Final = 8192  # longer ones are refused unread
-_REMEMBERED: Final = 16_384  # tokens whose signature was found good; about 1.5 KB each
+MAX_TOKEN_CHARS: Final = 8192  # longer tokens are refused without decoding
+_REMEMBERED: Final = 16_384  # cached tokens with a valid signature; about 1.5 KB each
 _ALGORITHM: Final = "HS256"
 
-# The scope each topic class needs. Ours: the contract says that there is one, not what it is called.
+# The scope that each topic class needs. Ours: the contract requires a scope, but does not name it.
 SCOPES: Final[dict[str, str]] = {
     "run_events": "runtime.run_events",
     "run_summaries": "runtime.run_events",
@@ -39,7 +39,7 @@ SCOPES: Final[dict[str, str]] = {
 
 
 class _AnyLengthHmac(HMACAlgorithm):
-    """HMAC without PyJWT's warning about short keys: a drill's key guards nothing but a mock."""
+    """HMAC without PyJWT's warning about short keys: a drill's key protects only a mock."""
 
     def check_key_length(self, key: bytes) -> None:
         """Accept any length."""
@@ -50,13 +50,13 @@ _jws.register_algorithm(_ALGORITHM, _AnyLengthHmac(HMACAlgorithm.SHA256))
 
 
 def required_scope(topic: str) -> str:
-    """The scope a token must hold to read a topic: one a family of topic classes, named in `SCOPES`."""
+    """Return the scope that a token needs to read a topic: one per family of topic classes, named in `SCOPES`."""
     return SCOPES[topic_class(topic).name]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A signing key and the id its tokens carry as `kid`; the secret shows in no repr."""
+    """A signing key, and the id that its tokens have as `kid`; the repr omits the secret."""
 
     kid: str
     secret: bytes = field(repr=False)
@@ -64,19 +64,19 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The key that signs, and older ones whose tokens still verify."""
+    """The key that signs, and older keys whose tokens still verify."""
 
     primary: Key
     fallbacks: tuple[Key, ...] = ()
 
     def rotated(self, new: Key) -> "Keyring":
-        """A keyring that signs with `new` and still verifies what this one verified."""
+        """Return a keyring that signs with `new` and still verifies all tokens that this one verifies."""
         return Keyring(new, (self.primary, *self.fallbacks))
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token says; times are unix seconds. Empty `topics` and `streams` mean that the scopes alone decide."""
+    """The content of a token; times are unix seconds. Empty `topics` and `streams` mean that the scopes alone decide."""
 
     issuer: str
     audience: str
@@ -121,7 +121,7 @@ _decoder = msgspec.json.Decoder(_WireClaims)
 
 
 class TokenRefusedError(PeerError):
-    """The runtime does not accept a token; `code` is the contract's, and no message quotes the token.
+    """The runtime refuses a token; `code` is the contract's, and no message contains the token.
 
     Codes: unauthorized (no token), invalid_token (signature, issuer, audience, malformed, a missing
     claim), token_expired, token_not_yet_valid, token_too_old, token_revoked.
@@ -133,7 +133,7 @@ class TokenRefusedError(PeerError):
 
 
 def mint(claims: Claims, key: Key) -> str:
-    """The signed token of these claims."""
+    """Return the signed token of these claims."""
     wire = {name: getattr(claims, own) for name, own in zip(_WIRE_NAMES, _CLAIM_NAMES, strict=True)}
     return _jws.encode(msgspec.json.encode(wire), key.secret, _ALGORITHM, {"kid": key.kid})
 
@@ -149,10 +149,10 @@ def verify(
     void_before: float = 0.0,
     defects: Container[str] = (),
 ) -> Claims:
-    """The claims of a token that is good at `now` (unix seconds). Raises TokenRefusedError.
+    """Return the claims of a token that is valid at `now` (unix seconds). Raises TokenRefusedError.
 
-    `exp` and `nbf` are judged with `leeway_s`, the age since `iat` without. Tokens issued before
-    `void_before` count as expired. Of the defects, `accept_expired_token` lets every kind of outdated token pass.
+    `leeway_s` applies to `exp` and `nbf`, not to the age since `iat`. Tokens issued before `void_before`
+    count as expired. Of the defects, `accept_expired_token` accepts every kind of outdated token.
     """
     if not token:
         raise TokenRefusedError("unauthorized", "no token was given")
@@ -169,12 +169,12 @@ def verify(
 
 @lru_cache(maxsize=_REMEMBERED)
 def _vouched(token: str, keyring: Keyring) -> Claims:
-    """The claims of a token that a key vouches for, whatever their age: worked out once for who comes back with it."""
+    """Return the claims of a token with a valid signature, at any age. Cached, as clients reconnect with the same token."""
     return _read(_signed_payload(token, keyring))
 
 
 def unverified(token: str) -> Claims:
-    """The claims of a token, without a check of its signature. Raises TokenRefusedError for a malformed one."""
+    """Return the claims of a token without checking its signature. Raises TokenRefusedError for a malformed one."""
     try:
         payload: bytes = _jws.decode_complete(token, options={"verify_signature": False})["payload"]
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -183,7 +183,7 @@ def unverified(token: str) -> Claims:
 
 
 def _signed_payload(token: str, keyring: Keyring) -> bytes:
-    """The payload, once one key has vouched for it: the primary first, then the fallbacks."""
+    """Return the payload if a key verifies its signature: the primary key is tried first, then the fallbacks."""
     if len(token) > MAX_TOKEN_CHARS:
         raise TokenRefusedError("invalid_token", f"the token is longer than {MAX_TOKEN_CHARS} characters")
     for key in (keyring.primary, *keyring.fallbacks):
@@ -224,9 +224,9 @@ def _check_outdated(claims: Claims, now: float, leeway_s: float, max_age_s: floa
 
 
 def may_read(claims: Claims, topic: str) -> bool:
-    """Whether claims let a client read a topic: its scope is held and, with explicit grants, its log is among them.
+    """Whether claims allow reading a topic: they have its scope and, if grants are explicit, they grant its log.
 
-    A stream grant covers every topic whose stream id it is.
+    A granted stream covers every topic with that stream id.
     """
     if required_scope(topic) not in claims.scopes:
         return False
@@ -236,5 +236,5 @@ def may_read(claims: Claims, topic: str) -> bool:
 
 
 def device_id(client: int) -> str:
-    """The device that a drill's client says it is, which is what a runtime knows it by."""
+    """Return the device id of a drill's client, by which the runtime identifies it."""
     return f"client-{client}"

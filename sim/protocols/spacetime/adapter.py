@@ -1,4 +1,4 @@
-"""The client's side of the sync channel: one WebSocket, intents to frames, frames to events."""
+"""Client side of the sync channel: one WebSocket; converts intents to frames, and frames to events."""
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
@@ -86,7 +86,7 @@ class SpacetimeConnection:
         self._url = url
         self._actions: list[Action] = []
         self._is_open = False
-        self._asked: dict[str, type[Join | Subscribe | Beat]] = {}  # by reference: requests that are not answered yet
+        self._asked: dict[str, type[Join | Subscribe | Beat]] = {}  # by reference: unanswered requests
 
     def actions(self) -> list[Action]:
         """See `Connection`."""
@@ -94,7 +94,7 @@ class SpacetimeConnection:
         return out
 
     def connect(self, token: str) -> None:
-        """See `Connection`. The token stands in the URL."""
+        """See `Connection`. The token is part of the URL."""
         self._actions.append(Open(_SOCKET, Transport.WEBSOCKET, f"{self._url}?token={quote(token)}&vsn=2.0.0"))
 
     def send(self, intent: Intent) -> None:
@@ -120,7 +120,7 @@ class SpacetimeConnection:
         return self.read(frame)
 
     def read(self, frame: ServerFrame) -> Message:
-        """What a frame says."""
+        """Convert a frame to events."""
         if isinstance(frame, frames.UpdateBatch):
             return _delivery(frame)
         if isinstance(frame, frames.Envelope):
@@ -156,7 +156,7 @@ class SpacetimeConnection:
 
 
 def frame_of(intent: Intent) -> ClientFrame:
-    """The frame that carries an intent. Raises `TypeError` for one that the sync channel does not have."""
+    """Convert an intent to a frame. Raises `TypeError` for one that the sync channel does not have."""
     if isinstance(intent, Beat):
         return frames.SyncBeat(intent.ref, intent.payload) if intent.on_channel else frames.TransportBeat(intent.ref)
     if isinstance(intent, Join):
@@ -203,14 +203,14 @@ def _problem(body: Body) -> Message:
 
 
 def _refused(ref: str, body: Body) -> Refused:
-    if body.code == codes.SLOW_CONSUMER:  # only who is evicted has to leave
+    if body.code == codes.SLOW_CONSUMER:  # only an evicted client must disconnect
         hint = retry_after(body.reconnect_after_ms) if body.action == "disconnect" else INFORMED
         return Refused(ref, body.code, next=hint, message=body.message)
     return codes.refused(ref, body.code, body.message, body.forbidden_topics, body.retry_after_ms)
 
 
 def _stale(body: Body, ref: str) -> Message:
-    """One event for each stale topic; without topics one that names none."""
+    """Return one event for each stale topic; without topics, one event for all."""
     reasons = "+".join(body.reason_codes)
     if not body.stale_topics:
         return (Stale(None, reasons=(reasons,), ref=ref),)
@@ -238,7 +238,7 @@ def _snapshot_position(content: dict[str, object]) -> Position | None:
 
 
 def _refusal_code(status: int, body: bytes) -> str:
-    """Why an upgrade was refused: the runtime's own code where its body names one, else from the status."""
+    """Return why an upgrade was refused: the code in the runtime's answer or, without one, by its status."""
     try:
         code = _ERROR_CODE.decode(body)["error"]["code"]
         if isinstance(code, str) and code:

@@ -1,7 +1,6 @@
-"""Phoenix Channels V2 on the wire: `[join_ref, ref, topic, event, payload]` as JSON text, to and from typed frames.
+"""Codec of Phoenix Channels V2: `[join_ref, ref, topic, event, payload]` as JSON text, to and from typed frames.
 
-Any input either decodes to a frame or raises
-`MalformedFrameError`. Fields the contract does not know are ignored, so that servers may add some.
+Any input either decodes to a frame or raises `MalformedFrameError`. Unknown fields are ignored, so that servers may add some.
 """
 
 import base64
@@ -88,7 +87,7 @@ _INPUT_ERRORS = (msgspec.DecodeError, RecursionError, ValueError)
 
 
 def decode_server(text: str | bytes) -> ServerFrame:
-    """What a server sent; raises `MalformedFrameError`."""
+    """Decode a server's frame; raises `MalformedFrameError`."""
     try:
         _, ref, _, event, payload = _ARRAY.decode(text)
         if event == "sync:update_batch":
@@ -114,7 +113,7 @@ def _decode_push(event: str, ref: str | None, payload: msgspec.Raw) -> ServerFra
 
 
 def _reply_body(reply: _ReplyPayload) -> Body:
-    """Replies to events that are not ours to understand may hold anything; only an error's must be readable."""
+    """Decode a reply's response. A response that is not understood is empty for `ok`; any other status raises."""
     try:
         return _BODY.decode(reply.response)
     except msgspec.DecodeError:
@@ -137,7 +136,7 @@ def _open_envelope(envelope: _Envelope) -> Update:
 
 
 def decode_client(text: str | bytes) -> ClientFrame:
-    """What a client sent; raises `MalformedFrameError`."""
+    """Decode a client's frame; raises `MalformedFrameError`."""
     try:
         join_ref, ref, topic, event, payload = _ARRAY.decode(text)
         if topic == TRANSPORT_CHANNEL and event == "heartbeat":
@@ -150,7 +149,7 @@ def decode_client(text: str | bytes) -> ClientFrame:
 
 
 def decode_message(data: bytes, is_text: bool, max_bytes: int) -> ClientFrame:
-    """What a client sent in one message, as a WebSocket server reads it; raises `MalformedFrameError`, `BrokenMessageError`."""
+    """Decode a client's WebSocket message, as a server reads it; raises `MalformedFrameError`, `BrokenMessageError`."""
     if len(data) > max_bytes:
         raise BrokenMessageError(_TOO_LONG)
     try:
@@ -175,13 +174,13 @@ def _decode_request(join_ref: str | None, ref: str, event: str, payload: msgspec
 
 
 def _object(payload: msgspec.Raw) -> msgspec.Raw:
-    """A payload that may hold anything, but must be an object."""
+    """Return a payload, which must be an object with any content."""
     _OBJECT.decode(payload)
     return msgspec.Raw(bytes(payload))
 
 
 def _decode_subscribe(ref: str, payload: msgspec.Raw) -> Subscribe:
-    """A client that subscribes waits for a reply, so the runtime has to answer what is wrong with the payload."""
+    """Decode a subscribe. A malformed one is marked and not raised, because its client waits for a reply."""
     try:
         wanted = _SUBSCRIBE.decode(payload)
     except msgspec.DecodeError:
@@ -196,7 +195,7 @@ def _decode_subscribe(ref: str, payload: msgspec.Raw) -> Subscribe:
 
 
 def encode_client(frame: ClientFrame) -> str:
-    """A client's frame as wire text."""
+    """Encode a client's frame as wire text."""
     if isinstance(frame, TransportBeat):
         return _text(None, frame.ref, TRANSPORT_CHANNEL, "heartbeat", {})
     if isinstance(frame, Join):
@@ -216,7 +215,7 @@ def encode_client(frame: ClientFrame) -> str:
 
 
 def encode_server(frame: ServerFrame, join_ref: str) -> str:
-    """A server's frame as wire text, addressed to the channel joined as `join_ref`."""
+    """Encode a server's frame as wire text, addressed to the channel joined as `join_ref`."""
     if isinstance(frame, Reply):
         payload = {"status": "ok" if frame.ok else "error", "response": frame.body}
         addressee = None if frame.channel == TRANSPORT_CHANNEL else frame.join_ref or join_ref
@@ -228,7 +227,7 @@ def encode_server(frame: ServerFrame, join_ref: str) -> str:
 
 
 def push_parts(frame: ServerFrame) -> tuple[str, bytes]:
-    """A push's event name and its payload's JSON: the part that every subscriber gets alike, worth making once."""
+    """Return a push's event name and its payload as JSON: the same for all subscribers, so it is encoded once."""
     if isinstance(frame, UpdateBatch):
         return "sync:update_batch", _ENCODER.encode(frame)
     if isinstance(frame, HeartbeatPush):
@@ -243,7 +242,7 @@ def push_parts(frame: ServerFrame) -> tuple[str, bytes]:
 
 
 def wrap_push(join_ref: str, event: str, payload: bytes) -> str:
-    """The wire text of a push whose payload is already JSON."""
+    """Return the wire text of a push whose payload is already JSON."""
     return f'[{_quote(join_ref)},null,"{CHANNEL}","{event}",{payload.decode()}]'
 
 

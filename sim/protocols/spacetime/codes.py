@@ -1,4 +1,4 @@
-"""Codes and error texts of the sync service, and what each means for a client."""
+"""Codes and error texts of the sync service, and how a client reacts to each."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ from sim.protocols.events import (
 RATE_LIMITED, REAUTH_REQUIRED, SLOW_CONSUMER, STALE_CURSOR = "rate_limited", "reauth_required", "slow_consumer", "stale_cursor"
 MALFORMED_FRAME = Malformed("malformed_frame")
 
-# The first match wins: the service's own codes stand before the words of HTTP and of operating systems.
+# The first match wins: the service's own codes come before the words of HTTP and of operating systems.
 _MARKS: tuple[tuple[DisconnectReason, tuple[str, ...]], ...] = (
     (DisconnectReason.TOKEN_REFRESH_DUE, ("token_refresh_due",)),
     (DisconnectReason.STALE_CURSOR, (STALE_CURSOR,)),
@@ -34,7 +34,7 @@ _MARKS: tuple[tuple[DisconnectReason, tuple[str, ...]], ...] = (
 
 
 def classify(error_text: str) -> DisconnectReason:
-    """The reason that an error text stands for, as the shipped client has it; case does not matter."""
+    """Return the disconnect reason of an error text, as the shipped client classifies it; ignores case."""
     text = error_text.lower()
     for reason, marks in _MARKS:
         if any(mark in text for mark in marks):
@@ -43,7 +43,7 @@ def classify(error_text: str) -> DisconnectReason:
 
 
 def connect_refused(code: str) -> Refused:
-    """A connect that failed. A refused token has to be replaced; everything else is the network's fault."""
+    """Return the refusal of a failed connect. `NETWORK_CODES` are network errors; any other code requires a new token."""
     if code in NETWORK_CODES:
         return Refused("", code, DisconnectReason.NETWORK, RETRY, is_open=False)
     reason = DisconnectReason.UNAUTHORIZED if code == "unauthorized" else DisconnectReason.FORBIDDEN
@@ -51,20 +51,20 @@ def connect_refused(code: str) -> Refused:
 
 
 def refused(ref: str, code: str, message: str = "", streams: tuple[str, ...] = (), wait_ms: float | None = None) -> Refused:
-    """A join or a subscribe that was refused with a code; `wait_ms` is the server's hint."""
+    """Return the refusal of a join or a subscribe, by its code; `wait_ms` is the server's hint."""
     reason = DisconnectReason.UNAUTHORIZED if code == REAUTH_REQUIRED else classify(code)
     return Refused(ref, code, reason, _next(reason, None if code == REAUTH_REQUIRED else wait_ms), True, message, streams)
 
 
 def reauth_required(message: str = "") -> Problem:
-    """The session was revoked, or its token is no longer good."""
+    """Return the problem of a revoked session or a token that is no longer valid."""
     return Problem(REAUTH_REQUIRED, DisconnectReason.UNAUTHORIZED, Next(Step.MINT), message)
 
 
 def slow_consumer(
     is_evicted: bool, wait_ms: float | None, message: str = "", details: Mapping[str, object] | None = None
 ) -> Problem:
-    """The client does not read fast enough; it has to leave if it is evicted."""
+    """Return the problem of a client that reads too slowly; an evicted client must disconnect."""
     return Problem(SLOW_CONSUMER, next=retry_after(wait_ms) if is_evicted else INFORMED, message=message, details=details or {})
 
 

@@ -1,4 +1,4 @@
-"""The typed frames of the sync channel. Field names are the wire's; `sim.protocols.spacetime.codec` has their JSON."""
+"""The typed frames of the sync channel. Fields are named as on the wire; `sim.protocols.spacetime.codec` has the JSON."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from sim.protocols.intents import EMPTY_OBJECT, Compatibility
 
 CHANNEL = "sync:v1"
 TRANSPORT_CHANNEL = "phoenix"
-JOIN_REF = "1"  # our clients join once a connection, with this reference
+JOIN_REF = "1"  # our clients join once per connection, with this reference
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -44,7 +44,7 @@ class Join(msgspec.Struct, frozen=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """`sync:subscribe`; a topic left out of `resume_after` starts without a cursor. `bad_cursor`: that or all is malformed."""
+    """`sync:subscribe`; a topic left out of `resume_after` starts without a cursor. `bad_cursor`: it, or all, is malformed."""
 
     ref: str
     topics: tuple[str, ...]
@@ -61,7 +61,7 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 
 
 class SyncBeat(msgspec.Struct, frozen=True):
-    """The client's `sync:heartbeat`. What else it carries means nothing, and a runtime does nothing with it."""
+    """The client's `sync:heartbeat`. Its other content has no meaning; a runtime ignores it."""
 
     ref: str
     payload: msgspec.Raw = EMPTY_OBJECT
@@ -80,7 +80,7 @@ class Leave(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Any other event: nothing the socket may do, so a runtime refuses it."""
+    """Any other event; the socket does not allow it, so a runtime refuses it."""
 
     ref: str
     event: str
@@ -106,7 +106,7 @@ class StaleTopic(msgspec.Struct, frozen=True):
 
 
 class SnapshotTopic(msgspec.Struct, frozen=True):
-    """Where one topic's snapshot stands; `snapshot` is empty for a topic that has none."""
+    """The position of one topic's snapshot; `snapshot` is empty for a topic without one."""
 
     topic: str
     head_watermark: Seq = 0
@@ -114,7 +114,7 @@ class SnapshotTopic(msgspec.Struct, frozen=True):
 
 
 class SnapshotPlan(msgspec.Struct, frozen=True):
-    """What a client with a stale cursor starts from."""
+    """The snapshots from which a client with a stale cursor starts."""
 
     topics: tuple[SnapshotTopic, ...] = ()
     format: str = "openagents.sync.snapshot.v1"
@@ -142,7 +142,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """`phx_reply` to the request `ref`. An empty `join_ref` is that of the channel as it is joined now."""
+    """`phx_reply` to the request `ref`. An empty `join_ref` stands for the joined channel."""
 
     ref: str
     ok: bool
@@ -184,11 +184,11 @@ class ChannelClosed(msgspec.Struct, frozen=True):
 
 
 class Malformed(msgspec.Struct, frozen=True):
-    """A frame that a runtime breaks under a fault, so that no client can read it."""
+    """A frame that a fault made unreadable for all clients."""
 
 
 class Other(msgspec.Struct, frozen=True):
-    """A push the contract does not know; clients ignore it."""
+    """A push that the contract does not define; clients ignore it."""
 
     event: str
 

@@ -1,5 +1,5 @@
-"""The service's own metrics: what its metrics endpoint serves in each profile, what its control service counts,
-what only its own monitoring may know, and what they mean."""
+"""Names of the service's metrics: those of its metrics endpoint by profile, the counters of its control service,
+those that only its own monitoring has, and what misleading names mean."""
 
 _MIRROR = ("published_total", "duplicate_suppressed_total", "failed_total", "duplicate_suppression_rate_pct")
 _DELIVERY = (
@@ -10,7 +10,7 @@ _AUTH = (
     *("unauthorized_total", "forbidden_total", "invalid_token_total", "token_expired_total"),
     *("token_not_yet_valid_total", "token_revoked_total"),
 )
-# Metrics by profile; the pinned one is what older runtimes have, and lacks most.
+# Metrics by profile; older runtimes have the pinned profile, which lacks most metrics.
 PROFILES: dict[str, tuple[str, ...]] = {
     "full": (
         *(f"mirror.{name}" for name in _MIRROR),
@@ -24,7 +24,7 @@ STATUS_COUNTERS = (
     *("sync.token.issued", "sync.token.issue.failed", "sync.token.issue.policy_denied"),
     *("sync.token.issue.auth_failed", "sync.token.issue.policy_eval_failed"),
 )
-# Metrics [ours] of the operators' alert list that no endpoint serves: a Prometheus may have them, and nothing else.
+# Metrics [ours] of the operators' alert list that no endpoint serves; only a Prometheus may have them.
 MONITORED = {
     "sockets.connects_total": "WebSocket upgrades that were asked for, refused ones included",
     "sockets.reconnects_total": "those of clients that had been connected before",
@@ -33,9 +33,9 @@ MONITORED = {
     "replay.errors_total": "replays that ended in an error",
     "replay.divergences_total": "replays that were found to differ from the authority's log",
 }
-# Every name that some source of metrics knows; any other name is a mistake.
+# All names that any source of metrics has; any other name is a mistake.
 KNOWN = (*dict.fromkeys((*PROFILES["full"], *PROFILES["pinned"], *STATUS_COUNTERS, *MONITORED)),)
-# Metrics whose names promise something else than they are.
+# What metrics with misleading names measure.
 MEANINGS = {
     "delivery.max_replay_lag": "the depth of the fullest retained window, not a client's lag",
     "delivery.dropped_messages_total": "entries trimmed from full windows, as on any busy stream; no lost deliveries",

@@ -1,4 +1,4 @@
-"""What negative clients of the sync channel send: commands over a socket that only delivers, and what is no frame."""
+"""Messages of negative clients: commands over the sync channel, which only delivers, and malformed frames."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from sim.protocols.spacetime.frames import CHANNEL, TRANSPORT_CHANNEL, Request
 from sim.protocols.spacetime.streams import run_events
 
 OTHER_USER = "stormgate-stranger"
-_DEPTH = 5_000  # beyond what recursive readers survive by luck
+_DEPTH = 5_000  # deep enough to overflow any recursive parser
 
 
 def malformed(topic: str, ref: str, max_bytes: int) -> dict[str, Raw]:
@@ -23,7 +23,7 @@ def malformed(topic: str, ref: str, max_bytes: int) -> dict[str, Raw]:
     def subscribe(payload: object) -> Raw:
         return frame("1", ref, CHANNEL, "sync:subscribe", payload)
 
-    nothing: dict[str, list[str]] = {"topics": []}  # an unsubscribe that would do no harm
+    nothing: dict[str, list[str]] = {"topics": []}  # a harmless unsubscribe
     long = frame("1", ref, CHANNEL, "sync:unsubscribe", {"topics": "x" * max_bytes})
     deep = b"[" * _DEPTH + b"]" * _DEPTH
     return {

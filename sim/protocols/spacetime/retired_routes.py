@@ -1,4 +1,4 @@
-"""Retired routes of the runtime, which must answer 404: an old client that finds one would trust its answer."""
+"""Retired routes of the runtime. They must answer 404, because an old client would trust any other answer."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The server's side of the sync channel: frames to intents, events to frames. Who serves it is `sim.server`."""
+"""Server side of the sync channel: converts frames to intents, and events to frames. The server itself is `sim.server`."""
 
 from typing import Any
 
@@ -40,17 +40,17 @@ _STALE = "a replay no longer covers the cursor; take the snapshot and subscribe 
 
 
 def read(data: bytes, is_text: bool, max_bytes: int) -> Intent:
-    """What a client wants with one WebSocket message; raises `MalformedFrameError`, `BrokenMessageError`."""
+    """Decode a client's WebSocket message as an intent; raises `MalformedFrameError`, `BrokenMessageError`."""
     return intent_of(decode_message(data, is_text, max_bytes))
 
 
 def write(message: Message, join_ref: str) -> str:
-    """The wire text of a message, addressed to the channel joined as `join_ref`."""
+    """Encode a message as wire text, addressed to the channel joined as `join_ref`."""
     return encode_server(frame_of(message), join_ref)
 
 
 def intent_of(frame: ClientFrame) -> Intent:
-    """What a client's frame wants."""
+    """Convert a client's frame to an intent."""
     if isinstance(frame, frames.TransportBeat):
         return Beat(frame.ref)
     if isinstance(frame, frames.SyncBeat):
@@ -68,7 +68,7 @@ def intent_of(frame: ClientFrame) -> Intent:
 
 
 def frame_of(message: Message) -> ServerFrame:
-    """The frame that says a message. A batch stands first in its message, and so does a stale stream."""
+    """Convert a message to a frame. A batch or a stale stream comes first in its message."""
     first = message[0]
     if isinstance(first, Batch):
         return _delivery(first, message)

@@ -1,7 +1,7 @@
-"""Reading what the services report of themselves: the one place that decides whether a body is usable.
+"""Reader of the metrics and status that the services report. Only this module decides whether a body is usable.
 
-Bodies come from elsewhere and may be anything. What is not served is absent, never zero; text that looks like a
-number is ignored; and one impossible number makes the whole body unusable.
+A body may have any content. A metric that the service does not expose is missing, not zero. Text that looks like a
+number is ignored. One impossible number makes the whole body unusable.
 """
 
 import json
@@ -18,7 +18,7 @@ MAX_METRICS = 200
 ServedProfile = Literal["full", "pinned", ""]
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,120}")
 _WORD = re.compile(r"[!-~]{1,128}")
-_DEEPEST = 8  # tables within tables that are looked into; the contract has two
+_DEEPEST = 8  # levels of nested tables that are read; the contract has two
 _TABLES = ("mirror", "delivery", "auth_failures")
 _FULL_ONLY = frozenset(PROFILES["full"]) - frozenset(PROFILES["pinned"])
 _PINNED_ONLY = frozenset(PROFILES["pinned"]) - frozenset(PROFILES["full"])
@@ -26,18 +26,18 @@ _PINNED_ONLY = frozenset(PROFILES["pinned"]) - frozenset(PROFILES["full"])
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one body says. `outcome` is `ok`, or no_json, not_metrics, not_status, no_metrics or bad_numbers."""
+    """The content of one body. `outcome` is `ok`, or no_json, not_metrics, not_status, no_metrics or bad_numbers."""
 
     outcome: str
-    figures: dict[str, float] = field(default_factory=dict)  # finite ones, by their place, such as `delivery.served_messages`
-    profile: ServedProfile = ""  # of the metrics endpoint, by what it has and not by what anybody says of it
-    generated_at: str = ""  # as it stands there
+    figures: dict[str, float] = field(default_factory=dict)  # finite numbers by path, such as `delivery.served_messages`
+    profile: ServedProfile = ""  # of the metrics endpoint, by the metrics that the body has
+    generated_at: str = ""  # as in the body
     revision: str = ""
     notes: tuple[str, ...] = ()
 
 
 def read_metrics(body: bytes) -> Reading:
-    """An answer of the metrics endpoint."""
+    """Read an answer of the metrics endpoint."""
     try:
         data = decoded(body)
     except ValueError:
@@ -52,7 +52,7 @@ def read_metrics(body: bytes) -> Reading:
 
 
 def read_status(body: bytes) -> Reading:
-    """An answer of the control service's `/api/status`: its counters by the contract's names."""
+    """Read an answer of the control service's `/api/status`: its counters by the contract's names."""
     try:
         answer = decoded(body)
     except ValueError:
@@ -70,7 +70,7 @@ def read_status(body: bytes) -> Reading:
 
 
 def revision_of(body: bytes) -> str:
-    """The revision that a service gives on its health route; empty where it gives none, or no word."""
+    """Return the revision in the answer of a service's health route; empty if it is missing or not a word."""
     try:
         data = decoded(body)
     except ValueError:
@@ -79,12 +79,12 @@ def revision_of(body: bytes) -> str:
 
 
 def word(value: object) -> str:
-    """`value` if it is one printable word, such as a revision's name; else nothing."""
+    """Return `value` if it is one printable word, such as a revision's name; otherwise an empty text."""
     return value if isinstance(value, str) and _WORD.fullmatch(value) else ""
 
 
 def decoded(body: bytes) -> Any:
-    """The body as JSON, with the NaN and the infinities that some servers write. Raises `ValueError` for anything else."""
+    """Decode JSON, including the NaN and infinities that some servers write. Raises `ValueError` for anything else."""
     try:
         return json.loads(body)
     except RecursionError:
@@ -92,26 +92,26 @@ def decoded(body: bytes) -> Any:
 
 
 def _numbers(data: Any, path: str, depth: int = 0) -> Iterator[tuple[str, float]]:
-    """All numbers by their place, impossible ones included."""
+    """Yield all numbers with their path, including impossible ones."""
     if isinstance(data, dict):
         for name, value in data.items() if depth < _DEEPEST else ():
             yield from _numbers(value, f"{path}.{name}" if path else str(name), depth + 1)
     elif isinstance(data, int | float) and not isinstance(data, bool) and _NAME.fullmatch(path):
         try:
             yield path, float(data)
-        except OverflowError:  # an integer beyond all floats
+        except OverflowError:  # an integer too large for a float
             yield path, math.inf
 
 
 def _believed(numbers: dict[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
-    """What may be kept, the promised ones first, and what is wrong with the rest."""
+    """Return at most `MAX_METRICS` valid numbers, the contract's metrics first, and the errors of invalid ones."""
     wrong = {name: why for name, value in numbers.items() if (why := what_is_wrong(name, value))}
     kept = sorted((name for name in numbers if name not in wrong), key=lambda name: not is_promised(name))
     return {name: numbers[name] for name in kept[:MAX_METRICS]}, tuple(f"{name} is {why}" for name, why in wrong.items())
 
 
 def what_is_wrong(name: str, value: float) -> str:
-    """Why a metric cannot have this value; empty where it can. No promised metric is ever below zero."""
+    """Return why a metric cannot have this value; empty if it can. Counters and the contract's metrics are never negative."""
     if not math.isfinite(value):
         return "not a finite number"
     return f"{value:g}, which it cannot be" if value < 0 and (is_counter(name) or is_promised(name)) else ""

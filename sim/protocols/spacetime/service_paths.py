@@ -1,4 +1,4 @@
-"""HTTP and WebSocket paths of the sync service and its control service: what requests ask for and the mock serves."""
+"""HTTP and WebSocket paths of the sync service and its control service, for requests and for the mock."""
 
 TOKEN_PATH = "/api/spacetime/token"
 STATUS_PATH = "/api/status"
@@ -9,4 +9,4 @@ RUNS_PATH = "/internal/v1/runs"
 EVENTS_PATH = RUNS_PATH + "/{run_id}/events"
 REVOKE_PATH = "/internal/v1/sync/sessions/revoke"
 METRICS_PATH = "/internal/v1/spacetime/sync/metrics"
-MOCK_PATH = "/_mock/{name}"  # of stormgate's own mock alone
+MOCK_PATH = "/_mock/{name}"  # of stormgate's own mock only

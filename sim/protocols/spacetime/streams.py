@@ -1,4 +1,4 @@
-"""Names and limits of streams: which topic and which stream id name one log, and what its class allows."""
+"""Names and limits of streams: the topic and the stream id of each log, and the limits of its class."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ _PATTERNS = (
 
 @dataclass(frozen=True, slots=True)
 class TopicClass:
-    """What the sync service grants every topic of one class; all values are the service's own defaults."""
+    """Limits of every topic of one class; all values are the sync service's own defaults."""
 
     name: str
     qos: str  # hot, warm or cold
@@ -35,7 +35,7 @@ def run_events(run_id: str) -> str:
 
 
 def stream_id(topic: str) -> str:
-    """The stream id of a topic. Total: an unknown form becomes `runtime.topic.` with its colons as dots."""
+    """Return the stream id of a topic. A topic of unknown form becomes `runtime.topic.` and the topic with dots for colons."""
     if topic == CODEX_WORKER_EVENTS:
         return _CODEX_WORKER_STREAM
     for prefix, suffix, stream_prefix, stream_suffix, _ in _PATTERNS:
@@ -46,9 +46,9 @@ def stream_id(topic: str) -> str:
 
 
 def topic_of(stream_id: str) -> str | None:
-    """The topic a stream id names, or None when it names none (an unknown form, or an empty id).
+    """Return the topic of a stream id; None for an unknown form or an empty id.
 
-    Not the inverse of `stream_id` for every topic: below `runtime.topic.` dots come back as colons,
+    Not the inverse of `stream_id` for every topic: after `runtime.topic.`, dots become colons,
     so `runtime.topic.runtime.run_summaries` gives `runtime:run_summaries`. The shipped client does so too.
     """
     if stream_id == _CODEX_WORKER_STREAM:
@@ -62,7 +62,7 @@ def topic_of(stream_id: str) -> str | None:
 
 
 def _between(text: str, prefix: str, suffix: str) -> str | None:
-    """What stands between prefix and suffix, possibly nothing; None when the text has another form."""
+    """Return the text between prefix and suffix, which may be empty; None if the text has another form."""
     if not text.startswith(prefix):
         return None
     rest = text[len(prefix) :]  # the suffix must stand in the rest: "run:events" is no run without an id
@@ -97,12 +97,12 @@ _SINGLES = {
     CODEX_WORKER_EVENTS: TopicClass("codex_worker_events", "hot", 3_000, _DAY_S, 240, 128 * _KIB, None),
     "runtime.notifications": _cold("notifications"),
 }
-SINGLE_TOPICS = tuple(_SINGLES)  # topics that are one log each, without an id in their name
+SINGLE_TOPICS = tuple(_SINGLES)  # topics with a single log, without an id in their name
 
 
 @lru_cache(maxsize=65_536)
 def topic_class(topic: str) -> TopicClass:
-    """The class of a topic; `FALLBACK` for a form that the sync service does not know, an empty id included."""
+    """Return the class of a topic; `FALLBACK` for a form that the sync service does not know, or an empty id."""
     single = _SINGLES.get(topic)
     if single is not None:
         return single
