@@ -6,11 +6,11 @@ from collections.abc import Callable
 from sim.drill.fault_lifecycle import Steps
 from sim.drill.waiting import Signals
 
-_SLICE_S = 0.5  # simulated time between two looks at the signals
+_SLICE_S = 0.5  # simulated time between two checks of the signals
 
 
 class KernelDriver:
-    """`advance` simulates until a moment."""
+    """Driver of a run's phases. `advance` simulates until a moment, in seconds."""
 
     def __init__(self, now: Callable[[], float], advance: Callable[[float], None]) -> None:
         self._now = now
@@ -18,7 +18,7 @@ class KernelDriver:
         self.signals = Signals()
 
     def drive(self, steps: Steps) -> None:
-        """Resume the phases until they end; raises what they raise."""
+        """Resume the phases until they end. Their exceptions pass through."""
         with contextlib.suppress(StopIteration):
             wait = next(steps)
             while True:

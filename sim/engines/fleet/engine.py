@@ -1,7 +1,7 @@
-"""The fleet engine: the storm alone, as compiled code over arrays, for fleets of millions in seconds.
+"""The fleet engine: only the reconnect storm, as compiled code over arrays. It simulates millions of clients in seconds.
 
-It takes the virtual engine's `SystemModel` and comes to the same moments by the same draws, but simulates no frame of the live
-tail and delivers no event: it measures recovery, and proves no law. Its evidence is a `Tally`.
+It uses the virtual engine's `SystemModel` and gets the same moments from the same random draws. It simulates no frame of the
+live tail and delivers no event. So it measures recovery, but proves no invariant. Its evidence is a `Tally`.
 """
 
 import math
@@ -26,13 +26,13 @@ from sim.record.run_header import RunHeader, write_header
 from sim.record.tally import Tally
 from sim.server.settings import Switches
 
-_SAY_EVERY_S = 0.1  # of the clock on the wall, which nothing else here looks at
+_SAY_EVERY_S = 0.1  # wall-clock time, which is used for nothing else here
 
 
 def run(drill: Drill, options: Options) -> RunHeader:
-    """Run a drill into `options.folder`; returns the finished header. An interrupted run keeps what it had and says so.
+    """Run a drill into `options.folder`; return the finished header. An interrupted run keeps its record and says so.
 
-    Raises `UsageError` for what this engine cannot represent, and `StorageError`.
+    Raises `UsageError` for a drill that this engine cannot represent, and `StorageError`.
     """
     check(drill, options.model, options.switches)
     recorder = Recorder(options.folder)
@@ -50,7 +50,7 @@ def run(drill: Drill, options: Options) -> RunHeader:
 def observe(
     drill: Drill, model: SystemModel, seed: int, progress: Progress = lambda phase, text, simulated_s: None
 ) -> tuple[RunHeader, pa.Table]:
-    """Header and observations of a run in memory. Raises `UsageError` as `run` does."""
+    """Simulate a drill in memory; return its header and observations. Raises `UsageError` as `run` does."""
     check(drill, model)
     made = _FleetRun(drill, model, seed, progress)
     made.run()
@@ -58,7 +58,7 @@ def observe(
 
 
 def metric(drill: Drill, model: SystemModel, seed: int) -> Tally:
-    """Tally of a drill that is simulated in memory. Raises `UsageError` as `run` does."""
+    """Simulate a drill in memory; return its tally. Raises `UsageError` as `run` does."""
     check(drill, model)
     storm = Storm(drill, model, seed)
     storm.run()
@@ -66,7 +66,7 @@ def metric(drill: Drill, model: SystemModel, seed: int) -> Tally:
 
 
 def check(drill: Drill, model: SystemModel | None = None, switches: Switches | None = None) -> None:
-    """Raise `UsageError` for a drill with something that this engine does not simulate."""
+    """Raise `UsageError` for a drill, model or switches that this engine cannot simulate."""
     for key, value, why in unfit(drill, model or SystemModel(), switches or Switches()):
         raise UsageError(
             f"drill '{drill.name}': {key} is {value}, {why}, which the fleet engine does not simulate; use another engine."
@@ -74,7 +74,7 @@ def check(drill: Drill, model: SystemModel | None = None, switches: Switches | N
 
 
 def can_represent(drill: Drill) -> bool:
-    """Whether this engine can simulate the drill, with the default model."""
+    """Return whether this engine can simulate the drill with the default model."""
     return not any(unfit(drill, SystemModel(), Switches()))
 
 
@@ -94,8 +94,8 @@ class _FleetRun:
         self.header.plan = [fault.describe() for fault in self._storm.faults]
 
     def run(self) -> None:
-        """All phases."""
-        # Only the main thread hears signals; in any other there is nothing to be done about them.
+        """Run all phases."""
+        # Only the main thread receives signals; any other thread needs no handler.
         heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._interrupt) for number in heard}
         try:

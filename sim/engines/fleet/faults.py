@@ -1,4 +1,4 @@
-"""Which faults the fleet engine can represent, whom they concern, and how they are done to its world."""
+"""The faults that the fleet engine can represent, their clients, and their injection into its world."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ REPRESENTED = (
     *(DropSockets, ExpireTokens, ForgetTokens, KillRuntime, MintOutage, RollingDeploy, ShrinkReplayBudget, ShrinkWindow),
     SlowMint,
 )
-NOTICE_S = 1.0  # as `sim.analysis.reconnects` has it: a cut is noticed a moment after the fault that made it
+NOTICE_S = 1.0  # as in `sim.analysis.reconnects`: clients notice a cut shortly after the fault that caused it
 _NOBODY = np.zeros(0, np.bool_)
 
 
@@ -36,7 +36,7 @@ _NOBODY = np.zeros(0, np.bool_)
 class FleetFault(PlannedFault):
     """A planned fault whose clients are a mask."""
 
-    chosen: Array  # whether it concerns each client; empty when it acts on the runtime
+    chosen: Array  # whether it concerns each client; empty if it acts on the runtime
 
     def describe(self) -> dict[str, object]:
         """See `PlannedFault`."""
@@ -44,7 +44,7 @@ class FleetFault(PlannedFault):
 
 
 def plan(drill: Drill, seed: int) -> list[FleetFault]:
-    """As `sim.drill.fault_schedule.plan`, with the same clients for the same seed; later waves of a deploy come at the end."""
+    """Return the plan of `sim.drill.fault_schedule.plan`, with the same clients; later waves of a deploy are at the end."""
     planned = [list(_parts(fault, number, drill.fleet.clients, seed)) for number, fault in enumerate(drill.faults)]
     in_order = [parts[0] for parts in planned] + [part for parts in planned for part in parts[1:]]
     return [FleetFault(index, fault, *times, (), chosen) for index, (fault, times, chosen) in enumerate(in_order)]
@@ -72,7 +72,7 @@ def _dropped(fault: DropSockets, number: int, clients: int, seed: int) -> Array:
 
 
 def share_of(clients: int, share: float, seed: int, purpose: str) -> Array:
-    """As `sim.base.randomness.share_of`, as a mask."""
+    """Return the result of `sim.base.randomness.share_of` as a mask."""
     count = round(share * clients)
     chosen = np.ones(clients, np.bool_)
     if count < clients:
@@ -84,7 +84,7 @@ def share_of(clients: int, share: float, seed: int, purpose: str) -> Array:
 
 
 def part_of(chosen: Array, part: int, parts: int, seed: int, purpose: str) -> Array:
-    """As `sim.base.randomness.part_of`, as a mask."""
+    """Return the result of `sim.base.randomness.part_of` as a mask."""
     if parts == 1:
         return chosen
     draws = np.empty(len(chosen))
@@ -93,7 +93,7 @@ def part_of(chosen: Array, part: int, parts: int, seed: int, purpose: str) -> Ar
 
 
 def begin(world: World, planned: FleetFault) -> int:
-    """Inject it now; returns how often it took effect at once."""
+    """Inject a fault now; return how often it took effect at once."""
     service = world.service
     match planned.fault:
         case DropSockets(offline_s=offline_s):
@@ -122,7 +122,7 @@ def begin(world: World, planned: FleetFault) -> int:
 
 
 def end(world: World, planned: PlannedFault) -> int:
-    """Revert it; returns how often it took effect, where that shows only while it lasts."""
+    """Revert a fault; return how often it took effect, if that is counted only while it lasts."""
     service = world.service
     match planned.fault:
         case KillRuntime():
@@ -145,7 +145,7 @@ def _inject(world: World, how: int, chosen: Array = _NOBODY, value: float = 0.0)
 
 
 def _trim(world: World, fault: ShrinkWindow) -> int:
-    """All but the newest events of some streams are gone; returns how many went."""
+    """Remove all but the newest events of some streams; return how many were removed."""
     service, gone = world.service[0], 0
     other = [int(service["run_streams"])] if fault.worker_events else []
     for stream in [*range(fault.streams), *other]:

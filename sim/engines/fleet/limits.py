@@ -1,4 +1,4 @@
-"""What the fleet engine cannot simulate; a drill that has it is refused with the name of its key."""
+"""The limits of the fleet engine: each setting that it cannot simulate, by the name of its key."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ Unfit = tuple[str, object, str]
 
 
 def unfit(drill: Drill, model: SystemModel, switches: Switches) -> Iterator[Unfit]:
-    """Everything in a drill that the engine cannot simulate."""
+    """Yield everything in a drill, a model and switches that the engine cannot simulate."""
     yield from _faults(drill)
     yield from _clients(drill)
     yield from _service(drill)

@@ -1,7 +1,7 @@
 """When each event is announced, computed before the run from the publisher's rate and the service's publish workers.
 
-An event is due every so often, whatever becomes of those before it. While the runtime is down its publisher tries again every
-`RETRY_S`, as that of the other engines does.
+Events are due at a fixed rate, regardless of the result of earlier ones. While the runtime is down, the publisher tries again
+every `RETRY_S` seconds, as in the other engines.
 """
 
 import heapq
@@ -42,11 +42,11 @@ class FleetPublisher:
         service["next_pub"] = self._done[order][announced] if announced < len(order) else np.inf
 
     def finish(self, at_s: float) -> None:
-        """Publish nothing that is due later."""
+        """Drop the events that are due at `at_s` or later."""
         self._keep(self._due < at_s)
 
     def stall(self, from_s: float, to_s: float) -> None:
-        """Retry all events that were not accepted while the runtime is down."""
+        """Stop the runtime from `from_s` to `to_s`: publishes that were not complete are tried again until it is up."""
         open_ = self._done > from_s
         tried = np.where(self._tried < from_s, self._done, self._tried)
         late = open_ & (tried < to_s)
@@ -68,7 +68,7 @@ class FleetPublisher:
         self._due, self._tried, self._done = self._due[which], self._tried[which], self._done[which]
 
     def _served(self, tried: Array) -> Array:
-        """When each is durable: first come, first served by the publish workers."""
+        """Return when each event is durable: the publish workers serve first come, first served."""
         gaps = np.diff(np.sort(tried))
         if self._takes_s == 0 or len(gaps) == 0 or gaps.min() * self._workers >= self._takes_s:
             return tried + self._takes_s

@@ -15,13 +15,13 @@ from sim.engines.fleet.kernel.world import ARRIVAL, CHUNK, CLIENT, MORE, PLACE, 
 from sim.engines.shared import client_setup
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, topic_class
 
-_BEAT_S = 0.005  # heartbeats are served together, in steps of this many seconds
-_BIN_S, _MAX_BINS = 0.001, 400_000  # of the series; a long run has wider ones
+_BEAT_S = 0.005  # seconds; the heartbeats of each such step are served together
+_BIN_S, _MAX_BINS = 0.001, 400_000  # of the series; a long run has wider bins
 _MAX_BUCKETS = 2**23
 _CACHE_LINE = 64  # bytes
 _LONGEST_LINE = 2**21
 _BUCKETS_A_CLIENT = 8
-_LONGEST_WAIT_S = 9.0  # for a frame: a client gives a reply up after ten
+_LONGEST_WAIT_S = 9.0  # for a frame; a client stops waiting for a reply after ten
 
 
 def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, episodes: int) -> World:
@@ -73,20 +73,20 @@ def make_world(drill: Drill, model: SystemModel, seed: int, horizon_s: float, ep
 
 
 def _aligned(clients: int) -> Array:
-    """Align each record to one line of the processor's cache."""
+    """Return client records, each aligned to one line of the processor's cache."""
     raw = np.zeros(clients * CLIENT.itemsize + _CACHE_LINE, np.uint8)
     begin = -raw.ctypes.data % _CACHE_LINE
     return raw[begin : begin + clients * CLIENT.itemsize].view(CLIENT)
 
 
 def topics_of(drill: Drill) -> list[str]:
-    """All topics that are published to; their places are their numbers."""
+    """Return all topics that are published to, in the order of their stream numbers."""
     topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
     return [*topics, *([CODEX_WORKER_EVENTS] if drill.load.worker_events else [])]
 
 
 def refresh_after_s(drill: Drill) -> float:
-    """After how many seconds the control service has a token renewed."""
+    """Return the age, in seconds, at which the control service wants a token to be renewed."""
     runtime = drill.runtime
     ttl_s = drill.fleet.token_ttl_s or runtime.token_ttl_s
     return float(max(ttl_s - runtime.token_refresh_margin_s, 1))
@@ -97,13 +97,13 @@ def _budget(drill: Drill, topic: str) -> int:
 
 
 def _ring(clients: int, reply_timeout_s: float, backlog: int, handshake_ms: float, horizon_s: float) -> int:
-    """Places for handshakes under way; none where the backlog can never be full."""
-    most = clients * (horizon_s / reply_timeout_s + 2)  # one that was given up may be under way still
+    """Return the number of places for handshakes under way; 0 if the backlog can never be full."""
+    most = clients * (horizon_s / reply_timeout_s + 2)  # an abandoned one may still be under way
     return 0 if handshake_ms == 0 or backlog >= most else backlog + clients + 1
 
 
 def _accept_queue(clients: int, server: Server, attempts: float) -> dict[str, Array]:
-    """Places for clients in the accept queue or on their way to it, and for the moments when they give up."""
+    """Create the accept queue of one loop, for the backlog and clients on their way, and the heap of moments to give up."""
     if not server.one_loop:
         return {"accept_queue": np.zeros(0, ARRIVAL), "give_up_at": np.zeros(0), "give_up_client": np.zeros(0, np.int32)}
     places = math.ceil(min(server.accept_backlog, clients * attempts)) + clients + 1
@@ -116,7 +116,7 @@ def _accept_queue(clients: int, server: Server, attempts: float) -> dict[str, Ar
 
 
 def _formula(delays: Backoff) -> tuple[int, float, float, Array]:
-    """A backoff policy's formula, its two numbers, and its list."""
+    """Return a backoff policy's formula, its two numbers in milliseconds, and its list of delays."""
     none = np.zeros(1)
     match delays:
         case backoff.FullJitter():
@@ -162,7 +162,7 @@ def _service(
         "base_ms": base_ms,
         "cap_ms": cap_ms,
         "refresh_delay_ms": -1.0 if policy.refresh_delay_ms is None else policy.refresh_delay_ms,
-        "max_behind_s": min(runtime.outbound_queue_events / per_client, _LONGEST_WAIT_S),  # more than its queue holds
+        "max_behind_s": min(runtime.outbound_queue_events / per_client, _LONGEST_WAIT_S),  # any longer, and its queue overflows
         "arrival_gap_s": drill.fleet.arrival_s / drill.fleet.clients,
         "free_chunk": -1,
         "backlog": server.accept_backlog,

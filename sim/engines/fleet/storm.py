@@ -1,4 +1,4 @@
-"""One simulated storm from the first arrival to the last client settled, in memory alone."""
+"""One simulated storm, from the first arrival until the last client has settled, in memory only."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,11 +20,11 @@ from sim.engines.fleet.tally import tally_of
 from sim.engines.shared import client_setup
 from sim.record.tally import Tally
 
-Monitor = Callable[[str, float, int], None]  # phase, seconds simulated, clients live
+Monitor = Callable[[str, float, int], None]  # phase, simulated seconds, live clients
 
 
 class Storm:
-    """The compiled kernel as the phase runner's world, and its driver. `world` is as it was left."""
+    """The compiled kernel as the phase runner's world, and its driver. `world` keeps the state of the last step."""
 
     def __init__(
         self,
@@ -51,26 +51,26 @@ class Storm:
 
     @property
     def phase(self) -> str:
-        """The phase that it is in."""
+        """The current phase."""
         return self._phases.phase
 
     def now(self) -> float:
-        """Seconds simulated."""
+        """Return the simulated time, in seconds."""
         return float(self.world.service["now"][0])
 
     def tally(self) -> Tally:
-        """What was counted so far."""
+        """Return the tally so far."""
         return tally_of(self.world, self.actions.begun, self.unconverged, self._publisher.events)
 
     def run(self) -> None:
-        """All phases."""
+        """Run all phases."""
         self.driver.drive(self._phases.run())
 
     def _advance(self, until: float) -> None:
         entry.advance(self.world.service, until)
         self._monitor(self.phase, self.now(), int(self.world.service["live"][0]))
 
-    # --- the world of the phase runner --------------------------------------------------------------
+    # --- `World` of the phase runner ----------------------------------------------------------------
 
     def entered(self, phase: str) -> None:
         """See `World`."""
@@ -108,7 +108,7 @@ class Storm:
         """See `World`. There are no events to read."""
 
     def is_settled(self) -> bool:
-        """See `World`. Everyone is there, and has had time to get what was delivered last."""
+        """See `World`. All clients are there, and have had time to receive the last delivery."""
         delivered = max(self._publisher.last_s, float(self.world.service["delivered_at"][0])) + self._farthest_s
         is_delivered = self.now() >= delivered and not self.world["queued"].any()
         self._is_settled = self._there() == self._clients and is_delivered
@@ -121,7 +121,7 @@ class Storm:
 
 
 class FleetFaultActions:
-    """What faults do to the kernel's arrays. `begun` are their kinds, and when each begins and ends."""
+    """The injection of faults into the kernel's arrays. `begun` has each fault's kind, start and end."""
 
     def __init__(self, world: world.World, publisher: FleetPublisher, cold_start_s: float) -> None:
         self._world = world
@@ -131,19 +131,19 @@ class FleetFaultActions:
         self.observed: dict[int, float] = {}  # by fault, how often it took effect
 
     def timing(self, planned: PlannedFault) -> Timing:
-        """See `FaultActions`. A killed runtime is back after its cold start, which the schedule does not count."""
+        """See `FaultActions`. A killed runtime is up after its cold start, which the schedule does not include."""
         if isinstance(planned.fault, KillRuntime):
             return Timing(planned.fault.down_s + self._cold_start_s)
         return planned.timing
 
     def announce(self, planned: Sequence[PlannedFault], now: float) -> float:
-        """See `FaultActions`. From now on, a client that is disconnected may be so by one of these faults."""
+        """See `FaultActions`. From now on, these faults may be the cause of a disconnect."""
         service = self._world.service
         service["first_fault_t"] = np.minimum(service["first_fault_t"], now)
         for each in planned:
             place, ends = len(self.begun), now + (self.timing(each).lasts_s or 0.0)
             self._world["episodes"][place] = now, ends + NOTICE_S
-            self._world["tries"][place] -= self._world["clients"]["tries"].astype(np.int16)  # these were before
+            self._world["tries"][place] -= self._world["clients"]["tries"].astype(np.int16)  # do not count earlier attempts
             service["begun"] = place + 1
             self.begun.append((each.kind, now, ends))
         return now

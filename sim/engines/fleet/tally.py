@@ -9,15 +9,15 @@ from sim.engines.fleet.kernel import world as fleet_world
 from sim.engines.fleet.kernel.world import Array, World
 from sim.record.tally import Herd, Lives, Recovery, Sizes, Tally, sizes
 
-_MAX_BINS = 2000  # of a series that is kept
+_MAX_BINS = 2000  # per recorded series
 _PERCENTS = (50, 95, 99)
-_HERD_WINDOW = fleet_world.STEP_BINS // 10 + 1  # a tenth of a step, and no less
+_HERD_WINDOW = fleet_world.STEP_BINS // 10 + 1  # at least a tenth of a step
 _LIFE_BINS_A_S = round(1 / fleet_world.LIFE_BIN_S)
 _LIVES_UP_TO_S = 60
 
 
 def tally_of(world: World, faults: Sequence[tuple[str, float, float]], unconverged: int, published: int) -> Tally:
-    """`faults` are their kinds, and when each began and ended, in the order of the world's episodes."""
+    """Return a world's tally. `faults` has each fault's kind, start and end, in the order of the world's episodes."""
     service = world.service[0]
     after = world["sizes"][fleet_world.BOOTSTRAP_AFTER]
     bootstraps = after if after.sum() else world["sizes"][fleet_world.BOOTSTRAP_BEFORE]
@@ -78,7 +78,7 @@ def _series(world: World) -> tuple[float, dict[str, list[int]]]:
 
 
 def _peak(world: World) -> int | None:
-    """Peak connect attempts in one second after the first fault, in whole bins; None without a fault."""
+    """Return the most connect attempts in any second since the first fault, by whole bins; None without a fault."""
     service, attempts = world.service[0], world["series"][fleet_world.ATTEMPTED]
     if not math.isfinite(service["first_fault_t"]):
         return None
@@ -89,7 +89,7 @@ def _peak(world: World) -> int | None:
 
 
 def _sizes(counts: Array) -> Sizes:
-    """In milliseconds."""
+    """Return the sizes in milliseconds."""
     places = np.arange(len(counts))
     octave = places // fleet_world.OCTAVE_BINS + fleet_world.LOWEST_OCTAVE
     part = 0.5 + (places % fleet_world.OCTAVE_BINS + 1) / (2 * fleet_world.OCTAVE_BINS)

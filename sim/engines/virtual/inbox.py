@@ -84,7 +84,7 @@ class Link:
         self._env.call_at(arrives, self._client.arrives, message, self, self.taken + len(self.inbox))
 
     def lost(self, event: Closed) -> None:
-        """Close the connection for the service; the client learns this one delay later."""
+        """Close the connection from the service's side; the client learns this one delay later."""
         if (rough := self._client.rough) is not None:
             rough.to_client.close(self, self._env.now, self._client.is_lost, self, event)
             return
@@ -94,7 +94,7 @@ class Link:
 
     @property
     def may_be_foreseen(self) -> bool:
-        """Whether nothing is in flight on a link that is not foreseen."""
+        """Whether `follows` is not known and nothing is in flight."""
         return self.follows is None and not self.called and not self.inbox
 
     def foresee(self, session: Session) -> None:

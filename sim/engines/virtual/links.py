@@ -33,10 +33,10 @@ class Line(Protocol):
     """The service, which can stop and resume sending to a connection."""
 
     def hold(self, number: int) -> None:
-        """Stop sending to this connection: the way to it is full."""
+        """Stop sending to this connection: its link is full."""
 
     def release(self, number: int) -> None:
-        """Resume sending to this connection: there is room again."""
+        """Resume sending to this connection: its link has room again."""
 
 
 _MAX_KNOWN = 10_000  # entries in the cache of recent messages' lengths
@@ -145,7 +145,7 @@ class RoughWay:
         self._way, self._reads = Way(), True
         self._held: deque[Carried] = deque()
         self._held_bytes = 0.0
-        self._free_at = 0.0  # when all bytes so far have passed a rate limit
+        self._free_at = 0.0  # when all bytes so far have passed the rate limit
         self._passed: dict[Connection, float] = {}  # bytes by connection since the start of the fault that counts them
 
     def change(self, way: Way, *, reads: bool) -> None:
@@ -165,11 +165,11 @@ class RoughWay:
         return self._way.stalled or not self._reads
 
     def carry(self, connection: Connection, moment: float, size: float, do: Callable[..., None], *arguments: object) -> None:
-        """Put bytes on the way at `moment`; call `do(*arguments)` when they arrive."""
+        """Put bytes on the link at `moment`; call `do(*arguments)` when they arrive."""
         self._put(moment, (connection, size, do, arguments, False))
 
     def close(self, connection: Connection, moment: float, do: Callable[..., None], *arguments: object) -> None:
-        """Close the connection for the sender at `moment`; the other side learns this after all bytes."""
+        """Close the connection from the sender's side at `moment`; the other side learns this after all bytes."""
         self._put(moment, (connection, 0.0, do, arguments, True))
 
     def _put(self, moment: float, carried: Carried) -> None:
@@ -223,7 +223,7 @@ class RoughWay:
         return arrives
 
     def _hold_back(self, connection: Connection) -> None:
-        """Stop sending to a connection while a rate-limited way has more bytes than the buffers hold."""
+        """Stop sending to a connection while a rate-limited link carries more bytes than the buffers hold."""
         fits_s = self._buffer_bytes / self._way.bytes_per_s
         if self._line is not None and self._free_at - fits_s > self._clock.now:
             self._line.hold(connection.number)

@@ -30,7 +30,7 @@ from sim.server.stream_log import StreamLog
 from sim.server.tokens import Key, Keyring, TokenRefusedError, device_id
 
 _CLOSED = Closed()
-WORK_QUANTUM_S = 0.001  # the delivery worker sends the frames of this much work in one step
+WORK_QUANTUM_S = 0.001  # how much of the delivery worker's work one step simulates
 _KEY = Key("virtual", hashlib.sha256(b"the simulator's own; nothing outside ever sees a token of it").digest())
 
 
@@ -41,7 +41,7 @@ class Peer(Protocol):
         """Carry a message that the service puts on the wire at `moment`."""
 
     def lost(self, event: Closed) -> None:
-        """Close the connection for the service; `event` is what the client receives."""
+        """Learn that the service closes the connection now; `event` is what the client receives."""
 
 
 class SimulatedService:
@@ -69,7 +69,7 @@ class SimulatedService:
         self._in_handshake: dict[Peer, Callable[[int | str], None]] = {}
         self._waiting: deque[int] = deque()
         self._queued: set[int] = set()
-        self._full: set[int] = set()  # connections whose way is full for now
+        self._full: set[int] = set()  # connections whose link is full for now
         self._free_at = 0.0
         self._working = False
         self._wake_at = float("inf")
@@ -209,7 +209,7 @@ class SimulatedService:
         self._env.call_at(end, lambda: answer(self._take(topic, key, payload) if life == self.life else None))
 
     def _take(self, topic: str, key: str, payload: bytes) -> int | Refusal:
-        """Append a publish whose turn has come, unless a fault prevents it; return its seq or a refusal."""
+        """Process a publish whose turn has come, under the faults in force; return its seq or a refusal."""
         counters, defects = self.runtime.counters, self.switches.defects
         broken = failure(self.switches, counters)
         if broken is not None and is_acknowledged_unwritten(self.switches):
@@ -293,12 +293,12 @@ class SimulatedService:
             self._env.call_at(done_at, self._work)
 
     def hold(self, number: int) -> None:
-        """Stop sending to this connection: the way to it is full."""
+        """Stop sending to this connection: its link is full."""
         if number in self._peers:
             self._full.add(number)
 
     def release(self, number: int) -> None:
-        """Resume sending to this connection: there is room again."""
+        """Resume sending to this connection: its link has room again."""
         if number in self._full:
             self._full.discard(number)
             self._line_up([number])

@@ -1,7 +1,7 @@
-"""The accept queue of a service with one loop, compiled: handshakes are done by the delivery worker, when no frame waits.
+"""The compiled accept queue of a service with one loop: the delivery worker does handshakes when no frame waits.
 
-When a handshake will be done is not known when it is asked for, so whoever waits for one has no event: it is let in at its
-turn, or gives up at its moment. Both orders are kept beside the queue of events, and hold places of clients long gone.
+The end of a handshake is not known when it is requested, so a client that waits for one has no event. It gets its handshake in
+its turn, or gives up at its moment. Both orders are kept outside the event queue, and can hold places of clients that left.
 """
 
 import math
@@ -19,7 +19,7 @@ _NETWORK = world.NETWORK
 
 @inner
 def queue_handshake(w: Service, i: int, at: float) -> None:
-    """A client waits for its handshake from now on."""
+    """Queue a client for its handshake."""
     clients(w)[i].event = _FOR_HANDSHAKE
     more(w)[i].ticket += 1
     place = accept_queue(w)[w.accept_tail % len(accept_queue(w))]
@@ -32,7 +32,7 @@ def queue_handshake(w: Service, i: int, at: float) -> None:
 
 @inner
 def next_handshake(w: Service) -> float:
-    """When the worker starts the next handshake if no frame waits; infinity if no handshake waits."""
+    """Return when the worker starts the next handshake if no frame waits; infinity if no handshake waits."""
     if w.accept_head == w.accept_tail:
         return math.inf
     return float(max(w.free_at, accept_queue(w)[w.accept_head % len(accept_queue(w))].since))
@@ -40,7 +40,7 @@ def next_handshake(w: Service) -> float:
 
 @inner
 def shake_hands(w: Service) -> None:
-    """The next handshake, which takes as long if it is done for nobody."""
+    """Do the next handshake. It takes the same time if its client has left."""
     w.free_at = done = next_handshake(w) + w.handshake_s
     place = accept_queue(w)[w.accept_head % len(accept_queue(w))]
     w.accept_head += 1
@@ -56,12 +56,12 @@ def shake_hands(w: Service) -> None:
         schedule(w, i, _JOIN, done + 2 * client.delay)
 
 
-# --- who gives up, in the order of when: a heap -----------------------------------------------------
+# --- clients by the moment they give up: a heap -----------------------------------------------------
 
 
 @inner
 def give_up(w: Service) -> None:
-    """The first moment of all: its client gives up, if it still waits for that handshake."""
+    """Take the earliest moment: its client gives up, if it still waits for that handshake."""
     i, at = whole(give_up_client(w)[0]), give_up_at(w)[0]
     w.waiting -= 1
     sink(give_up_at(w), give_up_client(w), w.waiting)
@@ -72,7 +72,7 @@ def give_up(w: Service) -> None:
 
 @inner
 def _waits(w: Service, i: int, at: float) -> bool:
-    """Whether the attempt that would give up then is the one under way."""
+    """Return whether the client still waits in the attempt that gives up at `at`."""
     client = clients(w)[i]
     return bool(client.event == _FOR_HANDSHAKE and client.due + w.reply_timeout_s == at)
 
@@ -86,7 +86,7 @@ def _watch(w: Service, i: int, at: float) -> None:
 
 @inner
 def _forget_the_gone(w: Service) -> None:
-    """Make room: whoever was let in, or left, gives up nothing any more. No client waits twice, so half of all can go."""
+    """Remove clients that no longer wait. No client waits twice, so at least half of the places become free."""
     before, w.waiting = w.waiting, 0
     for place in range(before):
         i, at = whole(give_up_client(w)[place]), give_up_at(w)[place]

@@ -1,6 +1,6 @@
-"""A world's arrays, as compiled code finds them: by the addresses in the service's record.
+"""Access to a world's arrays for compiled code, by the addresses in the service's record.
 
-One record is passed from function to function instead of two dozen arrays, which takes a tenth of the time to compile.
+Functions pass one record instead of two dozen arrays, which takes a tenth of the time to compile.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Find = Callable[[Service], Array]
 
 @intrinsic
 def _pointer(_: Any, __: Any) -> Any:
-    """An address as a pointer."""
+    """Convert an address to a pointer."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
@@ -34,7 +34,7 @@ def _pointer(_: Any, __: Any) -> Any:
 
 @intrinsic
 def _prefetch(_: Any, __: Any) -> Any:
-    """Ask the processor for what is at an address, without waiting for it."""
+    """Prefetch the data at an address into the processor's cache, without waiting."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         takes = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, *[ir.IntType(32)] * 3])
@@ -104,12 +104,12 @@ steps_ms = _vector("steps_ms")
 
 @inner
 def fetch(w: Service, i: int) -> None:
-    """A client is about to be looked at: the processor need not wait for its records then."""
+    """Prefetch the records of a client that is needed soon."""
     _prefetch(w.clients_at + np.uint64(i) * _CLIENT_BYTES)  # type: ignore[call-arg]
     _prefetch(w.more_at + np.uint64(i) * _MORE_BYTES)
 
 
 @inner
 def fetch_chunk(w: Service, number: int) -> None:
-    """The same of a chunk; a negative number stands for no chunk and does no harm."""
+    """Prefetch a chunk; a negative number means no chunk and does no harm."""
     _prefetch(w.chunks_at + np.uint64(number) * _CHUNK_BYTES)  # type: ignore[call-arg]

@@ -1,7 +1,7 @@
-"""Compiling with Numba; what was compiled is kept for the next run where that is possible, and never a reason for one to fail.
+"""Compilation with Numba. Compiled code is cached for the next run if possible; a failing cache never makes a run fail.
 
-It is kept in a folder of its own for each state of the compiled modules' source, in the user's cache folder, or where
-`NUMBA_CACHE_DIR` says. In an installation without a home, or on a full disk, each process compiles again.
+Each state of the modules' source has its own folder, in the user's cache folder or in `NUMBA_CACHE_DIR`. In an installation
+without a home, or on a full disk, each process compiles again.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def inner(function: F) -> F:
-    """A function that only compiled code calls: it is compiled, and kept, as a part of its callers."""
-    options: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # nobody else calls it
-    return cast(F, njit(error_model="numpy", **options)(function))  # divides as NumPy does; all else is as exact as Python
+    """Compile a function that only compiled code calls; it is compiled and cached as a part of its callers."""
+    options: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # Python never calls it
+    return cast(F, njit(error_model="numpy", **options)(function))  # divides as NumPy does; otherwise as exact as Python
 
 
 def compiled(function: F) -> F:
-    """A compiled function for Python to call."""
+    """Compile a function that Python calls."""
     return cast(F, _Compiled(function))
 
 
 class _Compiled:
-    """Calls the compiled function; when its code cannot be kept, or read back, it is compiled for this process alone."""
+    """A compiled function. If its code cannot be cached or read from the cache, it is compiled for this process alone."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -39,10 +39,10 @@ class _Compiled:
         call = self._call = self._call or self._keeping()
         try:
             answer = call(*arguments)
-        except Exception:  # whatever a damaged file or a full disk makes of it
+        except Exception:  # any error that a damaged file or a full disk can cause
             if self._has_worked:
                 raise
-            if not getattr(call, "signatures", ()):  # it was not even compiled
+            if not getattr(call, "signatures", ()):  # it was not compiled
                 call = self._call = njit(error_model="numpy")(self._function)
             answer = call(*arguments)
         self._has_worked = True
@@ -54,12 +54,12 @@ class _Compiled:
             folder.mkdir(parents=True, exist_ok=True)
             numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
             return njit(cache=True, error_model="numpy")(self._function)
-        except (OSError, RuntimeError):  # there is no folder that can be written, and none beside the source is wanted
+        except (OSError, RuntimeError):  # no writable folder; do not use one beside the source
             return njit(error_model="numpy")(self._function)
 
 
 def _folder() -> Path:
-    """One for each state of the source: Numba asks a function's own file when it changed, but not those of its helpers."""
+    """Return the folder for this state of the source: Numba checks a function's own file for changes, but not its callees'."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())

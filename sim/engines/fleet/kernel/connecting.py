@@ -1,6 +1,6 @@
-"""A client's way in, compiled: token, connect, join, subscribe, replay, live.
+"""The compiled steps of a client until it is live: token, connect, join, subscribe, replay, live.
 
-Mirrors `VirtualClient`, `SimulatedService` and the session and server code they drive; tests compare both.
+They mirror `VirtualClient`, `SimulatedService`, and the session and server code that these drive. Tests compare both.
 """
 
 from sim.engines.fleet.kernel import world
@@ -45,7 +45,7 @@ _BEFORE, _AFTER, _TOKEN_WAIT = world.BOOTSTRAP_BEFORE, world.BOOTSTRAP_AFTER, wo
 
 @inner
 def mint(w: Service, i: int, at: float) -> None:
-    """The request for a token is at the control service."""
+    """Queue a request for a token that arrived at the control service."""
     turn = max(at, w.mint_turn)
     w.mint_turn = turn + w.mint_gap_s
     schedule(w, i, _ISSUE, admit(minters(w), turn, w.mint_s))
@@ -53,7 +53,7 @@ def mint(w: Service, i: int, at: float) -> None:
 
 @inner
 def issue(w: Service, i: int, at: float) -> None:
-    """A token is about to be handed out, unless a fault holds it up."""
+    """Hand out a token, or delay it while a fault lasts."""
     if w.held_mint_s > 0:
         w.held_mints += 1
         schedule(w, i, _HAND_OUT, admit(holders(w), at, w.held_mint_s))
@@ -63,7 +63,7 @@ def issue(w: Service, i: int, at: float) -> None:
 
 @inner
 def hand_out(w: Service, i: int, at: float) -> None:
-    """The control service has decided; its answer is a delay away."""
+    """Send the control service's answer; it arrives one delay later."""
     client = clients(w)[i]
     back_at = at + client.delay
     if w.mint_outage:
@@ -79,7 +79,7 @@ def hand_out(w: Service, i: int, at: float) -> None:
 
 @inner
 def syn(w: Service, i: int, at: float) -> None:
-    """Answered, refused as no one listens, or dropped as the backlog is full: then the kernel tries again."""
+    """Answer a SYN, refuse it if nothing listens, or drop it if the backlog is full; the kernel then sends it again."""
     client = clients(w)[i]
     if client.state == _WAITING:
         client.state, client.retry_s = _CONNECTING, w.syn_retry_s
@@ -98,7 +98,7 @@ def syn(w: Service, i: int, at: float) -> None:
 
 @inner
 def upgrade(w: Service, i: int, at: float) -> None:
-    """The request for a WebSocket is at the service."""
+    """Queue the handshake of a WebSocket request that arrived at the service."""
     client = clients(w)[i]
     if not w.is_up:
         schedule(w, i, _REFUSED, at + client.delay)
@@ -111,7 +111,7 @@ def upgrade(w: Service, i: int, at: float) -> None:
         inside(w)[w.inside_tail % len(inside(w))] = done
         w.inside_tail += 1
     give_up_at = client.due + w.reply_timeout_s
-    if done + client.delay >= give_up_at:  # the handshake is done for nobody
+    if done + client.delay >= give_up_at:  # the client will have given up
         schedule(w, i, _TIME_OUT, give_up_at)
     elif client.refresh_at - w.refresh_after_s < w.void_before:
         schedule(w, i, _DENIED, done + client.delay)
@@ -121,7 +121,7 @@ def upgrade(w: Service, i: int, at: float) -> None:
 
 @inner
 def join(w: Service, i: int, at: float) -> None:
-    """The socket is open, and the client's join is at the w."""
+    """Receive the client's join over its open socket."""
     client = clients(w)[i]
     client.state = _JOINING
     beat = more(w)[i].beat = int((at - 2 * client.delay) / w.beat_s) % len(beats(w))
@@ -132,7 +132,7 @@ def join(w: Service, i: int, at: float) -> None:
 
 @inner
 def subscribe(w: Service, i: int, at: float) -> None:
-    """Stale, or a replay begins."""
+    """Receive the client's subscription: answer that a cursor is stale, or start the replay."""
     client = clients(w)[i]
     client.state = _SUBSCRIBING
     count(w, _SUBSCRIBED, at)
@@ -153,7 +153,7 @@ def subscribe(w: Service, i: int, at: float) -> None:
 
 @inner
 def served(w: Service, i: int, at: float) -> None:
-    """It is a client's turn."""
+    """Send a client its frame, in its turn."""
     client = clients(w)[i]
     what = client.event
     if what == _FOR_REPLAY:
@@ -170,7 +170,7 @@ def served(w: Service, i: int, at: float) -> None:
     elif what == _FOR_EXPEL:
         schedule(w, i, _EXPELLED, told + client.delay)
     elif what == _FOR_STALE:
-        one_more(w, at)  # the answer that says the same, and is not waited for
+        one_more(w, at)  # a second answer with the same content, which the client does not wait for
         if w.snapshots:
             schedule(w, i, _SUBSCRIBE, told + 2 * client.delay)
         else:
@@ -200,7 +200,7 @@ def _stale_topics(w: Service, i: int, at: float) -> int:
 
 @inner
 def _replay(w: Service, i: int, at: float) -> None:
-    """The replay's next frame is handed out, and the client stands in line for the one after it."""
+    """Send the next frame of a replay, and queue the client for the frame after it."""
     client, rest = clients(w)[i], more(w)[i]
     sent = 0
     while client.topic < w.topics and sent == 0:
@@ -220,14 +220,14 @@ def _replay(w: Service, i: int, at: float) -> None:
     if client.topic < w.topics:
         stand_in_line(w, i, _FOR_REPLAY, at)
         return
-    client.flags |= _IS_SUBSCRIBED  # until now the replay brought it whatever was announced
+    client.flags |= _IS_SUBSCRIBED  # until now, the replay brought it all that was announced
     readers(w)[i % w.run_streams] += 1
     stand_in_line(w, i, _FOR_REPLY, at)
 
 
 @inner
 def go_live(w: Service, i: int, at: float) -> None:
-    """The answer is with the client."""
+    """Make a client live: the answer has arrived."""
     client = clients(w)[i]
     client.state, client.live_since = _LIVE, at
     client.flags &= 0xFF ^ _CURSOR_ZERO

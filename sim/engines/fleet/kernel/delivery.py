@@ -1,8 +1,8 @@
-"""The delivery worker and its queue, compiled: one frame a turn; a client that is owed another goes to the back.
+"""The compiled delivery worker and its queue: one frame per turn. A client that needs another frame goes to the back.
 
-Frames of the live tail are no events. All readers of the same streams are a group. An event that is announced to a group queues
-those of its readers that are not queued yet, as one place; the others get it in the frame that they wait for. A frame takes a
-few topics: a client that is owed more goes to the back of the queue with the rest, as in the virtual engine.
+Frames of the live tail are not simulated one by one. All readers of the same streams are a group. An event announced to a group
+queues the readers that are not queued yet, as one place; queued readers get it in the frame that they wait for. A frame takes a
+few topics. A client with events in more topics goes to the back of the queue for the rest, as in the virtual engine.
 """
 
 import math
@@ -12,21 +12,21 @@ from sim.engines.fleet.kernel.arrays import announced_to, beats, clients, line, 
 from sim.engines.fleet.kernel.compilation import inner
 from sim.engines.fleet.kernel.world import Service, whole
 
-_NOBODY = 1e-6  # readers: what is left of sums of fractions
-_TURN_S = 0.001  # as the virtual service's `WORK_QUANTUM_S`
+_NOBODY = 1e-6  # readers: at most a rounding error of summed fractions
+_TURN_S = 0.001  # same as the virtual service's `WORK_QUANTUM_S`
 _HEARTBEATS, _FIRST_GROUP = world.HEARTBEATS, world.FIRST_GROUP
 
 
 @inner
 def _line_up(w: Service, who: int, frames: float, at: float) -> int:
-    """To the back; returns the place."""
+    """Add a place at the back of the queue; return its number."""
     size = len(line(w))
-    if w.line_tail - w.line_head >= size:  # beyond any sense: the oldest place is given up
+    if w.line_tail - w.line_head >= size:  # hopelessly overloaded: drop the oldest place
         w.line_head += 1
         w.overloaded_at = min(w.overloaded_at, at)
     if w.line_head == w.line_tail:
         w.free_at = max(w.free_at, at)
-        w.line_head = w.line_tail = 0  # a short line stays in the processor's cache
+        w.line_head = w.line_tail = 0  # a short queue stays in the processor's cache
     number = w.line_tail & (size - 1)
     w.line_tail += 1
     place = line(w)[number]
@@ -36,7 +36,7 @@ def _line_up(w: Service, who: int, frames: float, at: float) -> int:
 
 @inner
 def stand_in_line(w: Service, i: int, what: int, at: float) -> None:
-    """A client is to get a frame."""
+    """Queue a client for a frame."""
     number = _line_up(w, i, 1.0, at)
     clients(w)[i].event = what
     more(w)[i].ticket += 1
@@ -45,13 +45,13 @@ def stand_in_line(w: Service, i: int, what: int, at: float) -> None:
 
 @inner
 def one_more(w: Service, at: float) -> None:
-    """A frame that nobody waits for."""
+    """Queue a frame that no client waits for."""
     _line_up(w, _HEARTBEATS, 1.0, at)
 
 
 @inner
 def _cost_s(w: Service, number: int) -> float:
-    """For each of those whose place it is, if it is no client's."""
+    """Return the work per frame of a place that is not a client's, in seconds."""
     place = line(w)[number]
     if place.who == _HEARTBEATS:
         return w.batch_s
@@ -61,14 +61,14 @@ def _cost_s(w: Service, number: int) -> float:
 
 @inner
 def _owed(w: Service, number: int) -> int:
-    """Events, to each reader of the group whose place it is."""
+    """Return how many events each reader of a group's place still needs."""
     place = line(w)[number]
     return announced_to(w)[_FIRST_GROUP - place.who] - place.announced + 1
 
 
 @inner
 def _kept_back(w: Service, owed: int) -> int:
-    """Of a number of events, topic after topic, those of topics that a frame has no room for."""
+    """Return how many of `owed` events, topic by topic, belong to topics beyond the frame's limit."""
     if w.topics <= w.drained_topics:
         return 0
     return owed - owed // w.topics * w.drained_topics - min(owed % w.topics, w.drained_topics)
@@ -76,7 +76,7 @@ def _kept_back(w: Service, owed: int) -> int:
 
 @inner
 def _frames(w: Service, number: int) -> float:
-    """That are left of it: readers who have gone meanwhile get none."""
+    """Return how many frames of a place are left; readers that have left get none."""
     place = line(w)[number]
     if place.who == _HEARTBEATS:
         return place.frames
@@ -85,7 +85,7 @@ def _frames(w: Service, number: int) -> float:
 
 @inner
 def _at_once(w: Service, number: int) -> float:
-    """Frames of it that are one turn: readers that queue again for the rest do so when they have their frame."""
+    """Return the frames of a place that are one turn. Readers that need more events queue again after their frame."""
     frames = _frames(w, number)
     if line(w)[number].who == _HEARTBEATS or _kept_back(w, _owed(w, number)) == 0:
         return frames
@@ -94,12 +94,12 @@ def _at_once(w: Service, number: int) -> float:
 
 @inner
 def _hand_out(w: Service, number: int, done: float) -> None:
-    """Send a number of the place's frames; what is left of it changes."""
+    """Send `done` of a place's frames, and update what is left of it."""
     frames, place = _frames(w, number), line(w)[number]
     w.free_at += done * _cost_s(w, number)
     if place.who != _HEARTBEATS:
         group = _FIRST_GROUP - place.who
-        waiting = queued(w)[group] - done  # whoever left is no more among them
+        waiting = queued(w)[group] - done  # readers that left are no longer in it
         queued(w)[group] = waiting if waiting > _NOBODY else 0.0
         place.readers = max(readers(w)[group], 1)
         rest = _kept_back(w, _owed(w, number))
@@ -110,11 +110,11 @@ def _hand_out(w: Service, number: int, done: float) -> None:
 
 @inner
 def _wait_again(w: Service, group: int, frames: float, owed: int) -> None:
-    """Put a group's readers that are owed more events at the back of the queue."""
+    """Put a group's readers that need more events at the back of the queue."""
     announced, last = announced_to(w)[group] + 1 - owed, (w.line_tail - 1) & (len(line(w)) - 1)
     queued(w)[group] += frames
     if w.line_tail - w.line_head > 1 and line(w)[last].who == _FIRST_GROUP - group and line(w)[last].announced == announced:
-        line(w)[last].frames += frames  # those before them are owed the same
+        line(w)[last].frames += frames  # the readers in the last place need the same events
         return
     place = line(w)[_line_up(w, _FIRST_GROUP - group, frames, w.free_at)]
     place.readers, place.announced = max(readers(w)[group], 1), announced
@@ -122,7 +122,7 @@ def _wait_again(w: Service, group: int, frames: float, owed: int) -> None:
 
 @inner
 def next_turn(w: Service) -> float:
-    """When the first place, which there must be, is a client's turn, or is done."""
+    """Return when the first place is a client's turn, or is done. The queue must not be empty."""
     number = w.line_head & (len(line(w)) - 1)
     if line(w)[number].who >= 0:
         return w.free_at
@@ -131,7 +131,7 @@ def next_turn(w: Service) -> float:
 
 @inner
 def take_turn(w: Service) -> int:
-    """Whose turn it is at `free_at`, or a negative number: it was no client's, or one's that waits no more."""
+    """Take the turn at `free_at`; return its client, or a negative number if none or if the client no longer waits."""
     number = w.line_head & (len(line(w)) - 1)
     place = line(w)[number]
     if w.free_at - place.since > w.max_behind_s:
@@ -152,7 +152,7 @@ def take_turn(w: Service) -> int:
 
 @inner
 def _work_on(w: Service, at: float) -> None:
-    """What of the first place is done by then, before what is left of it changes."""
+    """Send the frames of the first place that are done by `at`, before the rest of it changes."""
     if w.line_head == w.line_tail or w.free_at >= at:
         return
     number = w.line_head & (len(line(w)) - 1)
@@ -163,9 +163,9 @@ def _work_on(w: Service, at: float) -> None:
 
 @inner
 def announce(w: Service, stream: int, at: float) -> None:
-    """An event goes to all readers of its stream."""
+    """Announce an event to all readers of its stream."""
     _work_on(w, at)
-    if stream == w.run_streams:  # everyone reads the stream that is not a run's
+    if stream == w.run_streams:  # all clients read the stream that is not a run's
         for group in range(len(readers(w))):
             _deliver(w, group, at)
         return
@@ -186,7 +186,7 @@ def _deliver(w: Service, group: int, at: float) -> None:
 
 @inner
 def leave_group(w: Service, group: int) -> None:
-    """One reader less, in the line or not."""
+    """Remove one reader from a group, whether it is queued or not."""
     n = readers(w)[group]
     readers(w)[group] = n - 1
     queued(w)[group] *= (n - 1) / n
@@ -194,7 +194,7 @@ def leave_group(w: Service, group: int) -> None:
 
 @inner
 def behind_s(w: Service, group: int, at: float) -> float:
-    """By how much of a while, on average, a reader has not got what was announced."""
+    """Return how long, on average, a reader is behind the announced events, in seconds."""
     if w.line_head == w.line_tail or readers(w)[group] <= 0:
         return 0.0
     share = min(queued(w)[group] / readers(w)[group], 1.0)
@@ -203,15 +203,15 @@ def behind_s(w: Service, group: int, at: float) -> float:
 
 @inner
 def tend(w: Service) -> None:
-    """The next announcement, or the heartbeats of the next stretch of time."""
+    """Process the next announcement, or the heartbeats of the next time step."""
     if w.next_pub <= w.next_beat:
         announce(w, order_stream(w)[w.announced], w.next_pub)
         w.announced += 1
         w.next_pub = order(w)[w.announced] if w.announced < w.planned else math.inf
         return
     place = int(w.next_beat / w.beat_s + 0.5) % len(beats(w))
-    # The service's own, and its answer to the client's. A client in the queue gets it at its turn, and queues again for what
-    # it was there for: that makes the line no longer.
+    # The service's own heartbeat, and its answer to the client's. A queued client gets them at its turn, and queues again for
+    # the frame that it waited for, so they make the queue no longer.
     frames = 2.0 * beats(w)[place] * (1.0 - min(queued(w).sum() / max(readers(w).sum(), 1), 1.0))
     if frames > 0 and w.batch_s > 0:
         _line_up(w, _HEARTBEATS, frames, w.next_beat)

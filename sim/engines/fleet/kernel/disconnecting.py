@@ -1,6 +1,6 @@
-"""A client that leaves, or does not get in, compiled: what it lost, and when it tries again.
+"""The compiled end of a connection or attempt: what the client missed, and when it tries again.
 
-Retells `Session._lost` and `_back_off` in numbers. What the live tail brought a client follows from when it was cut off.
+Mirrors `Session._lost` and `_back_off` in numbers. The moment of the cut determines what the live tail brought a client.
 """
 
 import math
@@ -29,12 +29,12 @@ _BASE_MS, _CAP_MS, _MAX_DOUBLINGS = (
     10,
 )  # nominal step, see `sim.analysis.reconnects`
 FULL, EQUAL, DECORRELATED, PLAIN, CENTRIFUGE, LISTED, UNIFORM = range(7)
-"""The formulas of `sim.client.backoff`, as `fleet_setup` tells them apart."""
+"""The formulas of `sim.client.backoff`, as `sim.engines.fleet.setup` numbers them."""
 
 
 @inner
 def connect(w: Service, i: int, at: float) -> None:
-    """With a token in hand, an attempt is due; its event is the SYN's arrival, or at once where there is no network."""
+    """Schedule an attempt of a client with a token: the SYN's arrival, or a failure at once if it has no network."""
     client = clients(w)[i]
     client.due = at
     if w.honours_offline and at < offline(w)[i]:
@@ -45,7 +45,7 @@ def connect(w: Service, i: int, at: float) -> None:
 
 @inner
 def lost(w: Service, i: int, at: float, reason: int) -> None:
-    """Its connection is gone. It has what was announced until then, but for what was still on its way."""
+    """End a client's connection. It has all that was announced until then, except what was still in flight."""
     client = clients(w)[i]
     behind = behind_s(w, i % w.run_streams, at)
     unsubscribe(w, i)
@@ -63,7 +63,7 @@ def lost(w: Service, i: int, at: float, reason: int) -> None:
 
 @inner
 def unsubscribe(w: Service, i: int) -> None:
-    """The service sends it nothing more."""
+    """Stop all sending to a client."""
     client = clients(w)[i]
     if client.flags & _HAS_BEAT:
         client.flags &= 0xFF ^ _HAS_BEAT
@@ -75,14 +75,14 @@ def unsubscribe(w: Service, i: int) -> None:
 
 @inner
 def fail(w: Service, i: int, at: float, reason: int) -> None:
-    """An attempt came to nothing."""
+    """Fail an attempt to connect."""
     count(w, _FAILED, at)
     back_off(w, i, at, reason)
 
 
 @inner
 def back_off(w: Service, i: int, at: float, reason: int) -> None:
-    """As `Session._back_off`: count, draw a delay, and wait it out."""
+    """Count, draw a delay and wait, like `Session._back_off`."""
     client = clients(w)[i]
     was_live = client.state == _LIVE
     if was_live and w.resets and at - client.live_since >= w.live_period_s:
@@ -122,7 +122,7 @@ def _count_delay(w: Service, attempt: int, delay_ms: float, reason: int) -> None
 
 @inner
 def _delay_ms(w: Service, i: int, attempt: int, drawn: float) -> float:
-    """`sim.client.backoff`."""
+    """Return the delay of `sim.client.backoff`, in milliseconds."""
     base, cap = w.base_ms, w.cap_ms
     if w.backoff == UNIFORM:
         return base + drawn * cap

@@ -1,6 +1,6 @@
-"""The storm, compiled: what Python calls of it.
+"""The functions of the compiled storm that Python calls.
 
-A client is a record and one pending event. Tests hold it to the virtual engine, whose sessions and cores it retells.
+A client is a record with one pending event. Tests compare the results with the virtual engine, whose sessions it mirrors.
 """
 
 import math
@@ -32,7 +32,7 @@ _CURSOR_ZERO = world.CURSOR_ZERO
 
 @inner
 def happen(w: Service, i: int, at: float) -> None:
-    """A client's event."""
+    """Process a client's event."""
     event = clients(w)[i].event
     if event == _SYN:
         syn(w, i, at)
@@ -70,7 +70,7 @@ def happen(w: Service, i: int, at: float) -> None:
 
 @inner
 def turn(w: Service) -> None:
-    """The next place in the delivery worker's queue, or else in the accept queue."""
+    """Process the next place in the delivery worker's queue or, if that is empty, in the accept queue."""
     if w.line_head == w.line_tail:
         shake_hands(w)
         return
@@ -81,7 +81,7 @@ def turn(w: Service) -> None:
 
 @compiled
 def advance(service: Array, until: float) -> None:
-    """Everything that happens up to a moment."""
+    """Simulate everything up to `until`, in seconds."""
     w = service[0]
     while True:
         has_event = w.heaped > 0 or fill(w, until)
@@ -105,7 +105,7 @@ def advance(service: Array, until: float) -> None:
 
 @compiled
 def arrive(service: Array) -> None:
-    """Everyone's own delay each way, and the moment of its first request for a token."""
+    """Draw each client's own one-way delay, and schedule its first request for a token."""
     w = service[0]
     for i in range(len(clients(w))):
         client = clients(w)[i]
@@ -120,7 +120,7 @@ def arrive(service: Array) -> None:
 
 @compiled
 def there(service: Array, renewal_s: float) -> int:
-    """How many are live, or away for a moment to renew their token."""
+    """Return how many clients are live, or have been renewing their token for at most `renewal_s`."""
     w = service[0]
     count, now = 0, w.now
     for i in range(len(clients(w))):
@@ -130,7 +130,7 @@ def there(service: Array, renewal_s: float) -> int:
 
 @compiled
 def inject(service: Array, how: int, chosen: Array, value: float) -> int:
-    """What a fault does at a moment, to the chosen or, if it asks for none, to all; returns how many it hit."""
+    """Inject a fault now, into the chosen clients or, if `chosen` is empty, into all; return how many it hit."""
     w = service[0]
     forget_queue(w)
     if how == world.KILL:

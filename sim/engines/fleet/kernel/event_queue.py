@@ -1,7 +1,7 @@
-"""The queue of events, compiled: buckets of time, and one pending event a client.
+"""The compiled event queue: buckets of time, and one pending event per client.
 
-A bucket is a list of chunks with a few clients each. The one that is being worked through is a small heap, so that what falls
-into it meanwhile finds its place; of one moment the client with the lower number comes first, however wide buckets are.
+A bucket is a list of chunks with a few clients each. The current bucket is a small heap, so that new events in it find their
+place. At equal moments the client with the lower number comes first, for any width of the buckets.
 """
 
 from sim.engines.fleet.kernel import world
@@ -15,10 +15,10 @@ _NOTHING, _IN_LINE = world.NOTHING, world.IN_LINE
 
 @inner
 def schedule(w: Service, i: int, event: int, at: float) -> None:
-    """What happens to a client next; it has one event at a time."""
+    """Schedule a client's next event; it has one at a time."""
     client = clients(w)[i]
     client.event, client.at = event, at
-    if w.bucket < 0:  # everything is put off until `requeue`
+    if w.bucket < 0:  # `requeue` adds it later
         return
     bucket = int(at * w.buckets_a_s)
     if bucket <= w.bucket:
@@ -35,7 +35,7 @@ def schedule(w: Service, i: int, event: int, at: float) -> None:
 
 @inner
 def _new_chunk(w: Service, before: int) -> int:
-    """An empty one, in front of another; there are as many as clients, and none is kept without a client."""
+    """Return an empty chunk, linked before another. There are as many as clients, and each one in use holds a client."""
     number = w.free_chunk
     if number >= 0:
         w.free_chunk = chunks(w)[number, 0]
@@ -48,14 +48,14 @@ def _new_chunk(w: Service, before: int) -> int:
 
 @inner
 def push(w: Service, i: int, at: float) -> None:
-    """Into the heap of the bucket at work."""
+    """Add a client to the heap of the current bucket."""
     w.heaped += 1
     rise(heap_at(w), heap_client(w), w.heaped - 1, at, i)
 
 
 @inner
 def pop(w: Service) -> int:
-    """The first client of the heap."""
+    """Remove the first client of the heap and return it."""
     first = whole(heap_client(w)[0])
     w.heaped -= 1
     sink(heap_at(w), heap_client(w), w.heaped)
@@ -64,7 +64,7 @@ def pop(w: Service) -> int:
 
 @inner
 def rise(ats: Array, who: Array, place: int, at: float, i: int) -> None:
-    """Into a heap of moments and clients whose last place is free."""
+    """Add an entry to a heap of moments and clients, from its free last place upwards."""
     while place > 0:
         above = (place - 1) >> 1
         if ats[above] < at or (ats[above] == at and who[above] < i):
@@ -76,7 +76,7 @@ def rise(ats: Array, who: Array, place: int, at: float, i: int) -> None:
 
 @inner
 def sink(ats: Array, who: Array, last: int) -> None:
-    """The last of a heap takes the place of the first, which is gone, and goes down from there."""
+    """Move the last entry of a heap to the removed first place, and down from there."""
     at, i = ats[last], who[last]
     place = 0
     while True:
@@ -119,7 +119,7 @@ def fill(w: Service, until: float) -> bool:
 
 @inner
 def _look_ahead(w: Service, bucket: int) -> None:
-    """What is needed soon: the clients of the next bucket, and the first chunk of the one after it."""
+    """Prefetch what is needed soon: the clients of the next bucket, and the first chunk of the bucket after it."""
     if bucket + 2 >= len(buckets(w)):
         return
     fetch_chunk(w, buckets(w)[bucket + 2])
@@ -133,13 +133,13 @@ def _look_ahead(w: Service, bucket: int) -> None:
 
 @inner
 def forget_queue(w: Service) -> None:
-    """Before many events are changed: what is scheduled from now on waits for `requeue`."""
+    """Empty the queue before many events change; events scheduled from now on wait for `requeue`."""
     w.heaped, w.bucket = 0, -1
 
 
 @inner
 def requeue(w: Service) -> None:
-    """Rebuild the queue after some clients' events were changed."""
+    """Rebuild the queue after some clients' events have changed."""
     buckets(w)[:] = -1
     w.free_chunk, w.chunks_used = -1, 0
     w.heaped, w.bucket = 0, int(w.now * w.buckets_a_s)

@@ -1,6 +1,6 @@
-"""What faults do to a client at a moment, compiled: each answers whether it was hit.
+"""The compiled effect of faults on a client. Each function returns whether the client was hit.
 
-While they are at work nothing is in the queue; it is sorted again when all are done.
+The event queue is empty during an injection, and is rebuilt afterwards.
 """
 
 import math
@@ -25,7 +25,7 @@ _NETWORK = world.NETWORK
 
 @inner
 def cut(w: Service, i: int, offline_s: float) -> bool:
-    """Its network cuts the socket and stays away for a while; one that is not connecting has none."""
+    """Cut a client's socket and network for `offline_s` seconds. A client that waits has no socket."""
     client, now = clients(w)[i], w.now
     if w.honours_offline:
         offline(w)[i] = now + offline_s
@@ -46,7 +46,7 @@ def cut(w: Service, i: int, offline_s: float) -> bool:
 
 @inner
 def _is_served(w: Service, i: int) -> bool:
-    """Whether the service has a connection of it that nobody gave up."""
+    """Return whether the service has a connection of this client that neither side has ended."""
     client = clients(w)[i]
     if client.event == _JOIN:
         return client.at - 2 * client.delay <= w.now
@@ -55,7 +55,7 @@ def _is_served(w: Service, i: int) -> bool:
 
 @inner
 def fall_silent(w: Service) -> None:
-    """The runtime's process is gone, with all that waited in it."""
+    """End the runtime's process, with everything that waited in it."""
     w.is_up = 0
     w.inside_head, w.accept_head = w.inside_tail, w.accept_tail
     w.free_at = w.now
@@ -66,7 +66,7 @@ def fall_silent(w: Service) -> None:
 
 @inner
 def kill(w: Service, i: int) -> bool:
-    """The runtime's process is gone: whoever had a connection, or waited for its handshake, hears of it."""
+    """Schedule the news of the runtime's end for a client with a connection or a pending handshake."""
     client = clients(w)[i]
     hears_at = w.now + client.delay
     if _is_served(w, i):
@@ -81,7 +81,7 @@ def kill(w: Service, i: int) -> bool:
 
 @inner
 def hang_up(w: Service, i: int) -> bool:
-    """The service closes its connection."""
+    """Close a client's connection from the service's side."""
     if not _is_served(w, i):
         return False
     unsubscribe(w, i)
@@ -91,7 +91,7 @@ def hang_up(w: Service, i: int) -> bool:
 
 @inner
 def expel(w: Service, i: int) -> bool:
-    """Its token is void: it is told so and sent away, or refused once its handshake is done."""
+    """Invalidate a client's token: the service closes its connection, or refuses it after its handshake."""
     client = clients(w)[i]
     w.void_before = w.now
     if _is_served(w, i):
@@ -105,7 +105,7 @@ def expel(w: Service, i: int) -> bool:
 
 @inner
 def forget(w: Service, i: int) -> bool:
-    """Its next attempt needs a new token."""
+    """Remove a client's token, so that its next attempt needs a new one."""
     client = clients(w)[i]
     client.refresh_at = -math.inf
     if client.state == _WAITING and client.event == _SYN and client.due > w.now:
@@ -115,7 +115,7 @@ def forget(w: Service, i: int) -> bool:
 
 @inner
 def mint_freely(w: Service, i: int, held_s: float) -> bool:
-    """Tokens are held up no longer: whoever's turn had not come has its token now."""
+    """Stop delaying tokens: a client whose turn had not come gets its token now."""
     client = clients(w)[i]
     if client.event != _HAND_OUT or client.at - held_s <= w.now:
         return False

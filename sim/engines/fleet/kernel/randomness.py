@@ -14,7 +14,7 @@ _MASK = (1 << 64) - 1
 
 
 def key_of(seed: int, purpose: str) -> np.uint64:
-    """What seed and purpose come to, which every draw for them begins with."""
+    """Return the key of a seed and a purpose, the start of every draw for them."""
     word = randomness.mix((seed + int(_GOLDEN)) & _MASK)
     return np.uint64(randomness.mix(word ^ randomness.purpose_key(purpose)))
 
@@ -28,7 +28,7 @@ def mix(word: np.uint64) -> np.uint64:
 
 @inner
 def bits(key: np.uint64, client: int, attempt: int) -> np.uint64:
-    """`key` is what seed and purpose come to."""
+    """Return 64 random bits. `key` is the result of `key_of`."""
     word = mix(key + np.uint64(client) * _GOLDEN)
     return mix(word + np.uint64(attempt) * _BY_ATTEMPT + _GOLDEN)
 
@@ -40,13 +40,13 @@ def draw(key: np.uint64, client: int, attempt: int) -> float:
 
 @compiled
 def draw_all(key: np.uint64, out: Array, attempt: int) -> None:
-    """A draw for each client."""
+    """Write a draw for each client to `out`."""
     for client in range(len(out)):
         out[client] = draw(key, client, attempt)
 
 
 @compiled
 def bits_of_all(key: np.uint64, out: Array) -> None:
-    """The bits that a fault's choice is made by, for each client."""
+    """Write each client's random bits to `out`; a fault's choice of clients sorts by them."""
     for client in range(len(out)):
         out[client] = bits(key, client, 0)

@@ -1,4 +1,4 @@
-"""What the service does for all clients together, compiled: handshakes, heads of streams, and what is counted."""
+"""The compiled functions that all clients share: worker queues, heads of streams, and counters."""
 
 import math
 
@@ -15,14 +15,14 @@ _MAX_TRIES = 2**15 - 1
 
 @inner
 def count(w: Service, what: int, at: float) -> None:
-    """One more of a series, in its bin of time."""
+    """Count one more in a series, in its bin of time."""
     place = int(at / w.bin_s)
     series(w)[what, min(place, series(w).shape[1] - 1)] += 1
 
 
 @inner
 def size(w: Service, what: int, seconds: float) -> None:
-    """Into a bin whose upper edge is less than a thousandth above."""
+    """Count a duration in a bin whose upper edge is less than a thousandth above it."""
     part, octave = math.frexp(max(seconds, 1e-6))
     place = (octave - _LOWEST_OCTAVE) * _OCTAVE_BINS + int((part - 0.5) * 2 * _OCTAVE_BINS)
     sizes(w)[what, min(max(place, 0), _SIZE_BINS - 1)] += 1
@@ -30,7 +30,7 @@ def size(w: Service, what: int, seconds: float) -> None:
 
 @inner
 def attempted(w: Service, i: int, at: float) -> None:
-    """A client connects."""
+    """Count a client's attempt to connect."""
     count(w, _ATTEMPTED, at)
     client = clients(w)[i]
     if client.tries < _MAX_TRIES:
@@ -39,7 +39,7 @@ def attempted(w: Service, i: int, at: float) -> None:
 
 @inner
 def admit(free_at: Array, at: float, takes_s: float) -> float:
-    """First come, first served by several workers: when it is done. `free_at` is a heap of when each worker is free."""
+    """Return when an arrival is done: first come, first served. `free_at` is a heap of when each worker is free."""
     done = max(at, free_at[0]) + takes_s
     place, last = 0, len(free_at)
     while True:
@@ -58,7 +58,7 @@ def admit(free_at: Array, at: float, takes_s: float) -> float:
 
 @inner
 def has_room(w: Service, at: float) -> bool:
-    """Whether the accept backlog takes one more. Handshakes all take the same, so they end in the order they came."""
+    """Return whether the accept backlog takes one more. All handshakes take the same time, so they end in order of arrival."""
     if w.one_loop:
         return w.accept_tail - w.accept_head < w.backlog
     ring = len(inside(w))
@@ -71,7 +71,7 @@ def has_room(w: Service, at: float) -> bool:
 
 @inner
 def head_of(w: Service, stream: int, at: float) -> int:
-    """How many events of a stream were announced by then."""
+    """Return how many events of a stream were announced by `at`."""
     low, high = 0, heads(w)[stream]
     while low < high:
         middle = (low + high) >> 1
@@ -84,5 +84,5 @@ def head_of(w: Service, stream: int, at: float) -> int:
 
 @inner
 def stream_of(w: Service, i: int, topic: int) -> int:
-    """Client n reads run streams n, n + 1, ...; everyone reads the stream that is not a run's."""
+    """Return a topic's stream. Client n reads run streams n, n + 1, ...; all clients read the stream that is not a run's."""
     return w.run_streams if topic >= w.topics - w.worker_events else (i + topic) % w.run_streams
