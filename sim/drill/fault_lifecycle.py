@@ -99,7 +99,7 @@ class _Fault:
     announced: float | None = None
     injections: int = 0
     observed: float = 0.0
-    action: Completion | None = None  # under way
+    action: Completion | None = None  # the running action
     is_reverting: bool = False
 
 

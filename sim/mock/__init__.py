@@ -1,4 +1,4 @@
-"""The embedded mock: the simulated service of `sim/server` behind real HTTP and WebSocket, its log in SQLite.
+"""The embedded mock: the simulated service of `sim/server` behind real HTTP and WebSocket, with its log in SQLite.
 
-Imported by engines, the command line and load tests; it imports no engine.
+Engines, the command line and load tests import it; it imports no engine.
 """

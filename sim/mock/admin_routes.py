@@ -1,4 +1,4 @@
-"""The mock's admin routes, for its own machine only: faults, keys, sockets, and a rollout."""
+"""The mock's admin routes for faults, keys, sockets and rollouts. Only its own machine may use them."""
 
 import secrets
 import uuid
@@ -28,7 +28,7 @@ class _Shrink(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Keys(msgspec.Struct, forbid_unknown_fields=True):
-    rotate: bool  # else: retire
+    rotate: bool  # false: retire the old keys
 
 
 class _HangUp(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,7 +50,7 @@ class AdminRoutes:
         self._mock = mock
 
     def routes(self) -> list[Route]:
-        """All routes; each refuses requests from other machines."""
+        """Return all routes. Each refuses requests from other machines."""
         return [
             _put("switches", Switches, self._set_switches),
             _put("sockets", _HangUp, self._hang_up),
@@ -71,7 +71,7 @@ class AdminRoutes:
         return {"events_forgotten": self._mock.runtime.shrink_window(asked.topic, asked.keep_events)}
 
     def _set_keys(self, asked: _Keys) -> Any:
-        """Sign with a new key, or retire the older ones; a restart reverts this, because the file keeps the first key."""
+        """Sign with a new key, or retire the older keys. A restart reverts this, because the file keeps the first key."""
         control = self._mock.control
         if asked.rotate:
             control.rotate(Key(f"mock-{uuid.uuid4()}", secrets.token_bytes(32)))
@@ -88,7 +88,7 @@ class AdminRoutes:
     # --- a rollout ----------------------------------------------------------------------------------
 
     def _set_traffic(self, asked: _Serving) -> Any:
-        """Let another revision serve, with its own defects."""
+        """Make another revision serve, with its own defects."""
         rollout = self._mock.rollout
         if wrong := unknown_revision(rollout.deployment, asked.revision):
             raise RequestRefusedError(422, "unknown_revision", wrong)
@@ -118,7 +118,7 @@ class AdminRoutes:
 
 
 def _put(name: str, kind: type[T], change: Callable[[T], Any]) -> Route:
-    """`PUT /_mock/NAME` with a body of this kind, from this machine only."""
+    """Return the route `PUT /_mock/NAME` with a body of this kind, for requests from this machine only."""
 
     async def endpoint(request: Request) -> Response:
         require_local(request, f"{name} of a mock may be changed")

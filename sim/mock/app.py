@@ -69,7 +69,7 @@ class MockOptions:
 
 
 class Mock:
-    """A mock over one store."""
+    """A mock with its events in one store."""
 
     def __init__(self, options: MockOptions, store: Store) -> None:
         keyring = Keyring(store.signing_key())
@@ -89,11 +89,11 @@ class Mock:
 
     @property
     def switches(self) -> Switches:
-        """The faults and defects in force."""
+        """The active faults and defects."""
         return self.runtime.switches
 
     def app(self) -> Callable[[Message, Receive, Send], Awaitable[None]]:
-        """The ASGI application."""
+        """Return the ASGI application."""
         refusals = {RequestRefusedError: _refused, ControlRefusedError: _refused, StorageError: _log_unavailable}
         http = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers=refusals)
 
@@ -158,7 +158,7 @@ class Mock:
         return JSONResponse(self.control.issue(asked, moment, outage=switches.mint_outage, defects=switches.defects))
 
     async def _take_minting_time(self) -> None:
-        """The fault slow_mint: each token takes a while, a limited number at once."""
+        """Apply the fault slow_mint: each token takes time, and only a limited number is minted at once."""
         switches = self.switches
         if switches.mint_delay_ms <= 0:
             return
@@ -227,7 +227,7 @@ class Mock:
         return JSONResponse(metrics(runtime.counters, logs, runtime.consumers, self.options.settings.profile, time.time()))
 
     async def _prometheus(self, request: Request) -> Response:
-        """The same metrics and more for Prometheus, with the same bearer token."""
+        """Answer with the same metrics and more in the format of Prometheus. Requires the same bearer token."""
         from sim.mock import prometheus_page  # imported late: its import takes longer than a mock takes to start
 
         self._require_admin(request)
@@ -244,7 +244,7 @@ class Mock:
         return JSONResponse({"detail": "Not Found"}, 404)
 
     def set_switches(self, chosen: Switches) -> int:
-        """Put faults and defects in force, beside the revision's; returns how many sockets must authenticate again."""
+        """Activate faults and defects besides those of the revision; return how many sockets must authenticate again."""
         self.rollout.chosen = chosen
         expelled = self.runtime.set_switches(self.rollout.switches)
         self.sockets.kick()

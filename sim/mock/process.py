@@ -1,7 +1,7 @@
-"""A mock as a separate process: started, killed, and restarted on the same log.
+"""A mock as a separate process, which can be started, killed, and restarted on the same log.
 
-The process ends when ours does, because it reads a pipe that only we hold open. Its event log holds signing keys, so it is in a
-temporary folder, which `stop` removes.
+The process ends when ours does, because it reads a pipe that only we hold open. Its event log contains signing keys, so it
+is in a temporary folder, which `stop` removes.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _LISTENING = re.compile(rb"listening on http://\S+:(?P<port>\d+) ")
 
 
 class _Process:
-    """What both kinds of process share. The process appends its stderr to `log`."""
+    """Base of both kinds of mock process. The process appends its stderr to `log`."""
 
     def __init__(self, options: ServeOptions, log: Path) -> None:
         self._options, self._log = options, log
@@ -43,13 +43,13 @@ class _Process:
         return [sys.executable, "-m", "sim.mock.server", msgspec.json.encode(options).decode()]
 
     def _is_listening(self, line: bytes) -> bool:
-        """Take the port from a line of the process; False for any other line than the one that says it listens."""
+        """Return whether this is the line that reports listening, and take the port from it."""
         if match := _LISTENING.search(line):
             self._port = int(match["port"])
         return match is not None
 
     def _failure(self, code: int) -> StormgateError:
-        """Why the process did not start: the last line of its log, if that is an error."""
+        """Return why the process did not start: the last line of its log, if that line is an error."""
         last = self._log.read_text(errors="replace").splitlines()[-1:]
         if not last or not last[0].startswith(ERROR_PREFIX):
             return TargetError(f"the embedded mock did not start. Its output is in {self._log}.")
@@ -58,7 +58,7 @@ class _Process:
 
 
 class MockProcess(_Process):
-    """For asyncio: one process at a time, on one port and one event log. It logs to `runtime.log` in `folder`."""
+    """A mock process for asyncio: one at a time, on one port and one event log. It logs to `runtime.log` in `folder`."""
 
     def __init__(self, options: ServeOptions, folder: Path) -> None:
         super().__init__(options, folder / LOG_NAME)
@@ -70,7 +70,7 @@ class MockProcess(_Process):
         return self._process.pid if self._process and self._process.returncode is None else 0
 
     async def start(self) -> None:
-        """Start on the previous port, if any; returns when it listens. Raises `TargetError` or `StorageError`."""
+        """Start on the previous port, if any; return when it listens. Raise `TargetError` or `StorageError`."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(),
@@ -92,7 +92,7 @@ class MockProcess(_Process):
         raise self._failure(await self.kill())
 
     async def kill(self) -> int:
-        """Send SIGKILL; returns the exit code, negative for a signal."""
+        """Send SIGKILL; return the exit code, negative for a signal."""
         if self._process is None:
             return 0
         if self._process.returncode is None:
@@ -100,7 +100,7 @@ class MockProcess(_Process):
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Close its pipe, which ends it, or kill it."""
+        """Close the process's pipe, which ends it; kill it if it does not end in time."""
         if self._process is not None and self._process.returncode is None:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -111,10 +111,10 @@ class MockProcess(_Process):
 
 
 class BlockingMockProcess(_Process):
-    """For threads, and for greenlets once gevent has patched the standard library."""
+    """A mock process for threads, and for greenlets if gevent has patched the standard library."""
 
     def __init__(self, options: ServeOptions, log: Path) -> None:
-        """Start it; returns when it listens. Raises `TargetError` or `StorageError`."""
+        """Start the process; return when it listens. Raise `TargetError` or `StorageError`."""
         super().__init__(options, log)
         pipe = subprocess.PIPE
         with log.open("ab") as errors:
@@ -126,11 +126,11 @@ class BlockingMockProcess(_Process):
 
     @property
     def has_died(self) -> bool:
-        """Whether it ended without being stopped."""
+        """Whether the process ended without being stopped."""
         return self._process.poll() is not None
 
     def stop(self) -> int:
-        """Close its pipe, which ends it, or kill it; returns its exit code."""
+        """Close the process's pipe, which ends it; kill it if it does not end in time. Return its exit code."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

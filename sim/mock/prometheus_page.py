@@ -1,7 +1,7 @@
 """The mock's metrics in the text format that Prometheus scrapes.
 
-A name there is `stormgate_` and the metric's name with underscores, such as `stormgate_auth_failures_unauthorized_total`; by
-convention a counter ends with `_total`. To scrape it:
+A name on the page is `stormgate_` and the metric's name with underscores, such as
+`stormgate_auth_failures_unauthorized_total`. By convention a counter ends with `_total`. To scrape the page:
 
     scrape_configs:
       - job_name: mock
@@ -27,13 +27,13 @@ _PREFIX = "stormgate_"
 
 
 def name_of(metric: str) -> str:
-    """The name of a metric on the page."""
+    """Return the name of a metric on the page."""
     plain = _PREFIX + metric.replace(".", "_")
     return f"{plain}_total" if is_counter(metric) and not plain.endswith("_total") else plain
 
 
 def text(runtime: Runtime, control: Control) -> bytes:
-    """Render the metrics of both profiles, those of the control service, and those of this page alone."""
+    """Render the metrics of both profiles, those of the control service, and those that only this page has."""
     values: dict[str, float] = {**control.counters, **monitored(runtime.counters)}
     for profile in get_args(Profile):
         body = metrics(runtime.counters, runtime.streams.logs.values(), runtime.consumers, profile, now=0.0)
@@ -47,7 +47,7 @@ class _Page(Collector):
         self._values = values
 
     def collect(self) -> Iterable[Metric]:
-        """One family per metric."""
+        """Yield one family per metric."""
         for metric, value in self._values.items():
             kind = CounterMetricFamily if is_counter(metric) else GaugeMetricFamily
             yield kind(name_of(metric), _help(metric), value=value)

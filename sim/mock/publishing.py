@@ -1,7 +1,7 @@
 """The mock's publishing: admission, sequence numbers, group commit, then delivery and acknowledgement.
 
-Publishes that arrive in one turn of the event loop share one SQLite transaction. Nothing is delivered or acknowledged before
-it has committed.
+Publishes that arrive in one iteration of the event loop share one SQLite transaction. No event is delivered or acknowledged
+before its transaction is committed.
 """
 
 import asyncio
@@ -38,11 +38,11 @@ class Authority:
         self._store = store
         self._limits = PublishLimits(settings)
         self._waiting: list[_Publish] = []
-        self.failure = ""  # why nothing more can be published, or empty
+        self.failure = ""  # why publishing is no longer possible, or empty
         self.committed: Callable[[], None] = lambda: None  # called after each commit with new events
 
     async def publish(self, topic: str, key: str, payload: bytes, expected_next_seq: int | None) -> Appended:
-        """Append one event durably; raises `RequestRefusedError`."""
+        """Append one event durably; raise `RequestRefusedError` if it is refused."""
         runtime = self._runtime
         if delay_ms := runtime.switches.publish_delay_ms:
             runtime.counters.act("slow_publishes")
@@ -79,7 +79,7 @@ class Authority:
             raise self._refused(no)
 
     def _commit(self) -> None:
-        """Sequence and store all waiting publishes; deliver and acknowledge them once durable."""
+        """Number and store all waiting publishes; deliver and acknowledge them when they are durable."""
         waiting, self._waiting = self._waiting, []
         heads = {request.topic: self._runtime.streams.head(request.topic) for request in waiting}
         now = time.time()
@@ -106,7 +106,7 @@ class Authority:
             return RequestRefusedError(409, "expected_next_seq_mismatch", str(error))
 
     def _undo(self, waiting: list[_Publish], heads: dict[str, int], reason: str) -> None:
-        """Undo publishes that the disk refused; no one has seen these events."""
+        """Undo publishes that could not be stored. These events were not delivered to any client."""
         self.failure = reason
         for topic, head in heads.items():
             self._runtime.streams.log(topic).truncate(head)

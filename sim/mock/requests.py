@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class RequestRefusedError(Exception):
-    """A refused request: HTTP status, code, and after how many ms to try again."""
+    """A refused request, with an HTTP status, a code, and the delay of a retry in ms."""
 
     def __init__(self, status: int, code: str, message: str, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
@@ -19,13 +19,13 @@ class RequestRefusedError(Exception):
 
 
 def problem(status: int, code: str, message: str, retry_after_ms: int | None = None) -> JSONResponse:
-    """A refusal in the service's error format."""
+    """Return a refusal in the service's error format."""
     hint = {} if retry_after_ms is None else {"retry_after_ms": retry_after_ms}
     return JSONResponse({"error": {"code": code, "message": message, **hint}}, status)
 
 
 async def body(request: Request, kind: type[T]) -> T:
-    """The request's JSON body as `kind`; raises `RequestRefusedError` with status 422."""
+    """Decode the request's JSON body as `kind`; raise `RequestRefusedError` with status 422 if it is malformed."""
     try:
         return msgspec.json.decode(await request.body() or b"{}", type=kind)
     except (msgspec.DecodeError, RecursionError) as error:

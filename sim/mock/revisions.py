@@ -1,4 +1,4 @@
-"""The mock's serving revision and its defects, stored in the log's file, so that a restart changes nothing."""
+"""The mock's serving revision and its defects, stored in the log's file, so that they survive a restart."""
 
 import time
 
@@ -14,7 +14,7 @@ _NOTE = "traffic"
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """The stored traffic; it is ignored for another deployment."""
+    """The stored traffic. A mock with another deployment ignores it."""
 
     deployment: Deployment
     traffic: Traffic
@@ -40,11 +40,11 @@ class Rollout:
 
     @property
     def switches(self) -> Switches:
-        """The switches in force: the chosen ones and the defects of the serving revision."""
+        """The active switches: the chosen ones and the defects of the serving revision."""
         return rules.switches_in_force(self.deployment, self.traffic, self.chosen)
 
     def change(self, traffic: Traffic) -> None:
-        """Put it in force, durably; raises `StorageError`."""
+        """Apply and store this traffic; raise `StorageError` if it cannot be stored."""
         self._store.keep_note(_NOTE, msgspec.json.encode(_Kept(self.deployment, traffic)))
         if traffic.throttle != self.traffic.throttle:
             self.limits = ServiceLimits(traffic.throttle, time.time())

@@ -1,4 +1,4 @@
-"""Serves a mock on a port; engines start it as a process by `python -m sim.mock.server`."""
+"""Serves a mock on a port. Engines start it as a process with `python -m sim.mock.server`."""
 
 import asyncio
 import contextlib
@@ -25,14 +25,14 @@ from sim.mock.store import Store
 from sim.server.deployment import Deployment
 from sim.server.settings import RuntimeSettings, Switches
 
-ERROR_PREFIX = "stormgate mock: "  # of the line on stderr that says why it cannot start
+ERROR_PREFIX = "stormgate mock: "  # of the line on stderr with the reason why the mock cannot start
 ADMIN_TOKEN_VARIABLE = "RUNTIME_ADMIN_TOKEN"
 _OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where and how to serve. `state`: the log's file; empty: a temporary one. `exit_with_stdin`: end when stdin closes."""
+    """Options of a mock. `state` is the log's file, or empty for a temporary one. `exit_with_stdin`: end when stdin closes."""
 
     settings: RuntimeSettings
     switches: Switches
@@ -44,13 +44,13 @@ class ServeOptions:
 
 
 def listening_line(host: str, port: int) -> str:
-    """The line printed once the port is open; `MockProcess` reads it."""
+    """Return the line that is printed when the port is open. `MockProcess` reads it."""
     shown = f"[{host}]" if ":" in host else host
     return f"stormgate mock: listening on http://{shown}:{port} (pid {os.getpid()})"
 
 
 def serve(options: ServeOptions) -> None:
-    """Serve until stopped by a signal; raises `UsageError` or `StorageError` when it cannot start."""
+    """Serve until a signal stops the mock; raise `UsageError` or `StorageError` if it cannot start."""
     raise_descriptor_limit()
     listener = _listen(options.host, options.port, options.settings.send_buffer_kib)
     with contextlib.ExitStack() as cleanup:
@@ -77,7 +77,7 @@ def serve(options: ServeOptions) -> None:
 
 
 def _end_with_signals(server: uvicorn.Server) -> None:
-    """End cleanly on a signal. uvicorn raises it again after its end, where the default handler would be an error."""
+    """End cleanly on a signal. uvicorn raises the signal again at its end, so the default handler would cause an error."""
 
     def end(*_: object) -> None:
         server.should_exit = True
@@ -91,13 +91,13 @@ def _temporary_log(cleanup: contextlib.ExitStack) -> Path:
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    """Drop two false alarms of uvicorn: an upgrade refused with a body, and a client's bytes that are not UTF-8."""
+    """Filter out two false alarms of uvicorn: an upgrade refused with a body, and a client's bytes that are not UTF-8."""
     message = record.getMessage()
     return "without completing handshake" not in message and "Invalid UTF-8 sequence" not in message
 
 
 def admin_token() -> str:
-    """The admin token of a mock started from here: from the environment, or the default."""
+    """Return the admin token of a mock that this process starts: from the environment, or the default."""
     return os.environ.get(ADMIN_TOKEN_VARIABLE) or DEFAULT_ADMIN_TOKEN
 
 
@@ -112,7 +112,7 @@ async def _run(server: uvicorn.Server, listener: socket.socket, exit_with_stdin:
 
 
 def _end_when_closed(server: uvicorn.Server) -> None:
-    """The parent process has ended, or asks this one to end."""
+    """End when stdin is closed: the parent process has ended, or asks this process to end."""
     if not os.read(sys.stdin.fileno(), 4096):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         server.should_exit = True
@@ -129,7 +129,7 @@ def _listen(host: str, port: int, send_buffer_kib: int) -> socket.socket:
 
 
 def _candidate_ports() -> Iterator[int]:
-    """Ports outside the range of outgoing connections, so that a restarted mock finds its port free; then any free port."""
+    """Yield ports outside the range of outgoing connections, so that a restarted mock finds its port free; at last 0 (any)."""
     try:
         outgoing_from = int(_OUTGOING_PORTS.read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -154,7 +154,7 @@ def _bound(host: str, port: int, send_buffer_kib: int) -> socket.socket:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one; returns the limit in force."""
+    """Raise the soft limit of open files to the hard limit; return the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

@@ -1,8 +1,8 @@
-"""The mock's WebSocket endpoint: messages of the simulated service to and from ASGI, one writer task per socket.
+"""The mock's WebSocket endpoint: connects the simulated service to ASGI, with one writer task per socket.
 
-A writer pulls a frame only when the socket took the previous one, so the frames of a client that does not read stay in the
-service and count against its outbound queue. Replies do not count there: while more than `MAX_WAITING_FRAMES` wait for a
-client, its socket is not read, and TCP slows it down.
+A writer pulls a frame only after the socket accepted the previous one. Frames for a client that does not read therefore stay
+in the service and count against its outbound queue. Replies do not count there: while more than `MAX_WAITING_FRAMES` wait
+for a client, its socket is not read, and TCP slows the client down.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _Signals:
     is_over: bool = False  # nothing more is sent
 
     def end(self) -> None:
-        """Wake both tasks for the last time."""
+        """Mark the end, and wake the reader and the writer for the last time."""
         self.is_over = True
         self.something_to_send.set()
         self.may_read.set()
@@ -55,7 +55,7 @@ class Sockets:
 
     @property
     def longest_outbox(self) -> int:
-        """The most frames that wait for any one client, without its events."""
+        """The maximum number of frames that wait for one client, without its events."""
         return max(map(self._runtime.waiting, self._lines), default=0)
 
     def kick(self) -> None:
@@ -65,7 +65,7 @@ class Sockets:
                 line.something_to_send.set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """The ASGI endpoint of `/sync/socket/websocket`."""
+        """Serve `/sync/socket/websocket` as an ASGI endpoint."""
         await receive()  # websocket.connect
         self._runtime.counters.upgrades += 1
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
@@ -104,7 +104,7 @@ class Sockets:
             try:
                 data = message["bytes"] if text is None else text.encode()
                 intent = server.read(data, text is not None, max_bytes)
-            except BrokenMessageError as error:  # all of it has been read, so that its sender gets the close frame
+            except BrokenMessageError as error:  # the message was read completely, so the sender gets the close frame
                 await send({"type": "websocket.close", "code": error.status})
                 return
             except MalformedFrameError as error:
@@ -163,7 +163,7 @@ def _compatibility(query: dict[str, str]) -> Compatibility:
 
 
 async def _deny(send: Send, status: int, code: str = "", retry_after_ms: int | None = None) -> None:
-    """Refuse the upgrade; the body holds the code, if any."""
+    """Refuse the upgrade. The body contains the code, if any."""
     error = {"code": code} if retry_after_ms is None else {"code": code, "retry_after_ms": retry_after_ms}
     body = msgspec.json.encode({"error": error} if code else {})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -25,11 +25,11 @@ CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, worker_id TEXT NOT 
 CREATE TABLE IF NOT EXISTS signing_keys (number INTEGER PRIMARY KEY, kid TEXT NOT NULL, secret BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
-_RUN_ID = re.compile(r"r[1-9][0-9]{0,17}", re.ASCII)  # one spelling per run, and so one topic
+_RUN_ID = re.compile(r"r[1-9][0-9]{0,17}", re.ASCII)  # only one spelling per run, so only one topic
 
 
 class Store:
-    """One open file; every method commits before it returns. Raises `StorageError`."""
+    """The storage in one open file. Every method commits before it returns, and raises `StorageError` on failure."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,7 +42,7 @@ class Store:
             raise StorageError(f"{path}: cannot be used as the runtime's log ({error}).") from None
 
     def signing_key(self) -> Key:
-        """The signing key of tokens, created at the first start, so that tokens survive a restart."""
+        """Return the signing key. It is created at the first start, so that tokens remain valid after a restart."""
         rows = self._rows("SELECT kid, secret FROM signing_keys ORDER BY number DESC LIMIT 1")
         if not rows:
             rows = [(f"key-{secrets.token_hex(4)}", secrets.token_bytes(32))]
@@ -50,20 +50,20 @@ class Store:
         return Key(*rows[0])
 
     def add_run(self, worker_id: str) -> str:
-        """Create a run; ids count up, so that a drill's streams have the same names in every run."""
+        """Create a run and return its id. Ids count up, so that a drill's streams have the same names in every run."""
         try:
             return f"r{self._db.execute('INSERT INTO runs (worker_id) VALUES (?)', (worker_id,)).lastrowid}"
         except sqlite3.Error as error:
             raise StorageError(f"{self._path}: cannot be written ({error}).") from None
 
     def has_run(self, run_id: str) -> bool:
-        """Whether a run exists."""
+        """Return whether a run exists."""
         if not _RUN_ID.fullmatch(run_id):
             return False
         return bool(self._rows("SELECT 1 FROM runs WHERE number = ?", int(run_id[1:])))
 
     def commit(self, entries: Iterable[tuple[str, Entry]]) -> None:
-        """Make (topic, entry) pairs durable, all or none."""
+        """Store (topic, entry) pairs durably, all or none."""
         rows: list[tuple[object, ...]] = [
             (topic, e.seq, e.key, e.payload, e.payload_hash, e.appended_at) for topic, e in entries
         ]
@@ -104,7 +104,7 @@ class Store:
             raise StorageError(f"{self._path}: stream {topic} is inconsistent ({error}).") from None
 
     def note(self, name: str) -> bytes:
-        """The note of a name, or empty."""
+        """Return the note with this name, or empty bytes."""
         rows = self._rows("SELECT content FROM notes WHERE name = ?", name)
         return bytes(rows[0][0]) if rows else b""
 
@@ -113,7 +113,7 @@ class Store:
         self._commit("INSERT OR REPLACE INTO notes (name, content) VALUES (?, ?)", [(name, content)])
 
     def forget_events(self) -> None:
-        """Lose every event (the defect `lose_log_on_restart`)."""
+        """Delete every event, for the defect `lose_log_on_restart`."""
         self._commit("DELETE FROM events", [()])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Background greenlets of a run, and the lag of its own process."""
+"""Background greenlets of a run, and a monitor of the timer lag of its process."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ _LAG_PERIOD_S = 0.05
 
 
 class BackgroundGreenlets:
-    """Greenlets that last as long as a run. An error in any of them stops the run: its measurements cannot be trusted."""
+    """Greenlets that run until the run ends. An error in one of them stops the run, because its metrics are unreliable."""
 
     def __init__(self, stop: Callable[[str], None]) -> None:
         self._stop = stop
@@ -30,19 +30,19 @@ class BackgroundGreenlets:
 
     @contextlib.contextmanager
     def must_not_fail(self) -> Iterator[None]:
-        """An exception inside stops the run as incomplete; killing the greenlet does not."""
+        """Stop the run as incomplete if the body raises an exception. Killing the greenlet does not stop it."""
         try:
             yield
         except Exception as error:
             self._stop(str(error) or type(error).__name__)
 
     def kill(self) -> None:
-        """End all of them."""
+        """Kill all background greenlets."""
         self._group.kill()
 
 
 class LagMonitor:
-    """Measures how late this process's timers are: a load generator that lags must not be mistaken for a slow service."""
+    """Measures how late this process's timers are, so that a slow load generator is not mistaken for a slow service."""
 
     def __init__(self, clock: WallClock, recorder: Collector, name: str = "") -> None:
         self._clock = clock
@@ -51,7 +51,7 @@ class LagMonitor:
         self.ms = 0.0  # latest
 
     def run(self) -> None:
-        """Measure as long as the run lasts. A long stall is many late ticks, not one."""
+        """Measure until the greenlet is killed. A long stall counts as many late ticks, not one."""
         due = self._clock.now() + _LAG_PERIOD_S
         while True:
             gevent.sleep(max(due - self._clock.now(), 0))

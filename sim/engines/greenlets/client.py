@@ -1,4 +1,4 @@
-"""Drives one Session over a real socket by one greenlet, which mints, connects, reads, and wakes the session in time."""
+"""Drives one `Session` over a real socket. One greenlet mints, connects, reads, and wakes the session when it is due."""
 
 import contextlib
 import socket
@@ -27,7 +27,7 @@ Listener = Callable[[float, Session, Sequence[Notice]], None]
 
 
 class GreenSocket(WebSocket):
-    """The client's end of one connection, read by the greenlet that calls `take`."""
+    """The client's end of one connection. The greenlet that calls `take` reads it."""
 
     def __init__(self, uri: WebSocketURI, owner: Owner) -> None:
         super().__init__(uri, owner)
@@ -35,18 +35,18 @@ class GreenSocket(WebSocket):
         self._tcp: socket.socket | None = None
 
     def dial(self, within_s: float) -> None:
-        """Connect, and ask for the upgrade; raises `OSError`."""
+        """Connect and request the upgrade; raise `OSError` on failure."""
         self._tcp = tcp = _connected(self._uri.host, self._uri.port, within_s)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._uri.secure:
             self._tcp = certificates.trusted().wrap_socket(tcp, server_hostname=self._uri.host)
-        if self._owner is None:  # cut meanwhile
+        if self._owner is None:  # cut while it was connecting
             self._cut()
         else:
             self._ask_upgrade()
 
     def take(self, within_s: float) -> None:
-        """Take what comes within that time, and tell the owner what it is."""
+        """Read once, for at most `within_s`, and report the result to the owner."""
         assert self._tcp is not None
         try:
             self._tcp.settimeout(within_s)
@@ -54,7 +54,7 @@ class GreenSocket(WebSocket):
         except TimeoutError:
             return
         except OSError as error:
-            self._take_end(error)  # after a `close` or `abort` of our own nobody is told
+            self._take_end(error)  # not reported after our own `close` or `abort`
             self._cut()
             return
         if data:
@@ -71,7 +71,7 @@ class GreenSocket(WebSocket):
             if not data:
                 self._cut()
                 return
-            with contextlib.suppress(OSError):  # whoever reads learns that it is gone
+            with contextlib.suppress(OSError):  # the next read reports the closed connection
                 self._tcp.sendall(data)
 
     def _hang_up(self) -> None:
@@ -83,7 +83,7 @@ class GreenSocket(WebSocket):
 
 
 def _connected(host: str, port: int, within_s: float) -> socket.socket:
-    """A TCP connection. A numeric IPv4 address is not looked up: that would take a thread each, in a storm thousands."""
+    """Open a TCP connection. Skip the lookup of a numeric IPv4 address: it needs a thread, in a storm thousands of them."""
     if not host.replace(".", "").isdigit():
         return socket.create_connection((host, port), within_s)
     tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -97,7 +97,7 @@ def _connected(host: str, port: int, within_s: float) -> socket.socket:
 
 
 class WireClient(SessionDriver):
-    """One client's life over sockets; `run` is its greenlet's whole work. `listener` hears what is recorded."""
+    """One client over sockets. Its greenlet calls `run`. `listener` is called with all notices that are recorded."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class WireClient(SessionDriver):
         self._is_over = False
 
     def run(self, arrives_at: float) -> None:
-        """Start at that moment, and go on until `stop`."""
+        """Start at the moment `arrives_at`, and continue until `stop`."""
         while (wait_s := arrives_at - self._clock.now()) > 0 and not self._is_over:
             self._nudged.wait(wait_s)
         if not self._is_over:
@@ -145,7 +145,7 @@ class WireClient(SessionDriver):
         self._nudged.set()
 
     def _live_on(self) -> None:
-        """Do what is to be done, or wait for something to happen."""
+        """Do the next work, or wait for data, for a deadline, or for new work."""
         self._nudged.clear()
         left_s = min(self.session.wake_at() - self._clock.now(), _LONGEST_WAIT_S)
         todo, self._todo = self._todo, None
@@ -192,7 +192,7 @@ class WireClient(SessionDriver):
         try:
             dialled.dial(max(self.session.wake_at() - now, NO_WAIT_S))
         except OSError:
-            # That it has waited long enough the session knows by itself.
+            # After its own connect time-out, the session handles the failure itself.
             if self._socket is dialled and self.session.wake_at() > self._clock.now() + NO_WAIT_S:
                 self._socket = None
                 self._fail_connect()
@@ -202,7 +202,7 @@ class WireClient(SessionDriver):
         self._nudged.set()
 
     def _wake_in_time(self, wake_at: float) -> None:
-        """`_live_on` asks before each wait; who waits already must ask again."""
+        """End the current wait, because `_live_on` reads the wake-up time only before each wait."""
         self._nudged.set()
 
     def _noticed(self, now: float, notices: Sequence[Notice]) -> None:

@@ -1,4 +1,4 @@
-"""Resumes a run's phases by a greenlet, and carries out the steps of faults in others."""
+"""Resumes a run's phases in one greenlet, and carries out the steps of faults in other greenlets."""
 
 import contextlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _CHECK_PERIOD_S = 0.1
 
 
 class GreenletDriver:
-    """`check` is called all the time; what it raises, the phases are told."""
+    """Drives a phase runner in wall time. It calls `check` regularly, and raises its errors inside the phases."""
 
     def __init__(self, clock: WallClock, check: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
@@ -24,17 +24,17 @@ class GreenletDriver:
         self.signals = Signals()
 
     def stop(self) -> None:
-        """End the run before its time."""
+        """Stop the run early."""
         self.signals.is_stopped = True
         self._nudged.set()
 
     def look(self) -> None:
-        """An operator has changed something: let the phases look at it."""
+        """End the current wait, so that the phases check what an operator has changed."""
         self.signals.is_by_hand = True
         self._nudged.set()
 
     def drive(self, steps: fault_lifecycle.Steps) -> None:
-        """Resume the phases until they end; raises what they raise."""
+        """Resume the phases until they end, and raise their errors."""
         with contextlib.suppress(StopIteration):
             wait = next(steps)
             while True:
@@ -54,12 +54,12 @@ class GreenletDriver:
         return woke
 
     def carry_out(self, steps: Steps) -> "GreenletCompletion":
-        """Carry out an action in a greenlet of its own."""
+        """Carry out an action in a new greenlet."""
         return GreenletCompletion(steps, self._nudged.set)
 
 
 class GreenletCompletion:
-    """The outcome of a greenlet."""
+    """The outcome of an action that a greenlet carries out."""
 
     def __init__(self, steps: Steps, ended: Callable[[], None]) -> None:
         self._steps = steps

@@ -1,4 +1,4 @@
-"""Sends the service's requests by greenlets over pooled, kept-alive connections, and reads their answers."""
+"""Sends requests to the service from greenlets over pooled keep-alive connections, and reads the answers."""
 
 import ssl
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def http_client(url: str, connections: int, timeout_s: float = REQUEST_TIMEOUT_S) -> HTTPClient:
-    """A client for one base URL; a request waits while all connections are busy."""
+    """Return a client for one base URL. A request waits while all connections are busy."""
     parts = urlsplit(url)
     return HTTPClient(
         str(parts.hostname),
@@ -41,9 +41,9 @@ def http_client(url: str, connections: int, timeout_s: float = REQUEST_TIMEOUT_S
 
 
 def fetch(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
-    """Get a page of metrics on a new connection, so that it waits behind no client's request.
+    """Fetch a page of metrics on a new connection, so that it does not wait behind clients' requests.
 
-    `limit_s` is from connecting to the last byte. Failures of the other side are outcomes, not exceptions.
+    `limit_s` limits the time from connecting to the last byte. Failures of the server are outcomes, not exceptions.
     """
     http = http_client(url, 1)
     try:
@@ -62,7 +62,7 @@ def fetch(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
 
 
 class GreenletHttp:
-    """One HTTP client for a whole run; `close` it."""
+    """One HTTP client for a whole run. Call `close` at the end."""
 
     def __init__(self, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
@@ -77,11 +77,11 @@ class GreenletHttp:
             pool.close()
 
     def ask(self, operation: Callable[Concatenate[Endpoints, P], Request[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Carry out an operation of `service_api`; raises what it says."""
+        """Carry out an operation of `service_api`; raise the errors that it documents."""
         return self._send(operation(self.endpoints, *args, **kwargs))
 
     def check(self) -> None:
-        """Raise `TargetError`, one sentence, unless both services are there and speak the protocol."""
+        """Raise `TargetError` unless both services answer and use the expected protocol."""
         for request in service_api.checks(self.endpoints):
             self._send(request)
 

@@ -1,4 +1,4 @@
-"""Rules about clients that all engines share: their streams, their settings, and when a client counts as behind."""
+"""Rules about clients that all engines share: their streams, their settings, and when a client is behind."""
 
 import math
 import platform
@@ -28,13 +28,13 @@ RUN_EVENT = "run.progress"
 
 
 def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str], count: int) -> list[str]:
-    """Client n reads run streams n, n+1, …; every client reads all other streams."""
+    """Return a client's topics: `count` run topics from number `client` on, and all other topics."""
     own = [run_topics[(client + k) % len(run_topics)] for k in range(count)]
     return [*own, *other_topics]
 
 
 def client_settings(drill: Drill, seed: int) -> ClientSettings:
-    """The settings that all clients of a run share."""
+    """Return the settings that all clients of a run share."""
     runtime = drill.runtime
     return ClientSettings(
         seed=seed,
@@ -50,24 +50,27 @@ def client_settings(drill: Drill, seed: int) -> ClientSettings:
 
 
 def new_connection(socket_url: str) -> Connection:
-    """The adapter of a session's next connection; `socket_url` is `ws://host:port/path`."""
+    """Return the adapter for a session's next connection. `socket_url` is `ws://host:port/path`."""
     return SpacetimeConnection(socket_url)
 
 
 def is_there(session: Session, now: float) -> bool:
-    """Live, or briefly away to renew its token. In a large fleet, some client always is."""
+    """Return whether a client is live, or started to renew its token at most `RENEWAL_S` ago.
+
+    In a large fleet, there is always a client that renews its token.
+    """
     return session.is_live or now <= session.renewing_since + RENEWAL_S
 
 
 def unready_reason(live: int, clients: int, *, is_publishing: bool) -> str:
-    """Why the steady state does not hold; empty if it does."""
+    """Return why the steady state does not hold; empty if it holds."""
     if live < clients:
         return f"{live} of {clients} clients live"
     return "" if is_publishing else "no event acknowledged"
 
 
 def behind(session: Session, heads: Mapping[str, int], now: float) -> list[str]:
-    """The topics in which a client lacks an acknowledged event."""
+    """Return the topics in which a client lacks an acknowledged event; all topics if it is not live and caught up."""
     topics = session.replica.topics
     if not is_there(session, now) or (session.is_live and not session.is_caught_up):
         return list(topics)
@@ -75,7 +78,7 @@ def behind(session: Session, heads: Mapping[str, int], now: float) -> list[str]:
 
 
 def conclusion(session: Session, heads: Mapping[str, int], now: float) -> list[Row]:
-    """The rows to record for a client at the end: that it settled, or what it still waits for and why."""
+    """Return the rows to record for a client at the end: that it settled, or which streams are pending and why."""
     left = behind(session, heads, now)
     rows: list[Row] = [] if left else [("settled", "", -1, 0, NAN, "")]
     for topic in left:
@@ -86,7 +89,7 @@ def conclusion(session: Session, heads: Mapping[str, int], now: float) -> list[R
 
 
 def lag_events(session: Session, heads: Mapping[str, int]) -> float | None:
-    """How many events a client's worst stream lags behind the acknowledged head; None before it has a position."""
+    """Return the largest lag of a client's streams behind the acknowledged head, in events; None without a position."""
     lags = [lag for c in session.replica.cursors.values() if (lag := c.lag(heads[c.topic])) is not None]
     return float(max(*lags, 0)) if lags else None
 
@@ -94,7 +97,7 @@ def lag_events(session: Session, heads: Mapping[str, int]) -> float | None:
 def new_header(
     drill: Drill, faults: Sequence[PlannedFault], *, run_id: str, engine: str, clock: str, seed: int, libraries: Sequence[str]
 ) -> RunHeader:
-    """The header of a run that has not begun yet. The target is the embedded mock until the caller changes it."""
+    """Return the header of a run that has not started. The target is the embedded mock until the caller changes it."""
     versions = {name: version(name) for name in ("stormgate", *libraries)}
     return RunHeader(
         run_id=run_id,
@@ -114,7 +117,7 @@ def new_header(
 
 
 def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]]:
-    """The next session of a client whose process dies now with damaged checkpoints, and the rows to record."""
+    """Kill a client's process and damage its checkpoints; return its next session and the rows to record."""
     rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died")] if session.state in CONNECTED else []
     left: dict[str, str | None] = {}
     for cursor in session.replica.cursors.values():
@@ -126,28 +129,28 @@ def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]
 
 
 def next_life(session: Session, stored_checkpoints: Mapping[str, str | None]) -> Session:
-    """The next session of a client whose process died. Only its stored checkpoints are left."""
+    """Return the next session of a client whose process died. It has only its stored checkpoints."""
     careless = "reads_torn_checkpoints" in session.policy.defects
     found = {topic: restore(text, careless) for topic, text in stored_checkpoints.items()}
     checkpoints = {topic: seq for topic, seq in found.items() if seq is not None}
     again = type(session)(session.client, session.replica.topics, session.policy, session.settings, checkpoints)
-    again.retries.disconnects = session.retries.disconnects  # random draws use this count, so no two lives draw the same values
+    again.retries.disconnects = session.retries.disconnects  # so that two sessions of a client never draw the same values
     return again
 
 
 def revoked_with(session: Session, is_concerned: bool) -> bool:
-    """Whether a revocation fault revokes this session: a concerned client's, or that of a `RevokedToken` client."""
+    """Return whether a revocation fault revokes this session: of an affected client, or of a `RevokedToken` client."""
     return session.token is not None and (is_concerned or isinstance(session, RevokedToken))
 
 
 def forget_token(session: Session, *, sign_in: bool = False) -> None:
-    """Make the client's next connect use a new token; with `sign_in`, the token of a new session."""
+    """Make the client's next connect use a new token; with `sign_in`, a token of a new session."""
     session.must_mint = True
     session.sign_ins += sign_in
 
 
 def unix_s(moment: str) -> float:
-    """An RFC 3339 time in unix seconds; NaN if it is invalid."""
+    """Convert an RFC 3339 time to Unix seconds; NaN if it is invalid."""
     try:
         return datetime.fromisoformat(moment).timestamp()
     except ValueError:
@@ -155,10 +158,10 @@ def unix_s(moment: str) -> float:
 
 
 def by_own_clock(token: Token, session: Session, ahead_s: float) -> Token:
-    """The token as read by a client whose clock is `ahead_s` ahead. Only the defect `trusts_clock` makes a difference."""
+    """Return the token as a client with a clock `ahead_s` ahead reads it: unchanged without the defect `trusts_clock`."""
     return token.by_clock(ahead_s) if "trusts_clock" in session.policy.defects else token
 
 
 def clock_ahead_s(client: int, by_s: float) -> float:
-    """How far a skewed client's clock is ahead, in seconds: `by_s` for even numbers, `-by_s` for odd ones."""
+    """Return how far a skewed client's clock is ahead, in seconds: `by_s` for even client numbers, `-by_s` for odd ones."""
     return by_s if client % 2 == 0 else -by_s

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from sim.drill.target_rules import Rules, TargetKind
 from sim.protocols.spacetime.service_paths import SOCKET_PATH
 
-EMBEDDED_MOCK = "embedded mock"  # the name of a mock that this process started
+EMBEDDED_MOCK = "embedded mock"  # target name of a mock that this process started
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a target's sync service and control service are, and what may be done to them.
+    """The addresses of a target's sync service and control service, its secrets and its rules.
 
-    `session` is the bearer session that mints tokens; empty: one session of the mock per client.
+    `session` is the bearer session that mints tokens. If it is empty, each client has its own session of the mock.
     Without `admin_token` the metrics endpoint is not polled.
     """
 
@@ -24,11 +24,11 @@ class Endpoints:
     admin_token: str = ""
     socket_path: str = SOCKET_PATH
     rules: Rules = field(default_factory=Rules)
-    further_secrets: tuple[str, ...] = ()  # not sent to the service, but kept out of every file too
+    further_secrets: tuple[str, ...] = ()  # not sent to the service, but also kept out of every file
 
     @classmethod
     def of_embedded_mock(cls, url: str, admin_token: str) -> "Endpoints":
-        """The endpoints of a mock that this process started."""
+        """Return the endpoints of a mock that this process started."""
         return cls(EMBEDDED_MOCK, "mock", url, url, admin_token=admin_token)
 
     @property
@@ -38,7 +38,7 @@ class Endpoints:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Values that must never be written anywhere."""
+        """Values that must never be written to a file."""
         return tuple(secret for secret in (self.session, self.admin_token, *self.further_secrets) if secret)
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
-"""What faults do to clients and to the service, the same on every engine that has sessions.
+"""The actions of faults on clients and on the service, shared by all engines with sessions.
 
-Actions on clients complete at once. Actions on the service are generators (steps). They yield each request's outcome, or a
-value that is awaited for it, and receive the outcome. So an engine carries them out at once, in a task, or in a greenlet.
+Actions on clients complete at once. Actions on the service are generators (steps): they yield each request's outcome, or an
+awaitable for it, and receive the outcome. An engine carries them out at once, in a task, or in a greenlet.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ from sim.engines.shared import client_setup, service_api
 from sim.server.settings import Switches
 
 Steps = Generator[Any, Any, float]
-"""Returns how often the fault took effect."""
+"""Steps of an action. They return how often the fault took effect."""
 
 
 def at_once(steps: Steps) -> float:
@@ -50,7 +50,7 @@ LINK_FAULTS = (LinkFault, StopReading)
 
 
 class Client(Protocol):
-    """What can be done to a client."""
+    """The operations on a client that faults need."""
 
     session: Session
     clock_ahead_s: float
@@ -62,7 +62,7 @@ class Client(Protocol):
 
 
 class Links(Protocol):
-    """Faults of clients' links. `inject` and `revert` return how many links were hit, or how often."""
+    """Faults of clients' links. `inject` and `revert` return how often the fault took effect, or on how many links."""
 
     def inject(self, planned: PlannedFault) -> float: ...
     def revert(self, planned: PlannedFault) -> float: ...
@@ -70,7 +70,7 @@ class Links(Protocol):
 
 
 class Service(Protocol):
-    """Requests that change the service. Each returns its outcome, or a value to await for it."""
+    """Requests that change the service. Each returns its outcome, or an awaitable for it."""
 
     def now(self) -> float: ...
     def acted(self, kind: str) -> Any: ...
@@ -80,7 +80,7 @@ class Service(Protocol):
 
 
 class WholeService(Service, Protocol):
-    """A service that an engine may also kill, and whose keys and sessions it may change."""
+    """A service that an engine may also kill. It may also change the service's keys and sessions."""
 
     def change_keys(self, *, rotate: bool) -> Any: ...
     def revoke(self, sessions: list[str]) -> Any: ...
@@ -90,7 +90,7 @@ class WholeService(Service, Protocol):
 
 
 class RequestedService:
-    """A service behind its HTTP API. `ask` returns the outcome of an operation of `service_api`, or a value to await."""
+    """A service behind its HTTP API. `ask` returns the outcome of an operation of `service_api`, or an awaitable for it."""
 
     def __init__(self, ask: Callable[..., Any], now: Callable[[], float]) -> None:
         self._ask = ask
@@ -122,7 +122,7 @@ class RequestedService:
 
 
 class ClientFaults:
-    """Client faults, by client number. Clients that are missing here belong to another process."""
+    """Injects client faults. Clients that are missing from `clients` belong to another process."""
 
     def __init__(self, clients: Mapping[int, Client], record: Record) -> None:
         self._clients = clients
@@ -130,7 +130,7 @@ class ClientFaults:
         self._died: dict[int, list[int]] = {}
 
     def inject(self, planned: PlannedFault) -> int:
-        """Inject the fault into the concerned clients; returns how many it affected."""
+        """Inject the fault into its clients; return how many clients it affected."""
         here = [number for number in planned.clients if number in self._clients]
         match planned.fault:
             case DropSockets(offline_s=offline_s):
@@ -147,14 +147,14 @@ class ClientFaults:
         return len(here)
 
     def revert(self, planned: PlannedFault) -> None:
-        """Revert the fault for its clients."""
+        """Revert the fault on its clients."""
         if isinstance(planned.fault, SkewClocks):
             self._skew_clocks([number for number in planned.clients if number in self._clients], 0.0)
         for number in self._died.pop(planned.index, ()):
             self._clients[number].revive()
 
     def revert_all(self) -> None:
-        """End all faults of all clients."""
+        """Revert all faults of all clients."""
         self._died.clear()
         for client in self._clients.values():
             client.come_online()
@@ -165,7 +165,7 @@ class ClientFaults:
 
 
 class ServiceFaults:
-    """Faults of a service that stormgate cannot kill. `topics` are the run topics and the other topics."""
+    """Injects faults of a service that stormgate cannot kill. `topics` are the run topics and the other topics."""
 
     def __init__(self, service: Service, healthy: Switches, topics: tuple[Sequence[str], Sequence[str]]) -> None:
         self._service = service
@@ -197,14 +197,14 @@ class ServiceFaults:
         raise TypeError(f"nothing injects {planned.kind}")
 
     def revert(self, planned: PlannedFault) -> Steps:
-        """Revert a fault that lasts. Its switch is turned off before its effects are counted, so that no effect is missed."""
+        """Revert a switch fault. Turn its switch off before counting its effects, so that no effect is missed."""
         del self._switched_on[planned.index]
         yield self._switch()
         acted, before = (yield self._service.acted(planned.kind)), self._acted_before[planned.index]
         return float(acted - before if acted >= before else acted)  # a restarted service counts from zero
 
     def revert_all(self) -> Steps:
-        """End all faults of the service."""
+        """Revert all faults of the service."""
         self._switched_on.clear()
         if self._has_switched:
             yield self._switch()
@@ -219,7 +219,7 @@ class ServiceFaults:
 
 
 class WholeServiceFaults(ServiceFaults):
-    """Faults of a service that stormgate controls, including its process, its keys and its sessions."""
+    """Injects faults of a service that stormgate controls, including its process, its keys and its sessions."""
 
     def __init__(
         self,
@@ -274,7 +274,7 @@ class WholeServiceFaults(ServiceFaults):
         return (yield from super().revert_all())
 
     def sign_in(self) -> None:
-        """Let the clients of revoked sessions sign in again."""
+        """Make the clients of revoked sessions sign in again."""
         for session in self._revoked:
             client_setup.forget_token(session, sign_in=True)
             self._record("signed_in", session.client)
@@ -288,7 +288,7 @@ class WholeServiceFaults(ServiceFaults):
 
 
 class SessionFaultActions:
-    """The actions of an engine with sessions, links and a whole service. `carry_out` runs steps as the engine waits."""
+    """Actions for an engine with sessions, links and a whole service. `carry_out` runs steps in the engine's own way."""
 
     def __init__(
         self, clients: ClientFaults, links: Links, service: WholeServiceFaults, carry_out: Callable[[Steps], Completion]

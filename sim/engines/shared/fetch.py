@@ -1,4 +1,4 @@
-"""Fetch a page of metrics with asyncio, in bounded time and size, once or periodically during a run.
+"""Fetches pages of metrics with asyncio, within limits of time and size, once or periodically during a run.
 
 Failures of the server are outcomes, not exceptions.
 """
@@ -21,14 +21,14 @@ from sim.record.parquet import Recorder
 
 
 def client() -> httpx.AsyncClient:
-    """A client for `fetch`; close it. Certificates are the system's, or those of SSL_CERT_FILE; no proxies."""
+    """Return a client for `fetch`, to be closed. It trusts the system's issuers or SSL_CERT_FILE, and uses no proxies."""
     return httpx.AsyncClient(verify=certificates.trusted(), timeout=None, trust_env=False)
 
 
 async def fetch(
     http: httpx.AsyncClient, url: str, headers: Mapping[str, str], limit_s: float, query: Mapping[str, str] | None = None
 ) -> Fetched:
-    """Fetch once; `limit_s` limits the whole request, from connecting to the last byte."""
+    """Fetch one page. `limit_s` limits the whole request, from connecting to the last byte."""
     began = time.perf_counter()
     try:
         async with asyncio.timeout(limit_s), http.stream("GET", url, headers=headers, params=query) as answer:
@@ -58,7 +58,7 @@ def fetch_now(url: str, headers: Mapping[str, str], limit_s: float) -> Fetched:
 
 
 class MetricsPoll(MetricsBook):
-    """All polls of one run, on asyncio; `close` it."""
+    """All metrics polls of one run, on asyncio. Call `close` at the end."""
 
     def __init__(self, endpoints: Endpoints, folder: Path, clock: RunClock, recorder: Recorder) -> None:
         super().__init__(endpoints, folder, clock, recorder)
@@ -66,18 +66,18 @@ class MetricsPoll(MetricsBook):
         self._polling = asyncio.Lock()
 
     async def close(self) -> dict[str, str]:
-        """Close the connection; returns `evidence`."""
+        """Close the connection and return `evidence`."""
         await self._http.aclose()
         return self.evidence()
 
     async def poll_for_ever(self, every_s: float) -> None:
-        """Poll at this interval."""
+        """Poll every `every_s` seconds, until it is cancelled."""
         while True:
             await asyncio.sleep(every_s)
             await self.poll()
 
     async def poll(self) -> None:
-        """Poll once, with the retry of `tries`."""
+        """Poll once, with the retries of `tries`."""
         async with self._polling:
             for take in self.tries():
                 take(await fetch(self._http, self.url, self.headers, TIMEOUT_S))

@@ -1,7 +1,7 @@
-"""The answers of the service's metrics endpoint during a drill, however they are fetched.
+"""The answers of the service's metrics endpoint during a drill, independent of how they are fetched.
 
-Every answer is kept without secrets, one line per poll; its metrics become observations. A metric that the endpoint does not
-serve is missing, not zero.
+The book stores every answer without secrets, one line per poll, and records its metrics as observations. A metric that the
+endpoint does not serve is missing, not zero.
 """
 
 import hashlib
@@ -23,31 +23,31 @@ from sim.record.observations import Kind
 from sim.record.parquet import Recorder
 
 FILE_NAME = "server-metrics.jsonl"
-_MAX_TRIES = 2  # of one poll
-TIMEOUT_S = 3.0  # of one try, from connecting to the last byte
+_MAX_TRIES = 2  # for one poll
+TIMEOUT_S = 3.0  # for one try, from connecting to the last byte
 MAX_BODY_BYTES = 256 * 1024
 METRICS_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The result of one GET. `outcome` is `ok` for a 200, else http_<status>, timeout, unreachable or too_large."""
+    """The result of one GET. `outcome` is `ok` for status 200, else http_<status>, timeout, unreachable or too_large."""
 
     outcome: str
     body: bytes = b""
     status: int | None = None
-    date: datetime | None = None  # the answer's `Date` header: when the server sent it
-    age_s: float = 0.0  # time in caches since, by the `Age` header
+    date: datetime | None = None  # the `Date` header: when the server sent the answer
+    age_s: float = 0.0  # the `Age` header: time that the answer was in caches
     latency_ms: float = 0.0  # until the last byte
 
 
 def is_asked(endpoints: Endpoints) -> bool:
-    """Whether the target's endpoint is polled at all."""
+    """Return whether the target's metrics endpoint is polled."""
     return bool(endpoints.admin_token) and endpoints.rules.metrics_profile != "none"
 
 
 class MetricsBook:
-    """All polls of one run."""
+    """The results of all metrics polls of one run."""
 
     def __init__(self, endpoints: Endpoints, folder: Path, clock: RunClock, recorder: Recorder) -> None:
         self._endpoints = endpoints
@@ -57,20 +57,20 @@ class MetricsBook:
         self._clock, self._recorder, self._redact = clock, recorder, Redactor(endpoints.secrets)
         self._polls = 0
         self.failures_in_a_row = 0
-        self.latest: dict[str, float] = {}  # of the latest good answer
-        self.increase: dict[str, float] = {}  # of counters, since the first poll
-        self._counters: dict[str, float] = {}  # their latest values
-        self.failure = ""  # why the latest poll failed, empty if it did not
+        self.latest: dict[str, float] = {}  # values in the latest valid answer
+        self.increase: dict[str, float] = {}  # increase of each counter since the first poll
+        self._counters: dict[str, float] = {}  # latest value of each counter
+        self.failure = ""  # why the latest poll failed; empty if it succeeded
 
     def evidence(self) -> dict[str, str]:
-        """The file of all answers with its SHA-256; raises `StorageError`."""
+        """Return the name of the file with all answers and its SHA-256; raise `StorageError` if it cannot be read."""
         try:
             return {FILE_NAME: hashlib.sha256(self._path.read_bytes()).hexdigest()} if self._polls else {}
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be read ({error.strerror}).") from None
 
     def require_usable(self) -> None:
-        """After the first poll: raise `TargetError` for a stop condition that could never be met."""
+        """Raise `TargetError` for a stop condition that can never be met. Call this after the first poll."""
         stop, name = self._endpoints.rules.stop, self._endpoints.name
         if stop.needs_metrics and self.failure:
             raise TargetError(
@@ -85,9 +85,9 @@ class MetricsBook:
             )
 
     def tries(self) -> Iterator[Callable[[Fetched], None]]:
-        """The tries of one poll. Fetch `url` for each try, then call the try with the result. A failure is retried once.
+        """Yield the tries of one poll. Fetch `url` for each try, then call the try with the result. A failure is retried once.
 
-        Records the poll at its end, also a failed one; raises `StorageError`.
+        Record the poll at its end, even if it failed. Raise `StorageError` if it cannot be written.
         """
         began, results = self._clock.now(), list[Fetched]()
         while len(results) < _MAX_TRIES and not (results and results[-1].outcome == OK):
@@ -95,7 +95,7 @@ class MetricsBook:
         self.take(results[-1].outcome, results[-1].body, began)
 
     def take(self, outcome: str, body: bytes, began: float) -> None:
-        """Keep the answer to a poll that began at `began`; `body` is read only for the outcome `ok`. Raises `StorageError`."""
+        """Store the answer to a poll that started at `began`; parse `body` only for `ok`. Raise `StorageError` on failure."""
         body = self._redact(body)
         metrics: dict[str, float] = {}
         if outcome == OK:
@@ -132,7 +132,7 @@ class MetricsBook:
             return
         self.failures_in_a_row, self.failure = 0, ""
         for name, value in metrics.items():
-            if is_counter(name):  # one that decreased was restarted: its whole value is an increase
+            if is_counter(name):  # a counter that decreased was reset, so its whole value is an increase
                 before = self._counters.get(name, value)
                 self.increase[name] = self.increase.get(name, 0.0) + (value - before if value >= before else value)
                 self._counters[name] = value

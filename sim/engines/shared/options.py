@@ -1,4 +1,4 @@
-"""The options of the two engines that simulate."""
+"""The options of the two simulating engines, virtual and fleet."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,16 +7,16 @@ from pathlib import Path
 from sim.drill.system_model import SystemModel
 from sim.server.settings import Switches
 
-Progress = Callable[[str, str, float], None]  # called now and then: phase, progress in words, seconds simulated
+Progress = Callable[[str, str, float], None]  # called regularly with: phase, progress in words, simulated seconds
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a simulation."""
+    """The options of one simulation."""
 
     folder: Path
     seed: int = 1
     model: SystemModel = field(default_factory=SystemModel)
     switches: Switches = field(default_factory=Switches)
     progress: Progress = lambda phase, text, simulated_s: None
-    run_id: str = ""  # of the run that this simulation belongs to
+    run_id: str = ""  # id of the run that this simulation belongs to

@@ -1,4 +1,4 @@
-"""What a target allows: checked for every drill before anything is started."""
+"""Checks whether a target allows a drill, before anything is started."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ from sim.drill.target_rules import Caps
 from sim.engines.shared.endpoints import Endpoints
 from sim.server.settings import RuntimeSettings
 
-# Faults that act in our own clients or in front of them. They work on any target. Every other fault needs the server.
+# Faults that affect only the drill's own clients and their links. They work on any target. Other faults need the server.
 ACTS_FROM_HERE: tuple[type[Fault], ...] = (DropSockets, RestartClients, StopReading, LinkFault, ForgetTokens)
 # Faults that disconnect all clients of the service, not only the drill's.
 _HITS_ALL_CLIENTS = (KillRuntime, ExpireTokens, StopDelivery)
@@ -30,12 +30,12 @@ _ROUNDING = 1e-9
 
 
 def needs_server(fault: AnyFault) -> bool:
-    """Whether only the server can inject the fault. A live target then needs an operator's hook."""
+    """Return whether only the server can inject the fault. A live target then needs an operator's hook."""
     return not isinstance(fault, ACTS_FROM_HERE)
 
 
 def connections(drill: Drill) -> int:
-    """The most connections a drill opens at once: the fleet, its negative clients, and the auditor."""
+    """Return the maximum of connections that a drill opens at once: the fleet, its negative clients, and the auditor."""
     return drill.fleet.clients + len(drill.expect.negative_clients) + 1
 
 
@@ -115,7 +115,7 @@ def _require_possible(drill: Drill, fault: AnyFault, endpoints: Endpoints) -> No
 
 
 def remarks(drill: Drill, endpoints: Endpoints) -> list[str]:
-    """What caps do not limit, and how they change the measurement, in sentences."""
+    """Return sentences about what the caps do not limit, and how they change the measurement."""
     return list(_remarks(drill, endpoints))
 
 

@@ -1,4 +1,4 @@
-"""A drill's publishing, without the waiting: when each event is due, its retries under one idempotency key, and its records.
+"""A drill's publishing without I/O: when each event is due, its retries with one idempotency key, and its records.
 
 The engines wait until the times that this module returns, and send. Times are in seconds of the caller's clock.
 """
@@ -15,12 +15,12 @@ from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, str
 from sim.record.parquet import Recorder
 
 RETRY_S: Final = 0.2  # between two tries, unless the service asks for more
-GIVE_UP_S: Final = 20.0  # after its due moment; an event not acknowledged by then has failed
+GIVE_UP_S: Final = 20.0  # after its due moment, an event without an acknowledgement has failed
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One stream a drill publishes to."""
+    """One stream that a drill publishes to."""
 
     topic: str
     run_id: str
@@ -28,12 +28,12 @@ class Stream:
 
     @property
     def stream(self) -> str:
-        """Its stream id."""
+        """The stream id."""
         return stream_id(self.topic)
 
 
 def streams_of(runs: list[str], worker_events: bool) -> list[Stream]:
-    """The streams of these runs, and the one of worker events."""
+    """Return the streams of these runs and, if wanted, the stream of worker events."""
     streams = [Stream(run_events(run_id), run_id, RUN_EVENT) for run_id in runs]
     if worker_events:
         streams.append(Stream(CODEX_WORKER_EVENTS, runs[0], CODEX_EVENT))
@@ -42,27 +42,27 @@ def streams_of(runs: list[str], worker_events: bool) -> list[Stream]:
 
 @dataclass(slots=True, eq=False)
 class DueEvent:
-    """One event. Its key contains the run's id, because the stream may have had other publishers before."""
+    """One event to publish. Its key contains the run's id, because the stream may have had other publishers before."""
 
     stream: Stream
     payload: object
     key: str
     due: float
-    worst: str = ""  # code of the failed tries; once it is "unknown", the event may have been appended
+    worst: str = ""  # code of the latest failed try; `UNKNOWN_OUTCOME` stays, as the event may have been appended
 
     @property
     def content(self) -> tuple[str, str, object]:
-        """Run, type and payload, as they are sent."""
+        """Run, type and payload, as sent."""
         return self.stream.run_id, self.stream.event_type, self.payload
 
     def is_too_late(self, now: float) -> bool:
-        """Whether the generator did not try it in time. This is our own failure, and shows as missing load."""
+        """Return whether the generator missed the time for the first try. This is our own failure: it is missing load."""
         return not self.worst and now > self.due + GIVE_UP_S
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """What to send next, and the earliest time for it."""
+    """The next event to send, and the earliest time for it."""
 
     event: DueEvent
     at: float
@@ -70,7 +70,7 @@ class Try:
 
 @dataclass
 class Publishing:
-    """The events of a run. `began` is the run's start. `heads` holds, per topic, the highest acknowledged seq."""
+    """The events of a run. `began` is the run's start. `heads` holds the highest acknowledged seq of each topic."""
 
     streams: list[Stream]
     load: Load
@@ -89,22 +89,22 @@ class Publishing:
         self._turns: dict[str, deque[DueEvent]] = {stream.topic: deque() for stream in self.streams}
 
     def start(self, now: float) -> None:
-        """Make the first event due now."""
+        """Start publishing: the first event is due now."""
         self._first_due = now
 
     def stop(self) -> None:
-        """Make no further event due. Events under way continue."""
+        """Stop publishing: no further event becomes due. Earlier events are still sent and retried."""
         self._is_stopped = True
 
     @property
     def next_due(self) -> float | None:
-        """When the next event is due; None: never."""
+        """The moment when the next event is due; None if there is no next event."""
         if self._is_stopped or self._first_due is None or 0 < self.load.events <= self._taken:
             return None
         return self._first_due + self._taken / self.load.events_per_s
 
     def take(self, due: float) -> Try | None:
-        """Take the next event. None: it waits for an earlier event of its stream, whose end returns it as a `Try`."""
+        """Take the next event. Return None if it must wait for an earlier event of its stream, whose end returns it."""
         number, stream = self._taken, self.streams[self._taken % len(self.streams)]
         self._taken += 1
         payload = {"number": number, "text": "x" * self.load.payload_bytes}
@@ -117,7 +117,7 @@ class Publishing:
         return Try(event, due)
 
     def succeeded(self, event: DueEvent, published: PublishedEvent, now: float) -> Try | None:
-        """Record an acknowledgement; returns what to try next. After `GIVE_UP_S`, the outcome is unknown."""
+        """Record an acknowledgement and return the next try, if any. After `GIVE_UP_S`, the outcome is unknown."""
         if now > event.due + GIVE_UP_S:
             return self.failed(event, PublishFailedError(UNKNOWN_OUTCOME), now)
         self.acknowledged += 1
@@ -126,7 +126,7 @@ class Publishing:
         return self.drop(event, now)
 
     def failed(self, event: DueEvent, error: PublishFailedError, now: float) -> Try | None:
-        """Record a failed try; returns what to try next."""
+        """Record a failed try and return the next try, if any."""
         event.worst = event.worst if event.worst == UNKNOWN_OUTCOME else error.code
         again_at = now + max((error.retry_after_ms or 0) / 1000, RETRY_S)
         if not error.is_final and again_at <= event.due + GIVE_UP_S:
@@ -135,7 +135,7 @@ class Publishing:
         return self.drop(event, now)
 
     def drop(self, event: DueEvent, now: float) -> Try | None:
-        """Stop trying this event; returns the next event of its stream if that waits for it."""
+        """Stop trying this event. Return the next event of its stream if that event waits for it."""
         del self.under_way[event]
         turns = self._turns[event.stream.topic]
         if turns and turns[0] is event:
@@ -144,12 +144,12 @@ class Publishing:
         return None
 
     def give_up_all(self, now: float) -> None:
-        """Record an unknown outcome for every event under way."""
+        """Record an unknown outcome for every event that is not yet acknowledged or failed."""
         for event in list(self.under_way):
             self.record("publish_failed", event, now, detail=UNKNOWN_OUTCOME)
             self.drop(event, now)
 
     def record(self, kind: str, event: DueEvent, now: float, seq: int = -1, detail: str = "") -> None:
-        """Record what became of an event; `seq` or `detail` says what."""
+        """Record the outcome of an event: its `seq`, or the reason of its failure in `detail`."""
         value = (now - event.due) * 1000
         self.recorder.add(now - self.began, kind, stream=event.stream.stream, seq=seq, value=value, detail=detail)

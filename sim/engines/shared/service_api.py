@@ -1,6 +1,6 @@
-"""The service's HTTP API as values: each operation is a function that returns a `Request`, which also parses its answer.
+"""The service's HTTP API without I/O: each operation is a function that returns a `Request`, which also parses the answer.
 
-Nothing here waits. `sockets/http.py` (asyncio) and `greenlets/http.py` (gevent) send these requests.
+`sockets/http.py` (asyncio) and `greenlets/http.py` (gevent) send these requests.
 """
 
 import time
@@ -26,10 +26,10 @@ T = TypeVar("T")
 Pool = Literal["mint", "publish", "other"]
 
 REQUEST_TIMEOUT_S: Final = 10.0
-# Connections of each pool. The pools are separate, so that no event waits behind a storm of mints. We would cause that wait,
-# but it would count as the service's. The drill's own requests (readiness, switches) wait behind neither.
+# Connections in each pool. The pools are separate, so that no event waits behind a storm of mints. The load generator would
+# cause that wait, but it would count as the service's. The drill's own requests (readiness, switches) use a third pool.
 MAX_CONNECTIONS: Final[dict[Pool, int]] = {"mint": 32, "publish": 32, "other": 16}
-UNKNOWN_OUTCOME = "unknown_outcome"  # of a publish without an answer: the event may have been appended
+UNKNOWN_OUTCOME = "unknown_outcome"  # code of a publish without an answer: the event may have been appended
 _JSON = {"Content-Type": "application/json"}
 _UPGRADE = {
     "Connection": "Upgrade",
@@ -43,7 +43,7 @@ _UPGRADE = {
 
 
 class NoAnswerError(Exception):
-    """A request got no HTTP answer; the text says why."""
+    """A request got no HTTP answer. The text is the reason."""
 
 
 class RefusedError(NoAnswerError):
@@ -55,7 +55,7 @@ class UntrustedError(NoAnswerError):
 
 
 class OperationFailedError(Exception):
-    """An operation failed: the refusal's code, and after how many ms to try again. `is_final`: a retry would fail, too."""
+    """An operation failed, with the code of the refusal and the delay of a retry. `is_final`: a retry would fail, too."""
 
     def __init__(self, code: str, retry_after_ms: float | None = None, *, is_final: bool = False) -> None:
         super().__init__(code)
@@ -71,7 +71,7 @@ class PublishFailedError(OperationFailedError):
 
     @classmethod
     def by_status(cls, status: int, code: str, retry_after_ms: float | None) -> "PublishFailedError":
-        """The error that an HTTP status other than 2xx means."""
+        """Return the error for an HTTP status other than 2xx."""
         code = UNKNOWN_OUTCOME if may_be_taken(status) else code
         return cls(code, retry_after_ms, is_final=is_final(status))
 
@@ -85,7 +85,7 @@ class Answer:
     content: bytes
 
     def json(self) -> Any:
-        """The decoded body; raises `ValueError`."""
+        """Decode the body; raise `ValueError` if it is not JSON."""
         try:
             return msgspec.json.decode(self.content)
         except msgspec.DecodeError as error:
@@ -97,7 +97,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[T]):
-    """One HTTP request. `read` turns the answer into a result or raises. `unanswered` does so if no answer came."""
+    """One HTTP request. `read` converts the answer to a result or raises; `unanswered` does so if no answer came."""
 
     method: str
     url: str
@@ -105,7 +105,7 @@ class Request(Generic[T]):
     body: bytes | None = None  # JSON
     headers: dict[str, str] = field(default_factory=dict)
     pool: Pool = "other"
-    unanswered: Callable[[NoAnswerError], T] | None = None  # None: raise the `TargetError` that says so
+    unanswered: Callable[[NoAnswerError], T] | None = None  # None: raise the `TargetError` of `no_answer`
 
     @property
     def all_headers(self) -> dict[str, str]:
@@ -113,14 +113,14 @@ class Request(Generic[T]):
         return self.headers if self.body is None else {**_JSON, **self.headers}
 
     def without_answer(self, error: NoAnswerError) -> T:
-        """The result where no answer came, or its exception."""
+        """Return the result of a request without an answer, or raise its exception."""
         if self.unanswered is not None:
             return self.unanswered(error)
         raise no_answer(self.url, error) from None
 
 
 def no_answer(url: str, error: NoAnswerError) -> TargetError:
-    """What to report of a request without an answer."""
+    """Return the error to report for a request without an answer."""
     if isinstance(error, RefusedError):
         return TargetError(f"nothing answers at {url}. Start the service there, or name another target with --target.")
     if isinstance(error, UntrustedError):
@@ -164,7 +164,7 @@ class _MintAnswer(msgspec.Struct):
 
 
 def mint(endpoints: Endpoints, session: Session) -> Request[Token]:
-    """Issue a token for this client and its topics; raises `MintFailedError`."""
+    """Issue a token for this client and its topics. The request raises `MintFailedError`."""
     request = session.token_request
     body: dict[str, Any] = {"topics": list(request.topics), "device_id": device_id(session.client)}
     if request.ttl_s is not None:
@@ -173,7 +173,7 @@ def mint(endpoints: Endpoints, session: Session) -> Request[Token]:
 
 
 def any_token(endpoints: Endpoints) -> Request[str]:
-    """Issue a token for no topic in particular; raises `TargetError`."""
+    """Issue a token without naming topics. The request raises `TargetError`."""
 
     def read(answer: Answer) -> str:
         if answer.status_code != 200:
@@ -223,7 +223,7 @@ def _mint_unanswered(error: NoAnswerError) -> NoReturn:
 
 
 class PublishedEvent(msgspec.Struct):
-    """An acknowledged event. `payload_hash` comes from the service; on our mock it is the hash of what was sent."""
+    """An acknowledged event. `payload_hash` comes from the service; with our mock it is the hash of the sent content."""
 
     seq: Annotated[int, msgspec.Meta(ge=1)]
     payload_hash: str = ""
@@ -234,13 +234,13 @@ class _EventAnswer(msgspec.Struct):
 
 
 def create_run(endpoints: Endpoints, worker_id: str) -> Request[str]:
-    """Create a run; returns its id. Raises `TargetError`."""
+    """Create a run and return its id. The request raises `TargetError`."""
     body = {"worker_id": worker_id, "metadata": {"by": "stormgate"}}
     return _runtime_post(endpoints, RUNS_PATH, body, lambda answer: str(answer["run"]["id"]), "a new run was expected")
 
 
 def publish(endpoints: Endpoints, run_id: str, event_type: str, payload: object, key: str) -> Request[PublishedEvent]:
-    """Append one event under an idempotency key; raises `PublishFailedError`."""
+    """Append one event with an idempotency key. The request raises `PublishFailedError`."""
 
     def read(answer: Answer) -> PublishedEvent:
         if answer.status_code >= 300:
@@ -250,7 +250,7 @@ def publish(endpoints: Endpoints, run_id: str, event_type: str, payload: object,
             event = msgspec.json.decode(answer.content, type=_EventAnswer).event
         except msgspec.DecodeError:
             raise PublishFailedError(UNKNOWN_OUTCOME) from None
-        if endpoints.is_mock:  # its form of an event is known, so deliveries are compared with what was sent
+        if endpoints.is_mock:  # we know how the mock stores an event, so deliveries are compared with the sent content
             event.payload_hash = sent_hash(run_id, event_type, payload)
         return event
 
@@ -260,7 +260,7 @@ def publish(endpoints: Endpoints, run_id: str, event_type: str, payload: object,
 
 
 def sent_hash(run_id: str, event_type: str, payload: object) -> str:
-    """The hash of an event's content, as the mock and the simulated service store it."""
+    """Return the hash of an event's content, as the mock and the simulated service store it."""
     return payload_hash(canonical_json({"run_id": run_id, "event_type": event_type, "payload": payload}))
 
 
@@ -292,18 +292,18 @@ def _runtime_post(endpoints: Endpoints, path: str, body: object, result: Callabl
 
 
 def status(endpoints: Endpoints, method: str, path: str) -> Request[int]:
-    """Send a request without a body; returns the HTTP status, 0 for no answer."""
+    """Send a request without a body; return the HTTP status, or 0 for no answer."""
     return Request(method, endpoints.runtime_url + path, lambda answer: answer.status_code, unanswered=lambda error: 0)
 
 
 def is_ready(endpoints: Endpoints) -> Request[bool]:
-    """Whether the service answers 200 at its readiness path."""
+    """Return whether the service answers 200 at its readiness path."""
     url = endpoints.runtime_url + READY_PATH
     return Request("GET", url, lambda answer: answer.status_code == 200, unanswered=lambda error: False)
 
 
 def checks(endpoints: Endpoints) -> tuple[Request[Any], ...]:
-    """Check that both services are there and speak the protocol; each request raises `TargetError` unless they do."""
+    """Check that both services answer and use the expected protocol. Each request raises `TargetError` otherwise."""
     ready = endpoints.runtime_url + READY_PATH
     socket = endpoints.socket_url.replace("ws", "http", 1)
     is_runtime = _expect(ready, (200,), "{url} answered {answer}, not 200: this is not a sync service, or it is not ready.")
@@ -327,44 +327,44 @@ def _expect(url: str, statuses: tuple[int, ...], otherwise: str) -> Callable[[An
 
 
 def set_switches(endpoints: Endpoints, switches: Switches) -> Request[int]:
-    """Activate these switches; returns how many clients must authenticate again."""
+    """Activate these switches; return how many clients must authenticate again."""
     return _mock(endpoints, "switches", lambda answer: int(answer["sockets_told_to_reauthenticate"]), switches)
 
 
 def shrink_window(endpoints: Endpoints, topic: str, keep_events: int) -> Request[int]:
-    """Make the service drop retained events; returns how many it dropped."""
+    """Make the service drop retained events; return how many it dropped."""
     body = {"topic": topic, "keep_events": keep_events}
     return _mock(endpoints, "window", lambda answer: int(answer["events_forgotten"]), body)
 
 
 def change_keys(endpoints: Endpoints, *, rotate: bool) -> Request[str]:
-    """Sign with a new key, or else retire the old ones; returns the id of the signing key."""
+    """Sign with a new key, or else retire the old keys; return the id of the signing key."""
     return _mock(endpoints, "keys", lambda answer: str(answer["kid"]), {"rotate": rotate})
 
 
 def hang_up(endpoints: Endpoints, clients: Iterable[int]) -> Request[int]:
-    """Make the service close these clients' sockets; returns how many it closed."""
+    """Make the service close these clients' sockets; return how many it closed."""
     body = {"devices": [device_id(client) for client in clients]}
     return _mock(endpoints, "sockets", lambda answer: int(answer["sockets_closed"]), body)
 
 
 def change(endpoints: Endpoints, name: str, body: object) -> Request[None]:
-    """Change a mock's rollout: its traffic, throttle or cohort. Raises `TargetError`."""
+    """Change a mock's rollout: its traffic, throttle or cohort. The request raises `TargetError`."""
     return _mock(endpoints, name, lambda answer: None, body)
 
 
 def mock_state(endpoints: Endpoints) -> Request[dict[str, Any]]:
-    """The mock's report of itself."""
+    """Return the state that the mock reports."""
     return _mock(endpoints, "state", lambda answer: answer)
 
 
 def acted(endpoints: Endpoints, kind: str) -> Request[int]:
-    """How often a kind of fault has taken effect since the mock started."""
+    """Return how often a kind of fault has taken effect since the mock started."""
     return _mock(endpoints, "state", lambda answer: int(answer["acted"].get(kind, 0)))
 
 
 def switches(endpoints: Endpoints) -> Request[Switches]:
-    """The active faults and defects."""
+    """Return the active faults and defects."""
     return _mock(endpoints, "state", lambda answer: msgspec.convert(answer["switches"], Switches))
 
 

@@ -1,6 +1,6 @@
-"""Drive a `Session` over a real socket, without the waiting: carry out actions, report events, and record notices.
+"""Drives a `Session` over a real socket: carries out actions, reports events, and records notices.
 
-`ClientDriver` waits with asyncio callbacks; load tests use one greenlet per client.
+The subclasses wait: `ClientDriver` with asyncio callbacks, and `WireClient` (load tests) in one greenlet per client.
 """
 
 from abc import ABC, abstractmethod
@@ -22,43 +22,43 @@ from sim.protocols.events import Message
 from sim.record.parquet import Collector
 
 NEVER = float("inf")
-NO_WAIT_S = 0.0005  # shorter waits are skipped, because timers are not more exact
+NO_WAIT_S = 0.0005  # shorter waits are skipped, because timers are not that exact
 
 
 class SessionDriver(ABC):
-    """One client over sockets. Subclasses do the waiting: they connect, mint, and wake the session in time."""
+    """One client over sockets. Subclasses connect, mint, and wake the session when it is due."""
 
     def __init__(
         self, session: Session, socket_url: str, clock: RunClock, recorder: Collector, pacer: Pacer | None = None
     ) -> None:
         self.session = session
         self._socket_url = socket_url
-        self.clock_ahead_s = 0.0  # how far the client's own clock is ahead; only clients that trust it use it
+        self.clock_ahead_s = 0.0  # of the client's own clock; only clients that trust their clock use it
         self._clock = clock
         self._recorder = recorder
         self._socket: WebSocket | None = None
-        self._connection: adapter.Connection | None = None  # what speaks the protocol over the socket
+        self._connection: adapter.Connection | None = None  # implements the protocol over the socket
         self._offline_until = 0.0
         self._is_dead = False
-        self._pacer = pacer  # keeps all clients' connects to the target's cap
+        self._pacer = pacer  # limits the connects of all clients to the target's cap
         self._may_connect_at = 0.0  # when the pacer allows the next connect; 0: nothing is reserved
-        self._asked_at = 0.0  # when the client asked the pacer for that
+        self._asked_at = 0.0  # when the client reserved that connect
 
     # --- what an engine does with a client ----------------------------------------------------------
 
     @abstractmethod
     def start(self) -> None:
-        """Begin to mint and connect, as soon as the target's cap allows."""
+        """Start to mint and connect as soon as the target's cap allows it."""
 
     def stop(self) -> None:
-        """End for good; what is still open is closed."""
+        """Stop the client permanently and close its open connection."""
         self.session.stop(self._clock.now())
         self._pump()
         self._is_dead = False
         self._drop_work()
 
     def cut(self, offline_s: float) -> bool:
-        """Cut the socket at once, and block connects for `offline_s`. Returns whether there was a socket."""
+        """Cut the socket at once, and block connects for `offline_s`. Return whether there was a socket."""
         self._offline_until = self._clock.now() + offline_s
         socket, self._socket = self._socket, None
         if socket is None:
@@ -68,14 +68,14 @@ class SessionDriver(ABC):
         return True
 
     def come_online(self) -> None:
-        """Allow connects again, correct the clock, and revive a process that is still dead."""
+        """Allow connects again, correct the clock, and restart a process that is still dead."""
         self._offline_until = 0.0
         self.clock_ahead_s = 0.0
         if self._is_dead:
             self.revive()
 
     def die(self, fault: RestartClients) -> bool:
-        """End as a killed process does, with its checkpoints damaged; True if it was running. `revive` starts the next life."""
+        """End like a killed process, and damage the checkpoints; return whether it was running. `revive` restarts it."""
         if self.session.state.name in ("IDLE", "STOPPED"):
             return False
         self._is_dead = True
@@ -89,7 +89,7 @@ class SessionDriver(ABC):
         return True
 
     def revive(self) -> None:
-        """Start the next life of a process that died."""
+        """Restart a process that died."""
         if self._is_dead:
             self._is_dead = False
             self.start()
@@ -97,18 +97,18 @@ class SessionDriver(ABC):
     # --- what the socket reports ----------------------------------------------------------------------
 
     def socket_open(self, socket: WebSocket) -> None:
-        """The upgrade succeeded."""
+        """Handle the successful upgrade."""
         self._socket = socket
         if self._connection is not None:
             self._take(self._connection.opened(0, 101, {}))
 
     def socket_message(self, socket: WebSocket, data: bytes, is_text: bool) -> None:
-        """A message came in."""
+        """Handle a received message."""
         if self._connection is not None:
             self._take(self._connection.received(0, data, is_text))
 
     def socket_ended(self, socket: WebSocket, end: TransportEnd) -> None:
-        """The peer or the network ended the connection, or it never opened."""
+        """Handle the end of the connection by the peer or the network, or its failure to open."""
         self._socket = None
         self._take_end(end)
 
@@ -123,7 +123,7 @@ class SessionDriver(ABC):
     # --- what the session wants ---------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Carry out what the session wants, record what it noticed, and see that it is woken in time."""
+        """Carry out the session's actions, record its notices, and schedule its next wake-up."""
         while actions := self.session.actions():
             for action in actions:
                 self._carry_out(action)
@@ -154,7 +154,7 @@ class SessionDriver(ABC):
             self._begin_mint()
 
     def _obey(self, connection: adapter.Connection) -> None:
-        """Carry out what the adapter wants."""
+        """Carry out the adapter's actions."""
         for action in connection.actions():
             if isinstance(action, adapter.Open):
                 self._begin_connect(action.url)
@@ -182,7 +182,7 @@ class SessionDriver(ABC):
         self._pump()
 
     def _must_wait(self) -> bool:
-        """Whether the target's cap forbids an attempt just now; once one may be made, what was waited for it is recorded."""
+        """Return whether the target's cap forbids a connect now. When a connect is allowed, record how long it waited."""
         if self._pacer is None:
             return False
         now = self._clock.now()
@@ -201,16 +201,16 @@ class SessionDriver(ABC):
 
     @abstractmethod
     def _begin_connect(self, url: str) -> None:
-        """Connect, and call `_fail_connect` where TCP never comes about."""
+        """Connect, and call `_fail_connect` if the TCP connection fails."""
 
     @abstractmethod
     def _begin_mint(self) -> None:
-        """Ask for a token, and call `_has_token` or `_fail_mint`."""
+        """Request a token, then call `_has_token` or `_fail_mint`."""
 
     @abstractmethod
     def _drop_work(self) -> None:
-        """Leave alone whatever is under way, and wake the session no more."""
+        """Cancel a running mint or connect, and do not wake the session again."""
 
     @abstractmethod
     def _wake_in_time(self, wake_at: float) -> None:
-        """See to it that the session is woken then."""
+        """Schedule the session's wake-up for `wake_at`."""

@@ -1,4 +1,4 @@
-"""Stop conditions of a live target: what they count, and when one is met."""
+"""The stop conditions of a live target: count requests, and evaluate the conditions."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -52,12 +52,12 @@ class CountingRecorder(Recorder):
             self._buckets[-1][which] += many
 
     def count_others(self, t: float, counts: Mapping[str, int]) -> None:
-        """Add what another process observed since its last report, by kind."""
+        """Add the counts of another process since its last report, by kind of observation."""
         for kind, many in counts.items():
             self._count(t, kind, many)
 
     def failed_within(self, width_s: float, t: float) -> tuple[int, int]:
-        """(failed, all) in the last `width_s` before `t`; drops older buckets."""
+        """Return (failed, all) requests in the last `width_s` before `t`, and drop older buckets."""
         while self._buckets and self._buckets[0][0] < t - width_s:
             self._buckets.popleft()
         failed = sum(int(bucket[2]) for bucket in self._buckets)
@@ -74,7 +74,7 @@ class StopMonitor:
         self._low_since: float | None = None
 
     def met(self, t: float, live_share: float | None) -> str:
-        """The first condition that is met, in words, or empty. `live_share` is None until all clients have arrived."""
+        """Return the first condition that is met, in words, or empty. `live_share` is None before the steady state."""
         return self._errors(t) or self._live(t, live_share) or self._metrics_above()
 
     def _errors(self, t: float) -> str:

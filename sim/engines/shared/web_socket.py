@@ -1,7 +1,7 @@
-"""The client's end of a WebSocket connection, without I/O. It uses the sans-I/O protocol of `websockets`.
+"""The client's end of a WebSocket connection without I/O, based on the sans-I/O protocol of `websockets`.
 
-It reports to its owner when the connection opens, receives a message, and ends.
-The asyncio and gevent transports subclass it. It answers pings and sends none; the session sends heartbeats.
+It reports to its owner when the connection opens, receives a message, or ends. The asyncio and gevent transports subclass
+it. It answers pings but sends none, because the session sends heartbeats.
 """
 
 from abc import ABC, abstractmethod
@@ -20,16 +20,16 @@ _MAX_BODY_BYTES = 65_536
 
 
 class Owner(Protocol):
-    """Receives reports of what happens on a socket."""
+    """Receives the reports of a socket."""
 
     def socket_open(self, socket: "WebSocket") -> None:
-        """The upgrade succeeded."""
+        """Handle the successful upgrade."""
 
     def socket_message(self, socket: "WebSocket", data: bytes, is_text: bool) -> None:
-        """A whole message came in."""
+        """Handle a complete message."""
 
     def socket_ended(self, socket: "WebSocket", end: TransportEnd) -> None:
-        """The socket ended, or the upgrade failed. No further report follows."""
+        """Handle the end of the socket, or a failed upgrade. No further report follows."""
 
 
 class WebSocket(ABC):
@@ -48,7 +48,7 @@ class WebSocket(ABC):
     # --- the owner's side ---------------------------------------------------------------------------
 
     def send(self, data: bytes, is_text: bool = True) -> None:
-        """Send one message; nothing happens when the other side is already closing."""
+        """Send one message; do nothing if the connection is not open."""
         if self._ws.state is State.OPEN:
             if is_text:
                 self._ws.send_text(data)
@@ -72,7 +72,7 @@ class WebSocket(ABC):
     # --- what a transport reports ---------------------------------------------------------------------
 
     def _ask_upgrade(self) -> None:
-        """TCP is there: ask for the upgrade."""
+        """Request the upgrade on the new TCP connection."""
         self._ws.send_request(self._ws.connect())
         self._flush()
 
@@ -88,28 +88,28 @@ class WebSocket(ABC):
         self._flush()
 
     def _take_eof(self) -> None:
-        """The other side will send no more."""
+        """Handle the end of the peer's data."""
         self._ws.receive_eof()
         if self._ws.handshake_exc is not None and not self._is_open:
             self._end(TransportEnd(is_broken=True))
 
     def _take_end(self, error: Exception | None) -> None:
-        """TCP is gone."""
+        """Handle the end of the TCP connection."""
         self._end(TransportEnd())
 
     # --- what a transport does ----------------------------------------------------------------------
 
     @abstractmethod
     def _flush(self) -> None:
-        """Send what `_ws` has to send; empty bytes are the end."""
+        """Send the data that `_ws` has ready; empty bytes mean the end of the stream."""
 
     @abstractmethod
     def _hang_up(self) -> None:
-        """Close TCP, once what was flushed is out."""
+        """Close the TCP connection after the flushed data is sent."""
 
     @abstractmethod
     def _cut(self) -> None:
-        """Close TCP at once."""
+        """Close the TCP connection at once."""
 
     # --- reports to the owner ---------------------------------------------------------------------------
 

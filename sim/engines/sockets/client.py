@@ -1,4 +1,4 @@
-"""Drives one Session over a real socket on asyncio: connects, mints, and wakes it in time."""
+"""Drives one `Session` over a real socket on asyncio: connects, mints, and wakes the session when it is due."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,9 +22,10 @@ MintToken = Callable[[Session], Awaitable[Token]]
 
 
 class ClientDriver(SessionDriver):
-    """One client's life over sockets.
+    """One client over sockets.
 
-    `socket_url` is `ws://host:port/path` without the token; `port` is one on this machine to connect to instead.
+    `socket_url` is `ws://host:port/path` without the token. With a `port`, the client connects to that port of this machine
+    instead.
     """
 
     _clock: WallClock
@@ -59,7 +60,7 @@ class ClientDriver(SessionDriver):
         self._pump()
 
     def read(self, reads: bool) -> bool:
-        """Read this client's sockets, or leave what comes to the kernel; True if there is one open now."""
+        """Start or stop reading this client's sockets; return whether one is open now. Unread data stays in the kernel."""
         self._reads = reads
         if self._socket is None:
             return False
@@ -129,7 +130,7 @@ class ClientDriver(SessionDriver):
         self._timer, self._timer_at = None, NEVER
 
     def _wake(self) -> None:
-        """Wake the session if it is time; deadlines that moved away meanwhile only cost this one look."""
+        """Wake the session if it is due. If its deadline has moved, set the timer again."""
         self._timer, self._timer_at = None, NEVER
         if self.session.wake_at() <= self._clock.now() + NO_WAIT_S:
             if self.session.state.name == "BACKOFF" and self._must_wait():

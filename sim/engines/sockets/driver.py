@@ -14,7 +14,7 @@ _CHECK_PERIOD_S = 0.1
 
 
 class AsyncioDriver:
-    """`check` is called all the time; what it raises, the phases are told."""
+    """Drives a phase runner in wall time. It calls `check` regularly, and raises its errors inside the phases."""
 
     def __init__(self, clock: WallClock, check: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
@@ -23,16 +23,16 @@ class AsyncioDriver:
         self.signals = Signals()
 
     def stop(self) -> None:
-        """End the run before its time."""
+        """Stop the run early."""
         self.signals.is_stopped = True
         self._nudged.set()
 
     def look(self) -> None:
-        """Look at the signals now, and whether an action has ended."""
+        """End the current wait, to check the signals and the running actions now."""
         self._nudged.set()
 
     async def drive(self, steps: fault_lifecycle.Steps) -> None:
-        """Resume the phases until they end; raises what they raise."""
+        """Resume the phases until they end, and raise their errors."""
         with contextlib.suppress(StopIteration):
             wait = next(steps)
             while True:
@@ -54,18 +54,18 @@ class AsyncioDriver:
         return woke
 
     def carry_out(self, work: Steps | Coroutine[Any, Any, float]) -> "TaskCompletion":
-        """Carry out an action in a task of its own."""
+        """Carry out an action in a new task."""
         completion = TaskCompletion(asyncio.create_task(work if isinstance(work, Coroutine) else carried_out(work)))
         completion.task.add_done_callback(self._ended)
         return completion
 
     def _ended(self, task: asyncio.Task[float]) -> None:
-        _ = task.cancelled() or task.exception()  # the lifecycle takes it; of several failures it raises the first
+        _ = task.cancelled() or task.exception()  # no warning by asyncio: the lifecycle raises the first of several errors
         self._nudged.set()
 
 
 class TaskCompletion:
-    """The outcome of a task."""
+    """The outcome of an action that a task carries out."""
 
     def __init__(self, task: asyncio.Task[float]) -> None:
         self.task = task
@@ -85,7 +85,7 @@ class TaskCompletion:
 
 
 async def carried_out(steps: Steps) -> float:
-    """Carry out steps, and await what has its outcome later."""
+    """Carry out steps, and await each outcome that is not known at once."""
     outcome: Any = None
     while True:
         try:

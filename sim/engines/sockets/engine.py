@@ -1,8 +1,8 @@
-"""The sockets engine: a drill over real processes and real WebSockets.
+"""The sockets engine: runs a drill over real processes and real WebSockets.
 
-The runtime is a process of its own (the embedded mock, or one that is already there); this process is the
-load generator, the publisher and the one that breaks things. It measures its own lateness all the time,
-because a generator that cannot keep up must not be mistaken for a slow runtime.
+The runtime is a separate process: the embedded mock, or a target that already runs. This process generates the load,
+publishes, and injects faults. It also measures the lag of its own timers, so that a slow load generator is not mistaken
+for a slow runtime.
 """
 
 import asyncio
@@ -45,37 +45,37 @@ from sim.record.run_header import RunHeader, write_header
 from sim.server.settings import RuntimeSettings, Switches
 
 SPARE_DESCRIPTORS = 200  # for HTTP, files, pipes
-_PROXIED_DESCRIPTORS = 3  # of a client whose link a fault concerns: its own, and the proxy's two
-_GOODBYE_S = 0.1  # for the last frames to go out
+_PROXIED_DESCRIPTORS = 3  # per client with a link fault: its own, and two in the proxy
+_GOODBYE_S = 0.1  # for sending the last frames
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. `endpoints` None: start the embedded mock with these switches."""
+    """The options of one run. If `endpoints` is None, the engine starts the embedded mock with these switches."""
 
     folder: Path
     seed: int = 1
     endpoints: Endpoints | None = None
     switches: Switches = field(default_factory=Switches)
-    progress: Callable[[str, str], None] = lambda phase, text: None  # called now and then with what is going on
-    run_id: str = ""  # of the run this is a part of
+    progress: Callable[[str, str], None] = lambda phase, text: None  # called with the phase and a progress text
+    run_id: str = ""  # id of the run
 
 
 def run(drill: Drill, options: Options) -> RunHeader:
-    """Run a drill into `options.folder`; returns the finished header.
+    """Run a drill with its results in `options.folder`; return the finished header.
 
-    Raises `UsageError`, `TargetError` or `StorageError` when it cannot begin or go on. A run that was cut short (Ctrl-C
-    included) still heals, keeps what it observed, and has a header that says so.
+    Raise `UsageError`, `TargetError` or `StorageError` if the run cannot start or continue. A run that was stopped early
+    (also by Ctrl-C) still reverts its faults and keeps its observations. Its header marks it as incomplete.
     """
     check(drill, options.endpoints)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with relaxed_gc(), _end_signal_given_back(), runner:  # closing the runner gives Ctrl-C back to Python
+    with relaxed_gc(), _end_signal_given_back(), runner:  # closing the runner restores Python's Ctrl-C handler
         return runner.run(_SocketsRun(drill, options).run())
 
 
 @contextlib.contextmanager
 def _end_signal_given_back() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which a closed event loop leaves to the system."""
+    """Restore the handler of SIGTERM at the end: a closing event loop sets the system's default instead."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -84,7 +84,7 @@ def _end_signal_given_back() -> Iterator[None]:
 
 
 def check_service(endpoints: Endpoints) -> None:
-    """Raise `TargetError`, one sentence, unless a service answers there and speaks the protocol."""
+    """Raise `TargetError` unless a service answers there and uses the expected protocol."""
 
     async def look() -> None:
         async with ServiceHttp(endpoints) as http:
@@ -94,7 +94,7 @@ def check_service(endpoints: Endpoints) -> None:
 
 
 def check(drill: Drill, endpoints: Endpoints | None) -> None:
-    """Raise `UsageError` for what this machine or this target cannot do, before anything starts."""
+    """Raise `UsageError` if this machine or this target cannot run the drill. Nothing is started before this check."""
     limit = raise_descriptor_limit()
     of_each = _PROXIED_DESCRIPTORS if any(isinstance(fault, LinkFault) for fault in drill.faults) else 1
     needed = drill.fleet.clients * of_each + SPARE_DESCRIPTORS
@@ -128,12 +128,12 @@ class _SocketsRun:
         self._header = self._new_header()
 
     async def run(self) -> RunHeader:
-        """See the module's `run`."""
+        """Carry out the whole run; see the module's `run`."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._give_up)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # under nohup, a terminal that is closed ends nothing
+                continue  # under nohup, a closed terminal must not end the run
             loop.add_signal_handler(number, self._driver.stop)
         write_header(self._options.folder, self._header)
         try:
@@ -146,14 +146,14 @@ class _SocketsRun:
         return self._header
 
     def _give_up(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """End the run as incomplete: after an error in our own callback its measurements cannot be trusted."""
+        """End the run as incomplete. After an error in one of our own callbacks, its metrics are unreliable."""
         if self._defect is None:
             error = context.get("exception")
             self._defect = error if isinstance(error, Exception) else RuntimeError(str(context.get("message")))
         self._driver.stop()
 
     def _must_not_fail(self, task: asyncio.Task[None]) -> None:
-        """Report the failure of a task that nothing awaits."""
+        """End the run if this background task has failed. Nothing awaits the task, so its error would stay unseen."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._give_up(task.get_loop(), {"exception": error})
 
@@ -168,7 +168,7 @@ class _SocketsRun:
             write_header(self._options.folder, self._header)
 
     async def _with_service(self) -> None:
-        """Start the service if it is ours, run all phases, and leave nothing behind."""
+        """Start the embedded mock unless there is a target, run all phases, and stop and close everything."""
         endpoints = self._options.endpoints or await self._start_mock()
         target_monitor.prepare(self._header, self._drill, endpoints)
         http = self._http = ServiceHttp(endpoints)
@@ -195,7 +195,7 @@ class _SocketsRun:
         return Endpoints.of_embedded_mock(self._process.url, admin_token())
 
     async def _as_found(self, http: ServiceHttp, endpoints: Endpoints) -> Switches:
-        """The switches to restore after each fault: a drill must not repair a defect of its target.
+        """Return the switches to restore after each fault. A drill must not repair the defects of its target.
 
         Those of a mock that is not ours to start are its own; what is no mock has none.
         """
@@ -242,14 +242,14 @@ class _SocketsRun:
         return SocketsFaultActions(ClientFaults(self._clients, self.record), links, faults, self._driver, hooks)
 
     def _keep_on(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a task for as long as the run lasts; its failure ends the run."""
+        """Run a background task until the run ends. Its failure ends the run."""
         task = asyncio.create_task(work)
         task.add_done_callback(self._must_not_fail)
         self._tasks.append(task)
         return task
 
     def _live_share(self) -> float | None:
-        """The share of the fleet that is live; None before the steady state was reached."""
+        """Return the share of the clients that are live; None before the steady state was reached."""
         return self._live / len(self._fleet) if self._phases.is_steady else None
 
     @property
@@ -257,7 +257,7 @@ class _SocketsRun:
         return sum(client.session.is_live for client in self._fleet)
 
     def _stop_for(self, condition: str) -> None:
-        """A stop condition of the target is met."""
+        """Stop the run because this stop condition of the target is met."""
         self._header.stop_condition = condition
         self._options.progress("stop", condition)
         self._driver.stop()
@@ -319,7 +319,7 @@ class _SocketsRun:
         self._publishing.give_up_all(self._clock.now())
 
     def add_auditor(self) -> None:
-        """See `World`. Does the log hold what was acknowledged?"""
+        """See `World`. The auditor checks that the log holds every acknowledged event."""
         number = len(self._clients)
         self._header.auditor = number
         self._header.subscriptions[str(number)] = [stream.stream for stream in self._streams]
@@ -327,7 +327,7 @@ class _SocketsRun:
         self._clients[number].start()
 
     def is_settled(self) -> bool:
-        """See `World`. All clients are checked at one moment, as one that has converged may renew its token a moment later."""
+        """See `World`. Check all clients at one moment, because a converged client may soon renew its token."""
         now, heads = self._clock.now(), self._publishing.heads
         return not any(client_setup.behind(client.session, heads, now) for client in self._clients.values())
 
@@ -341,7 +341,7 @@ class _SocketsRun:
     # --- clients ------------------------------------------------------------------------------------
 
     def _make_clients(self, links: LinkActions) -> None:
-        """The fleet, then the negative clients."""
+        """Create the fleet, then the negative clients."""
         fleet, negative = self._drill.fleet, self._drill.expect.negative_clients
         topics, runs = [stream.topic for stream in self._streams], self._drill.load.run_streams
         for number, name in enumerate((None,) * fleet.clients + negative):
@@ -358,7 +358,7 @@ class _SocketsRun:
         is_fleet = number < self._drill.fleet.clients
         policy = policies.get(self._drill.fleet.policy if is_fleet else "reference")
         http, endpoints = self._http, self._http.endpoints
-        # The drill's settings of the service are for our own; any other is met with the defaults.
+        # The drill's settings of the service apply to the mock only; for any other target use the defaults.
         drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=RuntimeSettings())
         session = session_class(negative)(number, topics, policy, client_setup.client_settings(drill, self._options.seed))
         return ClientDriver(

@@ -1,4 +1,4 @@
-"""What faults do to real processes and sockets, and on a live target by the operators' commands."""
+"""The actions of faults on real processes and sockets, and on a live target through the operators' commands."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _READY_LIMIT_S = 20.0
 
 
 class ServiceProcess(RequestedService):
-    """The service over HTTP. `process` is None when it is not ours to kill."""
+    """The service over HTTP. `process` is None for a service that this run did not start and cannot kill."""
 
     def __init__(self, http: ServiceHttp, process: MockProcess | None, clock: WallClock, record: Record) -> None:
         super().__init__(http.ask, clock.now)
@@ -29,7 +29,7 @@ class ServiceProcess(RequestedService):
         self._process = process
         self._record = record
         self._is_killed = False
-        self._switching = asyncio.Lock()  # two requests under way at once could arrive in the other order
+        self._switching = asyncio.Lock()  # two concurrent requests could arrive in the wrong order
 
     async def set_switches(self, switches: Callable[[], Switches]) -> int:
         """See `Service`."""
@@ -46,7 +46,7 @@ class ServiceProcess(RequestedService):
         return int(code < 0 and not await self._http.ask(service_api.is_ready))
 
     async def restart(self, switches: Callable[[], Switches]) -> None:
-        """See `WholeService`. A new process has no switches of the earlier one."""
+        """See `WholeService`. Set the switches again, because the new process does not have those of the old one."""
         await self._start()
         await self.set_switches(switches)
 
@@ -68,13 +68,13 @@ class ServiceProcess(RequestedService):
         self._is_killed = False
 
     def _note_death(self) -> None:
-        """The runtime died though no fault killed it: the storm was more than it could take."""
+        """Record that the runtime has died without a fault that killed it, for example under the load of a storm."""
         if self._process is not None and not self._process.pid:
             self._record("runtime_died")
 
 
 class SocketsFaultActions(SessionFaultActions):
-    """All faults of one run. A kind that the target has a hook for is carried out by the operators' command."""
+    """Injects and reverts all faults of one run. If the target has a hook for a kind, the operators' command does it."""
 
     def __init__(
         self, clients: ClientFaults, links: LinkActions, service: WholeServiceFaults, driver: AsyncioDriver, hooks: Hooks

@@ -1,8 +1,8 @@
-"""Faults that only a server can inject, by the operators' commands from the targets file.
+"""Faults that only a server can inject, through the operators' commands from the targets file.
 
-A hook has a command that injects a fault and one that reverts it. They get their parameters as environment variables
-(`STORMGATE_…`) and run without a shell; what they print is kept as evidence without known secrets. Every injected fault is
-reverted: after its time, or when the drill is aborted, interrupted or fails.
+A hook has one command that injects a fault and one that reverts it. They get their parameters as environment variables
+(`STORMGATE_…`) and run without a shell. Their output is kept as evidence, without known secrets. Every injected fault is
+reverted: after its duration, or when the drill is aborted, interrupted or fails.
 """
 
 import os
@@ -26,23 +26,23 @@ _PREFIX = "STORMGATE_"
 
 @dataclass
 class Done:
-    """One command that was run, as kept in a run's header."""
+    """The record of one finished command in a run's header."""
 
     fault: int  # index in the fault schedule
     kind: str
     action: str  # inject or revert
     argv: list[str]
-    t: float  # seconds since the run began
+    t: float  # seconds since the start of the run
     duration_s: float
-    exit_code: int | None  # None: it was ended, by its time-out or with the drill
-    why: str  # what went wrong, or empty
-    output: str  # file below the drill's folder
-    output_bytes: int  # printed; the file keeps at most `operator_command.MAX_OUTPUT_BYTES`
-    sha256: str  # of the file
+    exit_code: int | None  # None: killed at its time-out or at the end of the drill
+    why: str  # reason of a failure, or empty
+    output: str  # path of the output file, relative to the drill's folder
+    output_bytes: int  # bytes printed; the file keeps at most `operator_command.MAX_OUTPUT_BYTES`
+    sha256: str  # SHA-256 of the file
 
 
 class Hooks:
-    """The hooks of one target for one run. `about` are further environment variables, without their prefix."""
+    """The hooks of one target for one run. `about` holds further environment variables, without their prefix."""
 
     def __init__(
         self,
@@ -56,29 +56,29 @@ class Hooks:
         self._about = about
         self._redact = redact
         self._folder = folder
-        self._now_s = now_s  # seconds since the run began
+        self._now_s = now_s  # seconds since the start of the run
         self._unreverted: dict[int, PlannedFault] = {}
         self.done: list[Done] = []
 
     def has(self, kind: str) -> bool:
-        """Whether a hook injects this kind of fault."""
+        """Return whether a hook injects this kind of fault."""
         return kind in self._hooks
 
     async def inject(self, fault: PlannedFault) -> float:
-        """Run the command that injects a fault; returns 1, which is the command's own word. Raises `HookError`."""
-        self._unreverted[fault.index] = fault  # from the first moment on: a command that fails may have done half its work
+        """Run the command that injects a fault; return 1, because its success is the observed effect. Raise `HookError`."""
+        self._unreverted[fault.index] = fault  # before it runs, because a failed command may have had a partial effect
         await self._run(fault, "inject", self._hooks[fault.kind].inject)
         return 1
 
     async def revert(self, fault: PlannedFault) -> float:
-        """Run the command that reverts a fault, if there is one; returns 0. Raises `HookError`."""
+        """Run the command that reverts a fault, if there is one; return 0. Raise `HookError` if it fails."""
         if command := self._hooks[fault.kind].revert:
             await self._run(fault, "revert", command)
         del self._unreverted[fault.index]
         return 0
 
     async def revert_all(self) -> None:
-        """Revert every fault that was injected and is not reverted, also after a failure; raises the first `HookError`."""
+        """Revert every fault that is not reverted, even after a failure; raise the first `HookError`."""
         failed: HookError | None = None
         for fault in list(self._unreverted.values()):
             try:
@@ -89,7 +89,7 @@ class Hooks:
             raise failed
 
     async def _run(self, fault: PlannedFault, action: str, command: list[str]) -> None:
-        """Run one command to its end; raises `HookError` unless it succeeds."""
+        """Run one command to its end; raise `HookError` unless it succeeds."""
         limit_s = self._hooks[fault.kind].timeout_s
         began_t, began = self._now_s(), time.monotonic()
         output = Output(self._redact)
@@ -114,7 +114,7 @@ class Hooks:
         return {**os.environ, **{_PREFIX + name: value for name, value in {**parameters, **about}.items()}}
 
     def _keep(self, fault: PlannedFault, action: str, output: Output) -> tuple[str, str]:
-        """Write a command's output; returns the file's name and its SHA-256."""
+        """Write a command's output; return the name and the SHA-256 of the file."""
         name = f"{FOLDER}/{len(self.done):02d}-{fault.kind}-{action}.txt"
         return name, output.keep(self._folder / name)
 

@@ -1,4 +1,4 @@
-"""What is measured all the time while a run lasts: this process's own timers, clients' lag, and retired routes."""
+"""Background measurements of a run: the lag of this process's timers, the clients' lag, and retired routes."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from sim.record.parquet import Recorder
 
 _LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5
-_MAX_SAMPLED = 500  # clients whose lag is sampled each time; more would be load of its own
+_MAX_SAMPLED = 500  # clients whose lag is sampled each time; more would load this process
 _ROUTE_PERIOD_S = 0.1
 
 
 async def monitor_own_lag(clock: WallClock, record: Record) -> None:
-    """Record how late timers are, in ms. One long stall is many late ticks."""
+    """Record how late this process's timers are, in ms. A long stall counts as many late ticks."""
     due = clock.now() + _LAG_PERIOD_S
     while True:
         await asyncio.sleep(max(due - clock.now(), 0))
@@ -30,7 +30,7 @@ async def monitor_own_lag(clock: WallClock, record: Record) -> None:
 async def sample_client_lag(
     fleet: Sequence[ClientDriver], heads: Mapping[str, int], recorder: Recorder, record: Record
 ) -> None:
-    """Record how many events clients are behind the heads, some clients at a time when there are many."""
+    """Record how many events clients lag behind the heads, for at most `_MAX_SAMPLED` clients at a time, in turn."""
     first, step = 0, min(len(fleet), _MAX_SAMPLED)
     while True:
         await asyncio.sleep(_SAMPLE_PERIOD_S)
@@ -44,7 +44,7 @@ async def sample_client_lag(
 
 
 async def monitor_retired_routes(http: ServiceHttp, record: Record) -> None:
-    """Request each retired route in turn, and record its status; a request without an answer is left out."""
+    """Request each retired route in turn and record its status. A request without an answer is not recorded."""
     while True:
         for method, path in RETIRED:
             status = await http.ask(service_api.status, method, path)

@@ -1,7 +1,7 @@
-"""Network faults over real sockets: which clients connect through the proxy, by which port, and what it does to them.
+"""Network faults over real sockets, injected by a proxy between clients and service.
 
-Who is concerned by which faults is known from the plan, so each set of clients alike in that has a port of its own; who
-is concerned by none connects directly. Without any such fault there is no proxy.
+The fault schedule defines which faults affect each client. All clients with the same set of network faults share one port
+of the proxy. Clients without network faults connect directly. Without any network fault, there is no proxy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from sim.drill.fault_schedule import PlannedFault, link_during, links_concerned
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.proxy import Connection, FaultProxy, Group
 
-# What counts as taking effect.
+# The effect of the proxy that is observed for each kind.
 _ACTS: dict[type[LinkFault], str] = {
     SlowLinks: "slowed",
     StallLinks: "stalled",
@@ -36,7 +36,7 @@ _ACTS: dict[type[LinkFault], str] = {
 
 
 class LinkActions:
-    """All network faults of one run."""
+    """Injects and reverts all network faults of one run."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class LinkActions:
     async def open(
         cls, plan: Sequence[PlannedFault], socket_url: str, seed: int, clients: Mapping[int, ClientDriver], record: Record
     ) -> "LinkActions":
-        """Listen for the clients whose links these faults concern; `clients` may still be added."""
+        """Listen for the clients whose links these faults affect. `clients` may be filled later."""
         concerned = links_concerned(plan)
         if not concerned:
             return cls(None, {}, {}, clients, record)
@@ -70,7 +70,7 @@ class LinkActions:
         return cls(proxy, groups, {client: groups[faults].port for client, faults in concerned.items()}, clients, record)
 
     def port_of(self, client: int) -> int | None:
-        """The proxy's port for this client; None: it connects to the service directly."""
+        """Return the proxy's port for this client; None if it connects to the service directly."""
         return self._ports.get(client)
 
     def inject(self, planned: PlannedFault) -> float:
@@ -120,7 +120,7 @@ class LinkActions:
             self._proxy.revert()
 
     async def close(self) -> None:
-        """Revert everything and close the proxy; raises `IllegalMoveError` if a connection stays open."""
+        """Revert all faults and close the proxy; raise `IllegalMoveError` if a connection stays open."""
         if self._proxy is not None:
             await self._proxy.close()
 

@@ -1,8 +1,8 @@
-"""A TCP proxy between clients and a service that injects network faults; it parses nothing.
+"""A TCP proxy between clients and a service, which injects network faults. It does not parse the data.
 
-One listening port is one `Group` of connections with the same conditions. Each direction of a connection is a `Pipe`, which
-keeps the order of bytes and holds a bounded number of them. When it is full it stops reading, so that TCP slows the sender
-down as on a real slow or stalled link. Conditions change while it runs.
+Each listening port has one `Group` of connections with the same conditions. Each direction of a connection is a `Pipe`,
+which keeps the order of bytes and holds a limited number of them. A full pipe stops reading, so that TCP slows the sender
+down as on a real slow or stalled link. Conditions can change at any time.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from sim.base.errors import IllegalMoveError
 from sim.base.randomness import draw
 from sim.drill.fault_schedule import CALM, LinkConditions, Way
 
-MAX_HELD_BYTES = 64 * 1024  # per direction of a connection; it may hold one read more
+MAX_HELD_BYTES = 64 * 1024  # per direction of a connection; one more read may exceed it
 _HOST = "127.0.0.1"
 _BACKLOG = 4096
 _PIECES_PER_S = 50  # writes per second of a link with limited bandwidth
 _END_LIMIT_S, _END_POLL_S = 5.0, 0.01
-_NO_WAIT_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: closing is a reset
+_NO_WAIT_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 _CALM_WAY = Way()
 
 
 class FaultProxy:
-    """All groups of one run, in front of one address. `seed` seeds the jitter."""
+    """All groups of one run, in front of one address. `seed` is the seed of the jitter."""
 
     def __init__(self, host: str, port: int, seed: int) -> None:
         self._address = (host, port)
@@ -43,13 +43,13 @@ class FaultProxy:
         return group
 
     def revert(self) -> None:
-        """Revert all conditions; connections continue, but half-open ones are reset."""
+        """Revert all conditions. Connections continue, but half-open ones are reset."""
         for group in self._groups:
             group.change(CALM)
             group.end_half_open()
 
     async def close(self) -> None:
-        """Revert, reset every connection and close every port; raises `IllegalMoveError` if anything is left open."""
+        """Revert, reset every connection and close every port; raise `IllegalMoveError` if anything is left open."""
         self.revert()
         for group in self._groups:
             await group.close()
@@ -57,7 +57,7 @@ class FaultProxy:
             raise IllegalMoveError(f"the fault proxy was closed, but it left {', '.join(left)}.")
 
     def leftovers(self) -> list[str]:
-        """What is still open or in force, in words; empty after a clean close."""
+        """Return what is still open or in force, in words; empty after a clean close."""
         return [left for group in self._groups for left in group.leftovers()]
 
 
@@ -70,7 +70,7 @@ class Group:
         self.port = 0
         self.conditions = CALM
         self.connections: dict[int, Connection] = {}
-        self.held: set[Connection] = set()  # half-open ones whose remaining side is still connected
+        self.held: set[Connection] = set()  # half-open connections whose remaining side is still connected
         self._server: asyncio.Server | None = None
         self._opened = 0
         self._observers: list[tuple[str, set[int]]] = []
@@ -87,7 +87,7 @@ class Group:
 
     @contextlib.contextmanager
     def observing(self, effect: str) -> Iterator[set[int]]:
-        """Collect the connections that have this effect meanwhile: slowed, stalled, refused, cut or closed_late."""
+        """Collect the connections with this effect during the body: slowed, stalled, refused, cut or closed_late."""
         observer: tuple[str, set[int]] = (effect, set())
         self._observers.append(observer)
         try:
@@ -96,27 +96,27 @@ class Group:
             self._observers = [other for other in self._observers if other is not observer]
 
     def note(self, effect: str, connection: int) -> None:
-        """Report an effect on a connection to those who observe it."""
+        """Report an effect on a connection to its observers."""
         for observed, numbers in self._observers:
             if observed == effect:
                 numbers.add(connection)
 
     def change(self, conditions: LinkConditions) -> None:
-        """Put these conditions in force for the group's links."""
+        """Apply these conditions to the group's links."""
         self.conditions = conditions
         for connection in list(self.connections.values()):
             connection.up.change(conditions.to_runtime)
             connection.down.change(conditions.to_client)
 
     def reset(self) -> int:
-        """Reset all open connections on both sides; returns how many."""
+        """Reset all open connections on both sides; return how many."""
         whole = [connection for connection in self.connections.values() if connection.is_whole]
         for connection in whole:
             connection.reset()
         return len(whole)
 
     def half_open(self, missing: str) -> "list[Connection]":
-        """Remove the client's or the runtime's side of all open connections; returns the half-open ones."""
+        """Remove the client's or the runtime's side of all open connections; return the half-open connections."""
         whole = [connection for connection in self.connections.values() if connection.is_whole]
         for connection in whole:
             connection.half_open(missing)
@@ -128,7 +128,7 @@ class Group:
             connection.reset()
 
     async def close(self) -> None:
-        """Stop listening, and reset what is open."""
+        """Stop listening, and reset the open connections."""
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections.values()):
@@ -156,25 +156,25 @@ class Connection:
         self.up = Pipe(group, number, "to_runtime", self.client, self.runtime)
         self.down = Pipe(group, number, "to_client", self.runtime, self.client)
         self._dialling: asyncio.Task[None] | None = None
-        self._missing: Side | None = None  # of a half-open one
+        self._missing: Side | None = None  # of a half-open connection
         group.connections[number] = self
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is open on both sides."""
+        """Whether the connection is open on both sides."""
         return self.client.is_open and self.runtime.is_open
 
     @property
     def is_held(self) -> bool:
-        """Whether it is half-open and its remaining side has not noticed."""
+        """Whether the connection is half-open and its remaining side has not noticed that."""
         return self in self.group.held
 
     def pipes(self, side: "Side") -> "tuple[Pipe, Pipe]":
-        """The pipe from this side, and the pipe to it."""
+        """Return the pipe from this side, and the pipe to it."""
         return (self.up, self.down) if side is self.client else (self.down, self.up)
 
     def made(self, side: "Side") -> None:
-        """A side has connected. The client's is first: refuse it, or connect to the service."""
+        """Handle a side that has connected. The client's side is the first: refuse it, or connect to the service."""
         if side is self.runtime:
             self.up.pump()
             return
@@ -194,7 +194,7 @@ class Connection:
             self.reset()
 
     def ended(self, side: "Side") -> None:
-        """A side has sent its last byte."""
+        """Handle the end of a side's data."""
         if self._missing is None:
             self.pipes(side)[0].end(reset=False)
         else:
@@ -202,7 +202,7 @@ class Connection:
             side.close()
 
     def lost(self, side: "Side", error: Exception | None) -> None:
-        """A side has closed, by a reset if there is an `error`; pass that on to the other side."""
+        """Handle the close of a side, a reset if there is an `error`, and pass it on to the other side."""
         out, back = self.pipes(side)
         back.stop()
         if self._missing is not None:
@@ -223,7 +223,7 @@ class Connection:
             self.group.held.discard(self)
 
     def half_open(self, missing: str) -> None:
-        """Reset one side without a word to the other."""
+        """Reset one side without closing the other."""
         self._missing = self.client if missing == "client" else self.runtime
         self.group.held.add(self)
         self.up.discard()
@@ -231,7 +231,7 @@ class Connection:
         self._missing.reset()
 
     def reset(self) -> None:
-        """Reset every side that is there."""
+        """Reset both sides."""
         if self._dialling is not None:
             self._dialling.cancel()
         self.group.held.discard(self)
@@ -254,7 +254,7 @@ class Side(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is connected and not closing."""
+        """Whether the side is connected and not closing."""
         return self._transport is not None and not self.is_closed and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -291,12 +291,12 @@ class Side(asyncio.Protocol):
         self._connection.lost(self, error)
 
     def write(self, data: bytes) -> None:
-        """Write to this side's peer."""
+        """Write data to this side's peer."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def read_more(self, more: bool) -> None:
-        """Read, or leave incoming bytes to TCP."""
+        """Resume reading, or pause it and leave incoming bytes to TCP."""
         if self._transport is None or more == self._reads or self.is_closed or self._transport.is_closing():
             return
         self._reads = more
@@ -311,12 +311,12 @@ class Side(asyncio.Protocol):
             self._transport.write_eof()
 
     def close(self) -> None:
-        """Close cleanly, once everything is written."""
+        """Close cleanly after everything is written."""
         if self._transport is not None:
             self._transport.close()
 
     def reset(self) -> None:
-        """Close at once, by a reset; a side that is still connecting never opens."""
+        """Close at once with a reset. A side that is still connecting never opens."""
         if self._transport is None:
             self.is_closed = True
         if self._transport is None or self.is_closed:
@@ -327,7 +327,7 @@ class Side(asyncio.Protocol):
 
 
 class Pipe:
-    """One direction of a connection: holds what was read until it may be written."""
+    """One direction of a connection. It holds data that was read until it may be written."""
 
     def __init__(self, group: Group, number: int, name: str, source: Side, sink: Side) -> None:
         self._group = group
@@ -336,12 +336,12 @@ class Pipe:
         self._source, self.sink = source, sink
         self._loop = asyncio.get_running_loop()
         self._way = _CALM_WAY
-        self._queue: deque[tuple[float, bytes]] = deque()  # when it may be written, and what
+        self._queue: deque[tuple[float, bytes]] = deque()  # (earliest moment to write, data)
         self.held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._free_at = 0.0
         self._last_due = 0.0
-        self._passed = 0  # bytes, since the condition that counts them
+        self._passed = 0  # bytes written since the start of the condition `cut_after_bytes`
         self._draws = 0
         self._end_at = math.inf  # when the end of the stream may be passed on
         self.is_done = False  # whether the end of the stream was passed on
@@ -363,7 +363,7 @@ class Pipe:
         self.pump()
 
     def end(self, *, reset: bool) -> None:
-        """The source has ended, cleanly or by a reset; pass that on behind what was sent before."""
+        """Pass on the end of the source, clean or a reset, after the data that was sent before."""
         if self._end_at == math.inf:
             way = self._way
             self._end_at = max(self._loop.time() + way.latency_s, self._last_due) + way.close_delay_s
@@ -373,7 +373,7 @@ class Pipe:
         self.pump()
 
     def _due(self) -> float:
-        """When bytes read now may be written: never before earlier ones."""
+        """Return the moment when bytes read now may be written, never before earlier bytes."""
         way = self._way
         if way.stalled:
             self._group.note("stalled", self._number)
@@ -389,14 +389,14 @@ class Pipe:
     # --- writing ------------------------------------------------------------------------------------
 
     def change(self, way: Way) -> None:
-        """Put new conditions in force. Bytes that are already delayed stay so; stalled ones continue."""
+        """Apply new conditions. Bytes that are already delayed keep their delay; stalled bytes continue."""
         if way.cut_after_bytes != self._way.cut_after_bytes:
             self._passed = 0
         self._way = _CALM_WAY if way == _CALM_WAY else way
         self.pump()
 
     def pump(self) -> None:
-        """Write what may be written now, and set a timer for the rest."""
+        """Write the data that may be written now, and set a timer for the rest."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -415,7 +415,7 @@ class Pipe:
             self._pass_end()
 
     def _pass_on(self, now: float) -> None:
-        """Write the next bytes, as many as may go at once."""
+        """Write the next bytes, as many as the bandwidth and the byte limit allow."""
         due, data = self._queue.popleft()
         size = len(data)
         if self._way.bytes_per_s < math.inf:
@@ -460,7 +460,7 @@ class Pipe:
         self._source.read_more(True)
 
     def stop(self) -> None:
-        """Stop for good; drop the waiting bytes and all later ones."""
+        """Stop permanently; drop the waiting bytes and all later ones."""
         self.is_done = True
         self._queue.clear()
         self.held_bytes = 0

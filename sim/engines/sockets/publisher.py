@@ -1,4 +1,4 @@
-"""Publishes a drill's events on asyncio, each at its own due moment, however long the ones before it take."""
+"""Publishes a drill's events on asyncio. Each event is sent when it is due, without waiting for earlier events."""
 
 import asyncio
 
@@ -11,13 +11,13 @@ from sim.engines.sockets.http import ServiceHttp
 
 
 async def create_streams(http: ServiceHttp, run_streams: int, worker_events: bool) -> list[Stream]:
-    """Create one new run per stream, so that no one else publishes to them; raises `TargetError`."""
+    """Create one new run per stream, so that there are no other publishers; raise `TargetError` on failure."""
     runs = [await http.ask(service_api.create_run, f"stormgate-{number}") for number in range(run_streams)]
     return streams_of(runs, worker_events)
 
 
 class Publisher:
-    """Sends what `publishing` makes due. `pacer` keeps to the target's cap."""
+    """Sends the events that `publishing` makes due. `pacer` enforces the target's cap."""
 
     def __init__(self, http: ServiceHttp, publishing: Publishing, clock: WallClock, pacer: Pacer | None = None) -> None:
         self.publishing = publishing
@@ -27,19 +27,19 @@ class Publisher:
         self._loop_task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """Start publishing; returns the task, which ends when all is published, when it fails or when it is cancelled."""
+        """Start publishing; return the task. It ends after the last due event, when it fails or when it is cancelled."""
         self.publishing.start(self._clock.now())
         self._loop_task = asyncio.create_task(self._publish_all())
         return self._loop_task
 
     def cancel(self) -> None:
-        """Stop at once."""
+        """Stop publishing at once."""
         for task in (*self._tasks, *([self._loop_task] if self._loop_task else [])):
             task.cancel()
 
     async def _publish_all(self) -> None:
         while (due := self.publishing.next_due) is not None:
-            if (wait_s := due - self._clock.now()) > 0:  # all that is due goes out at once, however slow the event loop
+            if (wait_s := due - self._clock.now()) > 0:  # late events are sent at once, so that a slow event loop catches up
                 await asyncio.sleep(wait_s)
             if (first := self.publishing.take(due)) is not None:
                 task = asyncio.create_task(self._publish(first))

@@ -1,6 +1,6 @@
 """One WebSocket connection on asyncio.
 
-No task and no queue a connection: the event loop calls, frames are handed on at once.
+A connection has no task and no queue: the event loop calls it, and it passes on frames at once.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class ClientSocket(WebSocket, asyncio.Protocol):
         self._reads = True
 
     def read(self, reads: bool) -> None:
-        """Read what comes, or leave it to the kernel until that is full, and the other side cannot send."""
+        """Resume reading, or pause it. While paused, the kernel's buffers fill until the other side cannot send."""
         was, self._reads = self._reads, reads
         if self._transport is None or was == reads or self._transport.is_closing():
             return
@@ -32,8 +32,8 @@ class ClientSocket(WebSocket, asyncio.Protocol):
     # --- the event loop's side ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """TCP is there."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape, not by class
+        """See `asyncio.Protocol`. Request the upgrade."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class has the same methods, but another base
         if self._owner is None:
             self._transport.abort()
             return
@@ -42,15 +42,15 @@ class ClientSocket(WebSocket, asyncio.Protocol):
         self._ask_upgrade()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
+        """See `asyncio.Protocol`."""
         self._take_bytes(data)
 
     def eof_received(self) -> None:
-        """The other side will send no more."""
+        """See `asyncio.Protocol`."""
         self._take_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """TCP is gone."""
+        """See `asyncio.Protocol`."""
         self._take_end(error)
 
     # --- what is done to TCP ------------------------------------------------------------------------

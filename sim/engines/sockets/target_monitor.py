@@ -1,4 +1,4 @@
-"""What a run against a target needs beside the drill: caps, hooks, polled metrics and stop conditions."""
+"""The rules of a target during a run: caps, hooks, polled metrics and stop conditions."""
 
 import asyncio
 import contextlib
@@ -21,17 +21,17 @@ from sim.engines.sockets.hooks import Hooks
 from sim.record.parquet import Recorder
 from sim.record.run_header import RunHeader
 
-_CHECK_PERIOD_S = 0.25  # of the stop conditions
+_CHECK_PERIOD_S = 0.25  # between two checks of the stop conditions
 
 
 def recorder(folder: Path, endpoints: Endpoints | None) -> Recorder:
-    """A recorder that counts errors if the target has a stop condition for them."""
+    """Return a recorder; it counts errors if the target has a stop condition for them."""
     counts = endpoints is not None and endpoints.rules.stop.error_ratio is not None
     return CountingRecorder(folder) if counts else Recorder(folder)
 
 
 def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
-    """Record the target in a run's header, the faults that hooks inject, and the effect of its caps."""
+    """Record in a run's header the target, the effect of its caps, and which faults its hooks inject."""
     header.target, header.target_kind = endpoints.name, endpoints.kind
     header.remarks = permission.remarks(drill, endpoints)
     header.metrics_profile = endpoints.rules.metrics_profile if endpoints.admin_token else "none"
@@ -41,7 +41,7 @@ def prepare(header: RunHeader, drill: Drill, endpoints: Endpoints) -> None:
 
 
 class TargetMonitor:
-    """The target of one run; `close` it."""
+    """Enforces and monitors the rules of the target of one run. Call `close` at the end."""
 
     def __init__(self, endpoints: Endpoints, folder: Path, clock: WallClock, recorder: Recorder, header: RunHeader) -> None:
         self._endpoints = endpoints
@@ -61,7 +61,7 @@ class TargetMonitor:
         return self._clock.now() - self._clock.began
 
     def hooks(self, drill: Drill, topics: Sequence[str]) -> Hooks:
-        """The target's hooks; `topics` are those that the drill publishes to, run topics first."""
+        """Create the target's hooks. `topics` are the topics that the drill publishes to, run topics first."""
         about = {
             "TARGET": self._endpoints.name,
             "RUNTIME_URL": self._endpoints.runtime_url,
@@ -74,7 +74,7 @@ class TargetMonitor:
         return self._hooks
 
     async def before(self) -> None:
-        """Poll once before the run; raises `TargetError` for a stop condition that could never be met."""
+        """Poll once before the run; raise `TargetError` for a stop condition that can never be met."""
         if self._metrics is not None:
             await self._metrics.poll()
             self._metrics.require_usable()
@@ -83,7 +83,7 @@ class TargetMonitor:
     async def during(
         self, live_share: Callable[[], float | None], stop: Callable[[str], None], failed: Callable[[asyncio.Task[None]], None]
     ) -> AsyncIterator[None]:
-        """Poll metrics and check stop conditions while the body runs; `stop` is called with the condition that was met."""
+        """Poll metrics and check stop conditions while the body runs. Call `stop` with the condition that is met."""
         tasks = (
             [asyncio.create_task(self._metrics.poll_for_ever(self._endpoints.rules.metrics_every_s))] if self._metrics else []
         )
@@ -109,7 +109,7 @@ class TargetMonitor:
             await self._metrics.poll()
 
     async def close(self) -> None:
-        """Close, and list the evidence in the run's header."""
+        """Close the connections, and list the evidence in the run's header."""
         if self._hooks is not None:
             self._header.hooks = [msgspec.to_builtins(asdict(done)) for done in self._hooks.done]
             self._header.evidence |= {done.output: done.sha256 for done in self._hooks.done}
