@@ -394,7 +394,7 @@ def test_evidence_from_before_the_run_is_another_runs(tmp_path: Path) -> None:
 
 
 def test_evidence_of_another_target_is_another_runs(tmp_path: Path) -> None:
-    assert "says target 'http://127.0.0.1:8080'" in trouble(written(tmp_path, target="http://127.0.0.1:8080"))
+    assert "has target 'http://127.0.0.1:8080'" in trouble(written(tmp_path, target="http://127.0.0.1:8080"))
 
 
 def test_newer_evidence_of_the_same_drill_is_another_runs(tmp_path: Path) -> None:
@@ -403,8 +403,8 @@ def test_newer_evidence_of_the_same_drill_is_another_runs(tmp_path: Path) -> Non
     ours, theirs = (results.drill_folder(run_dir, "storm") for run_dir in (older, newer))
     for name in (HEADER_NAME, FILE_NAME):
         (ours / name).write_bytes((theirs / name).read_bytes())
-    assert f"says run_id '{newer.name}', but this run's is '{older.name}'" in trouble(older)
-    assert "says run_id ''" in trouble(written(tmp_path, run_id=""))
+    assert f"has run_id '{newer.name}', but this run's is '{older.name}'" in trouble(older)
+    assert "has run_id ''" in trouble(written(tmp_path, run_id=""))
 
 
 @pytest.mark.parametrize("schema", [0, 2])

@@ -228,7 +228,7 @@ def test_a_server_fault_is_injected_by_the_operators_command(tmp_path: Path) -> 
     for line in ("STORMGATE_TARGET=thirdparty", f"STORMGATE_RUN_ID={run_dir(live).name}", "STORMGATE_DRILL=passing_through"):
         assert line in said_by_it
     assert header.evidence[str(header.hooks[0]["output"])] == hashlib.sha256(said_by_it.encode()).hexdigest()
-    assert "the others' reconnects are bounded by no cap" in verdict(live).remarks[0]
+    assert "no cap limits the reconnects of the other clients" in verdict(live).remarks[0]
 
 
 def test_a_hook_without_an_observed_effect_is_an_error(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_production_is_only_observed(tmp_path: Path) -> None:
         refused = drilled(live, kind="production")
         observed = drilled(live, kind="production", drill=OBSERVE)
         assert refused.code == USAGE
-        assert "drop_sockets, the probe mutation_over_socket" in refused.sentence
+        assert "drop_sockets, the negative client mutation_over_socket" in refused.sentence
         assert "production" in refused.sentence
         assert observed.code == GO, observed
         upgrades = len([what for what, _ in live.log if what == "upgrade"])
