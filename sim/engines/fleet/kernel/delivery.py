@@ -194,7 +194,7 @@ def leave_group(w: Service, group: int) -> None:
 
 @inner
 def behind_s(w: Service, group: int, at: float) -> float:
-    """Return how long, on average, a reader is behind the announced events, in seconds."""
+    """Return how long, on average, a reader is behind the announcements, in seconds."""
     if w.line_head == w.line_tail or readers(w)[group] <= 0:
         return 0.0
     share = min(queued(w)[group] / readers(w)[group], 1.0)
@@ -211,7 +211,7 @@ def tend(w: Service) -> None:
         return
     place = int(w.next_beat / w.beat_s + 0.5) % len(beats(w))
     # The service's own heartbeat, and its answer to the client's. A queued client gets them at its turn, and queues again for
-    # the frame that it waited for, so they make the queue no longer.
+    # the frame that it waited for, so the queue does not grow.
     frames = 2.0 * beats(w)[place] * (1.0 - min(queued(w).sum() / max(readers(w).sum(), 1), 1.0))
     if frames > 0 and w.batch_s > 0:
         _line_up(w, _HEARTBEATS, frames, w.next_beat)

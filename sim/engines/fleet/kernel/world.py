@@ -1,6 +1,6 @@
 """The data of the compiled simulation: a record per client, the service's record, queues, and counters.
 
-All moments are seconds since the start of the run. Nothing in this module is compiled; the rest of the package is.
+All moments are seconds since the start of the run. This module has no compiled code.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ whole: Any = np.int64  # the usual number type of compiled code
 
 
 def _codes(count: int) -> Any:
-    """Return numbers from 0 on, as NumPy's: for Python's own, Numba compiles one version of a function per constant."""
+    """Return NumPy numbers from 0 on; for each Python number, Numba would compile another version of a function."""
     return np.arange(count, dtype=np.int64)
 
 
@@ -71,7 +71,7 @@ MORE = np.dtype(
         ("position", "i4"),  # in the topic that is replayed; -1: not started
         ("fresh", "u4"),  # topics to which it subscribes without a cursor, by bit
         ("beat", "i4"),  # the place of its heartbeat in the interval
-        ("ticket", "i4"),  # of its valid place in the queue; its other places there are void
+        ("ticket", "i4"),  # of its valid place in the queue; its other places are invalid
     ],
     align=True,
 )
