@@ -119,7 +119,7 @@ def _end_when_closed(server: uvicorn.Server) -> None:
 
 
 def _listen(host: str, port: int, send_buffer_kib: int) -> socket.socket:
-    """Open a listening socket. Raises `UsageError` for an address that is not available."""
+    """Open a listening socket. Raise `UsageError` for an address that is not available."""
     for candidate in (port,) if port else _candidate_ports():
         try:
             return _bound(host, candidate, send_buffer_kib)

@@ -55,7 +55,7 @@ class UntrustedError(NoAnswerError):
 
 
 class OperationFailedError(Exception):
-    """An operation failed, with the code of the refusal and the delay of a retry. `is_final`: a retry would fail, too."""
+    """An operation failed: `code` of the refusal, delay of a retry in ms. `is_final`: a retry would fail, too."""
 
     def __init__(self, code: str, retry_after_ms: float | None = None, *, is_final: bool = False) -> None:
         super().__init__(code)
@@ -269,7 +269,7 @@ def _publish_unanswered(error: NoAnswerError) -> NoReturn:
 
 
 def revoke(endpoints: Endpoints, sessions: list[str]) -> Request[int]:
-    """Revoke sessions; returns how many the service reports as revoked. Raises `TargetError`."""
+    """Revoke sessions; return how many the service reports as revoked. The request raises `TargetError`."""
     if not endpoints.is_mock:  # on a real target they belong to its users, or to the operator
         raise TargetError(f"sessions are only ever revoked on stormgate's own mock, not on {endpoints.name}.")
     body = {"session_ids": sessions}

@@ -197,7 +197,7 @@ class _SocketsRun:
     async def _as_found(self, http: ServiceHttp, endpoints: Endpoints) -> Switches:
         """Return the switches to restore after each fault. A drill must not repair the defects of its target.
 
-        Those of a mock that is not ours to start are its own; what is no mock has none.
+        A mock that was already running keeps its own switches. Targets other than mocks have none.
         """
         if self._options.endpoints is None or not endpoints.is_mock:
             return self._options.switches
