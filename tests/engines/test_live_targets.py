@@ -321,7 +321,7 @@ def test_production_is_only_observed(tmp_path: Path) -> None:
         assert observed.code == GO, observed
         upgrades = len([what for what, _ in live.log if what == "upgrade"])
     assert upgrades == 21, "the fleet once, and the auditor"
-    assert reason(live, "drill.faults_observed") == "this drill breaks nothing: it only observes"
+    assert reason(live, "drill.faults_observed") == "this drill has no faults: it only observes"
 
 
 def test_production_that_loses_events_is_a_no_go(tmp_path: Path) -> None:
