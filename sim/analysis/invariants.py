@@ -1,4 +1,4 @@
-"""Invariants: what must hold in every run, whatever the thresholds. Each violation has a count and its first occurrence.
+"""Invariants: what must hold in every run, independent of thresholds. Each violation has a count and its first occurrence.
 
 Each invariant is a function of `_Evidence` (a history and its ledger) in the table `INVARIANTS`. Duplicates on the wire are
 legal; an event that is *applied* twice is a violation.

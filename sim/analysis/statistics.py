@@ -69,7 +69,7 @@ def percentile(samples: Floats, share: float, confidence: float = CONFIDENCE) ->
 
     The k-th smallest of n samples is at or above the true percentile with the probability that a binomial
     (n, share) is below k. Source: G. J. Hahn, W. Q. Meeker, "Statistical Intervals", section 5.2. Raises
-    `ValueError` for NaN, which has no place in the order.
+    `ValueError` for NaN, which cannot be ordered.
     """
     if bool(np.isnan(samples).any()):
         raise ValueError("a sample is not a number")

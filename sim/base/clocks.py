@@ -1,14 +1,14 @@
-"""Every clock of the project but the virtual engine's: a rollout's (`Clock`) and a run's over real sockets (`RunClock`)."""
+"""All clocks except the virtual engine's: `Clock` for rollouts, `RunClock` for runs over real sockets."""
 
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-# --- a run's ----------------------------------------------------------------------------------------
+# --- of runs ----------------------------------------------------------------------------------------
 
 
 class RunClock(Protocol):
-    """Unix seconds that never go back, and when the run began."""
+    """Unix seconds that never go back, and the start of the run."""
 
     began: float
 
@@ -17,7 +17,7 @@ class RunClock(Protocol):
 
 
 class WallClock:
-    """The wall clock as it was when the run began, continued by the monotonic clock."""
+    """The wall clock at the start of the run, continued by the monotonic clock."""
 
     def __init__(self) -> None:
         self.began = time.time()
@@ -32,11 +32,11 @@ class WallClock:
         return moment - self._offset
 
 
-# --- a rollout's ------------------------------------------------------------------------------------
+# --- of rollouts ------------------------------------------------------------------------------------
 
 
 class Clock(Protocol):
-    """Time and waiting in a rollout: all code there asks and waits through one of these."""
+    """Time and waiting in a rollout; all of its code uses one of these clocks."""
 
     def now(self) -> datetime:
         """The current moment, aware, in UTC."""
@@ -55,7 +55,7 @@ class SystemClock:
         return datetime.now(UTC)
 
     def sleep_until(self, moment: datetime) -> None:
-        """See `Clock`. Sleeps at most 1 s at a time, because the clock may be set meanwhile."""
+        """See `Clock`. Sleeps at most 1 s at a time, because the clock may be adjusted meanwhile."""
         while (left_s := (moment - self.now()).total_seconds()) > 0:
             time.sleep(min(left_s, 1.0))
 

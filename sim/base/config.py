@@ -1,6 +1,6 @@
 """Reads TOML files into typed structs, with one clear sentence for every mistake.
 
-The sentence is made from the type that decodes the file, so it always lists what that allows.
+The sentence is built from the type that decodes the file, so it always lists the allowed keys and values.
 """
 
 import math
@@ -41,7 +41,7 @@ def to_struct(data: dict[str, Any], kind: type[T], where: str) -> T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise UsageError(_sentence(str(error), data, kind, where)) from None
-    except ValueError as error:  # raised by a struct's own __post_init__ outside of conversion
+    except ValueError as error:  # from a struct's own __post_init__ outside of conversion
         raise UsageError(f"{where}: {error}") from None
 
 
@@ -136,7 +136,7 @@ def _choices_at(data: Any, kind: Any, path: str) -> list[str]:
     elif members := [member for member in get_args(parent) if isinstance(member, type)]:
         return [str(member.__struct_config__.tag) for member in members if issubclass(member, msgspec.Struct)]
     choices = get_args(parent)
-    if choices and steps[-1].isdigit():  # an entry of a list: what its type allows
+    if choices and steps[-1].isdigit():  # an entry of a list: the values that its type allows
         choices = get_args(choices[0])
     return [str(choice) for choice in choices if isinstance(choice, str)]
 

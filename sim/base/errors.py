@@ -1,7 +1,7 @@
 """All errors, by cause: the user, the peer, or a defect of ours.
 
 Every message says what happened, where, and what to do. The command line prints it and
-leaves with `exit_code`; nothing below `drills.cli.main` ever prints or exits.
+exits with `exit_code`; nothing below `drills.cli.main` ever prints or exits.
 """
 
 from sim.base.exit_codes import ExitCode
@@ -20,7 +20,7 @@ class UsageError(StormgateError):
 
 
 class TargetError(StormgateError):
-    """The target is not there, or does not speak the service's protocol."""
+    """The target is not reachable, or does not speak the service's protocol."""
 
     exit_code = ExitCode.USAGE
 
@@ -30,7 +30,7 @@ class PeerError(StormgateError):
 
 
 class MalformedFrameError(PeerError):
-    """Bytes from the peer that are no valid frame; `code` is short and stable."""
+    """Bytes from the peer that are not a valid frame; `code` is short and stable."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class MalformedFrameError(PeerError):
 
 
 class BrokenMessageError(PeerError):
-    """A message that closes its connection by the WebSocket protocol's rules; `status` (RFC 6455) is the reason."""
+    """A message for which the WebSocket protocol requires closing the connection; `status` (RFC 6455) is the reason."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"the connection is closed with status {status}")

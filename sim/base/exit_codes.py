@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """One phrase for people."""
+        """A phrase that explains the code."""
         return _MEANINGS[self]
 
 

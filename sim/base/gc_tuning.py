@@ -10,7 +10,7 @@ _THRESHOLDS = (50_000, 10, 10)
 
 @contextlib.contextmanager
 def relaxed_gc() -> Iterator[None]:
-    """Collect cycles more rarely: nearly all objects live on, and collecting took a fifth of a storm's handshake time."""
+    """Collect cycles less often: nearly all objects survive, and collection took a fifth of a storm's handshake time."""
     before = gc.get_threshold()
     gc.set_threshold(*_THRESHOLDS)
     try:

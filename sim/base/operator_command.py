@@ -1,4 +1,4 @@
-"""Run an operator's command: without a shell, bounded in time, its output kept without secrets."""
+"""Runs an operator's command without a shell and with a time limit, and keeps its output without secrets."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from sim.base.redaction import Redactor
 
-MAX_OUTPUT_BYTES = 256 * 1024  # of one command, kept
-NOT_STARTED = "could not be started"  # the reason begins so for a command that could not run at all
+MAX_OUTPUT_BYTES = 256 * 1024  # of the output that is kept of one command
+NOT_STARTED = "could not be started"  # start of the reason if a command did not run at all
 _CHUNK_BYTES = 64 * 1024
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
-_LAST_OUTPUT_S = 1.0  # to read what is left in the pipe when the command has ended
+_LAST_OUTPUT_S = 1.0  # to read the rest of the pipe after the command ended
 _CUT = b"\n[... stormgate kept the beginning and the end ...]\n"
 
 
 class Output:
-    """The output of a command without the secrets that `redact` knows: its first bytes, or half of them from its end."""
+    """The output of a command, redacted: its first `max_bytes`, or with `keeps_end` half of them from its end."""
 
     def __init__(self, redact: Redactor, max_bytes: int = MAX_OUTPUT_BYTES, *, keeps_end: bool = False) -> None:
         self._redact, self._max, self._keeps_end = redact, max_bytes, keeps_end
@@ -27,7 +27,7 @@ class Output:
         self.total = 0
 
     async def take(self, stream: asyncio.StreamReader) -> None:
-        """Read it to its end."""
+        """Read the output to its end."""
         max_head = self._max // 2 if self._keeps_end else self._max + self._redact.longest
         while chunk := await stream.read(_CHUNK_BYTES):
             self.total += len(chunk)
@@ -39,7 +39,7 @@ class Output:
 
     @property
     def content(self) -> bytes:
-        """What is kept, redacted."""
+        """Return the kept output, redacted."""
         if not self._keeps_end:
             return self._redact(bytes(self._head))[: self._max]
         return self._redact(bytes(self._head) + (_CUT if self.total > self._max else b"") + bytes(self._tail))
@@ -47,7 +47,7 @@ class Output:
     def keep(self, path: Path) -> str:
         """Write it to a file; returns the file's SHA-256, empty if it could not be written.
 
-        Evidence without a digest is an error, but a full disk must not keep a fault from being reverted.
+        Evidence without a digest is an error, but a full disk must not prevent the revert of a fault.
         """
         content = self.content
         try:
@@ -70,7 +70,7 @@ async def run(
 ) -> tuple[int | None, str]:
     """Run a command; returns its exit code and what went wrong. On a time-out, all processes that it started end with it.
 
-    `ends_all`: also after a normal end; without it, a command may leave a process behind, such as a restarted server.
+    `ends_all`: they end also after a normal end. Without it, a command may leave a process running, such as a restarted server.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -80,7 +80,7 @@ async def run(
             stderr=asyncio.subprocess.STDOUT if with_stderr else asyncio.subprocess.DEVNULL,
             cwd=cwd,
             env=environment,
-            start_new_session=True,  # Ctrl-C on the terminal is for us only; and a time-out ends its children, too
+            start_new_session=True,  # Ctrl-C must not reach it, and a time-out must end its children, too
         )
     except OSError as error:
         return None, f"{NOT_STARTED} ({error.strerror})"

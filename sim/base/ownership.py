@@ -20,7 +20,7 @@ _CREATION_S = 60.0  # [ours] a younger folder without a mark may still get one
 
 
 class Mark:
-    """A locked file: this process works here. Raises `StorageError` if it cannot be created."""
+    """A locked file that marks a place where this process works. Raises `StorageError` if it cannot be created."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -60,7 +60,7 @@ def run(
     why_stop: Callable[[R], str] = lambda result: "",
     workers: int | None = None,
 ) -> Outcome[R]:
-    """Do `work` on all jobs in order; `watch` is called now and then with their progress.
+    """Do `work` on all jobs in order; `watch` is called repeatedly with their progress.
 
     Ctrl-C ends all jobs, and so does a result for which `why_stop` returns a reason. The first exception of a job ends the
     others, and is raised.
@@ -87,7 +87,7 @@ def run(
 def _submit(pool: ProcessPoolExecutor, work: Callable[[J, Say], R], jobs: Sequence[J]) -> "_Ended[R]":
     """Submit all jobs with Ctrl-C ignored, because it must not interrupt workers that start; returns the queue of ended jobs.
 
-    Waiting by `concurrent.futures` takes the locks of all jobs, which a Ctrl-C may leave locked for ever.
+    Waiting by `concurrent.futures` takes the locks of all jobs, which a Ctrl-C may leave locked.
     """
     ended: _Ended[R] = queue.SimpleQueue()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it

@@ -1,4 +1,4 @@
-"""Randomness as a function: the same (seed, purpose, client, attempt) always draws the same number.
+"""Random numbers as a function: the same (seed, purpose, client, attempt) always gives the same number.
 
 There is no generator state, so adding a client or drawing in another order changes no other draw.
 The mixer is splitmix64's finaliser (Steele, Lea, Flood: "Fast splittable pseudorandom number
@@ -13,7 +13,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def mix(word: int) -> int:
-    """splitmix64's finaliser over one 64-bit word."""
+    """Apply splitmix64's finaliser to one 64-bit word."""
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
     return word ^ (word >> 31)
@@ -23,7 +23,7 @@ _PURPOSES: dict[str, int] = {}
 
 
 def purpose_key(purpose: str) -> int:
-    """A purpose's name as a 64-bit word, the same on every machine and in every process."""
+    """Convert a purpose's name to a 64-bit word, the same on every machine and in every process."""
     key = _PURPOSES.get(purpose)
     if key is None:
         key = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "big")
@@ -32,7 +32,7 @@ def purpose_key(purpose: str) -> int:
 
 
 def draw_bits(seed: int, purpose: str, client: int, attempt: int) -> int:
-    """64 uniformly distributed bits."""
+    """Draw 64 uniformly distributed bits."""
     word = mix((seed + _GOLDEN) & _MASK)
     word = mix((word ^ purpose_key(purpose)) & _MASK)
     word = mix((word + client * _GOLDEN) & _MASK)
@@ -40,7 +40,7 @@ def draw_bits(seed: int, purpose: str, client: int, attempt: int) -> int:
 
 
 def draw(seed: int, purpose: str, client: int, attempt: int = 0) -> float:
-    """A uniform number in [0, 1) with 53 random bits."""
+    """Draw a uniform number in [0, 1) with 53 random bits."""
     return (draw_bits(seed, purpose, client, attempt) >> 11) * 2.0**-53
 
 
@@ -51,5 +51,5 @@ def share_of(items: list[int], share: float, seed: int, purpose: str) -> list[in
 
 
 def part_of(items: list[int], part: int, parts: int, seed: int, purpose: str) -> list[int]:
-    """The `part`-th (from 1) of `parts` disjoint random parts of `items`, of about equal size."""
+    """Return the `part`-th (from 1) of `parts` disjoint random parts of `items`, of about equal size."""
     return [item for item in items if int(draw(seed, purpose, item) * parts) == part - 1]

@@ -14,7 +14,7 @@ from sim.record.observations import Kind
 from sim.record.run_header import RunHeader
 
 RunDrill = Callable[[Drill, Path, int], RunHeader]  # arguments: drill, folder, seed
-MAX_GENERATOR_LAG_MS = 50.0  # [ours] above, the drills would measure the load generator
+MAX_GENERATOR_LAG_MS = 50.0  # [ours] above it, the drills would measure the load generator
 MAX_CHANGE = 1.0  # [ours] of a latency between the first and the last quiet drill: 1.0 means that it doubled
 _MIN_CHANGE_MS = 2.0  # [ours] smaller changes are ignored
 

@@ -13,9 +13,9 @@ from sim.server.settings import RuntimeSettings
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A minted token; moments in unix seconds of the client's own clock, worked out from how long it is good for.
+    """A minted token. Its times are unix seconds of the client's own clock, computed from its lifetime.
 
-    `server_*` are as the control service reported them, by its own clock (NaN: it did not).
+    `server_*` are the times that the control service reported by its own clock (NaN: not reported).
     """
 
     text: str
@@ -27,7 +27,7 @@ class Token:
     server_expires_at: float = math.nan
 
     def by_clock(self, ahead_s: float) -> "Token":
-        """As a client takes it that trusts the reported moments, with a clock of its own that is ahead."""
+        """Return the token as a client sees it that uses the reported times, with a clock that is `ahead_s` ahead."""
         moments = self.server_refresh_at - ahead_s, self.server_expires_at - ahead_s
         return self if math.isnan(sum(moments)) else replace(self, refresh_at=moments[0], expires_at=moments[1])
 
@@ -37,7 +37,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What a client wants its next token to be: for whom, for which topics, for how long (s; None: as the service likes)."""
+    """A client's request for its next token: for whom, for which topics, for how long (s; None: the service's default)."""
 
     account: str
     topics: tuple[str, ...]
@@ -46,8 +46,8 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Mint:
-    """Ask the control service for the session's `token_request`; answer with `minted` or `mint_failed`, in any case: nothing
-    here times out."""
+    """Ask the control service for the session's `token_request`; always answer with `minted` or `mint_failed`, because the
+    session has no time-out for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +66,26 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close the socket, or give up opening it; no answer, and nothing more from that socket."""
+    """Close the socket, or stop opening it. Do not answer, and report nothing more from that socket."""
 
 
 Action = Mint | Connect | Send | Close
 
 
-SILENCE_FLOOR_S = 10.0  # [ours] a client never takes a shorter silence for a dead connection
+SILENCE_FLOOR_S = 10.0  # [ours] a shorter silence never counts as a dead connection
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What is the same for every client of a fleet. Defaults are the sync service's own or marked [ours]."""
+    """Settings that all clients of a fleet share. Defaults are the sync service's own or marked [ours]."""
 
     seed: int
     compatibility: Compatibility
     reply_timeout_s: float = 10.0  # [ours] for a connect, a join or a subscribe
     replay_batch_size: int = 200
-    token_ttl_s: int | None = None  # asked of the control service; None: its own default
+    token_ttl_s: int | None = None  # requested from the control service; None: its default
     service: RuntimeSettings = field(default_factory=RuntimeSettings)  # so that negative clients know what it must refuse
-    run_of: Callable[[Message], Run | None] = no_run  # what a message does to a client that has all that came before it
+    run_of: Callable[[Message], Run | None] = no_run  # a message's effect on a client that has all earlier events
     forms: NegativeForms | None = None  # what negative clients send
     stream_id: Callable[[str], str] = str  # a topic's name in observations
     heartbeat_interval_s: float = field(init=False)  # the service's

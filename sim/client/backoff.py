@@ -1,7 +1,7 @@
-"""How long a client waits before it connects again: the well-known formulas, and those of shipped clients by name.
+"""Reconnect delays: the well-known backoff formulas, and those of shipped clients by name.
 
-A delay is a function of the attempt, of one uniform draw in [0, 1) and of the delay before; nothing
-keeps state, so a simulator and a client cannot disagree. All delays are in milliseconds and bounded.
+A delay is a function of the attempt, of one uniform draw in [0, 1) and of the previous delay. There is
+no state, so a simulator and a client cannot disagree. All delays are in milliseconds and bounded.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Backoff(Protocol):
         """The preset's name."""
 
     def delay_ms(self, attempt: int, draw: float, previous_ms: float) -> float:
-        """Milliseconds to wait before the attempt."""
+        """Return the milliseconds to wait before the attempt."""
 
 
 def _doubled(base_ms: float, doublings: int, cap_ms: float) -> float:
@@ -42,7 +42,7 @@ class FullJitter:
 
 @dataclass(frozen=True, slots=True)
 class EqualJitter:
-    """Half of min(base * 2^(n-1), cap) for certain, and U(0, the other half): "equal jitter" of the same post."""
+    """Half of min(base * 2^(n-1), cap), plus U(0, the other half): "equal jitter" of the same post."""
 
     name: str
     base_ms: float = 250.0
@@ -69,7 +69,7 @@ class DecorrelatedJitter:
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
-    """min(base * 2^min(n-1, max_doublings), cap), without jitter: clients cut off together come back together."""
+    """min(base * 2^min(n-1, max_doublings), cap), without jitter: clients that are disconnected together reconnect together."""
 
     name: str
     base_ms: float = 250.0
@@ -100,7 +100,7 @@ class CentrifugeJitter:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A fixed list of delays, then one for ever; no jitter."""
+    """A fixed list of delays, then always the same one; no jitter."""
 
     name: str
     steps_ms: tuple[float, ...]
@@ -114,7 +114,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """base + U(0, spread), whatever the attempt."""
+    """base + U(0, spread) for every attempt."""
 
     name: str
     base_ms: float
@@ -144,7 +144,7 @@ PRESETS: dict[str, Backoff] = {backoff.name: backoff for backoff in _ALL}
 
 
 def get(name: str) -> Backoff:
-    """The preset of that name. Raises UsageError, naming the presets, for an unknown name."""
+    """Return the preset of that name. Raises UsageError, which lists the presets, for an unknown name."""
     preset = PRESETS.get(name)
     if preset is None:
         raise UsageError(f"unknown backoff {name!r}: expected one of {', '.join(sorted(PRESETS))}")

@@ -1,6 +1,6 @@
-"""Dense cursors: a client's place in a stream whose positions are numbers without holes.
+"""Dense cursors: a client's position in a stream whose positions are consecutive numbers.
 
-No other module of sessions adds, subtracts or compares positions.
+Only this module of the sessions adds, subtracts or compares positions.
 """
 
 import zlib
@@ -23,7 +23,7 @@ class Outcome(Enum):
 
 
 class DesktopBatch(NamedTuple):
-    """What became of a batch: sequence numbers by outcome, and the checkpoint (watermark and cursor) after it."""
+    """The result of a batch: sequence numbers by outcome, and the checkpoint (watermark and cursor) after it."""
 
     applied: list[int]
     duplicate: list[int]
@@ -32,7 +32,7 @@ class DesktopBatch(NamedTuple):
 
 
 def offset_of(position: Position | None) -> int:
-    """A position's number. Raises `TypeError` for one that is not dense."""
+    """Return a position's number. Raises `TypeError` for one that is not dense."""
     if position is None or not isinstance(position.offset, int):
         raise TypeError(f"{position} is not a dense position")
     return position.offset
@@ -46,10 +46,10 @@ def apply_outcome(watermark: int, seq: int) -> Outcome:
 
 
 def apply_as_desktop(watermark: int, seqs: Iterable[int]) -> DesktopBatch:
-    """Apply a batch of events as the shipped desktop client does; its own answers are in `tests/vectors`.
+    """Apply a batch of events as the shipped desktop client does; `tests/vectors` has that client's own results.
 
-    After a gap its checkpoint becomes `min(gap) - 1`, which lies above the watermark: it jumps over the hole silently.
-    The failing event itself was not applied, so the next one is a gap again.
+    After a gap its checkpoint becomes `min(gap) - 1`, which is above the watermark: it skips the missing events silently.
+    The event after the gap was not applied, so the next one is a gap again.
     """
     batch = DesktopBatch([], [], [], watermark)
     for seq in seqs:
@@ -69,10 +69,10 @@ class Cursor:
     topic: str
     stream: str  # the topic's name in observations
     watermark: int | None = None
-    checkpoint: int | None = None  # what was persisted, and what a reconnect resumes after
+    checkpoint: int | None = None  # the persisted position, from which a reconnect resumes
     start: int | None = None  # after a stale cursor: applied or covered by a snapshot up to here
-    restored: int | None = None  # the checkpoint that an earlier life of the client left
-    doubted: bool = False  # that was above the head: what of the stream was ever applied is unknown
+    restored: int | None = None  # the checkpoint from the client's earlier process
+    doubted: bool = False  # `restored` was above the head: which events were applied is unknown
     head: int = 0  # highest reported head
     head_before: int = 0  # head of the heartbeat before the last
     seen: int = 0  # highest seq above the watermark received on this connection
@@ -83,30 +83,30 @@ class Cursor:
     # --- replays ------------------------------------------------------------------------------------
 
     def begin_connection(self) -> None:
-        """A connection is open; nothing came over it yet."""
+        """Reset the state of the previous connection."""
         self.seen = self.head_before = 0
 
     def begin_replay(self, asked_from: int | None) -> Position | None:
-        """A subscribe is sent with this cursor; returns its position."""
+        """Start a replay after the cursor `asked_from`; returns its position."""
         self.asked_from = asked_from
         self.replayed = self.replayed_new = 0
         return None if asked_from is None else Position(asked_from)
 
     def count_replayed(self, seq: int) -> bool:
-        """Count an event of the replay; True if it lies at or below the cursor that was asked for."""
+        """Count an event of the replay; True if it is at or below the requested cursor."""
         self.replayed += 1
         self.replayed_new += self.watermark is None or seq > self.watermark
         return self.asked_from is not None and seq <= self.asked_from
 
     @property
     def is_behind(self) -> bool:
-        """Whether events are known to be missing: something above the watermark came, or the replay began above it."""
+        """Whether events are missing: one above the watermark was received, or the replay started above it."""
         return self.watermark is not None and self.watermark < max(self.seen, self.asked_from or 0)
 
     # --- applying -----------------------------------------------------------------------------------
 
     def offer(self, seq: int) -> Outcome:
-        """What the apply rule decides about an event that came."""
+        """Return the apply rule's decision about a received event."""
         assert self.watermark is not None
         outcome = apply_outcome(self.watermark, seq)
         if outcome is not Outcome.DUPLICATE and seq > self.seen:
@@ -115,18 +115,18 @@ class Cursor:
 
     @property
     def known(self) -> int | None:
-        """Up to where everything is applied or covered, the time between a rebootstrap and its first event included."""
+        """The seq up to which everything is applied or covered, also between a rebootstrap and its first event."""
         return self.start if self.watermark is None else self.watermark
 
     def accept_head(self) -> tuple[int, int]:
-        """Go on from the head, as a replay brought nothing; returns as `accept_start`."""
+        """Continue from the head after an empty replay; returns the same as `accept_start`."""
         return self.accept_start(self.head + 1)
 
     def accept_start(self, first_seq: int) -> tuple[int, int]:
-        """Take the first retained event as the place to go on from.
+        """Continue from the first retained event.
 
-        Returns (old, lost): the watermark there was before, or -1, and how many events lie between it and the
-        new one, lost for good.
+        Returns (old, lost): the watermark before (-1: none), and the number of events between it and the new
+        one, which are lost.
         """
         baseline = max(first_seq - 1, 0)
         if self.start is None:
@@ -146,34 +146,34 @@ class Cursor:
     # --- heads and lost positions -------------------------------------------------------------------
 
     def learn_head(self, head: int) -> bool:
-        """Take note of the head; True if the watermark lies above it, which cannot be.
+        """Store the head; True if the watermark is above it, which is impossible.
 
-        A head below what this connection already brought is out of date.
+        A head below an event received on this connection is outdated.
         """
         self.head = head
         return self.watermark is not None and self.seen <= head < self.watermark
 
     def compare_head(self, head: int) -> bool:
-        """Take note of a heartbeat's head; True if the watermark has not reached the one before."""
+        """Store a heartbeat's head; True if the watermark has not reached the head of the heartbeat before."""
         is_stuck = self.watermark is not None and self.watermark < self.head_before
         self.head_before = head
         return is_stuck
 
     def clamp(self, head: int) -> None:
-        """Come back to the head, which lies below the watermark.
+        """Lower the watermark to the head.
 
-        What this life applied up to the head is there. Of a checkpoint that only came from an earlier one, nothing is known.
+        Events that this process applied up to the head are valid. A checkpoint from an earlier process proves nothing.
         """
         self.doubted = self.watermark == self.restored
         self.watermark = head
 
     def forget(self) -> None:
-        """Begin as a client without a past."""
+        """Forget all positions, like a new client."""
         self.watermark = self.checkpoint = self.start = self.restored = None
         self.doubted = False
 
     def rebootstrap(self, snapshot: int | None) -> bool:
-        """Drop the cursor; what a snapshot covers, and what was applied before, need not come again.
+        """Drop the cursor. Events that a snapshot covers or that were applied before need not be received again.
 
         True if the snapshot is ahead of what was applied.
         """
@@ -186,19 +186,19 @@ class Cursor:
     # --- how far it is ------------------------------------------------------------------------------
 
     def lacks(self, head: int) -> bool:
-        """Whether not everything up to this head is applied."""
+        """Whether any event up to this head is not applied."""
         return (self.watermark or 0) < head
 
     def lag(self, head: int) -> int | None:
-        """Events between the watermark and this head; None before there is a watermark."""
+        """Return the events between the watermark and this head; None without a watermark."""
         return None if self.watermark is None else head - self.watermark
 
 
-# --- runs: events in a row, the same for all clients that have what came before ---------------------------
+# --- runs: consecutive events, the same for all clients that have all earlier ones ------------------------
 
 
 class Span(NamedTuple):
-    """Events `after + 1` to `last` of one topic; `head` is the topic's, as the message has it."""
+    """Events `after + 1` to `last` of one topic; `head` is the topic's head in the message."""
 
     topic: str
     after: int
@@ -207,7 +207,7 @@ class Span(NamedTuple):
 
 
 def spans_of(message: Message) -> tuple[Span, ...] | None:
-    """What a message brings, if that is nothing but intact events in order, with a head for each topic; else None."""
+    """Return a message's spans if it has only intact, consecutive events with a head for each topic; otherwise None."""
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     marks = [event for event in message if isinstance(event, Head)]
@@ -225,7 +225,7 @@ def spans_of(message: Message) -> tuple[Span, ...] | None:
 
 
 def take_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...], replaying: bool) -> bool:
-    """Apply all spans at once; False, and nothing happens, unless the client has just what came before them."""
+    """Apply all spans at once. If a client does not have exactly the events before them, return False and change nothing."""
     for topic, after, last, _ in spans:
         cursor = cursors.get(topic)
         if cursor is None or cursor.watermark != after or cursor.checkpoint == last:
@@ -240,7 +240,7 @@ def take_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...], replaying
 
 
 def follow_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...]) -> bool:
-    """`take_spans` of spans that were expected to go on from here; False if one does not, and then the cursors are wrong."""
+    """Apply spans that should continue at the watermarks; False if one does not, which leaves the cursors invalid."""
     for topic, after, last, head in spans:
         cursor = cursors[topic]
         if cursor.watermark != after:
@@ -253,7 +253,7 @@ def follow_spans(cursors: Mapping[str, Cursor], spans: tuple[Span, ...]) -> bool
 
 
 def go_on(spans: tuple[Span, ...], places: dict[str, int]) -> bool:
-    """Whether spans go on from these places by topic; if so, the places move behind them."""
+    """Whether spans continue at these places by topic; if so, the places move to their ends."""
     if len(spans) == 1:
         topic, after, last, _ = spans[0]
         if places.get(topic) != after:
@@ -268,18 +268,18 @@ def go_on(spans: tuple[Span, ...], places: dict[str, int]) -> bool:
     return True
 
 
-# --- checkpoints as they outlive a client's process -------------------------------------------------------
+# --- stored checkpoints, which survive a client's process -------------------------------------------------
 
 
 def stored(seq: int) -> str:
-    """A checkpoint as it is stored: `57:b0dc4b06` is a number and the CRC-32 of its digits."""
+    """Return a checkpoint in its stored form: `57:b0dc4b06` is a number and the CRC-32 of its digits."""
     return f"{seq}:{zlib.crc32(str(seq).encode()):08x}"
 
 
 def restore(text: str | None, careless: bool = False) -> int | None:
-    """The checkpoint that a text holds; None without one, and for a text that was not completely written.
+    """Return the checkpoint in a stored text; None without a text, or if it was not completely written.
 
-    `careless` is the defect `reads_torn_checkpoints`: any digits are a number.
+    `careless` is the defect `reads_torn_checkpoints`: any digits are accepted.
     """
     digits = (text or "").partition(":")[0]
     if not (digits.isascii() and digits.isdigit()):
@@ -288,10 +288,10 @@ def restore(text: str | None, careless: bool = False) -> int | None:
 
 
 def damage(text: str | None, how: Damage, events: int) -> str | None:
-    """What is left of a stored checkpoint after such a damage; `events` is how many events too low or too high."""
+    """Return a stored checkpoint after damage of this kind; `events` is how many events it becomes too low or too high."""
     seq = restore(text)
     if text is None or seq is None or how == "lost":
         return None
     if how == "torn":
-        return text[: max(len(str(seq)) // 2, 1)]  # the disk got no further than this
+        return text[: max(len(str(seq)) // 2, 1)]  # the write was interrupted here
     return stored({"kept": seq, "old": max(seq - events, 0), "future": seq + events}[how])

@@ -1,4 +1,4 @@
-"""What a session reports of itself, and what a whole message makes many sessions report alike."""
+"""Notices: what a session reports about itself, and what many sessions report alike after the same message."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sim.client.cursor import Span, spans_of
 from sim.protocols.events import Batch, Message
 
-HASH_DIGITS = 12  # of a payload's hash, kept in observations
+HASH_DIGITS = 12  # of a payload's hash, in observations
 
 
 class Notice(NamedTuple):
@@ -22,33 +22,33 @@ class Notice(NamedTuple):
     detail: str = ""
 
 
-# What `Notice(...)` does, without a Python function's call: every applied event makes some.
+# `Notice(...)` without the cost of a Python call, because every applied event makes notices.
 _as_notice: Callable[[tuple[str, str, int, int, float, str]], Notice] = partial(tuple.__new__, Notice)
 
 
 class Notes:
-    """What happened to one client, until it is taken."""
+    """The notices of one client, until they are taken."""
 
     __slots__ = ("_own", "_shared")
 
     def __init__(self) -> None:
         self._own: list[Notice] = []
-        self._shared: tuple[Notice, ...] = ()  # what happened before `_own`: shared with other clients
+        self._shared: tuple[Notice, ...] = ()  # earlier than `_own`; shared with other clients
 
     def add(
         self, kind: str, stream: str = "", seq: int = -1, attempt: int = 0, value: float = math.nan, detail: str = ""
     ) -> None:
-        """Note one thing."""
+        """Add one notice."""
         self._own.append(_as_notice((kind, stream, seq, attempt, value, detail)))
 
     def add_shared(self, notices: tuple[Notice, ...]) -> None:
-        """Notices that many clients share stay one object, unless there is more to say."""
+        """Add notices that many clients share; they stay one object if there are no others."""
         if self._shared or self._own:
             notices, self._own = (), [*self._shared, *self._own, *notices]
         self._shared = notices
 
     def take(self) -> Sequence[Notice]:
-        """All of them, each once; a tuple is one and the same object for many clients."""
+        """Return all notices, each once; many clients may share one tuple."""
         shared, self._shared = self._shared, ()
         if shared and not self._own:
             return shared
@@ -57,15 +57,15 @@ class Notes:
 
 
 def short_hash(payload_hash: str) -> str:
-    """The first digits of a payload hash, enough to distinguish two payloads of one event."""
+    """Return the first digits of a payload hash, enough to distinguish two payloads of one event."""
     return payload_hash[7 : 7 + HASH_DIGITS]
 
 
 class Run(NamedTuple):
-    """A message that holds nothing but spans, and what a client that has all before them notices of it.
+    """A message that consists of spans, and the notices of a client that has all earlier events.
 
-    A simulated runtime hands one message to thousands of clients by reference. What it does to one of them is worked out
-    once, and the others take it whole. A client that lacks something, or has more, goes through it event by event.
+    A simulated runtime passes one message to thousands of clients by reference. Its effect is computed once, and all these
+    clients apply it as a whole. A client with fewer or more events processes it event by event.
     """
 
     spans: tuple[Span, ...]
@@ -73,7 +73,7 @@ class Run(NamedTuple):
 
 
 def run_of(message: Message, stream_id: Callable[[str], str]) -> Run | None:
-    """The run that a message is; None for any other. `stream_id` names a topic in notices."""
+    """Return a message as a run; None if it is not one. `stream_id` names a topic in notices."""
     spans = spans_of(message)
     if spans is None:
         return None
@@ -89,5 +89,5 @@ def run_of(message: Message, stream_id: Callable[[str], str]) -> Run | None:
 
 
 def no_run(message: Message) -> Run | None:
-    """For clients of which each is handed messages of its own."""
+    """Return None: for clients that do not share messages."""
     return None

@@ -1,7 +1,7 @@
-"""What one client has of its streams: applying events, closing holes, recovering from a stale cursor.
+"""One client's copy of its streams: it applies events, requests missing ones, and recovers from stale cursors.
 
-Both policies live here side by side: the reference's apply rule (apply, drop a duplicate, or apply
-nothing and subscribe again), and the desktop's, which jumps over holes.
+It has the apply rules of both policies: the reference's (apply, drop a duplicate, or apply nothing and
+subscribe again), and the desktop's, which skips missing events.
 """
 
 import math
@@ -36,20 +36,20 @@ class Replica:
     # --- replays ------------------------------------------------------------------------------------
 
     def begin_connection(self) -> None:
-        """A socket is open; nothing came over it yet."""
+        """Reset the state of the previous connection."""
         for cursor in self.cursors.values():
             cursor.begin_connection()
 
     def is_behind(self) -> bool:
-        """Whether any stream is known to miss something below what it brought."""
+        """Whether events are missing in any stream."""
         return any(cursor.is_behind for cursor in self.cursors.values())
 
     def has_doubts(self) -> bool:
-        """Whether a checkpoint of an earlier life turned out to be above its stream's head."""
+        """Whether a checkpoint of the client's earlier process was above its stream's head."""
         return any(cursor.doubted for cursor in self.cursors.values())
 
     def begin_replay(self) -> dict[str, Position | None]:
-        """The positions to subscribe with."""
+        """Start replays; returns the positions to subscribe with."""
         after: dict[str, Position | None] = {}
         for cursor in self.cursors.values():
             resume_after = self._resume_after(cursor)
@@ -69,13 +69,13 @@ class Replica:
         return cursor.watermark
 
     def end_replay(self, diverged: bool) -> bool:
-        """A replay is over; True when it left a hole, which is noted as the replay's own fault if `diverged`."""
+        """End a replay; True if events are still missing, which is recorded as an error of the replay if `diverged`."""
         behind = False
         for cursor in self.cursors.values():
             self._note("replayed", cursor.stream, cursor.replayed, value=float(cursor.replayed_new))
             if not self._policy.asks_again:
                 continue
-            if cursor.watermark is None:  # it brought nothing: go on from the head, what lies between is lost
+            if cursor.watermark is None:  # an empty replay: continue from the head; events before it are lost
                 self._write_checkpoint(cursor, self._go_on(cursor, *cursor.accept_head()))
             if cursor.is_behind:
                 behind = True
@@ -86,7 +86,7 @@ class Replica:
     # --- heads --------------------------------------------------------------------------------------
 
     def learn_heads(self, message: Message) -> bool:
-        """Take back a cursor above its stream's head, as it cannot be right. True when there was one."""
+        """Store heads, and lower each cursor above its stream's head. True if there was one."""
         clamped = False
         for event in message:
             if isinstance(event, Head) and (cursor := self.cursors.get(event.stream)):
@@ -103,9 +103,9 @@ class Replica:
         return True
 
     def compare_heads(self, message: Message) -> bool:
-        """Heads from a heartbeat; True when a stream that was behind the heartbeat before still is, or was clamped.
+        """Compare a heartbeat's heads; True if a stream is still behind the previous heartbeat, or was clamped.
 
-        Only that shows an event lost at the very end of a stream; one heartbeat alone may have overtaken its events.
+        Only this detects a lost last event of a stream. One heartbeat is not enough: it may have overtaken its events.
         """
         stuck = False
         for event in message:
@@ -118,12 +118,12 @@ class Replica:
     # --- stale cursors ------------------------------------------------------------------------------
 
     def has_dropped(self, signals: tuple[Stale, ...]) -> bool:
-        """Whether every cursor that a stale signal names was dropped already."""
+        """Whether every cursor that a stale signal names was already dropped."""
         named = [self.cursors[each.stream] for each in signals if each.stream in self.cursors]
         return self._policy.takes_snapshots and all(c.watermark is None for c in named or self.cursors.values())
 
     def take_stale(self, signals: tuple[Stale, ...], attempt: int) -> bool:
-        """Drop the stale cursors; False when a new subscribe would change nothing, as none of them was in use."""
+        """Drop the stale cursors; False if none of them was used, so a new subscribe would change nothing."""
         for each in signals:
             reason = each.reasons[0] if each.reasons else ""
             if each.stream is None:
@@ -150,7 +150,7 @@ class Replica:
             self._write_checkpoint(cursor, at)
 
     def _go_on(self, cursor: Cursor, old: int, lost: int) -> int:
-        """Report from where a cursor goes on, and what it lost; returns the watermark."""
+        """Report where a cursor continues, and what it lost; returns the watermark."""
         assert cursor.watermark is not None
         if old == -1:
             self._note("rebootstrapped", cursor.stream, cursor.watermark, detail="fresh")
@@ -167,9 +167,9 @@ class Replica:
     # --- events -------------------------------------------------------------------------------------
 
     def take_batches(self, message: Message, replaying: bool, first_replay: bool) -> bool:
-        """Apply what can be applied; True when something showed a hole or could not be believed.
+        """Apply all applicable events; True if an event showed a gap or had a wrong hash.
 
-        `replaying`: a subscribe's replay is running; `first_replay`: and nothing else came over this connection before.
+        `replaying`: a subscribe's replay is running; `first_replay`: it is the first on this connection.
         """
         batches = [event for event in message if isinstance(event, Batch)]
         self._note("received", value=float(sum(len(batch.items) for batch in batches)))
@@ -195,11 +195,11 @@ class Replica:
         return hole
 
     def take_run(self, run: Run, replaying: bool = False) -> bool:
-        """Take a whole message at once, its notices left to the caller; False unless the client has just what came before."""
+        """Apply a whole message, without its notices; False unless the client has exactly the earlier events."""
         return self._policy.asks_again and take_spans(self.cursors, run.spans, replaying)
 
     def follow(self, run: Run) -> bool:
-        """`take_run` of a run that was expected to go on from here; False if it does not after all."""
+        """Apply a run that should continue at the watermarks; False if it does not."""
         return follow_spans(self.cursors, run.spans)
 
     def _take_item(self, cursor: Cursor, item: Item) -> bool:
@@ -215,7 +215,7 @@ class Replica:
             if "ignores_hashes" not in self._policy.defects:
                 self._note("hash_mismatch", cursor.stream, seq)
                 return False
-            declared = payload_hash(bytes(item.payload))  # of what it really applies
+            declared = payload_hash(bytes(item.payload))  # of the payload that is really applied
         if outcome is Outcome.GAP and "applies_past_holes" not in self._policy.defects:
             self._note("gap", cursor.stream, seq, value=float(cursor.watermark or 0), detail="live")
             return False
@@ -230,7 +230,7 @@ class Replica:
             self._note("duplicate_dropped", cursor.stream, seq)
 
     def _count_replayed(self, cursor: Cursor, seq: int, first_replay: bool) -> None:
-        # Later on a connection this may be the live tail's lawful duplicate.
+        # Later on a connection, this may be a legal duplicate of the live tail.
         if cursor.count_replayed(seq) and first_replay:
             self._note("replay_below_cursor", cursor.stream, seq, value=float(cursor.asked_from or 0))
 
@@ -239,7 +239,7 @@ class Replica:
             self._note("ungranted", self._stream_id(topic), offset_of(item.position))
 
     def _jump_over(self, batches: list[Batch], replaying: bool, first_replay: bool) -> None:
-        """The desktop's apply: all of a topic at once, jumping over holes."""
+        """Apply as the desktop does: all events of a topic at once, skipping missing ones."""
         by_topic: dict[str, list[Item]] = {}
         for batch in batches:
             if batch.items:
@@ -268,7 +268,7 @@ class Replica:
         self._write_checkpoint(cursor, result.checkpoint)
 
     def _write_checkpoint(self, cursor: Cursor, seq: int) -> None:
-        """The checkpoint is what counts after a restart, so it is written whenever the watermark moved."""
+        """Write the checkpoint whenever the watermark moved, because a restart resumes from it."""
         if cursor.checkpoint != seq:
             cursor.checkpoint = seq
             self._note("checkpoint_written", cursor.stream, seq)

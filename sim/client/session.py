@@ -48,10 +48,10 @@ from sim.protocols.events import (
 from sim.protocols.intents import Beat, Join, Subscribe
 
 NEVER = math.inf
-EVICTION = "slow_consumer"  # the code of a server that sends a client away because it reads too slowly
+EVICTION = "slow_consumer"  # the code with which a server evicts a slow client
 _RECEIVES = frozenset(TRANSITIONS[Trigger.RECEIVED])
 _DELIVERS, _CONNECTS = frozenset({Batch, CaughtUp}), frozenset({Opened, Refused})
-# Which method takes which event. Batches, heads and stale signals are taken a message at a time.
+# The method for each event. Batches, heads and stale signals are processed once per message.
 _TAKES: dict[type, str] = {
     Opened: "connected",
     Joined: "_take_reply",
@@ -145,14 +145,14 @@ class Session:
     # --- what the driver reports --------------------------------------------------------------------
 
     def start(self, now: float) -> None:
-        """Begin: mint a token, then connect."""
+        """Start: mint a token, then connect."""
         self._move(Trigger.START)
         self._due = now
         self._begin_attempt(now)
         self._schedule()
 
     def stop(self, now: float) -> None:
-        """End for good."""
+        """Stop permanently."""
         if self.state in CONNECTED or self.state is State.CONNECTING:
             self._actions.append(Close())
         self._move(Trigger.STOP)
@@ -214,7 +214,7 @@ class Session:
         self._schedule()
 
     def disconnected(self, event: Closed, now: float) -> None:
-        """The connection is gone."""
+        """The connection ended."""
         self._lost(event.reason, now, event.next)
         self._schedule()
 
@@ -297,7 +297,7 @@ class Session:
         self._back_off(reason, now, hint.wait_ms)
 
     def _back_off(self, reason: DisconnectReason, now: float, hint_ms: float | None) -> None:
-        """The connection is gone or never was: count, draw a delay, and wait it out."""
+        """Count a disconnect or a failed connect, draw a delay, and wait for it."""
         self.retries.count(live_for_s=now - self._live_since)
         attempt = self.retries.attempt
         # A client that renews repeatedly, or keeps failing, does not count as renewing.
@@ -337,7 +337,7 @@ class Session:
             self._take_other_reply(reply, now)
 
     def _take_other_reply(self, reply: Reply, now: float) -> None:
-        """Replies to heartbeats, and to what a negative client asked."""
+        """Process replies to heartbeats, and to requests of negative clients."""
 
     def _take_refusal(self, refusal: Refused, now: float) -> None:
         if refusal.is_open:
@@ -355,7 +355,7 @@ class Session:
         self._obey(problem, now)
 
     def _obey(self, event: Refused | Problem, now: float) -> None:
-        """Leave if the server asks for it."""
+        """Disconnect if the server demands it."""
         if event.next.step is Step.NOTHING:
             return
         if event.code == EVICTION:
@@ -369,7 +369,7 @@ class Session:
         self._leave(DisconnectReason.UNKNOWN, now, event.next)
 
     def _take_heads(self, message: Message, now: float) -> None:
-        """A heartbeat."""
+        """Process the heads of a heartbeat."""
         stuck = self.replica.compare_heads(message)
         if self.replica.has_doubts():
             self._leave(DisconnectReason.UNKNOWN, now)

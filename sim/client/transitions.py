@@ -15,7 +15,7 @@ class State(Enum):
     BACKOFF = auto()  # it waits until its next attempt is due
     STOPPED = auto()
 
-    __hash__ = object.__hash__  # each exists once; Enum's own hashes its name at every look-up
+    __hash__ = object.__hash__  # members are singletons; Enum's own hashes the name at every look-up
 
 
 class Trigger(Enum):
@@ -54,4 +54,4 @@ TRANSITIONS: dict[Trigger, dict[State, State]] = {
     Trigger.DISCONNECTED: dict.fromkeys(CONNECTED, State.BACKOFF),
     Trigger.STOP: dict.fromkeys(State, State.STOPPED),
 }
-"""By trigger: from which states it is legal, and to which each of them goes. Everything else is an `IllegalMoveError`."""
+"""By trigger: the states in which it is legal, and the next state of each. Any other combination is an `IllegalMoveError`."""

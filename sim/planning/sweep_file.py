@@ -56,7 +56,7 @@ class Find(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The goal of a search: the largest or smallest number, or the best of `values`, at which all checks of `keep` pass."""
 
     key: Key  # that is searched
-    want: Literal["largest", "smallest", "best"]  # what is searched for
+    want: Literal["largest", "smallest", "best"]  # goal of the search
     low: int | float | None = None  # lower bound
     high: int | float | None = None  # upper bound
     values: tuple[Value, ...] = ()  # to compare, for `best`

@@ -25,13 +25,13 @@ class _Codes(dict[str, int]):
 
 
 class _Shared:
-    """Tuples of rows that several clients observed, each stored once, and which client observed which tuple when."""
+    """Tuples of rows that several clients observed, each stored once, with the client and time of each observation."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []  # of all tuples, concatenated
         self.first, self.count = array("q"), array("q")  # per tuple: index of its first row, number of rows
         self.t, self.client, self.code = array("d"), array("i"), array("i")
-        self.place = array("q")  # number of single rows before
+        self.place = array("q")  # per use: number of single rows before it
         self.held: dict[int, tuple[Sequence[Row], int]] = {}  # by id(); keeping the tuple keeps its id unique
 
     def code_of(self, rows: Sequence[Row]) -> int:

@@ -150,7 +150,7 @@ class History:
         return inside
 
     def without_unplanned_restarts(self, rows: Rows) -> Rows:
-        """The rows without client restarts that no fault explains; those excuse nothing.
+        """The rows without client restarts that no fault explains; an unexplained restart is no excuse.
 
         A fault explains one restart per (client, stream), during the fault and with the checkpoint that it names.
         """

@@ -1,4 +1,4 @@
-"""Negative clients: sessions that also try what must be refused, and note the answer.
+"""Negative clients: sessions that also send requests that must be refused, and record the answers.
 
-The engines choose them by name from `registry`; `drills/judging` reads which answers are right.
+The engines choose them by name from `registry`; `drills/judging` checks the answers.
 """

@@ -1,4 +1,4 @@
-"""What all negative clients share: ordinary sessions that also try something forbidden and note the answer."""
+"""Base of all negative clients: ordinary sessions that also try something forbidden and record the answer."""
 
 from sim.client.session import Session
 from sim.protocols.adapter import NegativeForms
@@ -6,7 +6,7 @@ from sim.protocols.events import Refused, Reply
 
 
 class NegativeClient(Session):
-    """`expects`: the codes that the contract has for its refusal; empty: any code will do."""
+    """A session with a forbidden request. `expects`: codes that the contract allows for its refusal; empty: any code."""
 
     name = ""
     expects: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class NegativeClient(Session):
         return next(iter(self.replica.topics), "")
 
     def _mutation(self) -> dict[str, object]:
-        """What a client might take for a command's payload."""
+        """Return a payload that looks like a command's."""
         event = {"event_type": "stormgate.probe", "payload": {"client": self.client}}
         return {"topic": self._topic, "seq": 1, "event": event}
 
@@ -31,7 +31,7 @@ class NegativeClient(Session):
 
 
 class OneQuestion(NegativeClient):
-    """Reports its first answer, and is an ordinary client from then on."""
+    """Reports its first answer, and is then an ordinary client."""
 
     _has_answer = False
 
@@ -42,5 +42,5 @@ class OneQuestion(NegativeClient):
 
 
 def verdict(reply: Reply | Refused) -> str:
-    """`accepted`, or `refused:` and the code."""
+    """Return `accepted`, or `refused:` and the code."""
     return "accepted" if reply.ok else f"refused:{reply.code or 'error'}"

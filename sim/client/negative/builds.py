@@ -1,6 +1,6 @@
-"""Negative clients of the compatibility window: other builds, and what a runtime must answer to their join.
+"""Negative clients of the compatibility window: builds inside and outside of it, and the required answers to their joins.
 
-Each joins once as another build, notes the answer, and is an ordinary client from then on. For the builds at the window's
+Each joins once as another build, records the answer, and is then an ordinary client. For the builds at the window's
 edges the answer must be `served`.
 """
 
@@ -18,11 +18,11 @@ class OtherBuild(OneQuestion):
     """Joins as another build. Subclasses say which."""
 
     def _build(self, service: RuntimeSettings) -> Compatibility:
-        """What to report of itself, to a runtime with these settings."""
+        """Return the build to report to a runtime with these settings."""
         return self.settings.compatibility
 
     def connected(self, event: Opened, now: float) -> None:
-        """See `Session`; the join is another."""
+        """See `Session`; joins as the other build."""
         super().connected(event, now)
         if not self._has_answer:
             self._actions[-1] = Send(Join(self._join_ref, self._build(self.settings.service)))
@@ -34,7 +34,7 @@ class OtherBuild(OneQuestion):
 
 
 def _fitting(service: RuntimeSettings, build: str) -> Compatibility:
-    """A client that differs from what the runtime wants in its build at most."""
+    """Return the compatible values of a runtime, with this build."""
     return Compatibility(_CLIENT, build, service.protocol_version, service.schema_version)
 
 
@@ -75,7 +75,7 @@ class OtherProtocol(OtherBuild):
 
 
 class OtherSchema(OtherBuild):
-    """Wants another schema."""
+    """Requests another schema."""
 
     name, expects = "other_schema", ("unsupported_schema_version",)
 

@@ -1,7 +1,7 @@
-"""A negative client that sends what is no frame, one thing after the other.
+"""A negative client that sends malformed frames, one after the other.
 
-Each must be refused, ignored, or answered with the end of that one socket and the reason; none may be taken for something it
-is not. A heartbeat follows each. Its answer shows that all is said about what came before it, and that the client is served.
+Each must be refused, ignored, or answered by closing only that socket with a reason; none may be accepted as valid.
+A heartbeat follows each. Its answer shows that no other answer is pending, and that the client is still served.
 """
 
 from sim.client.actions import Send
@@ -10,23 +10,23 @@ from sim.client.session import NEVER
 from sim.protocols.events import Closed, DisconnectReason, Next, Problem, Reply
 from sim.protocols.intents import Beat
 
-GAP_S = 0.05  # [ours] between an answer and what is sent next
-_ELSEWHERE = ("slow_consumer", "stale_cursor", "reauth_required", "client_timeout")  # errors that are about something else
-# Of the WebSocket's close codes (RFC 6455, 7.4.1) those that say what was wrong.
+GAP_S = 0.05  # [ours] between an answer and the next frame
+_ELSEWHERE = ("slow_consumer", "stale_cursor", "reauth_required", "client_timeout")  # errors with another cause
+# The WebSocket close codes (RFC 6455, 7.4.1) that name an error of the client.
 _WRONGS = (1002, 1003, 1007, 1008, 1009, 1010, 1011)
 
 
 class MalformedFrames(NegativeClient):
-    """Each time it goes live, goes on with what it has not yet sent, and after the last starts over.
+    """Sends the remaining malformed frames each time it goes live; after the last one it starts again.
 
-    Its notices' details are `malformed_frames:<what>:` and then `accepted`, `refused:<code>`, `ignored` or `served`. A socket
-    that is closed for it answers `refused:closed_<status>`, and `refused:closed` if nothing says why, twice in a row.
+    The detail of its notices is `malformed_frames:<kind>:` and `accepted`, `refused:<code>`, `ignored`, `served` or `silence`.
+    If the socket is closed, it is `refused:closed_<status>`, or `refused:closed` after two closes in a row without a reason.
     """
 
     name = "malformed_frames"
-    _at = 0  # which of the forms is under way, or comes next
-    _kind = _ref = _fence = ""  # of what is under way, and of the heartbeat behind it
-    _heard = ""  # the answer to it, while the heartbeat is not answered
+    _at = 0  # index of the current or next form
+    _kind = _ref = _fence = ""  # of the current form, and of the heartbeat after it
+    _heard = ""  # the form's answer, until the heartbeat is answered
     _is_waiting = _was_cut = False
 
     def _went_live(self, now: float) -> None:
@@ -72,7 +72,7 @@ class MalformedFrames(NegativeClient):
             self._try_next(now)
 
     def disconnected(self, event: Closed, now: float) -> None:
-        """See `Session`. A network that fails is no answer, so what was under way is tried once more."""
+        """See `Session`. A network failure is no answer, so the current form is sent once more."""
         if self._is_waiting and event.code in _WRONGS:
             self._heard = self._heard or f"refused:closed_{event.code}"
         elif self._is_waiting and self._was_cut:
@@ -84,6 +84,6 @@ class MalformedFrames(NegativeClient):
     def _lost(self, reason: DisconnectReason, now: float, hint: Next) -> None:
         if self._is_waiting and self._heard:
             self._conclude(self._heard, now)
-            self.attempt = 0  # it knows what it was closed for, and need not spare a service in trouble
+            self.attempt = 0  # the client caused the close itself, so backoff is unnecessary
         self._is_waiting = False
         super()._lost(reason, now, hint)

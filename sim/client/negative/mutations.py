@@ -1,7 +1,7 @@
-"""Negative clients that try to change something over the socket, which only delivers: openly, and hidden in what it does serve.
+"""Negative clients that send mutations over the socket, which only delivers: openly, or hidden in allowed messages.
 
-An open try must be refused. A hidden one may be refused, or served for what it is beside that; either way nothing may
-change, which the ledger shows: an event that was never published.
+An open mutation must be refused. A message with a hidden one may be refused, or served without the mutation. In no case may
+anything change; the ledger shows a change as an event that was never published.
 """
 
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ from sim.protocols.intents import Raw
 
 
 class AnyMutation(NegativeClient):
-    """Each time it goes live, asks for every kind of mutation at once, each under a reference of its own."""
+    """Each time it goes live, requests all kinds of mutations at once, each with its own reference."""
 
     name = "any_mutation"
-    _asked: frozenset[str] = frozenset()  # references of questions that are not yet answered
+    _asked: frozenset[str] = frozenset()  # references of unanswered requests
 
     def _went_live(self, now: float) -> None:
         questions = list(self._questions())
@@ -45,7 +45,7 @@ class AnyMutation(NegativeClient):
 
 
 class MutationOverSocket(AnyMutation):
-    """Asks the socket for a publish each time it goes live. It stays live after any answer."""
+    """Requests a publish over the socket each time it goes live. It stays live after any answer."""
 
     name = "mutation_over_socket"
 
@@ -55,7 +55,7 @@ class MutationOverSocket(AnyMutation):
 
 
 class HiddenMutation(AnyMutation):
-    """Each time it goes live, hides mutations in a heartbeat and in a subscribe, which are served as what they are."""
+    """Each time it goes live, hides mutations in a heartbeat and in a subscribe, which the runtime may serve."""
 
     name = "hidden_mutation"
 

@@ -1,8 +1,8 @@
-"""All negative clients by name: clients that try what must be refused.
+"""All negative clients by name: clients that send requests that must be refused.
 
-The answer is a notice of kind `probed` whose detail is `<name>:accepted` or `<name>:refused:<code>` (or `<name>:served`,
-where that is right); one with several questions names each, as `<name>:<what>:accepted`. `EXPECTED` says which codes the
-contract has for it; all others are wrong.
+The answer is a notice of kind `probed` with the detail `<name>:accepted` or `<name>:refused:<code>` (or `<name>:served`,
+if that is right). A client with several requests names each: `<name>:<request>:accepted`. `EXPECTED` has the codes that the
+contract allows; all others are wrong.
 """
 
 from sim.base.errors import UsageError
@@ -18,12 +18,12 @@ _ALL: tuple[type[NegativeClient], ...] = (
     *builds.CLIENTS,
 )
 NEGATIVE_CLIENTS: dict[str, type[NegativeClient]] = {client.name: client for client in _ALL}
-# The codes that each is to be refused with; empty: any code will do, as the contract names none.
+# The codes with which each must be refused; empty: any code, as the contract names none.
 EXPECTED: dict[str, tuple[str, ...]] = {client.name: client.expects for client in _ALL}
 
 
 def session_class(negative_client: str | None) -> type[Session]:
-    """The class of session for a negative client of this name, or for an ordinary one; raises `UsageError`."""
+    """Return the session class of a negative client by its name; None: of an ordinary client. Raises `UsageError`."""
     if negative_client is None:
         return Session
     try:

@@ -1,7 +1,7 @@
-"""Negative clients that try what a token does not allow: connecting with a bad one, asking for a forbidden one.
+"""Negative clients that misuse tokens: they connect with an invalid token, or request a forbidden one.
 
-Most ask their question once, when they arrive, and note the answer; from then on they are ordinary clients. A network that
-fails is no answer, so the question is put again.
+Most try it once, when they start, and record the answer; then they are ordinary clients. A network failure is no answer,
+so they try again.
 """
 
 from dataclasses import replace
@@ -14,22 +14,22 @@ from sim.protocols.events import NETWORK_CODES, DisconnectReason, Opened, Proble
 from sim.protocols.intents import Subscribe
 from sim.server import tokens
 
-# A forger's: no control service signs with it.
+# No control service signs with this key.
 _FORGED_KEY = tokens.Key("forged", b"a key that a probe made for itself, and that nobody trusts")
-_ASK_AGAIN_S = 0.5  # [ours] between tokens, where the question needs a special one
-_CLOCKS_S = 0.5  # [ours] by so much the clocks of client and runtime may differ
+_ASK_AGAIN_S = 0.5  # [ours] between token requests, until a suitable token comes
+_CLOCKS_S = 0.5  # [ours] how much the clocks of client and runtime may differ
 
 
 class ExpiredToken(NegativeClient):
-    """Connects with a token that it knows to be void, once a token, before it mints a new one.
+    """Connects with a token that is known to be void, once per token, before it mints a new one.
 
-    It knows from a request to authenticate again, or because the token's time and the runtime's leeway are over.
+    A token is void if the service demanded a new one, or if its lifetime and the runtime's leeway are over.
     """
 
     name = "expired_token"
     expects = ("token_expired",)
     _void: Token | None = None  # the token that the service called void
-    _tried: Token | None = None  # whose question has been answered
+    _tried: Token | None = None  # the token whose connect was answered
 
     def _obey(self, event: Refused | Problem, now: float) -> None:
         if event.reason is DisconnectReason.UNAUTHORIZED:
@@ -53,7 +53,7 @@ class ExpiredToken(NegativeClient):
         super().connected(event, now)
 
     def connect_failed(self, refusal: Refused, now: float) -> None:
-        """See `Session`; a failing network is no answer, so the question is put again."""
+        """See `Session`; a network failure is no answer, so the client tries again."""
         if refusal.reason is not DisconnectReason.NETWORK:
             self._answer(verdict(refusal), now)
         super().connect_failed(refusal, now)
@@ -73,14 +73,14 @@ class RevokedToken(ExpiredToken):
 
 
 class BadToken(OneQuestion):
-    """Connects with a token that must be refused. Subclasses say which, made of a good one, and when."""
+    """Connects with a token that must be refused. Subclasses make it from a valid one, and decide when to use it."""
 
     def _misuse(self, token: str) -> str:
-        """The text to connect with; `token` is a good one."""
+        """Return the text to connect with; `token` is a valid one."""
         return token
 
     def _due_at(self, token: Token, now: float) -> float:
-        """When this token must be refused; `NEVER`: only another one must."""
+        """Return the time from which this token must be refused; `NEVER`: another token is needed."""
         return now
 
     def _begin_attempt(self, now: float) -> None:
@@ -104,7 +104,7 @@ class BadToken(OneQuestion):
             self._retry_at = now + _ASK_AGAIN_S if self.must_mint else due_at
 
     def connected(self, event: Opened, now: float) -> None:
-        """See `Session`; with a bad token, this is the defect."""
+        """See `Session`; with an invalid token, this is the defect."""
         self._report("accepted")
         super().connected(event, now)
 
@@ -116,7 +116,7 @@ class BadToken(OneQuestion):
 
 
 class MissingToken(BadToken):
-    """Brings no token."""
+    """Connects without a token."""
 
     name, expects = "missing_token", ("unauthorized",)
 
@@ -125,7 +125,7 @@ class MissingToken(BadToken):
 
 
 class GarbledToken(BadToken):
-    """Brings its token with one character of the signature changed."""
+    """Connects with one character of its token's signature changed."""
 
     name, expects = "garbled_token", ("invalid_token",)
 
@@ -135,7 +135,7 @@ class GarbledToken(BadToken):
 
 
 class ForeignKeyToken(BadToken):
-    """Brings its token, signed again with a key of its own."""
+    """Connects with its token signed again with a foreign key."""
 
     name, expects = "foreign_key_token", ("invalid_token",)
 
@@ -147,7 +147,7 @@ class ForeignKeyToken(BadToken):
 
 
 class ForeignIssuerToken(ForeignKeyToken):
-    """Brings a token of an issuer of its own."""
+    """Connects with a token of a foreign issuer."""
 
     name = "foreign_issuer_token"
 
@@ -156,7 +156,7 @@ class ForeignIssuerToken(ForeignKeyToken):
 
 
 class ForeignAudienceToken(ForeignKeyToken):
-    """Brings a token that is meant for another service."""
+    """Connects with a token for another service."""
 
     name = "foreign_audience_token"
 
@@ -165,7 +165,7 @@ class ForeignAudienceToken(ForeignKeyToken):
 
 
 class OutdatedToken(BadToken):
-    """Takes the shortest token there is, and comes when it and the runtime's leeway are over."""
+    """Requests the shortest lifetime, and connects when it and the runtime's leeway are over."""
 
     name, expects = "outdated_token", ("token_expired",)
 
@@ -183,7 +183,7 @@ class OutdatedToken(BadToken):
 
 
 class OveragedToken(BadToken):
-    """Takes the longest token there is, and comes while it has long to go, but is older than the runtime takes."""
+    """Requests the longest lifetime, and connects before its end, but when the token is older than the runtime accepts."""
 
     name, expects = "overaged_token", ("token_too_old",)
 
@@ -201,7 +201,7 @@ class OveragedToken(BadToken):
 
 
 class PrematureToken(BadToken):
-    """Takes tokens until it gets one whose time has not come, and comes at once."""
+    """Requests tokens until it gets one that is not valid yet, and connects at once."""
 
     name, expects = "premature_token", ("token_not_yet_valid",)
 
@@ -219,7 +219,7 @@ class ForbiddenMint(OneQuestion):
         return super().token_request if self._has_answer else self._forbidden(super().token_request)
 
     def _forbidden(self, request: TokenRequest) -> TokenRequest:
-        """What must not be granted."""
+        """Return a request that must not be granted."""
         return request
 
     def minted(self, token: Token, now: float) -> None:
@@ -235,7 +235,7 @@ class ForbiddenMint(OneQuestion):
 
 
 class ForeignTopicMint(ForbiddenMint):
-    """Wants another user's topic. The contract has the status (403 or 422), not the code."""
+    """Requests another user's topic. The contract defines the status (403 or 422), not the code."""
 
     name, expects = "foreign_topic_mint", ("scope_not_allowed", "unsupported_topic", "http_403", "http_422")
 
@@ -244,7 +244,7 @@ class ForeignTopicMint(ForbiddenMint):
 
 
 class UnsupportedTopicMint(ForbiddenMint):
-    """Wants a topic that does not exist."""
+    """Requests a topic that does not exist."""
 
     name, expects = "unsupported_topic_mint", ("unsupported_topic", "http_422")
 
@@ -253,7 +253,7 @@ class UnsupportedTopicMint(ForbiddenMint):
 
 
 class EndlessTokenMint(ForbiddenMint):
-    """Wants a token for longer than any may last."""
+    """Requests a lifetime above the maximum."""
 
     name, expects = "endless_token_mint", ("invalid_ttl", "http_422")
 

@@ -65,7 +65,7 @@ def _between(text: str, prefix: str, suffix: str) -> str | None:
     """Return the text between prefix and suffix, which may be empty; None if the text has another form."""
     if not text.startswith(prefix):
         return None
-    rest = text[len(prefix) :]  # the suffix must stand in the rest: "run:events" is no run without an id
+    rest = text[len(prefix) :]  # search the suffix only in the rest: "run:events" is not a run without an id
     return rest[: -len(suffix)] if rest.endswith(suffix) else None
 
 
