@@ -1,4 +1,4 @@
 """Executing stages: plans, holds, canary checks, signatures, unlocking, status.
 
-Imported by the command line only.
+Only the command line imports it.
 """

@@ -1,7 +1,7 @@
-"""Canary checks: a drill without faults that runs at intervals beside a baseline or a hold.
+"""Canary checks: a drill without faults that runs at intervals during a baseline or a hold.
 
 They alternate between the target and the control, if there is one, and rotate through the client builds. The control's checks
-have a folder and a list of their own, so that none of them can count as the target's.
+have their own folder and list, so that they cannot count for the target.
 """
 
 import time
@@ -37,20 +37,20 @@ _POLL_S = 0.2
 
 
 class Run(Protocol):
-    """One drill that is under way."""
+    """A drill that is running."""
 
     def poll(self) -> DrillDone | None:
-        """Its result; None while it runs."""
+        """Return its result; None while it runs."""
         ...
 
     def interrupt(self) -> DrillDone:
-        """End it in order."""
+        """End it gracefully and return its result."""
         ...
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A drill that is over already; see `Run`."""
+    """A drill that has already ended; see `Run`."""
 
     answer: DrillDone
 
@@ -65,14 +65,14 @@ Start = Callable[[Order, Path], Run]
 
 
 def run_here(order: Order, _: Path) -> Run:
-    """Run a canary check in this process: for a clock that stands still meanwhile."""
+    """Run a canary check in this process, for a simulated clock, which stands still while it runs."""
     return Finished(one_drill.run(order))
 
 
 def load(rules: CanaryChecks, beside: Path, kind: str, interval_s: float, sides: int = 1) -> Drill:
-    """The drill of the canary checks. Raises `UsageError` for one with faults, or longer than the interval between two.
+    """Load the drill of the canary checks. Raises `UsageError` if it has faults or is longer than the interval between two.
 
-    `sides`: how many targets are checked in turns, each at the same interval.
+    `sides`: the number of targets that are checked in turns, each at the same interval.
     """
     path = catalog.path_of(rules.drill, beside)
     drill = drill_file.load(path, rules.set)
@@ -92,7 +92,7 @@ def load(rules: CanaryChecks, beside: Path, kind: str, interval_s: float, sides:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the targets that are checked in turns, and where its checks are kept."""
+    """One of the targets that are checked in turns, with the list and the folder of its checks."""
 
     target: StageTarget
     listed: str = records.CANARY_CHECK_LIST
@@ -100,17 +100,17 @@ class Side:
 
     @property
     def is_control(self) -> bool:
-        """Whether it is the control."""
+        """Whether this side is the control."""
         return self.listed == records.CONTROL_LIST
 
     def revisions(self) -> Revisions:
-        """The control's revisions; the snapshots have the target's own."""
+        """The control's revisions. For the target they are empty, because its snapshots have them."""
         return revisions.find(self.target.endpoints, self.target.entry) if self.is_control else Revisions()
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """One canary check that is under way; its line lacks what only its end shows."""
+    """A running canary check. Its line is completed when it ends."""
 
     side: Side
     began: datetime
@@ -140,7 +140,7 @@ class CanaryCheckRunner:
         self._due: datetime | None = None
 
     def step(self, phase: Phase, may_begin: bool = True) -> CanaryCheckDone | None:
-        """Start a check if one is due, and take one that has ended; returns its recorded line, but none of the control's."""
+        """Start a check if one is due, and record a finished one. Returns its line if it was a check of the target."""
         now = self._clock.now()
         if may_begin and self._turn is None and (self._due is None or now >= self._due):
             self._due = now + timedelta(seconds=self._rules.every_s / len(self._sides))
@@ -155,16 +155,16 @@ class CanaryCheckRunner:
 
     @property
     def is_running(self) -> bool:
-        """Whether one is under way."""
+        """Whether a check is running."""
         return self._turn is not None
 
     def close(self) -> None:
-        """End the one that is under way, in order."""
+        """End the running check gracefully and record it."""
         if self._turn is not None:
             self._taken(self._turn.run.interrupt())
 
     def _begin(self, now: datetime, phase: Phase) -> _Turn:
-        """Start the next check: each build runs on every side before the next build."""
+        """Start the next check. Each build runs on every side before the next build."""
         n, self._started = self._started, self._started + 1
         side = self._sides[n % len(self._sides)]
         build = self._builds[n // len(self._sides) % len(self._builds)]
@@ -189,7 +189,7 @@ class CanaryCheckRunner:
     def _taken(self, answer: DrillDone) -> CanaryCheckDone | None:
         turn, self._turn = self._turn, None
         assert turn is not None
-        self._clock.sleep_until(turn.began + timedelta(seconds=answer.duration_s))  # a real clock is there already
+        self._clock.sleep_until(turn.began + timedelta(seconds=answer.duration_s))  # returns at once with a real clock
         line = msgspec.structs.replace(
             turn.line,
             ended=iso(self._clock.now()),
@@ -216,15 +216,15 @@ class CanaryCheckRunner:
 
 
 def adopt(folder: Path, clock: Clock) -> list[CanaryCheckDone]:
-    """Record the canary check that was under way when its stormgate was killed, judged by what it left.
+    """Record the canary check that was running when its stormgate process was killed, judged by the files that it left.
 
-    Returns its line, which is on disk; none if there was none. Raises `EvidenceError`, and `UsageError` while it still runs.
+    Returns the recorded lines; empty if no check was running. Raises `EvidenceError`, and `UsageError` if it does not end.
     """
     mark = folder / records.UNDER_WAY
     if not mark.exists():
         return []
     until = time.monotonic() + drill_runs.END_LIMIT_S
-    while not is_left_over(mark):  # it ends once its stormgate has
+    while not is_left_over(mark):  # the check ends soon after its stormgate process
         if time.monotonic() > until:
             raise UsageError(f"{folder}: a canary check of the stormgate that was killed still runs; wait until it has ended.")
         time.sleep(_POLL_S)
@@ -240,7 +240,7 @@ def adopt(folder: Path, clock: Clock) -> list[CanaryCheckDone]:
 
 
 def _adopted(folder: Path, run: str, left: CanaryCheckDone, clock: Clock) -> CanaryCheckDone:
-    """Its line: a failure counts against the target as always; a pass counts only if the check came to its end."""
+    """The line of such a check. A failure always counts against the target; a pass counts only if the check was complete."""
     try:
         verdict = results.judge_run(folder / run).drills[0]
         status, why = str(verdict.status), "" if verdict.status is State.PASS else report.why(verdict)

@@ -1,6 +1,6 @@
-"""Hold a stage: sample the servers, run canary checks, evaluate the window, and restart the hold whenever something breaks it.
+"""Hold a stage: sample the servers, run canary checks, evaluate the window, and restart the hold when something breaks it.
 
-Everything is on disk as it happens, so a killed hold resumes where it stopped. The time in between counts as a hole.
+Every event is written to disk at once, so a killed hold resumes where it stopped. The time in between counts as a hole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +19,15 @@ from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
 from sim.base.clocks import from_iso, iso
 from sim.base.errors import EvidenceError, UsageError
 
-MAX_RESTARTS = 10  # [ours] more breaks than this are not chance
-DEAD_INTERVALS = 20  # [ours] intervals without a usable snapshot: no data to decide on a rollback
+MAX_RESTARTS = 10  # [ours] more restarts than this are no coincidence
+DEAD_INTERVALS = 20  # [ours] intervals without a usable snapshot until the hold aborts: no data to decide on a rollback
 _SET_BACK_S = 1.0  # [ours] how far time synchronization may set the clock back
 _RED = (State.FAIL, State.ERROR)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The checks and the coverage of a hold so far. `abort`: why the hold must stop at once, or empty."""
+    """The checks and the coverage of a hold so far. `abort`: why the hold must stop at once; empty if it need not."""
 
     checks: tuple[CheckResult, ...]
     coverage: State
@@ -36,12 +36,12 @@ class Evaluation:
 
     @property
     def red(self) -> str:
-        """The first failed check with its reason, or empty."""
+        """The first failed check with its reason; empty without one."""
         return next((f"{check.name} {check.state}: {check.reason}" for check in self.checks if check.state in _RED), "")
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The checks that do not pass yet, and the coverage if it does not."""
+        """The checks that do not pass yet, and the coverage if it does not pass."""
         late = [f"coverage ({self.coverage_reason})"] if self.coverage is not State.PASS else []
         return (*(f"{check.name} ({check.state})" for check in self.checks if check.state is not State.PASS), *late)
 
@@ -52,8 +52,8 @@ Judge = Callable[[datetime, datetime], Evaluation]  # judges the window between 
 class Hold:
     """One hold, from its start or from where a killed one stopped.
 
-    `check_routing` asks the routing service, and `find` returns the revisions. `arm` returns why the rollback is not armed at a
-    gate, or an empty string.
+    `check_routing` runs the routing checks. `find` returns the deployed revisions. `arm` returns why the rollback is not armed
+    at a gate, or an empty text.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Hold:
         self._interval = timedelta(seconds=run.plan.snapshot_interval_s)
         self._required = timedelta(seconds=run.plan.hold_required_s)
         self._extension = timedelta(seconds=run.stages.sampling.extend_up_to_s)
-        self._began: datetime | None = None  # None: the hold waits for `_opens`, or until the cause of its break is over
+        self._began: datetime | None = None  # None: the hold waits for `_opens`, or for the end of what broke it
         self._opens: datetime | None = None
         self._broken = ""
         self._broken_since: datetime | None = None
@@ -85,8 +85,8 @@ class Hold:
         self._never = datetime.min.replace(tzinfo=self._latest.tzinfo)
         self._judged = self._routing_checked = self._never
         self._unarmed = ""
-        self._changed: dict[str, str] = {}  # service -> its revision, where that is not the plan's
-        self._has_checked = False  # a canary check ended since the hold began
+        self._changed: dict[str, str] = {}  # service -> a sentence, if its revision is not the plan's
+        self._has_checked = False  # a canary check has ended since the hold began
         self._failed_check = ""
         self._over = False
 
@@ -120,7 +120,7 @@ class Hold:
             self._open("restarted", "")
 
     def _resume(self, events: Sequence[HoldEvent]) -> None:
-        """Take over the state at the end of the file. Raises `EvidenceError` if that is in the future."""
+        """Restore the state from the end of the file. Raises `EvidenceError` if that is in the future."""
         snapshots = evidence.read_lines(self._run.run_dir / records.SNAPSHOTS, Snapshot)
         self._latest = max([from_iso(events[-1].at), *(from_iso(each.at) for each in snapshots[-1:])])
         self._now()
@@ -135,7 +135,7 @@ class Hold:
         self._last_ok = max([self._began or self._latest, *good])
 
     def _open(self, kind: HoldKind, reason: str) -> None:
-        """Start to hold: at once, or with the next business day."""
+        """Start the hold: at once, or at the start of the next business day."""
         now = self._clock.now()
         if self._rules.business_day is None or (self._opens is not None and now >= self._opens):
             self._begin_at(now)
@@ -154,7 +154,7 @@ class Hold:
         self._opens, self._gates_passed, self._has_checked, self._failed_check = None, set(), False, ""
 
     def _is_whole(self) -> bool:
-        """Whether the hold began at the start of a business day, if it must."""
+        """Whether the hold began at the start of a business day; True if it need not."""
         if self._rules.business_day is None or self._began is None:
             return True
         assert self._calendar is not None
@@ -197,7 +197,7 @@ class Hold:
         return now
 
     def _compare(self, found: Revisions) -> None:
-        """Remember which service is not of the plan's revision; an unknown revision changes nothing."""
+        """Remember each service whose revision is not the plan's. An unknown revision changes nothing."""
         for service in ("control", "runtime"):
             was, now = getattr(self._run.plan.revisions, service), getattr(found, service)
             if now == was:
@@ -206,7 +206,7 @@ class Hold:
                 self._changed[service] = f"the revision of {service} is {now}, but this stage is for {was or 'an unknown one'}"
 
     def _is_usable(self, snapshot: Snapshot) -> bool:
-        """Whether a snapshot counts for the hold: one of the metrics, if the target has them."""
+        """Whether a snapshot counts for the hold. If the target has a metrics endpoint, only its snapshots count."""
         return snapshot.ok and (snapshot.source == "metrics" or not self._run.target.has_metrics)
 
     def _step_canary_checks(self, now: datetime) -> None:
@@ -222,13 +222,13 @@ class Hold:
             self._judged = self._never
 
     def _is_extended(self, now: datetime) -> bool:
-        """Whether the hold was judged at its end, and continues because there were too few samples."""
+        """Whether the hold was judged at its end and continues because it did not pass yet."""
         assert self._began is not None
         end = self._began + self._required
         return self._judged >= end and now < end + self._extension
 
     def _evaluate(self, now: datetime) -> None:
-        """Whether the hold is broken, can restart, is red, or is over."""
+        """Break, restart or judge the hold, as its state requires."""
         if trouble := next(self._troubles(), ""):
             self._break(trouble)
             self._give_up_if_hopeless(now)
@@ -260,14 +260,14 @@ class Hold:
             yield "the configuration of the control changed since this stage began"
 
     def _break(self, reason: str) -> None:
-        """Record what broke the hold. The hold cannot restart until that is over."""
+        """Record what broke the hold. The hold restarts only after that has ended."""
         if self._broken or self._over:
             return
         self._broken, self._broken_since, self._began = reason, self._clock.now(), None
         self._count_restart(reason, waits=True)
 
     def _restart(self, reason: str) -> None:
-        """Restart now, or with the next business day."""
+        """Restart now, or at the start of the next business day."""
         if self._broken or self._over or self._began is None:
             return
         self._count_restart(reason)
@@ -327,7 +327,7 @@ class Hold:
             self._end_if_over(now, found_so_far)
 
     def _pass_gates(self, now: datetime, found: Evaluation) -> None:
-        """Gates within the hold. The one at its start asks only that nothing is wrong: nothing has been counted yet."""
+        """Pass the due gates within the hold. The gate at its start needs only one finished canary check."""
         assert self._began is not None
         for hour in self._run.plan.gates_at_h:
             is_due = hour not in self._gates_passed and now >= self._began + timedelta(hours=hour)
@@ -337,7 +337,7 @@ class Hold:
                 self._record("gate", said, gate_h=hour, state=State.PASS)
 
     def _is_armed(self, hour: float) -> bool:
-        """Whether the rollback is armed; no gate passes without it, so it is checked again until it is."""
+        """Whether the rollback is armed. A gate does not pass without it and is checked again at the next evaluation."""
         self._unarmed = self._arm(hour) if self._arm is not None else ""
         return not self._unarmed
 
@@ -367,7 +367,7 @@ class Hold:
         rollouts.record_hold(self._run, event)
 
     def _next_poll(self) -> datetime:
-        """On a grid, so that slow turns do not add up; missed polls are skipped."""
+        """The time of the next poll. Polls are on a grid, so that delays do not add up; missed polls are skipped."""
         turns = (self._clock.now() - self._grid) // self._interval + 1
         return self._grid + turns * self._interval
 

@@ -1,4 +1,4 @@
-"""One rollout: the runs of its stages as its journal records them, and the files of a run in progress."""
+"""One rollout: the stage runs that its journal records, and the files of a run in progress."""
 
 import hashlib
 import re
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run of a stage, as the journal records it; of several entries of a kind the last counts."""
+    """One run of a stage, as the journal records it. The last entry of each kind counts."""
 
     run_id: str
     stage: Stage
@@ -45,7 +45,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class StageRun:
-    """A run in progress, and all that it works with."""
+    """A run in progress, with its plan, files, target and clock."""
 
     target: StageTarget
     stages: Stages
@@ -56,18 +56,18 @@ class StageRun:
     clock: Clock
     journal: Journal
     say: Say
-    control: StageTarget | None = None  # what the canary is compared with
+    control: StageTarget | None = None  # the target that the canary is compared with
 
 
 def folder_of(out: Path, name: str) -> Path:
-    """A rollout's folder. Raises `UsageError` for a name that could lead elsewhere."""
+    """A rollout's folder. Raises `UsageError` for a name that could lead to another folder."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"--rollout {name}: expected letters, digits, dots, dashes and underscores, such as 2026-11-sync.")
     return results.rollout_folder(out, name)
 
 
 def journal_of(folder: Path, clock: Clock) -> Journal:
-    """The rollout's journal, to be written."""
+    """The rollout's journal, open for writing."""
     return Journal(folder / NAME, clock)
 
 
@@ -91,7 +91,7 @@ def latest(entries: Sequence[Entry], stage: Stage) -> RunRecord | None:
 
 
 def require_plan(where: Path, run: RunRecord) -> None:
-    """Raise `EvidenceError` unless a run's plan is the one that it started with."""
+    """Raise `EvidenceError` if a run's plan changed since it started."""
     path = where / records.PLAN
     if evidence.sha256(path) != run.started.body.get("plan_sha256"):
         raise EvidenceError(
@@ -100,11 +100,11 @@ def require_plan(where: Path, run: RunRecord) -> None:
 
 
 def require_hold(where: Path, run: RunRecord, entries: Sequence[Entry]) -> None:
-    """Raise `EvidenceError` if a run's own file lacks an event of its hold that the journal has, or has another time."""
+    """Raise `EvidenceError` if the run's file lacks an event of its hold that the journal has, or has it at another time."""
     path = where / records.HOLD
     there = iter(evidence.read_lines(path, HoldEvent))
     recorded = [entry for entry in entries if entry.body.get("run") == run.run_id and entry.kind.startswith(HOLD_PREFIX)]
-    for entry in recorded:  # in this order: an event that was skipped is not found again
+    for entry in recorded:  # in order: a later search does not find a skipped event
         if not any(_is_of(event, entry) for event in there):
             raise EvidenceError(f"{path}: lacks '{entry.kind}' of {entry.at}, which the journal has; it was changed by hand.")
 
@@ -116,7 +116,7 @@ def _is_of(event: HoldEvent, entry: Entry) -> bool:
 
 
 def unrecorded(folder: Path, entries: Sequence[Entry]) -> list[str]:
-    """Runs with results that the journal lacks: its end was cut off, or it is an older copy."""
+    """Runs with results that are missing from the journal: its end was cut off, or it is an older copy."""
     known = {run.run_id for run in runs(entries)}
     left = (records.HOLD, records.REPORT)
     there = sorted(path.parent for path in run_dir(folder, "").glob(f"*/{records.PLAN}"))
@@ -134,7 +134,7 @@ def new_run_id(stage: Stage, clock: Clock) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file that operators gave. Raises `UsageError`."""
+    """Hex SHA-256 of a file that operators provide. Raises `UsageError`."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

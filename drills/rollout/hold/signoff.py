@@ -1,4 +1,4 @@
-"""What people say of a stage: one signature on its report, and waivers, which change no result."""
+"""Statements of people on a stage: one signature on its report, and waivers, which change no result."""
 
 import hashlib
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def signable(folder: Path, entries: Sequence[Entry], run_id: str = "") -> RunRecord:
-    """The run to sign: the latest with a report, or the named one. Raises `UsageError`."""
+    """The run to sign: the named one, or the latest with a report. Raises `UsageError`."""
     found = [run for run in rollouts.runs(entries) if run.is_finished and (not run_id or run.run_id == run_id)]
     if not found:
         raise UsageError(f"{folder}: there is no {f'run {run_id} with a ' if run_id else ''}report to sign.")
@@ -77,7 +77,7 @@ def sign(folder: Path, run: RunRecord, person: Person, decision: Decision, journ
 
 
 def waive(folder: Path, run: RunRecord, check: str, person: Person, journal: Journal, clock: Clock) -> Waiver:
-    """Add an entry to `waivers.json`: a person accepts that a check did not pass. Raises `UsageError` if it did pass."""
+    """Add an entry to `waivers.json`: a person accepts that a check did not pass. Raises `UsageError` if it passed."""
     run_dir = rollouts.run_dir(folder, run.run_id)
     open_ones = not_passed(unlock.recorded_report(run_dir, run))
     if check not in open_ones:
@@ -90,7 +90,7 @@ def waive(folder: Path, run: RunRecord, check: str, person: Person, journal: Jou
 
 
 def not_passed(report: StageReport) -> list[str]:
-    """What did not pass, by name: checks as `gate.check`, then requirements."""
+    """The checks (as `gate.check`) and then the requirements that did not pass, by name."""
     checks = [f"{check.gate}.{check.check}" for gate in report.gates for check in gate.checks if check.state != "pass"]
     return [*checks, *(each.name for each in report.requirements if each.state != "pass")]
 

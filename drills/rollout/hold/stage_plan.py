@@ -1,4 +1,4 @@
-"""The plan of a stage: what it needs, read and checked before anything starts, and shown by a dry run."""
+"""Prepare a stage: read and check its inputs before anything starts, write its plan, and show it as a dry run."""
 
 import shlex
 import subprocess
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked for."""
+    """The request of the user."""
 
     stage: str
     target: str
@@ -46,16 +46,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a stage needs. `target` is None only in a dry run on the embedded mock."""
+    """The checked inputs of a stage. `target` is None only in a dry run on the embedded mock."""
 
     asked: Asked
     stages: Stages
     kind: TargetKind
     target: StageTarget | None
-    control: StageTarget | None  # what the canary is compared with
+    control: StageTarget | None  # the target that the canary is compared with
     canary_check: Drill
     drills: dict[str, Path]  # of the preflight
-    calendar: Calendar | None  # of a stage that is held for a business day
+    calendar: Calendar | None  # for a stage that is held for a business day
 
     @property
     def rules(self) -> StageRules:
@@ -64,14 +64,14 @@ class Prepared:
 
 
 def read_files(asked: Asked) -> tuple[Stages, Thresholds]:
-    """Read the stages file and the thresholds. Raises `UsageError`, also for a stage that does not exist."""
+    """Read the stages file and the thresholds. Raises `UsageError` for an invalid file or an unknown stage."""
     stages = stage_file.load(asked.stages)
     stages.require(asked.stage)
     return stages, gates.load_thresholds(asked.thresholds)
 
 
 def prepare(asked: Asked, stages: Stages, thresholds: Thresholds, target: StageTarget | None) -> Prepared:
-    """Check what can be checked before the stage starts. Raises `UsageError`."""
+    """Check everything that can be checked before the stage starts. Raises `UsageError`."""
     rules, beside = stages.require(asked.stage), asked.stages.parent
     kind = target.endpoints.kind if target else "mock"
     control = stage_target.control_of(rules.control, target) if target else None
@@ -86,7 +86,7 @@ def prepare(asked: Asked, stages: Stages, thresholds: Thresholds, target: StageT
 
 
 def plan_of(prepared: Prepared, clock: Clock, journal: Journal) -> StagePlan:
-    """The plan of a run that starts now."""
+    """Make the plan of a run that starts now."""
     asked, stages, rules, target = prepared.asked, prepared.stages, prepared.rules, prepared.target
     assert target is not None
     is_preflight = asked.stage == PREFLIGHT
@@ -145,7 +145,7 @@ def _hold_s(prepared: Prepared, clock: Clock) -> float:
 
 
 def _commit() -> str:
-    """The commit of a working copy of stormgate; empty for an installed one."""
+    """The Git commit of a working copy of stormgate; empty for an installed package."""
     here = DATA.parent
     if not (here / ".git").exists():
         return ""
@@ -161,7 +161,7 @@ def _commit() -> str:
 
 
 def show(asked: Asked, console: "Console") -> None:
-    """Print what the stage would do; nothing is started or asked. Raises `UsageError` as the real run would."""
+    """Print what the stage would do; start nothing and send nothing. Raises `UsageError` as the real run would."""
     for line in lines(asked):
         console.print(line, markup=False, soft_wrap=True)
     console.print("dry run: nothing was executed")

@@ -31,8 +31,8 @@ from sim.base.errors import EvidenceError, StorageError, StormgateError, UsageEr
 def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
     """Run the preflight, or hold another stage; returns the run's folder and its report.
 
-    All that can be known to be wrong is refused before anything starts (`UsageError`, `TargetError`). Ctrl-C ends the
-    preflight with a report of what was done, and leaves a hold to be resumed; it is passed on.
+    Invalid requests are refused before anything starts (`UsageError`, `TargetError`). After Ctrl-C, a preflight writes a report
+    of what was done, and a hold can be resumed; both then raise `KeyboardInterrupt`.
     """
     stages, thresholds = stage_plan.read_files(asked)
     folder = rollouts.folder_of(asked.out, asked.rollout)
@@ -53,7 +53,7 @@ def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
 
 
 def _resumed_or_new(prepared: Prepared, folder: Path, clock: Clock, journal: Journal, say: Say) -> StageRun:
-    """The hold that was killed or interrupted, or a new run."""
+    """Return the run whose hold was killed or interrupted, or a new run."""
     asked, target = prepared.asked, prepared.target
     assert target is not None
     left = rollouts.latest(journal.entries, asked.stage) if asked.stage != PREFLIGHT else None
@@ -77,7 +77,7 @@ def _resumed_or_new(prepared: Prepared, folder: Path, clock: Clock, journal: Jou
 
 
 def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: Say) -> None:
-    """Record the canary check that was under way when its stormgate was killed."""
+    """Record the canary check that was running when its stormgate process was killed."""
     for line in canary_checks.adopt(run_dir, clock):
         journal.append(rollouts.ADOPTED, run=plan.run_id, canary_check=line.run, status=line.status, reason=line.reason)
         say(f"{line.run} was under way when the hold was killed; it counts as {line.status} ({line.reason})")
@@ -87,7 +87,7 @@ def _adopt(run_dir: Path, plan: StagePlan, clock: Clock, journal: Journal, say: 
 
 
 def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
-    """All of stage 0 in order; a requirement that fails is recorded, and the rest is done all the same."""
+    """Run all of stage 0 in order. A failed requirement is recorded, and the rest still runs."""
     try:
         _ask(run)
         with contextlib.closing(_sampler(run)) as sampler:
@@ -104,7 +104,7 @@ def _preflight(run: StageRun, drills: dict[str, Path]) -> None:
 
 
 def _ask(run: StageRun) -> None:
-    """Run the verification commands, then ask the preconditions, two of which rest on them."""
+    """Run the verification commands, then check the preconditions, two of which depend on the commands."""
     target, rules = run.target, run.stages
     setting = commands.Setting(
         target=target.given,
@@ -133,7 +133,7 @@ def _canary_checks(run: StageRun) -> canary_checks.CanaryCheckRunner:
 
 
 def _baseline(run: StageRun, sampler: Sampler) -> None:
-    """Sample servers and run canary checks for a while without a fault; recorded as a hold is."""
+    """Sample servers and run canary checks without a fault for the length of the baseline; recorded like a hold."""
     plan, clock, checks = run.plan, run.clock, _canary_checks(run)
 
     def record(kind: HoldKind, at: datetime | None = None) -> None:
@@ -160,7 +160,7 @@ def _baseline(run: StageRun, sampler: Sampler) -> None:
 
 
 def _rehearse(run: StageRun) -> None:
-    """Rehearse the rollback; one that cannot begin leaves a record that says why."""
+    """Rehearse the rollback. If it cannot begin, write a record with the reason."""
     run.say("rollback rehearsal")
     limit_s, target = run.stages.stages[PREFLIGHT].rehearsal_limit_s or LIMIT_S, run.target
     try:
@@ -215,7 +215,7 @@ def _hold(run: StageRun, calendar: Calendar | None) -> None:
 
 
 def judge_of(run: StageRun) -> Judge:
-    """Judge a hold while it lasts, by the code of the final verdict. Raises `EvidenceError` without stage 0's baseline."""
+    """Return the judge of a running hold; it uses the code of the final verdict. Raises `EvidenceError` without a baseline."""
     run_dir, plan = run.run_dir, run.plan
     thresholds = gates.load_thresholds(run_dir / records.THRESHOLDS, is_record=True)
     first = [before for before in chain.earlier(run_dir, plan) if before.report.plan.stage == PREFLIGHT]

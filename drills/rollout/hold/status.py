@@ -1,4 +1,4 @@
-"""The status of a rollout: each stage, what the next one waits for, and the earliest end of a hold."""
+"""The status of a rollout: each stage, what the next stage needs, and the earliest end of a hold."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -33,7 +33,7 @@ class HoldStatus(msgspec.Struct, frozen=True, kw_only=True):
     began: str  # of the last start or restart; empty without one
     held_s: float
     required_s: float
-    earliest_end: str  # if nothing breaks it any more; empty while it waits
+    earliest_end: str  # if nothing breaks it again; empty while it waits
     restarts: int
     last: str  # the last event
 
@@ -64,7 +64,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def of(folder: Path, now: datetime, rules: Stages) -> Status:
-    """The status, with what the stages file lacks for the next stage.
+    """Determine the status, with the problems of the stages file for the next stage.
 
     Raises `UsageError` for a rollout that does not exist, `EvidenceError` for a journal that was changed.
     """
@@ -138,7 +138,7 @@ def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
     except StormgateError:
         return None
     starts = [event for event in events if event.kind in ("started", "restarted")]
-    began = starts[-1].at if starts and not starts[-1].waits else ""  # an event that waits has not restarted it yet
+    began = starts[-1].at if starts and not starts[-1].waits else ""  # after a waiting event it has not restarted yet
     end = from_iso(began) + timedelta(seconds=plan.hold_required_s) if began else None
     return HoldStatus(
         began=began,
@@ -156,7 +156,7 @@ def _next(stages: Sequence[StageStatus]) -> Stage | None:
 
 
 def _command(stage: Stage, rollout: str, target: str, missing: Sequence[str], stages: Sequence[StageStatus]) -> str:
-    """The next command; empty while something is missing."""
+    """The command of the next step; empty while something is missing."""
     found = {each.stage: each for each in stages}[stage]
     if found.state == "go":
         return f'stormgate stage sign --rollout {rollout} --owner "..." --role "..." --statement "..."'
@@ -166,7 +166,7 @@ def _command(stage: Stage, rollout: str, target: str, missing: Sequence[str], st
 
 
 def show(status: Status, console: "Console") -> None:
-    """Print it on one screen."""
+    """Print the status on one screen."""
     from rich.markup import escape
     from rich.table import Table
 

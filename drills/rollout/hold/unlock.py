@@ -1,4 +1,4 @@
-"""Whether a stage may begin: the stage before must be a signed go, recent, and of what is deployed now."""
+"""Decide whether a stage may begin: the previous stage must be a signed, recent go for the deployed revisions."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -31,7 +31,7 @@ def require_unlocked(folder: Path, entries: Sequence[Entry], plan: StagePlan, no
 
 
 def missing(folder: Path, entries: Sequence[Entry], stage: Stage, now: datetime, rules: Stages) -> Iterator[str]:
-    """What a stage still waits for, as far as the rollout's own files show; a sentence each."""
+    """Sentences on what a stage still needs, as far as the rollout's own files show."""
     before = rules.before(stage)
     if before is None:
         return
@@ -74,9 +74,9 @@ def _reported(run_dir: Path, run: RunRecord, now: datetime, valid_h: float) -> I
 
 
 def superseded(folder: Path, entries: Sequence[Entry], run: RunRecord) -> Iterator[str]:
-    """Stages that a run rests on and that were run again since, unless with another signed go of the same.
+    """Sentences on earlier stages of a run that were run again without a signed go for the same target and revisions.
 
-    Raises `EvidenceError` if a stage before it cannot be read.
+    Raises `EvidenceError` if an earlier stage cannot be read.
     """
     run_dir = rollouts.run_dir(folder, run.run_id)
     for before in chain.earlier(run_dir, evidence.read_plan(run_dir)):
@@ -101,7 +101,7 @@ def _is_same_go(folder: Path, run: RunRecord, old: StagePlan) -> bool:
 
 
 def recorded_report(run_dir: Path, run: RunRecord) -> StageReport:
-    """A run's report, if it is the one that the journal records. Raises `EvidenceError`, `UsageError`."""
+    """A run's report. Raises `UsageError` if it is missing or not the one in the journal, and `EvidenceError`."""
     path = run_dir / records.REPORT
     report = evidence.read_report(run_dir)
     if report is None or run.reported is None:
@@ -113,7 +113,7 @@ def recorded_report(run_dir: Path, run: RunRecord) -> StageReport:
 
 
 def recorded_signoff(run_dir: Path, run: RunRecord) -> Signoff | None:
-    """A run's signature; None without one. A signature that the journal lacks was not made here, and is an error."""
+    """A run's signature; None without one. Raises `UsageError` for a signature that is missing from the journal or changed."""
     signoff = evidence.read_signoff(run_dir)
     path = run_dir / records.SIGNOFF
     if run.signed is None:

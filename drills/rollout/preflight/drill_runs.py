@@ -1,4 +1,4 @@
-"""The drills of the preflight: which ones, run one after the other or side by side, and the record of each."""
+"""The drills of the preflight: choose them, run them one after the other or side by side, and record each."""
 
 import os
 import signal
@@ -29,16 +29,16 @@ from sim.drill.model import Drill, expected_duration_s
 from sim.server.settings import RuntimeSettings
 
 _POLL_S = 0.1
-END_LIMIT_S = 90.0  # for an interrupted drill to revert its faults and save
+END_LIMIT_S = 90.0  # time limit for an interrupted drill to revert its faults and save its files
 Say = Callable[[str], None]
 
 
 class Child:
-    """One drill in a process of its own, which ends with ours, however that ends. Its messages go to `log`."""
+    """One drill in a child process, which also ends if this process is killed. Its messages go to `log`."""
 
     def __init__(self, order: Order, log: Path) -> None:
         self._order = order = msgspec.structs.replace(order, ends_with_stdin=True)
-        self._answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the process has ended
+        self._answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it is read after the process ends
         command = [sys.executable, "-m", "drills.rollout.preflight.one_drill", msgspec.json.encode(order).decode()]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -50,13 +50,13 @@ class Child:
             raise cannot_write(log, error) from None
 
     def poll(self) -> DrillDone | None:
-        """Its result; None while it runs."""
+        """Return its result; None while it runs."""
         return None if self._process.poll() is None else self._result()
 
     def interrupt(self) -> DrillDone:
-        """End it in order: it reverts its faults, and keeps what it observed."""
+        """End it gracefully: it reverts its faults and saves its observations."""
         if self._process.poll() is None:
-            os.kill(self._process.pid, signal.SIGTERM)  # unlike SIGINT, never ignored
+            os.kill(self._process.pid, signal.SIGTERM)  # unlike SIGINT, it is never ignored
         return self.wait(END_LIMIT_S)
 
     def wait(self, limit_s: float | None = None) -> DrillDone:
@@ -81,9 +81,9 @@ class Child:
 
 
 def chosen(names: Iterable[str], beside: Path, kind: str) -> dict[str, Path]:
-    """Drills by name and file. `all` is the catalogue; on a live target, without drills that only an embedded mock can run.
+    """The chosen drills: name -> file. `all` is the catalogue; on a live target without the drills that need an embedded mock.
 
-    Raises `UsageError` for a missing name or file, two drills of one name, and an invalid drill.
+    Raises `UsageError` for a missing name or file, for two drills with the same name, and for an invalid drill.
     """
     found: dict[str, Path] = {}
     for name in names:
@@ -105,7 +105,7 @@ def _needs_own_runtime(drill: Drill) -> bool:
 
 
 def left_out(names: Iterable[str]) -> tuple[str, ...]:
-    """Drills of the catalogue that are not among these."""
+    """The drills of the catalogue that are not chosen."""
     return tuple(sorted(catalog.catalogue().keys() - set(names)))
 
 
@@ -118,8 +118,8 @@ def require_judged(drills: Iterable[Path], thresholds: Thresholds) -> None:
 def run_all(drills: dict[str, Path], folder: Path, target: StageTarget, side_by_side: int, say: Say) -> list[DrillDone]:
     """Run the drills into a stage's folder, and record each as it ends.
 
-    On the embedded mock, `side_by_side` run at once, each with a runtime of its own; elsewhere one at a time. Ctrl-C ends those
-    that run; the others are recorded as not run.
+    On the embedded mock, `side_by_side` drills run at once, each with its own runtime; elsewhere one at a time. Ctrl-C ends the
+    running drills; those that have not started are recorded as not run.
     """
     out, log = folder / records.DRILLS, folder / records.LOGS / "drills.txt"
     try:

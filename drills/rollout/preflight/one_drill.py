@@ -1,6 +1,6 @@
 """Run one drill into its own folder, in this process or by `python -m drills.rollout.preflight.one_drill ORDER-AS-JSON`.
 
-A process of its own leaves its parent free for other work, and lets several drills run side by side.
+A separate process leaves its parent free for other work, and lets several drills run side by side.
 """
 
 import contextlib
@@ -28,22 +28,22 @@ from sim.record.observations import Kind
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run. The process list shows all of it, so it holds no secret."""
+    """The drill to run and its settings. They are visible in the process list, so they contain no secret."""
 
     drill: str  # a file
     set: tuple[str, ...] = ()
     target: str
     targets: str = ""
     thresholds: str
-    out: str  # the folder that the run's own is made in
+    out: str  # the parent of the run's folder
     seed: int = 1
     figures: bool = False
-    ends_with_stdin: bool = False  # end when stdin closes: the parent has ended
+    ends_with_stdin: bool = False  # end when stdin closes, which means that the parent has ended
     mark: str = ""  # a file that is locked while it runs
 
 
 def run(order: Order) -> DrillDone:
-    """Run a drill and judge it. The answer says what could not be run or went wrong; raises no `StormgateError`."""
+    """Run a drill and judge it. The result contains every error as text; raises no `StormgateError`."""
     path = Path(order.drill)
     try:
         drill = drill_file.load(path, order.set)
@@ -54,7 +54,7 @@ def run(order: Order) -> DrillDone:
         run_dir = running.run(_request(drill, order))
         verdict = running.conclude(run_dir) if order.figures else _concluded(run_dir)
     except StormgateError as error:
-        left = sorted(set(Path(order.out).glob("*")) - before)  # by a run that failed
+        left = sorted(set(Path(order.out).glob("*")) - before)  # left by a failed run
         done = not_run(drill.name, order.seed, str(error))
         is_error = State.ERROR if left else State.NOT_RUN
         return msgspec.structs.replace(done, status=is_error, run=left[0].name if left else "")
@@ -116,7 +116,7 @@ def _done(drill: Drill, run_dir: Path, verdict: DrillVerdict, seed: int) -> Dril
 
 
 def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
-    """When faults began and ended, in seconds after the run's begin; empty for several variants and unreadable files."""
+    """Start and end times of the faults, in seconds since the run began; empty for several variants and unreadable files."""
     try:
         history = History(run_header.read_header(folder), parquet.read(folder))
     except EvidenceError:
@@ -126,13 +126,13 @@ def _fault_times(folder: Path) -> tuple[tuple[float, ...], list[float]]:
 
 
 def _end_with_parent() -> None:
-    """Wait until the parent has ended; then revert faults, save what there is, and end."""
+    """Wait until the parent has ended; then revert faults, save the observations and end."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> int:
-    """The command line; the answer is one line of JSON on stdout."""
+    """Run the command line; the result is one line of JSON on stdout."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # revert and save, as for Ctrl-C
     order = msgspec.json.decode(sys.argv[1], type=Order)
     with contextlib.ExitStack() as until_end:

@@ -1,4 +1,4 @@
-"""The five preconditions of a rollout, each checked now and on the target itself."""
+"""Check the five preconditions of a rollout on the target itself."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from sim.protocols.spacetime.service_paths import TOKEN_PATH
 from sim.server.settings import RuntimeSettings
 
 _TIMEOUT_S = 10.0
-_MOCK_SESSION = "session-stormgate-preflight"  # the mock issues tokens for any session of this form
+_MOCK_SESSION = "session-stormgate-preflight"  # the mock issues tokens for any session ID of this form
 _VERSION = "2.0.0"
 Answer = tuple[Outcome, str]  # state and reason
 
@@ -41,7 +41,7 @@ class _MintAnswer(msgspec.Struct):
 def ask(
     endpoints: Endpoints, builds: Sequence[str], rules: Sequence[Command], done: Mapping[str, CommandDone], found: Revisions
 ) -> dict[str, Answer]:
-    """State and reason of each of `PRECONDITION_NAMES`. Never raises for what the other side does."""
+    """Check each of `PRECONDITION_NAMES`; return state and reason. Failures of the target raise no exception."""
     token, minted = mint(endpoints)
     return {
         **{name: commands.precondition(rules, done, name) for name in records.COMMAND_PRECONDITIONS},
@@ -52,7 +52,7 @@ def ask(
 
 
 def keep(answers: Mapping[str, Answer], folder: Path, clock: Clock, is_mock: bool) -> list[Precondition]:
-    """Write `preconditions.jsonl`. A mock need not meet those that rest on the operators' commands. Raises `StorageError`."""
+    """Write `preconditions.jsonl`. On a mock, those that depend on operators' commands are optional. Raises `StorageError`."""
     lines = [
         Precondition(
             at=iso(clock.now()),
@@ -70,7 +70,7 @@ def keep(answers: Mapping[str, Answer], folder: Path, clock: Clock, is_mock: boo
 
 
 def mint(endpoints: Endpoints) -> tuple[str, Answer]:
-    """A token, empty without one, and whether the control service issues tokens as it should."""
+    """Request a token. Returns it (empty without one), and whether the control service issues tokens correctly."""
     began = time.monotonic()
     try:
         answer = httpx.post(
@@ -95,7 +95,7 @@ def mint(endpoints: Endpoints) -> tuple[str, Answer]:
 
 
 def joins(endpoints: Endpoints, token: str, builds: Sequence[str]) -> Answer:
-    """Whether the runtime lets a client of each build join, with the usual protocol version."""
+    """Check whether the runtime lets a client of each build join with the usual protocol version."""
     for build in builds:
         refused = _refused(endpoints, token, build)
         if refused:
@@ -106,7 +106,7 @@ def joins(endpoints: Endpoints, token: str, builds: Sequence[str]) -> Answer:
 
 
 def _refused(endpoints: Endpoints, token: str, build: str) -> str:
-    """Why a join was refused; empty if it was not."""
+    """Try to join. Returns why it was refused; empty if it was not."""
     url = f"{endpoints.socket_url}?token={quote(token, safe='')}&vsn={_VERSION}"
     try:
         with connect(url, open_timeout=_TIMEOUT_S, close_timeout=1.0, ping_interval=None, proxy=None, max_size=None) as socket:
@@ -114,7 +114,7 @@ def _refused(endpoints: Endpoints, token: str, build: str) -> str:
     except TimeoutError:
         return f"no answer within {_TIMEOUT_S:g} s"
     except (OSError, WebSocketException, ValueError) as error:
-        return type(error).__name__  # not its text: the address holds the token
+        return type(error).__name__  # not the error's text, because the address in it contains the token
 
 
 def _join(socket: ClientConnection, build: str) -> str:

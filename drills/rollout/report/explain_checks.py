@@ -27,12 +27,12 @@ _KEYS = {
 
 
 def names() -> list[str]:
-    """All checks, those of drills first."""
+    """The names of all checks; run checks first."""
     return list(dict.fromkeys(spec.name for spec in registry.ALL))
 
 
 def asked_of(name: str) -> dict[str, CheckSpec]:
-    """The checks of that name, by what they are asked of. Raises `UsageError` for an unknown name."""
+    """The checks with that name, by what they judge. Raises `UsageError` for an unknown name."""
     found = {_ASKED_OF[spec.needs]: spec for spec in registry.ALL if spec.name == name}
     if not found:
         raise UsageError(f"there is no check '{name}'{_near(name)}; `stormgate gates list` shows all.")
@@ -48,7 +48,7 @@ def _near(name: str) -> str:
 
 
 def summary(name: str, thresholds: Thresholds, of: str) -> tuple[str, str, str, str, str]:
-    """One check in a line: name, what it is asked of, sources, window, when it passes."""
+    """One check on one line: name, what it judges, sources, window, and when it passes."""
     check = asked_of(name)[of]
     limit = thresholds.get(name) if check.takes_threshold else None
     allowed = f"{limit.comparator} {limit.threshold:g} {limit.unit}" if limit else "fixed rule"
@@ -63,7 +63,7 @@ def passes(spec: CheckSpec, threshold: Threshold | None) -> str:
 
 
 def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
-    """The explanation of a check, as pairs of a heading and a text. An empty heading starts another check."""
+    """The explanation of a check, as pairs of a heading and a text. An empty heading starts the next check."""
     for of, spec in asked_of(name).items():
         yield "", f"{spec.name}, asked of {of}"
         yield "measures", f"{spec.measures}, in {spec.unit}"
@@ -82,7 +82,7 @@ def lines(name: str, thresholds: Thresholds) -> Iterator[tuple[str, str]]:
 
 
 def origins(spec: CheckSpec) -> tuple[str, ...]:
-    """The origins of its sources, in the order in which they are asked."""
+    """The origins of its sources, in the order of the sources."""
     return (spec.origin,) if spec.needs == "run" else {**REGISTRY, **AGAINST_CONTROL}[spec.name].origins
 
 
@@ -94,7 +94,7 @@ def _sources(spec: CheckSpec) -> str:
 
 
 def _metrics(spec: CheckSpec) -> str:
-    """The servers' metrics that it reads, with the meaning of those whose name misleads."""
+    """The servers' metrics that it reads. A misleading name is followed by its meaning."""
     if spec.needs != "window":
         return ""
     read = dict.fromkeys(metric for source in REGISTRY[spec.name].sources for metric in source.metrics)

@@ -1,4 +1,4 @@
-"""Figures of a stage's window as SVG. They take their colours from the page, so that they fit its light and its dark style.
+"""Figures of a stage's window as SVG. They use the page's colours, so that they fit its light and its dark style.
 
 Matplotlib draws with placeholder colours; each is then replaced by a variable of the page's style. Lines also differ in their
 dashes, not only in colour. The same window gives the same bytes.
@@ -52,7 +52,7 @@ _PANELS = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """One figure. `says` describes it for people who cannot see it."""
+    """One figure. `says` is its text alternative."""
 
     title: str
     says: str
@@ -60,7 +60,7 @@ class Drawn:
 
 
 def of(run_dir: Path, report: StageReport) -> tuple[Drawn, ...]:
-    """The figures of a stage; empty if the window cannot be read, which the report says."""
+    """The figures of a stage; empty if the window cannot be read, which the report states."""
     try:
         window = load(run_dir)
         events = evidence.read_lines(run_dir / records.HOLD, HoldEvent)
@@ -104,7 +104,7 @@ Seconds = TypeVar("Seconds", float, Floats)
 
 
 def _lines(snapshots: Sequence[Snapshot], names: Sequence[str]) -> list[Line]:
-    """Each metric over time. A counter is shown as its increase per second, with a gap at a restart."""
+    """Draw each metric over time. A counter is shown as its increase per second, with a gap at a restart."""
     found = [_line(snapshots, name) for name in names]
     moving = [line for line in found if len(line[1]) and np.nanmax(np.nan_to_num(line[2])) > 0]
     return moving or [line for line in found if len(line[1])][:1]
@@ -138,7 +138,7 @@ def _mark(axes: Axes, window: StageWindow, snapshots: Sequence[Snapshot], events
 
 
 def _restarts(snapshots: Sequence[Snapshot]) -> Iterator[float]:
-    """Times at which a counter had decreased, in POSIX seconds."""
+    """Times at which a counter was lower than before, in POSIX seconds."""
     for before, after in pairwise(snapshots):
         common = (name for name in after.metrics if is_counter(name) and name in before.metrics)
         if any(after.metrics[name] < before.metrics[name] for name in common):
@@ -176,7 +176,7 @@ def _latency(window: StageWindow, report: StageReport) -> Drawn | None:
 
 
 def _coverage(window: StageWindow) -> Drawn | None:
-    """When servers answered, and when not."""
+    """When the servers answered and when they did not."""
     if window.ended_s <= window.began_s:
         return None
     good, bad = ([moment_s(each) for each in window.snapshots if each.ok is ok] for ok in (True, False))
@@ -223,7 +223,7 @@ def _is_last(axes: Axes) -> bool:
 
 
 def _days(seconds: Seconds) -> Seconds:
-    """POSIX seconds in Matplotlib's unit of time."""
+    """Convert POSIX seconds to Matplotlib's unit of time."""
     return seconds / 86400.0
 
 

@@ -9,7 +9,7 @@ from drills.rollout.setup import journal, records
 from drills.rollout.setup.records import Blocker, Waiver
 
 FOLDER = Path(__file__).with_name("schemas")
-# By file. The schema of a .jsonl file describes one line.
+# File -> record type. The schema of a .jsonl file describes one line.
 ARTIFACTS: dict[str, Any] = {
     records.PLAN: records.StagePlan,
     records.SNAPSHOTS: records.Snapshot,

@@ -1,4 +1,4 @@
-"""Write the files of a stage's report, each atomically. The report itself comes last and has the hashes of the others."""
+"""Write the files of a stage's report, each atomically. The report is written last and has the hashes of all other files."""
 
 import hashlib
 from pathlib import Path

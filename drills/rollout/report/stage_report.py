@@ -1,4 +1,4 @@
-"""A stage's report for people: Markdown, one HTML page, and a table on a terminal. It only shows the verdict."""
+"""A stage's report for people: Markdown, one HTML page, and a table on a terminal. It shows the verdict and decides nothing."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from drills.rollout.report.figures import Drawn
 
-_MAX_WHY = 6  # sentences that a reader gets first
+_MAX_WHY = 6  # sentences at the top of the report
 
 
 def headline(report: StageReport) -> str:
@@ -27,7 +27,7 @@ def headline(report: StageReport) -> str:
 
 
 def about(plan: StagePlan) -> str:
-    """The target and its kind, to show beside the headline."""
+    """The target and its kind, as shown beside the headline."""
     if plan.target_kind == "mock":
         return "against the embedded mock: says nothing about a deployed runtime and unlocks no stage"
     return f"target {plan.target}, {plan.target_kind}"
@@ -102,7 +102,7 @@ def _given(report: StageReport) -> dict[str, object]:
 
 
 def _is_required(gate: Gate) -> bool:
-    """Whether any check of a gate is required. Else the gate is for information only."""
+    """Whether any check of a gate is required. A gate without one is for information only."""
     return any(check.required for check in gate.checks)
 
 
@@ -148,7 +148,7 @@ def number(value: float | None) -> str:
 
 
 def cell(text: object) -> str:
-    """Escape text so that it stays in its table cell and is no markup."""
+    """Escape text for a table cell, so that it is not read as markup."""
     return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 

@@ -16,15 +16,15 @@ from drills.rollout.verdict import judging
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError
 
-_MAX_DIFFERENCES = 5  # that are listed
+_MAX_DIFFERENCES = 5  # differences that are listed
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of verifying. `problems` are sentences that say what is wrong and where."""
+    """The result of a verification. `problems` are sentences that name the problem and its place."""
 
     run_id: str
-    decision: str  # as judged again
-    files: int  # that were hashed
+    decision: str  # of the new judgement
+    files: int  # number of hashed files
     signed_by: str
     problems: tuple[str, ...]
 
@@ -60,7 +60,7 @@ def verify(run_dir: Path) -> Verified:
 
 
 def _report(run_dir: Path, problems: list[str]) -> StageReport | None:
-    """The report as it was written, if its bytes are those that stormgate writes."""
+    """Read the report, and check that its bytes are those that stormgate writes."""
     path = run_dir / records.REPORT
     try:
         report = evidence.read_report(run_dir)
@@ -75,7 +75,7 @@ def _report(run_dir: Path, problems: list[str]) -> StageReport | None:
 
 
 def _signoff(run_dir: Path, run_id: str, problems: list[str]) -> Signoff | None:
-    """The signature, which must be of this report."""
+    """Read the signature, if any, and check that it belongs to this report."""
     path = run_dir / records.SIGNOFF
     try:
         signoff = evidence.read_signoff(run_dir)
@@ -99,7 +99,7 @@ def _signoff(run_dir: Path, run_id: str, problems: list[str]) -> Signoff | None:
 
 
 def _waivers(run_dir: Path, problems: list[str]) -> list[Waiver]:
-    """The waivers, which must be readable and of this report. They decide nothing."""
+    """Read the waivers, and check that they belong to this report. They decide nothing."""
     path, report = run_dir / records.WAIVERS, run_dir / records.REPORT
     if not path.exists():
         return []
@@ -141,7 +141,7 @@ def _journal(run_dir: Path, run_id: str, waivers: list[Waiver]) -> Iterator[str]
 
 
 def _files(written: tuple[Evidence, ...], now: tuple[Evidence, ...]) -> Iterator[str]:
-    """Evidence that is missing, changed, or newer than the report."""
+    """List evidence that is missing, changed, or newer than the report."""
     was, found = {each.path: each for each in written}, {each.path: each for each in now}
     for path in sorted(was.keys() | found.keys()):
         if path not in found:
@@ -173,7 +173,7 @@ def _rendered(run_dir: Path, written: StageReport) -> Iterator[str]:
 
 
 def _verdict(run_dir: Path, written: StageReport, now: StageReport) -> Iterator[str]:
-    """Compare the verdict of the evidence with that of the report."""
+    """Compare the verdict on the evidence with that of the report."""
     if written.decision != now.decision or written.reason != now.reason:
         was, is_now = (f"{each.decision} {each.reason}".strip() for each in (written, now))
         yield f"{records.REPORT}: says {was}, but the evidence says {is_now}."

@@ -1,4 +1,4 @@
-"""Rehearsing the rollback: what is changed, how each change is observed, and that everything is restored.
+"""Rehearse the rollback: make its changes, observe each of them, and restore everything.
 
 Imported by `report`, `hold` and the command line.
 """

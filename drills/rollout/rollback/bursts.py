@@ -1,4 +1,4 @@
-"""A bounded burst of publishes or connects, and what the target's throttle refused of it."""
+"""Send a bounded burst of publishes or connects, and count what the target's throttle refused."""
 
 import asyncio
 from collections import Counter
@@ -13,14 +13,14 @@ from sim.engines.shared.service_api import REQUEST_TIMEOUT_S, PublishFailedError
 from sim.engines.sockets.http import ServiceHttp
 
 RATE_CODES = frozenset({"spacetime_publish_rate_limited", "rate_limited", "http_429"})
-_RUNS = 3  # [ours] new streams that a burst is spread over, so that no topic's own limit is met first
+_RUNS = 3  # [ours] new streams that share a burst, so that the limit of a topic is not reached first
 _PAYLOAD = {"text": "a burst of stormgate's rollback rehearsal"}
 _EVENT = "run.progress"
 
 
 @dataclass(frozen=True)
 class Burst:
-    """The outcome of a burst. `codes`: how often each code was the answer to what was not accepted."""
+    """The outcome of a burst. `codes`: number of refusals by code."""
 
     what: str  # publishes or connects
     n: int
@@ -28,22 +28,22 @@ class Burst:
 
     @property
     def refused(self) -> int:
-        """How many were refused by a rate limit."""
+        """The number refused by a rate limit."""
         return sum(count for code, count in self.codes.items() if code in RATE_CODES)
 
     @property
     def taken(self) -> int:
-        """How many were accepted."""
+        """The number accepted."""
         return self.n - sum(self.codes.values())
 
     @property
     def other(self) -> str:
-        """Refusals that are not a rate limit's, in words; empty without any."""
+        """Refusals for other reasons than a rate limit, in words; empty without any."""
         return ", ".join(f"{count} by {code}" for code, count in self.codes.items() if code not in RATE_CODES)
 
     @property
     def facts(self) -> dict[str, str]:
-        """As it is recorded."""
+        """The values that the record has."""
         codes = ", ".join(f"{code} {count}" for code, count in self.codes.items())
         return {self.what: str(self.n), "taken": str(self.taken), "codes": codes}
 
@@ -86,7 +86,7 @@ def _burst(what: str, endpoints: Endpoints, n: int, burst: Callable[[ServiceHttp
 
 
 async def _connect(session: aiohttp.ClientSession, endpoints: Endpoints, token: str) -> str:
-    """Empty for an upgrade, else the code of the refusal."""
+    """Try to connect. Returns an empty text after an upgrade, else the code of the refusal."""
     try:
         async with session.ws_connect(endpoints.socket_url, params={"token": token, "vsn": "2.0.0"}):
             return ""

@@ -1,7 +1,7 @@
 """The three changes of a rollback, smallest blast radius first, and how each is observed from outside.
 
-A lever makes a change; an observation proves it: the services' revisions, the outcome of a burst, the placement of some
-hundred keys. A change is restored when the observation is again what it was before.
+A lever makes a change, and an observation proves it: the services' revisions, the outcome of a burst, or the routing of some
+hundred keys. A change is restored if the observation is the same as before the change.
 """
 
 from abc import ABC, abstractmethod
@@ -22,17 +22,17 @@ from sim.base.errors import StormgateError
 from sim.engines.shared.endpoints import Endpoints
 
 Name = Literal["traffic", "throttle", "cohort"]
-ROUTING_CHECKS = RoutingChecks()  # how the routing service is asked
-_BURST_APART_S = 1.0  # a burst is what is accepted within a second: caps are for any one second
+ROUTING_CHECKS = RoutingChecks()  # the number and rate of the routing checks
+_BURST_APART_S = 1.0  # between two bursts, because the caps apply to any one second
 
 
 class CannotBeginError(StormgateError):
-    """A rehearsal could not observe its changes, or there is nothing to roll back; nothing was changed."""
+    """The rehearsal cannot observe its changes, or there is nothing to roll back; nothing was changed."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What was observed of a change. `missing`: what is not as expected; empty if all is."""
+    """The observation of a change. `missing`: the differences from what is expected; empty without any."""
 
     facts: dict[str, str]
     missing: str
@@ -40,7 +40,7 @@ class Observation:
 
 
 class Change(ABC):
-    """One thing that is rolled back, and restored after the rehearsal."""
+    """One change of the rollback, which is restored after the rehearsal."""
 
     name: Name
 
@@ -49,24 +49,24 @@ class Change(ABC):
 
     @property
     def evidence(self) -> tuple[str, ...]:
-        """Files below the run's folder."""
+        """Evidence files, relative to the run's folder."""
         return tuple(self.lever.evidence)
 
     @abstractmethod
     def begin(self) -> dict[str, str]:
-        """Observe it before any change. Raises `CannotBeginError`."""
+        """Observe the state before any change. Raises `CannotBeginError`."""
 
     @abstractmethod
     def rolled_back(self) -> Observation:
-        """Observe whether it is rolled back."""
+        """Observe whether the change took effect."""
 
     @abstractmethod
     def restored(self) -> Observation:
-        """Observe whether it is as `begin` found it."""
+        """Observe whether the state is the one that `begin` found."""
 
 
 class Traffic(Change):
-    """Step 1: traffic to the last known good revisions, `good`. `find` asks for the revisions that serve."""
+    """Step 1: traffic to the last known good revisions, `good`. `find` returns the serving revisions."""
 
     name: Name = "traffic"
 
@@ -107,7 +107,7 @@ def _words(revisions: Revisions) -> str:
 
 
 class Throttle(Change):
-    """Step 2: a tighter throttle, observed by bursts: accepted whole without it, refused in part with it."""
+    """Step 2: a tighter throttle, observed by bursts, which are accepted completely without it and partly refused with it."""
 
     name: Name = "throttle"
 

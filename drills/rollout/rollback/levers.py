@@ -1,4 +1,4 @@
-"""Levers: what a rollback turns. An operator's two commands on a target, or a route of our own mock."""
+"""Levers make and restore the changes of a rollback: an operator's two commands on a target, or a route of our own mock."""
 
 import asyncio
 import shlex
@@ -23,17 +23,17 @@ Action = Literal["apply", "restore"]
 
 
 class Lever(ABC):
-    """One thing that can be changed and restored. `evidence` lists files below the run's folder."""
+    """A way to make one change and to restore it. `evidence` lists files relative to the run's folder."""
 
     def __init__(self) -> None:
         self.evidence: list[str] = []
 
     def apply(self) -> None:
-        """Change it. Raises a `StormgateError` if it fails."""
+        """Make the change. Raises a `StormgateError` if that fails."""
         self._set("apply")
 
     def restore(self) -> None:
-        """Restore it, also after an `apply` that failed half-way. Raises a `StormgateError` if it fails."""
+        """Restore the state, also after an `apply` that failed halfway. Raises a `StormgateError` if that fails."""
         self._set("restore")
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Lever(ABC):
 
     @abstractmethod
     def command(self, action: Action) -> str:
-        """The command line for an action, as a person would type it; without secrets."""
+        """The command line of an action, as a person would type it; without secrets."""
 
 
 class HookLever(Lever):
@@ -71,7 +71,7 @@ class HookLever(Lever):
 
 
 class MockLever(Lever):
-    """A route of our own mock: the body that is put there, and what was there before."""
+    """A route of our own mock: PUT a new body, and restore the body from before."""
 
     def __init__(self, endpoints: Endpoints, name: str, wanted: Mapping[str, Any], before: Mapping[str, Any]) -> None:
         super().__init__()

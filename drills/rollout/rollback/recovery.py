@@ -1,4 +1,4 @@
-"""Whether a service is healthy, as clients see it: a drill without faults, judged by its checks and by refused connects."""
+"""Check whether clients find a service healthy: a drill without faults, judged by its checks and by the share of refusals."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from sim.record import parquet, run_header
 from sim.record.history import History
 
 DRILL = EXAMPLES / "observation.toml"
-MAX_AUTH_FAILURES = 0.02  # of connects, and of token requests: the operators' rollback procedure
-_CLIENTS = 150  # [ours] with fewer than 133 connects, no share of failures is surely under 2 %
-_ON_MOCK = (  # [ours] as many samples in less time
+MAX_AUTH_FAILURES = 0.02  # share of connects and of token requests, from the operators' rollback procedure
+_CLIENTS = 150  # [ours] fewer than 133 connects cannot show with confidence that under 2 % fail
+_ON_MOCK = (  # [ours] the same number of samples in less time
     *("fleet.connects_per_s=50.0", "load.events_per_s=50.0", "load.run_streams=3"),
     *("phases.steady_s=1.0", "phases.fault_s=5.0"),
 )
@@ -28,7 +28,7 @@ _ON_MOCK = (  # [ours] as many samples in less time
 
 @dataclass(frozen=True)
 class CanaryCheck:
-    """The result of one canary check. `run` is its folder, below the run's."""
+    """The result of one canary check. `run` is its folder, relative to the stage run's."""
 
     state: State
     reason: str
@@ -52,8 +52,8 @@ def drill_for(endpoints: Endpoints, overrides: tuple[str, ...], length_s: float 
 def check(endpoints: Endpoints, drill: Drill, folder: Path, thresholds: Path | None, surely: bool) -> CanaryCheck:
     """Run a canary check into a folder of its own below `folder`, and judge it by `thresholds` (None: the default ones).
 
-    `surely`: refusals must be under the limit with 95 % confidence, which takes 133 connects; else the ratio decides.
-    Raises what a drill raises, and `InterruptedCanaryCheckError`.
+    `surely`: refusals must be under the limit with 95 % confidence, which needs 133 connects; else the ratio decides.
+    Raises the errors of a drill run, and `InterruptedCanaryCheckError`.
     """
     request = Request(
         drills=(drill,),
@@ -92,7 +92,7 @@ def judged(run_dir: Path, verdict: DrillVerdict, name: str, surely: bool) -> Can
 
 
 def few(share: Share, what: str, surely: bool) -> tuple[State, str]:
-    """Whether refusals are under the limit, and that in words; `surely` asks for 95 % confidence, else the ratio decides."""
+    """Decide whether refusals are under the limit, with the reason; `surely` as in `check`."""
     bounds = statistics.ratio(share.hits, share.n)
     if share.n == 0:
         return State.NO_DATA, f"there were no {what}"

@@ -1,12 +1,12 @@
 """Rehearse the rollback: smallest blast radius first, each step confirmed by an observation, and everything restored.
 
     1 traffic    to the last known good revisions, which the services then report
-    2 throttle   tightened, which then refuses part of a burst
-    3 cohort     the clients alone; refused unless a canary check passes
-    4 recovery   a canary check passes: this ends the time to recover; a longer one shows that the service stays healthy
+    2 throttle   tightened; it then refuses part of a burst
+    3 cohort     the client cohort alone; refused unless a canary check passes
+    4 recovery   a canary check passes, which ends the time to recover; a longer one shows that the service stays healthy
 
-`rollback.json` is written before each change, with the verdict of an interrupted rehearsal. So it names what is left changed
-even if the process is killed.
+`rollback.json` is written before each change, with the verdict of an interrupted rehearsal. So if the process is killed, it
+still names the changes that are not restored.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from sim.base.errors import StormgateError, UsageError
 from sim.engines.shared.endpoints import Endpoints
 
 ORDER: tuple[StepName, ...] = ("traffic", "throttle", "cohort", "recovery")
-_OBSERVE_EVERY_S = 2.0  # [ours] until a change is observed
+_OBSERVE_EVERY_S = 2.0  # [ours] between two observations, until a change is observed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Say = Callable[[str], None]
 StepResult = tuple[Outcome, str, dict[str, str], str]  # state, reason, facts after it, the observation in words
@@ -46,8 +46,8 @@ def rehearse(
 ) -> Rollback:
     """Rehearse the rollback on a target; `rollback.json` and `rollback/` go into `folder`.
 
-    Everything that was changed is restored, whatever happens; what could not be is reported on stderr. Raises `UsageError` and
-    `TargetError` before anything is changed, `StorageError`, and `KeyboardInterrupt` once everything is restored.
+    Every change is restored, also after an error; one that cannot be restored is reported on stderr. Raises `UsageError` and
+    `TargetError` before the first change, `StorageError`, and `KeyboardInterrupt` after everything is restored.
     """
     rehearsal = Rehearsal(rehearsal_steps.make(endpoints, entry, folder, clock, limit_s), folder, clock)
     return rehearsal.pretend() if dry_run else rehearsal.run()
@@ -58,7 +58,7 @@ def _say_on_stderr(sentence: str) -> None:
 
 
 class Rehearsal:
-    """One rehearsal. `run` does all of it; step by step it is `observe`, `take` for each of `ORDER`, and `restore`."""
+    """One rehearsal. `run` does all steps: `observe`, `take` for each of `ORDER`, and `restore`."""
 
     def __init__(self, plan: Steps, folder: Path, clock: Clock, say: Say = _say_on_stderr) -> None:
         self._plan, self._folder, self._clock, self._say = plan, folder, clock, say
@@ -67,14 +67,14 @@ class Rehearsal:
         self._steps: list[RollbackStep] = []
         self._canary_checks: list[str] = []  # of the current step
         self._touched: list[Change] = []
-        self._left: list[str] = []  # what could not be restored, in words
+        self._left: list[str] = []  # changes that could not be restored, in words
         self._trouble = ""
         self._began: datetime | None = None  # of the first step
         self._recovered: datetime | None = None
         self._stable_s: float | None = None
 
     def run(self) -> Rollback:
-        """Do all of it; see `rehearse`."""
+        """Do the whole rehearsal; see `rehearse`."""
         with interruptible():
             try:
                 self.observe()
@@ -93,7 +93,7 @@ class Rehearsal:
         return result
 
     def pretend(self) -> Rollback:
-        """Write the record of a dry run: nothing is changed."""
+        """Write the record of a dry run; change nothing."""
         now = iso(self._clock.now())
         for change in self._plan.changes:
             would = f"would run `{change.lever.command('apply')}`; {change.observed_by}"
@@ -105,7 +105,7 @@ class Rehearsal:
     # --- step by step -------------------------------------------------------------------------------
 
     def observe(self) -> None:
-        """Observe everything before any change. Raises `CannotBeginError` where a change could not be observed."""
+        """Observe every state before the first change. Raises `CannotBeginError` if a change could not be observed."""
         for change in self._plan.changes:
             try:
                 self._before[change.name] = change.begin()
@@ -113,7 +113,7 @@ class Rehearsal:
                 raise CannotBeginError(f"{change.name}: {error}") from None
 
     def take(self, name: StepName) -> RollbackStep:
-        """Take one step. Raises `UsageError` if it is out of order, and `KeyboardInterrupt` if it is interrupted."""
+        """Execute one step. Raises `UsageError` if it is out of order, and `KeyboardInterrupt` if it is interrupted."""
         self._require_next(name)
         print(f"rollback: step {ORDER.index(name) + 1} of {len(ORDER)}, {name}", file=sys.stderr, flush=True)
         began, self._canary_checks = self._clock.now(), []
@@ -132,7 +132,7 @@ class Rehearsal:
         return step
 
     def restore(self) -> None:
-        """Restore everything in reverse order, and observe that it is; nothing interrupts that."""
+        """Restore everything in reverse order, and observe it; signals do not interrupt this."""
         with uninterruptible(lambda: self._say("what the rehearsal changed is being restored; wait until that is done.")):
             while self._touched:
                 change = self._touched.pop()
@@ -144,7 +144,7 @@ class Rehearsal:
                     self._say(f"THE {change.name.upper()} WAS NOT RESTORED: {missing}; run: {by_hand}")
 
     def _restore_for_sure(self) -> None:
-        """Restore, even if one more interruption comes in the moment before they are held off."""
+        """Restore, even if another signal arrives just before signals are blocked."""
         while True:
             try:
                 self.restore()
@@ -153,7 +153,7 @@ class Rehearsal:
                 continue
 
     def result(self) -> Rollback:
-        """The record; steps that were not reached are added as not run."""
+        """The record. Steps that were not reached are added as not run."""
         for name in ORDER[len(self._steps) :]:
             self._steps.append(self._step(name, iso(self._clock.now()), "not_run", "not reached"))
         state, reason = self._verdict()
@@ -175,7 +175,7 @@ class Rehearsal:
             health = self._check(None)
             if health.state is not State.PASS:
                 return _state(health), f"refused, because the server's gates are not green: {health.reason}", {}, ""
-        self._touched.append(change)  # from now on: a command that fails may have done half its work
+        self._touched.append(change)  # before applying it: a failed command may have done half its work
         self._write(self._record(None, "error", self._cut_off()))
         change.lever.apply()
         seen = self._until_observed(change.rolled_back)
@@ -210,11 +210,11 @@ class Rehearsal:
         return seen
 
     def _restore(self, change: Change) -> str:
-        """What is missing of it; empty if it is restored."""
+        """Restore a change. Returns why it is not restored; empty if it is."""
         try:
             change.lever.restore()
             return self._until_observed(change.restored).missing
-        except Exception as error:  # the other changes must be restored all the same
+        except Exception as error:  # all other changes must still be restored
             return str(error).rstrip(".") or type(error).__name__
 
     # --- the record ---------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Rehearsal:
         return f"the rehearsal was cut off before anything was restored; run: {by_hand}"
 
     def _enter(self, change: Change, restored: bool) -> None:
-        """Enter into a step's record whether its change was restored."""
+        """Add to a step's record whether its change was restored."""
         for index, step in enumerate(self._steps):
             if step.name == change.name:
                 proof = (*step.evidence, *change.evidence)
@@ -316,7 +316,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterruptible(say: Callable[[], None]) -> Iterator[None]:
-    """Run the block to its end; a signal only calls `say`."""
+    """Run the block to its end; a signal only prints a message with `say`."""
 
     def hold(_: int, __: FrameType | None) -> None:
         say()
@@ -334,7 +334,7 @@ def kept_handlers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handlers(handler: Any) -> Iterator[None]:
-    # only the main thread has signals; and under nohup, a closed terminal ends nothing
+    # only the main thread gets signals; under nohup, SIGHUP must stay ignored
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _SIGNALS if is_main}
     changed = [n for n in before if n is not signal.SIGHUP or before[n] is not signal.SIG_IGN]

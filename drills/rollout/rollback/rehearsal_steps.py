@@ -1,4 +1,4 @@
-"""The steps of a rollback rehearsal on a target, and whether the target allows them; nothing is changed here."""
+"""Prepare the steps of a rollback rehearsal on a target, and check that the target allows them. Changes nothing."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from sim.engines.sockets.http import ServiceHttp
 from sim.server.deployment import Deployment
 from sim.server.deployment import Traffic as MockTraffic
 
-FOLDER = "rollback"  # below the run's folder: all that a rehearsal keeps beside its record
-LIMIT_S = 300.0  # to recover: the operators' preflight
-STABLE_S = 900.0  # for which recovery is monitored: the operators' rollback procedure
-MOCK_STABLE_S = 10.0  # [ours] on a mock, and labelled so
-# [ours] On a mock: its throttle is set above what a canary check publishes, and far below a burst.
+FOLDER = "rollback"  # in the run's folder: all files of a rehearsal except its record
+LIMIT_S = 300.0  # time limit to recover, from the operators' preflight
+STABLE_S = 900.0  # time that recovery is monitored, from the operators' rollback procedure
+MOCK_STABLE_S = 10.0  # [ours] the same on a mock, where the record says so
+# [ours] On a mock, the throttle is above the publishes of a canary check and far below a burst.
 _MOCK_PUBLISHES_PER_S = 60.0
 _MOCK_BURST = 300
 _MOCK_PERCENT = 0
@@ -38,7 +38,7 @@ _MOCK_PERCENT = 0
 
 @dataclass(frozen=True)
 class Steps:
-    """All that a rehearsal needs. `check` runs a canary check of its usual length, or of the given seconds."""
+    """The inputs of a rehearsal. `check` runs a canary check of the usual length, or of the given seconds."""
 
     target: str
     target_kind: TargetKind
@@ -47,19 +47,19 @@ class Steps:
     stable_s: float
     limit_s: float
     observed_within_s: float
-    hooks_sha256: str = ""  # of the commands as they are now
+    hooks_sha256: str = ""  # of the current commands
 
 
 def make(endpoints: Endpoints, entry: Target | None, folder: Path, clock: Clock, limit_s: float = LIMIT_S) -> Steps:
-    """The steps for a target. Raises `UsageError` if the target does not allow them, `TargetError` for a mock that is down."""
+    """Make the steps for a target. Raises `UsageError` if it does not allow them, `TargetError` if a mock does not answer."""
     rules = entry.rollback if entry else RollbackRules()
     _require_allowed(endpoints, rules)
     for length_s in (None, STABLE_S):
         permission.require_allowed(recovery.drill_for(endpoints, rules.watch, length_s), endpoints)
-    own, thresholds = folder / FOLDER, folder / records.THRESHOLDS  # a stage's own, where there are such
+    own, thresholds = folder / FOLDER, folder / records.THRESHOLDS  # the stage's own thresholds, if it has any
 
     def check(length_s: float | None) -> CanaryCheck:
-        drill, surely = recovery.drill_for(endpoints, rules.watch, length_s), length_s is not None  # of 15 min of it
+        drill, surely = recovery.drill_for(endpoints, rules.watch, length_s), length_s is not None  # the long check
         return recovery.check(endpoints, drill, own / "canary-checks", thresholds if thresholds.exists() else None, surely)
 
     makers = _Changes(endpoints, entry, rules, own, clock)
@@ -90,7 +90,7 @@ def _require_allowed(endpoints: Endpoints, rules: RollbackRules) -> None:
 
 
 class _Changes:
-    """Makes the changes: with the operators' commands where there are some, else with a mock's own routes."""
+    """Makes the changes: by the operators' commands if the target has them, else by the routes of a mock."""
 
     def __init__(self, endpoints: Endpoints, entry: Target | None, rules: RollbackRules, folder: Path, clock: Clock) -> None:
         self._endpoints, self._entry, self._rules, self._folder, self._clock = endpoints, entry, rules, folder, clock

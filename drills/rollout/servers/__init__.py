@@ -1,4 +1,4 @@
-"""What the target's servers report: sampled metrics, revisions, the cohort's routing.
+"""Ask the target's servers for metrics, revisions and the routing of the cohort.
 
-Imported by the packages of `drills.rollout` below: preflight, verdict, rollback, report, hold.
+The packages preflight, verdict, rollback, report and hold of `drills.rollout` import it.
 """

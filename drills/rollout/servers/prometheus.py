@@ -1,7 +1,7 @@
-"""A Prometheus as a second source of metrics: one instant query per metric, all of them one snapshot.
+"""A Prometheus as a second source of metrics: one instant query per metric; all answers together are one snapshot.
 
-Each expression must give one number. If it gives several series, or the server refuses it, the whole snapshot is unusable, so
-that somebody corrects the expression. A result that is empty, not finite or too old is missing, never zero.
+Each expression must give one number. If it gives several series, or if the server refuses it, the whole snapshot is unusable:
+the expression must be corrected. A result that is empty, not finite or too old is missing, never zero.
 
 An answer carries the time of its evaluation, not of its samples, which may be as old as the server's look-back (five minutes
 by default). So a series, or the sum, minimum, maximum or mean of one, is also asked for the time of its samples; and servers
@@ -28,13 +28,13 @@ from sim.engines.shared.metrics_book import METRICS_HEADERS, Fetched
 from sim.protocols.spacetime.service_metrics import OK, decoded, what_is_wrong
 
 QUERY_PATH = "/api/v1/query"
-_AT_ONCE = 4  # [ours] queries at once
-_REFUSED = ("http_400", "http_422")  # Prometheus says that the expression is wrong
+_AT_ONCE = 4  # [ours] parallel queries
+_REFUSED = ("http_400", "http_422")  # Prometheus reports an invalid expression
 _SAMPLED = " sampled at"  # after a metric's name: the query for the time of its samples
 _ONE_SERIES = re.compile(
     r"\s*(?P<fold>(sum|min|max|avg)\s*\(\s*)?(?P<series>[a-zA-Z_:][a-zA-Z0-9_:]*\s*(\{[^{}]*\})?)\s*(?(fold)\)\s*)"
 )
-_MAX_WORDS = 200  # characters kept of the server's message about an expression
+_MAX_WORDS = 200  # maximum length of the server's message about an expression
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Result:
 
     outcome: str
     value: float = math.nan
-    at_s: float = math.nan  # of the sample, POSIX seconds
+    at_s: float = math.nan  # time of the sample, POSIX seconds
     why: str = ""
 
 
@@ -106,7 +106,7 @@ class PrometheusSource:
         return dict(zip(queries, answers, strict=True))
 
     def _result(self, name: str, answers: Mapping[str, Fetched], now: datetime) -> Result:
-        """The result of an expression, once it is known to be fresh."""
+        """The result of an expression, after a check that its sample is recent enough."""
         answer = answers[name]
         found = read(name, answer.outcome, self._redact(answer.body))
         if found.outcome == OK and (moment := answers.get(name + _SAMPLED)) is not None:
@@ -141,7 +141,7 @@ def read(name: str, outcome: str, text: bytes) -> Result:
     if answer["status"] == "error":
         said = f"{answer.get('errorType')}: {answer.get('error')}"
         return Result("bad_expression", why=" ".join(said.split())[:_MAX_WORDS])
-    if warnings := answer.get("warnings"):  # such as that some of its stores did not answer: the number may be too small
+    if warnings := answer.get("warnings"):  # for example, if some of its stores did not answer, the number may be too small
         return Result("partial_result", why=" ".join(str(warnings).split())[:_MAX_WORDS])
     data = answer.get("data")
     return _value(name, data) if isinstance(data, dict) else Result("not_prometheus")
@@ -171,7 +171,7 @@ def _value(name: str, data: Mapping[str, Any]) -> Result:
 
 
 def _outcome(results: Mapping[str, Result]) -> str:
-    """The snapshot's outcome: what makes it unusable, else whether there is anything in it."""
+    """The snapshot's outcome: why it is unusable, else whether it has any metric."""
     outcomes = [found.outcome for found in results.values()]
     if grave := [outcome for outcome in outcomes if outcome not in (OK, "missing", "stale_body")]:
         return grave[0]

@@ -1,4 +1,4 @@
-"""The deployed revisions of control service and runtime, from the operators' own commands or from the services.
+"""Find the deployed revisions of control service and runtime, by the operators' commands or from the services.
 
 A revision is one printable word. Anything else (nothing, a sentence, a secret, an error) becomes an empty string, which means
 unknown; an unknown revision never counts as unchanged.
@@ -19,12 +19,12 @@ from sim.engines.shared.metrics_book import METRICS_HEADERS
 from sim.protocols.spacetime.service_metrics import OK, read_status, revision_of, word
 from sim.protocols.spacetime.service_paths import HEALTH_PATH, STATUS_PATH
 
-LIMIT_S = 5.0  # [ours] of one request, from connecting to the last byte
-_MAX_OUTPUT_BYTES = 4096  # of a command, read
+LIMIT_S = 5.0  # [ours] time limit of one request, from connecting to the last byte
+_MAX_OUTPUT_BYTES = 4096  # that are read of a command's output
 
 
 def find(endpoints: Endpoints, entry: Target | None) -> Revisions:
-    """The revisions of both services, empty where they cannot be found out."""
+    """The revisions of both services; empty if unknown."""
     finder = Finder(endpoints, entry)
     return Revisions(control=finder.control(), runtime=finder.runtime())
 
@@ -42,7 +42,7 @@ class Finder:
         self._redact = Redactor(endpoints.secrets)
 
     def control(self, said: str | None = None) -> str:
-        """The control service's revision; `said` is its own answer, if it was asked just now."""
+        """The control service's revision; `said` is its own answer, if it was asked immediately before."""
         if self._commands.control:
             return self._run(self._commands.control)
         if said is not None:
@@ -70,5 +70,5 @@ class Finder:
         return self._plain(word(lines[0].strip())) if lines else ""
 
     def _plain(self, found: str) -> str:
-        """Empty for a word with a secret in it: redacted, two revisions would look the same."""
+        """The word; empty if it contains a secret, because two redacted revisions would look the same."""
         return found if found == self._redact.text(found) and MARK.decode() not in found else ""

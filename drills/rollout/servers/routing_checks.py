@@ -22,7 +22,7 @@ CANARY, CONTROL = "canary", "control"
 CONFIDENCE = 0.99  # [ours] of the interval that the claimed share must lie in
 MIN_ANSWERS = 100  # [ours] fewer answers are inconclusive
 _TIMEOUT_S = 5.0
-_MAX_SILENT_KEYS = 5  # in a row without an answer; then the service is down and more questions show no more
+_MAX_SILENT_KEYS = 5  # keys in a row without an answer, after which the service counts as down
 _THREAD = "stormgate-probe"
 
 
@@ -83,7 +83,7 @@ def _read(body: bytes, key: str) -> tuple[str, bool | None, str]:
 
 
 def judge(checks: Sequence[RoutingCheck], percent: float) -> Requirement:
-    """Whether the answers fit a cohort of `percent` of all keys."""
+    """Decide whether the answers fit a cohort of `percent` of all keys."""
     state, reason = _judged(checks, percent)
     return Requirement(name="cohort", state=state, reason=reason, evidence=ROUTING_CHECKS)
 
@@ -109,7 +109,7 @@ def _judged(checks: Sequence[RoutingCheck], percent: float) -> tuple[State, str]
 
 
 def _misplaced(answered: Sequence[RoutingCheck], percent: float) -> str:
-    """What is wrong about keys whose answer does not match their bucket; empty if all match."""
+    """A text about the keys whose answer does not match their bucket; empty if all match."""
     strays = [check for check in answered if check.in_cohort != (cohort_bucket(SCOPE, check.key) < percent)]
     if not strays:
         return ""

@@ -1,7 +1,7 @@
-"""The snapshots of one run's folder: a line each in `snapshots.jsonl`, and the answer's body in a file of its own.
+"""The snapshots of one run's folder: each has a line in `snapshots.jsonl` and a file with the body of the answer.
 
-A body is written before its line. So a killed process leaves at most a body without a line, or half a line; the next sampler
-removes both and continues the numbering. One process at a time may write.
+A body is written before its line. So a killed process leaves at most a body without a line, or an incomplete line. The next
+sampler removes both and continues the numbering. Only one process at a time may write.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
 
 MAX_REPEATS = 3  # [ours] polls in a row that may repeat the same `generated_at`; beyond it, the body is frozen
-_SET_BACK_S = 1.0  # [ours] by which a disciplined clock may go back
+_SET_BACK_S = 1.0  # [ours] how far time synchronization may set the clock back
 _BODY = re.compile(r"(?P<n>\d{6,})-[a-z]+\.json(\.partial)?")
 
 
@@ -40,7 +40,7 @@ def sources_of(endpoints: Endpoints, entry: Target | None) -> list[Source]:
 
 
 class Sampler:
-    """Samples all sources of a target again and again, and keeps the answers. Close it, or use it as a context manager.
+    """Samples all sources of a target and keeps the answers. Close it, or use it as a context manager.
 
     Raises `UsageError` while another process samples into this folder, `EvidenceError` for damaged lines, `StorageError` for a
     folder that cannot be written to.
@@ -108,7 +108,7 @@ class Sampler:
             raise cannot_write(self._file.path, error) from None
 
     def _remove_orphans(self, lines: int) -> None:
-        """Remove bodies that a killed sampler wrote no line for."""
+        """Remove bodies without a line, which a killed sampler left."""
         try:
             for path in sorted((self._folder / BODIES).glob("*")):
                 found = _BODY.fullmatch(path.name)
@@ -119,7 +119,7 @@ class Sampler:
 
 
 class _Repeats:
-    """How often in a row a source has repeated the date of its body, or gone back behind it."""
+    """Counts how often in a row the date of a source's body did not advance."""
 
     def __init__(self) -> None:
         self._latest = ""
@@ -140,7 +140,7 @@ def read(folder: Path) -> list[Snapshot]:
     """All snapshots of a run's folder; an empty list if it has none.
 
     Raises `EvidenceError` for a damaged or missing line, a clock that was set back between two of them, and a body that is
-    missing or was changed. Half a line at the end is ignored: it is being written.
+    missing or was changed. An incomplete line at the end is ignored, because it is being written.
     """
     snapshots = _lines(folder / SNAPSHOTS)
     for before, after in pairwise(snapshots):
@@ -174,7 +174,7 @@ def _require_body(folder: Path, snapshot: Snapshot) -> None:
     place, _, name = snapshot.body.partition("/")
     if place != BODIES or not _BODY.fullmatch(name):
         raise EvidenceError(f"{folder / SNAPSHOTS}: line {snapshot.n} names {snapshot.body!r}, which is not a body's file.")
-    path = f"{folder}/{snapshot.body}"  # a plain string: a day has thousands of bodies, all read whenever a window is judged
+    path = f"{folder}/{snapshot.body}"  # a plain string is faster: a window of a day has thousands of bodies
     try:
         with open(path, "rb") as file:
             body = file.read()

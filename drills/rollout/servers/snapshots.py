@@ -1,7 +1,7 @@
 """Snapshots of a target's own two services: one answer each, and whether that answer can be used.
 
-A failure of the other side is never an exception here: it is the snapshot's `outcome`. An answer is used only if it has
-metrics, if none of them is impossible, and if it is fresh: a cache that repeats yesterday's answer shows nothing.
+A failure of the target raises no exception; it is the snapshot's `outcome`. An answer is used only if it has metrics, if all
+of them are possible values, and if it is fresh: a cache may repeat an old answer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +21,17 @@ from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
 from sim.protocols.spacetime.service_metrics import OK, Reading, read_metrics, read_status
 from sim.protocols.spacetime.service_paths import METRICS_PATH, STATUS_PATH
 
-MAX_AGE_S = 60.0  # [ours] from a body's making to its answer's sending; the endpoints make each body when they are asked
-MAX_SKEW_S = 3600.0  # [ours] from a body's making to now on our clock: more is a cache's old headers, not a wrong clock
+MAX_AGE_S = 60.0  # [ours] from generating a body to sending its answer; the endpoints generate a body per request
+MAX_SKEW_S = 3600.0  # [ours] from generating a body to now on our clock; more means old headers of a cache, not a wrong clock
 NOTED_SKEW_S = 5.0  # [ours]
-_READABLE = (OK, "no_metrics", "bad_numbers")  # outcomes of bodies that are well formed, whatever their numbers
+_READABLE = (OK, "no_metrics", "bad_numbers")  # outcomes of well-formed bodies, with valid numbers or without
 
 
 class Source(Protocol):
     """A server that can be sampled."""
 
     def ask(self, n: int, phase: Phase, fault: bool, clock: Clock) -> tuple[Snapshot, bytes]:
-        """One snapshot and its body, both without secrets; never raises for what the other side does."""
+        """Take one snapshot; return it and its body, both without secrets. Failures of the target raise no exception."""
         ...
 
 
@@ -59,7 +59,7 @@ class ServiceSource:
         if outcome == OK:
             outcome, more = freshness(made, fetched, now)
             notes += more
-        if outcome == OK and made is None and self.name == "metrics":  # every profile has a date; without it, it may be old
+        if outcome == OK and made is None and self.name == "metrics":  # every profile has a date; a body without one may be old
             outcome = "undated_body"
         snapshot = Snapshot(
             n=n,
@@ -127,7 +127,7 @@ def control_source(endpoints: Endpoints, entry: Target | None) -> ServiceSource:
 def freshness(
     made: datetime | None, fetched: Fetched, now: datetime, max_age_s: float = MAX_AGE_S
 ) -> tuple[str, tuple[str, ...]]:
-    """`ok`, `stale_body` or `future_body`, and notes in words. `made` None: only the headers give a time.
+    """`ok`, `stale_body` or `future_body`, and notes in words. `made` is None if only the headers give a time.
 
     Against the answer's own `Date` a body may be `max_age_s` old, so a server with a wrong clock can still be used. Against our
     clock it may be `MAX_SKEW_S` old at most, because a cache may repeat old headers with an old body.
@@ -145,7 +145,7 @@ def freshness(
 
 
 def moment(generated_at: str) -> datetime | None:
-    """The time that a body gives; None without one, and for one without a time zone."""
+    """Parse the time in a body; None without one or without a time zone."""
     try:
         return from_iso(generated_at)
     except (ValueError, OverflowError):
@@ -153,12 +153,12 @@ def moment(generated_at: str) -> datetime | None:
 
 
 def skew_s(fetched: Fetched, now: datetime) -> float | None:
-    """The answer's `Date` minus our clock when it came, in seconds; a `Date` has whole seconds."""
+    """The answer's `Date` minus our clock at its arrival, in seconds; a `Date` has whole seconds."""
     return round((fetched.date - now).total_seconds(), 3) if fetched.date else None
 
 
 def earliest(moments_s: Sequence[float]) -> datetime | None:
-    """The first of some POSIX times; None without any, and where no calendar has it."""
+    """The first of some POSIX times; None without any, and for a time outside the calendar's range."""
     try:
         return datetime.fromtimestamp(min(moments_s), UTC) if moments_s else None
     except (ValueError, OverflowError, OSError):

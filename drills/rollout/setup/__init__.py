@@ -1,4 +1,4 @@
-"""What a stage is set up with: the stages file, its target, the record types and files of a run, the journal.
+"""The setup of a stage: the stages file, its target, the record types and files of a run, and the journal.
 
-Imported by all packages of `drills.rollout`.
+All packages of `drills.rollout` import it.
 """

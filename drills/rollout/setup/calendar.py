@@ -1,4 +1,4 @@
-"""Business days: which days people work, and their hours in a time zone of their own."""
+"""Business days: the days on which people work, and their hours in the time zone of the calendar."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from drills.rollout.setup import stages
 from sim.base.errors import UsageError
 
 _SATURDAY = 5
-_MAX_DAYS = 60  # searched for a business day
+_MAX_DAYS = 60  # days that are searched for a business day
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Hours:
 
     @property
     def length_s(self) -> float:
-        """Real seconds between them, also across a daylight saving change."""
+        """The elapsed seconds between begin and end, also across a daylight saving change."""
         return (self.end - self.begin).total_seconds()
 
 
@@ -35,11 +35,11 @@ class Calendar:
         self._holidays = _holidays(rules)
 
     def is_business_day(self, day: date) -> bool:
-        """Whether people work on that day."""
+        """Whether a day is a business day."""
         return not self.why_free(day)
 
     def why_free(self, day: date) -> str:
-        """Why a day is no business day; empty for a business day."""
+        """Why a day is not a business day; empty for a business day."""
         if day.weekday() >= _SATURDAY:
             return "weekend"
         if day in self._days_off:
@@ -57,7 +57,7 @@ class Calendar:
         )
 
     def local(self, moment: datetime) -> str:
-        """A moment for people, in the calendar's zone."""
+        """A time as text for people, in the calendar's zone."""
         return f"{moment.astimezone(self._zone):%a %Y-%m-%d %H:%M %Z}"
 
     def _days_from(self, moment: datetime) -> Iterator[date]:
@@ -65,14 +65,14 @@ class Calendar:
         return (first + timedelta(days=n) for n in range(_MAX_DAYS))
 
     def _utc(self, day: date, text: str) -> datetime:
-        """A local time of day in UTC; at a daylight saving change a skipped time moves forward, and the first of two counts."""
+        """A local time of day in UTC. At a clock change, a skipped time moves forward; a repeated one is the first."""
         return datetime.combine(day, time.fromisoformat(text), self._zone).astimezone(UTC)
 
 
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError, KeyError):  # which one depends on the name
+    except (OSError, ValueError, KeyError):  # the type depends on the name
         raise UsageError(
             f"key 'calendar.zone' is {name!r}, an unknown time zone; expected a name of the IANA database, such as "
             "America/Chicago."
@@ -87,7 +87,7 @@ def _day(text: str) -> date:
 
 
 def _holidays(rules: stages.Calendar) -> "dict[date, str]":
-    import holidays  # imported here: it is slow, and only a business day needs it
+    import holidays  # imported late: it is slow, and only a stage with a business day needs it
 
     try:
         found: dict[date, str] = holidays.country_holidays(rules.country, subdiv=rules.subdivision or None)

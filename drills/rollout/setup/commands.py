@@ -1,6 +1,6 @@
-"""Verification commands: run in their folder, bounded, with as little of our environment as they need, and judged.
+"""Run verification commands in their folder, with a time limit and a minimal environment, and judge them.
 
-Exit code 0 is not enough where a runner is named: its own summary must report that tests ran.
+For a command with a test runner, exit code 0 is not enough: the runner's summary must report that tests ran.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from sim.base.operator_command import NOT_STARTED, Output
 from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
 
-# What a program needs to find itself and its caches; nothing else of our environment is passed on.
+# Variables that programs need to find files and caches; no other variable of our environment is passed on.
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOCACHE", "NVM_DIR", "VIRTUAL_ENV"),
 )
-_MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # kept of one command
-_MIN_SECRET_CHARS = 6  # a shorter value would be found in every other word
+_MAX_OUTPUT_BYTES = 4 * 1024 * 1024  # maximum output that is kept of one command
+_MIN_SECRET_CHARS = 6  # a shorter value would match ordinary words
 _NOT_FOUND = 127  # a shell's exit code for a missing program
 STORMGATE = (sys.executable, "-m", "drills.cli.main")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What commands are run with. `secrets` are removed from all that is kept."""
+    """The settings to run commands with. `secrets` are removed from all stored output."""
 
     target: str = ""
     targets: str = ""  # the targets file
@@ -50,7 +50,7 @@ class Setting:
 
 
 class NotRunError(Exception):
-    """Something that the command needs is missing; the text says what."""
+    """The command cannot run because something is missing; the text names it."""
 
 
 def run(command: Command, folder: Path, clock: Clock, setting: Setting | None = None) -> CommandDone:
@@ -156,14 +156,14 @@ def _argv(command: Command, cwd: Path, logs: Path, setting: Setting) -> list[str
 
 
 def _asked_for(command: Command, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that the command names."""
+    """The environment variables that the command names."""
     return {name: environment[name] for name in command.environment if environment.get(name)}
 
 
 def _environment(command: Command, setting: Setting) -> dict[str, str]:
     own = setting.environment
     small = {name: own[name] for name in _ENVIRONMENT if name in own}
-    if command.is_ours:  # our own commands may need any variable that a targets file names
+    if command.is_ours:  # stormgate's own commands may need any variable that the targets file names
         small = dict(own)
     if missing := [name for name in command.environment if not own.get(name)]:
         raise NotRunError(f"the environment variable {missing[0]}, which it needs, is not set")
@@ -177,7 +177,7 @@ def hook_environment(endpoints: Endpoints, **about: str) -> dict[str, str]:
 
 
 def precondition(commands: Iterable[Command], done: Mapping[str, CommandDone], name: str) -> tuple[Outcome, str]:
-    """State and reason of a precondition, by the operators' commands for it."""
+    """State and reason of a precondition, from the operators' commands for it."""
     asked = [done[command.name] for command in commands if command.precondition == name and command.name in done]
     graver: tuple[Outcome, ...] = ("fail", "error", "not_run")
     for state in graver:
@@ -200,7 +200,7 @@ Counts = tuple[int, int]  # tests that ran, and how many of them failed
 
 
 def count_tests(runner: str, output: str) -> Counts:
-    """How many tests a runner's summary reports, and how many of them failed; skipped and filtered ones do not count."""
+    """The number of tests in a runner's summary, and how many of them failed. Skipped and filtered tests do not count."""
     return _COUNTERS[runner](_COLOURS.sub("", output).replace("\r\n", "\n"))
 
 
@@ -210,14 +210,14 @@ def _cargo(output: str) -> Counts:
 
 
 def _pytest(output: str) -> Counts:
-    """Tests of the last summary line, as plug-ins print others; failures of any, as a script may run it twice."""
+    """Tests of the last summary line, because plug-ins print more lines; failures of all, because a script may run it twice."""
     lines = [list(_PYTEST_COUNT.finditer(found["counts"])) for found in _PYTEST.finditer(output)]
     tests = sum(int(found["n"]) for found in (lines[-1] if lines else ()))
     return tests, sum(int(found["n"]) for line in lines for found in line if found["what"] != "passed")
 
 
 def _go(output: str) -> Counts:
-    """With `-v` or `-json` each test counts; without either, each package that had any."""
+    """Count tests for `-v` or `-json`; else count the packages that have tests."""
     packages = list(_GO_PACKAGE.finditer(output))
     events = list(_go_events(output))
     tests = len(_GO_TEST.findall(output)) or len(events) or sum("[no tests to run]" not in each["rest"] for each in packages)

@@ -1,4 +1,4 @@
-"""Reading and writing the files of a stage's folder: each is whole and of its own type, or one sentence says what is wrong."""
+"""Read and write the files of a stage's folder. A file is complete and of its type, or an error names the problem."""
 
 import contextlib
 import errno
@@ -48,9 +48,9 @@ def read_signoff(run_dir: Path) -> Signoff | None:
 
 
 def read_lines(path: Path, kind: type[T]) -> list[T]:
-    """The objects of a JSON-lines file; none if it does not exist. Raises `EvidenceError`, naming the line.
+    """The objects of a JSON-lines file; empty if it does not exist. Raises `EvidenceError` with the line's number.
 
-    Text after the last line feed is ignored: its writer was killed while it wrote it.
+    Text after the last line feed is ignored, because its writer was killed before the line was complete.
     """
     found = []
     for number, line in enumerate(whole_lines(path), 1):
@@ -62,7 +62,7 @@ def read_lines(path: Path, kind: type[T]) -> list[T]:
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file that end with a line feed; none if the file does not exist. Raises `EvidenceError`."""
+    """The lines of a file that end with a line feed; empty if the file does not exist. Raises `EvidenceError`."""
     try:
         return path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def append(path: Path, line: msgspec.Struct) -> None:
 
 
 def write_json(path: Path, content: object) -> bytes:
-    """Write a record as indented JSON, whole or not at all; returns the bytes. Raises `StorageError`."""
+    """Write a record atomically as indented JSON; return the bytes. Raises `StorageError`."""
     encoded = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     write_whole(path, encoded)
     return encoded
@@ -93,7 +93,7 @@ def cannot_write(path: Path, error: OSError) -> StorageError:
 
 
 class LockedFile:
-    """A JSON-lines file that one process at a time may extend; the kernel releases the lock however the process ends.
+    """A JSON-lines file that one process at a time may extend. The kernel releases the lock when the process ends or is killed.
 
     Raises `UsageError` with the text `busy` while another process holds it, and `StorageError`.
     """
@@ -118,7 +118,7 @@ class LockedFile:
         self._file.close()
 
     def cut_torn_line(self) -> None:
-        """Remove the part of a line that a killed writer left at the end. Raises `StorageError`."""
+        """Remove an incomplete line that a killed writer left at the end. Raises `StorageError`."""
         try:
             head, feed, torn = self.path.read_bytes().rpartition(b"\n")
             if torn:
@@ -127,7 +127,7 @@ class LockedFile:
             raise cannot_write(self.path, error) from None
 
     def append(self, line: msgspec.Struct, *, is_durable: bool = False) -> None:
-        """Add one line, whole or not at all; `is_durable` waits until it is on the disk. Raises `StorageError`."""
+        """Add one line, completely or not at all; `is_durable` waits until it is on the disk. Raises `StorageError`."""
         encoded = msgspec.json.encode(line) + b"\n"
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -136,13 +136,13 @@ class LockedFile:
             if is_durable:
                 os.fsync(self._file.fileno())
         except OSError as error:
-            with contextlib.suppress(OSError):  # half a line must not have another after it
+            with contextlib.suppress(OSError):  # no line may follow an incomplete line
                 self._file.truncate(end)
             raise cannot_write(self.path, error) from None
 
 
 def files(run_dir: Path) -> tuple[Evidence, ...]:
-    """Every file below a stage's folder that its report rests on, sorted by name. Raises `EvidenceError`."""
+    """Every file in a stage's folder that its report is based on, sorted by name. Raises `EvidenceError`."""
     found = sorted(path for path in run_dir.rglob("*") if path.is_file() or path.is_symlink())
     return tuple(described(run_dir, path) for path in found if not _is_derived(run_dir, path))
 
@@ -152,7 +152,7 @@ def _is_derived(run_dir: Path, path: Path) -> bool:
 
 
 def described(run_dir: Path, path: Path) -> Evidence:
-    """One file's name, hash and size. Raises `EvidenceError`, also for a link, whose target may change."""
+    """The name, hash and size of a file. Raises `EvidenceError`, also for a symbolic link, whose target may change."""
     if path.is_symlink():
         raise EvidenceError(f"{path}: is a link; evidence lies in the stage's own folder.")
     try:
@@ -165,5 +165,5 @@ def described(run_dir: Path, path: Path) -> Evidence:
 
 
 def sha256(path: Path) -> str:
-    """Of one file. Raises `EvidenceError`."""
+    """Hex SHA-256 of a file. Raises `EvidenceError`."""
     return described(path.parent, path).sha256

@@ -1,6 +1,6 @@
 """The journal of a rollout: an append-only file in which every line holds the hash of the line before.
 
-A line that was changed, removed or inserted breaks the chain, and so does one that is older than the line above it.
+A changed, removed or inserted line breaks the chain, and so does a line that is older than the line above it.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ _START = "0" * 64
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line. `sha256` is the hash of the line without it; `previous_sha256` is part of the line."""
 
-    n: int  # from 1 on
+    n: int  # number of the line, starting at 1
     at: str
-    kind: str  # such as stage_started, hold_restarted, reported, signed
+    kind: str  # for example stage_started, hold_restarted, reported, signed
     body: dict[str, Any]
     previous_sha256: str
     sha256: str = ""
 
 
 def read(path: Path) -> list[Entry]:
-    """All entries; none if there is no file. Raises `EvidenceError` where the chain is broken, naming the line."""
+    """All entries; empty without a file. Raises `EvidenceError` with the line's number if the chain is broken."""
     entries: list[Entry] = []
     for line in whole_lines(path):
         entries.append(_checked(line, entries[-1] if entries else None, path))
@@ -83,7 +83,7 @@ class Journal:
             self._file.__exit__()
 
     def append(self, kind: str, **body: Any) -> Entry:
-        """Write an entry, durably. Raises `EvidenceError` if the clock is before the entry above."""
+        """Write an entry durably. Raises `EvidenceError` if the clock shows a time before the previous entry."""
         if self._file is None:
             raise RuntimeError("a journal is written between __enter__ and __exit__")
         last = self.entries[-1] if self.entries else None

@@ -1,22 +1,22 @@
-"""The files of a stage's run: one typed record per file, and where it lies.
+"""The files of a stage's run: their names and record types.
 
     results/<run id>/
-        stage-plan.json                   what the stage is going to do, written before it does anything
-        stages.toml, thresholds.toml      copies of the files that it was made by
-        snapshots.jsonl, snapshots/*.json what the servers reported, and when
-        canary-checks.jsonl, canary-checks/<run id>/  the clients' side of the window
-        control-canary-checks.jsonl, control/   the same of the control, which the canary is compared with
+        stage-plan.json                   the plan of the stage, written before anything starts
+        stages.toml, thresholds.toml      copies of the files that the plan is based on
+        snapshots.jsonl, snapshots/*.json the servers' answers, with their times
+        canary-checks.jsonl, canary-checks/<run id>/  the canary checks of the window
+        control-canary-checks.jsonl, control/   the same for the control, which the canary is compared with
         drills/<run id>/                  ordinary runs of the catalogue, recorded in results.jsonl and SUMMARY.md there
-        preconditions.jsonl               the preconditions of a rollout, and whether they were met
-        commands.jsonl, logs/             commands that were run, and their output
-        routing-checks.jsonl              which keys the routing service puts into the cohort
-        hold.jsonl                        when the hold started, restarted, resumed and ended
+        preconditions.jsonl               the result of each precondition
+        commands.jsonl, logs/             the executed commands, and their output
+        routing-checks.jsonl              the keys that the routing service puts into the cohort
+        hold.jsonl                        the starts, restarts, resumptions and the end of the hold
         armed.jsonl                       whether the rollback was armed at each gate of the full rollout
-        rollback.json, rollback/          a rehearsal: its record, the output of its commands, its routing and canary checks
+        rollback.json, rollback/          the rehearsal: record, output of its commands, its routing and canary checks
         gate-results.jsonl, stage-report.json, STAGE_REPORT.md, STAGE_REPORT.html, blockers.json, junit.xml
         signoff.json, waivers.json        written by people, later
 
-All but the last two lines is evidence; the line before the last is computed from it, and can be computed again.
+All files above the last two lines are evidence. The files of the line before the last are computed from it.
 Times are ISO 8601 in UTC. No number is NaN or infinite: a missing value is null.
 """
 
@@ -34,7 +34,7 @@ SNAPSHOTS, BODIES, CANARY_CHECKS, DRILLS = "snapshots.jsonl", "snapshots", "cana
 DRILL_RESULTS, DRILL_SUMMARY = "drills/results.jsonl", "drills/SUMMARY.md"
 CANARY_CHECK_LIST, PRECONDITIONS = "canary-checks.jsonl", "preconditions.jsonl"
 CONTROL_LIST, CONTROL, ARMED = "control-canary-checks.jsonl", "control", "armed.jsonl"
-UNDER_WAY = "canary-check-under-way.json"  # a `CanaryCheckDone` of the running one; its `run` is the parent of the run's folder
+UNDER_WAY = "canary-check-under-way.json"  # `CanaryCheckDone` of a running check; its `run` is the parent of the run's folder
 COMMANDS, LOGS, ROUTING_CHECKS, HOLD, ROLLBACK = "commands.jsonl", "logs", "routing-checks.jsonl", "hold.jsonl", "rollback.json"
 GATE_RESULTS, REPORT = "gate-results.jsonl", "stage-report.json"
 REPORT_MD, REPORT_HTML = "STAGE_REPORT.md", "STAGE_REPORT.html"
@@ -45,52 +45,52 @@ Phase = Literal["baseline", "hold", "drills", "rollback", "other"]
 Decision = Literal["go", "no_go"]
 Outcome = Literal["pass", "fail", "error", "not_run"]
 StepName = Literal["traffic", "throttle", "cohort", "recovery"]
-COMMAND_PRECONDITIONS = ("observability_tests", "retired_route_guard")  # those that operators' commands answer
+COMMAND_PRECONDITIONS = ("observability_tests", "retired_route_guard")  # the preconditions that operators' commands decide
 PRECONDITION_NAMES = (*COMMAND_PRECONDITIONS, "token_issuance", "builds_deployed", "rollback_revisions")
 
 
 class Revisions(msgspec.Struct, frozen=True, kw_only=True):
-    """The deployed revisions; empty if unknown, which never counts as unchanged."""
+    """The deployed revisions; empty if unknown. An unknown revision never counts as unchanged."""
 
     control: str = ""
     runtime: str = ""
 
     @property
     def known(self) -> bool:
-        """Whether both are known."""
+        """Whether both revisions are known."""
         return bool(self.control and self.runtime)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer of a server: a line of `snapshots.jsonl`. `metrics` has only what was served and is finite."""
+    """One answer of a server: a line of `snapshots.jsonl`. `metrics` has only metrics that were served and are finite."""
 
-    n: int  # from 1 on, without a hole in one file
-    at: str  # when it was asked
+    n: int  # starts at 1; consecutive within a file
+    at: str  # time of the request
     source: Literal["metrics", "control", "prometheus"]
-    profile: Literal["full", "pinned", ""]  # of the metrics endpoint, as the body has it
+    profile: Literal["full", "pinned", ""]  # of the metrics endpoint, as in the body
     phase: Phase
-    fault: bool = False  # whether faults were being injected then
-    url: str  # without anything secret
+    fault: bool = False  # whether a fault was active at that time
+    url: str  # without secrets
     outcome: str  # ok, or why it cannot be used: http_500, timeout, unreachable, no_json, no_metrics, stale_body, ...
     status: int | None = None
     latency_ms: float = 0.0
-    generated_at: str | None = None  # the body's own date
-    clock_skew_s: float | None = None  # the answer's Date minus our clock
-    revisions: Revisions = Revisions()  # of the service that was asked; the other's is empty
+    generated_at: str | None = None  # the date in the body
+    clock_skew_s: float | None = None  # the answer's Date header minus our clock
+    revisions: Revisions = Revisions()  # of the service that answered; the other one is empty
     sha256: str = ""  # of the body's file
-    body: str = ""  # the file, below the run's folder
-    missing: tuple[str, ...] = ()  # metrics that the profile promises
+    body: str = ""  # the body's file, relative to the run's folder
+    missing: tuple[str, ...] = ()  # metrics of the profile that were not served
     metrics: dict[str, float] = {}  # by name, such as `delivery.served_messages`
-    notes: tuple[str, ...] = ()  # in words: what is odd about it, or why it cannot be used
+    notes: tuple[str, ...] = ()  # sentences: peculiarities, or why it cannot be used
 
     @property
     def ok(self) -> bool:
-        """Whether it can be used."""
+        """Whether the answer can be used."""
         return self.outcome == "ok"
 
 
 class CommandDone(msgspec.Struct, frozen=True, kw_only=True):
-    """One command that was run, or was to be: a line of `commands.jsonl`."""
+    """One command that was executed or could not be: a line of `commands.jsonl`."""
 
     name: str
     argv: tuple[str, ...]
@@ -100,47 +100,47 @@ class CommandDone(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     began: str = ""
     duration_s: float = 0.0
-    log: str = ""  # the file of its output, below the run's folder
+    log: str = ""  # the file of its output, relative to the run's folder
     sha256: str = ""  # of that file
-    runner: str = ""  # whose summary the tests were counted from: cargo, pytest, go, node
-    tests: int | None = None  # how many ran; None for a command without a runner
-    stands_for: str = ""  # the operators' command that this one of ours accompanies
+    runner: str = ""  # the test runner whose summary was read: cargo, pytest, go, node
+    tests: int | None = None  # number of tests that ran; None without a runner
+    stands_for: str = ""  # the operators' command that this command of stormgate accompanies
     required: bool = True  # False only for the operators' commands on a mock; ignored on any other kind
 
 
 class Precondition(msgspec.Struct, frozen=True, kw_only=True):
-    """One of `PRECONDITION_NAMES`: a line of `preconditions.jsonl`; of several lines of one name the last counts."""
+    """One of `PRECONDITION_NAMES`: a line of `preconditions.jsonl`. The last line of each name counts."""
 
     at: str
     name: str
     state: Outcome
     reason: str
-    evidence: str = ""  # a file below the run's folder
-    required: bool = True  # as of a command
+    evidence: str = ""  # a file, relative to the run's folder
+    required: bool = True  # as for a command
 
 
 class CanaryCheckDone(msgspec.Struct, frozen=True, kw_only=True):
     """One canary check: a line of `canary-checks.jsonl`, or of `control-canary-checks.jsonl`.
 
-    Its observations count their seconds from `at`, whatever clock it ran under.
+    Its observations count seconds from `at`, on a real and on a simulated clock.
     """
 
     at: str
     ended: str
-    run: str  # its run's folder, below the stage's; empty if it could not start
+    run: str  # its run's folder, relative to the stage's; empty if it could not start
     drill: str
     phase: Phase
     status: str  # a check's state
     reason: str = ""
     build: str = ""  # the build that its clients reported
-    revisions: Revisions = Revisions()  # the control's, if the same before and after; else unknown
+    revisions: Revisions = Revisions()  # the control's, if unchanged during the check; else unknown
 
 
 class DrillDone(msgspec.Struct, frozen=True, kw_only=True):
     """One drill: a line of `drills/results.jsonl`."""
 
     name: str
-    run: str  # its run's folder, below the stage's
+    run: str  # its run's folder, relative to the stage's
     status: str
     seed: int
     faults: tuple[str, ...]
@@ -148,12 +148,12 @@ class DrillDone(msgspec.Struct, frozen=True, kw_only=True):
     observed: bool  # whether the faults took effect
     recovered_at_s: float | None
     duration_s: float
-    assertions: tuple[tuple[str, str], ...]  # each check's name and state
+    assertions: tuple[tuple[str, str], ...]  # name and state of each check
     reason: str = ""
 
 
 class RoutingCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One key's answer of the routing service: a line of `routing-checks.jsonl`."""
+    """The routing service's answer for one key: a line of `routing-checks.jsonl`."""
 
     at: str
     key: str
@@ -172,20 +172,20 @@ class HoldEvent(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     kind: HoldKind
     reason: str = ""
-    gate_h: float | None = None  # of a gate within the hold: hours after it began
-    state: str = ""  # of that gate
-    waits: bool = False  # of a broken hold: it restarts only once that is over
+    gate_h: float | None = None  # for a gate within the hold: hours after the hold began
+    state: str = ""  # state of that gate
+    waits: bool = False  # the hold is broken, and restarts only after the cause has ended
 
 
 class Armed(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the rollback was armed at one gate: a line of `armed.jsonl`; of several lines of one gate the last counts."""
+    """Whether the rollback was armed at one gate: a line of `armed.jsonl`. The last line of each gate counts."""
 
     at: str
     gate_h: float  # hours after the hold began
     state: str  # a check's
     reason: str
-    hooks_sha256: str  # of the rollback's commands then, as in `rollback.json`
-    last_good: Revisions  # the revisions that they roll back to
+    hooks_sha256: str  # of the rollback's commands at that time, as in `rollback.json`
+    last_good: Revisions  # the revisions that the rollback leads to
 
 
 class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,7 +201,7 @@ class RollbackStep(msgspec.Struct, frozen=True, kw_only=True):
     began: str
     ended: str
     restored: bool | None = None  # None: nothing to restore
-    evidence: tuple[str, ...] = ()  # files and folders below the run's
+    evidence: tuple[str, ...] = ()  # files and folders, relative to the run's folder
 
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,9 +214,9 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
     began: str
     ended: str
-    seconds: float | None  # to recover: from the begin of step 1 until clients saw recovery; None without recovery
+    seconds: float | None  # time to recover: from the begin of step 1 until clients observed it; None without recovery
     limit_s: float
-    stable_s: float | None = None  # monitored from then on; None if that was not reached
+    stable_s: float | None = None  # time monitored after recovery; None if not reached
     state: Outcome
     reason: str
     steps: tuple[RollbackStep, ...]
@@ -224,7 +224,7 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the previous revisions are served, for a canary to be compared with."""
+    """The target that serves the previous revisions and is compared with the canary."""
 
     target: str
     revisions: Revisions
@@ -245,7 +245,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     target_kind: TargetKind
     revisions: Revisions
     began: str
-    hold_required_s: float  # 0: no hold
+    hold_required_s: float  # 0 without a hold
     snapshot_interval_s: float
     thresholds_sha256: str
     stages_sha256: str
@@ -256,24 +256,24 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     tool_commit: str
     required: tuple[str, ...]  # requirements of a go: preconditions, commands, drills, rollback, baseline, hold, cohort
     synthetic_load: str  # our own added load, in words; empty for none
-    commands: tuple[str, ...] = ()  # by name: each must have a line in commands.jsonl
-    drills: tuple[str, ...] = ()  # by name: each must have a line in drills/results.jsonl
-    left_out: tuple[str, ...] = ()  # drills of the catalogue that are not among these
+    commands: tuple[str, ...] = ()  # names; each must have a line in commands.jsonl
+    drills: tuple[str, ...] = ()  # names; each must have a line in drills/results.jsonl
+    left_out: tuple[str, ...] = ()  # drills of the catalogue that are not chosen
     gates_at_h: tuple[float, ...] = ()  # hours after the hold began at which gates are judged, besides its end
-    client_builds: tuple[str, ...] = ()  # that the canary checks rotate through
+    client_builds: tuple[str, ...] = ()  # builds that the canary checks rotate through
     control: Control | None = None
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """One file that a report rests on."""
+    """One file that a report is based on."""
 
-    path: str  # below the run's folder
+    path: str  # relative to the run's folder
     sha256: str
     size_bytes: int
 
 
 class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One check's answer, as in `gate-results.jsonl`."""
+    """The result of one check: a line of `gate-results.jsonl`."""
 
     gate: str
     check: str
@@ -290,11 +290,11 @@ class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     reason: str
     evidence: str
-    required: bool = True  # False: it is reported, and decides nothing
+    required: bool = True  # False: for information only
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """One gate: the worst of its checks."""
+    """One gate, with the worst state of its checks."""
 
     name: str
     state: str
@@ -302,7 +302,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the window has snapshots."""
+    """How well snapshots cover the window."""
 
     expected: int
     got: int
@@ -313,7 +313,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Requirement(msgspec.Struct, frozen=True, kw_only=True):
-    """Something beside the gates that a go needs: a precondition, the hold, the drills, the rehearsal."""
+    """A condition of a go that is not a gate: a precondition, the hold, the drills, the rehearsal."""
 
     name: str
     state: str
@@ -322,14 +322,14 @@ class Requirement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Blocker(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that stands in the way: an entry of `blockers.json`."""
+    """A check or requirement that prevents a go: an entry of `blockers.json`."""
 
     id: str
     gate: str
     check: str
     severity: Literal["blocker", "major"]
     cause: str
-    remediation: tuple[str, ...]  # steps, the runbook's own next one first
+    remediation: tuple[str, ...]  # steps; the next step of the runbook is the first
     retest: str  # a command
     owner: str = ""
     due: str = ""
@@ -337,21 +337,21 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One check, now and in the report of the stage before."""
+    """One check, now and in the report of the previous stage."""
 
     gate: str
     check: str
     unit: str
-    before_state: str  # empty: it was not asked then
-    state: str  # empty: it is not asked now
+    before_state: str  # empty: the previous stage did not have the check
+    state: str  # empty: this stage does not have the check
     before: float | None
     now: float | None
     change: float | None  # now minus before; None if one of them is missing
-    verdict: Literal["better", "worse", "same"]  # of the states alone
+    verdict: Literal["better", "worse", "same"]  # compares only the states
 
 
 class StageReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`stage-report.json`. Whether somebody has signed it is said by `signoff.json`, which holds the hash of this."""
+    """`stage-report.json`. If it is signed, `signoff.json` has its hash."""
 
     schema: int = SCHEMA
     plan: StagePlan
@@ -362,18 +362,18 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     requirements: tuple[Requirement, ...]
     decision: Decision
     reason: Reason
-    why: tuple[str, ...]  # sentences, the gravest first
+    why: tuple[str, ...]  # sentences, the most severe first
     blockers: tuple[Blocker, ...]
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     evidence: tuple[Evidence, ...]
-    changes: tuple[Change, ...] = ()  # against the stage before
-    rendered: tuple[Evidence, ...] = ()  # the other files that were written of this report
-    splits: tuple[GateCheck, ...] = ()  # what was asked of each client build by itself, and of the canary against control
+    changes: tuple[Change, ...] = ()  # compared with the previous stage
+    rendered: tuple[Evidence, ...] = ()  # the other files written for this report
+    splits: tuple[GateCheck, ...] = ()  # results for each client build, and for the canary compared with its control
 
 
 class Signoff(msgspec.Struct, frozen=True, kw_only=True):
-    """`signoff.json`: a person's word on a report."""
+    """`signoff.json`: a person's signature on a report."""
 
     schema: int = SCHEMA
     run_id: str
@@ -388,7 +388,7 @@ class Signoff(msgspec.Struct, frozen=True, kw_only=True):
 class Waiver(msgspec.Struct, frozen=True, kw_only=True):
     """An entry of `waivers.json`: a person accepts that a check did not pass. It changes no state and unlocks no stage.
 
-    One without owner, role and statement, or of another report, counts for nothing at all.
+    A waiver without owner, role or statement, or for another report, is ignored.
     """
 
     check: str  # `gate.check`, or a requirement's name

@@ -18,7 +18,7 @@ from sim.server.settings import RuntimeSettings, Switches
 
 @dataclass(frozen=True)
 class StageTarget:
-    """One target. `given` is the value of `--target` (of an embedded mock its address); `entry` is None for a mock."""
+    """One target. `given` is the value of `--target`, or the address of an embedded mock; `entry` is None for a mock."""
 
     given: str
     file: Path | None
@@ -32,7 +32,7 @@ class StageTarget:
 
     @property
     def has_metrics(self) -> bool:
-        """Whether its metrics endpoint is sampled."""
+        """Whether the target has a metrics endpoint to sample."""
         return bool(self.endpoints.admin_token) and self.endpoints.rules.metrics_profile != "none"
 
     def configuration(self) -> str:
@@ -40,7 +40,7 @@ class StageTarget:
         return _digest(self.endpoints, self.entry, self.is_embedded)
 
     def configuration_now(self) -> str:
-        """The same of the file as it is now; if the file cannot be read any more, a sentence that says so."""
+        """The same for the current targets file; a sentence with the problem if the file cannot be read."""
         if self.entry is None:
             return self.configuration()
         try:
@@ -67,7 +67,7 @@ def open_target(given: str, file: Path | None, log: Path) -> Iterator[StageTarge
 
 
 def resolve(given: str, file: Path | None) -> StageTarget:
-    """Look up any target but the embedded mock. Raises `UsageError`."""
+    """Look up a target that is not the embedded mock. Raises `UsageError`."""
     if "://" not in given:
         return _named(given, file)
     endpoints = targets.resolve(given, file)
@@ -76,9 +76,9 @@ def resolve(given: str, file: Path | None) -> StageTarget:
 
 
 def control_of(name: str, target: StageTarget) -> StageTarget | None:
-    """The control that a stage compares its canary with; None where the stage names none.
+    """The control that a stage compares its canary with; None if the stage has no control.
 
-    Raises `UsageError` for one that cannot be compared: another kind, other caps, or the target's own address.
+    Raises `UsageError` for a control that cannot be compared: another kind, other caps, or the target's own address.
     """
     if not name:
         return None
@@ -102,7 +102,7 @@ def _named(name: str, file: Path | None) -> StageTarget:
 
 
 def _digest(endpoints: Endpoints, entry: targets.Target | None, is_embedded: bool) -> str:
-    # an embedded mock has another port every time
+    # the port of an embedded mock changes with each start
     addresses = [] if is_embedded else [endpoints.runtime_url, endpoints.control_url, endpoints.socket_path]
     said = [endpoints.name, endpoints.kind, *addresses, msgspec.to_builtins(endpoints.rules)]
     if entry is not None:

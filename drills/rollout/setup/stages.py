@@ -1,6 +1,6 @@
-"""The stages file: the stages of a rollout in order, how long each is held, and what a go needs.
+"""The stages file: the stages of a rollout in order, the length of each hold, and the requirements of a go.
 
-The order of the file's `[stages.N]` tables is the order of the rollout. What no file may weaken is in `RUNBOOK`.
+The order of the file's `[stages.N]` tables is the order of the rollout. `RUNBOOK` has the minimum that no file may weaken.
 """
 
 import re
@@ -22,11 +22,11 @@ DEFAULT_PATH = DATA / "stages.toml"
 PREFLIGHT = "0"
 FULL_ROLLOUT = "4"
 EVERY_DRILL = "all"
-MAX_HOLE_INTERVALS = 3  # without a usable snapshot; a longer hole breaks a hold
+MAX_HOLE_INTERVALS = 3  # intervals without a usable snapshot; a longer hole breaks a hold
 
 
 class Minimum(NamedTuple):
-    """What a stage requires whatever the file says: requirements by name, and the shortest hold in seconds."""
+    """The minimum of a stage, which the file cannot weaken: required names, and the shortest hold in seconds."""
 
     required: tuple[str, ...]
     hold_s: float = 0.0
@@ -40,11 +40,11 @@ RUNBOOK: dict[Stage, Minimum] = {
     "3b": Minimum(("hold", "cohort", "builds"), 1800.0),
     FULL_ROLLOUT: Minimum(("hold", "cohort", "builds", "armed"), 86400.0),
 }
-ADDED_STAGE = Minimum(("hold", "cohort", "builds"), 1800.0)  # [ours] a stage that operators add between the runbook's
+ADDED_STAGE = Minimum(("hold", "cohort", "builds"), 1800.0)  # [ours] for a stage added between those of the runbook
 ADDED_STAGE_MAY_REQUIRE = ("hold", "cohort", "builds", "canary_vs_control", "armed")
-MAX_JUDGE_EVERY_S = 300.0  # [ours] between two evaluations of a hold: an error budget that burns fast is seen within that
+MAX_JUDGE_EVERY_S = 300.0  # [ours] between two evaluations of a hold; limits the delay in finding a fast burn
 MIN_BUSINESS_DAY_H = 8  # 09:00 to 17:00 is one day
-MIN_BASELINE_S = 1800.0  # [ours] it stands for the hour before a hold
+MIN_BASELINE_S = 1800.0  # [ours] the baseline replaces the hour before a hold
 EVERYBODY_PERCENT = 100.0
 FULL_ROLLOUT_GATES_H = (0.0, 1.0, 6.0, 24.0)
 
@@ -53,14 +53,14 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Interval = Annotated[float, msgspec.Meta(gt=0, le=300)]  # seconds; a fast burn of an error budget must show within 300 s
-CanaryCheckInterval = Annotated[float, msgspec.Meta(gt=0, le=3600)]  # seconds; most gates rest on clients [ours]
+CanaryCheckInterval = Annotated[float, msgspec.Meta(gt=0, le=3600)]  # seconds; most gates need clients [ours]
 Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 Words = Annotated[str, msgspec.Meta(min_length=1)]
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def minimum(stage: Stage) -> Minimum:
-    """What a stage requires at least: the runbook's minimum, or that of an added stage."""
+    """The minimum of a stage: the runbook's, or that of an added stage."""
     return RUNBOOK.get(stage, ADDED_STAGE)
 
 
@@ -70,40 +70,40 @@ def command_for(stage: Stage) -> str:
 
 
 class Calendar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When people are at work."""
+    """The business days of the operators."""
 
     zone: Words  # time zone of the IANA database
     country: Words  # ISO 3166 code; its public holidays count
-    subdivision: str = ""  # with holidays of its own, such as TX
+    subdivision: str = ""  # subdivision of the country that has its own holidays, such as TX
     days_off: tuple[str, ...] = ()  # further days off, YYYY-MM-DD
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How often servers are sampled and a hold is evaluated. All defaults are [ours]."""
+    """Intervals for sampling the servers and evaluating a hold. All defaults are [ours]."""
 
     interval_s: Interval = 30.0  # between two snapshots of the servers' metrics
     judge_every_s: Positive = 60.0  # between two evaluations of a hold
-    extend_up_to_s: NotNegative = 14_400.0  # longest extension of a hold with too few samples, or that was restarted
+    extend_up_to_s: NotNegative = 14_400.0  # longest extension of a hold that has too few samples or was restarted
 
 
 class CanaryChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The drill that runs at intervals beside a baseline or a hold. All defaults are [ours]."""
+    """The drill that runs at intervals during a baseline or a hold. All defaults are [ours]."""
 
     drill: Words = "observation"  # name, or a file beside the stages file
-    every_s: CanaryCheckInterval = 300.0  # from one start to the next; as often on the control
+    every_s: CanaryCheckInterval = 300.0  # from one start to the next; the same on the control
     set: tuple[str, ...] = ()  # overrides, as with `drill run --set`
 
 
 class RoutingChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the routing service is asked. All defaults are [ours]."""
+    """Number and rate of the routing checks. All defaults are [ours]."""
 
-    keys: Annotated[int, msgspec.Meta(ge=100)] = 300  # number of keys that are asked for
+    keys: Annotated[int, msgspec.Meta(ge=100)] = 300  # number of keys in one routing check
     every_s: Positive = 3600.0  # between two routing checks
     per_s: Positive = 20.0  # highest rate of requests
 
 
 class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long evidence and signatures stay valid. The defaults are [ours], and the maximum that is allowed."""
+    """How long evidence and signatures stay valid. The defaults are [ours]; they are also the allowed maximum."""
 
     valid_h: Annotated[float, msgspec.Meta(gt=0, le=24)] = 24.0  # a go and its signature, to unlock the next stage
     staging_valid_h: Annotated[float, msgspec.Meta(gt=0, le=168)] = 168.0  # staging's drills, for production's preflight
@@ -111,7 +111,7 @@ class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class OnMock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is shorter on a target of kind mock. All defaults are [ours]."""
+    """Shorter times for a target of kind mock. All defaults are [ours]."""
 
     baseline_s: Positive = 56.0  # length of the baseline
     interval_s: Positive = 1.0  # between two snapshots
@@ -127,13 +127,13 @@ class DrillsByKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     production: tuple[Words, ...] = ("observation",)  # on a target of kind production
 
     def of(self, kind: TargetKind) -> tuple[str, ...]:
-        """Those for one kind."""
+        """The drills for one kind of target."""
         chosen: tuple[str, ...] = getattr(self, kind)
         return chosen
 
 
 class BusinessDay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
-    """The hours of a working day, local."""
+    """The local hours of a business day."""
 
     from_: TimeOfDay  # start, HH:MM
     to: TimeOfDay  # end, HH:MM
@@ -156,42 +156,42 @@ class StageRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """One `[stages.N]`."""
 
     title: Words  # for reports
-    cohort: Words  # who gets the new revision, in words
+    cohort: Words  # in words: the users who get the new revision
     cohort_percent: Percent | None = None  # share of the keys in the cohort
-    required: tuple[str, ...]  # what a go needs beside the gates
+    required: tuple[str, ...]  # requirements of a go in addition to the gates
     hold_s: Positive | None = None  # length of the hold
     business_day: BusinessDay | None = None  # hold for a whole business day, instead of `hold_s`
-    gates_at_h: tuple[NotNegative, ...] = ()  # within the hold; its end is always one
+    gates_at_h: tuple[NotNegative, ...] = ()  # hours after the hold began at which gates are judged, besides its end
     control: str = ""  # the target that still serves the previous revisions; not for stages 0 and 4
     baseline_s: Positive | None = None  # length of the baseline; this and the following keys are for stage 0 only
     rehearsal_limit_s: Positive | None = None  # time to recover that a rollback rehearsal may take
     client_builds: tuple[Build, ...] = ()  # builds that must be able to join; canary checks take turns over them
     side_by_side: Count = 1  # drills at the same time on the embedded mock; elsewhere one
-    drills: DrillsByKind | None = None  # that must pass
+    drills: DrillsByKind | None = None  # drills that must pass
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One verification command."""
 
     name: Name  # for reports
-    argv: Annotated[tuple[Words, ...], msgspec.Meta(min_length=1)]  # program and arguments; no shell reads them
+    argv: Annotated[tuple[Words, ...], msgspec.Meta(min_length=1)]  # program and arguments; run without a shell
     cwd_env: VariableName | None = None  # the variable that names the folder
-    cwd: str = ""  # the folder, or one below that of `cwd_env`
-    programs: tuple[Words, ...] = ()  # further ones that it needs
-    environment: tuple[VariableName, ...] = ()  # variables that it gets besides the few that every program needs
-    runner: Runner = ""  # whose output says how many tests ran; empty: it runs none
-    timeout_s: Positive = 600.0  # [ours] limit
-    precondition: Literal["", "observability_tests", "retired_route_guard"] = ""  # the precondition that its tests answer
-    stands_for: str = ""  # the operators' command that this one of ours accompanies
+    cwd: str = ""  # the folder, or a folder relative to that of `cwd_env`
+    programs: tuple[Words, ...] = ()  # further programs that it needs
+    environment: tuple[VariableName, ...] = ()  # variables that it gets in addition to the few that every program needs
+    runner: Runner = ""  # test runner whose output reports the number of tests; empty: it runs no tests
+    timeout_s: Positive = 600.0  # [ours] time limit
+    precondition: Literal["", "observability_tests", "retired_route_guard"] = ""  # the precondition that its tests decide
+    stands_for: str = ""  # the operators' command that this command of stormgate accompanies
 
     @property
     def is_ours(self) -> bool:
-        """Whether stormgate brings it, and not the operators."""
+        """Whether the command belongs to stormgate and not to the operators."""
         return bool(self.stands_for)
 
 
 class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole file. `stages` is in the order of the rollout."""
+    """The stages file. `stages` is in the order of the rollout."""
 
     calendar: Calendar
     sampling: Sampling = Sampling()
@@ -203,13 +203,13 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     commands: tuple[Command, ...]
 
     def require(self, stage: Stage) -> StageRules:
-        """The rules of a stage. Raises `UsageError` for one that the file does not have."""
+        """The rules of a stage. Raises `UsageError` if the file does not have the stage."""
         if stage not in self.stages:
             raise UsageError(f"there is no stage '{stage}'; expected one of: {', '.join(self.stages)}.")
         return self.stages[stage]
 
     def before(self, stage: Stage) -> Stage | None:
-        """The stage that must be a signed go before this one; None for the first. Raises `UsageError` as `require` does."""
+        """The previous stage, which must be a signed go; None for the first. Raises `UsageError` as `require` does."""
         self.require(stage)
         names = [*self.stages]
         return names[names.index(stage) - 1] if stage != names[0] else None
@@ -220,7 +220,7 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.stages[PREFLIGHT].client_builds
 
     def interval_s(self, kind: TargetKind) -> float:
-        """Between two snapshots, in seconds."""
+        """Seconds between two snapshots."""
         return self.mock.interval_s if kind == "mock" else self.sampling.interval_s
 
     def canary_checks(self, kind: TargetKind) -> CanaryChecks:
@@ -232,12 +232,12 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
     def baseline_s(self, kind: TargetKind) -> float:
-        """Length of the baseline, in seconds."""
+        """Length of the baseline in seconds."""
         return self.mock.baseline_s if kind == "mock" else self.stages[PREFLIGHT].baseline_s or 0.0
 
 
 def load(path: Path) -> Stages:
-    """Read a stages file. Raises `UsageError`: one sentence with file, key and what is allowed."""
+    """Read a stages file. Raises `UsageError`: one sentence with file, key and the allowed values."""
     data = read_toml(path)
     tables = data.pop("stages", None)
     found = to_struct({**data, "stages": {}}, Stages, str(path))
@@ -248,7 +248,7 @@ def load(path: Path) -> Stages:
 
 
 def _stages(tables: object, path: Path) -> Iterator[tuple[Stage, StageRules]]:
-    """Each table by itself, so that the sentence about a mistake names its stage."""
+    """Convert each table separately, so that an error names its stage."""
     if not isinstance(tables, dict):
         raise UsageError(f"{path}: has no stages; expected one table per stage, such as [stages.1].")
     for stage in RUNBOOK:
@@ -326,7 +326,7 @@ def _mistakes_of_a_hold(stage: Stage, rules: StageRules, key: str) -> Iterator[s
 
 
 def _mistakes_of_cohorts(stages: Stages) -> Iterator[str]:
-    """A cohort never shrinks, and the last one is everybody: a full rollout to a few clients would show nothing."""
+    """Check that no cohort is smaller than the one before, and that the last one contains all clients."""
     before = 0.0
     for stage, rules in stages.stages.items():
         percent = rules.cohort_percent or 0.0

@@ -1,7 +1,7 @@
-"""Whether the rollback stays available: checked at each gate of the full rollout, without rolling back.
+"""Check at each gate of the full rollout that the rollback is available, without rolling back.
 
-It is available if its commands, and the files that they name, are those that were rehearsed; if the last good revisions are not
-the deployed ones, and an operator's command still finds them; and if the rehearsal is not too old.
+It is available if its commands and the files that they name did not change since the rehearsal; if the last good revisions are
+not the deployed ones and an operator's command still finds them; and if the rehearsal is not too old.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def digest(rules: RollbackRules) -> str:
 
 
 def _file(word: str) -> str:
-    """The hash of the file that a word of a command names; empty without a readable file."""
+    """The hash of the file that a word of a command names; empty if there is no readable file."""
     path = Path(shutil.which(word) or word)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
@@ -51,7 +51,7 @@ def _file(word: str) -> str:
 
 
 def last_good(rules: RollbackRules) -> Revisions:
-    """The revisions that a rollback leads to; unknown if they are not configured."""
+    """The revisions that a rollback returns to; unknown if they are not configured."""
     traffic = rules.traffic
     return Revisions(control=traffic.control_revision, runtime=traffic.runtime_revision) if traffic else Revisions()
 
@@ -62,11 +62,11 @@ class Monitor:
 
     aim: StageTarget
     plan: StagePlan
-    folder: Path  # the run's
+    folder: Path  # the run's folder
     clock: Clock
 
     def check(self, gate_h: float) -> str:
-        """Why the rollback is not available now; empty if it is. Records it. Raises `StorageError`."""
+        """Check the rollback and record the result. Returns why it is not available; empty if it is. Raises `StorageError`."""
         rules = RollbackRules()
         try:
             rules = self._rules()
@@ -87,7 +87,7 @@ class Monitor:
         return "" if state is State.PASS else reason
 
     def _rules(self) -> RollbackRules:
-        """The rules in the targets file now. Raises `UsageError`."""
+        """The rules in the current targets file. Raises `UsageError`."""
         if self.aim.entry is None:
             return RollbackRules()
         return targets.read(self.aim.file or targets.DEFAULT_FILE, self.aim.given).rollback
@@ -126,7 +126,7 @@ def _rehearsal(run_dir: Path, plan: StagePlan) -> Rollback:
 
 
 def _problems(hooks_sha256: str, good: Revisions, plan: StagePlan, rehearsed: Rollback) -> Iterator[str]:
-    """Why the configured rollback is not the one that was rehearsed."""
+    """The differences between the configured rollback and the rehearsed one."""
     if not good.known:
         yield "the revisions to roll back to are not configured: [targets.NAME.rollback.traffic] is missing"
     if good == plan.revisions:

@@ -1,7 +1,7 @@
-"""The blockers of a stage that is no go: each with its cause, the steps to take and the command to test again.
+"""The blockers of a no-go stage: each with its cause, the steps to take and the command to test again.
 
-Causes come from `causes.toml`, which operators may edit. After a failure in a stage that serves users, the first step is the
-runbook's own: roll back, smallest blast radius first.
+Causes come from `causes.toml`, which operators may edit. After a failure in a stage that serves users, the first step is that
+of the runbook: roll back, smallest blast radius first.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The cause of one check or requirement. `measured_by` is the evidence that it needs."""
+    """The cause for one check or requirement. `measured_by` is the evidence that it needs."""
 
     cause: Text
     steps: Steps
@@ -44,8 +44,8 @@ class Causes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     owner: Text
     retest: Text
-    rollback: Steps  # in the runbook's order
-    before_serving: Text  # the first step while no user is served by these revisions
+    rollback: Steps  # steps, in the runbook's order
+    before_serving: Text  # the first step while these revisions serve no user
     expired: Remedy
     states: dict[State, Remedy]
     checks: dict[str, Cause]
@@ -83,7 +83,7 @@ def _blocker(report: StageReport, gate: str, name: str, state: State, reason: st
     known = (causes.requirements if gate == "stage" else causes.checks).get(name) or _unknown(name)
     remedy = _remedy(causes, known, state, reason)
     started_with = "run" if plan.stage == "0" else "hold"
-    target = "mock" if plan.target_kind == "mock" else plan.target  # the name of an embedded mock is no argument
+    target = "mock" if plan.target_kind == "mock" else plan.target  # an embedded mock's name cannot be an argument
     words = {"stage": plan.stage, "target": target, "rollout": plan.rollout, "run": started_with}
     steps = [*_first(causes, report, state), *remedy.steps]
     if state is State.FAIL and plan.stage != "0":

@@ -25,8 +25,8 @@ SAME = (
     "configuration_sha256",
     "revisions",
     "thresholds_sha256",
-)  # of a stage and the one before
-EXPIRED = "expired: "  # how a requirement's reason begins if only its age is wrong
+)  # equal in a stage and the previous one
+EXPIRED = "expired: "  # the reason of a requirement begins with this if only its age is wrong
 _MAX_STAGES = 20
 
 
@@ -56,9 +56,9 @@ def earlier(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
 
 
 def signed_preflights(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
-    """Every stage 0 of all rollouts in the same folder that was a signed go before this stage began.
+    """Every stage 0 that was a signed go before this stage began, from all rollouts in the same folder.
 
-    Unreadable ones are left out, and so are those whose journal does not record the report and its signature.
+    Leaves out unreadable ones, and those whose journal does not record the report and its signature.
     """
     began = from_iso(plan.began)
     for path in sorted(run_dir.resolve().parents[2].glob(f"*/runs/*/{records.REPORT}")):
@@ -72,7 +72,7 @@ def signed_preflights(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
 
 
 def _is_recorded(run_dir: Path) -> bool:
-    """Whether the journal of its rollout records a run's report and signature as they are."""
+    """Whether the journal of a run's rollout records its report and signature unchanged."""
     try:
         bodies = [
             entry.body for entry in journal.read(run_dir.parents[1] / journal.NAME) if entry.body.get("run") == run_dir.name
@@ -85,7 +85,7 @@ def _is_recorded(run_dir: Path) -> bool:
 
 
 def require_unchanged(stage: Earlier) -> None:
-    """Raise `EvidenceError` if a file that an earlier report is based on changed."""
+    """Raise `EvidenceError` if a file changed that an earlier report is based on."""
     wanted = {each.path: each.sha256 for each in stage.report.evidence}
     found = {each.path: each.sha256 for each in evidence.files(stage.run_dir)}
     for path in sorted(wanted.keys() | found.keys()):
@@ -132,7 +132,7 @@ def _unlocked(run_dir: Path, plan: StagePlan, rules: Stages) -> tuple[State, str
 
 
 def _differences(plan: StagePlan, old: StageReport, named: str, before: Stage | None) -> Iterator[str]:
-    """Differences between both stages in what must be the same."""
+    """The values that differ between two stages but must be equal."""
     if old.plan.stage != before:
         yield f"{named} is not the previous stage of stage {plan.stage}, which is {before}"
     for what in SAME:

@@ -24,14 +24,14 @@ from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError, StormgateError
 
 T = TypeVar("T")
-# No operator document requires it if no source has the data: then it is for information only.
+# No operator document requires this check. If no source has the data, it is for information only.
 OPTIONAL_WITHOUT_DATA = frozenset({"delivery.slow_consumer_growth"})
-OF_WINDOW = ("coverage", "canary_checks", "invariants")  # checks of the window itself that are requirements, too
+OF_WINDOW = ("coverage", "canary_checks", "invariants")  # checks of the window itself, which are also requirements
 
 
 @dataclass
 class _Stage:
-    """The evidence of a stage while it is judged. `problems` are those of its files."""
+    """The evidence of a stage while it is judged. `problems` are sentences on invalid files."""
 
     run_dir: Path
     plan: StagePlan
@@ -94,7 +94,7 @@ def decide(judged: Sequence[Gate], required: Sequence[Requirement]) -> tuple[rec
 
 
 def _read(run_dir: Path, plan: StagePlan) -> _Stage:
-    """Read all evidence. What cannot be read is a problem, and the rest is still judged."""
+    """Read all evidence. An unreadable file is a problem; all other files are still judged."""
     stage = _Stage(run_dir, plan)
     for read in (_require_records, _read_events, _read_thresholds, _read_window):
         try:
@@ -133,14 +133,14 @@ def _read_window(stage: _Stage) -> None:
 
 
 def _gates(answers: Mapping[str, GateCheck], stage: _Stage, drills: DrillEvidence) -> tuple[Gate, ...]:
-    """All five gates, each with the answers of the window and of the drills."""
+    """All five gates, each with its results of the window and of the drills."""
     missing = [_unjudged(name, stage) for name in windows.REGISTRY if name not in answers]
     found = [*answers.values(), *missing, *stage_drills.checks(drills)]
     return tuple(_gate(name, tuple(check for check in found if check.gate == name)) for name in gates.GATES)
 
 
 def _window_checks(stage: _Stage) -> dict[str, GateCheck]:
-    """The answers of the window by the names of its checks."""
+    """The results of the window, by name of the check."""
     results: tuple[CheckResult, ...] = _of_window(
         stage, lambda window: windows.judge(window, stage.thresholds), (), "the window cannot be judged"
     )
@@ -148,24 +148,24 @@ def _window_checks(stage: _Stage) -> dict[str, GateCheck]:
 
 
 def _of_window(stage: _Stage, compute: Callable[[windows.StageWindow], T], otherwise: T, problem: str) -> T:
-    """What is computed from the window; `otherwise` without a window, and after an exception, which becomes a problem."""
+    """Compute a value from the window. Returns `otherwise` without a window or after an exception, which becomes a problem."""
     if stage.window is None:
         return otherwise
     try:
         return compute(stage.window)
-    except Exception as error:  # without an answer nothing passes
+    except Exception as error:  # a missing result cannot pass
         stage.problems.append(f"{problem}: {error or type(error).__name__}.")
         return otherwise
 
 
 def counts(name: str, state: State, plan: StagePlan) -> bool:
-    """Whether an answer counts. A failure always does; in a preflight, and for optional checks without data, nothing else."""
+    """Whether a result counts. In a preflight, and for optional checks without data, only a failure counts."""
     is_absent = state is State.NO_DATA and name in OPTIONAL_WITHOUT_DATA
     return state is State.FAIL or (plan.stage != "0" and not is_absent)
 
 
 def _unjudged(name: str, stage: _Stage) -> GateCheck:
-    """A check of the window without an answer."""
+    """The result for a check of the window that could not be judged."""
     spec, origins = windows.REGISTRY[name].spec, windows.REGISTRY[name].origins
     why = stage.problems[-1] if stage.problems else "the window was not judged"
     found = stage_drills.unanswered(spec, origins[0], spec.window, records.SNAPSHOTS, why, is_error=bool(stage.problems))
@@ -179,7 +179,7 @@ def _gate(name: str, checks: tuple[GateCheck, ...]) -> Gate:
 
 
 def _requirements(stage: _Stage, drills: DrillEvidence, answers: Mapping[str, GateCheck]) -> Iterator[Requirement]:
-    """Every requirement of a go of this stage. Those that no plan can remove come first."""
+    """Every requirement of a go of this stage. The requirements that no plan can remove come first."""
     run_dir, plan = stage.run_dir, stage.plan
     problem = "; ".join(dict.fromkeys(text.rstrip(".") for text in stage.problems))
     state, reason = (State.ERROR, problem) if problem else (State.PASS, "every file is complete and belongs to this stage")
@@ -210,7 +210,7 @@ def _requirements(stage: _Stage, drills: DrillEvidence, answers: Mapping[str, Ga
 
 
 def _as_requirement(name: str, found: requirements.Found, proof: str, stage: _Stage) -> Requirement:
-    """A check of the window itself, as a requirement. The canary checks must also be those that were recorded."""
+    """A check of the window itself, as a requirement. For canary checks, they must also match the recorded ones."""
     if name == "canary_checks":
         return requirements.judged(name, proof, lambda: requirements.canary_checks(stage.run_dir, stage.events, found))
     return Requirement(name=name, state=found[0], reason=found[1], evidence=proof)
@@ -237,7 +237,7 @@ def _why(judged: Sequence[Gate], required: Sequence[Requirement]) -> Iterator[st
 
 
 def _skipped(plan: StagePlan, judged: Sequence[Gate], required: Sequence[Requirement]) -> Iterator[str]:
-    """What was not done, or was done for information only."""
+    """Sentences on everything that was not done, or done for information only."""
     for name in plan.left_out:
         yield f"drill {name}: was not required"
     for each in required:

@@ -1,4 +1,4 @@
-"""The requirements of a go beside its gates, each judged from its own files. Only a pass counts as a pass."""
+"""The requirements of a go in addition to its gates, each judged from its own files. Only a pass counts as a pass."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,26 +23,26 @@ from sim.base import atomic_files
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError
 
-MAX_RECOVERY_S = 300.0  # of a rehearsal, whatever its own limit
-MIN_STABLE_S = 900.0  # observed after the recovery, except on a mock
+MAX_RECOVERY_S = 300.0  # maximum for a rehearsal, even if its own limit is higher
+MIN_STABLE_S = 900.0  # minimum time observed after the recovery, except on a mock
 _ORDER = ("traffic", "throttle", "cohort", "recovery")
 
 Found = tuple[State, str]
 
 
 def judged(name: str, proof: str, decide: Callable[[], Found]) -> Requirement:
-    """Judge one requirement. An exception makes it an error that says what happened."""
+    """Judge one requirement. An exception becomes an error with its text."""
     try:
         state, reason = decide()
     except StormgateError as error:
         state, reason = State.ERROR, str(error)
-    except Exception as error:  # what cannot be judged must not pass, and is still reported
+    except Exception as error:  # a requirement that cannot be judged must not pass, but is still reported
         state, reason = State.ERROR, f"it cannot be judged: {error or type(error).__name__}"
     return Requirement(name=name, state=state, reason=reason, evidence=proof)
 
 
 def most_severe(found: Sequence[Found]) -> Found:
-    """The most severe state with its reason, and how many more did not pass."""
+    """The most severe state with its reason, and the number of others that did not pass."""
     order = sorted(found, key=lambda each: GRAVEST_FIRST.index(each[0]))
     others = sum(state is not State.PASS for state, _ in order) - 1
     state, reason = order[0]
@@ -50,7 +50,7 @@ def most_severe(found: Sequence[Found]) -> Found:
 
 
 def all_passed(found: Sequence[Found], reason: str) -> Found:
-    """A pass for this reason; if some did not pass, the most severe of those."""
+    """A pass with this reason; if some did not pass, the most severe of them."""
     wrong = [each for each in found if each[0] is not State.PASS]
     return most_severe(wrong) if wrong else (State.PASS, reason)
 
@@ -72,7 +72,7 @@ def _precondition(name: str, line: Precondition | None, plan: StagePlan) -> Foun
 
 
 def _is_exempt(line: Precondition | CommandDone, plan: StagePlan) -> bool:
-    """Whether it need not run. Only the embedded mock is exempt, because it unlocks no other stage."""
+    """Whether a command need not run. Only the embedded mock is exempt, because it unlocks no other stage."""
     return not line.required and plan.target_kind == "mock"
 
 
@@ -113,7 +113,7 @@ def _command(run_dir: Path, done: CommandDone, plan: StagePlan) -> Found:
 
 
 def rollback(run_dir: Path, plan: StagePlan) -> Found:
-    """Whether the whole rollback was rehearsed on this target, in order and in time, and restored afterwards."""
+    """Whether the complete rollback was rehearsed on this target, in order and in time, and then restored."""
     path = run_dir / records.ROLLBACK
     if not path.is_file():
         return State.NOT_RUN, "no rollback was rehearsed"
@@ -158,14 +158,14 @@ def _rehearsed(found: Rollback) -> Found:
 
 
 def hold_span(events: Sequence[HoldEvent]) -> tuple[str, str]:
-    """When the last hold started and ended; empty if it did not."""
+    """Start and end of the last hold; each is empty if it did not happen."""
     began = [each.at for each in events if each.kind in ("started", "restarted")]
     ended = events[-1].at if events and events[-1].kind == "ended" else ""
     return (began[-1] if began else "", ended)
 
 
 def hold(events: Sequence[HoldEvent], plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
-    """Whether the stage was held to its end, long enough, with one pair of revisions."""
+    """Whether the stage was held to its end, long enough, and with unchanged revisions."""
     began, ended = hold_span(events)
     if not began:
         return State.NOT_RUN, "nothing was held"
@@ -195,7 +195,7 @@ def _gate_at(events: Sequence[HoldEvent], after_h: float) -> Found:
 
 
 def _changed(snapshots: Sequence[Snapshot], plan: StagePlan, began: str, ended: str) -> Iterator[str]:
-    """Revisions that a server reported within the hold, and that are not the stage's."""
+    """Revisions that a server reported during the hold and that are not the stage's."""
     for each in snapshots:
         if not from_iso(began) <= from_iso(each.at) <= from_iso(ended):
             continue
@@ -240,7 +240,7 @@ def revisions(plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
 
 
 def cohort(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found:
-    """Whether every routing check, up to the end of the hold, found exactly the cohort that was planned."""
+    """Whether every routing check up to the end of the hold found exactly the planned cohort."""
     if plan.cohort_percent is None:
         return State.ERROR, "the plan does not say how large the cohort is"
     checks = evidence.read_lines(run_dir / records.ROUTING_CHECKS, RoutingCheck)
@@ -259,9 +259,9 @@ def cohort(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found
 
 
 def canary_checks(run_dir: Path, events: Sequence[HoldEvent], judged: Found) -> Found:
-    """Whether the canary checks of the last hold are those that were recorded, and no one failed.
+    """Whether the canary checks of the last hold match the recorded ones and none of them failed.
 
-    `judged` is the answer of the window to all of them. One that is inconclusive by itself does not matter.
+    `judged` is the window's result for all of them. A single inconclusive canary check does not matter.
     """
     recorded = evidence.read_lines(run_dir / records.CANARY_CHECK_LIST, CanaryCheckDone)
     began, _ = hold_span(events)

@@ -1,4 +1,4 @@
-"""Parts of a hold's window: the clients of each build alone, and the canary compared with its control."""
+"""Judge parts of a hold's window: the clients of each build alone, and the canary compared with its control."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY
 from drills.rollout.verdict.window_data.base import WindowCheck, answer
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 
-BUILDS, CANARY = "builds", "canary_vs_control"  # the requirements
+BUILDS, CANARY = "builds", "canary_vs_control"  # names of the requirements
 # The checks that the canary checks of one build can decide.
 BY_BUILD = (
     *("ux.integrity", "replay.divergence", "delivery.dropped_deliveries", "error.websocket_auth_error_ratio"),
@@ -23,7 +23,7 @@ BY_BUILD = (
 
 
 def of(window: StageWindow, thresholds: Thresholds, plan: StagePlan) -> tuple[CheckResult, ...]:
-    """The answers by build and against the control, as far as the stage requires them."""
+    """The results for each build and for the canary against the control, as far as the stage requires them."""
     found = [*_by_build(window, thresholds, plan.client_builds)] if BUILDS in asked(plan) else []
     if plan.control is not None:
         found += [answer(check, window, thresholds.get(name)) for name, check in AGAINST_CONTROL.items()]
@@ -31,7 +31,7 @@ def of(window: StageWindow, thresholds: Thresholds, plan: StagePlan) -> tuple[Ch
 
 
 def asked(plan: StagePlan) -> tuple[str, ...]:
-    """The requirements of a go of this stage. A named control is always compared with."""
+    """The requirements of a go of this stage. If the stage has a control, the comparison with it is required."""
     named = (CANARY,) if plan.control is not None else ()
     return tuple(dict.fromkeys((*minimum(plan.stage).required, *plan.required, *named)))
 
@@ -52,7 +52,7 @@ def _of_clients(check: WindowCheck) -> WindowCheck:
 
 
 def builds(plan: StagePlan, found: Sequence[CheckResult]) -> Found:
-    """Whether each of the stage's client builds passes alone."""
+    """Decide whether each of the stage's client builds passes alone."""
     if not plan.client_builds:
         return State.ERROR, "the plan names no client build"
     answers = [each for each in found if each.gate == BUILDS]
@@ -63,7 +63,7 @@ def builds(plan: StagePlan, found: Sequence[CheckResult]) -> Found:
 
 
 def canary(run_dir: Path, plan: StagePlan, found: Sequence[CheckResult]) -> Found:
-    """Whether the new revisions are no worse than the previous ones."""
+    """Decide whether the new revisions are no worse than the previous ones."""
     if plan.control is None:
         return State.NO_DATA, (
             f'no control is named: add control = "NAME" to [stages.{plan.stage}] of the stages file, with the name of a target '

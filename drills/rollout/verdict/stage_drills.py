@@ -1,4 +1,4 @@
-"""The drills of a stage, each judged again from its own files, and their answers to the gates."""
+"""Judge the drills of a stage again from their own files, and return their results for the gates."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from drills.runs.request import SIMULATED
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError
 
-# The checks of gates that need a fault, so only drills can answer them.
+# The gate checks that need a fault, so only drills can decide them.
 CHECKS = (
     "reconnect.live_again_99_s",
     "reconnect.backoff_bounded",
@@ -36,13 +36,13 @@ class DrillEvidence:
     """The drills that count for a stage, its own or an earlier one's. `problem` says why they cannot count."""
 
     of: str  # in words
-    verdicts: Mapping[str, RunVerdict]  # by the run's folder, below the stage's
+    verdicts: Mapping[str, RunVerdict]  # by the run's folder, relative to the stage's
     problem: str = ""
     with_faults: "DrillEvidence | None" = None  # drills on a staging target, if this target allows no faults
 
 
 def of_stage(run_dir: Path, plan: StagePlan) -> DrillEvidence:
-    """The stage's own drills if it requires some; else those of the nearest previous stage that did, on the same revisions."""
+    """The stage's own drills if it requires any; else those of the nearest previous stage that did, with the same revisions."""
     try:
         if "drills" in plan.required or not plan.previous_run:
             return DrillEvidence("drills of this stage", dict(_judged(run_dir)), with_faults=_elsewhere(run_dir, plan))
@@ -66,8 +66,8 @@ def _carried(before: chain.Earlier, plan: StagePlan) -> DrillEvidence:
 def _elsewhere(run_dir: Path, plan: StagePlan) -> "DrillEvidence | None":
     """The drills of a staging target on the same revisions, for a production target, which allows no faults.
 
-    They count as a previous stage does: they belong to the last signed go of a preflight that ended before this one began, with
-    the same thresholds and unchanged files.
+    They count if they belong to the last signed go of a preflight that ended before this one began, not too long ago, with the
+    same thresholds and unchanged files.
     """
     if plan.target_kind != "production" or not plan.revisions.known:
         return None
@@ -92,7 +92,7 @@ def _judged(run_dir: Path) -> Iterator[tuple[str, RunVerdict]]:
 
 
 def requirement(run_dir: Path, plan: StagePlan, drills: DrillEvidence) -> Found:
-    """Whether every drill of this stage passed and is as recorded in `results.jsonl`."""
+    """Whether every drill of this stage passed and matches its record in `results.jsonl`."""
     if drills.problem:
         return State.ERROR, drills.problem
     recorded = evidence.read_lines(run_dir / records.DRILL_RESULTS, DrillDone)
@@ -106,7 +106,7 @@ def requirement(run_dir: Path, plan: StagePlan, drills: DrillEvidence) -> Found:
 
 
 def _mismatches(recorded: list[DrillDone], drills: DrillEvidence) -> Iterator[Found]:
-    """Drills that are recorded but missing, or there but not recorded."""
+    """Drills that are recorded but missing, not recorded, or recorded with another state."""
     there = {(run, drill.name): drill for run, verdict in drills.verdicts.items() for drill in verdict.drills}
     named = {(_below(each.run), each.name): each for each in recorded}
     for run, name in sorted(there.keys() - named.keys()):
@@ -120,14 +120,14 @@ def _mismatches(recorded: list[DrillDone], drills: DrillEvidence) -> Iterator[Fo
 
 
 def _below(run: str) -> str:
-    """The path of a run's folder from the stage's; a bare name is in the drills folder."""
+    """The path of a run's folder relative to the stage's; a bare name is in the drills folder."""
     return run if not run or "/" in run else f"{records.DRILLS}/{run}"
 
 
 def _run(plan: StagePlan, run: str, verdict: RunVerdict) -> Found:
-    """One run of drills: whether it belongs to this stage, and its verdict."""
+    """Judge one run of drills: whether it belongs to this stage, and its verdict."""
     where = f"{verdict.target} ({verdict.target_kind})"
-    same_place = plan.target_kind == "mock" or verdict.target == plan.target  # each drill may have a mock of its own
+    same_place = plan.target_kind == "mock" or verdict.target == plan.target  # each drill may have its own mock
     if verdict.target_kind != plan.target_kind or not same_place:
         return State.ERROR, f"{run}: ran against {where}, not {plan.target} ({plan.target_kind})"
     if verdict.engine in SIMULATED:
@@ -146,7 +146,7 @@ def _summary(drill: DrillVerdict) -> str:
 
 
 def checks(drills: DrillEvidence) -> Iterator[GateCheck]:
-    """The drills' answers to the gates: per check the most severe one; of equal ones the largest value."""
+    """The drills' results for the gates: per check the most severe one; of equal ones the largest value."""
     for name in CHECKS:
         asked = [drills, *([drills.with_faults] if drills.with_faults else [])]
         answered = [(answers, each) for each in asked if (answers := _answers(name, each))]
@@ -182,14 +182,14 @@ def _not_run(name: str, drills: DrillEvidence) -> GateCheck:
 
 
 def unanswered(spec: CheckSpec, origin: Origin, window: str, proof: str, reason: str, *, is_error: bool) -> GateCheck:
-    """A check without an answer, as a stage records it."""
+    """A check without a result, as a stage records it."""
     state = State.ERROR if is_error else State.NOT_RUN
     found = result(spec, Answer(state, NAN, 0, reason), proof, origin=origin)
     return gate_check(dataclasses.replace(found, source="", window=window))
 
 
 def gate_check(found: CheckResult, required: bool = True) -> GateCheck:
-    """A check's answer as a stage records it. A number that is infinite or NaN is null."""
+    """A check's result as a stage records it. Infinity and NaN become null."""
     sound = found.sound()
     fields = dataclasses.asdict(sound) | {
         "state": str(sound.state),

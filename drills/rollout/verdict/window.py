@@ -1,4 +1,4 @@
-"""A stage's window: read it from the files of its folder, judge it by every check, and find a reason to stop at once."""
+"""A stage's window: read it from the stage's files, judge it by every check, and find a reason to stop at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,29 +25,29 @@ from sim.record.history import History
 
 __all__ = ["REGISTRY", "CanaryCheck", "StageWindow", "abort_reason", "judge", "load"]
 
-# The checks whose failure stops a stage at once. A violated invariant stops it, too.
+# Checks whose failure stops a stage at once. A violated invariant also stops it.
 _TRIGGERS = (
     *("replay.divergence", "replay.stale_loops", "error.error_budget_burn_fast", "error.error_budget_burn_slow"),
     *("reconnect.reconnects_per_s", "reconnect.reconnects_per_s_per_100", "reconnect.heartbeat_timeouts_per_s"),
 )
 _CONSUMERS = "delivery.active_consumers"
-_CACHED = 2048  # canary checks whose computed values are kept, because a hold is evaluated many times
+_CACHED = 2048  # canary checks with cached values, because a hold is evaluated many times
 
 
 def judge(window: StageWindow, thresholds: Thresholds) -> tuple[CheckResult, ...]:
-    """The answers of all checks of a window."""
+    """The results of all checks of a window."""
     _prepare(window, thresholds)
     return tuple(answer(check, window, thresholds.get(name)) for name, check in REGISTRY.items())
 
 
 def abort_reason(window: StageWindow, thresholds: Thresholds) -> str:
-    """Why to stop at once: a violated invariant, a diverged replay, a stale loop, a fast burn of the budget. Else empty."""
+    """The reason to stop at once: a violated invariant, or a failed check of `_TRIGGERS`. Empty without one."""
     _prepare(window, thresholds)
     return next(_reasons(window, thresholds), "")
 
 
 def _prepare(window: StageWindow, thresholds: Thresholds) -> None:
-    """Ask every check of each canary check alone, so that its observations are read once, and not once per check."""
+    """Run every check on each canary check alone. So its observations are read once, and not once per check."""
     for each in (*window.canary_checks, *(window.control.canary_checks if window.control else ())):
         alone = replace(window.of_checks([each]), snapshots=(), baseline=None, control=None, problems=())
         each.once("prepared", partial(_ask_all, alone, thresholds))
@@ -71,10 +71,10 @@ def _reasons(window: StageWindow, thresholds: Thresholds) -> Iterator[str]:
 
 
 def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = None, ended: str | None = None) -> StageWindow:
-    """The window of a stage's folder, with that of stage 0 as its baseline. `began` and `ended` are times as in its files.
+    """Load the window of a stage's folder, with that of stage 0 as its baseline. `began` and `ended`: times as in its files.
 
-    Without them: the last hold, since it started or restarted; without a hold, the baseline, from its first snapshot to its
-    last; without both, from the start of the stage to the last snapshot. Raises `EvidenceError`.
+    Their defaults are those of the last hold since it started or restarted. Without a hold: the first and the last snapshot of
+    the baseline. Without both: the start of the stage and the last snapshot. Raises `EvidenceError`.
     """
     plan = evidence.read_plan(run_dir)
     events, snapshots = evidence.read_lines(run_dir / records.HOLD, HoldEvent), sampler.read(run_dir)
@@ -95,7 +95,7 @@ def load(run_dir: Path, baseline_dir: Path | None = None, began: str | None = No
 
 
 def _control(run_dir: Path, plan: StagePlan, since: str, until: str) -> StageWindow | None:
-    """What the control's canary checks observed in the same time; None without a control."""
+    """The window of the control's canary checks in the same time; None without a control."""
     if plan.control is None:
         return None
     found = _CanaryChecks(run_dir, since, until, plan.control.target, plan.target_kind, plan.control.revisions)
@@ -114,9 +114,9 @@ def _span(plan: StagePlan, events: Sequence[HoldEvent], snapshots: Sequence[Snap
 
 
 class _CanaryChecks:
-    """The canary checks of a folder that began between two times: the readable ones, and the problems of the others.
+    """The readable canary checks of a folder that began between two times, and the problems of the unreadable ones.
 
-    With `revisions`, those of the control: failed ones, and ones with unknown revisions, are left out.
+    With `revisions`, reads the control's canary checks and leaves out those that failed or have unknown revisions.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class _CanaryChecks:
                 raise EvidenceError(f"a canary check at {done.at} could not start ({done.reason})")
             folders = results.drill_folders(self._run_dir / done.run)
         except StormgateError as error:
-            if done.status == "not_run":  # it was not started, or killed before it had a drill
+            if done.status == "not_run":  # it did not start, or was killed before its drill started
                 self._cut_short += 1
             else:
                 self._problems.append(str(error).rstrip("."))
@@ -192,7 +192,7 @@ class _CanaryChecks:
 
 @lru_cache(maxsize=_CACHED)
 def _canary_check(folder: Path, path: str, began_s: float, sha256: str) -> CanaryCheck:
-    """A finished canary check. `sha256` is of its observations, so that changed ones are read again. Raises `EvidenceError`."""
+    """A finished canary check. `sha256` is that of its observations: changed ones are read again. Raises `EvidenceError`."""
     drill, _ = _recorded(folder, sha256)
     return CanaryCheck(began_s, lambda: _recorded(folder, sha256)[1], drill, path)
 

@@ -1,6 +1,6 @@
 """The checks of a stage's window, each with its sources. `drills.judging.checks.registry` declares them.
 
-The rest of `verdict`, `report` and tests import it.
+The other modules of `verdict`, `report` and the tests import it.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Decide on the error budget: the share of requests that end in errors, and how fast errors burn the budget.
+"""Decide about the error budget: the share of requests that end in errors, and how fast errors burn the budget.
 
 The requests are token requests, connects and publishes. Servers count them; clients of the canary checks are the second source.
 """
@@ -25,7 +25,7 @@ KINDS = (
     ("tokens", names.TOKEN_FAILURES, names.TOKEN_TRIES),
     ("connects", names.AUTH_FAILURES, names.CONNECTS),
 )
-_Pairs = Mapping[str, tuple[Counted, Counted]]  # by kind, its errors and its tries
+_Pairs = Mapping[str, tuple[Counted, Counted]]  # kind -> errors and tries
 SHARES = {"tokens": samples.token_refusals, "connects": samples.auth_refusals, "publishes": samples.failed_publishes}
 
 
@@ -38,7 +38,7 @@ class _Tally(NamedTuple):
     tries: Floats
 
     def before(self, ends: Floats, span_s: float) -> tuple[Floats, Floats]:
-        """Errors and tries that are certainly in the span before each of these moments."""
+        """Errors and tries of the steps that lie completely in the span before each of these moments."""
         first = np.searchsorted(self.since, ends - span_s, side="left")
         last = np.maximum(np.searchsorted(self.until, ends, side="right"), first)
         errors, tries = (np.concatenate(([0.0], np.cumsum(steps))) for steps in (self.errors, self.tries))
@@ -46,7 +46,7 @@ class _Tally(NamedTuple):
 
 
 def _by_servers(judge: Callable[[StageWindow, _Pairs, Threshold], Answer]) -> Source:
-    """Decide by all kinds of which servers count errors and tries."""
+    """Decide by all kinds of requests for which servers count errors and tries."""
 
     def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
         pairs = _pairs(window)
@@ -79,7 +79,7 @@ def _burn_by_servers(window: StageWindow, pairs: _Pairs, limit: Threshold) -> An
 
 def _burn_by_clients(window: StageWindow, limit: Threshold) -> Answer:
     checks = sorted(window.canary_checks, key=lambda check: check.ended_s)
-    until = np.array([check.ended_s for check in checks])  # its counts are known when it has ended
+    until = np.array([check.ended_s for check in checks])  # the counts of a canary check are known at its end
     shares = [[share_of(check, name, of) for check in checks] for name, of in SHARES.items()]
     tallies = [
         _Tally(until, until, np.array([s.hits for s in kind], np.float64), np.array([s.n for s in kind], np.float64))
@@ -89,7 +89,7 @@ def _burn_by_clients(window: StageWindow, limit: Threshold) -> Answer:
 
 
 def _pairs(window: StageWindow) -> _Pairs:
-    """By kind, its errors and its tries, both from one source."""
+    """Errors and tries of each kind, both from the same source."""
     found = {}
     for kind, errors, tries in KINDS:
         by_source = {each.source: each for each in counted(window, errors)}
@@ -100,7 +100,7 @@ def _pairs(window: StageWindow) -> _Pairs:
 
 
 def _doubt(window: StageWindow, pairs: _Pairs) -> str:
-    """Why the pairs are doubtful: a kind that is promised is missing, or a counter is doubtful."""
+    """Why the pairs are doubtful: a promised kind is missing, or a counter is doubtful. Empty if they are not."""
     missing = [kind for kind, _, tries in KINDS if kind not in pairs and promised(window, tries)]
     if missing:
         return f"errors of {' and '.join(missing)} are promised, but were not served"
@@ -108,7 +108,7 @@ def _doubt(window: StageWindow, pairs: _Pairs) -> str:
 
 
 def _tally(errors: Counted, tries: Counted) -> _Tally | None:
-    """None if the two were not served together, so that they cannot be related."""
+    """Combine two counters; None if they were not served together and so cannot be compared."""
     if not np.array_equal(errors.t, tries.t):
         return None
     clean = tries.clean
@@ -116,7 +116,7 @@ def _tally(errors: Counted, tries: Counted) -> _Tally | None:
 
 
 def _burn(tallies: Sequence[_Tally], ends: Floats, began_s: float, limit: Threshold) -> Answer:
-    """The fastest burn over both spans at once. It fails only by the lower bounds of the ratios."""
+    """Decide by the fastest burn over both spans at once. Only the lower bounds of the ratios can fail it."""
     long_s, short_s, budget = limit.long_s or 0.0, limit.window_s or 0.0, limit.budget or 1.0
     ends = ends[ends >= began_s + short_s]
     errors, tries = np.moveaxis(np.array([_sums(tallies, ends, span_s) for span_s in (long_s, short_s)]), 1, 0)

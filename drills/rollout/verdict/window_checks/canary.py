@@ -1,8 +1,8 @@
-"""The checks of a canary against its control: the same canary checks, in turns, on the new revisions and on the previous ones.
+"""Compare a canary with its control: the same canary checks run in turns on the new revisions and on the previous ones.
 
-Other checks find what is bad in itself; these find whether the new revisions are worse than the previous ones. Latencies are
+Other checks judge absolute values; these find whether the new revisions are worse than the previous ones. Latencies are
 compared twice: all samples together, and each canary check with the control's nearest in time. Samples of one canary check
-share influences such as a busy minute of the machine, so all samples together are too certain. The wider bounds count.
+share influences, such as a busy minute of the machine, so bounds from all samples are too narrow. The wider bounds count.
 """
 
 import math
@@ -24,13 +24,13 @@ from sim.analysis import statistics
 
 _MAX_CHANCE_TO_FAIL = 0.001  # [ours] small, because a hold is evaluated many times
 _MIN_CHANCE_TO_PASS = 0.05
-_CONFIDENCE = 0.975  # of each of the two bounds of a ratio, so that both hold with 95 %
-_MIN_PAIRS = 5  # the median of fewer has no bounds
-Judge = Callable[[StageWindow, StageWindow, Threshold], Answer]  # of the canary and the control
+_CONFIDENCE = 0.975  # of each of the two bounds of a ratio, so that both together hold with 95 %
+_MIN_PAIRS = 5  # the median of fewer pairs has no bounds
+Judge = Callable[[StageWindow, StageWindow, Threshold], Answer]  # arguments: canary, control, threshold
 
 
 def _compare(judge: Judge) -> tuple[Source]:
-    """Compare both sides. A problem of one of them leaves nothing to compare."""
+    """Make the source that compares both sides. If a side's evidence is invalid, only a failure counts."""
 
     def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
         control = window.control
@@ -51,7 +51,7 @@ def _nothing(side: str) -> Answer:
 
 
 def _unless_left_out(canary: StageWindow, control: StageWindow, found: Answer) -> Answer:
-    """The answer; inconclusive if too many canary checks of a side are left out, because the others may be a lucky choice."""
+    """Make the result inconclusive if too many canary checks of a side are left out: the rest may not be representative."""
     for side, window in (("canary", canary), ("control", control)):
         out = window.cut_short + len(window.canary_checks) - len(on_time(window).canary_checks)
         of = window.cut_short + len(window.canary_checks)
@@ -98,7 +98,7 @@ def _p95(name: str, of: SamplesOf, what: str) -> Judge:
 
 
 def _times(canary: StageWindow, control: StageWindow, name: str, of: SamplesOf) -> Iterator[float]:
-    """The p95 of each canary check of the canary, as a multiple of that of the control's nearest in time."""
+    """The p95 of each canary check of the canary, divided by that of the control's nearest in time."""
     left = list(control.canary_checks)
     for check in sorted(canary.canary_checks, key=lambda each: each.began_s):
         if not left:

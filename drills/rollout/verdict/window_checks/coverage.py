@@ -1,4 +1,4 @@
-"""The checks of the window itself: enough snapshots, canary checks that ran as planned, and no violated invariant."""
+"""Check the window itself: enough snapshots, canary checks as planned, and no violated invariant."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from sim.analysis.invariants import Violation
 
 
 def violations(window: StageWindow) -> list[Violation]:
-    """All invariants that a canary check found violated."""
+    """All invariants that were violated in a canary check."""
     return [found for check in window.canary_checks for found in check.once("invariants", _violations)]
 
 
@@ -58,7 +58,7 @@ def _canary_checks(window: StageWindow, threshold: Threshold | None) -> Answer |
 
 
 def _failed_phases(case: Case) -> list[Answer]:
-    """The checks of a drill's phases that did not pass in a canary check, except that of its load generator."""
+    """The checks of a drill's phases that did not pass in a canary check, except the check of the load generator."""
     found = []
     for name, decide in phases.DECISIONS.items():
         if OF_RUNS[name].takes_threshold:

@@ -1,4 +1,4 @@
-"""The sources of the checks of the gate reconnect: rates that are held. What only a fault can show is asked of drills."""
+"""The sources of the checks of the gate reconnect: sustained rates. Drills decide the checks that need a fault."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from sim.record.observations import Kind
 
 
 def _reconnects(case: Case) -> int:
-    """Connects of clients that connected before, except after a token renewal."""
+    """Connects of clients that had connected before, except after a token renewal."""
     tries, ended = case.history.fleet(Kind.CONNECT_ATTEMPTED), case.history.fleet(Kind.DISCONNECTED)
     renewals = int(case.history.detail_is(ended, ["token_refresh_due"]).sum())
     return max(len(tries) - len(np.unique(tries.client)) - renewals, 0)
@@ -30,7 +30,7 @@ def _timeouts(case: Case) -> int:
 class _Rate:
     """A rate among the canary checks' clients, or per `per_clients` of them.
 
-    It is never scaled to the whole service: a few clients for a few seconds cannot represent it.
+    It is not scaled to the whole service, which a few clients for a few seconds cannot represent.
     """
 
     name: str
@@ -69,7 +69,7 @@ class _Rate:
         return events, seconds / scale if scale else 0.0
 
     def _is_held(self, span: StageWindow, scale: float, limit: float) -> bool:
-        """Whether two or more canary checks within ten minutes were all over the limit."""
+        """Whether at least two canary checks within ten minutes were all over the limit."""
         each = [self._seen((check,), scale) for check in span.canary_checks]
         return len(each) > 1 and all(events > limit * seconds for events, seconds in each)
 

@@ -107,7 +107,7 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
         growth.of_servers(names.PUBLISH_FAILED, "failed publishes"),
         growth.of_clients("publishes", _count_failed_publishes, "failed publishes", "synthetic"),
     ),
-    # What the metrics endpoint calls dropped was trimmed, so only clients are asked.
+    # The metrics endpoint counts trimmed deliveries as dropped, so only clients are a source.
     "delivery.dropped_deliveries": (
         clients.counted("delivery.dropped_deliveries", "events never delivered", "expected deliveries"),
     ),

@@ -1,4 +1,4 @@
-"""Decide on surges: refusals of one kind within five minutes, compared with the hour before them."""
+"""Decide about surges: refusals of one kind within five minutes, compared with the hour before."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ _NO_BASELINE = "{} in {:g} s, without an hour before them to compare with"
 
 
 def of_servers(names: Sequence[str], what: str) -> Source:
-    """Decide by counters. In the first hour of a window, stage 0 stands for the hour before."""
+    """Decide by counters. In the first hour of a window, stage 0 replaces the hour before."""
 
     def judge(window: StageWindow, source: Counted, limit: Threshold) -> Answer:
         return _surge(source, _usual(window, names), window.interval_s, limit, what)
@@ -77,7 +77,7 @@ def _compared(low: float, high: float, usual_low: float, usual_high: float, limi
 
 
 def of_clients(code: str, what: str) -> Source:
-    """Decide by the refusals that clients of the canary checks received, per connect, because they are not always connected."""
+    """Decide by the refusals that canary check clients received, per connect, because they are not always connected."""
 
     def share_of(history: History) -> Share:
         refused = history.fleet(Kind.CONNECT_FAILED, Kind.SUBSCRIBE_REFUSED)

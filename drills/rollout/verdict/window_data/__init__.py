@@ -1,4 +1,4 @@
-"""The evidence of a stage's window, and the ways to decide on it: by servers' counters or by what clients observed.
+"""The evidence of a stage's window, and the ways to decide: by servers' counters or by the observations of clients.
 
-`window_checks` and the rest of `verdict` import it.
+`window_checks` and the other modules of `verdict` import it.
 """

@@ -1,8 +1,8 @@
-"""How a check of a stage's window decides: from which sources, in which order, and what makes an answer doubtful.
+"""How a check of a stage's window decides: its sources, their order, and the reasons to doubt a result.
 
-All sources of a check are asked, in order. A failure or an error of any source counts; otherwise the first source with data
-decides. Clients replace servers only if servers answered all the time and do not have the metric at all. A metric that is
-promised but not served, or served with holes, cannot be replaced.
+All sources of a check decide, in order. A failure or an error of any source counts; otherwise the first source with data
+decides. Clients replace servers only if servers answered all the time and do not have the metric at all. If a metric is
+promised but not served, or served with holes, clients cannot replace it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from drills.rollout.verdict.window_data.counters import Counted, counted, disagr
 from drills.rollout.verdict.window_data.stage_window import StageWindow
 
 Decide = Callable[[StageWindow, Threshold | None], Answer | None]
-"""A source's decision; None if it does not have such data at all."""
+"""A function that decides for one source; it returns None if the source does not have such data at all."""
 EVIDENCE = {"server": SNAPSHOTS, "client": CANARY_CHECK_LIST, "synthetic": CANARY_CHECK_LIST}
 
 
@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowCheck:
-    """A declared check and its sources, in the order in which they are asked."""
+    """A declared check and its sources, in the order in which they decide."""
 
     spec: CheckSpec
     sources: tuple[Source, ...]
@@ -44,22 +44,22 @@ class WindowCheck:
 
 
 def attach(declared: Mapping[str, CheckSpec], sources: Mapping[str, tuple[Source, ...]]) -> Mapping[str, WindowCheck]:
-    """Each declared check with its sources, in the order of the declarations."""
+    """Combine each declared check with its sources, in the order of the declarations."""
     return {name: WindowCheck(spec, sources[name]) for name, spec in declared.items()}
 
 
 def answer(check: WindowCheck, window: StageWindow, threshold: Threshold | None) -> CheckResult:
-    """One check's result. An exception inside it makes it an `error` that says what happened."""
+    """The result of one check. An exception inside the check becomes an `error` with its text."""
     origin, found = _decide(check, window, threshold)
     return result(check.spec, found, EVIDENCE[origin], threshold, origin)
 
 
 class Suspicion(Answer):
-    """An answer that may be a failure but lacks the data to decide. A pass of another source does not replace it."""
+    """A result that may be a failure but lacks the data to decide. A pass of another source does not replace it."""
 
 
 def _decide(check: WindowCheck, window: StageWindow, threshold: Threshold | None) -> tuple[Origin, Answer]:
-    """The first source with a failure, an error or a suspicion; else the first with data."""
+    """The result of the first source with a failure; else with an error; else with a suspicion; else with data."""
     first = check.sources[0].origin
     if check.spec.takes_threshold and threshold is None:
         return first, Answer(State.ERROR, NAN, 0, f"there is no threshold for {check.spec.name}")
@@ -72,29 +72,29 @@ def _decide(check: WindowCheck, window: StageWindow, threshold: Threshold | None
 def _ask(source: Source, window: StageWindow, threshold: Threshold | None) -> Answer | None:
     try:
         return source.decide(window, threshold)
-    except Exception as error:  # a check that does not work must not count as one that passes
+    except Exception as error:  # a broken check must not count as a pass
         return Answer(State.ERROR, NAN, 0, f"the check could not be worked out: {error or type(error).__name__}")
 
 
 def doubted(found: Answer, doubt: str) -> Answer:
-    """The answer; a pass with a doubt is inconclusive."""
+    """Return the result; a pass with a doubt becomes inconclusive."""
     if not doubt or found.state is not State.PASS:
         return found
     return replace(found, state=State.INCONCLUSIVE, reason=f"{doubt} ({found.reason})")
 
 
 def most_severe(answers: Sequence[Answer]) -> Answer:
-    """The answer with the most severe state; the first of equal ones."""
+    """The result with the most severe state; the first of equal ones."""
     return min(answers, key=lambda each: GRAVEST_FIRST.index(each.state))
 
 
 def by_limit(low: float, high: float, limit: float) -> State:
-    """Decide by bounds: fail if the lower is over the limit, pass if the upper is not."""
+    """Decide by bounds: fail if the lower is over the limit, pass if the upper is at most the limit, else inconclusive."""
     return State.FAIL if low > limit else State.PASS if high <= limit else State.INCONCLUSIVE
 
 
 def from_servers(names: Sequence[str], judge: Callable[[StageWindow, Counted, Threshold], Answer]) -> Source:
-    """The servers' counters: `judge` decides by each server source that has all of them."""
+    """Make a source of servers' counters: `judge` decides by each server source that has all of them."""
 
     def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
         return by_server(window, names, lambda source: judge(window, source, needed(threshold)))
@@ -103,7 +103,7 @@ def from_servers(names: Sequence[str], judge: Callable[[StageWindow, Counted, Th
 
 
 def by_server(window: StageWindow, names: Sequence[str], judge: Callable[[Counted], Answer]) -> Answer | None:
-    """The answer of the servers' counters; None if the servers do not have them, so that another source may answer."""
+    """Decide by the servers' counters; None if the servers do not have them, so that another source may decide."""
     sources = counted(window, names)
     if not sources:
         return unserved(window, names)
@@ -113,7 +113,7 @@ def by_server(window: StageWindow, names: Sequence[str], judge: Callable[[Counte
 
 
 def unserved(window: StageWindow, names: Sequence[str]) -> Answer | None:
-    """The answer for counters without data; None if servers answered all the time and do not promise them."""
+    """The result for counters without data; None if servers answered all the time and do not promise them."""
     if promised(window, names):
         return Answer(State.NO_DATA, NAN, 0, f"{', '.join(names)}: promised, but never served together")
     if why := unanswered(window, names):
@@ -122,19 +122,19 @@ def unserved(window: StageWindow, names: Sequence[str]) -> Answer | None:
 
 
 def trusted(window: StageWindow, found: Answer) -> Answer:
-    """A server's answer; an error if snapshots were changed, unless it is a failure."""
+    """Return a server's result; an error if snapshots are invalid, unless it is a failure."""
     if window.snapshot_problem and found.state is not State.FAIL:
         return replace(found, state=State.ERROR, reason=f"{window.snapshot_problem} ({found.reason})")
     return found
 
 
 def from_clients(judge: Callable[[StageWindow, Threshold], Answer], origin: Origin = "client") -> Source:
-    """The clients of the canary checks: `judge` decides by what they observed."""
+    """Make a source of the canary checks' clients: `judge` decides by their observations."""
     return Source(origin, lambda window, threshold: by_clients(window, lambda: judge(window, needed(threshold))))
 
 
 def by_clients(window: StageWindow, judge: Callable[[], Answer]) -> Answer | None:
-    """The answer of the canary checks' clients; None without a canary check."""
+    """Decide by the clients of the canary checks; None without a canary check."""
     if window.canary_check_problem:
         found = judge() if window.canary_checks else Answer(State.NO_DATA, NAN, 0, "there is no canary check")
         if found.state is State.FAIL:

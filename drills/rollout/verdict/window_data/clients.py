@@ -1,6 +1,6 @@
-"""Decide by what the clients of all canary checks observed: sums for ratios and counts, all samples together for percentiles.
+"""Decide by the observations of the canary checks' clients: sums for ratios and counts, pooled samples for percentiles.
 
-A canary check with a late load generator measured itself, so decisions about time leave it out.
+A canary check with a late load generator measured its own delay, so decisions about time leave it out.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +20,8 @@ from sim.analysis.samples import Share
 from sim.analysis.statistics import Bounds
 from sim.record.history import Floats, History
 
-SPAN_S = 600.0  # of the spans of which the worst one decides
-MAX_LEFT_OUT_SHARE = 0.1  # [ours] of the canary checks: cut short, failed, or with a late load generator
+SPAN_S = 600.0  # length of the spans; the worst span decides
+MAX_LEFT_OUT_SHARE = 0.1  # [ours] share of canary checks: cut short, failed, or with a late load generator
 _DRILL_CHECKS = {**service.DECISIONS, **phases.DECISIONS}
 _GENERATOR = Threshold(threshold=250.0, comparator="<=", unit="ms", source="[ours]", minimum_n=20)
 ShareOf = Callable[[History], Share]
@@ -29,7 +29,7 @@ SamplesOf = Callable[[Case], Floats]
 
 
 def share_of(check: CanaryCheck, name: str, of: ShareOf) -> Share:
-    """The share of one canary check."""
+    """The hits and the sample size of one canary check."""
     return check.once(f"share.{name}", lambda case: of(case.history))
 
 
@@ -40,7 +40,7 @@ def total(shares: Iterable[Share]) -> Share:
 
 
 def pooled(window: StageWindow, name: str, of: ShareOf) -> Share:
-    """The sum of a share over all canary checks."""
+    """The summed hits and sample sizes of all canary checks."""
     return total(share_of(check, name, of) for check in window.canary_checks)
 
 
@@ -50,7 +50,7 @@ def ratio(name: str, of: ShareOf, what: str, origin: Origin = "client") -> Sourc
 
 
 def ratio_per_span(name: str, of: ShareOf, what: str) -> Source:
-    """Decide by the worst ten minutes. Ten minutes without a hit pass, however few tries they have."""
+    """Decide by the worst ten minutes. Ten minutes without a hit pass, even with few tries."""
 
     def judge(window: StageWindow, threshold: Threshold) -> Answer:
         found = []
@@ -65,14 +65,14 @@ def ratio_per_span(name: str, of: ShareOf, what: str) -> Source:
 
 
 def worst(answers: Sequence[Answer], what: str) -> Answer:
-    """The most severe answer; of equal ones that with the largest value."""
+    """The most severe result; of equal ones the one with the largest value."""
     if not answers:
         return Answer(State.NO_DATA, NAN, 0, f"there were no {what}")
     return most_severe(sorted(answers, key=lambda each: -each.value if each.value == each.value else 0.0))
 
 
 def spans(window: StageWindow) -> Iterator[StageWindow]:
-    """The canary checks of every ten minutes that start with one. A span without a new one is left out."""
+    """Windows of ten minutes, each from the start of a canary check. A window that adds no canary check is left out."""
     checks = sorted(window.canary_checks, key=lambda check: check.began_s)
     began = np.array([check.began_s for check in checks])
     last = 0
@@ -138,7 +138,7 @@ def p95_per_span(name: str, samples_of: SamplesOf, what: str) -> Source:
 
 
 def p95_against_baseline(name: str, samples_of: SamplesOf, what: str) -> Source:
-    """Decide by the 95th percentile, as a multiple of that of stage 0."""
+    """Decide by the 95th percentile, divided by that of stage 0."""
 
     def judge(window: StageWindow, threshold: Threshold) -> Answer:
         fit, baseline = on_time(window), window.baseline
@@ -154,7 +154,7 @@ def p95_against_baseline(name: str, samples_of: SamplesOf, what: str) -> Source:
 
 
 def _against(now: Bounds, before: Bounds, threshold: Threshold, what: str) -> Answer:
-    """Compare the upper bound now with the value before. It fails if even the lower bound is over the upper bound before."""
+    """Pass by the upper bound now and the value before; fail by the lower bound now and the upper bound before."""
     minimum_n = threshold.minimum_n or 0
     if min(now.n, before.n) < minimum_n or not before.value > 0:
         reason = f"{now.n} {what} against {before.n} of stage 0 are too few; {minimum_n} are needed of each"
@@ -171,7 +171,7 @@ def _against(now: Bounds, before: Bounds, threshold: Threshold, what: str) -> An
 
 
 def _unless_late(window: StageWindow, fit: StageWindow, found: Answer) -> Answer:
-    """The answer; inconclusive if the load generator was late in too many canary checks."""
+    """Return the result; inconclusive if the load generator was late in too many canary checks."""
     n, late = len(window.canary_checks), len(window.canary_checks) - len(fit.canary_checks)
     if late > MAX_LEFT_OUT_SHARE * n:
         reason = f"the load generator was late in {late} of {n} canary checks ({found.reason})"

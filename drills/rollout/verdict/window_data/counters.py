@@ -1,13 +1,13 @@
-"""What servers counted in a window, by source, with everything that makes it doubtful.
+"""The servers' counts in a window, by source, with the reasons to doubt them.
 
-Two answers say how much was counted between them, but not when. So the count of a shorter span has two bounds: the steps within
-it, and the steps that touch it. Removing an answer only moves the bounds apart.
+Two answers give the count between them, but not its times. So the count of a shorter span has two bounds: the steps within it,
+and the steps that overlap it. A missing answer only widens the bounds.
 
-A counter that decreased was restarted by a new process. Its series is split there, and its new value was counted since then.
-Unless a fault was active at that time, the count that was lost with the old process is unknown.
+A counter that decreased belongs to a new process. Its new value is the count since the restart. The count that was lost with
+the old process is unknown, so the series is doubtful, unless a fault was active at that time.
 
-Each source is compared with the publishes of the canary checks that were acknowledged. A source that counted fewer belongs to
-another runtime, or to a part of this one, and nothing that it counted can pass.
+Each source is compared with the acknowledged publishes of the canary checks. A source that counted fewer belongs to another
+runtime, or to a part of this one, and no check can pass by its counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,9 @@ from sim.record.observations import Kind
 
 SOURCES = ("metrics", "control", "prometheus")
 _ANSWERED = ("ok", "no_metrics")
-_MAX_START_INTERVALS = 2  # [ours] from the start of a window to its first answer, such as after a restarted hold
-_PUBLISHED = ("mirror.published_total", "mirror.duplicate_suppressed_total")  # accepted publishes, repeated ones included
-_SCRAPE_INTERVALS = 2  # [ours] by which one source may be behind another that it scrapes
+_MAX_START_INTERVALS = 2  # [ours] intervals from the start of a window to its first answer, for example after a restarted hold
+_PUBLISHED = ("mirror.published_total", "mirror.duplicate_suppressed_total")  # accepted publishes, including repeated ones
+_SCRAPE_INTERVALS = 2  # [ours] intervals by which a source may be behind another one that it scrapes
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Counted:
     source: str
     t: Floats
     steps: Floats
-    clean: Mask  # by step: no fault was active
-    doubt: str  # why it cannot pass anything; empty if it can
+    clean: Mask  # per step: no fault was active
+    doubt: str  # why no check can pass by it; empty if one can
 
     @cached_property
     def total(self) -> int:
@@ -46,13 +46,13 @@ class Counted:
         return round(float(self.steps[self.clean].sum()))
 
     def within(self, since_s: float, until_s: float) -> tuple[float, float]:
-        """The least and the largest possible count between two moments."""
+        """The smallest and the largest possible count between two moments."""
         inside = self.clean & (self.t[:-1] >= since_s) & (self.t[1:] <= until_s)
         touching = self.clean & (self.t[:-1] < until_s) & (self.t[1:] > since_s)
         return float(self.steps[inside].sum()), float(self.steps[touching].sum())
 
     def worst(self, width_s: float) -> tuple[float, float]:
-        """The least and the largest possible count of the worst span of this width."""
+        """The smallest and the largest possible count of the worst span of this width."""
         begin = np.arange(len(self.steps))
         inside = np.searchsorted(self.t, self.t[:-1] + width_s, side="right") - 1
         touching = np.searchsorted(self.t[:-1], self.t[1:] + width_s, side="left")
@@ -64,7 +64,7 @@ class Counted:
 
     @cached_property
     def reached(self) -> Floats:
-        """By moment, the count since the first one, without times of faults."""
+        """The count from the first moment to each moment, without times of faults."""
         return np.concatenate(([0.0], np.cumsum(np.where(self.clean, self.steps, 0.0))))
 
 
@@ -123,14 +123,14 @@ def _doubt(window: StageWindow, t: Floats, resets: Mask, names: Sequence[str], l
 
 
 def _foreign(window: StageWindow, source: str) -> str:
-    """Why a source does not belong to the runtime that the canary checks published to; empty if it may."""
+    """Why a source cannot belong to the runtime that the canary checks published to; empty if it can."""
     if source not in window.foreign_sources:
         window.foreign_sources[source] = next(_uncounted(window, source), "")
     return window.foreign_sources[source]
 
 
 def _uncounted(window: StageWindow, source: str) -> Iterator[str]:
-    """Canary checks that published more than a source counted, scraping delay included."""
+    """Texts about canary checks that published more than a source counted, allowing for the scraping delay."""
     answers, delay_s = window.of(source), _SCRAPE_INTERVALS * window.interval_s
     values = np.column_stack([answers.metric(name) for name in _PUBLISHED])
     having = ~np.isnan(values).any(axis=1)
@@ -155,7 +155,7 @@ def _published(case: Case) -> int:
 
 
 def disagreement(window: StageWindow, sources: Sequence[Counted]) -> str:
-    """How another source contradicts the first, in words; empty if they agree or cannot be compared."""
+    """A text about the first source that contradicts `sources[0]`; empty if all agree or cannot be compared."""
     found = (_disagreement(sources[0], other, _SCRAPE_INTERVALS * window.interval_s) for other in sources[1:])
     return next((text for text in found if text), "")
 

@@ -1,6 +1,6 @@
-"""Decide whether something keeps growing: by its increments in six equal blocks of a window, and minute by minute.
+"""Decide whether a count keeps growing: by its increments in six equal blocks of a window, and minute by minute.
 
-A check of the level always accompanies it, because a trend does not show what is bad and steady.
+A check of the level always accompanies it, because a trend does not show a value that is bad but constant.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from sim.analysis import statistics
 from sim.record.history import Floats, Ints
 
 BLOCKS = 6
-MIN_S = 13  # of Mann and Kendall's S: at most one pair of six blocks is out of order
+MIN_S = 13  # of the Mann-Kendall statistic S: at most one pair of six blocks is out of order
 MINUTE_P = 0.01
 _PER_S = 600.0  # counts are per ten minutes
 
@@ -36,7 +36,7 @@ def of_servers(names: Sequence[str], what: str) -> Source:
 
 
 def _per_block(source: Counted, blocks: int) -> Floats:
-    """The count in each of N equal blocks, per ten minutes without a fault; NaN in a block without such time."""
+    """The rate in each of `blocks` equal blocks, per ten minutes without a fault; NaN if a block has no such time."""
     edges = np.linspace(source.t[0], source.t[-1], blocks + 1)
     clean_s = np.concatenate(([0.0], np.cumsum(np.where(source.clean, np.diff(source.t), 0.0))))
     seconds = np.diff(np.interp(edges, source.t, clean_s))
@@ -66,7 +66,7 @@ def _sums(block: Ints, values: Floats) -> Floats:
 
 
 def _rates(events: Floats, seconds: Floats) -> Floats:
-    """Per ten minutes; NaN without any time."""
+    """Rates per ten minutes; NaN where the time is zero."""
     there = seconds > 1e-6
     return np.where(there, events * _PER_S / np.where(there, seconds, 1.0), np.nan)
 

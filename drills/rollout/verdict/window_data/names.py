@@ -13,7 +13,7 @@ AUTH_FAILURES = (
 )
 UNAUTHORIZED, TOKEN_EXPIRED = ("auth_failures.unauthorized_total",), ("auth_failures.token_expired_total",)
 STALE_CURSORS = ("delivery.stale_cursor_events_total",)
-# From the operators' alert list. No endpoint serves them; a Prometheus may have them.
+# From the operators' alert list. No endpoint serves these metrics; a Prometheus may have them.
 CONNECTS = ("sockets.connects_total",)
 RECONNECTS = ("sockets.reconnects_total",)
 HEARTBEAT_TIMEOUTS = ("sockets.heartbeat_timeouts_total",)

@@ -1,4 +1,4 @@
-"""Decide by what the servers counted."""
+"""Decide by the servers' counters."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from drills.rollout.verdict.window_data.stage_window import StageWindow
 from sim.analysis.samples import Share
 from sim.record.history import Floats
 
-RATE_S, HELD_S = 300.0, 600.0  # a rate over five minutes counts if it is held for ten
+RATE_S, HELD_S = 300.0, 600.0  # a rate over five minutes counts if it lasts for ten
 
 
 def ratio(hits: Sequence[str], tries: Sequence[str], what: str) -> Source:
-    """Decide by hits among tries, which include the hits. Another source may answer if no server counts tries."""
+    """Decide by hits among tries, which include the hits. Another source may decide if no server counts tries."""
 
     def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
         def judge(source: Counted) -> Answer:
@@ -54,12 +54,12 @@ def count_per_span(names: Sequence[str], what: str) -> Source:
 
 
 def warning(value: float, limit: Threshold) -> str:
-    """A warning about a value that passes but is over `warn`; else empty."""
+    """A warning if a passing value is over `warn`; else empty."""
     return f"; a warning: over {limit.warn:g}" if limit.warn is not None and value > limit.warn else ""
 
 
 def held_rate(names: Sequence[str], what: str, per_clients: bool = False) -> Source:
-    """Decide by the rate over five minutes that was held for ten."""
+    """Decide by the rate over five minutes that lasted for ten."""
 
     def decide(window: StageWindow, threshold: Threshold | None) -> Answer | None:
         if per_clients and not window.clients:
@@ -82,6 +82,6 @@ def _held(source: Counted, limit: Threshold, what: str, scale: float) -> Answer:
 
 
 def _highest_held(t: Floats, rates: Floats) -> float:
-    """The highest rate that was held for `HELD_S`."""
+    """The highest rate that lasted for `HELD_S`."""
     spans = ((first, int(np.searchsorted(t, begin + HELD_S, side="left"))) for first, begin in enumerate(t))
     return max((float(rates[first : last + 1].min()) for first, last in spans if last < len(t)), default=0.0)

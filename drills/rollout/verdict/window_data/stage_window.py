@@ -1,4 +1,4 @@
-"""One window of a stage with its evidence: snapshots of the servers, and what clients of the canary checks observed.
+"""One window of a stage with its evidence: snapshots of the servers, and observations of the canary checks' clients.
 
 Seconds are POSIX seconds. Missing snapshots, rows and canary checks are found here: evidence with a problem can still fail a
 check, but cannot pass one.
@@ -24,18 +24,18 @@ from sim.record.history import Floats, History, Ints, Mask
 T = TypeVar("T")
 MIN_SNAPSHOTS = 50
 COVERED_SHARE = 0.9
-LIVE_PHASES = ("baseline", "hold")  # in the others stormgate changes the sync service
-_PRIMARY = ("metrics", "prometheus", "control")  # the first one that was asked decides the coverage
-_MAX_SET_BACK_S = 1.0  # [ours] by which a synchronised clock may go back
-_MIN_CLIENT_HOLE_S = 600.0  # [ours] a shorter time without a canary check is no hole
+LIVE_PHASES = ("baseline", "hold")  # in all other phases stormgate changes the sync service
+_PRIMARY = ("metrics", "prometheus", "control")  # the first one with snapshots decides the coverage
+_MAX_SET_BACK_S = 1.0  # [ours] how far time synchronization may set the clock back
+_MIN_CLIENT_HOLE_S = 600.0  # [ours] a shorter time without a canary check does not count as a hole
 
 
 @dataclass(frozen=True)
 class CanaryCheck:
-    """One drill that ran beside a stage and only observed. Its observations count seconds from `began_s`."""
+    """A drill without faults that ran during a stage. Its observations count seconds from `began_s`."""
 
     began_s: float
-    source: History | Callable[[], History]  # observations, or how to read them: those of a day do not fit into memory
+    source: History | Callable[[], History]  # observations, or a function to read them: those of a day do not fit into memory
     drill: Drill
     path: str  # its folder, relative to the stage's
     _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -46,7 +46,7 @@ class CanaryCheck:
         return self.source if isinstance(self.source, History) else self.source()
 
     def once(self, name: str, compute: Callable[[Case], T]) -> T:
-        """A value computed from it alone, and only once, because a hold is evaluated many times."""
+        """Compute a value from this check alone, only once, because a hold is evaluated many times."""
         if name not in self._known:
             self._known[name] = compute(Case(self.drill, self.history))
         return cast(T, self._known[name])
@@ -90,29 +90,29 @@ class StageWindow:
     began_s: float
     ended_s: float
     interval_s: float
-    snapshots: tuple[Snapshot, ...]  # only those within
-    canary_checks: tuple[CanaryCheck, ...]  # only those that began within
+    snapshots: tuple[Snapshot, ...]  # those within the window
+    canary_checks: tuple[CanaryCheck, ...]  # those that began within the window
     baseline: "StageWindow | None" = None  # stage 0's
-    clients: int = 0  # number of clients of the whole service, for rates; 0 if unknown
+    clients: int = 0  # clients of the whole service, for rates; 0 if unknown
     expected_canary_checks: int | None = None  # recorded for this window; None if unknown
-    problems: tuple[str, ...] = ()  # canary checks with missing or changed evidence, in words
+    problems: tuple[str, ...] = ()  # sentences on canary checks with missing or changed evidence
     cut_short: int = 0  # canary checks that did not start or did not end, and are left out
-    control: "StageWindow | None" = None  # of the same time, with the canary checks of the control
+    control: "StageWindow | None" = None  # the same time, with the canary checks of the control
 
     def of_checks(self, checks: "Iterable[CanaryCheck]") -> "StageWindow":
-        """The window with other canary checks."""
+        """Copy the window with other canary checks."""
         return replace(self, canary_checks=tuple(checks), expected_canary_checks=None)
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Length of the window in seconds."""
         return self.ended_s - self.began_s
 
     @cached_property
     def revisions(self) -> tuple[Revisions, ...]:
-        """The pairs of revisions that servers reported, each once, in order.
+        """The pairs of revisions that servers reported, without duplicates, in order.
 
-        A snapshot has the revision of one service. The other service keeps its last one, and has its first one before that.
+        A snapshot has the revision of one service. The pair has the last known revision of the other one, or else its first.
         """
         reported = [each.revisions for each in self.ordered]
         control = next((each.control for each in reported if each.control), "")
@@ -140,7 +140,7 @@ class StageWindow:
 
     @cached_property
     def foreign_sources(self) -> dict[str, str]:
-        """By source, why it belongs to another runtime than the canary checks; filled when asked."""
+        """Cache: for each source, why it belongs to another runtime than the canary checks."""
         return {}
 
     @cached_property
@@ -169,9 +169,9 @@ class StageWindow:
 
     @cached_property
     def client_hole(self) -> str:
-        """The time without a canary check, if it is too long; else empty.
+        """A text about the longest time without a canary check if it is too long; else empty.
 
-        Too long is over three intervals between canary checks, by their median.
+        It is too long if it exceeds three median intervals between canary checks, and ten minutes.
         """
         began = np.sort(np.array([check.began_s for check in self.canary_checks]))
         interval_s = float(np.median(np.diff(began))) if len(began) > 1 else 0.0
@@ -181,13 +181,13 @@ class StageWindow:
 
     @cached_property
     def primary(self) -> str:
-        """The source that decides the coverage; empty if no server was asked."""
+        """The source that decides the coverage; empty without a snapshot."""
         asked = {each.source for each in self.snapshots}
         return next((source for source in _PRIMARY if source in asked), "")
 
     @cached_property
     def coverage(self) -> Coverage:
-        """How well snapshots cover the window: the answers of the primary source that had data."""
+        """How well the usable answers of the primary source cover the window."""
         found = covered(self, moments([each for each in self.ordered if each.source == self.primary and each.ok]))
         if not self.primary:
             return _with(found, State.NO_DATA, "no server was asked")
@@ -209,32 +209,32 @@ class Answers:
         self._broken = np.concatenate(([0], np.cumsum([not is_clean(each) for each in snapshots])))
 
     def metric(self, name: str) -> Floats:
-        """The metric by answer that had data; NaN if it is missing."""
+        """The metric of each usable answer; NaN if it is missing."""
         if name not in self._metrics:
             found = np.array([each.metrics.get(name, np.nan) for each in self.ok], np.float64)
             self._metrics[name] = np.where(np.isfinite(found), found, np.nan)
         return self._metrics[name]
 
     def dirty(self, having: Ints) -> Mask:
-        """By step between two of `ok`, at these places: whether a fault was active at any answer."""
+        """For each step between two of these answers of `ok`: whether stormgate changed something at any answer."""
         place = self._place[having]
         dirty: Mask = self._broken[place[1:] + 1] > self._broken[place[:-1]]
         return dirty
 
 
 def moment_s(snapshot: Snapshot) -> float:
-    """When the snapshot was taken."""
+    """The time of a snapshot, in POSIX seconds."""
     return from_iso(snapshot.at).timestamp()
 
 
 def moments(snapshots: Sequence[Snapshot]) -> Floats:
-    """When the snapshots were taken, ascending."""
+    """The times of snapshots, in POSIX seconds, ascending."""
     return np.maximum.accumulate(np.array([moment_s(each) for each in snapshots], np.float64))
 
 
 def _promises(snapshot: Snapshot) -> Iterator[str]:
     yield from snapshot.metrics
-    if snapshot.source == "control":  # its status may have no counters; if it has one, it has all
+    if snapshot.source == "control":  # its status has either no counters or all of them
         yield from STATUS_COUNTERS if snapshot.metrics or snapshot.ok else ()
         return
     yield from snapshot.missing
@@ -243,18 +243,18 @@ def _promises(snapshot: Snapshot) -> Iterator[str]:
 
 
 def is_clean(snapshot: Snapshot) -> bool:
-    """Whether stormgate changed nothing at the time of a snapshot."""
+    """Whether stormgate changed nothing in the service at the time of a snapshot."""
     return not snapshot.fault and snapshot.phase in LIVE_PHASES
 
 
 def longest_hole_s(window: StageWindow, moments: Floats) -> float:
-    """The longest time in a window without any of the ascending `moments`."""
+    """The longest time in a window without one of the ascending `moments`, in seconds."""
     edges = np.concatenate(([window.began_s], moments, [max(window.ended_s, window.began_s)]))
     return float(np.diff(edges).max(initial=0.0))
 
 
 def covered(window: StageWindow, seen: Floats) -> Coverage:
-    """How well the ascending moments `seen` cover a window."""
+    """Judge how well the ascending moments `seen` cover a window."""
     expected = max(int(window.seconds / window.interval_s + 1e-6), 1)
     hole_s = longest_hole_s(window, seen)
     found = Coverage(
