@@ -2,7 +2,7 @@
 
 `reference` is the contract as written. `desktop` is what the shipped desktop client does, including its defects,
 so that drills can show them. A policy with the name of a backoff preset differs from the reference only in its
-reconnect delays: it must end in the same state. No real client has a policy of `WRONG`: each is the
+reconnect delays: it promises the same final state. No real client has a policy of `WRONG`: each is the
 reference with one defect, which proves that a drill can fail. No drill file of the catalogue names one.
 """
 

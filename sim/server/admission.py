@@ -130,7 +130,7 @@ def failure(switches: Switches, counters: Counters) -> Refusal | None:
 
 @dataclass(slots=True)
 class TokenBucket:
-    """A token bucket with `rate` tokens a second. It holds the tokens of one second, at least one; `level` is what it has."""
+    """A token bucket: `rate` tokens per second. It holds the tokens of one second, at least one; `level` is what is left."""
 
     rate: float
     level: float

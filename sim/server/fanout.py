@@ -19,7 +19,7 @@ from sim.server.streams import Streams
 
 FROM_OLDEST = -1  # the position of a subscription without a cursor, until its replay begins
 NO_LIMIT = 2**63  # the position of a topic without a subscription: no event is pending
-_MAX_KNOWN = 4096  # cached items of a topic; more than the events after any recent position
+_MAX_KNOWN = 4096  # cached items of a topic; more than a default window retains
 _Items = tuple[Item, ...]
 
 

@@ -1,4 +1,4 @@
-"""Negative clients that send mutations over the socket, which only delivers: openly, or hidden in allowed messages.
+"""Negative clients that send mutations over the socket, which only delivers: openly or hidden in allowed messages.
 
 An open mutation must be refused. A message with a hidden one may be refused, or served without the mutation. In no case may
 anything change; the ledger shows a change as an event that was never published.

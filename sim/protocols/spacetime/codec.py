@@ -113,7 +113,7 @@ def _decode_push(event: str, ref: str | None, payload: msgspec.Raw) -> ServerFra
 
 
 def _reply_body(reply: _ReplyPayload) -> Body:
-    """Decode a reply's response. A response that is not understood is empty for `ok`; any other status raises."""
+    """Decode a reply's response. An unreadable response is empty if the status is `ok`; otherwise it raises."""
     try:
         return _BODY.decode(reply.response)
     except msgspec.DecodeError:
