@@ -1,4 +1,4 @@
-"""`stormgate gates`: what the checks of the gates measure and when they pass. Nothing is run."""
+"""`stormgate gates`: what the checks of the gates measure and when they pass. It runs nothing."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -18,7 +18,7 @@ from sim.base.errors import StormgateError
 from sim.base.exit_codes import ExitCode
 
 DEBUG_VARIABLE = "STORMGATE_DEBUG"
-_TYPER_INTERRUPTED = 130  # what typer returns after Ctrl-C
+_TYPER_INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 app = typer.Typer(
     help="""Drill realtime services whose clients resume from a position, and decide whether a rollout may go on.

@@ -1,4 +1,4 @@
-"""`stormgate mock`: serve the embedded mock service, and list the defects that it can have."""
+"""`stormgate mock`: serve the embedded mock service, and list its possible defects."""
 
 from pathlib import Path
 from typing import Annotated

@@ -19,7 +19,7 @@ SIMULATED = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for."""
+    """The request of the user."""
 
     drills: tuple[Drill, ...]
     engine: str

@@ -151,7 +151,7 @@ def _hold(run_dir: Path, now: datetime) -> HoldStatus | None:
 
 
 def _next(stages: Sequence[StageStatus]) -> Stage | None:
-    """The first stage that is not a signed go."""
+    """The first stage that is not a signed go; None without one."""
     return next((each.stage for each in stages if each.state != "go, signed"), None)
 
 

@@ -1,4 +1,4 @@
-"""The preflight (stage 0): preconditions, and drills in processes of their own.
+"""The preflight (stage 0): preconditions, and drills in separate processes.
 
-Imported by `verdict`, `rollback`, `report` and `hold`.
+The packages `verdict`, `rollback`, `report` and `hold` import it.
 """

@@ -1,4 +1,4 @@
-"""Explain checks in words: what each measures, from which sources, and when it passes. For `stormgate gates`."""
+"""Explain checks in words: what each measures, its sources, and when it passes. For `stormgate gates`."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches

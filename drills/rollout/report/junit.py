@@ -1,7 +1,7 @@
 """A verdict as JUnit XML for CI servers: one suite per gate or drill, one test case per check.
 
-Only a pass is green. Any other state is a failure whose type is the state. Checks that are not required and did not pass are
-skipped test cases.
+Only a pass is a passed test case. Any other state is a failure or an error whose type is the state. Checks that did not pass
+but are not required are skipped test cases.
 """
 
 import re
@@ -38,7 +38,7 @@ def of_stage(report: StageReport) -> bytes:
 
 
 def of_run(verdict: RunVerdict) -> bytes:
-    """The drills of a run. Each violated invariant is a failed test case of its own."""
+    """The drills of a run. Each violated invariant is a separate failed test case."""
     suites = []
     for drill in verdict.drills:
         cases = [Case(check.name, check.state, check.reason) for check in drill.checks]

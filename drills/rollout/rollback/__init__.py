@@ -1,4 +1,4 @@
 """Rehearse the rollback: make its changes, observe each of them, and restore everything.
 
-Imported by `report`, `hold` and the command line.
+The packages `report` and `hold` and the command line import it.
 """

@@ -45,7 +45,7 @@ class Lever(ABC):
 
 
 class HookLever(Lever):
-    """An operator's two commands. Their output is kept below `folder`, without secrets."""
+    """An operator's two commands. Their output is kept in `folder`, without secrets."""
 
     def __init__(self, name: str, hook: RollbackHook, endpoints: Endpoints, folder: Path, about: Mapping[str, str]) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ def drill_for(endpoints: Endpoints, overrides: tuple[str, ...], length_s: float 
 
 
 def check(endpoints: Endpoints, drill: Drill, folder: Path, thresholds: Path | None, surely: bool) -> CanaryCheck:
-    """Run a canary check into a folder of its own below `folder`, and judge it by `thresholds` (None: the default ones).
+    """Run a canary check into a new folder in `folder`, and judge it by `thresholds` (None: the default ones).
 
     `surely`: refusals must be under the limit with 95 % confidence, which needs 133 connects; else the ratio decides.
     Raises the errors of a drill run, and `InterruptedCanaryCheckError`.

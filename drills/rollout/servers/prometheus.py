@@ -3,9 +3,9 @@
 Each expression must give one number. If it gives several series, or if the server refuses it, the whole snapshot is unusable:
 the expression must be corrected. A result that is empty, not finite or too old is missing, never zero.
 
-An answer carries the time of its evaluation, not of its samples, which may be as old as the server's look-back (five minutes
-by default). So a series, or the sum, minimum, maximum or mean of one, is also asked for the time of its samples; and servers
-from 2.44 on are asked to look back no further than `max_age_s`, whatever the expression.
+An answer has the time of its evaluation, not of its samples, which may be as old as the server's look-back (five minutes by
+default). So for a series, or its sum, minimum, maximum or mean, a second query asks for the time of its samples. For every
+expression, servers from 2.44 on are asked to look back at most `max_age_s`.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Find the deployed revisions of control service and runtime, by the operators' commands or from the services.
 
-A revision is one printable word. Anything else (nothing, a sentence, a secret, an error) becomes an empty string, which means
-unknown; an unknown revision never counts as unchanged.
+A revision is one printable word. Any other output (empty, a sentence, a secret, an error) becomes an empty text, which means
+unknown. An unknown revision never counts as unchanged.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ def find(endpoints: Endpoints, entry: Target | None) -> Revisions:
 class Finder:
     """Finds the revisions of one target.
 
-    If an operator's command fails, the service is not asked instead: it may name the same revision differently, which would
-    look like a change.
+    If an operator's command fails, the service is not a substitute: it may name the same revision differently, which would look
+    like a change.
     """
 
     def __init__(self, endpoints: Endpoints, entry: Target | None) -> None:

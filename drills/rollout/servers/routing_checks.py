@@ -1,4 +1,4 @@
-"""Routing checks: ask the routing service key by key whether the cohort has its claimed size and the right keys."""
+"""Routing checks: ask the routing service for each key, and check that the cohort has its claimed size and the right keys."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,7 +19,7 @@ from sim.server.deployment import cohort_bucket
 PATH = "/api/v1/control/runtime-routing/evaluate"
 SCOPE = "thread"
 CANARY, CONTROL = "canary", "control"
-CONFIDENCE = 0.99  # [ours] of the interval that the claimed share must lie in
+CONFIDENCE = 0.99  # [ours] confidence of the interval that must contain the claimed share
 MIN_ANSWERS = 100  # [ours] fewer answers are inconclusive
 _TIMEOUT_S = 5.0
 _MAX_SILENT_KEYS = 5  # keys in a row without an answer, after which the service counts as down
@@ -38,7 +38,7 @@ class _Answer(msgspec.Struct):
 
 
 def ask(endpoints: Endpoints, rules: RoutingChecks, folder: Path, clock: Clock) -> list[RoutingCheck]:
-    """Ask for every key, no faster than the rules allow; answers go to `routing-checks.jsonl`. Raises only `StorageError`."""
+    """Ask for every key at the allowed rate, and write the answers to `routing-checks.jsonl`. Raises only `StorageError`."""
     began, done, silent = clock.now(), [], 0
     headers = {"Authorization": f"Bearer {endpoints.session}"} if endpoints.session else {}
     with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, headers=headers) as http:

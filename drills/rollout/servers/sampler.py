@@ -24,7 +24,7 @@ from sim.base.errors import EvidenceError
 from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
 
-MAX_REPEATS = 3  # [ours] polls in a row that may repeat the same `generated_at`; beyond it, the body is frozen
+MAX_REPEATS = 3  # [ours] consecutive polls that may repeat the same `generated_at`; with more, the body is frozen
 _SET_BACK_S = 1.0  # [ours] how far time synchronization may set the clock back
 _BODY = re.compile(r"(?P<n>\d{6,})-[a-z]+\.json(\.partial)?")
 

@@ -171,7 +171,7 @@ def _environment(command: Command, setting: Setting) -> dict[str, str]:
 
 
 def hook_environment(endpoints: Endpoints, **about: str) -> dict[str, str]:
-    """The environment of an operator's hook: ours, and STORMGATE_TARGET, ..._RUNTIME_URL, ..._CONTROL_URL and `about`."""
+    """The environment of an operator's hook: our own plus STORMGATE_TARGET, ..._RUNTIME_URL, ..._CONTROL_URL and `about`."""
     of_target = {"TARGET": endpoints.name, "RUNTIME_URL": endpoints.runtime_url, "CONTROL_URL": endpoints.control_url}
     return {**os.environ, **{f"STORMGATE_{name}": value for name, value in {**of_target, **about}.items()}}
 

@@ -89,7 +89,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class CanaryChecks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The drill that runs at intervals during a baseline or a hold. All defaults are [ours]."""
 
-    drill: Words = "observation"  # name, or a file beside the stages file
+    drill: Words = "observation"  # name, or a file in the folder of the stages file
     every_s: CanaryCheckInterval = 300.0  # from one start to the next; the same on the control
     set: tuple[str, ...] = ()  # overrides, as with `drill run --set`
 
@@ -120,7 +120,7 @@ class OnMock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class DrillsByKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The drills that must pass on a target of each kind: names, files beside the stages file, or `all`."""
+    """The drills that must pass on a target of each kind: names, files in the folder of the stages file, or `all`."""
 
     mock: tuple[Words, ...] = (EVERY_DRILL,)  # on a mock
     staging: tuple[Words, ...] = (EVERY_DRILL,)  # on a target of kind staging

@@ -33,7 +33,7 @@ CHECKS = (
 
 @dataclass(frozen=True)
 class DrillEvidence:
-    """The drills that count for a stage, its own or an earlier one's. `problem` says why they cannot count."""
+    """The drills that count for a stage, its own or those of an earlier one. `problem`: why they cannot count, or empty."""
 
     of: str  # in words
     verdicts: Mapping[str, RunVerdict]  # by the run's folder, relative to the stage's
