@@ -1,4 +1,4 @@
-"""The arrows between rooms: every import is parsed, lazy ones included, and may point only from a lower room to an upper."""
+"""The packages: every import, lazy ones included, points to a package above; folders, files and functions stay small."""
 
 import ast
 import re
@@ -172,6 +172,11 @@ def test_shared_engine_code_never_waits():
 def test_every_module_belongs_to_a_package():
     roots = {*CODE, "drills.rollout", "sim.engines"}
     assert [name for name in modules(ROOT) if name not in roots and package_of(name) is None] == []
+
+
+def test_every_package_says_what_it_is_for():
+    packages = [path for path in modules(ROOT).values() if path.name == "__init__.py"]
+    assert [str(path.relative_to(ROOT)) for path in packages if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
 def test_no_folder_is_a_heap():

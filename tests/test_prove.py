@@ -69,7 +69,7 @@ def test_a_name_that_no_row_has_is_refused(capsys: pytest.CaptureFixture[str]):
 def test_a_row_that_breaks_or_hangs_is_not_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     broken = prove._prove(CASE, "no_such_engine", tmp_path / "1", threading.Event())
     assert broken.trouble.startswith("broke: ")
-    assert "no such engine" in (tmp_path / "1" / prove.LOG).read_text()
+    assert "unknown engine" in (tmp_path / "1" / prove.LOG).read_text()
     monkeypatch.setattr(prove, "ROW_S", 0.1)
     assert prove._prove(CASE, "sockets", tmp_path / "2", threading.Event()).trouble.startswith("not done after")
 

@@ -93,7 +93,7 @@ class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     cohort: CohortRollback | None = None
     observed_within_s: Positive = 60.0  # [ours] limit from the end of a command to its observed effect
     check: list[str] = []  # exits with 0 if the last good revisions are still available; changes nothing
-    watch: tuple[str, ...] = ()  # overrides for the drill of the canary check, as with --set
+    recovery_check: tuple[str, ...] = ()  # overrides of the recovery check's drill, as with --set
     allow_on_production: bool = False  # required on production, because a rehearsal moves the traffic of all users
 
 

@@ -288,7 +288,7 @@ class Runtime:
         return out
 
     def pull(self, number: int, now: float) -> Message | None:
-        """Return the next message for this connection, or None if there is none now."""
+        """Return the next message for this connection, or None if nothing is due."""
         connection = self._connections.get(number)
         if connection is None:
             return None

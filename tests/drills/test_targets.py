@@ -82,7 +82,7 @@ def test_the_examples_way_back_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path:
         head + "\n".join(line.removeprefix("# ").removeprefix("#") for line in tables.splitlines()) + "\n" + production + tail
     )
     way = targets.read(written(tmp_path, text), "staging").rollback
-    assert (way.observed_within_s, way.allow_on_production, way.watch) == (60.0, False, ())
+    assert (way.observed_within_s, way.allow_on_production, way.recovery_check) == (60.0, False, ())
     assert way.traffic is not None
     assert way.throttle is not None
     assert way.cohort is not None

@@ -50,7 +50,7 @@ def test_rehearsal_on_a_mock_recovers_it_and_restores_everything(
 ) -> None:
     set_wide_throttle(monkeypatch)
     monkeypatch.setattr(rehearsal_steps, "MOCK_STABLE_S", 3.5)
-    entry = target(mock, tmp_path, {"watch": '["phases.fault_s=3.5"]'})
+    entry = target(mock, tmp_path, {"recovery_check": '["phases.fault_s=3.5"]'})
     write_lenient_thresholds(tmp_path / "thresholds.toml")
     done = rollback.rehearse(endpoints_of(entry), entry, tmp_path, SystemClock(), dry_run=False)
     assert (done.state, states(done)) == ("pass", ["pass"] * 4), done
@@ -165,7 +165,7 @@ def test_canary_check_detects_a_defect_that_the_rollback_leaves(
 ) -> None:
     set_wide_throttle(monkeypatch)
     mock.switch(defects=["cross_topic_leak"])
-    entry = target(mock, tmp_path, {"watch": '["phases.fault_s=2.0", "fleet.clients=20", "load.run_streams=4"]'})
+    entry = target(mock, tmp_path, {"recovery_check": '["phases.fault_s=2.0", "fleet.clients=20", "load.run_streams=4"]'})
     plan = rehearsal_steps.make(endpoints_of(entry), entry, tmp_path, SystemClock())
     real = plan.check
     checked: list[CanaryCheck] = []
@@ -234,7 +234,7 @@ def test_time_to_recover_excludes_the_monitoring_after_it(mock: Served, tmp_path
     [
         ("production", {}, "of kind production"),
         ("staging", {"cohort": None}, r"add \[targets.theirs.rollback.cohort\] with 'apply' and 'restore'"),
-        ("staging", {"watch": ["fleet.clients=500"]}, "caps.clients is 200"),
+        ("staging", {"recovery_check": ["fleet.clients=500"]}, "caps.clients is 200"),
     ],
 )
 def test_rehearsal_that_a_target_does_not_allow_is_refused(

@@ -55,11 +55,11 @@ def make(endpoints: Endpoints, entry: Target | None, folder: Path, clock: Clock,
     rules = entry.rollback if entry else RollbackRules()
     _require_allowed(endpoints, rules)
     for length_s in (None, STABLE_S):
-        permission.require_allowed(recovery.drill_for(endpoints, rules.watch, length_s), endpoints)
+        permission.require_allowed(recovery.drill_for(endpoints, rules.recovery_check, length_s), endpoints)
     own, thresholds = folder / FOLDER, folder / records.THRESHOLDS  # the stage's own thresholds, if it has any
 
     def check(length_s: float | None) -> CanaryCheck:
-        drill, surely = recovery.drill_for(endpoints, rules.watch, length_s), length_s is not None  # the long check
+        drill, surely = recovery.drill_for(endpoints, rules.recovery_check, length_s), length_s is not None  # the long check
         return recovery.check(endpoints, drill, own / "canary-checks", thresholds if thresholds.exists() else None, surely)
 
     makers = _Changes(endpoints, entry, rules, own, clock)
