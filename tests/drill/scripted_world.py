@@ -45,6 +45,7 @@ class Script:
     stop_at: float | None = None
     storm_at: float | None = None
     revert_at: float | None = None
+    is_open_ended: bool = False
     breaks_at: float | None = None  # what the driver checks fails
 
 
@@ -83,7 +84,7 @@ class ScriptedWorld:
         self.later: Callable[[float, Callable[[], None]], object] = lambda moment, do: None
         self.look: Callable[[], None] = lambda: None
         self.polls = dict.fromkeys(("ready", "drained", "settled"), 0)
-        self.phases = PhaseRunner(script.drill, plan(script.drill, 1), self)
+        self.phases = PhaseRunner(script.drill, plan(script.drill, 1), self, is_open_ended=script.is_open_ended)
 
     def call(self, what: str) -> None:
         self.calls.append((round(self.now(), 6), what))

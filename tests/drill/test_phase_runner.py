@@ -203,6 +203,18 @@ def test_a_fault_that_is_brought_forward_in_the_fault_phase_begins_at_once(drive
     assert moment(calls, "phase recovery") == pytest.approx(4.5)
 
 
+def test_open_ended_steady_state_lasts_until_a_fault_by_hand(driver: str):
+    calls, error = outcome(driver, Script(drill_with(DROP), storm_at=9.3, is_open_ended=True))
+    assert error == ""
+    assert [moment for moment, name in calls if name in ("phase fault", "inject 0")] == [9.3, 9.3]
+
+
+def test_open_ended_steady_state_ends_with_a_stop(driver: str):
+    calls, _ = outcome(driver, Script(drill_with(DROP), stop_at=7.7, is_open_ended=True))
+    assert [moment for moment, name in calls if name == "phase recovery"] == [7.7]
+    assert "inject 0" not in names(calls)
+
+
 def test_a_revert_by_hand_ends_all_faults_in_good_order(driver: str):
     calls, _ = outcome(driver, Script(drill_with(DROP, LATER), revert_at=2.2))
     assert moment(calls, "revert 0") == moment(calls, "phase recovery") == pytest.approx(2.2)
