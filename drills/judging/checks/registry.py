@@ -111,7 +111,7 @@ _OF_RUNS = (
     CheckSpec("error.token_issue_failure_ratio", "ratio", "token requests refused / all", RATIO, across="ratio"),
     CheckSpec("error.stale_cursors", "answers", "stale answers to clients", COUNT, window="worst 10 min", keys=("window_s",)),
     CheckSpec(
-        *("replay.bootstrap_ms", "ms", "from connect due to caught up", P95),
+        *("replay.bootstrap_ms", "ms", "bootstrap time (connect due to caught up)", P95),
         window="after the first fault",
         is_timed=True,
         across="mean",
@@ -137,14 +137,19 @@ _OF_RUNS = (
         "ux.integrity", "events", "events applied twice, out of order, missing or with a wrong hash", COUNT, keys=_MINIMUM_N
     ),
     CheckSpec(
-        *("ux.publish_to_apply_ms", "ms", "from publish due to applied", P95),
+        *("ux.publish_to_apply_ms", "ms", "delivery time (publish due to applied)", P95),
         window=_OUTSIDE_FAULT,
         is_timed=True,
         across="mean",
         keys=_MINIMUM_N,
     ),
     CheckSpec(
-        *("reconnect.live_again_99_s", "s", "from the end of a fault until 99 % of the clients it cut are live", "worst fault"),
+        *(
+            "reconnect.live_again_99_s",
+            "s",
+            "time from the end of a fault until 99 % of the clients it cut are live",
+            "worst fault",
+        ),
         window="after each fault",
         is_timed=True,
         across="mean",
@@ -381,10 +386,12 @@ _OF_WINDOWS = (
     _burn("error.error_budget_burn_fast", "1 h and 5 min"),
     _burn("error.error_budget_burn_slow", "6 h and 30 min"),
     _of_window(
-        *("replay.bootstrap_ms", "ms", "from connect due to caught up", P95), keys=_MINIMUM_N, no_data="n < 59: inconclusive"
+        *("replay.bootstrap_ms", "ms", "bootstrap time (connect due to caught up)", P95),
+        keys=_MINIMUM_N,
+        no_data="n < 59: inconclusive",
     ),
     _of_window(
-        *("replay.bootstrap_vs_baseline", "times", "from connect due to caught up, against stage 0"),
+        *("replay.bootstrap_vs_baseline", "times", "bootstrap time (connect due to caught up), against stage 0"),
         "upper 95 % bound of the p95 against the p95 of stage 0; fails where even the lower is beyond the upper of stage 0",
         keys=_MINIMUM_N,
         no_data="no baseline: inconclusive",
@@ -412,16 +419,27 @@ _OF_WINDOWS = (
         *("ux.integrity", "events", "events applied twice, out of order, missing or with a wrong hash", COUNT, "whole ledger"),
         keys=_MINIMUM_N,
     ),
-    _of_window("ux.publish_to_apply_ms", "ms", "from publish due to applied", P95, keys=_MINIMUM_N),
+    _of_window("ux.publish_to_apply_ms", "ms", "delivery time (publish due to applied)", P95, keys=_MINIMUM_N),
     _against_control(
         *("canary.error_ratio", "ratio", "share of failed tokens, connects and publishes, canary minus control"),
         "Newcombe's bounds of the difference; Fisher's exact test: under 5 % it cannot pass, under 0.1 % it fails",
     ),
     _against_control(
-        *("canary.bootstrap_ms", "times", "from connect due to caught up, canary against control", _RATIO_OF_P95, _MINIMUM_N)
+        *(
+            "canary.bootstrap_ms",
+            "times",
+            "bootstrap time (connect due to caught up), canary against control",
+            _RATIO_OF_P95,
+            _MINIMUM_N,
+        )
     ),
     _against_control(
-        *("canary.publish_to_apply_ms", "times", "from publish due to applied, canary against control", _RATIO_OF_P95),
+        *(
+            "canary.publish_to_apply_ms",
+            "times",
+            "delivery time (publish due to applied), canary against control",
+            _RATIO_OF_P95,
+        ),
         _MINIMUM_N,
     ),
 )
