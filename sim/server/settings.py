@@ -36,7 +36,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_max_age_s: Count = 300  # a token issued longer ago is refused
     publishes_per_s: CountOrZero = 0  # 0: each topic class's own
     profile: Profile = "full"  # of the metrics endpoint
-    sync_frames: bool = False  # deliver each event as a separate `sync:frame`
+    sync_frames: bool = False  # deliver each event as a separate message
     protocol_version: str = "spacetime.sync.v1"  # required of clients
     schema_version: int = 1  # required of clients
     min_client_build: str = "20260101T000000Z"  # [ours] oldest build that may join
