@@ -1,4 +1,9 @@
-"""One check or one drill asked of a told story."""
+"""Ask one check, or one drill, of a hand-written history."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
 
 from drills.judging import gates
 from drills.judging.checks.base import Case
@@ -20,6 +25,23 @@ def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:
 
 def state(name: str, story: Story, drill: Drill | None = None) -> State:
     return ask(name, story, drill).state
+
+
+CASE = ("name", "story", "drill", "expected")
+
+
+def cases(name: str, drill: Drill | None = None, **stories: list[Story]) -> list[Any]:
+    """Parameters (`CASE`) for one check: the histories that lead to each state."""
+    return [
+        pytest.param(name, story, drill, State[expected], id=f"{name}-{expected}-{number}")
+        for expected, of_state in stories.items()
+        for number, story in enumerate(of_state, 1)
+    ]
+
+
+def with_fault(clients: int, fault: Any, **expect: Any) -> Drill:
+    """The storm drill with another fault."""
+    return replace(storm_drill(clients, **expect), faults=(fault,))
 
 
 def many(count: int, kind: Kind, story: Story | None = None, **fields: object) -> Story:

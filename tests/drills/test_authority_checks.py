@@ -1,44 +1,35 @@
-"""The checks of drills of the authority: tokens, keys, sessions, publishing, clocks, routes that are gone."""
+"""Checks of the authority: tokens, keys, sessions, publishing, clocks, retired routes. Each passes, fails and lacks data."""
 
 import pytest
-from msgspec.structs import replace
 
 from drills.judging.checks.verdicts import State
 from sim.drill.fault_kinds import FailPublishes, MintOutage, RevokeSessions, RotateKeys, SkewClocks, StopDelivery
+from sim.drill.model import Drill
 from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.observations import Kind
-from tests.drills.asking import FAIL, NO_DATA, PASS, state
+from tests.drills.asking import CASE, cases, state, with_fault
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
 
-def test_tokens_too_old() -> None:
-    drill = storm_drill(2, checks=("error.tokens_too_old",))
-    assert state("error.tokens_too_old", good_storm(2), drill) is PASS
-    refused = good_storm(2).tell(30.0, Kind.CONNECT_FAILED, 0, detail="token_too_old")
-    assert state("error.tokens_too_old", refused, drill) is FAIL
-    assert state("error.tokens_too_old", good_storm(2).tell(30.0, Kind.CONNECT_FAILED, 0, detail="network"), drill) is PASS
+def connect_failed(code: str) -> Story:
+    return good_storm(2).tell(30.0, Kind.CONNECT_FAILED, 0, detail=code)
 
 
-@pytest.mark.parametrize(
-    ("status", "failed", "expected"), [(413, 3, "PASS"), (413, 2, "FAIL"), (429, 0, "PASS"), (503, 1, "FAIL")]
-)
-def test_publish_failures(status: int, failed: int, expected: str) -> None:
-    """Three publishes were refused: those of 413 for good, the others to be tried again."""
-    drill = replace(storm_drill(2), faults=(FailPublishes(at_s=0.0, status=status, share=0.5, for_s=1.0),))
+def publishes_failed(failed: int) -> Story:
+    """The fault refused three publishes; the publisher gave up on `failed`."""
     story = good_storm(2).without(lambda row: row.kind == Kind.FAULT_OBSERVED)
     story.tell(21.0, Kind.FAULT_OBSERVED, value=3.0, detail="fail_publishes")
     for _ in range(failed):
         story.tell(20.5, Kind.PUBLISH_FAILED, stream=STREAM, value=5.0, detail="some_code")
-    assert state("drill.publish_failures", story, drill) is State[expected]
+    return story
 
 
-def test_publish_failures_of_nothing_published() -> None:
-    drill = replace(storm_drill(2), faults=(FailPublishes(at_s=0.0, status=413, share=0.5, for_s=1.0),))
-    assert state("drill.publish_failures", Story(2), drill) is NO_DATA
+def failing(status: int) -> Drill:
+    return with_fault(2, FailPublishes(at_s=0.0, status=status, share=0.5, for_s=1.0))
 
 
 def outage(*lives: tuple[int, float]) -> Story:
-    """Nothing is minted from 10 s to 20 s; clients 0 to 2 are cut at 11 s, client 2 without a token; `lives`: live again."""
+    """No tokens from 10 s to 20 s; clients 0 to 2 are cut at 11 s, client 2 without a token; `lives`: live again."""
     story = Story(3).tell(10.0, Kind.FAULT_INJECTED, detail="mint_outage").tell(10.0, Kind.TOKEN_FORGOTTEN, 2)
     for client in range(3):
         story.tell(5.0, Kind.SUBSCRIBED, client).tell(11.0, Kind.DISCONNECTED, client, detail="network")
@@ -47,60 +38,18 @@ def outage(*lives: tuple[int, float]) -> Story:
     return story.tell(20.0, Kind.FAULT_REVERTED, detail="mint_outage")
 
 
-@pytest.mark.parametrize(
-    ("story", "expected"),
-    [
-        (outage((0, 12.0), (1, 12.0), (2, 22.0)), "PASS"),
-        (outage((0, 12.0), (1, 21.0), (2, 22.0)), "FAIL"),
-        (outage((0, 12.0)), "FAIL"),
-        (Story(3), "NO_DATA"),
-    ],
-    ids=["back", "too late", "never", "nothing cut"],
-)
-def test_token_holders(story: Story, expected: str) -> None:
-    drill = replace(storm_drill(3), faults=(MintOutage(at_s=0.0, for_s=1.0),))
-    assert state("drill.token_holders", story, drill) is State[expected]
+def revocation(notified: float | None = 10.1, live_at: float | None = None, other: float | None = None) -> Story:
+    """Client 0 is revoked at 10 s, signs in at 15 s, is live again at 16 s; client 1 stays connected.
 
-
-def revocation(**more: float) -> Story:
-    """Client 0 is revoked at 10 s, told at 10.1 s, signed in at 15 s, back at 16 s; client 1 stays; `more`: what is not so."""
+    `notified`: when client 0 is disconnected; `live_at`: when it is live too early; `other`: when client 1 is cut.
+    """
     story = Story(2).tell(1.0, Kind.SUBSCRIBED, 0).tell(1.0, Kind.SUBSCRIBED, 1)
     story.tell(10.0, Kind.SESSION_REVOKED, 0).tell(15.0, Kind.SIGNED_IN, 0).tell(16.0, Kind.SUBSCRIBED, 0)
-    if "untold" not in more:
-        story.tell(more.get("told", 10.1), Kind.DISCONNECTED, 0, detail="unauthorized")
-    if "let_in" in more:
-        story.tell(more["let_in"], Kind.SUBSCRIBED, 0)
-    if "other" in more:
-        story.tell(more["other"], Kind.DISCONNECTED, 1, detail="network")
-    return story
-
-
-@pytest.mark.parametrize(
-    ("story", "expected"),
-    [
-        (revocation(), "PASS"),
-        (revocation(untold=1.0), "FAIL"),
-        (revocation(told=12.0), "PASS"),
-        (revocation(told=14.9), "FAIL"),
-        (revocation(let_in=12.0), "FAIL"),
-        (revocation(other=11.0), "FAIL"),
-        (revocation(other=17.0), "PASS"),
-        (Story(2), "NO_DATA"),
-    ],
-    ids=[
-        "as it must be",
-        "untold",
-        "told in time",
-        "told late",
-        "let in",
-        "another cut",
-        "another cut later",
-        "nobody revoked",
-    ],
-)
-def test_revocation(story: Story, expected: str) -> None:
-    drill = replace(storm_drill(2), faults=(RevokeSessions(at_s=0.0, for_s=1.0),))
-    assert state("drill.revocation", story, drill) is State[expected]
+    if notified is not None:
+        story.tell(notified, Kind.DISCONNECTED, 0, detail="unauthorized")
+    if live_at is not None:
+        story.tell(live_at, Kind.SUBSCRIBED, 0)
+    return story if other is None else story.tell(other, Kind.DISCONNECTED, 1, detail="network")
 
 
 def rotation(kid: str, due: float = 12.0, refused: str = "network") -> Story:
@@ -110,27 +59,10 @@ def rotation(kid: str, due: float = 12.0, refused: str = "network") -> Story:
     return story.tell(14.0, Kind.CONNECT_FAILED, 0, detail=refused)
 
 
-@pytest.mark.parametrize(
-    ("story", "expected"),
-    [
-        (rotation("new"), "PASS"),
-        (rotation("old"), "FAIL"),
-        (rotation("new", refused="invalid_token"), "FAIL"),
-        (rotation("old", due=9.5), "NO_DATA"),  # asked for before
-        (Story(2), "NO_DATA"),
-    ],
-    ids=["new key", "old key", "refused", "before", "not rotated"],
-)
-def test_key_rotation(story: Story, expected: str) -> None:
-    drill = replace(storm_drill(2), faults=(RotateKeys(at_s=0.0, for_s=1.0),))
-    assert state("drill.key_rotation", story, drill) is State[expected]
-
-
 def without_delivery(*acknowledged: float, failed: int = 0) -> Story:
-    """Delivery is down from 10 s to 20 s; an event is due every second from 11 s, acknowledged at these moments."""
-    story = (
-        Story(1).tell(10.0, Kind.FAULT_INJECTED, detail="stop_delivery").tell(20.0, Kind.FAULT_REVERTED, detail="stop_delivery")
-    )
+    """Delivery is down from 10 s to 20 s; an event is due every second from 11 s, acknowledged at these times."""
+    kind = "stop_delivery"
+    story = Story(1).tell(10.0, Kind.FAULT_INJECTED, detail=kind).tell(20.0, Kind.FAULT_REVERTED, detail=kind)
     for number, t in enumerate(acknowledged):
         story.tell(t, Kind.PUBLISHED, stream=STREAM, seq=number + 1, value=(t - 11.0 - number) * 1000)
     for _ in range(failed):
@@ -138,46 +70,15 @@ def without_delivery(*acknowledged: float, failed: int = 0) -> Story:
     return story
 
 
-@pytest.mark.parametrize(
-    ("story", "expected"),
-    [
-        (without_delivery(11.1, 12.1, 13.1), "PASS"),
-        (without_delivery(11.1, 12.1, 20.5), "FAIL"),
-        (without_delivery(11.1, failed=1), "FAIL"),
-        (without_delivery(), "NO_DATA"),
-    ],
-    ids=["at once", "only afterwards", "never", "nothing due"],
-)
-def test_authority_served(story: Story, expected: str) -> None:
-    drill = replace(storm_drill(1), faults=(StopDelivery(at_s=0.0, for_s=1.0),))
-    assert state("drill.authority_served", story, drill) is State[expected]
-
-
-def skewed(renewed_after_s: float) -> Story:
-    """A token is got at 10 s, while clocks are off, and given up so much later; it is to be renewed after 270 s."""
+def skewed(renewed_after_s: float, client: int = 1, reason: str = "token_refresh_due") -> Story:
+    """Client 1 gets a token at 10 s under skewed clocks; a client disconnects later; a renewal is due after 270 s."""
     story = Story(2).tell(9.0, Kind.FAULT_INJECTED, detail="skew_clocks").tell(10.0, Kind.TOKEN_MINTED, 1, value=1.0)
-    story.tell(10.0 + renewed_after_s, Kind.DISCONNECTED, 1, detail="token_refresh_due")
+    story.tell(10.0 + renewed_after_s, Kind.DISCONNECTED, client, detail=reason)
     return story.tell(20.0, Kind.FAULT_REVERTED, detail="skew_clocks")
 
 
-@pytest.mark.parametrize(
-    ("story", "expected"),
-    [
-        (skewed(270.0), "PASS"),
-        (skewed(0.1), "FAIL"),
-        (skewed(0.1).changed(lambda row: row.kind is Kind.DISCONNECTED, detail="network"), "PASS"),
-        (skewed(0.1).changed(lambda row: row.kind is Kind.DISCONNECTED, client=0), "PASS"),
-        (Story(2), "NO_DATA"),
-    ],
-    ids=["in time", "at once", "for another reason", "another client's", "no token"],
-)
-def test_clocks(story: Story, expected: str) -> None:
-    drill = replace(storm_drill(2), faults=(SkewClocks(at_s=0.0, by_s=300.0, for_s=1.0),))
-    assert state("drill.clocks", story, drill) is State[expected]
-
-
-def asked(*moments: float, status: float = 404.0) -> Story:
-    """The routes that are gone were asked for at these moments; the drill's fault phase is from 20 s to 25 s."""
+def requested(*moments: float, status: float = 404.0) -> Story:
+    """The retired routes were requested at these times; the drill's fault phase is from 20 s to 25 s."""
     story = good_storm(1)
     for t in moments:
         for method, path in RETIRED:
@@ -185,16 +86,66 @@ def asked(*moments: float, status: float = 404.0) -> Story:
     return story
 
 
-@pytest.mark.parametrize(
-    ("story", "expected"),
-    [
-        (asked(1.0, 22.0, 30.0), "PASS"),
-        (asked(1.0, 30.0), "INCONCLUSIVE"),
-        (asked(1.0, 22.0, 30.0).tell(31.0, Kind.ROUTE_ANSWERED, value=200.0, detail="GET /x"), "FAIL"),
-        (asked(1.0, 22.0, 30.0, status=503.0), "FAIL"),
-        (asked(), "NO_DATA"),
-    ],
-    ids=["gone", "not asked in the storm", "served", "another error", "not asked"],
-)
-def test_retired_routes(story: Story, expected: str) -> None:
-    assert state("drill.retired_routes", story, storm_drill(1, retired_routes=True)) is State[expected]
+CASES = [
+    *cases(
+        "error.tokens_too_old",
+        storm_drill(2, checks=("error.tokens_too_old",)),
+        PASS=[good_storm(2), connect_failed("network")],
+        FAIL=[connect_failed("token_too_old")],
+    ),
+    # 413 refuses for good; the other refusals are to be tried again.
+    *cases("drill.publish_failures", failing(413), PASS=[publishes_failed(3)], FAIL=[publishes_failed(2)], NO_DATA=[Story(2)]),
+    *cases("drill.publish_failures", failing(429), PASS=[publishes_failed(0)]),
+    *cases("drill.publish_failures", failing(503), FAIL=[publishes_failed(1)]),
+    *cases(
+        "drill.token_holders",
+        with_fault(3, MintOutage(at_s=0.0, for_s=1.0)),
+        PASS=[outage((0, 12.0), (1, 12.0), (2, 22.0))],
+        FAIL=[outage((0, 12.0), (1, 21.0), (2, 22.0)), outage((0, 12.0))],
+        NO_DATA=[Story(3)],
+    ),
+    *cases(
+        "drill.revocation",
+        with_fault(2, RevokeSessions(at_s=0.0, for_s=1.0)),
+        PASS=[revocation(), revocation(12.0), revocation(other=17.0)],
+        FAIL=[revocation(None), revocation(14.9), revocation(live_at=12.0), revocation(other=11.0)],
+        NO_DATA=[Story(2)],
+    ),
+    *cases(
+        "drill.key_rotation",
+        with_fault(2, RotateKeys(at_s=0.0, for_s=1.0)),
+        PASS=[rotation("new")],
+        FAIL=[rotation("old"), rotation("new", refused="invalid_token")],
+        NO_DATA=[rotation("old", due=9.5), Story(2)],  # requested before the rotation; not rotated
+    ),
+    *cases(
+        "drill.authority_served",
+        with_fault(1, StopDelivery(at_s=0.0, for_s=1.0)),
+        PASS=[without_delivery(11.1, 12.1, 13.1)],
+        FAIL=[without_delivery(11.1, 12.1, 20.5), without_delivery(11.1, failed=1)],
+        NO_DATA=[without_delivery()],
+    ),
+    *cases(
+        "drill.clocks",
+        with_fault(2, SkewClocks(at_s=0.0, by_s=300.0, for_s=1.0)),
+        PASS=[skewed(270.0), skewed(0.1, reason="network"), skewed(0.1, client=0)],
+        FAIL=[skewed(0.1)],
+        NO_DATA=[Story(2)],
+    ),
+    *cases(
+        "drill.retired_routes",
+        storm_drill(1, retired_routes=True),
+        PASS=[requested(1.0, 22.0, 30.0)],
+        INCONCLUSIVE=[requested(1.0, 30.0)],  # not requested in the fault phase
+        FAIL=[
+            requested(1.0, 22.0, 30.0).tell(31.0, Kind.ROUTE_ANSWERED, value=200.0, detail="GET /x"),
+            requested(1.0, 22.0, 30.0, status=503.0),
+        ],
+        NO_DATA=[requested()],
+    ),
+]
+
+
+@pytest.mark.parametrize(CASE, CASES)
+def test_check_has_the_state_of_its_history(name: str, story: Story, drill: Drill, expected: State) -> None:
+    assert state(name, story, drill) is expected
