@@ -43,6 +43,17 @@ COMPATIBILITY = Compatibility("drill", "20260201T000000Z", "spacetime.sync.v1", 
 SMALL = RuntimeSettings(window_events=8, replay_budget_events=6, replay_batch_size=3, outbound_queue_events=16)
 
 
+def token(device: str, topics: tuple[str, ...], now: float = START, suffix: str = "") -> str:
+    """A token that is valid for 300 s, with the scopes of its topics; `suffix` of its id."""
+    claims = Claims(
+        *(ISSUER, AUDIENCE, f"user:{device}", now, now, now + 300.0, f"token-{device}{suffix}"),
+        *(f"u{device}", "org", f"session-{device}", device),
+        scopes=tuple(dict.fromkeys(map(required_scope, topics))),
+        topics=topics,
+    )
+    return mint(claims, KEYRING.primary)
+
+
 @dataclass
 class Wire:
     """One open socket and what is in flight on it, as it is on the wire."""
@@ -64,13 +75,15 @@ class InMemoryService:
         topics: tuple[str, ...] = TOPICS,
         seed: int = 1,
         session: type[Session] = Session,
+        switches: Switches | None = None,
+        network_is_down: bool = False,
     ) -> None:
         self.now = START
-        self.runtime = Runtime(settings, KEYRING)
+        self.runtime = Runtime(settings, KEYRING, switches)
         self.is_down = False
-        self.network_is_down = False
+        self.network_is_down = network_is_down
         self.topics = topics
-        own = ClientSettings(seed, COMPATIBILITY, forms=SpacetimeForms(), stream_id=stream_id)
+        own = ClientSettings(seed, COMPATIBILITY, forms=SpacetimeForms(), stream_id=stream_id, service=settings)
         self.sessions = [session(client, topics, policies.get(policy), own) for client in range(clients)]
         self.wires: dict[int, Wire] = {}
         self.notices: list[list[Notice]] = [[] for _ in range(clients)]
@@ -90,7 +103,7 @@ class InMemoryService:
 
     def _do(self, session: Session, action: Action) -> None:
         if isinstance(action, Mint):
-            session.minted(self.token(session.client), self.now)
+            self.mint(session)
         elif isinstance(action, Connect):
             self._connect(session, action.token)
         elif isinstance(action, Send):
@@ -118,15 +131,10 @@ class InMemoryService:
             self.runtime.close(wire.number)
         return wire is not None
 
-    def token(self, client: int) -> Token:
-        """A token good for every topic for 300 s, to be refreshed after 270 s."""
-        claims = Claims(
-            *(ISSUER, AUDIENCE, f"user:{client}", self.now, self.now, self.now + 300.0, f"t-{client}-{self.now}"),
-            *(f"u{client}", "org", f"session-{client}", f"device-{client}"),
-            scopes=tuple(required_scope(topic) for topic in self.topics),
-            topics=self.topics,
-        )
-        return Token(mint(claims, KEYRING.primary), self.now + 270.0, self.now + 300.0)
+    def mint(self, session: Session) -> None:
+        """Answer a request with a token for every topic for 300 s, to be refreshed after 270 s."""
+        text = token(str(session.client), self.topics, self.now, f"-{self.now}")
+        session.minted(Token(text, self.now + 270.0, self.now + 300.0), self.now)
 
     # --- frames and time ----------------------------------------------------------------------------
 

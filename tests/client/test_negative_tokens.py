@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from sim.client import policies
-from sim.client.actions import ClientSettings, Close, Connect, Mint, Send, Token
+from sim.client.actions import ClientSettings, Token
 from sim.client.negative.builds import CLIENTS as BUILDS
 from sim.client.negative.builds import OtherBuild
 from sim.client.negative.registry import EXPECTED, NEGATIVE_CLIENTS, session_class
@@ -14,93 +14,58 @@ from sim.client.negative.tokens import CLIENTS as TOKENS
 from sim.client.session import Session
 from sim.drill.model import NegativeClientName
 from sim.engines.shared.client_setup import by_own_clock, clock_ahead_s, forget_token, unix_s
-from sim.protocols.events import Closed, Opened
-from sim.protocols.spacetime.codes import connect_refused
+from sim.protocols.events import Closed
 from sim.protocols.spacetime.negative import SpacetimeForms
 from sim.protocols.spacetime.streams import run_events
 from sim.server import tokens
 from sim.server.control import Control, ControlRefusedError, TokenRequest
-from sim.server.runtime import DeliveryDownError, Runtime
+from sim.server.runtime import DeliveryDownError
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.tokens import Key, TokenRefusedError
-from tests.client.server_double import COMPATIBILITY, KEYRING, START
+from tests.client.server_double import COMPATIBILITY, KEYRING, START, InMemoryService
 
 RUN = run_events("7")
 SHORT = RuntimeSettings(token_ttl_min_s=2, token_leeway_s=2, token_max_age_s=6)
 NAMES = tuple(client.name for client in TOKENS)
 
 
-class Authority:
+class Authority(InMemoryService):
     """Control service, runtime and one client, without a network between them."""
 
     def __init__(self, client: str | None, *, offline: bool = False, **switches: object) -> None:
-        self.now = START
         self.switches = Switches(**switches)
         self.control = Control(SHORT, KEYRING)
-        self.runtime = Runtime(SHORT, KEYRING, self.switches)
-        self.number = 0
-        self.offline = offline
         self.requested_ttls: list[int | None] = []
-        settings = ClientSettings(1, COMPATIBILITY, forms=SpacetimeForms(), service=SHORT)
-        self.session: Session = session_class(client)(0, (RUN,), policies.get("reference"), settings)
-        self.notices: list[object] = []
-        self.session.start(self.now)
+        own = {"session": session_class(client), "switches": self.switches, "network_is_down": offline}
+        super().__init__(settings=SHORT, topics=(RUN,), **own)
 
     def pass_time(self, seconds: float) -> "Authority":
-        """Let `seconds` pass in steps of 50 ms."""
-        for _ in range(round(seconds / 0.05)):
-            self._obey()
-            self.now += 0.05
-            self.session.wake(self.now)
-            self._obey()
-            while self.number and (frame := self.runtime.pull(self.number, self.now)):
-                self.session.received(frame, self.now)
-                self._obey()
+        """Let time pass while frames move at once."""
+        self.advance(seconds, carrying=True)
         return self
 
-    def _obey(self) -> None:
-        while actions := self.session.actions():
-            for action in actions:
-                self._do(action)
-        self.notices += self.session.notices()
-
-    def _do(self, action: object) -> None:
-        if isinstance(action, Mint):
-            self._mint()
-        elif isinstance(action, Connect) and self.offline:
-            self.session.connect_failed(connect_refused("network"), self.now)
-        elif isinstance(action, Connect):
-            try:
-                self.number = self.runtime.open(action.token.text, COMPATIBILITY, self.now)
-            except TokenRefusedError as refusal:
-                self.session.connect_failed(connect_refused(refusal.code), self.now)
-            else:
-                self.session.connected(Opened(), self.now)
-        elif isinstance(action, Send):
-            self.runtime.received(self.number, action.intent, self.now)
-        elif isinstance(action, Close):
-            self.runtime.close(self.number)
-            self.number = 0
-
-    def _mint(self) -> None:
-        token_request = self.session.token_request
-        self.requested_ttls.append(token_request.ttl_s)
-        request = TokenRequest(
-            f"session-{token_request.account}", topics=token_request.topics, device_id="d", ttl_s=token_request.ttl_s
-        )
+    def mint(self, session: Session) -> None:
+        """Ask the control service for the session's token."""
+        asked = session.token_request
+        self.requested_ttls.append(asked.ttl_s)
+        request = TokenRequest(f"session-{asked.account}", topics=asked.topics, device_id="d", ttl_s=asked.ttl_s)
         moment = self.now + self.switches.mint_ahead_s
         try:
             data = self.control.issue(request, moment, outage=self.switches.mint_outage, defects=self.switches.defects)["data"]
         except ControlRefusedError as refusal:
-            self.session.mint_failed(refusal.code, self.now)
+            session.mint_failed(refusal.code, self.now)
         else:
             moments = self.now + data["refresh_after_in"], self.now + data["expires_in"]
-            self.session.minted(Token(data["token"], *moments, data["kid"], data["session_id"]), self.now)
+            session.minted(Token(data["token"], *moments, data["kid"], data["session_id"]), self.now)
+
+    @property
+    def session(self) -> Session:
+        return self.sessions[0]
 
     @property
     def answers(self) -> list[str]:
         """The recorded answers of the negative client."""
-        return [notice.detail for notice in self.notices if notice.kind == "probed"]
+        return [notice.detail for notice in self.of(0, "probed")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,7 +151,7 @@ def test_introspect_tokens_refuses_tokens_during_mint_outage():
     for defects, expected in (((), True), (("introspect_tokens",), False)):
         authority = Authority(None, defects=set(defects)).pass_time(1.0)
         authority.switches.mint_outage = True
-        authority.session.disconnected(Closed(), authority.now)
+        authority.lose(0, Closed())
         assert authority.pass_time(1.0).session.is_live == expected
 
 
@@ -194,7 +159,7 @@ def test_client_without_token_requests_one_at_next_connect():
     authority = Authority(None).pass_time(1.0)
     forget_token(authority.session)
     assert authority.pass_time(1.0).requested_ttls == [None]
-    authority.session.disconnected(Closed(), authority.now)
+    authority.lose(0, Closed())
     assert authority.pass_time(1.0).requested_ttls == [None, None]
 
 
@@ -211,12 +176,12 @@ def rotated(*defects: str) -> Authority:
     authority = Authority(None, defects=set(defects)).pass_time(1.0)
     authority.control.rotate(Key("k2", b"two"))
     authority.runtime.take_keys(authority.control.keyring)
-    authority.session.disconnected(Closed(), authority.now)
+    authority.lose(0, Closed())
     return authority.pass_time(1.0)
 
 
 def kids(authority: Authority) -> list[str]:
-    return [notice.detail for notice in authority.notices if notice.kind == "token_minted"]
+    return [notice.detail for notice in authority.of(0, "token_minted")]
 
 
 def test_old_tokens_stay_valid_until_old_key_is_retired():
@@ -225,7 +190,7 @@ def test_old_tokens_stay_valid_until_old_key_is_retired():
     assert kids(authority) == ["k1"]
     authority.control.retire_old_keys()
     authority.runtime.take_keys(authority.control.keyring)
-    authority.session.disconnected(Closed(), authority.now)
+    authority.lose(0, Closed())
     assert authority.pass_time(3.0).session.is_live
     assert kids(authority) == ["k1", "k2"]
 
@@ -237,11 +202,11 @@ def test_forget_fallback_key_refuses_old_tokens_at_once():
 def test_sign_with_old_key_continues_until_old_key_is_retired():
     authority = rotated("sign_with_old_key")
     forget_token(authority.session)
-    authority.session.disconnected(Closed(), authority.now)
+    authority.lose(0, Closed())
     assert kids(authority.pass_time(2.0)) == ["k1", "k1"]
     authority.control.retire_old_keys()
     forget_token(authority.session)
-    authority.session.disconnected(Closed(), authority.now)
+    authority.lose(0, Closed())
     assert kids(authority.pass_time(3.0)) == ["k1", "k1", "k2"]
 
 
@@ -249,8 +214,7 @@ def test_stopped_delivery_closes_and_refuses_sockets():
     authority = Authority(None).pass_time(1.0)
     down = Switches(delivery_down=True)
     authority.runtime.set_switches(down)
-    authority.pass_time(0.1)
-    assert authority.runtime.is_closing(authority.number)
+    assert authority.runtime.is_closing(authority.wires[0].number)
     with pytest.raises(DeliveryDownError):
         authority.runtime.open(authority.session.token.text, COMPATIBILITY, authority.now)
     assert authority.runtime.counters.acted == {"stop_delivery": 2}
@@ -280,7 +244,7 @@ def test_timestamps_are_parsed_and_clock_offsets_alternate():
 def test_network_failure_is_no_answer():
     authority = Authority("garbled_token", offline=True).pass_time(5.0)
     assert authority.answers == []
-    authority.offline = False
+    authority.network_is_down = False
     assert authority.pass_time(10.0).answers == ["garbled_token:refused:invalid_token"]
 
 

@@ -9,7 +9,7 @@ from sim.protocols.spacetime.server import frame_of, intent_of
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings, Switches
-from sim.server.tokens import AUDIENCE, ISSUER, Claims, mint, required_scope
+from tests.client import server_double
 from tests.client.server_double import COMPATIBILITY, KEYRING, START
 
 A, B, C, D, E = (run_events(name) for name in "abcde")
@@ -19,13 +19,8 @@ WORKER = CODEX_WORKER_EVENTS
 ALL = (A, B, C, D, E, WORKER)
 
 
-def token(device: str = "d", topics: tuple[str, ...] = ALL, at: float = START, **changes: object) -> str:
-    claims = Claims(
-        *(ISSUER, AUDIENCE, "user:u", at, at, at + 300.0, f"token-{device}", "u", "org", f"session-{device}", device),
-        scopes=tuple(dict.fromkeys(required_scope(topic) for topic in ALL)),
-        topics=topics,
-    )
-    return mint(claims, KEYRING.primary)
+def token(device: str = "d", topics: tuple[str, ...] = ALL, at: float = START) -> str:
+    return server_double.token(device, topics, at)
 
 
 class RuntimeDriver:
