@@ -9,6 +9,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,27 @@ def started(*arguments: object, **environment: str) -> Iterator["subprocess.Pope
 def children_of(pid: int) -> list[int]:
     """The child processes of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def soon(holds: Callable[[], bool], limit_s: float = 20.0) -> bool:
+    """Wait until it holds; returns whether it does."""
+    until = time.monotonic() + limit_s
+    while not (held := holds()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return held
+
+
+def sets(*overrides: str) -> list[str]:
+    """Options for overrides of a drill's keys."""
+    return [f"--set={override}" for override in overrides]
 
 
 def free_port() -> int:

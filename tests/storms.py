@@ -1,10 +1,12 @@
 """Small real drills: the catalogue's own, over real processes and sockets, with few clients and short phases."""
 
+import re
 from pathlib import Path
 
 import msgspec
 
 from drills import CATALOG
+from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import DrillVerdict, State
 from drills.runs import results, running
 from drills.runs.request import Request
@@ -73,6 +75,13 @@ OF_SIZE = (
     *("error.websocket_auth_error_ratio", "error.token_issue_failure_ratio", "delivery.failed_publish_ratio"),
     *("reconnect.backoff_unjittered", "reconnect.backoff_never_resets", "ux.integrity"),
 )
+
+
+def patient_thresholds(folder: Path) -> Path:
+    """Write the default thresholds, with times that a busy machine may need."""
+    text, path = DEFAULT_PATH.read_text(), folder / "patient.toml"
+    path.write_text(re.sub(r'threshold = \d+(\ncomparator = "<="\nunit = "(ms|s|timeouts/s)")', r"threshold = 60000\1", text))
+    return path
 
 
 def small(name: str, *overrides: str) -> Drill:

@@ -1,4 +1,4 @@
-"""However a run ends, nothing of it stays: no process, no port, no temporary file, no fault. Told by looking, not by asking."""
+"""However a run ends, it leaves nothing: no process, port, temporary file or fault. The tests look at the machine itself."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from sim.base.ownership import MARK_NAME
-from tests.commands import LIMIT_S, STORMGATE, Said, free_port, stormgate
+from tests import commands
+from tests.commands import LIMIT_S, STORMGATE, Said, free_port, is_running, soon, stormgate
 from tests.storms import SHORT, SMALL
 
 MARK = "STORMGATE_TEST_RUN"  # in the environment of a run and of all that it starts
@@ -23,7 +24,7 @@ INTERRUPTED = 4
 
 @dataclass
 class Run:
-    """A run of the command line; all that it starts is known by its environment, and has a temporary directory of its own."""
+    """A run of the command line; its processes are known by their environment, and it has its own temporary directory."""
 
     folder: Path
     process: "subprocess.Popen[str]"
@@ -31,12 +32,12 @@ class Run:
 
     @property
     def pids(self) -> list[int]:
-        """All processes of this run that are there and not just waiting to be buried."""
+        """All running processes of this run."""
         return [int(path.name) for path in Path("/proc").glob("[0-9]*") if self._is_its(path)]
 
     def _is_its(self, path: Path) -> bool:
         try:
-            return f"{MARK}={self.name}\0".encode() in (path / "environ").read_bytes() and not _is_dead(path)
+            return f"{MARK}={self.name}\0".encode() in (path / "environ").read_bytes() and is_running(int(path.name))
         except OSError:
             return False
 
@@ -48,8 +49,14 @@ class Run:
     def runs(self) -> list[Path]:
         return sorted((self.folder / "results").iterdir())
 
+    def left_nothing(self, ports: set[int] = frozenset()) -> bool:
+        """Whether no process, temporary file or port of it is left, and no mark that a run is active."""
+        left = self.pids, self.temporary, ports & listening(), [path for path in self.runs if (path / MARK_NAME).exists()]
+        assert not any(left), left
+        return True
+
     def until(self, words: str) -> None:
-        """Until it says so on stderr."""
+        """Wait until it prints these words on stderr."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if words in line:
@@ -61,16 +68,22 @@ class Run:
         return self.process.returncode
 
 
-def _is_dead(path: Path) -> bool:
-    return "\nState:\tZ" in (path / "status").read_text()
-
-
 def ports_of(pids: list[int]) -> set[int]:
     """The ports that these processes listen on."""
     links = [link for pid in pids for link in Path(f"/proc/{pid}/fd").glob("*")]
     inodes = {target[8:-1] for link in links if (target := _target(link)).startswith("socket:[")}
+    return {port for port, inode in _listening() if inode in inodes}
+
+
+def listening() -> set[int]:
+    """The ports that any process listens on."""
+    return {port for port, _ in _listening()}
+
+
+def _listening() -> list[tuple[int, str]]:
+    """Ports and inodes of the listening sockets."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
+    return [(int(row[1].rpartition(":")[2], 16), row[9]) for row in rows if row[3] == "0A"]
 
 
 def _target(link: Path) -> str:
@@ -80,21 +93,8 @@ def _target(link: Path) -> str:
         return ""
 
 
-def listening() -> set[int]:
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
-
-
-def soon(holds: Callable[[], bool], limit_s: float = 20.0) -> bool:
-    until = time.monotonic() + limit_s
-    while not (held := holds()) and time.monotonic() < until:
-        time.sleep(0.05)
-    return held
-
-
 def sets(name: str, *more: str) -> list[str]:
-    overrides = (*SMALL, *SHORT[name], "fleet.clients=20", *more)
-    return [argument for override in overrides for argument in ("--set", override)]
+    return commands.sets(*SMALL, *SHORT[name], "fleet.clients=20", *more)
 
 
 @contextmanager
@@ -135,10 +135,7 @@ def test_a_run_that_ends_by_itself_leaves_nothing(tmp_path: Path, defects: list[
         ports = ports_of(run.pids)
         assert ports
         run.wait()
-        assert run.pids == []
-        assert run.temporary == []
-        assert not ports & listening()
-        assert not (run.runs[0] / MARK_NAME).exists()
+        assert run.left_nothing(ports)
 
 
 @pytest.mark.parametrize(("name", "number"), list(zip(LONG, (signal.SIGINT, signal.SIGTERM), strict=True)))
@@ -149,10 +146,7 @@ def test_a_run_that_is_interrupted_in_a_fault_leaves_nothing(tmp_path: Path, nam
         time.sleep(1.0)  # the fault acts
         run.process.send_signal(number)
         assert run.wait() == INTERRUPTED
-        assert run.pids == []
-        assert run.temporary == []
-        assert not ports & listening()
-        assert not (run.runs[0] / MARK_NAME).exists()
+        assert run.left_nothing(ports)
         assert (run.runs[0] / "summary.json").exists()
 
 
@@ -217,8 +211,7 @@ def test_variants_that_are_interrupted_leave_nothing(tmp_path: Path):
         time.sleep(1.5)  # into its course
         run.process.send_signal(signal.SIGTERM)
         assert run.wait() == INTERRUPTED
-        assert run.pids == []
-        assert run.temporary == []
+        assert run.left_nothing()
 
 
 def test_a_fault_that_a_killed_run_left_in_another_runtime_is_told(tmp_path: Path):
@@ -233,12 +226,8 @@ def test_a_fault_that_a_killed_run_left_in_another_runtime_is_told(tmp_path: Pat
     try:
         assert served.stdout is not None
         assert "listening" in served.stdout.readline()
-        target = (
-            "dropped_delivery",
-            "--target",
-            f"http://127.0.0.1:{port}",
-            *sets("dropped_delivery", *LONG["dropped_delivery"]),
-        )
+        settings = sets("dropped_delivery", *LONG["dropped_delivery"])
+        target = ("dropped_delivery", "--target", f"http://127.0.0.1:{port}", *settings)
         with running(tmp_path, *target) as run:
             run.until("fault: ")
             time.sleep(1.0)  # the fault acts

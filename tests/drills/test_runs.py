@@ -13,26 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from drills.cli import main
-from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.reports import report
 from drills.runs import results
 from sim.record import parquet, run_header
-from tests.commands import children_of, started, stormgate
-from tests.storms import SHORT, SMALL
+from tests.commands import children_of, is_running, sets, started, stormgate
+from tests.storms import SHORT, SMALL, patient_thresholds
 
 FAIL, STORAGE = 1, 4
 
 
 def settings(name: str, *more: str) -> list[str]:
-    return [part for override in (*SMALL, *SHORT[name], *more) for part in ("--set", override)]
-
-
-def patient_thresholds(folder: Path) -> Path:
-    """The default thresholds, but for times that a busy machine may need."""
-    path = folder / "patient.toml"
-    text = DEFAULT_PATH.read_text()
-    path.write_text(re.sub(r'threshold = \d+(\ncomparator = "<="\nunit = "(ms|s|timeouts/s)")', r"threshold = 60000\1", text))
-    return path
+    return sets(*SMALL, *SHORT[name], *more)
 
 
 def judge(capsys: pytest.CaptureFixture[str], run_dir: Path, *options: str) -> tuple[int, dict]:
@@ -101,7 +92,7 @@ def wait_for(process, word: str) -> list[str]:
 @pytest.mark.parametrize(("name", "after_s"), [("runtime_restart", 2.0), ("reconnect_storm", 0.3)])
 def test_ctrl_c_in_the_middle_of_a_fault_heals_keeps_and_says_where(tmp_path: Path, name: str, after_s: float):
     """Of the restart it hits the moment at which there is no runtime at all."""
-    small = [part for key in ("fleet.clients=20", "phases.steady_s=2", "phases.fault_s=9") for part in ("--set", key)]
+    small = sets("fleet.clients=20", "phases.steady_s=2", "phases.fault_s=9")
     with started("drill", "run", name, "dropped_delivery", "--out", tmp_path, *small) as process:
         lines = wait_for(process, " fault: ")
         time.sleep(after_s)
@@ -136,13 +127,6 @@ def kept(run_dir: Path, name: str) -> None:
     verdict = results.judge_run(run_dir)
     assert (verdict.exit_code, [str(drill.status) for drill in verdict.drills]) == (STORAGE, ["error", "error"])
     assert (run_dir / "summary.json").read_bytes() == report.summary_json(verdict)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 def test_a_runtime_that_is_already_there_is_stormed_and_left_as_it_was(tmp_path: Path):

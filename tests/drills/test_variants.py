@@ -16,7 +16,7 @@ from sim.drill import model as drills
 from sim.drill.model import Drill
 from sim.record.observations import Kind
 from sim.record.run_header import read_verified
-from tests.commands import stormgate, stormgate_here
+from tests.commands import sets, stormgate, stormgate_here
 from tests.storms import red
 
 GO, NO_GO, USAGE, ERROR = 0, 1, 3, 4
@@ -200,8 +200,7 @@ def test_judging_again_says_the_same_and_a_report_has_it(healthy: Path):
 
 
 def test_from_the_command_line_on_one_engine(tmp_path: Path):
-    sets = [argument for override in SMALL for argument in ("--set", override)]
-    said = stormgate("drill", "run", "parity", "--engine", "virtual", *sets, "--out", tmp_path, "--json")
+    said = stormgate("drill", "run", "parity", "--engine", "virtual", *sets(*SMALL), "--out", tmp_path, "--json")
     assert said.code == GO, said.err
     (drill,) = json.loads(said.out)["drills"]
     assert (drill["name"], drill["status"]) == ("parity", "pass")

@@ -1,7 +1,6 @@
 """Whole load tests as processes of their own, because Locust changes Python's sockets."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from drills.judging.checks.verdicts import DrillVerdict, RunVerdict, State
 from drills.runs import results
+from tests.commands import free_port
 from tests.storms import OF_TIME, SHORT, SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -67,13 +67,6 @@ class Load:
     def verdict(self) -> RunVerdict:
         """The verdict of `stormgate judge`."""
         return results.judge_run(self.run_dir)
-
-
-def free_port() -> int:
-    """A local port that is free now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def over_two_processes() -> list[str]:

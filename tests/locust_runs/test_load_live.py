@@ -7,8 +7,9 @@ import yaml
 from drills.runs import results
 from sim.record.observations import Kind
 from sim.record.run_header import read_header, read_verified
+from tests.commands import free_port
 from tests.live import SECRETS, certified, thirdparty
-from tests.locust_runs.loads import DRILL, ROOT, Load, free_port
+from tests.locust_runs.loads import DRILL, ROOT, Load
 
 CAP = 20
 GENTLE = (f"--set=fleet.connects_per_s={CAP}", "--set=load.events_per_s=30")

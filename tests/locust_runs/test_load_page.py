@@ -1,6 +1,5 @@
 """Locust's page in a browser: one Locust process, a green storm, a red one on a broken mock, then a stopped run."""
 
-import re
 import subprocess
 import sys
 import time
@@ -12,16 +11,15 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.runs import results
 from locustfiles.load.start import free_port
 from tests.browsers import chromium
 from tests.served import serving
-from tests.storms import SHORT, SMALL
+from tests.storms import SHORT, SMALL, patient_thresholds
 
 ROOT = Path(__file__).parents[2]
 LIMIT_MS = 60_000.0  # for a busy machine
-PATIENT = ("replay.bootstrap_ms", "ux.publish_to_apply_ms", "drill.generator_lag_ms")  # a busy machine may be late with these
+
 
 CHECKS = '["replay.bootstrap_ms", "replay.stale_loops", "delivery.dropped_deliveries", "ux.publish_to_apply_ms"]'
 STEADY = "Steady state before the faults (s)"
@@ -63,17 +61,6 @@ def answers(url: str) -> bool:
 def browser() -> Iterator[Browser]:
     with chromium() as started:
         yield started
-
-
-def patient_thresholds(folder: Path) -> Path:
-    """The default thresholds, except those that depend on the load of this machine."""
-    text = DEFAULT_PATH.read_text()
-    for name in PATIENT:
-        text, changed = re.subn(rf"(\[{re.escape(name)}\]\nthreshold = )\d+", r"\g<1>60000", text)
-        assert changed == 1, name
-    path = folder / "thresholds.toml"
-    path.write_text(text)
-    return path
 
 
 def field_of(page: Page, label: str) -> Locator:

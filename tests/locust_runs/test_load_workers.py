@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from drills.judging.checks.thresholds import DEFAULT_PATH
 from drills.judging.checks.verdicts import State
 from drills.runs import results
 from sim.record.history import History
@@ -17,6 +16,7 @@ from sim.record.ledger import Ledger
 from sim.record.observations import Kind
 from sim.record.run_header import read_header, read_verified
 from tests.locust_runs.loads import DRILL, Load, drill_of, over_two_processes
+from tests.storms import patient_thresholds
 
 CHECKS = 'checks=["delivery.dropped_deliveries", "ux.integrity"]'  # which so few clients can pass
 BUSY = str(Path(__file__).with_name("busy_worker.py"))
@@ -40,15 +40,6 @@ def loads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Load]]
     for load in started.values():
         load.process.kill()
         load.process.wait()
-
-
-def patient_thresholds(folder: Path) -> Path:
-    """Thresholds that the load generator of a busy machine meets."""
-    text = DEFAULT_PATH.read_text()
-    at = text.index("[drill.generator_lag_ms]")
-    path = folder / "patient.toml"
-    path.write_text(text[:at] + text[at:].replace("threshold = 250", "threshold = 60000", 1))
-    return path
 
 
 def process_of(load: Load, worker: str) -> int:

@@ -72,12 +72,6 @@ def test_both_token_routes_follow_the_protocol(mock: Served, path: str):
     assert (data["device_id"], data["session_id"]) == ("phone", "session-ann")
 
 
-@pytest.mark.parametrize(("ttl_s", "refresh_s"), [(60, 30), (900, 870)])
-def test_a_ttl_is_given_as_asked(mock: Served, ttl_s: int, refresh_s: int):
-    data = mock.token_response(ttl_seconds=ttl_s).json()["data"]
-    assert (data["expires_in"], data["refresh_after_in"]) == (ttl_s, refresh_s)
-
-
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
@@ -136,16 +130,6 @@ def test_tokens_and_their_refusals_are_counted(tmp_path):
         "sync.token.issue.auth_failed": 1,
         "sync.token.issue.policy_eval_failed": 0,
     }
-
-
-def test_the_routing_check_is_answered(mock: Served):
-    question = {"thread_id": "t", "cohort_key": "key"}
-    answer = mock.http.post("/api/v1/control/runtime-routing/evaluate", json=question)
-    bucket = int.from_bytes(hashlib.sha256(b"runtime-canary-v1|thread|key").digest()[:4], "big") % 100
-    assert answer.status_code == 200
-    routed = {"bucket": bucket, "cohort": "canary", "percent": 100, "revision": "mock-r2"}
-    assert answer.json()["data"] == {**question, **routed}
-    assert mock.http.post("/api/v1/control/runtime-routing/evaluate", json={"thread_id": "t"}).status_code == 422
 
 
 # --- publishing -------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from textwrap import dedent
 
@@ -18,24 +17,9 @@ from sim.base.errors import StorageError, TargetError
 from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions
 from sim.server.settings import RuntimeSettings, Switches
-from tests.commands import STORMGATE, stormgate, stormgate_here
+from tests.commands import STORMGATE, is_running, soon, stormgate, stormgate_here
 
 OPTIONS = ServeOptions(RuntimeSettings(), Switches())
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def wait_gone(pid: int, limit_s: float = 15.0) -> bool:
-    until = time.monotonic() + limit_s
-    while is_running(pid) and time.monotonic() < until:
-        time.sleep(0.02)
-    return not is_running(pid)
 
 
 def status(url: str) -> int:
@@ -115,7 +99,8 @@ def test_cancelling_a_start_leaves_nothing_behind(tmp_path: Path):
         assert process.pid == 0
         return pid
 
-    assert wait_gone(asyncio.run(cancel()))
+    pid = asyncio.run(cancel())
+    assert soon(lambda: not is_running(pid))
 
 
 def test_it_ends_when_its_parent_is_killed(tmp_path: Path):
@@ -136,7 +121,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path):
     """
     done = subprocess.run([sys.executable, "-c", dedent(script), str(tmp_path)], capture_output=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert wait_gone(int(done.stdout))
+    assert soon(lambda: not is_running(int(done.stdout)))
 
 
 # --- as a person starts it --------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def test_the_cohort_is_a_share_of_the_keys(mock: Served):
             expected = {"bucket": bucket, "cohort": cohort, "percent": percent, "revision": revision}
             assert routed(mock, key) == {"thread_id": "t", "cohort_key": key, **expected}
     assert mock.http.put("/_mock/cohort", json={"percent": 101}).status_code == 422
+    assert mock.http.post("/api/v1/control/runtime-routing/evaluate", json={"thread_id": "t"}).status_code == 422
 
 
 def test_a_throttle_refuses_publishes_and_connects_by_name(mock: Served):

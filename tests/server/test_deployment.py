@@ -20,7 +20,7 @@ from sim.server.deployment import (
 from sim.server.settings import Switches
 
 TWO = Deployment(revision="r2", previous_revision="r1", cohort_percent=25, canary_defects=("skip_delivery",))
-KEYS = [f"key-{number}" for number in range(400)]
+KEYS = [f"user:{number}" for number in range(5000)]
 
 
 def revisions(deployment: Deployment, traffic: Traffic) -> set[tuple[str, str]]:
@@ -35,6 +35,10 @@ def test_cohort_is_routed_to_new_revision_and_rest_to_old():
         answer = routing_answer(TWO, traffic, "t", key)
         assert (answer["cohort"] == "canary") == in_cohort("thread", key, 25)
         assert (answer["percent"], answer["thread_id"], answer["cohort_key"]) == (25, "t", key)
+
+
+def test_default_deployment_routes_all_to_its_revision():
+    assert revisions(Deployment(), first_traffic(Deployment())) == {("canary", "mock-r2")}
 
 
 def test_revision_without_traffic_serves_no_client():
@@ -81,15 +85,9 @@ def test_no_throttle_refuses_nothing():
     assert [limits.publish_refusal(0.0) or limits.connect_refusal(0.0) for _ in range(1000)] == [None] * 1000
 
 
-KEYS = [f"user:{n}" for n in range(5000)]
-
-
 def test_buckets_never_change():
     # sha256sum of "runtime-canary-v1|runtime|user:1" begins with these four bytes
-    assert cohort_bucket("runtime", "user:1") == PINNED_WORD % 100
-
-
-PINNED_WORD = 0x1CD8BD2B
+    assert cohort_bucket("runtime", "user:1") == 0x1CD8BD2B % 100
 
 
 @given(st.text(), st.text(), st.integers(0, 99))
