@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sim.client.notices import Run, no_run
-from sim.protocols.adapter import NegativeForms
+from sim.protocols.adapter import Credentials, NegativeForms
 from sim.protocols.events import Message
 from sim.protocols.intents import Compatibility, Intent
 from sim.server.settings import RuntimeSettings
@@ -15,7 +15,8 @@ from sim.server.settings import RuntimeSettings
 class Token:
     """A minted token. Its times are unix seconds of the client's own clock, computed from its lifetime.
 
-    `server_*` are the times that the control service reported by its own clock (NaN: not reported).
+    `server_*` are the times that the control service reported by its own clock (NaN: not reported). `sign` signs a
+    server's nonce.
     """
 
     text: str
@@ -25,6 +26,7 @@ class Token:
     session_id: str = ""
     server_refresh_at: float = math.nan
     server_expires_at: float = math.nan
+    sign: Callable[[bytes], bytes] | None = None
 
     def by_clock(self, ahead_s: float) -> "Token":
         """Return the token as a client sees it that uses the reported times, with a clock that is `ahead_s` ahead."""
@@ -52,9 +54,15 @@ class Mint:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open a socket with this token; answer with `connected` or `connect_failed`."""
+    """Open a connection with this token; answer with `connected` or `connect_failed`. `metadata` is what the join reports."""
 
     token: Token
+    metadata: Compatibility
+
+    @property
+    def credentials(self) -> Credentials:
+        """What the adapter needs."""
+        return Credentials(self.token.text, self.metadata, self.token.sign)
 
 
 @dataclass(frozen=True, slots=True)

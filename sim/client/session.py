@@ -45,7 +45,7 @@ from sim.protocols.events import (
     Step,
     StreamEnded,
 )
-from sim.protocols.intents import Beat, Join, Subscribe
+from sim.protocols.intents import Beat, Compatibility, Join, Subscribe
 
 NEVER = math.inf
 EVICTION = "slow_consumer"  # the code with which a server evicts a slow client
@@ -120,8 +120,8 @@ class Session:
     @property
     def token_request(self) -> TokenRequest:
         """What to ask the control service for."""
-        account = f"client-{self.client}.{self.sign_ins}" if self.sign_ins else f"client-{self.client}"
-        return TokenRequest(account, self.replica.topics, self.settings.token_ttl_s)
+        sign_in = f".{self.sign_ins}" if self.sign_ins else ""
+        return TokenRequest(f"client-{self.client}{sign_in}", self.replica.topics, self.settings.token_ttl_s)
 
     @property
     def is_live(self) -> bool:
@@ -138,9 +138,7 @@ class Session:
         """What this client still waits for, in one or two words."""
         if self.state is not State.LIVE:
             return self.state.name.lower()
-        if not self.is_caught_up:
-            return "replaying"
-        return "behind"
+        return "behind" if self.is_caught_up else "replaying"
 
     # --- what the driver reports --------------------------------------------------------------------
 
@@ -200,7 +198,7 @@ class Session:
         self._last_heard = now
         self.replica.begin_connection()
         self._join_ref = self._next_ref()
-        self._actions.append(Send(Join(self._join_ref, self.settings.compatibility, self.token.text if self.token else "")))
+        self._actions.append(Send(Join(self._join_ref, self._metadata(), self.token.text if self.token else "")))
         self._reply_by = now + self.settings.reply_timeout_s
         self._beat_at = now + self.settings.heartbeat_interval_s
         self._refresh_at = self.token.refresh_at if self.token else NEVER
@@ -253,7 +251,11 @@ class Session:
         assert self.token is not None
         self._reply_by = now + self.settings.reply_timeout_s
         self._note("connect_attempted")
-        self._actions.append(Connect(self.token))
+        self._actions.append(Connect(self.token, self._metadata()))
+
+    def _metadata(self) -> Compatibility:
+        """Return what the client reports about itself."""
+        return self.settings.compatibility
 
     def _wake_connected(self, now: float) -> None:
         if self._notices_silence and now >= self._last_heard + self.settings.silence_limit_s:
@@ -340,10 +342,8 @@ class Session:
         """Process replies to heartbeats, and to requests of negative clients."""
 
     def _take_refusal(self, refusal: Refused, now: float) -> None:
-        if refusal.is_open:
-            self._take_reply(refusal, now)
-        else:
-            self.connect_failed(refusal, now)
+        take = self._take_reply if refusal.is_open else self.connect_failed
+        take(refusal, now)
 
     def _refused(self, reply: Reply, now: float) -> None:
         """A join or subscribe was refused."""

@@ -4,14 +4,14 @@ A session knows positions, intents and events, but no names on the wire. Other c
 checks which protocol it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
 from sim.protocols.events import Message, Position, Whose
-from sim.protocols.intents import Intent, Raw
+from sim.protocols.intents import Compatibility, Intent, Raw
 
 MAX_HELD_BYTES = 8 * 2**20  # limit for data that an adapter cannot yet assign to a stream or a position
 
@@ -77,8 +77,15 @@ class ResumingBy(StrEnum):
     """Which intent resumes."""
 
     SUBSCRIBE = "subscribe"
-    JOIN = "join"
+    JOIN = "join"  # all streams at once, by `Join.session`
     REQUEST = "request"
+
+
+class Subscribing(StrEnum):
+    """What a subscribe names."""
+
+    WHOLE_SET = "whole_set"  # all streams of the client: a stream that is not named is no longer read
+    EACH_STREAM = "each_stream"  # any streams; those that are not named are not affected
 
 
 class Renewal(StrEnum):
@@ -115,6 +122,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     resuming_by: ResumingBy
     renewal: Renewal
     publishing: Publishing
+    subscribing: Subscribing = Subscribing.WHOLE_SET
+    beats_on_channel: bool = False  # only beats on the joined channel count as a sign of life
 
 
 # --- adapters -------------------------------------------------------------------------------------------
@@ -155,21 +164,31 @@ class Close(msgspec.Struct, frozen=True):
 Action = Open | Write | Close
 
 
+class Credentials(msgspec.Struct, frozen=True):
+    """Who connects. `sign` signs a server's nonce, in protocols that ask for it; `metadata` is what the join will report."""
+
+    token: str
+    metadata: Compatibility = Compatibility()
+    sign: Callable[[bytes], bytes] | None = None
+
+
 class Connection(Protocol):
     """An adapter's side of one session's connection, sans-I/O and without timers.
 
-    The driver carries out `actions`, in order, after each call. Discard the connection after it returned a `Closed`, or a
-    `Refused` with `is_open` false.
+    The driver carries out `actions`, in order, after each call, and passes each non-empty `Message` to the session.
+    `connect` and `send` usually return none; a protocol without connections or without a join returns its `Opened` or
+    `Joined` there.
+    Discard the connection after it returned a `Closed`, or a `Refused` with `is_open` false and without streams.
     """
 
     def actions(self) -> list[Action]:
         """Actions to carry out now; each is returned once."""
 
-    def connect(self, token: str) -> None:
+    def connect(self, credentials: Credentials) -> Message:
         """Start to connect."""
 
-    def send(self, intent: Intent) -> None:
-        """Carry out an intent of the session."""
+    def send(self, intent: Intent) -> Message:
+        """Carry out an intent of the session. An intent that the protocol does not have raises `TypeError`."""
 
     def opened(self, id: int, status: int, headers: Mapping[str, str]) -> Message:
         """Take an opened connection."""

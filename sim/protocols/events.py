@@ -51,9 +51,9 @@ class Step(StrEnum):
     RETRY = "retry"
     WAIT = "wait"  # retry after `wait_ms` at the earliest
     MINT = "mint"  # get a new token, then retry
-    RESUBSCRIBE = "resubscribe"  # on the open connection
+    RESUBSCRIBE = "resubscribe"  # on the open connection; after the end of all streams, with a new join
     REFETCH = "refetch"  # drop the position and start from a snapshot or the retained events
-    TERMINAL = "terminal"  # a retry cannot succeed
+    TERMINAL = "terminal"  # a retry cannot succeed; with a new token, once
 
 
 class Next(msgspec.Struct, frozen=True, gc=False):
@@ -100,7 +100,11 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The join was accepted. The token grants `streams`; `resumed`: the earlier session continues."""
+    """The join was accepted. The token grants `streams`.
+
+    `resumed`: the session of the `Join` continues, with all its streams; the events that it missed came before. `ping_s`: the
+    server sends something at least this often.
+    """
 
     ok: ClassVar[bool] = True
     code: ClassVar[str] = ""
@@ -115,12 +119,14 @@ class Joined(msgspec.Struct, frozen=True):
 class Renewed(msgspec.Struct, frozen=True):
     """The new token is now used."""
 
+    ok: ClassVar[bool] = True
+    code: ClassVar[str] = ""
     ref: str
     token_ttl_s: float | None = None
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A connect (`ref` is empty), a join or a subscribe was refused, with the server's code."""
+    """A connect (`ref` is empty), a join, a subscribe or a renewal was refused, with the server's code."""
 
     ok: ClassVar[bool] = False
     ref: str
@@ -133,7 +139,11 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """A subscribe was accepted. `stream` None: all its streams, at the requested positions."""
+    """A subscribe was accepted. `stream` None: all its streams, at the requested positions.
+
+    `at` is where the server really starts: above the requested position, if events are lost; in another epoch, if the log is
+    another one. The session compares. Its replay may come before or after it.
+    """
 
     ok: ClassVar[bool] = True
     code: ClassVar[str] = ""
@@ -173,8 +183,14 @@ class Stale(msgspec.Struct, frozen=True):
 
 
 class PositionUnknown(msgspec.Struct, frozen=True):
-    """The server does not know the position: it is of another log, or above the head."""
+    """The server does not know the position: it is of another log, above the head, or the reason is not stated.
 
+    `ref` is the subscribe that it answers. `subscribed_at` is the position at which the server subscribed the client
+    nevertheless; without it, the client subscribes again, without a position.
+    """
+
+    ok: ClassVar[bool] = False
+    code: ClassVar[str] = "position_unknown"
     stream: str
     asked: Position | None = None
     head: Position | None = None
@@ -193,7 +209,8 @@ class Batch(msgspec.Struct, frozen=True):
     """Events of one stream in the order of sending; may be empty.
 
     `after` is the position after the batch, if its events have none of their own; `session` is the session to resume.
-    `is_single`: in the protocol's form for one event.
+    `is_single`: in the protocol's form for one event. `is_repeat`: in a second form, in a protocol that sends each batch in
+    two: what the client has already is no duplicate.
     """
 
     stream: str
@@ -201,6 +218,7 @@ class Batch(msgspec.Struct, frozen=True):
     after: Position | None = None
     session: str | None = None
     is_single: bool = False
+    is_repeat: bool = False
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -269,7 +287,10 @@ class Malformed(msgspec.Struct, frozen=True):
 
 
 class StreamEnded(msgspec.Struct, frozen=True):
-    """A stream ended while the connection stays open; None: all streams."""
+    """A stream ended while the connection stays open; None: all streams, and what was joined.
+
+    With one connection per stream, it is the end of that stream's connection; `RESUBSCRIBE` is then the end of a poll.
+    """
 
     stream: str | None
     code: str
@@ -307,5 +328,5 @@ Event = (
 Message = tuple[Event, ...]
 """All events of one message, in order; the simulator shares one object among all clients that get the same."""
 
-Reply = Joined | Resumed | Refused | Stale | Answer
+Reply = Joined | Resumed | Renewed | Refused | Stale | PositionUnknown | Answer
 """Events that carry the `ref` of the intent they answer, `ok`, and a `code`."""

@@ -20,7 +20,7 @@ class Compatibility(msgspec.Struct, frozen=True):
 
 
 class Join(msgspec.Struct, frozen=True):
-    """Introduce the client. `session` is an earlier one to resume, in protocols whose join resumes."""
+    """Introduce the client. `session` is an earlier one to resume, with its position, in protocols whose join resumes."""
 
     ref: str
     metadata: Compatibility
@@ -30,9 +30,9 @@ class Join(msgspec.Struct, frozen=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """Read exactly these streams, each after a position (None: without one).
+    """Read these streams, each after a position (None: without one).
 
-    One intent names all streams, because some servers replace the whole set. `batch_size` 0: the server's default.
+    One intent names all streams where servers replace the whole set (see `Subscribing`). `batch_size` 0: the server's default.
     `is_malformed` is set if a server could not read all of it.
     """
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.protocols.adapter import Open, TransportEnd, Write
+from sim.protocols.adapter import Credentials, Open, TransportEnd, Write
 from sim.protocols.events import (
     Answer,
     Batch,
@@ -43,7 +43,7 @@ MAX_BYTES = 2**18
 
 def connected() -> SpacetimeConnection:
     connection = SpacetimeConnection("ws://host/path")
-    connection.connect("a b")
+    connection.connect(Credentials("a b"))
     (action,) = connection.actions()
     assert isinstance(action, Open)
     assert action.url == "ws://host/path?token=a%20b&vsn=2.0.0"

@@ -4,11 +4,10 @@ Each joins once as another build, records the answer, and is then an ordinary cl
 edges the answer must be `served`.
 """
 
-from sim.client.actions import Send
 from sim.client.negative.base import OneQuestion, verdict
 from sim.client.transitions import State
-from sim.protocols.events import Opened, Reply
-from sim.protocols.intents import Compatibility, Join
+from sim.protocols.events import Reply
+from sim.protocols.intents import Compatibility
 from sim.server.settings import RuntimeSettings
 
 _CLIENT = "stormgate"
@@ -21,11 +20,8 @@ class OtherBuild(OneQuestion):
         """Return the build to report to a runtime with these settings."""
         return self.settings.compatibility
 
-    def connected(self, event: Opened, now: float) -> None:
-        """See `Session`; joins as the other build."""
-        super().connected(event, now)
-        if not self._has_answer:
-            self._actions[-1] = Send(Join(self._join_ref, self._build(self.settings.service)))
+    def _metadata(self) -> Compatibility:
+        return super()._metadata() if self._has_answer else self._build(self.settings.service)
 
     def _take_reply(self, reply: Reply, now: float) -> None:
         if reply.ref == self._join_ref and self.state is State.JOINING:

@@ -140,18 +140,22 @@ class SessionDriver(ABC):
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Send):
             if self._socket is not None and self._connection is not None:
-                self._connection.send(action.intent)
-                self._obey(self._connection)
+                self._hand_over(self._connection, self._connection.send(action.intent))
         elif isinstance(action, Close):
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
         elif isinstance(action, Connect):
             self._connection = client_setup.new_connection(self._socket_url)
-            self._connection.connect(action.token.text)
-            self._obey(self._connection)
+            self._hand_over(self._connection, self._connection.connect(action.credentials))
         else:
             self._begin_mint()
+
+    def _hand_over(self, connection: adapter.Connection, message: Message) -> None:
+        """Carry out the adapter's actions, and pass what it returned at once to the session."""
+        self._obey(connection)
+        if message:
+            self.session.received(message, self._clock.now())
 
     def _obey(self, connection: adapter.Connection) -> None:
         """Carry out the adapter's actions."""

@@ -11,6 +11,7 @@ from sim.protocols.adapter import (
     Action,
     Capabilities,
     CaughtUpSign,
+    Credentials,
     FreshStart,
     HeadSource,
     Liveness,
@@ -93,18 +94,21 @@ class SpacetimeConnection:
         out, self._actions = self._actions, []
         return out
 
-    def connect(self, token: str) -> None:
+    def connect(self, credentials: Credentials) -> Message:
         """See `Connection`. The token is part of the URL."""
-        self._actions.append(Open(_SOCKET, Transport.WEBSOCKET, f"{self._url}?token={quote(token)}&vsn=2.0.0"))
+        url = f"{self._url}?token={quote(credentials.token)}&vsn=2.0.0"
+        self._actions.append(Open(_SOCKET, Transport.WEBSOCKET, url))
+        return ()
 
-    def send(self, intent: Intent) -> None:
+    def send(self, intent: Intent) -> Message:
         """See `Connection`."""
         if isinstance(intent, Raw):
             self._actions.append(Write(_SOCKET, intent.data, intent.is_text))
-            return
+            return ()
         if isinstance(intent, Join | Subscribe | Beat):
             self._asked[intent.ref] = type(intent)
         self._actions.append(Write(_SOCKET, encode_client(frame_of(intent)).encode()))
+        return ()
 
     def opened(self, id: int, status: int, headers: Mapping[str, str]) -> Message:
         """See `Connection`."""
