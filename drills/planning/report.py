@@ -15,7 +15,7 @@ from drills.planning import figures as plan_figures
 from drills.planning import search, sweeps
 from drills.planning.search import Searched
 from drills.planning.sweeps import Swept
-from drills.reports.report import number
+from drills.reports.report import cell, number
 from drills.runs.request import SIMULATED as ENGINES_SAY
 from sim.base.atomic_files import write_whole
 from sim.planning.sweep_file import Sweep
@@ -130,8 +130,4 @@ def _head(sweep: Sweep) -> list[str]:
 
 
 def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in (heads, ["---"] * len(heads), *body))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in (heads, ["---"] * len(heads), *body))

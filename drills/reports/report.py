@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +12,8 @@ import msgspec
 
 from drills.judging.checks.verdicts import CheckResult, DrillVerdict, RunVerdict, ServerView, State
 from sim.analysis.invariants import Violation
-from sim.analysis.metrics import Metric
 from sim.analysis.server_metrics import ServerMetric
+from sim.base.config import read_toml
 from sim.record import predictions
 from sim.record.predictions import Compared, Prediction
 
@@ -22,84 +22,46 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from drills.rollout.setup.records import GateCheck
+
+Filters = Mapping[str, Callable[..., Any]]
 SCHEMA = 1
 TEMPLATES = Path(__file__).with_name("templates")
 COLOURS = "colours.css"  # in that folder: the style of all pages, light and dark
 _MAX_REASONS = 3
 
-USERS_SAW = {
-    "applied_twice": "the same message shown, or the same change made, twice",
-    "applied_out_of_order": "messages in the wrong order",
-    "hole": "a message missing between two others",
-    "checkpoint_regressed": "a client that went back to an older state",
-    "stale_loop": "a client that reconnects forever and shows nothing new",
-    "stale_without_recovery": "a client that stays out of date until it is restarted",
-    "silent_loss": "messages that never appear, while the client claims to be up to date",
-    "acknowledged_lost": "messages that were accepted and then gone, or replaced by others",
-    "phantom_event": "messages that no user wrote",
-    "socket_changed_state": "nothing yet; but anyone with a socket can change what only the authority may change",
-    "expired_token_accepted": "nothing yet; but a user who lost access keeps it",
-    "cross_topic_leak": "messages of other people's conversations",
-    "jumbled_message": "garbled messages",
-    "needless_loss": "missing messages that the runtime still had",
-    "early_replay_complete": "missing messages for a while, although the client claims to be up to date",
-    "false_start": "older messages missing forever, although the runtime still had them",
-    "runtime_died": "no updates at all until an operator starts the runtime again",
-    **dict.fromkeys(
-        (
-            *("missing_token_accepted", "garbled_token_accepted", "foreign_key_token_accepted"),
-            *("foreign_issuer_token_accepted", "foreign_audience_token_accepted"),
-        ),
-        "nothing yet; but anyone can read the service with a forged token",
-    ),
-    **dict.fromkeys(("outdated_token_accepted", "overaged_token_accepted"), "nothing yet; but a user who lost access keeps it"),
-    **dict.fromkeys(("forbidden_topic_accepted", "foreign_topic_mint_accepted"), "messages of other people's conversations"),
-}
-# What users see of checks that can fail without a violated invariant.
-USERS_SAW_OF_CHECKS = {
-    "error.tokens_too_old": "a refusal after every lost connection: a client keeps a 900-second token for 15 minutes, but "
-    "the runtime refuses it after 5, so the client must get another one first",
-    "replay.stale_loops": USERS_SAW["stale_loop"],
-    "delivery.dropped_deliveries": USERS_SAW["silent_loss"],
-    "reconnect.backoff_unjittered": "an outage that continues after its cause is gone, because all clients return in the same "
-    "instant, again and again",
-    "reconnect.backoff_never_resets": "a wait of 8 s after every short interruption, from the sixth of a session on, however "
-    "long the connection was fine before",
-    "drill.converged": "clients that stay out of date or offline after all faults were reverted",
-    "ux.integrity": "duplicate, missing, garbled or misordered messages",
-}
+_USERS_SAW = read_toml(TEMPLATES / "users_saw.toml")
+USERS_SAW: dict[str, str] = _USERS_SAW["invariants"]
+_OF_RUN = ("run_id", "engine", "target", "target_kind", "seed", "decision", "decision_reason", "failures")
+_HASHES = ("thresholds_sha256", "recorded_thresholds_sha256")
+_OF_CHECK = ("name", "state", "value", "unit", "n", "interval", "threshold")
 
 
 def summary(verdict: RunVerdict) -> dict[str, Any]:
     """`summary.json` as plain values. Infinity and NaN become None."""
-    return {
-        "schema": SCHEMA,
-        "run_id": verdict.run_id,
-        "engine": verdict.engine,
-        "target": verdict.target,
-        "target_kind": verdict.target_kind,
-        "seed": verdict.seed,
-        "decision": verdict.decision,
-        "decision_reason": verdict.decision_reason,
-        "failures": verdict.failures,
-        "thresholds_sha256": verdict.thresholds_sha256,
-        "recorded_thresholds_sha256": verdict.recorded_thresholds_sha256,
-        "notes": list(verdict.notes),
-        "drills": [_drill_summary(drill) for drill in verdict.drills],
-    }
+    found: dict[str, Any] = msgspec.json.decode(summary_json(verdict))
+    return found
+
+
+def summary_json(verdict: RunVerdict) -> bytes:
+    """`summary.json`."""
+    drills = [_drill_summary(drill) for drill in verdict.drills]
+    content = {"schema": SCHEMA, **_of(verdict, *_OF_RUN, *_HASHES, "notes"), "drills": drills}
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def _of(value: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
 
 
 def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
     return {
-        "name": drill.name,
-        "status": str(drill.status),
-        "clients": drill.clients,
-        "duration_s": _finite(drill.duration_s),
-        "checks": [_check_summary(check) for check in drill.checks],
-        "violations": [asdict(violation) for violation in drill.violations],
+        **_of(drill, "name", "status", "clients", "duration_s"),
+        "checks": [_of(check, *_OF_CHECK) for check in drill.checks],
+        "violations": drill.violations,
         "metrics": _metrics(drill),
         **({"replications": drill.replications} if drill.replications != 1 else {}),
-        **({"remarks": list(drill.remarks)} if drill.remarks else {}),
+        **({"remarks": drill.remarks} if drill.remarks else {}),
         **({"prediction": _prediction_summary(drill, drill.prediction)} if drill.prediction else {}),
         **({"server": _server_summary(drill.server)} if drill.server else {}),
     }
@@ -107,88 +69,39 @@ def _drill_summary(drill: DrillVerdict) -> dict[str, Any]:
 
 def _prediction_summary(drill: DrillVerdict, prediction: Prediction) -> dict[str, Any]:
     """The predictions of a fitted model and the measured values."""
-    about = {name: getattr(prediction, name) for name in ("model", "model_sha256", "engine", "replications", "made_at")}
-    metrics = {
-        each.metric: {
-            "unit": each.unit,
-            "predicted": _finite(each.predicted),
-            "interval": list(each.interval) if each.interval else None,
-            "measured": _finite(each.measured),
-            "error": _finite(each.error),
-        }
-        for each in _compared(drill, prediction)
+    about = _of(prediction, "model", "model_sha256", "engine", "replications", "made_at", "not_predicted")
+    compared = _compared(drill, prediction)
+    return {
+        **about,
+        "metrics": {each.metric: _of(each, "unit", "predicted", "interval", "measured", "error") for each in compared},
     }
-    return {**about, "not_predicted": list(prediction.not_predicted), "metrics": metrics}
 
 
 def _server_summary(server: ServerView) -> dict[str, Any]:
     """The runtime's own metrics. A metric that it does not expose is missing."""
-    return {
-        "origin": "server",
-        "polls": server.polls,
-        "failed_polls": server.failed,
-        "figures": {figure.name: _server_figure(figure) for figure in server.figures},
-        "absent": list(server.absent),
-    }
+    figures = {figure.name: _server_figure(figure) for figure in server.figures}
+    counted = {"origin": "server", "polls": server.polls, "failed_polls": server.failed}
+    return {**counted, "figures": figures, "absent": server.absent}
 
 
 def _server_figure(figure: ServerMetric) -> dict[str, Any]:
-    counted = {"increase": figure.increase, "resets": figure.resets} if figure.increase is not None else {}
-    meaning = {"meaning": figure.meaning} if figure.meaning else {}
-    return {"first": figure.first, "last": figure.last, "n": figure.n, **counted, **meaning}
+    counted = _of(figure, "increase", "resets") if figure.increase is not None else {}
+    return {**_of(figure, "first", "last", "n"), **counted, **({"meaning": figure.meaning} if figure.meaning else {})}
 
 
 def _metrics(drill: DrillVerdict) -> dict[str, Any]:
     """The metrics. With several replications they are means, with interval and quantiles."""
-    found = {metric.name: _metric_summary(metric) for metric in drill.metrics}
+    found = {metric.name: _of(metric, "value", "unit", "n", "better") for metric in drill.metrics}
     for spread in drill.spreads:
         quantiles = {"min": spread.least, "p50": spread.median, "p95": spread.p95, "max": spread.most}
-        found[spread.name] |= {
-            "interval": [_finite(bound) for bound in spread.interval] if spread.interval else None,
-            "quantiles": {name: _finite(value) for name, value in quantiles.items()},
-        }
+        found[spread.name] |= {"interval": spread.interval, "quantiles": quantiles}
     return found
-
-
-def _check_summary(check: CheckResult) -> dict[str, Any]:
-    return {
-        "name": check.name,
-        "state": str(check.state),
-        "value": _finite(check.value),
-        "unit": check.unit,
-        "n": check.n,
-        "interval": _interval(check),
-        "threshold": check.threshold,
-    }
-
-
-def _metric_summary(metric: Metric) -> dict[str, Any]:
-    return {"value": _finite(metric.value), "unit": metric.unit, "n": metric.n, "better": metric.better}
-
-
-def summary_json(verdict: RunVerdict) -> bytes:
-    """`summary.json`."""
-    return msgspec.json.format(msgspec.json.encode(summary(verdict)), indent=2) + b"\n"
 
 
 def gate_lines(verdict: RunVerdict) -> bytes:
     """`gate-results.jsonl`: one line per check of a drill."""
-    lines = (_gate_line(drill, check) for drill in verdict.drills for check in drill.checks)
+    lines = ({"drill": drill.name, **asdict(check)} for drill in verdict.drills for check in drill.checks)
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-
-
-def _gate_line(drill: DrillVerdict, check: CheckResult) -> dict[str, Any]:
-    line = {"drill": drill.name, **asdict(check)}
-    return {**line, "state": str(check.state), "value": _finite(check.value), "interval": _interval(check)}
-
-
-def _finite(value: float) -> float | None:
-    """Replace infinity and NaN, which JSON does not have, by None."""
-    return value if math.isfinite(value) else None
-
-
-def _interval(check: CheckResult) -> list[float | None] | None:
-    return [_finite(bound) for bound in check.interval] if check.interval else None
 
 
 def summary_markdown(verdict: RunVerdict) -> str:
@@ -199,32 +112,27 @@ def summary_markdown(verdict: RunVerdict) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> "jinja2.Environment":
+    of_drills: Filters = {"seen": users_saw, "check_seen": check_seen, "compared": _compared}
+    return environment({"why": why, "percent": _percent, **of_drills})
+
+
+def environment(filters: Filters, is_html: bool = False) -> "jinja2.Environment":
+    """The settings of all templates: their folder, the filters that they share, and these."""
     import jinja2  # imported late: `--help` does not need it
 
-    environment = jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=False,
+        autoescape=is_html,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(
-        number=number,
-        cell=_cell,
-        why=why,
-        seen=users_saw,
-        check_seen=check_seen,
-        bounds=_bounds,
-        limit=_limit,
-        between=_between,
-        compared=_compared,
-        percent=_percent,
-    )
-    return environment
+    found.filters.update(number=number, cell=cell, bounds=_bounds, limit=_limit, between=between, **filters)
+    return found
 
 
-def number(value: float) -> str:
-    """A value for people: four significant digits, `never` for infinity, `-` for NaN."""
-    if math.isnan(value):
+def number(value: float | None) -> str:
+    """A value for people: four significant digits, `never` for infinity, `-` for NaN and None."""
+    if value is None or math.isnan(value):
         return "-"
     if math.isinf(value):
         return "never"
@@ -238,7 +146,7 @@ def users_saw(violation: Violation) -> str:
 
 def check_seen(check: CheckResult) -> str:
     """The effect of a failed check that users would have seen; empty if it did not fail or the effect is unknown."""
-    return USERS_SAW_OF_CHECKS.get(check.name, "") if check.state is State.FAIL else ""
+    return _USERS_SAW["checks"].get(check.name, "") if check.state is State.FAIL else ""
 
 
 def reasons(drill: DrillVerdict) -> list[str]:
@@ -260,17 +168,18 @@ def _not_passed(drill: DrillVerdict) -> list[CheckResult]:
     return sorted(checks, key=lambda check: (check.state is not State.FAIL, check.state is not State.ERROR))
 
 
-def _cell(text: str) -> str:
-    """Text that is safe inside a table cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
+def cell(text: object) -> str:
+    """Escape text for a table cell, so that it is not read as markup."""
+    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
-def _bounds(check: CheckResult) -> str:
-    return _between(check.interval)
-
-
-def _between(interval: tuple[float, float] | None) -> str:
+def between(interval: Sequence[float | None] | None) -> str:
+    """An interval for people; `-` without one."""
     return f"{number(interval[0])} .. {number(interval[1])}" if interval else "-"
+
+
+def _bounds(check: "CheckResult | GateCheck") -> str:
+    return between(check.interval)
 
 
 def _compared(drill: DrillVerdict, prediction: Prediction) -> Sequence[Compared]:
@@ -281,7 +190,7 @@ def _percent(share: float) -> str:
     return f"{share:+.0%}" if math.isfinite(share) else "-"
 
 
-def _limit(check: CheckResult) -> str:
+def _limit(check: "CheckResult | GateCheck") -> str:
     return f"{check.comparator} {number(check.threshold)}" if check.threshold is not None else "-"
 
 
@@ -322,7 +231,7 @@ def _predicted_table(drill: DrillVerdict, prediction: Prediction) -> "Table":
 
     table = Table("metric", "predicted", "95 % of runs", "measured", "error", title=f"{drill.name}, by {prediction.model}")
     for each in _compared(drill, prediction):
-        cells = (f"{number(each.predicted)} {each.unit}", _between(each.interval), f"{number(each.measured)} {each.unit}")
+        cells = (f"{number(each.predicted)} {each.unit}", between(each.interval), f"{number(each.measured)} {each.unit}")
         table.add_row(each.metric, *cells, _percent(each.error))
     return table
 

@@ -128,40 +128,11 @@ def _digest(files: Sequence[Evidence]) -> str:
 
 @lru_cache(maxsize=2)
 def _environment(html: bool) -> "jinja2.Environment":
-    import jinja2  # imported late, because `--help` does not need it
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(words.TEMPLATES),
-        autoescape=html,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        number=number, cell=cell, value=_value, bounds=_bounds, limit=_limit, minutes=minutes, moment=moment, size=size
-    )
-    return environment
-
-
-def number(value: float | None) -> str:
-    """A value for people, or `-`."""
-    return "-" if value is None else words.number(value)
-
-
-def cell(text: object) -> str:
-    """Escape text for a table cell, so that it is not read as markup."""
-    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return words.environment({"value": _value, "minutes": minutes, "moment": moment, "size": size}, html)
 
 
 def _value(check: GateCheck) -> str:
-    return "-" if check.value is None else f"{number(check.value)} {check.unit}"
-
-
-def _bounds(check: GateCheck) -> str:
-    return f"{number(check.interval[0])} .. {number(check.interval[1])}" if check.interval else "-"
-
-
-def _limit(check: GateCheck) -> str:
-    return f"{check.comparator} {number(check.threshold)}" if check.threshold is not None else "-"
+    return "-" if check.value is None else f"{words.number(check.value)} {check.unit}"
 
 
 def minutes(seconds: float) -> str:
