@@ -146,12 +146,13 @@ def status(rollout: Named, stages: StagesFile = None, out: Out = RESULTS, as_jso
 def judge(run_dir: Dir, as_json: AsJson = False) -> None:
     """Judge a stage again from its files. Writes nothing."""
     from drills.reports.terminal import out
-    from drills.rollout.report import stage_files, stage_report
+    from drills.rollout.report import stage_report
+    from drills.rollout.setup import evidence
     from drills.rollout.verdict.judging import judge_stage
 
     report = judge_stage(run_dir)
     if as_json:
-        sys.stdout.write(stage_files.encoded(report).decode())
+        sys.stdout.write(evidence.encoded(report).decode())
     else:
         stage_report.print_report(report, out())
     raise typer.Exit(stage_report.exit_code(report))

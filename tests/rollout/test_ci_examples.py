@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from drills.rollout.report import stage_files
-from drills.rollout.setup import records
+from drills.rollout.setup import evidence, records
 from drills.rollout.setup.records import StageReport
 from tests.stage_folders import Folder
 
@@ -73,7 +73,7 @@ def test_stage_that_does_not_verify_is_an_error(concluded: tuple[Folder, StageRe
     folder, report = concluded
     forged = msgspec.structs.replace(report, notes=("All is well.",))
     written = (folder.path / records.REPORT).read_bytes()
-    (folder.path / records.REPORT).write_bytes(stage_files.encoded(forged))
+    (folder.path / records.REPORT).write_bytes(evidence.encoded(forged))
     given = stub(tmp_path, 0, folder.path / records.REPORT)
     done = script(
         "stage.sh", "0", "elsewhere", "november", STORMGATE=given, RESULTS=folder.runs.parents[2], ARTIFACTS=tmp_path / "kept"

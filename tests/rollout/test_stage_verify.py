@@ -103,7 +103,7 @@ def rewritten(folder: Folder, **changes: Any) -> StageReport:
     html = (folder.path / records.REPORT_HTML).read_bytes()
     rendered = {**stage_files.render(report, ()), records.REPORT_HTML: html}
     report = msgspec.structs.replace(report, rendered=stage_files.described(rendered))
-    for name, content in {**rendered, records.REPORT: stage_files.encoded(report)}.items():
+    for name, content in {**rendered, records.REPORT: evidence.encoded(report)}.items():
         (folder.path / name).write_bytes(content)
     return report
 

@@ -14,7 +14,7 @@ from drills.rollout.setup.journal import Entry, Journal
 from drills.rollout.setup.records import Decision, Signoff, StageReport, Waiver
 from drills.rollout.verdict import chain
 from sim.base.clocks import Clock, iso
-from sim.base.errors import EvidenceError, UsageError
+from sim.base.errors import UsageError
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +84,8 @@ def waive(folder: Path, run: RunRecord, check: str, person: Person, journal: Jou
         raise UsageError(f"{check}: there is nothing to waive; what did not pass: {', '.join(open_ones) or 'nothing'}.")
     digest = evidence.sha256(run_dir / records.REPORT)
     waiver = Waiver(check=check, at=iso(clock.now()), report_sha256=digest, **person.stripped)
-    evidence.write_json(run_dir / records.WAIVERS, [*read_waivers(run_dir), waiver])
-    journal.append(WAIVED, run=run.run_id, check=check, owner=waiver.owner, waiver_sha256=_digest(waiver))
+    evidence.write_json(run_dir / records.WAIVERS, [*evidence.read_waivers(run_dir), waiver])
+    journal.append(WAIVED, run=run.run_id, check=check, owner=waiver.owner, waiver_sha256=waiver.sha256)
     return waiver
 
 
@@ -95,19 +95,6 @@ def not_passed(report: StageReport) -> list[str]:
     return [*checks, *(each.name for each in report.requirements if each.state != "pass")]
 
 
-def read_waivers(run_dir: Path) -> list[Waiver]:
-    """All entries of `waivers.json`, valid or not. Raises `EvidenceError`."""
-    path = run_dir / records.WAIVERS
-    if not path.exists():
-        return []
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Waiver])
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror}).") from None
-    except msgspec.DecodeError as error:
-        raise EvidenceError(f"{path}: is damaged ({error}).") from None
-
-
 def invalid_reason(waiver: Waiver, entries: Sequence[Entry], report_sha256: str) -> str:
     """Why a waiver does not count; empty for a valid one."""
     if not (waiver.owner.strip() and waiver.role.strip() and waiver.statement.strip()):
@@ -115,8 +102,4 @@ def invalid_reason(waiver: Waiver, entries: Sequence[Entry], report_sha256: str)
     if waiver.report_sha256 != report_sha256:
         return "it is of another report"
     recorded = {entry.body.get("waiver_sha256") for entry in entries if entry.kind == WAIVED}
-    return "" if _digest(waiver) in recorded else "the journal lacks it"
-
-
-def _digest(waiver: Waiver) -> str:
-    return hashlib.sha256(msgspec.json.encode(waiver, order="deterministic")).hexdigest()
+    return "" if waiver.sha256 in recorded else "the journal lacks it"

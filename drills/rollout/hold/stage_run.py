@@ -25,7 +25,7 @@ from drills.rollout.setup.stage_target import open_target
 from drills.rollout.setup.stages import PREFLIGHT
 from drills.rollout.verdict import armed, chain, judging, splits, window
 from sim.base.clocks import Clock, iso
-from sim.base.errors import EvidenceError, StorageError, StormgateError, UsageError
+from sim.base.errors import StorageError, StormgateError, UsageError
 
 
 def run(asked: Asked, clock: Clock, say: Say) -> tuple[Path, StageReport]:
@@ -178,14 +178,11 @@ def _not_rehearsed(run: StageRun, limit_s: float, why: str) -> Rollback:
         run_id=plan.run_id,
         target=plan.target,
         target_kind=plan.target_kind,
-        dry_run=False,
         began=now,
         ended=now,
-        seconds=None,
         limit_s=limit_s,
         state="not_run",
         reason=why,
-        steps=(),
     )
     path = run.run_dir / records.ROLLBACK
     if not path.exists():
@@ -218,12 +215,10 @@ def judge_of(run: StageRun) -> Judge:
     """Return the judge of a running hold; it uses the code of the final verdict. Raises `EvidenceError` without a baseline."""
     run_dir, plan = run.run_dir, run.plan
     thresholds = gates.load_thresholds(run_dir / records.THRESHOLDS, is_record=True)
-    first = [before for before in chain.earlier(run_dir, plan) if before.report.plan.stage == PREFLIGHT]
-    if not first:
-        raise EvidenceError(f"{run_dir}: no stage 0 comes before it, so there is no baseline to compare with.")
+    preflight = chain.preflight(run_dir, plan)
 
     def judge(began: datetime, ended: datetime) -> Evaluation:
-        found = window.load(run_dir, first[0].run_dir, iso(began), iso(ended))
+        found = window.load(run_dir, preflight.run_dir, iso(began), iso(ended))
         checks = tuple(check for check in window.judge(found, thresholds) if judging.counts(check.name, check.state, plan))
         checks += splits.of(found, thresholds, plan)
         covered = found.coverage

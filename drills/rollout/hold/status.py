@@ -116,7 +116,7 @@ def _reported(run_dir: Path, run: RunRecord, target: str, entries: list[Entry]) 
     signed = unlock.recorded_signoff(run_dir, run)
     chain.require_unchanged(chain.Earlier(run_dir, report))
     sha256 = evidence.sha256(run_dir / records.REPORT)
-    waivers = [(waiver, signoff.invalid_reason(waiver, entries, sha256)) for waiver in signoff.read_waivers(run_dir)]
+    waivers = [(waiver, signoff.invalid_reason(waiver, entries, sha256)) for waiver in evidence.read_waivers(run_dir)]
     return StageStatus(
         stage=run.stage,
         state=f"{signed.decision}, signed" if signed else report.decision,

@@ -25,7 +25,7 @@ def write(run_dir: Path, report: StageReport) -> StageReport:
     """
     rendered = render(report, figures.of(run_dir, report))
     report = msgspec.structs.replace(report, rendered=described(rendered))
-    content = encoded(report)
+    content = evidence.encoded(report)
     signoff = evidence.read_signoff(run_dir)
     if signoff is not None and signoff.report_sha256 != hashlib.sha256(content).hexdigest():
         raise UsageError(f"{run_dir}: its report is signed and would now change. Run the stage again instead.")
@@ -48,13 +48,8 @@ def render(report: StageReport, drawn: tuple[figures.Drawn, ...]) -> dict[str, b
         records.JUNIT: junit.of_stage(report),
     }
     if report.decision != "go":
-        found[records.BLOCKERS] = msgspec.json.format(msgspec.json.encode(report.blockers), indent=2) + b"\n"
+        found[records.BLOCKERS] = evidence.encoded(report.blockers)
     return found
-
-
-def encoded(report: StageReport) -> bytes:
-    """`stage-report.json`."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 def described(rendered: dict[str, bytes]) -> tuple[Evidence, ...]:

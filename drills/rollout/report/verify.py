@@ -69,7 +69,7 @@ def _report(run_dir: Path, problems: list[str]) -> StageReport | None:
         return None
     if report is None:
         problems.append(f"{path}: is missing; this stage has no verdict yet.")
-    elif stage_files.encoded(report) != path.read_bytes():
+    elif evidence.encoded(report) != path.read_bytes():
         problems.append(f"{path}: was edited: stormgate writes it differently.")
     return report
 
@@ -100,17 +100,16 @@ def _signoff(run_dir: Path, run_id: str, problems: list[str]) -> Signoff | None:
 
 def _waivers(run_dir: Path, problems: list[str]) -> list[Waiver]:
     """Read the waivers, and check that they belong to this report. They decide nothing."""
-    path, report = run_dir / records.WAIVERS, run_dir / records.REPORT
-    if not path.exists():
-        return []
     try:
-        waivers = msgspec.json.decode(path.read_bytes(), type=list[Waiver])
-        wanted = hashlib.sha256(report.read_bytes()).hexdigest()
-    except (OSError, msgspec.DecodeError, ValueError) as error:
-        problems.append(f"{path}: is damaged ({error}).")
+        waivers = evidence.read_waivers(run_dir)
+        wanted = evidence.sha256(run_dir / records.REPORT) if waivers else ""
+    except EvidenceError as error:
+        problems.append(str(error))
         return []
     others = [waiver for waiver in waivers if waiver.report_sha256 != wanted]
-    problems += [f"{path}: the waiver of {each.check} by {each.owner} is for another report." for each in others]
+    problems += [
+        f"{run_dir / records.WAIVERS}: the waiver of {each.check} by {each.owner} is for another report." for each in others
+    ]
     return waivers
 
 
@@ -136,7 +135,7 @@ def _journal(run_dir: Path, run_id: str, waivers: list[Waiver]) -> Iterator[str]
             yield f"{run_dir / name}: the journal does not record it."
     known = {entry.body.get("waiver_sha256") for entry in entries}
     for waiver in waivers:
-        if hashlib.sha256(msgspec.json.encode(waiver, order="deterministic")).hexdigest() not in known:
+        if waiver.sha256 not in known:
             yield f"{run_dir / records.WAIVERS}: the journal does not record the waiver of {waiver.check} by {waiver.owner}."
 
 

@@ -11,6 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from drills.judging.checks.verdicts import State
 from drills.rollout.rollback.bursts import Burst
 from drills.rollout.rollback.levers import Lever
@@ -71,17 +73,17 @@ class Traffic(Change):
     name: Name = "traffic"
 
     def __init__(self, lever: Lever, good: Revisions, find: Callable[[], Revisions]) -> None:
-        super().__init__(lever, f"control service and runtime report their revisions: {_words(good)}")
+        super().__init__(lever, f"control service and runtime report their revisions: {good}")
         self._good, self._find = good, find
         self._before = Revisions()
 
     def begin(self) -> dict[str, str]:
         self._before = self._find()
         if not self._before.known:
-            raise CannotBeginError(f"the revisions that serve cannot be found out ({_words(self._before)}).")
+            raise CannotBeginError(f"the revisions that serve cannot be found out ({self._before}).")
         if self._before == self._good:
-            raise CannotBeginError(f"the last known good revisions serve already ({_words(self._good)}): nothing to roll back.")
-        return _facts(self._before)
+            raise CannotBeginError(f"the last known good revisions serve already ({self._good}): nothing to roll back.")
+        return msgspec.structs.asdict(self._before)
 
     def rolled_back(self) -> Observation:
         return self._observed(self._good)
@@ -91,19 +93,11 @@ class Traffic(Change):
 
     def _observed(self, wanted: Revisions) -> Observation:
         now = self._find()
-        found, expected = _facts(now), _facts(wanted)
+        found, expected = msgspec.structs.asdict(now), msgspec.structs.asdict(wanted)
         wrong = [
             f"{name} is {is_ or 'unknown'}, expected {expected[name]}" for name, is_ in found.items() if is_ != expected[name]
         ]
-        return Observation(found, "; ".join(wrong), f"the services reported their revisions: {_words(now)}")
-
-
-def _facts(revisions: Revisions) -> dict[str, str]:
-    return {"control": revisions.control, "runtime": revisions.runtime}
-
-
-def _words(revisions: Revisions) -> str:
-    return ", ".join(f"{name} {revision or 'unknown'}" for name, revision in _facts(revisions).items())
+        return Observation(found, "; ".join(wrong), f"the services reported their revisions: {now}")
 
 
 class Throttle(Change):

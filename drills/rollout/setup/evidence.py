@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from drills.rollout.setup import records
-from drills.rollout.setup.records import Evidence, Signoff, StagePlan, StageReport
+from drills.rollout.setup.records import Evidence, Signoff, StagePlan, StageReport, Waiver
 from sim.base.atomic_files import read_struct, write_whole
 from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.base.ownership import MARK_NAME
@@ -45,6 +45,15 @@ def read_signoff(run_dir: Path) -> Signoff | None:
     """The signature on a stage; None without one. Raises `EvidenceError` for a damaged one."""
     path = run_dir / records.SIGNOFF
     return read_struct(path, Signoff) if path.exists() else None
+
+
+def read_waivers(run_dir: Path) -> list[Waiver]:
+    """All entries of `waivers.json`, valid or not; empty without the file. Raises `EvidenceError`."""
+    path = run_dir / records.WAIVERS
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Waiver]) if path.exists() else []
+    except (OSError, msgspec.DecodeError) as error:
+        raise EvidenceError(f"{path}: is damaged ({error}).") from None
 
 
 def read_lines(path: Path, kind: type[T]) -> list[T]:
@@ -82,9 +91,14 @@ def append(path: Path, line: msgspec.Struct) -> None:
 
 def write_json(path: Path, content: object) -> bytes:
     """Write a record atomically as indented JSON; return the bytes. Raises `StorageError`."""
-    encoded = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-    write_whole(path, encoded)
-    return encoded
+    content = encoded(content)
+    write_whole(path, content)
+    return content
+
+
+def encoded(content: object) -> bytes:
+    """A record as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
 def cannot_write(path: Path, error: OSError) -> StorageError:

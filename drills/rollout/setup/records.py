@@ -20,6 +20,7 @@ All files above the last two lines are evidence. The files of the line before th
 Times are ISO 8601 in UTC. No number is NaN or infinite: a missing value is null.
 """
 
+import hashlib
 from typing import Annotated, Literal
 
 import msgspec
@@ -59,6 +60,9 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     def known(self) -> bool:
         """Whether both revisions are known."""
         return bool(self.control and self.runtime)
+
+    def __str__(self) -> str:
+        return f"control {self.control or 'unknown'}, runtime {self.runtime or 'unknown'}"
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,15 +215,15 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     target: str
     target_kind: TargetKind
-    dry_run: bool
+    dry_run: bool = False
     began: str
     ended: str
-    seconds: float | None  # time to recover: from the begin of step 1 until clients observed it; None without recovery
+    seconds: float | None = None  # time to recover: from the begin of step 1 until clients observed it; None without recovery
     limit_s: float
     stable_s: float | None = None  # time monitored after recovery; None if not reached
     state: Outcome
     reason: str
-    steps: tuple[RollbackStep, ...]
+    steps: tuple[RollbackStep, ...] = ()
     hooks_sha256: str = ""  # of the rehearsed commands and the files that they name
 
 
@@ -397,3 +401,8 @@ class Waiver(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     statement: str
     report_sha256: str
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the entry, as in the journal."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()

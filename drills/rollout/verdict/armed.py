@@ -26,7 +26,7 @@ from drills.runs import targets
 from sim.base import atomic_files as files
 from sim.base import operator_command
 from sim.base.clocks import Clock, from_iso, iso
-from sim.base.errors import EvidenceError, UsageError
+from sim.base.errors import UsageError
 from sim.base.operator_command import Output
 from sim.base.redaction import Redactor
 from sim.drill.target_rules import RollbackRules
@@ -111,18 +111,14 @@ class Monitor:
         _, why = asyncio.run(operator_command.run(rules.check, environment, rules.observed_within_s, output))
         log = f"{records.LOGS}/armed-{self.clock.now():%Y%m%dT%H%M%SZ}.txt"
         output.keep(self.folder / log)
-        revisions = f"control {good.control}, runtime {good.runtime}"
         if why:
-            return State.FAIL, f"the command that checks the last good revisions ({revisions}) {why}; its output is in {log}"
-        return State.PASS, f"{revisions} exist, and the commands are those that were rehearsed"
+            return State.FAIL, f"the command that checks the last good revisions ({good}) {why}; its output is in {log}"
+        return State.PASS, f"{good} exist, and the commands are those that were rehearsed"
 
 
 def _rehearsal(run_dir: Path, plan: StagePlan) -> Rollback:
     """The rehearsal of this stage's preflight. Raises `EvidenceError`."""
-    for before in chain.earlier(run_dir, plan):
-        if before.report.plan.stage == "0":
-            return files.read_struct(before.run_dir / records.ROLLBACK, Rollback)
-    raise EvidenceError(f"{run_dir}: it has no stage 0, so no rollback was rehearsed.")
+    return files.read_struct(chain.preflight(run_dir, plan).run_dir / records.ROLLBACK, Rollback)
 
 
 def _problems(hooks_sha256: str, good: Revisions, plan: StagePlan, rehearsed: Rollback) -> Iterator[str]:
@@ -130,7 +126,7 @@ def _problems(hooks_sha256: str, good: Revisions, plan: StagePlan, rehearsed: Ro
     if not good.known:
         yield "the revisions to roll back to are not configured: [targets.NAME.rollback.traffic] is missing"
     if good == plan.revisions:
-        yield f"the last good revisions (control {good.control}, runtime {good.runtime}) are the deployed ones"
+        yield f"the last good revisions ({good}) are the deployed ones"
     if rehearsed.state != "pass" or rehearsed.dry_run:
         yield "the rollback was not rehearsed, or did not pass"
     if hooks_sha256 != rehearsed.hooks_sha256:

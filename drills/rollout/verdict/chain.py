@@ -13,7 +13,7 @@ from drills.judging.checks.verdicts import GRAVEST_FIRST, State
 from drills.rollout.setup import evidence, journal, records
 from drills.rollout.setup import stages as stages_file
 from drills.rollout.setup.records import Change, Gate, GateCheck, Requirement, Stage, StagePlan, StageReport
-from drills.rollout.setup.stages import Stages
+from drills.rollout.setup.stages import PREFLIGHT, Stages
 from sim.base import atomic_files
 from sim.base.clocks import from_iso
 from sim.base.errors import EvidenceError, StormgateError
@@ -53,6 +53,14 @@ def earlier(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
         yield Earlier(run_dir, report)
         plan = report.plan
     raise EvidenceError(f"{run_dir}: its previous stages form a circle.")
+
+
+def preflight(run_dir: Path, plan: StagePlan) -> Earlier:
+    """The stage 0 that a stage is based on. Raises `EvidenceError` without one."""
+    found = [before for before in earlier(run_dir, plan) if before.report.plan.stage == PREFLIGHT]
+    if not found:
+        raise EvidenceError(f"{run_dir}: it has no stage 0, so there is no baseline to compare with and no rehearsal.")
+    return found[0]
 
 
 def signed_preflights(run_dir: Path, plan: StagePlan) -> Iterator[Earlier]:
@@ -138,13 +146,7 @@ def _differences(plan: StagePlan, old: StageReport, named: str, before: Stage | 
     for what in SAME:
         was, now = getattr(old.plan, what), getattr(plan, what)
         if was != now:
-            yield f"{what.replace('_', ' ')} changed since {named}: {_words(was)}, now {_words(now)}"
-
-
-def _words(value: object) -> str:
-    if isinstance(value, records.Revisions):
-        return f"control {value.control or '?'}, runtime {value.runtime or '?'}"
-    return str(value)
+            yield f"{what.replace('_', ' ')} changed since {named}: {was}, now {now}"
 
 
 def changes(run_dir: Path, plan: StagePlan, judged: Sequence[Gate]) -> tuple[Change, ...]:

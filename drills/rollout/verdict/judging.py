@@ -125,11 +125,9 @@ def _read_window(stage: _Stage) -> None:
     if stage.plan.stage == "0":
         stage.window = windows.load(stage.run_dir)
         return
-    first = [before for before in chain.earlier(stage.run_dir, stage.plan) if before.report.plan.stage == "0"]
-    if not first:
-        raise EvidenceError(f"{stage.run_dir}: it has no stage 0, so there is no baseline to compare with.")
-    chain.require_unchanged(first[0])
-    stage.window = windows.load(stage.run_dir, first[0].run_dir)
+    preflight = chain.preflight(stage.run_dir, stage.plan)
+    chain.require_unchanged(preflight)
+    stage.window = windows.load(stage.run_dir, preflight.run_dir)
 
 
 def _gates(answers: Mapping[str, GateCheck], stage: _Stage, drills: DrillEvidence) -> tuple[Gate, ...]:

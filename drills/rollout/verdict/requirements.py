@@ -232,11 +232,9 @@ def baseline(run_dir: Path, plan: StagePlan, snapshots: Sequence[Snapshot]) -> F
 
 def revisions(plan: StagePlan, snapshots: Sequence[Snapshot]) -> Found:
     """Whether the deployed revisions are known and, for a preflight, did not change until its last snapshot."""
-    known = plan.revisions
     if plan.stage == "0" and snapshots and (changed := next(_changed(snapshots, plan, plan.began, snapshots[-1].at), "")):
         return State.FAIL, changed
-    state = State.PASS if known.known else State.NO_DATA
-    return state, f"control {known.control or 'unknown'}, runtime {known.runtime or 'unknown'}"
+    return State.PASS if plan.revisions.known else State.NO_DATA, str(plan.revisions)
 
 
 def cohort(run_dir: Path, plan: StagePlan, events: Sequence[HoldEvent]) -> Found:

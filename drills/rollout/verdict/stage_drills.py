@@ -190,16 +190,5 @@ def unanswered(spec: CheckSpec, origin: Origin, window: str, proof: str, reason:
 
 def gate_check(found: CheckResult, required: bool = True) -> GateCheck:
     """A check's result as a stage records it. Infinity and NaN become null."""
-    sound = found.sound()
-    fields = dataclasses.asdict(sound) | {
-        "state": str(sound.state),
-        "value": finite(sound.value),
-        "interval": (finite(sound.interval[0]), finite(sound.interval[1])) if sound.interval else None,
-        "threshold": finite(sound.threshold) if sound.threshold is not None else None,
-    }
-    return GateCheck(**fields, required=required)
-
-
-def finite(value: float) -> float | None:
-    """The value; None for infinity and NaN, which JSON does not have."""
-    return value if math.isfinite(value) else None
+    fields = dataclasses.asdict(found.sound()) | {"required": required}
+    return msgspec.json.decode(msgspec.json.encode(fields), type=GateCheck)

@@ -150,8 +150,8 @@ class _CanaryChecks:
             self._cut_short += (is_left_out := control is not None and done.status == State.FAIL)
             return not is_left_out
         if done.revisions.known:
-            deployed = f"control {done.revisions.control}, runtime {done.revisions.runtime}"
-            self._problems.append(f"at {done.at} the control had other revisions ({deployed}) than at the start of this stage")
+            what = f"the control had other revisions ({done.revisions}) than at the start of this stage"
+            self._problems.append(f"at {done.at} {what}")
         else:
             self._cut_short += 1
         return False

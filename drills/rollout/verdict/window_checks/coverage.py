@@ -37,8 +37,7 @@ def _invariants(window: StageWindow, threshold: Threshold | None) -> Answer | No
 
 def _coverage(window: StageWindow, threshold: Threshold | None) -> Answer | None:
     found = window.coverage
-    deployed = "; ".join(f"control {each.control or '?'}, runtime {each.runtime or '?'}" for each in window.revisions)
-    changed = f"; revisions changed: {deployed}" if len(window.revisions) > 1 else ""
+    changed = f"; revisions changed: {'; '.join(map(str, window.revisions))}" if len(window.revisions) > 1 else ""
     return Answer(State(found.state), found.got / found.expected, found.got, found.reason + changed)
 
 

@@ -190,9 +190,9 @@ class StageWindow:
         """How well the usable answers of the primary source cover the window."""
         found = covered(self, moments([each for each in self.ordered if each.source == self.primary and each.ok]))
         if not self.primary:
-            return _with(found, State.NO_DATA, "no server was asked")
+            return msgspec.structs.replace(found, state=State.NO_DATA, reason="no server was asked")
         if self.snapshot_problem:
-            return _with(found, State.ERROR, self.snapshot_problem)
+            return msgspec.structs.replace(found, state=State.ERROR, reason=self.snapshot_problem)
         return found
 
 
@@ -255,22 +255,16 @@ def longest_hole_s(window: StageWindow, moments: Floats) -> float:
 
 def covered(window: StageWindow, seen: Floats) -> Coverage:
     """Judge how well the ascending moments `seen` cover a window."""
-    expected = max(int(window.seconds / window.interval_s + 1e-6), 1)
+    n, expected = len(seen), max(int(window.seconds / window.interval_s + 1e-6), 1)
     hole_s = longest_hole_s(window, seen)
-    found = Coverage(
-        expected=expected, got=len(seen), longest_hole_s=hole_s, interval_s=window.interval_s, state=State.PASS, reason=""
-    )
-    share = f"{len(seen)} of {expected} snapshots"
-    if len(seen) == 0:
-        return _with(found, State.NO_DATA, f"0 of {expected} snapshots")
-    if len(seen) < MIN_SNAPSHOTS:
-        return _with(found, State.INCONCLUSIVE, f"{share}; at least {MIN_SNAPSHOTS} are needed")
-    if len(seen) < COVERED_SHARE * expected:
-        return _with(found, State.INCONCLUSIVE, f"{share}; {COVERED_SHARE:.0%} are needed")
+    state, reason = State.PASS, f", the longest hole {hole_s:.0f} s"
     if hole_s > MAX_HOLE_INTERVALS * window.interval_s:
-        return _with(found, State.INCONCLUSIVE, f"{share}, with a hole of {hole_s:.0f} s, over {MAX_HOLE_INTERVALS} intervals")
-    return _with(found, State.PASS, f"{share}, the longest hole {hole_s:.0f} s")
-
-
-def _with(found: Coverage, state: State, reason: str) -> Coverage:
-    return msgspec.structs.replace(found, state=str(state), reason=reason)
+        state, reason = State.INCONCLUSIVE, f", with a hole of {hole_s:.0f} s, over {MAX_HOLE_INTERVALS} intervals"
+    if n < COVERED_SHARE * expected:
+        state, reason = State.INCONCLUSIVE, f"; {COVERED_SHARE:.0%} are needed"
+    if n < MIN_SNAPSHOTS:
+        state, reason = State.INCONCLUSIVE, f"; at least {MIN_SNAPSHOTS} are needed"
+    if n == 0:
+        state, reason = State.NO_DATA, ""
+    said = f"{n} of {expected} snapshots{reason}"
+    return Coverage(expected=expected, got=n, longest_hole_s=hole_s, interval_s=window.interval_s, state=state, reason=said)
