@@ -1,10 +1,13 @@
 """Sweep files for a drill that runs in a moment."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from drills.planning import sweeps as plans
-from sim.planning import sweep_file
+from sim.planning import runs, sweep_file
+from sim.planning.runs import Job
+from sim.planning.store import Store
 from sim.planning.sweep_file import Plan
 
 DRILL = """
@@ -51,3 +54,8 @@ def made(folder: Path, **keys: Any) -> Plan:
     write(folder, SWEEP)
     keys = {"name": "made", "question": "?", "drill": "little_storm.toml"} | keys
     return sweep_file.plan(sweep_file.Sweep(**keys), "made", {}, folder)
+
+
+def here(jobs: Sequence[Job], store: Store) -> str:
+    """Simulate in this process."""
+    return runs.run(jobs, store, workers=1)

@@ -15,10 +15,10 @@ import pytest
 
 from drills.planning import sweeps
 from sim.base.errors import TargetError, UsageError
-from sim.planning import cluster, runs
+from sim.planning import cluster
 from sim.planning.store import Row, Store
 from tests.commands import stormgate_here
-from tests.planning.plan_files import TWO_POINTS, load, write
+from tests.planning.plan_files import TWO_POINTS, here, load, write
 
 LIMIT_S = 60.0
 SWEEP = TWO_POINTS.replace("replications = 3", "replications = 4")
@@ -71,7 +71,7 @@ def test_sweep_survives_a_killed_worker_with_equal_rows(tmp_path: Path, monkeypa
             far = sweeps.sweep(load(tmp_path, SWEEP), tmp_path / "far", sweeps.on_cluster("far", address))
             monkeypatch.undo()
             _loses_its_last_worker(tmp_path, monkeypatch, address, workers[1])
-    near = sweeps.sweep(load(tmp_path, SWEEP), tmp_path / "near", lambda jobs, store: runs.run(jobs, store, workers=1))
+    near = sweeps.sweep(load(tmp_path, SWEEP), tmp_path / "near", here)
     assert len(kept) == 8
     assert workers[0].returncode == -signal.SIGKILL
     pd.testing.assert_frame_equal(far.table, near.table, check_exact=True)

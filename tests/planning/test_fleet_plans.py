@@ -15,11 +15,7 @@ from sim.planning.search import Outcome
 from sim.planning.studies import CURVE_STEPS, study
 from sim.record import run_header
 from sim.record.history import History
-from tests.planning.plan_files import SWEEP, TWO_POINTS, load, write
-
-
-def here(jobs, store) -> str:
-    return runs.run(jobs, store, workers=1)
+from tests.planning.plan_files import SWEEP, TWO_POINTS, here, load, write
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,9 @@ from sim.planning import designs, runs
 from sim.planning.store import Row
 from sim.planning.sweep_file import Parameter
 from tests.commands import stormgate_here
-from tests.planning.plan_files import SWEEP, TWO_POINTS, load
+from tests.planning.plan_files import SWEEP, TWO_POINTS, here, load
 
 FIND = SWEEP + '[find]\nkey = "fleet.clients"\nwant = "largest"\nlow = 8\nhigh = 16\nkeep = ["reconnect.live_again_99_s"]\n'
-
-
-def here(jobs, store) -> str:
-    return runs.run(jobs, store, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -70,63 +66,48 @@ def known_bad(swept: Swept) -> Iterator[Path]:
         path.write_bytes(content)
 
 
-def refused(folder: Path) -> tuple[int, str]:
+def assert_refused(folder: Path, words: str, code: int = 4) -> None:
     said = stormgate_here("plan", "report", folder)
-    assert said.err.count("\n") == 1
-    return said.code, said.err
+    assert (said.code, said.err.count("\n"), words in said.err) == (code, 1, True), said
 
 
 def test_other_folder_is_refused(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "none"):
-        code, why = refused(folder)
-        assert code == 3
-        assert "is not the folder of a sweep or search" in why
+        assert_refused(folder, "is not the folder of a sweep or search", code=3)
 
 
 def test_incomplete_folder_is_refused(known_bad: Path):
     sorted((known_bad / "rows").iterdir())[0].unlink()
-    code, why = refused(known_bad)
-    assert code == 4
-    assert "is not complete, it has 5 of 6 runs" in why
+    assert_refused(known_bad, "is not complete, it has 5 of 6 runs")
 
 
 def test_damaged_row_is_refused_by_its_name(known_bad: Path):
     path = sorted((known_bad / "rows").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-1])
-    code, why = refused(known_bad)
-    assert code == 4
-    assert f"{path.name}: is damaged. Run the plan again" in why
+    assert_refused(known_bad, f"{path.name}: is damaged. Run the plan again")
 
 
 def test_rows_of_other_code_are_refused(swept: Swept, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sweeps, "code_digest", lambda: "another")
-    code, why = refused(swept.folder)
-    assert code == 4
-    assert "another version of stormgate made its rows" in why
+    assert_refused(swept.folder, "another version of stormgate made its rows")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"plan": 1, "code": ""}'])
 def test_damaged_plan_is_refused(known_bad: Path, content: bytes):
     (known_bad / "plan.json").write_bytes(content)
-    code, why = refused(known_bad)
-    assert code == 4
-    assert "plan.json: is damaged" in why
+    assert_refused(known_bad, "plan.json: is damaged")
 
 
 def test_thresholds_that_were_changed_afterwards_are_refused(known_bad: Path):
     path = known_bad / "thresholds.toml"
     path.write_text(path.read_text() + "# changed\n")
-    code, why = refused(known_bad)
-    assert code == 4
-    assert "0 of 6 runs with these thresholds" in why
+    assert_refused(known_bad, "0 of 6 runs with these thresholds")
 
 
 def test_folder_of_a_running_sweep_is_refused(swept: Swept):
     mark = Mark(swept.folder / "owner")
-    code, why = refused(swept.folder)
+    assert_refused(swept.folder, "another stormgate is using this folder")
     mark.remove()
-    assert code == 4
-    assert "another stormgate is using this folder" in why
 
 
 def test_search_is_read_back_with_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

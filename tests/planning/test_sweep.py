@@ -23,11 +23,7 @@ from sim.planning import runs, tables
 from sim.planning.store import Row, Store
 from sim.planning.sweep_file import Parameter
 from tests.commands import STORMGATE, stormgate_here
-from tests.planning.plan_files import TWO_POINTS, load, made, write
-
-
-def here(jobs, store: Store) -> str:
-    return runs.run(jobs, store, workers=1)
+from tests.planning.plan_files import TWO_POINTS, here, load, made, write
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from drills.judging.checks.verdicts import CheckResult, State
+from drills.judging.checks.verdicts import State
 from drills.rollout.hold.hold import Evaluation, Hold, rollouts
 from drills.rollout.hold.rollouts import StageRun
 from drills.rollout.setup import evidence, records, stages
@@ -17,6 +17,7 @@ from drills.rollout.setup.records import CanaryCheckDone, HoldEvent, Phase, Revi
 from drills.rollout.setup.stage_target import StageTarget
 from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.engines.shared.endpoints import Endpoints
+from tests.stage_folders import Folder, passing
 
 START = datetime(2026, 11, 23, 15, tzinfo=UTC)  # a Monday, 09:00 in Chicago
 KNOWN = Revisions(control="c-1", runtime="r-1")
@@ -62,29 +63,20 @@ class World:
         rules = RULES.stages[self.stage]
         calendar = Calendar(RULES.calendar)
         hold_s = rules.hold_s or calendar.next_hours(self.clock.now(), rules.business_day).length_s  # type: ignore[arg-type]
-        return StagePlan(
+        return Folder(self.folder, self.stage, began=self.clock.now()).plan(
             run_id="run",
             rollout="r",
-            stage=self.stage,
-            title=rules.title,
-            cohort=rules.cohort,
             cohort_percent=rules.cohort_percent,
             target="there",
-            target_kind="staging",
             revisions=KNOWN,
-            began=iso(self.clock.now()),
             hold_required_s=hold_s,
             snapshot_interval_s=RULES.sampling.interval_s,
             thresholds_sha256=rollouts.sha256(self.folder / "the-thresholds.toml"),
             stages_sha256=rollouts.sha256(self.folder / "the-stages.toml"),
             configuration_sha256=self.target().configuration(),
-            previous_run="",
-            previous_report_sha256="",
-            tool_version="",
-            tool_commit="",
             required=rules.required,
-            synthetic_load="",
             gates_at_h=rules.gates_at_h,
+            control=None,
         )
 
     def target(self) -> StageTarget:
@@ -123,7 +115,12 @@ class World:
         self.judged.append((began, ended))
         now = self.clock.now()
         state = State.FAIL if self.red(now) else State.INCONCLUSIVE if self.short(now) else State.PASS
-        return Evaluation((check(state),), State.PASS, "", "replay diverged" if self.abort(now) else "")
+        return Evaluation(
+            (passing("replay.bootstrap_ms", state=state, reason="so it is"),),
+            State.PASS,
+            "",
+            "replay diverged" if self.abort(now) else "",
+        )
 
     def check_routing(self) -> None:
         self.routing_checks += 1
@@ -157,26 +154,6 @@ class World:
 
 class KilledError(Exception):
     """As SIGKILL: nothing more is written."""
-
-
-def check(state: State) -> CheckResult:
-    return CheckResult(
-        gate="replay",
-        check="bootstrap_ms",
-        state=state,
-        value=1.0,
-        unit="ms",
-        n=60,
-        interval=None,
-        comparator="<=",
-        threshold=600.0,
-        source="",
-        window="stage",
-        method="",
-        origin="client",
-        reason="so it is",
-        evidence="",
-    )
 
 
 def held_s(events: list[HoldEvent]) -> float:

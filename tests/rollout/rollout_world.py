@@ -29,7 +29,7 @@ from drills.rollout.preflight.one_drill import Order
 from drills.rollout.report import figures as pictures
 from drills.rollout.rollback import rehearsal
 from drills.rollout.setup import evidence, records, stages
-from drills.rollout.setup.records import Rollback, RollbackStep, Signoff, StageReport
+from drills.rollout.setup.records import Rollback, Signoff, StageReport
 from drills.rollout.setup.stage_target import StageTarget
 from drills.rollout.verdict import armed
 from drills.rollout.verdict.window_data import clients
@@ -38,6 +38,7 @@ from sim.base.clocks import Clock, SteppedClock, from_iso, iso
 from sim.drill import model as drill_file
 from sim.record import run_header
 from tests.rollout.stepped_service import ADMIN, METRICS, Alter, SteppedService, stepped_service, unaltered
+from tests.stage_folders import Folder
 
 CONFIGURATION = StageTarget.configuration
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
@@ -329,36 +330,9 @@ def recast(run_dir: Path, order: Order) -> None:
 def rehearsed(endpoints: Any, entry: Any, folder: Path, clock: Clock, *, dry_run: bool, limit_s: float = 300.0) -> Rollback:
     """A rollback as it should be."""
     plan, now = evidence.read_plan(folder), iso(clock.now())
-    names = ("traffic", "throttle", "cohort", "recovery")
-    steps = [
-        RollbackStep(
-            n=n,
-            name=name,  # type: ignore[arg-type]
-            state="pass",
-            reason="",
-            before={"it": "new"},
-            after={"it": "old"},
-            verified_by="what the services said",
-            began=now,
-            ended=now,
-            restored=True,
-        )
-        for n, name in enumerate(names, 1)
-    ]
-    found = Rollback(
-        run_id=plan.run_id,
-        target=plan.target,
-        target_kind=plan.target_kind,
-        dry_run=dry_run,
-        began=now,
-        ended=now,
-        seconds=12.0,
-        limit_s=limit_s,
-        stable_s=900.0,
-        hooks_sha256=armed.digest(entry.rollback),
-        state="pass",
-        reason="",
-        steps=tuple(steps),
+    about = {"run_id": plan.run_id, "target": plan.target, "target_kind": plan.target_kind, "limit_s": limit_s}
+    found = Folder(folder.parent, began=clock.now()).rollback(
+        **about, began=now, ended=now, dry_run=dry_run, hooks_sha256=armed.digest(entry.rollback)
     )
     (folder / records.ROLLBACK).write_bytes(msgspec.json.encode(found))
     return found

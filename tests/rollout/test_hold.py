@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,8 @@ from drills.rollout.setup.records import Revisions
 from drills.rollout.setup.stage_target import StageTarget
 from sim.base.clocks import from_iso
 from tests.rollout.hold_world import KNOWN, RULES, START, World, between, held_s
+
+INTERVAL_S = RULES.sampling.interval_s
 
 # --- to its end -------------------------------------------------------------------------------------
 
@@ -48,28 +51,30 @@ def test_extension_is_bounded_and_names_what_is_missing(tmp_path: Path):
 # --- what restarts it -------------------------------------------------------------------------------
 
 
-def test_red_minute_restarts_the_hold(tmp_path: Path):
-    world = World(tmp_path, red=between(1800, 1860))
+@pytest.mark.parametrize(
+    ("wrong", "restarts", "words", "again_s"),
+    [
+        ({"red": between(1800, 1860)}, 1, "replay.bootstrap_ms fail: so it is", 1800),
+        ({"canary_check_fails": between(900, 930)}, 1, "it lost events", 900),
+        ({"other": between(600, 900)}, 2, "the revision of runtime is r-2, but this stage is for r-1", 900),
+        ({"silent": between(600, 600 + 5 * INTERVAL_S)}, 2, "a hole", 600 + 5 * INTERVAL_S),
+    ],
+)
+def test_hold_restarts_once_the_problem_is_over(
+    tmp_path: Path, wrong: dict[str, Any], restarts: int, words: str, again_s: float
+):
+    world = World(tmp_path, **wrong)
     events = world.held()
-    assert world.kinds() == ["started", "restarted", "ended"]
-    assert "replay.bootstrap_ms fail: so it is" in events[1].reason
-    assert from_iso(events[1].at) == START + timedelta(seconds=1800)
+    assert world.kinds() == ["started", *["restarted"] * restarts, "ended"]
+    assert words in events[1].reason
+    assert from_iso(events[-2].at) == START + timedelta(seconds=again_s)
     assert held_s(events) == 3600.0
 
 
-def test_failed_canary_check_restarts_the_hold(tmp_path: Path):
-    world = World(tmp_path, canary_check_fails=between(900, 930))
-    events = world.held()
-    assert "it lost events" in events[1].reason
-    assert held_s(events) == 3600.0
-
-
-def test_hold_restarts_once_another_revision_is_gone(tmp_path: Path):
-    world = World(tmp_path, other=between(600, 900))
-    events = world.held()
-    assert world.kinds() == ["started", "restarted", "restarted", "ended"]
-    assert "the revision of runtime is r-2, but this stage is for r-1" in events[1].reason
-    assert from_iso(events[2].at) == START + timedelta(seconds=900)
+def test_short_silence_is_not_a_hole(tmp_path: Path):
+    world = World(tmp_path, silent=between(600, 600 + 1.5 * INTERVAL_S))
+    world.held()
+    assert world.kinds() == ["started", "ended"]
 
 
 def test_revision_that_stays_changed_aborts_the_hold(tmp_path: Path):
@@ -110,20 +115,6 @@ def test_changed_target_configuration_breaks_the_hold(tmp_path: Path, monkeypatc
         StageTarget, "configuration_now", lambda target: "another" if between(600, 720)(world.clock.now()) else plain(target)
     )
     assert "the configuration of the target changed" in world.held()[1].reason
-
-
-def test_only_a_long_silence_is_a_hole(tmp_path: Path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    interval = RULES.sampling.interval_s
-    short = World(tmp_path / "a", silent=between(600, 600 + 1.5 * interval))
-    short.held()
-    assert short.kinds() == ["started", "ended"]
-    long = World(tmp_path / "b", silent=between(600, 600 + 5 * interval))
-    events = long.held()
-    assert long.kinds() == ["started", "restarted", "restarted", "ended"]
-    assert "a hole" in events[1].reason
-    assert from_iso(events[2].at) == START + timedelta(seconds=600 + 5 * interval)
 
 
 def test_servers_that_stay_silent_abort_the_hold_early(tmp_path: Path):
