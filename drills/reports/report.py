@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from drills.rollout.setup.records import GateCheck
-
 Filters = Mapping[str, Callable[..., Any]]
 SCHEMA = 1
 TEMPLATES = Path(__file__).with_name("templates")
@@ -126,7 +124,7 @@ def environment(filters: Filters, is_html: bool = False) -> "jinja2.Environment"
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters.update(number=number, cell=cell, bounds=_bounds, limit=_limit, between=between, **filters)
+    found.filters.update(number=number, cell=cell, limit=_limit, between=between, **filters)
     return found
 
 
@@ -178,10 +176,6 @@ def between(interval: Sequence[float | None] | None) -> str:
     return f"{number(interval[0])} .. {number(interval[1])}" if interval else "-"
 
 
-def _bounds(check: "CheckResult | GateCheck") -> str:
-    return between(check.interval)
-
-
 def _compared(drill: DrillVerdict, prediction: Prediction) -> Sequence[Compared]:
     return predictions.compare(prediction, {metric.name: metric.value for metric in drill.metrics})
 
@@ -190,7 +184,8 @@ def _percent(share: float) -> str:
     return f"{share:+.0%}" if math.isfinite(share) else "-"
 
 
-def _limit(check: "CheckResult | GateCheck") -> str:
+def _limit(check: Any) -> str:
+    """The threshold of a drill's or a stage's check."""
     return f"{check.comparator} {number(check.threshold)}" if check.threshold is not None else "-"
 
 
