@@ -1,15 +1,16 @@
-"""What clients are handed, and what they notice: hand-written histories for and against."""
+"""What clients receive and notice, and whether the right cursors are stale: hand-written histories."""
 
 import pytest
-from msgspec.structs import replace
 
 from drills.judging import gates
-from sim.drill.fault_kinds import DuplicateDeliveries, RollingDeploy
+from drills.judging.checks.verdicts import State
+from sim.drill.fault_kinds import DuplicateDeliveries, RollingDeploy, ShrinkReplayBudget
 from sim.drill.model import Drill
 from sim.record.observations import Kind
-from tests.drills.asking import FAIL, NO_DATA, PASS, state
+from tests.drills.asking import CASE, FAIL, NO_DATA, PASS, cases, state, with_fault
 from tests.histories import STREAM, Story, good_storm, storm_drill
 
+FLOOR, BUDGET = "retention_floor_breach", "replay_budget_exceeded"
 NOTICED = {
     "duplicate_deliveries": Kind.DUPLICATE_DROPPED,
     "jumble_deliveries": Kind.HASH_MISMATCH,
@@ -46,35 +47,62 @@ def test_every_fault_must_be_noticed() -> None:
     assert state("drill.faults_noticed", story) is FAIL
 
 
-def asked(fault: object) -> set[str]:
-    drill: Drill = replace(storm_drill(10), faults=(fault,))
-    return {spec.name for spec in gates.asked_of(drill)}
+def names_of(fault: object) -> set[str]:
+    """The checks of a drill with this fault."""
+    return {spec.name for spec in gates.asked_of(with_fault(10, fault))}
 
 
 def test_drills_that_break_it_are_asked() -> None:
     duplicates = DuplicateDeliveries(at_s=0.0, clients_share=0.5, events_share=0.5, for_s=1.0)
     deploy = RollingDeploy(at_s=0.0, waves=2, wave_s=1.0)
-    assert "drill.faults_noticed" in asked(duplicates) - asked(deploy)
-    assert "drill.cut_once" in asked(deploy) - asked(duplicates)
+    assert "drill.faults_noticed" in names_of(duplicates) - names_of(deploy)
+    assert "drill.cut_once" in names_of(deploy) - names_of(duplicates)
 
 
-def test_all_clients_see_one_order() -> None:
-    assert state("delivery.one_order", good_storm(3)) is PASS
-    other = good_storm(3).changed(lambda row: row.kind == Kind.APPLIED and (row.client, row.seq) == (1, 7), detail="h8")
-    assert state("delivery.one_order", other) is FAIL
+def stale(*reasons: str, t: float = 20.5, seq: int = 100) -> Story:
+    """The cursor of each client in turn is stale for its reason."""
+    story = good_storm(10)
+    for client, reason in enumerate(reasons):
+        story.tell(t, Kind.STALE, client, STREAM, seq, value=1.0, detail=reason)
+    return story
 
 
-def test_one_client_alone_cannot_disagree() -> None:
-    story = Story(2).publish(1, 2).fresh(0).apply(0, 1, 2)
-    assert state("delivery.one_order", story) is NO_DATA
+def shrunk(budget: int, **expect: object) -> Drill:
+    return with_fault(10, ShrinkReplayBudget(at_s=0.0, events=budget, for_s=1.0), stale_reasons=(BUDGET,), **expect)
 
 
-def test_applying_an_event_again_is_another_question() -> None:
-    assert state("delivery.one_order", good_storm(3).apply(0, 5, t=50.0)) is PASS
+def another_hash() -> Story:
+    return good_storm(3).changed(lambda row: row.kind == Kind.APPLIED and (row.client, row.seq) == (1, 7), detail="h8")
 
 
-def test_rolling_deploy_disconnects_each_client_once() -> None:
-    assert state("drill.cut_once", good_storm(4)) is PASS
-    assert state("drill.cut_once", good_storm(4).tell(22.0, Kind.DISCONNECTED, 2, detail="stream_closed")) is FAIL
-    assert state("drill.cut_once", good_storm(4).tell(30.0, Kind.DISCONNECTED, 2, detail="stream_closed")) is PASS
-    assert state("drill.cut_once", good_storm(4).without(lambda row: row.kind == Kind.DISCONNECTED)) is NO_DATA
+def cut_again(t: float) -> Story:
+    return good_storm(4).tell(t, Kind.DISCONNECTED, 2, detail="stream_closed")
+
+
+CASES = [
+    *cases(
+        "delivery.one_order",
+        PASS=[good_storm(3), good_storm(3).apply(0, 5, t=50.0)],  # to apply an event twice is another question
+        FAIL=[another_hash()],
+        NO_DATA=[Story(2).publish(1, 2).fresh(0).apply(0, 1, 2)],  # one client alone
+    ),
+    *cases(
+        "drill.cut_once",
+        PASS=[good_storm(4), cut_again(30.0)],
+        FAIL=[cut_again(22.0)],
+        NO_DATA=[good_storm(4).without(lambda row: row.kind == Kind.DISCONNECTED)],
+    ),
+    # Each reason must be one that the drill causes.
+    *cases("drill.stale_signalled", shrunk(5), PASS=[stale(BUDGET)], FAIL=[stale(FLOOR), stale(BUDGET, FLOOR)]),
+    *cases("drill.stale_signalled", shrunk(5, stale_share=0.9), PASS=[stale(*[BUDGET] * 9)], FAIL=[stale(*[BUDGET] * 8)]),
+    # By 20.5 s events 1 to 264 were due: the cursor 100 cannot be more than 164 behind.
+    *cases("drill.stale_justified", shrunk(163), PASS=[stale(BUDGET)], FAIL=[stale(BUDGET, t=20.0)]),
+    *cases("drill.stale_justified", shrunk(164), PASS=[stale(BUDGET, seq=99)], FAIL=[stale(BUDGET)]),
+    *cases("drill.stale_justified", storm_drill(10, stale_reasons=(BUDGET,)), FAIL=[stale(BUDGET)]),  # the topic's own budget
+    *cases("drill.stale_justified", shrunk(5), NO_DATA=[stale(), stale(FLOOR)]),
+]
+
+
+@pytest.mark.parametrize(CASE, CASES)
+def test_check_has_the_state_of_its_history(name: str, story: Story, drill: Drill, expected: State) -> None:
+    assert state(name, story, drill) is expected

@@ -2,30 +2,18 @@
 
 from typing import Any
 
-import msgspec
 import pytest
 
-from drills.judging import gates
-from drills.judging.checks.base import Case
-from drills.judging.checks.registry import OF_RUNS
-from drills.judging.checks.verdicts import CheckResult, State
+from drills.judging.checks.verdicts import State
 from sim.drill import fault_schedule
 from sim.drill.fault_kinds import StopReading
-from sim.drill.model import Drill
 from sim.record.observations import Kind
-from tests.histories import Story, good_storm, storm_drill
-
-PASS, FAIL, NO_DATA, ERROR = State.PASS, State.FAIL, State.NO_DATA, State.ERROR
-
+from tests.drills.asking import ERROR, FAIL, NO_DATA, PASS, ask, with_fault
+from tests.histories import Story, good_storm
 
 # Of ten clients three stop reading: whom the fault draws by the seed.
-STOPPED = msgspec.structs.replace(storm_drill(10), faults=(StopReading(at_s=0.0, for_s=4.0, share=0.3),))
+STOPPED = with_fault(10, StopReading(at_s=0.0, for_s=4.0, share=0.3))
 WHO = fault_schedule.plan(STOPPED, 7)[0].clients
-
-
-def ask(name: str, story: Story, drill: Drill | None = None) -> CheckResult:
-    case = Case(drill or storm_drill(story.clients), story.history())
-    return gates.answer(OF_RUNS[name], case, None, "observations.parquet")
 
 
 def broken_by(kind: str, acted: float, clients: int = 10, **more: Any) -> Story:

@@ -1,10 +1,14 @@
-"""The checks of a drill's own course: what makes a run prove nothing, and what its kind asks."""
+"""Checks of the run itself: when it proves nothing, and what its kind of drill requires."""
 
 import pytest
 
+from drills.judging.checks.verdicts import State
+from sim.drill.model import Drill
 from sim.record.observations import Kind
-from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, NAN, NO_DATA, PASS, ask, judged, many, names, state
+from tests.drills.asking import CASE, ERROR, FAIL, NAN, NO_DATA, PASS, ask, cases, judged, many, names, state
 from tests.histories import AUDITOR, STREAM, Story, good_storm, storm_drill
+
+FAULT = (Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED)
 
 
 def test_course() -> None:
@@ -13,30 +17,6 @@ def test_course() -> None:
     swapped = good_storm(2).changed(lambda row: row.detail == "recovery", t=59.0)
     swapped.rows.sort(key=lambda row: row.t)
     assert state("drill.phases", swapped) is ERROR
-
-
-@pytest.mark.parametrize("value", [0.0, NAN, 0.5])
-def test_failed_steady_state_is_an_error(value: float) -> None:
-    assert state("drill.steady_state", good_storm(2)) is PASS
-    assert state("drill.steady_state", good_storm(2).changed(lambda row: row.kind == Kind.STEADY, value=value)) is ERROR
-
-
-@pytest.mark.parametrize("kind", [Kind.FAULT_INJECTED, Kind.FAULT_OBSERVED, Kind.FAULT_REVERTED])
-def test_a_fault_that_did_not_act_proves_nothing(kind: Kind) -> None:
-    assert state("drill.faults_observed", good_storm(2)) is PASS
-    assert state("drill.faults_observed", good_storm(2).without(lambda row: row.kind == kind)) is ERROR
-
-
-@pytest.mark.parametrize("value", [0.0, NAN])
-def test_a_fault_observed_no_times_proves_nothing(value: float) -> None:
-    story = good_storm(2).changed(lambda row: row.kind == Kind.FAULT_OBSERVED, value=value)
-    assert state("drill.faults_observed", story) is ERROR
-
-
-def test_a_plan_without_the_drills_faults_proves_nothing() -> None:
-    story = good_storm(2)
-    story.header["plan"] = []
-    assert state("drill.faults_observed", story) is ERROR
 
 
 def test_clients_that_a_fault_must_kill_were_killed() -> None:
@@ -129,31 +109,48 @@ def test_those_who_tried_a_mutation_are_served_as_before() -> None:
     assert state("drill.misusers_served", story(2, 3).without(lambda row: row.kind == Kind.PROBED)) is NO_DATA
 
 
-def test_probes() -> None:
-    drill = storm_drill(2, negative_clients=("expired_token", "mutation_over_socket"))
-    story = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="expired_token:refused:token_expired")
-    assert state("drill.negative_clients", good_storm(2), drill) is NO_DATA
-    assert state("drill.negative_clients", story, drill) is INCONCLUSIVE
-    assert (
-        state("drill.negative_clients", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused:silence"), drill)
-        is INCONCLUSIVE
-    )
-    assert (
-        state(
-            "drill.negative_clients", story.tell(31.0, Kind.PROBED, 3, detail="mutation_over_socket:refused:bad_event"), drill
-        )
-        is PASS
-    )
-    assert (
-        state("drill.negative_clients", story.tell(32.0, Kind.PROBED, 3, detail="mutation_over_socket:accepted"), drill) is FAIL
-    )
+def tried(*answers: str) -> Story:
+    """A storm in which negative clients got these answers."""
+    story = good_storm(2)
+    for client, answer in enumerate(answers, 2):
+        story.tell(30.0, Kind.PROBED, client, detail=answer)
+    return story
 
 
-def test_a_probe_that_is_refused_by_a_wrong_name_fails() -> None:
-    drill = storm_drill(2, negative_clients=("garbled_token",))
-    right = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:invalid_token")
-    assert state("drill.negative_clients", right, drill) is PASS
-    wrong = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:unauthorized")
-    assert state("drill.negative_clients", wrong, drill) is FAIL
-    unanswered = good_storm(2).tell(30.0, Kind.PROBED, 2, detail="garbled_token:refused:timeout")
-    assert state("drill.negative_clients", unanswered, drill) is INCONCLUSIVE
+EXPIRED, MUTATION = "expired_token:refused:token_expired", "mutation_over_socket"
+CASES = [
+    *cases(
+        "drill.negative_clients",
+        storm_drill(2, negative_clients=("expired_token", MUTATION)),
+        NO_DATA=[tried()],
+        INCONCLUSIVE=[tried(EXPIRED), tried(EXPIRED, f"{MUTATION}:refused:silence")],
+        PASS=[tried(EXPIRED, f"{MUTATION}:refused:silence", f"{MUTATION}:refused:bad_event")],
+        FAIL=[tried(EXPIRED, f"{MUTATION}:refused:bad_event", f"{MUTATION}:accepted")],
+    ),
+    *cases(
+        "drill.negative_clients",
+        storm_drill(2, negative_clients=("garbled_token",)),
+        PASS=[tried("garbled_token:refused:invalid_token")],
+        FAIL=[tried("garbled_token:refused:unauthorized")],
+        INCONCLUSIVE=[tried("garbled_token:refused:timeout")],
+    ),
+    *cases(
+        "drill.faults_observed",
+        PASS=[good_storm(2)],
+        ERROR=[
+            *(good_storm(2).without(lambda row, kind=kind: row.kind == kind) for kind in FAULT),
+            *(good_storm(2).changed(lambda row: row.kind == Kind.FAULT_OBSERVED, value=value) for value in (0.0, NAN)),
+            Story(2, good_storm(2).rows, {**good_storm(2).header, "plan": []}),
+        ],
+    ),
+    *cases(
+        "drill.steady_state",
+        PASS=[good_storm(2)],
+        ERROR=[good_storm(2).changed(lambda row: row.kind == Kind.STEADY, value=value) for value in (0.0, NAN, 0.5)],
+    ),
+]
+
+
+@pytest.mark.parametrize(CASE, CASES)
+def test_check_has_the_state_of_its_history(name: str, story: Story, drill: Drill, expected: State) -> None:
+    assert state(name, story, drill) is expected

@@ -37,6 +37,14 @@ def variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def refused(said: Said, *words: str) -> None:
+    """Check for a usage error of one sentence with these words, without a secret."""
+    assert said.code == USAGE, said
+    assert [word for word in words if word not in said.sentence] == [], said.sentence
+    assert said.sentence.count("\n") == 0
+    assert "s3cret" not in said.err + said.out
+
+
 def dry(file: Path | None, *options: object, name: str = "staging", drill: str = "reconnect_storm") -> Said:
     given = ["--targets", file] if file else []
     return stormgate_here("drill", "run", drill, "--target", name, *given, "--dry-run", *options)
@@ -45,9 +53,13 @@ def dry(file: Path | None, *options: object, name: str = "staging", drill: str =
 def prometheus(
     expressions: str = "'mirror.failed_total' = 'x'", url: str = "https://prometheus.example.com", more: str = ""
 ) -> str:
-    """What to put before the caps."""
     inside = ", ".join(part for part in (f"url = '{url}'", more, f"expressions = {{ {expressions} }}") if part)
-    return f"prometheus = {{ {inside} }}\ncaps = {{"
+    return f"prometheus = {{ {inside} }}"
+
+
+def before(tables: str) -> tuple[str, str]:
+    """A change to `GOOD` that adds these keys or tables."""
+    return "caps = {", f"{tables}\ncaps = {{"
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -65,72 +77,27 @@ def test_the_example_is_one() -> None:
     assert "s3cret" not in repr(staging)
 
 
-def test_the_examples_hook_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def uncommented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> targets.Target:
+    """The example's target with all its optional tables, which are comments there."""
     monkeypatch.setattr(targets.shutil, "which", lambda program: f"/bin/{program}")
-    begin = "# [targets.staging.hooks"
-    head, found, hook = EXAMPLE.read_text().partition(begin)
-    hook, _, tail = (found + hook).partition("\n\n")
-    text = head + hook.replace("# ", "") + "\n\n" + tail
-    assert targets.read(written(tmp_path, text), "staging").rules.hooks["kill_runtime"].timeout_s == 90
-
-
-def test_the_examples_way_back_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(targets.shutil, "which", lambda program: f"/bin/{program}")
-    head, begin, rest = EXAMPLE.read_text().partition("# [targets.staging.rollback]")
+    monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
+    head, begin, rest = EXAMPLE.read_text().partition("# [targets.staging.")
     tables, production, tail = (begin + rest).partition("[targets.production]")
-    text = (
-        head + "\n".join(line.removeprefix("# ").removeprefix("#") for line in tables.splitlines()) + "\n" + production + tail
-    )
-    way = targets.read(written(tmp_path, text), "staging").rollback
+    keys = [line.removeprefix("# ") for line in tables.splitlines() if line.startswith(("# [", '# "')) or " = " in line]
+    return targets.read(written(tmp_path, "\n".join([head, *keys, production + tail])), "staging")
+
+
+def test_optional_tables_of_the_example_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = uncommented(monkeypatch, tmp_path)
+    assert found.rules.hooks["kill_runtime"].timeout_s == 90
+    way = found.rollback
     assert (way.observed_within_s, way.allow_on_production, way.recovery_check) == (60.0, False, ())
     assert way.traffic is not None
     assert way.throttle is not None
     assert way.cohort is not None
-    assert (way.traffic.control_revision, way.traffic.runtime_revision, way.traffic.timeout_s) == (
-        *("control-00041", "runtime-00087"),
-        90.0,
-    )
+    revisions = (way.traffic.control_revision, way.traffic.runtime_revision, way.traffic.timeout_s)
+    assert revisions == ("control-00041", "runtime-00087", 90.0)
     assert (way.throttle.refuses, way.throttle.burst, way.cohort.percent) == ("publishes", 40, 0.0)
-
-
-WAY = 'apply = ["true"], restore = ["true"]'
-
-
-@pytest.mark.parametrize(
-    ("tables", "words"),
-    [
-        ("rollback = 3", ["'rollback' is 3", "traffic", "cohort"]),
-        ("rollback = { cohort = 3 }", ["rollback]", "'cohort' is 3", "'apply' and 'restore'"]),
-        ("rollback = { routing = {} }", ["rollback]", "unknown key 'routing'", "traffic"]),
-        ("rollback = { cohort = { apply = ['true'] } }", ["'cohort.restore' is missing"]),
-        ("rollback = { cohort = { apply = [], restore = ['true'] } }", ["'cohort.apply'", "length >= 1"]),
-        ("rollback = { cohort = { apply = ['no_such_tool'], restore = ['true'] } }", ["'cohort.apply'", "'no_such_tool'"]),
-        ("rollback = { cohort = { apply = ['true'], restore = ['no_such_tool'] } }", ["'cohort.restore'", "'no_such_tool'"]),
-        (f"rollback = {{ cohort = {{ {WAY}, percent = 100 }} }}", ["'cohort.percent' is 100", "< 100"]),
-        (f"rollback = {{ traffic = {{ {WAY}, control_revision = 'a' }} }}", ["'traffic.runtime_revision' is missing"]),
-        (
-            f"rollback = {{ traffic = {{ {WAY}, control_revision = 'a', runtime_revision = '' }} }}",
-            ["traffic.runtime_revision"],
-        ),
-        (f"rollback = {{ throttle = {{ {WAY}, burst = 1 }} }}", ["'throttle.burst' is 1", ">= 2"]),
-        (f"rollback = {{ throttle = {{ {WAY}, refuses = 'mints' }} }}", ["'throttle.refuses'", "publishes, connects"]),
-        ("rollback = { observed_within_s = 0 }", ["'observed_within_s' is 0", "> 0"]),
-    ],
-)
-def test_a_mistake_in_the_way_back_is_one_sentence(tmp_path: Path, tables: str, words: list[str]) -> None:
-    with pytest.raises(UsageError) as said:
-        targets.read(written(tmp_path, GOOD.replace("caps = {", f"{tables}\ncaps = {{")), "staging")
-    assert [word for word in ["my-targets.toml", *words] if word not in str(said.value)] == []
-    assert str(said.value).count("\n") == 0
-
-
-def test_the_examples_revisions_and_prometheus_are_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(targets.shutil, "which", lambda program: f"/bin/{program}")
-    monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
-    head, begin, rest = EXAMPLE.read_text().partition("# [targets.staging.revisions]")
-    tables, production, tail = (begin + rest).partition("[targets.production]")
-    keys = [line.removeprefix("# ") for line in tables.splitlines() if line.startswith(("# [", '# "')) or " = " in line]
-    found = targets.read(written(tmp_path, "\n".join([head, *keys, production + tail])), "staging")
     assert found.revisions.runtime[0] == "kubectl"
     assert found.prometheus is not None
     assert set(found.prometheus.expressions) == {"auth_failures.unauthorized_total", "sockets.reconnects_total"}
@@ -138,9 +105,12 @@ def test_the_examples_revisions_and_prometheus_are_some(monkeypatch: pytest.Monk
     assert "s3cret" not in repr(found) + repr(found.prometheus)
 
 
+WAY = 'apply = ["true"], restore = ["true"]'
+
+
 def test_a_prometheus_token_is_kept_secret_with_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cret-prometheus")
-    text = GOOD.replace("caps = {", prometheus(more="token_env = 'PROMETHEUS_TOKEN'"))
+    text = GOOD.replace(*before(prometheus(more="token_env = 'PROMETHEUS_TOKEN'")))
     endpoints = targets.resolve("staging", written(tmp_path, text))
     assert endpoints is not None
     assert "s3cret-prometheus" in endpoints.secrets
@@ -179,50 +149,69 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
         (('control_url = "https://', 'control_url = "https://u:s3cret@'), ["'control_url'", "no user"]),
         (('control_url = "https', 'control_url_env = "X"\ncontrol_url = "https'), ["'control_url'", "both given"]),
         (('control_url = "https://control.staging.example.com"', ""), ["'control_url'", "both missing"]),
-        (("caps = {", 'socket_path = "sync?x=1"\ncaps = {'), ["'socket_path'", "sync?x=1"]),
-        (("caps = {", 'metrics_profile = "half"\ncaps = {'), ["'metrics_profile'", "full, pinned, none"]),
-        (("caps = {", "stop = { error_ratio = 2.0 }\ncaps = {"), ["[targets.staging.stop]", "'error_ratio'", "2.0"]),
-        (("caps = {", "stop = { colour = 2.0 }\ncaps = {"), ["'colour'", "live_share"]),
-        (("caps = {", "stop = 3\ncaps = {"), ["'stop'", "a table"]),
-        (("caps = {", "stop.metrics_above.delivery.max_replay_lag = 3\ncaps = {"), ["metrics_above.delivery", "in quotes"]),
+        (before('socket_path = "sync?x=1"'), ["'socket_path'", "sync?x=1"]),
+        (before('metrics_profile = "half"'), ["'metrics_profile'", "full, pinned, none"]),
+        (before("stop = { error_ratio = 2.0 }"), ["[targets.staging.stop]", "'error_ratio'", "2.0"]),
+        (before("stop = { colour = 2.0 }"), ["'colour'", "live_share"]),
+        (before("stop = 3"), ["'stop'", "a table"]),
+        (before("stop.metrics_above.delivery.max_replay_lag = 3"), ["metrics_above.delivery", "in quotes"]),
         (
             ('admin_token_env = "RUNTIME_ADMIN_TOKEN"', "stop = { metrics_unreachable_polls = 2 }"),
             ["'stop'", "admin_token_env"],
         ),
-        (("caps = {", "hooks = 3\ncaps = {"), ["'hooks'", "one table per fault kind"]),
-        (("caps = {", "hooks.meteor = { inject = ['true'] }\ncaps = {"), ["meteor", "no such fault", "kill_runtime"]),
-        (("caps = {", "hooks.drop_sockets = { inject = ['true'] }\ncaps = {"), ["drop_sockets", "by itself"]),
-        (("caps = {", "hooks.kill_runtime = { inject = [] }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "length >= 1"]),
-        (("caps = {", "hooks.kill_runtime = { revert = [] }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "is missing"]),
-        (("caps = {", "hooks.kill_runtime = { inject = 'true' }\ncaps = {"), ["hooks.kill_runtime]", "'inject'", "array"]),
+        (before("hooks = 3"), ["'hooks'", "one table per fault kind"]),
+        (before("hooks.meteor = { inject = ['true'] }"), ["meteor", "no such fault", "kill_runtime"]),
+        (before("hooks.drop_sockets = { inject = ['true'] }"), ["drop_sockets", "by itself"]),
+        (before("hooks.kill_runtime = { inject = [] }"), ["hooks.kill_runtime]", "'inject'", "length >= 1"]),
+        (before("hooks.kill_runtime = { revert = [] }"), ["hooks.kill_runtime]", "'inject'", "is missing"]),
+        (before("hooks.kill_runtime = { inject = 'true' }"), ["hooks.kill_runtime]", "'inject'", "array"]),
         (
-            ("caps = {", "hooks.kill_runtime = { inject = ['true'], revert = ['no-such-program-here'] }\ncaps = {"),
+            before("hooks.kill_runtime = { inject = ['true'], revert = ['no-such-program-here'] }"),
             ["hooks.kill_runtime]", "'revert'", "'no-such-program-here'", "not an executable program"],
         ),
-        (("caps = {", "revisions = 3\ncaps = {"), ["'revisions'", "'control' and 'runtime'"]),
-        (("caps = {", "revisions = { runtim = ['true'] }\ncaps = {"), ["[targets.staging.revisions]", "'runtim'", "runtime"]),
-        (("caps = {", "revisions = { runtime = 'true' }\ncaps = {"), ["[targets.staging.revisions]", "'runtime'", "array"]),
-        (("caps = {", "revisions = { runtime = [] }\ncaps = {"), ["[targets.staging.revisions]", "'runtime'", "is empty"]),
-        (("caps = {", "revisions = { timeout_s = 0 }\ncaps = {"), ["[targets.staging.revisions]", "'timeout_s'"]),
+        (before("revisions = 3"), ["'revisions'", "'control' and 'runtime'"]),
+        (before("revisions = { runtim = ['true'] }"), ["[targets.staging.revisions]", "'runtim'", "runtime"]),
+        (before("revisions = { runtime = 'true' }"), ["[targets.staging.revisions]", "'runtime'", "array"]),
+        (before("revisions = { runtime = [] }"), ["[targets.staging.revisions]", "'runtime'", "is empty"]),
+        (before("revisions = { timeout_s = 0 }"), ["[targets.staging.revisions]", "'timeout_s'"]),
         (
-            ("caps = {", "revisions = { control = ['no-such-program-here'] }\ncaps = {"),
+            before("revisions = { control = ['no-such-program-here'] }"),
             ["[targets.staging.revisions]", "'control'", "'no-such-program-here'", "not an executable program"],
         ),
-        (("caps = {", "prometheus = 3\ncaps = {"), ["'prometheus'", "'url' and 'expressions'"]),
-        (("caps = {", prometheus(url="")), ["[targets.staging.prometheus]", "'url'", "both missing"]),
-        (("caps = {", prometheus(url="https://u:s3cret@h")), ["[targets.staging.prometheus]", "'url'", "no user"]),
-        (("caps = {", prometheus(url="ftp://h")), ["[targets.staging.prometheus]", "'url'", "https://"]),
-        (("caps = {", prometheus(more="token_env = 'NOT_SET_ANYWHERE'")), ["'token_env'", "NOT_SET_ANYWHERE", "not set"]),
-        (("caps = {", prometheus(more="tokn_env = 'X'")), ["[targets.staging.prometheus]", "'tokn_env'", "token_env"]),
-        (("caps = {", prometheus(more="max_age_s = 0")), ["[targets.staging.prometheus]", "'max_age_s'"]),
-        (("caps = {", prometheus("mirror.failed = 'x'")), ["expressions.mirror", "in quotes"]),
-        (("caps = {", prometheus("'mirror.failed_total' = 3")), ["expressions.mirror.failed_total", "PromQL", "as text"]),
-        (("caps = {", prometheus("'mirror.failed_total' = ''")), ["expressions.mirror.failed_total", "''", "PromQL"]),
+        (before("prometheus = 3"), ["'prometheus'", "'url' and 'expressions'"]),
+        (before(prometheus(url="")), ["[targets.staging.prometheus]", "'url'", "both missing"]),
+        (before(prometheus(url="https://u:s3cret@h")), ["[targets.staging.prometheus]", "'url'", "no user"]),
+        (before(prometheus(url="ftp://h")), ["[targets.staging.prometheus]", "'url'", "https://"]),
+        (before(prometheus(more="token_env = 'NOT_SET_ANYWHERE'")), ["'token_env'", "NOT_SET_ANYWHERE", "not set"]),
+        (before(prometheus(more="tokn_env = 'X'")), ["[targets.staging.prometheus]", "'tokn_env'", "token_env"]),
+        (before(prometheus(more="max_age_s = 0")), ["[targets.staging.prometheus]", "'max_age_s'"]),
+        (before(prometheus("mirror.failed = 'x'")), ["expressions.mirror", "in quotes"]),
+        (before(prometheus("'mirror.failed_total' = 3")), ["expressions.mirror.failed_total", "PromQL", "as text"]),
+        (before(prometheus("'mirror.failed_total' = ''")), ["expressions.mirror.failed_total", "''", "PromQL"]),
+        (before(prometheus("'mirror.faild_total' = 'x'")), ["mirror.faild_total", "unknown metric", "mirror.failed_total"]),
+        (before(prometheus("")), ["[targets.staging.prometheus]", "'expressions' is empty"]),
+        (before("rollback = 3"), ["'rollback' is 3", "traffic", "cohort"]),
+        (before("rollback = { cohort = 3 }"), ["rollback]", "'cohort' is 3", "'apply' and 'restore'"]),
+        (before("rollback = { routing = {} }"), ["rollback]", "unknown key 'routing'", "traffic"]),
+        (before("rollback = { cohort = { apply = ['true'] } }"), ["'cohort.restore' is missing"]),
+        (before("rollback = { cohort = { apply = [], restore = ['true'] } }"), ["'cohort.apply'", "length >= 1"]),
         (
-            ("caps = {", prometheus("'mirror.faild_total' = 'x'")),
-            ["mirror.faild_total", "unknown metric", "mirror.failed_total"],
+            before("rollback = { cohort = { apply = ['no_tool'], restore = ['true'] } }"),
+            ["'cohort.apply'", "'no_tool'"],
         ),
-        (("caps = {", prometheus("")), ["[targets.staging.prometheus]", "'expressions' is empty"]),
+        (
+            before("rollback = { cohort = { apply = ['true'], restore = ['no_tool'] } }"),
+            ["'cohort.restore'", "'no_tool'"],
+        ),
+        (before(f"rollback = {{ cohort = {{ {WAY}, percent = 100 }} }}"), ["'cohort.percent' is 100", "< 100"]),
+        (before(f"rollback = {{ traffic = {{ {WAY}, control_revision = 'a' }} }}"), ["'traffic.runtime_revision' is missing"]),
+        (
+            before(f"rollback = {{ traffic = {{ {WAY}, control_revision = 'a', runtime_revision = '' }} }}"),
+            ["traffic.runtime_revision"],
+        ),
+        (before(f"rollback = {{ throttle = {{ {WAY}, burst = 1 }} }}"), ["'throttle.burst' is 1", ">= 2"]),
+        (before(f"rollback = {{ throttle = {{ {WAY}, refuses = 'mints' }} }}"), ["'throttle.refuses'", "publishes, connects"]),
+        (before("rollback = { observed_within_s = 0 }"), ["'observed_within_s' is 0", "> 0"]),
         (("[targets.staging]", "[staging]"), ["'staging'", "[targets.staging]"]),
         (("[targets.staging]", "[targets.mock]"), ["'targets.mock'", "embedded mock"]),
         (("[targets.staging]", "[targets.preview]"), ["no target 'staging'", "preview"]),
@@ -231,12 +220,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path) -> None:
 )
 def test_mistake_is_reported_in_one_sentence(tmp_path: Path, change: tuple[str, str], words: list[str]) -> None:
     assert change[0] in GOOD
-    said = dry(written(tmp_path, GOOD.replace(*change)))
-    assert said.code == USAGE, said
-    assert "my-targets.toml" in said.sentence
-    assert [word for word in words if word not in said.sentence] == [], said.sentence
-    assert said.sentence.count("\n") == 0
-    assert "s3cret" not in said.err + said.out
+    refused(dry(written(tmp_path, GOOD.replace(*change))), "my-targets.toml", *words)
 
 
 def test_an_address_in_a_variable_is_never_said_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,32 +234,25 @@ def test_an_address_in_a_variable_is_never_said_again(tmp_path: Path, monkeypatc
 
 def test_a_secret_that_fits_in_no_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORMGATE_SESSION", "s3cret\nX: y")
-    said = dry(written(tmp_path, GOOD))
-    assert "is not valid in an HTTP header" in said.sentence
-    assert "s3cret" not in said.err
+    refused(dry(written(tmp_path, GOOD)), "is not valid in an HTTP header")
 
 
 @pytest.mark.parametrize("name", ["staging", "https//x", "ftp://u:s3cret@h"])
 def test_a_name_without_a_file(name: str) -> None:
-    said = dry(None, name=name)
-    assert said.code == USAGE
-    assert "targets.toml" in said.sentence
-    assert "s3cret" not in said.err
+    refused(dry(None, name=name), "targets.toml")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    said = dry(tmp_path / "none.toml")
-    assert said.code == USAGE
-    assert "none.toml: no such file" in said.sentence
+    refused(dry(tmp_path / "none.toml"), "none.toml: no such file")
 
 
 def test_what_is_no_name_is_not_said_again(tmp_path: Path) -> None:
-    said = dry(written(tmp_path, GOOD), name="ftp://u:s3cret@h")
-    assert said.code == USAGE
-    assert "s3cret" not in said.err
+    refused(dry(written(tmp_path, GOOD), name="ftp://u:s3cret@h"))
 
 
 # --- what a target does not allow -------------------------------------------------------------------
+
+WITHIN = ("--clients", 98, "--set", "fleet.connects_per_s=50", "--set", "load.events_per_s=10")
 
 
 @pytest.mark.parametrize(
@@ -283,19 +260,11 @@ def test_what_is_no_name_is_not_said_again(tmp_path: Path) -> None:
     [
         ([], ["caps.clients is 100", "302 connections", "--clients 98"]),
         (["--clients", 98], ["caps.connects_per_s is 50", "150/s", "--set fleet.connects_per_s=50"]),
-        (
-            ["--clients", 98, "--set", "fleet.connects_per_s=50"],
-            ["caps.events_per_s is 10", "30/s", "--set load.events_per_s=10"],
-        ),
+        (WITHIN[:4], ["caps.events_per_s is 10", "30/s", "--set load.events_per_s=10"]),
     ],
 )
 def test_a_drill_over_a_cap_is_refused_with_the_flag_to_use(tmp_path: Path, options: list[object], words: list[str]) -> None:
-    said = dry(written(tmp_path, GOOD), *options)
-    assert said.code == USAGE
-    assert [word for word in words if word not in said.sentence] == [], said.sentence
-
-
-WITHIN = ("--clients", 98, "--set", "fleet.connects_per_s=50", "--set", "load.events_per_s=10")
+    refused(dry(written(tmp_path, GOOD), *options), *words)
 
 
 def test_a_storm_that_will_be_paced_says_so_before(tmp_path: Path) -> None:
@@ -308,26 +277,20 @@ def test_a_storm_that_will_be_paced_says_so_before(tmp_path: Path) -> None:
 
 def test_a_fault_without_a_hook_is_refused_by_name(tmp_path: Path) -> None:
     said = dry(written(tmp_path, GOOD), *WITHIN, "--clients", 97, drill="token_expiry_storm")
-    assert said.code == USAGE
-    for word in ("token_expiry_storm", "has the fault", "[targets.staging.hooks.", "staging"):
-        assert word in said.sentence
+    refused(said, "token_expiry_storm", "has the fault", "[targets.staging.hooks.", "staging")
 
 
 def test_production_refuses_whatever_breaks_anything(tmp_path: Path) -> None:
-    hook = "hooks.kill_runtime = { inject = ['true'] }\ncaps = {"
-    text = GOOD.replace('"staging"', '"production"').replace("caps = {", hook)
-    said = dry(written(tmp_path, text), *WITHIN, drill="runtime_restart")
-    assert said.code == USAGE
-    assert "kill_runtime" in said.sentence
-    assert "production" in said.sentence
+    text = GOOD.replace('"staging"', '"production"').replace(*before("hooks.kill_runtime = { inject = ['true'] }"))
+    refused(dry(written(tmp_path, text), *WITHIN, drill="runtime_restart"), "kill_runtime", "production")
 
 
 # --- what is shown ----------------------------------------------------------------------------------
 
 
 def test_a_dry_run_shows_where_it_would_go_and_what_it_would_do_and_no_secret(tmp_path: Path) -> None:
-    hook = "hooks.kill_runtime = { inject = ['echo', 's3cret-admin', 'x y'], revert = ['true'] }\ncaps = {"
-    file = written(tmp_path, GOOD.replace("caps = {", hook))
+    hook = "hooks.kill_runtime = { inject = ['echo', 's3cret-admin', 'x y'], revert = ['true'] }"
+    file = written(tmp_path, GOOD.replace(*before(hook)))
     said = dry(file, *WITHIN, drill="runtime_restart")
     assert said.code == INCONCLUSIVE, said
     for word in (
@@ -354,9 +317,7 @@ def test_a_mock_of_ours_elsewhere_can_be_named(tmp_path: Path) -> None:
 
 
 def test_the_virtual_engine_takes_no_target(tmp_path: Path) -> None:
-    said = dry(written(tmp_path, GOOD), "--engine", "virtual")
-    assert said.code == USAGE
-    assert "leave --target out" in said.sentence
+    refused(dry(written(tmp_path, GOOD), "--engine", "virtual"), "leave --target out")
 
 
 def test_a_name_is_not_guessed(tmp_path: Path) -> None:
