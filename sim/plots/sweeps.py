@@ -14,20 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from sim.plots.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    LINES,
-    RED,
-    STATES,
-    STATES_LEGEND,
-    ShownFigure,
-    figure,
-    limit_line,
-    plain,
-    quiet,
-)
+from sim.plots.style import BLACK, BLUE, GREY, LINES, RED, STATES, STATES_LEGEND, ShownFigure, figure, limit_line, plain, quiet
 from sim.record.history import Floats
 
 _TICK_WIDTH = 0.11  # of the axis, that a tick's number needs
@@ -249,15 +236,8 @@ def sensitivity(frame: pd.DataFrame, title: str, words: str) -> ShownFigure:
     made = figure(title, height=1.6 + 0.5 * len(rows))
     axes = made.subplots()
     for place, row in rows.iterrows():
-        is_significant = bool(row["is_significant"])
-        axes.barh(
-            int(str(place)),
-            row["max"] - row["min"],
-            left=row["min"],
-            color=BLUE if is_significant else "none",
-            edgecolor=BLUE,
-            hatch="" if is_significant else "..",
-        )
+        colour, hatch = (BLUE, "") if row["is_significant"] else ("none", "..")
+        axes.barh(int(str(place)), row["max"] - row["min"], left=row["min"], color=colour, edgecolor=BLUE, hatch=hatch)
         for side, at in (("min", "at_min"), ("max", "at_max")):
             where = "right" if side == "min" else "left"
             axes.annotate(
@@ -347,11 +327,10 @@ def mark_states(axes: Axes, x: Sequence[float] | Floats, y: Sequence[float] | Fl
         axes.annotate(reason, at, xycoords=across, xytext=(-6, -3), textcoords="offset points", fontsize=8, ha="right")
 
 
-def states_legend(made: ShownFigure, title: str = "gates") -> None:
+def states_legend(made: ShownFigure) -> None:
     """A legend for the markers of `mark_states`, beside the panels."""
-    styles = dict.fromkeys(STATES.values())
     handles = [
         Line2D([], [], linestyle="none", color=colour, marker=marker, markersize=7, label=words)
-        for colour, _, marker, words in styles
+        for colour, _, marker, words in dict.fromkeys(STATES.values())
     ]
-    made.legend(handles=handles, frameon=False, fontsize=8, title=title, title_fontsize=8, loc="outside right lower")
+    made.legend(handles=handles, frameon=False, fontsize=8, title="gates", title_fontsize=8, loc="outside right lower")

@@ -70,12 +70,13 @@ class Conductor(Users[DrillRun]):
     # --- operator's buttons -------------------------------------------------------------------------
 
     def storm_now(self) -> str:
-        """Inject the next fault of the current run now; returns its kind. Raises `UsageError` without one."""
-        return self._current_run().storm_now()
+        """Inject the next fault of the current run now; returns a sentence. Raises `UsageError` without one."""
+        return f"Injected: {self._current_run().storm_now()}."
 
-    def revert_now(self) -> None:
-        """Revert the active faults of the current run now. Raises `UsageError` without any."""
+    def revert_now(self) -> str:
+        """Revert the active faults of the current run now; returns a sentence. Raises `UsageError` without any."""
         self._current_run().revert_now()
+        return "Reverting the active faults."
 
     def why_no(self, what: Literal["storm", "revert"]) -> str:
         """Return why a button is disabled, as a sentence; empty if it is enabled."""
@@ -105,7 +106,7 @@ class Conductor(Users[DrillRun]):
             self.capacity_ramp = CapacityRamp(options) if self.ramps else None
             plan = plan_of(options)
         except StormgateError as error:
-            self._fail(str(error), error.exit_code)
+            self._fail(error)
             return False
         return self._begin_run(plan)
 
@@ -125,12 +126,8 @@ class Conductor(Users[DrillRun]):
         self._clients.clear()
         try:
             self._prepare(plan)
-        except StormgateError as error:
-            self._fail(str(error), error.exit_code)
-            self._abandon(str(error))
-            return False
         except Exception as error:  # otherwise Locust would wait for this test forever
-            self._fail(f"a defect of stormgate itself ({type(error).__name__}: {error}).", ExitCode.TOOL)
+            self._fail(error)
             self._abandon(self.refusal)
             return False
         except BaseException:  # the test was stopped
@@ -180,10 +177,8 @@ class Conductor(Users[DrillRun]):
         try:
             self.run.run_phases()
             verdict = verdicts.conclude(self.folder)
-        except StormgateError as error:
-            self._fail(str(error), error.exit_code)
         except Exception as error:
-            self._fail(f"a defect of stormgate itself ({type(error).__name__}: {error}).", ExitCode.TOOL)
+            self._fail(error)
         else:
             self._environment.process_exit_code = verdict.exit_code
             self.verdict = verdict
@@ -193,10 +188,13 @@ class Conductor(Users[DrillRun]):
         finally:
             self.is_over = True
 
-    def _fail(self, sentence: str, exit_code: int) -> None:
-        self.refusal = sentence
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, StormgateError):
+            self.refusal, exit_code = str(error), error.exit_code
+        else:
+            self.refusal, exit_code = f"a defect of stormgate itself ({type(error).__name__}: {error}).", ExitCode.TOOL
         self._environment.process_exit_code = exit_code
-        log.error("%s", sentence)
+        log.error("%s", self.refusal)
 
 
 def of(environment: Any) -> "Conductor | Worker":

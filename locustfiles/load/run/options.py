@@ -60,12 +60,7 @@ GROUPS: dict[str, tuple[Field, ...]] = {
     "The clients": (
         Field("clients", "Clients", "", 0, "fleet.clients"),
         Field(
-            "policy",
-            "Client policy",
-            "",
-            "",
-            "fleet.policy",
-            "backoff and recovery of positions",
+            *("policy", "Client policy", "", "", "fleet.policy", "backoff and recovery of positions"),
             choices=("", *policies.POLICIES),
         ),
         Field("topics_per_client", "Topics per client", "", 0, "fleet.topics_per_client"),

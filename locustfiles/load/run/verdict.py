@@ -27,13 +27,7 @@ def open_folder(plan: Plan) -> RunFolder:
     results.clean_up(plan.out)
     target, kind = plan.target
     run_dir = results.create_run(
-        plan.out,
-        [plan.drill],
-        engine="locust",
-        target=target,
-        target_kind=kind,
-        seed=plan.seed,
-        thresholds=plan.thresholds,
+        *(plan.out, [plan.drill]), engine="locust", target=target, target_kind=kind, seed=plan.seed, thresholds=plan.thresholds
     )
     return RunFolder(run_dir, results.create_drill_folder(run_dir, plan.drill), results.mark(run_dir))
 
@@ -59,10 +53,7 @@ def in_words(verdict: RunVerdict) -> str:
 # --- while it runs ----------------------------------------------------------------------------------
 
 # Checks with a live estimate: the name in Locust's tables, and the percentile.
-_LIVE = {
-    "replay.bootstrap_ms": ("replay bootstrap", 0.95),
-    "ux.publish_to_apply_ms": ("delivery", 0.95),
-}
+_LIVE = {"replay.bootstrap_ms": ("replay bootstrap", 0.95), "ux.publish_to_apply_ms": ("delivery", 0.95)}
 _LIVE_COUNTS = {"replay.divergence": "hash_mismatch", "delivery.dropped_deliveries": "declared_loss"}
 
 

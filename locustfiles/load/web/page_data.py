@@ -58,7 +58,8 @@ _NO_RUN: dict[str, Any] = {
     **dict.fromkeys(("checks", "durations", "noticed", "curve", "downloads"), ()),
     "verdict": None,
     "phases": {},
-    **dict.fromkeys(("elapsed_s", "expected_s"), 0.0),
+    "elapsed_s": 0.0,
+    "expected_s": 0.0,
 }
 
 
@@ -93,12 +94,10 @@ def _of_run(conductor: "Conductor", run: "DrillRun", after_s: float) -> dict[str
 
 
 def _judged(verdict: RunVerdict) -> dict[str, Any]:
-    """A verdict in words; `kind` is go, no_go or doubt."""
-    kind, headline = _HEADLINES[verdict.decision_reason]
+    """A verdict in words."""
     violations = [each for drill in verdict.drills for each in drill.violations]
     return {
-        "kind": kind,
-        "headline": headline,
+        **_ended(verdict),
         "reasons": [reason for drill in verdict.drills for reason in report.reasons(drill)],
         "remarks": [*verdict.notes, *(remark for drill in verdict.drills for remark in drill.remarks)],
         "broken": [
@@ -130,6 +129,7 @@ def _state(conductor: "Conductor", run: "DrillRun") -> str:
 
 
 def _ended(verdict: RunVerdict) -> dict[str, Any]:
+    """A run in the table of runs; `kind` is go, no_go or doubt."""
     kind, headline = _HEADLINES[verdict.decision_reason]
     clients = sum(drill.clients for drill in verdict.drills)
     return {"run_id": verdict.run_id, "clients": clients, "kind": kind, "headline": headline}
@@ -158,10 +158,8 @@ def _estimated(each: Provisional) -> dict[str, Any]:
 def _final(verdict: RunVerdict) -> list[dict[str, Any]]:
     """Return the checks, worst state first."""
     checks = [check for drill in verdict.drills for check in drill.checks]
-    return [
-        _row(check.name, check, str(check.state), check.value, check.n, check.threshold, check.reason)
-        for check in sorted(checks, key=lambda check: GRAVEST_FIRST.index(check.state))
-    ]
+    checks.sort(key=lambda check: GRAVEST_FIRST.index(check.state))
+    return [_row(each.name, each, str(each.state), each.value, each.n, each.threshold, each.reason) for each in checks]
 
 
 def _row(

@@ -143,15 +143,11 @@ class _Page:
 
     def storm(self) -> flask.Response:
         """Inject the next fault now."""
-        return _done(lambda: f"Injected: {self._conductor.storm_now()}.")
+        return _done(self._conductor.storm_now)
 
     def revert(self) -> flask.Response:
         """Revert the active faults now."""
-        return _done(self._revert)
-
-    def _revert(self) -> str:
-        self._conductor.revert_now()
-        return "Reverting the active faults."
+        return _done(self._conductor.revert_now)
 
 
 def _defect(error: Exception) -> flask.Response:
