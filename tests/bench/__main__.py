@@ -7,7 +7,6 @@ rounds, ratios are made round by round. The mock runs in a process of its own, a
 import asyncio
 import os
 import platform
-import statistics
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -30,7 +29,7 @@ from sim.mock.process import MockProcess
 from sim.mock.server import ServeOptions, raise_descriptor_limit
 from sim.server.settings import RuntimeSettings, Switches
 from tests.bench import held, proxied, simulated
-from tests.bench.report import COMPATIBILITY, Job, Report
+from tests.bench.report import COMPATIBILITY, Job, Report, Rounds, medians, ratios
 
 # Kinds of clients, and the module that is a process full of them: the sockets engine's and plain `websockets` ones, a load
 # test's and plain `websocket-client` ones in Locust.
@@ -102,33 +101,24 @@ def figures(report: Report) -> dict[str, float]:
 
 async def run() -> dict[str, object]:
     """All rounds."""
-    rounds: list[dict[str, dict[str, float]]] = []
+    rounds: Rounds = []
     for _ in range(ROUNDS):
         this: dict[str, dict[str, float]] = {}
         for kind in CROWDS:
             with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
                 this[kind] = figures(await metric(kind, Path(folder)))
         rounds.append(this)
-    names = list(rounds[0]["ours"])
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "clients": CLIENTS,
         "rounds": ROUNDS,
         "events_on_their_way": ON_THEIR_WAY,
-        "median": {kind: {name: _median(rounds, kind, name) for name in names} for kind in CROWDS},
-        "ours_to_plain": {name: _ratio(rounds, "ours", "plain", name) for name in names},
-        "locust_to_plain_locust": {name: _ratio(rounds, "locust", "plain_locust", name) for name in names},
+        "median": medians(rounds),
+        "ours_to_plain": ratios(rounds, "ours", "plain"),
+        "locust_to_plain_locust": ratios(rounds, "locust", "plain_locust"),
         "each_round": rounds,
     }
-
-
-def _median(rounds: list[dict[str, dict[str, float]]], kind: str, name: str) -> float:
-    return statistics.median(each[kind][name] for each in rounds)
-
-
-def _ratio(rounds: list[dict[str, dict[str, float]]], kind: str, other: str, name: str) -> float:
-    return statistics.median(each[kind][name] / each[other][name] for each in rounds)
 
 
 def machine() -> dict[str, object]:
@@ -161,12 +151,9 @@ def main() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(run())
     show(result)  # type: ignore[arg-type]
-    result["held"] = held.run()
-    held.show(result["held"])  # type: ignore[arg-type]
-    result["simulated"] = simulated.run()
-    simulated.show(result["simulated"])  # type: ignore[arg-type]
-    result["proxied"] = proxied.run()
-    proxied.show(result["proxied"])  # type: ignore[arg-type]
+    for part in (held, simulated, proxied):
+        found = result[part.__name__.rpartition(".")[2]] = part.run()
+        part.show(found)
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
     print(f"written to {OUTPUT}")

@@ -13,7 +13,6 @@ import asyncio
 import json
 import time
 from pathlib import Path
-from typing import Protocol
 
 import uvloop
 from websockets.asyncio.client import connect
@@ -28,25 +27,17 @@ from sim.engines.sockets.http import ServiceHttp
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
 from sim.record.parquet import Recorder
-from tests.bench.report import COMPATIBILITY, Connecting, Count, Counting, Job, Report, Window, carry_out, measurements
-
-
-class Clients(Count, Protocol):
-    """A crowd that can be connected, and counts what it gets."""
-
-    async def connect(self, job: Job) -> None:
-        """Return when every client has subscribed."""
+from tests.bench.report import COMPATIBILITY, Connecting, Counting, Crowd, Job, Report, Window, carry_out, measurements
 
 
 class CountingDriver(Counting, ClientDriver):
     """A drill's client that also counts."""
 
 
-class OurClients:
+class OurClients(Crowd):
     """The engine's own clients, recording as in a drill."""
 
     def __init__(self, folder: Path) -> None:
-        self.deliveries = self.frames = self.bytes = 0
         self._recorder = Recorder(folder)
         self._drivers: list[CountingDriver] = []
 
@@ -69,11 +60,10 @@ class OurClients:
             await asyncio.sleep(0.005)
 
 
-class PlainClients:
+class PlainClients(Crowd):
     """Clients as the documentation of `websockets` shows them."""
 
     def __init__(self) -> None:
-        self.deliveries = self.frames = self.bytes = 0
         self._readers: list[asyncio.Task[None]] = []
 
     async def connect(self, job: Job) -> None:
@@ -92,11 +82,7 @@ class PlainClients:
 
         async def read() -> None:
             async for text in socket:
-                event = json.loads(text)
-                self.frames += 1
-                self.bytes += len(text)
-                if event[3] == "sync:update_batch":
-                    self.deliveries += len(event[4]["updates"])
+                self.count(str(text))
 
         self._readers.append(asyncio.create_task(read()))
         return True
@@ -104,7 +90,7 @@ class PlainClients:
 
 async def run(job: Job, folder: Path) -> Report:
     """Connect all clients, measure deliveries for a while, report."""
-    crowd: Clients = OurClients(folder) if job.kind == "ours" else PlainClients()
+    crowd: OurClients | PlainClients = OurClients(folder) if job.kind == "ours" else PlainClients()
     connecting = Connecting()
     await crowd.connect(job)
     report, window = connecting.report(len(job.tokens)), Window(job, crowd)

@@ -4,9 +4,6 @@
 compiled before it begins to count. What compiling itself takes is measured, too. `--most N` leaves larger fleets out.
 """
 
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +18,7 @@ from sim.drill import model as drills
 from sim.drill.system_model import UNLIMITED
 from sim.engines.fleet import engine as fleet
 from sim.engines.virtual import engine as virtual
+from tests.bench.report import peak_mib, run_alone
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 SIDE_BY_SIDE = 1000  # clients; the virtual engine's own figure is the best for small fleets
@@ -59,14 +57,12 @@ def simulate(job: Job) -> Report:
             header = virtual.run(drill, virtual.Options(Path(folder, "run"), model=UNLIMITED))
         cpu_s, wall_s = time.process_time() - start_cpu_s, time.perf_counter() - wall
     events = header.tally.events if header.tally is not None else 0
-    return Report(job.clients, events, cpu_s, wall_s, start_cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return Report(job.clients, events, cpu_s, wall_s, start_cpu_s, peak_mib())
 
 
 def metric(job: Job, **environment: str) -> Report:
     """In a process of its own."""
-    command = [sys.executable, "-m", "tests.bench.fleets", msgspec.json.encode(job).decode()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, **environment})
-    return msgspec.json.decode(done.stdout, type=Report)
+    return run_alone("tests.bench.fleets", job, Report, **environment)
 
 
 def run(most: int) -> None:

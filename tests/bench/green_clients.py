@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import gevent
 import websocket
@@ -31,15 +31,7 @@ from sim.engines.shared.service_api import Request
 from sim.mock.server import raise_descriptor_limit
 from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.frames import Join, Subscribe
-from tests.bench.report import COMPATIBILITY, Connecting, Count, Counting, Job, Report, Window, carry_out, measurements
-
-
-class Crowd(Count, Protocol):
-    """Clients that can be connected, and count what they get."""
-
-    def connect(self, job: Job) -> None:
-        """Return when every client has subscribed."""
-
+from tests.bench.report import COMPATIBILITY, Connecting, Counting, Crowd, Job, Report, Window, carry_out, measurements
 
 T = TypeVar("T")
 
@@ -61,18 +53,17 @@ class CountingClient(Counting, WireClient):
     """A load test's client that also counts."""
 
 
-class OurCrowd:
+class OurCrowd(Crowd):
     """A load test's clients."""
 
     def __init__(self, folder: Path, environment: Environment) -> None:
-        self.deliveries = self.frames = self.bytes = 0
         self._recorder = GreenRecorder(folder)
         self._stats = environment.stats
         self._live = LiveMetrics(lambda kind, name, ms, _: self._stats.log_request(kind, name, round(ms), 0))
         self._clients: list[CountingClient] = []
 
     def connect(self, job: Job) -> None:
-        """See `Crowd`."""
+        """Return when every client has subscribed."""
         clock, service = WallClock(), ReadyTokens(job)
         settings = ClientSettings(seed=1, compatibility=COMPATIBILITY)
         for number in range(len(job.tokens)):
@@ -85,15 +76,14 @@ class OurCrowd:
             gevent.sleep(0.005)
 
 
-class PlainCrowd:
+class PlainCrowd(Crowd):
     """Users as one would write them for Locust."""
 
     def __init__(self, environment: Environment) -> None:
-        self.deliveries = self.frames = self.bytes = 0
         self._fire: Callable[..., None] = environment.events.request.fire
 
     def connect(self, job: Job) -> None:
-        """See `Crowd`."""
+        """Return when every client has subscribed."""
         users = [gevent.spawn(self._one, job, token) for token in job.tokens]
         gevent.joinall(users, raise_error=True)
 
@@ -110,13 +100,9 @@ class PlainCrowd:
 
     def _read(self, socket: Any) -> None:
         while text := socket.recv():  # nothing: the server has closed it
-            began, event = time.perf_counter(), json.loads(text)
-            self.frames += 1
-            self.bytes += len(text)
-            if event[3] == "sync:update_batch":
-                for _ in event[4]["updates"]:
-                    self.deliveries += 1
-                    self._report("delivery", began)
+            began = time.perf_counter()
+            for _ in range(self.count(text)):
+                self._report("delivery", began)
 
     def _report(self, name: str, began: float) -> None:
         ms = (time.perf_counter() - began) * 1000
@@ -127,7 +113,7 @@ def run(job: Job, folder: Path) -> Report:
     """Connect all clients, measure deliveries for a while, report."""
     environment = Environment(user_classes=[])
     environment.create_local_runner()  # it listens to what users report
-    crowd: Crowd = OurCrowd(folder, environment) if job.kind == "locust" else PlainCrowd(environment)
+    crowd: OurCrowd | PlainCrowd = OurCrowd(folder, environment) if job.kind == "locust" else PlainCrowd(environment)
     connecting = Connecting()
     crowd.connect(job)
     report, window = connecting.report(len(job.tokens)), Window(job, crowd)

@@ -30,6 +30,7 @@ from sim.protocols.spacetime.codec import encode_client
 from sim.protocols.spacetime.streams import run_events
 from sim.record.parquet import Recorder
 from sim.server.settings import Switches
+from tests.bench import naive_simpy
 
 Steps = Generator[simpy.Event, Any, None]
 _LOST = ""  # in a client's Store: the service closed the connection
@@ -146,13 +147,7 @@ def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) ->
     period_s = drill.fleet.arrival_s / drill.fleet.clients
     processes = [env.process(client.run(n * period_s)) for n, client in enumerate(clients)]
 
-    def cut() -> Steps:
-        for moment in cuts_s:
-            yield env.timeout(EPOCH + moment - env.now)
-            for process in processes:
-                process.interrupt()
-
     publisher.start()
-    env.process(cut())
+    env.process(naive_simpy.cut(env, processes, [EPOCH + moment for moment in cuts_s]))
     env.run(until=EPOCH + ends_s)
     return 0, next(env._eid)

@@ -153,6 +153,14 @@ def run_callbacks(drill: Drill, recorder: Recorder | None, cuts_s: list[float], 
     return sum(client.applied for client in clients), next(clock._eid)
 
 
+def cut(env: simpy.Environment, processes: list[simpy.Process], moments: list[float]) -> Steps:
+    """Interrupt all processes at each of these moments."""
+    for moment in moments:
+        yield env.timeout(moment - env.now)
+        for process in processes:
+            process.interrupt()
+
+
 def run(drill: Drill, recorder: Recorder | None, cuts_s: list[float], ends_s: float) -> tuple[int, int]:
     """The drill's storm with these moments of cutting everyone; returns deliveries and SimPy's events."""
     env = simpy.Environment()
@@ -161,13 +169,6 @@ def run(drill: Drill, recorder: Recorder | None, cuts_s: list[float], ends_s: fl
     model = SystemModel()
     clients = [NaiveClient(env, service, n, recorder, one_way_delay_s(model, 1, n)) for n in range(drill.fleet.clients)]
     processes = [env.process(client.run(n * drill.fleet.arrival_s / drill.fleet.clients)) for n, client in enumerate(clients)]
-
-    def cut() -> Steps:
-        for moment in cuts_s:
-            yield env.timeout(moment - env.now)
-            for process in processes:
-                process.interrupt()
-
-    env.process(cut())
+    env.process(cut(env, processes, cuts_s))
     env.run(until=ends_s)
     return sum(client.applied for client in clients), next(env._eid)

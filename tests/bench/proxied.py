@@ -5,7 +5,6 @@ Client and proxy share this process, as in a drill; the other end is a process o
 """
 
 import asyncio
-import statistics
 import sys
 import time
 
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.engines.sockets.proxy import FaultProxy
+from tests.bench.report import medians, ratios
 
 ROUNDS = 5
 CONNECTIONS = 8
@@ -82,12 +82,7 @@ def run() -> dict[str, Figures]:
     """Medians over rounds; the ratio is made round by round."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rounds = runner.run(_run())
-    names = list(rounds[0]["direct"])
-    out = {kind: {name: statistics.median(r[kind][name] for r in rounds) for name in names} for kind in ("direct", "proxied")}
-    out["proxied_to_direct"] = {
-        name: statistics.median(r["proxied"][name] / r["direct"][name] for r in rounds) for name in names
-    }
-    return out
+    return {**medians(rounds), "proxied_to_direct": ratios(rounds, "proxied", "direct")}
 
 
 def show(result: dict[str, Figures]) -> None:

@@ -2,13 +2,17 @@
 
 import contextlib
 import gc
+import json
+import os
 import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 
 import msgspec
 
@@ -60,18 +64,23 @@ class Report(msgspec.Struct):
     received: list[Deliveries]
 
 
-class Count(Protocol):
-    """What a crowd of clients got so far."""
+class Crowd:
+    """Clients that can be connected, and what they received so far."""
 
-    deliveries: int
-    frames: int
-    bytes: int
+    deliveries = frames = bytes = 0
+
+    def count(self, text: str) -> int:
+        """Count a frame that a plain client reads with the standard library; returns its number of events."""
+        event = json.loads(text)
+        updates = len(event[4]["updates"]) if event[3] == "sync:update_batch" else 0
+        self.frames, self.bytes, self.deliveries = self.frames + 1, self.bytes + len(text), self.deliveries + updates
+        return updates
 
 
 class Counting(SessionDriver):
     """To be put before a driver of sessions, which then also counts for its crowd."""
 
-    crowd: Count
+    crowd: Crowd
 
     def socket_message(self, socket: WebSocket, data: bytes, is_text: bool) -> None:
         """Count, then as always."""
@@ -89,7 +98,7 @@ def _watermark(session: Session) -> int:
 class Window:
     """Publishes so that at most `outstanding` events are on their way: a burst whenever half of them have arrived."""
 
-    def __init__(self, job: Job, crowd: Count) -> None:
+    def __init__(self, job: Job, crowd: Crowd) -> None:
         self.outstanding = 0
         self._job, self._crowd, self._number = job, crowd, 0
 
@@ -117,7 +126,7 @@ class Connecting:
         return Report(clients / took_s, cpu_s / clients * 1e6, (resident_kib() - self._kib) / clients, [])
 
 
-def measurements(job: Job, crowd: Count, window: Window, report: Report) -> Iterator[float]:
+def measurements(job: Job, crowd: Crowd, window: Window, report: Report) -> Iterator[float]:
     """Measure deliveries for each number of events on their way; yields the seconds to wait."""
     for window.outstanding in job.outstanding:
         yield WARM_UP_S
@@ -133,6 +142,33 @@ def carry_out(run: Callable[[Job, Path], Report], ours: str) -> None:
     like_the_engine = relaxed_gc() if job.kind == ours else contextlib.nullcontext()
     with like_the_engine, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         print(msgspec.json.encode(run(job, Path(folder))).decode(), flush=True)
+
+
+T = TypeVar("T")
+Rounds = list[dict[str, dict[str, float]]]  # of each round: figures by kind and name
+
+
+def medians(rounds: Rounds) -> dict[str, dict[str, float]]:
+    """The median over rounds of each figure."""
+    first = rounds[0]
+    return {kind: {name: statistics.median(each[kind][name] for each in rounds) for name in first[kind]} for kind in first}
+
+
+def ratios(rounds: Rounds, one: str, other: str) -> dict[str, float]:
+    """The median over rounds of the ratio of two kinds, by figure."""
+    return {name: statistics.median(each[one][name] / each[other][name] for each in rounds) for name in rounds[0][one]}
+
+
+def run_alone(module: str, job: msgspec.Struct, report: type[T], **environment: str) -> T:
+    """Carry out a job in a process of its own, which prints its report."""
+    command = [sys.executable, "-m", module, msgspec.json.encode(job).decode()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, **environment})
+    return msgspec.json.decode(done.stdout, type=report)
+
+
+def peak_mib() -> float:
+    """Peak memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def resident_kib() -> float:

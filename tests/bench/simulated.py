@@ -4,10 +4,6 @@ Each measurement is a process of its own (`python -m tests.bench.simulated JOB`)
 engine and naive model take turns. CPU seconds count, as other programs on the machine do not stretch those much.
 """
 
-import json
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +23,7 @@ from sim.engines.virtual.clock import VirtualClock
 from sim.record.observations import Kind
 from sim.record.parquet import Recorder, read
 from tests.bench import naive_sessions, naive_simpy
+from tests.bench.report import medians, peak_mib, ratios, run_alone
 
 # Real sessions, driven by the engine and as processes; a toy as processes, and as the engine would drive it; both toys silent.
 KINDS = ("engine", "naive_sessions", "naive", "callbacks", "naive_silent", "callbacks_silent")
@@ -37,7 +34,6 @@ SIZES = (1_000, 3_000, 10_000, 30_000)
 ARRIVAL_S = 15.0  # whatever the size, so that every run has the same course
 # A few events a second for each client: what the modelled runtime can deliver to the largest fleet.
 STEADY_LOAD = ("load.events_per_s=3",)
-_MIB = 1024.0
 
 
 class Job(msgspec.Struct):
@@ -101,33 +97,21 @@ def applied(folder: Path) -> int:
 
 def metric(job: Job) -> Report:
     """In a process of its own."""
-    command = [sys.executable, "-m", "tests.bench.simulated", json.dumps(msgspec.to_builtins(job))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return msgspec.json.decode(done.stdout, type=Report)
+    return run_alone("tests.bench.simulated", job, Report)
 
 
 def run() -> dict[str, object]:
     """The ratio, round by round, and the growth."""
-    rounds = []
-    for _ in range(ROUNDS):
-        rounds.append({kind: _rates(metric(Job(kind, RATIO_CLIENTS, unlimited=True))) for kind in KINDS})
+    rounds = [{kind: _rates(metric(Job(kind, RATIO_CLIENTS, unlimited=True))) for kind in KINDS} for _ in range(ROUNDS)]
     growth = [{"clients": size, **_rates(metric(Job("engine", size, STEADY_LOAD)))} for size in SIZES]
-    median = {
-        kind: {name: statistics.median(each[kind][name] for each in rounds) for name in rounds[0][kind]} for kind in KINDS
-    }
     return {
         "clients": RATIO_CLIENTS,
         "rounds": ROUNDS,
-        "median": median,
-        "ratios": {f"{one} / {other}": _ratio(rounds, one, other) for one, other in RATIOS},
+        "median": medians(rounds),
+        "ratios": {f"{one} / {other}": ratios(rounds, one, other)["deliveries_per_cpu_s"] for one, other in RATIOS},
         "each_round": rounds,
         "growth": growth,
     }
-
-
-def _ratio(rounds: list[dict[str, dict[str, float]]], one: str, other: str) -> float:
-    """Deliveries per CPU second of one to the other's, the median of rounds."""
-    return statistics.median(each[one]["deliveries_per_cpu_s"] / each[other]["deliveries_per_cpu_s"] for each in rounds)
 
 
 def _rates(report: Report) -> dict[str, float]:
@@ -175,13 +159,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stormgate-bench-") as folder:
         wall, cpu = time.perf_counter(), time.process_time()
         deliveries, events = simulate(job, Path(folder))
-        report = Report(deliveries, events, time.process_time() - cpu, time.perf_counter() - wall, _peak_mib())
+        report = Report(deliveries, events, time.process_time() - cpu, time.perf_counter() - wall, peak_mib())
         report.deliveries = deliveries or applied(Path(folder))
     print(msgspec.json.encode(report).decode())
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
 
 
 if __name__ == "__main__":
