@@ -27,10 +27,8 @@ SEEDS = (5, 6, 7)
 
 
 def replicate(out: Path, drill: Drill, count: int, seed: int = SEEDS[0], engine: str = "virtual") -> Path:
-    request = Request(
-        (drill,), engine=engine, target="mock", seed=seed, defects=(), thresholds=None, out=out, replications=count
-    )
-    return running.run(request)
+    more = {"seed": seed, "defects": (), "thresholds": None, "out": out, "replications": count}
+    return running.run(Request((drill,), engine=engine, target="mock", **more))
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +88,7 @@ def test_judging_again_says_the_same(pristine: Path):
     again = results.judge_run(pristine)
     assert only(again).replications == 3
     assert report.summary_json(again) == (pristine / "summary.json").read_bytes()
-
-
-def test_the_figure_is_of_the_first(pristine: Path):
     assert results.figure_path(pristine, "reconnect_storm").stat().st_size > 10_000
-
-
-def lose_all(replication: Path) -> None:
-    shutil.rmtree(replication)
-
-
-def lose_header(replication: Path) -> None:
-    (replication / run_header.HEADER_NAME).unlink()
 
 
 def cut_short(replication: Path) -> None:
@@ -110,7 +97,7 @@ def cut_short(replication: Path) -> None:
 
 
 def copy_another(replication: Path) -> None:
-    lose_all(replication)
+    shutil.rmtree(replication)
     shutil.copytree(replication.parent / "5", replication)
 
 
@@ -120,11 +107,17 @@ def never_finish(replication: Path) -> None:
     run_header.write_header(replication, header)
 
 
-def add_a_stranger(replication: Path) -> None:
-    shutil.copytree(replication, replication.parent / "8")
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "missing": shutil.rmtree,
+    "no header": lambda replication: (replication / run_header.HEADER_NAME).unlink(),
+    "cut short": cut_short,
+    "a copy of another": copy_another,
+    "not finished": never_finish,
+    "one too many": lambda replication: shutil.copytree(replication, replication.parent / "8"),
+}
 
 
-@pytest.mark.parametrize("damage", [lose_all, lose_header, cut_short, copy_another, never_finish, add_a_stranger])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damage_to_one_replication_is_an_error(run_dir: Path, damage: Callable[[Path], None]):
     damage(results.replication_folder(run_dir, "reconnect_storm", 6))
     drill = only(results.judge_run(run_dir))

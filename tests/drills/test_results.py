@@ -18,17 +18,21 @@ from sim.base.errors import EvidenceError, StorageError, UsageError
 from sim.drill.model import Drill, load
 from sim.record.observations import Kind
 from sim.record.parquet import FILE_NAME
-from tests.histories import GATED, Story, good_storm, storm_drill
+from tests.histories import GATED, good_storm, storm_drill
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 CHECKS = tuple(name for name in GATED if name != "reconnect.backoff_never_resets")
 DRILL = storm_drill(checks=CHECKS)
 
 
-def make_run(out: Path, *drills: Drill, story: Story | None = None) -> Path:
-    run_dir = results.create_run(out, drills, engine="sockets", target="mock", target_kind="mock", seed=7)
+def create(out: Path, *drills: Drill, now: datetime | None = None) -> Path:
+    return results.create_run(out, drills, engine="sockets", target="mock", target_kind="mock", seed=7, now=now)
+
+
+def make_run(out: Path, *drills: Drill) -> Path:
+    run_dir = create(out, *drills)
     for drill in drills:
-        (story or good_storm()).write(results.create_drill_folder(run_dir, drill), drill)
+        good_storm().write(results.create_drill_folder(run_dir, drill), drill)
     return run_dir
 
 
@@ -49,11 +53,10 @@ def reason(verdict: RunVerdict) -> str:
 
 def test_a_run_id_says_when_and_what(tmp_path: Path) -> None:
     now = datetime(2026, 11, 23, 14, 5, 1, tzinfo=UTC)
-    made = results.create_run(tmp_path, [DRILL], engine="sockets", target="mock", target_kind="mock", seed=7, now=now)
+    made = create(tmp_path, DRILL, now=now)
     assert made.name.startswith("20261123T140501Z-storm-")
     assert (made / "thresholds.toml").read_bytes() == DEFAULT_PATH.read_bytes()
-    two = [DRILL, storm_drill(name="other")]
-    made = results.create_run(tmp_path, two, engine="sockets", target="mock", target_kind="mock", seed=7, now=now)
+    made = create(tmp_path, DRILL, storm_drill(name="other"), now=now)
     assert made.name.startswith("20261123T140501Z-all-")
 
 
@@ -61,6 +64,7 @@ def test_a_good_run_is_a_go(pristine: Path) -> None:
     verdict = results.judge_run(pristine)
     assert (verdict.decision, verdict.decision_reason, verdict.failures, verdict.exit_code) == ("go", "", 0, 0)
     assert any("mock" in note for note in verdict.notes)
+    assert results.judge_run(EXAMPLE).decision == "go"
 
 
 def test_judging_writes_nothing_and_says_the_same_again(run_dir: Path) -> None:
@@ -70,10 +74,6 @@ def test_judging_writes_nothing_and_says_the_same_again(run_dir: Path) -> None:
 
 
 # --- other thresholds -------------------------------------------------------------------------------
-
-
-def test_the_kept_example_is_judged_as_it_was() -> None:
-    assert results.judge_run(EXAMPLE).decision == "go"
 
 
 def without(run_dir: Path, check: str) -> None:
@@ -112,7 +112,7 @@ def test_changed_drill_of_the_catalogue_is_noted(tmp_path: Path) -> None:
     path = CATALOG / "partition_heal.toml"
     for overrides, said in ((), False), (("faults.0.share=0.01",), True):
         drill = load(path, overrides)
-        made = results.create_run(tmp_path, [drill], engine="sockets", target="mock", target_kind="mock", seed=7)
+        made = create(tmp_path, drill)
         assert any("partition_heal differs from the drill" in note for note in results.judge_run(made).notes) is said
 
 
@@ -155,6 +155,7 @@ def truncate(folder: Path) -> None:
     (folder / FILE_NAME).write_bytes(data[: len(data) // 2])
 
 
+NOT_PLANNED = "not the drill that was planned"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "the folder is gone": (shutil.rmtree, "folder is missing"),
     "no observations": (lambda folder: (folder / FILE_NAME).unlink(), "no observations"),
@@ -166,14 +167,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a broken header": (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
     "no drill": (lambda folder: (folder / "drill.json").unlink(), "drill.json"),
     "a broken drill": (lambda folder: (folder / "drill.json").write_text("[]"), "damaged"),
-    "another drill": (
-        lambda folder: edit_json(folder / "drill.json", summary="Is this easier?"),
-        "not the drill that was planned",
-    ),
-    "fewer checks": (
-        lambda folder: edit_json(folder / "drill.json", checks=["ux.integrity"]),
-        "not the drill that was planned",
-    ),
+    "another drill": (lambda folder: edit_json(folder / "drill.json", summary="Is this easier?"), NOT_PLANNED),
+    "fewer checks": (lambda folder: edit_json(folder / "drill.json", checks=["ux.integrity"]), NOT_PLANNED),
     "cut short": (lambda folder: edit_json(folder / "run.json", complete=False), "did not complete"),
     "fewer clients": (lambda folder: edit_json(folder / "run.json", clients=5), "clients"),
     "another seed": (lambda folder: edit_json(folder / "run.json", seed=8), "seed"),
@@ -201,21 +196,17 @@ def test_unplanned_drill_is_an_error(run_dir: Path) -> None:
     assert verdict.decision == "no_go"
 
 
-def test_a_crashed_run_still_tells_what_it_saw(tmp_path: Path) -> None:
-    run_dir = results.create_run(tmp_path, [DRILL], engine="sockets", target="mock", target_kind="mock", seed=7)
-    story = good_storm().without(lambda row: row.t > 15.0).tell(15.0, Kind.UNGRANTED, 0, "runtime.run.9.events", 3)
+@pytest.mark.parametrize(("leaks", "exit_code"), [(True, 1), (False, 4)])
+def test_crashed_run_is_an_error_or_fails_by_what_it_observed(tmp_path: Path, leaks: bool, exit_code: int) -> None:
+    run_dir = create(tmp_path, DRILL)
+    story = good_storm().without(lambda row: row.t > 15.0)
+    if leaks:
+        story.tell(15.0, Kind.UNGRANTED, 0, "runtime.run.9.events", 3)
     story.write(results.create_drill_folder(run_dir, DRILL), DRILL, complete=False)
     verdict = results.judge_run(run_dir)
     assert "did not complete" in reason(verdict)
-    assert [violation.invariant for violation in verdict.drills[0].violations] == ["cross_topic_leak"]
-    assert verdict.exit_code == 1
-
-
-def test_a_crashed_run_that_saw_nothing_wrong_is_an_error(tmp_path: Path) -> None:
-    run_dir = results.create_run(tmp_path, [DRILL], engine="sockets", target="mock", target_kind="mock", seed=7)
-    story = good_storm().without(lambda row: row.t > 15.0)
-    story.write(results.create_drill_folder(run_dir, DRILL), DRILL, complete=False)
-    assert results.judge_run(run_dir).exit_code == 4
+    assert [violation.invariant for violation in verdict.drills[0].violations] == ["cross_topic_leak"] * leaks
+    assert verdict.exit_code == exit_code
 
 
 def test_one_missing_drill_of_two_is_no_go(tmp_path: Path) -> None:
@@ -254,14 +245,14 @@ def test_a_plan_without_drills_is_no_go(run_dir: Path) -> None:
 @pytest.mark.parametrize("drills", [[], [DRILL, DRILL], [storm_drill(2, ("ux.happiness",))]])
 def test_a_plan_that_cannot_be(tmp_path: Path, drills: list[Drill]) -> None:
     with pytest.raises(UsageError):
-        results.create_run(tmp_path, drills, engine="sockets", target="mock", target_kind="mock", seed=7)
+        create(tmp_path, *drills)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--out"):
-        results.create_run(tmp_path / "file", [DRILL], engine="sockets", target="mock", target_kind="mock", seed=7)
+        create(tmp_path / "file", DRILL)
 
 
 def test_figures_are_drawn(run_dir: Path) -> None:

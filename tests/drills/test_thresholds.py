@@ -9,17 +9,19 @@ from drills.judging import gates
 from drills.judging.checks import thresholds
 from drills.judging.checks.base import Case
 from drills.judging.checks.registry import OF_RUNS
+from drills.judging.checks.verdicts import State
 from sim.base.errors import UsageError
 from sim.record.observations import Kind
 from tests.drills.asking import ERROR, FAIL, INCONCLUSIVE, NAN, PASS, THRESHOLDS, ask, back_after, many
-from tests.histories import good_storm, storm_drill
+from tests.histories import Story, good_storm, storm_drill
+
+DEFAULTS = thresholds.DEFAULT_PATH.read_text()
 
 
 def rewritten(tmp_path: Path, old: str, new: str) -> Path:
-    text = thresholds.DEFAULT_PATH.read_text()
-    assert old in text
+    assert old in DEFAULTS
     path = tmp_path / "thresholds.toml"
-    path.write_text(text.replace(old, new, 1))
+    path.write_text(DEFAULTS.replace(old, new, 1))
     return path
 
 
@@ -47,19 +49,19 @@ def test_bad_thresholds_are_refused_in_one_sentence(tmp_path: Path, old: str, ne
     assert "\n" not in str(caught.value)
 
 
-def test_a_threshold_that_is_missing(tmp_path: Path) -> None:
-    text = thresholds.DEFAULT_PATH.read_text()
-    path = tmp_path / "thresholds.toml"
-    path.write_text(text[: text.index("[drill.generator_lag_ms]")])
-    with pytest.raises(UsageError, match=r"drill\.generator_lag_ms"):
-        gates.load_thresholds(path)
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n", "not toml"])
-def test_a_file_without_thresholds(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ""),
+        ("# nothing\n", ""),
+        ("not toml", ""),
+        (DEFAULTS.partition("[drill.generator_lag_ms]")[0], r"drill\.generator_lag_ms"),
+    ],
+)
+def test_incomplete_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "thresholds.toml"
     path.write_text(text)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=said):
         gates.load_thresholds(path)
 
 
@@ -68,20 +70,17 @@ def test_unknown_check_is_refused_before_anything_runs() -> None:
         gates.require_checks(storm_drill(2, ("ux.happiness",)), THRESHOLDS)
 
 
-def test_a_number_of_the_file_decides(tmp_path: Path) -> None:
-    strict = gates.load_thresholds(rewritten(tmp_path, "threshold = 60\n", "threshold = 0.5\n"))
-    check = OF_RUNS["reconnect.live_again_99_s"]
-    case = Case(storm_drill(1), back_after(1.0).history())
-    assert gates.answer(check, case, strict[check.name], "").state is FAIL
-    assert gates.answer(check, case, THRESHOLDS[check.name], "").state is PASS
-
-
-def test_operators_may_ask_for_more_samples(tmp_path: Path) -> None:
-    strict = gates.load_thresholds(rewritten(tmp_path, "minimum_n = 59", "minimum_n = 100"))
-    check = OF_RUNS["replay.bootstrap_ms"]
-    case = Case(storm_drill(1), many(99, Kind.REPLAY_COMPLETED, value=10.0).history())
-    assert gates.answer(check, case, strict[check.name], "").state is INCONCLUSIVE
-    assert gates.answer(check, case, THRESHOLDS[check.name], "").state is PASS
+@pytest.mark.parametrize(
+    ("name", "old", "new", "story", "state"),
+    [
+        ("reconnect.live_again_99_s", "threshold = 60\n", "threshold = 0.5\n", back_after(1.0), FAIL),
+        ("replay.bootstrap_ms", "minimum_n = 59", "minimum_n = 100", many(99, Kind.REPLAY_COMPLETED, value=10.0), INCONCLUSIVE),
+    ],
+)
+def test_numbers_of_the_file_decide(tmp_path: Path, name: str, old: str, new: str, story: Story, state: State) -> None:
+    strict, case = gates.load_thresholds(rewritten(tmp_path, old, new)), Case(storm_drill(1), story.history())
+    assert gates.answer(OF_RUNS[name], case, strict[name], "").state is state
+    assert gates.answer(OF_RUNS[name], case, THRESHOLDS[name], "").state is PASS
 
 
 def test_no_value_that_is_no_number_passes() -> None:

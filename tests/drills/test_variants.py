@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,37 +152,34 @@ def run_dir(healthy: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(healthy, tmp_path / healthy.name))
 
 
-def variant_of(run_dir: Path, name: str = "virtual-frame-phoenix_js") -> Path:
-    return run_dir / "drills" / "parity" / "variants" / name
+def replace_by_reference(variant: Path) -> None:
+    shutil.rmtree(variant)
+    shutil.copytree(variant.with_name("virtual-frame-reference"), variant)
 
 
-def test_missing_variant_is_an_error(run_dir: Path):
-    shutil.rmtree(variant_of(run_dir))
+def replace_observations(variant: Path) -> None:
+    shutil.copy(variant.with_name("virtual-frame-reference") / "observations.parquet", variant)
+
+
+@pytest.mark.parametrize(
+    ("damage", "check", "reason"),
+    [
+        (shutil.rmtree, "replay.parity", "no evidence to compare for virtual-frame-phoenix_js"),
+        (replace_by_reference, "drill.evidence", "is not the drill that should have run here"),
+        (replace_observations, "drill.evidence", "SHA-256 differs"),
+        (
+            lambda variant: variant.with_name("virtual-frame-mine").mkdir(),
+            "drill.evidence",
+            "not a variant of this run's drill",
+        ),
+    ],
+    ids=["missing", "another's", "changed", "unplanned"],
+)
+def test_damaged_evidence_of_a_variant_is_an_error(run_dir: Path, damage: Callable[[Path], object], check: str, reason: str):
+    damage(run_dir / "drills" / "parity" / "variants" / "virtual-frame-phoenix_js")
     verdict = verdict_of(run_dir)
     assert verdict.status is State.ERROR
-    assert check_of(verdict).reason == "no evidence to compare for virtual-frame-phoenix_js"
-
-
-def test_evidence_of_another_variant_is_an_error(run_dir: Path):
-    shutil.rmtree(variant_of(run_dir))
-    shutil.copytree(variant_of(run_dir, "virtual-frame-reference"), variant_of(run_dir))
-    verdict = verdict_of(run_dir)
-    assert verdict.status is State.ERROR
-    assert "is not the drill that should have run here" in check_of(verdict, "drill.evidence").reason
-
-
-def test_changed_variant_is_an_error(run_dir: Path):
-    path = variant_of(run_dir) / "observations.parquet"
-    path.write_bytes(variant_of(run_dir, "virtual-frame-reference").joinpath("observations.parquet").read_bytes())
-    verdict = verdict_of(run_dir)
-    assert verdict.status is State.ERROR
-    assert "SHA-256 differs" in check_of(verdict, "drill.evidence").reason
-
-
-def test_unplanned_variant_is_an_error(run_dir: Path):
-    variant_of(run_dir, "virtual-frame-mine").mkdir()
-    assert "not a variant of this run's drill" in check_of(verdict_of(run_dir), "drill.evidence").reason
-    assert verdict_of(run_dir).status is State.ERROR
+    assert reason in check_of(verdict, check).reason
 
 
 def test_judging_again_says_the_same_and_a_report_has_it(healthy: Path):
