@@ -12,7 +12,6 @@ results/plans/<name>/
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,12 @@ from sim.base.atomic_files import write_whole
 from sim.base.errors import EvidenceError, StorageError, StormgateError, UsageError
 from sim.base.ownership import Mark, is_left_over, remove_leftovers
 from sim.base.process_pool import INTERRUPTED
-from sim.planning import designs, runs, sweep_file, tables
+from sim.planning import designs, runs, sweep_file
 from sim.planning.designs import Point
 from sim.planning.runs import Job
 from sim.planning.store import Row, Store, code_digest
 from sim.planning.sweep_file import Plan
+from sim.planning.tables import Results
 
 SWEEP_NAME, RUNS_NAME, TABLE_NAME = "sweep.toml", "runs.parquet", "sweep.parquet"
 PLAN_NAME, THRESHOLDS_NAME, FOUND_NAME = "plan.json", "thresholds.toml", "found.json"
@@ -44,24 +44,12 @@ class CutShortError(StormgateError):
 
 
 @dataclass(frozen=True)
-class Swept:
-    """A complete sweep: its points, and their rows and verdicts by the number of the point."""
+class Swept(Results):
+    """A complete sweep, with the verdicts by the number of the point."""
 
     plan: Plan
     folder: Path
-    points: tuple[Point, ...]
-    rows: Mapping[int, Sequence[Row]]
     verdicts: Mapping[int, DrillVerdict]
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """The content of `sweep.parquet`."""
-        return tables.summary(self.points, self.rows)
-
-    @property
-    def runs(self) -> pd.DataFrame:
-        """The content of `runs.parquet`."""
-        return tables.runs_frame(self.points, self.rows)
 
 
 Execute = Callable[[Sequence[Job], Store], str]
@@ -137,9 +125,8 @@ def _swept(plan: Plan, folder: Path, points: tuple[Point, ...], store: Store, ju
         return store.rows(runs.job(plan.sweep.engine, point, seed, judge) for seed in seeds(plan))
 
     rows = {point.number: of(point) for point in points}
-    return Swept(
-        plan, folder, points, rows, {point.number: judge.together(point.drill, rows[point.number]) for point in points}
-    )
+    verdicts = {point.number: judge.together(point.drill, rows[point.number]) for point in points}
+    return Swept(points, rows, plan, folder, verdicts)
 
 
 def complete(folder: Path, jobs: Sequence[Job], store: Store, execute: Execute) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Self
 
 from rich import progress as bars
 from rich.console import Console
@@ -22,90 +23,78 @@ def err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-class Progress:
+class _Bar:
+    """A changing line with a bar, if stderr is a terminal. `length`: amount of work; None if unknown."""
+
+    def __init__(self, what: str, length: float | None) -> None:
+        self._what = what
+        self._console = err()
+        self._said_at = 0.0
+        self._live: bars.Progress | None = None
+        if self._console.is_terminal:
+            bar = [bars.BarColumn(bar_width=24)] if length else []
+            columns = bars.SpinnerColumn(), *bar, bars.TextColumn("{task.description}", markup=False)
+            self._live = bars.Progress(*columns, console=self._console, transient=True)
+            self._live.add_task(f"{what}: starting", total=length)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self, text: str, done: float | None) -> None:
+        """Show a text: at once on a terminal, else as a line."""
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], description=text, completed=done)
+        else:
+            self._console.print(text.replace("\n", "; "), soft_wrap=True, markup=False)
+            self._said_at = time.monotonic()
+
+
+class Progress(_Bar):
     """The progress of a run: on a terminal one line, with a bar if `length` is known; else a line per phase and second.
 
     `length` is the amount of work, in the unit of `done`: seconds to simulate, replications to run.
     """
 
     def __init__(self, what: str, length: float | None = None) -> None:
-        self._what = what
-        self._length = length
-        self._console = Console(stderr=True, highlight=False)
-        self._live = self._bar() if self._console.is_terminal else None
-        self._said_at = 0.0
+        super().__init__(what, length)
         self._phase = self._unsaid = ""
 
-    def _bar(self) -> bars.Progress:
-        length = [bars.BarColumn(bar_width=24)] if self._length else []
-        bar = bars.Progress(
-            bars.SpinnerColumn(),
-            *length,
-            bars.TextColumn("{task.description}", markup=False),
-            console=self._console,
-            transient=True,
-        )
-        bar.add_task(f"{self._what}: starting", total=self._length)
-        return bar
-
-    def __enter__(self) -> "Progress":
-        if self._live is not None:
-            self._live.start()
-        return self
-
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-        elif self._unsaid:
-            self._console.print(self._unsaid, soft_wrap=True)
+        super().__exit__()
+        if self._unsaid:
+            self._console.print(self._unsaid, soft_wrap=True, markup=False)
 
     def __call__(self, phase: str, text: str, done: float | None = None) -> None:
         """Show the phase that the run is in."""
         line = f"{self._what}: {phase}: {text}"
-        if self._live is not None:
-            self._live.update(self._live.task_ids[0], description=line, completed=done)
-        elif phase != self._phase or time.monotonic() >= self._said_at + _LINE_EVERY_S:
-            self._console.print(line, soft_wrap=True)
-            self._said_at, self._phase, self._unsaid = time.monotonic(), phase, ""
+        if self._live is not None or phase != self._phase or time.monotonic() >= self._said_at + _LINE_EVERY_S:
+            self._show(line, done)
+            self._phase, self._unsaid = phase, ""
         else:
             self._unsaid = line
 
 
-class Several:
+class Several(_Bar):
     """The progress of several runs: on a terminal, a bar and a line per active run; else a line at intervals."""
 
     def __init__(self, what: str, names: Sequence[str]) -> None:
-        self._what = what
-        self._names = names
-        self._console = Console(stderr=True, highlight=False)
-        self._live = self._bar() if self._console.is_terminal else None
-        self._said_at, self._done = 0.0, -1
-
-    def _bar(self) -> bars.Progress:
-        columns = bars.SpinnerColumn(), bars.BarColumn(bar_width=24), bars.TextColumn("{task.description}", markup=False)
-        bar = bars.Progress(*columns, console=self._console, transient=True)
-        bar.add_task(f"{self._what}: starting", total=len(self._names))
-        return bar
-
-    def __enter__(self) -> "Several":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        super().__init__(what, len(names))
+        self._names, self._done = names, -1
 
     def __call__(self, standings: Sequence[Standing]) -> None:
         """Show the state of all runs."""
         done = sum(standing.is_done for standing in standings)
         said = f"{self._what}: {done} of {len(self._names)} done"
         running = [_at(name, standing) for name, standing in zip(self._names, standings, strict=True) if standing.is_running]
-        if self._live is not None:
-            self._live.update(self._live.task_ids[0], description="\n".join((said, *running)), completed=done)
-        elif self._is_time(done, len(standings)):
-            self._console.print("; ".join((said, *running)), soft_wrap=True, markup=False)
-            self._said_at, self._done = time.monotonic(), done
+        if self._live is not None or self._is_time(done, len(standings)):
+            self._show("\n".join((said, *running)), done)
+            self._done = done
 
     def _is_time(self, done: int, total: int) -> bool:
         silent_s = time.monotonic() - self._said_at

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from sim.analysis import metrics
 from sim.analysis.metrics import Metric
@@ -63,22 +62,10 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Study:
-    """The results of a sweep."""
+class Study(tables.Results):
+    """The results of a sweep, with the curves of its runs."""
 
-    points: tuple[Point, ...]
-    rows: Mapping[int, Sequence[Row]]
     curves: Curves
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """A row per point and metric; see `tables.summary`."""
-        return tables.summary(self.points, self.rows)
-
-    @property
-    def runs(self) -> pd.DataFrame:
-        """A row per run and metric; see `tables.runs_frame`."""
-        return tables.runs_frame(self.points, self.rows)
 
     def curve(self, **values: Value) -> tuple[Floats, Floats]:
         """The recovery curves at one point, given by values with the last part of their keys (`clients=300`)."""

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,24 @@ from sim.planning.store import Row
 
 POINT_COLUMNS = ("point", "varies")
 _ZERO_IF_MISSING = "disconnects."  # metrics that a run has only if their count is not zero
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of a sweep, by the number of the point."""
+
+    points: tuple[Point, ...]
+    rows: Mapping[int, Sequence[Row]]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row per point and metric; see `summary`."""
+        return summary(self.points, self.rows)
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """A row per run and metric; see `runs_frame`."""
+        return runs_frame(self.points, self.rows)
 
 
 def runs_frame(points: Sequence[Point], rows: Mapping[int, Sequence[Row]]) -> pd.DataFrame:

@@ -152,7 +152,7 @@ def drawn(folder: Path, design: str, live: float = math.nan, **values: tuple) ->
             for number, mean in enumerate(means)}  # fmt: skip
     check = CheckResult("reconnect", "live_again_99_s", State.PASS, 1.0, "s", 9, None, "<=", 60.0, "", "", "", "client", "", "")
     verdicts = {point.number: DrillVerdict("x", 1, 1.0, (check,)) for point in points}
-    return plan_figures.of_sweep(Swept(plan, folder, points, rows, verdicts))
+    return plan_figures.of_sweep(Swept(points, rows, plan, folder, verdicts))
 
 
 CLIENTS, POLICY, WORKERS = (

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -138,18 +137,18 @@ def test_restoring_is_not_interrupted(mock: Served, tmp_path: Path) -> None:
 
 
 def test_second_interruption_restores_everything(mock: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, impatient = rollback.uninterruptible, [True]
+    plain, impatient = rollback.signals_handled, [True]
 
-    def once_more(say: Callable[[], None]) -> AbstractContextManager[None]:
-        if impatient:
+    def once_more(handler: Any) -> AbstractContextManager[None]:
+        if impatient and handler not in (None, signal.default_int_handler):
             impatient.clear()
             raise KeyboardInterrupt
-        return plain(say)
+        return plain(handler)
 
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rollback, "uninterruptible", once_more)
+    monkeypatch.setattr(rollback, "signals_handled", once_more)
     with pytest.raises(KeyboardInterrupt):
         rehearsal(mock, tmp_path, ScriptedCanaryChecks(meanwhile=interrupt)).run()
     assert impatient == []

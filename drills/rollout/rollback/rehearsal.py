@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -75,7 +74,7 @@ class Rehearsal:
 
     def run(self) -> Rollback:
         """Do the whole rehearsal; see `rehearse`."""
-        with interruptible():
+        with signals_handled(signal.default_int_handler):  # each raises `KeyboardInterrupt`
             try:
                 self.observe()
                 for name in ORDER:
@@ -133,7 +132,8 @@ class Rehearsal:
 
     def restore(self) -> None:
         """Restore everything in reverse order, and observe it; signals do not interrupt this."""
-        with uninterruptible(lambda: self._say("what the rehearsal changed is being restored; wait until that is done.")):
+        busy = "what the rehearsal changed is being restored; wait until that is done."
+        with signals_handled(lambda *_: self._say(busy)):
             while self._touched:
                 change = self._touched.pop()
                 missing = self._restore(change)
@@ -198,7 +198,7 @@ class Rehearsal:
         return "pass", "", facts, words
 
     def _check(self, length_s: float | None) -> CanaryCheck:
-        with kept_handlers():
+        with signals_handled(None):
             found = self._plan.check(length_s)
         self._canary_checks.append(found.run)
         return found
@@ -308,32 +308,11 @@ def _state(found: CanaryCheck) -> Outcome:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt` within the block."""
-    with _handlers(signal.default_int_handler):
-        yield
+def signals_handled(handler: Any) -> Iterator[None]:
+    """Let `handler` handle SIGINT, SIGTERM and SIGHUP within the block, and restore the handlers after it.
 
-
-@contextlib.contextmanager
-def uninterruptible(say: Callable[[], None]) -> Iterator[None]:
-    """Run the block to its end; a signal only prints a message with `say`."""
-
-    def hold(_: int, __: FrameType | None) -> None:
-        say()
-
-    with _handlers(hold):
-        yield
-
-
-@contextlib.contextmanager
-def kept_handlers() -> Iterator[None]:
-    """Restore all signal handlers after the block: an event loop in it may change them."""
-    with _handlers(None):
-        yield
-
-
-@contextlib.contextmanager
-def _handlers(handler: Any) -> Iterator[None]:
+    With None, the block keeps the handlers: an event loop in it may change them.
+    """
     # only the main thread gets signals; under nohup, SIGHUP must stay ignored
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _SIGNALS if is_main}

@@ -116,25 +116,28 @@ def samples(window: StageWindow, name: str, samples_of: SamplesOf) -> Floats:
     return np.concatenate([np.zeros(0), *(check.once(f"samples.{name}", samples_of) for check in window.canary_checks)])
 
 
+def _of_times(judge: Callable[[StageWindow, Threshold], Answer]) -> Source:
+    """Decide without the canary checks whose load generator was late."""
+
+    def decide(window: StageWindow, threshold: Threshold) -> Answer:
+        fit = on_time(window)
+        return _unless_late(window, fit, judge(fit, threshold))
+
+    return from_clients(decide)
+
+
 def p95(name: str, samples_of: SamplesOf, what: str) -> Source:
     """Decide by the 95th percentile of the whole stage."""
-
-    def judge(window: StageWindow, threshold: Threshold) -> Answer:
-        fit = on_time(window)
-        return _unless_late(window, fit, by_percentile(samples(fit, name, samples_of), 0.95, threshold, what))
-
-    return from_clients(judge)
+    return _of_times(lambda fit, threshold: by_percentile(samples(fit, name, samples_of), 0.95, threshold, what))
 
 
 def p95_per_span(name: str, samples_of: SamplesOf, what: str) -> Source:
     """Decide by the 95th percentile of the worst ten minutes."""
 
-    def judge(window: StageWindow, threshold: Threshold) -> Answer:
-        fit = on_time(window)
-        found = [by_percentile(samples(span, name, samples_of), 0.95, threshold, what) for span in spans(fit)]
-        return _unless_late(window, fit, worst(found, what))
+    def judge(fit: StageWindow, threshold: Threshold) -> Answer:
+        return worst([by_percentile(samples(span, name, samples_of), 0.95, threshold, what) for span in spans(fit)], what)
 
-    return from_clients(judge)
+    return _of_times(judge)
 
 
 def p95_against_baseline(name: str, samples_of: SamplesOf, what: str) -> Source:
