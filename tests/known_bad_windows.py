@@ -6,8 +6,8 @@ from typing import Any
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window import StageWindow
-from sim.protocols.spacetime.metric_names import PROFILES
 from sim.record.observations import Kind
+from sim.service.metric_names import PROFILES
 from tests.histories import STREAM, Row, Story
 from tests.windows import CLIENTS, EVENTS, HOUR, canary_series, changed, counters, counting, good, quiet, with_metrics, without
 

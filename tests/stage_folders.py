@@ -34,9 +34,9 @@ from sim.base import randomness
 from sim.base.clocks import SteppedClock, iso
 from sim.drill.fault_kinds import DropSockets
 from sim.drill.model import CLIENT_BUILD, Drill, Fleet, Load, Phases
-from sim.protocols.spacetime.metric_names import PROFILES
 from sim.record.observations import Kind
 from sim.server.deployment import cohort_bucket
+from sim.service.metric_names import PROFILES
 from tests.histories import GATED, STREAM, Story, good_storm, storm_drill
 
 BEGAN = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)

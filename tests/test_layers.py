@@ -15,6 +15,7 @@ CODE = ("sim", "drills", "locustfiles", "notebooks")
 ROWS: tuple[tuple[str, ...], ...] = (
     ("sim.base",),
     ("sim.protocols",),
+    ("sim.service",),
     ("sim.record",),
     ("sim.server",),
     ("sim.client",),
@@ -54,7 +55,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("notebooks",),
 )
 MAX_MODULES = 14  # of a folder, `__init__.py` included
-PURE = ("sim.protocols", "sim.server", "sim.client")
+PURE = ("sim.protocols", "sim.service", "sim.server", "sim.client")
 # Of `sim/engines/shared` what never waits, so that every driver can use it.
 WAITING = {"aiohttp", "asyncio", "gevent", "httpx", "simpy", "uvloop", "socket", "subprocess", "threading"}
 MAY_WAIT = ("sim.engines.shared.fetch",)

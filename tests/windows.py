@@ -15,9 +15,9 @@ from drills.rollout.verdict import window
 from drills.rollout.verdict.window import CanaryCheck, StageWindow
 from sim.base.clocks import iso
 from sim.drill.model import Drill, Fleet, Load, Phases
-from sim.protocols.spacetime.metric_names import PROFILES, is_counter
 from sim.record.observations import Kind
 from sim.server.control import COUNTERS
+from sim.service.metric_names import PROFILES, is_counter
 from tests.histories import STREAM, Story
 
 BEGAN = datetime(2026, 3, 2, 9, tzinfo=UTC)

@@ -114,7 +114,7 @@ def _about(snapshot: "Snapshot") -> str:
 
 
 def _meaning(name: str) -> str:
-    from sim.protocols.spacetime.metric_names import MEANINGS, MONITORED
+    from sim.service.metric_names import MEANINGS, MONITORED
 
     meaning = MEANINGS.get(name) or MONITORED.get(name)
     return f" ({meaning})" if meaning else ""

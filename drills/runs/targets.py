@@ -29,9 +29,9 @@ from sim.drill.target_rules import (
     Stop,
     TargetKind,
 )
-from sim.protocols.spacetime.metric_names import KNOWN
-from sim.protocols.spacetime.service_paths import SOCKET_PATH
 from sim.server.settings import Positive
+from sim.service.metric_names import KNOWN
+from sim.service.paths import SOCKET_PATH
 
 if TYPE_CHECKING:
     from sim.engines.shared.endpoints import Endpoints

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.protocols.spacetime.metric_names import MEANINGS, PROFILES, is_counter
 from sim.record.history import Floats, History
 from sim.record.observations import Kind
+from sim.service.metric_names import MEANINGS, PROFILES, is_counter
 
 _HARMLESS = ("drop_sockets",)  # faults that do not restart the service
 

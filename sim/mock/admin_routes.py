@@ -11,10 +11,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sim.mock.requests import RequestRefusedError, body, require_local
-from sim.protocols.spacetime.service_paths import MOCK_PATH
 from sim.server.deployment import Percent, Throttle, unknown_revision
 from sim.server.settings import Switches
 from sim.server.tokens import Key
+from sim.service.paths import MOCK_PATH
 
 if TYPE_CHECKING:
     from sim.mock.app import Mock

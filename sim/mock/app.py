@@ -24,7 +24,6 @@ from sim.mock.revisions import Rollout
 from sim.mock.sockets import Message, Receive, Send, Sockets
 from sim.mock.store import Store
 from sim.protocols.payloads import canonical_json
-from sim.protocols.spacetime import service_paths as paths
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
 from sim.server.control import Control, ControlRefusedError, TokenRequest
 from sim.server.counters import metrics
@@ -32,6 +31,7 @@ from sim.server.deployment import Deployment, routing_answer
 from sim.server.runtime import Runtime
 from sim.server.settings import RuntimeSettings, Switches
 from sim.server.tokens import Keyring
+from sim.service import paths
 
 CODEX_EVENT_PREFIX = "codex.worker."  # events of these types go to the one topic without snapshots
 DEFAULT_ADMIN_TOKEN = "mock-admin"

@@ -16,11 +16,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sim.protocols.spacetime.metric_names import MEANINGS, MONITORED, STATUS_COUNTERS, is_counter
 from sim.server.control import Control
 from sim.server.counters import metrics, monitored
 from sim.server.runtime import Runtime
 from sim.server.settings import Profile
+from sim.service.metric_names import MEANINGS, MONITORED, STATUS_COUNTERS, is_counter
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 _PREFIX = "stormgate_"

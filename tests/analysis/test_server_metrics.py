@@ -5,9 +5,9 @@ import pytest
 from drills.judging import gates
 from drills.judging.checks.verdicts import State
 from sim.analysis import server_metrics
-from sim.protocols.spacetime.metric_names import PROFILES, is_counter
 from sim.record.observations import Kind
 from sim.server.counters import Counters, metrics
+from sim.service.metric_names import PROFILES, is_counter
 from tests.histories import Story, good_storm, storm_drill
 
 COUNTER, GAUGE = "mirror.published_total", "delivery.max_replay_lag"

@@ -5,8 +5,8 @@ import pytest
 from drills.judging.checks.verdicts import State
 from sim.drill.fault_kinds import FailPublishes, MintOutage, RevokeSessions, RotateKeys, SkewClocks, StopDelivery
 from sim.drill.model import Drill
-from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.observations import Kind
+from sim.service.paths import RETIRED
 from tests.drills.asking import CASE, cases, state, with_fault
 from tests.histories import STREAM, Story, good_storm, storm_drill
 

@@ -13,8 +13,8 @@ from websockets.exceptions import InvalidStatus
 from sim.mock.app import Mock, MockOptions
 from sim.mock.prometheus_page import name_of
 from sim.mock.store import Store
-from sim.protocols.spacetime.metric_names import MONITORED, PROFILES, STATUS_COUNTERS, is_counter
 from sim.server.settings import RuntimeSettings, Switches
+from sim.service.metric_names import MONITORED, PROFILES, STATUS_COUNTERS, is_counter
 from tests.served import ADMIN, Raw, Served, joined, serving, updates_in
 
 TOKEN_KEYS = {

@@ -15,7 +15,7 @@ from drills.rollout.setup.records import Revisions
 from drills.runs import targets
 from drills.runs.targets import Target
 from sim.engines.shared.endpoints import Endpoints
-from sim.protocols.spacetime.service_paths import HEALTH_PATH, STATUS_PATH
+from sim.service.paths import HEALTH_PATH, STATUS_PATH
 from tests.commands import LIMIT_S, free_port
 from tests.pages import Asked, Page, pages
 

@@ -13,9 +13,9 @@ from drills.rollout.setup.records import Snapshot
 from sim.base.clocks import SteppedClock
 from sim.drill.target_rules import Rules
 from sim.engines.shared.endpoints import Endpoints
-from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
-from sim.protocols.spacetime.service_paths import HEALTH_PATH, METRICS_PATH, STATUS_PATH
 from sim.server.counters import Counters, metrics
+from sim.service.metric_names import PROFILES, STATUS_COUNTERS
+from sim.service.paths import HEALTH_PATH, METRICS_PATH, STATUS_PATH
 from tests.commands import free_port, tcp_server
 from tests.pages import Asked, Page, pages
 

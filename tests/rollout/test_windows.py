@@ -17,8 +17,8 @@ from drills.rollout.verdict.window import StageWindow
 from drills.rollout.verdict.window_data import clients
 from drills.rollout.verdict.window_data.base import answer
 from drills.rollout.verdict.window_data.stage_window import moment_s
-from sim.protocols.spacetime.metric_names import KNOWN, MEANINGS, PROFILES, STATUS_COUNTERS
 from sim.record.observations import Kind
+from sim.service.metric_names import KNOWN, MEANINGS, PROFILES, STATUS_COUNTERS
 from tests.histories import Story
 from tests.known_bad_windows import KNOWN_BAD, KnownBad, a_hole, of_metrics, of_monitoring, rates, reported, seen
 from tests.windows import (

@@ -14,10 +14,10 @@ from sim.client.negative.malformed import MalformedFrames
 from sim.client.negative.registry import EXPECTED
 from sim.drill.fault_kinds import AnyFault, FailPublishes
 from sim.protocols.spacetime.negative import KINDS
-from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.history import Floats, History
 from sim.record.observations import Kind
 from sim.server.admission import is_final
+from sim.service.paths import RETIRED
 
 # Codes that mean that there was no answer.
 _UNANSWERED = ("", "silence", "timeout", "network")

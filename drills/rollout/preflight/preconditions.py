@@ -20,8 +20,8 @@ from sim.engines.shared.endpoints import Endpoints
 from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime import codec
 from sim.protocols.spacetime.frames import Join, Reply
-from sim.protocols.spacetime.service_paths import TOKEN_PATH
 from sim.server.settings import RuntimeSettings
+from sim.service.paths import TOKEN_PATH
 
 _TIMEOUT_S = 10.0
 _MOCK_SESSION = "session-stormgate-preflight"  # the mock issues tokens for any session ID of this form

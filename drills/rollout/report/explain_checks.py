@@ -11,7 +11,7 @@ from drills.judging.checks.thresholds import Threshold, Thresholds, says
 from drills.rollout.verdict.splits import BY_BUILD
 from drills.rollout.verdict.window_checks import AGAINST_CONTROL, REGISTRY
 from sim.base.errors import UsageError
-from sim.protocols.spacetime.metric_names import MEANINGS
+from sim.service.metric_names import MEANINGS
 
 _ASKED_OF = {"run": "a drill", "window": "a stage's window", "control": "a stage's window that has a control"}
 _ORIGINS = {"server": "the servers' own counters", "client": "what clients observed", "synthetic": "our own load, labelled so"}

@@ -25,9 +25,9 @@ from drills.rollout.verdict.window_data.stage_window import moment_s
 from sim.analysis import samples
 from sim.base.clocks import from_iso
 from sim.base.errors import StormgateError
-from sim.protocols.spacetime.metric_names import is_counter
 from sim.record.history import Floats
 from sim.record.ledger import Ledger
+from sim.service.metric_names import is_counter
 
 # Placeholder colour -> variable of the page's style.
 _INK, _MUTED, _GRID, _BAD = "#010101", "#020202", "#030303", "#040404"

@@ -25,7 +25,7 @@ from sim.base.clocks import Clock, iso
 from sim.base.redaction import Redactor
 from sim.engines.shared.fetch import client, fetch
 from sim.engines.shared.metrics_book import METRICS_HEADERS, Fetched
-from sim.protocols.spacetime.service_metrics import OK, decoded, what_is_wrong
+from sim.service.metrics import OK, decoded, what_is_wrong
 
 QUERY_PATH = "/api/v1/query"
 _AT_ONCE = 4  # [ours] parallel queries

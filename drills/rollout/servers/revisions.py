@@ -16,8 +16,8 @@ from sim.drill.target_rules import RevisionCommands
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fetch import fetch_now
 from sim.engines.shared.metrics_book import METRICS_HEADERS
-from sim.protocols.spacetime.service_metrics import OK, read_status, revision_of, word
-from sim.protocols.spacetime.service_paths import HEALTH_PATH, STATUS_PATH
+from sim.service.metrics import OK, read_status, revision_of, word
+from sim.service.paths import HEALTH_PATH, STATUS_PATH
 
 LIMIT_S = 5.0  # [ours] time limit of one request, from connecting to the last byte
 _MAX_OUTPUT_BYTES = 4096  # that are read of a command's output

@@ -17,9 +17,9 @@ from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.fetch import fetch_now
 from sim.engines.shared.metrics_book import METRICS_HEADERS, Fetched
-from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
-from sim.protocols.spacetime.service_metrics import OK, Reading, read_metrics, read_status
-from sim.protocols.spacetime.service_paths import METRICS_PATH, STATUS_PATH
+from sim.service.metric_names import PROFILES, STATUS_COUNTERS
+from sim.service.metrics import OK, Reading, read_metrics, read_status
+from sim.service.paths import METRICS_PATH, STATUS_PATH
 
 MAX_AGE_S = 60.0  # [ours] from generating a body to sending its answer; the endpoints generate a body per request
 MAX_SKEW_S = 3600.0  # [ours] from generating a body to now on our clock; more means old headers of a cache, not a wrong clock

@@ -21,7 +21,7 @@ from sim.engines.shared.service_api import (
     Request,
     UntrustedError,
 )
-from sim.protocols.spacetime.service_metrics import OK
+from sim.service.metrics import OK
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from sim.drill.target_rules import Rules, TargetKind
-from sim.protocols.spacetime.service_paths import SOCKET_PATH
+from sim.service.paths import SOCKET_PATH
 
 EMBEDDED_MOCK = "embedded mock"  # target name of a mock that this process started
 

@@ -16,8 +16,8 @@ from sim.base import certificates
 from sim.base.clocks import RunClock
 from sim.engines.shared.endpoints import Endpoints
 from sim.engines.shared.metrics_book import MAX_BODY_BYTES, TIMEOUT_S, Fetched, MetricsBook
-from sim.protocols.spacetime.service_metrics import OK
 from sim.record.parquet import Recorder
+from sim.service.metrics import OK
 
 
 def client() -> httpx.AsyncClient:

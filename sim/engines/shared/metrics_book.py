@@ -16,11 +16,11 @@ from sim.base.clocks import RunClock
 from sim.base.errors import StorageError, TargetError
 from sim.base.redaction import Redactor
 from sim.engines.shared.endpoints import Endpoints
-from sim.protocols.spacetime.metric_names import is_counter
-from sim.protocols.spacetime.service_metrics import OK, read_metrics
-from sim.protocols.spacetime.service_paths import METRICS_PATH
 from sim.record.observations import Kind
 from sim.record.parquet import Recorder
+from sim.service.metric_names import is_counter
+from sim.service.metrics import OK, read_metrics
+from sim.service.paths import METRICS_PATH
 
 FILE_NAME = "server-metrics.jsonl"
 _MAX_TRIES = 2  # for one poll

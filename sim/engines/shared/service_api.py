@@ -17,10 +17,10 @@ from sim.client.session import Session
 from sim.engines.shared.client_setup import unix_s
 from sim.engines.shared.endpoints import Endpoints
 from sim.protocols.payloads import canonical_json, payload_hash
-from sim.protocols.spacetime.service_paths import EVENTS_PATH, MOCK_PATH, READY_PATH, REVOKE_PATH, RUNS_PATH, TOKEN_PATH
 from sim.server.admission import is_final, may_be_taken
 from sim.server.settings import Switches
 from sim.server.tokens import device_id
+from sim.service.paths import EVENTS_PATH, MOCK_PATH, READY_PATH, REVOKE_PATH, RUNS_PATH, TOKEN_PATH
 
 T = TypeVar("T")
 Pool = Literal["mint", "publish", "other"]

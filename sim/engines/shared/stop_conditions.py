@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sim.drill.target_rules import Stop
 from sim.engines.shared.metrics_book import MetricsBook
-from sim.protocols.spacetime.metric_names import is_counter
 from sim.record.observations import NAN, Row
 from sim.record.parquet import Recorder
+from sim.service.metric_names import is_counter
 
 _BUCKET_S = 0.5
 _SUCCEEDED = frozenset({"token_minted", "connect_done", "published"})

@@ -8,8 +8,8 @@ from sim.drill.fault_lifecycle import Record
 from sim.engines.shared import client_setup, service_api
 from sim.engines.sockets.client import ClientDriver
 from sim.engines.sockets.http import ServiceHttp
-from sim.protocols.spacetime.retired_routes import RETIRED
 from sim.record.parquet import Recorder
+from sim.service.paths import RETIRED
 
 _LAG_PERIOD_S = 0.05
 _SAMPLE_PERIOD_S = 0.5

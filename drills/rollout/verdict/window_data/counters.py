@@ -19,9 +19,9 @@ import numpy as np
 from drills.judging.checks.base import Case
 from drills.judging.checks.verdicts import State
 from drills.rollout.verdict.window_data.stage_window import StageWindow, covered, moments
-from sim.protocols.spacetime.metric_names import STATUS_COUNTERS
 from sim.record.history import Floats, Ints, Mask
 from sim.record.observations import Kind
+from sim.service.metric_names import STATUS_COUNTERS
 
 SOURCES = ("metrics", "control", "prometheus")
 _ANSWERED = ("ok", "no_metrics")

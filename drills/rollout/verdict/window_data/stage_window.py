@@ -18,8 +18,8 @@ from drills.rollout.setup.records import Coverage, Revisions, Snapshot
 from drills.rollout.setup.stages import MAX_HOLE_INTERVALS
 from sim.base.clocks import from_iso
 from sim.drill.model import Drill
-from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS
 from sim.record.history import Floats, History, Ints, Mask
+from sim.service.metric_names import PROFILES, STATUS_COUNTERS
 
 T = TypeVar("T")
 MIN_SNAPSHOTS = 50

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sim.protocols.spacetime.metric_names import PROFILES, STATUS_COUNTERS, is_counter
+from sim.service.metric_names import PROFILES, STATUS_COUNTERS, is_counter
 
 OK = "ok"
 MAX_METRICS = 200

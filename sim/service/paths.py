@@ -1,5 +1,7 @@
 """HTTP and WebSocket paths of the sync service and its control service, for requests and for the mock."""
 
+from typing import Final
+
 TOKEN_PATH = "/api/spacetime/token"
 STATUS_PATH = "/api/status"
 SOCKET_PATH = "/sync/socket/websocket"
@@ -10,3 +12,9 @@ EVENTS_PATH = RUNS_PATH + "/{run_id}/events"
 REVOKE_PATH = "/internal/v1/sync/sessions/revoke"
 METRICS_PATH = "/internal/v1/spacetime/sync/metrics"
 MOCK_PATH = "/_mock/{name}"  # of stormgate's own mock only
+# Retired routes of the runtime. They must answer 404, because an old client would trust any other answer.
+RETIRED: Final = (
+    ("GET", "/internal/v1/spacetime/topics/run:stormgate:events/messages"),
+    ("POST", "/internal/v1/spacetime/fanout/hooks"),
+    ("GET", "/internal/v1/spacetime/fanout/metrics"),
+)
