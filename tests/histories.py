@@ -22,6 +22,7 @@ from sim.record.run_header import RunHeader, write_header
 
 STREAM = "runtime.run.1.events"
 AUDITOR = 1000
+MARKED = (Kind.PUBLISHED, Kind.APPLIED, Kind.DUPLICATE_DROPPED, Kind.GAP, Kind.HASH_MISMATCH)
 # Some checks belong to special drills only: see `drills/judging/checks/network.py`.
 _SPECIAL = frozenset(network.DECISIONS)
 GATED = tuple(name for name in DECISIONS if not name.startswith("drill.") and name not in _SPECIAL)
@@ -37,6 +38,7 @@ class Row:
     attempt: int = 0
     value: float = float("nan")
     detail: str = ""
+    marker: int = -1
 
 
 @dataclass
@@ -74,12 +76,21 @@ class Story:
         return Story(self.clients, [row for row in self.rows if not unwanted(row)], self.header)
 
     def changed(self, which: Callable[[Row], bool], **fields: Any) -> "Story":
-        return Story(self.clients, [replace(row, **fields) if which(row) else row for row in self.rows], self.header)
+        """Rows with other fields; `marker="seq"`: the row's own seq."""
+
+        def change(row: Row) -> Row:
+            return replace(row, **{**fields, **({"marker": row.seq} if fields.get("marker") == "seq" else {})})
+
+        return Story(self.clients, [change(row) if which(row) else row for row in self.rows], self.header)
+
+    def marked(self) -> "Story":
+        """The same with markers: the n-th event of a stream has number n."""
+        return self.changed(lambda row: row.kind in MARKED and row.seq >= 0 and row.marker < 0, marker="seq")
 
     def history(self) -> History:
         columns = Columns()
         for row in self.rows:
-            columns.add(row.t, str(row.kind), row.client, row.stream, row.seq, row.attempt, row.value, row.detail)
+            columns.add(**row.__dict__)
         return History(run_header(self.clients, **self.header), columns.table())
 
     def ledger(self) -> Ledger:
@@ -89,7 +100,7 @@ class Story:
         """Write the files that an engine writes."""
         recorder = Recorder(folder)
         for row in self.rows:
-            recorder.add(row.t, str(row.kind), row.client, row.stream, row.seq, row.attempt, row.value, row.detail)
+            recorder.add(**row.__dict__)
         about = {"drill": drill.name, "drill_sha256": drill.digest(), "started_at": datetime.now(UTC).isoformat()}
         about["run_id"] = folder.parents[1].name
         made = run_header(self.clients, **{**self.header, **about, **header})

@@ -4,8 +4,8 @@ A *variant* is an engine, a form of delivery and a client policy. All variants p
 inject the same faults at the same times. They may differ in how a client got its events: live or by replay, after how many
 reconnects, and up to which event a snapshot reached. They must not differ in the result, compared per client and stream:
 
-- **log**: each seq was acknowledged with the same payload hash in every variant, and all logs have the same length;
-- **state**: the hash of each event that the client holds; an event that a snapshot covered has the hash from the log; an event
+- **log**: each seq was acknowledged with the same content in every variant, and all logs have the same length;
+- **state**: the content of each event that the client holds; an event that a snapshot covered has that from the log; an event
   that the client does not have has none;
 - **checkpoint**: the watermark with which the client would resume;
 - **order**: whether an event was late (after one that must follow it). With a correct service that never happens.
@@ -13,6 +13,9 @@ reconnects, and up to which event a snapshot reached. They must not differ in th
 Parity drills have no streams without snapshots, because losses there depend on when a client was away. A variant whose steady
 state did not hold before the faults is reported as unready. Every variant is compared with the first one; a difference is
 reported at the event with the lowest seq.
+
+The content of an event is the number of its marker: that number and the drill determine the payload, and altered payloads are
+recorded as such. Payload hashes differ between runs, because a marker names its run; they serve for events without a marker.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +30,7 @@ from sim.record.observations import Kind
 Codes = NDArray[np.int32]
 NOTHING = "nothing"
 _LATE = " late"
+_ALTERED = "an altered event"
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,15 @@ def account(history: History) -> Account:
     length = int(history.of(Kind.PUBLISHED, Kind.APPLIED, Kind.GAP).seq.max(initial=0))
     clients = history.header.clients
     place = np.array([streams.index(name) if name in streams else -1 for name in history.streams] or [-1], np.int64)
-    words = ("", *history.details)
-    code = np.array([1 + at if text else 0 for at, text in enumerate(history.details)] or [0], np.int32)
+    contents = _Contents(history)
+    words = contents.words
 
     def known(rows: Rows) -> Rows:
         return rows.take((place[rows.stream] >= 0) & (rows.seq >= 1))
 
     log = np.zeros((len(streams), length), np.int32)
     published = known(history.of(Kind.PUBLISHED))
-    log[place[published.stream], published.seq - 1] = code[published.detail]
+    log[place[published.stream], published.seq - 1] = contents.of(published)
     held = np.zeros((clients, len(streams), length), np.int32)
     snapshots = known(history.fleet(Kind.REBOOTSTRAPPED))
     snapshots = snapshots.take(history.detail_is(snapshots, ["snapshot"]))
@@ -98,7 +102,9 @@ def account(history: History) -> Account:
     for client, stream, old, new in zip(snapshots.client, place[snapshots.stream], olds, snapshots.seq, strict=True):
         held[client, stream, old:new] = log[stream, old:new]
     applied = known(history.fleet(Kind.APPLIED))
-    held[applied.client, place[applied.stream], applied.seq - 1] = code[applied.detail]
+    held[applied.client, place[applied.stream], applied.seq - 1] = contents.of(applied)
+    altered = known(history.fleet(Kind.ALTERED))
+    held[altered.client, place[altered.stream], altered.seq - 1] = words.index(_ALTERED)
     gaps = known(history.fleet(Kind.GAP))
     gaps = gaps.take(np.isfinite(gaps.value) & (gaps.value < gaps.seq))
     late = (gaps.client, place[gaps.stream], gaps.value.astype(np.int64))  # the event after the watermark is late
@@ -108,6 +114,21 @@ def account(history: History) -> Account:
     checkpoint[written.client, place[written.stream]] = written.seq  # the last one counts
     words = (*words, *(word + _LATE for word in words))
     return Account(streams, words, log, held, checkpoint, len(published), _unready_reason(history))
+
+
+class _Contents:
+    """The contents of events as indices into `words`: by marker, or by payload hash for an event without a marker."""
+
+    def __init__(self, history: History) -> None:
+        self._numbers = np.unique(history.of(Kind.PUBLISHED, Kind.APPLIED).marker)
+        self._hashes = np.array([1 + at if text else 0 for at, text in enumerate(history.details)] or [0], np.int32)
+        self.words = ("", *history.details, _ALTERED, *(f"event {number}" for number in self._numbers.tolist()))
+
+    def of(self, rows: Rows) -> Codes:
+        """Index of each row's content."""
+        first = len(self.words) - len(self._numbers)
+        by_marker = first + np.searchsorted(self._numbers, rows.marker).astype(np.int32)
+        return np.where(rows.marker >= 0, by_marker, self._hashes[rows.detail])
 
 
 def compare(accounts: Mapping[str, Account], events: int) -> Comparison:

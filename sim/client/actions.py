@@ -8,6 +8,7 @@ from sim.client.notices import Run, no_run
 from sim.protocols.adapter import Credentials, NegativeForms
 from sim.protocols.events import Message
 from sim.protocols.intents import Compatibility, Intent
+from sim.protocols.markers import PUBLISHED_AT, MarkerReader
 from sim.server.settings import RuntimeSettings
 
 
@@ -96,10 +97,14 @@ class ClientSettings:
     run_of: Callable[[Message], Run | None] = no_run  # a message's effect on a client that has all earlier events
     forms: NegativeForms | None = None  # what negative clients send
     stream_id: Callable[[str], str] = str  # a topic's name in observations
+    marker_run: str = ""  # of the markers of this run's payloads; empty: there are none
+    payload_pointer: str = PUBLISHED_AT  # JSON pointer to the published payload in a delivered one
+    markers: MarkerReader = field(init=False)
     heartbeat_interval_s: float = field(init=False)  # the service's
     silence_limit_s: float = field(init=False)  # [ours] three missed heartbeats of the service
 
     def __post_init__(self) -> None:
         interval_s = self.service.heartbeat_interval_s
+        object.__setattr__(self, "markers", MarkerReader(self.marker_run, self.payload_pointer))
         object.__setattr__(self, "heartbeat_interval_s", interval_s)
         object.__setattr__(self, "silence_limit_s", max(3 * interval_s, SILENCE_FLOOR_S))

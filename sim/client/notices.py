@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sim.client.cursor import Span, spans_of
 from sim.protocols.events import Batch, Message
+from sim.protocols.markers import MarkerReader
 
 HASH_DIGITS = 12  # of a payload's hash, in observations
 
@@ -20,10 +21,11 @@ class Notice(NamedTuple):
     attempt: int = 0
     value: float = math.nan
     detail: str = ""
+    marker: int = -1
 
 
 # `Notice(...)` without the cost of a Python call, because every applied event makes notices.
-_as_notice: Callable[[tuple[str, str, int, int, float, str]], Notice] = partial(tuple.__new__, Notice)
+_as_notice: Callable[[tuple[str, str, int, int, float, str, int]], Notice] = partial(tuple.__new__, Notice)
 
 
 class Notes:
@@ -36,10 +38,17 @@ class Notes:
         self._shared: tuple[Notice, ...] = ()  # earlier than `_own`; shared with other clients
 
     def add(
-        self, kind: str, stream: str = "", seq: int = -1, attempt: int = 0, value: float = math.nan, detail: str = ""
+        self,
+        kind: str,
+        stream: str = "",
+        seq: int = -1,
+        attempt: int = 0,
+        value: float = math.nan,
+        detail: str = "",
+        marker: int = -1,
     ) -> None:
         """Add one notice."""
-        self._own.append(_as_notice((kind, stream, seq, attempt, value, detail)))
+        self._own.append(_as_notice((kind, stream, seq, attempt, value, detail, marker)))
 
     def add_shared(self, notices: tuple[Notice, ...]) -> None:
         """Add notices that many clients share; they stay one object if there are no others."""
@@ -72,7 +81,7 @@ class Run(NamedTuple):
     notices: tuple[Notice, ...]
 
 
-def run_of(message: Message, stream_id: Callable[[str], str]) -> Run | None:
+def run_of(message: Message, stream_id: Callable[[str], str], markers: MarkerReader) -> Run | None:
     """Return a message as a run; None if it is not one. `stream_id` names a topic in notices."""
     spans = spans_of(message)
     if spans is None:
@@ -83,7 +92,10 @@ def run_of(message: Message, stream_id: Callable[[str], str]) -> Run | None:
         stream = stream_id(batch.stream)
         for item in batch.items:
             assert item.position is not None
-            notices.append(Notice("applied", stream, int(item.position.offset), detail=short_hash(item.payload_hash)))
+            seq, (marker, problem) = int(item.position.offset), markers.read(item.payload, stream)
+            notices.append(Notice("applied", stream, seq, detail=short_hash(item.payload_hash), marker=marker))
+            if problem:
+                notices.append(Notice("altered", stream, seq, detail=problem, marker=marker))
     notices += [Notice("checkpoint_written", stream_id(span.topic), span.last) for span in spans]
     return Run(spans, tuple(notices))
 

@@ -11,6 +11,7 @@ from sim.client.cursor import Cursor, Outcome, follow_spans, offset_of, take_spa
 from sim.client.notices import Run, short_hash
 from sim.client.policies import Policy
 from sim.protocols.events import Batch, Hash, Head, Item, Message, Position, Snapshot, Stale
+from sim.protocols.markers import NO_MARKERS, MarkerReader
 from sim.protocols.payloads import payload_hash
 
 
@@ -24,6 +25,7 @@ class Replica:
         note: Callable[..., None],
         checkpoints: Mapping[str, int],
         stream_id: Callable[[str], str] = str,
+        markers: MarkerReader = NO_MARKERS,
     ) -> None:
         left = {topic: checkpoints.get(topic) for topic in topics}
         self.cursors = {topic: Cursor(topic, stream_id(topic), seq, seq, restored=seq) for topic, seq in left.items()}
@@ -31,6 +33,7 @@ class Replica:
         self._policy = policy
         self._note = note
         self._stream_id = stream_id
+        self._markers = markers
         self._clamps = policy.asks_again and "trusts_future_checkpoints" not in policy.defects
 
     # --- replays ------------------------------------------------------------------------------------
@@ -213,21 +216,32 @@ class Replica:
         declared = item.payload_hash
         if item.check is Hash.BAD:
             if "ignores_hashes" not in self._policy.defects:
-                self._note("hash_mismatch", cursor.stream, seq)
+                self._note("hash_mismatch", cursor.stream, seq, marker=self._number(cursor, item))
                 return False
             declared = payload_hash(bytes(item.payload))  # of the payload that is really applied
         if outcome is Outcome.GAP and "applies_past_holes" not in self._policy.defects:
-            self._note("gap", cursor.stream, seq, value=float(cursor.watermark or 0), detail="live")
+            self._note(
+                "gap", cursor.stream, seq, value=float(cursor.watermark or 0), detail="live", marker=self._number(cursor, item)
+            )
             return False
         cursor.watermark = seq
-        self._note("applied", cursor.stream, seq, detail=short_hash(declared))
+        self._note_applied(cursor, seq, item, declared)
         return True
+
+    def _number(self, cursor: Cursor, item: Item) -> int:
+        return self._markers.read(item.payload, cursor.stream).number
+
+    def _note_applied(self, cursor: Cursor, seq: int, item: Item, declared: str) -> None:
+        marker, problem = self._markers.read(item.payload, cursor.stream)
+        self._note("applied", cursor.stream, seq, detail=short_hash(declared), marker=marker)
+        if problem:
+            self._note("altered", cursor.stream, seq, detail=problem, marker=marker)
 
     def _take_duplicate(self, cursor: Cursor, seq: int, item: Item) -> None:
         if "applies_duplicates" in self._policy.defects:
-            self._note("applied", cursor.stream, seq, detail=short_hash(item.payload_hash))
+            self._note_applied(cursor, seq, item, item.payload_hash)
         else:
-            self._note("duplicate_dropped", cursor.stream, seq)
+            self._note("duplicate_dropped", cursor.stream, seq, marker=self._number(cursor, item))
 
     def _count_replayed(self, cursor: Cursor, seq: int, first_replay: bool) -> None:
         # Later on a connection, this may be a legal duplicate of the live tail.
@@ -257,14 +271,15 @@ class Replica:
         if cursor.watermark is None:
             self._rebase(cursor, 0)
         before = cursor.watermark
-        hashes = {offset_of(item.position): item.payload_hash for item in items}
+        received = {offset_of(item.position): item for item in items}
         result = cursor.jump(offset_of(item.position) for item in items)
         for seq in result.applied:
-            self._note("applied", cursor.stream, seq, detail=short_hash(hashes[seq]))
+            self._note_applied(cursor, seq, received[seq], received[seq].payload_hash)
         for seq in result.duplicate:
-            self._note("duplicate_dropped", cursor.stream, seq)
+            self._note("duplicate_dropped", cursor.stream, seq, marker=self._number(cursor, received[seq]))
         for seq in result.gap:
-            self._note("gap", cursor.stream, seq, value=float(before or 0), detail="live")
+            marker = self._number(cursor, received[seq])
+            self._note("gap", cursor.stream, seq, value=float(before or 0), detail="live", marker=marker)
         self._write_checkpoint(cursor, result.checkpoint)
 
     def _write_checkpoint(self, cursor: Cursor, seq: int) -> None:

@@ -82,7 +82,7 @@ class Session:
         self.state = State.IDLE
         self._notes = Notes()
         self._note = self._notes.add
-        self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.stream_id)
+        self.replica = Replica(topics, policy, self._note, checkpoints or {}, settings.stream_id, settings.markers)
         self._notices_silence = "trusts_silence" not in policy.defects
         self.token: Token | None = None
         self.retries = Retries(client, policy, settings.seed)

@@ -57,9 +57,10 @@ class RowSink(ABC):
         attempt: int = 0,
         value: float = NAN,
         detail: str = "",
+        marker: int = -1,
     ) -> None:
         """Add one row; `sim.record.observations` explains the columns."""
-        self.extend(t, client, [(kind, stream, seq, attempt, value, detail)])
+        self.extend(t, client, [(kind, stream, seq, attempt, value, detail, marker)])
 
     @abstractmethod
     def extend(self, t: float, client: int, rows: Sequence[Row]) -> None:
@@ -78,6 +79,7 @@ class Columns(RowSink):
         self.attempt = array("i")
         self.value = array("d")
         self.detail = array("i")
+        self.marker = array("q")
         self._kinds, self._streams, self._details = _Codes(), _Codes(), _Codes()
         self._shared = _Shared()
         self._shared_rows = 0
@@ -90,7 +92,7 @@ class Columns(RowSink):
             self.share(t, client, rows)
             return
         kinds, streams, details = self._kinds, self._streams, self._details
-        for kind, stream, seq, attempt, value, detail in rows:
+        for kind, stream, seq, attempt, value, detail, marker in rows:
             self.t.append(t)
             self.kind.append(kinds[kind])
             self.client.append(client)
@@ -99,6 +101,7 @@ class Columns(RowSink):
             self.attempt.append(attempt)
             self.value.append(value)
             self.detail.append(details[detail])
+            self.marker.append(marker)
 
     def share(self, t: float, client: int, rows: tuple[Row, ...]) -> None:
         """Append a tuple of rows that many clients observe."""
@@ -137,7 +140,7 @@ class Columns(RowSink):
         client = np.concatenate((_numbers(self.client), _numbers(shared.client)))[order]
         rows = np.arange(len(self)) + np.repeat(first - np.cumsum(count) + count, count)
         columns = {"t": np.repeat(t[order], count), "client": np.repeat(client, count)}
-        for name in ("kind", "stream", "seq", "attempt", "value", "detail"):
+        for name in ("kind", "stream", "seq", "attempt", "value", "detail", "marker"):
             both = _numbers(getattr(self, name)), _numbers(getattr(templates, name))
             columns[name] = np.concatenate(both)[rows]
         return columns

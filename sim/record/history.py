@@ -42,7 +42,7 @@ class Rows:
     """Observations as parallel arrays in time order; `kind`, `stream` and `detail` are codes.
 
     `columns` holds whole columns, `where` the positions of these rows in them (None: all). A column is gathered on first use,
-    because most analyses read only two or three of the eight.
+    because most analyses read only two or three of the nine.
     """
 
     def __init__(self, columns: Mapping[str, NDArray[Any]], where: NDArray[Any] | None = None) -> None:
@@ -60,6 +60,7 @@ class Rows:
     attempt = cached_property[Ints](lambda rows: rows._gather("attempt"))  # or the index of a fault in the fault schedule
     value = cached_property[Floats](lambda rows: rows._gather("value"))  # milliseconds, events or a count, by kind
     detail = cached_property[Codes](lambda rows: rows._gather_codes("detail"))  # codes of `History.details`
+    marker = cached_property[Ints](lambda rows: rows._gather("marker"))  # the event's number by its marker, or -1
 
     def _gather_codes(self, name: str) -> Codes:
         """The column in its own small type: codes are compared and looked up, never added."""
@@ -108,7 +109,8 @@ class History:
         stream, self.streams = _words(table, "stream")
         detail, self.details = _words(table, "detail")
         columns = {
-            name: np.asarray(table.column(name).to_numpy())[order] for name in ("t", "client", "seq", "attempt", "value")
+            name: np.asarray(table.column(name).to_numpy())[order]
+            for name in ("t", "client", "seq", "attempt", "value", "marker")
         }
         self._rows = Rows(columns | {"kind": kind, "stream": stream[order], "detail": detail[order]})
         # NumPy sorts 16-bit integers by radix.

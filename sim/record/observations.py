@@ -9,6 +9,7 @@
     attempt  int32     the client's connect or backoff attempt         0
     value    float64   milliseconds, events or a count, by kind        NaN
     detail   string    a code                                          ""
+    marker   int64     the event's number in its stream, by its marker -1, also for events of others
 
 `sim.record.columns` collects rows in memory, `sim.record.parquet` writes and reads them.
 """
@@ -27,12 +28,13 @@ SCHEMA = pa.schema(
         ("attempt", pa.int32()),
         ("value", pa.float64()),
         ("detail", pa.dictionary(pa.int32(), pa.string())),
+        ("marker", pa.int64()),
     ]
 )
 NAN = float("nan")
 
-Row = tuple[str, str, int, int, float, str]
-"""One observation of a client without its time: kind, stream, seq, attempt, value, detail."""
+Row = tuple[str, str, int, int, float, str, int]
+"""One observation of a client without its time: kind, stream, seq, attempt, value, detail, marker."""
 
 
 class Kind(StrEnum):
@@ -52,15 +54,18 @@ class Kind(StrEnum):
     REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the due time of the connect; NaN: a repeated replay]
     STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
     REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, fresh]
-    PUBLISHED = "published"  # acknowledged [seq, value: ms from due to acknowledged, detail: payload hash]
-    PUBLISH_FAILED = "publish_failed"  # [value: ms, detail: code]
+    PUBLISH_TRIED = "publish_tried"  # [attempt: number of the try, value: ms from sent to answered, detail: Outcome, marker]
+    PUBLISHED = "published"  # acknowledged [seq, value: ms from due to acknowledged, detail: payload hash, marker]
+    PUBLISH_FAILED = "publish_failed"  # [value: ms, detail: code, marker]
     RECEIVED = "received"  # one update batch [value: updates in it]
-    APPLIED = "applied"  # [seq, detail: payload hash]
-    DUPLICATE_DROPPED = "duplicate_dropped"  # [seq]
-    GAP = "gap"  # [seq: received, value: watermark, detail: live or replay]
+    APPLIED = "applied"  # [seq, detail: payload hash, marker]
+    # What was applied is not what was published [seq, marker, detail: checksum, or stream: the marker is of another stream]
+    ALTERED = "altered"
+    DUPLICATE_DROPPED = "duplicate_dropped"  # [seq, marker]
+    GAP = "gap"  # [seq: received, value: watermark, detail: live or replay, marker]
     REPLAY_BELOW_CURSOR = "replay_below_cursor"  # the service ignored the cursor [seq: received, value: requested cursor]
     DECLARED_LOSS = "declared_loss"  # [seq: last lost, value: number of events]
-    HASH_MISMATCH = "hash_mismatch"  # [seq]
+    HASH_MISMATCH = "hash_mismatch"  # not applied [seq, marker]
     UNGRANTED = "ungranted"  # an event of a topic that the client did not subscribe to [seq]
     MALFORMED = "malformed"  # a malformed frame [detail: code]
     CLAMPED = "clamped"  # the watermark was lowered to a lower head [seq: new, value: old]

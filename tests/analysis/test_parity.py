@@ -125,3 +125,21 @@ def test_empty_variants_have_nothing_to_compare():
     nothing = {name: told(lambda story, client: None) for name in "ab"}
     found = compared(**nothing)
     assert (found.differences, found.events, found.sequences) == ((), EVENTS, 0)
+
+
+def test_content_is_compared_by_marker_because_hashes_contain_the_run():
+    other_run = told().marked().changed(lambda row: row.kind in (Kind.APPLIED, Kind.PUBLISHED), detail="other")
+    found = compared(a=told().marked(), b=other_run)
+    assert (found.differences, found.unequal) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (told().marked().changed(is_(Kind.APPLIED, 4), marker=3), "seq 4, client 1: event 4 on a, but event 3 on b"),
+        (told().marked().tell(2.0, Kind.ALTERED, 1, STREAM, 4), "seq 4, client 1: event 4 on a, but an altered event on b"),
+    ],
+)
+def test_another_or_an_altered_event_is_a_difference(other: Story, said: str):
+    (only,) = compared(a=told().marked(), b=other).differences
+    assert str(only) == f"{STREAM}, {said}"

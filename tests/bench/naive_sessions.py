@@ -140,7 +140,7 @@ def run(drill: Drill, recorder: Recorder, cuts_s: list[float], ends_s: float) ->
     env = VirtualClock(EPOCH)
     service = SimulatedService(env, drill.runtime, Switches(), UNLIMITED)
     topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
-    publisher = VirtualPublisher(env, service, drill.load, recorder, EPOCH)
+    publisher = VirtualPublisher(env, service, drill.load, recorder, EPOCH, client_setup.run_marker("virtual", 1))
     settings, policy = client_setup.client_settings(drill, 1), policies.get("reference")
     sessions = [Session(n, [topics[n % len(topics)]], policy, settings) for n in range(drill.fleet.clients)]
     clients = [SessionProcess(env, session, service, recorder) for session in sessions]

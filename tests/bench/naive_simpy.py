@@ -86,15 +86,15 @@ class NaiveClient:
             self._apply((seq,))  # type: ignore[arg-type]
 
     def _apply(self, seqs: "range | tuple[int]") -> None:
-        rows: list[Row] = [("received", "", -1, 0, float(len(seqs)), "")]
+        rows: list[Row] = [("received", "", -1, 0, float(len(seqs)), "", -1)]
         for seq in seqs:
             if seq <= self._watermark:
-                rows.append(("duplicate_dropped", self._name, seq, 0, NAN, ""))
+                rows.append(("duplicate_dropped", self._name, seq, 0, NAN, "", -1))
             elif seq == self._watermark + 1:
                 self._watermark = seq
                 self.applied += 1
-                rows.append(("applied", self._name, seq, 0, NAN, "0123456789ab"))
-        rows.append(("checkpoint_written", self._name, self._watermark, 0, NAN, ""))
+                rows.append(("applied", self._name, seq, 0, NAN, "0123456789ab", -1))
+        rows.append(("checkpoint_written", self._name, self._watermark, 0, NAN, "", -1))
         if self._recorder is not None:
             self._recorder.extend(self._env.now, self._number, rows)
 

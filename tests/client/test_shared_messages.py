@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sim.base.errors import IllegalMoveError
 from sim.client.notices import Run, run_of
+from sim.protocols.markers import NO_MARKERS
 from sim.protocols.spacetime.adapter import SpacetimeConnection
 from sim.protocols.spacetime.frames import HeartbeatPush, ServerFrame, Update, UpdateBatch, Watermark
 from sim.protocols.spacetime.streams import stream_id
@@ -21,14 +22,16 @@ def wrong(update: Update) -> Update:
 
 
 def run_in(frame: ServerFrame) -> Run | None:
-    return run_of(SpacetimeConnection("").read(frame), stream_id)
+    return run_of(SpacetimeConnection("").read(frame), stream_id, NO_MARKERS)
 
 
 def live(policy: str, shares: bool) -> SessionDriver:
     """A client of two topics that went live with the first two events of each."""
     driver = SessionDriver(policy, topics=(RUN, WORKER))
     if shares:
-        driver.session.settings = replace(driver.session.settings, run_of=lambda message: run_of(message, stream_id))
+        driver.session.settings = replace(
+            driver.session.settings, run_of=lambda message: run_of(message, stream_id, NO_MARKERS)
+        )
     subscribe = driver.begin()
     driver.receive(batch(1, 2, complete=False))
     driver.replay(subscribe, batch(1, 2, topic=WORKER))

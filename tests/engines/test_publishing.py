@@ -1,5 +1,6 @@
 """What `Publishing` decides without waiting: due moments, retries, order and outcomes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from sim.drill.model import Load
 from sim.engines.shared.publishing import GIVE_UP_S, RETRY_S, Publishing, Try, streams_of
 from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
+from sim.protocols.payloads import canonical_json
 from sim.record.parquet import Recorder
 
 BEGAN = 100.0
@@ -15,15 +17,22 @@ BEGAN = 100.0
 class Rows(Recorder):
     def __init__(self, folder: Path) -> None:
         self.rows: list[tuple[str, int, str]] = []
+        self.tries: list[tuple[str, int, str]] = []
+        self.markers: list[int] = []
 
-    def add(self, t, kind, client=-1, stream="", seq=-1, attempt=0, value=0.0, detail=""):  # type: ignore[no-untyped-def]
-        self.rows.append((kind, seq, detail))
+    def add(self, t, kind, client=-1, stream="", seq=-1, attempt=0, value=0.0, detail="", marker=-1):  # type: ignore[no-untyped-def]
+        (self.tries if kind == "publish_tried" else self.rows).append((kind, seq, detail))
+        self.markers.append(marker)
 
 
 def publishing(folder: Path, events: int = 0, runs: int = 1) -> tuple[Publishing, list[tuple[str, int, str]]]:
     recorder = Rows(folder)
     made = Publishing(
-        streams_of([f"r{run + 1}" for run in range(runs)], False), Load(events_per_s=10.0, events=events), recorder, BEGAN
+        streams_of([f"r{run + 1}" for run in range(runs)], False),
+        Load(events_per_s=10.0, events=events),
+        recorder,
+        BEGAN,
+        "5f0c9b1a77d2",
     )
     made.start(BEGAN)
     return made, recorder.rows
@@ -34,6 +43,7 @@ def first(made: Publishing) -> Try:
     assert due is not None
     taken = made.take(due)
     assert taken is not None
+    made.sent(taken.event, due)
     return taken
 
 
@@ -65,6 +75,7 @@ def test_an_event_fails_with_its_gravest_code_once_no_retry_is_in_time(tmp_path:
     made, rows = publishing(tmp_path)
     event = first(made).event
     assert made.failed(event, PublishFailedError(UNKNOWN_OUTCOME), BEGAN + GIVE_UP_S - RETRY_S) is not None
+    made.sent(event, BEGAN + GIVE_UP_S)
     assert made.failed(event, PublishFailedError("busy"), BEGAN + GIVE_UP_S) is None
     assert rows == [("publish_failed", -1, UNKNOWN_OUTCOME)]
     assert not made.under_way
@@ -93,3 +104,30 @@ def test_with_a_fixed_number_of_events_a_stream_publishes_in_order(tmp_path: Pat
     assert two is not None
     assert (two.at, two.event.key) == (BEGAN + 5, "r1-1")
     assert made.drop(two.event, BEGAN + 6) is None
+
+
+def test_every_try_is_recorded_with_its_outcome_and_sends_the_same_marker(tmp_path: Path) -> None:
+    made, rows = publishing(tmp_path, runs=2)
+    recorder = made.recorder
+    assert isinstance(recorder, Rows)
+    one, other, third = (first(made).event for _ in range(3))
+    assert [event.number for event in (one, other, third)] == [1, 1, 2], "numbers count the events of a stream"
+    sent = json.dumps(one.payload)
+    made.failed(one, PublishFailedError("busy"), BEGAN + 1)
+    made.sent(one, BEGAN + 2)
+    made.failed(one, PublishFailedError(UNKNOWN_OUTCOME), BEGAN + 3)
+    made.sent(one, BEGAN + 4)
+    made.succeeded(one, PublishedEvent(9), BEGAN + 5)
+    made.give_up_all(BEGAN + 6)
+    assert json.dumps(one.payload) == sent
+    assert [row[2] for row in recorder.tries] == ["refused", "unknown", "acknowledged", "unknown", "unknown"]
+    assert [row[0] for row in rows] == ["published", "publish_failed", "publish_failed"]
+    assert recorder.markers == [1, 1, 1, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("payload_bytes", [64, 300])
+def test_a_marker_counts_within_the_size_of_a_payload(tmp_path: Path, payload_bytes: int) -> None:
+    made, _ = publishing(tmp_path)
+    made.load = Load(events_per_s=1.0, payload_bytes=payload_bytes)
+    plain = {"number": 0, "text": "x" * payload_bytes}
+    assert len(canonical_json(first(made).event.payload)) == len(canonical_json(plain))

@@ -20,6 +20,7 @@ from sim.engines.virtual.client import one_way_delay_s
 from sim.engines.virtual.inbox import KnownRuns
 from sim.engines.virtual.queues import Station
 from sim.protocols.events import Batch, CaughtUp, Hash, Head, Item, Message, Position
+from sim.protocols.markers import NO_MARKERS
 from sim.protocols.payloads import payload_hash
 from sim.record.observations import Kind
 from sim.record.parquet import FILE_NAME
@@ -294,7 +295,7 @@ def test_a_message_is_worked_out_once_and_whatever_differs_from_it_again():
         item = Item(Position(seq), msgspec.Raw(b"{}"), payload_hash(b"{}"), check)
         return (Batch("t", (item,)), Head("t", Position(seq)), CaughtUp())
 
-    runs, good = KnownRuns(str), message(1)
+    runs, good = KnownRuns(str, NO_MARKERS), message(1)
     known = runs(good)
     assert known is not None
     assert runs(good) is known

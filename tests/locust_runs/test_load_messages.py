@@ -66,7 +66,7 @@ def sent_rows(*rows: tuple[float, str, int, str, int]) -> list[messages.Rows]:
     """The messages in which a worker sends these observations."""
     outgoing, sent = OutgoingObservations(), []
     for t, kind, client, stream, seq in rows:
-        outgoing.extend(t, client, [(kind, stream, seq, 0, NAN, "")])
+        outgoing.extend(t, client, [(kind, stream, seq, 0, NAN, "", -1)])
     outgoing.send_all(sent.append)
     assert (outgoing.rows, outgoing.messages) == (len(rows), len(sent))
     return sent
@@ -79,7 +79,7 @@ def test_message_arrives_as_it_was_sent():
     runner.send_message = lambda name, data, worker: runner.listener(None, SimpleNamespace(node_id="me", data=data))
     to_worker = Channel(runner, lambda *said: heard.append(said), is_master=False)
     order = messages.InjectFault(1, planned, 5.0, 6.0)
-    begin = messages.PrepareRun("worker 1", STORM, 1, "http://127.0.0.1:1", ["topic"], 0.0, 0.5)
+    begin = messages.PrepareRun("worker 1", STORM, 1, "5f0c9b1a77d2", "http://127.0.0.1:1", ["topic"], 0.0, 0.5)
     to_worker.send("run", order)
     to_worker.send("run", begin)
     assert heard == [("me", "run", order), ("me", "run", begin)]
@@ -182,7 +182,7 @@ def test_worker_that_cannot_take_part_is_named(
     if answer is not None:
         master.workers.receive("id", answer)
     with pytest.raises(TargetError, match=why):
-        master.workers.prepare(STORM, 1, "mock", [], 0.0)
+        master.workers.prepare(STORM, 1, "5f0c9b1a77d2", "mock", [], 0.0)
 
 
 def test_stop_conditions_count_what_all_workers_observe(tmp_path: Path):
@@ -212,9 +212,9 @@ def test_lag_is_measured_from_the_head_at_that_moment_on_the_worst_stream():
         heads.acknowledged("s", seq, t)
     heads.acknowledged("other", 7, 2.2)
     outgoing, sent = OutgoingObservations(), []
-    outgoing.extend(2.3, 4, [("client_lag", "s", 1, 0, NAN, ""), ("client_lag", "other", 3, 0, NAN, "")])
-    outgoing.extend(2.4, 5, [("client_lag", "s", 1, 0, NAN, "")])
-    outgoing.extend(2.6, 4, [("client_lag", "s", 3, 0, NAN, ""), ("applied", "s", 3, 0, NAN, "")])
+    outgoing.extend(2.3, 4, [("client_lag", "s", 1, 0, NAN, "", -1), ("client_lag", "other", 3, 0, NAN, "", -1)])
+    outgoing.extend(2.4, 5, [("client_lag", "s", 1, 0, NAN, "", -1)])
+    outgoing.extend(2.6, 4, [("client_lag", "s", 3, 0, NAN, "", -1), ("applied", "s", 3, 0, NAN, "", -1)])
     outgoing.send_all(sent.append)
     arrived = ReceivedObservations(sent[0], heads)
     kept = arrived.table().select(["t", "kind", "client", "seq", "value"]).to_pylist()

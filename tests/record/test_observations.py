@@ -21,10 +21,10 @@ from sim.record.parquet import CHUNK_FOLDER, FILE_NAME, Recorder, read
 from sim.record.run_header import RunHeader, read_header, read_verified, write_header
 
 ROWS = [
-    (0.5, "phase", -1, "", -1, 0, math.nan, "steady"),
-    (1.25, "applied", 3, "runtime.run.r1.events", 2**40, 0, math.nan, "abc"),
-    (1.5, "backoff", 2, "", -1, 7, 250.5, "network"),
-    (2.0, "applied", 3, "runtime.run.r2.events", 1, 0, math.nan, "abc"),
+    (0.5, "phase", -1, "", -1, 0, math.nan, "steady", -1),
+    (1.25, "applied", 3, "runtime.run.r1.events", 2**40, 0, math.nan, "abc", 2**41),
+    (1.5, "backoff", 2, "", -1, 7, 250.5, "network", -1),
+    (2.0, "applied", 3, "runtime.run.r2.events", 1, 0, math.nan, "abc", 0),
 ]
 
 
@@ -87,7 +87,7 @@ def test_columns_give_the_same_table_as_the_recorder():
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.sampled_from(("alone", "shared")))))
 def test_shared_rows_are_sorted_by_time_with_the_others(entries: list[tuple[int, int, str]]):
     """Rows with the same time stay in the order of their addition, shared or not."""
-    shared = {number: tuple((f"kind {number}", "s", row, 0, 1.0, "d") for row in range(number)) for number in range(4)}
+    shared = {number: tuple((f"kind {number}", "s", row, 0, 1.0, "d", row) for row in range(number)) for number in range(4)}
     columns, expected = Columns(), []
     for client, (t, number, how) in enumerate(entries):
         noticed = shared[number] if how == "shared" else list(shared[number])

@@ -35,6 +35,7 @@ class ClientPool:
         self,
         drill: Drill,
         seed: int,
+        marker_run: str,
         endpoints: GreenletHttp,
         topics: Sequence[str],
         clock: WallClock,
@@ -54,7 +55,7 @@ class ClientPool:
         self._pacer = pacer
         # The drill's [runtime] table configures the mock only; other targets are used with the protocol's defaults.
         met = drill if endpoints.endpoints.is_mock else msgspec.structs.replace(drill, runtime=RuntimeSettings())
-        self._settings = client_setup.client_settings(met, seed)
+        self._settings = client_setup.client_settings(met, seed, marker_run)
         self._next_sample = 0
 
     def topics_of(self, number: int) -> list[str]:
@@ -132,7 +133,9 @@ class ClientPool:
         """Record the positions of some clients; the master, which knows the heads, turns them into lags."""
         for session in self._some():
             cursors = session.replica.cursors.values()
-            rows = [("client_lag", each.stream, each.watermark, 0, NAN, "") for each in cursors if each.watermark is not None]
+            rows = [
+                ("client_lag", each.stream, each.watermark, 0, NAN, "", -1) for each in cursors if each.watermark is not None
+            ]
             self._recorder.extend(self._clock.now() - self._clock.began, session.client, rows)
 
     def _some(self) -> list[Session]:

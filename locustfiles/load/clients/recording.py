@@ -133,7 +133,7 @@ class LiveMetrics:
 
     def noticed(self, now: float, session: Session, notices: Sequence[Notice]) -> None:
         """Take a client's notices, and report to Locust what its tables show."""
-        for kind, stream, seq, _, value, detail in notices:
+        for kind, stream, seq, _, value, detail, _ in notices:
             self._counts[kind] += 1
             if kind == "applied":
                 self.deliveries.applied(stream, seq, now)

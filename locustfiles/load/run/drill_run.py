@@ -91,12 +91,15 @@ class DrillRun:
         load = self.plan.drill.load
         runs = [self._endpoints.ask(service_api.create_run, f"stormgate-{number}") for number in range(load.run_streams)]
         self._streams = streams_of(runs, load.worker_events)
-        self._publishing = LivePublishing(self._streams, load, self._recorder, self.clock.began, self.live, self._others)
+        self._publishing = LivePublishing(
+            self._streams, load, self._recorder, self.clock.began, self.header.marker_run, self.live, self._others
+        )
         self.publisher = Publisher(self._endpoints, self._publishing, self.clock, self._guard.events)
         topics = [stream.topic for stream in self._streams]
         self._client_pool = ClientPool(
             self.plan.drill,
             self.plan.seed,
+            self.header.marker_run,
             self._endpoints,
             topics,
             self.clock,
@@ -147,7 +150,7 @@ class DrillRun:
         if self._workers:
             target = self._mock.url if self._mock is not None else self._endpoints.endpoints.name
             pace = self._guard.worker_connects_per_s
-            self._others.prepare(self.plan.drill, self.plan.seed, target, topics, pace)
+            self._others.prepare(self.plan.drill, self.plan.seed, self.header.marker_run, target, topics, pace)
 
     def receive(self, worker: str, said: AnyFromWorker) -> None:
         """Handle a message from a worker."""

@@ -19,9 +19,16 @@ class LivePublishing(Publishing):
     """A run's events; what becomes of them also goes to the live metrics and to the workers."""
 
     def __init__(
-        self, streams: list[Stream], load: Load, recorder: Recorder, began: float, live: LiveMetrics, workers: Workers
+        self,
+        streams: list[Stream],
+        load: Load,
+        recorder: Recorder,
+        began: float,
+        marker_run: str,
+        live: LiveMetrics,
+        workers: Workers,
     ) -> None:
-        super().__init__(streams, load, recorder, began)
+        super().__init__(streams, load, recorder, began, marker_run)
         self._live, self._workers = live, workers
 
     def record(self, kind: str, event: DueEvent, now: float, seq: int = -1, detail: str = "") -> None:
@@ -68,6 +75,7 @@ class Publisher:
         event, now = due.event, self._clock.now
         if event.is_too_late(now()):
             return self.publishing.drop(event, now())
+        self.publishing.sent(event, now())
         try:
             published = self._http.ask(service_api.publish, *event.content, event.key)
         except PublishFailedError as error:

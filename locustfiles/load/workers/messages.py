@@ -29,6 +29,7 @@ class PrepareRun(ToWorker, frozen=True):
     worker: str  # this worker's name in the evidence
     drill: Drill
     seed: int
+    marker_run: str  # of the run's header
     target: str  # a local address, or a name in the targets file of every machine
     topics: list[str]  # of the published streams
     clock_began: float  # time zero of the run's observations

@@ -108,7 +108,15 @@ class WorkerRun:
         self._endpoints.check()
         pacer = Pacer(what.connects_per_s) if what.connects_per_s else None
         self._client_pool = ClientPool(
-            what.drill, what.seed, self._endpoints, what.topics, self._clock, self._outgoing, self._live.noticed, pacer
+            what.drill,
+            what.seed,
+            what.marker_run,
+            self._endpoints,
+            what.topics,
+            self._clock,
+            self._outgoing,
+            self._live.noticed,
+            pacer,
         )
 
     # --- what users do ------------------------------------------------------------------------------

@@ -71,10 +71,11 @@ class Workers:
         background = (self._detect_silence, self._send_published, self._record_received) if self._all else ()
         self._greenlets = [gevent.spawn(work) for work in background]
 
-    def prepare(self, drill: Drill, seed: int, target: str, topics: list[str], connects_per_s: float) -> None:
+    def prepare(self, drill: Drill, seed: int, marker_run: str, target: str, topics: list[str], connects_per_s: float) -> None:
         """Prepare all workers. Raises `TargetError` for the first that cannot take part."""
         for each, worker in self._all.items():
-            self._send(each, messages.PrepareRun(worker.name, drill, seed, target, topics, self._clock.began, connects_per_s))
+            what = messages.PrepareRun(worker.name, drill, seed, marker_run, target, topics, self._clock.began, connects_per_s)
+            self._send(each, what)
         self._wait(
             lambda: any(worker.refusal for worker in self._here) or all(each.ready for each in self._here), READY_LIMIT_S
         )

@@ -2,10 +2,12 @@
 
 import math
 import platform
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from sim.base.randomness import draw_bits
 from sim.client.actions import ClientSettings, Token
 from sim.client.cursor import damage, restore, stored
 from sim.client.negative.tokens import RevokedToken
@@ -33,8 +35,8 @@ def topics_of(client: int, run_topics: Sequence[str], other_topics: Sequence[str
     return [*own, *other_topics]
 
 
-def client_settings(drill: Drill, seed: int) -> ClientSettings:
-    """Return the settings that all clients of a run share."""
+def client_settings(drill: Drill, seed: int, marker_run: str = "") -> ClientSettings:
+    """Return the settings that all clients of a run share. `marker_run` is the header's."""
     runtime = drill.runtime
     return ClientSettings(
         seed=seed,
@@ -46,6 +48,7 @@ def client_settings(drill: Drill, seed: int) -> ClientSettings:
         service=runtime,
         forms=SpacetimeForms(),
         stream_id=stream_id,
+        marker_run=marker_run,
     )
 
 
@@ -80,11 +83,11 @@ def behind(session: Session, heads: Mapping[str, int], now: float) -> list[str]:
 def conclusion(session: Session, heads: Mapping[str, int], now: float) -> list[Row]:
     """Return the rows to record for a client at the end: that it settled, or which streams are pending and why."""
     left = behind(session, heads, now)
-    rows: list[Row] = [] if left else [("settled", "", -1, 0, NAN, "")]
+    rows: list[Row] = [] if left else [("settled", "", -1, 0, NAN, "", -1)]
     for topic in left:
         cursor = session.replica.cursors[topic]
         at = -1 if cursor.watermark is None else cursor.watermark
-        rows.append(("still_pending", cursor.stream, at, 0, float(heads[topic]), session.why_pending()))
+        rows.append(("still_pending", cursor.stream, at, 0, float(heads[topic]), session.why_pending(), -1))
     return rows
 
 
@@ -92,6 +95,11 @@ def lag_events(session: Session, heads: Mapping[str, int]) -> float | None:
     """Return the largest lag of a client's streams behind the acknowledged head, in events; None without a position."""
     lags = [lag for c in session.replica.cursors.values() if (lag := c.lag(heads[c.topic])) is not None]
     return float(max(*lags, 0)) if lags else None
+
+
+def run_marker(clock: str, seed: int) -> str:
+    """Return the `run` of a run's markers: random on a wall clock, made from the seed on a virtual one."""
+    return f"{draw_bits(seed, 'marker', 0, 0):012x}"[-12:] if clock == "virtual" else secrets.token_hex(6)
 
 
 def new_header(
@@ -111,6 +119,7 @@ def new_header(
         clients=drill.fleet.clients,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         clock=clock,
+        marker_run=run_marker(clock, seed),
         versions={**versions, "python": platform.python_version()},
         plan=[fault.describe() for fault in faults],
     )
@@ -118,13 +127,13 @@ def new_header(
 
 def restart(session: Session, fault: RestartClients) -> tuple[Session, list[Row]]:
     """Kill a client's process and damage its checkpoints; return its next session and the rows to record."""
-    rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died")] if session.state in CONNECTED else []
+    rows: list[Row] = [("disconnected", "", -1, 0, NAN, "process_died", -1)] if session.state in CONNECTED else []
     left: dict[str, str | None] = {}
     for cursor in session.replica.cursors.values():
         text = None if cursor.checkpoint is None else stored(cursor.checkpoint)
         left[cursor.topic] = damage(text, fault.checkpoint, fault.events)
         seq, value = restore(left[cursor.topic]), NAN if cursor.checkpoint is None else float(cursor.checkpoint)
-        rows.append(("restarted", cursor.stream, -1 if seq is None else seq, 0, value, fault.checkpoint))
+        rows.append(("restarted", cursor.stream, -1 if seq is None else seq, 0, value, fault.checkpoint, -1))
     return next_life(session, left), rows
 
 

@@ -3,6 +3,7 @@
 The engines wait until the times that this module returns, and send. Times are in seconds of the caller's clock.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,9 +12,13 @@ from sim.client.notices import short_hash
 from sim.drill.model import Load
 from sim.engines.shared.client_setup import CODEX_EVENT, RUN_EVENT
 from sim.engines.shared.service_api import UNKNOWN_OUTCOME, PublishedEvent, PublishFailedError
+from sim.protocols.events import Outcome
+from sim.protocols.markers import bytes_of, marked
 from sim.protocols.spacetime.streams import CODEX_WORKER_EVENTS, run_events, stream_id
+from sim.record.observations import NAN
 from sim.record.parquet import Recorder
 
+ACKNOWLEDGED: Final = "acknowledged"  # a try's outcome, beside those of `Outcome`
 RETRY_S: Final = 0.2  # between two tries, unless the service asks for more
 GIVE_UP_S: Final = 20.0  # after its due moment, an event without an acknowledgement has failed
 
@@ -45,9 +50,12 @@ class DueEvent:
     """One event to publish. Its key contains the run's id, because the stream may have had other publishers before."""
 
     stream: Stream
-    payload: object
+    number: int  # in its stream, from 1: that of its marker
+    payload: object  # with its marker, so that every try sends the same
     key: str
     due: float
+    tries: int = 0
+    sent_at: float = NAN  # the latest try
     worst: str = ""  # code of the latest failed try; `UNKNOWN_OUTCOME` stays, as the event may have been appended
 
     @property
@@ -70,12 +78,16 @@ class Try:
 
 @dataclass
 class Publishing:
-    """The events of a run. `began` is the run's start. `heads` holds the highest acknowledged seq of each topic."""
+    """The events of a run. `began` is the run's start, `marker_run` the header's.
+
+    `heads` holds the highest acknowledged seq of each topic.
+    """
 
     streams: list[Stream]
     load: Load
     recorder: Recorder
     began: float
+    marker_run: str
     heads: dict[str, int] = field(init=False)
     acknowledged: int = field(default=0, init=False)
     under_way: dict[DueEvent, None] = field(default_factory=dict, init=False)  # in the order of their due moments
@@ -87,6 +99,7 @@ class Publishing:
         self.heads = {stream.topic: 0 for stream in self.streams}
         # With a fixed number of events, each stream publishes in order: an event then has the same seq in every run.
         self._turns: dict[str, deque[DueEvent]] = {stream.topic: deque() for stream in self.streams}
+        self._numbers = dict.fromkeys(self.heads, 0)
 
     def start(self, now: float) -> None:
         """Start publishing: the first event is due now."""
@@ -105,10 +118,12 @@ class Publishing:
 
     def take(self, due: float) -> Try | None:
         """Take the next event. Return None if it must wait for an earlier event of its stream, whose end returns it."""
-        number, stream = self._taken, self.streams[self._taken % len(self.streams)]
+        count, stream = self._taken, self.streams[self._taken % len(self.streams)]
         self._taken += 1
-        payload = {"number": number, "text": "x" * self.load.payload_bytes}
-        event = DueEvent(stream, payload, f"{stream.run_id}-{number}", due)
+        self._numbers[stream.topic] = number = self._numbers[stream.topic] + 1
+        payload = {"number": count, "text": "x" * max(self.load.payload_bytes - bytes_of(number), 0)}
+        payload = marked(payload, self.marker_run, stream.stream, number)
+        event = DueEvent(stream, number, payload, f"{stream.run_id}-{count}", due)
         self.under_way[event] = None
         if self.load.events:
             self._turns[stream.topic].append(event)
@@ -116,10 +131,30 @@ class Publishing:
                 return None
         return Try(event, due)
 
+    def sent(self, event: DueEvent, now: float) -> None:
+        """Start a try; `succeeded` or `failed` ends it."""
+        event.tries += 1
+        event.sent_at = now
+
+    def _answered(self, event: DueEvent, outcome: str, now: float) -> None:
+        """Record how a try ended."""
+        ms, event.sent_at = (now - event.sent_at) * 1000, NAN
+        self.recorder.add(
+            now - self.began,
+            "publish_tried",
+            stream=event.stream.stream,
+            attempt=event.tries,
+            value=ms,
+            detail=outcome,
+            marker=event.number,
+        )
+
     def succeeded(self, event: DueEvent, published: PublishedEvent, now: float) -> Try | None:
         """Record an acknowledgement and return the next try, if any. After `GIVE_UP_S`, the outcome is unknown."""
+        self._answered(event, ACKNOWLEDGED, now)
         if now > event.due + GIVE_UP_S:
-            return self.failed(event, PublishFailedError(UNKNOWN_OUTCOME), now)
+            event.worst = UNKNOWN_OUTCOME
+            return self._given_up(event, now)
         self.acknowledged += 1
         self.heads[event.stream.topic] = max(self.heads[event.stream.topic], published.seq)
         self.record("published", event, now, published.seq, short_hash(published.payload_hash))
@@ -127,10 +162,14 @@ class Publishing:
 
     def failed(self, event: DueEvent, error: PublishFailedError, now: float) -> Try | None:
         """Record a failed try and return the next try, if any."""
+        self._answered(event, Outcome.UNKNOWN if error.code == UNKNOWN_OUTCOME else Outcome.REFUSED, now)
         event.worst = event.worst if event.worst == UNKNOWN_OUTCOME else error.code
         again_at = now + max((error.retry_after_ms or 0) / 1000, RETRY_S)
         if not error.is_final and again_at <= event.due + GIVE_UP_S:
             return Try(event, again_at)
+        return self._given_up(event, now)
+
+    def _given_up(self, event: DueEvent, now: float) -> Try | None:
         self.record("publish_failed", event, now, detail=event.worst)
         return self.drop(event, now)
 
@@ -146,10 +185,13 @@ class Publishing:
     def give_up_all(self, now: float) -> None:
         """Record an unknown outcome for every event that is not yet acknowledged or failed."""
         for event in list(self.under_way):
-            self.record("publish_failed", event, now, detail=UNKNOWN_OUTCOME)
-            self.drop(event, now)
+            if not math.isnan(event.sent_at):
+                self._answered(event, Outcome.UNKNOWN, now)
+            event.worst = UNKNOWN_OUTCOME
+            self._given_up(event, now)
 
     def record(self, kind: str, event: DueEvent, now: float, seq: int = -1, detail: str = "") -> None:
         """Record the outcome of an event: its `seq`, or the reason of its failure in `detail`."""
         value = (now - event.due) * 1000
-        self.recorder.add(now - self.began, kind, stream=event.stream.stream, seq=seq, value=value, detail=detail)
+        stream, marker = event.stream.stream, event.number
+        self.recorder.add(now - self.began, kind, stream=stream, seq=seq, value=value, detail=detail, marker=marker)

@@ -32,10 +32,11 @@ class CountingRecorder(Recorder):
         attempt: int = 0,
         value: float = NAN,
         detail: str = "",
+        marker: int = -1,
     ) -> None:
         """See `Recorder`."""
         self._count(t, kind)
-        super().add(t, kind, client, stream, seq, attempt, value, detail)
+        super().add(t, kind, client, stream, seq, attempt, value, detail, marker)
 
     def extend(self, t: float, client: int, rows: Iterable[Row]) -> None:
         """See `Recorder`."""

@@ -213,7 +213,9 @@ class _SocketsRun:
     # --- phases -------------------------------------------------------------------------------------
 
     async def _run_phases(self, endpoints: Endpoints, http: ServiceHttp, healthy: Switches) -> None:
-        self._publishing = Publishing(self._streams, self._drill.load, self._recorder, self._clock.began)
+        self._publishing = Publishing(
+            self._streams, self._drill.load, self._recorder, self._clock.began, self._header.marker_run
+        )
         self._publisher = Publisher(http, self._publishing, self._clock, self._watch.events)
         links = await LinkActions.open(self._faults, endpoints.socket_url, self._options.seed, self._clients, self.record)
         self._make_clients(links)
@@ -360,7 +362,8 @@ class _SocketsRun:
         http, endpoints = self._http, self._http.endpoints
         # The drill's settings of the service apply to the mock only; for any other target use the defaults.
         drill = self._drill if endpoints.is_mock else msgspec.structs.replace(self._drill, runtime=RuntimeSettings())
-        session = session_class(negative)(number, topics, policy, client_setup.client_settings(drill, self._options.seed))
+        settings = client_setup.client_settings(drill, self._options.seed, self._header.marker_run)
+        session = session_class(negative)(number, topics, policy, settings)
         return ClientDriver(
             session,
             endpoints.socket_url,

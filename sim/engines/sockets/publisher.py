@@ -58,6 +58,7 @@ class Publisher:
         event, now = due.event, self._clock.now
         if event.is_too_late(now()):
             return self.publishing.drop(event, now())
+        self.publishing.sent(event, now())
         try:
             published = await self._http.ask(service_api.publish, *event.content, event.key)
         except PublishFailedError as error:

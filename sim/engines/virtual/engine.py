@@ -82,13 +82,6 @@ class _VirtualRun:
         self._service = SimulatedService(self._env, drill.runtime, options.switches, options.model)
         self._run_topics = [run_events(f"r{number + 1}") for number in range(drill.load.run_streams)]
         self._other_topics = [CODEX_WORKER_EVENTS] if drill.load.worker_events else []
-        self._publisher = VirtualPublisher(self._env, self._service, drill.load, self._recorder, EPOCH)
-        self._heads = self._publisher.heads
-        self.record = Record(self._recorder.add, self.now, EPOCH)
-        self._clients: list[VirtualClient] = []
-        self._client_settings = replace(client_setup.client_settings(drill, options.seed), run_of=KnownRuns(stream_id))
-        self._interrupted = False
-        self._said_at = -math.inf
         self._header = client_setup.new_header(
             drill,
             self._faults,
@@ -98,6 +91,15 @@ class _VirtualRun:
             seed=options.seed,
             libraries=("simpy",),
         )
+        parts = self._env, self._service, drill.load, self._recorder
+        self._publisher = VirtualPublisher(*parts, EPOCH, self._header.marker_run)
+        self._heads = self._publisher.heads
+        self.record = Record(self._recorder.add, self.now, EPOCH)
+        self._clients: list[VirtualClient] = []
+        settings = client_setup.client_settings(drill, options.seed, self._header.marker_run)
+        self._client_settings = replace(settings, run_of=KnownRuns(stream_id, settings.markers))
+        self._interrupted = False
+        self._said_at = -math.inf
         self._header.defects = sorted(options.switches.defects)
 
     # --- the run ------------------------------------------------------------------------------------

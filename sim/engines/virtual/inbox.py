@@ -16,6 +16,7 @@ from sim.client.session import Session
 from sim.engines.virtual.clock import VirtualClock
 from sim.engines.virtual.links import RoughLink
 from sim.protocols.events import Activity, Answer, Batch, Closed, Head, Message
+from sim.protocols.markers import MarkerReader
 
 _MAX_KNOWN = 10_000  # entries in the cache of recent messages
 _ALIVE = frozenset({Head, Activity})  # the first event of a heartbeat message
@@ -128,8 +129,9 @@ class KnownRuns:
     holds the object, so that no other object can have the same `id`.
     """
 
-    def __init__(self, stream_id: Callable[[str], str]) -> None:
+    def __init__(self, stream_id: Callable[[str], str], markers: MarkerReader) -> None:
         self._stream_id = stream_id
+        self._markers = markers
         self._known: dict[int, tuple[Message, Run | None]] = {}
 
     def __call__(self, message: Message) -> Run | None:
@@ -138,5 +140,5 @@ class KnownRuns:
         if known is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            known = self._known[id(message)] = (message, run_of(message, self._stream_id))
+            known = self._known[id(message)] = (message, run_of(message, self._stream_id, self._markers))
         return known[1]

@@ -14,10 +14,12 @@ from sim.server.admission import Refusal
 class VirtualPublisher:
     """Publisher of the events that `publishing` makes due. `began` is the start of the run, in the clock's time."""
 
-    def __init__(self, clock: VirtualClock, service: SimulatedService, load: Load, recorder: Recorder, began: float) -> None:
+    def __init__(
+        self, clock: VirtualClock, service: SimulatedService, load: Load, recorder: Recorder, began: float, marker_run: str
+    ) -> None:
         self._clock, self._service = clock, service
         streams = streams_of([f"r{number + 1}" for number in range(load.run_streams)], load.worker_events)
-        self.publishing = Publishing(streams, load, recorder, began)
+        self.publishing = Publishing(streams, load, recorder, began, marker_run)
         self.heads = self.publishing.heads
 
     def start(self) -> None:
@@ -35,6 +37,7 @@ class VirtualPublisher:
 
     def _try(self, event: DueEvent) -> None:
         if event in self.publishing.under_way:
+            self.publishing.sent(event, self._clock.now)
             run_id, event_type, payload = event.content
             content = {"run_id": run_id, "event_type": event_type, "payload": payload}
             self._service.publish(event.stream.topic, event.key, content, partial(self._answered, event))
