@@ -9,7 +9,7 @@
     attempt  int32     the client's connect or backoff attempt         0
     value    float64   milliseconds, events or a count, by kind        NaN
     detail   string    a code                                          ""
-    marker   int64     the event's number in its stream, by its marker -1, also for events of others
+    marker   int64     number of the event, by its marker               -1, also for an event without one of this run
 
 `sim.record.columns` collects rows in memory, `sim.record.parquet` writes and reads them.
 """
@@ -54,7 +54,7 @@ class Kind(StrEnum):
     REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the due time of the connect; NaN: a repeated replay]
     STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
     REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, fresh]
-    PUBLISH_TRIED = "publish_tried"  # [attempt: number of the try, value: ms from sent to answered, detail: Outcome, marker]
+    PUBLISH_TRIED = "publish_tried"  # [attempt: number of the try, value: ms from sent to answered, detail: acknowledged, refused, unknown; marker]
     PUBLISHED = "published"  # acknowledged [seq, value: ms from due to acknowledged, detail: payload hash, marker]
     PUBLISH_FAILED = "publish_failed"  # [value: ms, detail: code, marker]
     RECEIVED = "received"  # one update batch [value: updates in it]
