@@ -54,7 +54,8 @@ class Kind(StrEnum):
     REPLAY_COMPLETED = "replay_completed"  # caught up [value: ms from the due time of the connect; NaN: a repeated replay]
     STALE = "stale"  # [seq: cursor, value: replay lag in events, detail: reasons joined by +]
     REBOOTSTRAPPED = "rebootstrapped"  # [seq: new watermark, value: old or NaN, detail: snapshot, retained, fresh]
-    PUBLISH_TRIED = "publish_tried"  # [attempt: number of the try, value: ms from sent to answered, detail: acknowledged, refused, unknown; marker]
+    # A publish was sent [attempt: number of the try, value: ms to its answer, detail: acknowledged, refused or unknown, marker]
+    PUBLISH_TRIED = "publish_tried"
     PUBLISHED = "published"  # acknowledged [seq, value: ms from due to acknowledged, detail: payload hash, marker]
     PUBLISH_FAILED = "publish_failed"  # [value: ms, detail: code, marker]
     RECEIVED = "received"  # one update batch [value: updates in it]
