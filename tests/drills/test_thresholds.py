@@ -52,11 +52,10 @@ def test_bad_thresholds_are_refused_in_one_sentence(tmp_path: Path, old: str, ne
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", ""),
-        ("# nothing\n", ""),
-        ("not toml", ""),
+        *[("", "is empty"), ("# nothing\n", "is empty"), ("not toml", "TOML")],
         (DEFAULTS.partition("[drill.generator_lag_ms]")[0], r"drill\.generator_lag_ms"),
     ],
+    ids=["empty", "comment", "no TOML", "one missing"],
 )
 def test_incomplete_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "thresholds.toml"

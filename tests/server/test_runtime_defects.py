@@ -60,16 +60,14 @@ def test_duplicate_delivery_sends_some_live_updates_twice():
     assert sorted(set(seqs(frames[0]))) == list(range(3, EVENTS + 1))
 
 
-def test_replay_off_by_one_skips_first_event():
-    assert all(seqs(got) == list(range(4, EVENTS + 1)) for got in fleet_with("replay_off_by_one", False)[1])
+WRONG_REPLAYS = {"replay_off_by_one": [4, 5, 6], "ignore_cursor": [1, 2, 3], "reorder_replay": [4, 3, 5]}
 
 
-def test_ignore_cursor_replays_from_oldest():
-    assert all(seqs(got) == list(range(1, EVENTS + 1)) for got in fleet_with("ignore_cursor", False)[1])
-
-
-def test_reorder_replay_swaps_two_events():
-    assert all(seqs(got)[:3] == [4, 3, 5] for got in fleet_with("reorder_replay", False)[1])
+@pytest.mark.parametrize("defect", WRONG_REPLAYS)
+def test_wrong_replay_starts_with_wrong_events(defect: str):
+    for got in (seqs(got) for got in fleet_with(defect, False)[1]):
+        assert got[:3] == WRONG_REPLAYS[defect]
+        assert sorted(got) == list(range(min(got), EVENTS + 1))
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -221,7 +219,8 @@ OUTSIDE = {"lose_log_on_restart", "forget_idempotency_keys", "serve_retired_rout
 
 def test_every_defect_has_a_test():
     """Defects of the log store and of publishing are outside the runtime."""
-    tested = {name.removeprefix("test_") for name in (*globals(), *vars(test_negative_tokens), *vars(test_admission))}
+    functions = (name.removeprefix("test_") for name in (*globals(), *vars(test_negative_tokens), *vars(test_admission)))
+    tested = {*functions, *WRONG_REPLAYS, *(defect for defect, _ in test_negative_tokens.ACCEPTED)}
     assert {d for d in DEFECTS if not any(name.startswith(d) for name in tested)} == OUTSIDE
 
 

@@ -140,13 +140,10 @@ def test_read_returns_limited_events_from_any_cursor():
     assert seqs(log, 10**12, 3) == []
 
 
-def test_append_never_trims():
+def test_only_trim_forgets_events_and_keeps_those_at_the_limit():
     log = filled(10, window_events=2, retention_s=1.0)
     assert log.retained == 10
     assert log.trim(10.0) == 8
-
-
-def test_retention_keeps_events_exactly_at_the_limit():
     log = filled(5, retention_s=2.0)
     log.trim(5.0)
     assert seqs(log) == [3, 4, 5]
@@ -184,26 +181,30 @@ def test_truncated_append_can_be_repeated():
     assert log.append("key-2", b"second", 9.0).entry == Entry(2, "key-2", b"second", payload_hash(b"second"), 9.0)
 
 
-@pytest.mark.parametrize("head", [-1, 4])
-def test_truncate_to_unknown_head_is_refused(head):
-    with pytest.raises(ValueError, match="the head is 3"):
-        filled(3).truncate(head)
-
-
 def entry(seq: int) -> Entry:
     return Entry(seq, f"key-{seq}", b"{}", payload_hash(b"{}"), 0.0)
 
 
-@pytest.mark.parametrize("retained", [[1, 2], [2, 4], [1, 3], [0, 1, 2, 3]])
-def test_restore_refuses_entries_that_do_not_reach_head(retained):
-    with pytest.raises(ValueError, match="not consecutive up to seq 3"):
-        StreamLog.restore(10, 10.0, [entry(seq) for seq in retained], {}, 3)
+def restored(*seqs: int, stray: int | None = None) -> StreamLog:
+    """A log with these entries and the head 3."""
+    keys = {} if stray is None else {"stray": (stray, "sha256:00")}
+    return StreamLog.restore(10, 10.0, [entry(seq) for seq in seqs], keys, 3)
 
 
-@pytest.mark.parametrize("seq", [0, 4])
-def test_restore_refuses_key_outside_log(seq):
-    with pytest.raises(ValueError, match=r"outside 1\.\.3"):
-        StreamLog.restore(10, 10.0, [entry(3)], {"stray": (seq, "sha256:00")}, 3)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        *((lambda head=head: filled(3).truncate(head), "the head is 3") for head in (-1, 4)),
+        *(
+            (lambda seqs=seqs: restored(*seqs), "not consecutive up to seq 3")
+            for seqs in ([1, 2], [2, 4], [1, 3], [0, 1, 2, 3])
+        ),
+        *((lambda seq=seq: restored(3, stray=seq), r"outside 1\.\.3") for seq in (0, 4)),
+    ],
+)
+def test_truncate_and_restore_refuse_impossible_logs(change, words):
+    with pytest.raises(ValueError, match=words):
+        change()
 
 
 def test_restored_log_accepts_rows_in_any_order():
@@ -300,8 +301,10 @@ def test_vectors_cover_every_stale_reason(vectors):
 
 
 @given(st.integers(0), st.integers(0))
-def test_stream_without_window_resumes(after, budget):
+def test_stream_without_window_and_cursor_above_head_resume(after, budget):
     assert stale_reasons(after, None, budget) == ()
+    assert stale_reasons(11, Window(5, 10), 1) == ()
+    assert replay_lag(11, Window(5, 10)) == 0
 
 
 @given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 120), st.integers(0, 30))
@@ -311,8 +314,3 @@ def test_cursor_that_resumes_misses_nothing(oldest, length, after, budget):
         missed = range(after + 1, window.head + 1)
         assert all(seq >= oldest for seq in missed)
         assert len(missed) <= max(budget, 1)
-
-
-def test_cursor_above_head_resumes():
-    assert stale_reasons(11, Window(5, 10), 1) == ()
-    assert replay_lag(11, Window(5, 10)) == 0

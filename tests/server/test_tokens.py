@@ -73,16 +73,6 @@ def test_token_has_contract_claim_names():
     )
 
 
-@pytest.mark.parametrize("token", [None, ""])
-def test_missing_token_is_unauthorized(token):
-    assert refusal(token) == "unauthorized"
-
-
-@pytest.mark.parametrize("fields", [{"issuer": "someone"}, {"audience": "someone"}, {"token_id": ""}])
-def test_foreign_issuer_or_audience_or_missing_id_is_refused(fields):
-    assert refusal(changed(**fields)) == "invalid_token"
-
-
 @pytest.mark.parametrize("name", list(wire_claims()))
 def test_every_claim_is_required_and_typed(name):
     claims = wire_claims()
@@ -109,6 +99,7 @@ def test_unreadable_token_is_refused():
     header = base64.urlsafe_b64encode(b"[" * 4000).decode()
     assert refusal(f"{header}.e30.x") == "invalid_token", "deeply nested header"
     assert refusal("x" * (tokens.MAX_TOKEN_CHARS + 1)) == "invalid_token", "longer than the maximum"
+    assert refusal(None) == refusal("") == "unauthorized"
 
 
 @given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")) | st.characters(categories=["Cs"]))
@@ -148,21 +139,28 @@ def test_long_lived_token_is_too_old_before_it_expires(age, code):
     assert refusal(changed(expires_at=NOW + 900), NOW + age) == code
 
 
-def test_revoked_token_is_refused():
-    assert refusal(changed(), revoked_tokens={"token-1"}) == "token_revoked"
-    assert refusal(changed(), revoked_tokens={"token-2"}) is None
+OUTDATED = {"accept_expired_token"}
 
 
-def test_tokens_issued_before_a_time_are_void():
-    assert refusal(changed(), void_before=NOW + 0.1) == "token_expired"
-    assert refusal(changed(), void_before=NOW) is None
-
-
-def test_defect_accepts_only_outdated_tokens():
-    assert refusal(changed(), NOW + 10_000, defects={"accept_expired_token"}, void_before=NOW + 1) is None
-    assert refusal(changed(not_before=NOW + 99), defects={"accept_expired_token"}) == "token_not_yet_valid"
-    assert refusal(changed(), NOW + 10_000, defects={"accept_expired_token"}, revoked_tokens={"token-1"}) == "token_revoked"
-    assert refusal(changed(issuer="someone"), defects={"accept_expired_token"}) == "invalid_token"
+@pytest.mark.parametrize(
+    ("fields", "now", "options", "code"),
+    [
+        ({}, NOW, {"revoked_tokens": {"token-1"}}, "token_revoked"),
+        ({}, NOW, {"revoked_tokens": {"token-2"}}, None),
+        ({}, NOW, {"void_before": NOW + 0.1}, "token_expired"),
+        ({}, NOW, {"void_before": NOW}, None),
+        # The defect accepts outdated tokens only.
+        ({}, NOW + 10_000, {"defects": OUTDATED, "void_before": NOW + 1}, None),
+        ({"not_before": NOW + 99}, NOW, {"defects": OUTDATED}, "token_not_yet_valid"),
+        ({}, NOW + 10_000, {"defects": OUTDATED, "revoked_tokens": {"token-1"}}, "token_revoked"),
+        ({"issuer": "someone"}, NOW, {"defects": OUTDATED}, "invalid_token"),
+        ({"issuer": "someone"}, NOW, {}, "invalid_token"),
+        ({"audience": "someone"}, NOW, {}, "invalid_token"),
+        ({"token_id": ""}, NOW, {}, "invalid_token"),
+    ],
+)
+def test_revoked_void_outdated_or_foreign_token_is_refused(fields, now, options, code):
+    assert refusal(changed(**fields), now, **options) == code
 
 
 def test_rotated_keyring_verifies_old_tokens_until_key_is_dropped():
