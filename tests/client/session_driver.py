@@ -164,7 +164,11 @@ class SessionDriver:
         while self.session.wake_at() <= until:
             self.now = max(self.now, self.session.wake_at())
             self.session.wake(self.now)
+            self.woken()
         self.now = until
+
+    def woken(self) -> None:
+        """Called after each wake."""
 
     # --- whole sequences ----------------------------------------------------------------------------
 

@@ -254,7 +254,7 @@ _EVENT = _FRAME | _ANSWER | st.sampled_from([0.0, 0.5, 4.0, 20.0])
 class AutomaticDriver(SessionDriver):
     """Mints and connects at once when the session asks, and remembers the last request."""
 
-    ref, acted = "", 0
+    ref, acted, wakes = "", 0, 0
 
     def obey(self) -> None:
         while actions := self.actions():
@@ -269,21 +269,14 @@ class AutomaticDriver(SessionDriver):
 
     def handle(self, event) -> None:
         if isinstance(event, float):
-            self.let_pass(event)
+            self.wait(event)
         elif self.session.state in (State.JOINING, State.SUBSCRIBING, State.LIVE):
             self.receive(Reply(self.ref, True) if event == "reply" else event)
         self.obey()
 
-    def let_pass(self, seconds: float) -> None:
-        until = self.now + seconds
-        while self.session.wake_at() <= until:
-            self.now = max(self.now, self.session.wake_at())
-            self.session.wake(self.now)
-            self.obey()
-            self.wakes += 1
-        self.now = until
-
-    wakes = 0
+    def woken(self) -> None:
+        self.obey()
+        self.wakes += 1
 
 
 @settings(max_examples=400, deadline=None)

@@ -53,39 +53,23 @@ def strict(text: bytes | str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("states", "expected"),
+    ("states", "worst_state", "decision", "reason", "exit_code"),
     [
-        ([], INCONCLUSIVE),
-        ([PASS], PASS),
-        ([PASS, NO_DATA], INCONCLUSIVE),
-        ([PASS, NOT_RUN], INCONCLUSIVE),
-        ([INCONCLUSIVE, ERROR], ERROR),
-        ([PASS, ERROR, FAIL], FAIL),
+        ([], INCONCLUSIVE, "no_go", "insufficient_evidence", 2),
+        ([PASS], PASS, "go", "", 0),
+        ([PASS, PASS], PASS, "go", "", 0),
+        ([PASS, INCONCLUSIVE], INCONCLUSIVE, "no_go", "insufficient_evidence", 2),
+        ([PASS, NO_DATA], INCONCLUSIVE, "no_go", "insufficient_evidence", 2),
+        ([PASS, NOT_RUN], INCONCLUSIVE, "no_go", "insufficient_evidence", 2),
+        ([INCONCLUSIVE, ERROR], ERROR, "no_go", "error", 4),
+        ([PASS, ERROR, FAIL], FAIL, "no_go", "breach", 1),
     ],
 )
-def test_the_worst_state_counts(states: list[State], expected: State) -> None:
-    assert worst(states) is expected
-
-
-@pytest.mark.parametrize(
-    ("state", "decision", "reason", "exit_code"),
-    [
-        (PASS, "go", "", 0),
-        (FAIL, "no_go", "breach", 1),
-        (ERROR, "no_go", "error", 4),
-        (INCONCLUSIVE, "no_go", "insufficient_evidence", 2),
-        (NO_DATA, "no_go", "insufficient_evidence", 2),
-        (NOT_RUN, "no_go", "insufficient_evidence", 2),
-    ],
-)
-def test_decisions(state: State, decision: str, reason: str, exit_code: int) -> None:
-    verdict = run(drill(), drill(check(state)))
+def test_worst_state_decides(states: list[State], worst_state: State, decision: str, reason: str, exit_code: int) -> None:
+    assert worst(states) is worst_state
+    verdict = run(*(drill(check(state)) for state in states))
     assert (verdict.decision, verdict.decision_reason, verdict.exit_code) == (decision, reason, exit_code)
-    assert verdict.failures == (state is not PASS)
-
-
-def test_a_run_without_drills_is_no_go() -> None:
-    assert (run().decision, run().exit_code) == ("no_go", 2)
+    assert verdict.failures == sum(state is not PASS for state in states)
 
 
 def test_a_drill_without_checks_does_not_pass() -> None:
@@ -133,27 +117,21 @@ def test_the_headline_says_what_and_against_what() -> None:
     assert report.summary_markdown(run(drill())).splitlines()[0] == "# GO (against the embedded mock)"
 
 
-def test_a_violation_says_what_users_would_have_seen() -> None:
+def test_violations_and_failed_checks_say_what_users_would_have_seen() -> None:
     text = report.summary_markdown(run(drill(violations=(Violation("silent_loss", 3, "client 1 | seq 4"),))))
     assert "messages that never appear" in text
     assert "client 1 \\| seq 4" in text
+    failed, passed = (report.summary_markdown(run(drill(check(s, check="tokens_too_old", gate="error")))) for s in (FAIL, PASS))
+    assert "`error.tokens_too_old`: a refusal after every lost connection" in failed
+    assert "users would have seen" not in passed
 
 
-def test_a_failed_check_says_what_users_would_have_seen() -> None:
-    old = check(FAIL, check="tokens_too_old", gate="error")
-    assert "`error.tokens_too_old`: a refusal after every lost connection" in report.summary_markdown(run(drill(old)))
-    assert "users would have seen" not in report.summary_markdown(run(drill(check(PASS, check="tokens_too_old", gate="error"))))
-
-
-def test_every_invariant_has_a_sentence_for_users() -> None:
+def test_every_invariant_and_each_backoff_check_has_a_sentence_for_users() -> None:
     names = set(invariants.INVARIANTS) - {"negative_clients"}  # each negative client has an invariant of its own
     assert {"hole", "silent_loss", "stale_loop", "early_replay_complete"} <= names
     assert sorted(names - report.USERS_SAW.keys()) == []
-
-
-@pytest.mark.parametrize("name", ["backoff_unjittered", "backoff_never_resets"])
-def test_how_the_shipped_client_backs_off_has_its_sentence(name: str) -> None:
-    assert report.check_seen(check(FAIL, check=name, gate="reconnect"))
+    for name in ("backoff_unjittered", "backoff_never_resets"):
+        assert report.check_seen(check(FAIL, check=name, gate="reconnect"))
 
 
 def test_every_value_is_shown_with_its_n_and_threshold() -> None:

@@ -66,10 +66,8 @@ class RuntimeDriver:
         return None if message is None else frame_of(message)
 
     def pull(self, number: int) -> list:
-        frames = []
-        while (frame := self.next(number)) is not None:
-            frames.append(frame)
-        return frames
+        """Pull all frames."""
+        return list(iter(lambda: self.next(number), None))
 
     def wait(self, seconds: float) -> None:
         until = self.now + seconds

@@ -21,12 +21,6 @@ def test_share_of_publishes_fails_by_seed():
     assert failures(1) == failures(1) != failures(2)
 
 
-def test_publish_succeeds_without_fault():
-    counters = Counters()
-    assert failure(Switches(), counters) is None
-    assert counters.acted == {}
-
-
 @pytest.mark.parametrize(
     ("status", "final", "taken"),
     [(400, True, False), (413, True, False), (429, False, False), (500, False, True), (502, False, True), (503, False, False)],
@@ -35,27 +29,23 @@ def test_status_decides_whether_refusal_is_final_or_may_hide_event(status: int, 
     assert (is_final(status), may_be_taken(status)) == (final, taken)
 
 
-def refused(**switches: object) -> bool:
-    """Whether a publish is refused under these switches."""
-    return failure(Switches(**switches), Counters()) is not None
+# Switches; whether a publish is refused, and whether it is acknowledged without being written.
+PUBLISHES: list[tuple[dict[str, object], bool, bool]] = [
+    ({"defects": {"publish_needs_delivery"}, "delivery_down": True}, True, False),
+    ({"defects": {"publish_needs_delivery"}}, False, False),
+    ({"delivery_down": True}, False, False),
+    ({"defects": {"lose_undelivered"}, "delivery_down": True}, True, True),
+    ({"defects": {"lose_undelivered"}}, False, False),
+    ({"defects": {"acknowledge_unwritten"}}, False, True),
+    ({}, False, False),
+]
 
 
-def test_publish_needs_delivery_refuses_while_delivery_is_down():
-    assert refused(defects={"publish_needs_delivery"}, delivery_down=True)
-    assert not refused(defects={"publish_needs_delivery"})
-    assert not refused(delivery_down=True)
-
-
-def test_lose_undelivered_acknowledges_without_writing():
-    down = Switches(defects={"lose_undelivered"}, delivery_down=True)
-    assert failure(down, Counters()) is not None
-    assert is_acknowledged_unwritten(down)
-    assert not is_acknowledged_unwritten(Switches(defects={"lose_undelivered"}))
-
-
-def test_acknowledge_unwritten_acknowledges_failed_publish():
-    assert is_acknowledged_unwritten(Switches(defects={"acknowledge_unwritten"}))
-    assert not is_acknowledged_unwritten(Switches())
+@pytest.mark.parametrize(("switches", "refuses", "acknowledges"), PUBLISHES)
+def test_defect_refuses_or_acknowledges_unwritten_publish(switches: dict[str, object], refuses: bool, acknowledges: bool):
+    chosen, counters = Switches(**switches), Counters()
+    assert (failure(chosen, counters) is not None, is_acknowledged_unwritten(chosen)) == (refuses, acknowledges)
+    assert refuses or counters.acted == {}
 
 
 def refusal_of(build: str, *defects: str) -> str:

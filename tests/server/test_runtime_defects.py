@@ -220,7 +220,8 @@ OUTSIDE = {"lose_log_on_restart", "forget_idempotency_keys", "serve_retired_rout
 def test_every_defect_has_a_test():
     """Defects of the log store and of publishing are outside the runtime."""
     functions = (name.removeprefix("test_") for name in (*globals(), *vars(test_negative_tokens), *vars(test_admission)))
-    tested = {*functions, *WRONG_REPLAYS, *(defect for defect, _ in test_negative_tokens.ACCEPTED)}
+    publishes = (defect for switches, *_ in test_admission.PUBLISHES for defect in switches.get("defects", ()))
+    tested = {*functions, *WRONG_REPLAYS, *publishes, *(defect for defect, _ in test_negative_tokens.ACCEPTED)}
     assert {d for d in DEFECTS if not any(name.startswith(d) for name in tested)} == OUTSIDE
 
 
