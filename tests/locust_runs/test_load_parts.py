@@ -33,8 +33,8 @@ class Parser:
         self.choices: dict[str, object] = {}
 
     def add_argument(self, name: str, default: object, help: str, **more: object) -> None:
-        self.values[name.removeprefix("--").replace("-", "_")] = default
-        self.choices[name] = more.get("choices")
+        name = name.removeprefix("--").replace("-", "_")
+        self.values[name], self.choices[name] = default, more.get("choices")
 
 
 def asked(drill: str = "reconnect_storm", **fields: object) -> argparse.Namespace:
@@ -78,6 +78,7 @@ def test_impossible_options_are_refused(fields: dict[str, object], why: str):
         options.plan_of(asked(**fields))
 
 
+HOOK = Hook(inject=["true"])
 CAPS = Caps(clients=1000, connects_per_s=1000.0, events_per_s=1000.0)
 
 
@@ -85,12 +86,7 @@ CAPS = Caps(clients=1000, connects_per_s=1000.0, events_per_s=1000.0)
     ("kind", "drill", "rules", "why"),
     [
         ("staging", "stale_cursor", Rules(caps=CAPS), "no hook for it"),
-        (
-            "staging",
-            "reconnect_storm",
-            Rules(caps=CAPS, hooks={"drop_sockets": Hook(inject=["true"])}),
-            "load tests run no hooks",
-        ),
+        ("staging", "reconnect_storm", Rules(caps=CAPS, hooks={"drop_sockets": HOOK}), "load tests run no hooks"),
         ("staging", "reconnect_storm", Rules(caps=structs.replace(CAPS, clients=9)), "caps.clients is 9"),
         ("production", "reconnect_storm", Rules(caps=CAPS), "only drills without faults"),
     ],
@@ -104,22 +100,23 @@ def test_drill_that_the_target_does_not_allow_is_refused(
         options.plan_of(asked(drill, target="theirs"))
 
 
+def capped(cap: float, workers: int) -> tuple[float, float]:
+    """Connects per second of the master and of each worker under this cap."""
+    rules = Rules(caps=structs.replace(CAPS, connects_per_s=cap))
+    return target_monitor.connects_per_s(options.Endpoints("theirs", "staging", "", "", rules=rules), workers)
+
+
 @pytest.mark.parametrize(("cap", "workers"), [(100.0, 0), (100.0, 1), (100.0, 7), (8.5, 7), (2.0, 1)])
 def test_all_processes_together_keep_to_a_cap(cap: float, workers: int):
-    endpoints = options.Endpoints("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=cap)))
-    own, each = target_monitor.connects_per_s(endpoints, workers)
+    own, each = capped(cap, workers)
     pacers = [Pacer(own), *(Pacer(each) for _ in range(workers))]
     acts = sum(pacer.act(0.001 * k) == 0.001 * k for pacer in pacers for k in range(1000))
     assert cap / 2 <= acts <= cap
 
 
-def test_cap_below_the_number_of_processes_is_refused():
-    endpoints = options.Endpoints("theirs", "staging", "", "", rules=Rules(caps=structs.replace(CAPS, connects_per_s=7.0)))
+def test_cap_below_the_number_of_processes_is_refused_and_no_cap_means_no_pacing():
     with pytest.raises(UsageError, match="Use fewer workers"):
-        target_monitor.connects_per_s(endpoints, 7)
-
-
-def test_target_without_caps_has_no_pacing():
+        capped(7.0, 7)
     assert target_monitor.connects_per_s(options.Endpoints("mock", "mock", "", ""), 3) == (0.0, 0.0)
 
 

@@ -45,12 +45,7 @@ def arguments(**ramp: bool) -> tuple[dict[str, dict[str, Any]], argparse.Namespa
     options.add_to(parser, "reconnect_storm", **ramp)
     hidden = ("set", "defect", "out", "targets")
     listed = {
-        name: {
-            "default_value": value,
-            "choices": parser.choices[f"--{name.replace('_', '-')}"],
-            "is_secret": False,
-            "help_text": "",
-        }
+        name: {"default_value": value, "choices": parser.choices[name], "is_secret": False, "help_text": ""}
         for name, value in parser.values.items()
         if name not in hidden
     }
@@ -136,6 +131,10 @@ def state_of(made: Any, is_on: bool = True, after_s: float = -1.0) -> dict[str, 
     return page_data.shown(made, is_asked=is_on, is_busy=is_on, after_s=after_s)
 
 
+def judged_drill(*checks: CheckResult, **more: Any) -> RunVerdict:
+    return RunVerdict("r", "locust", "mock", "mock", 1, (DrillVerdict("reconnect_storm", 300, 1.0, checks, **more),), "", "")
+
+
 def check_result(name: str, state: State, value: float = 1.0) -> CheckResult:
     gate, check = name.split(".")
     return CheckResult(gate, check, state, value, "ms", 9, None, "<=", 600.0, "", "", "", "client", "because", "run.json")
@@ -176,8 +175,7 @@ def test_no_check_passes_during_a_run(tmp_path: Any):
     ],
 )
 def test_run_is_a_go_only_if_all_checks_pass_and_the_worst_check_comes_first(tmp_path: Any, states: list[State], kind: str):
-    checks = tuple(check_result(name, state) for name, state in zip(("replay.bootstrap_ms", "made.up"), states, strict=True))
-    judged = RunVerdict("r", "locust", "mock", "mock", 1, (DrillVerdict("reconnect_storm", 300, 1.0, checks),), "", "")
+    judged = judged_drill(*map(check_result, ("replay.bootstrap_ms", "made.up"), states))
     now = state_of(conductor(tmp_path, verdict=judged, judged=[judged], is_over=True), is_on=False)
     worst = str(max(states, key=lambda s: s != State.PASS))
     assert (now["state"], now["verdict"]["kind"], now["checks"][0]["state"]) == ("judged", kind, worst)
@@ -185,10 +183,7 @@ def test_run_is_a_go_only_if_all_checks_pass_and_the_worst_check_comes_first(tmp
 
 
 def test_violated_invariant_is_described(tmp_path: Any):
-    drill = DrillVerdict(
-        "reconnect_storm", 300, 1.0, (check_result("drill.load", State.PASS),), (Violation("hole", 2, "client 3"),)
-    )
-    judged = RunVerdict("r", "locust", "mock", "mock", 1, (drill,), "", "")
+    judged = judged_drill(check_result("drill.load", State.PASS), violations=(Violation("hole", 2, "client 3"),))
     now = state_of(conductor(tmp_path, verdict=judged, is_over=True), is_on=False)
     assert now["verdict"]["kind"] == "no_go"
     (broken,) = now["verdict"]["broken"]

@@ -105,32 +105,6 @@ def test_a_cursor_may_be_a_list_or_an_object_and_each_topic_has_its_own(mock: Se
     assert [(u["topic"], u["watermark"]) for u in updates_in(before)] == [(one, 3), (two, 2), (two, 3)]
 
 
-def test_single_envelopes_are_sent_on_request(tmp_path):
-    with serving(tmp_path, {"sync_frames": True}) as mock:
-        run = mock.run()
-        mock.publish(run, "x")
-        with joined(mock, topic_of(run)) as raw:
-            _, _, before = raw.subscribe(topic_of(run))
-        envelope = next(frame[4] for frame in before if frame[3] == "sync:frame")
-    assert (envelope["topic"], envelope["seq"], envelope["schema_version"]) == (topic_of(run), 1, 1)
-    assert set(envelope) >= {"kind", "payload_bytes"}
-
-
-def test_unsubscribing_or_leaving_the_channel_ends_live_events(mock: Served):
-    run = mock.run()
-    topic = topic_of(run)
-    with joined(mock, topic) as raw:
-        raw.subscribe(topic)
-        assert raw.ask("sync:unsubscribe", {"topics": [topic]})[0] == "ok"
-        mock.publish(run)
-        status, _, before = raw.ask("sync:heartbeat", {})
-        assert (status, updates_in(before)) == ("ok", [])
-        assert raw.ask("phx_leave", {})[0] == "ok"
-        assert raw.subscribe(topic)[:2] == ("error", {"code": "not_joined", "message": "join the channel first"})
-        raw.join()
-        assert raw.subscribe(topic)[0] == "ok"
-
-
 # --- what is refused --------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import pytest
 from sim.protocols.intents import Compatibility
 from sim.protocols.spacetime.codec import push_parts
 from sim.protocols.spacetime.frames import (
+    Body,
     Join,
     Leave,
     Reply,
@@ -236,4 +237,4 @@ def test_second_join_resets_subscriptions(driver, number):
     driver.publish(A)
     assert driver.pull(number) == []
     assert not driver.ask(number, Join("10", Compatibility(protocol_version="spacetime.sync.v9"), join_ref="10"))[0].ok
-    assert driver.ask(number, SyncBeat("11"))[0].body.code == "not_joined"
+    assert driver.ask(number, SyncBeat("11"))[0].body == Body(code="not_joined", message="join the channel first")
