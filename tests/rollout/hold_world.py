@@ -3,10 +3,11 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from drills.judging.checks.verdicts import State
 from drills.rollout.hold.hold import Evaluation, Hold, rollouts
@@ -144,6 +145,14 @@ class World:
             calendar = Calendar(RULES.calendar)
             Hold(run, self, self, self.judge, calendar=calendar, check_routing=self.check_routing, find=self.find).run()
         return self.events()
+
+    def held_after_a_kill(self, away_s: float) -> list[HoldEvent]:
+        """Hold until it is killed, and resume it after this time."""
+        with pytest.raises(KilledError):
+            self.held()
+        self.clock.step(timedelta(seconds=away_s))
+        self.killed = never
+        return self.held()
 
     def events(self) -> list[HoldEvent]:
         return evidence.read_lines(self.run_dir / records.HOLD, HoldEvent)

@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from drills.rollout.rollback import changes
 from drills.rollout.rollback.rehearsal import rehearsal_steps
 from drills.rollout.setup.records import Rollback
 from drills.rollout.setup.stages import RoutingChecks
-from tests.commands import LIMIT_S, started, stormgate_here
+from tests.commands import LIMIT_S, soon, started, stormgate_here
 from tests.served import Served, serving
 
 PASS, FAIL, INCONCLUSIVE, USAGE, BROKEN = 0, 1, 2, 3, 4
@@ -108,7 +107,7 @@ def test_signal_during_a_command_restores_everything(mock: Served, tmp_path: Pat
     file = targets(mock, tmp_path, apply, [*apply[:4], '{"revision": "mock-r2"}', str(tmp_path / "undone"), "0"])
     command = ["rollback", "rehearse", "--target", "theirs", "--targets", file, "--out", tmp_path / "out"]
     with started(*command) as process:
-        wait_for(sign)
+        assert soon(sign.exists, LIMIT_S)
         assert traffic_of(mock)["serving"] == "mock-r1"
         process.send_signal(signal.SIGHUP)
         out, err = process.communicate(timeout=LIMIT_S)
@@ -116,15 +115,6 @@ def test_signal_during_a_command_restores_everything(mock: Served, tmp_path: Pat
     done = rehearsed(tmp_path / "out")
     assert (done.state, done.reason, done.steps[0].restored) == ("error", "it was interrupted", True)
     assert traffic_of(mock) == AS_IT_WAS
-
-
-def wait_for(path: Path) -> None:
-    until = threading.Event()
-    for _ in range(int(LIMIT_S / 0.05)):
-        if path.exists():
-            return
-        until.wait(0.05)
-    raise AssertionError(f"{path} never came")
 
 
 def test_signal_during_a_canary_check_restores_everything(mock: Served, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""What ends a hold, and what restarts it, on a clock that steps."""
+"""What ends a hold, what restarts it and how it resumes, on a clock that steps."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ import pytest
 from drills.rollout.hold.hold import MAX_RESTARTS
 from drills.rollout.setup.records import Revisions
 from drills.rollout.setup.stage_target import StageTarget
-from sim.base.clocks import from_iso
-from tests.rollout.hold_world import KNOWN, RULES, START, World, between, held_s
+from sim.base.clocks import SteppedClock, from_iso
+from sim.base.errors import EvidenceError, UsageError
+from tests.rollout.hold_world import KNOWN, RULES, START, KilledError, World, between, held_s, never
 
 INTERVAL_S = RULES.sampling.interval_s
 
@@ -137,3 +138,170 @@ def test_hold_that_restarts_too_often_is_aborted(tmp_path: Path):
     events = world.held()
     assert events[-1].kind == "aborted"
     assert world.kinds().count("restarted") == MAX_RESTARTS + 1
+
+
+# --- killed, interrupted, suspended -------------------------------------------------------------------
+
+
+def test_killed_hold_resumes_where_it_was(tmp_path: Path):
+    world = World(tmp_path, killed=between(1800, 1830))
+    events = world.held_after_a_kill(45)
+    assert world.kinds() == ["started", "resumed", "ended"]
+    assert held_s(events) - 3600 < 30
+
+
+def test_long_time_between_kill_and_resume_is_a_hole(tmp_path: Path):
+    world = World(tmp_path, killed=between(1800, 1830))
+    events = world.held_after_a_kill(600)
+    assert world.kinds() == ["started", "resumed", "restarted", "restarted", "ended"]
+    assert "a hole" in events[2].reason
+    assert held_s(events) == 3600.0
+
+
+def test_interruption_is_recorded_and_the_hold_resumes(tmp_path: Path):
+    world = World(tmp_path)
+
+    def interrupted(now: datetime) -> bool:
+        if between(900, 930)(now):
+            raise KeyboardInterrupt
+        return False
+
+    world.silent = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        world.held()
+    assert world.kinds() == ["started", "interrupted"]
+    assert world.closed
+    world.silent = never
+    world.clock.step(timedelta(seconds=40))
+    world.held()
+    assert world.kinds() == ["started", "interrupted", "resumed", "ended"]
+
+
+def test_ended_hold_does_not_run_again(tmp_path: Path):
+    world = World(tmp_path)
+    world.held()
+    polls = len(world.polls)
+    world.held()
+    assert (world.kinds(), len(world.polls)) == (["started", "ended"], polls)
+
+
+def test_clock_that_was_set_back_is_refused_and_restarts_the_hold(tmp_path: Path):
+    world = World(tmp_path)
+
+    def set_back(now: datetime) -> bool:
+        if between(1800, 1830)(now):
+            world.clock.step(timedelta(seconds=-1200))
+        return False
+
+    world.silent = set_back
+    with pytest.raises(EvidenceError, match="set back"):
+        world.held()
+    world.silent = never
+    with pytest.raises(EvidenceError, match="set back"):
+        world.held()
+    world.clock.step(timedelta(seconds=1230))
+    assert held_s(world.held()) == 3600.0
+    assert any("set back" in event.reason for event in world.events())
+
+
+def test_suspended_machine_leaves_a_hole(tmp_path: Path):
+    world = World(tmp_path)
+
+    def suspended(now: datetime) -> bool:
+        if between(900, 930)(now):
+            world.clock.step(timedelta(minutes=20))
+        return False
+
+    world.silent = suspended
+    events = world.held()
+    assert any("a hole" in event.reason for event in events)
+    assert held_s(events) == 3600.0
+
+
+def test_second_process_on_the_same_rollout_is_refused(tmp_path: Path):
+    world = World(tmp_path)
+    with world.stage_run(), pytest.raises(UsageError, match="another stormgate works on this rollout"):
+        world.held()
+
+
+# --- a business day ---------------------------------------------------------------------------------
+
+
+def test_business_day_is_held_from_its_first_minute_to_its_last(tmp_path: Path):
+    world = World(tmp_path, stage="2", clock=SteppedClock(START - timedelta(hours=2)))
+    events = world.held()
+    assert from_iso(events[0].at) == START
+    assert held_s(events) == 8 * 3600
+    assert world.polls[0] == START, "no poll before the day begins"
+    assert world.routing_checks >= 8
+
+
+@pytest.mark.parametrize(
+    ("started", "opens"),
+    [
+        (START + timedelta(hours=1), START + timedelta(days=1)),  # in the middle of one
+        (datetime(2026, 11, 27, 23, 30, tzinfo=UTC), datetime(2026, 11, 30, 15, tzinfo=UTC)),  # on a Friday evening
+        (datetime(2026, 11, 26, 10, tzinfo=UTC), datetime(2026, 11, 27, 15, tzinfo=UTC)),  # on Thanksgiving
+        (datetime(2026, 3, 7, 12, tzinfo=UTC), datetime(2026, 3, 9, 14, tzinfo=UTC)),  # before the clocks change
+    ],
+)
+def test_hold_waits_for_a_whole_business_day(tmp_path: Path, started: datetime, opens: datetime):
+    world = World(tmp_path, stage="2", clock=SteppedClock(started))
+    events = world.held()
+    assert from_iso(events[0].at) == opens
+    assert events[-1].kind == "ended"
+
+
+def test_red_minute_restarts_with_the_next_business_day(tmp_path: Path):
+    world = World(tmp_path, stage="2", red=between(7200, 7260))
+    events = world.held()
+    assert world.kinds() == ["started", "restarted", "restarted", "ended"]
+    assert from_iso(events[2].at) == START + timedelta(days=1)
+    assert held_s(events) == 8 * 3600
+
+
+def test_hole_after_a_kill_restarts_with_the_next_business_day(tmp_path: Path):
+    world = World(tmp_path, stage="2", killed=between(7200, 7230))
+    events = world.held_after_a_kill(3600)
+    assert from_iso(events[-2].at) == START + timedelta(days=1)
+    assert held_s(events) == 8 * 3600
+
+
+def test_hold_that_starts_within_a_business_day_waits_for_the_next(tmp_path: Path):
+    """Killed just after a red check, and started again at once."""
+
+    class Killing(SteppedClock):
+        def sleep_until(self, moment: datetime) -> None:
+            if moment - self.now() > timedelta(hours=1):
+                raise KilledError
+            super().sleep_until(moment)
+
+    world = World(tmp_path, stage="2", red=between(7200, 7230), clock=Killing(START))
+    with pytest.raises(KilledError):
+        world.held()
+    assert world.kinds() == ["started", "restarted"]
+    world.clock = SteppedClock(START + timedelta(seconds=7250))
+    events = world.held()
+    assert from_iso(events[-2].at) == START + timedelta(days=1)
+
+
+# --- a full rollout's window ------------------------------------------------------------------------
+
+
+def test_full_rollout_is_judged_at_its_gates_and_ends_after_a_day(tmp_path: Path):
+    world = World(tmp_path, stage="4", short=between(0, 2 * 3600))
+    events = world.held()
+    gates = [(event.gate_h, (from_iso(event.at) - START).total_seconds() / 3600) for event in events if event.kind == "gate"]
+    assert [hour for hour, _ in gates] == [0.0, 1.0, 6.0, 24.0]
+    assert gates[0][1] < 0.1
+    assert gates[1][1] == pytest.approx(2.0, abs=0.1), "the gate at one hour waits until there is enough to pass it"
+    assert gates[2][1] == pytest.approx(6.0, abs=0.1)
+    assert held_s(events) == 86400.0
+
+
+def test_gates_that_passed_before_a_restart_are_judged_again(tmp_path: Path):
+    world = World(tmp_path, stage="4", red=between(7 * 3600, 7 * 3600 + 60))
+    events = world.held()
+    after = [event.kind for event in events]
+    last = len(after) - after[::-1].index("restarted")
+    assert after[last:] == ["gate", "gate", "gate", "gate", "ended"]

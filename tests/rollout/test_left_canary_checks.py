@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sim.base.clocks import SteppedClock, from_iso, iso
 from sim.base.errors import EvidenceError
 from sim.base.ownership import is_left_over
 from sim.record import observations, run_header
+from tests.commands import soon
 from tests.served import serving
 from tests.stage_folders import CONTROL, Folder, dump, quiet_story
 
@@ -55,14 +55,6 @@ LEFT = CanaryCheckDone(
     reason="it was killed",
     build="20260601T000000Z",
 )
-LIMIT_S = 60.0
-
-
-def wait_for(what: str, is_so: object) -> None:
-    until = time.monotonic() + LIMIT_S
-    while not is_so():  # type: ignore[operator]
-        assert time.monotonic() < until, what
-        time.sleep(0.05)
 
 
 def test_canary_check_ends_after_its_parent_was_killed(tmp_path: Path) -> None:
@@ -78,11 +70,11 @@ def test_canary_check_ends_after_its_parent_was_killed(tmp_path: Path) -> None:
             mark=str(mark),
         )
         parent = subprocess.Popen([sys.executable, "-c", PARENT, msgspec.json.encode(order).decode(), str(log)])
-        wait_for("it runs", lambda: log.exists() and "steady" in log.read_text())
+        assert soon(lambda: log.exists() and "steady" in log.read_text(), 60.0)
         assert not is_left_over(mark), "it holds its mark while it runs"
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
-        wait_for("it ends", lambda: is_left_over(mark))
+        assert soon(lambda: is_left_over(mark), 60.0)
     (line,) = canary_checks.adopt(tmp_path, SteppedClock(from_iso(LEFT.at)))
     assert line.run.startswith("canary-checks/")
     assert line.status != State.PASS
